@@ -1,0 +1,104 @@
+"""The wire schema of every record of the log, once: spool frames, stream entries and Parquet rows come from it."""
+
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["experiment", "offer"]
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """What one thing that happened leaves in the log. Times are seconds since 1970, UTC."""
+
+
+class DecisionRow(msgspec.Struct, frozen=True, array_like=True):
+    """One experiment or placement of an answered decision.
+
+    `propensity` is the probability with which `variant` was chosen among `candidates`; `context` holds the
+    features as the policy used them.
+    """
+
+    kind: Kind
+    key: str
+    variant: str | None
+    reason: str
+    propensity: float
+    candidates: list[str] = []
+    context: dict[str, str | float | bool | None] = {}
+    policy: str | None = None
+    crossover: bool = False
+    version: str = ""  # the bucket version of an experiment: exposures are counted per version
+
+
+class DecisionRecord(Record, frozen=True, array_like=True, tag="decision"):
+    """An answered decision: it is in the spool before the answer leaves."""
+
+    decision_id: str
+    time: float
+    customer: str
+    device: str | None
+    channel: str
+    plan: str
+    rows: list[DecisionRow]
+    trace: bytes = b""  # msgpack of what `explain` needs to replay it: request and profile as they were
+
+
+class ExposureRecord(Record, frozen=True, array_like=True, tag="exposure"):
+    """The customer saw what was decided under `keys` (experiments or placements)."""
+
+    decision_id: str
+    time: float
+    customer: str
+    keys: list[str]
+
+
+class EventRecord(Record, frozen=True, array_like=True, tag="event"):
+    """Something a customer did. `time` is when it happened by the corrected clock, `received` when it came in."""
+
+    message_id: str
+    time: float
+    received: float
+    customer: str
+    event: str
+    decision_id: str | None
+    channel: str | None
+    revenue: float | None
+    properties: bytes  # JSON text as it came
+
+
+class RewardRecord(Record, frozen=True, array_like=True, tag="reward"):
+    """A reward joined to the decision that earned it; a correction carries the same id and key, later in the log."""
+
+    decision_id: str
+    key: str
+    reward: float
+    time: float
+
+
+class QuarantineRecord(Record, frozen=True, array_like=True, tag="quarantine"):
+    """What could not be used, kept aside with its reason."""
+
+    time: float
+    reason: str
+    source: str
+    body: bytes
+
+
+AnyRecord = DecisionRecord | ExposureRecord | EventRecord | RewardRecord | QuarantineRecord
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AnyRecord)
+
+
+def encode(record: AnyRecord) -> bytes:
+    """The record as msgpack, an array with its tag first."""
+    return _encoder.encode(record)
+
+
+def decode(payload: bytes) -> AnyRecord:
+    """The record of `encode`d bytes.
+
+    Raises:
+        msgspec.DecodeError: if the bytes are no record of this version.
+    """
+    return _decoder.decode(payload)

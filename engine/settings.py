@@ -1,0 +1,64 @@
+"""The environment, read once, as one frozen value that is handed on as an argument."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from engine.errors import BadInput
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How one process of the engine is set up. Times are seconds, sizes bytes."""
+
+    experiments: Path = Path("experiments")
+    data: Path = Path(".data")
+    redis: str = "redis://127.0.0.1:6379/0"
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    partitions: int = 4
+    store_timeout: float = 0.05
+    body_limit: int = 1_000_000
+    fsync: bool = False
+    api_keys: Path | None = None
+
+    @property
+    def spool(self) -> Path:
+        """Where the workers of this machine keep what they answered until it is collected."""
+        return self.data / "spool"
+
+    @property
+    def log(self) -> Path:
+        """The Parquet log."""
+        return self.data / "log"
+
+
+def from_environment(environment: Mapping[str, str] = os.environ, **overrides: object) -> Settings:
+    """Settings from `COUNTERPOINT_*` variables; arguments given (not None) win.
+
+    Raises:
+        BadInput: if a variable is not a setting or its value does not convert.
+    """
+    prefix = "COUNTERPOINT_"
+    values: dict[str, object] = {
+        name.removeprefix(prefix).lower(): value for name, value in environment.items() if name.startswith(prefix)
+    }
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    known = Settings.__struct_fields__
+    for name in values:
+        if name not in known:
+            raise BadInput(
+                f"{prefix}{name.upper()}: not a setting; use one of {', '.join(prefix + k.upper() for k in known)}"
+            )
+    try:
+        return msgspec.convert(values, Settings, strict=False, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"{prefix}*: {error}") from error
+
+
+def _path(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    raise NotImplementedError(f"{kind} is no type of a setting")
