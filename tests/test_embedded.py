@@ -1,0 +1,60 @@
+"""The embedded store keeps what it acknowledged, alone on its directory, and does not outlive its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from engine import embedded
+from engine.errors import StoreUnavailable
+
+
+def test_keeps_its_data_over_a_clean_restart(tmp_path: Path) -> None:
+    for value in (b"1", b"2"):
+        with embedded.running(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+            assert client.incr("count") == int(value)
+            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+def test_a_second_server_on_the_same_directory_is_refused(tmp_path: Path) -> None:
+    with embedded.running(tmp_path), pytest.raises(StoreUnavailable, match="another Valkey"):
+        embedded.start(tmp_path, timeout=0.2)
+
+
+def test_ends_with_a_killed_parent(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, pathlib; from engine import embedded\n"
+        "server = embedded.start(pathlib.Path(sys.argv[1])); print(server.process.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while _running(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    embedded.start(tmp_path).stop()
+
+
+def _running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_stop_kills_a_server_that_does_not_listen(tmp_path: Path) -> None:
+    server = embedded.start(tmp_path)
+    os.kill(server.process.pid, signal.SIGSTOP)
+    server.stop(timeout=0.2)
+    assert server.process.returncode == -signal.SIGKILL
