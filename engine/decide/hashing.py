@@ -1,0 +1,114 @@
+"""The only hash: GrowthBook's public bucketing, so that an imported experiment keeps every assignment.
+
+A text is hashed over its UTF-16 code units, as the JavaScript SDKs do. FNV-1a, 32 bits, as in
+http://www.isthe.com/chongo/tech/comp/fnv/; bucketing as in GrowthBook's "Build your own SDK", spec version 0.5.
+"""
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from typing import Literal, overload
+
+Ranges = Sequence[tuple[float, float]]
+
+_BASIS = 0x811C9DC5
+_PRIME = 0x01000193
+_MASK = 0xFFFFFFFF
+# Up to here letting the product grow is cheaper than cutting it to 32 bits at every step.
+_SHORT = 64
+
+
+def _units(text: str) -> Iterable[int]:
+    if text.isascii():
+        return text.encode()
+    units = array("H")
+    units.frombytes(text.encode("utf-16", "surrogatepass")[2:])
+    return units
+
+
+def _fnv1a32(units: Iterable[int], state: int = _BASIS) -> int:
+    for unit in units:
+        state = (state ^ unit) * _PRIME & _MASK
+    return state
+
+
+@overload
+def bucket(seed: str, unit: str, version: Literal[1, 2] = 2) -> float: ...
+@overload
+def bucket(seed: str, unit: str, version: int) -> float | None: ...
+def bucket(seed: str, unit: str, version: int = 2) -> float | None:
+    """The place of `unit` in [0, 1) under `seed`; None when the hash version is not 1 or 2.
+
+    Version 2 is `fnv1a32(str(fnv1a32(seed + unit))) % 10000 / 10000`, version 1 `fnv1a32(unit + seed) % 1000 / 1000`.
+    """
+    if version == 2:
+        return seeded(seed)(unit)
+    if version == 1:
+        return _fnv1a32(_units(unit + seed)) % 1000 / 1000
+    return None
+
+
+def seeded(seed: str) -> Callable[[str], float]:
+    """`bucket` of version 2 with the seed hashed once: `seeded(seed)(unit) == bucket(seed, unit)`."""
+    start = _fnv1a32(_units(seed))
+
+    def place(unit: str) -> float:
+        if len(unit) > _SHORT or not unit.isascii():
+            return _second_pass(_fnv1a32(_units(unit), start))
+        state = start
+        for byte in unit.encode():
+            state = (state ^ byte) * _PRIME
+        digits = _BASIS
+        for byte in b"%d" % (state & _MASK):
+            digits = (digits ^ byte) * _PRIME
+        return (digits & _MASK) % 10000 / 10000
+
+    return place
+
+
+def _second_pass(state: int) -> float:
+    return _fnv1a32(b"%d" % state) % 10000 / 10000
+
+
+def equal_weights(n: int) -> list[float]:
+    """`n` equal shares that sum to 1; none for n < 1."""
+    return [1 / n] * n if n > 0 else []
+
+
+def bucket_ranges(n: int, coverage: float = 1.0, weights: Sequence[float] | None = None) -> list[tuple[float, float]]:
+    """The half-open range [low, high) of each of `n` variants.
+
+    A variant's range starts where the full shares of those before it end and is cut to `coverage` of its own share:
+    raising coverage only widens ranges. As in GrowthBook, coverage is clamped to [0, 1], and weights that are not
+    `n` or do not sum to 1 within 0.01 give way to equal ones; `check` refuses both before a plan is made.
+    """
+    coverage = min(max(coverage, 0.0), 1.0)
+    shares = equal_weights(n) if weights is None or len(weights) != n else weights
+    if not 0.99 <= sum(shares) <= 1.01:
+        shares = equal_weights(n)
+    ranges = []
+    low = 0.0
+    for share in shares:
+        ranges.append((low, low + coverage * share))
+        low += share
+    return ranges
+
+
+def choose_variant(place: float, ranges: Ranges) -> int:
+    """The index of the first range that holds `place`, or -1."""
+    for index, (low, high) in enumerate(ranges):
+        if low <= place < high:
+            return index
+    return -1
+
+
+def in_namespace(unit: str, namespace: tuple[str, float, float]) -> bool:
+    """Whether `unit` lies in a GrowthBook namespace (name, low, high): version 1 of the hash, seeded `__name`."""
+    name, low, high = namespace
+    return low <= bucket(f"__{name}", unit, 1) < high
+
+
+def uniform(decision_id: str, key: str) -> float:
+    """The one draw in [0, 1) for `key` (a placement) in a decision: 53 bits of BLAKE2b, so a record can be replayed."""
+    text = f"{len(decision_id)}:{decision_id}{key}".encode("utf-8", "surrogatepass")
+    return (int.from_bytes(blake2b(text, digest_size=8).digest()) >> 11) * 2.0**-53
