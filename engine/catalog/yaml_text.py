@@ -176,7 +176,7 @@ class _Reading:
 
     def decorations(self, event: Event, path: str) -> None:
         if isinstance(event, AliasEvent):
-            self.refuse(event, path, f"alias '*{_short(event.anchor)}' is not allowed; write the value out")
+            self.refuse(event, path, f"alias '*{_short(event.anchor or '')}' is not allowed; write the value out")
             return
         if isinstance(event, NodeEvent) and event.anchor is not None:
             self.refuse(event, path, f"anchor '&{_short(event.anchor)}' is not allowed; remove it and write values out")
