@@ -1,0 +1,230 @@
+"""The customer as a decision reads them: one compact blob, and the attributes that conditions and policies see.
+
+A customer is bucketed over their `unit`, not over their id: the unit is the id they were first decided under, and
+it survives a login, so every experiment keeps its variant across channels without a write on decide.
+"""
+
+from typing import Literal
+
+import msgspec
+
+DAY = 86_400.0
+HALF_LIFE = 30 * DAY
+LOYAL_ORDERS = 5
+LAPSED_AFTER = 180 * DAY
+
+IdKind = Literal["user_id", "loyalty_card", "email", "phone", "anonymous_id", "device_id"]
+Scalar = str | int | float | bool | None
+TraitValue = Scalar | list[Scalar]
+Stage = Literal["new", "engaged", "cart", "customer", "loyal", "lapsed"]
+
+
+class CustomerIds(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Every identifier a channel knows of the customer; at least one is given."""
+
+    user_id: str | None = None
+    anonymous_id: str | None = None
+    email: str | None = None
+    phone: str | None = None
+    loyalty_card: str | None = None
+    device_id: str | None = None
+
+
+class Trait(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of one trait: its value, when it was so (s since 1970), who said it, whether under a user id."""
+
+    value: TraitValue
+    time: float
+    source: str = ""
+    known: bool = False
+
+
+class Decayed(msgspec.Struct, frozen=True, array_like=True):
+    """A sum that halves every half-life: worth `value` at `time`."""
+
+    value: float
+    time: float
+
+
+class Order(msgspec.Struct, frozen=True, array_like=True):
+    """One order by its id; `refunded` is an amount, `full` a refund of all of it, whichever of them came first."""
+
+    revenue: float
+    time: float
+    points: float = 0.0
+    refunded: float = 0.0
+    full: bool = False
+
+
+class Consent(msgspec.Struct, frozen=True, array_like=True):
+    """A consent to one purpose, until `expires` (s since 1970; None: until withdrawn)."""
+
+    granted: bool
+    time: float
+    expires: float | None = None
+    source: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """The newest answer to a satisfaction question."""
+
+    score: float
+    time: float
+
+
+class Held(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of the journey to go on from, on any channel, until `until`; None once it is finished."""
+
+    value: object
+    time: float
+    until: float
+
+
+class Profile(
+    msgspec.Struct,
+    frozen=True,
+    omit_defaults=True,
+    rename={
+        "id": "i",
+        "unit": "u",
+        "version": "v",
+        "created": "c",
+        "updated": "t",
+        "ids": "k",
+        "units": "U",
+        "merged": "M",
+        "shared": "S",
+        "traits": "T",
+        "affinities": "A",
+        "half_life": "h",
+        "points": "p",
+        "tier": "l",
+        "orders": "O",
+        "order_count": "n",
+        "revenue": "r",
+        "first_order": "f",
+        "last_order": "o",
+        "visits": "V",
+        "past_visits": "w",
+        "channels": "H",
+        "recent": "R",
+        "complaint": "C",
+        "consents": "N",
+        "answers": "Q",
+        "journey": "J",
+    },
+):
+    """One customer. Times are seconds since 1970, UTC; money is in the shop's currency, net of refunds.
+
+    `id` is the canonical customer id, `unit` the id they are bucketed over, `units` those of visitors who turned
+    out to be this customer (a different variant under one of them is a crossover), `ids` every identifier bound to
+    them by kind, `shared` marks an identifier that bound too many people and so stands for nobody.
+    """
+
+    id: str
+    unit: str
+    version: int = 0
+    created: float = 0.0
+    updated: float = 0.0
+    ids: dict[str, list[str]] = {}
+    units: list[str] = []
+    merged: list[str] = []
+    shared: bool = False
+    traits: dict[str, Trait] = {}
+    affinities: dict[str, Decayed] = {}
+    half_life: float = HALF_LIFE
+    points: float = 0.0
+    tier: int = 0
+    orders: dict[str, Order] = {}
+    order_count: int = 0
+    revenue: float = 0.0
+    first_order: float = 0.0
+    last_order: float = 0.0
+    visits: list[tuple[int, int]] = []
+    past_visits: int = 0
+    channels: dict[str, int] = {}
+    recent: dict[str, float] = {}
+    complaint: tuple[bool, float] | None = None
+    consents: dict[str, Consent] = {}
+    answers: dict[str, Answer] = {}
+    journey: dict[str, Held] = {}
+
+    @property
+    def known(self) -> bool:
+        """Whether a person stands behind it: any identifier but a browser's or a device's."""
+        return any(kind not in ("anonymous_id", "device_id") for kind in self.ids)
+
+
+def attributes(profile: Profile, now: float) -> dict[str, object]:
+    """The customer as conditions and policy features read them, at `now` (s since 1970).
+
+    A trait stands at top level under its name; a dotted name nests (`loyalty.tier` is `{"loyalty": {"tier": …}}`)
+    and, told by the shop, wins over the computed one. What was never seen is absent. `segments` is the caller's.
+    """
+    count = profile.order_count
+    visits = profile.past_visits + len(profile.visits)
+    tree: dict[str, object] = {
+        "loyalty": {"points": profile.points, "tier": profile.tier},
+        "visits": visits,
+        "frequency": count,
+        "monetary": profile.revenue,
+        "channels": list(profile.channels),
+        "complaint_open": profile.complaint is not None and profile.complaint[0],
+        "stage": stage(profile, now),
+    }
+    orders: dict[str, object] = {"count": count, "revenue": profile.revenue}
+    if profile.last_order:
+        orders["last_days"] = tree["recency_days"] = max(0.0, now - profile.last_order) / DAY
+    tree["orders"] = orders
+    if profile.affinities:
+        rate = -1.0 / profile.half_life
+        tree["affinity"] = {
+            name: held.value * 2.0 ** ((now - held.time) * rate) for name, held in profile.affinities.items()
+        }
+    if profile.consents:
+        tree["consent"] = {name: _holds(consent, now) for name, consent in profile.consents.items()}
+    if profile.answers:
+        tree["satisfaction"] = {name: answer.score for name, answer in profile.answers.items()}
+    for name, trait in profile.traits.items():
+        if "." in name:
+            _nest(tree, name, trait.value)
+        else:
+            tree[name] = trait.value
+    return tree
+
+
+def consented(profile: Profile, purpose: str, now: float) -> bool:
+    """Whether the customer has consented to `purpose` and it has not expired at `now`."""
+    consent = profile.consents.get(purpose)
+    return consent is not None and _holds(consent, now)
+
+
+def resume(profile: Profile, now: float) -> dict[str, object]:
+    """Where the customer can go on, on any channel: cart, step, conversation, while they live at `now`."""
+    return {name: held.value for name, held in profile.journey.items() if held.value is not None and held.until > now}
+
+
+def stage(profile: Profile, now: float) -> Stage:
+    """The journey stage: lapsed and loyal customers by their orders, then an open cart, then any second visit."""
+    if profile.order_count:
+        if now - profile.last_order > LAPSED_AFTER:
+            return "lapsed"
+        return "loyal" if profile.order_count >= LOYAL_ORDERS else "customer"
+    cart = profile.journey.get("cart")
+    if cart is not None and cart.value is not None and cart.until > now:
+        return "cart"
+    return "engaged" if profile.past_visits + len(profile.visits) > 1 else "new"
+
+
+def _holds(consent: Consent, now: float) -> bool:
+    return consent.granted and (consent.expires is None or consent.expires > now)
+
+
+def _nest(tree: dict[str, object], name: str, value: TraitValue) -> None:
+    *path, leaf = name.split(".")
+    for part in path:
+        child = tree.get(part)
+        if not isinstance(child, dict):
+            child = tree[part] = {}
+        tree = child
+    tree[leaf] = value
