@@ -1,0 +1,130 @@
+"""How JavaScript sees a JSON value: GrowthBook's conditions are defined by its coercions.
+
+ECMA-262's ToString, ToNumber, ToBoolean and IsLessThan, for None, bool, int, float, str, list and dict.
+"""
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+
+_NUMERAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_PREFIXED = re.compile(r"0(?:[xX][0-9a-fA-F]+|[oO][0-7]+|[bB][01]+)")
+_COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_INFINITIES = {"Infinity": math.inf, "+Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def is_array(value: object) -> bool:
+    """Whether a value is a JSON array."""
+    return isinstance(value, list | tuple)
+
+
+def type_of(value: object) -> str:
+    """The name `$type` compares with: null, boolean, number, string, array or object."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, str):
+        return "string"
+    return "array" if is_array(value) else "object"
+
+
+def truthy(value: object) -> bool:
+    """ToBoolean: null, false, 0, NaN and the empty text are false; an empty list or mapping is true."""
+    if value is None or value == "":
+        return False
+    if isinstance(value, int | float):
+        return bool(value) and not math.isnan(value)
+    return True
+
+
+def text_of(value: object) -> str:
+    """ToString, except that a whole number of any size keeps all its digits."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return _float_text(value) if isinstance(value, float) else str(value)
+    if isinstance(value, list | tuple):
+        return ",".join("" if item is None else text_of(item) for item in value)
+    return "[object Object]"
+
+
+def _float_text(value: float) -> str:
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value.is_integer() and abs(value) < 1e21:
+        return str(int(value))
+    if abs(value) >= 1e-6 and abs(value) < 1e21:
+        return f"{Decimal(repr(value)):f}"
+    digits, exponent = f"{Decimal(repr(value)).normalize():e}".split("e")
+    return f"{digits}e{int(exponent):+d}"
+
+
+def number_of(value: object) -> float:
+    """ToNumber: null and the empty text are 0, text that is no numeral is NaN."""
+    if isinstance(value, int | float):
+        return value
+    text = "" if value is None else text_of(value).strip()
+    if not text:
+        return 0
+    if _NUMERAL.fullmatch(text):
+        return float(text)
+    if _PREFIXED.fullmatch(text):
+        return int(text, 0)
+    return _INFINITIES.get(text, math.nan)
+
+
+def same(left: object, right: object) -> bool:
+    """Deep equality of JSON values, a boolean never equal to a number; the order of keys does not count.
+
+    The JavaScript SDK compares the two as JSON text, so there it does; a profile's key order means nothing here.
+    """
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(same(value, right[key]) for key, value in left.items())
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    return identical(left, right)
+
+
+def identical(left: object, right: object) -> bool:
+    """`===`: no coercion; two lists or two mappings are never one and the same."""
+    return type_of(left) == type_of(right) and not is_array(left) and not isinstance(left, Mapping) and left == right
+
+
+def comparer(symbol: str, right: object) -> Callable[[object], bool]:
+    """`lambda left: left <symbol> right` for <, <=, > or >=: texts by UTF-16 units, all else as numbers."""
+    compare = _COMPARE[symbol]
+    number = number_of(right)
+    if right is None or isinstance(right, int | float):
+        return lambda left: compare(left if type(left) is int else number_of(left), number)
+    text = text_of(right)
+    order = _order(text)
+
+    def check(left: object) -> bool:
+        if isinstance(left, str) or is_array(left) or isinstance(left, Mapping):
+            return compare(_order(text_of(left)), order)
+        return compare(number_of(left), number)
+
+    return check
+
+
+def _order(text: str) -> bytes:
+    return text.encode("utf-16-be", "surrogatepass")
+
+
+def element(value: object, name: str) -> object:
+    """`value[name]`, None where there is none: a mapping's key, a list's index or `length`."""
+    if isinstance(value, Mapping):
+        return value.get(name)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if name == "length":
+            return len(value)
+        if name.isascii() and name.isdigit() and len(name) < 10:
+            return value[int(name)] if int(name) < len(value) else None
+    return None
