@@ -1,0 +1,195 @@
+"""What every policy is: frozen statistics over named arms, exact propensities out, observations in."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Protocol, Self, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from policies.batches import Batch, Floats, Ints, forgetting, read_batch
+
+Among = Ints | slice
+EVERY = slice(None)
+
+
+class Policy(Protocol):
+    """The two verbs the engine knows, and what it reads beside them."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms, in the order of every array."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a context; 0 where the policy ignores it."""
+
+    @property
+    def seen(self) -> int:
+        """Observations learnt, which is the policy's version."""
+
+    def probabilities(
+        self, x: ArrayLike | None, mask: ArrayLike | None = None, *, candidates: Ints | None = None
+    ) -> Floats:
+        """The exact propensities, see `Bandit.probabilities`."""
+
+    def update(
+        self,
+        x: ArrayLike | None,
+        arm: ArrayLike | SupportsIndex,
+        reward: ArrayLike,
+        p: ArrayLike,
+        weight: ArrayLike | None = None,
+    ) -> Self:
+        """The policy that also knows these observations, see `Bandit.update`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bandit(ABC):
+    """The part all policies share: checks, floor, mask, forgetting and the arithmetic of statistics.
+
+    Args:
+        arms: distinct names, at least one.
+        dim: length of a context; policies without context ignore it.
+        seed: of the posterior draws of policies that need any.
+        floor: least propensity of an arm that may be shown; among n arms at most 1/n. Zero is allowed, but then an
+            arm's propensity can be zero and offline judgement loses it.
+        discount: what one observation leaves of the weight of all earlier ones, in (0, 1]; 1 forgets nothing.
+        seen: observations learnt.
+        statistics: what was learnt, additive arrays by name; empty means nothing yet.
+    """
+
+    kind: ClassVar[str]
+    contextual: ClassVar[bool] = False
+
+    arms: tuple[str, ...]
+    dim: int = 0
+    seed: int = field(default=0, kw_only=True)
+    floor: float = field(default=1e-4, kw_only=True)
+    discount: float = field(default=1.0, kw_only=True)
+    seen: int = field(default=0, kw_only=True)
+    statistics: Mapping[str, Floats] = field(default_factory=dict, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.arms or len(set(self.arms)) != len(self.arms):
+            raise ValueError(f"arms are {self.arms}; give at least one name, each once")
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"floor {self.floor} is not between 0 and 1; it is the least probability of one arm")
+        if not 0 < self.discount <= 1:
+            raise ValueError(f"discount {self.discount} is not in (0, 1]; 0.999 forgets half in 700 observations")
+        if self.contextual and self.dim < 1:
+            raise ValueError(f"dim is {self.dim}; {self.kind} learns from a context of at least one number")
+        if not self.statistics:
+            object.__setattr__(self, "statistics", {n: np.zeros(s) for n, s in self.shapes().items()})
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each statistic; those of an arm have the arms as their first axis."""
+        return {"count": (len(self.arms),), "total": (len(self.arms),)}
+
+    @abstractmethod
+    def chances(self, x: Floats, among: Among) -> Floats:
+        """Propensities (n,) over the arms in `among`, before the floor."""
+
+    def absorb(self, batch: Batch, into: dict[str, Floats]) -> None:
+        """Adds the batch's statistics, weighted, to arrays that are this call's own."""
+        np.add.at(into["count"], batch.arm, batch.weight)
+        np.add.at(into["total"], batch.arm, batch.weight * batch.reward)
+
+    def probabilities(
+        self, x: ArrayLike | None = None, mask: ArrayLike | None = None, *, candidates: Ints | None = None
+    ) -> Floats:
+        """The probabilities with which the arms are to be drawn, so the propensities, exactly.
+
+        Args:
+            x: context, float64 (dim,); ignored where dim is 0.
+            mask: bool (arms,), the arms that may be shown now; None means all.
+            candidates: distinct positions (n,) of the arms that may be shown, in place of a mask; the cost follows n.
+
+        Returns:
+            float64 (arms,), or (n,) for candidates; sums to 1, zero exactly outside the mask, at least
+            min(floor, 1/n) within.
+
+        Raises:
+            ValueError: no arm may be shown, a mask or a context of another shape, or a context that is not finite.
+        """
+        context = self._context(x)
+        if candidates is not None:
+            if mask is not None:
+                raise ValueError("mask and candidates were both given; give one, they say the same")
+            self._check_candidates(candidates)
+            return self._floored(self.chances(context, candidates))
+        if mask is None:
+            return self._floored(self.chances(context, EVERY))
+        allowed = np.asarray(mask)
+        if allowed.shape != (len(self.arms),) or allowed.dtype != np.bool_:
+            raise ValueError(
+                f"mask is {allowed.dtype} {allowed.shape}; give bool ({len(self.arms)},), one for each arm"
+            )
+        shown = np.flatnonzero(allowed)
+        self._check_candidates(shown)
+        out = np.zeros(len(self.arms))
+        out[shown] = self._floored(self.chances(context, shown))
+        return out
+
+    def update(
+        self,
+        x: ArrayLike | None,
+        arm: ArrayLike | SupportsIndex,
+        reward: ArrayLike,
+        p: ArrayLike,
+        weight: ArrayLike | None = None,
+    ) -> Self:
+        """The policy that also knows these observations; this one stays as it is.
+
+        Args:
+            x: contexts (n, dim), or (dim,) for one; ignored where dim is 0.
+            arm: positions of the arms shown, integers (n,).
+            reward: (n,), finite.
+            p: logged propensities (n,), in (0, 1].
+            weight: (n,), 1 where left out. Weight -1 takes an earlier observation out again.
+
+        Raises:
+            ValueError: the batch cannot be learnt; nothing of it was.
+        """
+        batch = read_batch(x, arm, reward, p, weight, arms=len(self.arms), dim=self.dim)
+        self.check_rewards(batch.reward)
+        if not batch.arm.size:
+            return self
+        kept, effective = forgetting(self.discount, batch.weight)
+        statistics = {name: kept * value for name, value in self.statistics.items()}
+        self.absorb(replace(batch, weight=effective), statistics)
+        return replace(self, seen=self.seen + batch.arm.size, statistics=statistics)
+
+    def check_rewards(self, reward: Floats) -> None:  # noqa: B027 - most models hold any finite reward
+        """Raises ValueError where the policy's model does not hold the rewards."""
+
+    def _context(self, x: ArrayLike | None) -> Floats:
+        if not self.contextual:
+            return np.empty(0)
+        context: NDArray[np.float64] = np.asarray(x, dtype=np.float64)
+        if context.shape != (self.dim,):
+            raise ValueError(f"x has shape {context.shape}; {self.kind} was made for ({self.dim},)")
+        if not math.isfinite(float(context @ context)):
+            raise ValueError(
+                "x holds NaN, infinity or a number beyond 1e150; encode a missing feature before it is used"
+            )
+        return context
+
+    def _check_candidates(self, candidates: Ints) -> None:
+        if not candidates.size:
+            raise ValueError("no arm may be shown: the mask is False everywhere; answer the fallback instead")
+        if candidates.min() < 0 or candidates.max() >= len(self.arms):
+            raise ValueError(f"candidates {candidates} are not all between 0 and {len(self.arms) - 1}")
+
+    def _floored(self, chances: Floats) -> Floats:
+        floor = min(self.floor, 1 / chances.size)
+        floored = chances * (1 - chances.size * floor) + floor
+        return np.asarray(floored / floored.sum())
+
+
+def share_best(scores: Floats) -> Floats:
+    """Chances (n,) of a rule that takes the best score; ties share."""
+    best = scores == scores.max()
+    return np.asarray(best / best.sum())

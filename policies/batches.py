@@ -1,0 +1,93 @@
+"""What a policy is told after decisions were answered: observations, checked before anything learns from them."""
+
+from dataclasses import dataclass
+from typing import SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Observations in the order they are learnt: x (n, dim), arm (n,), reward (n,), weight (n,)."""
+
+    x: Floats
+    arm: Ints
+    reward: Floats
+    weight: Floats
+
+    def groups(self) -> list[tuple[int, Ints]]:
+        """The arms in this batch, each with the rows that chose it."""
+        if self.arm.size == 1:
+            return [(int(self.arm[0]), np.zeros(1, np.intp))]
+        order = np.argsort(self.arm, kind="stable")
+        arms, first = np.unique(self.arm[order], return_index=True)
+        return list(zip(arms.tolist(), np.split(order, first[1:]), strict=True))
+
+
+def _column(name: str, values: ArrayLike, length: int) -> Floats:
+    column = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    if column.shape != (length,):
+        raise ValueError(f"{name} has shape {column.shape}, but {length} arms were chosen; give one {name} for each")
+    if not np.isfinite(column).all():
+        row = int(np.flatnonzero(~np.isfinite(column))[0])
+        raise ValueError(
+            f"{name}[{row}] is {column[row]}, not a finite number; keep the record aside, it teaches nothing"
+        )
+    return column
+
+
+def read_batch(
+    x: ArrayLike | None,
+    arm: ArrayLike | SupportsIndex,
+    reward: ArrayLike,
+    p: ArrayLike,
+    weight: ArrayLike | None,
+    *,
+    arms: int,
+    dim: int,
+) -> Batch:
+    """Checks and shapes one call's observations; scalars are a batch of one.
+
+    Raises:
+        ValueError: a shape that does not fit, a number that is not finite, an arm that is unknown, or a propensity
+            outside (0, 1], each with the value and what to do.
+    """
+    chosen = np.atleast_1d(np.asarray(arm))
+    if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+        raise ValueError(f"arm is {chosen.dtype} of shape {chosen.shape}; give the arms' positions as integers (n,)")
+    chosen = chosen.astype(np.intp, copy=False)
+    if chosen.size and (chosen.min() < 0 or chosen.max() >= arms):
+        raise ValueError(f"arm {int(chosen.max())} or {int(chosen.min())} is not between 0 and {arms - 1}")
+    rewards = _column("reward", reward, chosen.size)
+    propensities = _column("p", p, chosen.size)
+    if chosen.size and (propensities.min() <= 0 or propensities.max() > 1 + 1e-9):
+        raise ValueError(f"p reaches from {propensities.min()} to {propensities.max()}; a propensity lies in (0, 1]")
+    weights = np.ones(chosen.size) if weight is None else _column("weight", weight, chosen.size)
+    if dim == 0:
+        return Batch(np.empty((chosen.size, 0)), chosen, rewards, weights)
+    contexts = np.atleast_2d(np.asarray(x, dtype=np.float64))
+    if contexts.shape != (chosen.size, dim):
+        raise ValueError(f"x has shape {contexts.shape}; {chosen.size} observations in {dim} dimensions were announced")
+    if not np.isfinite(contexts).all():
+        raise ValueError("x holds NaN or infinity; encode a missing feature before it is learnt")
+    return Batch(contexts, chosen, rewards, weights)
+
+
+def forgetting(discount: float, weight: Floats) -> tuple[float, Floats]:
+    """How much is left of what was known, and what each observation of the batch counts at its end.
+
+    Time is counted in observed weight: one observation ages all earlier ones by `discount`. A negative weight first
+    takes its observation out and then turns time back, so that it undoes the latest equal observation exactly.
+
+    Returns:
+        The factor on earlier statistics, and the effective weights (n,).
+    """
+    if discount == 1.0:
+        return 1.0, weight
+    after = np.cumsum(weight)
+    applied = np.where(weight < 0, after - weight, after)
+    return float(discount ** after[-1]), weight * discount ** (after[-1] - applied)

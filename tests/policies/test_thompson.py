@@ -1,0 +1,105 @@
+"""Known answers for probabilities of being best."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from policies import BetaThompson, LinearThompson
+from policies.propensities import count_best, normal_pool
+from policies.thompson import beta_best
+
+
+def integrated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """P(best) by adaptive integration of each arm, panel by panel."""
+
+    def chance(k: int) -> float:
+        def integrand(angle: float) -> float:
+            t = min(np.sin(angle) ** 2, 1 - 1e-15)
+            others = np.delete(np.arange(a.size), k)
+            return float(
+                np.sin(2 * angle) * stats.beta.pdf(t, a[k], b[k]) * np.prod(stats.beta.cdf(t, a[others], b[others]))
+            )
+
+        edges = np.unique(stats.beta.ppf([0, 1e-9, 1e-4, 0.05, 0.5, 0.95, 1 - 1e-4, 1 - 1e-9, 1], a[k], b[k]))
+        angles = np.arcsin(np.sqrt(edges))
+        return sum(integrate.quad(integrand, *ends, epsabs=1e-11)[0] for ends in pairwise(angles))
+
+    return np.array([chance(k) for k in range(a.size)])
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ([1.0, 1.0], [1.0, 1.0]),
+        ([3.0, 1.0, 7.0], [5.0, 1.0, 9.0]),
+        ([4000.0, 2.0, 30.0], [6000.0, 3.0, 40.0]),
+        ([1.0, 1.0, 2.0], [5000.0, 300.0, 4000.0]),
+        ([5000.0, 300.0, 1.0], [1.0, 1.0, 1.0]),
+        ([0.5, 0.5, 12.0], [0.5, 0.5, 11.0]),
+        (np.linspace(2, 40, 10), np.full(10, 30.0)),
+    ],
+)
+def test_beta_quadrature_equals_adaptive_integration(a: list[float], b: list[float]) -> None:
+    left, right = np.asarray(a), np.asarray(b)
+    assert beta_best(left, right) == pytest.approx(integrated(left, right), abs=3e-6)
+
+
+def test_two_beta_arms_in_closed_form() -> None:
+    """P(Beta(a, 1) > Beta(c, 1)) = a / (a + c)."""
+    policy = BetaThompson(arms=("a", "b"), floor=0.0).update(None, [0] * 3 + [1], np.ones(4), np.full(4, 0.5))
+    assert policy.probabilities() == pytest.approx([4 / 6, 2 / 6], abs=1e-9)
+
+
+def test_fifty_equal_arms_share() -> None:
+    p = BetaThompson(arms=tuple(map(str, range(50)))).probabilities()
+    assert p == pytest.approx(np.full(50, 0.02), abs=1e-12)
+
+
+def test_linear_draws_follow_the_exact_posterior() -> None:
+    """Over many versions the counted shares average to the closed form for two normal scores."""
+    random = np.random.default_rng(0)
+    x, arm = random.normal(size=(400, 2)), random.integers(0, 2, 400)
+    reward = x @ [0.3, -0.2] + 0.1 * arm + random.normal(size=400)
+    at = np.array([0.5, 0.1])
+    shares, closed = [], 0.0
+    for seed in range(40):
+        policy = LinearThompson(arms=("a", "b"), dim=2, seed=seed, floor=0.0).update(x, arm, reward, np.full(400, 0.5))
+        shares.append(policy.probabilities(at)[0])
+        mean, spread = policy.predict(at, slice(None))
+        shape, rate = policy.noise
+        closed = float(stats.t.cdf((mean[0] - mean[1]) / np.hypot(*spread) / np.sqrt(rate / shape), 2 * shape))
+    assert np.mean(shares) == pytest.approx(closed, abs=4 * np.sqrt(closed * (1 - closed) / 256 / 40))
+
+
+def test_ridge_means_equal_the_normal_equations() -> None:
+    random = np.random.default_rng(1)
+    x, reward = random.normal(size=(50, 4)), random.normal(size=50)
+    policy = LinearThompson(arms=("a",), dim=4, prior=2.0).update(x, np.zeros(50, int), reward, np.ones(50))
+    assert policy.regression.mean[0] == pytest.approx(np.linalg.solve(x.T @ x + 2 * np.eye(4), x.T @ reward))
+
+
+def test_regressions_carried_over_equal_those_made_anew() -> None:
+    random = np.random.default_rng(2)
+    policy = LinearThompson(arms=tuple("abcdef"), dim=4)
+    for _ in range(30):
+        policy = policy.update(random.normal(size=4), random.integers(6), random.random(), 0.5)
+        if random.random() < 0.6:
+            policy.probabilities(np.ones(4))
+    anew = LinearThompson(arms=policy.arms, dim=4, seen=policy.seen, statistics=policy.statistics)
+    assert np.array_equal(policy.regression.mean, anew.regression.mean)
+    assert np.array_equal(policy.probabilities(np.ones(4)), anew.probabilities(np.ones(4)))
+
+
+def test_the_pool_does_not_depend_on_its_width() -> None:
+    assert np.array_equal(normal_pool(3, 4, 40)[:, :7], normal_pool(3, 4, 7))
+    assert not np.array_equal(normal_pool(3, 5, 7), normal_pool(3, 4, 7))
+    pool = normal_pool(3, 4, 4)
+    assert pool.mean(axis=0) == pytest.approx(np.zeros(4), abs=1e-6)
+    assert count_best(pool).sum() == 1
+
+
+def test_rewards_outside_the_model_are_refused() -> None:
+    with pytest.raises(ValueError, match="gaussian_thompson"):
+        BetaThompson(arms=("a", "b")).update(None, 0, 3.5, 0.5)
