@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+from engine.catalog.condition_rules import ConditionProblem, condition_problems, is_operators
 from engine.catalog.javascript import (
     comparer,
     element,
@@ -20,6 +21,8 @@ from engine.catalog.javascript import (
     type_of,
 )
 from engine.catalog.patterns import PatternError, read_pattern
+
+__all__ = ["ConditionProblem", "and_terms", "compile_condition", "condition_fields", "condition_problems"]
 
 Groups = Mapping[str, Collection[object]]
 Predicate = Callable[[Mapping[str, object]], bool]
@@ -53,11 +56,6 @@ def and_terms(condition: Mapping[str, object]) -> frozenset[str]:
     return frozenset(json.dumps(term, sort_keys=True, default=str) for term in _terms(condition))
 
 
-def is_operators(value: object) -> bool:
-    """Whether a mapping is made of operators alone, so that it is not itself the value to equal."""
-    return isinstance(value, Mapping) and bool(value) and all(str(key).startswith("$") for key in value)
-
-
 def _fields(condition: Mapping[str, object]) -> Iterator[str]:
     for key, value in condition.items():
         if key == "$not" and isinstance(value, Mapping):
@@ -65,7 +63,7 @@ def _fields(condition: Mapping[str, object]) -> Iterator[str]:
         elif key in {"$and", "$or", "$nor"} and is_array(value):
             for part in _parts(value):
                 yield from _fields(part)
-        else:
+        elif key != "$segment":
             yield key
 
 
@@ -175,7 +173,7 @@ def _value(expected: object, groups: Groups) -> Check:
     return lambda value: same(value, expected)
 
 
-def _operator(name: str, operand: object, groups: Groups) -> Check:  # noqa: C901, PLR0911, PLR0912  one line per operator
+def _operator(name: str, operand: object, groups: Groups) -> Check:
     match name:
         case "$eq":
             return _equal(operand)
