@@ -1,0 +1,51 @@
+"""How this shop keeps its customers: merge rules, limits per identifier kind, and the life of everything kept."""
+
+from typing import Literal
+
+import msgspec
+
+from engine.decide.profile import DAY, HALF_LIFE, IdKind
+
+MergeRule = Literal["recency", "source", "sum", "max", "union", "known_wins"]
+
+KINDS: tuple[IdKind, ...] = ("user_id", "loyalty_card", "email", "phone", "anonymous_id", "device_id")
+WEAK: frozenset[IdKind] = frozenset(("anonymous_id", "device_id"))
+
+
+class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Values for the reducers and the identities. Lives and windows are seconds.
+
+    `binds` is how many known customers one value of a kind may name before it names nobody; `holds` how many values
+    of a kind one customer keeps. `sources` orders the channels for traits merged by `source`, best first.
+    """
+
+    merge: dict[str, MergeRule] = {}
+    sources: list[str] = []
+    binds: dict[IdKind, int] = {"anonymous_id": 2, "device_id": 4}
+    holds: dict[IdKind, int] = {"anonymous_id": 32, "device_id": 16}
+    life: float = 400 * DAY
+    anonymous_life: float = 90 * DAY
+    seen_life: float = 14 * DAY
+    seen_limit: int = 4096
+    tombstone_life: float = 90 * DAY
+    half_life: float = HALF_LIFE
+    points_per_unit: float = 1.0
+    tiers: list[float] = []
+    visit_gap: float = 1800.0
+    not_visits: frozenset[str] = frozenset(("refund", "order_refunded", "email_sent", "complaint_closed"))
+    cart_life: float = 7 * DAY
+    step_life: float = 1 * DAY
+    conversation_life: float = 3 * DAY
+    traits_limit: int = 100
+    affinities_limit: int = 50
+    orders_limit: int = 50
+    visits_limit: int = 8
+    recent_limit: int = 24
+
+    def bind_limit(self, kind: IdKind) -> int:
+        """How many known customers a value of `kind` may name."""
+        return self.binds.get(kind, 1)
+
+    def hold_limit(self, kind: IdKind) -> int:
+        """How many values of `kind` one customer keeps; a user id is one."""
+        return 1 if kind == "user_id" else self.holds.get(kind, 8)
