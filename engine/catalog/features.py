@@ -1,0 +1,112 @@
+"""What a policy looks at: traits of the customer and the moment, turned into a vector the same way everywhere."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.catalog.spec import FeatureSpec
+
+Value = str | float | bool | None
+Context = dict[str, Value]
+
+PERIODS = {"hour": 24.0, "weekday": 7.0, "month": 12.0}
+"""Features that go round: each becomes a sine and a cosine."""
+
+
+class Featurizer:
+    """Reads features from attributes and lays them out as a float64 vector that starts with 1.
+
+    `read` gives the values as they were used, which the log keeps; `vector` gives the same vector from the log again.
+    """
+
+    def __init__(self, specs: Sequence[str | FeatureSpec]) -> None:
+        self.specs = tuple(FeatureSpec(trait=spec) if isinstance(spec, str) else spec for spec in specs)
+        self._paths = tuple((spec.trait, tuple(spec.trait.split("."))) for spec in self.specs)
+        self._fill = tuple(_filler(spec) for spec in self.specs)
+        self.names = ("1", *(name for spec in self.specs for name in _names(spec)))
+
+    @property
+    def dim(self) -> int:
+        """The length of the vector; 0 without features, for a policy without context."""
+        return len(self.names) if self.specs else 0
+
+    def read(self, attributes: Mapping[str, object]) -> Context:
+        """The value of each feature's trait; None where the customer has none."""
+        context: Context = {}
+        for name, path in self._paths:
+            value: object = attributes
+            for step in path:
+                value = value.get(step) if isinstance(value, Mapping) else None
+            context[name] = value if isinstance(value, str | int | float | bool) else None
+        return context
+
+    def vector(self, context: Mapping[str, Value]) -> NDArray[np.float64]:
+        """The features as float64 (dim,); a missing or unreadable value is 0 in all its places."""
+        if not self.specs:
+            return np.empty(0)
+        out = [1.0]
+        for spec, fill in zip(self.specs, self._fill, strict=True):
+            fill(out, context.get(spec.trait))
+        return np.array(out)
+
+
+def featurizer(specs: Sequence[str | FeatureSpec]) -> Featurizer:
+    """The featurizer of a policy's `features`."""
+    return Featurizer(specs)
+
+
+def _names(spec: FeatureSpec) -> list[str]:
+    if spec.one_of is not None:
+        return [f"{spec.trait}={value}" for value in spec.one_of]
+    if spec.trait in PERIODS and spec.range is None:
+        return [f"sin {spec.trait}", f"cos {spec.trait}"]
+    return [spec.trait]
+
+
+def _filler(spec: FeatureSpec) -> Callable[[list[float], Value], None]:
+    if spec.one_of is not None:
+        places: dict[Value, int] = {value: index for index, value in enumerate(spec.one_of)}
+        zeros = [0.0] * len(places)
+
+        def one_of(out: list[float], value: Value) -> None:
+            at = len(out)
+            out.extend(zeros)
+            index = places.get(value)
+            if index is not None:
+                out[at + index] = 1.0
+
+        return one_of
+    if spec.range is not None:
+        low, high = spec.range
+        middle, half = (low + high) / 2, (high - low) / 2
+
+        def scaled(out: list[float], value: Value) -> None:
+            out.append(min(max((_number(value) - middle) / half, -1.0), 1.0) if _is_number(value) else 0.0)
+
+        return scaled
+    if spec.trait in PERIODS:
+        turn = 2 * math.pi / PERIODS[spec.trait]
+
+        def round_trip(out: list[float], value: Value) -> None:
+            if _is_number(value):
+                out.append(math.sin(turn * _number(value)))
+                out.append(math.cos(turn * _number(value)))
+            else:
+                out.extend((0.0, 0.0))
+
+        return round_trip
+
+    def plain(out: list[float], value: Value) -> None:
+        out.append(min(max(_number(value), -1e6), 1e6) if _is_number(value) else 0.0)
+
+    return plain
+
+
+def _is_number(value: Value) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _number(value: Value) -> float:
+    return float(value or 0.0)

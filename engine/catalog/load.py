@@ -1,0 +1,136 @@
+"""A folder of YAML -> Specs, or every problem in it at once."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from engine.catalog.references import reference_problems
+from engine.catalog.spec import (
+    ChannelsFile,
+    ExperimentSpec,
+    LayersFile,
+    MetricsFile,
+    OfferSpec,
+    SegmentsFile,
+    SelectionSpec,
+)
+from engine.catalog.specs import Specs
+from engine.catalog.validate import problems_of
+from engine.catalog.yaml_text import MAX_BYTES, decode_yaml
+from engine.errors import CatalogError, Problem
+
+SINGLE: Mapping[str, type[msgspec.Struct]] = {
+    "channels.yaml": ChannelsFile,
+    "layers.yaml": LayersFile,
+    "segments.yaml": SegmentsFile,
+    "metrics.yaml": MetricsFile,
+}
+
+Keyed = TypeVar("Keyed", ExperimentSpec, SelectionSpec, OfferSpec)
+
+
+def load_specs(folder: Path) -> Specs:
+    """The checked specs of `folder`.
+
+    Raises:
+        CatalogError: with every problem of every file, if there is one.
+    """
+    if not folder.is_dir():
+        raise CatalogError([Problem(str(folder), "", "is no folder; name the folder that holds channels.yaml")])
+    problems: list[Problem] = []
+    read: dict[str, msgspec.Struct] = {}
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.yaml"), *folder.glob("offers/*.yaml")]):
+        name = path.relative_to(folder).as_posix()
+        file = f"{folder.name}/{name}"
+        data = _bytes(path, file, problems)
+        if data is None:
+            continue
+        digest.update(f"{name}\0{len(data)}\0".encode() + data)
+        value, found = decode_yaml(data, file)
+        problems += found
+        if not found:
+            spec = _converted(value, file, _kind(name, value), problems)
+            if spec is not None:
+                read[name] = spec
+    problems += _stray(folder)
+    problems += [
+        Problem(f"{folder.name}/{name}", "", "is missing; every shop has one")
+        for name in ("channels.yaml", "metrics.yaml")
+        if not (folder / name).exists()
+    ]
+    channels, metrics = read.get("channels.yaml"), read.get("metrics.yaml")
+    if isinstance(channels, ChannelsFile) and isinstance(metrics, MetricsFile):
+        specs = _specs(folder.name, digest.hexdigest()[:12], read, channels, metrics)
+        problems += [
+            problem
+            for problem in reference_problems(specs, complete=not problems)
+            if not any(problem.file == known.file and problem.path == known.path for known in problems)
+        ]
+        if not problems:
+            return specs
+    raise CatalogError(problems)
+
+
+def _specs(
+    folder: str, version: str, read: Mapping[str, msgspec.Struct], channels: ChannelsFile, metrics: MetricsFile
+) -> Specs:
+    layers, segments = read.get("layers.yaml"), read.get("segments.yaml")
+    return Specs(
+        folder=folder,
+        version=version,
+        files={spec.key: f"{folder}/{name}" for name, spec in read.items() if isinstance(spec, ExperimentSpec)}
+        | {spec.key: f"{folder}/{name}" for name, spec in read.items() if isinstance(spec, SelectionSpec)},
+        experiments=_by_key(read, ExperimentSpec),
+        selections=_by_key(read, SelectionSpec),
+        offers=_by_key(read, OfferSpec),
+        channels=channels,
+        layers=layers if isinstance(layers, LayersFile) else LayersFile(),
+        segments={s.key: s for s in segments.segments} if isinstance(segments, SegmentsFile) else {},
+        metrics=metrics,
+    )
+
+
+def _by_key(read: Mapping[str, msgspec.Struct], kind: type[Keyed]) -> dict[str, Keyed]:
+    return {spec.key: spec for spec in read.values() if isinstance(spec, kind)}
+
+
+def _bytes(path: Path, file: str, problems: list[Problem]) -> bytes | None:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        problems.append(Problem(file, "", f"cannot be read: {error.strerror}; make it readable"))
+        return None
+
+
+def _kind(name: str, value: object) -> type[msgspec.Struct]:
+    if name in SINGLE:
+        return SINGLE[name]
+    if name.startswith("offers/"):
+        return OfferSpec
+    return SelectionSpec if isinstance(value, dict) and "fallback" in value else ExperimentSpec
+
+
+def _converted(value: object, file: str, kind: type[msgspec.Struct], problems: list[Problem]) -> msgspec.Struct | None:
+    found = [Problem(file, path, message) for path, message in problems_of(value, kind)]
+    stem = file.rpartition("/")[2].removesuffix(".yaml")
+    key = value.get("key") if isinstance(value, dict) else None
+    if kind in {ExperimentSpec, SelectionSpec, OfferSpec} and key is not None and key != stem:
+        found.append(
+            Problem(file, "key", f"{key!r} is not the file's name; call the file {key}.yaml or the key {stem}")
+        )
+    problems += found
+    return None if found else msgspec.convert(value, kind, strict=False)
+
+
+def _stray(folder: Path) -> Iterator[Problem]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and path.suffix in {".yml", ".json", ".py"}:
+            yield Problem(f"{folder.name}/{name}", "", "is not read here; only .yaml files are, rename or remove it")
+        elif path.suffix == ".yaml" and name.count("/") > (1 if name.startswith("offers/") else 0):
+            yield Problem(f"{folder.name}/{name}", "", "is in a folder that is not read; move it up or to offers/")

@@ -1,0 +1,125 @@
+"""The frozen Plan: specs compiled and indexed, so that a decision touches only what its placement can match."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.catalog.features import Featurizer
+from engine.catalog.spec import (
+    ExperimentSpec,
+    MetricSpec,
+    OfferSpec,
+    PolicySpec,
+    Unit,
+)
+from policies import Policy
+
+Matches = Callable[[Mapping[str, object]], bool]
+Ranges = tuple[tuple[float, float], ...]
+FOREVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One offer as a placement may show it. Times are seconds since 1970."""
+
+    key: str
+    spec: OfferSpec
+    matches: Matches | None
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What teaches a policy: an event with this name, within `window` seconds of the exposure."""
+
+    metric: MetricSpec
+    window: float
+    settle: float
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """How one placement's offers are chosen: its arms, the features its policy reads, its fallback."""
+
+    key: str
+    placement: str
+    policy: PolicySpec
+    offers: tuple[Offer, ...]
+    arms: tuple[str, ...]
+    features: Featurizer
+    prior: Policy
+    reward: Reward
+    fallback: Offer
+    by_channel: Mapping[str, np.ndarray]
+    """The arms (indices) with a rendering for each channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Where a unit stands in a layer decides which one of its experiments it may be in."""
+
+    key: str
+    place: Callable[[str], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Holdout:
+    """Units below `share` see none of the experiments that it covers."""
+
+    key: str
+    share: float
+    unit: Unit
+    place: Callable[[str], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One experiment, ready to assign: seeds hashed, audience compiled, ranges laid out per step of its ramp."""
+
+    key: str
+    spec: ExperimentSpec
+    start: float
+    end: float
+    place: Callable[[str], float]
+    steps: tuple[tuple[float, Ranges], ...]
+    matches: Matches | None
+    layer: Layer | None
+    low: float
+    high: float
+    holdouts: tuple[Holdout, ...]
+    forced: Mapping[str, int]
+    prerequisites: tuple[tuple[str, frozenset[str]], ...]
+    selections: tuple[Selection | None, ...]
+
+    def ranges(self, now: float) -> Ranges:
+        """The variants' ranges at `now` on the ramp."""
+        current = self.steps[0][1]
+        for at, ranges in self.steps[1:]:
+            if now < at:
+                break
+            current = ranges
+        return current
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that is decided from, in one value that is swapped whole."""
+
+    version: str
+    channels: frozenset[str]
+    placements: Mapping[str, frozenset[str]]
+    experiments: Mapping[str, Experiment]
+    by_channel: Mapping[str, tuple[Experiment, ...]]
+    by_placement: Mapping[tuple[str, str], tuple[Experiment, ...]]
+    selections: Mapping[tuple[str, str], Selection]
+    policies: Mapping[str, Selection]
+    """Every selection that learns, by its key: `home_hero`, or `experiment.variant` for a variant with its own."""
+    offers: Mapping[str, Offer]
+    metrics: Mapping[str, MetricSpec]
+    currency: str
+
+
+EMPTY = Plan("", frozenset(), {}, {}, {}, {}, {}, {}, {}, {}, "EUR")

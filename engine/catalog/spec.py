@@ -1,0 +1,287 @@
+"""The YAML of `experiments/` and nothing else: strict structs that refuse unknown keys."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Key = Annotated[
+    str,
+    Meta(
+        pattern="^[A-Za-z0-9_-]{1,64}$",
+        description="letters, digits, _ and -, 64 at most",
+        extra={"remedy": "use letters, digits, _ and - only, 64 at most"},
+    ),
+]
+Share = Annotated[float, Meta(ge=0, le=1, extra={"remedy": "give a share such as 0.5"})]
+Weight = Annotated[float, Meta(ge=0, le=1, extra={"remedy": "weights of the variants sum to 1"})]
+Probability = Annotated[float, Meta(gt=0, lt=1, extra={"remedy": "give a probability such as 0.05"})]
+Positive = Annotated[float, Meta(gt=0, extra={"remedy": "give a number above 0"})]
+Count = Annotated[int, Meta(ge=1, extra={"remedy": "give a whole number, 1 or more"})]
+Text = Annotated[str, Meta(min_length=1, extra={"remedy": "write something or leave the key out"})]
+Condition = Annotated[
+    dict[str, object], Meta(description="a condition in MongoDB query form", extra={"check": "condition"})
+]
+Payload = Annotated[dict[str, object], Meta(description="what the storefront gets")]
+Moment = Annotated[
+    datetime, Meta(tz=True, description="with its zone: 2026-11-01T00:00:00Z", extra={"remedy": "add the zone, as Z"})
+]
+Span = Annotated[
+    str,
+    Meta(
+        pattern="^[1-9][0-9]{0,5}(s|m|h|d)$",
+        description="a length of time: 30s, 15m, 24h, 7d",
+        extra={"remedy": "write a number and s, m, h or d, such as 24h"},
+    ),
+]
+Unit = Literal["customer", "device", "store"]
+Status = Literal["draft", "running", "paused", "stopped"]
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(span: str) -> float:
+    """`24h` -> 86400.0."""
+    return timedelta(seconds=int(span[:-1]) * SECONDS[span[-1]]).total_seconds()
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One strict piece of the growth team's YAML."""
+
+
+class PolicySpec(Spec, frozen=True, kw_only=True):
+    """How an offer is chosen: the kind of policy, what it may look at, and how it learns."""
+
+    kind: Literal[
+        "uniform",
+        "epsilon_greedy",
+        "kl_ucb",
+        "beta_thompson",
+        "gaussian_thompson",
+        "top_two_thompson",
+        "linucb",
+        "linear_thompson",
+        "logistic_thompson",
+        "squarecb",
+    ]
+    features: "list[str | FeatureSpec]" = []
+    floor: Annotated[float, Meta(ge=0, lt=0.5, extra={"remedy": "give the least share of an offer, such as 0.02"})] = (
+        0.01
+    )
+    discount: Annotated[float, Meta(gt=0, le=1, extra={"remedy": "1 forgets nothing, 0.999 slowly"})] = 1.0
+
+
+class FeatureSpec(Spec, frozen=True, kw_only=True):
+    """One thing a policy looks at: a number scaled from `range` to [-1, 1], or one of a list of values."""
+
+    trait: Text
+    one_of: Annotated[list[str | int | bool], Meta(min_length=1, max_length=64)] | None = None
+    range: Annotated[list[float], Meta(min_length=2, max_length=2)] | None = None
+
+
+class VariantSpec(Spec, frozen=True, kw_only=True):
+    """One arm of an experiment: a payload, or its own way to choose a placement's offers."""
+
+    key: Key
+    weight: Weight | None = None
+    payload: Payload = {}
+    policy: PolicySpec | None = None
+    offers: list[Key] | None = None
+
+
+class ForceSpec(Spec, frozen=True, kw_only=True):
+    """Customers (testers, staff) who get a variant whatever the hash says. They count in no report."""
+
+    customers: Annotated[list[str], Meta(min_length=1)]
+    variant: Key
+
+
+class ExperimentMetrics(Spec, frozen=True, kw_only=True):
+    """What an experiment is judged by."""
+
+    primary: Key
+    secondary: list[Key] = []
+    guardrails: list[Key] = []
+
+
+class AnalysisSpec(Spec, frozen=True, kw_only=True):
+    """How an experiment is read."""
+
+    method: Literal["fixed", "sequential", "bayesian"] = "sequential"
+    alpha: Probability = 0.05
+    min_days: Count = 14
+    relative: Literal["fieller", "log", "linear"] = "fieller"
+
+
+class RampStep(Spec, frozen=True, kw_only=True):
+    """From `at` on, `coverage` holds."""
+
+    at: Moment
+    coverage: Share
+
+
+class Prerequisite(Spec, frozen=True, kw_only=True):
+    """Only customers in one of `variants` of `experiment` may be in this one."""
+
+    experiment: Key
+    variants: Annotated[list[Key], Meta(min_length=1)]
+
+
+class ExperimentSpec(Spec, frozen=True, kw_only=True):
+    """One experiment, or with `kind: flag` a plain feature flag."""
+
+    key: Key
+    kind: Literal["experiment", "flag"] = "experiment"
+    hypothesis: Text | None = None
+    owner: Text | None = None
+    unit: Unit = "customer"
+    fallback_unit: Unit | None = None
+    layer: Key | None = None
+    seed: Text | None = None
+    hash_version: Literal[1, 2] = 2
+    status: Status = "running"
+    start: Moment | None = None
+    end: Moment | None = None
+    channels: list[Key] | None = None
+    placement: Key | None = None
+    audience: Condition = {}
+    coverage: Share = 1.0
+    ramp: list[RampStep] = []
+    prerequisites: list[Prerequisite] = []
+    sticky: bool = False
+    bucket_version: Annotated[int, Meta(ge=0)] = 0
+    min_bucket_version: Annotated[int, Meta(ge=0)] = 0
+    tags: list[Key] = []
+    variants: Annotated[list[VariantSpec], Meta(min_length=1, max_length=200)]
+    force: list[ForceSpec] = []
+    metrics: ExperimentMetrics | None = None
+    analysis: AnalysisSpec = AnalysisSpec()
+
+
+class RewardSpec(Spec, frozen=True, kw_only=True):
+    """What teaches a policy: the metric, within `window` of being seen.
+
+    Without a reward by `settle` an exposure is learnt as a zero for the time being; a reward that comes later, but in
+    the window, corrects it.
+    """
+
+    metric: Key
+    window: Span = "24h"
+    settle: Span = "10m"
+
+
+class SelectionSpec(Spec, frozen=True, kw_only=True):
+    """How the offers of one placement are chosen."""
+
+    key: Key
+    placement: Key
+    channels: list[Key] | None = None
+    offers: "list[Key] | TaggedOffers"
+    policy: PolicySpec
+    reward: RewardSpec
+    fallback: Key
+
+
+class TaggedOffers(Spec, frozen=True, kw_only=True):
+    """All offers with this tag."""
+
+    tagged: Key
+
+
+class OfferSpec(Spec, frozen=True, kw_only=True):
+    """One offer, with its rendering per channel."""
+
+    key: Key
+    tags: list[Key] = []
+    value: float = 0.0
+    audience: Condition = {}
+    start: Moment | None = None
+    end: Moment | None = None
+    renderings: Annotated[dict[Key, Payload], Meta(min_length=1)]
+
+
+class ChannelSpec(Spec, frozen=True, kw_only=True):
+    """A way in which customers meet the shop."""
+
+    key: Key
+    title: Text | None = None
+
+
+class PlacementSpec(Spec, frozen=True, kw_only=True):
+    """A place on some channels where one offer is shown."""
+
+    key: Key
+    channels: Annotated[list[Key], Meta(min_length=1)]
+    title: Text | None = None
+
+
+class ChannelsFile(Spec, frozen=True, kw_only=True):
+    """`channels.yaml`."""
+
+    channels: Annotated[list[ChannelSpec], Meta(min_length=1)]
+    placements: list[PlacementSpec] = []
+
+
+class LayerSpec(Spec, frozen=True, kw_only=True):
+    """Experiments in one layer share no unit: each has the range of the layer that is reserved for it."""
+
+    key: Key
+    title: Text | None = None
+    seed: Text | None = None
+    reserve: dict[Key, Annotated[list[Share], Meta(min_length=2, max_length=2)]] = {}
+
+
+class HoldoutSpec(Spec, frozen=True, kw_only=True):
+    """Units that see no experiment (or none with one of `tags`), on any channel, so that the sum can be measured."""
+
+    key: Key
+    share: Share
+    unit: Unit = "customer"
+    seed: Text | None = None
+    tags: list[Key] = []
+
+
+class LayersFile(Spec, frozen=True, kw_only=True):
+    """`layers.yaml`."""
+
+    layers: list[LayerSpec] = []
+    holdouts: list[HoldoutSpec] = []
+
+
+class SegmentSpec(Spec, frozen=True, kw_only=True):
+    """A named condition, used as `{$segment: key}` in any other condition."""
+
+    key: Key
+    condition: Condition
+
+
+class SegmentsFile(Spec, frozen=True, kw_only=True):
+    """`segments.yaml`."""
+
+    segments: list[SegmentSpec] = []
+
+
+class MetricSpec(Spec, frozen=True, kw_only=True):
+    """What is measured: which events count, and how they become one number per customer."""
+
+    key: Key
+    title: Text | None = None
+    kind: Literal["proportion", "mean", "count", "revenue", "ratio", "quantile", "retention"] = "proportion"
+    event: Text
+    value: Text | None = None
+    denominator: Text | None = None
+    quantile: Probability | None = None
+    window: Span | None = None
+    filter: Condition = {}
+    winsorize: Annotated[float, Meta(gt=0.5, le=1)] | None = None
+    direction: Literal["up", "down"] = "up"
+    margin: Annotated[float, Meta(ge=0)] | None = None
+    money: float | None = None
+
+
+class MetricsFile(Spec, frozen=True, kw_only=True):
+    """`metrics.yaml`."""
+
+    metrics: Annotated[list[MetricSpec], Meta(min_length=1)]
+    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$", extra={"remedy": "use an ISO 4217 code such as EUR"})] = "EUR"

@@ -1,0 +1,45 @@
+"""All the specs of one folder, side by side."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from engine.catalog.spec import (
+    ChannelsFile,
+    ExperimentSpec,
+    LayersFile,
+    MetricsFile,
+    MetricSpec,
+    OfferSpec,
+    SegmentSpec,
+    SelectionSpec,
+)
+
+
+@dataclass(frozen=True)
+class Specs:
+    """What a folder says, read and typed; `version` is a digest of its files' bytes."""
+
+    folder: str
+    version: str
+    files: Mapping[str, str]
+    experiments: Mapping[str, ExperimentSpec]
+    selections: Mapping[str, SelectionSpec]
+    offers: Mapping[str, OfferSpec]
+    channels: ChannelsFile
+    layers: LayersFile
+    segments: Mapping[str, SegmentSpec]
+    metrics: MetricsFile
+
+    def metric(self, key: str) -> MetricSpec:
+        """The metric of this key.
+
+        Raises:
+            StopIteration: if there is none; `check` reports that before.
+        """
+        return next(metric for metric in self.metrics.metrics if metric.key == key)
+
+    def layer_range(self, spec: ExperimentSpec) -> tuple[float, float]:
+        """The part of its layer that is reserved for an experiment; all of it where nothing is reserved."""
+        layer = next((layer for layer in self.layers.layers if layer.key == spec.layer), None)
+        low, high = (layer.reserve.get(spec.key) if layer else None) or (0.0, 1.0)
+        return low, high

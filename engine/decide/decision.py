@@ -1,0 +1,205 @@
+"""One request -> one Decision: what is answered, and what is to be logged of it. Pure: no I/O, no clock, no global."""
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Literal
+
+import msgspec
+
+from engine.catalog.plan import Experiment, Plan, Selection
+from engine.decide.assign import Assignment, AssignmentReason, Subject, assign
+from engine.decide.offers import Choice, OfferReason, Snapshot, choose
+from engine.decide.profile import CustomerIds, Profile, resume
+from engine.decide.profile import attributes as attributes_of
+from engine.errors import BadInput
+
+TTL = 30
+
+
+class DecideRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a storefront asks: which placements and experiments, for whom, on which channel."""
+
+    customer: CustomerIds
+    channel: str
+    placements: list[str] = []
+    experiments: list[str] | Literal["*"] = []
+    context: dict[str, object] = {}
+    expose: bool = True
+
+
+class ExperimentAnswer(msgspec.Struct, frozen=True):
+    """The variant and its payload, or none; `reason` as in `AssignmentReason`, or `unknown` for no such experiment."""
+
+    variant: str | None
+    payload: Mapping[str, object] | None
+    reason: AssignmentReason | Literal["unknown"]
+
+
+class OfferAnswer(msgspec.Struct, frozen=True):
+    """The offer to show and how it looks on this channel."""
+
+    offer: str
+    rendering: Mapping[str, object]
+    propensity: float
+    policy: str | None
+    reason: OfferReason
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the storefront gets; `ttl` in seconds."""
+
+    decision_id: str
+    customer: str
+    plan: str
+    degraded: bool
+    ttl: int
+    experiments: dict[str, ExperimentAnswer]
+    offers: dict[str, OfferAnswer]
+    resume: dict[str, object]
+
+
+class Assigned(msgspec.Struct, frozen=True):
+    """One experiment's part of a decision, for the log."""
+
+    experiment: Experiment
+    assignment: Assignment
+    crossover: bool = False
+
+    @property
+    def variant(self) -> str | None:
+        """The key of the variant, None where there is none."""
+        index = self.assignment.index
+        return self.experiment.spec.variants[index].key if index >= 0 else None
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The answer, and what is to be logged if it is given."""
+
+    answer: Answer
+    device: str | None
+    channel: str
+    assigned: dict[str, Assigned]
+    choices: dict[str, Choice]
+
+
+def decide(
+    plan: Plan,
+    snapshots: Mapping[str, Snapshot],
+    profile: Profile,
+    request: DecideRequest,
+    now: float,
+    *,
+    decision_id: str | None = None,
+    degraded: bool = False,
+) -> Decision:
+    """Decide all that `request` asks for.
+
+    Args:
+        plan: what is running.
+        snapshots: the learnt policies by selection key; the prior stands in for a missing one.
+        profile: the customer.
+        request: what is asked.
+        now: seconds since 1970.
+        decision_id: the id that all draws hang on; by default a digest of the customer, the channel and the time.
+        degraded: whether the profile could not be read, which the answer must say.
+
+    Raises:
+        BadInput: for a channel or placement that the plan does not have.
+    """
+    _check(plan, request)
+    key = decision_id or blake2b(f"{profile.id}\0{request.channel}\0{now!r}".encode(), digest_size=16).hexdigest()
+    ids = request.customer
+    attributes = attributes_of(profile, now)
+    attributes |= request.context
+    attributes |= {"id": profile.id, "channel": request.channel, **_clock(now)}
+    store = request.context.get("store")
+    subject = Subject(
+        units={
+            "customer": profile.unit,
+            "device": ids.device_id or ids.anonymous_id,
+            "store": store if isinstance(store, str) else None,
+        },
+        names=frozenset((profile.id, *filter(None, (ids.user_id, ids.anonymous_id)))),
+        attributes=attributes,
+    )
+    assigned: dict[str, Assigned] = {}
+    answers: dict[str, ExperimentAnswer] = {}
+    for name in _asked(plan, request):
+        experiment = plan.experiments.get(name)
+        if experiment is None:
+            answers[name] = ExperimentAnswer(None, None, "unknown")
+        else:
+            _assign(plan, experiment, subject, profile, now, assigned, answers)
+    choices: dict[str, Choice] = {}
+    offers: dict[str, OfferAnswer] = {}
+    for placement in request.placements:
+        selection = plan.selections[request.channel, placement]
+        for experiment in plan.by_placement.get((request.channel, placement), ()):
+            own = _assign(plan, experiment, subject, profile, now, assigned, answers)
+            selection = own or selection
+        shown = [choice.offer.key for choice in choices.values() if choice.reason != "fallback"]
+        choice = choose(selection, snapshots.get(selection.key), attributes, request.channel, key, now, shown)
+        choices[placement] = choice
+        offers[placement] = OfferAnswer(
+            choice.offer.key,
+            choice.offer.spec.renderings.get(request.channel, {}),
+            choice.propensity,
+            choice.policy,
+            choice.reason,
+        )
+    answer = Answer(key, profile.id, plan.version, degraded, TTL, answers, offers, resume(profile, now))
+    return Decision(answer, ids.device_id, request.channel, assigned, choices)
+
+
+def _check(plan: Plan, request: DecideRequest) -> None:
+    if request.channel not in plan.channels:
+        raise BadInput(f"channel: {request.channel!r} is not a channel; use one of {', '.join(sorted(plan.channels))}")
+    for index, placement in enumerate(request.placements):
+        if (request.channel, placement) not in plan.selections:
+            on = ", ".join(sorted(p for c, p in plan.selections if c == request.channel)) or "(none)"
+            raise BadInput(f"placements[{index}]: {placement!r} is no placement of {request.channel}; use one of {on}")
+
+
+def _asked(plan: Plan, request: DecideRequest) -> list[str]:
+    if request.experiments == "*":
+        return [experiment.key for experiment in plan.by_channel[request.channel]]
+    return list(request.experiments)
+
+
+def _assign(
+    plan: Plan,
+    experiment: Experiment,
+    subject: Subject,
+    profile: Profile,
+    now: float,
+    assigned: dict[str, Assigned],
+    answers: dict[str, ExperimentAnswer],
+) -> Selection | None:
+    if experiment.key not in assigned:
+        got = assign(plan, experiment, subject, now)
+        one = Assigned(experiment, got, _crossed(plan, experiment, subject, profile, got, now))
+        assigned[experiment.key] = one
+        payload = experiment.spec.variants[got.index].payload if got.index >= 0 else None
+        answers[experiment.key] = ExperimentAnswer(one.variant, payload, got.reason)
+    index = assigned[experiment.key].assignment.index
+    return experiment.selections[index] if index >= 0 else None
+
+
+def _crossed(
+    plan: Plan, experiment: Experiment, subject: Subject, profile: Profile, got: Assignment, now: float
+) -> bool:
+    """Whether the customer met another variant as a visitor, before they were known."""
+    if not profile.units or got.reason != "assigned" or experiment.spec.unit != "customer":
+        return False
+    for unit in profile.units:
+        before = msgspec.structs.replace(subject, units={**subject.units, "customer": unit})
+        was = assign(plan, experiment, before, now)
+        if was.index >= 0 and was.index != got.index:
+            return True
+    return False
+
+
+def _clock(now: float) -> dict[str, object]:
+    """Hour (0 to 24, with its fraction) and weekday (Monday 0) in UTC, for features and conditions."""
+    day = now // 86_400
+    return {"hour": (now - day * 86_400) / 3600, "weekday": int(day + 3) % 7}

@@ -1,0 +1,104 @@
+"""gates -> candidates -> policy -> offer; the fallback where nothing passes."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.catalog.features import Context
+from engine.catalog.plan import Offer, Selection
+from engine.decide.hashing import uniform
+from policies import Policy
+
+OfferReason = Literal["policy", "fallback"]
+"""Why an offer is shown: drawn by the `policy`, or the `fallback` because none of the others may be shown now."""
+
+Gate = Literal["channel", "dates", "audience", "shown"]
+"""What keeps an offer from being a candidate: no rendering for the `channel`, not within its `dates`, the customer
+is not its `audience`, already `shown` in another placement of this answer."""
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A policy as it was when the learner published it as this version."""
+
+    policy: Policy
+    version: int = 0
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """The offer for one placement, and all that made it the one: what the log keeps."""
+
+    offer: Offer
+    reason: OfferReason
+    propensity: float
+    candidates: Sequence[str] = ()
+    probabilities: Sequence[float] = ()
+    context: Context = {}
+    policy: str | None = None
+    closed: Mapping[str, Gate] = {}
+
+
+def choose(
+    selection: Selection,
+    snapshot: Snapshot | None,
+    attributes: Mapping[str, object],
+    channel: str,
+    decision_id: str,
+    now: float,
+    shown: Collection[str] = (),
+) -> Choice:
+    """Draw one offer of the selection from exactly the propensities that are returned with it."""
+    may, closed = _candidates(selection, attributes, channel, now, shown)
+    if not may:
+        return Choice(selection.fallback, "fallback", 1.0, closed=closed)
+    policy = snapshot.policy if snapshot else selection.prior
+    version = snapshot.version if snapshot else 0
+    context = selection.features.read(attributes)
+    candidates = np.array(may)
+    probabilities = policy.probabilities(selection.features.vector(context), candidates=candidates)
+    drawn = draw(probabilities, uniform(decision_id, selection.placement))
+    offers = selection.offers
+    return Choice(
+        offers[may[drawn]],
+        "policy",
+        float(probabilities[drawn]),
+        [offers[index].key for index in may],
+        probabilities.tolist(),
+        context,
+        f"{selection.key}@{version}",
+        closed,
+    )
+
+
+def draw(probabilities: NDArray[np.float64], u: float) -> int:
+    """The index that `u` in [0, 1) falls on when the unit interval is divided by `probabilities` in their order."""
+    total = 0.0
+    last = 0
+    for index, p in enumerate(probabilities.tolist()):
+        if p > 0.0:
+            total += p
+            last = index
+            if u < total:
+                return index
+    return last
+
+
+def _candidates(
+    selection: Selection, attributes: Mapping[str, object], channel: str, now: float, shown: Collection[str]
+) -> tuple[list[int], dict[str, Gate]]:
+    may: list[int] = []
+    closed: dict[str, Gate] = {}
+    offers = selection.offers
+    for index in selection.by_channel.get(channel, ()):
+        offer = offers[index]
+        if not offer.start <= now < offer.end:
+            closed[offer.key] = "dates"
+        elif offer.key in shown:
+            closed[offer.key] = "shown"
+        elif offer.matches is not None and not offer.matches(attributes):
+            closed[offer.key] = "audience"
+        else:
+            may.append(index)
+    return may, closed
