@@ -1,19 +1,28 @@
 """Bandit policies: exact propensities out, observations in; numpy, scipy and msgspec only, no I/O."""
 
 from policies.base import Bandit, Policy
+from policies.explore import LinUCB, SquareCB
 from policies.greedy import EpsilonGreedy
+from policies.klucb import KLUCB
 from policies.linear import LinearThompson
+from policies.logistic import LogisticThompson
 from policies.state import KINDS, dump, load, make, merge, parameters_of, with_arms
-from policies.thompson import BetaThompson
+from policies.thompson import BetaThompson, GaussianThompson, TopTwoThompson
 from policies.uniform import Uniform
 
 __all__ = [
     "KINDS",
+    "KLUCB",
     "Bandit",
     "BetaThompson",
     "EpsilonGreedy",
+    "GaussianThompson",
+    "LinUCB",
     "LinearThompson",
+    "LogisticThompson",
     "Policy",
+    "SquareCB",
+    "TopTwoThompson",
     "Uniform",
     "dump",
     "load",

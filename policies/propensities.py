@@ -13,31 +13,33 @@ Pool = NDArray[np.float32]
 DRAWS = 256
 _BLOCK = 16
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
-_INNER = (-24.0, -8.0, -4.0, -2.5, -1.2, 0.0, 1.2, 2.5, 4.0, 8.0)
-_EDGES = np.array([*_INNER, *(8.0 * 2.0 ** np.arange(1, 20))])
+_DOUBLING = 8.0 * 2.0 ** np.arange(20)
+_EDGES = np.concatenate((-_DOUBLING[::-1], [-4.0, -2.5, -1.2, 0.0, 1.2, 2.5, 4.0], _DOUBLING))
 
 
-def shared_nodes(location: Floats, scale: Floats, low: float, high: float) -> tuple[Floats, Floats]:
+def shared_nodes(
+    location: Floats, scale: Floats, low: float = -np.inf, high: float = np.inf, reach: float = 24.0
+) -> tuple[Floats, Floats]:
     """Gauss-Legendre nodes and weights on panels that resolve the maximum of independent arms.
 
-    The arm with the greatest lower end (location - 8 scale) is the narrowest whose shape matters: below it nothing is
-    best, above it panels of doubling width resolve every wider arm.
+    The arm with the greatest lower end (location - 8 scale) is the narrowest whose shape matters: far below it nothing
+    is best, above it panels of doubling width resolve every wider arm.
 
     Args:
         location: centres of the arms' distributions (n,).
         scale: their spreads (n,).
         low: least value any arm can take.
-        high: greatest value any arm is taken to have; may be infinite, then 24 spreads of the widest end it.
+        high: greatest value any arm can take.
+        reach: how many spreads from its centre an arm is followed; 24 for light tails.
 
     Returns:
         Nodes and weights (m,), m a multiple of 8.
     """
     leader = int(np.argmax(location - 8 * scale))
-    top = min(high, float((location + 24 * scale).max()))
+    bottom = max(low, float(location[leader] - reach * scale[leader]))
+    top = min(high, float((location + reach * scale).max()))
     edges = location[leader] + scale[leader] * _EDGES
-    edges = edges[(edges > low) & (edges < top)]
-    bottom = max(low, float(location[leader] - 24 * scale[leader]))
-    edges = np.concatenate(([bottom], edges[edges > bottom], [top]))
+    edges = np.concatenate(([bottom], edges[(edges > bottom) & (edges < top)], [top]))
     half = np.diff(edges) / 2
     nodes = (edges[:-1] + half)[:, None] + half[:, None] * _NODES
     return nodes.ravel(), (half[:, None] * _WEIGHTS).ravel()

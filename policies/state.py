@@ -8,16 +8,31 @@ import msgspec
 import numpy as np
 
 from policies.base import Bandit
+from policies.explore import LinUCB, SquareCB
 from policies.greedy import EpsilonGreedy
+from policies.klucb import KLUCB
 from policies.linear import LinearThompson
-from policies.thompson import BetaThompson
+from policies.logistic import LogisticThompson
+from policies.thompson import BetaThompson, GaussianThompson, TopTwoThompson
 from policies.uniform import Uniform
 
 Parameter = bool | int | float | str | tuple[float, ...]
 Kind = TypeVar("Kind", bound=Bandit)
 
 KINDS: Mapping[str, type[Bandit]] = {
-    policy.kind: policy for policy in (Uniform, EpsilonGreedy, BetaThompson, LinearThompson)
+    policy.kind: policy
+    for policy in (
+        Uniform,
+        EpsilonGreedy,
+        KLUCB,
+        BetaThompson,
+        GaussianThompson,
+        TopTwoThompson,
+        LinUCB,
+        LinearThompson,
+        LogisticThompson,
+        SquareCB,
+    )
 }
 _OWN = {"arms", "dim", "seen", "statistics"}
 

@@ -1,5 +1,6 @@
 """Thompson sampling without context, its propensities by quadrature instead of by draws."""
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -7,9 +8,11 @@ from typing import ClassVar
 import numpy as np
 from scipy import special
 
-from policies.base import EVERY, Among, Bandit
-from policies.batches import Floats
+from policies.base import Among, Bandit
+from policies.batches import Batch, Floats
 from policies.propensities import best_of_independent, shared_nodes
+
+_REMEMBERED = 512
 
 
 def beta_best(a: Floats, b: Floats) -> Floats:
@@ -30,14 +33,58 @@ def beta_best(a: Floats, b: Floats) -> Floats:
     return best_of_independent(density, lambda t: np.asarray(special.betainc(left, right, t)), nodes)
 
 
+def student_best(location: Floats, scale: Floats, freedom: Floats) -> Floats:
+    """P(arm k has the greatest mean), (n,), for independent Student posteriors with `freedom` >= 2 degrees."""
+    centre, spread, nu = location[:, None], scale[:, None], freedom[:, None]
+    constant = special.gammaln((nu + 1) / 2) - special.gammaln(nu / 2) - np.log(nu * np.pi) / 2 - np.log(spread)
+
+    def density(t: Floats) -> Floats:
+        return np.asarray(np.exp(constant - (nu + 1) / 2 * np.log1p(((t - centre) / spread) ** 2 / nu)))
+
+    nodes = shared_nodes(location, scale, reach=20_000.0)
+    return best_of_independent(density, lambda t: np.asarray(special.stdtr(nu, (t - centre) / spread)), nodes)
+
+
+def check_shares(reward: Floats) -> None:
+    """Raises ValueError for rewards that are no share of a success."""
+    if reward.size and (reward.min() < 0 or reward.max() > 1):
+        raise ValueError(
+            f"reward reaches from {reward.min()} to {reward.max()}, outside [0, 1]; "
+            "divide by the greatest possible one, or use gaussian_thompson"
+        )
+
+
 @dataclass(frozen=True, eq=False)
-class BetaThompson(Bandit):
+class _Thompson(Bandit):
+    """Propensities from P(best), kept for the sets of arms that were asked for."""
+
+    @abstractmethod
+    def best(self, among: Among) -> Floats:
+        """P(best) (n,) among these arms under the posterior."""
+
+    @cached_property
+    def _known(self) -> dict[bytes, Floats]:
+        return {}
+
+    def chances(self, x: Floats, among: Among) -> Floats:  # noqa: ARG002 - the same verb for every policy
+        """P(best) (n,) under the posterior."""
+        asked = b"" if isinstance(among, slice) else among.tobytes()
+        chances = self._known.get(asked)
+        if chances is None:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            chances = self._known[asked] = self.best(among)
+        return chances
+
+
+@dataclass(frozen=True, eq=False)
+class BetaThompson(_Thompson):
     """Thompson sampling for rewards in [0, 1] (Thompson 1933; Agrawal and Goyal 2012).
 
     A reward r counts as r of a success and 1 - r of a failure.
 
     Args:
-        prior: successes and failures believed before the first observation, both positive.
+        prior: successes and failures believed before the first observation, both at least 0.5.
     """
 
     kind: ClassVar[str] = "beta_thompson"
@@ -46,31 +93,89 @@ class BetaThompson(Bandit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.prior) != 2 or min(self.prior) <= 0:
-            raise ValueError(
-                f"prior {self.prior} is not two positive numbers: successes and failures believed beforehand"
-            )
+        if len(self.prior) != 2 or min(self.prior) < 0.5:
+            raise ValueError(f"prior {self.prior} is not two numbers from 0.5 up: successes and failures")
 
     def check_rewards(self, reward: Floats) -> None:
         """Rewards are shares of a success."""
-        if reward.size and (reward.min() < 0 or reward.max() > 1):
-            raise ValueError(
-                f"reward reaches from {reward.min()} to {reward.max()}, outside [0, 1]; "
-                "divide by the greatest possible one, or use gaussian_thompson"
-            )
+        check_shares(reward)
+
+    def best(self, among: Among) -> Floats:
+        """P(best) (n,) of Beta posteriors."""
+        count, total = self.statistics["count"][among], self.statistics["total"][among]
+        return beta_best(np.maximum(total, 0) + self.prior[0], np.maximum(count - total, 0) + self.prior[1])
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianThompson(_Thompson):
+    """Thompson sampling for rewards of any size, mean and variance of each arm unknown (Honda and Takemura 2014).
+
+    Normal-inverse-gamma posteriors. The prior is one observation at the mean of all rewards with their variance (a unit
+    information prior, Kass and Wasserman 1995), so that nothing depends on the currency.
+    """
+
+    kind: ClassVar[str] = "gaussian_thompson"
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Counts, totals and totals of squares, (arms,) each."""
+        return {**super().shapes(), "square": (len(self.arms),)}
+
+    def absorb(self, batch: Batch, into: dict[str, Floats]) -> None:
+        """Adds 1, r and r², weighted."""
+        super().absorb(batch, into)
+        np.add.at(into["square"], batch.arm, batch.weight * batch.reward**2)
 
     @cached_property
-    def _posterior(self) -> tuple[Floats, Floats]:
-        count, total = self.statistics["count"], self.statistics["total"]
-        return np.maximum(total, 0) + self.prior[0], np.maximum(count - total, 0) + self.prior[1]
+    def _prior(self) -> tuple[float, float]:
+        count = max(float(self.statistics["count"].sum()), 1e-9)
+        mean = float(self.statistics["total"].sum()) / count
+        variance = float(self.statistics["square"].sum()) / count - mean**2
+        return mean, max(variance, 1e-12 * mean**2) or 1.0
 
-    @cached_property
-    def _all(self) -> Floats:
-        return beta_best(*self._posterior)
+    def best(self, among: Among) -> Floats:
+        """P(best) (n,) of Student posteriors."""
+        centre, variance = self._prior
+        count = np.maximum(self.statistics["count"][among], 0)
+        offset = self.statistics["total"][among] - count * centre
+        around = self.statistics["square"][among] - 2 * centre * self.statistics["total"][among] + count * centre**2
+        shape = 1 + count / 2
+        rate = variance + np.maximum(around - offset**2 / (1 + count), 0) / 2
+        return student_best(centre + offset / (1 + count), np.sqrt(rate / shape / (1 + count)), 2 * shape)
 
-    def chances(self, x: Floats, among: Among) -> Floats:  # noqa: ARG002 - the same verb for every policy
-        """P(best) (n,) under the posterior."""
-        if among is EVERY:
-            return self._all
-        a, b = self._posterior
-        return beta_best(a[among], b[among])
+
+@dataclass(frozen=True, eq=False)
+class TopTwoThompson(BetaThompson):
+    """Top-two Thompson sampling: finds the best arm soonest, at some cost while it searches (Russo 2020, section 3.4).
+
+    The first arm that posterior draws find best is shown with probability `lead`, else the best of the draws whose best
+    is another. With b the chances of being best, ψ_k = b_k (lead + (1 - lead) Σ_{j≠k} b_j / (1 - b_j)).
+
+    Args:
+        lead: probability of showing the first arm, in [0, 1]; 1 is plain Thompson sampling.
+    """
+
+    kind: ClassVar[str] = "top_two_thompson"
+
+    lead: float = field(default=0.5, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.lead <= 1:
+            raise ValueError(f"lead {self.lead} is not between 0 and 1; it is the probability of showing the first arm")
+
+    def best(self, among: Among) -> Floats:
+        """ψ (n,), the chances of the drawn pair's shown arm."""
+        best = super().best(among)
+        if best.size == 1:
+            return best
+        first = int(best.argmax())
+        others = best.sum() - best
+        others[first] = np.delete(best, first).sum()
+        if others[first] <= 0:
+            second = np.full(best.size, 1 / (best.size - 1))
+            second[first] = 0.0
+        else:
+            odds = best / others
+            second = best * (odds.sum() - odds)
+        shown = self.lead * best + (1 - self.lead) * second
+        return np.asarray(shown / shown.sum())

@@ -78,7 +78,7 @@ def test_dump_and_load_are_bit_equal(kind: str) -> None:
 
 
 def test_statistics_do_not_depend_on_the_split(kind: str) -> None:
-    for discount in (1.0, 0.99):
+    for discount in (1.0, 0.99) if kind in ADDITIVE else (1.0,):
         batch = rows(np.random.default_rng(5), 50)
         whole = policies.make(kind, ARMS, DIM, discount=discount).update(*batch)
         parts = policies.make(kind, ARMS, DIM, discount=discount)

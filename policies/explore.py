@@ -1,0 +1,58 @@
+"""Contextual policies that explore by a bound or by the predicted gap."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from policies.base import Among, share_best
+from policies.batches import Floats
+from policies.linear import Linear
+
+
+@dataclass(frozen=True, eq=False)
+class LinUCB(Linear):
+    """LinUCB with disjoint models (Li, Chu, Langford and Schapire 2010, algorithm 1).
+
+    Shows the arm with the greatest mean + alpha s √(xᵀ A⁻¹ x), s² being the noise variance learnt from the residuals,
+    so that one alpha serves rewards of any scale. Deterministic; its propensities come from the floor, and ties share.
+
+    Args:
+        alpha: width of the bound in standard deviations.
+    """
+
+    kind: ClassVar[str] = "linucb"
+
+    alpha: float = field(default=1.0, kw_only=True)
+
+    def chances(self, x: Floats, among: Among) -> Floats:
+        """Propensities (n,): 1 for the greatest bound."""
+        mean, spread = self.predict(x, among)
+        shape, rate = self.noise
+        return share_best(mean + self.alpha * np.sqrt(rate / shape) * spread)
+
+
+@dataclass(frozen=True, eq=False)
+class SquareCB(Linear):
+    """SquareCB: propensities fall with the inverse of the predicted gap (Foster and Rakhlin 2020, algorithm 1).
+
+    p_k = 1 / (n + gamma √t gap_k), the best arm having the rest. Ridge regression is the oracle; gaps are counted in
+    standard deviations of the noise.
+
+    Args:
+        gamma: greed after one observation.
+    """
+
+    kind: ClassVar[str] = "squarecb"
+
+    gamma: float = field(default=10.0, kw_only=True)
+
+    def chances(self, x: Floats, among: Among) -> Floats:
+        """Propensities (n,) by inverse gap weighting."""
+        mean = self.predict(x, among)[0].astype(np.float64)
+        shape, rate = self.noise
+        greed = self.gamma * np.sqrt(max(self.statistics["count"].sum(), 0.0) * shape / rate)
+        best = int(mean.argmax())
+        chances = 1 / (mean.size + greed * (mean[best] - mean))
+        chances[best] += 1 - chances.sum()
+        return np.asarray(chances)

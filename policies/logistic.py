@@ -1,0 +1,84 @@
+"""Thompson sampling on logistic regression, for rewards that are yes or no."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from policies.base import Among
+from policies.batches import Batch, Floats
+from policies.linear import Linear
+from policies.propensities import Pool, count_best, normal_pool
+from policies.thompson import check_shares
+
+
+def _sigmoid(z: float) -> float:
+    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+
+
+def shift_of_mode(logit: float, variance: float, reward: float, weight: float) -> float:
+    """The step c = w (r - sigmoid(logit + variance c)) that one observation moves the posterior mode by, along V x."""
+    if weight <= 0:
+        return weight * (reward - _sigmoid(logit))
+    step = 0.0
+    for _ in range(25):
+        chance = _sigmoid(logit + variance * step)
+        error = step - weight * (reward - chance)
+        step -= error / (1 + weight * variance * chance * (1 - chance))
+        if abs(error) < 1e-12:
+            break
+    return step
+
+
+@dataclass(frozen=True, eq=False)
+class LogisticThompson(Linear):
+    """Thompson sampling on a Laplace approximation, learnt online (Chapelle and Li 2011, algorithm 3).
+
+    Each observation moves the mode by one exact step of the one-dimensional problem along its context and adds its
+    curvature there (an online Newton step), with full covariances. Statistics are the natural parameters: the precision
+    in `gram`, precision times mode in `moment`. They depend on the order of observations, so weight -1 undoes to first
+    order only, and merged learners, or a discount over batches cut otherwise, agree approximately.
+    """
+
+    kind: ClassVar[str] = "logistic_thompson"
+
+    def check_rewards(self, reward: Floats) -> None:
+        """Rewards are shares of a success."""
+        check_shares(reward)
+
+    def absorb(self, batch: Batch, into: dict[str, Floats]) -> None:
+        """Adds each observation's curvature and shift, one after the other."""
+        ridge = self.prior * np.eye(self.dim)
+        for arm, rows in batch.groups():
+            cover = np.linalg.inv(into["gram"][arm] + ridge)
+            mode = cover @ into["moment"][arm]
+            curvature, shift = np.empty(rows.size), np.empty(rows.size)
+            for i, row in enumerate(rows):
+                x, weight = batch.x[row], float(batch.weight[row])
+                along = cover @ x
+                variance, logit = float(along @ x), float(mode @ x)
+                step = shift_of_mode(logit, variance, float(batch.reward[row]), weight)
+                logit += variance * step
+                chance = _sigmoid(logit)
+                curvature[i] = bent = max(weight * chance * (1 - chance), -0.9 / max(variance, 1e-300))
+                shift[i] = step + bent * logit
+                mode += along * step
+                cover -= np.outer(along * (bent / (1 + bent * variance)), along)
+            x = batch.x[rows]
+            into["gram"][arm] += x.T @ (x * curvature[:, None])
+            into["moment"][arm] += shift @ x
+            into["square"][arm] += batch.weight[rows] @ batch.reward[rows] ** 2
+            into["count"][arm] += batch.weight[rows].sum()
+
+    @cached_property
+    def _draws(self) -> list[Pool]:
+        return []
+
+    def chances(self, x: Floats, among: Among) -> Floats:
+        """Share of the joint draws in which each arm's logit is greatest, (n,)."""
+        mean, spread = self.predict(x, among)
+        if not self._draws or self._draws[-1].shape[1] < mean.size:
+            self._draws[:] = [normal_pool(self.seed, self.seen, mean.size)]
+        return count_best(mean + spread * self._draws[-1][:, : mean.size])
