@@ -71,7 +71,7 @@ def start(directory: Path, *, port: int | None = None, timeout: float = 60.0) ->
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches the engine first, which stops its store last
                 pass_fds=(lock.fileno(),),  # the server holds the lock for as long as it lives
-                preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 (nothing in it takes a lock)
+                preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 (nothing in it takes a lock)
             )
             if _answers(process, chosen, deadline):
                 return Embedded(process, chosen, directory)
@@ -107,7 +107,7 @@ def _command(binary: str, directory: Path, port: int) -> list[str]:
     return [binary, *(word for name, value in options.items() for word in (f"--{name}", value))]
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def die_with(parent: int) -> Callable[[], None]:
     """What the child runs before it becomes the server. Elsewhere than on Linux a killed parent leaves it running."""
     try:
         prctl = ctypes.CDLL(None).prctl
