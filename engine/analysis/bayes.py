@@ -1,0 +1,126 @@
+"""Posteriors on sufficient statistics: a normal prior on the relative effect, beta-binomial for proportions."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from scipy.special import betainc, betaincinv, betaln, log_ndtr, ndtr, ndtri
+
+from engine.analysis.estimate import Bayes
+
+if TYPE_CHECKING:
+    from engine.analysis.moments import Floats
+
+
+class Prior(msgspec.Struct, frozen=True):
+    """A belief about the relative effect before the data: normal with this mean and standard deviation."""
+
+    mean: float = 0.0
+    sd: float = math.inf
+
+
+def _loss(mean: float, sd: float) -> float:
+    """E[max(-effect, 0)] of a normal effect."""
+    z = mean / sd
+    return max(sd * math.exp(-z * z / 2) / math.sqrt(2 * math.pi) - mean * math.exp(float(log_ndtr(-z))), 0.0)
+
+
+def normal_posterior(estimate: float, se: float, prior: Prior) -> tuple[float, float]:
+    """Mean and standard deviation of a normal effect after an estimate with standard error `se`."""
+    if math.isinf(prior.sd):
+        return estimate, se
+    precision = 1 / se**2 + 1 / prior.sd**2
+    return (estimate / se**2 + prior.mean / prior.sd**2) / precision, math.sqrt(1 / precision)
+
+
+def normal(estimate: float, se: float, prior: Prior, alpha: float, *, good: float = 1.0, rope: float = 0.0) -> Bayes:
+    """The posterior of a normal effect: chance to win, expected loss, interval, chance to lie within ±`rope`.
+
+    `good` is 1 where more is better, -1 where less is.
+    """
+    mean, sd = normal_posterior(estimate, se, prior)
+    reach = float(ndtri(1 - alpha / 2)) * sd
+    return Bayes(
+        chance_to_win=float(ndtr(good * mean / sd)),
+        expected_loss=_loss(good * mean, sd),
+        low=mean - reach,
+        high=mean + reach,
+        rope=float(ndtr((rope - mean) / sd) - ndtr((-rope - mean) / sd)) if rope else None,
+    )
+
+
+class Beta(msgspec.Struct, frozen=True):
+    """A beta distribution of a proportion."""
+
+    a: float
+    b: float
+
+    def interval(self, alpha: float) -> tuple[float, float]:
+        """The equal-tailed credible interval."""
+        low, high = betaincinv(self.a, self.b, [alpha / 2, 1 - alpha / 2])
+        return float(low), float(high)
+
+
+FLAT = Beta(1, 1)
+
+
+def beta_posterior(successes: float, n: float, prior: Beta = FLAT) -> Beta:
+    """The conjugate posterior of a proportion."""
+    return Beta(prior.a + successes, prior.b + n - successes)
+
+
+def _nodes(beta: Beta, count: int = 400) -> tuple[Floats, Floats]:
+    """Gauss-Legendre nodes over all but 1e-14 of a beta's mass, with its density times the weights."""
+    low, high = betaincinv(beta.a, beta.b, [1e-14, 1 - 1e-14])
+    x, w = np.polynomial.legendre.leggauss(count)
+    at = low + (high - low) * (x + 1) / 2
+    log_density = (beta.a - 1) * np.log(at) + (beta.b - 1) * np.log1p(-at) - betaln(beta.a, beta.b)
+    return at, np.exp(log_density) * w * (high - low) / 2
+
+
+def beta_chance(control: Beta, treatment: Beta) -> float:
+    """P(treatment > control) by quadrature over the control's posterior."""
+    return 1 - _ratio_below(control, treatment, 1.0)
+
+
+def beta_loss(control: Beta, treatment: Beta) -> float:
+    """E[max(control - treatment, 0)], what choosing the treatment loses, in the proportion's own points."""
+    at, weight = _nodes(control)
+    mean = treatment.a / (treatment.a + treatment.b)
+    below = at * betainc(treatment.a, treatment.b, at) - mean * betainc(treatment.a + 1, treatment.b, at)
+    return max(float(weight @ below), 0.0)
+
+
+def _ratio_below(control: Beta, treatment: Beta, ratio: float) -> float:
+    """P(treatment / control <= ratio)."""
+    at, weight = _nodes(control)
+    return float(weight @ betainc(treatment.a, treatment.b, np.minimum(at * ratio, 1.0)))
+
+
+def _ratio_quantile(control: Beta, treatment: Beta, level: float) -> float:
+    low, high = -60.0, 60.0  # of the ratio's logarithm
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _ratio_below(control, treatment, math.exp(middle)) > level else (middle, high)
+    return math.exp((low + high) / 2)
+
+
+def proportions(control: Beta, treatment: Beta, alpha: float, *, good: float = 1.0, rope: float = 0.0) -> Bayes:
+    """The posterior of a relative effect between two proportions; arguments as `normal`.
+
+    The expected loss is a share of control's posterior mean.
+    """
+    chance = beta_chance(control, treatment)
+    loss = beta_loss(control, treatment) if good > 0 else beta_loss(treatment, control)
+    near = _ratio_below(control, treatment, 1 + rope) - _ratio_below(control, treatment, 1 - rope)
+    return Bayes(
+        chance_to_win=chance if good > 0 else 1 - chance,
+        expected_loss=loss * (control.a + control.b) / control.a,
+        low=_ratio_quantile(control, treatment, alpha / 2) - 1,
+        high=_ratio_quantile(control, treatment, 1 - alpha / 2) - 1,
+        rope=near if rope else None,
+        model="beta-binomial",
+    )

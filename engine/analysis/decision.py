@@ -1,0 +1,114 @@
+"""What a growth team should do with a report, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.analysis.estimate import Effect, NotEstimable
+from engine.analysis.report import Decision, Money
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
+
+    from engine.analysis.question import ExperimentQuestion
+    from engine.analysis.report import MetricReport, Quality, Settings
+
+
+MONTH = 30  # days
+
+NO_MONEY = NotEstimable("no metric of this report is in money")
+
+
+def money_per_month(
+    metrics: Sequence[MetricReport], in_money: AbstractSet[str], units: int, days: int, question: ExperimentQuestion
+) -> Money | NotEstimable:
+    """What the best variant's effect on the first money metric is worth per month at full traffic.
+
+    Units per day are those the experiment let in, divided by its coverage.
+    """
+    effects = [
+        metric.absolute for metric in metrics if metric.metric in in_money and isinstance(metric.absolute, Effect)
+    ]
+    if not effects or not days:
+        return NO_MONEY
+    first = next(metric.metric for metric in metrics if metric.metric in in_money)
+    effects = [m.absolute for m in metrics if m.metric == first and isinstance(m.absolute, Effect)] or effects
+    best = max(effects, key=lambda effect: effect.estimate)
+    scale = units / days * MONTH / question.coverage
+    return Money(best.estimate * scale, best.low * scale, best.high * scale)
+
+
+def decide(  # one exit per verdict and reason
+    metrics: Sequence[MetricReport],
+    quality: Quality,
+    settings: Settings,
+    *,
+    money: Money | NotEstimable = NO_MONEY,
+    days: float | None = None,
+    min_days: float = 0.0,
+) -> Decision:
+    """The verdict of a report: bad data first, then a harmed guardrail, then the primary metric's intervals."""
+    if not quality.srm.ok:
+        return Decision(
+            "fix the data",
+            f"the split of units is not the one asked for (p = {quality.srm.p:.2g}); no effect can be trusted",
+            money,
+        )
+    harmed = [metric for metric in metrics if metric.role == "guardrail" and _harmed(metric)]
+    if harmed:
+        return Decision("stop", f"{harmed[0].metric} is worse with {harmed[0].variant} than its margin allows", money)
+    primary = [metric for metric in metrics if metric.role == "primary"]
+    estimated = [metric for metric in primary if isinstance(metric.absolute, Effect)]
+    if not estimated:
+        reason = primary[0].absolute.not_estimable if primary and isinstance(primary[0].absolute, NotEstimable) else ""
+        return Decision("keep running", f"the primary metric cannot be estimated: {reason}", money)
+    if days is not None and days < min_days:
+        why = f"{days:g} of at least {min_days:g} days have been seen; a week's rhythm and novelty need them all"
+        return Decision("keep running", why, money, min_days - days)
+    winners = [metric for metric in estimated if _side(metric, settings) > 0]
+    if winners:
+        best = max(winners, key=_gain)
+        return Decision("ship", f"{best.variant} is better than control on {best.metric}: {_interval(best)}", money)
+    if all(_side(metric, settings) < 0 for metric in estimated):
+        worst = estimated[0]
+        return Decision("stop", f"{worst.variant} is worse than control on {worst.metric}: {_interval(worst)}", money)
+    closest = max(estimated, key=_gain)
+    return Decision("keep running", f"{closest.metric} may still be better or worse: {_interval(closest)}", money)
+
+
+def _sign(metric: MetricReport) -> int:
+    return 1 if metric.direction == "increase" else -1
+
+
+def _gain(metric: MetricReport) -> float:
+    return _sign(metric) * metric.absolute.estimate if isinstance(metric.absolute, Effect) else 0.0
+
+
+def _side(metric: MetricReport, settings: Settings) -> int:
+    """1 where the variant is better beyond doubt, -1 where worse, 0 while either is possible."""
+    effect = metric.absolute
+    if not isinstance(effect, Effect):
+        return 0
+    if metric.adjusted_p is not None and metric.adjusted_p > settings.alpha:
+        return 0
+    return _sign(metric) * ((effect.low > 0) - (effect.high < 0))
+
+
+def _harmed(metric: MetricReport) -> bool:
+    """Whether a guardrail's whole interval lies beyond its margin."""
+    effect = metric.relative
+    if not isinstance(effect, Effect):
+        return False
+    margin = metric.margin or 0.0
+    return effect.high < -margin if metric.direction == "increase" else effect.low > margin
+
+
+def _interval(metric: MetricReport) -> str:
+    effect = metric.relative
+    if isinstance(effect, NotEstimable):
+        effect = metric.absolute
+        if isinstance(effect, NotEstimable):
+            return effect.not_estimable
+        return f"{effect.estimate:+.4g} ({effect.low:+.4g} to {effect.high:+.4g})"
+    return f"{effect.estimate:+.1%} ({effect.low:+.1%} to {effect.high:+.1%})"

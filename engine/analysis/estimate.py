@@ -1,0 +1,37 @@
+"""What an analysis may say: an effect with its interval, or the reason why there is none."""
+
+import msgspec
+
+
+class NotEstimable(msgspec.Struct, frozen=True):
+    """Stands in the place of numbers that the data cannot give."""
+
+    not_estimable: str
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """A treatment's effect against control, in the metric's unit (absolute) or as a share of control (relative).
+
+    `p` is None where the method has no p-value (bayesian).
+    """
+
+    estimate: float
+    low: float
+    high: float
+    se: float
+    p: float | None = None
+
+
+class Bayes(msgspec.Struct, frozen=True):
+    """A posterior for the relative effect.
+
+    `chance_to_win` is the probability that the effect is in the metric's good direction, `expected_loss` what
+    shipping the treatment loses on average (relative to control), `rope` the probability of a practically null effect.
+    """
+
+    chance_to_win: float
+    expected_loss: float
+    low: float
+    high: float
+    rope: float | None = None
+    model: str = "normal"

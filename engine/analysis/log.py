@@ -1,0 +1,175 @@
+"""The log as tables: units exposed to an experiment, and what they did before and after it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.analysis.metrics import Measure, Term
+from engine.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import ibis.expr.types as ir
+
+    from engine.analysis.question import ExperimentQuestion, MetricSpec
+    from engine.analysis.sources import DuckDB
+
+SECOND = 1_000_000  # times are microseconds since 1970: comparing integers needs no time zone database
+DAY = 86_400 * SECOND
+ASSIGNED = ("assigned", "sticky")  # reasons of a randomized assignment; forced and held-out units are not one
+
+_COLUMNS = {
+    "decisions": "decision_id VARCHAR, time BIGINT, customer VARCHAR, device VARCHAR, channel VARCHAR, kind VARCHAR, "
+    "key VARCHAR, variant VARCHAR, reason VARCHAR, propensity DOUBLE, candidates VARCHAR[], context VARCHAR, "
+    "policy VARCHAR, crossover BOOLEAN",
+    "exposures": "decision_id VARCHAR, time BIGINT, key VARCHAR, customer VARCHAR",
+    "events": "message_id VARCHAR, time BIGINT, customer VARCHAR, event VARCHAR, decision_id VARCHAR, channel VARCHAR, "
+    "revenue DOUBLE, properties VARCHAR",
+    "rewards": "decision_id VARCHAR, key VARCHAR, reward DOUBLE, time BIGINT",
+}
+
+
+def log_table(source: DuckDB, log_dir: Path, name: str) -> ir.Table:
+    """One table of the log (`decisions`, `exposures`, `events`, `rewards`), empty if nothing was written yet.
+
+    Raises:
+        BadInput: if the log's folder does not exist.
+    """
+    if not log_dir.is_dir():
+        raise BadInput(f"{log_dir} is no folder; give the log's, which holds decisions/ and events/")
+    columns = [part.rsplit(" ", 1) for part in _COLUMNS[name].split(", ")]
+    if next((log_dir / name).glob("**/*.parquet"), None) is None:
+        empty = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns)
+        return source.view(name, f"SELECT {empty} WHERE false")
+    path = str(log_dir / name).replace("'", "''")
+    chosen = ", ".join("epoch_us(time) AS time" if column == "time" else column for column, _ in columns)
+    return source.view(
+        name,
+        f"SELECT {chosen} FROM read_parquet('{path}/**/*.parquet', union_by_name = true, hive_partitioning = true)",  # noqa: S608 # quoted above
+    )
+
+
+def text_at(column: ir.Value, name: str) -> ir.StringValue:
+    """The text of a field of a JSON column; the name may hold dots."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types
+        signature=(("string", "string"), "string")
+    )
+    def json_extract_string(document: str, path: str) -> str: ...  # type: ignore[empty-body] # DuckDB's own
+
+    escaped = name.replace('"', '\\"')
+    return json_extract_string(column, f'$."{escaped}"')
+
+
+def exposed(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int, segment: str | None) -> ir.Table:
+    """One row per unit and customer: `unit, customer, variant, crossed, first, segment`; first exposure counts.
+
+    A unit seen in two variants, or flagged by the decision, is `crossed`.
+    """
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    shown = log_table(source, log_dir, "exposures")
+    shown = shown.filter((shown["key"] == question.key) & (shown["time"] <= as_of))
+    if question.start is not None:
+        shown = shown.filter(shown["time"] >= int(question.start * SECOND))
+    decided = log_table(source, log_dir, "decisions")
+    decided = decided.filter(
+        (decided["kind"] == "experiment")
+        & (decided["key"] == question.key)
+        & decided["variant"].notnull()
+        & decided["reason"].isin(ASSIGNED)
+    )
+    unit = text_at(decided["context"], "store") if question.unit == "store" else decided[question.unit]
+    trait = ibis.null("string")
+    if segment is not None:
+        trait = decided["channel"] if segment == "channel" else text_at(decided["context"], segment)
+    decided = decided.select("decision_id", "customer", "variant", "crossover", unit=unit, segment=trait)
+    seen = shown.select("decision_id", "time").join(decided, "decision_id")
+    seen = seen.filter(seen["unit"].notnull())
+    order = seen["time"]
+    per_unit = seen.group_by("unit").aggregate(
+        variant=seen["variant"].argmin(order),
+        other=seen["variant"].max(),
+        least=seen["variant"].min(),
+        flagged=seen["crossover"].any(),
+        segment=seen["segment"].argmin(order),
+    )
+    per_unit = per_unit.select(
+        "unit",
+        "variant",
+        "segment",
+        crossed=(per_unit["other"] != per_unit["least"]) | per_unit["flagged"].fill_null(False),
+    )
+    members = seen.group_by("unit", "customer").aggregate(first=seen["time"].min())
+    return members.join(per_unit, "unit")
+
+
+def observed(
+    source: DuckDB, log_dir: Path, members: ir.Table, specs: Sequence[MetricSpec], as_of: int
+) -> tuple[ir.Table, list[Measure]]:
+    """The members with a column (or two) per metric, and the measures over these."""
+    events = log_table(source, log_dir, "events")
+    names = {name for spec in specs for name in (spec.event, spec.denominator) if name}
+    events = events.filter(events["event"].isin(sorted(names)) & (events["time"] <= as_of))
+    longest = max((spec.covariate_window or 0.0 for spec in specs), default=0.0)
+    events = events.select("customer", "event", "revenue", "properties", at=events["time"])
+    done = members.select("unit", "customer", "first").join(events, "customer")
+    done = done.mutate(since=done["at"] - done["first"])
+    done = done.filter(done["since"] >= -int(longest * SECOND))
+    sums: dict[str, ir.Value] = {}
+    measures = []
+    for index, spec in enumerate(specs):
+        columns, measure = _columns(done, spec, f"m{index}")
+        sums |= columns
+        measures.append(measure)
+    per_member = done.group_by("unit", "customer").aggregate(**sums)
+    joined = members.left_join(per_member, ["unit", "customer"])
+    values = {name: joined[name].fill_null(0.0) for name in sums}
+    for index, spec in enumerate(specs):
+        if spec.kind == "retention":
+            ripe = joined["first"] <= as_of - int((spec.delay + (spec.window or 0.0)) * SECOND)
+            values[f"m{index}"] = ripe.ifelse(values[f"m{index}"], None)
+    return joined.select("unit", "customer", "variant", "crossed", "first", "segment", **values), measures
+
+
+def _columns(done: ir.Table, spec: MetricSpec, name: str) -> tuple[dict[str, ir.Value], Measure]:
+    covariates: tuple[Term, ...] = ()
+    columns = {name: _summed(done, spec, spec.event, spec.value, before=False)}
+    term = Term(name)
+    if spec.denominator:
+        columns[f"{name}_den"] = _summed(done, spec, spec.denominator, spec.denominator_value, before=False)
+        term = Term(name, f"{name}_den")
+    if spec.covariate_window:
+        columns[f"{name}_pre"] = _summed(done, spec, spec.event, spec.value, before=True)
+        covariates = (Term(f"{name}_pre"),)
+        if spec.denominator:
+            columns[f"{name}_pre_den"] = _summed(done, spec, spec.denominator, spec.denominator_value, before=True)
+            covariates = (Term(f"{name}_pre", f"{name}_pre_den"),)
+    return columns, Measure(spec.name, spec.kind, term, covariates, spec.quantile, spec.direction, margin=spec.margin)
+
+
+def _summed(done: ir.Table, spec: MetricSpec, event: str, value: str | None, *, before: bool) -> ir.Value:
+    """The event's values, or its count, summed over the metric's window after (or before) the exposure."""
+    since, counted = done["since"], done["event"] == event
+    if before:
+        counted = counted & (since < 0) & (since >= -int((spec.covariate_window or 0.0) * SECOND))
+    else:
+        counted = counted & (since >= int(spec.delay * SECOND))
+        if spec.window is not None:
+            counted = counted & (since < int((spec.delay + spec.window) * SECOND))
+    for field, wanted in spec.where.items():
+        counted = counted & (text_at(done["properties"], field) == wanted)
+    if spec.kind in {"proportion", "retention"}:
+        return counted.any().cast("float64")
+    amount = 1.0 if value is None or spec.kind == "count" else event_value(done, value)
+    return counted.ifelse(amount, 0.0).cast("float64").sum()
+
+
+def event_value(events: ir.Table, value: str) -> ir.Value:
+    """The number an event carries: its revenue, or a property; no number counts as zero."""
+    if value == "revenue":
+        return events["revenue"].fill_null(0.0)
+    return text_at(events["properties"], value).try_cast("float64").fill_null(0.0)

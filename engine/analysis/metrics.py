@@ -1,0 +1,84 @@
+"""What is measured: terms over a frame with one row per unit, and the short form `kind:COL` for anyone's table."""
+
+import re
+from typing import Literal
+
+import msgspec
+
+from engine.errors import BadInput
+
+Kind = Literal["mean", "proportion", "ratio", "quantile", "count", "retention"]
+Direction = Literal["increase", "decrease"]
+Role = Literal["primary", "secondary", "guardrail"]
+
+_SPEC = re.compile(r"(?P<kind>\w+):(?P<body>[^|]+?)(?:\|(?P<covariates>.+))?")
+
+
+class Term(msgspec.Struct, frozen=True):
+    """A mean of `num` over units, or with `den` the ratio of the two sums (delta method)."""
+
+    num: str
+    den: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it reads, numerator first."""
+        return (self.num,) if self.den is None else (self.num, self.den)
+
+    def __str__(self) -> str:
+        return "/".join(self.columns)
+
+
+class Measure(msgspec.Struct, frozen=True):
+    """A metric over a unit frame: `y`, and the covariates from before the exposure that explain part of it.
+
+    `margin` is the relative loss that a guardrail tolerates (non-inferiority); `quantile` is set for that kind only.
+    """
+
+    name: str
+    kind: Kind
+    y: Term
+    covariates: tuple[Term, ...] = ()
+    quantile: float | None = None
+    direction: Direction = "increase"
+    role: Role = "secondary"
+    margin: float = 0.0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column it reads: those of `y`, then those of each covariate."""
+        return self.y.columns + tuple(column for term in self.covariates for column in term.columns)
+
+
+def parse_term(text: str) -> Term:
+    """`COL` or `NUM/DEN` as a Term."""
+    num, slash, den = text.partition("/")
+    return Term(num.strip(), den.strip() if slash else None)
+
+
+def parse_measure(text: str, covariates: tuple[str, ...] = ()) -> Measure:
+    """`mean:COL`, `proportion:COL`, `ratio:NUM/DEN` or `quantile:COL@0.9`, optionally with `|COVARIATE,…`.
+
+    Args:
+        text: the specification.
+        covariates: terms used when the text names none of its own.
+
+    Raises:
+        BadInput: if the text is none of these.
+    """
+    match = _SPEC.fullmatch(text.strip())
+    kind = match["kind"] if match else ""
+    if not match or kind not in {"mean", "proportion", "ratio", "quantile"}:
+        raise BadInput(
+            f"metric {text!r} is no metric; write mean:COL, proportion:COL, ratio:NUM/DEN or quantile:COL@0.9"
+        )
+    body, names = match["body"].strip(), match["covariates"]
+    terms = tuple(parse_term(part) for part in (names.split(",") if names else covariates))
+    if kind == "quantile":
+        column, at, level = body.rpartition("@")
+        if not at or not re.fullmatch(r"0?\.\d+", level):
+            raise BadInput(f"metric {text!r} needs a level between 0 and 1 after '@', as in quantile:{body}@0.9")
+        return Measure(body, "quantile", Term(column.strip()), quantile=float(level))
+    if (kind == "ratio") != ("/" in body):
+        raise BadInput(f"metric {text!r}: only a ratio has NUM/DEN, as in ratio:orders/sessions")
+    return Measure(body, kind, parse_term(body), terms)  # type: ignore[arg-type] # one of the four, checked above

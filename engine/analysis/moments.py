@@ -1,0 +1,101 @@
+"""Mergeable sufficient statistics: count, mean and centred products of a metric's columns, per variant.
+
+Sums are taken about a pilot mean (Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance",
+eq. 1.5), so that one pass of plain sums, the same on every engine, keeps its digits at any offset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Of `n` units: `mean` (k,) of k columns and `comoment` (k, k), the sums of products of deviations from it."""
+
+    n: int
+    mean: Floats
+    comoment: Floats
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both samples together (Chan, Golub and LeVeque 1979, eq. 2.1)."""
+        n = self.n + other.n
+        if n == 0:
+            return self
+        delta = other.mean - self.mean
+        return Moments(
+            n,
+            self.mean + delta * (other.n / n),
+            self.comoment + other.comoment + np.outer(delta, delta) * (self.n * other.n / n),
+        )
+
+    @property
+    def covariance(self) -> Floats:
+        """Sample covariance (k, k) with n - 1; needs two units."""
+        return self.comoment / (self.n - 1)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Moments)
+            and self.n == other.n
+            and np.array_equal(self.mean, other.mean)
+            and np.array_equal(self.comoment, other.comoment)
+        )
+
+    __hash__ = None  # type: ignore[assignment] # arrays inside
+
+
+def from_sample(columns: Floats) -> Moments:
+    """Moments of a sample (n, k)."""
+    columns = np.asarray(columns, dtype=np.float64)
+    n, k = columns.shape
+    if n == 0:
+        return Moments(0, np.zeros(k), np.zeros((k, k)))
+    mean = columns.mean(axis=0)
+    centred = columns - mean
+    return Moments(n, mean, centred.T @ centred)
+
+
+def from_shifted(
+    n: int,
+    columns: Sequence[str],
+    centre: Mapping[str, float],
+    sums: Mapping[str, float],
+    products: Mapping[tuple[str, str], float],
+) -> Moments:
+    """Moments from sums of shifted columns: `sums[c]` of (c - centre[c]), `products[a, b]` of their products."""
+    shift = np.array([sums[name] for name in columns])
+    raw = np.array([[products[min(a, b), max(a, b)] for b in columns] for a in columns])
+    start = np.array([centre[name] for name in columns])
+    if n == 0:
+        return Moments(0, start, np.zeros_like(raw))
+    comoment = raw - np.outer(shift, shift) / n
+    mean = start + shift / n
+    constant = np.diagonal(comoment) <= n * (1e-14 * mean) ** 2  # what is left of a constant is rounding
+    comoment[constant, :] = 0.0
+    comoment[:, constant] = 0.0
+    return Moments(n, mean, comoment)
+
+
+def well_centred(moments: Moments, columns: Sequence[str], centre: Mapping[str, float]) -> bool:
+    """Whether the pilot was within a thousand standard deviations, so that ten digits are left of sixteen."""
+    if moments.n < 2 or not np.all(np.isfinite(moments.mean)):
+        return True
+    off = moments.mean - np.array([centre[name] for name in columns])
+    rounding = moments.n * (1e-12 * moments.mean) ** 2
+    return bool(np.all(moments.n * off**2 <= 1e6 * np.diagonal(moments.comoment) + rounding))
+
+
+def empty(columns: int) -> Moments:
+    """The moments of no units."""
+    return Moments(0, np.zeros(columns), np.zeros((columns, columns)))

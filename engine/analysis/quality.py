@@ -1,0 +1,75 @@
+"""Gates before any number: is the split of units the one that was asked for?"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+from scipy.special import chdtrc, gammaln
+
+FIXED_GATE = 0.001  # a report looked at once
+SEQUENTIAL_GATE = 0.01  # a report looked at daily: the sequential test keeps this over all looks
+
+
+class SampleRatio(msgspec.Struct, frozen=True):
+    """Sample ratio mismatch: Pearson's chi-square `p`, and `sequential_p`, which holds at every look."""
+
+    p: float
+    ok: bool
+    expected: dict[str, float]
+    sequential_p: float | None = None
+
+
+def chi_square(observed: Sequence[int], weights: Sequence[float]) -> float:
+    """Pearson's p-value of counts against shares, without continuity correction (Fabijan et al. 2019).
+
+    An arm with no weight and no units takes no part; one with units but no weight makes the p-value zero.
+    """
+    counts, shares = np.asarray(observed, dtype=float), np.asarray(weights, dtype=float)
+    if np.any(counts[shares <= 0] > 0):
+        return 0.0
+    counts, shares = counts[shares > 0], shares[shares > 0]
+    if len(counts) < 2 or counts.sum() == 0:
+        return 1.0
+    expected = counts.sum() * shares / shares.sum()
+    return float(chdtrc(len(counts) - 1, float(((counts - expected) ** 2 / expected).sum())))
+
+
+def sequential_ratio(
+    batches: Sequence[Sequence[int]], weights: Sequence[float], concentration: float = 10_000
+) -> list[float]:
+    """Anytime-valid p-values of the split, one after each batch of counts (never rising).
+
+    Lindon and Malek 2022, "Anytime-Valid Inference For Multinomial Count Data", eq. 6: a Dirichlet prior with
+    parameters `concentration * weights` against the point null.
+    """
+    shares = np.asarray(weights, dtype=float) / float(np.sum(weights))
+    used = shares > 0
+    alpha = concentration * shares[used]
+    counts = np.cumsum(np.asarray(batches, dtype=float)[:, used], axis=0)
+    totals = counts.sum(axis=1)
+    log_odds = (
+        gammaln(alpha.sum())
+        - gammaln(alpha.sum() + totals)
+        + (gammaln(alpha + counts) - gammaln(alpha)).sum(axis=1)
+        - counts @ np.log(shares[used])
+    )
+    return [float(p) for p in np.minimum.accumulate(np.minimum(1.0, np.exp(np.minimum(-log_odds, 0.0))))]
+
+
+def sample_ratio(
+    units: Mapping[str, int],
+    weights: Mapping[str, float],
+    *,
+    daily: Sequence[Mapping[str, int]] | None = None,
+) -> SampleRatio:
+    """Checks the units per variant against the weights; with `daily` counts, so that a daily look is safe."""
+    names = sorted(weights)
+    shares = [weights[name] for name in names]
+    p = chi_square([units.get(name, 0) for name in names], shares)
+    total = math.fsum(shares)
+    expected = {name: weights[name] / total for name in names}
+    if daily is None:
+        return SampleRatio(p, p >= FIXED_GATE, expected)
+    looks = sequential_ratio([[day.get(name, 0) for name in names] for day in daily], shares) if daily else [1.0]
+    return SampleRatio(p, looks[-1] >= SEQUENTIAL_GATE, expected, looks[-1])

@@ -1,0 +1,69 @@
+"""What is asked of the log: an experiment's design and its metrics, as the analysis needs them."""
+
+from typing import Literal
+
+import msgspec
+
+from engine.analysis.bayes import Prior
+from engine.analysis.inference import Method, Relative
+from engine.analysis.metrics import Direction, Kind
+from engine.errors import BadInput
+
+Unit = Literal["customer", "device", "store"]
+
+
+class MetricSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric over a customer's events after the first exposure.
+
+    `mean` sums `value` (the column `revenue`, or a property of the event), `count` counts events, `proportion` asks
+    whether there was any, `retention` whether there was any in the `window` that begins `delay` after the exposure,
+    `ratio` divides by the sum of `denominator_value` (or the count) of `denominator` events, `quantile` is of single
+    events' values. Windows and delays are seconds; no window means up to the report's date.
+    """
+
+    name: str
+    kind: Kind
+    event: str
+    value: str | None = None
+    denominator: str | None = None
+    denominator_value: str | None = None
+    where: dict[str, str] = {}
+    window: float | None = None
+    delay: float = 0.0
+    quantile: float | None = None
+    winsorize: float | None = None  # values above this quantile of all units count as that quantile
+    covariate_window: float | None = None  # CUPED: the same metric over this many seconds before the exposure
+    direction: Direction = "increase"
+    margin: float = 0.0  # the relative loss a guardrail tolerates
+    money: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind in {"mean", "quantile"} and self.value is None:
+            raise BadInput(f"metric {self.name!r} is a {self.kind} and needs the value it is of, as in value: revenue")
+        if (self.kind == "ratio") != (self.denominator is not None):
+            raise BadInput(f"metric {self.name!r}: a ratio, and only a ratio, has a denominator")
+        if (self.kind == "quantile") != (self.quantile is not None):
+            raise BadInput(f"metric {self.name!r}: a quantile, and only a quantile, has a level, as in quantile: 0.9")
+        if self.kind == "retention" and self.window is None:
+            raise BadInput(f"metric {self.name!r} is a retention and needs the window in which the event counts")
+
+
+class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """An experiment as far as its report depends on it. `weights` are the variants' shares, by key."""
+
+    key: str
+    control: str
+    weights: dict[str, float]
+    primary: str
+    secondary: tuple[str, ...] = ()
+    guardrails: tuple[str, ...] = ()
+    method: Method = "sequential"
+    alpha: float = 0.05
+    relative: Relative = "fieller"
+    prior: Prior = Prior()
+    unit: Unit = "customer"
+    start: float | None = None  # seconds since 1970: earlier exposures do not count
+    coverage: float = 1.0  # the share of eligible units let in, to scale money to full traffic
+    min_days: float = 0.0
+    planned: int = 5000  # units at which an anytime-valid interval is narrowest
+    rope: float = 0.01

@@ -1,0 +1,132 @@
+"""Where the data lie: an engine describes a table and runs the SQL that Ibis compiled for it.
+
+Expressions are built on unbound tables and compiled for the engine's dialect, because compiling costs a tenth of
+connecting an Ibis backend and a cold report is mostly imports.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from engine.errors import BadInput
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+
+Cell = str | int | float | bool | None
+Row = tuple[Cell, ...]
+
+_INTEGER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?(8|16|32|64|128|256)?|LONG|SHORT|BYTE", re.IGNORECASE)
+_FLOAT = re.compile(r"DOUBLE|REAL|FLOAT(32|64)?|DECIMAL.*", re.IGNORECASE)
+_TIME = re.compile(r"TIMESTAMP.*|DATETIME.*", re.IGNORECASE)
+
+
+def column_type(declared: str) -> str:
+    """An engine's type name as one of Ibis's: what matters here is number, truth, time or text."""
+    name = re.sub(r"^(?:Nullable|LowCardinality)\((.*)\)$", r"\1", declared)
+    if _INTEGER.fullmatch(name):
+        return "int64"
+    if _FLOAT.fullmatch(name):
+        return "decimal" if name.upper().startswith("DECIMAL") else "float64"
+    if name.upper() in {"BOOLEAN", "BOOL"}:
+        return "boolean"
+    return "timestamp('UTC')" if _TIME.fullmatch(name) else "string"
+
+
+class Engine(Protocol):
+    """Runs one SELECT and knows the columns of what it reads."""
+
+    def table(self, path: str) -> ir.Table:
+        """The table, Parquet or CSV file at `path` as an unbound Ibis table that `rows` can run.
+
+        Raises:
+            BadInput: if it cannot be read.
+        """
+        ...
+
+    def rows(self, expression: ir.Table) -> list[Row]:
+        """The rows of an expression over tables of this engine."""
+        ...
+
+
+class DuckDB:
+    """The embedded engine."""
+
+    def __init__(self) -> None:
+        import duckdb  # noqa: PLC0415 # a decision server imports the package without the analysis extra
+
+        self.connection = duckdb.connect()
+        self.failure = duckdb.Error
+        self._views: dict[str, ir.Table] = {}
+
+    def table(self, path: str) -> ir.Table:
+        """A Parquet or CSV file, or a glob of Parquet files, as a view."""
+        return self.view(path, _reader(path))
+
+    def view(self, name: str, select: str) -> ir.Table:
+        """`select` under a name of its own, described once."""
+        if name not in self._views:
+            view = f"source_{len(self._views)}"
+            try:
+                self.connection.execute(f"CREATE VIEW {view} AS {select}")
+                described = self.connection.execute(f"DESCRIBE {view}").fetchall()
+            except self.failure as error:
+                raise BadInput(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
+            self._views[name] = unbound(view, {column: kind for column, kind, *_ in described})
+        return self._views[name]
+
+    def rows(self, expression: ir.Table) -> list[Row]:
+        """Compiles and runs."""
+        return self.run(compiled(expression, "duckdb"))
+
+    def run(self, sql: str) -> list[Row]:
+        """Runs SQL of DuckDB's own."""
+        try:
+            return self.connection.execute(sql).fetchall()
+        except self.failure as error:
+            raise BadInput(f"the data cannot be read: {str(error).splitlines()[0]}") from error
+
+    def keep(self, name: str, expression: ir.Table) -> ir.Table:
+        """The expression's rows in a temporary table, so that several questions read them once."""
+        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {compiled(expression, 'duckdb')}")
+        import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+        return ibis.table(expression.schema(), name=name)
+
+
+def unbound(name: str, described: dict[str, str]) -> ir.Table:
+    """An Ibis table of these columns, by an engine's own type names."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    return ibis.table({column: column_type(kind) for column, kind in described.items()}, name=name)
+
+
+def compiled(expression: ir.Table, dialect: str) -> str:
+    """The expression as SQL."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    return str(ibis.to_sql(expression, dialect=dialect))
+
+
+def _reader(path: str) -> str:
+    if not Path(path).exists() and not any(sign in path for sign in "*?["):
+        raise BadInput(f"{path} does not exist; give a Parquet or CSV file")
+    quoted = path.replace("'", "''")
+    if Path(path).is_dir():
+        return f"SELECT * FROM read_parquet('{quoted}/**/*.parquet', union_by_name = true)"  # noqa: S608 # quoted above
+    if re.search(r"\.(csv|tsv|txt)(\.gz|\.zst)?$", path, re.IGNORECASE):
+        return f"SELECT * FROM read_csv('{quoted}', sample_size = -1)"  # noqa: S608 # quoted above
+    return f"SELECT * FROM read_parquet('{quoted}', union_by_name = true)"  # noqa: S608 # quoted above
+
+
+def connect(engine: str) -> Engine:
+    """The engine called `duckdb`.
+
+    Raises:
+        BadInput: if there is none of that name.
+    """
+    if engine == "duckdb":
+        return DuckDB()
+    raise BadInput(f"engine {engine!r} is unknown; use duckdb")

@@ -1,0 +1,208 @@
+"""The same inference on anyone's table: a Parquet or CSV file with a variant column."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.analysis.aggregate import Group, groups
+from engine.analysis.bayes import Prior
+from engine.analysis.decision import decide
+from engine.analysis.metrics import Measure, Term, parse_measure
+from engine.analysis.quality import sample_ratio
+from engine.analysis.report import Quality, Report, Settings, adjusted, compare
+from engine.analysis.sources import connect
+from engine.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import ibis.expr.types as ir
+
+    from engine.analysis.inference import Method, Relative
+    from engine.analysis.sources import Engine
+
+CROSSED = "crossed"
+
+
+def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
+    path: str,
+    *,
+    variant: str,
+    control: str,
+    metrics: Sequence[str],
+    unit: str | None = None,
+    covariates: Sequence[str] = (),
+    method: Method = "sequential",
+    alpha: float = 0.05,
+    relative: Relative = "fieller",
+    prior: tuple[float, float] | None = None,
+    weights: Mapping[str, float] | None = None,
+    engine: str = "duckdb",
+) -> Report:
+    """Compares every variant of a table with control.
+
+    Args:
+        path: a Parquet or CSV file, a folder of Parquet files, or a table that the engine knows.
+        variant: the column that holds the variant of a row.
+        control: the variant to compare with.
+        metrics: `mean:COL`, `proportion:COL`, `ratio:NUM/DEN`, `quantile:COL@0.9`; the first is the primary one.
+        unit: the column of the unit of assignment; rows of one unit are not independent and are taken together, units
+            seen in two variants are counted and left out. None: each row is a unit.
+        covariates: columns (or NUM/DEN) from before the exposure, for metrics that name none of their own.
+        method: fixed (Welch), sequential (holds at every look) or bayesian.
+        alpha: one minus the intervals' coverage.
+        relative: how the relative interval is made, see `inference.relative`.
+        prior: mean and standard deviation of the relative effect before the data.
+        weights: the shares that were asked for; equal if left out.
+        engine: where to compute, see `sources.connect`.
+
+    Raises:
+        BadInput: if the table cannot answer, in one line that says why.
+    """
+    if not 0 < alpha < 1:
+        raise BadInput(f"alpha {alpha} is not between 0 and 1; 0.05 gives 95% intervals")
+    if not metrics:
+        raise BadInput("no metric is named; add one, as in --metric mean:revenue")
+    measures = _measures(metrics, tuple(covariates))
+    source = connect(engine)
+    table = source.table(path)
+    _check_columns(source, path, table, variant, unit, measures)
+    frame, framed = unit_frame(table, variant, unit, measures)
+    found = groups(source, frame, ("variant", CROSSED), framed)
+    named = {str(key[0]): group for key, group in found.items() if key[0] is not None and not key[1]}
+    crossovers = sum(group.units for key, group in found.items() if key[1])
+    unassigned = sum(group.units for key, group in found.items() if key[0] is None and not key[1])
+    _check_variants(path, variant, control, named)
+    settings = Settings(method, alpha, relative, Prior(*prior) if prior else Prior())
+    return _report(
+        path, control, named, framed, settings, weights, crossovers, _flags(named, framed, unassigned, variant)
+    )
+
+
+def _measures(metrics: Sequence[str], covariates: tuple[str, ...]) -> list[Measure]:
+    parsed = [parse_measure(text, covariates) for text in metrics]
+    names = [measure.name for measure in parsed]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise BadInput(f"metric {min(twice)!r} is named twice; name each once")
+    return [
+        Measure(m.name, m.kind, m.y, m.covariates, m.quantile, role="primary" if at == 0 else "secondary")
+        for at, m in enumerate(parsed)
+    ]
+
+
+def _report(
+    path: str,
+    control: str,
+    named: Mapping[str, Group],
+    measures: Sequence[Measure],
+    settings: Settings,
+    weights: Mapping[str, float] | None,
+    crossovers: int,
+    flags: list[str],
+) -> Report:
+    units = {name: group.units for name, group in sorted(named.items())}
+    asked = dict(weights) if weights else dict.fromkeys(units, 1.0)
+    ratio = sample_ratio(units, asked)
+    if not ratio.ok and not weights:
+        flags = [*flags, "the shares were taken to be equal; give the shares that were asked for if they were not"]
+    reports = adjusted(
+        [compare(measure, control, name, named, settings) for measure in measures for name in units if name != control]
+    )
+    quality = Quality(ratio, crossovers, flags)
+    return Report(
+        experiment=Path(path).stem,
+        as_of=datetime.now(UTC).isoformat(timespec="seconds"),
+        control=control,
+        alpha=settings.alpha,
+        units=units,
+        quality=quality,
+        metrics=reports,
+        decision=decide(reports, quality, settings),
+    )
+
+
+def unit_frame(
+    table: ir.Table, variant: str, unit: str | None, measures: Sequence[Measure]
+) -> tuple[ir.Table, list[Measure]]:
+    """The table with one row per unit, its columns `variant` and `crossed`, and the measures over it.
+
+    With a unit column, the sums per unit replace the rows: a mean becomes the ratio of a unit's sum to its rows, whose
+    delta method is the cluster-robust standard error.
+    """
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    columns = sorted({column for measure in measures for column in measure.columns})
+    values = {column: table[column].cast("float64") for column in columns}
+    if unit is None:
+        frame = table.select(variant=table[variant].cast("string"), **{CROSSED: ibis.literal(False)}, **values)
+        return frame, list(measures)
+    rows = table.filter(table[unit].notnull())
+    rows = rows.select(
+        unit=rows[unit], variant=rows[variant].cast("string"), **{c: rows[c].cast("float64") for c in columns}
+    )
+    sums = {column: rows[column].sum() for column in columns}
+    sizes = {f"{column}__rows": rows[column].count() for column in columns}
+    first, last = rows["variant"].min(), rows["variant"].max()
+    per_unit = rows.group_by("unit").aggregate(variant=first, last=last, **sums, **sizes)
+    frame = per_unit.mutate(**{CROSSED: (per_unit["variant"] != per_unit["last"]).fill_null(False)})
+    return frame, [_clustered(measure) for measure in measures]
+
+
+def _clustered(measure: Measure) -> Measure:
+    def per_row(term: Term) -> Term:
+        return term if term.den else Term(term.num, f"{term.num}__rows")
+
+    return Measure(
+        measure.name,
+        measure.kind,
+        per_row(measure.y),
+        tuple(per_row(term) for term in measure.covariates),
+        measure.quantile,
+        measure.direction,
+        measure.role,
+        measure.margin,
+    )
+
+
+def _check_columns(
+    source: Engine, path: str, table: ir.Table, variant: str, unit: str | None, measures: Sequence[Measure]
+) -> None:
+    schema = table.schema()
+    numbers = {column for measure in measures for column in measure.columns}
+    for column in [variant, *([unit] if unit else []), *sorted(numbers)]:
+        if column not in schema:
+            raise BadInput(f"{path} has no column {column!r}; it has {', '.join(schema)}")
+    for column in sorted(numbers):
+        if not (schema[column].is_numeric() or schema[column].is_boolean()):
+            text = table[column].cast("string")
+            is_number = text.try_cast("float64").notnull()
+            seen = source.rows(table.filter(text.notnull() & ~is_number).select(example=text).limit(1))
+            example = f", for example {seen[0][0]!r}" if seen else ""
+            raise BadInput(f"{path}: column {column!r} holds text{example}; a metric needs numbers")
+
+
+def _check_variants(path: str, variant: str, control: str, named: Mapping[str, Group]) -> None:
+    if control not in named:
+        seen = ", ".join(sorted(named)[:10]) or "none"
+        raise BadInput(f"{path}: no row has {variant} = {control!r}, the control; the variants are {seen}")
+    if len(named) < 2:
+        raise BadInput(f"{path}: {variant} has one variant only, {control!r}; a comparison needs two")
+
+
+def _flags(named: Mapping[str, Group], measures: Sequence[Measure], unassigned: int, variant: str) -> list[str]:
+    flags = [f"{unassigned} units without a {variant} are left out"] if unassigned else []
+    for measure in measures:
+        short = sum(group.units - group.moments[measure.name].n for group in named.values())
+        if short:
+            flags.append(f"{measure.name}: {short} units lack a value and are left out")
+        if measure.y.den and measure.y.den.endswith("__rows"):
+            rows = sum(group.moments[measure.name].mean[1] * group.moments[measure.name].n for group in named.values())
+            total = sum(group.moments[measure.name].n for group in named.values())
+            if round(rows) > total:
+                flags.append(
+                    f"{measure.name}: {round(rows)} rows of {total} units; rows of one unit are taken together"
+                )
+    return flags

@@ -1,0 +1,79 @@
+"""A placement's policies from the log: rates, their difference, and off-policy values."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from rich.console import Console
+
+from engine.analysis import policy_report
+from engine.analysis.estimate import Effect, NotEstimable
+from engine.analysis.offpolicy import Estimate
+from engine.analysis.policies import Rate
+from engine.analysis.render import render_policies
+from engine.errors import BadInput
+
+Write = Callable[..., Path]
+
+
+def offers(rng: np.random.Generator, n: int, best: float) -> dict[str, list[dict[str, object]]]:
+    """Half the traffic by a policy that shows `a` with probability 0.8, half uniform; a pays `best`, b pays 0.1."""
+    decisions, exposures, rewards = [], [], []
+    for i in range(n):
+        learned = bool(rng.random() < 0.5)
+        p = 0.8 if learned else 0.5
+        offer = "a" if rng.random() < p else "b"
+        base = {"decision_id": f"d{i}", "time": float(i), "key": "hero"}
+        who = {"customer": f"c{i % (n // 2)}"}
+        chosen = {"propensity": p if offer == "a" else 1 - p, "candidates": ["a", "b"], "variant": offer}
+        policy = {"policy": "hero@17" if learned else "uniform", "kind": "offer", "reason": "policy"}
+        decisions.append({**base, **who, **chosen, **policy})
+        exposures.append({**base, **who})
+        if rng.random() < (best if offer == "a" else 0.1):
+            rewards.append({**base, "reward": 1.0})
+    return {"decisions": decisions, "exposures": exposures, "rewards": rewards}
+
+
+def test_each_policy_has_its_rate_and_uniform_its_value(write_log: Write) -> None:
+    tables = offers(np.random.default_rng(11), 4000, best=0.4)
+    tables["decisions"].append({**tables["decisions"][0], "decision_id": "fallback", "policy": None})
+    tables["exposures"].append({**tables["exposures"][0], "decision_id": "fallback"})
+    tables["decisions"].append({**tables["decisions"][0], "decision_id": "unseen"})
+    report = policy_report(write_log(**tables), "hero")
+    assert [row.policy for row in report.policies] == ["hero", "uniform"]
+    assert sum(row.exposures for row in report.policies) == 4000
+    assert sum(row.rewards for row in report.policies) == len(tables["rewards"])
+    hero, uniform = (row.rate for row in report.policies)
+    assert isinstance(hero, Rate)
+    assert isinstance(uniform, Rate)
+    assert hero.low < 0.8 * 0.4 + 0.2 * 0.1 < hero.high
+    assert uniform.low < 0.25 < uniform.high
+    gain = report.against_uniform["hero"]
+    assert isinstance(gain, Effect)
+    assert gain.estimate == pytest.approx(hero.estimate - uniform.estimate)
+    assert gain.low > 0
+    for value in (report.uniform_ips, report.uniform_snips):
+        assert isinstance(value, Estimate)
+        assert value.low < 0.25 < value.high
+        assert value.mean_weight == pytest.approx(1.0, abs=0.05)
+    assert msgspec.json.decode(report.json())["placement"] == "hero"
+    Console(quiet=True).print(render_policies(report))
+
+
+def test_a_corrected_reward_replaces_the_first(write_log: Write) -> None:
+    tables = offers(np.random.default_rng(1), 100, best=1.0)
+    first = tables["rewards"][0]
+    tables["rewards"].append({**first, "reward": 0.0, "time": 500.0})
+    report = policy_report(write_log(**tables), "hero")
+    assert sum(row.rewards for row in report.policies) == len(tables["rewards"]) - 2
+
+
+def test_what_the_log_cannot_say(write_log: Write) -> None:
+    tables = offers(np.random.default_rng(1), 100, best=0.5)
+    log = write_log(decisions=tables["decisions"], exposures=tables["exposures"])
+    report = policy_report(log, "hero")
+    assert report.policies[0].rate == NotEstimable("every reward is 0; an interval needs some that differ")
+    with pytest.raises(BadInput, match="'nowhere' has no exposed decision"):
+        policy_report(log, "nowhere")
