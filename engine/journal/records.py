@@ -87,7 +87,7 @@ class QuarantineRecord(Record, frozen=True, array_like=True, tag="quarantine"):
 AnyRecord = DecisionRecord | ExposureRecord | EventRecord | RewardRecord | QuarantineRecord
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(AnyRecord)
+_decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)
 
 
 def encode(record: AnyRecord) -> bytes:

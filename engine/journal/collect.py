@@ -1,0 +1,228 @@
+"""Collects the streams into the Parquet log, every record exactly once."""
+
+import asyncio
+import functools
+import os
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pyarrow.parquet as pq
+import structlog
+from redis.exceptions import RedisError
+
+from engine.errors import StoreUnavailable
+from engine.journal import parquet, publish, ship, spool, stream
+from engine.journal.records import AnyRecord, EventRecord, QuarantineRecord, decode
+from engine.settings import Settings
+
+_READER = "collector"
+_IDLE = 0.05
+_TELL_SECONDS = 5.0
+_KEEP_MARKS_MS = 7 * 86_400_000
+_PATIENCE = 30.0
+_log = structlog.get_logger(__name__)
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """Rows written by table; records that the store lost; records of live workers that had not come by the end."""
+
+    rows: dict[str, int]
+    lost: int
+    waiting: int
+
+
+class Pending:
+    """Rows not yet in the log, and the message ids of the last days: an event counts once, however often it is sent."""
+
+    def __init__(self, log: Path, days: int = 2) -> None:
+        self.count = 0
+        self._days = days
+        self._rows: dict[tuple[parquet.Table, str], list[parquet.Row]] = {}
+        self._seen: dict[str, set[int]] = {}
+        for directory in sorted((log / "events").glob("day=*"))[-days:]:
+            ids = self._seen.setdefault(directory.name.removeprefix("day="), set())
+            for file in directory.glob("*.parquet"):
+                ids.update(map(hash, pq.read_table(file, columns=["message_id"])["message_id"].to_pylist()))
+
+    def take(self, delivery: stream.Delivery) -> None:
+        """Turn the records of a delivery into rows; what cannot be used is quarantined."""
+        now = stream.order(delivery.position)[0] / 1000
+        for _, payload in delivery.frames:
+            try:
+                self._add(decode(payload))
+            except (msgspec.MsgspecError, ValueError) as error:
+                self._add(QuarantineRecord(now, str(error), f"{delivery.spool}@{delivery.position}", payload))
+        if delivery.broken:
+            self._add(QuarantineRecord(now, "no frame", f"{delivery.spool}@{delivery.position}", delivery.broken))
+
+    def write(self, log: Path, progress: stream.Progress) -> Counter[str]:
+        """Commit all rows; how many for each table. They stay pending if the disk takes no more."""
+
+        def change(number: int) -> publish.Change:
+            return publish.Change(
+                {
+                    log / table / f"day={day}" / f"{number:010d}.parquet": functools.partial(
+                        parquet.write, table=table, rows=rows
+                    )
+                    for (table, day), rows in self._rows.items()
+                }
+            )
+
+        publish.commit(log, change, progress)
+        written = Counter[str]()
+        for (table, _), rows in self._rows.items():
+            written[table] += len(rows)
+        self._rows.clear()
+        self.count = 0
+        for day in sorted(self._seen)[: -self._days]:
+            del self._seen[day]
+        return written
+
+    def _add(self, record: AnyRecord) -> None:
+        table, day, rows = parquet.rows_of(record)
+        if isinstance(record, EventRecord):
+            key = hash(record.message_id)
+            if any(key in ids for ids in self._seen.values()):
+                return
+            self._seen.setdefault(day, set()).add(key)
+        if rows:
+            self._rows.setdefault((table, day), []).extend(rows)
+            self.count += len(rows)
+
+
+def collect(
+    settings: Settings,
+    *,
+    drain: bool = False,
+    stop: threading.Event | None = None,
+    flush_seconds: float = 5.0,
+    flush_records: int = 200_000,
+) -> Summary:
+    """Collect until `stop`; with `drain` until all that was answered before the call is in the log.
+
+    Of several collectors of one log one works; the others wait to take over. A drain beside a working collector waits
+    for its work.
+
+    Raises:
+        StoreUnavailable: in a drain, if the store stays away.
+        JournalError: if the store evicts; in a drain, if the disk takes no more.
+    """
+    stop = stop or threading.Event()
+    client = stream.connect(settings.redis)
+    drained = _Drain(settings, client) if drain else None
+    said = False
+    while True:
+        with publish.only_collector(settings.log) as alone:
+            if alone:
+                return _Collector(settings, client, flush_seconds, flush_records).run(stop, drained)
+        if drained and drained.done():
+            return Summary({}, 0, drained.finish())
+        if stop.wait(_IDLE * 4):
+            return Summary({}, 0, 0)
+        if not said:
+            _log.info("another collector works on this log; waiting", log=str(settings.log))
+            said = True
+
+
+class _Collector:
+    def __init__(self, settings: Settings, client: stream.Client, flush_seconds: float, flush_records: int) -> None:
+        self._log_dir = settings.log
+        self._client = client
+        self._flush_seconds = flush_seconds
+        self._flush_records = flush_records
+        before = publish.recover(settings.log).progress
+        self._committed = before.without_spools_before(int(time.time() * 1000) - _KEEP_MARKS_MS)
+        self._forgotten = before
+        self._reader = stream.Reader(client, _READER, self._committed, partitions=settings.partitions)
+        self._pending = Pending(settings.log)
+        self._written = Counter[str]()
+        self._flushed = time.monotonic()
+        self._told = -_TELL_SECONDS
+
+    def run(self, stop: threading.Event, drained: "_Drain | None") -> Summary:
+        ready = False
+        ending: float | None = None
+        while True:
+            deliveries: list[stream.Delivery] = []
+            try:
+                if not ready:
+                    stream.refuse_eviction(self._client)
+                    stream.forget_spools(self._client, self._forgotten, self._committed)
+                    ready = True
+                if self._pending.count < self._flush_records:
+                    deliveries = self._reader.read()
+                for delivery in deliveries:
+                    self._pending.take(delivery)
+                self._flush(force=not deliveries and (drained is not None or stop.is_set()))
+                if not deliveries and drained and drained.done():
+                    return self._summary(drained.finish())
+            except (RedisError, OSError) as error:
+                if drained:
+                    raise StoreUnavailable(f"cannot collect: {error}; nothing is lost, run it again") from error
+                _log.warning("cannot collect; the records wait", error=str(error))
+                stop.wait(1.0)
+            if stop.is_set():
+                ending = ending or time.monotonic()
+                if not deliveries or time.monotonic() - ending > _PATIENCE:
+                    return self._summary(0)
+            elif not deliveries:
+                stop.wait(_IDLE)
+
+    def _flush(self, *, force: bool) -> None:
+        now = time.monotonic()
+        progress = self._reader.progress
+        if progress != self._committed and (
+            force or self._pending.count >= self._flush_records or now - self._flushed >= self._flush_seconds
+        ):
+            self._written += self._pending.write(self._log_dir, progress)
+            self._committed = progress
+            self._flushed = now
+            self._told = -_TELL_SECONDS
+        if now - self._told >= _TELL_SECONDS:
+            self._reader.commit(self._committed)
+            stream.publish_collected(self._client, self._committed)
+            stream.trim(self._client, list(self._committed.positions))
+            self._told = now
+
+    def _summary(self, waiting: int) -> Summary:
+        for lost in self._reader.lost:
+            _log.error("the store lost records before they were collected", **lost._asdict())
+        return Summary(dict(self._written), len(self._reader.lost), waiting)
+
+
+class _Drain:
+    """What was in the spools of this machine at the beginning, until all of it is in the log."""
+
+    def __init__(self, settings: Settings, client: stream.Client) -> None:
+        self._root = settings.spool
+        self._url = settings.redis
+        self._client = client
+        self._adopted: list[tuple[ship.Shipment, int]] = []
+        self._waiting = {path.name: spool.last_sequences(path) for path in spool.spools(self._root)}
+        self._moved = time.monotonic()
+
+    def done(self) -> bool:
+        """Whether all is collected, or nothing of it has moved for a while. Ships what no worker does."""
+        adopted = ship.adopt(self._root)
+        if adopted:
+            asyncio.run(ship.ship(adopted, self._url))
+            self._adopted += adopted
+        for name, last in list(self._waiting.items()):
+            reached = [int(self._client.hget(stream.keys(p).collected, name) or 0) >= seq for p, seq in last.items()]
+            if all(reached):
+                del self._waiting[name]
+                self._moved = time.monotonic()
+        return not self._waiting or time.monotonic() - self._moved > _PATIENCE
+
+    def finish(self) -> int:
+        """Remove the collected spools; how many spools still hold records that did not come."""
+        asyncio.run(self._remove())
+        return len(self._waiting)
+
+    async def _remove(self) -> None:
+        async with ship.connect(self._url) as client:
+            for _, lock in await ship.remove_collected(self._adopted, client):
+                os.close(lock)

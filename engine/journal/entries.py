@@ -1,0 +1,57 @@
+"""What a decision leaves in the log, as records."""
+
+from engine.decide.decision import Assigned, Decision
+from engine.decide.offers import Choice
+from engine.journal.records import DecisionRecord, DecisionRow, ExposureRecord
+
+
+def decision_record(decision: Decision, now: float, trace: bytes = b"") -> DecisionRecord:
+    """The record of an answered decision: a row per experiment and placement."""
+    answer = decision.answer
+    rows = [_experiment(key, assigned) for key, assigned in decision.assigned.items()]
+    rows += [_offer(placement, choice) for placement, choice in decision.choices.items()]
+    return DecisionRecord(
+        answer.decision_id, now, answer.customer, decision.device, decision.channel, answer.plan, rows, trace
+    )
+
+
+def exposure_record(decision: Decision, now: float) -> ExposureRecord | None:
+    """All that was decided as seen at once; None where there was nothing to see."""
+    keys = seen_keys(decision)
+    return ExposureRecord(decision.answer.decision_id, now, decision.answer.customer, keys) if keys else None
+
+
+def seen_keys(decision: Decision) -> list[str]:
+    """The experiments with a variant and the placements of a decision."""
+    return [*(key for key, one in decision.assigned.items() if one.assignment.index >= 0), *decision.choices]
+
+
+def _experiment(key: str, assigned: Assigned) -> DecisionRow:
+    spec = assigned.experiment.spec
+    index = assigned.assignment.index
+    share = 1.0
+    if assigned.assignment.reason == "assigned":
+        weight = spec.variants[index].weight
+        share = 1 / len(spec.variants) if weight is None else weight
+    return DecisionRow(
+        "experiment",
+        key,
+        assigned.variant,
+        assigned.assignment.reason,
+        share,
+        crossover=assigned.crossover,
+        version=str(spec.bucket_version),
+    )
+
+
+def _offer(placement: str, choice: Choice) -> DecisionRow:
+    return DecisionRow(
+        "offer",
+        placement,
+        choice.offer.key,
+        choice.reason,
+        choice.propensity,
+        list(choice.candidates),
+        choice.context,
+        choice.policy,
+    )

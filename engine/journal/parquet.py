@@ -1,0 +1,165 @@
+"""The columns of the Parquet log, once, and the rows that each record becomes."""
+
+import datetime as dt
+import functools
+from pathlib import Path
+from typing import Literal, get_args
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.journal.records import (
+    AnyRecord,
+    DecisionRecord,
+    EventRecord,
+    ExposureRecord,
+    QuarantineRecord,
+    RewardRecord,
+)
+
+Table = Literal["decisions", "exposures", "events", "rewards", "quarantine"]
+TABLES: tuple[Table, ...] = get_args(Table)
+Row = tuple[object, ...]
+
+_TIME = pa.timestamp("us", tz="UTC")
+_TEXT = pa.string()
+_END_OF_TIME = 253_402_300_800.0
+
+SCHEMAS: dict[Table, pa.Schema] = {
+    "decisions": pa.schema(
+        {
+            "decision_id": _TEXT,
+            "time": _TIME,
+            "customer": _TEXT,
+            "device": _TEXT,
+            "channel": _TEXT,
+            "kind": _TEXT,
+            "key": _TEXT,
+            "variant": _TEXT,
+            "reason": _TEXT,
+            "propensity": pa.float64(),
+            "candidates": pa.list_(_TEXT),
+            "context": _TEXT,
+            "plan": _TEXT,
+            "policy": _TEXT,
+            "crossover": pa.bool_(),
+            "version": _TEXT,
+            "trace": pa.binary(),  # on the first row of a decision only
+        }
+    ),
+    "exposures": pa.schema({"decision_id": _TEXT, "time": _TIME, "key": _TEXT, "customer": _TEXT}),
+    "events": pa.schema(
+        {
+            "message_id": _TEXT,
+            "time": _TIME,
+            "received": _TIME,
+            "customer": _TEXT,
+            "event": _TEXT,
+            "decision_id": _TEXT,
+            "channel": _TEXT,
+            "revenue": pa.float64(),
+            "properties": _TEXT,
+        }
+    ),
+    "rewards": pa.schema({"decision_id": _TEXT, "key": _TEXT, "reward": pa.float64(), "time": _TIME}),
+    "quarantine": pa.schema({"time": _TIME, "reason": _TEXT, "source": _TEXT, "body": pa.binary()}),
+}
+
+
+def rows_of(record: AnyRecord) -> tuple[Table, str, list[Row]]:
+    """The table of `record`, its day and its rows there.
+
+    The day is that of its time in UTC; an event's is the day on which it was received, so that a late one adds to
+    today's files and not to those of a closed day.
+
+    Raises:
+        ValueError: if a time is no time, or text is no UTF-8.
+    """
+    match record:
+        case DecisionRecord():
+            return "decisions", day_of(record.time), _decision_rows(record)
+        case ExposureRecord():
+            time = _microseconds(record.time)
+            exposures: list[Row] = [(record.decision_id, time, key, record.customer) for key in record.keys]
+            return "exposures", day_of(record.time), exposures
+        case EventRecord():
+            return "events", day_of(record.received), [_event_row(record)]
+        case RewardRecord():
+            reward = (record.decision_id, record.key, record.reward, _microseconds(record.time))
+            return "rewards", day_of(record.time), [reward]
+        case QuarantineRecord():
+            kept = (_microseconds(record.time), record.reason, record.source, record.body)
+            return "quarantine", day_of(record.time), [kept]
+
+
+def day_of(time: float) -> str:
+    """The UTC day of seconds since 1970, as `YYYY-MM-DD`.
+
+    Raises:
+        ValueError: if it is before 1970 or after the year 9999.
+    """
+    if not 0 <= time < _END_OF_TIME:
+        raise ValueError(f"time {time} is not between 1970 and 9999 in seconds since 1970")
+    return _day(int(time // 86_400))
+
+
+def write(path: Path, table: Table, rows: list[Row]) -> None:
+    """Write rows as one Parquet file with all columns of its table, empty ones too."""
+    schema = SCHEMAS[table]
+    columns = [pa.array(values, type=field.type) for field, values in zip(schema, zip(*rows, strict=True), strict=True)]
+    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, compression="zstd")
+
+
+@functools.lru_cache(maxsize=1024)
+def _day(number: int) -> str:
+    return (dt.date(1970, 1, 1) + dt.timedelta(days=number)).isoformat()
+
+
+def _microseconds(time: float) -> int:
+    return round(time * 1e6)
+
+
+def _decision_rows(record: DecisionRecord) -> list[Row]:
+    time = _microseconds(record.time)
+    trace: bytes | None = record.trace or None
+    rows: list[Row] = []
+    for row in record.rows:
+        rows.append(
+            (
+                record.decision_id,
+                time,
+                record.customer,
+                record.device,
+                record.channel,
+                row.kind,
+                row.key,
+                row.variant,
+                row.reason,
+                row.propensity,
+                row.candidates,
+                msgspec.json.encode(row.context).decode() if row.context else "{}",
+                record.plan,
+                row.policy,
+                row.crossover,
+                row.version,
+                trace,
+            )
+        )
+        trace = None
+    return rows
+
+
+def _event_row(record: EventRecord) -> Row:
+    day_of(record.time)
+    return (
+        record.message_id,
+        _microseconds(record.time),
+        _microseconds(record.received),
+        record.customer,
+        record.event,
+        record.decision_id,
+        record.channel,
+        record.revenue,
+        record.properties.decode(),
+    )

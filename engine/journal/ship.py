@@ -1,0 +1,237 @@
+"""The worker's shipper: moves its spool, and the spools that killed workers left, into the streams."""
+
+import asyncio
+import hashlib
+import os
+import random
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import redis.asyncio
+import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from engine.journal import spool, stream
+
+AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
+
+_SCRIPT = Path(__file__).with_name("ship.lua").read_text(encoding="utf-8")
+_SHA = hashlib.sha1(_SCRIPT.encode()).hexdigest()  # noqa: S324 (the name by which Redis knows a script)
+_IDLE_SEGMENT = 60.0
+_FINISH = 5.0
+_log = structlog.get_logger(__name__)
+
+
+class Lag(NamedTuple):
+    """What the streams do not have yet of a worker's own spool; `error` is why, if the store does not take it."""
+
+    records: int
+    bytes: int
+    seconds: float
+    error: str | None
+
+
+class Shipment:
+    """One spool on its way: a place in its files and the last sequence number shipped to each partition."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cursor = spool.START
+        self.seq = 0
+        self._shipped: dict[int, int] = {}
+        self._last_in: dict[int, dict[int, int]] = {}
+
+    async def step(self, client: AsyncClient) -> bool:
+        """Ship the next few records of every partition; False if there were none.
+
+        Raises:
+            RedisError: if the store did not take them. They are shipped again, once, by the next call.
+        """
+        frames, after = spool.read(self.path, self.cursor)
+        if not frames:
+            return False
+        last_in_segment = self._last_in.setdefault(after.segment, {})
+        batches: dict[int, list[spool.Frame]] = {}
+        for frame in frames:
+            last_in_segment[frame.partition] = frame.seq
+            if frame.seq > self._shipped.get(frame.partition, 0):
+                batches.setdefault(frame.partition, []).append(frame)
+        sent = await asyncio.gather(
+            *(self._send(client, partition, batch) for partition, batch in batches.items()), return_exceptions=True
+        )
+        for outcome in sent:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        if False in sent:
+            self.cursor = spool.START
+        else:
+            self.cursor = after
+            self.seq = max(self.seq, frames[-1].seq)
+        return True
+
+    async def _send(self, client: AsyncClient, partition: int, batch: list[spool.Frame]) -> bool:
+        """Whether the stream now ends with `batch`; if not, it is known what it ends with."""
+        names = stream.keys(partition)
+        before = self._shipped.get(partition)
+        if before is None:
+            await client.sadd(stream.PARTITIONS, partition)
+        last = batch[-1].seq
+        arguments = (names.stream, names.shipped, self.path.name, before or 0, last, b"".join(f.raw for f in batch))
+        try:
+            there = int(await client.evalsha(_SHA, 2, *arguments))
+        except NoScriptError:
+            there = int(await client.eval(_SCRIPT, 2, *arguments))
+        self._shipped[partition] = there
+        return there == last
+
+    async def tidy(self, client: AsyncClient) -> bool:
+        """Delete the segments that are collected; True if nothing that was shipped is left to collect."""
+        collected: dict[int, int] = {}
+        for partition in {partition for last in self._last_in.values() for partition in last}:
+            answer = await client.hget(stream.keys(partition).collected, self.path.name)
+            collected[partition] = int(answer or 0)
+        done = {
+            segment
+            for segment, last in self._last_in.items()
+            if segment <= self.cursor.segment and all(collected[p] >= seq for p, seq in last.items())
+        }
+        for segment in done - {self.cursor.segment}:
+            spool.delete_segment(self.path, segment)
+            del self._last_in[segment]
+        return done >= self._last_in.keys()
+
+    async def forget(self, client: AsyncClient) -> None:
+        """Remove what the store knows of a spool that is gone."""
+        for partition in self._shipped:
+            await client.hdel(stream.keys(partition).shipped, self.path.name)
+
+
+class Shipper:
+    """Runs beside the worker's requests on its event loop: `run` it as a task; at the end `stop` it, await the task."""
+
+    def __init__(self, own: spool.Spool, url: str, *, interval: float = 0.05, scan: float = 5.0) -> None:
+        self._own = own
+        self._url = url
+        self._interval = interval
+        self._scan = scan
+        self._shipment = Shipment(own.path)
+        self._adopted: list[tuple[Shipment, int]] = []
+        self._stopping = asyncio.Event()
+        self._current_at = time.monotonic()
+        self._rolled_at = time.monotonic()
+        self._error: str | None = None
+
+    async def run(self) -> None:
+        """Ship until `stop`, whatever the store does: what it does not take waits in the spool, for others at last."""
+        pause, scanned = self._interval, -self._scan
+        async with connect(self._url) as client:
+            while not self._stopping.is_set():
+                try:
+                    busy = await self._step(client)
+                    if time.monotonic() - scanned >= self._scan:
+                        scanned = time.monotonic()
+                        await self._tidy(client)
+                        self._adopted += adopt(self._own.root)
+                    self._error, pause = None, 0.0 if busy else self._interval
+                except (RedisError, OSError) as error:
+                    if self._error is None:
+                        _log.warning("the store does not take the log; it waits in the spool", error=str(error))
+                    self._error = str(error) or type(error).__name__
+                    pause = min(2.0, max(pause, self._interval) * 2) * random.uniform(0.5, 1.0)
+                await self._rest(pause)
+            await self._finish(client)
+        for _, lock in self._adopted:
+            os.close(lock)
+        self._own.close()
+
+    def stop(self) -> None:
+        """Make `run` ship what is left, for some seconds at most, let go of every spool, and return."""
+        self._stopping.set()
+
+    def lag(self) -> Lag:
+        """How far the streams are behind the spool."""
+        records = self._own.seq - self._shipment.seq
+        seconds = time.monotonic() - self._current_at if records else 0.0
+        return Lag(records, spool.bytes_after(self._own.path, self._shipment.cursor), seconds, self._error)
+
+    async def _step(self, client: AsyncClient) -> bool:
+        begun = time.monotonic()
+        end = self._own.seq
+        busy = await self._shipment.step(client)
+        if self._shipment.seq >= end:
+            self._current_at = begun
+        for shipment, _ in self._adopted:
+            busy |= await shipment.step(client)
+        return busy
+
+    async def _finish(self, client: AsyncClient) -> None:
+        try:
+            async with asyncio.timeout(_FINISH):
+                while await self._step(client):
+                    pass
+        except (TimeoutError, RedisError, OSError) as error:
+            _log.warning("what was not shipped waits in the spool", path=str(self._own.path), error=str(error))
+
+    async def _tidy(self, client: AsyncClient) -> None:
+        collected = await self._shipment.tidy(client)
+        if collected and self._own.size and time.monotonic() - self._rolled_at > _IDLE_SEGMENT:
+            self._own.roll()
+            self._rolled_at = time.monotonic()
+        self._adopted = await remove_collected(self._adopted, client)
+
+    async def _rest(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+
+def adopt(root: Path) -> list[tuple[Shipment, int]]:
+    """Take over the spools below `root` that no process holds, each with its lock."""
+    return [(Shipment(path), lock) for path, lock in spool.orphans(root)]
+
+
+async def ship(adopted: list[tuple[Shipment, int]], url: str) -> None:
+    """Ship adopted spools to their ends.
+
+    Raises:
+        RedisError: if the store does not take them.
+    """
+    async with connect(url) as client:
+        for shipment, _ in adopted:
+            while await shipment.step(client):
+                pass
+
+
+async def remove_collected(adopted: list[tuple[Shipment, int]], client: AsyncClient) -> list[tuple[Shipment, int]]:
+    """Remove the adopted spools of which everything is collected; the others."""
+    left: list[tuple[Shipment, int]] = []
+    for shipment, lock in adopted:
+        if not await shipment.tidy(client) or spool.read(shipment.path, shipment.cursor, 1)[0]:
+            left.append((shipment, lock))
+            continue
+        torn = spool.bytes_after(shipment.path, shipment.cursor)
+        if torn:
+            _log.warning("the end of a spool was torn: its last record was never answered", bytes=torn)
+        spool.remove(shipment.path, lock)
+        await shipment.forget(client)
+    return left
+
+
+def connect(url: str, timeout: float = 5.0) -> AsyncClient:
+    """The asynchronous twin of `stream.connect`."""
+    if "+cluster://" in url:
+        return redis.asyncio.RedisCluster.from_url(
+            url.replace("+cluster", "", 1), socket_timeout=timeout, socket_connect_timeout=timeout, protocol=2
+        )
+    return redis.asyncio.Redis.from_url(
+        url,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+    )

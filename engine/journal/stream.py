@@ -1,0 +1,226 @@
+"""Redis Streams between the spools and their readers: one per partition, each record once and in its spool's order."""
+
+from typing import NamedTuple
+
+import msgspec
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from engine.errors import BadInput, JournalError
+from engine.journal import spool
+
+Client = redis.Redis | redis.RedisCluster
+Position = str
+BEGINNING: Position = "0-0"
+PARTITIONS = "cp:partitions"
+LAST = "last"  # beside the spools, of which none has this name: the id of the stream's last entry
+
+
+class Keys(NamedTuple):
+    """The keys of one partition; the braces keep them on one node of a cluster."""
+
+    stream: str
+    shipped: str
+    collected: str
+    positions: str
+
+
+def keys(partition: int) -> Keys:
+    """The names of a partition's keys, here and nowhere else."""
+    stream = f"cp:{{log{partition}}}"
+    return Keys(stream, f"{stream}:shipped", f"{stream}:collected", f"{stream}:positions")
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """The last record of one spool that a reader took, and when it was added, in milliseconds since 1970."""
+
+    seq: int
+    seen: int
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a reader is, by partition: a value that it keeps together with what it made of the records."""
+
+    positions: dict[int, Position] = {}
+    marks: dict[int, dict[str, Mark]] = {}
+
+    def merge(self, other: "Progress") -> "Progress":
+        """The further of both, everywhere: associative, commutative and idempotent."""
+        positions = dict(self.positions)
+        for partition, position in other.positions.items():
+            positions[partition] = max(position, positions.get(partition, BEGINNING), key=order)
+        marks = {partition: dict(of_spools) for partition, of_spools in self.marks.items()}
+        for partition, of_spools in other.marks.items():
+            mine = marks.setdefault(partition, {})
+            for name, mark in of_spools.items():
+                known = mine.get(name, mark)
+                mine[name] = Mark(max(mark.seq, known.seq), max(mark.seen, known.seen))
+        return Progress(positions, marks)
+
+    def without_spools_before(self, seen: int) -> "Progress":
+        """Without the marks of spools from which nothing came since `seen`, in milliseconds since 1970."""
+        return Progress(
+            dict(self.positions),
+            {
+                partition: {name: mark for name, mark in of_spools.items() if mark.seen >= seen}
+                for partition, of_spools in self.marks.items()
+            },
+        )
+
+
+class Delivery(NamedTuple):
+    """The records of one entry that the reader had not taken yet, as (sequence number, encoded record)."""
+
+    partition: int
+    position: Position
+    spool: str
+    frames: list[tuple[int, bytes]]
+    broken: bytes = b""  # what of the entry could not be read
+
+
+class Lost(NamedTuple):
+    """Records of a spool, from `first` to `last`, of which those of this partition never came."""
+
+    partition: int
+    spool: str
+    first: int
+    last: int
+
+
+class Reader:
+    """Reads the streams of all partitions from `progress` on; `name` holds their entries until it commits past them."""
+
+    def __init__(self, client: Client, name: str, progress: Progress, *, partitions: int = 0) -> None:
+        self._client = client
+        self._name = name
+        self._positions = dict.fromkeys(range(partitions), BEGINNING) | progress.positions
+        self._marks = {partition: dict(of_spools) for partition, of_spools in progress.marks.items()}
+        self.lost: list[Lost] = []
+
+    @property
+    def progress(self) -> Progress:
+        """What the next reader has to begin with, if all that was read until now is kept."""
+        return Progress(dict(self._positions), {p: dict(of_spools) for p, of_spools in self._marks.items()})
+
+    def read(self, count: int = 16) -> list[Delivery]:
+        """Up to `count` entries of each partition, without waiting; empty at the end of all streams.
+
+        Raises:
+            redis.RedisError: if the store does not answer. Nothing is skipped by calling again.
+        """
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.smembers(PARTITIONS)
+        for partition, position in self._positions.items():
+            names = keys(partition)
+            pipeline.xread({names.stream: position}, count=count)
+            pipeline.hget(names.shipped, LAST)
+        known, *answers = pipeline.execute()
+        deliveries: list[Delivery] = []
+        for partition, streams, last in zip(tuple(self._positions), answers[::2], answers[1::2], strict=True):
+            for _, entries in streams:
+                deliveries += [self._take(partition, entry.decode(), fields) for entry, fields in entries]
+            if order(last.decode() if last else BEGINNING) < order(self._positions[partition]):
+                # The store lost entries that were read: new ones may get smaller ids, so all are looked at again.
+                self._positions[partition] = BEGINNING
+        for partition in known:
+            self._positions.setdefault(int(partition), BEGINNING)
+        return deliveries
+
+    def commit(self, progress: Progress) -> None:
+        """Let go of the entries up to `progress`, which the caller has made durable."""
+        pipeline = self._client.pipeline(transaction=False)
+        for partition, position in progress.positions.items():
+            pipeline.hset(keys(partition).positions, self._name, position)
+        pipeline.execute()
+
+    def _take(self, partition: int, position: Position, fields: dict[bytes, bytes]) -> Delivery:
+        self._positions[partition] = position
+        try:
+            name, before, data = fields[b"s"].decode(), int(fields[b"p"]), fields[b"f"]
+        except (KeyError, ValueError):
+            return Delivery(partition, position, "", [], repr(fields).encode())
+        marks = self._marks.setdefault(partition, {})
+        mark = marks.get(name)
+        taken = mark.seq if mark else 0
+        if mark and before > taken:
+            self.lost.append(Lost(partition, name, taken + 1, before))
+        found = list(spool.frames(data))
+        fresh = [(frame.seq, frame.payload) for frame in found if frame.seq > taken]
+        if fresh:
+            marks[name] = Mark(fresh[-1][0], order(position)[0])
+        return Delivery(partition, position, name, fresh, data[sum(len(frame.raw) for frame in found) :])
+
+
+def publish_collected(client: Client, progress: Progress) -> None:
+    """Tell the workers what they may delete: everything up to the marks is in the Parquet log."""
+    pipeline = client.pipeline(transaction=False)
+    for partition, of_spools in progress.marks.items():
+        if of_spools:
+            pipeline.hset(keys(partition).collected, mapping={name: mark.seq for name, mark in of_spools.items()})
+    pipeline.execute()
+
+
+def forget_spools(client: Client, before: Progress, after: Progress) -> None:
+    """Remove the traces of spools that are in `before` and no longer in `after`."""
+    for partition, of_spools in before.marks.items():
+        gone = of_spools.keys() - after.marks.get(partition, {}).keys()
+        if gone:
+            client.hdel(keys(partition).shipped, *gone)
+            client.hdel(keys(partition).collected, *gone)
+
+
+def trim(client: Client, partitions: list[int]) -> None:
+    """Remove the entries that every registered reader has committed past; the one it stands on stays."""
+    for partition in partitions:
+        names = keys(partition)
+        positions = [value.decode() if isinstance(value, bytes) else value for value in client.hvals(names.positions)]
+        if positions:
+            client.xtrim(names.stream, minid=min(positions, key=order), approximate=False)
+
+
+def forget_reader(client: Client, name: str) -> None:
+    """Stop holding entries for a reader that will not come back."""
+    for partition in client.smembers(PARTITIONS):
+        client.hdel(keys(int(partition)).positions, name)
+
+
+def order(position: Position) -> tuple[int, int]:
+    """The position as numbers, in the order of the stream: milliseconds since 1970, and a count within them."""
+    milliseconds, _, count = position.partition("-")
+    return int(milliseconds), int(count)
+
+
+def connect(url: str, timeout: float = 5.0) -> Client:
+    """A client that gives up after `timeout` seconds and leaves repeating to us; `redis+cluster://` is a cluster.
+
+    Raises:
+        BadInput: if `url` is none that redis-py knows.
+    """
+    try:
+        if "+cluster://" in url:
+            return redis.RedisCluster.from_url(
+                url.replace("+cluster", "", 1), socket_timeout=timeout, socket_connect_timeout=timeout, protocol=2
+            )
+        return redis.Redis.from_url(
+            url, socket_timeout=timeout, socket_connect_timeout=timeout, protocol=2, retry=Retry(NoBackoff(), 0)
+        )
+    except ValueError as error:
+        raise BadInput(f"{url!r} is no address of a store: {error}; write redis://host:6379/0") from error
+
+
+def refuse_eviction(client: Client) -> None:
+    """Make sure that the store never throws acknowledged records away to make room.
+
+    Raises:
+        JournalError: if its `maxmemory-policy` is one that evicts.
+    """
+    try:
+        policy = client.config_get("maxmemory-policy").get("maxmemory-policy")
+    except redis.ResponseError:  # hosted stores forbid CONFIG
+        policy = client.info("memory").get("maxmemory_policy")
+    if policy not in {None, "noeviction"}:
+        raise JournalError(
+            f"maxmemory-policy is {policy!r}: it would delete answered decisions to make room; "
+            "set it to noeviction (CONFIG SET maxmemory-policy noeviction)"
+        )
