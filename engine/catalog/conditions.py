@@ -1,7 +1,7 @@
 """A condition in MongoDB's query form, compiled once into closures: who is in an audience, a segment, a prerequisite.
 
 Operators and their meaning are GrowthBook's (its JavaScript SDK's `evalCondition`). A trait that is missing is null.
-What is malformed matches nobody, as there; `condition_problems` tells of it before.
+A malformed part does not hold, as there; `condition_problems` tells of it before.
 """
 
 import json

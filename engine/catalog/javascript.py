@@ -130,6 +130,6 @@ def element(value: object, name: str) -> object:
     if isinstance(value, Sequence) and not isinstance(value, str):
         if name == "length":
             return len(value)
-        if name.isascii() and name.isdigit() and len(name) < 10:
+        if name.isdecimal() and len(name) < 10 and name == str(int(name)):
             return value[int(name)] if int(name) < len(value) else None
     return None
