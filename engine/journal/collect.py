@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
 from redis.exceptions import RedisError
@@ -23,6 +24,7 @@ _IDLE = 0.05
 _TELL_SECONDS = 5.0
 _KEEP_MARKS_MS = 7 * 86_400_000
 _PATIENCE = 30.0
+_PACK = 4096
 _log = structlog.get_logger(__name__)
 
 
@@ -41,6 +43,7 @@ class Pending:
         self.count = 0
         self._days = days
         self._rows: dict[tuple[parquet.Table, str], list[parquet.Row]] = {}
+        self._columns: dict[tuple[parquet.Table, str], list[pa.RecordBatch]] = {}
         self._seen: dict[str, set[int]] = {}
         for directory in sorted((log / "events").glob("day=*"))[-days:]:
             ids = self._seen.setdefault(directory.name.removeprefix("day="), set())
@@ -60,22 +63,24 @@ class Pending:
 
     def write(self, log: Path, progress: stream.Progress) -> Counter[str]:
         """Commit all rows; how many for each table. They stay pending if the disk takes no more."""
+        for place in tuple(self._rows):
+            self._pack(place)
 
         def change(number: int) -> publish.Change:
             return publish.Change(
                 {
                     log / table / f"day={day}" / f"{number:010d}.parquet": functools.partial(
-                        parquet.write, table=table, rows=rows
+                        parquet.write, table=table, batches=batches
                     )
-                    for (table, day), rows in self._rows.items()
+                    for (table, day), batches in self._columns.items()
                 }
             )
 
         publish.commit(log, change, progress)
         written = Counter[str]()
-        for (table, _), rows in self._rows.items():
-            written[table] += len(rows)
-        self._rows.clear()
+        for (table, _), batches in self._columns.items():
+            written[table] += sum(batch.num_rows for batch in batches)
+        self._columns.clear()
         self.count = 0
         for day in sorted(self._seen)[: -self._days]:
             del self._seen[day]
@@ -89,8 +94,16 @@ class Pending:
                 return
             self._seen.setdefault(day, set()).add(key)
         if rows:
-            self._rows.setdefault((table, day), []).extend(rows)
+            pending = self._rows.setdefault((table, day), [])
+            pending += rows
             self.count += len(rows)
+            if len(pending) >= _PACK:
+                self._pack((table, day))
+
+    def _pack(self, place: tuple[parquet.Table, str]) -> None:
+        """Columns take a tenth of the memory that rows take."""
+        rows = self._rows.pop(place)
+        self._columns.setdefault(place, []).append(parquet.columns(place[0], rows))
 
 
 def collect(

@@ -99,16 +99,21 @@ def day_of(time: float) -> str:
     Raises:
         ValueError: if it is before 1970 or after the year 9999.
     """
-    if not 0 <= time < _END_OF_TIME:
-        raise ValueError(f"time {time} is not between 1970 and 9999 in seconds since 1970")
-    return _day(int(time // 86_400))
+    return _day(_microseconds(time) // 86_400_000_000)
 
 
-def write(path: Path, table: Table, rows: list[Row]) -> None:
-    """Write rows as one Parquet file with all columns of its table, empty ones too."""
+def columns(table: Table, rows: list[Row]) -> pa.RecordBatch:
+    """Rows as columns, all that the table has, empty ones too."""
     schema = SCHEMAS[table]
-    columns = [pa.array(values, type=field.type) for field, values in zip(schema, zip(*rows, strict=True), strict=True)]
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, compression="zstd")
+    return pa.record_batch(
+        [pa.array(values, type=field.type) for field, values in zip(schema, zip(*rows, strict=True), strict=True)],
+        schema=schema,
+    )
+
+
+def write(path: Path, table: Table, batches: list[pa.RecordBatch]) -> None:
+    """Write columns as one Parquet file."""
+    pq.write_table(pa.Table.from_batches(batches, schema=SCHEMAS[table]), path, compression="zstd")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -117,6 +122,8 @@ def _day(number: int) -> str:
 
 
 def _microseconds(time: float) -> int:
+    if not 0 <= time < _END_OF_TIME:
+        raise ValueError(f"time {time} is not between 1970 and 9999 in seconds since 1970")
     return round(time * 1e6)
 
 
@@ -151,7 +158,6 @@ def _decision_rows(record: DecisionRecord) -> list[Row]:
 
 
 def _event_row(record: EventRecord) -> Row:
-    day_of(record.time)
     return (
         record.message_id,
         _microseconds(record.time),

@@ -7,11 +7,11 @@ import msgspec
 Kind = Literal["experiment", "offer"]
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True):
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):  # records hold no cycles
     """What one thing that happened leaves in the log. Times are seconds since 1970, UTC."""
 
 
-class DecisionRow(msgspec.Struct, frozen=True, array_like=True):
+class DecisionRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One experiment or placement of an answered decision.
 
     `propensity` is the probability with which `variant` was chosen among `candidates`; `context` holds the
@@ -30,7 +30,7 @@ class DecisionRow(msgspec.Struct, frozen=True, array_like=True):
     version: str = ""  # the bucket version of an experiment: exposures are counted per version
 
 
-class DecisionRecord(Record, frozen=True, array_like=True, tag="decision"):
+class DecisionRecord(Record, frozen=True, array_like=True, gc=False, tag="decision"):
     """An answered decision: it is in the spool before the answer leaves."""
 
     decision_id: str
@@ -43,7 +43,7 @@ class DecisionRecord(Record, frozen=True, array_like=True, tag="decision"):
     trace: bytes = b""  # msgpack of what `explain` needs to replay it: request and profile as they were
 
 
-class ExposureRecord(Record, frozen=True, array_like=True, tag="exposure"):
+class ExposureRecord(Record, frozen=True, array_like=True, gc=False, tag="exposure"):
     """The customer saw what was decided under `keys` (experiments or placements)."""
 
     decision_id: str
@@ -52,7 +52,7 @@ class ExposureRecord(Record, frozen=True, array_like=True, tag="exposure"):
     keys: list[str]
 
 
-class EventRecord(Record, frozen=True, array_like=True, tag="event"):
+class EventRecord(Record, frozen=True, array_like=True, gc=False, tag="event"):
     """Something a customer did. `time` is when it happened by the corrected clock, `received` when it came in."""
 
     message_id: str
@@ -66,7 +66,7 @@ class EventRecord(Record, frozen=True, array_like=True, tag="event"):
     properties: bytes  # JSON text as it came
 
 
-class RewardRecord(Record, frozen=True, array_like=True, tag="reward"):
+class RewardRecord(Record, frozen=True, array_like=True, gc=False, tag="reward"):
     """A reward joined to the decision that earned it; a correction carries the same id and key, later in the log."""
 
     decision_id: str
@@ -75,7 +75,7 @@ class RewardRecord(Record, frozen=True, array_like=True, tag="reward"):
     time: float
 
 
-class QuarantineRecord(Record, frozen=True, array_like=True, tag="quarantine"):
+class QuarantineRecord(Record, frozen=True, array_like=True, gc=False, tag="quarantine"):
     """What could not be used, kept aside with its reason."""
 
     time: float

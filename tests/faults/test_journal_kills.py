@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import redis
 
 from engine import embedded
 from engine.journal.collect import Summary, collect
@@ -43,23 +43,18 @@ def drain(data: Path, url: str) -> Summary:
 def check(data: Path, kills: int) -> None:
     answered = (data / "answered").read_text().split()
     log = data / "log"
-    logged = Counter(
-        dict(
-            duckdb.sql(
-                f"select decision_id, count(*) from '{log}/decisions/*/*.parquet' where kind = 'offer' group by 1"
-            ).fetchall()
-        )
+    decisions = duckdb.read_parquet(str(log / "decisions/*/*.parquet"))
+    logged: dict[str, int] = dict(
+        decisions.filter("kind = 'offer'").aggregate("decision_id, count(*)", "decision_id").fetchall()
     )
     assert len(answered) > 100
     assert set(answered) <= set(logged)
     assert set(logged.values()) == {1}
     # A batch of at most seven may have been kept and its process killed before it could answer.
     assert len(logged) - len(answered) <= 7 * kills
-    (traces,) = duckdb.sql(f"select count(trace) from '{log}/decisions/*/*.parquet'").fetchone() or (0,)
-    assert traces == len(logged)
-    (events, messages) = duckdb.sql(
-        f"select count(*), count(distinct message_id) from '{log}/events/*/*.parquet'"
-    ).fetchone() or (0, 0)
+    assert decisions.aggregate("count(trace)").fetchall() == [(len(logged),)]
+    sent = duckdb.read_parquet(str(log / "events/*/*.parquet"))
+    ((events, messages),) = sent.aggregate("count(*), count(distinct message_id)").fetchall()
     assert events == messages >= sum(int(name.rpartition("-")[2]) % 5 == 0 for name in answered)
     assert not list(log.glob("quarantine/*/*"))
     assert not list(log.rglob("*.tmp"))
@@ -121,8 +116,6 @@ def test_a_store_that_lost_its_last_entries_gets_them_again(tmp_path: Path) -> N
 
 
 def test_a_store_that_lost_everything_gets_what_is_still_in_the_spools(tmp_path: Path, redis_url: str) -> None:
-    import redis  # noqa: PLC0415
-
     with process("writer", tmp_path, redis_url, "w"):
         with process("collector", tmp_path, redis_url):
             time.sleep(0.5)

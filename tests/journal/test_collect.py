@@ -1,0 +1,225 @@
+"""The Parquet log has the columns it promises, whatever came, and each record once."""
+
+import asyncio
+import datetime as dt
+import threading
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from engine.errors import JournalError, StoreUnavailable
+from engine.journal import publish, ship, stream
+from engine.journal.collect import Summary, collect
+from engine.journal.parquet import SCHEMAS, TABLES
+from engine.journal.records import (
+    AnyRecord,
+    DecisionRecord,
+    DecisionRow,
+    EventRecord,
+    ExposureRecord,
+    QuarantineRecord,
+    RewardRecord,
+    encode,
+)
+from engine.journal.spool import Spool
+from engine.settings import Settings
+
+DAY = 86_400.0
+NOON = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC).timestamp()
+DECISION = DecisionRecord(
+    "d-1",
+    NOON + 0.123456,
+    "u-1",
+    None,
+    "web",
+    "plan-1",
+    [
+        DecisionRow("experiment", "layout", None, "coverage", 1.0),
+        DecisionRow(
+            "offer", "hero", "tea", "policy", 0.25, ["tea", "milk"], {"tier": "gold", "hour": 7.0}, "h@1", True
+        ),
+    ],
+    b"\x00trace",
+)
+EVENT = EventRecord("m-1", NOON - DAY, NOON, "u-1", "purchase", "d-1", "store", 12.5, b'{"revenue": 12.5}')
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_url: str) -> Settings:
+    return Settings(data=tmp_path, redis=redis_url, partitions=2)
+
+
+def answered(settings: Settings, *records: AnyRecord | bytes) -> None:
+    own = Spool(settings.spool)
+    own.append_many([(record if isinstance(record, bytes) else encode(record), 0) for record in records])
+    own.close()
+
+
+def drain(settings: Settings) -> Summary:
+    return collect(settings, drain=True)
+
+
+def rows(settings: Settings, table: str) -> list[tuple[object, ...]]:
+    found = duckdb.read_parquet(str(settings.log / table / "*/*.parquet"), hive_partitioning=True).to_arrow_table()
+    return [tuple(row.values()) for row in found.to_pylist()]
+
+
+def test_every_record_becomes_its_rows(settings: Settings) -> None:
+    answered(
+        settings,
+        DECISION,
+        ExposureRecord("d-1", NOON, "u-1", ["layout", "hero"]),
+        EVENT,
+        RewardRecord("d-1", "hero", 1.0, NOON),
+        QuarantineRecord(NOON, "too old", "events", b"\xff"),
+    )
+    assert drain(settings) == Summary(
+        {"decisions": 2, "exposures": 2, "events": 1, "rewards": 1, "quarantine": 1}, lost=0, waiting=0
+    )
+    noon, day = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC), dt.date(2026, 11, 1)
+    at = noon + dt.timedelta(microseconds=123_456)
+    common = ("d-1", at, "u-1", None, "web")
+    assert rows(settings, "decisions") == [
+        (
+            *common,
+            "experiment",
+            "layout",
+            None,
+            "coverage",
+            1.0,
+            [],
+            "{}",
+            "plan-1",
+            None,
+            False,
+            "",
+            b"\x00trace",
+            day,
+        ),
+        (
+            *(*common, "offer", "hero", "tea", "policy", 0.25, ["tea", "milk"], '{"tier":"gold","hour":7.0}', "plan-1"),
+            *("h@1", True, "", None, day),
+        ),
+    ]
+    assert rows(settings, "exposures") == [("d-1", noon, "layout", "u-1", day), ("d-1", noon, "hero", "u-1", day)]
+    assert rows(settings, "events") == [
+        ("m-1", noon - dt.timedelta(days=1), noon, "u-1", "purchase", "d-1", "store", 12.5, '{"revenue": 12.5}', day)
+    ]
+    assert rows(settings, "rewards") == [("d-1", "hero", 1.0, noon, day)]
+    assert rows(settings, "quarantine") == [(noon, "too old", "events", b"\xff", day)]
+
+
+def test_files_have_the_contract_s_columns_even_where_all_are_null(settings: Settings) -> None:
+    answered(settings, EVENT, EventRecord("m-2", NOON, NOON + DAY, "u-2", "view", None, None, None, b"{}"))
+    drain(settings)
+    assert len(list((settings.log / "events").glob("day=*"))) == 2
+    schema = duckdb.read_parquet(str(settings.log / "events/day=2026-11-02/*.parquet"), hive_partitioning=True)
+    assert dict(zip(schema.columns, map(str, schema.types), strict=True)) == {
+        **dict.fromkeys(SCHEMAS["events"].names, "VARCHAR"),
+        "time": "TIMESTAMP WITH TIME ZONE",
+        "received": "TIMESTAMP WITH TIME ZONE",
+        "revenue": "DOUBLE",
+        "day": "DATE",
+    }
+    assert TABLES == ("decisions", "exposures", "events", "rewards", "quarantine")
+
+
+def test_what_cannot_be_used_is_set_aside_and_stops_nothing(settings: Settings) -> None:
+    answered(
+        settings,
+        b"\xc1 no msgpack",
+        ExposureRecord("d-1", float("nan"), "u-1", ["hero"]),
+        RewardRecord("d-1", "hero", 1.0, 1e300),
+        EventRecord("m-3", -5.0, NOON, "u-1", "view", None, None, None, b"{}"),
+        EventRecord("m-4", NOON, NOON, "u-1", "view", None, None, None, b"\xff"),
+        DECISION,
+    )
+    assert drain(settings).rows == {"decisions": 2, "quarantine": 5}
+    reasons = [row[1] for row in rows(settings, "quarantine")]
+    assert "time nan is not between 1970 and 9999" in str(reasons[1])
+    assert all(row[3] for row in rows(settings, "quarantine"))
+
+
+def test_a_message_id_counts_once_also_after_a_restart(settings: Settings) -> None:
+    for _ in range(2):
+        answered(settings, EVENT, EVENT)
+        drain(settings)
+    assert len(rows(settings, "events")) == 1
+
+
+def test_a_drain_beside_a_working_collector_waits_for_it(settings: Settings) -> None:
+    stop = threading.Event()
+    worker = threading.Thread(target=collect, args=(settings,), kwargs={"stop": stop, "flush_seconds": 0.3})
+    worker.start()
+    try:
+        while not (settings.log / ".collector.lock").exists():
+            pass
+        answered(settings, DECISION)
+        drain(settings)
+        assert len(rows(settings, "decisions")) == 2
+        assert not list(settings.spool.glob("*/*"))
+    finally:
+        stop.set()
+        worker.join()
+
+
+def test_a_stopped_collector_finishes_what_is_in_the_streams(settings: Settings) -> None:
+    answered(settings, DECISION)
+    drain(settings)
+    answered(settings, EVENT)
+    asyncio.run(ship.ship(ship.adopt(settings.spool), settings.redis))
+    stop = threading.Event()
+    stop.set()
+    assert collect(settings, stop=stop).rows == {"events": 1}
+
+
+def test_without_a_store_a_drain_says_so(tmp_path: Path) -> None:
+    away = Settings(data=tmp_path, redis="redis://127.0.0.1:1/0")
+    with pytest.raises(StoreUnavailable, match="nothing is lost"):
+        drain(away)
+
+
+def test_a_commit_is_finished_or_undone_by_the_next_process(settings: Settings) -> None:
+    answered(settings, DECISION)
+    drain(settings)
+    (file,) = (settings.log / "decisions").rglob("*.parquet")
+    checkpoint = publish.load(settings.log)
+    ((hidden, name),) = checkpoint.publish.items()
+    assert settings.log / name == file
+    file.rename(settings.log / hidden)  # killed between the checkpoint and the renaming
+    stray = file.with_name(".9-0000000009.parquet.tmp")
+    stray.touch()  # killed before the checkpoint
+    assert publish.recover(settings.log) == checkpoint
+    assert file.exists()
+    assert not stray.exists()
+    assert drain(settings).rows == {}
+
+
+def test_a_failed_commit_changes_nothing(settings: Settings) -> None:
+    answered(settings, DECISION)
+    drain(settings)
+    before = sorted(settings.log.rglob("*.*"))
+
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        publish.commit(settings.log, lambda _: publish.Change({settings.log / "events/day=2026-11-01/x.parquet": fail}))
+    assert [path for path in sorted(settings.log.rglob("*.*")) if path.is_file()] == [p for p in before if p.is_file()]
+
+
+def test_a_checkpoint_that_is_none_is_not_overwritten(settings: Settings) -> None:
+    settings.log.mkdir(parents=True)
+    (settings.log / ".checkpoint.json").write_text("{")
+    with pytest.raises(JournalError, match="restore it"):
+        drain(settings)
+
+
+def test_the_streams_are_trimmed_to_what_is_in_the_log(settings: Settings) -> None:
+    for number in range(5):
+        answered(settings, ExposureRecord(f"d-{number}", NOON, "u", ["k"]))
+        drain(settings)
+    with stream.connect(settings.redis) as client:
+        assert client.xlen(stream.keys(0).stream) == 1
