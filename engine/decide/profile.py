@@ -98,6 +98,7 @@ class Profile(
         "affinities": "A",
         "half_life": "h",
         "points": "p",
+        "earned": "e",
         "tier": "l",
         "orders": "O",
         "order_count": "n",
@@ -134,6 +135,7 @@ class Profile(
     affinities: dict[str, Decayed] = {}
     half_life: float = HALF_LIFE
     points: float = 0.0
+    earned: float = 0.0
     tier: int = 0
     orders: dict[str, Order] = {}
     order_count: int = 0

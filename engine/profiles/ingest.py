@@ -1,0 +1,161 @@
+"""Events into profiles: read, reduce, journal, then write only over what was read; what waits goes together."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from engine.errors import StoreUnavailable
+from engine.profiles import keys
+from engine.profiles.events import Accepted, Event, Status, accept, customer_ids, occurred
+from engine.profiles.identity import resolve
+from engine.profiles.keys import Hasher, Ident
+from engine.profiles.reducers import reduce
+from engine.profiles.rules import ProfileRules
+from engine.profiles.wire import Wire
+from engine.profiles.workbench import Workbench, digest
+
+ATTEMPTS = 32
+BATCH = 2000
+
+Journal = Callable[[list[Accepted]], Awaitable[None]]
+
+
+class _Item:
+    """One event, or a login without one, on its way; `status` is set once it is settled."""
+
+    __slots__ = ("event", "idents", "journal", "journaled", "mark", "received", "status", "time")
+
+    def __init__(
+        self, event: Event | None, idents: list[Ident], time: float, received: float, journal: Journal
+    ) -> None:
+        self.event = event
+        self.idents = idents
+        self.time = time
+        self.received = received
+        self.journal = journal
+        self.mark = digest(event.message_id) if event is not None else b""
+        self.journaled = False
+        self.status: Status | None = None
+
+
+class _Waiting(NamedTuple):
+    items: list[_Item]
+    future: "asyncio.Future[None]"
+
+
+class Ingest:
+    """The one writer of profiles in a process: batches that come while one is written are the next."""
+
+    def __init__(self, wire: Wire, rules: ProfileRules, hash_: Hasher) -> None:
+        self._wire = wire
+        self._rules = rules
+        self._hash = hash_
+        self._waiting: list[_Waiting] = []
+        self._running: asyncio.Task[None] | None = None
+
+    async def batch(self, batch: Sequence[Event | Status], received: float, journal: Journal) -> list[Status]:
+        """A status per item; errors as in `ProfileStore`."""
+        items = [
+            _Item(event, keys.idents(customer_ids(event), self._hash), occurred(event, received), received, journal)
+            for event in batch
+            if isinstance(event, Event)
+        ]
+        await self._add(items)
+        done = iter(items)
+        return [
+            item if isinstance(item, Status) else next(done).status or Status("rejected", item.message_id)
+            for item in batch
+        ]
+
+    async def login(self, idents: list[Ident], now: float, journal: Journal) -> None:
+        """Bind and merge what `idents` name."""
+        await self._add([_Item(None, idents, now, now, journal)])
+
+    async def _add(self, items: list[_Item]) -> None:
+        if not items:
+            return
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(_Waiting(items, future))
+        if self._running is None:
+            self._running = loop.create_task(self._run())
+        await future
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                taken: list[_Waiting] = []
+                size = 0
+                while self._waiting and size < BATCH:
+                    taken.append(self._waiting.pop(0))
+                    size += len(taken[-1].items)
+                try:
+                    await self._count([item for waiting in taken for item in waiting.items])
+                except Exception as error:  # noqa: BLE001 (whoever waits gets it; the next batches go on)
+                    for waiting in taken:
+                        if not waiting.future.done():
+                            waiting.future.set_exception(error)
+                for waiting in taken:
+                    if not waiting.future.done():
+                        waiting.future.set_result(None)
+        finally:
+            self._running = None
+
+    async def _count(self, items: list[_Item]) -> None:
+        items = sorted(items, key=lambda item: item.time)
+        for _ in range(ATTEMPTS):
+            bench = await self._load(items)
+            told = self._reduce(items, bench)
+            for journal, accepted in told.items():
+                await journal(accepted)
+            if await bench.write(self._wire):
+                return
+        raise StoreUnavailable(f"a customer changed {ATTEMPTS} times while they were written; send the batch again")
+
+    async def _load(self, items: list[_Item]) -> Workbench:
+        """Everything the items name, with what it leads to."""
+        bench = Workbench(self._rules, self._hash)
+        missing = {ident.key for item in items for ident in item.idents}
+        while missing:
+            wanted = sorted(missing)
+            names = [name for key in wanted for name in (keys.slot(key), keys.seen(key))]
+            values = await self._wire.get(names, list)
+            for index, key in enumerate(wanted):
+                bench.put(key, values[2 * index], values[2 * index + 1])
+            missing = bench.led_to()
+        return bench
+
+    def _reduce(self, items: Iterable[_Item], bench: Workbench) -> dict[Journal, list[Accepted]]:
+        """Reduce every item on the bench; what is newly accepted, by the journal to tell."""
+        told: dict[Journal, list[Accepted]] = {}
+        for item in items:
+            event = item.event
+            found = resolve(
+                item.idents,
+                bench.entries,
+                self._rules,
+                item.time,
+                explicit=event is not None and event.type != "track",
+            )
+            if found.erased:
+                if event is not None:
+                    item.status = Status(
+                        "rejected", event.message_id, "the customer was erased; nothing is kept of them"
+                    )
+                continue
+            if event is not None and bench.counted(found, item.mark):
+                if not item.journaled:
+                    item.status = Status("duplicate", event.message_id)
+                continue
+            merges = bench.settle(found, item.time)
+            news = [] if item.journaled else merges
+            if event is not None:
+                profile = reduce(found.profile, event, item.time, self._rules)
+                bench.change(found, profile, item.mark, item.idents)
+                if not item.journaled:
+                    item.status = Status("accepted", event.message_id)
+                    news = [*merges, accept(event, profile.id, item.time, item.received)]
+            item.journaled = True
+            if news:
+                told.setdefault(item.journal, []).extend(news)
+        return told

@@ -1,0 +1,188 @@
+"""Event to profile change: pure, one function per family of events, and the same whatever order events come in.
+
+Each family looks at what an event says, not at who sent it: a purchase changes orders, points, affinities and ends
+the cart; any event may carry `category`, `cart`, `step` or `conversation`.
+"""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+from msgspec.structs import replace
+
+from engine.decide.profile import Answer, Consent, Held, Order, Profile, Trait
+from engine.profiles import orders
+from engine.profiles.affinity import grow
+from engine.profiles.events import Event
+from engine.profiles.rules import ProfileRules
+from engine.profiles.traits import flatten, tell
+from engine.profiles.visits import seen_at
+
+PURCHASES = frozenset(("purchase", "order_completed", "order_placed"))
+REFUNDS = frozenset(("refund", "order_refunded", "return"))
+COMPLAINTS = {"complaint": True, "complaint_opened": True, "complaint_closed": False, "complaint_resolved": False}
+QUESTIONS = ("nps", "csat", "ces")
+CONSENTS = {
+    "consent": True,
+    "consent_given": True,
+    "consent_granted": True,
+    "consent_withdrawn": False,
+    "consent_denied": False,
+    "consent_revoked": False,
+}
+JOURNEY_BYTES = 2048
+NAMES = 100
+
+Changes = Mapping[str, object]
+Reducer = Callable[[Profile, Event, float, ProfileRules], Changes]
+
+
+def reduce(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Profile:
+    """The profile after `event`, which happened at `time` (s since 1970). Whether it counts was decided before."""
+    for family in _FAMILIES[event.type]:
+        changes = family(profile, event, time, rules)
+        if changes:
+            profile = replace(profile, **changes)
+    return replace(profile, updated=max(profile.updated, time))
+
+
+def told(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:
+    """Traits of an identify; those under `consent.` are consents."""
+    traits, consents = profile.traits, profile.consents
+    source = event.channel or ""
+    for name, value in flatten(event.traits).items():
+        purpose = name.removeprefix("consent.")
+        if purpose != name and isinstance(value, bool):
+            consents = _consent(consents, purpose, Consent(value, time, None, source))
+        elif len(name) <= NAMES:
+            traits = tell(traits, name, Trait(value, time, source, event.user_id is not None), rules)
+    return {"traits": traits, "consents": consents}
+
+
+def visited(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:
+    """Visits, channels, and when each kind of event was last seen."""
+    changes: dict[str, object] = {}
+    if event.event and len(event.event) <= NAMES:
+        recent = profile.recent | {event.event: max(time, profile.recent.get(event.event, 0.0))}
+        if len(recent) > rules.recent_limit:
+            del recent[min(recent, key=lambda name: (recent[name], name))]
+        changes["recent"] = recent
+    if event.event not in rules.not_visits:
+        changes["visits"], changes["past_visits"] = seen_at(profile, time, rules)
+        if event.channel and len(event.channel) <= NAMES:
+            changes["channels"] = profile.channels | {
+                event.channel: max(int(time), profile.channels.get(event.channel, 0))
+            }
+    return changes
+
+
+def bought(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:
+    """Orders, refunds and points."""
+    said = event.properties
+    key = _text(said.get("order_id"))
+    points = _number(said.get("points"))
+    if event.event in PURCHASES:
+        revenue = _number(said.get("revenue")) or 0.0
+        gained = revenue * rules.points_per_unit if points is None else points
+        return orders.placed(profile, key, Order(revenue, time, gained), rules)
+    if event.event in REFUNDS:
+        amount = _number(said.get("amount", said.get("revenue")))
+        return orders.refunded(profile, key, None if amount is None else abs(amount), time, rules)
+    if points is not None and points != 0:
+        return orders.awarded(profile, -abs(points) if event.event == "points_redeemed" else points, rules)
+    return {}
+
+
+def liked(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:
+    """Affinities: the event's category or categories, or its own `affinity: {name: weight}`."""
+    said = event.properties
+    weights: dict[str, float] = {}
+    categories = said.get("categories", said.get("category"))
+    for name in categories if isinstance(categories, list) else [categories]:
+        if isinstance(name, str):
+            weights[name] = 1.0
+    given = said.get("affinity")
+    if isinstance(given, dict):
+        weights |= {name: weight for name, value in given.items() if (weight := _number(value)) is not None}
+    if not weights or event.event in REFUNDS:
+        return {}
+    held = profile.affinities
+    for name, weight in weights.items():
+        if 0 < len(name) <= NAMES:
+            held = grow(held, name, weight, time, profile.half_life, rules.affinities_limit)
+    return {"affinities": held}
+
+
+def answered(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:  # noqa: ARG001 (a Reducer)
+    """Satisfaction answers and complaints: the newest stands."""
+    name = event.event or ""
+    if name in COMPLAINTS:
+        word = (COMPLAINTS[name], time)
+        return {"complaint": max(profile.complaint or word, word, key=lambda c: (c[1], c[0]))}
+    answers = profile.answers
+    said = event.properties
+    for question in QUESTIONS:
+        score = _number(said.get(question))
+        if score is None and question in (name.split("_")[0], said.get("survey")):
+            score = _number(said.get("score", said.get("value")))
+        if score is not None:
+            word_ = Answer(score, time)
+            answers = answers | {question: max(answers.get(question, word_), word_, key=lambda a: (a.time, a.score))}
+    return {} if answers is profile.answers else {"answers": answers}
+
+
+def agreed(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:  # noqa: ARG001 (a Reducer)
+    """Consents by event: `purpose`, `granted`, and either `expires` (s since 1970) or `days`."""
+    name, said = event.event or "", event.properties
+    purpose = _text(said.get("purpose"))
+    if name not in CONSENTS or purpose is None or len(purpose) > NAMES:
+        return {}
+    granted = CONSENTS[name] and said.get("granted", True) is True
+    expires, days = _number(said.get("expires")), _number(said.get("days"))
+    if expires is None and days is not None:
+        expires = time + days * 86_400
+    return {"consents": _consent(profile.consents, purpose, Consent(granted, time, expires, event.channel or ""))}
+
+
+def went_on(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:
+    """The journey: cart, step and conversation as last told; a purchase ends cart and step."""
+    said = event.properties
+    lives = {"cart": rules.cart_life, "step": rules.step_life, "conversation": rules.conversation_life}
+    told_: dict[str, object] = {name: said[name] for name in lives if name in said}
+    if event.event == "cart_updated" and "cart" not in told_:
+        told_["cart"] = said or None
+    elif event.event == "cart_cleared":
+        told_["cart"] = None
+    elif event.event == "conversation_closed":
+        told_["conversation"] = None
+    elif event.event in PURCHASES:
+        told_ |= {"cart": None, "step": None}
+    journey = profile.journey
+    for name, value in told_.items():
+        word = Held(value, time, time + lives[name])
+        if len(msgspec.msgpack.encode(value)) <= JOURNEY_BYTES:
+            stands = journey.get(name, word)
+            journey = journey | {name: max(stands, word, key=lambda h: (h.time, h.value is None, repr(h.value)))}
+    return {} if journey is profile.journey else {"journey": journey}
+
+
+def _consent(held: dict[str, Consent], purpose: str, word: Consent) -> dict[str, Consent]:
+    """The newest word stands; at the same moment a denial does."""
+    stands = held.get(purpose, word)
+    return held | {
+        purpose: max(stands, word, key=lambda c: (c.time, not c.granted, -(c.expires or float("inf")), c.source))
+    }
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _text(value: object) -> str | None:
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+
+
+_FAMILIES: dict[str, tuple[Reducer, ...]] = {
+    "identify": (told, visited),
+    "track": (visited, bought, liked, answered, agreed, went_on),
+    "alias": (),
+}

@@ -1,0 +1,136 @@
+"""The customers in Redis: read in one coalesced round trip, written by events, the same on every channel."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from engine.decide.profile import CustomerIds, Profile
+from engine.errors import BadInput
+from engine.profiles import keys
+from engine.profiles.entries import Entry, read, write
+from engine.profiles.events import Accepted, Event, Status
+from engine.profiles.identity import Missing, resolve
+from engine.profiles.ingest import Ingest
+from engine.profiles.keys import Ident, Key
+from engine.profiles.rules import WEAK, ProfileRules
+from engine.profiles.wire import Again, Values, Wire, connect
+
+if TYPE_CHECKING:
+    import asyncio
+
+Journal = Callable[[list[Accepted]], Awaitable[None]]
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """The customer of a request, with everything their identifiers name already merged into the view.
+
+    `known`: the store had them before. `settled`: it says all of this already, so `touch` has nothing to do.
+    `erased`: they asked to be forgotten; nothing of them may be written. `key` is where their claims are.
+    """
+
+    profile: Profile
+    key: Key
+    idents: list[Ident]
+    known: bool
+    settled: bool
+    erased: bool = False
+
+
+class ProfileStore:
+    """Customers by any of their identifiers. One per process and event loop.
+
+    Every method raises StoreUnavailable where Redis does not answer in time, is read-only or refuses a write.
+    """
+
+    def __init__(self, wire: Wire, rules: ProfileRules | None = None, secret: bytes = b"counterpoint") -> None:
+        """Customers behind `wire`; their keys are hashed with `secret`, and another secret finds none of them."""
+        self.wire: Final = wire
+        self.rules: Final = rules or ProfileRules()
+        self._hash = keys.hasher(secret)
+        self._ingest = Ingest(wire, self.rules, self._hash)
+
+    @classmethod
+    def open(
+        cls, url: str, rules: ProfileRules | None = None, *, timeout: float = 0.05, secret: bytes = b"counterpoint"
+    ) -> "ProfileStore":
+        """The store at `url`, as `wire.connect` takes it. Nothing is sent yet."""
+        return cls(Wire(connect(url, timeout)), rules, secret)
+
+    def fetch(self, ids: CustomerIds, now: float) -> "asyncio.Future[Resolved]":
+        """The customer that `ids` name at `now` (s since 1970); one never seen is a fresh profile.
+
+        All fetches of one event-loop tick share a round trip; a pointer that leads elsewhere costs a second.
+
+        Raises:
+            BadInput: if no identifier is given.
+        """
+        idents = keys.idents(ids, self._hash)
+        if not idents:
+            raise BadInput("customer: no identifier; send at least one of user_id, anonymous_id, email, phone, …")
+        rules = self.rules
+        first = idents[0]
+
+        def look(values: Values) -> Resolved | Again:
+            entry = read(values[0])
+            if type(entry) is Profile and (len(idents) == 1 or _points_here(values, first.key)):
+                return Resolved(entry, first.key, idents, known=True, settled=True)
+            entries: dict[Key, Entry] = {first.key: entry}
+            for ident, value in zip(idents[1:], values[1:], strict=True):
+                entries[ident.key] = read(value)
+            return _resolved(idents, entries, rules, now)
+
+        return self.wire.get([keys.slot(ident.key) for ident in idents], look)
+
+    async def touch(self, resolved: Resolved, now: float, journal: Journal) -> None:
+        """Make the store say what `resolved` says: known from first contact, aliases bound, a login's visitor merged.
+
+        `journal` is told of merges before they are written. Does nothing for the settled and the erased.
+        """
+        if resolved.settled or resolved.erased:
+            return
+        if not resolved.known and len(resolved.idents) == 1:
+            life = self.rules.anonymous_life if resolved.idents[0].kind in WEAK else self.rules.life
+            value = write(msgspec.structs.replace(resolved.profile, version=1))
+            await self.wire.send("SET", keys.slot(resolved.key), value, "PX", int(life * 1000), "NX")
+            return
+        await self._ingest.login(resolved.idents, now, journal)
+
+    async def ingest(self, batch: Sequence[Event | Status], received: float, journal: Journal) -> list[Status]:
+        """Count the events of a batch, once each; a status per item, in order. What was refused before stays so.
+
+        `journal` is told of every accepted event, and has it, before a profile changes. Events of one customer, of
+        all the batches that wait, are one write.
+        """
+        return await self._ingest.batch(batch, received, journal)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.wire.close()
+
+
+def _points_here(values: Values, key: Key) -> bool:
+    """Whether every further identifier points to the customer at `key`."""
+    here = b">" + key.encode()
+    return all(value is not None and value.startswith(here) for value in values[1:])
+
+
+def _resolved(idents: list[Ident], entries: dict[Key, Entry], rules: ProfileRules, now: float) -> Resolved | Again:
+    try:
+        found = resolve(idents, entries, rules, now)
+    except Missing as missing:
+        key = missing.key
+
+        def look(values: Values) -> Resolved | Again:
+            entries[key] = read(values[0])
+            return _resolved(idents, entries, rules, now)
+
+        return Again([keys.slot(key)], look)
+    return Resolved(
+        found.profile,
+        found.name.key,
+        idents,
+        known=found.base is not None or bool(found.sources),
+        settled=found.settled,
+        erased=found.erased,
+    )

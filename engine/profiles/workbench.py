@@ -1,0 +1,252 @@
+"""What a batch reads, changes in memory and writes: every customer once, merges crash-safe across hash slots.
+
+A merge freezes the visitor's profile where it stands (naming the customer it goes to), writes the customer with it,
+then turns the frozen one into a pointer. Whoever finds a frozen profile does the rest again; the customer remembers
+whom it holds, so again is once. Until all is done, `cp:merges` names the visitor for `redo`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+import msgspec
+from msgspec.structs import replace
+
+from engine.decide.profile import Profile
+from engine.profiles import keys
+from engine.profiles.entries import Entry, Frozen, Pointer, read, stamp, write
+from engine.profiles.events import Accepted
+from engine.profiles.identity import Resolution, shared
+from engine.profiles.keys import Hasher, Ident, Key
+from engine.profiles.rules import KINDS, ProfileRules
+from engine.profiles.wire import Reply, Values, Wire, script
+
+MARK = 8
+MERGES = "cp:merges"
+
+_WRITE = script("write.lua")
+_BECOME = script("become.lua")
+
+
+@dataclass(slots=True)
+class _Draft:
+    """One customer as they will be written, and what of the store becomes part of them."""
+
+    name: Ident
+    news: list[bytes] = field(default_factory=list)
+    sources: dict[Key, Profile] = field(default_factory=dict)
+    bound: set[Key] = field(default_factory=set)
+    used: set[Key] = field(default_factory=set)
+
+
+class Workbench:
+    """The entries of one attempt: as stored, and as they are after what was reduced."""
+
+    def __init__(self, rules: ProfileRules, hash_: Hasher) -> None:
+        self.entries: dict[Key, Entry] = {}
+        self._rules = rules
+        self._hash = hash_
+        self._stored: dict[Key, Entry] = {}
+        self._seen: dict[Key, bytes] = {}
+        self._marks: dict[Key, set[bytes]] = {}
+        self._drafts: dict[Key, _Draft] = {}
+
+    def put(self, key: Key, value: bytes | None, seen: bytes | None) -> None:
+        """What the store holds under `key`."""
+        self.entries[key] = self._stored[key] = read(value)
+        self._seen[key] = seen or b""
+
+    def led_to(self) -> set[Key]:
+        """Keys that what was read leads to, and that were not read yet."""
+        return {
+            entry.to
+            for entry in self._stored.values()
+            if isinstance(entry, Pointer | Frozen) and entry.to not in self._stored
+        }
+
+    def counted(self, found: Resolution, mark: bytes) -> bool:
+        """Whether a message was counted for the customer, or for a visitor that turned out to be them."""
+        return any(mark in self._marks_of(key) for key in (found.name.key, *(s.key for s in found.sources)))
+
+    def settle(self, found: Resolution, time: float) -> list[Accepted]:
+        """Take the customer up as `found` says; its merges, as events."""
+        if found.settled:
+            return []
+        key = found.name.key
+        draft = self._draft(found.name)
+        for source in found.sources:
+            absorbed = self._drafts.pop(source.key, None)
+            if absorbed is not None:
+                draft.news += absorbed.news
+                draft.sources |= absorbed.sources
+                draft.bound |= absorbed.bound
+                for bound in (*absorbed.bound, *absorbed.sources):
+                    self.entries[bound] = Pointer(key)
+            draft.sources[source.key] = source.profile
+            self._marks_of(key).update(self._marks_of(source.key))
+            self.entries[source.key] = Pointer(key)
+        for ident, before in found.bindings:
+            self.entries[ident.key] = Pointer(key, before)
+            draft.bound.add(ident.key)
+        for ident in found.blocked:
+            self.entries[ident.key] = shared(ident, self._rules, time)
+            draft.bound.add(ident.key)
+        self.entries[key] = found.profile
+        return [_merged(source.profile.id, found.profile.id, time) for source in found.sources if not source.held]
+
+    def change(self, found: Resolution, profile: Profile, mark: bytes, idents: Sequence[Ident]) -> None:
+        """The customer after one more message."""
+        key = found.name.key
+        draft = self._draft(found.name)
+        draft.news.append(mark)
+        draft.used.update(ident.key for ident in idents if ident.key != key)
+        self._marks_of(key).add(mark)
+        self.entries[key] = profile
+
+    async def write(self, wire: Wire) -> bool:
+        """Write every customer over what was read; False if any was changed by others meanwhile."""
+        drafts = list(self._drafts.values())
+        merging = [draft for draft in drafts if draft.sources]
+        if merging and not await self._freeze(wire, merging):
+            return False
+        caps = await self._caps(wire, merging)
+        written = await asyncio.gather(*(self._write(wire, draft, caps) for draft in drafts))
+        done = [draft for draft, reply in zip(drafts, written, strict=True) if reply]
+        await asyncio.gather(*(call for draft in done for call in self._follow_up(wire, draft)))
+        finished = [key for draft in done for key in draft.sources]
+        if finished:
+            await wire.send("HDEL", MERGES, *finished)
+        return len(done) == len(drafts)
+
+    async def _freeze(self, wire: Wire, drafts: Sequence[_Draft]) -> bool:
+        todo = [
+            (draft, key, stored)
+            for draft in drafts
+            for key in draft.sources
+            if isinstance(stored := self._stored.get(key), Profile)
+        ]
+        if not todo:
+            return True
+        await wire.send("HSET", MERGES, *(word for draft, key, _ in todo for word in (key, draft.name.key)))
+        await wire.send("PEXPIRE", MERGES, _ms(self._rules.life))
+        replies = await asyncio.gather(
+            *(
+                wire.call(
+                    _WRITE,
+                    _keys(key),
+                    (
+                        stamp(stored),
+                        write(Frozen(draft.name.key, draft.name.kind, draft.name.value, stored)),
+                        _ms(self._rules.life),
+                        b"",
+                        0,
+                        b"",
+                        0,
+                    ),
+                )
+                for draft, key, stored in todo
+            )
+        )
+        return all(replies)
+
+    async def _caps(self, wire: Wire, drafts: Sequence[_Draft]) -> dict[Key, bytes]:
+        """What was counted for the visitors, now that nothing more is."""
+        sources = [key for draft in drafts for key in draft.sources]
+        if not sources:
+            return {}
+        values: Values = await wire.get([keys.caps(key) for key in sources], list)
+        return {key: value for key, value in zip(sources, values, strict=True) if value is not None}
+
+    def _write(self, wire: Wire, draft: _Draft, caps: dict[Key, bytes]) -> "asyncio.Future[Reply]":
+        key = draft.name.key
+        stored, entry = self._stored.get(key), self.entries[key]
+        if not isinstance(entry, Profile):
+            raise TypeError(f"{key} is written as a customer but is {type(entry).__name__}")
+        life = self._life(entry)
+        seen = b""
+        if draft.news or draft.sources:
+            blobs = (*(self._seen.get(source, b"") for source in draft.sources), self._seen.get(key, b""), *draft.news)
+            seen = b"".join(blobs)[-MARK * self._rules.seen_limit :]
+        counted = {k: v for source in draft.sources if source in caps for k, v in _unpack(caps[source]).items()}
+        version = stored.version + 1 if isinstance(stored, Profile) else 1
+        return wire.call(
+            _WRITE,
+            _keys(key),
+            (
+                stamp(stored),
+                write(replace(entry, version=version)),
+                life,
+                seen,
+                _ms(self._rules.seen_life),
+                msgspec.msgpack.encode(counted) if counted else b"",
+                life,
+            ),
+        )
+
+    def _follow_up(self, wire: Wire, draft: _Draft) -> "list[asyncio.Future[Reply]]":
+        """Turn what became part of the customer into pointers, and keep alive those that led here."""
+        to = draft.name.key
+        life = self._life(self.entries[to])
+        calls = []
+        for key, profile in draft.sources.items():
+            if self._stored.get(key) is None:
+                calls.append(wire.call(_WRITE, _keys(key), (b"", write(Pointer(to)), life, b"", 0, b"", 0)))
+                continue
+            calls.append(wire.call(_BECOME, _keys(key), (b"M" + to.encode(), write(Pointer(to)), life)))
+            aliases = {self._hash(kind, value) for kind in KINDS for value in profile.ids.get(kind, ())}
+            calls += [
+                wire.call(_BECOME, _keys(alias), (write(Pointer(key)), write(Pointer(to)), life))
+                for alias in aliases - {key, to} - draft.bound
+            ]
+        for key in draft.bound - draft.sources.keys():
+            entry = self.entries[key]
+            if isinstance(entry, Pointer | Profile):
+                arguments = (stamp(self._stored.get(key)), write(entry), self._life(entry), b"", 0, b"", 0)
+                calls.append(wire.call(_WRITE, _keys(key), arguments))
+        calls += [
+            wire.send("PEXPIRE", keys.slot(key), life)
+            for key in draft.used - draft.bound
+            if isinstance(self._stored.get(key), Pointer)
+        ]
+        return calls
+
+    def _draft(self, name: Ident) -> _Draft:
+        draft = self._drafts.get(name.key)
+        if draft is None:
+            draft = self._drafts[name.key] = _Draft(name)
+        return draft
+
+    def _marks_of(self, key: Key) -> set[bytes]:
+        marks = self._marks.get(key)
+        if marks is None:
+            blob = self._seen.get(key, b"")
+            marks = self._marks[key] = {blob[i : i + MARK] for i in range(0, len(blob), MARK)}
+        return marks
+
+    def _life(self, entry: Entry) -> int:
+        known = isinstance(entry, Profile) and entry.known and not entry.shared
+        return _ms(self._rules.life if known or isinstance(entry, Pointer) else self._rules.anonymous_life)
+
+
+def digest(message_id: str) -> bytes:
+    """How a message id is remembered: 64 bits of BLAKE2b."""
+    return blake2b(message_id.encode(), digest_size=MARK).digest()
+
+
+def _merged(source: str, target: str, time: float) -> Accepted:
+    return Accepted(
+        f"merge:{source}:{target}", time, time, target, "$merge", properties={"from": source, "into": target}
+    )
+
+
+def _keys(key: Key) -> tuple[str, str, str]:
+    return keys.slot(key), keys.seen(key), keys.caps(key)
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _unpack(value: bytes) -> dict[str, list[object]]:
+    return msgspec.msgpack.decode(value, type=dict[str, list[object]])
