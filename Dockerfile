@@ -1,0 +1,28 @@
+# One image; the role is the verb: docker run counterpoint serve | learn | collect | check /experiments
+FROM python:3.11.11-slim-bookworm AS build
+WORKDIR /build
+COPY requirements.lock ./
+RUN python -m venv /opt/counterpoint \
+ && /opt/counterpoint/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
+COPY pyproject.toml README.md ./
+COPY engine engine
+COPY policies policies
+RUN /opt/counterpoint/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+
+FROM python:3.11.11-slim-bookworm
+RUN groupadd --system --gid 10001 counterpoint \
+ && useradd --system --uid 10001 --gid counterpoint --home-dir /var/lib/counterpoint --create-home counterpoint
+COPY --from=build /opt/counterpoint /opt/counterpoint
+COPY experiments /experiments
+ENV PATH=/opt/counterpoint/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    COUNTERPOINT_EXPERIMENTS=/experiments \
+    COUNTERPOINT_DATA=/var/lib/counterpoint \
+    COUNTERPOINT_HOST=0.0.0.0
+USER counterpoint
+VOLUME ["/var/lib/counterpoint"]
+EXPOSE 8080
+HEALTHCHECK --interval=5s --timeout=2s --start-period=20s --retries=3 \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=1)"]
+ENTRYPOINT ["counterpoint"]
+CMD ["serve"]

@@ -1,0 +1,5 @@
+"""`python -m engine` is `counterpoint`."""
+
+from engine.cli import main
+
+main()

@@ -1,0 +1,154 @@
+"""A simulated shop: customers with tastes of their own meet the engine over HTTP, and it reports what it learnt."""
+
+import asyncio
+import random
+import shutil
+import threading
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpx
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from engine.analysis import policy_report
+from engine.analysis.render import render_policies
+from engine.catalog import load_plan
+from engine.errors import CounterpointError
+from engine.journal.collect import collect
+from engine.settings import Settings
+from engine.up import running
+
+CHANNELS = ("web", "web", "app", "app", "email")
+AT_ONCE = 32
+VISITS = 3
+SEED = 20261122
+REWARD_SECONDS = 3.0
+"""Time for the learner to join the last rewards."""
+
+
+class DemoError(CounterpointError):
+    """The engine did not answer the demo's traffic; its log lines above say why."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the demo reads of an answer."""
+
+    decision_id: str = ""
+    experiments: dict[str, dict[str, object]] = {}
+    offers: dict[str, dict[str, object]] = {}
+
+
+@dataclass(frozen=True)
+class Shopper:
+    """One simulated customer: what the shop knows of them, and what it does not."""
+
+    user_id: str
+    tier: int
+    coffee: float
+
+    def clicks(self, offer: object) -> float:
+        """The probability of a click, which the engine has to find out."""
+        return {
+            "free_delivery": 0.05,
+            "second_coffee": 0.03 + 0.25 * self.coffee,
+            "birthday_drink": 0.04 + 0.05 * self.tier,
+            "tasting_set": 0.03 + 0.22 * (1 - self.coffee),
+            "grinder_discount": 0.02 + 0.02 * self.tier,
+        }.get(str(offer), 0.02)
+
+
+def run(settings: Settings, customers: int, *, once: bool, stop: threading.Event) -> int:
+    """Run the whole engine, send it `customers` shoppers' visits, print its reports; 0 when all went well."""
+    err, out = Console(stderr=True), Console()
+    shutil.rmtree(settings.data, ignore_errors=True)
+    err.print("Starting the store, a decision server, the learner and the collector …")
+    with running(settings, stop) as (base, settings):
+        err.print(f"Counterpoint answers at {base}")
+        asyncio.run(_traffic(base, customers, stop, err))
+        if stop.is_set():
+            return 0
+        err.print("Collecting the log …")
+        stop.wait(REWARD_SECONDS)
+        collect(settings, drain=True)
+        plan = load_plan(settings.experiments)
+        out.print(render_policies(policy_report(settings.log, "home_hero")))
+        for key in plan.experiments:
+            question, metrics = ask(plan, key)
+            out.print(render(analyze_experiment(question, metrics, settings.log)))
+        if not once:
+            err.print(f"\nStill serving at {base}; Ctrl-C ends it.")
+            stop.wait()
+    return 0
+
+
+async def _traffic(base: str, customers: int, stop: threading.Event, err: Console) -> None:
+    chance = random.Random(SEED)
+    shoppers = [
+        Shopper(f"u-{index}", chance.choice((0, 0, 1, 1, 2, 3)), round(chance.random(), 2))
+        for index in range(customers)
+    ]
+    visits = [(shopper, visit) for visit in range(VISITS) for shopper in chance.sample(shoppers, len(shoppers))]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    async with httpx.AsyncClient(base_url=base, timeout=10) as client:
+        with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
+            bar = progress.add_task("Customers make themselves known", total=len(shoppers))
+            for start in range(0, len(shoppers), 200):
+                await _identify(client, shoppers[start : start + 200])
+                progress.advance(bar, min(200, len(shoppers) - start))
+            bar = progress.add_task("Customers visit the shop", total=len(visits))
+            queue = iter(visits)
+
+            async def visit() -> None:
+                for shopper, number in queue:
+                    if stop.is_set():
+                        return
+                    await _visit(client, shopper, random.Random(f"{SEED}-{shopper.user_id}-{number}"))
+                    progress.advance(bar)
+
+            await asyncio.gather(*(visit() for _ in range(AT_ONCE)))
+
+
+async def _identify(client: httpx.AsyncClient, shoppers: list[Shopper]) -> None:
+    batch = [
+        {
+            "type": "identify",
+            "message_id": str(uuid.uuid4()),
+            "user_id": shopper.user_id,
+            "traits": {"loyalty.tier": shopper.tier, "affinity.coffee": shopper.coffee},
+        }
+        for shopper in shoppers
+    ]
+    await _post(client, "/v1/events", {"batch": batch})
+
+
+async def _visit(client: httpx.AsyncClient, shopper: Shopper, chance: random.Random) -> None:
+    channel = chance.choice(CHANNELS)
+    body = {
+        "customer": {"user_id": shopper.user_id},
+        "channel": channel,
+        "placements": ["home_hero"],
+        "experiments": ["checkout_layout"],
+    }
+    answer = await _post(client, "/v1/decide", body)
+    offer = answer.offers["home_hero"]["offer"]
+    layout = answer.experiments["checkout_layout"]["variant"]
+    event = {"user_id": shopper.user_id, "channel": channel, "decision_id": answer.decision_id, "type": "track"}
+    batch = []
+    if chance.random() < shopper.clicks(offer):
+        batch.append({**event, "message_id": str(uuid.uuid4()), "event": "click", "properties": {"offer": offer}})
+    if chance.random() < (0.075 if layout == "one_page" else 0.05):
+        revenue = round(chance.lognormvariate(2.6, 0.5), 2)
+        properties = {"revenue": revenue, "order_id": str(uuid.uuid4())}
+        batch.append({**event, "message_id": str(uuid.uuid4()), "event": "purchase", "properties": properties})
+    if batch:
+        await _post(client, "/v1/events", {"batch": batch})
+
+
+async def _post(client: httpx.AsyncClient, path: str, body: Mapping[str, object]) -> Answer:
+    answer = await client.post(path, json=body)
+    if answer.status_code != 200:
+        raise DemoError(f"{path} answered {answer.status_code}: {answer.text}")
+    return msgspec.json.decode(answer.content, type=Answer)

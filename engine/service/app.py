@@ -1,0 +1,48 @@
+"""The HTTP face as a Litestar application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from litestar import Litestar, Request, Response
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+
+from engine.service.health import health_routes
+from engine.service.http import PROBLEM, endpoint
+from engine.service.problems import Refusal
+from engine.service.worker import Worker
+from engine.settings import Settings
+
+
+def create_app(settings: Settings) -> Litestar:
+    """One decision server on `settings`.
+
+    Raises:
+        CatalogError: if the experiments folder has problems.
+    """
+    worker = Worker(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        async with worker.running():
+            yield
+
+    limit = settings.body_limit
+    return Litestar(
+        route_handlers=[
+            endpoint("/v1/decide", {"POST": worker.decide}, limit=limit),
+            endpoint("/v1/exposures", {"POST": worker.expose}, limit=limit),
+            endpoint("/v1/events", {"POST": worker.events}, limit=limit),
+            *health_routes(worker),
+        ],
+        lifespan=[lifespan],
+        exception_handlers={HTTPException: _problem},
+        openapi_config=None,
+        logging_config=None,
+    )
+
+
+def _problem(_: "Request[object, object, State]", error: HTTPException) -> Response[bytes]:
+    detail = {404: "there is nothing at this address; see /docs", 405: "the method is not offered here"}
+    refusal = Refusal(error.status_code, detail.get(error.status_code, error.detail))
+    return Response(refusal.body(""), status_code=error.status_code, media_type=PROBLEM.decode())

@@ -1,0 +1,73 @@
+"""Live, ready, and what Prometheus reads."""
+
+import msgspec
+from litestar.handlers import ASGIRouteHandler
+
+from engine.errors import StoreUnavailable
+from engine.service.http import Call, Reply, endpoint
+from engine.service.worker import Worker
+
+SNAPSHOT_SECONDS = 30.0
+LAG_RECORDS = 100_000
+PROBE = "cp:{probe}"
+TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """Whether this worker should get traffic, and what it depends on. Ages are seconds."""
+
+    ready: bool
+    plan: str
+    plan_problems: list[str]
+    store: bool
+    snapshot_age: float | None
+    spool_lag_records: int
+    why: list[str]
+
+
+def health_routes(worker: Worker) -> list[ASGIRouteHandler]:
+    """`/healthz`, `/readyz` and `/metrics` of a worker."""
+
+    async def live(_: Call) -> Reply:
+        return Reply(b'{"status":"live"}')
+
+    async def ready(_: Call) -> Reply:
+        state = await readiness(worker)
+        return Reply(msgspec.json.encode(state), 200 if state.ready else 503)
+
+    async def metrics(_: Call) -> Reply:
+        worker.meters.spool_lag.set(worker.shipper.lag().records)
+        return Reply(worker.meters.page(), headers=((b"content-type", TEXT),))
+
+    return [
+        endpoint("/healthz", {"GET": live}, limit=0),
+        endpoint("/readyz", {"GET": ready}, limit=0),
+        endpoint("/metrics", {"GET": metrics}, limit=0),
+    ]
+
+
+async def readiness(worker: Worker) -> Readiness:
+    """What the worker depends on, asked now."""
+    try:
+        await worker.store.wire.get([PROBE], len)
+        store = True
+    except StoreUnavailable:
+        store = False
+    age = worker.follower.age
+    lag = worker.shipper.lag().records
+    why = []
+    if not store:
+        why.append("the store does not answer; decisions are degraded")
+    if age is None or age > SNAPSHOT_SECONDS:
+        why.append(f"no look at the learnt policies for over {SNAPSHOT_SECONDS:g} s")
+    if lag > LAG_RECORDS:
+        why.append(f"{lag} records wait in the spool; see why the stream does not take them")
+    return Readiness(
+        ready=not why,
+        plan=worker.watch.plan.version,
+        plan_problems=[str(problem) for problem in worker.watch.problems],
+        store=store,
+        snapshot_age=age,
+        spool_lag_records=lag,
+        why=why,
+    )

@@ -1,0 +1,129 @@
+"""The thin skin between ASGI and a handler that takes a request's bytes and returns the answer's bytes."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+from litestar.handlers import ASGIRouteHandler, asgi
+from litestar.types import HTTPScope, Receive, Send
+
+from engine.errors import BadInput
+from engine.service.problems import Refusal, bad_field
+
+JSON = b"application/json"
+PROBLEM = b"application/problem+json"
+BODY_SECONDS = 10.0
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+log = structlog.get_logger(__name__)
+
+
+class Call:
+    """One request as a handler sees it."""
+
+    __slots__ = ("_headers", "body", "path")
+
+    def __init__(self, body: bytes, path: Mapping[str, object], headers: list[tuple[bytes, bytes]]) -> None:
+        self.body = body
+        self.path = path
+        self._headers = headers
+
+    def header(self, name: bytes) -> str:
+        """The header's value, empty where it is not sent."""
+        return next((value.decode("latin-1") for key, value in self._headers if key == name), "")
+
+
+class Reply:
+    """One answer; JSON with status 200 unless said."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, body: bytes, status: int = 200, headers: Headers = ((b"content-type", JSON),)) -> None:
+        self.body = body
+        self.status = status
+        self.headers = headers
+
+
+Handler = Callable[[Call], Awaitable[Reply]]
+
+
+def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int) -> ASGIRouteHandler:
+    """A Litestar route for `path`: one handler per method, bodies of at most `limit` bytes, errors as problem+json."""
+    allowed = ", ".join(handlers).encode()
+
+    async def answer(scope: HTTPScope, receive: Receive, send: Send) -> None:
+        headers = list(scope["headers"])
+        method = str(scope["method"])
+        request_id = b""
+        for name, value in headers:
+            if name == b"x-request-id" and len(value) <= 128 and value.isascii():
+                request_id = value
+        request_id = request_id or os.urandom(8).hex().encode()
+        try:
+            handler = handlers.get(method)
+            if handler is None:
+                raise Refusal(
+                    405,
+                    f"{method} is not offered here; use {allowed.decode()}",
+                    "method",
+                    ((b"allow", allowed),),
+                )
+            body = await _body(receive, headers, limit) if method == "POST" else b""
+            reply = await handler(Call(body, scope["path_params"], headers))
+        except Refusal as refusal:
+            reply = _refused(refusal, request_id)
+        except BadInput as error:
+            reply = _refused(bad_field(str(error)), request_id)
+        except Exception:
+            log.exception("request failed", path=scope["path"], request_id=request_id.decode())
+            detail = "the engine failed on this request; it is logged under the request id"
+            reply = _refused(Refusal(500, detail), request_id)
+        length = str(len(reply.body)).encode()
+        await send(
+            {
+                "type": "http.response.start",
+                "status": reply.status,
+                "headers": [*reply.headers, (b"content-length", length), (b"x-request-id", request_id)],
+            }
+        )
+        await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+
+    return asgi(path, copy_scope=False)(answer)
+
+
+async def _body(receive: Receive, headers: list[tuple[bytes, bytes]], limit: int) -> bytes:
+    kind = next((value for name, value in headers if name == b"content-type"), b"")
+    if kind.partition(b";")[0].strip().lower() != JSON:
+        said = kind.decode("latin-1") or "nothing"
+        raise Refusal(415, f"the content type is {said!r}; send application/json", "content-type")
+    message = await receive()
+    if not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        return _within(body, limit)
+    parts = [message["body"]]
+    size = len(parts[0])
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while message.get("more_body"):
+                _within(b"", limit - size)
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Refusal(400, "the connection closed before the body was sent; send it again", "body")
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+    except TimeoutError:
+        raise Refusal(408, f"the body did not arrive within {BODY_SECONDS:g} s; send it at once", "body") from None
+    return _within(b"".join(parts), limit)
+
+
+def _within(body: bytes, limit: int) -> bytes:
+    if limit < 0 or len(body) > limit:
+        raise Refusal(413, "the body is too large; send it in several requests", "body")
+    return body
+
+
+def _refused(refusal: Refusal, request_id: bytes) -> Reply:
+    headers = ((b"content-type", PROBLEM), *refusal.headers)
+    return Reply(refusal.body(request_id.decode()), refusal.status, headers)

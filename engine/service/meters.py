@@ -1,0 +1,53 @@
+"""What an operator watches, in Prometheus form, added up over the workers of this machine."""
+
+import os
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+
+from engine.decide.decision import Decision
+from engine.profiles.events import Status
+
+BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+
+
+class Meters:
+    """The counters of one worker."""
+
+    def __init__(self) -> None:
+        shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        self.registry = CollectorRegistry()
+        if shared:
+            multiprocess.MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
+        to = None if shared else self.registry
+        self._decisions = Counter("counterpoint_decisions", "Answered decisions", ["channel"], registry=to)
+        self._degraded = Counter("counterpoint_degraded", "Decisions answered without the store", registry=to)
+        self._seconds = Histogram(
+            "counterpoint_decide_seconds", "From the body read to the answer made", registry=to, buckets=BUCKETS
+        )
+        self._events = Counter("counterpoint_events", "Items of event batches", ["status"], registry=to)
+        self.plans_refused = Counter("counterpoint_plans_refused", "Changed folders with problems", registry=to)
+        self.spool_lag = Gauge(
+            "counterpoint_spool_lag_records", "Kept, not yet in the stream", registry=to, multiprocess_mode="livesum"
+        )
+        self._by_channel = {}  # type: dict[str, Counter]
+
+    def decided(self, decision: Decision, seconds: float) -> None:
+        """Count one answered decision."""
+        channel = decision.channel
+        counter = self._by_channel.get(channel)
+        if counter is None:
+            counter = self._by_channel[channel] = self._decisions.labels(channel)
+        counter.inc()
+        self._seconds.observe(seconds)
+        if decision.answer.degraded:
+            self._degraded.inc()
+
+    def ingested(self, statuses: Iterable[Status]) -> None:
+        """Count what became of a batch."""
+        for status in statuses:
+            self._events.labels(status.status).inc()
+
+    def page(self) -> bytes:
+        """The Prometheus text of all workers."""
+        return generate_latest(self.registry)

@@ -1,0 +1,58 @@
+"""A decision server: one or many processes behind one listening socket."""
+
+import asyncio
+import os
+import socket
+
+import uvicorn
+import uvloop
+
+from engine.errors import BadInput
+from engine.service.app import create_app
+from engine.settings import Settings
+
+BACKLOG = 2048
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket that the processes of one server share.
+
+    Raises:
+        BadInput: if the address cannot be had.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise BadInput(f"--port {port}: {host}:{port} cannot be had ({error.strerror}); choose another port") from error
+    listener.listen(BACKLOG)
+    listener.set_inheritable(True)
+    return listener
+
+
+def run(settings: Settings, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT; requests that have begun are answered first."""
+    config = uvicorn.Config(
+        create_app(settings),
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=10,
+        backlog=BACKLOG,
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(uvicorn.Server(config).serve(sockets=[listener]))
+
+
+def inherited(fd: int) -> socket.socket:
+    """The listening socket that the keeper of this process opened."""
+    listener = socket.socket(fileno=fd)
+    os.set_inheritable(fd, False)
+    return listener

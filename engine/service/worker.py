@@ -1,0 +1,201 @@
+"""One decision server: the parts it holds, and what it does with a request."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from engine.catalog.watch import PlanWatch
+from engine.decide.decision import DecideRequest, Decision, decide
+from engine.decide.offers import Snapshot
+from engine.decide.profile import CustomerIds, Profile
+from engine.errors import JournalError, StoreUnavailable
+from engine.journal.entries import decision_record, exposure_record, seen_keys
+from engine.journal.records import EventRecord, ExposureRecord, encode
+from engine.journal.ship import Shipper
+from engine.journal.snapshots import Follower
+from engine.journal.spool import Spool, partition_of
+from engine.profiles.events import Accepted, Status, decode_batch
+from engine.profiles.prefetched import Prefetched, held, hold
+from engine.profiles.store import ProfileStore
+from engine.service.http import Call, Reply
+from engine.service.meters import Meters
+from engine.service.problems import Refusal, undecodable
+from engine.settings import Settings
+
+PLAN_SECONDS = 0.3
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+class ExposeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was seen of an earlier decision: all of it, unless placements or experiments are named."""
+
+    decision_id: str
+    placements: list[str] | None = None
+    experiments: list[str] | None = None
+
+
+class Statuses(msgspec.Struct, frozen=True):
+    """What became of each item of a batch, in its order."""
+
+    statuses: list[Status]
+
+
+class Worker:
+    """All that one process needs to decide; made before the first request, stopped after the last."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.watch = PlanWatch(settings.experiments)
+        self.meters = Meters()
+        self.store = ProfileStore.open(settings.redis, timeout=settings.store_timeout)
+        self.spool = Spool(settings.spool, fsync=settings.fsync)
+        self.shipper = Shipper(self.spool, settings.redis)
+        self.follower = Follower(settings, lambda: self.watch.plan)
+        self._encoder = msgspec.json.Encoder()
+        self._request = msgspec.json.Decoder(DecideRequest)
+        self._expose = msgspec.json.Decoder(ExposeRequest)
+
+    @property
+    def snapshots(self) -> Mapping[str, Snapshot]:
+        """The learnt policies as they stand."""
+        return self.follower.snapshots
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Ship the spool, follow the snapshots and the plan until the block ends."""
+        shipping = asyncio.create_task(self.shipper.run())
+        followers = [asyncio.create_task(self.follower.run()), asyncio.create_task(self._follow_plan())]
+        try:
+            yield
+        finally:
+            for task in followers:
+                task.cancel()
+            await asyncio.gather(*followers, return_exceptions=True)
+            self.shipper.stop()
+            await shipping
+            await self.store.close()
+
+    async def decide(self, call: Call) -> Reply:
+        """Answer `/v1/decide`; the record is in the spool before the answer is returned."""
+        began = time.perf_counter()
+        request = self._decode(self._request, call.body)
+        now = time.time()
+        degraded = False
+        try:
+            resolved = await self.store.fetch(request.customer, now)
+            profile = resolved.profile
+            if not resolved.settled and request.expose:
+                await self.store.touch(resolved, now, self._journal)
+        except StoreUnavailable:
+            degraded = True
+            profile = stranger(request.customer)
+        decision = decide(
+            self.watch.plan,
+            self.snapshots,
+            profile,
+            request,
+            now,
+            decision_id=new_id(now),
+            degraded=degraded,
+        )
+        if not request.expose and not degraded:
+            held = Prefetched(decision.answer.customer, seen_keys(decision))
+            await hold(self.store.wire, decision.answer.decision_id, held)
+        self._record(decision, now, expose=request.expose)
+        self.meters.decided(decision, time.perf_counter() - began)
+        return Reply(self._encoder.encode(decision.answer))
+
+    async def expose(self, call: Call) -> Reply:
+        """Answer `/v1/exposures`: what was prefetched is now seen."""
+        request = self._decode(self._expose, call.body)
+        try:
+            waiting = await held(self.store.wire, request.decision_id)
+        except StoreUnavailable:
+            raise Refusal(503, "the store is away; send the exposure again", "", ((b"retry-after", b"1"),)) from None
+        if waiting is None:
+            detail = f'{request.decision_id!r} is no decision that waits to be seen; decide with "expose": false first'
+            raise Refusal(404, detail, "decision_id")
+        wanted = waiting.keys
+        if request.placements is not None or request.experiments is not None:
+            wanted = [*(request.experiments or []), *(request.placements or [])]
+        for key in wanted:
+            if key not in waiting.keys:
+                raise Refusal(400, f"{key!r} is not in that decision; it has {', '.join(waiting.keys)}", "placements")
+        record = ExposureRecord(request.decision_id, time.time(), waiting.customer, list(wanted))
+        self._append([(encode(record), waiting.customer)])
+        return Reply(b'{"status":"accepted"}', 202)
+
+    async def events(self, call: Call) -> Reply:
+        """Answer `/v1/events`: a status per item, each accepted event in the spool and in the profile."""
+        batch = decode_batch(call.body)
+        try:
+            statuses = await self.store.ingest(batch, time.time(), self._journal)
+        except StoreUnavailable:
+            detail = "the store is away and none of the batch is answered for; send it again as it is"
+            raise Refusal(503, detail, "", ((b"retry-after", b"1"),)) from None
+        self.meters.ingested(statuses)
+        return Reply(self._encoder.encode(Statuses(statuses)), 200)
+
+    def _decode(self, decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+        try:
+            return decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise undecodable(error) from None
+
+    def _record(self, decision: Decision, now: float, *, expose: bool) -> None:
+        customer = decision.answer.customer
+        records = [(encode(decision_record(decision, now)), customer)]
+        if expose:
+            seen = exposure_record(decision, now)
+            if seen:
+                records.append((encode(seen), customer))
+        self._append(records)
+
+    async def _journal(self, events: list[Accepted]) -> None:
+        self._append([(encode(self._event(event)), event.customer) for event in events])
+
+    def _event(self, event: Accepted) -> EventRecord:
+        return EventRecord(
+            event.message_id,
+            event.time,
+            event.received,
+            event.customer,
+            event.event,
+            event.decision_id,
+            event.channel,
+            event.revenue,
+            self._encoder.encode(event.properties),
+        )
+
+    def _append(self, records: list[tuple[bytes, str]]) -> None:
+        partitions = self.settings.partitions
+        try:
+            self.spool.append_many([(payload, partition_of(customer, partitions)) for payload, customer in records])
+        except JournalError as error:
+            raise Refusal(503, str(error), "", ((b"retry-after", b"5"),)) from error
+
+    async def _follow_plan(self) -> None:
+        while True:
+            await asyncio.sleep(PLAN_SECONDS)
+            if await asyncio.to_thread(self.watch.poll):
+                log.info("plan swapped", plan=self.watch.plan.version)
+
+
+def stranger(ids: CustomerIds) -> Profile:
+    """Whom a decision is for while the store is away: nothing is known but an id."""
+    name = ids.user_id or ids.loyalty_card or ids.email or ids.phone or ids.anonymous_id or ids.device_id or ""
+    return Profile(id=name, unit=name)
+
+
+def new_id(now: float) -> str:
+    """A decision id: 12 hex digits of milliseconds, so that ids sort by time, and 80 random bits."""
+    return f"{int(now * 1000):012x}{os.urandom(10).hex()}"
