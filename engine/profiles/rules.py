@@ -21,8 +21,8 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     merge: dict[str, MergeRule] = {}
     sources: list[str] = []
-    binds: dict[IdKind, int] = {"anonymous_id": 2, "device_id": 4}
-    holds: dict[IdKind, int] = {"anonymous_id": 32, "device_id": 16}
+    binds: dict[IdKind, int] = msgspec.field(default_factory=lambda: {"anonymous_id": 2, "device_id": 4})
+    holds: dict[IdKind, int] = msgspec.field(default_factory=lambda: {"anonymous_id": 32, "device_id": 16})
     life: float = 400 * DAY
     anonymous_life: float = 90 * DAY
     seen_life: float = 14 * DAY
