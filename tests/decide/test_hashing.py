@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from engine.decide.hashing import (
+    assigner,
     bucket,
     bucket_ranges,
     choose_variant,
@@ -64,6 +65,30 @@ def test_bucket_is_its_formula_over_utf16_units(seed: str, unit: str) -> None:
     assert bucket(seed, unit) == fnv1a32(str(fnv1a32(seed + unit))) % 10_000 / 10_000
     assert bucket(seed, unit, 1) == fnv1a32(unit + seed) % 1_000 / 1_000
     assert seeded(seed)(unit) == bucket(seed, unit)
+
+
+ranges_of_any_kind = st.lists(
+    st.tuples(st.floats(-0.2, 1.2), st.floats(-0.2, 1.2)) | st.integers(0, 10_000).map(lambda n: (n / 10_000, 0.8)),
+    max_size=4,
+)
+
+
+@settings(deadline=None)
+@given(ranges_of_any_kind, st.text(max_size=8), st.lists(texts, min_size=20, max_size=20))
+def test_the_quick_way_to_a_variant_is_the_plain_one(
+    ranges: list[tuple[float, float]], seed: str, units: list[str]
+) -> None:
+    assign = assigner(seed, ranges)
+    assert [assign(unit) for unit in units] == [choose_variant(bucket(seed, unit), ranges) for unit in units]
+
+
+def test_every_place_at_every_edge_has_its_variant() -> None:
+    places = {bucket("edges", unit): unit for unit in IDS}
+    assert len(places) > 9_990
+    for weights, coverage in [([0.5, 0.5], 1), ([1 / 3] * 3, 0.37), ([0.1, 0.2, 0.7], 0.9999), ([0.29, 0.71], 0.57)]:
+        ranges = bucket_ranges(len(weights), coverage, weights)
+        assign = assigner("edges", ranges)
+        assert all(assign(unit) == choose_variant(place, ranges) for place, unit in places.items())
 
 
 def test_an_unknown_hash_version_has_no_place() -> None:
