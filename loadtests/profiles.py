@@ -1,0 +1,162 @@
+"""What the profile store costs: CPU per fetch at 64 concurrent callers, per event, and bytes per customer.
+
+Run it against a store of its own: `python loadtests/profiles.py [--customers N] [--redis URL]`.
+"""
+
+import argparse
+import asyncio
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import redis
+import uvloop
+
+from engine import embedded
+from engine.decide.profile import CustomerIds, Profile, attributes
+from engine.profiles import keys
+from engine.profiles.entries import Pointer, write
+from engine.profiles.events import Accepted, Event
+from engine.profiles.reducers import reduce
+from engine.profiles.rules import ProfileRules
+from engine.profiles.store import ProfileStore
+
+NOW = 1_790_000_000.0
+CONCURRENT = 64
+FETCHES = 60_000
+TRAITS = {"country": "DE", "city": "Berlin", "first_name": "Ada", "loyalty.tier": 2, "newsletter": True, "age": 34}
+
+
+async def silent(accepted: list[Accepted]) -> None:
+    """A journal that keeps nothing: the cost of the log is measured with the log."""
+
+
+def typical(user: str, anonymous: str) -> Profile:
+    """A customer of some months: six traits, five affinities, three orders, four visits, two channels."""
+    profile = Profile(user, anonymous, 7, NOW, NOW, ids={"user_id": [user], "anonymous_id": [anonymous]})
+    events = [Event("identify", "i", user_id=user, traits=TRAITS | {"consent.marketing": True}, channel="web")]
+    for n, category in enumerate(("coffee", "tea", "cake", "beans", "cups")):
+        events.append(Event("track", f"v{n}", event="view", properties={"category": category}, channel="app"))
+    for n in range(3):
+        bought = {"revenue": 12.5 + n, "order_id": f"o-{n}"}
+        events.append(Event("track", f"p{n}", event="purchase", properties=bought, channel="web"))
+    for n, event in enumerate(events):
+        profile = reduce(profile, event, NOW - 3 * 86_400 + n * 3600 * 5, ProfileRules())
+    return profile
+
+
+def cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+async def fetches(store: ProfileStore, ids: list[CustomerIds]) -> float:
+    """CPU seconds of this process per fetch, with 64 callers that each wait for their answer."""
+
+    async def caller(first: int) -> None:
+        for n in range(FETCHES // CONCURRENT):
+            await store.fetch(ids[(first + n * CONCURRENT) % len(ids)], NOW)
+
+    start = cpu()
+    await asyncio.gather(*(caller(n) for n in range(CONCURRENT)))
+    return (cpu() - start) / FETCHES
+
+
+async def naive(url: str, names: list[str]) -> float:
+    """The same, with one `await redis.get` per request."""
+    client = redis.asyncio.Redis.from_url(url)
+
+    async def caller(first: int) -> None:
+        for n in range(FETCHES // 4 // CONCURRENT):
+            msgspec.msgpack.decode((await client.get(names[(first + n * CONCURRENT) % len(names)]))[5:], type=Profile)
+
+    start = cpu()
+    await asyncio.gather(*(caller(n) for n in range(CONCURRENT)))
+    used = (cpu() - start) / (FETCHES // 4)
+    await client.aclose()
+    return used
+
+
+async def speed(url: str) -> None:
+    store = ProfileStore.open(url, timeout=5)
+    hash_ = keys.hasher(b"counterpoint")
+    known = [CustomerIds(user_id=f"u-{n}") for n in range(1000)]
+    both = [CustomerIds(user_id=f"u-{n}", anonymous_id=f"a-{n}") for n in range(1000)]
+    names = [keys.slot(hash_("user_id", f"u-{n}")) for n in range(1000)]
+    for _ in range(3):
+        one, two, plain = await fetches(store, known), await fetches(store, both), await naive(url, names)
+        print(f"fetch: {one * 1e6:.1f} µs CPU by one id, {two * 1e6:.1f} by two; one await get each: {plain * 1e6:.1f}")
+    count = 5000
+    start = cpu()
+    await asyncio.gather(
+        *(
+            store.ingest(
+                [Event("track", f"m{n}", user_id=f"u-{n % 1000}", event="view", properties={"category": "tea"})],
+                NOW,
+                silent,
+            )
+            for n in range(count)
+        )
+    )
+    print(f"ingest: {(cpu() - start) / count * 1e6:.0f} µs CPU per event, {count} events of 1000 customers at once")
+    await store.close()
+
+
+def pure() -> None:
+    profile, rounds = typical("u-1", "a-1"), 20_000
+    blob = msgspec.msgpack.encode(profile)
+    for name, work in (
+        ("attributes", lambda: attributes(profile, NOW)),
+        ("decode", lambda: msgspec.msgpack.decode(blob, type=Profile)),
+    ):
+        start = time.perf_counter()
+        for _ in range(rounds):
+            work()
+        print(f"{name}: {(time.perf_counter() - start) / rounds * 1e6:.1f} µs, profile of {len(blob)} bytes")
+
+
+def fill(url: str, customers: int) -> None:
+    """Write customers with an alias each, as ingest leaves them, and print what each costs above its payload."""
+    hash_ = keys.hasher(b"counterpoint")
+    seen = b"12345678" * 9
+    with redis.Redis.from_url(url) as client:
+        before, payload = client.info("memory")["used_memory"], 0
+        for start in range(0, customers, 2000):
+            pipe = client.pipeline(transaction=False)
+            for n in range(start, min(start + 2000, customers)):
+                user, anonymous = hash_("user_id", f"u-{n}"), hash_("anonymous_id", f"a-{n}")
+                value = write(msgspec.structs.replace(PROFILE, id=f"u-{n}", unit=f"a-{n}"))
+                payload += len(value) - 5
+                pipe.set(keys.slot(user), value, px=86_400_000)
+                pipe.set(keys.slot(anonymous), write(Pointer(user)), px=86_400_000)
+                if n % 10 == 0:  # who did something in the last two weeks
+                    pipe.set(keys.seen(user), seen, px=86_400_000)
+                    payload += len(seen)
+            pipe.execute()
+            if sys.stderr.isatty():
+                print(f"\r{start + 2000:,} of {customers:,}", end="", file=sys.stderr)
+        used = client.info("memory")["used_memory"] - before
+    each = (used - payload) / customers
+    print(f"memory: {customers:,} customers, {used / customers:.0f} bytes each, {each:.0f} above their packed payload")
+
+
+PROFILE = typical("u-1", "a-1")
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--customers", type=int, default=100_000)
+    arguments.add_argument("--redis", default=None)
+    given = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        server = None if given.redis else embedded.start(Path(directory))
+        address = given.redis or server.url
+        try:
+            pure()
+            fill(address, given.customers)
+            uvloop.run(speed(address))
+        finally:
+            if server is not None:
+                server.stop()
