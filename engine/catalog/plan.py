@@ -120,6 +120,5 @@ class Plan:
     offers: Mapping[str, Offer]
     metrics: Mapping[str, MetricSpec]
     currency: str
-
-
-EMPTY = Plan("", frozenset(), {}, {}, {}, {}, {}, {}, {}, {}, "EUR")
+    paused: frozenset[str] = frozenset()
+    """Experiments that the kill switch holds, beside those whose files say so."""

@@ -22,13 +22,15 @@ AssignmentReason = Literal[
     "paused",
     "not_started",
     "ended",
+    "degraded",
 ]
 """Why a unit has its variant, or has none.
 
 `assigned` by the hash; `forced` by name; `sticky` kept from before. `holdout` held out; `layer` another part of the
 layer; `prerequisite` not in the variant it needs; `audience` does not match; `coverage` not let in (yet); `version`
 was in a bucket version that is blocked; `unit` the request names no such unit; `paused`, `not_started`, `ended` by the
-experiment's status and dates.
+experiment's status and dates; `degraded` the store is away, so nobody knows what the customer had (a flag is told
+all the same).
 """
 
 
@@ -51,12 +53,13 @@ class Subject(msgspec.Struct, frozen=True):
     names: frozenset[str]
     attributes: Mapping[str, object]
     sticky: Mapping[str, str] = {}
+    degraded: bool = False
 
 
 def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> Assignment:
     """Which variant of `experiment` the subject has at `now` (seconds since 1970), and why."""
     spec = experiment.spec
-    if spec.status == "paused":
+    if spec.status == "paused" or experiment.key in plan.paused:
         return Assignment("paused")
     if spec.status == "stopped" or now >= experiment.end:
         return Assignment("ended")
@@ -66,6 +69,8 @@ def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> 
         for name in subject.names:
             if name in experiment.forced:
                 return Assignment("forced", experiment.forced[name], name)
+    if subject.degraded and spec.kind == "experiment":
+        return Assignment("degraded")
     unit = subject.units[spec.unit]
     if not unit and spec.fallback_unit:
         unit = subject.units[spec.fallback_unit]

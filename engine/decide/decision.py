@@ -1,6 +1,6 @@
 """One request -> one Decision: what is answered, and what is to be logged of it. Pure: no I/O, no clock, no global."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from hashlib import blake2b
 from typing import Literal
 
@@ -91,6 +91,7 @@ def decide(
     *,
     decision_id: str | None = None,
     degraded: bool = False,
+    tripped: Collection[str] = (),
 ) -> Decision:
     """Decide all that `request` asks for.
 
@@ -101,7 +102,8 @@ def decide(
         request: what is asked.
         now: seconds since 1970.
         decision_id: the id that all draws hang on; by default a digest of the customer, the channel and the time.
-        degraded: whether the profile could not be read, which the answer must say.
+        degraded: whether the profile could not be read: placements get their fallback, and the answer says so.
+        tripped: selections whose circuit breaker is open: their placements get the fallback.
 
     Raises:
         BadInput: for a channel or placement that the plan does not have.
@@ -121,15 +123,20 @@ def decide(
         },
         names=frozenset((profile.id, *filter(None, (ids.user_id, ids.anonymous_id)))),
         attributes=attributes,
+        degraded=degraded,
     )
     assigned: dict[str, Assigned] = {}
     answers: dict[str, ExperimentAnswer] = {}
-    for name in _asked(plan, request):
-        experiment = plan.experiments.get(name)
-        if experiment is None:
-            answers[name] = ExperimentAnswer(None, None, "unknown")
-        else:
-            _assign(plan, experiment, subject, profile, now, assigned, answers)
+    if request.experiments == "*":
+        for experiment in plan.by_channel[request.channel]:
+            _assign(plan, experiment, subject, profile, now, assigned, answers, only_in=True)
+    else:
+        for name in request.experiments:
+            experiment = plan.experiments.get(name)
+            if experiment is None:
+                answers[name] = ExperimentAnswer(None, None, "unknown")
+            else:
+                _assign(plan, experiment, subject, profile, now, assigned, answers)
     choices: dict[str, Choice] = {}
     offers: dict[str, OfferAnswer] = {}
     for placement in request.placements:
@@ -137,8 +144,11 @@ def decide(
         for experiment in plan.by_placement.get((request.channel, placement), ()):
             own = _assign(plan, experiment, subject, profile, now, assigned, answers)
             selection = own or selection
-        shown = [choice.offer.key for choice in choices.values() if choice.reason != "fallback"]
-        choice = choose(selection, snapshots.get(selection.key), attributes, request.channel, key, now, shown)
+        shown = [choice.offer.key for choice in choices.values() if choice.reason == "policy"]
+        if degraded or selection.key in tripped:
+            choice = Choice(selection.fallback, "fallback" if degraded else "breaker", 1.0)
+        else:
+            choice = choose(selection, snapshots.get(selection.key), attributes, request.channel, key, now, shown)
         choices[placement] = choice
         offers[placement] = OfferAnswer(
             choice.offer.key,
@@ -160,12 +170,6 @@ def _check(plan: Plan, request: DecideRequest) -> None:
             raise BadInput(f"placements[{index}]: {placement!r} is no placement of {request.channel}; use one of {on}")
 
 
-def _asked(plan: Plan, request: DecideRequest) -> list[str]:
-    if request.experiments == "*":
-        return [experiment.key for experiment in plan.by_channel[request.channel]]
-    return list(request.experiments)
-
-
 def _assign(
     plan: Plan,
     experiment: Experiment,
@@ -174,9 +178,13 @@ def _assign(
     now: float,
     assigned: dict[str, Assigned],
     answers: dict[str, ExperimentAnswer],
+    *,
+    only_in: bool = False,
 ) -> Selection | None:
     if experiment.key not in assigned:
         got = assign(plan, experiment, subject, now)
+        if only_in and got.index < 0 and got.reason != "holdout":
+            return None
         one = Assigned(experiment, got, _crossed(plan, experiment, subject, profile, got, now))
         assigned[experiment.key] = one
         payload = experiment.spec.variants[got.index].payload if got.index >= 0 else None

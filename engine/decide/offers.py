@@ -12,8 +12,9 @@ from engine.catalog.plan import Offer, Selection
 from engine.decide.hashing import uniform
 from policies import Policy
 
-OfferReason = Literal["policy", "fallback"]
-"""Why an offer is shown: drawn by the `policy`, or the `fallback` because none of the others may be shown now."""
+OfferReason = Literal["policy", "fallback", "breaker"]
+"""Why an offer is shown: drawn by the `policy`; the `fallback` because no other may be shown now, or the store is away;
+or the fallback because the placement's circuit `breaker` is open."""
 
 Gate = Literal["channel", "dates", "audience", "shown"]
 """What keeps an offer from being a candidate: no rendering for the `channel`, not within its `dates`, the customer

@@ -106,6 +106,7 @@ class Worker:
             now,
             decision_id=new_id(now),
             degraded=degraded,
+            tripped=self.follower.tripped,
         )
         if not request.expose and not degraded:
             held = Prefetched(decision.answer.customer, seen_keys(decision))
