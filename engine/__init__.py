@@ -2,7 +2,7 @@
 
 from engine.catalog import Plan, load_plan
 from engine.catalog.conditions import compile_condition
-from engine.decide.hashing import bucket, bucket_ranges, choose_variant
+from engine.hashing import bucket, bucket_ranges, choose_variant
 
 # Last, so that `engine.decide` is the function here; `from engine.decide.x import y` finds the package all the same.
 from engine.decide.decision import decide  # isort: skip

@@ -12,7 +12,7 @@ from engine.catalog.plan import FOREVER, Experiment, Holdout, Layer, Matches, Of
 from engine.catalog.segments import expanded
 from engine.catalog.spec import ExperimentSpec, HoldoutSpec, LayerSpec, PolicySpec, VariantSpec, seconds
 from engine.catalog.specs import Specs
-from engine.decide.hashing import bucket, bucket_ranges, seeded
+from engine.hashing import bucket, bucket_ranges, seeded
 from policies import make
 
 

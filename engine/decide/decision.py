@@ -113,7 +113,7 @@ def decide(
     ids = request.customer
     attributes = attributes_of(profile, now)
     attributes |= request.context
-    attributes |= {"id": profile.id, "channel": request.channel, **_clock(now)}
+    attributes |= {"id": profile.id, "channel": request.channel, **clock(now)}
     store = request.context.get("store")
     subject = Subject(
         units={
@@ -132,11 +132,10 @@ def decide(
             _assign(plan, experiment, subject, profile, now, assigned, answers, only_in=True)
     else:
         for name in request.experiments:
-            experiment = plan.experiments.get(name)
-            if experiment is None:
-                answers[name] = ExperimentAnswer(None, None, "unknown")
+            if name in plan.experiments:
+                _assign(plan, plan.experiments[name], subject, profile, now, assigned, answers)
             else:
-                _assign(plan, experiment, subject, profile, now, assigned, answers)
+                answers[name] = ExperimentAnswer(None, None, "unknown")
     choices: dict[str, Choice] = {}
     offers: dict[str, OfferAnswer] = {}
     for placement in request.placements:
@@ -207,7 +206,7 @@ def _crossed(
     return False
 
 
-def _clock(now: float) -> dict[str, object]:
+def clock(now: float) -> dict[str, object]:
     """Hour (0 to 24, with its fraction) and weekday (Monday 0) in UTC, for features and conditions."""
     day = now // 86_400
     return {"hour": (now - day * 86_400) / 3600, "weekday": int(day + 3) % 7}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from engine.catalog.features import Context
 from engine.catalog.plan import Offer, Selection
-from engine.decide.hashing import uniform
+from engine.hashing import uniform
 from policies import Policy
 
 OfferReason = Literal["policy", "fallback", "breaker"]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from engine.decide.hashing import (
+from engine.hashing import (
     assigner,
     bucket,
     bucket_ranges,
@@ -20,7 +20,7 @@ from engine.decide.hashing import (
     uniform,
 )
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "hashing_growthbook.json").read_text())
+VECTORS = json.loads((Path(__file__).parent / "vectors" / "hashing_growthbook.json").read_text())
 IDS = [f"u-{number}" for number in range(100_000)]
 
 texts = st.text(max_size=80) | st.text(alphabet=st.characters(), max_size=20)

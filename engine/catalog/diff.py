@@ -1,0 +1,232 @@
+"""What a change of the YAML does to people who are already assigned: each change classed, with its reason."""
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import msgspec
+
+from engine.catalog.conditions import and_terms
+from engine.catalog.segments import expanded
+from engine.catalog.spec import ExperimentSpec, HoldoutSpec, SelectionSpec
+from engine.catalog.specs import Specs
+
+Class = Literal["safe", "unsafe"]
+Verdict = tuple[str, Class, str]
+"""The path in the file, the class, and the reason."""
+
+NOBODY_MOVES: Mapping[str, str] = {
+    "hypothesis": "words only",
+    "owner": "words only",
+    "metrics": "the report asks other questions; nobody moves",
+    "analysis": "the report reads the same data in another way; nobody moves",
+    "force": "only the named testers change, and they count in no report",
+    "end": "it ends at another time; until then everyone keeps their variant",
+}
+RE_RANDOMIZES: Mapping[str, str] = {
+    "seed": "every unit is hashed anew",
+    "hash_version": "every unit is hashed anew",
+    "unit": "another id is hashed, so every unit is drawn anew",
+    "fallback_unit": "units without their own id are hashed over another one",
+    "kind": "holdouts cover experiments and not flags, so people enter or leave",
+    "bucket_version": "what was kept for the old version is left aside",
+    "placement": "it acts in another place",
+    "layer": "another layer lets in other units",
+}
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One thing that differs between two folders."""
+
+    key: str
+    path: str
+    verdict: Class = msgspec.field(name="class")
+    reason: str
+    old: object = None
+    new: object = None
+
+
+def changes(old: Specs, new: Specs, now: float) -> list[Change]:
+    """Every change from `old` to `new` that a customer could feel, at `now` (seconds since 1970)."""
+    return [*_experiments(old, new, now), *_holdouts(old, new), *_selections(old, new), *_offers(old, new)]
+
+
+def _experiments(old: Specs, new: Specs, now: float) -> Iterator[Change]:
+    for key in sorted({*old.experiments, *new.experiments}):
+        before, after = old.experiments.get(key), new.experiments.get(key)
+        if after is None and before is not None:
+            live = before.status in {"running", "paused"}
+            reason = "people in it lose their variant; set 'status: stopped' first" if live else "nobody is in it"
+            yield Change(key, "", "unsafe" if live else "safe", reason, "defined", None)
+        elif before is None and after is not None:
+            yield Change(key, "", "safe", "nobody was in it; its layer keeps it apart from others", None, "defined")
+        elif before is not None and after is not None:
+            for path, verdict, reason in _experiment(old, new, before, after, now):
+                yield Change(key, path, verdict, reason, _at(before, path, old), _at(after, path, new))
+
+
+def _experiment(old: Specs, new: Specs, before: ExperimentSpec, after: ExperimentSpec, now: float) -> Iterator[Verdict]:
+    if before.status != after.status:
+        yield "status", *_status(before.status, after.status)
+    verdicts = [*_simple(before, after), *_who(old, new, before, after), *_schedule(before, after, now)]
+    verdicts += _variants(before, after)
+    if before.status == "draft":
+        verdicts = [(path, "safe", "it is a draft, so nobody is in it") for path, _, _ in verdicts]
+    yield from verdicts
+
+
+def _status(before: str, after: str) -> tuple[Class, str]:
+    if after == "draft" and before in {"running", "paused"}:
+        return "unsafe", "a draft is not decided at all, so people in it lose their variant; use paused or stopped"
+    if before == "stopped" and after == "running":
+        return "unsafe", "customers saw the control since it was stopped; start a new experiment with its own seed"
+    return "safe", f"nobody gets another variant by going from {before} to {after}"
+
+
+def _simple(before: ExperimentSpec, after: ExperimentSpec) -> Iterator[Verdict]:
+    for field, reason in NOBODY_MOVES.items():
+        if getattr(before, field) != getattr(after, field):
+            yield field, "safe", reason
+    for field, reason in RE_RANDOMIZES.items():
+        if field == "seed":
+            if (before.seed or before.key) != (after.seed or after.key):
+                yield field, "unsafe", reason
+        elif getattr(before, field) != getattr(after, field):
+            yield field, "unsafe", reason
+    if before.sticky != after.sticky:
+        verdict: Class = "safe" if after.sticky else "unsafe"
+        yield "sticky", verdict, "variants are kept from now on" if after.sticky else "kept variants are let go"
+    if after.min_bucket_version != before.min_bucket_version:
+        raised = after.min_bucket_version > before.min_bucket_version
+        reason = "those of older versions are shut out" if raised else "those of older versions may come back"
+        yield "min_bucket_version", "unsafe", reason
+
+
+def _who(old: Specs, new: Specs, before: ExperimentSpec, after: ExperimentSpec) -> Iterator[Verdict]:
+    terms = and_terms(expanded(before.audience, old.segments)), and_terms(expanded(after.audience, new.segments))
+    if terms[1] - terms[0]:
+        yield "audience", "unsafe", "a new or changed condition takes out people who do not meet it"
+    elif terms[0] - terms[1]:
+        yield "audience", "safe", "a condition less lets people in and takes nobody out"
+    low, high = old.layer_range(before)
+    low2, high2 = new.layer_range(after)
+    if before.layer == after.layer and (low, high) != (low2, high2):
+        wider = low2 <= low and high <= high2
+        reason = "a wider range lets units in" if wider else "units outside the new range are taken out"
+        yield "layer_range", "safe" if wider else "unsafe", reason
+    if before.channels != after.channels:
+        wider = after.channels is None or (before.channels is not None and set(before.channels) <= set(after.channels))
+        reason = "more channels, and each keeps its customers" if wider else "it is gone from a channel"
+        yield "channels", "safe" if wider else "unsafe", reason
+    if before.prerequisites != after.prerequisites:
+        fewer = all(need in before.prerequisites for need in after.prerequisites)
+        reason = "a prerequisite less lets people in" if fewer else "people who do not meet it are taken out"
+        yield "prerequisites", "safe" if fewer else "unsafe", reason
+    held = _tagged(old, before), _tagged(new, after)
+    if before.tags != after.tags:
+        more = held[1] - held[0]
+        reason = f"the holdout {', '.join(sorted(more))} now covers it" if more else "no holdout takes more people out"
+        yield "tags", "unsafe" if more else "safe", reason
+
+
+def _tagged(specs: Specs, spec: ExperimentSpec) -> set[str]:
+    return {h.key for h in specs.layers.holdouts if not h.tags or set(h.tags) & set(spec.tags)}
+
+
+def _schedule(before: ExperimentSpec, after: ExperimentSpec, now: float) -> Iterator[Verdict]:
+    began = before.start.timestamp() if before.start else 0.0
+    begins = after.start.timestamp() if after.start else 0.0
+    if began != begins:
+        later = begins > began and began <= now
+        reason = "it has begun, and those in it wait again" if later else "nobody in it is taken out"
+        yield "start", "unsafe" if later else "safe", reason
+    if before.coverage != after.coverage or before.ramp != after.ramp:
+        times = {now, *(step.at.timestamp() for spec in (before, after) for step in spec.ramp)}
+        lower = any(_coverage(after, time) < _coverage(before, time) for time in times if time >= now)
+        path = "coverage" if before.coverage != after.coverage else "ramp"
+        reason = "a lower coverage takes people out" if lower else "a higher coverage lets people in and moves nobody"
+        yield path, "unsafe" if lower else "safe", reason
+
+
+def _coverage(spec: ExperimentSpec, time: float) -> float:
+    steps = [step.coverage for step in spec.ramp if step.at.timestamp() <= time]
+    return steps[-1] if steps else spec.coverage
+
+
+def _variants(before: ExperimentSpec, after: ExperimentSpec) -> Iterator[Verdict]:
+    if [v.key for v in before.variants] != [v.key for v in after.variants]:
+        yield "variants", "unsafe", "the ranges are laid out anew, so people change their variant"
+        return
+    equal = 1 / len(before.variants)
+    for index, (one, two) in enumerate(zip(before.variants, after.variants, strict=True)):
+        if (one.weight or equal) != (two.weight or equal):
+            yield f"variants[{index}].weight", "unsafe", "the ranges move, so people change their variant"
+        if (one.payload, one.policy, one.offers) != (two.payload, two.policy, two.offers):
+            reason = "people keep the variant but see another thing, so the report mixes two treatments"
+            yield f"variants[{index}]", "unsafe", reason
+
+
+def _holdouts(old: Specs, new: Specs) -> Iterator[Change]:
+    before = {holdout.key: holdout for holdout in old.layers.holdouts}
+    after = {holdout.key: holdout for holdout in new.layers.holdouts}
+    for key in sorted({*before, *after}):
+        one, two = before.get(key), after.get(key)
+        if one != two:
+            verdict, reason = _holdout(one, two)
+            yield Change(key, "holdouts", verdict, reason, one and one.share, two and two.share)
+
+
+def _holdout(before: HoldoutSpec | None, after: HoldoutSpec | None) -> tuple[Class, str]:
+    if after is None:
+        return "unsafe", "held-out customers enter experiments, and what was held out can no longer be measured"
+    if before is None:
+        return "unsafe", "people in experiments are held out"
+    if (before.seed, before.unit, before.tags) != (after.seed, after.unit, after.tags):
+        return "unsafe", "others are held out"
+    if after.share > before.share:
+        return "unsafe", "more people are held out, some of them in experiments now"
+    return "safe", "fewer people are held out; nobody is taken out of an experiment"
+
+
+def _selections(old: Specs, new: Specs) -> Iterator[Change]:
+    for key in sorted({*old.selections, *new.selections}):
+        before, after = old.selections.get(key), new.selections.get(key)
+        if before is None or after is None:
+            reason = "its placement has a new way to choose" if before is None else "what it learnt is left aside"
+            yield Change(key, "", "safe" if before is None else "unsafe", reason)
+            continue
+        for path, verdict, reason in _selection(before, after):
+            yield Change(key, path, verdict, reason, getattr(before, path, None), getattr(after, path, None))
+
+
+def _selection(before: SelectionSpec, after: SelectionSpec) -> Iterator[Verdict]:
+    one, two = before.policy, after.policy
+    if (one.kind, one.features) != (two.kind, two.features):
+        yield "policy", "unsafe", "what it learnt does not fit the new one, which starts from its prior"
+    elif one != two:
+        yield "policy", "safe", "it learns or explores otherwise from now on and keeps what it learnt"
+    if before.reward != after.reward:
+        same = before.reward.metric == after.reward.metric
+        reason = "rewards are waited for otherwise" if same else "it has learnt for another reward"
+        yield "reward", "safe" if same else "unsafe", reason
+    if before.offers != after.offers:
+        yield "offers", "safe", "new offers start from the prior, the others keep what was learnt"
+    for field in ("placement", "channels", "fallback"):
+        if getattr(before, field) != getattr(after, field):
+            yield field, "unsafe" if field == "placement" else "safe", "offers are chosen by each request anew"
+
+
+def _offers(old: Specs, new: Specs) -> Iterator[Change]:
+    for key in sorted({*old.offers, *new.offers}):
+        before, after = old.offers.get(key), new.offers.get(key)
+        if before != after:
+            word = "new" if before is None else "removed" if after is None else "changed"
+            yield Change(key, "offer", "safe", f"{word}; offers are chosen by each request anew")
+
+
+def _at(spec: ExperimentSpec, path: str, specs: Specs) -> object:
+    if path == "layer_range":
+        return list(specs.layer_range(spec))
+    if path.startswith("variants["):
+        variant = spec.variants[int(path[len("variants[") : path.index("]")])]
+        return variant.weight if path.endswith(".weight") else msgspec.to_builtins(variant)
+    return msgspec.to_builtins(getattr(spec, path, None))
