@@ -4,7 +4,7 @@ from policies.base import Bandit, Policy
 from policies.explore import LinUCB, SquareCB
 from policies.greedy import EpsilonGreedy
 from policies.klucb import KLUCB
-from policies.linear import LinearThompson
+from policies.linear_thompson import LinearThompson
 from policies.logistic import LogisticThompson
 from policies.state import KINDS, dump, load, make, merge, parameters_of, with_arms
 from policies.thompson import BetaThompson, GaussianThompson, TopTwoThompson

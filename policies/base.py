@@ -63,6 +63,7 @@ class Bandit(ABC):
 
     kind: ClassVar[str]
     contextual: ClassVar[bool] = False
+    common: ClassVar[frozenset[str]] = frozenset()
 
     arms: tuple[str, ...]
     dim: int = 0
@@ -85,7 +86,7 @@ class Bandit(ABC):
             object.__setattr__(self, "statistics", {n: np.zeros(s) for n, s in self.shapes().items()})
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each statistic; those of an arm have the arms as their first axis."""
+        """Shape of each statistic; all but those in `common` have the arms as their first axis."""
         return {"count": (len(self.arms),), "total": (len(self.arms),)}
 
     @abstractmethod
@@ -155,8 +156,10 @@ class Bandit(ABC):
         """
         batch = read_batch(x, arm, reward, p, weight, arms=len(self.arms), dim=self.dim)
         self.check_rewards(batch.reward)
-        if not batch.arm.size:
-            return self
+        return self.learn(batch) if batch.arm.size else self
+
+    def learn(self, batch: Batch) -> Self:
+        """The policy that also knows this batch of at least one checked observation."""
         kept, effective = forgetting(self.discount, batch.weight)
         statistics = {name: kept * value for name, value in self.statistics.items()}
         self.absorb(replace(batch, weight=effective), statistics)
@@ -164,6 +167,19 @@ class Bandit(ABC):
 
     def check_rewards(self, reward: Floats) -> None:  # noqa: B027 - most models hold any finite reward
         """Raises ValueError where the policy's model does not hold the rewards."""
+
+    def with_arms(self, arms: tuple[str, ...], traits: Mapping[str, tuple[float, ...]] | None = None) -> Self:
+        """The policy over a new set of arms: kept arms keep what they learnt, new ones start from the prior."""
+        if traits is not None:
+            raise ValueError(f"{self.kind} knows arms by their name alone; traits are for contextual policies")
+        empty = replace(self, arms=arms, statistics={})
+        kept = [arm for arm in arms if arm in set(self.arms)]
+        new, old = [arms.index(arm) for arm in kept], [self.arms.index(arm) for arm in kept]
+        statistics = dict(self.statistics)
+        for name in empty.statistics.keys() - self.common:
+            statistics[name] = np.array(empty.statistics[name])
+            statistics[name][new] = self.statistics[name][old]
+        return replace(empty, statistics=statistics)
 
     def _context(self, x: ArrayLike | None) -> Floats:
         if not self.contextual:

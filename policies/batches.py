@@ -19,13 +19,17 @@ class Batch:
     reward: Floats
     weight: Floats
 
-    def groups(self) -> list[tuple[int, Ints]]:
-        """The arms in this batch, each with the rows that chose it."""
-        if self.arm.size == 1:
-            return [(int(self.arm[0]), np.zeros(1, np.intp))]
-        order = np.argsort(self.arm, kind="stable")
-        arms, first = np.unique(self.arm[order], return_index=True)
-        return list(zip(arms.tolist(), np.split(order, first[1:]), strict=True))
+    def rows(self, which: slice) -> "Batch":
+        """The observations in these rows."""
+        return Batch(self.x[which], self.arm[which], self.reward[which], self.weight[which])
+
+    def cells(self, of: Ints) -> list[tuple[int, Ints]]:
+        """The cells that occur, `of` (n,) naming each row's, and the rows of each in their order."""
+        if of.size == 1:
+            return [(int(of[0]), np.zeros(1, np.intp))]
+        order = np.argsort(of, kind="stable")
+        found, first = np.unique(of[order], return_index=True)
+        return list(zip(found.tolist(), np.split(order, first[1:]), strict=True))
 
 
 def _column(name: str, values: ArrayLike, length: int) -> Floats:

@@ -27,9 +27,9 @@ class LinUCB(Linear):
 
     def chances(self, x: Floats, among: Among) -> Floats:
         """Propensities (n,): 1 for the greatest bound."""
-        mean, spread = self.predict(x, among)
-        shape, rate = self.noise
-        return share_best(mean + self.alpha * np.sqrt(rate / shape) * spread)
+        at, known = self.predict(x, among), self.posterior
+        shape, rate = known.noise
+        return share_best(at.mean + self.alpha * np.sqrt(rate / shape) * at.spread(known.common_cover))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +49,8 @@ class SquareCB(Linear):
 
     def chances(self, x: Floats, among: Among) -> Floats:
         """Propensities (n,) by inverse gap weighting."""
-        mean = self.predict(x, among)[0].astype(np.float64)
-        shape, rate = self.noise
+        mean = self.predict(x, among).mean.astype(np.float64)
+        shape, rate = self.posterior.noise
         greed = self.gamma * np.sqrt(max(self.statistics["count"].sum(), 0.0) * shape / rate)
         best = int(mean.argmax())
         chances = 1 / (mean.size + greed * (mean[best] - mean))

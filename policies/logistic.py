@@ -2,15 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
-from policies.base import Among
 from policies.batches import Batch, Floats
-from policies.linear import Linear
-from policies.propensities import Pool, count_best, normal_pool
+from policies.linear_thompson import Drawing
 from policies.thompson import check_shares
 
 
@@ -33,7 +30,7 @@ def shift_of_mode(logit: float, variance: float, reward: float, weight: float) -
 
 
 @dataclass(frozen=True, eq=False)
-class LogisticThompson(Linear):
+class LogisticThompson(Drawing):
     """Thompson sampling on a Laplace approximation, learnt online (Chapelle and Li 2011, algorithm 3).
 
     Each observation moves the mode by one exact step of the one-dimensional problem along its context and adds its
@@ -43,6 +40,7 @@ class LogisticThompson(Linear):
     """
 
     kind: ClassVar[str] = "logistic_thompson"
+    noise_known: ClassVar[bool] = True
 
     def check_rewards(self, reward: Floats) -> None:
         """Rewards are shares of a success."""
@@ -50,13 +48,16 @@ class LogisticThompson(Linear):
 
     def absorb(self, batch: Batch, into: dict[str, Floats]) -> None:
         """Adds each observation's curvature and shift, one after the other."""
-        ridge = self.prior * np.eye(self.dim)
-        for arm, rows in batch.groups():
-            cover = np.linalg.inv(into["gram"][arm] + ridge)
-            mode = cover @ into["moment"][arm]
+        contexts, group = self.split(batch.x)
+        ridge = np.eye(self.features)
+        gram = into["gram"].reshape(-1, *ridge.shape)
+        moment = into["moment"].reshape(-1, self.features)
+        for cell, rows in batch.cells(batch.arm * (self.pool + 1) + group if self.pool else batch.arm):
+            cover = np.linalg.inv(gram[cell] + ridge)
+            mode = cover @ moment[cell]
             curvature, shift = np.empty(rows.size), np.empty(rows.size)
             for i, row in enumerate(rows):
-                x, weight = batch.x[row], float(batch.weight[row])
+                x, weight = contexts[row], float(batch.weight[row])
                 along = cover @ x
                 variance, logit = float(along @ x), float(mode @ x)
                 step = shift_of_mode(logit, variance, float(batch.reward[row]), weight)
@@ -66,19 +67,7 @@ class LogisticThompson(Linear):
                 shift[i] = step + bent * logit
                 mode += along * step
                 cover -= np.outer(along * (bent / (1 + bent * variance)), along)
-            x = batch.x[rows]
-            into["gram"][arm] += x.T @ (x * curvature[:, None])
-            into["moment"][arm] += shift @ x
-            into["square"][arm] += batch.weight[rows] @ batch.reward[rows] ** 2
-            into["count"][arm] += batch.weight[rows].sum()
-
-    @cached_property
-    def _draws(self) -> list[Pool]:
-        return []
-
-    def chances(self, x: Floats, among: Among) -> Floats:
-        """Share of the joint draws in which each arm's logit is greatest, (n,)."""
-        mean, spread = self.predict(x, among)
-        if not self._draws or self._draws[-1].shape[1] < mean.size:
-            self._draws[:] = [normal_pool(self.seed, self.seen, mean.size)]
-        return count_best(mean + spread * self._draws[-1][:, : mean.size])
+            x = contexts[rows]
+            gram[cell] += x.T @ (x * curvature[:, None])
+            moment[cell] += shift @ x
+        np.add.at(into["count"], batch.arm, batch.weight)

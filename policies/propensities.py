@@ -71,15 +71,15 @@ def _quantiles() -> Pool:
     return np.asarray(special.ndtri((np.arange(DRAWS) + 0.5) / DRAWS), np.float32)
 
 
-def normal_pool(seed: int, version: int, columns: int) -> Pool:
-    """Standard normal draws, (256, columns), the same for the same seed and version whatever `columns` is.
+def normal_pool(seed: int, version: int, columns: int, stream: int = 0) -> Pool:
+    """Standard normal draws, (256, columns), the same for the same seed, version and stream whatever `columns` is.
 
     Each column is one random order of the same 256 normal quantiles (Latin hypercube sampling, McKay et al. 1979), so
     every arm's draws have the right spread exactly and counts vary less than those of independent draws.
     """
     blocks = []
     for block in range(-(-columns // _BLOCK)):
-        random = np.random.default_rng((seed, version, block))
+        random = np.random.default_rng((seed, version, stream, block))
         blocks.append(random.permuted(np.broadcast_to(_quantiles(), (_BLOCK, DRAWS)), axis=1).T)
     return np.ascontiguousarray(np.concatenate(blocks, axis=1)[:, :columns])
 

@@ -11,12 +11,13 @@ from policies.base import Bandit
 from policies.explore import LinUCB, SquareCB
 from policies.greedy import EpsilonGreedy
 from policies.klucb import KLUCB
-from policies.linear import LinearThompson
+from policies.linear_thompson import LinearThompson
 from policies.logistic import LogisticThompson
 from policies.thompson import BetaThompson, GaussianThompson, TopTwoThompson
 from policies.uniform import Uniform
 
-Parameter = bool | int | float | str | tuple[float, ...]
+Traits = Mapping[str, tuple[float, ...]]
+Parameter = bool | int | float | tuple[float, ...] | dict[str, tuple[float, ...]]
 Kind = TypeVar("Kind", bound=Bandit)
 
 KINDS: Mapping[str, type[Bandit]] = {
@@ -108,19 +109,15 @@ def load(data: bytes) -> Bandit:
     return replace(empty, seen=state.seen, statistics=statistics)
 
 
-def with_arms(policy: Kind, arms: Sequence[str]) -> Kind:
-    """The policy over a new set of arms: kept arms keep what they learnt, new ones start from the prior."""
-    if tuple(arms) == policy.arms:
+def with_arms(policy: Kind, arms: Sequence[str], traits: Traits | None = None) -> Kind:
+    """The policy over a new set of arms: kept arms keep what they learnt.
+
+    New arms start from the prior, in contextual policies from what arms of similar traits taught. `traits` replaces
+    the policy's, for arms that it did not name.
+    """
+    if tuple(arms) == policy.arms and traits is None:
         return policy
-    empty = replace(policy, arms=tuple(arms), statistics={})
-    kept = [(new, policy.arms.index(arm)) for new, arm in enumerate(arms) if arm in set(policy.arms)]
-    new, old = [pair[0] for pair in kept], [pair[1] for pair in kept]
-    statistics = {}
-    for name, value in policy.statistics.items():
-        fresh = np.array(empty.statistics[name])
-        fresh[new] = value[old]
-        statistics[name] = fresh
-    return replace(empty, statistics=statistics)
+    return policy.with_arms(tuple(arms), traits)
 
 
 def merge(a: Kind, b: Kind, base: Kind) -> Kind:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from policies import BetaThompson, LinearThompson
+from policies import BetaThompson, LinearThompson, dump, load
 from policies.propensities import count_best, normal_pool
 from policies.thompson import beta_best
 
@@ -67,17 +67,23 @@ def test_linear_draws_follow_the_exact_posterior() -> None:
     for seed in range(40):
         policy = LinearThompson(arms=("a", "b"), dim=2, seed=seed, floor=0.0).update(x, arm, reward, np.full(400, 0.5))
         shares.append(policy.probabilities(at)[0])
-        mean, spread = policy.predict(at, slice(None))
-        shape, rate = policy.noise
-        closed = float(stats.t.cdf((mean[0] - mean[1]) / np.hypot(*spread) / np.sqrt(rate / shape), 2 * shape))
+        rewards = policy.predict(at, slice(None))
+        load = rewards.loading[0].astype(float) - rewards.loading[1]
+        spread = np.sqrt(rewards.own.sum() + load @ policy.posterior.common_cover @ load)
+        shape, rate = policy.posterior.noise
+        gap = float(rewards.mean[0]) - float(rewards.mean[1])
+        closed = float(stats.t.cdf(gap / spread / np.sqrt(rate / shape), 2 * shape))
     assert np.mean(shares) == pytest.approx(closed, abs=4 * np.sqrt(closed * (1 - closed) / 256 / 40))
 
 
-def test_ridge_means_equal_the_normal_equations() -> None:
+def test_one_arm_is_a_ridge_regression() -> None:
+    """With variance 1/prior of the common and 1/between of the arm's own coefficients."""
     random = np.random.default_rng(1)
     x, reward = random.normal(size=(50, 4)), random.normal(size=50)
-    policy = LinearThompson(arms=("a",), dim=4, prior=2.0).update(x, np.zeros(50, int), reward, np.ones(50))
-    assert policy.regression.mean[0] == pytest.approx(np.linalg.solve(x.T @ x + 2 * np.eye(4), x.T @ reward))
+    policy = LinearThompson(arms=("a",), dim=4, prior=2.0, between=2.0, tune=False).update(
+        x, np.zeros(50, int), reward, np.ones(50)
+    )
+    assert policy.posterior.mean[0] == pytest.approx(np.linalg.solve(x.T @ x + np.eye(4), x.T @ reward), abs=1e-6)
 
 
 def test_regressions_carried_over_equal_those_made_anew() -> None:
@@ -87,8 +93,9 @@ def test_regressions_carried_over_equal_those_made_anew() -> None:
         policy = policy.update(random.normal(size=4), random.integers(6), random.random(), 0.5)
         if random.random() < 0.6:
             policy.probabilities(np.ones(4))
-    anew = LinearThompson(arms=policy.arms, dim=4, seen=policy.seen, statistics=policy.statistics)
-    assert np.array_equal(policy.regression.mean, anew.regression.mean)
+    anew = load(dump(policy))
+    assert isinstance(anew, LinearThompson)
+    assert np.array_equal(policy.posterior.mean, anew.posterior.mean)
     assert np.array_equal(policy.probabilities(np.ones(4)), anew.probabilities(np.ones(4)))
 
 

@@ -1,0 +1,71 @@
+"""Thompson sampling on related linear regressions, its propensities counted over joint posterior draws."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from scipy import special
+
+from policies.base import Among
+from policies.batches import Floats
+from policies.linear import Linear
+from policies.propensities import DRAWS, Pool, count_best, normal_pool
+
+_COMMON = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing(Linear):
+    """Propensities from 256 joint posterior draws of all coefficients and the noise.
+
+    Given the common coefficients, arms' expected rewards at a context are independent normals: a draw of one costs one
+    number instead of a coefficient vector, and the draws of the common coefficients are one small pool.
+
+    Args:
+        scale: factor on the posterior's spread; 1 is Thompson sampling proper, less explores less.
+    """
+
+    scale: float = field(default=1.0, kw_only=True)
+
+    @cached_property
+    def _noises(self) -> Pool:
+        """Standard deviation of the noise in each draw (256, 1), times scale."""
+        if self.noise_known:
+            return np.full((DRAWS, 1), self.scale, np.float32)
+        shape, rate = self.posterior.noise
+        variance = rate / special.gammaincinv(shape, (np.arange(DRAWS) + 0.5) / DRAWS)
+        return np.asarray(self.scale * np.sqrt(variance), np.float32)[:, None]
+
+    @cached_property
+    def _common_draws(self) -> Pool:
+        """Deviations of the common coefficients from their mean, (q dim, 256)."""
+        cover = self.posterior.common_cover
+        standard = normal_pool(self.seed, self.seen, cover.shape[0], stream=_COMMON)
+        return np.ascontiguousarray((standard * self._noises @ np.linalg.cholesky(cover).T.astype(np.float32)).T)
+
+    @cached_property
+    def _own_draws(self) -> list[Pool]:
+        return []
+
+    def chances(self, x: Floats, among: Among) -> Floats:
+        """Share of the joint draws in which each arm is best, (n,)."""
+        at = self.predict(x, among)
+        columns = at.mean.size
+        if not self._own_draws or self._own_draws[-1].shape[1] < columns:
+            self._own_draws[:] = [normal_pool(self.seed, self.seen, columns) * self._noises]
+        scores = self._own_draws[-1][:, :columns] * np.sqrt(at.own)
+        scores += at.mean
+        scores += (at.loading @ self._common_draws).T
+        return count_best(scores)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearThompson(Drawing):
+    """Thompson sampling on Bayesian linear regression with unknown noise.
+
+    Normal-inverse-gamma posterior, the noise common to the arms (Riquelme, Tucker and Snoek 2018, section 3, 'linear
+    full posterior'; Agrawal and Goyal 2013), arms related as in `Linear`.
+    """
+
+    kind: ClassVar[str] = "linear_thompson"
