@@ -65,7 +65,7 @@ def refunded(profile: Profile, key: str | None, amount: float | None, time: floa
     before = held or Order(0.0, -time)  # a time below zero: the purchase is still to come
     new = Order(
         before.revenue,
-        before.time,
+        min(before.time, -time) if before.time < 0 else before.time,
         before.points,
         round(before.refunded + (amount or 0.0), CENTS),
         before.full or amount is None,
@@ -99,7 +99,11 @@ def join(target: Profile, source: Profile, rules: ProfileRules) -> Sums:
             continue
         word = max(ours, theirs, key=lambda o: (o.time, o.revenue, o.points))
         both = Order(
-            word.revenue, word.time, word.points, ours.refunded + theirs.refunded, full=ours.full or theirs.full
+            word.revenue,
+            word.time if word.time > 0 else min(ours.time, theirs.time),
+            word.points,
+            ours.refunded + theirs.refunded,
+            full=ours.full or theirs.full,
         )
         orders[key] = both
         count += counts(both) - counts(ours) - counts(theirs)

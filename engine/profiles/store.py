@@ -8,13 +8,14 @@ import msgspec
 from engine.decide.profile import CustomerIds, Profile
 from engine.errors import BadInput
 from engine.profiles import keys
+from engine.profiles.claims import Counts, times, together
 from engine.profiles.entries import Entry, read, write
 from engine.profiles.events import Accepted, Event, Status
 from engine.profiles.identity import Missing, resolve
 from engine.profiles.ingest import Ingest
 from engine.profiles.keys import Ident, Key
 from engine.profiles.rules import WEAK, ProfileRules
-from engine.profiles.wire import Again, Values, Wire, connect
+from engine.profiles.wire import Again, Value, Values, Wire, connect
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,7 +27,8 @@ class Resolved(msgspec.Struct, frozen=True):
     """The customer of a request, with everything their identifiers name already merged into the view.
 
     `known`: the store had them before. `settled`: it says all of this already, so `touch` has nothing to do.
-    `erased`: they asked to be forgotten; nothing of them may be written. `key` is where their claims are.
+    `erased`: they asked to be forgotten; nothing of them may be written. `key` is where their claims are, `counts`
+    what was counted for them, if asked for.
     """
 
     profile: Profile
@@ -35,6 +37,7 @@ class Resolved(msgspec.Struct, frozen=True):
     known: bool
     settled: bool
     erased: bool = False
+    counts: Counts = {}
 
 
 class ProfileStore:
@@ -57,8 +60,10 @@ class ProfileStore:
         """The store at `url`, as `wire.connect` takes it. Nothing is sent yet."""
         return cls(Wire(connect(url, timeout)), rules, secret)
 
-    def fetch(self, ids: CustomerIds, now: float) -> "asyncio.Future[Resolved]":
+    def fetch(self, ids: CustomerIds, now: float, *, counts: bool = False) -> "asyncio.Future[Resolved]":
         """The customer that `ids` name at `now` (s since 1970); one never seen is a fresh profile.
+
+        With `counts` it says what they were shown and refused too.
 
         All fetches of one event-loop tick share a round trip; a pointer that leads elsewhere costs a second.
 
@@ -69,18 +74,23 @@ class ProfileStore:
         if not idents:
             raise BadInput("customer: no identifier; send at least one of user_id, anonymous_id, email, phone, …")
         rules = self.rules
-        first = idents[0]
+        key = idents[0].key
+        names = [keys.slot(ident.key) for ident in idents]
+        if counts:
+            names.append(keys.caps(key))
 
         def look(values: Values) -> Resolved | Again:
+            counted = {key: values[-1]} if counts else None
             entry = read(values[0])
-            if type(entry) is Profile and (len(idents) == 1 or _points_here(values, first.key)):
-                return Resolved(entry, first.key, idents, known=True, settled=True)
-            entries: dict[Key, Entry] = {first.key: entry}
-            for ident, value in zip(idents[1:], values[1:], strict=True):
+            if type(entry) is Profile and (len(idents) == 1 or _points_here(values[1 : len(idents)], key)):
+                shown = times(values[-1]) if counts else {}
+                return Resolved(entry, key, idents, known=True, settled=True, counts=shown)
+            entries: dict[Key, Entry] = {key: entry}
+            for ident, value in zip(idents[1:], values[1 : len(idents)], strict=True):
                 entries[ident.key] = read(value)
-            return _resolved(idents, entries, rules, now)
+            return _resolved(idents, entries, counted, rules, now)
 
-        return self.wire.get([keys.slot(ident.key) for ident in idents], look)
+        return self.wire.get(names, look)
 
     async def touch(self, resolved: Resolved, now: float, journal: Journal) -> None:
         """Make the store say what `resolved` says: known from first contact, aliases bound, a login's visitor merged.
@@ -112,10 +122,17 @@ class ProfileStore:
 def _points_here(values: Values, key: Key) -> bool:
     """Whether every further identifier points to the customer at `key`."""
     here = b">" + key.encode()
-    return all(value is not None and value.startswith(here) for value in values[1:])
+    return all(value is not None and value.startswith(here) for value in values)
 
 
-def _resolved(idents: list[Ident], entries: dict[Key, Entry], rules: ProfileRules, now: float) -> Resolved | Again:
+def _resolved(
+    idents: list[Ident],
+    entries: dict[Key, Entry],
+    counted: dict[Key, Value] | None,
+    rules: ProfileRules,
+    now: float,
+) -> Resolved | Again:
+    """The customer, once every entry and, unless `counted` is None, every count that matters was read."""
     try:
         found = resolve(idents, entries, rules, now)
     except Missing as missing:
@@ -123,9 +140,16 @@ def _resolved(idents: list[Ident], entries: dict[Key, Entry], rules: ProfileRule
 
         def look(values: Values) -> Resolved | Again:
             entries[key] = read(values[0])
-            return _resolved(idents, entries, rules, now)
+            return _resolved(idents, entries, counted, rules, now)
 
         return Again([keys.slot(key)], look)
+    places = [found.name.key, *(source.key for source in found.sources if not source.held)]
+    if counted is not None and (missing_ := [key for key in places if key not in counted]):
+
+        def look_at_counts(values: Values) -> Resolved | Again:
+            return _resolved(idents, entries, counted | dict(zip(missing_, values, strict=True)), rules, now)
+
+        return Again([keys.caps(key) for key in missing_], look_at_counts)
     return Resolved(
         found.profile,
         found.name.key,
@@ -133,4 +157,5 @@ def _resolved(idents: list[Ident], entries: dict[Key, Entry], rules: ProfileRule
         known=found.base is not None or bool(found.sources),
         settled=found.settled,
         erased=found.erased,
+        counts=times(together(counted[key] for key in places) or None) if counted is not None else {},
     )

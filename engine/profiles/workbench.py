@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-import msgspec
 from msgspec.structs import replace
 
 from engine.decide.profile import Profile
 from engine.profiles import keys
+from engine.profiles.claims import together
 from engine.profiles.entries import Entry, Frozen, Pointer, read, stamp, write
 from engine.profiles.events import Accepted
 from engine.profiles.identity import Resolution, shared
@@ -168,7 +168,6 @@ class Workbench:
         if draft.news or draft.sources:
             blobs = (*(self._seen.get(source, b"") for source in draft.sources), self._seen.get(key, b""), *draft.news)
             seen = b"".join(blobs)[-MARK * self._rules.seen_limit :]
-        counted = {k: v for source in draft.sources if source in caps for k, v in _unpack(caps[source]).items()}
         version = stored.version + 1 if isinstance(stored, Profile) else 1
         return wire.call(
             _WRITE,
@@ -179,7 +178,7 @@ class Workbench:
                 life,
                 seen,
                 _ms(self._rules.seen_life),
-                msgspec.msgpack.encode(counted) if counted else b"",
+                together(caps.get(source) for source in draft.sources),
                 life,
             ),
         )
@@ -246,7 +245,3 @@ def _keys(key: Key) -> tuple[str, str, str]:
 
 def _ms(seconds: float) -> int:
     return int(seconds * 1000)
-
-
-def _unpack(value: bytes) -> dict[str, list[object]]:
-    return msgspec.msgpack.decode(value, type=dict[str, list[object]])

@@ -1,0 +1,201 @@
+"""What must never be exceeded, claimed atomically: caps on a customer, stock and budgets for all of them.
+
+All claims of a request travel together. Caps are counted in the customer's hash slot, each stock and budget in its
+own; where one of them is refused, what the same claim got from the others is given back, and what could not be given
+back expires. So a crash may leave an offer unshown for a while, never shown once too often.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Literal
+
+import msgspec
+
+from engine.decide.profile import DAY
+from engine.errors import StoreUnavailable
+from engine.profiles import keys
+from engine.profiles.entries import DIGITS
+from engine.profiles.keys import Key
+from engine.profiles.wire import Reply, Value, Wire, script
+
+UNIT = 10_000  # amounts are kept as whole ten-thousandths, so sums are exact
+LIFE = 400 * DAY
+KEPT = 64
+COUNTERS = 256
+MOVES = 4
+
+Pool = Literal["stock", "budget"]
+Verb = Literal["reserve", "confirm", "release", "level"]
+Reason = Literal["cap", "stock", "budget", "erased"]
+Counts = dict[str, list[float]]
+
+_CLAIMS = script("claims.lua")
+_POOL = script("pool.lua")
+
+
+class Cap(msgspec.Struct, frozen=True, array_like=True):
+    """At most `limit` of what `counter` counts (`exposure|tag:loyalty`, say) later than `since` (s since 1970)."""
+
+    counter: str
+    limit: int
+    since: float
+
+
+class Take(msgspec.Struct, frozen=True):
+    """`amount` of a stock or budget, held for `hold` seconds (0: taken at once) while at least `least` is left.
+
+    A budget's `limit` is the plan's; a stock's (None) is the level that was last told.
+    """
+
+    pool: Pool
+    name: str
+    amount: float = 1.0
+    least: float = 0.0
+    limit: float | None = None
+    hold: float = 0.0
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What one offer needs: every cap holds, then every counter counts it; and its share of stock and budget.
+
+    Under the same `id` (decision, placement and offer) a claim counts once, however often it is made.
+    """
+
+    id: str
+    caps: list[Cap] = []
+    counters: list[str] = []
+    takes: list[Take] = []
+
+
+class Denial(msgspec.Struct, frozen=True):
+    """Why a claim was not granted: the first cap's counter, or the stock or budget."""
+
+    reason: Reason
+    name: str
+
+
+class Claims:
+    """The claims behind `wire`. Every method raises StoreUnavailable where Redis does not answer in time."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    async def claim(self, key: Key, claims: Sequence[Claim], now: float) -> list[Denial | None]:
+        """None for each claim granted to the customer at `key` at `now`; several are counted in their order.
+
+        One round trip; a second gives back what a claim got that was refused elsewhere.
+        """
+        takes = [(index, take) for index, claim in enumerate(claims) for take in claim.takes]
+        denials, taken = await asyncio.gather(
+            self._count(key, [(_short(c.id), c.caps, c.counters, False) for c in claims], now),
+            asyncio.gather(*(self._pool("reserve", take, claims[index].id, now) for index, take in takes)),
+        )
+        for (index, take), got in zip(takes, taken, strict=True):
+            if not got and denials[index] is None:
+                denials[index] = Denial(take.pool, take.name)
+        lost = [claim for claim, denial in zip(claims, denials, strict=True) if denial is not None]
+        await asyncio.gather(*(self.release(key, claim, now) for claim in lost if claim.takes))
+        return denials
+
+    async def count(self, key: Key, id: str, counters: Iterable[str], now: float) -> None:  # noqa: A002 (its name everywhere)
+        """Count what happened to the customer whatever the caps say: a redemption, a refusal, an exposure seen late."""
+        await self._count(key, [(_short(id), (), list(counters), False)], now)
+
+    async def confirm(self, claim: Claim, now: float) -> bool:
+        """Take for good what was held; after its hold expired, only if there is still enough."""
+        return all(await asyncio.gather(*(self._pool("confirm", take, claim.id, now) for take in claim.takes)))
+
+    async def release(self, key: Key, claim: Claim, now: float) -> None:
+        """Give back what a claim holds and counted; what was confirmed stays."""
+        await asyncio.gather(
+            self._count(key, [(_short(claim.id), (), claim.counters, True)], now),
+            *(self._pool("release", take, claim.id, now) for take in claim.takes),
+        )
+
+    async def stock(self, sku: str, level: float, now: float) -> None:
+        """The level of a stock as counted by the shop at `now`; what is held is not in it yet."""
+        await self._pool("level", Take("stock", sku, level), "", now)
+
+    async def left(self, take: Take) -> float:
+        """How much of a stock or budget is neither gone nor held; a lapsed hold counts until the next claim."""
+        reply = await self._wire.send("HMGET", _pool_key(take), "level", "spent", "held")
+        if not isinstance(reply, list):
+            raise TypeError(f"HMGET answered {reply!r}")
+        level, spent, held = (float(value or 0) / UNIT for value in reply)
+        return (level if take.limit is None else take.limit) - spent - held
+
+    async def counts(self, key: Key) -> Counts:
+        """When what was counted for the customer happened, by counter, as `since` windows see it."""
+        return await self._wire.get([keys.caps(key)], lambda values: times(values[0]))
+
+    async def _count(
+        self, key: Key, claims: Sequence[tuple[str, Sequence[Cap], list[str], bool]], now: float
+    ) -> list[Denial | None]:
+        asked = [claim for claim in claims if claim[1] or claim[2]]
+        if not asked:
+            return [None] * len(claims)
+        packed = msgspec.msgpack.encode((now, int(LIFE * 1000), KEPT, COUNTERS, asked))
+        for _ in range(MOVES):
+            reply = await self._wire.call(_CLAIMS, (keys.caps(key), keys.slot(key)), (packed,))
+            if isinstance(reply, list):
+                failed = iter(reply)
+                return [_denied(claim[1], next(failed)) if claim[1] or claim[2] else None for claim in claims]
+            if not isinstance(reply, bytes) or reply[:1] == b"T":
+                return [Denial("erased", "") for _ in claims]
+            key = reply[1 : 1 + DIGITS].decode()
+        raise StoreUnavailable(f"a customer moved {MOVES} times while they were claimed for; ask again")
+
+    async def _pool(self, verb: Verb, take: Take, id_: str, now: float) -> bool:
+        name = _pool_key(take)
+        limit = "" if take.limit is None else round(take.limit * UNIT)
+        arguments = (
+            verb,
+            repr(now),
+            int(LIFE * 1000),
+            id_,
+            round(take.amount * UNIT),
+            round(take.least * UNIT) if verb == "reserve" else 0,
+            limit,
+            repr(take.hold),
+        )
+        return await self._wire.call(_POOL, (name, f"{name}:holds"), arguments) == 1
+
+
+def times(value: Value) -> Counts:
+    """A customer's counts from their stored form."""
+    if value is None:
+        return {}
+    return {name: [entry[0] for entry in entries] for name, entries in _decode(value).items()}
+
+
+def together(values: Iterable[Value]) -> bytes:
+    """The counts of several visitors that are one customer, in stored form; empty if there are none."""
+    both: dict[str, list[tuple[float, str]]] = {}
+    for value in values:
+        for name, entries in (_decode(value) if value is not None else {}).items():
+            both.setdefault(name, []).extend(entries)
+    return msgspec.msgpack.encode({name: sorted(entries) for name, entries in both.items()}) if both else b""
+
+
+def suppressed_until(seen: Sequence[float], after: int, within: float, lasts: float) -> float:
+    """Until when (s since 1970) `after` outcomes `within` so many seconds suppress for `lasts`; 0 if they never did."""
+    moments = sorted(seen)
+    runs = (last for first, last in zip(moments, moments[after - 1 :], strict=False) if last - first <= within)
+    return max((last + lasts for last in runs), default=0.0)
+
+
+def _short(claim_id: str) -> str:
+    """Enough of a claim's id to tell it from the others on one customer."""
+    return blake2b(claim_id.encode(), digest_size=6).hexdigest()
+
+
+def _denied(caps: Sequence[Cap], failed: Reply) -> Denial | None:
+    return Denial("cap", caps[failed - 1].counter) if isinstance(failed, int) and failed else None
+
+
+def _pool_key(take: Take) -> str:
+    return f"cp:{{{take.pool}:{take.name}}}"
+
+
+_decode = msgspec.msgpack.Decoder(Mapping[str, list[tuple[float, str]]]).decode
