@@ -1,0 +1,106 @@
+"""The shop that the benches ask: a folder of YAML, customers in the store, and a policy that has learnt."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import redis
+
+from engine.catalog import Plan, load_plan
+from engine.decide.profile import Profile
+from engine.journal.snapshots import Header, bandit, meaning_of, publish
+from engine.profiles import keys
+from engine.profiles.entries import write
+from engine.profiles.events import Event
+from engine.profiles.reducers import reduce
+from engine.profiles.rules import ProfileRules
+from policies import dump
+
+NOW = 1_790_000_000.0
+OFFERS = 20
+TRAITS = {"country": "DE", "city": "Berlin", "first_name": "Ada", "loyalty.tier": 2, "newsletter": True, "age": 34}
+CATEGORIES = ("coffee", "tea", "cake", "beans", "cups")
+BODY = {
+    "customer": {"user_id": "u-%d"},
+    "channel": "web",
+    "placements": ["hero"],
+    "experiments": ["checkout"],
+    "context": {"page": "home"},
+    "expose": True,
+}
+FEATURES = [
+    {"trait": "loyalty.tier", "range": [0, 3]},
+    {"trait": "affinity.coffee", "range": [0, 5]},
+    {"trait": "affinity.tea", "range": [0, 5]},
+    {"trait": "country", "one_of": ["DE", "AT", "CH"]},
+    "hour",
+    {"trait": "channel", "one_of": ["web", "app"]},
+]
+
+
+def folder(path: Path, experiments: int = 1) -> Path:
+    """YAML of one 20-offer placement under linear Thompson, and of experiments of which `checkout` applies to web."""
+    (path / "offers").mkdir(parents=True, exist_ok=True)
+    offers = [f"offer_{number}" for number in range(OFFERS)]
+    for number, key in enumerate([*offers, "banner"]):
+        rendering = {"headline": f"Headline of {key}", "image": f"{key}.jpg", "code": f"C{number}"}
+        offer: dict[str, object] = {"key": key, "renderings": {"web": rendering, "app": rendering}}
+        if number % 4 == 1:
+            offer["audience"] = {"loyalty.tier": {"$gte": 1}}
+        _write(path / "offers" / f"{key}.yaml", offer)
+    channels = [{"key": "web"}, {"key": "app"}]
+    _write(path / "channels.yaml", {"channels": channels, "placements": [{"key": "hero", "channels": ["web", "app"]}]})
+    _write(path / "metrics.yaml", {"metrics": [{"key": "click", "event": "click"}]})
+    policy = {"kind": "linear_thompson", "features": FEATURES, "floor": 0.01}
+    reward = {"metric": "click", "window": "24h"}
+    hero = {"key": "hero", "placement": "hero", "offers": offers, "policy": policy, "reward": reward}
+    _write(path / "hero.yaml", {**hero, "fallback": "banner"})
+    for number in range(experiments):
+        key = "checkout" if number == 0 else f"experiment_{number}"
+        _write(path / f"{key}.yaml", experiment(key))
+    return path
+
+
+def experiment(key: str) -> dict[str, object]:
+    """Two variants, half and half, for customers of two countries."""
+    variants = [{"key": name, "weight": 0.5, "payload": {"layout": name}} for name in ("classic", "one_page")]
+    audience = {"country": {"$in": ["DE", "AT"]}}
+    return {"key": key, "hypothesis": "One page, more orders.", "audience": audience, "variants": variants}
+
+
+def learnt(client: redis.Redis, path: Path) -> Plan:
+    """Publish what 2,000 observations taught the placement's policy."""
+    plan = load_plan(path)
+    selection = plan.policies["hero"]
+    chance = np.random.default_rng(1)
+    n, arms = 2000, len(selection.arms)
+    x = np.column_stack([np.ones(n), chance.uniform(-1, 1, (n, selection.features.dim - 1))])
+    arm = chance.integers(arms, size=n)
+    reward = (chance.random(n) < 0.05 + 0.05 * (arm % 3)).astype(float)
+    blob = dump(bandit(selection).update(x, arm, reward, np.full(n, 1 / arms)))
+    publish(client, "hero", Header.of(1, NOW, float(n), meaning_of(selection), blob), blob)
+    return plan
+
+
+def fill(client: redis.Redis, customers: int) -> None:
+    """Customers `u-0` … of some months: six traits, five affinities, three orders; for the peer a JSON text each."""
+    rules, hash_ = ProfileRules(), keys.hasher(b"counterpoint")
+    one = Profile("u-0", "u-0", 7, NOW, NOW, ids={"user_id": ["u-0"]})
+    events = [Event("identify", "i", user_id="u-0", traits=TRAITS, channel="web")]
+    events += [Event("track", f"v{c}", event="view", properties={"category": c}, channel="app") for c in CATEGORIES]
+    bought = [{"revenue": 12.5 + n, "order_id": f"o-{n}"} for n in range(3)]
+    events += [Event("track", f"p{n}", event="purchase", properties=p, channel="web") for n, p in enumerate(bought)]
+    for number, event in enumerate(events):
+        one = reduce(one, event, NOW - 3 * 86_400 + number * 18_000, rules)
+    for start in range(0, customers, 2000):
+        pipe = client.pipeline(transaction=False)
+        for name in (f"u-{number}" for number in range(start, min(start + 2000, customers))):
+            profile = msgspec.structs.replace(one, id=name, unit=name, ids={"user_id": [name]})
+            pipe.set(keys.slot(hash_("user_id", name)), write(profile))
+            pipe.set(f"profile:{name}", msgspec.json.encode(profile))
+        pipe.execute()
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")
