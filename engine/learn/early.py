@@ -1,0 +1,96 @@
+"""Exposures and events that came before the decision or the exposure that they belong to: kept until it comes."""
+
+import sqlite3
+from collections.abc import Iterable
+
+import msgspec
+
+from engine.journal.records import AnyRecord, EventRecord, ExposureRecord, decode, encode
+
+Held = ExposureRecord | EventRecord
+_LOAD = "SELECT id, waits_for, partition, due, record FROM early"
+_LOAD_WAITING = "SELECT early.* FROM early JOIN json_each(?) asked ON early.waits_for = asked.value"
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A record and what it waits for, until the partition's clock reaches `due`."""
+
+    id: int
+    waits_for: str
+    partition: int
+    due: float
+    record: Held
+
+
+class Early:
+    """The waiting records that a batch may touch; `write` puts back what changed."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        last, count = db.execute("SELECT coalesce(max(id), 0), count(*) FROM early").fetchone()
+        self._next = int(last) + 1
+        self._any = bool(count)
+        self._by_key: dict[str, dict[int, Waiting]] = {}
+        self._stored: set[int] = set()
+        self._gone: list[int] = []
+
+    def load(self, ids: Iterable[str], records: Iterable[AnyRecord]) -> set[str]:
+        """Bring in what waits for these decisions, or for their customers; the customers whose events wait."""
+        if not self._any:
+            return set()
+        keys = [f"d{id_}" for id_ in ids]
+        keys += [f"c{record.customer}" for record in records if isinstance(record, ExposureRecord | EventRecord)]
+        asked = msgspec.json.encode(keys).decode()
+        found = self._bring(self._db.execute(_LOAD_WAITING, [asked]))
+        return {waiting.record.customer for waiting in found if waiting.waits_for.startswith("c")}
+
+    def load_due(self, partition: int, until: float) -> list[Waiting]:
+        """Bring in, and answer, what has waited long enough, the earliest first."""
+        if not self._any:
+            return []
+        return self._bring(
+            self._db.execute(f"{_LOAD} WHERE partition = ? AND due <= ? ORDER BY due, id", (partition, until))
+        )
+
+    def hold(self, waits_for: str, partition: int, due: float, record: Held) -> Waiting:
+        """Keep a record until `release` of what it waits for."""
+        waiting = Waiting(self._next, waits_for, partition, due, record)
+        self._next += 1
+        self._by_key.setdefault(waits_for, {})[waiting.id] = waiting
+        return waiting
+
+    def release(self, key: str) -> list[Waiting]:
+        """What waited for `key`, in the order it came; it waits no longer."""
+        found = self._by_key.pop(key, None)
+        if not found:
+            return []
+        self._gone += self._stored.intersection(found)
+        return [found[id_] for id_ in sorted(found)]
+
+    def expire(self, waiting: Waiting) -> bool:
+        """Let go of one; False if it was released before."""
+        if self._by_key.get(waiting.waits_for, {}).pop(waiting.id, None) is None:
+            return False
+        if waiting.id in self._stored:
+            self._gone.append(waiting.id)
+        return True
+
+    def write(self) -> None:
+        """Put back what changed, within the caller's transaction."""
+        self._db.executemany("DELETE FROM early WHERE id = ?", [(id_,) for id_ in self._gone])
+        fresh = [w for of_key in self._by_key.values() for w in of_key.values() if w.id not in self._stored]
+        rows = [(w.id, w.waits_for, w.partition, w.due, encode(w.record)) for w in fresh]
+        self._db.executemany("INSERT INTO early VALUES (?, ?, ?, ?, ?)", rows)
+
+    def _bring(self, found: Iterable[tuple[int, str, int, float, bytes]]) -> list[Waiting]:
+        brought = []
+        for id_, waits_for, partition, due, payload in found:
+            of_key = self._by_key.setdefault(waits_for, {})
+            if id_ not in of_key:
+                record = decode(payload)
+                if not isinstance(record, ExposureRecord | EventRecord):
+                    raise TypeError(f"early {id_} is a {type(record).__name__}; only exposures and events wait")
+                of_key[id_] = Waiting(id_, waits_for, partition, due, record)
+                self._stored.add(id_)
+            brought.append(of_key[id_])
+        return brought

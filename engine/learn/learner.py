@@ -1,0 +1,258 @@
+"""The learner's loop: read the streams, join, teach, commit all of it at once, then tell the others."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import msgspec
+import structlog
+
+from engine.catalog.plan import Plan
+from engine.errors import StoreUnavailable
+from engine.journal import snapshots, stream
+from engine.journal.records import AnyRecord, decode
+from engine.journal.snapshots import Header, store_errors
+from engine.learn.early import Early
+from engine.learn.join import Join, ids_and_customers, time_of
+from engine.learn.outbox import Outbox
+from engine.learn.pending import Board
+from engine.learn.rules import NO_RULES, Rules, rules_of
+from engine.learn.state import State, path_of
+from engine.learn.teach import Learnt, fitted, restarted, teach
+from engine.settings import Settings
+from policies import dump, load, with_arms
+
+READER = "learner"
+INTERVAL = 0.1  # between looks at the streams' ends, and between two snapshots at least
+SLACK = 10.0  # how far a partition's clock stays behind ours while nothing comes in
+_ENTRIES = 4
+_PIECE = 20_000
+_TIDY = 5.0
+_KEEP_MARKS_MS = 7 * 86_400_000
+_log = structlog.get_logger(__name__)
+
+
+def learn(
+    settings: Settings,
+    plan_source: Callable[[], Plan],
+    stop: threading.Event,
+    once: bool = False,  # noqa: FBT001, FBT002 - the last argument of a verb
+    *,
+    owned: Sequence[int] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Learn until `stop`; with `once` only until all that is in the streams is learnt, published and shipped.
+
+    Of all partitions, or of those `owned`, whose learners publish parts that `combine` adds up. `clock` (s since 1970)
+    moves the time of partitions in which nothing happens; with `once` only the records do.
+
+    Raises:
+        StoreUnavailable: with `once`, if the store does not answer.
+        sqlite3.Error: if the state cannot be written. Nothing is lost: what was not committed is read again.
+    """
+    learner = Learner(settings, owned)
+    wait = INTERVAL
+    try:
+        while not stop.is_set():
+            try:
+                busy = learner.step(plan_source(), None if once else clock())
+                wait = INTERVAL
+            except StoreUnavailable as error:
+                if once:
+                    raise
+                _log.warning("learning waits", error=str(error))
+                busy, wait = False, min(2 * wait, 5.0)
+            if once and not busy:
+                return
+            if not busy:
+                stop.wait(wait)
+    finally:
+        learner.close()
+
+
+class Learner:
+    """One learner's file and place in the streams; each `step` is a batch."""
+
+    def __init__(self, settings: Settings, owned: Sequence[int] | None = None) -> None:
+        self._owned = None if owned is None else frozenset(owned)
+        self._suffix = "" if owned is None else "/" + "-".join(map(str, sorted(owned)))
+        self._state = State(path_of(settings.data, owned))
+        self._client = stream.connect(settings.redis)
+        self._outbox = Outbox(self._state.db, self._state.id)
+        self._clocks = self._state.clocks()
+        self._learnt = self._state.policies()
+        self._partitions = settings.partitions
+        self._reader: stream.Reader | None = None
+        self._plan: Plan | None = None
+        self._rules = NO_RULES
+        self._told: dict[str, int] = {}
+        self._next_publish = 0.0
+        self._tidied = 0.0
+
+    def close(self) -> None:
+        """Let go of file and store."""
+        self._state.close()
+        self._client.close()
+
+    def step(self, plan: Plan, now: float | None) -> bool:
+        """Read and learn one batch; False when there was nothing to do.
+
+        `now` (s since 1970) moves the clock of partitions in which nothing came.
+
+        Raises:
+            StoreUnavailable: if the store does not answer; what was learnt is kept, what was not is read again.
+        """
+        if plan is not self._plan:
+            self._adopt(plan)
+        with store_errors("reading the streams"):
+            reader = self._reader or self._start()
+            self._listen()
+            deliveries = [one for one in reader.read(_ENTRIES) if self._owned is None or one.partition in self._owned]
+        records, unreadable = _decoded(deliveries)
+        for partition in self._mine():
+            self._let_time_pass(partition, records.get(partition, ()), now)
+        if records or unreadable:
+            self._batch(records, unreadable, self._owned_part(reader.progress))
+        with store_errors("publishing"):
+            if deliveries:
+                reader.commit(self._owned_part(reader.progress))
+            published = self._publish(force=not deliveries)
+            shipped = self._outbox.ship(self._client)
+            if time.monotonic() - self._tidied > _TIDY:
+                self._outbox.drop_collected(self._client)
+                self._tidied = time.monotonic()
+        return bool(deliveries or published or shipped)
+
+    def _start(self) -> stream.Reader:
+        stream.refuse_eviction(self._client)
+        progress = self._state.progress()
+        if progress is None:
+            positions = {p: self._client.hget(stream.keys(p).positions, READER) for p in self._mine()}
+            progress = stream.Progress({p: _text(position) for p, position in positions.items() if position})
+        progress = progress.without_spools_before(int(time.time() * 1000) - _KEEP_MARKS_MS)
+        self._reader = stream.Reader(self._client, READER, progress, partitions=self._partitions)
+        return self._reader
+
+    def _listen(self) -> None:
+        """See what the store has; take over what others published in our place, by a rollback or a warm start."""
+        there = snapshots.headers(self._client)
+        self._told = {key: there[name].version for key in self._learnt if (name := key + self._suffix) in there}
+        for key in self._told:
+            header, mine = there[key + self._suffix], self._learnt[key]
+            if header.version < mine.version or (header.version, header.learnt) == (mine.version, mine.learnt):
+                continue
+            published = snapshots.current(self._client, key + self._suffix)
+            rule = self._rules.of.get(key)
+            if published is None or rule is None:
+                continue
+            found = published.header
+            if mine.version == 0:  # our file is new, or lost
+                after = Learnt(load(published.blob), found.meaning, found.version, found.learnt)
+            else:
+                mine = replace(mine, version=found.version)
+                after = restarted(mine, load(published.blob), found.meaning, found.learnt)
+            _log.info("took over a snapshot", key=key, version=found.version)
+            self._learnt[key] = fitted({key: after}, Rules({key: rule}, frozenset(), 0.0))[key]
+            with self._state.transaction():
+                self._state.put_policies({key: self._learnt[key]})
+
+    def _adopt(self, plan: Plan) -> None:
+        self._plan = plan
+        self._rules = rules_of(plan)
+        self._learnt = self._learnt | fitted(self._learnt, self._rules)
+        with self._state.transaction():
+            self._state.put_policies(self._learnt)
+
+    def _let_time_pass(self, partition: int, records: Sequence[AnyRecord], now: float | None) -> None:
+        """Do what is due before the first of `records`, or by our clock, in pieces that fit in memory."""
+        if records:
+            until = time_of(records[0])
+        elif now is not None:
+            until = now - SLACK
+        else:
+            return
+        while True:
+            due = self._state.due(partition, until, _PIECE)
+            if not due or (records and len(due) < _PIECE):
+                return
+            self._batch({partition: []}, Counter(), None, until=max(due) if len(due) == _PIECE else until)
+
+    def _batch(
+        self,
+        records: Mapping[int, Sequence[AnyRecord]],
+        unreadable: Counter[str],
+        progress: stream.Progress | None,
+        *,
+        until: float = 0.0,
+    ) -> None:
+        """Learn from records and from time, in one transaction."""
+        with self._state.transaction():
+            board, early = Board(self._state.db), Early(self._state.db)
+            join = Join(self._rules, board, early)
+            every = [record for of_partition in records.values() for record in of_partition]
+            ids, customers = ids_and_customers(every, self._rules)
+            customers |= early.load(ids, every)
+            board.load(ids, customers)
+            clocks = {}
+            for partition, of_partition in sorted(records.items()):
+                clock = self._clocks.get(partition, 0.0)
+                clocks[partition] = max(clock, until, *map(time_of, of_partition))
+                join.run(partition, of_partition, clock, clocks[partition])
+            changed, unlearnt = teach(join.lessons, self._rules, self._learnt)
+            board.write()
+            early.write()
+            self._outbox.put(join.log)
+            self._state.put_clocks(clocks)
+            self._state.put_policies(changed)
+            self._state.put_aside(join.aside + unlearnt + unreadable)
+            if progress is not None:
+                self._state.put_progress(progress)
+        self._clocks |= clocks
+        self._learnt |= changed
+
+    def _publish(self, *, force: bool) -> bool:
+        """Publish what changed, at the end of the streams or after a while; never for most of our time."""
+        begun = time.monotonic()
+        if begun < self._next_publish and not force:
+            return False
+        published = False
+        for key, one in self._learnt.items():
+            rule = self._rules.of.get(key)
+            if rule is None or one.version <= self._told.get(key, 0):
+                continue
+            blob = dump(with_arms(one.policy, rule.selection.arms))
+            header = Header.of(one.version, time.time(), one.learnt, one.meaning, blob)
+            snapshots.publish(self._client, key + self._suffix, header, blob)
+            published = True
+        self._next_publish = begun + max(INTERVAL, 5 * (time.monotonic() - begun))
+        return published
+
+    def _mine(self) -> Collection[int]:
+        return range(self._partitions) if self._owned is None else self._owned
+
+    def _owned_part(self, progress: stream.Progress) -> stream.Progress:
+        if self._owned is None:
+            return progress
+        return stream.Progress(
+            {p: position for p, position in progress.positions.items() if p in self._owned},
+            {p: marks for p, marks in progress.marks.items() if p in self._owned},
+        )
+
+
+def _decoded(deliveries: Iterable[stream.Delivery]) -> tuple[dict[int, list[AnyRecord]], Counter[str]]:
+    records: dict[int, list[AnyRecord]] = {}
+    unreadable: Counter[str] = Counter()
+    for delivery in deliveries:
+        of_partition = records.setdefault(delivery.partition, [])
+        for _, payload in delivery.frames:
+            try:
+                of_partition.append(decode(payload))
+            except (msgspec.MsgspecError, ValueError):  # the collector keeps it aside with its bytes
+                unreadable["unreadable record"] += 1
+    return records, unreadable
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

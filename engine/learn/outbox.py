@@ -1,0 +1,65 @@
+"""The records that the learner adds to the log: kept in its file, then in the stream once, as those of a spool are."""
+
+import sqlite3
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from engine.journal import stream
+from engine.journal.records import AnyRecord, encode
+from engine.journal.spool import _LENGTH_CRC, _SEQ_PARTITION  # a frame's form stands there once
+
+_SCRIPT = Path(stream.__file__).with_name("ship.lua").read_text(encoding="utf-8")
+_BATCH = 2000
+
+
+class Outbox:
+    """Ships what lies in the learner's file under the name `id`; what is in Parquet is dropped from the file."""
+
+    def __init__(self, db: sqlite3.Connection, id_: str) -> None:
+        self._db = db
+        self._id = id_
+        self._shipped: dict[int, int] = {}
+
+    def put(self, records: Iterable[tuple[int, AnyRecord]]) -> None:
+        """Add (partition, record)s, within the caller's transaction."""
+        rows = [(partition, encode(record)) for partition, record in records]
+        self._db.executemany("INSERT INTO outbox (partition, record) VALUES (?, ?)", rows)
+
+    def ship(self, client: stream.Client) -> int:
+        """Bring what is not in the stream yet into it; how many records.
+
+        Raises:
+            redis.RedisError: if the store does not take them. They are shipped again, once, by the next call.
+        """
+        moved = 0
+        for partition, last in self._db.execute("SELECT partition, max(seq) FROM outbox GROUP BY partition").fetchall():
+            while self._shipped.get(partition, -1) < last:
+                moved += self._step(client, partition)
+        return moved
+
+    def drop_collected(self, client: stream.Client) -> None:
+        """Forget what the collector has written to Parquet."""
+        for partition in tuple(self._shipped):
+            collected = client.hget(stream.keys(partition).collected, self._id)
+            if collected:
+                dropped = "DELETE FROM outbox WHERE partition = ? AND seq <= ?"
+                self._db.execute(dropped, (partition, int(collected)))
+
+    def _step(self, client: stream.Client, partition: int) -> int:
+        before = self._shipped.get(partition, 0)
+        rows = self._db.execute(
+            "SELECT seq, record FROM outbox WHERE partition = ? AND seq > ? ORDER BY seq LIMIT ?",
+            (partition, before, _BATCH),
+        ).fetchall()
+        last = rows[-1][0] if rows else before
+        data = b"".join(_frame(seq, partition, record) for seq, record in rows)
+        names = stream.keys(partition)
+        there = int(client.eval(_SCRIPT, 2, names.stream, names.shipped, self._id, before, last, data))
+        self._shipped[partition] = there
+        return len(rows) if there == last else 0
+
+
+def _frame(seq: int, partition: int, payload: bytes) -> bytes:
+    tail = _SEQ_PARTITION.pack(seq, partition)
+    return _LENGTH_CRC.pack(len(payload), zlib.crc32(payload, zlib.crc32(tail))) + tail + payload

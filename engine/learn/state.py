@@ -1,0 +1,108 @@
+"""What the learner knows, in one SQLite file: a batch changes all of it or nothing, so that a crash repeats nothing."""
+
+import sqlite3
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from engine.journal.stream import Progress
+from engine.learn.teach import Learnt
+from policies import dump, load
+
+_SCHEMA = Path(__file__).with_name("state.sql").read_text(encoding="utf-8")
+
+
+def path_of(data: Path, owned: Sequence[int] | None) -> Path:
+    """Where the learner of these partitions (None: of all) keeps its state."""
+    return data / "learn" / ("all.sqlite" if owned is None else f"{'-'.join(map(str, sorted(owned)))}.sqlite")
+
+
+class State:
+    """The learner's file. `id` names it among the spools of the stream."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.db = sqlite3.connect(path, isolation_level=None)
+        self.db.executescript(_SCHEMA)
+        self.db.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", [f"learner-{uuid.uuid4().hex}".encode()])
+        self.id = self._meta("id").decode()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that the block writes, or nothing of it."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+
+    def progress(self) -> Progress | None:
+        """How far the streams were read; None if they never were."""
+        stored = self._meta("progress")
+        return msgspec.json.decode(stored, type=Progress) if stored else None
+
+    def put_progress(self, progress: Progress) -> None:
+        """Keep how far the streams were read."""
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES ('progress', ?)", [msgspec.json.encode(progress)])
+
+    def clocks(self) -> dict[int, float]:
+        """The clock of each partition, seconds since 1970."""
+        return dict(self.db.execute("SELECT partition, time FROM clocks"))
+
+    def put_clocks(self, clocks: Mapping[int, float]) -> None:
+        """Keep the partitions' clocks."""
+        self.db.executemany("INSERT OR REPLACE INTO clocks VALUES (?, ?)", clocks.items())
+
+    def due(self, partition: int, until: float, limit: int) -> list[float]:
+        """When the first `limit` things are due that only time changes."""
+        rows = self.db.execute(
+            "SELECT due FROM (SELECT due FROM pending WHERE partition = :p AND due <= :until UNION ALL "
+            "SELECT due FROM early WHERE partition = :p AND due <= :until) ORDER BY due LIMIT :limit",
+            {"p": partition, "until": until, "limit": limit},
+        )
+        return [due for (due,) in rows]
+
+    def policies(self) -> dict[str, Learnt]:
+        """What was learnt, by selection."""
+        rows = self.db.execute("SELECT key, meaning, version, learnt, forgotten, policy FROM policies")
+        return {
+            key: Learnt(
+                load(blob), meaning, version, learnt, msgspec.json.decode(spans, type=tuple[tuple[float, float], ...])
+            )
+            for key, meaning, version, learnt, spans, blob in rows
+        }
+
+    def put_policies(self, learnt: Mapping[str, Learnt]) -> None:
+        """Keep what was learnt."""
+        self.db.executemany(
+            "INSERT OR REPLACE INTO policies VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (key, one.meaning, one.version, one.learnt, msgspec.json.encode(one.forgotten), dump(one.policy))
+                for key, one in learnt.items()
+            ],
+        )
+
+    def put_aside(self, counts: Counter[str]) -> None:
+        """Count what was kept aside."""
+        self.db.executemany(
+            "INSERT INTO aside VALUES (?, ?) ON CONFLICT (reason) DO UPDATE SET count = count + excluded.count",
+            counts.items(),
+        )
+
+    def aside(self) -> dict[str, int]:
+        """How much was kept aside, by reason."""
+        return dict(self.db.execute("SELECT reason, count FROM aside ORDER BY reason"))
+
+    def _meta(self, name: str) -> bytes:
+        found = self.db.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
+        return bytes(found[0]) if found else b""

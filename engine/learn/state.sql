@@ -1,0 +1,59 @@
+PRAGMA journal_mode = wal;
+PRAGMA synchronous = full;
+PRAGMA busy_timeout = 10000;
+PRAGMA cache_size = -65536;
+
+-- One row per offer that a policy chose, from the decision until no event can change what was learnt of it.
+CREATE TABLE IF NOT EXISTS pending (
+  decision_id TEXT NOT NULL,
+  key TEXT NOT NULL,
+  selection TEXT NOT NULL,
+  customer TEXT NOT NULL,
+  partition INTEGER NOT NULL,
+  arm TEXT NOT NULL,
+  propensity REAL NOT NULL,
+  context BLOB NOT NULL,
+  time REAL NOT NULL,
+  status INTEGER NOT NULL,
+  due REAL NOT NULL,
+  exposed REAL NOT NULL,
+  reward REAL NOT NULL,
+  learnt REAL NOT NULL,
+  rewarded REAL NOT NULL,
+  cause TEXT NOT NULL,
+  purchase TEXT NOT NULL,
+  PRIMARY KEY (decision_id, key)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS pending_due ON pending (partition, due);
+CREATE INDEX IF NOT EXISTS pending_customer ON pending (customer) WHERE status BETWEEN 1 AND 4;
+
+-- Exposures and events that came before what they belong to.
+CREATE TABLE IF NOT EXISTS early (
+  id INTEGER PRIMARY KEY,
+  waits_for TEXT NOT NULL,
+  partition INTEGER NOT NULL,
+  due REAL NOT NULL,
+  record BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS early_waits_for ON early (waits_for);
+CREATE INDEX IF NOT EXISTS early_due ON early (partition, due);
+
+CREATE TABLE IF NOT EXISTS policies (
+  key TEXT PRIMARY KEY,
+  meaning TEXT NOT NULL,
+  version INTEGER NOT NULL,
+  learnt REAL NOT NULL,
+  forgotten BLOB NOT NULL,
+  policy BLOB NOT NULL
+);
+
+-- Records that the learner adds to the log, kept until they are in Parquet.
+CREATE TABLE IF NOT EXISTS outbox (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  partition INTEGER NOT NULL,
+  record BLOB NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS aside (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS clocks (partition INTEGER PRIMARY KEY, time REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
