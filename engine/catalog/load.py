@@ -1,7 +1,7 @@
 """A folder of YAML -> Specs, or every problem in it at once."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,17 +38,35 @@ def load_specs(folder: Path) -> Specs:
     Raises:
         CatalogError: with every problem of every file, if there is one.
     """
+    files, problems = read_folder(folder)
+    return specs_of(folder.name, files, problems)
+
+
+def read_folder(folder: Path) -> tuple[dict[str, bytes], list[Problem]]:
+    """The bytes of a folder's files by their names in it, and what could not be read."""
     if not folder.is_dir():
         raise CatalogError([Problem(str(folder), "", "is no folder; name the folder that holds channels.yaml")])
     problems: list[Problem] = []
-    read: dict[str, msgspec.Struct] = {}
-    digest = hashlib.sha256()
+    files: dict[str, bytes] = {}
     for path in sorted([*folder.glob("*.yaml"), *folder.glob("offers/*.yaml")]):
         name = path.relative_to(folder).as_posix()
-        file = f"{folder.name}/{name}"
-        data = _bytes(path, file, problems)
-        if data is None:
-            continue
+        data = _bytes(path, f"{folder.name}/{name}", problems)
+        if data is not None:
+            files[name] = data
+    return files, [*problems, *_stray(folder)]
+
+
+def specs_of(folder: str, files: Mapping[str, bytes], problems: Sequence[Problem] = ()) -> Specs:
+    """The checked specs of files that were read; `problems` are those of the reading.
+
+    Raises:
+        CatalogError: with every problem of every file, if there is one.
+    """
+    problems = list(problems)
+    read: dict[str, msgspec.Struct] = {}
+    digest = hashlib.sha256()
+    for name, data in sorted(files.items()):
+        file = f"{folder}/{name}"
         digest.update(f"{name}\0{len(data)}\0".encode() + data)
         value, found = decode_yaml(data, file)
         problems += found
@@ -56,15 +74,14 @@ def load_specs(folder: Path) -> Specs:
             spec = _converted(value, file, _kind(name, value), problems)
             if spec is not None:
                 read[name] = spec
-    problems += _stray(folder)
     problems += [
-        Problem(f"{folder.name}/{name}", "", "is missing; every shop has one")
+        Problem(f"{folder}/{name}", "", "is missing; every shop has one")
         for name in ("channels.yaml", "metrics.yaml")
-        if not (folder / name).exists()
+        if name not in files
     ]
     channels, metrics = read.get("channels.yaml"), read.get("metrics.yaml")
     if isinstance(channels, ChannelsFile) and isinstance(metrics, MetricsFile):
-        specs = _specs(folder.name, digest.hexdigest()[:12], read, channels, metrics)
+        specs = _specs(folder, digest.hexdigest()[:12], read, channels, metrics)
         problems += [
             problem
             for problem in reference_problems(specs, complete=not problems)

@@ -1,29 +1,45 @@
 """The plan of a folder that people edit: a good change replaces it whole, a bad one only leaves its problems."""
 
 import os
+import time
 from pathlib import Path
 
+import structlog
+
+from engine.catalog.archive import Archive, who_changed
 from engine.catalog.compile import compile_plan
-from engine.catalog.load import load_specs
+from engine.catalog.load import read_folder, specs_of
 from engine.catalog.plan import Plan
 from engine.errors import CatalogError, Problem
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 
+log = structlog.get_logger(__name__)
+
 
 class PlanWatch:
     """Holds the running plan of `folder`. `poll` from any one thread; readers take `plan`, one reference.
 
+    With an archive each plan that runs is kept, and a start on a bad folder runs the plan that ran last.
+
     Raises:
-        CatalogError: if the folder has problems when it is first read.
+        CatalogError: if the folder has problems when it is first read and no earlier plan is kept.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, archive: Archive | None = None) -> None:
         self.folder = folder
         self.problems: list[Problem] = []
         self.refused = 0
+        self._archive = archive
         self._seen = _fingerprint(folder)
-        self.plan: Plan = compile_plan(load_specs(folder))
+        try:
+            self.plan: Plan = self._load()
+        except CatalogError as error:
+            earlier = archive.newest() if archive else None
+            if earlier is None:
+                raise
+            self._refuse(error)
+            self.plan = compile_plan(earlier)
 
     def poll(self) -> bool:
         """Read the folder again if a file in it changed; whether there is a new plan."""
@@ -32,15 +48,29 @@ class PlanWatch:
             return False
         self._seen = seen
         try:
-            plan = compile_plan(load_specs(self.folder))
+            plan = self._load()
         except CatalogError as error:
-            self.problems = error.problems
-            self.refused += 1
+            self._refuse(error)
             return False
         self.problems = []
-        changed = plan.version != self.plan.version
+        if plan.version == self.plan.version:
+            return False
         self.plan = plan
-        return changed
+        log.info("plan swapped", plan=plan.version)
+        return True
+
+    def _load(self) -> Plan:
+        files, problems = read_folder(self.folder)
+        specs = specs_of(self.folder.name, files, problems)
+        plan = compile_plan(specs)
+        if self._archive:
+            self._archive.keep(specs, files, who_changed(self.folder), time.time())
+        return plan
+
+    def _refuse(self, error: CatalogError) -> None:
+        self.problems = error.problems
+        self.refused += 1
+        log.warning("plan refused; the one that ran before keeps running", problems=[str(p) for p in error.problems])
 
 
 def _fingerprint(folder: Path) -> Fingerprint:

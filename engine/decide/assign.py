@@ -23,6 +23,7 @@ AssignmentReason = Literal[
     "not_started",
     "ended",
     "degraded",
+    "channel",
 ]
 """Why a unit has its variant, or has none.
 
@@ -30,7 +31,7 @@ AssignmentReason = Literal[
 layer; `prerequisite` not in the variant it needs; `audience` does not match; `coverage` not let in (yet); `version`
 was in a bucket version that is blocked; `unit` the request names no such unit; `paused`, `not_started`, `ended` by the
 experiment's status and dates; `degraded` the store is away, so nobody knows what the customer had (a flag is told
-all the same).
+all the same); `channel` it does not run on the channel of the request.
 """
 
 

@@ -181,7 +181,9 @@ def _assign(
     only_in: bool = False,
 ) -> Selection | None:
     if experiment.key not in assigned:
-        got = assign(plan, experiment, subject, now)
+        channels = experiment.spec.channels
+        off = channels is not None and subject.attributes["channel"] not in channels
+        got = Assignment("channel") if off else assign(plan, experiment, subject, now)
         if only_in and got.index < 0 and got.reason != "holdout":
             return None
         one = Assigned(experiment, got, _crossed(plan, experiment, subject, profile, got, now))

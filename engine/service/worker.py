@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
+from engine.catalog.archive import Archive
 from engine.catalog.watch import PlanWatch
 from engine.decide.decision import DecideRequest, Decision, decide
 from engine.decide.offers import Snapshot
@@ -54,7 +55,7 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.watch = PlanWatch(settings.experiments)
+        self.watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"))
         self.meters = Meters()
         self.store = ProfileStore.open(settings.redis, timeout=settings.store_timeout)
         self.spool = Spool(settings.spool, fsync=settings.fsync)

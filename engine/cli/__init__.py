@@ -1,0 +1,24 @@
+"""`counterpoint VERB …`: verbs parse and call. 0 done, 1 the answer is 'no', 2 unusable input."""
+
+import sys
+
+from engine.cli import catalog, reports, roles
+from engine.cli.app import app, complain, complain_of
+from engine.errors import CatalogError, CounterpointError
+
+__all__ = ["app", "catalog", "main", "reports", "roles"]
+
+
+def main() -> None:
+    """Run one verb and end the process with its exit code."""
+    try:
+        code = app(result_action="return_value", exit_on_error=False, print_error=True)
+    except CatalogError as error:
+        complain_of(error)
+        code = 2
+    except CounterpointError as error:
+        complain(str(error))
+        code = 2
+    except BrokenPipeError:
+        code = 0
+    sys.exit(code or 0)

@@ -1,0 +1,60 @@
+"""What all verbs share: the application, its options, how they print."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import cyclopts
+import msgspec
+from cyclopts import Parameter
+from rich.console import Console
+
+from engine.errors import CatalogError
+
+app = cyclopts.App(
+    name="counterpoint",
+    help="Experiments and offers, decided for every channel of one shop.",
+    version_flags=["--version"],
+)
+out = Console()
+err = Console(stderr=True)
+
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document and nothing else.")]
+Folder = Annotated[Path | None, Parameter(help="The folder of YAML; ./experiments by default.")]
+Data = Annotated[Path | None, Parameter(help="Where spool, store and log are kept; ./.data by default.")]
+Log = Annotated[Path | None, Parameter(help="The Parquet log; DATA/log by default.")]
+Redis = Annotated[str | None, Parameter(help="redis://…, rediss://… or redis+cluster://…")]
+
+
+def print_json(value: object) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+
+
+def say(text: str) -> None:
+    """A line of a person's answer, as it is."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """A line on standard error, as it is."""
+    err.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def count(number: int, noun: str) -> str:
+    """`3 problems`, `1 problem`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def complain_of(error: CatalogError) -> None:
+    """Every problem on standard error."""
+    for problem in error.problems:
+        complain(str(problem))
+    complain(f"{count(len(error.problems), 'problem')}. Nothing was started or changed.")
+
+
+def log_to_stderr() -> None:
+    """Structured log lines on standard error, so that standard output is the answer alone."""
+    import structlog
+
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))

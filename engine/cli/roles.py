@@ -1,0 +1,105 @@
+"""The roles of the engine as verbs: all of them on one machine, or one each."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from engine.cli.app import Data, Folder, Redis, app, complain, log_to_stderr
+from engine.settings import from_environment
+
+if TYPE_CHECKING:
+    from engine.catalog import Plan
+
+
+@app.command
+def up(
+    *,
+    experiments: Folder = None,
+    data: Data = None,
+    host: str | None = None,
+    port: int | None = None,
+    workers: int | None = None,
+) -> int:
+    """Run everything on this machine: embedded store, decision servers, learner, collector."""
+    from engine.up import running, stop_on_signals
+
+    settings = from_environment(experiments=experiments, data=data, host=host, port=port, workers=workers)
+    log_to_stderr()
+    stop = stop_on_signals()
+    with running(settings, stop) as (base, settings):
+        complain(f"Counterpoint answers at {base} on this machine only. Data: {settings.data}. Ctrl-C ends it.")
+        stop.wait()
+    return 0
+
+
+@app.command
+def serve(
+    *,
+    experiments: Folder = None,
+    data: Data = None,
+    redis: Redis = None,
+    host: str | None = None,
+    port: int | None = None,
+    workers: int | None = None,
+    fd: Annotated[int | None, Parameter(help="A listening socket that is inherited; used by `up`.", show=False)] = None,
+) -> int:
+    """Serve decisions: one process, or --workers N of them."""
+    from engine.service.server import inherited, listen, run
+    from engine.up import serve_many
+
+    settings = from_environment(experiments=experiments, data=data, redis=redis, host=host, port=port, workers=workers)
+    log_to_stderr()
+    if fd is not None:
+        run(settings, inherited(fd))
+    elif settings.workers > 1:
+        serve_many(settings)
+    else:
+        with listen(settings.host, settings.port) as listener:
+            run(settings, listener)
+    return 0
+
+
+@app.command
+def learn(*, experiments: Folder = None, data: Data = None, redis: Redis = None) -> int:
+    """Join rewards to decisions, update the policies, publish snapshots."""
+    from engine.catalog.watch import PlanWatch
+    from engine.learn import learn as run
+    from engine.up import stop_on_signals
+
+    settings = from_environment(experiments=experiments, data=data, redis=redis)
+    log_to_stderr()
+    watch = PlanWatch(settings.experiments)
+
+    def current() -> "Plan":
+        watch.poll()
+        return watch.plan
+
+    run(settings, current, stop_on_signals())
+    return 0
+
+
+@app.command
+def collect(*, data: Data = None, redis: Redis = None, drain: bool = False) -> int:
+    """Write the log: streams to Parquet. With --drain empty spool and streams into it and end."""
+    from engine.journal.collect import collect as run
+    from engine.up import stop_on_signals
+
+    settings = from_environment(data=data, redis=redis)
+    log_to_stderr()
+    summary = run(settings, drain=drain, stop=stop_on_signals())
+    if drain:
+        complain(f"Collected: {summary}")
+    return 0
+
+
+@app.command
+def demo(*, once: bool = False, customers: int = 4000, port: int | None = None, data: Data = None) -> int:
+    """A shop comes alive: simulated traffic over HTTP, learning, reports. Then keeps serving, unless --once."""
+    from engine.demo import run
+    from engine.up import stop_on_signals
+
+    log_to_stderr()
+    return run(
+        from_environment(port=port, data=data or Path(".data/demo")), customers, once=once, stop=stop_on_signals()
+    )

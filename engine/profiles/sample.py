@@ -1,0 +1,82 @@
+"""Customers from a file, or made up, for trials that touch no store."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from engine.decide.profile import Profile, Trait
+from engine.errors import BadInput
+
+
+class Sampled(msgspec.Struct, frozen=True):
+    """One customer of a trial, with the context and the channel their request would have."""
+
+    profile: Profile
+    context: dict[str, object] = {}
+    channel: str | None = None
+
+
+class _Line(msgspec.Struct, frozen=True):
+    user_id: str
+    traits: dict[str, str | int | float | bool | None] = {}
+    context: dict[str, object] = {}
+    channel: str | None = None
+
+
+def made_up(number: int) -> list[Sampled]:
+    """Customers `c-0`, `c-1` … of whom nothing is known."""
+    return [Sampled(Profile(id=f"c-{index}", unit=f"c-{index}")) for index in range(number)]
+
+
+def read_sample(path: Path) -> list[Sampled]:
+    """The customers of a JSON array, JSON Lines or CSV file: `user_id`, and `traits`, `context`, `channel` if any.
+
+    In a CSV every other column is a trait.
+
+    Raises:
+        BadInput: if the file or one of its lines cannot be read; the line is named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({error}); give a JSON, JSON Lines or CSV file") from error
+    if path.suffix == ".csv":
+        return [_sampled(line) for line in _rows(path, text)]
+    if text.lstrip().startswith("["):
+        try:
+            return [_sampled(line) for line in msgspec.json.decode(text, type=list[_Line])]
+        except msgspec.DecodeError as error:
+            raise BadInput(f"{path}: {error}; each customer is an object with user_id") from error
+    found: list[Sampled] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                found.append(_sampled(msgspec.json.decode(line, type=_Line)))
+            except msgspec.DecodeError as error:
+                raise BadInput(f"{path} line {number}: {error}; each line is an object with user_id") from error
+    return found
+
+
+def _rows(path: Path, text: str) -> Iterator[_Line]:
+    reader = csv.DictReader(text.splitlines())
+    if "user_id" not in (reader.fieldnames or []):
+        raise BadInput(f"{path}: has no column user_id; name the customers' column so")
+    for row in reader:
+        traits = {name: _value(cell) for name, cell in row.items() if name not in {"user_id", "channel"} and cell}
+        yield _Line(row["user_id"], traits, {}, row.get("channel") or None)
+
+
+def _value(cell: str) -> str | float | bool:
+    if cell in {"true", "false"}:
+        return cell == "true"
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+def _sampled(line: _Line) -> Sampled:
+    traits = {name: Trait(value, 0.0) for name, value in line.traits.items()}
+    return Sampled(Profile(id=line.user_id, unit=line.user_id, traits=traits), line.context, line.channel)
