@@ -13,8 +13,9 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from engine.analysis import policy_report
-from engine.analysis.render import render_policies
+from engine.analysis import analyze_experiment, policy_report
+from engine.analysis.ask import ask
+from engine.analysis.render import render, render_policies
 from engine.catalog import load_plan
 from engine.errors import CounterpointError
 from engine.journal.collect import collect
@@ -65,14 +66,14 @@ def run(settings: Settings, customers: int, *, once: bool, stop: threading.Event
     err, out = Console(stderr=True), Console()
     shutil.rmtree(settings.data, ignore_errors=True)
     err.print("Starting the store, a decision server, the learner and the collector …")
-    with running(settings, stop) as (base, settings):
+    with running(settings, stop) as (base, served):
         err.print(f"Counterpoint answers at {base}")
         asyncio.run(_traffic(base, customers, stop, err))
         if stop.is_set():
             return 0
         err.print("Collecting the log …")
         stop.wait(REWARD_SECONDS)
-        collect(settings, drain=True)
+        collect(served, drain=True)
         plan = load_plan(settings.experiments)
         out.print(render_policies(policy_report(settings.log, "home_hero")))
         for key in plan.experiments:
