@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from engine.errors import StoreUnavailable
-from engine.journal import parquet, publish, ship, spool, stream
+from engine.journal import compact, erase, parquet, publish, ship, spool, stream
 from engine.journal.records import AnyRecord, EventRecord, QuarantineRecord, decode
 from engine.settings import Settings
 
@@ -25,6 +26,7 @@ _TELL_SECONDS = 5.0
 _KEEP_MARKS_MS = 7 * 86_400_000
 _PATIENCE = 30.0
 _PACK = 4096
+_COMPACT_SECONDS = 60.0
 _log = structlog.get_logger(__name__)
 
 
@@ -48,7 +50,9 @@ class Pending:
         for directory in sorted((log / "events").glob("day=*"))[-days:]:
             ids = self._seen.setdefault(directory.name.removeprefix("day="), set())
             for file in directory.glob("*.parquet"):
-                ids.update(map(hash, pq.read_table(file, columns=["message_id"])["message_id"].to_pylist()))
+                ids.update(
+                    map(hash, pq.read_table(file, columns=["message_id"], partitioning=None)["message_id"].to_pylist())
+                )
 
     def take(self, delivery: stream.Delivery) -> None:
         """Turn the records of a delivery into rows; what cannot be used is quarantined."""
@@ -65,21 +69,20 @@ class Pending:
         """Commit all rows; how many for each table. They stay pending if the disk takes no more."""
         for place in tuple(self._rows):
             self._pack(place)
-
-        def change(number: int) -> publish.Change:
-            return publish.Change(
-                {
-                    log / table / f"day={day}" / f"{number:010d}.parquet": functools.partial(
-                        parquet.write, table=table, batches=batches
-                    )
-                    for (table, day), batches in self._columns.items()
-                }
-            )
-
-        publish.commit(log, change, progress)
         written = Counter[str]()
-        for (table, _), batches in self._columns.items():
-            written[table] += sum(batch.num_rows for batch in batches)
+
+        def change(before: publish.Checkpoint) -> publish.Change:
+            files: dict[Path, Callable[[Path], None]] = {}
+            for (table, day), packed in self._columns.items():
+                batches = [erase.without_erased(batch, before.erased) for batch in packed]
+                count = sum(batch.num_rows for batch in batches)
+                if count:
+                    path = log / table / f"day={day}" / f"{before.commit + 1:010d}.parquet"
+                    files[path] = functools.partial(parquet.write, table=table, batches=batches)
+                    written[table] += count
+            return publish.Change(files, progress=progress)
+
+        publish.commit(log, change)
         self._columns.clear()
         self.count = 0
         for day in sorted(self._seen)[: -self._days]:
@@ -158,6 +161,7 @@ class _Collector:
     def run(self, stop: threading.Event, drained: "_Drain | None") -> Summary:
         ready = False
         ending: float | None = None
+        compacted = time.monotonic()
         while True:
             deliveries: list[stream.Delivery] = []
             try:
@@ -182,6 +186,9 @@ class _Collector:
                 if not deliveries or time.monotonic() - ending > _PATIENCE:
                     return self._summary(0)
             elif not deliveries:
+                if drained is None and time.monotonic() - compacted > _COMPACT_SECONDS:
+                    compacted = time.monotonic()
+                    self._compact()
                 stop.wait(_IDLE)
 
     def _flush(self, *, force: bool) -> None:
@@ -199,6 +206,12 @@ class _Collector:
             stream.publish_collected(self._client, self._committed)
             stream.trim(self._client, list(self._committed.positions))
             self._told = now
+
+    def _compact(self) -> None:
+        try:
+            compact.compact_due(self._log_dir, time.time())
+        except OSError as error:
+            _log.warning("cannot compact the log; it grows in small files", error=str(error))
 
     def _summary(self, waiting: int) -> Summary:
         for lost in self._reader.lost:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -114,6 +115,32 @@ def columns(table: Table, rows: list[Row]) -> pa.RecordBatch:
 def write(path: Path, table: Table, batches: list[pa.RecordBatch]) -> None:
     """Write columns as one Parquet file."""
     pq.write_table(pa.Table.from_batches(batches, schema=SCHEMAS[table]), path, compression="zstd")
+
+
+def copy(
+    path: Path, table: Table, sources: list[Path], keep: Callable[[pa.RecordBatch], pa.Array] | None = None
+) -> None:
+    """Write what files of a table hold as one file; with `keep`, only the rows for which it says true.
+
+    Columns that an older file does not have are null.
+    """
+    schema = SCHEMAS[table]
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for source in sources:
+            with pq.ParquetFile(source) as file:
+                for found in file.iter_batches():
+                    kept = found if keep is None else found.filter(keep(found))
+                    writer.write_batch(_conformed(kept, schema))
+
+
+def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    return pa.record_batch(
+        [
+            batch.column(field.name) if field.name in batch.schema.names else pa.nulls(batch.num_rows, field.type)
+            for field in schema
+        ],
+        schema=schema,
+    )
 
 
 @functools.lru_cache(maxsize=1024)

@@ -12,21 +12,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from engine.errors import JournalError
 from engine.journal.spool import sync_directory
 from engine.journal.stream import Progress
 
 _CHECKPOINT = ".checkpoint.json"
+_log = structlog.get_logger(__name__)
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """What the log holds: up to `progress` of the streams, after `commit`; `publish` maps hidden names to names."""
+    """What the log holds: up to `progress` of the streams, after `commit`; `publish` maps hidden names to names.
+
+    `erased` has the digests of erased customers and when that was: what is still on its way from before is dropped.
+    """
 
     commit: int = 0
     progress: Progress = Progress()
     publish: dict[str, str] = {}
     remove: list[str] = []
+    erased: dict[str, float] = {}
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -34,10 +40,15 @@ class Change(msgspec.Struct, frozen=True):
 
     add: dict[Path, Callable[[Path], None]] = {}
     remove: list[Path] = []
+    progress: Progress | None = None
+    erased: dict[str, float] | None = None
 
 
-def commit(log: Path, change: Callable[[int], Change], progress: Progress | None = None) -> None:
-    """Make a change of the log, given the number of its commit; and what was read of the streams, if it did change.
+def commit(log: Path, change: Callable[[Checkpoint], Change], *, wait: bool = True) -> bool:
+    """Make a change of the log, given its checkpoint; `progress` and `erased` stay as they are where they are None.
+
+    Files that are replaced or removed stay while someone is `reading`: that is waited for, or else the change given
+    up. Answers whether there was a change.
 
     Raises:
         OSError: if the disk takes no more. The log is unchanged then.
@@ -45,37 +56,49 @@ def commit(log: Path, change: Callable[[int], Change], progress: Progress | None
     log.mkdir(parents=True, exist_ok=True)
     with _locked(log / ".commit.lock"):
         before = settle(log)
+        wanted = change(before)
+        if wanted == Change():
+            return False
         number = before.commit + 1
-        wanted = change(number)
-        hidden: dict[str, str] = {}
+        hidden = {path: path.with_name(f".{number}-{path.name}.tmp") for path in wanted.add}
+        after = Checkpoint(
+            number,
+            before.progress if wanted.progress is None else wanted.progress,
+            {str(temporary.relative_to(log)): str(path.relative_to(log)) for path, temporary in hidden.items()},
+            [str(path.relative_to(log)) for path in wanted.remove],
+            before.erased if wanted.erased is None else wanted.erased,
+        )
+        replaced = bool(wanted.remove) or any(path.exists() for path in wanted.add)
         try:
             for path, write in wanted.add.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_name(f".{number}-{path.name}.tmp")
-                hidden[str(temporary.relative_to(log))] = str(path.relative_to(log))
-                write(temporary)
-                _sync(temporary)
+                write(hidden[path])
+                _sync(hidden[path])
             for directory in {path.parent for path in wanted.add}:
                 sync_directory(directory)
                 sync_directory(directory.parent)
-            after = Checkpoint(
-                number,
-                before.progress if progress is None else progress,
-                hidden,
-                [str(path.relative_to(log)) for path in wanted.remove],
-            )
-            temporary = log / f"{_CHECKPOINT}.tmp"
-            temporary.write_bytes(msgspec.json.encode(after))
-            _sync(temporary)
-        except OSError:
-            for name in hidden:
-                (log / name).unlink(missing_ok=True)
+            prepared = log / f"{_CHECKPOINT}.tmp"
+            prepared.write_bytes(msgspec.json.encode(after))
+            _sync(prepared)
+            with _locked(log / ".reading.lock", needed=replaced, wait=wait):
+                prepared.replace(log / _CHECKPOINT)
+                _complete(log)
+        except OSError as error:
+            for temporary in hidden.values():
+                temporary.unlink(missing_ok=True)
+            if isinstance(error, BlockingIOError) and not wait:
+                return False
             raise
-        replaced = bool(wanted.remove) or any(path.exists() for path in wanted.add)
-        with _locked(log / ".reading.lock", needed=replaced):
-            temporary.replace(log / _CHECKPOINT)
-            sync_directory(log)
-            settle(log)
+        return True
+
+
+def _complete(log: Path) -> None:
+    """Past the checkpoint the change is made: what of it fails now, the next commit does."""
+    try:
+        sync_directory(log)
+        settle(log)
+    except OSError as error:
+        _log.warning("files of the log wait for the next commit to get their names", error=str(error))
 
 
 def settle(log: Path) -> Checkpoint:
@@ -142,10 +165,10 @@ def only_collector(log: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def _locked(path: Path, *, shared: bool = False, needed: bool = True) -> Iterator[None]:
+def _locked(path: Path, *, shared: bool = False, needed: bool = True, wait: bool = True) -> Iterator[None]:
     with path.open("ab") as lock:
         if needed:
-            fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         yield
 
 

@@ -14,6 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
+from engine.errors import JournalError
 from engine.journal import spool, stream
 
 AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
@@ -136,7 +137,7 @@ class Shipper:
                         await self._tidy(client)
                         self._adopted += adopt(self._own.root)
                     self._error, pause = None, 0.0 if busy else self._interval
-                except (RedisError, OSError) as error:
+                except (RedisError, JournalError, OSError) as error:
                     if self._error is None:
                         _log.warning("the store does not take the log; it waits in the spool", error=str(error))
                     self._error = str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What the kill tests start and kill: `writer` answers decisions as fast as it can, `collector` collects."""
+"""What the kill tests start and kill: a `writer` of decisions, a `collector` and a `compactor` of the log."""
 
 import asyncio
 import os
@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from engine.journal.collect import collect
+from engine.journal.compact import compact
 from engine.journal.records import DecisionRecord, DecisionRow, EventRecord, encode
 from engine.journal.ship import Shipper
 from engine.journal.spool import Spool, partition_of
@@ -56,4 +57,12 @@ if __name__ == "__main__":
     else:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
-        collect(settings, stop=threading.Event(), flush_seconds=0.02)
+        if role == "collector":
+            collect(settings, stop=threading.Event(), flush_seconds=0.02)
+        while True:
+            for directory in settings.log.glob("*/day=*"):
+                compact(
+                    settings.log,
+                    "events" if directory.parent.name == "events" else "decisions",
+                    directory.name.removeprefix("day="),
+                )

@@ -82,6 +82,16 @@ def test_a_collector_killed_twenty_times(tmp_path: Path, redis_url: str) -> None
     check(tmp_path, 1)
 
 
+def test_a_compactor_killed_beside_a_collector(tmp_path: Path, redis_url: str) -> None:
+    chance = random.Random(23)
+    with process("writer", tmp_path, redis_url, "w"), process("collector", tmp_path, redis_url):
+        for _ in range(KILLS // 2):
+            with process("compactor", tmp_path, redis_url):
+                time.sleep(chance.uniform(0.01, 0.2))
+    drain(tmp_path, redis_url)
+    check(tmp_path, 1)
+
+
 def test_a_store_killed_and_restarted_on_its_file(tmp_path: Path) -> None:
     chance = random.Random(22)
     store = embedded.start(tmp_path / "valkey")

@@ -1,0 +1,136 @@
+"""Compaction keeps every row, erasure keeps every row of others, and readers see no file go."""
+
+import datetime as dt
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from engine.journal import publish
+from engine.journal.collect import collect
+from engine.journal.compact import compact, compact_due
+from engine.journal.erase import erase_customers
+from engine.journal.records import (
+    AnyRecord,
+    DecisionRecord,
+    DecisionRow,
+    EventRecord,
+    ExposureRecord,
+    QuarantineRecord,
+    RewardRecord,
+    encode,
+)
+from engine.journal.spool import Spool
+from engine.settings import Settings
+
+NOON = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC).timestamp()
+LATER = NOON + 86_400
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_url: str) -> Settings:
+    return Settings(data=tmp_path, redis=redis_url, partitions=2)
+
+
+def collected(settings: Settings, *records: AnyRecord) -> None:
+    own = Spool(settings.spool)
+    own.append_many([(encode(record), 0) for record in records])
+    own.close()
+    collect(settings, drain=True)
+
+
+def of_customer(name: str, time: float = NOON, device: str | None = None) -> list[AnyRecord]:
+    rows = [DecisionRow("offer", "hero", "tea", "policy", 0.5, ["tea", "milk"])]
+    return [
+        DecisionRecord(f"d-{name}-{time}", time, name, device, "web", "p", rows),
+        ExposureRecord(f"d-{name}-{time}", time, name, ["hero"]),
+        EventRecord(f"m-{name}-{time}", time, time, name, "view", None, None, None, b"{}"),
+        RewardRecord(f"d-{name}-{time}", "hero", 1.0, time),
+        QuarantineRecord(time, "odd", "events", name.encode()),
+    ]
+
+
+def counts(log: Path) -> dict[str, int]:
+    return {
+        table: len(duckdb.read_parquet(str(log / table / "*/*.parquet")).select("*").to_arrow_table())
+        for table in ("decisions", "exposures", "events", "rewards", "quarantine")
+        if list((log / table).rglob("*.parquet"))
+    }
+
+
+def content(log: Path, table: str) -> list[dict[str, object]]:
+    found = duckdb.read_parquet(str(log / table / "*/*.parquet"), hive_partitioning=True).to_arrow_table().to_pylist()
+    return sorted(found, key=str)
+
+
+def test_compaction_keeps_every_row_in_one_file(settings: Settings) -> None:
+    for number in range(4):
+        collected(settings, *of_customer(f"u-{number}"))
+    before = content(settings.log, "decisions")
+    assert compact(settings.log, "decisions", "2026-11-01")
+    (first,) = settings.log.glob("decisions/*/*")
+    assert content(settings.log, "decisions") == before
+    assert not compact(settings.log, "decisions", "2026-11-01")
+    collected(settings, *of_customer("u-9"))
+    assert compact(settings.log, "decisions", "2026-11-01")
+    (second,) = settings.log.glob("decisions/*/*")
+    assert second.stem.partition("-")[0] == first.stem.partition("-")[0]
+    assert second.stem > first.stem
+    assert len(content(settings.log, "decisions")) == 5
+
+
+def test_only_closed_days_are_compacted_at_once(settings: Settings) -> None:
+    for time in (NOON, LATER):
+        for number in range(2):
+            collected(settings, *of_customer(f"u-{number}", time))
+    compact_due(settings.log, LATER)
+    assert len(list(settings.log.glob("events/day=2026-11-01/*"))) == 1
+    assert len(list(settings.log.glob("events/day=2026-11-02/*"))) == 2
+
+
+def test_compaction_leaves_the_files_to_their_readers(settings: Settings) -> None:
+    for number in range(2):
+        collected(settings, *of_customer(f"u-{number}"))
+    with publish.reading(settings.log), publish.reading(settings.log):
+        assert not compact(settings.log, "events", "2026-11-01")
+        collected(settings, *of_customer("u-2"))
+    assert len(list(settings.log.glob("events/*/*"))) == 3
+    assert not list(settings.log.rglob("*.tmp"))
+
+
+def test_an_unfinished_compaction_is_finished_by_the_next_process(settings: Settings) -> None:
+    for number in range(2):
+        collected(settings, *of_customer(f"u-{number}"))
+    small = {path: path.read_bytes() for path in settings.log.glob("events/*/*")}
+    compact(settings.log, "events", "2026-11-01")
+    (merged,) = settings.log.glob("events/*/*")
+    ((hidden, _),) = publish.load(settings.log).publish.items()
+    merged.rename(settings.log / hidden)
+    for path, data in small.items():
+        path.write_bytes(data)
+    publish.recover(settings.log)
+    assert list(settings.log.glob("events/*/*")) == [merged]
+
+
+def test_an_erased_customer_is_in_no_table(settings: Settings) -> None:
+    for name in ("u-1", "u-2", "u-3"):
+        collected(settings, *of_customer(name), *of_customer(name, LATER))
+    assert erase_customers(settings.log, {"u-1", "u-3"}, LATER + 1) == 20
+    assert counts(settings.log) == {"decisions": 2, "exposures": 2, "events": 2, "rewards": 2, "quarantine": 2}
+    for path in settings.log.rglob("*"):
+        if path.is_file() and path.stat().st_size:
+            found = path.read_bytes()
+            assert b"u-1" not in found
+            assert b"u-3" not in found
+    assert erase_customers(settings.log, {"u-1"}, LATER + 2) == 0
+
+
+def test_what_was_on_its_way_at_the_erasure_does_not_come_back(settings: Settings) -> None:
+    collected(settings, *of_customer("u-2"))
+    erase_customers(settings.log, {"u-1", "phone"}, LATER)
+    collected(settings, *of_customer("u-1"), *of_customer("u-1", LATER + 5), *of_customer("u-3", device="phone"))
+    assert {row["customer"] for row in content(settings.log, "exposures")} == {"u-1", "u-2", "u-3"}
+    assert [(row["customer"], row["decision_id"]) for row in content(settings.log, "decisions")] == [
+        ("u-1", f"d-u-1-{LATER + 5}"),
+        ("u-2", f"d-u-2-{NOON}"),
+    ]
