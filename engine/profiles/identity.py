@@ -88,6 +88,7 @@ def resolve(
     target, sources, bindings = _target(first, others, rules, explicit=explicit)
     base, key = target.profile, target.name.key
     known = target.name.kind not in WEAK or (base is not None and base.known)
+    user = target.name.kind == "user_id" or (base is not None and "user_id" in base.ids)
     blocked: list[Ident] = []
     for found in others:
         if found.profile is None:
@@ -95,7 +96,7 @@ def resolve(
                 bindings.append(Binding(found.ident, ()))
         elif found.name.key == key or any(found.name.key == source.key for source in sources):
             continue
-        elif _joins(base, found, known=known, explicit=explicit):
+        elif _joins(found, known=known, user=user, explicit=explicit):
             sources.append(Source(found.name.key, found.profile, held=False))
         elif known and isinstance(found.entry, Pointer):
             before = tuple(k for k in dict.fromkeys((*found.entry.before, found.name.key)) if k != key)
@@ -179,7 +180,7 @@ def _target(
                 found.profile is not None
                 and found.name.key != first.name.key
                 and _rank(found.profile) < _rank(first.profile)
-                and _joins(first.profile, found, known=True, explicit=explicit)
+                and _joins(found, known=True, user="user_id" in first.profile.ids, explicit=explicit)
             ):
                 return found, [Source(first.name.key, first.profile, held=False)], []
         return first, [], []
@@ -209,14 +210,14 @@ def _has_room(profile: Profile | None, ident: Ident, rules: ProfileRules) -> boo
     return len(profile.ids.get(ident.kind, ())) < rules.hold_limit(ident.kind)
 
 
-def _joins(target: Profile | None, found: _Found, *, known: bool, explicit: bool) -> bool:
-    """Whether the stored customer `found` is the one at hand."""
+def _joins(found: _Found, *, known: bool, user: bool, explicit: bool) -> bool:
+    """Whether the stored customer `found` is the one at hand, who is `known` or not and has a `user` id or not."""
     other = found.profile
     if other is None or not other.known:
         return True
     if not known or not explicit or found.ident.kind in WEAK:
         return False
-    return target is None or not ("user_id" in target.ids and "user_id" in other.ids)
+    return not (user and "user_id" in other.ids)
 
 
 def _view(name: Ident, base: Profile | None, sources: Iterable[Source], rules: ProfileRules, now: float) -> Profile:

@@ -143,18 +143,16 @@ class Ingest:
                         "rejected", event.message_id, "the customer was erased; nothing is kept of them"
                     )
                 continue
-            if event is not None and bench.counted(found, item.mark):
-                if not item.journaled:
-                    item.status = Status("duplicate", event.message_id)
-                continue
-            merges = bench.settle(found, item.time)
-            news = [] if item.journaled else merges
-            if event is not None:
+            duplicate = event is not None and bench.counted(found, item.mark)
+            news = bench.settle(found, item.time)
+            if event is not None and not duplicate:
                 profile = reduce(found.profile, event, item.time, self._rules)
                 bench.change(found, profile, item.mark, item.idents)
-                if not item.journaled:
-                    item.status = Status("accepted", event.message_id)
-                    news = [*merges, accept(event, profile.id, item.time, item.received)]
+                news.append(accept(event, profile.id, item.time, item.received))
+            if item.journaled:
+                continue
+            if event is not None:
+                item.status = Status("duplicate" if duplicate else "accepted", event.message_id)
             item.journaled = True
             if news:
                 told.setdefault(item.journal, []).extend(news)

@@ -40,17 +40,24 @@ def idents(ids: CustomerIds, hash_: Hasher) -> list[Ident]:
         found.append(Ident("user_id", ids.user_id, hash_("user_id", ids.user_id)))
     if ids.loyalty_card:
         found.append(Ident("loyalty_card", ids.loyalty_card, hash_("loyalty_card", ids.loyalty_card)))
-    if ids.email:
-        email = ids.email.strip().lower()
+    if ids.email and (email := normal("email", ids.email)):
         found.append(Ident("email", email, hash_("email", email)))
-    if ids.phone:
-        phone = "".join(c for c in ids.phone if c in "+0123456789")
+    if ids.phone and (phone := normal("phone", ids.phone)):
         found.append(Ident("phone", phone, hash_("phone", phone)))
     if ids.anonymous_id:
         found.append(Ident("anonymous_id", ids.anonymous_id, hash_("anonymous_id", ids.anonymous_id)))
     if ids.device_id:
         found.append(Ident("device_id", ids.device_id, hash_("device_id", ids.device_id)))
     return found
+
+
+def normal(kind: IdKind, value: str) -> str:
+    """One way to write an identifier: e-mail addresses in lower case, phone numbers as digits."""
+    if kind == "email":
+        return value.strip().lower()
+    if kind == "phone":
+        return "".join(c for c in value if c in "+0123456789")
+    return value
 
 
 def slot(key: Key) -> str:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engine.decide.profile import CustomerIds, Profile
+from engine.decide.profile import CustomerIds, IdKind, Profile
 from engine.errors import BadInput
-from engine.profiles import keys
+from engine.profiles import erasure, keys
 from engine.profiles.claims import Counts, times, together
 from engine.profiles.entries import Entry, read, write
 from engine.profiles.events import Accepted, Event, Status
@@ -113,6 +113,30 @@ class ProfileStore:
         all the batches that wait, are one write.
         """
         return await self._ingest.batch(batch, received, journal)
+
+    async def find(self, identifier: str) -> Profile | None:
+        """The customer whom `identifier` names, whatever kind it is of, the strongest kind first."""
+        found = await erasure.find(self.wire, self._hash, identifier)
+        return found[1] if found else None
+
+    async def export(self, identifier: str) -> erasure.Export | None:
+        """All that is kept of the customer whom `identifier` names, None if there is none."""
+        return await erasure.export(self.wire, self._hash, identifier)
+
+    async def erase(self, identifier: str) -> dict[IdKind, list[str]]:
+        """Erase the customer whom `identifier` names; their identifiers by kind, for the log to forget them too.
+
+        Their late events are refused while the tombstones live, also where they were never heard of (empty answer).
+        """
+        return await erasure.erase(self.wire, self._hash, self.rules, identifier)
+
+    async def redo(self, now: float, journal: Journal) -> int:
+        """Finish the merges that a crash left half done; how many. Call it at start and every minute or so."""
+        unfinished = await erasure.unfinished(self.wire, self.rules)
+        for source, frozen in unfinished:
+            idents = [Ident(frozen.kind, frozen.id, frozen.to), Ident("anonymous_id", "", source)]
+            await self._ingest.login(idents, now, journal)
+        return len(unfinished)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -23,7 +23,7 @@ T = TypeVar("T")
 Argument = bytes | str | int | float
 Value = bytes | None
 Values = Sequence[Value]
-Reply = bytes | int | list[bytes | int | None] | None
+Reply = bytes | int | list[bytes | int | None] | Mapping[bytes, bytes] | None
 Client = Redis | RedisCluster
 
 

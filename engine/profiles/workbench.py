@@ -31,11 +31,12 @@ _BECOME = script("become.lua")
 
 @dataclass(slots=True)
 class _Draft:
-    """One customer as they will be written, and what of the store becomes part of them."""
+    """One customer as they will be written; `sources` become pointers, of which those `taken` are new to them."""
 
     name: Ident
     news: list[bytes] = field(default_factory=list)
     sources: dict[Key, Profile] = field(default_factory=dict)
+    taken: set[Key] = field(default_factory=set)
     bound: set[Key] = field(default_factory=set)
     used: set[Key] = field(default_factory=set)
 
@@ -80,10 +81,13 @@ class Workbench:
             if absorbed is not None:
                 draft.news += absorbed.news
                 draft.sources |= absorbed.sources
+                draft.taken |= absorbed.taken
                 draft.bound |= absorbed.bound
                 for bound in (*absorbed.bound, *absorbed.sources):
                     self.entries[bound] = Pointer(key)
             draft.sources[source.key] = source.profile
+            if not source.held:
+                draft.taken.add(source.key)
             self._marks_of(key).update(self._marks_of(source.key))
             self.entries[source.key] = Pointer(key)
         for ident, before in found.bindings:
@@ -152,7 +156,7 @@ class Workbench:
 
     async def _caps(self, wire: Wire, drafts: Sequence[_Draft]) -> dict[Key, bytes]:
         """What was counted for the visitors, now that nothing more is."""
-        sources = [key for draft in drafts for key in draft.sources]
+        sources = [key for draft in drafts for key in draft.taken]
         if not sources:
             return {}
         values: Values = await wire.get([keys.caps(key) for key in sources], list)
@@ -165,8 +169,8 @@ class Workbench:
             raise TypeError(f"{key} is written as a customer but is {type(entry).__name__}")
         life = self._life(entry)
         seen = b""
-        if draft.news or draft.sources:
-            blobs = (*(self._seen.get(source, b"") for source in draft.sources), self._seen.get(key, b""), *draft.news)
+        if draft.news or draft.taken:
+            blobs = (*(self._seen.get(source, b"") for source in draft.taken), self._seen.get(key, b""), *draft.news)
             seen = b"".join(blobs)[-MARK * self._rules.seen_limit :]
         version = stored.version + 1 if isinstance(stored, Profile) else 1
         return wire.call(
@@ -178,7 +182,7 @@ class Workbench:
                 life,
                 seen,
                 _ms(self._rules.seen_life),
-                together(caps.get(source) for source in draft.sources),
+                together(caps.get(source) for source in draft.taken),
                 life,
             ),
         )
