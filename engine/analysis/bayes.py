@@ -12,6 +12,8 @@ from scipy.special import betainc, betaincinv, betaln, log_ndtr, ndtr, ndtri
 from engine.analysis.estimate import Bayes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.analysis.moments import Floats
 
 
@@ -108,7 +110,7 @@ def _ratio_quantile(control: Beta, treatment: Beta, level: float) -> float:
     return math.exp((low + high) / 2)
 
 
-def proportions(control: Beta, treatment: Beta, alpha: float, *, good: float = 1.0, rope: float = 0.0) -> Bayes:
+def beta_binomial(control: Beta, treatment: Beta, alpha: float, *, good: float = 1.0, rope: float = 0.0) -> Bayes:
     """The posterior of a relative effect between two proportions; arguments as `normal`.
 
     The expected loss is a share of control's posterior mean.
@@ -124,3 +126,47 @@ def proportions(control: Beta, treatment: Beta, alpha: float, *, good: float = 1
         rope=near if rope else None,
         model="beta-binomial",
     )
+
+
+def chances_best(means: Sequence[float], sds: Sequence[float]) -> list[float]:
+    """The probability that each of several independent normal values is the largest, by quadrature."""
+    centre, spread = np.asarray(means), np.asarray(sds)
+    x, w = np.polynomial.legendre.leggauss(400)
+    chances = []
+    for at in range(len(centre)):
+        grid = centre[at] + 9 * spread[at] * x
+        density = np.exp(-((9 * x) ** 2) / 2) / math.sqrt(2 * math.pi) * 9 * w
+        others = [ndtr((grid - centre[j]) / spread[j]) for j in range(len(centre)) if j != at]
+        chances.append(float(density @ np.prod(others, axis=0)) if others else 1.0)
+    return chances
+
+
+def empirical_prior(estimates: Sequence[float], ses: Sequence[float]) -> Prior:
+    """The prior that past experiments suggest: the mean and spread of their true relative effects.
+
+    Paule and Mandel 1982, "Consensus Values and Weighting Factors": the spread at which the weighted squares around
+    the weighted mean equal their degrees of freedom. With fewer than three experiments the prior is flat.
+    """
+    if len(estimates) < 3:
+        return Prior()
+    mean, between, _ = pooled(estimates, ses)
+    return Prior(mean, max(between, float(np.min(ses)) * 1e-3))
+
+
+def pooled(estimates: Sequence[float], ses: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, between-group standard deviation and the mean's standard error of a normal random-effects model."""
+    values, errors = np.asarray(estimates, dtype=float), np.asarray(ses, dtype=float)
+
+    def excess(between: float) -> float:
+        weights = 1 / (errors**2 + between)
+        mean = weights @ values / weights.sum()
+        return float(weights @ (values - mean) ** 2) - (len(values) - 1)
+
+    low, high = 0.0, max(float(np.var(values)) * 10, 1e-300)
+    if excess(0.0) <= 0:
+        high = 0.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    weights = 1 / (errors**2 + high)
+    return float(weights @ values / weights.sum()), math.sqrt(high), float(weights.sum()) ** -0.5

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.analysis.aggregate import Group, groups
+from engine.analysis.aggregate import Group, Groups, groups
+from engine.analysis.compare import Evidence, compare, compare_all
 from engine.analysis.decision import decide, money_per_month
-from engine.analysis.log import DAY, SECOND, exposed, observed
+from engine.analysis.log import DAY, SECOND, assigned_units, exposed, exposure_faults, observed, value_rows
 from engine.analysis.metrics import Measure, Term
 from engine.analysis.moments import empty
-from engine.analysis.quality import sample_ratio
-from engine.analysis.report import Quality, Report, Settings, adjusted, compare
+from engine.analysis.novelty import faded, novelty_specs, per_day
+from engine.analysis.quality import broken_parts, exposure_check, sample_ratio
+from engine.analysis.quantiles import quantile_arms
+from engine.analysis.report import Novelty, Quality, Report, SegmentReport
+from engine.analysis.segments import by_segment
 from engine.analysis.sources import DuckDB
 from engine.errors import BadInput
 
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
     from engine.analysis.question import ExperimentQuestion, MetricSpec
 
+WHALE = 0.05  # a unit that holds more of its variant's total decides alone what the mean is
+
 
 def analyze_experiment(
     question: ExperimentQuestion,
@@ -33,6 +39,7 @@ def analyze_experiment(
     log_dir: Path | str,
     *,
     as_of: datetime | None = None,
+    segment: str | None = None,
 ) -> Report:
     """Compares an experiment's variants with control, from the exposures and events of the log.
 
@@ -41,40 +48,43 @@ def analyze_experiment(
         metrics: every metric it names (others are left aside).
         log_dir: the folder that holds `decisions/`, `exposures/` and `events/`.
         as_of: count only what happened until then; now if left out.
+        segment: also report effects by this trait of the decision's context, or by `channel`.
 
     Raises:
         BadInput: if a metric it names is missing, or the log is no log.
     """
     moment = int((as_of.timestamp() if as_of else time.time()) * SECOND)
-    specs = _named(question, metrics)
-    source = DuckDB()
-    members = source.keep("members", exposed(source, Path(log_dir), question, moment, None))
-    frame, measures = observed(source, Path(log_dir), members, specs, moment)
+    specs, folder, source = _named(question, metrics), Path(log_dir), DuckDB()
+    members = source.keep("members", exposed(source, folder, question, moment, segment))
+    summed = [spec for spec in specs if spec.kind != "quantile"]
+    trend = novelty_specs(specs[0])
+    frame, measures = observed(source, folder, members, [*summed, *trend], moment)
     frame, measures = _per_unit(frame, measures, question)
-    measures = _roles(question, measures)
     units = source.keep("units", frame)
-    found = groups(source, units, ("variant", "crossed"), measures)
-    named = {str(key[0]): group for key, group in found.items() if not key[1]}
-    for variant in question.weights:
-        named.setdefault(variant, _empty(measures))
-    crossovers = sum(group.units for key, group in found.items() if key[1])
+    units = _winsorized(source, units, summed, measures)
+    found = groups(source, units, ("variant", "crossed", "segment"), measures)
+    quantiles = {
+        spec.name: quantile_arms(source, value_rows(source, folder, members, spec, moment), "x", spec.quantile or 0.5)
+        for spec in specs
+        if spec.kind == "quantile"
+    }
+    asked = _roles(question, specs, measures)
+    evidence = Evidence(question.control, _totals(found, question, measures), quantiles)
+    counts = {name: evidence.groups[name].units for name in question.weights}
     days = _days(source, units)
-    settings = Settings(
-        question.method, question.alpha, question.relative, question.prior, question.planned, question.rope
-    )
-    counts = {name: named[name].units for name in question.weights}
-    daily = list(days.values()) if question.method == "sequential" else None
+    rises = _novelty(question, trend, measures, evidence)
     quality = Quality(
-        sample_ratio(counts, question.weights, daily=daily), crossovers, _flags(named, question, crossovers)
+        sample_ratio(counts, question.weights, daily=_looks(days) if question.method == "sequential" else None),
+        sum(group.units for key, group in found.items() if key[1]),
+        _flags(source, units, asked, found, question, days) + faded(rises),
+        exposure_check(
+            assigned_units(source, folder, question, moment),
+            counts if question.unit == "customer" else _customers(source, members),
+            *exposure_faults(source, folder, question, moment),
+        ),
+        rises,
     )
-    reports = adjusted(
-        [
-            compare(measure, question.control, variant, named, settings)
-            for measure in measures
-            for variant in question.weights
-            if variant != question.control
-        ]
-    )
+    reports = compare_all(asked, list(question.weights), evidence, question.settings)
     ran = (max(days) - min(days) + 1) if days else 0
     money = money_per_month(reports, {spec.name for spec in specs if spec.money}, sum(counts.values()), ran, question)
     return Report(
@@ -85,11 +95,13 @@ def analyze_experiment(
         units=counts,
         quality=quality,
         metrics=reports,
-        decision=decide(reports, quality, settings, money=money, days=ran, min_days=question.min_days),
+        decision=decide(reports, quality, question.settings, money=money, days=ran, min_days=question.min_days),
+        segments=_segments(segment, asked, found, question, measures) if segment else [],
     )
 
 
 def _named(question: ExperimentQuestion, metrics: Sequence[MetricSpec]) -> list[MetricSpec]:
+    """The metrics the experiment names, the primary one first."""
     known = {spec.name: spec for spec in metrics}
     names = dict.fromkeys((question.primary, *question.secondary, *question.guardrails))
     missing = [name for name in names if name not in known]
@@ -100,10 +112,16 @@ def _named(question: ExperimentQuestion, metrics: Sequence[MetricSpec]) -> list[
     return [known[name] for name in names]
 
 
-def _roles(question: ExperimentQuestion, measures: Sequence[Measure]) -> list[Measure]:
+def _roles(question: ExperimentQuestion, specs: Sequence[MetricSpec], measures: Sequence[Measure]) -> list[Measure]:
+    """The measures that were asked for, quantiles among them, in the order of the specs."""
     roles = dict.fromkeys(question.secondary, "secondary")
     roles |= dict.fromkeys(question.guardrails, "guardrail") | {question.primary: "primary"}
-    return [msgspec.structs.replace(measure, role=roles[measure.name]) for measure in measures]
+    made = {measure.name: measure for measure in measures}
+    for spec in specs:
+        if spec.kind == "quantile":
+            level, direction = spec.quantile, spec.direction
+            made[spec.name] = Measure(spec.name, "quantile", Term("x"), (), level, direction, margin=spec.margin)
+    return [msgspec.structs.replace(made[spec.name], role=roles[spec.name]) for spec in specs]
 
 
 def _per_unit(frame: ir.Table, measures: list[Measure], question: ExperimentQuestion) -> tuple[ir.Table, list[Measure]]:
@@ -130,8 +148,61 @@ def _per_customer(term: Term) -> Term:
     return term if term.den else Term(term.num, f"{term.num}_of")
 
 
-def _empty(measures: Sequence[Measure]) -> Group:
-    return Group(0, {measure.name: empty(len(measure.columns)) for measure in measures})
+def _winsorized(source: DuckDB, units: ir.Table, specs: Sequence[MetricSpec], measures: Sequence[Measure]) -> ir.Table:
+    """Values above a metric's quantile over all units count as that quantile."""
+    capped = {
+        measure.y.num: spec.winsorize
+        for spec, measure in zip(specs, measures, strict=False)
+        if spec.winsorize is not None
+    }
+    if not capped:
+        return units
+    caps = source.rows(
+        units.aggregate(**{name: source.quantile(units[name], level, None) for name, level in capped.items()})
+    )[0]
+    return units.mutate(**{n: units[n].clip(upper=float(cap or 0.0)) for n, cap in zip(capped, caps, strict=True)})
+
+
+def _totals(found: Groups, question: ExperimentQuestion, measures: Sequence[Measure]) -> dict[str, Group]:
+    """Each variant's units over all segments, crossovers left out; a variant nobody saw has none."""
+    none = Group(0, {measure.name: empty(len(measure.columns)) for measure in measures})
+    totals = dict.fromkeys(question.weights, none)
+    for (variant, crossed, _), group in found.items():
+        if not crossed and variant in totals:
+            totals[str(variant)] = totals[str(variant)] + group
+    return totals
+
+
+def _segments(
+    trait: str,
+    asked: Sequence[Measure],
+    found: Groups,
+    question: ExperimentQuestion,
+    measures: Sequence[Measure],
+) -> list[SegmentReport]:
+    parts: dict[str, Groups] = {}
+    for key, group in found.items():
+        parts.setdefault("(none)" if key[2] is None else str(key[2]), {})[key] = group
+    evidence = {name: Evidence(question.control, _totals(part, question, measures)) for name, part in parts.items()}
+    others = [name for name in question.weights if name != question.control]
+    return by_segment(trait, asked, others, evidence, question.settings)
+
+
+def _novelty(
+    question: ExperimentQuestion, trend: Sequence[MetricSpec], measures: Sequence[Measure], evidence: Evidence
+) -> list[Novelty]:
+    made = {measure.name: measure for measure in measures}
+    return [
+        Novelty(
+            variant,
+            spec.delay / 86_400,
+            (spec.delay + (spec.window or 0.0)) / 86_400,
+            per_day(compare(made[spec.name], variant, evidence, question.settings).absolute, spec.window or 1.0),
+        )
+        for variant in question.weights
+        if variant != question.control
+        for spec in trend
+    ]
 
 
 def _days(source: DuckDB, units: ir.Table) -> dict[int, dict[str, int]]:
@@ -146,11 +217,46 @@ def _days(source: DuckDB, units: ir.Table) -> dict[int, dict[str, int]]:
     return days
 
 
-def _flags(named: Mapping[str, Group], question: ExperimentQuestion, crossovers: int) -> list[str]:
+def _looks(days: Mapping[int, dict[str, int]]) -> list[dict[str, int]]:
+    return [days[day] for day in sorted(days)]
+
+
+def _customers(source: DuckDB, members: ir.Table) -> dict[str, int]:
+    kept = members.group_by("variant").aggregate(n=members["customer"].nunique())
+    return {str(variant): int(n or 0) for variant, n in source.rows(kept)}
+
+
+def _flags(
+    source: DuckDB,
+    units: ir.Table,
+    asked: Sequence[Measure],
+    found: Groups,
+    question: ExperimentQuestion,
+    days: Mapping[int, dict[str, int]],
+) -> list[str]:
+    """What a reader must know before the numbers, a sentence each."""
     flags = []
-    strangers = sorted(set(named) - set(question.weights))
+    strangers = sorted({str(key[0]) for key in found} - set(question.weights))
     if strangers:
         flags.append(f"units saw variants that the experiment does not have: {', '.join(strangers)}; they are left out")
-    if crossovers:
-        flags.append(f"{crossovers} units saw two variants and are left out")
+    crossed = sum(group.units for key, group in found.items() if key[1])
+    if crossed:
+        flags.append(f"{crossed} units saw two variants and are left out")
+    by_part: dict[str, dict[str, int]] = {}
+    for (variant, is_crossed, part), group in found.items():
+        if not is_crossed and part is not None:
+            by_part.setdefault(str(part), {})[str(variant)] = group.units
+    flags += [f"the split is off in segment {part}" for part in broken_parts(by_part, question.weights)]
+    dated = {datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m-%d"): part for day, part in days.items()}
+    flags += [f"the split is off on {day}" for day in broken_parts(dated, question.weights)]
+    for measure in asked:
+        if measure.kind not in {"mean", "ratio", "count"}:
+            continue
+        column = units[measure.y.num]
+        kept = units.filter(~units["crossed"])
+        shares = kept.group_by("variant").aggregate(most=column.max(), total=column.sum(), n=kept.count())
+        for variant, most, total, n in source.rows(shares):
+            if total and int(n or 0) >= 100 and float(most or 0) / float(total) > WHALE:
+                share = float(most or 0) / float(total)
+                flags.append(f"one unit holds {share:.0%} of {measure.name} in {variant}; winsorize the metric")
     return flags

@@ -64,6 +64,17 @@ def text_at(column: ir.Value, name: str) -> ir.StringValue:
     return json_extract_string(column, f'$."{escaped}"')
 
 
+def assignments(source: DuckDB, log_dir: Path, question: ExperimentQuestion) -> ir.Table:
+    """The experiment's randomized decisions."""
+    decided = log_table(source, log_dir, "decisions")
+    return decided.filter(
+        (decided["kind"] == "experiment")
+        & (decided["key"] == question.key)
+        & decided["variant"].notnull()
+        & decided["reason"].isin(ASSIGNED)
+    )
+
+
 def exposed(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int, segment: str | None) -> ir.Table:
     """One row per unit and customer: `unit, customer, variant, crossed, first, segment`; first exposure counts.
 
@@ -75,13 +86,7 @@ def exposed(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: 
     shown = shown.filter((shown["key"] == question.key) & (shown["time"] <= as_of))
     if question.start is not None:
         shown = shown.filter(shown["time"] >= int(question.start * SECOND))
-    decided = log_table(source, log_dir, "decisions")
-    decided = decided.filter(
-        (decided["kind"] == "experiment")
-        & (decided["key"] == question.key)
-        & decided["variant"].notnull()
-        & decided["reason"].isin(ASSIGNED)
-    )
+    decided = assignments(source, log_dir, question)
     unit = text_at(decided["context"], "store") if question.unit == "store" else decided[question.unit]
     trait = ibis.null("string")
     if segment is not None:
@@ -110,15 +115,11 @@ def exposed(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: 
 def observed(
     source: DuckDB, log_dir: Path, members: ir.Table, specs: Sequence[MetricSpec], as_of: int
 ) -> tuple[ir.Table, list[Measure]]:
-    """The members with a column (or two) per metric, and the measures over these."""
-    events = log_table(source, log_dir, "events")
-    names = {name for spec in specs for name in (spec.event, spec.denominator) if name}
-    events = events.filter(events["event"].isin(sorted(names)) & (events["time"] <= as_of))
-    longest = max((spec.covariate_window or 0.0 for spec in specs), default=0.0)
-    events = events.select("customer", "event", "revenue", "properties", at=events["time"])
-    done = members.select("unit", "customer", "first").join(events, "customer")
-    done = done.mutate(since=done["at"] - done["first"])
-    done = done.filter(done["since"] >= -int(longest * SECOND))
+    """The members with a column (or two) per metric, and the measures over these.
+
+    A metric that must be `ripe` is null for members whose window is not over yet.
+    """
+    done = _done(source, log_dir, members, specs, as_of)
     sums: dict[str, ir.Value] = {}
     measures = []
     for index, spec in enumerate(specs):
@@ -129,10 +130,31 @@ def observed(
     joined = members.left_join(per_member, ["unit", "customer"])
     values = {name: joined[name].fill_null(0.0) for name in sums}
     for index, spec in enumerate(specs):
-        if spec.kind == "retention":
+        if spec.ripe:
             ripe = joined["first"] <= as_of - int((spec.delay + (spec.window or 0.0)) * SECOND)
             values[f"m{index}"] = ripe.ifelse(values[f"m{index}"], None)
     return joined.select("unit", "customer", "variant", "crossed", "first", "segment", **values), measures
+
+
+def value_rows(source: DuckDB, log_dir: Path, members: ir.Table, spec: MetricSpec, as_of: int) -> ir.Table:
+    """The single values `x` of a quantile metric, with their `unit` and `variant`; crossed units are left out."""
+    kept = members.filter(~members["crossed"])
+    done = _done(source, log_dir, kept, [spec], as_of)
+    done = done.filter(_counts(done, spec, spec.event, before=False))
+    rows = done.join(kept.select("unit", "variant").distinct(), "unit")
+    return rows.select("unit", "variant", x=event_value(rows, spec.value or "revenue", None))
+
+
+def _done(source: DuckDB, log_dir: Path, members: ir.Table, specs: Sequence[MetricSpec], as_of: int) -> ir.Table:
+    """What the members did, with the time `since` their first exposure."""
+    events = log_table(source, log_dir, "events")
+    names = {name for spec in specs for name in (spec.event, spec.denominator) if name}
+    events = events.filter(events["event"].isin(sorted(names)) & (events["time"] <= as_of))
+    longest = max((spec.covariate_window or 0.0 for spec in specs), default=0.0)
+    events = events.select("customer", "event", "revenue", "properties", at=events["time"])
+    done = members.select("unit", "customer", "first").join(events, "customer")
+    done = done.mutate(since=done["at"] - done["first"])
+    return done.filter(done["since"] >= -int(longest * SECOND))
 
 
 def _columns(done: ir.Table, spec: MetricSpec, name: str) -> tuple[dict[str, ir.Value], Measure]:
@@ -151,8 +173,8 @@ def _columns(done: ir.Table, spec: MetricSpec, name: str) -> tuple[dict[str, ir.
     return columns, Measure(spec.name, spec.kind, term, covariates, spec.quantile, spec.direction, margin=spec.margin)
 
 
-def _summed(done: ir.Table, spec: MetricSpec, event: str, value: str | None, *, before: bool) -> ir.Value:
-    """The event's values, or its count, summed over the metric's window after (or before) the exposure."""
+def _counts(done: ir.Table, spec: MetricSpec, event: str, *, before: bool) -> ir.BooleanValue:
+    """Whether an event is the metric's, within its window after (or before) the exposure."""
     since, counted = done["since"], done["event"] == event
     if before:
         counted = counted & (since < 0) & (since >= -int((spec.covariate_window or 0.0) * SECOND))
@@ -162,14 +184,41 @@ def _summed(done: ir.Table, spec: MetricSpec, event: str, value: str | None, *, 
             counted = counted & (since < int((spec.delay + spec.window) * SECOND))
     for field, wanted in spec.where.items():
         counted = counted & (text_at(done["properties"], field) == wanted)
+    return counted
+
+
+def _summed(done: ir.Table, spec: MetricSpec, event: str, value: str | None, *, before: bool) -> ir.Value:
+    """The event's values, or its count, summed over the metric's window."""
+    counted = _counts(done, spec, event, before=before)
     if spec.kind in {"proportion", "retention"}:
         return counted.any().cast("float64")
-    amount = 1.0 if value is None or spec.kind == "count" else event_value(done, value)
+    amount = 1.0 if value is None or spec.kind == "count" else event_value(done, value, 0.0)
     return counted.ifelse(amount, 0.0).cast("float64").sum()
 
 
-def event_value(events: ir.Table, value: str) -> ir.Value:
-    """The number an event carries: its revenue, or a property; no number counts as zero."""
-    if value == "revenue":
-        return events["revenue"].fill_null(0.0)
-    return text_at(events["properties"], value).try_cast("float64").fill_null(0.0)
+def event_value(events: ir.Table, value: str, missing: float | None) -> ir.Value:
+    """The number an event carries: its revenue, or a property; `missing` where it carries none."""
+    number = events["revenue"] if value == "revenue" else text_at(events["properties"], value).try_cast("float64")
+    return number if missing is None else number.fill_null(missing)
+
+
+def assigned_units(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> dict[str, int]:
+    """Customers assigned to each variant, whether or not they saw it."""
+    decided = assignments(source, log_dir, question).filter(lambda rows: rows["time"] <= as_of)
+    if question.start is not None:
+        decided = decided.filter(decided["time"] >= int(question.start * SECOND))
+    counted = decided.group_by("variant").aggregate(units=decided["customer"].nunique())
+    return {str(variant): int(units or 0) for variant, units in source.rows(counted)}
+
+
+def exposure_faults(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> tuple[int, int]:
+    """Exposures sent twice for one decision, and exposures without a decision in the log."""
+    shown = log_table(source, log_dir, "exposures")
+    shown = shown.filter((shown["key"] == question.key) & (shown["time"] <= as_of))
+    per_decision = shown.group_by("decision_id").aggregate(sent=shown.count())
+    known = log_table(source, log_dir, "decisions")
+    known = known.filter(known["key"] == question.key).select("decision_id").distinct()
+    orphans = per_decision.anti_join(known, "decision_id")
+    double = per_decision.aggregate(extra=(per_decision["sent"] - 1).sum())
+    counted = source.rows(double)[0][0], source.rows(orphans.aggregate(n=orphans.count()))[0][0]
+    return int(counted[0] or 0), int(counted[1] or 0)

@@ -59,6 +59,8 @@ def parse_term(text: str) -> Term:
 def parse_measure(text: str, covariates: tuple[str, ...] = ()) -> Measure:
     """`mean:COL`, `proportion:COL`, `ratio:NUM/DEN` or `quantile:COL@0.9`, optionally with `|COVARIATE,…`.
 
+    A leading minus says that less is better: `-mean:latency_ms`.
+
     Args:
         text: the specification.
         covariates: terms used when the text names none of its own.
@@ -66,7 +68,8 @@ def parse_measure(text: str, covariates: tuple[str, ...] = ()) -> Measure:
     Raises:
         BadInput: if the text is none of these.
     """
-    match = _SPEC.fullmatch(text.strip())
+    direction: Direction = "decrease" if text.strip().startswith("-") else "increase"
+    match = _SPEC.fullmatch(text.strip().removeprefix("-"))
     kind = match["kind"] if match else ""
     if not match or kind not in {"mean", "proportion", "ratio", "quantile"}:
         raise BadInput(
@@ -78,7 +81,7 @@ def parse_measure(text: str, covariates: tuple[str, ...] = ()) -> Measure:
         column, at, level = body.rpartition("@")
         if not at or not re.fullmatch(r"0?\.\d+", level):
             raise BadInput(f"metric {text!r} needs a level between 0 and 1 after '@', as in quantile:{body}@0.9")
-        return Measure(body, "quantile", Term(column.strip()), quantile=float(level))
+        return Measure(body, "quantile", Term(column.strip()), quantile=float(level), direction=direction)
     if (kind == "ratio") != ("/" in body):
         raise BadInput(f"metric {text!r}: only a ratio has NUM/DEN, as in ratio:orders/sessions")
-    return Measure(body, kind, parse_term(body), terms)  # type: ignore[arg-type] # one of the four, checked above
+    return Measure(body, kind, parse_term(body), terms, direction=direction)  # type: ignore[arg-type] # one of the four, checked above

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from engine.analysis.effects import Settings, absolute, critical_t, scale
 from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.inference import Arm, absolute, critical_t, scale
+from engine.analysis.inference import Arm
 from engine.analysis.log import log_table
 from engine.analysis.offpolicy import Estimate, ips, snips
 from engine.analysis.sources import DuckDB
@@ -150,5 +151,10 @@ def _against_uniform(arms: dict[str, Arm], alpha: float) -> dict[str, Effect | N
         elif min(arm.n, uniform.n) < 2 or arm.variance + uniform.variance == 0:
             result[name] = NotEstimable("too few customers, or no reward that differs")
         else:
-            result[name] = absolute(uniform, arm, scale(uniform, arm, "fixed", alpha, 1))
+            result[name] = _difference(uniform, arm, alpha)
     return result
+
+
+def _difference(uniform: Arm, arm: Arm, alpha: float) -> Effect | NotEstimable:
+    width = scale(uniform, arm, Settings("fixed", alpha))
+    return width if isinstance(width, NotEstimable) else absolute(uniform, arm, width)

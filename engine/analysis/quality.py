@@ -20,6 +20,38 @@ class SampleRatio(msgspec.Struct, frozen=True):
     sequential_p: float | None = None
 
 
+class ExposureCheck(msgspec.Struct, frozen=True):
+    """Who of those assigned was exposed. A share that differs between variants biases whatever is measured after it.
+
+    `double` counts exposures sent twice for one decision, `orphans` those without a decision in the log.
+    """
+
+    shares: dict[str, float]
+    p: float
+    double: int
+    orphans: int
+
+
+def exposure_check(assigned: Mapping[str, int], exposed: Mapping[str, int], double: int, orphans: int) -> ExposureCheck:
+    """Tests whether the share of assigned units that were exposed is the same in every variant (chi-square)."""
+    names = [name for name in sorted(assigned) if assigned[name]]
+    seen = np.array([exposed.get(name, 0) for name in names], dtype=float)
+    total = np.array([assigned[name] for name in names], dtype=float)
+    p = 1.0
+    if len(names) > 1 and 0 < seen.sum() < total.sum():
+        share = seen.sum() / total.sum()
+        p = float(chdtrc(len(names) - 1, float(((seen - total * share) ** 2 / (total * share * (1 - share))).sum())))
+    return ExposureCheck({n: float(s / t) for n, s, t in zip(names, seen, total, strict=True)}, p, double, orphans)
+
+
+def broken_parts(parts: Mapping[str, Mapping[str, int]], weights: Mapping[str, float]) -> list[str]:
+    """The days or segments whose own split is off, at the fixed gate divided by their number (Bonferroni)."""
+    names = sorted(weights)
+    shares = [weights[name] for name in names]
+    gate = FIXED_GATE / max(len(parts), 1)
+    return [part for part, units in parts.items() if chi_square([units.get(name, 0) for name in names], shares) < gate]
+
+
 def chi_square(observed: Sequence[int], weights: Sequence[float]) -> float:
     """Pearson's p-value of counts against shares, without continuity correction (Fabijan et al. 2019).
 

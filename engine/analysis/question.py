@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from engine.analysis.bayes import Prior
-from engine.analysis.inference import Method, Relative
+from engine.analysis.effects import Method, Relative, Settings
 from engine.analysis.metrics import Direction, Kind
 from engine.errors import BadInput
 
@@ -36,6 +36,7 @@ class MetricSpec(msgspec.Struct, frozen=True, kw_only=True):
     direction: Direction = "increase"
     margin: float = 0.0  # the relative loss a guardrail tolerates
     money: bool = False
+    ripe: bool = False  # count only units whose window is over; a retention always does
 
     def __post_init__(self) -> None:
         if self.kind in {"mean", "quantile"} and self.value is None:
@@ -44,8 +45,10 @@ class MetricSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise BadInput(f"metric {self.name!r}: a ratio, and only a ratio, has a denominator")
         if (self.kind == "quantile") != (self.quantile is not None):
             raise BadInput(f"metric {self.name!r}: a quantile, and only a quantile, has a level, as in quantile: 0.9")
-        if self.kind == "retention" and self.window is None:
-            raise BadInput(f"metric {self.name!r} is a retention and needs the window in which the event counts")
+        if (self.kind == "retention" or self.ripe) and self.window is None:
+            raise BadInput(f"metric {self.name!r} must be over to count and needs the window in which the event counts")
+        if self.kind == "retention" and not self.ripe:
+            msgspec.structs.force_setattr(self, "ripe", True)
 
 
 class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,9 +64,14 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
     alpha: float = 0.05
     relative: Relative = "fieller"
     prior: Prior = Prior()
+    planned: int = 5000
+    looks: int = 5
     unit: Unit = "customer"
     start: float | None = None  # seconds since 1970: earlier exposures do not count
     coverage: float = 1.0  # the share of eligible units let in, to scale money to full traffic
     min_days: float = 0.0
-    planned: int = 5000  # units at which an anytime-valid interval is narrowest
-    rope: float = 0.01
+
+    @property
+    def settings(self) -> Settings:
+        """How its effects are inferred."""
+        return Settings(self.method, self.alpha, self.relative, self.prior, self.planned, looks=self.looks)

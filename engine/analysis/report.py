@@ -1,20 +1,24 @@
 """The one object that command line, JSON and dashboard render: effects, quality and the decision they lead to."""
 
-import math
-from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
-from engine.analysis.aggregate import Group
-from engine.analysis.bayes import Prior, beta_posterior, normal, normal_posterior, proportions
+from engine.analysis.effects import Method
 from engine.analysis.estimate import Bayes, Effect, NotEstimable
-from engine.analysis.inference import Arm, Method, Relative, absolute, arms, relative, scale
-from engine.analysis.metrics import Direction, Kind, Measure, Role
-from engine.analysis.multiplicity import holm
-from engine.analysis.quality import SampleRatio
+from engine.analysis.metrics import Direction, Kind, Role
+from engine.analysis.quality import ExposureCheck, SampleRatio
 
 Verdict = Literal["ship", "keep running", "stop", "fix the data"]
+
+
+class Novelty(msgspec.Struct, frozen=True):
+    """The primary metric's effect per unit and day, among units seen so long, in days since the first exposure."""
+
+    variant: str
+    from_day: float
+    to_day: float
+    effect: Effect | NotEstimable
 
 
 class Quality(msgspec.Struct, frozen=True):
@@ -23,6 +27,8 @@ class Quality(msgspec.Struct, frozen=True):
     srm: SampleRatio
     crossovers: int = 0
     flags: list[str] = []
+    exposure: ExposureCheck | None = None
+    novelty: list[Novelty] = []
 
 
 class MetricReport(msgspec.Struct, frozen=True):
@@ -43,6 +49,29 @@ class MetricReport(msgspec.Struct, frozen=True):
     covariates: list[str] = []
     variance_reduction: float | None = None
     margin: float | None = None
+    chance_best: float | None = None
+    words: str = ""
+
+
+class SegmentEffect(msgspec.Struct, frozen=True):
+    """A variant's absolute effect in one segment: as measured, and shrunken towards what all segments say."""
+
+    segment: str
+    units: dict[str, int]
+    measured: Effect | NotEstimable
+    shrunken: Effect | NotEstimable
+    adjusted_p: float | None = None
+
+
+class SegmentReport(msgspec.Struct, frozen=True):
+    """One metric of one variant by segment; `heterogeneity_p` asks whether the segments differ at all."""
+
+    metric: str
+    variant: str
+    trait: str
+    heterogeneity_p: float | None
+    between_sd: float | None
+    effects: list[SegmentEffect]
 
 
 class Money(msgspec.Struct, frozen=True):
@@ -74,99 +103,8 @@ class Report(msgspec.Struct, frozen=True):
     quality: Quality
     metrics: list[MetricReport]
     decision: Decision
+    segments: list[SegmentReport] = []
 
     def json(self) -> bytes:
         """The report as the JSON of the contract."""
         return msgspec.json.encode(self)
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """How to infer: an anytime-valid interval is narrowest at `planned` units, `rope` is a null effect's half width."""
-
-    method: Method = "sequential"
-    alpha: float = 0.05
-    relative: Relative = "fieller"
-    prior: Prior = Prior()
-    planned: int = 5000
-    rope: float = 0.01
-
-
-def compare(
-    measure: Measure, control: str, variant: str, groups: Mapping[str, Group], settings: Settings
-) -> MetricReport:
-    """One variant against control on one measure."""
-    sides = {name: groups[name].moments[measure.name] for name in (control, variant)}
-    found = arms(sides[control], sides[variant], measure)
-    base = MetricReport(
-        metric=measure.name,
-        kind=measure.kind,
-        variant=variant,
-        method=settings.method,
-        role=measure.role,
-        direction=measure.direction,
-        units={name: max(side.n, 0) for name, side in sides.items()},
-        mean={},
-        absolute=NotEstimable(""),
-        relative=NotEstimable(""),
-        bayes=NotEstimable(""),
-        covariates=[str(term) for term in measure.covariates],
-        margin=measure.margin if measure.role == "guardrail" else None,
-    )
-    if isinstance(found, NotEstimable):
-        return msgspec.structs.replace(base, absolute=found, relative=found, bayes=found)
-    ours, theirs, reduction = found
-    width = scale(ours, theirs, settings.method, settings.alpha, settings.planned)
-    difference = absolute(ours, theirs, width)
-    share = relative(ours, theirs, width, settings.relative)
-    posterior = _posterior(measure, ours, theirs, settings)
-    if settings.method == "bayesian":
-        difference, share = _credible(difference, share, posterior, ours, settings)
-    return msgspec.structs.replace(
-        base,
-        mean={control: ours.value, variant: theirs.value},
-        absolute=difference,
-        relative=share,
-        bayes=posterior,
-        variance_reduction=reduction if measure.covariates else None,
-    )
-
-
-def _posterior(measure: Measure, control: Arm, treatment: Arm, settings: Settings) -> Bayes | NotEstimable:
-    linear = relative(control, treatment, scale(control, treatment, "bayesian", settings.alpha, 1), "linear")
-    if isinstance(linear, NotEstimable):
-        return linear
-    good = 1.0 if measure.direction == "increase" else -1.0
-    counted = measure.kind in {"proportion", "retention"} and not measure.covariates and measure.y.den is None
-    if counted and math.isinf(settings.prior.sd):
-        ours, theirs = (beta_posterior(side.value * side.n, side.n) for side in (control, treatment))
-        return proportions(ours, theirs, settings.alpha, good=good, rope=settings.rope)
-    return normal(linear.estimate, linear.se, settings.prior, settings.alpha, good=good, rope=settings.rope)
-
-
-def _credible(
-    difference: Effect, share: Effect | NotEstimable, posterior: Bayes | NotEstimable, control: Arm, settings: Settings
-) -> tuple[Effect, Effect | NotEstimable]:
-    """Both scales as posterior means and credible intervals; the relative prior is carried over."""
-    if isinstance(posterior, NotEstimable) or isinstance(share, NotEstimable):
-        return difference, share
-    mean, sd = normal_posterior(share.estimate, share.se, settings.prior)
-    relative_effect = Effect(mean, posterior.low, posterior.high, sd)
-    unit = abs(control.value)
-    carried = Prior(settings.prior.mean * control.value, settings.prior.sd * unit)
-    mean, sd = normal_posterior(difference.estimate, difference.se, carried)
-    interval = normal(difference.estimate, difference.se, carried, settings.alpha)
-    return Effect(mean, interval.low, interval.high, sd), relative_effect
-
-
-def adjusted(metrics: Sequence[MetricReport]) -> list[MetricReport]:
-    """Each p-value adjusted by Holm within its family: the metrics and variants that share a role."""
-    result = list(metrics)
-    for role in ("primary", "secondary", "guardrail"):
-        family = [
-            (at, metric.absolute.p)
-            for at, metric in enumerate(metrics)
-            if metric.role == role and isinstance(metric.absolute, Effect) and metric.absolute.p is not None
-        ]
-        for (at, _), p in zip(family, holm([p for _, p in family if p is not None]), strict=True):
-            result[at] = msgspec.structs.replace(metrics[at], adjusted_p=p)
-    return result

@@ -50,6 +50,10 @@ class Engine(Protocol):
         """The rows of an expression over tables of this engine."""
         ...
 
+    def quantile(self, column: ir.Value, level: float, where: ir.Value | None) -> ir.Value:
+        """The exact quantile, interpolated linearly between order statistics."""
+        ...
+
 
 class DuckDB:
     """The embedded engine."""
@@ -80,6 +84,10 @@ class DuckDB:
     def rows(self, expression: ir.Table) -> list[Row]:
         """Compiles and runs."""
         return self.run(compiled(expression, "duckdb"))
+
+    def quantile(self, column: ir.Value, level: float, where: ir.Value | None) -> ir.Value:
+        """DuckDB's quantile_cont."""
+        return column.quantile(level, where=where)
 
     def run(self, sql: str) -> list[Row]:
         """Runs SQL of DuckDB's own."""

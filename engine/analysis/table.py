@@ -6,12 +6,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from engine.analysis.aggregate import Group, groups
 from engine.analysis.bayes import Prior
+from engine.analysis.compare import Evidence, compare_all
 from engine.analysis.decision import decide
+from engine.analysis.effects import Settings
 from engine.analysis.metrics import Measure, Term, parse_measure
 from engine.analysis.quality import sample_ratio
-from engine.analysis.report import Quality, Report, Settings, adjusted, compare
+from engine.analysis.quantiles import Quantiles, quantile_arms
+from engine.analysis.report import Quality, Report
 from engine.analysis.sources import connect
 from engine.errors import BadInput
 
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
 
     import ibis.expr.types as ir
 
-    from engine.analysis.inference import Method, Relative
+    from engine.analysis.effects import Method, Relative
     from engine.analysis.sources import Engine
 
 CROSSED = "crossed"
@@ -70,14 +75,29 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     table = source.table(path)
     _check_columns(source, path, table, variant, unit, measures)
     frame, framed = unit_frame(table, variant, unit, measures)
-    found = groups(source, frame, ("variant", CROSSED), framed)
+    found = groups(source, frame, ("variant", CROSSED), [m for m in framed if m.kind != "quantile"])
+    quantiles = {m.name: _quantile(source, table, variant, unit, m) for m in measures if m.kind == "quantile"}
     named = {str(key[0]): group for key, group in found.items() if key[0] is not None and not key[1]}
     crossovers = sum(group.units for key, group in found.items() if key[1])
     unassigned = sum(group.units for key, group in found.items() if key[0] is None and not key[1])
     _check_variants(path, variant, control, named)
     settings = Settings(method, alpha, relative, Prior(*prior) if prior else Prior())
-    return _report(
-        path, control, named, framed, settings, weights, crossovers, _flags(named, framed, unassigned, variant)
+    units = {name: group.units for name, group in sorted(named.items())}
+    ratio = sample_ratio(units, dict(weights) if weights else dict.fromkeys(units, 1.0))
+    flags = _flags(named, framed, unassigned, variant)
+    if not ratio.ok and not weights:
+        flags.append("the shares were taken to be equal; give the shares that were asked for if they were not")
+    quality = Quality(ratio, crossovers, flags)
+    reports = compare_all(framed, list(units), Evidence(control, named, quantiles), settings)
+    return Report(
+        experiment=Path(path).stem,
+        as_of=datetime.now(UTC).isoformat(timespec="seconds"),
+        control=control,
+        alpha=alpha,
+        units=units,
+        quality=quality,
+        metrics=reports,
+        decision=decide(reports, quality, settings),
     )
 
 
@@ -88,40 +108,9 @@ def _measures(metrics: Sequence[str], covariates: tuple[str, ...]) -> list[Measu
     if twice:
         raise BadInput(f"metric {min(twice)!r} is named twice; name each once")
     return [
-        Measure(m.name, m.kind, m.y, m.covariates, m.quantile, role="primary" if at == 0 else "secondary")
-        for at, m in enumerate(parsed)
+        msgspec.structs.replace(measure, role="primary" if at == 0 else "secondary")
+        for at, measure in enumerate(parsed)
     ]
-
-
-def _report(
-    path: str,
-    control: str,
-    named: Mapping[str, Group],
-    measures: Sequence[Measure],
-    settings: Settings,
-    weights: Mapping[str, float] | None,
-    crossovers: int,
-    flags: list[str],
-) -> Report:
-    units = {name: group.units for name, group in sorted(named.items())}
-    asked = dict(weights) if weights else dict.fromkeys(units, 1.0)
-    ratio = sample_ratio(units, asked)
-    if not ratio.ok and not weights:
-        flags = [*flags, "the shares were taken to be equal; give the shares that were asked for if they were not"]
-    reports = adjusted(
-        [compare(measure, control, name, named, settings) for measure in measures for name in units if name != control]
-    )
-    quality = Quality(ratio, crossovers, flags)
-    return Report(
-        experiment=Path(path).stem,
-        as_of=datetime.now(UTC).isoformat(timespec="seconds"),
-        control=control,
-        alpha=settings.alpha,
-        units=units,
-        quality=quality,
-        metrics=reports,
-        decision=decide(reports, quality, settings),
-    )
 
 
 def unit_frame(
@@ -134,7 +123,7 @@ def unit_frame(
     """
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
-    columns = sorted({column for measure in measures for column in measure.columns})
+    columns = sorted({column for measure in measures if measure.kind != "quantile" for column in measure.columns})
     values = {column: table[column].cast("float64") for column in columns}
     if unit is None:
         frame = table.select(variant=table[variant].cast("string"), **{CROSSED: ibis.literal(False)}, **values)
@@ -151,19 +140,28 @@ def unit_frame(
     return frame, [_clustered(measure) for measure in measures]
 
 
+def _quantile(source: Engine, table: ir.Table, variant: str, unit: str | None, measure: Measure) -> Quantiles:
+    """Each variant's quantile over rows; the rows of units seen in two variants are left out."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    column = measure.y.num
+    rows = table.select(
+        variant=table[variant].cast("string"),
+        unit=ibis.row_number() if unit is None else table[unit].cast("string"),
+        x=table[column].cast("float64"),
+    )
+    if unit is not None:
+        seen = rows.group_by("unit").aggregate(least=rows["variant"].min(), most=rows["variant"].max())
+        rows = rows.semi_join(seen.filter(seen["least"] == seen["most"]), "unit")
+    return quantile_arms(source, rows, "x", measure.quantile or 0.5)
+
+
 def _clustered(measure: Measure) -> Measure:
     def per_row(term: Term) -> Term:
         return term if term.den else Term(term.num, f"{term.num}__rows")
 
-    return Measure(
-        measure.name,
-        measure.kind,
-        per_row(measure.y),
-        tuple(per_row(term) for term in measure.covariates),
-        measure.quantile,
-        measure.direction,
-        measure.role,
-        measure.margin,
+    return msgspec.structs.replace(
+        measure, y=per_row(measure.y), covariates=tuple(per_row(term) for term in measure.covariates)
     )
 
 
@@ -195,6 +193,8 @@ def _check_variants(path: str, variant: str, control: str, named: Mapping[str, G
 def _flags(named: Mapping[str, Group], measures: Sequence[Measure], unassigned: int, variant: str) -> list[str]:
     flags = [f"{unassigned} units without a {variant} are left out"] if unassigned else []
     for measure in measures:
+        if measure.kind == "quantile":
+            continue
         short = sum(group.units - group.moments[measure.name].n for group in named.values())
         if short:
             flags.append(f"{measure.name}: {short} units lack a value and are left out")

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from engine.analysis import ExperimentQuestion, MetricSpec, analyze_experiment
+from engine.analysis.effects import Method
 from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.render import render
 from engine.errors import BadInput
@@ -22,7 +23,11 @@ NOW = datetime.fromtimestamp(START + 30 * DAY, UTC)
 REVENUE = MetricSpec(name="revenue", kind="mean", event="purchase", value="revenue", money=True)
 CONVERSION = MetricSpec(name="conversion", kind="proportion", event="purchase")
 QUESTION = ExperimentQuestion(
-    key="checkout", control="control", weights={"control": 0.5, "one_page": 0.5}, primary="revenue", method="fixed"
+    key="checkout",
+    control="control",
+    weights={"control": 0.5, "one_page": 0.5},
+    primary="revenue",
+    method="fixed",
 )
 
 
@@ -171,7 +176,8 @@ def test_a_broken_split_asks_to_fix_the_data(write_log: Write) -> None:
     parts = [shown(f"u{i}", "control" if i % 4 else "one_page", at=i) for i in range(2000)]
     parts += [bought(f"u{i}", float(i % 7), 5000.0) for i in range(2000)]
     log = write_log(**together(*parts))
-    for method in ("fixed", "sequential"):
+    methods: tuple[Method, ...] = ("fixed", "sequential")
+    for method in methods:
         report = analyze_experiment(msgspec.structs.replace(QUESTION, method=method), [REVENUE], log, as_of=NOW)
         assert not report.quality.srm.ok
         assert report.decision.verdict == "fix the data"

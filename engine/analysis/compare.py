@@ -1,0 +1,197 @@
+"""Variants against control: every measure's effect on both scales, by the method that was asked for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.analysis import proportions
+from engine.analysis.bayes import Prior, beta_binomial, beta_posterior, chances_best, normal, normal_posterior
+from engine.analysis.effects import Settings, absolute, linear_effect, relative, scale
+from engine.analysis.estimate import Bayes, Effect, NotEstimable
+from engine.analysis.inference import Arm, arms
+from engine.analysis.multiplicity import benjamini_hochberg, holm
+from engine.analysis.report import MetricReport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from engine.analysis.aggregate import Group
+    from engine.analysis.metrics import Measure
+    from engine.analysis.quantiles import Quantiles
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a table or a log says of each variant: moments by measure, and the quantiles, which have no moments."""
+
+    control: str
+    groups: Mapping[str, Group]
+    quantiles: Mapping[str, Quantiles] = field(default_factory=dict)
+
+    def sides(self, measure: Measure, variant: str) -> tuple[Arm, Arm, float] | NotEstimable:
+        """Control's and the variant's value, and the share of variance that covariates removed."""
+        if measure.kind != "quantile":
+            ours, theirs = (self.groups[name].moments[measure.name] for name in (self.control, variant))
+            return arms(ours, theirs, measure)
+        known = self.quantiles[measure.name]
+        control, treatment = (known.get(name, NotEstimable(f"{name} has no rows")) for name in (self.control, variant))
+        if isinstance(control, NotEstimable):
+            return control
+        return treatment if isinstance(treatment, NotEstimable) else (control, treatment, 0.0)
+
+
+def compare(measure: Measure, variant: str, evidence: Evidence, settings: Settings) -> MetricReport:
+    """One variant against control on one measure."""
+    control = evidence.control
+    found = evidence.sides(measure, variant)
+    base = MetricReport(
+        metric=measure.name,
+        kind=measure.kind,
+        variant=variant,
+        method=settings.method,
+        role=measure.role,
+        direction=measure.direction,
+        units={},
+        mean={},
+        absolute=NotEstimable(""),
+        relative=NotEstimable(""),
+        bayes=NotEstimable(""),
+        covariates=[str(term) for term in measure.covariates],
+        margin=measure.margin if measure.role == "guardrail" else None,
+    )
+    if isinstance(found, NotEstimable):
+        return msgspec.structs.replace(base, absolute=found, relative=found, bayes=found)
+    ours, theirs, reduction = found
+    width = scale(ours, theirs, settings)
+    if isinstance(width, NotEstimable):
+        return msgspec.structs.replace(base, absolute=width, relative=width, bayes=width)
+    difference = absolute(ours, theirs, width)
+    share = relative(ours, theirs, width, settings.relative)
+    if settings.method == "fixed" and _counted(measure):
+        counts, sizes = (_successes(ours), _successes(theirs)), (ours.n, theirs.n)
+        if proportions.is_small(counts, sizes):
+            difference, share = proportions.effects(counts, sizes, difference.se, settings.alpha)
+    posterior = _posterior(measure, ours, theirs, settings)
+    if settings.method == "bayesian":
+        difference, share = _credible(difference, share, posterior, ours, settings)
+    return msgspec.structs.replace(
+        base,
+        units={control: ours.n, variant: theirs.n},
+        mean={control: ours.value, variant: theirs.value},
+        absolute=difference,
+        relative=share,
+        bayes=posterior,
+        variance_reduction=reduction if measure.covariates else None,
+        words=words(difference, posterior, settings),
+    )
+
+
+def _counted(measure: Measure) -> bool:
+    """Whether the metric is a plain share of units, so that counts say all."""
+    return measure.kind in {"proportion", "retention"} and not measure.covariates and measure.y.den is None
+
+
+def _successes(arm: Arm) -> int:
+    return round(arm.value * arm.n)
+
+
+def _posterior(measure: Measure, control: Arm, treatment: Arm, settings: Settings) -> Bayes | NotEstimable:
+    linear = linear_effect(control, treatment)
+    if isinstance(linear, NotEstimable):
+        return linear
+    good = 1.0 if measure.direction == "increase" else -1.0
+    if _counted(measure) and math.isinf(settings.prior.sd):
+        ours, theirs = (beta_posterior(_successes(side), side.n) for side in (control, treatment))
+        return beta_binomial(ours, theirs, settings.alpha, good=good, rope=settings.rope)
+    return normal(*linear, settings.prior, settings.alpha, good=good, rope=settings.rope)
+
+
+def _credible(
+    difference: Effect, share: Effect | NotEstimable, posterior: Bayes | NotEstimable, control: Arm, settings: Settings
+) -> tuple[Effect, Effect | NotEstimable]:
+    """Both scales as posterior means and credible intervals; the relative prior is carried over."""
+    if isinstance(posterior, NotEstimable) or isinstance(share, NotEstimable):
+        return difference, share
+    mean, sd = normal_posterior(share.estimate, share.se, settings.prior)
+    relative_effect = Effect(mean, posterior.low, posterior.high, sd)
+    unit = abs(control.value)
+    carried = Prior(settings.prior.mean * control.value, settings.prior.sd * unit)
+    mean, sd = normal_posterior(difference.estimate, difference.se, carried)
+    interval = normal(difference.estimate, difference.se, carried, settings.alpha)
+    return Effect(mean, interval.low, interval.high, sd), relative_effect
+
+
+def words(difference: Effect, posterior: Bayes | NotEstimable, settings: Settings) -> str:
+    """How the Bayesian and the frequentist figure of one comparison hang together."""
+    if isinstance(posterior, NotEstimable):
+        return ""
+    if not math.isinf(settings.prior.sd):
+        return (
+            f"The chance to win starts from a belief of {settings.prior.mean:+.1%} ± {settings.prior.sd:.1%}; "
+            "the interval of the other methods does not know it."
+        )
+    if settings.method == "fixed" and difference.p is not None:
+        return (
+            f"With a flat prior the chance to win, {posterior.chance_to_win:.1%}, is about one minus half of p "
+            f"({1 - difference.p / 2:.1%} on the winning side): two readings of one likelihood, not two proofs."
+        )
+    if settings.method == "sequential":
+        return (
+            f"The chance to win, {posterior.chance_to_win:.1%}, is what to believe now under a flat prior; the "
+            "interval is wider because it must hold at every look."
+        )
+    return ""
+
+
+def compare_all(
+    measures: Sequence[Measure], variants: Sequence[str], evidence: Evidence, settings: Settings
+) -> list[MetricReport]:
+    """Every variant against control on every measure, p-values adjusted, with the chance of being best of all."""
+    reports = []
+    for measure in measures:
+        rows = [compare(measure, name, evidence, settings) for name in variants if name != evidence.control]
+        best = _chances_best(measure, [row.variant for row in rows], evidence) if len(rows) > 1 else {}
+        reports += [msgspec.structs.replace(row, chance_best=best.get(row.variant)) for row in rows]
+    return _adjusted(reports)
+
+
+def _chances_best(measure: Measure, variants: Sequence[str], evidence: Evidence) -> dict[str, float]:
+    """Under a flat prior, over the variants that can be estimated and control."""
+    known: dict[str, Arm] = {}
+    for name in variants:
+        found = evidence.sides(measure, name)
+        if not isinstance(found, NotEstimable):
+            known |= {evidence.control: found[0], name: found[1]}
+    good = 1.0 if measure.direction == "increase" else -1.0
+    if any(arm.variance <= 0 for arm in known.values()):
+        return {}
+    return dict(
+        zip(
+            known,
+            chances_best([good * arm.value for arm in known.values()], [arm.variance**0.5 for arm in known.values()]),
+            strict=True,
+        )
+    )
+
+
+def _adjusted(metrics: Sequence[MetricReport]) -> list[MetricReport]:
+    """Each p-value adjusted within its family, the metrics and variants that share a role.
+
+    Holm keeps the chance of any error among primary metrics and among guardrails, on which a decision hangs;
+    Benjamini and Hochberg the share of errors among the secondary ones, which are there to learn from.
+    """
+    result = list(metrics)
+    for role in ("primary", "secondary", "guardrail"):
+        family = {
+            at: metric.absolute.p
+            for at, metric in enumerate(metrics)
+            if metric.role == role and isinstance(metric.absolute, Effect) and metric.absolute.p is not None
+        }
+        adjust = benjamini_hochberg if role == "secondary" else holm
+        for at, p in zip(family, adjust(list(family.values())), strict=True):
+            result[at] = msgspec.structs.replace(metrics[at], adjusted_p=p)
+    return result

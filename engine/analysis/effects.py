@@ -1,0 +1,134 @@
+"""Two arms become an effect: Welch's test or intervals that allow looks; relative by Fieller, log or linear delta."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+from engine.analysis.bayes import Prior
+from engine.analysis.estimate import Effect, NotEstimable
+from engine.analysis.sequential import Spending, asymptotic_multiplier, asymptotic_p, group_multiplier
+
+if TYPE_CHECKING:
+    from engine.analysis.inference import Arm
+
+Method = Literal["fixed", "sequential", "group_sequential", "bayesian"]
+Relative = Literal["fieller", "log", "linear"]
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How to infer.
+
+    `planned` is the number of units at which an anytime-valid interval is narrowest, and at which a group-sequential
+    experiment ends after `looks` looks; `rope` is a null effect's half width, relative to control.
+    """
+
+    method: Method = "sequential"
+    alpha: float = 0.05
+    relative: Relative = "fieller"
+    prior: Prior = Prior()
+    planned: int = 5000
+    rope: float = 0.01
+    looks: int = 5
+    spending: Spending = "obrien_fleming"
+
+
+def welch_df(a: Arm, b: Arm) -> float:
+    """Welch and Satterthwaite's degrees of freedom (Welch 1947, eq. 28)."""
+    return (a.variance + b.variance) ** 2 / (a.variance**2 / (a.n - 1) + b.variance**2 / (b.n - 1))
+
+
+def two_sided_t(statistic: float, df: float) -> float:
+    """p-value of |t| under Student's distribution; normal for infinite `df`."""
+    return float(2 * (stdtr(df, -abs(statistic)) if math.isfinite(df) else ndtr(-abs(statistic))))
+
+
+def critical_t(alpha: float, df: float) -> float:
+    """The two-sided critical value; normal for infinite `df`."""
+    return float(stdtrit(df, 1 - alpha / 2) if math.isfinite(df) else ndtri(1 - alpha / 2))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How many standard errors an interval is wide to each side, and how to get the p-value of a z statistic."""
+
+    multiplier: float
+    df: float
+    units: int
+    settings: Settings
+
+    def p(self, z: float) -> float | None:
+        """The method's p-value of an estimate `z` standard errors from zero; None where the method has none."""
+        if self.settings.method == "fixed":
+            return two_sided_t(z, self.df)
+        if self.settings.method == "sequential":
+            return asymptotic_p(z, self.units, self.settings.planned, self.settings.alpha)
+        return None
+
+
+def scale(control: Arm, treatment: Arm, settings: Settings) -> Scale | NotEstimable:
+    """The method's interval width for these two arms."""
+    units = control.n + treatment.n
+    alpha, planned = settings.alpha, settings.planned
+    if settings.method == "sequential":
+        return Scale(asymptotic_multiplier(units, planned, alpha), math.inf, units, settings)
+    if settings.method == "group_sequential":
+        bound = group_multiplier(units, planned, settings.looks, settings.spending, alpha)
+        if bound is None:
+            return NotEstimable(f"the first planned look is at {planned / settings.looks:.0f} units; {units} were seen")
+        return Scale(bound, math.inf, units, settings)
+    df = welch_df(control, treatment) if settings.method == "fixed" else math.inf
+    return Scale(critical_t(alpha, df), df, units, settings)
+
+
+def absolute(control: Arm, treatment: Arm, width: Scale) -> Effect:
+    """The difference, treatment less control."""
+    difference = treatment.value - control.value
+    se = math.sqrt(control.variance + treatment.variance)
+    reach = width.multiplier * se
+    return Effect(difference, difference - reach, difference + reach, se, width.p(difference / se))
+
+
+def relative(control: Arm, treatment: Arm, width: Scale, how: Relative) -> Effect | NotEstimable:
+    """The ratio of treatment to control less one, by `fieller` (exact for normal means), `log` or `linear` delta.
+
+    Fieller 1954, "Some Problems in Interval Estimation", eq. 9 with independent means. Its test of no relative effect
+    is the test of no difference, so both scales share a p-value. A linear delta interval around a distant ratio, or
+    the absolute interval divided by control's mean, covers less than it says.
+    """
+    if control.value == 0:
+        return NotEstimable("control's mean is zero, so no effect can be a share of it")
+    a, b, va, vb, c = treatment.value, control.value, treatment.variance, control.variance, width.multiplier
+    ratio = a / b
+    se = math.sqrt(va + ratio**2 * vb) / abs(b)
+    if how == "linear":
+        if se == 0:
+            return NotEstimable("the variant's mean is zero without variation; a linear interval has no width")
+        return Effect(ratio - 1, ratio - 1 - c * se, ratio - 1 + c * se, se, width.p((ratio - 1) / se))
+    if how == "log":
+        if ratio <= 0:
+            return NotEstimable("the logarithm needs means of one sign; ask for fieller")
+        log_se = se / ratio
+        low, high = (math.exp(math.log(ratio) + side * c * log_se) - 1 for side in (-1, 1))
+        return Effect(ratio - 1, low, high, se, width.p(math.log(ratio) / log_se))
+    spread = b**2 - c**2 * vb
+    if spread <= 0:
+        return NotEstimable("control's mean is within its own error of zero, so the relative effect has no bounds")
+    root = math.sqrt(max((a * b) ** 2 - spread * (a**2 - c**2 * va), 0.0))
+    low, high = ((a * b + side * root) / spread - 1 for side in (-1, 1))
+    return Effect(ratio - 1, low, high, se, width.p((a - b) / math.sqrt(va + vb)))
+
+
+def linear_effect(control: Arm, treatment: Arm) -> tuple[float, float] | NotEstimable:
+    """The relative effect and its linear delta standard error, the likelihood that a normal prior is combined with."""
+    if control.value == 0:
+        return NotEstimable("control's mean is zero, so no effect can be a share of it")
+    ratio = treatment.value / control.value
+    se = math.sqrt(treatment.variance + ratio**2 * control.variance) / abs(control.value)
+    if se == 0:
+        return NotEstimable("the variant's mean is zero without variation; no likelihood can be drawn from it")
+    return ratio - 1, se
