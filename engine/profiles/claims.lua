@@ -19,16 +19,25 @@ local function without(entries, id)
   return rest
 end
 
+local function counted(counter, id)
+  for _, entry in ipairs(counter and counters[counter] or {}) do
+    if entry[2] == id then return true end
+  end
+  return false
+end
+
 local answers = {}
 for place, claim in ipairs(claims) do
   local id, checks, adds, release = claim[1], claim[2], claim[3], claim[4]
   local failed = 0
-  for i, check in ipairs(checks) do
-    local seen = 0
-    for _, entry in ipairs(counters[check[1]] or {}) do
-      if entry[1] > check[3] and entry[2] ~= id then seen = seen + 1 end
+  if not counted(adds[1], id) then
+    for i, check in ipairs(checks) do
+      local seen = 0
+      for _, entry in ipairs(counters[check[1]] or {}) do
+        if entry[1] > check[3] then seen = seen + 1 end
+      end
+      if seen >= check[2] then failed = i break end
     end
-    if seen >= check[2] then failed = i break end
   end
   if failed == 0 then
     for _, counter in ipairs(adds) do
