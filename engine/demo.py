@@ -54,9 +54,9 @@ class Shopper:
         """The probability of a click, which the engine has to find out."""
         return {
             "free_delivery": 0.05,
-            "second_coffee": 0.03 + 0.25 * self.coffee,
+            "second_coffee": 0.02 + 0.40 * self.coffee,
             "birthday_drink": 0.04 + 0.05 * self.tier,
-            "tasting_set": 0.03 + 0.22 * (1 - self.coffee),
+            "tasting_set": 0.02 + 0.36 * (1 - self.coffee),
             "grinder_discount": 0.02 + 0.02 * self.tier,
         }.get(str(offer), 0.02)
 
