@@ -59,6 +59,11 @@ class Early:
         self._by_key.setdefault(waits_for, {})[waiting.id] = waiting
         return waiting
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits that was loaded or held."""
+        return not self._by_key
+
     def release(self, key: str) -> list[Waiting]:
         """What waited for `key`, in the order it came; it waits no longer."""
         found = self._by_key.pop(key, None)

@@ -96,7 +96,7 @@ class Join:
             bare = Pending(record.decision_id, "", "", record.customer, partition, "", 1.0, b"", record.time, BARE, due)
             self._board.add(bare)
             self._schedule(bare, due)
-        self._retry(f"d{record.decision_id}")
+        self._retry(record.decision_id)
 
     def _pend(self, record: DecisionRecord, row: DecisionRow, partition: int) -> None:
         key = (row.policy or "").rpartition("@")[0]
@@ -129,8 +129,7 @@ class Join:
                 row.status, row.exposed, seen = OPEN, record.time, True
                 self._until(row, record.time + (rule.settle if rule else HOLD))
         if seen:
-            self._retry(f"d{record.decision_id}")
-            self._retry(f"c{rows[0].customer}")
+            self._retry(record.decision_id, rows[0].customer)
 
     def _happened(self, event: EventRecord, partition: int, due: float) -> None:
         try:
@@ -203,8 +202,7 @@ class Join:
             row.cause, row.purchase = event.message_id, order_of(properties)
             self._until(row, row.exposed + max(rule.window, REVERSIBLE))
             self.log.append((row.partition, RewardRecord(row.decision_id, row.key, amount, event.time)))
-            self._retry(f"d{row.decision_id}")
-            self._retry(f"c{row.customer}")
+            self._retry(row.decision_id, row.customer)
 
     def _refunded(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
         order = order_of(properties)
@@ -278,8 +276,14 @@ class Join:
         else:
             self._keep_aside(record, waiting.partition, f"unknown decision: {record.decision_id}")
 
-    def _retry(self, key: str) -> None:
-        for waiting in self._early.release(key):
+    def _retry(self, decision_id: str, customer: str | None = None) -> None:
+        """Take again what waited for a decision, or for its customer to see something."""
+        if self._early.empty:
+            return
+        released = self._early.release(f"d{decision_id}")
+        if customer is not None:
+            released += self._early.release(f"c{customer}")
+        for waiting in released:
             if isinstance(waiting.record, ExposureRecord):
                 self._exposed(waiting.record, waiting.partition, waiting.due)
             else:

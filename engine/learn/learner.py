@@ -28,7 +28,7 @@ READER = "learner"
 INTERVAL = 0.1  # between looks at the streams' ends, and between two snapshots at least
 SLACK = 10.0  # how far a partition's clock stays behind ours while nothing comes in
 _ENTRIES = 4
-_PIECE = 20_000
+_PIECE = 5_000
 _TIDY = 5.0
 _KEEP_MARKS_MS = 7 * 86_400_000
 _log = structlog.get_logger(__name__)
@@ -167,17 +167,14 @@ class Learner:
 
     def _let_time_pass(self, partition: int, records: Sequence[AnyRecord], now: float | None) -> None:
         """Do what is due before the first of `records`, or by our clock, in pieces that fit in memory."""
-        if records:
-            until = time_of(records[0])
-        elif now is not None:
-            until = now - SLACK
-        else:
+        if not records:
+            due = self._state.due(partition, now - SLACK, _PIECE) if now is not None else []
+            if due:
+                self._batch({partition: []}, Counter(), None, until=due[-1])
             return
-        while True:
-            due = self._state.due(partition, until, _PIECE)
-            if not due or (records and len(due) < _PIECE):
-                return
-            self._batch({partition: []}, Counter(), None, until=max(due) if len(due) == _PIECE else until)
+        until = time_of(records[0])
+        while len(due := self._state.due(partition, until, _PIECE)) == _PIECE:
+            self._batch({partition: []}, Counter(), None, until=due[-1])
 
     def _batch(
         self,

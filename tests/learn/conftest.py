@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.catalog import Plan, load_plan
@@ -155,8 +156,10 @@ class Shop:
         return EventRecord(**(fields | more))
 
     def learn(self, plan: Plan | None = None) -> None:
-        current = plan or self.plan
-        learn(self.settings, lambda: current, threading.Event(), once=True)
+        self.learn_in(self.settings.data, plan or self.plan)
+
+    def learn_in(self, data: Path, plan: Plan) -> None:
+        learn(msgspec.structs.replace(self.settings, data=data), lambda: plan, threading.Event(), once=True)
 
     def learnt(self, key: str = "hero") -> Bandit:
         found = snapshots.current(self.client, key)
