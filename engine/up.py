@@ -34,8 +34,9 @@ class StoppedError(CounterpointError):
 
 @contextmanager
 def running(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Settings]]:
-    """Run the whole engine on its embedded store for as long as the block lasts; yields its base URL and
-    the settings as they came to be.
+    """Run the whole engine on its embedded store for as long as the block lasts.
+
+    Yields its base URL and the settings as they came to be.
 
     Raises:
         BadInput: if the port is taken or the data directory cannot be used.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.decide.profile import Profile, Trait
+from engine.decide.profile import Profile, Scalar, Trait
 from engine.errors import BadInput
 
 
@@ -20,7 +20,7 @@ class Sampled(msgspec.Struct, frozen=True):
 
 class _Line(msgspec.Struct, frozen=True):
     user_id: str
-    traits: dict[str, str | int | float | bool | None] = {}
+    traits: dict[str, Scalar] = {}
     context: dict[str, object] = {}
     channel: str | None = None
 
@@ -64,7 +64,9 @@ def _rows(path: Path, text: str) -> Iterator[_Line]:
     if "user_id" not in (reader.fieldnames or []):
         raise BadInput(f"{path}: has no column user_id; name the customers' column so")
     for row in reader:
-        traits = {name: _value(cell) for name, cell in row.items() if name not in {"user_id", "channel"} and cell}
+        traits: dict[str, Scalar] = {
+            name: _value(cell) for name, cell in row.items() if name not in {"user_id", "channel"} and cell
+        }
         yield _Line(row["user_id"], traits, {}, row.get("channel") or None)
 
 

@@ -9,6 +9,7 @@ from litestar.handlers import ASGIRouteHandler, asgi
 from litestar.types import HTTPScope, Receive, Send
 
 from engine.errors import BadInput
+from engine.service.auth import ANYONE, Caller, Guard
 from engine.service.problems import Refusal, bad_field
 
 JSON = b"application/json"
@@ -23,11 +24,14 @@ log = structlog.get_logger(__name__)
 class Call:
     """One request as a handler sees it."""
 
-    __slots__ = ("_headers", "body", "path")
+    __slots__ = ("_headers", "body", "caller", "path")
 
-    def __init__(self, body: bytes, path: Mapping[str, object], headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self, body: bytes, path: Mapping[str, object], headers: list[tuple[bytes, bytes]], caller: Caller
+    ) -> None:
         self.body = body
         self.path = path
+        self.caller = caller
         self._headers = headers
 
     def header(self, name: bytes) -> str:
@@ -49,8 +53,11 @@ class Reply:
 Handler = Callable[[Call], Awaitable[Reply]]
 
 
-def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int) -> ASGIRouteHandler:
-    """A Litestar route for `path`: one handler per method, bodies of at most `limit` bytes, errors as problem+json."""
+def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int, guard: Guard | None = None) -> ASGIRouteHandler:
+    """A Litestar route for `path`: one handler per method, bodies of at most `limit` bytes, errors as problem+json.
+
+    `guard` tells who asks, before the body is read; without one anyone may.
+    """
     allowed = ", ".join(handlers).encode()
 
     async def answer(scope: HTTPScope, receive: Receive, send: Send) -> None:
@@ -70,8 +77,9 @@ def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int) -> ASGIR
                     "method",
                     ((b"allow", allowed),),
                 )
+            caller = guard(headers) if guard else ANYONE
             body = await _body(receive, headers, limit) if method == "POST" else b""
-            reply = await handler(Call(body, scope["path_params"], headers))
+            reply = await handler(Call(body, scope["path_params"], headers, caller))
         except Refusal as refusal:
             reply = _refused(refusal, request_id)
         except BadInput as error:
@@ -80,14 +88,10 @@ def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int) -> ASGIR
             log.exception("request failed", path=scope["path"], request_id=request_id.decode())
             detail = "the engine failed on this request; it is logged under the request id"
             reply = _refused(Refusal(500, detail), request_id)
-        length = str(len(reply.body)).encode()
-        await send(
-            {
-                "type": "http.response.start",
-                "status": reply.status,
-                "headers": [*reply.headers, (b"content-length", length), (b"x-request-id", request_id)],
-            }
-        )
+        sent = [*reply.headers, (b"x-request-id", request_id)]
+        if reply.status != 304:
+            sent.append((b"content-length", str(len(reply.body)).encode()))
+        await send({"type": "http.response.start", "status": reply.status, "headers": sent})
         await send({"type": "http.response.body", "body": reply.body, "more_body": False})
 
     return asgi(path, copy_scope=False)(answer)
@@ -99,23 +103,28 @@ async def _body(receive: Receive, headers: list[tuple[bytes, bytes]], limit: int
         said = kind.decode("latin-1") or "nothing"
         raise Refusal(415, f"the content type is {said!r}; send application/json", "content-type")
     message = await receive()
+    part = _part(message)
     if not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        return _within(body, limit)
-    parts = [message["body"]]
-    size = len(parts[0])
+        return _within(part, limit)
+    parts = [part]
+    size = len(part)
     try:
         async with asyncio.timeout(BODY_SECONDS):
             while message.get("more_body"):
                 _within(b"", limit - size)
                 message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Refusal(400, "the connection closed before the body was sent; send it again", "body")
-                parts.append(message.get("body", b""))
+                parts.append(_part(message))
                 size += len(parts[-1])
     except TimeoutError:
         raise Refusal(408, f"the body did not arrive within {BODY_SECONDS:g} s; send it at once", "body") from None
     return _within(b"".join(parts), limit)
+
+
+def _part(message: Mapping[str, object]) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise Refusal(400, "the connection closed before the body was sent; send it again", "body")
+    part = message.get("body", b"")
+    return part if isinstance(part, bytes) else b""
 
 
 def _within(body: bytes, limit: int) -> bytes:
