@@ -12,6 +12,8 @@ from engine.profiles.rules import KINDS
 Outcome = Literal["accepted", "duplicate", "rejected"]
 Moment = datetime | float
 
+EARLIEST, LATEST = 946_684_800.0, 4_102_444_800.0  # the years 2000 and 2100; beyond, it is JavaScript's milliseconds
+
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     """One item of a batch, as contract section 4 names it. `traits` and `properties` are JSON objects."""
@@ -155,6 +157,13 @@ def _refused(event: Event) -> Status | None:
         value = getattr(event, name)
         if isinstance(value, datetime) and value.tzinfo is None:
             return no(f"{name}: {value.isoformat()} names no time zone; end it with Z or an offset")
+        seconds = _seconds(value)
+        if seconds is not None and not EARLIEST <= seconds <= LATEST:
+            return no(f"{name}: {value} is no time of this century; send RFC 3339 text, or seconds since 1970")
+    try:
+        msgspec.msgpack.encode((event.properties, event.traits))
+    except OverflowError:
+        return no("properties: a whole number has more than 64 bits; send it as text")
     return None
 
 
@@ -169,7 +178,7 @@ def _message_id(item: msgspec.Raw) -> str | None:
 def _seconds(moment: Moment | None) -> float | None:
     if isinstance(moment, datetime):
         return moment.astimezone(UTC).timestamp()
-    return moment
+    return moment / 1000 if moment is not None and moment > LATEST else moment
 
 
 def _text(value: object) -> str | None:

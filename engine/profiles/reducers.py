@@ -31,6 +31,7 @@ CONSENTS = {
 }
 JOURNEY_BYTES = 2048
 NAMES = 100
+MOST = 1e9
 
 Changes = Mapping[str, object]
 Reducer = Callable[[Profile, Event, float, ProfileRules], Changes]
@@ -174,7 +175,10 @@ def _consent(held: dict[str, Consent], purpose: str, word: Consent) -> dict[str,
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """A number that a shop may mean: sums of it stay exact to the cent."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MOST:
+        return None
+    return float(value)
 
 
 def _text(value: object) -> str | None:
