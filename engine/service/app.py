@@ -7,8 +7,10 @@ from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
+from engine.service.admin import admin_routes
+from engine.service.auth import keys_of
 from engine.service.health import health_routes
-from engine.service.http import PROBLEM, endpoint
+from engine.service.http import PROBLEM, endpoint, request_id_of
 from engine.service.problems import Refusal
 from engine.service.worker import Worker
 from engine.settings import Settings
@@ -19,7 +21,10 @@ def create_app(settings: Settings) -> Litestar:
 
     Raises:
         CatalogError: if the experiments folder has problems.
+        BadInput: if the keys cannot be used, or there are none and others than this machine could connect.
     """
+    keys = keys_of(settings)
+    client, admin = keys.guard("client"), keys.guard("admin")
     worker = Worker(settings)
 
     @asynccontextmanager
@@ -30,9 +35,10 @@ def create_app(settings: Settings) -> Litestar:
     limit = settings.body_limit
     return Litestar(
         route_handlers=[
-            endpoint("/v1/decide", {"POST": worker.decide}, limit=limit),
-            endpoint("/v1/exposures", {"POST": worker.expose}, limit=limit),
-            endpoint("/v1/events", {"POST": worker.events}, limit=limit),
+            endpoint("/v1/decide", {"POST": worker.decide}, limit=limit, guard=client),
+            endpoint("/v1/exposures", {"POST": worker.expose}, limit=limit, guard=client),
+            endpoint("/v1/events", {"POST": worker.events}, limit=limit, guard=client),
+            *admin_routes(worker, admin, limit),
             *health_routes(worker),
         ],
         lifespan=[lifespan],
@@ -42,7 +48,13 @@ def create_app(settings: Settings) -> Litestar:
     )
 
 
-def _problem(_: "Request[object, object, State]", error: HTTPException) -> Response[bytes]:
+def _problem(request: "Request[object, object, State]", error: HTTPException) -> Response[bytes]:
     detail = {404: "there is nothing at this address; see /docs", 405: "the method is not offered here"}
     refusal = Refusal(error.status_code, detail.get(error.status_code, error.detail))
-    return Response(refusal.body(""), status_code=error.status_code, media_type=PROBLEM.decode())
+    request_id = request_id_of(request.scope["headers"]).decode()
+    return Response(
+        refusal.body(request_id),
+        status_code=error.status_code,
+        media_type=PROBLEM.decode(),
+        headers={"x-request-id": request_id},
+    )

@@ -9,7 +9,7 @@ from litestar.handlers import ASGIRouteHandler, asgi
 from litestar.types import HTTPScope, Receive, Send
 
 from engine.errors import BadInput
-from engine.service.auth import ANYONE, Caller, Guard
+from engine.service.auth import ANYONE, Caller, Guard, RawHeaders
 from engine.service.problems import Refusal, bad_field
 
 JSON = b"application/json"
@@ -63,11 +63,7 @@ def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int, guard: G
     async def answer(scope: HTTPScope, receive: Receive, send: Send) -> None:
         headers = list(scope["headers"])
         method = str(scope["method"])
-        request_id = b""
-        for name, value in headers:
-            if name == b"x-request-id" and len(value) <= 128 and value.isascii():
-                request_id = value
-        request_id = request_id or os.urandom(8).hex().encode()
+        request_id = request_id_of(headers)
         try:
             handler = handlers.get(method)
             if handler is None:
@@ -97,8 +93,18 @@ def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int, guard: G
     return asgi(path, copy_scope=False)(answer)
 
 
+def request_id_of(headers: RawHeaders) -> bytes:
+    """The id that the sender gave the request, or a new one."""
+    for name, value in headers:
+        if name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii():
+            return value
+    return os.urandom(8).hex().encode()
+
+
 async def _body(receive: Receive, headers: list[tuple[bytes, bytes]], limit: int) -> bytes:
     kind = next((value for name, value in headers if name == b"content-type"), b"")
+    if not kind and _empty(headers):
+        return b""
     if kind.partition(b";")[0].strip().lower() != JSON:
         said = kind.decode("latin-1") or "nothing"
         raise Refusal(415, f"the content type is {said!r}; send application/json", "content-type")
@@ -125,6 +131,12 @@ def _part(message: Mapping[str, object]) -> bytes:
         raise Refusal(400, "the connection closed before the body was sent; send it again", "body")
     part = message.get("body", b"")
     return part if isinstance(part, bytes) else b""
+
+
+def _empty(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether no body comes, from something else than a page in a browser: that could make anyone's browser ask."""
+    telling = {name: value for name, value in headers if name in (b"content-length", b"transfer-encoding", b"origin")}
+    return telling.keys() <= {b"content-length"} and telling.get(b"content-length", b"0") == b"0"
 
 
 def _within(body: bytes, limit: int) -> bytes:

@@ -11,27 +11,32 @@ import msgspec
 import structlog
 
 from engine.catalog.archive import Archive
+from engine.catalog.plan import Plan
 from engine.catalog.watch import PlanWatch
 from engine.decide.decision import DecideRequest, Decision, decide
 from engine.decide.offers import Snapshot
 from engine.decide.profile import CustomerIds, Profile
 from engine.errors import JournalError, StoreUnavailable
 from engine.journal.entries import decision_record, exposure_record, seen_keys
-from engine.journal.records import EventRecord, ExposureRecord, encode
+from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord, encode
 from engine.journal.ship import Shipper
 from engine.journal.snapshots import Follower
 from engine.journal.spool import Spool, partition_of
-from engine.profiles.events import Accepted, Status, decode_batch
+from engine.profiles.events import Accepted, Event, Status, customer_ids, decode_batch
 from engine.profiles.prefetched import Prefetched, held, hold
 from engine.profiles.store import ProfileStore
+from engine.service.auth import PROOF
 from engine.service.http import Call, Reply
+from engine.service.killswitch import KillSwitch
 from engine.service.meters import Meters
 from engine.service.problems import Refusal, undecodable
+from engine.service.repeats import Kept, claim, repeatable, settle
 from engine.settings import Settings
 
 PLAN_SECONDS = 0.3
 
 T = TypeVar("T")
+Logged = DecisionRecord | ExposureRecord | EventRecord
 
 log = structlog.get_logger(__name__)
 
@@ -61,9 +66,15 @@ class Worker:
         self.spool = Spool(settings.spool, fsync=settings.fsync)
         self.shipper = Shipper(self.spool, settings.redis)
         self.follower = Follower(settings, lambda: self.watch.plan)
+        self.switch = KillSwitch(self.store.wire)
         self._encoder = msgspec.json.Encoder()
         self._request = msgspec.json.Decoder(DecideRequest)
         self._expose = msgspec.json.Decoder(ExposeRequest)
+
+    @property
+    def plan(self) -> Plan:
+        """The running plan, with what the kill switch holds paused."""
+        return self.switch.over(self.watch.plan)
 
     @property
     def snapshots(self) -> Mapping[str, Snapshot]:
@@ -74,7 +85,8 @@ class Worker:
     async def running(self) -> AsyncIterator[None]:
         """Ship the spool, follow the snapshots and the plan until the block ends."""
         shipping = asyncio.create_task(self.shipper.run())
-        followers = [asyncio.create_task(self.follower.run()), asyncio.create_task(self._follow_plan())]
+        following = (self.follower.run(), self.switch.run(), self._follow_plan())
+        followers = [asyncio.create_task(task) for task in following]
         try:
             yield
         finally:
@@ -89,32 +101,55 @@ class Worker:
         """Answer `/v1/decide`; the record is in the spool before the answer is returned."""
         began = time.perf_counter()
         request = self._decode(self._request, call.body)
+        call.caller.vouch(request.customer, call.header(PROOF))
         now = time.time()
-        degraded = False
+        token = call.header(b"idempotency-key")
+        decision_id = new_id(now)
+        decision = await self.weigh(request, now, repeatable(decision_id) if token else decision_id)
+        if not request.expose:
+            await self.hold(decision)
+        records = records_of(decision, now, expose=request.expose)
+        answer = self._encoder.encode(decision.answer)
+        if token:
+            answer = await self._once(token, call.body, Kept(answer, _payloads(records)))
+        else:
+            self.append(records)
+        self.meters.decided(decision, time.perf_counter() - began)
+        return Reply(answer)
+
+    async def weigh(self, request: DecideRequest, now: float, decision_id: str) -> Decision:
+        """Decide, and make the store know the customer if this is to be seen; nothing is logged yet."""
         try:
             resolved = await self.store.fetch(request.customer, now)
-            profile = resolved.profile
+            decision = self.decided(resolved.profile, request, now, decision_id)
             if not resolved.settled and request.expose:
                 await self.store.touch(resolved, now, self._journal)
         except StoreUnavailable:
-            degraded = True
-            profile = stranger(request.customer)
-        decision = decide(
-            self.watch.plan,
+            return self.decided(stranger(request.customer), request, now, decision_id, degraded=True)
+        return decision
+
+    def decided(
+        self, profile: Profile, request: DecideRequest, now: float, decision_id: str, *, degraded: bool = False
+    ) -> Decision:
+        """`decide` by the plan and the snapshots as they stand; a paused selection counts as tripped."""
+        tripped = self.follower.tripped
+        return decide(
+            self.plan,
             self.snapshots,
             profile,
             request,
             now,
-            decision_id=new_id(now),
+            decision_id=decision_id,
             degraded=degraded,
-            tripped=self.follower.tripped,
+            tripped={*tripped, *self.switch.paused} if self.switch.paused else tripped,
         )
-        if not request.expose and not degraded:
-            held = Prefetched(decision.answer.customer, seen_keys(decision))
-            await hold(self.store.wire, decision.answer.decision_id, held)
-        self._record(decision, now, expose=request.expose)
-        self.meters.decided(decision, time.perf_counter() - began)
-        return Reply(self._encoder.encode(decision.answer))
+
+    async def hold(self, decision: Decision) -> None:
+        """Keep a decision until its exposure is told; without the store that cannot be, and the decision stands."""
+        if not decision.answer.degraded:
+            with contextlib.suppress(StoreUnavailable):
+                prefetched = Prefetched(decision.answer.customer, seen_keys(decision))
+                await hold(self.store.wire, decision.answer.decision_id, prefetched)
 
     async def expose(self, call: Call) -> Reply:
         """Answer `/v1/exposures`: what was prefetched is now seen."""
@@ -133,12 +168,18 @@ class Worker:
             if key not in waiting.keys:
                 raise Refusal(400, f"{key!r} is not in that decision; it has {', '.join(waiting.keys)}", "placements")
         record = ExposureRecord(request.decision_id, time.time(), waiting.customer, list(wanted))
-        self._append([(encode(record), waiting.customer)])
+        self.append([record])
         return Reply(b'{"status":"accepted"}', 202)
 
     async def events(self, call: Call) -> Reply:
         """Answer `/v1/events`: a status per item, each accepted event in the spool and in the profile."""
         batch = decode_batch(call.body)
+        if call.caller.role == "client":
+            proof = call.header(PROOF)
+            batch = [
+                item if isinstance(item, Status) or call.caller.proven(customer_ids(item), proof) else _unproven(item)
+                for item in batch
+            ]
         try:
             statuses = await self.store.ingest(batch, time.time(), self._journal)
         except StoreUnavailable:
@@ -153,17 +194,8 @@ class Worker:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise undecodable(error) from None
 
-    def _record(self, decision: Decision, now: float, *, expose: bool) -> None:
-        customer = decision.answer.customer
-        records = [(encode(decision_record(decision, now)), customer)]
-        if expose:
-            seen = exposure_record(decision, now)
-            if seen:
-                records.append((encode(seen), customer))
-        self._append(records)
-
     async def _journal(self, events: list[Accepted]) -> None:
-        self._append([(encode(self._event(event)), event.customer) for event in events])
+        self.append([self._event(event) for event in events])
 
     def _event(self, event: Accepted) -> EventRecord:
         return EventRecord(
@@ -178,10 +210,32 @@ class Worker:
             self._encoder.encode(event.properties),
         )
 
-    def _append(self, records: list[tuple[bytes, str]]) -> None:
+    async def _once(self, token: str, body: bytes, kept: Kept) -> bytes:
+        """The answer that this request had before, or else this one, with its records in the spool."""
+        wire = self.store.wire
+        try:
+            kept = await claim(wire, token, body, kept)
+            told = True
+        except StoreUnavailable:
+            told = False
+        if kept.records:
+            self._spool(kept.records)
+            if told:
+                settle(wire, token, body, kept)
+        return kept.answer
+
+    def append(self, records: list[Logged]) -> None:
+        """Put records into the spool.
+
+        Raises:
+            Refusal: 503 if the disk takes no more.
+        """
+        self._spool(_payloads(records))
+
+    def _spool(self, payloads: list[tuple[bytes, str]]) -> None:
         partitions = self.settings.partitions
         try:
-            self.spool.append_many([(payload, partition_of(customer, partitions)) for payload, customer in records])
+            self.spool.append_many([(payload, partition_of(customer, partitions)) for payload, customer in payloads])
         except JournalError as error:
             raise Refusal(503, str(error), "", ((b"retry-after", b"5"),)) from error
 
@@ -190,6 +244,20 @@ class Worker:
             await asyncio.sleep(PLAN_SECONDS)
             if await asyncio.to_thread(self.watch.poll):
                 log.info("plan swapped", plan=self.watch.plan.version)
+
+
+def records_of(decision: Decision, now: float, *, expose: bool) -> list[Logged]:
+    """What an answered decision leaves in the log."""
+    seen = exposure_record(decision, now) if expose else None
+    return [decision_record(decision, now), *([seen] if seen else [])]
+
+
+def _payloads(records: list[Logged]) -> list[tuple[bytes, str]]:
+    return [(encode(record), record.customer) for record in records]
+
+
+def _unproven(event: Event) -> Status:
+    return Status("rejected", event.message_id, "customer: not proven by X-Customer-Proof; sign all ids of the item")
 
 
 def stranger(ids: CustomerIds) -> Profile:

@@ -1,0 +1,50 @@
+"""A request that is sent again with its `Idempotency-Key` gets the answer it had; the log holds that decision once.
+
+The answer is kept with its records before they are in the spool, and without them after. Who finds records does not
+know whether the worker that put them there lived to spool them, so it spools them too: `repeatable` ids tell the
+collector which decisions may come twice.
+"""
+
+from hashlib import blake2b
+
+import msgspec
+
+from engine.profiles.wire import Wire
+
+LIFE = 600
+
+
+class Kept(msgspec.Struct, frozen=True, array_like=True):
+    """An answer as it was given; `records` (payload, customer) are those that may not be in the log yet."""
+
+    answer: bytes
+    records: list[tuple[bytes, str]]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Kept).decode
+
+
+def repeatable(decision_id: str) -> str:
+    """The id as one of a decision that may be asked for again: its 13th character is `r`, which is no hex digit."""
+    return f"{decision_id[:12]}r{decision_id[13:]}"
+
+
+async def claim(wire: Wire, token: str, body: bytes, kept: Kept) -> Kept:
+    """What was answered to the request `body` with the key `token`; `kept` if nothing was yet.
+
+    Raises:
+        StoreUnavailable: if Redis does not answer in time.
+    """
+    earlier = await wire.send("SET", _key(token, body), _encode(kept), "EX", LIFE, "NX", "GET")
+    return _decode(earlier) if isinstance(earlier, bytes) else kept
+
+
+def settle(wire: Wire, token: str, body: bytes, kept: Kept) -> None:
+    """Tell those who ask again that the records are in the spool. Not waited for: not knowing it costs a duplicate."""
+    told = wire.send("SET", _key(token, body), _encode(Kept(kept.answer, [])), "XX", "KEEPTTL")
+    told.add_done_callback(lambda future: future.cancelled() or future.exception())
+
+
+def _key(token: str, body: bytes) -> str:
+    return f"cp:{{r:{blake2b(body, key=token.encode()[:64], digest_size=16).hexdigest()}}}"

@@ -1,0 +1,133 @@
+"""A decision server as it is deployed: its own process, a real store, the shipped shop and a few flags beside it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import httpx
+import pytest
+
+from engine import embedded
+from engine.journal import spool
+from engine.journal.records import AnyRecord, decode
+
+SHOP = Path(__file__).resolve().parents[2] / "experiments"
+
+FLAGS = {
+    "dark_mode": "variants: [{key: 'on', payload: {value: true}}]",
+    "greeting": "variants: [{key: warm, payload: {value: Good morning}}]",
+    "page_size": "variants: [{key: small, payload: {value: 24}}]",
+    "discount": "variants: [{key: no, payload: {value: 1}}, {key: some, payload: {value: 0.9}}]",
+    "full_price": "variants: [{key: full, payload: {value: 1.0}}]",
+    "theme": "variants: [{key: autumn, payload: {colour: brown, leaves: 3}}]",
+    "markets": "variants: [{key: both, payload: {value: [DE, AT]}}]",
+    "beta_search": "audience: {country: {$in: [DE, AT]}}\nvariants: [{key: 'on', payload: {value: true}}]",
+    "rollout": "coverage: 0.5\nvariants: [{key: 'on', payload: {value: true}}]",
+    "bare": "variants: [{key: left, weight: 0.5}, {key: right, weight: 0.5}]",
+    "resting": "status: paused\nvariants: [{key: 'on', payload: {value: true}}]",
+    "told_nothing": "variants: [{key: 'null', payload: {value: null}}]",
+    "app_only": "channels: [app]\nvariants: [{key: 'on', payload: {value: true}}]",
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    base: str
+    data: Path
+    experiments: Path
+    process: "subprocess.Popen[bytes]"
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if isinstance(body, bytes):
+            return httpx.post(
+                self.base + path, content=body, headers={"content-type": "application/json"} | sent, timeout=30
+            )
+        return httpx.post(self.base + path, json=body, headers=sent, timeout=30)
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        return httpx.get(self.base + path, headers=sent, timeout=30)
+
+    def records(self) -> list[AnyRecord]:
+        """All that is in the spools: nothing collects here, so all that was ever answered."""
+        found = []
+        for path in spool.spools(self.data / "spool"):
+            cursor = spool.START
+            while (page := spool.read(path, cursor))[0]:
+                cursor = page[1]
+                found += [decode(frame.payload) for frame in page[0]]
+        return found
+
+
+def write_shop(folder: Path) -> Path:
+    shutil.copytree(SHOP, folder)
+    for key, text in FLAGS.items():
+        (folder / f"{key}.yaml").write_text(f"key: {key}\nkind: flag\n{text}\n")
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+Serve = Callable[..., AbstractContextManager[Server]]
+
+
+@contextmanager
+def serving(
+    place: Path, redis_url: str, experiments: Path, more: Mapping[str, str] = MappingProxyType({}), *words: str
+) -> Iterator[Server]:
+    port = free_port()
+    command = [sys.executable, "-m", "engine", "serve", "--port", str(port), "--data", str(place / "data")]
+    command += ["--experiments", str(experiments), "--redis", redis_url, *words]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COUNTERPOINT_")} | dict(more)
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, stderr=log, env=environment)
+        server = Server(f"http://127.0.0.1:{port}", place / "data", experiments, process)
+        try:
+            _await_live(server, place / "server.log")
+            yield server
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _await_live(server: Server, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.process.poll() is None:
+        try:
+            if server.get("/readyz").status_code in (200, 503):
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture(scope="session")
+def serve() -> Serve:
+    """`with serve(place, redis_url, experiments, environment, *options) as server`: one more server."""
+    return serving
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shop(tmp_path_factory.mktemp("catalog") / "experiments")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, valkey: embedded.Embedded, shop: Path) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("server"), valkey.url, shop) as running:
+        yield running
