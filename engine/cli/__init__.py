@@ -2,6 +2,8 @@
 
 import sys
 
+from cyclopts import CycloptsError
+
 from engine.cli import catalog, reports, roles
 from engine.cli.app import app, complain, complain_of
 from engine.errors import CatalogError, CounterpointError
@@ -12,7 +14,10 @@ __all__ = ["app", "catalog", "main", "reports", "roles"]
 def main() -> None:
     """Run one verb and end the process with its exit code."""
     try:
-        code = app(result_action="return_value", exit_on_error=False, print_error=True)
+        code = app(result_action="return_value", exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        complain(f"{error} `counterpoint --help` lists the verbs, `counterpoint VERB --help` a verb's options.")
+        code = 2
     except CatalogError as error:
         complain_of(error)
         code = 2

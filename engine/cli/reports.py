@@ -1,35 +1,122 @@
 """What to believe: reports from the log or from any table, as verbs."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from engine.cli.app import AsJson, Data, Folder, Log, app, out, print_json
+from engine.cli.app import AsJson, Data, Folder, Log, app, out, print_json, say
+from engine.errors import BadInput
 from engine.settings import from_environment
+
+Method = Literal["fixed", "sequential", "bayesian"]
+Metrics = Annotated[
+    list[str] | None,
+    Parameter(name="--metric", help="mean:COL, proportion:COL, ratio:NUM/DEN or quantile:COL@0.9; may be repeated."),
+]
+Engine = Annotated[
+    list[str] | None, Parameter(name="--engine", consume_multiple=True, help="duckdb, spark, or clickhouse URL.")
+]
 
 
 @app.command
 def analyze(
-    key: str,
+    key: str | None = None,
     *,
     log: Log = None,
+    as_of: Annotated[datetime | None, Parameter(help="Count only what happened until then (UTC).")] = None,
+    segment: Annotated[str | None, Parameter(help="Also the effect within each value of this trait.")] = None,
+    table: Annotated[str | None, Parameter(help="A Parquet or CSV file of anyone's instead of the log.")] = None,
+    variant: Annotated[str | None, Parameter(help="The table's column that holds the variant.")] = None,
+    control: Annotated[str | None, Parameter(help="The variant to compare with.")] = None,
+    unit: Annotated[str | None, Parameter(help="The table's column of the unit of assignment.")] = None,
+    metric: Metrics = None,
+    covariate: Annotated[list[str] | None, Parameter(name="--covariate", help="A column from before.")] = None,
+    method: Method | None = None,
+    alpha: float | None = None,
+    relative: Literal["fieller", "log", "linear"] | None = None,
+    prior: Annotated[str | None, Parameter(help="MEAN,SD of the relative effect before the data.")] = None,
+    engine: Engine = None,
     experiments: Folder = None,
     data: Data = None,
-    as_of: Annotated[datetime | None, Parameter(help="Count only what happened until then (UTC).")] = None,
     json: AsJson = False,
 ) -> int:
-    """The report of one experiment from the log."""
-    from engine.analysis import analyze_experiment
-    from engine.analysis.ask import ask
+    """Report one experiment from the log, or compare the variants of any table with --table."""
     from engine.analysis.render import render
-    from engine.catalog import load_plan
 
-    settings = from_environment(experiments=experiments, data=data)
-    question, metrics = ask(load_plan(settings.experiments), key)
-    report = analyze_experiment(question, metrics, log or settings.log, as_of=as_of and as_of.replace(tzinfo=UTC))
+    if (key is None) == (table is None):
+        raise BadInput("analyze: name either an experiment of the log or a --table, not both and not neither")
+    if table is not None:
+        from engine.analysis import analyze_table
+
+        if variant is None or control is None or not metric:
+            raise BadInput("analyze --table: needs --variant COL, --control NAME and at least one --metric SPEC")
+        report = analyze_table(
+            table,
+            variant=variant,
+            control=control,
+            metrics=metric,
+            unit=unit,
+            covariates=covariate or (),
+            method=method or "sequential",
+            alpha=0.05 if alpha is None else alpha,
+            relative=relative or "fieller",
+            prior=_prior(prior),
+            engine=" ".join(engine or ["duckdb"]),
+        )
+    else:
+        import msgspec
+
+        from engine.analysis import analyze_experiment
+        from engine.analysis.ask import ask
+        from engine.analysis.bayes import Prior
+        from engine.catalog import load_plan
+
+        settings = from_environment(experiments=experiments, data=data)
+        question, metrics = ask(load_plan(settings.experiments), key or "")
+        told = _prior(prior)
+        asked = {"method": method, "alpha": alpha, "relative": relative, "prior": told and Prior(*told)}
+        question = msgspec.structs.replace(question, **{name: one for name, one in asked.items() if one is not None})
+        until = as_of.replace(tzinfo=as_of.tzinfo or UTC) if as_of else None
+        report = analyze_experiment(question, metrics, log or settings.log, as_of=until, segment=segment)
     if json:
         print_json(report)
     else:
         out.print(render(report))
     return 0
+
+
+@app.command
+def power(
+    *,
+    metric: Annotated[
+        str, Parameter(help="The baseline: proportion:0.1, or mean:16.2,25.1 (mean and standard deviation).")
+    ],
+    mde: Annotated[float | None, Parameter(help="The least relative effect to find, 0.02 for 2 %.")] = None,
+    units: Annotated[int | None, Parameter(help="Units over control and one variant.")] = None,
+    power: Annotated[float | None, Parameter(help="The chance to find it; 0.8 where it is not asked for.")] = None,
+    alpha: float = 0.05,
+    method: Literal["fixed", "sequential", "group_sequential", "bayesian"] = "fixed",
+    json: AsJson = False,
+) -> int:
+    """The sample size, the least effect or the power, whichever of the three is left out."""
+    from engine.analysis.effects import Settings
+    from engine.analysis.power import design, parse_baseline
+
+    result = design(parse_baseline(metric), Settings(method=method, alpha=alpha), mde=mde, units=units, power=power)
+    if json:
+        print_json(result)
+        return 0
+    say(f"{result.kind} at {result.baseline:g}, alpha {result.alpha:g}, {result.formula}:")
+    say(f"{result.units:,} units over control and one variant find {result.mde:+.2%} with power {result.power:.1%}.")
+    return 0
+
+
+def _prior(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        mean, sd = (float(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"--prior {text}: is not MEAN,SD; give two numbers such as 0,0.1") from None
+    return mean, sd
