@@ -1,6 +1,6 @@
 """Checked specs -> Plan."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 
@@ -8,7 +8,19 @@ import numpy as np
 
 from engine.catalog.conditions import compile_condition
 from engine.catalog.features import featurizer
-from engine.catalog.plan import FOREVER, Experiment, Holdout, Layer, Matches, Offer, Plan, Ranges, Reward, Selection
+from engine.catalog.plan import (
+    FOREVER,
+    Experiment,
+    Filter,
+    Holdout,
+    Layer,
+    Matches,
+    Offer,
+    Plan,
+    Ranges,
+    Reward,
+    Selection,
+)
 from engine.catalog.segments import expanded
 from engine.catalog.spec import ExperimentSpec, HoldoutSpec, LayerSpec, PolicySpec, VariantSpec, seconds
 from engine.catalog.specs import Specs
@@ -136,19 +148,22 @@ def _experiment(
 ) -> Experiment:
     low, high = specs.layer_range(spec)
     seed = spec.seed or spec.key
-    place = seeded(seed) if spec.hash_version == 2 else partial(_first_version, seed)
     indices = {variant.key: index for index, variant in enumerate(spec.variants)}
     return Experiment(
         key=spec.key,
         spec=spec,
         start=_time(spec.start, 0.0),
         end=_time(spec.end, FOREVER),
-        place=place,
+        place=_place(seed, spec.hash_version),
         steps=_steps(spec),
         matches=_matches(specs, spec.audience),
         layer=layers[spec.layer] if spec.layer else None,
         low=low,
         high=high,
+        filters=tuple(
+            Filter(f.unit, _place(f.seed, f.hash_version), tuple((low, high) for low, high in f.ranges))
+            for f in spec.filters
+        ),
         holdouts=tuple(
             holdout
             for of, holdout in holdouts
@@ -160,11 +175,18 @@ def _experiment(
     )
 
 
+def _place(seed: str, version: int) -> Callable[[str], float]:
+    return seeded(seed) if version == 2 else partial(_first_version, seed)
+
+
 def _first_version(seed: str, unit: str) -> float:
     return bucket(seed, unit, 1)
 
 
 def _steps(spec: ExperimentSpec) -> tuple[tuple[float, Ranges], ...]:
+    own = [(variant.range[0], variant.range[1]) for variant in spec.variants if variant.range is not None]
+    if own:
+        return ((0.0, tuple(own)),)
     weights = None if spec.variants[0].weight is None else [variant.weight or 0.0 for variant in spec.variants]
 
     def ranges(coverage: float) -> Ranges:

@@ -76,6 +76,15 @@ class Holdout:
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """Units (of the experiment's own kind where `unit` is None) outside `ranges` are not in the experiment."""
+
+    unit: Unit | None
+    place: Callable[[str], float]
+    ranges: Ranges
+
+
+@dataclass(frozen=True, slots=True)
 class Experiment:
     """One experiment, ready to assign: seeds hashed, audience compiled, ranges laid out per step of its ramp."""
 
@@ -89,6 +98,7 @@ class Experiment:
     layer: Layer | None
     low: float
     high: float
+    filters: tuple[Filter, ...]
     holdouts: tuple[Holdout, ...]
     forced: Mapping[str, int]
     prerequisites: tuple[tuple[str, frozenset[str]], ...]

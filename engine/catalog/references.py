@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 
-from engine.catalog.segments import cycle, named
+from engine.catalog.segments import cycle, grouped, named
 from engine.catalog.spec import ExperimentSpec, MetricSpec, SelectionSpec, TaggedOffers
 from engine.catalog.specs import Specs
 from engine.catalog.validate import Found, similar
@@ -39,6 +39,15 @@ def _unknown(path: str, name: str, known: Iterable[str], where: str) -> Iterator
         yield path, f"{name!r} is not in {where}; {similar(name, names)}"
 
 
+def _names(specs: Specs, path: str, condition: object) -> Iterator[Found]:
+    conditions = [key for key, segment in specs.segments.items() if segment.condition is not None]
+    for name in named(condition):
+        yield from _unknown(path, name, conditions, "the conditions of segments.yaml")
+    groups = [key for key, segment in specs.segments.items() if segment.values is not None]
+    for name in grouped(condition):
+        yield from _unknown(path, name, groups, "the lists of values in segments.yaml")
+
+
 def _experiment(specs: Specs, spec: ExperimentSpec, *, complete: bool) -> Iterator[Found]:
     metrics = [metric.key for metric in specs.metrics.metrics]
     if spec.metrics:
@@ -50,8 +59,7 @@ def _experiment(specs: Specs, spec: ExperimentSpec, *, complete: bool) -> Iterat
         yield from _unknown(f"channels[{index}]", channel, _channels(specs), "channels.yaml")
     if spec.layer:
         yield from _unknown("layer", spec.layer, [layer.key for layer in specs.layers.layers], "layers.yaml")
-    for name in named(spec.audience):
-        yield from _unknown("audience", name, specs.segments, "segments.yaml")
+    yield from _names(specs, "audience", spec.audience)
     yield from _variants(specs, spec, complete=complete)
     yield from _schedule(spec)
     if not complete:
@@ -78,6 +86,7 @@ def _variants(specs: Specs, spec: ExperimentSpec, *, complete: bool) -> Iterator
         yield "variants", f"{len(weights)} of {len(keys)} variants have a weight; give one to all or to none"
     elif weights and abs(sum(weights) - 1) > 1e-3:
         yield "variants", f"the weights sum to {sum(weights):g}, not to 1; make them shares of 1"
+    yield from _ranges(spec)
     for index, force in enumerate(spec.force):
         yield from _unknown(f"force[{index}].variant", force.variant, keys, "the variants")
     for index, variant in enumerate(spec.variants):
@@ -92,6 +101,22 @@ def _variants(specs: Specs, spec: ExperimentSpec, *, complete: bool) -> Iterator
             yield "placement", f"no file chooses offers for {spec.placement!r}; add one with its offers and fallback"
 
 
+def _ranges(spec: ExperimentSpec) -> Iterator[Found]:
+    own = [(variant.range[0], variant.range[1]) for variant in spec.variants if variant.range is not None]
+    if not own:
+        return
+    if len(own) < len(spec.variants):
+        yield "variants", f"{len(own)} of {len(spec.variants)} variants have a range; give one to all or to none"
+    if spec.ramp or spec.coverage != 1 or any(variant.weight is not None for variant in spec.variants):
+        yield "variants", "ranges leave no room for weights, coverage or a ramp; keep the ranges or these"
+    for low, high in own:
+        if low > high:
+            yield "variants", f"the range [{low}, {high}] is empty; put the lower first"
+    for (_, high), (low, _) in pairwise(sorted(own)):
+        if low < high:
+            yield "variants", f"a range up to {high} and one from {low} overlap; a unit has one variant"
+
+
 def _schedule(spec: ExperimentSpec) -> Iterator[Found]:
     if spec.start and spec.end and spec.end <= spec.start:
         yield "end", f"{spec.end.isoformat()} is not after the start; move one of them"
@@ -101,6 +126,8 @@ def _schedule(spec: ExperimentSpec) -> Iterator[Found]:
     shares = [spec.coverage, *(step.coverage for step in spec.ramp)]
     if shares != sorted(shares):
         yield "ramp", "the coverage goes down, which takes customers out of their variant; let it only rise"
+    if spec.sticky and "store" in {spec.unit, spec.fallback_unit}:
+        yield "sticky", "what is kept is kept with a customer, and a store is none; leave it out"
     if spec.fallback_unit == spec.unit:
         yield "fallback_unit", f"{spec.unit!r} is the unit itself; name another or leave it out"
 
@@ -143,8 +170,7 @@ def _offers(specs: Specs) -> Iterator[Problem]:
         found: list[Found] = []
         for channel in offer.renderings:
             found += _unknown(f"renderings.{channel}", channel, _channels(specs), "channels.yaml")
-        for name in named(offer.audience):
-            found += _unknown("audience", name, specs.segments, "segments.yaml")
+        found += _names(specs, "audience", offer.audience)
         if offer.start and offer.end and offer.end <= offer.start:
             found.append(("end", f"{offer.end.isoformat()} is not after the start; move one of them"))
         yield from (Problem(file, path, message) for path, message in found)
@@ -229,9 +255,11 @@ def _cycles(specs: Specs) -> Iterator[Problem]:
             f"{specs.folder}/segments.yaml", way[0], f"{' → '.join(way)} leads back to itself; break the circle"
         )
     for segment in specs.segments.values():
-        for name in named(segment.condition):
-            for path, message in _unknown(segment.key, name, specs.segments, "segments.yaml"):
-                yield Problem(f"{specs.folder}/segments.yaml", path, message)
+        for path, message in _names(specs, segment.key, segment.condition):
+            yield Problem(f"{specs.folder}/segments.yaml", path, message)
+        if (segment.condition is None) == (segment.values is None):
+            message = "has a condition and values, or neither; give it one of the two"
+            yield Problem(f"{specs.folder}/segments.yaml", segment.key, message)
     way = cycle({e.key: [need.experiment for need in e.prerequisites] for e in specs.experiments.values()})
     if way:
         yield Problem(specs.files[way[0]], "prerequisites", f"{' → '.join(way)} leads back to itself; break the circle")

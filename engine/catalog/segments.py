@@ -1,12 +1,17 @@
-"""Segments: named conditions, written `{$segment: name}` wherever a condition stands, without cycles."""
+"""Segments: named conditions, written `{$segment: name}` wherever a condition stands, without cycles.
+
+A segment of values is a group: `{id: {$inGroup: name}}`.
+"""
 
 from collections.abc import Iterator, Mapping
 
 from engine.catalog.spec import SegmentSpec
 
+_GROUPS: Mapping[str, str] = {"$inGroup": "$in", "$notInGroup": "$nin"}
+
 
 def expanded(condition: Mapping[str, object], segments: Mapping[str, SegmentSpec]) -> dict[str, object]:
-    """The condition with every `$segment` replaced by what it stands for.
+    """The condition with every `$segment` and every group replaced by what it stands for.
 
     Raises:
         KeyError: for a segment that is not defined; `check` reports those, and cycles, before.
@@ -16,13 +21,13 @@ def expanded(condition: Mapping[str, object], segments: Mapping[str, SegmentSpec
     for key, value in condition.items():
         if key == "$segment":
             names = value if isinstance(value, list) else [value]
-            terms += [expanded(segments[str(name)].condition, segments) for name in names]
+            terms += [expanded(segments[str(name)].condition or {}, segments) for name in names]
         elif key in {"$and", "$or", "$nor"} and isinstance(value, list):
             out[key] = [expanded(part, segments) if isinstance(part, Mapping) else part for part in value]
         elif key == "$not" and isinstance(value, Mapping):
             out[key] = expanded(value, segments)
         else:
-            out[key] = value
+            out[key] = _with_values(value, segments)
     if not terms:
         return out
     return {"$and": [*terms, *([out] if out else [])]}
@@ -39,6 +44,32 @@ def named(condition: object) -> Iterator[str]:
     elif isinstance(condition, list):
         for part in condition:
             yield from named(part)
+
+
+def grouped(condition: object) -> Iterator[str]:
+    """The groups that a condition names, at any depth."""
+    if isinstance(condition, Mapping):
+        for key, value in condition.items():
+            if key in _GROUPS and isinstance(value, str):
+                yield value
+            else:
+                yield from grouped(value)
+    elif isinstance(condition, list):
+        for part in condition:
+            yield from grouped(part)
+
+
+def _with_values(value: object, segments: Mapping[str, SegmentSpec]) -> object:
+    if isinstance(value, Mapping):
+        return {
+            _GROUPS.get(key, key): list(segments[part].values or [])
+            if key in _GROUPS and isinstance(part, str)
+            else _with_values(part, segments)
+            for key, part in value.items()
+        }
+    if isinstance(value, list):
+        return [_with_values(part, segments) for part in value]
+    return value
 
 
 def cycle(needs: Mapping[str, list[str]]) -> list[str] | None:

@@ -35,6 +35,7 @@ Span = Annotated[
         extra={"remedy": "write a number and s, m, h or d, such as 24h"},
     ),
 ]
+Interval = Annotated[list[Share], Meta(min_length=2, max_length=2, description="from the first up to the second")]
 Unit = Literal["customer", "device", "store"]
 Status = Literal["draft", "running", "paused", "stopped"]
 
@@ -81,10 +82,15 @@ class FeatureSpec(Spec, frozen=True, kw_only=True):
 
 
 class VariantSpec(Spec, frozen=True, kw_only=True):
-    """One arm of an experiment: a payload, or its own way to choose a placement's offers."""
+    """One arm of an experiment: a payload, or its own way to choose a placement's offers.
+
+    `range` is the part of the hash that gets it, in place of a weight and whatever the coverage; all variants of an
+    experiment have one, or none.
+    """
 
     key: Key
     weight: Weight | None = None
+    range: Interval | None = None
     payload: Payload = {}
     policy: PolicySpec | None = None
     offers: list[Key] | None = None
@@ -128,6 +134,15 @@ class Prerequisite(Spec, frozen=True, kw_only=True):
     variants: Annotated[list[Key], Meta(min_length=1)]
 
 
+class FilterSpec(Spec, frozen=True, kw_only=True):
+    """Only units whose hash under `seed` is in one of `ranges`: a layer that other experiments need not name."""
+
+    seed: Text
+    unit: Unit | None = None
+    hash_version: Literal[1, 2] = 2
+    ranges: Annotated[list[Interval], Meta(min_length=1)]
+
+
 class ExperimentSpec(Spec, frozen=True, kw_only=True):
     """One experiment, or with `kind: flag` a plain feature flag."""
 
@@ -149,6 +164,7 @@ class ExperimentSpec(Spec, frozen=True, kw_only=True):
     coverage: Share = 1.0
     ramp: list[RampStep] = []
     prerequisites: list[Prerequisite] = []
+    filters: list[FilterSpec] = []
     sticky: bool = False
     bucket_version: Annotated[int, Meta(ge=0)] = 0
     min_bucket_version: Annotated[int, Meta(ge=0)] = 0
@@ -229,7 +245,7 @@ class LayerSpec(Spec, frozen=True, kw_only=True):
     key: Key
     title: Text | None = None
     seed: Text | None = None
-    reserve: dict[Key, Annotated[list[Share], Meta(min_length=2, max_length=2)]] = {}
+    reserve: dict[Key, Interval] = {}
 
 
 class HoldoutSpec(Spec, frozen=True, kw_only=True):
@@ -250,10 +266,11 @@ class LayersFile(Spec, frozen=True, kw_only=True):
 
 
 class SegmentSpec(Spec, frozen=True, kw_only=True):
-    """A named condition, used as `{$segment: key}` in any other condition."""
+    """A named condition, used as `{$segment: key}`, or a named list of values, used as `{trait: {$inGroup: key}}`."""
 
     key: Key
-    condition: Condition
+    condition: Condition | None = None
+    values: Annotated[list[str | int | float], Meta(min_length=1)] | None = None
 
 
 class SegmentsFile(Spec, frozen=True, kw_only=True):

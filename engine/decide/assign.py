@@ -7,6 +7,8 @@ import msgspec
 
 from engine.catalog.plan import Experiment, Plan
 from engine.catalog.spec import Unit
+from engine.decide import sticky
+from engine.hashing import choose_variant
 
 AssignmentReason = Literal[
     "assigned",
@@ -28,10 +30,10 @@ AssignmentReason = Literal[
 """Why a unit has its variant, or has none.
 
 `assigned` by the hash; `forced` by name; `sticky` kept from before. `holdout` held out; `layer` another part of the
-layer; `prerequisite` not in the variant it needs; `audience` does not match; `coverage` not let in (yet); `version`
-was in a bucket version that is blocked; `unit` the request names no such unit; `paused`, `not_started`, `ended` by the
-experiment's status and dates; `degraded` the store is away, so nobody knows what the customer had (a flag is told
-all the same); `channel` it does not run on the channel of the request.
+layer, or outside a filter; `prerequisite` not in the variant it needs; `audience` does not match; `coverage` not let
+in (yet); `version` was in a bucket version that is blocked; `unit` the request names no such unit; `paused`,
+`not_started`, `ended` by the experiment's status and dates; `degraded` the store is away, so nobody knows what the
+customer had (a flag is told all the same).
 """
 
 
@@ -47,7 +49,7 @@ class Subject(msgspec.Struct, frozen=True):
     """Whom a decision is for, as assignment sees them.
 
     `units` are the ids to hash over, per kind; `names` all ids a tester may be forced by; `sticky` what earlier
-    decisions bound, as `experiment__version` -> variant per unit kind.
+    decisions bound, as `decide.sticky` names it.
     """
 
     units: Mapping[Unit, str | None]
@@ -77,15 +79,19 @@ def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> 
         unit = subject.units[spec.fallback_unit]
     if not unit:
         return Assignment("unit")
-    kept = _kept(experiment, subject) if spec.sticky else None
+    kept = sticky.kept(spec, subject.units, subject.sticky) if spec.sticky else None
     if kept is not None:
-        return kept
+        return Assignment("version") if kept == "blocked" else Assignment("sticky", kept, unit)
     for holdout in experiment.holdouts:
         held = subject.units[holdout.unit]
         if held and holdout.place(held) < holdout.share:
             return Assignment("holdout")
     if experiment.layer and not experiment.low <= experiment.layer.place(unit) < experiment.high:
         return Assignment("layer")
+    for each in experiment.filters:
+        filtered = unit if each.unit is None else subject.units[each.unit]
+        if not filtered or choose_variant(each.place(filtered), each.ranges) < 0:
+            return Assignment("layer")
     for key, variants in experiment.prerequisites:
         other = plan.experiments.get(key)
         got = assign(plan, other, subject, now) if other else Assignment("ended")
@@ -98,15 +104,3 @@ def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> 
         if low <= place < high:
             return Assignment("assigned", index, unit)
     return Assignment("coverage")
-
-
-def _kept(experiment: Experiment, subject: Subject) -> Assignment | None:
-    spec = experiment.spec
-    for version in range(spec.min_bucket_version):
-        if f"{experiment.key}__{version}" in subject.sticky:
-            return Assignment("version")
-    key = subject.sticky.get(f"{experiment.key}__{spec.bucket_version}")
-    for index, variant in enumerate(spec.variants):
-        if variant.key == key:
-            return Assignment("sticky", index, subject.units[spec.unit] or "")
-    return None

@@ -1,12 +1,13 @@
 """One request -> one Decision: what is answered, and what is to be logged of it. Pure: no I/O, no clock, no global."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import blake2b
 from typing import Literal
 
 import msgspec
 
 from engine.catalog.plan import Experiment, Plan, Selection
+from engine.decide import sticky
 from engine.decide.assign import Assignment, AssignmentReason, Subject, assign
 from engine.decide.offers import Choice, OfferReason, Snapshot, choose
 from engine.decide.profile import CustomerIds, Profile, resume
@@ -73,13 +74,14 @@ class Assigned(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """The answer, and what is to be logged if it is given."""
+    """The answer, and what is to be logged and kept with the customer (`kept`, empty as a rule) if it is given."""
 
     answer: Answer
     device: str | None
     channel: str
     assigned: dict[str, Assigned]
     choices: dict[str, Choice]
+    kept: dict[str, str] = {}
 
 
 def decide(
@@ -123,6 +125,7 @@ def decide(
         },
         names=frozenset((profile.id, *filter(None, (ids.user_id, ids.anonymous_id)))),
         attributes=attributes,
+        sticky=profile.sticky,
         degraded=degraded,
     )
     assigned: dict[str, Assigned] = {}
@@ -157,7 +160,7 @@ def decide(
             choice.reason,
         )
     answer = Answer(key, profile.id, plan.version, degraded, TTL, answers, offers, resume(profile, now))
-    return Decision(answer, ids.device_id, request.channel, assigned, choices)
+    return Decision(answer, ids.device_id, request.channel, assigned, choices, _kept(assigned.values(), subject))
 
 
 def _check(plan: Plan, request: DecideRequest) -> None:
@@ -198,14 +201,23 @@ def _crossed(
     plan: Plan, experiment: Experiment, subject: Subject, profile: Profile, got: Assignment, now: float
 ) -> bool:
     """Whether the customer met another variant as a visitor, before they were known."""
-    if not profile.units or got.reason != "assigned" or experiment.spec.unit != "customer":
+    if not profile.units or got.reason not in ("assigned", "sticky") or experiment.spec.unit != "customer":
         return False
     for unit in profile.units:
-        before = msgspec.structs.replace(subject, units={**subject.units, "customer": unit})
+        before = msgspec.structs.replace(subject, units={**subject.units, "customer": unit}, sticky={})
         was = assign(plan, experiment, before, now)
         if was.index >= 0 and was.index != got.index:
             return True
     return False
+
+
+def _kept(assigned: Iterable[Assigned], subject: Subject) -> dict[str, str]:
+    kept: dict[str, str] = {}
+    for one in assigned:
+        spec = one.experiment.spec
+        if spec.sticky and one.variant is not None and one.assignment.reason in ("assigned", "sticky"):
+            kept |= sticky.to_keep(spec, subject.units, subject.sticky, one.variant)
+    return kept
 
 
 def clock(now: float) -> dict[str, object]:

@@ -45,6 +45,7 @@ def subject_of(profile: Profile, now: float, context: Mapping[str, object] | Non
         },
         names=frozenset((profile.id,)),
         attributes={**attributes(profile, now), **context, "id": profile.id, **clock(now)},
+        sticky=profile.sticky,
     )
 
 

@@ -114,13 +114,15 @@ class Profile(
         "consents": "N",
         "answers": "Q",
         "journey": "J",
+        "sticky": "b",
     },
 ):
     """One customer. Times are seconds since 1970, UTC; money is in the shop's currency, net of refunds.
 
     `id` is the canonical customer id, `unit` the id they are bucketed over, `units` those of visitors who turned
     out to be this customer (a different variant under one of them is a crossover), `ids` every identifier bound to
-    them by kind, `shared` marks an identifier that bound too many people and so stands for nobody.
+    them by kind, `shared` marks an identifier that bound too many people and so stands for nobody; `sticky` is what
+    experiments keep them in, as `decide.sticky` names it.
     """
 
     id: str
@@ -151,6 +153,7 @@ class Profile(
     consents: dict[str, Consent] = {}
     answers: dict[str, Answer] = {}
     journey: dict[str, Held] = {}
+    sticky: dict[str, str] = {}
 
     @property
     def known(self) -> bool:

@@ -56,6 +56,7 @@ def merge(target: Profile, source: Profile, key: Key, rules: ProfileRules) -> Pr
             )
             for name in target.journey | source.journey
         },
+        sticky=source.sticky | target.sticky,
         **orders,
     )
 
