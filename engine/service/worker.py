@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -34,6 +35,8 @@ from engine.service.repeats import Kept, claim, repeatable, settle
 from engine.settings import Settings
 
 PLAN_SECONDS = 0.3
+GARBAGE = (50_000, 20, 50)
+"""How many more objects are made than freed before cycles are looked for: a request makes hundreds and no cycle."""
 
 T = TypeVar("T")
 Logged = DecisionRecord | ExposureRecord | EventRecord
@@ -84,6 +87,9 @@ class Worker:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Ship the spool, follow the snapshots and the plan until the block ends."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GARBAGE)
         shipping = asyncio.create_task(self.shipper.run())
         following = (self.follower.run(), self.switch.run(), self._follow_plan())
         followers = [asyncio.create_task(task) for task in following]
