@@ -21,6 +21,7 @@ from engine.journal import ship
 from engine.journal.stream import Client
 from engine.settings import Settings
 from policies import Bandit, load, with_arms
+from policies.linear import Linear
 
 HEADERS = "cp:{snapshots}"
 BREAKERS = "cp:breakers"
@@ -62,13 +63,14 @@ class Published(NamedTuple):
 
 def meaning_of(selection: Selection) -> str:
     """A digest of what a policy's numbers mean: its kind, its features, and what counts as a reward."""
+    policy = msgspec.structs.replace(selection.policy, floor=0.0, discount=1.0)
     metric = selection.reward.metric
-    said = (selection.policy.kind, selection.policy.features, metric.event, metric.kind, metric.value, metric.filter)
+    said = (policy, metric.event, metric.kind, metric.value, metric.filter)
     return blake2b(msgspec.json.encode(said), digest_size=6).hexdigest()
 
 
-def aligned(policy: Bandit, selection: Selection) -> Bandit:
-    """What `policy` learnt, over the arms and with the parameters that the plan gives it now.
+def aligned(policy: Bandit, selection: Selection, arms: tuple[str, ...] | None = None) -> Bandit:
+    """What `policy` learnt, over the plan's arms (or over `arms`), with the floor and the forgetting of the plan.
 
     Raises:
         ValueError: if it is of another kind or for contexts of another length.
@@ -79,7 +81,10 @@ def aligned(policy: Bandit, selection: Selection) -> Bandit:
             f"{selection.key}: the snapshot is a {policy.kind} of {policy.dim} dimensions, the plan asks for "
             f"{prior.kind} of {prior.dim}; the learner publishes one that fits"
         )
-    return replace(prior, seen=policy.seen, statistics=with_arms(policy, prior.arms).statistics)
+    traits = None
+    if isinstance(policy, Linear) and isinstance(prior, Linear) and prior.traits.items() - policy.traits.items():
+        traits = {**policy.traits, **prior.traits}
+    return replace(with_arms(policy, arms or prior.arms, traits), floor=prior.floor, discount=prior.discount)
 
 
 def bandit(selection: Selection) -> Bandit:

@@ -13,7 +13,8 @@ from engine.catalog.plan import Plan
 from engine.errors import StoreUnavailable
 from engine.journal import snapshots, stream
 from engine.journal.records import AnyRecord, decode
-from engine.journal.snapshots import Header, store_errors
+from engine.journal.snapshots import Header, aligned, store_errors
+from engine.learn.combine import MARK, combine
 from engine.learn.early import Early
 from engine.learn.join import Join, ids_and_customers, time_of
 from engine.learn.outbox import Outbox
@@ -22,7 +23,7 @@ from engine.learn.rules import NO_RULES, Rules, rules_of
 from engine.learn.state import State, path_of
 from engine.learn.teach import Learnt, fitted, restarted, teach
 from engine.settings import Settings
-from policies import dump, load, with_arms
+from policies import dump, load
 
 READER = "learner"
 INTERVAL = 0.1  # between looks at the streams' ends, and between two snapshots at least
@@ -77,7 +78,7 @@ class Learner:
 
     def __init__(self, settings: Settings, owned: Sequence[int] | None = None) -> None:
         self._owned = None if owned is None else frozenset(owned)
-        self._suffix = "" if owned is None else "/" + "-".join(map(str, sorted(owned)))
+        self._suffix = "" if owned is None else MARK + "-".join(map(str, sorted(owned)))
         self._state = State(path_of(settings.data, owned))
         self._client = stream.connect(settings.redis)
         self._outbox = Outbox(self._state.db, self._state.id)
@@ -119,6 +120,8 @@ class Learner:
             if deliveries:
                 reader.commit(self._owned_part(reader.progress))
             published = self._publish(force=not deliveries)
+            if self._owned is not None:
+                combine(self._client, self._rules)
             shipped = self._outbox.ship(self._client)
             if time.monotonic() - self._tidied > _TIDY:
                 self._outbox.drop_collected(self._client)
@@ -219,7 +222,7 @@ class Learner:
             rule = self._rules.of.get(key)
             if rule is None or one.version <= self._told.get(key, 0):
                 continue
-            blob = dump(with_arms(one.policy, rule.selection.arms))
+            blob = dump(aligned(one.policy, rule.selection))
             header = Header.of(one.version, time.time(), one.learnt, one.meaning, blob)
             snapshots.publish(self._client, key + self._suffix, header, blob)
             published = True

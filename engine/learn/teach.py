@@ -10,10 +10,10 @@ import structlog
 
 from engine.catalog.features import Value
 from engine.catalog.plan import Selection
-from engine.journal.snapshots import bandit
+from engine.journal.snapshots import aligned, bandit
 from engine.learn.join import Lesson
 from engine.learn.rules import Rule, Rules
-from policies import Bandit, with_arms
+from policies import Bandit
 
 _context = msgspec.json.Decoder(dict[str, Value])
 _log = structlog.get_logger(__name__)
@@ -52,17 +52,18 @@ def fitted(learnt: Mapping[str, Learnt], rules: Rules) -> dict[str, Learnt]:
             _log.warning("kind, features or reward changed: the policy starts again from its prior", key=key)
             fits[key] = restarted(before, prior, rule.meaning, 0.0)
         else:
-            fits[key] = replace(before, policy=over(before.policy, rule.selection))
+            policy = over(before.policy, rule.selection)
+            news = policy.arms != before.policy.arms
+            fits[key] = replace(before, policy=policy, version=before.version + news)
     return fits
 
 
 def over(policy: Bandit, selection: Selection) -> Bandit:
-    """The policy with the plan's parameters, over the plan's arms and then those it knew before."""
-    prior = bandit(selection)
-    arms = (*prior.arms, *(arm for arm in policy.arms if arm not in set(prior.arms)))
+    """The policy as the plan wants it, over the plan's arms and then those it knew before."""
+    arms = (*selection.arms, *(arm for arm in policy.arms if arm not in set(selection.arms)))
     if arms != policy.arms:
-        _log.info("arms changed", key=selection.key, arms=len(prior.arms), kept=len(arms) - len(prior.arms))
-    return replace(prior, arms=arms, seen=policy.seen, statistics=with_arms(policy, arms).statistics)
+        _log.info("arms changed", key=selection.key, arms=len(selection.arms), before=len(policy.arms))
+    return aligned(policy, selection, arms)
 
 
 def restarted(before: Learnt, policy: Bandit, meaning: str, learnt: float) -> Learnt:

@@ -1,0 +1,83 @@
+"""Back to an earlier snapshot: decision servers have it within a second, and the learner goes on from there."""
+
+import time
+
+from engine.errors import BadInput, StoreUnavailable
+from engine.journal import snapshots, stream
+from engine.journal.snapshots import Header, store_errors
+from engine.learn.combine import parts_of
+from engine.settings import Settings
+
+_TRIES = 20
+
+
+def versions(settings: Settings, key: str) -> list[Header]:
+    """The snapshots of a selection that can be rolled back to, the newest (the current one) first.
+
+    Raises:
+        StoreUnavailable: if the store does not answer.
+    """
+    with stream.connect(settings.redis) as client, store_errors("listing snapshots"):
+        return snapshots.kept(client, key)
+
+
+def rollback(settings: Settings, key: str, version: int | None = None) -> int:
+    """Publish a kept snapshot of `key` anew, the one before the current one unless `version` says which.
+
+    A learner takes it over as its state: what it learnt since then is forgotten, and learnt again if it is corrected.
+    Of learners with partitions of their own each goes back to where it was at that time.
+
+    Returns:
+        The version under which it is current now.
+
+    Raises:
+        BadInput: if there is no such version; the message names those that are kept.
+        StoreUnavailable: if the store does not answer.
+    """
+    with stream.connect(settings.redis) as client, store_errors("rolling back"):
+        target = _chosen(client, key, version)
+        for part in parts_of(client, key):
+            then = [header for header in snapshots.kept(client, part) if header.time <= target.time]
+            if then:
+                republish(client, part, then[0])
+        return republish(client, key, target)
+
+
+def republish(client: stream.Client, key: str, target: Header) -> int:
+    """Make a kept snapshot current under the next version, which is the answer.
+
+    Raises:
+        StoreUnavailable: if others publish faster than this could, which a healthy store does not let happen.
+    """
+    blob = snapshots.kept_at(client, key, target).blob
+    return put_current(client, key, target.learnt, target.meaning, blob)
+
+
+def put_current(client: stream.Client, key: str, learnt: float, meaning: str, blob: bytes) -> int:
+    """Make `blob` current under the next version, whatever a learner publishes meanwhile; that version.
+
+    Raises:
+        StoreUnavailable: if others publish faster than this could, which a healthy store does not let happen.
+    """
+    for _ in range(_TRIES):
+        there = snapshots.headers(client).get(key)
+        header = Header.of(there.version + 1 if there else 1, time.time(), learnt, meaning, blob)
+        snapshots.publish(client, key, header, blob)
+        if snapshots.headers(client).get(key) == header:
+            return header.version
+    raise StoreUnavailable(f"{key}: another process published first, {_TRIES} times; try again")
+
+
+def _chosen(client: stream.Client, key: str, version: int | None) -> Header:
+    kept = snapshots.kept(client, key)
+    if not kept:
+        known = ", ".join(sorted(snapshots.headers(client))) or "none"
+        raise BadInput(f"{key!r} has no snapshot to roll back to; selections with snapshots: {known}")
+    if version is None:
+        if len(kept) < 2:
+            raise BadInput(f"{key}@{kept[0].version} is the only snapshot; there is none before it")
+        return kept[1]
+    found = next((header for header in kept if header.version == version), None)
+    if found is None:
+        raise BadInput(f"{key}@{version} is not kept; choose one of {', '.join(str(h.version) for h in kept)}")
+    return found

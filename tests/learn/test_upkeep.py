@@ -1,0 +1,231 @@
+"""What happens to a learner over its life: plans change, people roll back, files are lost, work is divided."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+import numpy as np
+import pytest
+
+from engine.errors import BadInput
+from engine.journal import snapshots, stream
+from engine.journal.collect import collect
+from engine.journal.spool import partition_of
+from engine.learn import learn
+from engine.learn.rollback import rollback, versions
+from engine.learn.warm import warm_start
+
+CLICK = "{metric: click, window: 1h, settle: 10m}"
+HOUR = 3600.0
+MINUTE = 60.0
+
+
+def counts(shop: Any, key: str = "hero") -> dict[str, tuple[float, float]]:
+    policy = shop.learnt(key)
+    rows = zip(policy.statistics["count"].tolist(), policy.statistics["total"].tolist(), strict=True)
+    return dict(zip(policy.arms, rows, strict=True))
+
+
+def clicked(shop: Any, id_: str, at: float, arm: str = "a", who: str = "u") -> list[Any]:
+    return [*shop.shown(id_, at, who, arm=arm), shop.event("click", at + 5, who, id_)]
+
+
+def test_a_version_is_published_for_what_changed_and_only_for_that(shop: Any) -> None:
+    shop.send(*clicked(shop, "d1", 0))
+    shop.learn()
+    assert shop.published() == {"hero"}
+    first = shop.version()
+    shop.learn()
+    assert shop.version() == first
+    shop.send(*clicked(shop, "d2", 60))
+    shop.learn()
+    assert shop.version() > first
+
+
+def test_a_store_that_lost_the_snapshots_gets_them_again(shop: Any) -> None:
+    shop.send(*clicked(shop, "d1", 0))
+    shop.learn()
+    before = snapshots.headers(shop.client)["hero"]
+    shop.client.delete(snapshots.HEADERS, f"{snapshots.HEADERS}:hero")
+    shop.learn()
+    after = snapshots.headers(shop.client)["hero"]
+    assert (after.version, after.digest) == (before.version, before.digest)
+    assert counts(shop)["a"] == (1, 1)
+
+
+def test_a_learner_that_lost_its_file_goes_on_from_the_snapshot(shop: Any) -> None:
+    shop.send(*clicked(shop, "d1", 0))
+    shop.learn()
+    version = shop.version()
+    for file in shop.settings.data.glob("learn/*"):
+        file.unlink()
+    shop.send(*clicked(shop, "d2", 60, "b"))
+    shop.learn()
+    assert counts(shop) == {"a": (1, 1), "b": (1, 1), "c": (0, 0)}
+    assert shop.version() > version
+
+
+def test_new_arms_start_from_the_prior_and_arms_that_return_still_know(shop: Any) -> None:
+    shop.send(*clicked(shop, "d1", 0, "a"), *clicked(shop, "d2", 0, "b"))
+    shop.learn()
+    shop.selection("hero", "{kind: beta_thompson}", CLICK, arms="d, b")
+    shop.send(*clicked(shop, "d3", 60, "d"), *clicked(shop, "d4", 60, "a"))
+    shop.learn()
+    assert counts(shop) == {"d": (1, 1), "b": (1, 1)}
+    shop.selection("hero", "{kind: beta_thompson}", CLICK, arms="a, b")
+    shop.learn()
+    assert counts(shop) == {"a": (2, 2), "b": (1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("policy", "reward"),
+    [
+        ("{kind: gaussian_thompson}", CLICK),
+        ("{kind: linear_thompson, features: [hour]}", CLICK),
+        ("{kind: beta_thompson}", "{metric: bought, window: 1h}"),
+    ],
+)
+def test_another_kind_other_features_or_another_reward_start_again(shop: Any, policy: str, reward: str) -> None:
+    shop.send(*clicked(shop, "d1", 0))
+    shop.learn()
+    before = shop.version()
+    shop.selection("hero", policy, reward)
+    shop.learn()
+    assert shop.version() > before
+    assert shop.learnt().statistics["count"].tolist() == [0, 0, 0]
+
+
+def test_what_a_plan_does_not_have_any_more_is_let_go(shop: Any) -> None:
+    shop.send(*shop.shown("d1", 0))
+    shop.learn()
+    plan = shop.plan
+    gone = {key: selection for key, selection in plan.policies.items() if key != "hero"}
+    shop.pass_time(20 * MINUTE)
+    shop.learn(type(plan)(**{name: getattr(plan, name) for name in plan.__slots__} | {"policies": gone}))
+    assert shop.aside() == {"selection that is gone": 1}
+
+
+def test_a_rollback_is_current_at_once_and_the_learner_goes_on_from_it(shop: Any) -> None:
+    shop.send(*clicked(shop, "d1", 0))
+    shop.learn()
+    good = shop.version()
+    shop.send(*clicked(shop, "d2", 60, "b"), *clicked(shop, "d3", 70, "b"))
+    shop.learn()
+    assert [header.version for header in versions(shop.settings, "hero")] == [shop.version(), good]
+    bad = shop.version()
+    assert rollback(shop.settings, "hero", good) == bad + 1
+    assert counts(shop) == {"a": (1, 1), "b": (0, 0), "c": (0, 0)}
+    shop.send(*clicked(shop, "d4", 90, "c"))
+    shop.learn()
+    assert counts(shop) == {"a": (1, 1), "b": (0, 0), "c": (1, 1)}
+    assert shop.version() > bad + 1
+    assert rollback(shop.settings, "hero", bad) > bad
+    assert counts(shop) == {"a": (1, 1), "b": (2, 2), "c": (0, 0)}
+
+
+def test_a_zero_that_was_rolled_back_is_not_taken_out_again(shop: Any) -> None:
+    shop.send(*clicked(shop, "d1", 0))
+    shop.learn()
+    good = shop.version()
+    shop.send(*shop.shown("d2", 10, arm="b"))
+    shop.pass_time(20 * MINUTE)
+    shop.learn()
+    assert counts(shop)["b"] == (1, 0)
+    rollback(shop.settings, "hero", good)
+    shop.send(shop.event("click", 30 * MINUTE, decision="d2"))
+    shop.learn()
+    assert counts(shop) == {"a": (1, 1), "b": (1, 1), "c": (0, 0)}
+
+
+def test_a_rollback_needs_a_version_that_is_kept(shop: Any) -> None:
+    with pytest.raises(BadInput, match="'hero' has no snapshot"):
+        rollback(shop.settings, "hero")
+    shop.send(*clicked(shop, "d1", 0))
+    shop.learn()
+    with pytest.raises(BadInput, match="is the only snapshot"):
+        rollback(shop.settings, "hero")
+    with pytest.raises(BadInput, match="hero@99 is not kept; choose one of"):
+        rollback(shop.settings, "hero", 99)
+
+
+def test_learners_with_partitions_of_their_own_know_together_what_one_would(shop: Any) -> None:
+    shop.selection("hero", "{kind: linear_thompson, features: [hour]}", CLICK)
+    draw = np.random.default_rng(3)
+    for i in range(60):
+        who, arm, hour = f"u{i}", "abc"[draw.integers(3)], float(draw.uniform(0, 24))
+        shop.send(*shop.shown(f"d{i}", i, who, arm=arm, context={"hour": hour}))
+        if draw.random() < 0.5:
+            shop.send(shop.event("click", i + 1, who, f"d{i}"))
+    assert {partition_of(f"u{i}", 2) for i in range(60)} == {0, 1}
+    shop.pass_time(HOUR)
+    plan = shop.plan
+    shop.learn(plan)
+    alone = shop.learnt()
+    shop.client.delete(snapshots.HEADERS)
+    stream.forget_reader(shop.client, "learner")
+    for owned in ([0], [1]):
+        learn(shop.settings, lambda: plan, threading.Event(), once=True, owned=owned)
+    assert shop.published() == {"hero", "hero/0", "hero/1"}
+    together = shop.learnt()
+    assert together.seen == alone.seen
+    for name, values in alone.statistics.items():
+        np.testing.assert_allclose(together.statistics[name], values, rtol=0, atol=1e-9)
+    version = shop.version()
+    learn(shop.settings, lambda: plan, threading.Event(), once=True, owned=[1])
+    assert shop.version() == version
+
+
+def test_a_warm_start_from_the_log_knows_what_the_learner_knew(shop: Any) -> None:
+    shop.send(*clicked(shop, "d1", 0), *clicked(shop, "d2", 60, "b"), *shop.shown("d3", 70, arm="c"))
+    shop.send(*shop.shown("d4", 3 * HOUR, arm="c"))
+    shop.pass_time(4.5 * HOUR)
+    shop.learn()
+    collect(shop.settings, drain=True)
+    learnt = counts(shop)
+    assert learnt == {"a": (1, 1), "b": (1, 1), "c": (2, 0)}
+    shop.client.flushall()
+    made = warm_start(shop.settings, shop.plan, "hero", shop.settings.log)
+    assert (made.version, made.learnt, made.unused) == (1, 4, {})
+    assert counts(shop) == learnt
+    fresh = msgspec.structs.replace(shop.settings, data=shop.settings.data / "fresh")
+    plan = shop.plan
+    learn(fresh, lambda: plan, threading.Event(), once=True)
+    assert counts(shop) == learnt
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_warm_start_from_a_table_says_what_it_could_not_use(shop: Any, tmp_path: Path, suffix: str) -> None:
+    shop.selection("hero", "{kind: linear_thompson, features: [hour]}", CLICK)
+    file = tmp_path / f"table.{suffix}"
+    rows = "('a', 1.0::DOUBLE, 0.5, 3.5), ('b', 0.0, 0.5, 4.5), ('x', 1, 0.5, 1), ('a', 'nan', 0.5, 1), ('a', 1, 0, 1)"
+    duckdb.sql(f"COPY (FROM (VALUES {rows}) t(arm, reward, propensity, hour)) TO '{file}'")
+    made = warm_start(shop.settings, shop.plan, "hero", file)
+    assert made.learnt == 2
+    assert sum(made.unused.values()) == 3
+    assert shop.learnt().statistics["count"].tolist() == [1, 1, 0]
+
+
+def test_a_warm_start_says_what_is_missing(shop: Any, tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text("offer,reward\na,1\n")
+    with pytest.raises(BadInput, match="has no column 'arm' but offer, reward"):
+        warm_start(shop.settings, shop.plan, "hero", file)
+    file.write_text("arm,reward\nx,1\n")
+    with pytest.raises(BadInput, match="no row teaches hero"):
+        warm_start(shop.settings, shop.plan, "hero", file)
+    with pytest.raises(BadInput, match="has no decisions/"):
+        warm_start(shop.settings, shop.plan, "hero", tmp_path)
+    with pytest.raises(BadInput, match="'nobody' is no selection"):
+        warm_start(shop.settings, shop.plan, "nobody", file)
+
+
+def test_rewards_are_in_the_parquet_log_once(shop: Any) -> None:
+    for i in range(30):
+        shop.send(*clicked(shop, f"d{i}", i, who=f"u{i}"))
+    shop.learn()
+    shop.learn()
+    collect(shop.settings, drain=True)
+    rewards = duckdb.read_parquet(str(shop.settings.log / "rewards/*/*.parquet"))
+    assert rewards.aggregate("count(*), count(distinct decision_id), sum(reward)").fetchall() == [(30, 30, 30.0)]
