@@ -24,6 +24,7 @@ from engine.journal.ship import Shipper
 from engine.journal.snapshots import Follower
 from engine.journal.spool import Spool, partition_of
 from engine.profiles.events import Accepted, Event, Status, customer_ids, decode_batch
+from engine.profiles.keep import keep
 from engine.profiles.prefetched import Prefetched, held, hold
 from engine.profiles.store import ProfileStore
 from engine.service.auth import PROOF
@@ -124,12 +125,13 @@ class Worker:
         return Reply(answer)
 
     async def weigh(self, request: DecideRequest, now: float, decision_id: str) -> Decision:
-        """Decide, and make the store know the customer if this is to be seen; nothing is logged yet."""
+        """Decide; the store knows the customer if this is to be seen, and what binds them. Nothing is logged yet."""
         try:
             resolved = await self.store.fetch(request.customer, now)
             decision = self.decided(resolved.profile, request, now, decision_id)
             if not resolved.settled and request.expose:
                 await self.store.touch(resolved, now, self._journal)
+            await keep(self.store, resolved, decision.kept, self.plan.experiments)
         except StoreUnavailable:
             return self.decided(stranger(request.customer), request, now, decision_id, degraded=True)
         return decision
