@@ -94,6 +94,7 @@ class Profile(
         "ids": "k",
         "units": "U",
         "merged": "M",
+        "marks": "m",
         "shared": "S",
         "traits": "T",
         "affinities": "A",
@@ -122,7 +123,8 @@ class Profile(
     `id` is the canonical customer id, `unit` the id they are bucketed over, `units` those of visitors who turned
     out to be this customer (a different variant under one of them is a crossover), `ids` every identifier bound to
     them by kind, `shared` marks an identifier that bound too many people and so stands for nobody; `sticky` is what
-    experiments keep them in, as `decide.sticky` names it.
+    experiments keep them in, as `decide.sticky` names it. `merged` and `marks` are the store's: whom the profile holds
+    already, and the messages it counted lately.
     """
 
     id: str
@@ -133,6 +135,7 @@ class Profile(
     ids: dict[str, list[str]] = {}
     units: list[str] = []
     merged: list[str] = []
+    marks: bytes = b""
     shared: bool = False
     traits: dict[str, Trait] = {}
     affinities: dict[str, Decayed] = {}

@@ -23,6 +23,7 @@ from engine.profiles.rules import KINDS, ProfileRules
 from engine.profiles.wire import Reply, Values, Wire, script
 
 MARK = 8
+INLINE = 16
 MERGES = "cp:merges"
 
 _WRITE = script("write.lua")
@@ -168,17 +169,14 @@ class Workbench:
         if not isinstance(entry, Profile):
             raise TypeError(f"{key} is written as a customer but is {type(entry).__name__}")
         life = self._life(entry)
-        seen = b""
-        if draft.news or draft.taken:
-            blobs = (*(self._seen.get(source, b"") for source in draft.taken), self._seen.get(key, b""), *draft.news)
-            seen = b"".join(blobs)[-MARK * self._rules.seen_limit :]
+        marks, seen = self._counted(draft, entry.marks)
         version = stored.version + 1 if isinstance(stored, Profile) else 1
         return wire.call(
             _WRITE,
             _keys(key),
             (
                 stamp(stored),
-                write(replace(entry, version=version)),
+                write(replace(entry, version=version, marks=marks)),
                 life,
                 seen,
                 _ms(self._rules.seen_life),
@@ -186,6 +184,16 @@ class Workbench:
                 life,
             ),
         )
+
+    def _counted(self, draft: _Draft, marks: bytes) -> tuple[bytes, bytes]:
+        """The messages counted for a customer: a few in the profile itself, or else in a value of their own."""
+        theirs = [draft.sources[source].marks for source in draft.taken]
+        lately = b"".join((marks, *theirs, *draft.news))
+        elsewhere = b"".join(self._seen.get(source, b"") for source in draft.taken)
+        if not elsewhere and len(lately) <= INLINE * MARK:
+            return b"".join(sorted(lately[i : i + MARK] for i in range(0, len(lately), MARK))), b""
+        seen = b"".join((elsewhere, self._seen.get(draft.name.key, b""), lately))
+        return b"", seen[-MARK * self._rules.seen_limit :]
 
     def _follow_up(self, wire: Wire, draft: _Draft) -> "list[asyncio.Future[Reply]]":
         """Turn what became part of the customer into pointers, and keep alive those that led here."""
@@ -223,7 +231,9 @@ class Workbench:
     def _marks_of(self, key: Key) -> set[bytes]:
         marks = self._marks.get(key)
         if marks is None:
-            blob = self._seen.get(key, b"")
+            entry = self._stored.get(key)
+            profile = entry.profile if isinstance(entry, Frozen) else entry
+            blob = self._seen.get(key, b"") + (profile.marks if isinstance(profile, Profile) else b"")
             marks = self._marks[key] = {blob[i : i + MARK] for i in range(0, len(blob), MARK)}
         return marks
 

@@ -70,6 +70,19 @@ def test_an_event_counts_once_and_says_so(redis_url: str) -> None:
     with_store(redis_url, story)
 
 
+def test_messages_count_once_however_many_there_were(redis_url: str) -> None:
+    async def story(store: ProfileStore, log: Log) -> None:
+        visitor = [track(f"a{n}", "view", anonymous_id="a-9") for n in range(40)]
+        known = [track(f"b{n}", "view", user_id="u-42") for n in range(40)]
+        for n in range(0, 40, 5):
+            await store.ingest([*visitor[n : n + 5], *known[n : n + 5]], NOW, log)
+        await store.touch(await store.fetch(CustomerIds(user_id="u-42", anonymous_id="a-9"), NOW), NOW, log)
+        again = await store.ingest([*visitor, *known], NOW, log)
+        assert {status.status for status in again} == {"duplicate"}
+
+    with_store(redis_url, story)
+
+
 def test_a_login_hands_the_unit_to_a_new_customer_on_every_channel(redis_url: str) -> None:
     async def story(store: ProfileStore, log: Log) -> None:
         web = CustomerIds(anonymous_id="a-9")
