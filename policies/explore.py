@@ -12,24 +12,28 @@ from policies.linear import Linear
 
 @dataclass(frozen=True, eq=False)
 class LinUCB(Linear):
-    """LinUCB with disjoint models (Li, Chu, Langford and Schapire 2010, algorithm 1).
+    """LinUCB (Li, Chu, Langford and Schapire 2010, algorithm 1) with a width that grows for arms left behind.
 
-    Shows the arm with the greatest mean + alpha s √(xᵀ A⁻¹ x), s² being the noise variance learnt from the residuals,
-    so that one alpha serves rewards of any scale. Deterministic; its propensities come from the floor, and ties share.
+    Shows the arm with the greatest mean + √(alpha log(1 + t / n)) s √(xᵀ A⁻¹ x): n observations of t are this arm's, as
+    in KL-UCB+ (Garivier and Cappé 2011, section 4), and s² is the noise variance learnt from the residuals, so that one
+    alpha serves rewards of any scale. Deterministic; its propensities come from the floor, and ties share.
 
     Args:
-        alpha: width of the bound in standard deviations.
+        alpha: width of the bound; the original's constant width w has alpha log(1 + t / n) = w².
     """
 
     kind: ClassVar[str] = "linucb"
 
-    alpha: float = field(default=1.0, kw_only=True)
+    alpha: float = field(default=0.3, kw_only=True)
+    between: float = field(default=1.0, kw_only=True)
 
     def chances(self, x: Floats, among: Among) -> Floats:
         """Propensities (n,): 1 for the greatest bound."""
         at, known = self.predict(x, among), self.posterior
         shape, rate = known.noise
-        return share_best(at.mean + self.alpha * np.sqrt(rate / shape) * at.spread(known.common_cover))
+        count = np.maximum(self.statistics["count"], 0)
+        width = np.sqrt(self.alpha * np.log1p(count.sum() / np.maximum(count[among], 1)) * rate / shape)
+        return share_best(at.mean + width * at.spread(known.common_cover))
 
 
 @dataclass(frozen=True, eq=False)

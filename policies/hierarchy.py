@@ -23,34 +23,57 @@ _GRID = 4.0 ** np.arange(-2, 6)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Level:
-    """Members' covariances around their parents, by unit noise (..., dim, dim), and these times their moments."""
+    """Members' coefficients around their parents'.
+
+    Attributes:
+        shrink: precision of the deviations, in units of the noise's.
+        cover: covariances of members given their parents (..., dim, dim), by unit noise.
+        pull: means, were parents zero (..., dim).
+        tilt: how a member's mean falls when the common constant rises (..., dim).
+    """
 
     shrink: float
     cover: Floats
     pull: Floats
+    tilt: Floats
 
-    def upwards(self) -> tuple[Floats, Floats]:
-        """What each member tells of its parent: Gram (..., dim, dim) and moment (..., dim)."""
-        return self.shrink * (np.eye(self.pull.shape[-1]) - self.shrink * self.cover), self.shrink * self.pull
-
-    def around(self, parents: Floats) -> Floats:
-        """Members' means (..., dim) given their parents' (..., dim)."""
-        return self.pull + self.shrink * (self.cover @ parents[..., None])[..., 0]
+    def around(self, parents: Floats, constant: float) -> Floats:
+        """Members' means (..., dim) given their parents' (..., dim) and the common constant."""
+        return self.pull - self.tilt * constant + self.shrink * (self.cover @ parents[..., None])[..., 0]
 
 
 def level(gram: Floats, moment: Floats, shrink: float) -> Level:
-    """Members with their own data, Gram (..., dim, dim) and moment (..., dim)."""
-    cover = np.asarray(np.linalg.inv(gram + shrink * np.eye(moment.shape[-1])), np.float64)
-    return Level(shrink, cover, (cover @ moment[..., None])[..., 0])
+    """Members with data over contexts that end in a 1: Gram (..., dim + 1, dim + 1) and moment (..., dim + 1)."""
+    ridge = shrink * np.eye(moment.shape[-1] - 1)
+    cover = np.asarray(np.linalg.inv(gram[..., :-1, :-1] + ridge), np.float64)
+    return Level(shrink, cover, *_times(cover, moment[..., :-1], gram[..., :-1, -1]))
+
+
+def _times(cover: Floats, *vectors: Floats) -> list[Floats]:
+    return [(cover @ vector[..., None])[..., 0] for vector in vectors]
+
+
+def upwards(gram: Floats, moment: Floats, cover: Floats) -> tuple[Floats, Floats]:
+    """What members tell of their parents and the constant, as data: Gram and moment of the members' own shapes."""
+    towards = gram[..., :-1] @ cover
+    return gram - towards @ gram[..., :-1, :], moment - (towards @ moment[..., :-1, None])[..., 0]
 
 
 def gathered(gram: Floats, moment: Floats, traits: Floats) -> tuple[Floats, Floats]:
-    """Arms' messages (n, dim, dim), (n, dim), summed over traits (n, q): Gram (q dim, q dim) and moment (q dim,)."""
-    n, dim = moment.shape
-    q = traits.shape[1]
-    pairs = (traits[:, :, None] * traits[:, None, :]).reshape(n, q * q)
-    blocks = (pairs.T @ gram.reshape(n, dim * dim)).reshape(q, q, dim, dim)
-    return blocks.transpose(0, 2, 1, 3).reshape(q * dim, q * dim), (traits.T @ moment).ravel()
+    """Arms' messages (n, dim + 1, dim + 1), (n, dim + 1) summed over traits (n, q).
+
+    Returns:
+        Gram and moment of the common coefficients: (q, dim) flattened, then the constant.
+    """
+    dim, q = moment.shape[1] - 1, traits.shape[1]
+    size = q * dim + 1
+    whole, shift = np.empty((size, size)), np.empty(size)
+    blocks = np.einsum("np,nq,nij->piqj", traits, traits, gram[:, :-1, :-1], optimize=True)
+    whole[:-1, :-1] = blocks.reshape(size - 1, size - 1)
+    whole[-1, :-1] = whole[:-1, -1] = (traits.T @ gram[:, -1, :-1]).ravel()
+    whole[-1, -1] = gram[:, -1, -1].sum()
+    shift[:-1], shift[-1] = (traits.T @ moment[:, :-1]).ravel(), moment[:, -1].sum()
+    return whole, shift
 
 
 def noise_of(count: float, square: float, explained: float) -> tuple[float, float]:
@@ -64,12 +87,14 @@ class Posterior:
 
     Attributes:
         arms: arms around the common coefficients.
-        common: mean of the common coefficients (q dim,).
-        common_cover: their covariance (q dim, q dim).
+        common: mean of the common coefficients (q dim + 1,), the constant last.
+        common_cover: their covariance (q dim + 1, q dim + 1).
         noise: shape and rate of the noise variance.
-        mean: coefficients (arms, dim), or (groups, arms, dim).
+        mean: coefficients (arms, dim), or (groups, arms, dim), above the common constant.
         arm_cover: (arms, dim, dim).
+        arm_tilt: (arms, dim).
         group_cover: groups around their arm (groups, arms, dim, dim); None without groups.
+        group_tilt: (groups, arms, dim).
     """
 
     arms: Level
@@ -78,12 +103,14 @@ class Posterior:
     noise: tuple[float, float]
     mean: Lean
     arm_cover: Lean
+    arm_tilt: Lean
     group_cover: Lean | None
+    group_tilt: Lean | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """Rewards expected at a context: means and own variances (n,), loadings on the common coefficients (n, q dim)."""
+    """Rewards expected at a context: means and own variances (n,), loadings on the common (n, q dim + 1)."""
 
     mean: Lean
     own: Lean
@@ -95,7 +122,7 @@ class Prediction:
 
 
 def below_common(traits: Floats, precision: Floats, shift: Floats) -> Above:
-    """Judges messages to common coefficients that have this precision (q dim, q dim) and moment (q dim,) already."""
+    """Judges messages to common coefficients that have this precision and moment already."""
 
     def judge(gram: Floats, moment: Floats) -> tuple[float, float]:
         whole, moved = gathered(gram, moment, traits)
@@ -105,41 +132,42 @@ def below_common(traits: Floats, precision: Floats, shift: Floats) -> Above:
     return judge
 
 
-def below_arms(shrink: float, parents: Floats) -> Above:
+def below_arms(shrink: float, parents: Floats, constant: float) -> Above:
     """Judges groups' messages (arms, groups, ...) to arms that are expected at `parents` (arms, dim)."""
 
     def judge(gram: Floats, moment: Floats) -> tuple[float, float]:
-        whole = gram.sum(axis=1) + shrink * np.eye(parents.shape[1])
-        moved = moment.sum(axis=1) + shrink * parents
+        told, shift = gram.sum(axis=1), moment.sum(axis=1)
+        whole = told[:, :-1, :-1] + shrink * np.eye(parents.shape[1])
+        moved = shift[:, :-1] - constant * told[:, :-1, -1] + shrink * parents
         explained = (moved * np.linalg.solve(whole, moved[..., None])[..., 0]).sum() - shrink * (parents**2).sum()
+        explained += constant * (2 * shift[:, -1] - constant * told[:, -1, -1]).sum()
         return -float(np.linalg.slogdet(whole)[1].sum()) / 2, float(explained)
 
     return judge
 
 
 def tuned(gram: Floats, moment: Floats, above: Above, noise: tuple[float, float] | None) -> float:
-    """The shrinkage of members around their parents: the geometric mean of a grid, weighted by evidence.
+    """The shrinkage of members around their parents: the posterior mean of their variance, over a grid of it.
 
     Args:
-        gram: members' Gram matrices (..., dim, dim).
-        moment: members' moments (..., dim).
+        gram: members' Gram matrices (..., dim + 1, dim + 1).
+        moment: members' moments (..., dim + 1).
         above: judges what members tell of their parents: log-determinants and squares explained.
         noise: count and sum of squares of the rewards, the noise being integrated out; None where it is known to be 1.
     """
-    roots, vectors = np.linalg.eigh(gram)
+    roots, vectors = np.linalg.eigh(gram[..., :-1, :-1])
     roots, back = np.maximum(roots, 0.0), vectors.swapaxes(-1, -2)
-    turned = (back @ moment[..., None])[..., 0]
     scores = []
     for shrink in _GRID:
-        held = shrink / (roots + shrink)
-        told = (vectors @ (held * turned)[..., None])[..., 0]
-        logs, explained = above((vectors * (roots * held)[..., None, :]) @ back, told)
-        logs += float(np.log(held).sum()) / 2
-        explained += float((turned**2 / (roots + shrink)).sum())
+        cover = (vectors / (roots + shrink)[..., None, :]) @ back
+        (pull,) = _times(cover, moment[..., :-1])
+        logs, explained = above(*upwards(gram, moment, cover))
+        logs += float(np.log(shrink / (roots + shrink)).sum()) / 2
+        explained += float((pull * moment[..., :-1]).sum())
         if noise is None:
             scores.append(logs + explained / 2)
         else:
             shape, rate = noise_of(*noise, explained)
             scores.append(logs + lgamma(shape) - shape * float(np.log(rate)))
     weights = np.exp(np.asarray(scores) - max(scores))
-    return float(np.exp(weights @ np.log(_GRID) / weights.sum()))
+    return float(weights.sum() / (weights @ (1 / _GRID)))

@@ -19,6 +19,7 @@ from policies.hierarchy import (
     level,
     noise_of,
     tuned,
+    upwards,
 )
 
 _JUDGED = 256
@@ -34,20 +35,21 @@ def next_tuning(seen: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Linear(Bandit):
-    """Bayesian linear regression for related arms; a context carries its own constant 1.
+    """Bayesian linear regression for related arms; a context carries its own 1 where arms' levels differ.
 
-    An arm's coefficients deviate from common ones, Σ_i trait_i B_i, by an amount the data set, so that a new arm
-    starts from what similar ones taught. With `pool` groups the last number of a context is the group's position (a
-    channel's, say; anything else means another group) and each group's coefficients deviate from the arm's.
+    Rewards are a common constant plus x times an arm's coefficients. These deviate from zero, or where arms have traits
+    from Σ_i trait_i B_i, as far as the data say: a new arm starts at the average, or from what similar ones taught.
+    With `pool` groups the last number of a context is the group's position (a channel's, say; anything else means
+    another group) and each group's coefficients deviate from the arm's.
 
     Args:
         prior: precision of the common coefficients before the first observation, in units of the noise's.
-        traits: of every arm, all of one length; start each with 1 for what all arms have in common. Empty means that 1
-            alone.
+        traits: of every arm, all of one length; start each with 1 for what all arms have in common. Empty for none.
         pool: number of groups, 0 for none.
         between: how much arms shrink to the common coefficients, a precision in units of the noise's.
         within: how much groups shrink to their arm, likewise.
-        tune: whether `between` and `within` are set anew by the data whenever these have grown by a quarter.
+        tune: whether the data set `between` and `within` anew whenever they have grown by a quarter; only where arms
+            have traits or groups, since among unlike arms little is learnt from it, and that late.
     """
 
     contextual: ClassVar[bool] = True
@@ -57,7 +59,7 @@ class Linear(Bandit):
     prior: float = field(default=1.0, kw_only=True)
     traits: Mapping[str, tuple[float, ...]] = field(default_factory=dict, kw_only=True)
     pool: int = field(default=0, kw_only=True)
-    between: float = field(default=1.0, kw_only=True)
+    between: float = field(default=2.0, kw_only=True)
     within: float = field(default=4.0, kw_only=True)
     tune: bool = field(default=True, kw_only=True)
 
@@ -81,15 +83,19 @@ class Linear(Bandit):
 
     @cached_property
     def _traits(self) -> Floats:
-        return np.array([self.traits.get(arm, (1.0,)) for arm in self.arms], dtype=np.float64)
+        return np.array([self.traits.get(arm, ()) for arm in self.arms], dtype=np.float64)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Gram, moment, square and count of the arms (and groups), and what arms that left told of the common."""
-        arms, n = len(self.arms), self.features
+        """Gram and moment of the arms (and groups) over (x, 1), squares, counts, and what arms that left told."""
+        arms, n = len(self.arms), self.features + 1
         cells = (arms, self.pool + 1) if self.pool else (arms,)
-        told = self._traits.shape[1] * n
+        told = self._traits.shape[1] * self.features + 1
         own = {"gram": (*cells, n, n), "moment": (*cells, n), "square": (arms,), "count": (arms,)}
         return {**own, "left_gram": (told, told), "left_moment": (told,), "left_noise": (2,)}
+
+    @property
+    def _tunes(self) -> bool:
+        return self.tune and bool(self.traits or self.pool)
 
     def split(self, x: Floats) -> tuple[Floats, Ints]:
         """Contexts (n, dim) as regressors (n, features) and positions of groups (n,)."""
@@ -100,25 +106,30 @@ class Linear(Bandit):
         return x[:, :-1], np.where(known, group, self.pool).astype(np.intp)
 
     def absorb(self, batch: Batch, into: dict[str, Floats]) -> None:
-        """Adds x xᵀ, r x, r² and 1 of each observation, weighted."""
-        x, group = self.split(batch.x)
-        gram = into["gram"].reshape(-1, self.features, self.features)
-        moment = into["moment"].reshape(-1, self.features)
+        """Adds x xᵀ, r x (x with a 1 appended), r² and 1 of each observation, weighted."""
+        x, cell = self.cells(batch)
+        gram, moment = into["gram"].reshape(-1, x.shape[1], x.shape[1]), into["moment"].reshape(-1, x.shape[1])
         weighted = batch.weight * batch.reward
-        for cell, rows in batch.cells(batch.arm * (self.pool + 1) + group if self.pool else batch.arm):
-            gram[cell] += x[rows].T @ (x[rows] * batch.weight[rows, None])
-            moment[cell] += weighted[rows] @ x[rows]
+        for at, rows in batch.cells(cell):
+            gram[at] += x[rows].T @ (x[rows] * batch.weight[rows, None])
+            moment[at] += weighted[rows] @ x[rows]
         np.add.at(into["square"], batch.arm, weighted * batch.reward)
         np.add.at(into["count"], batch.arm, batch.weight)
+
+    def cells(self, batch: Batch) -> tuple[Floats, Ints]:
+        """Regressors with a 1 appended (n, features + 1), and where each row's statistics are, arms by groups."""
+        x, group = self.split(batch.x)
+        cell = batch.arm * (self.pool + 1) + group if self.pool else batch.arm
+        return np.column_stack([x, np.ones(cell.size)]), cell
 
     def learn(self, batch: Batch) -> Self:
         """Learns in pieces that end where tuning is due, so that it does not matter how batches are cut."""
         policy, start = self, 0
         while start < batch.arm.size:
-            due = next_tuning(policy.seen) - policy.seen if self.tune else batch.arm.size
+            due = next_tuning(policy.seen) - policy.seen if self._tunes else batch.arm.size
             policy = policy._learn_piece(batch.rows(slice(start, start + due)))
             start += due
-            if self.tune and start <= batch.arm.size:
+            if self._tunes and start <= batch.arm.size:
                 policy = policy._tuned()  # noqa: SLF001 - this very class
         return policy
 
@@ -132,18 +143,22 @@ class Linear(Bandit):
         return after
 
     def _tuned(self) -> Self:
-        count, square = self._moments_of_rewards()
-        noise = None if self.noise_known else (count, square)
+        noise = None if self.noise_known else self._moments_of_rewards()
         most = np.sort(np.argsort(-self.statistics["count"], kind="stable")[:_JUDGED])
         gram, moment = self.statistics["gram"][most], self.statistics["moment"][most]
-        precision = self.prior * np.eye(self.statistics["left_moment"].size) + self.statistics["left_gram"]
         within = self.within
         if self.pool:
-            parents = self._traits[most] @ self.posterior.common.reshape(-1, self.features)
-            within = tuned(gram, moment, below_arms(self.between, parents), noise)
-            gram, moment = (told.sum(axis=1) for told in level(gram, moment, within).upwards())
+            common = self.posterior.common
+            above = below_arms(self.between, self._parents(common)[most], float(common[-1]))
+            within = tuned(gram, moment, above, noise)
+            gram, moment = _summed(gram, moment, level(gram, moment, within))
+        precision = self.prior * np.eye(self.statistics["left_moment"].size) + self.statistics["left_gram"]
         above = below_common(self._traits[most], precision, self.statistics["left_moment"])
         return replace(self, between=tuned(gram, moment, above, noise), within=within)
+
+    def _parents(self, common: Floats) -> Floats:
+        """Where common coefficients (q features + 1,) expect those of the arms (arms, features)."""
+        return self._traits @ common[:-1].reshape(self._traits.shape[1], self.features)
 
     def _moments_of_rewards(self) -> tuple[float, float]:
         left = self.statistics["left_noise"]
@@ -157,20 +172,21 @@ class Linear(Bandit):
         groups = level(gram, moment, self.within) if self.pool else None
         explained = 0.0
         if groups is not None:
-            explained += float((groups.pull * moment).sum())
-            gram, moment = (told.sum(axis=1) for told in groups.upwards())
+            explained += float((groups.pull * moment[..., :-1]).sum())
+            gram, moment = _summed(gram, moment, groups)
         arms = self._arms(gram, moment)
-        precision, shift = gathered(*arms.upwards(), self._traits)
-        precision = precision + self.statistics["left_gram"] + self.prior * np.eye(shift.size)
-        shift = shift + self.statistics["left_moment"]
+        precision, shift = gathered(*upwards(gram, moment, arms.cover), self._traits)
+        precision += self.statistics["left_gram"] + self.prior * np.eye(shift.size)
+        shift += self.statistics["left_moment"]
         common_cover = np.asarray(np.linalg.inv(precision), np.float64)
         common = common_cover @ shift
-        explained += float((arms.pull * moment).sum() + common @ shift)
-        mean = arms.around(self._traits @ common.reshape(-1, self.features))
-        group_cover = None
+        explained += float((arms.pull * moment[:, :-1]).sum() + common @ shift)
+        mean = arms.around(self._parents(common), common[-1])
+        cover = tilt = None
         if groups is not None:
-            mean = groups.around(mean[:, None, :]).swapaxes(0, 1)
-            group_cover = np.ascontiguousarray(groups.cover.swapaxes(0, 1), np.float32)
+            mean = groups.around(mean[:, None, :], common[-1]).swapaxes(0, 1)
+            cover = np.ascontiguousarray(groups.cover.swapaxes(0, 1), np.float32)
+            tilt = np.ascontiguousarray(groups.tilt.swapaxes(0, 1), np.float32)
         return Posterior(
             arms=arms,
             common=common,
@@ -178,7 +194,9 @@ class Linear(Bandit):
             noise=noise_of(*self._moments_of_rewards(), explained),
             mean=np.ascontiguousarray(mean, np.float32),
             arm_cover=arms.cover.astype(np.float32),
-            group_cover=group_cover,
+            arm_tilt=arms.tilt.astype(np.float32),
+            group_cover=cover,
+            group_tilt=tilt,
         )
 
     def _arms(self, gram: Floats, moment: Floats) -> Level:
@@ -188,32 +206,37 @@ class Linear(Bandit):
             return level(gram, moment, self.between)
         changed = sorted(stale)
         anew = level(gram[changed], moment[changed], self.between)
-        cover, pull = known.arms.cover.copy(), known.arms.pull.copy()
-        cover[changed], pull[changed] = anew.cover, anew.pull
-        return Level(self.between, cover, pull)
+        cover, pull, tilt = known.arms.cover.copy(), known.arms.pull.copy(), known.arms.tilt.copy()
+        cover[changed], pull[changed], tilt[changed] = anew.cover, anew.pull, anew.tilt
+        return Level(self.between, cover, pull, tilt)
 
     def predict(self, x: Floats, among: Among) -> Prediction:
-        """Expected rewards of the arms in `among` at context x (dim,)."""
+        """Expected rewards of the arms in `among` at context x (dim,), less the common constant."""
         known, n = self.posterior, self.features
-        if known.group_cover is None:
+        if known.group_cover is None or known.group_tilt is None:
             lean = x.astype(np.float32)
             mean = known.mean[among] @ lean
             towards = (known.arm_cover[among].reshape(-1, n) @ lean).reshape(-1, n)
             own = towards @ lean
+            constant = 1 - known.arm_tilt[among] @ lean
         else:
             regressors, group = self.split(x[None])
             lean = regressors[0].astype(np.float32)
             mean = known.mean[group[0]][among] @ lean
             reached = (known.group_cover[group[0]][among].reshape(-1, n) @ lean).reshape(-1, n)
             own = reached @ lean
+            constant = 1 - known.group_tilt[group[0]][among] @ lean
             reached *= np.float32(self.within)
             towards = (known.arm_cover[among] @ reached[:, :, None])[:, :, 0]
             own += (towards * reached).sum(axis=1)
-        towards *= np.float32(self.between)
-        if self._traits.shape[1] > 1:
+            constant -= (known.arm_tilt[among] * reached).sum(axis=1)
+        loading = constant[:, None]
+        if self.traits:
             traits = self._traits[among].astype(np.float32)
-            towards = (traits[:, :, None] * towards[:, None, :]).reshape(traits.shape[0], -1)
-        return Prediction(mean, np.maximum(own, 0), towards)
+            towards *= np.float32(self.between)
+            shared = (traits[:, :, None] * towards[:, None, :]).reshape(traits.shape[0], -1)
+            loading = np.concatenate([shared, loading], axis=1)
+        return Prediction(mean, np.maximum(own, 0), loading)
 
     def with_arms(self, arms: tuple[str, ...], traits: Mapping[str, tuple[float, ...]] | None = None) -> Self:
         """As in `Bandit.with_arms`; what leaving arms told of the common coefficients stays."""
@@ -227,12 +250,18 @@ class Linear(Bandit):
             square = self.statistics["square"][gone].sum()
             if self.pool:
                 groups = level(gram, moment, self.within)
-                square -= (groups.pull * moment).sum()
-                gram, moment = (told.sum(axis=1) for told in groups.upwards())
+                square -= (groups.pull * moment[..., :-1]).sum()
+                gram, moment = _summed(gram, moment, groups)
             leaving = level(gram, moment, self.between)
-            square -= (leaving.pull * moment).sum()
-            told, shift = gathered(*leaving.upwards(), self._traits[gone])
+            square -= (leaving.pull * moment[:, :-1]).sum()
+            told, shift = gathered(*upwards(gram, moment, leaving.cover), self._traits[gone])
             moved["left_gram"] = moved["left_gram"] + told
             moved["left_moment"] = moved["left_moment"] + shift
             moved["left_noise"] = moved["left_noise"] + [self.statistics["count"][gone].sum(), square]
         return replace(after, statistics=moved)
+
+
+def _summed(gram: Floats, moment: Floats, groups: Level) -> tuple[Floats, Floats]:
+    """What groups (arms, groups, ...) tell of their arms, (arms, ...)."""
+    told, shift = upwards(gram, moment, groups.cover)
+    return told.sum(axis=1), shift.sum(axis=1)

@@ -23,10 +23,14 @@ class Drawing(Linear):
     number instead of a coefficient vector, and the draws of the common coefficients are one small pool.
 
     Args:
-        scale: factor on the posterior's spread; 1 is Thompson sampling proper, less explores less.
+        scale: factor on the posterior's spread (Chapelle and Li 2011, section 4, 'posterior reshaping'); 1 is Thompson
+            sampling proper, less explores less.
+        optimistic: whether a draw below an arm's mean counts as the mean (May, Korda, Lee and Leslie 2012, algorithm
+            1, optimistic Bayesian sampling), so that uncertainty only ever speaks for an arm.
     """
 
-    scale: float = field(default=1.0, kw_only=True)
+    scale: float = field(default=0.5, kw_only=True)
+    optimistic: bool = field(default=True, kw_only=True)
 
     @cached_property
     def _noises(self) -> Pool:
@@ -55,8 +59,10 @@ class Drawing(Linear):
         if not self._own_draws or self._own_draws[-1].shape[1] < columns:
             self._own_draws[:] = [normal_pool(self.seed, self.seen, columns) * self._noises]
         scores = self._own_draws[-1][:, :columns] * np.sqrt(at.own)
-        scores += at.mean
         scores += (at.loading @ self._common_draws).T
+        if self.optimistic:
+            np.maximum(scores, 0, out=scores)
+        scores += at.mean
         return count_best(scores)
 
 

@@ -48,13 +48,12 @@ class LogisticThompson(Drawing):
 
     def absorb(self, batch: Batch, into: dict[str, Floats]) -> None:
         """Adds each observation's curvature and shift, one after the other."""
-        contexts, group = self.split(batch.x)
-        ridge = np.eye(self.features)
-        gram = into["gram"].reshape(-1, *ridge.shape)
-        moment = into["moment"].reshape(-1, self.features)
-        for cell, rows in batch.cells(batch.arm * (self.pool + 1) + group if self.pool else batch.arm):
-            cover = np.linalg.inv(gram[cell] + ridge)
-            mode = cover @ moment[cell]
+        contexts, cell = self.cells(batch)
+        ridge = np.eye(contexts.shape[1])
+        gram, moment = into["gram"].reshape(-1, *ridge.shape), into["moment"].reshape(-1, contexts.shape[1])
+        for at, rows in batch.cells(cell):
+            cover = np.linalg.inv(gram[at] + ridge)
+            mode = cover @ moment[at]
             curvature, shift = np.empty(rows.size), np.empty(rows.size)
             for i, row in enumerate(rows):
                 x, weight = contexts[row], float(batch.weight[row])
@@ -68,6 +67,6 @@ class LogisticThompson(Drawing):
                 mode += along * step
                 cover -= np.outer(along * (bent / (1 + bent * variance)), along)
             x = contexts[rows]
-            gram[cell] += x.T @ (x * curvature[:, None])
-            moment[cell] += shift @ x
+            gram[at] += x.T @ (x * curvature[:, None])
+            moment[at] += shift @ x
         np.add.at(into["count"], batch.arm, batch.weight)

@@ -14,15 +14,16 @@ TRAITS = {"a": (1.0, 0.0), "b": (1.0, 1.0), "c": (1.0, 0.5), "d": (1.0, 2.0)}
 
 def dense(policy: Any, x: np.ndarray, arm: np.ndarray, reward: np.ndarray) -> Any:
     """Design row of (arm, context), posterior mean and covariance of [common, arms, groups], by unit noise."""
-    n, q = policy.features, len(next(iter(policy.traits.values()), (1.0,)))
+    n, q = policy.features, len(next(iter(policy.traits.values()), ()))
     groups = policy.pool + 1 if policy.pool else 0
-    precisions = [policy.prior] * (q * n) + [policy.between] * (3 * n) + [policy.within] * (3 * groups * n)
+    precisions = [policy.prior] * (q * n + 1) + [policy.between] * (3 * n) + [policy.within] * (3 * groups * n)
 
     def row(k: int, context: np.ndarray) -> np.ndarray:
-        own, trait = np.eye(3)[k], np.array(policy.traits.get(ARMS[k], (1.0,)))
+        own, trait = np.eye(3)[k], np.array(policy.traits.get(ARMS[k], ()))
         regressors, group = policy.split(context[None])
         cell = np.kron(own, np.eye(groups)[group[0]]) if groups else np.empty(0)
-        return np.kron(np.concatenate([trait, own, cell]), regressors[0])
+        coefficients = np.kron(np.concatenate([trait, own, cell]), regressors[0])
+        return np.insert(coefficients, q * n, 1.0)
 
     design = np.array([row(k, c) for k, c in zip(arm, x, strict=True)])
     cover = np.linalg.inv(design.T @ design + np.diag(precisions))
@@ -45,7 +46,7 @@ def test_levels_equal_one_dense_regression(traits: dict[str, tuple[float, ...]],
         at = np.array([0.3, -0.8, group if pool else 0.7])
         rewards = policy.predict(at, slice(None))
         rows = np.array([row(k, at) for k in range(3)])
-        assert rewards.mean == pytest.approx(rows @ mean, abs=1e-5)
+        assert rewards.mean + policy.posterior.common[-1] == pytest.approx(rows @ mean, abs=1e-5)
         joint = rewards.loading @ policy.posterior.common_cover @ rewards.loading.T + np.diag(rewards.own)
         if not pool:
             assert joint == pytest.approx(rows @ cover @ rows.T, abs=1e-5)
@@ -57,20 +58,24 @@ def test_levels_equal_one_dense_regression(traits: dict[str, tuple[float, ...]],
 
 def test_a_new_arm_starts_from_what_similar_ones_taught() -> None:
     random = np.random.default_rng(5)
-    x, arm = random.normal(size=(900, 2)), random.integers(0, 3, 900)
-    slope = np.array([TRAITS[ARMS[k]][1] for k in arm])
-    reward = 0.5 * slope * x[:, 0] + 0.1 * random.normal(size=900)
-    policy = LinearThompson(ARMS, 2, traits=TRAITS, between=50.0).update(x, arm, reward, np.ones(900))
-    widened = with_arms(policy, (*ARMS, "d"))
-    expected = widened.predict(np.array([1.0, 0.0]), slice(None)).mean
-    assert expected == pytest.approx([0.0, 0.5, 0.25, 1.0], abs=0.25)
-    assert widened.probabilities(np.array([1.0, 0.0])).argmax() == 3
+    arms = tuple("abcdefghij")
+    traits = {arm: (1.0, 0.2 * k) for k, arm in enumerate(arms)} | {"new": (1.0, 3.0)}
+    x, arm = np.column_stack([np.ones(4000), random.normal(size=4000)]), random.integers(0, 10, 4000)
+    reward = 0.3 + 0.2 * 0.2 * arm * x[:, 1] + 0.2 * random.normal(size=4000)
+    policy = LinearThompson(arms, 2, traits=traits).update(x, arm, reward, np.ones(4000))
+    widened = with_arms(policy, (*arms, "new"))
+    at = np.array([1.0, 1.0])
+    expected = widened.predict(at, slice(None)).mean + widened.posterior.common[-1]
+    assert expected == pytest.approx([0.3 + 0.04 * k for k in range(10)] + [0.9], abs=0.1)
+    assert widened.probabilities(at).argmax() == 10
 
 
 def test_what_leaving_arms_taught_of_the_common_stays() -> None:
     random = np.random.default_rng(6)
     x, arm = random.normal(size=(300, 2)), random.integers(0, 3, 300)
-    policy = LinearThompson(ARMS, 2, pool=0, tune=False).update(x, arm, x[:, 0] + 0.1 * arm, np.ones(300))
+    policy = LinearThompson(ARMS, 2, traits=dict.fromkeys((*ARMS, "z"), (1.0,)), tune=False).update(
+        x, arm, x[:, 0] + 0.1 * arm, np.ones(300)
+    )
     alone = with_arms(policy, ("z",))
     assert alone.predict(np.array([1.0, 0.0]), slice(None)).mean == pytest.approx(policy.posterior.common[:1], abs=1e-5)
     assert alone.posterior.noise == pytest.approx(policy.posterior.noise)
@@ -96,8 +101,8 @@ def test_shrinkage_follows_how_much_channels_differ(spread: float) -> None:
 def test_tuning_does_not_depend_on_how_batches_are_cut() -> None:
     random = np.random.default_rng(8)
     batch = random.normal(size=(200, 3)), random.integers(0, 3, 200), random.random(200), np.full(200, 0.3)
-    whole = LinearThompson(ARMS, 3).update(*batch)
-    parts = LinearThompson(ARMS, 3)
+    whole = LinearThompson(ARMS, 3, traits=TRAITS).update(*batch)
+    parts = LinearThompson(ARMS, 3, traits=TRAITS)
     for part in np.array_split(np.arange(200), 23):
         parts = parts.update(*(column[part] for column in batch))
     assert parts.between == pytest.approx(whole.between, rel=1e-9)
