@@ -4,12 +4,11 @@ import time
 
 import msgspec
 import structlog
-from litestar.handlers import ASGIRouteHandler
 
 from engine.errors import StoreUnavailable
 from engine.journal.records import EventRecord
 from engine.service.auth import Guard
-from engine.service.http import Call, Reply, endpoint
+from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.killswitch import Pause
 from engine.service.problems import Refusal, undecodable
 from engine.service.worker import Worker, new_id
@@ -36,7 +35,7 @@ class SwitchAnswer(msgspec.Struct, frozen=True):
     status: str
 
 
-def admin_routes(worker: Worker, guard: Guard, limit: int) -> list[ASGIRouteHandler]:
+def admin_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
     """`/v1/experiments/{key}/pause` and `/resume`; a placement's selection may be paused too and shows its fallback."""
 
     async def pause(call: Call) -> Reply:

@@ -11,6 +11,7 @@ from engine.service.admin import admin_routes
 from engine.service.auth import keys_of
 from engine.service.health import health_routes
 from engine.service.http import PROBLEM, endpoint, request_id_of
+from engine.service.ofrep import ofrep_routes
 from engine.service.problems import Refusal
 from engine.service.worker import Worker
 from engine.settings import Settings
@@ -38,6 +39,7 @@ def create_app(settings: Settings) -> Litestar:
             endpoint("/v1/decide", {"POST": worker.decide}, limit=limit, guard=client),
             endpoint("/v1/exposures", {"POST": worker.expose}, limit=limit, guard=client),
             endpoint("/v1/events", {"POST": worker.events}, limit=limit, guard=client),
+            *ofrep_routes(worker, client, limit),
             *admin_routes(worker, admin, limit),
             *health_routes(worker),
         ],

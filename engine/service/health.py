@@ -1,10 +1,9 @@
 """Live, ready, and what Prometheus reads."""
 
 import msgspec
-from litestar.handlers import ASGIRouteHandler
 
 from engine.errors import StoreUnavailable
-from engine.service.http import Call, Reply, endpoint
+from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.worker import Worker
 
 SNAPSHOT_SECONDS = 30.0
@@ -25,7 +24,7 @@ class Readiness(msgspec.Struct, frozen=True):
     why: list[str]
 
 
-def health_routes(worker: Worker) -> list[ASGIRouteHandler]:
+def health_routes(worker: Worker) -> list[Route]:
     """`/healthz`, `/readyz` and `/metrics` of a worker."""
 
     async def live(_: Call) -> Reply:

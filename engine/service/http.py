@@ -3,10 +3,12 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from typing import cast
 
 import structlog
-from litestar.handlers import ASGIRouteHandler, asgi
-from litestar.types import HTTPScope, Receive, Send
+from litestar.enums import HttpMethod
+from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler, asgi, route
+from litestar.types import ASGIApp, HTTPScope, Receive, Send
 
 from engine.errors import BadInput
 from engine.service.auth import ANYONE, Caller, Guard, RawHeaders
@@ -15,6 +17,7 @@ from engine.service.problems import Refusal, bad_field
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 BODY_SECONDS = 10.0
+METHODS = [HttpMethod.GET, HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE]
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -51,9 +54,10 @@ class Reply:
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
+Route = ASGIRouteHandler | HTTPRouteHandler
 
 
-def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int, guard: Guard | None = None) -> ASGIRouteHandler:
+def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int, guard: Guard | None = None) -> Route:
     """A Litestar route for `path`: one handler per method, bodies of at most `limit` bytes, errors as problem+json.
 
     `guard` tells who asks, before the body is read; without one anyone may.
@@ -90,7 +94,14 @@ def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int, guard: G
         await send({"type": "http.response.start", "status": reply.status, "headers": sent})
         await send({"type": "http.response.body", "body": reply.body, "more_body": False})
 
-    return asgi(path, copy_scope=False)(answer)
+    if "{" not in path:
+        return asgi(path, copy_scope=False)(answer)
+
+    # Litestar 2.25 has no path parameters for ASGI routes (KeyError), so the route hands over to one.
+    async def hand_over() -> ASGIApp:
+        return cast("ASGIApp", answer)
+
+    return route(path, http_method=METHODS)(hand_over)
 
 
 def request_id_of(headers: RawHeaders) -> bytes:
