@@ -14,6 +14,7 @@ from engine.errors import StoreUnavailable
 from engine.journal import snapshots, stream
 from engine.journal.records import AnyRecord, decode
 from engine.journal.snapshots import Header, aligned, store_errors
+from engine.learn.breaker import Breaker, Trip, guards_of, trip_record
 from engine.learn.combine import MARK, combine
 from engine.learn.early import Early
 from engine.learn.join import Join, ids_and_customers, time_of
@@ -88,6 +89,7 @@ class Learner:
         self._reader: stream.Reader | None = None
         self._plan: Plan | None = None
         self._rules = NO_RULES
+        self._breaker = Breaker(self._state.db, {})
         self._told: dict[str, int] = {}
         self._next_publish = 0.0
         self._tidied = 0.0
@@ -122,6 +124,7 @@ class Learner:
             published = self._publish(force=not deliveries)
             if self._owned is not None:
                 combine(self._client, self._rules)
+            self._tell_trips()
             shipped = self._outbox.ship(self._client)
             if time.monotonic() - self._tidied > _TIDY:
                 self._outbox.drop_collected(self._client)
@@ -164,6 +167,7 @@ class Learner:
     def _adopt(self, plan: Plan) -> None:
         self._plan = plan
         self._rules = rules_of(plan)
+        self._breaker = Breaker(self._state.db, guards_of(plan), len(self._mine()) / self._partitions)
         self._learnt = self._learnt | fitted(self._learnt, self._rules)
         with self._state.transaction():
             self._state.put_policies(self._learnt)
@@ -195,15 +199,17 @@ class Learner:
             ids, customers = ids_and_customers(every, self._rules)
             customers |= early.load(ids, every)
             board.load(ids, customers)
-            clocks = {}
+            clocks, trips = {}, list[Trip]()
             for partition, of_partition in sorted(records.items()):
                 clock = self._clocks.get(partition, 0.0)
                 clocks[partition] = max(clock, until, *map(time_of, of_partition))
                 join.run(partition, of_partition, clock, clocks[partition])
+                trips += self._breaker.take(partition, of_partition, clocks[partition])
             changed, unlearnt = teach(join.lessons, self._rules, self._learnt)
             board.write()
             early.write()
             self._outbox.put(join.log)
+            self._outbox.put((0, trip_record(trip)) for trip in trips)
             self._state.put_clocks(clocks)
             self._state.put_policies(changed)
             self._state.put_aside(join.aside + unlearnt + unreadable)
@@ -228,6 +234,16 @@ class Learner:
             published = True
         self._next_publish = begun + max(INTERVAL, 5 * (time.monotonic() - begun))
         return published
+
+    def _tell_trips(self) -> None:
+        told = self._state.told_trips()
+        for selection in set(told).difference(snapshots.tripped(self._client)) if told else ():
+            self._state.forget_trip(selection)
+            _log.info("circuit breaker closed by hand", selection=selection)
+        for selection, reason in self._state.untold_trips():
+            snapshots.trip(self._client, selection, reason)
+            self._state.told_trip(selection)
+            _log.error("circuit breaker open: the fallback is shown", selection=selection, reason=reason)
 
     def _mine(self) -> Collection[int]:
         return range(self._partitions) if self._owned is None else self._owned

@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.catalog.conditions import compile_condition
 from engine.catalog.plan import Matches, Plan, Selection
+from engine.catalog.spec import MetricSpec
 from engine.journal.records import EventRecord
 from engine.journal.snapshots import bandit, meaning_of
 
@@ -51,20 +52,12 @@ class Rule:
         Raises:
             ValueError: if it is no finite number, or none that the policy can learn from.
         """
-        metric = self.selection.reward.metric
-        if metric.kind in _COUNTED:
-            return 1.0
-        name = metric.value or "revenue"
-        value = event.revenue if name == "revenue" else properties.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"wrong type: {name} of {event.event!r} is {value!r}, not a number")  # noqa: TRY004
-        if not math.isfinite(value):
-            raise ValueError(f"not finite: {name} of {event.event!r} is {value}")
+        value = amount_of(self.selection.reward.metric, event, properties)
         try:
-            self._holds(np.array([float(value)]))
+            self._holds(np.array([value]))
         except ValueError as error:
             raise ValueError(f"out of range: {error}") from error
-        return float(value)
+        return value
 
 
 @dataclass(frozen=True)
@@ -88,6 +81,23 @@ def rules_of(plan: Plan) -> Rules:
     """The rules of every selection that has a policy."""
     of = {key: _rule(selection) for key, selection in plan.policies.items()}
     return Rules(of, frozenset(rule.event for rule in of.values()), max((r.window for r in of.values()), default=0.0))
+
+
+def amount_of(metric: MetricSpec, event: EventRecord, properties: Properties) -> float:
+    """What an event adds to a metric: 1 where events are counted, else the number that it carries.
+
+    Raises:
+        ValueError: if it carries no finite number.
+    """
+    if metric.kind in _COUNTED:
+        return 1.0
+    name = metric.value or "revenue"
+    value = event.revenue if name == "revenue" else properties.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"wrong type: {name} of {event.event!r} is {value!r}, not a number")  # noqa: TRY004
+    if not math.isfinite(value):
+        raise ValueError(f"not finite: {name} of {event.event!r} is {value}")
+    return float(value)
 
 
 def properties_of(event: EventRecord) -> Properties:

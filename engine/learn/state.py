@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from engine.journal.stream import Progress
+from engine.learn.breaker import GRACE
 from engine.learn.teach import Learnt
 from policies import dump, load
 
@@ -67,8 +68,10 @@ class State:
         """When the first `limit` things are due that only time changes."""
         rows = self.db.execute(
             "SELECT due FROM (SELECT due FROM pending WHERE partition = :p AND due <= :until UNION ALL "
-            "SELECT due FROM early WHERE partition = :p AND due <= :until) ORDER BY due LIMIT :limit",
-            {"p": partition, "until": until, "limit": limit},
+            "SELECT due FROM early WHERE partition = :p AND due <= :until UNION ALL "
+            "SELECT ended + :grace FROM guarded WHERE NOT known AND partition = :p AND ended <= :until - :grace) "
+            "ORDER BY due LIMIT :limit",
+            {"p": partition, "until": until, "limit": limit, "grace": GRACE},
         )
         return [due for (due,) in rows]
 
@@ -102,6 +105,22 @@ class State:
     def aside(self) -> dict[str, int]:
         """How much was kept aside, by reason."""
         return dict(self.db.execute("SELECT reason, count FROM aside ORDER BY reason"))
+
+    def untold_trips(self) -> list[tuple[str, str]]:
+        """Selections with the reason for which they tripped, that nobody was told of."""
+        return list(self.db.execute("SELECT selection, reason FROM trips WHERE NOT told"))
+
+    def told_trip(self, selection: str) -> None:
+        """It was told."""
+        self.db.execute("UPDATE trips SET told = 1 WHERE selection = ?", [selection])
+
+    def told_trips(self) -> list[str]:
+        """Selections that tripped and of which everybody was told."""
+        return [selection for (selection,) in self.db.execute("SELECT selection FROM trips WHERE told")]
+
+    def forget_trip(self, selection: str) -> None:
+        """Somebody closed the breaker again: a new test begins."""
+        self.db.execute("DELETE FROM trips WHERE selection = ?", [selection])
 
     def _meta(self, name: str) -> bytes:
         found = self.db.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()

@@ -57,3 +57,26 @@ CREATE TABLE IF NOT EXISTS outbox (
 CREATE TABLE IF NOT EXISTS aside (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS clocks (partition INTEGER PRIMARY KEY, time REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+
+-- The circuit breaker: one row per customer in a guarded experiment, the evidence so far, and what it led to.
+CREATE TABLE IF NOT EXISTS guarded (
+  experiment TEXT NOT NULL,
+  metric TEXT NOT NULL,
+  customer TEXT NOT NULL,
+  variant TEXT NOT NULL,
+  partition INTEGER NOT NULL,
+  begun REAL NOT NULL,
+  ended REAL NOT NULL,
+  value REAL NOT NULL,
+  known INTEGER NOT NULL,
+  PRIMARY KEY (experiment, metric, customer)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS guarded_ended ON guarded (partition, ended) WHERE NOT known;
+CREATE TABLE IF NOT EXISTS evidence (
+  experiment TEXT NOT NULL,
+  metric TEXT NOT NULL,
+  variant TEXT NOT NULL,
+  evidence BLOB NOT NULL,
+  PRIMARY KEY (experiment, metric, variant)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS trips (selection TEXT PRIMARY KEY, reason TEXT NOT NULL, told INTEGER NOT NULL) WITHOUT ROWID;

@@ -1,0 +1,224 @@
+"""The circuit breaker: a variant whose guardrail got worse than its margin sends its placement back to the fallback.
+
+Every customer who was assigned by chance counts once, in the experiment's first variant (the control) or another one,
+by what the guardrail's events add up to within an hour of the first decision: long enough for acute harm.
+"""
+
+import math
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from engine.catalog.conditions import compile_condition
+from engine.catalog.plan import Experiment, Matches, Plan
+from engine.catalog.spec import MetricSpec, seconds
+from engine.journal.records import AnyRecord, DecisionRecord, EventRecord
+from engine.learn.evidence import Amounts, Evidence, Shares
+from engine.learn.rules import MERGE, Properties, amount_of, properties_of
+
+EVENT = "$breaker"  # the name in the log, of nobody in particular
+HOUR = 3600.0
+GRACE = 60.0  # how long an outcome is waited for beyond its end
+AMOUNTS = frozenset({"mean", "revenue", "ratio", "quantile"})
+_decoder = msgspec.json.Decoder(Evidence)
+
+
+class Trip(NamedTuple):
+    """A selection to be closed, why, and where that came from."""
+
+    selection: str
+    reason: str
+    experiment: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One guardrail of one experiment."""
+
+    experiment: str
+    metric: MetricSpec
+    control: str
+    closes: Mapping[str, tuple[str, ...]]
+    """By variant other than the control: the selections that it shows offers by."""
+    window: float
+    level: float
+    matches: Matches | None
+
+    def fresh(self) -> Evidence:
+        """No evidence yet."""
+        kind = Amounts if self.metric.kind in AMOUNTS else Shares
+        return kind(self.metric.margin or 0.0, self.metric.direction == "up")
+
+
+def guards_of(plan: Plan) -> dict[str, list[Guard]]:
+    """The guardrails of a plan by experiment: of those that choose a placement's offers, by customer."""
+    found = {key: _guards(plan, one) for key, one in plan.experiments.items() if one.spec.unit == "customer"}
+    return {key: guards for key, guards in found.items() if guards}
+
+
+def _guards(plan: Plan, experiment: Experiment) -> list[Guard]:
+    spec = experiment.spec
+    keys = spec.metrics.guardrails if spec.metrics else []
+    if not keys or spec.placement is None:
+        return []
+    shown = tuple(
+        dict.fromkeys(
+            selection.key for (_, placement), selection in plan.selections.items() if placement == spec.placement
+        )
+    )
+    closes = {
+        variant.key: shown if own is None else (own.key,)
+        for variant, own in zip(spec.variants[1:], experiment.selections[1:], strict=True)
+    }
+    tests = len(keys) * len(closes)
+    return [
+        Guard(
+            experiment=experiment.key,
+            metric=metric,
+            control=spec.variants[0].key,
+            closes=closes,
+            window=min(seconds(metric.window), HOUR) if metric.window else HOUR,
+            level=spec.analysis.alpha / tests,
+            matches=compile_condition(metric.filter) if metric.filter else None,
+        )
+        for metric in (plan.metrics[key] for key in keys)
+    ]
+
+
+class Breaker:
+    """Counts the customers of guarded experiments in the learner's file; all verbs within its transaction."""
+
+    def __init__(self, db: sqlite3.Connection, guards: Mapping[str, Sequence[Guard]], share: float = 1.0) -> None:
+        """`share` of the level is this learner's, where several count customers of their own."""
+        self._db = db
+        self._share = share
+        self._guards = guards
+        self._by_event: dict[str, list[Guard]] = {}
+        for of_experiment in guards.values():
+            for guard in of_experiment:
+                self._by_event.setdefault(guard.metric.event, []).append(guard)
+
+    def take(self, partition: int, records: Iterable[AnyRecord], until: float) -> list[Trip]:
+        """Count a partition's records, and what is known by its clock `until`; the trips that follow."""
+        if not self._guards:
+            return []
+        for record in records:
+            if isinstance(record, DecisionRecord):
+                self._enter(record, partition)
+            elif isinstance(record, EventRecord) and (record.event in self._by_event or record.event == MERGE):
+                self._count(record)
+        return self._judge(partition, until)
+
+    def _enter(self, record: DecisionRecord, partition: int) -> None:
+        for row in record.rows:
+            if row.kind != "experiment" or row.reason != "assigned" or row.variant is None:
+                continue
+            for guard in self._guards.get(row.key, ()):
+                self._db.execute(
+                    "INSERT OR IGNORE INTO guarded VALUES (?, ?, ?, ?, ?, ?, ?, 0.0, 0)",
+                    (
+                        row.key,
+                        guard.metric.key,
+                        record.customer,
+                        row.variant,
+                        partition,
+                        record.time,
+                        record.time + guard.window,
+                    ),
+                )
+
+    def _count(self, event: EventRecord) -> None:
+        try:
+            properties = properties_of(event)
+            if event.event == MERGE:
+                self._rename(str(properties.get("from")), str(properties.get("into")))
+                return
+            for guard in self._by_event[event.event]:
+                if guard.matches is None or guard.matches(properties):
+                    self._add(guard, event, properties)
+        except ValueError:  # the learner keeps it aside, if it is a reward too; no guardrail counts it
+            return
+
+    def _add(self, guard: Guard, event: EventRecord, properties: Properties) -> None:
+        self._db.execute(
+            "UPDATE guarded SET value = value + ? "
+            "WHERE experiment = ? AND metric = ? AND customer = ? AND NOT known AND ? BETWEEN begun AND ended",
+            (
+                amount_of(guard.metric, event, properties),
+                guard.experiment,
+                guard.metric.key,
+                event.customer,
+                event.time,
+            ),
+        )
+
+    def _rename(self, before: str, after: str) -> None:
+        for guards in self._guards.values():
+            self._db.executemany(
+                "UPDATE OR IGNORE guarded SET customer = ? WHERE experiment = ? AND metric = ? AND customer = ?",
+                [(after, guard.experiment, guard.metric.key, before) for guard in guards],
+            )
+
+    def _judge(self, partition: int, until: float) -> list[Trip]:
+        trips: list[Trip] = []
+        ripe = self._db.execute(
+            "SELECT experiment, metric, variant, value, customer FROM guarded "
+            "WHERE NOT known AND partition = ? AND ended <= ? ORDER BY ended, customer",
+            (partition, until - GRACE),
+        ).fetchall()
+        if not ripe:
+            return []
+        self._db.executemany(
+            "UPDATE guarded SET known = 1 WHERE experiment = ? AND metric = ? AND customer = ?",
+            [(experiment, metric, customer) for experiment, metric, _, _, customer in ripe],
+        )
+        for guards in self._guards.values():
+            for guard in guards:
+                mine = [
+                    (variant, value)
+                    for experiment, metric, variant, value, _ in ripe
+                    if experiment == guard.experiment and metric == guard.metric.key
+                ]
+                if mine:
+                    trips += self._weigh(guard, mine, until)
+        return trips
+
+    def _weigh(self, guard: Guard, ripe: Sequence[tuple[str, float]], at: float) -> list[Trip]:
+        trips: list[Trip] = []
+        tripped = {selection for (selection,) in self._db.execute("SELECT selection FROM trips")}
+        for variant, selections in guard.closes.items():
+            if tripped.issuperset(selections):  # its customers see the fallback
+                continue
+            outcomes = [(name == variant, value) for name, value in ripe if name in {variant, guard.control}]
+            place = (guard.experiment, guard.metric.key, variant)
+            stored = self._db.execute(
+                "SELECT evidence FROM evidence WHERE experiment = ? AND metric = ? AND variant = ?", place
+            ).fetchone()
+            before = _decoder.decode(stored[0]) if stored else guard.fresh()
+            same = (before.margin, before.up) == (guard.metric.margin or 0.0, guard.metric.direction == "up")
+            after = (before if same else guard.fresh()).add(outcomes)
+            if after.against() >= -math.log(guard.level * self._share):
+                reason = (
+                    f"{guard.metric.key} of {guard.experiment}.{variant} is worse than {guard.control}'s by more than "
+                    f"its margin of {guard.metric.margin or 0:g} (sequential test, level {guard.level:g})"
+                )
+                trips += [Trip(selection, reason, guard.experiment, at) for selection in selections]
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO trips VALUES (?, ?, 0)", [(selection, reason) for selection in selections]
+                )
+                after = guard.fresh()  # whoever closes the breaker again begins a new test
+            self._db.execute(
+                "INSERT OR REPLACE INTO evidence VALUES (?, ?, ?, ?)", (*place, msgspec.json.encode(after))
+            )
+        return trips
+
+
+def trip_record(trip: Trip) -> EventRecord:
+    """What the log keeps of a trip."""
+    told = {"selection": trip.selection, "experiment": trip.experiment, "reason": trip.reason}
+    name = f"breaker:{trip.selection}:{trip.at!r}"
+    return EventRecord(name, trip.at, trip.at, EVENT, EVENT, None, None, None, msgspec.json.encode(told))

@@ -1,0 +1,145 @@
+"""The circuit breaker opens on harm, seldom without, and says why."""
+
+import asyncio
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from engine.decide.decision import DecideRequest, decide
+from engine.decide.profile import CustomerIds, Profile
+from engine.journal import snapshots
+from engine.journal.records import DecisionRecord, DecisionRow, EventRecord
+from engine.journal.snapshots import Follower
+from engine.learn.evidence import Amounts, Evidence, Shares
+
+RUNS, CUSTOMERS, LOOK = 400, 2000, 20
+ALPHA = 0.05
+
+
+def broken(evidence: Evidence, control: np.ndarray, treated: np.ndarray) -> bool:
+    """Whether it opens at any of a hundred looks at customers who come in turn."""
+    turns = np.column_stack([control, treated]).ravel().tolist()
+    for start in range(0, len(turns), LOOK):
+        evidence = evidence.add([(i % 2 == 1, turns[i]) for i in range(start, start + LOOK)])
+        if evidence.against() >= -math.log(ALPHA):
+            return True
+    return False
+
+
+def opened(evidence: Evidence, draw_control: Any, draw_treated: Any) -> float:
+    return float(
+        np.mean([broken(evidence, draw_control(CUSTOMERS // 2), draw_treated(CUSTOMERS // 2)) for _ in range(RUNS)])
+    )
+
+
+@pytest.mark.parametrize("up", [True, False])
+@pytest.mark.parametrize(("control", "margin"), [(0.3, 0.0), (0.3, 0.2), (0.02, 0.1)])
+def test_shares_on_the_margin_open_it_in_fewer_runs_than_alpha(up: Any, control: float, margin: float) -> None:
+    rng = np.random.default_rng(5)
+    treated = control * (1 - margin if up else 1 + margin)
+    rate = opened(
+        Shares(margin, up),
+        lambda n: rng.binomial(1, control, n).astype(float),
+        lambda n: rng.binomial(1, treated, n).astype(float),
+    )
+    assert rate <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / RUNS)
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_amounts_on_the_margin_open_it_in_fewer_runs_than_alpha(up: Any) -> None:
+    rng = np.random.default_rng(6)
+    treated = 10 * (0.9 if up else 1.1)
+    rate = opened(Amounts(0.1, up), lambda n: rng.exponential(10, n), lambda n: rng.exponential(treated, n))
+    assert rate <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / RUNS)
+
+
+def test_harm_opens_it_and_good_does_not() -> None:
+    rng = np.random.default_rng(7)
+    some, half = rng.binomial(1, 0.3, 1000).astype(float), rng.binomial(1, 0.15, 1000).astype(float)
+    assert broken(Shares(0.1, up=True), some, half)
+    assert not broken(Shares(0.1, up=True), half, some)
+    assert broken(Shares(0.1, up=False), half, some)
+    assert not broken(Shares(0.1, up=False), some, half)
+    much, less = rng.exponential(10, 1000), rng.exponential(6, 1000)
+    assert broken(Amounts(0.1, up=True), much, less)
+    assert not broken(Amounts(0.1, up=True), less, much)
+
+
+@pytest.mark.parametrize("kind", [Shares, Amounts])
+def test_evidence_does_not_depend_on_how_it_is_cut(kind: Any) -> None:
+    rng = np.random.default_rng(8)
+    outcomes = [(bool(rng.integers(2)), float(rng.random())) for _ in range(500)]
+    whole, piecewise = kind(0.1, True).add(outcomes), kind(0.1, True)
+    for start in range(0, 500, 7):
+        piecewise = msgspec.json.decode(msgspec.json.encode(piecewise), type=kind).add(outcomes[start : start + 7])
+    assert piecewise.against() == pytest.approx(whole.against(), abs=1e-9)
+
+
+GUARDED = """
+key: bold
+hypothesis: A bolder hero sells more.
+owner: growth
+unit: customer
+placement: hero
+variants:
+  - {key: calm, weight: 0.5}
+  - {key: loud, weight: 0.5, policy: {kind: beta_thompson}}
+metrics: {primary: bought, guardrails: [click]}
+"""
+
+
+def visit(shop: Any, i: int, variant: str, *, click: bool) -> list[Any]:
+    row = DecisionRow("experiment", "bold", variant, "assigned", 0.5)
+    at = float(i)
+    records: list[Any] = [DecisionRecord(f"e{i}", shop.t0 + at, f"u{i}", None, "web", "plan", [row])]
+    return [*records, shop.event("click", at + 1, f"u{i}")] if click else records
+
+
+def test_a_broken_guardrail_sends_the_variants_placement_to_its_fallback(shop: Any) -> None:
+    (shop.folder / "bold.yaml").write_text(GUARDED)
+    rng = np.random.default_rng(9)
+    for i in range(400):
+        variant = "loud" if i % 2 else "calm"
+        shop.send(*visit(shop, i, variant, click=bool(rng.random() < (0.05 if i % 2 else 0.5))))
+    shop.learn()
+    assert snapshots.tripped(shop.client) == {}, "their hour is not over"
+    shop.pass_time(3 * 3600)
+    shop.learn()
+    marks = snapshots.tripped(shop.client)
+    assert set(marks) == {"bold.loud"}
+    assert marks["bold.loud"].startswith("click of bold.loud is worse than calm's by more than its margin of 0")
+    told = [record for record in shop.logged() if isinstance(record, EventRecord)]
+    assert [record.event for record in told] == ["$breaker"]
+    assert msgspec.json.decode(told[0].properties)["selection"] == "bold.loud"
+
+    async def followed() -> Any:
+        follower = Follower(shop.settings, lambda: shop.plan)
+        await follower.poll()
+        await follower._client.aclose()
+        return follower.tripped
+
+    open_breakers = asyncio.run(followed())
+    reasons = set()
+    for i in range(40):
+        request = DecideRequest(customer=CustomerIds(user_id=f"v{i}"), channel="web", placements=["hero"])
+        profile = Profile(id=f"v{i}", unit=f"v{i}")
+        made = decide(shop.plan, {}, profile, request, shop.t0, decision_id=f"x{i}", tripped=open_breakers)
+        reasons.add((made.answer.experiments["bold"].variant, made.answer.offers["hero"].offer == "z"))
+    assert reasons == {("calm", False), ("loud", True)}
+
+    assert snapshots.untrip(shop.client, "bold.loud")
+    shop.learn()
+    assert snapshots.tripped(shop.client) == {}, "it stays closed when a person closed it"
+
+
+def test_a_guardrail_that_holds_trips_nothing(shop: Any) -> None:
+    (shop.folder / "bold.yaml").write_text(GUARDED)
+    rng = np.random.default_rng(10)
+    for i in range(300):
+        shop.send(*visit(shop, i, "loud" if i % 2 else "calm", click=bool(rng.random() < 0.3)))
+    shop.pass_time(3 * 3600)
+    shop.learn()
+    assert snapshots.tripped(shop.client) == {}
