@@ -39,6 +39,29 @@ class Group:
 Groups = dict[tuple["Cell", ...], Group]
 
 
+@dataclass(frozen=True)
+class Centre:
+    """What columns are centred at: one value each, or one by value of the first key."""
+
+    key: str
+    means: Mapping[str, Mapping[Cell, float]]
+    everywhere: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, column: str, value: Cell) -> float:
+        """The centre of a column in a group."""
+        return self.everywhere[column] if column in self.everywhere else self.means[column][value]
+
+    def expression(self, frame: ir.Table, column: str) -> ir.Value | float:
+        """The centre of a column as an expression over the frame."""
+        import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+        if column in self.everywhere:
+            return self.everywhere[column]
+        known = [(frame[self.key] == value, mean) for value, mean in self.means[column].items() if value is not None]
+        missing = self.means[column].get(None, 0.0)
+        return ibis.cases(*known, else_=missing) if known else missing
+
+
 def groups(engine: Engine, frame: ir.Table, keys: Sequence[str], measures: Sequence[Measure]) -> Groups:
     """Moments of every measure in every group of `keys`, from one pass over the frame.
 
@@ -46,33 +69,44 @@ def groups(engine: Engine, frame: ir.Table, keys: Sequence[str], measures: Seque
     then taken over the units that have all of its columns) or the pilot mean was far off (taken again about the mean).
     """
     columns = {measure.name: measure.columns for measure in measures}
-    centre = _pilot(engine, frame, sorted({name for names in columns.values() for name in names}))
+    pilot = _pilot(engine, frame, sorted({name for names in columns.values() for name in names}))
+    centre = Centre(keys[0], {}, pilot)
     found = _pass(engine, frame, keys, columns, centre)
     again = {
         name: names
         for name, names in columns.items()
         if any(
-            group.moments[name].n == MISSING or not well_centred(group.moments[name], names, centre)
+            group.moments[name].n == MISSING or not well_centred(group.moments[name], names, pilot)
             for group in found.values()
         )
     }
     if not again:
         return found
-    masked, masks = frame, {}
-    for index, (name, names) in enumerate(again.items()):
-        complete = masked[names[0]].notnull()
-        for column in names[1:]:
-            complete = complete & masked[column].notnull()
-        copies = {f"{column}__{index}": complete.ifelse(masked[column], None) for column in names}
-        masked = masked.mutate(**copies)
-        masks[name] = tuple(copies)
-    means = {
-        copy: _overall([group.moments[name] for group in found.values()], at)
-        for name, copies in masks.items()
-        for at, copy in enumerate(copies)
-    }
+    masked, masks, means = _masked(frame, keys[0], again, found)
     second = _pass(engine, masked, keys, masks, means)
     return {key: Group(group.units, {**group.moments, **second[key].moments}) for key, group in found.items()}
+
+
+def _masked(
+    frame: ir.Table, key: str, again: Mapping[str, tuple[str, ...]], found: Groups
+) -> tuple[ir.Table, dict[str, tuple[str, ...]], Centre]:
+    """A copy of each measure's columns, null where one of them is, and its mean by value of the first key."""
+    masks: dict[str, tuple[str, ...]] = {}
+    means: dict[str, dict[Cell, float]] = {}
+    for index, (name, names) in enumerate(again.items()):
+        complete = frame[names[0]].notnull()
+        for column in names[1:]:
+            complete = complete & frame[column].notnull()
+        masks[name] = tuple(f"{column}__{index}" for column in names)
+        frame = frame.mutate(
+            **{copy: complete.ifelse(frame[column], None) for copy, column in zip(masks[name], names, strict=True)}
+        )
+        for at, copy in enumerate(masks[name]):
+            means[copy] = {
+                value: _overall([found[other].moments[name] for other in found if other[0] == value], at)
+                for value in {other[0] for other in found}
+            }
+    return frame, masks, Centre(key, means)
 
 
 def _overall(moments: list[Moments], at: int) -> float:
@@ -99,12 +133,14 @@ def _pass(
     frame: ir.Table,
     keys: Sequence[str],
     columns: Mapping[str, tuple[str, ...]],
-    centre: Mapping[str, float],
+    centre: Centre,
 ) -> Groups:
     singles = sorted({name for names in columns.values() for name in names})
     pairs = sorted({(min(a, b), max(a, b)) for names in columns.values() for a in names for b in names})
     index = {name: f"q{i}" for i, name in enumerate(singles)}
-    shifted = frame.select(*keys, **{index[name]: frame[name].cast("float64") - centre[name] for name in singles})
+    shifted = frame.select(
+        *keys, **{index[name]: frame[name].cast("float64") - centre.expression(frame, name) for name in singles}
+    )
     totals = {"units": shifted.count()}
     totals |= {f"n{i}": shifted[index[name]].count() for i, name in enumerate(singles)}
     totals |= {f"s{i}": shifted[index[name]].sum() for i, name in enumerate(singles)}
@@ -115,8 +151,9 @@ def _pass(
         counts = {name: _count(value) for name, value in zip(singles, rest, strict=False)}
         sums = {name: _number(value) for name, value in zip(singles, rest[len(singles) :], strict=False)}
         products = {pair: _number(value) for pair, value in zip(pairs, rest[2 * len(singles) :], strict=True)}
+        at = {name: centre.of(name, key[0]) for name in singles}
         found[key] = Group(
-            units, {name: _moments(units, names, counts, centre, sums, products) for name, names in columns.items()}
+            units, {name: _moments(units, names, counts, at, sums, products) for name, names in columns.items()}
         )
     return found
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import betainc, betaincinv, betaln, log_ndtr, ndtr, ndtri
 
 from engine.analysis.estimate import Bayes
+from engine.analysis.quadrature import legendre
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,10 +75,10 @@ def beta_posterior(successes: float, n: float, prior: Beta = FLAT) -> Beta:
     return Beta(prior.a + successes, prior.b + n - successes)
 
 
-def _nodes(beta: Beta, count: int = 400) -> tuple[Floats, Floats]:
+def _nodes(beta: Beta) -> tuple[Floats, Floats]:
     """Gauss-Legendre nodes over all but 1e-14 of a beta's mass, with its density times the weights."""
     low, high = betaincinv(beta.a, beta.b, [1e-14, 1 - 1e-14])
-    x, w = np.polynomial.legendre.leggauss(count)
+    x, w = legendre()
     at = low + (high - low) * (x + 1) / 2
     log_density = (beta.a - 1) * np.log(at) + (beta.b - 1) * np.log1p(-at) - betaln(beta.a, beta.b)
     return at, np.exp(log_density) * w * (high - low) / 2
@@ -85,7 +86,7 @@ def _nodes(beta: Beta, count: int = 400) -> tuple[Floats, Floats]:
 
 def beta_chance(control: Beta, treatment: Beta) -> float:
     """P(treatment > control) by quadrature over the control's posterior."""
-    return 1 - _ratio_below(control, treatment, 1.0)
+    return 1 - _ratio_below(_nodes(control), treatment, 1.0)
 
 
 def beta_loss(control: Beta, treatment: Beta) -> float:
@@ -96,17 +97,17 @@ def beta_loss(control: Beta, treatment: Beta) -> float:
     return max(float(weight @ below), 0.0)
 
 
-def _ratio_below(control: Beta, treatment: Beta, ratio: float) -> float:
-    """P(treatment / control <= ratio)."""
-    at, weight = _nodes(control)
+def _ratio_below(nodes: tuple[Floats, Floats], treatment: Beta, ratio: float) -> float:
+    """P(treatment / control <= ratio), the control being given by its nodes."""
+    at, weight = nodes
     return float(weight @ betainc(treatment.a, treatment.b, np.minimum(at * ratio, 1.0)))
 
 
-def _ratio_quantile(control: Beta, treatment: Beta, level: float) -> float:
+def _ratio_quantile(nodes: tuple[Floats, Floats], treatment: Beta, level: float) -> float:
     low, high = -60.0, 60.0  # of the ratio's logarithm
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if _ratio_below(control, treatment, math.exp(middle)) > level else (middle, high)
+        low, high = (low, middle) if _ratio_below(nodes, treatment, math.exp(middle)) > level else (middle, high)
     return math.exp((low + high) / 2)
 
 
@@ -117,12 +118,13 @@ def beta_binomial(control: Beta, treatment: Beta, alpha: float, *, good: float =
     """
     chance = beta_chance(control, treatment)
     loss = beta_loss(control, treatment) if good > 0 else beta_loss(treatment, control)
-    near = _ratio_below(control, treatment, 1 + rope) - _ratio_below(control, treatment, 1 - rope)
+    nodes = _nodes(control)
+    near = _ratio_below(nodes, treatment, 1 + rope) - _ratio_below(nodes, treatment, 1 - rope)
     return Bayes(
         chance_to_win=chance if good > 0 else 1 - chance,
         expected_loss=loss * (control.a + control.b) / control.a,
-        low=_ratio_quantile(control, treatment, alpha / 2) - 1,
-        high=_ratio_quantile(control, treatment, 1 - alpha / 2) - 1,
+        low=_ratio_quantile(nodes, treatment, alpha / 2) - 1,
+        high=_ratio_quantile(nodes, treatment, 1 - alpha / 2) - 1,
         rope=near if rope else None,
         model="beta-binomial",
     )
@@ -131,7 +133,7 @@ def beta_binomial(control: Beta, treatment: Beta, alpha: float, *, good: float =
 def chances_best(means: Sequence[float], sds: Sequence[float]) -> list[float]:
     """The probability that each of several independent normal values is the largest, by quadrature."""
     centre, spread = np.asarray(means), np.asarray(sds)
-    x, w = np.polynomial.legendre.leggauss(400)
+    x, w = legendre()
     chances = []
     for at in range(len(centre)):
         grid = centre[at] + 9 * spread[at] * x

@@ -79,6 +79,8 @@ def from_shifted(
     start = np.array([centre[name] for name in columns])
     if n == 0:
         return Moments(0, start, np.zeros_like(raw))
+    if not np.all(np.isfinite(shift)):
+        return Moments(n, np.where(np.isfinite(shift), start, np.nan), np.full_like(raw, np.nan))
     comoment = raw - np.outer(shift, shift) / n
     mean = start + shift / n
     constant = np.diagonal(comoment) <= n * (1e-14 * mean) ** 2  # what is left of a constant is rounding

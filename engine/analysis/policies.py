@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from engine.analysis.adaptive import arm_value, lagged_allocation
 from engine.analysis.effects import Settings, absolute, critical_t, scale
 from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.inference import Arm
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.analysis.moments import Floats
+    from engine.analysis.sources import Row
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -39,6 +42,18 @@ class PolicyRow(msgspec.Struct, frozen=True):
     rate: Rate | NotEstimable
 
 
+class ArmRow(msgspec.Struct, frozen=True):
+    """One offer of the placement: its reward rate had it been shown every time it could be (`value`, by AIPW).
+
+    `naive_mean` is the plain mean of its rewards, biased because the policy showed it more while it did well.
+    """
+
+    offer: str
+    exposures: int
+    naive_mean: float
+    value: Effect | NotEstimable
+
+
 class PolicyReport(msgspec.Struct, frozen=True):
     """A placement's policies, and the off-policy value of choosing uniformly among the logged candidates.
 
@@ -50,7 +65,7 @@ class PolicyReport(msgspec.Struct, frozen=True):
     uniform_ips: Estimate | NotEstimable
     uniform_snips: Estimate | NotEstimable
     against_uniform: dict[str, Effect | NotEstimable]
-    offers: dict[str, int]
+    arms: list[ArmRow]
 
     def json(self) -> bytes:
         """The report as JSON."""
@@ -80,43 +95,79 @@ def policy_report(log_dir: Path | str, placement: str, *, alpha: float = 0.05) -
     last = counted.aggregate(reward=earned["reward"].argmax(earned["time"]))
     rows = chosen.inner_join(seen, "decision_id").left_join(last, "decision_id")
     answer = source.rows(
-        rows.select(
-            policy=rows["policy"].split("@")[0],
-            offer=rows["variant"],
-            customer=rows["customer"],
-            propensity=rows["propensity"],
-            arms=rows["candidates"].length(),
-            reward=rows["reward"].fill_null(0.0),
+        rows.order_by("time", "decision_id").select(
+            "policy", "variant", "customer", "propensity", "candidates", reward=rows["reward"].fill_null(0.0)
         )
     )
     if not answer:
         raise BadInput(f"placement {placement!r} has no exposed decision of a policy in {folder}; check the name")
-    policy, offer, customer, propensity, arms, reward = (np.array(column) for column in zip(*answer, strict=True))
-    arms_by_name = {str(name): _arm(reward[policy == name], customer[policy == name]) for name in np.unique(policy)}
+    log = _Log.of(answer)
+    arms_by_name = {name: _arm(log.reward[at], log.customer[at]) for name, at in log.by_policy().items()}
     policies = [
-        PolicyRow(name, int(np.sum(policy == name)), float(reward[policy == name].sum()), _rate(arm, alpha))
-        for name, arm in arms_by_name.items()
+        PolicyRow(name, int(at.sum()), float(log.reward[at].sum()), _rate(arms_by_name[name], alpha))
+        for name, at in log.by_policy().items()
     ]
-    learned = policy != "uniform"
-    values: tuple[Estimate | NotEstimable, Estimate | NotEstimable]
-    if learned.sum() < 2:
-        values = (NotEstimable("no decision of a learned policy is in the log"),) * 2
-    else:
-        target = 1.0 / np.maximum(arms[learned].astype(float), 1.0)
-        data = (reward[learned], propensity[learned].astype(float), target)
-        values = (
-            ips(*data, cluster=customer[learned], alpha=alpha),
-            snips(*data, cluster=customer[learned], alpha=alpha),
-        )
-    names, counts = np.unique(offer, return_counts=True)
+    uniform = _uniform(log, alpha)
     return PolicyReport(
         placement=placement,
         policies=policies,
-        uniform_ips=values[0],
-        uniform_snips=values[1],
+        uniform_ips=uniform[0],
+        uniform_snips=uniform[1],
         against_uniform=_against_uniform(arms_by_name, alpha),
-        offers={str(name): int(count) for name, count in zip(names, counts, strict=True)},
+        arms=[_offer(log, str(offer), alpha) for offer in np.unique(log.offer)],
     )
+
+
+@dataclass(frozen=True)
+class _Log:
+    """The exposed decisions of a placement, in the order of time."""
+
+    policy: NDArray[np.str_]  # without the snapshot's version
+    snapshot: NDArray[np.str_]
+    offer: NDArray[np.str_]
+    customer: NDArray[np.str_]
+    propensity: Floats
+    candidates: list[list[str]]
+    reward: Floats
+
+    @classmethod
+    def of(cls, rows: list[Row]) -> _Log:
+        snapshot, offer, customer, propensity, candidates, reward = zip(*rows, strict=True)
+        return cls(
+            policy=np.array([str(name).split("@")[0] for name in snapshot]),
+            snapshot=np.array(snapshot, dtype=np.str_),
+            offer=np.array(offer, dtype=np.str_),
+            customer=np.array(customer, dtype=np.str_),
+            propensity=np.array(propensity, dtype=np.float64),
+            candidates=[list(names or ()) for names in candidates],
+            reward=np.array(reward, dtype=np.float64),
+        )
+
+    def by_policy(self) -> dict[str, NDArray[np.bool_]]:
+        return {str(name): self.policy == name for name in np.unique(self.policy)}
+
+
+def _uniform(log: _Log, alpha: float) -> tuple[Estimate | NotEstimable, Estimate | NotEstimable]:
+    """IPS and SNIPS of uniform choice on what learned policies logged."""
+    learned = log.policy != "uniform"
+    if learned.sum() < 2:
+        nothing = NotEstimable("no decision of a learned policy is in the log")
+        return nothing, nothing
+    target = 1.0 / np.array([max(len(names), 1) for names in log.candidates], dtype=np.float64)[learned]
+    reward, propensity, customer = log.reward[learned], log.propensity[learned], log.customer[learned]
+    return (
+        ips(reward, propensity, target, cluster=customer, alpha=alpha),
+        snips(reward, propensity, target, cluster=customer, alpha=alpha),
+    )
+
+
+def _offer(log: _Log, offer: str, alpha: float) -> ArmRow:
+    could = np.array([offer in names for names in log.candidates]) | (log.offer == offer)
+    taken, reward, propensity = log.offer[could] == offer, log.reward[could], log.propensity[could]
+    offers = int(np.mean([max(len(names), 1) for names, own in zip(log.candidates, could, strict=True) if own]))
+    allocation = lagged_allocation(taken, propensity, log.snapshot[could], max(offers, 1))
+    value = arm_value(reward, taken, propensity, allocation, alpha=alpha)
+    return ArmRow(offer, int(taken.sum()), float(reward[taken].mean()), value)
 
 
 def _arm(reward: Floats, customer: NDArray[np.str_]) -> Arm:

@@ -1,7 +1,7 @@
 """How many units an experiment needs, what it can find with those it has, and how surely.
 
 Normal theory on the difference of means, each with the variance of its own arm (unpooled): for mean 0.10 -> 0.11 it
-gives 14,749 per arm where pooling or control's variance alone gives 14,744 or 14,128. A ratio or a quantile comes in
+gives 14,749 per arm where an arcsine or control's variance alone give 14,744 or 14,128. A ratio or a quantile comes in
 with the standard deviation of its linearized value per unit.
 """
 
@@ -11,9 +11,11 @@ import math
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 from scipy.special import ndtr, ndtri
 
 from engine.analysis.effects import Method, Settings
+from engine.analysis.quadrature import legendre
 from engine.analysis.sequential import asymptotic_multiplier, boundaries, spent
 from engine.errors import BadInput
 
@@ -40,7 +42,7 @@ class Baseline(msgspec.Struct, frozen=True):
 
 
 class Design(msgspec.Struct, frozen=True):
-    """`units` over control and one variant; `mde` is relative to control. One of units, mde, power came from the rest."""
+    """`units` over control and one variant, `mde` relative to control, `power`: one of them follows from the others."""
 
     kind: Kind
     baseline: float
@@ -72,11 +74,9 @@ def power_of(baseline: Baseline, mde: float, units: int, settings: Settings, *, 
 
 def _group_power(drift: float, settings: Settings) -> float:
     """The chance to cross at any planned look, by the recursion of `boundaries` with a drift."""
-    import numpy as np  # noqa: PLC0415 # with the quadrature below
-
     fractions = [look / settings.looks for look in range(1, settings.looks + 1)]
     bounds = boundaries(fractions, [spent(settings.spending, at, settings.alpha) for at in fractions])
-    x, w = np.polynomial.legendre.leggauss(201)
+    x, w = legendre()
     grid = weights = np.zeros(0)
     inside = 1.0
     for look, (fraction, bound) in enumerate(zip(fractions, bounds, strict=True)):

@@ -89,4 +89,18 @@ def render_policies(report: PolicyReport) -> RenderableType:
             else f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f}), effective sample {value.ess:,.0f}"
         )
         lines.append(Text(f"Uniform choice would have earned, by {name}: {said}"))
+    lines.append(_offers(report))
     return Group(*lines)
+
+
+def _offers(report: PolicyReport) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("offer")
+    for name in ("exposures", "value", "95% interval", "plain mean (biased)"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in report.arms:
+        value = row.value
+        estimate = f"{value.estimate:.4f}" if isinstance(value, Effect) else ""
+        interval = f"{value.low:.4f} to {value.high:.4f}" if isinstance(value, Effect) else value.not_estimable
+        table.add_row(row.offer, f"{row.exposures:,}", estimate, interval, f"{row.naive_mean:.4f}")
+    return table

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from engine.analysis.quadrature import legendre
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def spent(kind: Spending, fraction: float, alpha: float) -> float:
     return float(4 * ndtr(-ndtri(1 - alpha / 4) / math.sqrt(at))) if at > 0 else 0.0
 
 
-def boundaries(fractions: Sequence[float], errors: Sequence[float], *, points: int = 201) -> list[float]:
+def boundaries(fractions: Sequence[float], errors: Sequence[float]) -> list[float]:
     """Two-sided z boundaries of looks at `fractions` of the information, spending `errors` (cumulative) up to each.
 
     Recursive numerical integration of the density of the paths still inside (Armitage, McPherson and Rowe 1969).
@@ -85,7 +86,7 @@ def boundaries(fractions: Sequence[float], errors: Sequence[float], *, points: i
         raise BadInput(f"information fractions {list(fractions)} do not rise from above 0")
     if not all(a <= b for a, b in zip([0.0, *errors], errors, strict=False)):
         raise BadInput(f"the errors spent, {list(errors)}, do not rise")
-    x, w = np.polynomial.legendre.leggauss(points)
+    x, w = legendre()
     bounds: list[float] = []
     grid = weights = np.zeros(0)
     for look, fraction in enumerate(fractions):

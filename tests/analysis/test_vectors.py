@@ -1,0 +1,164 @@
+"""Known answers: small vectors with their derivation, from independent libraries and closed forms."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.analysis import proportions
+from engine.analysis.bayes import Prior, beta_binomial, beta_chance, beta_loss, beta_posterior, normal, normal_posterior
+from engine.analysis.effects import Relative, Settings, absolute, linear_effect, relative, scale, welch_df
+from engine.analysis.estimate import Effect
+from engine.analysis.inference import Arm, arms
+from engine.analysis.metrics import parse_measure
+from engine.analysis.moments import from_sample
+from engine.analysis.multiplicity import benjamini_hochberg, holm
+from engine.analysis.quality import chi_square, sequential_ratio
+from engine.analysis.sequential import asymptotic_multiplier, asymptotic_p, boundaries, spent, tuning
+
+VECTORS = Path(__file__).resolve().parents[1] / "vectors"
+CLOSE = {"rel": 1e-8, "abs": 1e-14}
+
+
+def vector(name: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((VECTORS / f"stats_{name}.json").read_text())
+    return read
+
+
+def two_arms(given: dict[str, Any]) -> tuple[Arm, Arm]:
+    one, other = (Arm(n, m, v / n) for n, m, v in zip(given["n"], given["mean"], given["variance"], strict=True))
+    return one, other
+
+
+def interval(effect: Effect) -> list[float]:
+    return [effect.low, effect.high]
+
+
+def test_welch_on_two_small_samples() -> None:
+    given = vector("small")
+    moments = [from_sample(np.array(given[side])[:, None]) for side in ("control", "treatment")]
+    found = arms(moments[0], moments[1], parse_measure("mean:y"))
+    assert isinstance(found, tuple)
+    width = scale(found[0], found[1], Settings("fixed"))
+    assert not hasattr(width, "not_estimable")
+    effect = absolute(found[0], found[1], width)
+    expected = given["welch"]
+    assert effect.estimate / effect.se == pytest.approx(expected["t"], **CLOSE)
+    assert welch_df(found[0], found[1]) == pytest.approx(expected["df"], **CLOSE)
+    assert effect.p == pytest.approx(expected["p"], **CLOSE)
+    assert interval(effect) == pytest.approx(expected["ci"], **CLOSE)
+
+
+def test_small_counts_are_exact() -> None:
+    given = vector("small")
+    successes = tuple(sum(given["converted"][side]) for side in ("control", "treatment"))
+    expected = given["proportions"]
+    assert proportions.is_small((successes[0], successes[1]), (20, 27))
+    counts = (successes[0], successes[1])
+    assert proportions.fisher(counts, (20, 27)) == pytest.approx(expected["fisher_p"], **CLOSE)
+    for table in expected["difference"]:
+        found = proportions.difference(tuple(table["successes"]), tuple(table["sizes"]), 0.05)
+        assert found == pytest.approx(table["interval"], abs=6e-5)
+    assert proportions.ratio(counts, (20, 27), 0.05) == pytest.approx(expected["ratio"], **CLOSE)
+
+
+@pytest.mark.parametrize("how", ["fieller", "log", "linear"])
+def test_relative_intervals(how: Relative) -> None:
+    given = vector("relative")
+    control, treatment = (
+        Arm(n, m, v / n) for n, m, v in zip(given["n"], given["mean"], given["variance"], strict=True)
+    )
+    width = scale(control, treatment, Settings("bayesian"))  # normal quantiles
+    effect = relative(control, treatment, width, how)  # type: ignore[arg-type] # wide enough
+    assert isinstance(effect, Effect)
+    assert interval(effect) == pytest.approx(given[how], **CLOSE)
+    assert effect.se == pytest.approx(given["relative_se"], **CLOSE)
+
+
+def test_fieller_and_the_difference_share_a_p_value() -> None:
+    given = vector("relative")
+    control, treatment = (
+        Arm(n, m, v / n) for n, m, v in zip(given["n"], given["mean"], given["variance"], strict=True)
+    )
+    for method in ("fixed", "sequential"):
+        width = scale(control, treatment, Settings(method))  # type: ignore[arg-type] # both are methods
+        share = relative(control, treatment, width, "fieller")  # type: ignore[arg-type]
+        assert isinstance(share, Effect)
+        assert share.p == absolute(control, treatment, width).p  # type: ignore[arg-type]
+
+
+def test_normal_posterior_with_an_informative_prior() -> None:
+    given = vector("relative")
+    control, treatment = (
+        Arm(n, m, v / n) for n, m, v in zip(given["n"], given["mean"], given["variance"], strict=True)
+    )
+    found = linear_effect(control, treatment)
+    assert isinstance(found, tuple)
+    expected, prior = given["normal"], Prior(*given["normal"]["prior"])
+    assert normal_posterior(*found, prior) == pytest.approx((expected["mean"], expected["sd"]), **CLOSE)
+    posterior = normal(*found, prior, 0.05, rope=0.01)
+    assert posterior.chance_to_win == pytest.approx(expected["chance_to_win"], **CLOSE)
+    assert [posterior.low, posterior.high] == pytest.approx(expected["interval"], **CLOSE)
+    assert posterior.expected_loss == pytest.approx(expected["expected_loss"], rel=1e-8)
+    assert posterior.rope == pytest.approx(expected["rope_001"], rel=1e-8)
+
+
+def test_beta_binomial_posteriors() -> None:
+    given = vector("relative")
+    expected = given["beta"]
+    control, treatment = (beta_posterior(s, n) for s, n in zip(expected["successes"], given["n"], strict=True))
+    assert beta_chance(control, treatment) == pytest.approx(expected["chance_to_win"], abs=1e-9)
+    assert beta_loss(control, treatment) == pytest.approx(expected["expected_loss"], rel=1e-5)
+    for beta, bounds in zip((control, treatment), expected["intervals"], strict=True):
+        assert list(beta.interval(0.05)) == pytest.approx(bounds, **CLOSE)
+    ratio = beta_binomial(control, treatment, 0.05)
+    draws = np.random.default_rng(1)
+    simulated = draws.beta(treatment.a, treatment.b, 400_000) / draws.beta(control.a, control.b, 400_000) - 1
+    error = simulated.std() * math.sqrt(0.025 * 0.975 / 400_000) / 0.0584  # of a normal's 2.5% quantile
+    assert [ratio.low, ratio.high] == pytest.approx(np.quantile(simulated, [0.025, 0.975]).tolist(), abs=5 * error)
+
+
+def test_asymptotic_confidence_sequence_day_by_day() -> None:
+    given = vector("sequential")
+    assert tuning(5000, 0.05) == pytest.approx(given["rho"], **CLOSE)
+    for day in given["days"]:
+        units = int(sum(day["n"]))
+        assert asymptotic_multiplier(units, 5000, 0.05) * day["se"] == pytest.approx(day["asympcs_halfwidth"], **CLOSE)
+        assert asymptotic_p(day["est"] / day["se"], units, 5000, 0.05) == pytest.approx(day["asympcs_p"], **CLOSE)
+
+
+def test_sample_ratio_at_once_and_daily() -> None:
+    given = vector("sequential")
+    assert sequential_ratio(given["units"], [0.5, 0.5]) == pytest.approx(given["srm_p"], rel=1e-7)
+    batch = given["batch"]
+    assert sequential_ratio([batch["counts"]], [1, 1], 100)[0] == pytest.approx(batch["concentration_100"], rel=1e-7)
+    assert sequential_ratio([batch["counts"]], [1, 1])[0] == pytest.approx(batch["concentration_10000"], rel=1e-7)
+    assert chi_square(batch["counts"], [1, 1]) == pytest.approx(batch["pearson"], **CLOSE)
+    three = given["three"]
+    assert chi_square(three["counts"], three["weights"]) == pytest.approx(three["pearson"], **CLOSE)
+
+
+def test_an_arm_without_weight_is_no_mismatch() -> None:
+    assert chi_square([5000, 5000, 0], [0.5, 0.5, 0.0]) == 1.0
+    assert chi_square([5000, 5000, 1], [0.5, 0.5, 0.0]) == 0.0
+    assert sequential_ratio([[5000, 5000, 0]], [0.5, 0.5, 0.0]) == [1.0]
+
+
+def test_adjusted_p_values() -> None:
+    given = vector("multiplicity")
+    assert holm(given["p"]) == pytest.approx(given["holm"], **CLOSE)
+    assert benjamini_hochberg(given["p"]) == pytest.approx(given["bh"], **CLOSE)
+    assert benjamini_hochberg(given["p"], dependent=True) == pytest.approx(given["by"], **CLOSE)
+    assert holm([]) == []
+
+
+def test_group_sequential_boundaries() -> None:
+    """Jennison and Turnbull 2000, tables of error-spending tests; Lan and DeMets with five equal looks, alpha 0.05."""
+    looks = [0.2, 0.4, 0.6, 0.8, 1.0]
+    fleming = boundaries(looks, [spent("obrien_fleming", at, 0.05) for at in looks])
+    assert fleming == pytest.approx([4.8769, 3.3569, 2.6803, 2.2898, 2.0310], abs=2e-4)
+    pocock = boundaries(looks, [spent("pocock", at, 0.05) for at in looks])
+    assert pocock == pytest.approx([2.4380, 2.4268, 2.4101, 2.3966, 2.3859], abs=2e-4)
