@@ -5,6 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header --extra analysis --extra embedded --extra dashboard
 DEMO_ARGS ?=
+ENGINES := $(if $(shell command -v java),.venv/engines.stamp)
 
 .PHONY: help demo test lint types unit bench lock clean
 
@@ -28,6 +29,11 @@ help: ## show the verbs
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/run.stamp
 
+.venv/engines.stamp: requirements-engines.lock .venv/dev.stamp
+	@echo "Java is here: installing Spark and ClickHouse too, for the tests of those engines (once) …"
+	$(PIP) install --require-hashes -r requirements-engines.lock
+	@touch $@
+
 demo: .venv/run.stamp ## a shop comes alive: traffic, learning, a report; then keeps serving
 	@$(BIN)/counterpoint demo $(DEMO_ARGS)
 
@@ -41,12 +47,13 @@ lint: .venv/dev.stamp ## ruff and the import layers
 types: .venv/dev.stamp ## mypy, strict
 	$(BIN)/mypy
 
-unit: .venv/dev.stamp ## every test, on two cores
+unit: .venv/dev.stamp $(ENGINES) ## every test, on two cores; those on Spark and ClickHouse where Java is
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lock: .venv/dev.stamp ## resolve pyproject.toml anew into the two locks
+lock: .venv/dev.stamp ## resolve pyproject.toml anew into the locks
 	$(COMPILE) --group build pyproject.toml -o requirements.lock
 	$(COMPILE) --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(COMPILE) --extra spark --extra clickhouse --group dev -c requirements-dev.lock pyproject.toml -o requirements-engines.lock
 
 clean: ## remove what was built, not what was logged
 	rm -rf .venv .cache build dist
