@@ -18,6 +18,7 @@ import uvloop
 from engine import embedded
 from engine.decide.profile import CustomerIds, Profile, attributes
 from engine.profiles import keys
+from engine.profiles.claims import Cap, Claim, Claims, Take
 from engine.profiles.entries import Pointer, write
 from engine.profiles.events import Accepted, Event
 from engine.profiles.reducers import reduce
@@ -102,6 +103,18 @@ async def speed(url: str) -> None:
         )
     )
     print(f"ingest: {(cpu() - start) / count * 1e6:.0f} µs CPU per event, {count} events of 1000 customers at once")
+    claims = Claims(store.wire)
+    start = cpu()
+
+    async def claimer(first: int) -> None:
+        for n in range(count // CONCURRENT):
+            name = f"c{first}-{n}"
+            cap, unit = Cap("exposure|*", 3, NOW - 86_400), Take("stock", "SKU", least=1, hold=900)
+            await claims.claim(hash_("user_id", f"u-{n}"), [Claim(name, [cap], ["exposure|*"], [unit])], NOW)
+
+    await claims.stock("SKU", 1e6, NOW)
+    await asyncio.gather(*(claimer(n) for n in range(CONCURRENT)))
+    print(f"claim: {(cpu() - start) / count * 1e6:.0f} µs CPU, one cap and one stock hold")
     await store.close()
 
 
@@ -128,11 +141,13 @@ def fill(url: str, customers: int) -> None:
             pipe = client.pipeline(transaction=False)
             for n in range(start, min(start + 2000, customers)):
                 user, anonymous = hash_("user_id", f"u-{n}"), hash_("anonymous_id", f"a-{n}")
-                value = write(msgspec.structs.replace(PROFILE, id=f"u-{n}", unit=f"a-{n}"))
+                value = write(
+                    msgspec.structs.replace(PROFILE, id=f"u-{n}", unit=f"a-{n}", marks=seen if n % 10 else b"")
+                )
                 payload += len(value) - 5
                 pipe.set(keys.slot(user), value, px=86_400_000)
                 pipe.set(keys.slot(anonymous), write(Pointer(user)), px=86_400_000)
-                if n % 10 == 0:  # who did something in the last two weeks
+                if n % 10 == 0:  # who did more than a profile remembers itself
                     pipe.set(keys.seen(user), seen, px=86_400_000)
                     payload += len(seen)
             pipe.execute()

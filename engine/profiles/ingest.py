@@ -15,7 +15,7 @@ from engine.profiles.wire import Wire
 from engine.profiles.workbench import Workbench, digest
 
 ATTEMPTS = 32
-BATCH = 2000
+BATCH = 100  # more would keep the decisions of this process waiting
 
 Journal = Callable[[list[Accepted]], Awaitable[None]]
 
@@ -72,14 +72,14 @@ class Ingest:
         await self._add([_Item(None, idents, now, now, journal)])
 
     async def _add(self, items: list[_Item]) -> None:
-        if not items:
-            return
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(_Waiting(items, future))
-        if self._running is None:
-            self._running = loop.create_task(self._run())
-        await future
+        items = sorted(items, key=lambda item: item.time)
+        for start in range(0, len(items), BATCH):
+            future: asyncio.Future[None] = loop.create_future()
+            self._waiting.append(_Waiting(items[start : start + BATCH], future))
+            if self._running is None:
+                self._running = loop.create_task(self._run())
+            await future
 
     async def _run(self) -> None:
         try:

@@ -43,7 +43,7 @@ def reduce(profile: Profile, event: Event, time: float, rules: ProfileRules) -> 
         changes = family(profile, event, time, rules)
         if changes:
             profile = replace(profile, **changes)
-    return replace(profile, updated=max(profile.updated, time))
+    return replace(profile, created=min(profile.created or time, time), updated=max(profile.updated, time))
 
 
 def told(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -14,6 +14,7 @@ from engine.decide.profile import CustomerIds, Profile
 from engine.errors import StoreUnavailable
 from engine.profiles.claims import Claim, Claims
 from engine.profiles.events import Accepted, Event
+from engine.profiles.portrait import portrait
 from engine.profiles.rules import ProfileRules
 from engine.profiles.store import ProfileStore
 from engine.profiles.wire import Argument, Reply, Script, Wire, connect
@@ -138,15 +139,18 @@ def test_a_merge_that_a_crash_cut_short_is_finished_once(redis_url: str, again: 
 
 def test_a_batch_sent_three_times_in_any_order_is_once_in_order(redis_url: str) -> None:
     async def story(store: ProfileStore) -> None:
-        profiles = []
+        profiles: list[dict[str, Any]] = []
         for orders in (((0, 1, 2, 3, 4),) * 3, ((4, 3, 2, 1, 0), (2, 0, 4, 1, 3), (1, 4, 3, 0, 2)), ((0, 1, 2, 3, 4),)):
             with redis.Redis.from_url(redis_url) as client:
                 client.flushall()
             statuses = [s for order in orders for s in await store.ingest([ALL[n] for n in order], NOW + 9, silent)]
             assert [s.status for s in statuses].count("accepted") == 5
             found = await store.fetch(CustomerIds(user_id="u-42"), NOW)
-            profiles.append(replace(found.profile, version=0))
+            profiles.append(portrait(found.profile, NOW))
         assert profiles[0] == profiles[1] == profiles[2]
+        assert profiles[0]["identifiers"] == {"anonymous_id": ["a-9"], "user_id": ["u-42"]}
+        assert profiles[0]["traits"]["name"] == {"value": "Ada", "time": "2026-09-21T14:13:21.000Z", "source": "web"}
+        msgspec.json.encode(profiles[0])
 
     with_store(redis_url, story)
 
