@@ -5,7 +5,6 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.catalog.features import Context
 from engine.catalog.plan import Offer, Selection
@@ -57,27 +56,27 @@ def choose(
     policy = snapshot.policy if snapshot else selection.prior
     version = snapshot.version if snapshot else 0
     context = selection.features.read(attributes)
-    candidates = np.array(may)
-    probabilities = policy.probabilities(selection.features.vector(context), candidates=candidates)
-    drawn = draw(probabilities, uniform(decision_id, selection.placement))
     offers = selection.offers
+    some = None if len(may) == len(offers) else np.array(may)
+    probabilities = policy.probabilities(selection.features.vector(context), candidates=some).tolist()
+    drawn = draw(probabilities, uniform(decision_id, selection.placement))
     return Choice(
         offers[may[drawn]],
         "policy",
-        float(probabilities[drawn]),
+        probabilities[drawn],
         [offers[index].key for index in may],
-        probabilities.tolist(),
+        probabilities,
         context,
         f"{selection.key}@{version}",
         closed,
     )
 
 
-def draw(probabilities: NDArray[np.float64], u: float) -> int:
+def draw(probabilities: Sequence[float], u: float) -> int:
     """The index that `u` in [0, 1) falls on when the unit interval is divided by `probabilities` in their order."""
     total = 0.0
     last = 0
-    for index, p in enumerate(probabilities.tolist()):
+    for index, p in enumerate(probabilities):
         if p > 0.0:
             total += p
             last = index

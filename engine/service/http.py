@@ -1,7 +1,7 @@
 """The thin skin between ASGI and a handler that takes a request's bytes and returns the answer's bytes."""
 
 import asyncio
-import os
+import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
@@ -109,7 +109,7 @@ def request_id_of(headers: RawHeaders) -> bytes:
     for name, value in headers:
         if name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii():
             return value
-    return os.urandom(8).hex().encode()
+    return b"%016x" % random.getrandbits(64)
 
 
 async def _body(receive: Receive, headers: list[tuple[bytes, bytes]], limit: int) -> bytes:
