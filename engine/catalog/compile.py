@@ -93,8 +93,7 @@ def _offer(specs: Specs, key: str) -> Offer:
 
 
 def _layer(spec: LayerSpec) -> Layer:
-    seed = spec.seed or f"__{spec.key}"
-    return Layer(spec.key, partial(_first_version, seed))
+    return Layer(spec.key, _place(spec.seed or f"__{spec.key}", spec.hash_version))
 
 
 def _holdout(spec: HoldoutSpec) -> Holdout:

@@ -7,7 +7,7 @@ import msgspec
 
 from engine.catalog.conditions import and_terms
 from engine.catalog.segments import expanded
-from engine.catalog.spec import ExperimentSpec, HoldoutSpec, SelectionSpec
+from engine.catalog.spec import ExperimentSpec, HoldoutSpec, LayerSpec, SelectionSpec
 from engine.catalog.specs import Specs
 
 Class = Literal["safe", "unsafe"]
@@ -20,7 +20,6 @@ NOBODY_MOVES: Mapping[str, str] = {
     "metrics": "the report asks other questions; nobody moves",
     "analysis": "the report reads the same data in another way; nobody moves",
     "force": "only the named testers change, and they count in no report",
-    "end": "it ends at another time; until then everyone keeps their variant",
 }
 RE_RANDOMIZES: Mapping[str, str] = {
     "seed": "every unit is hashed anew",
@@ -47,7 +46,15 @@ class Change(msgspec.Struct, frozen=True):
 
 def changes(old: Specs, new: Specs, now: float) -> list[Change]:
     """Every change from `old` to `new` that a customer could feel, at `now` (seconds since 1970)."""
-    return [*_experiments(old, new, now), *_holdouts(old, new), *_selections(old, new), *_offers(old, new)]
+    experiments = list(_experiments(old, new, now))
+    return [
+        *experiments,
+        *_dependents(old, new, experiments),
+        *_layers(old, new),
+        *_holdouts(old, new),
+        *_selections(old, new),
+        *_offers(old, new),
+    ]
 
 
 def _experiments(old: Specs, new: Specs, now: float) -> Iterator[Change]:
@@ -74,9 +81,31 @@ def _experiment(old: Specs, new: Specs, before: ExperimentSpec, after: Experimen
     yield from verdicts
 
 
+def _dependents(old: Specs, new: Specs, changed: list[Change]) -> Iterator[Change]:
+    """Those who leave an experiment leave all that need it, and what needs these."""
+    left = {change.key for change in changed if change.verdict == "unsafe" and not _only_shows(change.path)}
+    grown = True
+    while grown:
+        grown = False
+        for key, spec in new.experiments.items():
+            needed = next((need.experiment for need in spec.prerequisites if need.experiment in left), None)
+            if needed and key in old.experiments and key not in left:
+                left.add(key)
+                grown = True
+                reason = f"people who leave {needed} or change there no longer meet it"
+                yield Change(key, "prerequisites", "unsafe", reason)
+
+
+def _only_shows(path: str) -> bool:
+    """Whether a change is in what a variant shows, not in who has it."""
+    return path.startswith("variants[") and path.endswith("]")
+
+
 def _status(before: str, after: str) -> tuple[Class, str]:
     if after == "draft" and before in {"running", "paused"}:
         return "unsafe", "a draft is not decided at all, so people in it lose their variant; use paused or stopped"
+    if before == "running":
+        return "unsafe", "everyone in it loses their variant at once; right if it is over, or does harm"
     if before == "stopped" and after == "running":
         return "unsafe", "customers saw the control since it was stopped; start a new experiment with its own seed"
     return "safe", f"nobody gets another variant by going from {before} to {after}"
@@ -107,6 +136,10 @@ def _who(old: Specs, new: Specs, before: ExperimentSpec, after: ExperimentSpec) 
         yield "audience", "unsafe", "a new or changed condition takes out people who do not meet it"
     elif terms[0] - terms[1]:
         yield "audience", "safe", "a condition less lets people in and takes nobody out"
+    if before.filters != after.filters:
+        fewer = all(each in before.filters for each in after.filters)
+        reason = "a filter less lets units in" if fewer else "units outside the new filter are taken out"
+        yield "filters", "safe" if fewer else "unsafe", reason
     low, high = old.layer_range(before)
     low2, high2 = new.layer_range(after)
     if before.layer == after.layer and (low, high) != (low2, high2):
@@ -139,6 +172,15 @@ def _schedule(before: ExperimentSpec, after: ExperimentSpec, now: float) -> Iter
         later = begins > began and began <= now
         reason = "it has begun, and those in it wait again" if later else "nobody in it is taken out"
         yield "start", "unsafe" if later else "safe", reason
+    if before.end != after.end:
+        ended = before.end is not None and before.end.timestamp() <= now
+        ends = after.end is not None and after.end.timestamp() <= now
+        if ended and not ends:
+            yield "end", "unsafe", "customers saw the control since it ended; start a new experiment with its own seed"
+        elif ends and not ended:
+            yield "end", "unsafe", "everyone in it loses their variant at once; right if it is over, or does harm"
+        else:
+            yield "end", "safe", "it ends at another time; until then everyone keeps their variant"
     if before.coverage != after.coverage or before.ramp != after.ramp:
         times = {now, *(step.at.timestamp() for spec in (before, after) for step in spec.ramp)}
         lower = any(_coverage(after, time) < _coverage(before, time) for time in times if time >= now)
@@ -156,13 +198,33 @@ def _variants(before: ExperimentSpec, after: ExperimentSpec) -> Iterator[Verdict
     if [v.key for v in before.variants] != [v.key for v in after.variants]:
         yield "variants", "unsafe", "the ranges are laid out anew, so people change their variant"
         return
+    if [v.range for v in before.variants] != [v.range for v in after.variants]:
+        wider = all(_within(one.range, two.range) for one, two in zip(before.variants, after.variants, strict=True))
+        reason = "wider ranges let units in" if wider else "the ranges move, so people change their variant"
+        yield "variants", "safe" if wider else "unsafe", reason
     equal = 1 / len(before.variants)
     for index, (one, two) in enumerate(zip(before.variants, after.variants, strict=True)):
-        if (one.weight or equal) != (two.weight or equal):
+        if (equal if one.weight is None else one.weight) != (equal if two.weight is None else two.weight):
             yield f"variants[{index}].weight", "unsafe", "the ranges move, so people change their variant"
         if (one.payload, one.policy, one.offers) != (two.payload, two.policy, two.offers):
             reason = "people keep the variant but see another thing, so the report mixes two treatments"
             yield f"variants[{index}]", "unsafe", reason
+
+
+def _within(inner: list[float] | None, outer: list[float] | None) -> bool:
+    return inner is not None and outer is not None and outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def _layers(old: Specs, new: Specs) -> Iterator[Change]:
+    before = {layer.key: _hashed(layer) for layer in old.layers.layers}
+    for layer in new.layers.layers:
+        if before.get(layer.key, _hashed(layer)) != _hashed(layer):
+            reason = "every unit gets another place in the layer, and with it another experiment"
+            yield Change(layer.key, "layers", "unsafe", reason, before[layer.key], _hashed(layer))
+
+
+def _hashed(layer: LayerSpec) -> str:
+    return f"{layer.seed or f'__{layer.key}'}, version {layer.hash_version}"
 
 
 def _holdouts(old: Specs, new: Specs) -> Iterator[Change]:

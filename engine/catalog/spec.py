@@ -240,11 +240,15 @@ class ChannelsFile(Spec, frozen=True, kw_only=True):
 
 
 class LayerSpec(Spec, frozen=True, kw_only=True):
-    """Experiments in one layer share no unit: each has the range of the layer that is reserved for it."""
+    """Experiments in one layer share no unit: each has the range of the layer that is reserved for it.
+
+    GrowthBook's namespaces are layers with `hash_version: 1`, under which layers depend on each other a little.
+    """
 
     key: Key
     title: Text | None = None
     seed: Text | None = None
+    hash_version: Literal[1, 2] = 2
     reserve: dict[Key, Interval] = {}
 
 

@@ -105,7 +105,8 @@ class Imported:
     def _plan(self, context: Json) -> Plan:
         specs = [self.spec, *_flags(self.experiment, context)]
         layers = [
-            LayerSpec(key=n, reserve={self.spec.key: r}) for n, *r in filter(None, [self.experiment.get("namespace")])
+            LayerSpec(key=n, hash_version=1, reserve={self.spec.key: r})
+            for n, *r in filter(None, [self.experiment.get("namespace")])
         ]
         groups = context.get("savedGroups", {}).items()
         return compile_plan(
