@@ -93,6 +93,20 @@ class Bandit(ABC):
     def chances(self, x: Floats, among: Among) -> Floats:
         """Propensities (n,) over the arms in `among`, before the floor."""
 
+    def expected(self, x: ArrayLike | None = None, *, candidates: Ints | None = None) -> Floats:
+        """Expected rewards (arms,), or (n,) for candidates, at context x (dim,); 0 for an arm never seen.
+
+        Raises:
+            ValueError: as in `probabilities`.
+        """
+        if candidates is not None:
+            self._check_candidates(candidates)
+        return self.means(self._context(x), EVERY if candidates is None else candidates)
+
+    def means(self, x: Floats, among: Among) -> Floats:  # noqa: ARG002 - the same verb for every policy
+        """Expected rewards (n,) of the arms in `among`."""
+        return self.statistics["total"][among] / np.maximum(self.statistics["count"][among], 1e-9)
+
     def absorb(self, batch: Batch, into: dict[str, Floats]) -> None:
         """Adds the batch's statistics, weighted, to arrays that are this call's own."""
         np.add.at(into["count"], batch.arm, batch.weight)

@@ -238,6 +238,10 @@ class Linear(Bandit):
             loading = np.concatenate([shared, loading], axis=1)
         return Prediction(mean, np.maximum(own, 0), loading)
 
+    def means(self, x: Floats, among: Among) -> Floats:
+        """Expected rewards (n,) of the arms in `among`."""
+        return np.asarray(self.predict(x, among).mean + self.posterior.common[-1], np.float64)
+
     def with_arms(self, arms: tuple[str, ...], traits: Mapping[str, tuple[float, ...]] | None = None) -> Self:
         """As in `Bandit.with_arms`; what leaving arms told of the common coefficients stays."""
         after = replace(super().with_arms(arms), traits=self.traits if traits is None else traits, statistics={})

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from scipy import special
 
+from policies.base import Among
 from policies.batches import Batch, Floats
 from policies.linear_thompson import Drawing
 from policies.thompson import check_shares
@@ -45,6 +47,11 @@ class LogisticThompson(Drawing):
     def check_rewards(self, reward: Floats) -> None:
         """Rewards are shares of a success."""
         check_shares(reward)
+
+    def means(self, x: Floats, among: Among) -> Floats:
+        """Expected rewards (n,): the chance at the mode, moderated by its variance (MacKay 1992, equation 10)."""
+        logit, spread = super().means(x, among), self.predict(x, among).spread(self.posterior.common_cover)
+        return np.asarray(special.expit(logit / np.sqrt(1 + np.pi / 8 * spread**2)))
 
     def absorb(self, batch: Batch, into: dict[str, Floats]) -> None:
         """Adds each observation's curvature and shift, one after the other."""

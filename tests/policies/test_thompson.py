@@ -24,7 +24,7 @@ def integrated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
         edges = np.unique(stats.beta.ppf([0, 1e-9, 1e-4, 0.05, 0.5, 0.95, 1 - 1e-4, 1 - 1e-9, 1], a[k], b[k]))
         angles = np.arcsin(np.sqrt(edges))
-        return sum(integrate.quad(integrand, *ends, epsabs=1e-11)[0] for ends in pairwise(angles))
+        return sum(integrate.quad(integrand, *ends, epsabs=1e-9, limit=200)[0] for ends in pairwise(angles))
 
     return np.array([chance(k) for k in range(a.size)])
 
