@@ -26,7 +26,7 @@ COUNTERS = 256
 MOVES = 4
 
 Pool = Literal["stock", "budget"]
-Verb = Literal["reserve", "confirm", "release", "level"]
+Verb = Literal["reserve", "confirm", "release", "undo", "level"]
 Reason = Literal["cap", "stock", "budget", "erased"]
 Counts = dict[str, list[float]]
 
@@ -87,15 +87,18 @@ class Claims:
         One round trip; a second gives back what a claim got that was refused elsewhere.
         """
         takes = [(index, take) for index, claim in enumerate(claims) for take in claim.takes]
-        denials, taken = await asyncio.gather(
-            self._count(key, [(_short(c.id), c.caps, c.counters, False) for c in claims], now),
-            asyncio.gather(*(self._pool("reserve", take, claims[index].id, now) for index, take in takes)),
-        )
-        for (index, take), got in zip(takes, taken, strict=True):
+        taking = [self._pool("reserve", take, claims[index].id, now) for index, take in takes]
+        denials = await self._count(key, [(_short(c.id), c.caps, c.counters, False) for c in claims], now)
+        if not takes:
+            return denials
+        for (index, take), got in zip(takes, await asyncio.gather(*taking), strict=True):
             if not got and denials[index] is None:
                 denials[index] = Denial(take.pool, take.name)
-        lost = [claim for claim, denial in zip(claims, denials, strict=True) if denial is not None]
-        await asyncio.gather(*(self.release(key, claim, now) for claim in lost if claim.takes))
+        lost = [claim for claim, denial in zip(claims, denials, strict=True) if denial is not None and claim.takes]
+        if lost:
+            undone = [self._pool("undo", take, claim.id, now) for claim in lost for take in claim.takes]
+            await self._count(key, [(_short(claim.id), (), claim.counters, True) for claim in lost], now)
+            await asyncio.gather(*undone)
         return denials
 
     async def count(self, key: Key, id: str, counters: Iterable[str], now: float) -> None:  # noqa: A002 (its name everywhere)
@@ -108,10 +111,9 @@ class Claims:
 
     async def release(self, key: Key, claim: Claim, now: float) -> None:
         """Give back what a claim holds and counted; what was confirmed stays."""
-        await asyncio.gather(
-            self._count(key, [(_short(claim.id), (), claim.counters, True)], now),
-            *(self._pool("release", take, claim.id, now) for take in claim.takes),
-        )
+        released = [self._pool("release", take, claim.id, now) for take in claim.takes]
+        await self._count(key, [(_short(claim.id), (), claim.counters, True)], now)
+        await asyncio.gather(*released)
 
     async def stock(self, sku: str, level: float, now: float) -> None:
         """The level of a stock as counted by the shop at `now`; what is held is not in it yet."""
@@ -146,7 +148,7 @@ class Claims:
             key = reply[1 : 1 + DIGITS].decode()
         raise StoreUnavailable(f"a customer moved {MOVES} times while they were claimed for; ask again")
 
-    async def _pool(self, verb: Verb, take: Take, id_: str, now: float) -> bool:
+    def _pool(self, verb: Verb, take: Take, id_: str, now: float) -> "asyncio.Future[Reply]":
         name = _pool_key(take)
         limit = "" if take.limit is None else round(take.limit * UNIT)
         arguments = (
@@ -159,7 +161,7 @@ class Claims:
             limit,
             repr(take.hold),
         )
-        return await self._wire.call(_POOL, (name, f"{name}:holds"), arguments) == 1
+        return self._wire.call(_POOL, (name, f"{name}:holds"), arguments)
 
 
 def times(value: Value) -> Counts:

@@ -1,6 +1,7 @@
 -- What can run out, stock or budget: KEYS pool, holds; ARGV what to do, now (s), life (ms), id, amount, least that
 -- must be left before, limit ('' for the stored level), hold (s; 0 takes it at once). Amounts are whole numbers.
--- reserve, confirm: 1 if it is theirs (however often asked), 0 if not. release: 1. level: sets it, forgets what went.
+-- reserve, confirm: 1 if it is theirs (however often asked), 0 if not. release gives back what is held, undo what was
+-- taken too: 1. level: sets it, forgets what went.
 local verb, now, life, id = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local amount, least, hold = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[8])
 
@@ -28,8 +29,14 @@ end
 
 local held = redis.call('HEXISTS', KEYS[1], 'h:' .. id) == 1
 local done = redis.call('HEXISTS', KEYS[1], 'd:' .. id) == 1
-if verb == 'release' then
-  if held then drop(id) end
+if verb == 'release' or verb == 'undo' then
+  if held then
+    drop(id)
+  elseif done and verb == 'undo' then
+    redis.call('HINCRBY', KEYS[1], 'spent', -number('d:' .. id))
+    redis.call('HDEL', KEYS[1], 'd:' .. id)
+    redis.call('ZREM', KEYS[2], id)
+  end
   return 1
 end
 if done or (held and verb == 'reserve') then return 1 end
@@ -49,7 +56,7 @@ else
     drop(id)
   end
   redis.call('HINCRBY', KEYS[1], 'spent', amount)
-  redis.call('HSET', KEYS[1], 'd:' .. id, 1)
+  redis.call('HSET', KEYS[1], 'd:' .. id, amount)
   redis.call('ZADD', KEYS[2], now + 86400, id)
 end
 keep()

@@ -1,12 +1,15 @@
 """How this shop keeps its customers: merge rules, limits per identifier kind, and the life of everything kept."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from engine.decide.profile import DAY, HALF_LIFE, IdKind
 
 MergeRule = Literal["recency", "source", "sum", "max", "union", "known_wins"]
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 KINDS: tuple[IdKind, ...] = ("user_id", "loyalty_card", "email", "phone", "anonymous_id", "device_id")
 WEAK: frozenset[IdKind] = frozenset(("anonymous_id", "device_id"))
@@ -21,26 +24,26 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     merge: dict[str, MergeRule] = {}
     sources: list[str] = []
-    binds: dict[IdKind, int] = msgspec.field(default_factory=lambda: {"anonymous_id": 2, "device_id": 4})
-    holds: dict[IdKind, int] = msgspec.field(default_factory=lambda: {"anonymous_id": 32, "device_id": 16})
-    life: float = 400 * DAY
-    anonymous_life: float = 90 * DAY
-    seen_life: float = 14 * DAY
-    seen_limit: int = 4096
-    tombstone_life: float = 90 * DAY
-    half_life: float = HALF_LIFE
-    points_per_unit: float = 1.0
+    binds: dict[IdKind, Count] = msgspec.field(default_factory=lambda: {"anonymous_id": 2, "device_id": 4})
+    holds: dict[IdKind, Count] = msgspec.field(default_factory=lambda: {"anonymous_id": 32, "device_id": 16})
+    life: Seconds = 400 * DAY
+    anonymous_life: Seconds = 90 * DAY
+    seen_life: Seconds = 14 * DAY
+    seen_limit: Count = 4096
+    tombstone_life: Seconds = 90 * DAY
+    half_life: Seconds = HALF_LIFE
+    points_per_unit: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     tiers: list[float] = []
-    visit_gap: float = 1800.0
+    visit_gap: Seconds = 1800.0
     not_visits: frozenset[str] = frozenset(("refund", "order_refunded", "email_sent", "complaint_closed"))
-    cart_life: float = 7 * DAY
-    step_life: float = 1 * DAY
-    conversation_life: float = 3 * DAY
-    traits_limit: int = 100
-    affinities_limit: int = 50
-    orders_limit: int = 50
-    visits_limit: int = 8
-    recent_limit: int = 24
+    cart_life: Seconds = 7 * DAY
+    step_life: Seconds = 1 * DAY
+    conversation_life: Seconds = 3 * DAY
+    traits_limit: Count = 100
+    affinities_limit: Count = 50
+    orders_limit: Count = 50
+    visits_limit: Count = 8
+    recent_limit: Count = 24
 
     def bind_limit(self, kind: IdKind) -> int:
         """How many known customers a value of `kind` may name."""

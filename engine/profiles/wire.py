@@ -209,3 +209,4 @@ def _fail(futures: "Sequence[asyncio.Future[T]]", error: Exception) -> None:
             problem = StoreUnavailable(f"Redis: {type(error).__name__}: {error}; is it up and writable?")
             problem.__cause__ = error
             future.set_exception(problem)
+            future.exception()  # seen here, so that one of several that nobody awaits any more is not reported lost

@@ -115,6 +115,18 @@ def test_a_hold_expires_when_it_is_not_collected(redis_url: str) -> None:
     with_claims(redis_url, story)
 
 
+def test_a_claim_refused_by_a_cap_spends_nothing(redis_url: str) -> None:
+    async def story(claims: Claims) -> None:
+        for hold in (0, 60):
+            take = Take("budget", f"b{hold}", amount=2, limit=10, hold=hold)
+            for n, denial in enumerate([None, Denial("cap", f"cap{hold}")]):
+                claim = Claim(f"c{n}", [Cap(f"cap{hold}", 1, 0)], [f"cap{hold}"], [take])
+                assert await claims.claim(KEY, [claim], NOW) == [denial]
+            assert await claims.left(take) == 8
+
+    with_claims(redis_url, story)
+
+
 def test_stock_nobody_told_of_is_none(redis_url: str) -> None:
     claim = Claim("c", takes=[Take("stock", "?", least=1)])
     assert with_claims(redis_url, lambda claims: claims.claim(KEY, [claim], NOW)) == [Denial("stock", "?")]

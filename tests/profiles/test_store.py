@@ -1,10 +1,13 @@
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 import redis
 
+from engine import embedded
 from engine.decide.profile import CustomerIds, attributes
 from engine.errors import StoreUnavailable
 from engine.profiles.events import Accepted, Event
@@ -171,6 +174,29 @@ def test_a_store_that_is_gone_says_so_in_time() -> None:
         await store.close()
 
     asyncio.run(run())
+
+
+def test_a_store_that_hangs_or_turned_replica_says_so_and_comes_back(tmp_path: Path) -> None:
+    async def run(server: embedded.Embedded) -> None:
+        store = ProfileStore.open(server.url, timeout=0.5)
+        found = await store.fetch(CustomerIds(user_id="u"), NOW)
+        server.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(StoreUnavailable, match="Timeout"):
+            await asyncio.gather(*(store.fetch(CustomerIds(user_id="u"), NOW) for _ in range(5)))
+        server.process.send_signal(signal.SIGCONT)
+        with redis.Redis.from_url(server.url) as client:
+            client.execute_command("REPLICAOF", "127.0.0.1", "1")
+            with pytest.raises(StoreUnavailable, match="ReadOnlyError"):
+                await store.touch(found, NOW, Log())
+            with pytest.raises(StoreUnavailable, match="ReadOnlyError"):
+                await store.ingest([track("m", "view", user_id="u")], NOW, Log())
+            client.execute_command("REPLICAOF", "NO", "ONE")
+        await store.touch(found, NOW, Log())
+        assert (await store.fetch(CustomerIds(user_id="u"), NOW)).known
+        await store.close()
+
+    with embedded.running(tmp_path) as server:
+        asyncio.run(run(server))
 
 
 @pytest.fixture
