@@ -102,6 +102,14 @@ class Breaker:
             for guard in of_experiment:
                 self._by_event.setdefault(guard.metric.event, []).append(guard)
 
+    def keep_to_guards(self) -> None:
+        """Forget the customers of experiments that are not guarded any more."""
+        kept = [guard.experiment + " " + guard.metric.key for guards in self._guards.values() for guard in guards]
+        self._db.execute(
+            "DELETE FROM guarded WHERE experiment || ' ' || metric NOT IN (SELECT value FROM json_each(?))",
+            [msgspec.json.encode(kept).decode()],
+        )
+
     def take(self, partition: int, records: Iterable[AnyRecord], until: float) -> list[Trip]:
         """Count a partition's records, and what is known by its clock `until`; the trips that follow."""
         if not self._guards:
@@ -167,8 +175,8 @@ class Breaker:
         trips: list[Trip] = []
         ripe = self._db.execute(
             "SELECT experiment, metric, variant, value, customer FROM guarded "
-            "WHERE NOT known AND partition = ? AND ended <= ? ORDER BY ended, customer",
-            (partition, until - GRACE),
+            "WHERE NOT known AND partition = ? AND ended <= ? AND ended + ? <= ? ORDER BY ended, customer",
+            (partition, until, GRACE, until),
         ).fetchall()
         if not ripe:
             return []

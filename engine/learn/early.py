@@ -27,9 +27,9 @@ class Early:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        last, count = db.execute("SELECT coalesce(max(id), 0), count(*) FROM early").fetchone()
-        self._next = int(last) + 1
-        self._any = bool(count)
+        (last,) = db.execute("SELECT max(id) FROM early").fetchone()
+        self._next = (last or 0) + 1
+        self._any = last is not None
         self._by_key: dict[str, dict[int, Waiting]] = {}
         self._stored: set[int] = set()
         self._gone: list[int] = []

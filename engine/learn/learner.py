@@ -17,6 +17,7 @@ from engine.journal.snapshots import Header, aligned, store_errors
 from engine.learn.breaker import Breaker, Trip, guards_of, trip_record
 from engine.learn.combine import MARK, combine
 from engine.learn.early import Early
+from engine.learn.erase import without_erased
 from engine.learn.join import Join, ids_and_customers, time_of
 from engine.learn.outbox import Outbox
 from engine.learn.pending import Board
@@ -114,6 +115,10 @@ class Learner:
             self._listen()
             deliveries = [one for one in reader.read(_ENTRIES) if self._owned is None or one.partition in self._owned]
         records, unreadable = _decoded(deliveries)
+        if reader.lost:
+            _log.error("the store lost records that were never read", lost=[one._asdict() for one in reader.lost])
+            unreadable["lost by the store"] += sum(one.last - one.first + 1 for one in reader.lost)
+            reader.lost.clear()
         for partition in self._mine():
             self._let_time_pass(partition, records.get(partition, ()), now)
         if records or unreadable:
@@ -171,6 +176,7 @@ class Learner:
         self._learnt = self._learnt | fitted(self._learnt, self._rules)
         with self._state.transaction():
             self._state.put_policies(self._learnt)
+            self._breaker.keep_to_guards()
 
     def _let_time_pass(self, partition: int, records: Sequence[AnyRecord], now: float | None) -> None:
         """Do what is due before the first of `records`, or by our clock, in pieces that fit in memory."""
@@ -195,6 +201,7 @@ class Learner:
         with self._state.transaction():
             board, early = Board(self._state.db), Early(self._state.db)
             join = Join(self._rules, board, early)
+            records = {partition: without_erased(self._state.db, some) for partition, some in records.items()}
             every = [record for of_partition in records.values() for record in of_partition]
             ids, customers = ids_and_customers(every, self._rules)
             customers |= early.load(ids, every)

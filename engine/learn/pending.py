@@ -122,12 +122,6 @@ class Board:
         self._by_customer.setdefault(row.customer, []).append(row)
 
 
-def erase(db: sqlite3.Connection, customers: Collection[str]) -> int:
-    """Remove all that is pending of these customers; how many decisions that were."""
-    matched = "DELETE FROM pending WHERE customer IN (SELECT value FROM json_each(?))"
-    return db.execute(matched, [_json(customers)]).rowcount
-
-
 def _values(row: Pending) -> tuple[object, ...]:
     return (
         row.decision_id,

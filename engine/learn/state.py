@@ -69,7 +69,8 @@ class State:
         rows = self.db.execute(
             "SELECT due FROM (SELECT due FROM pending WHERE partition = :p AND due <= :until UNION ALL "
             "SELECT due FROM early WHERE partition = :p AND due <= :until UNION ALL "
-            "SELECT ended + :grace FROM guarded WHERE NOT known AND partition = :p AND ended <= :until - :grace) "
+            "SELECT ended + :grace FROM guarded WHERE NOT known AND partition = :p AND ended <= :until "
+            "AND ended + :grace <= :until) "
             "ORDER BY due LIMIT :limit",
             {"p": partition, "until": until, "limit": limit, "grace": GRACE},
         )

@@ -79,4 +79,11 @@ CREATE TABLE IF NOT EXISTS evidence (
   evidence BLOB NOT NULL,
   PRIMARY KEY (experiment, metric, variant)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS trips (selection TEXT PRIMARY KEY, reason TEXT NOT NULL, told INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS trips (
+  selection TEXT PRIMARY KEY,
+  reason TEXT NOT NULL,
+  told INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Digests of erased customers: what of them is still on its way is dropped.
+CREATE TABLE IF NOT EXISTS erased (digest TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;

@@ -1,6 +1,9 @@
 """What happens to a learner over its life: plans change, people roll back, files are lost, work is divided."""
 
+import math
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from engine.journal import snapshots, stream
 from engine.journal.collect import collect
 from engine.journal.spool import partition_of
 from engine.learn import learn
+from engine.learn.erase import erase_customers
 from engine.learn.rollback import rollback, versions
+from engine.learn.state import path_of
 from engine.learn.warm import warm_start
 
 CLICK = "{metric: click, window: 1h, settle: 10m}"
@@ -219,6 +224,20 @@ def test_a_warm_start_says_what_is_missing(shop: Any, tmp_path: Path) -> None:
         warm_start(shop.settings, shop.plan, "hero", tmp_path)
     with pytest.raises(BadInput, match="'nobody' is no selection"):
         warm_start(shop.settings, shop.plan, "nobody", file)
+
+
+def test_an_erased_customer_is_in_no_file_of_the_learner_and_does_not_come_back(shop: Any) -> None:
+    shop.send(*shop.shown("d1", 0, "secret"), *shop.shown("d2", 0, "other"), shop.event("purchase", 1, "secret"))
+    shop.send(*shop.shown("d3", 0, "secret", key="till"), shop.event("purchase", 1, "secret", "d3", revenue=math.nan))
+    shop.learn()
+    late = [*shop.shown("d4", 10, "secret"), shop.event("click", 12, "secret", "d4")]
+    assert erase_customers(shop.settings.data, {"secret"}, shop.t0 + 20) > 0
+    shop.send(*late, *clicked(shop, "d5", 30, who="secret"))
+    shop.learn()
+    assert counts(shop)["a"] == (1, 1), "what the customer does later counts"
+    with closing(sqlite3.connect(path_of(shop.settings.data, None))) as db:
+        assert db.execute("SELECT decision_id FROM pending ORDER BY 1").fetchall() == [("d2",), ("d5",)]
+        assert db.execute("SELECT count(*) FROM early").fetchone() == (0,)
 
 
 def test_rewards_are_in_the_parquet_log_once(shop: Any) -> None:
