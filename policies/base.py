@@ -175,7 +175,7 @@ class Bandit(ABC):
     def learn(self, batch: Batch) -> Self:
         """The policy that also knows this batch of at least one checked observation."""
         kept, effective = forgetting(self.discount, batch.weight)
-        statistics = {name: kept * value for name, value in self.statistics.items()}
+        statistics = {n: v.copy() if kept == 1.0 else kept * v for n, v in self.statistics.items()}
         self.absorb(replace(batch, weight=effective), statistics)
         return replace(self, seen=self.seen + batch.arm.size, statistics=statistics)
 

@@ -45,7 +45,9 @@ class Level:
 def level(gram: Floats, moment: Floats, shrink: float) -> Level:
     """Members with data over contexts that end in a 1: Gram (..., dim + 1, dim + 1) and moment (..., dim + 1)."""
     ridge = shrink * np.eye(moment.shape[-1] - 1)
-    cover = np.asarray(np.linalg.inv(gram[..., :-1, :-1] + ridge), np.float64)
+    cover = np.broadcast_to(np.eye(moment.shape[-1] - 1) / shrink, gram[..., :-1, :-1].shape).copy()
+    informed = gram[..., -1, -1] != 0
+    cover[informed] = np.linalg.inv(gram[informed][..., :-1, :-1] + ridge)
     return Level(shrink, cover, *_times(cover, moment[..., :-1], gram[..., :-1, -1]))
 
 
@@ -57,6 +59,13 @@ def upwards(gram: Floats, moment: Floats, cover: Floats) -> tuple[Floats, Floats
     """What members tell of their parents and the constant, as data: Gram and moment of the members' own shapes."""
     towards = gram[..., :-1] @ cover
     return gram - towards @ gram[..., :-1, :], moment - (towards @ moment[..., :-1, None])[..., 0]
+
+
+def told_of_constant(gram: Floats, moment: Floats, members: Level) -> tuple[Floats, Floats]:
+    """What members without traits tell of the common constant, in all: Gram (1, 1) and moment (1,)."""
+    along = gram[..., :-1, -1]
+    whole = gram[..., -1, -1].sum() - (along * members.tilt).sum()
+    return np.full((1, 1), whole), np.full(1, moment[..., -1].sum() - (along * members.pull).sum())
 
 
 def gathered(gram: Floats, moment: Floats, traits: Floats) -> tuple[Floats, Floats]:

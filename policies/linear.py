@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from policies.base import Among, Bandit
+from policies.base import EVERY, Among, Bandit
 from policies.batches import Batch, Floats, Ints
 from policies.hierarchy import (
     Level,
@@ -18,6 +18,7 @@ from policies.hierarchy import (
     gathered,
     level,
     noise_of,
+    told_of_constant,
     tuned,
     upwards,
 )
@@ -175,7 +176,7 @@ class Linear(Bandit):
             explained += float((groups.pull * moment[..., :-1]).sum())
             gram, moment = _summed(gram, moment, groups)
         arms = self._arms(gram, moment)
-        precision, shift = gathered(*upwards(gram, moment, arms.cover), self._traits)
+        precision, shift = self._told(gram, moment, arms)
         precision += self.statistics["left_gram"] + self.prior * np.eye(shift.size)
         shift += self.statistics["left_moment"]
         common_cover = np.asarray(np.linalg.inv(precision), np.float64)
@@ -198,6 +199,14 @@ class Linear(Bandit):
             group_cover=cover,
             group_tilt=tilt,
         )
+
+    def _told(
+        self, gram: Floats, moment: Floats, arms: Level, which: Among | list[int] = EVERY
+    ) -> tuple[Floats, Floats]:
+        """What arms tell of the common coefficients."""
+        if not self.traits:
+            return told_of_constant(gram, moment, arms)
+        return gathered(*upwards(gram, moment, arms.cover), self._traits[which])
 
     def _arms(self, gram: Floats, moment: Floats) -> Level:
         """The arms' level; arms that saw nothing new are carried over from the version before."""
@@ -258,7 +267,7 @@ class Linear(Bandit):
                 gram, moment = _summed(gram, moment, groups)
             leaving = level(gram, moment, self.between)
             square -= (leaving.pull * moment[:, :-1]).sum()
-            told, shift = gathered(*upwards(gram, moment, leaving.cover), self._traits[gone])
+            told, shift = self._told(gram, moment, leaving, gone)
             moved["left_gram"] = moved["left_gram"] + told
             moved["left_moment"] = moved["left_moment"] + shift
             moved["left_noise"] = moved["left_noise"] + [self.statistics["count"][gone].sum(), square]
