@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from engine.catalog.plan import Plan
-from engine.errors import StoreUnavailable
+from engine.errors import BadInput, StoreUnavailable
 from engine.journal import snapshots, stream
 from engine.journal.records import AnyRecord, decode
 from engine.journal.snapshots import Header, aligned, store_errors
@@ -154,17 +154,16 @@ class Learner:
             header, mine = there[key + self._suffix], self._learnt[key]
             if header.version < mine.version or (header.version, header.learnt) == (mine.version, mine.learnt):
                 continue
-            published = snapshots.current(self._client, key + self._suffix)
             rule = self._rules.of.get(key)
-            if published is None or rule is None:
+            if rule is None:
                 continue
-            found = published.header
-            if mine.version == 0:  # our file is new, or lost
-                after = Learnt(load(published.blob), found.meaning, found.version, found.learnt)
-            else:
-                mine = replace(mine, version=found.version)
-                after = restarted(mine, load(published.blob), found.meaning, found.learnt)
-            _log.info("took over a snapshot", key=key, version=found.version)
+            try:
+                published = snapshots.current(self._client, key + self._suffix)
+                after = _instead(mine, published) if published else replace(mine, version=header.version)
+            except (BadInput, ValueError) as error:
+                _log.error("a snapshot in our place cannot be read; ours replaces it", key=key, error=str(error))
+                after = replace(mine, version=header.version + 1)
+            _log.info("took over from the store", key=key, version=header.version)
             self._learnt[key] = fitted({key: after}, Rules({key: rule}, frozenset(), 0.0))[key]
             with self._state.transaction():
                 self._state.put_policies({key: self._learnt[key]})
@@ -262,6 +261,14 @@ class Learner:
             {p: position for p, position in progress.positions.items() if p in self._owned},
             {p: marks for p, marks in progress.marks.items() if p in self._owned},
         )
+
+
+def _instead(mine: Learnt, published: snapshots.Published) -> Learnt:
+    """A published snapshot in the place of `mine`; as it is if nothing was learnt here, because our file is new."""
+    header, policy = published.header, load(published.blob)
+    if mine.version == 0:
+        return Learnt(policy, header.meaning, header.version, header.learnt)
+    return restarted(replace(mine, version=header.version), policy, header.meaning, header.learnt)
 
 
 def _decoded(deliveries: Iterable[stream.Delivery]) -> tuple[dict[int, list[AnyRecord]], Counter[str]]:

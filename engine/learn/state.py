@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from engine.journal.stream import Progress
 from engine.learn.breaker import GRACE
 from engine.learn.teach import Learnt
 from policies import dump, load
 
+_spans = msgspec.json.Decoder(tuple[tuple[float, float], ...])
+_log = structlog.get_logger(__name__)
 _SCHEMA = Path(__file__).with_name("state.sql").read_text(encoding="utf-8")
 
 
@@ -78,13 +81,14 @@ class State:
 
     def policies(self) -> dict[str, Learnt]:
         """What was learnt, by selection."""
+        found: dict[str, Learnt] = {}
         rows = self.db.execute("SELECT key, meaning, version, learnt, forgotten, policy FROM policies")
-        return {
-            key: Learnt(
-                load(blob), meaning, version, learnt, msgspec.json.decode(spans, type=tuple[tuple[float, float], ...])
-            )
-            for key, meaning, version, learnt, spans, blob in rows
-        }
+        for key, meaning, version, learnt, spans, blob in rows:
+            try:
+                found[key] = Learnt(load(blob), meaning, version, learnt, _spans.decode(spans))
+            except ValueError as error:
+                _log.error("a policy of an earlier release cannot be read and starts again", key=key, error=str(error))
+        return found
 
     def put_policies(self, learnt: Mapping[str, Learnt]) -> None:
         """Keep what was learnt."""

@@ -15,6 +15,7 @@ import pytest
 from engine.errors import BadInput
 from engine.journal import snapshots, stream
 from engine.journal.collect import collect
+from engine.journal.snapshots import Header
 from engine.journal.spool import partition_of
 from engine.learn import learn
 from engine.learn.erase import erase_customers
@@ -70,6 +71,33 @@ def test_a_learner_that_lost_its_file_goes_on_from_the_snapshot(shop: Any) -> No
     shop.learn()
     assert counts(shop) == {"a": (1, 1), "b": (1, 1), "c": (0, 0)}
     assert shop.version() > version
+
+
+@pytest.mark.parametrize("file_is_lost", [False, True])
+def test_a_snapshot_that_cannot_be_read_is_replaced(shop: Any, file_is_lost: Any) -> None:
+    shop.send(*clicked(shop, "d1", 0))
+    shop.learn()
+    good = snapshots.headers(shop.client)["hero"]
+    bad = Header.of(good.version + 5, good.time, good.learnt, good.meaning, b"nonsense")
+    snapshots.publish(shop.client, "hero", bad, b"nonsense")
+    if file_is_lost:
+        for file in shop.settings.data.glob("learn/*"):
+            file.unlink()
+    shop.send(*clicked(shop, "d2", 60, "b"))
+    shop.learn()
+    assert counts(shop) == {"a": (0, 0) if file_is_lost else (1, 1), "b": (1, 1), "c": (0, 0)}
+    assert shop.version() > bad.version
+
+
+def test_a_policy_of_an_earlier_release_starts_again(shop: Any) -> None:
+    shop.send(*clicked(shop, "d1", 0))
+    shop.learn()
+    with closing(sqlite3.connect(path_of(shop.settings.data, None))) as db, db:
+        db.execute("UPDATE policies SET policy = ?", [b"old"])
+    shop.client.delete(snapshots.HEADERS)
+    shop.send(*clicked(shop, "d2", 60, "b"))
+    shop.learn()
+    assert counts(shop) == {"a": (0, 0), "b": (1, 1), "c": (0, 0)}
 
 
 def test_new_arms_start_from_the_prior_and_arms_that_return_still_know(shop: Any) -> None:
