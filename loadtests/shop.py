@@ -1,6 +1,7 @@
 """The shop that the benches ask: a folder of YAML, customers in the store, and a policy that has learnt."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -39,8 +40,10 @@ FEATURES = [
 ]
 
 
-def folder(path: Path, experiments: int = 1) -> Path:
-    """YAML of one 20-offer placement under linear Thompson, and of experiments of which `checkout` applies to web."""
+def folder(
+    path: Path, experiments: Sequence[Mapping[str, object]] = (), layers: Mapping[str, object] | None = None
+) -> Path:
+    """YAML of a 20-offer placement under linear Thompson, one beside it, and experiments: `checkout` by default."""
     (path / "offers").mkdir(parents=True, exist_ok=True)
     offers = [f"offer_{number}" for number in range(OFFERS)]
     for number, key in enumerate([*offers, "banner"]):
@@ -50,23 +53,37 @@ def folder(path: Path, experiments: int = 1) -> Path:
             offer["audience"] = {"loyalty.tier": {"$gte": 1}}
         _write(path / "offers" / f"{key}.yaml", offer)
     channels = [{"key": "web"}, {"key": "app"}]
-    _write(path / "channels.yaml", {"channels": channels, "placements": [{"key": "hero", "channels": ["web", "app"]}]})
+    placements = [{"key": key, "channels": ["web", "app"]} for key in ("hero", "footer")]
+    _write(path / "channels.yaml", {"channels": channels, "placements": placements})
+    _write(path / "layers.yaml", {"layers": [layers] if layers else []})
     _write(path / "metrics.yaml", {"metrics": [{"key": "click", "event": "click"}]})
     policy = {"kind": "linear_thompson", "features": FEATURES, "floor": 0.01}
     reward = {"metric": "click", "window": "24h"}
-    hero = {"key": "hero", "placement": "hero", "offers": offers, "policy": policy, "reward": reward}
-    _write(path / "hero.yaml", {**hero, "fallback": "banner"})
-    for number in range(experiments):
-        key = "checkout" if number == 0 else f"experiment_{number}"
-        _write(path / f"{key}.yaml", experiment(key))
+    for key in ("hero", "footer"):
+        chosen = {"key": key, "placement": key, "offers": offers, "policy": policy, "reward": reward}
+        _write(path / f"{key}.yaml", {**chosen, "fallback": "banner"})
+    for one in experiments or [experiment("checkout")]:
+        _write(path / f"{one['key']}.yaml", one)
     return path
 
 
-def experiment(key: str) -> dict[str, object]:
-    """Two variants, half and half, for customers of two countries."""
+def experiment(key: str, **more: object) -> dict[str, object]:
+    """Two variants, half and half, for customers of two countries unless `more` says otherwise."""
     variants = [{"key": name, "weight": 0.5, "payload": {"layout": name}} for name in ("classic", "one_page")]
     audience = {"country": {"$in": ["DE", "AT"]}}
-    return {"key": key, "hypothesis": "One page, more orders.", "audience": audience, "variants": variants}
+    return {"key": key, "hypothesis": "One page, more orders.", "audience": audience, "variants": variants, **more}
+
+
+def customer(name: str) -> Profile:
+    """A customer of some months: six traits, five affinities, three orders."""
+    one = Profile(name, name, 7, NOW, NOW, ids={"user_id": [name]})
+    events = [Event("identify", "i", user_id=name, traits=TRAITS, channel="web")]
+    events += [Event("track", f"v{c}", event="view", properties={"category": c}, channel="app") for c in CATEGORIES]
+    bought = [{"revenue": 12.5 + n, "order_id": f"o-{n}"} for n in range(3)]
+    events += [Event("track", f"p{n}", event="purchase", properties=p, channel="web") for n, p in enumerate(bought)]
+    for number, event in enumerate(events):
+        one = reduce(one, event, NOW - 3 * 86_400 + number * 18_000, ProfileRules())
+    return one
 
 
 def learnt(client: redis.Redis, path: Path) -> Plan:
@@ -84,15 +101,8 @@ def learnt(client: redis.Redis, path: Path) -> Plan:
 
 
 def fill(client: redis.Redis, customers: int) -> None:
-    """Customers `u-0` … of some months: six traits, five affinities, three orders; for the peer a JSON text each."""
-    rules, hash_ = ProfileRules(), keys.hasher(b"counterpoint")
-    one = Profile("u-0", "u-0", 7, NOW, NOW, ids={"user_id": ["u-0"]})
-    events = [Event("identify", "i", user_id="u-0", traits=TRAITS, channel="web")]
-    events += [Event("track", f"v{c}", event="view", properties={"category": c}, channel="app") for c in CATEGORIES]
-    bought = [{"revenue": 12.5 + n, "order_id": f"o-{n}"} for n in range(3)]
-    events += [Event("track", f"p{n}", event="purchase", properties=p, channel="web") for n, p in enumerate(bought)]
-    for number, event in enumerate(events):
-        one = reduce(one, event, NOW - 3 * 86_400 + number * 18_000, rules)
+    """Customers `u-0` …, each as `customer`; for the peer as a JSON text, too."""
+    one, hash_ = customer("u-0"), keys.hasher(b"counterpoint")
     for start in range(0, customers, 2000):
         pipe = client.pipeline(transaction=False)
         for name in (f"u-{number}" for number in range(start, min(start + 2000, customers))):
