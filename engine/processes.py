@@ -54,6 +54,7 @@ class Keeper:
     """Keeps children running until it is told to end them, the last added first."""
 
     children: list[Child] = field(default_factory=list)
+    ending: bool = False
 
     def add(self, child: Child) -> Child:
         """Start a child and keep it."""
@@ -65,7 +66,7 @@ class Keeper:
         """Start again what has died: at once, then after ever longer pauses while it keeps dying."""
         now = time.monotonic()
         for child in self.children:
-            if child.running or now < child.due:
+            if self.ending or child.running or now < child.due:
                 continue
             if child.due == 0.0:
                 child.deaths = 0 if now - child.started > STEADY_SECONDS else child.deaths + 1
@@ -78,6 +79,7 @@ class Keeper:
 
     def end(self, seconds: float = 15.0) -> None:
         """Ask each to end, the last added first, and kill what has not ended in time."""
+        self.ending = True
         for child in reversed(self.children):
             if child.process is None or not child.running:
                 continue

@@ -8,12 +8,14 @@ import msgspec
 
 from engine.errors import BadInput
 
+DATA = Path(".data")
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How one process of the engine is set up. Times are seconds, sizes bytes."""
 
     experiments: Path = Path("experiments")
-    data: Path = Path(".data")
+    data: Path = DATA
     redis: str = "redis://127.0.0.1:6379/0"
     host: str = "127.0.0.1"
     port: int = 8080
@@ -35,8 +37,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.data / "log"
 
 
+ADDRESS = "store.url"
+"""The file of a data directory in which a running embedded store says where it answers."""
+
+
 def from_environment(environment: Mapping[str, str] = os.environ, **overrides: object) -> Settings:
     """Settings from `COUNTERPOINT_*` variables; arguments given (not None) win.
+
+    Where no store is named, it is the embedded one that runs on the data directory.
 
     Raises:
         BadInput: if a variable is not a setting or its value does not convert.
@@ -46,6 +54,9 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
         name.removeprefix(prefix).lower(): value for name, value in environment.items() if name.startswith(prefix)
     }
     values |= {name: value for name, value in overrides.items() if value is not None}
+    address = Path(str(values.get("data", DATA))) / ADDRESS
+    if "redis" not in values and address.is_file():
+        values["redis"] = address.read_text().strip()
     known = Settings.__struct_fields__
     for name in values:
         if name not in known:

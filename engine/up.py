@@ -3,21 +3,25 @@
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 import structlog
 
 from engine import embedded
+from engine.catalog.archive import Archive
+from engine.catalog.watch import PlanWatch
 from engine.errors import CounterpointError
 from engine.processes import Child, Keeper, verb
 from engine.service.server import listen
-from engine.settings import Settings
+from engine.settings import ADDRESS, Settings
 
 log = structlog.get_logger(__name__)
 
@@ -40,30 +44,39 @@ def running(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Se
 
     Raises:
         BadInput: if the port is taken or the data directory cannot be used.
+        CatalogError: if the experiments have problems and no earlier plan is kept.
         NotReadyError: if it does not become ready.
     """
     settings.data.mkdir(parents=True, exist_ok=True)
-    listener = listen(settings.host, settings.port)
-    port = listener.getsockname()[1]
-    keeper = Keeper()
-    with listener, embedded.running(settings.data / "store") as store:
+    PlanWatch(settings.experiments, Archive(settings.data / "plans"))  # its problems are told here, once
+    with listen(settings.host, settings.port) as listener, _store(settings.data) as store:
+        port = listener.getsockname()[1]
         settings = msgspec.structs.replace(settings, redis=store.url, port=port)
         environment = _environment(settings)
         fd = listener.fileno()
-        tending = threading.Event()
-        try:
+        keeper = Keeper()
+        with _tended(keeper, store):
             keeper.add(Child("collector", verb("collect"), environment))
             keeper.add(Child("learner", verb("learn"), environment))
             for index in range(settings.workers):
                 keeper.add(Child(f"server {index + 1}", verb("serve", "--fd", str(fd)), environment, (fd,)))
             base = f"http://{settings.host}:{port}"
             _await_ready(base, keeper, stop)
-            tender = threading.Thread(target=_tend, args=(keeper, store, tending), daemon=True)
-            tender.start()
             yield base, settings
-        finally:
-            tending.set()
-            keeper.end()
+
+
+@contextmanager
+def store_of(settings: Settings, *, named: bool) -> Iterator[Settings]:
+    """Settings whose store answers for as long as the block lasts.
+
+    It is the one that is `named`, or the one that runs on the data directory, or one started on what a run there left.
+    """
+    directory = settings.data / "store"
+    if named or not directory.is_dir() or _answers(settings.redis):
+        yield settings
+        return
+    with embedded.running(directory) as store:
+        yield msgspec.structs.replace(settings, redis=store.url)
 
 
 def serve_many(settings: Settings) -> None:
@@ -111,7 +124,7 @@ def _await_ready(base: str, keeper: Keeper, stop: threading.Event) -> None:
         if stop.is_set():
             raise StoppedError(StoppedError.__doc__)
         for child in keeper.children:
-            if not child.running:
+            if child.deaths or not child.running:
                 raise NotReadyError(f"{child.name} ended while it started; its lines above say why")
         try:
             if httpx.get(f"{base}/readyz", timeout=2).status_code == 200:
@@ -122,9 +135,66 @@ def _await_ready(base: str, keeper: Keeper, stop: threading.Event) -> None:
     raise NotReadyError(f"{base}/readyz did not say ready within {START_SECONDS:g} s; ask it, or read the lines above")
 
 
-def _tend(keeper: Keeper, store: embedded.Embedded, done: threading.Event) -> None:
-    while not done.wait(0.1):
-        keeper.tend()
-        if store.process.poll() is not None:
-            log.error("the embedded store ended", code=store.process.returncode, log=str(store.directory))
-            return
+class _Store:
+    """The embedded store, started again on its port and its file when it dies."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._server = embedded.start(directory)
+
+    @property
+    def url(self) -> str:
+        return self._server.url
+
+    def tend(self) -> None:
+        code = self._server.process.poll()
+        if code is not None:
+            log.warning("the embedded store ended; starting it again on its file", code=code)
+            try:
+                self._server = embedded.start(self._directory, port=self._server.port)
+            except CounterpointError as error:
+                log.warning("the embedded store does not start yet", error=str(error))
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+@contextmanager
+def _store(data: Path) -> Iterator[_Store]:
+    store = _Store(data / "store")
+    address = data / ADDRESS
+    address.write_text(store.url)
+    try:
+        yield store
+    finally:
+        address.unlink(missing_ok=True)
+        store.stop()
+
+
+@contextmanager
+def _tended(keeper: Keeper, store: _Store) -> Iterator[None]:
+    """Tend store and children in a thread that outlives them: the store ends with the thread that started it."""
+    done = threading.Event()
+
+    def tend() -> None:
+        while not done.wait(0.1):
+            keeper.tend()
+            store.tend()
+
+    tender = threading.Thread(target=tend, daemon=True)
+    tender.start()
+    try:
+        yield
+    finally:
+        keeper.end()
+        done.set()
+        tender.join()
+
+
+def _answers(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        with socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 6379), timeout=1):
+            return True
+    except OSError:
+        return False

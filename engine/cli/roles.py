@@ -1,5 +1,6 @@
 """The roles of the engine as verbs: all of them on one machine, or one each."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,13 +84,18 @@ def learn(*, experiments: Folder = None, data: Data = None, redis: Redis = None)
 def collect(*, data: Data = None, redis: Redis = None, drain: bool = False) -> int:
     """Write the log: streams to Parquet. With --drain empty spool and streams into it and end."""
     from engine.journal.collect import collect as run
-    from engine.up import stop_on_signals
+    from engine.up import stop_on_signals, store_of
 
     settings = from_environment(data=data, redis=redis)
     log_to_stderr()
-    summary = run(settings, drain=drain, stop=stop_on_signals())
-    if drain:
-        complain(f"Collected: {summary}")
+    stop = stop_on_signals()
+    if not drain:
+        run(settings, stop=stop)
+        return 0
+    with store_of(settings, named=redis is not None or "COUNTERPOINT_REDIS" in os.environ) as settings:
+        summary = run(settings, drain=True, stop=stop)
+    rows = ", ".join(f"{number:,} {table}" for table, number in summary.rows.items()) or "nothing new"
+    complain(f"Collected {rows}.")
     return 0
 
 

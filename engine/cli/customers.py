@@ -1,0 +1,108 @@
+"""A person's data, handed out or deleted everywhere; the learnt policies, kept and set back."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import cyclopts
+from cyclopts import Parameter
+from rich.table import Table
+
+from engine.cli.app import AsJson, Data, Redis, app, count, out, print_json, say
+from engine.errors import BadInput
+from engine.settings import from_environment
+
+if TYPE_CHECKING:
+    from engine.profiles.erasure import Export
+
+SECONDS = 5.0
+
+policy = cyclopts.App(name="policy", help="The learnt policies: what is kept of them, and the way back.")
+app.command(policy)
+
+
+@app.command
+def export(customer: str, *, data: Data = None, redis: Redis = None) -> int:
+    """Hand out all that is kept of a customer, found by any of their ids, as one JSON document."""
+    from engine.journal.export import rows_of
+    from engine.profiles.portrait import portrait
+
+    settings = from_environment(data=data, redis=redis)
+    found = asyncio.run(_export(settings.redis, customer))
+    ids = {customer}
+    if found:
+        ids |= {found.profile.id, *(value for values in found.profile.ids.values() for value in values)}
+    rows = rows_of(settings.log, ids)
+    if found is None and not any(rows.values()):
+        raise BadInput(f"{customer!r}: nothing is kept under this id; give any id the customer was known by")
+    profile = portrait(found.profile, time.time(), found.counts) if found else None
+    print_json({"customer": customer, "profile": profile, "log": rows})
+    return 0
+
+
+@app.command
+def erase(customer: str, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
+    """Delete a person everywhere: profile, aliases, caps, what is on its way, and the log."""
+    from engine.journal.erase import erase_customers
+
+    settings = from_environment(data=data, redis=redis)
+    ids = asyncio.run(_erase(settings.redis, customer))
+    rows = erase_customers(settings.log, ids, time.time()) if settings.log.is_dir() else 0
+    if json:
+        print_json({"ids": sorted(ids), "rows": rows})
+    else:
+        say(f"Erased {count(len(ids), 'id')} and {count(rows, 'row')} of the log. Late events create nothing.")
+    return 0
+
+
+@policy.command
+def rollback(
+    key: str,
+    *,
+    version: Annotated[int | None, Parameter(help="A kept version; the one before the current by default.")] = None,
+    data: Data = None,
+    redis: Redis = None,
+) -> int:
+    """Go back to an earlier snapshot; every server has it within a second and the learner goes on from there."""
+    from engine.learn.rollback import rollback as back
+
+    say(f"{key}@{back(from_environment(data=data, redis=redis), key, version)} is current now.")
+    return 0
+
+
+@policy.command
+def versions(key: str, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
+    """List the snapshots of a policy that are kept, the current one first."""
+    from engine.learn.rollback import versions as kept
+
+    headers = kept(from_environment(data=data, redis=redis), key)
+    if json:
+        print_json([{"version": h.version, "time": h.time, "learnt": h.learnt, "digest": h.digest} for h in headers])
+        return 0
+    table = Table("version", "learnt from", "published (UTC)", "digest")
+    for header in headers:
+        published = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(header.time))
+        table.add_row(f"{key}@{header.version}", f"{header.learnt:,.0f} rewards", published, header.digest)
+    out.print(table)
+    return 0
+
+
+async def _export(redis: str, customer: str) -> "Export | None":
+    from engine.profiles.store import ProfileStore
+
+    store = ProfileStore.open(redis, timeout=SECONDS)
+    try:
+        return await store.export(customer)
+    finally:
+        await store.close()
+
+
+async def _erase(redis: str, customer: str) -> set[str]:
+    from engine.profiles.store import ProfileStore
+
+    store = ProfileStore.open(redis, timeout=SECONDS)
+    try:
+        gone = await store.erase(customer)
+    finally:
+        await store.close()
+    return {customer, *(value for values in gone.values() for value in values)}
