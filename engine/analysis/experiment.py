@@ -157,9 +157,7 @@ def _winsorized(source: DuckDB, units: ir.Table, specs: Sequence[MetricSpec], me
     }
     if not capped:
         return units
-    caps = source.rows(
-        units.aggregate(**{name: source.quantile(units[name], level, None) for name, level in capped.items()})
-    )[0]
+    caps = source.rows(units.aggregate(**{name: units[name].quantile(level) for name, level in capped.items()}))[0]
     return units.mutate(**{n: units[n].clip(upper=float(cap or 0.0)) for n, cap in zip(capped, caps, strict=True)})
 
 

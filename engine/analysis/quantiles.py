@@ -34,7 +34,7 @@ def quantile_arms(engine: Engine, rows: ir.Table, column: str, level: float) -> 
     """
     kept = rows.filter(rows[column].notnull() & rows["variant"].notnull())
     kept = kept.select("variant", "unit", x=kept[column].cast("float64"))
-    first = kept.group_by("variant").aggregate(n=kept.count(), q=engine.quantile(kept["x"], level, None))
+    first = kept.group_by("variant").aggregate(n=kept.count(), q=kept["x"].quantile(level))
     counts = {str(name): (int(n or 0), float(q or 0.0)) for name, n, q in engine.rows(first)}
     found: Quantiles = {}
     usable = {}
@@ -68,7 +68,7 @@ def _order_statistics(
         reach = _Z * math.sqrt(level * (1 - level) / n)
         ranks = max(math.floor(n * (level - reach)) - 1, 0), min(math.ceil(n * (level + reach)), n - 1)
         for side, rank in zip(("low", "high"), ranks, strict=True):
-            wanted[f"{side}{index}"] = engine.quantile(kept["x"], rank / (n - 1), kept["variant"] == name)
+            wanted[f"{side}{index}"] = kept["x"].quantile(rank / (n - 1), where=kept["variant"] == name)
     row = engine.rows(kept.aggregate(**wanted))[0]
     ends = [float(value or 0.0) for value in row]
     return {name: (ends[2 * index], ends[2 * index + 1]) for index, name in enumerate(usable)}

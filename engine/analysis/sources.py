@@ -50,10 +50,6 @@ class Engine(Protocol):
         """The rows of an expression over tables of this engine."""
         ...
 
-    def quantile(self, column: ir.Value, level: float, where: ir.Value | None) -> ir.Value:
-        """The exact quantile, interpolated linearly between order statistics."""
-        ...
-
 
 class DuckDB:
     """The embedded engine."""
@@ -84,10 +80,6 @@ class DuckDB:
     def rows(self, expression: ir.Table) -> list[Row]:
         """Compiles and runs."""
         return self.run(compiled(expression, "duckdb"))
-
-    def quantile(self, column: ir.Value, level: float, where: ir.Value | None) -> ir.Value:
-        """DuckDB's quantile_cont."""
-        return column.quantile(level, where=where)
 
     def run(self, sql: str) -> list[Row]:
         """Runs SQL of DuckDB's own."""
@@ -130,11 +122,17 @@ def _reader(path: str) -> str:
 
 
 def connect(engine: str) -> Engine:
-    """The engine called `duckdb`.
+    """The engine called `duckdb`, `spark`, `clickhouse` (in this process) or `clickhouse://…` (a server).
 
     Raises:
-        BadInput: if there is none of that name.
+        BadInput: if there is none of that name, or it does not start.
     """
     if engine == "duckdb":
         return DuckDB()
-    raise BadInput(f"engine {engine!r} is unknown; use duckdb")
+    from engine.analysis.warehouses import ClickHouse, Spark  # noqa: PLC0415 # their drivers are optional
+
+    if engine == "spark":
+        return Spark()
+    if engine == "clickhouse" or engine.startswith(("clickhouse://", "clickhouses://", "http://", "https://")):
+        return ClickHouse(None if engine == "clickhouse" else engine)
+    raise BadInput(f"engine {engine!r} is unknown; use duckdb, spark, clickhouse or clickhouse://host:8123/database")
