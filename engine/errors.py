@@ -36,3 +36,7 @@ class StoreUnavailable(CounterpointError):
 
 class JournalError(CounterpointError):
     """The log could not be written or read as it must be."""
+
+
+class StoppedError(CounterpointError):
+    """Told to stop before the work began; that is no failure."""

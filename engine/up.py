@@ -18,7 +18,7 @@ import structlog
 from engine import embedded
 from engine.catalog.archive import Archive
 from engine.catalog.watch import PlanWatch
-from engine.errors import CounterpointError
+from engine.errors import CounterpointError, StoppedError
 from engine.processes import Child, Keeper, verb
 from engine.service.server import listen
 from engine.settings import ADDRESS, Settings
@@ -30,10 +30,6 @@ START_SECONDS = 30.0
 
 class NotReadyError(CounterpointError):
     """The engine was started and did not become ready in time; its log lines say why."""
-
-
-class StoppedError(CounterpointError):
-    """The engine was told to stop before it was ready."""
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from cyclopts import CycloptsError
 
 from engine.cli import catalog, customers, reports, roles
 from engine.cli.app import app, complain, complain_of
-from engine.errors import CatalogError, CounterpointError
+from engine.errors import CatalogError, CounterpointError, StoppedError
 
 __all__ = ["app", "catalog", "customers", "main", "reports", "roles"]
 
@@ -21,6 +21,8 @@ def main() -> None:
     except CatalogError as error:
         complain_of(error)
         code = 2
+    except StoppedError:
+        code = 0
     except CounterpointError as error:
         complain(str(error))
         code = 2

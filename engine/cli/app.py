@@ -57,4 +57,7 @@ def log_to_stderr() -> None:
     """Structured log lines on standard error, so that standard output is the answer alone."""
     import structlog
 
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    structlog.configure(
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+    )
