@@ -62,7 +62,7 @@ class Caller:
         self._secret = (secret or "").encode()
         self._rate = per_second
         self._left = per_second or 0.0
-        self._then = time.monotonic()
+        self._then = 0.0
 
     def vouch(self, ids: CustomerIds, proof: str) -> None:
         """Refuse a customer that a publishable key has not proven.
@@ -85,15 +85,14 @@ class Caller:
         one_line = not any("\n" in (getattr(ids, name) or "") for name in ids.__struct_fields__)
         return one_line and hmac.compare_digest(prove(self._secret, ids).encode(), proof.lower().encode())
 
-    def admit(self) -> None:
-        """Count one request.
+    def admit(self, now: float) -> None:
+        """Count one request at `now`, seconds by any clock that only goes on.
 
         Raises:
             Refusal: 429 if the key has used up its rate on this worker.
         """
         if self._rate is None:
             return
-        now = time.monotonic()
         self._left = min(self._rate, self._left + (now - self._then) * self._rate)
         self._then = now
         if self._left < 1:
@@ -119,9 +118,9 @@ class Keys:
         def check(headers: RawHeaders) -> Caller:
             caller = self._caller(headers)
             if RANK[caller.role] < rank:
-                detail = f"the key {caller.name} is a {caller.role} key; this address needs a {least} key"
+                detail = f"the key {caller.name} is a {caller.role} key; this address needs one of role {least}"
                 raise Refusal(403, detail, "authorization")
-            caller.admit()
+            caller.admit(time.monotonic())
             return caller
 
         return check if self._callers else lambda _: ANYONE

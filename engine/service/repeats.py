@@ -5,11 +5,12 @@ know whether the worker that put them there lived to spool them, so it spools th
 collector which decisions may come twice.
 """
 
-from hashlib import blake2b
+from hashlib import blake2b, sha1
+from pathlib import Path
 
 import msgspec
 
-from engine.profiles.wire import Wire
+from engine.profiles.wire import Script, Wire
 
 LIFE = 600
 
@@ -21,6 +22,8 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
     records: list[tuple[bytes, str]]
 
 
+_TEXT = Path(__file__).with_name("claim.lua").read_text(encoding="utf-8")
+_CLAIM = Script(_TEXT, sha1(_TEXT.encode(), usedforsecurity=False).hexdigest())
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Kept).decode
 
@@ -36,7 +39,7 @@ async def claim(wire: Wire, token: str, body: bytes, kept: Kept) -> Kept:
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
-    earlier = await wire.send("SET", _key(token, body), _encode(kept), "EX", LIFE, "NX", "GET")
+    earlier = await wire.call(_CLAIM, [_key(token, body)], [_encode(kept), LIFE])
     return _decode(earlier) if isinstance(earlier, bytes) else kept
 
 

@@ -1,0 +1,30 @@
+"""A thin typed client: decide, expose, track, identify and flags, sync and async, with an answer whatever happens.
+
+>>> from engine.client import Client, Customer
+>>> shop = Client("http://127.0.0.1:8080", channel="web", timeout=0.2)
+>>> anna = Customer(user_id="u-42")
+>>> decision = shop.decide(anna, placements=["home_hero"])  # doctest: +SKIP
+>>> decision.rendering("home_hero", {"headline": "Good morning"})["headline"]  # doctest: +SKIP
+'The second coffee is on us'
+>>> shop.flag("dark_mode", default=False, customer=anna)  # doctest: +SKIP
+True
+>>> shop.track(anna, "purchase", {"revenue": 12.5}, decision_id=decision.decision_id)  # doctest: +SKIP
+"""
+
+from engine.client.asynchronous import AsyncClient
+from engine.client.messages import Decision, ExperimentAnswer, NoAnswer, OfferAnswer, Rejected
+from engine.client.synchronous import Client
+from engine.decide.profile import CustomerIds as Customer
+from engine.service.auth import prove
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Customer",
+    "Decision",
+    "ExperimentAnswer",
+    "NoAnswer",
+    "OfferAnswer",
+    "Rejected",
+    "prove",
+]

@@ -1,0 +1,149 @@
+import asyncio
+import doctest
+import importlib
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.client import AsyncClient, Client, Customer, Decision, NoAnswer, Rejected, prove
+
+
+def records(server: Any, kind: str, **fields: Any) -> list[Any]:
+    return [
+        record
+        for record in server.records()
+        if type(record).__name__ == kind and all(getattr(record, name) == value for name, value in fields.items())
+    ]
+
+
+def test_a_decision_arrives_typed(server: Any) -> None:
+    with Client(server.base, timeout=10) as shop:
+        anna = Customer(user_id="client-1")
+        decision = shop.decide(anna, placements=["home_hero"], experiments=["checkout_layout"], context={"cart": 2})
+        assert not decision.degraded
+        assert decision.variant("checkout_layout", "none") in ("control", "one_page")
+        assert decision.rendering("home_hero", {}) == decision.offers["home_hero"].rendering != {}
+        assert records(server, "ExposureRecord", decision_id=decision.decision_id)
+        assert shop.decide(anna, experiments="*").experiments["checkout_layout"].reason == "assigned"
+
+
+def test_flags_have_the_type_of_their_default_or_are_the_default(server: Any) -> None:
+    with Client(server.base, timeout=10) as shop:
+        anna = Customer(user_id="client-2")
+        assert shop.flag("dark_mode", False, anna) is True
+        assert shop.flag("greeting", "Hi", anna) == "Good morning"
+        assert shop.flag("page_size", 10, anna) == 24
+        assert shop.flag("page_size", 10.5, anna) == 24.0
+        assert shop.flag("theme", {}, anna) == {"colour": "brown", "leaves": 3}
+        assert shop.flag("markets", [], anna) == ["DE", "AT"]
+        assert shop.flag("bare", "none", anna) in ("left", "right")
+        assert shop.flag("greeting", 7, anna) == 7
+        assert shop.flag("resting", False, anna) is False
+        assert shop.flag("no_such", "kept", anna) == "kept"
+        assert shop.flag("beta_search", False, anna, context={"country": "AT"}) is True
+
+
+def test_what_was_prefetched_is_exposed_when_told(server: Any) -> None:
+    with Client(server.base, timeout=10) as shop:
+        decision = shop.decide(Customer(user_id="client-3"), placements=["home_hero"], expose=False)
+        assert records(server, "ExposureRecord", decision_id=decision.decision_id) == []
+        shop.expose(decision.decision_id, placements=["home_hero"])
+        assert len(records(server, "ExposureRecord", decision_id=decision.decision_id)) == 1
+        with pytest.raises(Rejected, match="decision_id"):
+            shop.expose("no-such-decision")
+
+
+def test_events_are_told_and_a_wrong_one_is_rejected(server: Any) -> None:
+    with Client(server.base, timeout=10) as shop:
+        anna = Customer(user_id="client-4")
+        assert shop.identify(anna, {"country": "DE"})
+        assert shop.track(anna, "purchase", {"revenue": 12.5})
+        assert shop.flag("beta_search", False, anna) is True
+        [event] = records(server, "EventRecord", customer="client-4", event="purchase")
+        assert event.revenue == 12.5
+        with pytest.raises(Rejected, match="event"):
+            shop.track(anna, "")
+
+
+def test_a_wrong_request_is_an_error_and_not_the_fallback(server: Any) -> None:
+    with Client(server.base, channel="fax", timeout=10) as shop, pytest.raises(Rejected, match="channel"):
+        shop.decide(Customer(user_id="client-5"))
+
+
+def test_a_lost_answer_is_asked_for_again_and_the_log_holds_it_once(server: Any, network: Any) -> None:
+    network.lost = 2
+    with Client(network.base, timeout=20, retries=2) as shop:
+        decision = shop.decide(Customer(user_id="client-6"), placements=["home_hero"], experiments=["checkout_layout"])
+    assert network.connections == 3
+    assert not decision.degraded
+    [record] = records(server, "DecisionRecord", customer="client-6")
+    assert record.decision_id == decision.decision_id
+    assert len(records(server, "ExposureRecord", customer="client-6")) == 1
+
+
+def test_a_lost_event_is_told_again_and_counts_once(server: Any, network: Any) -> None:
+    network.lost = 1
+    with Client(network.base, timeout=20, retries=2) as shop:
+        assert shop.track(Customer(user_id="client-7"), "click") is False
+    assert len(records(server, "EventRecord", customer="client-7")) == 1
+
+
+def test_without_an_answer_the_fallback_holds() -> None:
+    kept = Decision(decision_id="kept")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Client(url, timeout=0.05) as shop:
+            assert shop.decide(Customer(user_id="u"), placements=["home_hero"]).degraded
+            assert shop.decide(Customer(user_id="u"), fallback=kept) is kept
+            assert shop.flag("dark_mode", True, Customer(user_id="u")) is True
+            with pytest.raises(NoAnswer):
+                shop.track(Customer(user_id="u"), "click")
+
+
+def test_the_async_client_does_the_same(server: Any, network: Any) -> None:
+    async def visit() -> Decision:
+        async with AsyncClient(network.base, timeout=20, retries=2) as shop:
+            anna = Customer(user_id="client-8")
+            decision = await shop.decide(anna, placements=["home_hero"], expose=False)
+            await shop.expose(decision.decision_id)
+            assert await shop.flag("page_size", 10, anna) == 24
+            assert await shop.identify(anna, {"country": "DE"})
+            assert await shop.track(anna, "click", decision_id=decision.decision_id)
+            with pytest.raises(Rejected):
+                await shop.expose("no-such-decision")
+        return decision
+
+    network.lost = 1
+    decision = asyncio.run(visit())
+    assert len(records(server, "DecisionRecord", decision_id=decision.decision_id)) == 1
+    assert [e.event for e in records(server, "EventRecord", decision_id=decision.decision_id)] == ["click"]
+
+    async def away() -> bool:
+        async with AsyncClient("http://127.0.0.1:9", timeout=0.05) as shop:
+            return await shop.flag("dark_mode", True, Customer(user_id="u"))
+
+    assert asyncio.run(away()) is True
+
+
+def test_a_publishable_key_speaks_for_the_proven_customer_only(
+    tmp_path: Path, serve: Any, shop: Path, redis_url: str
+) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"keys": [{"name": "web", "role": "client", "key": "pk-web-1", "secret": "backend-only"}]}')
+    with serve(tmp_path, redis_url, shop, {"COUNTERPOINT_API_KEYS": str(keys)}) as server:
+        anna, bert = Customer(user_id="anna"), Customer(user_id="bert")
+        proof = prove(b"backend-only", anna)
+        with Client(server.base, key="pk-web-1", timeout=10) as client:
+            assert client.flag("dark_mode", False, anna, proof=proof) is True
+            assert client.track(anna, "click", proof=proof)
+            with pytest.raises(Rejected, match="403"):
+                client.flag("dark_mode", False, bert, proof=proof)
+            with pytest.raises(Rejected, match="not proven"):
+                client.track(bert, "click", proof=proof)
+
+
+@pytest.mark.parametrize("name", ["engine.client", "engine.client.synchronous", "engine.client.asynchronous"])
+def test_the_examples_in_the_documentation_hold(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
