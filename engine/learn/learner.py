@@ -30,7 +30,7 @@ from policies import dump, load
 READER = "learner"
 INTERVAL = 0.1  # between looks at the streams' ends, and between two snapshots at least
 SLACK = 10.0  # how far a partition's clock stays behind ours while nothing comes in
-_ENTRIES = 4
+_ENTRIES = 16
 _PIECE = 5_000
 _TIDY = 5.0
 _KEEP_MARKS_MS = 7 * 86_400_000
