@@ -1,6 +1,8 @@
 """A folder of YAML -> Specs, or every problem in it at once."""
 
+import copy
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -82,14 +84,19 @@ def specs_of(folder: str, files: Mapping[str, bytes], problems: Sequence[Problem
     channels, metrics = read.get("channels.yaml"), read.get("metrics.yaml")
     if isinstance(channels, ChannelsFile) and isinstance(metrics, MetricsFile):
         specs = _specs(folder, digest.hexdigest()[:12], read, channels, metrics)
+        told = {(problem.file, _top(problem.path)) for problem in problems}
         problems += [
             problem
             for problem in reference_problems(specs, complete=not problems)
-            if not any(problem.file == known.file and problem.path == known.path for known in problems)
+            if (problem.file, _top(problem.path)) not in told
         ]
         if not problems:
             return specs
     raise CatalogError(problems)
+
+
+def _top(path: str) -> str:
+    return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
 def _specs(
@@ -141,7 +148,38 @@ def _converted(value: object, file: str, kind: type[msgspec.Struct], problems: l
             Problem(file, "key", f"{key!r} is not the file's name; call the file {key}.yaml or the key {stem}")
         )
     problems += found
-    return None if found else msgspec.convert(value, kind, strict=False)
+    return msgspec.convert(_without(value, found), kind, strict=False) if _mendable(value, found, kind) else None
+
+
+def _mendable(value: object, problems: Sequence[Problem], kind: type[msgspec.Struct]) -> bool:
+    """Whether what is left without its problems is a spec, so that what it says of others can be judged as well."""
+    if not problems:
+        return True
+    try:
+        msgspec.convert(_without(value, problems), kind, strict=False)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _without(value: object, problems: Sequence[Problem]) -> object:
+    if not problems:
+        return value
+    left = copy.deepcopy(value)
+    for problem in problems:
+        *way, last = re.findall(r"[^.\[\]]+", problem.path) or [""]
+        place = left
+        for step in way:
+            place = _in(place, step)
+        if isinstance(place, dict):
+            place.pop(last, None)
+    return left
+
+
+def _in(place: object, step: str) -> object:
+    if isinstance(place, list) and step.isdigit() and int(step) < len(place):
+        return place[int(step)]
+    return place.get(step) if isinstance(place, dict) else None
 
 
 def _stray(folder: Path) -> Iterator[Problem]:

@@ -250,8 +250,12 @@ class Worker:
     async def _follow_plan(self) -> None:
         while True:
             await asyncio.sleep(PLAN_SECONDS)
-            if await asyncio.to_thread(self.watch.poll):
-                log.info("plan swapped", plan=self.watch.plan.version)
+            refused = self.watch.refused
+            try:
+                await asyncio.to_thread(self.watch.poll)
+            except OSError as error:
+                log.warning("the experiments cannot be looked at; the plan keeps running", error=str(error))
+            self.meters.plans_refused.inc(self.watch.refused - refused)
 
 
 def records_of(decision: Decision, now: float, *, expose: bool) -> list[Logged]:
