@@ -1,0 +1,170 @@
+"""Coverage and error rates of the report's intervals, by simulation with fixed seeds.
+
+RUNS runs each; a rate is judged against its nominal value with three binomial standard errors.
+"""
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine.analysis.bayes import Prior, normal
+from engine.analysis.effects import Relative, Scale, Settings, absolute, linear_effect, relative, scale
+from engine.analysis.estimate import Effect
+from engine.analysis.inference import Arm, arms
+from engine.analysis.metrics import parse_measure
+from engine.analysis.moments import Moments, from_sample
+from engine.analysis.multiplicity import benjamini_hochberg
+from engine.analysis.quality import SEQUENTIAL_GATE, sequential_ratio
+from engine.analysis.sequential import asymptotic_multiplier, boundaries, spent
+
+RUNS = 2000
+Floats = NDArray[np.float64]
+
+
+def slack(rate: float, runs: int = RUNS) -> float:
+    return 3 * math.sqrt(rate * (1 - rate) / runs)
+
+
+def width(control: Arm, treatment: Arm, settings: Settings) -> Scale:
+    found = scale(control, treatment, settings)
+    assert isinstance(found, Scale)
+    return found
+
+
+def shop(rng: np.random.Generator, n: int, lift: float) -> Floats:
+    """Columns revenue, sessions, habit and earlier sessions of n units; half of them buy nothing."""
+    habit = rng.gamma(1.5, 10.0, n)
+    sessions = 1.0 + rng.poisson(habit / 8)
+    bought = rng.random(n) < 0.5
+    revenue = bought * rng.gamma(2.0, 1.0, n) * (5 + 0.6 * habit) * (1 + lift)
+    return np.column_stack([revenue, sessions, habit, 1.0 + rng.poisson(habit / 8)])
+
+
+def truth(lift: float) -> tuple[float, float, float, float]:
+    """Control's revenue and revenue per session, and the differences a lift makes to them."""
+    revenue = 0.5 * 2.0 * (5 + 0.6 * 15)
+    per_session = revenue / (1 + 15 / 8)
+    return revenue, per_session, revenue * lift, per_session * lift
+
+
+def take(moments: Moments, columns: list[int]) -> Moments:
+    return Moments(moments.n, moments.mean[columns], moments.comoment[np.ix_(columns, columns)])
+
+
+@pytest.mark.parametrize(("n", "lift"), [((2000, 2000), 0.1), ((3000, 500), 0.3)])
+def test_fixed_horizon_intervals_cover(n: tuple[int, int], lift: float) -> None:
+    rng = np.random.default_rng(20_261_101)
+    measures = {
+        "mean": (parse_measure("mean:y"), [0]),
+        "cuped": (parse_measure("mean:y|x"), [0, 2]),
+        "ratio": (parse_measure("ratio:y/s"), [0, 1]),
+        "ratio cuped": (parse_measure("ratio:y/s|x/p"), [0, 1, 2, 3]),
+    }
+    revenue, per_session, more, more_per_session = truth(lift)
+    hits: dict[str, int] = {}
+    scales: tuple[Relative, ...] = ("fieller", "log", "linear")
+    for _ in range(RUNS):
+        control, treatment = from_sample(shop(rng, n[0], 0.0)), from_sample(shop(rng, n[1], lift))
+        for name, (measure, columns) in measures.items():
+            found = arms(take(control, columns), take(treatment, columns), measure)
+            assert isinstance(found, tuple)
+            at = width(found[0], found[1], Settings("fixed"))
+            effect = absolute(found[0], found[1], at)
+            target = more_per_session if "ratio" in name else more
+            hits[name] = hits.get(name, 0) + (effect.low <= target <= effect.high)
+            if name == "mean":
+                naive = (effect.low / found[0].value, effect.high / found[0].value)
+                hits["naive relative"] = hits.get("naive relative", 0) + (naive[0] <= lift <= naive[1])
+            for how in scales:
+                share = relative(found[0], found[1], at, how)
+                assert isinstance(share, Effect)
+                key = f"{name} {how}"
+                hits[key] = hits.get(key, 0) + (share.low <= lift <= share.high)
+    del revenue, per_session
+    coverage = {name: count / RUNS for name, count in hits.items()}
+    naive_coverage = coverage.pop("naive relative")
+    # An unbalanced and much larger treatment is where the linear scale starts to fail; it is offered, not the default.
+    judged = {name: rate for name, rate in coverage.items() if lift < 0.2 or "linear" not in name}
+    assert judged == pytest.approx(dict.fromkeys(judged, 0.95), abs=slack(0.95)), coverage
+    if lift > 0.2:
+        assert naive_coverage < coverage["mean fieller"]
+
+
+def daily_sums(rng: np.random.Generator, runs: int, looks: int, per_look: int) -> tuple[Floats, Floats]:
+    """Running means and variances (runs, looks) of skewed revenue, `per_look` units a look."""
+    total, squares = np.zeros((runs, looks)), np.zeros((runs, looks))
+    for look in range(looks):
+        part = rng.gamma(0.5, 20.0, (runs, per_look)) - 10.0
+        total[:, look], squares[:, look] = part.sum(axis=1), (part**2).sum(axis=1)
+    n = per_look * np.arange(1, looks + 1)
+    mean = np.cumsum(total, axis=1) / n
+    return mean, (np.cumsum(squares, axis=1) / n - mean**2) * n / (n - 1)
+
+
+def test_anytime_intervals_hold_at_all_of_100_looks_where_fixed_ones_do_not() -> None:
+    rng = np.random.default_rng(11)
+    looks, per_look = 100, 100
+    (a, va), (b, vb) = daily_sums(rng, RUNS, looks, per_look), daily_sums(rng, RUNS, looks, per_look)
+    n = per_look * np.arange(1, looks + 1)
+    z = np.abs(b - a) / np.sqrt(va / n + vb / n)
+    bound = np.array([asymptotic_multiplier(int(2 * units), 5000, 0.05) for units in n])
+    assert np.mean((z > bound).any(axis=1)) <= 0.05
+    assert np.mean((z > 1.96).any(axis=1)) > 0.3
+
+
+@pytest.mark.parametrize("kind", ["obrien_fleming", "pocock"])
+def test_group_sequential_looks_spend_their_error(kind: str) -> None:
+    rng = np.random.default_rng(12)
+    fractions = [look / 5 for look in range(1, 6)]
+    bounds = np.array(boundaries(fractions, [spent(kind, at, 0.05) for at in fractions]))  # type: ignore[arg-type]
+    paths = np.cumsum(rng.normal(size=(20_000, 5)), axis=1) / np.sqrt(np.arange(1, 6))
+    assert np.mean((np.abs(paths) > bounds).any(axis=1)) == pytest.approx(0.05, abs=slack(0.05, 20_000))
+
+
+@pytest.mark.parametrize("prior", [Prior(0.0, 0.05), Prior(0.02, 0.03)])
+def test_bayesian_intervals_are_calibrated_under_their_prior(prior: Prior) -> None:
+    rng = np.random.default_rng(13)
+    covered, chances, wins, losses, regrets = 0, [], [], [], []
+    for _ in range(RUNS):
+        effect = rng.normal(prior.mean, prior.sd)
+        control, treatment = rng.normal(20.0, 15.0, 2000), rng.normal(20.0 * (1 + effect), 15.0, 2000)
+        sides = [Arm(2000, float(part.mean()), float(part.var(ddof=1)) / 2000) for part in (control, treatment)]
+        found = linear_effect(sides[0], sides[1])
+        assert isinstance(found, tuple)
+        posterior = normal(*found, prior, 0.05)
+        covered += posterior.low <= effect <= posterior.high
+        chances.append(posterior.chance_to_win)
+        losses.append(posterior.expected_loss)
+        wins.append(effect > 0)
+        regrets.append(max(-effect, 0.0))
+    assert covered / RUNS == pytest.approx(0.95, abs=slack(0.95))
+    gap = np.array(wins) - np.array(chances)
+    assert abs(gap.mean()) < 3 * gap.std() / math.sqrt(RUNS)
+    sure = np.array(chances) > 0.9
+    assert abs(gap[sure].mean()) < 3 * gap[sure].std() / math.sqrt(sure.sum())
+    excess = np.array(regrets) - np.array(losses)
+    assert abs(excess.mean()) < 3 * excess.std() / math.sqrt(RUNS)
+
+
+def test_false_discoveries_stay_rare() -> None:
+    rng = np.random.default_rng(14)
+    shares = []
+    for _ in range(RUNS):
+        z = rng.normal(size=20)
+        z[:4] += 3.0
+        p = [math.erfc(abs(value) / math.sqrt(2)) for value in z]
+        found = np.array(benjamini_hochberg(p)) <= 0.05
+        shares.append(found[4:].sum() / max(found.sum(), 1))
+    assert np.mean(shares) <= 0.05
+
+
+def test_sample_ratio_alarms_stay_rare_under_daily_looks() -> None:
+    rng = np.random.default_rng(15)
+    weights = [0.5, 0.3, 0.2]
+    days = rng.multinomial(1000, weights, size=(RUNS, 60))
+    alarms = np.mean([sequential_ratio(run, weights)[-1] < SEQUENTIAL_GATE for run in days])
+    assert alarms <= SEQUENTIAL_GATE
+    broken = rng.multinomial(1000, [0.5, 0.27, 0.23], size=(200, 60))
+    assert np.mean([sequential_ratio(run, weights)[-1] < SEQUENTIAL_GATE for run in broken]) > 0.99
