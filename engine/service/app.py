@@ -9,6 +9,7 @@ from litestar.exceptions import HTTPException
 
 from engine.service.admin import admin_routes
 from engine.service.auth import keys_of
+from engine.service.docs import docs_routes
 from engine.service.health import health_routes
 from engine.service.http import PROBLEM, endpoint, request_id_of
 from engine.service.ofrep import ofrep_routes
@@ -42,6 +43,7 @@ def create_app(settings: Settings) -> Litestar:
             *ofrep_routes(worker, client, limit),
             *admin_routes(worker, admin, limit),
             *health_routes(worker),
+            *docs_routes(),
         ],
         lifespan=[lifespan],
         exception_handlers={HTTPException: _problem},

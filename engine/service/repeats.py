@@ -50,4 +50,4 @@ def settle(wire: Wire, token: str, body: bytes, kept: Kept) -> None:
 
 
 def _key(token: str, body: bytes) -> str:
-    return f"cp:{{r:{blake2b(body, key=token.encode()[:64], digest_size=16).hexdigest()}}}"
+    return f"cp:{{r:{blake2b(token.encode() + b"\0" + body, digest_size=16).hexdigest()}}}"

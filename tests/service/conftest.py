@@ -58,6 +58,9 @@ class Server:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         return httpx.get(self.base + path, headers=sent, timeout=30)
 
+    def request(self, method: str, path: str) -> httpx.Response:
+        return httpx.request(method, self.base + path, timeout=30)
+
     def records(self) -> list[AnyRecord]:
         """All that is in the spools: nothing collects here, so all that was ever answered."""
         found = []

@@ -1,0 +1,90 @@
+import html.parser
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from engine.service.app import create_app
+from engine.service.docs import openapi
+from engine.service.operations import OPERATIONS, Operation
+from engine.settings import Settings
+
+KEYS = {"/ofrep/v1/evaluate/flags/{key}": "dark_mode"}
+
+
+def path_of(one: Operation) -> str:
+    return one.path.replace("{key}", KEYS.get(one.path, "theme"))
+
+
+def validator(schema: Any) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator({**schema, "components": openapi()["components"]})
+
+
+def test_every_route_of_the_api_is_documented(tmp_path: Path, shop: Path) -> None:
+    app = create_app(Settings(data=tmp_path, experiments=shop))
+    routes = {re.sub(r":\w+}", "}", route.path) for route in app.routes}
+    assert {path for path in routes if path.startswith(("/v1/", "/ofrep/"))} <= {one.path for one in OPERATIONS}
+
+
+def test_what_is_documented_is_served_with_the_methods_that_are_documented(server: Any) -> None:
+    for one in OPERATIONS:
+        other = "DELETE" if one.method != "delete" else "PUT"
+        answer = server.request(other, path_of(one))
+        assert answer.status_code == 405, one.path
+        allowed = {method.strip().lower() for method in answer.headers["allow"].split(",")}
+        assert allowed == {two.method for two in OPERATIONS if two.path == one.path}
+
+
+@pytest.mark.parametrize("one", [one for one in OPERATIONS if one.example], ids=lambda one: one.path)
+def test_the_examples_are_answered_as_the_document_says(server: Any, one: Operation) -> None:
+    operation = openapi()["paths"][one.path][one.method]  # type: ignore[index]
+    content = operation["requestBody"]["content"]["application/json"]
+    validator(content["schema"]).validate(content["example"])
+    answer = server.post(path_of(one), content["example"])
+    assert answer.status_code == one.status, answer.text
+    validator(operation["responses"][str(one.status)]["content"]["application/json"]["schema"]).validate(answer.json())
+
+
+def test_a_problem_is_as_the_document_says(server: Any) -> None:
+    responses = openapi()["paths"]["/v1/decide"]["post"]["responses"]  # type: ignore[index]
+    schema = responses["400"]["content"]["application/problem+json"]["schema"]
+    validator(schema).validate(server.post("/v1/decide", {}).json())
+
+
+def test_the_document_is_served_and_its_references_lead_somewhere(server: Any) -> None:
+    answer = server.get("/docs/openapi.json")
+    assert answer.headers["content-type"] == "application/json"
+    document = answer.json()
+    assert document["openapi"] == "3.1.0"
+    for name in re.findall(r'"#/components/schemas/([^"]+)"', answer.text):
+        assert name in document["components"]["schemas"]
+    ids = [o["operationId"] for path in document["paths"].values() for o in path.values()]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_page_reads_without_any_other_server(server: Any) -> None:
+    answer = server.get("/docs")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    linked: list[str] = []
+    anchors: set[str] = set()
+
+    class Links(html.parser.HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            assert tag not in ("script", "link", "img")
+            told = dict(attrs)
+            linked.extend(filter(None, (told.get("href"), told.get("src"))))
+            anchors.add(told.get("id") or "")
+
+    Links().feed(answer.text)
+    assert linked
+    assert all(link == "/docs/openapi.json" or link.removeprefix("#") in anchors for link in linked)
+    for one in OPERATIONS:
+        assert f"{one.method.upper()} {one.path}" in answer.text
+
+
+def test_the_page_says_nothing_of_this_machine(server: Any) -> None:
+    assert (
+        str(Path(__file__).resolve().parents[2]) not in server.get("/docs").text + server.get("/docs/openapi.json").text
+    )
