@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import cyclopts
 from cyclopts import Parameter
 from rich.table import Table
 
-from engine.cli.app import AsJson, Data, Redis, app, count, out, print_json, say
+from engine.cli.app import AsJson, Data, Folder, Redis, app, count, out, print_json, say
 from engine.errors import BadInput
 from engine.settings import from_environment
 
@@ -44,10 +45,13 @@ def export(customer: str, *, data: Data = None, redis: Redis = None) -> int:
 def erase(customer: str, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
     """Delete a person everywhere: profile, aliases, caps, what is on its way, and the log."""
     from engine.journal.erase import erase_customers
+    from engine.learn.erase import erase_customers as erase_pending
 
     settings = from_environment(data=data, redis=redis)
     ids = asyncio.run(_erase(settings.redis, customer))
-    rows = erase_customers(settings.log, ids, time.time()) if settings.log.is_dir() else 0
+    now = time.time()
+    rows = erase_customers(settings.log, ids, now) if settings.log.is_dir() else 0
+    erase_pending(settings.data, ids, now)
     if json:
         print_json({"ids": sorted(ids), "rows": rows})
     else:
@@ -85,6 +89,32 @@ def versions(key: str, *, data: Data = None, redis: Redis = None, json: AsJson =
         table.add_row(f"{key}@{header.version}", f"{header.learnt:,.0f} rewards", published, header.digest)
     out.print(table)
     return 0
+
+
+@policy.command(name="warm-start")
+def warm_start(key: str, source: Path, *, experiments: Folder = None, data: Data = None, redis: Redis = None) -> int:
+    """Learn from an old log folder, or from a Parquet or CSV table with arm, reward, propensity and the traits."""
+    from engine.catalog import load_plan
+    from engine.learn.warm import warm_start as warm
+
+    settings = from_environment(experiments=experiments, data=data, redis=redis)
+    done = warm(settings, load_plan(settings.experiments), key, source)
+    say(f"{key}@{done.version} is current now, from {count(done.learnt, 'reward')}.")
+    for reason, number in done.unused.items():
+        say(f"{count(number, 'row')} left aside: {reason}")
+    return 0
+
+
+@policy.command
+def close(key: str, *, data: Data = None, redis: Redis = None) -> int:
+    """Close the circuit breaker of a selection again, after its guardrail was looked into."""
+    from engine.journal import snapshots, stream
+
+    settings = from_environment(data=data, redis=redis)
+    with stream.connect(settings.redis) as client, snapshots.store_errors("closing a breaker"):
+        closed = snapshots.untrip(client, key)
+    say(f"{key}: closed; its offers show again within a second." if closed else f"{key}: was not open.")
+    return 0 if closed else 1
 
 
 async def _export(redis: str, customer: str) -> "Export | None":
