@@ -29,7 +29,7 @@ def variants(of: Any, key: str, now: float = NOW, **attributes: Any) -> list[int
     return [assign(of, of.experiments[key], subject(unit, **attributes), now).index for unit in UNITS]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(WEIGHTS, SHARE, SHARE, SEED)
 def test_raising_coverage_moves_nobody(weights: list[float], one: float, two: float, seed: str) -> None:
     low, high = sorted((one, two))
@@ -39,7 +39,7 @@ def test_raising_coverage_moves_nobody(weights: list[float], one: float, two: fl
         assert had in {-1, has}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(WEIGHTS, st.lists(SHARE, min_size=1, max_size=4), SEED)
 def test_a_ramp_only_lets_people_in(weights: list[float], steps: list[float], seed: str) -> None:
     days = [f"2026-01-0{day + 1}T00:00:00Z" for day in range(len(steps))]
@@ -53,7 +53,7 @@ def test_a_ramp_only_lets_people_in(weights: list[float], steps: list[float], se
     assert seen[-1] == variants(plan(experiment("x", seed=seed, variants=weighted(weights), coverage=max(steps))), "x")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(WEIGHTS, SEED, st.sampled_from([{"country": "DE"}, {"tier": {"$gte": 2}}, {"$or": [{"tier": 1}, {"age": 7}]}]))
 def test_dropping_a_condition_moves_nobody(weights: list[float], seed: str, dropped: Json) -> None:
     kept = {"vip": True}
@@ -84,7 +84,7 @@ def layered(edges: list[float], *, stopped: int = -1) -> Any:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(EDGES)
 def test_a_unit_is_in_at_most_one_experiment_of_a_layer(edges: list[float]) -> None:
     of = layered(edges)
@@ -92,7 +92,7 @@ def test_a_unit_is_in_at_most_one_experiment_of_a_layer(edges: list[float]) -> N
     assert (inside.sum(axis=0) == 1).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(EDGES, st.data())
 def test_stopping_one_experiment_moves_nobody_in_another(edges: list[float], data: st.DataObject) -> None:
     stopped = data.draw(st.integers(0, len(edges) - 2))
