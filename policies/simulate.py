@@ -140,14 +140,14 @@ def coming_and_going(
 
 
 def channels(
-    rounds: int = 10_000, arms: int = 10, dim: int = 6, groups: int = 5, seed: int | tuple[int, ...] = 0
+    rounds: int = 10_000, arms: int = 10, dim: int = 6, groups: int = 12, seed: int | tuple[int, ...] = 0
 ) -> Environment:
     """Channels that differ but resemble each other; the context's last number is the channel, unevenly frequent."""
     random = np.random.default_rng(seed)
     x = np.column_stack([np.ones(rounds), random.normal(size=(rounds, dim - 1))])
-    common = random.normal(size=(arms, dim)) * 0.15 / np.sqrt(dim)
-    own = random.normal(size=(groups, arms, dim)) * 0.08 / np.sqrt(dim)
-    rate = 0.5 ** np.arange(groups)
+    common = random.normal(size=(arms, dim)) * 0.2 / np.sqrt(dim)
+    own = random.normal(size=(groups, arms, dim)) * 0.12 / np.sqrt(dim)
+    rate = 0.8 ** np.arange(groups)
     channel = random.choice(groups, rounds, p=rate / rate.sum())
     means = np.clip(0.3 + np.einsum("td,tkd->tk", x, common + own[channel]), 0.01, 0.99)
     return Environment(_names(arms), np.column_stack([x, channel]), means, random.random(rounds))
