@@ -92,7 +92,7 @@ def resolve(
     blocked: list[Ident] = []
     for found in others:
         if found.profile is None:
-            if found.name.key != key and _has_room(base, found.ident, rules):
+            if found.name.key != key and not found.frozen and _has_room(base, found.ident, rules):
                 bindings.append(Binding(found.ident, ()))
         elif found.name.key == key or any(found.name.key == source.key for source in sources):
             continue
@@ -157,8 +157,9 @@ def _follow(ident: Ident, entries: Mapping[Key, Entry]) -> _Found:
             case Profile():
                 kind = strongest(entry)
                 return _Found(ident, stored, Ident(kind, entry.id, name.key), entry, gone=False, frozen=frozen)
-    # Two merges that froze each other: the first of them thaws.
-    source = frozen.pop(0)
+    if not frozen:
+        return _Found(ident, stored, ident, None, gone=False, frozen=[])
+    source = frozen[0]  # two merges that froze each other: the first of them thaws
     kind = strongest(source.profile)
     return _Found(ident, stored, Ident(kind, source.profile.id, source.key), source.profile, gone=False, frozen=[])
 

@@ -1,7 +1,7 @@
 """Events into profiles: read, reduce, journal, then write only over what was read; what waits goes together."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from engine.errors import StoreUnavailable
@@ -23,7 +23,7 @@ Journal = Callable[[list[Accepted]], Awaitable[None]]
 class _Item:
     """One event, or a login without one, on its way; `status` is set once it is settled."""
 
-    __slots__ = ("event", "idents", "journal", "journaled", "mark", "received", "status", "time")
+    __slots__ = ("event", "idents", "journal", "journaled", "mark", "received", "status", "time", "written")
 
     def __init__(
         self, event: Event | None, idents: list[Ident], time: float, received: float, journal: Journal
@@ -35,6 +35,7 @@ class _Item:
         self.journal = journal
         self.mark = digest(event.message_id) if event is not None else b""
         self.journaled = False
+        self.written = False
         self.status: Status | None = None
 
 
@@ -105,11 +106,12 @@ class Ingest:
         items = sorted(items, key=lambda item: item.time)
         for _ in range(ATTEMPTS):
             bench = await self._load(items)
-            told = self._reduce(items, bench)
-            for journal, accepted in told.items():
+            for journal, accepted in self._reduce(items, bench).items():
                 await journal(accepted)
             if await bench.write(self._wire):
                 return
+            for number in bench.written:
+                items[number].written = True
         raise StoreUnavailable(f"a customer changed {ATTEMPTS} times while they were written; send the batch again")
 
     async def _load(self, items: list[_Item]) -> Workbench:
@@ -125,10 +127,15 @@ class Ingest:
             missing = bench.led_to()
         return bench
 
-    def _reduce(self, items: Iterable[_Item], bench: Workbench) -> dict[Journal, list[Accepted]]:
+    def _reduce(self, items: Sequence[_Item], bench: Workbench) -> dict[Journal, list[Accepted]]:
         """Reduce every item on the bench; what is newly accepted, by the journal to tell."""
         told: dict[Journal, list[Accepted]] = {}
-        for item in items:
+        for idents in bench.pending():
+            if not (found := resolve(idents, bench.entries, self._rules, items[0].received)).erased:
+                bench.settle(found, items[0].received)
+        for number, item in enumerate(items):
+            if item.written:
+                continue
             event = item.event
             found = resolve(
                 item.idents,
@@ -147,7 +154,7 @@ class Ingest:
             news = bench.settle(found, item.time)
             if event is not None and not duplicate:
                 profile = reduce(found.profile, event, item.time, self._rules)
-                bench.change(found, profile, item.mark, item.idents)
+                bench.change(found, profile, item.mark, item.idents, number)
                 news.append(accept(event, profile.id, item.time, item.received))
             if item.journaled:
                 continue

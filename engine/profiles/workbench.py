@@ -1,8 +1,9 @@
 """What a batch reads, changes in memory and writes: every customer once, merges crash-safe across hash slots.
 
-A merge freezes the visitor's profile where it stands (naming the customer it goes to), writes the customer with it,
-then turns the frozen one into a pointer. Whoever finds a frozen profile does the rest again; the customer remembers
-whom it holds, so again is once. Until all is done, `cp:merges` names the visitor for `redo`.
+First the ways are laid: new identifiers point to their customer, and a visitor who is merged is frozen where they
+stand, naming whom they go to. Then customers are written, then what was frozen becomes a pointer. Whoever finds a
+frozen profile does the rest again; the customer remembers whom they hold, so again is once. Until all is done,
+`cp:merges` names the visitor for `redo`.
 """
 
 import asyncio
@@ -36,6 +37,7 @@ class _Draft:
 
     name: Ident
     news: list[bytes] = field(default_factory=list)
+    items: list[int] = field(default_factory=list)
     sources: dict[Key, Profile] = field(default_factory=dict)
     taken: set[Key] = field(default_factory=set)
     bound: set[Key] = field(default_factory=set)
@@ -43,10 +45,11 @@ class _Draft:
 
 
 class Workbench:
-    """The entries of one attempt: as stored, and as they are after what was reduced."""
+    """The entries of one attempt: as stored, and as they are after what was reduced; `written` items are in them."""
 
     def __init__(self, rules: ProfileRules, hash_: Hasher) -> None:
         self.entries: dict[Key, Entry] = {}
+        self.written: list[int] = []
         self._rules = rules
         self._hash = hash_
         self._stored: dict[Key, Entry] = {}
@@ -81,6 +84,7 @@ class Workbench:
             absorbed = self._drafts.pop(source.key, None)
             if absorbed is not None:
                 draft.news += absorbed.news
+                draft.items += absorbed.items
                 draft.sources |= absorbed.sources
                 draft.taken |= absorbed.taken
                 draft.bound |= absorbed.bound
@@ -100,11 +104,20 @@ class Workbench:
         self.entries[key] = found.profile
         return [_merged(source.profile.id, found.profile.id, time) for source in found.sources if not source.held]
 
-    def change(self, found: Resolution, profile: Profile, mark: bytes, idents: Sequence[Ident]) -> None:
-        """The customer after one more message."""
+    def pending(self) -> list[list[Ident]]:
+        """Merges begun by others: the customer each goes to, and what is frozen on the way there."""
+        return [
+            [Ident(entry.kind, entry.id, entry.to), Ident("anonymous_id", "", key)]
+            for key, entry in self._stored.items()
+            if isinstance(entry, Frozen)
+        ]
+
+    def change(self, found: Resolution, profile: Profile, mark: bytes, idents: Sequence[Ident], item: int) -> None:
+        """The customer after one more message, which `item` of the batch brought."""
         key = found.name.key
         draft = self._draft(found.name)
         draft.news.append(mark)
+        draft.items.append(item)
         draft.used.update(ident.key for ident in idents if ident.key != key)
         self._marks_of(key).add(mark)
         self.entries[key] = profile
@@ -112,48 +125,41 @@ class Workbench:
     async def write(self, wire: Wire) -> bool:
         """Write every customer over what was read; False if any was changed by others meanwhile."""
         drafts = list(self._drafts.values())
-        merging = [draft for draft in drafts if draft.sources]
-        if merging and not await self._freeze(wire, merging):
+        if not await self._lay_ways(wire, drafts):
             return False
-        caps = await self._caps(wire, merging)
+        caps = await self._caps(wire, drafts)
         written = await asyncio.gather(*(self._write(wire, draft, caps) for draft in drafts))
         done = [draft for draft, reply in zip(drafts, written, strict=True) if reply]
+        self.written = [item for draft in done for item in draft.items]
         await asyncio.gather(*(call for draft in done for call in self._follow_up(wire, draft)))
         finished = [key for draft in done for key in draft.sources]
         if finished:
             await wire.send("HDEL", MERGES, *finished)
         return len(done) == len(drafts)
 
-    async def _freeze(self, wire: Wire, drafts: Sequence[_Draft]) -> bool:
-        todo = [
-            (draft, key, stored)
-            for draft in drafts
-            for key in draft.sources
-            if isinstance(stored := self._stored.get(key), Profile)
-        ]
-        if not todo:
+    async def _lay_ways(self, wire: Wire, drafts: Sequence[_Draft]) -> bool:
+        """Bind new identifiers and freeze what is merged; False if another was quicker."""
+        ways: list[tuple[Key, Pointer | Profile | Frozen]] = []
+        for draft in drafts:
+            for key in draft.sources.keys() | draft.bound:
+                stored, entry = self._stored.get(key), self.entries[key]
+                if key in draft.sources and isinstance(stored, Profile):
+                    ways.append((key, Frozen(draft.name.key, draft.name.kind, draft.name.value, stored)))
+                elif not isinstance(stored, Frozen) and isinstance(entry, Pointer | Profile):
+                    ways.append((key, entry))
+        if not ways:
             return True
-        await wire.send("HSET", MERGES, *(word for draft, key, _ in todo for word in (key, draft.name.key)))
-        await wire.send("PEXPIRE", MERGES, _ms(self._rules.life))
-        replies = await asyncio.gather(
-            *(
-                wire.call(
-                    _WRITE,
-                    _keys(key),
-                    (
-                        stamp(stored),
-                        write(Frozen(draft.name.key, draft.name.kind, draft.name.value, stored)),
-                        _ms(self._rules.life),
-                        b"",
-                        0,
-                        b"",
-                        0,
-                    ),
-                )
-                for draft, key, stored in todo
+        frozen = [(key, entry.to) for key, entry in ways if isinstance(entry, Frozen)]
+        if frozen:
+            await wire.send("HSET", MERGES, *(word for pair in frozen for word in pair))
+            await wire.send("PEXPIRE", MERGES, _ms(self._rules.life))
+        calls = [
+            wire.call(
+                _WRITE, _keys(key), (stamp(self._stored.get(key)), write(entry), self._life(entry), b"", 0, b"", 0)
             )
-        )
-        return all(replies)
+            for key, entry in ways
+        ]
+        return all(await asyncio.gather(*calls))
 
     async def _caps(self, wire: Wire, drafts: Sequence[_Draft]) -> dict[Key, bytes]:
         """What was counted for the visitors, now that nothing more is."""
@@ -201,20 +207,16 @@ class Workbench:
         life = self._life(self.entries[to])
         calls = []
         for key, profile in draft.sources.items():
-            if self._stored.get(key) is None:
-                calls.append(wire.call(_WRITE, _keys(key), (b"", write(Pointer(to)), life, b"", 0, b"", 0)))
+            stored = self._stored.get(key)
+            if not isinstance(stored, Profile | Frozen):
                 continue
-            calls.append(wire.call(_BECOME, _keys(key), (b"M" + to.encode(), write(Pointer(to)), life)))
+            frozen = stamp(stored) if isinstance(stored, Frozen) else b"M" + to.encode()
+            calls.append(wire.call(_BECOME, _keys(key), (frozen, write(Pointer(to)), life)))
             aliases = {self._hash(kind, value) for kind in KINDS for value in profile.ids.get(kind, ())}
             calls += [
                 wire.call(_BECOME, _keys(alias), (write(Pointer(key)), write(Pointer(to)), life))
                 for alias in aliases - {key, to} - draft.bound
             ]
-        for key in draft.bound - draft.sources.keys():
-            entry = self.entries[key]
-            if isinstance(entry, Pointer | Profile):
-                arguments = (stamp(self._stored.get(key)), write(entry), self._life(entry), b"", 0, b"", 0)
-                calls.append(wire.call(_WRITE, _keys(key), arguments))
         calls += [
             wire.send("PEXPIRE", keys.slot(key), life)
             for key in draft.used - draft.bound
@@ -239,7 +241,7 @@ class Workbench:
 
     def _life(self, entry: Entry) -> int:
         known = isinstance(entry, Profile) and entry.known and not entry.shared
-        return _ms(self._rules.life if known or isinstance(entry, Pointer) else self._rules.anonymous_life)
+        return _ms(self._rules.life if known or isinstance(entry, Pointer | Frozen) else self._rules.anonymous_life)
 
 
 def digest(message_id: str) -> bytes:
