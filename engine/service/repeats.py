@@ -50,4 +50,5 @@ def settle(wire: Wire, token: str, body: bytes, kept: Kept) -> None:
 
 
 def _key(token: str, body: bytes) -> str:
-    return f"cp:{{r:{blake2b(token.encode() + b"\0" + body, digest_size=16).hexdigest()}}}"
+    digest = blake2b(token.encode() + b"\0" + body, digest_size=16)
+    return f"cp:{{r:{digest.hexdigest()}}}"
