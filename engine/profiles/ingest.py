@@ -8,7 +8,7 @@ from engine.errors import StoreUnavailable
 from engine.profiles import keys
 from engine.profiles.events import Accepted, Event, Status, accept, customer_ids, occurred
 from engine.profiles.identity import resolve
-from engine.profiles.keys import Hasher, Ident
+from engine.profiles.keys import Hasher, Ident, Key
 from engine.profiles.reducers import reduce
 from engine.profiles.rules import ProfileRules
 from engine.profiles.wire import Wire
@@ -104,20 +104,22 @@ class Ingest:
 
     async def _count(self, items: list[_Item]) -> None:
         items = sorted(items, key=lambda item: item.time)
+        begun: set[Key] = set()
         for _ in range(ATTEMPTS):
-            bench = await self._load(items)
+            bench = await self._load(items, begun)
             for journal, accepted in self._reduce(items, bench).items():
                 await journal(accepted)
             if await bench.write(self._wire):
                 return
+            begun.update(bench.begun)
             for number in bench.written:
                 items[number].written = True
         raise StoreUnavailable(f"a customer changed {ATTEMPTS} times while they were written; send the batch again")
 
-    async def _load(self, items: list[_Item]) -> Workbench:
-        """Everything the items name, with what it leads to."""
+    async def _load(self, items: list[_Item], begun: set[Key]) -> Workbench:
+        """Everything the items name and the visitors whose merge was `begun`, with what they lead to."""
         bench = Workbench(self._rules, self._hash)
-        missing = {ident.key for item in items for ident in item.idents}
+        missing = begun | {ident.key for item in items for ident in item.idents}
         while missing:
             wanted = sorted(missing)
             names = [name for key in wanted for name in (keys.slot(key), keys.seen(key))]

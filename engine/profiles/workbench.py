@@ -45,11 +45,15 @@ class _Draft:
 
 
 class Workbench:
-    """The entries of one attempt: as stored, and as they are after what was reduced; `written` items are in them."""
+    """The entries of one attempt: as stored, and as they are after what was reduced.
+
+    After `write`, `written` are the items that are in the store; the merges of `begun` visitors must now be finished.
+    """
 
     def __init__(self, rules: ProfileRules, hash_: Hasher) -> None:
         self.entries: dict[Key, Entry] = {}
         self.written: list[int] = []
+        self.begun: list[Key] = []
         self._rules = rules
         self._hash = hash_
         self._stored: dict[Key, Entry] = {}
@@ -151,6 +155,7 @@ class Workbench:
             return True
         frozen = [(key, entry.to) for key, entry in ways if isinstance(entry, Frozen)]
         if frozen:
+            self.begun = [key for key, _ in frozen]
             await wire.send("HSET", MERGES, *(word for pair in frozen for word in pair))
             await wire.send("PEXPIRE", MERGES, _ms(self._rules.life))
         calls = [

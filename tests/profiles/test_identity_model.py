@@ -41,7 +41,7 @@ async def live(store: ProfileStore) -> dict[str, Profile]:
 
 
 @given(acts, st.booleans())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_purchase_is_lost_and_nobody_has_two_user_ids(
     redis_url: str,
     acts: list[tuple[str, dict[str, str], int]],
