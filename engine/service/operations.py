@@ -93,7 +93,7 @@ OPERATIONS = (
             "expose": True,
         },
         headers=PROOF
-        | {"Idempotency-Key": "the same key with the same body has the same answer for ten minutes, logged once"},
+        | {"Idempotency-Key": "the same key with the same body has the same answer for a minute, logged once"},
         answer=Answer,
         failures={503: "the disk takes no records; nothing is answered until it does"},
     ),

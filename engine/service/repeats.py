@@ -12,7 +12,8 @@ import msgspec
 
 from engine.profiles.wire import Script, Wire
 
-LIFE = 600
+LIFE = 60
+"""Seconds; a client that asks again does so at once, and a busy shop makes many answers in a minute."""
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):
