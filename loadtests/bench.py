@@ -1,6 +1,6 @@
 """`/v1/decide` beside a Litestar handler written in the idiomatic way: one worker each, same server, store and load.
 
-`python loadtests/bench.py [--pairs N] [--seconds S] [--json]`. Runs alternate, medians are printed. Ours decides one
+`python -m loadtests.bench [--pairs N] [--seconds S] [--json]`. Runs alternate, medians are printed. Ours decides one
 experiment and one placement of 20 offers by linear Thompson, for a customer whose profile is in the store, and has the
 record in its spool before it answers; the peer (`idiomatic.py`) awaits one `redis.get`. Ends with 1 below the budget.
 """
@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import redis
-import shop
 
 from engine import embedded
+from loadtests import shop
 
 HERE = Path(__file__).parent
 CUSTOMERS = 20_000

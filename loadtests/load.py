@@ -1,6 +1,6 @@
 """A closed loop of keep-alive connections over raw HTTP/1.1: each sends its next request when the last is answered.
 
-`python loadtests/load.py --port P --path /v1/decide --body '{"customer": {"user_id": "u-%d"}, …}'`; `%d` is a
+`python -m loadtests.load --port P --path /v1/decide --body '{"customer": {"user_id": "u-%d"}, …}'`; `%d` is a
 customer's number, another one each time. It ends by itself, and costs so little CPU that it is not what is measured.
 """
 

@@ -1,6 +1,6 @@
 """What a decision costs in a plan of 1,000 experiments beside a plan of ten, where two of them can match.
 
-`python loadtests/plans.py [--runs N] [--json]`. In-process `decide`, runs alternate, medians are printed. The others
+`python -m loadtests.plans [--runs N] [--json]`. In-process `decide`, runs alternate, medians are printed. The others
 are kept away in each of the ways there are: not asked for, another channel, another placement, another audience,
 another part of the layer. Ends with 1 if the larger plan costs more than 1.15 times the smaller one in any of them.
 """
@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import shop
-
 from engine.catalog import Plan, load_plan
 from engine.decide.decision import DecideRequest, decide
 from engine.decide.profile import CustomerIds, Profile
+from loadtests import shop
 
 SMALL, LARGE = 10, 1000
 UNITS = 2000
