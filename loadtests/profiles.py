@@ -1,6 +1,6 @@
 """What the profile store costs: CPU per fetch at 64 concurrent callers, per event, and bytes per customer.
 
-Run it against a store of its own: `python loadtests/profiles.py [--customers N] [--redis URL]`.
+Run it against a store of its own: `python -P loadtests/profiles.py [--customers N] [--redis URL]`.
 """
 
 import argparse
