@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.analysis.aggregate import Group, groups
+from engine.analysis.aggregate import Group, Groups, groups
 from engine.analysis.bayes import Prior
 from engine.analysis.compare import Evidence, compare_all
 from engine.analysis.decision import decide
 from engine.analysis.effects import Settings
 from engine.analysis.metrics import Measure, Term, parse_measure
+from engine.analysis.partials import refreshed
 from engine.analysis.quality import sample_ratio
 from engine.analysis.quantiles import Quantiles, quantile_arms
 from engine.analysis.report import Quality, Report
-from engine.analysis.sources import connect
+from engine.analysis.sources import DuckDB, connect
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     relative: Relative = "fieller",
     prior: tuple[float, float] | None = None,
     weights: Mapping[str, float] | None = None,
+    partials: str | None = None,
     engine: str = "duckdb",
 ) -> Report:
     """Compares every variant of a table with control.
@@ -61,6 +63,7 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
         relative: how the relative interval is made, see `inference.relative`.
         prior: mean and standard deviation of the relative effect before the data.
         weights: the shares that were asked for; equal if left out.
+        partials: a folder to keep statistics of a folder's files in, so that the next report reads only new files.
         engine: where to compute, see `sources.connect`.
 
     Raises:
@@ -70,12 +73,19 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
         raise BadInput(f"alpha {alpha} is not between 0 and 1; 0.05 gives 95% intervals")
     if not metrics:
         raise BadInput("no metric is named; add one, as in --metric mean:revenue")
-    measures = _measures(metrics, tuple(covariates))
+    measures = parse_measures(metrics, tuple(covariates))
     source = connect(engine)
     table = source.table(path)
-    _check_columns(source, path, table, variant, unit, measures)
+    check_columns(source, path, table, variant, unit, measures)
     frame, framed = unit_frame(table, variant, unit, measures)
-    found = groups(source, frame, ("variant", CROSSED), [m for m in framed if m.kind != "quantile"])
+    found: Groups
+    if partials is None:
+        found = groups(source, frame, ("variant", CROSSED), [m for m in framed if m.kind != "quantile"])
+    elif unit or not isinstance(source, DuckDB) or any(m.kind == "quantile" for m in measures):
+        raise BadInput("partial statistics need duckdb, rows that are units, and no quantile; leave one of them out")
+    else:
+        parts = refreshed(source, path, variant, measures, Path(partials))
+        found = {(name, False): group for name, group in parts.items()}
     quantiles = {m.name: _quantile(source, table, variant, unit, m) for m in measures if m.kind == "quantile"}
     named = {str(key[0]): group for key, group in found.items() if key[0] is not None and not key[1]}
     crossovers = sum(group.units for key, group in found.items() if key[1])
@@ -101,7 +111,12 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     )
 
 
-def _measures(metrics: Sequence[str], covariates: tuple[str, ...]) -> list[Measure]:
+def parse_measures(metrics: Sequence[str], covariates: tuple[str, ...]) -> list[Measure]:
+    """The measures of `kind:COL` specifications, the first being the primary one.
+
+    Raises:
+        BadInput: if one is no metric, or is named twice.
+    """
     parsed = [parse_measure(text, covariates) for text in metrics]
     names = [measure.name for measure in parsed]
     twice = {name for name in names if names.count(name) > 1}
@@ -165,9 +180,10 @@ def _clustered(measure: Measure) -> Measure:
     )
 
 
-def _check_columns(
+def check_columns(
     source: Engine, path: str, table: ir.Table, variant: str, unit: str | None, measures: Sequence[Measure]
 ) -> None:
+    """Raises BadInput if a column is missing, or holds text where a metric needs numbers."""
     schema = table.schema()
     numbers = {column for measure in measures for column in measure.columns}
     for column in [variant, *([unit] if unit else []), *sorted(numbers)]:

@@ -1,0 +1,103 @@
+"""Daily partial statistics: a folder's files are aggregated once, stored, and added up, so a refresh reads new ones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from engine.analysis.aggregate import Group, groups
+from engine.analysis.moments import Moments
+from engine.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.analysis.metrics import Measure
+    from engine.analysis.sources import DuckDB
+
+Flat = tuple[int, list[float], list[list[float]]]  # n, mean, comoment
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One file's statistics by variant (an empty name for rows without one), and what the file was when read."""
+
+    size: int
+    changed: int
+    variants: dict[str, tuple[int, dict[str, Flat]]]
+
+
+def refreshed(
+    source: DuckDB, folder: str, variant: str, measures: Sequence[Measure], store: Path
+) -> dict[str | None, Group]:
+    """Groups of a folder's Parquet files by variant, reading only files that are new or changed since the last time.
+
+    Args:
+        source: the engine that reads them.
+        folder: holds one Parquet file or more per day, at any depth; every row is a unit.
+        variant: the column of the variant.
+        measures: metrics over the files' own columns.
+        store: a folder of ours; what is in it may be deleted at any time.
+
+    Raises:
+        BadInput: if the folder holds no Parquet file.
+    """
+    files = sorted(Path(folder).glob("**/*.parquet"))
+    if not files:
+        raise BadInput(f"{folder} holds no Parquet file; partial statistics are kept per file of a folder")
+    question = msgspec.json.encode((str(Path(folder).resolve()), variant, list(measures)))
+    kept = store / f"{hashlib.sha256(question).hexdigest()[:24]}.msgpack"
+    parts = _read(kept)
+    seen = {str(file): file.stat() for file in files}
+    fresh = {
+        name: parts[name]
+        for name, now in seen.items()
+        if name in parts and (parts[name].size, parts[name].changed) == (now.st_size, now.st_mtime_ns)
+    }
+    missing = [name for name in seen if name not in fresh]
+    if missing:
+        for name, variants in _aggregated(source, missing, variant, measures).items():
+            fresh[name] = Part(seen[name].st_size, seen[name].st_mtime_ns, variants)
+        _write(kept, fresh)
+    found: dict[str | None, list[Group]] = {}
+    for part in fresh.values():
+        for name, (units, moments) in part.variants.items():
+            loaded = {measure: Moments(n, np.array(mean), np.array(c)) for measure, (n, mean, c) in moments.items()}
+            found.setdefault(name or None, []).append(Group(units, loaded))
+    return {name: reduce(add, several) for name, several in found.items()}
+
+
+def _aggregated(
+    source: DuckDB, files: list[str], variant: str, measures: Sequence[Measure]
+) -> dict[str, dict[str, tuple[int, dict[str, Flat]]]]:
+    quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in files)
+    table = source.view(quoted, f"SELECT * FROM read_parquet([{quoted}], union_by_name = true, filename = 'file__')")  # noqa: S608 # quoted above
+    columns = sorted({column for measure in measures for column in measure.columns})
+    frame = table.select(
+        variant=table[variant].cast("string"), file__=table["file__"], **{c: table[c].cast("float64") for c in columns}
+    )
+    parts: dict[str, dict[str, tuple[int, dict[str, Flat]]]] = {name: {} for name in files}
+    for (name, file), group in groups(source, frame, ("variant", "file__"), measures).items():
+        flat = {key: (m.n, m.mean.tolist(), m.comoment.tolist()) for key, m in group.moments.items()}
+        parts[str(file)]["" if name is None else str(name)] = (group.units, flat)
+    return parts
+
+
+def _read(kept: Path) -> dict[str, Part]:
+    try:
+        return msgspec.msgpack.decode(kept.read_bytes(), type=dict[str, Part])
+    except (OSError, msgspec.DecodeError):
+        return {}  # not there, or of another version: everything is read again
+
+
+def _write(kept: Path, parts: dict[str, Part]) -> None:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    new = kept.with_suffix(f".{os.getpid()}")
+    new.write_bytes(msgspec.msgpack.encode(parts))
+    new.replace(kept)
