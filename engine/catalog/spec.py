@@ -284,7 +284,12 @@ class SegmentsFile(Spec, frozen=True, kw_only=True):
 
 
 class MetricSpec(Spec, frozen=True, kw_only=True):
-    """What is measured: which events count, and how they become one number per customer."""
+    """What is measured: which events count, and how they become one number per customer.
+
+    What is expected of it lets `check` warn of a run too short to tell: `baseline` without any change, with its
+    standard `deviation` (a proportion has its own), the units that come in a day, and as `mde` the least relative
+    change worth finding.
+    """
 
     key: Key
     title: Text | None = None
@@ -299,6 +304,10 @@ class MetricSpec(Spec, frozen=True, kw_only=True):
     direction: Literal["up", "down"] = "up"
     margin: Annotated[float, Meta(ge=0)] | None = None
     money: float | None = None
+    baseline: Positive | None = None
+    deviation: Positive | None = None
+    daily_units: Positive | None = None
+    mde: Positive | None = None
 
 
 class MetricsFile(Spec, frozen=True, kw_only=True):

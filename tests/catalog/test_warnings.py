@@ -1,0 +1,106 @@
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.catalog.load import load_specs
+from engine.catalog.spec import MetricSpec
+from engine.catalog.warnings import needed, warnings
+from tests.catalog.folder import Json, experiment, specs
+
+NOW = 1_790_000_000.0  # 2026-09-21
+GOOD = {"hypothesis": "It helps.", "metrics": {"primary": "click", "guardrails": ["click"]}}
+EXPECTED = {"baseline": 0.1, "daily_units": 2000, "mde": 0.1}
+
+
+def told(*experiments: Json, **files: Json) -> list[tuple[str, str]]:
+    return [(p.file.removeprefix("shop/"), p.path) for p in warnings(specs(*experiments, **files), NOW)]
+
+
+def metrics(**more: Any) -> Json:
+    return {"metrics": [{"key": "click", "event": "click", **more}]}
+
+
+def paying(key: str, layer: str | None = None, **more: Any) -> Json:
+    variants = [{"key": "a", "payload": {"price": 1}}, {"key": "b", "payload": {"price": 2}}]
+    return experiment(key, **(GOOD | {"variants": variants, "layer": layer} | more))
+
+
+LAYERS = {"layers": [{"key": "l", "reserve": {"x": [0, 0.5], "y": [0.5, 1]}}, {"key": "m"}]}
+
+
+def test_the_shipped_shop_has_nothing_to_regret() -> None:
+    assert warnings(load_specs(Path(__file__).parents[2] / "experiments"), time.time()) == []
+
+
+def test_a_bare_experiment_lacks_its_hypothesis_and_its_metrics() -> None:
+    assert told(experiment("x")) == [("x.yaml", "hypothesis"), ("x.yaml", "metrics")]
+    assert told(experiment("x", **(GOOD | {"metrics": {"primary": "click"}}))) == [("x.yaml", "metrics.guardrails")]
+
+
+def test_flags_and_what_is_stopped_are_left_alone() -> None:
+    assert told(experiment("x", kind="flag"), experiment("y", status="stopped")) == []
+
+
+@pytest.mark.parametrize(("start", "warned"), [("2026-01-01T00:00:00Z", True), ("2026-09-01T00:00:00Z", False)])
+def test_a_run_without_an_end_is_told_after_long(start: str, *, warned: bool) -> None:
+    assert told(experiment("x", start=start, **GOOD)) == ([("x.yaml", "end")] if warned else [])
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"analysis": {"min_days": 15}}, None),
+        ({"analysis": {"min_days": 14}}, "analysis.min_days"),
+        ({"analysis": {"min_days": 29}, "coverage": 0.5}, "analysis.min_days"),
+        ({"analysis": {"min_days": 30}, "coverage": 0.5}, None),
+        ({"start": "2026-09-01T00:00:00Z", "end": "2026-09-15T00:00:00Z"}, "end"),
+        ({"start": "2026-09-01T00:00:00Z", "end": "2026-09-17T00:00:00Z"}, None),
+    ],
+)
+def test_a_run_too_short_for_its_power_is_told(fields: Json, path: str | None) -> None:
+    """14,751 customers in each of two equal groups find 10 % against 11 %: 29,502 at 2,000 a day take 15 days."""
+    assert told(experiment("x", **GOOD, **fields), metrics=metrics(**EXPECTED)) == ([("x.yaml", path)] if path else [])
+
+
+def test_the_size_of_a_sample_is_that_of_the_books() -> None:
+    """R's power.prop.test(p1=.1, p2=.11, power=.8) gives 14750.79; power.t.test(delta=1, sd=10, power=.8) 1570.7."""
+    share = MetricSpec(key="m", event="e", baseline=0.1)
+    assert needed(share, 0.1, 0.05, (0.5, 0.5)) == 29_502
+    mean = MetricSpec(key="m", event="e", kind="revenue", baseline=10, deviation=10)
+    assert needed(mean, 0.1, 0.05, (0.5, 0.5)) == pytest.approx(2 * 1570.7, rel=0.001)
+    assert needed(mean, 0.1, 0.05, (0.25, 0.25)) == pytest.approx(4 * 1570.7, rel=0.001)
+    assert needed(MetricSpec(key="m", event="e"), 0.1, 0.05, (0.5, 0.5)) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "warned"),
+    [
+        (paying("x"), paying("y"), True),
+        (paying("x", "l"), paying("y", "m"), True),
+        (paying("x", "l"), paying("y", "l"), False),
+        (paying("x", channels=["web"]), paying("y", channels=["app"]), False),
+        (paying("x", channels=["web"]), paying("y"), True),
+        (paying("x"), paying("y", status="stopped"), False),
+        (paying("x"), experiment("y", **GOOD), False),
+    ],
+)
+def test_two_that_set_the_same_thing_are_told(one: Json, two: Json, *, warned: bool) -> None:
+    found = told(one, two, layers=LAYERS)
+    assert found == ([("x.yaml", "variants")] if warned else [])
+
+
+def test_a_selection_of_one_offer_is_told(tmp_path: Path) -> None:
+    (tmp_path / "offers").mkdir()
+    files = {
+        "channels.yaml": "channels: [{key: web}]\nplacements: [{key: hero, channels: [web]}]\n",
+        "metrics.yaml": "metrics: [{key: click, event: click}]\n",
+        "hero.yaml": "key: hero\nplacement: hero\noffers: [one]\npolicy: {kind: uniform}\n"
+        "reward: {metric: click}\nfallback: plain\n",
+        "offers/one.yaml": "key: one\nrenderings: {web: {}}\n",
+        "offers/plain.yaml": "key: plain\nrenderings: {web: {}}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert [problem.path for problem in warnings(load_specs(tmp_path), NOW)] == ["offers"]
