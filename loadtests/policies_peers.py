@@ -1,4 +1,4 @@
-"""Other bandit libraries on our simulated shops; run by `policies.py` with the Python of an environment of their own.
+"""Other bandit libraries on our simulated shops; run by `policies_bench.py` in an environment of their own.
 
 `policies_peers.py REPLICATIONS` prints one JSON line for each run: environment, peer, seed, regret, seconds.
 """

@@ -17,7 +17,7 @@ from policies.batches import Floats
 
 Lean = NDArray[np.float32]
 Above = Callable[[Floats, Floats], tuple[float, float]]
-NOISE_PRIOR = (1.0, 0.25)
+CONSTANT_PRIOR = 1e-6
 _GRID = 4.0 ** np.arange(-2, 6)
 
 
@@ -85,9 +85,24 @@ def gathered(gram: Floats, moment: Floats, traits: Floats) -> tuple[Floats, Floa
     return whole, shift
 
 
-def noise_of(count: float, square: float, explained: float) -> tuple[float, float]:
-    """Shape and rate of the inverse-gamma posterior of the noise variance."""
-    return NOISE_PRIOR[0] + max(count, 0.0) / 2, NOISE_PRIOR[1] + max(square - explained, 0.0) / 2
+@dataclass(frozen=True, slots=True)
+class Rewards:
+    """All rewards together: how many, their sum, and that of their squares."""
+
+    count: float
+    total: float
+    square: float
+
+    def noise(self, explained: float) -> tuple[float, float]:
+        """Shape and rate of the inverse-gamma posterior of the noise variance, given the squares that are explained.
+
+        The prior is worth two observations of the rewards' own variance, so that nothing depends on their unit; 1/4, a
+        coin's, where they do not vary yet.
+        """
+        count = max(self.count, 0.0)
+        around = self.square - self.total**2 / max(count, 1.0)
+        variance = around / count if count > 1 and around > 1e-12 * self.square else 0.25
+        return 1 + count / 2, variance + max(self.square - explained, 0.0) / 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,14 +170,14 @@ def below_arms(shrink: float, parents: Floats, constant: float) -> Above:
     return judge
 
 
-def tuned(gram: Floats, moment: Floats, above: Above, noise: tuple[float, float] | None) -> float:
+def tuned(gram: Floats, moment: Floats, above: Above, rewards: Rewards | None) -> float:
     """The shrinkage of members around their parents: the posterior mean of their variance, over a grid of it.
 
     Args:
         gram: members' Gram matrices (..., dim + 1, dim + 1).
         moment: members' moments (..., dim + 1).
         above: judges what members tell of their parents: log-determinants and squares explained.
-        noise: count and sum of squares of the rewards, the noise being integrated out; None where it is known to be 1.
+        rewards: of all members, the noise being integrated out; None where it is known to be 1.
     """
     roots, vectors = np.linalg.eigh(gram[..., :-1, :-1])
     roots, back = np.maximum(roots, 0.0), vectors.swapaxes(-1, -2)
@@ -173,10 +188,10 @@ def tuned(gram: Floats, moment: Floats, above: Above, noise: tuple[float, float]
         logs, explained = above(*upwards(gram, moment, cover))
         logs += float(np.log(shrink / (roots + shrink)).sum()) / 2
         explained += float((pull * moment[..., :-1]).sum())
-        if noise is None:
+        if rewards is None:
             scores.append(logs + explained / 2)
         else:
-            shape, rate = noise_of(*noise, explained)
+            shape, rate = rewards.noise(explained)
             scores.append(logs + lgamma(shape) - shape * float(np.log(rate)))
     weights = np.exp(np.asarray(scores) - max(scores))
     return float(weights.sum() / (weights @ (1 / _GRID)))

@@ -10,14 +10,15 @@ import numpy as np
 from policies.base import EVERY, Among, Bandit
 from policies.batches import Batch, Floats, Ints
 from policies.hierarchy import (
+    CONSTANT_PRIOR,
     Level,
     Posterior,
     Prediction,
+    Rewards,
     below_arms,
     below_common,
     gathered,
     level,
-    noise_of,
     told_of_constant,
     tuned,
     upwards,
@@ -92,7 +93,7 @@ class Linear(Bandit):
         cells = (arms, self.pool + 1) if self.pool else (arms,)
         told = self._traits.shape[1] * self.features + 1
         own = {"gram": (*cells, n, n), "moment": (*cells, n), "square": (arms,), "count": (arms,)}
-        return {**own, "left_gram": (told, told), "left_moment": (told,), "left_noise": (2,)}
+        return {**own, "left_gram": (told, told), "left_moment": (told,), "left_noise": (4,)}
 
     @property
     def _tunes(self) -> bool:
@@ -144,40 +145,45 @@ class Linear(Bandit):
         return after
 
     def _tuned(self) -> Self:
-        noise = None if self.noise_known else self._moments_of_rewards()
+        rewards = None if self.noise_known else self._rewards()
         most = np.sort(np.argsort(-self.statistics["count"], kind="stable")[:_JUDGED])
         gram, moment = self.statistics["gram"][most], self.statistics["moment"][most]
         within = self.within
         if self.pool:
             common = self.posterior.common
             above = below_arms(self.between, self._parents(common)[most], float(common[-1]))
-            within = tuned(gram, moment, above, noise)
+            within = tuned(gram, moment, above, rewards)
             gram, moment = _summed(gram, moment, level(gram, moment, within))
-        precision = self.prior * np.eye(self.statistics["left_moment"].size) + self.statistics["left_gram"]
+        precision = self._beforehand() + self.statistics["left_gram"]
         above = below_common(self._traits[most], precision, self.statistics["left_moment"])
-        return replace(self, between=tuned(gram, moment, above, noise), within=within)
+        return replace(self, between=tuned(gram, moment, above, rewards), within=within)
 
     def _parents(self, common: Floats) -> Floats:
         """Where common coefficients (q features + 1,) expect those of the arms (arms, features)."""
         return self._traits @ common[:-1].reshape(self._traits.shape[1], self.features)
 
-    def _moments_of_rewards(self) -> tuple[float, float]:
-        left = self.statistics["left_noise"]
-        count, square = self.statistics["count"].sum() + left[0], self.statistics["square"].sum() + left[1]
-        return float(count), float(square)
+    def _rewards(self) -> Rewards:
+        count, total, square, _ = self.statistics["left_noise"]
+        count += self.statistics["count"].sum()
+        total += self.statistics["moment"][..., -1].sum()
+        return Rewards(float(count), float(total), float(square + self.statistics["square"].sum()))
+
+    def _beforehand(self) -> Floats:
+        """Precision of the common coefficients without observations; next to nothing is known of the constant."""
+        return np.diag(np.append(np.full(self._traits.shape[1] * self.features, self.prior), CONSTANT_PRIOR))
 
     @cached_property
     def posterior(self) -> Posterior:
         """What is known of all coefficients, once per version."""
         gram, moment = self.statistics["gram"], self.statistics["moment"]
         groups = level(gram, moment, self.within) if self.pool else None
-        explained = 0.0
+        explained = float(self.statistics["left_noise"][3])
         if groups is not None:
             explained += float((groups.pull * moment[..., :-1]).sum())
             gram, moment = _summed(gram, moment, groups)
         arms = self._arms(gram, moment)
         precision, shift = self._told(gram, moment, arms)
-        precision += self.statistics["left_gram"] + self.prior * np.eye(shift.size)
+        precision += self.statistics["left_gram"] + self._beforehand()
         shift += self.statistics["left_moment"]
         common_cover = np.asarray(np.linalg.inv(precision), np.float64)
         common = common_cover @ shift
@@ -192,7 +198,7 @@ class Linear(Bandit):
             arms=arms,
             common=common,
             common_cover=common_cover,
-            noise=noise_of(*self._moments_of_rewards(), explained),
+            noise=self._rewards().noise(explained),
             mean=np.ascontiguousarray(mean, np.float32),
             arm_cover=arms.cover.astype(np.float32),
             arm_tilt=arms.tilt.astype(np.float32),
@@ -260,17 +266,18 @@ class Linear(Bandit):
         gone = [position for position, arm in enumerate(self.arms) if arm not in set(arms)]
         if gone:
             gram, moment = self.statistics["gram"][gone], self.statistics["moment"][gone]
-            square = self.statistics["square"][gone].sum()
+            explained = 0.0
             if self.pool:
                 groups = level(gram, moment, self.within)
-                square -= (groups.pull * moment[..., :-1]).sum()
+                explained += float((groups.pull * moment[..., :-1]).sum())
                 gram, moment = _summed(gram, moment, groups)
             leaving = level(gram, moment, self.between)
-            square -= (leaving.pull * moment[:, :-1]).sum()
+            explained += float((leaving.pull * moment[:, :-1]).sum())
             told, shift = self._told(gram, moment, leaving, gone)
             moved["left_gram"] = moved["left_gram"] + told
             moved["left_moment"] = moved["left_moment"] + shift
-            moved["left_noise"] = moved["left_noise"] + [self.statistics["count"][gone].sum(), square]
+            sums = (self.statistics["count"], self.statistics["moment"][..., -1], self.statistics["square"])
+            moved["left_noise"] = moved["left_noise"] + [*(float(of[gone].sum()) for of in sums), explained]
         return replace(after, statistics=moved)
 
 

@@ -16,7 +16,7 @@ def dense(policy: Any, x: np.ndarray, arm: np.ndarray, reward: np.ndarray) -> An
     """Design row of (arm, context), posterior mean and covariance of [common, arms, groups], by unit noise."""
     n, q = policy.features, len(next(iter(policy.traits.values()), ()))
     groups = policy.pool + 1 if policy.pool else 0
-    precisions = [policy.prior] * (q * n + 1) + [policy.between] * (3 * n) + [policy.within] * (3 * groups * n)
+    precisions = [policy.prior] * (q * n) + [1e-6] + [policy.between] * (3 * n) + [policy.within] * (3 * groups * n)
 
     def row(k: int, context: np.ndarray) -> np.ndarray:
         own, trait = np.eye(3)[k], np.array(policy.traits.get(ARMS[k], ()))
@@ -53,7 +53,7 @@ def test_levels_equal_one_dense_regression(traits: dict[str, tuple[float, ...]],
         assert rewards.spread(policy.posterior.common_cover) ** 2 == pytest.approx(
             np.diag(rows @ cover @ rows.T), abs=1e-5
         )
-    assert policy.posterior.noise == pytest.approx((41.0, 0.25 + (reward @ reward - explained) / 2))
+    assert policy.posterior.noise == pytest.approx((41.0, reward.var() + (reward @ reward - explained) / 2))
 
 
 def test_a_new_arm_starts_from_what_similar_ones_taught() -> None:

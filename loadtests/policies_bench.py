@@ -1,8 +1,8 @@
 """Our policies on simulated shops beside other libraries', and what a decision and an update cost.
 
-`python loadtests/policies.py [--share 1.0] [--peers N]`: `--share` scales the number of replications, `--peers` runs
-every peer N times (0: none). Peers live in `.cache/peers`, made on first use; where they do not install they are left
-out. Ends with 1 where a figure misses its bound.
+`python loadtests/policies_bench.py [--share 1.0] [--peers N]`: `--share` scales the number of replications, `--peers`
+runs every peer N times (0: none). Peers live in `.cache/peers`, made on first use; where they do not install they are
+left out. Ends with 1 where a figure misses its bound.
 """
 
 import argparse
