@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from scipy.special import ndtri
 
+from engine.analysis.distributions import normal_quantile
 from engine.analysis.effects import Settings, absolute, relative, scale
 from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.inference import arms
@@ -149,7 +149,7 @@ def _moments(sums: Floats, centre: Floats, k: int) -> Moments:
 
 def _rate(count: int, runs: int, nominal: float) -> Rate:
     """Wilson 1927."""
-    z = float(ndtri(0.975))
+    z = normal_quantile(0.975)
     share = count / runs
     middle = (share + z * z / (2 * runs)) / (1 + z * z / runs)
     reach = z / (1 + z * z / runs) * math.sqrt(share * (1 - share) / runs + z * z / (4 * runs**2))

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.analysis import proportions
-from engine.analysis.bayes import Prior, beta_binomial, beta_posterior, chances_best, normal, normal_posterior
+from engine.analysis.bayes import Prior, chances_best, normal, normal_posterior
 from engine.analysis.effects import Settings, absolute, linear_effect, relative, scale
 from engine.analysis.estimate import Bayes, Effect, NotEstimable
 from engine.analysis.inference import Arm, arms
@@ -72,6 +71,8 @@ def compare(measure: Measure, variant: str, evidence: Evidence, settings: Settin
     difference = absolute(ours, theirs, width)
     share = relative(ours, theirs, width, settings.relative)
     if settings.method == "fixed" and _counted(measure):
+        from engine.analysis import proportions  # noqa: PLC0415 # see distributions
+
         counts, sizes = (_successes(ours), _successes(theirs)), (ours.n, theirs.n)
         if proportions.is_small(counts, sizes):
             difference, share = proportions.effects(counts, sizes, difference.se, settings.alpha)
@@ -105,6 +106,8 @@ def _posterior(measure: Measure, control: Arm, treatment: Arm, settings: Setting
         return linear
     good = 1.0 if measure.direction == "increase" else -1.0
     if _counted(measure) and math.isinf(settings.prior.sd):
+        from engine.analysis.beta import beta_binomial, beta_posterior  # noqa: PLC0415 # see distributions
+
         ours, theirs = (beta_posterior(_successes(side), side.n) for side in (control, treatment))
         return beta_binomial(ours, theirs, settings.alpha, good=good, rope=settings.rope)
     return normal(*linear, settings.prior, settings.alpha, good=good, rope=settings.rope)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from engine.analysis.bayes import Prior
+from engine.analysis.distributions import normal_cdf, normal_quantile
 from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.sequential import Spending, asymptotic_multiplier, asymptotic_p, group_multiplier
 
@@ -44,12 +44,20 @@ def welch_df(a: Arm, b: Arm) -> float:
 
 def two_sided_t(statistic: float, df: float) -> float:
     """p-value of |t| under Student's distribution; normal for infinite `df`."""
-    return float(2 * (stdtr(df, -abs(statistic)) if math.isfinite(df) else ndtr(-abs(statistic))))
+    if not math.isfinite(df):
+        return 2 * normal_cdf(-abs(statistic))
+    from scipy.special import stdtr  # noqa: PLC0415 # see distributions
+
+    return float(2 * stdtr(df, -abs(statistic)))
 
 
 def critical_t(alpha: float, df: float) -> float:
     """The two-sided critical value; normal for infinite `df`."""
-    return float(stdtrit(df, 1 - alpha / 2) if math.isfinite(df) else ndtri(1 - alpha / 2))
+    if not math.isfinite(df):
+        return normal_quantile(1 - alpha / 2)
+    from scipy.special import stdtrit  # noqa: PLC0415 # see distributions
+
+    return float(stdtrit(df, 1 - alpha / 2))
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ def report_html(report: Report) -> str:
         raise BadInput("an HTML report needs altair; install counterpoint[dashboard]") from error
     charts = [chart for chart in (_effects(alt, report), *_by_segment(alt, report.segments)) if chart is not None]
     specs = [chart.to_json(indent=None) for chart in charts]
-    bundle = vl_convert.javascript_bundle(None, alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0])
+    version = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
+    bundle = vl_convert.javascript_bundle(None, version)  # type: ignore[arg-type] # its stub forgets the default
     places = "".join(f'<div id="chart{at}"></div>' for at in range(len(specs)))
     calls = "".join(f"vegaEmbed('#chart{at}', {_script(spec)}, {{actions: false}});" for at, spec in enumerate(specs))
     return (

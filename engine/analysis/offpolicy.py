@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from scipy.special import stdtrit
 
+from engine.analysis.effects import critical_t
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _interval(value: float, influence: Floats, weights: Floats, cluster: ArrayLi
     if groups < 2:
         raise BadInput("all decisions are of one cluster; an interval needs two")
     se = float(np.sqrt(groups / (groups - 1) * np.sum((sums - sums.mean()) ** 2))) / n
-    reach = float(stdtrit(groups - 1, 1 - alpha / 2)) * se
+    reach = critical_t(alpha, groups - 1) * se
     squares = float(weights @ weights)
     ess = float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
     return Estimate(value, value - reach, value + reach, ess, float(weights.mean()), float(weights.max()))

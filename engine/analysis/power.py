@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from scipy.special import ndtr, ndtri
 
+from engine.analysis.distributions import normal_cdf, normal_quantile
 from engine.analysis.effects import Method, Settings
 from engine.analysis.quadrature import legendre
 from engine.analysis.sequential import asymptotic_multiplier, boundaries, spent
@@ -66,10 +66,10 @@ def power_of(baseline: Baseline, mde: float, units: int, settings: Settings, *, 
     drift = abs(effect) / se
     if settings.method == "group_sequential":
         return _group_power(drift, settings)
-    bound = float(ndtri(1 - settings.alpha / 2))
+    bound = normal_quantile(1 - settings.alpha / 2)
     if settings.method == "sequential":
         bound = asymptotic_multiplier(units, settings.planned, settings.alpha)
-    return float(ndtr(drift - bound) + ndtr(-drift - bound))
+    return normal_cdf(drift - bound) + normal_cdf(-drift - bound)
 
 
 def _group_power(drift: float, settings: Settings) -> float:

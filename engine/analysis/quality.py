@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
-from scipy.special import chdtrc, gammaln
+
+from engine.analysis.distributions import chi_square_sf
 
 FIXED_GATE = 0.001  # a report looked at once
 SEQUENTIAL_GATE = 0.01  # a report looked at daily: the sequential test keeps this over all looks
@@ -40,7 +41,7 @@ def exposure_check(assigned: Mapping[str, int], exposed: Mapping[str, int], doub
     p = 1.0
     if len(names) > 1 and 0 < seen.sum() < total.sum():
         share = seen.sum() / total.sum()
-        p = float(chdtrc(len(names) - 1, float(((seen - total * share) ** 2 / (total * share * (1 - share))).sum())))
+        p = chi_square_sf(len(names) - 1, float(((seen - total * share) ** 2 / (total * share * (1 - share))).sum()))
     return ExposureCheck({n: float(s / t) for n, s, t in zip(names, seen, total, strict=True)}, p, double, orphans)
 
 
@@ -64,7 +65,7 @@ def chi_square(observed: Sequence[int], weights: Sequence[float]) -> float:
     if len(counts) < 2 or counts.sum() == 0:
         return 1.0
     expected = counts.sum() * shares / shares.sum()
-    return float(chdtrc(len(counts) - 1, float(((counts - expected) ** 2 / expected).sum())))
+    return chi_square_sf(len(counts) - 1, float(((counts - expected) ** 2 / expected).sum()))
 
 
 def sequential_ratio(
@@ -75,6 +76,8 @@ def sequential_ratio(
     Lindon and Malek 2022, "Anytime-Valid Inference For Multinomial Count Data", eq. 6: a Dirichlet prior with
     parameters `concentration * weights` against the point null.
     """
+    from scipy.special import gammaln  # noqa: PLC0415 # see distributions
+
     shares = np.asarray(weights, dtype=float) / float(np.sum(weights))
     used = shares > 0
     alpha = concentration * shares[used]

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from scipy.special import ndtri
-
 from engine.analysis.aggregate import groups
+from engine.analysis.distributions import normal_quantile
 from engine.analysis.estimate import NotEstimable
 from engine.analysis.inference import Arm, single
 from engine.analysis.metrics import Measure, Term
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from engine.analysis.sources import Engine
 
 Quantiles = dict[str, "Arm | NotEstimable"]
-_Z = float(ndtri(0.975))
+_Z = normal_quantile(0.975)
 
 
 def quantile_arms(engine: Engine, rows: ir.Table, column: str, level: float) -> Quantiles:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from scipy.special import chdtrc, ndtri
-
 from engine.analysis.bayes import pooled
 from engine.analysis.compare import Evidence, compare
+from engine.analysis.distributions import chi_square_sf, normal_quantile
 from engine.analysis.effects import two_sided_t
 from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.multiplicity import benjamini_hochberg
@@ -49,7 +48,7 @@ def _one(
     if len(effects) > 1:
         centre = sum(e / s**2 for e, s in zip(estimates, errors, strict=True)) / sum(s**-2 for s in errors)
         spread = sum(((e - centre) / s) ** 2 for e, s in zip(estimates, errors, strict=True))
-        heterogeneity = float(chdtrc(len(effects) - 1, spread))
+        heterogeneity = chi_square_sf(len(effects) - 1, spread)
         mean, between, error = pooled(estimates, errors)
         values = shrink(estimates, errors, mean, between, error, settings.alpha)
         shrunken = dict(zip(effects, values, strict=True))
@@ -74,7 +73,7 @@ def shrink(
 
     Morris 1983, "Parametric Empirical Bayes Inference", eq. 1.13: the variance adds that of the estimated mean.
     """
-    reach = float(ndtri(1 - alpha / 2))
+    reach = normal_quantile(1 - alpha / 2)
     result = []
     for estimate, se in zip(estimates, errors, strict=True):
         keep = between**2 / (between**2 + se**2)

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
+from engine.analysis.distributions import normal_cdf, normal_quantile
 from engine.analysis.quadrature import legendre
 from engine.errors import BadInput
 
@@ -71,7 +71,7 @@ def spent(kind: Spending, fraction: float, alpha: float) -> float:
     at = min(max(fraction, 0.0), 1.0)
     if kind == "pocock":
         return alpha * math.log1p((math.e - 1) * at)
-    return float(4 * ndtr(-ndtri(1 - alpha / 4) / math.sqrt(at))) if at > 0 else 0.0
+    return 4 * normal_cdf(-normal_quantile(1 - alpha / 4) / math.sqrt(at)) if at > 0 else 0.0
 
 
 def boundaries(fractions: Sequence[float], errors: Sequence[float]) -> list[float]:
@@ -86,6 +86,8 @@ def boundaries(fractions: Sequence[float], errors: Sequence[float]) -> list[floa
         raise BadInput(f"information fractions {list(fractions)} do not rise from above 0")
     if not all(a <= b for a, b in zip([0.0, *errors], errors, strict=False)):
         raise BadInput(f"the errors spent, {list(errors)}, do not rise")
+    from scipy.special import ndtr  # noqa: PLC0415 # see distributions
+
     x, w = legendre()
     bounds: list[float] = []
     grid = weights = np.zeros(0)
@@ -93,7 +95,7 @@ def boundaries(fractions: Sequence[float], errors: Sequence[float]) -> list[floa
         now = errors[look] - (errors[look - 1] if look else 0.0)
         root = math.sqrt(fraction)
         if look == 0:
-            bound = float(-ndtri(now / 2)) if now > 0 else 8.0
+            bound = -normal_quantile(now / 2) if now > 0 else 8.0
             grid = bound * root * x
             density = np.exp(-(grid**2) / (2 * fraction)) / math.sqrt(2 * math.pi * fraction)
         else:

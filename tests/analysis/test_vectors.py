@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import special
 
 from engine.analysis import proportions
-from engine.analysis.bayes import Prior, beta_binomial, beta_chance, beta_loss, beta_posterior, normal, normal_posterior
+from engine.analysis.bayes import Prior, normal, normal_posterior
+from engine.analysis.beta import beta_binomial, beta_chance, beta_loss, beta_posterior
+from engine.analysis.distributions import chi_square_sf, normal_cdf, normal_quantile
 from engine.analysis.effects import Relative, Settings, absolute, linear_effect, relative, scale, welch_df
 from engine.analysis.estimate import Effect
 from engine.analysis.inference import Arm, arms
@@ -162,3 +165,13 @@ def test_group_sequential_boundaries() -> None:
     assert fleming == pytest.approx([4.8769, 3.3569, 2.6803, 2.2898, 2.0310], abs=2e-4)
     pocock = boundaries(looks, [spent("pocock", at, 0.05) for at in looks])
     assert pocock == pytest.approx([2.4380, 2.4268, 2.4101, 2.3966, 2.3859], abs=2e-4)
+
+
+def test_distributions_agree_with_scipy() -> None:
+    for z in (-30.0, -5.0, -1.0, 0.0, 0.3, 4.0):
+        assert normal_cdf(z) == pytest.approx(special.ndtr(z), rel=1e-12)
+    for level in (1e-12, 0.01, 0.5, 0.975, 1 - 1e-9):
+        assert normal_quantile(level) == pytest.approx(special.ndtri(level), rel=1e-12, abs=1e-15)
+    for df in (1, 2, 3, 4, 7, 10, 199):
+        for x in (0.0, 1e-9, 0.5, 3.0, 20.0, 250.0, 1200.0):
+            assert chi_square_sf(df, x) == pytest.approx(special.chdtrc(df, x), rel=1e-10)
