@@ -1,0 +1,125 @@
+"""A folder of files: every mistake at once, each with its place, value, rule and remedy; nothing hangs or raises."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.catalog import load_plan
+from engine.errors import CatalogError, Problem
+from tests.catalog.folder import Json, experiment, specs
+
+CHANNELS = "channels: [{key: web}]\n"
+METRICS = "metrics: [{key: revenue, event: purchase}]\n"
+GOOD = "key: x\nvariants: [{key: a}, {key: b}]\n"
+
+
+def problems(tmp_path: Path, **files: str | bytes) -> list[Problem]:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    for name, text in {"channels": CHANNELS, "metrics": METRICS, "x": GOOD, **files}.items():
+        data = text if isinstance(text, bytes) else text.encode()
+        (folder / f"{name}.yaml").write_bytes(data)
+    try:
+        load_plan(folder)
+    except CatalogError as error:
+        return error.problems
+    return []
+
+
+def refused(*experiments: Json, **files: Json) -> list[str]:
+    with pytest.raises(CatalogError) as caught:
+        specs(*experiments, **files)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_three_mistakes_are_three_lines_with_file_path_value_rule_and_remedy(tmp_path: Path) -> None:
+    wrong = (
+        "key: x\nstatus: runing\nvariants: [{key: a, weight: 0.5}, {key: b, weight: 1.4}]\nmetrics: {primary: revnue}\n"
+    )
+    assert [str(problem) for problem in problems(tmp_path, x=wrong)] == [
+        "shop/x.yaml metrics.primary: 'revnue' is not in metrics.yaml; did you mean 'revenue'?",
+        "shop/x.yaml status: 'runing' is not one of draft, running, paused, stopped; did you mean 'running'?",
+        "shop/x.yaml variants[1].weight: 1.4 is not between 0 and 1; weights of the variants sum to 1",
+    ]
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+BAD: dict[str, tuple[str | bytes, str]] = {
+    "alias bomb": (BOMB, "is not allowed"),
+    "ten megabytes": (b"# " + b"x" * 10_000_000, "bytes long; a file may have"),
+    "binary": (bytes(range(256)) * 40, "UTF-8"),
+    "an image": (b"\x89PNG\r\n\x1a\n" + bytes(2000), "UTF-8"),
+    "a key twice": (GOOD + "key: x\n", "was already given on line 1"),
+    "deep": ("key: " + "[" * 5000, "nested more than"),
+    "a tab": ("key: x\n\tvariants: []\n", "tab"),
+    "two documents": (GOOD + "---\n" + GOOD, "second document"),
+    "a list": ("- a\n", "is not a mapping"),
+    "empty": ("", "is not a mapping"),
+    "a tag": ("key: !!python/object:os.system x\n", "is not allowed"),
+    "another name": (GOOD.replace("key: x", "key: y"), "is not the file's name"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_a_clear_line(tmp_path: Path, name: str) -> None:
+    content, words = BAD[name]
+    found = problems(tmp_path, x=content)
+    assert found
+    assert all(problem.file == "shop/x.yaml" for problem in found)
+    assert any(words in problem.message for problem in found)
+    assert all("\n" not in str(problem) and len(str(problem)) < 400 for problem in found)
+
+
+def test_a_folder_that_is_none_and_files_that_are_not_read(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="is no folder"):
+        load_plan(tmp_path / "nothing")
+    (tmp_path / "x.yml").write_text(GOOD)
+    with pytest.raises(CatalogError, match=r"only \.yaml files are"):
+        load_plan(tmp_path)
+
+
+def test_a_circle_of_prerequisites_is_told_once() -> None:
+    names = ["a", "b", "c"]
+    ring = [
+        experiment(name, prerequisites=[{"experiment": names[(at + 1) % 3], "variants": ["a"]}])
+        for at, name in enumerate(names)
+    ]
+    (line,) = refused(*ring)
+    assert line == "shop/a.yaml prerequisites: a → b → c → a leads back to itself; break the circle"
+
+
+def test_a_circle_of_segments_is_told_once() -> None:
+    segments = [{"key": "a", "condition": {"$or": [{"$segment": "b"}]}}, {"key": "b", "condition": {"$segment": "a"}}]
+    (line,) = refused(experiment("x"), segments={"segments": segments})
+    assert line == "shop/segments.yaml a: a → b → a leads back to itself; break the circle"
+
+
+REFERENCES: dict[str, tuple[Json, str]] = {
+    "segment": ({"audience": {"$segment": "goood"}}, "conditions of segments.yaml; did you mean 'good'?"),
+    "group": ({"audience": {"id": {"$inGroup": "good"}}}, "'good' is not in the lists of values"),
+    "a segment of values": ({"audience": {"$segment": "staff"}}, "'staff' is not in the conditions"),
+    "layer": ({"layer": "l"}, "'l' is not in layers.yaml"),
+    "channel": ({"channels": ["wep"]}, "did you mean 'web'?"),
+    "prerequisite": ({"prerequisites": [{"experiment": "y", "variants": ["a"]}]}, "'y' is not in this folder"),
+    "forced variant": ({"force": [{"customers": ["qa"], "variant": "c"}]}, "'c' is not in the variants"),
+    "one variant": ({"variants": [{"key": "a"}]}, "say 'kind: flag'"),
+    "weights": ({"variants": [{"key": "a", "weight": 0.5}, {"key": "b", "weight": 0.4}]}, "sum to 0.9"),
+    "some ranges": ({"variants": [{"key": "a", "range": [0, 1]}, {"key": "b"}]}, "1 of 2 variants have a range"),
+    "ranges overlap": ({"variants": [{"key": k, "range": [0, 0.6]} for k in "ab"]}, "overlap"),
+    "a range backwards": ({"variants": [{"key": k, "range": [0.4, 0.2]} for k in "ab"]}, "is empty"),
+    "ranges and coverage": ({"coverage": 0, "variants": [{"key": k, "range": [0, 0]} for k in "ab"]}, "leave no room"),
+    "a sticky store": ({"unit": "store", "sticky": True}, "a store is none"),
+    "coverage down": ({"coverage": 0.5, "ramp": [{"at": "2027-01-01T00:00:00Z", "coverage": 0.1}]}, "only rise"),
+    "end before start": ({"start": "2027-01-01T00:00:00Z", "end": "2026-01-01T00:00:00Z"}, "is not after the start"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_what_does_not_hold_together_is_told(name: str) -> None:
+    fields, words = REFERENCES[name]
+    segments = [{"key": "good", "condition": {"vip": True}}, {"key": "staff", "values": ["u-1"]}]
+    lines = refused(experiment("x", **fields), segments={"segments": segments})
+    assert any(words in line for line in lines)
+    assert all(line.startswith("shop/x.yaml ") for line in lines)

@@ -1,0 +1,122 @@
+"""Whole decisions: propensities as served, one person one variant, holdouts that survive a login."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from engine.catalog import load_plan
+from engine.catalog.plan import Plan
+from engine.decide.decision import DecideRequest, decide
+from engine.decide.offers import Snapshot
+from engine.decide.profile import CustomerIds, Decayed, Profile, Trait
+from engine.profiles import keys
+from engine.profiles.entries import Entry
+from engine.profiles.identity import resolve
+from engine.profiles.rules import ProfileRules
+from tests.catalog.folder import experiment, plan
+
+NOW = 1_790_000_000.0
+SHOP = load_plan(Path(__file__).parents[2] / "experiments")
+UNTESTED = replace(SHOP, by_placement={})
+RULES = ProfileRules()
+HASH = keys.hasher(b"test")
+IDS = st.text(min_size=1, max_size=12)
+
+
+def customer(number: int) -> Profile:
+    traits = {"loyalty.tier": Trait(number % 4, 0.0)}
+    affinities = {"coffee": Decayed(number % 7 / 7, NOW)}
+    return Profile(f"u-{number}", f"u-{number}", traits=traits, affinities=affinities)
+
+
+def learnt(of: Plan, key: str, seed: int) -> Snapshot:
+    """What `key` has learnt of 5,000 clicks, of which the arms get unequal shares."""
+    selection = of.policies[key]
+    rng = np.random.default_rng(seed)
+    n, arms = 5_000, len(selection.arms)
+    contexts = [{s.trait: None for s in selection.features.specs} | {"loyalty.tier": k % 4} for k in range(n)]
+    x = np.array([selection.features.vector(context) for context in contexts])
+    arm = rng.integers(arms, size=n)
+    reward = (rng.random(n) < 0.05 + 0.02 * arm).astype(float)
+    return Snapshot(selection.prior.update(x, arm, reward, np.full(n, 1 / arms)), 17)
+
+
+@pytest.mark.parametrize("placement", ["home_hero", "till_prompt"])
+def test_what_is_logged_is_what_is_served(placement: str) -> None:
+    """Over 20,000 decisions the counts less their propensities are a sum of independent multinomials about zero."""
+    channel = "web" if placement == "home_hero" else "store"
+    snapshots = {placement: learnt(SHOP, placement, seed=3)}
+    arms = SHOP.policies[placement].arms
+    at = {arm: index for index, arm in enumerate(arms)}
+    counts, expected, spread = np.zeros(len(arms)), np.zeros(len(arms)), np.zeros((len(arms), len(arms)))
+    for number in range(20_000):
+        profile = customer(number % 28)
+        request = DecideRequest(customer=CustomerIds(user_id=profile.id), channel=channel, placements=[placement])
+        got = decide(UNTESTED, snapshots, profile, request, NOW, decision_id=f"d-{number}")
+        choice = got.choices[placement]
+        p = np.zeros(len(arms))
+        p[[at[arm] for arm in choice.candidates]] = choice.probabilities
+        drawn = at[choice.offer.key]
+        assert choice.policy == f"{placement}@17"
+        assert got.answer.offers[placement].propensity == choice.propensity == p[drawn]
+        counts[drawn] += 1
+        expected += p
+        spread += np.diag(p) - np.outer(p, p)
+    off = counts - expected
+    statistic = off @ np.linalg.pinv(spread) @ off
+    assert stats.chi2.sf(statistic, np.linalg.matrix_rank(spread)) > 0.001
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(visitor=IDS, user=IDS, seed=st.integers(0, 50))
+def test_a_visitor_who_logs_in_keeps_every_variant(visitor: str, user: str, seed: int) -> None:
+    of = plan(
+        experiment("x", seed=f"x{seed}"),
+        experiment("y", seed=f"y{seed}", layer="l", coverage=0.5),
+        layers={"layers": [{"key": "l"}], "holdouts": [{"key": "all", "share": 0.2}]},
+    )
+    before = view(CustomerIds(anonymous_id=visitor), {})
+    stored = {ident.key: before for ident in keys.idents(CustomerIds(anonymous_id=visitor), HASH)}
+    for channel in ("web", "app"):
+        after = view(CustomerIds(user_id=user, anonymous_id=visitor), stored)
+        assert variants(of, after, channel) == variants(of, before, "web")
+
+
+def test_a_known_customer_keeps_theirs_when_a_visitor_joins_and_the_other_is_a_crossover() -> None:
+    of = plan(experiment("x"))
+    known = Profile("u-1", "u-1", ids={"user_id": ["u-1"]})
+    crossed = 0
+    for number in range(40):
+        visitor = Profile(f"a-{number}", f"a-{number}", ids={"anonymous_id": [f"a-{number}"]})
+        ids = CustomerIds(user_id="u-1", anonymous_id=f"a-{number}")
+        stored = {ident.key: who for ident, who in zip(keys.idents(ids, HASH), (known, visitor), strict=True)}
+        both = view(ids, stored)
+        assert variants(of, both, "web") == variants(of, known, "web")
+        request = DecideRequest(customer=ids, channel="web", experiments=["x"])
+        crossover = decide(of, {}, both, request, NOW).assigned["x"].crossover
+        assert crossover is (variants(of, visitor, "web") != variants(of, known, "web"))
+        crossed += crossover
+    assert 5 < crossed < 35
+
+
+def test_an_experiment_of_another_channel_says_so() -> None:
+    of = plan(experiment("x", channels=["web"]))
+    request = DecideRequest(customer=CustomerIds(user_id="u"), channel="app", experiments=["x"])
+    assert decide(of, {}, Profile("u", "u"), request, NOW).answer.experiments["x"].reason == "channel"
+
+
+def view(ids: CustomerIds, stored: dict[str, Profile]) -> Profile:
+    idents = keys.idents(ids, HASH)
+    entries: dict[str, Entry] = {ident.key: stored.get(ident.key) for ident in idents}
+    return resolve(idents, entries, RULES, NOW).profile
+
+
+def variants(of: Plan, profile: Profile, channel: str) -> dict[str, tuple[str | None, str]]:
+    request = DecideRequest(customer=CustomerIds(user_id=profile.id), channel=channel, experiments=list(of.experiments))
+    answers = decide(of, {}, profile, request, NOW).answer.experiments
+    return {key: (answer.variant, answer.reason) for key, answer in answers.items()}
