@@ -11,13 +11,21 @@ from pathlib import Path
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import structlog
 from redis.exceptions import RedisError
 
 from engine.errors import StoreUnavailable
 from engine.journal import compact, erase, parquet, publish, ship, spool, stream
-from engine.journal.records import AnyRecord, EventRecord, QuarantineRecord, decode
+from engine.journal.records import (
+    AnyRecord,
+    DecisionRecord,
+    EventRecord,
+    ExposureRecord,
+    QuarantineRecord,
+    decode,
+)
 from engine.settings import Settings
 
 _READER = "collector"
@@ -38,8 +46,30 @@ class Summary(msgspec.Struct, frozen=True):
     waiting: int
 
 
+_MAY_COME_AGAIN: dict[parquet.Table, list[str]] = {
+    "events": ["message_id"],
+    "decisions": ["decision_id"],
+    "exposures": ["decision_id", "key"],
+}
+
+
+def _keys_of(record: AnyRecord) -> list[int]:
+    """What tells a record that may come again from others; nothing for those that come once."""
+    if isinstance(record, EventRecord):
+        return [hash(("events", record.message_id))]
+    if isinstance(record, DecisionRecord) and record.decision_id[12:13] == "r":
+        return [hash(("decisions", record.decision_id))]
+    if isinstance(record, ExposureRecord) and record.decision_id[12:13] == "r":
+        return [hash(("exposures", record.decision_id, key)) for key in record.keys]
+    return []
+
+
 class Pending:
-    """Rows not yet in the log, and the message ids of the last days: an event counts once, however often it is sent."""
+    """Rows not yet in the log, and what may come again of the last days.
+
+    An event counts once by its message id, however often it is sent. So does a decision that was asked for with an
+    idempotency key, and its exposure: two workers may have spooled it.
+    """
 
     def __init__(self, log: Path, days: int = 2) -> None:
         self.count = 0
@@ -47,12 +77,14 @@ class Pending:
         self._rows: dict[tuple[parquet.Table, str], list[parquet.Row]] = {}
         self._columns: dict[tuple[parquet.Table, str], list[pa.RecordBatch]] = {}
         self._seen: dict[str, set[int]] = {}
-        for directory in sorted((log / "events").glob("day=*"))[-days:]:
-            ids = self._seen.setdefault(directory.name.removeprefix("day="), set())
-            for file in directory.glob("*.parquet"):
-                ids.update(
-                    map(hash, pq.read_table(file, columns=["message_id"], partitioning=None)["message_id"].to_pylist())
-                )
+        for table, columns in _MAY_COME_AGAIN.items():
+            for directory in sorted((log / table).glob("day=*"))[-days:]:
+                ids = self._seen.setdefault(directory.name.removeprefix("day="), set())
+                for file in directory.glob("*.parquet"):
+                    kept = pq.read_table(file, columns=columns, partitioning=None)
+                    if table != "events":
+                        kept = kept.filter(pc.equal(pc.utf8_slice_codeunits(kept["decision_id"], 12, 13), "r"))
+                    ids.update(hash((table, *row)) for row in zip(*(kept[c].to_pylist() for c in columns), strict=True))
 
     def take(self, delivery: stream.Delivery) -> None:
         """Turn the records of a delivery into rows; what cannot be used is quarantined."""
@@ -91,11 +123,11 @@ class Pending:
 
     def _add(self, record: AnyRecord) -> None:
         table, day, rows = parquet.rows_of(record)
-        if isinstance(record, EventRecord):
-            key = hash(record.message_id)
-            if any(key in ids for ids in self._seen.values()):
+        keys = _keys_of(record)
+        if keys:
+            if all(any(key in ids for ids in self._seen.values()) for key in keys):
                 return
-            self._seen.setdefault(day, set()).add(key)
+            self._seen.setdefault(day, set()).update(keys)
         if rows:
             pending = self._rows.setdefault((table, day), [])
             pending += rows

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import duckdb
+import msgspec
 import pytest
 
 from engine.errors import JournalError, StoreUnavailable
@@ -146,6 +147,16 @@ def test_a_message_id_counts_once_also_after_a_restart(settings: Settings) -> No
         answered(settings, EVENT, EVENT)
         drain(settings)
     assert len(rows(settings, "events")) == 1
+
+
+def test_a_decision_asked_for_with_an_idempotency_key_counts_once_also_after_a_restart(settings: Settings) -> None:
+    decision_id = f"{'0' * 12}r{'0' * 19}"
+    decision = msgspec.structs.replace(DECISION, decision_id=decision_id)
+    seen = ExposureRecord(decision_id, NOON, "u-1", ["hero"])
+    answered(settings, decision, seen, decision, seen, DECISION, DECISION)
+    assert drain(settings).rows == {"decisions": 6, "exposures": 1}
+    answered(settings, decision, seen, ExposureRecord(decision_id, NOON, "u-1", ["hero", "layout"]))
+    assert drain(settings).rows == {"exposures": 2}
 
 
 def test_a_drain_beside_a_working_collector_waits_for_it(settings: Settings) -> None:
