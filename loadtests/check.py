@@ -1,6 +1,6 @@
 """How long `check` takes for a folder of about 10,000 lines: read, validated, cross-checked, compiled.
 
-`python loadtests/check.py [--experiments N] [--runs N] [--json]`. Ends with 1 if the median run takes 2 s or more.
+`python -m loadtests.check [--experiments N] [--runs N] [--json]`. Ends with 1 if the median run takes 2 s or more.
 """
 
 import argparse
