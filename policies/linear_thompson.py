@@ -25,9 +25,9 @@ class Drawing(Linear):
     Args:
         scale: factor on the posterior's spread (Chapelle and Li 2011, section 4, 'posterior reshaping'); 1 is Thompson
             sampling proper, less explores less.
-        optimistic: whether a draw of an arm's own part below its mean counts as the mean (May, Korda, Lee and Leslie
-            2012, algorithm 1, optimistic Bayesian sampling), so that uncertainty only ever speaks for an arm. A
-            thousandth of what it would subtract is kept, to tell equals apart.
+        optimistic: whether a draw below an arm's mean counts as the mean (May, Korda, Lee and Leslie 2012, algorithm
+            1, optimistic Bayesian sampling), so that uncertainty only ever speaks for an arm. A thousandth of what it
+            would subtract is kept, to tell equals apart.
     """
 
     scale: float = field(default=0.5, kw_only=True)
@@ -58,10 +58,11 @@ class Drawing(Linear):
         at = self.predict(x, among)
         columns = at.mean.size
         if not self._own_draws or self._own_draws[-1].shape[1] < columns:
-            pool = normal_pool(self.seed, self.seen, columns)
-            self._own_draws[:] = [(np.maximum(pool, pool * 1e-3) if self.optimistic else pool) * self._noises]
+            self._own_draws[:] = [normal_pool(self.seed, self.seen, columns) * self._noises]
         scores = self._own_draws[-1][:, :columns] * np.sqrt(at.own)
         scores += (at.loading @ self._common_draws).T
+        if self.optimistic:
+            np.maximum(scores, scores * np.float32(1e-3), out=scores)
         scores += at.mean
         return count_best(scores)
 
@@ -75,3 +76,5 @@ class LinearThompson(Drawing):
     """
 
     kind: ClassVar[str] = "linear_thompson"
+
+    between: float = field(default=4.0, kw_only=True)
