@@ -16,13 +16,13 @@ import redis
 import uvloop
 
 from engine import embedded
+from engine.catalog.rules import ProfileRules
 from engine.decide.profile import CustomerIds, Profile, attributes
 from engine.profiles import keys
 from engine.profiles.claims import Cap, Claim, Claims, Take
 from engine.profiles.entries import Pointer, write
 from engine.profiles.events import Accepted, Event
 from engine.profiles.reducers import reduce
-from engine.profiles.rules import ProfileRules
 from engine.profiles.store import ProfileStore
 
 NOW = 1_790_000_000.0

@@ -9,13 +9,13 @@ import numpy as np
 import redis
 
 from engine.catalog import Plan, load_plan
+from engine.catalog.rules import ProfileRules
 from engine.decide.profile import Profile
 from engine.journal.snapshots import Header, bandit, meaning_of, publish
 from engine.profiles import keys
 from engine.profiles.entries import write
 from engine.profiles.events import Event
 from engine.profiles.reducers import reduce
-from engine.profiles.rules import ProfileRules
 from policies import dump
 
 NOW = 1_790_000_000.0

@@ -21,8 +21,9 @@ from engine.catalog.plan import (
     Reward,
     Selection,
 )
+from engine.catalog.rules import ProfileRules
 from engine.catalog.segments import expanded
-from engine.catalog.spec import ExperimentSpec, HoldoutSpec, LayerSpec, PolicySpec, VariantSpec, seconds
+from engine.catalog.spec import ExperimentSpec, HoldoutSpec, IdentitiesFile, LayerSpec, PolicySpec, VariantSpec, seconds
 from engine.catalog.specs import Specs
 from engine.hashing import bucket, bucket_ranges, seeded
 from policies import make
@@ -68,6 +69,25 @@ def compile_plan(specs: Specs) -> Plan:
         offers=offers,
         metrics={metric.key: metric for metric in specs.metrics.metrics},
         currency=specs.metrics.currency,
+        rules=_rules(specs.customers),
+    )
+
+
+def _rules(spec: IdentitiesFile) -> ProfileRules:
+    usual = ProfileRules()
+    return ProfileRules(
+        merge=spec.merge,
+        sources=spec.sources,
+        binds=usual.binds | spec.binds,
+        holds=usual.holds | spec.holds,
+        points_per_unit=spec.points_per_unit,
+        tiers=spec.tiers,
+        life=seconds(spec.life),
+        anonymous_life=seconds(spec.anonymous_life),
+        cart_life=seconds(spec.cart_life),
+        step_life=seconds(spec.step_life),
+        conversation_life=seconds(spec.conversation_life),
+        half_life=seconds(spec.affinity_half_life),
     )
 
 

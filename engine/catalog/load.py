@@ -13,6 +13,7 @@ from engine.catalog.references import reference_problems
 from engine.catalog.spec import (
     ChannelsFile,
     ExperimentSpec,
+    IdentitiesFile,
     LayersFile,
     MetricsFile,
     OfferSpec,
@@ -29,6 +30,7 @@ SINGLE: Mapping[str, type[msgspec.Struct]] = {
     "layers.yaml": LayersFile,
     "segments.yaml": SegmentsFile,
     "metrics.yaml": MetricsFile,
+    "identities.yaml": IdentitiesFile,
 }
 
 Keyed = TypeVar("Keyed", ExperimentSpec, SelectionSpec, OfferSpec)
@@ -103,6 +105,7 @@ def _specs(
     folder: str, version: str, read: Mapping[str, msgspec.Struct], channels: ChannelsFile, metrics: MetricsFile
 ) -> Specs:
     layers, segments = read.get("layers.yaml"), read.get("segments.yaml")
+    customers = read.get("identities.yaml")
     return Specs(
         folder=folder,
         version=version,
@@ -115,6 +118,7 @@ def _specs(
         layers=layers if isinstance(layers, LayersFile) else LayersFile(),
         segments={s.key: s for s in segments.segments} if isinstance(segments, SegmentsFile) else {},
         metrics=metrics,
+        customers=customers if isinstance(customers, IdentitiesFile) else IdentitiesFile(),
     )
 
 

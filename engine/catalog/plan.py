@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.catalog.features import Featurizer
+from engine.catalog.rules import ProfileRules
 from engine.catalog.spec import (
     ExperimentSpec,
     MetricSpec,
@@ -130,5 +131,6 @@ class Plan:
     offers: Mapping[str, Offer]
     metrics: Mapping[str, MetricSpec]
     currency: str
+    rules: ProfileRules
     paused: frozenset[str] = frozenset()
     """Experiments that the kill switch holds, beside those whose files say so."""

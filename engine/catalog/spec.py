@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from engine.catalog.rules import IdKind, MergeRule
+
 Key = Annotated[
     str,
     Meta(
@@ -315,3 +317,24 @@ class MetricsFile(Spec, frozen=True, kw_only=True):
 
     metrics: Annotated[list[MetricSpec], Meta(min_length=1)]
     currency: Annotated[str, Meta(pattern="^[A-Z]{3}$", extra={"remedy": "use an ISO 4217 code such as EUR"})] = "EUR"
+
+
+class IdentitiesFile(Spec, frozen=True, kw_only=True):
+    """`identities.yaml`: how identities and traits come together, and how long they are kept.
+
+    `binds` is how many known customers one value of an identifier kind may name before it names nobody (a tablet in the
+    shop), `holds` how many values of a kind one customer keeps.
+    """
+
+    merge: dict[str, MergeRule] = {}
+    sources: list[Key] = []
+    binds: dict[IdKind, Count] = {}
+    holds: dict[IdKind, Count] = {}
+    points_per_unit: Annotated[float, Meta(ge=0, extra={"remedy": "give points per unit of revenue"})] = 1.0
+    tiers: list[Positive] = []
+    life: Span = "400d"
+    anonymous_life: Span = "90d"
+    cart_life: Span = "7d"
+    step_life: Span = "1d"
+    conversation_life: Span = "3d"
+    affinity_half_life: Span = "30d"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from engine.catalog.spec import (
     ChannelsFile,
     ExperimentSpec,
+    IdentitiesFile,
     LayersFile,
     MetricsFile,
     MetricSpec,
@@ -29,6 +30,7 @@ class Specs:
     layers: LayersFile
     segments: Mapping[str, SegmentSpec]
     metrics: MetricsFile
+    customers: IdentitiesFile
 
     def metric(self, key: str) -> MetricSpec:
         """The metric of this key.

@@ -17,26 +17,42 @@ Customers = Annotated[Path, Parameter(help="JSON, JSON Lines or CSV: user_id, tr
 @app.command
 def check(folder: Path = Path("experiments"), *, json: AsJson = False) -> int:
     """Validate every YAML file and show all problems at once."""
-    from engine.catalog import load_plan
+    from engine.catalog.compile import compile_plan
+    from engine.catalog.load import load_specs
+    from engine.catalog.warnings import warnings
 
     try:
-        plan = load_plan(folder)
+        specs = load_specs(folder)
     except CatalogError as error:
         if json:
-            print_json({"ok": False, "problems": error.problems})
+            print_json({"ok": False, "problems": error.problems, "warnings": []})
         else:
             for problem in error.problems:
                 say(str(problem))
             say(f"{count(len(error.problems), 'problem')}. The running plan is unchanged.")
         return 1
+    plan = compile_plan(specs)
+    regrets = warnings(specs, time.time())
     if json:
-        print_json({"ok": True, "problems": [], "plan": plan.version})
+        print_json({"ok": True, "problems": [], "warnings": regrets, "plan": plan.version})
     else:
+        for regret in regrets:
+            say(f"warning: {regret}")
         sizes = (
             count(len(of), noun)
             for of, noun in ((plan.experiments, "experiment"), (plan.offers, "offer"), (plan.placements, "placement"))
         )
-        say(f"{folder}: {', '.join(sizes)}. No problems. Plan {plan.version}.")
+        say(f"{folder}: {', '.join(sizes)}. No problems, {count(len(regrets), 'warning')}. Plan {plan.version}.")
+    return 0
+
+
+@app.command
+def schema(folder: Path) -> int:
+    """Write the JSON Schemas of the YAML into a folder, for editors."""
+    from engine.catalog.schema import write_schemas
+
+    for path in write_schemas(folder):
+        say(str(path))
     return 0
 
 

@@ -8,12 +8,11 @@ from typing import Literal
 
 import msgspec
 
-DAY = 86_400.0
-HALF_LIFE = 30 * DAY
+from engine.catalog.rules import DAY, HALF_LIFE
+
 LOYAL_ORDERS = 5
 LAPSED_AFTER = 180 * DAY
 
-IdKind = Literal["user_id", "loyalty_card", "email", "phone", "anonymous_id", "device_id"]
 Scalar = str | int | float | bool | None
 TraitValue = Scalar | list[Scalar]
 Stage = Literal["new", "engaged", "cart", "customer", "loyal", "lapsed"]

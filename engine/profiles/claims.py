@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.decide.profile import DAY
+from engine.catalog.rules import DAY
 from engine.errors import StoreUnavailable
 from engine.profiles import keys
 from engine.profiles.entries import DIGITS

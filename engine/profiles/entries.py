@@ -7,7 +7,8 @@ customer and the frozen profile behind it; `T` a tombstone.
 
 import msgspec
 
-from engine.decide.profile import IdKind, Profile
+from engine.catalog.rules import IdKind
+from engine.decide.profile import Profile
 from engine.errors import CounterpointError
 from engine.profiles.keys import Key
 

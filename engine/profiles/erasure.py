@@ -9,13 +9,13 @@ from collections.abc import Mapping
 
 import msgspec
 
-from engine.decide.profile import IdKind, Profile
+from engine.catalog.rules import KINDS, IdKind, ProfileRules
+from engine.decide.profile import Profile
 from engine.profiles import keys
 from engine.profiles.claims import Counts, times
 from engine.profiles.entries import TOMBSTONE, Entry, Frozen, Gone, Pointer, read
 from engine.profiles.identity import HOPS
 from engine.profiles.keys import Hasher, Key
-from engine.profiles.rules import KINDS, ProfileRules
 from engine.profiles.wire import Values, Wire, script
 from engine.profiles.workbench import MERGES
 

@@ -5,9 +5,9 @@ from typing import Literal
 
 import msgspec
 
-from engine.decide.profile import CustomerIds, IdKind
+from engine.catalog.rules import KINDS, IdKind
+from engine.decide.profile import CustomerIds
 from engine.errors import BadInput
-from engine.profiles.rules import KINDS
 
 Outcome = Literal["accepted", "duplicate", "rejected"]
 Moment = datetime | float

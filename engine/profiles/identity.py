@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from engine.decide.profile import IdKind, Profile
+from engine.catalog.rules import KINDS, WEAK, IdKind, ProfileRules
+from engine.decide.profile import Profile
 from engine.profiles.entries import Entry, Frozen, Gone, Pointer
 from engine.profiles.keys import Ident, Key
 from engine.profiles.merge import MARK, merge, with_ids
-from engine.profiles.rules import KINDS, WEAK, ProfileRules
 
 HOPS = 8
 

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
+from engine.catalog.rules import ProfileRules
 from engine.errors import StoreUnavailable
 from engine.profiles import keys
 from engine.profiles.events import Accepted, Event, Status, accept, customer_ids, occurred
 from engine.profiles.identity import resolve
 from engine.profiles.keys import Hasher, Ident, Key
 from engine.profiles.reducers import reduce
-from engine.profiles.rules import ProfileRules
 from engine.profiles.wire import Wire
 from engine.profiles.workbench import Workbench, digest
 
@@ -49,7 +49,7 @@ class Ingest:
 
     def __init__(self, wire: Wire, rules: ProfileRules, hash_: Hasher) -> None:
         self._wire = wire
-        self._rules = rules
+        self.rules = rules
         self._hash = hash_
         self._waiting: list[_Waiting] = []
         self._running: asyncio.Task[None] | None = None
@@ -118,7 +118,7 @@ class Ingest:
 
     async def _load(self, items: list[_Item], begun: set[Key]) -> Workbench:
         """Everything the items name and the visitors whose merge was `begun`, with what they lead to."""
-        bench = Workbench(self._rules, self._hash)
+        bench = Workbench(self.rules, self._hash)
         missing = begun | {ident.key for item in items for ident in item.idents}
         while missing:
             wanted = sorted(missing)
@@ -133,7 +133,7 @@ class Ingest:
         """Reduce every item on the bench; what is newly accepted, by the journal to tell."""
         told: dict[Journal, list[Accepted]] = {}
         for idents in bench.pending():
-            if not (found := resolve(idents, bench.entries, self._rules, items[0].received)).erased:
+            if not (found := resolve(idents, bench.entries, self.rules, items[0].received)).erased:
                 bench.settle(found, items[0].received)
         for number, item in enumerate(items):
             if item.written:
@@ -142,7 +142,7 @@ class Ingest:
             found = resolve(
                 item.idents,
                 bench.entries,
-                self._rules,
+                self.rules,
                 item.time,
                 explicit=event is not None and event.type != "track",
             )
@@ -155,7 +155,7 @@ class Ingest:
             duplicate = event is not None and bench.counted(found, item.mark)
             news = bench.settle(found, item.time)
             if event is not None and not duplicate:
-                profile = reduce(found.profile, event, item.time, self._rules)
+                profile = reduce(found.profile, event, item.time, self.rules)
                 bench.change(found, profile, item.mark, item.idents, number)
                 news.append(accept(event, profile.id, item.time, item.received))
             if item.journaled:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import NamedTuple
 
-from engine.decide.profile import CustomerIds, IdKind
-from engine.profiles.rules import KINDS
+from engine.catalog.rules import KINDS, IdKind
+from engine.decide.profile import CustomerIds
 
 Key = str
 

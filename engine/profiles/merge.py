@@ -5,11 +5,11 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from engine.catalog.rules import KINDS, ProfileRules
 from engine.decide.profile import Consent, Decayed, Profile
 from engine.profiles.affinity import add
 from engine.profiles.keys import Ident, Key
 from engine.profiles.orders import join
-from engine.profiles.rules import KINDS, ProfileRules
 from engine.profiles.traits import combine
 from engine.profiles.visits import union
 

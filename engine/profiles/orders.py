@@ -3,8 +3,8 @@
 from bisect import bisect_right
 from typing import TypedDict
 
+from engine.catalog.rules import ProfileRules
 from engine.decide.profile import Order, Profile
-from engine.profiles.rules import ProfileRules
 
 CENTS = 4
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engine.decide.profile import CustomerIds, IdKind, Profile
+from engine.catalog.rules import WEAK, IdKind, ProfileRules
+from engine.decide.profile import CustomerIds, Profile
 from engine.errors import BadInput
 from engine.profiles import erasure, keys
 from engine.profiles.claims import Counts, times, together
@@ -14,7 +15,6 @@ from engine.profiles.events import Accepted, Event, Status
 from engine.profiles.identity import Missing, resolve
 from engine.profiles.ingest import Ingest
 from engine.profiles.keys import Ident, Key
-from engine.profiles.rules import WEAK, ProfileRules
 from engine.profiles.wire import Again, Value, Values, Wire, connect
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ProfileStore:
     def __init__(self, wire: Wire, rules: ProfileRules | None = None, secret: bytes = b"counterpoint") -> None:
         """Customers behind `wire`; their keys are hashed with `secret`, and another secret finds none of them."""
         self.wire: Final = wire
-        self.rules: Final = rules or ProfileRules()
+        self.rules = rules or ProfileRules()
         self._hash = keys.hasher(secret)
         self._ingest = Ingest(wire, self.rules, self._hash)
 
@@ -59,6 +59,10 @@ class ProfileStore:
     ) -> "ProfileStore":
         """The store at `url`, as `wire.connect` takes it. Nothing is sent yet."""
         return cls(Wire(connect(url, timeout)), rules, secret)
+
+    def follow(self, rules: ProfileRules) -> None:
+        """Keep customers by `rules` from now on."""
+        self.rules = self._ingest.rules = rules
 
     def fetch(self, ids: CustomerIds, now: float, *, counts: bool = False) -> "asyncio.Future[Resolved]":
         """The customer that `ids` name at `now` (s since 1970); one never seen is a fresh profile.

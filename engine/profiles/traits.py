@@ -5,8 +5,8 @@ from typing import TypeGuard
 
 import msgspec
 
+from engine.catalog.rules import MergeRule, ProfileRules
 from engine.decide.profile import Scalar, Trait, TraitValue
-from engine.profiles.rules import MergeRule, ProfileRules
 
 TEXT = 512
 ITEMS = 50

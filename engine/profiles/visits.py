@@ -1,7 +1,7 @@
 """Visits: runs of what a customer did with no longer pause than the visit gap, kept as intervals."""
 
+from engine.catalog.rules import ProfileRules
 from engine.decide.profile import Profile
-from engine.profiles.rules import ProfileRules
 
 Interval = tuple[int, int]
 

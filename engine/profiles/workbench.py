@@ -13,6 +13,7 @@ from hashlib import blake2b
 
 from msgspec.structs import replace
 
+from engine.catalog.rules import KINDS, ProfileRules
 from engine.decide.profile import Profile
 from engine.profiles import keys
 from engine.profiles.claims import together
@@ -20,7 +21,6 @@ from engine.profiles.entries import Entry, Frozen, Pointer, read, stamp, write
 from engine.profiles.events import Accepted
 from engine.profiles.identity import Resolution, shared
 from engine.profiles.keys import Hasher, Ident, Key
-from engine.profiles.rules import KINDS, ProfileRules
 from engine.profiles.wire import Reply, Values, Wire, script
 
 MARK = 8

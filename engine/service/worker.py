@@ -66,7 +66,7 @@ class Worker:
         self.settings = settings
         self.watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"))
         self.meters = Meters()
-        self.store = ProfileStore.open(settings.redis, timeout=settings.store_timeout)
+        self.store = ProfileStore.open(settings.redis, self.watch.plan.rules, timeout=settings.store_timeout)
         self.spool = Spool(settings.spool, fsync=settings.fsync)
         self.shipper = Shipper(self.spool, settings.redis)
         self.follower = Follower(settings, lambda: self.watch.plan)
@@ -252,7 +252,8 @@ class Worker:
             await asyncio.sleep(PLAN_SECONDS)
             refused = self.watch.refused
             try:
-                await asyncio.to_thread(self.watch.poll)
+                if await asyncio.to_thread(self.watch.poll):
+                    self.store.follow(self.watch.plan.rules)
             except OSError as error:
                 log.warning("the experiments cannot be looked at; the plan keeps running", error=str(error))
             self.meters.plans_refused.inc(self.watch.refused - refused)

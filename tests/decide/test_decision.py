@@ -11,13 +11,13 @@ from scipy import stats
 
 from engine.catalog import load_plan
 from engine.catalog.plan import Plan
+from engine.catalog.rules import ProfileRules
 from engine.decide.decision import DecideRequest, decide
 from engine.decide.offers import Snapshot
 from engine.decide.profile import CustomerIds, Decayed, Profile, Trait
 from engine.profiles import keys
 from engine.profiles.entries import Entry
 from engine.profiles.identity import resolve
-from engine.profiles.rules import ProfileRules
 from tests.catalog.folder import experiment, plan
 
 NOW = 1_790_000_000.0

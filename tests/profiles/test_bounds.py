@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import msgspec
 import redis
 
+from engine.catalog.rules import ProfileRules
 from engine.decide.profile import CustomerIds
 from engine.profiles.claims import Claim, Claims, Take
 from engine.profiles.events import Accepted, Event
-from engine.profiles.rules import ProfileRules
 from engine.profiles.store import ProfileStore
 
 NOW = 1_790_000_000.0

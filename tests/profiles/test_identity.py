@@ -10,12 +10,12 @@ import pytest
 import redis
 from msgspec.structs import replace
 
+from engine.catalog.rules import ProfileRules
 from engine.decide.profile import CustomerIds, Profile
 from engine.errors import StoreUnavailable
 from engine.profiles.claims import Claim, Claims
 from engine.profiles.events import Accepted, Event
 from engine.profiles.portrait import portrait
-from engine.profiles.rules import ProfileRules
 from engine.profiles.store import ProfileStore
 from engine.profiles.wire import Argument, Reply, Script, Wire, connect
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from engine.decide.profile import DAY, Profile, attributes, consented, resume
+from engine.catalog.rules import DAY, ProfileRules
+from engine.decide.profile import Profile, attributes, consented, resume
 from engine.profiles.events import Event
 from engine.profiles.reducers import reduce
-from engine.profiles.rules import ProfileRules
 
 NOW = 1_790_000_000.0
 RULES = ProfileRules(

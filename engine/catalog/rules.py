@@ -4,8 +4,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from engine.decide.profile import DAY, HALF_LIFE, IdKind
+DAY = 86_400.0
+HALF_LIFE = 30 * DAY
 
+IdKind = Literal["user_id", "loyalty_card", "email", "phone", "anonymous_id", "device_id"]
 MergeRule = Literal["recency", "source", "sum", "max", "union", "known_wins"]
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
