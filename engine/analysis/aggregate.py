@@ -62,14 +62,23 @@ class Centre:
         return ibis.cases(*known, else_=missing) if known else missing
 
 
-def groups(engine: Engine, frame: ir.Table, keys: Sequence[str], measures: Sequence[Measure]) -> Groups:
+def groups(
+    engine: Engine,
+    frame: ir.Table,
+    keys: Sequence[str],
+    measures: Sequence[Measure],
+    pilot: Mapping[str, float] | None = None,
+) -> Groups:
     """Moments of every measure in every group of `keys`, from one pass over the frame.
+
+    `pilot` holds rough means of the columns; the first rows are asked for them if it is left out.
 
     A second pass is made only for measures that the first shows to need it: some unit lacks a value (the measure is
     then taken over the units that have all of its columns) or the pilot mean was far off (taken again about the mean).
     """
     columns = {measure.name: measure.columns for measure in measures}
-    pilot = _pilot(engine, frame, sorted({name for names in columns.values() for name in names}))
+    if pilot is None:
+        pilot = _pilot(engine, frame, sorted({name for names in columns.values() for name in names}))
     centre = Centre(keys[0], {}, pilot)
     found = _pass(engine, frame, keys, columns, centre)
     again = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from functools import reduce
+from math import isfinite
 from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,9 +49,7 @@ def refreshed(
     Raises:
         BadInput: if the folder holds no Parquet file.
     """
-    files = sorted(Path(folder).glob("**/*.parquet"))
-    if not files:
-        raise BadInput(f"{folder} holds no Parquet file; partial statistics are kept per file of a folder")
+    files = _files(folder)
     question = msgspec.json.encode((str(Path(folder).resolve()), variant, list(measures)))
     kept = store / f"{hashlib.sha256(question).hexdigest()[:24]}.msgpack"
     parts = _read(kept)
@@ -62,7 +61,8 @@ def refreshed(
     }
     missing = [name for name in seen if name not in fresh]
     if missing:
-        for name, variants in _aggregated(source, missing, variant, measures).items():
+        pilot = _pilot(fresh, measures)
+        for name, variants in _aggregated(source, missing, variant, measures, pilot).items():
             fresh[name] = Part(seen[name].st_size, seen[name].st_mtime_ns, variants)
         _write(kept, fresh)
     found: dict[str | None, list[Group]] = {}
@@ -73,8 +73,38 @@ def refreshed(
     return {name: reduce(add, several) for name, several in found.items()}
 
 
+def newest(folder: str) -> str:
+    """The folder's last file by name: it stands for the columns of all, so that they need not be opened.
+
+    Raises:
+        BadInput: if the folder holds no Parquet file.
+    """
+    return str(_files(folder)[-1])
+
+
+def _files(folder: str) -> list[Path]:
+    files = sorted(Path(folder).glob("**/*.parquet"))
+    if not files:
+        raise BadInput(f"{folder} holds no Parquet file; partial statistics are kept per file of a folder")
+    return files
+
+
+def _pilot(parts: dict[str, Part], measures: Sequence[Measure]) -> dict[str, float] | None:
+    """The means of some part, near enough to the next day's to centre its sums at."""
+    for part in parts.values():
+        for _, moments in part.variants.values():
+            means = {
+                column: value
+                for measure in measures
+                for column, value in zip(measure.columns, moments[measure.name][1], strict=True)
+            }
+            if all(map(isfinite, means.values())):
+                return means
+    return None
+
+
 def _aggregated(
-    source: DuckDB, files: list[str], variant: str, measures: Sequence[Measure]
+    source: DuckDB, files: list[str], variant: str, measures: Sequence[Measure], pilot: dict[str, float] | None
 ) -> dict[str, dict[str, tuple[int, dict[str, Flat]]]]:
     quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in files)
     table = source.view(quoted, f"SELECT * FROM read_parquet([{quoted}], union_by_name = true, filename = 'file__')")  # noqa: S608 # quoted above
@@ -83,7 +113,7 @@ def _aggregated(
         variant=table[variant].cast("string"), file__=table["file__"], **{c: table[c].cast("float64") for c in columns}
     )
     parts: dict[str, dict[str, tuple[int, dict[str, Flat]]]] = {name: {} for name in files}
-    for (name, file), group in groups(source, frame, ("variant", "file__"), measures).items():
+    for (name, file), group in groups(source, frame, ("variant", "file__"), measures, pilot).items():
         flat = {key: (m.n, m.mean.tolist(), m.comoment.tolist()) for key, m in group.moments.items()}
         parts[str(file)]["" if name is None else str(name)] = (group.units, flat)
     return parts

@@ -14,7 +14,7 @@ from engine.analysis.compare import Evidence, compare_all
 from engine.analysis.decision import decide
 from engine.analysis.effects import Settings
 from engine.analysis.metrics import Measure, Term, parse_measure
-from engine.analysis.partials import refreshed
+from engine.analysis.partials import newest, refreshed
 from engine.analysis.quality import sample_ratio
 from engine.analysis.quantiles import Quantiles, quantile_arms
 from engine.analysis.report import Quality, Report
@@ -75,7 +75,7 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
         raise BadInput("no metric is named; add one, as in --metric mean:revenue")
     measures = parse_measures(metrics, tuple(covariates))
     source = connect(engine)
-    table = source.table(path)
+    table = source.table(newest(path) if partials else path)
     check_columns(source, path, table, variant, unit, measures)
     frame, framed = unit_frame(table, variant, unit, measures)
     found: Groups

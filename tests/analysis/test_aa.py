@@ -1,0 +1,108 @@
+"""A/A checks of real units, and power: what is claimed happens as often as it says."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.analysis import aa_table
+from engine.analysis.aa import Rate
+from engine.analysis.effects import Method, Settings
+from engine.analysis.power import Baseline, Design, design, least_effect, parse_baseline, power_of, sample_size
+from engine.errors import BadInput
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> str:
+    rng = np.random.default_rng(7)
+    spend = rng.gamma(0.7, 20.0, 4000) * (rng.random(4000) < 0.5)
+    path = tmp_path / "shop.parquet"
+    pq.write_table(pa.table({"who": np.arange(4000) // 4, "spend": spend, "one": np.ones(4000)}), path)
+    return str(path)
+
+
+def test_real_units_raise_no_more_alarms_than_they_should(shop: str) -> None:
+    (check,) = aa_table(shop, metrics=["mean:spend"], runs=1000)
+    assert isinstance(check.false_positives, Rate)
+    assert isinstance(check.coverage, Rate)
+    assert isinstance(check.relative_coverage, Rate)
+    assert check.runs == 1000
+    assert check.units == 4000
+    assert check.false_positives.ok
+    assert check.coverage.ok
+    assert check.false_positives.share + check.coverage.share == pytest.approx(1.0)
+    (clustered,) = aa_table(shop, metrics=["mean:spend"], unit="who", runs=300)
+    assert clustered.units == 1000
+    with pytest.raises(BadInput, match="sorts no quantiles"):
+        aa_table(shop, metrics=["quantile:spend@0.9"])
+
+
+def test_nothing_is_claimed_of_a_constant(shop: str) -> None:
+    (check,) = aa_table(shop, metrics=["mean:one"], runs=10)
+    assert not isinstance(check.coverage, Rate)
+    assert check.coverage.not_estimable == "one does not vary"
+
+
+@pytest.mark.parametrize("method", ["fixed", "sequential", "group_sequential", "bayesian"])
+def test_size_effect_and_power_are_one_relation(method: Method) -> None:
+    settings = Settings(method)
+    for baseline in (Baseline("proportion", 0.1), Baseline("mean", 16.0, 25.0)):
+        found = sample_size(baseline, 0.1, settings)
+        assert found.power >= 0.8
+        assert power_of(baseline, 0.1, found.units - 1, settings) < 0.8
+        assert least_effect(baseline, found.units, settings).mde == pytest.approx(0.1, rel=1e-3)
+        assert power_of(baseline, 0.0, found.units, settings) == pytest.approx(0.05, abs=0.05)
+
+
+def test_looking_costs_units_and_looking_always_costs_most() -> None:
+    baseline = Baseline("mean", 16.0, 25.0)
+    methods: tuple[Method, ...] = ("fixed", "group_sequential", "sequential")
+    sizes = [sample_size(baseline, 0.05, Settings(method, planned=50_000)).units for method in methods]
+    assert sizes[0] < sizes[1] < sizes[2] < 3 * sizes[0]
+
+
+def test_group_sequential_power_by_simulation() -> None:
+    settings = Settings("group_sequential")
+    baseline = Baseline("mean", 10.0, 10.0)
+    claimed = power_of(baseline, 0.1, 3200, settings)
+    rng = np.random.default_rng(5)
+    drift = 1.0 / (10.0 * np.sqrt(4 / 3200))
+    paths = np.cumsum(rng.normal(drift / 5, np.sqrt(1 / 5), size=(20_000, 5)), axis=1) / np.sqrt(np.arange(1, 6) / 5)
+    bounds = [4.8769, 3.3569, 2.6803, 2.2898, 2.0310]
+    crossed = np.mean((np.abs(paths) > bounds).any(axis=1))
+    assert crossed == pytest.approx(claimed, abs=3 * np.sqrt(claimed * (1 - claimed) / 20_000))
+
+
+def test_the_question_may_be_asked_from_each_side() -> None:
+    fixed = Settings("fixed")
+    proportion = parse_baseline("proportion:0.1")
+    asked: list[Design] = [
+        design(proportion, fixed, mde=0.1, units=None, power=None),
+        design(proportion, fixed, mde=None, units=29_497, power=None),
+        design(proportion, fixed, mde=0.1, units=29_497, power=None),
+    ]
+    assert {round(found.power, 3) for found in asked} == {0.8}
+    assert asked[0].units == 29_497
+    assert parse_baseline("mean:16.2,25.1") == Baseline("mean", 16.2, 25.1)
+
+
+@pytest.mark.parametrize("text", ["proportion", "mean:3", "mean:3,0", "proportion:x", "total:1,2"])
+def test_a_baseline_that_is_none(text: str) -> None:
+    with pytest.raises(BadInput, match="has no baseline"):
+        parse_baseline(text)
+
+
+def test_what_power_cannot_answer() -> None:
+    fixed, mean = Settings("fixed"), Baseline("mean", 16.0, 25.0)
+    with pytest.raises(BadInput, match="leave out the one"):
+        design(mean, fixed, mde=0.1, units=10, power=0.5)
+    with pytest.raises(BadInput, match="neither an effect nor a number"):
+        design(mean, fixed, mde=None, units=None, power=0.9)
+    with pytest.raises(BadInput, match="an effect of 0"):
+        sample_size(mean, 0.0, fixed)
+    with pytest.raises(BadInput, match=r"power 1\.5"):
+        sample_size(mean, 0.1, fixed, power=1.5)
+    with pytest.raises(BadInput, match="is not between 0 and 1"):
+        sample_size(Baseline("proportion", 0.9), 0.5, fixed)

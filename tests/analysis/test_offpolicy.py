@@ -1,0 +1,69 @@
+"""Off-policy values on a real log (Open Bandit Dataset, where it was unpacked), and what they refuse."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.analysis.adaptive import lagged_allocation, running_mean
+from engine.analysis.offpolicy import dr, ips, snips
+from engine.errors import BadInput
+
+OBD = Path(__file__).resolve().parents[2] / ".cache" / "obd" / "obp" / "dataset" / "obd"
+
+
+def test_uniform_choice_on_zozos_log() -> None:
+    found = next(iter(OBD.glob("bts/all/all.csv")), None) if OBD.is_dir() else None
+    if found is None:
+        pytest.skip("the Open Bandit sample is not in .cache/obd")
+    with found.open() as lines:
+        rows = list(csv.DictReader(lines))
+    reward = np.array([float(row["click"]) for row in rows])
+    propensity = np.array([float(row["propensity_score"]) for row in rows])
+    target = np.full(len(rows), 1 / 80)
+    one, other = ips(reward, propensity, target), snips(reward, propensity, target)
+    assert one.value == pytest.approx(0.00235964, abs=1e-8)
+    assert other.value == pytest.approx(0.00233371, abs=1e-8)
+    assert one.ess == pytest.approx(340.378, abs=1e-3)
+    assert one.mean_weight == pytest.approx(1.0111092, abs=1e-7)
+    assert one.largest_weight == pytest.approx(277.78, abs=1e-2)
+
+
+def test_by_hand() -> None:
+    reward, propensity, target = [1.0, 0.0, 1.0, 0.0], [0.5, 0.25, 0.5, 0.8], [0.25, 0.5, 0.5, 0.4]
+    weights = np.array([0.5, 2.0, 1.0, 0.5])
+    assert ips(reward, propensity, target).value == pytest.approx((0.5 + 1.0) / 4)
+    assert snips(reward, propensity, target).value == pytest.approx(1.5 / 4.0)
+    assert ips(reward, propensity, target).ess == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
+    right = dr(reward, propensity, target, reward, [0.5] * 4)
+    assert right.value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("reward", "propensity", "target", "said"),
+    [
+        ([1.0, 0.0], [0.5, 0.0], [0.5, 0.5], r"propensity 0\.0 is not in \(0, 1\]"),
+        ([1.0, 0.0], [0.5, 0.5], [0.5, 1.5], "target probability"),
+        ([1.0, float("nan")], [0.5, 0.5], [0.5, 0.5], "NaN or infinite"),
+        ([1.0, 0.0, 1.0], [0.5, 0.5], [0.5, 0.5], "three arrays of one length"),
+        ([1.0], [0.5], [0.5], "too few"),
+    ],
+)
+def test_what_cannot_be_judged(reward: list[float], propensity: list[float], target: list[float], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        ips(reward, propensity, target)
+
+
+def test_a_target_that_never_does_what_was_logged() -> None:
+    with pytest.raises(BadInput, match="never takes a logged action"):
+        snips([1.0, 0.0], [0.5, 0.5], [0.0, 0.0])
+
+
+def test_weights_and_models_look_back_only() -> None:
+    reward, taken = np.array([1.0, 5.0, 0.0, 7.0]), np.array([True, False, True, True])
+    assert running_mean(reward, taken).tolist() == [0.0, 1.0, 1.0, 0.5]
+    propensity = np.array([0.5, 0.0, 0.5, 0.25])
+    snapshot = np.array(["p@1", "p@1", "p@2", "p@3"])
+    allocation = lagged_allocation(taken, propensity, snapshot, 2)
+    assert allocation.tolist() == [0.5, 0.5, 0.5, 0.25]

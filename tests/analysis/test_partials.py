@@ -1,0 +1,83 @@
+"""Partial statistics of a folder's files: the same report, from the new files alone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.analysis import Report, analyze_table
+from engine.analysis.estimate import Effect
+from engine.analysis.moments import from_sample
+from engine.errors import BadInput
+
+
+def day(folder: Path, name: str, seed: int, n: int = 500) -> Path:
+    rng = np.random.default_rng(seed)
+    table = {"variant": np.where(rng.random(n) < 0.5, "a", "b"), "y": rng.normal(5, 2, n), "x": rng.normal(1, 1, n)}
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(table), folder / f"{name}.parquet")
+    return folder / f"{name}.parquet"
+
+
+def analyzed(folder: Path, **more: Any) -> Report:
+    return analyze_table(str(folder), variant="variant", control="a", metrics=["mean:y|x"], **more)
+
+
+def figures(report: Report) -> list[float]:
+    effect = report.metrics[0].absolute
+    assert isinstance(effect, Effect)
+    return [effect.estimate, effect.low, effect.high, effect.se, *report.units.values()]
+
+
+def test_a_refresh_reads_new_and_changed_files_only(tmp_path: Path) -> None:
+    days, store = tmp_path / "days", str(tmp_path / "store")
+    first = day(days, "1", 1)
+    day(days, "2", 2)
+    assert figures(analyzed(days, partials=store)) == pytest.approx(figures(analyzed(days)), rel=1e-10)
+    first.write_bytes(b"x" * first.stat().st_size)  # changed: it is read again, and is no Parquet
+    with pytest.raises(BadInput, match="cannot be read"):
+        analyzed(days, partials=store)
+    day(days, "1", 3)
+    day(days, "3", 4)
+    assert figures(analyzed(days, partials=store)) == pytest.approx(figures(analyzed(days)), rel=1e-10)
+    (days / "2.parquet").unlink()
+    assert figures(analyzed(days, partials=store)) == pytest.approx(figures(analyzed(days)), rel=1e-10)
+
+
+def test_stored_files_are_not_read_again(tmp_path: Path) -> None:
+    days, store = tmp_path / "days", str(tmp_path / "store")
+    old = day(days, "1", 1)
+    before = figures(analyzed(days, partials=store))
+    day(days, "2", 2)
+    stamp = old.stat()
+    old.write_bytes(b"x" * stamp.st_size)
+    import os  # noqa: PLC0415 # only here
+
+    os.utime(old, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert figures(analyzed(days, partials=store)) != before
+
+
+def test_what_partials_cannot_do(tmp_path: Path) -> None:
+    day(tmp_path / "days", "1", 1)
+    with pytest.raises(BadInput, match="partial statistics need duckdb, rows that are units"):
+        analyzed(tmp_path / "days", partials=str(tmp_path / "s"), unit="x")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(BadInput, match="holds no Parquet file"):
+        analyzed(tmp_path / "none", partials=str(tmp_path / "s"))
+
+
+@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=4, max_size=30), st.data())
+def test_moments_of_parts_add_up_in_any_order(rows: list[tuple[float, float]], data: st.DataObject) -> None:
+    sample = np.array(rows)
+    cuts = sorted(data.draw(st.tuples(st.integers(0, len(rows)), st.integers(0, len(rows)))))
+    a, b, c = (from_sample(part) for part in np.split(sample, cuts))
+    whole = from_sample(sample)
+    for merged in ((a + b) + c, a + (b + c), c + a + b):
+        assert merged.n == whole.n
+        assert merged.mean == pytest.approx(whole.mean, rel=1e-9, abs=1e-9)
+        assert merged.comoment == pytest.approx(whole.comoment, rel=1e-9, abs=1e-6)
