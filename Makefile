@@ -51,20 +51,21 @@ unit: .venv/dev.stamp $(ENGINES) ## every test, on two cores; those on Spark and
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: .venv/dev.stamp ## decide beside an idiomatic Litestar handler; assignment beside GrowthBook's SDK; 1,000 experiments
-	$(BIN)/python loadtests/bench.py
-	$(BIN)/python loadtests/plans.py
-	$(BIN)/python loadtests/assignment.py
+	$(BIN)/python -m loadtests.bench
+	$(BIN)/python -m loadtests.plans
+	$(BIN)/python -m loadtests.assignment
+	$(BIN)/python -m loadtests.check
 
 bench-policies: .venv/dev.stamp ## regret and speed of the policies beside their peers
-	$(BIN)/python loadtests/policies.py
+	$(BIN)/python -m loadtests.policies_bench
 
 bench-analysis: .venv/dev.stamp ## reports beside tea-tasting
-	$(BIN)/python loadtests/analysis.py
+	$(BIN)/python -m loadtests.analysis
 
 bench-parts: .venv/dev.stamp ## journal, profiles and learner, each alone
-	$(BIN)/python loadtests/journal.py
-	$(BIN)/python loadtests/profiles.py
-	$(BIN)/python loadtests/learn.py
+	$(BIN)/python -m loadtests.journal
+	$(BIN)/python -m loadtests.profiles
+	$(BIN)/python -m loadtests.learn
 
 OBD := .cache/obd/obp/dataset/obd
 $(OBD): | .venv/bin/python
