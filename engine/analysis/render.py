@@ -8,7 +8,7 @@ from rich.text import Text
 
 from engine.analysis.estimate import Bayes, Effect, NotEstimable
 from engine.analysis.policies import PolicyReport, Rate
-from engine.analysis.report import MetricReport, Money, Report
+from engine.analysis.report import MetricReport, Money, Report, SegmentReport
 
 _COLOURS = {"ship": "green", "stop": "red", "fix the data": "red", "keep running": "yellow"}
 
@@ -29,16 +29,44 @@ def render(report: Report) -> RenderableType:
     ratio = report.quality.srm
     lines.append(Text(f"Units: {units}; sample ratio {'ok' if ratio.ok else 'MISMATCH'} (p = {ratio.p:.3g})"))
     lines.extend(Text(f"! {flag}", style="yellow") for flag in report.quality.flags)
-    return Group(*lines, _metrics(report))
+    return Group(*lines, _metrics(report), *(_segment(part) for part in report.segments))
+
+
+def _segment(part: SegmentReport) -> Table:
+    """Effects by segment, in the metric's unit, as measured and shrunken towards each other."""
+    table = Table(
+        title=f"{part.metric}, {part.variant}, by {part.trait}", title_justify="left", box=None, pad_edge=False
+    )
+    table.add_column(part.trait)
+    for name in ("units", "measured", "shrunken", "interval", "adjusted p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in part.effects:
+        measured, shrunken = row.measured, row.shrunken
+        interval = f"{shrunken.low:+.4g} to {shrunken.high:+.4g}" if isinstance(shrunken, Effect) else ""
+        table.add_row(
+            row.segment,
+            f"{sum(row.units.values()):,}",
+            f"{measured.estimate:+.4g}" if isinstance(measured, Effect) else measured.not_estimable,
+            f"{shrunken.estimate:+.4g}" if isinstance(shrunken, Effect) else shrunken.not_estimable,
+            interval,
+            "" if row.adjusted_p is None else f"{row.adjusted_p:.3g}",
+        )
+    return table
+
+
+def chance(value: float) -> str:
+    """A probability as people read it: nothing is certain."""
+    return "> 99.9%" if value > 0.999 else "< 0.1%" if value < 0.001 else f"{value:.1%}"
 
 
 def _metrics(report: Report) -> Table:
+    """Two lines a comparison, so that it is whole in a terminal of 80 columns."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("metric", "variant"):
-        table.add_column(name)
-    level = f"{1 - report.alpha:.0%}"
-    for name in ("control", "variant's", "effect", f"{level} interval", "p", "adjusted", "chance to win"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("metric\n  variant")
+    table.add_column("control\nvariant", justify="right", no_wrap=True)
+    table.add_column(f"effect\n{1 - report.alpha:.0%} interval", justify="right")
+    table.add_column("p\nadjusted", justify="right", no_wrap=True)
+    table.add_column("chance\nto win", justify="right", no_wrap=True)
     for metric in report.metrics:
         table.add_row(*_row(metric, report.control))
     return table
@@ -50,37 +78,37 @@ def _row(metric: MetricReport, control: str) -> list[str]:
     if isinstance(effect, NotEstimable) and isinstance(metric.absolute, Effect):
         effect, percent = metric.absolute, False
     name = metric.metric if metric.role != "guardrail" else f"{metric.metric} (guardrail)"
+    name = f"{name}\n  {metric.variant}"
     if isinstance(effect, NotEstimable):
-        return [name, metric.variant, "", "", "", effect.not_estimable]
+        return [name, "", effect.not_estimable, "", ""]
     show = "{:+.2%}" if percent else "{:+.4g}"
-    win = f"{metric.bayes.chance_to_win:.1%}" if isinstance(metric.bayes, Bayes) else ""
+    p = "" if effect.p is None else f"{effect.p:.3g}"
+    adjusted = "" if metric.adjusted_p is None else f"{metric.adjusted_p:.3g}"
     return [
         name,
-        metric.variant,
-        f"{metric.mean[control]:.4g}",
-        f"{metric.mean[metric.variant]:.4g}",
-        show.format(effect.estimate),
-        f"{show.format(effect.low)} to {show.format(effect.high)}",
-        "" if effect.p is None else f"{effect.p:.3g}",
-        "" if metric.adjusted_p is None else f"{metric.adjusted_p:.3g}",
-        win,
+        f"{metric.mean[control]:.4g}\n{metric.mean[metric.variant]:.4g}",
+        f"{show.format(effect.estimate)}\n{show.format(effect.low)} to {show.format(effect.high)}",
+        f"{p}\n{adjusted}",
+        f"{metric.bayes.chance_to_win:.1%}" if isinstance(metric.bayes, Bayes) else "",
     ]
 
 
 def render_policies(report: PolicyReport) -> RenderableType:
     """A placement's policies, a row each, and the off-policy value of uniform choice below."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("policy")
-    for name in ("exposures", "reward rate", "95% interval", "against uniform"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("policy\n  exposures")
+    table.add_column("reward rate\n95% interval", justify="right")
+    table.add_column("against uniform\n95% interval", justify="right")
     for row in report.policies:
         rate, against = row.rate, report.against_uniform.get(row.policy)
-        estimate = f"{rate.estimate:.4f}" if isinstance(rate, Rate) else ""
-        interval = f"{rate.low:.4f} to {rate.high:.4f}" if isinstance(rate, Rate) else rate.not_estimable
+        if isinstance(rate, Rate):
+            estimate = f"{rate.estimate:.4f}\n{rate.low:.4f} to {rate.high:.4f}"
+        else:
+            estimate = rate.not_estimable
         effect = ""
         if isinstance(against, Effect):
-            effect = f"{against.estimate:+.4f} ({against.low:+.4f} to {against.high:+.4f})"
-        table.add_row(row.policy, f"{row.exposures:,}", estimate, interval, effect)
+            effect = f"{against.estimate:+.4f}\n{against.low:+.4f} to {against.high:+.4f}"
+        table.add_row(f"{row.policy}\n  {row.exposures:,}", estimate, effect)
     lines: list[RenderableType] = [Text(f"Placement {report.placement}", style="bold"), table]
     for name, value in (("IPS", report.uniform_ips), ("SNIPS", report.uniform_snips)):
         said = (
@@ -93,14 +121,18 @@ def render_policies(report: PolicyReport) -> RenderableType:
     return Group(*lines)
 
 
-def _offers(report: PolicyReport) -> Table:
+def _offers(report: PolicyReport) -> RenderableType:
+    if not report.arms:
+        return Text("")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("offer")
-    for name in ("exposures", "value", "95% interval", "plain mean (biased)"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("offer\n  exposures")
+    table.add_column("value\n95% interval", justify="right")
+    table.add_column("plain mean\n(biased)", justify="right", no_wrap=True)
     for row in report.arms:
         value = row.value
-        estimate = f"{value.estimate:.4f}" if isinstance(value, Effect) else ""
-        interval = f"{value.low:.4f} to {value.high:.4f}" if isinstance(value, Effect) else value.not_estimable
-        table.add_row(row.offer, f"{row.exposures:,}", estimate, interval, f"{row.naive_mean:.4f}")
+        if isinstance(value, Effect):
+            said = f"{value.estimate:.4f}\n{value.low:.4f} to {value.high:.4f}"
+        else:
+            said = value.not_estimable
+        table.add_row(f"{row.offer}\n  {row.exposures:,}", said, f"{row.naive_mean:.4f}")
     return table
