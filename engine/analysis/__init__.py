@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine.analysis.aa import aa_table
+    from engine.analysis.aa import aa_experiment, aa_table
     from engine.analysis.experiment import analyze_experiment
     from engine.analysis.policies import policy_report
     from engine.analysis.question import ExperimentQuestion, MetricSpec
@@ -15,6 +15,7 @@ __all__ = [
     "ExperimentQuestion",
     "MetricSpec",
     "Report",
+    "aa_experiment",
     "aa_table",
     "analyze_experiment",
     "analyze_table",
@@ -25,6 +26,7 @@ _HOMES = {
     "ExperimentQuestion": "question",
     "MetricSpec": "question",
     "Report": "report",
+    "aa_experiment": "aa",
     "aa_table": "aa",
     "analyze_experiment": "experiment",
     "analyze_table": "table",

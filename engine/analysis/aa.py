@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,18 +12,24 @@ import numpy as np
 from engine.analysis.distributions import normal_quantile
 from engine.analysis.effects import Settings, absolute, relative, scale
 from engine.analysis.estimate import Effect, NotEstimable
+from engine.analysis.gathered import gather
 from engine.analysis.inference import arms
 from engine.analysis.moments import Moments
-from engine.analysis.sources import connect
+from engine.analysis.sources import DuckDB, connect
 from engine.analysis.table import check_columns, parse_measures, unit_frame
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
+
+    import ibis.expr.types as ir
 
     from engine.analysis.effects import Method, Relative
     from engine.analysis.metrics import Measure
     from engine.analysis.moments import Floats
+    from engine.analysis.question import ExperimentQuestion, MetricSpec
+    from engine.analysis.sources import Engine
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -84,13 +91,41 @@ def aa_table(  # noqa: PLR0913 # the command line's flags, one each
     split = unit or next(iter(table.schema()))  # any column will do: the variant is drawn below
     check_columns(source, path, table, split, unit, measures)
     frame, framed = unit_frame(table, split, unit, measures)
-    columns = sorted({column for measure in framed for column in measure.columns})
-    rows = source.rows(frame.select(*columns))
-    values = np.array(rows, dtype=np.float64)
-    settings = Settings(method, alpha, relative)
+    return _all(source, frame, framed, Settings(method, alpha, relative), runs, seed)
+
+
+def aa_experiment(
+    question: ExperimentQuestion,
+    metrics: Sequence[MetricSpec],
+    log_dir: Path | str,
+    *,
+    as_of: datetime | None = None,
+    runs: int = 1000,
+    seed: int = 1,
+) -> list[Check]:
+    """The check on the units of an experiment's control in the log, which no effect has touched; quantiles left out.
+
+    Its method is `fixed`: an anytime-valid interval covers more than it says at a single look, which is no fault.
+
+    Raises:
+        BadInput: as `analyze_experiment`, and if control has too few units.
+    """
+    source = DuckDB()
+    data = gather(source, question, metrics, Path(log_dir), as_of)
+    control = data.units.filter((data.units["variant"] == question.control) & ~data.units["crossed"])
+    measures = data.measures[: len(data.measures) - len(data.trend)]
+    settings = Settings("fixed", question.alpha, question.relative)
+    return _all(source, control, measures, settings, runs, seed)
+
+
+def _all(
+    source: Engine, frame: ir.Table, measures: Sequence[Measure], settings: Settings, runs: int, seed: int
+) -> list[Check]:
+    columns = sorted({column for measure in measures for column in measure.columns})
+    values = np.array(source.rows(frame.select(*columns)), dtype=np.float64).reshape(-1, len(columns))
     return [
         aa(values[:, [columns.index(name) for name in measure.columns]], measure, settings, runs, seed)
-        for measure in framed
+        for measure in measures
     ]
 
 

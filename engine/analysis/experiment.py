@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,16 +11,16 @@ import msgspec
 from engine.analysis.aggregate import Group, Groups, groups
 from engine.analysis.compare import Evidence, compare, compare_all
 from engine.analysis.decision import decide, money_per_month
-from engine.analysis.log import DAY, SECOND, assigned_units, exposed, exposure_faults, observed, value_rows
+from engine.analysis.gathered import gather
+from engine.analysis.log import DAY, SECOND, assigned_units, exposure_faults, value_rows
 from engine.analysis.metrics import Measure, Term
 from engine.analysis.moments import empty
-from engine.analysis.novelty import faded, novelty_specs, per_day
+from engine.analysis.novelty import faded, per_day
 from engine.analysis.quality import broken_parts, exposure_check, sample_ratio
 from engine.analysis.quantiles import quantile_arms
 from engine.analysis.report import Novelty, Quality, Report, SegmentReport
 from engine.analysis.segments import by_segment
 from engine.analysis.sources import DuckDB
-from engine.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,15 +52,10 @@ def analyze_experiment(
     Raises:
         BadInput: if a metric it names is missing, or the log is no log.
     """
-    moment = int((as_of.timestamp() if as_of else time.time()) * SECOND)
-    specs, folder, source = _named(question, metrics), Path(log_dir), DuckDB()
-    members = source.keep("members", exposed(source, folder, question, moment, segment))
-    summed = [spec for spec in specs if spec.kind != "quantile"]
-    trend = novelty_specs(specs[0])
-    frame, measures = observed(source, folder, members, [*summed, *trend], moment)
-    frame, measures = _per_unit(frame, measures, question)
-    units = source.keep("units", frame)
-    units = _winsorized(source, units, summed, measures)
+    source = DuckDB()
+    data = gather(source, question, metrics, Path(log_dir), as_of, segment)
+    moment, folder, specs, trend = data.moment, data.folder, data.specs, data.trend
+    members, units, measures = data.members, data.units, data.measures
     found = groups(source, units, ("variant", "crossed", "segment"), measures)
     quantiles = {
         spec.name: quantile_arms(source, value_rows(source, folder, members, spec, moment), "x", spec.quantile or 0.5)
@@ -100,18 +94,6 @@ def analyze_experiment(
     )
 
 
-def _named(question: ExperimentQuestion, metrics: Sequence[MetricSpec]) -> list[MetricSpec]:
-    """The metrics the experiment names, the primary one first."""
-    known = {spec.name: spec for spec in metrics}
-    names = dict.fromkeys((question.primary, *question.secondary, *question.guardrails))
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise BadInput(f"{question.key}: metric {missing[0]!r} is not defined; the metrics are {', '.join(known)}")
-    if question.control not in question.weights:
-        raise BadInput(f"{question.key}: control {question.control!r} is none of {', '.join(question.weights)}")
-    return [known[name] for name in names]
-
-
 def _roles(question: ExperimentQuestion, specs: Sequence[MetricSpec], measures: Sequence[Measure]) -> list[Measure]:
     """The measures that were asked for, quantiles among them, in the order of the specs."""
     roles = dict.fromkeys(question.secondary, "secondary")
@@ -122,43 +104,6 @@ def _roles(question: ExperimentQuestion, specs: Sequence[MetricSpec], measures: 
             level, direction = spec.quantile, spec.direction
             made[spec.name] = Measure(spec.name, "quantile", Term("x"), (), level, direction, margin=spec.margin)
     return [msgspec.structs.replace(made[spec.name], role=roles[spec.name]) for spec in specs]
-
-
-def _per_unit(frame: ir.Table, measures: list[Measure], question: ExperimentQuestion) -> tuple[ir.Table, list[Measure]]:
-    """Units that hold several customers (stores, devices): sums over these, and each mean per customer."""
-    if question.unit == "customer":
-        return frame, measures
-    columns = sorted({column for measure in measures for column in measure.columns})
-    sums = {column: frame[column].sum() for column in columns}
-    sizes = {f"{column}_of": frame[column].count().cast("float64") for column in columns}
-    first = frame["first"].min()
-    keys = ("unit", "variant", "crossed", "segment")
-    per_unit = frame.group_by(*keys).aggregate(first=first, **sums, **sizes)
-    return per_unit, [
-        msgspec.structs.replace(
-            measure,
-            y=_per_customer(measure.y),
-            covariates=tuple(_per_customer(term) for term in measure.covariates),
-        )
-        for measure in measures
-    ]
-
-
-def _per_customer(term: Term) -> Term:
-    return term if term.den else Term(term.num, f"{term.num}_of")
-
-
-def _winsorized(source: DuckDB, units: ir.Table, specs: Sequence[MetricSpec], measures: Sequence[Measure]) -> ir.Table:
-    """Values above a metric's quantile over all units count as that quantile."""
-    capped = {
-        measure.y.num: spec.winsorize
-        for spec, measure in zip(specs, measures, strict=False)
-        if spec.winsorize is not None
-    }
-    if not capped:
-        return units
-    caps = source.rows(units.aggregate(**{name: units[name].quantile(level) for name, level in capped.items()}))[0]
-    return units.mutate(**{n: units[n].clip(upper=float(cap or 0.0)) for n, cap in zip(capped, caps, strict=True)})
 
 
 def _totals(found: Groups, question: ExperimentQuestion, measures: Sequence[Measure]) -> dict[str, Group]:

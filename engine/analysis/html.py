@@ -6,6 +6,7 @@ import html
 from typing import TYPE_CHECKING, Protocol
 
 from engine.analysis.estimate import Bayes, Effect, NotEstimable
+from engine.analysis.render import chance
 from engine.analysis.report import Money
 from engine.errors import BadInput
 
@@ -97,7 +98,7 @@ def _cells(metric: MetricReport, control: str) -> Iterable[str]:
     if isinstance(effect, NotEstimable):
         yield f'<td colspan="6">{html.escape(effect.not_estimable)}</td>'
         return
-    bayes = f"{metric.bayes.chance_to_win:.1%}" if isinstance(metric.bayes, Bayes) else ""
+    bayes = html.escape(chance(metric.bayes.chance_to_win)) if isinstance(metric.bayes, Bayes) else ""
     numbers = (
         f"{metric.mean[control]:.4g}",
         f"{metric.mean[metric.variant]:.4g}",

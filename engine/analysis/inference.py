@@ -106,6 +106,14 @@ def single(moments: Moments, measure: Measure) -> Arm:
     return Arm(moments.n, value, float(gradient @ moments.covariance @ gradient) / moments.n)
 
 
+def residual_sd(moments: Moments, measure: Measure) -> tuple[float, float]:
+    """The metric's value and the standard deviation of its linearized value per unit, covariates taken off."""
+    values, gradients = _linearized(moments, measure)
+    theta = slopes(moments, measure) if measure.covariates else np.zeros(0)
+    direction = np.concatenate(([1.0], -theta)) @ gradients
+    return float(values[0]), math.sqrt(float(direction @ moments.covariance @ direction))
+
+
 def _is_share(side: Moments) -> bool:
     """Whether the first column can hold zeros and ones only: their variance is p (1 - p)."""
     p = float(side.mean[0])

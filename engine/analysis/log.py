@@ -23,7 +23,7 @@ ASSIGNED = ("assigned", "sticky")  # reasons of a randomized assignment; forced 
 _COLUMNS = {
     "decisions": "decision_id VARCHAR, time BIGINT, customer VARCHAR, device VARCHAR, channel VARCHAR, kind VARCHAR, "
     "key VARCHAR, variant VARCHAR, reason VARCHAR, propensity DOUBLE, candidates VARCHAR[], context VARCHAR, "
-    "policy VARCHAR, crossover BOOLEAN",
+    "policy VARCHAR, crossover BOOLEAN, version VARCHAR",
     "exposures": "decision_id VARCHAR, time BIGINT, key VARCHAR, customer VARCHAR",
     "events": "message_id VARCHAR, time BIGINT, customer VARCHAR, event VARCHAR, decision_id VARCHAR, channel VARCHAR, "
     "revenue DOUBLE, properties VARCHAR",
@@ -64,15 +64,18 @@ def text_at(column: ir.Value, name: str) -> ir.StringValue:
     return json_extract_string(column, f'$."{escaped}"')
 
 
-def assignments(source: DuckDB, log_dir: Path, question: ExperimentQuestion) -> ir.Table:
-    """The experiment's randomized decisions."""
+def assignments(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> ir.Table:
+    """The experiment's randomized decisions, of its last version alone: a new version draws the units anew."""
     decided = log_table(source, log_dir, "decisions")
-    return decided.filter(
+    decided = decided.filter(
         (decided["kind"] == "experiment")
         & (decided["key"] == question.key)
         & decided["variant"].notnull()
         & decided["reason"].isin(ASSIGNED)
+        & (decided["time"] <= as_of)
     )
+    last = source.rows(decided.aggregate(version=decided["version"].argmax(decided["time"])))[0][0]
+    return decided.filter(decided["version"] == last) if last else decided
 
 
 def exposed(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int, segment: str | None) -> ir.Table:
@@ -86,7 +89,7 @@ def exposed(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: 
     shown = shown.filter((shown["key"] == question.key) & (shown["time"] <= as_of))
     if question.start is not None:
         shown = shown.filter(shown["time"] >= int(question.start * SECOND))
-    decided = assignments(source, log_dir, question)
+    decided = assignments(source, log_dir, question, as_of)
     unit = text_at(decided["context"], "store") if question.unit == "store" else decided[question.unit]
     trait = ibis.null("string")
     if segment is not None:
@@ -204,7 +207,7 @@ def event_value(events: ir.Table, value: str, missing: float | None) -> ir.Value
 
 def assigned_units(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> dict[str, int]:
     """Customers assigned to each variant, whether or not they saw it."""
-    decided = assignments(source, log_dir, question).filter(lambda rows: rows["time"] <= as_of)
+    decided = assignments(source, log_dir, question, as_of)
     if question.start is not None:
         decided = decided.filter(decided["time"] >= int(question.start * SECOND))
     counted = decided.group_by("variant").aggregate(units=decided["customer"].nunique())

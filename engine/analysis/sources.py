@@ -133,6 +133,7 @@ def connect(engine: str) -> Engine:
 
     if engine == "spark":
         return Spark()
+    engine = engine.removeprefix("clickhouse ")  # as the command line has it: clickhouse URL
     if engine == "clickhouse" or engine.startswith(("clickhouse://", "clickhouses://", "http://", "https://")):
         return ClickHouse(None if engine == "clickhouse" else engine)
     raise BadInput(f"engine {engine!r} is unknown; use duckdb, spark, clickhouse or clickhouse://host:8123/database")

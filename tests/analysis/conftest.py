@@ -29,6 +29,7 @@ SCHEMAS = {
             ("plan", pa.string()),
             ("policy", pa.string()),
             ("crossover", pa.bool_()),
+            ("version", pa.string()),
         ]
     ),
     "exposures": pa.schema(
@@ -64,6 +65,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "plan": "p1",
         "policy": None,
         "crossover": False,
+        "version": "",
     },
     "exposures": {"key": "checkout"},
     "events": {"decision_id": None, "channel": "web", "revenue": None, "properties": "{}"},

@@ -10,6 +10,7 @@ import pytest
 from engine.analysis import aa_table
 from engine.analysis.aa import Rate
 from engine.analysis.effects import Method, Settings
+from engine.analysis.history import baseline_of_table
 from engine.analysis.power import Baseline, Design, design, least_effect, parse_baseline, power_of, sample_size
 from engine.errors import BadInput
 
@@ -37,6 +38,16 @@ def test_real_units_raise_no_more_alarms_than_they_should(shop: str) -> None:
     assert clustered.units == 1000
     with pytest.raises(BadInput, match="sorts no quantiles"):
         aa_table(shop, metrics=["quantile:spend@0.9"])
+
+
+def test_a_table_gives_the_baseline_of_the_next_experiment(shop: str) -> None:
+    spend = pq.read_table(shop)["spend"].to_numpy()
+    baseline = baseline_of_table(shop, "mean:spend")
+    assert baseline == Baseline("mean", pytest.approx(spend.mean()), pytest.approx(spend.std(ddof=1)))
+    clustered = baseline_of_table(shop, "mean:spend", unit="who")
+    assert clustered.sd == pytest.approx(spend.reshape(-1, 4).mean(axis=1).std(ddof=1))
+    with pytest.raises(BadInput, match="does not vary"):
+        baseline_of_table(shop, "mean:one")
 
 
 def test_nothing_is_claimed_of_a_constant(shop: str) -> None:

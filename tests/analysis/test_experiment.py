@@ -99,6 +99,17 @@ def test_a_customer_who_saw_two_variants_is_counted_and_left_out(write_log: Writ
     assert "2 units saw two variants and are left out" in report.quality.flags
 
 
+def test_a_new_version_draws_the_units_anew(write_log: Write) -> None:
+    old = [shown(who, "one_page", at=-DAY, version="1") for who in "abcd"]
+    new = [shown(who, "control", version="2") for who in "ab"] + [shown(who, "one_page", version="2") for who in "cd"]
+    log = write_log(**together(*old, *new, bought("a", 10.0, HOUR), bought("c", 20.0, HOUR)))
+    report = analyze_experiment(QUESTION, [REVENUE], log, as_of=NOW)
+    assert report.units == {"control": 2, "one_page": 2}
+    assert report.quality.crossovers == 0
+    before = analyze_experiment(QUESTION, [REVENUE], log, as_of=datetime.fromtimestamp(START - HOUR, UTC))
+    assert before.units == {"control": 0, "one_page": 4}
+
+
 def test_windows_and_dates_bound_what_counts(write_log: Write) -> None:
     log = write_log(**together(*shop(), bought("b", 7.0, 3 * DAY), shown("late", "control", at=20 * DAY)))
     within = msgspec.structs.replace(REVENUE, window=DAY)

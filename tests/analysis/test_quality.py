@@ -3,18 +3,23 @@
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
-from engine.analysis import ExperimentQuestion, MetricSpec, Report, analyze_experiment
+from engine.analysis import ExperimentQuestion, MetricSpec, Report, aa_experiment, analyze_experiment
+from engine.analysis.aa import Rate
 from engine.analysis.bayes import empirical_prior, pooled
 from engine.analysis.estimate import Effect, NotEstimable
+from engine.analysis.history import baseline_of_log
 from engine.analysis.html import report_html
 from engine.analysis.quality import broken_parts, exposure_check
+from engine.analysis.render import render
 
 Write = Callable[..., Path]
 Rows = list[dict[str, Any]]
@@ -118,6 +123,9 @@ def test_segments_are_pulled_together(write_log: Write) -> None:
         assert abs(row.shrunken.estimate - total.estimate) <= abs(row.measured.estimate - total.estimate) + 0.1
         assert row.shrunken.se < row.measured.se
     assert found.heterogeneity_p is not None
+    console = Console(width=160, record=True, file=StringIO())
+    console.print(render(report))
+    assert "revenue, one_page, by channel" in console.export_text()
     page = report_html(report)
     assert "effect by channel" in page
     assert "<script" in page
@@ -165,3 +173,18 @@ def test_past_experiments_make_a_prior() -> None:
     assert prior.sd == pytest.approx(0.03, abs=0.006)
     assert pooled([0.1, 0.1, 0.1], [0.5, 0.5, 0.5])[1] == 0.0
     assert empirical_prior([0.1, 0.2], [0.1, 0.1]).sd == float("inf")
+
+
+def test_the_log_checks_itself_and_gives_the_next_baseline(write_log: Write) -> None:
+    rng = np.random.default_rng(8)
+    decisions, exposures = customers(2000)
+    spent = rng.gamma(1.0, 20.0, 2000)
+    events = [purchase(i, float(spent[i]), HOUR) for i in range(2000)]
+    log = write_log(decisions=decisions, exposures=exposures, events=events)
+    (check,) = aa_experiment(QUESTION, [REVENUE], log, as_of=NOW, runs=400)
+    assert isinstance(check.coverage, Rate)
+    assert check.units == 1000
+    assert check.coverage.ok
+    baseline = baseline_of_log(QUESTION, [REVENUE], log, as_of=NOW)
+    assert baseline.value == pytest.approx(spent[::2].mean())
+    assert baseline.sd == pytest.approx(spent[::2].std(ddof=1))

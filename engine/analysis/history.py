@@ -1,0 +1,70 @@
+"""What the past says of a metric: the baseline of a power calculation, from a table or from the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.analysis.aggregate import Group, groups
+from engine.analysis.gathered import gather
+from engine.analysis.inference import residual_sd
+from engine.analysis.power import Baseline
+from engine.analysis.sources import DuckDB, connect
+from engine.analysis.table import check_columns, parse_measures, unit_frame
+from engine.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from engine.analysis.metrics import Measure
+    from engine.analysis.question import ExperimentQuestion, MetricSpec
+
+
+def baseline_of_table(path: str, metric: str, *, unit: str | None = None, engine: str = "duckdb") -> Baseline:
+    """A metric's mean and standard deviation per unit in a table, its covariates taken off.
+
+    Args:
+        path: as `analyze_table`.
+        metric: `kind:COL|COVARIATE`, as `analyze_table`; no quantile.
+        unit: as `analyze_table`.
+        engine: as `analyze_table`.
+
+    Raises:
+        BadInput: as `analyze_table`, and if the metric has no variance.
+    """
+    (measure,) = parse_measures([metric], ())
+    source = connect(engine)
+    table = source.table(path)
+    split = unit or next(iter(table.schema()))  # any column will do: its groups are added up
+    check_columns(source, path, table, split, unit, [measure])
+    frame, (framed,) = unit_frame(table, split, unit, [measure])
+    return _baseline(groups(source, frame, ("crossed",), [framed]), framed)
+
+
+def baseline_of_log(
+    question: ExperimentQuestion, metrics: Sequence[MetricSpec], log_dir: Path | str, *, as_of: datetime | None = None
+) -> Baseline:
+    """The primary metric of a past experiment's control, as a baseline for the next.
+
+    Raises:
+        BadInput: as `analyze_experiment`, and if the metric has no variance or is a quantile.
+    """
+    source = DuckDB()
+    data = gather(source, question, metrics, Path(log_dir), as_of)
+    measure = next((found for found in data.measures if found.name == question.primary), None)
+    if measure is None:
+        raise BadInput(f"{question.primary} is a quantile, whose variance the log's sums do not give; give it by hand")
+    control = data.units.filter(data.units["variant"] == question.control)
+    return _baseline(groups(source, control, ("crossed",), [measure]), measure)
+
+
+def _baseline(found: dict[tuple[str | int | float | bool | None, ...], Group], measure: Measure) -> Baseline:
+    group = found.get((False,))
+    if group is None or group.moments[measure.name].n < 2:
+        raise BadInput(f"{measure.name} has fewer than two units in the past; a baseline needs a variance")
+    value, sd = residual_sd(group.moments[measure.name], measure)
+    if not sd > 0:
+        raise BadInput(f"{measure.name} does not vary in the past; a baseline needs a variance")
+    plain = measure.kind in {"proportion", "retention"} and measure.y.den is None and not measure.covariates
+    return Baseline("proportion" if plain else measure.kind, value, None if plain else sd)
