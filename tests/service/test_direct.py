@@ -1,0 +1,149 @@
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import uvicorn
+import uvloop
+from litestar import Litestar
+
+from engine.service.direct import direct, plain
+from engine.service.http import Call, Reply, endpoint
+
+HEAD = b"POST /echo HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n"
+
+
+def request(body: bytes, more: bytes = b"") -> bytes:
+    return HEAD + more + b"content-length: %d\r\n\r\n" % len(body) + body
+
+
+@pytest.fixture(scope="module")
+def short() -> list[str]:
+    """The bodies that the short way served."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def port(short: list[str]) -> Iterator[int]:
+    async def echo(call: Call) -> Reply:
+        await asyncio.sleep(0.01)
+        return Reply(call.body + call.header(b"x-extra").encode())
+
+    app = Litestar([endpoint("/echo", {"POST": echo}, limit=1000)], openapi_config=None, logging_config=None)
+    protocol = direct(app, ["/echo"])
+    answer = protocol._answer
+
+    async def counted(self: object, path: str, handler: object, headers: object, body: bytes, running: object) -> None:
+        short.append(body.decode())
+        await answer(self, path, handler, headers, body, running)
+
+    protocol._answer = counted
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, http=protocol, log_config=None, timeout_graceful_shutdown=2))
+
+        def serve() -> None:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(server.serve(sockets=[listener]))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        thread.join()
+
+
+def exchange(port: int, *pieces: bytes, answers: int = 1) -> bytes:
+    """What comes back for pieces sent one after the other."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.05)
+        got = b""
+        while got.count(b"HTTP/1.1 ") < answers or not got.endswith(b"}"):
+            data = connection.recv(65536)
+            if not data:
+                break
+            got += data
+        return got
+
+
+def test_a_whole_request_takes_the_short_way(port: int, short: list[str]) -> None:
+    got = exchange(port, request(b'{"n": 1}', b"x-request-id: mine\r\n"))
+    assert got.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nx-request-id: mine\r\n" in got
+    assert b"\r\ncontent-length: 8\r\n" in got
+    assert got.endswith(b'\r\n\r\n{"n": 1}')
+    assert '{"n": 1}' in short
+
+
+@pytest.mark.parametrize(
+    ("name", "pieces"),
+    [
+        ("in two pieces", (request(b'{"n": 2}')[:60], request(b'{"n": 2}')[60:])),
+        ("body apart", (request(b'{"n": 2}')[:-8], b'{"n": 2}')),
+        ("chunked", (HEAD + b'transfer-encoding: chunked\r\n\r\n8\r\n{"n": 2}\r\n0\r\n\r\n',)),
+        ("to be closed", (request(b'{"n": 2}', b"connection: close\r\n"),)),
+        ("expecting 100", (request(b'{"n": 2}', b"expect: 100-continue\r\n"),)),
+    ],
+)
+def test_anything_unusual_takes_the_long_way(port: int, short: list[str], name: str, pieces: tuple[bytes, ...]) -> None:
+    before = len(short)
+    assert exchange(port, *pieces).endswith(b'{"n": 2}'), name
+    assert len(short) == before
+
+
+def test_one_connection_takes_both_ways_in_turn(port: int, short: list[str]) -> None:
+    whole, halves = request(b'{"n": 3}'), (request(b'{"n": 4}')[:50], request(b'{"n": 4}')[50:])
+    got = exchange(port, whole, *halves, whole, answers=3)
+    assert [part[-8:] for part in got.split(b"HTTP/1.1 200 OK")[1:]] == [b'{"n": 3}', b'{"n": 4}', b'{"n": 3}']
+    assert short.count('{"n": 3}') == 2
+
+
+def test_requests_sent_ahead_are_answered_in_their_order(port: int) -> None:
+    ahead = b"".join(request(b'{"n": %d}' % n) for n in range(5))
+    got = exchange(port, request(b'{"n": 9}') + ahead, answers=6)
+    assert [part[-2:-1] for part in got.split(b"HTTP/1.1 200 OK")[1:]] == [b"9", b"0", b"1", b"2", b"3", b"4"]
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(request(b'{"n": 7}'))
+        connection.sendall(request(b'{"n": 8}'))
+        time.sleep(0.2)
+        got = connection.recv(65536)
+    assert [part[-2:-1] for part in got.split(b"HTTP/1.1 200 OK")[1:]] == [b"7", b"8"]
+
+
+def test_errors_are_the_same_problems(port: int) -> None:
+    assert b" 413 " in exchange(port, request(b'"' + b"x" * 2000 + b'"'))
+    assert b" 415 " in exchange(port, request(b"{}").replace(b"application/json", b"text/plain"))
+
+
+def test_who_leaves_early_harms_nobody(port: int) -> None:
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(request(b'{"n": 5}'))
+    assert exchange(port, request(b'{"n": 6}')).endswith(b'{"n": 6}')
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data + b"x",
+        lambda data: data[:-1],
+        lambda data: data.replace(b"content-length: 2", b"content-length: 2\r\ncontent-length: 2"),
+        lambda data: data.replace(b"content-length: 2", b"content-length: +2"),
+        lambda data: data.replace(b"content-length: 2", b"content-length : 2"),
+        lambda data: data.replace(b"content-length: 2", b"transfer-encoding: chunked\r\ncontent-length: 2"),
+        lambda data: data.replace(b"host: h", b"host: h\nx: y"),
+        lambda data: data.replace(b"host: h", b"host: h\rx: y"),
+        lambda data: data.replace(b"host: h", b"host: \0"),
+        lambda data: data.replace(b"host: h", b"host: h\r\n folded"),
+        lambda data: data.replace(b"host: h", b": h"),
+    ],
+)
+def test_no_doubt_is_decided_in_the_short_way(change: Callable[[bytes], bytes]) -> None:
+    assert plain(request(b"{}")) is not None
+    assert plain(change(request(b"{}"))) is None
