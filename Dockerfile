@@ -1,4 +1,5 @@
 # One image; the role is the verb: docker run counterpoint serve | learn | collect | check /experiments
+# A server answers other machines only with keys: mount them as /run/secrets/counterpoint_keys.
 FROM python:3.11.11-slim-bookworm AS build
 WORKDIR /build
 COPY requirements.lock ./
@@ -18,7 +19,8 @@ ENV PATH=/opt/counterpoint/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     COUNTERPOINT_EXPERIMENTS=/experiments \
     COUNTERPOINT_DATA=/var/lib/counterpoint \
-    COUNTERPOINT_HOST=0.0.0.0
+    COUNTERPOINT_HOST=0.0.0.0 \
+    COUNTERPOINT_API_KEYS=/run/secrets/counterpoint_keys
 USER counterpoint
 VOLUME ["/var/lib/counterpoint"]
 EXPOSE 8080

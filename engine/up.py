@@ -20,6 +20,7 @@ from engine.catalog.archive import Archive
 from engine.catalog.watch import PlanWatch
 from engine.errors import CounterpointError, StoppedError
 from engine.processes import Child, Keeper, verb
+from engine.service.auth import keys_of
 from engine.service.server import listen
 from engine.settings import ADDRESS, Settings
 
@@ -45,6 +46,7 @@ def running(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Se
     """
     settings.data.mkdir(parents=True, exist_ok=True)
     PlanWatch(settings.experiments, Archive(settings.data / "plans"))  # its problems are told here, once
+    keys_of(settings)  # refuses here what a server would refuse
     with listen(settings.host, settings.port) as listener, _store(settings.data) as store:
         port = listener.getsockname()[1]
         settings = msgspec.structs.replace(settings, redis=store.url, port=port)
@@ -77,6 +79,7 @@ def store_of(settings: Settings, *, named: bool) -> Iterator[Settings]:
 
 def serve_many(settings: Settings) -> None:
     """Decision servers alone, `settings.workers` processes behind one address, until SIGTERM or Ctrl-C."""
+    keys_of(settings)
     stop = stop_on_signals()
     keeper = Keeper()
     with listen(settings.host, settings.port) as listener:

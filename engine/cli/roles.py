@@ -29,7 +29,8 @@ def up(
     log_to_stderr()
     stop = stop_on_signals()
     with running(settings, stop) as (base, settings):
-        complain(f"Counterpoint answers at {base} on this machine only. Data: {settings.data}. Ctrl-C ends it.")
+        open_to = "those who have a key" if settings.api_keys else "this machine only, as no keys are configured"
+        complain(f"Counterpoint answers at {base}, to {open_to}. Data: {settings.data}. Ctrl-C ends it.")
         stop.wait()
     return 0
 
