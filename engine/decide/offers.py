@@ -33,7 +33,7 @@ class Choice(msgspec.Struct, frozen=True):
     offer: Offer
     reason: OfferReason
     propensity: float
-    candidates: Sequence[str] = ()
+    candidates: list[str] = []
     probabilities: Sequence[float] = ()
     context: Context = {}
     policy: str | None = None

@@ -51,7 +51,7 @@ def _offer(placement: str, choice: Choice) -> DecisionRow:
         choice.offer.key,
         choice.reason,
         choice.propensity,
-        list(choice.candidates),
+        choice.candidates,
         choice.context,
         choice.policy,
     )

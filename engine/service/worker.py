@@ -100,6 +100,7 @@ class Worker:
             for task in followers:
                 task.cancel()
             await asyncio.gather(*followers, return_exceptions=True)
+            self.meters.flush()
             self.shipper.stop()
             await shipping
             await self.store.close()
@@ -257,6 +258,7 @@ class Worker:
             except OSError as error:
                 log.warning("the experiments cannot be looked at; the plan keeps running", error=str(error))
             self.meters.plans_refused.inc(self.watch.refused - refused)
+            self.meters.flush()
 
 
 def records_of(decision: Decision, now: float, *, expose: bool) -> list[Logged]:
