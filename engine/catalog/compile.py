@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 
-import numpy as np
-
+from engine.catalog.compile_offers import compile_moments, compile_offer, compile_selection, variant_selection
 from engine.catalog.conditions import compile_condition
-from engine.catalog.features import featurizer
+from engine.catalog.limits import watched_counters
 from engine.catalog.plan import (
     FOREVER,
     Experiment,
@@ -18,25 +17,23 @@ from engine.catalog.plan import (
     Offer,
     Plan,
     Ranges,
-    Reward,
-    Selection,
 )
 from engine.catalog.rules import ProfileRules
 from engine.catalog.segments import expanded
-from engine.catalog.spec import ExperimentSpec, HoldoutSpec, IdentitiesFile, LayerSpec, PolicySpec, VariantSpec, seconds
+from engine.catalog.spec import ExperimentSpec, HoldoutSpec, IdentitiesFile, LayerSpec, seconds
 from engine.catalog.specs import Specs
 from engine.hashing import bucket, bucket_ranges, seeded
-from policies import make
 
 
 def compile_plan(specs: Specs) -> Plan:
     """The plan of specs that `load_specs` found without a problem."""
-    offers = {key: _offer(specs, key) for key in specs.offers}
-    selections = {key: _selection(specs, offers, key) for key in specs.selections}
+    watched = watched_counters(specs)
+    offers = {key: compile_offer(specs, key, watched) for key in specs.offers}
+    selections = {key: compile_selection(specs, offers, key) for key in specs.selections}
     layers = {layer.key: _layer(layer) for layer in specs.layers.layers}
     holdouts = [(spec, _holdout(spec)) for spec in specs.layers.holdouts]
     experiments = {
-        spec.key: _experiment(specs, spec, offers, selections, layers, holdouts)
+        spec.key: _experiment(specs, spec, offers, layers, holdouts)
         for spec in specs.experiments.values()
         if spec.status != "draft"
     }
@@ -70,6 +67,16 @@ def compile_plan(specs: Specs) -> Plan:
         metrics={metric.key: metric for metric in specs.metrics.metrics},
         currency=specs.metrics.currency,
         rules=_rules(specs.customers),
+        moments={
+            (channel, placement): found
+            for placement, shown_on in placements.items()
+            for channel in shown_on
+            if (found := compile_moments(specs, offers, channel, placement))
+        },
+        quiet={channel.key: channel.quiet for channel in specs.channels.channels if channel.quiet},
+        watched=watched,
+        heard=frozenset(event for offer in offers.values() for event in offer.limits.heard),
+        zone=specs.channels.zone,
     )
 
 
@@ -107,11 +114,6 @@ def _matches(specs: Specs, condition: Mapping[str, object]) -> Matches | None:
     return compile_condition(expanded(condition, specs.segments)) if condition else None
 
 
-def _offer(specs: Specs, key: str) -> Offer:
-    spec = specs.offers[key]
-    return Offer(key, spec, _matches(specs, spec.audience), _time(spec.start, 0.0), _time(spec.end, FOREVER))
-
-
 def _layer(spec: LayerSpec) -> Layer:
     return Layer(spec.key, _place(spec.seed or f"__{spec.key}", spec.hash_version))
 
@@ -120,48 +122,10 @@ def _holdout(spec: HoldoutSpec) -> Holdout:
     return Holdout(spec.key, spec.share, spec.unit, seeded(spec.seed or f"holdout:{spec.key}"))
 
 
-def _selection(specs: Specs, offers: Mapping[str, Offer], key: str) -> Selection:
-    spec = specs.selections[key]
-    named = spec.offers
-    keys = named if isinstance(named, list) else [k for k, o in offers.items() if named.tagged in o.spec.tags]
-    return _chosen_by(
-        key,
-        spec.placement,
-        spec.policy,
-        [offers[k] for k in keys],
-        Reward(specs.metric(spec.reward.metric), seconds(spec.reward.window), seconds(spec.reward.settle)),
-        offers[spec.fallback],
-    )
-
-
-def _chosen_by(
-    key: str, placement: str, policy: PolicySpec, offers: list[Offer], reward: Reward, fallback: Offer
-) -> Selection:
-    features = featurizer(policy.features)
-    arms = tuple(offer.key for offer in offers)
-    channels = {channel for offer in offers for channel in offer.spec.renderings}
-    return Selection(
-        key=key,
-        placement=placement,
-        policy=policy,
-        offers=tuple(offers),
-        arms=arms,
-        features=features,
-        prior=make(policy.kind, arms, features.dim, floor=policy.floor, discount=policy.discount),
-        reward=reward,
-        fallback=fallback,
-        by_channel={
-            channel: np.array([i for i, offer in enumerate(offers) if channel in offer.spec.renderings])
-            for channel in channels
-        },
-    )
-
-
 def _experiment(
     specs: Specs,
     spec: ExperimentSpec,
     offers: Mapping[str, Offer],
-    selections: Mapping[str, Selection],
     layers: Mapping[str, Layer],
     holdouts: list[tuple[HoldoutSpec, Holdout]],
 ) -> Experiment:
@@ -190,7 +154,7 @@ def _experiment(
         ),
         forced={customer: indices[force.variant] for force in spec.force for customer in force.customers},
         prerequisites=tuple((need.experiment, frozenset(need.variants)) for need in spec.prerequisites),
-        selections=tuple(_own_selection(spec, variant, offers, selections) for variant in spec.variants),
+        selections=tuple(variant_selection(specs, spec, variant, offers) for variant in spec.variants),
     )
 
 
@@ -213,20 +177,3 @@ def _steps(spec: ExperimentSpec) -> tuple[tuple[float, Ranges], ...]:
 
     ramp = sorted((step.at.timestamp(), ranges(step.coverage)) for step in spec.ramp)
     return ((0.0, ranges(spec.coverage)), *ramp)
-
-
-def _own_selection(
-    spec: ExperimentSpec, variant: VariantSpec, offers: Mapping[str, Offer], selections: Mapping[str, Selection]
-) -> Selection | None:
-    if spec.placement is None or (variant.policy is None and variant.offers is None):
-        return None
-    base = next(selection for selection in selections.values() if selection.placement == spec.placement)
-    chosen = base.offers if variant.offers is None else tuple(offers[key] for key in variant.offers)
-    return _chosen_by(
-        f"{spec.key}.{variant.key}",
-        spec.placement,
-        variant.policy or base.policy,
-        list(chosen),
-        base.reward,
-        base.fallback,
-    )

@@ -22,7 +22,7 @@ from engine.catalog.javascript import (
 )
 from engine.catalog.patterns import PatternError, read_pattern
 
-__all__ = ["ConditionProblem", "and_terms", "compile_condition", "condition_fields", "condition_problems"]
+__all__ = ["ConditionProblem", "and_terms", "compile_condition", "condition_fields", "condition_problems", "conjuncts"]
 
 Groups = Mapping[str, Collection[object]]
 Predicate = Callable[[Mapping[str, object]], bool]
@@ -53,7 +53,21 @@ def and_terms(condition: Mapping[str, object]) -> frozenset[str]:
     Where one condition's parts are a subset of another's, it matches whomever the other matches: dropping a part only
     lets people in.
     """
-    return frozenset(json.dumps(term, sort_keys=True, default=str) for term in _terms(condition))
+    return frozenset(json.dumps(term, sort_keys=True, default=str) for term in conjuncts(condition))
+
+
+def conjuncts(condition: Mapping[str, object]) -> "Iterator[Mapping[str, object]]":
+    """The parts of a condition that must all hold, each a condition of its own."""
+    for key, value in condition.items():
+        if key == "$and" and is_array(value):
+            for part in _parts(value):
+                yield from conjuncts(part)
+        elif key == "$nor" and is_array(value):
+            yield from ({"$not": part} for part in _parts(value))
+        elif isinstance(value, Mapping) and is_operators(value) and not key.startswith("$"):
+            yield from ({key: {name: operand}} for name, operand in value.items())
+        else:
+            yield {key: value}
 
 
 def _fields(condition: Mapping[str, object]) -> Iterator[str]:
@@ -70,19 +84,6 @@ def _fields(condition: Mapping[str, object]) -> Iterator[str]:
 def _parts(value: object) -> Iterator[Mapping[str, object]]:
     if isinstance(value, list | tuple):
         yield from (part for part in value if isinstance(part, Mapping))
-
-
-def _terms(condition: Mapping[str, object]) -> Iterator[object]:
-    for key, value in condition.items():
-        if key == "$and" and is_array(value):
-            for part in _parts(value):
-                yield from _terms(part)
-        elif key == "$nor" and is_array(value):
-            yield from ({"$not": part} for part in _parts(value))
-        elif isinstance(value, Mapping) and is_operators(value) and not key.startswith("$"):
-            yield from ({key: {name: operand}} for name, operand in value.items())
-        else:
-            yield {key: value}
 
 
 def _nobody(_: object) -> bool:

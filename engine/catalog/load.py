@@ -16,6 +16,7 @@ from engine.catalog.spec import (
     IdentitiesFile,
     LayersFile,
     MetricsFile,
+    MomentsFile,
     OfferSpec,
     SegmentsFile,
     SelectionSpec,
@@ -31,6 +32,7 @@ SINGLE: Mapping[str, type[msgspec.Struct]] = {
     "segments.yaml": SegmentsFile,
     "metrics.yaml": MetricsFile,
     "identities.yaml": IdentitiesFile,
+    "moments.yaml": MomentsFile,
 }
 
 Keyed = TypeVar("Keyed", ExperimentSpec, SelectionSpec, OfferSpec)
@@ -106,6 +108,7 @@ def _specs(
 ) -> Specs:
     layers, segments = read.get("layers.yaml"), read.get("segments.yaml")
     customers = read.get("identities.yaml")
+    moments = read.get("moments.yaml")
     return Specs(
         folder=folder,
         version=version,
@@ -119,6 +122,7 @@ def _specs(
         segments={s.key: s for s in segments.segments} if isinstance(segments, SegmentsFile) else {},
         metrics=metrics,
         customers=customers if isinstance(customers, IdentitiesFile) else IdentitiesFile(),
+        moments={moment.key: moment for moment in moments.moments} if isinstance(moments, MomentsFile) else {},
     )
 
 

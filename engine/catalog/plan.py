@@ -6,12 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.catalog.features import Featurizer
+from engine.catalog.index import Bits, OfferIndex
+from engine.catalog.limits import Limits
 from engine.catalog.rules import ProfileRules
 from engine.catalog.spec import (
     ExperimentSpec,
     MetricSpec,
+    MomentSpec,
     OfferSpec,
     PolicySpec,
+    QuietSpec,
     Unit,
 )
 from policies import Policy
@@ -30,6 +34,43 @@ class Offer:
     matches: Matches | None
     start: float
     end: float
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class ContextWeight:
+    """Where `matches` holds, the arms of `bits` weigh `weight` times as much."""
+
+    matches: Matches | None
+    bits: Bits
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Arbitration:
+    """What changes the policy's probabilities: values and levers of the arms (None: all alike), context weights."""
+
+    policy: bool
+    weights: tuple[ContextWeight, ...]
+    value: np.ndarray | None
+    lever: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One moment of truth at the places where it holds; `window` in seconds, `days` where it ends with the day."""
+
+    key: str
+    spec: MomentSpec
+    matches: Matches | None
+    trigger: Matches | None
+    window: float
+    days: int
+    after: float
+    offers: tuple[Offer, ...]
+    index: OfferIndex
+    counter: str | None
+    """What is counted once; None for a moment that may come back as long as it lasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +95,9 @@ class Selection:
     prior: Policy
     reward: Reward
     fallback: Offer
-    by_channel: Mapping[str, np.ndarray]
-    """The arms (indices) with a rendering for each channel."""
+    index: OfferIndex
+    arbitration: Arbitration | None
+    """None where the policy's own probabilities are the last word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,5 +174,14 @@ class Plan:
     metrics: Mapping[str, MetricSpec]
     currency: str
     rules: ProfileRules
+    moments: Mapping[tuple[str, str], tuple[Moment, ...]]
+    """The moments of truth by channel and placement, in the order of their file."""
+    quiet: Mapping[str, QuietSpec]
+    """The quiet hours of the outbound channels that have any."""
+    watched: frozenset[str]
+    """The counters that caps, suppressions and moments read."""
+    heard: frozenset[str]
+    """The events that concern an offer after it was shown."""
+    zone: str
     paused: frozenset[str] = frozenset()
     """Experiments that the kill switch holds, beside those whose files say so."""

@@ -1,7 +1,7 @@
 """All the specs of one folder, side by side."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.catalog.spec import (
     ChannelsFile,
@@ -10,6 +10,7 @@ from engine.catalog.spec import (
     LayersFile,
     MetricsFile,
     MetricSpec,
+    MomentSpec,
     OfferSpec,
     SegmentSpec,
     SelectionSpec,
@@ -31,6 +32,7 @@ class Specs:
     segments: Mapping[str, SegmentSpec]
     metrics: MetricsFile
     customers: IdentitiesFile
+    moments: Mapping[str, MomentSpec] = field(default_factory=dict)
 
     def metric(self, key: str) -> MetricSpec:
         """The metric of this key.

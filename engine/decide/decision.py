@@ -1,6 +1,7 @@
 """One request -> one Decision: what is answered, and what is to be logged of it. Pure: no I/O, no clock, no global."""
 
 from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Literal
 
@@ -9,9 +10,12 @@ import msgspec
 from engine.catalog.plan import Experiment, Plan, Selection
 from engine.decide import sticky
 from engine.decide.assign import Assignment, AssignmentReason, Subject, assign
-from engine.decide.offers import Choice, OfferReason, Snapshot, choose
+from engine.decide.gates import Counts, Facts, Pools
+from engine.decide.moments import zone_of
+from engine.decide.offers import NONE_LOST, Choice, Lost, OfferReason, Snapshot, choose
 from engine.decide.profile import CustomerIds, Profile, resume
 from engine.decide.profile import attributes as attributes_of
+from engine.decide.quiet import quiet_until
 from engine.errors import BadInput
 
 TTL = 30
@@ -36,14 +40,30 @@ class ExperimentAnswer(msgspec.Struct, frozen=True):
     reason: AssignmentReason | Literal["unknown"]
 
 
-class OfferAnswer(msgspec.Struct, frozen=True):
-    """The offer to show and how it looks on this channel."""
+class OfferAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The offer to show and how it looks on this channel.
 
-    offer: str
+    In the quiet hours of an outbound channel there is no offer; `not_before` says from when to ask again.
+    """
+
+    offer: str | None
     rendering: Mapping[str, object]
     propensity: float
     policy: str | None
     reason: OfferReason
+    moment: str | None = None
+    not_before: datetime | None = None
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What the store knows beside the profile: `counts` and `pools` as in `Facts`, and what was `lost` by placement."""
+
+    counts: Counts = {}
+    pools: Pools = {}
+    lost: Mapping[str, Lost] = {}
+
+
+NOTHING_COUNTED = Standing()
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -74,7 +94,11 @@ class Assigned(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """The answer, and what is to be logged and kept with the customer (`kept`, empty as a rule) if it is given."""
+    """The answer, and what is to be logged and kept with the customer (`kept`, empty as a rule) if it is given.
+
+    `zone` is the customer's; `trace` is what a replay needs and `key` where the customer's claims are, where whoever
+    decides keeps them.
+    """
 
     answer: Answer
     device: str | None
@@ -82,9 +106,12 @@ class Decision(msgspec.Struct, frozen=True):
     assigned: dict[str, Assigned]
     choices: dict[str, Choice]
     kept: dict[str, str] = {}
+    zone: str = "UTC"
+    key: str = ""
+    trace: bytes = b""
 
 
-def decide(
+def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be replayed)
     plan: Plan,
     snapshots: Mapping[str, Snapshot],
     profile: Profile,
@@ -94,6 +121,8 @@ def decide(
     decision_id: str | None = None,
     degraded: bool = False,
     tripped: Collection[str] = (),
+    standing: Standing = NOTHING_COUNTED,
+    trace: bool = False,
 ) -> Decision:
     """Decide all that `request` asks for.
 
@@ -106,6 +135,8 @@ def decide(
         decision_id: the id that all draws hang on; by default a digest of the customer, the channel and the time.
         degraded: whether the profile could not be read: placements get their fallback, and the answer says so.
         tripped: selections whose circuit breaker is open: their placements get the fallback.
+        standing: what was counted of the customer, what is nearly gone, and what was drawn and could not be had.
+        trace: whether to keep why each offer is not shown, and what made the probabilities of the others.
 
     Raises:
         BadInput: for a channel or placement that the plan does not have.
@@ -141,26 +172,50 @@ def decide(
                 answers[name] = ExperimentAnswer(None, None, "unknown")
     choices: dict[str, Choice] = {}
     offers: dict[str, OfferAnswer] = {}
+    zone = zone_of(attributes, plan.zone)
+    facts = Facts(profile, attributes, request.channel, now, zone, standing.counts, standing.pools)
+    silence = _silence(plan, facts)
     for placement in request.placements:
         selection = plan.selections[request.channel, placement]
         for experiment in plan.by_placement.get((request.channel, placement), ()):
             own = _assign(plan, experiment, subject, profile, now, assigned, answers)
             selection = own or selection
-        shown = [choice.offer.key for choice in choices.values() if choice.reason == "policy"]
-        if degraded or selection.key in tripped:
+        if silence is not None:
+            choice = Choice(selection.fallback, silence[0], 1.0, not_before=silence[1])
+        elif degraded or selection.key in tripped:
             choice = Choice(selection.fallback, "fallback" if degraded else "breaker", 1.0)
         else:
-            choice = choose(selection, snapshots.get(selection.key), attributes, request.channel, key, now, shown)
+            choice = choose(
+                selection,
+                snapshots.get(selection.key),
+                facts,
+                key,
+                moments=plan.moments.get((request.channel, placement), ()),
+                shown=[other.offer.key for other in choices.values()],
+                lost=standing.lost.get(placement, NONE_LOST),
+                trace=trace,
+            )
         choices[placement] = choice
-        offers[placement] = OfferAnswer(
-            choice.offer.key,
-            choice.offer.spec.renderings.get(request.channel, {}),
-            choice.propensity,
-            choice.policy,
-            choice.reason,
-        )
+        offers[placement] = _answered(choice, request.channel)
     answer = Answer(key, profile.id, plan.version, degraded, TTL, answers, offers, resume(profile, now))
-    return Decision(answer, ids.device_id, request.channel, assigned, choices, _kept(assigned.values(), subject))
+    return Decision(answer, ids.device_id, request.channel, assigned, choices, _kept(assigned.values(), subject), zone)
+
+
+def _answered(choice: Choice, channel: str) -> OfferAnswer:
+    if choice.silent:
+        until = None if choice.not_before is None else datetime.fromtimestamp(choice.not_before, UTC)
+        return OfferAnswer(None, {}, choice.propensity, None, choice.reason, not_before=until)
+    rendering = choice.offer.spec.renderings.get(channel, {})
+    return OfferAnswer(choice.offer.key, rendering, choice.propensity, choice.policy, choice.reason, choice.moment)
+
+
+def _silence(plan: Plan, facts: Facts) -> tuple[OfferReason, float | None] | None:
+    """Why nothing may be sent now, and until when, on an outbound channel in its quiet hours."""
+    quiet = plan.quiet.get(facts.channel)
+    until = quiet_until(quiet, facts.now, facts.zone) if quiet is not None else None
+    if quiet is None or until is None:
+        return None
+    return ("deferred", until) if quiet.then == "defer" else ("dropped", None)
 
 
 def _check(plan: Plan, request: DecideRequest) -> None:

@@ -1,23 +1,28 @@
-"""gates -> candidates -> policy -> offer; the fallback where nothing passes."""
+"""moments -> gates -> candidates -> policy -> arbitration -> offer; the fallback where nothing passes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.catalog.features import Context
-from engine.catalog.plan import Offer, Selection
+from engine.catalog.index import Bits
+from engine.catalog.plan import Moment, Offer, Selection
+from engine.decide.arbitrate import Factors, arbitrate
+from engine.decide.gates import Facts, Gate, passing
+from engine.decide.moments import began
 from engine.hashing import uniform
 from policies import Policy
 
-OfferReason = Literal["policy", "fallback", "breaker"]
-"""Why an offer is shown: drawn by the `policy`; the `fallback` because no other may be shown now, or the store is away;
-or the fallback because the placement's circuit `breaker` is open."""
+OfferReason = Literal["policy", "moment", "fallback", "breaker", "deferred", "dropped"]
+"""Why an offer is shown: drawn by the `policy`; its `moment` of truth is now; the `fallback` because no other may be
+shown now, or the store is away; the fallback because the placement's circuit `breaker` is open. On an outbound channel
+in its quiet hours nothing is sent: `deferred` until `not_before`, or `dropped`."""
 
-Gate = Literal["channel", "dates", "audience", "shown"]
-"""What keeps an offer from being a candidate: no rendering for the `channel`, not within its `dates`, the customer
-is not its `audience`, already `shown` in another placement of this answer."""
+Lost = Mapping[str, Gate]
+NONE_LOST: Lost = {}
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -28,7 +33,10 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """The offer for one placement, and all that made it the one: what the log keeps."""
+    """The offer for one placement, and all that made it the one: what the log keeps.
+
+    `closed` (why not the others) and `factors` (what made the probabilities) are kept for whoever wants it explained.
+    """
 
     offer: Offer
     reason: OfferReason
@@ -38,37 +46,77 @@ class Choice(msgspec.Struct, frozen=True):
     context: Context = {}
     policy: str | None = None
     closed: Mapping[str, Gate] = {}
+    factors: Mapping[str, Factors] = {}
+    moment: str | None = None
+    began: float = 0.0
+    not_before: float | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is to be shown at all."""
+        return self.reason in ("deferred", "dropped")
 
 
 def choose(
     selection: Selection,
     snapshot: Snapshot | None,
-    attributes: Mapping[str, object],
-    channel: str,
+    facts: Facts,
     decision_id: str,
-    now: float,
+    *,
+    moments: Sequence[Moment] = (),
     shown: Collection[str] = (),
+    lost: Lost = NONE_LOST,
+    trace: bool = False,
 ) -> Choice:
-    """Draw one offer of the selection from exactly the propensities that are returned with it."""
-    may, closed = _candidates(selection, attributes, channel, now, shown)
-    if not may:
-        return Choice(selection.fallback, "fallback", 1.0, closed=closed)
+    """Draw one offer of the selection from exactly the propensities that are returned with it.
+
+    `lost` are offers that were drawn before and could not be had: each is drawn again from the probabilities of the
+    others, renormalized.
+    """
+    closed: dict[str, Gate] | None = dict(lost) if trace else None
+    for moment in moments:
+        start = began(moment, facts)
+        if start is not None:
+            bits = passing(moment.index, moment.offers, facts, shown, closed)
+            first = next((o for o in moment.offers if bits & moment.index.bits[o.key] and o.key not in lost), None)
+            if first is not None:
+                why = _others(selection, moment, first, facts, shown, closed)
+                return Choice(first, "moment", 1.0, [first.key], [1.0], closed=why, moment=moment.key, began=start)
+    bits = passing(selection.index, selection.offers, facts, shown, closed)
+    if not bits:
+        return Choice(selection.fallback, "fallback", 1.0, closed=closed or {})
+    size = len(selection.offers)
+    some = None if bits == (1 << size) - 1 else _places(bits, size)
+    context = selection.features.read(facts.attributes)
     policy = snapshot.policy if snapshot else selection.prior
-    version = snapshot.version if snapshot else 0
-    context = selection.features.read(attributes)
-    offers = selection.offers
-    some = None if len(may) == len(offers) else np.array(may)
-    probabilities = policy.probabilities(selection.features.vector(context), candidates=some).tolist()
-    drawn = draw(probabilities, uniform(decision_id, selection.placement))
+    p = policy.probabilities(selection.features.vector(context), candidates=some)
+    may = range(size) if some is None else some.tolist()
+    factors: Sequence[Factors] = ()
+    if selection.arbitration is not None:
+        p, factors = arbitrate(selection.arbitration, p, np.array(may), facts.attributes, selection.policy.floor)
+    probabilities: list[float] = p.tolist()
+    names = [selection.arms[place] for place in may]
+    if trace:
+        factors = factors or [Factors(each) for each in probabilities]
+    had = [place for place, name in enumerate(names) if name not in lost]
+    if len(had) < len(names):
+        if not had:
+            return Choice(selection.fallback, "fallback", 1.0, context=context, closed=closed or {})
+        left = sum(probabilities[place] for place in had)
+        probabilities = [probabilities[place] / left for place in had]
+        names = [names[place] for place in had]
+        factors = [factors[place] for place in had] if trace else ()
+    drawn = draw(probabilities, uniform(decision_id, selection.placement + (f"#{len(lost)}" if lost else "")))
     return Choice(
-        offers[may[drawn]],
+        selection.offers[int(may[had[drawn]])],
         "policy",
         probabilities[drawn],
-        [offers[index].key for index in may],
+        names,
         probabilities,
         context,
-        f"{selection.key}@{version}",
-        closed,
+        f"{selection.key}@{snapshot.version if snapshot else 0}",
+        closed or {},
+        dict(zip(names, factors, strict=True)) if trace else {},
     )
 
 
@@ -85,20 +133,25 @@ def draw(probabilities: Sequence[float], u: float) -> int:
     return last
 
 
-def _candidates(
-    selection: Selection, attributes: Mapping[str, object], channel: str, now: float, shown: Collection[str]
-) -> tuple[list[int], dict[str, Gate]]:
-    may: list[int] = []
-    closed: dict[str, Gate] = {}
-    offers = selection.offers
-    for index in selection.by_channel.get(channel, ()):
-        offer = offers[index]
-        if not offer.start <= now < offer.end:
-            closed[offer.key] = "dates"
-        elif offer.key in shown:
-            closed[offer.key] = "shown"
-        elif offer.matches is not None and not offer.matches(attributes):
-            closed[offer.key] = "audience"
-        else:
-            may.append(index)
-    return may, closed
+def _others(
+    selection: Selection,
+    moment: Moment,
+    first: Offer,
+    facts: Facts,
+    shown: Collection[str],
+    closed: dict[str, Gate] | None,
+) -> Mapping[str, Gate]:
+    """Why not the others, if that is wanted: those without a gate of their own stand behind the moment."""
+    if closed is None:
+        return {}
+    passing(selection.index, selection.offers, facts, shown, closed)
+    behind: dict[str, Gate] = {key: "moment" for key in (*moment.index.keys, *selection.arms) if key != first.key}
+    return behind | {key: gate for key, gate in closed.items() if key != first.key}
+
+
+def _places(bits: Bits, size: int) -> NDArray[np.intp]:
+    """The places of the bits that are set, in order."""
+    if not bits:
+        return np.empty(0, dtype=np.intp)
+    packed = np.frombuffer(bits.to_bytes((size + 7) // 8, "little"), dtype=np.uint8)
+    return np.flatnonzero(np.unpackbits(packed, bitorder="little"))

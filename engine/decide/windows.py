@@ -1,6 +1,7 @@
 """When the window of a cap began: rolling with the clock, or with the calendar where the customer is."""
 
 import math
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -34,3 +35,17 @@ def since(now: float, per: float, window: Window, zone: str = "UTC") -> float:
     else:
         raise ValueError(f"{days:g} days are no calendar window; use 1d, 7d, 30d, 365d or a rolling window")
     return math.nextafter(start.timestamp(), -math.inf)
+
+
+def suppressed_until(seen: Sequence[float], after: int, within: float, lasts: float) -> float:
+    """Until when (s since 1970) `after` outcomes `within` so many seconds suppress for `lasts`; 0 if they never did."""
+    moments = sorted(seen)
+    runs = (last for first, last in zip(moments, moments[after - 1 :], strict=False) if last - first <= within)
+    return max((last + lasts for last in runs), default=0.0)
+
+
+def ignored(shown: Sequence[float], answered: Sequence[float], now: float, patience: float = DAY) -> list[float]:
+    """When it was shown and, within `patience` seconds, not answered; what may still be answered is not in it."""
+    return [
+        at for at in shown if at + patience <= now and not any(at <= answer <= at + patience for answer in answered)
+    ]

@@ -5,13 +5,13 @@ from engine.decide.offers import Choice
 from engine.journal.records import DecisionRecord, DecisionRow, ExposureRecord
 
 
-def decision_record(decision: Decision, now: float, trace: bytes = b"") -> DecisionRecord:
+def decision_record(decision: Decision, now: float) -> DecisionRecord:
     """The record of an answered decision: a row per experiment and placement."""
     answer = decision.answer
     rows = [_experiment(key, assigned) for key, assigned in decision.assigned.items()]
     rows += [_offer(placement, choice) for placement, choice in decision.choices.items()]
     return DecisionRecord(
-        answer.decision_id, now, answer.customer, decision.device, decision.channel, answer.plan, rows, trace
+        answer.decision_id, now, answer.customer, decision.device, decision.channel, answer.plan, rows, decision.trace
     )
 
 
@@ -23,7 +23,10 @@ def exposure_record(decision: Decision, now: float) -> ExposureRecord | None:
 
 def seen_keys(decision: Decision) -> list[str]:
     """The experiments with a variant and the placements of a decision."""
-    return [*(key for key, one in decision.assigned.items() if one.assignment.index >= 0), *decision.choices]
+    return [
+        *(key for key, one in decision.assigned.items() if one.assignment.index >= 0),
+        *(key for key, choice in decision.choices.items() if not choice.silent),
+    ]
 
 
 def _experiment(key: str, assigned: Assigned) -> DecisionRow:
@@ -48,7 +51,7 @@ def _offer(placement: str, choice: Choice) -> DecisionRow:
     return DecisionRow(
         "offer",
         placement,
-        choice.offer.key,
+        None if choice.silent else choice.offer.key,
         choice.reason,
         choice.propensity,
         choice.candidates,

@@ -127,6 +127,18 @@ class Claims:
         level, spent, held = (float(value or 0) / UNIT for value in reply)
         return (level if take.limit is None else take.limit) - spent - held
 
+    async def remaining(self, take: Take, now: float) -> float:
+        """How much of a stock or budget is neither gone nor held at `now`; reads only."""
+        name = _pool_key(take)
+        lapsed = self._wire.send("ZRANGEBYSCORE", f"{name}:holds", "-inf", repr(now))
+        left, ended = await asyncio.gather(self.left(take), lapsed)
+        if not isinstance(ended, list) or not ended:
+            return left
+        held = await self._wire.send("HMGET", name, *(f"h:{_text(one)}" for one in ended))
+        if not isinstance(held, list):
+            raise TypeError(f"HMGET answered {held!r}")
+        return left + sum(float(_text(amount)) for amount in held if amount is not None) / UNIT
+
     async def counts(self, key: Key) -> Counts:
         """When what was counted for the customer happened, by counter, as `since` windows see it."""
         return await self._wire.get([keys.caps(key)], lambda values: times(values[0]))
@@ -180,13 +192,6 @@ def together(values: Iterable[Value]) -> bytes:
     return msgspec.msgpack.encode({name: sorted(entries) for name, entries in both.items()}) if both else b""
 
 
-def suppressed_until(seen: Sequence[float], after: int, within: float, lasts: float) -> float:
-    """Until when (s since 1970) `after` outcomes `within` so many seconds suppress for `lasts`; 0 if they never did."""
-    moments = sorted(seen)
-    runs = (last for first, last in zip(moments, moments[after - 1 :], strict=False) if last - first <= within)
-    return max((last + lasts for last in runs), default=0.0)
-
-
 def _short(claim_id: str) -> str:
     """Enough of a claim's id to tell it from the others on one customer."""
     return blake2b(claim_id.encode(), digest_size=6).hexdigest()
@@ -194,6 +199,10 @@ def _short(claim_id: str) -> str:
 
 def _denied(caps: Sequence[Cap], failed: Reply) -> Denial | None:
     return Denial("cap", caps[failed - 1].counter) if isinstance(failed, int) and failed else None
+
+
+def _text(value: bytes | int | None) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _pool_key(take: Take) -> str:

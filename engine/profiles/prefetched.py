@@ -1,17 +1,26 @@
-"""Decisions that were asked for ahead of being seen, kept until their exposure comes or a day has passed."""
+"""Decisions of which more will be heard, kept for a day: asked for ahead of being seen, or with limited offers."""
 
 import msgspec
 
+from engine.profiles.keys import Key
 from engine.profiles.wire import Values, Wire
 
 LIFE = 86_400
 
 
 class Prefetched(msgspec.Struct, frozen=True, array_like=True):
-    """For whom it was decided, and the experiments and placements that may be seen of it."""
+    """For whom it was decided, and the experiments and placements that wait to be seen (none: they were at once).
+
+    `key` is where the customer's claims are; `offers` are those by placement that must be claimed yet or heard of
+    again, with the moment of truth and when it began.
+    """
 
     customer: str
     keys: list[str]
+    key: Key = ""
+    offers: dict[str, tuple[str, str | None, float]] = {}
+    channel: str = ""
+    zone: str = "UTC"
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -107,7 +107,7 @@ def _decisions(
             context=one.context,
             expose=False,
         )
-        yield one, decide(plan, snapshots, one.profile, request, now)
+        yield one, decide(plan, snapshots, one.profile, request, now, trace=True)
 
 
 def _placement(plan: Plan, key: str) -> str | None:

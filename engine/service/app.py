@@ -10,10 +10,12 @@ from litestar.exceptions import HTTPException
 from engine.service.admin import admin_routes
 from engine.service.auth import keys_of
 from engine.service.docs import docs_routes
+from engine.service.explain import explain_routes
 from engine.service.health import health_routes
 from engine.service.http import PROBLEM, endpoint, request_id_of
 from engine.service.ofrep import ofrep_routes
 from engine.service.problems import Refusal
+from engine.service.stock import stock_routes
 from engine.service.worker import Worker
 from engine.settings import Settings
 
@@ -42,6 +44,8 @@ def create_app(settings: Settings) -> Litestar:
             endpoint("/v1/events", {"POST": worker.events}, limit=limit, guard=client),
             *ofrep_routes(worker, client, limit),
             *admin_routes(worker, admin, limit),
+            *explain_routes(worker, keys.guard("server"), limit),
+            *stock_routes(worker, keys.guard("server"), limit),
             *health_routes(worker),
             *docs_routes(),
         ],

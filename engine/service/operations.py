@@ -5,13 +5,16 @@ from typing import Literal
 
 import msgspec
 
+from engine.decide.agent import AgentView
 from engine.decide.decision import Answer, DecideRequest
+from engine.decide.explanation import Explanation
 from engine.profiles.events import Event
 from engine.service.admin import SwitchAnswer, SwitchRequest
 from engine.service.auth import Role
 from engine.service.health import Readiness
 from engine.service.ofrep import ErrorCode, Evaluation, EvaluationRequest, Failure, Reason
-from engine.service.worker import ExposeRequest, Statuses
+from engine.service.stock import Level, Stock
+from engine.service.worker import Exposed, ExposeRequest, Statuses
 
 Headers = Mapping[str, str]
 
@@ -45,12 +48,6 @@ class Live(msgspec.Struct, frozen=True):
     """The process answers."""
 
     status: Literal["live"]
-
-
-class Taken(msgspec.Struct, frozen=True):
-    """The exposure is in the log."""
-
-    status: Literal["accepted"]
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,10 +98,11 @@ OPERATIONS = (
         method="post",
         path="/v1/exposures",
         summary="Tell that a prefetched decision was seen",
-        about="All of the decision, or the placements and experiments that are named; within a day.",
+        about="All of the decision, or the placements and experiments that are named; within a day. Caps, stock and "
+        "budgets of a prefetched offer are claimed now: where one is refused, show the fallback instead.",
         role="client",
         request=ExposeRequest,
-        answer=Taken,
+        answer=Exposed,
         status=202,
         failures={404: "no such decision waits to be seen", 503: "the store is away; send it again"},
     ),
@@ -131,6 +129,49 @@ OPERATIONS = (
         headers=PROOF,
         answer=Statuses,
         failures={503: "the store is away; send the batch again as it is"},
+    ),
+    Operation(
+        method="post",
+        path="/v1/explain",
+        summary="Say what a customer would get and why",
+        about="Every candidate with its propensity and what made it, and the gate that closed each other offer. "
+        "Changes nothing, logs nothing, counts nothing.",
+        role="server",
+        request=DecideRequest,
+        example={"customer": ANNA, "channel": "web", "placements": ["home_hero"]},
+        answer=Explanation,
+        failures={503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="post",
+        path="/v1/agent",
+        summary="The same for staff at a till or on the phone",
+        about="The offer, why it, why not the others in plain words, and the customer's history. Changes nothing.",
+        role="server",
+        request=DecideRequest,
+        example={"customer": ANNA, "channel": "store", "placements": ["till_prompt"]},
+        answer=AgentView,
+        failures={503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="post",
+        path="/v1/stock/{sku}",
+        summary="Tell how many there are of a SKU",
+        about="As counted by the shop, without what is held for customers. A SKU nobody told of has none.",
+        role="server",
+        request=Level,
+        example={"level": 12},
+        answer=Stock,
+        failures={503: "the store is away; nothing was changed"},
+    ),
+    Operation(
+        method="get",
+        path="/v1/stock/{sku}",
+        summary="What is left of a SKU",
+        about="Neither sold since it was counted nor held for a customer.",
+        role="server",
+        answer=Stock,
+        failures={503: "the store is away; ask again"},
     ),
     Operation(
         method="post",

@@ -5,8 +5,8 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import TypeVar
+from collections.abc import AsyncIterator, Collection, Mapping
+from typing import Literal, TypeVar
 
 import msgspec
 import structlog
@@ -14,18 +14,22 @@ import structlog
 from engine.catalog.archive import Archive
 from engine.catalog.plan import Plan
 from engine.catalog.watch import PlanWatch
-from engine.decide.decision import DecideRequest, Decision, decide
+from engine.decide.decision import NOTHING_COUNTED, DecideRequest, Decision, Standing, decide
 from engine.decide.offers import Snapshot
 from engine.decide.profile import CustomerIds, Profile
 from engine.errors import JournalError, StoreUnavailable
+from engine.journal import traces
 from engine.journal.entries import decision_record, exposure_record, seen_keys
 from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord, encode
 from engine.journal.ship import Shipper
 from engine.journal.snapshots import Follower
 from engine.journal.spool import Spool, partition_of
+from engine.profiles.claims import Claims, Reason
 from engine.profiles.events import Accepted, Event, Status, customer_ids, decode_batch
+from engine.profiles.granting import Granting, Lost, to_remember
+from engine.profiles.hearing import admit, hear
 from engine.profiles.keep import keep
-from engine.profiles.prefetched import Prefetched, held, hold
+from engine.profiles.prefetched import held, hold
 from engine.profiles.store import ProfileStore
 from engine.service.auth import PROOF
 from engine.service.http import Call, Reply
@@ -53,6 +57,13 @@ class ExposeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     experiments: list[str] | None = None
 
 
+class Exposed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of an exposure; the offer of a `refused` placement cannot be had any more: show the fallback."""
+
+    status: Literal["accepted", "refused"]
+    refused: dict[str, Reason] = {}
+
+
 class Statuses(msgspec.Struct, frozen=True):
     """What became of each item of a batch, in its order."""
 
@@ -71,6 +82,8 @@ class Worker:
         self.shipper = Shipper(self.spool, settings.redis)
         self.follower = Follower(settings, lambda: self.watch.plan)
         self.switch = KillSwitch(self.store.wire)
+        self.claims = Claims(self.store.wire)
+        self.granting = Granting(self.claims)
         self._encoder = msgspec.json.Encoder()
         self._request = msgspec.json.Decoder(DecideRequest)
         self._expose = msgspec.json.Decoder(ExposeRequest)
@@ -126,22 +139,50 @@ class Worker:
         return Reply(answer)
 
     async def weigh(self, request: DecideRequest, now: float, decision_id: str) -> Decision:
-        """Decide; the store knows the customer if this is to be seen, and what binds them. Nothing is logged yet."""
+        """Decide; if this is to be seen, the store knows the customer, and what is limited is claimed for them.
+
+        Nothing is logged yet.
+        """
+        request = of_the_store(request)
         try:
-            resolved = await self.store.fetch(request.customer, now)
-            decision = self.decided(resolved.profile, request, now, decision_id)
-            if not resolved.settled and request.expose:
-                await self.store.touch(resolved, now, self._journal)
+            low = asyncio.ensure_future(self.granting.pools(now)) if self.granting.low and request.placements else None
+            resolved = await self.store.fetch(request.customer, now, counts=bool(self.plan.watched))
+            standing = Standing(resolved.counts, await low if low else {})
+            profile = resolved.profile
+            decision = self.decided(profile, request, now, decision_id, standing=standing)
+            if request.expose:
+                if not resolved.settled:
+                    await self.store.touch(resolved, now, self._journal)
+
+                def again(lost: Lost) -> Decision:
+                    nonlocal standing
+                    standing = msgspec.structs.replace(standing, lost=lost)
+                    return self.decided(profile, request, now, decision_id, standing=standing)
+
+                decision = await self.granting.grant(self.plan, decision, resolved.key, now, again)
             await keep(self.store, resolved, decision.kept, self.plan.experiments)
+            if request.expose:
+                told = to_remember(decision, resolved.key, ())
+                if told is not None:
+                    await hold(self.store.wire, decision_id, told)
         except StoreUnavailable:
-            return self.decided(stranger(request.customer), request, now, decision_id, degraded=True)
-        return decision
+            profile, standing = stranger(request.customer), NOTHING_COUNTED
+            decision = self.decided(profile, request, now, decision_id, degraded=True)
+            return self._traced(decision, request, profile, standing)
+        return self._traced(msgspec.structs.replace(decision, key=resolved.key), request, profile, standing)
 
     def decided(
-        self, profile: Profile, request: DecideRequest, now: float, decision_id: str, *, degraded: bool = False
+        self,
+        profile: Profile,
+        request: DecideRequest,
+        now: float,
+        decision_id: str,
+        *,
+        degraded: bool = False,
+        standing: Standing = NOTHING_COUNTED,
+        trace: bool = False,
     ) -> Decision:
         """`decide` by the plan and the snapshots as they stand; a paused selection counts as tripped."""
-        tripped = self.follower.tripped
         return decide(
             self.plan,
             self.snapshots,
@@ -150,15 +191,29 @@ class Worker:
             now,
             decision_id=decision_id,
             degraded=degraded,
-            tripped={*tripped, *self.switch.paused} if self.switch.paused else tripped,
+            tripped=self._tripped,
+            standing=standing,
+            trace=trace,
         )
+
+    @property
+    def _tripped(self) -> Collection[str]:
+        tripped = self.follower.tripped
+        return {*tripped, *self.switch.paused} if self.switch.paused else tripped
+
+    def _traced(self, decision: Decision, request: DecideRequest, profile: Profile, standing: Standing) -> Decision:
+        trace = traces.Trace(
+            request, profile, standing, decision.answer.degraded, list(self._tripped), list(self.switch.paused)
+        )
+        return msgspec.structs.replace(decision, trace=traces.encode(trace))
 
     async def hold(self, decision: Decision) -> None:
         """Keep a decision until its exposure is told; without the store that cannot be, and the decision stands."""
-        if not decision.answer.degraded:
+        waits = seen_keys(decision)
+        told = None if decision.answer.degraded else to_remember(decision, decision.key, waits)
+        if told is not None:
             with contextlib.suppress(StoreUnavailable):
-                prefetched = Prefetched(decision.answer.customer, seen_keys(decision))
-                await hold(self.store.wire, decision.answer.decision_id, prefetched)
+                await hold(self.store.wire, decision.answer.decision_id, told)
 
     async def expose(self, call: Call) -> Reply:
         """Answer `/v1/exposures`: what was prefetched is now seen."""
@@ -167,7 +222,7 @@ class Worker:
             waiting = await held(self.store.wire, request.decision_id)
         except StoreUnavailable:
             raise Refusal(503, "the store is away; send the exposure again", "", ((b"retry-after", b"1"),)) from None
-        if waiting is None:
+        if waiting is None or not waiting.keys:
             detail = f'{request.decision_id!r} is no decision that waits to be seen; decide with "expose": false first'
             raise Refusal(404, detail, "decision_id")
         wanted = waiting.keys
@@ -176,9 +231,17 @@ class Worker:
         for key in wanted:
             if key not in waiting.keys:
                 raise Refusal(400, f"{key!r} is not in that decision; it has {', '.join(waiting.keys)}", "placements")
-        record = ExposureRecord(request.decision_id, time.time(), waiting.customer, list(wanted))
-        self.append([record])
-        return Reply(b'{"status":"accepted"}', 202)
+        now = time.time()
+        try:
+            lost = await self.granting.see(self.plan, waiting, request.decision_id, wanted, now)
+        except StoreUnavailable:
+            raise Refusal(503, "the store is away; send the exposure again", "", ((b"retry-after", b"1"),)) from None
+        seen = [key for key in wanted if key not in lost]
+        if seen or not wanted:
+            self.append([ExposureRecord(request.decision_id, now, waiting.customer, seen)])
+        refused = {placement: denial.reason for placement, denial in lost.items()}
+        status: Literal["accepted", "refused"] = "refused" if lost and not seen else "accepted"
+        return Reply(self._encoder.encode(Exposed(status, refused)), 202)
 
     async def events(self, call: Call) -> Reply:
         """Answer `/v1/events`: a status per item, each accepted event in the spool and in the profile."""
@@ -189,8 +252,11 @@ class Worker:
                 item if isinstance(item, Status) or call.caller.proven(customer_ids(item), proof) else _unproven(item)
                 for item in batch
             ]
+        now = time.time()
         try:
-            statuses = await self.store.ingest(batch, time.time(), self._journal)
+            admitted = await admit(self.store, self.claims, self.plan, batch, now)
+            statuses = await self.store.ingest(admitted, now, self._journal)
+            await hear(self.store, self.claims, self.plan, admitted, statuses, now)
         except StoreUnavailable:
             detail = "the store is away and none of the batch is answered for; send it again as it is"
             raise Refusal(503, detail, "", ((b"retry-after", b"1"),)) from None
@@ -273,6 +339,14 @@ def _payloads(records: list[Logged]) -> list[tuple[bytes, str]]:
 
 def _unproven(event: Event) -> Status:
     return Status("rejected", event.message_id, "customer: not proven by X-Customer-Proof; sign all ids of the item")
+
+
+def of_the_store(request: DecideRequest) -> DecideRequest:
+    """A request without a person, from a sign or a kiosk: its customer is the store that it names."""
+    store = request.context.get("store")
+    if request.customer != CustomerIds() or not isinstance(store, str):
+        return request
+    return msgspec.structs.replace(request, customer=CustomerIds(device_id=f"store:{store}"))
 
 
 def stranger(ids: CustomerIds) -> Profile:

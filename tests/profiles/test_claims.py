@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from engine.decide.profile import CustomerIds
-from engine.decide.windows import since
-from engine.profiles.claims import Cap, Claim, Claims, Denial, Take, suppressed_until
+from engine.decide.windows import since, suppressed_until
+from engine.profiles.claims import Cap, Claim, Claims, Denial, Take
 from engine.profiles.events import Accepted, Event
 from engine.profiles.store import ProfileStore
 from engine.profiles.wire import Wire, connect

@@ -1,0 +1,165 @@
+"""How often a customer may meet an offer, compiled: caps as named counters, and which events add to which of them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from engine.catalog.spec import BudgetSpec, CapSpec, ChannelSpec, OfferSpec, StockSpec, SuppressSpec, seconds
+from engine.catalog.specs import Specs
+
+EXPOSURE = "exposure"
+IGNORED = "ignored"
+ANSWERED = "answered"
+ANSWERS = frozenset(("click", "purchase", "redemption"))
+"""Events that answer an offer, so that it was not ignored."""
+CONFIRMS = frozenset(("purchase", "redemption"))
+"""Events after which what was held for the customer is gone for good."""
+RELEASES = frozenset(("refused", "ignored"))
+"""Events after which what was held for the customer is free again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """At most `count` entries of `counter` in a window of `per` seconds; `zone` None is the customer's."""
+
+    counter: str
+    count: int
+    per: float
+    calendar: bool
+    zone: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """After `after` outcomes within `within` seconds, nothing for `lasts` seconds.
+
+    `outcome` is the counter of those that were told; where `shown` is set, an exposure that no `answered` followed
+    is one too.
+    """
+
+    after: int
+    within: float
+    lasts: float
+    outcome: str
+    shown: str | None
+    answered: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """All that limits one offer. `caps` and `exposed` (what an exposure adds to) are per channel.
+
+    `names` are what its counters are named after, `heard` the events that concern it after it was shown.
+    """
+
+    caps: Mapping[str, tuple[Cap, ...]]
+    exposed: Mapping[str, tuple[str, ...]]
+    names: tuple[str, ...]
+    heard: frozenset[str]
+    suppression: Suppression | None
+    stock: StockSpec | None
+    budget: BudgetSpec | None
+
+    @property
+    def all_caps(self) -> frozenset[Cap]:
+        """The caps of every channel."""
+        return frozenset(cap for caps in self.caps.values() for cap in caps)
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The stock and the budget that must not be empty."""
+        stock = () if self.stock is None else (f"stock:{self.stock.sku}",)
+        return stock if self.budget is None else (*stock, f"budget:{self.names[0].removeprefix('offer:')}")
+
+    def counters(self, event: str, channel: str | None, watched: frozenset[str]) -> list[str]:
+        """The counters that an event about the offer adds to."""
+        names = (*self.names, f"channel:{channel}", "*")
+        found = [f"{event}|{name}" for name in names if f"{event}|{name}" in watched]
+        answered = f"{ANSWERED}|{self.names[0]}"
+        return [*found, answered] if event in ANSWERS and answered in watched else found
+
+
+def watched_counters(specs: Specs) -> frozenset[str]:
+    """The counters that any rule of the shop reads; nothing else is counted."""
+    found: set[str] = set()
+    for channel in specs.channels.channels:
+        found.update(_cap(cap, _scope(cap, None, channel.key)).counter for cap in channel.caps)
+    for offer in specs.offers.values():
+        for cap in offer.caps:
+            channels = offer.renderings if cap.scope == "channel" else [""]
+            found.update(_cap(cap, _scope(cap, offer, channel)).counter for channel in channels)
+        rule = _suppression(offer)
+        if rule is not None:
+            found.update(name for name in (rule.outcome, rule.shown, rule.answered) if name is not None)
+    for moment in specs.moments.values():
+        if moment.once is not None:
+            found.add(f"{moment.once.event}|moment:{moment.key}")
+    return frozenset(found)
+
+
+def limits_of(specs: Specs, offer: OfferSpec, watched: frozenset[str]) -> Limits:
+    """What limits an offer, its own rules and those of the channels."""
+    names = (
+        f"offer:{offer.key}",
+        *(f"tag:{tag}" for tag in offer.tags),
+        *(f"moment:{moment.key}" for moment in specs.moments.values() if offer.key in moment.offers),
+    )
+    on = [channel for channel in specs.channels.channels if channel.key in offer.renderings]
+    heard = {counter.partition("|")[0] for counter in watched if _concerns(counter, names)} - {EXPOSURE}
+    if ANSWERED in heard:
+        heard = (heard - {ANSWERED}) | ANSWERS
+    if offer.stock or offer.budget:
+        heard |= CONFIRMS | RELEASES
+    return Limits(
+        {channel.key: tuple(_caps(offer, channel)) for channel in on},
+        {
+            channel.key: tuple(
+                counter
+                for name in (*names, f"channel:{channel.key}", "*")
+                if (counter := f"{EXPOSURE}|{name}") in watched
+            )
+            for channel in on
+        },
+        names,
+        frozenset(heard),
+        _suppression(offer),
+        offer.stock,
+        offer.budget,
+    )
+
+
+def _concerns(counter: str, names: Iterable[str]) -> bool:
+    name = counter.partition("|")[2]
+    return name == "*" or name.startswith("channel:") or name in names
+
+
+def _caps(offer: OfferSpec, channel: ChannelSpec) -> Iterable[Cap]:
+    yield from (_cap(cap, _scope(cap, offer, channel.key)) for cap in offer.caps)
+    yield from (_cap(cap, _scope(cap, None, channel.key)) for cap in channel.caps)
+
+
+def _scope(cap: CapSpec, offer: OfferSpec | None, channel: str) -> str:
+    if cap.scope == "customer":
+        return "*"
+    if cap.scope == "tag":
+        return f"tag:{cap.tag or (offer.tags[0] if offer else '')}"
+    return f"offer:{offer.key}" if offer and cap.scope == "offer" else f"channel:{channel}"
+
+
+def _cap(cap: CapSpec, name: str) -> Cap:
+    zone = None if cap.zone == "customer" else cap.zone
+    return Cap(f"{cap.event}|{name}", cap.count, seconds(cap.per), cap.window == "calendar", zone)
+
+
+def _suppression(offer: OfferSpec) -> Suppression | None:
+    rule: SuppressSpec | None = offer.suppress
+    if rule is None:
+        return None
+    seen = rule.outcome == IGNORED
+    return Suppression(
+        rule.after,
+        seconds(rule.within),
+        seconds(rule.lasts),
+        f"{rule.outcome}|offer:{offer.key}",
+        f"{EXPOSURE}|offer:{offer.key}" if seen else None,
+        f"{ANSWERED}|offer:{offer.key}" if seen else None,
+    )

@@ -1,0 +1,104 @@
+"""What events say of offers: redemptions, refusals and answers are counted, holds become sales or are given back."""
+
+import asyncio
+from collections.abc import Sequence
+
+from engine.catalog.limits import CONFIRMS, RELEASES
+from engine.catalog.plan import Offer, Plan
+from engine.decide.moments import zone_of
+from engine.decide.profile import attributes
+from engine.profiles.claims import Claim, Claims
+from engine.profiles.events import Event, Status, customer_ids, occurred
+from engine.profiles.prefetched import held
+from engine.profiles.store import ProfileStore
+from engine.profiles.wanted import Where, cap_at, claim_id, takes_of
+
+REDEMPTION = "redemption"
+
+Batch = Sequence[Event | Status]
+
+
+async def admit(store: ProfileStore, claims: Claims, plan: Plan, batch: Batch, now: float) -> Batch:
+    """The batch, in which redemptions that a cap does not allow any more are refused.
+
+    Raises:
+        StoreUnavailable: if Redis does not answer in time.
+    """
+    if REDEMPTION not in plan.heard or not any(_redeems(item) for item in batch):
+        return batch
+    return await asyncio.gather(*(_admitted(store, claims, plan, item, now) for item in batch))
+
+
+async def hear(
+    store: ProfileStore, claims: Claims, plan: Plan, batch: Batch, statuses: Sequence[Status], now: float
+) -> None:
+    """Count what the events of a batch say of offers, and confirm or release what was held for them.
+
+    Told again of an event, nothing happens twice.
+
+    Raises:
+        StoreUnavailable: if Redis does not answer in time.
+    """
+    heard = [
+        item
+        for item, status in zip(batch, statuses, strict=True)
+        if isinstance(item, Event) and status.status != "rejected" and item.event in plan.heard
+    ]
+    await asyncio.gather(*(_hear(store, claims, plan, event, now) for event in heard))
+
+
+async def _hear(store: ProfileStore, claims: Claims, plan: Plan, event: Event, now: float) -> None:
+    name = event.event or ""
+    offers = await _offers(store, plan, event)
+    if not offers:
+        return
+    key = (await store.fetch(customer_ids(event), now)).key
+    for offer in offers:
+        counters = offer.limits.counters(name, event.channel, plan.watched)
+        await claims.count(key, f"{event.message_id}:{offer.key}", counters, occurred(event, now))
+        takes = takes_of(offer)
+        if takes and event.decision_id:
+            claim = Claim(claim_id(event.decision_id, offer.key), takes=takes)
+            if name in CONFIRMS:
+                await claims.confirm(claim, now)
+            elif name in RELEASES:
+                await claims.release(key, claim, now)
+
+
+async def _admitted(
+    store: ProfileStore, claims: Claims, plan: Plan, item: Event | Status, now: float
+) -> Event | Status:
+    if isinstance(item, Status) or not _redeems(item):
+        return item
+    offers = await _offers(store, plan, item)
+    limited = [offer for offer in offers if any(_of_redemptions(cap.counter) for cap in offer.limits.all_caps)]
+    if not limited:
+        return item
+    found = await store.fetch(customer_ids(item), now)
+    zone = zone_of(attributes(found.profile, now), plan.zone)
+    where = Where(item.channel or "", zone, occurred(item, now))
+    for offer in limited:
+        caps = [cap_at(cap, where) for cap in offer.limits.all_caps if _of_redemptions(cap.counter)]
+        counters = offer.limits.counters(REDEMPTION, item.channel, plan.watched)
+        (denial,) = await claims.claim(found.key, [Claim(f"{item.message_id}:{offer.key}", caps, counters)], where.now)
+        if denial is not None:
+            return Status("rejected", item.message_id, f"offer: {offer.key} was redeemed as often as it may be")
+    return item
+
+
+async def _offers(store: ProfileStore, plan: Plan, event: Event) -> list[Offer]:
+    """The offers an event is about: the one it names, or those of its decision of which more may be heard."""
+    told = event.properties.get("offer")
+    if isinstance(told, str):
+        return [plan.offers[told]] if told in plan.offers else []
+    shown = await held(store.wire, event.decision_id) if event.decision_id else None
+    keys = [offer for offer, _, _ in shown.offers.values()] if shown else []
+    return [plan.offers[key] for key in keys if key in plan.offers]
+
+
+def _redeems(item: Event | Status) -> bool:
+    return isinstance(item, Event) and item.type == "track" and item.event == REDEMPTION
+
+
+def _of_redemptions(counter: str) -> bool:
+    return counter.startswith(f"{REDEMPTION}|")

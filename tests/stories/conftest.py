@@ -1,0 +1,150 @@
+"""Shops over HTTP: decision servers in threads of this process, so that the clock can be set; a real store."""
+
+import asyncio
+import itertools
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+import yaml
+
+from engine.service.app import create_app
+from engine.settings import Settings
+
+CHANNELS = ("web", "app", "email", "store", "call_centre", "desk")
+BANNER = {"key": "banner", "renderings": {channel: {"headline": "Good to see you"} for channel in CHANNELS}}
+METRICS = [
+    {"key": "click", "event": "click"},
+    {"key": "revenue", "kind": "revenue", "event": "purchase", "value": "revenue"},
+    {"key": "csat", "kind": "mean", "event": "survey", "value": "csat"},
+]
+
+
+def write_shop(folder: Path, shop: Mapping[str, Any]) -> Path:
+    """A folder of YAML from plain data: offers by key, on every channel unless said, and placements."""
+    (folder / "offers").mkdir(parents=True)
+    for key, offer in {"banner": BANNER, **shop["offers"]}.items():
+        renderings = {channel: {"headline": key} for channel in CHANNELS}
+        _write(folder / "offers" / f"{key}.yaml", {"key": key, "renderings": renderings} | offer)
+    for key, chosen in shop["placements"].items():
+        plain = {"policy": {"kind": "uniform"}, "reward": {"metric": "click"}, "fallback": "banner"}
+        _write(folder / f"{key}.yaml", {"key": key, "placement": key} | plain | chosen)
+    for key, experiment in shop.get("experiments", {}).items():
+        _write(folder / f"{key}.yaml", {"key": key, "hypothesis": "It helps."} | experiment)
+    channels = [{"key": channel} | shop.get("channels", {}).get(channel, {}) for channel in CHANNELS]
+    placements = [{"key": key, "channels": list(CHANNELS)} for key in shop["placements"]]
+    zone = shop.get("zone", "UTC")
+    _write(folder / "channels.yaml", {"channels": channels, "placements": placements, "zone": zone})
+    _write(folder / "metrics.yaml", {"metrics": METRICS})
+    _write(folder / "moments.yaml", {"moments": shop.get("moments", [])})
+    _write(folder / "layers.yaml", shop.get("layers", {}))
+    return folder
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(yaml.safe_dump(value), encoding="utf-8")
+
+
+@dataclass
+class Shop:
+    """A shop at its workers: everything goes to the next of them in turn."""
+
+    settings: Settings
+    bases: list[str]
+    clients: list[httpx.Client]
+    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def client(self) -> httpx.Client:
+        return self.clients[next(self.numbers) % len(self.clients)]
+
+    def decide(self, channel: str, *placements: str, **more: Any) -> dict[str, Any]:
+        context, expose = more.pop("context", {}), more.pop("expose", True)
+        experiments = more.pop("experiments", [])
+        body = {
+            "customer": more,
+            "channel": channel,
+            "placements": list(placements),
+            "experiments": experiments,
+            "context": context,
+            "expose": expose,
+        }
+        answer = self.client().post("/v1/decide", json=body)
+        assert answer.status_code == 200, answer.text
+        decision: dict[str, Any] = answer.json()
+        assert not decision["degraded"]
+        return decision
+
+    def offer(self, channel: str, placement: str, **more: Any) -> str:
+        return str(self.decide(channel, placement, **more)["offers"][placement]["offer"])
+
+    def explain(self, channel: str, placement: str, **more: Any) -> dict[str, Any]:
+        context = more.pop("context", {})
+        body = {"customer": more, "channel": channel, "placements": [placement], "context": context}
+        answer = self.client().post("/v1/explain", json=body)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()["placements"][placement]
+        return found
+
+    def tell(self, event: str, *, channel: str = "web", properties: Any = None, **more: Any) -> str:
+        """One event; its status."""
+        item = {"type": "track", "event": event, "message_id": f"m-{next(self.numbers)}", "channel": channel}
+        return self.send(item | more | {"properties": properties or {}})
+
+    def identify(self, traits: Mapping[str, Any], **ids: str) -> str:
+        return self.send({"type": "identify", "message_id": f"m-{next(self.numbers)}", "traits": traits, **ids})
+
+    def send(self, item: Mapping[str, Any]) -> str:
+        answer = self.client().post("/v1/events", json={"batch": [item]})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["statuses"][0]["status"])
+
+    def consent(self, purpose: str, **ids: str) -> str:
+        return self.tell("consent", properties={"purpose": purpose, "granted": True}, **ids)
+
+    def stock(self, sku: str, level: float) -> None:
+        answer = self.client().post(f"/v1/stock/{sku}", json={"level": level})
+        assert answer.status_code == 200, answer.text
+
+
+Open = Callable[..., Shop]
+
+
+@contextmanager
+def worker(settings: Settings) -> Iterator[str]:
+    """A decision server in a thread of this process; its base URL."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        config = uvicorn.Config(create_app(settings), http="httptools", lifespan="on", log_config=None)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
+        thread.start()
+        base = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            httpx.get(f"{base}/healthz", timeout=30)
+            yield base
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+@pytest.fixture
+def open_shop(redis_url: str, tmp_path: Path) -> Iterator[Open]:
+    """`open_shop(shop, workers=2)`: a shop from plain data, at so many workers on one store."""
+    with ExitStack() as stack:
+
+        def opened(shop: Mapping[str, Any], workers: int = 2) -> Shop:
+            folder = write_shop(tmp_path / "experiments", shop)
+            settings = Settings(redis=redis_url, data=tmp_path / "data", experiments=folder, store_timeout=5.0)
+            bases = [stack.enter_context(worker(settings)) for _ in range(workers)]
+            clients = [stack.enter_context(httpx.Client(base_url=base, timeout=30)) for base in bases]
+            return Shop(settings, bases, clients)
+
+        yield opened
