@@ -47,6 +47,7 @@ def normal(estimate: float, se: float, prior: Prior, alpha: float, *, good: floa
     return Bayes(
         chance_to_win=normal_cdf(good * mean / sd),
         expected_loss=_loss(good * mean, sd),
+        forgone=_loss(-good * mean, sd),
         low=mean - reach,
         high=mean + reach,
         rope=normal_cdf((rope - mean) / sd) - normal_cdf((-rope - mean) / sd) if rope else None,

@@ -78,12 +78,15 @@ def beta_binomial(control: Beta, treatment: Beta, alpha: float, *, good: float =
     The expected loss is a share of control's posterior mean.
     """
     chance = beta_chance(control, treatment)
-    loss = beta_loss(control, treatment) if good > 0 else beta_loss(treatment, control)
+    worse, better = beta_loss(control, treatment), beta_loss(treatment, control)
+    loss, gain = (worse, better) if good > 0 else (better, worse)
+    base = (control.a + control.b) / control.a
     nodes = _nodes(control)
     near = _ratio_below(nodes, treatment, 1 + rope) - _ratio_below(nodes, treatment, 1 - rope)
     return Bayes(
         chance_to_win=chance if good > 0 else 1 - chance,
-        expected_loss=loss * (control.a + control.b) / control.a,
+        expected_loss=loss * base,
+        forgone=gain * base,
         low=_ratio_quantile(nodes, treatment, alpha / 2) - 1,
         high=_ratio_quantile(nodes, treatment, 1 - alpha / 2) - 1,
         rope=near if rope else None,

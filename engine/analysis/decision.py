@@ -133,9 +133,20 @@ def _side(metric: MetricReport, settings: Settings) -> int:
     effect = metric.absolute
     if not isinstance(effect, Effect):
         return 0
+    if settings.method == "bayesian":
+        return _by_loss(metric, settings)
     if metric.adjusted_p is not None and metric.adjusted_p > settings.alpha:
         return 0
     return _sign(metric) * ((effect.low > 0) - (effect.high < 0))
+
+
+def _by_loss(metric: MetricReport, settings: Settings) -> int:
+    """As `_side`, once the better choice is expected to lose next to nothing (Stucchio 2015, Bayesian A/B Testing)."""
+    if isinstance(metric.bayes, NotEstimable):
+        return 0
+    if metric.bayes.expected_loss < settings.tolerance:
+        return 1 if metric.bayes.chance_to_win > 0.5 else 0
+    return -1 if metric.bayes.forgone < settings.tolerance else 0
 
 
 def _harmed(metric: MetricReport) -> bool:

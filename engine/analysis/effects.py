@@ -24,7 +24,8 @@ class Settings(msgspec.Struct, frozen=True):
     """How to infer.
 
     `planned` is the number of units at which an anytime-valid interval is narrowest, and at which a group-sequential
-    experiment ends after `looks` looks; `rope` is a null effect's half width, relative to control.
+    experiment ends after `looks` looks; `rope` is a null effect's half width, relative to control; a bayesian
+    experiment ends when the better choice is expected to lose less than `tolerance`, relative to control.
     """
 
     method: Method = "sequential"
@@ -33,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True):
     prior: Prior = Prior()
     planned: int = 5000
     rope: float = 0.01
+    tolerance: float = 0.0005
     looks: int = 5
     spending: Spending = "obrien_fleming"
 

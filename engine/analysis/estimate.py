@@ -26,11 +26,13 @@ class Bayes(msgspec.Struct, frozen=True):
     """A posterior for the relative effect.
 
     `chance_to_win` is the probability that the effect is in the metric's good direction, `expected_loss` what
-    shipping the treatment loses on average (relative to control), `rope` the probability of a practically null effect.
+    shipping the treatment loses on average (relative to control), `forgone` what keeping control loses, `rope` the
+    probability of a practically null effect.
     """
 
     chance_to_win: float
     expected_loss: float
+    forgone: float
     low: float
     high: float
     rope: float | None = None

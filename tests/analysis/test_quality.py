@@ -188,3 +188,18 @@ def test_the_log_checks_itself_and_gives_the_next_baseline(write_log: Write) -> 
     baseline = baseline_of_log(QUESTION, [REVENUE], log, as_of=NOW)
     assert baseline.value == pytest.approx(spent[::2].mean())
     assert baseline.sd == pytest.approx(spent[::2].std(ddof=1))
+
+
+def test_a_bayesian_experiment_ends_when_there_is_little_left_to_lose(write_log: Write) -> None:
+    rng = np.random.default_rng(9)
+    decisions, exposures = customers(2000)
+    question = msgspec.structs.replace(QUESTION, method="bayesian")
+    verdicts = []
+    for name, lift in (("up", 2.0), ("none", 0.0), ("down", -2.0)):
+        spec = MetricSpec(name=name, kind="mean", event=name, value="revenue")
+        events = [purchase(i, float(rng.normal(20, 8)) + lift * (i % 2), HOUR) | {"event": name} for i in range(2000)]
+        log = write_log(decisions=decisions, exposures=exposures, events=events)
+        decisions, exposures = [], []  # written once
+        report = analyze_experiment(msgspec.structs.replace(question, primary=name), [spec], log, as_of=NOW)
+        verdicts.append(report.decision.verdict)
+    assert verdicts == ["ship", "keep running", "stop"]
