@@ -122,7 +122,8 @@ def _all(
     source: Engine, frame: ir.Table, measures: Sequence[Measure], settings: Settings, runs: int, seed: int
 ) -> list[Check]:
     columns = sorted({column for measure in measures for column in measure.columns})
-    values = np.array(source.rows(frame.select(*columns)), dtype=np.float64).reshape(-1, len(columns))
+    ordered = frame.select(*columns).order_by(*columns)  # engines keep no order, and a seed must mean one split
+    values = np.array(source.rows(ordered), dtype=np.float64).reshape(-1, len(columns))
     return [
         aa(values[:, [columns.index(name) for name in measure.columns]], measure, settings, runs, seed)
         for measure in measures

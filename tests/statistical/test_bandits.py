@@ -14,7 +14,7 @@ from policies import BetaThompson, LinearThompson
 
 RUNS = 2000
 ARMS = ("a", "b", "c")
-BATCH, SNAPSHOTS = 200, 15
+BATCH, SNAPSHOTS = 300, 10
 CONTEXTS = np.array([[1.0, 0.0], [1.0, 1.0]])
 CHANCES = np.array([[0.20, 0.20, 0.20], [0.15, 0.25, 0.20]])  # by context; the plain policy sees the first row
 
