@@ -26,6 +26,8 @@ CHANNELS = ("web", "web", "app", "app", "email")
 AT_ONCE = 32
 VISITS = 3
 SEED = 20261122
+PAUSES = (0.1, 0.5, 2.0)
+"""Seconds between attempts where the store is too busy for an answer; message ids make a second one harmless."""
 REWARD_SECONDS = 3.0
 """Time for the learner to join the last rewards."""
 
@@ -150,6 +152,11 @@ async def _visit(client: httpx.AsyncClient, shopper: Shopper, chance: random.Ran
 
 async def _post(client: httpx.AsyncClient, path: str, body: Mapping[str, object]) -> Answer:
     answer = await client.post(path, json=body)
+    for pause in PAUSES:
+        if answer.status_code != 503:
+            break
+        await asyncio.sleep(pause)
+        answer = await client.post(path, json=body)
     if answer.status_code != 200:
         raise DemoError(f"{path} answered {answer.status_code}: {answer.text}")
     return msgspec.json.decode(answer.content, type=Answer)

@@ -21,7 +21,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8080
     workers: int = 1
     partitions: int = 4
-    store_timeout: float = 0.05
+    store_timeout: float = 0.1
+    """How long a decision waits for the store before it is answered without."""
+    event_timeout: float = 2.0
+    """How long what has no answer without the store waits for it: events, exposures, the kill switch."""
     body_limit: int = 1_000_000
     fsync: bool = False
     api_keys: Path | None = None

@@ -31,7 +31,7 @@ class Specs:
     layers: LayersFile
     segments: Mapping[str, SegmentSpec]
     metrics: MetricsFile
-    customers: IdentitiesFile
+    customers: IdentitiesFile = field(default_factory=IdentitiesFile)
     moments: Mapping[str, MomentSpec] = field(default_factory=dict)
 
     def metric(self, key: str) -> MetricSpec:
