@@ -77,11 +77,13 @@ class Worker:
         self.settings = settings
         self.watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"))
         self.meters = Meters()
-        self.store = ProfileStore.open(settings.redis, self.watch.plan.rules, timeout=settings.store_timeout)
+        rules = self.watch.plan.rules
+        self.store = ProfileStore.open(settings.redis, rules, timeout=settings.store_timeout)
+        self.patient = ProfileStore.open(settings.redis, rules, timeout=settings.event_timeout)
         self.spool = Spool(settings.spool, fsync=settings.fsync)
         self.shipper = Shipper(self.spool, settings.redis)
         self.follower = Follower(settings, lambda: self.watch.plan)
-        self.switch = KillSwitch(self.store.wire)
+        self.switch = KillSwitch(self.patient.wire)
         self.claims = Claims(self.store.wire)
         self.granting = Granting(self.claims)
         self._encoder = msgspec.json.Encoder()
@@ -117,6 +119,7 @@ class Worker:
             self.shipper.stop()
             await shipping
             await self.store.close()
+            await self.patient.close()
 
     async def decide(self, call: Call) -> Reply:
         """Answer `/v1/decide`; the record is in the spool before the answer is returned."""
@@ -219,7 +222,7 @@ class Worker:
         """Answer `/v1/exposures`: what was prefetched is now seen."""
         request = self._decode(self._expose, call.body)
         try:
-            waiting = await held(self.store.wire, request.decision_id)
+            waiting = await held(self.patient.wire, request.decision_id)
         except StoreUnavailable:
             raise Refusal(503, "the store is away; send the exposure again", "", ((b"retry-after", b"1"),)) from None
         if waiting is None or not waiting.keys:
@@ -254,9 +257,10 @@ class Worker:
             ]
         now = time.time()
         try:
-            admitted = await admit(self.store, self.claims, self.plan, batch, now)
-            statuses = await self.store.ingest(admitted, now, self._journal)
-            await hear(self.store, self.claims, self.plan, admitted, statuses, now)
+            store, claims = self.patient, Claims(self.patient.wire)
+            admitted = await admit(store, claims, self.plan, batch, now)
+            statuses = await store.ingest(admitted, now, self._journal)
+            await hear(store, claims, self.plan, admitted, statuses, now)
         except StoreUnavailable:
             detail = "the store is away and none of the batch is answered for; send it again as it is"
             raise Refusal(503, detail, "", ((b"retry-after", b"1"),)) from None
@@ -321,6 +325,7 @@ class Worker:
             try:
                 if await asyncio.to_thread(self.watch.poll):
                     self.store.follow(self.watch.plan.rules)
+                    self.patient.follow(self.watch.plan.rules)
             except OSError as error:
                 log.warning("the experiments cannot be looked at; the plan keeps running", error=str(error))
             self.meters.plans_refused.inc(self.watch.refused - refused)
