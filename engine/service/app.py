@@ -15,6 +15,7 @@ from engine.service.health import health_routes
 from engine.service.http import PROBLEM, endpoint, request_id_of
 from engine.service.ofrep import ofrep_routes
 from engine.service.problems import Refusal
+from engine.service.profiles import profile_routes
 from engine.service.stock import stock_routes
 from engine.service.worker import Worker
 from engine.settings import Settings
@@ -46,6 +47,7 @@ def create_app(settings: Settings) -> Litestar:
             *admin_routes(worker, admin, limit),
             *explain_routes(worker, keys.guard("server"), limit),
             *stock_routes(worker, keys.guard("server"), limit),
+            *profile_routes(worker, keys.guard("server"), limit),
             *health_routes(worker),
             *docs_routes(),
         ],

@@ -13,6 +13,7 @@ from engine.service.admin import SwitchAnswer, SwitchRequest
 from engine.service.auth import Role
 from engine.service.health import Readiness
 from engine.service.ofrep import ErrorCode, Evaluation, EvaluationRequest, Failure, Reason
+from engine.service.profiles import Erased, Exported
 from engine.service.stock import Level, Stock
 from engine.service.worker import Exposed, ExposeRequest, Statuses
 
@@ -172,6 +173,32 @@ OPERATIONS = (
         role="server",
         answer=Stock,
         failures={503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="get",
+        path="/v1/profiles/{id}",
+        summary="The customer 360",
+        about="Traits, affinities, orders, points, consents, satisfaction, the journey, what was counted. Any "
+        "identifier of the customer will do.",
+        role="server",
+        failures={404: "nobody here has this id", 503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="delete",
+        path="/v1/profiles/{id}",
+        summary="Erase a customer",
+        about="Profile, aliases, what was counted and the log; what comes late creates nothing.",
+        role="server",
+        answer=Erased,
+        failures={503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="get",
+        path="/v1/profiles/{id}/export",
+        summary="Hand out all that is kept of a customer",
+        role="server",
+        answer=Exported,
+        failures={404: "nobody here has this id", 503: "the store is away; ask again"},
     ),
     Operation(
         method="post",

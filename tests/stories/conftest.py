@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+import uvloop
 import yaml
 
 from engine.service.app import create_app
@@ -124,7 +125,13 @@ def worker(settings: Settings) -> Iterator[str]:
         listener.listen()
         config = uvicorn.Config(create_app(settings), http="httptools", lifespan="on", log_config=None)
         server = uvicorn.Server(config)
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
+
+        def serve() -> None:
+            # uvloop keeps its own clock: a traveller's would leave timers waiting for years
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(server.serve(sockets=[listener]))
+
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         base = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:

@@ -1,0 +1,93 @@
+"""A customer's 360 over HTTP: read, handed out, deleted."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+import msgspec
+import structlog
+
+from engine.errors import StoreUnavailable
+from engine.journal.erase import erase_customers
+from engine.journal.export import rows_of
+from engine.profiles.erasure import Export
+from engine.profiles.portrait import portrait
+from engine.service.auth import Guard
+from engine.service.http import Call, Reply, Route, endpoint
+from engine.service.problems import Refusal
+from engine.service.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Exported(msgspec.Struct, frozen=True):
+    """All that is kept of a customer: the profile, and every row of the log by table."""
+
+    customer: str
+    profile: Mapping[str, object] | None
+    log: dict[str, list[dict[str, object]]]
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """What went: the identifiers that named the customer, and so many rows of the log."""
+
+    ids: list[str]
+    rows: int
+
+
+def profile_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
+    """`GET` and `DELETE /v1/profiles/{id}`, `GET /v1/profiles/{id}/export`; any identifier of the customer will do."""
+
+    async def show(call: Call) -> Reply:
+        found = await _found(worker, call)
+        if found is None:
+            raise _unknown(call)
+        return Reply(_encode(portrait(found.profile, time.time(), found.counts)))
+
+    async def export(call: Call) -> Reply:
+        found = await _found(worker, call)
+        customer = str(call.path["id"])
+        ids = {customer, *(_ids(found) if found else ())}
+        rows = await asyncio.to_thread(rows_of, worker.settings.log, ids)
+        if found is None and not any(rows.values()):
+            raise _unknown(call)
+        profile = portrait(found.profile, time.time(), found.counts) if found else None
+        return Reply(_encode(Exported(customer, profile, rows)))
+
+    async def delete(call: Call) -> Reply:
+        customer = str(call.path["id"])
+        try:
+            gone = await worker.store.erase(customer)
+        except StoreUnavailable:
+            raise _away() from None
+        ids = {customer, *(value for values in gone.values() for value in values)}
+        folder, now = worker.settings.log, time.time()
+        rows = await asyncio.to_thread(erase_customers, folder, ids, now) if folder.is_dir() else 0
+        log.warning("customer erased", by=call.caller.name, ids=len(ids), rows=rows)
+        return Reply(_encode(Erased(sorted(ids), rows)))
+
+    return [
+        endpoint("/v1/profiles/{id:str}", {"GET": show, "DELETE": delete}, limit=limit, guard=guard),
+        endpoint("/v1/profiles/{id:str}/export", {"GET": export}, limit=limit, guard=guard),
+    ]
+
+
+async def _found(worker: Worker, call: Call) -> Export | None:
+    try:
+        return await worker.store.export(str(call.path["id"]))
+    except StoreUnavailable:
+        raise _away() from None
+
+
+def _ids(found: Export) -> list[str]:
+    return [found.profile.id, *(value for values in found.profile.ids.values() for value in values)]
+
+
+def _unknown(call: Call) -> Refusal:
+    return Refusal(404, f"{call.path['id']!r} is nobody here; give any id the customer was known by", "id")
+
+
+def _away() -> Refusal:
+    return Refusal(503, "the store is away; ask again", "", ((b"retry-after", b"1"),))
