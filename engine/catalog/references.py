@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 
+from engine.catalog.offer_references import everywhere, offer_problems
 from engine.catalog.segments import cycle, grouped, named
 from engine.catalog.spec import ExperimentSpec, MetricSpec, SelectionSpec, TaggedOffers
 from engine.catalog.specs import Specs
@@ -26,6 +27,7 @@ def reference_problems(specs: Specs, *, complete: bool) -> Iterator[Problem]:
         for path, message in _selection(specs, selection, complete=complete):
             yield Problem(specs.files[selection.key], path, message)
     yield from _offers(specs)
+    yield from offer_problems(specs, complete=complete)
     yield from _single_files(specs)
     if complete:
         yield from _placements(specs)
@@ -154,10 +156,10 @@ def _selection(specs: Specs, spec: SelectionSpec, *, complete: bool) -> Iterator
     yield from _unknown("fallback", spec.fallback, specs.offers, "offers/")
     fallback = specs.offers.get(spec.fallback)
     if fallback:
-        if fallback.audience or fallback.start or fallback.end:
+        if not everywhere(fallback):
             yield (
                 "fallback",
-                f"{spec.fallback!r} is not for everyone at any time; a fallback has no audience and no dates",
+                f"{spec.fallback!r} is not for everyone at any time; a fallback has no audience, dates or limits",
             )
         for channel in spec.channels or shown_on or []:
             if channel not in fallback.renderings:

@@ -49,7 +49,7 @@ def is_zone(name: str) -> bool:
     """Whether the time zone database knows `name`."""
     try:
         ZoneInfo(name)
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):
         return False
     return True
 

@@ -1,0 +1,94 @@
+"""What `check` says of offers, channels and moments that do not hold together."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from engine.catalog import load_plan
+from engine.errors import CatalogError
+
+OFFER = {"key": "drink", "renderings": {"web": {"price": 2, "terms": "one each"}, "till": {"price": 2}}}
+FILES: dict[str, Any] = {
+    "offers/banner.yaml": {"key": "banner", "renderings": {"web": {}, "till": {}, "mail": {}}},
+    "offers/drink.yaml": OFFER,
+    "hero.yaml": {
+        "key": "hero",
+        "placement": "hero",
+        "offers": ["drink"],
+        "policy": {"kind": "uniform"},
+        "reward": {"metric": "click"},
+        "fallback": "banner",
+    },
+    "channels.yaml": {
+        "channels": [{"key": "web"}, {"key": "till"}, {"key": "mail", "outbound": True}],
+        "placements": [{"key": "hero", "channels": ["web", "till", "mail"]}],
+    },
+    "metrics.yaml": {"metrics": [{"key": "click", "event": "click"}]},
+    "moments.yaml": {
+        "moments": [{"key": "day", "trigger": {"date": "born"}, "placements": ["hero"], "offers": ["drink"]}]
+    },
+}
+MAIL = {"key": "mail", "outbound": True}
+
+
+def problems(tmp_path: Path, file: str, **change: Any) -> list[str]:
+    for name, value in FILES.items():
+        path = tmp_path / "shop" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump({**value, **change} if name == file else value))
+    try:
+        load_plan(tmp_path / "shop")
+    except CatalogError as error:
+        return [str(problem) for problem in error.problems]
+    return []
+
+
+def moment(**change: Any) -> dict[str, Any]:
+    return {"moments": [FILES["moments.yaml"]["moments"][0] | change]}
+
+
+def channels(**change: Any) -> dict[str, Any]:
+    return {"channels": [{"key": "web"}, {"key": "till"}, MAIL | change]}
+
+
+def test_a_shop_that_holds_together_has_none(tmp_path: Path) -> None:
+    assert problems(tmp_path, "") == []
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        (
+            "offers/drink.yaml",
+            {"renderings": {"web": {"price": 2}, "till": {"price": 3}}},
+            "renderings.web.price: 2 here is 3 on till; one offer has the same price on every channel",
+        ),
+        ("offers/drink.yaml", {"caps": [{"count": 1, "per": "2d", "window": "calendar"}]}, "is no calendar window"),
+        ("offers/drink.yaml", {"caps": [{"count": 1, "per": "500d"}]}, "longer than 400 days"),
+        ("offers/drink.yaml", {"caps": [{"count": 1, "per": "1d", "scope": "tag"}]}, "caps[0].tag: is missing"),
+        ("offers/drink.yaml", {"caps": [{"count": 1, "per": "1d", "zone": "Berlin"}]}, "'Berlin' is no time zone"),
+        ("offers/drink.yaml", {"budget": {"amount": 5, "cost": 6}}, "budget.cost: 6 is more than the whole amount"),
+        ("offers/banner.yaml", {"purpose": "marketing"}, "'banner' is not for everyone at any time"),
+        ("offers/banner.yaml", {"stock": {"sku": "X"}}, "'banner' is not for everyone at any time"),
+        ("channels.yaml", {"zone": "Mars"}, "zone: 'Mars' is no time zone"),
+        ("channels.yaml", channels(outbound=False, quiet={"from": "21:00", "to": "08:00"}), "add 'outbound: true'"),
+        ("channels.yaml", channels(quiet={"from": "25:00", "to": "08:00"}), "is not a time of day"),
+        ("channels.yaml", channels(quiet={"from": "21:00", "to": "21:00"}), "give them an end"),
+        ("moments.yaml", moment(trigger={}), "has nothing; give one of event, date and when"),
+        ("moments.yaml", moment(trigger={"event": "a", "date": "b"}), "has event and date"),
+        ("moments.yaml", moment(offers=["drnk"]), "'drnk' is not in offers/; did you mean 'drink'?"),
+        ("moments.yaml", moment(placements=["sky"]), "placements[0]: 'sky' is not in channels.yaml"),
+        ("moments.yaml", moment(channels=["mail"]), "none has a rendering for mail"),
+        (
+            "hero.yaml",
+            {"weights": [{"offers": {"tagged": "retention"}, "weight": 10}]},
+            "weights[0].offers.tagged: no offer has the tag 'retention'",
+        ),
+        ("hero.yaml", {"weights": [{"offers": ["banner"], "weight": 10}]}, "is not in the offers of this placement"),
+    ],
+)
+def test_what_does_not_hold_is_told_with_its_place(tmp_path: Path, file: str, change: Any, says: str) -> None:
+    found = problems(tmp_path, file, **change)
+    assert any(says in problem for problem in found), found
