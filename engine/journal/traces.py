@@ -8,8 +8,9 @@ from engine.errors import BadInput
 
 
 class Trace(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The request and the customer as they were; `tripped` selections had an open breaker, `paused` were held."""
+    """When, the request and the customer as they were; `tripped` selections had an open breaker, `paused` were held."""
 
+    now: float
     request: DecideRequest
     profile: Profile
     standing: Standing

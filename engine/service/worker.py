@@ -171,8 +171,8 @@ class Worker:
         except StoreUnavailable:
             profile, standing = stranger(request.customer), NOTHING_COUNTED
             decision = self.decided(profile, request, now, decision_id, degraded=True)
-            return self._traced(decision, request, profile, standing)
-        return self._traced(msgspec.structs.replace(decision, key=resolved.key), request, profile, standing)
+            return self._traced(decision, now, request, profile, standing)
+        return self._traced(msgspec.structs.replace(decision, key=resolved.key), now, request, profile, standing)
 
     def decided(
         self,
@@ -204,9 +204,11 @@ class Worker:
         tripped = self.follower.tripped
         return {*tripped, *self.switch.paused} if self.switch.paused else tripped
 
-    def _traced(self, decision: Decision, request: DecideRequest, profile: Profile, standing: Standing) -> Decision:
+    def _traced(
+        self, decision: Decision, now: float, request: DecideRequest, profile: Profile, standing: Standing
+    ) -> Decision:
         trace = traces.Trace(
-            request, profile, standing, decision.answer.degraded, list(self._tripped), list(self.switch.paused)
+            now, request, profile, standing, decision.answer.degraded, list(self._tripped), list(self.switch.paused)
         )
         return msgspec.structs.replace(decision, trace=traces.encode(trace))
 

@@ -1,0 +1,73 @@
+"""A logged decision is made again from its record, also after plan, customer and policy moved: the same answer."""
+
+from typing import Any
+
+import numpy as np
+import yaml
+
+from engine.catalog import load_plan
+from engine.catalog.archive import Archive
+from engine.journal import snapshots, stream
+from engine.journal.collect import collect
+from engine.journal.replay import explain_decision
+from policies import dump
+
+SHOP = {
+    "offers": {
+        "a": {},
+        "b": {"tags": ["loyal"], "audience": {"tier": {"$gte": 1}}, "value": 2.0},
+        "c": {"caps": [{"count": 1, "per": "7d"}]},
+        "last": {"stock": {"sku": "LAST"}},
+    },
+    "placements": {
+        "hero": {
+            "offers": ["a", "b", "c", "last"],
+            "policy": {"kind": "linear_thompson", "features": [{"trait": "tier", "range": [0, 3]}, "hour"]},
+            "weights": [{"when": {"intent": "browse"}, "offers": ["a"], "weight": 3}],
+        }
+    },
+    "experiments": {"layout": {"variants": [{"key": "x", "weight": 0.5}, {"key": "y", "weight": 0.5}]}},
+}
+
+
+def publish(url: str, shop: Any, version: int) -> None:
+    selection = load_plan(shop.settings.experiments).policies["hero"]
+    rng = np.random.default_rng(version)
+    x = np.column_stack([np.ones(400), rng.uniform(-1, 1, (400, selection.features.dim - 1))])
+    arm = rng.integers(4, size=400)
+    policy = snapshots.bandit(selection).update(x, arm, (rng.random(400) < 0.1 + 0.2 * (arm == version)) * 1.0, x[:, 0])
+    blob = dump(policy)
+    header = snapshots.Header.of(version, 1e9, 400.0, snapshots.meaning_of(selection), blob)
+    with stream.connect(url) as client:
+        snapshots.publish(client, "hero", header, blob)
+
+
+def test_same_code_same_answer(open_shop: Any, redis_url: str) -> None:
+    shop = open_shop(SHOP)
+    shop.stock("LAST", 1)
+    ids = []
+    for version in (1, 2):
+        publish(redis_url, shop, version)
+        while f"hero@{version}" not in str(shop.decide("web", "hero", user_id="probe")):
+            continue
+        shop.identify({"tier": version}, user_id="ada")
+        for n in range(12):
+            context = {"intent": "browse"} if n % 2 else {}
+            decision = shop.decide("web", "hero", user_id="ada", experiments=["layout"], context=context)
+            ids.append((decision["decision_id"], decision))
+    (shop.settings.experiments / "offers" / "a.yaml").write_text(
+        yaml.safe_dump({"key": "a", "audience": {"tier": 9}, "renderings": {"web": {}}})
+    )
+    shop.identify({"tier": 0}, user_id="ada")
+    collect(shop.settings, drain=True)
+    archive = Archive(shop.settings.data / "plans")
+    reasons = set()
+    with stream.connect(redis_url) as client:
+        for decision_id, decision in ids:
+            again = explain_decision(shop.settings.log, archive, client, decision_id)
+            assert (again.same, again.differences) == (True, [])
+            placement = again.explanation.placements["hero"]
+            assert placement.offer == decision["offers"]["hero"]["offer"]
+            assert placement.propensity == decision["offers"]["hero"]["propensity"]
+            reasons |= set(placement.closed.values())
+    assert {"cap", "stock"} <= reasons
