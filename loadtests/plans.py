@@ -7,6 +7,7 @@ another part of the layer. Ends with 1 if the larger plan costs more than 1.15 t
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import tempfile
@@ -57,7 +58,7 @@ def main() -> int:
     arguments.add_argument("--runs", type=int, default=7)
     arguments.add_argument("--json", action="store_true")
     given = arguments.parse_args()
-    customers = [shop.customer(f"u-{number}") for number in range(UNITS)]
+    customers = [shop.customer(f"u-{number}", random.Random(number)) for number in range(UNITS)]
     found = {}
     for way, (request, match, other) in WAYS.items():
         with tempfile.TemporaryDirectory() as name:

@@ -1,6 +1,7 @@
 """The shop that the benches ask: a folder of YAML, customers in the store, and a policy that has learnt."""
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -74,15 +75,21 @@ def experiment(key: str, **more: object) -> dict[str, object]:
     return {"key": key, "hypothesis": "One page, more orders.", "audience": audience, "variants": variants, **more}
 
 
-def customer(name: str) -> Profile:
-    """A customer of some months: six traits, five affinities, three orders."""
+def customer(name: str, chance: random.Random) -> Profile:
+    """A customer unlike the others: half are new, half have a tier, views, orders, each some days ago."""
     one = Profile(name, name, 7, NOW, NOW, ids={"user_id": [name]})
-    events = [Event("identify", "i", user_id=name, traits=TRAITS, channel="web")]
-    events += [Event("track", f"v{c}", event="view", properties={"category": c}, channel="app") for c in CATEGORIES]
-    bought = [{"revenue": 12.5 + n, "order_id": f"o-{n}"} for n in range(3)]
-    events += [Event("track", f"p{n}", event="purchase", properties=p, channel="web") for n, p in enumerate(bought)]
-    for number, event in enumerate(events):
-        one = reduce(one, event, NOW - 3 * 86_400 + number * 18_000, ProfileRules())
+    known = chance.random() < 0.5
+    country = chance.choice(("DE", "DE", "AT", "CH", "FR"))
+    traits = TRAITS | {"country": country, "loyalty.tier": chance.choice((0, 1, 1, 2, 3)) if known else 0}
+    events = [Event("identify", "i", user_id=name, traits=traits, channel="web")]
+    for number in range(chance.randrange(1, 12) if known else 0):
+        category = chance.choice(CATEGORIES)
+        events.append(Event("track", f"v{number}", event="view", properties={"category": category}, channel="app"))
+    for number in range(chance.randrange(4) if known else 0):
+        bought = {"revenue": 12.5 + number, "order_id": f"o-{number}"}
+        events.append(Event("track", f"p{number}", event="purchase", properties=bought, channel="web"))
+    for event in events:
+        one = reduce(one, event, NOW - chance.uniform(0, 30) * 86_400, ProfileRules())
     return one
 
 
@@ -101,12 +108,12 @@ def learnt(client: redis.Redis, path: Path) -> Plan:
 
 
 def fill(client: redis.Redis, customers: int) -> None:
-    """Customers `u-0` …, each as `customer`; for the peer as a JSON text, too."""
-    one, hash_ = customer("u-0"), keys.hasher(b"counterpoint")
+    """Customers `u-0` …, each a `customer`; for the peer as a JSON text, too."""
+    chance, hash_ = random.Random(20261122), keys.hasher(b"counterpoint")
     for start in range(0, customers, 2000):
         pipe = client.pipeline(transaction=False)
         for name in (f"u-{number}" for number in range(start, min(start + 2000, customers))):
-            profile = msgspec.structs.replace(one, id=name, unit=name, ids={"user_id": [name]})
+            profile = customer(name, chance)
             pipe.set(keys.slot(hash_("user_id", name)), write(profile))
             pipe.set(f"profile:{name}", msgspec.json.encode(profile))
         pipe.execute()

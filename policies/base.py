@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import ClassVar, Protocol, Self, SupportsIndex
 
 import numpy as np
@@ -13,6 +14,8 @@ from policies.batches import Batch, Floats, Ints, forgetting, read_batch
 
 Among = Ints | slice
 EVERY = slice(None)
+REMEMBERED = 8192
+"""Contexts whose propensities a policy keeps: many visitors are alike, and the policy does not change."""
 
 
 class Policy(Protocol):
@@ -129,14 +132,11 @@ class Bandit(ABC):
         Raises:
             ValueError: no arm may be shown, a mask or a context of another shape, or a context that is not finite.
         """
+        if candidates is not None and mask is not None:
+            raise ValueError("mask and candidates were both given; give one, they say the same")
+        if candidates is not None or mask is None:
+            return self._of(x, candidates)
         context = self._context(x)
-        if candidates is not None:
-            if mask is not None:
-                raise ValueError("mask and candidates were both given; give one, they say the same")
-            self._check_candidates(candidates)
-            return self._floored(self.chances(context, candidates))
-        if mask is None:
-            return self._floored(self.chances(context, EVERY))
         allowed = np.asarray(mask)
         if allowed.shape != (len(self.arms),) or allowed.dtype != np.bool_:
             raise ValueError(
@@ -194,6 +194,26 @@ class Bandit(ABC):
             statistics[name] = np.array(empty.statistics[name])
             statistics[name][new] = self.statistics[name][old]
         return replace(empty, statistics=statistics)
+
+    @cached_property
+    def _remembered(self) -> dict[tuple[bytes, bytes], Floats]:
+        return {}
+
+    def _of(self, x: ArrayLike | None, candidates: Ints | None) -> Floats:
+        """What was computed for this context and these candidates before, or is now."""
+        key = (x.tobytes() if isinstance(x, np.ndarray) else b"", b"" if candidates is None else candidates.tobytes())
+        if key[0] and key in self._remembered:
+            return self._remembered[key]
+        context = self._context(x)
+        if candidates is not None:
+            self._check_candidates(candidates)
+        out = self._floored(self.chances(context, EVERY if candidates is None else candidates))
+        if key[0] and context is x:
+            out.setflags(write=False)
+            if len(self._remembered) >= REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = out
+        return out
 
     def _context(self, x: ArrayLike | None) -> Floats:
         if not self.contextual:

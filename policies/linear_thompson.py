@@ -44,10 +44,10 @@ class Drawing(Linear):
 
     @cached_property
     def _common_draws(self) -> Pool:
-        """Deviations of the common coefficients from their mean, (q dim, 256)."""
+        """Deviations of the common coefficients from their mean, (256, q dim)."""
         cover = self.posterior.common_cover
         standard = normal_pool(self.seed, self.seen, cover.shape[0], stream=_COMMON)
-        return np.ascontiguousarray((standard * self._noises @ np.linalg.cholesky(cover).T.astype(np.float32)).T)
+        return np.ascontiguousarray(standard * self._noises @ np.linalg.cholesky(cover).T.astype(np.float32))
 
     @cached_property
     def _own_draws(self) -> list[Pool]:
@@ -60,7 +60,7 @@ class Drawing(Linear):
         if not self._own_draws or self._own_draws[-1].shape[1] < columns:
             self._own_draws[:] = [normal_pool(self.seed, self.seen, columns) * self._noises]
         scores = self._own_draws[-1][:, :columns] * np.sqrt(at.own)
-        scores += (at.loading @ self._common_draws).T
+        scores += self._common_draws @ at.loading.T
         if self.optimistic:
             np.maximum(scores, scores * np.float32(1e-3), out=scores)
         scores += at.mean

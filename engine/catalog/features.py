@@ -15,6 +15,12 @@ PERIODS = {"hour": 24.0, "weekday": 7.0, "month": 12.0}
 """Features that go round: each becomes a sine and a cosine."""
 
 
+SCALED_DIGITS = 2
+PARTS = 4
+"""A scaled number counts to the hundredth and an hour to its quarter: customers who are alike have one vector, whose
+propensities a policy computes once."""
+
+
 class Featurizer:
     """Reads features from attributes and lays them out as a float64 vector that starts with 1.
 
@@ -38,7 +44,7 @@ class Featurizer:
         for name, path in self._paths:
             value: object = attributes
             for step in path:
-                value = value.get(step) if isinstance(value, Mapping) else None
+                value = value.get(step) if type(value) is dict else None
             context[name] = value if isinstance(value, str | int | float | bool) else None
         return context
 
@@ -83,7 +89,8 @@ def _filler(spec: FeatureSpec) -> Callable[[list[float], Value], None]:
         middle, half = (low + high) / 2, (high - low) / 2
 
         def scaled(out: list[float], value: Value) -> None:
-            out.append(min(max((_number(value) - middle) / half, -1.0), 1.0) if _is_number(value) else 0.0)
+            place = min(max((_number(value) - middle) / half, -1.0), 1.0) if _is_number(value) else 0.0
+            out.append(round(place, SCALED_DIGITS))
 
         return scaled
     if spec.trait in PERIODS:
@@ -91,8 +98,9 @@ def _filler(spec: FeatureSpec) -> Callable[[list[float], Value], None]:
 
         def round_trip(out: list[float], value: Value) -> None:
             if _is_number(value):
-                out.append(math.sin(turn * _number(value)))
-                out.append(math.cos(turn * _number(value)))
+                angle = turn * round(_number(value) * PARTS) / PARTS
+                out.append(math.sin(angle))
+                out.append(math.cos(angle))
             else:
                 out.extend((0.0, 0.0))
 

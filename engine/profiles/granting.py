@@ -55,6 +55,8 @@ class Granting:
             }
             stale = [got.pop(name) for name in got.keys() - {claim.id for claim in wanted.values()}]
             fresh = {placement: claim for placement, claim in wanted.items() if claim.id not in got}
+            if not fresh and not stale:
+                return decision
             denials = await self._claim(key, list(fresh.values()), stale, now)
             if not any(denials):
                 return decision

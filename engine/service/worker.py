@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import random
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Literal, TypeVar
@@ -42,6 +43,8 @@ from engine.settings import Settings
 PLAN_SECONDS = 0.3
 GARBAGE = (50_000, 20, 50)
 """How many more objects are made than freed before cycles are looked for: a request makes hundreds and no cycle."""
+
+_RANDOM = random.Random(os.urandom(32))  # ids must differ, not be secret: no system call for each
 
 T = TypeVar("T")
 Logged = DecisionRecord | ExposureRecord | EventRecord
@@ -163,7 +166,8 @@ class Worker:
                     return self.decided(profile, request, now, decision_id, standing=standing)
 
                 decision = await self.granting.grant(self.plan, decision, resolved.key, now, again)
-            await keep(self.store, resolved, decision.kept, self.plan.experiments)
+            if decision.kept:
+                await keep(self.store, resolved, decision.kept, self.plan.experiments)
             if request.expose:
                 told = to_remember(decision, resolved.key, ())
                 if told is not None:
@@ -364,4 +368,4 @@ def stranger(ids: CustomerIds) -> Profile:
 
 def new_id(now: float) -> str:
     """A decision id: 12 hex digits of milliseconds, so that ids sort by time, and 80 random bits."""
-    return f"{int(now * 1000):012x}{os.urandom(10).hex()}"
+    return f"{int(now * 1000):012x}{_RANDOM.getrandbits(80):020x}"
