@@ -1,0 +1,91 @@
+"""A policy's learning curve by replay: what it earns as it learns, on the logged rounds that it would have chosen.
+
+Li, Chu, Langford and Wang 2011, algorithm 2, where the log chose uniformly; for other logs by rejection sampling:
+Dudik, Erhan, Langford and Li 2012, "Sample-efficient Nonstationary Policy Evaluation for Contextual Bandits".
+"""
+
+import msgspec
+import numpy as np
+
+from engine.analysis.logged import Floats, Ints
+from engine.analysis.targets import Target
+
+POINTS = 10
+PIECE = 0.02
+CAPPED = 0.05
+SEED = 2
+
+
+class Point(msgspec.Struct, frozen=True):
+    """After `rounds` of the log: how many `matched`, the reward rate of all of these and of those since the last."""
+
+    rounds: int
+    matched: int
+    rate: float
+    recent: float
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """The policy from its prior to the end of the log.
+
+    `capped` is the share of rounds that should have been taken more often than once: they are missing in the rates,
+    which are biased as far as it is not zero.
+    """
+
+    matched: int
+    rate: float | None
+    capped: float
+    points: list[Point]
+
+
+def learning_curve(target: Target) -> Curve:
+    """Replays the log in the order of time; the policy learns from what matches, whenever that has grown by 2%.
+
+    A round is taken with probability min(1, c p / q), where p is the policy's and q the logged probability, and c the
+    5% quantile of the logged probabilities; a uniform log gives c = q, so that a round is taken with probability p.
+    """
+    log = target.log
+    scale = float(np.quantile(log.propensity, CAPPED))
+    draws = np.random.default_rng(SEED).random(len(log))
+    policy = target.prior()
+    taken: list[int] = []
+    learnt, capped = 0, 0
+    known: dict[tuple[int, int], Floats] = {}
+    for row in range(len(log)):
+        context, which = int(log.context[row]) if policy.dim else 0, int(log.which[row])
+        among = target.candidates[which]
+        at = _place(among, int(log.arm[row]))
+        if at is None:
+            continue
+        p = known.get((context, which))
+        if p is None:
+            p = policy.probabilities(target.vectors[context] if policy.dim else None, candidates=among)
+            known[context, which] = p
+        chance = scale * float(p[at]) / float(log.propensity[row])
+        capped += chance > 1
+        if draws[row] >= chance:
+            continue
+        taken.append(row)
+        if target.learns and len(taken) >= (1 + PIECE) * learnt + 1:
+            policy = target.taught(policy, np.array(taken[learnt:], dtype=np.intp))
+            learnt = len(taken)
+            known.clear()
+    rows = np.array(taken, dtype=np.intp)
+    rate = float(log.reward[rows].mean()) if taken else None
+    return Curve(len(taken), rate, capped / len(log), _points(rows, log.reward))
+
+
+def _place(among: Ints, arm: int) -> int | None:
+    at = int(np.searchsorted(among, arm))
+    return at if at < among.size and among[at] == arm else None
+
+
+def _points(rows: Ints, reward: Floats) -> list[Point]:
+    """Ten points at even numbers of matched rounds."""
+    points = []
+    before = 0
+    for matched in sorted({round(len(rows) * part / POINTS) for part in range(1, POINTS + 1)} - {0}):
+        seen = reward[rows[:matched]]
+        points.append(Point(int(rows[matched - 1]) + 1, matched, float(seen.mean()), float(seen[before:].mean())))
+        before = matched
+    return points
