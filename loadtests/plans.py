@@ -41,7 +41,8 @@ def plan(folder: Path, count: int, match: Experiment, other: Callable[[int], Exp
     experiments = [shop.experiment(f"match_{number}", **match) for number in range(2)]
     experiments += [shop.experiment(f"other_{number}", **other(number)) for number in range(count - 2)]
     layered = [str(one["key"]) for one in experiments if "layer" in one]
-    reserve = {key: [0.5 + n / (2 * LARGE), 0.5 + (n + 1) / (2 * LARGE)] for n, key in enumerate(layered)}
+    width = 0.01 / LARGE  # all of them together let in one customer of a hundred, so that two match in either plan
+    reserve = {key: [0.5 + n * width, 0.5 + (n + 1) * width] for n, key in enumerate(layered)}
     return load_plan(shop.folder(folder, experiments, {"key": "busy", "reserve": reserve}))
 
 

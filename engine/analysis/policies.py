@@ -149,7 +149,7 @@ class _Log:
 
 def _uniform(log: _Log, alpha: float) -> tuple[Estimate | NotEstimable, Estimate | NotEstimable]:
     """IPS and SNIPS of uniform choice on what learned policies logged."""
-    learned = log.policy != "uniform"
+    learned = np.array([not is_uniform(name) for name in log.policy])
     if learned.sum() < 2:
         nothing = NotEstimable("no decision of a learned policy is in the log")
         return nothing, nothing
@@ -159,6 +159,11 @@ def _uniform(log: _Log, alpha: float) -> tuple[Estimate | NotEstimable, Estimate
         ips(reward, propensity, target, cluster=customer, alpha=alpha),
         snips(reward, propensity, target, cluster=customer, alpha=alpha),
     )
+
+
+def is_uniform(policy: str) -> bool:
+    """Whether a logged policy is the uniform slice: `uniform`, or an experiment's variant of that name."""
+    return policy.rpartition(".")[2] == "uniform"
 
 
 def _offer(log: _Log, offer: str, alpha: float) -> ArmRow:
@@ -192,10 +197,10 @@ def _rate(arm: Arm, alpha: float) -> Rate | NotEstimable:
 
 
 def _against_uniform(arms: dict[str, Arm], alpha: float) -> dict[str, Effect | NotEstimable]:
-    uniform = arms.get("uniform")
+    uniform = next((arm for name, arm in arms.items() if is_uniform(name)), None)
     result: dict[str, Effect | NotEstimable] = {}
     for name, arm in arms.items():
-        if name == "uniform":
+        if is_uniform(name):
             continue
         if uniform is None:
             result[name] = NotEstimable("no uniform slice is in the log")

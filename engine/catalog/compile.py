@@ -18,6 +18,7 @@ from engine.catalog.plan import (
     Plan,
     Ranges,
 )
+from engine.catalog.roster import Roster, roster
 from engine.catalog.rules import ProfileRules
 from engine.catalog.segments import expanded
 from engine.catalog.spec import ExperimentSpec, HoldoutSpec, IdentitiesFile, LayerSpec, seconds
@@ -47,7 +48,7 @@ def compile_plan(specs: Specs) -> Plan:
         channels=channels,
         placements=placements,
         experiments=experiments,
-        by_channel={channel: _of_channel(experiments.values(), channel) for channel in channels},
+        by_channel={channel: _of_channel(specs, experiments.values(), channel) for channel in channels},
         by_placement={
             (channel, placement): tuple(
                 experiment
@@ -102,8 +103,9 @@ def _on(channels: list[str] | None, channel: str) -> bool:
     return channels is None or channel in channels
 
 
-def _of_channel(experiments: Iterable[Experiment], channel: str) -> tuple[Experiment, ...]:
-    return tuple(e for e in experiments if e.spec.placement is None and _on(e.spec.channels, channel))
+def _of_channel(specs: Specs, experiments: Iterable[Experiment], channel: str) -> Roster:
+    here = [e for e in experiments if e.spec.placement is None and _on(e.spec.channels, channel)]
+    return roster(here, {e.key: expanded(e.spec.audience, specs.segments) for e in here})
 
 
 def _time(moment: datetime | None, otherwise: float) -> float:

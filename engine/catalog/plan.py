@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from engine.catalog.spec import (
     Unit,
 )
 from policies import Policy
+
+if TYPE_CHECKING:
+    from engine.catalog.roster import Roster
 
 Matches = Callable[[Mapping[str, object]], bool]
 Ranges = tuple[tuple[float, float], ...]
@@ -165,7 +169,7 @@ class Plan:
     channels: frozenset[str]
     placements: Mapping[str, frozenset[str]]
     experiments: Mapping[str, Experiment]
-    by_channel: Mapping[str, tuple[Experiment, ...]]
+    by_channel: Mapping[str, "Roster"]
     by_placement: Mapping[tuple[str, str], tuple[Experiment, ...]]
     selections: Mapping[tuple[str, str], Selection]
     policies: Mapping[str, Selection]
