@@ -8,7 +8,7 @@ from engine.analysis.metrics import Measure, Term
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     import ibis.expr.types as ir
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SECOND = 1_000_000  # times are microseconds since 1970: comparing integers needs no time zone database
 DAY = 86_400 * SECOND
+REFUNDS = frozenset(("refund", "order_refunded", "return"))  # what takes revenue back
 ASSIGNED = ("assigned", "sticky")  # reasons of a randomized assignment; forced and held-out units are not one
 
 _COLUMNS = {
@@ -143,7 +144,7 @@ def value_rows(source: DuckDB, log_dir: Path, members: ir.Table, spec: MetricSpe
     """The single values `x` of a quantile metric, with their `unit` and `variant`; crossed units are left out."""
     kept = members.filter(~members["crossed"])
     done = _done(source, log_dir, kept, [spec], as_of)
-    done = done.filter(_counts(done, spec, spec.event, before=False))
+    done = done.filter(_counts(done, spec, {spec.event}, before=False))
     rows = done.join(kept.select("unit", "variant").distinct(), "unit")
     return rows.select("unit", "variant", x=event_value(rows, spec.value or "revenue", None))
 
@@ -152,6 +153,8 @@ def _done(source: DuckDB, log_dir: Path, members: ir.Table, specs: Sequence[Metr
     """What the members did, with the time `since` their first exposure."""
     events = log_table(source, log_dir, "events")
     names = {name for spec in specs for name in (spec.event, spec.denominator) if name}
+    if any("revenue" in (spec.value, spec.denominator_value) for spec in specs):
+        names |= REFUNDS
     events = events.filter(events["event"].isin(sorted(names)) & (events["time"] <= as_of))
     longest = max((spec.covariate_window or 0.0 for spec in specs), default=0.0)
     events = events.select("customer", "event", "revenue", "properties", at=events["time"])
@@ -176,9 +179,9 @@ def _columns(done: ir.Table, spec: MetricSpec, name: str) -> tuple[dict[str, ir.
     return columns, Measure(spec.name, spec.kind, term, covariates, spec.quantile, spec.direction, margin=spec.margin)
 
 
-def _counts(done: ir.Table, spec: MetricSpec, event: str, *, before: bool) -> ir.BooleanValue:
-    """Whether an event is the metric's, within its window after (or before) the exposure."""
-    since, counted = done["since"], done["event"] == event
+def _counts(done: ir.Table, spec: MetricSpec, names: Collection[str], *, before: bool) -> ir.BooleanValue:
+    """Whether an event is one of these and the metric's, within its window after (or before) the exposure."""
+    since, counted = done["since"], done["event"].isin(sorted(names))
     if before:
         counted = counted & (since < 0) & (since >= -int((spec.covariate_window or 0.0) * SECOND))
     else:
@@ -192,7 +195,12 @@ def _counts(done: ir.Table, spec: MetricSpec, event: str, *, before: bool) -> ir
 
 def _summed(done: ir.Table, spec: MetricSpec, event: str, value: str | None, *, before: bool) -> ir.Value:
     """The event's values, or its count, summed over the metric's window."""
-    counted = _counts(done, spec, event, before=before)
+    counted = _counts(done, spec, {event}, before=before)
+    if value == "revenue" and spec.kind != "count":
+        refunds = _counts(done, spec, REFUNDS - {event}, before=before)
+        money = event_value(done, value, 0.0)
+        net = refunds.ifelse(-money.abs(), counted.ifelse(money, 0.0))
+        return net.cast("float64").sum()
     if spec.kind in {"proportion", "retention"}:
         return counted.any().cast("float64")
     amount = 1.0 if value is None or spec.kind == "count" else event_value(done, value, 0.0)

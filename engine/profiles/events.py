@@ -11,6 +11,7 @@ from engine.errors import BadInput
 
 Outcome = Literal["accepted", "duplicate", "rejected"]
 Moment = datetime | float
+CENTS = 4
 
 EARLIEST, LATEST = 946_684_800.0, 4_102_444_800.0  # the years 2000 and 2100; beyond, it is JavaScript's milliseconds
 
@@ -108,9 +109,9 @@ def occurred(event: Event, received: float) -> float:
     return min(received, received - max(0.0, sent - at) if sent is not None else at)
 
 
-def accept(event: Event, customer: str, time: float, received: float) -> Accepted:
-    """The record of a counted event."""
-    revenue = event.properties.get("revenue")
+def accept(event: Event, customer: str, time: float, received: float, taken_back: float = 0.0) -> Accepted:
+    """The record of a counted event; a refund's revenue is what it has `taken_back` of the customer's, if anything."""
+    revenue = round(taken_back, CENTS) if taken_back > 0 else event.properties.get("revenue")
     return Accepted(
         event.message_id,
         time,

@@ -10,7 +10,7 @@ from engine.profiles import keys
 from engine.profiles.events import Accepted, Event, Status, accept, customer_ids, occurred
 from engine.profiles.identity import resolve
 from engine.profiles.keys import Hasher, Ident, Key
-from engine.profiles.reducers import reduce
+from engine.profiles.reducers import REFUNDS, reduce
 from engine.profiles.wire import Wire
 from engine.profiles.workbench import Workbench, digest
 
@@ -157,7 +157,8 @@ class Ingest:
             if event is not None and not duplicate:
                 profile = reduce(found.profile, event, item.time, self.rules)
                 bench.change(found, profile, item.mark, item.idents, number)
-                news.append(accept(event, profile.id, item.time, item.received))
+                taken_back = found.profile.revenue - profile.revenue if event.event in REFUNDS else 0.0
+                news.append(accept(event, profile.id, item.time, item.received, taken_back))
             if item.journaled:
                 continue
             if event is not None:

@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -108,6 +110,12 @@ class Shop:
 
     def consent(self, purpose: str, **ids: str) -> str:
         return self.tell("consent", properties={"purpose": purpose, "granted": True}, **ids)
+
+    def collect(self) -> None:
+        """All that was answered until now is in the Parquet log."""
+        command = [sys.executable, "-m", "engine", "collect", "--drain"]
+        command += ["--data", str(self.settings.data), "--redis", self.settings.redis]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     def stock(self, sku: str, level: float) -> None:
         answer = self.client().post(f"/v1/stock/{sku}", json={"level": level})

@@ -8,7 +8,6 @@ import yaml
 from engine.catalog import load_plan
 from engine.catalog.archive import Archive
 from engine.journal import snapshots, stream
-from engine.journal.collect import collect
 from engine.journal.replay import explain_decision
 from policies import dump
 
@@ -59,7 +58,7 @@ def test_same_code_same_answer(open_shop: Any, redis_url: str) -> None:
         yaml.safe_dump({"key": "a", "audience": {"tier": 9}, "renderings": {"web": {}}})
     )
     shop.identify({"tier": 0}, user_id="ada")
-    collect(shop.settings, drain=True)
+    shop.collect()
     archive = Archive(shop.settings.data / "plans")
     reasons = set()
     with stream.connect(redis_url) as client:
