@@ -55,8 +55,8 @@ def learning_curve(target: Target) -> Curve:
         context, which = int(log.context[row]) if policy.dim else 0, int(log.which[row])
         among = target.candidates[which]
         at = _place(among, int(log.arm[row]))
-        if at is None:
-            continue
+        if at is None or draws[row] * log.propensity[row] >= scale:
+            continue  # not taken even with p = 1, so that p need not be known
         p = known.get((context, which))
         if p is None:
             p = policy.probabilities(target.vectors[context] if policy.dim else None, candidates=among)

@@ -95,9 +95,9 @@ def _curve(curve: Curve) -> RenderableType:
     title = f"Learning curve: {curve.rate:.6g} over {curve.matched:,} matched rounds"
     if curve.capped > 0:
         title += f"; {curve.capped:.1%} of the rounds were cut at one, a bias"
-    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("rounds", "matched", "rate until then", "rate since the last"):
         table.add_column(name, justify="right", no_wrap=True)
     for point in curve.points:
         table.add_row(f"{point.rounds:,}", f"{point.matched:,}", f"{point.rate:.4g}", f"{point.recent:.4g}")
-    return table
+    return Group(Text(title), table)

@@ -121,6 +121,8 @@ class Target:
     def notes(self) -> list[str]:
         """What of the file the evaluation leaves out or could not find."""
         notes = [f"{name}: not part of this evaluation" for name in self.file.ignored]
+        if self.learns:
+            notes.append("learnt from the log's other customers; its 95% intervals may cover as little as 91%")
         new = self.arms[len(self.log.arms) :]
         if new:
             notes.append(f"never a candidate in the log: {', '.join(new)}")

@@ -101,9 +101,10 @@ def test_policies_of_known_value_are_judged_beside_the_logs_own_mean(
     assert gain.low > 0
     assert learns.curve is not None
     assert learns.curve.rate == pytest.approx(0.48, abs=5 * (0.25 / learns.curve.matched) ** 0.5)
-    console = Console(width=80, record=True, quiet=True)
-    console.print(render_evaluation(report))
-    said = console.export_text()
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(render_evaluation(report))
+    said = capture.get()
     assert "…" not in said
     assert said.count("CAN BE JUDGED") == 2
     assert all(name in said for name in ("IPS", "SNIPS", "DR", "SWITCH-DR", "On-policy mean", "Learning curve"))
