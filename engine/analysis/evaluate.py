@@ -181,7 +181,7 @@ def bernstein(scores: Floats, cluster: Ints, alpha: float) -> Interval:
 def switch_threshold(weights: Floats, errors: Floats, expected: Floats, largest: float) -> float:
     """The weight above which SWITCH-DR does without the correction: the least bound of the squared error.
 
-    Wang, Agarwal and Dudik 2017, section 4.3: variance plus squared bias, the bias at most `largest` times the
+    Wang, Agarwal and Dudik 2017 choose it so: variance plus squared bias, the bias at most `largest` times the
     target's mass above the threshold; among quantiles of the weights and their maximum, which is DR itself.
 
     Args:
