@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from engine.cli.app import AsJson, Data, Folder, app, count, out, print_json, say
+from engine.cli.app import AsJson, Data, Folder, Redis, app, count, out, print_json, say
 from engine.errors import CatalogError
 from engine.settings import from_environment
 
@@ -144,5 +144,74 @@ def simulate(
     table = Table("outcome", "customers", "share", "value each", title=f"{key}: {count(result.customers, 'customer')}")
     for row in result.outcomes:
         table.add_row(row.outcome, f"{row.customers:,.1f}", f"{row.share:.1%}", f"{row.value:.2f}")
+    out.print(table)
+    return 0
+
+
+@app.command
+def explain(decision_id: str, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
+    """Make a logged decision again from its record and say why it was so; exit 1 if the answer differs."""
+    from engine.catalog.archive import Archive
+    from engine.journal import stream
+    from engine.journal.replay import explain_decision
+    from engine.up import store_of
+
+    settings = from_environment(data=data, redis=redis)
+    with (
+        store_of(settings, named=redis is not None) as settings,
+        stream.connect(settings.redis) as client,
+    ):
+        told = explain_decision(settings.log, Archive(settings.data / "plans"), client, decision_id)
+    if json:
+        print_json(told)
+        return 0 if told.same else 1
+    same = "the same answer" if told.same else f"another answer: {'; '.join(told.differences)}"
+    say(f"{decision_id}, plan {told.plan}: made again, {same}.")
+    table = Table("", "key", "got", "reason", "propensity", "policy")
+    for row in told.logged:
+        table.add_row(row.kind, row.key, row.variant or "-", row.reason, f"{row.propensity:.4f}", row.policy or "")
+    out.print(table)
+    for name, placement in told.explanation.placements.items():
+        say(f"{name}: seen as {placement.features or 'anyone'}")
+        for one in placement.candidates:
+            factors = f"policy {one.policy:.4f}, context {one.context:g}, value {one.value:g}, lever {one.lever:g}"
+            say(f"  {one.offer} {one.propensity:.4f} ({factors})")
+        for offer, gate in placement.closed.items():
+            say(f"  {offer} could not be shown: {gate}")
+    return 0 if told.same else 1
+
+
+@app.command
+def coverage(
+    *,
+    profiles: Annotated[Path | None, Parameter(help="A sample of customers; 1,000 made-up ids by default.")] = None,
+    experiments: Folder = None,
+    json: AsJson = False,
+) -> int:
+    """Show where the shop has nothing to say: segment by stage by channel, the holes first."""
+    from engine.catalog.compile import compile_plan
+    from engine.catalog.load import load_specs
+    from engine.profiles.coverage import coverage as cover
+    from engine.profiles.sample import made_up, read_sample
+
+    specs = load_specs(from_environment(experiments=experiments).experiments)
+    cells = cover(compile_plan(specs), specs, read_sample(profiles) if profiles else made_up(1000), time.time())
+    if json:
+        print_json(cells)
+        return 0
+    table = Table("segment", "stage", "channel", "placement", "customers", "without", "offers")
+    for cell in cells:
+        style = "red" if cell.hole else ""
+        names = ", ".join(cell.offers) or "none"
+        table.add_row(
+            cell.segment,
+            cell.stage,
+            cell.channel,
+            cell.placement,
+            f"{cell.customers:,}",
+            f"{cell.without:.0%}",
+            names,
+            style=style,
+        )
     out.print(table)
     return 0

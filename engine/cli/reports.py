@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from rich.table import Table
 
-from engine.cli.app import AsJson, Data, Folder, Log, app, log_to_stderr, out, print_json, say
+from engine.cli.app import AsJson, Data, Folder, Log, app, complain, log_to_stderr, out, print_json, say
 from engine.errors import BadInput
 from engine.settings import from_environment
 
@@ -20,7 +21,7 @@ Engine = Annotated[
 ]
 
 
-@app.command
+@app.command(name=("analyze", "report"))
 def analyze(
     key: str | None = None,
     *,
@@ -37,7 +38,10 @@ def analyze(
     alpha: float | None = None,
     relative: Literal["fieller", "log", "linear"] | None = None,
     prior: Annotated[str | None, Parameter(help="MEAN,SD of the relative effect before the data.")] = None,
+    weights: Annotated[str | None, Parameter(help="Shares that were asked for, control=0.9,new=0.1.")] = None,
+    partials: Annotated[Path | None, Parameter(help="A folder to keep daily partial statistics of a table in.")] = None,
     engine: Engine = None,
+    html: Annotated[Path | None, Parameter(help="Write the report as one page with its charts.")] = None,
     experiments: Folder = None,
     data: Data = None,
     json: AsJson = False,
@@ -63,6 +67,8 @@ def analyze(
             alpha=0.05 if alpha is None else alpha,
             relative=relative or "fieller",
             prior=_prior(prior),
+            weights=_weights(weights),
+            partials=str(partials) if partials else None,
             engine=" ".join(engine or ["duckdb"]),
         )
     else:
@@ -80,19 +86,74 @@ def analyze(
         question = msgspec.structs.replace(question, **{name: one for name, one in asked.items() if one is not None})
         until = as_of.replace(tzinfo=as_of.tzinfo or UTC) if as_of else None
         report = analyze_experiment(question, metrics, log or settings.log, as_of=until, segment=segment)
+    if html is not None:
+        from engine.analysis.html import report_html
+
+        html.write_text(report_html(report), encoding="utf-8")
+        complain(f"Wrote {html}.")
     if json:
         print_json(report)
-    else:
+    elif html is None:
         out.print(render(report))
     return 0
+
+
+@app.command
+def aa(
+    key: str | None = None,
+    *,
+    table: Annotated[str | None, Parameter(help="A Parquet or CSV file of anyone's instead of the log.")] = None,
+    metric: Metrics = None,
+    unit: Annotated[str | None, Parameter(help="The table's column of the unit of assignment.")] = None,
+    runs: Annotated[int, Parameter(help="How often the units are split anew, at random.")] = 1000,
+    alpha: float = 0.05,
+    log: Log = None,
+    experiments: Folder = None,
+    data: Data = None,
+    json: AsJson = False,
+) -> int:
+    """Split real data at random and look for effects that cannot be: exit 1 if there are more than alpha says."""
+    from engine.analysis import aa_experiment, aa_table
+    from engine.analysis.ask import ask
+    from engine.analysis.estimate import NotEstimable
+    from engine.catalog import load_plan
+
+    if (key is None) == (table is None):
+        raise BadInput("aa: name either an experiment of the log or a --table, not both and not neither")
+    if table is not None:
+        checks = aa_table(table, metrics=metric or [], unit=unit, alpha=alpha, runs=runs)
+    else:
+        settings = from_environment(experiments=experiments, data=data)
+        question, metrics = ask(load_plan(settings.experiments), key or "")
+        checks = aa_experiment(question, metrics, log or settings.log, runs=runs)
+    parts = [part for check in checks for part in (check.false_positives, check.coverage)]
+    failed = any(not isinstance(part, NotEstimable) and not part.ok for part in parts)
+    if json:
+        print_json({"ok": not failed, "checks": checks})
+        return int(failed)
+    shown = Table("metric", "false positives", "coverage", "ok")
+    for check in checks:
+        cells = []
+        for part in (check.false_positives, check.coverage):
+            if isinstance(part, NotEstimable):
+                cells.append(part.not_estimable)
+            else:
+                cells.append(f"{part.share:.1%} ({part.low:.1%} to {part.high:.1%})")
+        oks = [part.ok for part in (check.false_positives, check.coverage) if not isinstance(part, NotEstimable)]
+        shown.add_row(check.metric, *cells, "yes" if oks and all(oks) else "no")
+    out.print(shown)
+    return int(failed)
 
 
 @app.command
 def power(
     *,
     metric: Annotated[
-        str, Parameter(help="The baseline: proportion:0.1, or mean:16.2,25.1 (mean and standard deviation).")
+        str,
+        Parameter(help="The baseline, proportion:0.1 or mean:16.2,25.1 (mean, sd); of a --table as in analyze."),
     ],
+    table: Annotated[str | None, Parameter(help="A Parquet or CSV file that the baseline is taken from.")] = None,
+    unit: Annotated[str | None, Parameter(help="The table's column of the unit of assignment.")] = None,
     mde: Annotated[float | None, Parameter(help="The least relative effect to find, 0.02 for 2 %.")] = None,
     units: Annotated[int | None, Parameter(help="Units over control and one variant.")] = None,
     power: Annotated[float | None, Parameter(help="The chance to find it; 0.8 where it is not asked for.")] = None,
@@ -102,9 +163,11 @@ def power(
 ) -> int:
     """The sample size, the least effect or the power, whichever of the three is left out."""
     from engine.analysis.effects import Settings
+    from engine.analysis.history import baseline_of_table
     from engine.analysis.power import design, parse_baseline
 
-    result = design(parse_baseline(metric), Settings(method=method, alpha=alpha), mde=mde, units=units, power=power)
+    baseline = baseline_of_table(table, metric, unit=unit) if table else parse_baseline(metric)
+    result = design(baseline, Settings(method=method, alpha=alpha), mde=mde, units=units, power=power)
     if json:
         print_json(result)
         return 0
@@ -141,6 +204,15 @@ def replay(
     else:
         out.print(render_replay(report))
     return 0
+
+
+def _weights(text: str | None) -> dict[str, float] | None:
+    if text is None:
+        return None
+    try:
+        return {name: float(share) for name, _, share in (part.partition("=") for part in text.split(","))}
+    except ValueError:
+        raise BadInput(f"--weights {text}: is not NAME=SHARE,…; write control=0.9,new=0.1") from None
 
 
 def _prior(text: str | None) -> tuple[float, float] | None:
