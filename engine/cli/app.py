@@ -1,6 +1,7 @@
 """What all verbs share: the application, its options, how they print."""
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from engine.errors import CatalogError
 app = cyclopts.App(
     name="counterpoint",
     help="Experiments and offers, decided for every channel of one shop.",
+    version=lambda: version("counterpoint"),
     version_flags=["--version"],
 )
 out = Console()
