@@ -131,7 +131,9 @@ def worker(settings: Settings) -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        config = uvicorn.Config(create_app(settings), http="httptools", lifespan="on", log_config=None)
+        config = uvicorn.Config(
+            create_app(settings), http="httptools", lifespan="on", log_config=None, timeout_graceful_shutdown=2
+        )
         server = uvicorn.Server(config)
 
         def serve() -> None:
