@@ -105,7 +105,7 @@ def _index(offers: Iterable[Offer]) -> OfferIndex:
                 offer.end,
                 offer.spec.purpose,
                 offer.spec.audience,
-                offer.limits.suppression is not None or any(offer.limits.caps.values()),
+                offer.limits.read,
                 offer.limits.pools,
             )
             for offer in offers

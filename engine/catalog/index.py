@@ -23,7 +23,7 @@ class Indexed(NamedTuple):
     end: float
     purpose: str | None
     audience: Mapping[str, object]
-    limited: bool
+    counters: Iterable[str]
     pools: Iterable[str]
 
 
@@ -78,6 +78,7 @@ class OfferIndex:
     """The offers of one collection; bit i stands for the i-th."""
 
     keys: tuple[str, ...]
+    everything: Bits
     bits: Mapping[str, Bits]
     channels: Mapping[str, Bits]
     edges: Sequence[float]
@@ -86,7 +87,7 @@ class OfferIndex:
     texts: tuple[Texts, ...]
     bounds: tuple[Bounds, ...]
     terms: tuple[tuple[Matches, Bits], ...]
-    limited: Bits
+    counters: Mapping[str, Bits]
     pools: Mapping[str, Bits]
 
     def within_dates(self, now: float) -> Bits:
@@ -111,7 +112,7 @@ def offer_index(offers: Sequence[Indexed]) -> OfferIndex:
     channels: dict[str, Bits] = {}
     purposes: dict[str, Bits] = {}
     pools: dict[str, Bits] = {}
-    limited = 0
+    counters: dict[str, Bits] = {}
     for place, offer in enumerate(offers):
         bit = 1 << place
         for channel in offer.channels:
@@ -120,12 +121,13 @@ def offer_index(offers: Sequence[Indexed]) -> OfferIndex:
             pools[pool] = pools.get(pool, 0) | bit
         if offer.purpose is not None:
             purposes[offer.purpose] = purposes.get(offer.purpose, 0) | bit
-        if offer.limited:
-            limited |= bit
+        for counter in offer.counters:
+            counters[counter] = counters.get(counter, 0) | bit
     edges, dated = _dates(offers)
     texts, bounds, terms = _audiences([offer.audience for offer in offers])
     return OfferIndex(
         tuple(offer.key for offer in offers),
+        (1 << len(offers)) - 1,
         {offer.key: 1 << place for place, offer in enumerate(offers)},
         channels,
         edges,
@@ -134,7 +136,7 @@ def offer_index(offers: Sequence[Indexed]) -> OfferIndex:
         texts,
         bounds,
         terms,
-        limited,
+        counters,
         pools,
     )
 

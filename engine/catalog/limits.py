@@ -65,6 +65,13 @@ class Limits:
         return frozenset(cap for caps in self.caps.values() for cap in caps)
 
     @property
+    def read(self) -> frozenset[str]:
+        """The counters that may keep the offer from being shown."""
+        rule = self.suppression
+        told = () if rule is None else (rule.outcome, rule.shown)
+        return frozenset((*(cap.counter for cap in self.all_caps), *filter(None, told)))
+
+    @property
     def pools(self) -> tuple[str, ...]:
         """The stock and the budget that must not be empty."""
         stock = () if self.stock is None else (f"stock:{self.stock.sku}",)

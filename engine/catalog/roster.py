@@ -50,10 +50,7 @@ def roster(experiments: Sequence[Experiment], audiences: Mapping[str, Mapping[st
     One that may let in whom its audience or layer would not (testers by name, those it keeps) is always looked at.
     """
     index = offer_index(
-        [
-            Indexed(e.key, (), 0.0, float("inf"), None, {} if _open(e) else audiences[e.key], False, ())
-            for e in experiments
-        ]
+        [Indexed(e.key, (), 0.0, float("inf"), None, {} if _open(e) else audiences[e.key], (), ()) for e in experiments]
     )
     layered: dict[tuple[str, Unit], list[tuple[int, Experiment]]] = {}
     for place, experiment in enumerate(experiments):

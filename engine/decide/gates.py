@@ -60,7 +60,7 @@ def passing(
     closed: dict[str, Gate] | None = None,
 ) -> Bits:
     """The offers that may be shown, as bits of the index; why not the others goes to `closed`, if it is wanted."""
-    alive = (1 << len(offers)) - 1
+    alive = index.everything
 
     def keep(kept: Bits, gate: Gate) -> None:
         nonlocal alive
@@ -75,7 +75,10 @@ def passing(
             keep(~needing, "consent")
     keep(~index.outside_audience(facts.attributes, alive), "audience")
     if facts.counts:
-        for place in places(alive & index.limited):
+        limited = 0
+        for counter in facts.counts:
+            limited |= index.counters.get(counter, 0)
+        for place in places(alive & limited):
             limits = offers[place].limits
             if limits.suppression is not None and _suppressed(limits.suppression, facts):
                 keep(~(1 << place), "suppressed")

@@ -86,7 +86,7 @@ def choose(
     if not bits:
         return Choice(selection.fallback, "fallback", 1.0, closed=closed or {})
     size = len(selection.offers)
-    some = None if bits == (1 << size) - 1 else _places(bits, size)
+    some = None if bits == selection.index.everything else _places(bits, size)
     context = selection.features.read(facts.attributes)
     policy = snapshot.policy if snapshot else selection.prior
     p = policy.probabilities(selection.features.vector(context), candidates=some)
@@ -154,4 +154,5 @@ def _places(bits: Bits, size: int) -> NDArray[np.intp]:
     if not bits:
         return np.empty(0, dtype=np.intp)
     packed = np.frombuffer(bits.to_bytes((size + 7) // 8, "little"), dtype=np.uint8)
-    return np.flatnonzero(np.unpackbits(packed, bitorder="little"))
+    found: NDArray[np.intp] = np.unpackbits(packed, bitorder="little").view(np.bool_).nonzero()[0]
+    return found
