@@ -257,7 +257,7 @@ class Join:
             row.status = ZERO
             self._until(row, row.exposed + rule.window + rule.settle)
         else:
-            row.status, row.context = CLOSED, b""
+            row.status = CLOSED
             self._until(row, row.due + max(rule.window, DAY))
             self.log.append((row.partition, RewardRecord(row.decision_id, row.key, 0.0, row.exposed + rule.window)))
 

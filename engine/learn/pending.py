@@ -131,7 +131,8 @@ def _values(row: Pending) -> tuple[object, ...]:
         row.partition,
         row.arm,
         row.propensity,
-        row.context,
+        # Only now: a decision that became a zero and was closed in one batch is taught with its context after both.
+        b"" if row.status == CLOSED else row.context,
         row.time,
         row.status,
         row.due,

@@ -4,6 +4,7 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 HOUR = 3600.0
@@ -23,6 +24,15 @@ def test_a_click_in_the_window_is_a_reward_and_no_click_by_settle_a_zero(shop: A
     shop.learn()
     assert totals(shop) == {"a": (1, 1), "b": (1, 0), "c": (0, 0)}
     assert shop.rewards() == [("d1", "hero", 1.0)]
+
+
+def test_a_zero_that_is_closed_in_the_batch_that_learns_it_is_learnt_with_its_context(shop: Any) -> None:
+    shop.selection("hero", "{kind: linear_thompson, features: [hour]}", "{metric: click, window: 1h, settle: 10m}")
+    shop.send(*shop.shown("d1", 0, context={"hour": 7.0}))
+    shop.pass_time(3 * HOUR)
+    shop.learn()
+    x = np.append(shop.plan.policies["hero"].features.vector({"hour": 7.0}), 1.0)
+    np.testing.assert_allclose(shop.learnt().statistics["gram"][0], np.outer(x, x), rtol=0, atol=1e-12)
 
 
 def test_a_reward_after_settle_corrects_the_zero(shop: Any) -> None:
