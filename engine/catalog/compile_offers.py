@@ -10,6 +10,7 @@ from engine.catalog.conditions import compile_condition
 from engine.catalog.features import featurizer
 from engine.catalog.index import Indexed, OfferIndex, offer_index
 from engine.catalog.limits import limits_of
+from engine.catalog.offer_spec import MomentSpec, SelectionSpec, TaggedOffers
 from engine.catalog.plan import (
     FOREVER,
     Arbitration,
@@ -21,15 +22,7 @@ from engine.catalog.plan import (
     Selection,
 )
 from engine.catalog.segments import expanded
-from engine.catalog.spec import (
-    ExperimentSpec,
-    MomentSpec,
-    PolicySpec,
-    SelectionSpec,
-    TaggedOffers,
-    VariantSpec,
-    seconds,
-)
+from engine.catalog.spec import ExperimentSpec, PolicySpec, VariantSpec, seconds
 from engine.catalog.specs import Specs
 from policies import make
 

@@ -6,8 +6,9 @@ from typing import Literal
 import msgspec
 
 from engine.catalog.conditions import and_terms
+from engine.catalog.offer_spec import SelectionSpec
 from engine.catalog.segments import expanded
-from engine.catalog.spec import ExperimentSpec, HoldoutSpec, LayerSpec, SelectionSpec
+from engine.catalog.spec import ExperimentSpec, HoldoutSpec, LayerSpec
 from engine.catalog.specs import Specs
 
 Class = Literal["safe", "unsafe"]

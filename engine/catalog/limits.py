@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from engine.catalog.spec import BudgetSpec, CapSpec, ChannelSpec, OfferSpec, StockSpec, SuppressSpec, seconds
+from engine.catalog.offer_spec import BudgetSpec, CapSpec, ChannelSpec, OfferSpec, StockSpec, SuppressSpec
+from engine.catalog.spec import seconds
 from engine.catalog.specs import Specs
 
 EXPOSURE = "exposure"

@@ -9,18 +9,9 @@ from typing import TypeVar
 
 import msgspec
 
+from engine.catalog.offer_spec import ChannelsFile, MomentsFile, OfferSpec, SelectionSpec
 from engine.catalog.references import reference_problems
-from engine.catalog.spec import (
-    ChannelsFile,
-    ExperimentSpec,
-    IdentitiesFile,
-    LayersFile,
-    MetricsFile,
-    MomentsFile,
-    OfferSpec,
-    SegmentsFile,
-    SelectionSpec,
-)
+from engine.catalog.spec import ExperimentSpec, IdentitiesFile, LayersFile, MetricsFile, SegmentsFile
 from engine.catalog.specs import Specs
 from engine.catalog.validate import problems_of
 from engine.catalog.yaml_text import MAX_BYTES, decode_yaml

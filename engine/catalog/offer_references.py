@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from zoneinfo import ZoneInfo
 
-from engine.catalog.spec import CapSpec, OfferSpec, SelectionSpec, TaggedOffers, TriggerSpec, seconds
+from engine.catalog.offer_spec import CapSpec, OfferSpec, SelectionSpec, TaggedOffers, TriggerSpec
+from engine.catalog.spec import seconds
 from engine.catalog.specs import Specs
 from engine.catalog.validate import Found, similar
 from engine.errors import Problem

@@ -9,16 +9,9 @@ import numpy as np
 from engine.catalog.features import Featurizer
 from engine.catalog.index import Bits, OfferIndex
 from engine.catalog.limits import Limits
+from engine.catalog.offer_spec import MomentSpec, OfferSpec, QuietSpec
 from engine.catalog.rules import ProfileRules
-from engine.catalog.spec import (
-    ExperimentSpec,
-    MetricSpec,
-    MomentSpec,
-    OfferSpec,
-    PolicySpec,
-    QuietSpec,
-    Unit,
-)
+from engine.catalog.spec import ExperimentSpec, MetricSpec, PolicySpec, Unit
 from policies import Policy
 
 if TYPE_CHECKING:

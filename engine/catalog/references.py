@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from engine.catalog.offer_references import everywhere, offer_problems
+from engine.catalog.offer_spec import SelectionSpec, TaggedOffers
 from engine.catalog.segments import cycle, grouped, named
-from engine.catalog.spec import ExperimentSpec, MetricSpec, SelectionSpec, TaggedOffers
+from engine.catalog.spec import ExperimentSpec, MetricSpec
 from engine.catalog.specs import Specs
 from engine.catalog.validate import Found, similar
 from engine.errors import Problem

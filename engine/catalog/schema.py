@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 
 from engine.catalog.load import SINGLE
-from engine.catalog.spec import ExperimentSpec, OfferSpec, SelectionSpec
+from engine.catalog.offer_spec import OfferSpec, SelectionSpec
+from engine.catalog.spec import ExperimentSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 KINDS: Mapping[str, type[msgspec.Struct]] = {

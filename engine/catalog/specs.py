@@ -3,18 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from engine.catalog.spec import (
-    ChannelsFile,
-    ExperimentSpec,
-    IdentitiesFile,
-    LayersFile,
-    MetricsFile,
-    MetricSpec,
-    MomentSpec,
-    OfferSpec,
-    SegmentSpec,
-    SelectionSpec,
-)
+from engine.catalog.offer_spec import ChannelsFile, MomentSpec, OfferSpec, SelectionSpec
+from engine.catalog.spec import ExperimentSpec, IdentitiesFile, LayersFile, MetricsFile, MetricSpec, SegmentSpec
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from datetime import date, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+from engine.catalog.offer_spec import TriggerSpec
 from engine.catalog.plan import Moment
-from engine.catalog.spec import TriggerSpec
 from engine.decide.gates import Facts
 from engine.decide.windows import DAY, since
 

@@ -3,7 +3,7 @@
 from datetime import datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from engine.catalog.spec import QuietSpec
+from engine.catalog.offer_spec import QuietSpec
 
 
 def quiet_until(quiet: QuietSpec, now: float, zone: str) -> float | None:

@@ -5,10 +5,9 @@ from typing import Any
 
 from engine.catalog.compile import compile_plan
 from engine.catalog.conditions import compile_condition
+from engine.catalog.offer_spec import ChannelsFile, ChannelSpec
 from engine.catalog.plan import Plan
 from engine.catalog.spec import (
-    ChannelsFile,
-    ChannelSpec,
     ExperimentSpec,
     FilterSpec,
     ForceSpec,
