@@ -1,5 +1,6 @@
 """What a channel tells of a customer: the batch as it comes in, and the clock it should have been told by."""
 
+import math
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -158,7 +159,10 @@ def _refused(event: Event) -> Status | None:
         value = getattr(event, name)
         if isinstance(value, datetime) and value.tzinfo is None:
             return no(f"{name}: {value.isoformat()} names no time zone; end it with Z or an offset")
-        seconds = _seconds(value)
+        try:
+            seconds = _seconds(value)
+        except OverflowError:  # in UTC it is before the year 1 or after 9999
+            seconds = math.inf
         if seconds is not None and not EARLIEST <= seconds <= LATEST:
             return no(f"{name}: {value} is no time of this century; send RFC 3339 text, or seconds since 1970")
     try:

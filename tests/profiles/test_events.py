@@ -43,6 +43,8 @@ def test_an_item_that_breaks_a_rule_is_refused_and_the_others_are_not() -> None:
         ({"timestamp": "yesterday"}, "Invalid RFC3339"),
         ({"timestamp": 3.0}, "no time of this century"),
         ({"timestamp": 1e300}, "no time of this century"),
+        ({"timestamp": "9999-12-31T23:59:59-12:00"}, "no time of this century"),
+        ({"sent_at": "0001-01-01T00:00:00+12:00"}, "no time of this century"),
         ({"sent_at": "1969-01-01T00:00:00Z"}, "no time of this century"),
         ({"properties": [1]}, "Expected `object`, got `array`"),
     ],
