@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -17,7 +18,7 @@ from engine.analysis import analyze_experiment, policy_report
 from engine.analysis.ask import ask
 from engine.analysis.render import render, render_policies
 from engine.catalog import load_plan
-from engine.errors import CounterpointError
+from engine.errors import BadInput, CounterpointError
 from engine.journal.collect import collect
 from engine.settings import Settings
 from engine.up import running
@@ -26,6 +27,7 @@ CHANNELS = ("web", "web", "app", "app", "email")
 AT_ONCE = 32
 VISITS = 3
 SEED = 20261122
+MARK = "made-by-the-demo"
 PAUSES = (0.1, 0.5, 2.0)
 """Seconds between attempts where the store is too busy for an answer; message ids make a second one harmless."""
 REWARD_SECONDS = 3.0
@@ -66,7 +68,7 @@ class Shopper:
 def run(settings: Settings, customers: int, *, once: bool, stop: threading.Event) -> int:
     """Run the whole engine, send it `customers` shoppers' visits, print its reports; 0 when all went well."""
     err, out = Console(stderr=True), Console()
-    shutil.rmtree(settings.data, ignore_errors=True)
+    _empty(settings.data)
     err.print("Starting the store, a decision server, the learner and the collector …")
     with running(settings, stop) as (base, served):
         err.print(f"Counterpoint answers at {base}")
@@ -82,9 +84,20 @@ def run(settings: Settings, customers: int, *, once: bool, stop: threading.Event
             question, metrics = ask(plan, key)
             out.print(render(analyze_experiment(question, metrics, settings.log)))
         if not once:
-            err.print(f"\nStill serving at {base}; Ctrl-C ends it.")
+            err.print(f"\nStill serving at {base}; Ctrl-C ends it. The same report once more, from its log:")
+            err.print(f"  .venv/bin/counterpoint analyze hero_policy --data {settings.data}")
             stop.wait()
     return 0
+
+
+def _empty(data: Path) -> None:
+    """Remove what an earlier demo left, and nothing else."""
+    mark = data / MARK
+    if data.exists() and not mark.exists() and (not data.is_dir() or any(data.iterdir())):
+        raise BadInput(f"--data {data}: holds something that no demo made; name a folder that is new or empty")
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir(parents=True)
+    mark.touch()
 
 
 async def _traffic(base: str, customers: int, stop: threading.Event, err: Console) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -16,11 +17,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     experiments: Path = Path("experiments")
     data: Path = DATA
-    redis: str = "redis://127.0.0.1:6379/0"
+    redis: Annotated[str, msgspec.Meta(pattern=r"^(rediss?(\+cluster)?|unix)://")] = "redis://127.0.0.1:6379/0"
     host: str = "127.0.0.1"
-    port: int = 8080
-    workers: int = 1
-    partitions: int = 4
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 4
     store_timeout: float = 0.1
     """How long a decision waits for the store before it is answered without."""
     event_timeout: float = 2.0

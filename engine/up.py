@@ -18,7 +18,7 @@ import structlog
 from engine import embedded
 from engine.catalog.archive import Archive
 from engine.catalog.watch import PlanWatch
-from engine.errors import CounterpointError, StoppedError
+from engine.errors import BadInput, CounterpointError, StoppedError
 from engine.processes import Child, Keeper, verb
 from engine.service.auth import keys_of
 from engine.service.server import listen
@@ -44,7 +44,10 @@ def running(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Se
         CatalogError: if the experiments have problems and no earlier plan is kept.
         NotReadyError: if it does not become ready.
     """
-    settings.data.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--data {settings.data}: {error.strerror}; name a folder that can be written") from error
     PlanWatch(settings.experiments, Archive(settings.data / "plans"))  # its problems are told here, once
     keys_of(settings)  # refuses here what a server would refuse
     with listen(settings.host, settings.port) as listener, _store(settings.data) as store:
@@ -70,9 +73,11 @@ def store_of(settings: Settings, *, named: bool) -> Iterator[Settings]:
     It is the one that is `named`, or the one that runs on the data directory, or one started on what a run there left.
     """
     directory = settings.data / "store"
-    if named or not directory.is_dir() or _answers(settings.redis):
+    if named or ((settings.data / ADDRESS).is_file() and _answers(settings.redis)):
         yield settings
         return
+    if not directory.is_dir():
+        raise BadInput(f"{settings.data}: no store ran here; give the --data of `counterpoint up`, or name --redis")
     with embedded.running(directory) as store:
         yield msgspec.structs.replace(settings, redis=store.url)
 

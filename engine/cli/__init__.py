@@ -28,4 +28,7 @@ def main() -> None:
         code = 2
     except BrokenPipeError:
         code = 0
+    except OSError as error:
+        complain(f"{error.filename or 'this machine'}: {error.strerror or error}")
+        code = 2
     sys.exit(code or 0)

@@ -1,6 +1,9 @@
 """What all verbs share: the application, its options, how they print."""
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +14,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from engine.errors import CatalogError
+from engine.settings import Settings, from_environment
 
 app = cyclopts.App(
     name="counterpoint",
@@ -26,6 +30,16 @@ Folder = Annotated[Path | None, Parameter(help="The folder of YAML; ./experiment
 Data = Annotated[Path | None, Parameter(help="Where spool, store and log are kept; ./.data by default.")]
 Log = Annotated[Path | None, Parameter(help="The Parquet log; DATA/log by default.")]
 Redis = Annotated[str | None, Parameter(help="redis://…, rediss://… or redis+cluster://…")]
+
+
+@contextmanager
+def at_store(data: Path | None, redis: str | None) -> Iterator[Settings]:
+    """Settings whose store answers: the one named, or the embedded one of the data directory, started if need be."""
+    from engine.up import store_of
+
+    named = redis is not None or "COUNTERPOINT_REDIS" in os.environ
+    with store_of(from_environment(data=data, redis=redis), named=named) as settings:
+        yield settings
 
 
 def print_json(value: object) -> None:
@@ -62,4 +76,10 @@ def log_to_stderr() -> None:
     structlog.configure(
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger("info"),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper("%Y-%m-%d %H:%M:%S"),
+            # Never with local variables: they hold keys and customers.
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ],
     )

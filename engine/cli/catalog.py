@@ -7,8 +7,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from engine.cli.app import AsJson, Data, Folder, Redis, app, count, out, print_json, say
-from engine.errors import CatalogError
+from engine.cli.app import AsJson, Data, Folder, Redis, app, at_store, count, out, print_json, say
+from engine.errors import BadInput, CatalogError
 from engine.settings import from_environment
 
 Customers = Annotated[Path, Parameter(help="JSON, JSON Lines or CSV: user_id, traits, context.")]
@@ -21,6 +21,8 @@ def check(folder: Path = Path("experiments"), *, json: AsJson = False) -> int:
     from engine.catalog.load import load_specs
     from engine.catalog.warnings import warnings
 
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: is no folder; name the folder that holds channels.yaml")
     try:
         specs = load_specs(folder)
     except CatalogError as error:
@@ -154,11 +156,9 @@ def explain(decision_id: str, *, data: Data = None, redis: Redis = None, json: A
     from engine.catalog.archive import Archive
     from engine.journal import stream
     from engine.journal.replay import explain_decision
-    from engine.up import store_of
 
-    settings = from_environment(data=data, redis=redis)
     with (
-        store_of(settings, named=redis is not None) as settings,
+        at_store(data, redis) as settings,
         stream.connect(settings.redis) as client,
     ):
         told = explain_decision(settings.log, Archive(settings.data / "plans"), client, decision_id)

@@ -9,7 +9,7 @@ import cyclopts
 from cyclopts import Parameter
 from rich.table import Table
 
-from engine.cli.app import AsJson, Data, Folder, Redis, app, count, out, print_json, say
+from engine.cli.app import AsJson, Data, Folder, Redis, app, at_store, count, out, print_json, say
 from engine.errors import BadInput
 from engine.settings import from_environment
 
@@ -28,8 +28,8 @@ def export(customer: str, *, data: Data = None, redis: Redis = None) -> int:
     from engine.journal.export import rows_of
     from engine.profiles.portrait import portrait
 
-    settings = from_environment(data=data, redis=redis)
-    found = asyncio.run(_export(settings.redis, customer))
+    with at_store(data, redis) as settings:
+        found = asyncio.run(_export(settings.redis, customer))
     ids = {customer}
     if found:
         ids |= {found.profile.id, *(value for values in found.profile.ids.values() for value in values)}
@@ -47,8 +47,8 @@ def erase(customer: str, *, data: Data = None, redis: Redis = None, json: AsJson
     from engine.journal.erase import erase_customers
     from engine.learn.erase import erase_customers as erase_pending
 
-    settings = from_environment(data=data, redis=redis)
-    ids = asyncio.run(_erase(settings.redis, customer))
+    with at_store(data, redis) as settings:
+        ids = asyncio.run(_erase(settings.redis, customer))
     now = time.time()
     rows = erase_customers(settings.log, ids, now) if settings.log.is_dir() else 0
     erase_pending(settings.data, ids, now)
@@ -70,7 +70,8 @@ def rollback(
     """Go back to an earlier snapshot; every server has it within a second and the learner goes on from there."""
     from engine.learn.rollback import rollback as back
 
-    say(f"{key}@{back(from_environment(data=data, redis=redis), key, version)} is current now.")
+    with at_store(data, redis) as settings:
+        say(f"{key}@{back(settings, key, version)} is current now.")
     return 0
 
 
@@ -79,7 +80,8 @@ def versions(key: str, *, data: Data = None, redis: Redis = None, json: AsJson =
     """List the snapshots of a policy that are kept, the current one first."""
     from engine.learn.rollback import versions as kept
 
-    headers = kept(from_environment(data=data, redis=redis), key)
+    with at_store(data, redis) as settings:
+        headers = kept(settings, key)
     if json:
         print_json([{"version": h.version, "time": h.time, "learnt": h.learnt, "digest": h.digest} for h in headers])
         return 0
@@ -110,8 +112,11 @@ def close(key: str, *, data: Data = None, redis: Redis = None) -> int:
     """Close the circuit breaker of a selection again, after its guardrail was looked into."""
     from engine.journal import snapshots, stream
 
-    settings = from_environment(data=data, redis=redis)
-    with stream.connect(settings.redis) as client, snapshots.store_errors("closing a breaker"):
+    with (
+        at_store(data, redis) as settings,
+        stream.connect(settings.redis) as client,
+        snapshots.store_errors("closing a breaker"),
+    ):
         closed = snapshots.untrip(client, key)
     say(f"{key}: closed; its offers show again within a second." if closed else f"{key}: was not open.")
     return 0 if closed else 1

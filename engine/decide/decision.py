@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -26,8 +26,8 @@ class DecideRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     customer: CustomerIds
     channel: str
-    placements: list[str] = []
-    experiments: list[str] | Literal["*"] = []
+    placements: Annotated[list[str], msgspec.Meta(max_length=100)] = []
+    experiments: Annotated[list[str], msgspec.Meta(max_length=1000)] | Literal["*"] = []
     context: dict[str, object] = {}
     expose: bool = True
 
@@ -222,6 +222,8 @@ def _check(plan: Plan, request: DecideRequest) -> None:
     if request.channel not in plan.channels:
         raise BadInput(f"channel: {request.channel!r} is not a channel; use one of {', '.join(sorted(plan.channels))}")
     for index, placement in enumerate(request.placements):
+        if placement in request.placements[:index]:
+            raise BadInput(f"placements[{index}]: {placement!r} is asked for twice; ask once")
         if (request.channel, placement) not in plan.selections:
             on = ", ".join(sorted(p for c, p in plan.selections if c == request.channel)) or "(none)"
             raise BadInput(f"placements[{index}]: {placement!r} is no placement of {request.channel}; use one of {on}")

@@ -4,7 +4,7 @@ A customer is bucketed over their `unit`, not over their id: the unit is the id 
 it survives a login, so every experiment keeps its variant across channels without a write on decide.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -18,15 +18,18 @@ TraitValue = Scalar | list[Scalar]
 Stage = Literal["new", "engaged", "cart", "customer", "loyal", "lapsed"]
 
 
+Identifier = Annotated[str, msgspec.Meta(max_length=200)]
+
+
 class CustomerIds(msgspec.Struct, frozen=True, omit_defaults=True):
     """Every identifier a channel knows of the customer; at least one is given."""
 
-    user_id: str | None = None
-    anonymous_id: str | None = None
-    email: str | None = None
-    phone: str | None = None
-    loyalty_card: str | None = None
-    device_id: str | None = None
+    user_id: Identifier | None = None
+    anonymous_id: Identifier | None = None
+    email: Identifier | None = None
+    phone: Identifier | None = None
+    loyalty_card: Identifier | None = None
+    device_id: Identifier | None = None
 
 
 class Trait(msgspec.Struct, frozen=True, array_like=True, gc=False):

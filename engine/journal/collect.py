@@ -47,7 +47,7 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 _MAY_COME_AGAIN: dict[parquet.Table, list[str]] = {
-    "events": ["message_id"],
+    "events": ["customer", "message_id"],
     "decisions": ["decision_id"],
     "exposures": ["decision_id", "key"],
 }
@@ -56,7 +56,7 @@ _MAY_COME_AGAIN: dict[parquet.Table, list[str]] = {
 def _keys_of(record: AnyRecord) -> list[int]:
     """What tells a record that may come again from others; nothing for those that come once."""
     if isinstance(record, EventRecord):
-        return [hash(("events", record.message_id))]
+        return [hash(("events", record.customer, record.message_id))]
     if isinstance(record, DecisionRecord) and record.decision_id[12:13] == "r":
         return [hash(("decisions", record.decision_id))]
     if isinstance(record, ExposureRecord) and record.decision_id[12:13] == "r":
@@ -67,7 +67,7 @@ def _keys_of(record: AnyRecord) -> list[int]:
 class Pending:
     """Rows not yet in the log, and what may come again of the last days.
 
-    An event counts once by its message id, however often it is sent. So does a decision that was asked for with an
+    An event counts once by its customer and message id, however often it is sent. So does a decision that was asked for with an
     idempotency key, and its exposure: two workers may have spooled it.
     """
 

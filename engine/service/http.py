@@ -69,7 +69,7 @@ def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int, guard: G
         method = str(scope["method"])
         request_id = request_id_of(headers)
         try:
-            handler = handlers.get(method)
+            handler = handlers.get("GET" if method == "HEAD" else method)
             if handler is None:
                 raise Refusal(
                     405,
@@ -84,6 +84,8 @@ def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int, guard: G
             reply = _refused(refusal, request_id)
         except BadInput as error:
             reply = _refused(bad_field(str(error)), request_id)
+        except OverflowError:
+            reply = _refused(Refusal(400, "a number in it is beyond 64 bits; send it as text", "body"), request_id)
         except Exception:
             log.exception("request failed", path=scope["path"], request_id=request_id.decode())
             detail = "the engine failed on this request; it is logged under the request id"
@@ -92,7 +94,7 @@ def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int, guard: G
         if reply.status != 304:
             sent.append((b"content-length", str(len(reply.body)).encode()))
         await send({"type": "http.response.start", "status": reply.status, "headers": sent})
-        await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+        await send({"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body, "more_body": False})
 
     if "{" not in path:
         return asgi(path, copy_scope=False)(answer)

@@ -44,6 +44,15 @@ async def claim(wire: Wire, token: str, body: bytes, kept: Kept) -> Kept:
     return _decode(earlier) if isinstance(earlier, bytes) else kept
 
 
+async def answered(wire: Wire, token: str, body: bytes) -> Kept | None:
+    """What was answered to the request `body` with the key `token`; None if nothing was yet.
+
+    Raises:
+        StoreUnavailable: if Redis does not answer in time.
+    """
+    return await wire.get([_key(token, body)], lambda values: _decode(values[0]) if values[0] else None)
+
+
 def settle(wire: Wire, token: str, body: bytes, kept: Kept) -> None:
     """Tell those who ask again that the records are in the spool. Not waited for: not knowing it costs a duplicate."""
     told = wire.send("SET", _key(token, body), _encode(Kept(kept.answer, [])), "XX", "KEEPTTL")

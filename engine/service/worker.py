@@ -37,7 +37,7 @@ from engine.service.http import Call, Reply
 from engine.service.killswitch import KillSwitch
 from engine.service.meters import Meters
 from engine.service.problems import Refusal, undecodable
-from engine.service.repeats import Kept, claim, repeatable, settle
+from engine.service.repeats import Kept, answered, claim, repeatable, settle
 from engine.settings import Settings
 
 PLAN_SECONDS = 0.3
@@ -131,6 +131,8 @@ class Worker:
         call.caller.vouch(request.customer, call.header(PROOF))
         now = time.time()
         token = call.header(b"idempotency-key")
+        if token and (earlier := await self._answered(token, call.body)):
+            return Reply(earlier)
         decision_id = new_id(now)
         decision = await self.weigh(request, now, repeatable(decision_id) if token else decision_id)
         if not request.expose:
@@ -294,6 +296,20 @@ class Worker:
             event.revenue,
             self._encoder.encode(event.properties),
         )
+
+    async def _answered(self, token: str, body: bytes) -> bytes | None:
+        """The answer that this request had before, its records in the spool: asking again claims nothing again."""
+        wire = self.store.wire
+        try:
+            kept = await answered(wire, token, body)
+        except StoreUnavailable:
+            return None
+        if kept is None:
+            return None
+        if kept.records:
+            self._spool(kept.records)
+            settle(wire, token, body, kept)
+        return kept.answer
 
     async def _once(self, token: str, body: bytes, kept: Kept) -> bytes:
         """The answer that this request had before, or else this one, with its records in the spool."""
