@@ -67,8 +67,9 @@ def _keys_of(record: AnyRecord) -> list[int]:
 class Pending:
     """Rows not yet in the log, and what may come again of the last days.
 
-    An event counts once by its customer and message id, however often it is sent. So does a decision that was asked for with an
-    idempotency key, and its exposure: two workers may have spooled it.
+    An event counts once by its customer and message id, however often it is sent; sent again under another of the
+    customer's ids it is told at the door. So does a decision that was asked for with an idempotency key, and its
+    exposure: two workers may have spooled it.
     """
 
     def __init__(self, log: Path, days: int = 2) -> None:

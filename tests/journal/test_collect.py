@@ -149,6 +149,14 @@ def test_a_message_id_counts_once_also_after_a_restart(settings: Settings) -> No
     assert len(rows(settings, "events")) == 1
 
 
+def test_a_message_id_of_two_customers_counts_for_each(settings: Settings) -> None:
+    theirs = msgspec.structs.replace(EVENT, customer="u-2")
+    for _ in range(2):
+        answered(settings, EVENT, theirs, theirs)
+        drain(settings)
+    assert [row[3] for row in rows(settings, "events")] == ["u-1", "u-2"]
+
+
 def test_a_decision_asked_for_with_an_idempotency_key_counts_once_also_after_a_restart(settings: Settings) -> None:
     decision_id = f"{'0' * 12}r{'0' * 19}"
     decision = msgspec.structs.replace(DECISION, decision_id=decision_id)
