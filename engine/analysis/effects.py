@@ -12,12 +12,15 @@ from engine.analysis.bayes import Prior
 from engine.analysis.distributions import normal_cdf, normal_quantile
 from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.sequential import Spending, asymptotic_multiplier, asymptotic_p, group_multiplier
+from engine.errors import BadInput
 
 if TYPE_CHECKING:
     from engine.analysis.inference import Arm
 
 Method = Literal["fixed", "sequential", "group_sequential", "bayesian"]
 Relative = Literal["fieller", "log", "linear"]
+LEAST_ALPHA = 1e-12  # below it 1 - alpha / 2 has too few digits for its quantile
+LEAST_SD = 1e-9
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -37,6 +40,15 @@ class Settings(msgspec.Struct, frozen=True):
     tolerance: float = 0.0005
     looks: int = 5
     spending: Spending = "obrien_fleming"
+
+    def __post_init__(self) -> None:
+        if not LEAST_ALPHA <= self.alpha < 1:
+            raise BadInput(f"alpha {self.alpha:g} is not between {LEAST_ALPHA:g} and 1; 0.05 gives 95% intervals")
+        if not math.isfinite(self.prior.mean) or not self.prior.sd >= LEAST_SD:
+            raise BadInput(
+                f"prior {self.prior.mean:g},{self.prior.sd:g} is no finite mean with a standard deviation of "
+                f"{LEAST_SD:g} or more; give two numbers such as 0,0.1"
+            )
 
 
 def welch_df(a: Arm, b: Arm) -> float:

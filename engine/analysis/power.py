@@ -22,7 +22,9 @@ from engine.errors import BadInput
 if TYPE_CHECKING:
     from engine.analysis.metrics import Kind
 
+FEWEST = 4  # units, of which a variance needs two on each side
 MOST = 10**13  # units beyond which no shop goes
+LARGEST = 1e100  # a baseline whose square is still a number
 
 
 class Baseline(msgspec.Struct, frozen=True):
@@ -102,7 +104,7 @@ def sample_size(
     _check(baseline, power, share)
     if mde == 0:
         raise BadInput("an effect of 0 cannot be found; name the least relative effect that matters, as in --mde 0.02")
-    low, high = 4, 8
+    low, high = FEWEST, 2 * FEWEST
     while power_of(baseline, mde, high, settings, share=share) < power:
         low, high = high, high * 2
         if high > MOST:
@@ -154,15 +156,19 @@ def design(
     Raises:
         BadInput: if all or too few are given.
     """
+    if mde is not None and not math.isfinite(mde):
+        raise BadInput(f"effect {mde:g} is no finite number; name a relative effect, as in --mde 0.02")
+    if units is not None and not FEWEST <= units <= MOST:
+        raise BadInput(f"{units:,} units are not between {FEWEST} and {MOST:.0e}; name those over control and variant")
     if mde is not None and units is not None:
         if power is not None:
             raise BadInput("effect, units and power are all given; leave out the one that is asked for")
         _check(baseline, 0.5, 0.5)
         return _design(baseline, mde, units, settings, 0.5)
     if mde is not None:
-        return sample_size(baseline, mde, settings, power=power or 0.8)
+        return sample_size(baseline, mde, settings, power=0.8 if power is None else power)
     if units is not None:
-        return least_effect(baseline, units, settings, power=power or 0.8)
+        return least_effect(baseline, units, settings, power=0.8 if power is None else power)
     raise BadInput("neither an effect nor a number of units is given; name one, as in --mde 0.02")
 
 
@@ -187,6 +193,8 @@ def parse_baseline(text: str) -> Baseline:
         values = [float(part) for part in numbers.split(",")]
     except ValueError:
         values = []
+    if not all(abs(value) <= LARGEST for value in values):
+        raise BadInput(f"metric {text!r}: its numbers are not finite, or above {LARGEST:g}; write mean:16.2,25.1")
     if kind == "proportion" and len(values) == 1:
         return Baseline("proportion", values[0])
     if kind in {"mean", "ratio", "quantile", "count"} and len(values) == 2 and values[1] > 0:

@@ -69,8 +69,7 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     Raises:
         BadInput: if the table cannot answer, in one line that says why.
     """
-    if not 0 < alpha < 1:
-        raise BadInput(f"alpha {alpha} is not between 0 and 1; 0.05 gives 95% intervals")
+    settings = Settings(method, alpha, relative, Prior(*prior) if prior else Prior())
     if not metrics:
         raise BadInput("no metric is named; add one, as in --metric mean:revenue")
     measures = parse_measures(metrics, tuple(covariates))
@@ -91,7 +90,6 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     crossovers = sum(group.units for key, group in found.items() if key[1])
     unassigned = sum(group.units for key, group in found.items() if key[0] is None and not key[1])
     _check_variants(path, variant, control, named)
-    settings = Settings(method, alpha, relative, Prior(*prior) if prior else Prior())
     units = {name: group.units for name, group in sorted(named.items())}
     ratio = sample_ratio(units, dict(weights) if weights else dict.fromkeys(units, 1.0))
     flags = _flags(named, framed, unassigned, variant)
