@@ -51,17 +51,23 @@ _MAY_COME_AGAIN: dict[parquet.Table, list[str]] = {
     "decisions": ["decision_id"],
     "exposures": ["decision_id", "key"],
 }
+_MARKS: dict[parquet.Table, str] = {"decisions": "r", "exposures": "rp"}
+"""The 13th characters of the ids of decisions that were asked for with an idempotency key (r), or ahead (p)."""
 
 
 def _keys_of(record: AnyRecord) -> list[int]:
     """What tells a record that may come again from others; nothing for those that come once."""
     if isinstance(record, EventRecord):
         return [hash(("events", record.customer, record.message_id))]
-    if isinstance(record, DecisionRecord) and record.decision_id[12:13] == "r":
+    if isinstance(record, DecisionRecord) and _marked("decisions", record.decision_id):
         return [hash(("decisions", record.decision_id))]
-    if isinstance(record, ExposureRecord) and record.decision_id[12:13] == "r":
+    if isinstance(record, ExposureRecord) and _marked("exposures", record.decision_id):
         return [hash(("exposures", record.decision_id, key)) for key in record.keys]
     return []
+
+
+def _marked(table: parquet.Table, decision_id: str) -> bool:
+    return decision_id[12:13] in tuple(_MARKS[table])
 
 
 class Pending:
@@ -69,7 +75,7 @@ class Pending:
 
     An event counts once by its customer and message id, however often it is sent; sent again under another of the
     customer's ids it is told at the door. So does a decision that was asked for with an idempotency key, and its
-    exposure: two workers may have spooled it.
+    exposure: two workers may have spooled it. So does what was decided ahead and told to be seen more than once.
     """
 
     def __init__(self, log: Path, days: int = 2) -> None:
@@ -83,8 +89,9 @@ class Pending:
                 ids = self._seen.setdefault(directory.name.removeprefix("day="), set())
                 for file in directory.glob("*.parquet"):
                     kept = pq.read_table(file, columns=columns, partitioning=None)
-                    if table != "events":
-                        kept = kept.filter(pc.equal(pc.utf8_slice_codeunits(kept["decision_id"], 12, 13), "r"))
+                    if table in _MARKS:
+                        marks = pc.utf8_slice_codeunits(kept["decision_id"], 12, 13)
+                        kept = kept.filter(pc.is_in(marks, pa.array(_MARKS[table])))
                     ids.update(hash((table, *row)) for row in zip(*(kept[c].to_pylist() for c in columns), strict=True))
 
     def take(self, delivery: stream.Delivery) -> None:
@@ -126,8 +133,11 @@ class Pending:
         table, day, rows = parquet.rows_of(record)
         keys = _keys_of(record)
         if keys:
-            if all(any(key in ids for ids in self._seen.values()) for key in keys):
+            new = [not any(key in ids for ids in self._seen.values()) for key in keys]
+            if not any(new):
                 return
+            if isinstance(record, ExposureRecord):  # a row for each key
+                rows = list({key: row for key, row, is_new in zip(keys, rows, new, strict=True) if is_new}.values())
             self._seen.setdefault(day, set()).update(keys)
         if rows:
             pending = self._rows.setdefault((table, day), [])

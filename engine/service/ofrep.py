@@ -160,7 +160,7 @@ async def _decided(worker: Worker, asked: Asked, keys: list[str], now: float, *,
     )
     if asked.anyone:
         return worker.decided(NOBODY, request, now, new_id(now))
-    return await worker.weigh(request, now, new_id(now))
+    return await worker.weigh(request, now, new_id(now, ahead=not expose))
 
 
 def _asked(call: Call, plan: Plan) -> Asked:

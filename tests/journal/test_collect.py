@@ -164,7 +164,19 @@ def test_a_decision_asked_for_with_an_idempotency_key_counts_once_also_after_a_r
     answered(settings, decision, seen, decision, seen, DECISION, DECISION)
     assert drain(settings).rows == {"decisions": 6, "exposures": 1}
     answered(settings, decision, seen, ExposureRecord(decision_id, NOON, "u-1", ["hero", "layout"]))
+    assert drain(settings).rows == {"exposures": 1}
+
+
+def test_what_was_decided_ahead_is_seen_once_by_key_also_after_a_restart(settings: Settings) -> None:
+    decision_id = f"{'0' * 12}p{'0' * 19}"
+    answered(
+        settings,
+        *(ExposureRecord(decision_id, NOON + i, "u-1", keys) for i, keys in enumerate((["a", "a"], ["a"], ["a", "b"]))),
+    )
     assert drain(settings).rows == {"exposures": 2}
+    answered(settings, ExposureRecord(decision_id, NOON, "u-1", ["b", "c", "c"]))
+    assert drain(settings).rows == {"exposures": 1}
+    assert [row[2] for row in rows(settings, "exposures")] == ["a", "b", "c"]
 
 
 def test_a_drain_beside_a_working_collector_waits_for_it(settings: Settings) -> None:

@@ -143,6 +143,7 @@ def test_what_is_prefetched_counts_as_seen_only_when_it_is_told(server: Any) -> 
     body = DECIDE | {"customer": {"user_id": "ahead-1"}, "placements": ["home_hero"], "expose": False}
     answer = server.post("/v1/decide", body).json()
     decision_id = answer["decision_id"]
+    assert decision_id[12] == "p", "the log counts what is told of it once"
 
     def seen() -> list[str]:
         return [
