@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from engine.analysis.metrics import Measure
     from engine.analysis.moments import Floats
     from engine.analysis.question import ExperimentQuestion, MetricSpec
-    from engine.analysis.sources import Engine
+    from engine.analysis.sources import Engine, Row
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -51,6 +51,11 @@ class Check(msgspec.Struct, frozen=True):
     false_positives: Rate | NotEstimable
     coverage: Rate | NotEstimable
     relative_coverage: Rate | NotEstimable
+
+    @property
+    def ok(self) -> bool:
+        """Whether the false positives and the coverage could be counted and are as said."""
+        return all(isinstance(part, Rate) and part.ok for part in (self.false_positives, self.coverage))
 
 
 def aa_table(  # noqa: PLR0913 # the command line's flags, one each
@@ -83,6 +88,8 @@ def aa_table(  # noqa: PLR0913 # the command line's flags, one each
     Raises:
         BadInput: as `analyze_table`.
     """
+    if not metrics:
+        raise BadInput("no metric is named; add one, as in --metric mean:revenue")
     measures = parse_measures(metrics, tuple(covariates))
     if any(measure.kind == "quantile" for measure in measures):
         raise BadInput("an A/A check sorts no quantiles at every run; name means, proportions and ratios")
@@ -121,13 +128,32 @@ def aa_experiment(
 def _all(
     source: Engine, frame: ir.Table, measures: Sequence[Measure], settings: Settings, runs: int, seed: int
 ) -> list[Check]:
+    if not measures:
+        raise BadInput("an A/A check sorts no quantiles at every run, and no other metric is named; add a mean")
+    if runs < 1:
+        raise BadInput(f"{runs} runs count nothing; 1000 are usual")
     columns = sorted({column for measure in measures for column in measure.columns})
     ordered = frame.select(*columns).order_by(*columns)  # engines keep no order, and a seed must mean one split
-    values = np.array(source.rows(ordered), dtype=np.float64).reshape(-1, len(columns))
+    rows = source.rows(ordered)
+    values = np.array(rows, dtype=np.float64).reshape(-1, len(columns))
+    wild = {columns[at] for at in np.flatnonzero(~np.isfinite(values).all(axis=0)) if _wild(rows, int(at))}
     return [
-        aa(values[:, [columns.index(name) for name in measure.columns]], measure, settings, runs, seed)
+        _refused(measure, runs, len(rows))
+        if wild.intersection(measure.columns)
+        else aa(values[:, [columns.index(name) for name in measure.columns]], measure, settings, runs, seed)
         for measure in measures
     ]
+
+
+def _wild(rows: Sequence[Row], at: int) -> bool:
+    """Whether a column holds NaN or infinity, which unlike a missing value make its mean unknown."""
+    cells = (row[at] for row in rows)
+    return any(isinstance(cell, float) and not math.isfinite(cell) for cell in cells)
+
+
+def _refused(measure: Measure, runs: int, units: int) -> Check:
+    why = NotEstimable(f"{measure.name} has values that are NaN or infinite")
+    return Check(measure.name, runs, units, why, why, why)
 
 
 def aa(values: Floats, measure: Measure, settings: Settings, runs: int = 1000, seed: int = 1) -> Check:

@@ -80,7 +80,8 @@ def parse_measure(text: str, covariates: tuple[str, ...] = ()) -> Measure:
     if kind == "quantile":
         column, at, level = body.rpartition("@")
         if not at or not re.fullmatch(r"0?\.\d+", level):
-            raise BadInput(f"metric {text!r} needs a level between 0 and 1 after '@', as in quantile:{body}@0.9")
+            example = f"quantile:{column or body}@0.9"
+            raise BadInput(f"metric {text!r} needs a level between 0 and 1 after '@', as in {example}")
         return Measure(body, "quantile", Term(column.strip()), quantile=float(level), direction=direction)
     if (kind == "ratio") != ("/" in body):
         raise BadInput(f"metric {text!r}: only a ratio has NUM/DEN, as in ratio:orders/sessions")

@@ -1,12 +1,19 @@
 """What a person may get wrong on the command line of the reports, each refused in one line."""
 
 import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from engine.analysis import aa_table, analyze_table
 from engine.analysis.bayes import Prior
 from engine.analysis.effects import Settings
 from engine.analysis.power import design, parse_baseline
+from engine.cli.reports import aa, analyze
 from engine.errors import BadInput
 
 
@@ -37,3 +44,45 @@ def test_effects_powers_and_baselines_are_finite() -> None:
     for text in ("mean:nan,1", "mean:1,inf", "mean:1e300,1e300", "proportion:nan"):
         with pytest.raises(BadInput, match="are not finite"):
             parse_baseline(text)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Callable[..., str]:
+    def write(y: Sequence[float]) -> str:
+        path = tmp_path / "shop.parquet"
+        pq.write_table(pa.table({"variant": ["a", "b"] * (len(y) // 2), "y": y}), path)
+        return str(path)
+
+    return write
+
+
+Y = list(np.random.default_rng(7).normal(10, 3, 200))
+
+
+def test_an_aa_check_needs_metrics_and_runs(shop: Callable[..., str]) -> None:
+    with pytest.raises(BadInput, match="no metric is named"):
+        aa_table(shop(Y), metrics=[])
+    for runs in (0, -4):
+        with pytest.raises(BadInput, match="runs count nothing"):
+            aa_table(shop(Y), metrics=["mean:y"], runs=runs)
+
+
+@pytest.mark.parametrize(
+    ("y", "code"), [(Y, 0), ([1.5] * 200, 1), ([math.nan, *Y[1:]], 1)], ids=["usual", "constant", "nan"]
+)
+def test_an_aa_check_fails_exactly_when_it_says_so(shop: Callable[..., str], y: list[float], code: int) -> None:
+    assert aa(table=shop(y), metric=["mean:y"], runs=200) == code
+    (check,) = aa_table(shop(y), metrics=["mean:y"], runs=200)
+    assert check.ok is (code == 0)
+
+
+def test_what_an_experiments_file_says_is_not_ignored_on_the_command_line() -> None:
+    with pytest.raises(BadInput, match="--unit, --metric: the experiment's file says it"):
+        analyze("checkout", metric=["mean:y"], unit="customer")
+    with pytest.raises(BadInput, match="--segment and --as-of are of the log"):
+        analyze(table="shop.parquet", segment="country")
+
+
+def test_the_level_of_a_quantile_is_shown_as_it_must_be(shop: Callable[..., str]) -> None:
+    with pytest.raises(BadInput, match=r"as in quantile:y@0\.9$"):
+        analyze_table(shop(Y), variant="variant", control="a", metrics=["quantile:y@1.5"])
