@@ -22,7 +22,8 @@ AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
 _SCRIPT = Path(__file__).with_name("ship.lua").read_text(encoding="utf-8")
 _SHA = hashlib.sha1(_SCRIPT.encode()).hexdigest()  # noqa: S324 (the name by which Redis knows a script)
 _IDLE_SEGMENT = 60.0
-_FINISH = 5.0
+_FINISH = 3.0
+_PATIENCE = 2.0
 _log = structlog.get_logger(__name__)
 
 
@@ -128,7 +129,7 @@ class Shipper:
     async def run(self) -> None:
         """Ship until `stop`, whatever the store does: what it does not take waits in the spool, for others at last."""
         pause, scanned = self._interval, -self._scan
-        async with connect(self._url) as client:
+        async with connect(self._url, timeout=_PATIENCE) as client:
             while not self._stopping.is_set():
                 try:
                     busy = await self._step(client)
