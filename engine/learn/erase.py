@@ -1,76 +1,14 @@
-"""Takes people out of the learner's files, and keeps what of them is still on its way from coming in."""
+"""Keeps what of erased people is still on its way from coming in; `erase_customers` takes them out of our files."""
 
 import sqlite3
-from collections.abc import Collection, Sequence
-from contextlib import closing
-from pathlib import Path
-
-import msgspec
+from collections.abc import Sequence
 
 from engine.journal.erase import digest
-from engine.journal.records import (
-    AnyRecord,
-    DecisionRecord,
-    EventRecord,
-    ExposureRecord,
-    QuarantineRecord,
-    RewardRecord,
-    decode,
-)
+from engine.journal.erase_pending import erase_pending as erase_customers
+from engine.journal.records import AnyRecord, DecisionRecord, EventRecord, ExposureRecord
 from engine.learn.join import time_of
 
-_ON_ITS_WAY = 30 * 86_400.0  # no spool or stream keeps a record for longer
-_DECISIONS = "SELECT decision_id FROM pending WHERE customer IN (SELECT value FROM json_each(?))"
-_STATEMENTS = (
-    "DELETE FROM pending WHERE customer IN (SELECT value FROM json_each(?))",
-    "DELETE FROM guarded WHERE customer IN (SELECT value FROM json_each(?))",
-)
-
-
-def erase_customers(data: Path, ids: Collection[str], now: float) -> int:
-    """Remove what the learners under `data` keep of the customers `ids`, and what came before `now` and is to come.
-
-    What a policy learnt from them stays: sums over everybody, in which nobody can be found. Works beside a running
-    learner.
-
-    Returns:
-        The number of rows removed.
-    """
-    removed = 0
-    asked = msgspec.json.encode(list(ids)).decode()
-    for path in sorted((data / "learn").glob("*.sqlite")):
-        with closing(sqlite3.connect(path, isolation_level=None, timeout=30.0)) as db:
-            db.execute("BEGIN IMMEDIATE")
-            decisions = {id_ for (id_,) in db.execute(_DECISIONS, [asked])}
-            removed += sum(db.execute(statement, [asked]).rowcount for statement in _STATEMENTS)
-            early = db.execute("SELECT id, record FROM early").fetchall()
-            removed += _delete(db, "DELETE FROM early WHERE id = ?", early, ids, decisions)
-            outbox = db.execute("SELECT seq, record FROM outbox").fetchall()
-            removed += _delete(db, "DELETE FROM outbox WHERE seq = ?", outbox, ids, decisions)
-            db.execute("DELETE FROM erased WHERE at < ?", [now - _ON_ITS_WAY])
-            db.executemany("INSERT OR REPLACE INTO erased VALUES (?, ?)", [(digest(name), now) for name in ids])
-            db.execute("COMMIT")
-    return removed
-
-
-def _delete(
-    db: sqlite3.Connection,
-    statement: str,
-    stored: Sequence[tuple[int, bytes]],
-    ids: Collection[str],
-    decisions: Collection[str],
-) -> int:
-    gone = [(row,) for row, payload in stored if _is_about(decode(payload), ids, decisions)]
-    db.executemany(statement, gone)
-    return len(gone)
-
-
-def _is_about(record: AnyRecord, ids: Collection[str], decisions: Collection[str]) -> bool:
-    if isinstance(record, QuarantineRecord):
-        return _is_about(decode(record.body), ids, decisions)
-    if isinstance(record, RewardRecord):
-        return record.decision_id in decisions
-    return record.customer in ids
+__all__ = ["erase_customers", "without_erased"]
 
 
 def without_erased(db: sqlite3.Connection, records: Sequence[AnyRecord]) -> Sequence[AnyRecord]:

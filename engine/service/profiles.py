@@ -9,6 +9,7 @@ import structlog
 
 from engine.errors import StoreUnavailable
 from engine.journal.erase import erase_customers
+from engine.journal.erase_pending import erase_pending
 from engine.journal.export import rows_of
 from engine.profiles.erasure import Export
 from engine.profiles.portrait import portrait
@@ -65,6 +66,7 @@ def profile_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
         ids = {customer, *(value for values in gone.values() for value in values)}
         folder, now = worker.settings.log, time.time()
         rows = await asyncio.to_thread(erase_customers, folder, ids, now) if folder.is_dir() else 0
+        await asyncio.to_thread(erase_pending, worker.settings.data, ids, now)
         log.warning("customer erased", by=call.caller.name, ids=len(ids), rows=rows)
         return Reply(_encode(Erased(sorted(ids), rows)))
 
