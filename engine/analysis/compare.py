@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from engine.analysis.bayes import Prior, chances_best, normal, normal_posterior
 from engine.analysis.effects import Settings, absolute, linear_effect, relative, scale
 from engine.analysis.estimate import Bayes, Effect, NotEstimable
-from engine.analysis.inference import Arm, arms
+from engine.analysis.inference import Arm, arms, single
 from engine.analysis.multiplicity import benjamini_hochberg, holm
 from engine.analysis.report import MetricReport
 
@@ -42,6 +43,14 @@ class Evidence:
             return control
         return treatment if isinstance(treatment, NotEstimable) else (control, treatment, 0.0)
 
+    def arm(self, measure: Measure, name: str) -> Arm | None:
+        """One side alone without covariates, as far as it is known."""
+        if measure.kind == "quantile":
+            known = self.quantiles[measure.name].get(name)
+            return known if isinstance(known, Arm) else None
+        moments = self.groups[name].moments[measure.name]
+        return single(moments, measure) if moments.n > 1 and np.all(np.isfinite(moments.comoment)) else None
+
 
 def compare(measure: Measure, variant: str, evidence: Evidence, settings: Settings) -> MetricReport:
     """One variant against control on one measure."""
@@ -63,11 +72,13 @@ def compare(measure: Measure, variant: str, evidence: Evidence, settings: Settin
         margin=measure.margin if measure.role == "guardrail" else None,
     )
     if isinstance(found, NotEstimable):
-        return msgspec.structs.replace(base, absolute=found, relative=found, bayes=found)
+        units, mean = _seen(measure, (control, variant), evidence)
+        return msgspec.structs.replace(base, units=units, mean=mean, absolute=found, relative=found, bayes=found)
     ours, theirs, reduction = found
     width = scale(ours, theirs, settings)
     if isinstance(width, NotEstimable):
-        return msgspec.structs.replace(base, absolute=width, relative=width, bayes=width)
+        units, mean = _seen(measure, (control, variant), evidence)
+        return msgspec.structs.replace(base, units=units, mean=mean, absolute=width, relative=width, bayes=width)
     difference = absolute(ours, theirs, width)
     share = relative(ours, theirs, width, settings.relative)
     if settings.method == "fixed" and _counted(measure):
@@ -89,6 +100,14 @@ def compare(measure: Measure, variant: str, evidence: Evidence, settings: Settin
         variance_reduction=reduction if measure.covariates else None,
         words=words(difference, posterior, settings),
     )
+
+
+def _seen(measure: Measure, names: Sequence[str], evidence: Evidence) -> tuple[dict[str, int], dict[str, float]]:
+    """What is known of each side where their comparison is not: its units and, where it is a number, its mean."""
+    known = {name: evidence.arm(measure, name) for name in names}
+    arms_seen = {name: arm for name, arm in known.items() if arm is not None}
+    means = {name: arm.value for name, arm in arms_seen.items() if math.isfinite(arm.value)}
+    return {name: arm.n for name, arm in arms_seen.items()}, means
 
 
 def _counted(measure: Measure) -> bool:

@@ -73,6 +73,8 @@ def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, A
     for side, name in ((control, "control"), (treatment, "the variant")):
         if side.n < 2:
             return NotEstimable(f"{name} has {side.n} units with a value, a variance needs two")
+        if not np.all(np.isfinite(side.comoment)):
+            return NotEstimable(_why_not(side, measure))
     if measure.kind == "proportion" and measure.y.den is None and not all(map(_is_share, (control, treatment))):
         return NotEstimable(f"{measure.name} holds values other than 0 and 1; ask for its mean")
     total = control + treatment
@@ -123,4 +125,6 @@ def _is_share(side: Moments) -> bool:
 def _why_not(side: Moments, measure: Measure) -> str:
     if not np.all(np.isfinite(side.mean)):
         return f"{measure.name} has values that are NaN or infinite"
+    if not np.all(np.isfinite(side.comoment)):
+        return f"{measure.name} has values too large to be squared; divide the column first"
     return f"the denominator of {measure.name} is zero"

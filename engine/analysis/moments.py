@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+ROUNDING = 4e-16  # of its mean: what is left of a constant's deviation, two steps between neighbouring floats
+
 
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -33,11 +35,9 @@ class Moments:
         if n == 0:
             return self
         delta = other.mean - self.mean
-        return Moments(
-            n,
-            self.mean + delta * (other.n / n),
-            self.comoment + other.comoment + np.outer(delta, delta) * (self.n * other.n / n),
-        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            between = np.outer(delta, delta) * (self.n * other.n / n)
+        return Moments(n, self.mean + delta * (other.n / n), self.comoment + other.comoment + between)
 
     @property
     def covariance(self) -> Floats:
@@ -81,9 +81,10 @@ def from_shifted(
         return Moments(0, start, np.zeros_like(raw))
     if not np.all(np.isfinite(shift)):
         return Moments(n, np.where(np.isfinite(shift), start, np.nan), np.full_like(raw, np.nan))
-    comoment = raw - np.outer(shift, shift) / n
     mean = start + shift / n
-    constant = np.diagonal(comoment) <= n * (1e-14 * mean) ** 2  # what is left of a constant is rounding
+    with np.errstate(over="ignore", invalid="ignore"):  # products past the largest float say so by not being finite
+        comoment = raw - np.outer(shift, shift) / n
+        constant = np.diagonal(comoment) <= n * (ROUNDING * mean) ** 2
     comoment[constant, :] = 0.0
     comoment[:, constant] = 0.0
     return Moments(n, mean, comoment)
@@ -94,8 +95,9 @@ def well_centred(moments: Moments, columns: Sequence[str], centre: Mapping[str, 
     if moments.n < 2 or not np.all(np.isfinite(moments.mean)):
         return True
     off = moments.mean - np.array([centre[name] for name in columns])
-    rounding = moments.n * (1e-12 * moments.mean) ** 2
-    return bool(np.all(moments.n * off**2 <= 1e6 * np.diagonal(moments.comoment) + rounding))
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounding = moments.n * (1e-12 * moments.mean) ** 2
+        return bool(np.all(moments.n * off**2 <= 1e6 * np.diagonal(moments.comoment) + rounding))
 
 
 def empty(columns: int) -> Moments:

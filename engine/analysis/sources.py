@@ -110,9 +110,27 @@ def compiled(expression: ir.Table, dialect: str) -> str:
     return str(ibis.to_sql(expression, dialect=dialect))
 
 
+def _check_readable(path: str) -> None:
+    try:
+        found = Path(path).stat()
+        if Path(path).is_dir():
+            if next(Path(path).rglob("*.parquet"), None) is None:
+                raise BadInput(f"{path} is a folder without Parquet files; give one that holds some, or a file")
+            return
+        with Path(path).open("rb"):
+            pass
+    except (FileNotFoundError, NotADirectoryError):
+        if not any(sign in path for sign in "*?["):
+            raise BadInput(f"{path} does not exist; give a Parquet or CSV file") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be opened ({error}); give a Parquet or CSV file that may be read") from error
+    else:
+        if found.st_size == 0:
+            raise BadInput(f"{path} is empty; give a Parquet or CSV file with rows")
+
+
 def _reader(path: str) -> str:
-    if not Path(path).exists() and not any(sign in path for sign in "*?["):
-        raise BadInput(f"{path} does not exist; give a Parquet or CSV file")
+    _check_readable(path)
     quoted = path.replace("'", "''")
     if Path(path).is_dir():
         return f"SELECT * FROM read_parquet('{quoted}/**/*.parquet', union_by_name = true)"  # noqa: S608 # quoted above

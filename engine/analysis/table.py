@@ -192,11 +192,15 @@ def check_columns(
             text = table[column].cast("string")
             is_number = text.try_cast("float64").notnull()
             seen = source.rows(table.filter(text.notnull() & ~is_number).select(example=text).limit(1))
+            if not seen and not source.rows(table.filter(text.notnull()).select(example=text).limit(1)):
+                raise BadInput(f"{path}: column {column!r} holds no value; a metric needs numbers")
             example = f", for example {seen[0][0]!r}" if seen else ""
             raise BadInput(f"{path}: column {column!r} holds text{example}; a metric needs numbers")
 
 
 def _check_variants(path: str, variant: str, control: str, named: Mapping[str, Group]) -> None:
+    if not named:
+        raise BadInput(f"{path} has no row with a {variant}; a comparison needs two variants")
     if control not in named:
         seen = ", ".join(sorted(named)[:10]) or "none"
         raise BadInput(f"{path}: no row has {variant} = {control!r}, the control; the variants are {seen}")

@@ -12,6 +12,7 @@ import pytest
 from engine.analysis import aa_table, analyze_table
 from engine.analysis.bayes import Prior
 from engine.analysis.effects import Settings
+from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.power import design, parse_baseline
 from engine.cli.reports import aa, analyze
 from engine.errors import BadInput
@@ -86,3 +87,25 @@ def test_what_an_experiments_file_says_is_not_ignored_on_the_command_line() -> N
 def test_the_level_of_a_quantile_is_shown_as_it_must_be(shop: Callable[..., str]) -> None:
     with pytest.raises(BadInput, match=r"as in quantile:y@0\.9$"):
         analyze_table(shop(Y), variant="variant", control="a", metrics=["quantile:y@1.5"])
+
+
+def test_reasons_name_what_is_wrong_and_keep_what_is_known(shop: Callable[..., str]) -> None:
+    far = analyze_table(shop([y + 1e15 for y in Y]), variant="variant", control="a", metrics=["mean:y"], method="fixed")
+    effect = far.metrics[0].absolute
+    assert isinstance(effect, Effect)
+    assert 0.3 < effect.se < 0.55
+    huge = analyze_table(shop([y * 1e300 for y in Y]), variant="variant", control="a", metrics=["mean:y"])
+    assert huge.metrics[0].absolute == NotEstimable("y has values too large to be squared; divide the column first")
+    constant = analyze_table(shop([0.1] * 20_000), variant="variant", control="a", metrics=["mean:y"]).metrics[0]
+    assert constant.absolute == NotEstimable("y does not vary in either variant")
+    assert constant.units == {"a": 10_000, "b": 10_000}
+    assert constant.mean == pytest.approx({"a": 0.1, "b": 0.1})
+
+
+def test_files_that_hold_nothing(tmp_path: Path) -> None:
+    (tmp_path / "head.csv").write_text("variant,y\n")
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "folder").mkdir()
+    for name, why in (("head.csv", "holds no value"), ("empty.csv", "is empty"), ("folder", "without Parquet files")):
+        with pytest.raises(BadInput, match=why):
+            analyze_table(str(tmp_path / name), variant="variant", control="a", metrics=["mean:y"])
