@@ -17,11 +17,14 @@ def render(report: Report) -> RenderableType:
     """The report of one experiment: the decision, the data's quality, a row per metric and variant."""
     decision = report.decision
     verdict = Text.assemble((decision.verdict.upper(), f"bold {_COLOURS[decision.verdict]}"), f": {decision.why}")
-    lines = [Text(f"{report.experiment}, as of {report.as_of}", style="bold"), verdict]
+    lines = [Text(""), Text(f"{report.experiment}, as of {report.as_of}", style="bold"), verdict]
     if isinstance(decision.money_per_month, Money):
         money = decision.money_per_month
         lines.append(
-            Text(f"Worth {money.estimate:,.0f} a month at full traffic ({money.low:,.0f} to {money.high:,.0f})")
+            Text(
+                f"Worth {money.estimate:,.0f} a month at full traffic ({money.low:,.0f} to {money.high:,.0f}), "
+                "in the shop's currency"
+            )
         )
     if decision.would_change:
         lines.append(Text(decision.would_change))
@@ -29,7 +32,8 @@ def render(report: Report) -> RenderableType:
     ratio = report.quality.srm
     lines.append(Text(f"Units: {units}; sample ratio {'ok' if ratio.ok else 'MISMATCH'} (p = {ratio.p:.3g})"))
     lines.extend(Text(f"! {flag}", style="yellow") for flag in report.quality.flags)
-    return Group(*lines, _metrics(report), *(_segment(part) for part in report.segments))
+    words = [Text(metric.words) for metric in report.metrics if metric.role == "primary" and metric.words][:1]
+    return Group(*lines, _metrics(report), *words, *(_segment(part) for part in report.segments))
 
 
 def _segment(part: SegmentReport) -> Table:
