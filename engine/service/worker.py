@@ -41,6 +41,8 @@ from engine.service.repeats import Kept, answered, claim, repeatable, settle
 from engine.settings import Settings
 
 PLAN_SECONDS = 0.3
+SHIPPING_SECONDS = 8.0
+"""For what is left of the spool at the end; the rest waits in it."""
 GARBAGE = (50_000, 20, 50)
 """How many more objects are made than freed before cycles are looked for: a request makes hundreds and no cycle."""
 
@@ -115,12 +117,11 @@ class Worker:
         try:
             yield
         finally:
-            for task in followers:
-                task.cancel()
-            await asyncio.gather(*followers, return_exceptions=True)
-            self.meters.flush()
             self.shipper.stop()
-            await shipping
+            await _ended(followers)
+            self.meters.flush()
+            await asyncio.wait([shipping], timeout=SHIPPING_SECONDS)
+            await _ended([shipping])
             await self.store.close()
             await self.patient.close()
 
@@ -380,6 +381,15 @@ def stranger(ids: CustomerIds) -> Profile:
     """Whom a decision is for while the store is away: nothing is known but an id."""
     name = ids.user_id or ids.loyalty_card or ids.email or ids.phone or ids.anonymous_id or ids.device_id or ""
     return Profile(id=name, unit=name)
+
+
+async def _ended(tasks: Collection["asyncio.Task[None]"]) -> None:
+    """Cancel until all have ended: one that waits for the store may take a cancellation for a time-out and go on."""
+    waiting = set(tasks)
+    while waiting:
+        for task in waiting:
+            task.cancel()
+        _, waiting = await asyncio.wait(waiting, timeout=0.5)
 
 
 def new_id(now: float, *, ahead: bool = False) -> str:
