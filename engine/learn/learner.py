@@ -144,6 +144,7 @@ class Learner:
             progress = stream.Progress({p: _text(position) for p, position in positions.items() if position})
         progress = progress.without_spools_before(int(time.time() * 1000) - _KEEP_MARKS_MS)
         self._reader = stream.Reader(self._client, READER, progress, partitions=self._partitions)
+        self._reader.commit(self._reader.progress)  # from now on nothing that is not read yet is trimmed
         return self._reader
 
     def _listen(self) -> None:
