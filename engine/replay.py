@@ -46,6 +46,11 @@ PATIENCE_SECONDS = 30
 POWER = 0.8
 
 
+PATIENCE = 30
+QUIET = 3
+"""Seconds to wait for the learner in all, and without news."""
+
+
 class ReplayError(CounterpointError):
     """The engine did not answer the replay; its log lines above say why."""
 
@@ -133,6 +138,7 @@ def replay_obd(
         err.print("Collecting the log …")
         stop.wait(SETTLE_SECONDS + 2)
         collect(served, drain=True)
+        _await_learnt(served, stop)
         learned = learned_probabilities(served, logged)
     clicks = np.array([one.click for one in logged], dtype=np.float64)
     evenly = np.full(len(logged), 1 / len(arms))
@@ -275,6 +281,20 @@ async def _post(client: httpx.AsyncClient, path: str, body: Mapping[str, object]
     if not answer.is_success:
         raise ReplayError(f"{path} answered {answer.status_code}: {answer.text}")
     return answer.content
+
+
+def _await_learnt(settings: Settings, stop: threading.Event) -> None:
+    """Wait until the learner, which a busy machine may hold up, has published nothing new for a while."""
+    quiet = 0
+    before: float | None = None
+    with connect(settings.redis) as client:
+        for _ in range(PATIENCE):
+            published = current(client, PLACEMENT)
+            learnt = published.header.learnt if published else None
+            quiet = quiet + 1 if learnt is not None and learnt == before else 0
+            if quiet >= QUIET or stop.wait(1.0):
+                return
+            before = learnt
 
 
 def learned_probabilities(settings: Settings, rounds: Sequence[Round]) -> NDArray[np.float64]:
