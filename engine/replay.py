@@ -33,6 +33,7 @@ from engine.errors import BadInput, CounterpointError, StoppedError
 from engine.journal.collect import collect
 from engine.journal.snapshots import aligned, current
 from engine.journal.stream import connect
+from engine.learn.learner import SLACK
 from engine.settings import Settings
 from engine.up import running
 from policies import load
@@ -136,7 +137,7 @@ def replay_obd(
         if stop.is_set():
             raise StoppedError("the replay was stopped before its end")
         err.print("Collecting the log …")
-        stop.wait(SETTLE_SECONDS + 2)
+        stop.wait(SETTLE_SECONDS + SLACK + 2)  # only then are the last rounds without a click learnt as such
         collect(served, drain=True)
         _await_learnt(served, stop)
         learned = learned_probabilities(served, logged)

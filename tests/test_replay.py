@@ -41,6 +41,7 @@ def test_every_round_is_asked_and_the_matching_ones_are_in_the_engines_report(da
     assert abs(report.matched - ROUNDS / ITEMS) < 47
     assert sum(row.exposures for row in report.policies.policies) == report.matched
     assert sum(row.rewards for row in report.policies.policies) == report.clicks > 0
+    assert report.learned_snips.value > report.log.value  # it learnt which item is always clicked
 
 
 def test_a_data_directory_in_use_is_refused(dataset: Path, tmp_path: Path) -> None:
