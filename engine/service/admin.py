@@ -9,9 +9,10 @@ from engine.errors import StoreUnavailable
 from engine.journal.records import EventRecord
 from engine.service.auth import Guard
 from engine.service.http import Call, Reply, Route, endpoint
+from engine.service.ids import new_id
 from engine.service.killswitch import Pause
 from engine.service.problems import Refusal, undecodable
-from engine.service.worker import Worker, new_id
+from engine.service.worker import Worker
 
 log = structlog.get_logger(__name__)
 

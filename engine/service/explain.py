@@ -14,8 +14,9 @@ from engine.errors import StoreUnavailable
 from engine.profiles.wanted import takes_of
 from engine.service.auth import Guard
 from engine.service.http import Call, Reply, Route, endpoint
+from engine.service.ids import new_id
 from engine.service.problems import Refusal, undecodable
-from engine.service.worker import Worker, new_id, of_the_store
+from engine.service.worker import Worker, of_the_store
 
 _request = msgspec.json.Decoder(DecideRequest)
 _encode = msgspec.json.Encoder().encode

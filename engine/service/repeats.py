@@ -29,11 +29,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Kept).decode
 
 
-def repeatable(decision_id: str) -> str:
-    """The id as one of a decision that may be asked for again: its 13th character is `r`, which is no hex digit."""
-    return f"{decision_id[:12]}r{decision_id[13:]}"
-
-
 async def claim(wire: Wire, token: str, body: bytes, kept: Kept) -> Kept:
     """What was answered to the request `body` with the key `token`; `kept` if nothing was yet.
 

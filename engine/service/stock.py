@@ -10,8 +10,9 @@ from engine.journal.records import EventRecord
 from engine.profiles.claims import Take
 from engine.service.auth import Guard
 from engine.service.http import Call, Reply, Route, endpoint
+from engine.service.ids import new_id
 from engine.service.problems import Refusal, undecodable
-from engine.service.worker import Worker, new_id
+from engine.service.worker import Worker
 
 AWAY = "the store is away; nothing was changed, send it again"
 

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import os
-import random
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Literal, TypeVar
@@ -34,10 +32,11 @@ from engine.profiles.prefetched import held, hold
 from engine.profiles.store import ProfileStore
 from engine.service.auth import PROOF
 from engine.service.http import Call, Reply
+from engine.service.ids import new_id, repeatable
 from engine.service.killswitch import KillSwitch
 from engine.service.meters import Meters
 from engine.service.problems import Refusal, undecodable
-from engine.service.repeats import Kept, answered, claim, repeatable, settle
+from engine.service.repeats import Kept, answered, claim, settle
 from engine.settings import Settings
 
 PLAN_SECONDS = 0.3
@@ -46,7 +45,6 @@ SHIPPING_SECONDS = 8.0
 GARBAGE = (50_000, 20, 50)
 """How many more objects are made than freed before cycles are looked for: a request makes hundreds and no cycle."""
 
-_RANDOM = random.Random(os.urandom(32))  # ids must differ, not be secret: no system call for each
 
 T = TypeVar("T")
 Logged = DecisionRecord | ExposureRecord | EventRecord
@@ -390,13 +388,3 @@ async def _ended(tasks: Collection["asyncio.Task[None]"]) -> None:
         for task in waiting:
             task.cancel()
         _, waiting = await asyncio.wait(waiting, timeout=0.5)
-
-
-def new_id(now: float, *, ahead: bool = False) -> str:
-    """A decision id: 12 hex digits of milliseconds, so that ids sort by time, and 80 random bits.
-
-    With `ahead` its 13th character is `p`: what is told to be seen of that decision may be told again, and the
-    collector counts it once.
-    """
-    digits = f"{int(now * 1000):012x}{_RANDOM.getrandbits(80):020x}"
-    return f"{digits[:12]}p{digits[13:]}" if ahead else digits
