@@ -1,4 +1,7 @@
-"""JSON Schemas of the YAML, made from the structs that read it: an editor completes and underlines as `check` does."""
+"""JSON Schemas of the YAML, made from the structs that read it: an editor completes and underlines as `check` does.
+
+Beside them a page for people, `README.md`.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +10,7 @@ import msgspec
 
 from engine.catalog.load import SINGLE
 from engine.catalog.offer_spec import OfferSpec, SelectionSpec
+from engine.catalog.page import reference
 from engine.catalog.spec import ExperimentSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -28,7 +32,7 @@ def schemas() -> dict[str, dict[str, object]]:
 
 
 def write_schemas(folder: Path) -> list[Path]:
-    """Write every schema into `folder`, which is made if need be.
+    """Write every schema, and the page, into `folder`, which is made if need be.
 
     Raises:
         OSError: if a file cannot be written.
@@ -39,7 +43,9 @@ def write_schemas(folder: Path) -> list[Path]:
         path = folder / name
         path.write_bytes(msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n")
         paths.append(path)
-    return paths
+    page = folder / "README.md"
+    page.write_text(reference(), encoding="utf-8")
+    return [*paths, page]
 
 
 def _anything(_kind: type) -> dict[str, object]:
