@@ -33,6 +33,7 @@ def warnings(specs: Specs, now: float) -> list[Problem]:
         if offers == 1:
             message = "is one offer, so there is nothing to choose or learn; name a second"
             found.append(Problem(specs.files[selection.key], "offers", message))
+    found += _fallbacks(specs)
     return sorted(found)
 
 
@@ -131,3 +132,16 @@ def _clashes(specs: Specs) -> Iterator[Problem]:
                     "put them into one layer, or call it otherwise"
                 )
                 yield Problem(specs.files[one.key], "variants", message)
+
+
+def _fallbacks(specs: Specs) -> Iterator[Problem]:
+    """Placements of one channel with one fallback: an answer shows no offer twice, so the second would stay empty."""
+    channels = {placement.key: placement.channels for placement in specs.channels.placements}
+    for one, two in combinations(specs.selections.values(), 2):
+        on = set(one.channels or channels[one.placement]) & set(two.channels or channels[two.placement])
+        if on and one.fallback == two.fallback:
+            message = (
+                f"{one.fallback!r} is also that of {one.key} on {', '.join(sorted(on))}; "
+                "asked for together the second shows nothing where both fall back: give it one of its own"
+            )
+            yield Problem(specs.files[two.key], "fallback", message)

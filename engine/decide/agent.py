@@ -80,7 +80,7 @@ def _suggestion(plan: Plan, channel: str, placement: str, choice: Choice) -> Sug
     others = sorted(zip(choice.probabilities, choice.candidates, strict=True), reverse=True)
     return Suggestion(
         None if choice.silent else choice.offer.key,
-        choice.offer.spec.title or choice.offer.key,
+        "" if choice.silent else choice.offer.spec.title or choice.offer.key,
         {} if choice.silent else choice.offer.spec.renderings.get(channel, {}),
         _why(plan, channel, placement, choice),
         [offer for _, offer in others if offer != choice.offer.key],
@@ -102,6 +102,7 @@ def _why(plan: Plan, channel: str, placement: str, choice: Choice) -> str:
     return {
         "fallback": "nothing else may be offered now",
         "breaker": "the learnt choice is switched off",
+        "shown": "all that may be offered is on this screen already",
         "deferred": "the customer is not disturbed at this hour",
         "dropped": "the customer is not disturbed at this hour",
     }[choice.reason]

@@ -43,7 +43,8 @@ class ExperimentAnswer(msgspec.Struct, frozen=True):
 class OfferAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The offer to show and how it looks on this channel.
 
-    In the quiet hours of an outbound channel there is no offer; `not_before` says from when to ask again.
+    In the quiet hours of an outbound channel there is no offer; `not_before` says from when to ask again. Nor is there
+    one where another placement of the answer shows the fallback already.
     """
 
     offer: str | None
@@ -180,6 +181,7 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
         for experiment in plan.by_placement.get((request.channel, placement), ()):
             own = _assign(plan, experiment, subject, profile, now, assigned, answers)
             selection = own or selection
+        shown = [other.offer.key for other in choices.values() if not other.silent]
         if silence is not None:
             choice = Choice(selection.fallback, silence[0], 1.0, not_before=silence[1])
         elif degraded or selection.key in tripped:
@@ -191,10 +193,12 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
                 facts,
                 key,
                 moments=plan.moments.get((request.channel, placement), ()),
-                shown=[other.offer.key for other in choices.values()],
+                shown=shown,
                 lost=standing.lost.get(placement, NONE_LOST),
                 trace=trace,
             )
+        if choice.offer.key in shown:  # only a fallback can be: what is shown already is no candidate
+            choice = msgspec.structs.replace(choice, reason="shown")
         choices[placement] = choice
         offers[placement] = _answered(choice, request.channel)
     answer = Answer(key, profile.id, plan.version, degraded, TTL, answers, offers, resume(profile, now))

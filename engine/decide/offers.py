@@ -16,10 +16,11 @@ from engine.decide.moments import began
 from engine.hashing import uniform
 from policies import Policy
 
-OfferReason = Literal["policy", "moment", "fallback", "breaker", "deferred", "dropped"]
+OfferReason = Literal["policy", "moment", "fallback", "breaker", "shown", "deferred", "dropped"]
 """Why an offer is shown: drawn by the `policy`; its `moment` of truth is now; the `fallback` because no other may be
-shown now, or the store is away; the fallback because the placement's circuit `breaker` is open. On an outbound channel
-in its quiet hours nothing is sent: `deferred` until `not_before`, or `dropped`."""
+shown now, or the store is away; the fallback because the placement's circuit `breaker` is open. Nothing is
+shown where the fallback would be, but is `shown` in another placement of this answer. On an outbound channel in its
+quiet hours nothing is sent: `deferred` until `not_before`, or `dropped`."""
 
 Lost = Mapping[str, Gate]
 NONE_LOST: Lost = {}
@@ -54,7 +55,7 @@ class Choice(msgspec.Struct, frozen=True):
     @property
     def silent(self) -> bool:
         """Whether nothing is to be shown at all."""
-        return self.reason in ("deferred", "dropped")
+        return self.reason in ("shown", "deferred", "dropped")
 
 
 def choose(
@@ -87,7 +88,7 @@ def choose(
         return Choice(selection.fallback, "fallback", 1.0, closed=closed or {})
     size = len(selection.offers)
     some = None if bits == selection.index.everything else _places(bits, size)
-    context = selection.features.read(facts.attributes)
+    context = selection.kept.read(facts.attributes)
     policy = snapshot.policy if snapshot else selection.prior
     p = policy.probabilities(selection.features.vector(context), candidates=some)
     may = range(size) if some is None else some.tolist()

@@ -104,3 +104,21 @@ def test_a_selection_of_one_offer_is_told(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert [problem.path for problem in warnings(load_specs(tmp_path), NOW)] == ["offers"]
+
+
+def test_placements_of_a_channel_with_one_fallback_are_told() -> None:
+    def hero(key: str, **more: Any) -> Json:
+        plain = {"policy": {"kind": "uniform"}, "reward": {"metric": "click"}, "fallback": "plain"}
+        return {"key": key, "placement": key, "offers": ["one", "two"]} | plain | more
+
+    def fallbacks(side: Json) -> list[str]:
+        offers = {f"offers/{key}": {"key": key, "renderings": {"web": {}}} for key in ("one", "two", "plain", "other")}
+        channels = {
+            "channels": [{"key": "web"}],
+            "placements": [{"key": key, "channels": ["web"]} for key in ("hero", "side")],
+        }
+        found = warnings(specs(channels=channels, hero=hero("hero"), side=side, **offers), NOW)
+        return [str(problem) for problem in found if problem.path == "fallback"]
+
+    assert fallbacks(hero("side", fallback="other")) == []
+    assert fallbacks(hero("side"))[0].startswith("shop/side.yaml fallback: 'plain' is also that of hero on web")
