@@ -71,12 +71,22 @@ def _chosen(
         offers=tuple(chosen),
         arms=arms,
         features=features,
+        kept=featurizer(_traits(specs, spec.placement)),
         prior=make(policy.kind, arms, features.dim, floor=policy.floor, discount=policy.discount),
         reward=Reward(specs.metric(spec.reward.metric), seconds(spec.reward.window), seconds(spec.reward.settle)),
         fallback=offers[spec.fallback],
         index=_index(chosen),
         arbitration=_arbitration(specs, spec, chosen),
     )
+
+
+def _traits(specs: Specs, placement: str) -> list[str]:
+    """What any policy of a placement reads, those of experiments' variants included."""
+    policies = [spec.policy for spec in specs.selections.values() if spec.placement == placement]
+    for experiment in specs.experiments.values():
+        if experiment.placement == placement and experiment.status != "draft":
+            policies += [variant.policy for variant in experiment.variants if variant.policy is not None]
+    return list(dict.fromkeys(spec.trait for policy in policies for spec in featurizer(policy.features).specs))
 
 
 def compile_moments(specs: Specs, offers: Mapping[str, Offer], channel: str, placement: str) -> tuple[Moment, ...]:

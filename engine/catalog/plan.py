@@ -81,7 +81,11 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """How one placement's offers are chosen: its arms, the features its policy reads, its fallback."""
+    """How one placement's offers are chosen: its arms, the features its policy reads, its fallback.
+
+    `kept` are the features of all policies of the placement: the log has them whichever policy chose, so that each
+    can be judged on the choices of all.
+    """
 
     key: str
     placement: str
@@ -89,6 +93,7 @@ class Selection:
     offers: tuple[Offer, ...]
     arms: tuple[str, ...]
     features: Featurizer
+    kept: Featurizer
     prior: Policy
     reward: Reward
     fallback: Offer

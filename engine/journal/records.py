@@ -14,8 +14,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):  # records
 class DecisionRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One experiment or placement of an answered decision.
 
-    `propensity` is the probability with which `variant` was chosen among `candidates`; `context` holds the
-    features as the policy used them.
+    `propensity` is the probability with which `variant` was chosen among `candidates`; `context` holds what the
+    policies of the placement read, whichever of them chose.
     """
 
     kind: Kind
