@@ -203,6 +203,7 @@ def _metric_needs(metric: MetricSpec) -> Iterator[Found]:
         "ratio": ("denominator", lambda m: m.denominator),
         "quantile": ("quantile", lambda m: m.quantile),
         "mean": ("value", lambda m: m.value),
+        "retention": ("window", lambda m: m.window),
     }
     if metric.kind in needs:
         name, read = needs[metric.kind]

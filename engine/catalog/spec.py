@@ -62,7 +62,13 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class PolicySpec(Spec, frozen=True, kw_only=True):
-    """How an offer is chosen: the kind of policy, what it may look at, and how it learns."""
+    """How an offer is chosen: the kind of policy, what it may look at, and how it learns.
+
+    `pool` are groups of customers that differ but resemble each other: `channel`, a segment, or a trait with `one_of`.
+    Each combination learns for itself and shrinks to what all have in common, by an amount that the data set.
+    `attributes` are the offers' own, read like features: an offer that nobody saw yet starts from what offers of like
+    attributes taught. Both are for kinds that have features.
+    """
 
     kind: Literal[
         "uniform",
@@ -77,6 +83,8 @@ class PolicySpec(Spec, frozen=True, kw_only=True):
         "squarecb",
     ]
     features: "list[str | FeatureSpec]" = []
+    pool: "list[str | FeatureSpec]" = []
+    attributes: "list[str | FeatureSpec]" = []
     floor: Annotated[float, Meta(ge=0, lt=0.5, extra={"remedy": "give the least share of an offer, such as 0.02"})] = (
         0.01
     )
@@ -122,12 +130,24 @@ class ExperimentMetrics(Spec, frozen=True, kw_only=True):
 
 
 class AnalysisSpec(Spec, frozen=True, kw_only=True):
-    """How an experiment is read."""
+    """How an experiment is read.
 
-    method: Literal["fixed", "sequential", "bayesian"] = "sequential"
+    `planned` is the number of units at which a sequential interval is narrowest, and at which a group-sequential
+    experiment ends after `looks` looks; `prior` the mean and standard deviation of the relative effect before the data;
+    `rope` the relative effect below which variants are as good as equal; a bayesian experiment ends when the better
+    choice is expected to lose less than `tolerance`, relative to control.
+    """
+
+    method: Literal["fixed", "sequential", "group_sequential", "bayesian"] = "sequential"
     alpha: Probability = 0.05
     min_days: Count = 14
     relative: Literal["fieller", "log", "linear"] = "fieller"
+    planned: Count = 5000
+    looks: Count = 5
+    spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
+    prior: tuple[float, Positive] | None = None
+    rope: Share = 0.01
+    tolerance: Positive = 0.0005
 
 
 class RampStep(Spec, frozen=True, kw_only=True):
@@ -232,6 +252,13 @@ class SegmentsFile(Spec, frozen=True, kw_only=True):
 class MetricSpec(Spec, frozen=True, kw_only=True):
     """What is measured: which events count, and how they become one number per customer.
 
+    Events count from the first exposure, or `delay` after it, for `window`; `filter` is a condition on their
+    properties. A ratio divides by the number of `denominator` events, or by their sum of `denominator_value`. With
+    `covariate_window` the same metric over so long before the exposure takes noise off (CUPED); `ripe` counts only
+    customers whose window is over, as a retention always does. Values above the quantile `winsorize` count as that
+    quantile. `margin` is the relative loss that a guardrail must be shown to stay within; `money` what one more of the
+    metric is worth.
+
     What is expected of it lets `check` warn of a run too short to tell: `baseline` without any change, with its
     standard `deviation` (a proportion has its own), the units that come in a day, and as `mde` the least relative
     change worth finding.
@@ -243,8 +270,13 @@ class MetricSpec(Spec, frozen=True, kw_only=True):
     event: Text
     value: Text | None = None
     denominator: Text | None = None
+    denominator_value: Text | None = None
+    denominator_filter: Condition = {}
     quantile: Probability | None = None
+    delay: Span | None = None
     window: Span | None = None
+    ripe: bool = False
+    covariate_window: Span | None = None
     filter: Condition = {}
     winsorize: Annotated[float, Meta(gt=0.5, le=1)] | None = None
     direction: Literal["up", "down"] = "up"
