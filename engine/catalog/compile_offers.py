@@ -6,8 +6,8 @@ from datetime import datetime
 import numpy as np
 from msgspec.structs import replace
 
+from engine.catalog.compile_policies import features_of, kept_of, prior_of
 from engine.catalog.conditions import compile_condition
-from engine.catalog.features import featurizer
 from engine.catalog.index import Indexed, OfferIndex, offer_index
 from engine.catalog.limits import limits_of
 from engine.catalog.offer_spec import MomentSpec, SelectionSpec, TaggedOffers
@@ -24,7 +24,6 @@ from engine.catalog.plan import (
 from engine.catalog.segments import expanded
 from engine.catalog.spec import ExperimentSpec, PolicySpec, VariantSpec, seconds
 from engine.catalog.specs import Specs
-from policies import make
 
 
 def compile_offer(specs: Specs, key: str, watched: frozenset[str]) -> Offer:
@@ -62,7 +61,7 @@ def _chosen(
 ) -> Selection:
     named = spec.offers if named is None else named
     chosen = [offers[k] for k in named] if isinstance(named, list) else [o for o in offers.values() if _among(o, named)]
-    features = featurizer(policy.features)
+    features = features_of(specs, policy, spec.placement)
     arms = tuple(offer.key for offer in chosen)
     return Selection(
         key=key,
@@ -71,22 +70,13 @@ def _chosen(
         offers=tuple(chosen),
         arms=arms,
         features=features,
-        kept=featurizer(_traits(specs, spec.placement)),
-        prior=make(policy.kind, arms, features.dim, floor=policy.floor, discount=policy.discount),
+        kept=kept_of(specs, spec.placement),
+        prior=prior_of(policy, features, {offer.key: offer.spec for offer in chosen}),
         reward=Reward(specs.metric(spec.reward.metric), seconds(spec.reward.window), seconds(spec.reward.settle)),
         fallback=offers[spec.fallback],
         index=_index(chosen),
         arbitration=_arbitration(specs, spec, chosen),
     )
-
-
-def _traits(specs: Specs, placement: str) -> list[str]:
-    """What any policy of a placement reads, those of experiments' variants included."""
-    policies = [spec.policy for spec in specs.selections.values() if spec.placement == placement]
-    for experiment in specs.experiments.values():
-        if experiment.placement == placement and experiment.status != "draft":
-            policies += [variant.policy for variant in experiment.variants if variant.policy is not None]
-    return list(dict.fromkeys(spec.trait for policy in policies for spec in featurizer(policy.features).specs))
 
 
 def compile_moments(specs: Specs, offers: Mapping[str, Offer], channel: str, placement: str) -> tuple[Moment, ...]:

@@ -263,7 +263,7 @@ def _selections(old: Specs, new: Specs) -> Iterator[Change]:
 
 def _selection(before: SelectionSpec, after: SelectionSpec) -> Iterator[Verdict]:
     one, two = before.policy, after.policy
-    if (one.kind, one.features) != (two.kind, two.features):
+    if (one.kind, one.features, one.pool, one.attributes) != (two.kind, two.features, two.pool, two.attributes):
         yield "policy", "unsafe", "what it learnt does not fit the new one, which starts from its prior"
     elif one != two:
         yield "policy", "safe", "it learns or explores otherwise from now on and keeps what it learnt"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,26 +22,47 @@ PARTS = 4
 propensities a policy computes once."""
 
 
+class Group(NamedTuple):
+    """What customers are pooled by: a trait with the values that it may have, or a segment (true or false)."""
+
+    name: str
+    values: tuple[str | int | bool, ...]
+    matches: Callable[[Mapping[str, object]], bool] | None = None
+
+
 class Featurizer:
     """Reads features from attributes and lays them out as a float64 vector that starts with 1.
 
     `read` gives the values as they were used, which the log keeps; `vector` gives the same vector from the log again.
+    With groups its last number is the position among their combinations, -1 where a value is none of theirs. Without
+    features it is empty, or (1,) if a policy needs some context.
     """
 
-    def __init__(self, specs: Sequence[str | FeatureSpec]) -> None:
+    def __init__(
+        self, specs: Sequence[str | FeatureSpec], groups: Sequence[Group] = (), *, constant: bool = False
+    ) -> None:
         self.specs = tuple(FeatureSpec(trait=spec) if isinstance(spec, str) else spec for spec in specs)
-        self._paths = tuple((spec.trait, tuple(spec.trait.split("."))) for spec in self.specs)
+        self.groups = tuple(groups)
+        named = (*(spec.trait for spec in self.specs), *(group.name for group in groups if group.matches is None))
+        self._paths = tuple((name, tuple(name.split("."))) for name in dict.fromkeys(named))
+        self._segments = tuple((group.name, group.matches) for group in groups if group.matches is not None)
         self._fill = tuple(_filler(spec) for spec in self.specs)
-        self.names = ("1", *(name for spec in self.specs for name in _names(spec)))
+        self._empty = not (self.specs or self.groups or constant)
+        self.names = ("1", *(name for spec in self.specs for name in _names(spec)), *(["group"] if groups else []))
 
     @property
     def dim(self) -> int:
         """The length of the vector; 0 without features, for a policy without context."""
-        return len(self.names) if self.specs else 0
+        return 0 if self._empty else len(self.names)
+
+    @property
+    def pool(self) -> int:
+        """How many groups there are; 0 where nobody is pooled."""
+        return math.prod(len(group.values) for group in self.groups) if self.groups else 0
 
     def read(self, attributes: Mapping[str, object]) -> Context:
-        """The value of each feature's trait; None where the customer has none."""
-        context: Context = {}
+        """The value of each feature's trait and of each group; None where the customer has none."""
+        context: Context = {name: matches(attributes) for name, matches in self._segments}
         for name, path in self._paths:
             value: object = attributes
             for step in path:
@@ -50,12 +72,23 @@ class Featurizer:
 
     def vector(self, context: Mapping[str, Value]) -> NDArray[np.float64]:
         """The features as float64 (dim,); a missing or unreadable value is 0 in all its places."""
-        if not self.specs:
+        if self._empty:
             return np.empty(0)
         out = [1.0]
         for spec, fill in zip(self.specs, self._fill, strict=True):
             fill(out, context.get(spec.trait))
+        if self.groups:
+            out.append(self._position(context))
         return np.array(out)
+
+    def _position(self, context: Mapping[str, Value]) -> float:
+        position = 0
+        for group in self.groups:
+            value = context.get(group.name)
+            if value is None or value not in group.values:
+                return -1.0
+            position = position * len(group.values) + group.values.index(value)
+        return float(position)
 
 
 def featurizer(specs: Sequence[str | FeatureSpec]) -> Featurizer:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from zoneinfo import ZoneInfo
 
 from engine.catalog.offer_spec import CapSpec, OfferSpec, SelectionSpec, TaggedOffers, TriggerSpec
+from engine.catalog.policy_references import policy_problems
 from engine.catalog.spec import seconds
 from engine.catalog.specs import Specs
 from engine.catalog.validate import Found, similar
@@ -26,6 +27,7 @@ def offer_problems(specs: Specs, *, complete: bool) -> Iterator[Problem]:
         yield from (Problem(f"{specs.folder}/moments.yaml", *found) for found in _moments(specs))
         for selection in specs.selections.values():
             yield from (Problem(specs.files[selection.key], *found) for found in _weights(specs, selection))
+        yield from policy_problems(specs)
 
 
 def everywhere(offer: OfferSpec) -> bool:
@@ -41,6 +43,9 @@ def _offer(offer: OfferSpec) -> Iterator[Found]:
         yield "suppress", "looks back further than 400 days, for which counts are kept; shorten within or for"
     if offer.budget and offer.budget.cost > offer.budget.amount:
         yield "budget.cost", f"{offer.budget.cost:g} is more than the whole amount; it could never be shown"
+    for name, limit in (("stock", offer.stock), ("budget", offer.budget)):
+        if limit and limit.pace and offer.end is None:
+            yield f"{name}.pace", "has no time to spread it over; give the offer an end"
     said: dict[str, tuple[str, object]] = {}
     for channel, rendering in offer.renderings.items():
         for name in TERMS:

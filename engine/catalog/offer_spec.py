@@ -97,27 +97,40 @@ class SuppressSpec(Spec, frozen=True, kw_only=True, rename={"lasts": "for"}):
 
 
 class StockSpec(Spec, frozen=True, kw_only=True):
-    """Shown only while `at_least` of the SKU are left; one is held for whom it is shown to, until they collect it."""
+    """Shown only while `at_least` of the SKU are left; one is held for whom it is shown to, until they collect it.
+
+    With `pace` the stock is spread over the time until the offer's `end`: a shadow price, higher the faster it goes,
+    keeps the last ones for those to whom they are worth most.
+    """
 
     sku: Text
     at_least: Count = 1
     hold: Span = "15m"
+    pace: bool = False
 
 
 class BudgetSpec(Spec, frozen=True, kw_only=True):
-    """What the offer may cost in all. What one showing may `cost` is held until it is redeemed or the hold ends."""
+    """What the offer may cost in all. What one showing may `cost` is held until it is redeemed or the hold ends.
+
+    With `pace` it is spread over the time until the offer's `end`, as a stock is.
+    """
 
     amount: Positive
     cost: Positive = 1.0
     hold: Span = "1d"
+    pace: bool = False
 
 
 class OfferSpec(Spec, frozen=True, kw_only=True):
-    """One offer, with its rendering per channel. `lever` is how much the shop wants it: 2 is twice as much."""
+    """One offer, with its rendering per channel. `lever` is how much the shop wants it: 2 is twice as much.
+
+    `attributes` say what it is like, for policies that learn from similar offers; its tags are `tags.KEY` there.
+    """
 
     key: Key
     title: Text | None = None
     tags: list[Key] = []
+    attributes: dict[Key, str | float | bool] = {}
     purpose: Key | None = None
     value: float = 0.0
     lever: Positive = 1.0

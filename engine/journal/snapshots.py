@@ -62,10 +62,11 @@ class Published(NamedTuple):
 
 
 def meaning_of(selection: Selection) -> str:
-    """A digest of what a policy's numbers mean: its kind, its features, and what counts as a reward."""
+    """A digest of what a policy's numbers mean: its kind, its features and groups, and what counts as a reward."""
     policy = msgspec.structs.replace(selection.policy, floor=0.0, discount=1.0)
     metric = selection.reward.metric
-    said = (policy, metric.event, metric.kind, metric.value, metric.filter)
+    groups = [(group.name, group.values) for group in selection.features.groups]
+    said = (policy, groups, metric.event, metric.kind, metric.value, metric.filter)
     return blake2b(msgspec.json.encode(said), digest_size=6).hexdigest()
 
 
