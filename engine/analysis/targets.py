@@ -9,12 +9,13 @@ import msgspec
 import numpy as np
 
 from engine.analysis.logged import Floats, Ints, Logged
-from engine.catalog.features import Featurizer, featurizer
+from engine.catalog.compile_policies import CHANNEL
+from engine.catalog.features import Featurizer, Group, featurizer
 from engine.catalog.spec import FeatureSpec, PolicySpec
 from engine.catalog.validate import problems_of
 from engine.catalog.yaml_text import MAX_BYTES, decode_yaml
 from engine.errors import BadInput, CatalogError, Problem
-from policies import Bandit, make
+from policies import KINDS, Bandit, make
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,13 @@ def read_policy(path: Path) -> PolicyFile:
     if found:
         raise CatalogError([Problem(str(path), where, message) for where, message in found])
     spec = msgspec.convert(body, PolicySpec, strict=False)
+    own = ("attributes",) if spec.attributes else ()
     if not within:
-        return PolicyFile(path.stem, spec)
+        return PolicyFile(path.stem, spec, ignored=own)
     offers, placement = value.get("offers"), value.get("placement")
     named = tuple(map(str, offers)) if isinstance(offers, list) else None
     ignored = tuple(name for name in ("arbitration", "weights") if value.get(name))
+    ignored = (*own, *ignored)
     if offers is not None and named is None:
         ignored = (*ignored, "offers by tag")
     return PolicyFile(path.stem, spec, None if placement is None else str(placement), named, ignored)
@@ -101,7 +104,8 @@ class Target:
         """The policy before anything was learnt."""
         spec = self.file.spec
         try:
-            return make(spec.kind, self.arms, self.features.dim, floor=spec.floor, discount=spec.discount)
+            pool = {"pool": self.features.pool} if self.features.pool else {}
+            return make(spec.kind, self.arms, self.features.dim, floor=spec.floor, discount=spec.discount, **pool)
         except ValueError as error:
             raise BadInput(f"--policy {self.file.name}: {error}") from error
 
@@ -143,7 +147,9 @@ def target_of(file: PolicyFile, log: Logged) -> Target:
     known = set(log.arms)
     if file.offers is not None and not known & set(file.offers):
         raise BadInput(f"--policy {file.name}: none of its offers is in the log, which has {_some(log.arms)}")
-    for spec in featurizer(file.spec.features).specs:
+    features = _features(file, log)
+    read = (*features.specs, *(FeatureSpec(trait=group.name, one_of=list(group.values)) for group in features.groups))
+    for spec in read:
         seen = {context[spec.trait] for context in log.contexts if context.get(spec.trait) is not None}
         if not seen:
             logged = _some([name for name in log.contexts[0] if name is not None])
@@ -153,7 +159,21 @@ def target_of(file: PolicyFile, log: Logged) -> Target:
                 f"--policy {file.name}: feature {spec.trait!r} is never one of {_some(spec.one_of)} in the log, "
                 f"but {_some(sorted(map(repr, seen)))}"
             )
-    return Target(file, log, featurizer(file.spec.features))
+    return Target(file, log, features)
+
+
+def _features(file: PolicyFile, log: Logged) -> Featurizer:
+    """The features of a file's policy; its channels are those that the log has."""
+    groups: list[Group] = []
+    for pooled in file.spec.pool:
+        if isinstance(pooled, FeatureSpec):
+            groups.append(Group(pooled.trait, tuple(pooled.one_of or ())))
+        elif pooled == CHANNEL:
+            seen = {context.get(CHANNEL) for context in log.contexts}
+            groups.append(Group(CHANNEL, tuple(sorted(value for value in seen if isinstance(value, str)))))
+        else:
+            groups.append(Group(f"segment {pooled}", (True, False)))
+    return Featurizer(file.spec.features, groups, constant=KINDS[file.spec.kind].contextual)
 
 
 def reward_features(log: Logged) -> Featurizer:
