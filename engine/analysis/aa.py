@@ -23,13 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    import ibis.expr.types as ir
-
     from engine.analysis.effects import Method, Relative
     from engine.analysis.metrics import Measure
     from engine.analysis.moments import Floats
     from engine.analysis.question import ExperimentQuestion, MetricSpec
-    from engine.analysis.sources import Engine, Row
+    from engine.analysis.sources import Engine, Frame, Row
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -126,7 +124,7 @@ def aa_experiment(
 
 
 def _all(
-    source: Engine, frame: ir.Table, measures: Sequence[Measure], settings: Settings, runs: int, seed: int
+    source: Engine, frame: Frame, measures: Sequence[Measure], settings: Settings, runs: int, seed: int
 ) -> list[Check]:
     if not measures:
         raise BadInput("an A/A check sorts no quantiles at every run, and no other metric is named; add a mean")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
     from engine.analysis.metrics import Measure
-    from engine.analysis.sources import Cell, Engine
+    from engine.analysis.sources import Cell, Engine, Frame
+    from engine.analysis.verbs import Value
 
 PILOT_ROWS = 10_000
 MISSING = -1  # the count of a measure whose columns do not all have a value in every unit
@@ -51,20 +52,18 @@ class Centre:
         """The centre of a column in a group."""
         return self.everywhere[column] if column in self.everywhere else self.means[column][value]
 
-    def expression(self, frame: ir.Table, column: str) -> ir.Value | float:
+    def expression(self, frame: Frame, column: str) -> ir.Value | Value | float:
         """The centre of a column as an expression over the frame."""
-        import ibis  # noqa: PLC0415 # slow to import, and only reports need it
-
         if column in self.everywhere:
             return self.everywhere[column]
-        known = [(frame[self.key] == value, mean) for value, mean in self.means[column].items() if value is not None]
+        known = [(value, mean) for value, mean in self.means[column].items() if value is not None]
         missing = self.means[column].get(None, 0.0)
-        return ibis.cases(*known, else_=missing) if known else missing
+        return frame[self.key].cases(*known, else_=missing) if known else missing
 
 
 def groups(
     engine: Engine,
-    frame: ir.Table,
+    frame: Frame,
     keys: Sequence[str],
     measures: Sequence[Measure],
     pilot: Mapping[str, float] | None = None,
@@ -97,8 +96,8 @@ def groups(
 
 
 def _masked(
-    frame: ir.Table, key: str, again: Mapping[str, tuple[str, ...]], found: Groups
-) -> tuple[ir.Table, dict[str, tuple[str, ...]], Centre]:
+    frame: Frame, key: str, again: Mapping[str, tuple[str, ...]], found: Groups
+) -> tuple[Frame, dict[str, tuple[str, ...]], Centre]:
     """A copy of each measure's columns, null where one of them is, and its mean by value of the first key."""
     masks: dict[str, tuple[str, ...]] = {}
     means: dict[str, dict[Cell, float]] = {}
@@ -125,7 +124,7 @@ def _overall(moments: list[Moments], at: int) -> float:
     return float(values[known] @ weights[known] / weights[known].sum()) if known.any() else 0.0
 
 
-def _pilot(engine: Engine, frame: ir.Table, columns: Sequence[str]) -> dict[str, float]:
+def _pilot(engine: Engine, frame: Frame, columns: Sequence[str]) -> dict[str, float]:
     """Rough means of the columns from the first rows, zero where those hold none."""
     if not columns:
         return {}
@@ -139,7 +138,7 @@ def _pilot(engine: Engine, frame: ir.Table, columns: Sequence[str]) -> dict[str,
 
 def _pass(
     engine: Engine,
-    frame: ir.Table,
+    frame: Frame,
     keys: Sequence[str],
     columns: Mapping[str, tuple[str, ...]],
     centre: Centre,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.analysis.metrics import Measure, Term
+from engine.analysis.sources import expression
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -43,13 +44,11 @@ def log_table(source: DuckDB, log_dir: Path, name: str) -> ir.Table:
     columns = [part.rsplit(" ", 1) for part in _COLUMNS[name].split(", ")]
     if next((log_dir / name).glob("**/*.parquet"), None) is None:
         empty = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns)
-        return source.view(name, f"SELECT {empty} WHERE false")
+        return expression(source.view(name, f"SELECT {empty} WHERE false"))
     path = str(log_dir / name).replace("'", "''")
     chosen = ", ".join("epoch_us(time) AS time" if column == "time" else column for column, _ in columns)
-    return source.view(
-        name,
-        f"SELECT {chosen} FROM read_parquet('{path}/**/*.parquet', union_by_name = true, hive_partitioning = true)",  # noqa: S608 # quoted above
-    )
+    reader = f"read_parquet('{path}/**/*.parquet', union_by_name = true, hive_partitioning = true)"
+    return expression(source.view(name, f"SELECT {chosen} FROM {reader}"))  # noqa: S608 # quoted above
 
 
 def text_at(column: ir.Value, name: str) -> ir.StringValue:

@@ -1,25 +1,30 @@
-"""Where the data lie: an engine describes a table and runs the SQL that Ibis compiled for it.
+"""Where the data lie: an engine describes a table and runs what is asked of it.
 
-Expressions are built on unbound tables and compiled for the engine's dialect, because compiling costs a tenth of
-connecting an Ibis backend and a cold report is mostly imports.
+Ibis's expressions are built on unbound tables and compiled for the engine's dialect: connecting an Ibis backend costs
+ten times that. DuckDB also takes the few verbs of `verbs`, which need no Ibis: a cold report is mostly imports.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from engine.analysis.verbs import ColumnType, Query, View
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
+    Frame: TypeAlias = ir.Table | Query
+    Table: TypeAlias = ir.Table | View
+
 Cell = str | int | float | bool | None
 Row = tuple[Cell, ...]
 
 _INTEGER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?(8|16|32|64|128|256)?|LONG|SHORT|BYTE", re.IGNORECASE)
-_FLOAT = re.compile(r"DOUBLE|REAL|FLOAT(32|64)?|DECIMAL.*", re.IGNORECASE)
+_DOUBLE = re.compile(r"DOUBLE|FLOAT64", re.IGNORECASE)
+_SINGLE = re.compile(r"REAL|FLOAT(32)?", re.IGNORECASE)
 _TIME = re.compile(r"TIMESTAMP.*|DATETIME.*", re.IGNORECASE)
 
 
@@ -28,8 +33,12 @@ def column_type(declared: str) -> str:
     name = re.sub(r"^(?:Nullable|LowCardinality)\((.*)\)$", r"\1", declared)
     if _INTEGER.fullmatch(name):
         return "int64"
-    if _FLOAT.fullmatch(name):
-        return "decimal" if name.upper().startswith("DECIMAL") else "float64"
+    if _DOUBLE.fullmatch(name):
+        return "float64"
+    if _SINGLE.fullmatch(name):
+        return "float32"  # seven digits: what is summed is made a double first
+    if name.upper().startswith("DECIMAL"):
+        return "decimal"
     if name.upper() in {"BOOLEAN", "BOOL"}:
         return "boolean"
     return "timestamp('UTC')" if _TIME.fullmatch(name) else "string"
@@ -38,16 +47,16 @@ def column_type(declared: str) -> str:
 class Engine(Protocol):
     """Runs one SELECT and knows the columns of what it reads."""
 
-    def table(self, path: str) -> ir.Table:
-        """The table, Parquet or CSV file at `path` as an unbound Ibis table that `rows` can run.
+    def table(self, path: str) -> Table:
+        """The table, Parquet or CSV file at `path`, to be asked by the verbs of `verbs`; `expression` has more.
 
         Raises:
             BadInput: if it cannot be read.
         """
         ...
 
-    def rows(self, expression: ir.Table) -> list[Row]:
-        """The rows of an expression over tables of this engine."""
+    def rows(self, asked: Frame) -> list[Row]:
+        """The rows of what was asked of tables of this engine."""
         ...
 
 
@@ -59,13 +68,13 @@ class DuckDB:
 
         self.connection = duckdb.connect()
         self.failure = duckdb.Error
-        self._views: dict[str, ir.Table] = {}
+        self._views: dict[str, View] = {}
 
-    def table(self, path: str) -> ir.Table:
+    def table(self, path: str) -> View:
         """A Parquet or CSV file, or a glob of Parquet files, as a view."""
         return self.view(path, _reader(path))
 
-    def view(self, name: str, select: str) -> ir.Table:
+    def view(self, name: str, select: str) -> View:
         """`select` under a name of its own, described once."""
         if name not in self._views:
             view = f"source_{len(self._views)}"
@@ -74,12 +83,12 @@ class DuckDB:
                 described = self.connection.execute(f"DESCRIBE {view}").fetchall()
             except self.failure as error:
                 raise BadInput(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
-            self._views[name] = unbound(view, {column: kind for column, kind, *_ in described})
+            self._views[name] = View(view, {column: ColumnType(column_type(kind)) for column, kind, *_ in described})
         return self._views[name]
 
-    def rows(self, expression: ir.Table) -> list[Row]:
-        """Compiles and runs."""
-        return self.run(compiled(expression, "duckdb"))
+    def rows(self, asked: Frame) -> list[Row]:
+        """Compiles what is Ibis's, and runs."""
+        return self.run(f"FROM {asked.sql}" if isinstance(asked, Query) else compiled(asked, "duckdb"))
 
     def run(self, sql: str) -> list[Row]:
         """Runs SQL of DuckDB's own."""
@@ -103,11 +112,18 @@ def unbound(name: str, described: dict[str, str]) -> ir.Table:
     return ibis.table({column: column_type(kind) for column, kind in described.items()}, name=name)
 
 
-def compiled(expression: ir.Table, dialect: str) -> str:
+def expression(table: Table) -> ir.Table:
+    """The table with all the verbs of Ibis."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    return ibis.table(dict(table.schema()), name=table.sql) if isinstance(table, View) else table
+
+
+def compiled(asked: Frame, dialect: str) -> str:
     """The expression as SQL."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
-    return str(ibis.to_sql(expression, dialect=dialect))
+    return str(ibis.to_sql(asked, dialect=dialect))
 
 
 def _check_readable(path: str) -> None:

@@ -18,16 +18,14 @@ from engine.analysis.partials import newest, refreshed
 from engine.analysis.quality import sample_ratio
 from engine.analysis.quantiles import Quantiles, quantile_arms
 from engine.analysis.report import Quality, Report
-from engine.analysis.sources import DuckDB, connect
+from engine.analysis.sources import DuckDB, connect, expression
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import ibis.expr.types as ir
-
     from engine.analysis.effects import Method, Relative
-    from engine.analysis.sources import Engine
+    from engine.analysis.sources import Engine, Frame, Table
 
 CROSSED = "crossed"
 
@@ -127,19 +125,17 @@ def parse_measures(metrics: Sequence[str], covariates: tuple[str, ...]) -> list[
 
 
 def unit_frame(
-    table: ir.Table, variant: str, unit: str | None, measures: Sequence[Measure]
-) -> tuple[ir.Table, list[Measure]]:
+    table: Table, variant: str, unit: str | None, measures: Sequence[Measure]
+) -> tuple[Frame, list[Measure]]:
     """The table with one row per unit, its columns `variant` and `crossed`, and the measures over it.
 
     With a unit column, the sums per unit replace the rows: a mean becomes the ratio of a unit's sum to its rows, whose
     delta method is the cluster-robust standard error.
     """
-    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
-
     columns = sorted({column for measure in measures if measure.kind != "quantile" for column in measure.columns})
     values = {column: table[column].cast("float64") for column in columns}
     if unit is None:
-        frame = table.select(variant=table[variant].cast("string"), **{CROSSED: ibis.literal(False)}, **values)
+        frame = table.select(variant=table[variant].cast("string"), **{CROSSED: False}, **values)
         return frame, list(measures)
     rows = table.filter(table[unit].notnull())
     rows = rows.select(
@@ -153,11 +149,11 @@ def unit_frame(
     return frame, [_clustered(measure) for measure in measures]
 
 
-def _quantile(source: Engine, table: ir.Table, variant: str, unit: str | None, measure: Measure) -> Quantiles:
+def _quantile(source: Engine, plain: Table, variant: str, unit: str | None, measure: Measure) -> Quantiles:
     """Each variant's quantile over rows; the rows of units seen in two variants are left out."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
-    column = measure.y.num
+    table, column = expression(plain), measure.y.num
     rows = table.select(
         variant=table[variant].cast("string"),
         unit=ibis.row_number() if unit is None else table[unit].cast("string"),
@@ -179,7 +175,7 @@ def _clustered(measure: Measure) -> Measure:
 
 
 def check_columns(
-    source: Engine, path: str, table: ir.Table, variant: str, unit: str | None, measures: Sequence[Measure]
+    source: Engine, path: str, table: Table, variant: str, unit: str | None, measures: Sequence[Measure]
 ) -> None:
     """Raises BadInput if a column is missing, or holds text where a metric needs numbers."""
     schema = table.schema()

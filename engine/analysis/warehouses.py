@@ -11,6 +11,8 @@ from engine.errors import BadInput
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
+    from engine.analysis.sources import Frame
+
 _FILE = re.compile(r"[/\\]|\.(parquet|csv|tsv|txt)(\.\w+)?$", re.IGNORECASE)  # else it is a table's name
 _SAMPLED = re.compile(r"\bquantile(If)?\(")
 
@@ -55,10 +57,10 @@ class Spark:
         frame.createOrReplaceTempView(name)
         return unbound(name, dict(frame.dtypes))
 
-    def rows(self, expression: ir.Table) -> list[Row]:
+    def rows(self, asked: Frame) -> list[Row]:
         """Compiles and runs."""
         try:
-            return [tuple(row) for row in self.session.sql(compiled(expression, "pyspark")).collect()]
+            return [tuple(row) for row in self.session.sql(compiled(asked, "pyspark")).collect()]
         except self.failure as error:
             raise BadInput(f"the data cannot be read: {_first_line(error)}") from error
 
@@ -95,9 +97,9 @@ class ClickHouse:
             raise BadInput(f"{path} cannot be read: {_first_line(error)}") from error
         return unbound(name, {str(column): str(kind) for column, kind, *_ in described})
 
-    def rows(self, expression: ir.Table) -> list[Row]:
+    def rows(self, asked: Frame) -> list[Row]:
         """Compiles and runs; its plain quantile is sampled, so the exact one takes its place."""
-        sql = _SAMPLED.sub(r"quantileExactInclusive\1(", compiled(expression, "clickhouse"))
+        sql = _SAMPLED.sub(r"quantileExactInclusive\1(", compiled(asked, "clickhouse"))
         try:
             return [cast("Row", tuple(row)) for row in self.client.query(sql).result_rows]
         except self.failure as error:
