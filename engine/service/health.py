@@ -2,20 +2,22 @@
 
 import msgspec
 
-from engine.errors import StoreUnavailable
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.worker import Worker
 
 SNAPSHOT_SECONDS = 30.0
 LAG_RECORDS = 100_000
-PROBE = "cp:{probe}"
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Whether this worker should get traffic, and what it depends on. Ages are seconds."""
+    """Whether this worker should get traffic, and what it depends on. Ages are seconds.
+
+    `degraded`: its store is away, so all it can answer are fallbacks.
+    """
 
     ready: bool
+    degraded: bool
     plan: str
     plan_problems: list[str]
     store: bool
@@ -25,14 +27,16 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 def health_routes(worker: Worker) -> list[Route]:
-    """`/healthz`, `/readyz` and `/metrics` of a worker."""
+    """`/healthz`, `/readyz`, `/readyz/degraded` and `/metrics` of a worker."""
 
     async def live(_: Call) -> Reply:
         return Reply(b'{"status":"live"}')
 
     async def ready(_: Call) -> Reply:
-        state = await readiness(worker)
-        return Reply(msgspec.json.encode(state), 200 if state.ready else 503)
+        return _told(await readiness(worker))
+
+    async def enough(_: Call) -> Reply:
+        return _told(await readiness(worker, degraded=True))
 
     async def metrics(_: Call) -> Reply:
         worker.meters.spool_lag.set(worker.shipper.lag().records)
@@ -41,28 +45,26 @@ def health_routes(worker: Worker) -> list[Route]:
     return [
         endpoint("/healthz", {"GET": live}, limit=0),
         endpoint("/readyz", {"GET": ready}, limit=0),
+        endpoint("/readyz/degraded", {"GET": enough}, limit=0),
         endpoint("/metrics", {"GET": metrics}, limit=0),
     ]
 
 
-async def readiness(worker: Worker) -> Readiness:
-    """What the worker depends on, asked now."""
-    try:
-        await worker.store.wire.get([PROBE], len)
-        store = True
-    except StoreUnavailable:
-        store = False
+async def readiness(worker: Worker, *, degraded: bool = False) -> Readiness:
+    """What the worker depends on, asked now; with `degraded` one that can answer nothing but fallbacks is ready."""
+    store = await worker.away.reached()
     age = worker.follower.age
     lag = worker.shipper.lag().records
     why = []
-    if not store:
+    if not (store or degraded):
         why.append("the store does not answer; decisions are degraded")
-    if age is None or age > SNAPSHOT_SECONDS:
+    if (age is None or age > SNAPSHOT_SECONDS) and (store or not degraded):
         why.append(f"no look at the learnt policies for over {SNAPSHOT_SECONDS:g} s")
-    if lag > LAG_RECORDS:
+    if lag > LAG_RECORDS and (store or not degraded):
         why.append(f"{lag} records wait in the spool; see why the stream does not take them")
     return Readiness(
         ready=not why,
+        degraded=not store,
         plan=worker.watch.plan.version,
         plan_problems=[str(problem) for problem in worker.watch.problems],
         store=store,
@@ -70,3 +72,7 @@ async def readiness(worker: Worker) -> Readiness:
         spool_lag_records=lag,
         why=why,
     )
+
+
+def _told(state: Readiness) -> Reply:
+    return Reply(msgspec.json.encode(state), 200 if state.ready else 503)

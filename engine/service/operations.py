@@ -93,7 +93,10 @@ OPERATIONS = (
         headers=PROOF
         | {"Idempotency-Key": "the same key with the same body has the same answer for a minute, logged once"},
         answer=Answer,
-        failures={503: "the disk takes no records; nothing is answered until it does"},
+        failures={
+            422: "the Idempotency-Key was used for another request",
+            503: "the disk takes no records; nothing is answered until it does",
+        },
     ),
     Operation(
         method="post",
@@ -254,6 +257,15 @@ OPERATIONS = (
         path="/readyz",
         summary="This worker should get traffic",
         about="Its plan and the problems of a refused one, the store, the age of what it learnt, what waits in it.",
+        answer=Readiness,
+        failures={503: "not ready; why says it"},
+    ),
+    Operation(
+        method="get",
+        path="/readyz/degraded",
+        summary="This worker should get traffic, be it for fallbacks",
+        about="As /readyz, but ready without the store too. For a balancer that would rather pass fallbacks on than "
+        "answer nothing when the store is away from every worker at once.",
         answer=Readiness,
         failures={503: "not ready; why says it"},
     ),

@@ -31,12 +31,13 @@ from engine.profiles.keep import keep
 from engine.profiles.prefetched import held, hold
 from engine.profiles.store import ProfileStore
 from engine.service.auth import PROOF
+from engine.service.away import Away
 from engine.service.http import Call, Reply
 from engine.service.ids import new_id, repeatable
 from engine.service.killswitch import KillSwitch
 from engine.service.meters import Meters
 from engine.service.problems import Refusal, undecodable
-from engine.service.repeats import Kept, answered, claim, settle
+from engine.service.repeats import Kept, Repeats
 from engine.settings import Settings
 
 PLAN_SECONDS = 0.3
@@ -82,6 +83,7 @@ class Worker:
         self.meters = Meters()
         rules = self.watch.plan.rules
         self.store = ProfileStore.open(settings.redis, rules, timeout=settings.store_timeout)
+        self.away = Away(self.store.wire, settings.store_timeout)
         self.patient = ProfileStore.open(settings.redis, rules, timeout=settings.event_timeout)
         self.spool = Spool(settings.spool, fsync=settings.fsync)
         self.shipper = Shipper(self.spool, settings.redis)
@@ -89,6 +91,7 @@ class Worker:
         self.switch = KillSwitch(self.patient.wire)
         self.claims = Claims(self.store.wire)
         self.granting = Granting(self.claims)
+        self.repeats = Repeats(self.store.wire, self.away, self._spool)
         self._encoder = msgspec.json.Encoder()
         self._request = msgspec.json.Decoder(DecideRequest)
         self._expose = msgspec.json.Decoder(ExposeRequest)
@@ -110,7 +113,7 @@ class Worker:
         gc.freeze()
         gc.set_threshold(*GARBAGE)
         shipping = asyncio.create_task(self.shipper.run())
-        following = (self.follower.run(), self.switch.run(), self._follow_plan())
+        following = (self.follower.run(), self.switch.run(), self.away.run(), self._follow_plan())
         followers = [asyncio.create_task(task) for task in following]
         try:
             yield
@@ -130,20 +133,27 @@ class Worker:
         call.caller.vouch(request.customer, call.header(PROOF))
         now = time.time()
         token = call.header(b"idempotency-key")
-        if token and (earlier := await self._answered(token, call.body)):
-            return Reply(earlier)
-        decision_id = new_id(now, ahead=not request.expose)
-        decision = await self.weigh(request, now, repeatable(decision_id) if token else decision_id)
+        if token:
+
+            async def make() -> Kept:
+                decision, kept = await self._made(request, now, repeatable(new_id(now)))
+                self.meters.decided(decision, time.perf_counter() - began)
+                return kept
+
+            # A key of the shop's pages is every customer's, so theirs are told apart.
+            whose = repr(request.customer) if call.caller.role == "client" else ""
+            return Reply(await self.repeats.once(f"{call.caller.name}\0{whose}\0{token}", call.body, make))
+        decision, kept = await self._made(request, now, new_id(now, ahead=not request.expose))
+        self._spool(kept.records)
+        self.meters.decided(decision, time.perf_counter() - began)
+        return Reply(kept.answer)
+
+    async def _made(self, request: DecideRequest, now: float, decision_id: str) -> tuple[Decision, Kept]:
+        decision = await self.weigh(request, now, decision_id)
         if not request.expose:
             await self.hold(decision)
         records = records_of(decision, now, expose=request.expose)
-        answer = self._encoder.encode(decision.answer)
-        if token:
-            answer = await self._once(token, call.body, Kept(answer, _payloads(records)))
-        else:
-            self.append(records)
-        self.meters.decided(decision, time.perf_counter() - began)
-        return Reply(answer)
+        return decision, Kept(self._encoder.encode(decision.answer), _payloads(records))
 
     async def weigh(self, request: DecideRequest, now: float, decision_id: str) -> Decision:
         """Decide; if this is to be seen, the store knows the customer, and what is limited is claimed for them.
@@ -151,6 +161,9 @@ class Worker:
         Nothing is logged yet.
         """
         request = of_the_store(request)
+        if self.away.now:
+            return self._alone(request, now, decision_id)
+        began = time.monotonic()
         try:
             low = asyncio.ensure_future(self.granting.pools(now)) if self.granting.low and request.placements else None
             resolved = await self.store.fetch(request.customer, now, counts=bool(self.plan.watched))
@@ -174,10 +187,17 @@ class Worker:
                 if told is not None:
                     await hold(self.store.wire, decision_id, told)
         except StoreUnavailable:
-            profile, standing = stranger(request.customer), NOTHING_COUNTED
-            decision = self.decided(profile, request, now, decision_id, degraded=True)
-            return self._traced(decision, now, request, profile, standing)
+            self.away.failed(began, time.monotonic())
+            return self._alone(request, now, decision_id)
+        if self.away.suspected:
+            self.away.answered()
         return self._traced(msgspec.structs.replace(decision, key=resolved.key), now, request, profile, standing)
+
+    def _alone(self, request: DecideRequest, now: float, decision_id: str) -> Decision:
+        """Decide without the store: nothing is known of the customer, so it is the fallback."""
+        profile = stranger(request.customer)
+        decision = self.decided(profile, request, now, decision_id, degraded=True)
+        return self._traced(decision, now, request, profile, NOTHING_COUNTED)
 
     def decided(
         self,
@@ -295,34 +315,6 @@ class Worker:
             event.revenue,
             self._encoder.encode(event.properties),
         )
-
-    async def _answered(self, token: str, body: bytes) -> bytes | None:
-        """The answer that this request had before, its records in the spool: asking again claims nothing again."""
-        wire = self.store.wire
-        try:
-            kept = await answered(wire, token, body)
-        except StoreUnavailable:
-            return None
-        if kept is None:
-            return None
-        if kept.records:
-            self._spool(kept.records)
-            settle(wire, token, body, kept)
-        return kept.answer
-
-    async def _once(self, token: str, body: bytes, kept: Kept) -> bytes:
-        """The answer that this request had before, or else this one, with its records in the spool."""
-        wire = self.store.wire
-        try:
-            kept = await claim(wire, token, body, kept)
-            told = True
-        except StoreUnavailable:
-            told = False
-        if kept.records:
-            self._spool(kept.records)
-            if told:
-                settle(wire, token, body, kept)
-        return kept.answer
 
     def append(self, records: list[Logged]) -> None:
         """Put records into the spool.

@@ -1,14 +1,20 @@
 import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
+import pytest
 
 from engine import embedded
-from engine.journal.records import DecisionRecord, encode
+from engine.errors import BadInput
 from engine.profiles.wire import Wire, connect
-from engine.service.repeats import Kept, claim
+from engine.service.away import Away
+from engine.service.problems import Refusal
+from engine.service.repeats import PATIENCE, Kept, Payloads, Repeats
 
 BODY = b'{"customer": {"user_id": "again-1"}, "channel": "web", "placements": ["home_hero"]}'
+RECORD = (b"a record", "again")
 
 
 def logged(server: Any, customer: str) -> list[str]:
@@ -21,36 +27,35 @@ def test_the_same_request_with_the_same_key_has_the_same_answer_and_one_record(s
     assert logged(server, "again-1") == [msgspec.json.decode(answers[0])["decision_id"]]
 
 
-def test_another_key_another_body_or_no_key_is_another_decision(server: Any) -> None:
+def test_at_once_they_are_one_decision_too(server: Any) -> None:
+    body = BODY.replace(b"again-1", b"again-6")
+    with ThreadPoolExecutor(16) as crowd:
+        answers = list(crowd.map(lambda _: server.post("/v1/decide", body, idempotency_key="k-6").content, range(16)))
+    assert len(set(answers)) == 1
+    assert logged(server, "again-6") == [msgspec.json.decode(answers[0])["decision_id"]]
+
+
+def test_the_same_key_with_another_body_is_refused(server: Any) -> None:
     body = BODY.replace(b"again-1", b"again-2")
-    other = body.replace(b"web", b"app")
-    asked = [
-        (body, {"idempotency_key": "k-2"}),
-        (body, {"idempotency_key": "k-3"}),
-        (other, {"idempotency_key": "k-2"}),
-        (body, {}),
-    ]
-    ids = [server.post("/v1/decide", sent, **headers).json()["decision_id"] for sent, headers in asked]
-    assert len(set(ids)) == 4
-    assert logged(server, "again-2") == ids
+    first = server.post("/v1/decide", body, idempotency_key="k-2")
+    for other in (body.replace(b"web", b"app"), body.replace(b"again-2", b"again-9")):
+        answer = server.post("/v1/decide", other, idempotency_key="k-2")
+        assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+        assert answer.json()["errors"][0]["field"] == "idempotency-key"
+    assert server.post("/v1/decide", body, idempotency_key="k-2").content == first.content
 
 
-def test_an_answer_whose_worker_died_before_it_was_spooled_is_spooled_by_whoever_gives_it_again(
-    server: Any, valkey: embedded.Embedded
-) -> None:
+def test_another_key_or_none_is_another_decision(server: Any) -> None:
     body = BODY.replace(b"again-1", b"again-3")
-    record = DecisionRecord("0190r", 1.0, "again-3", None, "web", "plan", [])
+    asked: list[dict[str, str]] = [{"idempotency_key": "k-3"}, {"idempotency_key": "k-4"}, {}]
+    ids = [server.post("/v1/decide", body, **headers).json()["decision_id"] for headers in asked]
+    assert len(set(ids)) == 3
+    assert logged(server, "again-3") == ids
 
-    async def die() -> None:
-        wire = Wire(connect(valkey.url, 5))
-        kept = Kept(b'{"decision_id": "0190r"}', [(encode(record), "again-3")])
-        assert await claim(wire, "k-4", body, kept) is kept
-        await wire.close()
 
-    asyncio.run(die())
-    for _ in range(3):
-        assert server.post("/v1/decide", body, idempotency_key="k-4").json() == {"decision_id": "0190r"}
-    assert logged(server, "again-3") == ["0190r"]
+def test_what_was_refused_may_be_asked_again(server: Any) -> None:
+    bad = BODY.replace(b"web", b"moon")
+    assert [server.post("/v1/decide", bad, idempotency_key="k-7").status_code for _ in range(2)] == [400, 400]
 
 
 def test_ids_of_decisions_that_may_come_twice_can_be_told(server: Any) -> None:
@@ -59,3 +64,77 @@ def test_ids_of_decisions_that_may_come_twice_can_be_told(server: Any) -> None:
     assert (keyed[12], len(keyed)) == ("r", len(plain))
     assert int(keyed[:12], 16) <= int(plain[:12], 16)
     assert int(plain, 16)
+
+
+Asking = Callable[[Callable[[Payloads], None]], Repeats]
+
+
+def at_store(url: str, run: Callable[[Asking], Awaitable[None]]) -> None:
+    async def main() -> None:
+        wire = Wire(connect(url, 5))
+        await run(lambda spool: Repeats(wire, Away(wire, 5), spool))
+        await wire.close()
+
+    asyncio.run(main())
+
+
+def kept(answer: bytes) -> Callable[[], Awaitable[Kept]]:
+    async def make() -> Kept:
+        return Kept(answer, [RECORD])
+
+    return make
+
+
+def test_records_of_a_worker_that_died_before_it_spooled_them_are_spooled_by_who_answers_again(
+    valkey: embedded.Embedded,
+) -> None:
+    class Died(Exception):
+        pass
+
+    def die(_: Payloads) -> None:
+        raise Died
+
+    async def run(asking: Asking) -> None:
+        spooled: Payloads = []
+        with pytest.raises(Died):
+            await asking(die).once("died", b"body", kept(b"first"))
+        for _ in range(3):
+            assert await asking(spooled.extend).once("died", b"body", kept(b"second")) == b"first"
+        assert spooled == [RECORD]
+
+    at_store(valkey.url, run)
+
+
+def test_who_decides_for_too_long_is_overtaken_once_and_answers_the_same(valkey: embedded.Embedded) -> None:
+    async def run(asking: Asking) -> None:
+        awake, spooled = asyncio.Event(), list[tuple[bytes, str]]()
+
+        async def slow() -> Kept:
+            await awake.wait()
+            return Kept(b"slow", [RECORD])
+
+        first = asyncio.create_task(asking(spooled.extend).once("slow", b"body", slow))
+        await asyncio.sleep(0.05)
+        with pytest.raises(Refusal, match="another request"):
+            await asking(spooled.extend).once("slow", b"other", kept(b"other"))
+        others = [asking(spooled.extend).once("slow", b"body", kept(f"{n}".encode())) for n in range(4)]
+        answers = set(await asyncio.wait_for(asyncio.gather(*others), 20 * PATIENCE))
+        awake.set()
+        assert {await first} == answers
+        assert len(answers) == 1
+        assert spooled == [RECORD]
+
+    at_store(valkey.url, run)
+
+
+def test_a_failure_frees_the_key_at_once(valkey: embedded.Embedded) -> None:
+    async def fail() -> Kept:
+        raise BadInput("channel: 'moon' is not a channel")
+
+    async def run(asking: Asking) -> None:
+        asked = asking([].extend)
+        with pytest.raises(BadInput):
+            await asked.once("failed", b"body", fail)
+        assert await asked.once("failed", b"another", kept(b"fine")) == b"fine"
+
+    at_store(valkey.url, run)

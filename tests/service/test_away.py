@@ -1,0 +1,68 @@
+import asyncio
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from engine import embedded
+from engine.profiles.wire import Wire, connect
+from engine.service.away import WAITS, Away
+
+DECIDE = {"customer": {"user_id": "u-1"}, "channel": "web", "placements": ["home_hero"]}
+
+
+def slow(server: Any) -> tuple[int, int]:
+    """How many decisions there were, and how many of them took longer than a second."""
+    lines = server.get("/metrics").text.splitlines()
+    found = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if not line.startswith("#")}
+    count, quick = (found[f"counterpoint_decide_seconds_{name}"] for name in ("count", 'bucket{le="1.0"}'))
+    return int(count), int(count - quick)
+
+
+def test_a_store_that_hangs_is_waited_for_by_a_few_and_found_again(tmp_path: Path, serve: Any, shop: Path) -> None:
+    more = {"COUNTERPOINT_STORE_TIMEOUT": "1.05"}
+    with embedded.running(tmp_path / "store") as store, serve(tmp_path, store.url, shop, more) as server:
+        assert server.post("/v1/decide", DECIDE).json()["degraded"] is False
+        store.process.send_signal(signal.SIGSTOP)
+        try:
+            answers = [server.post("/v1/decide", DECIDE).json() for _ in range(40)]
+            answers += [server.post("/v1/decide", DECIDE, idempotency_key="away").json() for _ in range(2)]
+            assert all(answer["degraded"] for answer in answers)
+            assert {answer["offers"]["home_hero"]["reason"] for answer in answers} == {"fallback"}
+            assert slow(server) == (43, WAITS)
+            ready, enough = server.get("/readyz"), server.get("/readyz/degraded")
+            assert (ready.status_code, enough.status_code) == (503, 200)
+            assert [told.json()["degraded"] for told in (ready, enough)] == [True, True]
+            assert [told.json()["ready"] for told in (ready, enough)] == [False, True]
+        finally:
+            store.process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + 60
+        while server.post("/v1/decide", DECIDE).json()["degraded"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        ready = server.get("/readyz")
+        assert (ready.status_code, ready.json()["degraded"]) == (200, False)
+
+
+def test_only_waits_in_vain_with_no_answer_between_them_make_a_store_away(valkey: embedded.Embedded) -> None:
+    async def run() -> None:
+        wire = Wire(connect(valkey.url, 5))
+        away = Away(wire, 0.1)
+        for moment in range(50):
+            away.failed(moment, moment + 0.001)  # refused at once
+        for _ in range(50):
+            away.failed(100.0, 100.1)  # one batch that was lost
+        away.answered()
+        away.failed(200.0, 200.1)
+        away.failed(200.0, 200.1)
+        assert not away.now
+        away.failed(200.1, 200.3)
+        assert away.now
+        assert await away.reached()
+        asking = asyncio.create_task(away.run())
+        while away.now:  # noqa: ASYNC110 (it tells nobody)
+            await asyncio.sleep(0.01)
+        asking.cancel()
+        await wire.close()
+
+    asyncio.run(run())
