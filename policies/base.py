@@ -19,7 +19,7 @@ REMEMBERED = 8192
 
 
 class Policy(Protocol):
-    """The two verbs the engine knows, and what it reads beside them."""
+    """The verbs that the engine knows, and what it reads beside them."""
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -37,6 +37,9 @@ class Policy(Protocol):
         self, x: ArrayLike | None, mask: ArrayLike | None = None, *, candidates: Ints | None = None
     ) -> Floats:
         """The exact propensities, see `Bandit.probabilities`."""
+
+    def expected(self, x: ArrayLike | None = None, *, candidates: Ints | None = None) -> Floats:
+        """Expected rewards, see `Bandit.expected`."""
 
     def update(
         self,

@@ -37,7 +37,7 @@ class Pacing:
             raise ValueError(f"left {self.left} and step {self.step}: stock is not negative and a step is positive")
 
     def after(self, now: float, used: float, worth: float) -> Self:
-        """The price after some time in which `used` units went, worth `worth` together.
+        """The price after some time in which `used` units went, worth `worth` together; negative if so many came back.
 
         The price moves by the difference between what was used and what a steady pace allowed, in typical worths, so
         that updating for every request or once a second comes to the same.
@@ -45,14 +45,14 @@ class Pacing:
         Raises:
             ValueError: time ran backwards, or more was used than was left.
         """
-        if now < self.now or used < 0 or used > self.left + 1e-9:
+        if now < self.now or used > self.left + 1e-9:
             raise ValueError(
                 f"at {now} after {self.now}, {used} of {self.left} units used; report each use once, in order"
             )
         span = max(self.ends - self.now, 1e-12)
         allowed = self.left * min((now - self.now) / span, 1.0)
         typical = self.worth
-        if used:
+        if used > 0:
             seen = worth / used
             typical = seen if typical == 0 else typical + min(self.step * used, 1.0) * (seen - typical)
         price = max(self.price + self.step * typical * (used - allowed), 0.0)

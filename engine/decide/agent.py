@@ -19,6 +19,7 @@ NOT_NOW: Mapping[Gate, str] = {
     "cap": "the customer had it as often as allowed",
     "stock": "sold out",
     "budget": "its budget is spent",
+    "price": "kept for customers to whom it is worth more",
     "shown": "already on this screen",
     "moment": "another offer is for this very moment",
     "erased": "nothing may be kept of this customer",

@@ -10,7 +10,7 @@ import msgspec
 from engine.catalog.plan import Experiment, Plan, Selection
 from engine.decide import sticky
 from engine.decide.assign import Assignment, AssignmentReason, Subject, assign
-from engine.decide.gates import Counts, Facts, Pools
+from engine.decide.gates import Counts, Facts, Pools, Prices
 from engine.decide.moments import zone_of
 from engine.decide.offers import NONE_LOST, Choice, Lost, OfferReason, Snapshot, choose
 from engine.decide.profile import CustomerIds, Profile, resume
@@ -57,11 +57,12 @@ class OfferAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """What the store knows beside the profile: `counts` and `pools` as in `Facts`, and what was `lost` by placement."""
+    """What is known beside the profile: `counts`, `pools` and `prices` as in `Facts`, what was `lost` by placement."""
 
     counts: Counts = {}
     pools: Pools = {}
     lost: Mapping[str, Lost] = {}
+    prices: Prices = {}
 
 
 NOTHING_COUNTED = Standing()
@@ -174,7 +175,7 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
     choices: dict[str, Choice] = {}
     offers: dict[str, OfferAnswer] = {}
     zone = zone_of(attributes, plan.zone)
-    facts = Facts(profile, attributes, request.channel, now, zone, standing.counts, standing.pools)
+    facts = Facts(profile, attributes, request.channel, now, zone, standing.counts, standing.pools, standing.prices)
     silence = _silence(plan, facts)
     for placement in request.placements:
         selection = plan.selections[request.channel, placement]

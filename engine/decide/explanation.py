@@ -5,13 +5,17 @@ from collections.abc import Mapping
 import msgspec
 
 from engine.catalog.features import Context
+from engine.decide.arbitrate import Factors
 from engine.decide.decision import Decision, ExperimentAnswer
 from engine.decide.gates import Gate
 from engine.decide.offers import Choice, OfferReason
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """An offer that may be shown: its propensity, and the factors that it is made of (1 where one is not asked)."""
+    """An offer that may be shown: its propensity, and the factors that it is made of (1 where one is not asked).
+
+    `price` is what one more showing of it costs others who want it, where it must last; its worth exceeds that.
+    """
 
     offer: str
     propensity: float
@@ -19,6 +23,7 @@ class Candidate(msgspec.Struct, frozen=True):
     context: float
     value: float
     lever: float
+    price: float = 0.0
 
 
 class ExplainedPlacement(msgspec.Struct, frozen=True):
@@ -81,7 +86,7 @@ def _placement(choice: Choice) -> ExplainedPlacement:
     found = []
     for offer, propensity in zip(choice.candidates, choice.probabilities, strict=True):
         factors = choice.factors.get(offer)
-        parts = (factors.policy, factors.context, factors.value, factors.lever) if factors else (1.0, 1.0, 1.0, 1.0)
+        parts = msgspec.structs.astuple(factors or Factors(1.0))
         found.append(Candidate(offer, propensity, *parts))
     return ExplainedPlacement(
         None if choice.silent else choice.offer.key,

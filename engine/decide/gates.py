@@ -20,6 +20,7 @@ Gate = Literal[
     "cap",
     "stock",
     "budget",
+    "price",
     "shown",
     "moment",
     "erased",
@@ -27,20 +28,24 @@ Gate = Literal[
 """What keeps an offer from being a candidate, in this order: not within its `dates`; no rendering for the `channel`;
 no `consent` to its purpose; the customer is not its `audience`; `suppressed` after too many outcomes; a `cap` is
 reached; the `stock` is gone or held; the `budget` is spent or held; already `shown` in another placement of this
-answer; a `moment` of truth goes before it. `erased`: nothing may be counted for this customer, so nothing that is
+answer; its stock or budget must last, and at its `price` it is worth more to others; a `moment` of truth goes before
+it. `erased`: nothing may be counted for this customer, so nothing that is
 counted is shown."""
 
 Counts = Mapping[str, Sequence[float]]
 Pools = Mapping[str, float]
+Prices = Mapping[str, float]
 NOTHING: Counts = {}
 FULL: Pools = {}
+FREE: Prices = {}
 
 
 class Facts(msgspec.Struct, frozen=True):
     """All that gates, moments and policies look at, for one request.
 
     `counts` says when what is counted of the customer happened (s since 1970); `pools` how much is left of stocks and
-    budgets that are known to be low, by `stock:SKU` and `budget:OFFER`.
+    budgets that are known to be low, by `stock:SKU` and `budget:OFFER`; `prices` what showing a scarce offer costs the
+    others who want it, by its key.
     """
 
     profile: Profile
@@ -50,6 +55,7 @@ class Facts(msgspec.Struct, frozen=True):
     zone: str
     counts: Counts = NOTHING
     pools: Pools = FULL
+    prices: Prices = FREE
 
 
 def passing(

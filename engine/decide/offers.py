@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from engine.catalog.features import Context
 from engine.catalog.index import Bits
 from engine.catalog.plan import Moment, Offer, Selection
-from engine.decide.arbitrate import Factors, arbitrate
+from engine.decide.arbitrate import Factors, arbitrate, worth_their_price
 from engine.decide.gates import Facts, Gate, passing
 from engine.decide.moments import began
 from engine.hashing import uniform
@@ -90,7 +90,12 @@ def choose(
     some = None if bits == selection.index.everything else _places(bits, size)
     context = selection.kept.read(facts.attributes)
     policy = snapshot.policy if snapshot else selection.prior
-    p = policy.probabilities(selection.features.vector(context), candidates=some)
+    x = selection.features.vector(context)
+    if facts.prices and not facts.prices.keys().isdisjoint(selection.index.bits):
+        some = _affordable(selection, policy, x, np.arange(size) if some is None else some, facts, closed)
+        if not some.size:
+            return Choice(selection.fallback, "fallback", 1.0, context=context, closed=closed or {})
+    p = policy.probabilities(x, candidates=some)
     may = range(size) if some is None else some.tolist()
     factors: Sequence[Factors] = ()
     if selection.arbitration is not None:
@@ -99,6 +104,9 @@ def choose(
     names = [selection.arms[place] for place in may]
     if trace:
         factors = factors or [Factors(each) for each in probabilities]
+        if facts.prices:
+            prices = (facts.prices.get(name, 0.0) for name in names)
+            factors = [msgspec.structs.replace(one, price=price) for one, price in zip(factors, prices, strict=True)]
     had = [place for place, name in enumerate(names) if name not in lost]
     if len(had) < len(names):
         if not had:
@@ -148,6 +156,24 @@ def _others(
     passing(selection.index, selection.offers, facts, shown, closed)
     behind: dict[str, Gate] = {key: "moment" for key in (*moment.index.keys, *selection.arms) if key != first.key}
     return behind | {key: gate for key, gate in closed.items() if key != first.key}
+
+
+def _affordable(
+    selection: Selection,
+    policy: Policy,
+    x: NDArray[np.float64],
+    may: NDArray[np.intp],
+    facts: Facts,
+    closed: dict[str, Gate] | None,
+) -> NDArray[np.intp]:
+    """Those of the places `may` whose offers are worth their price to this customer."""
+    names = [selection.arms[place] for place in may.tolist()]
+    prices = np.array([facts.prices.get(name, 0.0) for name in names])
+    expected = policy.expected(x, candidates=may)
+    kept = worth_their_price(selection.arbitration, expected, prices, may, facts.attributes)
+    if closed is not None:
+        closed.update({name: "price" for name, stays in zip(names, kept.tolist(), strict=True) if not stays})
+    return may[kept]
 
 
 def _places(bits: Bits, size: int) -> NDArray[np.intp]:
