@@ -24,9 +24,10 @@ LIFE = 400 * DAY
 KEPT = 64
 COUNTERS = 256
 MOVES = 4
+SECURED = 60.0  # seconds, for a confirmation of several to be done
 
 Pool = Literal["stock", "budget"]
-Verb = Literal["reserve", "confirm", "release", "undo", "level"]
+Verb = Literal["reserve", "secure", "confirm", "release", "undo", "level"]
 Reason = Literal["cap", "stock", "budget", "erased"]
 Counts = dict[str, list[float]]
 
@@ -106,7 +107,17 @@ class Claims:
         await self._count(key, [(_short(id), (), list(counters), False)], now)
 
     async def confirm(self, claim: Claim, now: float) -> bool:
-        """Take for good what was held; after its hold expired, only if there is still enough."""
+        """Take for good what was held, all or nothing; after its hold expired, only if there is still enough.
+
+        Each stock and budget has a hash slot of its own, so several are first made sure of in a round trip of its own.
+        """
+        if len(claim.takes) > 1:
+            sure = [msgspec.structs.replace(take, hold=SECURED) for take in claim.takes]
+            replies = await asyncio.gather(*(self._pool("secure", take, claim.id, now) for take in sure))
+            if not all(replies):
+                new = [take for take, reply in zip(sure, replies, strict=True) if reply == 2]
+                await asyncio.gather(*(self._pool("release", take, claim.id, now) for take in new))
+                return False
         return all(await asyncio.gather(*(self._pool("confirm", take, claim.id, now) for take in claim.takes)))
 
     async def release(self, key: Key, claim: Claim, now: float) -> None:
@@ -121,7 +132,7 @@ class Claims:
 
     async def left(self, take: Take) -> float:
         """How much of a stock or budget is neither gone nor held; a lapsed hold counts until the next claim."""
-        reply = await self._wire.send("HMGET", _pool_key(take), "level", "spent", "held")
+        reply = await self._wire.send("HMGET", pool_key(take), "level", "spent", "held")
         if not isinstance(reply, list):
             raise TypeError(f"HMGET answered {reply!r}")
         level, spent, held = (float(value or 0) / UNIT for value in reply)
@@ -129,7 +140,7 @@ class Claims:
 
     async def remaining(self, take: Take, now: float) -> float:
         """How much of a stock or budget is neither gone nor held at `now`; reads only."""
-        name = _pool_key(take)
+        name = pool_key(take)
         lapsed = self._wire.send("ZRANGEBYSCORE", f"{name}:holds", "-inf", repr(now))
         left, ended = await asyncio.gather(self.left(take), lapsed)
         if not isinstance(ended, list) or not ended:
@@ -161,7 +172,7 @@ class Claims:
         raise StoreUnavailable(f"a customer moved {MOVES} times while they were claimed for; ask again")
 
     def _pool(self, verb: Verb, take: Take, id_: str, now: float) -> "asyncio.Future[Reply]":
-        name = _pool_key(take)
+        name = pool_key(take)
         limit = "" if take.limit is None else round(take.limit * UNIT)
         arguments = (
             verb,
@@ -205,7 +216,8 @@ def _text(value: bytes | int | None) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _pool_key(take: Take) -> str:
+def pool_key(take: Take) -> str:
+    """Where a stock or budget is kept: `level`, `spent` and `held` in ten-thousandths; its holds are beside it."""
     return f"cp:{{{take.pool}:{take.name}}}"
 
 

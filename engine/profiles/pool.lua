@@ -1,7 +1,8 @@
 -- What can run out, stock or budget: KEYS pool, holds; ARGV what to do, now (s), life (ms), id, amount, least that
 -- must be left before, limit ('' for the stored level), hold (s; 0 takes it at once). Amounts are whole numbers.
--- reserve, confirm: 1 if it is theirs (however often asked), 0 if not. release gives back what is held, undo what was
--- taken too: 1. level: sets it, forgets what went.
+-- reserve, secure, confirm: 1 if it is theirs (however often asked), 0 if not. secure holds it at least so long from
+-- now, and says 2 where it was not theirs before. release gives back what is held, undo what was taken too: 1. level:
+-- sets it, forgets what went.
 local verb, now, life, id = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local amount, least, hold = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[8])
 
@@ -39,14 +40,15 @@ if verb == 'release' or verb == 'undo' then
   end
   return 1
 end
-if done or (held and verb == 'reserve') then return 1 end
+if held and verb == 'secure' then redis.call('ZADD', KEYS[2], 'GT', now + hold, id) end
+if done or (held and verb ~= 'confirm') then return 1 end
 
 if not held then
   local whole = ARGV[7] == '' and number('level') or tonumber(ARGV[7])
   local left = whole - number('spent') - number('held')
   if left < amount or left < least then return 0 end
 end
-if verb == 'reserve' and hold > 0 then
+if verb ~= 'confirm' and hold > 0 then
   redis.call('HINCRBY', KEYS[1], 'held', ARGV[5])
   redis.call('HSET', KEYS[1], 'h:' .. id, ARGV[5])
   redis.call('ZADD', KEYS[2], now + hold, id)
@@ -60,4 +62,4 @@ else
   redis.call('ZADD', KEYS[2], now + 86400, id)
 end
 keep()
-return 1
+return verb == 'secure' and 2 or 1

@@ -188,3 +188,26 @@ def test_two_refusals_in_thirty_days_suppress_for_sixty() -> None:
     assert suppressed_until([NOW, NOW + 20 * DAY], 2, 30 * DAY, 60 * DAY) == NOW + 80 * DAY
     assert suppressed_until([NOW, NOW + 31 * DAY], 2, 30 * DAY, 60 * DAY) == 0
     assert suppressed_until([NOW], 2, 30 * DAY, 60 * DAY) == 0
+
+
+def test_several_are_confirmed_together_or_not_at_all(redis_url: str) -> None:
+    stock = Take("stock", "BREAD", least=1, hold=900)
+    budget = Take("budget", "bread", amount=2, limit=2, hold=60)
+
+    async def story(claims: Claims) -> None:
+        mine, other = Claim("mine", takes=[stock, budget]), Claim("other", takes=[budget])
+        await claims.stock("BREAD", 2, NOW)
+        assert await claims.claim(KEY, [mine], NOW) == [None]
+        assert await claims.claim(KEY, [other], NOW + 61) == [None]  # the budget's hold was over
+        assert not await claims.confirm(mine, NOW + 62)
+        assert await claims.remaining(stock, NOW + 62) == 1  # still held, and not sold
+        assert await claims.remaining(stock, NOW + 901) == 2
+        await claims.release(KEY, other, NOW + 901)
+        for late in (902, 903):  # both are free again, and told twice is told once
+            assert await claims.confirm(mine, NOW + late)
+            assert (await claims.left(stock), await claims.left(budget)) == (1, 0)
+        assert await claims.claim(KEY, [other], NOW + 904) == [Denial("budget", "bread")]
+        assert not await claims.confirm(Claim("third", takes=[stock, budget]), NOW + 904)
+        assert await claims.left(stock) == 1
+
+    with_claims(redis_url, story)
