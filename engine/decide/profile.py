@@ -4,7 +4,7 @@ A customer is bucketed over their `unit`, not over their id: the unit is the id 
 it survives a login, so every experiment keeps its variant across channels without a write on decide.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -59,12 +59,21 @@ class Order(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Consent(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A consent to one purpose, until `expires` (s since 1970; None: until withdrawn)."""
+    """A consent to one purpose, until `expires` (s since 1970; None: until withdrawn); `by` names who said it."""
 
     granted: bool
     time: float
     expires: float | None = None
     source: str = ""
+    by: str = ""
+
+
+class Link(NamedTuple):
+    """Two identifiers of one customer, `a` before `b` as text, and when both were first named together."""
+
+    a: str
+    b: str
+    time: float
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -98,6 +107,7 @@ class Profile(
         "merged": "M",
         "marks": "m",
         "shared": "S",
+        "undecided": "x",
         "traits": "T",
         "affinities": "A",
         "half_life": "h",
@@ -118,6 +128,9 @@ class Profile(
         "answers": "Q",
         "journey": "J",
         "sticky": "b",
+        "links": "L",
+        "said": "W",
+        "parts": "P",
     },
 ):
     """One customer. Times are seconds since 1970, UTC; money is in the shop's currency, net of refunds.
@@ -125,8 +138,10 @@ class Profile(
     `id` is the canonical customer id, `unit` the id they are bucketed over, `units` those of visitors who turned
     out to be this customer (a different variant under one of them is a crossover), `ids` every identifier bound to
     them by kind, `shared` marks an identifier that bound too many people and so stands for nobody; `sticky` is what
-    experiments keep them in, as `decide.sticky` names it. `merged` and `marks` are the store's: whom the profile holds
-    already, and the messages it counted lately.
+    experiments keep them in, as `decide.sticky` names it. Until a decision was seen they are `undecided` and their unit
+    is only their id. `merged` and `marks` are the store's: whom the profile holds already, and the messages it counted
+    lately. `links`, `said` and `parts` are of `profiles.words`: which identifiers were linked when, and what each said
+    where several did, of consents and of traits that are added up.
     """
 
     id: str
@@ -139,6 +154,7 @@ class Profile(
     merged: list[str] = []
     marks: bytes = b""
     shared: bool = False
+    undecided: bool = False
     traits: dict[str, Trait] = {}
     affinities: dict[str, Decayed] = {}
     half_life: float = HALF_LIFE
@@ -159,6 +175,9 @@ class Profile(
     answers: dict[str, Answer] = {}
     journey: dict[str, Held] = {}
     sticky: dict[str, str] = {}
+    links: list[Link] = []
+    said: dict[str, dict[str, Consent]] = {}
+    parts: dict[str, dict[str, Trait]] = {}
 
     @property
     def known(self) -> bool:

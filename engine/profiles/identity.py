@@ -1,7 +1,8 @@
 """Who the identifiers of a request name: one customer, and what must be bound, merged or blocked for that to hold.
 
 Two rules keep strangers apart. A browser or a device (a shared tablet, a till) never joins two known customers; it
-moves on to the newest of them and, past the limit of its kind, names nobody. And nobody has two user ids.
+moves on to the newest of them and, past the limit of its kind, names nobody. And nobody has two user ids: other
+personal identifiers that come together (an e-mail address and a loyalty card) are one person's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,13 +69,8 @@ class _Found(NamedTuple):
     frozen: list[Source]
 
 
-def resolve(
-    idents: Sequence[Ident], entries: Mapping[Key, Entry], rules: ProfileRules, now: float, *, explicit: bool = False
-) -> Resolution:
+def resolve(idents: Sequence[Ident], entries: Mapping[Key, Entry], rules: ProfileRules, now: float) -> Resolution:
     """The customer that `idents` (strongest first, at least one) name.
-
-    `explicit` says that the channel identified them (identify, alias): then two personal identifiers of two known
-    customers join them, unless both have a user id.
 
     Raises:
         Missing: if an entry that matters is not in `entries`.
@@ -85,7 +81,7 @@ def resolve(
     if first.profile is not None and first.profile.shared:
         return Resolution(first.name, first.profile, first.profile)
     others = [found for found in others if not found.gone and not (found.profile and found.profile.shared)]
-    target, sources, bindings = _target(first, others, rules, explicit=explicit)
+    target, sources, bindings = _target(first, others, rules)
     base, key = target.profile, target.name.key
     known = target.name.kind not in WEAK or (base is not None and base.known)
     user = target.name.kind == "user_id" or (base is not None and "user_id" in base.ids)
@@ -96,7 +92,7 @@ def resolve(
                 bindings.append(Binding(found.ident, ()))
         elif found.name.key == key or any(found.name.key == source.key for source in sources):
             continue
-        elif _joins(found, known=known, user=user, explicit=explicit):
+        elif _joins(found, known=known, user=user):
             sources.append(Source(found.name.key, found.profile, held=False))
         elif known and isinstance(found.entry, Pointer):
             before = tuple(k for k in dict.fromkeys((*found.entry.before, found.name.key)) if k != key)
@@ -125,7 +121,13 @@ def resolve(
 def fresh(ident: Ident, rules: ProfileRules, now: float) -> Profile:
     """A customer never seen before."""
     return Profile(
-        ident.value, ident.value, created=now, updated=now, ids={ident.kind: [ident.value]}, half_life=rules.half_life
+        ident.value,
+        ident.value,
+        created=now,
+        updated=now,
+        ids={ident.kind: [ident.value]},
+        undecided=True,
+        half_life=rules.half_life,
     )
 
 
@@ -171,9 +173,7 @@ def _entry(key: Key, entries: Mapping[Key, Entry]) -> Entry:
         raise Missing(key) from None
 
 
-def _target(
-    first: _Found, others: Sequence[_Found], rules: ProfileRules, *, explicit: bool
-) -> tuple[_Found, list[Source], list[Binding]]:
+def _target(first: _Found, others: Sequence[_Found], rules: ProfileRules) -> tuple[_Found, list[Source], list[Binding]]:
     """Which of the found is the customer; with it what joins them on that account."""
     if first.profile is not None:
         for found in others:
@@ -181,7 +181,7 @@ def _target(
                 found.profile is not None
                 and found.name.key != first.name.key
                 and _rank(found.profile) < _rank(first.profile)
-                and _joins(found, known=True, user="user_id" in first.profile.ids, explicit=explicit)
+                and _joins(found, known=True, user="user_id" in first.profile.ids)
             ):
                 return found, [Source(first.name.key, first.profile, held=False)], []
         return first, [], []
@@ -202,7 +202,7 @@ def _takes(profile: Profile, ident: Ident, by: Ident, rules: ProfileRules) -> bo
         return len(held) < rules.hold_limit(ident.kind)
     if ident.kind in WEAK:
         return not profile.known and len(held) < rules.bind_limit(by.kind)
-    return not held
+    return not profile.known
 
 
 def _has_room(profile: Profile | None, ident: Ident, rules: ProfileRules) -> bool:
@@ -211,12 +211,12 @@ def _has_room(profile: Profile | None, ident: Ident, rules: ProfileRules) -> boo
     return len(profile.ids.get(ident.kind, ())) < rules.hold_limit(ident.kind)
 
 
-def _joins(found: _Found, *, known: bool, user: bool, explicit: bool) -> bool:
+def _joins(found: _Found, *, known: bool, user: bool) -> bool:
     """Whether the stored customer `found` is the one at hand, who is `known` or not and has a `user` id or not."""
     other = found.profile
     if other is None or not other.known:
         return True
-    if not known or not explicit or found.ident.kind in WEAK:
+    if not known or found.ident.kind in WEAK:
         return False
     return not (user and "user_id" in other.ids)
 
@@ -227,7 +227,7 @@ def _view(name: Ident, base: Profile | None, sources: Iterable[Source], rules: P
         if source.held:
             continue
         if view is None:
-            view = replace(fresh(name, rules, now), unit=source.profile.unit)
+            view = fresh(name, rules, source.profile.created)
         view = merge(view, source.profile, source.key, rules)
     return view or fresh(name, rules, now)
 

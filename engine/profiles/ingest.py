@@ -10,8 +10,10 @@ from engine.profiles import keys
 from engine.profiles.events import Accepted, Event, Status, accept, customer_ids, occurred
 from engine.profiles.identity import resolve
 from engine.profiles.keys import Hasher, Ident, Key
+from engine.profiles.merge import met
 from engine.profiles.reducers import REFUNDS, reduce
 from engine.profiles.wire import Wire
+from engine.profiles.words import linked, teller
 from engine.profiles.workbench import Workbench, digest
 
 ATTEMPTS = 32
@@ -21,14 +23,21 @@ Journal = Callable[[list[Accepted]], Awaitable[None]]
 
 
 class _Item:
-    """One event, or a login without one, on its way; `status` is set once it is settled."""
+    """One event, or without one a decision that is seen (by `unit`), on its way; `status` is set once it is settled."""
 
-    __slots__ = ("event", "idents", "journal", "journaled", "mark", "received", "status", "time", "written")
+    __slots__ = ("event", "idents", "journal", "journaled", "mark", "received", "status", "time", "unit", "written")
 
     def __init__(
-        self, event: Event | None, idents: list[Ident], time: float, received: float, journal: Journal
+        self,
+        event: Event | None,
+        idents: list[Ident],
+        time: float,
+        received: float,
+        journal: Journal,
+        unit: str = "",
     ) -> None:
         self.event = event
+        self.unit = unit
         self.idents = idents
         self.time = time
         self.received = received
@@ -68,9 +77,9 @@ class Ingest:
             for item in batch
         ]
 
-    async def login(self, idents: list[Ident], now: float, journal: Journal) -> None:
-        """Bind and merge what `idents` name."""
-        await self._add([_Item(None, idents, now, now, journal)])
+    async def login(self, idents: list[Ident], now: float, journal: Journal, unit: str) -> None:
+        """Bind and merge what `idents` name, of whom a decision was seen that hangs on `unit` (empty: none was)."""
+        await self._add([_Item(None, idents, now, now, journal, unit)])
 
     async def _add(self, items: list[_Item]) -> None:
         loop = asyncio.get_running_loop()
@@ -134,36 +143,33 @@ class Ingest:
         told: dict[Journal, list[Accepted]] = {}
         for idents in bench.pending():
             if not (found := resolve(idents, bench.entries, self.rules, items[0].received)).erased:
-                bench.settle(found, items[0].received)
+                bench.settle(found, items[0].received, idents)
         for number, item in enumerate(items):
             if item.written:
                 continue
             event = item.event
-            found = resolve(
-                item.idents,
-                bench.entries,
-                self.rules,
-                item.time,
-                explicit=event is not None and event.type != "track",
-            )
+            found = resolve(item.idents, bench.entries, self.rules, item.time)
             if found.erased:
                 if event is not None:
                     item.status = Status(
                         "rejected", event.message_id, "the customer was erased; nothing is kept of them"
                     )
                 continue
-            duplicate = event is not None and bench.counted(found, item.mark)
-            news = bench.settle(found, item.time)
-            if event is not None and not duplicate:
-                profile = reduce(found.profile, event, item.time, self.rules)
-                bench.change(found, profile, item.mark, item.idents, number)
-                taken_back = found.profile.revenue - profile.revenue if event.event in REFUNDS else 0.0
-                news.append(accept(event, profile.id, item.time, item.received, taken_back))
-            if item.journaled:
+            if event is not None and bench.counted(found, item.idents, item.mark):
+                item.status = item.status or Status("duplicate", event.message_id)
                 continue
-            if event is not None:
-                item.status = Status("duplicate" if duplicate else "accepted", event.message_id)
-            item.journaled = True
-            if news:
+            news = bench.settle(found, item.time, item.idents)
+            profile = bench.profile(found)
+            if event is None:
+                named = [teller(ident.kind, ident.value) for ident in item.idents if ident.value]
+                bench.keep(found, met(linked(profile, named, item.time), item.unit))
+            else:
+                after = reduce(profile, event, item.time, self.rules)
+                bench.change(found, after, item.mark, item.idents, number)
+                taken_back = profile.revenue - after.revenue if event.event in REFUNDS else 0.0
+                news.append(accept(event, after.id, item.time, item.received, taken_back))
+                item.status = Status("accepted", event.message_id)
+            if news and not item.journaled:
                 told.setdefault(item.journal, []).extend(news)
+            item.journaled = True
         return told

@@ -1,4 +1,4 @@
-"""Two profiles that are one customer: traits by their rules, counts added, consents denied by either."""
+"""Two profiles that are one customer: traits by their rules, counts added, words by `words`."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -6,12 +6,14 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from engine.catalog.rules import KINDS, ProfileRules
-from engine.decide.profile import Consent, Decayed, Profile
+from engine.decide.profile import Decayed, Profile
 from engine.profiles.affinity import add
 from engine.profiles.keys import Ident, Key
 from engine.profiles.orders import join
+from engine.profiles.reducers import later
 from engine.profiles.traits import combine
 from engine.profiles.visits import union
+from engine.profiles.words import together
 
 MARK = 8  # digits of a key that tell a merged profile from the others
 MARKS = 32
@@ -21,13 +23,18 @@ Time = TypeVar("Time", int, float)
 
 
 def merge(target: Profile, source: Profile, key: Key, rules: ProfileRules) -> Profile:
-    """`target` with everything of `source`, which stood at `key`; its own unit and id stay."""
+    """`target` with everything of `source`, which stood at `key`; its own id stays, as does its unit if it has one."""
     orders = join(target, source, rules)
     visits, past = union(target, source, rules)
-    units = [unit for unit in dict.fromkeys((*target.units, source.unit, *source.units)) if unit != target.unit]
-    return replace(
+    unit = source.unit if target.undecided and not source.undecided else target.unit
+    theirs = () if source.undecided else (source.unit,)
+    units = [other for other in dict.fromkeys((*target.units, *theirs, *source.units)) if other != unit]
+    merged = replace(
         target,
+        unit=unit,
+        undecided=target.undecided and source.undecided,
         created=min(target.created, source.created),
+        updated=max(target.updated, source.updated),
         ids={
             kind: list(dict.fromkeys((*target.ids.get(kind, ()), *source.ids.get(kind, ()))))[-rules.hold_limit(kind) :]
             for kind in KINDS
@@ -42,7 +49,6 @@ def merge(target: Profile, source: Profile, key: Key, rules: ProfileRules) -> Pr
         channels=_newest(target.channels, source.channels),
         recent=_newest(target.recent, source.recent),
         complaint=max(filter(None, (target.complaint, source.complaint)), key=lambda c: (c[1], c[0]), default=None),
-        consents=_consents(target.consents, source.consents),
         answers={
             name: max(
                 (a for a in (target.answers.get(name), source.answers.get(name)) if a), key=lambda a: (a.time, a.score)
@@ -50,15 +56,22 @@ def merge(target: Profile, source: Profile, key: Key, rules: ProfileRules) -> Pr
             for name in target.answers | source.answers
         },
         journey={
-            name: max(
-                (h for h in (target.journey.get(name), source.journey.get(name)) if h),
-                key=lambda h: (h.time, h.until, repr(h.value)),
-            )
+            name: max((h for h in (target.journey.get(name), source.journey.get(name)) if h), key=later)
             for name in target.journey | source.journey
         },
         sticky=source.sticky | target.sticky,
         **orders,
     )
+    return together(merged, source)
+
+
+def met(profile: Profile, unit: str) -> Profile:
+    """The profile after a decision was seen that hangs on `unit`: theirs from now on, unless they have another."""
+    if not unit or unit in ((profile.unit, *profile.units) if not profile.undecided else ()):
+        return profile
+    if profile.undecided:
+        return replace(profile, unit=unit, undecided=False)
+    return replace(profile, units=[*profile.units, unit][-UNITS:])
 
 
 def with_ids(profile: Profile, idents: Iterable[Ident], rules: ProfileRules) -> Profile:
@@ -73,16 +86,6 @@ def with_ids(profile: Profile, idents: Iterable[Ident], rules: ProfileRules) -> 
 
 def _newest(a: dict[str, Time], b: dict[str, Time]) -> dict[str, Time]:
     return {name: max(a.get(name, moment), b.get(name, moment)) for name, moment in (a | b).items()}
-
-
-def _consents(a: dict[str, Consent], b: dict[str, Consent]) -> dict[str, Consent]:
-    """Denied by either is denied, as of the newer word, so that only a later consent changes it."""
-    both = a | b
-    for name in a.keys() & b.keys():
-        newest = max(a[name].time, b[name].time)
-        worst = min(a[name], b[name], key=lambda c: (c.granted, c.expires or float("inf"), c.time, c.source))
-        both[name] = replace(worst, time=newest)
-    return both
 
 
 def _affinities(target: Profile, source: Profile) -> dict[str, Decayed]:

@@ -24,7 +24,7 @@ class Sums(TypedDict, total=False):
 
 def net(order: Order) -> float:
     """What is left of an order's revenue."""
-    return 0.0 if order.full else max(0.0, order.revenue - order.refunded)
+    return 0.0 if order.full else max(0.0, round(order.revenue - order.refunded, CENTS))
 
 
 def counts(order: Order) -> bool:
@@ -35,8 +35,8 @@ def counts(order: Order) -> bool:
 def earned(order: Order) -> float:
     """The points an order earns: its share of what is not refunded."""
     if order.revenue <= 0:
-        return 0.0 if order.full else order.points
-    return order.points * net(order) / order.revenue
+        return 0.0 if order.full else round(order.points, CENTS)
+    return round(order.points * net(order) / order.revenue, CENTS)  # rounded here, sums do not hang on their order
 
 
 def placed(profile: Profile, key: str | None, told: Order, rules: ProfileRules) -> Sums:
@@ -59,8 +59,9 @@ def placed(profile: Profile, key: str | None, told: Order, rules: ProfileRules) 
 
 def refunded(profile: Profile, key: str | None, amount: float | None, time: float, rules: ProfileRules) -> Sums:
     """A refund of `amount`, or of the whole order (None). Without an order id it lowers the revenue alone."""
+    amount = None if amount is None else round(amount, CENTS)
     if key is None:
-        return _add(profile, 0, -(amount or 0.0), -(amount or 0.0) * rules.points_per_unit, rules)
+        return _add(profile, 0, -(amount or 0.0), -round((amount or 0.0) * rules.points_per_unit, CENTS), rules)
     held = profile.orders.get(key)
     before = held or Order(0.0, -time)  # a time below zero: the purchase is still to come
     new = Order(
@@ -77,6 +78,7 @@ def refunded(profile: Profile, key: str | None, amount: float | None, time: floa
 
 def awarded(profile: Profile, points: float, rules: ProfileRules) -> Sums:
     """Points given or, below zero, spent; spending lowers no tier."""
+    points = round(points, CENTS)
     change = _add(profile, 0, 0.0, points, rules)
     if points < 0:
         change["earned"], change["tier"] = profile.earned, profile.tier
@@ -102,7 +104,7 @@ def join(target: Profile, source: Profile, rules: ProfileRules) -> Sums:
             word.revenue,
             word.time if word.time > 0 else min(ours.time, theirs.time),
             word.points,
-            ours.refunded + theirs.refunded,
+            round(ours.refunded + theirs.refunded, CENTS),
             full=ours.full or theirs.full,
         )
         orders[key] = both

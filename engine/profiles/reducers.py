@@ -13,9 +13,10 @@ from engine.catalog.rules import ProfileRules
 from engine.decide.profile import Answer, Consent, Held, Order, Profile, Trait
 from engine.profiles import orders
 from engine.profiles.affinity import grow
-from engine.profiles.events import Event
+from engine.profiles.events import Event, customer_ids
 from engine.profiles.traits import flatten, tell
 from engine.profiles.visits import seen_at
+from engine.profiles.words import added, consented, linked, tellers
 
 PURCHASES = frozenset(("purchase", "order_completed", "order_placed"))
 REFUNDS = frozenset(("refund", "order_refunded", "return"))
@@ -39,6 +40,9 @@ Reducer = Callable[[Profile, Event, float, ProfileRules], Changes]
 
 def reduce(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Profile:
     """The profile after `event`, which happened at `time` (s since 1970). Whether it counts was decided before."""
+    ids = tellers(customer_ids(event))
+    if len(ids) > 1:
+        profile = linked(profile, ids, time)
     for family in _FAMILIES[event.type]:
         changes = family(profile, event, time, rules)
         if changes:
@@ -48,15 +52,22 @@ def reduce(profile: Profile, event: Event, time: float, rules: ProfileRules) -> 
 
 def told(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:
     """Traits of an identify; those under `consent.` are consents."""
-    traits, consents = profile.traits, profile.consents
-    source = event.channel or ""
+    source, by = event.channel or "", _by(event)
     for name, value in flatten(event.traits).items():
         purpose = name.removeprefix("consent.")
+        word = Trait(value, time, source, event.user_id is not None)
         if purpose != name and isinstance(value, bool):
-            consents = _consent(consents, purpose, Consent(value, time, None, source))
+            profile = consented(profile, purpose, Consent(value, time, None, source, by))
+        elif rules.merge.get(name) == "sum" and (name in profile.traits or len(profile.traits) < rules.traits_limit):
+            profile = added(profile, name, by, word)
         elif len(name) <= NAMES:
-            traits = tell(traits, name, Trait(value, time, source, event.user_id is not None), rules)
-    return {"traits": traits, "consents": consents}
+            profile = replace(profile, traits=tell(profile.traits, name, word, rules))
+    return {
+        "traits": profile.traits,
+        "parts": profile.parts,
+        "consents": profile.consents,
+        "said": profile.said,
+    }
 
 
 def visited(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:
@@ -141,7 +152,8 @@ def agreed(profile: Profile, event: Event, time: float, rules: ProfileRules) -> 
     expires, days = _number(said.get("expires")), _number(said.get("days"))
     if expires is None and days is not None:
         expires = time + days * 86_400
-    return {"consents": _consent(profile.consents, purpose, Consent(granted, time, expires, event.channel or ""))}
+    after = consented(profile, purpose, Consent(granted, time, expires, event.channel or "", _by(event)))
+    return {"consents": after.consents, "said": after.said}
 
 
 def went_on(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:
@@ -162,16 +174,18 @@ def went_on(profile: Profile, event: Event, time: float, rules: ProfileRules) ->
         word = Held(value, time, time + lives[name])
         if len(msgspec.msgpack.encode(value)) <= JOURNEY_BYTES:
             stands = journey.get(name, word)
-            journey = journey | {name: max(stands, word, key=lambda h: (h.time, h.value is None, repr(h.value)))}
+            journey = journey | {name: max(stands, word, key=later)}
     return {} if journey is profile.journey else {"journey": journey}
 
 
-def _consent(held: dict[str, Consent], purpose: str, word: Consent) -> dict[str, Consent]:
-    """The newest word stands; at the same moment a denial does."""
-    stands = held.get(purpose, word)
-    return held | {
-        purpose: max(stands, word, key=lambda c: (c.time, not c.granted, -(c.expires or float("inf")), c.source))
-    }
+def later(held: Held) -> tuple[float, bool, str, float]:
+    """The order of words on the journey: the newest stands, at the same moment the end."""
+    return held.time, held.value is None, repr(held.value), held.until
+
+
+def _by(event: Event) -> str:
+    """Who told it: the strongest identifier it came with."""
+    return next(iter(tellers(customer_ids(event))), "")
 
 
 def _number(value: object) -> float | None:

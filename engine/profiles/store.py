@@ -26,7 +26,7 @@ Journal = Callable[[list[Accepted]], Awaitable[None]]
 class Resolved(msgspec.Struct, frozen=True):
     """The customer of a request, with everything their identifiers name already merged into the view.
 
-    `known`: the store had them before. `settled`: it says all of this already, so `touch` has nothing to do.
+    `known`: the store had them before. `settled`: it says already who they are, with nothing to bind or merge.
     `erased`: they asked to be forgotten; nothing of them may be written. `key` is where their claims are, `counts`
     what was counted for them, if asked for.
     """
@@ -97,18 +97,32 @@ class ProfileStore:
         return self.wire.get(names, look)
 
     async def touch(self, resolved: Resolved, now: float, journal: Journal) -> None:
-        """Make the store say what `resolved` says: known from first contact, aliases bound, a login's visitor merged.
+        """Make the store say what `resolved` says, as a decision for them is seen now.
 
-        `journal` is told of merges before they are written. Does nothing for the settled and the erased.
+        Known from first contact, aliases bound, a login's visitor merged, and the unit theirs for good. `journal` is
+        told of merges before they are written. Does nothing where all is said, and for the erased.
         """
-        if resolved.settled or resolved.erased:
+        if resolved.erased or (resolved.settled and not resolved.profile.undecided):
             return
         if not resolved.known and len(resolved.idents) == 1:
             life = self.rules.anonymous_life if resolved.idents[0].kind in WEAK else self.rules.life
-            value = write(msgspec.structs.replace(resolved.profile, version=1))
+            value = write(msgspec.structs.replace(resolved.profile, version=1, undecided=False))
             await self.wire.send("SET", keys.slot(resolved.key), value, "PX", int(life * 1000), "NX")
             return
-        await self._ingest.login(resolved.idents, now, journal)
+        await self._ingest.login(resolved.idents, now, journal, resolved.profile.unit)
+
+    async def see(self, ids: CustomerIds, unit: str, now: float, journal: Journal) -> bool:
+        """Take up whom a prefetched decision is seen by now, who was `unit` when it was made; False for the erased.
+
+        Whoever has another unit by now (they logged in meanwhile) keeps it and remembers this one.
+        """
+        resolved = await self.fetch(ids, now)
+        if resolved.erased:
+            return False
+        profile = resolved.profile
+        if not resolved.settled or profile.undecided or unit not in (profile.unit, *profile.units):
+            await self._ingest.login(resolved.idents, now, journal, unit)
+        return True
 
     async def ingest(self, batch: Sequence[Event | Status], received: float, journal: Journal) -> list[Status]:
         """Count the events of a batch, once each; a status per item, in order. What was refused before stays so.
@@ -139,7 +153,7 @@ class ProfileStore:
         unfinished = await erasure.unfinished(self.wire, self.rules)
         for source, frozen in unfinished:
             idents = [Ident(frozen.kind, frozen.id, frozen.to), Ident("anonymous_id", "", source)]
-            await self._ingest.login(idents, now, journal)
+            await self._ingest.login(idents, now, journal, "")
         return len(unfinished)
 
     async def close(self) -> None:

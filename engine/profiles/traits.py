@@ -33,14 +33,14 @@ def tell(held: dict[str, Trait], name: str, told: Trait, rules: ProfileRules) ->
     stands = held.get(name)
     rule = rules.merge.get(name, "recency")
     if stands is not None:
-        told = _later(stands, told, "recency" if rule == "sum" else rule, rules)
+        told = _later(stands, told, rule, rules)
     elif len(held) >= rules.traits_limit:
         return held
     return held if told is stands else held | {name: told}
 
 
 def combine(a: dict[str, Trait], b: dict[str, Trait], rules: ProfileRules) -> dict[str, Trait]:
-    """The traits of two profiles that are one customer."""
+    """The traits of two profiles that are one customer; those that are added up are settled by `words`."""
     both = dict(a)
     for name, told in b.items():
         stands = both.get(name)
@@ -52,26 +52,26 @@ def combine(a: dict[str, Trait], b: dict[str, Trait], rules: ProfileRules) -> di
 
 
 def _later(a: Trait, b: Trait, rule: MergeRule, rules: ProfileRules) -> Trait:
-    newest = max(a, b, key=_when)
+    newest = max(a, b, key=when)
     match rule:
-        case "recency":
+        case "recency" | "sum":
             return newest
         case "known_wins":
-            return max(a, b, key=lambda t: (t.known, _when(t)))
+            return max(a, b, key=lambda t: (t.known, when(t)))
         case "source":
-            return max(a, b, key=lambda t: (-_place(t.source, rules), _when(t)))
+            return max(a, b, key=lambda t: (-_place(t.source, rules), when(t)))
         case "union":
             items: dict[str, Scalar] = {repr(item): item for item in (*_items(a.value), *_items(b.value))}
             return Trait([items[key] for key in sorted(items)][:ITEMS], newest.time, newest.source, a.known or b.known)
-        case "sum" | "max":
-            x, y = _number(a.value), _number(b.value)
+        case "max":
+            x, y = number_of(a.value), number_of(b.value)
             if x is None or y is None:
                 return newest if x is y else (b if x is None else a)
-            value = x + y if rule == "sum" else max(x, y)
-            return Trait(value, newest.time, newest.source, a.known or b.known)
+            return Trait(max(x, y), newest.time, newest.source, a.known or b.known)
 
 
-def _when(trait: Trait) -> tuple[float, bool, str, bytes]:
+def when(trait: Trait) -> tuple[float, bool, str, bytes]:
+    """The order of words on one trait: the newest is the last."""
     return trait.time, trait.known, trait.source, msgspec.json.encode(trait.value)
 
 
@@ -83,7 +83,8 @@ def _items(value: TraitValue) -> list[Scalar]:
     return value if isinstance(value, list) else [value]
 
 
-def _number(value: TraitValue) -> float | None:
+def number_of(value: TraitValue) -> float | None:
+    """The value as a number, None if it is none."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 

@@ -19,9 +19,10 @@ from engine.profiles import keys
 from engine.profiles.claims import together
 from engine.profiles.entries import Entry, Frozen, Pointer, read, stamp, write
 from engine.profiles.events import Accepted
-from engine.profiles.identity import Resolution, shared
+from engine.profiles.identity import Resolution, shared, strongest
 from engine.profiles.keys import Hasher, Ident, Key
 from engine.profiles.wire import Reply, Values, Wire, script
+from engine.profiles.words import linked, teller
 
 MARK = 8
 INLINE = 16
@@ -68,18 +69,38 @@ class Workbench:
 
     def led_to(self) -> set[Key]:
         """Keys that what was read leads to, and that were not read yet."""
-        return {
-            entry.to
-            for entry in self._stored.values()
-            if isinstance(entry, Pointer | Frozen) and entry.to not in self._stored
-        }
+        return {key for entry in self._stored.values() for key in _next(entry) if key not in self._stored}
 
-    def counted(self, found: Resolution, mark: bytes) -> bool:
-        """Whether a message was counted for the customer, or for a visitor that turned out to be them."""
-        return any(mark in self._marks_of(key) for key in (found.name.key, *(s.key for s in found.sources)))
+    def counted(self, found: Resolution, idents: Sequence[Ident], mark: bytes) -> bool:
+        """Whether a message was counted: for the customer, or a visitor that turned out to be them.
 
-    def settle(self, found: Resolution, time: float) -> list[Accepted]:
-        """Take the customer up as `found` says; its merges, as events."""
+        Or for whomever one of `idents` named before it moved on.
+        """
+        places = [found.name.key, *(source.key for source in found.sources)]
+        for ident in idents:
+            places += self._earlier(ident.key)
+        return any(mark in self._marks_of(key) for key in dict.fromkeys(places))
+
+    def _earlier(self, key: Key) -> list[Key]:
+        """The known customers that an identifier named before, and whom these became."""
+        entry = self.entries.get(key)
+        waiting = list(_earlier(entry))
+        found: list[Key] = []
+        while waiting:
+            key = waiting.pop()
+            found.append(key)
+            entry = self.entries.get(key)
+            if isinstance(entry, Pointer | Frozen) and entry.to not in found:
+                waiting.append(entry.to)
+        return found
+
+    def profile(self, found: Resolution) -> Profile:
+        """The customer as they are after what was settled."""
+        entry = self.entries.get(found.name.key)
+        return entry if isinstance(entry, Profile) else found.profile
+
+    def settle(self, found: Resolution, time: float, idents: Sequence[Ident]) -> list[Accepted]:
+        """Take the customer up as `found` says; its merges, as events. `idents` are what named them."""
         if found.settled:
             return []
         key = found.name.key
@@ -103,10 +124,14 @@ class Workbench:
             self.entries[ident.key] = Pointer(key, before)
             draft.bound.add(ident.key)
         for ident in found.blocked:
-            self.entries[ident.key] = shared(ident, self._rules, time)
+            named = _next(self.entries.get(ident.key))
+            self.entries[ident.key] = replace(shared(ident, self._rules, time), merged=list(named))
             draft.bound.add(ident.key)
-        self.entries[key] = found.profile
-        return [_merged(source.profile.id, found.profile.id, time) for source in found.sources if not source.held]
+        new = [source for source in found.sources if not source.held]
+        apart = [teller(found.name.kind, found.name.value)]
+        apart += [teller(strongest(source.profile), source.profile.id) for source in new]
+        self.entries[key] = linked(found.profile, apart, time) if new else found.profile
+        return [_merged(source.profile.id, found.profile.id, time, idents) for source in new]
 
     def pending(self) -> list[list[Ident]]:
         """Merges begun by others: the customer each goes to, and what is frozen on the way there."""
@@ -115,6 +140,12 @@ class Workbench:
             for key, entry in self._stored.items()
             if isinstance(entry, Frozen)
         ]
+
+    def keep(self, found: Resolution, profile: Profile) -> None:
+        """The customer as they are now, without a message that says so."""
+        if profile != self.profile(found):
+            self._draft(found.name)
+            self.entries[found.name.key] = profile
 
     def change(self, found: Resolution, profile: Profile, mark: bytes, idents: Sequence[Ident], item: int) -> None:
         """The customer after one more message, which `item` of the batch brought."""
@@ -254,10 +285,24 @@ def digest(message_id: str) -> bytes:
     return blake2b(message_id.encode(), digest_size=MARK).digest()
 
 
-def _merged(source: str, target: str, time: float) -> Accepted:
-    return Accepted(
-        f"merge:{source}:{target}", time, time, target, "$merge", properties={"from": source, "into": target}
-    )
+def _next(entry: Entry) -> tuple[Key, ...]:
+    """The keys that an entry leads to, now or before."""
+    if isinstance(entry, Frozen):
+        return (entry.to,)
+    return (entry.to, *entry.before) if isinstance(entry, Pointer) else _earlier(entry)
+
+
+def _earlier(entry: Entry) -> tuple[Key, ...]:
+    if isinstance(entry, Pointer):
+        return entry.before
+    return tuple(entry.merged) if isinstance(entry, Profile) and entry.shared else ()
+
+
+def _merged(source: str, target: str, time: float, idents: Sequence[Ident]) -> Accepted:
+    """Who became part of whom, when, and by which identifiers that came together."""
+    by = {ident.kind: ident.value for ident in idents if ident.value}
+    said: dict[str, object] = {"from": source, "into": target, "by": by}
+    return Accepted(f"merge:{source}:{target}", time, time, target, "$merge", properties=said)
 
 
 def _keys(key: Key) -> tuple[str, str, str]:

@@ -74,6 +74,7 @@ def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
             buy = Event("track", f"m{n}", event="purchase", properties={"revenue": 2.0}, timestamp=NOW, **visitor)
             await store.ingest([buy], NOW, silent)
             found = await store.fetch(CustomerIds(**visitor), NOW)
+            await store.touch(found, NOW, silent)
             await claims.count(found.key, f"c{n}", ["exposure|*"], NOW)
             await store.touch(await store.fetch(CustomerIds(**visitor, **user), NOW), NOW, silent)
             app = await store.fetch(CustomerIds(**user), NOW, counts=True)

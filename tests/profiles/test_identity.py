@@ -96,7 +96,7 @@ class Crashing(Wire):
 @pytest.mark.parametrize("again", ["the same batch", "redo", "a decision"])
 def test_a_merge_that_a_crash_cut_short_is_finished_once(redis_url: str, again: str) -> None:
     def plain(profile: Profile) -> Profile:
-        return replace(profile, version=0, updated=0.0, marks=b"")
+        return replace(profile, version=0, updated=0.0, marks=b"", undecided=False, links=[])
 
     async def setup(store: ProfileStore) -> None:
         await store.ingest([*VISITOR, *KNOWN], NOW + 9, silent)
