@@ -1,5 +1,6 @@
 """What the plan says of an experiment, as the question that its report answers."""
 
+from engine.analysis.bayes import Prior
 from engine.analysis.metrics import Kind
 from engine.analysis.question import ExperimentQuestion, MetricSpec
 from engine.catalog.plan import Plan
@@ -42,6 +43,12 @@ def ask(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[MetricSpec]]:
         method=spec.analysis.method,
         alpha=spec.analysis.alpha,
         relative=spec.analysis.relative,
+        prior=Prior(*spec.analysis.prior) if spec.analysis.prior else Prior(),
+        planned=spec.analysis.planned,
+        looks=spec.analysis.looks,
+        spending=spec.analysis.spending,
+        rope=spec.analysis.rope,
+        tolerance=spec.analysis.tolerance,
         unit=spec.unit,
         start=experiment.start or None,
         coverage=max(step[1][-1][1] for step in experiment.steps),
@@ -57,10 +64,16 @@ def _metric(metric: CatalogMetric) -> MetricSpec:
         event=metric.event,
         value=metric.value or ("revenue" if metric.kind == "revenue" else None),
         denominator=metric.denominator,
+        denominator_value=metric.denominator_value,
+        denominator_filter=metric.denominator_filter,
+        filter=metric.filter,
+        delay=seconds(metric.delay) if metric.delay else 0.0,
         window=seconds(metric.window) if metric.window else None,
+        ripe=metric.ripe,
+        covariate_window=seconds(metric.covariate_window) if metric.covariate_window else None,
         quantile=metric.quantile,
         winsorize=metric.winsorize,
         direction="increase" if metric.direction == "up" else "decrease",
         margin=metric.margin or 0.0,
-        money=metric.money is not None or metric.kind == "revenue",
+        money=1.0 if metric.money is None and metric.kind == "revenue" else metric.money,
     )

@@ -5,40 +5,24 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from engine.analysis.bayes import normal
 from engine.analysis.effects import critical_t
 from engine.analysis.estimate import Effect, NotEstimable
+from engine.analysis.money import NO_MONEY
 from engine.analysis.report import Decision, Money
 from engine.analysis.sequential import asymptotic_multiplier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from collections.abc import Set as AbstractSet
 
     from engine.analysis.effects import Settings
-    from engine.analysis.question import ExperimentQuestion
     from engine.analysis.report import MetricReport, Quality
 
 
-MONTH = 30  # days
 EXPOSURE_GATE = 0.001
-
-NO_MONEY = NotEstimable("no metric of this report is in money")
-
-
-def money_per_month(
-    metrics: Sequence[MetricReport], in_money: AbstractSet[str], units: int, days: int, question: ExperimentQuestion
-) -> Money | NotEstimable:
-    """What the best variant's effect on the first money metric is worth per month at full traffic.
-
-    Units per day are those the experiment let in, divided by its coverage.
-    """
-    names = [metric.metric for metric in metrics if metric.metric in in_money]
-    effects = [m.absolute for m in metrics if m.metric in names[:1] and isinstance(m.absolute, Effect)]
-    if not effects or not days:
-        return NO_MONEY
-    best = max(effects, key=lambda effect: effect.estimate)
-    scale = units / days * MONTH / question.coverage
-    return Money(best.estimate * scale, best.low * scale, best.high * scale)
+FARTHEST = 10  # times the units seen so far: beyond, days left are a guess
 
 
 def decide(
@@ -58,17 +42,22 @@ def decide(
         shares = ", ".join(f"{name} {share:.1%}" for name, share in quality.exposure.shares.items())
         why = f"of those assigned a different share was exposed in each variant ({shares}); the rest do not compare"
         return Decision("fix the data", why, money, would_change="Send exposures at the same point in every variant.")
-    harmed = [metric for metric in metrics if metric.role == "guardrail" and _harmed(metric)]
-    if harmed:
-        return Decision("stop", f"{harmed[0].metric} is worse with {harmed[0].variant} than its margin allows", money)
     primary = [metric for metric in metrics if metric.role == "primary"]
     estimated = [metric for metric in primary if isinstance(metric.absolute, Effect)]
+    reason = next((m.absolute for m in primary if isinstance(m.absolute, NotEstimable)), NotEstimable(""))
+    if not estimated and reason.fault:
+        return Decision("fix the data", reason.not_estimable, money, would_change="Mend the column and ask again.")
+    harmed = [metric for metric in metrics if metric.role == "guardrail" and _harmed(metric)]
+    if harmed:
+        why = f"{harmed[0].metric} is worse with {harmed[0].variant} than its margin allows: {interval_text(harmed[0])}"
+        return Decision("stop", why, money, would_change="That interval reaching back into the margin would.")
     if not estimated:
-        reason = primary[0].absolute.not_estimable if primary and isinstance(primary[0].absolute, NotEstimable) else ""
-        return Decision("keep running", f"the primary metric cannot be estimated: {reason}", money)
+        why = f"the primary metric cannot be estimated: {reason.not_estimable}"
+        return Decision("keep running", why, money, would_change="More units would.")
     if days is not None and days < min_days:
-        why = f"{days:g} of at least {min_days:g} days have been seen; a week's rhythm and novelty need them all"
-        return Decision("keep running", why, money, min_days - days)
+        why = f"{days:.1f} of at least {min_days:g} days have been seen; a week's rhythm and novelty need them all"
+        left = min_days - days
+        return Decision("keep running", why, money, left, f"{left:.1f} more days, then the intervals decide.")
     return _by_effect(estimated, metrics, settings, money, days)
 
 
@@ -79,45 +68,82 @@ def _by_effect(
     money: Money | NotEstimable,
     days: float | None,
 ) -> Decision:
+    comparisons = len(estimated)
     winners = [metric for metric in estimated if _side(metric, settings) > 0]
+    guards = {metric.variant: _guards(metrics, metric.variant) for metric in winners}
+    passed = [metric for metric in winners if all(map(_not_inferior, guards[metric.variant]))]
+    if passed:
+        best = max(passed, key=_gain)
+        names = " or ".join(metric.metric for metric in guards[best.variant])
+        change = f"{names} falling beyond its margin would stop it." if names else "That interval reaching zero would."
+        why = f"{best.variant} is better than control on {best.metric}: {interval_text(best)}"
+        return Decision("ship", why, money, would_change=change)
     if winners:
         best = max(winners, key=_gain)
-        guards = [metric.metric for metric in metrics if metric.role == "guardrail" and metric.variant == best.variant]
-        change = f"{' or '.join(dict.fromkeys(guards))} falling beyond its margin would stop it." if guards else ""
-        why = f"{best.variant} is better than control on {best.metric}: {_interval(best)}"
-        return Decision("ship", why, money, would_change=change)
+        open_guard = next(metric for metric in guards[best.variant] if not _not_inferior(metric))
+        why = (
+            f"{best.variant} is better than control on {best.metric}, {interval_text(best)}, but {open_guard.metric} "
+            f"may still be worse than its margin of {open_guard.margin:.1%}: {interval_text(open_guard)}"
+        )
+        return Decision("keep running", why, money, would_change=f"More units narrow {open_guard.metric}'s interval.")
     if all(_side(metric, settings) < 0 for metric in estimated):
         worst = estimated[0]
-        return Decision("stop", f"{worst.variant} is worse than control on {worst.metric}: {_interval(worst)}", money)
+        why = f"{worst.variant} is worse than control on {worst.metric}: {interval_text(worst)}"
+        return Decision("stop", why, money, would_change="That interval reaching zero would.")
+    if settings.rope and all(_equal(metric, settings) for metric in estimated):
+        closest = max(estimated, key=_gain)
+        why = f"no variant differs from control on {closest.metric} by more than {settings.rope:.1%}"
+        change = f"Only if less than {settings.rope:.1%} is worth something: {interval_text(closest)}."
+        return Decision("stop", f"{why}: {interval_text(closest)}", money, would_change=change)
     closest = max(estimated, key=_gain)
-    why = f"{closest.metric} may still be better or worse: {_interval(closest)}"
-    left = days_left(closest, settings, days) if days else None
+    why = f"{closest.metric} may still be better or worse with {closest.variant}: {interval_text(closest)}"
+    if not days:
+        return Decision("keep running", why, money, would_change="An interval clear of zero would.")
+    left = days_left(closest, settings, days, comparisons)
     if left is None:
-        change = "Today's effect is too small to be told from zero within ten times the units seen so far."
-    elif left <= 0:
-        change = "Its interval is clear of zero, but not its p-value adjusted for all variants; more units settle it."
+        change = f"Today's effect is too small to be told from zero within {FARTHEST} times the units seen so far."
     else:
-        change = f"If today's effect stays, its interval leaves zero in about {left:.0f} days."
-    return Decision("keep running", why, money, left, change if days else "")
+        change = f"If today's effect stays, it is decided in about {max(left, 1):.0f} days."
+    return Decision("keep running", why, money, left, change)
 
 
-def days_left(metric: MetricReport, settings: Settings, days: float) -> float | None:
-    """Days until the interval leaves zero if effect, variance and traffic stay; None beyond ten times the units."""
+def days_left(metric: MetricReport, settings: Settings, days: float, comparisons: int = 1) -> float | None:
+    """Days until a decision if effect, variance and traffic stay; None beyond ten times the units.
+
+    Args:
+        metric: of the variant that is ahead.
+        settings: how it is decided.
+        days: seen so far.
+        comparisons: among which p-values are adjusted; the first of Holm's steps takes them all.
+    """
     effect, units = metric.absolute, sum(metric.units.values())
     if not isinstance(effect, Effect) or effect.estimate == 0:
         return None
-    for step in range(901):
-        grown = units * (1 + step / 100)
-        se = effect.se * (units / grown) ** 0.5
-        if _width(round(grown), settings) * se < abs(effect.estimate):
+    for step in range(1, 100 * (FARTHEST - 1) + 1):
+        grown = 1 + step / 100
+        if _decided(metric, effect, settings, comparisons, round(units * grown), grown):
             return days * step / 100
     return None
 
 
-def _width(units: int, settings: Settings) -> float:
+def _decided(
+    metric: MetricReport, effect: Effect, settings: Settings, comparisons: int, units: int, grown: float
+) -> bool:
+    if settings.method == "bayesian":
+        share = metric.relative
+        if not isinstance(share, Effect):
+            return False
+        later = normal(share.estimate, share.se / math.sqrt(grown), settings.prior, settings.alpha)
+        return min(later.expected_loss, later.forgone) < settings.tolerance
+    alpha = settings.alpha / comparisons
+    bound = critical_t(alpha, math.inf)
     if settings.method == "sequential":
-        return asymptotic_multiplier(units, settings.planned, settings.alpha)
-    return critical_t(settings.alpha, math.inf)
+        bound = asymptotic_multiplier(units, settings.planned, alpha)
+    return bound * effect.se / math.sqrt(grown) < abs(effect.estimate)
+
+
+def _guards(metrics: Sequence[MetricReport], variant: str) -> list[MetricReport]:
+    return [metric for metric in metrics if metric.role == "guardrail" and metric.variant == variant]
 
 
 def _sign(metric: MetricReport) -> int:
@@ -125,7 +151,13 @@ def _sign(metric: MetricReport) -> int:
 
 
 def _gain(metric: MetricReport) -> float:
-    return _sign(metric) * metric.absolute.estimate if isinstance(metric.absolute, Effect) else 0.0
+    return _sign(metric) * metric.absolute.estimate if isinstance(metric.absolute, Effect) else -math.inf
+
+
+def leader(metrics: Sequence[MetricReport]) -> str | None:
+    """The variant that is ahead on the primary metric, None where that has no estimate."""
+    ahead = [metric for metric in metrics if metric.role == "primary" and isinstance(metric.absolute, Effect)]
+    return max(ahead, key=_gain).variant if ahead else None
 
 
 def _side(metric: MetricReport, settings: Settings) -> int:
@@ -149,6 +181,12 @@ def _by_loss(metric: MetricReport, settings: Settings) -> int:
     return -1 if metric.bayes.forgone < settings.tolerance else 0
 
 
+def _equal(metric: MetricReport, settings: Settings) -> bool:
+    """Whether the whole interval lies within the region of practical equivalence (Kruschke 2018)."""
+    effect = metric.relative
+    return isinstance(effect, Effect) and -settings.rope < effect.low and effect.high < settings.rope
+
+
 def _harmed(metric: MetricReport) -> bool:
     """Whether a guardrail's whole interval lies beyond its margin."""
     effect = metric.relative
@@ -158,7 +196,35 @@ def _harmed(metric: MetricReport) -> bool:
     return effect.high < -margin if metric.direction == "increase" else effect.low > margin
 
 
-def _interval(metric: MetricReport) -> str:
+def _not_inferior(metric: MetricReport) -> bool:
+    """Whether a guardrail lets the variant pass: shown to be within its margin, or without one merely not harmed.
+
+    Without a margin nothing short of an improvement would show it, so only harm counts.
+    """
+    if not metric.margin:
+        return True
+    effect = metric.relative
+    if not isinstance(effect, Effect):
+        return False
+    return effect.low > -metric.margin if metric.direction == "increase" else effect.high < metric.margin
+
+
+def judged(metrics: Sequence[MetricReport]) -> list[MetricReport]:
+    """The same metrics, each guardrail with what it says: `harmed`, `passed`, or `open` while its interval is wide."""
+    return [
+        msgspec.structs.replace(m, guard="harmed" if _harmed(m) else "passed" if _shown(m) else "open")
+        if m.role == "guardrail"
+        else m
+        for m in metrics
+    ]
+
+
+def _shown(metric: MetricReport) -> bool:
+    return bool(metric.margin) and _not_inferior(metric)
+
+
+def interval_text(metric: MetricReport) -> str:
+    """An effect with its interval as people read it."""
     effect = metric.relative
     if isinstance(effect, NotEstimable):
         effect = metric.absolute

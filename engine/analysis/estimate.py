@@ -3,10 +3,11 @@
 import msgspec
 
 
-class NotEstimable(msgspec.Struct, frozen=True):
-    """Stands in the place of numbers that the data cannot give."""
+class NotEstimable(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Stands in the place of numbers that the data cannot give; a `fault` does not go away with more of them."""
 
     not_estimable: str
+    fault: bool = False
 
 
 class Effect(msgspec.Struct, frozen=True):

@@ -10,17 +10,20 @@ import msgspec
 
 from engine.analysis.aggregate import Group, Groups, groups
 from engine.analysis.compare import Evidence, compare, compare_all
-from engine.analysis.decision import decide, money_per_month
+from engine.analysis.decision import decide, judged, leader
 from engine.analysis.gathered import gather
-from engine.analysis.log import DAY, SECOND, assigned_units, exposure_faults, value_rows
+from engine.analysis.held import held
+from engine.analysis.log import DAY, SECOND, assigned_units, exposure_faults, traits, value_rows
 from engine.analysis.metrics import Measure, Term
 from engine.analysis.moments import empty
+from engine.analysis.money import Traffic, money_per_month
 from engine.analysis.novelty import faded, per_day
 from engine.analysis.quality import broken_parts, exposure_check, sample_ratio
 from engine.analysis.quantiles import quantile_arms
 from engine.analysis.report import Novelty, Quality, Report, SegmentReport
 from engine.analysis.segments import by_segment
 from engine.analysis.sources import DuckDB
+from engine.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
     from engine.analysis.question import ExperimentQuestion, MetricSpec
+    from engine.analysis.report import MetricReport
 
 WHALE = 0.05  # a unit that holds more of its variant's total decides alone what the mean is
 
@@ -50,10 +54,21 @@ def analyze_experiment(
         segment: also report effects by this trait of the decision's context, or by `channel`.
 
     Raises:
-        BadInput: if a metric it names is missing, or the log is no log.
+        BadInput: if a metric it names is missing, no decision has the segment's trait, or the log is no log.
     """
+    with held(Path(log_dir)):
+        return _report(question, metrics, Path(log_dir), as_of, segment)
+
+
+def _report(
+    question: ExperimentQuestion,
+    metrics: Sequence[MetricSpec],
+    log_dir: Path,
+    as_of: datetime | None,
+    segment: str | None,
+) -> Report:
     source = DuckDB()
-    data = gather(source, question, metrics, Path(log_dir), as_of, segment)
+    data = gather(source, question, metrics, log_dir, as_of, segment)
     moment, folder, specs, trend = data.moment, data.folder, data.specs, data.trend
     members, units, measures = data.members, data.units, data.measures
     found = groups(source, units, ("variant", "crossed", "segment"), measures)
@@ -65,22 +80,34 @@ def analyze_experiment(
     asked = _roles(question, specs, measures)
     evidence = Evidence(question.control, _totals(found, question, measures), quantiles)
     counts = {name: evidence.groups[name].units for name in question.weights}
+    if segment is not None and found and all(key[2] is None for key in found):
+        known = ", ".join(["channel", *traits(source, folder, question)])
+        raise BadInput(f"no decision of {question.key} in the log has the trait {segment!r}; it has {known}")
     days = _days(source, units)
     rises = _novelty(question, trend, measures, evidence)
+    sequential = question.method == "sequential"
     quality = Quality(
-        sample_ratio(counts, question.weights, daily=_looks(days) if question.method == "sequential" else None),
+        sample_ratio(counts, question.weights, daily=_looks(days) if sequential else None),
         sum(group.units for key, group in found.items() if key[1]),
         _flags(source, units, asked, found, question, days) + faded(rises),
         exposure_check(
             assigned_units(source, folder, question, moment),
             counts if question.unit == "customer" else _customers(source, members),
             *exposure_faults(source, folder, question, moment),
+            sequential=sequential,
         ),
         rises,
     )
-    reports = compare_all(asked, list(question.weights), evidence, question.settings)
-    ran = (max(days) - min(days) + 1) if days else 0
-    money = money_per_month(reports, {spec.name for spec in specs if spec.money}, sum(counts.values()), ran, question)
+    reports = judged(_explained(compare_all(asked, list(question.weights), evidence, question.settings), specs))
+    ran = _ran(source, units, moment)
+    money = money_per_month(
+        reports,
+        {spec.name: spec.money for spec in specs if spec.money is not None},
+        leader(reports),
+        evidence,
+        {measure.name: measure for measure in asked},
+        Traffic(ran, question.coverage),
+    )
     return Report(
         experiment=question.key,
         as_of=datetime.fromtimestamp(moment / SECOND, UTC).isoformat(timespec="seconds"),
@@ -91,7 +118,27 @@ def analyze_experiment(
         metrics=reports,
         decision=decide(reports, quality, question.settings, money=money, days=ran, min_days=question.min_days),
         segments=_segments(segment, asked, found, question, measures) if segment else [],
+        days=ran,
     )
+
+
+def _explained(reports: Sequence[MetricReport], specs: Sequence[MetricSpec]) -> list[MetricReport]:
+    """The covariates in people's words."""
+    before = {
+        spec.name: [f"{spec.name} in the {spec.covariate_window * SECOND / DAY:g} days before"]
+        for spec in specs
+        if spec.covariate_window
+    }
+    return [msgspec.structs.replace(row, covariates=before.get(row.metric, [])) for row in reports]
+
+
+def _ran(source: DuckDB, units: ir.Table, moment: int) -> float:
+    """Days from the first exposure to the report, or to the last exposure if that is over a day older."""
+    first, last = source.rows(units.aggregate(first=units["first"].min(), last=units["first"].max()))[0]
+    if first is None or last is None:
+        return 0.0
+    end = moment if moment - int(last) < DAY else int(last)
+    return (end - int(first)) / DAY
 
 
 def _roles(question: ExperimentQuestion, specs: Sequence[MetricSpec], measures: Sequence[Measure]) -> list[Measure]:
@@ -178,7 +225,7 @@ def _flags(
     days: Mapping[int, dict[str, int]],
 ) -> list[str]:
     """What a reader must know before the numbers, a sentence each."""
-    flags = []
+    flags, sequential = [], question.method == "sequential"
     strangers = sorted({str(key[0]) for key in found} - set(question.weights))
     if strangers:
         flags.append(f"units saw variants that the experiment does not have: {', '.join(strangers)}; they are left out")
@@ -189,9 +236,11 @@ def _flags(
     for (variant, is_crossed, part), group in found.items():
         if not is_crossed and part is not None:
             by_part.setdefault(str(part), {})[str(variant)] = group.units
-    flags += [f"the split is off in segment {part}" for part in broken_parts(by_part, question.weights)]
+    flags += [
+        f"the split is off in segment {part}" for part in broken_parts(by_part, question.weights, sequential=sequential)
+    ]
     dated = {datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m-%d"): part for day, part in days.items()}
-    flags += [f"the split is off on {day}" for day in broken_parts(dated, question.weights)]
+    flags += [f"the split is off on {day}" for day in broken_parts(dated, question.weights, sequential=sequential)]
     for measure in asked:
         if measure.kind not in {"mean", "ratio", "count"}:
             continue

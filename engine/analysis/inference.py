@@ -74,9 +74,9 @@ def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, A
         if side.n < 2:
             return NotEstimable(f"{name} has {side.n} units with a value, a variance needs two")
         if not np.all(np.isfinite(side.comoment)):
-            return NotEstimable(_why_not(side, measure))
+            return _why_not(side, measure)
     if measure.kind == "proportion" and measure.y.den is None and not all(map(_is_share, (control, treatment))):
-        return NotEstimable(f"{measure.name} holds values other than 0 and 1; ask for its mean")
+        return NotEstimable(f"{measure.name} holds values other than 0 and 1; ask for its mean", fault=True)
     total = control + treatment
     theta = slopes(total, measure) if measure.covariates else np.zeros(0)
     centre, _ = _linearized(total, measure)
@@ -89,7 +89,7 @@ def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, A
         variance = float(direction @ covariance @ direction) / side.n
         value = float(values[0] - theta @ (values[1:] - centre[1:]))
         if not (math.isfinite(value) and math.isfinite(variance)):
-            return NotEstimable(_why_not(side, measure))
+            return _why_not(side, measure)
         before += float(gradients[0] @ covariance @ gradients[0]) / side.n
         after += variance
         results.append(Arm(side.n, value, variance))
@@ -97,7 +97,7 @@ def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, A
         return NotEstimable(f"{measure.name} does not vary in either variant")
     if after <= 0:
         return NotEstimable(
-            f"the covariates explain all of {measure.name}; is one of them measured after the exposure?"
+            f"the covariates explain all of {measure.name}; is one of them measured after the exposure?", fault=True
         )
     return results[0], results[1], 1 - after / before
 
@@ -122,9 +122,9 @@ def _is_share(side: Moments) -> bool:
     return not math.isfinite(p) or abs(float(side.comoment[0, 0]) / side.n - p * (1 - p)) < 1e-9
 
 
-def _why_not(side: Moments, measure: Measure) -> str:
+def _why_not(side: Moments, measure: Measure) -> NotEstimable:
     if not np.all(np.isfinite(side.mean)):
-        return f"{measure.name} has values that are NaN or infinite"
+        return NotEstimable(f"{measure.name} has values that are NaN or infinite", fault=True)
     if not np.all(np.isfinite(side.comoment)):
-        return f"{measure.name} has values too large to be squared; divide the column first"
-    return f"the denominator of {measure.name} is zero"
+        return NotEstimable(f"{measure.name} has values too large to be squared; divide the column first", fault=True)
+    return NotEstimable(f"the denominator of {measure.name} is zero")

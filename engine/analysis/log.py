@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.analysis.filters import holds, register
 from engine.analysis.metrics import Measure, Term
 from engine.analysis.sources import expression
 from engine.errors import BadInput
@@ -151,6 +152,8 @@ def value_rows(source: DuckDB, log_dir: Path, members: ir.Table, spec: MetricSpe
 def _done(source: DuckDB, log_dir: Path, members: ir.Table, specs: Sequence[MetricSpec], as_of: int) -> ir.Table:
     """What the members did, with the time `since` their first exposure."""
     events = log_table(source, log_dir, "events")
+    for condition in (filtered for spec in specs for filtered in (spec.filter, spec.denominator_filter) if filtered):
+        register(source, condition)
     names = {name for spec in specs for name in (spec.event, spec.denominator) if name}
     if any("revenue" in (spec.value, spec.denominator_value) for spec in specs):
         names |= REFUNDS
@@ -167,19 +170,26 @@ def _columns(done: ir.Table, spec: MetricSpec, name: str) -> tuple[dict[str, ir.
     columns = {name: _summed(done, spec, spec.event, spec.value, before=False)}
     term = Term(name)
     if spec.denominator:
-        columns[f"{name}_den"] = _summed(done, spec, spec.denominator, spec.denominator_value, before=False)
+        columns[f"{name}_den"] = _summed(done, spec, spec.denominator, spec.denominator_value, before=False, below=True)
         term = Term(name, f"{name}_den")
     if spec.covariate_window:
         columns[f"{name}_pre"] = _summed(done, spec, spec.event, spec.value, before=True)
         covariates = (Term(f"{name}_pre"),)
         if spec.denominator:
-            columns[f"{name}_pre_den"] = _summed(done, spec, spec.denominator, spec.denominator_value, before=True)
+            columns[f"{name}_pre_den"] = _summed(
+                done, spec, spec.denominator, spec.denominator_value, before=True, below=True
+            )
             covariates = (Term(f"{name}_pre", f"{name}_pre_den"),)
     return columns, Measure(spec.name, spec.kind, term, covariates, spec.quantile, spec.direction, margin=spec.margin)
 
 
-def _counts(done: ir.Table, spec: MetricSpec, names: Collection[str], *, before: bool) -> ir.BooleanValue:
-    """Whether an event is one of these and the metric's, within its window after (or before) the exposure."""
+def _counts(
+    done: ir.Table, spec: MetricSpec, names: Collection[str], *, before: bool, below: bool = False
+) -> ir.BooleanValue:
+    """Whether an event is one of these and the metric's, within its window after (or before) the exposure.
+
+    `below` asks for the denominator's, which has a filter of its own.
+    """
     since, counted = done["since"], done["event"].isin(sorted(names))
     if before:
         counted = counted & (since < 0) & (since >= -int((spec.covariate_window or 0.0) * SECOND))
@@ -187,16 +197,17 @@ def _counts(done: ir.Table, spec: MetricSpec, names: Collection[str], *, before:
         counted = counted & (since >= int(spec.delay * SECOND))
         if spec.window is not None:
             counted = counted & (since < int((spec.delay + spec.window) * SECOND))
-    for field, wanted in spec.where.items():
-        counted = counted & (text_at(done["properties"], field) == wanted)
-    return counted
+    condition = spec.denominator_filter if below else spec.filter
+    return counted & holds(done["properties"], condition) if condition else counted
 
 
-def _summed(done: ir.Table, spec: MetricSpec, event: str, value: str | None, *, before: bool) -> ir.Value:
+def _summed(
+    done: ir.Table, spec: MetricSpec, event: str, value: str | None, *, before: bool, below: bool = False
+) -> ir.Value:
     """The event's values, or its count, summed over the metric's window."""
-    counted = _counts(done, spec, {event}, before=before)
+    counted = _counts(done, spec, {event}, before=before, below=below)
     if value == "revenue" and spec.kind != "count":
-        refunds = _counts(done, spec, REFUNDS - {event}, before=before)
+        refunds = _counts(done, spec, REFUNDS - {event}, before=before, below=below)
         money = event_value(done, value, 0.0)
         net = refunds.ifelse(-money.abs(), counted.ifelse(money, 0.0))
         return net.cast("float64").sum()
@@ -232,3 +243,17 @@ def exposure_faults(source: DuckDB, log_dir: Path, question: ExperimentQuestion,
     double = per_decision.aggregate(extra=(per_decision["sent"] - 1).sum())
     counted = source.rows(double)[0][0], source.rows(orphans.aggregate(n=orphans.count()))[0][0]
     return int(counted[0] or 0), int(counted[1] or 0)
+
+
+def traits(source: DuckDB, log_dir: Path, question: ExperimentQuestion) -> list[str]:
+    """The names that the contexts of an experiment's decisions hold."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types
+        signature=(("string",), "array<string>")
+    )
+    def json_keys(document: str) -> list[str]: ...  # type: ignore[empty-body] # DuckDB's own
+
+    decided = log_table(source, log_dir, "decisions")
+    names = decided.filter(decided["key"] == question.key).select(name=json_keys(decided["context"]).unnest())
+    return [str(name) for (name,) in source.rows(names.distinct().order_by("name"))]

@@ -7,9 +7,11 @@ import msgspec
 import numpy as np
 
 from engine.analysis.distributions import chi_square_sf
+from engine.analysis.sequential import asymptotic_p
 
 FIXED_GATE = 0.001  # a report looked at once
 SEQUENTIAL_GATE = 0.01  # a report looked at daily: the sequential test keeps this over all looks
+PLANNED = 5000  # units around which the sequential exposure check is sharpest
 
 
 class SampleRatio(msgspec.Struct, frozen=True):
@@ -33,24 +35,46 @@ class ExposureCheck(msgspec.Struct, frozen=True):
     orphans: int
 
 
-def exposure_check(assigned: Mapping[str, int], exposed: Mapping[str, int], double: int, orphans: int) -> ExposureCheck:
-    """Tests whether the share of assigned units that were exposed is the same in every variant (chi-square)."""
+def exposure_check(
+    assigned: Mapping[str, int], exposed: Mapping[str, int], double: int, orphans: int, *, sequential: bool = False
+) -> ExposureCheck:
+    """Tests whether the share of assigned units that were exposed is the same in every variant.
+
+    By chi-square, or where `sequential` so that a daily look is safe: the smallest of the variants' anytime-valid
+    p-values against all of them together, times their number.
+    """
     names = [name for name in sorted(assigned) if assigned[name]]
     seen = np.array([exposed.get(name, 0) for name in names], dtype=float)
     total = np.array([assigned[name] for name in names], dtype=float)
     p = 1.0
     if len(names) > 1 and 0 < seen.sum() < total.sum():
         share = seen.sum() / total.sum()
-        p = chi_square_sf(len(names) - 1, float(((seen - total * share) ** 2 / (total * share * (1 - share))).sum()))
+        z2 = (seen - total * share) ** 2 / (total * share * (1 - share))
+        if sequential:
+            units = int(total.sum())
+            z2 = z2 / (1 - total / total.sum())  # the variant is part of what it is compared with
+            p = min(1.0, len(names) * min(asymptotic_p(float(z), units, PLANNED, SEQUENTIAL_GATE) for z in np.sqrt(z2)))
+        else:
+            p = chi_square_sf(len(names) - 1, float(z2.sum()))
     return ExposureCheck({n: float(s / t) for n, s, t in zip(names, seen, total, strict=True)}, p, double, orphans)
 
 
-def broken_parts(parts: Mapping[str, Mapping[str, int]], weights: Mapping[str, float]) -> list[str]:
-    """The days or segments whose own split is off, at the fixed gate divided by their number (Bonferroni)."""
+def broken_parts(
+    parts: Mapping[str, Mapping[str, int]], weights: Mapping[str, float], *, sequential: bool = False
+) -> list[str]:
+    """The days or segments whose own split is off, at the gate divided by their number (Bonferroni).
+
+    `sequential` asks for the test that may be repeated as a segment grows.
+    """
     names = sorted(weights)
     shares = [weights[name] for name in names]
-    gate = FIXED_GATE / max(len(parts), 1)
-    return [part for part, units in parts.items() if chi_square([units.get(name, 0) for name in names], shares) < gate]
+    broken = []
+    for part, units in parts.items():
+        counts = [units.get(name, 0) for name in names]
+        p = sequential_ratio([counts], shares)[-1] if sequential else chi_square(counts, shares)
+        if p < (SEQUENTIAL_GATE if sequential else FIXED_GATE) / len(parts):
+            broken.append(part)
+    return broken
 
 
 def chi_square(observed: Sequence[int], weights: Sequence[float]) -> float:

@@ -39,7 +39,7 @@ def quantile_arms(engine: Engine, rows: ir.Table, column: str, level: float) -> 
     usable = {}
     for name, (n, value) in counts.items():
         if not math.isfinite(value):
-            found[name] = NotEstimable(f"{column} has values that are NaN or infinite")
+            found[name] = NotEstimable(f"{column} has values that are NaN or infinite", fault=True)
         elif n * min(level, 1 - level) < 5:
             found[name] = NotEstimable(
                 f"{n} rows are too few for the {level:g} quantile; its order statistics need more"

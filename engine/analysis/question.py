@@ -7,13 +7,14 @@ import msgspec
 from engine.analysis.bayes import Prior
 from engine.analysis.effects import Method, Relative, Settings
 from engine.analysis.metrics import Direction, Kind
+from engine.analysis.sequential import Spending
 from engine.errors import BadInput
 
 Unit = Literal["customer", "device", "store"]
 
 
 class MetricSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A metric over a customer's events after the first exposure.
+    """A metric over a customer's events after the first exposure; `filter` is a condition on their properties.
 
     `mean` sums `value` (the column `revenue`, or a property of the event), `count` counts events, `proportion` asks
     whether there was any, `retention` whether there was any in the `window` that begins `delay` after the exposure,
@@ -27,7 +28,8 @@ class MetricSpec(msgspec.Struct, frozen=True, kw_only=True):
     value: str | None = None
     denominator: str | None = None
     denominator_value: str | None = None
-    where: dict[str, str] = {}
+    denominator_filter: dict[str, object] = {}
+    filter: dict[str, object] = {}
     window: float | None = None
     delay: float = 0.0
     quantile: float | None = None
@@ -35,7 +37,7 @@ class MetricSpec(msgspec.Struct, frozen=True, kw_only=True):
     covariate_window: float | None = None  # CUPED: the same metric over this many seconds before the exposure
     direction: Direction = "increase"
     margin: float = 0.0  # the relative loss a guardrail tolerates
-    money: bool = False
+    money: float | None = None  # what one more of it is worth, in the shop's currency
     ripe: bool = False  # count only units whose window is over; a retention always does
 
     def __post_init__(self) -> None:
@@ -66,6 +68,9 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
     prior: Prior = Prior()
     planned: int = 5000
     looks: int = 5
+    spending: Spending = "obrien_fleming"
+    rope: float = 0.01
+    tolerance: float = 0.0005
     unit: Unit = "customer"
     start: float | None = None  # seconds since 1970: earlier exposures do not count
     coverage: float = 1.0  # the share of eligible units let in, to scale money to full traffic
@@ -74,4 +79,14 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def settings(self) -> Settings:
         """How its effects are inferred."""
-        return Settings(self.method, self.alpha, self.relative, self.prior, self.planned, looks=self.looks)
+        return Settings(
+            self.method,
+            self.alpha,
+            self.relative,
+            self.prior,
+            self.planned,
+            self.rope,
+            self.tolerance,
+            self.looks,
+            self.spending,
+        )

@@ -32,7 +32,10 @@ class Quality(msgspec.Struct, frozen=True):
 
 
 class MetricReport(msgspec.Struct, frozen=True):
-    """One metric of one variant against control. `adjusted_p` is over the metrics and variants of its role."""
+    """One metric of one variant against control. `adjusted_p` is over the metrics and variants of its role.
+
+    `guard` is set for guardrails: `passed` once shown to be within a margin, `harmed` beyond it, `open` until then.
+    """
 
     metric: str
     kind: Kind
@@ -49,6 +52,7 @@ class MetricReport(msgspec.Struct, frozen=True):
     covariates: list[str] = []
     variance_reduction: float | None = None
     margin: float | None = None
+    guard: Literal["passed", "harmed", "open"] | None = None
     chance_best: float | None = None
     words: str = ""
 
@@ -75,11 +79,14 @@ class SegmentReport(msgspec.Struct, frozen=True):
 
 
 class Money(msgspec.Struct, frozen=True):
-    """What shipping would bring per month at full traffic, in the shop's currency."""
+    """What shipping `variant` would bring per month at full traffic, in the shop's currency, and how that is known."""
 
     estimate: float
     low: float
     high: float
+    metric: str = ""
+    variant: str = ""
+    basis: str = ""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -104,6 +111,7 @@ class Report(msgspec.Struct, frozen=True):
     metrics: list[MetricReport]
     decision: Decision
     segments: list[SegmentReport] = []
+    days: float | None = None  # between the first and the last exposure
 
     def json(self) -> bytes:
         """The report as the JSON of the contract."""

@@ -95,7 +95,9 @@ def test_reasons_name_what_is_wrong_and_keep_what_is_known(shop: Callable[..., s
     assert isinstance(effect, Effect)
     assert 0.3 < effect.se < 0.55
     huge = analyze_table(shop([y * 1e300 for y in Y]), variant="variant", control="a", metrics=["mean:y"])
-    assert huge.metrics[0].absolute == NotEstimable("y has values too large to be squared; divide the column first")
+    assert huge.metrics[0].absolute == NotEstimable(
+        "y has values too large to be squared; divide the column first", fault=True
+    )
     constant = analyze_table(shop([0.1] * 20_000), variant="variant", control="a", metrics=["mean:y"]).metrics[0]
     assert constant.absolute == NotEstimable("y does not vary in either variant")
     assert constant.units == {"a": 10_000, "b": 10_000}
