@@ -175,6 +175,7 @@ def explain(decision_id: str, *, data: Data = None, redis: Redis = None, json: A
         say(f"{name}: seen as {placement.features or 'anyone'}")
         for one in placement.candidates:
             factors = f"policy {one.policy:.4f}, context {one.context:g}, value {one.value:g}, lever {one.lever:g}"
+            factors += f", worth its price of {one.price:g}" if one.price else ""
             say(f"  {one.offer} {one.propensity:.4f} ({factors})")
         for offer, gate in placement.closed.items():
             say(f"  {offer} could not be shown: {gate}")

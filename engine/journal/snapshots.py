@@ -25,6 +25,8 @@ from policies.linear import Linear
 
 HEADERS = "cp:{snapshots}"
 BREAKERS = "cp:breakers"
+PRICES = "cp:prices"
+TOLD = "cp:learner"
 KEPT = 20
 INTERVAL = 0.25
 _PATIENCE = 2.0
@@ -154,6 +156,26 @@ def tripped(client: Client) -> dict[str, str]:
     return {_raw(key).decode(): _raw(reason).decode() for key, reason in client.hgetall(BREAKERS).items()}
 
 
+def put_prices(client: Client, by_offer: Mapping[str, float]) -> None:
+    """Make these the shadow prices by offer; decision servers take them over with the next look."""
+    gone = prices(client).keys() - by_offer.keys()
+    if gone:
+        client.hdel(PRICES, *gone)
+    if by_offer:
+        client.hset(PRICES, mapping={key: repr(price) for key, price in by_offer.items()})
+
+
+def prices(client: Client) -> dict[str, float]:
+    """The shadow prices by offer."""
+    return _numbers(client.hgetall(PRICES))
+
+
+def tell(client: Client, figures: Mapping[str, float]) -> None:
+    """Let decision servers show what the learner counted, by name."""
+    if figures:
+        client.hset(TOLD, mapping={name: repr(figure) for name, figure in figures.items()})
+
+
 @contextmanager
 def store_errors(doing: str) -> Iterator[None]:
     """What the client raises in the block as `StoreUnavailable`, for callers that do not know the client."""
@@ -166,12 +188,16 @@ def store_errors(doing: str) -> Iterator[None]:
 class Follower:
     """Holds the newest snapshots of a plan's selections; `run` it as a task, readers take `snapshots`, one reference.
 
-    A snapshot that is damaged or does not fit is counted in `rejected`, and the one before it stays.
+    Beside them what else the learner says: selections that are `tripped` with the reason, shadow `prices` by offer, and
+    what it counted (`told`). A snapshot that is damaged or does not fit is counted in `rejected`, and the one before
+    it stays.
     """
 
     def __init__(self, settings: Settings, plan: Callable[[], Plan], *, interval: float = INTERVAL) -> None:
         self.snapshots: Mapping[str, Snapshot] = {}
         self.tripped: Mapping[str, str] = {}
+        self.prices: Mapping[str, float] = {}
+        self.told: Mapping[str, float] = {}
         self.rejected = 0
         self._plan = plan
         self._interval = interval
@@ -213,12 +239,15 @@ class Follower:
             pipeline = self._client.pipeline(transaction=False)
             pipeline.hgetall(HEADERS)
             pipeline.hgetall(BREAKERS)
-            lines, marks = await pipeline.execute()
+            pipeline.hgetall(PRICES)
+            pipeline.hgetall(TOLD)
+            lines, marks, priced, told = await pipeline.execute()
             self._polled = time.monotonic()
             found = {key.decode(): line for key, line in lines.items()}
             wanted = [key for key, line in found.items() if key in plan.policies and self._lines.get(key) != line]
             values = await self._client.mget([f"{HEADERS}:{key}" for key in wanted]) if wanted else []
         self.tripped = {key.decode(): reason.decode() for key, reason in marks.items()}
+        self.prices, self.told = _numbers(priced), _numbers(told)
         gone = self._lines.keys() - found.keys()
         if not wanted and not gone and plan is self._fitted_to:
             return False
@@ -261,6 +290,10 @@ class Follower:
     def _reject(self, key: str, error: Exception) -> None:
         self.rejected += 1
         _log.error("a snapshot was not taken; the one before it stays", key=key, error=str(error))
+
+
+def _numbers(found: Mapping[bytes | str, bytes | str]) -> dict[str, float]:
+    return {_raw(key).decode(): float(value) for key, value in found.items()}
 
 
 def _raw(answer: bytes | str) -> bytes:

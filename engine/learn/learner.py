@@ -21,6 +21,7 @@ from engine.learn.erase import without_erased
 from engine.learn.join import Join, ids_and_customers, time_of
 from engine.learn.outbox import Outbox
 from engine.learn.pending import Board
+from engine.learn.prices import Prices
 from engine.learn.rules import NO_RULES, Rules, rules_of
 from engine.learn.state import State, path_of
 from engine.learn.teach import Learnt, fitted, restarted, teach
@@ -29,6 +30,7 @@ from policies import dump, load
 
 READER = "learner"
 INTERVAL = 0.1  # between looks at the streams' ends, and between two snapshots at least
+FIRST = 0  # the partition whose learner moves the prices, of several learners
 SLACK = 10.0  # how far a partition's clock stays behind ours while nothing comes in
 _ENTRIES = 16
 _PIECE = 5_000
@@ -91,6 +93,7 @@ class Learner:
         self._plan: Plan | None = None
         self._rules = NO_RULES
         self._breaker = Breaker(self._state.db, {})
+        self._prices: Prices | None = None
         self._told: dict[str, int] = {}
         self._next_publish = 0.0
         self._tidied = 0.0
@@ -129,6 +132,8 @@ class Learner:
             published = self._publish(force=not deliveries)
             if self._owned is not None:
                 combine(self._client, self._rules)
+            if self._prices is not None:
+                self._prices.move(self._client, max(self._clocks.values(), default=0.0) if now is None else now)
             self._tell_trips()
             shipped = self._outbox.ship(self._client)
             if time.monotonic() - self._tidied > _TIDY:
@@ -173,6 +178,7 @@ class Learner:
         self._plan = plan
         self._rules = rules_of(plan)
         self._breaker = Breaker(self._state.db, guards_of(plan), len(self._mine()) / self._partitions)
+        self._prices = Prices(self._state.db, plan) if FIRST in self._mine() else None
         self._learnt = self._learnt | fitted(self._learnt, self._rules)
         with self._state.transaction():
             self._state.put_policies(self._learnt)
@@ -224,6 +230,8 @@ class Learner:
                 self._state.put_progress(progress)
         self._clocks |= clocks
         self._learnt |= changed
+        if self._prices is not None:
+            self._prices.saw(every, self._learnt)
 
     def _publish(self, *, force: bool) -> bool:
         """Publish what changed, at the end of the streams or after a while; never for most of our time."""

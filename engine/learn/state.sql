@@ -54,6 +54,9 @@ CREATE TABLE IF NOT EXISTS outbox (
   record BLOB NOT NULL
 );
 
+-- The shadow price of each stock and budget that must last, and what was known when it was moved.
+CREATE TABLE IF NOT EXISTS prices (pool TEXT PRIMARY KEY, pacing BLOB NOT NULL) WITHOUT ROWID;
+
 CREATE TABLE IF NOT EXISTS aside (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS clocks (partition INTEGER PRIMARY KEY, time REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;

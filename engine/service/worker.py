@@ -167,7 +167,7 @@ class Worker:
         try:
             low = asyncio.ensure_future(self.granting.pools(now)) if self.granting.low and request.placements else None
             resolved = await self.store.fetch(request.customer, now, counts=bool(self.plan.watched))
-            standing = Standing(resolved.counts, await low if low else {})
+            standing = Standing(resolved.counts, await low if low else {}, prices=self.follower.prices)
             profile = resolved.profile
             decision = self.decided(profile, request, now, decision_id, standing=standing)
             if request.expose:
