@@ -147,7 +147,7 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
     key = decision_id or blake2b(f"{profile.id}\0{request.channel}\0{now!r}".encode(), digest_size=16).hexdigest()
     ids = request.customer
     attributes = attributes_of(profile, now)
-    attributes |= request.context
+    tell(attributes, request.context)
     attributes |= {"id": profile.id, "channel": request.channel, **clock(now)}
     store = request.context.get("store")
     subject = Subject(
@@ -280,6 +280,28 @@ def _kept(assigned: Iterable[Assigned], subject: Subject) -> dict[str, str]:
         if spec.sticky and one.variant is not None and one.assignment.reason in ("assigned", "sticky"):
             kept |= sticky.to_keep(spec, subject.units, subject.sticky, one.variant)
     return kept
+
+
+def tell(attributes: dict[str, object], context: Mapping[str, object]) -> None:
+    """Let what a request says of the customer go before what is known: `loyalty.tier`, flat or nested, is one trait."""
+    for name, value in context.items():
+        place, leaf = attributes, name
+        if "." in name:
+            *way, leaf = name.split(".")
+            for part in way:
+                place = _own(place, part)
+        if isinstance(value, dict) and isinstance(place.get(leaf), dict):
+            tell(_own(place, leaf), value)
+        else:
+            place[leaf] = value
+
+
+def _own(tree: dict[str, object], name: str) -> dict[str, object]:
+    """The branch of that name as one that may be written to: what stands there may be the request's."""
+    branch = tree.get(name)
+    mine: dict[str, object] = dict(branch) if isinstance(branch, dict) else {}
+    tree[name] = mine
+    return mine
 
 
 def clock(now: float) -> dict[str, object]:

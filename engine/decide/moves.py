@@ -7,7 +7,7 @@ import msgspec
 
 from engine.catalog.plan import Plan
 from engine.decide.assign import Subject, assign
-from engine.decide.decision import clock
+from engine.decide.decision import clock, tell
 from engine.decide.profile import Profile, attributes
 
 
@@ -36,6 +36,8 @@ def moves(old: Plan, new: Plan, sample: Iterable[Profile], now: float) -> list[M
 def subject_of(profile: Profile, now: float, context: Mapping[str, object] | None = None) -> Subject:
     """A customer as assignment sees them; their device and store are taken from `context`."""
     context = context or {}
+    known = attributes(profile, now)
+    tell(known, context)
     device, store = context.get("device_id"), context.get("store")
     return Subject(
         units={
@@ -44,7 +46,7 @@ def subject_of(profile: Profile, now: float, context: Mapping[str, object] | Non
             "store": store if isinstance(store, str) else None,
         },
         names=frozenset((profile.id,)),
-        attributes={**attributes(profile, now), **context, "id": profile.id, **clock(now)},
+        attributes={**known, "id": profile.id, **clock(now)},
         sticky=profile.sticky,
     )
 

@@ -81,6 +81,8 @@ def explain_decision(log: Path, archive: Archive, client: Client, decision_id: s
         trace=True,
     )
     differences = list(_differences(logged, decision, trace.now))
+    if differences and trace.release != traces.RELEASE:
+        differences.append(f"decided by Counterpoint {trace.release or 'of before'}, made again by {traces.RELEASE}")
     return Replayed(decision_id, trace.now, version, not differences, differences, logged, explanation(decision))
 
 

@@ -1,7 +1,7 @@
 """Who finds something to see: segment by stage by channel over a sample of customers, the holes shown."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 import msgspec
@@ -10,7 +10,7 @@ from engine.catalog.conditions import compile_condition
 from engine.catalog.plan import Plan
 from engine.catalog.segments import expanded
 from engine.catalog.specs import Specs
-from engine.decide.decision import DecideRequest, decide
+from engine.decide.decision import DecideRequest, decide, tell
 from engine.decide.profile import CustomerIds, Stage, attributes, stage
 from engine.profiles.sample import Sampled
 
@@ -52,7 +52,8 @@ def coverage(plan: Plan, specs: Specs, sample: Iterable[Sampled], now: float) ->
     without: defaultdict[tuple[str, Stage, str, str], int] = defaultdict(int)
     offers: defaultdict[tuple[str, Stage, str, str], set[str]] = defaultdict(set)
     for one in sample:
-        known: Mapping[str, object] = attributes(one.profile, now) | one.context
+        known = attributes(one.profile, now)
+        tell(known, one.context)
         mine = [EVERYONE, *(key for key, matches in segments.items() if matches(known))]
         at = stage(one.profile, now)
         for channel, placement in placements:

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine import decide
 from engine.catalog import Plan, load_plan
-from engine.decide.decision import DecideRequest, Decision, Standing
+from engine.decide.decision import DecideRequest, Decision, Standing, tell
 from engine.decide.profile import Consent, CustomerIds, Profile, Trait
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
@@ -211,3 +214,31 @@ def test_a_moment_shows_the_first_of_its_offers_that_may_be_had(tmp_path: Path) 
     assert choice.closed == {"a": "moment", "b": "moment"}
     lost = Standing(lost={"hero": {"c": "stock"}})
     assert ask(plan, context={"intent": "leave"}, standing=lost).choices["hero"].offer.key == "a"
+
+
+@pytest.mark.parametrize("context", [{"loyalty.tier": 2}, {"loyalty": {"tier": 2}}], ids=["flat", "nested"])
+def test_what_a_request_says_is_one_trait_for_audiences_features_and_weights(tmp_path: Path, context: Any) -> None:
+    plan = shop(
+        tmp_path,
+        changed=OFFERS | {"a": {"audience": {"loyalty.tier": {"$gte": 2}}}},
+        policy={"kind": "linear_thompson", "features": ["loyalty.tier", "loyalty.points"]},
+        weights=[{"when": {"loyalty.tier": 2, "loyalty.points": 70}, "offers": ["a"], "weight": 4}],
+    )
+    before = msgspec.json.encode(context)
+    told = ask(plan, profile=Profile("u", "u", points=70.0), context=context).choices["hero"]
+    assert told.context == {"loyalty.tier": 2, "loyalty.points": 70.0}
+    assert (told.closed, told.factors["a"].context) == ({}, 4.0)
+    assert ask(plan, profile=Profile("u", "u", points=70.0)).choices["hero"].closed == {"a": "audience"}
+    assert msgspec.json.encode(context) == before
+
+
+@given(st.permutations(["loyalty.tier", "loyalty", "loyalty.a.b"]))
+def test_telling_writes_nothing_into_the_request(names: list[str]) -> None:
+    told: dict[str, Any] = {"loyalty.tier": 3, "loyalty": {"tier": 3, "a": {"c": 1}}, "loyalty.a.b": 2}
+    context = {name: told[name] for name in names}
+    before = msgspec.json.encode(context)
+    for _ in range(2):
+        attributes: dict[str, object] = {"loyalty": {"tier": 1, "points": 5.0}, "country": "DE"}
+        tell(attributes, context)
+        assert attributes == {"loyalty": {"tier": 3, "points": 5.0, "a": {"b": 2, "c": 1}}, "country": "DE"}
+        assert msgspec.json.encode(context) == before

@@ -1,0 +1,39 @@
+import msgspec
+import pytest
+
+from engine.decide.decision import DecideRequest, Standing
+from engine.decide.profile import CustomerIds, Profile
+from engine.errors import BadInput
+from engine.journal.traces import FORMAT, RELEASE, Trace, decode, encode
+
+REQUEST = DecideRequest(customer=CustomerIds(user_id="u"), channel="web", context={"intent": "buy"})
+TRACE = Trace(1.5, REQUEST, Profile("u", "u", points=3.0), Standing({"exposure|*": [1.0]}), tripped=["hero"])
+
+
+def test_a_trace_says_in_which_format_and_by_which_release_it_was_written() -> None:
+    blob = encode(TRACE)
+    assert (blob[0], decode(blob)) == (FORMAT, TRACE)
+    assert decode(blob).release == RELEASE
+
+
+def test_a_trace_from_before_formats_is_read_and_its_release_unknown() -> None:
+    before = msgspec.msgpack.encode(msgspec.to_builtins(TRACE)[:7])
+    assert decode(before) == msgspec.structs.replace(TRACE, release="")
+
+
+@pytest.mark.parametrize(
+    ("blob", "says"),
+    [
+        (b"", "has no trace"),
+        (
+            bytes((FORMAT + 1,)) + encode(TRACE)[1:],
+            f"has format {FORMAT + 1} and .* reads format {FORMAT}; explain it with",
+        ),
+        (encode(TRACE)[:-5], "cannot be read .*damaged"),
+        (bytes((FORMAT,)), "cannot be read"),
+    ],
+    ids=["none", "newer", "cut", "empty"],
+)
+def test_what_cannot_be_read_says_why_and_what_to_do(blob: bytes, says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        decode(blob)
