@@ -66,6 +66,20 @@ def from_sample(columns: Floats) -> Moments:
     return Moments(n, mean, centred.T @ centred)
 
 
+def together(n: Floats, mean: Floats, comoment: Floats) -> Moments:
+    """The moments of many samples at once: `n` (p,), `mean` (p, k) and `comoment` (p, k, k), one row per sample.
+
+    The same sum as adding them one by one (see `Moments.__add__`), each about the mean of all.
+    """
+    total = n.sum()
+    if total == 0:
+        return Moments(0, mean[0], comoment[0])
+    with np.errstate(over="ignore", invalid="ignore"):
+        centre = n @ mean / total
+        off = mean - centre
+        return Moments(int(total), centre, comoment.sum(axis=0) + (off * n[:, None]).T @ off)
+
+
 def from_shifted(
     n: int,
     columns: Sequence[str],

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from functools import reduce
+from glob import glob
 from math import isfinite
-from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ import msgspec
 import numpy as np
 
 from engine.analysis.aggregate import Group, groups
-from engine.analysis.moments import Moments
+from engine.analysis.moments import together
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -23,15 +22,17 @@ if TYPE_CHECKING:
     from engine.analysis.metrics import Measure
     from engine.analysis.sources import DuckDB
 
+LAYOUT = 2  # of what is stored
 Flat = tuple[int, list[float], list[list[float]]]  # n, mean, comoment
+Variant = tuple[int, dict[str, Flat]]  # units, and moments by measure
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One file's statistics by variant (an empty name for rows without one), and what the file was when read."""
+    """One file's statistics by variant (None for rows without one), and what the file was when read."""
 
     size: int
     changed: int
-    variants: dict[str, tuple[int, dict[str, Flat]]]
+    variants: dict[str | None, Variant]
 
 
 def refreshed(
@@ -50,10 +51,10 @@ def refreshed(
         BadInput: if the folder holds no Parquet file.
     """
     files = _files(folder)
-    question = msgspec.json.encode((str(Path(folder).resolve()), variant, list(measures)))
+    question = msgspec.json.encode((LAYOUT, str(Path(folder).resolve()), variant, list(measures)))
     kept = store / f"{hashlib.sha256(question).hexdigest()[:24]}.msgpack"
     parts = _read(kept)
-    seen = {str(file): file.stat() for file in files}
+    seen = {file: Path(folder, file).stat() for file in files}
     fresh = {
         name: parts[name]
         for name, now in seen.items()
@@ -62,15 +63,14 @@ def refreshed(
     missing = [name for name in seen if name not in fresh]
     if missing:
         pilot = _pilot(fresh, measures)
-        for name, variants in _aggregated(source, missing, variant, measures, pilot).items():
+        for name, variants in _aggregated(source, folder, missing, variant, measures, pilot).items():
             fresh[name] = Part(seen[name].st_size, seen[name].st_mtime_ns, variants)
         _write(kept, fresh)
-    found: dict[str | None, list[Group]] = {}
+    found: dict[str | None, list[Variant]] = {}
     for part in fresh.values():
-        for name, (units, moments) in part.variants.items():
-            loaded = {measure: Moments(n, np.array(mean), np.array(c)) for measure, (n, mean, c) in moments.items()}
-            found.setdefault(name or None, []).append(Group(units, loaded))
-    return {name: reduce(add, several) for name, several in found.items()}
+        for of, variant_part in part.variants.items():
+            found.setdefault(of, []).append(variant_part)
+    return {of: _together(several) for of, several in found.items()}
 
 
 def newest(folder: str) -> str:
@@ -79,11 +79,12 @@ def newest(folder: str) -> str:
     Raises:
         BadInput: if the folder holds no Parquet file.
     """
-    return str(_files(folder)[-1])
+    return str(Path(folder, max(_files(folder))))
 
 
-def _files(folder: str) -> list[Path]:
-    files = sorted(Path(folder).glob("**/*.parquet"))
+def _files(folder: str) -> list[str]:
+    """By their names within the folder, which are the same from every working directory."""
+    files = glob("**/*.parquet", root_dir=folder, recursive=True)  # noqa: PTH207 # no path object per file: a refresh is short
     if not files:
         raise BadInput(f"{folder} holds no Parquet file; partial statistics are kept per file of a folder")
     return files
@@ -103,19 +104,33 @@ def _pilot(parts: dict[str, Part], measures: Sequence[Measure]) -> dict[str, flo
     return None
 
 
+def _together(parts: list[Variant]) -> Group:
+    moments = {}
+    for measure in parts[0][1]:
+        n, mean, comoment = zip(*(flats[measure] for _, flats in parts), strict=True)
+        moments[measure] = together(np.array(n, float), np.array(mean), np.array(comoment))
+    return Group(sum(units for units, _ in parts), moments)
+
+
 def _aggregated(
-    source: DuckDB, files: list[str], variant: str, measures: Sequence[Measure], pilot: dict[str, float] | None
-) -> dict[str, dict[str, tuple[int, dict[str, Flat]]]]:
-    quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in files)
+    source: DuckDB,
+    folder: str,
+    files: list[str],
+    variant: str,
+    measures: Sequence[Measure],
+    pilot: dict[str, float] | None,
+) -> dict[str, dict[str | None, Variant]]:
+    paths = {str(Path(folder, name)): name for name in files}
+    quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
     table = source.view(quoted, f"SELECT * FROM read_parquet([{quoted}], union_by_name = true, filename = 'file__')")  # noqa: S608 # quoted above
     columns = sorted({column for measure in measures for column in measure.columns})
     frame = table.select(
         variant=table[variant].cast("string"), file__=table["file__"], **{c: table[c].cast("float64") for c in columns}
     )
-    parts: dict[str, dict[str, tuple[int, dict[str, Flat]]]] = {name: {} for name in files}
-    for (name, file), group in groups(source, frame, ("variant", "file__"), measures, pilot).items():
+    parts: dict[str, dict[str | None, Variant]] = {name: {} for name in files}
+    for (name, path), group in groups(source, frame, ("variant", "file__"), measures, pilot).items():
         flat = {key: (m.n, m.mean.tolist(), m.comoment.tolist()) for key, m in group.moments.items()}
-        parts[str(file)]["" if name is None else str(name)] = (group.units, flat)
+        parts[paths[str(path)]][None if name is None else str(name)] = (group.units, flat)
     return parts
 
 

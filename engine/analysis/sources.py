@@ -6,7 +6,9 @@ ten times that. DuckDB also takes the few verbs of `verbs`, which need no Ibis: 
 
 from __future__ import annotations
 
+import os
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -15,6 +17,7 @@ from engine.errors import BadInput
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
+    from duckdb import DuckDBPyConnection
 
     Frame: TypeAlias = ir.Table | Query
     Table: TypeAlias = ir.Table | View
@@ -61,12 +64,12 @@ class Engine(Protocol):
 
 
 class DuckDB:
-    """The embedded engine."""
+    """The embedded engine; views and tables of one object are unknown to others."""
 
     def __init__(self) -> None:
         import duckdb  # noqa: PLC0415 # a decision server imports the package without the analysis extra
 
-        self.connection = duckdb.connect()
+        self.connection = _database(os.getpid()).cursor()
         self.failure = duckdb.Error
         self._views: dict[str, View] = {}
 
@@ -79,7 +82,7 @@ class DuckDB:
         if name not in self._views:
             view = f"source_{len(self._views)}"
             try:
-                self.connection.execute(f"CREATE VIEW {view} AS {select}")
+                self.connection.execute(f"CREATE TEMP VIEW {view} AS {select}")
                 described = self.connection.execute(f"DESCRIBE {view}").fetchall()
             except self.failure as error:
                 raise BadInput(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
@@ -103,6 +106,14 @@ class DuckDB:
         import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
         return ibis.table(expression.schema(), name=name)
+
+
+@cache
+def _database(process: int) -> DuckDBPyConnection:  # noqa: ARG001 # its threads do not live on in a forked child
+    """This process's database: to open one takes as long as to sum a hundred thousand rows."""
+    import duckdb  # noqa: PLC0415 # see DuckDB
+
+    return duckdb.connect()
 
 
 def unbound(name: str, described: dict[str, str]) -> ir.Table:

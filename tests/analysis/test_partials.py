@@ -81,3 +81,14 @@ def test_moments_of_parts_add_up_in_any_order(rows: list[tuple[float, float]], d
         assert merged.n == whole.n
         assert merged.mean == pytest.approx(whole.mean, rel=1e-9, abs=1e-9)
         assert merged.comoment == pytest.approx(whole.comoment, rel=1e-9, abs=1e-6)
+
+
+def test_a_variant_without_a_name_is_not_a_missing_one(tmp_path: Path) -> None:
+    days = tmp_path / "days"
+    days.mkdir()
+    for name in ("1", "2"):
+        table = {"variant": ["a", "", None, "a", ""], "y": [1.0, 2.0, 3.0, 4.0, 6.0], "x": [1.0, 2.0, 4.0, 3.0, 1.0]}
+        pq.write_table(pa.table(table), days / f"{name}.parquet")
+    kept, full = analyzed(days, partials=str(tmp_path / "store")), analyzed(days)
+    assert kept.units == full.units == {"": 4, "a": 4}
+    assert kept.quality.flags == full.quality.flags

@@ -50,6 +50,13 @@ def test_text_and_ibis_give_the_same_sums(found: list[Any], by_unit: bool, offse
             assert np.all(np.abs(moments.comoment - other.comoment) <= 1e-9 * scale)
 
 
+def test_sources_of_one_process_do_not_see_each_others_tables() -> None:
+    one, other = DuckDB(), DuckDB()
+    for source, value in ((one, 1), (other, 2)):
+        source.keep("units", expression(source.view("x", f"SELECT {value} AS a")))
+    assert [source.run("SELECT a FROM units") for source in (one, other)] == [[(1,)], [(2,)]]
+
+
 def test_single_floats_are_summed_as_doubles(tmp_path: Path) -> None:
     y = (1e6 + np.random.default_rng(4).normal(0, 1, 20_000)).astype(np.float32)
     path = tmp_path / "single.parquet"
