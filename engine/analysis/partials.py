@@ -14,6 +14,7 @@ import numpy as np
 
 from engine.analysis.aggregate import Group, groups
 from engine.analysis.moments import together
+from engine.analysis.verbs import Query
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _aggregated(
 ) -> dict[str, dict[str | None, Variant]]:
     paths = {str(Path(folder, name)): name for name in files}
     quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-    table = source.view(quoted, f"SELECT * FROM read_parquet([{quoted}], union_by_name = true, filename = 'file__')")  # noqa: S608 # quoted above
+    table = Query(f"read_parquet([{quoted}], union_by_name = true, filename = 'file__')")
     columns = sorted({column for measure in measures for column in measure.columns})
     frame = table.select(
         variant=table[variant].cast("string"), file__=table["file__"], **{c: table[c].cast("float64") for c in columns}
