@@ -12,6 +12,10 @@ def portrait(profile: Profile, now: float, counts: Counts | None = None) -> dict
 
     The same events leave the same portrait, whatever order and however often they came in.
     """
+    seen = attributes(profile, now) | {"channels": sorted(profile.channels)}
+    affinity = seen.get("affinity")
+    if isinstance(affinity, dict):  # sums of decays agree to rounding only, and come in the order they were told
+        seen["affinity"] = {name: float(f"{value:.6g}") for name, value in sorted(affinity.items())}
     return {
         "customer": profile.id,
         "unit": profile.unit,
@@ -20,7 +24,7 @@ def portrait(profile: Profile, now: float, counts: Counts | None = None) -> dict
         "shared": profile.shared,
         "created": moment(profile.created),
         "updated": moment(profile.updated),
-        "attributes": attributes(profile, now) | {"channels": sorted(profile.channels)},
+        "attributes": seen,
         "resume": resume(profile, now),
         "traits": {
             name: {"value": trait.value, "time": moment(trait.time), "source": trait.source}

@@ -174,17 +174,17 @@ class Workbench:
 
     async def _lay_ways(self, wire: Wire, drafts: Sequence[_Draft]) -> bool:
         """Bind new identifiers and freeze what is merged; False if another was quicker."""
-        ways: list[tuple[Key, Pointer | Profile | Frozen]] = []
+        ways: dict[Key, Pointer | Profile | Frozen] = {}  # one for a tablet, however many drafts bound it
         for draft in drafts:
             for key in draft.sources.keys() | draft.bound:
                 stored, entry = self._stored.get(key), self.entries[key]
                 if key in draft.sources and isinstance(stored, Profile):
-                    ways.append((key, Frozen(draft.name.key, draft.name.kind, draft.name.value, stored)))
+                    ways[key] = Frozen(draft.name.key, draft.name.kind, draft.name.value, stored)
                 elif not isinstance(stored, Frozen) and isinstance(entry, Pointer | Profile):
-                    ways.append((key, entry))
+                    ways.setdefault(key, entry)
         if not ways:
             return True
-        frozen = [(key, entry.to) for key, entry in ways if isinstance(entry, Frozen)]
+        frozen = [(key, entry.to) for key, entry in ways.items() if isinstance(entry, Frozen)]
         if frozen:
             self.begun = [key for key, _ in frozen]
             await wire.send("HSET", MERGES, *(word for pair in frozen for word in pair))
@@ -193,7 +193,7 @@ class Workbench:
             wire.call(
                 _WRITE, _keys(key), (stamp(self._stored.get(key)), write(entry), self._life(entry), b"", 0, b"", 0)
             )
-            for key, entry in ways
+            for key, entry in ways.items()
         ]
         return all(await asyncio.gather(*calls))
 
@@ -247,7 +247,9 @@ class Workbench:
             if not isinstance(stored, Profile | Frozen):
                 continue
             frozen = stamp(stored) if isinstance(stored, Frozen) else b"M" + to.encode()
-            calls.append(wire.call(_BECOME, _keys(key), (frozen, write(Pointer(to)), life)))
+            moved = self.entries[key]  # a tablet that was merged may have moved on since
+            after = moved if isinstance(moved, Pointer | Profile) else Pointer(to)
+            calls.append(wire.call(_BECOME, _keys(key), (frozen, write(after), life)))
             aliases = {self._hash(kind, value) for kind in KINDS for value in profile.ids.get(kind, ())}
             calls += [
                 wire.call(_BECOME, _keys(alias), (write(Pointer(key)), write(Pointer(to)), life))
