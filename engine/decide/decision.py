@@ -19,6 +19,8 @@ from engine.decide.quiet import quiet_until
 from engine.errors import BadInput
 
 TTL = 30
+DEPTH = 10
+"""Names of what a request says that go deeper are no traits: each step makes a mapping."""
 
 
 class DecideRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,12 +96,24 @@ class Assigned(msgspec.Struct, frozen=True):
         index = self.assignment.index
         return self.experiment.spec.variants[index].key if index >= 0 else None
 
+    @property
+    def share(self) -> float:
+        """The variant's share of all who are let in; 1 where it was not the hash that chose."""
+        if self.assignment.reason != "assigned":
+            return 1.0
+        variants = self.experiment.spec.variants
+        variant = variants[self.assignment.index]
+        if variant.range is None:
+            return 1 / len(variants) if variant.weight is None else variant.weight
+        sizes = [high - low for low, high in self.experiment.steps[-1][1]]
+        return sizes[self.assignment.index] / sum(sizes)
+
 
 class Decision(msgspec.Struct, frozen=True):
     """The answer, and what is to be logged and kept with the customer (`kept`, empty as a rule) if it is given.
 
-    `zone` is the customer's; `trace` is what a replay needs and `key` where the customer's claims are, where whoever
-    decides keeps them.
+    `zone` is the customer's. Whoever decides keeps the rest, if at all: `trace` is what a replay needs, `key` where
+    the customer's claims are, `who` names them, `unit` is what their variants hang on; of the `erased` nothing is kept.
     """
 
     answer: Answer
@@ -111,6 +125,9 @@ class Decision(msgspec.Struct, frozen=True):
     zone: str = "UTC"
     key: str = ""
     trace: bytes = b""
+    who: CustomerIds = CustomerIds()
+    unit: str = ""
+    erased: bool = False
 
 
 def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be replayed)
@@ -286,7 +303,7 @@ def tell(attributes: dict[str, object], context: Mapping[str, object]) -> None:
     """Let what a request says of the customer go before what is known: `loyalty.tier`, flat or nested, is one trait."""
     for name, value in context.items():
         place, leaf = attributes, name
-        if "." in name:
+        if 0 < name.count(".") < DEPTH:
             *way, leaf = name.split(".")
             for part in way:
                 place = _own(place, part)

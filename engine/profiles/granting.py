@@ -109,4 +109,7 @@ def to_remember(decision: Decision, key: Key, waits: Sequence[str]) -> Prefetche
     }
     if not offers and not waits:
         return None
-    return Prefetched(decision.answer.customer, list(waits), key, offers, decision.channel, decision.zone)
+    who = decision.who if waits else None
+    return Prefetched(
+        decision.answer.customer, list(waits), key, offers, decision.channel, decision.zone, decision.unit, who
+    )

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from engine.decide.profile import CustomerIds
 from engine.profiles.keys import Key
 from engine.profiles.wire import Values, Wire
 
@@ -12,7 +13,8 @@ class Prefetched(msgspec.Struct, frozen=True, array_like=True):
     """For whom it was decided, and the experiments and placements that wait to be seen (none: they were at once).
 
     `key` is where the customer's claims are; `offers` are those by placement that must be claimed yet or heard of
-    again, with the moment of truth and when it began.
+    again, with the moment of truth and when it began. `who` names a customer who was not seen yet, and `unit` is what
+    their variants hang on.
     """
 
     customer: str
@@ -21,6 +23,8 @@ class Prefetched(msgspec.Struct, frozen=True, array_like=True):
     offers: dict[str, tuple[str, str | None, float]] = {}
     channel: str = ""
     zone: str = "UTC"
+    unit: str = ""
+    who: CustomerIds | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode

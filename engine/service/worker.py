@@ -35,6 +35,7 @@ from engine.service.away import Away
 from engine.service.http import Call, Reply
 from engine.service.ids import new_id, repeatable
 from engine.service.killswitch import KillSwitch
+from engine.service.merges import finish_merges
 from engine.service.meters import Meters
 from engine.service.problems import Refusal, undecodable
 from engine.service.repeats import Kept, Repeats
@@ -46,6 +47,9 @@ SHIPPING_SECONDS = 8.0
 GARBAGE = (50_000, 20, 50)
 """How many more objects are made than freed before cycles are looked for: a request makes hundreds and no cycle."""
 
+
+NOBODY = ""
+"""Whom a decision was for, in the log, that was made for an erased customer."""
 
 T = TypeVar("T")
 Logged = DecisionRecord | ExposureRecord | EventRecord
@@ -113,7 +117,8 @@ class Worker:
         gc.freeze()
         gc.set_threshold(*GARBAGE)
         shipping = asyncio.create_task(self.shipper.run())
-        following = (self.follower.run(), self.switch.run(), self.away.run(), self._follow_plan())
+        merging = finish_merges(self.patient, self._journal)
+        following = (self.follower.run(), self.switch.run(), self.away.run(), self._follow_plan(), merging)
         followers = [asyncio.create_task(task) for task in following]
         try:
             yield
@@ -171,7 +176,7 @@ class Worker:
             profile = resolved.profile
             decision = self.decided(profile, request, now, decision_id, standing=standing)
             if request.expose:
-                if not resolved.settled:
+                if not resolved.settled or profile.undecided:
                     await self.store.touch(resolved, now, self._journal)
 
                 def again(lost: Lost) -> Decision:
@@ -191,7 +196,10 @@ class Worker:
             return self._alone(request, now, decision_id)
         if self.away.suspected:
             self.away.answered()
-        return self._traced(msgspec.structs.replace(decision, key=resolved.key), now, request, profile, standing)
+        decision = msgspec.structs.replace(
+            decision, key=resolved.key, who=request.customer, unit=profile.unit, erased=resolved.erased
+        )
+        return self._traced(decision, now, request, profile, standing)
 
     def _alone(self, request: DecideRequest, now: float, decision_id: str) -> Decision:
         """Decide without the store: nothing is known of the customer, so it is the fallback."""
@@ -240,7 +248,8 @@ class Worker:
     async def hold(self, decision: Decision) -> None:
         """Keep a decision until its exposure is told; without the store that cannot be, and the decision stands."""
         waits = seen_keys(decision)
-        told = None if decision.answer.degraded else to_remember(decision, decision.key, waits)
+        lost = decision.answer.degraded or decision.erased
+        told = None if lost else to_remember(decision, decision.key, waits)
         if told is not None:
             with contextlib.suppress(StoreUnavailable):
                 await hold(self.store.wire, decision.answer.decision_id, told)
@@ -263,6 +272,8 @@ class Worker:
                 raise Refusal(400, f"{key!r} is not in that decision; it has {', '.join(waiting.keys)}", "placements")
         now = time.time()
         try:
+            if waiting.who and not await self.patient.see(waiting.who, waiting.unit, now, self._journal):
+                raise Refusal(404, "the customer was erased; nothing is kept of them", "decision_id")
             lost = await self.granting.see(self.plan, waiting, request.decision_id, wanted, now)
         except StoreUnavailable:
             raise Refusal(503, "the store is away; send the exposure again", "", ((b"retry-after", b"1"),)) from None
@@ -346,7 +357,10 @@ class Worker:
 
 
 def records_of(decision: Decision, now: float, *, expose: bool) -> list[Logged]:
-    """What an answered decision leaves in the log."""
+    """What an answered decision leaves in the log; one for an erased customer does not say whom it was for."""
+    if decision.erased:
+        unnamed = msgspec.structs.replace(decision.answer, customer=NOBODY)
+        decision = msgspec.structs.replace(decision, answer=unnamed, device=None, trace=b"")
     seen = exposure_record(decision, now) if expose else None
     return [decision_record(decision, now), *([seen] if seen else [])]
 
