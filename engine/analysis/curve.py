@@ -52,15 +52,16 @@ def learning_curve(target: Target) -> Curve:
     learnt, capped = 0, 0
     known: dict[tuple[int, int], Floats] = {}
     for row in range(len(log)):
-        context, which = int(log.context[row]) if policy.dim else 0, int(log.which[row])
+        context, which = int(log.context[row]), int(log.which[row])
+        seen = int(target.alike[context]) if policy.dim else 0
         among = target.candidates[which]
         at = _place(among, int(log.arm[row]))
         if at is None or draws[row] * log.propensity[row] >= scale:
             continue  # not taken even with p = 1, so that p need not be known
-        p = known.get((context, which))
+        p = known.get((seen, which))
         if p is None:
             p = policy.probabilities(target.vectors[context] if policy.dim else None, candidates=among)
-            known[context, which] = p
+            known[seen, which] = p
         chance = scale * float(p[at]) / float(log.propensity[row])
         capped += chance > 1
         if draws[row] >= chance:

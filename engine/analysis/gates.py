@@ -1,4 +1,6 @@
-"""Whether a log allows a judgement of a policy at all: four checks, each with what it found and what it asks for."""
+"""Whether a log allows a judgement of a policy at all: five checks, each with what it found and what it asks for."""
+
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -8,9 +10,11 @@ from engine.analysis.logged import Floats, Ints
 LARGEST_SHARE = 0.05
 LEAST_ESS = 200.0
 UNLOGGED = 0.01
+UNREAD = 0.01
 WEIGHT_OFF = 0.2
 WEIGHT_EXACT = 0.01
 SURE = 4.0
+NOTHING: Mapping[str, float] = {}
 
 
 class Gate(msgspec.Struct, frozen=True):
@@ -23,7 +27,7 @@ class Gate(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-def gates(weights: Floats, customer: Ints, unlogged: float) -> list[Gate]:
+def gates(weights: Floats, customer: Ints, unlogged: float, unread: Mapping[str, float] = NOTHING) -> list[Gate]:
     """The checks of importance weights (n,), target over logged probability.
 
     The mean weight is 1 in expectation if the logged propensities are those with which the choices were made and the
@@ -35,6 +39,7 @@ def gates(weights: Floats, customer: Ints, unlogged: float) -> list[Gate]:
         weights: (n,).
         customer: labels (n,), integers from 0.
         unlogged: the target's mean probability of arms that the log never chose.
+        unread: by feature of the target, the share of the decisions that were logged without it.
     """
     n = len(weights)
     mean, total, largest = float(weights.mean()), float(weights.sum()), float(weights.max())
@@ -43,6 +48,7 @@ def gates(weights: Floats, customer: Ints, unlogged: float) -> list[Gate]:
     se = float(np.sqrt(len(sums) / (len(sums) - 1) * (sums @ sums))) / n
     off = min(WEIGHT_OFF, max(WEIGHT_EXACT, SURE * se))
     share = largest / total if total > 0 else 1.0
+    lacking = max(unread.values(), default=0.0)
     small = ", or the log is small" if ess < LEAST_ESS else ""
     return [
         _gate(
@@ -73,6 +79,14 @@ def gates(weights: Floats, customer: Ints, unlogged: float) -> list[Gate]:
             unlogged,
             f"{UNLOGGED:g} or less",
             f"{unlogged:.1%} of its choices are offers that the log never showed; nothing is known of them",
+        ),
+        _gate(
+            "unlogged features",
+            lacking <= UNREAD,
+            lacking,
+            f"{UNREAD:g} or less",
+            f"{lacking:.1%} of the decisions were logged without {' and '.join(unread)}, which the policy reads: what "
+            "it would have done there is not known",
         ),
     ]
 

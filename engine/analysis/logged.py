@@ -4,8 +4,9 @@ Propensities are taken as they were logged and never computed again: a policy's 
 """
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from engine.analysis.sources import Cell, DuckDB
 from engine.catalog.features import Context, Value
 from engine.errors import BadInput
+from engine.journal import publish
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -32,7 +34,7 @@ _NEEDED = {
 _LOG = """
 WITH shown AS (SELECT DISTINCT decision_id, key FROM {exposures}),
 earned AS (SELECT decision_id, key, arg_max(reward, time) AS reward FROM {rewards} GROUP BY ALL)
-SELECT decision_id, coalesce(customer, decision_id), variant, propensity, candidates, context, coalesce(reward, 0.0)
+SELECT decision_id, coalesce(customer, decision_id), variant, propensity, candidates, context, reward
 FROM {decisions} JOIN shown USING (decision_id, key) LEFT JOIN earned USING (decision_id, key)
 WHERE kind = 'offer' AND policy IS NOT NULL AND variant IS NOT NULL AND key = {placement}
 ORDER BY time, decision_id
@@ -46,7 +48,8 @@ class Logged:
     """The exposed choices (n,) of a placement in the order of time; `place` names where they are from.
 
     `arm` and the candidates are positions in `arms`; `sets[which[i]]` are the candidates of row i, the chosen arm
-    among them, and `contexts[context[i]]` its features. Rows of one `customer` are not independent.
+    among them, and `contexts[context[i]]` its features. Rows of one `customer` are not independent; customers are
+    counted in the order in which they first came. `unsettled` rows have neither a reward nor a zero in the log yet.
     """
 
     place: str
@@ -60,9 +63,24 @@ class Logged:
     which: Ints
     contexts: tuple[Context, ...]
     context: Ints
+    unsettled: int = 0
 
     def __len__(self) -> int:
         return self.arm.size
+
+    @property
+    def customers(self) -> int:
+        """How many there are."""
+        return int(self.customer.max()) + 1
+
+    def only(self, rows: Ints) -> "Logged":
+        """These rows (m,) of it, their customers counted from 0 again."""
+        arm, reward, propensity = self.arm[rows], self.reward[rows], self.propensity[rows]
+        customer = np.unique(self.customer[rows], return_inverse=True)[1].ravel()
+        which, context = self.which[rows], self.context[rows]
+        return replace(
+            self, arm=arm, reward=reward, propensity=propensity, customer=customer, which=which, context=context
+        )
 
 
 def read_logged(source: Path, placement: str | None = None) -> Logged:
@@ -78,12 +96,23 @@ def read_logged(source: Path, placement: str | None = None) -> Logged:
         BadInput: in one line, if a column, the rewards or the choice is missing, or a propensity is not in (0, 1].
     """
     if source.is_dir():
-        return _checked(_log(source, placement))
+        with held(source):
+            found = _log(source, placement)
+        return _checked(found)
     if not source.is_file():
         raise BadInput(f"{source}: does not exist; give a log's folder or a CSV of the Open Bandit Dataset")
     if source.suffix != ".csv":
         raise BadInput(f"{source}: is no folder and no .csv; give a log's folder or a CSV of the Open Bandit Dataset")
     return _checked(_rounds(source))
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """While this is open a local collector neither replaces nor removes files of the log."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # who may not write there may read all the same
+            stack.enter_context(publish.reading(folder))
+        yield
 
 
 def _log(folder: Path, placement: str | None) -> Logged:
@@ -117,13 +146,14 @@ def _log(folder: Path, placement: str | None) -> Logged:
         placement=chosen,
         arms=arms,
         arm=np.array([at[str(offer)] for offer in offers], dtype=np.intp),
-        reward=np.array(rewards, dtype=np.float64),
+        reward=np.array([0.0 if reward is None else reward for reward in rewards], dtype=np.float64),
         propensity=np.array(propensities, dtype=np.float64),
         customer=_coded(customers)[1],
         sets=tuple(np.array([at[name] for name in names], dtype=np.intp) for names in sets),
         which=which,
         contexts=tuple(_decoded(folder, str(text)) for text in texts),
         context=context,
+        unsettled=sum(reward is None for reward in rewards),
     )
 
 
@@ -203,7 +233,7 @@ def _checked(log: Logged) -> Logged:
         raise BadInput(f"{log.place}: every reward of {log.placement!r} is 0; without rewards nothing can be judged")
     if max(names.size for names in log.sets) < 2:
         raise BadInput(f"{log.place}: every decision had one candidate; where nothing is chosen nothing can be judged")
-    if np.unique(log.customer).size < 2:
+    if log.customers < 2:
         raise BadInput(f"{log.place}: all decisions are of one customer; an interval needs two")
     return log
 

@@ -6,7 +6,8 @@ from rich.text import Text
 
 from engine.analysis.curve import Curve
 from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.evaluate import Difference, EvaluationReport, Judgement, Valued
+from engine.analysis.evaluate import Difference, EvaluationReport
+from engine.analysis.judgement import Judgement, Valued
 
 
 def render_evaluation(report: EvaluationReport) -> RenderableType:

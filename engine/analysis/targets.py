@@ -95,6 +95,16 @@ class Target:
         """The features of each distinct context, (contexts, dim)."""
         return np.array([self.features.vector(context) for context in self.log.contexts])
 
+    @cached_property
+    def alike(self) -> Ints:
+        """A number for each context (contexts,), the same where the vectors are."""
+        return np.unique(self.vectors, axis=0, return_inverse=True)[1].ravel()
+
+    @property
+    def reads(self) -> list[str]:
+        """The traits that its probabilities depend on."""
+        return [spec.trait for spec in self.features.specs] + [group.name for group in self.features.groups]
+
     @property
     def learns(self) -> bool:
         """Whether its probabilities depend on what it was taught."""
@@ -122,19 +132,21 @@ class Target:
         except ValueError as error:
             raise BadInput(f"--policy {self.file.name}: {self.file.spec.kind} cannot learn the log: {error}") from error
 
-    def notes(self) -> list[str]:
-        """What of the file the evaluation leaves out or could not find."""
+    def unread(self, log: Logged) -> dict[str, float]:
+        """What it reads that some of these rows were logged without, with their share."""
+        lacking = {name: _share(log, [name not in context for context in log.contexts]) for name in self.reads}
+        return {name: share for name, share in lacking.items() if share > 0}
+
+    def notes(self, log: Logged) -> list[str]:
+        """What of the file the evaluation leaves out or could not find in these rows."""
         notes = [f"{name}: not part of this evaluation" for name in self.file.ignored]
-        if self.learns:
-            notes.append("learnt from the log's other customers; its 95% intervals may cover as little as 91%")
         new = self.arms[len(self.log.arms) :]
         if new:
             notes.append(f"never a candidate in the log: {', '.join(new)}")
-        for spec in self.features.specs:
-            lacking = np.array([context.get(spec.trait) is None for context in self.log.contexts])
-            share = float(lacking[self.log.context].mean())
+        for name in self.reads:
+            share = _share(log, [name in context and context[name] is None for context in log.contexts])
             if share > 0:
-                notes.append(f"feature {spec.trait} is missing in {share:.1%} of the decisions and 0 there")
+                notes.append(f"feature {name} is missing in {share:.1%} of the decisions and 0 there")
         return notes
 
 
@@ -202,6 +214,11 @@ def reward_features(log: Logged) -> Featurizer:
             specs.append(spec)
             left -= cost
     return featurizer(specs)
+
+
+def _share(log: Logged, contexts: Sequence[bool]) -> float:
+    """The share of the rows whose context is one of these."""
+    return float(np.array(contexts)[log.context].mean())
 
 
 def _some(names: Sequence[object]) -> str:

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from engine.analysis.curve import learning_curve
 from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.evaluate import Valued, bernstein, evaluate, switch_threshold
+from engine.analysis.evaluate import evaluate
+from engine.analysis.judgement import Valued, bernstein, switch_threshold
 from engine.analysis.logged import read_logged
 from engine.analysis.offpolicy import Estimate
 from engine.analysis.render_evaluation import render_evaluation

@@ -8,7 +8,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from engine.analysis.evaluate import Valued, evaluate
+from engine.analysis.evaluate import evaluate
+from engine.analysis.judgement import Valued
 from engine.catalog import load_plan
 from engine.learn import learn
 
