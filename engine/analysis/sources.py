@@ -66,10 +66,10 @@ class Engine(Protocol):
 class DuckDB:
     """The embedded engine; views and tables of one object are unknown to others."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: DuckDBPyConnection | None = None) -> None:
         import duckdb  # noqa: PLC0415 # a decision server imports the package without the analysis extra
 
-        self.connection = _database(os.getpid()).cursor()
+        self.connection = connection or duckdb.connect()
         self.failure = duckdb.Error
         self._views: dict[str, View] = {}
 
@@ -110,7 +110,10 @@ class DuckDB:
 
 @cache
 def _database(process: int) -> DuckDBPyConnection:  # noqa: ARG001 # its threads do not live on in a forked child
-    """This process's database: to open one takes as long as to sum a hundred thousand rows."""
+    """This process's database for tables: to open one takes as long as to sum a hundred thousand rows.
+
+    The log's sources have their own. They add functions, which a database keeps for longer than their connection lives.
+    """
     import duckdb  # noqa: PLC0415 # see DuckDB
 
     return duckdb.connect()
@@ -173,7 +176,7 @@ def connect(engine: str) -> Engine:
         BadInput: if there is none of that name, or it does not start.
     """
     if engine == "duckdb":
-        return DuckDB()
+        return DuckDB(_database(os.getpid()).cursor())
     from engine.analysis.warehouses import ClickHouse, Spark  # noqa: PLC0415 # their drivers are optional
 
     if engine == "spark":

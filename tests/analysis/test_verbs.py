@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engine.analysis.aggregate import groups
 from engine.analysis.metrics import parse_measure
-from engine.analysis.sources import DuckDB, expression
+from engine.analysis.sources import DuckDB, connect, expression
 from engine.analysis.table import analyze_table, unit_frame
 
 NAMES = ('y"', "x's", "the x")
@@ -51,7 +51,9 @@ def test_text_and_ibis_give_the_same_sums(found: list[Any], by_unit: bool, offse
 
 
 def test_sources_of_one_process_do_not_see_each_others_tables() -> None:
-    one, other = DuckDB(), DuckDB()
+    one, other = connect("duckdb"), connect("duckdb")
+    assert isinstance(one, DuckDB)
+    assert isinstance(other, DuckDB)
     for source, value in ((one, 1), (other, 2)):
         source.keep("units", expression(source.view("x", f"SELECT {value} AS a")))
     assert [source.run("SELECT a FROM units") for source in (one, other)] == [[(1,)], [(2,)]]
