@@ -12,6 +12,7 @@ import cyclopts
 import msgspec
 from cyclopts import Parameter
 from rich.console import Console
+from rich.table import Column, Table
 
 from engine.errors import CatalogError
 from engine.settings import Settings, from_environment
@@ -29,7 +30,10 @@ AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one J
 Folder = Annotated[Path | None, Parameter(help="The folder of YAML; ./experiments by default.")]
 Data = Annotated[Path | None, Parameter(help="Where spool, store and log are kept; ./.data by default.")]
 Log = Annotated[Path | None, Parameter(help="The Parquet log; DATA/log by default.")]
-Redis = Annotated[str | None, Parameter(help="redis://…, rediss://… or redis+cluster://…")]
+Redis = Annotated[
+    str | None,
+    Parameter(help="redis://…, rediss://… or redis+cluster://…; the store of the data directory by default."),
+]
 
 
 @contextmanager
@@ -50,6 +54,11 @@ def print_json(value: object) -> None:
 def say(text: str) -> None:
     """A line of a person's answer, as it is."""
     out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def grid(*headers: str, title: str | None = None) -> Table:
+    """A table that breaks long words in a narrow terminal and never cuts them."""
+    return Table(*(Column(header, overflow="fold") for header in headers), title=title, title_justify="left")
 
 
 def complain(text: str) -> None:

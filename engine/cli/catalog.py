@@ -1,21 +1,28 @@
 """The growth team's verbs: what the YAML says, what a change of it does, who would get what."""
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.table import Table
 
-from engine.cli.app import AsJson, Data, Folder, Redis, app, at_store, count, out, print_json, say
-from engine.errors import BadInput, CatalogError
-from engine.settings import from_environment
+from engine.cli.app import AsJson, Data, Folder, Redis, app, at_store, complain, count, grid, out, print_json, say
+from engine.errors import BadInput, CatalogError, StoreUnavailable
+from engine.settings import ADDRESS, Settings, from_environment
 
+if TYPE_CHECKING:
+    from engine.catalog import Plan
+    from engine.decide.offers import Snapshot
+
+Key = Annotated[str, Parameter(help="An experiment or a placement.")]
 Customers = Annotated[Path, Parameter(help="JSON, JSON Lines or CSV: user_id, traits, context.")]
 
 
 @app.command
-def check(folder: Path = Path("experiments"), *, json: AsJson = False) -> int:
+def check(
+    folder: Annotated[Path, Parameter(help="The folder of YAML.")] = Path("experiments"), *, json: AsJson = False
+) -> int:
     """Validate every YAML file and show all problems at once."""
     from engine.catalog.compile import compile_plan
     from engine.catalog.load import load_specs
@@ -49,7 +56,7 @@ def check(folder: Path = Path("experiments"), *, json: AsJson = False) -> int:
 
 
 @app.command
-def schema(folder: Path) -> int:
+def schema(folder: Annotated[Path, Parameter(help="Where to write them.")]) -> int:
     """Write the JSON Schemas of the YAML into a folder, for editors."""
     from engine.catalog.schema import write_schemas
 
@@ -60,8 +67,8 @@ def schema(folder: Path) -> int:
 
 @app.command
 def plan(
-    old: Path,
-    new: Path,
+    old: Annotated[Path, Parameter(help="The folder of YAML as it runs.")],
+    new: Annotated[Path, Parameter(help="The folder as it is to run.")],
     *,
     profiles: Annotated[Path | None, Parameter(help="A sample of customers; 10,000 made-up ids by default.")] = None,
     json: AsJson = False,
@@ -84,7 +91,7 @@ def plan(
     if not found:
         say("Nothing changes that a customer could feel.")
         return 0
-    table = Table("", "what", "why", title=f"{old} → {new}", title_justify="left")
+    table = grid("", "what", "why", title=f"{old} → {new}")
     for change in sorted(found, key=lambda change: change.verdict != "unsafe"):
         style = "bold red" if change.verdict == "unsafe" else "green"
         what = f"{change.key} {change.path}"
@@ -102,56 +109,141 @@ def plan(
 
 @app.command
 def preview(
-    key: str, *, customers: Customers, experiments: Folder = None, data: Data = None, json: AsJson = False
+    key: Key,
+    *,
+    customers: Customers,
+    experiments: Folder = None,
+    data: Data = None,
+    redis: Redis = None,
+    json: AsJson = False,
 ) -> int:
-    """Show who gets what of an experiment or a placement, and why, without side effects."""
-    from engine.catalog import load_plan
+    """Show who gets what of an experiment (a draft too) or a placement, and why, without side effects.
+
+    The policies are as learnt in the store of the data directory; where none runs, as before they learnt anything.
+    """
+    from engine.catalog.compile import compile_plan
+    from engine.catalog.load import load_specs
     from engine.profiles.sample import read_sample
     from engine.profiles.trial import preview as show
+    from engine.profiles.trial import with_drafts
 
-    settings = from_environment(experiments=experiments, data=data)
-    rows = show(load_plan(settings.experiments), key, read_sample(customers), time.time())
+    settings = from_environment(experiments=experiments, data=data, redis=redis)
+    trial = compile_plan(with_drafts(load_specs(settings.experiments), key))
+    learnt = _learnt(settings, trial, named=redis is not None)
+    rows = show(trial, key, read_sample(customers), time.time(), learnt)
     if json:
         print_json(rows)
         return 0
-    table = Table("customer", "channel", "gets", "reason", "propensity", "candidates or payload")
+    table = grid("customer", "channel", "gets", "reason", "propensity", "candidates or payload")
     for row in rows:
-        table.add_row(row.customer, row.channel, row.gets or "-", row.reason, f"{row.propensity:.3f}", row.detail)
+        propensity = "-" if row.propensity is None else f"{row.propensity:.3f}"
+        table.add_row(row.customer, row.channel, row.gets or "-", row.reason, propensity, row.detail)
     out.print(table)
     return 0
 
 
 @app.command
 def simulate(
-    key: str,
+    key: Key,
     *,
     customers: Annotated[int, Parameter(help="How many made-up customers to send through.")] = 10_000,
     profiles: Annotated[Path | None, Parameter(help="Customers to send through instead of made-up ones.")] = None,
+    log: Annotated[Path | None, Parameter(help="A log, DATA/log: its visits again instead of made-up ones.")] = None,
+    visits: Annotated[int, Parameter(help="How often each customer comes.")] = 1,
+    days: Annotated[float, Parameter(help="Over how many days they come, evenly.")] = 1.0,
+    stock: Annotated[
+        list[str] | None, Parameter(name="--stock", help="SKU=LEVEL; may be repeated. Others never run out.")
+    ] = None,
+    redeem: Annotated[float, Parameter(help="The share of those shown an offer who redeem it.")] = 1.0,
     experiments: Folder = None,
+    data: Data = None,
+    redis: Redis = None,
     json: AsJson = False,
 ) -> int:
-    """Dry-run an experiment (a draft too) or a placement: who would be let in, who would see what. Writes nothing."""
+    """Dry-run an experiment (a draft too) or a placement: who sees what, and what caps, stock and budgets do to it.
+
+    Writes nothing. The policies are as learnt in the store of the data directory, if one runs.
+    """
     from engine.catalog.compile import compile_plan
     from engine.catalog.load import load_specs
+    from engine.journal.traffic import logged_requests
+    from engine.profiles.dry_run import asking, dry_run
+    from engine.profiles.dry_run import visits as visits_of
     from engine.profiles.sample import made_up, read_sample
-    from engine.profiles.trial import dry_run, with_drafts
+    from engine.profiles.trial import with_drafts
 
-    settings = from_environment(experiments=experiments)
+    if min(customers, visits) < 1 or days < 0 or not 0 <= redeem <= 1:
+        raise BadInput("simulate: --customers and --visits start at 1, --days at 0, and --redeem is between 0 and 1")
+    settings = from_environment(experiments=experiments, data=data, redis=redis)
     trial = compile_plan(with_drafts(load_specs(settings.experiments), key))
-    sample = read_sample(profiles) if profiles else made_up(customers)
-    result = dry_run(trial, key, sample, time.time())
+    if log:
+        traffic = asking(trial, key, ((one.now, one.request, one.profile) for one in logged_requests(log)))
+    else:
+        sample = read_sample(profiles) if profiles else made_up(customers)
+        traffic = visits_of(trial, key, sample, time.time(), each=visits, days=days)
+    learnt = _learnt(settings, trial, named=redis is not None)
+    result = dry_run(trial, key, traffic, stock=_levels(stock or []), redeemed=redeem, snapshots=learnt)
     if json:
         print_json(result)
         return 0
-    table = Table("outcome", "customers", "share", "value each", title=f"{key}: {count(result.customers, 'customer')}")
+    title = f"{key}: {count(result.visits, 'visit')} of {count(result.customers, 'customer')}"
+    table = grid("outcome", "visits", "customers", "share", "value each", title=title)
     for row in result.outcomes:
-        table.add_row(row.outcome, f"{row.customers:,.1f}", f"{row.share:.1%}", f"{row.value:.2f}")
+        table.add_row(row.outcome, f"{row.visits:,}", f"{row.customers:,}", f"{row.share:.1%}", f"{row.value:.2f}")
     out.print(table)
+    if result.limits:
+        table = grid("stock or budget", "of", "redeemed", "held", "ran out", title="What is used up")
+        for limit in result.limits:
+            whole = "not told" if limit.limit is None else f"{limit.limit:,g}"
+            gone = "no" if limit.ran_out is None else f"{datetime.fromtimestamp(limit.ran_out, UTC):%Y-%m-%d %H:%M} UTC"
+            table.add_row(f"{limit.pool} {limit.name}", whole, f"{limit.spent:,g}", f"{limit.held:,g}", gone)
+        out.print(table)
+    if result.kept:
+        table = grid("offer", "gate", "visits", title="What kept offers from being shown")
+        for kept in result.kept:
+            table.add_row(kept.offer, kept.gate, f"{kept.visits:,}")
+        out.print(table)
     return 0
 
 
+def _learnt(settings: Settings, plan: "Plan", *, named: bool) -> "dict[str, Snapshot]":
+    """The policies of the plan as they are learnt in the store; reads only."""
+    from engine.decide.offers import Snapshot
+    from engine.journal import snapshots, stream
+    from policies import load
+
+    if not named and not (settings.data / ADDRESS).is_file():
+        return {}
+    learnt = {}
+    try:
+        with stream.connect(settings.redis) as client, snapshots.store_errors("reading what is learnt"):
+            for key, selection in plan.policies.items():
+                found = snapshots.current(client, key)
+                if found is not None and found.header.meaning == snapshots.meaning_of(selection):
+                    learnt[key] = Snapshot(snapshots.aligned(load(found.blob), selection), found.header.version)
+    except StoreUnavailable as error:
+        if named:
+            raise
+        complain(f"{error}. The policies are taken as before they learnt anything.")
+        return {}
+    return learnt
+
+
+def _levels(told: list[str]) -> dict[str, float]:
+    try:
+        return {sku: float(level) for sku, _, level in (each.rpartition("=") for each in told)}
+    except ValueError:
+        raise BadInput(f"--stock {' '.join(told)}: is not SKU=LEVEL; write COFFEE-12=40") from None
+
+
 @app.command
-def explain(decision_id: str, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
+def explain(
+    decision_id: Annotated[str, Parameter(help="As it was answered.")],
+    *,
+    data: Data = None,
+    redis: Redis = None,
+    json: AsJson = False,
+) -> int:
     """Make a logged decision again from its record and say why it was so; exit 1 if the answer differs."""
     from engine.catalog.archive import Archive
     from engine.journal import stream
@@ -167,7 +259,7 @@ def explain(decision_id: str, *, data: Data = None, redis: Redis = None, json: A
         return 0 if told.same else 1
     same = "the same answer" if told.same else f"another answer: {'; '.join(told.differences)}"
     say(f"{decision_id}, plan {told.plan}: made again, {same}.")
-    table = Table("", "key", "got", "reason", "propensity", "policy")
+    table = grid("", "key", "got", "reason", "propensity", "policy")
     for row in told.logged:
         table.add_row(row.kind, row.key, row.variant or "-", row.reason, f"{row.propensity:.4f}", row.policy or "")
     out.print(table)
@@ -200,7 +292,7 @@ def coverage(
     if json:
         print_json(cells)
         return 0
-    table = Table("segment", "stage", "channel", "placement", "customers", "without", "offers")
+    table = grid("segment", "stage", "channel", "placement", "customers", "without", "offers")
     for cell in cells:
         style = "red" if cell.hole else ""
         names = ", ".join(cell.offers) or "none"

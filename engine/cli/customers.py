@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import cyclopts
 from cyclopts import Parameter
-from rich.table import Table
 
-from engine.cli.app import AsJson, Data, Folder, Redis, app, at_store, count, out, print_json, say
+from engine.cli.app import AsJson, Data, Folder, Redis, app, at_store, count, grid, out, print_json, say
 from engine.errors import BadInput
 from engine.settings import from_environment
 
@@ -17,13 +16,15 @@ if TYPE_CHECKING:
     from engine.profiles.erasure import Export
 
 SECONDS = 5.0
+Customer = Annotated[str, Parameter(help="Any id the customer is known by.")]
+Key = Annotated[str, Parameter(help="A placement's policy, home_hero, or a variant's own, experiment.variant.")]
 
 policy = cyclopts.App(name="policy", help="The learnt policies: what is kept of them, and the way back.")
 app.command(policy)
 
 
 @app.command
-def export(customer: str, *, data: Data = None, redis: Redis = None) -> int:
+def export(customer: Customer, *, data: Data = None, redis: Redis = None) -> int:
     """Hand out all that is kept of a customer, found by any of their ids, as one JSON document."""
     from engine.journal.export import rows_of
     from engine.profiles.portrait import portrait
@@ -42,7 +43,7 @@ def export(customer: str, *, data: Data = None, redis: Redis = None) -> int:
 
 
 @app.command
-def erase(customer: str, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
+def erase(customer: Customer, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
     """Delete a person everywhere: profile, aliases, caps, what is on its way, and the log."""
     from engine.journal.erase import erase_customers
     from engine.learn.erase import erase_customers as erase_pending
@@ -61,7 +62,7 @@ def erase(customer: str, *, data: Data = None, redis: Redis = None, json: AsJson
 
 @policy.command
 def rollback(
-    key: str,
+    key: Key,
     *,
     version: Annotated[int | None, Parameter(help="A kept version; the one before the current by default.")] = None,
     data: Data = None,
@@ -76,7 +77,7 @@ def rollback(
 
 
 @policy.command
-def versions(key: str, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
+def versions(key: Key, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
     """List the snapshots of a policy that are kept, the current one first."""
     from engine.learn.rollback import versions as kept
 
@@ -85,7 +86,7 @@ def versions(key: str, *, data: Data = None, redis: Redis = None, json: AsJson =
     if json:
         print_json([{"version": h.version, "time": h.time, "learnt": h.learnt, "digest": h.digest} for h in headers])
         return 0
-    table = Table("version", "learnt from", "published (UTC)", "digest")
+    table = grid("version", "learnt from", "published (UTC)", "digest")
     for header in headers:
         published = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(header.time))
         table.add_row(f"{key}@{header.version}", f"{header.learnt:,.0f} rewards", published, header.digest)
@@ -94,7 +95,14 @@ def versions(key: str, *, data: Data = None, redis: Redis = None, json: AsJson =
 
 
 @policy.command(name="warm-start")
-def warm_start(key: str, source: Path, *, experiments: Folder = None, data: Data = None, redis: Redis = None) -> int:
+def warm_start(
+    key: Key,
+    source: Annotated[Path, Parameter(help="The log's folder or the table.")],
+    *,
+    experiments: Folder = None,
+    data: Data = None,
+    redis: Redis = None,
+) -> int:
     """Learn from an old log folder, or from a Parquet or CSV table with arm, reward, propensity and the traits."""
     from engine.catalog import load_plan
     from engine.learn.warm import warm_start as warm
@@ -108,7 +116,7 @@ def warm_start(key: str, source: Path, *, experiments: Folder = None, data: Data
 
 
 @policy.command
-def close(key: str, *, data: Data = None, redis: Redis = None) -> int:
+def close(key: Key, *, data: Data = None, redis: Redis = None) -> int:
     """Close the circuit breaker of a selection again, after its guardrail was looked into."""
     from engine.journal import snapshots, stream
 

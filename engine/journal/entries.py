@@ -30,20 +30,14 @@ def seen_keys(decision: Decision) -> list[str]:
 
 
 def _experiment(key: str, assigned: Assigned) -> DecisionRow:
-    spec = assigned.experiment.spec
-    index = assigned.assignment.index
-    share = 1.0
-    if assigned.assignment.reason == "assigned":
-        weight = spec.variants[index].weight
-        share = 1 / len(spec.variants) if weight is None else weight
     return DecisionRow(
         "experiment",
         key,
         assigned.variant,
         assigned.assignment.reason,
-        share,
+        assigned.share,
         crossover=assigned.crossover,
-        version=str(spec.bucket_version),
+        version=str(assigned.experiment.spec.bucket_version),
     )
 
 

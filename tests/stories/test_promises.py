@@ -2,7 +2,11 @@
 
 import asyncio
 import hashlib
+import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +70,22 @@ def test_what_was_lost_is_drawn_again_from_the_others_renormalized(open_shop: An
     assert {round(answer["propensity"], 6) for answer in answers} <= {0.25, round(1 / 3, 6), 0.5}
 
 
+def test_a_request_sent_many_times_at_once_with_one_key_counts_once(open_shop: Any) -> None:
+    shop = open_shop(SHOP)
+    body = {"customer": {"user_id": "ada"}, "channel": "web", "placements": ["thrice"]}
+
+    async def run(key: str) -> set[bytes]:
+        async with httpx.AsyncClient(timeout=60, headers={"idempotency-key": key}) as client:
+            asked = (client.post(f"{shop.bases[number % 2]}/v1/decide", json=body) for number in range(24))
+            return {answer.content for answer in await asyncio.gather(*asked)}
+
+    shown = []
+    for key in ("first", "second", "third", "fourth"):
+        (answer,) = asyncio.run(run(key))
+        shown.append(json.loads(answer)["offers"]["thrice"]["offer"])
+    assert shown == ["thrice", "thrice", "thrice", "banner"]
+
+
 def test_a_cap_on_a_tag_counts_what_other_offers_showed(open_shop: Any) -> None:
     shop = open_shop(SHOP)
     assert shop.offer("web", "loud", user_id="ada") == "loud"
@@ -103,28 +123,68 @@ def test_an_event_answered_at_one_worker_is_seen_by_the_next_decision_at_the_oth
     assert asyncio.run(run()).count(True) == total
 
 
-def digest(url: str, spool: Path) -> str:
+def digest(shop: Any) -> str:
+    """Of every key of the store (what a key holds, not how long it lives on) and every file of the data folder."""
     found = hashlib.sha256()
-    with redis.Redis.from_url(url) as client:
+    with redis.Redis.from_url(shop.settings.redis) as client:
         for key in sorted(client.scan_iter()):
             found.update(key + (client.dump(key) or b""))
-    for path in sorted(spool.rglob("*")):
+    for path in sorted(shop.settings.data.rglob("*")):
         if path.is_file() and path.suffix != ".lock":
-            found.update(path.name.encode() + path.read_bytes())
+            found.update(path.relative_to(shop.settings.data).as_posix().encode() + path.read_bytes())
     return found.hexdigest()
+
+
+def settled(shop: Any) -> str:
+    """The digest once what was answered is where it goes: the spool's records are in the stream."""
+    before, now = "", digest(shop)
+    while before != now:
+        time.sleep(1.0)
+        before, now = now, digest(shop)
+    return now
+
+
+def busy(shop: Any) -> str:
+    """A shop in which something happened; the id of a decision."""
+    shop.stock("LAST", 1)
+    shop.tell("view", user_id="ada", anonymous_id="a-1")
+    shop.offer("web", "any", user_id="ada")
+    decision = shop.decide("web", "last", "dear", user_id="bo")
+    shop.decide("web", "thrice", user_id="cy", expose=False)
+    return str(decision["decision_id"])
 
 
 @pytest.mark.parametrize("path", ["/v1/explain", "/v1/agent"])
 def test_explaining_changes_nothing(open_shop: Any, path: str) -> None:
     shop = open_shop(SHOP)
-    shop.stock("LAST", 1)
-    shop.tell("view", user_id="ada", anonymous_id="a-1")
-    shop.offer("web", "any", user_id="ada")
-    shop.offer("web", "last", user_id="bo")
-    asyncio.run(asyncio.sleep(1.0))  # what is in the spool goes to the stream meanwhile
-    before = digest(shop.settings.redis, shop.settings.data / "spool")
+    busy(shop)
+    before = settled(shop)
     for customer in ({"user_id": "ada"}, {"anonymous_id": "a-1", "user_id": "ada"}, {"anonymous_id": "new"}):
         body = {"customer": customer, "channel": "web", "placements": list(SHOP["placements"]), "experiments": "*"}
         for base in shop.bases:
             assert httpx.post(f"{base}{path}", json=body, timeout=30).status_code == 200
-    assert digest(shop.settings.redis, shop.settings.data / "spool") == before
+    assert settled(shop) == before
+
+
+def test_previewing_simulating_and_explaining_by_the_verbs_change_nothing(open_shop: Any, tmp_path: Path) -> None:
+    shop = open_shop(SHOP)
+    decision = busy(shop)
+    settled(shop)
+    shop.collect()
+    customers = tmp_path / "customers.csv"
+    customers.write_text("user_id,seen\nada,1\nbo,0\nnew,2\n")
+    before = settled(shop)
+    places = ["--experiments", str(shop.settings.experiments), "--data", str(shop.settings.data)]
+    at_store = ["--redis", shop.settings.redis]
+    for words in (
+        ["preview", "any", "--customers", str(customers), *places, *at_store],
+        ["simulate", "any", "--customers", "300", "--visits", "3", "--stock", "LAST=2", *places, *at_store],
+        ["simulate", "any", "--log", str(shop.settings.log), *places],
+        ["coverage", "--profiles", str(customers), *places[:2]],
+        ["explain", decision, *places[2:], *at_store],
+    ):
+        command = [sys.executable, "-m", "engine", *words, "--json"]
+        done = subprocess.run(command, check=False, capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr.decode()
+        assert json.loads(done.stdout) is not None
+    assert settled(shop) == before
