@@ -17,7 +17,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from engine.errors import StoreUnavailable
-from engine.journal import compact, erase, parquet, publish, ship, spool, stream
+from engine.journal import compact, erase, erase_heard, parquet, publish, ship, spool, stream
 from engine.journal.records import (
     AnyRecord,
     DecisionRecord,
@@ -248,6 +248,7 @@ class _Collector:
             self._reader.commit(self._committed)
             stream.publish_collected(self._client, self._committed)
             stream.trim(self._client, list(self._committed.positions))
+            erase_heard.forget_logged(self._client, self._log_dir)
             self._told = now
 
     def _compact(self) -> None:

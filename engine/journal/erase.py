@@ -1,21 +1,21 @@
 """Takes people out of the Parquet log, and keeps what of them is still on its way from coming in."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from engine.erasures import KEPT, digest
 from engine.journal import parquet, publish
 from engine.journal.parquet import Table
 
-Keep = Callable[[pa.RecordBatch | pa.Table], pa.Array]
+__all__ = ["digest", "erase_customers", "remember", "without_erased"]
 
-_ON_ITS_WAY = 30 * 86_400.0  # no spool or stream keeps a record for longer
+Keep = Callable[[pa.RecordBatch | pa.Table], pa.Array]
 
 
 def erase_customers(log: Path, ids: set[str], now: float) -> int:
@@ -27,13 +27,7 @@ def erase_customers(log: Path, ids: set[str], now: float) -> int:
     Returns:
         The number of rows removed.
     """
-    digests = {digest(identifier): now for identifier in ids}
-
-    def remember(before: publish.Checkpoint) -> publish.Change:
-        kept = {name: at for name, at in before.erased.items() if at > now - _ON_ITS_WAY}
-        return publish.Change(erased=kept | digests)
-
-    publish.commit(log, remember)
+    remember(log, {digest(identifier): now for identifier in ids})
     decisions = _decisions_of(log, ids)
     removed = 0
     for table in reversed(parquet.TABLES):  # rewards before the decisions that say whose they are
@@ -42,6 +36,16 @@ def erase_customers(log: Path, ids: set[str], now: float) -> int:
             if any(_count(_files(day), table, keep).values()):
                 removed += _rewrite(log, table, day, keep)
     return removed
+
+
+def remember(log: Path, erased: Mapping[str, float]) -> None:
+    """Keep what was made by these before they were erased, and is still to come, from coming in: by digest, when."""
+    oldest = max(erased.values(), default=0.0) - KEPT
+
+    def change(before: publish.Checkpoint) -> publish.Change:
+        return publish.Change(erased={one: at for one, at in before.erased.items() if at > oldest} | dict(erased))
+
+    publish.commit(log, change)
 
 
 def without_erased(batch: pa.RecordBatch, erased: dict[str, float]) -> pa.RecordBatch:
@@ -57,11 +61,6 @@ def without_erased(batch: pa.RecordBatch, erased: dict[str, float]) -> pa.Record
         for at, customer, device in zip(made, customers, devices, strict=True)
     ]
     return batch.filter(pa.array(keep))
-
-
-def digest(identifier: str) -> str:
-    """What is kept of an erased id."""
-    return blake2b(identifier.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _decisions_of(log: Path, ids: set[str]) -> set[str]:

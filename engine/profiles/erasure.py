@@ -5,12 +5,13 @@ arrives for them meanwhile is refused.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from engine.catalog.rules import KINDS, IdKind, ProfileRules
 from engine.decide.profile import Profile
+from engine.erasures import KEPT, STREAM, digest
 from engine.profiles import keys
 from engine.profiles.claims import Counts, times
 from engine.profiles.entries import TOMBSTONE, Entry, Frozen, Gone, Pointer, read
@@ -52,12 +53,15 @@ async def export(wire: Wire, hash_: Hasher, value: str) -> Export | None:
     return Export(profile, await wire.get([keys.caps(key)], lambda values: times(values[0])))
 
 
-async def erase(wire: Wire, hash_: Hasher, rules: ProfileRules, value: str) -> dict[IdKind, list[str]]:
+async def erase(wire: Wire, hash_: Hasher, rules: ProfileRules, value: str, now: float) -> dict[IdKind, list[str]]:
     """Erase the customer that `value` names; the identifiers that were theirs, by kind, for the log's erasure.
 
-    Of a customer never heard of, late events create nothing either; the answer is empty then.
+    Of a customer never heard of, late events create nothing either; the answer is empty then. Learners and collectors
+    hear of it before anything is gone: who is told again after a failure finds the customer as they were.
     """
     found = await find(wire, hash_, value)
+    given = [name for names in found[1].ids.values() for name in names] if found else []
+    await _tell(wire, {value, *given, *([found[1].id] if found else [])}, now)
     if found is None:
         await asyncio.gather(
             *(
@@ -99,6 +103,13 @@ async def unfinished(wire: Wire, rules: ProfileRules) -> list[tuple[Key, Frozen]
             await _tombstone(wire, source, b"M" + target.encode(), rules)
         await wire.send("HDEL", MERGES, source)
     return found
+
+
+async def _tell(wire: Wire, ids: Iterable[str], now: float) -> None:
+    who = " ".join(sorted(map(digest, ids)))
+    oldest = int((now - KEPT) * 1000)
+    await wire.send("XADD", STREAM, "MINID", "~", oldest, "*", "at", repr(now), "who", who)
+    await wire.send("PEXPIRE", STREAM, int(KEPT * 1000))
 
 
 async def _tombstone(wire: Wire, key: Key, over: bytes, rules: ProfileRules) -> None:

@@ -1,5 +1,6 @@
 """The customers in Redis: read in one coalesced round trip, written by events, the same on every channel."""
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -146,7 +147,7 @@ class ProfileStore:
 
         Their late events are refused while the tombstones live, also where they were never heard of (empty answer).
         """
-        return await erasure.erase(self.wire, self._hash, self.rules, identifier)
+        return await erasure.erase(self.wire, self._hash, self.rules, identifier, time.time())
 
     async def redo(self, now: float, journal: Journal) -> int:
         """Finish the merges that a crash left half done; how many. Call it at start and every minute or so."""

@@ -1,0 +1,115 @@
+"""Who somebody is, over HTTP: what was seen is kept across a login, and of the erased nothing comes back."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import redis
+
+from engine.analysis import analyze_experiment
+from engine.analysis.ask import ask
+from engine.catalog import load_plan
+
+SHOP = {
+    "offers": {"deal": {}},
+    "placements": {"hero": {"offers": ["deal"]}},
+    "experiments": {
+        "layout": {
+            "variants": [{"key": "a", "weight": 0.5}, {"key": "b", "weight": 0.5}],
+            "metrics": {"primary": "revenue"},
+            "analysis": {"method": "fixed"},
+        }
+    },
+}
+
+
+def variant(decision: dict[str, Any]) -> str:
+    return str(decision["experiments"]["layout"]["variant"])
+
+
+def ids_in(shop: Any, kind: str, prefix: str) -> Callable[[str], str]:
+    """Ids of this kind that the experiment puts into a variant, each once, without anyone taking notice."""
+    numbers = iter(range(1000))
+
+    def next_in(wanted: str) -> str:
+        for n in numbers:
+            body = {"customer": {kind: f"{prefix}{n}"}, "channel": "web", "experiments": ["layout"]}
+            answer = shop.client().post("/v1/explain", json=body).json()
+            if answer["experiments"]["layout"]["variant"] == wanted:
+                return f"{prefix}{n}"
+        raise AssertionError(wanted)
+
+    return next_in
+
+
+def expose(shop: Any, decision: dict[str, Any]) -> httpx.Response:
+    told: httpx.Response = shop.client().post("/v1/exposures", json={"decision_id": decision["decision_id"]})
+    return told
+
+
+def crossovers(shop: Any) -> int:
+    shop.collect()
+    question, metrics = ask(load_plan(shop.settings.experiments), "layout")
+    return analyze_experiment(question, metrics, shop.settings.log).quality.crossovers
+
+
+def test_what_was_prefetched_and_seen_is_kept_at_the_login(open_shop: Any) -> None:
+    shop = open_shop(SHOP)
+    visitor, user = ids_in(shop, "anonymous_id", "v")("b"), ids_in(shop, "user_id", "u")("a")
+    ahead = shop.decide("web", experiments=["layout"], expose=False, anonymous_id=visitor)
+    assert variant(ahead) == "b"
+    assert expose(shop, ahead).status_code == 202
+    shop.send({"type": "identify", "message_id": "login", "user_id": user, "anonymous_id": visitor})
+    assert variant(shop.decide("app", experiments=["layout"], user_id=user)) == "b"
+    assert crossovers(shop) == 0
+
+
+def test_what_was_prefetched_and_not_seen_binds_nobody(open_shop: Any) -> None:
+    shop = open_shop(SHOP)
+    visitor, user = ids_in(shop, "anonymous_id", "v")("b"), ids_in(shop, "user_id", "u")("a")
+    shop.decide("web", experiments=["layout"], expose=False, anonymous_id=visitor)
+    shop.tell("view", anonymous_id=visitor)
+    shop.send({"type": "identify", "message_id": "login", "user_id": user, "anonymous_id": visitor})
+    assert variant(shop.decide("app", experiments=["layout"], user_id=user)) == "a"
+
+
+def test_who_was_known_keeps_their_variant_and_the_crossover_is_told(open_shop: Any) -> None:
+    shop = open_shop(SHOP)
+    visitor, user = ids_in(shop, "anonymous_id", "v")("b"), ids_in(shop, "user_id", "u")("a")
+    assert variant(shop.decide("app", experiments=["layout"], user_id=user)) == "a"
+    ahead = shop.decide("web", experiments=["layout"], expose=False, anonymous_id=visitor)
+    shop.send({"type": "identify", "message_id": "login", "user_id": user, "anonymous_id": visitor})
+    assert expose(shop, ahead).status_code == 202  # the page was still open when they logged in
+    again = shop.decide("web", experiments=["layout"], user_id=user, anonymous_id=visitor)
+    assert variant(again) == "a"
+    assert crossovers(shop) == 1
+
+
+def test_an_erased_customer_leaves_no_name_whatever_comes_late(open_shop: Any) -> None:
+    shop = open_shop(SHOP)
+    who = {"user_id": "gone-user", "anonymous_id": "gone-browser", "email": "gone@x.de"}
+    shop.send({"type": "identify", "message_id": "m1", **who})
+    seen = shop.decide("web", "hero", experiments=["layout"], user_id="gone-user")
+    ahead = shop.decide("web", "hero", expose=False, user_id="gone-user")
+    assert shop.client().delete("/v1/profiles/gone@x.de").status_code == 200
+    late = {"event": "purchase", "properties": {"revenue": 1}}
+    for kind, value in who.items():
+        assert shop.send({"type": "track", "message_id": f"late-{kind}", **late, kind: value}) == "rejected"
+    old = {"decision_id": seen["decision_id"], "user_id": "gone-user", "anonymous_id": "new-browser"}
+    assert shop.send({"type": "track", "message_id": "late-decision", **late, **old}) == "rejected"
+    login = {"type": "alias", "message_id": "late-alias", "user_id": "gone-user", "anonymous_id": "new-browser"}
+    assert shop.send(login) == "rejected"
+    assert expose(shop, ahead).status_code == 404
+    back = shop.decide("web", "hero", experiments=["layout"], user_id="gone-user")
+    assert variant(back) == variant(seen)
+    shop.collect()
+    assert shop.client().get("/v1/profiles/gone-user").status_code == 404
+    told = shop.client().get("/v1/profiles/gone-user/export")
+    assert told.status_code == 404, told.text
+    places = [path.read_bytes() for path in shop.settings.log.rglob("*.parquet")]
+    assert not any(value.encode() in place for place in places for value in who.values())
+    with redis.Redis.from_url(shop.settings.redis) as client:
+        kept = [
+            client.dump(key) or b"" for key in client.scan_iter("cp:{*}*") if b"log" not in key and b"d:" not in key
+        ]
+    assert not any(value.encode() in blob for blob in kept for value in who.values())
