@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -81,7 +82,8 @@ def test_a_visitor_who_logs_in_keeps_every_variant(visitor: str, user: str, seed
         layers={"layers": [{"key": "l"}], "holdouts": [{"key": "all", "share": 0.2}]},
     )
     before = view(CustomerIds(anonymous_id=visitor), {})
-    stored = {ident.key: before for ident in keys.idents(CustomerIds(anonymous_id=visitor), HASH)}
+    decided = msgspec.structs.replace(before, undecided=False)
+    stored = {ident.key: decided for ident in keys.idents(CustomerIds(anonymous_id=visitor), HASH)}
     for channel in ("web", "app"):
         after = view(CustomerIds(user_id=user, anonymous_id=visitor), stored)
         assert variants(of, after, channel) == variants(of, before, "web")
