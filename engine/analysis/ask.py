@@ -49,6 +49,8 @@ def ask(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[MetricSpec]]:
         spending=spec.analysis.spending,
         rope=spec.analysis.rope,
         tolerance=spec.analysis.tolerance,
+        adjust=spec.analysis.adjust,
+        stratum=spec.analysis.stratum,
         unit=spec.unit,
         start=experiment.start or None,
         coverage=max(step[1][-1][1] for step in experiment.steps),

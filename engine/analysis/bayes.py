@@ -51,6 +51,7 @@ def normal(estimate: float, se: float, prior: Prior, alpha: float, *, good: floa
         low=mean - reach,
         high=mean + reach,
         rope=normal_cdf((rope - mean) / sd) - normal_cdf((-rope - mean) / sd) if rope else None,
+        within=rope,
     )
 
 
@@ -73,12 +74,13 @@ def empirical_prior(estimates: Sequence[float], ses: Sequence[float]) -> Prior:
     """The prior that past experiments suggest: the mean and spread of their true relative effects.
 
     Paule and Mandel 1982, "Consensus Values and Weighting Factors": the spread at which the weighted squares around
-    the weighted mean equal their degrees of freedom. With fewer than three experiments the prior is flat.
+    the weighted mean equal their degrees of freedom. Few experiments don't know their mean well, so its error is added.
+    With fewer than three the prior is flat.
     """
     if len(estimates) < 3:
         return Prior()
-    mean, between, _ = pooled(estimates, ses)
-    return Prior(mean, max(between, float(np.min(ses)) * 1e-3))
+    mean, between, error = pooled(estimates, ses)
+    return Prior(mean, math.hypot(between, error))
 
 
 def pooled(estimates: Sequence[float], ses: Sequence[float]) -> tuple[float, float, float]:

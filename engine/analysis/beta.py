@@ -90,5 +90,6 @@ def beta_binomial(control: Beta, treatment: Beta, alpha: float, *, good: float =
         low=_ratio_quantile(nodes, treatment, alpha / 2) - 1,
         high=_ratio_quantile(nodes, treatment, 1 - alpha / 2) - 1,
         rope=near if rope else None,
+        within=rope,
         model="beta-binomial",
     )

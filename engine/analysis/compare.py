@@ -11,8 +11,8 @@ import numpy as np
 
 from engine.analysis.bayes import Prior, chances_best, normal, normal_posterior
 from engine.analysis.effects import Settings, absolute, linear_effect, relative, scale
-from engine.analysis.estimate import Bayes, Effect, NotEstimable
-from engine.analysis.inference import Arm, arms, single
+from engine.analysis.estimate import Bayes, Effect, NotEstimable, chance
+from engine.analysis.inference import Arm, arms, is_share, no_share, single
 from engine.analysis.multiplicity import benjamini_hochberg, holm
 from engine.analysis.report import MetricReport
 
@@ -26,15 +26,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a table or a log says of each variant: moments by measure, and the quantiles, which have no moments."""
+    """What a table or a log says of each variant: moments by measure, and the quantiles, which have no moments.
+
+    `whole` has the moments of stratified measures before they were weighted.
+    """
 
     control: str
     groups: Mapping[str, Group]
     quantiles: Mapping[str, Quantiles] = field(default_factory=dict)
+    whole: Mapping[str, Group] = field(default_factory=dict)
 
     def sides(self, measure: Measure, variant: str) -> tuple[Arm, Arm, float] | NotEstimable:
         """Control's and the variant's value, and the share of variance that covariates removed."""
         if measure.kind != "quantile":
+            whole = [self.whole[name].moments[measure.name] for name in (self.control, variant) if name in self.whole]
+            if not all(is_share(side, measure) for side in whole):
+                return no_share(measure)
             ours, theirs = (self.groups[name].moments[measure.name] for name in (self.control, variant))
             return arms(ours, theirs, measure)
         known = self.quantiles[measure.name]
@@ -112,7 +119,8 @@ def _seen(measure: Measure, names: Sequence[str], evidence: Evidence) -> tuple[d
 
 def _counted(measure: Measure) -> bool:
     """Whether the metric is a plain share of units, so that counts say all."""
-    return measure.kind in {"proportion", "retention"} and not measure.covariates and measure.y.den is None
+    plain = not measure.covariates and measure.y.den is None and not measure.stratified
+    return measure.kind in {"proportion", "retention"} and plain
 
 
 def _successes(arm: Arm) -> int:
@@ -151,22 +159,29 @@ def words(difference: Effect, posterior: Bayes | NotEstimable, settings: Setting
     """How the Bayesian and the frequentist figure of one comparison hang together."""
     if isinstance(posterior, NotEstimable):
         return ""
+    win = chance(posterior.chance_to_win)
     if not math.isinf(settings.prior.sd):
         return (
-            f"The chance to win starts from a belief of {settings.prior.mean:+.1%} ± {settings.prior.sd:.1%}; "
+            f"The chance to win, {win}, starts from a belief of {settings.prior.mean:+.1%} ± {settings.prior.sd:.1%}; "
             "the interval of the other methods does not know it."
         )
     if settings.method == "fixed" and difference.p is not None:
         return (
-            f"With a flat prior the chance to win, {posterior.chance_to_win:.1%}, is about one minus half of p "
-            f"({1 - difference.p / 2:.1%} on the winning side): two readings of one likelihood, not two proofs."
+            f"With a flat prior the chance to win, {win}, is about one minus half of p "
+            f"({chance(1 - difference.p / 2)} on the winning side): two readings of one likelihood, not two proofs. "
+            "Both are for one look, at the end."
         )
-    if settings.method == "sequential":
+    if settings.method == "bayesian":
         return (
-            f"The chance to win, {posterior.chance_to_win:.1%}, is what to believe now under a flat prior; the "
-            "interval is wider because it must hold at every look."
+            f"Without a prior the chance to win, {win}, and its interval are those of a test at a single look, read "
+            "as belief; what makes daily looks harmless here is to stop by the expected loss, "
+            f"now {posterior.expected_loss:.2%} of control, not by the chance."
         )
-    return ""
+    when = "every look" if settings.method == "sequential" else "every planned look"
+    return (
+        f"The chance to win, {win}, is what to believe now under a flat prior; the interval is wider because it must "
+        f"hold at {when}."
+    )
 
 
 def compare_all(

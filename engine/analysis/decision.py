@@ -77,6 +77,9 @@ def _by_effect(
         names = " or ".join(metric.metric for metric in guards[best.variant])
         change = f"{names} falling beyond its margin would stop it." if names else "That interval reaching zero would."
         why = f"{best.variant} is better than control on {best.metric}: {interval_text(best)}"
+        if settings.method == "bayesian" and not isinstance(best.bayes, NotEstimable):
+            why += f"; if it is not, what is lost is {best.bayes.expected_loss:.3%} of control on average"
+            change = change if names else f"An expected loss above {settings.tolerance:.3%} would."
         return Decision("ship", why, money, would_change=change)
     if winners:
         best = max(winners, key=_gain)

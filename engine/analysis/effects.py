@@ -11,7 +11,7 @@ import msgspec
 from engine.analysis.bayes import Prior
 from engine.analysis.distributions import normal_cdf, normal_quantile
 from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.sequential import Spending, asymptotic_multiplier, asymptotic_p, group_multiplier
+from engine.analysis.sequential import Spending, asymptotic_multiplier, asymptotic_p, group_multiplier, group_p
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ class Scale:
             return two_sided_t(z, self.df)
         if self.settings.method == "sequential":
             return asymptotic_p(z, self.units, self.settings.planned, self.settings.alpha)
+        if self.settings.method == "group_sequential":
+            return group_p(z, self.units, self.settings.planned, self.settings.looks, self.settings.spending)
         return None
 
 

@@ -28,7 +28,7 @@ class Bayes(msgspec.Struct, frozen=True):
 
     `chance_to_win` is the probability that the effect is in the metric's good direction, `expected_loss` what
     shipping the treatment loses on average (relative to control), `forgone` what keeping control loses, `rope` the
-    probability of a practically null effect.
+    probability of a practically null effect, of less than `within` either way.
     """
 
     chance_to_win: float
@@ -37,4 +37,10 @@ class Bayes(msgspec.Struct, frozen=True):
     low: float
     high: float
     rope: float | None = None
+    within: float = 0.0
     model: str = "normal"
+
+
+def chance(value: float) -> str:
+    """A probability as people read it: nothing is certain."""
+    return "> 99.9%" if value > 0.999 else "< 0.1%" if value < 0.001 else f"{value:.1%}"

@@ -23,6 +23,7 @@ from engine.analysis.quantiles import quantile_arms
 from engine.analysis.report import Novelty, Quality, Report, SegmentReport
 from engine.analysis.segments import by_segment
 from engine.analysis.sources import DuckDB
+from engine.analysis.strata import poststratified
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from engine.analysis.question import ExperimentQuestion, MetricSpec
     from engine.analysis.report import MetricReport
+    from engine.analysis.sources import Cell
 
 WHALE = 0.05  # a unit that holds more of its variant's total decides alone what the mean is
 
@@ -68,7 +70,8 @@ def _report(
     segment: str | None,
 ) -> Report:
     source = DuckDB()
-    data = gather(source, question, metrics, log_dir, as_of, segment)
+    trait = segment or question.stratum
+    data = gather(source, question, metrics, log_dir, as_of, trait)
     moment, folder, specs, trend = data.moment, data.folder, data.specs, data.trend
     members, units, measures = data.members, data.units, data.measures
     found = groups(source, units, ("variant", "crossed", "segment"), measures)
@@ -77,19 +80,22 @@ def _report(
         for spec in specs
         if spec.kind == "quantile"
     }
-    asked = _roles(question, specs, measures)
-    evidence = Evidence(question.control, _totals(found, question, measures), quantiles)
+    stratified = question.stratum is not None and trait == question.stratum
+    asked = _roles(question, specs, measures, stratified=stratified)
+    totals = _totals(found, question, measures)
+    weighted = _stratified(found, question, measures) if stratified else totals
+    evidence = Evidence(question.control, weighted, quantiles, totals if stratified else {})
     counts = {name: evidence.groups[name].units for name in question.weights}
-    if segment is not None and found and all(key[2] is None for key in found):
+    if trait is not None and found and all(key[2] is None for key in found):
         known = ", ".join(["channel", *traits(source, folder, question)])
-        raise BadInput(f"no decision of {question.key} in the log has the trait {segment!r}; it has {known}")
+        raise BadInput(f"no decision of {question.key} in the log has the trait {trait!r}; it has {known}")
     days = _days(source, units)
     rises = _novelty(question, trend, measures, evidence)
     sequential = question.method == "sequential"
     quality = Quality(
         sample_ratio(counts, question.weights, daily=_looks(days) if sequential else None),
         sum(group.units for key, group in found.items() if key[1]),
-        _flags(source, units, asked, found, question, days) + faded(rises),
+        _flags(source, units, asked, found, question, days, segment) + faded(rises),
         exposure_check(
             assigned_units(source, folder, question, moment),
             counts if question.unit == "customer" else _customers(source, members),
@@ -141,7 +147,9 @@ def _ran(source: DuckDB, units: ir.Table, moment: int) -> float:
     return (end - int(first)) / DAY
 
 
-def _roles(question: ExperimentQuestion, specs: Sequence[MetricSpec], measures: Sequence[Measure]) -> list[Measure]:
+def _roles(
+    question: ExperimentQuestion, specs: Sequence[MetricSpec], measures: Sequence[Measure], *, stratified: bool
+) -> list[Measure]:
     """The measures that were asked for, quantiles among them, in the order of the specs."""
     roles = dict.fromkeys(question.secondary, "secondary")
     roles |= dict.fromkeys(question.guardrails, "guardrail") | {question.primary: "primary"}
@@ -150,7 +158,21 @@ def _roles(question: ExperimentQuestion, specs: Sequence[MetricSpec], measures: 
         if spec.kind == "quantile":
             level, direction = spec.quantile, spec.direction
             made[spec.name] = Measure(spec.name, "quantile", Term("x"), (), level, direction, margin=spec.margin)
-    return [msgspec.structs.replace(made[spec.name], role=roles[spec.name]) for spec in specs]
+    return [
+        msgspec.structs.replace(made[spec.name], role=roles[spec.name], adjust=question.adjust, stratified=stratified)
+        for spec in specs
+    ]
+
+
+def _stratified(found: Groups, question: ExperimentQuestion, measures: Sequence[Measure]) -> dict[str, Group]:
+    """As `_totals`, weighted over strata; plain where some variant has no units at all."""
+    strata: dict[Cell, dict[str, Group]] = {}
+    for (variant, crossed, part), group in found.items():
+        if not crossed and variant in question.weights:
+            strata.setdefault(part, {})[str(variant)] = group
+    if not all(any(name in part for part in strata.values()) for name in question.weights):
+        return _totals(found, question, measures)
+    return poststratified([strata[part] for part in sorted(strata, key=str)], [m.name for m in measures]).weighted
 
 
 def _totals(found: Groups, question: ExperimentQuestion, measures: Sequence[Measure]) -> dict[str, Group]:
@@ -175,7 +197,8 @@ def _segments(
         parts.setdefault("(none)" if key[2] is None else str(key[2]), {})[key] = group
     evidence = {name: Evidence(question.control, _totals(part, question, measures)) for name, part in parts.items()}
     others = [name for name in question.weights if name != question.control]
-    return by_segment(trait, asked, others, evidence, question.settings)
+    plain = [msgspec.structs.replace(measure, stratified=False) for measure in asked]
+    return by_segment(trait, plain, others, evidence, question.settings)
 
 
 def _novelty(
@@ -223,9 +246,12 @@ def _flags(
     found: Groups,
     question: ExperimentQuestion,
     days: Mapping[int, dict[str, int]],
+    segment: str | None,
 ) -> list[str]:
     """What a reader must know before the numbers, a sentence each."""
     flags, sequential = [], question.method == "sequential"
+    if question.stratum is not None and segment not in {None, question.stratum}:
+        flags.append(f"the metrics are not stratified by {question.stratum} while segments of {segment} are asked for")
     strangers = sorted({str(key[0]) for key in found} - set(question.weights))
     if strangers:
         flags.append(f"units saw variants that the experiment does not have: {', '.join(strangers)}; they are left out")

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from engine.analysis.aggregate import Group, groups
+from engine.analysis.bayes import empirical_prior
+from engine.analysis.estimate import Effect
 from engine.analysis.gathered import gather
 from engine.analysis.inference import residual_sd
 from engine.analysis.power import Baseline
@@ -17,8 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from engine.analysis.bayes import Prior
     from engine.analysis.metrics import Measure
     from engine.analysis.question import ExperimentQuestion, MetricSpec
+    from engine.catalog.plan import Plan
+
+LEAST_PAST = 3
 
 
 def baseline_of_table(path: str, metric: str, *, unit: str | None = None, engine: str = "duckdb") -> Baseline:
@@ -57,6 +65,51 @@ def baseline_of_log(
         raise BadInput(f"{question.primary} is a quantile, whose variance the log's sums do not give; give it by hand")
     control = data.units.filter(data.units["variant"] == question.control)
     return _baseline(groups(source, control, ("crossed",), [measure]), measure)
+
+
+def baseline_of_plan(experiments: Path, key: str, metric: str | None, log_dir: Path) -> Baseline:
+    """A metric of the plan's experiment `key`, its primary one by default, as `baseline_of_log`.
+
+    Raises:
+        BadInput: as `baseline_of_log`, and if the plan has no such experiment or metric.
+    """
+    from engine.analysis.ask import ask  # noqa: PLC0415 # the plan is read only where a report is of an experiment
+    from engine.catalog import load_plan  # noqa: PLC0415
+
+    question, metrics = ask(load_plan(experiments), key)
+    asked = msgspec.structs.replace(question, primary=metric or question.primary)
+    return baseline_of_log(asked, metrics, log_dir)
+
+
+def past_prior(plan: Plan, question: ExperimentQuestion, log_dir: Path, *, as_of: datetime | None = None) -> Prior:
+    """What the plan's other experiments did to the primary metric, as a prior for this one (see `empirical_prior`).
+
+    Experiments whose split is broken teach nothing and are left out.
+
+    Raises:
+        BadInput: if there are fewer than three such effects.
+    """
+    from engine.analysis.ask import ask  # noqa: PLC0415 # as above
+    from engine.analysis.experiment import analyze_experiment  # noqa: PLC0415 # it needs all of a report
+
+    effects: list[Effect] = []
+    for key, other in plan.experiments.items():
+        named = other.spec.metrics
+        if key == question.key or named is None:
+            continue
+        if question.primary not in {named.primary, *named.secondary, *named.guardrails}:
+            continue
+        asked, metrics = ask(plan, key)
+        fixed = msgspec.structs.replace(asked, primary=question.primary, secondary=(), guardrails=(), method="fixed")
+        report = analyze_experiment(fixed, metrics, log_dir, as_of=as_of)
+        if report.quality.srm.ok:
+            effects += [metric.relative for metric in report.metrics if isinstance(metric.relative, Effect)]
+    if len(effects) < LEAST_PAST:
+        raise BadInput(
+            f"--prior past: other experiments have {len(effects)} effects on {question.primary} in the log, and a "
+            f"spread needs {LEAST_PAST}; give MEAN,SD instead"
+        )
+    return empirical_prior([effect.estimate for effect in effects], [effect.se for effect in effects])
 
 
 def _baseline(found: dict[tuple[str | int | float | bool | None, ...], Group], measure: Measure) -> Baseline:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING, Protocol
 
-from engine.analysis.estimate import Bayes, Effect, NotEstimable
-from engine.analysis.render import chance
+from engine.analysis.estimate import Bayes, Effect, NotEstimable, chance
 from engine.analysis.report import Money
 from engine.errors import BadInput
 

@@ -54,7 +54,7 @@ def _linearized(moments: Moments, measure: Measure) -> tuple[Floats, Floats]:
 
 
 def slopes(total: Moments, measure: Measure) -> Floats:
-    """The regression coefficients (c,) of the metric on its covariates over both arms together.
+    """The regression coefficients (c,) of the metric on its covariates, over both arms together or over one.
 
     Deng, Xu, Kohavi and Walker 2013, "Improving the Sensitivity of Online Controlled Experiments by Utilizing
     Pre-Experiment Data", eq. 4; with several covariates the least-squares solution. A covariate that does not vary,
@@ -68,21 +68,24 @@ def slopes(total: Moments, measure: Measure) -> Floats:
 def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, Arm, float] | NotEstimable:
     """Both arms' values and variances, adjusted for the covariates, and the share of variance these removed.
 
-    The adjusted value is `y - theta (x - x of both arms)`; theta is taken over both arms (see `slopes`).
+    The adjusted value is `y - theta (x - x of both arms)`; theta is taken over both arms (see `slopes`) or with
+    `adjust: lin` in each arm alone, which never loses precision, also where arms are uneven and effects differ (Lin
+    2013, "Agnostic notes on regression adjustments to experimental data", eq. 3).
     """
     for side, name in ((control, "control"), (treatment, "the variant")):
         if side.n < 2:
             return NotEstimable(f"{name} has {side.n} units with a value, a variance needs two")
         if not np.all(np.isfinite(side.comoment)):
             return _why_not(side, measure)
-    if measure.kind == "proportion" and measure.y.den is None and not all(map(_is_share, (control, treatment))):
-        return NotEstimable(f"{measure.name} holds values other than 0 and 1; ask for its mean", fault=True)
+    if not measure.stratified and not all(is_share(side, measure) for side in (control, treatment)):
+        return no_share(measure)
     total = control + treatment
-    theta = slopes(total, measure) if measure.covariates else np.zeros(0)
+    shared = slopes(total, measure) if measure.covariates else np.zeros(0)
     centre, _ = _linearized(total, measure)
-    weights = np.concatenate(([1.0], -theta))
     results, before, after = [], 0.0, 0.0
     for side in (control, treatment):
+        theta = slopes(side, measure) if measure.covariates and measure.adjust == "lin" else shared
+        weights = np.concatenate(([1.0], -theta))
         values, gradients = _linearized(side, measure)
         direction = weights @ gradients
         covariance = side.covariance
@@ -116,10 +119,17 @@ def residual_sd(moments: Moments, measure: Measure) -> tuple[float, float]:
     return float(values[0]), math.sqrt(float(direction @ moments.covariance @ direction))
 
 
-def _is_share(side: Moments) -> bool:
-    """Whether the first column can hold zeros and ones only: their variance is p (1 - p)."""
+def is_share(side: Moments, measure: Measure) -> bool:
+    """Whether a proportion's column can hold zeros and ones only: their variance is p (1 - p)."""
     p = float(side.mean[0])
-    return not math.isfinite(p) or abs(float(side.comoment[0, 0]) / side.n - p * (1 - p)) < 1e-9
+    if measure.kind != "proportion" or measure.y.den is not None or side.n == 0 or not math.isfinite(p):
+        return True
+    return abs(float(side.comoment[0, 0]) / side.n - p * (1 - p)) < 1e-9
+
+
+def no_share(measure: Measure) -> NotEstimable:
+    """What is said of a proportion of other values."""
+    return NotEstimable(f"{measure.name} holds values other than 0 and 1; ask for its mean", fault=True)
 
 
 def _why_not(side: Moments, measure: Measure) -> NotEstimable:

@@ -10,6 +10,7 @@ from engine.errors import BadInput
 Kind = Literal["mean", "proportion", "ratio", "quantile", "count", "retention"]
 Direction = Literal["increase", "decrease"]
 Role = Literal["primary", "secondary", "guardrail"]
+Adjust = Literal["cuped", "lin"]  # one slope for both arms, or each its own
 
 _SPEC = re.compile(r"(?P<kind>\w+):(?P<body>[^|]+?)(?:\|(?P<covariates>.+))?")
 
@@ -43,6 +44,8 @@ class Measure(msgspec.Struct, frozen=True):
     direction: Direction = "increase"
     role: Role = "secondary"
     margin: float = 0.0
+    adjust: Adjust = "cuped"
+    stratified: bool = False  # its moments are weighted over strata, and no counts any more
 
     @property
     def columns(self) -> tuple[str, ...]:

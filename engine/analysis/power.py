@@ -149,9 +149,17 @@ def _design(baseline: Baseline, mde: float, units: int, settings: Settings, shar
 
 
 def design(
-    baseline: Baseline, settings: Settings, *, mde: float | None, units: int | None, power: float | None
+    baseline: Baseline,
+    settings: Settings,
+    *,
+    mde: float | None,
+    units: int | None,
+    power: float | None,
+    share: float = 0.5,
 ) -> Design:
     """Whichever of effect, units and power is left out; with all but the effect left out, the units for a power of 0.8.
+
+    `share` of the units are control's.
 
     Raises:
         BadInput: if all or too few are given.
@@ -163,12 +171,12 @@ def design(
     if mde is not None and units is not None:
         if power is not None:
             raise BadInput("effect, units and power are all given; leave out the one that is asked for")
-        _check(baseline, 0.5, 0.5)
-        return _design(baseline, mde, units, settings, 0.5)
+        _check(baseline, 0.5, share)
+        return _design(baseline, mde, units, settings, share)
     if mde is not None:
-        return sample_size(baseline, mde, settings, power=0.8 if power is None else power)
+        return sample_size(baseline, mde, settings, power=0.8 if power is None else power, share=share)
     if units is not None:
-        return least_effect(baseline, units, settings, power=0.8 if power is None else power)
+        return least_effect(baseline, units, settings, power=0.8 if power is None else power, share=share)
     raise BadInput("neither an effect nor a number of units is given; name one, as in --mde 0.02")
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from engine.analysis.bayes import Prior
 from engine.analysis.effects import Method, Relative, Settings
-from engine.analysis.metrics import Direction, Kind
+from engine.analysis.metrics import Adjust, Direction, Kind
 from engine.analysis.sequential import Spending
 from engine.errors import BadInput
 
@@ -71,6 +71,8 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
     spending: Spending = "obrien_fleming"
     rope: float = 0.01
     tolerance: float = 0.0005
+    adjust: Adjust = "cuped"
+    stratum: str | None = None  # a trait of the decision's context, or `channel`
     unit: Unit = "customer"
     start: float | None = None  # seconds since 1970: earlier exposures do not count
     coverage: float = 1.0  # the share of eligible units let in, to scale money to full traffic

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from engine.analysis.estimate import Bayes, Effect, NotEstimable
+from engine.analysis.estimate import Bayes, Effect, NotEstimable, chance
+from engine.analysis.money import NO_MONEY
 from engine.analysis.policies import PolicyReport, Rate
 from engine.analysis.report import MetricReport, Money, Report, SegmentReport
+
+BEST_SHOWN = 5
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _COLOURS = {"ship": "green", "stop": "red", "fix the data": "red", "keep running": "yellow"}
 
@@ -18,22 +25,64 @@ def render(report: Report) -> RenderableType:
     decision = report.decision
     verdict = Text.assemble((decision.verdict.upper(), f"bold {_COLOURS[decision.verdict]}"), f": {decision.why}")
     lines = [Text(""), Text(f"{report.experiment}, as of {report.as_of}", style="bold"), verdict]
-    if isinstance(decision.money_per_month, Money):
-        money = decision.money_per_month
-        lines.append(
-            Text(
-                f"Worth {money.estimate:,.0f} a month at full traffic ({money.low:,.0f} to {money.high:,.0f}), "
-                "in the shop's currency"
-            )
-        )
-    if decision.would_change:
-        lines.append(Text(decision.would_change))
+    lines += [Text(said) for said in (money_text(report), decision.would_change) if said]
     units = ", ".join(f"{name} {count:,}" for name, count in report.units.items())
     ratio = report.quality.srm
     lines.append(Text(f"Units: {units}; sample ratio {'ok' if ratio.ok else 'MISMATCH'} (p = {ratio.p:.3g})"))
     lines.extend(Text(f"! {flag}", style="yellow") for flag in report.quality.flags)
-    words = [Text(metric.words) for metric in report.metrics if metric.role == "primary" and metric.words][:1]
+    words = [Text(said) for said in (*notes(report), *_words(report.metrics)) if said]
     return Group(*lines, _metrics(report), *words, *(_segment(part) for part in report.segments))
+
+
+def money_text(report: Report) -> str:
+    """What the variant that is ahead is worth, and how that is known; empty if nothing of the report is in money."""
+    money = report.decision.money_per_month
+    if isinstance(money, Money):
+        return (
+            f"{money.variant} would bring {money.estimate:+,.0f} a month at full traffic ({money.low:+,.0f} to "
+            f"{money.high:+,.0f}) by {money.metric}, in the shop's currency, if months go on as these days: "
+            f"{money.basis}."
+        )
+    return "" if money == NO_MONEY else f"Worth per month: {money.not_estimable}."
+
+
+def notes(report: Report) -> list[str]:
+    """What stands beside the table: the best of many, the null region, what covariates took off, guardrails."""
+    said = []
+    primary = [metric for metric in report.metrics if metric.role == "primary"]
+    best = {metric.variant: metric.chance_best for metric in primary if metric.chance_best is not None}
+    if len(best) > 1:
+        ranked = sorted({**best, report.control: 1 - sum(best.values())}.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{name} {chance(share)}" for name, share in ranked[:BEST_SHOWN])
+        said.append(f"Chance of being best of all by {primary[0].metric}: {shown}.")
+    said += [
+        f"Chance that {metric.variant} makes no practical difference to {metric.metric}, less than "
+        f"{metric.bayes.within:.1%} either way: {chance(metric.bayes.rope)}."
+        for metric in primary[:BEST_SHOWN]
+        if isinstance(metric.bayes, Bayes) and metric.bayes.rope is not None
+    ]
+    helped = {row.metric: row for row in report.metrics if row.variance_reduction is not None}
+    said += [
+        f"{name}: {', '.join(row.covariates)} took {row.variance_reduction:.0%} of the variance off."
+        for name, row in helped.items()
+    ]
+    said += [
+        f"{metric.metric} of {metric.variant}: {_GUARDS[metric.guard].format(margin=metric.margin)}"
+        for metric in report.metrics
+        if metric.guard is not None and metric.margin
+    ]
+    return said
+
+
+_GUARDS = {
+    "passed": "shown to be no worse than its margin of {margin:.1%}.",
+    "harmed": "worse than its margin of {margin:.1%} allows.",
+    "open": "may still be worse than its margin of {margin:.1%}; more units tell.",
+}
+
+
+def _words(metrics: Iterable[MetricReport]) -> list[str]:
+    return [metric.words for metric in metrics if metric.role == "primary" and metric.words][:1]
 
 
 def _segment(part: SegmentReport) -> Table:
@@ -56,11 +105,6 @@ def _segment(part: SegmentReport) -> Table:
             "" if row.adjusted_p is None else f"{row.adjusted_p:.3g}",
         )
     return table
-
-
-def chance(value: float) -> str:
-    """A probability as people read it: nothing is certain."""
-    return "> 99.9%" if value > 0.999 else "< 0.1%" if value < 0.001 else f"{value:.1%}"
 
 
 def _metrics(report: Report) -> Table:
@@ -93,7 +137,7 @@ def _row(metric: MetricReport, control: str) -> list[str]:
         f"{metric.mean[control]:.4g}\n{metric.mean[metric.variant]:.4g}",
         f"{show.format(effect.estimate)}\n{show.format(effect.low)} to {show.format(effect.high)}",
         f"{p}\n{adjusted}",
-        f"{metric.bayes.chance_to_win:.1%}" if isinstance(metric.bayes, Bayes) else "",
+        chance(metric.bayes.chance_to_win) if isinstance(metric.bayes, Bayes) else "",
     ]
 
 

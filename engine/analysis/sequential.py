@@ -121,3 +121,16 @@ def group_multiplier(units: int, planned: int, looks: int, kind: Spending, alpha
         return None
     taken = due if fraction - due[-1] < 1e-9 else [*due, fraction]
     return boundaries(taken, [spent(kind, at, alpha) for at in taken])[-1]
+
+
+def group_p(z: float, units: int, planned: int, looks: int, kind: Spending) -> float:
+    """The least alpha at whose boundary this look would have ended, a p-value that holds at every planned look.
+
+    Jennison and Turnbull 2000, "Group Sequential Methods", section 9.5 (repeated p-values).
+    """
+    low, high = math.log(1e-12), 0.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        bound = group_multiplier(units, planned, looks, kind, math.exp(middle))
+        low, high = (low, middle) if bound is not None and abs(z) > bound else (middle, high)
+    return math.exp(high)

@@ -19,15 +19,18 @@ from engine.analysis.quality import sample_ratio
 from engine.analysis.quantiles import Quantiles, quantile_arms
 from engine.analysis.report import Quality, Report
 from engine.analysis.sources import DuckDB, connect, expression
+from engine.analysis.strata import Stratified, poststratified
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.analysis.effects import Method, Relative
-    from engine.analysis.sources import Engine, Frame, Table
+    from engine.analysis.metrics import Adjust
+    from engine.analysis.sources import Cell, Engine, Frame, Table
 
 CROSSED = "crossed"
+STRATUM = "stratum"
 
 
 def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
@@ -43,6 +46,10 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     relative: Relative = "fieller",
     prior: tuple[float, float] | None = None,
     weights: Mapping[str, float] | None = None,
+    adjust: Adjust = "cuped",
+    stratum: str | None = None,
+    planned: int = Settings().planned,
+    looks: int = Settings().looks,
     partials: str | None = None,
     engine: str = "duckdb",
 ) -> Report:
@@ -56,45 +63,55 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
         unit: the column of the unit of assignment; rows of one unit are not independent and are taken together, units
             seen in two variants are counted and left out. None: each row is a unit.
         covariates: columns (or NUM/DEN) from before the exposure, for metrics that name none of their own.
-        method: fixed (Welch), sequential (holds at every look) or bayesian.
+        method: fixed (Welch), sequential (holds at every look), group_sequential (at `looks` planned ones) or bayesian.
         alpha: one minus the intervals' coverage.
         relative: how the relative interval is made, see `inference.relative`.
         prior: mean and standard deviation of the relative effect before the data.
         weights: the shares that were asked for; equal if left out.
+        adjust: `cuped`, one slope of the covariates for all, or `lin`, one for each variant.
+        stratum: a column from before the exposure, within whose values the variants are compared (post-stratification).
+        planned: units at which a sequential interval is narrowest, or a group-sequential experiment ends.
+        looks: how many a group-sequential experiment takes until then, evenly spaced.
         partials: a folder to keep statistics of a folder's files in, so that the next report reads only new files.
         engine: where to compute, see `sources.connect`.
 
     Raises:
         BadInput: if the table cannot answer, in one line that says why.
     """
-    settings = Settings(method, alpha, relative, Prior(*prior) if prior else Prior())
+    settings = Settings(method, alpha, relative, Prior(*prior) if prior else Prior(), planned, looks=looks)
     if not metrics:
         raise BadInput("no metric is named; add one, as in --metric mean:revenue")
-    measures = parse_measures(metrics, tuple(covariates))
+    measures = [
+        msgspec.structs.replace(m, adjust=adjust, stratified=bool(stratum))
+        for m in parse_measures(metrics, tuple(covariates))
+    ]
     source = connect(engine)
     table = source.table(newest(path) if partials else path)
-    check_columns(source, path, table, variant, unit, measures)
-    frame, framed = unit_frame(table, variant, unit, measures)
+    check_columns(source, path, table, variant, unit, measures, stratum)
+    frame, framed = unit_frame(table, variant, unit, measures, stratum)
     found: Groups
     if partials is None:
-        found = groups(source, frame, ("variant", CROSSED), [m for m in framed if m.kind != "quantile"])
-    elif unit or not isinstance(source, DuckDB) or any(m.kind == "quantile" for m in measures):
-        raise BadInput("partial statistics need duckdb, rows that are units, and no quantile; leave one of them out")
+        keys = ("variant", CROSSED, *([STRATUM] if stratum else []))
+        found = groups(source, frame, keys, [m for m in framed if m.kind != "quantile"])
+    elif unit or stratum or not isinstance(source, DuckDB) or any(m.kind == "quantile" for m in measures):
+        raise BadInput("partial statistics need duckdb, rows that are units, no quantile and no stratum; leave one out")
     else:
         parts = refreshed(source, path, variant, measures, Path(partials))
         found = {(name, False): group for name, group in parts.items()}
     quantiles = {m.name: _quantile(source, table, variant, unit, m) for m in measures if m.kind == "quantile"}
-    named = {str(key[0]): group for key, group in found.items() if key[0] is not None and not key[1]}
+    named, whole, strata = _by_variant(found, [m.name for m in measures if m.kind != "quantile"], stratum)
     crossovers = sum(group.units for key, group in found.items() if key[1])
     unassigned = sum(group.units for key, group in found.items() if key[0] is None and not key[1])
     _check_variants(path, variant, control, named)
     units = {name: group.units for name, group in sorted(named.items())}
     ratio = sample_ratio(units, dict(weights) if weights else dict.fromkeys(units, 1.0))
     flags = _flags(named, framed, unassigned, variant)
+    if stratum and strata < 2:
+        flags.append(f"no two values of {stratum} have two units in every variant; the metrics are not stratified")
     if not ratio.ok and not weights:
         flags.append("the shares were taken to be equal; give the shares that were asked for if they were not")
     quality = Quality(ratio, crossovers, flags)
-    reports = compare_all(framed, list(units), Evidence(control, named, quantiles), settings)
+    reports = compare_all(framed, list(units), Evidence(control, named, quantiles, whole), settings)
     return Report(
         experiment=Path(path).stem,
         as_of=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -124,10 +141,21 @@ def parse_measures(metrics: Sequence[str], covariates: tuple[str, ...]) -> list[
     ]
 
 
+def _by_variant(found: Groups, metrics: Sequence[str], stratum: str | None) -> Stratified:
+    """The groups of each variant, without crossovers."""
+    strata: dict[Cell, dict[str, Group]] = {}
+    for key, group in found.items():
+        if key[0] is not None and not key[1]:
+            strata.setdefault(key[2] if stratum else None, {})[str(key[0])] = group
+    if not stratum:
+        return Stratified(strata.get(None, {}), {}, 1)
+    return poststratified([strata[name] for name in sorted(strata, key=str)], metrics)
+
+
 def unit_frame(
-    table: Table, variant: str, unit: str | None, measures: Sequence[Measure]
+    table: Table, variant: str, unit: str | None, measures: Sequence[Measure], stratum: str | None = None
 ) -> tuple[Frame, list[Measure]]:
-    """The table with one row per unit, its columns `variant` and `crossed`, and the measures over it.
+    """The table with one row per unit, its columns `variant`, `crossed` and `stratum`, and the measures over it.
 
     With a unit column, the sums per unit replace the rows: a mean becomes the ratio of a unit's sum to its rows, whose
     delta method is the cluster-robust standard error.
@@ -135,16 +163,19 @@ def unit_frame(
     columns = sorted({column for measure in measures if measure.kind != "quantile" for column in measure.columns})
     values = {column: table[column].cast("float64") for column in columns}
     if unit is None:
-        frame = table.select(variant=table[variant].cast("string"), **{CROSSED: False}, **values)
+        strata = {STRATUM: table[stratum].cast("string")} if stratum else {}
+        frame = table.select(variant=table[variant].cast("string"), **{CROSSED: False}, **strata, **values)
         return frame, list(measures)
     rows = table.filter(table[unit].notnull())
+    strata = {STRATUM: rows[stratum].cast("string")} if stratum else {}
     rows = rows.select(
-        unit=rows[unit], variant=rows[variant].cast("string"), **{c: rows[c].cast("float64") for c in columns}
+        unit=rows[unit], variant=rows[variant].cast("string"), **strata, **{c: rows[c].cast("float64") for c in columns}
     )
     sums = {column: rows[column].sum() for column in columns}
     sizes = {f"{column}__rows": rows[column].count() for column in columns}
     first, last = rows["variant"].min(), rows["variant"].max()
-    per_unit = rows.group_by("unit").aggregate(variant=first, last=last, **sums, **sizes)
+    least = {STRATUM: rows[STRATUM].min()} if stratum else {}
+    per_unit = rows.group_by("unit").aggregate(variant=first, last=last, **least, **sums, **sizes)
     frame = per_unit.mutate(**{CROSSED: (per_unit["variant"] != per_unit["last"]).fill_null(False)})
     return frame, [_clustered(measure) for measure in measures]
 
@@ -175,12 +206,18 @@ def _clustered(measure: Measure) -> Measure:
 
 
 def check_columns(
-    source: Engine, path: str, table: Table, variant: str, unit: str | None, measures: Sequence[Measure]
+    source: Engine,
+    path: str,
+    table: Table,
+    variant: str,
+    unit: str | None,
+    measures: Sequence[Measure],
+    stratum: str | None = None,
 ) -> None:
     """Raises BadInput if a column is missing, or holds text where a metric needs numbers."""
     schema = table.schema()
     numbers = {column for measure in measures for column in measure.columns}
-    for column in [variant, *([unit] if unit else []), *sorted(numbers)]:
+    for column in [variant, *(name for name in (unit, stratum) if name), *sorted(numbers)]:
         if column not in schema:
             raise BadInput(f"{path} has no column {column!r}; it has {', '.join(schema)}")
     for column in sorted(numbers):

@@ -11,7 +11,7 @@ from engine.cli.app import AsJson, Data, Folder, Log, app, complain, log_to_stde
 from engine.errors import BadInput
 from engine.settings import from_environment
 
-Method = Literal["fixed", "sequential", "bayesian"]
+Method = Literal["fixed", "sequential", "group_sequential", "bayesian"]
 Metrics = Annotated[
     list[str] | None,
     Parameter(name="--metric", help="mean:COL, proportion:COL, ratio:NUM/DEN or quantile:COL@0.9; may be repeated."),
@@ -23,7 +23,7 @@ Engine = Annotated[
 
 @app.command(name=("analyze", "report"))
 def analyze(
-    key: str | None = None,
+    key: Annotated[str | None, Parameter(help="An experiment, or a placement whose policies are compared.")] = None,
     *,
     log: Log = None,
     as_of: Annotated[datetime | None, Parameter(help="Count only what happened until then (UTC).")] = None,
@@ -37,7 +37,17 @@ def analyze(
     method: Method | None = None,
     alpha: float | None = None,
     relative: Literal["fieller", "log", "linear"] | None = None,
-    prior: Annotated[str | None, Parameter(help="MEAN,SD of the relative effect before the data.")] = None,
+    prior: Annotated[
+        str | None, Parameter(help="MEAN,SD of the relative effect before the data, or past: as other experiments had.")
+    ] = None,
+    adjust: Annotated[
+        Literal["cuped", "lin"] | None, Parameter(help="One slope of a covariate for all variants, or each its own.")
+    ] = None,
+    stratum: Annotated[str | None, Parameter(help="A column, or a trait, within which variants are compared.")] = None,
+    planned: Annotated[
+        int | None, Parameter(help="Units at which sequential intervals are narrowest, or the last look is.")
+    ] = None,
+    looks: Annotated[int | None, Parameter(help="Evenly spaced looks of a group-sequential experiment.")] = None,
     weights: Annotated[str | None, Parameter(help="Shares that were asked for, control=0.9,new=0.1.")] = None,
     partials: Annotated[Path | None, Parameter(help="A folder to keep daily partial statistics of a table in.")] = None,
     engine: Engine = None,
@@ -66,6 +76,16 @@ def analyze(
         )
     elif segment is not None or as_of is not None:
         raise BadInput("analyze --table: --segment and --as-of are of the log; leave them out")
+    inference: dict[str, object] = {
+        "method": method,
+        "alpha": alpha,
+        "relative": relative,
+        "adjust": adjust,
+        "stratum": stratum,
+        "planned": planned,
+        "looks": looks,
+    }
+    inference = {name: told for name, told in inference.items() if told is not None}
     if table is not None:
         from engine.analysis import analyze_table
 
@@ -78,29 +98,35 @@ def analyze(
             metrics=metric,
             unit=unit,
             covariates=covariate or (),
-            method=method or "sequential",
-            alpha=0.05 if alpha is None else alpha,
-            relative=relative or "fieller",
             prior=_prior(prior),
             weights=_weights(weights),
             partials=str(partials) if partials else None,
             engine=" ".join(engine or ["duckdb"]),
+            **inference,  # type: ignore[arg-type] # as declared above
         )
     else:
-        import msgspec
+        from msgspec.structs import replace
 
         from engine.analysis import analyze_experiment
         from engine.analysis.ask import ask
         from engine.analysis.bayes import Prior
+        from engine.analysis.history import past_prior
         from engine.catalog import load_plan
 
         settings = from_environment(experiments=experiments, data=data)
-        question, metrics = ask(load_plan(settings.experiments), key or "")
-        told = _prior(prior)
-        asked = {"method": method, "alpha": alpha, "relative": relative, "prior": told and Prior(*told)}
-        question = msgspec.structs.replace(question, **{name: one for name, one in asked.items() if one is not None})
+        plan, source = load_plan(settings.experiments), log or settings.log
+        if key not in plan.experiments and key in {placement for _, placement in plan.selections}:
+            ignored = {**inference, "html": html, "segment": segment, "as_of": as_of, "prior": prior}
+            return _policies(
+                key or "", source, [f"--{n.replace('_', '-')}" for n, v in ignored.items() if v], json=json
+            )
+        question, metrics = ask(plan, key or "")
         until = as_of.replace(tzinfo=as_of.tzinfo or UTC) if as_of else None
-        report = analyze_experiment(question, metrics, log or settings.log, as_of=until, segment=segment)
+        if prior == "past":
+            inference["prior"] = past_prior(plan, question, source, as_of=until)
+        elif told := _prior(prior):
+            inference["prior"] = Prior(*told)
+        report = analyze_experiment(replace(question, **inference), metrics, source, as_of=until, segment=segment)
     if html is not None:
         from engine.analysis.html import report_html
 
@@ -110,6 +136,21 @@ def analyze(
         print_json(report)
     elif html is None:
         out.print(render(report))
+    return 0
+
+
+def _policies(placement: str, log: Path, ignored: list[str], *, json: bool) -> int:
+    """A placement is no experiment: its policies learn, and what they earned is compared as that allows."""
+    from engine.analysis import policy_report
+    from engine.analysis.render import render_policies
+
+    if ignored:
+        raise BadInput(f"{', '.join(ignored)}: {placement} is a placement, and its report has none; leave it out")
+    report = policy_report(log, placement)
+    if json:
+        print_json(report)
+    else:
+        out.print(render_policies(report))
     return 0
 
 
@@ -165,27 +206,47 @@ def aa(
 
 @app.command
 def power(
+    key: Annotated[str | None, Parameter(help="A past experiment whose control in the log is the baseline.")] = None,
     *,
     metric: Annotated[
-        str,
-        Parameter(help="The baseline, proportion:0.1 or mean:16.2,25.1 (mean, sd); of a --table as in analyze."),
-    ],
+        str | None,
+        Parameter(
+            help="The baseline, proportion:0.1 or mean:16.2,25.1 (mean, sd); of a --table as in analyze; of an "
+            "experiment a metric's name, its primary one by default."
+        ),
+    ] = None,
     table: Annotated[str | None, Parameter(help="A Parquet or CSV file that the baseline is taken from.")] = None,
     unit: Annotated[str | None, Parameter(help="The table's column of the unit of assignment.")] = None,
     mde: Annotated[float | None, Parameter(help="The least relative effect to find, 0.02 for 2 %.")] = None,
     units: Annotated[int | None, Parameter(help="Units over control and one variant.")] = None,
     power: Annotated[float | None, Parameter(help="The chance to find it; 0.8 where it is not asked for.")] = None,
+    share: Annotated[float, Parameter(help="Control's share of these units.")] = 0.5,
     alpha: float = 0.05,
-    method: Literal["fixed", "sequential", "group_sequential", "bayesian"] = "fixed",
+    method: Method = "fixed",
+    planned: Annotated[int | None, Parameter(help="As in analyze.")] = None,
+    looks: Annotated[int | None, Parameter(help="As in analyze.")] = None,
+    log: Log = None,
+    experiments: Folder = None,
+    data: Data = None,
     json: AsJson = False,
 ) -> int:
     """The sample size, the least effect or the power, whichever of the three is left out."""
     from engine.analysis.effects import Settings
-    from engine.analysis.history import baseline_of_table
+    from engine.analysis.history import baseline_of_plan, baseline_of_table
     from engine.analysis.power import design, parse_baseline
 
-    baseline = baseline_of_table(table, metric, unit=unit) if table else parse_baseline(metric)
-    result = design(baseline, Settings(method=method, alpha=alpha), mde=mde, units=units, power=power)
+    if key is not None:
+        if table is not None or unit is not None:
+            raise BadInput("power: name either an experiment of the log or a --table, not both")
+        settings = from_environment(experiments=experiments, data=data)
+        baseline = baseline_of_plan(settings.experiments, key, metric, log or settings.log)
+    elif metric is None:
+        raise BadInput("power: name an experiment of the log, or a baseline as in --metric proportion:0.1")
+    else:
+        baseline = baseline_of_table(table, metric, unit=unit) if table else parse_baseline(metric)
+    told = Settings()
+    how = Settings(method, alpha, planned=planned or told.planned, looks=looks or told.looks)
+    result = design(baseline, how, mde=mde, units=units, power=power, share=share)
     if json:
         print_json(result)
         return 0

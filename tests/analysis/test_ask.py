@@ -44,10 +44,10 @@ metrics:
 """
 
 
-def reported(folder: Path, log: Path, unit: str = "customer", **more: Any) -> Report:
+def reported(folder: Path, log: Path, unit: str = "customer", analysis: str = "", **more: Any) -> Report:
     folder = folder / "experiments"
     folder.mkdir()
-    (folder / "checkout.yaml").write_text(EXPERIMENT.replace("UNIT", unit))
+    (folder / "checkout.yaml").write_text(EXPERIMENT.replace("UNIT", unit).replace("rope:", f"{analysis} rope:"))
     (folder / "metrics.yaml").write_text(METRICS)
     (folder / "channels.yaml").write_text("channels: [{key: web}]\nplacements: []\n")
     (folder / "layers.yaml").write_text("layers: [{key: checkout}]\n")
@@ -126,6 +126,22 @@ def test_stores_are_worth_what_their_customers_bring(tmp_path: Path, write_log: 
     assert isinstance(money, Money)
     assert isinstance(effect, Effect)
     assert money.estimate == pytest.approx(effect.estimate * 400 / report.days * 30 * 0.5)  # type: ignore[operator]
+
+
+def test_strata_take_noise_off_that_no_covariate_knows(tmp_path: Path, write_log: Write) -> None:
+    tables = shop()
+    for row in tables["events"]:
+        if row["message_id"].endswith("-1"):
+            row["revenue"] += 40.0 * (int(row["customer"][1:]) % 3)  # after the exposure, a tier spends more
+    log = write_log(**tables)
+    errors = {}
+    for name, analysis in (("plain", ""), ("strata", "stratum: loyalty.tier,"), ("lin", "adjust: lin,")):
+        (tmp_path / name).mkdir()
+        spend = by_name(reported(tmp_path / name, log, analysis=analysis))["spend"].absolute
+        assert isinstance(spend, Effect)
+        errors[name] = spend.se
+    assert errors["strata"] < errors["plain"] / 3
+    assert errors["lin"] == pytest.approx(errors["plain"], rel=0.02)
 
 
 def test_minutes_are_no_month(tmp_path: Path, write_log: Write) -> None:
