@@ -13,6 +13,9 @@ from engine.errors import BadInput
 Outcome = Literal["accepted", "duplicate", "rejected"]
 Moment = datetime | float
 CENTS = 4
+REFUNDS = frozenset(("refund", "order_refunded", "return"))
+MOST = 1e9
+"""Sums of money and points up to this stay exact to the cent."""
 
 EARLIEST, LATEST = 946_684_800.0, 4_102_444_800.0  # the years 2000 and 2100; beyond, it is JavaScript's milliseconds
 
@@ -165,6 +168,16 @@ def _refused(event: Event) -> Status | None:
             seconds = math.inf
         if seconds is not None and not EARLIEST <= seconds <= LATEST:
             return no(f"{name}: {value} is no time of this century; send RFC 3339 text, or seconds since 1970")
+    for name in ("revenue", "amount") if event.event in REFUNDS else ("revenue",):
+        told = event.properties.get(name)
+        if told is None:
+            continue
+        if isinstance(told, bool) or not isinstance(told, int | float):
+            return no(f"properties.{name}: {told!r:.40} is no number; send {name} as a JSON number, 12.5 say")
+        if not abs(told) <= MOST:
+            return no(f"properties.{name}: {told} is beyond {MOST:,.0f}; send it in the shop's currency")
+        if told < 0 and event.event not in REFUNDS:
+            return no(f"properties.{name}: {told} is below zero; send what was given back as an event 'refund'")
     try:
         msgspec.msgpack.encode((event.properties, event.traits))
     except OverflowError:

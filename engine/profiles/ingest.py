@@ -7,11 +7,11 @@ from typing import NamedTuple
 from engine.catalog.rules import ProfileRules
 from engine.errors import StoreUnavailable
 from engine.profiles import keys
-from engine.profiles.events import Accepted, Event, Status, accept, customer_ids, occurred
+from engine.profiles.events import REFUNDS, Accepted, Event, Status, accept, customer_ids, occurred
 from engine.profiles.identity import resolve
 from engine.profiles.keys import Hasher, Ident, Key
 from engine.profiles.merge import met
-from engine.profiles.reducers import REFUNDS, reduce
+from engine.profiles.reducers import reduce
 from engine.profiles.wire import Wire
 from engine.profiles.words import linked, teller
 from engine.profiles.workbench import Workbench, digest

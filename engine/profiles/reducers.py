@@ -13,13 +13,12 @@ from engine.catalog.rules import ProfileRules
 from engine.decide.profile import Answer, Consent, Held, Order, Profile, Trait
 from engine.profiles import orders
 from engine.profiles.affinity import grow
-from engine.profiles.events import Event, customer_ids
+from engine.profiles.events import MOST, REFUNDS, Event, customer_ids
 from engine.profiles.traits import flatten, tell
 from engine.profiles.visits import seen_at
 from engine.profiles.words import added, consented, linked, tellers
 
 PURCHASES = frozenset(("purchase", "order_completed", "order_placed"))
-REFUNDS = frozenset(("refund", "order_refunded", "return"))
 COMPLAINTS = {"complaint": True, "complaint_opened": True, "complaint_closed": False, "complaint_resolved": False}
 QUESTIONS = ("nps", "csat", "ces")
 CONSENTS = {
@@ -32,7 +31,6 @@ CONSENTS = {
 }
 JOURNEY_BYTES = 2048
 NAMES = 100
-MOST = 1e9
 
 Changes = Mapping[str, object]
 Reducer = Callable[[Profile, Event, float, ProfileRules], Changes]

@@ -47,6 +47,12 @@ def test_an_item_that_breaks_a_rule_is_refused_and_the_others_are_not() -> None:
         ({"sent_at": "0001-01-01T00:00:00+12:00"}, "no time of this century"),
         ({"sent_at": "1969-01-01T00:00:00Z"}, "no time of this century"),
         ({"properties": [1]}, "Expected `object`, got `array`"),
+        ({"properties": {"revenue": "12"}}, "properties.revenue: '12' is no number"),
+        ({"properties": {"revenue": True}}, "properties.revenue: True is no number"),
+        ({"properties": {"revenue": [12]}}, "is no number"),
+        ({"properties": {"revenue": -1}}, "is below zero; send what was given back as an event 'refund'"),
+        ({"properties": {"revenue": 1e12}}, "is beyond 1,000,000,000"),
+        ({"event": "refund", "properties": {"amount": "all"}}, "properties.amount: 'all' is no number"),
     ],
 )
 def test_a_refusal_names_the_field_and_the_rule(fields: dict[str, object], reason: str) -> None:
@@ -103,6 +109,33 @@ def test_a_number_no_store_holds_is_refused() -> None:
     assert isinstance(found, Status)
     assert found.reason is not None
     assert "64 bits" in found.reason
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"1e999"])
+def test_what_is_no_finite_number_is_refused_alone(number: bytes) -> None:
+    good = msgspec.json.encode(event())
+    bad = msgspec.json.encode(event(properties={"revenue": 0})).replace(b"0}", number + b"}")
+    try:
+        found = decode_batch(b'{"batch": [' + bad + b"," + good + b"]}")
+    except BadInput:
+        assert number != b"1e999"  # the others are no JSON at all
+        return
+    assert isinstance(found[0], Status)
+    assert isinstance(found[1], Event)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"channel": "warehouse"},  # systems that are no channel of the plan tell of customers too
+        {"properties": {"revenue": None}},
+        {"properties": {"revenue": 0}},
+        {"event": "refund", "properties": {"revenue": -12.5}},
+        {"properties": {"amount": "two cups"}},
+    ],
+)
+def test_what_a_shop_may_well_mean_is_accepted(fields: dict[str, object]) -> None:
+    assert isinstance(one(**fields), Event)
 
 
 def test_an_identify_identifies_by_what_it_tells() -> None:
