@@ -119,7 +119,7 @@ def evaluate(
 
 def _on_policy(log: Logged, alpha: float) -> Valued:
     estimate = ips(log.reward, log.propensity, log.propensity, cluster=log.customer, alpha=alpha)
-    return valued(estimate, log.reward, log.customer, alpha)
+    return valued(estimate, log.reward, log, alpha)
 
 
 def _differences(

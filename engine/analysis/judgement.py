@@ -57,7 +57,8 @@ class Verdict(msgspec.Struct, frozen=True):
 class Judgement(msgspec.Struct, frozen=True):
     """One policy on the `decisions` of these `customers`: all of the log's, or those left where the first ones teach.
 
-    `threshold` is the weight above which SWITCH-DR trusts its model alone.
+    `threshold` is the weight above which SWITCH-DR trusts its model alone. `warnings` say what to be careful about
+    though every check passed, `notes` how it was judged.
     """
 
     policy: str
@@ -76,6 +77,7 @@ class Judgement(msgspec.Struct, frozen=True):
     dr: Valued | NotEstimable
     switch_dr: Valued | NotEstimable
     threshold: float | None
+    warnings: list[str]
     notes: list[str]
     curve: Curve | None = None
 
@@ -108,7 +110,8 @@ def judgement(target: Target, found: Predicted, alpha: float, *, curve: bool) ->
         largest_weight=value["largest weight"],
         unlogged_mass=unlogged,
         **msgspec.structs.asdict(values(log, found, alpha)),
-        notes=[*target.notes(log), *_even(target, found), *_rare(log, weights)],
+        warnings=[*_rare(log, weights), *_even(target, found)],
+        notes=[*_taught(target, log), *target.notes(log)],
         curve=learning_curve(target) if curve else None,
     )
 
@@ -134,22 +137,25 @@ def values(log: Logged, found: Predicted, alpha: float) -> Values:
     by, mean = log.customer, weights.mean()
     normal = snips(*given, cluster=by, alpha=alpha)
     return Values(
-        valued(ips(*given, cluster=by, alpha=alpha), weights * log.reward, by, alpha),
-        valued(normal, normal.value + weights * (log.reward - normal.value) / mean, by, alpha),
-        valued(dr(*modelled, cluster=by, alpha=alpha), doubly_robust(log, found), by, alpha),
+        valued(ips(*given, cluster=by, alpha=alpha), weights * log.reward, log, alpha),
+        valued(normal, normal.value + weights * (log.reward - normal.value) / mean, log, alpha),
+        valued(dr(*modelled, cluster=by, alpha=alpha), doubly_robust(log, found), log, alpha),
         valued(
             switch_dr(*modelled, threshold=threshold, cluster=by, alpha=alpha),
             found.of_target + used * errors,
-            by,
+            log,
             alpha,
         ),
         threshold,
     )
 
 
-def valued(estimate: Estimate, scores: Floats, customer: Ints, alpha: float) -> Valued:
-    """An estimate with the Bernstein interval of its scores (n,)."""
-    return Valued(**msgspec.structs.asdict(estimate), bernstein=bernstein(scores, customer, alpha))
+def valued(estimate: Estimate, scores: Floats, log: Logged, alpha: float) -> Valued:
+    """An estimate with the Bernstein interval of its scores (n,), which does not leave the rewards' range."""
+    wide = bernstein(scores, log.customer, alpha)
+    least, largest = float(log.reward.min()), float(log.reward.max())
+    within = Interval(max(wide.low, min(least, estimate.value)), min(wide.high, max(largest, estimate.value)))
+    return Valued(**msgspec.structs.asdict(estimate), bernstein=within)
 
 
 def doubly_robust(log: Logged, found: Predicted) -> Floats:
@@ -195,6 +201,13 @@ def switch_threshold(weights: Floats, errors: Floats, expected: Floats, largest:
     return min((float(w) for w in np.quantile(weights, [1, 0.9999, 0.999, 0.99, 0.95, 0.9])), key=bound)
 
 
+def _taught(target: Target, log: Logged) -> list[str]:
+    if not target.learns:
+        return []
+    rows = f"{len(log):,} decisions of {log.customers:,} customers"
+    return [f"it learns: judged as it goes, on {rows}, each by what earlier customers taught it"]
+
+
 def _even(target: Target, found: Predicted) -> list[str]:
     """A warning where a policy that learns has not come far from choosing evenly."""
     likeliest, even = float(found.likeliest.mean()), float(found.even.mean())
@@ -210,4 +223,4 @@ def _rare(log: Logged, weights: Floats) -> list[str]:
     rewards = float(earned.sum()) ** 2 / squares if squares > 0 else 0.0
     if rewards >= FEW_REWARDS:
         return []
-    return [f"the value rests on as much as {rewards:.1f} rewards; rather trust the Bernstein interval"]
+    return [f"few rewards: the value rests on as much as {rewards:.1f} of them; trust the cautious interval alone"]

@@ -4,8 +4,7 @@ Propensities are taken as they were logged and never computed again: a policy's 
 """
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -14,10 +13,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.analysis.held import held
 from engine.analysis.sources import Cell, DuckDB
 from engine.catalog.features import Context, Value
 from engine.errors import BadInput
-from engine.journal import publish
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -104,15 +103,6 @@ def read_logged(source: Path, placement: str | None = None) -> Logged:
     if source.suffix != ".csv":
         raise BadInput(f"{source}: is no folder and no .csv; give a log's folder or a CSV of the Open Bandit Dataset")
     return _checked(_rounds(source))
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """While this is open a local collector neither replaces nor removes files of the log."""
-    with ExitStack() as stack:
-        with suppress(OSError):  # who may not write there may read all the same
-            stack.enter_context(publish.reading(folder))
-        yield
 
 
 def _log(folder: Path, placement: str | None) -> Logged:

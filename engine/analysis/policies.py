@@ -12,6 +12,7 @@ import numpy as np
 from engine.analysis.adaptive import arm_value, lagged_allocation
 from engine.analysis.effects import Settings, absolute, critical_t, scale
 from engine.analysis.estimate import Effect, NotEstimable
+from engine.analysis.held import held
 from engine.analysis.inference import Arm
 from engine.analysis.log import log_table
 from engine.analysis.offpolicy import Estimate, ips, snips
@@ -81,24 +82,8 @@ def policy_report(log_dir: Path | str, placement: str, *, alpha: float = 0.05) -
     Raises:
         BadInput: if the placement has no decision in the log.
     """
-    source = DuckDB()
     folder = Path(log_dir)
-    decided, shown, earned = (log_table(source, folder, name) for name in ("decisions", "exposures", "rewards"))
-    chosen = decided.filter(
-        (decided["kind"] == "offer")
-        & (decided["key"] == placement)
-        & decided["policy"].notnull()
-        & decided["variant"].notnull()
-    )
-    seen = shown.filter(shown["key"] == placement).select("decision_id").distinct()
-    counted = earned.filter(earned["key"] == placement).group_by("decision_id")
-    last = counted.aggregate(reward=earned["reward"].argmax(earned["time"]))
-    rows = chosen.inner_join(seen, "decision_id").left_join(last, "decision_id")
-    answer = source.rows(
-        rows.order_by("time", "decision_id").select(
-            "policy", "variant", "customer", "propensity", "candidates", reward=rows["reward"].fill_null(0.0)
-        )
-    )
+    answer = _exposed(folder, placement)
     if not answer:
         raise BadInput(f"placement {placement!r} has no exposed decision of a policy in {folder}; check the name")
     log = _Log.of(answer)
@@ -116,6 +101,27 @@ def policy_report(log_dir: Path | str, placement: str, *, alpha: float = 0.05) -
         against_uniform=_against_uniform(arms_by_name, alpha),
         arms=[_offer(log, str(offer), alpha) for offer in np.unique(log.offer)],
     )
+
+
+def _exposed(folder: Path, placement: str) -> list[Row]:
+    """The exposed choices of the placement's policies, in the order of time."""
+    source = DuckDB()
+    decided, shown, earned = (log_table(source, folder, name) for name in ("decisions", "exposures", "rewards"))
+    chosen = decided.filter(
+        (decided["kind"] == "offer")
+        & (decided["key"] == placement)
+        & decided["policy"].notnull()
+        & decided["variant"].notnull()
+    )
+    seen = shown.filter(shown["key"] == placement).select("decision_id").distinct()
+    counted = earned.filter(earned["key"] == placement).group_by("decision_id")
+    last = counted.aggregate(reward=earned["reward"].argmax(earned["time"]))
+    rows = chosen.inner_join(seen, "decision_id").left_join(last, "decision_id")
+    ordered = rows.order_by("time", "decision_id").select(
+        "policy", "variant", "customer", "propensity", "candidates", reward=rows["reward"].fill_null(0.0)
+    )
+    with held(folder):
+        return source.rows(ordered)
 
 
 @dataclass(frozen=True)

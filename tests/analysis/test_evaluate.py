@@ -78,7 +78,7 @@ def test_open_bandit_bts_to_uniform_is_the_known_answer(policy: Callable[..., Pa
     assert report.judged
     # Uniform logging in the same days earned 0.0038.
     assert covers(one.dr, 0.0038)
-    assert any("7.3 rewards" in note for note in one.notes)
+    assert any("as much as 7.3 of them" in warning for warning in one.warnings)
 
 
 def test_policies_of_known_value_are_judged_beside_the_logs_own_mean(
@@ -107,7 +107,7 @@ def test_policies_of_known_value_are_judged_beside_the_logs_own_mean(
         console.print(render_evaluation(report))
     said = capture.get()
     assert "…" not in said
-    assert said.count("CAN BE JUDGED") == 2
+    assert said.count("CAN BE JUDGED") == 4
     assert all(name in said for name in ("IPS", "SNIPS", "DR", "SWITCH-DR", "On-policy mean", "Learning curve"))
 
 
