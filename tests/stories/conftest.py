@@ -132,7 +132,12 @@ def worker(settings: Settings) -> Iterator[str]:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         config = uvicorn.Config(
-            create_app(settings), http="httptools", lifespan="on", log_config=None, timeout_graceful_shutdown=2
+            create_app(settings),
+            http="httptools",
+            lifespan="on",
+            log_config=None,
+            timeout_keep_alive=75,  # as a server has it: a client on a busy machine must not meet a closing connection
+            timeout_graceful_shutdown=2,
         )
         server = uvicorn.Server(config)
 
