@@ -1,14 +1,23 @@
 """Who somebody is, over HTTP: what was seen is kept across a login, and of the erased nothing comes back."""
 
-from collections.abc import Callable
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
+import pyarrow.parquet as pq
+import pytest
 import redis
 
 from engine.analysis import analyze_experiment
 from engine.analysis.ask import ask
 from engine.catalog import load_plan
+from engine.errors import StoreUnavailable
+from engine.profiles.events import Accepted, Event
+from engine.profiles.store import ProfileStore
+from engine.profiles.wire import Argument, Reply, Script, Wire, connect
 
 SHOP = {
     "offers": {"deal": {}},
@@ -21,6 +30,9 @@ SHOP = {
         }
     },
 }
+
+
+async def silent(accepted: list[Accepted]) -> None: ...
 
 
 def variant(decision: dict[str, Any]) -> str:
@@ -83,6 +95,58 @@ def test_who_was_known_keeps_their_variant_and_the_crossover_is_told(open_shop: 
     again = shop.decide("web", experiments=["layout"], user_id=user, anonymous_id=visitor)
     assert variant(again) == "a"
     assert crossovers(shop) == 1
+
+
+class Dying(Wire):
+    """A wire whose process dies once it has frozen the visitor."""
+
+    def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> "asyncio.Future[Reply]":
+        if self.frozen:
+            raise StoreUnavailable("the process died here")
+        self.frozen = True
+        return super().call(script, keys, arguments)
+
+    frozen = False
+
+
+def test_a_server_that_starts_finishes_what_another_died_in(open_shop: Any, redis_url: str) -> None:
+    async def die() -> None:
+        store, dying = ProfileStore.open(redis_url, timeout=10), ProfileStore(Dying(connect(redis_url, 10)))
+        who = {"user_id": "u-1"}, {"anonymous_id": "a-1"}
+        for number, ids in enumerate(who):
+            bought = {"revenue": 10.0, "order_id": number}
+            await store.ingest([Event("track", f"m{number}", event="purchase", properties=bought, **ids)], 1e9, silent)
+        with pytest.raises(StoreUnavailable):
+            await dying.ingest([Event("alias", "login", user_id="u-1", anonymous_id="a-1")], 1e9, silent)
+        await asyncio.gather(store.close(), dying.close())
+
+    asyncio.run(die())
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.hlen("cp:merges") == 1
+        shop = open_shop(SHOP)
+        deadline = time.monotonic() + 20
+        while client.hlen("cp:merges") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert client.hlen("cp:merges") == 0
+    assert shop.client().get("/v1/profiles/a-1").json()["attributes"]["monetary"] == 20.0
+
+
+def events_of(shop: Any) -> list[dict[str, Any]]:
+    files = sorted((shop.settings.log / "events").rglob("*.parquet"))
+    return [row for file in files for row in pq.read_table(file, partitioning=None).to_pylist()]
+
+
+def test_a_merge_is_in_the_log_with_who_when_and_by_which_identifiers(open_shop: Any) -> None:
+    shop = open_shop(SHOP)
+    shop.tell("view", anonymous_id="a-1")
+    login = {"user_id": "u-1", "anonymous_id": "a-1", "timestamp": "2026-09-21T14:13:20Z"}
+    for number in range(3):
+        shop.send({"type": "identify", "message_id": f"login-{number}", **login})
+    shop.collect()
+    (merge,) = [row for row in events_of(shop) if row["event"] == "$merge"]
+    assert (merge["customer"], merge["time"].isoformat()) == ("u-1", "2026-09-21T14:13:20+00:00")
+    by = {"user_id": "u-1", "anonymous_id": "a-1"}
+    assert json.loads(merge["properties"]) == {"from": "a-1", "into": "u-1", "by": by}
 
 
 def test_an_erased_customer_leaves_no_name_whatever_comes_late(open_shop: Any) -> None:
