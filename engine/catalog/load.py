@@ -12,19 +12,10 @@ import msgspec
 from engine.catalog.offer_spec import ChannelsFile, MomentsFile, OfferSpec, SelectionSpec
 from engine.catalog.references import reference_problems
 from engine.catalog.spec import ExperimentSpec, IdentitiesFile, LayersFile, MetricsFile, SegmentsFile
-from engine.catalog.specs import Specs
+from engine.catalog.specs import SINGLE, Specs
 from engine.catalog.validate import problems_of
 from engine.catalog.yaml_text import MAX_BYTES, decode_yaml
 from engine.errors import CatalogError, Problem
-
-SINGLE: Mapping[str, type[msgspec.Struct]] = {
-    "channels.yaml": ChannelsFile,
-    "layers.yaml": LayersFile,
-    "segments.yaml": SegmentsFile,
-    "metrics.yaml": MetricsFile,
-    "identities.yaml": IdentitiesFile,
-    "moments.yaml": MomentsFile,
-}
 
 Keyed = TypeVar("Keyed", ExperimentSpec, SelectionSpec, OfferSpec)
 
@@ -59,6 +50,7 @@ def specs_of(folder: str, files: Mapping[str, bytes], problems: Sequence[Problem
     Raises:
         CatalogError: with every problem of every file, if there is one.
     """
+    unread = {problem.file.removeprefix(f"{folder}/") for problem in problems if problem.file.endswith(".yaml")}
     problems = list(problems)
     read: dict[str, msgspec.Struct] = {}
     digest = hashlib.sha256()
@@ -71,32 +63,32 @@ def specs_of(folder: str, files: Mapping[str, bytes], problems: Sequence[Problem
             spec = _converted(value, file, _kind(name, value), problems)
             if spec is not None:
                 read[name] = spec
+            elif isinstance(value, dict) and isinstance(value.get("key"), str):
+                unread.add(f"{name.rpartition('/')[0]}/{value['key']}.yaml".removeprefix("/"))
     problems += [
         Problem(f"{folder}/{name}", "", "is missing; every shop has one")
         for name in ("channels.yaml", "metrics.yaml")
         if name not in files
     ]
-    channels, metrics = read.get("channels.yaml"), read.get("metrics.yaml")
-    if isinstance(channels, ChannelsFile) and isinstance(metrics, MetricsFile):
-        specs = _specs(folder, digest.hexdigest()[:12], read, channels, metrics)
-        told = {(problem.file, _top(problem.path)) for problem in problems}
-        problems += [
-            problem
-            for problem in reference_problems(specs, complete=not problems)
-            if (problem.file, _top(problem.path)) not in told
-        ]
-        if not problems:
-            return specs
-    raise CatalogError(problems)
+    specs = _specs(folder, digest.hexdigest()[:12], read)
+    told = {(problem.file, _top(problem.path)) for problem in problems}
+    unread |= {*files, "channels.yaml", "metrics.yaml"} - read.keys()
+    tops = {problem.file.removeprefix(f"{folder}/") for problem in problems if problem.path == _top(problem.path)}
+    unread |= tops & SINGLE.keys()  # whose lists may be what is misspelt
+    problems += [
+        problem for problem in reference_problems(specs, unread) if (problem.file, _top(problem.path)) not in told
+    ]
+    if problems:
+        raise CatalogError(problems)
+    return specs
 
 
 def _top(path: str) -> str:
     return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
-def _specs(
-    folder: str, version: str, read: Mapping[str, msgspec.Struct], channels: ChannelsFile, metrics: MetricsFile
-) -> Specs:
+def _specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]) -> Specs:
+    channels, metrics = read.get("channels.yaml"), read.get("metrics.yaml")
     layers, segments = read.get("layers.yaml"), read.get("segments.yaml")
     customers = read.get("identities.yaml")
     moments = read.get("moments.yaml")
@@ -108,10 +100,10 @@ def _specs(
         experiments=_by_key(read, ExperimentSpec),
         selections=_by_key(read, SelectionSpec),
         offers=_by_key(read, OfferSpec),
-        channels=channels,
+        channels=channels if isinstance(channels, ChannelsFile) else ChannelsFile(channels=[]),
         layers=layers if isinstance(layers, LayersFile) else LayersFile(),
         segments={s.key: s for s in segments.segments} if isinstance(segments, SegmentsFile) else {},
-        metrics=metrics,
+        metrics=metrics if isinstance(metrics, MetricsFile) else MetricsFile(metrics=[]),
         customers=customers if isinstance(customers, IdentitiesFile) else IdentitiesFile(),
         moments={moment.key: moment for moment in moments.moments} if isinstance(moments, MomentsFile) else {},
     )

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping
 from zoneinfo import ZoneInfo
 
+from engine.catalog.known import Known, unknown
 from engine.catalog.offer_spec import CapSpec, OfferSpec, SelectionSpec, TaggedOffers, TriggerSpec
 from engine.catalog.policy_references import policy_problems
 from engine.catalog.spec import seconds
 from engine.catalog.specs import Specs
-from engine.catalog.validate import Found, similar
+from engine.catalog.validate import Found
 from engine.errors import Problem
 
 TERMS = ("price", "currency", "discount", "terms", "valid_from", "valid_until", "start", "end")
@@ -16,17 +17,16 @@ CALENDAR = ("1d", "7d", "30d", "365d")
 LONGEST = 400 * 86_400.0
 
 
-def offer_problems(specs: Specs, *, complete: bool) -> Iterator[Problem]:
-    """What does not hold in offers, channels and moments; `complete` as in `reference_problems`."""
+def offer_problems(specs: Specs, known: Known) -> Iterator[Problem]:
+    """What does not hold in offers, channels and moments."""
     for offer in specs.offers.values():
         file = f"{specs.folder}/offers/{offer.key}.yaml"
         yield from (Problem(file, *found) for found in _offer(offer))
     for found in _channels(specs):
         yield Problem(f"{specs.folder}/channels.yaml", *found)
-    if complete:
-        yield from (Problem(f"{specs.folder}/moments.yaml", *found) for found in _moments(specs))
-        for selection in specs.selections.values():
-            yield from (Problem(specs.files[selection.key], *found) for found in _weights(specs, selection))
+    yield from (Problem(f"{specs.folder}/moments.yaml", *found) for found in _moments(specs, known))
+    for selection in specs.selections.values():
+        yield from (Problem(specs.files[selection.key], *found) for found in _weights(specs, selection, known))
         yield from policy_problems(specs)
 
 
@@ -94,22 +94,25 @@ def _zone(path: str, zone: str, *, customer: bool) -> Iterator[Found]:
         yield path, f"{zone!r} is no time zone; {remedy}"
 
 
-def _moments(specs: Specs) -> Iterator[Found]:
+def _moments(specs: Specs, known: Known) -> Iterator[Found]:
     placements: Mapping[str, list[str]] = {p.key: p.channels for p in specs.channels.placements}
     for index, moment in enumerate(specs.moments.values()):
         path = f"moments[{index}]"
         yield from ((f"{path}.trigger", message) for message in _trigger(moment.trigger))
         for at, key in enumerate(moment.placements):
-            yield from _unknown(f"{path}.placements[{at}]", key, placements, "channels.yaml")
-        channels = [channel.key for channel in specs.channels.channels]
+            yield from unknown(f"{path}.placements[{at}]", key, known.placements, "channels.yaml")
         for at, key in enumerate(moment.channels or []):
-            yield from _unknown(f"{path}.channels[{at}]", key, channels, "channels.yaml")
+            yield from unknown(f"{path}.channels[{at}]", key, known.channels, "channels.yaml")
         for at, key in enumerate(moment.offers):
-            yield from _unknown(f"{path}.offers[{at}]", key, specs.offers, "offers/")
+            yield from unknown(f"{path}.offers[{at}]", key, known.offers, "offers/")
         shown_on = {channel for key in moment.placements for channel in placements.get(key, [])}
         for channel in sorted(shown_on.intersection(moment.channels or shown_on)):
             offers = [specs.offers[key] for key in moment.offers if key in specs.offers]
-            if moment.channels and offers and not any(channel in offer.renderings for offer in offers):
+            if (
+                moment.channels
+                and len(offers) == len(moment.offers)
+                and not any(channel in offer.renderings for offer in offers)
+            ):
                 yield f"{path}.offers", f"none has a rendering for {channel}; add one, or leave {channel} out"
 
 
@@ -121,20 +124,15 @@ def _trigger(trigger: TriggerSpec) -> Iterator[str]:
         yield "unless is for events that came after an event; remove it"
 
 
-def _weights(specs: Specs, spec: SelectionSpec) -> Iterator[Found]:
+def _weights(specs: Specs, spec: SelectionSpec, known: Known) -> Iterator[Found]:
     named = spec.offers
     for index, weight in enumerate(spec.weights):
         path = f"weights[{index}].offers"
         if isinstance(weight.offers, TaggedOffers):
-            if not any(weight.offers.tagged in offer.tags for offer in specs.offers.values()):
+            if known.all_offers and not any(weight.offers.tagged in offer.tags for offer in specs.offers.values()):
                 yield f"{path}.tagged", f"no offer has the tag {weight.offers.tagged!r}; tag one in offers/"
             continue
-        known = named if isinstance(named, list) else [o.key for o in specs.offers.values() if named.tagged in o.tags]
+        tagged = [] if isinstance(named, list) else [o.key for o in specs.offers.values() if named.tagged in o.tags]
+        here = named if isinstance(named, list) else tagged if known.all_offers else None
         for at, key in enumerate(weight.offers):
-            yield from _unknown(f"{path}[{at}]", key, known, "the offers of this placement")
-
-
-def _unknown(path: str, name: str, known: Iterable[str], where: str) -> Iterator[Found]:
-    names = list(known)
-    if name not in names:
-        yield path, f"{name!r} is not in {where}; {similar(name, names)}"
+            yield from unknown(f"{path}[{at}]", key, here, "the offers of this placement")

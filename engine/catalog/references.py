@@ -1,9 +1,10 @@
 """What one file says of another: every name is defined, every range is its own, no condition leads back to itself."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import pairwise
 
+from engine.catalog.known import Known, unknown
 from engine.catalog.offer_references import everywhere, offer_problems
 from engine.catalog.offer_spec import SelectionSpec, TaggedOffers
 from engine.catalog.segments import cycle, grouped, named
@@ -13,71 +14,59 @@ from engine.catalog.validate import Found, similar
 from engine.errors import Problem
 
 
-def reference_problems(specs: Specs, *, complete: bool) -> Iterator[Problem]:
+def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[Problem]:
     """Every reference of one spec to another that does not hold.
 
     Args:
         specs: the specs that could be read.
-        complete: whether all could be read; where not, a missing name may be in a file that has problems of its own,
-            so only what the files at hand say is judged.
+        unread: the names of the files that could not: a name that may be theirs is not judged.
     """
+    known = Known(specs, unread)
     for spec in specs.experiments.values():
-        for path, message in _experiment(specs, spec, complete=complete):
+        for path, message in _experiment(specs, spec, known):
             yield Problem(specs.files[spec.key], path, message)
     for selection in specs.selections.values():
-        for path, message in _selection(specs, selection, complete=complete):
+        for path, message in _selection(specs, selection, known):
             yield Problem(specs.files[selection.key], path, message)
-    yield from _offers(specs)
-    yield from offer_problems(specs, complete=complete)
+    yield from _offers(specs, known)
+    yield from offer_problems(specs, known)
     yield from _single_files(specs)
-    if complete:
-        yield from _placements(specs)
-        yield from _layers(specs)
-        yield from _cycles(specs)
+    yield from _placements(specs, known)
+    yield from _layers(specs, known)
+    yield from _cycles(specs, known)
 
 
-def _unknown(path: str, name: str, known: Iterable[str], where: str) -> Iterator[Found]:
-    names = list(known)
-    if name not in names:
-        yield path, f"{name!r} is not in {where}; {similar(name, names)}"
-
-
-def _names(specs: Specs, path: str, condition: object) -> Iterator[Found]:
-    conditions = [key for key, segment in specs.segments.items() if segment.condition is not None]
+def _names(known: Known, path: str, condition: object) -> Iterator[Found]:
     for name in named(condition):
-        yield from _unknown(path, name, conditions, "the conditions of segments.yaml")
-    groups = [key for key, segment in specs.segments.items() if segment.values is not None]
+        yield from unknown(path, name, known.conditions, "the conditions of segments.yaml")
     for name in grouped(condition):
-        yield from _unknown(path, name, groups, "the lists of values in segments.yaml")
+        yield from unknown(path, name, known.lists, "the lists of values in segments.yaml")
 
 
-def _experiment(specs: Specs, spec: ExperimentSpec, *, complete: bool) -> Iterator[Found]:
-    metrics = [metric.key for metric in specs.metrics.metrics]
+def _experiment(specs: Specs, spec: ExperimentSpec, known: Known) -> Iterator[Found]:
     if spec.metrics:
-        yield from _unknown("metrics.primary", spec.metrics.primary, metrics, "metrics.yaml")
+        yield from unknown("metrics.primary", spec.metrics.primary, known.metrics, "metrics.yaml")
         for name, keys in (("secondary", spec.metrics.secondary), ("guardrails", spec.metrics.guardrails)):
             for index, key in enumerate(keys):
-                yield from _unknown(f"metrics.{name}[{index}]", key, metrics, "metrics.yaml")
+                yield from unknown(f"metrics.{name}[{index}]", key, known.metrics, "metrics.yaml")
     for index, channel in enumerate(spec.channels or []):
-        yield from _unknown(f"channels[{index}]", channel, _channels(specs), "channels.yaml")
+        yield from unknown(f"channels[{index}]", channel, known.channels, "channels.yaml")
     if spec.layer:
-        yield from _unknown("layer", spec.layer, [layer.key for layer in specs.layers.layers], "layers.yaml")
-    yield from _names(specs, "audience", spec.audience)
-    yield from _variants(specs, spec, complete=complete)
+        yield from unknown("layer", spec.layer, known.layers, "layers.yaml")
+    yield from _names(known, "audience", spec.audience)
+    yield from _variants(specs, spec, known)
     yield from _schedule(spec)
-    if not complete:
-        return
     for index, need in enumerate(spec.prerequisites):
         other = specs.experiments.get(need.experiment)
         path = f"prerequisites[{index}]"
-        yield from _unknown(f"{path}.experiment", need.experiment, specs.experiments, "this folder")
+        yield from unknown(f"{path}.experiment", need.experiment, known.experiments, "this folder")
         for variant in need.variants if other else []:
-            yield from _unknown(
+            yield from unknown(
                 f"{path}.variants", variant, [v.key for v in other.variants] if other else [], need.experiment
             )
 
 
-def _variants(specs: Specs, spec: ExperimentSpec, *, complete: bool) -> Iterator[Found]:
+def _variants(specs: Specs, spec: ExperimentSpec, known: Known) -> Iterator[Found]:
     keys = [variant.key for variant in spec.variants]
     for key, times in Counter(keys).items():
         if times > 1:
@@ -91,16 +80,17 @@ def _variants(specs: Specs, spec: ExperimentSpec, *, complete: bool) -> Iterator
         yield "variants", f"the weights sum to {sum(weights):g}, not to 1; make them shares of 1"
     yield from _ranges(spec)
     for index, force in enumerate(spec.force):
-        yield from _unknown(f"force[{index}].variant", force.variant, keys, "the variants")
+        yield from unknown(f"force[{index}].variant", force.variant, keys, "the variants")
     for index, variant in enumerate(spec.variants):
         if (variant.policy or variant.offers) and not spec.placement:
             yield f"variants[{index}]", "chooses offers, but the experiment names no placement; add 'placement: …'"
-        if complete:
-            for at, offer in enumerate(variant.offers or []):
-                yield from _unknown(f"variants[{index}].offers[{at}]", offer, specs.offers, "offers/")
+        for at, offer in enumerate(variant.offers or []):
+            yield from unknown(f"variants[{index}].offers[{at}]", offer, known.offers, "offers/")
     if spec.placement:
-        yield from _unknown("placement", spec.placement, _placement_keys(specs), "channels.yaml")
-        if complete and spec.placement not in {selection.placement for selection in specs.selections.values()}:
+        yield from unknown("placement", spec.placement, known.placements, "channels.yaml")
+        if known.all_selections and spec.placement not in {
+            selection.placement for selection in specs.selections.values()
+        }:
             yield "placement", f"no file chooses offers for {spec.placement!r}; add one with its offers and fallback"
 
 
@@ -135,26 +125,24 @@ def _schedule(spec: ExperimentSpec) -> Iterator[Found]:
         yield "fallback_unit", f"{spec.unit!r} is the unit itself; name another or leave it out"
 
 
-def _selection(specs: Specs, spec: SelectionSpec, *, complete: bool) -> Iterator[Found]:
+def _selection(specs: Specs, spec: SelectionSpec, known: Known) -> Iterator[Found]:
     shown_on = next((p.channels for p in specs.channels.placements if p.key == spec.placement), None)
-    yield from _unknown("placement", spec.placement, _placement_keys(specs), "channels.yaml")
+    yield from unknown("placement", spec.placement, known.placements, "channels.yaml")
     for index, channel in enumerate(spec.channels or []):
-        yield from _unknown(f"channels[{index}]", channel, shown_on or [], f"the channels of {spec.placement}")
-    yield from _unknown("reward.metric", spec.reward.metric, [m.key for m in specs.metrics.metrics], "metrics.yaml")
-    if not complete:
-        return
+        yield from unknown(f"channels[{index}]", channel, shown_on, f"the channels of {spec.placement}")
+    yield from unknown("reward.metric", spec.reward.metric, known.metrics, "metrics.yaml")
     if isinstance(spec.offers, TaggedOffers):
-        if not any(spec.offers.tagged in offer.tags for offer in specs.offers.values()):
+        if known.all_offers and not any(spec.offers.tagged in offer.tags for offer in specs.offers.values()):
             yield "offers.tagged", f"no offer has the tag {spec.offers.tagged!r}; tag one in offers/"
     else:
         for index, key in enumerate(spec.offers):
-            yield from _unknown(f"offers[{index}]", key, specs.offers, "offers/")
+            yield from unknown(f"offers[{index}]", key, known.offers, "offers/")
         if not spec.offers:
             yield "offers", "is empty; name at least one offer"
         for key, times in Counter(spec.offers).items():
             if times > 1:
                 yield "offers", f"{key!r} stands {times} times; name it once"
-    yield from _unknown("fallback", spec.fallback, specs.offers, "offers/")
+    yield from unknown("fallback", spec.fallback, known.offers, "offers/")
     fallback = specs.offers.get(spec.fallback)
     if fallback:
         if not everywhere(fallback):
@@ -167,13 +155,13 @@ def _selection(specs: Specs, spec: SelectionSpec, *, complete: bool) -> Iterator
                 yield "fallback", f"{spec.fallback!r} has no rendering for {channel}; add one, so that it always shows"
 
 
-def _offers(specs: Specs) -> Iterator[Problem]:
+def _offers(specs: Specs, known: Known) -> Iterator[Problem]:
     for offer in specs.offers.values():
         file = f"{specs.folder}/offers/{offer.key}.yaml"
         found: list[Found] = []
         for channel in offer.renderings:
-            found += _unknown(f"renderings.{channel}", channel, _channels(specs), "channels.yaml")
-        found += _names(specs, "audience", offer.audience)
+            found += unknown(f"renderings.{channel}", channel, known.channels, "channels.yaml")
+        found += _names(known, "audience", offer.audience)
         if offer.start and offer.end and offer.end <= offer.start:
             found.append(("end", f"{offer.end.isoformat()} is not after the start; move one of them"))
         yield from (Problem(file, path, message) for path, message in found)
@@ -191,7 +179,7 @@ def _single_files(specs: Specs) -> Iterator[Problem]:
                 yield Problem(f"{specs.folder}/{name}", path, f"{key!r} stands {times} times; define it once")
     for index, placement in enumerate(specs.channels.placements):
         for at, channel in enumerate(placement.channels):
-            for path, message in _unknown(f"placements[{index}].channels[{at}]", channel, _channels(specs), "channels"):
+            for path, message in unknown(f"placements[{index}].channels[{at}]", channel, _channels(specs), "channels"):
                 yield Problem(f"{specs.folder}/channels.yaml", path, message)
     for index, metric in enumerate(specs.metrics.metrics):
         for need, why in _metric_needs(metric):
@@ -211,7 +199,7 @@ def _metric_needs(metric: MetricSpec) -> Iterator[Found]:
             yield name, f"a metric of kind {metric.kind} needs it"
 
 
-def _placements(specs: Specs) -> Iterator[Problem]:
+def _placements(specs: Specs, known: Known) -> Iterator[Problem]:
     taken: dict[tuple[str, str], str] = {}
     for spec in specs.selections.values():
         shown_on = next((p.channels for p in specs.channels.placements if p.key == spec.placement), [])
@@ -220,21 +208,21 @@ def _placements(specs: Specs) -> Iterator[Problem]:
             if other != spec.key:
                 message = f"{spec.placement!r} on {channel} is chosen by {other!r} already; keep one of them"
                 yield Problem(specs.files[spec.key], "placement", message)
-    for index, placement in enumerate(specs.channels.placements):
+    for index, placement in enumerate(specs.channels.placements if known.all_selections else []):
         for channel in placement.channels:
             if (placement.key, channel) not in taken:
                 message = f"nothing chooses its offers on {channel}; add a file with 'placement: {placement.key}'"
                 yield Problem(f"{specs.folder}/channels.yaml", f"placements[{index}]", message)
 
 
-def _layers(specs: Specs) -> Iterator[Problem]:
+def _layers(specs: Specs, known: Known) -> Iterator[Problem]:
     file = f"{specs.folder}/layers.yaml"
     for index, layer in enumerate(specs.layers.layers):
         inside = [e for e in specs.experiments.values() if e.layer == layer.key]
         for key in layer.reserve:
-            if key not in specs.experiments:
+            if key not in known.experiments:
                 path = f"layers[{index}].reserve.{key}"
-                yield Problem(file, path, f"{key!r} is no experiment; {similar(key, list(specs.experiments))}")
+                yield Problem(file, path, f"{key!r} is no experiment; {similar(key, list(known.experiments))}")
         live = [e for e in inside if e.status in {"running", "paused"}]
         for experiment in live if len(live) > 1 else []:
             if experiment.key not in layer.reserve:
@@ -252,14 +240,14 @@ def _layers(specs: Specs) -> Iterator[Problem]:
                 yield Problem(file, f"layers[{index}].reserve", message)
 
 
-def _cycles(specs: Specs) -> Iterator[Problem]:
+def _cycles(specs: Specs, known: Known) -> Iterator[Problem]:
     way = cycle({segment.key: list(named(segment.condition)) for segment in specs.segments.values()})
     if way:
         yield Problem(
             f"{specs.folder}/segments.yaml", way[0], f"{' → '.join(way)} leads back to itself; break the circle"
         )
     for segment in specs.segments.values():
-        for path, message in _names(specs, segment.key, segment.condition):
+        for path, message in _names(known, segment.key, segment.condition):
             yield Problem(f"{specs.folder}/segments.yaml", path, message)
         if (segment.condition is None) == (segment.values is None):
             message = "has a condition and values, or neither; give it one of the two"
@@ -271,7 +259,3 @@ def _cycles(specs: Specs) -> Iterator[Problem]:
 
 def _channels(specs: Specs) -> list[str]:
     return [channel.key for channel in specs.channels.channels]
-
-
-def _placement_keys(specs: Specs) -> list[str]:
-    return [placement.key for placement in specs.channels.placements]

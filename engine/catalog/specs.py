@@ -3,8 +3,27 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from engine.catalog.offer_spec import ChannelsFile, MomentSpec, OfferSpec, SelectionSpec
-from engine.catalog.spec import ExperimentSpec, IdentitiesFile, LayersFile, MetricsFile, MetricSpec, SegmentSpec
+import msgspec
+
+from engine.catalog.offer_spec import ChannelsFile, MomentsFile, MomentSpec, OfferSpec, SelectionSpec
+from engine.catalog.spec import (
+    ExperimentSpec,
+    IdentitiesFile,
+    LayersFile,
+    MetricsFile,
+    MetricSpec,
+    SegmentsFile,
+    SegmentSpec,
+)
+
+SINGLE: Mapping[str, type[msgspec.Struct]] = {
+    "channels.yaml": ChannelsFile,
+    "layers.yaml": LayersFile,
+    "segments.yaml": SegmentsFile,
+    "metrics.yaml": MetricsFile,
+    "identities.yaml": IdentitiesFile,
+    "moments.yaml": MomentsFile,
+}
 
 
 @dataclass(frozen=True)

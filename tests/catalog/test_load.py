@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.catalog import load_plan
+from engine.catalog.load import specs_of
 from engine.errors import CatalogError, Problem
 from tests.catalog.folder import Json, experiment, specs
 
@@ -123,3 +124,51 @@ def test_what_does_not_hold_together_is_told(name: str) -> None:
     lines = refused(experiment("x", **fields), segments={"segments": segments})
     assert any(words in line for line in lines)
     assert all(line.startswith("shop/x.yaml ") for line in lines)
+
+
+SHIPPED = Path(__file__).parents[2] / "experiments"
+NAMES = sorted(
+    path.relative_to(SHIPPED).as_posix() for path in [*SHIPPED.glob("*.yaml"), *SHIPPED.glob("offers/*.yaml")]
+)
+
+
+def all_problems(files: dict[str, bytes]) -> list[Problem]:
+    try:
+        specs_of("shop", files)
+    except CatalogError as error:
+        return error.problems
+    return []
+
+
+@pytest.mark.parametrize("how", ["key: [\n", "key: 12\nwhat: ever\n"], ids=["no-yaml", "no-spec"])
+def test_a_broken_file_has_problems_of_its_own_alone(how: str) -> None:
+    files = {each: (SHIPPED / each).read_bytes() for each in NAMES}
+    for name in NAMES:
+        found = all_problems(files | {name: how.encode()})
+        assert {problem.file for problem in found} == {f"shop/{name}"}, found
+
+
+def test_what_the_others_say_wrongly_is_told_beside_a_broken_file() -> None:
+    files = {each: (SHIPPED / each).read_bytes() for each in NAMES}
+    changes = {
+        "till_prompt.yaml": (b"offers: [", b"offers: [last_bagg, "),
+        "checkout_layout.yaml": (b"primary: ", b"primary: not_"),
+        "moments.yaml": (b"offers: [birthday_drink]", b"offers: [birthday_drinks]"),
+        "home_hero.yaml": (b"fallback: generic_banner", b"fallback: generic_baner"),
+        "layers.yaml": (b"reserve: {", b"reserve: {nobody: [0, 0.01], "),
+    }
+    for name, (right, wrong) in changes.items():
+        assert right in files[name] or name == "layers.yaml", name
+        files[name] = files[name].replace(right, wrong)
+    broken = files | {"offers/tasting_set.yaml": b"key: [\n"}
+    told = [str(problem) for problem in all_problems(broken)]
+    for part in ("'last_bagg'", "'not_", "'birthday_drinks'", "'generic_baner'"):
+        assert sum(part in problem for problem in told) == 1, (part, told)
+    assert not any("tasting_set'" in problem for problem in told)  # it may be in the file that cannot be read
+    assert sum("offers/tasting_set.yaml" in problem for problem in told) == 1
+
+
+def test_a_file_called_otherwise_than_its_key_is_found_by_either() -> None:
+    files = {each: (SHIPPED / each).read_bytes() for each in NAMES}
+    files["offers/tasting.yaml"] = files.pop("offers/tasting_set.yaml")
+    assert [(problem.file, problem.path) for problem in all_problems(files)] == [("shop/offers/tasting.yaml", "key")]
