@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from engine.catalog.load import SINGLE
 from engine.catalog.offer_spec import OfferSpec, SelectionSpec
 from engine.catalog.page import reference
 from engine.catalog.spec import ExperimentSpec
+from engine.catalog.specs import SINGLE
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 KINDS: Mapping[str, type[msgspec.Struct]] = {
