@@ -16,6 +16,7 @@ import numpy as np
 
 from engine.analysis.logged import Floats, Ints, Logged
 from engine.analysis.targets import Target, reward_features
+from engine.errors import BadInput
 from policies import Bandit, LinearThompson
 
 FOLDS = 5
@@ -111,14 +112,19 @@ def progress(target: Target) -> Iterator[tuple[Bandit, Ints]]:
     tenth of them and taught that too, and so on. All rows of a customer are in one part, whenever they were.
 
     Raises:
-        BadInput: if the target cannot learn the log's rewards.
+        BadInput: if the target cannot learn the log's rewards, or there are fewer than three customers.
     """
     customer = target.log.customer
     policy = target.prior()
     if not target.learns:
         yield policy, np.arange(customer.size)
         return
-    ends = np.unique(np.ceil(np.linspace(START, 1, PARTS + 1) * target.log.customers))
+    customers = target.log.customers
+    if customers < 3:
+        raise BadInput(
+            f"--policy {target.file.name}: the log has {customers} customers, but one must teach it and two judge it"
+        )
+    ends = np.unique(np.ceil(np.linspace(START, 1, PARTS + 1) * customers))
     taught = 0.0
     for first, last in pairwise(ends.tolist()):
         if policy.discount < 1:  # what it forgets hangs on the order of time

@@ -125,8 +125,8 @@ def values(log: Logged, found: Predicted, alpha: float) -> Values:
         alpha: one minus the intervals' coverage.
     """
     weights = found.target / log.propensity
-    if log.customers < 2 or not weights.any():
-        none = NotEstimable("the policy never takes a logged choice" if log.customers > 1 else "one customer is left")
+    if not weights.any():
+        none = NotEstimable("the policy never takes a logged choice")
         return Values(none, none, none, none, None)
     given = (log.reward, log.propensity, found.target)
     modelled = (*given, found.of_logged, found.of_target)
