@@ -28,8 +28,8 @@ class Point(msgspec.Struct, frozen=True):
 class Curve(msgspec.Struct, frozen=True):
     """The policy from its prior to the end of the log.
 
-    `capped` is the share of rounds that should have been taken more often than once: they are missing in the rates,
-    which are biased as far as it is not zero.
+    `capped` is the share of rounds that the policy would have taken more often than once: they count for so many in the
+    rates, but the policy learns of them once.
     """
 
     matched: int
@@ -49,6 +49,7 @@ def learning_curve(target: Target) -> Curve:
     draws = np.random.default_rng(SEED).random(len(log))
     policy = target.prior()
     taken: list[int] = []
+    counts: list[float] = []
     learnt, capped = 0, 0
     known: dict[tuple[int, int], Floats] = {}
     for row in range(len(log)):
@@ -67,13 +68,14 @@ def learning_curve(target: Target) -> Curve:
         if draws[row] >= chance:
             continue
         taken.append(row)
+        counts.append(max(1.0, chance))
         if target.learns and len(taken) >= (1 + PIECE) * learnt + 1:
             policy = target.taught(policy, np.array(taken[learnt:], dtype=np.intp))
             learnt = len(taken)
             known.clear()
     rows = np.array(taken, dtype=np.intp)
-    rate = float(log.reward[rows].mean()) if taken else None
-    return Curve(len(taken), rate, capped / len(log), _points(rows, log.reward))
+    points = _points(rows, log.reward[rows], np.array(counts))
+    return Curve(len(taken), points[-1].rate if points else None, capped / len(log), points)
 
 
 def _place(among: Ints, arm: int) -> int | None:
@@ -81,12 +83,14 @@ def _place(among: Ints, arm: int) -> int | None:
     return at if at < among.size and among[at] == arm else None
 
 
-def _points(rows: Ints, reward: Floats) -> list[Point]:
-    """Ten points at even numbers of matched rounds."""
+def _points(rows: Ints, reward: Floats, counts: Floats) -> list[Point]:
+    """Ten points at even numbers of matched rounds (n,), each of which counts for as many."""
     points = []
     before = 0
     for matched in sorted({round(len(rows) * part / POINTS) for part in range(1, POINTS + 1)} - {0}):
-        seen = reward[rows[:matched]]
-        points.append(Point(int(rows[matched - 1]) + 1, matched, float(seen.mean()), float(seen[before:].mean())))
+        rate, recent = (
+            float(np.average(reward[at], weights=counts[at])) for at in (slice(matched), slice(before, matched))
+        )
+        points.append(Point(int(rows[matched - 1]) + 1, matched, rate, recent))
         before = matched
     return points

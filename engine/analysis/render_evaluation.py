@@ -143,7 +143,7 @@ def _curve(curve: Curve) -> RenderableType:
         return Text("Learning curve: no round of the log matched")
     title = f"Learning curve: {curve.rate:.6g} over {curve.matched:,} matched rounds"
     if curve.capped > 0:
-        title += f"; {curve.capped:.1%} of the rounds should count more than once and do not, a bias"
+        title += f"; {curve.capped:.1%} of the log's rounds count for more than one"
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("rounds", "matched", "rate until then", "rate since the last"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -315,3 +315,20 @@ def test_switch_keeps_every_weight_where_the_model_could_be_far_off() -> None:
 
 def test_estimates_carry_the_fields_of_an_estimate() -> None:
     assert set(Estimate.__struct_fields__) < set(Valued.__struct_fields__)
+
+
+def test_replay_counts_a_round_that_it_would_have_taken_more_often_for_as_many(
+    write_log: Write, policy: Callable[..., Path]
+) -> None:
+    """`b` was shown one time in fifty, and pays 0.3 as `a` does in none of the rounds: uniform choice earns 0.15."""
+    rng = np.random.default_rng(8)
+    tables = logged(20_000, chance=0.98)
+    tables["rewards"] = [
+        {"decision_id": d["decision_id"], "time": d["time"], "key": "hero", "reward": 1.0}
+        for d in tables["decisions"]
+        if d["variant"] == "b" and rng.random() < 0.3
+    ]
+    curve = learning_curve(target_of(read_policy(policy()), read_logged(write_log(**tables))))
+    assert curve.capped > 0.01
+    # 400 rounds of `b`, which count for 24.5 each: five standard deviations of their rate are 0.06.
+    assert curve.rate == pytest.approx(0.15, abs=0.06)
