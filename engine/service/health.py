@@ -1,5 +1,7 @@
 """Live, ready, and what Prometheus reads."""
 
+from importlib.metadata import version
+
 import msgspec
 
 from engine.service.http import Call, Reply, Route, endpoint
@@ -8,6 +10,23 @@ from engine.service.worker import Worker
 SNAPSHOT_SECONDS = 30.0
 LAG_RECORDS = 100_000
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class Index(msgspec.Struct, frozen=True):
+    """What answers here, and the addresses of what it says of itself."""
+
+    name: str
+    version: str
+    links: dict[str, str]
+
+
+LINKS = {
+    "docs": "/docs",
+    "openapi": "/docs/openapi.json",
+    "live": "/healthz",
+    "ready": "/readyz",
+    "metrics": "/metrics",
+}
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -27,7 +46,11 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 def health_routes(worker: Worker) -> list[Route]:
-    """`/healthz`, `/readyz`, `/readyz/degraded` and `/metrics` of a worker."""
+    """`/`, `/healthz`, `/readyz`, `/readyz/degraded` and `/metrics` of a worker."""
+    index = msgspec.json.encode(Index("Counterpoint", version("counterpoint"), LINKS))
+
+    async def first(_: Call) -> Reply:
+        return Reply(index)
 
     async def live(_: Call) -> Reply:
         return Reply(b'{"status":"live"}')
@@ -43,6 +66,7 @@ def health_routes(worker: Worker) -> list[Route]:
         return Reply(worker.meters.page(), headers=((b"content-type", TEXT),))
 
     return [
+        endpoint("/", {"GET": first}, limit=0),
         endpoint("/healthz", {"GET": live}, limit=0),
         endpoint("/readyz", {"GET": ready}, limit=0),
         endpoint("/readyz/degraded", {"GET": enough}, limit=0),

@@ -54,13 +54,22 @@ class Reply:
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
+Refused = Callable[[Refusal, Mapping[str, object]], Reply | None]
+"""A protocol's own form of a refusal, of which it gets the parameters of the path too; None where it has none."""
 Route = ASGIRouteHandler | HTTPRouteHandler
 
 
-def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int, guard: Guard | None = None) -> Route:
+def endpoint(
+    path: str,
+    handlers: Mapping[str, Handler],
+    *,
+    limit: int,
+    guard: Guard | None = None,
+    refused: Refused | None = None,
+) -> Route:
     """A Litestar route for `path`: one handler per method, bodies of at most `limit` bytes, errors as problem+json.
 
-    `guard` tells who asks, before the body is read; without one anyone may.
+    `guard` tells who asks, before the body is read; without one anyone may. `refused` gives refusals another form.
     """
     allowed = ", ".join(handlers).encode()
 
@@ -81,7 +90,8 @@ def endpoint(path: str, handlers: Mapping[str, Handler], *, limit: int, guard: G
             body = await _body(receive, headers, limit) if method == "POST" else b""
             reply = await handler(Call(body, scope["path_params"], headers, caller))
         except Refusal as refusal:
-            reply = _refused(refusal, request_id)
+            own = refused(refusal, scope["path_params"]) if refused else None
+            reply = own or _refused(refusal, request_id)
         except BadInput as error:
             reply = _refused(bad_field(str(error)), request_id)
         except OverflowError:

@@ -24,6 +24,8 @@ DEFAULT_CHANNEL = "web"
 ETAG_SECONDS = 43_200
 """A prefetched decision can be told as seen for a day, so a client is given a new one well before."""
 
+UNREADABLE = frozenset((400, 408, 413, 415))
+
 Reason = Literal["STATIC", "TARGETING_MATCH", "SPLIT", "DISABLED", "UNKNOWN", "DEFAULT"]
 ErrorCode = Literal["PARSE_ERROR", "TARGETING_KEY_MISSING", "INVALID_CONTEXT", "GENERAL", "FLAG_NOT_FOUND"]
 
@@ -108,8 +110,8 @@ def ofrep_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
             return _failed(error, msgspec.UNSET)
 
     return [
-        endpoint("/ofrep/v1/evaluate/flags/{key:str}", {"POST": single}, limit=limit, guard=guard),
-        endpoint("/ofrep/v1/evaluate/flags", {"POST": bulk}, limit=limit, guard=guard),
+        endpoint("/ofrep/v1/evaluate/flags/{key:str}", {"POST": single}, limit=limit, guard=guard, refused=_unreadable),
+        endpoint("/ofrep/v1/evaluate/flags", {"POST": bulk}, limit=limit, guard=guard, refused=_unreadable),
     ]
 
 
@@ -279,6 +281,15 @@ def _etag(decision: Decision, flags: list[Evaluation | Failure], asked: Asked, n
 
 def _matches(sent: str, etag: str) -> bool:
     return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in sent.split(","))
+
+
+def _unreadable(refusal: Refusal, path: Mapping[str, object]) -> Reply | None:
+    """A body that could not be read, in the protocol's form under the status that says why."""
+    if refusal.status not in UNREADABLE:
+        return None
+    key = path.get("key")
+    failure = Failure("PARSE_ERROR", refusal.detail, key if isinstance(key, str) else msgspec.UNSET)
+    return Reply(_encode(failure), refusal.status, ((b"content-type", JSON), *refusal.headers))
 
 
 def _failed(error: Exception, key: str | msgspec.UnsetType) -> Reply:

@@ -11,7 +11,7 @@ from engine.decide.explanation import Explanation
 from engine.profiles.events import Event
 from engine.service.admin import SwitchAnswer, SwitchRequest
 from engine.service.auth import Role
-from engine.service.health import Readiness
+from engine.service.health import Index, Readiness
 from engine.service.ofrep import ErrorCode, Evaluation, EvaluationRequest, Failure, Reason
 from engine.service.profiles import Erased, Exported
 from engine.service.stock import Level, Stock
@@ -207,8 +207,9 @@ OPERATIONS = (
         method="post",
         path="/ofrep/v1/evaluate/flags/{key}",
         summary="OpenFeature: evaluate one flag",
-        about="Every experiment and flag is one. targetingKey is the user id. Counts as seen. No value means: use the "
-        "default in the code; why stands in metadata.reason.",
+        about="Every experiment and flag is one. targetingKey is the user id; beside a userId in the context it is the "
+        "visitor's id, so a login keeps their variants. Counts as seen. No value means: use the default in the code; "
+        "why stands in metadata.reason.",
         role="client",
         request=EvaluationRequest,
         example={"context": CONTEXT},
@@ -251,6 +252,7 @@ OPERATIONS = (
         answer=SwitchAnswer,
         failures={404: "no such experiment", 503: "the store is away and nothing is resumed"},
     ),
+    Operation(method="get", path="/", summary="Where to go from here", answer=Index),
     Operation(method="get", path="/healthz", summary="The process is alive", answer=Live),
     Operation(
         method="get",

@@ -215,3 +215,10 @@ def test_without_the_store_the_fallback_comes_marked_degraded(tmp_path: Path, se
         finally:
             if how == signal.SIGSTOP:
                 store.process.send_signal(signal.SIGCONT)
+
+
+def test_the_root_says_where_to_go_and_there_is_something(server: Any) -> None:
+    index = server.get("/")
+    assert (index.status_code, index.json()["name"]) == (200, "Counterpoint")
+    for link in index.json()["links"].values():
+        assert server.get(link).status_code == 200, link
