@@ -302,6 +302,9 @@ def _kept(assigned: Iterable[Assigned], subject: Subject) -> dict[str, str]:
 def tell(attributes: dict[str, object], context: Mapping[str, object]) -> None:
     """Let what a request says of the customer go before what is known: `loyalty.tier`, flat or nested, is one trait."""
     for name, value in context.items():
+        if "." not in name and type(value) is not dict:
+            attributes[name] = value
+            continue
         place, leaf = attributes, name
         if 0 < name.count(".") < DEPTH:
             *way, leaf = name.split(".")

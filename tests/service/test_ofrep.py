@@ -257,9 +257,6 @@ def test_the_client_is_told_to_wait_when_a_key_has_used_up_its_rate(
 def test_a_body_of_another_type_or_too_large_is_refused_in_the_protocols_form(server: Any, path: str) -> None:
     big = b"{" + b" " * 1_000_001 + b"}"
     for content, kind, status in ((b"{}", "text/plain", 415), (big, "application/json", 413)):
-        (b"{}", "text/plain", 415),
-        (b"{" + b" " * 1_000_001 + b"}", "application/json", 413),
-    ):
         answer = server.post(path, content, content_type=kind)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
         told = answer.json()
