@@ -14,7 +14,9 @@ _ON_ITS_WAY = 30 * 86_400.0  # no spool or stream keeps a record for longer
 _DECISIONS = "SELECT decision_id FROM pending WHERE customer IN (SELECT value FROM json_each(?))"
 _STATEMENTS = (
     "DELETE FROM pending WHERE customer IN (SELECT value FROM json_each(?))",
-    "DELETE FROM guarded WHERE customer IN (SELECT value FROM json_each(?))",
+    "DELETE FROM under_guard WHERE customer IN (SELECT value FROM json_each(?))",
+    "DELETE FROM merged WHERE customer IN (SELECT value FROM json_each(?))",
+    "DELETE FROM merged WHERE into_ IN (SELECT value FROM json_each(?))",
 )
 
 

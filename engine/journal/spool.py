@@ -83,8 +83,7 @@ class Spool:
         parts: list[bytes] = []
         for payload, partition in records:
             seq += 1
-            tail = _SEQ_PARTITION.pack(seq, partition)
-            parts += (_LENGTH_CRC.pack(len(payload), zlib.crc32(payload, zlib.crc32(tail))), tail, payload)
+            parts.append(framed(seq, partition, payload))
         data = b"".join(parts)
         if self._size and self._size + len(data) > self._segment_bytes:
             self.roll()
@@ -134,6 +133,12 @@ class Spool:
             raise JournalError(
                 f"{self.path}: {error.strerror}; free the disk, nothing is answered until then"
             ) from error
+
+
+def framed(seq: int, partition: int, payload: bytes) -> bytes:
+    """One record as it lies in a segment and in a stream: length, checksum, sequence number, partition, payload."""
+    tail = _SEQ_PARTITION.pack(seq, partition)
+    return _LENGTH_CRC.pack(len(payload), zlib.crc32(payload, zlib.crc32(tail))) + tail + payload
 
 
 def frames(data: bytes) -> Iterator[Frame]:

@@ -1,5 +1,6 @@
 """Redis Streams between the spools and their readers: one per partition, each record once and in its spool's order."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import msgspec
@@ -89,13 +90,26 @@ class Lost(NamedTuple):
 
 
 class Reader:
-    """Reads the streams of all partitions from `progress` on; `name` holds their entries until it commits past them."""
+    """Reads streams from `progress` on; `name` holds their entries until it commits past them.
 
-    def __init__(self, client: Client, name: str, progress: Progress, *, partitions: int = 0) -> None:
+    Those of all partitions, also of ones that show up later, or of those `only` and no others.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        progress: Progress,
+        *,
+        partitions: int = 0,
+        only: Collection[int] | None = None,
+    ) -> None:
         self._client = client
         self._name = name
-        self._positions = dict.fromkeys(range(partitions), BEGINNING) | progress.positions
-        self._marks = {partition: dict(of_spools) for partition, of_spools in progress.marks.items()}
+        self._only = only
+        begun = dict.fromkeys(range(partitions) if only is None else only, BEGINNING) | progress.positions
+        self._positions = {p: position for p, position in begun.items() if only is None or p in only}
+        self._marks = {p: dict(marks) for p, marks in progress.marks.items() if p in self._positions}
         self.lost: list[Lost] = []
 
     @property
@@ -103,28 +117,30 @@ class Reader:
         """What the next reader has to begin with, if all that was read until now is kept."""
         return Progress(dict(self._positions), {p: dict(of_spools) for p, of_spools in self._marks.items()})
 
-    def read(self, count: int = 16) -> list[Delivery]:
-        """Up to `count` entries of each partition, without waiting; empty at the end of all streams.
+    def read(self, count: int = 16, *, besides: Collection[int] = ()) -> list[Delivery]:
+        """Up to `count` entries of each partition but those `besides`, without waiting; empty at the streams' ends.
 
         Raises:
             redis.RedisError: if the store does not answer. Nothing is skipped by calling again.
         """
         pipeline = self._client.pipeline(transaction=False)
         pipeline.smembers(PARTITIONS)
-        for partition, position in self._positions.items():
-            names = keys(partition)
+        asked = [partition for partition in self._positions if partition not in besides]
+        for partition in asked:
+            names, position = keys(partition), self._positions[partition]
             pipeline.xread({names.stream: position}, count=count)
             pipeline.hget(names.shipped, LAST)
         known, *answers = pipeline.execute()
         deliveries: list[Delivery] = []
-        for partition, streams, last in zip(tuple(self._positions), answers[::2], answers[1::2], strict=True):
+        for partition, streams, last in zip(asked, answers[::2], answers[1::2], strict=True):
             for _, entries in streams:
                 deliveries += [self._take(partition, entry.decode(), fields) for entry, fields in entries]
             if order(last.decode() if last else BEGINNING) < order(self._positions[partition]):
                 # The store lost entries that were read: new ones may get smaller ids, so all are looked at again.
                 self._positions[partition] = BEGINNING
-        for partition in known:
-            self._positions.setdefault(int(partition), BEGINNING)
+        for partition in map(int, known):
+            if self._only is None or partition in self._only:
+                self._positions.setdefault(partition, BEGINNING)
         return deliveries
 
     def commit(self, progress: Progress) -> None:

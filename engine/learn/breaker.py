@@ -15,13 +15,15 @@ import msgspec
 from engine.catalog.conditions import compile_condition
 from engine.catalog.plan import Experiment, Matches, Plan
 from engine.catalog.spec import MetricSpec, seconds
-from engine.journal.records import AnyRecord, DecisionRecord, EventRecord
+from engine.journal.records import DecisionRecord, EventRecord
 from engine.learn.evidence import Amounts, Evidence, Shares
+from engine.learn.intake import Stamped
 from engine.learn.rules import MERGE, Properties, amount_of, properties_of
 
 EVENT = "$breaker"  # the name in the log, of nobody in particular
 HOUR = 3600.0
 GRACE = 60.0  # how long an outcome is waited for beyond its end
+Place = tuple[str, str, str]
 AMOUNTS = frozenset({"mean", "revenue", "ratio", "quantile"})
 _decoder = msgspec.json.Decoder(Evidence)
 
@@ -106,40 +108,34 @@ class Breaker:
         """Forget the customers of experiments that are not guarded any more."""
         kept = [guard.experiment + " " + guard.metric.key for guards in self._guards.values() for guard in guards]
         self._db.execute(
-            "DELETE FROM guarded WHERE experiment || ' ' || metric NOT IN (SELECT value FROM json_each(?))",
+            "DELETE FROM under_guard WHERE experiment || ' ' || metric NOT IN (SELECT value FROM json_each(?))",
             [msgspec.json.encode(kept).decode()],
         )
 
-    def take(self, partition: int, records: Iterable[AnyRecord], until: float) -> list[Trip]:
-        """Count a partition's records, and what is known by its clock `until`; the trips that follow."""
+    def take(self, records: Iterable[Stamped], until: float) -> list[Trip]:
+        """Count records, and what is known by the clock `until`; the trips that follow, however batches are cut."""
         if not self._guards:
             return []
-        for record in records:
+        for at, _, record in records:
             if isinstance(record, DecisionRecord):
-                self._enter(record, partition)
+                self._enter(record, at)
             elif isinstance(record, EventRecord) and (record.event in self._by_event or record.event == MERGE):
-                self._count(record)
-        return self._judge(partition, until)
+                self._count(record, at)
+        return self._judge(until)
 
-    def _enter(self, record: DecisionRecord, partition: int) -> None:
+    def _enter(self, record: DecisionRecord, at: float) -> None:
         for row in record.rows:
             if row.kind != "experiment" or row.reason != "assigned" or row.variant is None:
                 continue
             for guard in self._guards.get(row.key, ()):
-                self._db.execute(
-                    "INSERT OR IGNORE INTO guarded VALUES (?, ?, ?, ?, ?, ?, ?, 0.0, 0)",
-                    (
-                        row.key,
-                        guard.metric.key,
-                        record.customer,
-                        row.variant,
-                        partition,
-                        record.time,
-                        record.time + guard.window,
-                    ),
-                )
+                ended = record.time + guard.window
+                if ended + GRACE > at:  # who came earlier than that may be known already
+                    self._db.execute(
+                        "INSERT OR IGNORE INTO under_guard VALUES (?, ?, ?, ?, ?, ?, 0.0, 0)",
+                        (row.key, guard.metric.key, record.customer, row.variant, record.time, ended),
+                    )
 
-    def _count(self, event: EventRecord) -> None:
+    def _count(self, event: EventRecord, at: float) -> None:
         try:
             properties = properties_of(event)
             if event.event == MERGE:
@@ -147,19 +143,21 @@ class Breaker:
                 return
             for guard in self._by_event[event.event]:
                 if guard.matches is None or guard.matches(properties):
-                    self._add(guard, event, properties)
+                    self._add(guard, event, properties, at)
         except ValueError:  # the learner keeps it aside, if it is a reward too; no guardrail counts it
             return
 
-    def _add(self, guard: Guard, event: EventRecord, properties: Properties) -> None:
+    def _add(self, guard: Guard, event: EventRecord, properties: Properties, at: float) -> None:
         self._db.execute(
-            "UPDATE guarded SET value = value + ? "
-            "WHERE experiment = ? AND metric = ? AND customer = ? AND NOT known AND ? BETWEEN begun AND ended",
+            "UPDATE under_guard SET value = value + ? "
+            "WHERE experiment = ? AND metric = ? AND customer = ? AND ended + ? > ? AND ? BETWEEN begun AND ended",
             (
                 amount_of(guard.metric, event, properties),
                 guard.experiment,
                 guard.metric.key,
                 event.customer,
+                GRACE,
+                at,
                 event.time,
             ),
         )
@@ -167,62 +165,60 @@ class Breaker:
     def _rename(self, before: str, after: str) -> None:
         for guards in self._guards.values():
             self._db.executemany(
-                "UPDATE OR IGNORE guarded SET customer = ? WHERE experiment = ? AND metric = ? AND customer = ?",
+                "UPDATE OR IGNORE under_guard SET customer = ? WHERE experiment = ? AND metric = ? AND customer = ?",
                 [(after, guard.experiment, guard.metric.key, before) for guard in guards],
             )
 
-    def _judge(self, partition: int, until: float) -> list[Trip]:
-        trips: list[Trip] = []
+    def _judge(self, until: float) -> list[Trip]:
         ripe = self._db.execute(
-            "SELECT experiment, metric, variant, value, customer FROM guarded "
-            "WHERE NOT known AND partition = ? AND ended <= ? AND ended + ? <= ? ORDER BY ended, customer",
-            (partition, until, GRACE, until),
+            "SELECT experiment, metric, variant, value, customer, ended FROM under_guard "
+            "WHERE NOT known AND ended <= ? AND ended + ? <= ? ORDER BY ended, customer",
+            (until, GRACE, until),
         ).fetchall()
         if not ripe:
             return []
         self._db.executemany(
-            "UPDATE guarded SET known = 1 WHERE experiment = ? AND metric = ? AND customer = ?",
-            [(experiment, metric, customer) for experiment, metric, _, _, customer in ripe],
+            "UPDATE under_guard SET known = 1 WHERE experiment = ? AND metric = ? AND customer = ?",
+            [(experiment, metric, customer) for experiment, metric, _, _, customer, _ in ripe],
         )
-        for guards in self._guards.values():
-            for guard in guards:
-                mine = [
-                    (variant, value)
-                    for experiment, metric, variant, value, _ in ripe
-                    if experiment == guard.experiment and metric == guard.metric.key
-                ]
-                if mine:
-                    trips += self._weigh(guard, mine, until)
+        by_place = {(guard.experiment, guard.metric.key): guard for guards in self._guards.values() for guard in guards}
+        tripped = {selection for (selection,) in self._db.execute("SELECT selection FROM trips")}
+        evidence: dict[Place, Evidence] = {}
+        trips: list[Trip] = []
+        for experiment, metric, variant, value, _, ended in ripe:
+            guard = by_place[experiment, metric]
+            for compared in guard.closes if variant == guard.control else [variant]:
+                selections = guard.closes.get(compared, ())
+                if tripped.issuperset(selections):  # its customers see the fallback
+                    continue
+                place = (experiment, metric, compared)
+                if place not in evidence:
+                    evidence[place] = self._stored(guard, place)
+                evidence[place] = evidence[place].add([(variant == compared, value)])
+                if evidence[place].against() >= -math.log(guard.level * self._share):
+                    reason = _reason(guard, compared)
+                    trips += [Trip(selection, reason, experiment, ended + GRACE) for selection in selections]
+                    tripped.update(selections)
+                    evidence[place] = guard.fresh()  # whoever closes the breaker again begins a new test
+        rows = [(*place, msgspec.json.encode(one)) for place, one in evidence.items()]
+        self._db.executemany("INSERT OR REPLACE INTO evidence VALUES (?, ?, ?, ?)", rows)
+        told = [(trip.selection, trip.reason) for trip in trips]
+        self._db.executemany("INSERT OR REPLACE INTO trips VALUES (?, ?, 0)", told)
         return trips
 
-    def _weigh(self, guard: Guard, ripe: Sequence[tuple[str, float]], at: float) -> list[Trip]:
-        trips: list[Trip] = []
-        tripped = {selection for (selection,) in self._db.execute("SELECT selection FROM trips")}
-        for variant, selections in guard.closes.items():
-            if tripped.issuperset(selections):  # its customers see the fallback
-                continue
-            outcomes = [(name == variant, value) for name, value in ripe if name in {variant, guard.control}]
-            place = (guard.experiment, guard.metric.key, variant)
-            stored = self._db.execute(
-                "SELECT evidence FROM evidence WHERE experiment = ? AND metric = ? AND variant = ?", place
-            ).fetchone()
-            before = _decoder.decode(stored[0]) if stored else guard.fresh()
-            same = (before.margin, before.up) == (guard.metric.margin or 0.0, guard.metric.direction == "up")
-            after = (before if same else guard.fresh()).add(outcomes)
-            if after.against() >= -math.log(guard.level * self._share):
-                reason = (
-                    f"{guard.metric.key} of {guard.experiment}.{variant} is worse than {guard.control}'s by more than "
-                    f"its margin of {guard.metric.margin or 0:g} (sequential test, level {guard.level:g})"
-                )
-                trips += [Trip(selection, reason, guard.experiment, at) for selection in selections]
-                self._db.executemany(
-                    "INSERT OR REPLACE INTO trips VALUES (?, ?, 0)", [(selection, reason) for selection in selections]
-                )
-                after = guard.fresh()  # whoever closes the breaker again begins a new test
-            self._db.execute(
-                "INSERT OR REPLACE INTO evidence VALUES (?, ?, ?, ?)", (*place, msgspec.json.encode(after))
-            )
-        return trips
+    def _stored(self, guard: Guard, place: Place) -> Evidence:
+        asked = "SELECT evidence FROM evidence WHERE experiment = ? AND metric = ? AND variant = ?"
+        stored = self._db.execute(asked, place).fetchone()
+        before = _decoder.decode(stored[0]) if stored else guard.fresh()
+        same = (before.margin, before.up) == (guard.metric.margin or 0.0, guard.metric.direction == "up")
+        return before if same else guard.fresh()
+
+
+def _reason(guard: Guard, variant: str) -> str:
+    return (
+        f"{guard.metric.key} of {guard.experiment}.{variant} is worse than {guard.control}'s by more than "
+        f"its margin of {guard.metric.margin or 0:g} (sequential test, level {guard.level:g})"
+    )
 
 
 def trip_record(trip: Trip) -> EventRecord:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from engine.journal.records import AnyRecord, EventRecord, ExposureRecord, decode, encode
+from engine.journal.records import EventRecord, ExposureRecord, decode, encode
 
 Held = ExposureRecord | EventRecord
 _LOAD = "SELECT id, waits_for, partition, due, record FROM early"
@@ -34,23 +34,18 @@ class Early:
         self._stored: set[int] = set()
         self._gone: list[int] = []
 
-    def load(self, ids: Iterable[str], records: Iterable[AnyRecord]) -> set[str]:
-        """Bring in what waits for these decisions, or for their customers; the customers whose events wait."""
+    def load(self, ids: Iterable[str], customers: Iterable[str]) -> list[Waiting]:
+        """Bring in, and answer, what waits for these decisions or these customers."""
         if not self._any:
-            return set()
-        keys = [f"d{id_}" for id_ in ids]
-        keys += [f"c{record.customer}" for record in records if isinstance(record, ExposureRecord | EventRecord)]
-        asked = msgspec.json.encode(keys).decode()
-        found = self._bring(self._db.execute(_LOAD_WAITING, [asked]))
-        return {waiting.record.customer for waiting in found if waiting.waits_for.startswith("c")}
+            return []
+        keys = [*(f"d{id_}" for id_ in ids), *(f"c{customer}" for customer in customers)]
+        return self._bring(self._db.execute(_LOAD_WAITING, [msgspec.json.encode(keys).decode()]))
 
-    def load_due(self, partition: int, until: float) -> list[Waiting]:
+    def load_due(self, until: float) -> list[Waiting]:
         """Bring in, and answer, what has waited long enough, the earliest first."""
         if not self._any:
             return []
-        return self._bring(
-            self._db.execute(f"{_LOAD} WHERE partition = ? AND due <= ? ORDER BY due, id", (partition, until))
-        )
+        return self._bring(self._db.execute(f"{_LOAD} WHERE due <= ? ORDER BY due, id", (until,)))
 
     def hold(self, waits_for: str, partition: int, due: float, record: Held) -> Waiting:
         """Keep a record until `release` of what it waits for."""

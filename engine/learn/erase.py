@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from engine.journal.erase import digest
 from engine.journal.erase_pending import erase_pending as erase_customers
 from engine.journal.records import AnyRecord, DecisionRecord, EventRecord, ExposureRecord
-from engine.learn.join import time_of
+from engine.learn.intake import Stamped, time_of
 
 __all__ = ["erase_customers", "without_erased"]
 
 
-def without_erased(db: sqlite3.Connection, records: Sequence[AnyRecord]) -> Sequence[AnyRecord]:
+def without_erased(db: sqlite3.Connection, records: Sequence[Stamped]) -> Sequence[Stamped]:
     """The records that were not made by an erased customer before the erasure."""
     erased: dict[str, float] = dict(db.execute("SELECT digest, at FROM erased"))
     if not erased:
         return records
-    return [record for record in records if not _is_erased(record, erased)]
+    return [stamped for stamped in records if not _is_erased(stamped.record, erased)]
 
 
 def _is_erased(record: AnyRecord, erased: dict[str, float]) -> bool:

@@ -1,7 +1,7 @@
-"""Rewards joined to the decisions that earned them, record by record, by the clock of the stream alone.
+"""Rewards joined to the decisions that earned them, record by record, by the clock of the streams alone.
 
-What this makes of a partition's records depends on their order and on nothing else, so a learner that was killed and
-reads them again, in other batches, learns the same.
+What this makes of the records depends on their order and on nothing else, so a learner that was killed and reads them
+again, in other batches, learns the same.
 """
 
 import heapq
@@ -12,7 +12,6 @@ from typing import NamedTuple
 import msgspec
 
 from engine.journal.records import (
-    AnyRecord,
     DecisionRecord,
     DecisionRow,
     EventRecord,
@@ -21,7 +20,9 @@ from engine.journal.records import (
     RewardRecord,
     encode,
 )
+from engine.learn.aliases import Aliases
 from engine.learn.early import Early, Held, Waiting
+from engine.learn.intake import Stamped
 from engine.learn.pending import BARE, CLOSED, OPEN, PAID, REVERSED, WAITING, ZERO, Board, Pending
 from engine.learn.rules import MERGE, REFUND, Properties, Rules, order_of, properties_of
 
@@ -40,39 +41,33 @@ class Lesson(NamedTuple):
     instead: float | None
 
 
-def time_of(record: AnyRecord) -> float:
-    """When a record came in, which is what moves the clock of its partition."""
-    return record.received if isinstance(record, EventRecord) else record.time
-
-
 class Join:
     """Takes the records of one batch; `lessons`, `log` and `aside` are what came out."""
 
-    def __init__(self, rules: Rules, board: Board, early: Early) -> None:
+    def __init__(self, rules: Rules, board: Board, early: Early, aliases: Aliases) -> None:
         self.lessons: list[Lesson] = []
         self.log: list[tuple[int, RewardRecord | QuarantineRecord]] = []
         self.aside: Counter[str] = Counter()
         self._rules = rules
         self._board = board
         self._early = early
+        self._aliases = aliases
         self._heap: list[tuple[float, str, str]] = []
-        self._partition = -1
         self._horizon = 0.0
         self._clock = 0.0
         self._waiting: dict[str, Waiting] = {}
 
-    def run(self, partition: int, records: Iterable[AnyRecord], clock: float, until: float) -> None:
-        """Take a partition's records in their order; its clock goes from `clock` to `until`."""
-        self._partition, self._clock, self._horizon = partition, clock, until
-        self._heap.clear()
-        for row in self._board.load_due(partition, until):
+    def run(self, records: Iterable[Stamped], clock: float, until: float) -> None:
+        """Take records in their order; the clock goes from `clock` to `until`."""
+        self._clock, self._horizon = clock, until
+        for row in self._board.load_due(until):
             self._schedule(row, row.due)
-        waited = self._early.load_due(partition, until)
+        waited = self._early.load_due(until)
         self._board.load({waiting.record.decision_id for waiting in waited if waiting.record.decision_id}, ())
         for waiting in waited:
             self._watch(waiting)
-        for record in records:
-            self._advance(time_of(record))
+        for at, partition, record in records:
+            self._advance(at)
             if isinstance(record, DecisionRecord):
                 self._decided(record, partition)
             elif isinstance(record, ExposureRecord):
@@ -93,7 +88,8 @@ class Join:
             self._pend(record, row, partition)
         if not offers:
             due = record.time + max(self._rules.longest, DAY)
-            bare = Pending(record.decision_id, "", "", record.customer, partition, "", 1.0, b"", record.time, BARE, due)
+            customer = self._aliases.of(record.customer)
+            bare = Pending(record.decision_id, "", "", customer, partition, "", 1.0, b"", record.time, BARE, due)
             self._board.add(bare)
             self._schedule(bare, due)
         self._retry(record.decision_id)
@@ -105,7 +101,7 @@ class Join:
             record.decision_id,
             row.key,
             key,
-            record.customer,
+            self._aliases.of(record.customer),
             partition,
             row.variant or "",
             row.propensity,
@@ -138,12 +134,18 @@ class Join:
             self._keep_aside(event, partition, f"wrong type: {error}")
             return
         if event.event == MERGE:
-            self._board.rename(str(properties.get("from")), str(properties.get("into")))
+            self._merged(str(properties.get("from")), str(properties.get("into")))
             return
         if event.event == REFUND:
             self._refunded(event, properties, partition, due)
         if event.event in self._rules.events:
             self._rewarded(event, properties, partition, due)
+
+    def _merged(self, before: str, after: str) -> None:
+        moved = self._aliases.merge(before, after, self._clock)
+        if moved is not None:
+            self._board.rename(*moved)
+            self._take_again(sorted(self._waiting_for(*(f"c{customer}" for customer in moved)), key=lambda w: w.id))
 
     def _rewarded(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
         if event.decision_id:
@@ -158,7 +160,8 @@ class Join:
             for row in seen:
                 self._reward(row, event, properties)
             return
-        rows = self._board.seen_by(event.customer)
+        customer = self._aliases.of(event.customer)
+        rows = self._board.seen_by(customer)
         if any(row.cause == event.message_id for row in rows):
             self._keep_aside(event, partition, "duplicate: this message was a reward before")
             return
@@ -168,7 +171,7 @@ class Join:
             default=None,
         )
         if newest is None or event.time > newest.exposed + self._rules.of[newest.selection].window:
-            self._hold(f"c{event.customer}", partition, due, event)
+            self._hold(f"c{customer}", partition, due, event)
         else:
             self._reward(newest, event, properties)
 
@@ -205,18 +208,18 @@ class Join:
             self._retry(row.decision_id, row.customer)
 
     def _refunded(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
-        order = order_of(properties)
+        order, customer = order_of(properties), self._aliases.of(event.customer)
         if event.decision_id:
             rows = [row for row in self._board.of(event.decision_id) if not order or row.purchase in {"", order}]
         elif order:
-            rows = [row for row in self._board.seen_by(event.customer) if row.purchase == order]
+            rows = [row for row in self._board.seen_by(customer) if row.purchase == order]
         else:
             rows = []
         paid = [row for row in rows if row.status == PAID]
         if not paid and any(row.status == REVERSED for row in rows):
             self._keep_aside(event, partition, "second refund: this reward was taken back before")
         elif not paid and (event.decision_id or order):
-            self._hold(f"d{event.decision_id}" if event.decision_id else f"c{event.customer}", partition, due, event)
+            self._hold(f"d{event.decision_id}" if event.decision_id else f"c{customer}", partition, due, event)
         for row in paid:
             left = 0.0
             if event.revenue is not None and 0 < event.revenue < row.reward and self._is_amount(row):
@@ -278,11 +281,13 @@ class Join:
 
     def _retry(self, decision_id: str, customer: str | None = None) -> None:
         """Take again what waited for a decision, or for its customer to see something."""
-        if self._early.empty:
-            return
-        released = self._early.release(f"d{decision_id}")
-        if customer is not None:
-            released += self._early.release(f"c{customer}")
+        if not self._early.empty:
+            self._take_again(self._waiting_for(f"d{decision_id}", *(() if customer is None else (f"c{customer}",))))
+
+    def _waiting_for(self, *keys: str) -> list[Waiting]:
+        return [waiting for key in keys for waiting in self._early.release(key)]
+
+    def _take_again(self, released: Iterable[Waiting]) -> None:
         for waiting in released:
             if isinstance(waiting.record, ExposureRecord):
                 self._exposed(waiting.record, waiting.partition, waiting.due)
@@ -303,7 +308,7 @@ class Join:
         self._schedule(row, due)
 
     def _schedule(self, row: Pending, due: float) -> None:
-        if due <= self._horizon and row.partition == self._partition:
+        if due <= self._horizon:
             heapq.heappush(self._heap, (due, row.decision_id, row.key))
 
     def _keep_aside(self, event: EventRecord, partition: int, reason: str) -> None:
@@ -311,21 +316,31 @@ class Join:
         self.log.append((partition, QuarantineRecord(event.received, reason, SOURCE, encode(event))))
 
 
-def ids_and_customers(records: Sequence[AnyRecord], rules: Rules) -> tuple[set[str], set[str]]:
-    """The decisions and the customers that a batch of records may touch."""
+def bring(records: Sequence[Stamped], rules: Rules, board: Board, early: Early, aliases: Aliases) -> None:
+    """Bring in all that a batch of records may touch."""
     ids: set[str] = set()
     customers: set[str] = set()
-    for record in records:
+    earning: set[str] = set()
+    merging: set[str] = set()
+    for _, _, record in records:
         if isinstance(record, DecisionRecord | ExposureRecord):
             ids.add(record.decision_id)
+            customers.add(record.customer)
         elif isinstance(record, EventRecord) and rules.relevant(record.event):
+            customers.add(record.customer)
             if record.event == MERGE:
-                customers |= _merged(record)
+                merging |= _merged(record)
             elif record.decision_id:
                 ids.add(record.decision_id)
             else:
-                customers.add(record.customer)
-    return ids, customers
+                earning.add(record.customer)
+    aliases.load(customers, merging)
+    board.load(ids, {aliases.of(customer) for customer in earning | merging})
+    everyone = {aliases.of(customer) for customer in customers | merging} | board.customers
+    # What waits for a customer may be taken again: it may reward anything that they have seen.
+    patient = {waiting.record.customer for waiting in early.load(ids, everyone)}
+    aliases.load(patient, ())
+    board.load((), {aliases.of(customer) for customer in patient})
 
 
 def _merged(record: EventRecord) -> set[str]:

@@ -3,22 +3,22 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-import msgspec
 import structlog
 
 from engine.catalog.plan import Plan
 from engine.errors import BadInput, StoreUnavailable
-from engine.journal import snapshots, stream
-from engine.journal.records import AnyRecord, decode
+from engine.journal import erase_heard, snapshots, stream
 from engine.journal.snapshots import Header, aligned, store_errors
-from engine.learn.breaker import Breaker, Trip, guards_of, trip_record
+from engine.learn.aliases import Aliases
+from engine.learn.breaker import Breaker, guards_of, trip_record
 from engine.learn.combine import MARK, combine
 from engine.learn.early import Early
 from engine.learn.erase import without_erased
-from engine.learn.join import Join, ids_and_customers, time_of
+from engine.learn.intake import Intake, Stamped
+from engine.learn.join import Join, bring
 from engine.learn.outbox import Outbox
 from engine.learn.pending import Board
 from engine.learn.prices import Prices
@@ -30,11 +30,12 @@ from policies import dump, load
 
 READER = "learner"
 INTERVAL = 0.1  # between looks at the streams' ends, and between two snapshots at least
-FIRST = 0  # the partition whose learner moves the prices, of several learners
-SLACK = 10.0  # how far a partition's clock stays behind ours while nothing comes in
-_ENTRIES = 16
+FIRST = 0  # the partition whose learner moves the prices and tells of trips
+SLACK = 10.0  # how far the streams' clock stays behind ours while nothing comes in
+ENTRIES = 16  # of each partition that are read at once
 _PIECE = 5_000
 _TIDY = 5.0
+_REMEMBER_MERGES = 31 * 86_400.0  # no reward can change for longer
 _KEEP_MARKS_MS = 7 * 86_400_000
 _log = structlog.get_logger(__name__)
 
@@ -80,21 +81,25 @@ def learn(
 class Learner:
     """One learner's file and place in the streams; each `step` is a batch."""
 
-    def __init__(self, settings: Settings, owned: Sequence[int] | None = None) -> None:
+    def __init__(self, settings: Settings, owned: Sequence[int] | None = None, *, entries: int = ENTRIES) -> None:
         self._owned = None if owned is None else frozenset(owned)
         self._suffix = "" if owned is None else MARK + "-".join(map(str, sorted(owned)))
         self._state = State(path_of(settings.data, owned))
+        self._data = settings.data
         self._client = stream.connect(settings.redis)
         self._outbox = Outbox(self._state.db, self._state.id)
-        self._clocks = self._state.clocks()
+        self._time = self._state.time()
+        self._entries = entries
         self._learnt = self._state.policies()
         self._partitions = settings.partitions
         self._reader: stream.Reader | None = None
+        self._intake = Intake(stream.Progress(), {})
         self._plan: Plan | None = None
         self._rules = NO_RULES
         self._breaker = Breaker(self._state.db, {})
         self._prices: Prices | None = None
         self._told: dict[str, int] = {}
+        self._erasures = stream.BEGINNING
         self._next_publish = 0.0
         self._tidied = 0.0
 
@@ -106,7 +111,7 @@ class Learner:
     def step(self, plan: Plan, now: float | None) -> bool:
         """Read and learn one batch; False when there was nothing to do.
 
-        `now` (s since 1970) moves the clock of partitions in which nothing came.
+        `now` (s since 1970) moves the clock while nothing comes.
 
         Raises:
             StoreUnavailable: if the store does not answer; what was learnt is kept, what was not is read again.
@@ -116,30 +121,36 @@ class Learner:
         with store_errors("reading the streams"):
             reader = self._reader or self._start()
             self._listen()
-            deliveries = [one for one in reader.read(_ENTRIES) if self._owned is None or one.partition in self._owned]
-        records, unreadable = _decoded(deliveries)
+            deliveries = reader.read(self._entries, besides=self._intake.waiting)
+        self._intake.add(deliveries, self._entries)
+        taken = self._intake.take()
+        unreadable = Counter({"unreadable record": taken.unreadable} if taken.unreadable else {})
         if reader.lost:
             _log.error("the store lost records that were never read", lost=[one._asdict() for one in reader.lost])
             unreadable["lost by the store"] += sum(one.last - one.first + 1 for one in reader.lost)
             reader.lost.clear()
-        for partition in self._mine():
-            self._let_time_pass(partition, records.get(partition, ()), now)
-        if records or unreadable:
-            self._batch(records, unreadable, self._owned_part(reader.progress))
+        busy = bool(deliveries or taken.records)
+        if taken.records:
+            self._let_time_pass(taken.records[0].at)
+        elif now is not None and not busy:
+            self._let_time_pass(now - SLACK, at_all=True)
+        if busy or unreadable:
+            self._batch(taken.records, unreadable, taken.progress)
         with store_errors("publishing"):
-            if deliveries:
-                reader.commit(self._owned_part(reader.progress))
-            published = self._publish(force=not deliveries)
+            if busy:
+                reader.commit(taken.progress)
+            published = self._publish(force=not busy)
             if self._owned is not None:
                 combine(self._client, self._rules)
             if self._prices is not None:
-                self._prices.move(self._client, max(self._clocks.values(), default=0.0) if now is None else now)
+                self._prices.move(self._client, self._time if now is None else now)
             self._tell_trips()
             shipped = self._outbox.ship(self._client)
             if time.monotonic() - self._tidied > _TIDY:
                 self._outbox.drop_collected(self._client)
+                self._state.forget_merges(self._time - _REMEMBER_MERGES)
                 self._tidied = time.monotonic()
-        return bool(deliveries or published or shipped)
+        return bool(busy or published or shipped)
 
     def _start(self) -> stream.Reader:
         stream.refuse_eviction(self._client)
@@ -148,12 +159,14 @@ class Learner:
             positions = {p: self._client.hget(stream.keys(p).positions, READER) for p in self._mine()}
             progress = stream.Progress({p: _text(position) for p, position in positions.items() if position})
         progress = progress.without_spools_before(int(time.time() * 1000) - _KEEP_MARKS_MS)
-        self._reader = stream.Reader(self._client, READER, progress, partitions=self._partitions)
+        self._reader = stream.Reader(self._client, READER, progress, partitions=self._partitions, only=self._owned)
+        self._intake = Intake(progress, self._state.clocks())
         self._reader.commit(self._reader.progress)  # from now on nothing that is not read yet is trimmed
         return self._reader
 
     def _listen(self) -> None:
         """See what the store has; take over what others published in our place, by a rollback or a warm start."""
+        self._erasures = erase_heard.forget_pending(self._client, self._data, self._erasures)
         there = snapshots.headers(self._client)
         self._told = {key: there[name].version for key in self._learnt if (name := key + self._suffix) in there}
         for key in self._told:
@@ -184,54 +197,48 @@ class Learner:
             self._state.put_policies(self._learnt)
             self._breaker.keep_to_guards()
 
-    def _let_time_pass(self, partition: int, records: Sequence[AnyRecord], now: float | None) -> None:
-        """Do what is due before the first of `records`, or by our clock, in pieces that fit in memory."""
-        if not records:
-            due = self._state.due(partition, now - SLACK, _PIECE) if now is not None else []
-            if due:
-                self._batch({partition: []}, Counter(), None, until=due[-1])
-            return
-        until = time_of(records[0])
-        while len(due := self._state.due(partition, until, _PIECE)) == _PIECE:
-            self._batch({partition: []}, Counter(), None, until=due[-1])
+    def _let_time_pass(self, until: float, *, at_all: bool = False) -> None:
+        """Do what is due until then in pieces that fit in memory; less than a piece only `at_all`."""
+        while due := self._state.due(until, _PIECE):
+            if len(due) < _PIECE and not at_all:
+                return
+            self._batch([], Counter(), None, until=due[-1])
 
     def _batch(
         self,
-        records: Mapping[int, Sequence[AnyRecord]],
+        records: Sequence[Stamped],
         unreadable: Counter[str],
         progress: stream.Progress | None,
         *,
         until: float = 0.0,
     ) -> None:
         """Learn from records and from time, in one transaction."""
+        time_before = self._time
+        time_after = max(time_before, until, *(at for at, _, _ in records))
+        clocks = {partition: at for at, partition, _ in records}
         with self._state.transaction():
-            board, early = Board(self._state.db), Early(self._state.db)
-            join = Join(self._rules, board, early)
-            records = {partition: without_erased(self._state.db, some) for partition, some in records.items()}
-            every = [record for of_partition in records.values() for record in of_partition]
-            ids, customers = ids_and_customers(every, self._rules)
-            customers |= early.load(ids, every)
-            board.load(ids, customers)
-            clocks, trips = {}, list[Trip]()
-            for partition, of_partition in sorted(records.items()):
-                clock = self._clocks.get(partition, 0.0)
-                clocks[partition] = max(clock, until, *map(time_of, of_partition))
-                join.run(partition, of_partition, clock, clocks[partition])
-                trips += self._breaker.take(partition, of_partition, clocks[partition])
+            board, early, aliases = Board(self._state.db), Early(self._state.db), Aliases(self._state.db)
+            records = without_erased(self._state.db, records)
+            bring(records, self._rules, board, early, aliases)
+            join = Join(self._rules, board, early, aliases)
+            join.run(records, time_before, time_after)
+            trips = self._breaker.take(records, time_after)
             changed, unlearnt = teach(join.lessons, self._rules, self._learnt)
             board.write()
             early.write()
+            aliases.write()
             self._outbox.put(join.log)
-            self._outbox.put((0, trip_record(trip)) for trip in trips)
+            self._outbox.put((FIRST, trip_record(trip)) for trip in trips)
+            self._state.put_time(time_after)
             self._state.put_clocks(clocks)
             self._state.put_policies(changed)
             self._state.put_aside(join.aside + unlearnt + unreadable)
             if progress is not None:
                 self._state.put_progress(progress)
-        self._clocks |= clocks
+        self._time = time_after
         self._learnt |= changed
         if self._prices is not None:
-            self._prices.saw(every, self._learnt)
+            self._prices.saw((record for _, _, record in records), self._learnt)
 
     def _publish(self, *, force: bool) -> bool:
         """Publish what changed, at the end of the streams or after a while; never for most of our time."""
@@ -263,14 +270,6 @@ class Learner:
     def _mine(self) -> Collection[int]:
         return range(self._partitions) if self._owned is None else self._owned
 
-    def _owned_part(self, progress: stream.Progress) -> stream.Progress:
-        if self._owned is None:
-            return progress
-        return stream.Progress(
-            {p: position for p, position in progress.positions.items() if p in self._owned},
-            {p: marks for p, marks in progress.marks.items() if p in self._owned},
-        )
-
 
 def _instead(mine: Learnt, published: snapshots.Published) -> Learnt:
     """A published snapshot in the place of `mine`; as it is if nothing was learnt here, because our file is new."""
@@ -278,19 +277,6 @@ def _instead(mine: Learnt, published: snapshots.Published) -> Learnt:
     if mine.version == 0:
         return Learnt(policy, header.meaning, header.version, header.learnt)
     return restarted(replace(mine, version=header.version), policy, header.meaning, header.learnt)
-
-
-def _decoded(deliveries: Iterable[stream.Delivery]) -> tuple[dict[int, list[AnyRecord]], Counter[str]]:
-    records: dict[int, list[AnyRecord]] = {}
-    unreadable: Counter[str] = Counter()
-    for delivery in deliveries:
-        of_partition = records.setdefault(delivery.partition, [])
-        for _, payload in delivery.frames:
-            try:
-                of_partition.append(decode(payload))
-            except (msgspec.MsgspecError, ValueError):  # the collector keeps it aside with its bytes
-                unreadable["unreadable record"] += 1
-    return records, unreadable
 
 
 def _text(value: bytes | str) -> str:

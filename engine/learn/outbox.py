@@ -1,13 +1,12 @@
 """The records that the learner adds to the log: kept in its file, then in the stream once, as those of a spool are."""
 
 import sqlite3
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from engine.journal import stream
 from engine.journal.records import AnyRecord, encode
-from engine.journal.spool import _LENGTH_CRC, _SEQ_PARTITION  # a frame's form stands there once
+from engine.journal.spool import framed
 
 _SCRIPT = Path(stream.__file__).with_name("ship.lua").read_text(encoding="utf-8")
 _BATCH = 2000
@@ -34,7 +33,9 @@ class Outbox:
         """
         moved = 0
         for partition, last in self._db.execute("SELECT partition, max(seq) FROM outbox GROUP BY partition").fetchall():
-            while self._shipped.get(partition, -1) < last:
+            if partition not in self._shipped:
+                self._shipped[partition] = int(client.hget(stream.keys(partition).shipped, self._id) or 0)
+            while self._shipped[partition] < last:
                 moved += self._step(client, partition)
         return moved
 
@@ -47,19 +48,14 @@ class Outbox:
                 self._db.execute(dropped, (partition, int(collected)))
 
     def _step(self, client: stream.Client, partition: int) -> int:
-        before = self._shipped.get(partition, 0)
+        before = self._shipped[partition]
         rows = self._db.execute(
             "SELECT seq, record FROM outbox WHERE partition = ? AND seq > ? ORDER BY seq LIMIT ?",
             (partition, before, _BATCH),
         ).fetchall()
-        last = rows[-1][0] if rows else before
-        data = b"".join(_frame(seq, partition, record) for seq, record in rows)
+        last = rows[-1][0]
+        data = b"".join(framed(seq, partition, record) for seq, record in rows)
         names = stream.keys(partition)
         there = int(client.eval(_SCRIPT, 2, names.stream, names.shipped, self._id, before, last, data))
         self._shipped[partition] = there
         return len(rows) if there == last else 0
-
-
-def _frame(seq: int, partition: int, payload: bytes) -> bytes:
-    tail = _SEQ_PARTITION.pack(seq, partition)
-    return _LENGTH_CRC.pack(len(payload), zlib.crc32(payload, zlib.crc32(tail))) + tail + payload

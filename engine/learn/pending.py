@@ -8,12 +8,13 @@ import msgspec
 # What became of a decision so far.
 BARE, WAITING, OPEN, ZERO, PAID, REVERSED, CLOSED = 6, 0, 1, 2, 3, 4, 5
 _LIVE = frozenset({OPEN, ZERO, PAID, REVERSED})
+_THEIRS = _LIVE | {WAITING}
 _PUT = "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _OF_IDS = "SELECT pending.* FROM json_each(?) asked JOIN pending ON decision_id = asked.value"
-_SEEN_BY = """
-SELECT pending.* FROM json_each(?) asked JOIN pending ON customer = asked.value AND status BETWEEN 1 AND 4
+_THEIR_OWN = """
+SELECT pending.* FROM json_each(?) asked JOIN pending ON customer = asked.value AND status BETWEEN 0 AND 4
 """
-_DUE = "SELECT * FROM pending WHERE partition = ? AND due <= ? ORDER BY due"
+_DUE = "SELECT * FROM pending WHERE due <= ? ORDER BY due"
 
 
 class Pending(msgspec.Struct, gc=False):
@@ -61,15 +62,20 @@ class Board:
         self._known: set[tuple[str, str]] = set()
 
     def load(self, ids: Collection[str], customers: Collection[str]) -> None:
-        """Bring in what is pending of these decisions, and what these customers have seen."""
+        """Bring in what is pending of these decisions, and what these customers have seen or wait to see."""
         if ids:
             self._bring(self._db.execute(_OF_IDS, [_json(ids)]))
         if customers:
-            self._bring(self._db.execute(_SEEN_BY, [_json(customers)]))
+            self._bring(self._db.execute(_THEIR_OWN, [_json(customers)]))
 
-    def load_due(self, partition: int, until: float) -> list[Pending]:
-        """Bring in, and answer, what is due in a partition, the earliest first."""
-        return self._bring(self._db.execute(_DUE, (partition, until)))
+    def load_due(self, until: float) -> list[Pending]:
+        """Bring in, and answer, what is due, the earliest first."""
+        return self._bring(self._db.execute(_DUE, (until,)))
+
+    @property
+    def customers(self) -> set[str]:
+        """Whose rows were brought in."""
+        return set(self._by_customer)
 
     def add(self, row: Pending) -> None:
         """A new one."""
@@ -85,8 +91,8 @@ class Board:
         return [row for row in self._by_customer.get(customer, ()) if row.live and not row.gone]
 
     def rename(self, before: str, after: str) -> None:
-        """Two customers turned out to be one."""
-        moved = self._by_customer.pop(before, [])
+        """Two customers turned out to be one: what is still open of one is the other's."""
+        moved = [row for row in self._by_customer.pop(before, []) if row.status in _THEIRS and not row.gone]
         for row in moved:
             row.customer, row.dirty = after, True
         self._by_customer.setdefault(after, []).extend(moved)

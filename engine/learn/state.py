@@ -67,17 +67,30 @@ class State:
         """Keep the partitions' clocks."""
         self.db.executemany("INSERT OR REPLACE INTO clocks VALUES (?, ?)", clocks.items())
 
-    def due(self, partition: int, until: float, limit: int) -> list[float]:
+    def time(self) -> float:
+        """How far time went, seconds since 1970."""
+        stored = self._meta("time")
+        return msgspec.json.decode(stored, type=float) if stored else 0.0
+
+    def put_time(self, time: float) -> None:
+        """Keep how far time went."""
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES ('time', ?)", [msgspec.json.encode(time)])
+
+    def due(self, until: float, limit: int) -> list[float]:
         """When the first `limit` things are due that only time changes."""
         rows = self.db.execute(
-            "SELECT due FROM (SELECT due FROM pending WHERE partition = :p AND due <= :until UNION ALL "
-            "SELECT due FROM early WHERE partition = :p AND due <= :until UNION ALL "
-            "SELECT ended + :grace FROM guarded WHERE NOT known AND partition = :p AND ended <= :until "
+            "SELECT due FROM (SELECT due FROM pending WHERE due <= :until UNION ALL "
+            "SELECT due FROM early WHERE due <= :until UNION ALL "
+            "SELECT ended + :grace FROM under_guard WHERE NOT known AND ended <= :until "
             "AND ended + :grace <= :until) "
             "ORDER BY due LIMIT :limit",
-            {"p": partition, "until": until, "limit": limit, "grace": GRACE},
+            {"until": until, "limit": limit, "grace": GRACE},
         )
         return [due for (due,) in rows]
+
+    def forget_merges(self, before: float) -> None:
+        """Let go of who became whom before then."""
+        self.db.execute("DELETE FROM merged WHERE at < ?", [before])
 
     def policies(self) -> dict[str, Learnt]:
         """What was learnt, by selection."""

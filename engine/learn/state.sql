@@ -24,8 +24,8 @@ CREATE TABLE IF NOT EXISTS pending (
   purchase TEXT NOT NULL,
   PRIMARY KEY (decision_id, key)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS pending_due ON pending (partition, due);
-CREATE INDEX IF NOT EXISTS pending_customer ON pending (customer) WHERE status BETWEEN 1 AND 4;
+CREATE INDEX IF NOT EXISTS pending_by_due ON pending (due);
+CREATE INDEX IF NOT EXISTS pending_of_customer ON pending (customer) WHERE status BETWEEN 0 AND 4;
 
 -- Exposures and events that came before what they belong to.
 CREATE TABLE IF NOT EXISTS early (
@@ -36,7 +36,11 @@ CREATE TABLE IF NOT EXISTS early (
   record BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS early_waits_for ON early (waits_for);
-CREATE INDEX IF NOT EXISTS early_due ON early (partition, due);
+CREATE INDEX IF NOT EXISTS early_by_due ON early (due);
+
+-- Customers who turned out to be another, and since when (s since 1970), so that late records of them are theirs.
+CREATE TABLE IF NOT EXISTS merged (customer TEXT PRIMARY KEY, into_ TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS merged_into ON merged (into_);
 
 CREATE TABLE IF NOT EXISTS policies (
   key TEXT PRIMARY KEY,
@@ -62,19 +66,18 @@ CREATE TABLE IF NOT EXISTS clocks (partition INTEGER PRIMARY KEY, time REAL NOT 
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 
 -- The circuit breaker: one row per customer in a guarded experiment, the evidence so far, and what it led to.
-CREATE TABLE IF NOT EXISTS guarded (
+CREATE TABLE IF NOT EXISTS under_guard (
   experiment TEXT NOT NULL,
   metric TEXT NOT NULL,
   customer TEXT NOT NULL,
   variant TEXT NOT NULL,
-  partition INTEGER NOT NULL,
   begun REAL NOT NULL,
   ended REAL NOT NULL,
   value REAL NOT NULL,
   known INTEGER NOT NULL,
   PRIMARY KEY (experiment, metric, customer)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS guarded_ended ON guarded (partition, ended) WHERE NOT known;
+CREATE INDEX IF NOT EXISTS under_guard_ended ON under_guard (ended) WHERE NOT known;
 CREATE TABLE IF NOT EXISTS evidence (
   experiment TEXT NOT NULL,
   metric TEXT NOT NULL,

@@ -1,7 +1,7 @@
-"""A learner to be killed: `learner_process.py EXPERIMENTS DATA URL LEARNT`.
+"""A learner to be killed: `learner_process.py EXPERIMENTS DATA URL LEARNT batch|publication`.
 
-Once it has learnt so much it prints a line and goes on with one batch. It never gets further, so that a kill falls into
-the work however late it comes.
+Once it has learnt so much it prints a line and goes on with one batch, or with the publication that it is about to
+begin. It never gets further, so that a kill falls into the work however late it comes.
 """
 
 import signal
@@ -11,21 +11,45 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from engine.catalog import Plan, load_plan
+from engine.journal import snapshots
 from engine.learn import learn
 from engine.learn.state import path_of
 from engine.settings import Settings
 
+told = threading.Event()
 
-def plans(plan: Plan, state: Path, enough: float) -> Iterator[Plan]:
+
+def tell() -> None:
+    """Say that the time for a kill has come."""
+    if not told.is_set():
+        told.set()
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+
+
+def plans(plan: Plan, state: Path, enough: float, *, publishing: bool) -> Iterator[Plan]:
     """The plan, once for every batch."""
-    while learnt(state) < enough:
+    while learnt(state) < enough or (publishing and not told.is_set()):
         yield plan
-    sys.stdout.write("\n")
-    sys.stdout.flush()
-    yield plan
+    if not publishing:
+        tell()
+        yield plan
     signal.pause()
+
+
+def watched(state: Path, enough: float) -> None:
+    """Tell of the first publication after so much was learnt, just before it."""
+    publish = snapshots.publish
+
+    def told_of(*arguments: Any) -> int:
+        if learnt(state) >= enough:
+            tell()
+        return publish(*arguments)
+
+    snapshots.publish = told_of
 
 
 def learnt(state: Path) -> float:
@@ -35,7 +59,10 @@ def learnt(state: Path) -> float:
 
 
 signal.alarm(60)  # nobody is left waiting for one that hangs
-experiments, data, url, enough = sys.argv[1:]
+experiments, data, url, amount, during = sys.argv[1:]
 settings = Settings(experiments=Path(experiments), data=Path(data), redis=url, partitions=2)
-given = plans(load_plan(experiments), path_of(settings.data, None), float(enough))
+file, publishing = path_of(settings.data, None), during == "publication"
+if publishing:
+    watched(file, float(amount))
+given = plans(load_plan(experiments), file, float(amount), publishing=publishing)
 learn(settings, lambda: next(given), threading.Event(), clock=lambda: 0.0)

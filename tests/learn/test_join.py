@@ -127,6 +127,25 @@ def test_two_customers_who_turn_out_to_be_one_keep_their_decisions(shop: Any) ->
     assert totals(shop)["a"] == (1, 1)
 
 
+def test_records_that_come_late_under_an_old_id_are_those_of_whom_they_became(shop: Any) -> None:
+    def merged(before: str, after: str, at: float) -> Any:
+        return shop.event("$merge", at, after, properties=f'{{"from": "{before}", "into": "{after}"}}'.encode())
+
+    shop.send(shop.decided("d1", 0, "visitor"), shop.event("click", 4, "known"))
+    shop.learn()
+    shop.send(merged("visitor", "guest", 1), merged("guest", "known", 2))
+    shop.learn()
+    shop.send(shop.seen("d1", 3, "visitor"))  # what waited for its exposure may be rewarded now
+    shop.learn()
+    assert totals(shop)["a"] == (1, 1)
+    shop.send(*shop.shown("d2", 5, "guest", arm="b"))
+    shop.learn()
+    shop.send(shop.event("click", 6, "visitor"))
+    shop.learn()
+    assert totals(shop)["b"] == (1, 1)
+    assert shop.aside() == {}
+
+
 def test_revenue_is_the_reward_of_a_revenue_metric(shop: Any) -> None:
     shop.send(*shop.shown("d1", 0, key="till"), shop.event("purchase", 5, decision="d1", revenue=12.5))
     shop.learn()

@@ -8,6 +8,7 @@ import httpx
 from engine.journal.erase import digest
 from engine.journal.records import ExposureRecord
 from engine.learn.erase import without_erased
+from engine.learn.intake import Stamped
 from engine.learn.pending import WAITING, Board, Pending
 from engine.learn.state import State, path_of
 
@@ -28,5 +29,5 @@ def test_a_delete_reaches_the_files_of_every_learner(server: Any) -> None:
         with closing(state):
             assert state.db.execute("SELECT customer FROM pending").fetchall() == [("stays",)]
             assert state.db.execute("SELECT count(*) FROM erased WHERE digest = ?", [digest("gone")]).fetchone() == (1,)
-            late = [ExposureRecord("d-late", 1.0, who, ["hero"]) for who in ("gone", "stays")]
+            late = [Stamped(1.0, 0, ExposureRecord("d-late", 1.0, who, ["hero"])) for who in ("gone", "stays")]
             assert without_erased(state.db, late) == late[1:]
