@@ -53,6 +53,7 @@ unit: .venv/dev.stamp $(ENGINES) ## every test, on two cores; those on Spark and
 bench: .venv/dev.stamp ## decide beside an idiomatic Litestar handler; assignment beside GrowthBook's SDK; 1,000 experiments
 	$(BIN)/python -m loadtests.bench
 	$(BIN)/python -m loadtests.plans
+	$(BIN)/python -m loadtests.collection
 	$(BIN)/python -m loadtests.assignment
 	$(BIN)/python -m loadtests.check
 
