@@ -9,7 +9,7 @@ policy as those before taught it. The errors are then those of a martingale.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import numpy as np
@@ -76,29 +76,33 @@ class Predicted:
 
 
 def reward_model(log: Logged) -> RewardModel:
-    """A linear model for each arm, shrunken to a common one as far as the data say, for each fold from the others.
+    """A linear model for each arm, shrunken to a common one, for each fold from the others.
 
-    Little shrinkage would flatter a policy that learnt from the same rows and so chases the same noise.
+    How much they are shrunken, one number, the whole log says. Little shrinkage would flatter a policy that learnt
+    from the same rows and so chases the same noise.
     """
     features = reward_features(log)
     x = np.array([features.vector(context) if features.specs else np.ones(1) for context in log.contexts])
-    customers = int(log.customer.max()) + 1
-    folds = min(FOLDS, customers)
-    fold = np.random.default_rng(SEED).permutation(customers)[log.customer] % folds
-    learnt = [np.flatnonzero(fold != k) for k in range(folds)]
+    folds = min(FOLDS, log.customers)
+    fold = np.random.default_rng(SEED).permutation(log.customers)[log.customer] % folds
+    taught = [np.flatnonzero(fold != k) for k in range(folds)]
+    prior = LinearThompson(log.arms, x.shape[1], traits=dict.fromkeys(log.arms, (1.0,)))
+    prior = replace(prior, between=_fitted(prior, log, x, np.arange(len(log))).between, tune=False)
     return RewardModel(
         log,
         fold,
         x,
-        np.array([_coefficients(log, x, rows) for rows in learnt]),
-        np.array([log.reward[rows].min() for rows in learnt]),
-        np.array([log.reward[rows].max() for rows in learnt]),
+        np.array([_coefficients(_fitted(prior, log, x, rows)) for rows in taught]),
+        np.array([log.reward[rows].min() for rows in taught]),
+        np.array([log.reward[rows].max() for rows in taught]),
     )
 
 
-def _coefficients(log: Logged, x: Floats, rows: Ints) -> Floats:
-    prior = LinearThompson(log.arms, x.shape[1], traits=dict.fromkeys(log.arms, (1.0,)))
-    fitted = prior.update(x[log.context[rows]], log.arm[rows], log.reward[rows], log.propensity[rows])
+def _fitted(prior: LinearThompson, log: Logged, x: Floats, rows: Ints) -> LinearThompson:
+    return prior.update(x[log.context[rows]], log.arm[rows], log.reward[rows], log.propensity[rows])
+
+
+def _coefficients(fitted: LinearThompson) -> Floats:
     known = fitted.posterior
     coefficients = np.vstack([np.asarray(known.mean, np.float64), known.common[:-1]])
     coefficients[:, 0] += known.common[-1]  # every context starts with 1
