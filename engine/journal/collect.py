@@ -181,7 +181,7 @@ def collect(
             return Summary({}, 0, drained.finish())
         if stop.wait(_IDLE * 4):
             return Summary({}, 0, 0)
-        if not said:
+        if not said and drained is None:
             _log.info("another collector works on this log; waiting", log=str(settings.log))
             said = True
 
