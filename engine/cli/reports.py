@@ -21,6 +21,11 @@ Engine = Annotated[
 ]
 
 
+Alpha = Annotated[
+    float | None, Parameter(help="One minus the intervals' coverage; what the file says, or 0.05, by default.")
+]
+
+
 @app.command(name=("analyze", "report"))
 def analyze(
     key: Annotated[str | None, Parameter(help="An experiment, or a placement whose policies are compared.")] = None,
@@ -34,9 +39,12 @@ def analyze(
     unit: Annotated[str | None, Parameter(help="The table's column of the unit of assignment.")] = None,
     metric: Metrics = None,
     covariate: Annotated[list[str] | None, Parameter(name="--covariate", help="A column from before.")] = None,
-    method: Method | None = None,
-    alpha: float | None = None,
-    relative: Literal["fieller", "log", "linear"] | None = None,
+    method: Annotated[Method | None, Parameter(help="How intervals are made; what the file says by default.")] = None,
+    alpha: Alpha = None,
+    relative: Annotated[
+        Literal["fieller", "log", "linear"] | None,
+        Parameter(help="The relative effect's interval; fieller by default."),
+    ] = None,
     prior: Annotated[
         str | None, Parameter(help="MEAN,SD of the relative effect before the data, or past: as other experiments had.")
     ] = None,
@@ -156,13 +164,13 @@ def _policies(placement: str, log: Path, ignored: list[str], *, json: bool) -> i
 
 @app.command
 def aa(
-    key: str | None = None,
+    key: Annotated[str | None, Parameter(help="An experiment of the log.")] = None,
     *,
     table: Annotated[str | None, Parameter(help="A Parquet or CSV file of anyone's instead of the log.")] = None,
     metric: Metrics = None,
     unit: Annotated[str | None, Parameter(help="The table's column of the unit of assignment.")] = None,
     runs: Annotated[int, Parameter(help="How often the units are split anew, at random.")] = 1000,
-    alpha: float | None = None,
+    alpha: Alpha = None,
     log: Log = None,
     experiments: Folder = None,
     data: Data = None,
@@ -221,7 +229,7 @@ def power(
     units: Annotated[int | None, Parameter(help="Units over control and one variant.")] = None,
     power: Annotated[float | None, Parameter(help="The chance to find it; 0.8 where it is not asked for.")] = None,
     share: Annotated[float, Parameter(help="Control's share of these units.")] = 0.5,
-    alpha: float = 0.05,
+    alpha: Annotated[float, Parameter(help="The level of the test.")] = 0.05,
     method: Method = "fixed",
     planned: Annotated[int | None, Parameter(help="As in analyze.")] = None,
     looks: Annotated[int | None, Parameter(help="As in analyze.")] = None,
@@ -262,10 +270,10 @@ def replay(
     source: Annotated[Path, Parameter(help="The dataset's folder, as `make obd` unpacks it.")] = Path(
         ".cache/obd/obp/dataset/obd"
     ),
-    campaign: Literal["all", "men", "women"] = "all",
-    rounds: int = 10_000,
+    campaign: Annotated[Literal["all", "men", "women"], Parameter(help="Which of its campaigns.")] = "all",
+    rounds: Annotated[int, Parameter(help="How many of its rounds.")] = 10_000,
     data: Data = None,
-    port: int = 0,
+    port: Annotated[int, Parameter(help="The engine's port; a free one by default.")] = 0,
     json: AsJson = False,
 ) -> int:
     """Ask a running engine the logged rounds of a public dataset; it learns where it agrees with the log."""

@@ -12,15 +12,19 @@ from engine.settings import from_environment
 if TYPE_CHECKING:
     from engine.catalog import Plan
 
+Host = Annotated[str | None, Parameter(help="The address to listen on; this machine alone by default.")]
+Port = Annotated[int | None, Parameter(help="The port to listen on; 8080 by default, 0 takes a free one.")]
+Workers = Annotated[int | None, Parameter(help="How many processes decide; 1 by default.")]
+
 
 @app.command
 def up(
     *,
     experiments: Folder = None,
     data: Data = None,
-    host: str | None = None,
-    port: int | None = None,
-    workers: int | None = None,
+    host: Host = None,
+    port: Port = None,
+    workers: Workers = None,
 ) -> int:
     """Run everything on this machine: embedded store, decision servers, learner, collector."""
     from engine.up import running, stop_on_signals
@@ -41,9 +45,9 @@ def serve(
     experiments: Folder = None,
     data: Data = None,
     redis: Redis = None,
-    host: str | None = None,
-    port: int | None = None,
-    workers: int | None = None,
+    host: Host = None,
+    port: Port = None,
+    workers: Workers = None,
     fd: Annotated[int | None, Parameter(help="A listening socket that is inherited; used by `up`.", show=False)] = None,
 ) -> int:
     """Serve decisions: one process, or --workers N of them."""
@@ -82,7 +86,12 @@ def learn(*, experiments: Folder = None, data: Data = None, redis: Redis = None)
 
 
 @app.command
-def collect(*, data: Data = None, redis: Redis = None, drain: bool = False) -> int:
+def collect(
+    *,
+    data: Data = None,
+    redis: Redis = None,
+    drain: Annotated[bool, Parameter(negative="", help="End once all that was answered is in the log.")] = False,
+) -> int:
     """Write the log: streams to Parquet. With --drain empty spool and streams into it and end."""
     from engine.journal.collect import collect as run
     from engine.up import stop_on_signals, store_of
@@ -101,7 +110,13 @@ def collect(*, data: Data = None, redis: Redis = None, drain: bool = False) -> i
 
 
 @app.command
-def demo(*, once: bool = False, customers: int = 4000, port: int | None = None, data: Data = None) -> int:
+def demo(
+    *,
+    once: Annotated[bool, Parameter(negative="", help="End after the reports instead of serving on.")] = False,
+    customers: Annotated[int, Parameter(help="How many simulated customers come.")] = 4000,
+    port: Port = None,
+    data: Data = None,
+) -> int:
     """A shop comes alive: simulated traffic over HTTP, learning, reports. Then keeps serving, unless --once."""
     from engine.demo import run
     from engine.up import stop_on_signals
