@@ -7,14 +7,14 @@ import pytest
 
 from tests.statistical.coverage import ESTIMATORS, KINDS, POLICIES, coverage
 
-LOGS = 60
+LOGS = 40
 HARDEST = ("arms alike", "arms alike, customers come often", "bandit's, arms alike, customers come often")
 
 
 def test_intervals_of_every_estimator_cover() -> None:
     found: Counter[tuple[str, str, str]] = Counter()
     for name in HARDEST:
-        for key, share in coverage(KINDS[name], LOGS, seed=2).items():
+        for key, share in coverage(KINDS[name], LOGS, n=1000, seed=2).items():
             found[key] += round(share * LOGS)
     logs = LOGS * len(HARDEST)
     slack = 3.3 * math.sqrt(0.95 * 0.05 / logs)  # one in a thousand: of twelve that are strongly related
