@@ -23,7 +23,9 @@ app = cyclopts.App(
     version=lambda: version("counterpoint"),
     version_flags=["--version"],
 )
-out = Console()
+PIPED = 160
+"""Columns of what is not read in a terminal, unless COLUMNS says another number."""
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED)
 err = Console(stderr=True)
 
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document and nothing else.")]

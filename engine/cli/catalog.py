@@ -277,7 +277,9 @@ def explain(
 @app.command
 def coverage(
     *,
-    profiles: Annotated[Path | None, Parameter(help="A sample of customers; 1,000 made-up ids by default.")] = None,
+    profiles: Annotated[
+        Path | None, Parameter(help="A sample of customers; one per stage, who agreed to everything, by default.")
+    ] = None,
     experiments: Folder = None,
     json: AsJson = False,
 ) -> int:
@@ -285,26 +287,31 @@ def coverage(
     from engine.catalog.compile import compile_plan
     from engine.catalog.load import load_specs
     from engine.profiles.coverage import coverage as cover
-    from engine.profiles.sample import made_up, read_sample
+    from engine.profiles.coverage import unmet
+    from engine.profiles.sample import one_per_stage, read_sample
 
-    specs = load_specs(from_environment(experiments=experiments).experiments)
-    cells = cover(compile_plan(specs), specs, read_sample(profiles) if profiles else made_up(1000), time.time())
+    specs, now = load_specs(from_environment(experiments=experiments).experiments), time.time()
+    purposes = {offer.purpose for offer in specs.offers.values() if offer.purpose is not None}
+    cells = cover(compile_plan(specs), specs, read_sample(profiles) if profiles else one_per_stage(purposes, now), now)
     if json:
         print_json(cells)
         return 0
-    table = grid("segment", "stage", "channel", "placement", "customers", "without", "offers")
+    table = grid("segment", "stage", "where", "customers", "without", "offers")
     for cell in cells:
         style = "red" if cell.hole else ""
         names = ", ".join(cell.offers) or "none"
         table.add_row(
             cell.segment,
             cell.stage,
-            cell.channel,
-            cell.placement,
+            f"{cell.placement} on {cell.channel}",
             f"{cell.customers:,}",
             f"{cell.without:.0%}",
             names,
             style=style,
         )
     out.print(table)
+    holes = sum(cell.hole for cell in cells)
+    say(f"{count(holes, 'hole')}: where most find nothing of their own.")
+    if missing := unmet(specs, cells):
+        say(f"Nobody of the sample is in {', '.join(missing)}; name customers who are with --profiles.")
     return 0

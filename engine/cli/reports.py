@@ -43,7 +43,7 @@ def analyze(
     alpha: Alpha = None,
     relative: Annotated[
         Literal["fieller", "log", "linear"] | None,
-        Parameter(help="The relative effect's interval; fieller by default."),
+        Parameter(help="How the relative interval is made; fieller."),
     ] = None,
     prior: Annotated[
         str | None, Parameter(help="MEAN,SD of the relative effect before the data, or past: as other experiments had.")

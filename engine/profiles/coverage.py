@@ -39,6 +39,12 @@ class Cell(msgspec.Struct, frozen=True):
         return self.customers > 0 and self.without > 0.5
 
 
+def unmet(specs: Specs, cells: Iterable[Cell]) -> list[str]:
+    """The segments that nobody of the sample is in, so that nothing is known of what they find."""
+    met = {cell.segment for cell in cells}
+    return [key for key, segment in specs.segments.items() if segment.condition is not None and key not in met]
+
+
 def coverage(plan: Plan, specs: Specs, sample: Iterable[Sampled], now: float) -> list[Cell]:
     """Every segment by stage by channel and placement that has customers in the sample, the worst covered first."""
     segments = {
@@ -68,7 +74,7 @@ def coverage(plan: Plan, specs: Specs, sample: Iterable[Sampled], now: float) ->
             for segment in mine:
                 key = (segment, at, channel, placement)
                 counts[key] += 1
-                without[key] += choice.reason == "fallback"
+                without[key] += choice.offer.key not in choice.candidates
                 offers[key].update(choice.candidates)
     cells = [
         Cell(*key, number, sorted(offers[key]), without[key] / number)  # the key is in the order of the fields

@@ -1,12 +1,13 @@
 """Customers from a file, or made up, for trials that touch no store."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
-from engine.decide.profile import Profile, Scalar, Trait
+from engine.catalog.rules import DAY
+from engine.decide.profile import LAPSED_AFTER, LOYAL_ORDERS, Consent, Held, Profile, Scalar, Stage, Trait
 from engine.errors import BadInput
 
 
@@ -28,6 +29,24 @@ class _Line(msgspec.Struct, frozen=True):
 def made_up(number: int) -> list[Sampled]:
     """Customers `c-0`, `c-1` … of whom nothing is known."""
     return [Sampled(Profile(id=f"c-{index}", unit=f"c-{index}")) for index in range(number)]
+
+
+def one_per_stage(purposes: Iterable[str], now: float) -> list[Sampled]:
+    """A customer in each stage of the journey at `now` (s since 1970), who agreed to all `purposes`."""
+    agreed = {purpose: Consent(granted=True, time=now) for purpose in purposes}
+    long_ago = now - LAPSED_AFTER - DAY
+
+    def one(stage: Stage, **known: object) -> Sampled:
+        return Sampled(msgspec.structs.replace(Profile(id=stage, unit=stage, consents=agreed), **known))
+
+    return [
+        one("new"),
+        one("engaged", past_visits=2),
+        one("cart", journey={"cart": Held({"items": 1}, now, now + DAY)}),
+        one("customer", order_count=1, last_order=now),
+        one("loyal", order_count=LOYAL_ORDERS, last_order=now),
+        one("lapsed", order_count=1, last_order=long_ago),
+    ]
 
 
 def read_sample(path: Path) -> list[Sampled]:
