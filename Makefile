@@ -7,7 +7,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 DEMO_ARGS ?=
 ENGINES := $(if $(shell command -v java),.venv/engines.stamp)
 
-.PHONY: help demo test lint types unit bench bench-policies bench-analysis bench-parts obd replay lock clean
+.PHONY: help demo test lint types unit bench bench-policies bench-analysis bench-parts bench-coverage obd replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -67,6 +67,9 @@ bench-parts: .venv/dev.stamp ## journal, profiles and learner, each alone
 	$(BIN)/python -m loadtests.journal
 	$(BIN)/python -m loadtests.profiles
 	$(BIN)/python -m loadtests.learn
+
+bench-coverage: .venv/dev.stamp ## how often the intervals of `evaluate` cover the truth, on 6,000 simulated logs
+	$(BIN)/python -m tests.statistical.coverage
 
 OBD := .cache/obd/obp/dataset/obd
 $(OBD): | .venv/bin/python

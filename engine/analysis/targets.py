@@ -103,6 +103,8 @@ class Target:
     @property
     def reads(self) -> list[str]:
         """The traits that its probabilities depend on."""
+        if not KINDS[self.file.spec.kind].contextual:
+            return []
         return [spec.trait for spec in self.features.specs] + [group.name for group in self.features.groups]
 
     @property
