@@ -38,7 +38,16 @@ async def silent(accepted: list[Accepted]) -> None:
 def typical(user: str, anonymous: str) -> Profile:
     """A customer of some months: six traits, five affinities, three orders, four visits, two channels."""
     profile = Profile(user, anonymous, 7, NOW, NOW, ids={"user_id": [user], "anonymous_id": [anonymous]})
-    events = [Event("identify", "i", user_id=user, traits=TRAITS | {"consent.marketing": True}, channel="web")]
+    events = [
+        Event(
+            "identify",
+            "i",
+            user_id=user,
+            anonymous_id=anonymous,
+            traits=TRAITS | {"consent.marketing": True},
+            channel="web",
+        )
+    ]
     for n, category in enumerate(("coffee", "tea", "cake", "beans", "cups")):
         events.append(Event("track", f"v{n}", event="view", properties={"category": category}, channel="app"))
     for n in range(3):
