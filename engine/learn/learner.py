@@ -14,6 +14,7 @@ from engine.journal import erase_heard, snapshots, stream
 from engine.journal.snapshots import Header, aligned, store_errors
 from engine.learn.aliases import Aliases
 from engine.learn.breaker import Breaker, guards_of, trip_record
+from engine.learn.changes import Changes, change_record
 from engine.learn.combine import MARK, combine
 from engine.learn.early import Early
 from engine.learn.erase import without_erased
@@ -97,8 +98,10 @@ class Learner:
         self._plan: Plan | None = None
         self._rules = NO_RULES
         self._breaker = Breaker(self._state.db, {})
+        self._changes = Changes(self._state.db)
         self._prices: Prices | None = None
         self._told: dict[str, int] = {}
+        self._figures: dict[str, float] = {}
         self._erasures = stream.BEGINNING
         self._next_publish = 0.0
         self._tidied = 0.0
@@ -145,6 +148,7 @@ class Learner:
             if self._prices is not None:
                 self._prices.move(self._client, self._time if now is None else now)
             self._tell_trips()
+            self._tell_figures()
             shipped = self._outbox.ship(self._client)
             if time.monotonic() - self._tidied > _TIDY:
                 self._outbox.drop_collected(self._client)
@@ -229,6 +233,8 @@ class Learner:
             aliases.write()
             self._outbox.put(join.log)
             self._outbox.put((FIRST, trip_record(trip)) for trip in trips)
+            changes = self._changes.take(join.lessons, self._rules, time_after)
+            self._outbox.put((FIRST, change_record(change, time_after)) for change in changes)
             self._state.put_time(time_after)
             self._state.put_clocks(clocks)
             self._state.put_policies(changed)
@@ -266,6 +272,15 @@ class Learner:
             snapshots.trip(self._client, selection, reason)
             self._state.told_trip(selection)
             _log.error("circuit breaker open: the fallback is shown", selection=selection, reason=reason)
+
+    def _tell_figures(self) -> None:
+        """Let the decision servers show what was counted, where it changed."""
+        figures = {f"aside|{reason}|{self._suffix}": float(n) for reason, n in self._state.aside().items()}
+        figures |= {f"learnt|{key}|{self._suffix}": one.learnt for key, one in self._learnt.items()}
+        for (selection, arm), changes in self._changes.counts().items():
+            figures[f"changes|{selection}/{arm}|{self._suffix}"] = float(changes)
+        snapshots.tell(self._client, dict(figures.items() - self._figures.items()))
+        self._figures = figures
 
     def _mine(self) -> Collection[int]:
         return range(self._partitions) if self._owned is None else self._owned

@@ -61,6 +61,11 @@ CREATE TABLE IF NOT EXISTS outbox (
 -- The shadow price of each stock and budget that must last, and what was known when it was moved.
 CREATE TABLE IF NOT EXISTS prices (pool TEXT PRIMARY KEY, pacing BLOB NOT NULL) WITHOUT ROWID;
 
+-- What each arm earned over time, in which changes are looked for.
+CREATE TABLE IF NOT EXISTS histories (
+  selection TEXT NOT NULL, arm TEXT NOT NULL, history BLOB NOT NULL, PRIMARY KEY (selection, arm)
+) WITHOUT ROWID;
+
 CREATE TABLE IF NOT EXISTS aside (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS clocks (partition INTEGER PRIMARY KEY, time REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;

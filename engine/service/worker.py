@@ -39,6 +39,7 @@ from engine.service.merges import finish_merges
 from engine.service.meters import Meters
 from engine.service.problems import Refusal, undecodable
 from engine.service.repeats import Kept, Repeats
+from engine.service.told import Told
 from engine.settings import Settings
 
 PLAN_SECONDS = 0.3
@@ -92,6 +93,7 @@ class Worker:
         self.spool = Spool(settings.spool, fsync=settings.fsync)
         self.shipper = Shipper(self.spool, settings.redis)
         self.follower = Follower(settings, lambda: self.watch.plan)
+        self.meters.registry.register(Told(self.follower))
         self.switch = KillSwitch(self.patient.wire)
         self.claims = Claims(self.store.wire)
         self.granting = Granting(self.claims)

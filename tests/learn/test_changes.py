@@ -1,0 +1,86 @@
+"""What an offer earns changed: found, said, logged and counted; seldom where nothing changed."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from engine.journal import snapshots
+from engine.journal.records import EventRecord
+from engine.learn.changes import MOST, History
+
+MINUTE = 60.0
+
+
+def shown(shop: Any, random: np.random.Generator, start: float, count: int, chance: float) -> None:
+    records: list[Any] = []
+    for i in range(count):
+        id_, at = f"d{start:.0f}-{i}", start + i * 20.0
+        records += shop.shown(id_, at, f"u{i}")
+        if random.random() < chance:
+            records.append(shop.event("click", at + 5, f"u{i}", id_))
+    shop.send(*records)
+
+
+def test_a_fall_is_said_and_logged_and_counted_once(shop: Any) -> None:
+    random = np.random.default_rng(1)
+    shown(shop, random, 0, 400, 0.5)
+    shop.learn()
+    assert [record for record in shop.logged() if isinstance(record, EventRecord)] == []
+    shown(shop, random, 8000, 400, 0.1)
+    shop.pass_time(8000 + 400 * 20 + 15 * MINUTE)
+    shop.learn()
+    shop.learn()
+    (told,) = [record for record in shop.logged() if isinstance(record, EventRecord)]
+    assert told.event == "$change"
+    change = msgspec.json.decode(told.properties)
+    assert (change["selection"], change["arm"]) == ("hero", "a")
+    assert change["before"] == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 400))
+    assert change["after"] < 0.3
+    assert abs(change["since"] - (shop.t0 + 8000)) <= 10 * MINUTE
+    figures = snapshots_told(shop)
+    assert figures["changes|hero/a|"] == 1
+    assert figures["learnt|hero|"] == 800
+
+
+def snapshots_told(shop: Any) -> dict[str, float]:
+    found = shop.client.hgetall(snapshots.TOLD)
+    return {name.decode(): float(value) for name, value in found.items()}
+
+
+@pytest.mark.parametrize("span", [30.0, 86_400.0])
+def test_false_alarms_are_rare_however_often_it_is_looked(span: float) -> None:
+    """At most 1% of arms ever, by the theorem; of 200 none to 4 standard errors above."""
+    random = np.random.default_rng(2)
+    alarms = 0
+    for _ in range(200):
+        history = History("m")
+        for at in range(60):
+            history = history.add([(at * span, float(random.random() < 0.2)) for _ in range(10)])
+            history, change = history.judge((at + 1) * span)
+            alarms += change is not None
+    assert alarms <= 2 + 4 * np.sqrt(200 * 0.01 * 0.99)
+
+
+def test_a_history_does_not_depend_on_the_order_or_the_pieces_it_came_in() -> None:
+    random = np.random.default_rng(3)
+    outcomes = [(float(at), float(random.random() < 0.3)) for at in random.uniform(0, 400_000, 2000)]
+    whole = History("m").add(outcomes)
+    pieces = History("m")
+    for start in range(0, 2000, 13):
+        pieces = pieces.add(list(reversed(outcomes[start : start + 13])))
+    assert len(whole.counts) <= MOST
+    assert (whole.width, whole.first) == (pieces.width, pieces.first)
+    assert whole.counts == pytest.approx(pieces.counts)
+    assert whole.totals == pytest.approx(pieces.totals)
+    assert sum(whole.counts) == 2000
+
+
+def test_an_arm_is_judged_only_by_spans_that_are_over() -> None:
+    history = History("m").add([(30.0, 1.0)] * 500 + [(90.0, 0.0)] * 500)
+    assert history.judge(100.0)[1] is None
+    after, change = history.judge(121.0)
+    assert change == (60.0, 1.0, 0.0)
+    assert after.counts == (500.0,)
+    assert after.judge(121.0) == (after, None)
