@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engine.analysis.sources import Cell, Engine, Frame
     from engine.analysis.verbs import Value
 
+VARIANT, CROSSED, STRATUM = "variant__", "crossed__", "stratum__"  # of a frame of units; anyone may have a 'variant'
 PILOT_ROWS = 10_000
 MISSING = -1  # the count of a measure whose columns do not all have a value in every unit
 
@@ -91,7 +92,7 @@ def groups(
     if not again:
         return found
     masked, masks, means = _masked(frame, keys[0], again, found)
-    second = _pass(engine, masked, keys, masks, means)
+    second = _pass(engine, masked, keys, masks, means, masked=True)
     return {key: Group(group.units, {**group.moments, **second[key].moments}) for key, group in found.items()}
 
 
@@ -105,7 +106,7 @@ def _masked(
         complete = frame[names[0]].notnull()
         for column in names[1:]:
             complete = complete & frame[column].notnull()
-        masks[name] = tuple(f"{column}__{index}" for column in names)
+        masks[name] = tuple(f"masked{index}__{column}" for column in names)
         frame = frame.mutate(
             **{copy: complete.ifelse(frame[column], None) for copy, column in zip(masks[name], names, strict=True)}
         )
@@ -142,6 +143,8 @@ def _pass(
     keys: Sequence[str],
     columns: Mapping[str, tuple[str, ...]],
     centre: Centre,
+    *,
+    masked: bool = False,
 ) -> Groups:
     singles = sorted({name for names in columns.values() for name in names})
     pairs = sorted({(min(a, b), max(a, b)) for names in columns.values() for a in names for b in names})
@@ -161,7 +164,11 @@ def _pass(
         products = {pair: _number(value) for pair, value in zip(pairs, rest[2 * len(singles) :], strict=True)}
         at = {name: centre.of(name, key[0]) for name in singles}
         found[key] = Group(
-            units, {name: _moments(units, names, counts, at, sums, products) for name, names in columns.items()}
+            units,
+            {
+                name: _moments(counts[names[0]] if masked else units, names, counts, at, sums, products)
+                for name, names in columns.items()
+            },
         )
     return found
 
@@ -174,9 +181,8 @@ def _moments(
     sums: Mapping[str, float],
     products: Mapping[tuple[str, str], float],
 ) -> Moments:
-    present = {counts[name] for name in names}
-    if len(present) == 1 and (present == {units} or "__" in names[0]):
-        return from_shifted(present.pop(), names, centre, sums, products)
+    if all(counts[name] == units for name in names):
+        return from_shifted(units, names, centre, sums, products)
     means = np.array([centre[name] + sums[name] / max(counts[name], 1) for name in names])
     return Moments(MISSING, means, np.zeros((len(names), len(names))))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.analysis.aggregate import Group, groups
+from engine.analysis.aggregate import CROSSED, Group, groups
 from engine.analysis.bayes import empirical_prior
 from engine.analysis.estimate import Effect
 from engine.analysis.gathered import gather
@@ -47,7 +47,7 @@ def baseline_of_table(path: str, metric: str, *, unit: str | None = None, engine
     split = unit or next(iter(table.schema()))  # any column will do: its groups are added up
     check_columns(source, path, table, split, unit, [measure])
     frame, (framed,) = unit_frame(table, split, unit, [measure])
-    return _baseline(groups(source, frame, ("crossed",), [framed]), framed)
+    return _baseline(groups(source, frame, (CROSSED,), [framed]), framed)
 
 
 def baseline_of_log(

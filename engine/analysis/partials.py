@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from engine.analysis.aggregate import Group, groups
+from engine.analysis.aggregate import VARIANT, Group, groups
 from engine.analysis.moments import together
 from engine.analysis.verbs import Query
 from engine.errors import BadInput
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine.analysis.metrics import Measure
     from engine.analysis.sources import DuckDB
 
+FILE = "file__"
 LAYOUT = 2  # of what is stored
 Flat = tuple[int, list[float], list[list[float]]]  # n, mean, comoment
 Variant = tuple[int, dict[str, Flat]]  # units, and moments by measure
@@ -123,13 +124,12 @@ def _aggregated(
 ) -> dict[str, dict[str | None, Variant]]:
     paths = {str(Path(folder, name)): name for name in files}
     quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-    table = Query(f"read_parquet([{quoted}], union_by_name = true, filename = 'file__')")
+    table = Query(f"read_parquet([{quoted}], union_by_name = true, filename = '{FILE}')")
     columns = sorted({column for measure in measures for column in measure.columns})
-    frame = table.select(
-        variant=table[variant].cast("string"), file__=table["file__"], **{c: table[c].cast("float64") for c in columns}
-    )
+    own = {VARIANT: table[variant].cast("string"), FILE: table[FILE]}
+    frame = table.select(**own, **{column: table[column].cast("float64") for column in columns})
     parts: dict[str, dict[str | None, Variant]] = {name: {} for name in files}
-    for (name, path), group in groups(source, frame, ("variant", "file__"), measures, pilot).items():
+    for (name, path), group in groups(source, frame, (VARIANT, FILE), measures, pilot).items():
         flat = {key: (m.n, m.mean.tolist(), m.comoment.tolist()) for key, m in group.moments.items()}
         parts[paths[str(path)]][None if name is None else str(name)] = (group.units, flat)
     return parts

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.analysis.aggregate import Group, Groups, groups
+from engine.analysis.aggregate import CROSSED, STRATUM, VARIANT, Group, Groups, groups
 from engine.analysis.bayes import Prior
 from engine.analysis.compare import Evidence, compare_all
 from engine.analysis.decision import decide
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from engine.analysis.metrics import Adjust
     from engine.analysis.sources import Cell, Engine, Frame, Table
 
-CROSSED = "crossed"
-STRATUM = "stratum"
+UNIT, LAST = "unit__", "last__"
 
 
 def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
@@ -91,7 +90,7 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     frame, framed = unit_frame(table, variant, unit, measures, stratum)
     found: Groups
     if partials is None:
-        keys = ("variant", CROSSED, *([STRATUM] if stratum else []))
+        keys = (VARIANT, CROSSED, *([STRATUM] if stratum else []))
         found = groups(source, frame, keys, [m for m in framed if m.kind != "quantile"])
     elif unit or stratum or not isinstance(source, DuckDB) or any(m.kind == "quantile" for m in measures):
         raise BadInput("partial statistics need duckdb, rows that are units, no quantile and no stratum; leave one out")
@@ -155,7 +154,7 @@ def _by_variant(found: Groups, metrics: Sequence[str], stratum: str | None) -> S
 def unit_frame(
     table: Table, variant: str, unit: str | None, measures: Sequence[Measure], stratum: str | None = None
 ) -> tuple[Frame, list[Measure]]:
-    """The table with one row per unit, its columns `variant`, `crossed` and `stratum`, and the measures over it.
+    """The table with one row per unit, its columns VARIANT, CROSSED and STRATUM, and the measures over it.
 
     With a unit column, the sums per unit replace the rows: a mean becomes the ratio of a unit's sum to its rows, whose
     delta method is the cluster-robust standard error.
@@ -164,19 +163,19 @@ def unit_frame(
     values = {column: table[column].cast("float64") for column in columns}
     if unit is None:
         strata = {STRATUM: table[stratum].cast("string")} if stratum else {}
-        frame = table.select(variant=table[variant].cast("string"), **{CROSSED: False}, **strata, **values)
+        own = {VARIANT: table[variant].cast("string"), CROSSED: False}
+        frame = table.select(**own, **strata, **values)
         return frame, list(measures)
     rows = table.filter(table[unit].notnull())
     strata = {STRATUM: rows[stratum].cast("string")} if stratum else {}
-    rows = rows.select(
-        unit=rows[unit], variant=rows[variant].cast("string"), **strata, **{c: rows[c].cast("float64") for c in columns}
-    )
+    own = {UNIT: rows[unit], VARIANT: rows[variant].cast("string")}
+    rows = rows.select(**own, **strata, **{c: rows[c].cast("float64") for c in columns})
     sums = {column: rows[column].sum() for column in columns}
     sizes = {f"{column}__rows": rows[column].count() for column in columns}
-    first, last = rows["variant"].min(), rows["variant"].max()
+    ends = {VARIANT: rows[VARIANT].min(), LAST: rows[VARIANT].max()}
     least = {STRATUM: rows[STRATUM].min()} if stratum else {}
-    per_unit = rows.group_by("unit").aggregate(variant=first, last=last, **least, **sums, **sizes)
-    frame = per_unit.mutate(**{CROSSED: (per_unit["variant"] != per_unit["last"]).fill_null(False)})
+    per_unit = rows.group_by(UNIT).aggregate(**ends, **least, **sums, **sizes)
+    frame = per_unit.mutate(**{CROSSED: (per_unit[VARIANT] != per_unit[LAST]).fill_null(False)})
     return frame, [_clustered(measure) for measure in measures]
 
 

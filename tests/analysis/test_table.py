@@ -205,3 +205,20 @@ def test_the_report_is_the_contracts_json(save: Save) -> None:
     assert set(metric["absolute"]) == {"estimate", "low", "high", "se", "p"}
     assert set(metric["bayes"]) >= {"chance_to_win", "expected_loss", "low", "high"}
     assert decoded["decision"]["money_per_month"] == {"not_estimable": "no metric of this report is in money"}
+
+
+@pytest.mark.parametrize("name", ["variant", "crossed", "unit", "last", "stratum", "units", "q0"])
+def test_a_column_may_have_any_name(save: Save, name: str) -> None:
+    who = np.arange(100) // 4 * 2 + np.arange(100) % 2
+    for unit in (None, "who"):
+        named, plain = (
+            analyzed(save(arm=AB, who=who, **{column: Y}), f"mean:{column}", variant="arm", unit=unit).metrics[0]
+            for column in (name, "y")
+        )
+        assert msgspec.structs.replace(named, metric="y") == plain
+
+
+def test_values_missing_in_different_rows_leave_out_both(save: Save) -> None:
+    y, x = [None, *Y[1:]], [*Y[:2], None, *Y[3:]]
+    metric = analyzed(save(variant=AB, pre__y=x, y__now=y), "mean:y__now|pre__y").metrics[0]
+    assert metric.mean["a"] == pytest.approx(Y[4::2].mean())

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.analysis.aggregate import groups
+from engine.analysis.aggregate import CROSSED, VARIANT, groups
 from engine.analysis.metrics import parse_measure
 from engine.analysis.sources import DuckDB, connect, expression
 from engine.analysis.table import analyze_table, unit_frame
@@ -36,7 +36,7 @@ def test_text_and_ibis_give_the_same_sums(found: list[Any], by_unit: bool, offse
     table = source.view("made", "SELECT * FROM made")
     unit = "unit" if by_unit else None
     text, ibis = (
-        groups(source, frame, ("variant", "crossed"), measures)
+        groups(source, frame, (VARIANT, CROSSED), measures)
         for frame, measures in (unit_frame(one, "variant", unit, MEASURES) for one in (table, expression(table)))
     )
     assert text.keys() == ibis.keys()
