@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from engine.analysis.bayes import Prior, chances_best, normal, normal_posterior
+from engine.analysis.bayes import Prior, chances_best, losses_of_best, normal, normal_posterior
 from engine.analysis.effects import Settings, absolute, linear_effect, relative, scale
 from engine.analysis.estimate import Bayes, Effect, NotEstimable, chance
 from engine.analysis.inference import Arm, arms, is_share, no_share, single
@@ -191,13 +191,15 @@ def compare_all(
     reports = []
     for measure in measures:
         rows = [compare(measure, name, evidence, settings) for name in variants if name != evidence.control]
-        best = _chances_best(measure, [row.variant for row in rows], evidence) if len(rows) > 1 else {}
-        reports += [msgspec.structs.replace(row, chance_best=best.get(row.variant)) for row in rows]
+        best = _best(measure, [row.variant for row in rows], evidence) if len(rows) > 1 else {}
+        for row in rows:
+            chance_best, loss_best = best.get(row.variant, (None, None))
+            reports.append(msgspec.structs.replace(row, chance_best=chance_best, loss_best=loss_best))
     return _adjusted(reports)
 
 
-def _chances_best(measure: Measure, variants: Sequence[str], evidence: Evidence) -> dict[str, float]:
-    """Under a flat prior, over the variants that can be estimated and control."""
+def _best(measure: Measure, variants: Sequence[str], evidence: Evidence) -> dict[str, tuple[float, float | None]]:
+    """Chance and loss under a flat prior, over the variants that can be estimated and control."""
     known: dict[str, Arm] = {}
     for name in variants:
         found = evidence.sides(measure, name)
@@ -206,13 +208,10 @@ def _chances_best(measure: Measure, variants: Sequence[str], evidence: Evidence)
     good = 1.0 if measure.direction == "increase" else -1.0
     if any(arm.variance <= 0 for arm in known.values()):
         return {}
-    return dict(
-        zip(
-            known,
-            chances_best([good * arm.value for arm in known.values()], [arm.variance**0.5 for arm in known.values()]),
-            strict=True,
-        )
-    )
+    means, sds = [good * arm.value for arm in known.values()], [arm.variance**0.5 for arm in known.values()]
+    control = known[evidence.control].value if known else 0.0
+    losses = [loss / abs(control) if control else None for loss in losses_of_best(means, sds)] if known else []
+    return dict(zip(known, zip(chances_best(means, sds), losses, strict=True), strict=True))
 
 
 def _adjusted(metrics: Sequence[MetricReport]) -> list[MetricReport]:

@@ -102,6 +102,12 @@ def _by_effect(
     why = f"{closest.metric} may still be better or worse with {closest.variant}: {interval_text(closest)}"
     if not days:
         return Decision("keep running", why, money, would_change="An interval clear of zero would.")
+    if settings.method == "bayesian" and closest.loss_best is not None:
+        change = (
+            f"An expected loss to the best of all below {settings.tolerance:.3%} of control would; "
+            f"that of {closest.variant} is {closest.loss_best:.2%} now."
+        )
+        return Decision("keep running", why, money, would_change=change)
     left = days_left(closest, settings, days, comparisons)
     if left is None:
         change = f"Today's effect is too small to be told from zero within {FARTHEST} times the units seen so far."
@@ -179,7 +185,8 @@ def _by_loss(metric: MetricReport, settings: Settings) -> int:
     """As `_side`, once the better choice is expected to lose next to nothing (Stucchio 2015, Bayesian A/B Testing)."""
     if isinstance(metric.bayes, NotEstimable):
         return 0
-    if metric.bayes.expected_loss < settings.tolerance:
+    against = metric.bayes.expected_loss if metric.loss_best is None else metric.loss_best
+    if against < settings.tolerance:
         return 1 if metric.bayes.chance_to_win > 0.5 else 0
     return -1 if metric.bayes.forgone < settings.tolerance else 0
 

@@ -21,6 +21,7 @@ Method = Literal["fixed", "sequential", "group_sequential", "bayesian"]
 Relative = Literal["fieller", "log", "linear"]
 LEAST_ALPHA = 1e-12  # below it 1 - alpha / 2 has too few digits for its quantile
 LEAST_SD = 1e-9
+MOST_LOOKS = 50
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -44,6 +45,12 @@ class Settings(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not LEAST_ALPHA <= self.alpha < 1:
             raise BadInput(f"alpha {self.alpha:g} is not between {LEAST_ALPHA:g} and 1; 0.05 gives 95% intervals")
+        if self.planned < 2:
+            raise BadInput(
+                f"{self.planned} planned units are no plan; name those at which the decision is due, as 5000"
+            )
+        if not 1 <= self.looks <= MOST_LOOKS:
+            raise BadInput(f"{self.looks} looks are not between 1 and {MOST_LOOKS}; for more ask for method sequential")
         if not math.isfinite(self.prior.mean) or not self.prior.sd >= LEAST_SD:
             raise BadInput(
                 f"prior {self.prior.mean:g},{self.prior.sd:g} is no finite mean with a standard deviation of "

@@ -18,7 +18,7 @@ from engine.analysis.metrics import Measure, Term
 from engine.analysis.moments import empty
 from engine.analysis.money import Traffic, money_per_month
 from engine.analysis.novelty import faded, per_day
-from engine.analysis.quality import broken_parts, exposure_check, sample_ratio
+from engine.analysis.quality import broken_parts, exposure_check, faults, sample_ratio
 from engine.analysis.quantiles import quantile_arms
 from engine.analysis.report import Novelty, Quality, Report, SegmentReport
 from engine.analysis.segments import by_segment
@@ -76,7 +76,9 @@ def _report(
     members, units, measures = data.members, data.units, data.measures
     found = groups(source, units, ("variant", "crossed", "segment"), measures)
     quantiles = {
-        spec.name: quantile_arms(source, value_rows(source, folder, members, spec, moment), "x", spec.quantile or 0.5)
+        spec.name: quantile_arms(
+            source, value_rows(source, folder, members, spec, moment), "x", spec.quantile or 0.5, said=spec.name
+        )
         for spec in specs
         if spec.kind == "quantile"
     }
@@ -92,16 +94,17 @@ def _report(
     days = _days(source, units)
     rises = _novelty(question, trend, measures, evidence)
     sequential = question.method == "sequential"
+    exposure = exposure_check(
+        assigned_units(source, folder, question, moment),
+        counts if question.unit == "customer" else _customers(source, members),
+        *exposure_faults(source, folder, question, moment),
+        sequential=sequential,
+    )
     quality = Quality(
         sample_ratio(counts, question.weights, daily=_looks(days) if sequential else None),
         sum(group.units for key, group in found.items() if key[1]),
-        _flags(source, units, asked, found, question, days, segment) + faded(rises),
-        exposure_check(
-            assigned_units(source, folder, question, moment),
-            counts if question.unit == "customer" else _customers(source, members),
-            *exposure_faults(source, folder, question, moment),
-            sequential=sequential,
-        ),
+        [*_flags(source, units, asked, found, question, days, segment), *faults(exposure), *faded(rises)],
+        exposure,
         rises,
     )
     reports = judged(_explained(compare_all(asked, list(question.weights), evidence, question.settings), specs))

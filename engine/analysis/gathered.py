@@ -107,4 +107,11 @@ def _winsorized(source: DuckDB, units: ir.Table, specs: Sequence[MetricSpec], me
     if not capped:
         return units
     caps = source.rows(units.aggregate(**{name: units[name].quantile(level) for name, level in capped.items()}))[0]
-    return units.mutate(**{n: units[n].clip(upper=float(cap or 0.0)) for n, cap in zip(capped, caps, strict=True)})
+    return units.mutate(
+        **{
+            name: (units[name].isnan() | units[name].isinf()).ifelse(  # no value to cap, but one to tell of
+                units[name], units[name].clip(upper=float(cap or 0.0))
+            )
+            for name, cap in zip(capped, caps, strict=True)
+        }
+    )

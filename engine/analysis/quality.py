@@ -59,6 +59,16 @@ def exposure_check(
     return ExposureCheck({n: float(s / t) for n, s, t in zip(names, seen, total, strict=True)}, p, double, orphans)
 
 
+def faults(exposure: ExposureCheck) -> list[str]:
+    """What a reader must know of the exposures, a sentence each."""
+    said = []
+    if exposure.double:
+        said.append(f"{exposure.double} exposures were sent twice for one decision; each counts once")
+    if exposure.orphans:
+        said.append(f"{exposure.orphans} exposures have no decision in the log and are left out")
+    return said
+
+
 def broken_parts(
     parts: Mapping[str, Mapping[str, int]], weights: Mapping[str, float], *, sequential: bool = False
 ) -> list[str]:

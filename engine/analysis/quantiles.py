@@ -25,24 +25,29 @@ Quantiles = dict[str, "Arm | NotEstimable"]
 _Z = normal_quantile(0.975)
 
 
-def quantile_arms(engine: Engine, rows: ir.Table, column: str, level: float) -> Quantiles:
+def quantile_arms(engine: Engine, rows: ir.Table, column: str, level: float, *, said: str) -> Quantiles:
     """Each variant's quantile and the variance of that, from `rows` with `variant`, `unit` and the value column.
+
+    `said` is what people call the column.
 
     Rows without a value are left out. A null `unit` column type is not allowed; give each row its own unit if rows are
     independent.
     """
     kept = rows.filter(rows[column].notnull() & rows["variant"].notnull())
     kept = kept.select("variant", "unit", x=kept[column].cast("float64"))
-    first = kept.group_by("variant").aggregate(n=kept.count(), q=kept["x"].quantile(level))
-    counts = {str(name): (int(n or 0), float(q or 0.0)) for name, n, q in engine.rows(first)}
+    wild = (kept["x"].isnan() | kept["x"].isinf()).sum()  # an order among numbers says nothing of these
+    first = kept.group_by("variant").aggregate(n=kept.count(), q=kept["x"].quantile(level), wild=wild)
+    counts = {
+        str(name): (int(n or 0), math.nan if unknown else float(q or 0.0)) for name, n, q, unknown in engine.rows(first)
+    }
     found: Quantiles = {}
     usable = {}
     for name, (n, value) in counts.items():
         if not math.isfinite(value):
-            found[name] = NotEstimable(f"{column} has values that are NaN or infinite", fault=True)
+            found[name] = NotEstimable(f"{said} has values that are NaN or infinite", fault=True)
         elif n * min(level, 1 - level) < 5:
             found[name] = NotEstimable(
-                f"{n} rows are too few for the {level:g} quantile; its order statistics need more"
+                f"{n} rows of {said} are too few for the {level:g} quantile; its order statistics need more"
             )
         else:
             usable[name] = (n, value)
@@ -53,7 +58,7 @@ def quantile_arms(engine: Engine, rows: ir.Table, column: str, level: float) -> 
     for name, (n, value) in usable.items():
         units, factor = inflation[name]
         se = (around[name][1] - around[name][0]) / (2 * _Z) * math.sqrt(factor)
-        tied = NotEstimable(f"{n} rows of {column} are tied around the {level:g} quantile")
+        tied = NotEstimable(f"{n} rows of {said} are tied around the {level:g} quantile")
         found[name] = Arm(units, value, se * se) if se > 0 else tied
     return found
 

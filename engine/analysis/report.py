@@ -34,7 +34,9 @@ class Quality(msgspec.Struct, frozen=True):
 class MetricReport(msgspec.Struct, frozen=True):
     """One metric of one variant against control. `adjusted_p` is over the metrics and variants of its role.
 
-    `guard` is set for guardrails: `passed` once shown to be within a margin, `harmed` beyond it, `open` until then.
+    `chance_best` and `loss_best` are against all variants, control too: the chance to be the best, and what choosing
+    this one loses to the best on average, relative to control. `guard` is set for guardrails: `passed` once shown to
+    be within a margin, `harmed` beyond it, `open` until then.
     """
 
     metric: str
@@ -54,6 +56,7 @@ class MetricReport(msgspec.Struct, frozen=True):
     margin: float | None = None
     guard: Literal["passed", "harmed", "open"] | None = None
     chance_best: float | None = None
+    loss_best: float | None = None
     words: str = ""
 
 

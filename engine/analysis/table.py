@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,7 +102,9 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     named, whole, strata = _by_variant(found, [m.name for m in measures if m.kind != "quantile"], stratum)
     crossovers = sum(group.units for key, group in found.items() if key[1])
     unassigned = sum(group.units for key, group in found.items() if key[0] is None and not key[1])
-    _check_variants(path, variant, control, named)
+    _check_variants(path, variant, control, named, crossovers)
+    if weights is not None:
+        _check_weights(weights, named)
     units = {name: group.units for name, group in sorted(named.items())}
     ratio = sample_ratio(units, dict(weights) if weights else dict.fromkeys(units, 1.0))
     flags = _flags(named, framed, unassigned, variant)
@@ -192,7 +195,7 @@ def _quantile(source: Engine, plain: Table, variant: str, unit: str | None, meas
     if unit is not None:
         seen = rows.group_by("unit").aggregate(least=rows["variant"].min(), most=rows["variant"].max())
         rows = rows.semi_join(seen.filter(seen["least"] == seen["most"]), "unit")
-    return quantile_arms(source, rows, "x", measure.quantile or 0.5)
+    return quantile_arms(source, rows, "x", measure.quantile or 0.5, said=column)
 
 
 def _clustered(measure: Measure) -> Measure:
@@ -230,7 +233,22 @@ def check_columns(
             raise BadInput(f"{path}: column {column!r} holds text{example}; a metric needs numbers")
 
 
-def _check_variants(path: str, variant: str, control: str, named: Mapping[str, Group]) -> None:
+def _check_weights(weights: Mapping[str, float], named: Mapping[str, Group]) -> None:
+    for name, share in weights.items():
+        if not (math.isfinite(share) and share >= 0):
+            raise BadInput(
+                f"weights: the share {share:g} of {name!r} is no number from 0 up; write control=0.9,new=0.1"
+            )
+    if not any(weights.values()):
+        raise BadInput("weights: every share is 0; write control=0.9,new=0.1")
+    missing = sorted(set(named) - set(weights))
+    if missing:
+        raise BadInput(f"weights: {missing[0]!r} has none; give every variant its share")
+
+
+def _check_variants(path: str, variant: str, control: str, named: Mapping[str, Group], crossovers: int) -> None:
+    if not named and crossovers:
+        raise BadInput(f"{path}: all {crossovers} units were seen in two variants of {variant}; none can be compared")
     if not named:
         raise BadInput(f"{path} has no row with a {variant}; a comparison needs two variants")
     if control not in named:

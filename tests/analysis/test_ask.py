@@ -163,6 +163,30 @@ def test_a_segment_that_nobody_has_is_one_line(tmp_path: Path, write_log: Write)
         reported(tmp_path, log, segment="nope")
 
 
+@pytest.mark.parametrize("wild", [float("nan"), float("inf")])
+def test_a_value_that_is_no_number_asks_to_fix_the_log(tmp_path: Path, write_log: Write, wild: float) -> None:
+    tables = shop()
+    next(row for row in tables["events"] if row["message_id"] == "p0-1")["revenue"] = wild
+    report = reported(tmp_path, write_log(**tables))
+    assert by_name(report)["spend"].absolute == NotEstimable("spend has values that are NaN or infinite", fault=True)
+    assert report.decision.verdict == "fix the data"
+    assert by_name(report)["coffee"].mean == pytest.approx({"control": 0.5, "one_page": 0.5})
+
+
+def test_rows_that_stand_twice_count_once(tmp_path: Path, write_log: Write) -> None:
+    tables = shop()
+    once = reported(tmp_path, write_log(**tables))
+    (tmp_path / "again").mkdir()
+    for _ in range(2):
+        log = write_log(decisions=tables["decisions"], exposures=tables["exposures"])
+    twice = reported(tmp_path / "again", log)
+    assert twice.units == once.units
+    assert by_name(twice)["spend"].mean == pytest.approx(by_name(once)["spend"].mean)
+    assert twice.quality.exposure is not None
+    assert twice.quality.exposure.double == 2 * 400
+    assert any("exposures were sent twice" in flag for flag in twice.quality.flags)
+
+
 DOCUMENTS = st.dictionaries(
     st.sampled_from(["a", "b"]), st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["x", "1", ""])
 )

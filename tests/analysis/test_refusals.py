@@ -111,3 +111,38 @@ def test_files_that_hold_nothing(tmp_path: Path) -> None:
     for name, why in (("head.csv", "holds no value"), ("empty.csv", "is empty"), ("folder", "without Parquet files")):
         with pytest.raises(BadInput, match=why):
             analyze_table(str(tmp_path / name), variant="variant", control="a", metrics=["mean:y"])
+
+
+@pytest.mark.parametrize(
+    ("weights", "why"),
+    [
+        ({"a": 0.5}, "'b' has none; give every variant its share"),
+        ({"a": -1.0, "b": 2.0}, "the share -1 of 'a'"),
+        ({"a": math.nan, "b": 1.0}, "the share nan of 'a'"),
+        ({"a": 0.0, "b": 0.0}, "every share is 0"),
+    ],
+)
+def test_shares_that_are_none(shop: Callable[..., str], weights: dict[str, float], why: str) -> None:
+    with pytest.raises(BadInput, match=f"^weights: {why}"):
+        analyze_table(shop(Y), variant="variant", control="a", metrics=["mean:y"], weights=weights)
+
+
+def test_plans_of_looks_that_are_none() -> None:
+    with pytest.raises(BadInput, match=r"^0 planned units are no plan"):
+        Settings(planned=0)
+    with pytest.raises(BadInput, match=r"^2000 looks are not between 1 and 50"):
+        Settings(looks=2000)
+
+
+@pytest.mark.parametrize("wild", [math.nan, math.inf, -math.inf])
+def test_a_quantile_among_values_that_are_no_numbers(shop: Callable[..., str], wild: float) -> None:
+    report = analyze_table(shop([*Y[:-1], wild]), variant="variant", control="a", metrics=["quantile:y@0.5"])
+    assert report.metrics[0].absolute == NotEstimable("y has values that are NaN or infinite", fault=True)
+    assert report.decision.verdict == "fix the data"
+
+
+def test_units_that_were_all_seen_twice(tmp_path: Path) -> None:
+    table = pa.table({"variant": ["a", "b"] * 50, "unit": [i // 2 for i in range(100)], "y": [1.0, 2.0] * 50})
+    pq.write_table(table, tmp_path / "both.parquet")
+    with pytest.raises(BadInput, match="all 50 units were seen in two variants of variant; none can be compared"):
+        analyze_table(str(tmp_path / "both.parquet"), variant="variant", control="a", metrics=["mean:y"], unit="unit")

@@ -5,12 +5,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import special
 
 from engine.analysis import proportions
-from engine.analysis.bayes import Prior, normal, normal_posterior
+from engine.analysis.aggregate import Group
+from engine.analysis.bayes import Prior, losses_of_best, normal, normal_posterior
 from engine.analysis.beta import beta_binomial, beta_chance, beta_loss, beta_posterior
 from engine.analysis.distributions import chi_square_sf, normal_cdf, normal_quantile
 from engine.analysis.effects import Relative, Settings, absolute, linear_effect, relative, scale, welch_df
@@ -20,7 +22,16 @@ from engine.analysis.metrics import parse_measure
 from engine.analysis.moments import from_sample
 from engine.analysis.multiplicity import benjamini_hochberg, holm
 from engine.analysis.quality import chi_square, sequential_ratio
-from engine.analysis.sequential import asymptotic_multiplier, asymptotic_p, boundaries, spent, tuning
+from engine.analysis.sequential import (
+    asymptotic_multiplier,
+    asymptotic_p,
+    boundaries,
+    group_multiplier,
+    group_p,
+    spent,
+    tuning,
+)
+from engine.analysis.strata import poststratified
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 CLOSE = {"rel": 1e-8, "abs": 1e-14}
@@ -175,3 +186,72 @@ def test_distributions_agree_with_scipy() -> None:
     for df in (1, 2, 3, 4, 7, 10, 199):
         for x in (0.0, 1e-9, 0.5, 3.0, 20.0, 250.0, 1200.0):
             assert chi_square_sf(df, x) == pytest.approx(special.chdtrc(df, x), rel=1e-10)
+
+
+# Eight units an arm: what they spent, what they had spent before, and where they live.
+SPENT = ([3.0, 5.0, 4.0, 9.0, 7.0, 2.0, 6.0, 8.0], [6.0, 9.0, 5.0, 12.0, 8.0, 4.0, 11.0, 7.0])
+BEFORE = ([1.0, 2.0, 2.0, 4.0, 3.0, 1.0, 2.0, 3.0], [2.0, 4.0, 1.0, 4.0, 2.0, 1.0, 5.0, 3.0])
+HOME = ([0, 0, 0, 1, 1, 0, 1, 1], [0, 1, 0, 1, 1, 0, 1, 0])
+
+
+def test_slopes_of_each_arm_are_the_interacted_regressions() -> None:
+    """Lin 2013: y ~ t + (x - mean x) + t (x - mean x); each arm's residual variance over its units is the error."""
+    y, x = np.concatenate(SPENT), np.concatenate(BEFORE)
+    t = np.repeat([0.0, 1.0], 8)
+    centred = x - x.mean()
+    design = np.column_stack([np.ones(16), t, centred, t * centred])
+    beta = np.linalg.lstsq(design, y, rcond=None)[0]
+    residual = y - design @ beta
+    error = math.sqrt(sum(float(part @ part) / 7 / 8 for part in (residual[:8], residual[8:])))
+    sides = [from_sample(np.column_stack([a, b])) for a, b in zip(SPENT, BEFORE, strict=True)]
+    lin = msgspec.structs.replace(parse_measure("mean:y|x"), adjust="lin")
+    found = arms(sides[0], sides[1], lin)
+    assert isinstance(found, tuple)
+    assert found[1].value - found[0].value == pytest.approx(beta[1], **CLOSE)
+    assert math.sqrt(found[0].variance + found[1].variance) == pytest.approx(error, **CLOSE)
+    shared = arms(sides[0], sides[1], parse_measure("mean:y|x"))
+    assert isinstance(shared, tuple)
+    assert error**2 <= shared[0].variance + shared[1].variance
+
+
+def test_strata_by_hand() -> None:
+    """Sum over strata of w (m1 - m0) with variance w^2 (v1 / n1 + v0 / n0), w the stratum's share of all units."""
+    parts: list[dict[str, Group]] = []
+    difference = variance = 0.0
+    for home in (0, 1):
+        rows = [np.array(y)[np.array(at) == home] for y, at in zip(SPENT, HOME, strict=True)]
+        share = sum(map(len, rows)) / 16
+        difference += share * (rows[1].mean() - rows[0].mean())
+        variance += share**2 * sum(part.var(ddof=1) / len(part) for part in rows)
+        parts.append({name: Group(len(r), {"y": from_sample(r[:, None])}) for name, r in zip("ab", rows, strict=True)})
+    weighted, whole, strata = poststratified(parts, ["y"])
+    found = arms(weighted["a"].moments["y"], weighted["b"].moments["y"], parse_measure("mean:y"))
+    assert isinstance(found, tuple)
+    assert strata == 2
+    assert found[1].value - found[0].value == pytest.approx(difference, **CLOSE)
+    assert found[0].variance + found[1].variance == pytest.approx(variance, **CLOSE)
+    assert [whole[name].units for name in "ab"] == [8, 8]
+
+
+def test_strata_too_small_for_a_variance_are_taken_together() -> None:
+    one = {name: Group(1, {"y": from_sample(np.array([[value]]))}) for name, value in (("a", 1.0), ("b", 2.0))}
+    other = {name: Group(1, {"y": from_sample(np.array([[value]]))}) for name, value in (("a", 3.0), ("b", 5.0))}
+    weighted, whole, strata = poststratified([one, other], ["y"])
+    assert strata == 1
+    assert weighted["a"].moments["y"] == whole["a"].moments["y"]
+
+
+def test_the_loss_to_the_best_of_many_by_simulation() -> None:
+    means, sds = [0.0, 0.1, 0.5, -3.0], [0.1, 0.3, 0.2, 0.05]
+    draws = np.random.default_rng(2).normal(means, sds, (200_000, 4))
+    largest = draws.max(axis=1)
+    error = 5 * float(largest.std()) / math.sqrt(200_000)
+    assert losses_of_best(means, sds) == pytest.approx((largest.mean() - np.array(means)).tolist(), abs=error)
+
+
+def test_a_look_ends_where_its_repeated_p_value_is_below_alpha() -> None:
+    for units, z in ((2000, 3.3), (4000, 2.6), (5000, 2.0), (5000, 2.1)):
+        bound = group_multiplier(units, 5000, 5, "obrien_fleming", 0.05)
+        assert bound is not None
+        assert (group_p(z, units, 5000, 5, "obrien_fleming") < 0.05) is (z > bound)
+    assert group_p(9.0, 500, 5000, 5, "pocock") == 1.0  # before the first look
