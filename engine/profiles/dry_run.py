@@ -218,7 +218,7 @@ class _Ledger:
         ]
 
     def _left(self, pool: str) -> float:
-        return round(self._whole[pool] - self._spent[pool] - self._held[pool], 4)
+        return round(self._whole[pool] - self._spent.get(pool, 0.0) - self._held.get(pool, 0.0), 4)
 
     def _take(self, take: Take, now: float, *, at_once: bool) -> None:
         pool = f"{take.pool}:{take.name}"

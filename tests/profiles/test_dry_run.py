@@ -80,3 +80,8 @@ def test_only_visits_that_could_ask_for_it_are_made_again(tmp_path: Path) -> Non
 def test_a_log_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="holds no decisions"):
         list(logged_requests(tmp_path))
+
+
+def test_what_nobody_took_is_not_told_as_used_up(tmp_path: Path) -> None:
+    plan = shop(tmp_path, changed={"a": {"budget": {"amount": 5}, "audience": {"country": "DE"}}, "b": {}})
+    assert tried(plan, 10).limits == []
