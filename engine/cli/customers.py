@@ -31,10 +31,10 @@ def export(customer: Customer, *, data: Data = None, redis: Redis = None) -> int
 
     with at_store(data, redis) as settings:
         found = asyncio.run(_export(settings.redis, customer))
-    ids = {customer}
-    if found:
-        ids |= {found.profile.id, *(value for values in found.profile.ids.values() for value in values)}
-    rows = rows_of(settings.log, ids)
+        ids = {customer}
+        if found:
+            ids |= {found.profile.id, *(value for values in found.profile.ids.values() for value in values)}
+        rows = rows_of(settings.log, ids, settings.redis)
     if found is None and not any(rows.values()):
         raise BadInput(f"{customer!r}: nothing is kept under this id; give any id the customer was known by")
     profile = portrait(found.profile, time.time(), found.counts) if found else None

@@ -51,7 +51,10 @@ def profile_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
         found = await _found(worker, call)
         customer = str(call.path["id"])
         ids = {customer, *(_ids(found) if found else ())}
-        rows = await asyncio.to_thread(rows_of, worker.settings.log, ids)
+        try:
+            rows = await asyncio.to_thread(rows_of, worker.settings.log, ids, worker.settings.redis)
+        except StoreUnavailable:
+            raise _away() from None
         if found is None and not any(rows.values()):
             raise _unknown(call)
         profile = portrait(found.profile, time.time(), found.counts) if found else None

@@ -149,6 +149,25 @@ def test_a_merge_is_in_the_log_with_who_when_and_by_which_identifiers(open_shop:
     assert json.loads(merge["properties"]) == {"from": "a-1", "into": "u-1", "by": by}
 
 
+def test_an_export_holds_what_is_in_the_log_and_what_is_on_its_way(open_shop: Any) -> None:
+    shop = open_shop(SHOP)
+    shop.tell("view", user_id="u-1")
+    shop.collect()
+    shop.decide("web", "hero", user_id="u-1")
+    shop.tell("click", user_id="u-1")
+    shop.tell("click", user_id="u-2")
+    deadline = time.monotonic() + 20
+    while True:  # the spool is shipped many times a second
+        told = shop.client().get("/v1/profiles/u-1/export").json()["log"]
+        if len(told["events"]) == 2 or time.monotonic() > deadline:
+            break
+    assert [row["event"] for row in told["events"]] == ["view", "click"]
+    assert ([row["variant"] for row in told["decisions"]], len(told["exposures"])) == (["deal"], 1)
+    shop.collect()
+    after = shop.client().get("/v1/profiles/u-1/export").json()["log"]
+    assert after == told
+
+
 def test_an_erased_customer_leaves_no_name_whatever_comes_late(open_shop: Any) -> None:
     shop = open_shop(SHOP)
     who = {"user_id": "gone-user", "anonymous_id": "gone-browser", "email": "gone@x.de"}
