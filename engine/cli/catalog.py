@@ -3,7 +3,7 @@
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from engine.decide.offers import Snapshot
 
 Key = Annotated[str, Parameter(help="An experiment or a placement.")]
+Name = Literal["bernoulli", "linear", "logistic", "drifting", "delayed", "coming_and_going", "channels", "digits"]
+"""The environments of `simulate`."""
 Customers = Annotated[Path, Parameter(help="JSON, JSON Lines or CSV: user_id, traits, context.")]
 
 
@@ -144,8 +146,13 @@ def preview(
 
 @app.command
 def simulate(
-    key: Key,
+    key: Key | None = None,
     *,
+    environment: Annotated[Name | None, Parameter(help="Instead of a shop of yours one that never was.")] = None,
+    policy: Annotated[list[Path] | None, Parameter(help="A YAML file as in evaluate; one of each kind.")] = None,
+    rounds: Annotated[int, Parameter(help="Decisions in an environment.")] = 3000,
+    runs: Annotated[int, Parameter(help="How many of an environment.")] = 3,
+    seed: Annotated[int, Parameter(help="What they are drawn from.")] = 0,
     customers: Annotated[int, Parameter(help="How many made-up customers to send through.")] = 10_000,
     profiles: Annotated[Path | None, Parameter(help="Customers to send through instead of made-up ones.")] = None,
     log: Annotated[Path | None, Parameter(help="A log, DATA/log: its visits again instead of made-up ones.")] = None,
@@ -162,8 +169,15 @@ def simulate(
 ) -> int:
     """Dry-run an experiment (a draft too) or a placement: who sees what, and what caps, stock and budgets do to it.
 
-    Writes nothing. The policies are as learnt in the store of the data directory, if one runs.
+    Writes nothing. The policies are as learnt in the store of the data directory, if one runs. With --environment
+    instead: what each --policy loses there against always showing the best offer, beside uniform choice.
     """
+    if environment is not None:
+        from engine.cli.environments import simulate_environment
+
+        return simulate_environment(environment, policy or [], rounds=rounds, runs=runs, seed=seed, json=json)
+    if key is None:
+        raise BadInput("simulate: name an experiment or a placement, or an --environment")
     from engine.catalog.compile import compile_plan
     from engine.catalog.load import load_specs
     from engine.journal.traffic import logged_requests

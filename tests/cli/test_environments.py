@@ -1,0 +1,69 @@
+"""`counterpoint simulate --environment`: what policies lose in shops that never were, beside uniform choice."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from engine.analysis.targets import read_policy
+from engine.cli.catalog import Name
+from engine.cli.environments import ENVIRONMENTS, compare
+
+
+def told(*words: str) -> tuple[int, Any, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "engine", "simulate", *words], capture_output=True, text=True, check=False, timeout=120
+    )
+    return (
+        done.returncode,
+        json.loads(done.stdout) if "--json" in words and not done.returncode else done.stdout,
+        done.stderr,
+    )
+
+
+def policy(folder: Path, name: str, text: str) -> str:
+    file = folder / f"{name}.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_the_verb_ranks_policies_of_files_beside_uniform_and_is_repeatable(tmp_path: Path) -> None:
+    forgets = policy(tmp_path, "forgets", "kind: beta_thompson\ndiscount: 0.99\n")
+    remembers = policy(tmp_path, "remembers", "policy: {kind: beta_thompson}\n")
+    words = ("--environment", "drifting", "--policy", forgets, "--policy", remembers, "--rounds", "1500", "--json")
+    code, report, _ = told(*words)
+    assert code == 0
+    assert [one["policy"] for one in report["policies"]][-1] == "uniform"
+    by_name = {one["policy"]: one for one in report["policies"]}
+    assert by_name.keys() == {"forgets", "remembers", "uniform"}
+    assert by_name["uniform"]["of_uniform"] == 1.0
+    assert by_name["forgets"]["regret"] < by_name["uniform"]["regret"] - 4 * by_name["uniform"]["error"]
+    again = {one["policy"]: one["regret"] for one in told(*words)[1]["policies"]}
+    assert again == {name: one["regret"] for name, one in by_name.items()}
+
+
+def test_every_environment_of_the_verb_is_made() -> None:
+    assert set(ENVIRONMENTS) == set(get_args(Name))
+
+
+@pytest.mark.parametrize("name", sorted(ENVIRONMENTS))
+def test_a_policy_with_groups_and_attributes_enters_every_environment(tmp_path: Path, name: Name) -> None:
+    file = policy(tmp_path, "related", "{kind: linear_thompson, pool: [channel], attributes: [tags.loyalty]}\n")
+    alone = policy(tmp_path, "alone", "{kind: linear_thompson}\n")
+    found = compare(name, [read_policy(Path(file)), read_policy(Path(alone))], 120, 1, 3)
+    assert {one.policy for one in found} == {"related", "alone", "uniform"}
+    assert all(one.regret >= 0 for one in found)
+
+
+def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
+    code, _, error = told()
+    assert (code, error.strip()) == (2, "simulate: name an experiment or a placement, or an --environment")
+    code, _, error = told("--environment", "linear", "--rounds", "0")
+    assert code == 2
+    assert "--rounds 0 --runs 3: give at least one of each" in error
+    code, _, error = told("--environment", "linear", "--policy", policy(tmp_path, "bad", "kind: linear_thomson\n"))
+    assert code == 2
+    assert "did you mean 'linear_thompson'?" in error
