@@ -60,7 +60,7 @@ def compare(name: Name, files: Sequence[PolicyFile], rounds: int, runs: int, see
     lost[UNIFORM] = np.zeros(runs)
     for run in range(runs):
         shop = _shop(name, rounds, seed + run)
-        for file in (*files, PolicyFile(UNIFORM, PolicySpec(kind=UNIFORM))):
+        for file in (*files, PolicyFile(UNIFORM, PolicySpec(kind="uniform"))):
             policy, seen = _entering(file, name, shop)
             begun = time.process_time()
             lost[file.name][run] = shops.play(policy, seen, seed=seed + run).regret.sum()
