@@ -79,7 +79,8 @@ OPERATIONS = (
         path="/v1/decide",
         summary="Decide what a customer gets",
         about="Offers for placements and variants of experiments, each with its reason. Not being assigned is an "
-        "answer, never an error. With expose: false nothing counts as seen until /v1/exposures tells so.",
+        "answer, never an error. No offer stands in an answer twice: a placement whose fallback is shown in another "
+        "stays empty, with the reason shown. With expose: false nothing counts as seen until /v1/exposures tells so.",
         role="client",
         request=DecideRequest,
         example={
