@@ -77,6 +77,11 @@ def compile_plan(specs: Specs) -> Plan:
         quiet={channel.key: channel.quiet for channel in specs.channels.channels if channel.quiet},
         watched=watched,
         heard=frozenset(event for offer in offers.values() for event in offer.limits.heard),
+        segments={
+            key: compile_condition(expanded(segment.condition, specs.segments))
+            for key, segment in specs.segments.items()
+            if segment.condition is not None
+        },
         zone=specs.channels.zone,
     )
 

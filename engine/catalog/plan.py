@@ -184,6 +184,8 @@ class Plan:
     """The counters that caps, suppressions and moments read."""
     heard: frozenset[str]
     """The events that concern an offer after it was shown."""
+    segments: Mapping[str, Matches]
+    """What puts a customer into each segment that has a condition."""
     zone: str
     paused: frozenset[str] = frozenset()
     """Experiments that the kill switch holds, beside those whose files say so."""

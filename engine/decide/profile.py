@@ -203,7 +203,7 @@ def attributes(profile: Profile, now: float) -> dict[str, object]:
         "stage": stage(profile, now),
     }
     orders: dict[str, object] = {"count": count, "revenue": profile.revenue}
-    if profile.last_order:
+    if profile.last_order and count:  # not of what was wholly taken back
         orders["last_days"] = tree["recency_days"] = max(0.0, now - profile.last_order) / DAY
     tree["orders"] = orders
     if profile.affinities:

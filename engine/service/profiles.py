@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import msgspec
 import structlog
 
+from engine.decide.decision import clock
+from engine.decide.profile import attributes
 from engine.errors import StoreUnavailable
 from engine.journal.erase import erase_customers
 from engine.journal.erase_pending import erase_pending
@@ -45,7 +47,7 @@ def profile_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
         found = await _found(worker, call)
         if found is None:
             raise _unknown(call)
-        return Reply(_encode(portrait(found.profile, time.time(), found.counts)))
+        return Reply(_encode(_portrait(worker, found)))
 
     async def export(call: Call) -> Reply:
         found = await _found(worker, call)
@@ -57,7 +59,7 @@ def profile_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
             raise _away() from None
         if found is None and not any(rows.values()):
             raise _unknown(call)
-        profile = portrait(found.profile, time.time(), found.counts) if found else None
+        profile = _portrait(worker, found) if found else None
         return Reply(_encode(Exported(customer, profile, rows)))
 
     async def delete(call: Call) -> Reply:
@@ -84,6 +86,14 @@ async def _found(worker: Worker, call: Call) -> Export | None:
         return await worker.store.export(str(call.path["id"]))
     except StoreUnavailable:
         raise _away() from None
+
+
+def _portrait(worker: Worker, found: Export) -> Mapping[str, object]:
+    """All that is kept of the customer, and the segments they are in now."""
+    now = time.time()
+    seen = attributes(found.profile, now) | {"id": found.profile.id, **clock(now)}
+    segments = [key for key, matches in worker.plan.segments.items() if matches(seen)]
+    return portrait(found.profile, now, found.counts) | {"segments": segments}
 
 
 def _ids(found: Export) -> list[str]:

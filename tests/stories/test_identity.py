@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -147,6 +148,22 @@ def test_a_merge_is_in_the_log_with_who_when_and_by_which_identifiers(open_shop:
     assert (merge["customer"], merge["time"].isoformat()) == ("u-1", "2026-09-21T14:13:20+00:00")
     by = {"user_id": "u-1", "anonymous_id": "a-1"}
     assert json.loads(merge["properties"]) == {"from": "a-1", "into": "u-1", "by": by}
+
+
+def test_segments_and_stage_follow_the_event_and_its_return(open_shop: Any, tmp_path: Path) -> None:
+    (tmp_path / "experiments").mkdir()
+    segments = "segments: [{key: big, condition: {monetary: {$gte: 100}}}]"
+    (tmp_path / "experiments" / "segments.yaml").write_text(segments)
+    shop = open_shop(SHOP)
+
+    def seen() -> tuple[list[str], str, object]:
+        found = shop.client().get("/v1/profiles/u-1").json()
+        return found["segments"], found["attributes"]["stage"], found["attributes"].get("recency_days")
+
+    shop.tell("purchase", user_id="u-1", properties={"revenue": 120, "order_id": "o"})
+    assert seen()[:2] == (["big"], "customer")
+    shop.tell("refund", user_id="u-1", properties={"order_id": "o"})
+    assert seen() == ([], "new", None)
 
 
 def test_an_export_holds_what_is_in_the_log_and_what_is_on_its_way(open_shop: Any) -> None:
