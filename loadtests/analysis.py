@@ -89,7 +89,9 @@ def cold(python: str | Path, code: str, *arguments: object) -> tuple[Run, list[f
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         sys.exit(f"{python} failed on {arguments}")
-    return (wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024), json.loads(said)
+    return (wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024), json.loads(
+        said.splitlines()[-1]
+    )  # above it a progress bar where queries are slow
 
 
 def medians(rounds: list[Run]) -> str:

@@ -276,7 +276,7 @@ def _flags(
         column = units[measure.y.num]
         kept = units.filter(~units["crossed"])
         shares = kept.group_by("variant").aggregate(most=column.max(), total=column.sum(), n=kept.count())
-        for variant, most, total, n in source.rows(shares):
+        for variant, most, total, n in sorted(source.rows(shares), key=str):
             if total and int(n or 0) >= 100 and float(most or 0) / float(total) > WHALE:
                 share = float(most or 0) / float(total)
                 flags.append(f"one unit holds {share:.0%} of {measure.name} in {variant}; winsorize the metric")

@@ -34,8 +34,10 @@ _COLUMNS = {
 }
 
 
-def log_table(source: DuckDB, log_dir: Path, name: str) -> ir.Table:
+def log_table(source: DuckDB, log_dir: Path, name: str, since: int | None = None) -> ir.Table:
     """One table of the log (`decisions`, `exposures`, `events`, `rewards`), empty if nothing was written yet.
+
+    `since` (microseconds) leaves files and row groups unread that hold older rows alone; a day's older rows may stay.
 
     Raises:
         BadInput: if the log's folder does not exist.
@@ -49,7 +51,8 @@ def log_table(source: DuckDB, log_dir: Path, name: str) -> ir.Table:
     path = str(log_dir / name).replace("'", "''")
     chosen = ", ".join("epoch_us(time) AS time" if column == "time" else column for column, _ in columns)
     reader = f"read_parquet('{path}/**/*.parquet', union_by_name = true, hive_partitioning = true)"
-    return expression(source.view(name, f"SELECT {chosen} FROM {reader}"))  # noqa: S608 # quoted above
+    bound = "" if since is None else f" WHERE time >= to_timestamp({since // SECOND - DAY // SECOND})"
+    return expression(source.view(f"{name}{bound}", f"SELECT {chosen} FROM {reader}{bound}"))  # noqa: S608 # quoted above
 
 
 def text_at(column: ir.Value, name: str) -> ir.StringValue:
@@ -86,10 +89,11 @@ def exposed(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: 
     """
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
-    shown = log_table(source, log_dir, "exposures")
+    start = None if question.start is None else int(question.start * SECOND)
+    shown = log_table(source, log_dir, "exposures", start)
     shown = shown.filter((shown["key"] == question.key) & (shown["time"] <= as_of))
-    if question.start is not None:
-        shown = shown.filter(shown["time"] >= int(question.start * SECOND))
+    if start is not None:
+        shown = shown.filter(shown["time"] >= start)
     decided = assignments(source, log_dir, question, as_of)
     unit = text_at(decided["context"], "store") if question.unit == "store" else decided[question.unit]
     trait = ibis.null("string")
@@ -151,14 +155,15 @@ def value_rows(source: DuckDB, log_dir: Path, members: ir.Table, spec: MetricSpe
 
 def _done(source: DuckDB, log_dir: Path, members: ir.Table, specs: Sequence[MetricSpec], as_of: int) -> ir.Table:
     """What the members did, with the time `since` their first exposure."""
-    events = log_table(source, log_dir, "events")
+    longest = max((spec.covariate_window or 0.0 for spec in specs), default=0.0)
+    earliest = source.rows(members.aggregate(first=members["first"].min()))[0][0]
+    events = log_table(source, log_dir, "events", int(earliest or 0) - int(longest * SECOND))
     for condition in (filtered for spec in specs for filtered in (spec.filter, spec.denominator_filter) if filtered):
         register(source, condition)
     names = {name for spec in specs for name in (spec.event, spec.denominator) if name}
     if any("revenue" in (spec.value, spec.denominator_value) for spec in specs):
         names |= REFUNDS
     events = events.filter(events["event"].isin(sorted(names)) & (events["time"] <= as_of))
-    longest = max((spec.covariate_window or 0.0 for spec in specs), default=0.0)
     events = events.select("customer", "event", "revenue", "properties", at=events["time"])
     done = members.select("unit", "customer", "first").join(events, "customer")
     done = done.mutate(since=done["at"] - done["first"])
