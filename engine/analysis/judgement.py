@@ -25,7 +25,7 @@ class Interval(msgspec.Struct, frozen=True):
 class Valued(msgspec.Struct, frozen=True):
     """One estimator's value of a policy, a reward per decision.
 
-    `low` and `high` are asymptotic, by t over customers; `bernstein` makes fewer assumptions and is wider.
+    `low` and `high` are asymptotic, by t over customers without their skewness; `bernstein` assumes less and is wider.
     """
 
     value: float

@@ -54,7 +54,11 @@ def _checked(reward: ArrayLike, propensity: ArrayLike, target: ArrayLike) -> tup
 
 
 def _interval(value: float, influence: Floats, weights: Floats, cluster: ArrayLike | None, alpha: float) -> Estimate:
-    """The estimate with a t interval from its influence values (n,), summed per cluster."""
+    """The estimate with an interval from its influence values (n,), summed per cluster.
+
+    That of t after Hall's transformation (1992, "On the Removal of Skewness by Transformation", equation 2.2): rare
+    rewards and large weights are skewed, and a symmetric interval would miss high values more often than low ones.
+    """
     n = len(influence)
     sums: Floats = influence
     if cluster is not None:
@@ -63,11 +67,21 @@ def _interval(value: float, influence: Floats, weights: Floats, cluster: ArrayLi
     groups = len(sums)
     if groups < 2:
         raise BadInput("all decisions are of one cluster; an interval needs two")
-    se = float(np.sqrt(groups / (groups - 1) * np.sum((sums - sums.mean()) ** 2))) / n
-    reach = critical_t(alpha, groups - 1) * se
+    centred = sums - sums.mean()
+    sd = float(np.sqrt(centred @ centred / (groups - 1)))
+    skewness = float(np.mean(centred**3)) / sd**3 if sd > 0 else 0.0
+    reach = critical_t(alpha, groups - 1) / groups**0.5
+    above, below = (_untransformed(side, skewness, groups) * sd * groups / n for side in (reach, -reach))
     squares = float(weights @ weights)
     ess = float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
-    return Estimate(value, value - reach, value + reach, ess, float(weights.mean()), float(weights.max()))
+    return Estimate(value, value - above, value - below, ess, float(weights.mean()), float(weights.max()))
+
+
+def _untransformed(y: float, skewness: float, groups: int) -> float:
+    """Where Hall's g(t) = t + a t² / 3 + a² t³ / 27 + a / 6n is y; `a` is the skewness."""
+    if abs(skewness) < 1e-6:
+        return y
+    return 3 / skewness * (float(np.cbrt(1 + skewness * (y - skewness / (6 * groups)))) - 1)
 
 
 def ips(
