@@ -259,10 +259,11 @@ class Linear(Bandit):
 
     def with_arms(self, arms: tuple[str, ...], traits: Mapping[str, tuple[float, ...]] | None = None) -> Self:
         """As in `Bandit.with_arms`; what leaving arms told of the common coefficients stays."""
-        after = replace(super().with_arms(arms), traits=self.traits if traits is None else traits, statistics={})
-        moved = dict(super().with_arms(arms).statistics)
-        if after._traits.shape[1] != self._traits.shape[1]:  # noqa: SLF001 - this very class
+        if traits is not None and any(len(own) != self._traits.shape[1] for own in traits.values()):
             raise ValueError("traits of another length need a policy of their own; what was learnt does not fit them")
+        known = self if traits is None else replace(self, traits={**self.traits, **traits})
+        widened = super(Linear, known).with_arms(arms)
+        after, moved = replace(widened, traits=traits or self.traits, statistics={}), dict(widened.statistics)
         gone = [position for position, arm in enumerate(self.arms) if arm not in set(arms)]
         if gone:
             gram, moment = self.statistics["gram"][gone], self.statistics["moment"][gone]

@@ -107,7 +107,7 @@ def test_tuning_does_not_depend_on_how_batches_are_cut() -> None:
         parts = parts.update(*(column[part] for column in batch))
     assert parts.between == pytest.approx(whole.between, rel=1e-9)
     assert whole.between != LinearThompson(ARMS, 3).between
-    assert [next_tuning(n) for n in (0, 23, 24, 30)] == [24, 24, 30, 37]
+    assert [next_tuning(n, 6) for n in (0, 23, 24, 30)] == [24, 24, 30, 37]
 
 
 def test_traits_and_groups_survive_the_wire() -> None:
@@ -118,6 +118,18 @@ def test_traits_and_groups_survive_the_wire() -> None:
     again = load(dump(policy))
     assert dump(again) == dump(policy)
     assert np.array_equal(again.probabilities(x[0]), policy.probabilities(x[0]))
+
+
+def test_an_arm_whose_traits_come_with_it_starts_from_what_similar_ones_taught() -> None:
+    random = np.random.default_rng(10)
+    x, arm = random.normal(size=(600, 2)), random.integers(0, 3, 600)
+    policy = LinearThompson(ARMS, 2, traits=TRAITS).update(x, arm, random.random(600) + (arm == 0), np.ones(600))
+    twin = with_arms(policy, (*ARMS, "twin"), {**TRAITS, "twin": TRAITS["a"]})
+    everything = LinearThompson((*ARMS, "twin"), 2, traits={**TRAITS, "twin": TRAITS["a"]})
+    before = with_arms(with_arms(policy, (*ARMS, "twin"), {**TRAITS, "twin": TRAITS["a"]}), ARMS)
+    assert twin.posterior.common == pytest.approx(policy.posterior.common)
+    assert twin.expected([0.5, 0.5])[3] > everything.expected([0.5, 0.5])[3]
+    assert before.expected([0.5, 0.5]) == pytest.approx(policy.expected([0.5, 0.5]))
 
 
 def test_traits_that_do_not_fit_are_refused() -> None:
