@@ -110,7 +110,7 @@ def judgement(target: Target, found: Predicted, alpha: float, *, curve: bool) ->
         largest_weight=value["largest weight"],
         unlogged_mass=unlogged,
         **msgspec.structs.asdict(values(log, found, alpha)),
-        warnings=[*_rare(log, weights), *_even(target, found)],
+        warnings=[*_left_out(target), *_rare(log, weights), *_even(target, found)],
         notes=[*_taught(target, log), *target.notes(log)],
         curve=learning_curve(target) if curve else None,
     )
@@ -199,6 +199,11 @@ def switch_threshold(weights: Floats, errors: Floats, expected: Floats, largest:
         return variance + (largest * float(weights[above].sum()) / len(weights)) ** 2
 
     return min((float(w) for w in np.quantile(weights, [1, 0.9999, 0.999, 0.99, 0.95, 0.9])), key=bound)
+
+
+def _left_out(target: Target) -> list[str]:
+    """A warning where the placement would not choose as the policy alone does."""
+    return [f"{name} of its file is left out; the placement would choose otherwise" for name in target.file.ignored]
 
 
 def _taught(target: Target, log: Logged) -> list[str]:

@@ -141,7 +141,7 @@ class Target:
 
     def notes(self, log: Logged) -> list[str]:
         """What of the file the evaluation leaves out or could not find in these rows."""
-        notes = [f"{name}: not part of this evaluation" for name in self.file.ignored]
+        notes = []
         new = self.arms[len(self.log.arms) :]
         if new:
             notes.append(f"never a candidate in the log: {', '.join(new)}")

@@ -111,6 +111,12 @@ def test_a_policy_that_still_chooses_evenly_is_said_to_have_learnt_little(write_
     assert "JUDGE WITH CARE" in rendered(report)
 
 
+def test_what_else_of_a_placement_decides_is_said_to_be_left_out(write_log: Write, policy: Policy) -> None:
+    weighed = policy("{placement: hero, policy: {kind: uniform}, arbitration: {value: true}}", "weighed")
+    report = evaluate(write_log(**logged(600)), [weighed])
+    assert report.policies[0].warnings == ["arbitration of its file is left out; the placement would choose otherwise"]
+
+
 def test_a_feature_that_some_decisions_were_logged_without(write_log: Write, policy: Policy) -> None:
     tables = logged(2000)
     for number, decision in enumerate(tables["decisions"]):
