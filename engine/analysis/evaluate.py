@@ -12,14 +12,12 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from scipy import special
 
 from engine.analysis.crossfit import predicted, progress, reward_model
-from engine.analysis.effects import critical_t
 from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.judgement import Judgement, Valued, Verdict, doubly_robust, judgement, valued
 from engine.analysis.logged import Floats, Ints, Logged, read_logged
-from engine.analysis.offpolicy import ips
+from engine.analysis.offpolicy import Spread, ips
 from engine.analysis.targets import PolicyFile, read_policy, target_of
 from engine.errors import BadInput
 
@@ -139,15 +137,12 @@ def _differences(
 
 
 def _effect(differences: Floats, log: Logged, alpha: float) -> Effect | NotEstimable:
-    """The mean of paired differences (n,) in the rows of `log`, by t over customers."""
-    mean, groups = float(differences.mean()), log.customers
-    sums = np.bincount(log.customer, weights=differences - mean)
-    se = float(np.sqrt(groups / (groups - 1) * (sums @ sums))) / len(differences)
-    if se == 0:
+    """The mean of paired differences (n,) in the rows of `log`."""
+    mean = float(differences.mean())
+    spread = Spread.of(differences - mean, log.customer)
+    if spread.se == 0:
         return NotEstimable("both earn the same in every decision")
-    reach = critical_t(alpha, groups - 1) * se
-    p = 2 * float(special.stdtr(groups - 1, -abs(mean) / se))
-    return Effect(mean, mean - reach, mean + reach, se, p)
+    return Effect(mean, *spread.interval(mean, alpha), spread.se, spread.p(mean))
 
 
 def _named(paths: Sequence[Path]) -> list[PolicyFile]:

@@ -6,10 +6,11 @@ Self-Normalized Estimator"; Wang, Agarwal and Dudik 2017, "Optimal and Adaptive 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import msgspec
 import numpy as np
+from scipy import special
 
 from engine.analysis.effects import critical_t
 from engine.errors import BadInput
@@ -53,35 +54,63 @@ def _checked(reward: ArrayLike, propensity: ArrayLike, target: ArrayLike) -> tup
     return rewards, wanted / logged
 
 
-def _interval(value: float, influence: Floats, weights: Floats, cluster: ArrayLike | None, alpha: float) -> Estimate:
-    """The estimate with an interval from its influence values (n,), summed per cluster.
+class Spread(NamedTuple):
+    """How a mean spreads: its standard error, and the skewness of the `groups` sums it is made of.
 
-    That of t after Hall's transformation (1992, "On the Removal of Skewness by Transformation", equation 2.2): rare
-    rewards and large weights are skewed, and a symmetric interval would miss high values more often than low ones.
+    Intervals are those of t after Hall's transformation (1992, "On the Removal of Skewness by Transformation", equation
+    2.2): rare rewards and large weights are skewed, and symmetric intervals would miss high values more often than low
+    ones.
     """
-    n = len(influence)
-    sums: Floats = influence
-    if cluster is not None:
-        index = np.unique(np.asarray(cluster), return_inverse=True)[1]
-        sums = np.bincount(index.ravel(), weights=influence).astype(np.float64)
-    groups = len(sums)
-    if groups < 2:
-        raise BadInput("all decisions are of one cluster; an interval needs two")
-    centred = sums - sums.mean()
-    sd = float(np.sqrt(centred @ centred / (groups - 1)))
-    skewness = float(np.mean(centred**3)) / sd**3 if sd > 0 else 0.0
-    reach = critical_t(alpha, groups - 1) / groups**0.5
-    above, below = (_untransformed(side, skewness, groups) * sd * groups / n for side in (reach, -reach))
+
+    se: float
+    skewness: float
+    groups: int
+
+    @classmethod
+    def of(cls, influence: Floats, cluster: ArrayLike | None = None) -> Self:
+        """That of the mean of influence values (n,), which are summed per cluster.
+
+        Raises:
+            BadInput: if there is one cluster.
+        """
+        sums: Floats = influence
+        if cluster is not None:
+            index = np.unique(np.asarray(cluster), return_inverse=True)[1]
+            sums = np.bincount(index.ravel(), weights=influence).astype(np.float64)
+        groups = len(sums)
+        if groups < 2:
+            raise BadInput("all decisions are of one cluster; an interval needs two")
+        centred = sums - sums.mean()
+        sd = float(np.sqrt(centred @ centred / (groups - 1)))
+        skewness = float(np.mean(centred**3)) / sd**3 if sd > 0 else 0.0
+        return cls(sd * groups**0.5 / len(influence), skewness, groups)
+
+    def interval(self, mean: float, alpha: float) -> tuple[float, float]:
+        """The ends of the interval around a mean."""
+        reach, root = critical_t(alpha, self.groups - 1), self.groups**0.5
+        above, below = (self._untransformed(side / root) * root * self.se for side in (reach, -reach))
+        return mean - above, mean - below
+
+    def p(self, mean: float) -> float:
+        """How likely a mean so far from 0 is if 0 is true, two-sided: below alpha where the interval leaves 0 out."""
+        t, a = mean / self.se / self.groups**0.5, self.skewness
+        transformed = t + a * t**2 / 3 + a**2 * t**3 / 27 + a / (6 * self.groups)
+        return 2 * float(special.stdtr(self.groups - 1, -abs(transformed) * self.groups**0.5))
+
+    def _untransformed(self, y: float) -> float:
+        """Where Hall's g(t) = t + a t² / 3 + a² t³ / 27 + a / 6n is y; `a` is the skewness."""
+        a = self.skewness
+        if abs(a) < 1e-6:
+            return y
+        return 3 / a * (float(np.cbrt(1 + a * (y - a / (6 * self.groups)))) - 1)
+
+
+def _interval(value: float, influence: Floats, weights: Floats, cluster: ArrayLike | None, alpha: float) -> Estimate:
+    """The estimate with the interval of its influence values (n,)."""
+    low, high = Spread.of(influence, cluster).interval(value, alpha)
     squares = float(weights @ weights)
     ess = float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
-    return Estimate(value, value - above, value - below, ess, float(weights.mean()), float(weights.max()))
-
-
-def _untransformed(y: float, skewness: float, groups: int) -> float:
-    """Where Hall's g(t) = t + a t² / 3 + a² t³ / 27 + a / 6n is y; `a` is the skewness."""
-    if abs(skewness) < 1e-6:
-        return y
-    return 3 / skewness * (float(np.cbrt(1 + skewness * (y - skewness / (6 * groups)))) - 1)
+    return Estimate(value, low, high, ess, float(weights.mean()), float(weights.max()))
 
 
 def ips(

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from engine.analysis.adaptive import lagged_allocation, running_mean
-from engine.analysis.offpolicy import dr, ips, snips
+from engine.analysis.offpolicy import Spread, dr, ips, snips
 from engine.errors import BadInput
 
 OBD = Path(__file__).resolve().parents[2] / ".cache" / "obd" / "obp" / "dataset" / "obd"
@@ -67,6 +67,16 @@ def test_an_interval_of_what_is_symmetric_is_that_of_t_and_leans_where_it_is_ske
     assert (even.low, even.high) == (pytest.approx(0.5 - reach), pytest.approx(0.5 + reach))
     rare = ips([0.0] * 97 + [1.0] * 3, [0.5] * 100, [0.5] * 100)
     assert rare.high - rare.value > rare.value - rare.low > 0
+
+
+def test_p_is_alpha_where_the_interval_ends_on_zero() -> None:
+    rng = np.random.default_rng(10)
+    for values in (rng.exponential(1.0, 300), -rng.exponential(1.0, 300), rng.normal(0.0, 1.0, 300)):
+        spread = Spread.of(values - values.mean(), np.arange(300) // 2)
+        low, high = spread.interval(0.0, 0.05)
+        assert spread.p(-low) == pytest.approx(0.05)
+        assert spread.p(-high) == pytest.approx(0.05)
+        assert spread.p(-1.01 * low) < 0.05
 
 
 def test_intervals_cover_where_seven_of_ten_thousand_are_rewarded() -> None:
