@@ -18,7 +18,9 @@ from policies.batches import Floats
 Lean = NDArray[np.float32]
 Above = Callable[[Floats, Floats], tuple[float, float]]
 CONSTANT_PRIOR = 1e-6
-_GRID = 4.0 ** np.arange(-2, 6)
+_GRID = 2.0 ** np.arange(-4, 11)
+_BELIEVED = 1 / (np.sqrt(_GRID) + 1 / np.sqrt(_GRID))
+"""Half-Cauchy prior of the deviations' size, in units of the noise's (Gelman 2006, section 5), on the grid of logs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,14 +172,18 @@ def below_arms(shrink: float, parents: Floats, constant: float) -> Above:
     return judge
 
 
-def tuned(gram: Floats, moment: Floats, above: Above, rewards: Rewards | None) -> float:
+def tuned(gram: Floats, moment: Floats, above: Above, rewards: Rewards | None, explained: float = 0.0) -> float:
     """The shrinkage of members around their parents: the posterior mean of their variance, over a grid of it.
+
+    A point estimate would call members equal as long as few rewards tell them apart; the mean over all that is still
+    possible, under a prior with a long tail both ways, does not.
 
     Args:
         gram: members' Gram matrices (..., dim + 1, dim + 1).
         moment: members' moments (..., dim + 1).
         above: judges what members tell of their parents: log-determinants and squares explained.
         rewards: of all members, the noise being integrated out; None where it is known to be 1.
+        explained: squares that others than these members explain.
     """
     roots, vectors = np.linalg.eigh(gram[..., :-1, :-1])
     roots, back = np.maximum(roots, 0.0), vectors.swapaxes(-1, -2)
@@ -185,13 +191,13 @@ def tuned(gram: Floats, moment: Floats, above: Above, rewards: Rewards | None) -
     for shrink in _GRID:
         cover = (vectors / (roots + shrink)[..., None, :]) @ back
         (pull,) = _times(cover, moment[..., :-1])
-        logs, explained = above(*upwards(gram, moment, cover))
+        logs, squares = above(*upwards(gram, moment, cover))
         logs += float(np.log(shrink / (roots + shrink)).sum()) / 2
-        explained += float((pull * moment[..., :-1]).sum())
+        squares += float((pull * moment[..., :-1]).sum()) + explained
         if rewards is None:
-            scores.append(logs + explained / 2)
+            scores.append(logs + squares / 2)
         else:
-            shape, rate = rewards.noise(explained)
+            shape, rate = rewards.noise(squares)
             scores.append(logs + lgamma(shape) - shape * float(np.log(rate)))
-    weights = np.exp(np.asarray(scores) - max(scores))
+    weights = _BELIEVED * np.exp(np.asarray(scores) - max(scores))
     return float(weights.sum() / (weights @ (1 / _GRID)))

@@ -27,9 +27,12 @@ from policies.hierarchy import (
 _JUDGED = 256
 
 
-def next_tuning(seen: int) -> int:
-    """How many observations, beyond `seen`, make the next tuning due: a fixed ladder in steps of a quarter."""
-    due = 24
+def next_tuning(seen: int, features: int) -> int:
+    """How many observations, beyond `seen`, make the next tuning due: a fixed ladder in steps of a quarter.
+
+    It begins with four observations for each number of a context; fewer than that say that nothing matters.
+    """
+    due = 4 * max(features, 2)
     while due <= seen:
         due += due // 4
     return due
@@ -50,8 +53,7 @@ class Linear(Bandit):
         pool: number of groups, 0 for none.
         between: how much arms shrink to the common coefficients, a precision in units of the noise's.
         within: how much groups shrink to their arm, likewise.
-        tune: whether the data set `between` and `within` anew whenever they have grown by a quarter; only where arms
-            have traits or groups, since among unlike arms little is learnt from it, and that late.
+        tune: whether the data set `between` and `within` anew whenever they have grown by a quarter.
     """
 
     contextual: ClassVar[bool] = True
@@ -95,10 +97,6 @@ class Linear(Bandit):
         own = {"gram": (*cells, n, n), "moment": (*cells, n), "square": (arms,), "count": (arms,)}
         return {**own, "left_gram": (told, told), "left_moment": (told,), "left_noise": (4,)}
 
-    @property
-    def _tunes(self) -> bool:
-        return self.tune and bool(self.traits or self.pool)
-
     def split(self, x: Floats) -> tuple[Floats, Ints]:
         """Contexts (n, dim) as regressors (n, features) and positions of groups (n,)."""
         if not self.pool:
@@ -128,10 +126,10 @@ class Linear(Bandit):
         """Learns in pieces that end where tuning is due, so that it does not matter how batches are cut."""
         policy, start = self, 0
         while start < batch.arm.size:
-            due = next_tuning(policy.seen) - policy.seen if self._tunes else batch.arm.size
+            due = next_tuning(policy.seen, self.features) - policy.seen if self.tune else batch.arm.size
             policy = policy._learn_piece(batch.rows(slice(start, start + due)))
             start += due
-            if self._tunes and start <= batch.arm.size:
+            if self.tune and start <= batch.arm.size:
                 policy = policy._tuned()  # noqa: SLF001 - this very class
         return policy
 
@@ -145,28 +143,31 @@ class Linear(Bandit):
         return after
 
     def _tuned(self) -> Self:
-        rewards = None if self.noise_known else self._rewards()
         most = np.sort(np.argsort(-self.statistics["count"], kind="stable")[:_JUDGED])
+        rewards = None if self.noise_known else self._rewards(most)
+        explained = float(self.statistics["left_noise"][3])
         gram, moment = self.statistics["gram"][most], self.statistics["moment"][most]
         within = self.within
         if self.pool:
             common = self.posterior.common
             above = below_arms(self.between, self._parents(common)[most], float(common[-1]))
-            within = tuned(gram, moment, above, rewards)
-            gram, moment = _summed(gram, moment, level(gram, moment, within))
+            within = tuned(gram, moment, above, rewards, explained)
+            groups = level(gram, moment, within)
+            explained += float((groups.pull * moment[..., :-1]).sum())
+            gram, moment = _summed(gram, moment, groups)
         precision = self._beforehand() + self.statistics["left_gram"]
         above = below_common(self._traits[most], precision, self.statistics["left_moment"])
-        return replace(self, between=tuned(gram, moment, above, rewards), within=within)
+        return replace(self, between=tuned(gram, moment, above, rewards, explained), within=within)
 
     def _parents(self, common: Floats) -> Floats:
         """Where common coefficients (q features + 1,) expect those of the arms (arms, features)."""
         return self._traits @ common[:-1].reshape(self._traits.shape[1], self.features)
 
-    def _rewards(self) -> Rewards:
+    def _rewards(self, among: Among = EVERY) -> Rewards:
         count, total, square, _ = self.statistics["left_noise"]
-        count += self.statistics["count"].sum()
-        total += self.statistics["moment"][..., -1].sum()
-        return Rewards(float(count), float(total), float(square + self.statistics["square"].sum()))
+        count += self.statistics["count"][among].sum()
+        total += self.statistics["moment"][among][..., -1].sum()
+        return Rewards(float(count), float(total), float(square + self.statistics["square"][among].sum()))
 
     def _beforehand(self) -> Floats:
         """Precision of the common coefficients without observations; next to nothing is known of the constant."""
