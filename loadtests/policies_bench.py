@@ -1,8 +1,8 @@
 """Our policies on simulated shops beside other libraries', and what a decision and an update cost.
 
-`python loadtests/policies_bench.py [--share 1.0] [--peers N]`: `--share` scales the number of replications, `--peers`
-runs every peer N times (0: none). Peers live in `.cache/peers`, made on first use; where they do not install they are
-left out. Ends with 1 where a figure misses its bound.
+`python -m loadtests.policies_bench [--share 1.0] [--no-peers]`: `--share` scales the number of runs, 0 measures times
+alone. Peers meet the same seeds as ours, beside them in a process of their own; they live in `.cache/peers`, made on
+first use, and where they do not install they are left out. Ends with 1 where a figure misses its bound.
 """
 
 import argparse
@@ -12,15 +12,17 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy: one thread is what a decision server has
 
 import numpy as np
-from policies_shops import SHOPS
 
 import policies
+from loadtests.policies_shops import SHOPS, seeds
 from policies.simulate import play
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,19 +30,20 @@ PEERS = ROOT / ".cache" / "peers"
 PACKAGES = ["sb-obp==0.5.10", "mabwiser", "vowpalwabbit", "contextualbandits", "msgspec", "scikit-learn"]
 
 OURS: dict[str, dict[str, int]] = {
-    "bernoulli 0.5, 0.4": {"kl_ucb": 100, "beta_thompson": 20},
-    "bernoulli 0.1, low": {"kl_ucb": 100, "beta_thompson": 20},
-    "linear": {"linear_thompson": 20, "linucb": 20, "squarecb": 20},
-    "digits": {"linucb": 10, "linear_thompson": 3},
-    "offers come and go": {"linear_thompson": 5, "linucb": 5},
-    "batches of 1000, late": {"linear_thompson": 10, "linucb": 10},
-    "channels alike": {"linear_thompson": 3, "linucb": 5},
+    "bernoulli 0.5, 0.4": {"kl_ucb": 40, "beta_thompson": 10},
+    "bernoulli 0.1, low": {"kl_ucb": 40, "beta_thompson": 10},
+    "linear": {"linucb": 20, "linear_thompson": 10, "squarecb": 5},
+    "digits": {"linucb": 12, "linear_thompson": 2},
+    "offers come and go": {"linucb": 4, "linear_thompson": 4},
+    "batches of 1000, late": {"linucb": 20, "linear_thompson": 20},
+    "channels alike": {"linucb": 10, "linear_thompson": 2},
 }
-Regrets = dict[tuple[str, str], list[float]]
+Regrets = dict[tuple[str, str], dict[int, float]]
+"""By shop and policy, then by seed."""
 
 
-def run(name: str, kind: str, seed: int) -> tuple[str, str, float]:
-    shop = SHOPS[name][0](seed)
+def regret(name: str, kind: str, seed: int) -> float:
+    shop = SHOPS[name].build(seed)
     about: dict[str, policies.Parameter] = {"seed": seed}
     if shop.traits:
         about["traits"] = shop.traits
@@ -48,55 +51,50 @@ def run(name: str, kind: str, seed: int) -> tuple[str, str, float]:
         about |= {"pool": int(shop.x[:, -1].max()) + 1, "traits": dict.fromkeys(shop.arms, (1.0,))}
     if not policies.KINDS[kind].contextual:
         about = {"seed": seed}
-    regret = play(policies.make(kind, shop.arms, shop.x.shape[1], **about), shop, seed).regret.sum()
-    return name, kind, float(regret)
+    return float(play(policies.make(kind, shop.arms, shop.x.shape[1], **about), shop, seed).regret.sum())
+
+
+def told(name: str, kind: str, seed: int, value: float) -> None:
+    print(f"{name}: {kind}, seed {seed}: {value:.1f}", file=sys.stderr, flush=True)
 
 
 def ours(share: float) -> Regrets:
-    jobs = [
-        (name, kind, seed)
-        for name, kinds in OURS.items()
-        for kind, replications in kinds.items()
-        for seed in range(max(1, round(replications * share)))
-    ]
-    found: Regrets = defaultdict(list)
-    with ProcessPoolExecutor(2) as pool:
-        for done, (name, kind, regret) in enumerate(pool.map(run, *zip(*jobs, strict=True)), 1):
-            found[name, kind].append(regret)
-            print(f"\r{done}/{len(jobs)} runs of ours", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+    found: Regrets = defaultdict(dict)
+    for name, kinds in OURS.items():
+        for kind, runs in kinds.items():
+            for seed in seeds(runs, share):
+                found[name, kind][seed] = regret(name, kind, seed)
+                told(name, kind, seed, found[name, kind][seed])
     return found
 
 
-def peers(replications: int) -> tuple[Regrets, float | None]:
-    """Regrets of the peers that install, and what MABWiser's LinTS takes for one choice in microseconds."""
-    python = PEERS / "bin" / "python"
-    if not replications:
-        return {}, None
+def installed() -> bool:
+    """Whether the peers are there, after an attempt to install them."""
     if not (PEERS / "complete").exists():
         print("installing the peers into .cache/peers (a few minutes, once)", file=sys.stderr)
-        pip = [python, "-m", "pip", "install", "--quiet"]
+        pip = [PEERS / "bin" / "python", "-m", "pip", "install", "--quiet"]
         setup = [[sys.executable, "-m", "venv", PEERS], [*pip, *PACKAGES], [*pip, "--no-deps", "river", "narwhals"]]
         for step in setup:
             if subprocess.run(step, check=False).returncode:
                 print("the peers do not install here; going on without them", file=sys.stderr)
-                return {}, None
+                return False
         (PEERS / "complete").touch()
-    found: Regrets = defaultdict(list)
-    microseconds = None
-    command = [python, ROOT / "loadtests" / "policies_peers.py", str(replications)]
+    return True
+
+
+def asked_of_peers(share: float) -> Iterator[dict[str, Any]]:
+    command = [PEERS / "bin" / "python", ROOT / "loadtests" / "policies_peers.py", str(share)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        for line in process.stdout or ():
-            if not line.startswith("{"):
-                continue
-            told = json.loads(line)
-            if "regret" in told:
-                found[told["environment"], told["policy"]].append(told["regret"])
-                print(f"{told['environment']}: {told['policy']} {told['regret']:.0f}", file=sys.stderr)
-            else:
-                microseconds = told["mabwiser_lints_microseconds"]
-    return found, microseconds
+        yield from (json.loads(line) for line in process.stdout or () if line.startswith("{"))
+
+
+def peers(share: float) -> Regrets:
+    found: Regrets = defaultdict(dict)
+    for line in asked_of_peers(share):
+        found[line["environment"], line["policy"]][line["seed"]] = line["regret"]
+        told(line["environment"], line["policy"], line["seed"], line["regret"])
+    return found
 
 
 def taught(kind: str, arms: int, dim: int = 32) -> policies.Bandit:
@@ -130,46 +128,63 @@ def updates_per_second(kind: str) -> float:
     return 20_000 / (time.process_time() - start)
 
 
+def mean_error(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and its standard error, which one run does not tell."""
+    runs = np.array(list(values))
+    return float(runs.mean()), float(runs.std(ddof=1) / runs.size**0.5) if runs.size > 1 else float("nan")
+
+
+def judged(name: str, found: Regrets, theirs: Regrets) -> Iterator[tuple[str, bool]]:
+    """Our best class beside what was measured before, and beside every peer on the seeds that both met."""
+    mean, kind = min((mean_error(runs.values())[0], kind) for (shop, kind), runs in found.items() if shop == name)
+    best, before = found[name, kind], SHOPS[name].before
+    if before is not None:
+        yield f"{name}: {kind} {mean:.0f} ± {mean_error(best.values())[1]:.0f}, before {before:.0f}", mean <= before
+    for (shop, peer), runs in theirs.items():
+        if shop == name:
+            share = 1.0 if before is not None else 0.8
+            both = sorted(best.keys() & runs.keys())
+            more, error = mean_error(best[seed] - share * runs[seed] for seed in both)
+            ratio = sum(best[seed] for seed in both) / sum(runs[seed] for seed in both)
+            about = f"{more:+.0f} ± {error:.0f} over {share:g} of it on {len(both)} seeds"
+            yield f"{name}: {kind} to {peer} {ratio:.2f}, {about}", more <= 0
+
+
+def times(lints: float | None) -> Iterator[tuple[str, bool]]:
+    fifty = choice_microseconds(taught("linear_thompson", 50), 50)
+    yield f"choice, 50 arms, 32 dimensions, at most 150 us: {fifty:.0f}", fifty <= 150
+    if lints is not None:
+        yield f"MABWiser's LinTS to ours, at least 10: {lints / fifty:.1f}", lints / fifty >= 10
+    small, large = taught("linear_thompson", 20), taught("linear_thompson", 5000)
+    ratio = float(np.median([choice_microseconds(large, 20) / choice_microseconds(small, 20) for _ in range(5)]))
+    yield f"20 of 5,000 to 20 of 20, at most 1.3: {ratio:.2f}", ratio <= 1.3
+    for kind in ("linear_thompson", "logistic_thompson", "beta_thompson"):
+        speed = updates_per_second(kind)
+        yield f"{kind}, updates a second, at least 20,000: {speed:,.0f}", speed >= 20_000
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=1.0)
-    parser.add_argument("--peers", type=int, default=3)
+    parser.add_argument("--no-peers", dest="peers", action="store_false")
     asked = parser.parse_args()
-    found, (theirs, lints) = ours(asked.share), peers(asked.peers)
-    failed = []
-    print("| shop | policy | regret | ± | runs |\n|---|---|---|---|---|")
-    for (name, kind), values in [*found.items(), *theirs.items()]:
-        print(
-            f"| {name} | {kind} | {np.mean(values):.0f} | {np.std(values) / len(values) ** 0.5:.0f} | {len(values)} |"
-        )
-    for name, (_, before) in SHOPS.items():
-        kind, best = min(((k, v) for (shop, k), v in found.items() if shop == name), key=lambda pair: np.mean(pair[1]))
-        bounds = {} if before is None else {"before": (float(np.mean(best)), before)}
-        rivals = [(k, v) for (shop, k), v in theirs.items() if shop == name]
-        if rivals:
-            rival, values = min(rivals, key=lambda pair: np.mean(pair[1]))
-            same = min(len(values), len(best))
-            share = 0.8 if before is None else 1.0
-            bounds[rival] = float(np.mean(best[:same])), share * float(np.mean(values[:same]))
-        for whose, (mean, bound) in bounds.items():
-            print(f"{name}: {kind} {mean:.0f}, {whose} allows {bound:.0f} {'holds' if mean <= bound else 'MISSED'}")
-            failed += [name] * (mean > bound)
-    fifty = choice_microseconds(taught("linear_thompson", 50), 50)
-    small, large = taught("linear_thompson", 20), taught("linear_thompson", 5000)
-    pairs = [choice_microseconds(large, 20) / choice_microseconds(small, 20) for _ in range(5)]
-    checks = {
-        "choice, 50 arms, 32 dimensions, us (at most 150)": (fifty, fifty <= 150),
-        "20 of 5,000 to 20 of 20 (at most 1.3)": (float(np.median(pairs)), np.median(pairs) <= 1.3),
-    }
-    if lints is not None:
-        checks["MABWiser LinTS to ours (at least 10)"] = lints / fifty, lints / fifty >= 10
-    for kind in ("linear_thompson", "logistic_thompson", "beta_thompson"):
-        speed = updates_per_second(kind)
-        checks[f"{kind}, updates a second (at least 20,000)"] = speed, speed >= 20_000
-    for what, (value, holds) in checks.items():
-        print(f"{what}: {value:,.1f} {'holds' if holds else 'MISSED'}")
-        failed += [what] * (not holds)
-    return 1 if failed else 0
+    beside = asked.peers and installed()
+    checks: list[tuple[str, bool]] = []
+    if asked.share:
+        with ThreadPoolExecutor(1) as pool:
+            waited = pool.submit(peers, asked.share) if beside else None
+            found = ours(asked.share)
+            theirs = waited.result() if waited else {}
+        print("| shop | policy | regret | ± | runs |\n|---|---|---|---|---|")
+        for (name, kind), runs in [*found.items(), *theirs.items()]:
+            mean, error = mean_error(runs.values())
+            print(f"| {name} | {kind} | {mean:.0f} | {error:.0f} | {len(runs)} |")
+        checks += [check for name in SHOPS for check in judged(name, found, theirs)]
+    lints = next(asked_of_peers(0))["mabwiser_lints_microseconds"] if beside else None
+    checks += times(lints)
+    for what, holds in checks:
+        print(f"{what}: {'holds' if holds else 'MISSED'}")
+    return 0 if all(holds for _, holds in checks) else 1
 
 
 if __name__ == "__main__":

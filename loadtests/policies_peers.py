@@ -1,6 +1,7 @@
 """Other bandit libraries on our simulated shops; run by `policies_bench.py` in an environment of their own.
 
-`policies_peers.py REPLICATIONS` prints one JSON line for each run: environment, peer, seed, regret, seconds.
+`policies_peers.py SHARE` prints one JSON line for each run: environment, peer, seed, regret, seconds. With share 0 it
+times MABWiser's LinTS instead.
 """
 
 # ruff: noqa: D102 - the two verbs of an adapter are told once, in Peer
@@ -18,10 +19,10 @@ from contextualbandits.online import LinUCB as ContextualLinUCB
 from mabwiser.mab import MAB, LearningPolicy
 from obp.policy import BernoulliTS
 from obp.policy import LinUCB as ObpLinUCB
-from policies_shops import SHOPS
 from river import bandit
 from vowpalwabbit import Workspace
 
+from loadtests.policies_shops import SHOPS, seeds
 from policies.simulate import Environment
 
 ALPHA = 0.5  # the bound's width that served LinUCB best on the linear shop, of 0.1 to 1, in each library
@@ -189,16 +190,18 @@ def slowest_thompson() -> float:
     return float(np.median(spent)) * 1e6
 
 
-def runs(replications: int) -> Iterator[dict[str, object]]:
-    yield {"mabwiser_lints_microseconds": slowest_thompson()}
-    for name, (build, _) in SHOPS.items():
+def runs(share: float) -> Iterator[dict[str, object]]:
+    if not share:
+        yield {"mabwiser_lints_microseconds": slowest_thompson()}
+        return
+    for name, about in SHOPS.items():
         for peer, make in PEERS.items():
-            contextual = build(0).x.shape[1] > 0
+            contextual = about.build(0).x.shape[1] > 0
             if not contextual and peer in {"contextualbandits", "river"}:
                 continue
-            for seed in range(replications):
+            for seed in seeds(about.peers, share):
                 start = time.process_time()
-                shop = as_peers_take_it(build(seed))
+                shop = as_peers_take_it(about.build(seed))
                 yield {
                     "environment": name,
                     "policy": peer,
@@ -210,5 +213,5 @@ def runs(replications: int) -> Iterator[dict[str, object]]:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
-    for line in runs(int(sys.argv[1])):
+    for line in runs(float(sys.argv[1])):
         print(json.dumps(line), flush=True)

@@ -1,6 +1,7 @@
 """The simulated shops of the policies' benchmark, which ours and the peers' runs share draw for draw."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from policies import simulate
 from policies.simulate import Environment
@@ -9,13 +10,30 @@ EASY = (0.4, 0.4, 0.4, 0.5, *[0.4] * 6)
 LOW = (0.05, 0.02, 0.01, 0.1, 0.05, 0.02, 0.01, 0.05, 0.02, 0.01)
 Build = Callable[[int], Environment]
 
-SHOPS: dict[str, tuple[Build, float | None]] = {
-    "bernoulli 0.5, 0.4": (lambda seed: simulate.bernoulli(EASY, seed=(seed, 1)), 170.0),
-    "bernoulli 0.1, low": (lambda seed: simulate.bernoulli(LOW, seed=(seed, 2)), 80.0),
-    "linear": (lambda seed: simulate.linear(seed=(seed, 3)), 352.0),
-    "digits": (lambda seed: simulate.digits(seed=(seed, 4)), 437.0),
-    "offers come and go": (lambda seed: simulate.coming_and_going(seed=(seed, 5)), None),
-    "batches of 1000, late": (lambda seed: simulate.delayed(simulate.linear(seed=(seed, 3)), 1000, 500), None),
-    "channels alike": (lambda seed: simulate.channels(seed=(seed, 6)), None),
+FIRST_SEED = 1_000_000
+"""Where the bench's seeds begin; the policies' defaults were chosen on lower ones alone."""
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A shop, the regret that was measured before (None where peers have no answer), and how many runs peers get."""
+
+    build: Build
+    before: float | None
+    peers: int
+
+
+SHOPS: dict[str, Shop] = {
+    "bernoulli 0.5, 0.4": Shop(lambda seed: simulate.bernoulli(EASY, seed=(seed, 1)), 170.0, 20),
+    "bernoulli 0.1, low": Shop(lambda seed: simulate.bernoulli(LOW, seed=(seed, 2)), 80.0, 20),
+    "linear": Shop(lambda seed: simulate.linear(seed=(seed, 3)), 352.0, 10),
+    "digits": Shop(lambda seed: simulate.digits(seed=(seed, 4)), 437.0, 3),
+    "offers come and go": Shop(lambda seed: simulate.coming_and_going(seed=(seed, 5)), None, 2),
+    "batches of 1000, late": Shop(lambda seed: simulate.delayed(simulate.linear(seed=(seed, 3)), 1000, 500), None, 12),
+    "channels alike": Shop(lambda seed: simulate.channels(seed=(seed, 6)), None, 10),
 }
-"""Each shop with the regret that was measured before, None where peers have no answer."""
+
+
+def seeds(runs: int, share: float) -> range:
+    """The seeds of so many runs, of which a share is done, one at least."""
+    return range(FIRST_SEED, FIRST_SEED + max(1, round(runs * share)))
