@@ -8,7 +8,7 @@ from engine.analysis.curve import Curve, learning_curve
 from engine.analysis.estimate import NotEstimable
 from engine.analysis.gates import Gate, gates
 from engine.analysis.logged import Floats, Ints, Logged
-from engine.analysis.offpolicy import Estimate, dr, ips, snips, switch_dr
+from engine.analysis.offpolicy import Estimate, Spread, dr, ips, snips, switch_dr
 from engine.analysis.targets import Target
 
 FEW_REWARDS = 30.0
@@ -151,11 +151,12 @@ def values(log: Logged, found: Predicted, alpha: float) -> Values:
 
 
 def valued(estimate: Estimate, scores: Floats, log: Logged, alpha: float) -> Valued:
-    """An estimate with the Bernstein interval of its scores (n,), which does not leave the rewards' range."""
+    """An estimate with the intervals of its scores (n,); the Bernstein one does not leave the rewards' range."""
+    low, high = Spread.of(scores - scores.mean(), log.customer).interval(estimate.value, alpha)
     wide = bernstein(scores, log.customer, alpha)
     least, largest = float(log.reward.min()), float(log.reward.max())
     within = Interval(max(wide.low, min(least, estimate.value)), min(wide.high, max(largest, estimate.value)))
-    return Valued(**msgspec.structs.asdict(estimate), bernstein=within)
+    return Valued(**(msgspec.structs.asdict(estimate) | {"low": low, "high": high}), bernstein=within)
 
 
 def doubly_robust(log: Logged, found: Predicted) -> Floats:

@@ -57,9 +57,9 @@ def _checked(reward: ArrayLike, propensity: ArrayLike, target: ArrayLike) -> tup
 class Spread(NamedTuple):
     """How a mean spreads: its standard error, and the skewness of the `groups` sums it is made of.
 
-    Intervals are those of t after Hall's transformation (1992, "On the Removal of Skewness by Transformation", equation
-    2.2): rare rewards and large weights are skewed, and symmetric intervals would miss high values more often than low
-    ones.
+    `interval` and `p` are those of t after Hall's transformation (1992, "On the Removal of Skewness by Transformation",
+    equation 2.2): rare rewards and large weights are skewed, and symmetric intervals miss high values more often than
+    low ones.
     """
 
     se: float
@@ -106,11 +106,12 @@ class Spread(NamedTuple):
 
 
 def _interval(value: float, influence: Floats, weights: Floats, cluster: ArrayLike | None, alpha: float) -> Estimate:
-    """The estimate with the interval of its influence values (n,)."""
-    low, high = Spread.of(influence, cluster).interval(value, alpha)
+    """The estimate with a t interval from its influence values (n,)."""
+    spread = Spread.of(influence, cluster)
+    reach = critical_t(alpha, spread.groups - 1) * spread.se
     squares = float(weights @ weights)
     ess = float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
-    return Estimate(value, low, high, ess, float(weights.mean()), float(weights.max()))
+    return Estimate(value, value - reach, value + reach, ess, float(weights.mean()), float(weights.max()))
 
 
 def ips(

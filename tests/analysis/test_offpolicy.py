@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from engine.analysis.adaptive import lagged_allocation, running_mean
 from engine.analysis.offpolicy import Spread, dr, ips, snips
@@ -63,10 +62,12 @@ def test_a_target_that_never_does_what_was_logged() -> None:
 
 def test_an_interval_of_what_is_symmetric_is_that_of_t_and_leans_where_it_is_skewed() -> None:
     even = ips([0.0, 1.0] * 50, [0.5] * 100, [0.5] * 100)
-    reach = stats.t.ppf(0.975, 99) * np.std([0.0, 1.0] * 50, ddof=1) / 10
-    assert (even.low, even.high) == (pytest.approx(0.5 - reach), pytest.approx(0.5 + reach))
-    rare = ips([0.0] * 97 + [1.0] * 3, [0.5] * 100, [0.5] * 100)
-    assert rare.high - rare.value > rare.value - rare.low > 0
+    assert Spread.of(np.array([-0.5, 0.5] * 50)).interval(0.5, 0.05) == (
+        pytest.approx(even.low),
+        pytest.approx(even.high),
+    )
+    low, high = Spread.of(np.array([0.0] * 97 + [1.0] * 3) - 0.03).interval(0.03, 0.05)
+    assert high - 0.03 > 0.03 - low > 0
 
 
 def test_p_is_alpha_where_the_interval_ends_on_zero() -> None:
@@ -82,12 +83,12 @@ def test_p_is_alpha_where_the_interval_ends_on_zero() -> None:
 def test_intervals_cover_where_seven_of_ten_thousand_are_rewarded() -> None:
     """By t alone 92%, and nearly all that is missed is missed above."""
     rng = np.random.default_rng(9)
-    p = np.full(10_000, 0.5)
     above = below = 0
     for _ in range(1000):
-        found = ips((rng.random(10_000) < 0.0007).astype(float), p, p)
-        above += found.high < 0.0007
-        below += found.low > 0.0007
+        clicks = (rng.random(10_000) < 0.0007).astype(float)
+        low, high = Spread.of(clicks - clicks.mean()).interval(float(clicks.mean()), 0.05)
+        above += high < 0.0007
+        below += low > 0.0007
     assert above + below <= 70
     assert max(above, below) <= 50  # five standard errors above 25
 
