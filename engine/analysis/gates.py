@@ -50,14 +50,16 @@ def gates(weights: Floats, customer: Ints, unlogged: float, unread: Mapping[str,
     share = largest / total if total > 0 else 1.0
     lacking = max(unread.values(), default=0.0)
     small = ", or the log is small" if ess < LEAST_ESS else ""
+    reason = f"the propensities are not those of the choice (were they computed later?){small}"
+    if abs(mean + unlogged - 1) <= off:
+        reason = f"the rest is what it takes of offers that the log never showed{small}"
     return [
         _gate(
             "mean weight",
             abs(mean - 1) <= off,
             mean,
             f"1 within {off:.2g}",
-            f"the mean weight is {mean:.4g}, not 1: the propensities are not those of the choice (were "
-            f"they computed later?), the policy takes what could not be chosen{small}",
+            f"the mean weight is {mean:.4g}, not 1: {reason}",
         ),
         _gate(
             "largest weight",

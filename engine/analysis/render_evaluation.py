@@ -47,7 +47,7 @@ def _summary(policies: list[Judgement], against: dict[str, Difference], level: s
     for one in policies:
         name = Text.assemble((one.policy, "bold"), "\n  ", _verdict(one))
         if not one.verdict.can_be_judged or isinstance(one.dr, NotEstimable):
-            table.add_row(name, "", "", "")
+            table.add_row(name, "not on this log", "", "")
             continue
         table.add_row(name, f"{_figure(one.dr.value)}\n{_range(one.dr)}", *_effect(against[one.policy].effect))
     return table
