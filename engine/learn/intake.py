@@ -5,10 +5,9 @@ only up to some time, what others have beyond it waits, so that a learner that c
 order in which one that never stopped did.
 """
 
-import heapq
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import takewhile
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -17,6 +16,7 @@ from engine.journal import stream
 from engine.journal.records import AnyRecord, EventRecord, decode
 
 Due = tuple[float, int]  # by the partition's clock (s since 1970), then by partition
+_DUE = itemgetter(0, 1)
 
 
 class Stamped(NamedTuple):
@@ -28,14 +28,18 @@ class Stamped(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """One frame, its record None where it cannot be read; `position` is that of its entry, if it is the last in it."""
+    """One frame of an entry that was added at `seen` (ms since 1970), its record None where it cannot be read.
+
+    After the frames of an entry comes its position as `last`, without a frame: its number is 0.
+    """
 
     at: float
     partition: int
     record: AnyRecord | None
     spool: str
-    mark: stream.Mark | None
-    position: stream.Position | None
+    seq: int
+    seen: int
+    last: stream.Position | None
 
 
 class Taken(NamedTuple):
@@ -80,36 +84,41 @@ class Intake:
         for partition in self._more:
             reads = self._waiting.get(partition)
             until = min(until, (reads[-1].at if reads else self._clocks.get(partition, 0.0), partition))
-        ready = [takewhile(lambda read: read[:2] <= until, tuple(reads)) for reads in self._waiting.values()]
-        records: list[Stamped] = []
-        unreadable = 0
-        positions, marks = dict(self._progress.positions), {p: dict(m) for p, m in self._progress.marks.items()}
-        for read in heapq.merge(*ready, key=lambda read: read[:2]):
-            self._waiting[read.partition].popleft()
-            if read.mark is not None:
-                marks.setdefault(read.partition, {})[read.spool] = read.mark
-                if read.record is None:
-                    unreadable += 1
-                else:
-                    records.append(Stamped(read.at, read.partition, read.record))
-            if read.position is not None:
-                positions[read.partition] = read.position
-        self._progress = stream.Progress(positions, marks)
+        ready: list[_Read] = []
+        for reads in self._waiting.values():
+            while reads and reads[0][:2] <= until:
+                ready.append(reads.popleft())
+        ready.sort(key=_DUE)
+        unreadable = sum(read.record is None and read.seq > 0 for read in ready)
+        records = [Stamped(read.at, read.partition, read.record) for read in ready if read.record is not None]
+        self._progress = _after(self._progress, ready)
         return Taken(records, unreadable, self._progress)
 
     def _reads(self, delivery: stream.Delivery) -> Iterator[_Read]:
-        partition, last = delivery.partition, len(delivery.frames) - 1
-        seen = stream.order(delivery.position)[0]
-        for index, (seq, payload) in enumerate(delivery.frames):
+        partition, spool = delivery.partition, delivery.spool
+        clock, seen = self._clocks.get(partition, 0.0), stream.order(delivery.position)[0]
+        for seq, payload in delivery.frames:
             record = _decoded(payload)
-            clock = self._clocks.get(partition, 0.0)
             if record is not None:
-                clock = self._clocks[partition] = max(clock, time_of(record))
-            position = delivery.position if index == last else None
-            yield _Read(clock, partition, record, delivery.spool, stream.Mark(seq, seen), position)
-        if last < 0:
-            clock = self._clocks.get(partition, 0.0)
-            yield _Read(clock, partition, None, delivery.spool, None, delivery.position)
+                at = time_of(record)
+                clock = max(clock, at)
+            yield _Read(clock, partition, record, spool, seq, seen, None)
+        yield _Read(clock, partition, None, spool, 0, seen, delivery.position)
+        self._clocks[partition] = clock
+
+
+def _after(progress: stream.Progress, reads: Iterable[_Read]) -> stream.Progress:
+    """The progress of whoever took these as well."""
+    positions, marks = dict(progress.positions), {p: dict(of_spools) for p, of_spools in progress.marks.items()}
+    newest: dict[tuple[int, str], stream.Mark] = {}
+    for read in reads:
+        if read.seq:
+            newest[read.partition, read.spool] = stream.Mark(read.seq, read.seen)
+        if read.last is not None:
+            positions[read.partition] = read.last
+    for (partition, spool), mark in newest.items():
+        marks.setdefault(partition, {})[spool] = mark
+    return stream.Progress(positions, marks)
 
 
 def _decoded(payload: bytes) -> AnyRecord | None:
