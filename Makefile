@@ -7,7 +7,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 DEMO_ARGS ?=
 ENGINES := $(if $(shell command -v java),.venv/engines.stamp)
 
-.PHONY: help demo test lint types unit bench bench-policies bench-analysis bench-parts bench-coverage obd replay lock clean
+.PHONY: help demo test lint types unit calibrate bench bench-policies bench-analysis bench-parts bench-coverage obd replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -49,6 +49,9 @@ types: .venv/dev.stamp ## mypy, strict
 
 unit: .venv/dev.stamp $(ENGINES) ## every test, on two cores; those on Spark and ClickHouse where Java is
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+calibrate: .venv/dev.stamp ## coverage of the report's intervals from ten times the tests' runs
+	$(BIN)/python tests/statistical/calibrate.py
 
 bench: .venv/dev.stamp ## decide beside an idiomatic Litestar handler; assignment beside GrowthBook's SDK; 1,000 experiments
 	$(BIN)/python -m loadtests.bench

@@ -53,7 +53,7 @@ def ask(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[MetricSpec]]:
         stratum=spec.analysis.stratum,
         unit=spec.unit,
         start=experiment.start or None,
-        coverage=max(step[1][-1][1] for step in experiment.steps),
+        coverage=max(sum(high - low for low, high in ranges) for _, ranges in experiment.steps),
         min_days=float(spec.analysis.min_days),
     )
     return question, [_metric(metric) for metric in plan.metrics.values()]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from engine.analysis.estimate import Bayes, Effect, NotEstimable, chance
-from engine.analysis.report import Money
+from engine.analysis.render import money_text, notes
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import ModuleType
 
-    from engine.analysis.report import MetricReport, Report, SegmentReport
+    from engine.analysis.metrics import Direction
+    from engine.analysis.report import MetricReport, Report
+
+    Row = dict[str, str | float]
+    Unit = Literal["%", "points", "number"]
 
 
 class Chart(Protocol):
@@ -24,12 +28,24 @@ class Chart(Protocol):
         ...
 
 
+GOOD, BAD, OPEN = "#1a7f4b", "#b3261e", "#5c6773"
+_FORMATS = {"%": "+.1~%", "points": "+.2~%", "number": "+.3~r"}  # 0.031 of a share is 3.1 points, never '31m'
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24 }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .3rem .8rem; text-align: left }
-tbody tr { border-top: 1px solid #d5dae0 } td.n { text-align: right; font-variant-numeric: tabular-nums }
-.verdict { font-size: 1.4rem; margin-bottom: 0 } .flag { color: #8a4b00 }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1.5rem; color: #1b1f24 }
+h1 { margin: 0; font-size: 1.3rem; font-weight: 600 } h2 { font-size: 1.1rem; margin: 2.2rem 0 .4rem }
+.as-of, .note { color: #5c6773 } .as-of { margin: 0 }
+.decision { border-left: .4rem solid; padding: .2rem 1rem; margin: 1.2rem 0 } .decision p { margin: .4rem 0 }
+.verdict { font-size: 1.7rem; font-weight: 700 } .good { border-color: #1a7f4b } .bad { border-color: #b3261e }
+.open { border-color: #c98a00 } .flag { color: #8a4b00; margin: .2rem 0 }
+table { border-collapse: collapse; margin: .6rem 0; width: 100% } td, th { padding: .35rem .7rem; text-align: left }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+tbody tr.first { border-top: 1px solid #d5dae0 } .role { color: #5c6773; font-size: .85rem }
 """
+_PULLED = (
+    "In the unit of the metric, shares in points. Each segment is pulled towards the others by how much of its "
+    "distance is noise, so that the best of many is not just the luckiest."
+)
+_TONES = {"ship": "good", "stop": "bad", "fix the data": "bad", "keep running": "open"}
 
 
 def report_html(report: Report) -> str:
@@ -43,16 +59,31 @@ def report_html(report: Report) -> str:
         import vl_convert  # noqa: PLC0415
     except ImportError as error:
         raise BadInput("an HTML report needs altair; install counterpoint[dashboard]") from error
-    charts = [chart for chart in (_effects(alt, report), *_by_segment(alt, report.segments)) if chart is not None]
-    specs = [chart.to_json(indent=None) for chart in charts]
+    specs: list[str] = []
+
+    def place(chart: Chart | None) -> str:
+        if chart is None:
+            return ""
+        specs.append(chart.to_json(indent=None))
+        return f'<div id="chart{len(specs) - 1}"></div>'
+
+    parts = [
+        _head(report),
+        "<h2>Effects, relative to control</h2>",
+        place(_effects(alt, report)),
+        _table(report),
+        *_paragraphs([*notes(report), *_words(report.metrics)]),
+        _segments(alt, report, place),
+        _novelty(alt, report, place),
+        _data(report),
+    ]
     version = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
     bundle = vl_convert.javascript_bundle(None, version)  # type: ignore[arg-type] # its stub forgets the default
-    places = "".join(f'<div id="chart{at}"></div>' for at in range(len(specs)))
     calls = "".join(f"vegaEmbed('#chart{at}', {_script(spec)}, {{actions: false}});" for at, spec in enumerate(specs))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(report.experiment)}</title><style>{_STYLE}</style></head><body>"
-        f"{_head(report)}{_table(report)}{places}{_words(report.metrics)}"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(report.experiment)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}"
         f"<script>{_script(bundle)}</script><script>{calls}</script></body></html>"
     )
 
@@ -61,85 +92,143 @@ def _script(code: str) -> str:
     return code.replace("</script", "<\\/script")
 
 
+def _paragraphs(lines: Iterable[str], kind: str = "") -> list[str]:
+    return [f"<p{f' class={kind!r}' if kind else ''}>{html.escape(line)}</p>" for line in lines if line]
+
+
 def _head(report: Report) -> str:
     decision = report.decision
-    lines = [
-        f"<h1>{html.escape(report.experiment)}</h1>",
-        f'<p class="verdict"><strong>{decision.verdict.capitalize()}</strong></p><p>{html.escape(decision.why)}.</p>',
-    ]
-    if isinstance(decision.money_per_month, Money):
-        money = decision.money_per_month
-        lines.append(
-            f"<p>Worth {money.estimate:,.0f} a month at full traffic, "
-            f"between {money.low:,.0f} and {money.high:,.0f}.</p>"
-        )
-    if decision.would_change:
-        lines.append(f"<p>{html.escape(decision.would_change)}</p>")
-    ratio = report.quality.srm
-    units = ", ".join(f"{html.escape(name)} {count:,}" for name, count in report.units.items())
-    lines.append(f"<p>As of {report.as_of}. Units: {units}. The split is {'as asked' if ratio.ok else 'broken'}.</p>")
-    lines += [f'<p class="flag">{html.escape(flag)}</p>' for flag in report.quality.flags]
-    return "".join(lines)
+    days = "" if report.days is None else f" {report.days:.0f} days of traffic."
+    said = [f"{decision.why}.", money_text(report)]
+    change = f"<p><strong>What would change this:</strong> {html.escape(decision.would_change)}</p>"
+    return (
+        f"<h1>{html.escape(report.experiment)}</h1>"
+        f'<p class="as-of">As of {report.as_of[:16].replace("T", " ")} UTC.{days}</p>'
+        f'<div class="decision {_TONES[decision.verdict]}"><p class="verdict">{decision.verdict.capitalize()}</p>'
+        f"{''.join(_paragraphs(said))}{change if decision.would_change else ''}</div>"
+        f"{''.join(_paragraphs(report.quality.flags, 'flag'))}"
+    )
+
+
+def _data(report: Report) -> str:
+    quality = report.quality
+    units = ", ".join(f"{name} {count:,}" for name, count in report.units.items())
+    split = "as asked" if quality.srm.ok else "not the one asked for"
+    crossed = f"{quality.crossovers:,} units saw two variants"
+    said = [f"Units: {units}. The split is {split} (p = {quality.srm.p:.3g}); {crossed}."]
+    if quality.exposure is not None:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in quality.exposure.shares.items())
+        said.append(f"Of those assigned were exposed: {shares} (p = {quality.exposure.p:.3g} that they are alike).")
+    return f"<h2>The data</h2>{''.join(_paragraphs(said))}"
 
 
 def _table(report: Report) -> str:
-    rows = "".join(f"<tr>{''.join(_cells(metric, report.control))}</tr>" for metric in report.metrics)
-    names = ("metric", "variant", "control's", "variant's", "effect", f"{1 - report.alpha:.0%} interval", "p")
-    head = "".join(f"<th>{name}</th>" for name in (*names, "chance to win"))
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    rows, before = [], ""
+    for metric in report.metrics:
+        new = metric.metric != before
+        name = html.escape(metric.metric) if new else ""
+        role = f' <span class="role">{metric.role}</span>' if new else ""
+        cells = "".join(_cells(metric, report.control))
+        rows.append(f"<tr{' class=first' if new else ''}><td>{name}{role}</td>{cells}</tr>")
+        before = metric.metric
+    names = ("control's", "variant's", "effect", f"{1 - report.alpha:.0%} interval", "p, adjusted", "chance to win")
+    head = "<th>metric</th><th>variant</th>" + "".join(f'<th class="n">{name}</th>' for name in names)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _cells(metric: MetricReport, control: str) -> Iterable[str]:
-    yield f"<td>{html.escape(metric.metric)}</td><td>{html.escape(metric.variant)}</td>"
-    effect, show = metric.relative, "{:+.2%}"
+    yield f"<td>{html.escape(metric.variant)}</td>"
+    effect, show = metric.relative, "{:+.1%}"
     if isinstance(effect, NotEstimable):
         effect, show = metric.absolute, "{:+.4g}"
     if isinstance(effect, NotEstimable):
         yield f'<td colspan="6">{html.escape(effect.not_estimable)}</td>'
         return
+    mean = "{:.2%}" if metric.kind in {"proportion", "retention"} else "{:.4g}"
     bayes = html.escape(chance(metric.bayes.chance_to_win)) if isinstance(metric.bayes, Bayes) else ""
     numbers = (
-        f"{metric.mean[control]:.4g}",
-        f"{metric.mean[metric.variant]:.4g}",
+        mean.format(metric.mean[control]),
+        mean.format(metric.mean[metric.variant]),
         show.format(effect.estimate),
         f"{show.format(effect.low)} to {show.format(effect.high)}",
-        "" if effect.p is None else f"{effect.p:.3g}",
+        "" if metric.adjusted_p is None else f"{metric.adjusted_p:.3g}",
         bayes,
     )
     yield "".join(f'<td class="n">{number}</td>' for number in numbers)
 
 
-def _words(metrics: Iterable[MetricReport]) -> str:
-    said = dict.fromkeys(metric.words for metric in metrics if metric.words and metric.role == "primary")
-    return "".join(f"<p>{html.escape(text)}</p>" for text in said)
+def _words(metrics: Iterable[MetricReport]) -> list[str]:
+    return [metric.words for metric in metrics if metric.role == "primary" and metric.words][:1]
+
+
+class Place(Protocol):
+    """Keeps a chart for the end of the page, and gives the element it is drawn into."""
+
+    def __call__(self, chart: Chart | None) -> str:
+        """The element, empty without a chart."""
+        ...
 
 
 def _effects(alt: ModuleType, report: Report) -> Chart | None:
-    rows: list[dict[str, str | float]] = [
-        {"name": f"{metric.metric}, {metric.variant}", "effect": e.estimate, "low": e.low, "high": e.high}
+    rows = [
+        _row(f"{metric.metric}, {metric.variant}", e, metric.direction)
         for metric in report.metrics
         if isinstance(e := metric.relative, Effect)
     ]
-    return _intervals(alt, rows, "Effect, relative to control", "%") if rows else None
+    return _intervals(alt, rows, "", "%") if rows else None
 
 
-def _by_segment(alt: ModuleType, segments: Iterable[SegmentReport]) -> Iterable[Chart]:
-    for part in segments:
-        rows: list[dict[str, str | float]] = [
-            {"name": row.segment, "effect": e.estimate, "low": e.low, "high": e.high}
+def _segments(alt: ModuleType, report: Report, place: Place) -> str:
+    if not report.segments:
+        return ""
+    kinds = {metric.metric: metric for metric in report.metrics}
+    parts = [f"<h2>By {html.escape(report.segments[0].trait)}</h2>", f'<p class="note">{_PULLED}</p>']
+    for part in report.segments:
+        metric = kinds[part.metric]
+        rows = [
+            _row(f"{row.segment} ({sum(row.units.values()):,})", e, metric.direction)
             for row in part.effects
             if isinstance(e := row.shrunken, Effect)
         ]
+        unit: Unit = "points" if metric.kind in {"proportion", "retention"} else "number"
         if rows:
-            yield _intervals(alt, rows, f"{part.metric}, {part.variant}: effect by {part.trait}, shrunken", "s")
+            p = "" if part.heterogeneity_p is None else f"; do segments differ? p = {part.heterogeneity_p:.2g}"
+            parts.append(place(_intervals(alt, rows, f"{part.metric}, {part.variant}{p}", unit)))
+    return "".join(parts)
 
 
-def _intervals(alt: ModuleType, rows: list[dict[str, str | float]], title: str, unit: str) -> Chart:
-    base = alt.Chart(alt.Data(values=rows), width=640, title=title)
-    y = alt.Y("name:N", title=None, sort=None)
-    axis = alt.Axis(format=f"+.2{unit}")
-    bar = base.mark_rule(strokeWidth=2).encode(y=y, x=alt.X("low:Q", title=None, axis=axis), x2="high:Q")
-    point = base.mark_point(filled=True, size=70).encode(y=y, x="effect:Q")
+def _novelty(alt: ModuleType, report: Report, place: Place) -> str:
+    primary = next((metric for metric in report.metrics if metric.role == "primary"), None)
+    charts = []
+    for variant in dict.fromkeys(row.variant for row in report.quality.novelty):
+        rows = [
+            _row(f"day {row.from_day:g} to {row.to_day:g}", e, primary.direction if primary else "increase")
+            for row in report.quality.novelty
+            if row.variant == variant and isinstance(e := row.effect, Effect)
+        ]
+        if len(rows) > 1 and primary is not None:
+            charts.append(place(_intervals(alt, rows, f"{primary.metric}, {variant}, per day", "number")))
+    return f"<h2>By days since the first exposure</h2>{''.join(charts)}" if charts else ""
+
+
+def _row(name: str, effect: Effect, direction: Direction) -> Row:
+    sign = 1 if direction == "increase" else -1
+    side = sign * ((effect.low > 0) - (effect.high < 0))
+    tone = GOOD if side > 0 else BAD if side < 0 else OPEN
+    return {"name": name, "effect": effect.estimate, "low": effect.low, "high": effect.high, "tone": tone}
+
+
+def _intervals(alt: ModuleType, rows: list[Row], title: str, unit: Unit) -> Chart:
+    base = alt.Chart(alt.Data(values=rows), width=620, height={"step": 30})
+    if title:
+        base = base.properties(title=alt.Title(title, anchor="start"))
+    y = alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=220, minExtent=200, maxExtent=200, ticks=False))
+    axis = alt.Axis(format=_FORMATS[unit], tickCount=6, grid=False)
+    tone = alt.Color("tone:N", scale=None)
+    bar = base.mark_rule(strokeWidth=3).encode(y=y, x=alt.X("low:Q", title=None, axis=axis), x2="high:Q", color=tone)
+    point = base.mark_point(filled=True, size=90, opacity=1).encode(y=y, x="effect:Q", color=tone)
+    text = alt.Text("effect:Q", format=_FORMATS[unit])
+    label = base.mark_text(dy=-11, fontSize=11).encode(y=y, x="effect:Q", text=text, color=tone)
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 4]).encode(x="zero:Q")
-    chart: Chart = zero + bar + point
+    chart: Chart = (zero + bar + point + label).configure_view(stroke=None).configure_axis(labelFontSize=12)
     return chart

@@ -62,8 +62,9 @@ def money_per_month(
         return NotEstimable(f"how often {found.metric} occurs cannot be told")
     scale = bearers / traffic.days * MONTH / traffic.coverage * worth[found.metric]
     low, high = sorted((effect.low * scale, effect.high * scale))
-    let_in = "all were let in" if traffic.coverage == 1 else f"{traffic.coverage:.0%} were let in"
-    basis = f"{bearers / traffic.days:,.0f} a day over {traffic.days:.1f} days, of which {let_in}"
+    basis = (
+        f"{bearers / traffic.days:,.0f} a day came in over {traffic.days:.1f} days at {traffic.coverage:.0%} coverage"
+    )
     return Money(effect.estimate * scale, low, high, found.metric, found.variant, basis)
 
 

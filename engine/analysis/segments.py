@@ -5,19 +5,24 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from engine.analysis.bayes import pooled
 from engine.analysis.compare import Evidence, compare
 from engine.analysis.distributions import chi_square_sf, normal_quantile
-from engine.analysis.effects import two_sided_t
 from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.multiplicity import benjamini_hochberg
+from engine.analysis.quadrature import legendre
 from engine.analysis.report import SegmentEffect, SegmentReport
+from engine.analysis.sequential import asymptotic_multiplier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.analysis.effects import Settings
     from engine.analysis.metrics import Measure
+
+SCALE = 4.0  # of the prior's median spread between segments, in their mean standard error
 
 
 def by_segment(
@@ -49,9 +54,11 @@ def _one(
         centre = sum(e / s**2 for e, s in zip(estimates, errors, strict=True)) / sum(s**-2 for s in errors)
         spread = sum(((e - centre) / s) ** 2 for e, s in zip(estimates, errors, strict=True))
         heterogeneity = chi_square_sf(len(effects) - 1, spread)
-        mean, between, error = pooled(estimates, errors)
-        values = shrink(estimates, errors, mean, between, error, settings.alpha)
-        shrunken = dict(zip(effects, values, strict=True))
+        _, between, _ = pooled(estimates, errors)
+        units = sum(sum(row.units.values()) for row in measured.values())
+        shrunken = dict(
+            zip(effects, shrink(estimates, errors, settings.alpha, stretch=_stretch(settings, units)), strict=True)
+        )
     alone = NotEstimable("one segment has an estimate; there is nothing to shrink it towards")
     rows = [
         SegmentEffect(
@@ -66,18 +73,53 @@ def _one(
     return SegmentReport(measure.name, variant, trait, heterogeneity, between, rows)
 
 
-def shrink(
-    estimates: Sequence[float], errors: Sequence[float], mean: float, between: float, error: float, alpha: float
-) -> list[Effect]:
-    """Empirical-Bayes effects: each estimate pulled to the mean by how much of its spread is noise.
+def _stretch(settings: Settings, units: int) -> float:
+    """By how much the method's intervals are wider than at a single look."""
+    if settings.method != "sequential":
+        return 1.0
+    return asymptotic_multiplier(units, settings.planned, settings.alpha) / normal_quantile(1 - settings.alpha / 2)
 
-    Morris 1983, "Parametric Empirical Bayes Inference", eq. 1.13: the variance adds that of the estimated mean.
+
+def shrink(estimates: Sequence[float], errors: Sequence[float], alpha: float, *, stretch: float = 1.0) -> list[Effect]:
+    """Each estimate pulled to the common mean by how much of its spread is noise, given that this is not known either.
+
+    A normal hierarchy with flat priors on the mean and on `tau / (tau + SCALE s)`, tau being the spread between
+    segments and s their harmonic mean error (DuMouchel 1994, "Hierarchical Bayes linear models for meta-analysis", with
+    a longer tail). An estimated tau in its place would make intervals that cover 85 % (see the test).
+
+    Args:
+        estimates: one per segment.
+        errors: their standard errors.
+        alpha: one minus the intervals' coverage, on average over segments.
+        stretch: by how much wider than at a single look the intervals are.
     """
-    reach = normal_quantile(1 - alpha / 2)
-    result = []
-    for estimate, se in zip(estimates, errors, strict=True):
-        keep = between**2 / (between**2 + se**2)
-        value = keep * estimate + (1 - keep) * mean
-        sd = math.sqrt(keep * se**2 + (1 - keep) ** 2 * error**2)
-        result.append(Effect(value, value - reach * sd, value + reach * sd, sd, two_sided_t(value / sd, math.inf)))
-    return result
+    from scipy.special import ndtr  # noqa: PLC0415 # see distributions
+
+    y, s = np.asarray(estimates, dtype=float), np.asarray(errors, dtype=float)
+    x, w = legendre()
+    share = (x + 1) / 2
+    tau = SCALE * math.sqrt(len(s) / float(np.sum(s**-2.0))) * share / (1 - share)
+    precision = 1 / (s**2 + tau[:, None] ** 2)
+    total = precision.sum(axis=1)
+    centre = precision @ y / total
+    likelihood = (np.log(precision).sum(axis=1) - np.log(total)) / 2
+    likelihood -= (precision * (y - centre[:, None]) ** 2).sum(axis=1) / 2
+    weight = w * np.exp(likelihood - likelihood.max())
+    weight /= weight.sum()
+    keep = tau[:, None] ** 2 * precision
+    means = keep * y + (1 - keep) * centre[:, None]
+    sds = np.sqrt(keep * s**2 + (1 - keep) ** 2 / total[:, None])
+    middle = weight @ means
+    spread = np.sqrt(weight @ (sds**2 + (means - middle) ** 2))
+    ends = []
+    for level in (alpha / 2, 1 - alpha / 2):
+        low, high = middle - 40 * spread, middle + 40 * spread
+        for _ in range(60):
+            between = (low + high) / 2
+            below = weight @ ndtr((between - means) / sds) > level
+            low, high = np.where(below, low, between), np.where(below, between, high)
+        ends.append(middle + stretch * ((low + high) / 2 - middle))
+    return [
+        Effect(float(value), float(low), float(high), float(sd))
+        for value, low, high, sd in zip(middle, *ends, spread, strict=True)
+    ]

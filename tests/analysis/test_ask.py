@@ -44,10 +44,14 @@ metrics:
 """
 
 
-def reported(folder: Path, log: Path, unit: str = "customer", analysis: str = "", **more: Any) -> Report:
+def reported(
+    folder: Path, log: Path, unit: str = "customer", analysis: str = "", coverage: str = "", **more: Any
+) -> Report:
     folder = folder / "experiments"
     folder.mkdir()
     (folder / "checkout.yaml").write_text(EXPERIMENT.replace("UNIT", unit).replace("rope:", f"{analysis} rope:"))
+    with (folder / "checkout.yaml").open("a") as file:
+        file.write(coverage)
     (folder / "metrics.yaml").write_text(METRICS)
     (folder / "channels.yaml").write_text("channels: [{key: web}]\nplacements: []\n")
     (folder / "layers.yaml").write_text("layers: [{key: checkout}]\n")
@@ -142,6 +146,16 @@ def test_strata_take_noise_off_that_no_covariate_knows(tmp_path: Path, write_log
         errors[name] = spend.se
     assert errors["strata"] < errors["plain"] / 3
     assert errors["lin"] == pytest.approx(errors["plain"], rel=0.02)
+
+
+def test_coverage_is_the_width_of_all_variants_ranges(tmp_path: Path, write_log: Write) -> None:
+    log = write_log(**shop())
+    whole = reported(tmp_path, log).decision.money_per_month
+    (tmp_path / "half").mkdir()
+    half = reported(tmp_path / "half", log, coverage="coverage: 0.5").decision.money_per_month
+    assert isinstance(whole, Money)
+    assert isinstance(half, Money)
+    assert half.estimate == pytest.approx(2 * whole.estimate, rel=1e-3)
 
 
 def test_minutes_are_no_month(tmp_path: Path, write_log: Write) -> None:

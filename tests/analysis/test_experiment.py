@@ -210,7 +210,7 @@ def test_a_clear_winner_ships_and_is_worth_money(write_log: Write) -> None:
     assert isinstance(effect, Effect)
     money = msgspec.json.decode(report.json())["decision"]["money_per_month"]
     assert money["estimate"] == pytest.approx(effect.estimate * 2000 / 19 * 30 / 0.5)  # the last came on day 19
-    assert money["basis"] == "105 a day over 19.0 days, of which 50% were let in"
+    assert money["basis"] == "105 a day came in over 19.0 days at 50% coverage"
     soon = analyze_experiment(question, [REVENUE], log, as_of=datetime.fromtimestamp(START + 5 * DAY, UTC))
     assert soon.decision.verdict == "keep running"
     console = Console(width=160, record=True, file=None, quiet=True)

@@ -127,7 +127,7 @@ def test_segments_are_pulled_together(write_log: Write) -> None:
     console.print(render(report))
     assert "revenue, one_page, by channel" in console.export_text()
     page = report_html(report)
-    assert "effect by channel" in page
+    assert "<h2>By channel</h2>" in page
     assert "<script" in page
     assert not re.search(r"""(src|href)=["']https?:""", page)
 

@@ -1,10 +1,12 @@
 """Coverage and error rates of the report's intervals, by simulation with fixed seeds.
 
-RUNS runs each; a rate is judged against its nominal value with three binomial standard errors.
+RUNS runs each. Coverage at a fixed horizon is judged by its stated band of 94 to 96 %, other rates by their nominal
+value and three binomial standard errors. `make calibrate` prints the same figures from ten times the runs.
 """
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -53,19 +55,21 @@ def take(moments: Moments, columns: list[int]) -> Moments:
     return Moments(moments.n, moments.mean[columns], moments.comoment[np.ix_(columns, columns)])
 
 
-@pytest.mark.parametrize(("n", "lift"), [((2000, 2000), 0.1), ((3000, 500), 0.3)])
-def test_fixed_horizon_intervals_cover(n: tuple[int, int], lift: float) -> None:
-    rng = np.random.default_rng(20_261_101)
+def fixed_coverage(n: tuple[int, int], lift: float, seed: int, runs: int) -> dict[str, float]:
+    """How often each fixed-horizon interval holds the truth; `naive` is the absolute one over control's mean."""
+    rng = np.random.default_rng(seed)
+    lin = {"adjust": "lin"}
     measures = {
         "mean": (parse_measure("mean:y"), [0]),
         "cuped": (parse_measure("mean:y|x"), [0, 2]),
+        "lin": (msgspec.structs.replace(parse_measure("mean:y|x"), **lin), [0, 2]),
         "ratio": (parse_measure("ratio:y/s"), [0, 1]),
         "ratio cuped": (parse_measure("ratio:y/s|x/p"), [0, 1, 2, 3]),
     }
-    revenue, per_session, more, more_per_session = truth(lift)
+    _, _, more, more_per_session = truth(lift)
     hits: dict[str, int] = {}
     scales: tuple[Relative, ...] = ("fieller", "log", "linear")
-    for _ in range(RUNS):
+    for _ in range(runs):
         control, treatment = from_sample(shop(rng, n[0], 0.0)), from_sample(shop(rng, n[1], lift))
         for name, (measure, columns) in measures.items():
             found = arms(take(control, columns), take(treatment, columns), measure)
@@ -76,20 +80,24 @@ def test_fixed_horizon_intervals_cover(n: tuple[int, int], lift: float) -> None:
             hits[name] = hits.get(name, 0) + (effect.low <= target <= effect.high)
             if name == "mean":
                 naive = (effect.low / found[0].value, effect.high / found[0].value)
-                hits["naive relative"] = hits.get("naive relative", 0) + (naive[0] <= lift <= naive[1])
+                hits["naive"] = hits.get("naive", 0) + (naive[0] <= lift <= naive[1])
             for how in scales:
                 share = relative(found[0], found[1], at, how)
                 assert isinstance(share, Effect)
                 key = f"{name} {how}"
                 hits[key] = hits.get(key, 0) + (share.low <= lift <= share.high)
-    del revenue, per_session
-    coverage = {name: count / RUNS for name, count in hits.items()}
-    naive_coverage = coverage.pop("naive relative")
+    return {name: count / runs for name, count in hits.items()}
+
+
+@pytest.mark.parametrize(("n", "lift"), [((2000, 2000), 0.1), ((3000, 500), 0.3)])
+def test_fixed_horizon_intervals_cover(n: tuple[int, int], lift: float) -> None:
+    coverage = fixed_coverage(n, lift, 1, RUNS)
+    naive = coverage.pop("naive")
     # An unbalanced and much larger treatment is where the linear scale starts to fail; it is offered, not the default.
     judged = {name: rate for name, rate in coverage.items() if lift < 0.2 or "linear" not in name}
-    assert judged == pytest.approx(dict.fromkeys(judged, 0.95), abs=slack(0.95)), coverage
+    assert {name: rate for name, rate in judged.items() if not 0.94 <= rate <= 0.96} == {}
     if lift > 0.2:
-        assert naive_coverage < coverage["mean fieller"]
+        assert naive < coverage["mean fieller"]
 
 
 def daily_sums(rng: np.random.Generator, runs: int, looks: int, per_look: int) -> tuple[Floats, Floats]:
