@@ -14,7 +14,6 @@ import numpy as np
 
 from engine.analysis.aggregate import VARIANT, Group, groups
 from engine.analysis.moments import together
-from engine.analysis.verbs import Query
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -124,10 +123,12 @@ def _aggregated(
 ) -> dict[str, dict[str | None, Variant]]:
     paths = {str(Path(folder, name)): name for name in files}
     quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-    table = Query(f"read_parquet([{quoted}], union_by_name = true, filename = '{FILE}')")
+    table = source.view(quoted, f"SELECT * FROM read_parquet([{quoted}], union_by_name = true, filename = '{FILE}')")  # noqa: S608 # quoted above
+    known = table.schema()  # a column that these files lack has no value in them, as if all files were read together
     columns = sorted({column for measure in measures for column in measure.columns})
-    own = {VARIANT: table[variant].cast("string"), FILE: table[FILE]}
-    frame = table.select(**own, **{column: table[column].cast("float64") for column in columns})
+    own = {VARIANT: table[variant].cast("string") if variant in known else None, FILE: table[FILE]}
+    values = {column: table[column].cast("float64") if column in known else None for column in columns}
+    frame = table.select(**own, **values)
     parts: dict[str, dict[str | None, Variant]] = {name: {} for name in files}
     for (name, path), group in groups(source, frame, (VARIANT, FILE), measures, pilot).items():
         flat = {key: (m.n, m.mean.tolist(), m.comoment.tolist()) for key, m in group.moments.items()}

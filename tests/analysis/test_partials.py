@@ -92,3 +92,14 @@ def test_a_variant_without_a_name_is_not_a_missing_one(tmp_path: Path) -> None:
     kept, full = analyzed(days, partials=str(tmp_path / "store")), analyzed(days)
     assert kept.units == full.units == {"": 4, "a": 4}
     assert kept.quality.flags == full.quality.flags
+
+
+def test_a_new_file_that_lacks_a_column_has_no_values_of_it(tmp_path: Path) -> None:
+    days, store = tmp_path / "days", str(tmp_path / "store")
+    day(days, "1", 1)
+    day(days, "3", 3)
+    analyzed(days, partials=store)
+    pq.write_table(pa.table({"variant": ["a", "b"], "y": [1.0, 2.0]}), days / "2.parquet")
+    kept, full = analyzed(days, partials=store), analyzed(days)
+    assert figures(kept) == pytest.approx(figures(full), rel=1e-10)
+    assert kept.quality.flags == full.quality.flags == ["y: 2 units lack a value and are left out"]
