@@ -1,5 +1,6 @@
 """The learner's loop: read the streams, join, teach, commit all of it at once, then tell the others."""
 
+import gc
 import threading
 import time
 from collections import Counter
@@ -34,6 +35,8 @@ INTERVAL = 0.1  # between looks at the streams' ends, and between two snapshots 
 FIRST = 0  # the partition whose learner moves the prices and tells of trips
 SLACK = 10.0  # how far the streams' clock stays behind ours while nothing comes in
 ENTRIES = 16  # of each partition that are read at once
+GARBAGE = (100_000, 20, 50)
+"""How many more objects are made than freed before cycles are looked for: a batch holds many records and no cycle."""
 _PIECE = 5_000
 _TIDY = 5.0
 _REMEMBER_MERGES = 31 * 86_400.0  # no reward can change for longer
@@ -61,6 +64,8 @@ def learn(
     """
     learner = Learner(settings, owned)
     wait = INTERVAL
+    often = gc.get_threshold()
+    gc.set_threshold(*GARBAGE)
     try:
         while not stop.is_set():
             try:
@@ -76,6 +81,7 @@ def learn(
             if not busy:
                 stop.wait(wait)
     finally:
+        gc.set_threshold(*often)
         learner.close()
 
 
