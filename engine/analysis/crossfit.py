@@ -4,8 +4,8 @@ The model is cross-fitted: five folds of whole customers, each judged by what th
 2018, "Double/debiased Machine Learning", definition 3.1). That does not do for a policy: policies that are taught each
 other's folds chase the same chance, so that their errors add up and 95% intervals cover 91%. A policy is judged as it
 goes (Luedtke and van der Laan 2016, "Statistical Inference for the Mean Outcome under a Possibly Non-unique Optimal
-Treatment Strategy"): customers in the order in which they first came, each part of them judged by the
-policy as those before taught it. The errors are then those of a martingale.
+Treatment Strategy"): customers in the order in which they first came, each part of them judged by the policy as those
+before taught it. The errors are then those of a martingale.
 """
 
 from collections.abc import Iterable, Iterator

@@ -57,8 +57,9 @@ def _checked(reward: ArrayLike, propensity: ArrayLike, target: ArrayLike) -> tup
 class Spread(NamedTuple):
     """How a mean spreads: its standard error, and the skewness of the `groups` sums it is made of.
 
-    `interval` and `p` are those of t after Hall's transformation (1992, "On the Removal of Skewness by Transformation"):
-    rare rewards and large weights are skewed, and symmetric intervals miss high values more often than low ones.
+    `interval` and `p` are those of t after Hall's transformation (1992, "On the Removal of Skewness by
+    Transformation"): rare rewards and large weights are skewed, and symmetric intervals miss high values more often
+    than low ones.
     """
 
     se: float
