@@ -107,8 +107,9 @@ def warm_start(
     from engine.catalog import load_plan
     from engine.learn.warm import warm_start as warm
 
-    settings = from_environment(experiments=experiments, data=data, redis=redis)
-    done = warm(settings, load_plan(settings.experiments), key, source)
+    plan = load_plan(from_environment(experiments=experiments).experiments)
+    with at_store(data, redis) as settings:
+        done = warm(settings, plan, key, source)
     say(f"{key}@{done.version} is current now, from {count(done.learnt, 'reward')}.")
     for reason, number in done.unused.items():
         say(f"{count(number, 'row')} left aside: {reason}")

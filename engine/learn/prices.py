@@ -17,7 +17,7 @@ from engine.profiles.claims import UNIT, Take, pool_key
 from engine.profiles.wanted import takes_of
 from policies import Pacing
 
-SECOND = 1.0  # between two moves of a price
+BETWEEN = 0.25  # seconds between two moves of a price, which decision servers look for as often
 _context = msgspec.json.Decoder(dict[str, Value])
 _pacing = msgspec.json.Decoder(Pacing)
 
@@ -71,12 +71,12 @@ class Prices:
                         self._worth.setdefault(name, []).append(worth)
 
     def move(self, client: stream.Client, now: float) -> bool:
-        """Move the prices and tell them, a second after the last time or later; whether it was done.
+        """Move the prices and tell them, `BETWEEN` after the last time or later; whether it was done.
 
         Raises:
             redis.RedisError: if the store does not answer; the prices move the next time.
         """
-        if now < self._moved + SECOND or not (self._pools or self._stored()):
+        if now < self._moved + BETWEEN or not (self._pools or self._stored()):
             return False
         kept = {}
         for name, pool in self._pools.items():
