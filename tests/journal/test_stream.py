@@ -78,6 +78,25 @@ def test_what_is_shipped_again_is_not_added_again(tmp_path: Path, redis_url: str
     assert reader.read() == []
 
 
+def test_a_reader_of_some_partitions_sees_and_holds_no_others(
+    tmp_path: Path, redis_url: str, client: stream.Client
+) -> None:
+    shipped(tmp_path, redis_url, (b"a", 0), (b"b", 1), (b"c", 2), (b"d", 5))
+    reader = Reader(client, "r", Progress({0: "0-0", 1: "0-0"}), partitions=3, only=[1, 5])
+    assert taken(reader.read() + reader.read()) == [b"b", b"d"]
+    assert set(reader.progress.positions) == {1, 5}
+    reader.commit(reader.progress)
+    held = [partition for partition in range(6) if client.hexists(stream.keys(partition).positions, "r")]
+    assert held == [1, 5]
+
+
+def test_a_partition_that_is_passed_over_is_read_later(tmp_path: Path, redis_url: str, client: stream.Client) -> None:
+    shipped(tmp_path, redis_url, (b"a", 0), (b"b", 1))
+    reader = Reader(client, "r", Progress(), partitions=2)
+    assert taken(reader.read(besides=[0])) == [b"b"]
+    assert taken(reader.read()) == [b"a"]
+
+
 def test_a_reader_drops_what_it_took_and_says_what_never_came(
     tmp_path: Path, redis_url: str, client: stream.Client
 ) -> None:
