@@ -132,5 +132,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, valkey: embedded.Embedded, shop: Path) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("server"), valkey.url, shop) as running:
+    patient = {"COUNTERPOINT_STORE_TIMEOUT": "5"}  # what a busy machine does to a decision is told elsewhere
+    with serving(tmp_path_factory.mktemp("server"), valkey.url, shop, patient) as running:
         yield running
