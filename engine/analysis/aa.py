@@ -13,6 +13,7 @@ from engine.analysis.distributions import normal_quantile
 from engine.analysis.effects import Settings, absolute, relative, scale
 from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.gathered import gather
+from engine.analysis.held import held
 from engine.analysis.inference import arms
 from engine.analysis.moments import Moments
 from engine.analysis.sources import DuckDB, connect
@@ -115,12 +116,13 @@ def aa_experiment(
     Raises:
         BadInput: as `analyze_experiment`, and if control has too few units.
     """
-    source = DuckDB()
-    data = gather(source, question, metrics, Path(log_dir), as_of)
-    control = data.units.filter((data.units["variant"] == question.control) & ~data.units["crossed"])
-    measures = data.measures[: len(data.measures) - len(data.trend)]
-    settings = Settings("fixed", question.alpha, question.relative)
-    return _all(source, control, measures, settings, runs, seed)
+    with held(Path(log_dir)):
+        source = DuckDB()
+        data = gather(source, question, metrics, Path(log_dir), as_of)
+        control = data.units.filter((data.units["variant"] == question.control) & ~data.units["crossed"])
+        measures = data.measures[: len(data.measures) - len(data.trend)]
+        settings = Settings("fixed", question.alpha, question.relative)
+        return _all(source, control, measures, settings, runs, seed)
 
 
 def _all(

@@ -49,6 +49,7 @@ def ask(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[MetricSpec]]:
         spending=spec.analysis.spending,
         rope=spec.analysis.rope,
         tolerance=spec.analysis.tolerance,
+        tau=spec.analysis.tau,
         adjust=spec.analysis.adjust,
         stratum=spec.analysis.stratum,
         unit=spec.unit,

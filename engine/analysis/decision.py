@@ -12,7 +12,7 @@ from engine.analysis.effects import critical_t
 from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.money import NO_MONEY
 from engine.analysis.report import Decision, Money
-from engine.analysis.sequential import asymptotic_multiplier
+from engine.analysis.sequential import asymptotic_multiplier, sprt_multiplier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,7 +146,9 @@ def _decided(
         return min(later.expected_loss, later.forgone) < settings.tolerance
     alpha = settings.alpha / comparisons
     bound = critical_t(alpha, math.inf)
-    if settings.method == "sequential":
+    if settings.method == "sequential" and settings.tau is not None and isinstance(metric.relative, Effect):
+        bound = sprt_multiplier(metric.relative.se / math.sqrt(grown), settings.tau, alpha)
+    elif settings.method == "sequential":
         bound = asymptotic_multiplier(units, settings.planned, alpha)
     return bound * effect.se / math.sqrt(grown) < abs(effect.estimate)
 

@@ -11,7 +11,7 @@ import msgspec
 from engine.analysis.bayes import Prior
 from engine.analysis.distributions import normal_cdf, normal_quantile
 from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.sequential import Spending, asymptotic_multiplier, asymptotic_p, group_multiplier, group_p
+from engine.analysis.sequential import Spending, group_multiplier, group_p, mixture_multiplier, mixture_p, tuning
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ class Settings(msgspec.Struct, frozen=True):
     """How to infer.
 
     `planned` is the number of units at which an anytime-valid interval is narrowest, and at which a group-sequential
-    experiment ends after `looks` looks; `rope` is a null effect's half width, relative to control; a bayesian
-    experiment ends when the better choice is expected to lose less than `tolerance`, relative to control.
+    experiment ends after `looks` looks; with `tau`, the relative effect to be expected, an anytime-valid interval is
+    that of the mixture SPRT (see `sequential.sprt_multiplier`); `rope` is a null effect's half width, relative to
+    control; a bayesian experiment ends when the better choice is expected to lose less than `tolerance`, likewise.
     """
 
     method: Method = "sequential"
@@ -41,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True):
     tolerance: float = 0.0005
     looks: int = 5
     spending: Spending = "obrien_fleming"
+    tau: float | None = None
 
     def __post_init__(self) -> None:
         if not LEAST_ALPHA <= self.alpha < 1:
@@ -49,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True):
             raise BadInput(
                 f"{self.planned} planned units are no plan; name those at which the decision is due, as 5000"
             )
+        if self.tau is not None and not (math.isfinite(self.tau) and self.tau > 0):
+            raise BadInput(f"tau {self.tau:g} is no relative effect; name the one to be expected, as 0.02")
         if not 1 <= self.looks <= MOST_LOOKS:
             raise BadInput(f"{self.looks} looks are not between 1 and {MOST_LOOKS}; for more ask for method sequential")
         if not math.isfinite(self.prior.mean) or not self.prior.sd >= LEAST_SD:
@@ -89,13 +93,14 @@ class Scale:
     df: float
     units: int
     settings: Settings
+    grown: float = math.nan  # a sequential mixture's variance over the estimate's own
 
     def p(self, z: float) -> float | None:
         """The method's p-value of an estimate `z` standard errors from zero; None where the method has none."""
         if self.settings.method == "fixed":
             return two_sided_t(z, self.df)
         if self.settings.method == "sequential":
-            return asymptotic_p(z, self.units, self.settings.planned, self.settings.alpha)
+            return mixture_p(z, self.grown)
         if self.settings.method == "group_sequential":
             return group_p(z, self.units, self.settings.planned, self.settings.looks, self.settings.spending)
         return None
@@ -106,7 +111,12 @@ def scale(control: Arm, treatment: Arm, settings: Settings) -> Scale | NotEstima
     units = control.n + treatment.n
     alpha, planned = settings.alpha, settings.planned
     if settings.method == "sequential":
-        return Scale(asymptotic_multiplier(units, planned, alpha), math.inf, units, settings)
+        grown = units * tuning(planned, alpha) ** 2
+        if settings.tau is not None:
+            grown = (settings.tau * control.value) ** 2 / (control.variance + treatment.variance)
+        if not grown > 0:
+            return NotEstimable("control's mean is zero, so tau, a share of it, is none")
+        return Scale(mixture_multiplier(grown, alpha), math.inf, units, settings, grown)
     if settings.method == "group_sequential":
         bound = group_multiplier(units, planned, settings.looks, settings.spending, alpha)
         if bound is None:

@@ -11,6 +11,7 @@ from engine.analysis.aggregate import CROSSED, Group, groups
 from engine.analysis.bayes import empirical_prior
 from engine.analysis.estimate import Effect
 from engine.analysis.gathered import gather
+from engine.analysis.held import held
 from engine.analysis.inference import residual_sd
 from engine.analysis.power import Baseline
 from engine.analysis.sources import DuckDB, connect
@@ -58,13 +59,16 @@ def baseline_of_log(
     Raises:
         BadInput: as `analyze_experiment`, and if the metric has no variance or is a quantile.
     """
-    source = DuckDB()
-    data = gather(source, question, metrics, Path(log_dir), as_of)
-    measure = next((found for found in data.measures if found.name == question.primary), None)
-    if measure is None:
-        raise BadInput(f"{question.primary} is a quantile, whose variance the log's sums do not give; give it by hand")
-    control = data.units.filter(data.units["variant"] == question.control)
-    return _baseline(groups(source, control, ("crossed",), [measure]), measure)
+    with held(Path(log_dir)):
+        source = DuckDB()
+        data = gather(source, question, metrics, Path(log_dir), as_of)
+        measure = next((found for found in data.measures if found.name == question.primary), None)
+        if measure is None:
+            raise BadInput(
+                f"{question.primary} is a quantile, whose variance the log's sums do not give; give it by hand"
+            )
+        control = data.units.filter(data.units["variant"] == question.control)
+        return _baseline(groups(source, control, ("crossed",), [measure]), measure)
 
 
 def baseline_of_plan(experiments: Path, key: str, metric: str | None, log_dir: Path) -> Baseline:

@@ -71,6 +71,7 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
     spending: Spending = "obrien_fleming"
     rope: float = 0.01
     tolerance: float = 0.0005
+    tau: float | None = None
     adjust: Adjust = "cuped"
     stratum: str | None = None  # a trait of the decision's context, or `channel`
     unit: Unit = "customer"
@@ -91,4 +92,5 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
             self.tolerance,
             self.looks,
             self.spending,
+            self.tau,
         )

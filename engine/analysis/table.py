@@ -50,6 +50,7 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     stratum: str | None = None,
     planned: int = Settings().planned,
     looks: int = Settings().looks,
+    tau: float | None = None,
     partials: str | None = None,
     engine: str = "duckdb",
 ) -> Report:
@@ -72,13 +73,14 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
         stratum: a column from before the exposure, within whose values the variants are compared (post-stratification).
         planned: units at which a sequential interval is narrowest, or a group-sequential experiment ends.
         looks: how many a group-sequential experiment takes until then, evenly spaced.
+        tau: the relative effect to be expected, for the mixture SPRT in place of the asymptotic confidence sequence.
         partials: a folder to keep statistics of a folder's files in, so that the next report reads only new files.
         engine: where to compute, see `sources.connect`.
 
     Raises:
         BadInput: if the table cannot answer, in one line that says why.
     """
-    settings = Settings(method, alpha, relative, Prior(*prior) if prior else Prior(), planned, looks=looks)
+    settings = Settings(method, alpha, relative, Prior(*prior) if prior else Prior(), planned, looks=looks, tau=tau)
     if not metrics:
         raise BadInput("no metric is named; add one, as in --metric mean:revenue")
     measures = [

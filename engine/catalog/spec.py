@@ -133,7 +133,8 @@ class AnalysisSpec(Spec, frozen=True, kw_only=True):
     """How an experiment is read.
 
     `planned` is the number of units at which a sequential interval is narrowest, and at which a group-sequential
-    experiment ends after `looks` looks; `prior` the mean and standard deviation of the relative effect before the data;
+    experiment ends after `looks` looks; with `tau`, the relative effect to be expected, it is read by the mixture SPRT;
+    `prior` is the mean and standard deviation of the relative effect before the data;
     `rope` the relative effect below which variants are as good as equal; a bayesian experiment ends when the better
     choice is expected to lose less than `tolerance`, relative to control. `adjust` gives a covariate one slope for all
     variants (`cuped`) or one for each (`lin`); `stratum` is a trait, or `channel`, within which variants are compared.
@@ -149,6 +150,7 @@ class AnalysisSpec(Spec, frozen=True, kw_only=True):
     prior: tuple[float, Positive] | None = None
     rope: Share = 0.01
     tolerance: Positive = 0.0005
+    tau: Positive | None = None
     adjust: Literal["cuped", "lin"] = "cuped"
     stratum: Text | None = None
 

@@ -56,6 +56,7 @@ def analyze(
         int | None, Parameter(help="Units at which sequential intervals are narrowest, or the last look is.")
     ] = None,
     looks: Annotated[int | None, Parameter(help="Evenly spaced looks of a group-sequential experiment.")] = None,
+    tau: Annotated[float | None, Parameter(help="The relative effect expected: a mixture SPRT.")] = None,
     weights: Annotated[str | None, Parameter(help="Shares that were asked for, control=0.9,new=0.1.")] = None,
     partials: Annotated[Path | None, Parameter(help="A folder to keep daily partial statistics of a table in.")] = None,
     engine: Engine = None,
@@ -92,6 +93,7 @@ def analyze(
         "stratum": stratum,
         "planned": planned,
         "looks": looks,
+        "tau": tau,
     }
     inference = {name: told for name, told in inference.items() if told is not None}
     if table is not None:

@@ -29,6 +29,7 @@ from engine.analysis.sequential import (
     group_multiplier,
     group_p,
     spent,
+    sprt_multiplier,
     tuning,
 )
 from engine.analysis.strata import poststratified
@@ -255,3 +256,19 @@ def test_a_look_ends_where_its_repeated_p_value_is_below_alpha() -> None:
         assert bound is not None
         assert (group_p(z, units, 5000, 5, "obrien_fleming") < 0.05) is (z > bound)
     assert group_p(9.0, 500, 5000, 5, "pocock") == 1.0  # before the first look
+
+
+def test_the_mixture_sprt_by_hand() -> None:
+    """Johari et al. 2017, Proposition 5: V (V + tau^2) / tau^2 (2 log(1 / alpha) - log(V / (V + tau^2))), its root."""
+    sides = Arm(1000, 20.0, 0.04), Arm(1200, 21.0, 0.05)
+    variance, tau = 0.09, 0.02 * 20.0
+    half = math.sqrt(
+        variance * (variance + tau**2) / tau**2 * (2 * math.log(20) - math.log(variance / (variance + tau**2)))
+    )
+    width = scale(*sides, Settings("sequential", tau=0.02))
+    assert not hasattr(width, "not_estimable")
+    effect = absolute(*sides, width)  # type: ignore[arg-type] # a scale, as asserted
+    assert [effect.low, effect.high] == pytest.approx([1 - half, 1 + half], **CLOSE)
+    assert sprt_multiplier(0.3, tau, 0.05) * 0.3 == pytest.approx(half, **CLOSE)
+    ratio = math.sqrt(variance / (variance + tau**2)) * math.exp(tau**2 / (2 * variance * (variance + tau**2)))
+    assert effect.p == pytest.approx(min(1.0, 1 / ratio), **CLOSE)

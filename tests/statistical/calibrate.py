@@ -1,4 +1,4 @@
-"""`make calibrate`: fixed-horizon coverage from 20,000 runs each, whose own error is 0.15 %, and that of bandits' arms."""
+"""`make calibrate`: fixed-horizon coverage from 20,000 runs each, with an error of 0.15 %, and that of bandit arms."""
 
 from sys import stdout
 
