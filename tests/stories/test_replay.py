@@ -43,15 +43,15 @@ def publish(url: str, shop: Any, version: int) -> None:
 
 def test_same_code_same_answer(open_shop: Any, redis_url: str) -> None:
     shop = open_shop(SHOP)
-    shop.stock("LAST", 1)
-    ids, taken = [], set[str]()
+    shop.stock("LAST", 0)
+    ids = []
     for version in (1, 2):
         publish(redis_url, shop, version)
         while f"hero@{version}" not in str(shop.decide("web", "hero", user_id="probe")):
             continue
         shop.identify({"tier": version}, user_id="ada")
-        while not {"c", "last"} <= taken:
-            taken.add(shop.offer("web", "hero", user_id="ada"))
+        while shop.offer("web", "hero", user_id="ada") != "c" and version == 1:
+            continue
         for n in range(12):
             context = {"intent": "browse"} if n % 2 else {}
             decision = shop.decide("web", "hero", user_id="ada", experiments=["layout"], context=context)
