@@ -66,8 +66,6 @@ def analyze(
     json: AsJson = False,
 ) -> int:
     """Report one experiment from the log, or compare the variants of any table with --table."""
-    from engine.analysis.render import render
-
     if (key is None) == (table is None):
         raise BadInput("analyze: name either an experiment of the log or a --table, not both and not neither")
     if table is None:
@@ -145,6 +143,8 @@ def analyze(
     if json:
         print_json(report)
     elif html is None:
+        from engine.analysis.render import render
+
         out.print(render(report))
     return 0
 
