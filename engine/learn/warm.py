@@ -131,7 +131,8 @@ def _log(selection: Selection, folder: Path) -> Iterator[list[Row]]:
 
 
 def _table(selection: Selection, file: Path) -> Iterator[list[Row]]:
-    traits = [spec.trait for spec in selection.features.specs]
+    features = selection.features
+    traits = list(dict.fromkeys([*(spec.trait for spec in features.specs), *(group.name for group in features.groups)]))
     with _duckdb(file) as connection:
         table = connection.read_csv(str(file)) if file.suffix == ".csv" else connection.read_parquet(str(file))
         for name in ("arm", "reward", *traits):

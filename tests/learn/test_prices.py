@@ -117,6 +117,28 @@ def test_a_restarted_learner_goes_on_with_its_price(shop: Any, learner: Any) -> 
         again.close()
 
 
+def test_a_budget_is_counted_in_showings(shop: Any) -> None:
+    end = datetime.fromtimestamp(shop.t0 + 10 * HOUR, UTC).isoformat()
+    budget = f"budget: {{amount: 200, cost: 2, pace: true, hold: 1h}}\nend: {end}\n"
+    (shop.folder / "offers" / "a.yaml").write_text(f"key: a\n{budget}renderings: {{web: {{h: x}}, store: {{h: x}}}}\n")
+
+    async def spend(claims: Claims) -> None:
+        for i in range(30):
+            claim = Claim(f"d{i}:a", takes=[Take("budget", "a", 2.0, 2.0, limit=200.0, hold=HOUR)])
+            assert await claims.claim("0" * 24, [claim], shop.t0 + 1000) == [None]
+
+    shop.send(*shop.shown("d1", 0), shop.event("click", 5, decision="d1"))
+    shop.learn()
+    learner = Learner(shop.settings)
+    try:
+        assert price(shop, learner, 1000) == 0
+        in_store(shop, spend)
+        shop.send(*shop.shown("d2", 1000))
+        assert price(shop, learner, 1300) == pytest.approx(0.05 * (30 - 100 * 300 / (9.72 * HOUR)), rel=0.05)
+    finally:
+        learner.close()
+
+
 def test_nobody_said_how_much_there_is(shop: Any) -> None:
     paced(shop)
     learner = Learner(shop.settings)

@@ -240,6 +240,18 @@ def test_a_warm_start_from_a_table_says_what_it_could_not_use(shop: Any, tmp_pat
     assert shop.learnt().statistics["count"].tolist() == [1, 1, 0]
 
 
+def test_a_warm_start_from_a_table_knows_its_channels_apart(shop: Any, tmp_path: Path) -> None:
+    shop.selection("hero", "{kind: linear_thompson, pool: [channel]}", CLICK)
+    file = tmp_path / "table.parquet"
+    rows = "VALUES ('a', 1.0, 'web'), ('a', 0.0, 'store'), ('b', 0.0, 'web'), ('b', 1.0, 'store')"
+    duckdb.sql(f"COPY (FROM ({rows}) t(arm, reward, channel), range(200)) TO '{file}'")
+    assert warm_start(shop.settings, shop.plan, "hero", file).learnt == 800
+    vector = shop.plan.policies["hero"].features.vector
+    web, store = (shop.learnt().expected(vector({"channel": name})) for name in ("web", "store"))
+    assert web[0] - web[1] > 0.8
+    assert store[1] - store[0] > 0.8
+
+
 def test_a_warm_start_says_what_is_missing(shop: Any, tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     file.write_text("offer,reward\na,1\n")
