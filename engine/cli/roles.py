@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from engine.cli.app import Data, Folder, Redis, app, complain, log_to_stderr
+from engine.errors import BadInput
 from engine.settings import from_environment
 
 if TYPE_CHECKING:
@@ -67,8 +68,21 @@ def serve(
 
 
 @app.command
-def learn(*, experiments: Folder = None, data: Data = None, redis: Redis = None) -> int:
-    """Join rewards to decisions, update the policies, publish snapshots."""
+def learn(
+    *,
+    partition: Annotated[
+        list[int] | None,
+        Parameter(name="--partition", negative="", help="Only this one; may be repeated. All by default."),
+    ] = None,
+    experiments: Folder = None,
+    data: Data = None,
+    redis: Redis = None,
+) -> int:
+    """Join rewards to decisions, update the policies, publish snapshots.
+
+    Learners with partitions of their own add up what they know. A reward then counts where the learner of its customer
+    is that of the decision, so visitors who log in elsewhere are better learnt by one learner.
+    """
     from engine.catalog.watch import PlanWatch
     from engine.learn import learn as run
     from engine.up import stop_on_signals
@@ -81,7 +95,10 @@ def learn(*, experiments: Folder = None, data: Data = None, redis: Redis = None)
         watch.poll()
         return watch.plan
 
-    run(settings, current, stop_on_signals())
+    unknown = [number for number in partition or [] if not 0 <= number < settings.partitions]
+    if unknown:
+        raise BadInput(f"--partition {unknown[0]}: there are {settings.partitions}, from 0 on")
+    run(settings, current, stop_on_signals(), owned=partition)
     return 0
 
 
