@@ -37,7 +37,8 @@ h1 { margin: 0; font-size: 1.3rem; font-weight: 600 } h2 { font-size: 1.1rem; ma
 .decision { border-left: .4rem solid; padding: .2rem 1rem; margin: 1.2rem 0 } .decision p { margin: .4rem 0 }
 .verdict { font-size: 1.7rem; font-weight: 700 } .good { border-color: #1a7f4b } .bad { border-color: #b3261e }
 .open { border-color: #c98a00 } .flag { color: #8a4b00; margin: .2rem 0 }
-table { border-collapse: collapse; margin: .6rem 0; width: 100%; font-size: .93rem } td, th { padding: .35rem .7rem; text-align: left }
+table { border-collapse: collapse; margin: .6rem 0; width: 100%; font-size: .93rem }
+td, th { padding: .35rem .7rem; text-align: left }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 tbody tr.first { border-top: 1px solid #d5dae0 } .role { color: #5c6773; font-size: .85rem }
 """
