@@ -279,12 +279,12 @@ def _assign(
 def _crossed(
     plan: Plan, experiment: Experiment, subject: Subject, profile: Profile, got: Assignment, now: float
 ) -> bool:
-    """Whether the customer met another variant as a visitor, before they were known."""
+    """Whether the customer may have met another variant as a visitor, until they were known."""
     if not profile.units or got.reason not in ("assigned", "sticky") or experiment.spec.unit != "customer":
         return False
-    for unit in profile.units:
+    for unit, until in profile.units.items():
         before = msgspec.structs.replace(subject, units={**subject.units, "customer": unit}, sticky={})
-        was = assign(plan, experiment, before, now)
+        was = assign(plan, experiment, before, min(now, until))
         if was.index >= 0 and was.index != got.index:
             return True
     return False

@@ -103,7 +103,7 @@ class Profile(
         "created": "c",
         "updated": "t",
         "ids": "k",
-        "units": "U",
+        "units": "D",
         "merged": "M",
         "marks": "m",
         "shared": "S",
@@ -135,13 +135,13 @@ class Profile(
 ):
     """One customer. Times are seconds since 1970, UTC; money is in the shop's currency, net of refunds.
 
-    `id` is the canonical customer id, `unit` the id they are bucketed over, `units` those of visitors who turned
-    out to be this customer (a different variant under one of them is a crossover), `ids` every identifier bound to
-    them by kind, `shared` marks an identifier that bound too many people and so stands for nobody; `sticky` is what
-    experiments keep them in, as `decide.sticky` names it. Until a decision was seen they are `undecided` and their unit
-    is only their id. `merged` and `marks` are the store's: whom the profile holds already, and the messages it counted
-    lately. `links`, `said` and `parts` are of `profiles.words`: which identifiers were linked when, and what each said
-    where several did, of consents and of traits that are added up.
+    `id` is the canonical customer id, `unit` the id they are bucketed over, `units` those of visitors who turned out to
+    be this customer, with when they did (another variant under one of them till then is a crossover), `ids` every
+    identifier bound to them by kind, `shared` marks an identifier that bound too many people and so stands for nobody;
+    `sticky` is what experiments keep them in, as `decide.sticky` names it. Until a decision was seen they are
+    `undecided` and their unit is only their id. `merged` and `marks` are the store's: whom the profile holds already,
+    and the messages it counted lately. `links`, `said` and `parts` are of `profiles.words`: which identifiers were
+    linked when, and what each said where several did, of consents and of traits that are added up.
     """
 
     id: str
@@ -150,7 +150,7 @@ class Profile(
     created: float = 0.0
     updated: float = 0.0
     ids: dict[str, list[str]] = {}
-    units: list[str] = []
+    units: dict[str, float] = {}
     merged: list[str] = []
     marks: bytes = b""
     shared: bool = False

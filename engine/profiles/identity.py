@@ -228,7 +228,7 @@ def _view(name: Ident, base: Profile | None, sources: Iterable[Source], rules: P
             continue
         if view is None:
             view = fresh(name, rules, source.profile.created)
-        view = merge(view, source.profile, source.key, rules)
+        view = merge(view, source.profile, source.key, rules, now)
     return view or fresh(name, rules, now)
 
 

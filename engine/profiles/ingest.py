@@ -162,7 +162,7 @@ class Ingest:
             profile = bench.profile(found)
             if event is None:
                 named = [teller(ident.kind, ident.value) for ident in item.idents if ident.value]
-                bench.keep(found, met(linked(profile, named, item.time), item.unit))
+                bench.keep(found, met(linked(profile, named, item.time), item.unit, item.time))
             else:
                 after = reduce(profile, event, item.time, self.rules)
                 bench.change(found, after, item.mark, item.idents, number)

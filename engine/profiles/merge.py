@@ -22,13 +22,12 @@ UNITS = 8
 Time = TypeVar("Time", int, float)
 
 
-def merge(target: Profile, source: Profile, key: Key, rules: ProfileRules) -> Profile:
+def merge(target: Profile, source: Profile, key: Key, rules: ProfileRules, now: float) -> Profile:
     """`target` with everything of `source`, which stood at `key`; its own id stays, as does its unit if it has one."""
     orders = join(target, source, rules)
     visits, past = union(target, source, rules)
     unit = source.unit if target.undecided and not source.undecided else target.unit
-    theirs = () if source.undecided else (source.unit,)
-    units = [other for other in dict.fromkeys((*target.units, *theirs, *source.units)) if other != unit]
+    theirs = {} if source.undecided else {source.unit: now}
     merged = replace(
         target,
         unit=unit,
@@ -40,7 +39,7 @@ def merge(target: Profile, source: Profile, key: Key, rules: ProfileRules) -> Pr
             for kind in KINDS
             if kind in target.ids or kind in source.ids
         },
-        units=units[-UNITS:],
+        units=_units(unit, theirs | source.units | target.units),
         merged=[*target.merged, key[:MARK]][-MARKS:],
         traits=combine(target.traits, source.traits, rules),
         affinities=_affinities(target, source),
@@ -65,13 +64,13 @@ def merge(target: Profile, source: Profile, key: Key, rules: ProfileRules) -> Pr
     return together(merged, source)
 
 
-def met(profile: Profile, unit: str) -> Profile:
-    """The profile after a decision was seen that hangs on `unit`: theirs from now on, unless they have another."""
+def met(profile: Profile, unit: str, time: float) -> Profile:
+    """The profile after a decision was seen at `time` that hangs on `unit`: theirs, unless they have another."""
     if not unit or unit in ((profile.unit, *profile.units) if not profile.undecided else ()):
         return profile
     if profile.undecided:
         return replace(profile, unit=unit, undecided=False)
-    return replace(profile, units=[*profile.units, unit][-UNITS:])
+    return replace(profile, units=_units(profile.unit, {**profile.units, unit: time}))
 
 
 def with_ids(profile: Profile, idents: Iterable[Ident], rules: ProfileRules) -> Profile:
@@ -82,6 +81,11 @@ def with_ids(profile: Profile, idents: Iterable[Ident], rules: ProfileRules) -> 
         if value not in held:
             ids = ids | {kind: [*held, value][-rules.hold_limit(kind) :]}
     return profile if ids is profile.ids else replace(profile, ids=ids)
+
+
+def _units(unit: str, others: dict[str, float]) -> dict[str, float]:
+    newest = sorted((time, other) for other, time in others.items() if other != unit)[-UNITS:]
+    return {other: time for time, other in newest}
 
 
 def _newest(a: dict[str, Time], b: dict[str, Time]) -> dict[str, Time]:

@@ -108,7 +108,7 @@ def test_a_known_customer_keeps_their_unit_and_remembers_the_visitors(redis_url:
             await store.touch(await store.fetch(ids, NOW), NOW, log)
         await store.ingest([Event("alias", "m1", user_id="u-42", anonymous_id="a-9")], NOW, log)
         found = await store.fetch(CustomerIds(user_id="u-42", anonymous_id="a-9"), NOW)
-        assert (found.profile.unit, found.profile.units, found.settled) == ("u-42", ["a-9"], True)
+        assert (found.profile.unit, found.profile.units, found.settled) == ("u-42", {"a-9": NOW}, True)
 
     with_store(redis_url, story)
 
