@@ -113,10 +113,11 @@ def _database(process: int) -> DuckDBPyConnection:  # noqa: ARG001 # its threads
     """This process's database for tables: to open one takes as long as to sum a hundred thousand rows.
 
     The log's sources have their own. They add functions, which a database keeps for longer than their connection lives.
+    It keeps no file's bytes: it knows a file that was written anew by its size and its second alone.
     """
     import duckdb  # noqa: PLC0415 # see DuckDB
 
-    return duckdb.connect()
+    return duckdb.connect(config={"enable_external_file_cache": False})
 
 
 def unbound(name: str, described: dict[str, str]) -> ir.Table:
