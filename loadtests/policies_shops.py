@@ -24,7 +24,7 @@ class Shop:
 
 
 SHOPS: dict[str, Shop] = {
-    "bernoulli 0.5, 0.4": Shop(lambda seed: simulate.bernoulli(EASY, seed=(seed, 1)), 170.0, 20),
+    "bernoulli 0.5, 0.4": Shop(lambda seed: simulate.bernoulli(EASY, seed=(seed, 1)), 170.0, 100),
     "bernoulli 0.1, low": Shop(lambda seed: simulate.bernoulli(LOW, seed=(seed, 2)), 80.0, 20),
     "linear": Shop(lambda seed: simulate.linear(seed=(seed, 3)), 352.0, 10),
     "digits": Shop(lambda seed: simulate.digits(seed=(seed, 4)), 437.0, 3),
