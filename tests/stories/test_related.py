@@ -97,8 +97,12 @@ def test_a_new_offer_starts_from_what_similar_ones_taught(open_shop: Any) -> Non
     expected = dict(zip(policy.arms, policy.expected([1.0]).tolist(), strict=True))
     assert expected["tart"] == pytest.approx(0.6, abs=0.2)
     assert expected["nuts"] == pytest.approx(0.15, abs=0.2)
-    seen = shop.explain("web", "hero", user_id="new")
-    shares = {one["offer"]: one["propensity"] for one in seen["candidates"]}
+    shares: dict[str, float] = {}
+    deadline = time.monotonic() + 30
+    while not {"tart", "nuts"} <= shares.keys():  # until the worker has the new offers, too
+        assert time.monotonic() < deadline
+        seen = shop.explain("web", "hero", user_id="new")
+        shares = {one["offer"]: one["propensity"] for one in seen["candidates"]}
     assert shares["tart"] > 0.1 > shares["nuts"] > 0
 
 
