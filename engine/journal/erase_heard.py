@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from engine.erasures import STREAM, digest
+from engine.journal import publish
 from engine.journal.erase import erase_customers, remember
 from engine.journal.erase_pending import erase_pending
 from engine.journal.records import QuarantineRecord, RewardRecord, decode
@@ -16,6 +17,7 @@ from engine.journal.stream import BEGINNING, Client, Position
 
 _HEARD = ".erasures"
 _PIECE = 1000
+_TOLD = "INSERT INTO erased VALUES (?, ?) ON CONFLICT DO UPDATE SET at = max(at, excluded.at)"
 
 
 def forget_pending(client: Client, data: Path, since: Position) -> Position:
@@ -25,16 +27,20 @@ def forget_pending(client: Client, data: Path, since: Position) -> Position:
         redis.RedisError: if the store does not answer. Nothing is skipped by calling again.
     """
     news, position = _hear(client, since)
+    unheard: dict[Path, list[tuple[str, float]]] = {}
     names: set[str] = set()
     for path in sorted((data / "learn").glob("*.sqlite")) if news else ():
-        with closing(sqlite3.connect(path, isolation_level=None, timeout=30.0)) as db:
+        with _open(path) as db:
             known: dict[str, float] = dict(db.execute("SELECT digest, at FROM erased"))
             new = {one: at for one, at in news.items() if at > known.get(one, 0.0)}
             if new:
+                unheard[path] = list(new.items())
                 names |= {name for name in _customers(db) if digest(name) in new}
-                db.executemany("INSERT OR REPLACE INTO erased VALUES (?, ?)", new.items())
     if names:
         erase_pending(data, names, max(news.values()))
+    for path, told in unheard.items():  # last: what a file has heard of is not looked for in it again
+        with _open(path) as db:
+            db.executemany(_TOLD, told)
     return position
 
 
@@ -74,6 +80,10 @@ def _hear(client: Client, since: Position) -> tuple[Mapping[str, float], Positio
             news |= dict.fromkeys(said[b"who"].decode().split(), float(said[b"at"]))
 
 
+def _open(path: Path) -> closing[sqlite3.Connection]:
+    return closing(sqlite3.connect(path, isolation_level=None, timeout=30.0))
+
+
 def _customers(db: sqlite3.Connection) -> Iterator[str]:
     """Whom a learner's file names, in whatever table."""
     columns = "SELECT m.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table' AND c.name = ?"
@@ -88,12 +98,13 @@ def _customers(db: sqlite3.Connection) -> Iterator[str]:
 
 def _logged(log: Path) -> Iterator[str]:
     """Whom the log names."""
-    for table, columns in (
-        ("decisions", ["customer", "device"]),
-        ("exposures", ["customer"]),
-        ("events", ["customer"]),
-    ):
-        for path in sorted((log / table).glob("day=*/*.parquet")):
-            found = pq.read_table(path, columns=columns, partitioning=None)
-            for column in columns:
-                yield from filter(None, pc.unique(found[column]).to_pylist())
+    with publish.reading(log):
+        for table, columns in (
+            ("decisions", ["customer", "device"]),
+            ("exposures", ["customer"]),
+            ("events", ["customer"]),
+        ):
+            for path in sorted((log / table).glob("day=*/*.parquet")):
+                found = pq.read_table(path, columns=columns, partitioning=None)
+                for column in columns:
+                    yield from filter(None, pc.unique(found[column]).to_pylist())

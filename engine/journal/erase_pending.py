@@ -7,10 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from engine.journal.erase import digest
+from engine.erasures import KEPT, digest
 from engine.journal.records import AnyRecord, QuarantineRecord, RewardRecord, decode
 
-_ON_ITS_WAY = 30 * 86_400.0  # no spool or stream keeps a record for longer
 _DECISIONS = "SELECT decision_id FROM pending WHERE customer IN (SELECT value FROM json_each(?))"
 _STATEMENTS = (
     "DELETE FROM pending WHERE customer IN (SELECT value FROM json_each(?))",
@@ -40,7 +39,7 @@ def erase_pending(data: Path, ids: Collection[str], now: float) -> int:
             removed += _delete(db, "DELETE FROM early WHERE id = ?", early, ids, decisions)
             outbox = db.execute("SELECT seq, record FROM outbox").fetchall()
             removed += _delete(db, "DELETE FROM outbox WHERE seq = ?", outbox, ids, decisions)
-            db.execute("DELETE FROM erased WHERE at < ?", [now - _ON_ITS_WAY])
+            db.execute("DELETE FROM erased WHERE at < ?", [now - KEPT])
             db.executemany("INSERT OR REPLACE INTO erased VALUES (?, ?)", [(digest(name), now) for name in ids])
             db.execute("COMMIT")
     return removed

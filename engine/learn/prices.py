@@ -18,7 +18,6 @@ from engine.profiles.wanted import takes_of
 from policies import Pacing
 
 BETWEEN = 0.25  # seconds between two moves of a price, which decision servers look for as often
-_context = msgspec.json.Decoder(dict[str, Value])
 _pacing = msgspec.json.Decoder(Pacing)
 
 

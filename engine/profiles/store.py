@@ -108,8 +108,8 @@ class ProfileStore:
         if not resolved.known and len(resolved.idents) == 1:
             life = self.rules.anonymous_life if resolved.idents[0].kind in WEAK else self.rules.life
             value = write(msgspec.structs.replace(resolved.profile, version=1, undecided=False))
-            await self.wire.send("SET", keys.slot(resolved.key), value, "PX", int(life * 1000), "NX")
-            return
+            if await self.wire.send("SET", keys.slot(resolved.key), value, "PX", int(life * 1000), "NX"):
+                return  # else an event was quicker, which leaves them undecided
         await self._ingest.login(resolved.idents, now, journal, resolved.profile.unit)
 
     async def see(self, ids: CustomerIds, unit: str, now: float, journal: Journal) -> bool:

@@ -1,10 +1,12 @@
 """Who is erased at a server is forgotten by learners and logs of other machines, which know nothing but the store."""
 
 import asyncio
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from engine.erasures import digest
 from engine.journal import stream
@@ -64,6 +66,19 @@ def test_a_learner_elsewhere_forgets_in_its_next_round(redis_url: str, tmp_path:
         assert known >= {digest("gone"), digest("browser-of-gone")}
         assert forget_pending(client, tmp_path, after) == after
         assert forget_pending(client, tmp_path, stream.BEGINNING) == after  # as after a restart
+
+
+def test_a_learner_that_ends_halfway_through_forgets_when_it_is_back(redis_url: str, tmp_path: Path) -> None:
+    with closing(waiting(tmp_path)) as state, stream.connect(redis_url) as client:
+        erase(redis_url, "gone")
+        broken = path_of(tmp_path, None).with_name("a.sqlite")
+        with closing(sqlite3.connect(broken)) as db:
+            db.execute("CREATE TABLE erased (digest TEXT PRIMARY KEY, at REAL NOT NULL)")
+        with pytest.raises(sqlite3.OperationalError):
+            forget_pending(client, tmp_path, stream.BEGINNING)
+        broken.unlink()
+        forget_pending(client, tmp_path, stream.BEGINNING)
+        assert state.db.execute("SELECT customer FROM pending").fetchall() == [("stays",)]
 
 
 def test_a_log_elsewhere_forgets_and_takes_in_nothing_more(redis_url: str, tmp_path: Path) -> None:

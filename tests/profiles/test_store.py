@@ -52,6 +52,19 @@ def test_a_customer_never_seen_is_fresh_and_known_after_touch(redis_url: str) ->
     with_store(redis_url, story)
 
 
+def test_a_decision_seen_binds_the_unit_also_where_an_event_was_quicker(redis_url: str) -> None:
+    async def story(store: ProfileStore, log: Log) -> None:
+        await store.touch(await store.fetch(CustomerIds(user_id="u-42"), NOW), NOW, log)
+        first = await store.fetch(CustomerIds(anonymous_id="a-9"), NOW)
+        await store.ingest([track("m1", "view", anonymous_id="a-9")], NOW, log)  # the page's view, sent beside
+        await store.touch(first, NOW, log)
+        assert not (await store.fetch(CustomerIds(anonymous_id="a-9"), NOW)).profile.undecided
+        await store.ingest([Event("alias", "m2", user_id="u-42", anonymous_id="a-9")], NOW, log)
+        assert "a-9" in (await store.fetch(CustomerIds(user_id="u-42"), NOW)).profile.units
+
+    with_store(redis_url, story)
+
+
 def test_kinds_of_identifiers_do_not_collide(redis_url: str) -> None:
     async def story(store: ProfileStore, log: Log) -> None:
         await store.touch(await store.fetch(CustomerIds(user_id="7"), NOW), NOW, log)
