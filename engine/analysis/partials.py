@@ -122,17 +122,24 @@ def _aggregated(
     pilot: dict[str, float] | None,
 ) -> dict[str, dict[str | None, Variant]]:
     paths = {str(Path(folder, name)): name for name in files}
-    quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-    table = source.view(quoted, f"SELECT * FROM read_parquet([{quoted}], union_by_name = true, filename = '{FILE}')")  # noqa: S608 # quoted above
+    one = files[0] if len(files) == 1 else None  # a refresh has one: nothing to tell apart
+    if one is not None:
+        table = source.table(next(iter(paths)))
+    else:
+        quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+        every = f"SELECT * FROM read_parquet([{quoted}], union_by_name = true, filename = '{FILE}')"  # noqa: S608 # quoted above
+        table = source.view(quoted, every)
     known = table.schema()  # a column that these files lack has no value in them, as if all files were read together
     columns = sorted({column for measure in measures for column in measure.columns})
-    own = {VARIANT: table[variant].cast("string") if variant in known else None, FILE: table[FILE]}
+    own = {VARIANT: table[variant].cast("string") if variant in known else None}
+    if one is None:
+        own[FILE] = table[FILE]
     values = {column: table[column].cast("float64") if column in known else None for column in columns}
     frame = table.select(**own, **values)
     parts: dict[str, dict[str | None, Variant]] = {name: {} for name in files}
-    for (name, path), group in groups(source, frame, (VARIANT, FILE), measures, pilot).items():
+    for (name, *path), group in groups(source, frame, tuple(own), measures, pilot).items():
         flat = {key: (m.n, m.mean.tolist(), m.comoment.tolist()) for key, m in group.moments.items()}
-        parts[paths[str(path)]][None if name is None else str(name)] = (group.units, flat)
+        parts[one or paths[str(path[0])]][None if name is None else str(name)] = (group.units, flat)
     return parts
 
 
