@@ -21,6 +21,9 @@ from engine.profiles.wire import Values, Wire, script
 from engine.profiles.workbench import MERGES
 
 _ERASE = script("erase.lua")
+SETTLES = 60.0
+"""Seconds by which an erasure is told to be later than it began: what was let in while the tombstones were laid, or by
+a server whose clock is ahead, is of the erased too. Nothing else of them comes as long as their tombstones live."""
 
 
 class Export(msgspec.Struct, frozen=True):
@@ -61,7 +64,8 @@ async def erase(wire: Wire, hash_: Hasher, rules: ProfileRules, value: str, now:
     """
     found = await find(wire, hash_, value)
     given = [name for names in found[1].ids.values() for name in names] if found else []
-    await _tell(wire, {value, *given, *([found[1].id] if found else [])}, now)
+    until = now + min(SETTLES, rules.tombstone_life)
+    await _tell(wire, {value, *given, *([found[1].id] if found else [])}, now, until)
     if found is None:
         await asyncio.gather(
             *(
@@ -105,10 +109,10 @@ async def unfinished(wire: Wire, rules: ProfileRules) -> list[tuple[Key, Frozen]
     return found
 
 
-async def _tell(wire: Wire, ids: Iterable[str], now: float) -> None:
+async def _tell(wire: Wire, ids: Iterable[str], now: float, until: float) -> None:
     who = " ".join(sorted(map(digest, ids)))
     oldest = int((now - KEPT) * 1000)
-    await wire.send("XADD", STREAM, "MINID", "~", oldest, "*", "at", repr(now), "who", who)
+    await wire.send("XADD", STREAM, "MINID", "~", oldest, "*", "at", repr(until), "who", who)
     await wire.send("PEXPIRE", STREAM, int(KEPT * 1000))
 
 

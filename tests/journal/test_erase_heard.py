@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -84,9 +85,9 @@ def test_a_learner_that_ends_halfway_through_forgets_when_it_is_back(redis_url: 
 def test_a_log_elsewhere_forgets_and_takes_in_nothing_more(redis_url: str, tmp_path: Path) -> None:
     settings = Settings(redis=redis_url, data=tmp_path / "here")
 
-    def seen(number: int) -> None:
+    def seen(number: int, at: float = NOW) -> None:
         spool = Spool(settings.spool, fsync=False)
-        records = [ExposureRecord(f"d-{number}-{who}", NOW, who, ["k"]) for who in ("gone", "browser-of-gone", "stays")]
+        records = [ExposureRecord(f"d-{number}-{who}", at, who, ["k"]) for who in ("gone", "browser-of-gone", "stays")]
         spool.append_many([(encode(record), 0) for record in records])
         spool.close()
 
@@ -95,6 +96,7 @@ def test_a_log_elsewhere_forgets_and_takes_in_nothing_more(redis_url: str, tmp_p
     assert customers(settings.log) == {"gone", "browser-of-gone", "stays"}
     erase(redis_url, "gone")
     seen(2)  # made before the erasure, and only now on its way
+    seen(3, time.time())  # let in while it was going on
     collect(settings, drain=True)
     assert customers(settings.log) == {"stays"}
     with stream.connect(redis_url) as client:
