@@ -20,8 +20,8 @@ Gate = Literal[
     "cap",
     "stock",
     "budget",
-    "price",
     "shown",
+    "price",
     "moment",
     "erased",
 ]
@@ -29,8 +29,7 @@ Gate = Literal[
 no `consent` to its purpose; the customer is not its `audience`; `suppressed` after too many outcomes; a `cap` is
 reached; the `stock` is gone or held; the `budget` is spent or held; already `shown` in another placement of this
 answer; its stock or budget must last, and at its `price` it is worth more to others; a `moment` of truth goes before
-it. `erased`: nothing may be counted for this customer, so nothing that is
-counted is shown."""
+it. `erased`: nothing may be counted for this customer, so nothing that is counted is shown."""
 
 Counts = Mapping[str, Sequence[float]]
 Pools = Mapping[str, float]

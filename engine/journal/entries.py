@@ -1,8 +1,19 @@
 """What a decision leaves in the log, as records."""
 
+import msgspec
+
 from engine.decide.decision import Assigned, Decision
 from engine.decide.offers import Choice
 from engine.journal.records import DecisionRecord, DecisionRow, ExposureRecord
+
+
+def records_of(decision: Decision, now: float, *, expose: bool) -> list[DecisionRecord | ExposureRecord]:
+    """What an answered decision leaves in the log; one for an erased customer does not say whom it was for."""
+    if decision.erased:
+        unnamed = msgspec.structs.replace(decision.answer, customer="")
+        decision = msgspec.structs.replace(decision, answer=unnamed, device=None, trace=b"")
+    seen = exposure_record(decision, now) if expose else None
+    return [decision_record(decision, now), *([seen] if seen else [])]
 
 
 def decision_record(decision: Decision, now: float) -> DecisionRecord:

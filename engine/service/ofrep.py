@@ -14,11 +14,12 @@ from engine.catalog.spec import ExperimentSpec
 from engine.decide.decision import Assigned, DecideRequest, Decision
 from engine.decide.profile import CustomerIds, Profile
 from engine.errors import BadInput
+from engine.journal.entries import records_of
 from engine.service.auth import PROOF, Guard
 from engine.service.http import JSON, Call, Reply, Route, endpoint
 from engine.service.ids import new_id
 from engine.service.problems import Refusal, undecodable
-from engine.service.worker import Worker, records_of
+from engine.service.worker import Worker
 
 DEFAULT_CHANNEL = "web"
 ETAG_SECONDS = 43_200

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import gc
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Literal, TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ from engine.decide.offers import Snapshot
 from engine.decide.profile import CustomerIds, Profile
 from engine.errors import JournalError, StoreUnavailable
 from engine.journal import traces
-from engine.journal.entries import decision_record, exposure_record, seen_keys
+from engine.journal.entries import records_of, seen_keys
 from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord, encode
 from engine.journal.ship import Shipper
 from engine.journal.snapshots import Follower
@@ -47,10 +47,6 @@ SHIPPING_SECONDS = 8.0
 """For what is left of the spool at the end; the rest waits in it."""
 GARBAGE = (50_000, 20, 50)
 """How many more objects are made than freed before cycles are looked for: a request makes hundreds and no cycle."""
-
-
-NOBODY = ""
-"""Whom a decision was for, in the log, that was made for an erased customer."""
 
 T = TypeVar("T")
 Logged = DecisionRecord | ExposureRecord | EventRecord
@@ -329,7 +325,7 @@ class Worker:
             self._encoder.encode(event.properties),
         )
 
-    def append(self, records: list[Logged]) -> None:
+    def append(self, records: Sequence[Logged]) -> None:
         """Put records into the spool.
 
         Raises:
@@ -358,16 +354,7 @@ class Worker:
             self.meters.flush()
 
 
-def records_of(decision: Decision, now: float, *, expose: bool) -> list[Logged]:
-    """What an answered decision leaves in the log; one for an erased customer does not say whom it was for."""
-    if decision.erased:
-        unnamed = msgspec.structs.replace(decision.answer, customer=NOBODY)
-        decision = msgspec.structs.replace(decision, answer=unnamed, device=None, trace=b"")
-    seen = exposure_record(decision, now) if expose else None
-    return [decision_record(decision, now), *([seen] if seen else [])]
-
-
-def _payloads(records: list[Logged]) -> list[tuple[bytes, str]]:
+def _payloads(records: Sequence[Logged]) -> list[tuple[bytes, str]]:
     return [(encode(record), record.customer) for record in records]
 
 
