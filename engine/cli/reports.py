@@ -255,7 +255,8 @@ def power(
     else:
         baseline = baseline_of_table(table, metric, unit=unit) if table else parse_baseline(metric)
     told = Settings()
-    how = Settings(method, alpha, planned=planned or told.planned, looks=looks or told.looks)
+    planned, looks = (told.planned if planned is None else planned), (told.looks if looks is None else looks)
+    how = Settings(method, alpha, planned=planned, looks=looks)
     result = design(baseline, how, mde=mde, units=units, power=power, share=share)
     if json:
         print_json(result)

@@ -14,7 +14,7 @@ from engine.analysis.bayes import Prior
 from engine.analysis.effects import Settings
 from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.power import design, parse_baseline
-from engine.cli.reports import aa, analyze
+from engine.cli.reports import aa, analyze, power
 from engine.errors import BadInput
 
 
@@ -146,3 +146,9 @@ def test_units_that_were_all_seen_twice(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "both.parquet")
     with pytest.raises(BadInput, match="all 50 units were seen in two variants of variant; none can be compared"):
         analyze_table(str(tmp_path / "both.parquet"), variant="variant", control="a", metrics=["mean:y"], unit="unit")
+
+
+@pytest.mark.parametrize(("option", "said"), [("planned", "0 planned units"), ("looks", "0 looks")])
+def test_a_plan_of_nothing(option: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        power(metric="proportion:0.1", mde=0.05, **{option: 0})  # type: ignore[arg-type]
