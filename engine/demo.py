@@ -14,12 +14,14 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from engine import embedded
 from engine.analysis import analyze_experiment, policy_report
 from engine.analysis.ask import ask
 from engine.analysis.render import render, render_policies
 from engine.catalog import load_plan
 from engine.errors import BadInput, CounterpointError
 from engine.journal.collect import collect
+from engine.service.server import listen
 from engine.settings import Settings
 from engine.up import running
 
@@ -68,7 +70,8 @@ class Shopper:
 def run(settings: Settings, customers: int, *, once: bool, stop: threading.Event) -> int:
     """Run the whole engine, send it `customers` shoppers' visits, print its reports; 0 when all went well."""
     err, out = Console(stderr=True), Console()
-    _empty(settings.data)
+    with listen(settings.host, settings.port):  # a port that cannot be had costs no earlier demo its log
+        _empty(settings.data)
     err.print("Starting the store, a decision server, the learner and the collector …")
     with running(settings, stop) as (base, served):
         err.print(f"Counterpoint answers at {base}")
@@ -95,6 +98,8 @@ def _empty(data: Path) -> None:
     mark = data / MARK
     if data.exists() and not mark.exists() and (not data.is_dir() or any(data.iterdir())):
         raise BadInput(f"--data {data}: holds something that no demo made; name a folder that is new or empty")
+    if embedded.held(data / "store"):
+        raise BadInput(f"--data {data}: another demo runs there; end it, or name another folder")
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
     mark.touch()

@@ -93,6 +93,19 @@ def running(directory: Path) -> Iterator[Embedded]:
         server.stop()
 
 
+def held(directory: Path) -> bool:
+    """Whether a server runs on `directory`, or is just about to."""
+    path = directory / "valkey.lock"
+    if not path.is_file():
+        return False
+    with path.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _command(binary: str, directory: Path, port: int) -> list[str]:
     options = {
         "bind": "127.0.0.1",
