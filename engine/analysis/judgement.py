@@ -229,4 +229,4 @@ def _rare(log: Logged, weights: Floats) -> list[str]:
     rewards = float(earned.sum()) ** 2 / squares if squares > 0 else 0.0
     if rewards >= FEW_REWARDS:
         return []
-    return [f"few rewards: the value rests on as much as {rewards:.1f} of them; trust the cautious interval alone"]
+    return [f"few rewards: the value rests on about {rewards:.1f} of them; trust the cautious interval alone"]

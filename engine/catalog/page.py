@@ -94,6 +94,8 @@ def _takes(hint: object, meta: Meta | None = None) -> str:
             return " or ".join(_takes(inner, meta) for inner in arguments if inner is not type(None))
         case origin if origin is list:
             return f"list: {_takes(arguments[0])}"
+        case origin if origin is tuple:
+            return f"list: {'; '.join(_takes(inner) for inner in arguments)}"
         case origin if origin is dict:
             return f"{_takes(arguments[0])} → {_takes(arguments[1])}"
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):

@@ -22,6 +22,7 @@ app = cyclopts.App(
     help="Experiments and offers, decided for every channel of one shop.",
     version=lambda: version("counterpoint"),
     version_flags=["--version"],
+    default_parameter=Parameter(negative_iterable=()),
 )
 PIPED = 160
 """Columns of what is not read in a terminal, unless COLUMNS says another number."""

@@ -21,7 +21,7 @@ EARLIEST, LATEST = 946_684_800.0, 4_102_444_800.0  # the years 2000 and 2100; be
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One item of a batch, as contract section 4 names it. `traits` and `properties` are JSON objects."""
+    """One item of a batch: what a customer did, or who they are. `traits` and `properties` are JSON objects."""
 
     type: Literal["track", "identify", "alias"]
     message_id: str

@@ -78,7 +78,7 @@ def test_open_bandit_bts_to_uniform_is_the_known_answer(policy: Callable[..., Pa
     assert report.judged
     # Uniform logging in the same days earned 0.0038.
     assert covers(one.dr, 0.0038)
-    assert any("as much as 7.3 of them" in warning for warning in one.warnings)
+    assert any("about 7.3 of them" in warning for warning in one.warnings)
 
 
 def test_policies_of_known_value_are_judged_beside_the_logs_own_mean(
@@ -284,6 +284,18 @@ def test_a_policy_file_that_cannot_be_used(write_log: Write, policy: Callable[..
         evaluate(log, [policy("{offers: [z], policy: {kind: uniform}}")])
     with pytest.raises(BadInput, match="named twice"):
         evaluate(log, [policy(), policy()])
+
+
+def test_a_feature_that_no_customer_had_is_0_in_all_decisions_as_it_was_when_they_were_made(
+    write_log: Write, policy: Callable[..., Path]
+) -> None:
+    tables = logged(200)
+    for row in tables["decisions"]:
+        row["context"] = json.dumps({**json.loads(row["context"]), "tier": None})
+    file = policy("{kind: linucb, features: [{trait: tier, range: [0, 3]}, {trait: country, one_of: [de, at]}]}")
+    one = evaluate(write_log(**tables), [file]).policies[0]
+    assert isinstance(one.ips, Valued)
+    assert "feature tier is missing in 100.0% of the decisions and 0 there" in one.notes
 
 
 def test_replay_of_a_uniform_log_takes_a_round_with_the_policys_probability(
