@@ -168,9 +168,12 @@ class Worker:
             return self._alone(request, now, decision_id)
         began = time.monotonic()
         try:
-            low = asyncio.ensure_future(self.granting.pools(now)) if self.granting.low and request.placements else None
-            resolved = await self.store.fetch(request.customer, now, counts=bool(self.plan.watched))
-            standing = Standing(resolved.counts, await low if low else {}, prices=self.follower.prices)
+            found = self.store.fetch(request.customer, now, counts=bool(self.plan.watched))
+            if self.granting.low and request.placements:
+                resolved, pools = await asyncio.gather(found, self.granting.pools(now))
+            else:
+                resolved, pools = await found, {}
+            standing = Standing(resolved.counts, pools, prices=self.follower.prices)
             profile = resolved.profile
             decision = self.decided(profile, request, now, decision_id, standing=standing)
             if request.expose:

@@ -1,12 +1,19 @@
 import asyncio
+import gc
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from engine import embedded
+from engine.decide.decision import DecideRequest
+from engine.profiles.claims import Take
 from engine.profiles.wire import Wire, connect
 from engine.service.away import WAITS, Away
+from engine.service.worker import Worker
+from engine.settings import Settings
 
 DECIDE = {"customer": {"user_id": "u-1"}, "channel": "web", "placements": ["home_hero"]}
 
@@ -66,3 +73,19 @@ def test_only_waits_in_vain_with_no_answer_between_them_make_a_store_away(valkey
         await wire.close()
 
     asyncio.run(run())
+
+
+def test_a_stock_that_cannot_be_asked_for_leaves_no_error_behind(tmp_path: Path, shop: Path) -> None:
+    async def run() -> list[dict[str, Any]]:
+        left_over: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: left_over.append(context))
+        worker = Worker(Settings(experiments=shop, data=tmp_path, redis="redis://127.0.0.1:1/0"))
+        worker.granting.low["stock:ROAST-1"] = Take("stock", "ROAST-1")
+        decision = await worker.weigh(msgspec.convert(DECIDE, DecideRequest), time.time(), "d-1")
+        assert decision.answer.degraded
+        await asyncio.sleep(0.3)  # until the other of both has given up too
+        gc.collect()
+        await asyncio.sleep(0)
+        return left_over
+
+    assert asyncio.run(run()) == []
