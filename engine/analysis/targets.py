@@ -165,10 +165,10 @@ def target_of(file: PolicyFile, log: Logged) -> Target:
     read = (*features.specs, *(FeatureSpec(trait=group.name, one_of=list(group.values)) for group in features.groups))
     for spec in read:
         seen = {context[spec.trait] for context in log.contexts if context.get(spec.trait) is not None}
-        if not seen:
-            logged = _some([name for name in log.contexts[0] if name is not None])
-            raise BadInput(f"--policy {file.name}: feature {spec.trait!r} was not logged; the log has {logged}")
-        if spec.one_of is not None and not seen & set(spec.one_of):
+        logged = list(dict.fromkeys(name for context in log.contexts for name in context))
+        if spec.trait not in logged:
+            raise BadInput(f"--policy {file.name}: feature {spec.trait!r} was not logged; the log has {_some(logged)}")
+        if seen and spec.one_of is not None and not seen & set(spec.one_of):
             raise BadInput(
                 f"--policy {file.name}: feature {spec.trait!r} is never one of {_some(spec.one_of)} in the log, "
                 f"but {_some(sorted(map(repr, seen)))}"
