@@ -85,6 +85,8 @@ def simulate_environment(name: Name, paths: Sequence[Path], *, rounds: int, runs
     """Compare the policies of these files, or one of each kind, and print it."""
     if rounds < 1 or runs < 1:
         raise BadInput(f"--rounds {rounds} --runs {runs}: give at least one of each")
+    if seed < 0:
+        raise BadInput(f"--seed {seed}: is below 0; give a whole number from 0 on")
     files = [read_policy(path) for path in paths]
     if not files:
         complain("No --policy FILE.yaml: one of each kind, as it is by default.")

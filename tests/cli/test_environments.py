@@ -64,6 +64,8 @@ def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
     code, _, error = told("--environment", "linear", "--rounds", "0")
     assert code == 2
     assert "--rounds 0 --runs 3: give at least one of each" in error
+    code, _, error = told("--environment", "linear", "--rounds", "5", "--seed", "-1")
+    assert (code, error.strip()) == (2, "--seed -1: is below 0; give a whole number from 0 on")
     code, _, error = told("--environment", "linear", "--policy", policy(tmp_path, "bad", "kind: linear_thomson\n"))
     assert code == 2
     assert "did you mean 'linear_thompson'?" in error
