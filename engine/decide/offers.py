@@ -27,10 +27,14 @@ NONE_LOST: Lost = {}
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A policy as it was when the learner published it as this version."""
+    """A policy as it was when the learner published it as this version.
+
+    `fits` are the arms of the selection it was fitted to: another plan's selection has others, were they named alike.
+    """
 
     policy: Policy
     version: int = 0
+    fits: tuple[str, ...] | None = None
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -86,6 +90,8 @@ def choose(
     bits = passing(selection.index, selection.offers, facts, shown, closed)
     if not bits:
         return Choice(selection.fallback, "fallback", 1.0, closed=closed or {})
+    if snapshot is not None and snapshot.fits is not None and snapshot.fits is not selection.arms:
+        snapshot = None  # the plan was swapped a moment ago
     size = len(selection.offers)
     some = None if bits == selection.index.everything else _places(bits, size)
     context = selection.kept.read(facts.attributes)

@@ -257,9 +257,15 @@ class Follower:
         for key, value in zip(wanted, values, strict=True):
             self._lines[key] = found[key]
             await asyncio.to_thread(self._take, key, _raw(value or b""))
-        self.snapshots = await asyncio.to_thread(self._fit, plan, frozenset(wanted))
-        self._fitted_to = plan
+        await self.refit(frozenset(wanted))
         return True
+
+    async def refit(self, fresh: frozenset[str] = frozenset()) -> None:
+        """Fit what was learnt to the plan as it stands; what is `fresh` anew."""
+        plan = self._plan()
+        if fresh or plan is not self._fitted_to or self.snapshots.keys() - self._learnt.keys():
+            self.snapshots = await asyncio.to_thread(self._fit, plan, fresh)
+            self._fitted_to = plan
 
     def _take(self, key: str, value: bytes) -> None:
         try:
@@ -284,7 +290,7 @@ class Follower:
                 self._reject(key, error)
                 continue
             now.probabilities(np.zeros(now.dim))  # what a policy computes once is computed here, not in a request
-            fitted[key] = Snapshot(now, header.version)
+            fitted[key] = Snapshot(now, header.version, selection.arms)
         return fitted
 
     def _reject(self, key: str, error: Exception) -> None:

@@ -351,6 +351,7 @@ class Worker:
                 if await asyncio.to_thread(self.watch.poll):
                     self.store.follow(self.watch.plan.rules)
                     self.patient.follow(self.watch.plan.rules)
+                    await self.follower.refit()
             except OSError as error:
                 log.warning("the experiments cannot be looked at; the plan keeps running", error=str(error))
             self.meters.plans_refused.inc(self.watch.refused - refused)

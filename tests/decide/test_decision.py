@@ -133,3 +133,13 @@ def variants(of: Plan, profile: Profile, channel: str) -> dict[str, tuple[str | 
     request = DecideRequest(customer=CustomerIds(user_id=profile.id), channel=channel, experiments=list(of.experiments))
     answers = decide(of, {}, profile, request, NOW).answer.experiments
     return {key: (answer.variant, answer.reason) for key, answer in answers.items()}
+
+
+def test_a_snapshot_of_another_plan_does_not_choose() -> None:
+    selection = UNTESTED.policies["home_hero"]
+    other = selection.prior.update(*(np.ones((4, selection.features.dim)), np.zeros(4, int), np.ones(4), np.ones(4)))
+    request = DecideRequest(customer=CustomerIds(user_id="u-1"), channel="web", placements=["home_hero"])
+    for fits, version in ((selection.arms, 3), (selection.arms[:-1], 0), (None, 3)):
+        snapshots = {"home_hero": Snapshot(other, 3, fits)}
+        got = decide(UNTESTED, snapshots, Profile("u-1", "u-1"), request, NOW, decision_id="d-1", trace=True)
+        assert got.choices["home_hero"].policy == f"home_hero@{version}"
