@@ -4,6 +4,7 @@ Beside them a page for people, `README.md`.
 """
 
 from collections.abc import Mapping
+from inspect import cleandoc
 from pathlib import Path
 
 import msgspec
@@ -26,7 +27,7 @@ KINDS: Mapping[str, type[msgspec.Struct]] = {
 def schemas() -> dict[str, dict[str, object]]:
     """The schema of every kind of file, by its file's name."""
     return {
-        f"{name}.json": {"$schema": DIALECT, **msgspec.json.schema(kind, schema_hook=_anything)}
+        f"{name}.json": {"$schema": DIALECT, **_clean(msgspec.json.schema(kind, schema_hook=_anything))}
         for name, kind in KINDS.items()
     }
 
@@ -51,3 +52,16 @@ def write_schemas(folder: Path) -> list[Path]:
 def _anything(_kind: type) -> dict[str, object]:
     """Payloads and conditions hold any JSON."""
     return {"description": "any value"}
+
+
+def _clean(schema: dict[str, object]) -> dict[str, object]:
+    """The schema with its descriptions as an editor shows them: docstrings without their indent."""
+    return {name: _cleaned(name, value) for name, value in schema.items()}
+
+
+def _cleaned(name: str, value: object) -> object:
+    if name == "description" and isinstance(value, str):
+        return cleandoc(value)
+    if isinstance(value, dict):
+        return _clean(value)
+    return [_cleaned("", each) for each in value] if isinstance(value, list) else value
