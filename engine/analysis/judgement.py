@@ -22,18 +22,12 @@ class Interval(msgspec.Struct, frozen=True):
     high: float
 
 
-class Valued(msgspec.Struct, frozen=True):
+class Valued(Estimate, frozen=True):
     """One estimator's value of a policy, a reward per decision.
 
     `low` and `high` are asymptotic, by t over customers without their skewness; `bernstein` assumes less and is wider.
     """
 
-    value: float
-    low: float
-    high: float
-    ess: float
-    mean_weight: float
-    largest_weight: float
     bernstein: Interval
 
 
