@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 class PlanWatch:
     """Holds the running plan of `folder`. `poll` from any one thread; readers take `plan`, one reference.
 
+    Who has something to make ready for a new plan first takes it from `look` and gives it to `swap` then.
+
     With an archive each plan that runs is kept, and a start on a bad folder runs the plan that ran last.
 
     Raises:
@@ -43,21 +45,30 @@ class PlanWatch:
 
     def poll(self) -> bool:
         """Read the folder again if a file in it changed; whether there is a new plan."""
+        plan = self.look()
+        if plan is None:
+            return False
+        self.swap(plan)
+        return True
+
+    def look(self) -> Plan | None:
+        """The plan that waits to be swapped in, if a file in the folder changed and made a new one."""
         seen = _fingerprint(self.folder)
         if seen == self._seen:
-            return False
+            return None
         self._seen = seen
         try:
             plan = self._load()
         except CatalogError as error:
             self._refuse(error)
-            return False
+            return None
         self.problems = []
-        if plan.version == self.plan.version:
-            return False
+        return plan if plan.version != self.plan.version else None
+
+    def swap(self, plan: Plan) -> None:
+        """Make `plan` the running one."""
         self.plan = plan
         log.info("plan swapped", plan=plan.version)
-        return True
 
     def _load(self) -> Plan:
         files, problems = read_folder(self.folder)

@@ -203,6 +203,7 @@ class Follower:
         self._interval = interval
         self._client = ship.connect(settings.redis, timeout=_PATIENCE)
         self._fitted_to: Plan | None = None
+        self._fitting = asyncio.Lock()
         self._lines: dict[str, bytes] = {}
         self._learnt: dict[str, tuple[Header, Bandit]] = {}
         self._polled: float | None = None
@@ -257,13 +258,19 @@ class Follower:
         for key, value in zip(wanted, values, strict=True):
             self._lines[key] = found[key]
             await asyncio.to_thread(self._take, key, _raw(value or b""))
-        await self.refit(frozenset(wanted))
+        await self._refit(frozenset(wanted))
         return True
 
-    async def refit(self, fresh: frozenset[str] = frozenset()) -> None:
-        """Fit what was learnt to the plan as it stands; what is `fresh` anew."""
-        plan = self._plan()
-        if fresh or plan is not self._fitted_to or self.snapshots.keys() - self._learnt.keys():
+    async def adopt(self, plan: Plan, swap: Callable[[Plan], None]) -> None:
+        """Fit what was learnt to a new plan, then `swap` both in: no decision sees one without the other."""
+        async with self._fitting:
+            fitted = await asyncio.to_thread(self._fit, plan, frozenset())
+            swap(plan)
+            self.snapshots, self._fitted_to = fitted, plan
+
+    async def _refit(self, fresh: frozenset[str]) -> None:
+        async with self._fitting:
+            plan = self._plan()
             self.snapshots = await asyncio.to_thread(self._fit, plan, fresh)
             self._fitted_to = plan
 

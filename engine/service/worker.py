@@ -348,14 +348,18 @@ class Worker:
             await asyncio.sleep(PLAN_SECONDS)
             refused = self.watch.refused
             try:
-                if await asyncio.to_thread(self.watch.poll):
-                    self.store.follow(self.watch.plan.rules)
-                    self.patient.follow(self.watch.plan.rules)
-                    await self.follower.refit()
+                plan = await asyncio.to_thread(self.watch.look)
+                if plan is not None:
+                    await self.follower.adopt(plan, self._swap)
             except OSError as error:
                 log.warning("the experiments cannot be looked at; the plan keeps running", error=str(error))
             self.meters.plans_refused.inc(self.watch.refused - refused)
             self.meters.flush()
+
+    def _swap(self, plan: Plan) -> None:
+        self.watch.swap(plan)
+        self.store.follow(plan.rules)
+        self.patient.follow(plan.rules)
 
 
 def _payloads(records: Sequence[Logged]) -> list[tuple[bytes, str]]:

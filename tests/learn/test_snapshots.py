@@ -107,6 +107,25 @@ def test_a_follower_lays_a_snapshot_over_the_arms_and_the_floor_of_its_plan(shop
     follow(shop, steps)
 
 
+def test_a_new_plan_is_swapped_in_together_with_what_was_learnt_fitted_to_it(shop: Any) -> None:
+    async def steps(follower: Follower, plans: list[Any]) -> None:
+        publish(shop, 1, 5)
+        await follower.poll()
+        shop.selection("hero", "{kind: beta_thompson}", "{metric: click, window: 1h}", arms="d, b")
+        await asyncio.gather(follower.adopt(shop.plan, plans.append), watched(follower, plans))
+        assert len(plans) == 2
+        assert not await follower.poll()
+
+    async def watched(follower: Follower, plans: list[Any]) -> None:
+        deadline = time.monotonic() + 30
+        while len(plans) < 2 and time.monotonic() < deadline:
+            assert follower.snapshots["hero"].fits is plans[-1].policies["hero"].arms
+            await asyncio.sleep(0)
+        assert follower.snapshots["hero"].fits is plans[-1].policies["hero"].arms
+
+    follow(shop, steps)
+
+
 @pytest.mark.parametrize("changed", ["{kind: gaussian_thompson}", "{kind: linear_thompson, features: [hour]}"])
 def test_a_snapshot_of_another_meaning_gives_way_to_the_prior(shop: Any, changed: str) -> None:
     async def steps(follower: Follower, plans: list[Any]) -> None:

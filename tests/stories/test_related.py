@@ -102,6 +102,7 @@ def test_a_new_offer_starts_from_what_similar_ones_taught(open_shop: Any) -> Non
     while not {"tart", "nuts"} <= shares.keys():  # until the worker has the new offers, too
         assert time.monotonic() < deadline
         seen = shop.explain("web", "hero", user_id="new")
+        assert seen["policy"] != "hero@0"  # what was learnt is there with the offers, not a moment later
         shares = {one["offer"]: one["propensity"] for one in seen["candidates"]}
     assert shares["tart"] > 0.1 > shares["nuts"] > 0
 
