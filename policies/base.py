@@ -1,6 +1,5 @@
 """What every policy is: frozen statistics over named arms, exact propensities out, observations in."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from typing import ClassVar, Protocol, Self, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from policies.batches import Batch, Floats, Ints, forgetting, read_batch
+from policies.batches import LARGEST, LONGEST, UNUSABLE, Batch, Floats, Ints, forgetting, read_batch
 
 Among = Ints | slice
 EVERY = slice(None)
@@ -86,6 +85,10 @@ class Bandit(ABC):
             raise ValueError(f"floor {self.floor} is not between 0 and 1; it is the least probability of one arm")
         if not 0 < self.discount <= 1:
             raise ValueError(f"discount {self.discount} is not in (0, 1]; 0.999 forgets half in 700 observations")
+        for name in ("dim", "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < 0:
+                raise ValueError(f"{name} {value!r} is no whole number from 0 on")
         if self.contextual and self.dim < 1:
             raise ValueError(f"dim is {self.dim}; {self.kind} learns from a context of at least one number")
         if not self.statistics:
@@ -164,8 +167,8 @@ class Bandit(ABC):
         Args:
             x: contexts (n, dim), or (dim,) for one; ignored where dim is 0.
             arm: positions of the arms shown, integers (n,).
-            reward: (n,), finite.
-            p: logged propensities (n,), in (0, 1].
+            reward: (n,), of size 1e12 at most.
+            p: logged propensities (n,), in (0, 1]; for one arm alone also all that `probabilities` gave, (arms,).
             weight: (n,), 1 where left out. Weight -1 takes an earlier observation out again.
 
         Raises:
@@ -182,8 +185,11 @@ class Bandit(ABC):
         self.absorb(replace(batch, weight=effective), statistics)
         return replace(self, seen=self.seen + batch.arm.size, statistics=statistics)
 
-    def check_rewards(self, reward: Floats) -> None:  # noqa: B027 - most models hold any finite reward
+    def check_rewards(self, reward: Floats) -> None:
         """Raises ValueError where the policy's model does not hold the rewards."""
+        largest = float(np.abs(reward).max(initial=0.0))
+        if not largest <= LARGEST:
+            raise ValueError(f"reward {largest:g} is beyond {LARGEST:.0e}; is it an amount in the shop's currency?")
 
     def with_arms(self, arms: tuple[str, ...], traits: Mapping[str, tuple[float, ...]] | None = None) -> Self:
         """The policy over a new set of arms: kept arms keep what they learnt, new ones start from the prior."""
@@ -224,10 +230,8 @@ class Bandit(ABC):
         context: NDArray[np.float64] = np.asarray(x, dtype=np.float64)
         if context.shape != (self.dim,):
             raise ValueError(f"x has shape {context.shape}; {self.kind} was made for ({self.dim},)")
-        if not math.isfinite(float(context @ context)):
-            raise ValueError(
-                "x holds NaN, infinity or a number beyond 1e150; encode a missing feature before it is used"
-            )
+        if not float(context @ context) <= LONGEST**2:
+            raise ValueError(UNUSABLE)
         return context
 
     def _check_candidates(self, candidates: Ints) -> None:

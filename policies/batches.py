@@ -8,6 +8,11 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
+LONGEST = 1e8
+"""Of a context, its Euclidean length: beyond it sums of squares lose what tells one coefficient from another."""
+LARGEST = 1e12
+"""Of a reward, either way: its square still leaves room beside the others."""
+UNUSABLE = f"x holds NaN, infinity or a number beyond {LONGEST:.0e}; encode what is missing, scale what is large"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +72,8 @@ def read_batch(
     if chosen.size and (chosen.min() < 0 or chosen.max() >= arms):
         raise ValueError(f"arm {int(chosen.max())} or {int(chosen.min())} is not between 0 and {arms - 1}")
     rewards = _column("reward", reward, chosen.size)
+    if np.ndim(arm) == 0 and np.shape(p) == (arms,):  # type: ignore[arg-type] # any index has a dimension
+        p = np.asarray(p)[chosen]
     propensities = _column("p", p, chosen.size)
     if chosen.size and (propensities.min() <= 0 or propensities.max() > 1 + 1e-9):
         raise ValueError(f"p reaches from {propensities.min()} to {propensities.max()}; a propensity lies in (0, 1]")
@@ -74,10 +81,12 @@ def read_batch(
     if dim == 0:
         return Batch(np.empty((chosen.size, 0)), chosen, rewards, weights)
     contexts = np.atleast_2d(np.asarray(x, dtype=np.float64))
+    if not chosen.size and not contexts.size:
+        contexts = np.empty((0, dim))
     if contexts.shape != (chosen.size, dim):
         raise ValueError(f"x has shape {contexts.shape}; {chosen.size} observations in {dim} dimensions were announced")
-    if not np.isfinite(contexts).all():
-        raise ValueError("x holds NaN or infinity; encode a missing feature before it is learnt")
+    if contexts.size and not float(np.einsum("ij,ij->i", contexts, contexts).max()) <= LONGEST**2:
+        raise ValueError(UNUSABLE)
     return Batch(contexts, chosen, rewards, weights)
 
 

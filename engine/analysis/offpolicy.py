@@ -38,7 +38,8 @@ class Estimate(msgspec.Struct, frozen=True):
 
 def _checked(reward: ArrayLike, propensity: ArrayLike, target: ArrayLike) -> tuple[Floats, Floats]:
     """The rewards (n,) and the importance weights (n,)."""
-    rewards, logged, wanted = (np.asarray(values, dtype=np.float64) for values in (reward, propensity, target))
+    named = {"reward": reward, "propensity": propensity, "target": target}
+    rewards, logged, wanted = (_numbers(name, values) for name, values in named.items())
     if not rewards.shape == logged.shape == wanted.shape or rewards.ndim != 1:
         shapes = f"{rewards.shape}, {logged.shape} and {wanted.shape}"
         raise BadInput(f"reward, propensity and target have shapes {shapes}; give three arrays of one length")
@@ -52,6 +53,23 @@ def _checked(reward: ArrayLike, propensity: ArrayLike, target: ArrayLike) -> tup
     if not np.all(np.isfinite(rewards)):
         raise BadInput("a reward is NaN or infinite; leave out decisions without one")
     return rewards, wanted / logged
+
+
+def _numbers(name: str, values: ArrayLike) -> Floats:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{name} holds what is no number ({error}); give an array of numbers") from error
+
+
+def _expected(name: str, values: ArrayLike, decisions: int) -> Floats:
+    """What a reward model says (n,)."""
+    expected = _numbers(name, values)
+    if expected.shape != (decisions,):
+        raise BadInput(f"{name} has shape {expected.shape}; give one number for each of the {decisions:,} decisions")
+    if not np.all(np.isfinite(expected)):
+        raise BadInput(f"{name} is NaN or infinite somewhere; the model must say what it expects of every decision")
+    return expected
 
 
 class Spread(NamedTuple):
@@ -71,12 +89,16 @@ class Spread(NamedTuple):
         """That of the mean of influence values (n,), which are summed per cluster.
 
         Raises:
-            BadInput: if there is one cluster.
+            BadInput: if there is one cluster, or not one label for each value.
         """
         sums: Floats = influence
         if cluster is not None:
-            index = np.unique(np.asarray(cluster), return_inverse=True)[1]
-            sums = np.bincount(index.ravel(), weights=influence).astype(np.float64)
+            labels = np.asarray(cluster)
+            if labels.shape != influence.shape:
+                rule = f"give one label for each of the {len(influence):,} decisions"
+                raise BadInput(f"cluster has shape {labels.shape}; {rule}")
+            index = np.unique(labels, return_inverse=True)[1]
+            sums = np.bincount(index, weights=influence).astype(np.float64)
         groups = len(sums)
         if groups < 2:
             raise BadInput("all decisions are of one cluster; an interval needs two")
@@ -107,6 +129,8 @@ class Spread(NamedTuple):
 
 def _interval(value: float, influence: Floats, weights: Floats, cluster: ArrayLike | None, alpha: float) -> Estimate:
     """The estimate with a t interval from its influence values (n,)."""
+    if not 0 < alpha < 1:
+        raise BadInput(f"alpha {alpha} is not between 0 and 1; 0.05 gives 95% intervals")
     spread = Spread.of(influence, cluster)
     reach = critical_t(alpha, spread.groups - 1) * spread.se
     squares = float(weights @ weights)
@@ -132,7 +156,7 @@ def ips(
         alpha: one minus the interval's coverage.
 
     Raises:
-        BadInput: if the arrays do not fit or a propensity is not in (0, 1].
+        BadInput: if the arrays do not fit, a propensity is not in (0, 1] or alpha not between 0 and 1.
     """
     rewards, weights = _checked(reward, propensity, target_probability)
     value = float(np.mean(weights * rewards))
@@ -184,7 +208,7 @@ def dr(
         alpha: as in `ips`.
 
     Raises:
-        BadInput: as `ips`.
+        BadInput: as `ips`, and if the model says nothing, or no number, of some decision.
     """
     return switch_dr(
         reward,
@@ -211,11 +235,13 @@ def switch_dr(  # the log's columns, the model's, and the threshold
 ) -> Estimate:
     """DR that trusts the model alone where the weight is above `threshold`: less noise, some bias.
 
-    Arguments and errors as in `dr`.
+    Arguments and errors as in `dr`; a threshold is not negative.
     """
     rewards, weights = _checked(reward, propensity, target_probability)
-    model = np.asarray(predicted_logged, dtype=np.float64)
-    target = np.asarray(predicted_target, dtype=np.float64)
+    model = _expected("predicted_logged", predicted_logged, len(rewards))
+    target = _expected("predicted_target", predicted_target, len(rewards))
+    if not threshold >= 0:
+        raise BadInput(f"threshold {threshold} is no weight; give 0 (the model alone) or more")
     used = np.where(weights <= threshold, weights, 0.0)
     scores = target + used * (rewards - model)
     value = float(scores.mean())

@@ -2,12 +2,13 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from engine.analysis.adaptive import lagged_allocation, running_mean
-from engine.analysis.offpolicy import Spread, dr, ips, snips
+from engine.analysis.offpolicy import Spread, dr, ips, snips, switch_dr
 from engine.errors import BadInput
 
 OBD = Path(__file__).resolve().parents[2] / ".cache" / "obd" / "obp" / "dataset" / "obd"
@@ -53,6 +54,26 @@ def test_by_hand() -> None:
 def test_what_cannot_be_judged(reward: list[float], propensity: list[float], target: list[float], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         ips(reward, propensity, target)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"reward": ["x", "y", "z"]}, "reward holds what is no number"),
+        ({"predicted_logged": [0.1]}, r"predicted_logged has shape \(1,\); give one number for each of the 3"),
+        ({"predicted_target": 0.1}, r"predicted_target has shape \(\)"),
+        ({"predicted_target": [0.1, float("nan"), 0.1]}, "predicted_target is NaN or infinite somewhere"),
+        ({"threshold": -1.0}, r"threshold -1\.0 is no weight"),
+        ({"threshold": float("nan")}, "threshold nan is no weight"),
+        ({"alpha": 1.0}, r"alpha 1\.0 is not between 0 and 1"),
+        ({"cluster": ["u", "v"]}, r"cluster has shape \(2,\); give one label for each of the 3"),
+    ],
+)
+def test_a_model_or_an_interval_that_cannot_be(given: dict[str, Any], said: str) -> None:
+    usable = {"reward": [1.0, 0.0, 1.0], "propensity": [0.5] * 3, "target_probability": [0.5] * 3}
+    modelled = {"predicted_logged": [0.5] * 3, "predicted_target": [0.5] * 3, "threshold": np.inf}
+    with pytest.raises(BadInput, match=said):
+        switch_dr(**(usable | modelled | given))
 
 
 def test_a_target_that_never_does_what_was_logged() -> None:

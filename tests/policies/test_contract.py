@@ -187,3 +187,46 @@ def test_a_context_that_does_not_fit_is_refused() -> None:
         policy.probabilities(np.ones(DIM + 1))
     with pytest.raises(ValueError, match="NaN"):
         policy.probabilities(np.array([1.0, np.nan, 0.0]))
+
+
+@pytest.mark.parametrize("kind", [k for k in sorted(policies.KINDS) if policies.KINDS[k].contextual])
+@pytest.mark.parametrize("size", [1e9, 1e20, 1e200, np.nan])
+def test_a_number_too_large_to_compute_with_is_refused_both_ways(kind: str, size: float) -> None:
+    policy, x = taught(kind), np.full(DIM, size)
+    for use in (lambda: policy.probabilities(x), lambda: policy.expected(x), lambda: policy.update(x, 0, 1.0, 0.5)):
+        with np.errstate(over="ignore"), pytest.raises(ValueError, match="x holds NaN, infinity or a number beyond"):
+            use()
+
+
+def test_a_reward_of_no_shop_is_refused_and_the_largest_allowed_leaves_probabilities(kind: str) -> None:
+    policy = taught(kind)
+    for reward in (1e13, 1e100, 1e300):
+        with pytest.raises(ValueError, match="reward"):
+            policy.update(np.ones(DIM), 0, reward, 0.5)
+    try:
+        policy.check_rewards(np.array([1e12]))
+    except ValueError:
+        return
+    richest = policy.update(np.full(DIM, 1e7), 0, 1e12, 0.5)
+    for x in (np.ones(DIM), np.full(DIM, 1e7)):
+        assert richest.probabilities(x).sum() == pytest.approx(1)
+        assert np.isfinite(richest.expected(x)).all()
+
+
+def test_one_observation_may_come_with_all_propensities(kind: str) -> None:
+    policy, x = taught(kind), np.ones(DIM)
+    p = policy.probabilities(x)
+    assert policies.dump(policy.update(x, 2, 1.0, p)) == policies.dump(policy.update(x, 2, 1.0, p[2]))
+    with pytest.raises(ValueError, match="give one p for each"):
+        policy.update(np.ones((1, DIM)), [2], [1.0], p)
+
+
+def test_no_observations_change_nothing(kind: str) -> None:
+    policy = taught(kind)
+    assert policy.update([], [], [], []) is policy
+
+
+@pytest.mark.parametrize(("name", "value"), [("dim", 2.5), ("dim", -1), ("seed", -1), ("seed", 0.5)])
+def test_sizes_and_seeds_are_whole_numbers(kind: str, name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} {value} is no whole number"):
+        policies.KINDS[kind](**({"arms": ARMS, "dim": DIM} | {name: value}))
