@@ -6,7 +6,6 @@ without a reward earned 0.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.judgement import Judgement, Valued, Verdict, doubly_robust, judgement, valued
 from engine.analysis.logged import Floats, Ints, Logged, read_logged
 from engine.analysis.offpolicy import Spread, ips
-from engine.analysis.targets import PolicyFile, read_policy, target_of
+from engine.analysis.targets import read_policies, target_of
 from engine.errors import BadInput
 
 LOGGED = "logged"
@@ -84,7 +83,7 @@ def evaluate(
         raise BadInput(f"--alpha {alpha}: is not between 0 and 1; 0.05 gives 95% intervals")
     if not policies:
         raise BadInput("evaluate: needs at least one --policy FILE.yaml")
-    files = _named([Path(one) for one in policies])
+    files = read_policies([Path(one) for one in policies], LOGGED)
     place = Path(source)
     if placement is None and place.is_dir():
         wanted = {one.placement for one in files if one.placement}
@@ -143,16 +142,3 @@ def _effect(differences: Floats, log: Logged, alpha: float) -> Effect | NotEstim
     if spread.se == 0:
         return NotEstimable("both earn the same in every decision")
     return Effect(mean, *spread.interval(mean, alpha), spread.se, spread.p(mean))
-
-
-def _named(paths: Sequence[Path]) -> list[PolicyFile]:
-    """The files under names that differ: each its own, or its path where two are alike."""
-    files = [read_policy(path) for path in paths]
-    names = [one.name for one in files]
-    renamed = [
-        replace(one, name=str(path)) if names.count(one.name) > 1 else one
-        for one, path in zip(files, paths, strict=True)
-    ]
-    if len({one.name for one in renamed} | {LOGGED}) <= len(renamed):
-        raise BadInput(f"a --policy file is named twice, or {LOGGED}.yaml, which means the log's own; rename it")
-    return renamed

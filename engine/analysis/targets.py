@@ -1,7 +1,7 @@
 """Policies to be judged, from YAML files: what each may choose in a logged decision, and how it learns from a log."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -62,6 +62,24 @@ def read_policy(path: Path) -> PolicyFile:
     if offers is not None and named is None:
         ignored = (*ignored, "offers by tag")
     return PolicyFile(path.stem, spec, None if placement is None else str(placement), named, ignored)
+
+
+def read_policies(paths: Sequence[Path], taken: str) -> list[PolicyFile]:
+    """The files under names that differ: each its own, or its path where two are alike or it is `taken` already.
+
+    Raises:
+        BadInput: if a file is named twice, or cannot be read.
+        CatalogError: with every problem of a policy.
+    """
+    files = [read_policy(path) for path in paths]
+    names = [taken, *(one.name for one in files)]
+    renamed = [
+        replace(one, name=str(path)) if names.count(one.name) > 1 else one
+        for one, path in zip(files, paths, strict=True)
+    ]
+    if len({one.name for one in renamed}) < len(renamed):
+        raise BadInput("a --policy file is named twice; name each once")
+    return renamed
 
 
 @dataclass(frozen=True)

@@ -175,9 +175,14 @@ def simulate(
     if environment is not None:
         from engine.cli.environments import simulate_environment
 
+        yours = {"KEY": key, "--profiles": profiles, "--log": log, "--stock": stock}
+        if given := [name for name, value in yours.items() if value is not None]:
+            raise BadInput(f"simulate: {given[0]} is of your shop, --environment {environment} is none; leave one out")
         return simulate_environment(environment, policy or [], rounds=rounds, runs=runs, seed=seed, json=json)
     if key is None:
         raise BadInput("simulate: name an experiment or a placement, or an --environment")
+    if policy:
+        raise BadInput(f"simulate: --policy {policy[0]} is for an --environment; {key} has the policy of its own YAML")
     from engine.catalog.compile import compile_plan
     from engine.catalog.load import load_specs
     from engine.journal.traffic import logged_requests

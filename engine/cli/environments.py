@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from engine.analysis.targets import PolicyFile, read_policy
+from engine.analysis.targets import PolicyFile, read_policies
 from engine.catalog.spec import PolicySpec
 from engine.cli.app import complain, count, grid, out, print_json, say
 from engine.cli.catalog import Name
@@ -87,7 +87,7 @@ def simulate_environment(name: Name, paths: Sequence[Path], *, rounds: int, runs
         raise BadInput(f"--rounds {rounds} --runs {runs}: give at least one of each")
     if seed < 0:
         raise BadInput(f"--seed {seed}: is below 0; give a whole number from 0 on")
-    files = [read_policy(path) for path in paths]
+    files = read_policies(paths, UNIFORM)
     if not files:
         complain("No --policy FILE.yaml: one of each kind, as it is by default.")
         files = [PolicyFile(kind, _default(kind)) for kind in KINDS]

@@ -69,3 +69,31 @@ def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
     code, _, error = told("--environment", "linear", "--policy", policy(tmp_path, "bad", "kind: linear_thomson\n"))
     assert code == 2
     assert "did you mean 'linear_thompson'?" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["home_hero", "--environment", "linear"], "KEY is of your shop, --environment linear is none"),
+        (["--environment", "linear", "--stock", "BAG=4"], "--stock is of your shop"),
+        (["home_hero", "--policy", "new.yaml"], "--policy new.yaml is for an --environment; home_hero has the policy"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(words: list[str], said: str) -> None:
+    code, answer, error = told(*words)
+    assert (code, answer) == (2, "")
+    assert said in error
+
+
+def test_files_of_one_name_are_told_apart_and_one_given_twice_is_refused(tmp_path: Path) -> None:
+    words = ["--environment", "bernoulli", "--rounds", "50", "--runs", "1", "--json"]
+    for one in ("before", "after", "new"):
+        (tmp_path / one).mkdir()
+    alike = [policy(tmp_path / one, "hero", "kind: kl_ucb\n") for one in ("before", "after")]
+    baseline = policy(tmp_path / "new", "uniform", "kind: beta_thompson\n")
+    code, report, _ = told(*words, *(word for file in (*alike, baseline) for word in ("--policy", file)))
+    assert code == 0
+    assert {one["policy"] for one in report["policies"]} == {*alike, baseline, "uniform"}
+    code, _, error = told(*words, "--policy", alike[0], "--policy", alike[0])
+    assert code == 2
+    assert "named twice" in error
