@@ -62,7 +62,7 @@ def placement_of(plan: Plan, key: str) -> str | None:
         return key
     if key in plan.policies:
         return plan.policies[key].placement
-    known = dict.fromkeys([*plan.experiments, *plan.placements, *plan.policies])
+    known = list(dict.fromkeys([*plan.experiments, *plan.placements, *plan.policies]))
     raise BadInput(f"{key!r} is no experiment and no placement; {similar(key, known)}")
 
 
