@@ -64,7 +64,9 @@ def erase(customer: Customer, *, data: Data = None, redis: Redis = None, json: A
 def rollback(
     key: Key,
     *,
-    version: Annotated[int | None, Parameter(help="A kept version; the one before the current by default.")] = None,
+    version: Annotated[
+        int | None, Parameter(help="A kept version; by default one step back, and each time one more.")
+    ] = None,
     data: Data = None,
     redis: Redis = None,
 ) -> int:
@@ -82,14 +84,15 @@ def versions(key: Key, *, data: Data = None, redis: Redis = None, json: AsJson =
     from engine.learn.rollback import versions as kept
 
     with at_store(data, redis) as settings:
-        headers = kept(settings, key)
+        found = kept(settings, key)
     if json:
-        print_json([{"version": h.version, "time": h.time, "learnt": h.learnt, "digest": h.digest} for h in headers])
+        print_json([{"version": h.version, "time": h.time, "learnt": n, "digest": h.digest} for h, n in found])
         return 0
     table = grid("version", "learnt from", "published (UTC)", "digest")
-    for header in headers:
+    for header, rewards in found:
         published = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(header.time))
-        table.add_row(f"{key}@{header.version}", f"{header.learnt:,.0f} rewards", published, header.digest)
+        learnt = "damaged" if rewards is None else count(round(rewards), "reward")
+        table.add_row(f"{key}@{header.version}", learnt, published, header.digest)
     out.print(table)
     return 0
 

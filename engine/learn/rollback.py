@@ -1,28 +1,38 @@
 """Back to an earlier snapshot: decision servers have it within a second, and the learner goes on from there."""
 
 import time
+from typing import NamedTuple
 
 from engine.errors import BadInput, StoreUnavailable
 from engine.journal import snapshots, stream
 from engine.journal.snapshots import Header, store_errors
 from engine.learn.combine import parts_of
 from engine.settings import Settings
+from policies import Bandit, load
 
 _TRIES = 20
 
 
-def versions(settings: Settings, key: str) -> list[Header]:
+class Version(NamedTuple):
+    """A kept snapshot and how many rewards are in it, of which forgetting leaves a part; None where it is damaged."""
+
+    header: Header
+    rewards: float | None
+
+
+def versions(settings: Settings, key: str) -> list[Version]:
     """The snapshots of a selection that can be rolled back to, the newest (the current one) first.
 
     Raises:
+        BadInput: if there is none; the message names the selections that have some.
         StoreUnavailable: if the store does not answer.
     """
     with stream.connect(settings.redis) as client, store_errors("listing snapshots"):
-        return snapshots.kept(client, key)
+        return [Version(header, _rewards(client, key, header)) for header in _kept(client, key)]
 
 
 def rollback(settings: Settings, key: str, version: int | None = None) -> int:
-    """Publish a kept snapshot of `key` anew, the one before the current one unless `version` says which.
+    """Publish a kept snapshot of `key` anew, by default that before the current one, or before what that goes back to.
 
     A learner takes it over as its state: what it learnt since then is forgotten, and learnt again if it is corrected.
     Of learners with partitions of their own each goes back to where it was at that time.
@@ -69,15 +79,38 @@ def put_current(client: stream.Client, key: str, learnt: float, meaning: str, bl
 
 
 def _chosen(client: stream.Client, key: str, version: int | None) -> Header:
-    kept = snapshots.kept(client, key)
-    if not kept:
-        known = ", ".join(sorted(snapshots.headers(client))) or "none"
-        raise BadInput(f"{key!r} has no snapshot to roll back to; selections with snapshots: {known}")
+    kept = _kept(client, key)
     if version is None:
-        if len(kept) < 2:
-            raise BadInput(f"{key}@{kept[0].version} is the only snapshot; there is none before it")
-        return kept[1]
+        same = [header for header in kept if header.digest == kept[0].digest]
+        before = [header for header in kept if header.version < same[-1].version]
+        if not before:
+            raise BadInput(
+                f"{key}@{same[-1].version} is the only snapshot, or the oldest kept; there is none before it"
+            )
+        return before[0]
     found = next((header for header in kept if header.version == version), None)
     if found is None:
         raise BadInput(f"{key}@{version} is not kept; choose one of {', '.join(str(h.version) for h in kept)}")
     return found
+
+
+def _kept(client: stream.Client, key: str) -> list[Header]:
+    kept = snapshots.kept(client, key)
+    if not kept:
+        known = ", ".join(sorted(snapshots.headers(client))) or "none"
+        raise BadInput(f"{key!r} has no snapshot to roll back to; selections with snapshots: {known}")
+    return kept
+
+
+def _rewards(client: stream.Client, key: str, header: Header) -> float | None:
+    try:
+        policy = load(snapshots.kept_at(client, key, header).blob)
+    except (BadInput, ValueError):
+        return None
+    return _weight(policy)
+
+
+def _weight(policy: Bandit) -> float:
+    """Of all observations in a policy, those of arms that left it too."""
+    gone = policy.statistics.get("left_noise", [0.0])[0]
+    return float(policy.statistics["count"].sum() + gone)

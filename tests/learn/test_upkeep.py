@@ -146,7 +146,10 @@ def test_a_rollback_is_current_at_once_and_the_learner_goes_on_from_it(shop: Any
     good = shop.version()
     shop.send(*clicked(shop, "d2", 60, "b"), *clicked(shop, "d3", 70, "b"))
     shop.learn()
-    assert [header.version for header in versions(shop.settings, "hero")] == [shop.version(), good]
+    assert [(one.header.version, one.rewards) for one in versions(shop.settings, "hero")] == [
+        (shop.version(), 3),
+        (good, 1),
+    ]
     bad = shop.version()
     assert rollback(shop.settings, "hero", good) == bad + 1
     assert counts(shop) == {"a": (1, 1), "b": (0, 0), "c": (0, 0)}
@@ -156,6 +159,19 @@ def test_a_rollback_is_current_at_once_and_the_learner_goes_on_from_it(shop: Any
     assert shop.version() > bad + 1
     assert rollback(shop.settings, "hero", bad) > bad
     assert counts(shop) == {"a": (1, 1), "b": (2, 2), "c": (0, 0)}
+
+
+def test_each_rollback_goes_one_step_further_back(shop: Any) -> None:
+    for i, arm in enumerate("abc"):
+        shop.send(*clicked(shop, f"d{i}", i, arm))
+        shop.learn()
+    for left in (2, 1):
+        rollback(shop.settings, "hero")
+        shop.learn()  # publishes what it went back to again
+        assert versions(shop.settings, "hero")[0].rewards == left
+        assert sum(n for n, _ in counts(shop).values()) == left
+    with pytest.raises(BadInput, match="there is none before it"):
+        rollback(shop.settings, "hero")
 
 
 def test_a_zero_that_was_rolled_back_is_not_taken_out_again(shop: Any) -> None:
@@ -173,8 +189,9 @@ def test_a_zero_that_was_rolled_back_is_not_taken_out_again(shop: Any) -> None:
 
 
 def test_a_rollback_needs_a_version_that_is_kept(shop: Any) -> None:
-    with pytest.raises(BadInput, match="'hero' has no snapshot"):
-        rollback(shop.settings, "hero")
+    for ask in (rollback, versions):
+        with pytest.raises(BadInput, match="'hero' has no snapshot"):
+            ask(shop.settings, "hero")
     shop.send(*clicked(shop, "d1", 0))
     shop.learn()
     with pytest.raises(BadInput, match="is the only snapshot"):
@@ -221,6 +238,7 @@ def test_a_warm_start_from_the_log_knows_what_the_learner_knew(shop: Any) -> Non
     shop.client.flushall()
     made = warm_start(shop.settings, shop.plan, "hero", shop.settings.log)
     assert (made.version, made.learnt, made.unused) == (1, 4, {})
+    assert [one.rewards for one in versions(shop.settings, "hero")] == [4]
     assert counts(shop) == learnt
     fresh = msgspec.structs.replace(shop.settings, data=shop.settings.data / "fresh")
     plan = shop.plan
