@@ -21,7 +21,8 @@ AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
 
 _SCRIPT = Path(__file__).with_name("ship.lua").read_text(encoding="utf-8")
 _SHA = hashlib.sha1(_SCRIPT.encode()).hexdigest()  # noqa: S324 (the name by which Redis knows a script)
-_IDLE_SEGMENT = 60.0
+_SEGMENT_SECONDS = 60.0
+"""A segment goes whole: this bounds how long a record, of the erased too, stays in it after it was collected."""
 _FINISH = 3.0
 _PATIENCE = 2.0
 _log = structlog.get_logger(__name__)
@@ -55,6 +56,9 @@ class Shipment:
         frames, after = spool.read(self.path, self.cursor)
         if not frames:
             return False
+        if 0 < self.seq < frames[0].seq - 1:
+            lost = {"first": self.seq + 1, "last": frames[0].seq - 1}
+            _log.error("records were deleted or damaged before they were shipped", spool=str(self.path), **lost)
         last_in_segment = self._last_in.setdefault(after.segment, {})
         batches: dict[int, list[spool.Frame]] = {}
         for frame in frames:
@@ -128,10 +132,13 @@ class Shipper:
 
     async def run(self) -> None:
         """Ship until `stop`, whatever the store does: what it does not take waits in the spool, for others at last."""
-        pause, scanned = self._interval, -self._scan
+        pause, scanned, looked = self._interval, -self._scan, time.monotonic()
         async with connect(self._url, timeout=_PATIENCE) as client:
             while not self._stopping.is_set():
                 try:
+                    if time.monotonic() - looked >= self._scan:
+                        looked = time.monotonic()
+                        self._own.restore()
                     busy = await self._step(client)
                     if time.monotonic() - scanned >= self._scan:
                         scanned = time.monotonic()
@@ -157,7 +164,11 @@ class Shipper:
         """How far the streams are behind the spool."""
         records = self._own.seq - self._shipment.seq
         seconds = time.monotonic() - self._current_at if records else 0.0
-        return Lag(records, spool.bytes_after(self._own.path, self._shipment.cursor), seconds, self._error)
+        try:
+            size = spool.bytes_after(self._own.path, self._shipment.cursor)
+        except OSError as error:  # the spool was deleted
+            return Lag(records, 0, seconds, str(error))
+        return Lag(records, size, seconds, self._error)
 
     async def _step(self, client: AsyncClient) -> bool:
         begun = time.monotonic()
@@ -165,8 +176,13 @@ class Shipper:
         busy = await self._shipment.step(client)
         if self._shipment.seq >= end:
             self._current_at = begun
-        for shipment, _ in self._adopted:
-            busy |= await shipment.step(client)
+        for shipment, lock in list(self._adopted):
+            try:
+                busy |= await shipment.step(client)
+            except FileNotFoundError:
+                _log.error("a spool was deleted before it was collected", path=str(shipment.path))
+                self._adopted.remove((shipment, lock))
+                os.close(lock)
         return busy
 
     async def _finish(self, client: AsyncClient) -> None:
@@ -178,8 +194,9 @@ class Shipper:
             _log.warning("what was not shipped waits in the spool", path=str(self._own.path), error=str(error))
 
     async def _tidy(self, client: AsyncClient) -> None:
-        collected = await self._shipment.tidy(client)
-        if collected and self._own.size and time.monotonic() - self._rolled_at > _IDLE_SEGMENT:
+        await self._shipment.tidy(client)
+        old = _SEGMENT_SECONDS * len(spool.segments_of(self._own.path))  # few, while nobody collects
+        if self._own.size and time.monotonic() - self._rolled_at > old:
             self._own.roll()
             self._rolled_at = time.monotonic()
         self._adopted = await remove_collected(self._adopted, client)

@@ -4,6 +4,7 @@ A spool is a directory `<root>/<id>/` of segments, each named by the first seque
 holds a lock on it for life; a spool whose lock is free is an orphan that anyone on the machine may ship.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -15,12 +16,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
+
 from engine.errors import JournalError
 
 _LENGTH_CRC = struct.Struct("<II")
 _SEQ_PARTITION = struct.Struct("<QH")
 _HEAD = struct.Struct("<IIQH")
 _SUFFIX = ".seg"
+_log = structlog.get_logger(__name__)
 
 
 class Frame(NamedTuple):
@@ -61,6 +65,7 @@ class Spool:
         self._fsync = fsync
         self._segment_bytes = segment_bytes
         self._size = 0
+        self._first = 1
         with root_lock(root):
             self.path.mkdir()
             lock = claim(self.path)
@@ -94,15 +99,37 @@ class Spool:
 
     def roll(self) -> None:
         """Begin a new segment, so that the one before can go once it is collected."""
+        self.restore()
         segment = self._open_segment()
         os.close(self._segment)
         self._segment = segment
         self._size = 0
 
     @property
+    def gone(self) -> bool:
+        """Whether the spool was deleted or moved away, and was not made again yet."""
+        return not _is_at(self._segment, _segment_path(self.path, self._first))
+
+    @property
     def size(self) -> int:
         """Bytes in the segment that is being written."""
         return self._size
+
+    def restore(self) -> bool:
+        """Make a spool again that was deleted or moved away, with what its last segment held; False: it was there.
+
+        It keeps its name and its sequence numbers, so that what was shipped of it is not shipped twice.
+
+        Raises:
+            JournalError: if its folder cannot be made.
+        """
+        if not self.gone:
+            return False
+        try:
+            self._make_again()
+        except OSError as error:
+            raise self._refused(error) from error
+        return True
 
     def close(self) -> None:
         """Let go of the spool. What was not collected is left for others to adopt."""
@@ -110,14 +137,14 @@ class Spool:
         os.close(self._lock)
 
     def _open_segment(self) -> int:
+        first = self.seq + 1
         try:
-            segment = os.open(_segment_path(self.path, self.seq + 1), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            segment = os.open(_segment_path(self.path, first), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             if self._fsync:
                 sync_directory(self.path)
         except OSError as error:
-            raise JournalError(
-                f"{self.path}: {error.strerror}; free the disk, nothing is answered until then"
-            ) from error
+            raise self._refused(error) from error
+        self._first = first
         return segment
 
     def _write(self, data: bytes) -> None:
@@ -127,12 +154,39 @@ class Spool:
                 rest = rest[os.write(self._segment, rest) :]
             if self._fsync:
                 os.fdatasync(self._segment)
+            if os.fstat(self._segment).st_nlink == 0:
+                self._make_again()
         except OSError as error:
             # A torn frame would hide every later one from the readers.
             os.ftruncate(self._segment, self._size)
-            raise JournalError(
-                f"{self.path}: {error.strerror}; free the disk, nothing is answered until then"
-            ) from error
+            raise self._refused(error) from error
+
+    def _make_again(self) -> None:
+        with root_lock(self.root):
+            self.path.mkdir(exist_ok=True)
+            if not _is_at(self._lock, self.path / "lock"):
+                lock = claim(self.path)
+                if lock is None:
+                    raise BlockingIOError(errno.EWOULDBLOCK, "another process holds a spool of this name")
+                os.close(self._lock)
+                self._lock = lock
+        place = _segment_path(self.path, self._first)
+        prepared = place.with_suffix(".tmp")
+        with prepared.open("wb") as file:
+            file.write(os.pread(self._segment, os.fstat(self._segment).st_size, 0))
+            if self._fsync:
+                file.flush()
+                os.fsync(file.fileno())
+        segment = os.open(prepared, os.O_RDWR | os.O_APPEND)
+        prepared.replace(place)
+        os.close(self._segment)
+        self._segment = segment
+        _log.error("the spool was deleted and is made again", path=str(self.path), segment=self._first)
+
+    def _refused(self, error: OSError) -> JournalError:
+        return JournalError(
+            f"{self.path}: {error.strerror}; free the disk or give the folder back, nothing is answered until then"
+        )
 
 
 def framed(seq: int, partition: int, payload: bytes) -> bytes:
@@ -254,6 +308,13 @@ def sync_directory(path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except OSError:
+        return False
 
 
 def _segment_path(path: Path, segment: int) -> Path:

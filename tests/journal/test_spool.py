@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 from pathlib import Path
 
@@ -116,3 +117,50 @@ def test_partitions_are_stable_and_even() -> None:
     for number in range(40_000):
         counts[spool.partition_of(f"u-{number}", 4)] += 1
     assert max(counts) - min(counts) < 6 * (40_000 * 3 / 16) ** 0.5
+
+
+def test_a_deleted_spool_is_made_again_with_what_its_segment_held(tmp_path: Path) -> None:
+    root = tmp_path / "data" / "spool"
+    own = Spool(root)
+    own.append_many([(b"first", 1), (b"second", 2)])
+    assert not own.restore()
+    shutil.rmtree(tmp_path / "data")
+    assert own.gone
+    own.append(b"third", 1)
+    assert [(frame.seq, frame.payload) for frame in everything(own.path)] == [
+        (1, b"first"),
+        (2, b"second"),
+        (3, b"third"),
+    ]
+    assert spool.orphans(root) == []  # it is held
+    own.close()
+    ((path, lock),) = spool.orphans(root)
+    assert path == own.path
+    os.close(lock)
+
+
+def test_a_spool_that_cannot_be_made_again_takes_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "spool"
+    own = Spool(root)
+    own.append(b"first", 0)
+    shutil.rmtree(root)
+    root.write_text("in the way")
+    with pytest.raises(JournalError, match="give the folder back"):
+        own.append(b"refused", 0)
+    with pytest.raises(JournalError, match="give the folder back"):
+        own.restore()
+    root.unlink()
+    assert own.restore()
+    own.append(b"second", 0)
+    assert [(frame.seq, frame.payload) for frame in everything(own.path)] == [(1, b"first"), (2, b"second")]
+    own.close()
+
+
+def test_a_spool_that_was_moved_away_goes_on_in_its_place(tmp_path: Path) -> None:
+    own = Spool(tmp_path / "spool", segment_bytes=60)
+    own.append(b"first", 0)
+    (tmp_path / "spool").rename(tmp_path / "moved")
+    assert own.restore()
+    own.append(b"second" * 9, 0)  # in a new segment
+    assert [frame.payload for frame in everything(own.path)] == [b"first", b"second" * 9]
+    own.close()
