@@ -13,6 +13,7 @@ from engine.errors import Problem
 
 POWER = 0.8
 LONG_DAYS = 90
+FEW = 3
 DAY = 86_400
 
 
@@ -137,11 +138,17 @@ def _clashes(specs: Specs) -> Iterator[Problem]:
 def _fallbacks(specs: Specs) -> Iterator[Problem]:
     """Placements of one channel with one fallback: an answer shows no offer twice, so the second would stay empty."""
     channels = {placement.key: placement.channels for placement in specs.channels.placements}
-    for one, two in combinations(specs.selections.values(), 2):
-        on = set(one.channels or channels[one.placement]) & set(two.channels or channels[two.placement])
-        if on and one.fallback == two.fallback:
+    earlier: dict[str, dict[str, set[str]]] = defaultdict(dict)
+    for selection in specs.selections.values():
+        mine = set(selection.channels or channels[selection.placement])
+        before = earlier[selection.fallback]
+        shared = {key: mine & theirs for key, theirs in before.items() if mine & theirs}
+        before[selection.key] = mine
+        if shared:
+            names = ", ".join(list(shared)[:FEW]) + (f" and {len(shared) - FEW} more" if len(shared) > FEW else "")
+            on = ", ".join(sorted(set().union(*shared.values())))
             message = (
-                f"{one.fallback!r} is also that of {one.key} on {', '.join(sorted(on))}; "
+                f"{selection.fallback!r} is also that of {names} on {on}; "
                 "asked for together the second shows nothing where both fall back: give it one of its own"
             )
-            yield Problem(specs.files[two.key], "fallback", message)
+            yield Problem(specs.files[selection.key], "fallback", message)

@@ -136,10 +136,11 @@ def preview(
     if json:
         print_json(rows)
         return 0
-    table = grid("customer", "channel", "gets", "reason", "propensity", "candidates or payload")
+    table = grid("customer", "channel", "gets", "reason", "policy", "propensity", "candidates or payload")
     for row in rows:
         propensity = "-" if row.propensity is None else f"{row.propensity:.3f}"
-        table.add_row(row.customer, row.channel, row.gets or "-", row.reason, propensity, row.detail)
+        policy = row.policy or "-"
+        table.add_row(row.customer, row.channel, row.gets or "-", row.reason, policy, propensity, row.detail)
     out.print(table)
     return 0
 
@@ -299,10 +300,14 @@ def coverage(
     profiles: Annotated[
         Path | None, Parameter(help="A sample of customers; one per stage, who agreed to everything, by default.")
     ] = None,
+    full: Annotated[bool, Parameter(name="--all", negative="", help="Every row, the covered ones too.")] = False,
     experiments: Folder = None,
     json: AsJson = False,
 ) -> int:
-    """Show where the shop has nothing to say: segment by stage by channel, the holes first."""
+    """Show where the shop has nothing to say: the holes of segment by stage by channel, or --all of the table.
+
+    A hole is where most customers find nothing of their own. With --json every row is there, the holes first.
+    """
     from engine.catalog.compile import compile_plan
     from engine.catalog.load import load_specs
     from engine.profiles.coverage import coverage as cover
@@ -315,22 +320,18 @@ def coverage(
     if json:
         print_json(cells)
         return 0
+    holes = [cell for cell in cells if cell.hole]
+    say(f"{count(len(holes), 'hole')} in {count(len(cells), 'row')} of segment by stage by channel.")
     table = grid("segment", "stage", "where", "customers", "without", "offers")
-    for cell in cells:
-        style = "red" if cell.hole else ""
+    for cell in cells if full else holes:
+        where = f"{cell.placement} on {cell.channel}"
         names = ", ".join(cell.offers) or "none"
-        table.add_row(
-            cell.segment,
-            cell.stage,
-            f"{cell.placement} on {cell.channel}",
-            f"{cell.customers:,}",
-            f"{cell.without:.0%}",
-            names,
-            style=style,
-        )
-    out.print(table)
-    holes = sum(cell.hole for cell in cells)
-    say(f"{count(holes, 'hole')}: where most find nothing of their own.")
+        row = (cell.segment, cell.stage, where, f"{cell.customers:,}", f"{cell.without:.0%}", names)
+        table.add_row(*row, style="red" if cell.hole else "")
+    if table.row_count:
+        out.print(table)
+    if len(holes) < len(cells) and not full:
+        say("--all shows what is covered too.")
     if missing := unmet(specs, cells):
         say(f"Nobody of the sample is in {', '.join(missing)}; name customers who are with --profiles.")
     return 0

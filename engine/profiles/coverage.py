@@ -32,11 +32,7 @@ class Cell(msgspec.Struct, frozen=True):
     customers: int
     offers: list[str]
     without: float
-
-    @property
-    def hole(self) -> bool:
-        """Whether most of the customers here find nothing."""
-        return self.customers > 0 and self.without > 0.5
+    hole: bool
 
 
 def unmet(specs: Specs, cells: Iterable[Cell]) -> list[str]:
@@ -77,7 +73,9 @@ def coverage(plan: Plan, specs: Specs, sample: Iterable[Sampled], now: float) ->
                 without[key] += choice.offer.key not in choice.candidates
                 offers[key].update(choice.candidates)
     cells = [
-        Cell(*key, number, sorted(offers[key]), without[key] / number)  # the key is in the order of the fields
+        Cell(
+            *key, number, sorted(offers[key]), without[key] / number, 2 * without[key] > number
+        )  # key: the first fields
         for key, number in counts.items()
     ]
     return sorted(cells, key=lambda c: (-c.without, c.segment, STAGES.index(c.stage), c.channel, c.placement))

@@ -14,7 +14,7 @@ from engine.decide.profile import Answer, Consent, Held, Order, Profile, Trait
 from engine.profiles import orders
 from engine.profiles.affinity import grow
 from engine.profiles.events import MOST, REFUNDS, Event, customer_ids
-from engine.profiles.traits import flatten, tell
+from engine.profiles.traits import CONSENT, flatten, tell
 from engine.profiles.visits import seen_at
 from engine.profiles.words import added, consented, linked, tellers
 
@@ -49,10 +49,10 @@ def reduce(profile: Profile, event: Event, time: float, rules: ProfileRules) -> 
 
 
 def told(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:
-    """Traits of an identify; those under `consent.` are consents."""
+    """Traits of an identify; those under `CONSENT` are consents."""
     source, by = event.channel or "", _by(event)
     for name, value in flatten(event.traits).items():
-        purpose = name.removeprefix("consent.")
+        purpose = name.removeprefix(CONSENT)
         word = Trait(value, time, source, event.user_id is not None)
         if purpose != name and isinstance(value, bool):
             profile = consented(profile, purpose, Consent(value, time, None, source, by))

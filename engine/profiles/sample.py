@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 
 from engine.catalog.rules import DAY
-from engine.decide.profile import LAPSED_AFTER, LOYAL_ORDERS, Consent, Held, Profile, Scalar, Stage, Trait
+from engine.decide.profile import LAPSED_AFTER, LOYAL_ORDERS, Consent, Held, Profile, Stage, Trait
 from engine.errors import BadInput
+from engine.profiles.traits import CONSENT, flatten
 
 
 class Sampled(msgspec.Struct, frozen=True):
@@ -21,7 +22,7 @@ class Sampled(msgspec.Struct, frozen=True):
 
 class _Line(msgspec.Struct, frozen=True):
     user_id: str
-    traits: dict[str, Scalar] = {}
+    traits: dict[str, object] = {}
     context: dict[str, object] = {}
     channel: str | None = None
 
@@ -52,7 +53,7 @@ def one_per_stage(purposes: Iterable[str], now: float) -> list[Sampled]:
 def read_sample(path: Path) -> list[Sampled]:
     """The customers of a JSON array, JSON Lines or CSV file: `user_id`, and `traits`, `context`, `channel` if any.
 
-    In a CSV every other column is a trait.
+    In a CSV every other column is a trait. As in an identify, a trait `consent.PURPOSE` is a consent.
 
     Raises:
         BadInput: if the file or one of its lines cannot be read; the line is named.
@@ -83,7 +84,7 @@ def _rows(path: Path, text: str) -> Iterator[_Line]:
     if "user_id" not in (reader.fieldnames or []):
         raise BadInput(f"{path}: has no column user_id; name the customers' column so")
     for row in reader:
-        traits: dict[str, Scalar] = {
+        traits: dict[str, object] = {
             name: _value(cell) for name, cell in row.items() if name not in {"user_id", "channel"} and cell
         }
         yield _Line(row["user_id"], traits, {}, row.get("channel") or None)
@@ -99,5 +100,13 @@ def _value(cell: str) -> str | float | bool:
 
 
 def _sampled(line: _Line) -> Sampled:
-    traits = {name: Trait(value, 0.0) for name, value in line.traits.items()}
-    return Sampled(Profile(id=line.user_id, unit=line.user_id, traits=traits), line.context, line.channel)
+    traits: dict[str, Trait] = {}
+    consents: dict[str, Consent] = {}
+    for name, value in flatten(line.traits).items():
+        purpose = name.removeprefix(CONSENT)
+        if purpose != name and isinstance(value, bool):
+            consents[purpose] = Consent(value, 0.0)
+        else:
+            traits[name] = Trait(value, 0.0)
+    profile = Profile(id=line.user_id, unit=line.user_id, traits=traits, consents=consents)
+    return Sampled(profile, line.context, line.channel)

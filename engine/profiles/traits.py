@@ -10,6 +10,8 @@ from engine.decide.profile import Scalar, Trait, TraitValue
 
 TEXT = 512
 ITEMS = 50
+CONSENT = "consent."
+"""What the name of a trait begins with that is a consent to the purpose after it."""
 
 
 def flatten(told: Mapping[str, object], prefix: str = "") -> dict[str, TraitValue]:

@@ -21,6 +21,8 @@ class Shown(msgspec.Struct, frozen=True):
     """What one customer would get. `detail` is the payload, or the candidates with their probabilities.
 
     `propensity` is that of the offer; of a variant its share of those let in, None where the hash did not assign it.
+    `policy` is the one that chooses at the placement, with its version: the placement's own, or a variant's; None where
+    none has a say.
     """
 
     customer: str
@@ -29,6 +31,7 @@ class Shown(msgspec.Struct, frozen=True):
     reason: str
     propensity: float | None
     detail: str
+    policy: str | None = None
 
 
 def preview(
@@ -86,19 +89,21 @@ def _decisions(
             context=one.context,
             expose=False,
         )
-        yield one, decide(plan, snapshots, one.profile, request, now, trace=True)
+        draw = f"preview of {key} for {one.profile.id}"  # asked again it shows the same
+        yield one, decide(plan, snapshots, one.profile, request, now, decision_id=draw, trace=True)
 
 
 def _shown(key: str, one: Sampled, decision: Decision) -> Shown:
     channel = decision.channel
-    if key in decision.assigned:
+    choice = next(iter(decision.choices.values()), None)
+    policy = choice.policy if choice else None
+    if choice is None or key in decision.assigned:
         answer = decision.answer.experiments[key]
         detail = msgspec.json.encode(answer.payload).decode() if answer.payload else ""
         share = decision.assigned[key].share if answer.reason == "assigned" else None
-        return Shown(one.profile.id, channel, answer.variant, answer.reason, share, detail)
-    (choice,) = decision.choices.values()
+        return Shown(one.profile.id, channel, answer.variant, answer.reason, share, detail, policy)
     pairs = zip(choice.candidates, choice.probabilities, strict=True)
     detail = ", ".join(f"{offer} {p:.3f}" for offer, p in pairs)
     detail += "".join(f", {offer}: {gate}" for offer, gate in choice.closed.items())
     gets = None if choice.silent else choice.offer.key
-    return Shown(one.profile.id, channel, gets, choice.reason, choice.propensity, detail)
+    return Shown(one.profile.id, channel, gets, choice.reason, choice.propensity, detail, policy)

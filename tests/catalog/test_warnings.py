@@ -122,3 +122,23 @@ def test_placements_of_a_channel_with_one_fallback_are_told() -> None:
 
     assert fallbacks(hero("side", fallback="other")) == []
     assert fallbacks(hero("side"))[0].startswith("shop/side.yaml fallback: 'plain' is also that of hero on web")
+
+
+def test_many_placements_with_one_fallback_are_told_once_each() -> None:
+    keys = [f"p{number}" for number in range(7)]
+    shop = {
+        key: {
+            "key": key,
+            "placement": key,
+            "offers": ["one", "two"],
+            "policy": {"kind": "uniform"},
+            "reward": {"metric": "click"},
+            "fallback": "plain",
+        }
+        for key in keys
+    }
+    offers = {f"offers/{key}": {"key": key, "renderings": {"web": {}}} for key in ("one", "two", "plain")}
+    channels = {"channels": [{"key": "web"}], "placements": [{"key": key, "channels": ["web"]} for key in keys]}
+    found = warnings(specs(channels=channels, **shop, **offers), NOW)
+    assert [problem.file for problem in found] == [f"shop/{key}.yaml" for key in keys[1:]]
+    assert "also that of p0, p1, p2 and 3 more on web" in found[-1].message

@@ -1,0 +1,68 @@
+"""Who would get what: the policy that chooses is named, the same is shown again, samples say what an identify says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from engine.catalog.compile import compile_plan
+from engine.catalog.load import specs_of
+from engine.profiles.sample import made_up, read_sample
+from engine.profiles.trial import preview
+
+NOW = 1_790_000_000.0
+FILES: dict[str, Any] = {
+    "channels.yaml": {"channels": [{"key": "web"}], "placements": [{"key": "hero", "channels": ["web"]}]},
+    "metrics.yaml": {"metrics": [{"key": "click", "event": "click"}]},
+    "hero.yaml": {
+        "key": "hero",
+        "placement": "hero",
+        "offers": ["one", "two", "letter"],
+        "policy": {"kind": "beta_thompson"},
+        "reward": {"metric": "click"},
+        "fallback": "plain",
+    },
+    "trial.yaml": {
+        "key": "trial",
+        "placement": "hero",
+        "variants": [{"key": "even", "weight": 0.5, "policy": {"kind": "uniform"}}, {"key": "learned", "weight": 0.5}],
+    },
+    "offers/one.yaml": {"key": "one", "renderings": {"web": {}}},
+    "offers/two.yaml": {"key": "two", "renderings": {"web": {}}, "audience": {"loyalty.tier": {"$gte": 1}}},
+    "offers/letter.yaml": {"key": "letter", "renderings": {"web": {}}, "purpose": "marketing"},
+    "offers/plain.yaml": {"key": "plain", "renderings": {"web": {}}},
+}
+PLAN = compile_plan(specs_of("shop", {name: json.dumps(value).encode() for name, value in FILES.items()}))
+
+
+def test_a_placement_under_an_experiment_names_the_policy_of_each_customers_variant() -> None:
+    variants = preview(PLAN, "trial", made_up(40), NOW)
+    offers = preview(PLAN, "hero", made_up(40), NOW)
+    chosen = {"even": "trial.even@0", "learned": "hero@0"}
+    assert [row.policy for row in offers] == [chosen[row.gets or ""] for row in variants]
+    assert {row.policy for row in offers} == set(chosen.values())
+    assert [row.policy for row in variants] == [row.policy for row in offers]
+
+
+def test_asked_again_a_preview_shows_the_same() -> None:
+    known = made_up(40)
+    assert preview(PLAN, "hero", known, NOW) == preview(PLAN, "hero", known, NOW + 60)
+
+
+def test_a_sample_says_consents_and_nested_traits_as_an_identify_does(tmp_path: Path) -> None:
+    lines = tmp_path / "customers.jsonl"
+    lines.write_text(
+        '{"user_id": "plain"}\n'
+        '{"user_id": "gold", "traits": {"loyalty": {"tier": 2}, "bars": ["north"]}}\n'
+        '{"user_id": "agreed", "traits": {"consent.marketing": true}}\n'
+        '{"user_id": "denied", "traits": {"consent": {"marketing": false}}}\n'
+    )
+    table = tmp_path / "customers.csv"
+    table.write_text("user_id,loyalty.tier,consent.marketing\nplain,,\ngold,2,\nagreed,,true\ndenied,,false\n")
+    for path in (lines, table):
+        closed = {row.customer: row.detail.partition(", ")[2] for row in preview(PLAN, "hero", read_sample(path), NOW)}
+        assert closed == {
+            "plain": "letter: consent, two: audience",
+            "gold": "two 0.500, letter: consent",
+            "agreed": "letter 0.500, two: audience",
+            "denied": "letter: consent, two: audience",
+        }
