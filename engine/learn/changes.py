@@ -2,6 +2,10 @@
 
 A reward counts for its exposure if it came within `settle`, and as 1 whatever its amount: all exposures of a span are
 then known alike. Spans begin as minutes and become longer as an arm's history does.
+
+Nights differ from days where nothing changed. From its second day on a history is compared at the same hours of the
+day. In the first day there is nothing of the kind to compare with: a change found then may be the hour's, which is
+said with it, and is told once; what follows a change is silent until it is a day old.
 """
 
 import sqlite3
@@ -19,20 +23,24 @@ from policies import latest_change
 
 EVENT = "$change"  # the name in the log, of nobody in particular
 MOST = 256  # spans of an arm
-MINUTE = 60.0
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 ERROR = 0.01  # the chance of ever crying wolf, per arm
 Arm = tuple[str, str]
 _log = structlog.get_logger(__name__)
 
 
 class Change(NamedTuple):
-    """An arm earned `before` in each exposure until `since` (s since 1970), and `after` from then on."""
+    """An arm earned `before` in each exposure until `since` (s since 1970), and `after` from then on.
+
+    Both at the `same_hours` of the day, or else one after the other within a day, so that it may be the hour's.
+    """
 
     selection: str
     arm: str
     since: float
     before: float
     after: float
+    same_hours: bool
 
 
 class History(msgspec.Struct, frozen=True):
@@ -64,8 +72,8 @@ class History(msgspec.Struct, frozen=True):
         counts, totals = (tuple(row.tolist()) for row in sums)
         return msgspec.structs.replace(self, width=width, first=first, counts=counts, totals=totals)
 
-    def judge(self, until: float) -> tuple[Self, tuple[float, float, float] | None]:
-        """Look for a change in the spans that ended by `until`: since when, what was before, and after.
+    def judge(self, until: float) -> tuple[Self, tuple[float, float, float, bool] | None]:
+        """Look for a change in the spans that ended by `until`: since when, before, after, and if at the same hours.
 
         The history goes on with what is after it.
         """
@@ -74,7 +82,13 @@ class History(msgspec.Struct, frozen=True):
         if complete < 2 or ended <= self.judged:
             return self, None
         looked = msgspec.structs.replace(self, judged=ended)
-        change = latest_change(np.array(self.counts[:complete]), np.array(self.totals[:complete]), ERROR)
+        same_hours = complete * self.width > DAY
+        if self.changes and not same_hours:
+            return looked, None
+        middles = (self.first + np.arange(complete) + 0.5) * self.width
+        hours = (middles % DAY // HOUR).astype(np.intp) if same_hours else None
+        counts, totals = np.array(self.counts[:complete]), np.array(self.totals[:complete])
+        change = latest_change(counts, totals, ERROR, kind=hours)
         if change is None or not change.found:
             return looked, None
         after = msgspec.structs.replace(
@@ -84,7 +98,7 @@ class History(msgspec.Struct, frozen=True):
             totals=self.totals[change.at :],
             changes=self.changes + 1,
         )
-        return after, ((self.first + change.at) * self.width, change.before, change.after)
+        return after, ((self.first + change.at) * self.width, change.before, change.after, same_hours)
 
 
 class Changes:

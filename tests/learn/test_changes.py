@@ -10,7 +10,7 @@ from engine.journal import snapshots
 from engine.journal.records import EventRecord
 from engine.learn.changes import MOST, History
 
-MINUTE = 60.0
+MINUTE, DAY = 60.0, 86_400.0
 
 
 def shown(shop: Any, random: np.random.Generator, start: float, count: int, chance: float) -> None:
@@ -35,7 +35,7 @@ def test_a_fall_is_said_and_logged_and_counted_once(shop: Any) -> None:
     (told,) = [record for record in shop.logged() if isinstance(record, EventRecord)]
     assert told.event == "$change"
     change = msgspec.json.decode(told.properties)
-    assert (change["selection"], change["arm"]) == ("hero", "a")
+    assert (change["selection"], change["arm"], change["same_hours"]) == ("hero", "a", False)
     assert change["before"] == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 400))
     assert change["after"] < 0.3
     assert abs(change["since"] - (shop.t0 + 8000)) <= 10 * MINUTE
@@ -81,6 +81,35 @@ def test_an_arm_is_judged_only_by_spans_that_are_over() -> None:
     history = History("m").add([(30.0, 1.0)] * 500 + [(90.0, 0.0)] * 500)
     assert history.judge(100.0)[1] is None
     after, change = history.judge(121.0)
-    assert change == (60.0, 1.0, 0.0)
+    assert change == (60.0, 1.0, 0.0, False)
     assert after.counts == (500.0,)
     assert after.judge(121.0) == (after, None)
+
+
+def rhythm(seed: int, days: int, fall: float = 1.0) -> list[tuple[float, float, float, bool]]:
+    """What is told of an arm that earns 5% at night and 35% by day, `fall` of it from noon of day 6 on."""
+    random = np.random.default_rng(seed)
+    history, told = History("m"), []
+    for step in range(24 * days):
+        at = step * 3600.0 + random.random(60) * 3600.0
+        chance = (0.2 - 0.15 * np.cos(2 * np.pi * at / DAY)) * np.where(at >= 6.5 * DAY, fall, 1.0)
+        history = history.add(zip(at.tolist(), (random.random(60) < chance).astype(float).tolist(), strict=True))
+        history, change = history.judge((step + 1) * 3600.0)
+        told += [change] if change else []
+    return told
+
+
+def test_a_daily_rhythm_is_no_change_once_there_is_a_day_to_compare_with() -> None:
+    """At most 1% of arms ever by the theorem, of 20 none to 4 standard errors above; each may be said on day one."""
+    told = [change for seed in range(20) for change in rhythm(seed, 8)]
+    assert sum(same_hours for *_, same_hours in told) <= 0.2 + 4 * np.sqrt(20 * 0.01 * 0.99)
+    assert 0 < sum(not same_hours for *_, same_hours in told) <= 20
+    assert all(since < DAY for since, _, _, same_hours in told if not same_hours)
+
+
+def test_a_fall_is_found_within_a_rhythm() -> None:
+    for seed in range(5):
+        since, before, after, same_hours = rhythm(seed, 9, fall=0.4)[-1]
+        assert same_hours
+        assert abs(since - 6.5 * DAY) < 0.25 * DAY
+        assert after < 0.6 * before

@@ -39,3 +39,24 @@ def test_empty_buckets_and_impossible_totals() -> None:
     assert change.at == 2
     with pytest.raises(ValueError, match="scale rewards"):
         latest_change(np.array([5.0, 5.0]), np.array([6.0, 0.0]))
+
+
+def test_only_buckets_of_one_kind_are_compared() -> None:
+    count, kind = np.full(8, 1000.0), np.tile([0, 1], 4)
+    total = np.where(kind == 0, 100.0, 500.0)
+    plain, alike = latest_change(count, total), latest_change(count, total, kind=kind)
+    assert plain is not None
+    assert plain.found
+    assert alike is not None
+    assert (alike.found, alike.evidence) == (False, pytest.approx(0))
+    total[4:] *= 0.7
+    fallen = latest_change(count, total, kind=kind)
+    assert fallen is not None
+    assert (fallen.found, fallen.at) == (True, 4)
+    assert (fallen.before, fallen.after) == (pytest.approx(0.3), pytest.approx(0.21))
+    assert latest_change(count[:2], total[:2], kind=kind[:2]) is None
+
+
+def test_buckets_of_one_kind_are_compared_as_without() -> None:
+    count, total = bucketed(np.repeat([0.10, 0.04], 50), seed=1)
+    assert latest_change(count, total, kind=np.full(count.size, 3)) == latest_change(count, total)
