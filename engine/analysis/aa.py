@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from engine.analysis.clustered import centres, unit_frame
 from engine.analysis.distributions import normal_quantile
 from engine.analysis.effects import Settings, absolute, relative, scale
 from engine.analysis.estimate import Effect, NotEstimable
@@ -17,7 +18,7 @@ from engine.analysis.held import held
 from engine.analysis.inference import arms
 from engine.analysis.moments import Moments
 from engine.analysis.sources import DuckDB, connect
-from engine.analysis.table import check_columns, parse_measures, unit_frame
+from engine.analysis.table import check_columns, parse_measures
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def aa_table(  # noqa: PLR0913 # the command line's flags, one each
     table = source.table(path)
     split = unit or next(iter(table.schema()))  # any column will do: the variant is drawn below
     check_columns(source, path, table, split, unit, measures)
-    frame, framed = unit_frame(table, split, unit, measures)
+    frame, framed = unit_frame(table, split, unit, measures, about=centres(source, table, unit, measures))
     return _all(source, frame, framed, Settings(method, alpha, relative), runs, seed)
 
 

@@ -78,7 +78,7 @@ def groups(
     """
     columns = {measure.name: measure.columns for measure in measures}
     if pilot is None:
-        pilot = _pilot(engine, frame, sorted({name for names in columns.values() for name in names}))
+        pilot = rough_means(engine, frame, sorted({name for names in columns.values() for name in names}))
     centre = Centre(keys[0], {}, pilot)
     found = _pass(engine, frame, keys, columns, centre)
     again = {
@@ -125,8 +125,8 @@ def _overall(moments: list[Moments], at: int) -> float:
     return float(values[known] @ weights[known] / weights[known].sum()) if known.any() else 0.0
 
 
-def _pilot(engine: Engine, frame: Frame, columns: Sequence[str]) -> dict[str, float]:
-    """Rough means of the columns from the first rows, zero where those hold none."""
+def rough_means(engine: Engine, frame: Frame, columns: Sequence[str]) -> dict[str, float]:
+    """Means of the columns over the first rows, zero where those hold none."""
     if not columns:
         return {}
     first = frame.select(*columns).limit(PILOT_ROWS)

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from engine.analysis.bayes import Prior, chances_best, losses_of_best, normal, normal_posterior
+from engine.analysis.distributions import normal_quantile
 from engine.analysis.effects import Settings, absolute, linear_effect, relative, scale
 from engine.analysis.estimate import Bayes, Effect, NotEstimable, chance
 from engine.analysis.inference import Arm, arms, is_share, no_share, single
@@ -28,16 +29,19 @@ if TYPE_CHECKING:
 class Evidence:
     """What a table or a log says of each variant: moments by measure, and the quantiles, which have no moments.
 
-    `whole` has the moments of stratified measures before they were weighted.
+    `whole` has the moments of stratified measures before they were weighted, `refused` the measures that are none.
     """
 
     control: str
     groups: Mapping[str, Group]
     quantiles: Mapping[str, Quantiles] = field(default_factory=dict)
     whole: Mapping[str, Group] = field(default_factory=dict)
+    refused: Mapping[str, NotEstimable] = field(default_factory=dict)
 
     def sides(self, measure: Measure, variant: str) -> tuple[Arm, Arm, float] | NotEstimable:
         """Control's and the variant's value, and the share of variance that covariates removed."""
+        if measure.name in self.refused:
+            return self.refused[measure.name]
         if measure.kind != "quantile":
             whole = [self.whole[name].moments[measure.name] for name in (self.control, variant) if name in self.whole]
             if not all(is_share(side, measure) for side in whole):
@@ -45,7 +49,9 @@ class Evidence:
             ours, theirs = (self.groups[name].moments[measure.name] for name in (self.control, variant))
             return arms(ours, theirs, measure)
         known = self.quantiles[measure.name]
-        control, treatment = (known.get(name, NotEstimable(f"{name} has no rows")) for name in (self.control, variant))
+        control, treatment = (
+            known.get(name, NotEstimable(f"{name} has no row with a value")) for name in (self.control, variant)
+        )
         if isinstance(control, NotEstimable):
             return control
         return treatment if isinstance(treatment, NotEstimable) else (control, treatment, 0.0)
@@ -137,6 +143,8 @@ def _posterior(measure: Measure, control: Arm, treatment: Arm, settings: Setting
 
         ours, theirs = (beta_posterior(_successes(side), side.n) for side in (control, treatment))
         return beta_binomial(ours, theirs, settings.alpha, good=good, rope=settings.rope)
+    if abs(control.value) <= normal_quantile(1 - settings.alpha / 2) * math.sqrt(control.variance):
+        return NotEstimable("control's mean is within its own error of zero, so no effect can be a share of it")
     return normal(*linear, settings.prior, settings.alpha, good=good, rope=settings.rope)
 
 
@@ -149,7 +157,7 @@ def _credible(
     mean, sd = normal_posterior(share.estimate, share.se, settings.prior)
     relative_effect = Effect(mean, posterior.low, posterior.high, sd)
     unit = abs(control.value)
-    carried = Prior(settings.prior.mean * control.value, settings.prior.sd * unit)
+    carried = Prior(settings.prior.mean * unit, settings.prior.sd * unit)
     mean, sd = normal_posterior(difference.estimate, difference.se, carried)
     interval = normal(difference.estimate, difference.se, carried, settings.alpha)
     return Effect(mean, interval.low, interval.high, sd), relative_effect

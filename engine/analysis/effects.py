@@ -135,8 +135,10 @@ def absolute(control: Arm, treatment: Arm, width: Scale) -> Effect:
 
 
 def relative(control: Arm, treatment: Arm, width: Scale, how: Relative) -> Effect | NotEstimable:
-    """The ratio of treatment to control less one, by `fieller` (exact for normal means), `log` or `linear` delta.
+    """The difference over control's size, by `fieller` (exact for normal means), `log` or `linear` delta.
 
+    Where control's mean is above zero that is the ratio of treatment to control less one; below zero an effect keeps
+    the sign of the difference. Every end is a sum of differences, so that a mean of 1e8 costs no digits.
     Fieller 1954, "Some Problems in Interval Estimation", eq. 9 with independent means. Its test of no relative effect
     is the test of no difference, so both scales share a p-value. A linear delta interval around a distant ratio, or
     the absolute interval divided by control's mean, covers less than it says.
@@ -144,32 +146,38 @@ def relative(control: Arm, treatment: Arm, width: Scale, how: Relative) -> Effec
     if control.value == 0:
         return NotEstimable("control's mean is zero, so no effect can be a share of it")
     a, b, va, vb, c = treatment.value, control.value, treatment.variance, control.variance, width.multiplier
-    ratio = a / b
-    se = math.sqrt(va + ratio**2 * vb) / abs(b)
+    sign = math.copysign(1.0, b)
+    estimate, se = _share(control, treatment)
     if how == "linear":
         if se == 0:
             return NotEstimable("the variant's mean is zero without variation; a linear interval has no width")
-        return Effect(ratio - 1, ratio - 1 - c * se, ratio - 1 + c * se, se, width.p((ratio - 1) / se))
+        return Effect(estimate, estimate - c * se, estimate + c * se, se, width.p(estimate / se))
     if how == "log":
-        if ratio <= 0:
+        if a / b <= 0:
             return NotEstimable("the logarithm needs means of one sign; ask for fieller")
-        log_se = se / ratio
-        low, high = (math.exp(math.log(ratio) + side * c * log_se) - 1 for side in (-1, 1))
-        return Effect(ratio - 1, low, high, se, width.p(math.log(ratio) / log_se))
+        middle, log_se = math.log1p((a - b) / b), se * b / a
+        low, high = sorted(sign * math.expm1(middle + side * c * log_se) for side in (-1, 1))
+        return Effect(estimate, low, high, se, width.p(middle / log_se))
     spread = b**2 - c**2 * vb
     if spread <= 0:
         return NotEstimable("control's mean is within its own error of zero, so the relative effect has no bounds")
-    root = math.sqrt(max((a * b) ** 2 - spread * (a**2 - c**2 * va), 0.0))
-    low, high = ((a * b + side * root) / spread - 1 for side in (-1, 1))
-    return Effect(ratio - 1, low, high, se, width.p((a - b) / math.sqrt(va + vb)))
+    middle, reach = b * (a - b) + c**2 * vb, c * math.sqrt(va * spread + vb * a**2)
+    low, high = sorted(sign * (middle + side * reach) / spread for side in (-1, 1))
+    return Effect(estimate, low, high, se, width.p((a - b) / math.sqrt(va + vb)))
 
 
 def linear_effect(control: Arm, treatment: Arm) -> tuple[float, float] | NotEstimable:
     """The relative effect and its linear delta standard error, the likelihood that a normal prior is combined with."""
     if control.value == 0:
         return NotEstimable("control's mean is zero, so no effect can be a share of it")
-    ratio = treatment.value / control.value
-    se = math.sqrt(treatment.variance + ratio**2 * control.variance) / abs(control.value)
+    estimate, se = _share(control, treatment)
     if se == 0:
         return NotEstimable("the variant's mean is zero without variation; no likelihood can be drawn from it")
-    return ratio - 1, se
+    return estimate, se
+
+
+def _share(control: Arm, treatment: Arm) -> tuple[float, float]:
+    """The difference over control's size and its linear delta standard error."""
+    size, ratio = abs(control.value), treatment.value / control.value
+    error = math.sqrt(treatment.variance + ratio**2 * control.variance)
+    return (treatment.value - control.value) / size, error / size

@@ -9,13 +9,14 @@ import msgspec
 
 from engine.analysis.aggregate import CROSSED, Group, groups
 from engine.analysis.bayes import empirical_prior
+from engine.analysis.clustered import centres, unit_frame
 from engine.analysis.estimate import Effect
 from engine.analysis.gathered import gather
 from engine.analysis.held import held
 from engine.analysis.inference import residual_sd
 from engine.analysis.power import Baseline
 from engine.analysis.sources import DuckDB, connect
-from engine.analysis.table import check_columns, parse_measures, unit_frame
+from engine.analysis.table import check_columns, parse_measures
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def baseline_of_table(path: str, metric: str, *, unit: str | None = None, engine
     table = source.table(path)
     split = unit or next(iter(table.schema()))  # any column will do: its groups are added up
     check_columns(source, path, table, split, unit, [measure])
-    frame, (framed,) = unit_frame(table, split, unit, [measure])
+    frame, (framed,) = unit_frame(table, split, unit, [measure], about=centres(source, table, unit, [measure]))
     return _baseline(groups(source, frame, (CROSSED,), [framed]), framed)
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from engine.analysis.metrics import Measure, Term
     from engine.analysis.moments import Floats, Moments
 
+ROUNDING = 1e-13  # of the terms that a variance is the sum of: what is left of them is no variance
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -33,13 +35,13 @@ def _gradient(moments: Moments, term: Term, at: int) -> tuple[float, Floats]:
     gradient = np.zeros(len(moments.mean))
     if term.den is None:
         gradient[at] = 1.0
-        return float(moments.mean[at]), gradient
+        return float(moments.mean[at]) + term.offset, gradient
     denominator = float(moments.mean[at + 1])
     if denominator == 0:
         return math.nan, gradient
     value = float(moments.mean[at]) / denominator
     gradient[at], gradient[at + 1] = 1 / denominator, -value / denominator
-    return value, gradient
+    return value + term.offset, gradient
 
 
 def _linearized(moments: Moments, measure: Measure) -> tuple[Floats, Floats]:
@@ -74,7 +76,7 @@ def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, A
     """
     for side, name in ((control, "control"), (treatment, "the variant")):
         if side.n < 2:
-            return NotEstimable(f"{name} has {side.n} units with a value, a variance needs two")
+            return NotEstimable(f"{name} has {side.n} unit{'s'[side.n == 1 :]} with a value, a variance needs two")
         if not np.all(np.isfinite(side.comoment)):
             return _why_not(side, measure)
     if not measure.stratified and not all(is_share(side, measure) for side in (control, treatment)):
@@ -82,7 +84,7 @@ def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, A
     total = control + treatment
     shared = slopes(total, measure) if measure.covariates else np.zeros(0)
     centre, _ = _linearized(total, measure)
-    results, before, after = [], 0.0, 0.0
+    results, before, after, terms = [], 0.0, 0.0, 0.0
     for side in (control, treatment):
         theta = slopes(side, measure) if measure.covariates and measure.adjust == "lin" else shared
         weights = np.concatenate(([1.0], -theta))
@@ -94,11 +96,13 @@ def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, A
         if not (math.isfinite(value) and math.isfinite(variance)):
             return _why_not(side, measure)
         before += float(gradients[0] @ covariance @ gradients[0]) / side.n
+        terms += float(abs(gradients[0]) @ abs(covariance) @ abs(gradients[0])) / side.n
         after += variance
         results.append(Arm(side.n, value, variance))
-    if before == 0:
-        return NotEstimable(f"{measure.name} does not vary in either variant")
-    if after <= 0:
+    if before <= ROUNDING * terms:
+        little = ", or by no more than its sums are rounded" if before > 0 else ""
+        return NotEstimable(f"{measure.name} does not vary in either variant{little}")
+    if after <= ROUNDING * before:
         return NotEstimable(
             f"the covariates explain all of {measure.name}; is one of them measured after the exposure?", fault=True
         )
@@ -134,7 +138,9 @@ def no_share(measure: Measure) -> NotEstimable:
 
 def _why_not(side: Moments, measure: Measure) -> NotEstimable:
     if not np.all(np.isfinite(side.mean)):
-        return NotEstimable(f"{measure.name} has values that are NaN or infinite", fault=True)
+        own = side.mean[: len(measure.y.columns)]
+        what = f"a covariate of {measure.name}" if np.all(np.isfinite(own)) else measure.name
+        return NotEstimable(f"{what} has values that are NaN or infinite", fault=True)
     if not np.all(np.isfinite(side.comoment)):
         return NotEstimable(f"{measure.name} has values too large to be squared; divide the column first", fault=True)
     return NotEstimable(f"the denominator of {measure.name} is zero")

@@ -16,10 +16,11 @@ _SPEC = re.compile(r"(?P<kind>\w+):(?P<body>[^|]+?)(?:\|(?P<covariates>.+))?")
 
 
 class Term(msgspec.Struct, frozen=True):
-    """A mean of `num` over units, or with `den` the ratio of the two sums (delta method)."""
+    """A mean of `num` over units, or with `den` the ratio of the two sums (delta method); plus `offset`, a constant."""
 
     num: str
     den: str | None = None
+    offset: float = 0.0
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -11,12 +11,14 @@ import msgspec
 
 from engine.analysis.aggregate import CROSSED, STRATUM, VARIANT, Group, Groups, groups
 from engine.analysis.bayes import Prior
+from engine.analysis.clustered import centres, one_row_each, rows_together, unit_frame
 from engine.analysis.compare import Evidence, compare_all
-from engine.analysis.decision import decide
+from engine.analysis.decision import EXPOSURE_GATE, decide
 from engine.analysis.effects import Settings
-from engine.analysis.metrics import Measure, Term, parse_measure
+from engine.analysis.inference import no_share
+from engine.analysis.metrics import Measure, parse_measure
 from engine.analysis.partials import newest, refreshed
-from engine.analysis.quality import sample_ratio
+from engine.analysis.quality import exposure_check, sample_ratio
 from engine.analysis.quantiles import Quantiles, quantile_arms
 from engine.analysis.report import Quality, Report
 from engine.analysis.sources import DuckDB, connect, expression
@@ -27,10 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.analysis.effects import Method, Relative
+    from engine.analysis.estimate import NotEstimable
     from engine.analysis.metrics import Adjust
-    from engine.analysis.sources import Cell, Engine, Frame, Table
-
-UNIT, LAST = "unit__", "last__"
+    from engine.analysis.sources import Cell, Engine, Table
 
 
 def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
@@ -90,15 +91,16 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     source = connect(engine)
     table = source.table(newest(path) if partials else path)
     check_columns(source, path, table, variant, unit, measures, stratum)
-    frame, framed = unit_frame(table, variant, unit, measures, stratum)
+    unowned, refused = _without_unit(source, path, table, unit), _no_shares(source, table, unit, measures)
+    about = centres(source, table, unit, measures)
+    frame, framed = unit_frame(table, variant, unit, measures, stratum, about=about)
     found: Groups
     if partials is None:
         keys = (VARIANT, CROSSED, *([STRATUM] if stratum else []))
         found = groups(source, frame, keys, [m for m in framed if m.kind != "quantile"])
-    elif unit or stratum or not isinstance(source, DuckDB) or any(m.kind == "quantile" for m in measures):
-        raise BadInput("partial statistics need duckdb, rows that are units, no quantile and no stratum; leave one out")
+        found, framed = one_row_each(found, framed, measures)
     else:
-        parts = refreshed(source, path, variant, measures, Path(partials))
+        parts = refreshed(_addable(source, unit, stratum, measures), path, variant, measures, Path(partials))
         found = {(name, False): group for name, group in parts.items()}
     quantiles = {m.name: _quantile(source, table, variant, unit, m) for m in measures if m.kind == "quantile"}
     named, whole, strata = _by_variant(found, [m.name for m in measures if m.kind != "quantile"], stratum)
@@ -109,13 +111,16 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
         _check_weights(weights, named)
     units = {name: group.units for name, group in sorted(named.items())}
     ratio = sample_ratio(units, dict(weights) if weights else dict.fromkeys(units, 1.0))
-    flags = _flags(named, framed, unassigned, variant)
+    flags = [f"{unowned} rows without a {unit} are left out"] if unowned else []
+    flags += _flags(named, framed, unassigned, variant, sequential=method == "sequential")
     if stratum and strata < 2:
         flags.append(f"no two values of {stratum} have two units in every variant; the metrics are not stratified")
     if not ratio.ok and not weights:
         flags.append("the shares were taken to be equal; give the shares that were asked for if they were not")
     quality = Quality(ratio, crossovers, flags)
-    reports = compare_all(framed, list(units), Evidence(control, named, quantiles, whole), settings)
+    reports = compare_all(framed, list(units), Evidence(control, named, quantiles, whole, refused), settings)
+    asked_for = {measure.name: [str(term) for term in measure.covariates] for measure in measures}
+    reports = [msgspec.structs.replace(row, covariates=asked_for[row.metric]) for row in reports]
     return Report(
         experiment=Path(path).stem,
         as_of=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -156,34 +161,6 @@ def _by_variant(found: Groups, metrics: Sequence[str], stratum: str | None) -> S
     return poststratified([strata[name] for name in sorted(strata, key=str)], metrics)
 
 
-def unit_frame(
-    table: Table, variant: str, unit: str | None, measures: Sequence[Measure], stratum: str | None = None
-) -> tuple[Frame, list[Measure]]:
-    """The table with one row per unit, its columns VARIANT, CROSSED and STRATUM, and the measures over it.
-
-    With a unit column, the sums per unit replace the rows: a mean becomes the ratio of a unit's sum to its rows, whose
-    delta method is the cluster-robust standard error.
-    """
-    columns = sorted({column for measure in measures if measure.kind != "quantile" for column in measure.columns})
-    values = {column: table[column].cast("float64") for column in columns}
-    if unit is None:
-        strata = {STRATUM: table[stratum].cast("string")} if stratum else {}
-        own = {VARIANT: table[variant].cast("string"), CROSSED: False}
-        frame = table.select(**own, **strata, **values)
-        return frame, list(measures)
-    rows = table.filter(table[unit].notnull())
-    strata = {STRATUM: rows[stratum].cast("string")} if stratum else {}
-    own = {UNIT: rows[unit], VARIANT: rows[variant].cast("string")}
-    rows = rows.select(**own, **strata, **{c: rows[c].cast("float64") for c in columns})
-    sums = {column: rows[column].sum() for column in columns}
-    sizes = {f"{column}__rows": rows[column].count() for column in columns}
-    ends = {VARIANT: rows[VARIANT].min(), LAST: rows[VARIANT].max()}
-    least = {STRATUM: rows[STRATUM].min()} if stratum else {}
-    per_unit = rows.group_by(UNIT).aggregate(**ends, **least, **sums, **sizes)
-    frame = per_unit.mutate(**{CROSSED: (per_unit[VARIANT] != per_unit[LAST]).fill_null(False)})
-    return frame, [_clustered(measure) for measure in measures]
-
-
 def _quantile(source: Engine, plain: Table, variant: str, unit: str | None, measure: Measure) -> Quantiles:
     """Each variant's quantile over rows; the rows of units seen in two variants are left out."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
@@ -198,15 +175,6 @@ def _quantile(source: Engine, plain: Table, variant: str, unit: str | None, meas
         seen = rows.group_by("unit").aggregate(least=rows["variant"].min(), most=rows["variant"].max())
         rows = rows.semi_join(seen.filter(seen["least"] == seen["most"]), "unit")
     return quantile_arms(source, rows, "x", measure.quantile or 0.5, said=column)
-
-
-def _clustered(measure: Measure) -> Measure:
-    def per_row(term: Term) -> Term:
-        return term if term.den else Term(term.num, f"{term.num}__rows")
-
-    return msgspec.structs.replace(
-        measure, y=per_row(measure.y), covariates=tuple(per_row(term) for term in measure.covariates)
-    )
 
 
 def check_columns(
@@ -260,19 +228,68 @@ def _check_variants(path: str, variant: str, control: str, named: Mapping[str, G
         raise BadInput(f"{path}: {variant} has one variant only, {control!r}; a comparison needs two")
 
 
-def _flags(named: Mapping[str, Group], measures: Sequence[Measure], unassigned: int, variant: str) -> list[str]:
+def _addable(source: Engine, unit: str | None, stratum: str | None, measures: Sequence[Measure]) -> DuckDB:
+    """The engine, or BadInput if what is asked for cannot be had by adding up the statistics of single files."""
+    if unit:
+        raise BadInput(
+            f"partials: rows of one {unit} may lie in several files, whose sums cannot be put together again; leave "
+            "--partials out, or have one row per unit and leave --unit out"
+        )
+    quantile = next((measure.name for measure in measures if measure.kind == "quantile"), None)
+    if quantile:
+        raise BadInput(f"partials: the quantile {quantile} does not follow from those of single files; leave one out")
+    if stratum:
+        raise BadInput(f"partials: statistics are kept by variant, not by {stratum}; leave --partials or --stratum out")
+    if not isinstance(source, DuckDB):
+        raise BadInput("partials: statistics of files are kept by duckdb alone; leave --partials or --engine out")
+    return source
+
+
+def _without_unit(source: Engine, path: str, table: Table, unit: str | None) -> int:
+    """How many rows belong to no unit."""
+    if unit is None:
+        return 0
+    column = table[unit]
+    owned, every = (int(n or 0) for n in source.rows(table.aggregate(owned=column.count(), every=table.count()))[0])
+    if every and not owned:
+        raise BadInput(f"{path}: column {unit!r} holds no value; name the column of the unit, or leave --unit out")
+    return every - owned
+
+
+def _no_shares(source: Engine, table: Table, unit: str | None, measures: Sequence[Measure]) -> dict[str, NotEstimable]:
+    """Proportions of values other than 0 and 1; where rows are units their variance tells."""
+    wild = {}
+    for measure in measures:
+        if unit is not None and measure.kind == "proportion":
+            value = table[measure.y.num].cast("float64")
+            if source.rows(table.filter((value * (value - 1.0)) != 0.0).select(x=value).limit(1)):
+                wild[measure.name] = no_share(measure)
+    return wild
+
+
+def _flags(
+    named: Mapping[str, Group], measures: Sequence[Measure], unassigned: int, variant: str, *, sequential: bool
+) -> list[str]:
     flags = [f"{unassigned} units without a {variant} are left out"] if unassigned else []
+    units = {name: group.units for name, group in named.items()}
     for measure in measures:
         if measure.kind == "quantile":
             continue
-        short = sum(group.units - group.moments[measure.name].n for group in named.values())
+        sides = [group.moments[measure.name] for group in named.values()]
+        known = dict(zip(named, (side.n for side in sides), strict=True))
+        short = sum(units.values()) - sum(known.values())
         if short:
-            flags.append(f"{measure.name}: {short} units lack a value and are left out")
-        if measure.y.den and measure.y.den.endswith("__rows"):
-            rows = sum(group.moments[measure.name].mean[1] * group.moments[measure.name].n for group in named.values())
-            total = sum(group.moments[measure.name].n for group in named.values())
-            if round(rows) > total:
-                flags.append(
-                    f"{measure.name}: {round(rows)} rows of {total} units; rows of one unit are taken together"
-                )
+            what = " or a covariate" if measure.covariates else ""
+            flags.append(f"{measure.name}: {short} units lack a value{what} and are left out")
+        kept = exposure_check(units, known, 0, 0, sequential=sequential)
+        if kept.p < EXPOSURE_GATE:
+            shares = ", ".join(f"{name} {share:.1%}" for name, share in kept.shares.items())
+            flags.append(
+                f"{measure.name}: a different share has a value in each variant ({shares}); they do not compare"
+            )
+        rows = rows_together(measure, sides)
+        if rows > sum(known.values()):
+            flags.append(
+                f"{measure.name}: {rows} rows of {sum(known.values())} units; rows of one unit are taken together"
+            )
     return flags

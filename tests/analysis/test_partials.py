@@ -25,7 +25,8 @@ def day(folder: Path, name: str, seed: int, n: int = 500) -> Path:
 
 
 def analyzed(folder: Path, **more: Any) -> Report:
-    return analyze_table(str(folder), variant="variant", control="a", metrics=["mean:y|x"], **more)
+    asked: dict[str, Any] = {"metrics": ["mean:y|x"]} | more
+    return analyze_table(str(folder), variant="variant", control="a", **asked)
 
 
 def figures(report: Report) -> list[float]:
@@ -64,8 +65,14 @@ def test_stored_files_are_not_read_again(tmp_path: Path) -> None:
 
 def test_what_partials_cannot_do(tmp_path: Path) -> None:
     day(tmp_path / "days", "1", 1)
-    with pytest.raises(BadInput, match="partial statistics need duckdb, rows that are units"):
-        analyzed(tmp_path / "days", partials=str(tmp_path / "s"), unit="x")
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"unit": "x"}, "rows of one x may lie in several files, whose sums cannot be put together again; leave"),
+        ({"metrics": ["quantile:y@0.5"]}, "the quantile y@0.5 does not follow from those of single files; leave"),
+        ({"stratum": "x"}, "statistics are kept by variant, not by x; leave --partials or --stratum out"),
+    ]
+    for cannot, why in refused:
+        with pytest.raises(BadInput, match=why):
+            analyzed(tmp_path / "days", partials=str(tmp_path / "s"), **cannot)
     (tmp_path / "none").mkdir()
     with pytest.raises(BadInput, match="holds no Parquet file"):
         analyzed(tmp_path / "none", partials=str(tmp_path / "s"))
@@ -102,4 +109,4 @@ def test_a_new_file_that_lacks_a_column_has_no_values_of_it(tmp_path: Path) -> N
     pq.write_table(pa.table({"variant": ["a", "b"], "y": [1.0, 2.0]}), days / "2.parquet")
     kept, full = analyzed(days, partials=store), analyzed(days)
     assert figures(kept) == pytest.approx(figures(full), rel=1e-10)
-    assert kept.quality.flags == full.quality.flags == ["y: 2 units lack a value and are left out"]
+    assert kept.quality.flags == full.quality.flags == ["y: 2 units lack a value or a covariate and are left out"]

@@ -81,7 +81,7 @@ def test_zero_variance_is_not_estimable(save: Save) -> None:
 
 def test_three_rows(save: Save) -> None:
     said = reason(analyzed(save(variant=["a", "a", "b"], y=[1.0, 2.0, 4.0])))
-    assert said == "the variant has 1 units with a value, a variance needs two"
+    assert said == "the variant has 1 unit with a value, a variance needs two"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.analysis.aggregate import CROSSED, VARIANT, groups
+from engine.analysis.clustered import centres, unit_frame
 from engine.analysis.metrics import parse_measure
 from engine.analysis.sources import DuckDB, connect, expression
-from engine.analysis.table import analyze_table, unit_frame
+from engine.analysis.table import analyze_table
 
 NAMES = ('y"', "x's", "the x")
 MEASURES = [parse_measure(text) for text in ("mean:y\"|x's", "ratio:y\"/the x|x's", "mean:the x")]
@@ -37,7 +38,10 @@ def test_text_and_ibis_give_the_same_sums(found: list[Any], by_unit: bool, offse
     unit = "unit" if by_unit else None
     text, ibis = (
         groups(source, frame, (VARIANT, CROSSED), measures)
-        for frame, measures in (unit_frame(one, "variant", unit, MEASURES) for one in (table, expression(table)))
+        for frame, measures in (
+            unit_frame(one, "variant", unit, MEASURES, about=centres(source, one, unit, MEASURES))
+            for one in (table, expression(table))
+        )
     )
     assert text.keys() == ibis.keys()
     for key, group in text.items():

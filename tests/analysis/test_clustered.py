@@ -1,0 +1,96 @@
+"""Rows of one unit are taken together: exact digits at any offset, and nothing else where each unit has one row."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.analysis import Report, analyze_table
+from engine.analysis.aa import aa_table
+from engine.analysis.estimate import Effect, NotEstimable
+from engine.analysis.history import baseline_of_table
+from engine.errors import BadInput
+
+RNG = np.random.default_rng(31)
+UNITS = 600
+SIZES = RNG.integers(1, 6, UNITS)
+OF = np.repeat(np.arange(UNITS), SIZES)
+VARIANT = RNG.integers(0, 2, UNITS)[OF]
+X = RNG.normal(0, 1, UNITS)[OF] + RNG.normal(0, 1, OF.size)
+
+
+def saved(folder: Path, **columns: Any) -> str:
+    pq.write_table(pa.table(columns), folder / "rows.parquet")
+    return str(folder / "rows.parquet")
+
+
+def analyzed(path: str, *metrics: str, **more: Any) -> Report:
+    given: dict[str, Any] = {"variant": "v", "control": "0", "method": "fixed", "unit": "u"} | more
+    return analyze_table(path, metrics=metrics, **given)
+
+
+def cluster_robust(x: np.ndarray) -> float:
+    """The standard error of the difference from each unit's sum of residuals."""
+    variance = 0.0
+    for side in (0, 1):
+        own = side == VARIANT
+        units = np.unique(OF[own])
+        residuals = np.bincount(OF[own], weights=x[own] - x[own].mean())[units]
+        variance += residuals @ residuals * units.size / (units.size - 1) / own.sum() ** 2
+    return float(np.sqrt(variance))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, 1e8])
+def test_an_offset_costs_no_digits(tmp_path: Path, offset: float) -> None:
+    path = saved(tmp_path, u=OF, v=VARIANT, x=X + offset, pre=X * 0.5 + offset)
+    effect = analyzed(path, "mean:x").metrics[0].absolute
+    assert isinstance(effect, Effect)
+    assert effect.se == pytest.approx(cluster_robust((X + offset) - offset), rel=1e-6)
+    assert effect.estimate == pytest.approx(X[VARIANT == 1].mean() - X[VARIANT == 0].mean(), abs=3e-16 * offset + 1e-9)
+    assert isinstance(analyzed(path, "mean:x", covariates=["pre"]).metrics[0].absolute, NotEstimable)
+    assert baseline_of_table(path, "mean:x", unit="u").value == pytest.approx(offset + X.mean(), rel=1e-12, abs=1e-12)
+    assert aa_table(path, metrics=["mean:x"], unit="u", runs=200)[0].units == UNITS
+
+
+def test_units_of_one_row_are_rows(tmp_path: Path) -> None:
+    """Fisher's test and the beta posterior of small counts, slopes and figures: all as without a unit."""
+    n = 60
+    y = RNG.normal(20, 5, n)
+    columns = {"u": np.arange(n), "v": np.arange(n) % 2, "y": y, "pre": y + RNG.normal(0, 3, n), "d": y * y}
+    path = saved(tmp_path, **columns, c=(np.arange(n) % 7 == 1).astype(int))
+    metrics = ["mean:y|pre", "proportion:c", "ratio:y/d"]
+    alone, named = analyzed(path, *metrics, unit=None), analyzed(path, *metrics)
+    for one, other in zip(alone.metrics, named.metrics, strict=True):
+        assert numbers(one) == pytest.approx(numbers(other), rel=1e-9, abs=1e-12)
+        assert (one.covariates, one.words) == (other.covariates, other.words)
+    assert named.metrics[1].bayes.model == "beta-binomial"  # type: ignore[union-attr] # it has one
+    assert named.quality.flags == []
+
+
+def numbers(row: Any) -> list[float]:
+    parts = [msgspec.to_builtins(part) for part in (row.absolute, row.relative, row.bayes)]
+    return [value for part in parts for value in part.values() if isinstance(value, float)]
+
+
+def test_covariates_are_called_as_they_were_asked_for(tmp_path: Path) -> None:
+    path = saved(tmp_path, u=OF, v=VARIANT, x=X, pre=RNG.normal(size=X.size), d=SIZES[OF])
+    report = analyzed(path, "mean:x", "ratio:x/d", covariates=["pre"])
+    assert [row.covariates for row in report.metrics] == [["pre"], ["pre"]]
+
+
+def test_a_proportion_of_other_values_is_none(tmp_path: Path) -> None:
+    report = analyzed(saved(tmp_path, u=OF, v=VARIANT, x=X), "proportion:x")
+    assert report.metrics[0].absolute == NotEstimable("x holds values other than 0 and 1; ask for its mean", fault=True)
+    assert report.decision.verdict == "fix the data"
+
+
+def test_rows_without_a_unit_are_told(tmp_path: Path) -> None:
+    owners = pa.array([None if at % 10 == 0 else int(of) for at, of in enumerate(OF)], pa.int64())
+    report = analyzed(saved(tmp_path, u=owners, v=VARIANT, x=X), "mean:x", "quantile:x@0.5")
+    assert f"{owners.null_count} rows without a u are left out" in report.quality.flags
+    with pytest.raises(BadInput, match="column 'u' holds no value; name the column of the unit, or leave --unit out"):
+        analyzed(saved(tmp_path, u=pa.nulls(OF.size, pa.int64()), v=VARIANT, x=X), "mean:x")
