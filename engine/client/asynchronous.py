@@ -23,6 +23,7 @@ from engine.client.messages import (
     refused,
     telling,
     value_of,
+    withheld,
 )
 from engine.decide.profile import CustomerIds
 
@@ -79,9 +80,9 @@ class AsyncClient:
 
     async def expose(
         self, decision_id: str, *, placements: Sequence[str] | None = None, experiments: Sequence[str] | None = None
-    ) -> None:
-        """Tell what the customer saw."""
-        await self._send(exposing(decision_id, placements, experiments), "")
+    ) -> dict[str, str]:
+        """Tell what the customer sees, and hear where its offer cannot be had any more."""
+        return withheld(await self._send(exposing(decision_id, placements, experiments), ""))
 
     async def track(
         self,

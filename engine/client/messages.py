@@ -37,13 +37,19 @@ class ExperimentAnswer(msgspec.Struct, frozen=True):
 
 
 class OfferAnswer(msgspec.Struct, frozen=True):
-    """The offer to show in one placement, as it looks on this channel."""
+    """The offer to show in one placement, as it looks on this channel.
 
-    offer: str
+    With no offer the placement stays empty: in quiet hours (`not_before` says from when to ask again), or where the
+    answer shows the fallback in another placement already.
+    """
+
+    offer: str | None
     rendering: dict[str, object]
     propensity: float
     policy: str | None
     reason: str
+    moment: str | None = None
+    not_before: datetime | None = None
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -64,7 +70,7 @@ class Decision(msgspec.Struct, frozen=True):
         return default if answer is None or answer.variant is None else answer.variant
 
     def rendering(self, placement: str, default: Mapping[str, object]) -> Mapping[str, object]:
-        """How the placement's offer looks, or `default` where there is no answer."""
+        """How the placement's offer looks: empty where nothing is to be shown, `default` where there is no answer."""
         answer = self.offers.get(placement)
         return default if answer is None else answer.rendering
 
@@ -84,6 +90,10 @@ class _Item(msgspec.Struct, frozen=True):
 
 class _Statuses(msgspec.Struct, frozen=True):
     statuses: list[_Item]
+
+
+class _Exposed(msgspec.Struct, frozen=True):
+    refused: dict[str, str] = {}
 
 
 class _Problem(msgspec.Struct, frozen=True):
@@ -156,6 +166,18 @@ def accepted(body: bytes) -> bool:
     if item.status == "rejected":
         raise Rejected(item.reason)
     return item.status == "accepted"
+
+
+def withheld(body: bytes) -> dict[str, str]:
+    """The placements whose offer could not be had any more, each with the reason.
+
+    Raises:
+        NoAnswer: as in `decided`.
+    """
+    try:
+        return msgspec.json.decode(body, type=_Exposed).refused
+    except msgspec.MsgspecError as error:
+        raise NoAnswer(f"what answered is not the engine: {error}; check the address") from error
 
 
 def refused(status: int, body: bytes) -> Rejected:

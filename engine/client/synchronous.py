@@ -22,6 +22,7 @@ from engine.client.messages import (
     refused,
     telling,
     value_of,
+    withheld,
 )
 from engine.decide.profile import CustomerIds
 
@@ -88,14 +89,17 @@ class Client:
 
     def expose(
         self, decision_id: str, *, placements: Sequence[str] | None = None, experiments: Sequence[str] | None = None
-    ) -> None:
-        """Tell that the customer saw what was decided with `expose=False`: all of it, or what is named.
+    ) -> dict[str, str]:
+        """Tell that the customer sees what was decided with `expose=False`: all of it, or what is named.
+
+        Returns the placements whose offer cannot be had any more (its cap, stock or budget is used up), each with the
+        reason; the shop shows its own fallback there.
 
         Raises:
             Rejected: if there is no such decision.
             NoAnswer: if it could not be told in time.
         """
-        self._send(exposing(decision_id, placements, experiments), "")
+        return withheld(self._send(exposing(decision_id, placements, experiments), ""))
 
     def track(
         self,

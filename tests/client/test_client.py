@@ -1,6 +1,7 @@
 import asyncio
 import doctest
 import importlib
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,39 @@ def test_the_async_client_does_the_same(server: Any, network: Any) -> None:
             return await shop.flag("dark_mode", True, Customer(user_id="u"))
 
     assert asyncio.run(away()) is True
+
+
+NICHE = """key: {key}
+placement: {key}
+offers: [{offer}]
+policy: {{kind: uniform}}
+reward: {{metric: click}}
+fallback: generic_banner
+"""
+
+
+def test_a_placement_stays_empty_and_a_prefetched_offer_is_used_up(
+    tmp_path: Path, serve: Any, shop: Path, redis_url: str
+) -> None:
+    folder = shutil.copytree(shop, tmp_path / "experiments")
+    channels = (folder / "channels.yaml").read_text()
+    more = "\n".join(f"  - {{key: {key}, channels: [web]}}" for key in ("top", "side"))
+    (folder / "channels.yaml").write_text(channels.replace("placements:\n", f"placements:\n{more}\n"))
+    (folder / "offers" / "once.yaml").write_text(
+        "key: once\ncaps: [{count: 1, per: 7d}]\nrenderings: {web: {headline: Only once}}\n"
+    )
+    (folder / "top.yaml").write_text(NICHE.format(key="top", offer="once"))
+    (folder / "side.yaml").write_text(NICHE.format(key="side", offer="back_in_stock"))
+    with serve(tmp_path, redis_url, folder) as server, Client(server.base, timeout=20) as client:
+        anna = Customer(user_id="client-9")
+        first, second = (client.decide(anna, placements=["top"], expose=False) for _ in range(2))
+        assert (first.offers["top"].offer, second.offers["top"].offer) == ("once", "once")
+        assert client.expose(first.decision_id) == {}
+        assert client.expose(second.decision_id) == {"top": "cap"}
+        decision = client.decide(anna, placements=["top", "side"], experiments=["dark_mode"])
+        assert (decision.degraded, decision.variant("dark_mode", "none")) == (False, "on")
+        assert (decision.offers["side"].offer, decision.offers["side"].reason) == (None, "shown")
+        assert decision.rendering("side", {"headline": "the shop's own"}) == {}
 
 
 def test_a_publishable_key_speaks_for_the_proven_customer_only(
