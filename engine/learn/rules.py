@@ -13,6 +13,7 @@ from engine.catalog.plan import Matches, Plan, Selection
 from engine.catalog.spec import MetricSpec
 from engine.journal.records import EventRecord
 from engine.journal.snapshots import bandit, meaning_of
+from policies.batches import LARGEST
 
 REFUND = "refund"
 MERGE = "$merge"
@@ -87,7 +88,7 @@ def amount_of(metric: MetricSpec, event: EventRecord, properties: Properties) ->
     """What an event adds to a metric: 1 where events are counted, else the number that it carries.
 
     Raises:
-        ValueError: if it carries no finite number.
+        ValueError: if it carries no number that can be computed with.
     """
     if metric.kind in _COUNTED:
         return 1.0
@@ -97,6 +98,8 @@ def amount_of(metric: MetricSpec, event: EventRecord, properties: Properties) ->
         raise ValueError(f"wrong type: {name} of {event.event!r} is {value!r}, not a number")  # noqa: TRY004
     if not math.isfinite(value):
         raise ValueError(f"not finite: {name} of {event.event!r} is {value}")
+    if abs(value) > LARGEST:
+        raise ValueError(f"out of range: {name} of {event.event!r} is {value:g}, beyond {LARGEST:.0e}")
     return float(value)
 
 

@@ -52,6 +52,17 @@ policy: {policy}
 reward: {reward}
 fallback: z
 """
+GUARDED = """
+key: bold
+hypothesis: A bolder hero sells more, on every channel that shows it.
+owner: growth
+unit: customer
+placement: hero
+variants:
+  - {key: calm, weight: 0.5}
+  - {key: loud, weight: 0.5, policy: {kind: beta_thompson}}
+metrics: {primary: bought, guardrails: [click]}
+"""
 HERO = "{kind: beta_thompson}"
 CLICK = "{metric: click, window: 1h, settle: 10m}"
 SPEND = "{metric: spend, window: 1h, settle: 10m}"
@@ -83,6 +94,10 @@ class Shop:
     def selection(self, key: str, policy: str, reward: str, arms: str = "a, b, c") -> None:
         text = SELECTION.format(key=key, policy=policy, reward=reward, arms=arms)
         (self.folder / f"{key}.yaml").write_text(text)
+
+    def guard(self) -> None:
+        """An experiment on the hero whose second variant has a policy of its own, guarded by the clicks."""
+        (self.folder / "bold.yaml").write_text(GUARDED)
 
     @property
     def plan(self) -> Plan:

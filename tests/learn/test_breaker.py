@@ -78,19 +78,6 @@ def test_evidence_does_not_depend_on_how_it_is_cut(kind: Any) -> None:
     assert piecewise.against() == pytest.approx(whole.against(), abs=1e-9)
 
 
-GUARDED = """
-key: bold
-hypothesis: A bolder hero sells more.
-owner: growth
-unit: customer
-placement: hero
-variants:
-  - {key: calm, weight: 0.5}
-  - {key: loud, weight: 0.5, policy: {kind: beta_thompson}}
-metrics: {primary: bought, guardrails: [click]}
-"""
-
-
 def visit(shop: Any, i: int, variant: str, *, click: bool) -> list[Any]:
     row = DecisionRow("experiment", "bold", variant, "assigned", 0.5)
     at = float(i)
@@ -99,7 +86,7 @@ def visit(shop: Any, i: int, variant: str, *, click: bool) -> list[Any]:
 
 
 def test_a_broken_guardrail_sends_the_variants_placement_to_its_fallback(shop: Any) -> None:
-    (shop.folder / "bold.yaml").write_text(GUARDED)
+    shop.guard()
     rng = np.random.default_rng(9)
     for i in range(400):
         variant = "loud" if i % 2 else "calm"
@@ -136,7 +123,7 @@ def test_a_broken_guardrail_sends_the_variants_placement_to_its_fallback(shop: A
 
 
 def test_a_guardrail_that_holds_trips_nothing(shop: Any) -> None:
-    (shop.folder / "bold.yaml").write_text(GUARDED)
+    shop.guard()
     rng = np.random.default_rng(10)
     for i in range(300):
         shop.send(*visit(shop, i, "loud" if i % 2 else "calm", click=bool(rng.random() < 0.3)))

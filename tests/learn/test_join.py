@@ -157,7 +157,7 @@ def test_revenue_is_the_reward_of_a_revenue_metric(shop: Any) -> None:
     [
         (math.nan, "not finite: revenue of 'purchase' is nan"),
         (math.inf, "not finite: revenue of 'purchase' is inf"),
-        (1e200, "out of range: reward 1e+200 is beyond 1e+12; is it an amount in the shop's currency?"),
+        (1e200, "out of range: revenue of 'purchase' is 1e+200, beyond 1e+12"),
         (None, "wrong type: revenue of 'purchase' is None, not a number"),
     ],
 )

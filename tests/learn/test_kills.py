@@ -103,24 +103,11 @@ def killed_at(shop: Any, data: Path, learnt: float, later: float, during: str) -
     assert process.returncode == -signal.SIGKILL
 
 
-GUARDED = """
-key: bold
-hypothesis: A bolder hero sells more, on every channel that shows it.
-owner: growth
-unit: customer
-placement: hero
-variants:
-  - {key: calm, weight: 0.5}
-  - {key: loud, weight: 0.5, policy: {kind: beta_thompson}}
-metrics: {primary: bought, guardrails: [click]}
-"""
-
-
 def filled(shop: Any, draw: random.Random, count: int) -> Any:
     """A stream with all that can happen, and the plan to learn it by."""
     shop.selection("hero", "{kind: linear_thompson, features: [hour]}", "{metric: click, window: 1h, settle: 10m}")
     shop.selection("till", "{kind: gaussian_thompson, discount: 0.999}", "{metric: spend, window: 1h, settle: 10m}")
-    (shop.folder / "bold.yaml").write_text(GUARDED)
+    shop.guard()
     records = journeys(shop, draw, count)
     for i in range(60):
         variant = DecisionRow("experiment", "bold", draw.choice(["calm", "loud"]), "assigned", 0.5)
