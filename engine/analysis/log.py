@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from engine.analysis.filters import holds, register
 from engine.analysis.metrics import Measure, Term
+from engine.analysis.people import TABLES, became
 from engine.analysis.sources import expression
 from engine.errors import BadInput
 
@@ -38,6 +39,7 @@ def log_table(source: DuckDB, log_dir: Path, name: str, since: int | None = None
     """One table of the log (`decisions`, `exposures`, `events`, `rewards`), empty if nothing was written yet.
 
     `since` (microseconds) leaves files and row groups unread that hold older rows alone; a day's older rows may stay.
+    A customer is who they turned out to be.
 
     Raises:
         BadInput: if the log's folder does not exist.
@@ -49,9 +51,14 @@ def log_table(source: DuckDB, log_dir: Path, name: str, since: int | None = None
         empty = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns)
         return expression(source.view(name, f"SELECT {empty} WHERE false"))
     path = str(log_dir / name).replace("'", "''")
-    chosen = ", ".join("epoch_us(time) AS time" if column == "time" else column for column, _ in columns)
-    reader = f"read_parquet('{path}/**/*.parquet', union_by_name = true, hive_partitioning = true)"
-    bound = "" if since is None else f" WHERE time >= to_timestamp({since // SECOND - DAY // SECOND})"
+    reader = f"read_parquet('{path}/**/*.parquet', union_by_name = true, hive_partitioning = true) AS logged"
+    bound = "" if since is None else f" WHERE logged.time >= to_timestamp({since // SECOND - DAY // SECOND})"
+    read = {column: f"logged.{column}" for column, _ in columns} | {"time": "epoch_us(logged.time)"}
+    people = became(source, log_dir) if name in TABLES else None
+    if people is not None:
+        reader += f" LEFT JOIN {people} AS became ON logged.customer = became.old AND logged.time <= became.until"
+        read["customer"] = "coalesce(became.customer, logged.customer)"
+    chosen = ", ".join(f"{value} AS {column}" for column, value in read.items())
     return expression(source.view(f"{name}{bound}", f"SELECT {chosen} FROM {reader}{bound}"))  # noqa: S608 # quoted above
 
 

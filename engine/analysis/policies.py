@@ -106,21 +106,21 @@ def policy_report(log_dir: Path | str, placement: str, *, alpha: float = 0.05) -
 def _exposed(folder: Path, placement: str) -> list[Row]:
     """The exposed choices of the placement's policies, in the order of time."""
     source = DuckDB()
-    decided, shown, earned = (log_table(source, folder, name) for name in ("decisions", "exposures", "rewards"))
-    chosen = decided.filter(
-        (decided["kind"] == "offer")
-        & (decided["key"] == placement)
-        & decided["policy"].notnull()
-        & decided["variant"].notnull()
-    )
-    seen = shown.filter(shown["key"] == placement).select("decision_id").distinct()
-    counted = earned.filter(earned["key"] == placement).group_by("decision_id")
-    last = counted.aggregate(reward=earned["reward"].argmax(earned["time"]))
-    rows = chosen.inner_join(seen, "decision_id").left_join(last, "decision_id")
-    ordered = rows.order_by("time", "decision_id").select(
-        "policy", "variant", "customer", "propensity", "candidates", reward=rows["reward"].fill_null(0.0)
-    )
     with held(folder):
+        decided, shown, earned = (log_table(source, folder, name) for name in ("decisions", "exposures", "rewards"))
+        chosen = decided.filter(
+            (decided["kind"] == "offer")
+            & (decided["key"] == placement)
+            & decided["policy"].notnull()
+            & decided["variant"].notnull()
+        )
+        seen = shown.filter(shown["key"] == placement).select("decision_id").distinct()
+        counted = earned.filter(earned["key"] == placement).group_by("decision_id")
+        last = counted.aggregate(reward=earned["reward"].argmax(earned["time"]))
+        rows = chosen.inner_join(seen, "decision_id").left_join(last, "decision_id")
+        ordered = rows.order_by("time", "decision_id").select(
+            "policy", "variant", "customer", "propensity", "candidates", reward=rows["reward"].fill_null(0.0)
+        )
         return source.rows(ordered)
 
 

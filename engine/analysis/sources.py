@@ -72,6 +72,8 @@ class DuckDB:
         self.connection = connection or duckdb.connect()
         self.failure = duckdb.Error
         self._views: dict[str, View] = {}
+        self.made: dict[str, str | None] = {}
+        """Tables that were made on the way, by what they hold."""
 
     def table(self, path: str) -> View:
         """A Parquet or CSV file, or a glob of Parquet files, as a view."""

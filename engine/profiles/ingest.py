@@ -143,7 +143,7 @@ class Ingest:
         told: dict[Journal, list[Accepted]] = {}
         for idents in bench.pending():
             if not (found := resolve(idents, bench.entries, self.rules, items[0].received)).erased:
-                bench.settle(found, items[0].received, idents)
+                bench.settle(found, items[0].received, items[0].received, idents)
         for number, item in enumerate(items):
             if item.written:
                 continue
@@ -158,7 +158,7 @@ class Ingest:
             if event is not None and bench.counted(found, item.idents, item.mark):
                 item.status = item.status or Status("duplicate", event.message_id)
                 continue
-            news = bench.settle(found, item.time, item.idents)
+            news = bench.settle(found, item.time, item.received, item.idents)
             profile = bench.profile(found)
             if event is None:
                 named = [teller(ident.kind, ident.value) for ident in item.idents if ident.value]

@@ -99,8 +99,8 @@ class Workbench:
         entry = self.entries.get(found.name.key)
         return entry if isinstance(entry, Profile) else found.profile
 
-    def settle(self, found: Resolution, time: float, idents: Sequence[Ident]) -> list[Accepted]:
-        """Take the customer up as `found` says; its merges, as events. `idents` are what named them."""
+    def settle(self, found: Resolution, time: float, received: float, idents: Sequence[Ident]) -> list[Accepted]:
+        """Take the customer up as `found` says; its merges, as events. `idents` are what named them at `time`."""
         if found.settled:
             return []
         key = found.name.key
@@ -131,7 +131,7 @@ class Workbench:
         apart = [teller(found.name.kind, found.name.value)]
         apart += [teller(strongest(source.profile), source.profile.id) for source in new]
         self.entries[key] = linked(found.profile, apart, time) if new else found.profile
-        return [_merged(source.profile.id, found.profile.id, time, idents) for source in new]
+        return [_merged(source.profile.id, found.profile.id, time, received, idents) for source in new]
 
     def pending(self) -> list[list[Ident]]:
         """Merges begun by others: the customer each goes to, and what is frozen on the way there."""
@@ -300,11 +300,11 @@ def _earlier(entry: Entry) -> tuple[Key, ...]:
     return tuple(entry.merged) if isinstance(entry, Profile) and entry.shared else ()
 
 
-def _merged(source: str, target: str, time: float, idents: Sequence[Ident]) -> Accepted:
+def _merged(source: str, target: str, time: float, received: float, idents: Sequence[Ident]) -> Accepted:
     """Who became part of whom, when, and by which identifiers that came together."""
     by = {ident.kind: ident.value for ident in idents if ident.value}
     said: dict[str, object] = {"from": source, "into": target, "by": by}
-    return Accepted(f"merge:{source}:{target}", time, time, target, "$merge", properties=said)
+    return Accepted(f"merge:{source}:{target}", time, received, target, "$merge", properties=said)
 
 
 def _keys(key: Key) -> tuple[str, str, str]:

@@ -99,6 +99,46 @@ def test_a_customer_who_saw_two_variants_is_counted_and_left_out(write_log: Writ
     assert "2 units saw two variants and are left out" in report.quality.flags
 
 
+def merged(before: str, after: str, at: float) -> dict[str, list[dict[str, Any]]]:
+    row = {"message_id": f"merge:{before}:{after}", "time": at, "customer": after, "event": "$merge"}
+    return {"events": [row | {"properties": f'{{"from":"{before}","into":"{after}"}}'}]}
+
+
+def test_a_visitor_who_logged_in_is_one_unit_with_all_that_both_did(write_log: Write) -> None:
+    logged_in = [
+        shown("v1", "one_page"),
+        bought("v1", 6.0, HOUR),
+        merged("v1", "v2", 2 * HOUR),
+        shown("v2", "one_page", at=3 * HOUR),
+        merged("v2", "u", 4 * HOUR),
+        shown("u", "one_page", at=5 * HOUR),
+        bought("u", 30.0, 6 * HOUR),
+    ]
+    report = analyze_experiment(QUESTION, [REVENUE], write_log(**together(*shop(), *logged_in)), as_of=NOW)
+    assert report.units == {"control": 2, "one_page": 3}
+    assert means(report, "revenue") == {"control": 5.0, "one_page": (20 + 10 + 36) / 3}
+    assert report.quality.crossovers == 0
+
+
+def test_a_variant_seen_before_the_login_and_another_after_it_are_one_crossover(write_log: Write) -> None:
+    crossed = [shown("v", "one_page"), merged("v", "u", HOUR), shown("u", "control", at=2 * HOUR)]
+    report = analyze_experiment(QUESTION, [REVENUE], write_log(**together(*shop(), *crossed)), as_of=NOW)
+    assert report.units == {"control": 2, "one_page": 2}
+    assert report.quality.crossovers == 1
+
+
+def test_a_tablet_that_merged_once_is_nobodys_later(write_log: Write) -> None:
+    tablet = [shown("tablet", "one_page"), merged("tablet", "u", HOUR), shown("tablet", "one_page", at=DAY)]
+    report = analyze_experiment(QUESTION, [REVENUE], write_log(**together(*shop(), *tablet)), as_of=NOW)
+    assert report.units == {"control": 2, "one_page": 4}
+
+
+def test_two_that_each_became_the_other_stay_two(write_log: Write) -> None:
+    raced = [shown("v", "one_page"), shown("w", "one_page"), merged("v", "w", HOUR), merged("w", "v", HOUR)]
+    report = analyze_experiment(QUESTION, [REVENUE], write_log(**together(*shop(), *raced)), as_of=NOW)
+    assert report.units == {"control": 2, "one_page": 4}
+
+
 def test_a_new_version_draws_the_units_anew(write_log: Write) -> None:
     old = [shown(who, "one_page", at=-DAY, version="1") for who in "abcd"]
     new = [shown(who, "control", version="2") for who in "ab"] + [shown(who, "one_page", version="2") for who in "cd"]
