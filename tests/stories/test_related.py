@@ -77,7 +77,8 @@ def test_a_channel_with_few_visitors_learns_from_the_others_and_keeps_what_is_it
 
     assert gap("web") == pytest.approx(0.7, abs=0.25)
     assert gap("desk") == pytest.approx(-0.7, abs=0.25)
-    assert -0.2 < gap("store") < gap("web")  # nobody clicked there: nothing of its own, most of the others
+    # Nobody clicked there, whichever of the two they saw: little of its own, most of the others.
+    assert gap("desk") + 0.1 < gap("store") < gap("web") - 0.1
     assert abs(gap("email")) < 0.5  # two channels say a, one says b
     share = {channel: of_a(visit(shop, channel, 30, {"a": 0.0, "b": 0.0}, draw)) for channel in ("web", "desk")}
     assert share["web"] > 0.9
@@ -104,7 +105,7 @@ def test_a_new_offer_starts_from_what_similar_ones_taught(open_shop: Any) -> Non
         seen = shop.explain("web", "hero", user_id="new")
         assert seen["policy"] != "hero@0"  # what was learnt is there with the offers, not a moment later
         shares = {one["offer"]: one["propensity"] for one in seen["candidates"]}
-    assert shares["tart"] > 0.1 > shares["nuts"] > 0
+    assert shares["tart"] > 0.05 > shares["nuts"] > 0
 
 
 def fast(shop: Any) -> Any:
