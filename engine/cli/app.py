@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -59,9 +59,10 @@ def say(text: str) -> None:
     out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def grid(*headers: str, title: str | None = None) -> Table:
-    """A table that breaks long words in a narrow terminal and never cuts them."""
-    return Table(*(Column(header, overflow="fold") for header in headers), title=title, title_justify="left")
+def grid(*headers: str, figures: Collection[str] = ()) -> Table:
+    """A table that breaks long words in a narrow terminal and never cuts them, its `figures` flush right."""
+    columns = (Column(name, overflow="fold", justify="right" if name in figures else "left") for name in headers)
+    return Table(*columns, box=None, pad_edge=False, header_style="bold")
 
 
 def complain(text: str) -> None:

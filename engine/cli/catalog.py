@@ -1,11 +1,14 @@
 """The growth team's verbs: what the YAML says, what a change of it does, who would get what."""
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import msgspec
 from cyclopts import Parameter
+from rich.markup import escape
 
 from engine.cli.app import AsJson, Data, Folder, Redis, app, at_store, complain, count, grid, out, print_json, say
 from engine.errors import BadInput, CatalogError, StoreUnavailable
@@ -49,9 +52,16 @@ def check(
     else:
         for regret in regrets:
             say(f"warning: {regret}")
+        drafts = [spec for spec in specs.experiments.values() if spec.status == "draft"]
         sizes = (
             count(len(of), noun)
-            for of, noun in ((plan.experiments, "experiment"), (plan.offers, "offer"), (plan.placements, "placement"))
+            for of, noun in (
+                (plan.experiments, "experiment"),
+                (drafts, "draft"),
+                (plan.offers, "offer"),
+                (plan.placements, "placement"),
+            )
+            if of is not drafts or drafts
         )
         say(f"{folder}: {', '.join(sizes)}. No problems, {count(len(regrets), 'warning')}. Plan {plan.version}.")
     return 0
@@ -93,13 +103,12 @@ def plan(
     if not found:
         say("Nothing changes that a customer could feel.")
         return 0
-    table = grid("", "what", "why", title=f"{old} → {new}")
+    say(f"{old} → {new}")
+    table = grid("", "what", "why")
     for change in sorted(found, key=lambda change: change.verdict != "unsafe"):
         style = "bold red" if change.verdict == "unsafe" else "green"
-        what = f"{change.key} {change.path}"
-        if change.old is not None or change.new is not None:
-            what += f": {change.old} → {change.new}"
-        table.add_row(f"[{style}]{change.verdict}[/]", what, change.reason)
+        what = " ".join((change.key, *filter(None, (change.path,)), *differences(change.old, change.new)))
+        table.add_row(f"[{style}]{change.verdict}[/]", escape(what), escape(change.reason))
     out.print(table)
     for move in moved:
         share = move.customers / len(sample)
@@ -136,12 +145,17 @@ def preview(
     if json:
         print_json(rows)
         return 0
-    table = grid("customer", "channel", "gets", "reason", "policy", "propensity", "candidates or payload")
+    among = key not in trial.experiments
+    table = grid(
+        "customer", "channel", "gets", "reason", "propensity", "policy" if among else "payload", figures=["propensity"]
+    )
     for row in rows:
         propensity = "-" if row.propensity is None else f"{row.propensity:.3f}"
-        policy = row.policy or "-"
-        table.add_row(row.customer, row.channel, row.gets or "-", row.reason, policy, propensity, row.detail)
+        last = (row.policy or "-") if among else row.detail
+        table.add_row(row.customer, row.channel, row.gets or "-", row.reason, propensity, escape(last))
     out.print(table)
+    for row in rows if among else ():
+        say(f"{row.customer} on {row.channel} among {row.detail}")
     return 0
 
 
@@ -206,24 +220,47 @@ def simulate(
     if json:
         print_json(result)
         return 0
-    title = f"{key}: {count(result.visits, 'visit')} of {count(result.customers, 'customer')}"
-    table = grid("outcome", "visits", "customers", "share", "value each", title=title)
+    say(f"{key}: {count(result.visits, 'visit')} of {count(result.customers, 'customer')}")
+    figures = ("visits", "customers", "share", "value each")
+    table = grid("outcome", *figures, figures=figures)
     for row in result.outcomes:
         table.add_row(row.outcome, f"{row.visits:,}", f"{row.customers:,}", f"{row.share:.1%}", f"{row.value:.2f}")
     out.print(table)
     if result.limits:
-        table = grid("stock or budget", "of", "redeemed", "held", "ran out", title="What is used up")
+        say("\nWhat is used up")
+        table = grid("stock or budget", "of", "redeemed", "held", "ran out", figures=["of", "redeemed", "held"])
         for limit in result.limits:
             whole = "not told" if limit.limit is None else f"{limit.limit:,g}"
             gone = "no" if limit.ran_out is None else f"{datetime.fromtimestamp(limit.ran_out, UTC):%Y-%m-%d %H:%M} UTC"
             table.add_row(f"{limit.pool} {limit.name}", whole, f"{limit.spent:,g}", f"{limit.held:,g}", gone)
         out.print(table)
     if result.kept:
-        table = grid("offer", "gate", "visits", title="What kept offers from being shown")
+        say("\nWhat kept offers from being shown")
+        table = grid("offer", "gate", "visits", figures=["visits"])
         for kept in result.kept:
             table.add_row(kept.offer, kept.gate, f"{kept.visits:,}")
         out.print(table)
     return 0
+
+
+def differences(old: object, new: object) -> Iterator[str]:
+    """What became of a value, as YAML in one line; of a mapping only the keys that differ."""
+    one, two = msgspec.to_builtins(old), msgspec.to_builtins(new)
+    if isinstance(one, dict) and isinstance(two, dict):
+        names = [name for name in one | two if one.get(name) != two.get(name)]
+        one, two = ({name: side[name] for name in names if name in side} for side in (one, two))
+    if old is not None or new is not None:
+        yield f"{_yaml(one)} → {_yaml(two)}"
+
+
+def _yaml(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_yaml(one)}" for name, one in value.items() if one is not None) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml, value))}]"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _learnt(settings: Settings, plan: "Plan", *, named: bool) -> "dict[str, Snapshot]":
@@ -279,7 +316,7 @@ def explain(
         return 0 if told.same else 1
     same = "the same answer" if told.same else f"another answer: {'; '.join(told.differences)}"
     say(f"{decision_id}, plan {told.plan}: made again, {same}.")
-    table = grid("", "key", "got", "reason", "propensity", "policy")
+    table = grid("", "key", "got", "reason", "propensity", "policy", figures=["propensity"])
     for row in told.logged:
         table.add_row(row.kind, row.key, row.variant or "-", row.reason, f"{row.propensity:.4f}", row.policy or "")
     out.print(table)
@@ -322,7 +359,7 @@ def coverage(
         return 0
     holes = [cell for cell in cells if cell.hole]
     say(f"{count(len(holes), 'hole')} in {count(len(cells), 'row')} of segment by stage by channel.")
-    table = grid("segment", "stage", "where", "customers", "without", "offers")
+    table = grid("segment", "stage", "where", "customers", "without", "offers", figures=["customers", "without"])
     for cell in cells if full else holes:
         where = f"{cell.placement} on {cell.channel}"
         names = ", ".join(cell.offers) or "none"

@@ -95,9 +95,10 @@ def simulate_environment(name: Name, paths: Sequence[Path], *, rounds: int, runs
     if json:
         print_json({"environment": name, "rounds": rounds, "runs": runs, "seed": seed, "policies": found})
         return 0
-    say(f"{name}: {count(rounds, 'round')}, {count(runs, 'run')} from seed {seed}. Regret is what always showing the")
-    say("best offer would have earned beyond what the policy's choices earned, by their true chances.")
-    table = grid("policy", "kind", "regret", "of uniform", "seconds")
+    say(f"{name}: {count(rounds, 'round')}, {count(runs, 'run')} from seed {seed}. Regret is what always showing")
+    say("the best offer would have earned beyond the policy's choices, by their true chances.")
+    figures = ("regret", "of uniform", "seconds")
+    table = grid("policy", "kind", *figures, figures=figures)
     for one in found:
         margin = "" if one.error is None else f" ± {one.error:,.1f}"
         table.add_row(one.policy, one.kind, f"{one.regret:,.1f}{margin}", f"{one.of_uniform:.0%}", f"{one.seconds:.2f}")

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from rich.table import Table
 
-from engine.cli.app import AsJson, Data, Folder, Log, app, complain, log_to_stderr, out, print_json, say
+from engine.cli.app import AsJson, Data, Folder, Log, app, complain, grid, log_to_stderr, out, print_json, say
 from engine.errors import BadInput
 from engine.settings import from_environment
 
@@ -78,9 +77,10 @@ def analyze(
                 "--covariate": covariate,
                 "--weights": weights,
                 "--partials": partials,
-                "--engine": engine,
             }
         )
+        if engine is not None:
+            raise BadInput(f"--engine {' '.join(engine)}: the log is read by DuckDB; leave it out, or name a --table")
     elif segment is not None or as_of is not None:
         raise BadInput("analyze --table: --segment and --as-of are of the log; leave them out")
     inference: dict[str, object] = {
@@ -201,7 +201,7 @@ def aa(
     if json:
         print_json({"ok": not failed, "checks": checks})
         return int(failed)
-    shown = Table("metric", "false positives", "coverage", "ok")
+    shown = grid("metric", "false positives", "coverage", "ok", figures=["false positives", "coverage"])
     for check in checks:
         cells = []
         for part in (check.false_positives, check.coverage):
@@ -275,7 +275,9 @@ def replay(
     ),
     campaign: Annotated[Literal["all", "men", "women"], Parameter(help="Which of its campaigns.")] = "all",
     rounds: Annotated[int, Parameter(help="How many of its rounds.")] = 10_000,
-    data: Data = None,
+    data: Annotated[
+        Path | None, Parameter(help="Where spool, store and log are kept; a folder that is removed by default.")
+    ] = None,
     port: Annotated[int, Parameter(help="The engine's port; a free one by default.")] = 0,
     json: AsJson = False,
 ) -> int:

@@ -1,0 +1,81 @@
+"""What the verbs print for people: whole words in eighty columns, values as the YAML says them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.cli.catalog import differences
+
+SHOP = Path(__file__).resolve().parents[2] / "experiments"
+
+
+def told(*words: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "engine", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout or done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (0.5, 0.7, ["0.5 → 0.7"]),
+        (None, "defined", ["nothing → defined"]),
+        (["DE"], ["DE", "AT"], ["[DE] → [DE, AT]"]),
+        (
+            {"kind": "uniform", "floor": 0.1, "pool": []},
+            {"kind": "uniform", "floor": 0.2, "pool": []},
+            ["{floor: 0.1} → {floor: 0.2}"],
+        ),
+        ({"country": "DE"}, {"country": "DE", "tier": {"$gte": 2}}, ["{} → {tier: {$gte: 2}}"]),
+        (None, None, []),
+    ],
+)
+def test_a_change_is_told_as_yaml_and_of_mappings_what_differs(old: object, new: object, line: list[str]) -> None:
+    assert list(differences(old, new)) == line
+
+
+def test_plan_names_the_keys_that_change(tmp_path: Path) -> None:
+    folder = shutil.copytree(SHOP, tmp_path / "new")
+    hero = folder / "home_hero.yaml"
+    hero.write_text(hero.read_text().replace("floor: 0.02", "floor: 0.02\n  pool: [channel]"))
+    shown = " ".join(told("plan", str(SHOP), str(folder)).split())
+    assert "unsafe home_hero policy {pool: []} →" in shown
+    assert "{pool: [channel]}" in shown
+    assert "PolicySpec" not in shown
+    assert "None of 10,000 customers moves." in shown
+
+
+def test_a_preview_keeps_every_name_whole_in_eighty_columns(tmp_path: Path) -> None:
+    customers = tmp_path / "customers.jsonl"
+    customers.write_text("\n".join(json.dumps({"user_id": f"customer-{index}"}) for index in range(9)))
+    words = ("preview", "home_hero", "--customers", str(customers), "--experiments", str(SHOP), "--data", str(tmp_path))
+    lines = told(*words).splitlines()
+    assert lines[0].split() == ["customer", "channel", "gets", "reason", "propensity", "policy"]
+    rows = json.loads(told(*words, "--json"))
+    for row, shown, detail in zip(rows, lines[1:10], lines[10:], strict=True):
+        assert shown.split()[:4] == [row["customer"], row["channel"], row["gets"], row["reason"]]
+        assert detail == f"{row['customer']} on {row['channel']} among {row['detail']}"
+
+
+def test_check_counts_drafts_apart(tmp_path: Path) -> None:
+    folder = shutil.copytree(SHOP, tmp_path / "shop")
+    assert "2 experiments, 10 offers" in told("check", str(folder))
+    variants = "variants: [{key: a, weight: 0.5}, {key: b, weight: 0.5}]"
+    (folder / "next.yaml").write_text(f"key: next\nstatus: draft\n{variants}\n")
+    assert "2 experiments, 1 draft, 10 offers" in told("check", str(folder))
+
+
+def test_the_log_has_one_engine() -> None:
+    assert "the log is read by DuckDB" in told("analyze", "hero_policy", "--engine", "spark", code=2)
