@@ -1,16 +1,18 @@
 """Learners with partitions of their own publish parts; what they know together is the sum of these."""
 
 import time
+from collections.abc import Mapping, Sequence
 from functools import reduce
 
 import structlog
 
 from engine.journal import snapshots, stream
-from engine.journal.snapshots import Header, aligned, bandit
-from engine.learn.rules import Rules
-from policies import dump, load, merge
+from engine.journal.snapshots import Header, Published, aligned, bandit
+from engine.learn.rules import Rule, Rules
+from policies import Bandit, dump, load, merge
 
 MARK = "/"  # no selection's key has it
+REST = f"{MARK}before"
 _log = structlog.get_logger(__name__)
 
 
@@ -28,16 +30,14 @@ def combine(client: stream.Client, rules: Rules) -> dict[str, int]:
     there = snapshots.headers(client)
     published: dict[str, int] = {}
     for key, rule in rules.of.items():
-        names = [name for name in there if name.startswith(key + MARK) and there[name].meaning == rule.meaning]
+        names = _of(there, key, rule)
         learnt = sum(there[name].learnt for name in names)
         current = there.get(key)
         newest = max((there[name].time for name in names), default=0.0)
         if not names or (current is not None and current.learnt == learnt and current.time >= newest):
             continue
-        prior = bandit(rule.selection)
-        found = [part for name in names if (part := snapshots.current(client, name)) is not None]
-        parts = [aligned(load(part.blob), rule.selection) for part in found]
-        blob = dump(reduce(lambda sum_, part: merge(part, sum_, prior), parts, prior))
+        found = _found(client, names)
+        blob = dump(_sum(found, rule))
         version = current.version + 1 if current else 1
         # Never older than its newest part by its header, whatever the clocks of two machines say.
         at = max(time.time(), *(part.header.time for part in found))
@@ -45,3 +45,39 @@ def combine(client: stream.Client, rules: Rules) -> dict[str, int]:
         if snapshots.publish(client, key, header, blob) == version:
             published[key] = version
     return published
+
+
+def keep_the_rest(client: stream.Client, rules: Rules) -> None:
+    """Publish as a part what a current snapshot knows beyond its parts: a learner of all partitions taught it.
+
+    For a learner of some partitions before it publishes anything, so that the sum does not begin again from nothing.
+    """
+    there = snapshots.headers(client)
+    for key, rule in rules.of.items():
+        current, names = there.get(key), _of(there, key, rule)
+        newest = max((there[name].time for name in names), default=0.0)
+        learnt = sum(there[name].learnt for name in names)
+        if current is None or current.meaning != rule.meaning or current.learnt == learnt or newest > current.time:
+            continue
+        name = key + REST
+        known = _found(client, [one for one in names if one != name])
+        whole = _found(client, [key])
+        blob = dump(merge(_sum(whole, rule), bandit(rule.selection), _sum(known, rule)))
+        version = there[name].version + 1 if name in there else 1
+        learnt = current.learnt - sum(part.header.learnt for part in known)
+        snapshots.publish(client, name, Header.of(version, time.time(), learnt, rule.meaning, blob), blob)
+        _log.info("kept what a learner of all partitions taught", key=key, version=current.version)
+
+
+def _of(there: Mapping[str, Header], key: str, rule: Rule) -> list[str]:
+    return [name for name in there if name.startswith(key + MARK) and there[name].meaning == rule.meaning]
+
+
+def _found(client: stream.Client, names: Sequence[str]) -> list[Published]:
+    return [part for name in names if (part := snapshots.current(client, name)) is not None]
+
+
+def _sum(parts: Sequence[Published], rule: Rule) -> Bandit:
+    prior = bandit(rule.selection)
+    policies = [aligned(load(part.blob), rule.selection) for part in parts]
+    return reduce(lambda sum_, policy: merge(policy, sum_, prior), policies, prior)

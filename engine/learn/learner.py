@@ -16,7 +16,7 @@ from engine.journal.snapshots import Header, aligned, store_errors
 from engine.learn.aliases import Aliases
 from engine.learn.breaker import Breaker, guards_of, trip_record
 from engine.learn.changes import Changes, change_record
-from engine.learn.combine import MARK, combine
+from engine.learn.combine import MARK, combine, keep_the_rest
 from engine.learn.early import Early
 from engine.learn.erase import without_erased
 from engine.learn.intake import Intake, Stamped
@@ -164,15 +164,31 @@ class Learner:
 
     def _start(self) -> stream.Reader:
         stream.refuse_eviction(self._client)
-        progress = self._state.progress()
-        if progress is None:
-            positions = {p: self._client.hget(stream.keys(p).positions, READER) for p in self._mine()}
-            progress = stream.Progress({p: _text(position) for p, position in positions.items() if position})
+        progress = self._where_to_begin()
+        if self._owned is not None:
+            keep_the_rest(self._client, self._rules)
         progress = progress.without_spools_before(int(time.time() * 1000) - _KEEP_MARKS_MS)
         self._reader = stream.Reader(self._client, READER, progress, partitions=self._partitions, only=self._owned)
         self._intake = Intake(progress, self._state.clocks())
         self._reader.commit(self._reader.progress)  # from now on nothing that is not read yet is trimmed
         return self._reader
+
+    def _where_to_begin(self) -> stream.Progress:
+        """Where our file ends, or beyond it where another learner had read a partition on: that has taught it."""
+        found = {p: self._client.hget(stream.keys(p).positions, READER) for p in self._mine()}
+        others = {p: _text(position) for p, position in found.items() if position}
+        mine = self._state.progress()
+        if mine is None:
+            return stream.Progress(others)
+        beyond = {
+            p: at
+            for p, at in others.items()
+            if stream.order(at) > stream.order(mine.positions.get(p, stream.BEGINNING))
+        }
+        if beyond:
+            _log.info("another learner had read on; its policies are taken over", partitions=sorted(beyond))
+        marks = {p: of_spools for p, of_spools in mine.marks.items() if p not in beyond}
+        return stream.Progress(mine.positions | beyond, marks)
 
     def _listen(self) -> None:
         """See what the store has; take over what others published in our place, by a rollback or a warm start."""

@@ -67,9 +67,12 @@ def over(policy: Bandit, selection: Selection) -> Bandit:
 
 
 def restarted(before: Learnt, policy: Bandit, meaning: str, learnt: float) -> Learnt:
-    """`policy` in the place of what was learnt; it knows what was taught until `learnt` on the clock, nothing since."""
+    """`policy` in the place of what was learnt; it knows what was taught until `learnt` on the clock, nothing since.
+
+    Where others taught it, that may be beyond our own clock, which goes on from there.
+    """
     gone = (*(span for span in before.forgotten if span[1] <= learnt), (learnt, before.learnt))
-    return Learnt(policy, meaning, before.version + 1, before.learnt, gone)
+    return Learnt(policy, meaning, before.version + 1, max(before.learnt, learnt), gone)
 
 
 def teach(

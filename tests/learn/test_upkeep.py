@@ -227,6 +227,18 @@ def test_learners_with_partitions_of_their_own_know_together_what_one_would(shop
     assert shop.version() == version
 
 
+def test_what_was_learnt_survives_every_change_of_who_learns_what(shop: Any) -> None:
+    plan, told = shop.plan, 0
+    for owners in ([None], [[0], [1]], [None], [[0], [1]], [[1], [0]], [None], [[0, 1]]):
+        for i in range(told, told + 12):
+            shop.send(*clicked(shop, f"d{i}", i, "abc"[i % 3], who=f"u{i}"))
+        told += 12
+        for owned in owners:
+            learn(shop.settings, lambda: plan, threading.Event(), once=True, owned=owned)
+        assert counts(shop) == dict.fromkeys("abc", (told / 3, told / 3)), owners
+    assert shop.aside() == {}
+
+
 def test_a_warm_start_from_the_log_knows_what_the_learner_knew(shop: Any) -> None:
     shop.send(*clicked(shop, "d1", 0), *clicked(shop, "d2", 60, "b"), *shop.shown("d3", 70, arm="c"))
     shop.send(*shop.shown("d4", 3 * HOUR, arm="c"))
