@@ -11,6 +11,8 @@ from engine.errors import BadInput
 from engine.settings import from_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.catalog import Plan
 
 Host = Annotated[str | None, Parameter(help="The address to listen on; this machine alone by default.")]
@@ -80,8 +82,9 @@ def learn(
 ) -> int:
     """Join rewards to decisions, update the policies, publish snapshots.
 
-    Learners with partitions of their own add up what they know. A reward then counts where the learner of its customer
-    is that of the decision, so visitors who log in elsewhere are better learnt by one learner.
+    One learner of all partitions is the rule. Learners with partitions of their own add up what they know, but each
+    joins rewards to its own decisions alone: what a visitor earns after logging in is a zero where the known customer
+    is another learner's, and a partition without a learner teaches nothing. Shadow prices are moved by that of 0.
     """
     from engine.catalog.watch import PlanWatch
     from engine.learn import learn as run
@@ -98,7 +101,10 @@ def learn(
     unknown = [number for number in partition or [] if not 0 <= number < settings.partitions]
     if unknown:
         raise BadInput(f"--partition {unknown[0]}: there are {settings.partitions}, from 0 on")
-    run(settings, current, stop_on_signals(), owned=partition)
+    owned = sorted(set(partition)) if partition else None
+    if owned and (others := sorted(set(range(settings.partitions)) - set(owned))):
+        complain(_alone(owned, others))
+    run(settings, current, stop_on_signals(), owned=owned)
     return 0
 
 
@@ -132,7 +138,9 @@ def demo(
     once: Annotated[bool, Parameter(negative="", help="End after the reports instead of serving on.")] = False,
     customers: Annotated[int, Parameter(help="How many simulated customers come.")] = 4000,
     port: Port = None,
-    data: Data = None,
+    data: Annotated[
+        Path | None, Parameter(help="Where its spool, store and log are kept, emptied first; ./.data/demo by default.")
+    ] = None,
 ) -> int:
     """A shop comes alive: simulated traffic over HTTP, learning, reports. Then keeps serving, unless --once."""
     from engine.demo import run
@@ -141,4 +149,15 @@ def demo(
     log_to_stderr()
     return run(
         from_environment(port=port, data=data or Path(".data/demo")), customers, once=once, stop=stop_on_signals()
+    )
+
+
+def _alone(owned: "Sequence[int]", others: "Sequence[int]") -> str:
+    """What a learner without these `others` does not do."""
+    mine, theirs = (", ".join(map(str, some)) for some in (owned, others))
+    paced = "" if 0 in owned else " Shadow prices are moved by the learner of partition 0."
+    return (
+        f"Learns of partition {mine} alone: {theirs} must have learners of their own, or nothing of them is learnt. A "
+        "reward counts only where customer and decision are in one learner's partitions; of a visitor who logged in "
+        f"meanwhile it may be a zero, in the log too. Without --partition one learner has them all.{paced}"
     )
