@@ -101,10 +101,10 @@ def learn(
     unknown = [number for number in partition or [] if not 0 <= number < settings.partitions]
     if unknown:
         raise BadInput(f"--partition {unknown[0]}: there are {settings.partitions}, from 0 on")
-    owned = sorted(set(partition)) if partition else None
+    owned, stop = sorted(set(partition)) if partition else None, stop_on_signals()
     if owned and (others := sorted(set(range(settings.partitions)) - set(owned))):
         complain(_alone(owned, others))
-    run(settings, current, stop_on_signals(), owned=owned)
+    run(settings, current, stop, owned=owned)
     return 0
 
 

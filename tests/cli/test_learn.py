@@ -8,9 +8,10 @@ EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
 def test_a_learner_of_some_partitions_names_the_others_and_what_it_cannot_join(tmp_path: Path, redis_url: str) -> None:
-    words = ["learn", "--partition", "2", "--partition", "1", "--experiments", str(EXPERIMENTS), "--data", str(tmp_path)]
+    two = ["learn", "--partition", "2", "--partition", "1"]
+    places = ["--experiments", str(EXPERIMENTS), "--data", str(tmp_path), "--redis", redis_url]
     with subprocess.Popen(
-        [sys.executable, "-m", "engine", *words, "--redis", redis_url], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "engine", *two, *places], stderr=subprocess.PIPE, text=True
     ) as learner:
         assert learner.stderr is not None
         said = learner.stderr.readline()
