@@ -11,13 +11,15 @@ from engine.catalog.plan import Plan
 from engine.catalog.rules import DAY
 from engine.decide.decision import DecideRequest, Decision, Standing, decide
 from engine.decide.gates import Gate
-from engine.decide.offers import Snapshot
+from engine.decide.offers import Choice, Snapshot
 from engine.decide.profile import CustomerIds, Profile
 from engine.hashing import uniform
 from engine.profiles.claims import Claim, Take
+from engine.profiles.paced import by_offer, moved, offers_of, pools_of, worth_of
 from engine.profiles.sample import Sampled
 from engine.profiles.trial import NO_SNAPSHOTS, channel_of, placement_of
 from engine.profiles.wanted import Where, claim_of
+from policies import Pacing
 
 Visit = tuple[float, DecideRequest, Profile]
 """When (s since 1970), what is asked, and the customer."""
@@ -131,11 +133,12 @@ def dry_run(
         plan: with the experiment or placement `key`.
         key: which of the two the visits ask for.
         traffic: in the order of their times.
-        stock: the levels by SKU; a SKU that is not told of never runs out.
+        stock: the levels by SKU; a SKU that is not told of never runs out. What must last has its shadow price, which
+            begins at 0 and moves as the learner moves it.
         redeemed: the share of those shown an offer who redeem it at once. The others' holds end as the offer says.
         snapshots: the learnt policies; by default none has learnt anything.
     """
-    ledger = _Ledger(plan, stock or {})
+    ledger, prices = _Ledger(plan, stock or {}), _Prices(plan, snapshots)
     seen: Counter[str] = Counter()
     who: defaultdict[str, set[str]] = defaultdict(set)
     values: defaultdict[str, float] = defaultdict(float)
@@ -143,6 +146,7 @@ def dry_run(
     number = 0
     for number, (now, request, profile) in enumerate(traffic, 1):
         standing = ledger.standing(profile.id, now)
+        standing = msgspec.structs.replace(standing, prices=prices.at(now, standing.pools))
         decision_id = f"dry-run-{number}"
         decision = decide(
             plan, snapshots, profile, request, now, decision_id=decision_id, standing=standing, trace=True
@@ -155,6 +159,7 @@ def dry_run(
             if choice.silent:
                 continue
             values[outcome] += choice.offer.spec.value
+            prices.saw(choice)
             claim = claim_of(plan, decision_id, placement, choice, Where(decision.channel, decision.zone, now))
             takes_it = choice.reason != "fallback" and uniform(decision_id, REDEMPTION) < redeemed
             told = choice.offer.limits.counters(REDEMPTION, decision.channel, plan.watched) if takes_it else []
@@ -229,3 +234,35 @@ class _Ledger:
             heapq.heappush(self._holds, (now + take.hold, pool, take.amount))
         if pool in self._whole and self._left(pool) < max(take.amount, take.least):
             self._ran_out.setdefault(pool, now)
+
+
+class _Prices:
+    """The shadow prices of what must last, as the learner would move them."""
+
+    def __init__(self, plan: Plan, snapshots: Mapping[str, Snapshot]) -> None:
+        self._pools = pools_of(plan)
+        self._of_offer = offers_of(self._pools)
+        self._selections = plan.policies
+        self._snapshots = snapshots
+        self._pacing: dict[str, Pacing] = {}
+        self._worth: defaultdict[str, list[float]] = defaultdict(list)
+
+    def at(self, now: float, left: Mapping[str, float]) -> dict[str, float]:
+        """The prices by offer at `now`, with so much of each pool left."""
+        for name, pool in self._pools.items():
+            if name in left and pool.begins <= now < pool.ends:
+                units = max(left[name], 0.0) / pool.take.amount
+                self._pacing[name] = moved(self._pacing.get(name), pool, units, now, self._worth.pop(name, []))
+            else:
+                self._pacing.pop(name, None)
+        return by_offer(self._pools, self._pacing)
+
+    def saw(self, choice: Choice) -> None:
+        """Take note of what showing a scarce offer was worth."""
+        key = (choice.policy or "").rpartition("@")[0]
+        selection = self._selections.get(key)
+        if selection is None or choice.offer.key not in self._of_offer:
+            return
+        policy = self._snapshots[key].policy if key in self._snapshots else selection.prior
+        for name in self._of_offer[choice.offer.key]:
+            self._worth[name].append(worth_of(selection, policy, choice.offer.key, choice.context))

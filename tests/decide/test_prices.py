@@ -24,9 +24,10 @@ OFFERS: dict[str, Any] = {
 }
 
 
-def shop(root: Path, *, value: bool = True) -> Plan:
+def shop(root: Path, *, value: bool = True, pace: bool = True) -> Plan:
     (root / "offers").mkdir()
-    for key, offer in OFFERS.items():
+    stock = {"stock": {"sku": "BAG", "pace": pace}}
+    for key, offer in (OFFERS | {"scarce": OFFERS["scarce"] | stock}).items():
         (root / "offers" / f"{key}.yaml").write_text(yaml.safe_dump({"key": key, "renderings": {"web": {}}} | offer))
     hero = {
         "key": "hero",

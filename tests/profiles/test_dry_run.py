@@ -3,15 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from engine.catalog import Plan
-from engine.decide.profile import Profile
+from engine.decide.decision import DecideRequest
+from engine.decide.profile import CustomerIds, Profile
 from engine.errors import BadInput
 from engine.journal.traffic import logged_requests
 from engine.profiles.dry_run import DryRun, Limit, asking, dry_run, visits
 from engine.profiles.sample import made_up
+from tests.decide import test_prices as scarce
 from tests.decide.test_offers import DAY, NOW, shop
 
 
@@ -85,3 +88,29 @@ def test_a_log_of_nothing_is_refused(tmp_path: Path) -> None:
 def test_what_nobody_took_is_not_told_as_used_up(tmp_path: Path) -> None:
     plan = shop(tmp_path, changed={"a": {"budget": {"amount": 5}, "audience": {"country": "DE"}}, "b": {}})
     assert tried(plan, 10).limits == []
+
+
+def test_a_stock_that_must_last_has_a_price_and_lasts(tmp_path: Path) -> None:
+    plan = scarce.shop(tmp_path)
+    offer = plan.offers["scarce"]
+    tastes = np.random.default_rng(5).random(scarce.CUSTOMERS).tolist()
+    times = np.linspace(scarce.NOW, offer.end, scarce.CUSTOMERS, endpoint=False).tolist()
+    traffic = []
+    for i, (now, taste) in enumerate(zip(times, tastes, strict=True)):
+        who, context = CustomerIds(user_id=f"u{i}"), {"taste": taste}
+        asked = DecideRequest(customer=who, channel="web", placements=["hero"], context=context)
+        traffic.append((now, asked, Profile(f"u{i}", f"u{i}")))
+
+    def come(plan: Plan) -> DryRun:
+        return dry_run(plan, "hero", traffic, stock={"BAG": scarce.STOCK}, snapshots=scarce.learnt(plan))
+
+    paced = come(plan)
+    (tmp_path / "greed").mkdir()
+    greedy = come(scarce.shop(tmp_path / "greed", pace=False))
+    (lasted,), (gone,) = paced.limits, greedy.limits
+    assert gone.ran_out is not None
+    assert gone.ran_out < times[len(times) // 2]
+    assert lasted.ran_out is None or lasted.ran_out > times[9 * len(times) // 10]
+    assert lasted.spent > 0.9 * scarce.STOCK
+    assert ("scarce", "price") in {(one.offer, one.gate) for one in paced.kept}
+    assert "price" not in {one.gate for one in greedy.kept}
