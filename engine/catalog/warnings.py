@@ -6,6 +6,7 @@ from itertools import combinations
 from math import ceil, sqrt
 from statistics import NormalDist
 
+from engine.catalog.missing import missing
 from engine.catalog.spec import ExperimentSpec, MetricSpec
 from engine.catalog.specs import Specs
 from engine.catalog.validate import Found
@@ -34,7 +35,7 @@ def warnings(specs: Specs, now: float) -> list[Problem]:
         if offers == 1:
             message = "is one offer, so there is nothing to choose or learn; name a second"
             found.append(Problem(specs.files[selection.key], "offers", message))
-    found += _fallbacks(specs)
+    found += [*_fallbacks(specs), *missing(specs)]
     return sorted(found)
 
 

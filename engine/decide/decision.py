@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -165,7 +166,8 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
     ids = request.customer
     attributes = attributes_of(profile, now)
     tell(attributes, request.context)
-    attributes |= {"id": profile.id, "channel": request.channel, **clock(now)}
+    zone = zone_of(attributes, plan.zone)
+    attributes |= {"id": profile.id, "channel": request.channel, **clock(now, zone)}
     store = request.context.get("store")
     subject = Subject(
         units={
@@ -191,7 +193,6 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
                 answers[name] = ExperimentAnswer(None, None, "unknown")
     choices: dict[str, Choice] = {}
     offers: dict[str, OfferAnswer] = {}
-    zone = zone_of(attributes, plan.zone)
     facts = Facts(profile, attributes, request.channel, now, zone, standing.counts, standing.pools, standing.prices)
     silence = _silence(plan, facts)
     for placement in request.placements:
@@ -324,7 +325,7 @@ def _own(tree: dict[str, object], name: str) -> dict[str, object]:
     return mine
 
 
-def clock(now: float) -> dict[str, object]:
-    """Hour (0 to 24, with its fraction) and weekday (Monday 0) in UTC, for features and conditions."""
-    day = now // 86_400
-    return {"hour": (now - day * 86_400) / 3600, "weekday": int(day + 3) % 7}
+def clock(now: float, zone: str = "UTC") -> dict[str, object]:
+    """Hour (0 to 24, with its fraction) and weekday (Monday 0) where the customer is, for features and conditions."""
+    local = datetime.fromtimestamp(now, ZoneInfo(zone))
+    return {"hour": local.hour + local.minute / 60 + local.second / 3600, "weekday": local.weekday()}

@@ -8,6 +8,7 @@ import msgspec
 from engine.catalog.plan import Plan
 from engine.decide.assign import Subject, assign
 from engine.decide.decision import clock, tell
+from engine.decide.moments import zone_of
 from engine.decide.profile import Profile, attributes
 
 
@@ -25,7 +26,7 @@ def moves(old: Plan, new: Plan, sample: Iterable[Profile], now: float) -> list[M
     keys = sorted({*old.experiments, *new.experiments})
     counts: dict[str, Counter[tuple[str, str]]] = {key: Counter() for key in keys}
     for profile in sample:
-        subject = subject_of(profile, now)
+        subject = subject_of(profile, now, new.zone)
         for key in keys:
             before, after = _variant(old, key, subject, now), _variant(new, key, subject, now)
             if before != after:
@@ -33,8 +34,8 @@ def moves(old: Plan, new: Plan, sample: Iterable[Profile], now: float) -> list[M
     return [Move(key, before, after, number) for key in keys for (before, after), number in counts[key].most_common()]
 
 
-def subject_of(profile: Profile, now: float, context: Mapping[str, object] | None = None) -> Subject:
-    """A customer as assignment sees them; their device and store are taken from `context`."""
+def subject_of(profile: Profile, now: float, zone: str, context: Mapping[str, object] | None = None) -> Subject:
+    """A customer as assignment sees them; their device and store are taken from `context`, `zone` is the shop's."""
     context = context or {}
     known = attributes(profile, now)
     tell(known, context)
@@ -46,7 +47,7 @@ def subject_of(profile: Profile, now: float, context: Mapping[str, object] | Non
             "store": store if isinstance(store, str) else None,
         },
         names=frozenset((profile.id,)),
-        attributes={**known, "id": profile.id, **clock(now)},
+        attributes={**known, "id": profile.id, **clock(now, zone_of(known, zone))},
         sticky=profile.sticky,
     )
 

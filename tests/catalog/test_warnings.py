@@ -142,3 +142,55 @@ def test_many_placements_with_one_fallback_are_told_once_each() -> None:
     found = warnings(specs(channels=channels, **shop, **offers), NOW)
     assert [problem.file for problem in found] == [f"shop/{key}.yaml" for key in keys[1:]]
     assert "also that of p0, p1, p2 and 3 more on web" in found[-1].message
+
+
+@pytest.mark.parametrize(
+    ("audience", "told_of"),
+    [
+        ({"recency_days": {"$lte": 30}}, ["audience.recency_days"]),
+        ({"basket": {"$gte": 0}}, ["audience.basket"]),
+        ({"$not": {"satisfaction.ces": {"$lt": 3}}}, ["audience.satisfaction.ces"]),
+        ({"$or": [{"age": {"$lt": 18}}, {"age": {"$gt": 60}}]}, ["audience.age"]),
+        ({"recency_days": {"$lte": 30, "$exists": True}}, []),
+        ({"$and": [{"age": {"$exists": True}}, {"age": {"$lt": 18}}]}, []),
+        ({"age": {"$gte": 18, "$lt": 30}}, []),
+        ({"loyalty.tier": {"$lte": 1}, "hour": {"$lt": 11}}, []),
+        ({"since": {"$lt": "2026-01-01"}, "country": {"$ne": "DE"}}, []),
+    ],
+)
+def test_a_comparison_that_strangers_pass_is_told(audience: Json, told_of: list[str]) -> None:
+    found = told(experiment("x", **GOOD, audience=audience))
+    assert found == [("x.yaml", path) for path in told_of]
+
+
+def test_comparisons_of_every_kind_of_condition_are_looked_at() -> None:
+    asked = {"age": {"$lt": 18}}
+    selection = {
+        "key": "hero",
+        "placement": "hero",
+        "offers": ["one", "two"],
+        "policy": {"kind": "uniform"},
+        "reward": {"metric": "click"},
+        "fallback": "plain",
+        "weights": [{"when": asked, "offers": ["one"], "weight": 2}],
+    }
+    moment = {"key": "now", "trigger": {"when": asked}, "audience": asked, "placements": ["hero"], "offers": ["one"]}
+    files = {f"offers/{key}": {"key": key, "renderings": {"web": {}}} for key in ("two", "plain")}
+    found = warnings(
+        specs(
+            channels={"channels": [{"key": "web"}], "placements": [{"key": "hero", "channels": ["web"]}]},
+            hero=selection,
+            moments={"moments": [moment]},
+            segments={"segments": [{"key": "young", "condition": asked}]},
+            **files,
+            **{"offers/one": {"key": "one", "renderings": {"web": {}}, "audience": asked}},
+        ),
+        NOW,
+    )
+    assert [(problem.file, problem.path) for problem in found] == [
+        ("shop/hero.yaml", "weights[0].when.age"),
+        ("shop/moments.yaml", "moments[0].audience.age"),
+        ("shop/moments.yaml", "moments[0].trigger.when.age"),
+        ("shop/offers/one.yaml", "audience.age"),
+        ("shop/segments.yaml", "segments[0].condition.age"),
+    ]

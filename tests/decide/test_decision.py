@@ -117,6 +117,25 @@ def test_an_experiment_that_began_after_the_login_has_no_crossover() -> None:
         assert any(found) is told
 
 
+@pytest.mark.parametrize(
+    ("timezone", "moment", "hour", "weekday"),
+    [
+        (None, "2026-07-05T22:30:00+00:00", 0.5, 0),  # the shop's: Berlin, where it is Monday
+        ("Asia/Kolkata", "2026-07-05T22:30:00+00:00", 4.0, 0),
+        ("Nowhere/Land", "2026-12-06T22:30:00+00:00", 23.5, 6),
+        ("America/New_York", "2026-07-05T22:30:00+00:00", 18.5, 6),
+    ],
+)
+def test_the_hour_is_the_customers(timezone: str | None, moment: str, hour: float, weekday: int) -> None:
+    audience = {"hour": {"$gte": hour - 0.01, "$lt": hour + 0.01}, "weekday": weekday}
+    shop = replace(plan(experiment("local", audience=audience)), zone="Europe/Berlin")
+    profile = Profile("u", "u", traits={"timezone": Trait(timezone, 0.0)} if timezone else {})
+    request = DecideRequest(customer=CustomerIds(user_id="u"), channel="web", experiments=["local"])
+    now = datetime.fromisoformat(moment).timestamp()
+    assert decide(shop, {}, profile, request, now).answer.experiments["local"].reason == "assigned"
+    assert decide(shop, {}, profile, request, now + 3600).answer.experiments["local"].reason == "audience"
+
+
 def test_an_experiment_of_another_channel_says_so() -> None:
     of = plan(experiment("x", channels=["web"]))
     request = DecideRequest(customer=CustomerIds(user_id="u"), channel="app", experiments=["x"])
