@@ -67,28 +67,34 @@ def _order_statistics(
     engine: Engine, kept: ir.Table, usable: dict[str, tuple[int, float]], level: float
 ) -> dict[str, tuple[float, float]]:
     """The outer values 1.96 of the level's own standard errors below and above the quantile, per variant."""
+    sizes: dict[int, list[str]] = {}
+    for name, (n, _) in usable.items():
+        sizes.setdefault(n, []).append(name)
     wanted = {}
-    for index, (name, (n, _)) in enumerate(usable.items()):
+    for index, (n, names) in enumerate(sizes.items()):
         reach = _Z * math.sqrt(level * (1 - level) / n)
         ranks = max(math.floor(n * (level - reach)) - 1, 0), min(math.ceil(n * (level + reach)), n - 1)
         for side, rank in zip(("low", "high"), ranks, strict=True):
-            wanted[f"{side}{index}"] = kept["x"].quantile(rank / (n - 1), where=kept["variant"] == name)
-    row = engine.rows(kept.aggregate(**wanted))[0]
-    ends = [float(value or 0.0) for value in row]
-    return {name: (ends[2 * index], ends[2 * index + 1]) for index, name in enumerate(usable)}
+            wanted[f"{side}{index}"] = kept["x"].quantile(rank / (n - 1), where=kept["variant"].isin(names))
+    at = {n: index for index, n in enumerate(sizes)}
+    ends = {str(row[0]): row[1:] for row in engine.rows(kept.group_by("variant").aggregate(**wanted))}
+    found = {}
+    for name, (n, _) in usable.items():
+        low, high = ends[name][2 * at[n] : 2 * at[n] + 2]
+        found[name] = float(low or 0.0), float(high or 0.0)
+    return found
 
 
 def _inflation(
     engine: Engine, kept: ir.Table, usable: dict[str, tuple[int, float]], level: float
 ) -> dict[str, tuple[int, float]]:
     """Units per variant, and the clustered over the independent variance of the share at or below the quantile."""
-    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
-
-    below = ibis.cases(*((kept["variant"] == name, kept["x"] <= q) for name, (_, q) in usable.items()), else_=None)
-    flagged = kept.select("variant", "unit", below=below.cast("float64"))
+    own = kept.group_by("variant").aggregate(q=kept["x"].quantile(level))
+    flagged = kept.inner_join(own, "variant")
+    flagged = flagged.select("variant", "unit", below=(flagged["x"] <= flagged["q"]).cast("float64"))
     per_unit = flagged.group_by("variant", "unit").aggregate(below=flagged["below"].sum(), rows=flagged.count())
     share = Measure("share", "ratio", Term("below", "rows"))
-    per_variant = groups(engine, per_unit.filter(per_unit["below"].notnull()), ("variant",), [share])
+    per_variant = groups(engine, per_unit, ("variant",), [share])
     result = {}
     for name, (n, _) in usable.items():
         moments = per_variant[(name,)].moments["share"]

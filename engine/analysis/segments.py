@@ -14,13 +14,14 @@ from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.multiplicity import benjamini_hochberg
 from engine.analysis.quadrature import legendre
 from engine.analysis.report import SegmentEffect, SegmentReport
-from engine.analysis.sequential import asymptotic_multiplier
+from engine.analysis.sequential import asymptotic_multiplier, group_multiplier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.analysis.effects import Settings
     from engine.analysis.metrics import Measure
+    from engine.analysis.moments import Floats
 
 SCALE = 4.0  # of the prior's median spread between segments, in their mean standard error
 
@@ -75,9 +76,12 @@ def _one(
 
 def _stretch(settings: Settings, units: int) -> float:
     """By how much the method's intervals are wider than at a single look."""
-    if settings.method != "sequential":
-        return 1.0
-    return asymptotic_multiplier(units, settings.planned, settings.alpha) / normal_quantile(1 - settings.alpha / 2)
+    bound: float | None = None
+    if settings.method == "sequential":
+        bound = asymptotic_multiplier(units, settings.planned, settings.alpha)
+    if settings.method == "group_sequential":
+        bound = group_multiplier(units, settings.planned, settings.looks, settings.spending, settings.alpha)
+    return bound / normal_quantile(1 - settings.alpha / 2) if bound else 1.0
 
 
 def shrink(estimates: Sequence[float], errors: Sequence[float], alpha: float, *, stretch: float = 1.0) -> list[Effect]:
@@ -93,8 +97,6 @@ def shrink(estimates: Sequence[float], errors: Sequence[float], alpha: float, *,
         alpha: one minus the intervals' coverage, on average over segments.
         stretch: by how much wider than at a single look the intervals are.
     """
-    from scipy.special import ndtr  # noqa: PLC0415 # see distributions
-
     y, s = np.asarray(estimates, dtype=float), np.asarray(errors, dtype=float)
     x, w = legendre()
     share = (x + 1) / 2
@@ -111,15 +113,31 @@ def shrink(estimates: Sequence[float], errors: Sequence[float], alpha: float, *,
     sds = np.sqrt(keep * s**2 + (1 - keep) ** 2 / total[:, None])
     middle = weight @ means
     spread = np.sqrt(weight @ (sds**2 + (means - middle) ** 2))
-    ends = []
-    for level in (alpha / 2, 1 - alpha / 2):
-        low, high = middle - 40 * spread, middle + 40 * spread
-        for _ in range(60):
-            between = (low + high) / 2
-            below = weight @ ndtr((between - means) / sds) > level
-            low, high = np.where(below, low, between), np.where(below, between, high)
-        ends.append(middle + stretch * ((low + high) / 2 - middle))
+    ends = [
+        middle + stretch * (_quantile(level, weight, means, sds, middle, spread) - middle)
+        for level in (alpha / 2, 1 - alpha / 2)
+    ]
     return [
         Effect(float(value), float(low), float(high), float(sd))
         for value, low, high, sd in zip(middle, *ends, spread, strict=True)
     ]
+
+
+def _quantile(level: float, weight: Floats, means: Floats, sds: Floats, middle: Floats, spread: Floats) -> Floats:
+    """Where each mixture of normals has `level` of it below, by Newton's steps held within a bracket."""
+    from scipy.special import ndtr  # noqa: PLC0415 # see distributions
+
+    low, high = middle - 40 * spread, middle + 40 * spread
+    at = middle + normal_quantile(level) * spread
+    for _ in range(60):
+        z = (at - means) / sds
+        excess = weight @ ndtr(z) - level
+        low, high = np.where(excess > 0, low, at), np.where(excess > 0, at, high)
+        with np.errstate(divide="ignore", invalid="ignore"):  # far out the density is zero, and the middle is taken
+            step = at - excess / (weight @ (np.exp(-z * z / 2) / sds)) * math.sqrt(2 * math.pi)
+        after = np.where((low <= step) & (step <= high), step, (low + high) / 2)
+        done = np.all(np.abs(after - at) <= 1e-9 * spread)  # of a step whose error is the square of the last
+        at = after
+        if done:
+            break
+    return at

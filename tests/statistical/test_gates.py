@@ -109,21 +109,23 @@ def covers(found: object, truth: float) -> bool:
 
 @pytest.mark.parametrize(("segments", "between"), [(3, 0.0), (3, 1.0), (10, 0.5), (10, 2.0)])
 def test_shrunken_effects_cover_where_an_estimated_spread_would_not(segments: int, between: float) -> None:
-    rng, runs = np.random.default_rng(24), 300
-    ours, plugged = 0, 0
-    for _ in range(runs):
+    rng = np.random.default_rng(24)
+    ours = plugged = 0
+    few = RUNS // 5  # of what is wrong by far
+    for run in range(RUNS):
         errors = rng.uniform(0.5, 1.5, segments)
         truth = rng.normal(1.0, between, segments)
         seen = truth + rng.normal(0, errors)
         for effect, value in zip(shrink(seen.tolist(), errors.tolist(), 0.05), truth, strict=True):
             ours += effect.low <= value <= effect.high
-        mean, tau, error = pooled(seen.tolist(), errors.tolist())
-        keep = tau**2 / (tau**2 + errors**2)
-        reach = 1.96 * np.sqrt(keep * errors**2 + (1 - keep) ** 2 * error**2)
-        plugged += int((np.abs(keep * seen + (1 - keep) * mean - truth) <= reach).sum())
-    assert ours / runs / segments >= 0.925
+        if run < few:
+            mean, tau, error = pooled(seen.tolist(), errors.tolist())
+            keep = tau**2 / (tau**2 + errors**2)
+            reach = 1.96 * np.sqrt(keep * errors**2 + (1 - keep) ** 2 * error**2)
+            plugged += int((np.abs(keep * seen + (1 - keep) * mean - truth) <= reach).sum())
+    assert ours / RUNS / segments >= 0.925
     if between:
-        assert plugged < ours
+        assert plugged / few < ours / RUNS
 
 
 def test_gates_stay_quiet_under_daily_looks() -> None:

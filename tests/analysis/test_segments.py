@@ -1,0 +1,39 @@
+"""Effects by segment are as wide as the method that the report is read by."""
+
+import math
+
+import numpy as np
+import pytest
+
+from engine.analysis.aggregate import Group
+from engine.analysis.compare import Evidence
+from engine.analysis.effects import Method, Settings
+from engine.analysis.estimate import Effect
+from engine.analysis.metrics import parse_measure
+from engine.analysis.moments import from_sample
+from engine.analysis.segments import by_segment
+from engine.analysis.sequential import asymptotic_multiplier, group_multiplier
+
+RNG = np.random.default_rng(51)
+PARTS = {
+    part: Evidence("a", {side: Group(500, {"y": from_sample(RNG.normal(5, 1, (500, 1)))}) for side in "ab"})
+    for part in ("x", "y", "z")
+}
+
+
+def reach(method: Method) -> float:
+    """How far the first shrunken interval goes from its middle, which lies a little off the estimate."""
+    settings = Settings(method, planned=2000)
+    (found,) = by_segment("part", [parse_measure("mean:y")], ["b"], PARTS, settings)
+    effect = found.effects[0].shrunken
+    assert isinstance(effect, Effect)
+    return effect.high - effect.low
+
+
+@pytest.mark.parametrize("method", ["sequential", "group_sequential"])
+def test_looks_widen_the_shrunken_intervals_too(method: Method) -> None:
+    bounds = {
+        "sequential": asymptotic_multiplier(3000, 2000, 0.05),
+        "group_sequential": group_multiplier(3000, 2000, 5, "obrien_fleming", 0.05) or math.nan,
+    }
+    assert reach(method) / reach("fixed") == pytest.approx(bounds[method] / 1.959963984540054, rel=1e-6)
