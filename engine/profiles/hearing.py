@@ -2,24 +2,34 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from engine.catalog.limits import CONFIRMS, RELEASES
-from engine.catalog.plan import Offer, Plan
+from engine.catalog.limits import Cap as Limit
+from engine.catalog.plan import Moment, Offer, Plan
 from engine.decide.moments import zone_of
 from engine.decide.profile import attributes
 from engine.profiles.claims import Claim, Claims
 from engine.profiles.events import Event, Status, customer_ids, occurred
 from engine.profiles.prefetched import held
 from engine.profiles.store import ProfileStore
-from engine.profiles.wanted import Where, cap_at, claim_id, takes_of
+from engine.profiles.wanted import Where, cap_at, claim_id, once, takes_of
 
 REDEMPTION = "redemption"
 
 Batch = Sequence[Event | Status]
 
 
+class _Redeemed(NamedTuple):
+    """An offer that is redeemed, its caps on redemptions, and the moments that brought it, with when they began."""
+
+    offer: Offer
+    caps: list[Limit]
+    moments: list[tuple[Moment, float]]
+
+
 async def admit(store: ProfileStore, claims: Claims, plan: Plan, batch: Batch, now: float) -> Batch:
-    """The batch, in which redemptions that a cap does not allow any more are refused.
+    """The batch, in which redemptions that a cap, or a moment that is once, does not allow any more are refused.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
@@ -70,20 +80,45 @@ async def _admitted(
 ) -> Event | Status:
     if isinstance(item, Status) or not _redeems(item):
         return item
-    offers = await _offers(store, plan, item)
-    limited = [offer for offer in offers if any(_of_redemptions(cap.counter) for cap in offer.limits.all_caps)]
-    if not limited:
+    about = [one for one in await _about(store, plan, item) if one.caps or one.moments]
+    if not about:
         return item
     found = await store.fetch(customer_ids(item), now)
     zone = zone_of(attributes(found.profile, now), plan.zone)
     where = Where(item.channel or "", zone, occurred(item, now))
-    for offer in limited:
-        caps = [cap_at(cap, where) for cap in offer.limits.all_caps if _of_redemptions(cap.counter)]
+    for offer, limits, moments in about:
+        caps = [cap_at(cap, where) for cap in limits]
+        caps += [cap for moment, began in moments for cap in once(moment, where, began)]
         counters = offer.limits.counters(REDEMPTION, item.channel, plan.watched)
         (denial,) = await claims.claim(found.key, [Claim(f"{item.message_id}:{offer.key}", caps, counters)], where.now)
         if denial is not None:
             return Status("rejected", item.message_id, f"offer: {offer.key} was redeemed as often as it may be")
     return item
+
+
+async def _about(store: ProfileStore, plan: Plan, event: Event) -> list[_Redeemed]:
+    """The offers that a redemption is about, each with what limits it."""
+    single = {
+        moment.key: moment
+        for moments in plan.moments.values()
+        for moment in moments
+        if moment.counter is not None and _of_redemptions(moment.counter)
+    }
+    shown = await held(store.wire, event.decision_id) if event.decision_id and single else None
+    offered = shown.offers.values() if shown else ()
+    came = {offer: (single[moment], began) for offer, moment, began in offered if moment in single}
+    found = []
+    for offer in await _offers(store, plan, event):
+        limits = [cap for cap in offer.limits.all_caps if _of_redemptions(cap.counter)]
+        by = [came[offer.key]] if offer.key in came else []
+        if shown is None and not any(offer.key in selection.arms for selection in plan.policies.values()):
+            by = [
+                (one, 0.0)
+                for one in single.values()
+                if one.spec.once and one.spec.once.per != "occurrence" and offer.key in one.spec.offers
+            ]
+        found.append(_Redeemed(offer, limits, by))
+    return found
 
 
 async def _offers(store: ProfileStore, plan: Plan, event: Event) -> list[Offer]:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from engine.catalog.limits import Cap as Limit
-from engine.catalog.plan import Offer, Plan
+from engine.catalog.plan import Moment, Offer, Plan
 from engine.catalog.spec import seconds
 from engine.decide.gates import window_start
 from engine.decide.moments import once_since
@@ -32,11 +32,10 @@ def claim_of(plan: Plan, decision_id: str, placement: str, choice: Choice, where
     caps = [cap_at(cap, where) for cap in limits.caps.get(where.channel, ())]
     counters = list(limits.exposed.get(where.channel, ()))
     if choice.moment is not None:
-        caps += [
-            Cap(moment.counter, 1, once_since(moment, where.now, where.zone, choice.began))
-            for moment in plan.moments.get((where.channel, placement), ())
-            if moment.key == choice.moment and moment.counter is not None
-        ]
+        moments = plan.moments.get((where.channel, placement), ())
+        for moment in moments:
+            if moment.key == choice.moment:
+                caps += once(moment, where, choice.began)
     takes = takes_of(choice.offer)
     return Claim(claim_id(decision_id, choice.offer.key), caps, counters, takes) if caps or counters or takes else None
 
@@ -44,6 +43,11 @@ def claim_of(plan: Plan, decision_id: str, placement: str, choice: Choice, where
 def cap_at(cap: Limit, where: Where) -> Cap:
     """A cap with the moment from which it counts."""
     return Cap(cap.counter, cap.count, window_start(cap, where.now, where.zone))
+
+
+def once(moment: Moment, where: Where, began: float) -> list[Cap]:
+    """What keeps a moment that began then from coming a second time; nothing where it may."""
+    return [Cap(moment.counter, 1, once_since(moment, where.now, where.zone, began))] if moment.counter else []
 
 
 def takes_of(offer: Offer) -> list[Take]:

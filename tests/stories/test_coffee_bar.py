@@ -54,6 +54,26 @@ def test_a_birthday_drink_once_a_year_on_app_or_till(open_shop: Any) -> None:
         assert shop.offer("app", "board", user_id="ada") == "birthday_drink"
 
 
+@pytest.mark.parametrize("by_code", [False, True])
+def test_two_drinks_shown_at_once_are_redeemed_once(open_shop: Any, *, by_code: bool) -> None:
+    shop = open_shop(SHOP)
+    with at("2026-11-22", "12:00"):
+        shop.identify({"birthday": "1990-11-22"}, user_id="ada")
+        shop.consent("marketing", user_id="ada")
+        shown = [shop.decide(channel, "board", user_id="ada") for channel in ("app", "store")]
+        assert {decision["offers"]["board"]["offer"] for decision in shown} == {"birthday_drink"}
+        told = {"properties": {"offer": "birthday_drink"}} if by_code else {}
+        ids = [{} if by_code else {"decision_id": decision["decision_id"]} for decision in shown]
+        app, store = (
+            shop.tell("redemption", user_id="ada", channel=channel, **told, **one)
+            for channel, one in zip(("app", "store"), ids, strict=True)
+        )
+        assert (app, store) == ("accepted", "rejected")
+    with at("2027-11-22", "12:00"):
+        again = shop.decide("store", "board", user_id="ada")
+        assert shop.tell("redemption", user_id="ada", channel="store", decision_id=again["decision_id"]) == "accepted"
+
+
 def test_who_did_not_consent_gets_the_menu_and_the_reason_is_kept(open_shop: Any) -> None:
     shop = open_shop(SHOP, workers=1)
     with at("2026-11-22", "12:00"):
