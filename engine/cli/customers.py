@@ -146,10 +146,13 @@ async def _export(redis: str, customer: str) -> "Export | None":
 
 async def _erase(redis: str, customer: str) -> set[str]:
     from engine.profiles.store import ProfileStore
+    from engine.service.repeats import forget
 
     store = ProfileStore.open(redis, timeout=SECONDS)
     try:
         gone = await store.erase(customer)
+        ids = {customer, *(value for values in gone.values() for value in values)}
+        await forget(store.wire, ids)
     finally:
         await store.close()
-    return {customer, *(value for values in gone.values() for value in values)}
+    return ids

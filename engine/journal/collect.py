@@ -6,7 +6,8 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import structlog
 from redis.exceptions import RedisError
 
-from engine.errors import StoreUnavailable
+from engine.errors import JournalError, StoppedError, StoreUnavailable
 from engine.journal import compact, erase, erase_heard, parquet, publish, ship, spool, stream
 from engine.journal.records import (
     AnyRecord,
@@ -31,6 +32,7 @@ from engine.settings import Settings
 _READER = "collector"
 _IDLE = 0.05
 _TELL_SECONDS = 5.0
+_FORGET_SECONDS = 2.0
 _KEEP_MARKS_MS = 7 * 86_400_000
 _PATIENCE = 30.0
 _PACK = 4096
@@ -175,8 +177,12 @@ def collect(
     said = False
     while True:
         with publish.only_collector(settings.log) as alone:
-            if alone:
-                return _Collector(settings, client, flush_seconds, flush_records).run(stop, drained)
+            if alone is not None and alone():
+                try:
+                    return _Collector(settings, client, flush_seconds, flush_records, alone).run(stop, drained)
+                except _LogGoneError:
+                    _log.error("the log was deleted or moved away; a new one begins", log=str(settings.log))
+                    continue
         if drained and drained.done():
             return Summary({}, 0, drained.finish())
         if stop.wait(_IDLE * 4):
@@ -186,9 +192,21 @@ def collect(
             said = True
 
 
+class _LogGoneError(Exception):
+    """The log that was collected into is not there any more."""
+
+
 class _Collector:
-    def __init__(self, settings: Settings, client: stream.Client, flush_seconds: float, flush_records: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        client: stream.Client,
+        flush_seconds: float,
+        flush_records: int,
+        alone: Callable[[], bool],
+    ) -> None:
         self._log_dir = settings.log
+        self._alone = alone
         self._client = client
         self._flush_seconds = flush_seconds
         self._flush_records = flush_records
@@ -202,6 +220,13 @@ class _Collector:
         self._told = -_TELL_SECONDS
 
     def run(self, stop: threading.Event, drained: "_Drain | None") -> Summary:
+        """Collect until `stop`, or until all is `drained`; the erased are looked for beside that, or at the end."""
+        if drained is not None:
+            return self._run(stop, drained)
+        with _forgetting(self._client, self._log_dir):
+            return self._run(stop, None)
+
+    def _run(self, stop: threading.Event, drained: "_Drain | None") -> Summary:
         ready = False
         ending: float | None = None
         compacted = time.monotonic()
@@ -218,6 +243,7 @@ class _Collector:
                     self._pending.take(delivery)
                 self._flush(force=not deliveries and (drained is not None or stop.is_set()))
                 if not deliveries and drained and drained.done():
+                    erase_heard.forget_logged(self._client, self._log_dir)
                     return self._summary(drained.finish())
             except (RedisError, OSError) as error:
                 if drained:
@@ -240,6 +266,8 @@ class _Collector:
         if progress != self._committed and (
             force or self._pending.count >= self._flush_records or now - self._flushed >= self._flush_seconds
         ):
+            if not self._alone():
+                raise _LogGoneError
             self._written += self._pending.write(self._log_dir, progress)
             self._committed = progress
             self._flushed = now
@@ -248,7 +276,6 @@ class _Collector:
             self._reader.commit(self._committed)
             stream.publish_collected(self._client, self._committed)
             stream.trim(self._client, list(self._committed.positions))
-            erase_heard.forget_logged(self._client, self._log_dir)
             self._told = now
 
     def _compact(self) -> None:
@@ -261,6 +288,30 @@ class _Collector:
         for lost in self._reader.lost:
             _log.error("the store lost records before they were collected", **lost._asdict())
         return Summary(dict(self._written), len(self._reader.lost), waiting)
+
+
+@contextmanager
+def _forgetting(client: stream.Client, log: Path) -> Iterator[None]:
+    """Look for the erased in the log, in a thread of its own, for as long as the block lasts."""
+    done = threading.Event()
+
+    def run() -> None:
+        forgetter = erase_heard.Forgetter(client, log, done)
+        while not done.wait(_FORGET_SECONDS):
+            try:
+                forgetter.step(time.time())
+            except StoppedError:
+                return
+            except (RedisError, OSError, JournalError) as error:
+                _log.warning("cannot look for erased customers in the log; it is done later", error=str(error))
+
+    thread = threading.Thread(target=run, name="forgetting")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 class _Drain:

@@ -1,24 +1,31 @@
 """Takes people out of the Parquet log, and keeps what of them is still on its way from coming in."""
 
 import functools
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import time
+import uuid
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from pathlib import Path
+from threading import Event
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import structlog
 
 from engine.erasures import KEPT, digest
+from engine.errors import StoppedError
 from engine.journal import parquet, publish
 from engine.journal.parquet import Table
 
-__all__ = ["digest", "erase_customers", "remember", "without_erased"]
+__all__ = ["digest", "erase_customers", "files_of", "id_of", "read", "remember", "remove", "without_erased"]
 
 Keep = Callable[[pa.RecordBatch | pa.Table], pa.Array]
+FileId = tuple[str, int, int]
+PAUSE, LONGEST_PAUSE = 0.05, 2.0
+_log = structlog.get_logger(__name__)
 
 
-def erase_customers(log: Path, ids: set[str], now: float) -> int:
+def erase_customers(log: Path, ids: Collection[str], now: float) -> int:
     """Remove all rows of the customers or devices `ids`, and what came before `now` and is still to come.
 
     The rewards of their decisions go with them; so does what is in quarantine and has one of the ids in it. The log
@@ -28,14 +35,70 @@ def erase_customers(log: Path, ids: set[str], now: float) -> int:
         The number of rows removed.
     """
     remember(log, {digest(identifier): now for identifier in ids})
-    decisions = _decisions_of(log, ids)
+    return remove(log, ids)
+
+
+def remove(log: Path, ids: Collection[str], free: Container[FileId] = (), stop: Event | None = None) -> int:
+    """Take all rows of `ids` out of the files of the log, but for those that are known to be `free` of them.
+
+    Each file is written anew beside the collector and is a commit of its own, so that nobody waits for all of them.
+
+    Returns:
+        The number of rows removed.
+
+    Raises:
+        StoppedError: if `stop` was set before the end.
+    """
+    decisions: set[str] = set()
+    for path in files_of(log, "decisions", free, stop):
+        found = read(path, ["decision_id", "customer", "device"])
+        decisions.update(found.filter(pc.invert(_others(found, "decisions", ids, ())))["decision_id"].to_pylist())
     removed = 0
     for table in reversed(parquet.TABLES):  # rewards before the decisions that say whose they are
         keep = functools.partial(_others, table=table, ids=ids, decisions=decisions)
-        for day in sorted((log / table).glob("day=*")):
-            if any(_count(_files(day), table, keep).values()):
-                removed += _rewrite(log, table, day, keep)
+        if table != "rewards" or decisions:
+            removed += sum(_rewrite(log, table, path, keep) for path in files_of(log, table, free, stop))
     return removed
+
+
+def files_of(log: Path, table: Table, free: Container[FileId], stop: Event | None) -> Iterator[Path]:
+    """The files of a table that are not known to be `free` of whom is looked for; at last those that came meanwhile.
+
+    Raises:
+        StoppedError: if `stop` was set before the end.
+    """
+    seen: set[FileId] = set()
+    fresh = True
+    while fresh:
+        fresh = False
+        for path in sorted((log / table).glob("day=*/*.parquet")):
+            if stop is not None and stop.is_set():
+                raise StoppedError(StoppedError.__doc__)
+            this = id_of(path)
+            if this is not None and this not in seen and this not in free:
+                seen.add(this)
+                fresh = True
+                yield path
+
+
+def id_of(path: Path) -> FileId | None:
+    """What tells a file of the log from what stands there after it; None if it is gone."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return str(path), stat.st_ino, stat.st_mtime_ns
+
+
+def read(path: Path, columns: list[str]) -> pa.Table:
+    """The columns of a file; no rows where it is gone meanwhile, into another, or cannot be read."""
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except FileNotFoundError:
+        pass
+    except (pa.ArrowException, OSError) as error:
+        _log.error("a file of the log cannot be read; restore it from a backup", path=str(path), error=str(error))
+    return pa.table({name: pa.array([], pa.string()) for name in columns})
 
 
 def remember(log: Path, erased: Mapping[str, float]) -> None:
@@ -43,7 +106,9 @@ def remember(log: Path, erased: Mapping[str, float]) -> None:
     oldest = max(erased.values(), default=0.0) - KEPT
 
     def change(before: publish.Checkpoint) -> publish.Change:
-        return publish.Change(erased={one: at for one, at in before.erased.items() if at > oldest} | dict(erased))
+        latest = {one: max(at, before.erased.get(one, at)) for one, at in erased.items()}
+        after = {one: at for one, at in before.erased.items() if at > oldest} | latest
+        return publish.Change() if after == before.erased else publish.Change(erased=after)
 
     publish.commit(log, change)
 
@@ -63,51 +128,45 @@ def without_erased(batch: pa.RecordBatch, erased: dict[str, float]) -> pa.Record
     return batch.filter(pa.array(keep))
 
 
-def _decisions_of(log: Path, ids: set[str]) -> set[str]:
-    decisions: set[str] = set()
-    for path in (log / "decisions").glob("day=*/*.parquet"):
-        found = pq.read_table(path, columns=["decision_id", "customer", "device"], partitioning=None)
-        decisions.update(
-            found.filter(pc.invert(_others(found, "decisions", ids, decisions)))["decision_id"].to_pylist()
-        )
-    return decisions
+def _rewrite(log: Path, table: Table, path: Path, keep: Keep) -> int:
+    """Put a file without those rows in the place of `path`; how many they were."""
+    columns = [name for name in ("customer", "device", "decision_id", "body") if name in parquet.SCHEMAS[table].names]
+    prepared = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    pause = PAUSE
+
+    def put(hidden: Path) -> None:
+        prepared.replace(hidden)
+
+    while True:
+        before = id_of(path)
+        found = read(path, columns)
+        count: int = found.num_rows - (pc.sum(keep(found)).as_py() or 0)
+        if not count:
+            return 0
+        same = True
+
+        def change(_: publish.Checkpoint, before: FileId | None = before) -> publish.Change:
+            nonlocal same
+            same = id_of(path) == before  # else it was compacted, or is clean already
+            return publish.Change({path: put}) if same else publish.Change()
+
+        try:
+            parquet.copy(prepared, table, [path], keep)
+            if publish.commit(log, change, wait=False):
+                return count
+        except FileNotFoundError:
+            same = False
+        finally:
+            prepared.unlink(missing_ok=True)
+        if not same:
+            return 0  # it is looked for again
+        time.sleep(pause)  # somebody reads: the collector is not to wait for that too
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _rewrite(log: Path, table: Table, day: Path, keep: Keep) -> int:
-    removed = 0
-
-    def change(_: publish.Checkpoint) -> publish.Change:
-        nonlocal removed
-        counts = _count(_files(day), table, keep)  # again: compaction may have replaced the files meanwhile
-        removed = sum(counts.values())
-        return publish.Change(
-            {
-                path: functools.partial(parquet.copy, table=table, sources=[path], keep=keep)
-                for path, count in counts.items()
-                if count
-            }
-        )
-
-    publish.commit(log, change)
-    return removed
-
-
-def _count(files: list[Path], table: Table, keep: Keep) -> dict[Path, int]:
-    """How many rows of each file are not to be kept."""
-    names = [name for name in ("customer", "device", "decision_id", "body") if name in parquet.SCHEMAS[table].names]
-    counts: dict[Path, int] = {}
-    for path in files:
-        with suppress(FileNotFoundError):
-            found = pq.read_table(path, columns=names, partitioning=None)
-            counts[path] = found.num_rows - (pc.sum(keep(found)).as_py() or 0)
-    return counts
-
-
-def _files(day: Path) -> list[Path]:
-    return sorted(day.glob("*.parquet"))
-
-
-def _others(rows: pa.RecordBatch | pa.Table, table: Table, ids: set[str], decisions: set[str]) -> pa.Array:
+def _others(
+    rows: pa.RecordBatch | pa.Table, table: Table, ids: Collection[str], decisions: Collection[str]
+) -> pa.Array:
     """For each row whether it is of others."""
     match table:
         case "rewards":

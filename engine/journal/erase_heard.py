@@ -1,22 +1,35 @@
 """Forgets here whoever was erased elsewhere: a server knows neither every learner's files nor where the log is."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import structlog
+from redis import Redis, RedisCluster
+from redis.exceptions import ResponseError
 
 from engine.erasures import STREAM, digest
-from engine.journal import publish
-from engine.journal.erase import erase_customers, remember
+from engine.journal import stream
+from engine.journal.erase import FileId, files_of, id_of, read, remember, remove
 from engine.journal.erase_pending import erase_pending
+from engine.journal.parquet import Table
 from engine.journal.records import QuarantineRecord, RewardRecord, decode
 from engine.journal.stream import BEGINNING, Client, Position
 
 _HEARD = ".erasures"
 _PIECE = 1000
+_SLACK = 5.0
+_OTHERS = 1_000_000  # names that are known to be of others, so that they are not digested for every file
+_NAMING: dict[Table, list[str]] = {
+    "decisions": ["customer", "device"],
+    "exposures": ["customer"],
+    "events": ["customer"],
+}
+_log = structlog.get_logger(__name__)
 _TOLD = "INSERT INTO erased VALUES (?, ?) ON CONFLICT DO UPDATE SET at = max(at, excluded.at)"
 
 
@@ -45,7 +58,7 @@ def forget_pending(client: Client, data: Path, since: Position) -> Position:
 
 
 def forget_logged(client: Client, log: Path) -> int:
-    """Take out of the log who was erased since this was last called for it; the number of rows removed.
+    """Take out of the log who was erased since this was last finished for it; the number of rows removed.
 
     Killed halfway, it is done again by the next call.
 
@@ -53,17 +66,74 @@ def forget_logged(client: Client, log: Path) -> int:
         redis.RedisError: if the store does not answer. Nothing is skipped by calling again.
         OSError: if the disk takes no more.
     """
-    place = log / _HEARD
-    news, position = _hear(client, place.read_text() if place.is_file() else BEGINNING)
-    if not news:
-        return 0
-    remember(log, news)
-    names = {name for name in _logged(log) if digest(name) in news}
-    removed = erase_customers(log, names, max(news.values())) if names else 0
-    prepared = place.with_suffix(".tmp")
-    prepared.write_text(position)
-    prepared.replace(place)
-    return removed
+    return Forgetter(client, log).step(time.time())
+
+
+class Forgetter:
+    """Takes the erased out of the log, and at last out of the file that the store keeps its writes in.
+
+    `step` it again and again; all that were erased since the last time are looked for together.
+    """
+
+    def __init__(self, client: Client, log: Path, stop: Event | None = None) -> None:
+        self._client = client
+        self._log = log
+        self._stop = stop
+        self._place = log / _HEARD
+        self._heard = self._place.read_text() if self._place.is_file() else BEGINNING
+        self._settles: list[tuple[float, Position]] = []
+
+    def step(self, now: float) -> int:
+        """Look for who was erased since the last step; the number of rows removed. `now` is in seconds since 1970.
+
+        Raises:
+            redis.RedisError: if the store does not answer. Nothing is skipped by calling again.
+            OSError: if the disk takes no more.
+            StoppedError: if it was told to stop before the end.
+        """
+        news, position = _hear(self._client, self._heard)
+        removed = 0
+        if news:
+            remember(self._log, news)
+            names, free = _logged(self._log, news, self._stop)
+            removed = remove(self._log, names, free, self._stop) if names else 0
+            self._heard = position
+            self._settles.append((max(news.values()), position))
+        self._settle(now)
+        return removed
+
+    def _settle(self, now: float) -> None:
+        """Of whom the store has nothing left its file has nothing either, once it is written anew; then it is done."""
+        settled = [one for one in self._settles if one[0] + _SLACK < now]
+        if not settled:
+            return
+        if stream.holds_before(self._client, max(at for at, _ in settled)) or not _written_anew(self._client):
+            return
+        prepared = self._place.with_suffix(".tmp")
+        prepared.write_text(settled[-1][1])
+        prepared.replace(self._place)
+        self._settles = [one for one in self._settles if one not in settled]
+
+
+def _written_anew(client: Client) -> bool:
+    """Whether every node of the store that keeps its writes in a file begins it anew, or cannot be told to."""
+    for node in _nodes(client):
+        if not node.info("persistence").get("aof_enabled"):
+            continue
+        try:
+            node.bgrewriteaof()
+        except ResponseError as error:
+            if "in progress" in str(error):
+                return False
+            _log.warning("the store's append-only file keeps who was erased until it is written anew", error=str(error))
+    return True
+
+
+def _nodes(client: Client) -> Iterator[Redis]:
+    if isinstance(client, RedisCluster):
+        yield from (node.redis_connection for node in client.nodes_manager.nodes_cache.values())
+    else:
+        yield client
 
 
 def _hear(client: Client, since: Position) -> tuple[Mapping[str, float], Position]:
@@ -96,15 +166,23 @@ def _customers(db: sqlite3.Connection) -> Iterator[str]:
                 yield record.customer
 
 
-def _logged(log: Path) -> Iterator[str]:
-    """Whom the log names."""
-    with publish.reading(log):
-        for table, columns in (
-            ("decisions", ["customer", "device"]),
-            ("exposures", ["customer"]),
-            ("events", ["customer"]),
-        ):
-            for path in sorted((log / table).glob("day=*/*.parquet")):
-                found = pq.read_table(path, columns=columns, partitioning=None)
-                for column in columns:
-                    yield from filter(None, pc.unique(found[column]).to_pylist())
+def _logged(log: Path, news: Collection[str], stop: Event | None) -> tuple[set[str], set[FileId]]:
+    """Whom of these digests the log names, and the files that name none of them."""
+    names: set[str] = set()
+    free: set[FileId] = set()
+    others: set[int] = set()
+    for table, columns in _NAMING.items():
+        for path in files_of(log, table, (), stop):
+            this, found = id_of(path), read(path, columns)
+            given = {name for column in columns for name in pc.unique(found[column]).to_pylist() if name is not None}
+            here = set()
+            for name in given:
+                if hash(name) not in others:
+                    if digest(name) in news:
+                        here.add(name)
+                    elif len(others) < _OTHERS:
+                        others.add(hash(name))
+            names |= here
+            if this is not None and not here:
+                free.add(this)
+    return names, free

@@ -32,6 +32,7 @@ def erase_pending(data: Path, ids: Collection[str], now: float) -> int:
     asked = msgspec.json.encode(list(ids)).decode()
     for path in sorted((data / "learn").glob("*.sqlite")):
         with closing(sqlite3.connect(path, isolation_level=None, timeout=30.0)) as db:
+            db.execute("PRAGMA secure_delete = on")
             db.execute("BEGIN IMMEDIATE")
             decisions = {id_ for (id_,) in db.execute(_DECISIONS, [asked])}
             removed += sum(db.execute(statement, [asked]).rowcount for statement in _STATEMENTS)
@@ -42,6 +43,7 @@ def erase_pending(data: Path, ids: Collection[str], now: float) -> int:
             db.execute("DELETE FROM erased WHERE at < ?", [now - KEPT])
             db.executemany("INSERT OR REPLACE INTO erased VALUES (?, ?)", [(digest(name), now) for name in ids])
             db.execute("COMMIT")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return removed
 
 

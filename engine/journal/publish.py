@@ -83,7 +83,7 @@ def commit(log: Path, change: Callable[[Checkpoint], Change], *, wait: bool = Tr
             with _locked(log / ".reading.lock", needed=replaced, wait=wait):
                 prepared.replace(log / _CHECKPOINT)
                 _complete(log)
-        except OSError as error:
+        except Exception as error:
             for temporary in hidden.values():
                 temporary.unlink(missing_ok=True)
             if isinstance(error, BlockingIOError) and not wait:
@@ -152,16 +152,27 @@ def reading(log: Path) -> Iterator[None]:
 
 
 @contextmanager
-def only_collector(log: Path) -> Iterator[bool]:
-    """True for the one process that may collect into this log; False while there is another."""
+def only_collector(log: Path) -> Iterator[Callable[[], bool] | None]:
+    """For the one process that may collect into this log whether it still may; None while there is another.
+
+    It may not any more once the log was deleted or moved away: another may have begun in its place.
+    """
     log.mkdir(parents=True, exist_ok=True)
-    with (log / ".collector.lock").open("ab") as lock:
+    path = log / ".collector.lock"
+    with path.open("ab") as lock:
+
+        def alone() -> bool:
+            try:
+                return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+            except OSError:
+                return False
+
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
+            yield None
         else:
-            yield True
+            yield alone
 
 
 @contextmanager

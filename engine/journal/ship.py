@@ -21,8 +21,6 @@ AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
 
 _SCRIPT = Path(__file__).with_name("ship.lua").read_text(encoding="utf-8")
 _SHA = hashlib.sha1(_SCRIPT.encode()).hexdigest()  # noqa: S324 (the name by which Redis knows a script)
-_SEGMENT_SECONDS = 60.0
-"""A segment goes whole: this bounds how long a record, of the erased too, stays in it after it was collected."""
 _FINISH = 3.0
 _PATIENCE = 2.0
 _log = structlog.get_logger(__name__)
@@ -116,13 +114,20 @@ class Shipment:
 
 
 class Shipper:
-    """Runs beside the worker's requests on its event loop: `run` it as a task; at the end `stop` it, await the task."""
+    """Runs beside the worker's requests on its event loop: `run` it as a task; at the end `stop` it, await the task.
 
-    def __init__(self, own: spool.Spool, url: str, *, interval: float = 0.05, scan: float = 5.0) -> None:
+    A segment goes whole, so one is begun every `life` seconds: no record, of the erased too, stays in one for longer
+    than that after it was collected.
+    """
+
+    def __init__(
+        self, own: spool.Spool, url: str, *, interval: float = 0.05, scan: float = 5.0, life: float = 60.0
+    ) -> None:
         self._own = own
         self._url = url
         self._interval = interval
         self._scan = scan
+        self._life = life
         self._shipment = Shipment(own.path)
         self._adopted: list[tuple[Shipment, int]] = []
         self._stopping = asyncio.Event()
@@ -195,7 +200,7 @@ class Shipper:
 
     async def _tidy(self, client: AsyncClient) -> None:
         await self._shipment.tidy(client)
-        old = _SEGMENT_SECONDS * len(spool.segments_of(self._own.path))  # few, while nobody collects
+        old = self._life * len(spool.segments_of(self._own.path))  # few, while nobody collects
         if self._own.size and time.monotonic() - self._rolled_at > old:
             self._own.roll()
             self._rolled_at = time.monotonic()

@@ -187,12 +187,19 @@ def forget_spools(client: Client, before: Progress, after: Progress) -> None:
 
 
 def trim(client: Client, partitions: list[int]) -> None:
-    """Remove the entries that every registered reader has committed past; the one it stands on stays."""
+    """Remove the entries that every registered reader has committed."""
     for partition in partitions:
         names = keys(partition)
         positions = [value.decode() if isinstance(value, bytes) else value for value in client.hvals(names.positions)]
         if positions:
-            client.xtrim(names.stream, minid=min(positions, key=order), approximate=False)
+            milliseconds, count = min(map(order, positions))
+            client.xtrim(names.stream, minid=f"{milliseconds}-{count + 1}", approximate=False)
+
+
+def holds_before(client: Client, time: float) -> bool:
+    """Whether a stream still has an entry from before `time`, in seconds since 1970."""
+    last = f"{int(time * 1000)}"
+    return any(client.xrange(keys(int(one)).stream, max=last, count=1) for one in client.smembers(PARTITIONS))
 
 
 def forget_reader(client: Client, name: str) -> None:

@@ -2,6 +2,7 @@ PRAGMA journal_mode = wal;
 PRAGMA synchronous = full;
 PRAGMA busy_timeout = 10000;
 PRAGMA cache_size = -65536;
+PRAGMA secure_delete = on;
 
 -- One row per offer that a policy chose, from the decision until no event can change what was learnt of it.
 CREATE TABLE IF NOT EXISTS pending (

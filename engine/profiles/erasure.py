@@ -17,6 +17,7 @@ from engine.profiles.claims import Counts, times
 from engine.profiles.entries import TOMBSTONE, Entry, Frozen, Gone, Pointer, read
 from engine.profiles.identity import HOPS
 from engine.profiles.keys import Hasher, Key
+from engine.profiles.prefetched import forget
 from engine.profiles.wire import Values, Wire, script
 from engine.profiles.workbench import MERGES
 
@@ -74,6 +75,7 @@ async def erase(wire: Wire, hash_: Hasher, rules: ProfileRules, value: str, now:
                 if (name := keys.normal(kind, value))
             )
         )
+        await forget(wire, {value})
         return {}
     key, profile = found
     ids: dict[IdKind, list[str]] = {kind: profile.ids[kind] for kind in KINDS if kind in profile.ids}
@@ -83,6 +85,7 @@ async def erase(wire: Wire, hash_: Hasher, rules: ProfileRules, value: str, now:
     for source, target in (await merging(wire)).items():
         if target == key:
             await _tombstone(wire, source, b"M" + key.encode(), rules)
+    await forget(wire, {value, profile.id, *given})
     return ids
 
 

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import msgspec
+
 from engine.catalog.plan import Plan
 from engine.decide.decision import Decision
 from engine.decide.gates import Gate
@@ -47,12 +49,7 @@ class Granting:
         lost: dict[str, dict[str, Gate]] = {}
         got: dict[str, Claim] = {}
         for attempt in range(ROUNDS + 1):
-            where = Where(decision.channel, decision.zone, now)
-            wanted = {
-                placement: claim
-                for placement, choice in decision.choices.items()
-                if (claim := claim_of(plan, decision.answer.decision_id, placement, choice, where)) is not None
-            }
+            wanted = self.wanted(plan, decision, now)
             stale = [got.pop(name) for name in got.keys() - {claim.id for claim in wanted.values()}]
             fresh = {placement: claim for placement, claim in wanted.items() if claim.id not in got}
             if not fresh and not stale:
@@ -70,6 +67,15 @@ class Granting:
                 self._note(claim, denial)
             decision = again(lost)
         return decision
+
+    def wanted(self, plan: Plan, decision: Decision, now: float) -> dict[str, Claim]:
+        """What a decision must be granted before it may be seen, by placement."""
+        where = Where(decision.channel, decision.zone, now)
+        return {
+            placement: claim
+            for placement, choice in decision.choices.items()
+            if (claim := claim_of(plan, decision.answer.decision_id, placement, choice, where)) is not None
+        }
 
     async def see(
         self, plan: Plan, waiting: Prefetched, decision_id: str, keys: Iterable[str], now: float
@@ -109,7 +115,8 @@ def to_remember(decision: Decision, key: Key, waits: Sequence[str]) -> Prefetche
     }
     if not offers and not waits:
         return None
-    who = decision.who if waits else None
-    return Prefetched(
-        decision.answer.customer, list(waits), key, offers, decision.channel, decision.zone, decision.unit, who
-    )
+    told = Prefetched("", list(waits), key, offers, decision.channel, decision.zone)
+    if not waits:
+        return told
+    customer = decision.answer.customer
+    return msgspec.structs.replace(told, customer=customer, unit=decision.unit, who=decision.who)

@@ -1,20 +1,23 @@
 """Decisions of which more will be heard, kept for a day: asked for ahead of being seen, or with limited offers."""
 
+from collections.abc import Collection
+
 import msgspec
 
 from engine.decide.profile import CustomerIds
-from engine.profiles.keys import Key
+from engine.profiles.entries import Gone, read
+from engine.profiles.keys import Key, slot
 from engine.profiles.wire import Values, Wire
 
 LIFE = 86_400
 
 
 class Prefetched(msgspec.Struct, frozen=True, array_like=True):
-    """For whom it was decided, and the experiments and placements that wait to be seen (none: they were at once).
+    """For whom it was decided, and the experiments and placements that wait to be seen.
 
-    `key` is where the customer's claims are; `offers` are those by placement that must be claimed yet or heard of
-    again, with the moment of truth and when it began. `who` names a customer who was not seen yet, and `unit` is what
-    their variants hang on.
+    Where none waits, as they were seen at once, it does not say for whom. `key` is where the customer's claims are;
+    `offers` are those by placement that must be claimed yet or heard of again, with the moment of truth and when it
+    began. `who` names a customer who was not seen yet, and `unit` is what their variants hang on.
     """
 
     customer: str
@@ -32,12 +35,17 @@ _decode = msgspec.msgpack.Decoder(Prefetched).decode
 
 
 async def hold(wire: Wire, decision_id: str, prefetched: Prefetched) -> None:
-    """Keep a decision until it is seen.
+    """Keep a decision until it is seen; not where its customer was erased meanwhile.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
     await wire.send("SET", _key(decision_id), _encode(prefetched), "EX", LIFE)
+    if not prefetched.customer:
+        return
+    erased: bool = await wire.get([slot(prefetched.key)], _erased)
+    if erased:  # and `forget` may have looked before
+        await wire.send("DEL", _key(decision_id))
 
 
 async def held(wire: Wire, decision_id: str) -> Prefetched | None:
@@ -48,6 +56,24 @@ async def held(wire: Wire, decision_id: str) -> Prefetched | None:
     """
     found: Prefetched | None = await wire.get([_key(decision_id)], _read)
     return found
+
+
+async def forget(wire: Wire, ids: Collection[str]) -> None:
+    """Let go of what waits to be seen by the customers of these ids, who are erased. Looks at all that waits.
+
+    Raises:
+        StoreUnavailable: if Redis does not answer in time.
+    """
+    async for names in wire.scan(_key("*")):
+        values = await wire.get(names, list) if names else []
+        for name, value in zip(names, values, strict=True):
+            of = None if value is None else _decode(value)
+            if of is not None and (of.customer in ids or of.unit in ids):
+                await wire.send("DEL", name)
+
+
+def _erased(values: Values) -> bool:
+    return isinstance(read(values[0]), Gone)
 
 
 def _read(values: Values) -> Prefetched | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -11,13 +11,14 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
 from engine.errors import StoreUnavailable
 
 IN_FLIGHT = 2
 READS = 512
 WRITES = 128
+SCANNED = 1000
 
 T = TypeVar("T")
 Argument = bytes | str | int | float
@@ -106,6 +107,23 @@ class Wire:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._writes.add(_Write(("EVALSHA", script.sha, len(keys), *keys, *arguments), script, future))
         return future
+
+    async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
+        """The keys that look like `pattern`, some at a time; what is there all the while is among them.
+
+        Raises:
+            StoreUnavailable: if the store does not answer in time.
+        """
+        found: list[str] = []
+        try:
+            async for key in self.client.scan_iter(match=pattern, count=SCANNED):
+                found.append(key.decode())
+                if len(found) == READS:
+                    yield found
+                    found = []
+        except (RedisError, OSError) as error:
+            raise _unavailable(error) from error
+        yield found
 
     async def close(self) -> None:
         """Close the connections."""
@@ -203,10 +221,14 @@ class _Lane(Generic[T]):
             self._flush()
 
 
+def _unavailable(error: Exception) -> StoreUnavailable:
+    return StoreUnavailable(f"Redis: {type(error).__name__}: {error}; is it up and writable?")
+
+
 def _fail(futures: "Sequence[asyncio.Future[T]]", error: Exception) -> None:
     for future in futures:
         if not future.done():
-            problem = StoreUnavailable(f"Redis: {type(error).__name__}: {error}; is it up and writable?")
+            problem = _unavailable(error)
             problem.__cause__ = error
             future.set_exception(problem)
             future.exception()  # seen here, so that one of several that nobody awaits any more is not reported lost

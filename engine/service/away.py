@@ -59,6 +59,14 @@ class Away:
             if self.now and await self.reached():
                 self.answered()
 
+    async def refusal(self) -> str | None:
+        """Why a store that answers takes no writes now; None if it does."""
+        try:
+            await self._wire.send("SET", PROBE, "", "XX")  # what is not there stays so
+        except StoreUnavailable as error:
+            return str(error)
+        return None
+
     async def reached(self) -> bool:
         """Whether the store answers now."""
         try:

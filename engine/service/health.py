@@ -32,7 +32,7 @@ LINKS = {
 class Readiness(msgspec.Struct, frozen=True):
     """Whether this worker should get traffic, and what it depends on. Ages are seconds.
 
-    `degraded`: its store is away, so all it can answer are fallbacks.
+    `degraded`: its store is away, so all it can answer are fallbacks; or takes no writes, so it is for many customers.
     """
 
     ready: bool
@@ -77,11 +77,14 @@ def health_routes(worker: Worker) -> list[Route]:
 async def readiness(worker: Worker, *, degraded: bool = False) -> Readiness:
     """What the worker depends on, asked now; with `degraded` one that can answer nothing but fallbacks is ready."""
     store = await worker.away.reached()
+    refusal = await worker.away.refusal() if store else None
     age = worker.follower.age
     lag = worker.shipper.lag().records
     why = []
     if not (store or degraded):
         why.append("the store does not answer; decisions are degraded")
+    if refusal and not degraded:
+        why.append(f"the store takes no writes, and decisions that need one are degraded: {refusal}")
     if (age is None or age > SNAPSHOT_SECONDS) and (store or not degraded):
         why.append(f"no look at the learnt policies for over {SNAPSHOT_SECONDS:g} s")
     if worker.spool.gone:
@@ -90,7 +93,7 @@ async def readiness(worker: Worker, *, degraded: bool = False) -> Readiness:
         why.append(f"{lag} records wait in the spool; see why the stream does not take them")
     return Readiness(
         ready=not why,
-        degraded=not store,
+        degraded=not store or refusal is not None,
         plan=worker.watch.plan.version,
         plan_problems=[str(problem) for problem in worker.watch.problems],
         store=store,

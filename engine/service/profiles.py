@@ -18,6 +18,7 @@ from engine.profiles.portrait import portrait
 from engine.service.auth import Guard
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.problems import Refusal
+from engine.service.repeats import forget
 from engine.service.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -65,10 +66,11 @@ def profile_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
     async def delete(call: Call) -> Reply:
         customer = str(call.path["id"])
         try:
-            gone = await worker.store.erase(customer)
+            gone = await worker.patient.erase(customer)
+            ids = {customer, *(value for values in gone.values() for value in values)}
+            await forget(worker.patient.wire, ids)
         except StoreUnavailable:
             raise _away() from None
-        ids = {customer, *(value for values in gone.values() for value in values)}
         folder, now = worker.settings.log, time.time()
         rows = await asyncio.to_thread(erase_customers, folder, ids, now) if folder.is_dir() else 0
         await asyncio.to_thread(erase_pending, worker.settings.data, ids, now)

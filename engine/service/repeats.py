@@ -10,7 +10,7 @@ collector which decisions may come twice.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from hashlib import blake2b, sha1
 from pathlib import Path
 
@@ -33,10 +33,14 @@ Payloads = list[tuple[bytes, str]]
 
 
 class Kept(msgspec.Struct, frozen=True, array_like=True):
-    """An answer as it was given; `records` (payload, customer) are those that may not be in the log yet."""
+    """An answer as it was given; `records` (payload, customer) are those that may not be in the log yet.
+
+    It names the `customer`, where it may be kept at all: of the erased, nothing is.
+    """
 
     answer: bytes
     records: Payloads
+    customer: str | None = ""
 
 
 _TEXT = Path(__file__).with_name("claim.lua").read_text(encoding="utf-8")
@@ -74,6 +78,9 @@ class Repeats:
         except BaseException:
             _unheard(self._wire.call(_CLAIM, [name], [b"", LIFE, mine]))
             raise
+        if kept.customer is None:
+            _unheard(self._wire.call(_CLAIM, [name], [b"", LIFE, mine]))
+            return self._only(kept)
         done = DONE + request + _encode(kept)
         try:
             earlier = await self._put(name, done, BEGUN)
@@ -111,7 +118,7 @@ class Repeats:
         if kept.records:
             self._spool(kept.records)
             # Not waited for: not knowing it costs a duplicate.
-            done = DONE + request + _encode(Kept(kept.answer, []))
+            done = DONE + request + _encode(Kept(kept.answer, [], kept.customer))
             _unheard(self._wire.send("SET", name, done, "XX", "KEEPTTL"))
         return kept.answer
 
@@ -119,6 +126,19 @@ class Repeats:
         """The answer where the store cannot tell of another; it may be made twice."""
         self._spool(kept.records)
         return kept.answer
+
+
+async def forget(wire: Wire, ids: Collection[str]) -> None:
+    """Let go of the answers to customers of these ids, who are erased.
+
+    Raises:
+        StoreUnavailable: if the store does not answer.
+    """
+    async for names in wire.scan(f"cp:{{r:{'?' * 32}}}"):
+        values = await wire.get(names, list) if names else []
+        for name, value in zip(names, values, strict=True):
+            if value is not None and value[:1] == DONE and _decode(value[1 + DIGEST :]).customer in ids:
+                await wire.send("DEL", name)
 
 
 def _other(value: bytes, request: bytes) -> bool:

@@ -153,10 +153,11 @@ class Worker:
 
     async def _made(self, request: DecideRequest, now: float, decision_id: str) -> tuple[Decision, Kept]:
         decision = await self.weigh(request, now, decision_id)
-        if not request.expose:
-            await self.hold(decision)
+        if not request.expose and not await self.hold(decision) and self.granting.wanted(self.plan, decision, now):
+            decision = self._alone(of_the_store(request), now, decision_id)
         records = records_of(decision, now, expose=request.expose)
-        return decision, Kept(self._encoder.encode(decision.answer), _payloads(records))
+        customer = None if decision.erased else decision.answer.customer
+        return decision, Kept(self._encoder.encode(decision.answer), _payloads(records), customer)
 
     async def weigh(self, request: DecideRequest, now: float, decision_id: str) -> Decision:
         """Decide; if this is to be seen, the store knows the customer, and what is limited is claimed for them.
@@ -246,14 +247,17 @@ class Worker:
         )
         return msgspec.structs.replace(decision, trace=traces.encode(trace))
 
-    async def hold(self, decision: Decision) -> None:
-        """Keep a decision until its exposure is told; without the store that cannot be, and the decision stands."""
+    async def hold(self, decision: Decision) -> bool:
+        """Keep a decision until its exposure is told; False where the store did not take it."""
         waits = seen_keys(decision)
         lost = decision.answer.degraded or decision.erased
         told = None if lost else to_remember(decision, decision.key, waits)
         if told is not None:
-            with contextlib.suppress(StoreUnavailable):
+            try:
                 await hold(self.store.wire, decision.answer.decision_id, told)
+            except StoreUnavailable:
+                return False
+        return True
 
     async def expose(self, call: Call) -> Reply:
         """Answer `/v1/exposures`: what was prefetched is now seen."""

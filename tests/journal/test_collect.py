@@ -2,11 +2,15 @@
 
 import asyncio
 import datetime as dt
+import functools
+import shutil
 import threading
+import time
 from pathlib import Path
 
 import duckdb
 import msgspec
+import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import JournalError, StoreUnavailable
@@ -253,4 +257,34 @@ def test_the_streams_are_trimmed_to_what_is_in_the_log(settings: Settings) -> No
         answered(settings, ExposureRecord(f"d-{number}", NOON, "u", ["k"]))
         drain(settings)
     with stream.connect(settings.redis) as client:
-        assert client.xlen(stream.keys(0).stream) == 1
+        assert client.xlen(stream.keys(0).stream) == 0
+
+
+def test_a_log_that_is_deleted_under_its_collector_has_one_collector_after(settings: Settings) -> None:
+    def told() -> set[str]:
+        files = (settings.log / "exposures").rglob("[!.]*.parquet")
+        return {name for file in files for name in pq.read_table(file, partitioning=None)["customer"].to_pylist()}
+
+    def seen(name: str) -> None:
+        answered(settings, ExposureRecord(f"d-{name}", NOON, name, ["k"]))
+        asyncio.run(ship.ship(ship.adopt(settings.spool), settings.redis))
+        deadline = time.monotonic() + 30
+        while name not in told():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    stop = threading.Event()
+    start = functools.partial(threading.Thread, target=collect, args=(settings,))
+    collectors = [start(kwargs={"stop": stop, "flush_seconds": 0.05}) for _ in range(2)]
+    collectors[0].start()
+    seen("before")
+    shutil.rmtree(settings.log)
+    collectors[1].start()
+    names = [f"u-{number}" for number in range(5)]
+    for name in names:
+        seen(name)
+    stop.set()
+    for one in collectors:
+        one.join()
+    rows = duckdb.read_parquet(str(settings.log / "exposures/*/*.parquet")).aggregate("customer, count(*)").fetchall()
+    assert sorted((who, count) for who, count in rows if who in names) == [(name, 1) for name in names]

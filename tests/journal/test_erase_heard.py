@@ -2,17 +2,22 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
 
 import pyarrow.parquet as pq
 import pytest
 
-from engine.erasures import digest
-from engine.journal import stream
+from engine import embedded
+from engine.erasures import STREAM, digest
+from engine.errors import StoppedError
+from engine.journal import publish, stream
 from engine.journal.collect import collect
-from engine.journal.erase_heard import forget_logged, forget_pending
+from engine.journal.erase_heard import Forgetter, forget_logged, forget_pending
 from engine.journal.records import ExposureRecord, encode
 from engine.journal.spool import Spool
 from engine.learn.state import State, path_of
@@ -101,3 +106,110 @@ def test_a_log_elsewhere_forgets_and_takes_in_nothing_more(redis_url: str, tmp_p
     assert customers(settings.log) == {"stays"}
     with stream.connect(redis_url) as client:
         assert forget_logged(client, settings.log) == 0
+
+
+def seen_by(settings: Settings, *names: str) -> None:
+    """A file of the log in which each of them saw something."""
+    spool = Spool(settings.spool)
+    spool.append_many([(encode(ExposureRecord(f"d-{name}", NOW, name, ["k"])), 0) for name in names])
+    spool.close()
+    collect(settings, drain=True)
+
+
+def told(client: stream.Client, *names: str) -> None:
+    for name in names:
+        client.xadd(STREAM, {"at": repr(time.time()), "who": digest(name)})
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_all_that_wait_are_forgotten_together_and_files_of_others_stay(redis_url: str, tmp_path: Path) -> None:
+    settings = Settings(redis=redis_url, data=tmp_path)
+    for names in (("a", "b"), ("c", "stays"), ("stays", "too")):
+        seen_by(settings, *names)
+    *_, untouched = sorted((settings.log / "exposures").rglob("*.parquet"))
+    before = untouched.stat()
+    with stream.connect(redis_url) as client:
+        told(client, "a", "b", "c", "nobody")
+        assert Forgetter(client, settings.log).step(time.time()) == 3
+    assert customers(settings.log) == {"stays", "too"}
+    assert (untouched.stat().st_ino, untouched.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert not list(settings.log.rglob(".*.tmp"))
+
+
+class After(threading.Event):
+    """Set from the `looks`th look at it on."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def is_set(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+def test_an_end_halfway_loses_nothing_and_the_next_finishes(redis_url: str, tmp_path: Path) -> None:
+    settings = Settings(redis=redis_url, data=tmp_path)
+    for number in range(3):
+        seen_by(settings, "gone", f"stays-{number}")
+    with stream.connect(redis_url) as client:
+        told(client, "gone")
+        for looks in range(8):
+            with pytest.raises(StoppedError):
+                Forgetter(client, settings.log, After(looks)).step(time.time())
+            assert customers(settings.log) >= {"stays-0", "stays-1", "stays-2"}
+        forget_logged(client, settings.log)
+    assert customers(settings.log) == {"stays-0", "stays-1", "stays-2"}
+
+
+def test_readers_keep_the_eraser_waiting_and_not_the_collector(redis_url: str, tmp_path: Path) -> None:
+    settings = Settings(redis=redis_url, data=tmp_path)
+    seen_by(settings, "gone", "stays")
+    stop = threading.Event()
+    collecting = Thread(target=collect, args=(settings,), kwargs={"stop": stop, "flush_seconds": 0.05})
+    with stream.connect(redis_url) as client:
+        with publish.reading(settings.log):
+            told(client, "gone")
+            collecting.start()
+            until(lambda: digest("gone") in publish.load(settings.log).erased)
+            spool = Spool(settings.spool)
+            spool.append(encode(ExposureRecord("d-new", NOW, "new", ["k"])), 0)
+            spool.close()
+            collect(settings, drain=True)
+            assert customers(settings.log) == {"gone", "stays", "new"}
+        until(lambda: customers(settings.log) == {"stays", "new"})
+        stop.set()
+        collecting.join()
+
+
+def test_at_last_the_file_of_the_store_has_nothing_of_them(tmp_path: Path) -> None:
+    with embedded.running(tmp_path / "store") as store, stream.connect(store.url) as client:
+        settings = Settings(redis=store.url, data=tmp_path)
+        seen_by(settings, "gone")
+        client.set("profile", "of gone", ex=1000)
+        told(client, "gone")
+        client.delete("profile")
+        forgetter = Forgetter(client, settings.log)
+        forgetter.step(time.time())  # the store may still get something of them
+        assert b"gone" in b"".join(file.read_bytes() for file in (tmp_path / "store").rglob("*.aof"))
+        assert not (settings.log / ".erasures").exists()
+        forgetter.step(time.time() + 60)
+        assert (settings.log / ".erasures").exists()
+        until(lambda: b"gone" not in b"".join(f.read_bytes() for f in (tmp_path / "store").rglob("*.[ar][od][fb]")))
+
+
+def test_a_damaged_file_keeps_nobody_else_from_being_forgotten(redis_url: str, tmp_path: Path) -> None:
+    settings = Settings(redis=redis_url, data=tmp_path)
+    seen_by(settings, "gone", "stays")
+    damaged = settings.log / "exposures" / "day=2026-09-21" / "0000000000.parquet"
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_bytes(b"PAR1 and no more")
+    with stream.connect(redis_url) as client:
+        told(client, "gone")
+        assert forget_logged(client, settings.log) == 1

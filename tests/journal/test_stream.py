@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import BadInput, JournalError
-from engine.journal import ship, stream
+from engine.journal import ship, spool, stream
 from engine.journal.spool import Spool
 from engine.journal.stream import Mark, Progress, Reader
 
@@ -137,15 +137,17 @@ def test_entries_go_when_the_slowest_reader_is_past_them(tmp_path: Path, redis_u
     fast.commit(fast.progress)
     slow.commit(slow.progress)
     stream.trim(client, [0])
-    assert client.xlen(stream.keys(0).stream) == 3
+    assert client.xlen(stream.keys(0).stream) == 2
     slow.read(count=1)
     slow.commit(slow.progress)
     stream.trim(client, [0])
-    assert client.xlen(stream.keys(0).stream) == 2
+    assert client.xlen(stream.keys(0).stream) == 1
     client.sadd(stream.PARTITIONS, 0)
     stream.forget_reader(client, "slow")
     stream.trim(client, [0])
-    assert client.xlen(stream.keys(0).stream) == 1
+    assert client.xlen(stream.keys(0).stream) == 0
+    shipped(tmp_path, redis_url, (b"4", 0))
+    assert taken(fast.read()) == [b"4"]
 
 
 def test_an_evicting_store_is_refused(client: stream.Client) -> None:
@@ -210,6 +212,29 @@ def test_a_collected_segment_goes_and_an_adopted_spool_with_it(
 
     asyncio.run(scenario())
     assert client.hget(stream.keys(2).shipped, left.name) is None
+
+
+def test_a_segment_goes_after_its_time_however_much_comes(
+    tmp_path: Path, redis_url: str, client: stream.Client
+) -> None:
+    async def scenario() -> None:
+        own = Spool(tmp_path)
+        shipper = ship.Shipper(own, redis_url, interval=0.01, scan=0.02, life=0.1)
+        running = asyncio.create_task(shipper.run())
+        own.append(b"first", 0)
+        reader = Reader(client, "r", Progress(), partitions=1)
+
+        def busy() -> bool:
+            own.append(b"more", 0)  # so there is always something that is not collected
+            reader.read()
+            stream.publish_collected(client, reader.progress)
+            return spool.segments_of(own.path)[0] > 1
+
+        await until(busy)
+        shipper.stop()
+        await running
+
+    asyncio.run(scenario())
 
 
 async def until(condition: Callable[[], bool]) -> None:

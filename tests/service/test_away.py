@@ -1,11 +1,13 @@
 import asyncio
 import gc
+import shutil
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import redis
 
 from engine import embedded
 from engine.decide.decision import DecideRequest
@@ -16,6 +18,13 @@ from engine.service.worker import Worker
 from engine.settings import Settings
 
 DECIDE = {"customer": {"user_id": "u-1"}, "channel": "web", "placements": ["home_hero"]}
+
+
+REFUSALS = [
+    (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),  # OOM
+    (("CONFIG", "SET", "min-replicas-to-write", "1"), ("CONFIG", "SET", "min-replicas-to-write", "0")),  # NOREPLICAS
+    (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),  # READONLY
+]
 
 
 def slow(server: Any) -> tuple[int, int]:
@@ -73,6 +82,38 @@ def test_only_waits_in_vain_with_no_answer_between_them_make_a_store_away(valkey
         await wire.close()
 
     asyncio.run(run())
+
+
+def test_a_store_that_takes_no_writes_is_told_and_what_cannot_be_claimed_is_not_offered(
+    tmp_path: Path, serve: Any, shop: Path
+) -> None:
+    capped = shutil.copytree(shop, tmp_path / "capped")
+    for offer in (capped / "offers").glob("*.yaml"):
+        limits = "caps: [{count: 50, per: 7d, window: rolling, event: exposure}]\n"
+        fine = "caps:" in offer.read_text() or offer.stem == "generic_banner"
+        offer.write_text(offer.read_text() + ("" if fine else limits))
+    more = {"COUNTERPOINT_STORE_TIMEOUT": "5"}
+    with embedded.running(tmp_path / "store") as store, serve(tmp_path, store.url, capped, more) as server:
+        ahead = DECIDE | {"expose": False}
+        stranger = {"customer": {"user_id": "u-2"}}
+        server.post("/v1/decide", DECIDE)
+        with redis.Redis.from_url(store.url) as client:
+            for refuse, back in REFUSALS:
+                client.execute_command(*refuse)
+                answers = [server.post("/v1/decide", body).json() for body in (ahead, DECIDE | stranger)]
+                told = [(answer["degraded"], answer["offers"]["home_hero"]["reason"]) for answer in answers]
+                assert told == [(True, "fallback")] * 2
+                event = {"type": "track", "message_id": "m", "user_id": "u-1", "event": "click"}
+                assert server.post("/v1/events", {"batch": [event]}).status_code == 503
+                ready, enough = server.get("/readyz"), server.get("/readyz/degraded")
+                assert (ready.status_code, enough.status_code) == (503, 200)
+                assert [ready.json()[what] for what in ("ready", "store", "degraded")] == [False, True, True]
+                assert enough.json()["degraded"]
+                assert "takes no writes" in ready.json()["why"][0]
+                client.execute_command(*back)
+                assert server.post("/v1/decide", ahead).json()["degraded"] is False
+                assert server.get("/readyz").json()["degraded"] is False
+    assert "Traceback" not in (tmp_path / "server.log").read_text()
 
 
 def test_a_stock_that_cannot_be_asked_for_leaves_no_error_behind(tmp_path: Path, shop: Path) -> None:

@@ -1,16 +1,27 @@
-"""A customer who is deleted over HTTP is in the learner's files no more, and nothing of them comes in late."""
+"""A customer who is deleted is in the store and in the learner's files no more, and nothing of them comes in late."""
 
+import asyncio
+import subprocess
+import sys
 from contextlib import closing
 from typing import Any
 
 import httpx
+import pytest
+import redis
 
+from engine import embedded
+from engine.decide.profile import CustomerIds
 from engine.journal.erase import digest
 from engine.journal.records import ExposureRecord
 from engine.learn.erase import without_erased
 from engine.learn.intake import Stamped
 from engine.learn.pending import WAITING, Board, Pending
 from engine.learn.state import State, path_of
+from engine.profiles.prefetched import Prefetched, held, hold
+from engine.profiles.store import ProfileStore
+
+NOW = 1_790_000_000.0
 
 
 def test_a_delete_reaches_the_files_of_every_learner(server: Any) -> None:
@@ -31,3 +42,55 @@ def test_a_delete_reaches_the_files_of_every_learner(server: Any) -> None:
             assert state.db.execute("SELECT count(*) FROM erased WHERE digest = ?", [digest("gone")]).fetchone() == (1,)
             late = [Stamped(1.0, 0, ExposureRecord("d-late", 1.0, who, ["hero"])) for who in ("gone", "stays")]
             assert without_erased(state.db, late) == late[1:]
+    assert not [path for path in (server.data / "learn").iterdir() if b"d-gone" in path.read_bytes()]
+
+
+def kept(url: str, who: str) -> list[bytes]:
+    """The keys whose text has `who` in it."""
+    with redis.Redis.from_url(url) as client:
+        texts = [key for key in client.scan_iter(count=1000) if client.type(key) == b"string"]
+        return [key for key, value in zip(texts, client.mget(texts), strict=True) if who.encode() in (value or b"")]
+
+
+@pytest.mark.parametrize("way", ["http", "command"])
+def test_what_was_asked_ahead_or_with_a_key_goes_with_the_customer(
+    server: Any, valkey: embedded.Embedded, way: str
+) -> None:
+    who = f"erased-by-{way}"
+
+    def ask(*, expose: bool, **headers: str) -> Any:
+        body = {"customer": {"user_id": who, "anonymous_id": f"browser-of-{who}"}, "channel": "web", "expose": expose}
+        answer = server.post("/v1/decide", body | {"placements": ["home_hero"], "experiments": "*"}, **headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    ask(expose=True)
+    ahead = ask(expose=False)
+    ask(expose=True, idempotency_key=f"before-{way}")
+    assert len(kept(valkey.url, who)) == 3
+    if way == "http":
+        assert httpx.delete(f"{server.base}/v1/profiles/{who}", timeout=30).status_code == 200
+    else:
+        words = ["erase", who, "--redis", valkey.url, "--data", str(server.data)]
+        subprocess.run([sys.executable, "-m", "engine", *words], check=True, capture_output=True)
+    assert kept(valkey.url, who) == []
+    ask(expose=False)
+    first, again = (ask(expose=True, idempotency_key=f"late-{way}") for _ in range(2))
+    assert first["offers"].keys() == again["offers"].keys()
+    assert kept(valkey.url, who) == []
+    assert server.post("/v1/exposures", {"decision_id": ahead["decision_id"]}).status_code == 404
+
+
+def test_a_decision_made_while_its_customer_was_erased_is_not_kept(valkey: embedded.Embedded) -> None:
+    async def run() -> None:
+        store = ProfileStore.open(valkey.url, timeout=5)
+        ids = CustomerIds(user_id="in-a-hurry")
+        resolved = await store.fetch(ids, NOW)
+        await store.erase("in-a-hurry")
+        told = Prefetched("in-a-hurry", ["home_hero"], resolved.key, unit="in-a-hurry", who=ids)
+        await hold(store.wire, "d-in-a-hurry", told)
+        assert await held(store.wire, "d-in-a-hurry") is None
+        await store.close()
+
+    asyncio.run(run())
+    assert kept(valkey.url, "in-a-hurry") == []
