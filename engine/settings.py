@@ -22,11 +22,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     partitions: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 4
-    store_timeout: float = 0.1
+    store_timeout: Annotated[float, msgspec.Meta(gt=0)] = 0.1
     """How long a decision waits for the store before it is answered without."""
-    event_timeout: float = 2.0
+    event_timeout: Annotated[float, msgspec.Meta(gt=0)] = 2.0
     """How long what has no answer without the store waits for it: events, exposures, the kill switch."""
-    body_limit: int = 1_000_000
+    body_limit: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
     fsync: bool = False
     api_keys: Path | None = None
 
@@ -40,6 +40,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The Parquet log."""
         return self.data / "log"
 
+
+RULES = {
+    "redis": "an address: redis://HOST:6379/0, rediss://…, redis+cluster://… or unix://…",
+    "port": "a whole number from 0 to 65535",
+    "workers": "a whole number from 1 to 256",
+    "partitions": "a whole number from 1 to 1024",
+    "store_timeout": "a number of seconds above 0, 0.1 say",
+    "event_timeout": "a number of seconds above 0, 2 say",
+    "body_limit": "a whole number of bytes, 1000000 say",
+    "fsync": "true or false",
+}
+"""What a setting must be, where not any text will do."""
 
 ADDRESS = "store.url"
 """The file of a data directory in which a running embedded store says where it answers."""
@@ -70,7 +82,9 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
     try:
         return msgspec.convert(values, Settings, strict=False, dec_hook=_path)
     except msgspec.ValidationError as error:
-        raise BadInput(f"{prefix}*: {error}") from error
+        name = str(error).rpartition("$.")[2].rstrip("`")
+        place = f"{prefix}{name.upper()}" if overrides.get(name) is None else f"--{name.replace('_', '-')}"
+        raise BadInput(f"{place} {values[name]}: is not {RULES[name]}") from error
 
 
 def _path(kind: type, value: object) -> object:

@@ -25,14 +25,13 @@ Customers = Annotated[Path, Parameter(help="JSON, JSON Lines or CSV: user_id, tr
 
 
 @app.command
-def check(
-    folder: Annotated[Path, Parameter(help="The folder of YAML.")] = Path("experiments"), *, json: AsJson = False
-) -> int:
+def check(folder: Folder = None, *, json: AsJson = False) -> int:
     """Validate every YAML file and show all problems at once."""
     from engine.catalog.compile import compile_plan
     from engine.catalog.load import load_specs
     from engine.catalog.warnings import warnings
 
+    folder = from_environment(experiments=folder).experiments
     if not folder.is_dir():
         raise BadInput(f"{folder}: is no folder; name the folder that holds channels.yaml")
     try:
@@ -321,7 +320,7 @@ def explain(
         table.add_row(row.kind, row.key, row.variant or "-", row.reason, f"{row.propensity:.4f}", row.policy or "")
     out.print(table)
     for name, placement in told.explanation.placements.items():
-        say(f"{name}: seen as {placement.features or 'anyone'}")
+        say(f"{name}: seen as {_yaml(placement.features) if placement.features else 'anyone'}")
         for one in placement.candidates:
             factors = f"policy {one.policy:.4f}, context {one.context:g}, value {one.value:g}, lever {one.lever:g}"
             factors += f", worth its price of {one.price:g}" if one.price else ""
