@@ -15,6 +15,9 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 
 KINDS: tuple[IdKind, ...] = ("user_id", "loyalty_card", "email", "phone", "anonymous_id", "device_id")
 WEAK: frozenset[IdKind] = frozenset(("anonymous_id", "device_id"))
+REFUNDS = frozenset(("refund", "order_refunded", "return"))
+NOT_VISITS = REFUNDS | {"email_sent", "ignored", "back_in_stock", "complaint_closed", "complaint_resolved"}
+"""What the shop does or tells: no sign that the customer was there."""
 
 
 class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +40,7 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     points_per_unit: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     tiers: list[float] = []
     visit_gap: Seconds = 1800.0
-    not_visits: frozenset[str] = frozenset(("refund", "order_refunded", "email_sent", "complaint_closed"))
+    not_visits: frozenset[str] = NOT_VISITS
     cart_life: Seconds = 7 * DAY
     step_life: Seconds = 1 * DAY
     conversation_life: Seconds = 3 * DAY

@@ -6,14 +6,13 @@ from typing import Literal
 
 import msgspec
 
-from engine.catalog.rules import KINDS, IdKind
+from engine.catalog.rules import KINDS, REFUNDS, IdKind
 from engine.decide.profile import CustomerIds
 from engine.errors import BadInput
 
 Outcome = Literal["accepted", "duplicate", "rejected"]
 Moment = datetime | float
 CENTS = 4
-REFUNDS = frozenset(("refund", "order_refunded", "return"))
 MOST = 1e9
 """Sums of money and points up to this stay exact to the cent."""
 

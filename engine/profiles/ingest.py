@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from engine.catalog.rules import ProfileRules
+from engine.catalog.rules import REFUNDS, ProfileRules
 from engine.errors import StoreUnavailable
 from engine.profiles import keys
-from engine.profiles.events import REFUNDS, Accepted, Event, Status, accept, customer_ids, occurred
+from engine.profiles.events import Accepted, Event, Status, accept, customer_ids, occurred
 from engine.profiles.identity import resolve
 from engine.profiles.keys import Hasher, Ident, Key
 from engine.profiles.merge import met

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 import msgspec
 from msgspec.structs import replace
 
-from engine.catalog.rules import ProfileRules
+from engine.catalog.rules import REFUNDS, ProfileRules
 from engine.decide.profile import Answer, Consent, Held, Order, Profile, Trait
 from engine.profiles import orders
 from engine.profiles.affinity import grow
-from engine.profiles.events import MOST, REFUNDS, Event, customer_ids
+from engine.profiles.events import MOST, Event, customer_ids
 from engine.profiles.traits import CONSENT, flatten, tell
 from engine.profiles.visits import seen_at
 from engine.profiles.words import added, consented, linked, tellers

@@ -127,6 +127,12 @@ def test_visits_are_runs_of_events_whatever_order_they_come_in() -> None:
     assert (len(many.visits), many.past_visits) == (RULES.visits_limit, 20 - RULES.visits_limit)
 
 
+@pytest.mark.parametrize("told", ["return", "refund", "email_sent", "ignored", "back_in_stock", "complaint_resolved"])
+def test_what_the_shop_tells_is_no_visit(told: str) -> None:
+    assert attributes(after([track("view"), track(told, NOW + DAY)]), NOW)["visits"] == 1
+    assert told in after([track(told)]).recent
+
+
 def test_a_consent_expires_and_a_later_denial_stands() -> None:
     given_ = track("consent_given", purpose="marketing", days=1)
     profile = after([given_])
