@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import structlog
 from redis.exceptions import RedisError
 
@@ -90,7 +89,7 @@ class Pending:
             for directory in sorted((log / table).glob("day=*"))[-days:]:
                 ids = self._seen.setdefault(directory.name.removeprefix("day="), set())
                 for file in directory.glob("*.parquet"):
-                    kept = pq.read_table(file, columns=columns, partitioning=None)
+                    kept = parquet.read(file, columns)
                     if table in _MARKS:
                         marks = pc.utf8_slice_codeunits(kept["decision_id"], 12, 13)
                         kept = kept.filter(pc.is_in(marks, pa.array(_MARKS[table])))

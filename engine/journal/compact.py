@@ -3,11 +3,15 @@
 import functools
 from pathlib import Path
 
+import pyarrow as pa
+import structlog
+
 from engine.journal import parquet, publish
 
 SMALL = 32 << 20
 _MANY = 64
 _LATE = 3600.0
+_log = structlog.get_logger(__name__)
 
 
 def compact(log: Path, table: parquet.Table, day: str, *, least: int = 2) -> bool:
@@ -35,7 +39,10 @@ def compact_due(log: Path, now: float) -> None:
             day = directory.name.removeprefix("day=")
             least = _MANY if day >= open_since else 2
             if sum(path.stat().st_size < SMALL for path in _files(log, table, day)) >= least:
-                compact(log, table, day, least=least)
+                try:
+                    compact(log, table, day, least=least)
+                except pa.ArrowException as error:
+                    _log.error("a day with a damaged file stays as it is", table=table, day=day, error=str(error))
 
 
 def _files(log: Path, table: parquet.Table, day: str) -> list[Path]:

@@ -9,20 +9,17 @@ from threading import Event
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import structlog
 
 from engine.erasures import KEPT, digest
 from engine.errors import StoppedError
 from engine.journal import parquet, publish
 from engine.journal.parquet import Table
 
-__all__ = ["digest", "erase_customers", "files_of", "id_of", "read", "remember", "remove", "without_erased"]
+__all__ = ["digest", "erase_customers", "files_of", "id_of", "remember", "remove", "without_erased"]
 
 Keep = Callable[[pa.RecordBatch | pa.Table], pa.Array]
 FileId = tuple[str, int, int]
 PAUSE, LONGEST_PAUSE = 0.05, 2.0
-_log = structlog.get_logger(__name__)
 
 
 def erase_customers(log: Path, ids: Collection[str], now: float) -> int:
@@ -51,7 +48,7 @@ def remove(log: Path, ids: Collection[str], free: Container[FileId] = (), stop: 
     """
     decisions: set[str] = set()
     for path in files_of(log, "decisions", free, stop):
-        found = read(path, ["decision_id", "customer", "device"])
+        found = parquet.read(path, ["decision_id", "customer", "device"])
         decisions.update(found.filter(pc.invert(_others(found, "decisions", ids, ())))["decision_id"].to_pylist())
     removed = 0
     for table in reversed(parquet.TABLES):  # rewards before the decisions that say whose they are
@@ -88,17 +85,6 @@ def id_of(path: Path) -> FileId | None:
     except FileNotFoundError:
         return None
     return str(path), stat.st_ino, stat.st_mtime_ns
-
-
-def read(path: Path, columns: list[str]) -> pa.Table:
-    """The columns of a file; no rows where it is gone meanwhile, into another, or cannot be read."""
-    try:
-        return pq.read_table(path, columns=columns, partitioning=None)
-    except FileNotFoundError:
-        pass
-    except (pa.ArrowException, OSError) as error:
-        _log.error("a file of the log cannot be read; restore it from a backup", path=str(path), error=str(error))
-    return pa.table({name: pa.array([], pa.string()) for name in columns})
 
 
 def remember(log: Path, erased: Mapping[str, float]) -> None:
@@ -139,7 +125,7 @@ def _rewrite(log: Path, table: Table, path: Path, keep: Keep) -> int:
 
     while True:
         before = id_of(path)
-        found = read(path, columns)
+        found = parquet.read(path, columns)
         count: int = found.num_rows - (pc.sum(keep(found)).as_py() or 0)
         if not count:
             return 0

@@ -13,8 +13,8 @@ from redis import Redis, RedisCluster
 from redis.exceptions import ResponseError
 
 from engine.erasures import STREAM, digest
-from engine.journal import stream
-from engine.journal.erase import FileId, files_of, id_of, read, remember, remove
+from engine.journal import parquet, stream
+from engine.journal.erase import FileId, files_of, id_of, remember, remove
 from engine.journal.erase_pending import erase_pending
 from engine.journal.parquet import Table
 from engine.journal.records import QuarantineRecord, RewardRecord, decode
@@ -173,7 +173,7 @@ def _logged(log: Path, news: Collection[str], stop: Event | None) -> tuple[set[s
     others: set[int] = set()
     for table, columns in _NAMING.items():
         for path in files_of(log, table, (), stop):
-            this, found = id_of(path), read(path, columns)
+            this, found = id_of(path), parquet.read(path, columns)
             given = {name for column in columns for name in pc.unique(found[column]).to_pylist() if name is not None}
             here = set()
             for name in given:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import msgspec
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from redis.exceptions import RedisError
 
 from engine.errors import StoreUnavailable
@@ -35,7 +34,7 @@ def rows_of(log: Path, ids: set[str], redis: str = "") -> dict[str, list[dict[st
             collected = publish.load(log).progress.positions
             for table in OF_A_CUSTOMER:
                 for file in sorted((log / table).glob("day=*/*.parquet")):
-                    read = pq.read_table(file, filters=pc.field("customer").isin(sorted(ids)), partitioning=None)
+                    read = parquet.read(file, filters=pc.field("customer").isin(sorted(ids)))
                     found[table] += [_plain(row) for row in read.to_pylist()]
     try:
         for record in _on_their_way(redis, collected) if redis else ():

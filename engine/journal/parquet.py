@@ -8,7 +8,9 @@ from typing import Literal, get_args
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import structlog
 
 from engine.journal.records import (
     AnyRecord,
@@ -25,6 +27,7 @@ Row = tuple[object, ...]
 
 _TIME = pa.timestamp("us", tz="UTC")
 _TEXT = pa.string()
+_log = structlog.get_logger(__name__)
 _END_OF_TIME = 253_402_300_800.0
 
 SCHEMAS: dict[Table, pa.Schema] = {
@@ -115,6 +118,21 @@ def columns(table: Table, rows: list[Row]) -> pa.RecordBatch:
 def write(path: Path, table: Table, batches: list[pa.RecordBatch]) -> None:
     """Write columns as one Parquet file."""
     pq.write_table(pa.Table.from_batches(batches, schema=SCHEMAS[table]), path, compression="zstd")
+
+
+def read(path: Path, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
+    """The columns of a file, all unless named; with `filters` of some of its rows.
+
+    No rows where it is gone meanwhile, into another, or is damaged: one bad file does not keep the others from use.
+    """
+    try:
+        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
+    except FileNotFoundError:
+        pass
+    except (pa.ArrowException, OSError) as error:
+        _log.error("a file of the log cannot be read; restore it from a backup", path=str(path), error=str(error))
+    schema = SCHEMAS[next(table for table in TABLES if table == path.parent.parent.name)]
+    return schema.empty_table().select(columns or schema.names)
 
 
 def copy(

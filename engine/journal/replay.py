@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from engine.catalog.archive import Archive
 from engine.catalog.compile import compile_plan
@@ -16,7 +15,7 @@ from engine.decide.decision import Decision, decide
 from engine.decide.explanation import Explanation, explanation
 from engine.decide.offers import Snapshot
 from engine.errors import BadInput
-from engine.journal import publish, snapshots, traces
+from engine.journal import parquet, publish, snapshots, traces
 from engine.journal.entries import decision_record
 from engine.journal.records import DecisionRow
 from engine.journal.stream import Client
@@ -96,7 +95,7 @@ def _rows(log: Path, decision_id: str) -> Iterator[tuple[LoggedRow, str, bytes]]
         return
     with publish.reading(log):
         for path in sorted((log / "decisions" / f"day={day}").glob("*.parquet")):
-            table = pq.read_table(path, columns=COLUMNS, filters=pc.field("decision_id") == decision_id)
+            table = parquet.read(path, COLUMNS, pc.field("decision_id") == decision_id)
             for row in table.to_pylist():
                 shown = LoggedRow(
                     row["kind"], row["key"], row["variant"], row["reason"], row["propensity"], row["policy"]

@@ -16,6 +16,8 @@ import pytest
 from engine.errors import JournalError, StoreUnavailable
 from engine.journal import publish, ship, stream
 from engine.journal.collect import Summary, collect
+from engine.journal.compact import compact_due
+from engine.journal.export import rows_of
 from engine.journal.parquet import SCHEMAS, TABLES
 from engine.journal.records import (
     AnyRecord,
@@ -288,3 +290,18 @@ def test_a_log_that_is_deleted_under_its_collector_has_one_collector_after(setti
         one.join()
     rows = duckdb.read_parquet(str(settings.log / "exposures/*/*.parquet")).aggregate("customer, count(*)").fetchall()
     assert sorted((who, count) for who, count in rows if who in names) == [(name, 1) for name in names]
+
+
+def test_a_damaged_file_keeps_no_record_from_the_log(settings: Settings) -> None:
+    answered(settings, DECISION)
+    drain(settings)
+    (file,) = (settings.log / "decisions").rglob("*.parquet")
+    for table in ("decisions", "exposures", "events"):
+        damaged = settings.log / table / file.parent.name / "0000000000.parquet"
+        damaged.parent.mkdir(parents=True, exist_ok=True)
+        damaged.write_bytes(file.read_bytes()[:-100])
+    answered(settings, EVENT, ExposureRecord("d-1", NOON, "u-1", ["hero"]))
+    assert drain(settings).rows == {"events": 1, "exposures": 1}
+    compact_due(settings.log, NOON + 7 * DAY)
+    found = rows_of(settings.log, {"u-1"})
+    assert {table: len(rows) for table, rows in found.items()} == {"decisions": 2, "exposures": 1, "events": 1}
