@@ -325,7 +325,7 @@ def _own(tree: dict[str, object], name: str) -> dict[str, object]:
     return mine
 
 
-def clock(now: float, zone: str = "UTC") -> dict[str, object]:
+def clock(now: float, zone: str) -> dict[str, object]:
     """Hour (0 to 24, with its fraction) and weekday (Monday 0) where the customer is, for features and conditions."""
     local = datetime.fromtimestamp(now, ZoneInfo(zone))
     return {"hour": local.hour + local.minute / 60 + local.second / 3600, "weekday": local.weekday()}

@@ -8,6 +8,7 @@ import msgspec
 import structlog
 
 from engine.decide.decision import clock
+from engine.decide.moments import zone_of
 from engine.decide.profile import attributes
 from engine.errors import StoreUnavailable
 from engine.journal.erase import erase_customers
@@ -93,7 +94,8 @@ async def _found(worker: Worker, call: Call) -> Export | None:
 def _portrait(worker: Worker, found: Export) -> Mapping[str, object]:
     """All that is kept of the customer, and the segments they are in now."""
     now = time.time()
-    seen = attributes(found.profile, now) | {"id": found.profile.id, **clock(now)}
+    seen = attributes(found.profile, now)
+    seen |= {"id": found.profile.id, **clock(now, zone_of(seen, worker.plan.zone))}
     segments = [key for key, matches in worker.plan.segments.items() if matches(seen)]
     return portrait(found.profile, now, found.counts) | {"segments": segments}
 

@@ -37,4 +37,4 @@ def test_every_computed_attribute_is_told() -> None:
         answers={question: Answer(5.0, NOW) for question in QUESTIONS},
     )
     told = TOLD | {"affinity.NAME", "consent.PURPOSE"}
-    assert names(attributes(everything, NOW) | clock(NOW)) <= told
+    assert names(attributes(everything, NOW) | clock(NOW, "UTC")) <= told
