@@ -10,14 +10,14 @@ from engine.analysis.render import money_text, notes
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import ModuleType
 
     from engine.analysis.metrics import Direction
     from engine.analysis.report import MetricReport, Report
 
     Row = dict[str, str | float]
-    Unit = Literal["%", "points", "number"]
+    Unit = Literal["%", "points", "number", "level"]
 
 
 class Chart(Protocol):
@@ -29,7 +29,7 @@ class Chart(Protocol):
 
 
 GOOD, BAD, OPEN = "#1a7f4b", "#b3261e", "#5c6773"
-_FORMATS = {"%": "+.1~%", "points": "+.2~%", "number": "+.3~r"}  # 0.031 of a share is 3.1 points, never '31m'
+_FORMATS = {"%": "+.1~%", "points": "+.2~%", "number": "+.3~r", "level": ".3~r"}  # 0.031 is 3.1 points, never '31m'
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1.5rem; color: #1b1f24 }
 h1 { margin: 0; font-size: 1.3rem; font-weight: 600 } h2 { font-size: 1.1rem; margin: 2.2rem 0 .4rem }
@@ -55,6 +55,34 @@ def report_html(report: Report) -> str:
     Raises:
         BadInput: if the extra is not installed.
     """
+
+    def body(alt: ModuleType, place: Place) -> Iterable[str]:
+        yield _head(report)
+        yield "<h2>Effects, relative to control</h2>"
+        yield place(_effects(alt, report))
+        yield _table(report)
+        yield from paragraphs([*notes(report), *_words(report.metrics)])
+        yield _segments(alt, report, place)
+        yield _novelty(alt, report, place)
+        yield _data(report)
+
+    return page(report.experiment, body)
+
+
+class Place(Protocol):
+    """Keeps a chart for the end of the page, and gives the element it is drawn into."""
+
+    def __call__(self, chart: Chart | None) -> str:
+        """The element, empty without a chart."""
+        ...
+
+
+def page(title: str, body: Callable[[ModuleType, Place], Iterable[str]]) -> str:
+    """A page of its own with the charts that `body`, given Altair, places on it.
+
+    Raises:
+        BadInput: if the extra `dashboard` is not installed.
+    """
     try:
         import altair as alt  # noqa: PLC0415 # an optional extra, and slow to import
         import vl_convert  # noqa: PLC0415
@@ -68,23 +96,14 @@ def report_html(report: Report) -> str:
         specs.append(chart.to_json(indent=None))
         return f'<div id="chart{len(specs) - 1}"></div>'
 
-    parts = [
-        _head(report),
-        "<h2>Effects, relative to control</h2>",
-        place(_effects(alt, report)),
-        _table(report),
-        *_paragraphs([*notes(report), *_words(report.metrics)]),
-        _segments(alt, report, place),
-        _novelty(alt, report, place),
-        _data(report),
-    ]
+    parts = "".join(body(alt, place))
     version = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
     bundle = vl_convert.javascript_bundle(None, version)  # type: ignore[arg-type] # its stub forgets the default
     calls = "".join(f"vegaEmbed('#chart{at}', {_script(spec)}, {{actions: false}});" for at, spec in enumerate(specs))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(report.experiment)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}"
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>{parts}"
         f"<script>{_script(bundle)}</script><script>{calls}</script></body></html>"
     )
 
@@ -93,7 +112,8 @@ def _script(code: str) -> str:
     return code.replace("</script", "<\\/script")
 
 
-def _paragraphs(lines: Iterable[str], kind: str = "") -> list[str]:
+def paragraphs(lines: Iterable[str], kind: str = "") -> list[str]:
+    """A paragraph for each line of text, of a class of the page's style."""
     return [f"<p{f' class={kind!r}' if kind else ''}>{html.escape(line)}</p>" for line in lines if line]
 
 
@@ -106,8 +126,8 @@ def _head(report: Report) -> str:
         f"<h1>{html.escape(report.experiment)}</h1>"
         f'<p class="as-of">As of {report.as_of[:16].replace("T", " ")} UTC.{days}</p>'
         f'<div class="decision {_TONES[decision.verdict]}"><p class="verdict">{decision.verdict.capitalize()}</p>'
-        f"{''.join(_paragraphs(said))}{change if decision.would_change else ''}</div>"
-        f"{''.join(_paragraphs(report.quality.flags, 'flag'))}"
+        f"{''.join(paragraphs(said))}{change if decision.would_change else ''}</div>"
+        f"{''.join(paragraphs(report.quality.flags, 'flag'))}"
     )
 
 
@@ -120,7 +140,7 @@ def _data(report: Report) -> str:
     if quality.exposure is not None:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in quality.exposure.shares.items())
         said.append(f"Of those assigned were exposed: {shares} (p = {quality.exposure.p:.3g} that they are alike).")
-    return f"<h2>The data</h2>{''.join(_paragraphs(said))}"
+    return f"<h2>The data</h2>{''.join(paragraphs(said))}"
 
 
 def _table(report: Report) -> str:
@@ -162,21 +182,13 @@ def _words(metrics: Iterable[MetricReport]) -> list[str]:
     return [metric.words for metric in metrics if metric.role == "primary" and metric.words][:1]
 
 
-class Place(Protocol):
-    """Keeps a chart for the end of the page, and gives the element it is drawn into."""
-
-    def __call__(self, chart: Chart | None) -> str:
-        """The element, empty without a chart."""
-        ...
-
-
 def _effects(alt: ModuleType, report: Report) -> Chart | None:
     rows = [
-        _row(f"{metric.metric}, {metric.variant}", e, metric.direction)
+        row_of(f"{metric.metric}, {metric.variant}", e, metric.direction)
         for metric in report.metrics
         if isinstance(e := metric.relative, Effect)
     ]
-    return _intervals(alt, rows, "", "%") if rows else None
+    return intervals(alt, rows, "", "%") if rows else None
 
 
 def _segments(alt: ModuleType, report: Report, place: Place) -> str:
@@ -187,14 +199,14 @@ def _segments(alt: ModuleType, report: Report, place: Place) -> str:
     for part in report.segments:
         metric = kinds[part.metric]
         rows = [
-            _row(f"{row.segment} ({sum(row.units.values()):,})", e, metric.direction)
+            row_of(f"{row.segment} ({sum(row.units.values()):,})", e, metric.direction)
             for row in part.effects
             if isinstance(e := row.shrunken, Effect)
         ]
         unit: Unit = "points" if metric.kind in {"proportion", "retention"} else "number"
         if rows:
             p = "" if part.heterogeneity_p is None else f"; do segments differ? p = {part.heterogeneity_p:.2g}"
-            parts.append(place(_intervals(alt, rows, f"{part.metric}, {part.variant}{p}", unit)))
+            parts.append(place(intervals(alt, rows, f"{part.metric}, {part.variant}{p}", unit)))
     return "".join(parts)
 
 
@@ -203,23 +215,25 @@ def _novelty(alt: ModuleType, report: Report, place: Place) -> str:
     charts = []
     for variant in dict.fromkeys(row.variant for row in report.quality.novelty):
         rows = [
-            _row(f"day {row.from_day:g} to {row.to_day:g}", e, primary.direction if primary else "increase")
+            row_of(f"day {row.from_day:g} to {row.to_day:g}", e, primary.direction if primary else "increase")
             for row in report.quality.novelty
             if row.variant == variant and isinstance(e := row.effect, Effect)
         ]
         if len(rows) > 1 and primary is not None:
-            charts.append(place(_intervals(alt, rows, f"{primary.metric}, {variant}, per day", "number")))
+            charts.append(place(intervals(alt, rows, f"{primary.metric}, {variant}, per day", "number")))
     return f"<h2>By days since the first exposure</h2>{''.join(charts)}" if charts else ""
 
 
-def _row(name: str, effect: Effect, direction: Direction) -> Row:
+def row_of(name: str, effect: Effect, direction: Direction) -> Row:
+    """A row of `intervals`, in the colour of what it says."""
     sign = 1 if direction == "increase" else -1
     side = sign * ((effect.low > 0) - (effect.high < 0))
     tone = GOOD if side > 0 else BAD if side < 0 else OPEN
     return {"name": name, "effect": effect.estimate, "low": effect.low, "high": effect.high, "tone": tone}
 
 
-def _intervals(alt: ModuleType, rows: list[Row], title: str, unit: Unit) -> Chart:
+def intervals(alt: ModuleType, rows: list[Row], title: str, unit: Unit) -> Chart:
+    """A line for each row: its interval, its estimate, and where zero is."""
     base = alt.Chart(alt.Data(values=rows), width=620, height={"step": 30})
     if title:
         base = base.properties(title=alt.Title(title, anchor="start"))

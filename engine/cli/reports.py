@@ -124,10 +124,9 @@ def analyze(
         settings = from_environment(experiments=experiments, data=data)
         plan, source = load_plan(settings.experiments), log or settings.log
         if key not in plan.experiments and key in {placement for _, placement in plan.selections}:
-            ignored = {**inference, "html": html, "segment": segment, "as_of": as_of, "prior": prior}
-            return _policies(
-                key or "", source, [f"--{n.replace('_', '-')}" for n, v in ignored.items() if v], json=json
-            )
+            ignored = {**inference, "segment": segment, "as_of": as_of, "prior": prior}
+            left_out = [f"--{name.replace('_', '-')}" for name, value in ignored.items() if value is not None]
+            return _policies(key or "", source, left_out, html=html, json=json)
         question, metrics = ask(plan, key or "")
         until = as_of.replace(tzinfo=as_of.tzinfo or UTC) if as_of else None
         if prior == "past":
@@ -138,8 +137,7 @@ def analyze(
     if html is not None:
         from engine.analysis.html import report_html
 
-        html.write_text(report_html(report), encoding="utf-8")
-        complain(f"Wrote {html}.")
+        _write(html, report_html(report))
     if json:
         print_json(report)
     elif html is None:
@@ -149,7 +147,17 @@ def analyze(
     return 0
 
 
-def _policies(placement: str, log: Path, ignored: list[str], *, json: bool) -> int:
+def _write(file: Path, page: str) -> None:
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(
+            f"--html {file}: cannot be written ({error.strerror}); name a file in a folder there is"
+        ) from error
+    complain(f"Wrote {file}.")
+
+
+def _policies(placement: str, log: Path, ignored: list[str], *, html: Path | None, json: bool) -> int:
     """A placement is no experiment: its policies learn, and what they earned is compared as that allows."""
     from engine.analysis import policy_report
     from engine.analysis.render import render_policies
@@ -157,9 +165,13 @@ def _policies(placement: str, log: Path, ignored: list[str], *, json: bool) -> i
     if ignored:
         raise BadInput(f"{', '.join(ignored)}: {placement} is a placement, and its report has none; leave it out")
     report = policy_report(log, placement)
+    if html is not None:
+        from engine.analysis.html_policies import policies_html
+
+        _write(html, policies_html(report))
     if json:
         print_json(report)
-    else:
+    elif html is None:
         out.print(render_policies(report))
     return 0
 

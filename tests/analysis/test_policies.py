@@ -1,5 +1,8 @@
 """A placement's policies from the log: rates, their difference, and off-policy values."""
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from engine.analysis.render import render_policies
 from engine.errors import BadInput
 
 Write = Callable[..., Path]
+SHOP = Path(__file__).resolve().parents[2] / "experiments"
 
 
 def offers(rng: np.random.Generator, n: int, best: float) -> dict[str, list[dict[str, object]]]:
@@ -60,6 +64,28 @@ def test_each_policy_has_its_rate_and_uniform_its_value(write_log: Write) -> Non
         assert value.mean_weight == pytest.approx(1.0, abs=0.05)
     assert msgspec.json.decode(report.json())["placement"] == "hero"
     Console(quiet=True).print(render_policies(report))
+
+
+def test_its_page_is_one_file(write_log: Write, tmp_path: Path) -> None:
+    tables = offers(np.random.default_rng(12), 2000, best=0.4)
+    log = write_log(**{name: [{**row, "key": "home_hero"} for row in rows] for name, rows in tables.items()})
+    page = tmp_path / "hero.html"
+
+    def asked(*flags: str) -> subprocess.CompletedProcess[str]:
+        words = ["analyze", "home_hero", "--log", str(log), "--experiments", str(SHOP), *flags]
+        return subprocess.run([sys.executable, "-m", "engine", *words], capture_output=True, text=True, check=False)
+
+    assert asked("--html", str(page)).returncode == 0
+    text = page.read_text(encoding="utf-8")
+    assert "hero earns more than uniform choice: +0." in text
+    assert text.count("vegaEmbed('#chart") == 2
+    assert not re.search(r"""(src|href)=["']https?:""", text)
+    refused = asked("--segment", "channel")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--segment: home_hero is a placement, and its report has none; leave it out" in refused.stderr
+    nowhere = asked("--html", str(tmp_path / "none" / "x.html"))
+    assert nowhere.returncode == 2
+    assert "cannot be written (No such file or directory); name a file in a folder there is" in nowhere.stderr
 
 
 def test_a_corrected_reward_replaces_the_first(write_log: Write) -> None:
