@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import httpx
@@ -53,7 +54,10 @@ def running(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Se
     with listen(settings.host, settings.port) as listener, _store(settings.data) as store:
         port = listener.getsockname()[1]
         settings = msgspec.structs.replace(settings, redis=store.url, port=port)
-        environment = _environment(settings)
+        meters = settings.data / "meters"
+        shutil.rmtree(meters, ignore_errors=True)
+        meters.mkdir()
+        environment = _environment(settings, meters)
         fd = listener.fileno()
         keeper = Keeper()
         with _tended(keeper, store):
@@ -82,16 +86,16 @@ def store_of(settings: Settings, *, named: bool) -> Iterator[Settings]:
         yield msgspec.structs.replace(settings, redis=store.url)
 
 
-def serve_many(settings: Settings) -> None:
+def serve_many(settings: Settings, listener: socket.socket) -> None:
     """Decision servers alone, `settings.workers` processes behind one address, until SIGTERM or Ctrl-C."""
-    keys_of(settings)
     stop = stop_on_signals()
     keeper = Keeper()
-    with listen(settings.host, settings.port) as listener:
-        fd = listener.fileno()
+    fd = listener.fileno()
+    with TemporaryDirectory(prefix="counterpoint-meters-") as meters:  # machines may share the data folder
+        environment = _environment(settings, Path(meters))
         try:
             for index in range(settings.workers):
-                keeper.add(Child(f"server {index + 1}", verb("serve", "--fd", str(fd)), _environment(settings), (fd,)))
+                keeper.add(Child(f"server {index + 1}", verb("serve", "--fd", str(fd)), environment, (fd,)))
             while not stop.wait(0.1):
                 keeper.tend()
         finally:
@@ -106,10 +110,7 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
-def _environment(settings: Settings) -> Mapping[str, str]:
-    meters = settings.data / "meters"
-    shutil.rmtree(meters, ignore_errors=True)
-    meters.mkdir(parents=True)
+def _environment(settings: Settings, meters: Path) -> Mapping[str, str]:
     ours = {
         f"COUNTERPOINT_{name.upper()}": _text(getattr(settings, name))
         for name in Settings.__struct_fields__

@@ -92,7 +92,7 @@ def versions(key: Key, *, data: Data = None, redis: Redis = None, json: AsJson =
     for header, rewards in found:
         published = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(header.time))
         learnt = "damaged" if rewards is None else count(round(rewards), "reward")
-        table.add_row(f"{key}@{header.version}", learnt, published, header.digest)
+        table.add_row(f"{key}@{header.version}", learnt, published, header.digest[:12])
     out.print(table)
     return 0
 

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from engine.cli.app import Data, Folder, Redis, app, complain, log_to_stderr
 from engine.errors import BadInput
-from engine.settings import from_environment
+from engine.settings import Settings, from_environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +36,7 @@ def up(
     log_to_stderr()
     stop = stop_on_signals()
     with running(settings, stop) as (base, settings):
-        open_to = "those who have a key" if settings.api_keys else "this machine only, as no keys are configured"
-        complain(f"Counterpoint answers at {base}, to {open_to}. Data: {settings.data}. Ctrl-C ends it.")
+        complain(f"Counterpoint answers at {base}, {_to(settings)}. Data: {settings.data}. Ctrl-C ends it.")
         stop.wait()
     return 0
 
@@ -54,6 +53,7 @@ def serve(
     fd: Annotated[int | None, Parameter(help="A listening socket that is inherited; used by `up`.", show=False)] = None,
 ) -> int:
     """Serve decisions: one process, or --workers N of them."""
+    from engine.service.auth import keys_of
     from engine.service.server import inherited, listen, run
     from engine.up import serve_many
 
@@ -61,10 +61,14 @@ def serve(
     log_to_stderr()
     if fd is not None:
         run(settings, inherited(fd))
-    elif settings.workers > 1:
-        serve_many(settings)
-    else:
-        with listen(settings.host, settings.port) as listener:
+        return 0
+    keys_of(settings)  # refused before anything is said
+    with listen(settings.host, settings.port) as listener:
+        port = listener.getsockname()[1]
+        complain(f"Decisions at http://{settings.host}:{port}, {_to(settings)}. Data: {settings.data}.")
+        if settings.workers > 1:
+            serve_many(settings, listener)
+        else:
             run(settings, listener)
     return 0
 
@@ -150,6 +154,10 @@ def demo(
     return run(
         from_environment(port=port, data=data or Path(".data/demo")), customers, once=once, stop=stop_on_signals()
     )
+
+
+def _to(settings: Settings) -> str:
+    return "to those who have a key" if settings.api_keys else "to this machine only, as no keys are configured"
 
 
 def _alone(owned: "Sequence[int]", others: "Sequence[int]") -> str:
