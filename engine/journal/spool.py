@@ -24,6 +24,7 @@ _LENGTH_CRC = struct.Struct("<II")
 _SEQ_PARTITION = struct.Struct("<QH")
 _HEAD = struct.Struct("<IIQH")
 _SUFFIX = ".seg"
+_ROOM = 1 << 20
 _log = structlog.get_logger(__name__)
 
 
@@ -92,7 +93,10 @@ class Spool:
         data = b"".join(parts)
         if self._size and self._size + len(data) > self._segment_bytes:
             self.roll()
-        self._write(data)
+        if not self._write(data):
+            _log.error("a segment of the spool was cut; what of it was not shipped is lost", path=str(self.path))
+            self.roll()
+            self._write(data)
         self._size += len(data)
         self.seq = seq
         return seq
@@ -109,6 +113,15 @@ class Spool:
     def gone(self) -> bool:
         """Whether the spool was deleted or moved away, and was not made again yet."""
         return not _is_at(self._segment, _segment_path(self.path, self._first))
+
+    @property
+    def full(self) -> bool:
+        """Whether the disk takes hardly any more."""
+        try:
+            disk = os.fstatvfs(self._segment)
+        except OSError:
+            return False
+        return disk.f_bavail * disk.f_frsize < _ROOM
 
     @property
     def size(self) -> int:
@@ -147,19 +160,22 @@ class Spool:
         self._first = first
         return segment
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> bool:
+        """Whether the segment is still whole: nothing can be read in it behind a place where it was cut."""
         try:
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(self._segment, rest) :]
             if self._fsync:
                 os.fdatasync(self._segment)
-            if os.fstat(self._segment).st_nlink == 0:
+            state = os.fstat(self._segment)
+            if state.st_nlink == 0:
                 self._make_again()
         except OSError as error:
             # A torn frame would hide every later one from the readers.
             os.ftruncate(self._segment, self._size)
             raise self._refused(error) from error
+        return state.st_size == self._size + len(data)
 
     def _make_again(self) -> None:
         with root_lock(self.root):

@@ -89,6 +89,8 @@ async def readiness(worker: Worker, *, degraded: bool = False) -> Readiness:
         why.append(f"no look at the learnt policies for over {SNAPSHOT_SECONDS:g} s")
     if worker.spool.gone:
         why.append(f"the spool {worker.spool.path} was deleted; no answer leaves until its folder can be made again")
+    elif worker.spool.full:
+        why.append(f"the disk of {worker.spool.path} is full; free it, no answer leaves when it takes no more")
     if lag > LAG_RECORDS and (store or not degraded):
         why.append(f"{lag} records wait in the spool; see why the stream does not take them")
     return Readiness(

@@ -164,3 +164,23 @@ def test_a_spool_that_was_moved_away_goes_on_in_its_place(tmp_path: Path) -> Non
     own.append(b"second" * 9, 0)  # in a new segment
     assert [frame.payload for frame in everything(own.path)] == [b"first", b"second" * 9]
     own.close()
+
+
+@pytest.mark.parametrize("cut", [0, 7, 30])
+def test_a_segment_that_is_cut_under_its_worker_hides_nothing_after_it(tmp_path: Path, cut: int) -> None:
+    own = Spool(tmp_path)
+    own.append_many([(b"first" * 3, 0), (b"second" * 3, 0)])
+    (segment,) = own.path.glob("*.seg")
+    os.truncate(segment, cut)
+    for payload in (b"third", b"fourth"):
+        own.append(payload, 0)
+    assert [frame.seq for frame in everything(own.path)] in ([3, 4], [3, 3, 4])  # whoever ships looks at the numbers
+    own.close()
+
+
+def test_a_full_disk_is_seen_before_anything_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Spool(tmp_path)
+    assert not own.full
+    monkeypatch.setattr(spool, "_ROOM", 1 << 62)
+    assert own.full
+    own.close()
