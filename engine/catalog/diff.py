@@ -1,19 +1,14 @@
 """What a change of the YAML does to people who are already assigned: each change classed, with its reason."""
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
 
 import msgspec
 
 from engine.catalog.conditions import and_terms
-from engine.catalog.offer_spec import SelectionSpec
+from engine.catalog.diff_offers import Change, Class, Verdict, offer_changes
 from engine.catalog.segments import expanded
 from engine.catalog.spec import ExperimentSpec, HoldoutSpec, LayerSpec
 from engine.catalog.specs import Specs
-
-Class = Literal["safe", "unsafe"]
-Verdict = tuple[str, Class, str]
-"""The path in the file, the class, and the reason."""
 
 NOBODY_MOVES: Mapping[str, str] = {
     "hypothesis": "words only",
@@ -34,17 +29,6 @@ RE_RANDOMIZES: Mapping[str, str] = {
 }
 
 
-class Change(msgspec.Struct, frozen=True):
-    """One thing that differs between two folders."""
-
-    key: str
-    path: str
-    verdict: Class = msgspec.field(name="class")
-    reason: str
-    old: object = None
-    new: object = None
-
-
 def changes(old: Specs, new: Specs, now: float) -> list[Change]:
     """Every change from `old` to `new` that a customer could feel, at `now` (seconds since 1970)."""
     experiments = list(_experiments(old, new, now))
@@ -53,8 +37,7 @@ def changes(old: Specs, new: Specs, now: float) -> list[Change]:
         *_dependents(old, new, experiments),
         *_layers(old, new),
         *_holdouts(old, new),
-        *_selections(old, new),
-        *_offers(old, new),
+        *offer_changes(old, new),
     ]
 
 
@@ -248,42 +231,6 @@ def _holdout(before: HoldoutSpec | None, after: HoldoutSpec | None) -> tuple[Cla
     if after.share > before.share:
         return "unsafe", "more people are held out, some of them in experiments now"
     return "safe", "fewer people are held out; nobody is taken out of an experiment"
-
-
-def _selections(old: Specs, new: Specs) -> Iterator[Change]:
-    for key in sorted({*old.selections, *new.selections}):
-        before, after = old.selections.get(key), new.selections.get(key)
-        if before is None or after is None:
-            reason = "its placement has a new way to choose" if before is None else "what it learnt is left aside"
-            yield Change(key, "", "safe" if before is None else "unsafe", reason)
-            continue
-        for path, verdict, reason in _selection(before, after):
-            yield Change(key, path, verdict, reason, getattr(before, path, None), getattr(after, path, None))
-
-
-def _selection(before: SelectionSpec, after: SelectionSpec) -> Iterator[Verdict]:
-    one, two = before.policy, after.policy
-    if (one.kind, one.features, one.pool, one.attributes) != (two.kind, two.features, two.pool, two.attributes):
-        yield "policy", "unsafe", "what it learnt does not fit the new one, which starts from its prior"
-    elif one != two:
-        yield "policy", "safe", "it learns or explores otherwise from now on and keeps what it learnt"
-    if before.reward != after.reward:
-        same = before.reward.metric == after.reward.metric
-        reason = "rewards are waited for otherwise" if same else "it has learnt for another reward"
-        yield "reward", "safe" if same else "unsafe", reason
-    if before.offers != after.offers:
-        yield "offers", "safe", "new offers start from the prior, the others keep what was learnt"
-    for field in ("placement", "channels", "fallback"):
-        if getattr(before, field) != getattr(after, field):
-            yield field, "unsafe" if field == "placement" else "safe", "offers are chosen by each request anew"
-
-
-def _offers(old: Specs, new: Specs) -> Iterator[Change]:
-    for key in sorted({*old.offers, *new.offers}):
-        before, after = old.offers.get(key), new.offers.get(key)
-        if before != after:
-            word = "new" if before is None else "removed" if after is None else "changed"
-            yield Change(key, "offer", "safe", f"{word}; offers are chosen by each request anew")
 
 
 def _at(spec: ExperimentSpec, path: str, specs: Specs) -> object:

@@ -11,7 +11,19 @@ from engine.catalog.specs import Specs
 from engine.catalog.validate import Found
 from engine.errors import Problem
 
-TERMS = ("price", "currency", "discount", "terms", "valid_from", "valid_until", "start", "end")
+TERMS = (
+    "price",
+    "currency",
+    "discount",
+    "terms",
+    "valid_from",
+    "valid_until",
+    "valid_to",
+    "until",
+    "expires",
+    "start",
+    "end",
+)
 """What the renderings of one offer may not say differently."""
 CALENDAR = ("1d", "7d", "30d", "365d")
 LONGEST = 400 * 86_400.0

@@ -181,7 +181,7 @@ def test_a_segment_that_asks_more_is_a_change_of_those_who_name_it() -> None:
     old = specs(named, **HOUSE)
     for condition, verdict in ((more, "unsafe"), (fewer, "safe")):
         new = specs(named, **HOUSE | {"segments": {"segments": [{"key": "good", "condition": condition}]}})
-        assert told(old, new) == {("x", "audience", verdict)}
+        assert told(old, new) == {("x", "audience", verdict), ("good", "segments.condition", "safe")}
 
 
 def test_no_change_is_none() -> None:
