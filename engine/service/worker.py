@@ -25,6 +25,7 @@ from engine.journal.snapshots import Follower
 from engine.journal.spool import Spool, partition_of
 from engine.profiles.claims import Claims, Reason
 from engine.profiles.events import Accepted, Event, Status, customer_ids, decode_batch
+from engine.profiles.forgotten import Forgotten
 from engine.profiles.granting import Granting, Lost, to_remember
 from engine.profiles.hearing import admit, hear
 from engine.profiles.keep import keep
@@ -91,6 +92,7 @@ class Worker:
         self.follower = Follower(settings, lambda: self.watch.plan)
         self.meters.registry.register(Told(self.follower))
         self.switch = KillSwitch(self.patient.wire)
+        self.forgotten = Forgotten(self.patient.wire)
         self.claims = Claims(self.store.wire)
         self.granting = Granting(self.claims)
         self.repeats = Repeats(self.store.wire, self.away, self._spool)
@@ -116,7 +118,8 @@ class Worker:
         gc.set_threshold(*GARBAGE)
         shipping = asyncio.create_task(self.shipper.run())
         merging = finish_merges(self.patient, self._journal)
-        following = (self.follower.run(), self.switch.run(), self.away.run(), self._follow_plan(), merging)
+        listening = self.switch.run(), self.away.run(), self.forgotten.run()
+        following = self.follower.run(), self._follow_plan(), merging, *listening
         followers = [asyncio.create_task(task) for task in following]
         try:
             yield
@@ -189,10 +192,8 @@ class Worker:
                 decision = await self.granting.grant(self.plan, decision, resolved.key, now, again)
             if decision.kept:
                 await keep(self.store, resolved, decision.kept, self.plan.experiments)
-            if request.expose:
-                told = to_remember(decision, resolved.key, ())
-                if told is not None:
-                    await hold(self.store.wire, decision_id, told)
+            if request.expose and (told := to_remember(decision, resolved.key, ())) is not None:
+                await hold(self.store.wire, decision_id, told)
         except StoreUnavailable:
             self.away.failed(began, time.monotonic())
             return self._alone(request, now, decision_id)
@@ -207,6 +208,7 @@ class Worker:
         """Decide without the store: nothing is known of the customer, so it is the fallback."""
         profile = stranger(request.customer)
         decision = self.decided(profile, request, now, decision_id, degraded=True)
+        decision = msgspec.structs.replace(decision, erased=self.forgotten.names(request.customer))
         return self._traced(decision, now, request, profile, NOTHING_COUNTED)
 
     def decided(

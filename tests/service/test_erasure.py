@@ -3,7 +3,9 @@
 import asyncio
 import subprocess
 import sys
+import time
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,11 +15,12 @@ import redis
 from engine import embedded
 from engine.decide.profile import CustomerIds
 from engine.journal.erase import digest
-from engine.journal.records import ExposureRecord
+from engine.journal.records import DecisionRecord, ExposureRecord
 from engine.learn.erase import without_erased
 from engine.learn.intake import Stamped
 from engine.learn.pending import WAITING, Board, Pending
 from engine.learn.state import State, path_of
+from engine.profiles.forgotten import SECONDS
 from engine.profiles.prefetched import Prefetched, held, hold
 from engine.profiles.store import ProfileStore
 
@@ -94,3 +97,30 @@ def test_a_decision_made_while_its_customer_was_erased_is_not_kept(valkey: embed
 
     asyncio.run(run())
     assert kept(valkey.url, "in-a-hurry") == []
+
+
+def test_while_the_store_is_away_no_record_names_the_erased(tmp_path: Path, serve: Any, shop: Path) -> None:
+    def ask(who: str) -> Any:
+        return server.post("/v1/decide", {"customer": {"email": who}, "channel": "web", "placements": ["home_hero"]})
+
+    with (
+        embedded.running(tmp_path / "store") as store,
+        serve(tmp_path, store.url, shop, {"COUNTERPOINT_STORE_TIMEOUT": "5"}) as server,
+        redis.Redis.from_url(store.url) as client,
+    ):
+        assert httpx.delete(f"{server.base}/v1/profiles/gone@x.de", timeout=30).status_code == 200
+        time.sleep(4 * SECONDS)  # it was heard at every worker
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        client.config_set("replica-serve-stale-data", "no")  # it refuses all but a few commands
+        for who in ("gone", "stays"):
+            answer = ask(f"{who.title()}@X.de").json()
+            assert answer["degraded"]
+            assert named(server, f"{who}@x.de", answer) == (who == "stays")
+
+
+def named(server: Any, who: str, answer: Any) -> bool:
+    """Whether the record of an answer says that it was for `who`."""
+    (record,) = (
+        r for r in server.records() if isinstance(r, DecisionRecord) and r.decision_id == answer["decision_id"]
+    )
+    return who in record.customer.lower() or who.encode() in record.trace.lower()

@@ -1,0 +1,45 @@
+"""Who was erased lately, by digest, so that no record names them while the store that knows it is away."""
+
+import asyncio
+
+import msgspec
+
+from engine.catalog.rules import KINDS
+from engine.decide.profile import CustomerIds
+from engine.erasures import STREAM, digest
+from engine.errors import StoreUnavailable
+from engine.profiles import keys
+from engine.profiles.wire import Wire
+
+SECONDS = 0.5
+_PIECE = 1000
+
+
+class Forgotten:
+    """What one process heard of erasures; they are told for a month."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._since = b"0-0"
+        self._digests: set[bytes] = set()
+
+    async def run(self) -> None:
+        """Listen for as long as the process decides."""
+        while True:
+            if not await self.listen():
+                await asyncio.sleep(SECONDS)
+
+    async def listen(self) -> bool:
+        """Hear what was told since the last time; whether there may be more."""
+        try:
+            told = await self._wire.send("XRANGE", STREAM, b"(" + self._since, "+", "COUNT", _PIECE)
+        except StoreUnavailable:
+            return False
+        for self._since, said in msgspec.convert(told or [], list[tuple[bytes, dict[bytes, bytes]]]):
+            self._digests.update(said[b"who"].split())
+        return bool(told)
+
+    def names(self, ids: CustomerIds) -> bool:
+        """Whether one of these identifiers is of somebody who was erased."""
+        given = ((kind, getattr(ids, kind)) for kind in KINDS)
+        return any(digest(keys.normal(kind, value)).encode() in self._digests for kind, value in given if value)
