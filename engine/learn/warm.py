@@ -35,12 +35,15 @@ WITH shown AS (
 ), chosen AS (
     SELECT * FROM read_parquet($decisions, hive_partitioning = false)
     WHERE kind = 'offer' AND key = $key AND policy IS NOT NULL
+), clock AS (
+    SELECT max(epoch(time)) AS now
+    FROM (SELECT time FROM shown UNION ALL SELECT time FROM read_parquet($rewards, hive_partitioning = false))
 )
-SELECT variant, coalesce(reward, 0.0), propensity, context
-FROM chosen JOIN shown USING (decision_id) LEFT JOIN earned USING (decision_id)
-WHERE reward IS NOT NULL OR epoch(shown.time) + $window <= (SELECT max(epoch(time)) FROM shown)
+SELECT variant, coalesce(reward, 0.0), propensity, context, epoch(shown.time) + $window <= now
+FROM chosen JOIN shown USING (decision_id) LEFT JOIN earned USING (decision_id), clock
 ORDER BY shown.time, decision_id
 """
+_OPEN = "reward that may still come"
 _context = msgspec.json.Decoder(dict[str, Value])
 
 
@@ -85,11 +88,13 @@ def learnt_from(selection: Selection, source: Path) -> tuple[Bandit, dict[str, i
     """
     policy = bandit(selection)
     unused: Counter[str] = Counter()
-    for rows in _log(selection, source) if source.is_dir() else _table(selection, source):
+    for rows in _log(selection, source, unused) if source.is_dir() else _table(selection, source):
         policy = _taught(policy, selection, rows, unused)
     if not policy.seen:
-        raise BadInput(f"{source}: no row teaches {selection.key} ({dict(unused) or 'it has none'}); see what it holds")
-    return policy, dict(unused)
+        raise BadInput(
+            f"{source}: no row teaches {selection.key} ({dict(+unused) or 'it has none'}); see what it holds"
+        )
+    return policy, dict(+unused)
 
 
 def _taught(policy: Bandit, selection: Selection, rows: Sequence[Row], unused: Counter[str]) -> Bandit:
@@ -117,7 +122,8 @@ def _taught(policy: Bandit, selection: Selection, rows: Sequence[Row], unused: C
         raise BadInput(f"reward: {error}") from error
 
 
-def _log(selection: Selection, folder: Path) -> Iterator[list[Row]]:
+def _log(selection: Selection, folder: Path, unused: Counter[str]) -> Iterator[list[Row]]:
+    """The rows whose window is over: of the others only those that earned something already would be known."""
     tables = ("decisions", "exposures", "rewards")
     files = {name: str(folder / name / "**" / "*.parquet") for name in tables}
     missing = [name for name in tables if next((folder / name).glob("**/*.parquet"), None) is None]
@@ -127,7 +133,8 @@ def _log(selection: Selection, folder: Path) -> Iterator[list[Row]]:
     with _duckdb(folder) as connection:
         answer = connection.execute(_LOG, asked)
         while rows := answer.fetchmany(_PIECE):
-            yield [(arm, reward, p, _context.decode(context or "{}")) for arm, reward, p, context in rows]
+            unused[_OPEN] += sum(not over for *_, over in rows)
+            yield [(arm, reward, p, _context.decode(context or "{}")) for arm, reward, p, context, over in rows if over]
 
 
 def _table(selection: Selection, file: Path) -> Iterator[list[Row]]:

@@ -258,6 +258,17 @@ def test_a_warm_start_from_the_log_knows_what_the_learner_knew(shop: Any) -> Non
     assert counts(shop) == learnt
 
 
+def test_a_warm_start_waits_for_the_end_of_a_window_whether_it_was_rewarded_or_not(shop: Any) -> None:
+    shop.send(*clicked(shop, "d1", 0), *shop.shown("d2", 10, arm="b"))
+    shop.send(*clicked(shop, "d3", 2 * HOUR, "c"), *shop.shown("d4", 2 * HOUR + 10, arm="c"))
+    shop.pass_time(2 * HOUR + 60)
+    shop.learn()
+    collect(shop.settings, drain=True)
+    made = warm_start(shop.settings, shop.plan, "hero", shop.settings.log)
+    assert (made.learnt, made.unused) == (2, {"reward that may still come": 2})
+    assert counts(shop) == {"a": (1, 1), "b": (1, 0), "c": (0, 0)}
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_warm_start_from_a_table_says_what_it_could_not_use(shop: Any, tmp_path: Path, suffix: str) -> None:
     shop.selection("hero", "{kind: linear_thompson, features: [hour]}", CLICK)
