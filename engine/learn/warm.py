@@ -74,9 +74,14 @@ def warm_start(settings: Settings, plan: Plan, key: str, source: Path) -> WarmSt
         raise BadInput(f"{key!r} is no selection; use one of {', '.join(sorted(plan.policies))}")
     policy, unused = learnt_from(selection, source)
     with stream.connect(settings.redis) as client, store_errors("publishing"):
-        name = f"{key}{MARK}warm" if parts_of(client, key) else key
         # Nothing that a learner taught before is in it, so its clock reads 0 there.
-        version = put_current(client, name, 0.0, meaning_of(selection), dump(policy))
+        meaning, blob = meaning_of(selection), dump(policy)
+        parts = parts_of(client, key)
+        for part in parts:
+            put_current(client, part, 0.0, meaning, dump(bandit(selection)))
+        if parts:
+            put_current(client, f"{key}{MARK}warm", 0.0, meaning, blob)
+        version = put_current(client, key, 0.0, meaning, blob)
     return WarmStart(version, policy.seen, unused)
 
 

@@ -258,6 +258,29 @@ def test_a_warm_start_from_the_log_knows_what_the_learner_knew(shop: Any) -> Non
     assert counts(shop) == learnt
 
 
+def test_a_warm_start_takes_the_place_of_what_several_learners_knew(shop: Any, tmp_path: Path) -> None:
+    plan = shop.plan
+
+    def learn_in_parts() -> None:
+        for owned in ([0], [1]):
+            learn(shop.settings, lambda: plan, threading.Event(), once=True, owned=owned)
+
+    for i in range(8):
+        shop.send(*clicked(shop, f"d{i}", i, who=f"u{i}"))
+    learn_in_parts()
+    file = tmp_path / "table.csv"
+    file.write_text("arm,reward\nb,1\nb,0\n")
+    for _ in range(2):
+        made = warm_start(shop.settings, plan, "hero", file)
+        assert (shop.version(), counts(shop)["b"]) == (made.version, (2, 1))
+        learn_in_parts()
+        assert counts(shop) == {"a": (0, 0), "b": (2, 1), "c": (0, 0)}
+    for i in range(8, 16):
+        shop.send(*clicked(shop, f"d{i}", i, "c", who=f"u{i}"))
+    learn_in_parts()
+    assert counts(shop) == {"a": (0, 0), "b": (2, 1), "c": (8, 8)}
+
+
 def test_a_warm_start_waits_for_the_end_of_a_window_whether_it_was_rewarded_or_not(shop: Any) -> None:
     shop.send(*clicked(shop, "d1", 0), *shop.shown("d2", 10, arm="b"))
     shop.send(*clicked(shop, "d3", 2 * HOUR, "c"), *shop.shown("d4", 2 * HOUR + 10, arm="c"))
