@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Key = Annotated[str, Parameter(help="An experiment or a placement.")]
 Name = Literal["bernoulli", "linear", "logistic", "drifting", "delayed", "coming_and_going", "channels", "digits"]
 """The environments of `simulate`."""
+Channel = Annotated[
+    str | None, Parameter(help="Where customers who name none are met; the web, or else the first by name.")
+]
 Customers = Annotated[Path, Parameter(help="JSON, JSON Lines or CSV: user_id, traits, context.")]
 
 
@@ -122,6 +125,7 @@ def preview(
     key: Key,
     *,
     customers: Customers,
+    channel: Channel = None,
     experiments: Folder = None,
     data: Data = None,
     redis: Redis = None,
@@ -133,14 +137,14 @@ def preview(
     """
     from engine.catalog.compile import compile_plan
     from engine.catalog.load import load_specs
-    from engine.profiles.sample import read_sample
+    from engine.profiles.sample import met_on, read_sample
     from engine.profiles.trial import preview as show
     from engine.profiles.trial import with_drafts
 
     settings = from_environment(experiments=experiments, data=data, redis=redis)
     trial = compile_plan(with_drafts(load_specs(settings.experiments), key))
     learnt = _learnt(settings, trial, named=redis is not None)
-    rows = show(trial, key, read_sample(customers), time.time(), learnt)
+    rows = show(trial, key, met_on(read_sample(customers), channel), time.time(), learnt)
     if json:
         print_json(rows)
         return 0
@@ -169,6 +173,7 @@ def simulate(
     seed: Annotated[int, Parameter(help="What they are drawn from.")] = 0,
     customers: Annotated[int, Parameter(help="How many made-up customers to send through.")] = 10_000,
     profiles: Annotated[Path | None, Parameter(help="Customers to send through instead of made-up ones.")] = None,
+    channel: Channel = None,
     log: Annotated[Path | None, Parameter(help="A log, DATA/log: its visits again instead of made-up ones.")] = None,
     visits: Annotated[int, Parameter(help="How often each customer comes.")] = 1,
     days: Annotated[float, Parameter(help="Over how many days they come, evenly.")] = 1.0,
@@ -189,7 +194,7 @@ def simulate(
     if environment is not None:
         from engine.cli.environments import simulate_environment
 
-        yours = {"KEY": key, "--profiles": profiles, "--log": log, "--stock": stock}
+        yours = {"KEY": key, "--profiles": profiles, "--channel": channel, "--log": log, "--stock": stock}
         if given := [name for name, value in yours.items() if value is not None]:
             raise BadInput(f"simulate: {given[0]} is of your shop, --environment {environment} is none; leave one out")
         return simulate_environment(environment, policy or [], rounds=rounds, runs=runs, seed=seed, json=json)
@@ -202,7 +207,7 @@ def simulate(
     from engine.journal.traffic import logged_requests
     from engine.profiles.dry_run import asking, dry_run
     from engine.profiles.dry_run import visits as visits_of
-    from engine.profiles.sample import made_up, read_sample
+    from engine.profiles.sample import made_up, met_on, read_sample
     from engine.profiles.trial import with_drafts
 
     if min(customers, visits) < 1 or days < 0 or not 0 <= redeem <= 1:
@@ -212,7 +217,7 @@ def simulate(
     if log:
         traffic = asking(trial, key, ((one.now, one.request, one.profile) for one in logged_requests(log)))
     else:
-        sample = read_sample(profiles) if profiles else made_up(customers)
+        sample = met_on(read_sample(profiles) if profiles else made_up(customers), channel)
         traffic = visits_of(trial, key, sample, time.time(), each=visits, days=days)
     learnt = _learnt(settings, trial, named=redis is not None)
     result = dry_run(trial, key, traffic, stock=_levels(stock or []), redeemed=redeem, snapshots=learnt)

@@ -79,6 +79,11 @@ def read_sample(path: Path) -> list[Sampled]:
     return found
 
 
+def met_on(sample: list[Sampled], channel: str | None) -> list[Sampled]:
+    """The sample, in which who names no channel is met on this one."""
+    return [msgspec.structs.replace(one, channel=one.channel or channel) for one in sample]
+
+
 def _rows(path: Path, text: str) -> Iterator[_Line]:
     reader = csv.DictReader(text.splitlines())
     if "user_id" not in (reader.fieldnames or []):

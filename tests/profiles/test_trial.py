@@ -4,14 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from engine.catalog.compile import compile_plan
 from engine.catalog.load import specs_of
-from engine.profiles.sample import made_up, read_sample
+from engine.errors import BadInput
+from engine.profiles.sample import made_up, met_on, read_sample
 from engine.profiles.trial import preview
 
 NOW = 1_790_000_000.0
 FILES: dict[str, Any] = {
-    "channels.yaml": {"channels": [{"key": "web"}], "placements": [{"key": "hero", "channels": ["web"]}]},
+    "channels.yaml": {
+        "channels": [{"key": "web"}, {"key": "till"}],
+        "placements": [{"key": "hero", "channels": ["till", "web"]}],
+    },
     "metrics.yaml": {"metrics": [{"key": "click", "event": "click"}]},
     "hero.yaml": {
         "key": "hero",
@@ -26,10 +32,10 @@ FILES: dict[str, Any] = {
         "placement": "hero",
         "variants": [{"key": "even", "weight": 0.5, "policy": {"kind": "uniform"}}, {"key": "learned", "weight": 0.5}],
     },
-    "offers/one.yaml": {"key": "one", "renderings": {"web": {}}},
-    "offers/two.yaml": {"key": "two", "renderings": {"web": {}}, "audience": {"loyalty.tier": {"$gte": 1}}},
-    "offers/letter.yaml": {"key": "letter", "renderings": {"web": {}}, "purpose": "marketing"},
-    "offers/plain.yaml": {"key": "plain", "renderings": {"web": {}}},
+    "offers/one.yaml": {"key": "one", "renderings": {"web": {}, "till": {}}},
+    "offers/two.yaml": {"key": "two", "renderings": {"web": {}, "till": {}}, "audience": {"loyalty.tier": {"$gte": 1}}},
+    "offers/letter.yaml": {"key": "letter", "renderings": {"web": {}, "till": {}}, "purpose": "marketing"},
+    "offers/plain.yaml": {"key": "plain", "renderings": {"web": {}, "till": {}}},
 }
 PLAN = compile_plan(specs_of("shop", {name: json.dumps(value).encode() for name, value in FILES.items()}))
 
@@ -41,6 +47,14 @@ def test_a_placement_under_an_experiment_names_the_policy_of_each_customers_vari
     assert [row.policy for row in offers] == [chosen[row.gets or ""] for row in variants]
     assert {row.policy for row in offers} == set(chosen.values())
     assert [row.policy for row in variants] == [row.policy for row in offers]
+
+
+def test_who_names_no_channel_is_met_where_it_is_said() -> None:
+    known = [*made_up(1), *met_on(made_up(1), "till")]
+    assert [row.channel for row in preview(PLAN, "hero", met_on(known, None), NOW)] == ["web", "till"]
+    assert [row.channel for row in preview(PLAN, "hero", met_on(known, "till"), NOW)] == ["till", "till"]
+    with pytest.raises(BadInput, match="'tll' is not a channel; use one of till, web"):
+        preview(PLAN, "hero", met_on(known, "tll"), NOW)
 
 
 def test_asked_again_a_preview_shows_the_same() -> None:
