@@ -125,6 +125,7 @@ class OfferSpec(Spec, frozen=True, kw_only=True):
     """One offer, with its rendering per channel. `lever` is how much the shop wants it: 2 is twice as much.
 
     `attributes` say what it is like, for policies that learn from similar offers; its tags are `tags.KEY` there.
+    Price, currency, discount, terms and dates (`until`, `valid_from`, …) are the same in every rendering that has them.
     """
 
     key: Key
