@@ -6,10 +6,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
+import duckdb
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from engine.catalog import load_plan
@@ -18,6 +22,7 @@ from engine.decide.assign import AssignmentReason, Subject, assign
 from engine.decide.offers import OfferReason
 from engine.errors import BadInput
 from engine.hashing import bucket, bucket_ranges, choose_variant
+from engine.journal.parquet import SCHEMAS
 from engine.service.auth import load_keys
 from engine.settings import RULES, Settings, from_environment
 
@@ -151,3 +156,29 @@ def test_the_migrated_experiment_keeps_its_assignments(tmp_path: Path) -> None:
         subject = Subject({"customer": unit}, frozenset(), {"country": "DE"}, {})
         got = assign(plan, experiment, subject, now=0.0)
         assert got.index == choose_variant(bucket(told["key"], unit, 1), ranges)
+
+
+def test_the_log_s_columns_are_told_and_its_query_runs(tmp_path: Path) -> None:
+    page = (ROOT / "docs/log.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (`.*`) \|$", page, flags=re.MULTILINE)
+    assert {table: re.findall(r"\w+", columns) for table, columns in rows} == {
+        table: schema.names for table, schema in SCHEMAS.items()
+    }
+    (query,) = re.findall(r"```sql\n(.*?)```", page, flags=re.DOTALL)
+    seen: dict[str, list[dict[str, object]]] = {
+        "decisions": [
+            {"decision_id": one, "kind": "offer", "key": "home_hero", "variant": "second_coffee"} for one in "abc"
+        ],
+        "exposures": [{"decision_id": one, "key": "home_hero"} for one in "aab"],
+        "rewards": [
+            {"decision_id": "a", "key": "home_hero", "reward": reward, "time": datetime.fromtimestamp(at, UTC)}
+            for at, reward in enumerate((1.0, 0.5))
+        ],
+    }
+    for table, written in seen.items():
+        folder = tmp_path / table / "day=1970-01-01"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(written, SCHEMAS[table]), folder / "1.parquet")  # type: ignore[index]
+    with duckdb.connect() as connection:
+        found = connection.execute(query.replace(".data/demo/log", str(tmp_path))).fetchall()
+    assert found == [("second_coffee", 2, 0.25)]
