@@ -23,10 +23,11 @@ PAUSE, LONGEST_PAUSE = 0.05, 2.0
 
 
 def erase_customers(log: Path, ids: Collection[str], now: float) -> int:
-    """Remove all rows of the customers or devices `ids`, and what came before `now` and is still to come.
+    """Remove all rows of the customers `ids`, and what came before `now` and is still to come.
 
-    The rewards of their decisions go with them; so does what is in quarantine and has one of the ids in it. The log
-    is never without the rows of others. Killed halfway, it is finished by calling it again.
+    The rewards of their decisions go with them; so does what is in quarantine and has one of the ids in it. Others who
+    used one of the devices keep their rows, which do not say so any more. The log is never without the rows of others.
+    Killed halfway, it is finished by calling it again.
 
     Returns:
         The number of rows removed.
@@ -36,7 +37,7 @@ def erase_customers(log: Path, ids: Collection[str], now: float) -> int:
 
 
 def remove(log: Path, ids: Collection[str], free: Container[FileId] = (), stop: Event | None = None) -> int:
-    """Take all rows of `ids` out of the files of the log, but for those that are known to be `free` of them.
+    """Take `ids` out of the files of the log, as `erase_customers`, but for those that are known to be `free` of them.
 
     Each file is written anew beside the collector and is a commit of its own, so that nobody waits for all of them.
 
@@ -48,13 +49,13 @@ def remove(log: Path, ids: Collection[str], free: Container[FileId] = (), stop: 
     """
     decisions: set[str] = set()
     for path in files_of(log, "decisions", free, stop):
-        found = parquet.read(path, ["decision_id", "customer", "device"])
+        found = parquet.read(path, ["decision_id", "customer"])
         decisions.update(found.filter(pc.invert(_others(found, "decisions", ids, ())))["decision_id"].to_pylist())
     removed = 0
     for table in reversed(parquet.TABLES):  # rewards before the decisions that say whose they are
         keep = functools.partial(_others, table=table, ids=ids, decisions=decisions)
         if table != "rewards" or decisions:
-            removed += sum(_rewrite(log, table, path, keep) for path in files_of(log, table, free, stop))
+            removed += sum(_rewrite(log, table, path, ids, keep) for path in files_of(log, table, free, stop))
     return removed
 
 
@@ -100,25 +101,38 @@ def remember(log: Path, erased: Mapping[str, float]) -> None:
 
 
 def without_erased(batch: pa.RecordBatch, erased: dict[str, float]) -> pa.RecordBatch:
-    """The rows that were not made by an erased customer before the erasure."""
+    """The rows that were not made by an erased customer before the erasure, nor say that they were on their device."""
     if not erased or "customer" not in batch.schema.names:
         return batch
     made = batch.column("received" if "received" in batch.schema.names else "time").cast(pa.int64()).to_pylist()
-    customers = batch.column("customer").to_pylist()
-    devices = batch.column("device").to_pylist() if "device" in batch.schema.names else customers
-    known = {name: erased.get(digest(name), 0.0) * 1e6 for name in {*customers, *devices} if name is not None}
-    keep = [
-        at > known[customer] and at > known.get(device, 0.0)
-        for at, customer, device in zip(made, customers, devices, strict=True)
-    ]
-    return batch.filter(pa.array(keep))
+
+    def of_erased(column: str) -> pa.Array:
+        names = batch.column(column).to_pylist()
+        until = {name: erased.get(digest(name), -1.0) * 1e6 for name in set(names) if name is not None}
+        return pa.array([at <= until.get(name, -1.0) for at, name in zip(made, names, strict=True)], pa.bool_())
+
+    without = _without_device(batch, of_erased("device")) if "device" in batch.schema.names else batch
+    return without.filter(pc.invert(of_erased("customer")))
 
 
-def _rewrite(log: Path, table: Table, path: Path, keep: Keep) -> int:
-    """Put a file without those rows in the place of `path`; how many they were."""
+def _without_device(batch: pa.RecordBatch, where: pa.Array) -> pa.RecordBatch:
+    """The rows, which do not say on what device they were asked for `where` that is true."""
+    for name in {"device", "trace"} & set(batch.schema.names):
+        index = batch.schema.get_field_index(name)
+        field = batch.schema.field(index)
+        batch = batch.set_column(index, field, pc.if_else(where, pa.scalar(None, field.type), batch.column(index)))
+    return batch
+
+
+def _rewrite(log: Path, table: Table, path: Path, ids: Collection[str], keep: Keep) -> int:
+    """Put a file without the rows that are not to `keep` in the place of `path`; how many they were."""
     columns = [name for name in ("customer", "device", "decision_id", "body") if name in parquet.SCHEMAS[table].names]
     prepared = path.with_name(f".{uuid.uuid4().hex}.tmp")
     pause = PAUSE
+
+    def clean(batch: pa.RecordBatch) -> pa.RecordBatch:
+        kept = batch.filter(keep(batch))
+        return _without_device(kept, _is_on(kept, ids)) if "device" in kept.schema.names else kept
 
     def put(hidden: Path) -> None:
         prepared.replace(hidden)
@@ -127,7 +141,7 @@ def _rewrite(log: Path, table: Table, path: Path, keep: Keep) -> int:
         before = id_of(path)
         found = parquet.read(path, columns)
         count: int = found.num_rows - (pc.sum(keep(found)).as_py() or 0)
-        if not count:
+        if not count and not ("device" in columns and pc.any(_is_on(found, ids)).as_py()):
             return 0
         same = True
 
@@ -137,7 +151,7 @@ def _rewrite(log: Path, table: Table, path: Path, keep: Keep) -> int:
             return publish.Change({path: put}) if same else publish.Change()
 
         try:
-            parquet.copy(prepared, table, [path], keep)
+            parquet.copy(prepared, table, [path], clean)
             if publish.commit(log, change, wait=False):
                 return count
         except FileNotFoundError:
@@ -162,7 +176,9 @@ def _others(
             return pa.array([not any(word in body for word in words) for body in rows["body"].to_pylist()], pa.bool_())
         case _:
             people = pa.array(sorted(ids), pa.string())
-            own = pc.is_in(rows["customer"], people)
-            if "device" in rows.schema.names:
-                own = pc.or_(own, pc.is_in(rows["device"], people))
-            return pc.invert(own)
+            return pc.invert(pc.is_in(rows["customer"], people))
+
+
+def _is_on(rows: pa.RecordBatch | pa.Table, ids: Collection[str]) -> pa.Array:
+    """For each row whether it was asked for on a device of these."""
+    return pc.is_in(rows["device"], pa.array(sorted(ids), pa.string()))

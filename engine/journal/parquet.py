@@ -136,9 +136,9 @@ def read(path: Path, columns: list[str] | None = None, filters: pc.Expression | 
 
 
 def copy(
-    path: Path, table: Table, sources: list[Path], keep: Callable[[pa.RecordBatch], pa.Array] | None = None
+    path: Path, table: Table, sources: list[Path], change: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None
 ) -> None:
-    """Write what files of a table hold as one file; with `keep`, only the rows for which it says true.
+    """Write what files of a table hold as one file; with `change`, what it makes of their rows.
 
     Columns that an older file does not have are null.
     """
@@ -147,8 +147,7 @@ def copy(
         for source in sources:
             with pq.ParquetFile(source) as file:
                 for found in file.iter_batches():
-                    kept = found if keep is None else found.filter(keep(found))
-                    writer.write_batch(_conformed(kept, schema))
+                    writer.write_batch(_conformed(found if change is None else change(found), schema))
 
 
 def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -4,6 +4,7 @@ import datetime as dt
 from pathlib import Path
 
 import duckdb
+import msgspec
 import pytest
 
 from engine.journal import publish
@@ -130,7 +131,22 @@ def test_what_was_on_its_way_at_the_erasure_does_not_come_back(settings: Setting
     erase_customers(settings.log, {"u-1", "phone"}, LATER)
     collected(settings, *of_customer("u-1"), *of_customer("u-1", LATER + 5), *of_customer("u-3", device="phone"))
     assert {row["customer"] for row in content(settings.log, "exposures")} == {"u-1", "u-2", "u-3"}
-    assert [(row["customer"], row["decision_id"]) for row in content(settings.log, "decisions")] == [
-        ("u-1", f"d-u-1-{LATER + 5}"),
-        ("u-2", f"d-u-2-{NOON}"),
+    assert [(row["customer"], row["decision_id"], row["device"]) for row in content(settings.log, "decisions")] == [
+        ("u-1", f"d-u-1-{LATER + 5}", None),
+        ("u-2", f"d-u-2-{NOON}", None),
+        ("u-3", f"d-u-3-{NOON}", None),  # who used the device too is not erased
     ]
+
+
+def test_who_used_the_device_of_the_erased_is_not_erased_and_does_not_name_it(settings: Settings) -> None:
+    before = [msgspec.structs.replace(of_customer(who, device="tablet")[0], trace=b"on tablet") for who in ("a", "b")]
+    reward = RewardRecord(f"d-b-{NOON}", "hero", 1.0, NOON)
+    collected(settings, *before, *of_customer("b", LATER, device="till"), reward)
+    assert erase_customers(settings.log, {"a", "tablet"}, LATER + 1) == 1
+    assert [(row["customer"], row["device"], row["trace"]) for row in content(settings.log, "decisions")] == [
+        ("b", None, None),
+        ("b", "till", None),
+    ]
+    assert len(content(settings.log, "rewards")) == 2
+    assert not [path for path in settings.log.rglob("decisions/*/*") if b"tablet" in path.read_bytes()]
+    assert erase_customers(settings.log, {"a", "tablet"}, LATER + 2) == 0
