@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,15 @@ import msgspec
 from engine.analysis.aggregate import CROSSED, Group, groups
 from engine.analysis.bayes import empirical_prior
 from engine.analysis.clustered import centres, unit_frame
-from engine.analysis.estimate import Effect
+from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.gathered import gather
 from engine.analysis.held import held
-from engine.analysis.inference import residual_sd
+from engine.analysis.inference import Arm, residual_sd
+from engine.analysis.log import value_rows
 from engine.analysis.power import Baseline
+from engine.analysis.quantiles import quantile_arms
 from engine.analysis.sources import DuckDB, connect
-from engine.analysis.table import check_columns, parse_measures
+from engine.analysis.table import ALL, check_columns, parse_measures, quantile_of
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ def baseline_of_table(path: str, metric: str, *, unit: str | None = None, engine
 
     Args:
         path: as `analyze_table`.
-        metric: `kind:COL|COVARIATE`, as `analyze_table`; no quantile.
+        metric: `kind:COL|COVARIATE`, as `analyze_table`.
         unit: as `analyze_table`.
         engine: as `analyze_table`.
 
@@ -48,6 +51,8 @@ def baseline_of_table(path: str, metric: str, *, unit: str | None = None, engine
     table = source.table(path)
     split = unit or next(iter(table.schema()))  # any column will do: its groups are added up
     check_columns(source, path, table, split, unit, [measure])
+    if measure.kind == "quantile":
+        return _of_quantile(quantile_of(source, table, None, unit, measure).get(ALL), measure.name)
     frame, (framed,) = unit_frame(table, split, unit, [measure], about=centres(source, table, unit, [measure]))
     return _baseline(groups(source, frame, (CROSSED,), [framed]), framed)
 
@@ -58,16 +63,17 @@ def baseline_of_log(
     """The primary metric of a past experiment's control, as a baseline for the next.
 
     Raises:
-        BadInput: as `analyze_experiment`, and if the metric has no variance or is a quantile.
+        BadInput: as `analyze_experiment`, and if the metric has no variance.
     """
     with held(Path(log_dir)):
         source = DuckDB()
         data = gather(source, question, metrics, Path(log_dir), as_of)
-        measure = next((found for found in data.measures if found.name == question.primary), None)
-        if measure is None:
-            raise BadInput(
-                f"{question.primary} is a quantile, whose variance the log's sums do not give; give it by hand"
-            )
+        spec = data.specs[0]
+        if spec.kind == "quantile":
+            rows = value_rows(source, data.folder, data.members, spec, data.moment)
+            found = quantile_arms(source, rows, "x", spec.quantile or 0.5, said=spec.name)
+            return _of_quantile(found.get(question.control), spec.name)
+        measure = next(found for found in data.measures if found.name == question.primary)
         control = data.units.filter(data.units["variant"] == question.control)
         return _baseline(groups(source, control, ("crossed",), [measure]), measure)
 
@@ -126,3 +132,12 @@ def _baseline(found: dict[tuple[str | int | float | bool | None, ...], Group], m
         raise BadInput(f"{measure.name} does not vary in the past; a baseline needs a variance")
     plain = measure.kind in {"proportion", "retention"} and measure.y.den is None and not measure.covariates
     return Baseline("proportion" if plain else measure.kind, value, None if plain else sd)
+
+
+def _of_quantile(found: Arm | NotEstimable | None, name: str) -> Baseline:
+    """Its standard deviation is that which over the root of units is its standard error."""
+    if found is None:
+        raise BadInput(f"{name} has no row with a value in the past; a baseline needs some")
+    if isinstance(found, NotEstimable):
+        raise BadInput(f"{name}: {found.not_estimable}; a baseline needs a variance")
+    return Baseline("quantile", found.value, math.sqrt(found.variance * found.n))

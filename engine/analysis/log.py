@@ -42,10 +42,13 @@ def log_table(source: DuckDB, log_dir: Path, name: str, since: int | None = None
     A customer is who they turned out to be.
 
     Raises:
-        BadInput: if the log's folder does not exist.
+        BadInput: if the log's folder does not exist, or is another's.
     """
     if not log_dir.is_dir():
         raise BadInput(f"{log_dir} is no folder; give the log's, which holds decisions/ and events/")
+    held = {entry.name for entry in log_dir.iterdir() if not entry.name.startswith((".", "_"))}
+    if held and held.isdisjoint((*_COLUMNS, "quarantine")):
+        raise BadInput(f"{log_dir} holds no log but {min(held)!r}; give the log's folder, which holds decisions/")
     columns = [part.rsplit(" ", 1) for part in _COLUMNS[name].split(", ")]
     if next((log_dir / name).glob("**/*.parquet"), None) is None:
         empty = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns)

@@ -83,10 +83,14 @@ def parse_measure(text: str, covariates: tuple[str, ...] = ()) -> Measure:
     terms = tuple(parse_term(part) for part in (names.split(",") if names else covariates))
     if kind == "quantile":
         column, at, level = body.rpartition("@")
+        if names:
+            raise BadInput(f"metric {text!r}: a quantile takes no covariate; leave |{names} out")
         if not at or not re.fullmatch(r"0?\.\d+", level):
             example = f"quantile:{column or body}@0.9"
             raise BadInput(f"metric {text!r} needs a level between 0 and 1 after '@', as in {example}")
         return Measure(body, "quantile", Term(column.strip()), quantile=float(level), direction=direction)
+    if not all(column for term in (parse_term(body), *terms) for column in term.columns):
+        raise BadInput(f"metric {text!r}: a column has no name; write NUM/DEN, as in ratio:orders/sessions")
     if (kind == "ratio") != ("/" in body):
         raise BadInput(f"metric {text!r}: only a ratio has NUM/DEN, as in ratio:orders/sessions")
     return Measure(body, kind, parse_term(body), terms, direction=direction)  # type: ignore[arg-type] # one of the four, checked above

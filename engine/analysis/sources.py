@@ -144,6 +144,8 @@ def compiled(asked: Frame, dialect: str) -> str:
 
 
 def _check_readable(path: str) -> None:
+    if not path.strip():
+        raise BadInput("the table has no name; give a Parquet or CSV file")
     try:
         found = Path(path).stat()
         if Path(path).is_dir():

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from engine.analysis.metrics import Adjust
     from engine.analysis.sources import Cell, Engine, Table
 
+ALL = "all"  # rows as one variant
+
 
 def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     path: str,
@@ -102,7 +104,7 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     else:
         parts = refreshed(_addable(source, unit, stratum, measures), path, variant, measures, Path(partials))
         found = {(name, False): group for name, group in parts.items()}
-    quantiles = {m.name: _quantile(source, table, variant, unit, m) for m in measures if m.kind == "quantile"}
+    quantiles = {m.name: quantile_of(source, table, variant, unit, m) for m in measures if m.kind == "quantile"}
     named, whole, strata = _by_variant(found, [m.name for m in measures if m.kind != "quantile"], stratum)
     crossovers = sum(group.units for key, group in found.items() if key[1])
     unassigned = sum(group.units for key, group in found.items() if key[0] is None and not key[1])
@@ -161,13 +163,13 @@ def _by_variant(found: Groups, metrics: Sequence[str], stratum: str | None) -> S
     return poststratified([strata[name] for name in sorted(strata, key=str)], metrics)
 
 
-def _quantile(source: Engine, plain: Table, variant: str, unit: str | None, measure: Measure) -> Quantiles:
-    """Each variant's quantile over rows; the rows of units seen in two variants are left out."""
+def quantile_of(source: Engine, plain: Table, variant: str | None, unit: str | None, measure: Measure) -> Quantiles:
+    """Each variant's quantile over rows, or that of all; the rows of units seen in two variants are left out."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     table, column = expression(plain), measure.y.num
     rows = table.select(
-        variant=table[variant].cast("string"),
+        variant=ibis.literal(ALL) if variant is None else table[variant].cast("string"),
         unit=ibis.row_number() if unit is None else table[unit].cast("string"),
         x=table[column].cast("float64"),
     )
@@ -199,8 +201,9 @@ def check_columns(
             seen = source.rows(table.filter(text.notnull() & ~is_number).select(example=text).limit(1))
             if not seen and not source.rows(table.filter(text.notnull()).select(example=text).limit(1)):
                 raise BadInput(f"{path}: column {column!r} holds no value; a metric needs numbers")
+            what = "text" if schema[column] == "string" else f"values of type {schema[column]}"
             example = f", for example {seen[0][0]!r}" if seen else ""
-            raise BadInput(f"{path}: column {column!r} holds text{example}; a metric needs numbers")
+            raise BadInput(f"{path}: column {column!r} holds {what}{example}; a metric needs numbers")
 
 
 def _check_weights(weights: Mapping[str, float], named: Mapping[str, Group]) -> None:

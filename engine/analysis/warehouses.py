@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import TYPE_CHECKING, cast
 
@@ -74,6 +75,7 @@ class ClickHouse:
             from clickhouse_connect.driver.exceptions import Error  # noqa: PLC0415
         except ImportError as error:
             raise BadInput("engine clickhouse needs clickhouse-connect; install counterpoint[clickhouse]") from error
+        logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it logs, it raises too
         self.failure = Error
         self.embedded = url is None
         try:

@@ -1,5 +1,6 @@
 """A/A checks of real units, and power: what is claimed happens as often as it says."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,21 @@ def test_a_table_gives_the_baseline_of_the_next_experiment(shop: str) -> None:
     assert clustered.sd == pytest.approx(spend.reshape(-1, 4).mean(axis=1).std(ddof=1))
     with pytest.raises(BadInput, match="does not vary"):
         baseline_of_table(shop, "mean:one")
+
+
+def test_a_quantile_has_a_baseline_too(tmp_path: Path) -> None:
+    """Of normal rows: p (1 - p) over the density squared, and over four for units of four rows."""
+    rng = np.random.default_rng(9)
+    level, density = 0.9, math.exp(-(1.2815515655446004**2) / 2) / math.sqrt(2 * math.pi)
+    table = pa.table({"who": np.arange(80_000) // 4, "x": 10 + rng.normal(size=80_000)})
+    pq.write_table(table, tmp_path / "x.parquet")
+    alone = baseline_of_table(str(tmp_path / "x.parquet"), "quantile:x@0.9")
+    assert (alone.kind, alone.value) == ("quantile", pytest.approx(11.28, abs=0.03))
+    assert alone.sd == pytest.approx(math.sqrt(level * (1 - level)) / density, rel=0.1)
+    of_four = baseline_of_table(str(tmp_path / "x.parquet"), "quantile:x@0.9", unit="who")
+    assert of_four.sd == pytest.approx(alone.sd / 2, rel=0.05)
+    with pytest.raises(BadInput, match=r"rows of x are too few for the .* quantile; .* a baseline needs a variance"):
+        baseline_of_table(str(tmp_path / "x.parquet"), "quantile:x@0.9999999")
 
 
 def test_nothing_is_claimed_of_a_constant(shop: str) -> None:

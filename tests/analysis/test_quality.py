@@ -188,6 +188,10 @@ def test_the_log_checks_itself_and_gives_the_next_baseline(write_log: Write) -> 
     baseline = baseline_of_log(QUESTION, [REVENUE], log, as_of=NOW)
     assert baseline.value == pytest.approx(spent[::2].mean())
     assert baseline.sd == pytest.approx(spent[::2].std(ddof=1))
+    median = msgspec.structs.replace(REVENUE, kind="quantile", quantile=0.5)
+    of_median = baseline_of_log(QUESTION, [median], log, as_of=NOW)
+    assert (of_median.kind, of_median.value) == ("quantile", pytest.approx(np.median(spent[::2])))
+    assert of_median.sd == pytest.approx(20.0, rel=0.2)  # half over the density, which is half of one over the mean
 
 
 def test_a_bayesian_experiment_ends_when_there_is_little_left_to_lose(write_log: Write) -> None:

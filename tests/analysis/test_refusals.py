@@ -1,6 +1,7 @@
 """What a person may get wrong on the command line of the reports, each refused in one line."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.analysis import aa_table, analyze_table
+from engine.analysis import aa_table, analyze_table, policy_report
 from engine.analysis.bayes import Prior
 from engine.analysis.effects import Settings
 from engine.analysis.estimate import Effect, NotEstimable
+from engine.analysis.metrics import parse_measure
 from engine.analysis.power import design, parse_baseline
 from engine.cli.reports import aa, analyze, power
 from engine.errors import BadInput
@@ -152,3 +154,32 @@ def test_units_that_were_all_seen_twice(tmp_path: Path) -> None:
 def test_a_plan_of_nothing(option: str, said: str) -> None:
     with pytest.raises(BadInput, match=said):
         power(metric="proportion:0.1", mde=0.05, **{option: 0})  # type: ignore[arg-type]
+
+
+def test_a_metric_whose_parts_are_missing_or_too_many() -> None:
+    for text, why in (
+        ("ratio:y/", "a column has no name"),
+        ("ratio:/y", "a column has no name"),
+        ("mean:y|", "is no metric"),
+        ("mean:y|a,", "a column has no name"),
+        ("quantile:y@0.5|a", "a quantile takes no covariate; leave |a out"),
+    ):
+        with pytest.raises(BadInput, match=re.escape(why)):
+            parse_measure(text)
+
+
+def test_a_table_of_no_name_and_a_date_for_a_number(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="the table has no name; give a Parquet or CSV file"):
+        analyze_table("", variant="variant", control="a", metrics=["mean:y"])
+    days = pa.array([0, 1, 2, 3], pa.timestamp("us"))
+    pq.write_table(pa.table({"variant": ["a", "b"] * 2, "y": days}), tmp_path / "days.parquet")
+    with pytest.raises(BadInput, match=r"column 'y' holds values of type timestamp.*, for example '1970-01-01"):
+        analyze_table(str(tmp_path / "days.parquet"), variant="variant", control="a", metrics=["mean:y"])
+
+
+def test_a_folder_that_is_no_log(tmp_path: Path) -> None:
+    (tmp_path / "data" / "log").mkdir(parents=True)
+    with pytest.raises(BadInput, match="holds no log but 'log'; give the log's folder, which holds decisions/"):
+        policy_report(tmp_path / "data", "hero")
+    with pytest.raises(BadInput, match="has no exposed decision"):  # a log's own folder may still be empty
+        policy_report(tmp_path / "data" / "log", "hero")
