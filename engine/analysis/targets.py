@@ -33,7 +33,7 @@ def read_policy(path: Path) -> PolicyFile:
     """A policy from a selection's YAML, with its key `policy`, or from a file that is the policy alone.
 
     Raises:
-        BadInput: if the file cannot be read.
+        BadInput: if the file cannot be read, or is an experiment or an offer.
         CatalogError: with every problem of the policy.
     """
     try:
@@ -47,6 +47,11 @@ def read_policy(path: Path) -> PolicyFile:
     if not isinstance(value, dict):
         raise BadInput(f"--policy {path}: holds no policy; write `policy: {{kind: uniform}}`")
     within = "policy" in value
+    if not within and "key" in value:
+        raise BadInput(
+            f"--policy {path}: is neither a selection nor a policy alone; copy the policy of an experiment's variant into "
+            "a file of its own"
+        )
     body = value["policy"] if within else value
     found = list(problems_of(body, PolicySpec, "policy" if within else ""))
     if found:

@@ -282,6 +282,8 @@ def test_a_policy_file_that_cannot_be_used(write_log: Write, policy: Callable[..
         evaluate(log, [policy("{kind: linucb, features: [{trait: country, one_of: [fr]}]}")])
     with pytest.raises(BadInput, match="none of its offers is in the log"):
         evaluate(log, [policy("{offers: [z], policy: {kind: uniform}}")])
+    with pytest.raises(BadInput, match="copy the policy of an experiment's variant into a file of its own"):
+        evaluate(log, [policy("{key: bold, variants: [{key: calm}, {key: loud, policy: {kind: kl_ucb}}]}")])
     with pytest.raises(BadInput, match="named twice"):
         evaluate(log, [policy(), policy()])
 
