@@ -29,10 +29,15 @@ class Granting:
 
     def __init__(self, claims: Claims) -> None:
         self.low: dict[str, Take] = {}
+        self._plan: str | None = None
         self._claims = claims
 
-    async def pools(self, now: float) -> dict[str, float]:
-        """What is left now of the stocks and budgets that were found empty; those filled again are forgotten."""
+    async def pools(self, plan: Plan, now: float) -> dict[str, float]:
+        """What is left now of the stocks and budgets that were found empty; those filled again are forgotten.
+
+        So are all by another plan, which may allow more.
+        """
+        self._follow(plan)
         low = list(self.low.items())
         left = await asyncio.gather(*(self._claims.remaining(take, now) for _, take in low))
         for (pool, take), amount in zip(low, left, strict=True):
@@ -64,7 +69,7 @@ class Granting:
                 choice = decision.choices[placement]
                 gone = choice.candidates if attempt == ROUNDS - 1 else [choice.offer.key]
                 lost.setdefault(placement, {}).update(dict.fromkeys(gone, denial.reason))
-                self._note(claim, denial)
+                self._note(plan, claim, denial)
             decision = again(lost)
         return decision
 
@@ -98,7 +103,13 @@ class Granting:
         denials, _ = await asyncio.gather(self._claims.claim(key, fresh, now), releases)
         return denials
 
-    def _note(self, claim: Claim, denial: Denial) -> None:
+    def _follow(self, plan: Plan) -> None:
+        if self._plan not in (None, plan.version):
+            self.low.clear()
+        self._plan = plan.version
+
+    def _note(self, plan: Plan, claim: Claim, denial: Denial) -> None:
+        self._follow(plan)
         for take in claim.takes:
             if (take.pool, take.name) == (denial.reason, denial.name):
                 self.low[f"{take.pool}:{take.name}"] = take

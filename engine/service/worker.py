@@ -174,7 +174,7 @@ class Worker:
         try:
             found = self.store.fetch(request.customer, now, counts=bool(self.plan.watched))
             if self.granting.low and request.placements:
-                resolved, pools = await asyncio.gather(found, self.granting.pools(now))
+                resolved, pools = await asyncio.gather(found, self.granting.pools(self.plan, now))
             else:
                 resolved, pools = await found, {}
             standing = Standing(resolved.counts, pools, prices=self.follower.prices)

@@ -61,3 +61,22 @@ def test_a_good_change_is_swapped_in_and_a_bad_one_is_refused_with_all_its_probl
         body = {"customer": {"user_id": "qa-1"}, "channel": "web", "experiments": ["checkout_layout"]}
         answer = httpx.post(f"{base}/v1/decide", json=body).json()
         assert answer["experiments"]["checkout_layout"]["payload"] == {"layout": "single"}
+
+
+def test_a_budget_that_is_raised_is_spent_at_once(serve: Serve, redis_url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "experiments"
+    shutil.copytree(ROOT / "experiments", folder)
+    bonus = folder / "offers/stay_bonus.yaml"
+    bonus.write_text(bonus.read_text().replace("amount: 5000", "amount: 12.5"))
+    with serve(tmp_path, redis_url, folder) as server:
+
+        def kept(customer: str) -> str:
+            asked = {"customer": {"user_id": customer}, "channel": "call_centre", "placements": ["till_prompt"]}
+            answer = httpx.post(f"{server.base}/v1/decide", json=asked | {"context": {"intent": "cancel"}})
+            return str(answer.json()["offers"]["till_prompt"]["offer"])
+
+        assert [kept(f"u{number}") == "stay_bonus" for number in range(3)] == [True, False, False]
+        first = httpx.get(f"{server.base}/readyz").json()["plan"]
+        bonus.write_text(bonus.read_text().replace("amount: 12.5", "amount: 25"))
+        assert _until(lambda: httpx.get(f"{server.base}/readyz").json()["plan"] != first)
+        assert [kept(f"v{number}") == "stay_bonus" for number in range(3)] == [True, False, False]
