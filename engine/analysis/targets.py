@@ -49,8 +49,8 @@ def read_policy(path: Path) -> PolicyFile:
     within = "policy" in value
     if not within and "key" in value:
         raise BadInput(
-            f"--policy {path}: is neither a selection nor a policy alone; copy the policy of an experiment's variant into "
-            "a file of its own"
+            f"--policy {path}: is neither a selection nor a policy alone; copy the policy of an experiment's variant "
+            "into a file of its own"
         )
     body = value["policy"] if within else value
     found = list(problems_of(body, PolicySpec, "policy" if within else ""))
