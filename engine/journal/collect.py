@@ -209,10 +209,9 @@ class _Collector:
         self._client = client
         self._flush_seconds = flush_seconds
         self._flush_records = flush_records
-        before = publish.recover(settings.log).progress
-        self._committed = before.without_spools_before(int(time.time() * 1000) - _KEEP_MARKS_MS)
-        self._forgotten = before
-        self._reader = stream.Reader(client, _READER, self._committed, partitions=settings.partitions)
+        self._partitions = settings.partitions
+        self._committed = publish.recover(settings.log).progress
+        self._reader = stream.Reader(client, _READER, self._committed, partitions=self._partitions)
         self._pending = Pending(settings.log)
         self._written = Counter[str]()
         self._flushed = time.monotonic()
@@ -234,7 +233,7 @@ class _Collector:
             try:
                 if not ready:
                     stream.refuse_eviction(self._client)
-                    stream.forget_spools(self._client, self._forgotten, self._committed)
+                    self._forget_spools()
                     ready = True
                 if self._pending.count < self._flush_records:
                     deliveries = self._reader.read()
@@ -258,6 +257,11 @@ class _Collector:
                     compacted = time.monotonic()
                     self._compact()
                 stop.wait(_IDLE)
+
+    def _forget_spools(self) -> None:
+        since = int(time.time() * 1000) - _KEEP_MARKS_MS
+        self._committed = stream.forget_spools(self._client, self._committed, since)
+        self._reader = stream.Reader(self._client, _READER, self._committed, partitions=self._partitions)
 
     def _flush(self, *, force: bool) -> None:
         now = time.monotonic()

@@ -177,13 +177,22 @@ def publish_collected(client: Client, progress: Progress) -> None:
     pipeline.execute()
 
 
-def forget_spools(client: Client, before: Progress, after: Progress) -> None:
-    """Remove the traces of spools that are in `before` and no longer in `after`."""
+def forget_spools(client: Client, before: Progress, seen: int) -> Progress:
+    """`before` without the spools that are gone, and from which nothing came since `seen`, in milliseconds since 1970.
+
+    One is gone when its folder is, and with it its last shipped number; until then it may be shipped again.
+    """
+    recent = before.without_spools_before(seen)
+    marks = {}
     for partition, of_spools in before.marks.items():
-        gone = of_spools.keys() - after.marks.get(partition, {}).keys()
+        gone = of_spools.keys() - recent.marks[partition].keys()
         if gone:
-            client.hdel(keys(partition).shipped, *gone)
+            there = client.hkeys(keys(partition).shipped)
+            gone -= {name.decode() if isinstance(name, bytes) else name for name in there}
+        if gone:
             client.hdel(keys(partition).collected, *gone)
+        marks[partition] = {name: mark for name, mark in of_spools.items() if name not in gone}
+    return Progress(dict(before.positions), marks)
 
 
 def trim(client: Client, partitions: list[int]) -> None:

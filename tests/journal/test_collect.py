@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import functools
+import os
 import shutil
 import threading
 import time
@@ -12,6 +13,7 @@ import duckdb
 import msgspec
 import pyarrow.parquet as pq
 import pytest
+import time_machine
 
 from engine.errors import JournalError, StoreUnavailable
 from engine.journal import publish, ship, stream
@@ -305,3 +307,20 @@ def test_a_damaged_file_keeps_no_record_from_the_log(settings: Settings) -> None
     compact_due(settings.log, NOON + 7 * DAY)
     found = rows_of(settings.log, {"u-1"})
     assert {table: len(rows) for table, rows in found.items()} == {"decisions": 2, "exposures": 1, "events": 1}
+
+
+def test_a_spool_that_was_left_for_weeks_is_not_collected_twice(settings: Settings) -> None:
+    answered(settings, DECISION)
+    ((shipment, lock),) = adopted = ship.adopt(settings.spool)
+    asyncio.run(ship.ship(adopted, settings.redis))
+    os.close(lock)  # killed before it removed what was collected
+    stop = threading.Event()
+    stop.set()
+    assert collect(settings, stop=stop).rows == {"decisions": 2}
+    with time_machine.travel(time.time() + 8 * DAY):
+        assert drain(settings).rows == {}
+    assert not shipment.path.exists()
+    answered(settings, EVENT)
+    with time_machine.travel(time.time() + 16 * DAY):
+        assert drain(settings).rows == {"events": 1}
+    assert shipment.path.name not in str(publish.load(settings.log).progress.marks)  # it is gone for good
