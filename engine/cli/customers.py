@@ -24,7 +24,7 @@ app.command(policy)
 
 
 @app.command
-def export(customer: Customer, *, data: Data = None, redis: Redis = None) -> int:
+def export(customer: Customer, *, data: Data = None, redis: Redis = None, json: AsJson = True) -> int:  # noqa: ARG001 (it always is)
     """Hand out all that is kept of a customer, found by any of their ids, as one JSON document."""
     from engine.journal.export import rows_of
     from engine.profiles.portrait import portrait

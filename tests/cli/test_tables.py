@@ -79,3 +79,8 @@ def test_check_counts_drafts_apart(tmp_path: Path) -> None:
 
 def test_the_log_has_one_engine() -> None:
     assert "the log is read by DuckDB" in told("analyze", "hero_policy", "--engine", "spark", code=2)
+
+
+def test_an_export_is_json_whether_it_is_asked_for_or_not(tmp_path: Path) -> None:
+    for words in ((), ("--json",)):
+        assert "no store ran here" in told("export", "u-1", "--data", str(tmp_path), *words, code=2)
