@@ -5,7 +5,7 @@ from collections.abc import Collection
 import msgspec
 
 from engine.decide.profile import CustomerIds
-from engine.profiles.entries import Gone, read
+from engine.profiles.entries import TOMBSTONE
 from engine.profiles.keys import Key, slot
 from engine.profiles.wire import Values, Wire
 
@@ -73,7 +73,7 @@ async def forget(wire: Wire, ids: Collection[str]) -> None:
 
 
 def _erased(values: Values) -> bool:
-    return isinstance(read(values[0]), Gone)
+    return values[0] == TOMBSTONE
 
 
 def _read(values: Values) -> Prefetched | None:
