@@ -74,6 +74,7 @@ def compile_plan(specs: Specs) -> Plan:
             for channel in shown_on
             if (found := compile_moments(specs, offers, channel, placement))
         },
+        outbound=frozenset(channel.key for channel in specs.channels.channels if channel.outbound),
         quiet={channel.key: channel.quiet for channel in specs.channels.channels if channel.quiet},
         watched=watched,
         heard=frozenset(event for offer in offers.values() for event in offer.limits.heard),

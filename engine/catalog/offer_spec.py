@@ -155,7 +155,10 @@ class QuietSpec(Spec, frozen=True, kw_only=True, rename={"start": "from", "end":
 
 
 class ChannelSpec(Spec, frozen=True, kw_only=True):
-    """A way in which customers meet the shop; `outbound` where the shop writes to them. `caps` hold for every offer."""
+    """A way in which customers meet the shop; `outbound` where the shop writes to them. `caps` hold for every offer.
+
+    Past its caps an outbound channel sends nothing, another one shows the fallback.
+    """
 
     key: Key
     title: Text | None = None

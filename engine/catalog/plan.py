@@ -178,6 +178,8 @@ class Plan:
     rules: ProfileRules
     moments: Mapping[tuple[str, str], tuple[Moment, ...]]
     """The moments of truth by channel and placement, in the order of their file."""
+    outbound: frozenset[str]
+    """The channels on which the shop writes to customers."""
     quiet: Mapping[str, QuietSpec]
     """The quiet hours of the outbound channels that have any."""
     watched: frozenset[str]

@@ -105,7 +105,7 @@ def _why(plan: Plan, channel: str, placement: str, choice: Choice) -> str:
         "breaker": "the learnt choice is switched off",
         "shown": "all that may be offered is on this screen already",
         "deferred": "the customer is not disturbed at this hour",
-        "dropped": "the customer is not disturbed at this hour",
+        "dropped": "the customer is not to be disturbed now",
     }[choice.reason]
 
 

@@ -11,9 +11,9 @@ import msgspec
 from engine.catalog.plan import Experiment, Plan, Selection
 from engine.decide import sticky
 from engine.decide.assign import Assignment, AssignmentReason, Subject, assign
-from engine.decide.gates import Counts, Facts, Pools, Prices
+from engine.decide.gates import Counts, Facts, Pools, Prices, worn_out
 from engine.decide.moments import zone_of
-from engine.decide.offers import NONE_LOST, Choice, Lost, OfferReason, Snapshot, choose
+from engine.decide.offers import INSTEAD, NONE_LOST, Choice, Lost, OfferReason, Snapshot, choose
 from engine.decide.profile import CustomerIds, Profile, resume
 from engine.decide.profile import attributes as attributes_of
 from engine.decide.quiet import quiet_until
@@ -46,8 +46,8 @@ class ExperimentAnswer(msgspec.Struct, frozen=True):
 class OfferAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The offer to show and how it looks on this channel.
 
-    In the quiet hours of an outbound channel there is no offer; `not_before` says from when to ask again. Nor is there
-    one where another placement of the answer shows the fallback already.
+    There is none in the quiet hours of an outbound channel (`not_before` says from when to ask again) nor past its
+    caps, and none where another placement of the answer shows the fallback already.
     """
 
     offer: str | None
@@ -216,6 +216,10 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
                 lost=standing.lost.get(placement, NONE_LOST),
                 trace=trace,
             )
+        if choice.reason in INSTEAD and request.channel in plan.outbound:
+            refused = choice.offer.key in standing.lost.get(placement, NONE_LOST)
+            if refused or worn_out(choice.offer, facts):
+                choice = msgspec.structs.replace(choice, reason="dropped")
         if choice.offer.key in shown:  # only a fallback can be: what is shown already is no candidate
             choice = msgspec.structs.replace(choice, reason="shown")
         choices[placement] = choice

@@ -100,6 +100,11 @@ def passing(
     return alive
 
 
+def worn_out(offer: Offer, facts: Facts) -> bool:
+    """Whether a cap keeps the offer from this customer now."""
+    return any(_reached(cap, facts) for cap in offer.limits.caps.get(facts.channel, ()))
+
+
 def window_start(cap: Cap, now: float, zone: str) -> float:
     """When the window of a cap began that `now` lies in; `zone` is the customer's."""
     return since(now, cap.per, "calendar" if cap.calendar else "rolling", cap.zone or zone)

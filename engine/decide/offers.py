@@ -19,8 +19,10 @@ from policies import Policy
 OfferReason = Literal["policy", "moment", "fallback", "breaker", "shown", "deferred", "dropped"]
 """Why an offer is shown: drawn by the `policy`; its `moment` of truth is now; the `fallback` because no other may be
 shown now, or the store is away; the fallback because the placement's circuit `breaker` is open. Nothing is
-shown where the fallback would be, but is `shown` in another placement of this answer. On an outbound channel in its
-quiet hours nothing is sent: `deferred` until `not_before`, or `dropped`."""
+shown where the fallback would be, but is `shown` in another placement of this answer. On an outbound channel nothing is
+sent in its quiet hours, `deferred` until `not_before` or `dropped`, nor past its caps: `dropped`."""
+INSTEAD = ("fallback", "breaker")
+"""The reasons for which the fallback is shown."""
 
 Lost = Mapping[str, Gate]
 NONE_LOST: Lost = {}

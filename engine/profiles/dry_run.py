@@ -203,8 +203,13 @@ class _Ledger:
         return Standing(self._counts[customer], {pool: self._left(pool) for pool in self._whole})
 
     def seen(self, customer: str, claim: Claim | None, told: Iterable[str], now: float, *, takes_it: bool) -> None:
+        counts = self._counts[customer]
+        if claim and any(
+            sum(time > cap.since for time in counts.get(cap.counter, ())) >= cap.limit for cap in claim.caps
+        ):
+            return  # a fallback, which is shown past a channel's caps
         for counter in (*(claim.counters if claim else ()), *told):
-            self._counts[customer].setdefault(counter, []).append(now)
+            counts.setdefault(counter, []).append(now)
         for take in claim.takes if claim else ():
             self._take(take, now, at_once=takes_it or not take.hold)
 

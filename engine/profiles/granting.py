@@ -8,7 +8,7 @@ import msgspec
 from engine.catalog.plan import Plan
 from engine.decide.decision import Decision
 from engine.decide.gates import Gate
-from engine.decide.offers import Choice
+from engine.decide.offers import INSTEAD, Choice
 from engine.profiles.claims import Claim, Claims, Denial, Take
 from engine.profiles.keys import Key
 from engine.profiles.prefetched import Prefetched
@@ -49,12 +49,14 @@ class Granting:
         """The decision with every limited offer of it claimed for the customer at `key`.
 
         A lost claim masks that offer and `again` draws from the others; what was claimed and is not shown after all is
-        given back. One round trip where nothing is lost.
+        given back. One round trip where nothing is lost. A fallback is shown past a channel's caps too, uncounted, but
+        not sent to a customer.
         """
+        free: set[str] = set()
         lost: dict[str, dict[str, Gate]] = {}
         got: dict[str, Claim] = {}
         for attempt in range(ROUNDS + 1):
-            wanted = self.wanted(plan, decision, now)
+            wanted = {p: claim for p, claim in self.wanted(plan, decision, now).items() if claim.id not in free}
             stale = [got.pop(name) for name in got.keys() - {claim.id for claim in wanted.values()}]
             fresh = {placement: claim for placement, claim in wanted.items() if claim.id not in got}
             if not fresh and not stale:
@@ -67,7 +69,10 @@ class Granting:
                     got[claim.id] = claim
                     continue
                 choice = decision.choices[placement]
-                gone = choice.candidates if attempt == ROUNDS - 1 else [choice.offer.key]
+                if choice.reason in INSTEAD and decision.channel not in plan.outbound:
+                    free.add(claim.id)
+                    continue
+                gone = [choice.offer.key, *(choice.candidates if attempt == ROUNDS - 1 else ())]
                 lost.setdefault(placement, {}).update(dict.fromkeys(gone, denial.reason))
                 self._note(plan, claim, denial)
             decision = again(lost)
