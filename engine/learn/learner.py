@@ -14,6 +14,7 @@ from engine.errors import BadInput, StoreUnavailable
 from engine.journal import erase_heard, snapshots, stream
 from engine.journal.snapshots import Header, aligned, store_errors
 from engine.learn.aliases import Aliases
+from engine.learn.alone import only_learner
 from engine.learn.breaker import Breaker, guards_of, trip_record
 from engine.learn.changes import Changes, change_record
 from engine.learn.combine import MARK, combine, keep_the_rest
@@ -38,6 +39,7 @@ ENTRIES = 16  # of each partition that are read at once
 GARBAGE = (100_000, 20, 50)
 """How many more objects are made than freed before cycles are looked for: a batch holds many records and no cycle."""
 _PIECE = 5_000
+_TURN = 1.0
 _TIDY = 5.0
 _REMEMBER_MERGES = 31 * 86_400.0  # no reward can change for longer
 _KEEP_MARKS_MS = 7 * 86_400_000
@@ -56,12 +58,35 @@ def learn(
     """Learn until `stop`; with `once` only until all that is in the streams is learnt, published and shipped.
 
     Of all partitions, or of those `owned`, whose learners publish parts that `combine` adds up. `clock` (s since 1970)
-    moves the time of partitions in which nothing happens; with `once` only the records do.
+    moves the time of partitions in which nothing happens; with `once` only the records do. While another process learns
+    a partition of these with the same data folder this one waits, to take its place.
 
     Raises:
         StoreUnavailable: with `once`, if the store does not answer.
         sqlite3.Error: if the state cannot be written. Nothing is lost: what was not committed is read again.
     """
+    said = False
+    while not stop.is_set():
+        with only_learner(settings.data, range(settings.partitions) if owned is None else owned) as alone:
+            if alone:
+                _learn(settings, plan_source, stop, once, owned, clock)
+                return
+        if not said:
+            _log.warning(
+                "another learner has the data folder; waiting", data=str(settings.data), partitions=owned or "all"
+            )
+            said = True
+        stop.wait(_TURN)
+
+
+def _learn(
+    settings: Settings,
+    plan_source: Callable[[], Plan],
+    stop: threading.Event,
+    once: bool,  # noqa: FBT001 - as given
+    owned: Sequence[int] | None,
+    clock: Callable[[], float],
+) -> None:
     learner = Learner(settings, owned)
     wait = INTERVAL
     often = gc.get_threshold()

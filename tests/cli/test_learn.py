@@ -1,21 +1,51 @@
-"""`counterpoint learn`: a learner of some partitions says what it leaves to others."""
+"""`counterpoint learn`: what a learner leaves to others it says, and two never learn the same."""
 
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+from engine.learn.alone import only_learner
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
+def learner(data: Path, url: str, *words: str) -> "subprocess.Popen[str]":
+    places = ["--experiments", str(EXPERIMENTS), "--data", str(data), "--redis", url]
+    return subprocess.Popen(
+        [sys.executable, "-m", "engine", "learn", *words, *places], stderr=subprocess.PIPE, text=True
+    )
+
+
+def heard(one: "subprocess.Popen[str]") -> str:
+    assert one.stderr is not None
+    return one.stderr.readline()
+
+
 def test_a_learner_of_some_partitions_names_the_others_and_what_it_cannot_join(tmp_path: Path, redis_url: str) -> None:
-    two = ["learn", "--partition", "2", "--partition", "1"]
-    places = ["--experiments", str(EXPERIMENTS), "--data", str(tmp_path), "--redis", redis_url]
-    with subprocess.Popen(
-        [sys.executable, "-m", "engine", *two, *places], stderr=subprocess.PIPE, text=True
-    ) as learner:
-        assert learner.stderr is not None
-        said = learner.stderr.readline()
-        learner.terminate()
+    with learner(tmp_path, redis_url, "--partition", "2", "--partition", "1") as one:
+        said = heard(one)
+        one.terminate()
     assert said.startswith("Learns of partition 1, 2 alone: 0, 3 must have learners of their own")
     assert "Shadow prices are moved by the learner of partition 0." in said
-    assert learner.returncode == 0
+    assert one.returncode == 0
+
+
+def test_a_second_learner_of_a_data_folder_waits_and_takes_the_place_of_the_first(
+    tmp_path: Path, redis_url: str
+) -> None:
+    with only_learner(tmp_path, [3]) as alone:
+        assert alone
+        with learner(tmp_path, redis_url) as second:
+            assert "another learner has the data folder; waiting" in heard(second)
+            second.terminate()
+        assert second.returncode == 0
+        assert not list((tmp_path / "learn").glob("*.sqlite"))
+    with learner(tmp_path, redis_url) as first:
+        while not list((tmp_path / "learn").glob("*.sqlite")):
+            time.sleep(0.05)
+        with only_learner(tmp_path, [1]) as alone:
+            assert not alone
+        first.kill()
+    with only_learner(tmp_path, range(4)) as alone:
+        assert alone
