@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -61,6 +62,12 @@ def notes(report: Report) -> list[str]:
         for metric in primary[:BEST_SHOWN]
         if isinstance(metric.bayes, Bayes) and metric.bayes.rope is not None
     ]
+    said += [
+        "p-values are of the difference, on which the report decides; "
+        f"of {metric.metric}'s relative effect p is {own:.3g}."
+        for metric in primary[:BEST_SHOWN]
+        if (own := _own_p(metric)) is not None
+    ]
     helped = {row.metric: row for row in report.metrics if row.variance_reduction is not None}
     said += [
         f"{name}: {', '.join(row.covariates)} took {row.variance_reduction:.0%} of the variance off."
@@ -72,6 +79,14 @@ def notes(report: Report) -> list[str]:
         if metric.guard is not None and metric.margin
     ]
     return said
+
+
+def _own_p(metric: MetricReport) -> float | None:
+    """The relative effect's p-value where it is another than the difference's: log and linear delta have their own."""
+    share, difference = metric.relative, metric.absolute
+    if not (isinstance(share, Effect) and isinstance(difference, Effect)) or share.p is None or difference.p is None:
+        return None
+    return None if math.isclose(share.p, difference.p, rel_tol=1e-6) else share.p
 
 
 _GUARDS = {
@@ -130,7 +145,7 @@ def _row(metric: MetricReport, control: str) -> list[str]:
     if isinstance(effect, NotEstimable):
         return [name, "", effect.not_estimable, "", ""]
     show = "{:+.2%}" if percent else "{:+.4g}"
-    p = "" if effect.p is None else f"{effect.p:.3g}"
+    p = f"{metric.absolute.p:.3g}" if isinstance(metric.absolute, Effect) and metric.absolute.p is not None else ""
     adjusted = "" if metric.adjusted_p is None else f"{metric.adjusted_p:.3g}"
     return [
         name,

@@ -1,6 +1,7 @@
 """Anyone's table: what it may hold, and the one clear line when it cannot answer."""
 
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from engine.analysis import Report, analyze_table
 from engine.analysis.estimate import Effect, NotEstimable
+from engine.analysis.render import notes, render
 from engine.errors import BadInput
 
 Save = Callable[..., str]
@@ -222,3 +225,19 @@ def test_values_missing_in_different_rows_leave_out_both(save: Save) -> None:
     y, x = [None, *Y[1:]], [*Y[:2], None, *Y[3:]]
     metric = analyzed(save(variant=AB, pre__y=x, y__now=y), "mean:y__now|pre__y").metrics[0]
     assert metric.mean["a"] == pytest.approx(Y[4::2].mean())
+
+
+def test_the_scale_that_is_decided_on_is_named(save: Save) -> None:
+    """Log and linear delta have a p-value of their own; the one in the table is the one that is adjusted."""
+    path = save(variant=AB, y=Y)
+    alike = analyzed(path, "mean:y")
+    assert not [note for note in notes(alike) if "p-values" in note]
+    other = analyzed(path, "mean:y", relative="linear")
+    effect, share = other.metrics[0].absolute, other.metrics[0].relative
+    assert isinstance(effect, Effect)
+    assert isinstance(share, Effect)
+    said = f"p-values are of the difference, on which the report decides; of y's relative effect p is {share.p:.3g}."
+    assert said in notes(other)
+    console = Console(width=160, record=True, file=StringIO())
+    console.print(render(other))
+    assert f"{effect.p:.3g}" in console.export_text()
