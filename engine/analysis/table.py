@@ -11,7 +11,7 @@ import msgspec
 
 from engine.analysis.aggregate import CROSSED, STRATUM, VARIANT, Group, Groups, groups
 from engine.analysis.bayes import Prior
-from engine.analysis.clustered import centres, one_row_each, rows_together, unit_frame
+from engine.analysis.clustered import ABOUT, LAST, ROWS, UNIT, centres, one_row_each, rows_together, unit_frame
 from engine.analysis.compare import Evidence, compare_all
 from engine.analysis.decision import EXPOSURE_GATE, decide
 from engine.analysis.effects import Settings
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from engine.analysis.sources import Cell, Engine, Table
 
 ALL = "all"  # rows as one variant
+RESERVED = {VARIANT, CROSSED, STRATUM, UNIT, LAST}
 
 
 def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
@@ -104,6 +105,7 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     else:
         parts = refreshed(_addable(source, unit, stratum, measures), path, variant, measures, Path(partials))
         found = {(name, False): group for name, group in parts.items()}
+    found = _without_nan(found, str(table.schema()[variant]))
     quantiles = {m.name: quantile_of(source, table, variant, unit, m) for m in measures if m.kind == "quantile"}
     named, whole, strata = _by_variant(found, [m.name for m in measures if m.kind != "quantile"], stratum)
     crossovers = sum(group.units for key, group in found.items() if key[1])
@@ -152,6 +154,17 @@ def parse_measures(metrics: Sequence[str], covariates: tuple[str, ...]) -> list[
     ]
 
 
+def _without_nan(found: Groups, kind: str) -> Groups:
+    """A number's NaN names no variant, and is one with what is missing."""
+    if not kind.startswith("float"):
+        return found
+    merged: dict[tuple[Cell, ...], Group] = {}
+    for key, group in found.items():
+        known = (None, *key[1:]) if str(key[0]).lower() == "nan" else key
+        merged[known] = merged[known] + group if known in merged else group
+    return merged
+
+
 def _by_variant(found: Groups, metrics: Sequence[str], stratum: str | None) -> Stratified:
     """The groups of each variant, without crossovers."""
     strata: dict[Cell, dict[str, Group]] = {}
@@ -195,6 +208,8 @@ def check_columns(
         if column not in schema:
             raise BadInput(f"{path} has no column {column!r}; it has {', '.join(schema)}")
     for column in sorted(numbers):
+        if column in RESERVED or (unit and column.endswith((ROWS, ABOUT))):
+            raise BadInput(f"{path}: column {column!r} is called as a column of the report's own; give it another name")
         if not (schema[column].is_numeric() or schema[column].is_boolean()):
             text = table[column].cast("string")
             is_number = text.try_cast("float64").notnull()

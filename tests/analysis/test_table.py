@@ -241,3 +241,20 @@ def test_the_scale_that_is_decided_on_is_named(save: Save) -> None:
     console = Console(width=160, record=True, file=StringIO())
     console.print(render(other))
     assert f"{effect.p:.3g}" in console.export_text()
+
+
+@pytest.mark.parametrize("unit", [None, "u"])
+def test_nan_names_no_variant(save: Save, unit: str | None) -> None:
+    path = save(variant=[0.0, 1.0, np.nan] * 40, y=np.arange(120.0), u=np.arange(120))
+    report = analyzed(path, control="0.0", unit=unit)
+    assert report.units == {"0.0": 40, "1.0": 40}
+    assert "40 units without a variant are left out" in report.quality.flags
+
+
+def test_a_column_called_as_one_of_the_reports_own(save: Save) -> None:
+    with pytest.raises(BadInput, match="column 'crossed__' is called as a column of the report's own; give it another"):
+        analyzed(save(variant=AB, crossed__=Y), "mean:crossed__")
+    path = save(variant=AB, y=Y, y__rows=Y * Y, u=np.arange(100))
+    with pytest.raises(BadInput, match="column 'y__rows' is called as a column of the report's own"):
+        analyzed(path, "mean:y", "ratio:y/y__rows", unit="u")
+    assert isinstance(analyzed(path, "mean:y", "ratio:y/y__rows").metrics[1].absolute, Effect)
