@@ -41,7 +41,7 @@ def running(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Se
     Yields its base URL and the settings as they came to be.
 
     Raises:
-        BadInput: if the port is taken or the data directory cannot be used.
+        BadInput: if the port is taken or the data directory cannot be used, or is another engine's for too long.
         CatalogError: if the experiments have problems and no earlier plan is kept.
         NotReadyError: if it does not become ready.
     """
@@ -51,6 +51,7 @@ def running(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Se
         raise BadInput(f"--data {settings.data}: {error.strerror}; name a folder that can be written") from error
     PlanWatch(settings.experiments, Archive(settings.data / "plans"))  # its problems are told here, once
     keys_of(settings)  # refuses here what a server would refuse
+    _await_free(settings.data, stop)
     with listen(settings.host, settings.port) as listener, _store(settings.data) as store:
         port = listener.getsockname()[1]
         settings = msgspec.structs.replace(settings, redis=store.url, port=port)
@@ -121,6 +122,18 @@ def _environment(settings: Settings, meters: Path) -> Mapping[str, str]:
 
 def _text(value: object) -> str:
     return str(value.resolve()) if isinstance(value, Path) else str(value)
+
+
+def _await_free(data: Path, stop: threading.Event) -> None:
+    """An engine that is just ending is waited for."""
+    if embedded.held(data / "store"):
+        log.warning("another engine runs on this data folder; waiting for its end", data=str(data), s=START_SECONDS)
+    deadline = time.monotonic() + START_SECONDS
+    while embedded.held(data / "store"):
+        if time.monotonic() > deadline:
+            raise BadInput(f"--data {data}: another engine runs there; end it, or name another folder")
+        if stop.wait(0.1):
+            raise StoppedError(StoppedError.__doc__)
 
 
 def _await_ready(base: str, keeper: Keeper, stop: threading.Event) -> None:
