@@ -10,7 +10,7 @@ from litestar.enums import HttpMethod
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler, asgi, route
 from litestar.types import ASGIApp, HTTPScope, Receive, Send
 
-from engine.errors import BadInput
+from engine.errors import BadInput, JournalError
 from engine.service.auth import ANYONE, Caller, Guard, RawHeaders
 from engine.service.problems import Refusal, bad_field
 
@@ -94,6 +94,8 @@ def endpoint(
             reply = own or _refused(refusal, request_id)
         except BadInput as error:
             reply = _refused(bad_field(str(error)), request_id)
+        except JournalError as error:
+            reply = _refused(Refusal(503, str(error), "", ((b"retry-after", b"5"),)), request_id)
         except OverflowError:
             reply = _refused(Refusal(400, "a number in it is beyond 64 bits; send it as text", "body"), request_id)
         except Exception:

@@ -99,6 +99,28 @@ def test_a_decision_made_while_its_customer_was_erased_is_not_kept(valkey: embed
     assert kept(valkey.url, "in-a-hurry") == []
 
 
+@pytest.mark.parametrize("file", ["log/.checkpoint.json", "learn/all.sqlite"])
+def test_what_keeps_an_erasure_from_its_end_is_told(server: Any, file: str) -> None:
+    address = f"/v1/profiles/half-gone-{file[:3]}"
+    path = server.data / file
+    path.parent.mkdir(exist_ok=True)
+    sound = path.read_bytes() if path.exists() else None
+    for damaged in sorted(path.parent.glob(f"{path.name}*")):
+        damaged.rename(damaged.with_name(f"aside-{damaged.name}"))
+    try:
+        path.write_text("{ this is not what it should be")
+        refused = server.request("DELETE", address)
+        assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
+        assert "the learner finish it" in refused.json()["detail"]
+        assert server.get(f"{address}/export").status_code == (503 if file.startswith("log") else 404)
+    finally:
+        path.unlink()
+        for aside in path.parent.glob(f"aside-{path.name}*"):
+            aside.rename(aside.with_name(aside.name.removeprefix("aside-")))
+    assert (path.read_bytes() if path.exists() else None) == sound
+    assert server.request("DELETE", address).status_code == 200
+
+
 def test_while_the_store_is_away_no_record_names_the_erased(tmp_path: Path, serve: Any, shop: Path) -> None:
     def ask(who: str) -> Any:
         return server.post("/v1/decide", {"customer": {"email": who}, "channel": "web", "placements": ["home_hero"]})
