@@ -55,7 +55,7 @@ def remove(log: Path, ids: Collection[str], free: Container[FileId] = (), stop: 
     for table in reversed(parquet.TABLES):  # rewards before the decisions that say whose they are
         keep = functools.partial(_others, table=table, ids=ids, decisions=decisions)
         if table != "rewards" or decisions:
-            removed += sum(_rewrite(log, table, path, ids, keep) for path in files_of(log, table, free, stop))
+            removed += sum(_rewrite(log, table, path, ids, keep, stop) for path in files_of(log, table, free, stop))
     return removed
 
 
@@ -70,13 +70,17 @@ def files_of(log: Path, table: Table, free: Container[FileId], stop: Event | Non
     while fresh:
         fresh = False
         for path in sorted((log / table).glob("day=*/*.parquet")):
-            if stop is not None and stop.is_set():
-                raise StoppedError(StoppedError.__doc__)
+            _go_on(stop)
             this = id_of(path)
             if this is not None and this not in seen and this not in free:
                 seen.add(this)
                 fresh = True
                 yield path
+
+
+def _go_on(stop: Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise StoppedError(StoppedError.__doc__)
 
 
 def id_of(path: Path) -> FileId | None:
@@ -124,7 +128,7 @@ def _without_device(batch: pa.RecordBatch, where: pa.Array) -> pa.RecordBatch:
     return batch
 
 
-def _rewrite(log: Path, table: Table, path: Path, ids: Collection[str], keep: Keep) -> int:
+def _rewrite(log: Path, table: Table, path: Path, ids: Collection[str], keep: Keep, stop: Event | None) -> int:
     """Put a file without the rows that are not to `keep` in the place of `path`; how many they were."""
     columns = [name for name in ("customer", "device", "decision_id", "body") if name in parquet.SCHEMAS[table].names]
     prepared = path.with_name(f".{uuid.uuid4().hex}.tmp")
@@ -160,6 +164,7 @@ def _rewrite(log: Path, table: Table, path: Path, ids: Collection[str], keep: Ke
             prepared.unlink(missing_ok=True)
         if not same:
             return 0  # it is looked for again
+        _go_on(stop)
         time.sleep(pause)  # somebody reads: the collector is not to wait for that too
         pause = min(2 * pause, LONGEST_PAUSE)
 

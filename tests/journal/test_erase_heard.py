@@ -183,9 +183,11 @@ def test_readers_keep_the_eraser_waiting_and_not_the_collector(redis_url: str, t
             spool.close()
             collect(settings, drain=True)
             assert customers(settings.log) == {"gone", "stays", "new"}
-        until(lambda: customers(settings.log) == {"stays", "new"})
-        stop.set()
-        collecting.join()
+            stop.set()
+            collecting.join(30)
+            assert not collecting.is_alive()
+        assert forget_logged(client, settings.log) == 1
+        assert customers(settings.log) == {"stays", "new"}
 
 
 def test_at_last_the_file_of_the_store_has_nothing_of_them(tmp_path: Path) -> None:
