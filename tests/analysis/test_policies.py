@@ -1,8 +1,6 @@
 """A placement's policies from the log: rates, their difference, and off-policy values."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.offpolicy import Estimate
 from engine.analysis.policies import Rate
 from engine.analysis.render import render_policies
+from engine.cli.reports import analyze
 from engine.errors import BadInput
 
 Write = Callable[..., Path]
@@ -71,21 +70,15 @@ def test_its_page_is_one_file(write_log: Write, tmp_path: Path) -> None:
     log = write_log(**{name: [{**row, "key": "home_hero"} for row in rows] for name, rows in tables.items()})
     page = tmp_path / "hero.html"
 
-    def asked(*flags: str) -> subprocess.CompletedProcess[str]:
-        words = ["analyze", "home_hero", "--log", str(log), "--experiments", str(SHOP), *flags]
-        return subprocess.run([sys.executable, "-m", "engine", *words], capture_output=True, text=True, check=False)
-
-    assert asked("--html", str(page)).returncode == 0
+    assert analyze("home_hero", log=log, experiments=SHOP, html=page) == 0
     text = page.read_text(encoding="utf-8")
     assert "hero earns more than uniform choice: +0." in text
     assert text.count("vegaEmbed('#chart") == 2
     assert not re.search(r"""(src|href)=["']https?:""", text)
-    refused = asked("--segment", "channel")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert "--segment: home_hero is a placement, and its report has none; leave it out" in refused.stderr
-    nowhere = asked("--html", str(tmp_path / "none" / "x.html"))
-    assert nowhere.returncode == 2
-    assert "cannot be written (No such file or directory); name a file in a folder there is" in nowhere.stderr
+    with pytest.raises(BadInput, match="--segment: home_hero is a placement, and its report has none; leave it out"):
+        analyze("home_hero", log=log, experiments=SHOP, segment="channel")
+    with pytest.raises(BadInput, match="; name a file in a folder there is"):
+        analyze("home_hero", log=log, experiments=SHOP, html=tmp_path / "none" / "x.html")
 
 
 def test_a_corrected_reward_replaces_the_first(write_log: Write) -> None:
