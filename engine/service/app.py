@@ -2,23 +2,36 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 from litestar import Litestar, Request, Response
 from litestar.datastructures import State
+from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
+from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from engine.service.admin import admin_routes
 from engine.service.auth import keys_of
 from engine.service.docs import docs_routes
 from engine.service.explain import explain_routes
 from engine.service.health import health_routes
-from engine.service.http import PROBLEM, endpoint, request_id_of
+from engine.service.http import PROBLEM, endpoint, request_id_of, with_whole_ids
 from engine.service.ofrep import ofrep_routes
 from engine.service.problems import Refusal
 from engine.service.profiles import profile_routes
 from engine.service.stock import stock_routes
 from engine.service.worker import Worker
 from engine.settings import Settings
+
+
+class _App(Litestar):
+    async def __call__(
+        self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
+    ) -> None:
+        """Litestar looks for routes in the decoded path; an id may have a slash."""
+        if scope["type"] == ScopeType.HTTP:
+            scope = with_whole_ids(cast("HTTPScope", scope))
+        await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings) -> Litestar:
@@ -38,7 +51,7 @@ def create_app(settings: Settings) -> Litestar:
             yield
 
     limit = settings.body_limit
-    return Litestar(
+    return _App(
         route_handlers=[
             endpoint("/v1/decide", {"POST": worker.decide}, limit=limit, guard=client),
             endpoint("/v1/exposures", {"POST": worker.expose}, limit=limit, guard=client),

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
+from urllib.parse import quote, unquote
 
 import structlog
 from litestar.enums import HttpMethod
@@ -17,6 +18,7 @@ from engine.service.problems import Refusal, bad_field
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 BODY_SECONDS = 10.0
+SLASH, WHOLE = "\ue000", "whole_ids"
 METHODS = [HttpMethod.GET, HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE]
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -88,7 +90,7 @@ def endpoint(
                 )
             caller = guard(headers) if guard else ANYONE
             body = await _body(receive, headers, limit) if method == "POST" else b""
-            reply = await handler(Call(body, scope["path_params"], headers, caller))
+            reply = await handler(Call(body, _whole(scope), headers, caller))
         except Refusal as refusal:
             own = refused(refusal, scope["path_params"]) if refused else None
             reply = own or _refused(refusal, request_id)
@@ -116,6 +118,22 @@ def endpoint(
         return cast("ASGIApp", answer)
 
     return route(path, http_method=METHODS)(hand_over)
+
+
+def with_whole_ids(scope: HTTPScope) -> HTTPScope:
+    """The scope, in whose path a slash that was sent as %2F belongs to an id, which `endpoint` gives back whole."""
+    raw = scope.get("raw_path") or b""
+    if b"%2f" not in raw.lower():
+        return scope
+    path = unquote(raw.decode("latin-1").replace("%2f", "%2F").replace("%2F", quote(SLASH)))
+    return cast("HTTPScope", {**scope, "path": path, WHOLE: True})
+
+
+def _whole(scope: HTTPScope) -> Mapping[str, object]:
+    params: Mapping[str, object] = scope["path_params"]
+    if WHOLE not in scope:
+        return params
+    return {name: str(value).replace(SLASH, "/") for name, value in params.items()}
 
 
 def request_id_of(headers: RawHeaders) -> bytes:
