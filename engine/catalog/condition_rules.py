@@ -14,6 +14,7 @@ _VERSIONS = ("$veq", "$vne", "$vgt", "$vgte", "$vlt", "$vlte")
 _GROUPS = ("$inGroup", "$notInGroup")
 _PATTERNS = ("$regex", "$regexi")
 _TYPES = ("string", "number", "boolean", "object", "array", "null")
+_BARE = frozenset(name[1:] for name in (*_LISTS, *_ORDERED, *_GROUPS, "$eq", "$ne", "$regex"))
 OPERATORS = (
     *("$eq", "$ne", "$exists", "$type", "$size", "$elemMatch", "$not"),
     *(_LISTS + _ORDERED + _VERSIONS + _GROUPS + _PATTERNS),
@@ -115,6 +116,10 @@ def _value(value: object, path: str, groups: Collection[str] | None) -> Iterator
             "stands beside operators",
             "give it a dotted path of its own, or make it an operator",
         )
+    elif value.keys() <= _BARE:
+        for name in value:
+            rule = f"is a part of a mapping to equal, not the operator '${name}'"
+            yield ConditionProblem(_join(path, name), name, rule, f"write '${name}'")
 
 
 def _operand(name: str, operand: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:

@@ -127,7 +127,9 @@ def _kind(name: str, value: object) -> type[msgspec.Struct]:
         return SINGLE[name]
     if name.startswith("offers/"):
         return OfferSpec
-    return SelectionSpec if isinstance(value, dict) and "fallback" in value else ExperimentSpec
+    keys = value.keys() if isinstance(value, dict) else set[str]()
+    chooses = "fallback" in keys or ("variants" not in keys and keys & {"offers", "policy", "reward"})
+    return SelectionSpec if chooses else ExperimentSpec
 
 
 def _converted(value: object, file: str, kind: type[msgspec.Struct], problems: list[Problem]) -> msgspec.Struct | None:

@@ -39,7 +39,7 @@ def offer_problems(specs: Specs, known: Known) -> Iterator[Problem]:
     yield from (Problem(f"{specs.folder}/moments.yaml", *found) for found in _moments(specs, known))
     for selection in specs.selections.values():
         yield from (Problem(specs.files[selection.key], *found) for found in _weights(specs, selection, known))
-        yield from policy_problems(specs)
+    yield from policy_problems(specs, known)
 
 
 def everywhere(offer: OfferSpec) -> bool:

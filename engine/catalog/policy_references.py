@@ -6,6 +6,7 @@ from math import prod
 import numpy as np
 
 from engine.catalog.compile_policies import CHANNEL, attributes_of
+from engine.catalog.known import Known
 from engine.catalog.offer_spec import SelectionSpec
 from engine.catalog.spec import FeatureSpec, MetricSpec, PolicySpec
 from engine.catalog.specs import Specs
@@ -18,16 +19,16 @@ COUNTED = frozenset({"proportion", "count", "retention"})
 MOST_GROUPS = 64
 
 
-def policy_problems(specs: Specs) -> Iterator[Problem]:
+def policy_problems(specs: Specs, known: Known) -> Iterator[Problem]:
     """What does not hold of the policies of placements and of experiments' variants."""
     for selection in specs.selections.values():
-        for found in _policy(specs, selection, selection.policy, "policy"):
+        for found in _policy(specs, selection, selection.policy, "policy", known):
             yield Problem(specs.files[selection.key], *found)
     for experiment in specs.experiments.values():
         base = next((s for s in specs.selections.values() if s.placement == experiment.placement), None)
         for index, variant in enumerate(experiment.variants):
             if base is not None and variant.policy is not None:
-                for found in _policy(specs, base, variant.policy, f"variants[{index}].policy"):
+                for found in _policy(specs, base, variant.policy, f"variants[{index}].policy", known):
                     yield Problem(specs.files[experiment.key], *found)
 
 
@@ -40,7 +41,7 @@ def takes_amounts(kind: str) -> bool:
     return True
 
 
-def _policy(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str) -> Iterator[Found]:
+def _policy(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str, known: Known) -> Iterator[Found]:
     metric = next((one for one in specs.metrics.metrics if one.key == selection.reward.metric), None)
     if metric is not None:
         yield from _reward(policy, metric, path)
@@ -50,7 +51,8 @@ def _policy(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: st
             kinds = ", ".join(kind for kind, made in KINDS.items() if made.contextual)
             yield f"{path}.{name}", f"{policy.kind} knows offers by their name alone; use one of {kinds}"
     yield from _pool(specs, selection, policy, f"{path}.pool")
-    yield from _attributes(specs, policy, f"{path}.attributes")
+    if known.all_offers:
+        yield from _attributes(specs, policy, f"{path}.attributes")
 
 
 def _reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator[Found]:

@@ -27,7 +27,10 @@ Condition = Annotated[
 ]
 Payload = Annotated[dict[str, object], Meta(description="what the storefront gets")]
 Moment = Annotated[
-    datetime, Meta(tz=True, description="with its zone: 2026-11-01T00:00:00Z", extra={"remedy": "add the zone, as Z"})
+    datetime,
+    Meta(
+        tz=True, description="with its zone: 2026-11-01T00:00:00Z", extra={"remedy": "write it as 2026-11-01T00:00:00Z"}
+    ),
 ]
 Span = Annotated[
     str,

@@ -14,6 +14,16 @@ from engine.catalog.conditions import condition_problems
 Found = tuple[str, str]
 """Where in the file, and what is wrong there."""
 
+_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+}
+"""What msgspec expects, in our words."""
+
 
 def problems_of(value: object, kind: object, path: str = "") -> Iterator[Found]:
     """Yield every mistake in `value`, read as a `kind` (a spec struct, or the type of one of its fields)."""
@@ -56,7 +66,8 @@ def similar(name: object, known: "list[str] | tuple[str, ...]", otherwise: str =
 
 def _problems_of_struct(value: object, kind: type[msgspec.Struct], path: str) -> Iterator[Found]:
     if not isinstance(value, dict):
-        yield path, f"{_shown(value)} is not a mapping; write it as 'key: value' lines"
+        rule = "is empty" if value is None else f"{_shown(value)} is not a mapping"
+        yield path, f"{rule}; write 'key: value' lines"
         return
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     for name, item in value.items():
@@ -115,7 +126,7 @@ def _rule(value: object, kind: object, meta: Meta | None, error: msgspec.Validat
     if kind is datetime:
         return "is not a time with its zone"
     expected = str(error).partition(" - at ")[0].replace("`", "").replace("Expected ", "").partition(", got")[0]
-    return f"is not {expected}"
+    return f"is not {' or '.join(_NAMES.get(word, word) for word in expected.split(' | '))}"
 
 
 def _advice(value: object, kind: object, meta: Meta | None) -> str:
@@ -125,8 +136,12 @@ def _advice(value: object, kind: object, meta: Meta | None) -> str:
         return str(meta.extra["remedy"])
     if kind is str and isinstance(value, int | float | bool):
         return f"quote it: '{value}'"
+    shapes = {list: "write '[…, …]', or lines that begin with '- '", dict: "write 'key: value' lines"}
+    shape = get_origin(kind)
+    if shape in shapes:
+        return shapes[shape]
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", datetime: "a time"}
-    return f"give {names[kind]}" if isinstance(kind, type) and kind in names else "see `counterpoint schema`"
+    return f"give {names[kind]}" if isinstance(kind, type) and kind in names else "see docs/schema"
 
 
 def _bounds(meta: Meta) -> tuple[float | None, float | None]:

@@ -44,6 +44,22 @@ def test_three_mistakes_are_three_lines_with_file_path_value_rule_and_remedy(tmp
     ]
 
 
+def test_a_placement_without_fallback_and_operators_without_dollar_are_told(tmp_path: Path) -> None:
+    hero = "key: hero\nplacement: hero\noffers: [a]\npolicy: {kind: uniform}\nreward: {metric: revenue}\n"
+    wrong = (
+        GOOD + "start: 2026-12-01\ncoverage: half\naudience: {country: {in: [DE]}, order: {type: gift}}\ntags: new\n"
+    )
+    found = [str(problem) for problem in problems(tmp_path, hero=hero, x=wrong)]
+    missing = "shop/hero.yaml fallback: is missing; add it (use letters, digits, _ and - only, 64 at most)"
+    assert [line for line in found if line.startswith("shop/hero.yaml")] == [missing]
+    assert [line for line in found if line.startswith("shop/x.yaml")] == [
+        "shop/x.yaml audience.country.in: 'in' is a part of a mapping to equal, not the operator '$in'; write '$in'",
+        "shop/x.yaml coverage: 'half' is not a number; give a share such as 0.5",
+        "shop/x.yaml start: '2026-12-01' is not a time with its zone; write it as 2026-11-01T00:00:00Z",
+        "shop/x.yaml tags: 'new' is not a list; write '[…, …]', or lines that begin with '- '",
+    ]
+
+
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
@@ -57,7 +73,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "a tab": ("key: x\n\tvariants: []\n", "tab"),
     "two documents": (GOOD + "---\n" + GOOD, "second document"),
     "a list": ("- a\n", "is not a mapping"),
-    "empty": ("", "is not a mapping"),
+    "empty": ("", "is empty"),
     "a tag": ("key: !!python/object:os.system x\n", "is not allowed"),
     "another name": (GOOD.replace("key: x", "key: y"), "is not the file's name"),
 }
