@@ -39,7 +39,8 @@ class Baseline(msgspec.Struct, frozen=True):
         if self.sd is not None:
             return self.sd**2
         if not 0 < value < 1:
-            raise BadInput(f"a {self.kind} of {value:g} is not between 0 and 1; choose a smaller effect")
+            remedy = "choose a smaller effect" if 0 < self.value < 1 else "give control's own, 0.04 say"
+            raise BadInput(f"a {self.kind} of {value:g} is not between 0 and 1; {remedy}")
         return value * (1 - value)
 
 

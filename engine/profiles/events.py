@@ -137,7 +137,7 @@ def _decode(item: msgspec.Raw) -> Event | Status:
     try:
         event = _event.decode(item)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Status("rejected", _message_id(item), f"{error}")
+        return Status("rejected", _message_id(item), f"{error}; /docs says what an item may have")
     return _refused(event) or event
 
 

@@ -61,7 +61,8 @@ def read_sample(path: Path) -> list[Sampled]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({error}); give a JSON, JSON Lines or CSV file") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise BadInput(f"{path}: cannot be read ({why}); give a JSON, JSON Lines or CSV file") from error
     if path.suffix == ".csv":
         return [_sampled(line) for line in _rows(path, text)]
     if text.lstrip().startswith("["):
