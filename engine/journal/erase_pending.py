@@ -11,6 +11,8 @@ from engine.erasures import KEPT, digest
 from engine.journal.records import AnyRecord, QuarantineRecord, RewardRecord, decode
 
 _DECISIONS = "SELECT decision_id FROM pending WHERE customer IN (SELECT value FROM json_each(?))"
+_REWRITTEN = 128 << 20
+"""Bytes of a file that is written anew in a second or so; in a larger one copies go as their place is used again."""
 _STATEMENTS = (
     "DELETE FROM pending WHERE customer IN (SELECT value FROM json_each(?))",
     "DELETE FROM under_guard WHERE customer IN (SELECT value FROM json_each(?))",
@@ -43,6 +45,8 @@ def erase_pending(data: Path, ids: Collection[str], now: float) -> int:
             db.execute("DELETE FROM erased WHERE at < ?", [now - KEPT])
             db.executemany("INSERT OR REPLACE INTO erased VALUES (?, ?)", [(digest(name), now) for name in ids])
             db.execute("COMMIT")
+            if path.stat().st_size < _REWRITTEN:
+                db.execute("VACUUM")  # rows that were moved within the file leave copies that no deletion reaches
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return removed
 

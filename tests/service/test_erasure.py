@@ -37,6 +37,10 @@ def test_a_delete_reaches_the_files_of_every_learner(server: Any) -> None:
             for who in ("gone", "stays"):
                 board.add(Pending(f"d-{who}", "hero", "hero", who, 0, "a", 0.5, b"", 1.0, WAITING, 9e9))
             board.write()
+        state.db.execute("PRAGMA secure_delete = off")
+        with state.transaction():  # what ended before leaves its bytes
+            state.db.execute("INSERT INTO early VALUES (1, 'd-gone', 0, 0.0, 'd-gone-' || hex(zeroblob(20000)))")
+        state.db.execute("DELETE FROM early")
     answer = httpx.delete(f"{server.base}/v1/profiles/gone", timeout=30)
     assert answer.status_code == 200, answer.text
     for state in states:
