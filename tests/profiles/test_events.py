@@ -25,7 +25,8 @@ def test_an_item_that_breaks_a_rule_is_refused_and_the_others_are_not() -> None:
     first, second, third = decode_batch(body)
     assert isinstance(first, Event)
     assert isinstance(third, Event)
-    assert second == Status("rejected", "m2", "Expected `str | null`, got `int` - at `$.event`")
+    why = "Expected `str | null`, got `int` - at `$.event`; /docs says what an item may have"
+    assert second == Status("rejected", "m2", why)
 
 
 @pytest.mark.parametrize(
