@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.analysis.held import held
+from engine.analysis.people import became
 from engine.analysis.sources import Cell, DuckDB
 from engine.catalog.features import Context, Value
 from engine.errors import BadInput
@@ -33,8 +34,8 @@ _NEEDED = {
 _LOG = """
 WITH shown AS (SELECT DISTINCT decision_id, key FROM {exposures}),
 earned AS (SELECT decision_id, key, arg_max(reward, time) AS reward FROM {rewards} GROUP BY ALL)
-SELECT decision_id, coalesce(customer, decision_id), variant, propensity, candidates, context, reward
-FROM {decisions} JOIN shown USING (decision_id, key) LEFT JOIN earned USING (decision_id, key)
+SELECT decision_id, coalesce({customer}, decision_id), variant, propensity, candidates, context, reward
+FROM {decisions} AS logged JOIN shown USING (decision_id, key) LEFT JOIN earned USING (decision_id, key) {became}
 WHERE kind = 'offer' AND policy IS NOT NULL AND variant IS NOT NULL AND key = {placement}
 ORDER BY time, decision_id
 """
@@ -47,8 +48,9 @@ class Logged:
     """The exposed choices (n,) of a placement in the order of time; `place` names where they are from.
 
     `arm` and the candidates are positions in `arms`; `sets[which[i]]` are the candidates of row i, the chosen arm
-    among them, and `contexts[context[i]]` its features. Rows of one `customer` are not independent; customers are
-    counted in the order in which they first came. `unsettled` rows have neither a reward nor a zero in the log yet.
+    among them, and `contexts[context[i]]` its features. Rows of one `customer` are not independent, nor are those of
+    a visitor who turned out to be one; customers are counted in the order in which they first came. `unsettled` rows
+    have neither a reward nor a zero in the log yet.
     """
 
     place: str
@@ -117,7 +119,12 @@ def _log(folder: Path, placement: str | None) -> Logged:
     if placement is None and len(placements) > 1:
         raise BadInput(f"{folder}: has the placements {', '.join(placements)}; name one with --placement")
     chosen = placement or placements[0]
-    rows = source.run(_LOG.format(**tables, placement=_quoted(chosen)))
+    people = became(source, folder)
+    who = {"customer": "logged.customer", "became": ""}
+    if people is not None:
+        joined = f"LEFT JOIN {people} AS became ON logged.customer = became.old AND logged.time <= became.until"
+        who = {"customer": "coalesce(became.customer, logged.customer)", "became": joined}
+    rows = source.run(_LOG.format(**tables, **who, placement=_quoted(chosen)))
     if not rows:
         raise BadInput(
             f"{folder}: placement {chosen!r} has no exposed decision of a policy; there is {', '.join(placements)}"

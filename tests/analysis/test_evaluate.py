@@ -48,6 +48,22 @@ def logged(n: int, *, seed: int = 5, chance: float = 0.7, customers: int | None 
     return {"decisions": decisions, "exposures": exposures, "rewards": rewards}
 
 
+def test_a_visitor_who_logged_in_is_no_second_customer(write_log: Write) -> None:
+    tables = logged(600)
+    for row in tables["decisions"]:
+        number = int(row["customer"][1:])
+        row["customer"] = f"v{number}" if number < 300 else f"c{number - 300}"
+    became = [
+        {"message_id": f"m{i}", "time": 300.0, "customer": f"c{i}", "event": "$merge"}
+        | {"properties": json.dumps({"from": f"v{i}", "into": f"c{i}"})}
+        for i in range(300)
+    ]
+    assert read_logged(write_log(**tables)).customers == 600
+    log = read_logged(write_log(events=became))
+    assert (len(log), log.customers) == (600, 300)
+    assert log.customer[:300].tolist() == log.customer[300:].tolist()
+
+
 @pytest.fixture
 def policy(tmp_path: Path) -> Callable[..., Path]:
     def write(text: str = "kind: uniform", name: str = "uniform") -> Path:
