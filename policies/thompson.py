@@ -13,6 +13,7 @@ from policies.batches import Batch, Floats
 from policies.propensities import best_of_independent, shared_nodes
 
 _REMEMBERED = 512
+_VARIANCE_KNOWN = 20.0  # observations that the prior of a variance is worth
 
 
 def beta_best(a: Floats, b: Floats) -> Floats:
@@ -110,8 +111,9 @@ class BetaThompson(_Thompson):
 class GaussianThompson(_Thompson):
     """Thompson sampling for rewards of any size, mean and variance of each arm unknown (Honda and Takemura 2014).
 
-    Normal-inverse-gamma posteriors. The prior is one observation at the mean of all rewards with their variance (a unit
-    information prior, Kass and Wasserman 1995), so that nothing depends on the currency.
+    Normal-inverse-gamma posteriors. The prior mean is one observation at the mean of all rewards (a unit information
+    prior, Kass and Wasserman 1995), so that nothing depends on the currency. The prior variance is that of all rewards,
+    as if known from 20 observations: where most rewards are zero an arm's first ones tell little of how they vary.
     """
 
     kind: ClassVar[str] = "gaussian_thompson"
@@ -138,8 +140,8 @@ class GaussianThompson(_Thompson):
         count = np.maximum(self.statistics["count"][among], 0)
         offset = self.statistics["total"][among] - count * centre
         around = self.statistics["square"][among] - 2 * centre * self.statistics["total"][among] + count * centre**2
-        shape = 1 + count / 2
-        rate = variance + np.maximum(around - offset**2 / (1 + count), 0) / 2
+        shape = (_VARIANCE_KNOWN + count) / 2
+        rate = (variance * _VARIANCE_KNOWN + np.maximum(around - offset**2 / (1 + count), 0)) / 2
         return student_best(centre + offset / (1 + count), np.sqrt(rate / shape / (1 + count)), 2 * shape)
 
 

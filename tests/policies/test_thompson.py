@@ -1,12 +1,13 @@
 """Known answers for probabilities of being best."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from policies import BetaThompson, LinearThompson, dump, load
+from policies import BetaThompson, GaussianThompson, LinearThompson, dump, load
 from policies.propensities import count_best, normal_pool
 from policies.thompson import beta_best
 
@@ -50,6 +51,24 @@ def test_two_beta_arms_in_closed_form() -> None:
     """P(Beta(a, 1) > Beta(c, 1)) = a / (a + c)."""
     policy = BetaThompson(arms=("a", "b"), floor=0.0).update(None, [0] * 3 + [1], np.ones(4), np.full(4, 0.5))
     assert policy.probabilities() == pytest.approx([4 / 6, 2 / 6], abs=1e-9)
+
+
+def test_thirty_showings_without_a_rare_reward_lock_no_arm_out() -> None:
+    """One of 5% fails so in a fifth of all cases. Student posteriors: prior mean of weight 1, prior variance of 20."""
+    arm, reward = np.repeat([0, 1], [2000, 30]), np.zeros(2030)
+    reward[:100] = 1.0
+    centre, variance = reward.mean(), reward.var()
+
+    def posterior(paid: float, n: int) -> Any:
+        mean = (centre + paid) / (1 + n)
+        around = paid * (1 - centre) ** 2 + (n - paid) * centre**2 - (1 + n) * (mean - centre) ** 2
+        return stats.t(20 + n, mean, np.sqrt((20 * variance + around) / (20 + n) / (1 + n)))
+
+    known, doubted = posterior(100, 2000), posterior(0, 30)
+    better, _ = integrate.quad(lambda v: doubted.sf(v) * known.pdf(v), 0.0, 0.2, points=[0.05], epsabs=1e-10)
+    policy = GaussianThompson(arms=("a", "b"), floor=0.0).update(None, arm, reward, np.full(2030, 0.5))
+    assert policy.probabilities()[1] == pytest.approx(better, abs=1e-5)
+    assert better > 0.02
 
 
 def test_fifty_equal_arms_share() -> None:
