@@ -44,9 +44,9 @@ class Featurizer:
         self.specs = tuple(FeatureSpec(trait=spec) if isinstance(spec, str) else spec for spec in specs)
         self.groups = tuple(groups)
         named = (*(spec.trait for spec in self.specs), *(group.name for group in groups if group.matches is None))
-        self._paths = tuple((name, tuple(name.split("."))) for name in dict.fromkeys(named))
+        self._paths = tuple((name, *_steps(name)) for name in dict.fromkeys(named))
         self._segments = tuple((group.name, group.matches) for group in groups if group.matches is not None)
-        self._fill = tuple(_filler(spec) for spec in self.specs)
+        self._fill = tuple((spec.trait, _filler(spec)) for spec in self.specs)
         self._empty = not (self.specs or self.groups or constant)
         self.names = ("1", *(name for spec in self.specs for name in _names(spec)), *(["group"] if groups else []))
 
@@ -63,9 +63,9 @@ class Featurizer:
     def read(self, attributes: Mapping[str, object]) -> Context:
         """The value of each feature's trait and of each group; None where the customer has none."""
         context: Context = {name: matches(attributes) for name, matches in self._segments}
-        for name, path in self._paths:
-            value: object = attributes
-            for step in path:
+        for name, first, rest in self._paths:
+            value = attributes.get(first)
+            for step in rest:
                 value = value.get(step) if type(value) is dict else None
             context[name] = value if isinstance(value, str | int | float | bool) else None
         return context
@@ -75,8 +75,8 @@ class Featurizer:
         if self._empty:
             return np.empty(0)
         out = [1.0]
-        for spec, fill in zip(self.specs, self._fill, strict=True):
-            fill(out, context.get(spec.trait))
+        for trait, fill in self._fill:
+            fill(out, context.get(trait))
         if self.groups:
             out.append(self._position(context))
         return np.array(out)
@@ -94,6 +94,11 @@ class Featurizer:
 def featurizer(specs: Sequence[str | FeatureSpec]) -> Featurizer:
     """The featurizer of a policy's `features`."""
     return Featurizer(specs)
+
+
+def _steps(name: str) -> tuple[str, tuple[str, ...]]:
+    first, *rest = name.split(".")
+    return first, tuple(rest)
 
 
 def _names(spec: FeatureSpec) -> list[str]:
@@ -122,8 +127,10 @@ def _filler(spec: FeatureSpec) -> Callable[[list[float], Value], None]:
         middle, half = (low + high) / 2, (high - low) / 2
 
         def scaled(out: list[float], value: Value) -> None:
-            place = min(max((_number(value) - middle) / half, -1.0), 1.0) if _is_number(value) else 0.0
-            out.append(round(place, SCALED_DIGITS))
+            if isinstance(value, int | float) and math.isfinite(value):
+                out.append(round(min(max((value - middle) / half, -1.0), 1.0), SCALED_DIGITS))
+            else:
+                out.append(0.0)
 
         return scaled
     if spec.trait in PERIODS:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
@@ -20,6 +21,7 @@ from engine.decide.quiet import quiet_until
 from engine.errors import BadInput
 
 TTL = 30
+QUARTER = 900
 DEPTH = 10
 """Names of what a request says that go deeper are no traits: each step makes a mapping."""
 
@@ -331,5 +333,13 @@ def _own(tree: dict[str, object], name: str) -> dict[str, object]:
 
 def clock(now: float, zone: str) -> dict[str, object]:
     """Hour (0 to 24, with its fraction) and weekday (Monday 0) where the customer is, for features and conditions."""
-    local = datetime.fromtimestamp(now, ZoneInfo(zone))
-    return {"hour": local.hour + local.minute / 60 + local.second / 3600, "weekday": local.weekday()}
+    local = now + _east(zone, int(now // QUARTER))
+    day = local // 86_400
+    return {"hour": (local - day * 86_400) / 3600, "weekday": int(day + 3) % 7}
+
+
+@lru_cache(1024)
+def _east(zone: str, quarter: int) -> float:
+    """Seconds that a zone is ahead of UTC; clocks are changed at quarters of an hour."""
+    offset = datetime.fromtimestamp(quarter * QUARTER, ZoneInfo(zone)).utcoffset()
+    return offset.total_seconds() if offset else 0.0

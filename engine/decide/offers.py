@@ -1,6 +1,7 @@
 """moments -> gates -> candidates -> policy -> arbitration -> offer; the fallback where nothing passes."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -184,10 +185,12 @@ def _affordable(
     return may[kept]
 
 
+@lru_cache(256)
 def _places(bits: Bits, size: int) -> NDArray[np.intp]:
-    """The places of the bits that are set, in order."""
+    """The places of the bits that are set, in order, read-only."""
     if not bits:
         return np.empty(0, dtype=np.intp)
     packed = np.frombuffer(bits.to_bytes((size + 7) // 8, "little"), dtype=np.uint8)
     found: NDArray[np.intp] = np.unpackbits(packed, bitorder="little").view(np.bool_).nonzero()[0]
+    found.flags.writeable = False
     return found

@@ -56,7 +56,9 @@ class Granting:
         lost: dict[str, dict[str, Gate]] = {}
         got: dict[str, Claim] = {}
         for attempt in range(ROUNDS + 1):
-            wanted = {p: claim for p, claim in self.wanted(plan, decision, now).items() if claim.id not in free}
+            wanted = self.wanted(plan, decision, now)
+            if free:
+                wanted = {placement: claim for placement, claim in wanted.items() if claim.id not in free}
             stale = [got.pop(name) for name in got.keys() - {claim.id for claim in wanted.values()}]
             fresh = {placement: claim for placement, claim in wanted.items() if claim.id not in got}
             if not fresh and not stale:

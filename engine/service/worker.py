@@ -199,17 +199,17 @@ class Worker:
             return self._alone(request, now, decision_id)
         if self.away.suspected:
             self.away.answered()
-        decision = msgspec.structs.replace(
-            decision, key=resolved.key, who=request.customer, unit=profile.unit, erased=resolved.erased
+        trace = self._trace(decision, now, request, profile, standing)
+        return msgspec.structs.replace(
+            decision, key=resolved.key, who=request.customer, unit=profile.unit, erased=resolved.erased, trace=trace
         )
-        return self._traced(decision, now, request, profile, standing)
 
     def _alone(self, request: DecideRequest, now: float, decision_id: str) -> Decision:
         """Decide without the store: nothing is known of the customer, so it is the fallback."""
         profile = stranger(request.customer)
         decision = self.decided(profile, request, now, decision_id, degraded=True)
-        decision = msgspec.structs.replace(decision, erased=self.forgotten.names(request.customer))
-        return self._traced(decision, now, request, profile, NOTHING_COUNTED)
+        trace = self._trace(decision, now, request, profile, NOTHING_COUNTED)
+        return msgspec.structs.replace(decision, erased=self.forgotten.names(request.customer), trace=trace)
 
     def decided(
         self,
@@ -241,13 +241,11 @@ class Worker:
         tripped = self.follower.tripped
         return {*tripped, *self.switch.paused} if self.switch.paused else tripped
 
-    def _traced(
+    def _trace(
         self, decision: Decision, now: float, request: DecideRequest, profile: Profile, standing: Standing
-    ) -> Decision:
-        trace = traces.Trace(
-            now, request, profile, standing, decision.answer.degraded, list(self._tripped), list(self.switch.paused)
-        )
-        return msgspec.structs.replace(decision, trace=traces.encode(trace))
+    ) -> bytes:
+        degraded, paused = decision.answer.degraded, list(self.switch.paused)
+        return traces.encode(traces.Trace(now, request, profile, standing, degraded, list(self._tripped), paused))
 
     async def hold(self, decision: Decision) -> bool:
         """Keep a decision until its exposure is told; False where the store did not take it."""
