@@ -1,8 +1,6 @@
 """Collects the streams into the Parquet log, every record exactly once."""
 
-import asyncio
 import functools
-import os
 import threading
 import time
 from collections import Counter
@@ -17,7 +15,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from engine.errors import JournalError, StoppedError, StoreUnavailable
-from engine.journal import compact, erase, erase_heard, parquet, publish, ship, spool, stream
+from engine.journal import compact, erase, erase_heard, parquet, publish, stream
+from engine.journal.drain import PATIENCE, Drain
 from engine.journal.records import (
     AnyRecord,
     DecisionRecord,
@@ -33,7 +32,6 @@ _IDLE = 0.05
 _TELL_SECONDS = 5.0
 _FORGET_SECONDS = 2.0
 _KEEP_MARKS_MS = 7 * 86_400_000
-_PATIENCE = 30.0
 _PACK = 4096
 _COMPACT_SECONDS = 60.0
 _log = structlog.get_logger(__name__)
@@ -172,7 +170,7 @@ def collect(
     """
     stop = stop or threading.Event()
     client = stream.connect(settings.redis)
-    drained = _Drain(settings, client) if drain else None
+    drained = Drain(settings, client, "collected") if drain else None
     said = False
     while True:
         with publish.only_collector(settings.log) as alone:
@@ -217,14 +215,14 @@ class _Collector:
         self._flushed = time.monotonic()
         self._told = -_TELL_SECONDS
 
-    def run(self, stop: threading.Event, drained: "_Drain | None") -> Summary:
+    def run(self, stop: threading.Event, drained: Drain | None) -> Summary:
         """Collect until `stop`, or until all is `drained`; the erased are looked for beside that, or at the end."""
         if drained is not None:
             return self._run(stop, drained)
         with _forgetting(self._client, self._log_dir):
             return self._run(stop, None)
 
-    def _run(self, stop: threading.Event, drained: "_Drain | None") -> Summary:
+    def _run(self, stop: threading.Event, drained: Drain | None) -> Summary:
         ready = False
         ending: float | None = None
         compacted = time.monotonic()
@@ -250,7 +248,7 @@ class _Collector:
                 stop.wait(1.0)
             if stop.is_set():
                 ending = ending or time.monotonic()
-                if not deliveries or time.monotonic() - ending > _PATIENCE:
+                if not deliveries or time.monotonic() - ending > PATIENCE:
                     return self._summary(0)
             elif not deliveries:
                 if drained is None and time.monotonic() - compacted > _COMPACT_SECONDS:
@@ -315,38 +313,3 @@ def _forgetting(client: stream.Client, log: Path) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-
-
-class _Drain:
-    """What was in the spools of this machine at the beginning, until all of it is in the log."""
-
-    def __init__(self, settings: Settings, client: stream.Client) -> None:
-        self._root = settings.spool
-        self._url = settings.redis
-        self._client = client
-        self._adopted: list[tuple[ship.Shipment, int]] = []
-        self._waiting = {path.name: spool.last_sequences(path) for path in spool.spools(self._root)}
-        self._moved = time.monotonic()
-
-    def done(self) -> bool:
-        """Whether all is collected, or nothing of it has moved for a while. Ships what no worker does."""
-        adopted = ship.adopt(self._root)
-        if adopted:
-            asyncio.run(ship.ship(adopted, self._url))
-            self._adopted += adopted
-        for name, last in list(self._waiting.items()):
-            reached = [int(self._client.hget(stream.keys(p).collected, name) or 0) >= seq for p, seq in last.items()]
-            if all(reached):
-                del self._waiting[name]
-                self._moved = time.monotonic()
-        return not self._waiting or time.monotonic() - self._moved > _PATIENCE
-
-    def finish(self) -> int:
-        """Remove the collected spools; how many spools still hold records that did not come."""
-        asyncio.run(self._remove())
-        return len(self._waiting)
-
-    async def _remove(self) -> None:
-        async with ship.connect(self._url) as client:
-            for _, lock in await ship.remove_collected(self._adopted, client):
-                os.close(lock)

@@ -12,6 +12,7 @@ import structlog
 from engine.catalog.plan import Plan
 from engine.errors import BadInput, StoreUnavailable
 from engine.journal import erase_heard, snapshots, stream
+from engine.journal.drain import Drain
 from engine.journal.snapshots import Header, aligned, store_errors
 from engine.learn.aliases import Aliases
 from engine.learn.alone import only_learner
@@ -57,6 +58,7 @@ def learn(
 ) -> None:
     """Learn until `stop`; with `once` only until all that is in the streams is learnt, published and shipped.
 
+    With `once` that is also what was answered before and is still in a spool of this machine.
     Of all partitions, or of those `owned`, whose learners publish parts that `combine` adds up. `clock` (s since 1970)
     moves the time of partitions in which nothing happens; with `once` only the records do. While another process learns
     a partition of these with the same data folder this one waits, to take its place.
@@ -88,12 +90,14 @@ def _learn(
     clock: Callable[[], float],
 ) -> None:
     learner = Learner(settings, owned)
+    drain = learner.drain(settings) if once else None
     wait = INTERVAL
     often = gc.get_threshold()
     gc.set_threshold(*GARBAGE)
     try:
         while not stop.is_set():
             try:
+                all_came = drain is not None and _all_came(drain)
                 busy = learner.step(plan_source(), None if once else clock())
                 wait = INTERVAL
             except StoreUnavailable as error:
@@ -101,13 +105,20 @@ def _learn(
                     raise
                 _log.warning("learning waits", error=str(error))
                 busy, wait = False, min(2 * wait, 5.0)
-            if once and not busy:
+            if all_came and not busy:
                 return
             if not busy:
                 stop.wait(wait)
     finally:
         gc.set_threshold(*often)
+        if drain is not None:
+            drain.close()
         learner.close()
+
+
+def _all_came(drain: Drain) -> bool:
+    with store_errors("waiting for the spools"):
+        return drain.done()
 
 
 class Learner:
@@ -141,6 +152,10 @@ class Learner:
         """Let go of file and store."""
         self._state.close()
         self._client.close()
+
+    def drain(self, settings: Settings) -> Drain:
+        """What tells when all that was answered until now is in the streams."""
+        return Drain(settings, self._client, "shipped", self._owned)
 
     def step(self, plan: Plan, now: float | None) -> bool:
         """Read and learn one batch; False when there was nothing to do.

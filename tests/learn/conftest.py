@@ -108,13 +108,19 @@ class Shop:
         return T0
 
     def send(self, *records: AnyRecord, partition: int | None = None) -> None:
-        self._send([(encode(record), self._partition(record, partition)) for record in records])
+        self.spool(*records, partition=partition)
+        self.ship()
+
+    def spool(self, *records: AnyRecord, partition: int | None = None) -> None:
+        """Answered, and not in the streams yet."""
+        self._spool.append_many([(encode(record), self._partition(record, partition)) for record in records])
 
     def send_bytes(self, payload: bytes) -> None:
-        self._send([(payload, 0)])
+        self._spool.append_many([(payload, 0)])
+        self.ship()
 
-    def _send(self, payloads: list[tuple[bytes, int]]) -> None:
-        self._spool.append_many(payloads)
+    def ship(self) -> None:
+        """What is in the spool comes into the streams."""
 
         async def shipped() -> None:
             async with ship.connect(self.settings.redis) as client:

@@ -146,9 +146,9 @@ def test_twenty_kills_change_nothing(shop: Any) -> None:
 
     data = shop.settings.data.with_name("killed")
     total = never[0]["till"].learnt
-    for kill in range(KILLS):
+    for kill in range(KILLS):  # the last batch alone teaches a seventh of all: what is still waiting
         later, during = (draw.uniform(0, 0.02), "batch") if kill % 2 else (draw.uniform(0, 0.002), "publication")
-        killed_at(shop, data, 0.9 * total * kill / KILLS, later, during)
+        killed_at(shop, data, 0.8 * total * kill / KILLS, later, during)
     with closing(State(path_of(data, None))) as state:
         assert 0 < state.policies()["till"].learnt < total, "the kills came after the work, not in it"
     shop.learn_in(data, plan)
