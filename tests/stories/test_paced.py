@@ -1,7 +1,7 @@
 """A stock that must last: the learner prices it while it goes, decisions keep it for others, and explain says so."""
 
-import threading
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,11 +10,15 @@ import numpy as np
 from engine.catalog import load_plan
 from engine.catalog.archive import Archive
 from engine.journal import snapshots, stream
+from engine.journal.drain import Drain
 from engine.journal.replay import explain_decision
-from engine.learn import learn
+from engine.learn.learner import Learner
+from engine.learn.prices import BETWEEN
 from policies import dump
 
 UNITS = 60
+PLAIN = {"user_id": "plain", "context": {"taste": 0.02}}
+FOND = {"user_id": "fond", "context": {"taste": 1.0}}
 END = (datetime.now(UTC) + timedelta(hours=2)).isoformat()
 SHOP = {
     "offers": {
@@ -44,32 +48,45 @@ def publish(client: Any, shop: Any) -> None:
     snapshots.publish(client, "hero", header, blob)
 
 
+def shipped(drain: Drain) -> None:
+    """The learner can read what was answered until now."""
+    while not drain.done():
+        time.sleep(0.02)
+    drain.close()
+
+
+def heard(shop: Any, prices: dict[str, float]) -> None:
+    """Every worker has the learner's price."""
+    wanted = {"bag": prices.get("bag", 0.0), "usual": 0.0}
+    deadline = time.monotonic() + 30
+    while any(prices_of(shop) != wanted for _ in shop.bases):  # each answers in its turn
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def prices_of(shop: Any) -> dict[str, float]:
+    return {one["offer"]: one["price"] for one in shop.explain("web", "hero", **FOND)["candidates"]}
+
+
 def test_the_last_ones_are_kept_for_whom_they_are_worth_most(open_shop: Any) -> None:
     shop = open_shop(SHOP)
     shop.stock("BAG", UNITS)
     plan = load_plan(shop.settings.experiments)
-    stop = threading.Event()
-    with stream.connect(shop.settings.redis) as client:
+    with stream.connect(shop.settings.redis) as client, closing(Learner(shop.settings)) as learner:
         publish(client, shop)
-        learner = threading.Thread(target=learn, args=(shop.settings, lambda: plan, stop))
-        learner.start()
-        try:
-            deadline, n, closed = time.monotonic() + 60, 0, {}
-            while "bag" not in closed:
-                assert time.monotonic() < deadline
-                for _ in range(3):
-                    n += 1
-                    shop.decide("web", "hero", user_id=f"u{n}", context={"taste": 0.6})
-                closed = shop.explain("web", "hero", user_id="plain", context={"taste": 0.02})["closed"]
-                time.sleep(0.1)
-            assert closed == {"bag": "price"}
-            seen = shop.explain("web", "hero", user_id="fond", context={"taste": 1.0})
-            assert {one["offer"]: one["price"] > 0 for one in seen["candidates"]} == {"bag": True, "usual": False}
-            kept = shop.decide("web", "hero", user_id="plain", context={"taste": 0.02})
-            assert (kept["offers"]["hero"]["offer"], kept["offers"]["hero"]["propensity"]) == ("usual", 1.0)
-        finally:
-            stop.set()
-            learner.join()
+        n, now = 0, time.time()
+        while shop.explain("web", "hero", **PLAIN)["closed"] != {"bag": "price"}:
+            for _ in range(3):
+                n += 1
+                shop.decide("web", "hero", user_id=f"u{n}", context={"taste": 0.6})
+            shipped(learner.drain(shop.settings))
+            now += BETWEEN
+            learner.step(plan, now)
+            heard(shop, snapshots.prices(client))
+        seen = shop.explain("web", "hero", **FOND)
+        assert {one["offer"]: one["price"] > 0 for one in seen["candidates"]} == {"bag": True, "usual": False}
+        kept = shop.decide("web", "hero", **PLAIN)
+        assert (kept["offers"]["hero"]["offer"], kept["offers"]["hero"]["propensity"]) == ("usual", 1.0)
         assert n < UNITS + 10, "it went before it had a price"
         shop.collect()
         archive = Archive(shop.settings.data / "plans")

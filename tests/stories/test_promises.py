@@ -138,7 +138,7 @@ def digest(shop: Any) -> str:
 def settled(shop: Any) -> str:
     """The digest once what was answered is where it goes: the spool's records are in the stream."""
     before, now = "", digest(shop)
-    while before != now:
+    while before != now or any(httpx.get(f"{base}/readyz").json()["spool_lag_records"] for base in shop.bases):
         time.sleep(1.0)
         before, now = now, digest(shop)
     return now
