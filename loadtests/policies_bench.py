@@ -1,8 +1,9 @@
 """Our policies on simulated shops beside other libraries', and what a decision and an update cost.
 
-`python -m loadtests.policies_bench [--share 1.0] [--no-peers]`: `--share` scales the number of runs, 0 measures times
-alone. Peers meet the same seeds as ours, beside them in a process of their own; they live in `.cache/peers`, made on
-first use, and where they do not install they are left out. Ends with 1 where a figure misses its bound.
+`python -m loadtests.policies_bench [--share 1.0] [--shop NAME]… [--no-peers]`: `--share` scales the number of runs, 0
+measures times alone; `--shop` plays one of the shops instead of all. Peers meet the same seeds as ours, beside them in
+a process of their own; they live in `.cache/peers`, made on first use, and where they do not install they are left
+out. Ends with 1 where a figure misses its bound.
 """
 
 import argparse
@@ -35,7 +36,8 @@ OURS: dict[str, dict[str, int]] = {
     "linear": {"linucb": 20, "linear_thompson": 10, "squarecb": 5},
     "digits": {"linucb": 12, "linear_thompson": 2},
     "offers come and go": {"linucb": 4, "linear_thompson": 4},
-    "batches of 1000, late": {"linucb": 20, "linear_thompson": 20},
+    "batches of 1000, late": {"linucb": 10, "linear_thompson": 10},
+    "linear, late": {"linucb": 20, "linear_thompson": 20},
     "channels alike": {"linucb": 10, "linear_thompson": 2},
 }
 Regrets = dict[tuple[str, str], dict[int, float]]
@@ -58,10 +60,10 @@ def told(name: str, kind: str, seed: int, value: float) -> None:
     print(f"{name}: {kind}, seed {seed}: {value:.1f}", file=sys.stderr, flush=True)
 
 
-def ours(share: float) -> Regrets:
+def ours(share: float, shops: Iterable[str]) -> Regrets:
     found: Regrets = defaultdict(dict)
-    for name, kinds in OURS.items():
-        for kind, runs in kinds.items():
+    for name in shops:
+        for kind, runs in OURS[name].items():
             for seed in seeds(runs, share):
                 found[name, kind][seed] = regret(name, kind, seed)
                 told(name, kind, seed, found[name, kind][seed])
@@ -82,16 +84,16 @@ def installed() -> bool:
     return True
 
 
-def asked_of_peers(share: float) -> Iterator[dict[str, Any]]:
-    command = [PEERS / "bin" / "python", ROOT / "loadtests" / "policies_peers.py", str(share)]
+def asked_of_peers(share: float, shops: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
+    command = [PEERS / "bin" / "python", ROOT / "loadtests" / "policies_peers.py", str(share), *shops]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         yield from (json.loads(line) for line in process.stdout or () if line.startswith("{"))
 
 
-def peers(share: float) -> Regrets:
+def peers(share: float, shops: Iterable[str]) -> Regrets:
     found: Regrets = defaultdict(dict)
-    for line in asked_of_peers(share):
+    for line in asked_of_peers(share, shops):
         found[line["environment"], line["policy"]][line["seed"]] = line["regret"]
         told(line["environment"], line["policy"], line["seed"], line["regret"])
     return found
@@ -142,11 +144,10 @@ def judged(name: str, found: Regrets, theirs: Regrets) -> Iterator[tuple[str, bo
         yield f"{name}: {kind} {mean:.0f} ± {mean_error(best.values())[1]:.0f}, before {before:.0f}", mean <= before
     for (shop, peer), runs in theirs.items():
         if shop == name:
-            share = 1.0 if before is not None else 0.8
             both = sorted(best.keys() & runs.keys())
-            more, error = mean_error(best[seed] - share * runs[seed] for seed in both)
+            more, error = mean_error(best[seed] - SHOPS[name].share * runs[seed] for seed in both)
             ratio = sum(best[seed] for seed in both) / sum(runs[seed] for seed in both)
-            about = f"{more:+.0f} ± {error:.0f} over {share:g} of it on {len(both)} seeds"
+            about = f"{more:+.0f} ± {error:.0f} over {SHOPS[name].share:g} of it on {len(both)} seeds"
             yield f"{name}: {kind} to {peer} {ratio:.2f}, {about}", more <= 0
 
 
@@ -172,20 +173,22 @@ def times(*, beside: bool) -> Iterator[tuple[str, bool]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--shop", action="append", choices=list(SHOPS))
     parser.add_argument("--no-peers", dest="peers", action="store_false")
     asked = parser.parse_args()
     beside = asked.peers and installed()
     checks: list[tuple[str, bool]] = []
     if asked.share:
         with ThreadPoolExecutor(1) as pool:
-            waited = pool.submit(peers, asked.share) if beside else None
-            found = ours(asked.share)
+            shops = asked.shop or list(SHOPS)
+            waited = pool.submit(peers, asked.share, shops) if beside else None
+            found = ours(asked.share, shops)
             theirs = waited.result() if waited else {}
         print("| shop | policy | regret | ± | runs |\n|---|---|---|---|---|")
         for (name, kind), runs in [*found.items(), *theirs.items()]:
             mean, error = mean_error(runs.values())
             print(f"| {name} | {kind} | {mean:.0f} | {error:.0f} | {len(runs)} |")
-        checks += [check for name in SHOPS for check in judged(name, found, theirs)]
+        checks += [check for name in shops for check in judged(name, found, theirs)]
     checks += times(beside=beside)
     for what, holds in checks:
         print(f"{what}: {'holds' if holds else 'MISSED'}")

@@ -1,7 +1,7 @@
 """Other bandit libraries on our simulated shops; run by `policies_bench.py` in an environment of their own.
 
-`policies_peers.py SHARE` prints one JSON line for each run: environment, peer, seed, regret, seconds. With share 0 it
-times MABWiser's LinTS instead.
+`policies_peers.py SHARE SHOP…` prints one JSON line for each run: environment, peer, seed, regret, seconds.
+With share 0 it times MABWiser's LinTS instead.
 """
 
 # ruff: noqa: D102 - the two verbs of an adapter are told once, in Peer
@@ -10,7 +10,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -190,11 +190,12 @@ def slowest_thompson() -> float:
     return float(np.median(spent)) * 1e6
 
 
-def runs(share: float) -> Iterator[dict[str, object]]:
+def runs(share: float, shops: Iterable[str]) -> Iterator[dict[str, object]]:
     if not share:
         yield {"mabwiser_lints_microseconds": slowest_thompson()}
         return
-    for name, about in SHOPS.items():
+    for name in shops:
+        about = SHOPS[name]
         for peer, make in PEERS.items():
             contextual = about.build(0).x.shape[1] > 0
             if not contextual and peer in {"contextualbandits", "river"}:
@@ -213,5 +214,5 @@ def runs(share: float) -> Iterator[dict[str, object]]:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
-    for line in runs(float(sys.argv[1])):
+    for line in runs(float(sys.argv[1]), sys.argv[2:]):
         print(json.dumps(line), flush=True)

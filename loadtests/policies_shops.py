@@ -16,11 +16,12 @@ FIRST_SEED = 1_000_000
 
 @dataclass(frozen=True)
 class Shop:
-    """A shop, the regret that was measured before (None where peers have no answer), and how many runs peers get."""
+    """A shop, the regret that was measured before, how many runs peers get, and what share of theirs ours may be."""
 
     build: Build
     before: float | None
     peers: int
+    share: float = 1.0
 
 
 SHOPS: dict[str, Shop] = {
@@ -28,10 +29,15 @@ SHOPS: dict[str, Shop] = {
     "bernoulli 0.1, low": Shop(lambda seed: simulate.bernoulli(LOW, seed=(seed, 2)), 80.0, 20),
     "linear": Shop(lambda seed: simulate.linear(seed=(seed, 3)), 352.0, 10),
     "digits": Shop(lambda seed: simulate.digits(seed=(seed, 4)), 437.0, 3),
-    "offers come and go": Shop(lambda seed: simulate.coming_and_going(seed=(seed, 5)), None, 2),
-    "batches of 1000, late": Shop(lambda seed: simulate.delayed(simulate.linear(seed=(seed, 3)), 1000, 500), None, 12),
-    "channels alike": Shop(lambda seed: simulate.channels(seed=(seed, 6)), None, 10),
+    "offers come and go": Shop(lambda seed: simulate.coming_and_going(seed=(seed, 5)), None, 2, 0.8),
+    "batches of 1000, late": Shop(lambda seed: _late(simulate.coming_and_going(seed=(seed, 5))), None, 4, 0.8),
+    "linear, late": Shop(lambda seed: _late(simulate.linear(seed=(seed, 3))), None, 12),
+    "channels alike": Shop(lambda seed: simulate.channels(seed=(seed, 6)), None, 10, 0.8),
 }
+
+
+def _late(shop: Environment) -> Environment:
+    return simulate.delayed(shop, 1000, 500)
 
 
 def seeds(runs: int, share: float) -> range:
