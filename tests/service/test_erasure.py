@@ -135,7 +135,7 @@ def test_while_the_store_is_away_no_record_names_the_erased(tmp_path: Path, serv
         redis.Redis.from_url(store.url) as client,
     ):
         assert httpx.delete(f"{server.base}/v1/profiles/gone@x.de", timeout=30).status_code == 200
-        time.sleep(4 * SECONDS)  # it was heard at every worker
+        time.sleep(8 * SECONDS)  # it was heard at every worker
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
         client.config_set("replica-serve-stale-data", "no")  # it refuses all but a few commands
         for who in ("gone", "stays"):
