@@ -1,7 +1,8 @@
 """Rows of one unit taken together: a mean becomes the ratio of a unit's sum to its rows, over units.
 
 The delta method of that ratio is the cluster-robust standard error. Sums are taken about a rough mean of the rows: the
-ratio of large sums to their sizes would leave no digits for what varies around it.
+ratio of large sums to their sizes would leave no digits for what varies around it. A ratio of two columns is one of
+the rows that have both.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from engine.analysis.sources import Engine, Frame, Table
 
 UNIT, LAST = "unit__", "last__"
-ABOUT, ROWS = "__about", "__rows"
+ABOUT, ROWS, WITH = "__about", "__rows", "__with__"
 
 
 def centres(source: Engine, table: Table, unit: str | None, measures: Sequence[Measure]) -> dict[str, float]:
@@ -53,11 +54,14 @@ def unit_frame(
         own = {VARIANT: table[variant].cast("string"), CROSSED: False}
         values = {column: table[column].cast("float64") for column in columns}
         return table.select(**own, **strata, **values), list(measures)
-    terms = [term for measure in measures for term in _terms(measure) if term.den is not None]
     rows = table.filter(table[unit].notnull())
     strata = {STRATUM: rows[stratum].cast("string")} if stratum else {}
     own = {UNIT: rows[unit], VARIANT: rows[variant].cast("string")}
-    values = {column: rows[column].cast("float64") for column in sorted({c for term in terms for c in term.columns})}
+    values = {
+        f"{column}{WITH}{other}": rows[other].notnull().ifelse(rows[column].cast("float64"), None)
+        for num, den in _ratios(measures)
+        for column, other in ((num, den), (den, num))
+    }
     values |= {f"{column}{ABOUT}": rows[column].cast("float64") - centre for column, centre in about.items()}
     rows = rows.select(**own, **strata, **values)
     sums = {column: rows[column].sum() for column in values}
@@ -67,6 +71,22 @@ def unit_frame(
     per_unit = rows.group_by(UNIT).aggregate(**ends, **least, **sums, **sizes)
     frame = per_unit.mutate(**{CROSSED: (per_unit[VARIANT] != per_unit[LAST]).fill_null(False)})
     return frame, [_clustered(measure, about) for measure in measures]
+
+
+def half_rows(source: Engine, table: Table, unit: str | None, measures: Sequence[Measure]) -> list[str]:
+    """What to say of the rows that have one part of a ratio alone; where rows are units they lack a value."""
+    pairs = _ratios(measures) if unit is not None else []
+    if not pairs:
+        return []
+    counted = [(table[num], table[den], table[den].notnull().ifelse(table[num], None)) for num, den in pairs]
+    counts = {f"n{at}_{part}": value.count() for at, found in enumerate(counted) for part, value in enumerate(found)}
+    row = [int(n or 0) for n in source.rows(table.aggregate(**counts))[0]]
+    alone = [n + d - 2 * both for n, d, both in zip(row[::3], row[1::3], row[2::3], strict=True)]
+    return [
+        f"{num}/{den}: {rows} rows lack one of the two and are left out; write 0 where none is meant"
+        for (num, den), rows in zip(pairs, alone, strict=True)
+        if rows
+    ]
 
 
 def one_row_each(found: Groups, framed: Sequence[Measure], plain: Sequence[Measure]) -> tuple[Groups, list[Measure]]:
@@ -98,7 +118,9 @@ def rows_together(measure: Measure, sides: Sequence[Moments]) -> int:
 
 def _clustered(measure: Measure, about: Mapping[str, float]) -> Measure:
     def per_row(term: Term) -> Term:
-        return term if term.den else Term(f"{term.num}{ABOUT}", f"{term.num}{ROWS}", about[term.num])
+        if term.den is not None:
+            return Term(f"{term.num}{WITH}{term.den}", f"{term.den}{WITH}{term.num}")
+        return Term(f"{term.num}{ABOUT}", f"{term.num}{ROWS}", about[term.num])
 
     if measure.kind == "quantile":
         return measure
@@ -108,6 +130,12 @@ def _clustered(measure: Measure, about: Mapping[str, float]) -> Measure:
 
 def _terms(measure: Measure) -> tuple[Term, ...]:
     return () if measure.kind == "quantile" else (measure.y, *measure.covariates)
+
+
+def _ratios(measures: Sequence[Measure]) -> list[tuple[str, str]]:
+    """Numerator and denominator of each ratio of two columns, once."""
+    terms = [term for measure in measures for term in _terms(measure)]
+    return sorted({(term.num, term.den) for term in terms if term.den is not None})
 
 
 def _is_size(column: str | None) -> bool:

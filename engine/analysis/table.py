@@ -11,7 +11,18 @@ import msgspec
 
 from engine.analysis.aggregate import CROSSED, STRATUM, VARIANT, Group, Groups, groups
 from engine.analysis.bayes import Prior
-from engine.analysis.clustered import ABOUT, LAST, ROWS, UNIT, centres, one_row_each, rows_together, unit_frame
+from engine.analysis.clustered import (
+    ABOUT,
+    LAST,
+    ROWS,
+    UNIT,
+    WITH,
+    centres,
+    half_rows,
+    one_row_each,
+    rows_together,
+    unit_frame,
+)
 from engine.analysis.compare import Evidence, compare_all
 from engine.analysis.decision import EXPOSURE_GATE, decide
 from engine.analysis.effects import Settings
@@ -116,6 +127,7 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     units = {name: group.units for name, group in sorted(named.items())}
     ratio = sample_ratio(units, dict(weights) if weights else dict.fromkeys(units, 1.0))
     flags = [f"{unowned} rows without a {unit} are left out"] if unowned else []
+    flags += half_rows(source, table, unit, measures)
     flags += _flags(named, framed, unassigned, variant, sequential=method == "sequential")
     if stratum and strata < 2:
         flags.append(f"no two values of {stratum} have two units in every variant; the metrics are not stratified")
@@ -208,7 +220,7 @@ def check_columns(
         if column not in schema:
             raise BadInput(f"{path} has no column {column!r}; it has {', '.join(schema)}")
     for column in sorted(numbers):
-        if column in RESERVED or (unit and column.endswith((ROWS, ABOUT))):
+        if column in RESERVED or (unit and (column.endswith((ROWS, ABOUT)) or WITH in column)):
             raise BadInput(f"{path}: column {column!r} is called as a column of the report's own; give it another name")
         if not (schema[column].is_numeric() or schema[column].is_boolean()):
             text = table[column].cast("string")

@@ -94,3 +94,29 @@ def test_rows_without_a_unit_are_told(tmp_path: Path) -> None:
     assert f"{owners.null_count} rows without a u are left out" in report.quality.flags
     with pytest.raises(BadInput, match="column 'u' holds no value; name the column of the unit, or leave --unit out"):
         analyzed(saved(tmp_path, u=pa.nulls(OF.size, pa.int64()), v=VARIANT, x=X), "mean:x")
+
+
+def test_a_row_with_half_a_ratio_counts_in_neither_half(tmp_path: Path) -> None:
+    """As if the row were not there, for every ratio by itself: another one of the same denominator keeps it."""
+    gap = RNG.random((3, OF.size)) < 0.1
+    a, b, den = RNG.normal(5, 2, OF.size), RNG.normal(2, 1, OF.size), RNG.integers(1, 9, OF.size).astype(float)
+    pre = RNG.normal(3, 1, OF.size)
+    arrays = {"a": pa.array(a, mask=gap[0]), "b": pa.array(b, mask=gap[1]), "den": pa.array(den, mask=gap[2])}
+    path = saved(tmp_path, u=OF, v=VARIANT, pre=pre, **arrays)
+    report = analyzed(path, "ratio:a/den|pre/den", "ratio:b/den", "mean:a")
+    for at, num, rows in ((0, a, ~gap[0] & ~gap[2]), (1, b, ~gap[1] & ~gap[2])):
+        metric = ("ratio:x/d|x0/d0", "ratio:x/d")[at]
+        own = ~gap[2]
+        beside = {"x0": pa.array(pre, mask=~own), "d0": pa.array(den, mask=~own)}
+        whole = {"x": pa.array(num, mask=~rows), "d": pa.array(den, mask=~rows)}
+        cut = analyzed(saved(tmp_path, u=OF, v=VARIANT, **whole, **beside), metric)
+        assert numbers(cut.metrics[0]) == pytest.approx(numbers(report.metrics[at]), rel=1e-10)
+        assert not any("lack one" in flag for flag in cut.quality.flags)
+    said = {"a/den": gap[0] != gap[2], "b/den": gap[1] != gap[2], "pre/den": gap[2]}
+    assert [flag for flag in report.quality.flags if "lack one" in flag] == [
+        f"{name}: {rows.sum()} rows lack one of the two and are left out; write 0 where none is meant"
+        for name, rows in said.items()
+    ]
+    path = saved(tmp_path, u=OF, v=VARIANT, **arrays)
+    sums = {name: np.bincount(OF, np.where(gap[0] | gap[2], 0.0, x)) for name, x in (("a", a), ("den", den))}
+    assert baseline_of_table(path, "ratio:a/den", unit="u").value == pytest.approx(sums["a"].sum() / sums["den"].sum())
