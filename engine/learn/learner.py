@@ -70,9 +70,10 @@ def learn(
     said = False
     while not stop.is_set():
         with only_learner(settings.data, range(settings.partitions) if owned is None else owned) as alone:
-            if alone:
-                _learn(settings, plan_source, stop, once, owned, clock)
+            if alone and _learn(settings, plan_source, stop, once, owned, clock):
                 return
+        if alone:
+            continue
         if not said:
             _log.warning(
                 "another learner has the data folder; waiting", data=str(settings.data), partitions=owned or "all"
@@ -88,7 +89,8 @@ def _learn(
     once: bool,  # noqa: FBT001 - as given
     owned: Sequence[int] | None,
     clock: Callable[[], float],
-) -> None:
+) -> bool:
+    """Learn until the end; False if the file was lost, so that it is to begin anew."""
     learner = Learner(settings, owned)
     drain = learner.drain(settings) if once else None
     wait = INTERVAL
@@ -98,6 +100,8 @@ def _learn(
         while not stop.is_set():
             try:
                 all_came = drain is not None and _all_came(drain)
+                if learner.left():
+                    return False
                 busy = learner.step(plan_source(), None if once else clock())
                 wait = INTERVAL
             except StoreUnavailable as error:
@@ -106,9 +110,10 @@ def _learn(
                 _log.warning("learning waits", error=str(error))
                 busy, wait = False, min(2 * wait, 5.0)
             if all_came and not busy:
-                return
+                return True
             if not busy:
                 stop.wait(wait)
+        return True
     finally:
         gc.set_threshold(*often)
         if drain is not None:
@@ -152,6 +157,26 @@ class Learner:
         """Let go of file and store."""
         self._state.close()
         self._client.close()
+
+    def left(self) -> bool:
+        """Whether our file was lost; the store has then all that we learnt, for one who begins anew.
+
+        Raises:
+            StoreUnavailable: if the store does not answer.
+        """
+        if not self._state.lost:
+            return False
+        with store_errors("leaving what was learnt"):
+            if self._reader is not None and (progress := self._state.progress()) is not None:
+                self._publish(force=True)
+                self._outbox.ship(self._client)
+                self._reader.commit(progress)
+        _log.error(
+            "the learner's file was deleted: it begins anew where the store's snapshots and positions are, "
+            "without the decisions whose reward was open",
+            file=str(self._state.path),
+        )
+        return True
 
     def drain(self, settings: Settings) -> Drain:
         """What tells when all that was answered until now is in the streams."""

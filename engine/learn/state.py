@@ -30,10 +30,17 @@ class State:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
         self.db = sqlite3.connect(path, isolation_level=None)
         self.db.executescript(_SCHEMA)
+        self._inode = _inode(path)
         self.db.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", [f"learner-{uuid.uuid4().hex}".encode()])
         self.id = self._meta("id").decode()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the file was deleted, or another is in its place: what is written here, nobody reads again."""
+        return _inode(self.path) != self._inode
 
     def close(self) -> None:
         """Let go of the file."""
@@ -143,3 +150,11 @@ class State:
     def _meta(self, name: str) -> bytes:
         found = self.db.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
         return bytes(found[0]) if found else b""
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
