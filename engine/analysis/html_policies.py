@@ -30,6 +30,7 @@ def policies_html(report: PolicyReport) -> str:
 
     def body(alt: ModuleType, place: Place) -> Iterable[str]:
         yield f"<h1>Placement {html.escape(report.placement)}</h1>"
+        yield f'<p class="as-of">As of {report.as_of[:16].replace("T", " ")} UTC.</p>'
         yield from _gains(report)
         yield "<h2>Reward per exposure, by policy</h2>"
         yield place(_levels(alt, [(row.policy, row.rate) for row in report.policies]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from engine.analysis.effects import Settings, absolute, critical_t, scale
 from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.held import held
 from engine.analysis.inference import Arm
-from engine.analysis.log import log_table
+from engine.analysis.log import SECOND, log_table
 from engine.analysis.offpolicy import Estimate, ips, snips
 from engine.analysis.sources import DuckDB
 from engine.errors import BadInput
@@ -62,6 +63,7 @@ class PolicyReport(msgspec.Struct, frozen=True):
     """
 
     placement: str
+    as_of: str
     policies: list[PolicyRow]
     uniform_ips: Estimate | NotEstimable
     uniform_snips: Estimate | NotEstimable
@@ -73,19 +75,25 @@ class PolicyReport(msgspec.Struct, frozen=True):
         return msgspec.json.encode(self)
 
 
-def policy_report(log_dir: Path | str, placement: str, *, alpha: float = 0.05) -> PolicyReport:
+def policy_report(
+    log_dir: Path | str, placement: str, *, alpha: float = 0.05, as_of: datetime | None = None
+) -> PolicyReport:
     """The policies that chose a placement's offers, from the log's decisions, exposures and rewards.
 
     A row is an exposed decision; a corrected reward replaces the earlier one. A policy is its name without the
-    snapshot's version ('home_hero@17' is home_hero); fallbacks, which no policy chose, are left out.
+    snapshot's version ('home_hero@17' is home_hero); fallbacks, which no policy chose, are left out. With `as_of`
+    only what was decided, seen and rewarded until then counts.
 
     Raises:
         BadInput: if the placement has no decision in the log.
     """
     folder = Path(log_dir)
-    answer = _exposed(folder, placement)
+    answer = _exposed(folder, placement, as_of)
     if not answer:
-        raise BadInput(f"placement {placement!r} has no exposed decision of a policy in {folder}; check the name")
+        until = f" until {as_of.isoformat(timespec='seconds')}" if as_of else ""
+        raise BadInput(
+            f"placement {placement!r} has no exposed decision of a policy in {folder}{until}; check the name"
+        )
     log = _Log.of(answer)
     arms_by_name = {name: _arm(log.reward[at], log.customer[at]) for name, at in log.by_policy().items()}
     policies = [
@@ -95,6 +103,7 @@ def policy_report(log_dir: Path | str, placement: str, *, alpha: float = 0.05) -
     uniform = _uniform(log, alpha)
     return PolicyReport(
         placement=placement,
+        as_of=(as_of or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
         policies=policies,
         uniform_ips=uniform[0],
         uniform_snips=uniform[1],
@@ -103,11 +112,15 @@ def policy_report(log_dir: Path | str, placement: str, *, alpha: float = 0.05) -
     )
 
 
-def _exposed(folder: Path, placement: str) -> list[Row]:
+def _exposed(folder: Path, placement: str, as_of: datetime | None) -> list[Row]:
     """The exposed choices of the placement's policies, in the order of time."""
     source = DuckDB()
     with held(folder):
-        decided, shown, earned = (log_table(source, folder, name) for name in ("decisions", "exposures", "rewards"))
+        tables = [log_table(source, folder, name) for name in ("decisions", "exposures", "rewards")]
+        if as_of is not None:
+            moment = int(as_of.timestamp() * SECOND)
+            tables = [table.filter(table["time"] <= moment) for table in tables]
+        decided, shown, earned = tables
         chosen = decided.filter(
             (decided["kind"] == "offer")
             & (decided["key"] == placement)

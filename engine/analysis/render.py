@@ -172,7 +172,7 @@ def render_policies(report: PolicyReport) -> RenderableType:
         if isinstance(against, Effect):
             effect = f"{against.estimate:+.4f}\n{against.low:+.4f} to {against.high:+.4f}"
         table.add_row(f"{row.policy}\n  {row.exposures:,}", estimate, effect)
-    lines: list[RenderableType] = [Text(f"Placement {report.placement}", style="bold"), table]
+    lines: list[RenderableType] = [Text(f"Placement {report.placement}, as of {report.as_of}", style="bold"), table]
     for name, value in (("IPS", report.uniform_ips), ("SNIPS", report.uniform_snips)):
         said = (
             value.not_estimable

@@ -123,12 +123,12 @@ def analyze(
 
         settings = from_environment(experiments=experiments, data=data)
         plan, source = load_plan(settings.experiments), log or settings.log
-        if key not in plan.experiments and key in {placement for _, placement in plan.selections}:
-            ignored = {**inference, "segment": segment, "as_of": as_of, "prior": prior}
-            left_out = [f"--{name.replace('_', '-')}" for name, value in ignored.items() if value is not None]
-            return _policies(key or "", source, left_out, html=html, json=json)
-        question, metrics = ask(plan, key or "")
         until = as_of.replace(tzinfo=as_of.tzinfo or UTC) if as_of else None
+        if key not in plan.experiments and key in {placement for _, placement in plan.selections}:
+            ignored = {**inference, "segment": segment, "prior": prior}
+            left_out = [f"--{name.replace('_', '-')}" for name, value in ignored.items() if value is not None]
+            return _policies(key or "", source, until, left_out, html=html, json=json)
+        question, metrics = ask(plan, key or "")
         if prior == "past":
             inference["prior"] = past_prior(plan, question, source, as_of=until)
         elif told := _prior(prior):
@@ -157,14 +157,16 @@ def _write(file: Path, page: str) -> None:
     complain(f"Wrote {file}.")
 
 
-def _policies(placement: str, log: Path, ignored: list[str], *, html: Path | None, json: bool) -> int:
+def _policies(
+    placement: str, log: Path, until: datetime | None, ignored: list[str], *, html: Path | None, json: bool
+) -> int:
     """A placement is no experiment: its policies learn, and what they earned is compared as that allows."""
     from engine.analysis import policy_report
     from engine.analysis.render import render_policies
 
     if ignored:
         raise BadInput(f"{', '.join(ignored)}: {placement} is a placement, and its report has none; leave it out")
-    report = policy_report(log, placement)
+    report = policy_report(log, placement, as_of=until)
     if html is not None:
         from engine.analysis.html_policies import policies_html
 

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,10 +20,11 @@ from engine.cli.reports import analyze
 from engine.errors import BadInput
 
 Write = Callable[..., Path]
+START = 1_793_491_200.0  # of write_log's times, 2026-11-01T00:00:00Z
 SHOP = Path(__file__).resolve().parents[2] / "experiments"
 
 
-def offers(rng: np.random.Generator, n: int, best: float) -> dict[str, list[dict[str, object]]]:
+def offers(rng: np.random.Generator, n: int, best: float) -> dict[str, list[dict[str, Any]]]:
     """Half the traffic by a policy that shows `a` with probability 0.8, half uniform; a pays `best`, b pays 0.1."""
     decisions, exposures, rewards = [], [], []
     for i in range(n):
@@ -87,6 +90,43 @@ def test_a_corrected_reward_replaces_the_first(write_log: Write) -> None:
     tables["rewards"].append({**first, "reward": 0.0, "time": 500.0})
     report = policy_report(write_log(**tables), "hero")
     assert sum(row.rewards for row in report.policies) == len(tables["rewards"]) - 2
+
+
+def test_what_came_later_does_not_count(write_log: Write) -> None:
+    """As if the log ended there: rows are a second apart, and some rewards are corrected after it."""
+    tables = offers(np.random.default_rng(13), 2000, best=0.4)
+    until = {name: [row for row in rows if row["time"] <= 1199] for name, rows in tables.items()}
+    late = [{**row, "reward": 5.0, "time": 1200.0} for row in until["rewards"][:9]]
+    moment = datetime.fromtimestamp(START + 1199, timezone(timedelta(hours=2)))
+    seen = policy_report(write_log(**{**tables, "rewards": [*tables["rewards"], *late]}), "hero", as_of=moment)
+    assert sum(row.exposures for row in seen.policies) == 1200
+    assert sum(row.rewards for row in seen.policies) == len(until["rewards"])
+    assert seen.as_of == "2026-11-01T00:19:59+00:00"
+
+
+def test_a_report_as_of_a_day_is_the_one_of_that_day(
+    write_log: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = offers(np.random.default_rng(14), 600, best=0.4)
+    named = {name: [{**row, "key": "home_hero"} for row in rows] for name, rows in tables.items()}
+    early = policy_report(write_log(**named), "home_hero")
+    late = {
+        name: [{**row, "decision_id": f"late-{row['decision_id']}", "time": 86_400.0} for row in rows]
+        for name, rows in named.items()
+    }
+    log = write_log(**late)
+    moment = datetime.fromtimestamp(START + 86_399, UTC)
+    assert analyze("home_hero", log=log, experiments=SHOP, as_of=moment.replace(tzinfo=None), json=True) == 0
+    shown = msgspec.json.decode(capsys.readouterr().out)
+    whole = msgspec.json.decode(early.json())
+    assert policy_report(log, "home_hero").policies[0].exposures == 2 * early.policies[0].exposures
+    assert shown["as_of"] == "2026-11-01T23:59:59+00:00"
+    assert {**shown, "as_of": ""} == {**whole, "as_of": ""}
+    with pytest.raises(BadInput, match=r"exposed decision .* until 2026-10-01T00:00:00\+00:00; check the name"):
+        analyze("home_hero", log=log, experiments=SHOP, as_of=datetime(2026, 10, 1))  # noqa: DTZ001 # as on the command line
+    page = tmp_path / "then.html"
+    assert analyze("home_hero", log=log, experiments=SHOP, as_of=moment, html=page) == 0
+    assert "As of 2026-11-01 23:59 UTC." in page.read_text(encoding="utf-8")
 
 
 def test_what_the_log_cannot_say(write_log: Write) -> None:
