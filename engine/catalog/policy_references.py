@@ -7,8 +7,8 @@ import numpy as np
 
 from engine.catalog.compile_policies import CHANNEL, attributes_of
 from engine.catalog.known import Known
-from engine.catalog.offer_spec import SelectionSpec
-from engine.catalog.spec import FeatureSpec, MetricSpec, PolicySpec
+from engine.catalog.offer_spec import SelectionSpec, TaggedOffers
+from engine.catalog.spec import USUAL_FLOOR, FeatureSpec, MetricSpec, PolicySpec
 from engine.catalog.specs import Specs
 from engine.catalog.validate import Found, similar
 from engine.errors import Problem
@@ -24,11 +24,21 @@ def policy_problems(specs: Specs, known: Known) -> Iterator[Problem]:
     for selection in specs.selections.values():
         for found in _policy(specs, selection, selection.policy, "policy", known):
             yield Problem(specs.files[selection.key], *found)
+        for found in _floor(specs, selection.policy, selection.offers, "policy.floor"):
+            yield Problem(specs.files[selection.key], *found)
     for experiment in specs.experiments.values():
         base = next((s for s in specs.selections.values() if s.placement == experiment.placement), None)
         for index, variant in enumerate(experiment.variants):
-            if base is not None and variant.policy is not None:
-                for found in _policy(specs, base, variant.policy, f"variants[{index}].policy", known):
+            if base is None:
+                continue
+            path = f"variants[{index}]"
+            if variant.policy is not None:
+                for found in _policy(specs, base, variant.policy, f"{path}.policy", known):
+                    yield Problem(specs.files[experiment.key], *found)
+            if variant.policy is not None or variant.offers is not None:
+                policy, offers = variant.policy or base.policy, variant.offers or base.offers
+                at = f"{path}.offers" if variant.policy is None else f"{path}.policy.floor"
+                for found in _floor(specs, policy, offers, at):
                     yield Problem(specs.files[experiment.key], *found)
 
 
@@ -39,6 +49,21 @@ def takes_amounts(kind: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def all_the_same(policy: PolicySpec, offers: int) -> str:
+    """What is wrong with a floor that so many offers shown at once use up."""
+    return (
+        f"{policy.floor:g} for each of {offers} offers is {policy.floor * offers:.3g} of 1, so that each is shown "
+        f"equally often whatever is learnt; give a floor below 1/{offers}, such as {0.1 / offers:.1g}"
+    )
+
+
+def _floor(specs: Specs, policy: PolicySpec, named: list[str] | TaggedOffers, path: str) -> Iterator[Found]:
+    """The usual floor is not refused: of many offers a customer may have few."""
+    offers = len(set(specs.named(named)))
+    if policy.floor > USUAL_FLOOR and policy.floor * offers >= 1:
+        yield path, all_the_same(policy, offers)
 
 
 def _policy(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str, known: Known) -> Iterator[Found]:

@@ -52,6 +52,7 @@ TimeOfDay = Annotated[
 Unit = Literal["customer", "device", "store"]
 Status = Literal["draft", "running", "paused", "stopped"]
 
+USUAL_FLOOR = 0.01
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -70,7 +71,8 @@ class PolicySpec(Spec, frozen=True, kw_only=True):
     `pool` are groups of customers that differ but resemble each other: `channel`, a segment, or a trait with `one_of`.
     Each combination learns for itself and shrinks to what all have in common, by an amount that the data set.
     `attributes` are the offers' own, read like features: an offer that nobody saw yet starts from what offers of like
-    attributes taught. Both are for kinds that have features.
+    attributes taught. Both are for kinds that have features. `floor` is the least share of an offer that may be shown,
+    at most an equal one; one above 0.01 must leave room for all the placement's offers.
     """
 
     kind: Literal[
@@ -89,7 +91,7 @@ class PolicySpec(Spec, frozen=True, kw_only=True):
     pool: "list[str | FeatureSpec]" = []
     attributes: "list[str | FeatureSpec]" = []
     floor: Annotated[float, Meta(ge=0, lt=0.5, extra={"remedy": "give the least share of an offer, such as 0.02"})] = (
-        0.01
+        USUAL_FLOOR
     )
     discount: Annotated[float, Meta(gt=0, le=1, extra={"remedy": "1 forgets nothing, 0.999 slowly"})] = 1.0
 

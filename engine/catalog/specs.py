@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from engine.catalog.offer_spec import ChannelsFile, MomentsFile, MomentSpec, OfferSpec, SelectionSpec
+from engine.catalog.offer_spec import ChannelsFile, MomentsFile, MomentSpec, OfferSpec, SelectionSpec, TaggedOffers
 from engine.catalog.spec import (
     ExperimentSpec,
     IdentitiesFile,
@@ -50,6 +50,12 @@ class Specs:
             StopIteration: if there is none; `check` reports that before.
         """
         return next(metric for metric in self.metrics.metrics if metric.key == key)
+
+    def named(self, offers: list[str] | TaggedOffers) -> list[str]:
+        """The keys of the offers that a list or a tag stands for."""
+        if isinstance(offers, list):
+            return offers
+        return [offer.key for offer in self.offers.values() if offers.tagged in offer.tags]
 
     def layer_range(self, spec: ExperimentSpec) -> tuple[float, float]:
         """The part of its layer that is reserved for an experiment; all of it where nothing is reserved."""

@@ -7,7 +7,8 @@ from math import ceil, sqrt
 from statistics import NormalDist
 
 from engine.catalog.missing import missing
-from engine.catalog.spec import ExperimentSpec, MetricSpec
+from engine.catalog.policy_references import all_the_same
+from engine.catalog.spec import USUAL_FLOOR, ExperimentSpec, MetricSpec
 from engine.catalog.specs import Specs
 from engine.catalog.validate import Found
 from engine.errors import Problem
@@ -28,13 +29,13 @@ def warnings(specs: Specs, now: float) -> list[Problem]:
     ]
     found += _clashes(specs)
     for selection in specs.selections.values():
-        if isinstance(selection.offers, list):
-            offers = len(selection.offers)
-        else:
-            offers = sum(selection.offers.tagged in offer.tags for offer in specs.offers.values())
-        if offers == 1:
+        offers = specs.named(selection.offers)
+        if len(offers) == 1:
             message = "is one offer, so there is nothing to choose or learn; name a second"
             found.append(Problem(specs.files[selection.key], "offers", message))
+        policy, for_all = selection.policy, sum(not specs.offers[key].audience for key in offers if key in specs.offers)
+        if policy.kind != "uniform" and policy.floor <= USUAL_FLOOR and policy.floor * for_all >= 1:
+            found.append(Problem(specs.files[selection.key], "policy.floor", all_the_same(policy, for_all)))
     found += [*_fallbacks(specs), *missing(specs)]
     return sorted(found)
 

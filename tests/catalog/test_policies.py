@@ -100,6 +100,36 @@ def test_groups_and_attributes_that_nothing_has_are_refused(tmp_path: Path, poli
     assert problem.startswith(said)
 
 
+def test_a_floor_that_leaves_the_policy_nothing_is_refused(tmp_path: Path) -> None:
+    said = (
+        "0.34 for each of 3 offers is 1.02 of 1, so that each is shown equally often whatever is learnt; "
+        "give a floor below 1/3, such as 0.03"
+    )
+    variant = {"kind": "kl_ucb", "floor": 0.34}
+    assert refusals(tmp_path, kind="linucb", floor=0.34, variant=variant) == [
+        f"variants[1].policy.floor: {said}",
+        f"policy.floor: {said}",
+    ]
+
+
+def test_a_floor_that_all_offers_have_room_for_is_kept(tmp_path: Path) -> None:
+    assert shop(tmp_path, kind="linucb", floor=0.33).policies["hero"].prior.floor == 0.33
+
+
+def test_a_list_of_offers_that_is_too_long_for_its_floor_is_refused(tmp_path: Path) -> None:
+    shop(tmp_path, kind="linucb", floor=0.33, variant={"kind": "kl_ucb"})
+    bold = tmp_path / "bold.yaml"
+    experiment = yaml.safe_load(bold.read_text())
+    del experiment["variants"][1]["policy"]
+    experiment["variants"][1]["offers"] = ["z", "dark", "light", "mug"]
+    bold.write_text(yaml.safe_dump(experiment))
+    with pytest.raises(CatalogError) as refused:
+        load_plan(tmp_path)
+    (problem,) = refused.value.problems
+    assert problem.path == "variants[1].offers"
+    assert problem.message.startswith("0.33 for each of 4 offers is 1.32 of 1")
+
+
 def test_groups_are_the_combinations_and_anything_else_is_another_group(tmp_path: Path) -> None:
     pool = ["channel", "regulars", {"trait": "tier", "one_of": [1, 2, 3]}]
     features = shop(tmp_path, kind="linear_thompson", features=["hour"], pool=pool).policies["hero"].features

@@ -106,6 +106,25 @@ def test_a_selection_of_one_offer_is_told(tmp_path: Path) -> None:
     assert [problem.path for problem in warnings(load_specs(tmp_path), NOW)] == ["offers"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "open_to_all", "warned"), [("kl_ucb", 100, True), ("kl_ucb", 99, False), ("uniform", 100, False)]
+)
+def test_the_usual_floor_is_told_of_where_anyone_may_have_too_many_offers(
+    kind: str, open_to_all: int, *, warned: bool
+) -> None:
+    keys = [f"o{number}" for number in range(150)]
+    closed = {"audience": {"country": "DE"}}
+    offers = {
+        f"offers/{key}": {"key": key, "renderings": {"web": {}}} | ({} if number < open_to_all else closed)
+        for number, key in enumerate(keys)
+    }
+    offers["offers/plain"] = {"key": "plain", "renderings": {"web": {}}}
+    hero = {"key": "hero", "placement": "hero", "offers": keys, "reward": {"metric": "click"}, "fallback": "plain"}
+    channels = {"channels": [{"key": "web"}], "placements": [{"key": "hero", "channels": ["web"]}]}
+    found = warnings(specs(channels=channels, hero=hero | {"policy": {"kind": kind}}, **offers), NOW)
+    assert ["policy.floor" in problem.path for problem in found].count(True) == warned
+
+
 def test_placements_of_a_channel_with_one_fallback_are_told() -> None:
     def hero(key: str, **more: Any) -> Json:
         plain = {"policy": {"kind": "uniform"}, "reward": {"metric": "click"}, "fallback": "plain"}
