@@ -150,9 +150,7 @@ async def _erase(redis: str, customer: str) -> set[str]:
 
     store = ProfileStore.open(redis, timeout=SECONDS)
     try:
-        gone = await store.erase(customer)
-        ids = {customer, *(value for values in gone.values() for value in values)}
-        await forget(store.wire, ids)
+        gone = await store.erase(customer, forget)
     finally:
         await store.close()
-    return ids
+    return {customer, *(value for values in gone.values() for value in values)}

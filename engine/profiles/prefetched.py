@@ -1,10 +1,11 @@
 """Decisions of which more will be heard, kept for a day: asked for ahead of being seen, or with limited offers."""
 
-from collections.abc import Collection
+from collections.abc import Container
 
 import msgspec
 
 from engine.decide.profile import CustomerIds
+from engine.erasures import digest
 from engine.profiles.entries import TOMBSTONE
 from engine.profiles.keys import Key, slot
 from engine.profiles.wire import Values, Wire
@@ -58,8 +59,8 @@ async def held(wire: Wire, decision_id: str) -> Prefetched | None:
     return found
 
 
-async def forget(wire: Wire, ids: Collection[str]) -> None:
-    """Let go of what waits to be seen by the customers of these ids, who are erased. Looks at all that waits.
+async def forget(wire: Wire, who: Container[str]) -> None:
+    """Let go of what waits to be seen by the erased, by the digests of their names. Looks at all that waits.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
@@ -68,7 +69,7 @@ async def forget(wire: Wire, ids: Collection[str]) -> None:
         values = await wire.get(names, list) if names else []
         for name, value in zip(names, values, strict=True):
             of = None if value is None else _decode(value)
-            if of is not None and (of.customer in ids or of.unit in ids):
+            if of is not None and (digest(of.customer) in who or digest(of.unit) in who):
                 await wire.send("DEL", name)
 
 

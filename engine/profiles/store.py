@@ -12,6 +12,7 @@ from engine.errors import BadInput
 from engine.profiles import erasure, keys
 from engine.profiles.claims import Counts, times, together
 from engine.profiles.entries import Entry, read, write
+from engine.profiles.erasure import Forget
 from engine.profiles.events import Accepted, Event, Status
 from engine.profiles.identity import Missing, resolve
 from engine.profiles.ingest import Ingest
@@ -142,12 +143,20 @@ class ProfileStore:
         """All that is kept of the customer whom `identifier` names, None if there is none."""
         return await erasure.export(self.wire, self._hash, identifier)
 
-    async def erase(self, identifier: str) -> dict[IdKind, list[str]]:
+    async def erase(self, identifier: str, *also: Forget) -> dict[IdKind, list[str]]:
         """Erase the customer whom `identifier` names; their identifiers by kind, for the log to forget them too.
 
         Their late events are refused while the tombstones live, also where they were never heard of (empty answer).
+        `also` are what let go of them elsewhere in the store.
         """
-        return await erasure.erase(self.wire, self._hash, self.rules, identifier, time.time())
+        return await erasure.erase(self.wire, self._hash, self.rules, identifier, time.time(), also)
+
+    async def finish_erasures(self, now: float, *also: Forget) -> int:
+        """Finish the erasures that a crash left half done, and look once more after the others; how many.
+
+        Call it every few seconds, with what `erase` is called with.
+        """
+        return await erasure.finish(self.wire, self._hash, self.rules, now, also)
 
     async def redo(self, now: float, journal: Journal) -> int:
         """Finish the merges that a crash left half done; how many. Call it at start and every minute or so."""

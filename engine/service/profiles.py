@@ -68,11 +68,10 @@ def profile_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
     async def delete(call: Call) -> Reply:
         customer = str(call.path["id"])
         try:
-            gone = await worker.patient.erase(customer)
-            ids = {customer, *(value for values in gone.values() for value in values)}
-            await forget(worker.patient.wire, ids)
+            gone = await worker.patient.erase(customer, forget)
         except StoreUnavailable:
             raise _away() from None
+        ids = {customer, *(value for values in gone.values() for value in values)}
         folder, now = worker.settings.log, time.time()
         try:
             rows = await asyncio.to_thread(erase_customers, folder, ids, now) if folder.is_dir() else 0

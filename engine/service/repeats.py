@@ -10,12 +10,13 @@ collector which decisions may come twice.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Container
 from hashlib import blake2b, sha1
 from pathlib import Path
 
 import msgspec
 
+from engine.erasures import digest
 from engine.errors import StoreUnavailable
 from engine.profiles.wire import Reply, Script, Wire
 from engine.service.away import Away
@@ -128,8 +129,8 @@ class Repeats:
         return kept.answer
 
 
-async def forget(wire: Wire, ids: Collection[str]) -> None:
-    """Let go of the answers to customers of these ids, who are erased.
+async def forget(wire: Wire, who: Container[str]) -> None:
+    """Let go of the answers to the erased, by the digests of their names.
 
     Raises:
         StoreUnavailable: if the store does not answer.
@@ -137,7 +138,8 @@ async def forget(wire: Wire, ids: Collection[str]) -> None:
     async for names in wire.scan(f"cp:{{r:{'?' * 32}}}"):
         values = await wire.get(names, list) if names else []
         for name, value in zip(names, values, strict=True):
-            if value is not None and value[:1] == DONE and _decode(value[1 + DIGEST :]).customer in ids:
+            customer = _decode(value[1 + DIGEST :]).customer if value is not None and value[:1] == DONE else None
+            if customer is not None and digest(customer) in who:
                 await wire.send("DEL", name)
 
 

@@ -36,11 +36,11 @@ from engine.service.away import Away
 from engine.service.http import Call, Reply
 from engine.service.ids import new_id, repeatable
 from engine.service.killswitch import KillSwitch
-from engine.service.merges import finish_merges
 from engine.service.meters import Meters
 from engine.service.problems import Refusal, undecodable
 from engine.service.repeats import Kept, Repeats
 from engine.service.told import Told
+from engine.service.unfinished import finish_erasures, finish_merges
 from engine.settings import Settings
 
 PLAN_SECONDS = 0.3
@@ -117,9 +117,9 @@ class Worker:
         gc.freeze()
         gc.set_threshold(*GARBAGE)
         shipping = asyncio.create_task(self.shipper.run())
-        merging = finish_merges(self.patient, self._journal)
+        finishing = finish_merges(self.patient, self._journal), finish_erasures(self.patient)
         listening = self.switch.run(), self.away.run(), self.forgotten.run()
-        following = self.follower.run(), self._follow_plan(), merging, *listening
+        following = self.follower.run(), self._follow_plan(), *finishing, *listening
         followers = [asyncio.create_task(task) for task in following]
         try:
             yield

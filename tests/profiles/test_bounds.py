@@ -11,6 +11,7 @@ from engine.catalog.rules import ProfileRules
 from engine.decide.profile import CustomerIds
 from engine.erasures import KEPT, STREAM
 from engine.profiles.claims import Claim, Claims, Take
+from engine.profiles.erasure import SWEPT
 from engine.profiles.events import Accepted, Event
 from engine.profiles.store import ProfileStore
 
@@ -80,7 +81,7 @@ def test_one_customers_profile_has_a_bound(redis_url: str) -> None:
 
 
 def test_customers_who_stay_away_are_forgotten(redis_url: str) -> None:
-    short = ProfileRules(life=0.6, anonymous_life=0.6, seen_life=0.6, tombstone_life=0.6)
+    short = ProfileRules(life=2.0, anonymous_life=2.0, seen_life=2.0, tombstone_life=2.0)
 
     async def run() -> None:
         store = ProfileStore.open(redis_url, short, timeout=10)
@@ -90,6 +91,7 @@ def test_customers_who_stay_away_are_forgotten(redis_url: str) -> None:
             await store.ingest([Event("track", f"m{n}", event="view", **both)], NOW, silent)
             if n % 10 == 0:
                 await store.erase(f"u-{n}")
+        assert await store.finish_erasures(time.time() + SWEPT) == 10
         await store.close()
 
     asyncio.run(run())

@@ -1,6 +1,7 @@
 """One customer behind many identifiers: merges survive a crash at every step, and erasure leaves nothing behind."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from engine.decide.profile import CustomerIds, Profile
 from engine.erasures import STREAM, digest
 from engine.errors import StoreUnavailable
 from engine.profiles.claims import Claim, Claims
+from engine.profiles.erasure import SWEPT
 from engine.profiles.events import Accepted, Event
 from engine.profiles.portrait import portrait
 from engine.profiles.store import ProfileStore
@@ -221,6 +223,7 @@ def test_erasure_covers_aliases_and_late_events_create_nothing(redis_url: str) -
         assert denial is not None
         assert denial.reason == "erased"
         assert (await store.find("u-42"), await store.export("u-42"), await store.erase("u-42")) == (None, None, {})
+        assert await store.finish_erasures(time.time() + SWEPT) == 2
 
     with_store(redis_url, story)
     with redis.Redis.from_url(redis_url) as client:
@@ -236,6 +239,17 @@ def test_a_customer_erased_before_anything_was_heard_of_them_stays_so(redis_url:
         assert await store.erase("u-1") == {}
         (status,) = await store.ingest([bought("m1", 1.0, user_id="u-1")], NOW, silent)
         assert status.status == "rejected"
+
+    with_store(redis_url, story)
+
+
+def test_an_id_with_letters_is_nobodys_phone(redis_url: str) -> None:
+    async def story(store: ProfileStore) -> None:
+        await store.ingest([bought("m1", 1.0, phone="+49 170 1234567")], NOW, silent)
+        assert (await store.find("+49 (170) 123-45-67")) is not None
+        assert await store.find("order+491701234567") is None
+        assert await store.erase("order+491701234567") == {}
+        assert (await store.fetch(CustomerIds(phone="+491701234567"), NOW)).known
 
     with_store(redis_url, story)
 

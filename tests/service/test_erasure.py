@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,29 @@ def named(server: Any, who: str, answer: Any) -> bool:
         r for r in server.records() if isinstance(r, DecisionRecord) and r.decision_id == answer["decision_id"]
     )
     return who in record.customer.lower() or who.encode() in record.trace.lower()
+
+
+def test_an_erasure_of_a_killed_server_is_finished_by_another(tmp_path: Path, serve: Any, shop: Path) -> None:
+    who = {"user_id": "half-gone", "anonymous_id": "browser-of-half-gone"}
+    body = {"customer": who, "channel": "web", "placements": ["home_hero"], "experiments": "*"}
+    with embedded.running(tmp_path / "store") as store, redis.Redis.from_url(store.url) as client:
+        patient = {"COUNTERPOINT_STORE_TIMEOUT": "5"}
+        with serve(tmp_path / "killed", store.url, shop, patient) as server:
+            for expose in (True, False):
+                assert server.post("/v1/decide", body | {"expose": expose}, idempotency_key=str(expose)).is_success
+            assert len(kept(store.url, "half-gone")) == 4
+            client.execute_command("ACL", "SETUSER", "default", "-scan")  # so it gets no further than the tombstones
+            assert server.request("DELETE", "/v1/profiles/half-gone").status_code == 503
+            server.process.kill()
+            server.process.wait(20)
+        client.execute_command("ACL", "SETUSER", "default", "+scan")
+        assert len(kept(store.url, "half-gone")) == 3, "the profile alone is gone"
+        with serve(tmp_path / "other", store.url, shop, patient):
+            until(lambda: not kept(store.url, "half-gone"))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -1,0 +1,41 @@
+"""Finishes what a crash left half done in the store, merges of customers and erasures: at start, and again and again.
+
+Several servers may, since doing it again is doing it once.
+"""
+
+import asyncio
+import time
+
+import structlog
+
+from engine.errors import CounterpointError
+from engine.profiles.store import Journal, ProfileStore
+from engine.service.repeats import forget
+
+MERGES_SECONDS = 60.0
+ERASURES_SECONDS = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+async def finish_merges(store: ProfileStore, journal: Journal) -> None:
+    """Look for unfinished merges until cancelled."""
+    while True:
+        try:
+            done = await store.redo(time.time(), journal)
+        except CounterpointError as error:  # the store is away, or was written by a newer version
+            log.warning("unfinished merges wait", error=str(error))
+        else:
+            if done:
+                log.info("merges finished that a crash had cut short", merges=done)
+        await asyncio.sleep(MERGES_SECONDS)
+
+
+async def finish_erasures(store: ProfileStore) -> None:
+    """Look for erasures that may be unfinished until cancelled."""
+    while True:
+        try:
+            await store.finish_erasures(time.time(), forget)
+        except CounterpointError as error:
+            log.warning("unfinished erasures wait", error=str(error))
+        await asyncio.sleep(ERASURES_SECONDS)
