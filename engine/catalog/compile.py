@@ -17,8 +17,9 @@ from engine.catalog.plan import (
     Offer,
     Plan,
     Ranges,
+    Roster,
 )
-from engine.catalog.roster import Roster, roster
+from engine.catalog.roster import roster
 from engine.catalog.rules import ProfileRules
 from engine.catalog.segments import expanded
 from engine.catalog.spec import ExperimentSpec, HoldoutSpec, IdentitiesFile, LayerSpec, seconds

@@ -1,21 +1,18 @@
 """The frozen Plan: specs compiled and indexed, so that a decision touches only what its placement can match."""
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.catalog.features import Featurizer
-from engine.catalog.index import Bits, OfferIndex
+from engine.catalog.index import Bits, OfferIndex, places
 from engine.catalog.limits import Limits
 from engine.catalog.offer_spec import MomentSpec, OfferSpec, QuietSpec
 from engine.catalog.rules import ProfileRules
 from engine.catalog.spec import ExperimentSpec, MetricSpec, PolicySpec, Unit
 from policies import Policy
-
-if TYPE_CHECKING:
-    from engine.catalog.roster import Roster
 
 Matches = Callable[[Mapping[str, object]], bool]
 Ranges = tuple[tuple[float, float], ...]
@@ -160,6 +157,41 @@ class Experiment:
 
 
 @dataclass(frozen=True, slots=True)
+class Slots:
+    """One layer's experiments of one unit: between `edges[i - 1]` and `edges[i]` stand `inside[i]`."""
+
+    layer: Layer
+    unit: Unit
+    members: Bits
+    edges: Sequence[float]
+    inside: Sequence[Bits]
+
+    def missed(self, units: Mapping[Unit, str | None]) -> Bits:
+        """The experiments of the layer in whose range the unit is not."""
+        unit = units[self.unit]
+        return self.members & ~self.inside[bisect_right(self.edges, self.layer.place(unit))] if unit else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """A channel's experiments as bits: those whose audience or range of the layer shuts someone out are not touched."""
+
+    experiments: tuple[Experiment, ...]
+    index: OfferIndex
+    slots: tuple[Slots, ...]
+    all: Bits
+
+    def applying(self, attributes: Mapping[str, object], units: Mapping[Unit, str | None]) -> Iterator[Experiment]:
+        """Every experiment that can apply, in the order of the roster; `assign` has the last word."""
+        left = self.all
+        for slots in self.slots:
+            left &= ~slots.missed(units)
+        left &= ~self.index.outside_audience(attributes, left)
+        for place in places(left):
+            yield self.experiments[place]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """All that is decided from, in one value that is swapped whole."""
 
@@ -167,7 +199,7 @@ class Plan:
     channels: frozenset[str]
     placements: Mapping[str, frozenset[str]]
     experiments: Mapping[str, Experiment]
-    by_channel: Mapping[str, "Roster"]
+    by_channel: Mapping[str, Roster]
     by_placement: Mapping[tuple[str, str], tuple[Experiment, ...]]
     selections: Mapping[tuple[str, str], Selection]
     policies: Mapping[str, Selection]

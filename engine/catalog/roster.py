@@ -1,47 +1,11 @@
-"""Which experiments of a channel can apply to someone: cost follows those that can, not all that run."""
+"""Experiments -> the roster of a channel: who can be in none of a layer's ranges or audiences is found by bits."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from engine.catalog.index import Bits, Indexed, OfferIndex, offer_index, places
-from engine.catalog.plan import Experiment, Layer
+from engine.catalog.index import Indexed, offer_index
+from engine.catalog.plan import Experiment, Roster, Slots
 from engine.catalog.spec import Unit
-
-
-@dataclass(frozen=True, slots=True)
-class Slots:
-    """One layer's experiments of one unit: between `edges[i - 1]` and `edges[i]` stand `inside[i]`."""
-
-    layer: Layer
-    unit: Unit
-    members: Bits
-    edges: Sequence[float]
-    inside: Sequence[Bits]
-
-    def missed(self, units: Mapping[Unit, str | None]) -> Bits:
-        """The experiments of the layer in whose range the unit is not."""
-        unit = units[self.unit]
-        return self.members & ~self.inside[bisect_right(self.edges, self.layer.place(unit))] if unit else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Roster:
-    """A channel's experiments as bits: those whose audience or range of the layer shuts someone out are not touched."""
-
-    experiments: tuple[Experiment, ...]
-    index: OfferIndex
-    slots: tuple[Slots, ...]
-    all: Bits
-
-    def applying(self, attributes: Mapping[str, object], units: Mapping[Unit, str | None]) -> Iterator[Experiment]:
-        """Every experiment that can apply, in the order of the roster; `assign` has the last word."""
-        left = self.all
-        for slots in self.slots:
-            left &= ~slots.missed(units)
-        left &= ~self.index.outside_audience(attributes, left)
-        for place in places(left):
-            yield self.experiments[place]
 
 
 def roster(experiments: Sequence[Experiment], audiences: Mapping[str, Mapping[str, object]]) -> Roster:

@@ -11,7 +11,6 @@ import numpy as np
 from engine.analysis.targets import PolicyFile, read_policies
 from engine.catalog.spec import PolicySpec
 from engine.cli.app import complain, count, grid, out, print_json, say
-from engine.cli.catalog import Name
 from engine.errors import BadInput
 from policies import KINDS, Bandit, make
 from policies import simulate as shops
@@ -22,7 +21,7 @@ UNIFORM = "uniform"
 GROUPS = 12
 
 Made = Callable[[int, int], Environment]
-ENVIRONMENTS: Mapping[Name, Made] = {
+ENVIRONMENTS: Mapping[str, Made] = {
     "bernoulli": lambda rounds, seed: shops.bernoulli((0.5, *[0.4] * 9), rounds, seed),
     "linear": lambda rounds, seed: shops.linear(rounds, seed=seed),
     "logistic": lambda rounds, seed: shops.logistic(rounds, seed=seed),
@@ -48,7 +47,7 @@ class Regret(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def compare(name: Name, files: Sequence[PolicyFile], rounds: int, runs: int, seed: int) -> list[Regret]:
+def compare(name: str, files: Sequence[PolicyFile], rounds: int, runs: int, seed: int) -> list[Regret]:
     """The regret of each policy in `runs` shops that are drawn from `seed` on, and of uniform choice, the least first.
 
     Raises:
@@ -81,7 +80,7 @@ def compare(name: Name, files: Sequence[PolicyFile], rounds: int, runs: int, see
     return sorted(found, key=lambda one: one.regret)
 
 
-def simulate_environment(name: Name, paths: Sequence[Path], *, rounds: int, runs: int, seed: int, json: bool) -> int:
+def simulate_environment(name: str, paths: Sequence[Path], *, rounds: int, runs: int, seed: int, json: bool) -> int:
     """Compare the policies of these files, or one of each kind, and print it."""
     if rounds < 1 or runs < 1:
         raise BadInput(f"--rounds {rounds} --runs {runs}: give at least one of each")
@@ -111,14 +110,14 @@ def _default(kind: str) -> PolicySpec:
     return msgspec.convert({"kind": kind, **relating}, PolicySpec)
 
 
-def _shop(name: Name, rounds: int, seed: int) -> Environment:
+def _shop(name: str, rounds: int, seed: int) -> Environment:
     try:
         return ENVIRONMENTS[name](rounds, seed)
     except ImportError as error:
         raise BadInput(f"--environment {name}: {error}; pip install scikit-learn") from error
 
 
-def _entering(file: PolicyFile, name: Name, shop: Environment) -> tuple[Bandit, Environment]:
+def _entering(file: PolicyFile, name: str, shop: Environment) -> tuple[Bandit, Environment]:
     """A policy that has seen nothing, and the shop as it sees it: groups if it pools, a context if it reads one."""
     spec = file.spec
     given: dict[str, Parameter] = {"floor": spec.floor, "discount": spec.discount}

@@ -3,6 +3,8 @@ import doctest
 import importlib
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,13 @@ def records(server: Any, kind: str, **fields: Any) -> list[Any]:
         for record in server.records()
         if type(record).__name__ == kind and all(getattr(record, name) == value for name, value in fields.items())
     ]
+
+
+def test_a_client_loads_neither_policies_nor_a_server() -> None:
+    told = "import sys, engine.client; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, timeout=60)
+    assert "httpx" in done.stdout.split()
+    assert {"numpy", "scipy", "policies", "litestar", "redis", "duckdb", "yaml"}.isdisjoint(done.stdout.split())
 
 
 def test_a_decision_arrives_typed(server: Any) -> None:
