@@ -43,6 +43,8 @@ SELECT variant, coalesce(reward, 0.0), propensity, context, epoch(shown.time) + 
 FROM chosen JOIN shown USING (decision_id) LEFT JOIN earned USING (decision_id), clock
 ORDER BY shown.time, decision_id
 """
+_TABLES = (".parquet", ".csv")
+_WANTED = "a log's folder (DATA/log), or a Parquet or CSV file with the columns arm and reward"
 _OPEN = "reward that may still come"
 _context = msgspec.json.Decoder(dict[str, Value])
 
@@ -91,6 +93,10 @@ def learnt_from(selection: Selection, source: Path) -> tuple[Bandit, dict[str, i
     Raises:
         BadInput: if there is nothing to learn from.
     """
+    if not source.exists():
+        raise BadInput(f"{source}: does not exist; give {_WANTED}")
+    if source.is_file() and source.suffix not in _TABLES:
+        raise BadInput(f"{source}: is no folder and no {' or '.join(_TABLES)}; give {_WANTED}")
     policy = bandit(selection)
     unused: Counter[str] = Counter()
     for rows in _log(selection, source, unused) if source.is_dir() else _table(selection, source):
@@ -133,7 +139,9 @@ def _log(selection: Selection, folder: Path, unused: Counter[str]) -> Iterator[l
     files = {name: str(folder / name / "**" / "*.parquet") for name in tables}
     missing = [name for name in tables if next((folder / name).glob("**/*.parquet"), None) is None]
     if missing:
-        raise BadInput(f"{folder}: has no {missing[0]}/*.parquet; give a log's folder, or one Parquet or CSV file")
+        within = [folder / "log", *sorted(file for file in folder.iterdir() if file.suffix in _TABLES)]
+        meant = next((str(one) for one in within if one.exists()), _WANTED)
+        raise BadInput(f"{folder}: has no {missing[0]}/*.parquet, so it holds no log; give {meant}")
     asked = {**files, "key": selection.placement, "window": selection.reward.window}
     with _duckdb(folder) as connection:
         answer = connection.execute(_LOG, asked)

@@ -324,8 +324,19 @@ def test_a_warm_start_says_what_is_missing(shop: Any, tmp_path: Path) -> None:
     file.write_text("arm,reward\nx,1\n")
     with pytest.raises(BadInput, match="no row teaches hero"):
         warm_start(shop.settings, shop.plan, "hero", file)
-    with pytest.raises(BadInput, match="has no decisions/"):
-        warm_start(shop.settings, shop.plan, "hero", tmp_path)
+    empty, text = tmp_path / "empty", tmp_path / "table.txt"
+    (empty / "log").mkdir(parents=True)
+    text.write_text("arm,reward\na,1\n")
+    wanted = r"give a log's folder \(DATA/log\), or a Parquet or CSV file with the columns arm and reward"
+    for source, said in (
+        (tmp_path, f"has no decisions/.*, so it holds no log; give {file}"),
+        (empty, f"has no decisions/.*, so it holds no log; give {empty}/log"),
+        (empty / "log", f"has no decisions/.*, so it holds no log; {wanted}"),
+        (text, f"is no folder and no .parquet or .csv; {wanted}"),
+        (tmp_path / "nothing", f"does not exist; {wanted}"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            warm_start(shop.settings, shop.plan, "hero", source)
     with pytest.raises(BadInput, match="'nobody' is no selection"):
         warm_start(shop.settings, shop.plan, "nobody", file)
 
