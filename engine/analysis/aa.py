@@ -16,7 +16,10 @@ from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.gathered import gather
 from engine.analysis.held import held
 from engine.analysis.inference import arms
-from engine.analysis.moments import Moments
+from engine.analysis.log import value_rows
+from engine.analysis.metrics import Measure, Term
+from engine.analysis.moments import Moments, empty
+from engine.analysis.quantiles import sample_quantile
 from engine.analysis.sources import DuckDB, connect
 from engine.analysis.table import check_columns, parse_measures
 from engine.errors import BadInput
@@ -25,15 +28,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from numpy.typing import NDArray
+
     from engine.analysis.effects import Method, Relative
-    from engine.analysis.metrics import Measure
+    from engine.analysis.inference import Arm
     from engine.analysis.moments import Floats
     from engine.analysis.question import ExperimentQuestion, MetricSpec
     from engine.analysis.sources import Engine, Frame, Row
 
+    Claim = tuple[Effect, Effect | NotEstimable]  # absolute and relative
+_UNBOUNDED = "control's mean is too near zero for a relative effect"
+
 
 class Rate(msgspec.Struct, frozen=True):
-    """A share of runs with its 95% Wilson interval, and whether that holds the nominal value."""
+    """A share of runs with its 95% Wilson interval, and whether that holds the nominal value.
+
+    The intervals of a quantile are made to cover no less than they say; where they cover more, that is `ok` too.
+    """
 
     share: float
     low: float
@@ -75,7 +86,7 @@ def aa_table(  # noqa: PLR0913 # the command line's flags, one each
 
     Args:
         path: as `analyze_table`.
-        metrics: as `analyze_table`; quantiles are left to it, they have no moments.
+        metrics: as `analyze_table`.
         unit: as `analyze_table`.
         covariates: as `analyze_table`.
         method: as `analyze_table`; anytime-valid intervals cover more than they say at a single look.
@@ -91,14 +102,21 @@ def aa_table(  # noqa: PLR0913 # the command line's flags, one each
     if not metrics:
         raise BadInput("no metric is named; add one, as in --metric mean:revenue")
     measures = parse_measures(metrics, tuple(covariates))
-    if any(measure.kind == "quantile" for measure in measures):
-        raise BadInput("an A/A check sorts no quantiles at every run; name means, proportions and ratios")
     source = connect(engine)
     table = source.table(path)
     split = unit or next(iter(table.schema()))  # any column will do: the variant is drawn below
     check_columns(source, path, table, split, unit, measures)
-    frame, framed = unit_frame(table, split, unit, measures, about=centres(source, table, unit, measures))
-    return _all(source, frame, framed, Settings(method, alpha, relative), runs, seed)
+    settings = Settings(method, alpha, relative)
+    summed = [measure for measure in measures if measure.kind != "quantile"]
+    frame, framed = unit_frame(table, split, unit, summed, about=centres(source, table, unit, summed))
+    checks = _all(source, frame, framed, settings, runs, seed)
+    for measure in measures:
+        if measure.kind == "quantile":
+            kept = table if unit is None else table.filter(table[unit].notnull())
+            owner = {} if unit is None else {"unit": kept[unit].cast("string")}
+            rows = kept.select(x=kept[measure.y.num].cast("float64"), **owner)
+            checks[measure.name] = _of_rows(source, rows, measure, settings, runs, seed)
+    return [checks[measure.name] for measure in measures]
 
 
 def aa_experiment(
@@ -110,7 +128,7 @@ def aa_experiment(
     runs: int = 1000,
     seed: int = 1,
 ) -> list[Check]:
-    """The check on the units of an experiment's control in the log, which no effect has touched; quantiles left out.
+    """The check on the units of an experiment's control in the log, which no effect has touched.
 
     Its method is `fixed`: an anytime-valid interval covers more than it says at a single look, which is no fault.
 
@@ -123,27 +141,45 @@ def aa_experiment(
         control = data.units.filter((data.units["variant"] == question.control) & ~data.units["crossed"])
         measures = data.measures[: len(data.measures) - len(data.trend)]
         settings = Settings("fixed", question.alpha, question.relative)
-        return _all(source, control, measures, settings, runs, seed)
+        checks = _all(source, control, measures, settings, runs, seed)
+        members = data.members.filter(data.members["variant"] == question.control)
+        for spec in data.specs:
+            if spec.kind == "quantile":
+                rows = value_rows(source, data.folder, members, spec, data.moment).select("x", "unit")
+                measure = Measure(spec.name, "quantile", Term("x"), quantile=spec.quantile)
+                checks[spec.name] = _of_rows(source, rows, measure, settings, runs, seed)
+        return [checks[spec.name] for spec in data.specs]
 
 
 def _all(
     source: Engine, frame: Frame, measures: Sequence[Measure], settings: Settings, runs: int, seed: int
-) -> list[Check]:
-    if not measures:
-        raise BadInput("an A/A check sorts no quantiles at every run, and no other metric is named; add a mean")
+) -> dict[str, Check]:
+    """The checks of measures with moments, by name."""
     if runs < 1:
         raise BadInput(f"{runs} runs count nothing; 1000 are usual")
+    if not measures:
+        return {}
     columns = sorted({column for measure in measures for column in measure.columns})
     ordered = frame.select(*columns).order_by(*columns)  # engines keep no order, and a seed must mean one split
     rows = source.rows(ordered)
     values = np.array(rows, dtype=np.float64).reshape(-1, len(columns))
     wild = {columns[at] for at in np.flatnonzero(~np.isfinite(values).all(axis=0)) if _wild(rows, int(at))}
-    return [
-        _refused(measure, runs, len(rows))
+    return {
+        measure.name: _refused(measure, runs, len(rows))
         if wild.intersection(measure.columns)
         else aa(values[:, [columns.index(name) for name in measure.columns]], measure, settings, runs, seed)
         for measure in measures
-    ]
+    }
+
+
+def _of_rows(source: Engine, rows: Frame, measure: Measure, settings: Settings, runs: int, seed: int) -> Check:
+    """The check of a quantile of rows with their value `x` and, where rows are not units, their `unit`."""
+    found = source.rows(rows.filter(rows["x"].notnull()).order_by("x"))
+    x = np.array([row[0] for row in found], dtype=np.float64)
+    unit = np.unique([str(row[-1]) for row in found], return_inverse=True)[1] if found and len(found[0]) > 1 else None
+    if not np.all(np.isfinite(x)):
+        return _refused(measure, runs, len(x))
+    return aa_quantile(x, np.arange(len(x)) if unit is None else unit, measure, settings, runs, seed)
 
 
 def _wild(rows: Sequence[Row], at: int) -> bool:
@@ -161,59 +197,85 @@ def aa(values: Floats, measure: Measure, settings: Settings, runs: int = 1000, s
     """The check of one measure on its columns (n, k); units with a value missing are left out."""
     values = values[np.all(np.isfinite(values), axis=1)]
     n, k = values.shape
-    if n < 8:
-        raise BadInput(f"{n} units have a value of {measure.name}; an A/A check needs some more")
+    _enough(n, measure)
     centre = values.mean(axis=0)
     products = np.einsum("ni,nj->nij", values - centre, values - centre).reshape(n, k * k)
     stacked = np.concatenate([np.ones((n, 1)), values - centre, products], axis=1)
     total = stacked.sum(axis=0)
     rng = np.random.default_rng(seed)
-    found: list[tuple[Effect, Effect | NotEstimable]] = []
+    claims = []
     for start in range(0, runs, 64):
         picked = rng.random((min(64, runs - start), n)) < 0.5
         for sums in picked.astype(np.float64) @ stacked:
-            pair = _split(sums, total - sums, centre, k, measure, settings)
-            found += [pair] if pair else []
-    if not found:
-        nothing = NotEstimable(f"{measure.name} does not vary")
-        return Check(measure.name, runs, n, nothing, nothing, nothing)
-    covered = sum(effect.low <= 0 <= effect.high for effect, _ in found)
-    shares = [share for _, share in found if isinstance(share, Effect)]
-    inside = sum(share.low <= 0 <= share.high for share in shares)
-    nominal = settings.alpha
-    unbounded = NotEstimable("control's mean is too near zero for a relative effect")
-    return Check(
-        measure.name,
-        len(found),
-        n,
-        _rate(len(found) - covered, len(found), nominal),
-        _rate(covered, len(found), 1 - nominal),
-        _rate(inside, len(shares), 1 - nominal) if shares else unbounded,
-    )
+            sides = arms(_moments(sums, centre, k), _moments(total - sums, centre, k), measure)
+            claims.append(sides if isinstance(sides, NotEstimable) else _claim(sides[0], sides[1], settings))
+    return _counted(claims, measure, n, settings)
 
 
-def _split(
-    one: Floats, other: Floats, centre: Floats, k: int, measure: Measure, settings: Settings
-) -> tuple[Effect, Effect | NotEstimable] | None:
-    sides = arms(_moments(one, centre, k), _moments(other, centre, k), measure)
-    if isinstance(sides, NotEstimable):
-        return None
-    width = scale(sides[0], sides[1], settings)
+def aa_quantile(
+    x: Floats, unit: NDArray[np.intp], measure: Measure, settings: Settings, runs: int = 1000, seed: int = 1
+) -> Check:
+    """The check of a quantile on rows (n,), rising, whose units (n,) are integers from 0."""
+    units = int(unit.max()) + 1 if len(unit) else 0
+    _enough(units, measure)
+    rng = np.random.default_rng(seed)
+    claims: list[Claim | NotEstimable] = []
+    for _ in range(runs):
+        picked = (rng.random(units) < 0.5)[unit]
+        one, other = (
+            sample_quantile(x[own], unit[own], measure.quantile or 0.5, said=measure.name) for own in (picked, ~picked)
+        )
+        if isinstance(one, NotEstimable):
+            claims.append(one)
+        else:
+            claims.append(other if isinstance(other, NotEstimable) else _claim(one, other, settings))
+    return _counted(claims, measure, units, settings)
+
+
+def _enough(units: int, measure: Measure) -> None:
+    if units < 8:
+        raise BadInput(f"{units} units have a value of {measure.name}; an A/A check needs some more")
+
+
+def _claim(control: Arm, treatment: Arm, settings: Settings) -> Claim | NotEstimable:
+    width = scale(control, treatment, settings)
     if isinstance(width, NotEstimable):
-        return None
-    return absolute(sides[0], sides[1], width), relative(sides[0], sides[1], width, settings.relative)
+        return width
+    return absolute(control, treatment, width), relative(control, treatment, width, settings.relative)
+
+
+def _counted(claims: Sequence[Claim | NotEstimable], measure: Measure, units: int, settings: Settings) -> Check:
+    """How often what was claimed is wrong, among the splits in which something could be."""
+    made = [claim for claim in claims if not isinstance(claim, NotEstimable)]
+    if not made:
+        nothing = next(claim for claim in claims if isinstance(claim, NotEstimable))
+        return Check(measure.name, 0, units, nothing, nothing, nothing)
+    shares = [share for _, share in made if isinstance(share, Effect)]
+    loose = measure.kind == "quantile"
+    wrong = _rate([effect for effect, _ in made], settings.alpha, loose=loose)
+    relatively = _rate(shares, settings.alpha, loose=loose) if shares else None
+    covered = _rest(relatively) if relatively else NotEstimable(_UNBOUNDED)
+    return Check(measure.name, len(made), units, wrong, _rest(wrong), covered)
 
 
 def _moments(sums: Floats, centre: Floats, k: int) -> Moments:
     n = round(float(sums[0]))
+    if n == 0:
+        return empty(k)
     shift = sums[1 : k + 1]
     return Moments(n, centre + shift / n, sums[k + 1 :].reshape(k, k) - np.outer(shift, shift) / n)
 
 
-def _rate(count: int, runs: int, nominal: float) -> Rate:
-    """Wilson 1927."""
-    z = normal_quantile(0.975)
-    share = count / runs
+def _rate(claims: Sequence[Effect], nominal: float, *, loose: bool) -> Rate:
+    """How many leave zero out, by Wilson 1927; `loose` where fewer than the nominal ones are no fault."""
+    runs, z = len(claims), normal_quantile(0.975)
+    share = sum(not claim.low <= 0 <= claim.high for claim in claims) / runs
     middle = (share + z * z / (2 * runs)) / (1 + z * z / runs)
     reach = z / (1 + z * z / runs) * math.sqrt(share * (1 - share) / runs + z * z / (4 * runs**2))
-    return Rate(share, middle - reach, middle + reach, nominal, middle - reach <= nominal <= middle + reach)
+    low, high = middle - reach, middle + reach
+    return Rate(share, low, high, nominal, low <= nominal and (loose or nominal <= high))
+
+
+def _rest(wrong: Rate) -> Rate:
+    """How many hold zero."""
+    return Rate(1 - wrong.share, 1 - wrong.high, 1 - wrong.low, 1 - wrong.nominal, wrong.ok)

@@ -10,19 +10,27 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from engine.analysis.aggregate import groups
 from engine.analysis.distributions import normal_quantile
 from engine.analysis.estimate import NotEstimable
 from engine.analysis.inference import Arm, single
 from engine.analysis.metrics import Measure, Term
+from engine.analysis.moments import from_sample
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
+    from numpy.typing import NDArray
 
+    from engine.analysis.moments import Floats, Moments
     from engine.analysis.sources import Engine
+
+    Ints = NDArray[np.intp]
 
 Quantiles = dict[str, "Arm | NotEstimable"]
 _Z = normal_quantile(0.975)
+_SHARE = Measure("share", "ratio", Term("below", "rows"))
 
 
 def quantile_arms(engine: Engine, rows: ir.Table, column: str, level: float, *, said: str) -> Quantiles:
@@ -45,36 +53,68 @@ def quantile_arms(engine: Engine, rows: ir.Table, column: str, level: float, *, 
     for name, (n, value) in counts.items():
         if not math.isfinite(value):
             found[name] = NotEstimable(f"{said} has values that are NaN or infinite", fault=True)
-        elif n * min(level, 1 - level) < 5:
-            found[name] = NotEstimable(
-                f"{n} rows of {said} are too few for the {level:g} quantile; its order statistics need more"
-            )
+        elif few := _too_few(n, level, said):
+            found[name] = few
         else:
             usable[name] = (n, value)
     if not usable:
         return found
     around = _order_statistics(engine, kept, usable, level)
-    inflation = _inflation(engine, kept, usable, level)
+    shares = _shares_below(engine, kept, level)
     for name, (n, value) in usable.items():
-        units, factor = inflation[name]
-        se = (around[name][1] - around[name][0]) / (2 * _Z) * math.sqrt(factor)
-        tied = NotEstimable(f"{n} rows of {said} are tied around the {level:g} quantile")
-        found[name] = Arm(units, value, se * se) if se > 0 else tied
+        found[name] = _arm(value, around[name], n, shares[name], level, said)
     return found
+
+
+def sample_quantile(x: Floats, unit: Ints, level: float, *, said: str) -> Arm | NotEstimable:
+    """One variant's quantile as `quantile_arms` has it, from its rows `x` (n,), rising, and their units (n,) from 0."""
+    n = len(x)
+    if few := _too_few(n, level, said):
+        return few
+    at = (n - 1) * level
+    below, above = float(x[math.floor(at)]), float(x[math.ceil(at)])
+    value = below + (at - math.floor(at)) * (above - below)
+    low, high = (float(x[rank]) for rank in _ranks(n, level))
+    rows = np.bincount(unit)
+    own = rows > 0
+    counts = np.column_stack([np.bincount(unit[: int(np.searchsorted(x, value, "right"))], minlength=rows.size), rows])
+    return _arm(value, (low, high), n, from_sample(counts[own].astype(np.float64)), level, said)
+
+
+def _too_few(n: int, level: float, said: str) -> NotEstimable | None:
+    if n * min(level, 1 - level) >= 5:
+        return None
+    return NotEstimable(f"{n} rows of {said} are too few for the {level:g} quantile; its order statistics need more")
+
+
+def _ranks(n: int, level: float) -> tuple[int, int]:
+    """Positions of the outer rows 1.96 of the level's own standard errors below and above the quantile."""
+    reach = _Z * math.sqrt(level * (1 - level) / n)
+    return max(math.floor(n * (level - reach)) - 1, 0), min(math.ceil(n * (level + reach)), n - 1)
+
+
+def _arm(
+    value: float, around: tuple[float, float], n: int, share: Moments, level: float, said: str
+) -> Arm | NotEstimable:
+    """The quantile of `n` rows; `share` has the rows at or below it and the rows per unit."""
+    if share.n < 2:
+        return NotEstimable(f"all {n} rows of {said} are of one unit, a variance needs two")
+    clustered = single(share, _SHARE).variance / (level * (1 - level) / n)
+    se = (around[1] - around[0]) / (2 * _Z) * math.sqrt(clustered)
+    tied = NotEstimable(f"{n} rows of {said} are tied around the {level:g} quantile")
+    return Arm(share.n, value, se * se) if se > 0 else tied
 
 
 def _order_statistics(
     engine: Engine, kept: ir.Table, usable: dict[str, tuple[int, float]], level: float
 ) -> dict[str, tuple[float, float]]:
-    """The outer values 1.96 of the level's own standard errors below and above the quantile, per variant."""
+    """The values at `_ranks`, per variant."""
     sizes: dict[int, list[str]] = {}
     for name, (n, _) in usable.items():
         sizes.setdefault(n, []).append(name)
     wanted = {}
     for index, (n, names) in enumerate(sizes.items()):
-        reach = _Z * math.sqrt(level * (1 - level) / n)
-        ranks = max(math.floor(n * (level - reach)) - 1, 0), min(math.ceil(n * (level + reach)), n - 1)
-        for side, rank in zip(("low", "high"), ranks, strict=True):
+        for side, rank in zip(("low", "high"), _ranks(n, level), strict=True):
             wanted[f"{side}{index}"] = kept["x"].quantile(rank / (n - 1), where=kept["variant"].isin(names))
     at = {n: index for index, n in enumerate(sizes)}
     ends = {str(row[0]): row[1:] for row in engine.rows(kept.group_by("variant").aggregate(**wanted))}
@@ -85,20 +125,11 @@ def _order_statistics(
     return found
 
 
-def _inflation(
-    engine: Engine, kept: ir.Table, usable: dict[str, tuple[int, float]], level: float
-) -> dict[str, tuple[int, float]]:
-    """Units per variant, and the clustered over the independent variance of the share at or below the quantile."""
+def _shares_below(engine: Engine, kept: ir.Table, level: float) -> dict[str, Moments]:
+    """Moments over each variant's units of their rows at or below its quantile, and of their rows."""
     own = kept.group_by("variant").aggregate(q=kept["x"].quantile(level))
     flagged = kept.inner_join(own, "variant")
     flagged = flagged.select("variant", "unit", below=(flagged["x"] <= flagged["q"]).cast("float64"))
     per_unit = flagged.group_by("variant", "unit").aggregate(below=flagged["below"].sum(), rows=flagged.count())
-    share = Measure("share", "ratio", Term("below", "rows"))
-    per_variant = groups(engine, per_unit, ("variant",), [share])
-    result = {}
-    for name, (n, _) in usable.items():
-        moments = per_variant[(name,)].moments["share"]
-        arm = single(moments, share) if moments.n > 1 else None
-        clustered = arm.variance if arm else math.nan
-        result[name] = (moments.n, clustered / (level * (1 - level) / n))
-    return result
+    found = groups(engine, per_unit, ("variant",), [_SHARE])
+    return {str(variant): group.moments[_SHARE.name] for (variant,), group in found.items()}

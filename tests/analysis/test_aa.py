@@ -8,11 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.analysis import aa_table
+from engine.analysis import aa_table, analyze_table
 from engine.analysis.aa import Rate
 from engine.analysis.effects import Method, Settings
+from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.history import baseline_of_table
+from engine.analysis.inference import Arm
 from engine.analysis.power import Baseline, Design, design, least_effect, parse_baseline, power_of, sample_size
+from engine.analysis.quantiles import sample_quantile
 from engine.errors import BadInput
 
 
@@ -37,8 +40,41 @@ def test_real_units_raise_no_more_alarms_than_they_should(shop: str) -> None:
     assert check.false_positives.share + check.coverage.share == pytest.approx(1.0)
     (clustered,) = aa_table(shop, metrics=["mean:spend"], unit="who", runs=300)
     assert clustered.units == 1000
-    with pytest.raises(BadInput, match="sorts no quantiles"):
-        aa_table(shop, metrics=["quantile:spend@0.9"])
+
+
+@pytest.mark.parametrize("unit", [None, "who"])
+def test_a_quantile_is_checked_by_what_a_report_would_claim(shop: str, tmp_path: Path, unit: str | None) -> None:
+    """The runs' figures are those of a report on the same split; a count of them is no more than alpha allows."""
+    mean, p90 = aa_table(shop, metrics=["mean:spend", "quantile:spend@0.9"], unit=unit, runs=300)
+    assert (mean.metric, p90.metric) == ("spend", "spend@0.9")
+    assert isinstance(p90.false_positives, Rate)
+    assert isinstance(p90.coverage, Rate)
+    assert isinstance(p90.relative_coverage, Rate)
+    assert (p90.runs, p90.units, p90.ok) == (300, mean.units, True)
+    assert p90.false_positives.share <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
+    table = pq.read_table(shop)
+    spend, who = table["spend"].to_numpy(), table["who"].to_numpy()
+    units = who if unit else np.arange(4000)
+    side = np.random.default_rng(3).random(4000)[units] < 0.5
+    pq.write_table(table.append_column("v", pa.array(np.where(side, "a", "b"))), tmp_path / "split.parquet")
+    asked = {"variant": "v", "control": "a", "metrics": ["quantile:spend@0.9"], "unit": unit, "method": "fixed"}
+    effect = analyze_table(str(tmp_path / "split.parquet"), **asked).metrics[0].absolute
+    assert isinstance(effect, Effect)
+    order = np.argsort(spend)
+    arms = [sample_quantile(spend[order][own], units[order][own], 0.9, said="") for own in (side[order], ~side[order])]
+    a, b = (arm for arm in arms if isinstance(arm, Arm))
+    assert b.value - a.value == pytest.approx(effect.estimate, rel=1e-12)
+    assert math.sqrt(a.variance + b.variance) == pytest.approx(effect.se, rel=1e-12)
+
+
+def test_a_quantile_that_no_split_can_have(shop: str) -> None:
+    (few,) = aa_table(shop, metrics=["quantile:spend@0.9999"], runs=20)
+    assert isinstance(few.coverage, NotEstimable)
+    assert "are too few for the 0.9999 quantile" in few.coverage.not_estimable
+    assert not few.ok
+    (same,) = aa_table(shop, metrics=["quantile:one@0.5"], runs=20)
+    assert isinstance(same.coverage, NotEstimable)
+    assert "are tied around the 0.5 quantile" in same.coverage.not_estimable
 
 
 def test_a_table_gives_the_baseline_of_the_next_experiment(shop: str) -> None:
@@ -69,7 +105,7 @@ def test_a_quantile_has_a_baseline_too(tmp_path: Path) -> None:
 def test_nothing_is_claimed_of_a_constant(shop: str) -> None:
     (check,) = aa_table(shop, metrics=["mean:one"], runs=10)
     assert not isinstance(check.coverage, Rate)
-    assert check.coverage.not_estimable == "one does not vary"
+    assert check.coverage.not_estimable == "one does not vary in either variant"
 
 
 @pytest.mark.parametrize("method", ["fixed", "sequential", "group_sequential", "bayesian"])

@@ -191,6 +191,11 @@ def test_the_log_checks_itself_and_gives_the_next_baseline(write_log: Write) -> 
     median = msgspec.structs.replace(REVENUE, kind="quantile", quantile=0.5)
     of_median = baseline_of_log(QUESTION, [median], log, as_of=NOW)
     assert (of_median.kind, of_median.value) == ("quantile", pytest.approx(np.median(spent[::2])))
+    both = msgspec.structs.replace(QUESTION, primary="median", secondary=("revenue",))
+    known = [REVENUE, msgspec.structs.replace(median, name="median")]
+    of_rows, of_units = aa_experiment(both, known, log, as_of=NOW, runs=200)
+    assert (of_rows.metric, of_rows.units, of_rows.ok) == ("median", 1000, True)
+    assert of_units.units == check.units
     assert of_median.sd == pytest.approx(20.0, rel=0.2)  # half over the density, which is half of one over the mean
 
 
