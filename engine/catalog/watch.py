@@ -22,17 +22,19 @@ class PlanWatch:
 
     Who has something to make ready for a new plan first takes it from `look` and gives it to `swap` then.
 
-    With an archive each plan that runs is kept, and a start on a bad folder runs the plan that ran last.
+    With an archive each plan that runs is kept, and a start on a bad folder runs the plan that ran last. Of the
+    processes that watch one folder for one engine, one `tells` what became of a change.
 
     Raises:
         CatalogError: if the folder has problems when it is first read and no earlier plan is kept.
     """
 
-    def __init__(self, folder: Path, archive: Archive | None = None) -> None:
+    def __init__(self, folder: Path, archive: Archive | None = None, *, tells: bool = True) -> None:
         self.folder = folder
         self.problems: list[Problem] = []
         self.refused = 0
         self._archive = archive
+        self._tells = tells
         self._seen = _fingerprint(folder)
         try:
             self.plan: Plan = self._load()
@@ -68,7 +70,8 @@ class PlanWatch:
     def swap(self, plan: Plan) -> None:
         """Make `plan` the running one."""
         self.plan = plan
-        log.info("plan swapped", plan=plan.version)
+        if self._tells:
+            log.info("plan swapped", plan=plan.version)
 
     def _load(self) -> Plan:
         files, problems = read_folder(self.folder)
@@ -81,7 +84,9 @@ class PlanWatch:
     def _refuse(self, error: CatalogError) -> None:
         self.problems = error.problems
         self.refused += 1
-        log.warning("plan refused; the one that ran before keeps running", problems=[str(p) for p in error.problems])
+        if self._tells:
+            told = [str(problem) for problem in error.problems]
+            log.warning("plan refused; the one that ran before keeps running", problems=told)
 
 
 def _fingerprint(folder: Path) -> Fingerprint:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Host = Annotated[str | None, Parameter(help="The address to listen on; this machine alone by default.")]
 Port = Annotated[int | None, Parameter(help="The port to listen on; 8080 by default, 0 takes a free one.")]
+Quiet = Annotated[bool, Parameter(help="Another process tells of changed plans; used by `up`.", show=False)]
 Workers = Annotated[int | None, Parameter(help="How many processes decide; 1 by default.")]
 
 
@@ -51,6 +52,7 @@ def serve(
     port: Port = None,
     workers: Workers = None,
     fd: Annotated[int | None, Parameter(help="A listening socket that is inherited; used by `up`.", show=False)] = None,
+    quiet: Quiet = False,
 ) -> int:
     """Serve decisions: one process, or --workers N of them."""
     from engine.service.auth import keys_of
@@ -60,7 +62,7 @@ def serve(
     settings = from_environment(experiments=experiments, data=data, redis=redis, host=host, port=port, workers=workers)
     log_to_stderr()
     if fd is not None:
-        run(settings, inherited(fd))
+        run(settings, inherited(fd), tells=not quiet)
         return 0
     keys_of(settings)  # refused before anything is said
     with listen(settings.host, settings.port) as listener:
@@ -83,6 +85,7 @@ def learn(
     experiments: Folder = None,
     data: Data = None,
     redis: Redis = None,
+    quiet: Quiet = False,
 ) -> int:
     """Join rewards to decisions, update the policies, publish snapshots.
 
@@ -90,13 +93,14 @@ def learn(
     joins rewards to its own decisions alone: what a visitor earns after logging in is a zero where the known customer
     is another learner's, and a partition without a learner teaches nothing. Shadow prices are moved by that of 0.
     """
+    from engine.catalog.archive import Archive
     from engine.catalog.watch import PlanWatch
     from engine.learn import learn as run
     from engine.up import stop_on_signals
 
     settings = from_environment(experiments=experiments, data=data, redis=redis)
     log_to_stderr()
-    watch = PlanWatch(settings.experiments)
+    watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"), tells=not quiet)
 
     def current() -> "Plan":
         watch.poll()

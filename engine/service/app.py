@@ -34,8 +34,8 @@ class _App(Litestar):
         await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings) -> Litestar:
-    """One decision server on `settings`.
+def create_app(settings: Settings, *, tells: bool = True) -> Litestar:
+    """One decision server on `settings`; `tells` as in `PlanWatch`.
 
     Raises:
         CatalogError: if the experiments folder has problems.
@@ -43,7 +43,7 @@ def create_app(settings: Settings) -> Litestar:
     """
     keys = keys_of(settings)
     client, admin = keys.guard("client"), keys.guard("admin")
-    worker = Worker(settings)
+    worker = Worker(settings, tells=tells)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:

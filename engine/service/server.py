@@ -35,9 +35,9 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run(settings: Settings, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT; requests that have begun are answered first."""
-    app = create_app(settings)
+def run(settings: Settings, listener: socket.socket, *, tells: bool = True) -> None:
+    """Serve until SIGTERM or SIGINT; requests that have begun are answered first. `tells` as in `PlanWatch`."""
+    app = create_app(settings, tells=tells)
     config = uvicorn.Config(
         app,
         loop="uvloop",

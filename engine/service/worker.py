@@ -79,9 +79,9 @@ class Statuses(msgspec.Struct, frozen=True):
 class Worker:
     """All that one process needs to decide; made before the first request, stopped after the last."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, tells: bool = True) -> None:
         self.settings = settings
-        self.watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"))
+        self.watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"), tells=tells)
         self.meters = Meters()
         rules = self.watch.plan.rules
         self.store = ProfileStore.open(settings.redis, rules, timeout=settings.store_timeout)

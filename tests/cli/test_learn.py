@@ -1,17 +1,20 @@
 """`counterpoint learn`: what a learner leaves to others it says, and two never learn the same."""
 
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from engine.catalog.archive import Archive
+from engine.catalog.watch import PlanWatch
 from engine.learn.alone import only_learner
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 
-def learner(data: Path, url: str, *words: str) -> "subprocess.Popen[str]":
-    places = ["--experiments", str(EXPERIMENTS), "--data", str(data), "--redis", url]
+def learner(data: Path, url: str, *words: str, experiments: Path = EXPERIMENTS) -> "subprocess.Popen[str]":
+    places = ["--experiments", str(experiments), "--data", str(data), "--redis", url]
     return subprocess.Popen(
         [sys.executable, "-m", "engine", "learn", *words, *places], stderr=subprocess.PIPE, text=True
     )
@@ -49,3 +52,21 @@ def test_a_second_learner_of_a_data_folder_waits_and_takes_the_place_of_the_firs
         first.kill()
     with only_learner(tmp_path, range(4)) as alone:
         assert alone
+
+
+def test_a_learner_that_starts_on_a_broken_folder_learns_by_the_plan_that_ran_last(
+    tmp_path: Path, redis_url: str
+) -> None:
+    folder = shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
+    PlanWatch(folder, Archive(tmp_path / "plans"))
+    (folder / "layers.yaml").write_text("layers: [\n")
+    for words, warnings in ((), 1), (("--quiet",), 0):
+        shutil.rmtree(tmp_path / "learn", ignore_errors=True)
+        with learner(tmp_path, redis_url, *words, experiments=folder) as one:
+            while one.poll() is None and not list((tmp_path / "learn").glob("*.sqlite")):
+                time.sleep(0.05)
+            one.terminate()
+            assert one.stderr is not None
+            said = one.stderr.read()
+        assert one.returncode == 0, said
+        assert said.count("plan refused; the one that ran before keeps running") == warnings
