@@ -4,11 +4,11 @@ import sys
 
 from cyclopts import CycloptsError
 
-from engine.cli import catalog, customers, evaluate, reports, roles
+from engine.cli import catalog, customers, evaluate, reports, roles, simulate
 from engine.cli.app import app, complain, complain_of
 from engine.errors import CatalogError, CounterpointError, StoppedError
 
-__all__ = ["app", "catalog", "customers", "evaluate", "main", "reports", "roles"]
+__all__ = ["app", "catalog", "customers", "evaluate", "main", "reports", "roles", "simulate"]
 
 
 def main() -> None:

@@ -2,9 +2,8 @@
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from cyclopts import Parameter
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from engine.decide.offers import Snapshot
 
 Key = Annotated[str, Parameter(help="An experiment or a placement.")]
-Name = Literal["bernoulli", "linear", "logistic", "drifting", "delayed", "coming_and_going", "channels", "digits"]
-"""The environments of `simulate`."""
 Channel = Annotated[
     str | None, Parameter(help="Where customers who name none are met; the web, or else the first by name.")
 ]
@@ -143,7 +140,7 @@ def preview(
 
     settings = from_environment(experiments=experiments, data=data, redis=redis)
     trial = compile_plan(with_drafts(load_specs(settings.experiments), key))
-    learnt = _learnt(settings, trial, named=redis is not None)
+    learnt = learnt_of(settings, trial, named=redis is not None)
     rows = show(trial, key, met_on(read_sample(customers), channel), time.time(), learnt)
     if json:
         print_json(rows)
@@ -159,91 +156,6 @@ def preview(
     out.print(table)
     for row in rows if among else ():
         say(f"{row.customer} on {row.channel} among {row.detail}")
-    return 0
-
-
-@app.command
-def simulate(
-    key: Key | None = None,
-    *,
-    environment: Annotated[Name | None, Parameter(help="Instead of a shop of yours one that never was.")] = None,
-    policy: Annotated[list[Path] | None, Parameter(help="A YAML file as in evaluate; one of each kind.")] = None,
-    rounds: Annotated[int, Parameter(help="Decisions in an environment.")] = 3000,
-    runs: Annotated[int, Parameter(help="How many of an environment.")] = 3,
-    seed: Annotated[int, Parameter(help="What they are drawn from.")] = 0,
-    customers: Annotated[int, Parameter(help="How many made-up customers to send through.")] = 10_000,
-    profiles: Annotated[Path | None, Parameter(help="Customers to send through instead of made-up ones.")] = None,
-    channel: Channel = None,
-    log: Annotated[Path | None, Parameter(help="A log, DATA/log: its visits again instead of made-up ones.")] = None,
-    visits: Annotated[int, Parameter(help="How often each customer comes.")] = 1,
-    days: Annotated[float, Parameter(help="Over how many days they come, evenly.")] = 1.0,
-    stock: Annotated[
-        list[str] | None, Parameter(name="--stock", help="SKU=LEVEL; may be repeated. Others never run out.")
-    ] = None,
-    redeem: Annotated[float, Parameter(help="The share of those shown an offer who redeem it.")] = 1.0,
-    experiments: Folder = None,
-    data: Data = None,
-    redis: Redis = None,
-    json: AsJson = False,
-) -> int:
-    """Dry-run an experiment (a draft too) or a placement: who sees what, and what caps, stock and budgets do to it.
-
-    Writes nothing. The policies are as learnt in the store of the data directory, if one runs. With --environment
-    instead: what each --policy loses there against always showing the best offer, beside uniform choice.
-    """
-    if environment is not None:
-        from engine.cli.environments import simulate_environment
-
-        yours = {"KEY": key, "--profiles": profiles, "--channel": channel, "--log": log, "--stock": stock}
-        if given := [name for name, value in yours.items() if value is not None]:
-            raise BadInput(f"simulate: {given[0]} is of your shop, --environment {environment} is none; leave one out")
-        return simulate_environment(environment, policy or [], rounds=rounds, runs=runs, seed=seed, json=json)
-    if key is None:
-        raise BadInput("simulate: name an experiment or a placement, or an --environment")
-    if policy:
-        raise BadInput(f"simulate: --policy {policy[0]} is for an --environment; {key} has the policy of its own YAML")
-    from engine.catalog.compile import compile_plan
-    from engine.catalog.load import load_specs
-    from engine.journal.traffic import logged_requests
-    from engine.profiles.dry_run import asking, dry_run
-    from engine.profiles.dry_run import visits as visits_of
-    from engine.profiles.sample import made_up, met_on, read_sample
-    from engine.profiles.trial import with_drafts
-
-    if min(customers, visits) < 1 or days < 0 or not 0 <= redeem <= 1:
-        raise BadInput("simulate: --customers and --visits start at 1, --days at 0, and --redeem is between 0 and 1")
-    settings = from_environment(experiments=experiments, data=data, redis=redis)
-    trial = compile_plan(with_drafts(load_specs(settings.experiments), key))
-    if log:
-        traffic = asking(trial, key, ((one.now, one.request, one.profile) for one in logged_requests(log)))
-    else:
-        sample = met_on(read_sample(profiles) if profiles else made_up(customers), channel)
-        traffic = visits_of(trial, key, sample, time.time(), each=visits, days=days)
-    learnt = _learnt(settings, trial, named=redis is not None)
-    result = dry_run(trial, key, traffic, stock=_levels(stock or []), redeemed=redeem, snapshots=learnt)
-    if json:
-        print_json(result)
-        return 0
-    say(f"{key}: {count(result.visits, 'visit')} of {count(result.customers, 'customer')}")
-    figures = ("visits", "customers", "share", "value each")
-    table = grid("outcome", *figures, figures=figures)
-    for row in result.outcomes:
-        table.add_row(row.outcome, f"{row.visits:,}", f"{row.customers:,}", f"{row.share:.1%}", f"{row.value:.2f}")
-    out.print(table)
-    if result.limits:
-        say("\nWhat is used up")
-        table = grid("stock or budget", "of", "redeemed", "held", "ran out", figures=["of", "redeemed", "held"])
-        for limit in result.limits:
-            whole = "not told" if limit.limit is None else f"{limit.limit:,g}"
-            gone = "no" if limit.ran_out is None else f"{datetime.fromtimestamp(limit.ran_out, UTC):%Y-%m-%d %H:%M} UTC"
-            table.add_row(f"{limit.pool} {limit.name}", whole, f"{limit.spent:,g}", f"{limit.held:,g}", gone)
-        out.print(table)
-    if result.kept:
-        say("\nWhat kept offers from being shown")
-        table = grid("offer", "gate", "visits", figures=["visits"])
-        for kept in result.kept:
-            table.add_row(kept.offer, kept.gate, f"{kept.visits:,}")
-        out.print(table)
     return 0
 
 
@@ -267,7 +179,7 @@ def _yaml(value: object) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _learnt(settings: Settings, plan: "Plan", *, named: bool) -> "dict[str, Snapshot]":
+def learnt_of(settings: Settings, plan: "Plan", *, named: bool) -> "dict[str, Snapshot]":
     """The policies of the plan as they are learnt in the store; reads only."""
     from engine.decide.offers import Snapshot
     from engine.journal import snapshots, stream
@@ -288,13 +200,6 @@ def _learnt(settings: Settings, plan: "Plan", *, named: bool) -> "dict[str, Snap
         complain(f"{error}. The policies are taken as before they learnt anything.")
         return {}
     return learnt
-
-
-def _levels(told: list[str]) -> dict[str, float]:
-    try:
-        return {sku: float(level) for sku, _, level in (each.rpartition("=") for each in told)}
-    except ValueError:
-        raise BadInput(f"--stock {' '.join(told)}: is not SKU=LEVEL; write COFFEE-12=40") from None
 
 
 @app.command

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from engine.analysis.targets import read_policy
-from engine.cli.catalog import Name
 from engine.cli.environments import ENVIRONMENTS, compare
+from engine.cli.simulate import Name
 
 
 def told(*words: str) -> tuple[int, Any, str]:
@@ -76,6 +76,13 @@ def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
     [
         (["home_hero", "--environment", "linear"], "KEY is of your shop, --environment linear is none"),
         (["--environment", "linear", "--stock", "BAG=4"], "--stock is of your shop"),
+        (["--environment", "linear", "--customers", "7"], "--customers is of your shop"),
+        (["--environment", "linear", "--redeem", "0.5"], "--redeem is of your shop"),
+        (["home_hero", "--rounds", "10"], "--rounds is for an --environment, home_hero is of your shop; leave it out"),
+        (["home_hero", "--runs", "3"], "--runs is for an --environment"),
+        (["checkout_layout", "--seed", "0"], "--seed is for an --environment"),
+        (["home_hero", "--log", ".", "--visits", "2"], "--visits is for visits that are made up, --log has its own"),
+        (["home_hero", "--profiles", "p", "--customers", "2"], "--customers is for made-up customers, --profiles has"),
         (["home_hero", "--policy", "new.yaml"], "--policy new.yaml is for an --environment; home_hero has the policy"),
     ],
 )
