@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -32,6 +32,12 @@ class Embedded:
         """Where it answers, as redis-py takes it."""
         return f"redis://127.0.0.1:{self.port}/0"
 
+    def sync(self) -> None:
+        """Bring its file to the disk, that what it answered outlives the machine; it does so itself where it ends."""
+        for path in (self.directory / "appendonlydir").glob("*.incr.aof"):
+            with suppress(OSError), path.open("rb") as file:  # one of before it was written anew goes
+                os.fsync(file.fileno())
+
     def stop(self, timeout: float = 10.0) -> None:
         """Ask it to write its file out and end; after `timeout` seconds it is killed."""
         self.process.terminate()
@@ -45,8 +51,9 @@ class Embedded:
 def start(directory: Path, *, port: int | None = None, timeout: float = 60.0) -> Embedded:
     """Start Valkey on `directory` and wait until it answers, its append-only file loaded.
 
-    Call it from the main thread: the server ends when the thread that started it does. It listens on loopback only,
-    never evicts, and syncs its file every second. `port` is a free one unless given.
+    Call it from the main thread: the server ends when the thread that started it does. It listens on loopback only and
+    never evicts. What it answered is in its file, so killing it loses nothing; for the machine's end, `sync`. `port` is
+    a free one unless given. A server that says that it loads its file is waited for, however long that takes.
 
     Raises:
         BadInput: if the server is not installed.
@@ -73,7 +80,7 @@ def start(directory: Path, *, port: int | None = None, timeout: float = 60.0) ->
                 pass_fds=(lock.fileno(),),  # the server holds the lock for as long as it lives
                 preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 (nothing in it takes a lock)
             )
-            if _answers(process, chosen, deadline):
+            if _answers(process, chosen, timeout):
                 return Embedded(process, chosen, directory)
             process.kill()
             process.wait()
@@ -113,7 +120,7 @@ def _command(binary: str, directory: Path, port: int) -> list[str]:
         "dir": str(directory),
         "save": "",
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "no",  # while one of its own is under way it answers before it writes, and a kill loses that
         "maxmemory-policy": "noeviction",
         "logfile": str(directory / "valkey.log"),
     }
@@ -158,14 +165,18 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _answers(process: subprocess.Popen[bytes], port: int, deadline: float) -> bool:
+def _answers(process: subprocess.Popen[bytes], port: int, timeout: float) -> bool:
     """Whether it said PONG before it ended; while it loads its file it says LOADING."""
+    deadline = time.monotonic() + timeout
     while process.poll() is None and time.monotonic() < deadline:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
                 connection.sendall(b"PING\r\n")
-                if connection.recv(64).startswith(b"+PONG"):
+                answer = connection.recv(64)
+                if answer.startswith(b"+PONG"):
                     return process.poll() is None
+                if answer.startswith(b"-LOADING"):
+                    deadline = time.monotonic() + timeout
         except OSError as error:
             if error.errno not in (errno.ECONNREFUSED, errno.ECONNRESET, None):
                 raise

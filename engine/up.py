@@ -28,6 +28,7 @@ from engine.settings import ADDRESS, Settings
 log = structlog.get_logger(__name__)
 
 START_SECONDS = 30.0
+SYNC_SECONDS = 1.0  # what the end of the machine may take of what the store answered
 
 
 class NotReadyError(CounterpointError):
@@ -154,11 +155,12 @@ def _await_ready(base: str, keeper: Keeper, stop: threading.Event) -> None:
 
 
 class _Store:
-    """The embedded store, started again on its port and its file when it dies."""
+    """The embedded store, its file brought to the disk, started again on its port and its file when it dies."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._server = embedded.start(directory)
+        self._synced = time.monotonic()
 
     @property
     def url(self) -> str:
@@ -168,10 +170,10 @@ class _Store:
         code = self._server.process.poll()
         if code is not None:
             log.warning("the embedded store ended; starting it again on its file", code=code)
-            try:
-                self._server = embedded.start(self._directory, port=self._server.port)
-            except CounterpointError as error:
-                log.warning("the embedded store does not start yet", error=str(error))
+            self._server = embedded.start(self._directory, port=self._server.port)
+        elif time.monotonic() - self._synced >= SYNC_SECONDS:
+            self._server.sync()
+            self._synced = time.monotonic()
 
     def stop(self) -> None:
         self._server.stop()
@@ -191,22 +193,29 @@ def _store(data: Path) -> Iterator[_Store]:
 
 @contextmanager
 def _tended(keeper: Keeper, store: _Store) -> Iterator[None]:
-    """Tend store and children in a thread that outlives them: the store ends with the thread that started it."""
+    """Tend children and store, each in a thread that outlives them: a store ends with the thread that started it."""
     done = threading.Event()
 
-    def tend() -> None:
-        while not done.wait(0.1):
-            keeper.tend()
-            store.tend()
+    def tend(one: Keeper | _Store) -> None:
+        pause = 0.1
+        while not done.wait(pause):
+            try:
+                one.tend()
+                pause = 0.1
+            except (CounterpointError, OSError) as error:
+                log.warning("cannot be started yet", error=str(error))
+                pause = 1.0
 
-    tender = threading.Thread(target=tend, daemon=True)
-    tender.start()
+    tenders = [threading.Thread(target=tend, args=(one,), daemon=True) for one in (keeper, store)]
+    for tender in tenders:
+        tender.start()
     try:
         yield
     finally:
         keeper.end()
         done.set()
-        tender.join()
+        for tender in tenders:
+            tender.join()
 
 
 def _answers(url: str) -> bool:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -58,3 +59,42 @@ def test_stop_kills_a_server_that_does_not_listen(tmp_path: Path) -> None:
     os.kill(server.process.pid, signal.SIGSTOP)
     server.stop(timeout=0.2)
     assert server.process.returncode == -signal.SIGKILL
+
+
+def test_a_server_that_loads_a_long_file_is_waited_for(tmp_path: Path) -> None:
+    with embedded.running(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        client.rpush("numbers", *range(500))
+    (file,) = (tmp_path / "appendonlydir").glob("*.incr.aof")
+    with file.open("ab") as more:
+        more.write(b"*4\r\n$4\r\nSORT\r\n$7\r\nnumbers\r\n$5\r\nSTORE\r\n$6\r\nsorted\r\n" * 60_000)
+    server = embedded.start(tmp_path, timeout=1.5)
+    with redis.Redis.from_url(server.url) as client:
+        assert client.llen("sorted") == 500
+    server.stop()
+
+
+def test_what_it_answered_is_in_its_file_however_busy_the_disk(tmp_path: Path) -> None:
+    """A kill takes nothing then; a store that syncs by itself answers before it writes while a sync is under way."""
+    done = threading.Event()
+
+    def keep_busy() -> None:
+        with (tmp_path / "other").open("wb") as other:
+            while not done.is_set():
+                os.ftruncate(other.fileno(), 0)
+                other.write(bytes(8 << 20))
+                os.fsync(other.fileno())
+
+    busy = threading.Thread(target=keep_busy)
+    with embedded.running(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        client.set("n", 0)
+        (file,) = (tmp_path / "appendonlydir").glob("*.incr.aof")
+        busy.start()
+        try:
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                before = file.stat().st_size
+                client.incr("n")
+                assert file.stat().st_size > before
+        finally:
+            done.set()
+            busy.join()
