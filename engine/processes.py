@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
+from prometheus_client import multiprocess
 
 from engine.embedded import die_with
 
@@ -73,6 +74,7 @@ class Keeper:
                 child.due = now + min(0.05 * 2**child.deaths, LONGEST_PAUSE)
                 code = child.process.returncode if child.process else None
                 log.warning("process ended; starting it again", process=child.name, code=code, deaths=child.deaths)
+                _forget_gauges(child)
                 continue
             child.due = 0.0
             child.start()
@@ -90,6 +92,13 @@ class Keeper:
                 log.warning("process did not end; killing it", process=child.name, seconds=seconds)
                 child.process.kill()
                 child.process.wait()
+
+
+def _forget_gauges(child: Child) -> None:
+    """Take what a dead process had waiting off the page of meters; what it counted stays."""
+    meters = child.environment.get("PROMETHEUS_MULTIPROC_DIR")
+    if meters and child.process:
+        multiprocess.mark_process_dead(child.process.pid, meters)  # type: ignore[no-untyped-call]
 
 
 def verb(*words: str) -> list[str]:

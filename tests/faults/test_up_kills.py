@@ -1,0 +1,87 @@
+"""Any process of `counterpoint up` is killed: it runs again, and nothing runs on once the keeper itself is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+
+from engine.service.server import listen
+
+ROOT = Path(__file__).parents[2]
+ASK = {"customer": {"user_id": "u-1"}, "channel": "web", "placements": ["home_hero"]}
+ROLES = {"serve", "learn", "collect"}
+LAG = "counterpoint_spool_lag_records"
+
+
+@contextmanager
+def up(data: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A running `counterpoint up` and its address."""
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    words = ("--experiments", str(ROOT / "experiments"), "--data", str(data), "--port", str(port))
+    process = subprocess.Popen([sys.executable, "-m", "engine", "up", *words], stderr=subprocess.DEVNULL)
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def descendants(pid: int) -> dict[str, int]:
+    """The children of a process by what they are."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
+            words = (place / "cmdline").read_text().split("\0")
+            if int(parent) == pid and state != "Z":
+                found[next((word for word in words if word in ROLES), "store")] = int(place.name)
+    return found
+
+
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def ready(base: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"{base}/readyz", timeout=5).status_code == 200
+    return False
+
+
+def lag(base: str) -> float:
+    lines = httpx.get(f"{base}/metrics", timeout=20).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{LAG} "))
+
+
+def running(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_what_is_killed_runs_again_and_ends_with_its_keeper(tmp_path: Path) -> None:
+    with up(tmp_path) as (keeper, base):
+        until(lambda: ready(base))
+        before = descendants(keeper.pid)
+        os.kill(before["store"], signal.SIGSTOP)
+        assert httpx.post(f"{base}/v1/decide", json=ASK, timeout=20).json()["degraded"]
+        assert lag(base) > 0
+        os.kill(before["serve"], signal.SIGKILL)
+        os.kill(before["store"], signal.SIGKILL)
+        until(lambda: ready(base) and lag(base) == 0)  # what the killed server had waiting, the new one has shipped
+        after = descendants(keeper.pid)
+        assert after.keys() == before.keys()
+        assert not {before["serve"], before["store"]} & set(after.values())
+        keeper.kill()
+        keeper.wait()
+        until(lambda: not any(map(running, after.values())))
