@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from engine.cli.app import Data, Folder, Redis, app, complain, log_to_stderr
+from engine.cli.app import Data, Folder, Redis, app, complain, count, log_to_stderr
 from engine.errors import BadInput
 from engine.settings import Settings, from_environment
 
@@ -123,7 +123,7 @@ def collect(
     redis: Redis = None,
     drain: Annotated[bool, Parameter(negative="", help="End once all that was answered is in the log.")] = False,
 ) -> int:
-    """Write the log: streams to Parquet. With --drain empty spool and streams into it and end."""
+    """Write the log: streams to Parquet. With --drain empty spool and streams into it and end; 1 if not all came."""
     from engine.journal.collect import collect as run
     from engine.up import stop_on_signals, store_of
 
@@ -137,7 +137,9 @@ def collect(
         summary = run(settings, drain=True, stop=stop)
     rows = ", ".join(f"{number:,} {table}" for table, number in summary.rows.items()) or "nothing new"
     complain(f"Collected {rows}.")
-    return 0
+    if summary.waiting:
+        complain(f"{count(summary.waiting, 'spool')} with records that do not come: what holds it hangs; run it again.")
+    return 1 if summary.waiting or summary.lost else 0
 
 
 @app.command

@@ -1,0 +1,35 @@
+"""`counterpoint collect --drain`: its exit code says whether all that was answered is in the log."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.cli.roles import collect
+from engine.journal import drain
+from engine.journal.records import ExposureRecord, encode
+from engine.journal.spool import Spool
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """The verb takes the process' signals."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_drain_that_some_records_do_not_reach_says_no(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(drain, "PATIENCE", 0.2)
+    hanging = Spool(tmp_path / "spool")
+    hanging.append(encode(ExposureRecord("d-1", 1e9, "u-1", ["hero"])), 0)
+    assert collect(data=tmp_path, redis=redis_url, drain=True) == 1
+    assert "1 spool with records that do not come" in capsys.readouterr().err
+    hanging.close()
+    assert collect(data=tmp_path, redis=redis_url, drain=True) == 0
+    assert "Collected 1 exposures." in capsys.readouterr().err
