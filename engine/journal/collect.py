@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from engine.errors import JournalError, StoppedError, StoreUnavailable
 from engine.journal import compact, erase, erase_heard, parquet, publish, stream
 from engine.journal.drain import PATIENCE, Drain
+from engine.journal.outage import Outage
 from engine.journal.records import (
     AnyRecord,
     DecisionRecord,
@@ -223,7 +224,7 @@ class _Collector:
             return self._run(stop, None)
 
     def _run(self, stop: threading.Event, drained: Drain | None) -> Summary:
-        ready = False
+        ready, outage = False, Outage("cannot collect; the records wait", "collecting goes on")
         ending: float | None = None
         compacted = time.monotonic()
         while True:
@@ -241,10 +242,11 @@ class _Collector:
                 if not deliveries and drained and drained.done():
                     erase_heard.forget_logged(self._client, self._log_dir)
                     return self._summary(drained.finish())
+                outage.over()
             except (RedisError, OSError) as error:
                 if drained:
                     raise StoreUnavailable(f"cannot collect: {error}; nothing is lost, run it again") from error
-                _log.warning("cannot collect; the records wait", error=str(error))
+                outage.failed(error)
                 stop.wait(1.0)
             if stop.is_set():
                 ending = ending or time.monotonic()
@@ -298,13 +300,15 @@ def _forgetting(client: stream.Client, log: Path) -> Iterator[None]:
 
     def run() -> None:
         forgetter = erase_heard.Forgetter(client, log, done)
+        outage = Outage("erased customers wait to be looked for in the log", "erased customers are looked for again")
         while not done.wait(_FORGET_SECONDS):
             try:
                 forgetter.step(time.time())
+                outage.over()
             except StoppedError:
                 return
             except (RedisError, OSError, JournalError) as error:
-                _log.warning("cannot look for erased customers in the log; it is done later", error=str(error))
+                outage.failed(error)
 
     thread = threading.Thread(target=run, name="forgetting")
     thread.start()

@@ -16,6 +16,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from engine.errors import JournalError
 from engine.journal import spool, stream
+from engine.journal.outage import Outage
 
 AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
 
@@ -137,6 +138,7 @@ class Shipper:
 
     async def run(self) -> None:
         """Ship until `stop`, whatever the store does: what it does not take waits in the spool, for others at last."""
+        outage = Outage("the store does not take the log; it waits in the spool", "the store takes the log again")
         pause, scanned, looked = self._interval, -self._scan, time.monotonic()
         async with connect(self._url, timeout=_PATIENCE) as client:
             while not self._stopping.is_set():
@@ -145,14 +147,16 @@ class Shipper:
                         looked = time.monotonic()
                         self._own.restore()
                     busy = await self._step(client)
-                    if time.monotonic() - scanned >= self._scan:
+                    due = time.monotonic() - scanned >= self._scan
+                    if due:
                         scanned = time.monotonic()
                         await self._tidy(client)
                         self._adopted += adopt(self._own.root)
                     self._error, pause = None, 0.0 if busy else self._interval
+                    if busy or due:  # else the store was not asked
+                        outage.over()
                 except (RedisError, JournalError, OSError) as error:
-                    if self._error is None:
-                        _log.warning("the store does not take the log; it waits in the spool", error=str(error))
+                    outage.failed(error)
                     self._error = str(error) or type(error).__name__
                     pause = min(2.0, max(pause, self._interval) * 2) * random.uniform(0.5, 1.0)
                 await self._rest(pause)

@@ -18,6 +18,7 @@ from engine.catalog.plan import Plan, Selection
 from engine.decide.offers import Snapshot
 from engine.errors import BadInput, StoreUnavailable
 from engine.journal import ship
+from engine.journal.outage import Outage
 from engine.journal.stream import Client
 from engine.settings import Settings
 from policies import Bandit, load, with_arms
@@ -215,16 +216,14 @@ class Follower:
 
     async def run(self) -> None:
         """Poll until cancelled, whatever the store does."""
-        said = False
+        outage = Outage("deciding by the snapshots that are here", "following the snapshots again")
         try:
             while True:
                 try:
                     await self.poll()
-                    said = False
+                    outage.over()
                 except StoreUnavailable as error:
-                    if not said:
-                        _log.warning("deciding by the snapshots that are here", error=str(error))
-                    said = True
+                    outage.failed(error)
                 await asyncio.sleep(self._interval)
         finally:
             await self._client.aclose()

@@ -13,6 +13,7 @@ from engine.catalog.plan import Plan
 from engine.errors import BadInput, StoreUnavailable
 from engine.journal import erase_heard, snapshots, stream
 from engine.journal.drain import Drain
+from engine.journal.outage import Outage
 from engine.journal.snapshots import Header, aligned, store_errors
 from engine.learn.aliases import Aliases
 from engine.learn.alone import only_learner
@@ -93,7 +94,7 @@ def _learn(
     """Learn until the end; False if the file was lost, so that it is to begin anew."""
     learner = Learner(settings, owned)
     drain = learner.drain(settings) if once else None
-    wait = INTERVAL
+    wait, outage = INTERVAL, Outage("learning waits", "learning goes on")
     often = gc.get_threshold()
     gc.set_threshold(*GARBAGE)
     try:
@@ -104,10 +105,11 @@ def _learn(
                     return False
                 busy = learner.step(plan_source(), None if once else clock())
                 wait = INTERVAL
+                outage.over()
             except StoreUnavailable as error:
                 if once:
                     raise
-                _log.warning("learning waits", error=str(error))
+                outage.failed(error)
                 busy, wait = False, min(2 * wait, 5.0)
             if all_came and not busy:
                 return True

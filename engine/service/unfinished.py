@@ -9,6 +9,7 @@ import time
 import structlog
 
 from engine.errors import CounterpointError
+from engine.journal.outage import Outage
 from engine.profiles.store import Journal, ProfileStore
 from engine.service.repeats import forget
 
@@ -20,12 +21,14 @@ log = structlog.get_logger(__name__)
 
 async def finish_merges(store: ProfileStore, journal: Journal) -> None:
     """Look for unfinished merges until cancelled."""
+    outage = Outage("unfinished merges wait", "unfinished merges are looked for again")
     while True:
         try:
             done = await store.redo(time.time(), journal)
         except CounterpointError as error:  # the store is away, or was written by a newer version
-            log.warning("unfinished merges wait", error=str(error))
+            outage.failed(error)
         else:
+            outage.over()
             if done:
                 log.info("merges finished that a crash had cut short", merges=done)
         await asyncio.sleep(MERGES_SECONDS)
@@ -33,9 +36,11 @@ async def finish_merges(store: ProfileStore, journal: Journal) -> None:
 
 async def finish_erasures(store: ProfileStore) -> None:
     """Look for erasures that may be unfinished until cancelled."""
+    outage = Outage("unfinished erasures wait", "unfinished erasures are looked for again")
     while True:
         try:
             await store.finish_erasures(time.time(), forget)
+            outage.over()
         except CounterpointError as error:
-            log.warning("unfinished erasures wait", error=str(error))
+            outage.failed(error)
         await asyncio.sleep(ERASURES_SECONDS)
