@@ -50,8 +50,8 @@ def running(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Se
         settings.data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"--data {settings.data}: {error.strerror}; name a folder that can be written") from error
-    PlanWatch(settings.experiments, Archive(settings.data / "plans"))  # its problems are told here, once
-    keys_of(settings)  # refuses here what a server would refuse
+    PlanWatch(settings.experiments, Archive(settings.data / "plans"), tells=False)  # refuses what a server would refuse
+    keys_of(settings)
     _await_free(settings.data, stop)
     with listen(settings.host, settings.port) as listener, _store(settings.data) as store:
         port = listener.getsockname()[1]
@@ -64,9 +64,9 @@ def running(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Se
         keeper = Keeper()
         with _tended(keeper, store):
             keeper.add(Child("collector", verb("collect"), environment))
-            keeper.add(Child("learner", verb("learn"), environment))
+            keeper.add(Child("learner", verb("learn", "--quiet"), environment))
             for index in range(settings.workers):
-                keeper.add(Child(f"server {index + 1}", verb("serve", "--fd", str(fd)), environment, (fd,)))
+                keeper.add(_server(index, environment, fd))
             base = f"http://{settings.host}:{port}"
             _await_ready(base, keeper, stop)
             yield base, settings
@@ -97,7 +97,7 @@ def serve_many(settings: Settings, listener: socket.socket) -> None:
         environment = _environment(settings, Path(meters))
         try:
             for index in range(settings.workers):
-                keeper.add(Child(f"server {index + 1}", verb("serve", "--fd", str(fd)), environment, (fd,)))
+                keeper.add(_server(index, environment, fd))
             while not stop.wait(0.1):
                 keeper.tend()
         finally:
@@ -110,6 +110,12 @@ def stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+def _server(index: int, environment: Mapping[str, str], fd: int) -> Child:
+    """One of the servers; the first tells of changed plans."""
+    words = ("--fd", str(fd)) if index == 0 else ("--fd", str(fd), "--quiet")
+    return Child(f"server {index + 1}", verb("serve", *words), environment, (fd,))
 
 
 def _environment(settings: Settings, meters: Path) -> Mapping[str, str]:
