@@ -1,6 +1,6 @@
 """Checked specs -> offers, how placements choose among them, and the moments that go before."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 import numpy as np
@@ -26,7 +26,7 @@ from engine.catalog.spec import ExperimentSpec, PolicySpec, VariantSpec, seconds
 from engine.catalog.specs import Specs
 
 
-def compile_offer(specs: Specs, key: str, watched: frozenset[str]) -> Offer:
+def compile_offer(specs: Specs, key: str, watched: Collection[str]) -> Offer:
     """An offer with its audience and limits; `watched` are the counters that any rule reads."""
     spec = specs.offers[key]
     spec = replace(spec, audience=expanded(spec.audience, specs.segments))

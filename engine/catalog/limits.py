@@ -1,6 +1,6 @@
 """How often a customer may meet an offer, compiled: caps as named counters, and which events add to which of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from engine.catalog.offer_spec import BudgetSpec, CapSpec, ChannelSpec, OfferSpec, StockSpec, SuppressSpec
@@ -78,7 +78,7 @@ class Limits:
         stock = () if self.stock is None else (f"stock:{self.stock.sku}",)
         return stock if self.budget is None else (*stock, f"budget:{self.names[0].removeprefix('offer:')}")
 
-    def counters(self, event: str, channel: str | None, watched: frozenset[str]) -> list[str]:
+    def counters(self, event: str, channel: str | None, watched: Collection[str]) -> list[str]:
         """The counters that an event about the offer adds to."""
         names = (*self.names, f"channel:{channel}", "*")
         found = [f"{event}|{name}" for name in names if f"{event}|{name}" in watched]
@@ -86,25 +86,26 @@ class Limits:
         return [*found, answered] if event in ANSWERS and answered in watched else found
 
 
-def watched_counters(specs: Specs) -> frozenset[str]:
-    """The counters that any rule of the shop reads; nothing else is counted."""
-    found: set[str] = set()
-    for channel in specs.channels.channels:
-        found.update(_cap(cap, _scope(cap, None, channel.key)).counter for cap in channel.caps)
+def watched_counters(specs: Specs) -> dict[str, int]:
+    """The counters that any rule of the shop reads, and up to how many of each; nothing else is counted."""
+    found: dict[str, int] = {}
+    caps = [_cap(cap, _scope(cap, None, channel.key)) for channel in specs.channels.channels for cap in channel.caps]
     for offer in specs.offers.values():
-        for cap in offer.caps:
-            channels = offer.renderings if cap.scope == "channel" else [""]
-            found.update(_cap(cap, _scope(cap, offer, channel)).counter for channel in channels)
+        for spec in offer.caps:
+            channels = offer.renderings if spec.scope == "channel" else [""]
+            caps += [_cap(spec, _scope(spec, offer, channel)) for channel in channels]
         rule = _suppression(offer)
         if rule is not None:
-            found.update(name for name in (rule.outcome, rule.shown, rule.answered) if name is not None)
+            found |= {name: rule.after for name in (rule.outcome, rule.shown, rule.answered) if name is not None}
     for moment in specs.moments.values():
         if moment.once is not None:
-            found.add(f"{moment.once.event}|moment:{moment.key}")
-    return frozenset(found)
+            found[f"{moment.once.event}|moment:{moment.key}"] = 1
+    for cap in caps:
+        found[cap.counter] = max(cap.count, found.get(cap.counter, 0))
+    return found
 
 
-def limits_of(specs: Specs, offer: OfferSpec, watched: frozenset[str]) -> Limits:
+def limits_of(specs: Specs, offer: OfferSpec, watched: Collection[str]) -> Limits:
     """What limits an offer, its own rules and those of the channels."""
     names = (
         f"offer:{offer.key}",

@@ -214,8 +214,8 @@ class Plan:
     """The channels on which the shop writes to customers."""
     quiet: Mapping[str, QuietSpec]
     """The quiet hours of the outbound channels that have any."""
-    watched: frozenset[str]
-    """The counters that caps, suppressions and moments read."""
+    watched: Mapping[str, int]
+    """The counters that caps, suppressions and moments read, and up to how many of each."""
     heard: frozenset[str]
     """The events that concern an offer after it was shown."""
     segments: Mapping[str, Matches]

@@ -1,12 +1,12 @@
--- All claims of one request on one customer: KEYS caps, profile; ARGV msgpack of {now, life in ms, entries kept per
--- counter, counters kept, claims}, a claim {id, checks {{counter, limit, since}}, counters to add to, release}.
+-- All claims of one request on one customer: KEYS caps, profile; ARGV msgpack of {now, life in ms, counters kept,
+-- claims}, a claim {id, checks {{counter, limit, since}}, counters to add to, release, entries kept per counter}.
 -- Answers per claim 0 (granted) or the place of the check that failed; or, alone, where the customer went (a text).
 local stands = redis.call('GETRANGE', KEYS[2], 0, 24)
 local tag = string.sub(stands, 1, 1)
 if tag == 'M' or tag == '>' or tag == 'T' then return stands end
 
 local asked = cmsgpack.unpack(ARGV[1])
-local now, life, kept, width, claims = asked[1], asked[2], asked[3], asked[4], asked[5]
+local now, life, width, claims = asked[1], asked[2], asked[3], asked[4]
 local stored = redis.call('GET', KEYS[1])
 local counters = stored and cmsgpack.unpack(stored) or {}
 local changed = false
@@ -51,11 +51,14 @@ for place, claim in ipairs(claims) do
         end
       elseif #rest == before then
         rest[before + 1] = {now, id}
-        local most = kept
+        local most = claim[5]
         for _, check in ipairs(checks) do
           if check[1] == counter and check[2] > most then most = check[2] end
         end
-        while #rest > most do table.remove(rest, 1) end
+        if #rest > most then
+          table.sort(rest, function(a, b) return a[1] < b[1] or (a[1] == b[1] and a[2] < b[2]) end)
+          while #rest > most do table.remove(rest, 1) end
+        end
         counters[counter] = rest
         changed = true
       end

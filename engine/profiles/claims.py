@@ -60,13 +60,15 @@ class Take(msgspec.Struct, frozen=True):
 class Claim(msgspec.Struct, frozen=True):
     """What one offer needs: every cap holds, then every counter counts it; and its share of stock and budget.
 
-    Under the same `id` (decision, placement and offer) a claim counts once, however often it is made.
+    Under the same `id` (decision, placement and offer) a claim counts once, however often it is made. Its counters keep
+    the newest `most`.
     """
 
     id: str
     caps: list[Cap] = []
     counters: list[str] = []
     takes: list[Take] = []
+    most: int = KEPT
 
 
 class Denial(msgspec.Struct, frozen=True):
@@ -89,7 +91,7 @@ class Claims:
         """
         takes = [(index, take) for index, claim in enumerate(claims) for take in claim.takes]
         taking = [self._pool("reserve", take, claims[index].id, now) for index, take in takes]
-        denials = await self._count(key, [(_short(c.id), c.caps, c.counters, False) for c in claims], now)
+        denials = await self._count(key, [(_short(c.id), c.caps, c.counters, False, c.most) for c in claims], now)
         if not takes:
             return denials
         for (index, take), got in zip(takes, await asyncio.gather(*taking), strict=True):
@@ -98,13 +100,13 @@ class Claims:
         lost = [claim for claim, denial in zip(claims, denials, strict=True) if denial is not None and claim.takes]
         if lost:
             undone = [self._pool("undo", take, claim.id, now) for claim in lost for take in claim.takes]
-            await self._count(key, [(_short(claim.id), (), claim.counters, True) for claim in lost], now)
+            await self._count(key, [(_short(claim.id), (), claim.counters, True, claim.most) for claim in lost], now)
             await asyncio.gather(*undone)
         return denials
 
-    async def count(self, key: Key, id: str, counters: Iterable[str], now: float) -> None:  # noqa: A002 (its name everywhere)
+    async def count(self, key: Key, claim: Claim, now: float) -> None:
         """Count what happened to the customer whatever the caps say: a redemption, a refusal, an exposure seen late."""
-        await self._count(key, [(_short(id), (), list(counters), False)], now)
+        await self._count(key, [(_short(claim.id), (), claim.counters, False, claim.most)], now)
 
     async def confirm(self, claim: Claim, now: float) -> bool:
         """Take for good what was held, all or nothing; after its hold expired, only if there is still enough.
@@ -123,7 +125,7 @@ class Claims:
     async def release(self, key: Key, claim: Claim, now: float) -> None:
         """Give back what a claim holds and counted; what was confirmed stays."""
         released = [self._pool("release", take, claim.id, now) for take in claim.takes]
-        await self._count(key, [(_short(claim.id), (), claim.counters, True)], now)
+        await self._count(key, [(_short(claim.id), (), claim.counters, True, claim.most)], now)
         await asyncio.gather(*released)
 
     async def stock(self, sku: str, level: float, now: float) -> None:
@@ -155,12 +157,12 @@ class Claims:
         return await self._wire.get([keys.caps(key)], lambda values: times(values[0]))
 
     async def _count(
-        self, key: Key, claims: Sequence[tuple[str, Sequence[Cap], list[str], bool]], now: float
+        self, key: Key, claims: Sequence[tuple[str, Sequence[Cap], list[str], bool, int]], now: float
     ) -> list[Denial | None]:
         asked = [claim for claim in claims if claim[1] or claim[2]]
         if not asked:
             return [None] * len(claims)
-        packed = msgspec.msgpack.encode((now, int(LIFE * 1000), KEPT, COUNTERS, asked))
+        packed = msgspec.msgpack.encode((now, int(LIFE * 1000), COUNTERS, asked))
         for _ in range(MOVES):
             reply = await self._wire.call(_CLAIMS, (keys.caps(key), keys.slot(key)), (packed,))
             if isinstance(reply, list):

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from engine.catalog.limits import CONFIRMS, RELEASES
 from engine.catalog.limits import Cap as Limit
 from engine.catalog.plan import Moment, Offer, Plan
@@ -13,7 +15,7 @@ from engine.profiles.claims import Claim, Claims
 from engine.profiles.events import Event, Status, customer_ids, occurred
 from engine.profiles.prefetched import held
 from engine.profiles.store import ProfileStore
-from engine.profiles.wanted import Where, cap_at, claim_id, once, takes_of
+from engine.profiles.wanted import Where, cap_at, claim_id, most, once, takes_of
 
 REDEMPTION = "redemption"
 
@@ -64,8 +66,7 @@ async def _hear(store: ProfileStore, claims: Claims, plan: Plan, event: Event, n
         return
     key = (await store.fetch(customer_ids(event), now)).key
     for offer in offers:
-        counters = offer.limits.counters(name, event.channel, plan.watched)
-        await claims.count(key, f"{event.message_id}:{offer.key}", counters, occurred(event, now))
+        await claims.count(key, _counted(plan, offer, event), occurred(event, now))
         takes = takes_of(offer)
         if takes and event.decision_id:
             claim = Claim(claim_id(event.decision_id, offer.key), takes=takes)
@@ -86,14 +87,24 @@ async def _admitted(
     found = await store.fetch(customer_ids(item), now)
     zone = zone_of(attributes(found.profile, now), plan.zone)
     where = Where(item.channel or "", zone, occurred(item, now))
+    asked: list[Claim] = []
     for offer, limits, moments in about:
         caps = [cap_at(cap, where) for cap in limits]
         caps += [cap for moment, began in moments for cap in once(moment, where, began)]
-        counters = offer.limits.counters(REDEMPTION, item.channel, plan.watched)
-        (denial,) = await claims.claim(found.key, [Claim(f"{item.message_id}:{offer.key}", caps, counters)], where.now)
-        if denial is not None:
-            return Status("rejected", item.message_id, f"offer: {offer.key} was redeemed as often as it may be")
-    return item
+        asked.append(replace(_counted(plan, offer, item), caps=caps))
+    denials = await claims.claim(found.key, asked, where.now)
+    refused = [one.offer.key for one, denial in zip(about, denials, strict=True) if denial is not None]
+    if not refused:
+        return item
+    granted = [claim for claim, denial in zip(asked, denials, strict=True) if denial is None]
+    await asyncio.gather(*(claims.release(found.key, claim, now) for claim in granted))
+    return Status("rejected", item.message_id, f"offer: {refused[0]} was redeemed as often as it may be")
+
+
+def _counted(plan: Plan, offer: Offer, event: Event) -> Claim:
+    """What an event about an offer counts, whatever the caps."""
+    counters = offer.limits.counters(event.event or "", event.channel, plan.watched)
+    return Claim(f"{event.message_id}:{offer.key}", counters=counters, most=most(plan, counters))
 
 
 async def _about(store: ProfileStore, plan: Plan, event: Event) -> list[_Redeemed]:

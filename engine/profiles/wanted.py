@@ -1,5 +1,6 @@
 """What must be claimed before a choice may be seen: caps, counters, and shares of stock and budget."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from engine.catalog.limits import Cap as Limit
@@ -8,7 +9,7 @@ from engine.catalog.spec import seconds
 from engine.decide.gates import window_start
 from engine.decide.moments import once_since
 from engine.decide.offers import Choice
-from engine.profiles.claims import Cap, Claim, Take
+from engine.profiles.claims import KEPT, Cap, Claim, Take
 
 
 class Where(NamedTuple):
@@ -37,7 +38,14 @@ def claim_of(plan: Plan, decision_id: str, placement: str, choice: Choice, where
             if moment.key == choice.moment:
                 caps += once(moment, where, choice.began)
     takes = takes_of(choice.offer)
-    return Claim(claim_id(decision_id, choice.offer.key), caps, counters, takes) if caps or counters or takes else None
+    if not (caps or counters or takes):
+        return None
+    return Claim(claim_id(decision_id, choice.offer.key), caps, counters, takes, most(plan, counters))
+
+
+def most(plan: Plan, counters: Iterable[str]) -> int:
+    """How many must be kept of what these count, for every rule that reads them."""
+    return max((KEPT, *(plan.watched.get(counter, 0) for counter in counters)))
 
 
 def cap_at(cap: Limit, where: Where) -> Cap:

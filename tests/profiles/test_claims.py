@@ -157,7 +157,7 @@ def test_what_a_visitor_was_shown_counts_after_login(redis_url: str) -> None:
 def test_every_count_and_pool_has_a_life_and_a_bound(redis_url: str) -> None:
     async def story(claims: Claims) -> None:
         for n in range(600):
-            await claims.count(KEY, f"c{n}", ["exposure|*", f"exposure|offer:{n}"], NOW + n)
+            await claims.count(KEY, Claim(f"c{n}", counters=["exposure|*", f"exposure|offer:{n}"]), NOW + n)
         counts = await claims.counts(KEY)
         assert (len(counts), len(counts["exposure|*"])) == (256, 64)
         assert "exposure|offer:599" in counts

@@ -24,7 +24,7 @@ def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
             await store.ingest([buy], NOW, silent)
             found = await store.fetch(CustomerIds(**visitor), NOW)
             await store.touch(found, NOW, silent)
-            await claims.count(found.key, f"c{n}", ["exposure|*"], NOW)
+            await claims.count(found.key, Claim(f"c{n}", counters=["exposure|*"]), NOW)
             await store.touch(await store.fetch(CustomerIds(**visitor, **user), NOW), NOW, silent)
             app = await store.fetch(CustomerIds(**user), NOW, counts=True)
             assert (app.profile.revenue, app.profile.unit, app.counts) == (2.0, f"a-{n}", {"exposure|*": [NOW]})

@@ -12,7 +12,7 @@ import redis
 from engine.decide.profile import CustomerIds
 from engine.erasures import STREAM, digest
 from engine.errors import StoreUnavailable
-from engine.profiles.claims import Claims
+from engine.profiles.claims import Claim, Claims
 from engine.profiles.erasure import BEGUN, SWEPT
 from engine.profiles.events import Accepted, Event
 from engine.profiles.prefetched import Prefetched, hold
@@ -74,7 +74,7 @@ async def lived(store: ProfileStore) -> None:
     await store.ingest([bought("m1", anonymous_id="a-secret")], NOW, silent)
     await store.ingest([bought("m2", user_id="u-secret", anonymous_id="a-secret", email="secret@x.de")], NOW, silent)
     found = await store.fetch(CustomerIds(user_id="u-secret"), NOW)
-    await Claims(store.wire).count(found.key, "c", ["exposure|*"], NOW)
+    await Claims(store.wire).count(found.key, Claim("c", counters=["exposure|*"]), NOW)
     for n, name in enumerate(("u-secret", "a-secret")):
         ids = CustomerIds(user_id="u-secret")
         await hold(store.wire, f"d{n}", Prefetched(name, ["hero"], found.key, unit=name, who=ids))

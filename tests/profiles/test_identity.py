@@ -104,7 +104,7 @@ def test_a_merge_that_a_crash_cut_short_is_finished_once(redis_url: str, again: 
     async def setup(store: ProfileStore) -> None:
         await store.ingest([*VISITOR, *KNOWN], NOW + 9, silent)
         found = await store.fetch(CustomerIds(anonymous_id="a-9"), NOW)
-        await Claims(store.wire).count(found.key, "c", ["exposure|*"], NOW)
+        await Claims(store.wire).count(found.key, Claim("c", counters=["exposure|*"]), NOW)
 
     async def after(store: ProfileStore) -> tuple[Profile, dict[str, list[float]]]:
         found = await store.fetch(CustomerIds(user_id="u-42"), NOW, counts=True)
@@ -204,7 +204,7 @@ def test_erasure_covers_aliases_and_late_events_create_nothing(redis_url: str) -
     async def story(store: ProfileStore) -> None:
         await store.ingest([*ALL, told("m7", 5, {"email": "ada@x.de"}, user_id="u-42")], NOW + 9, silent)
         key = (await store.fetch(CustomerIds(user_id="u-42"), NOW)).key
-        await Claims(store.wire).count(key, "c", ["exposure|*"], NOW)
+        await Claims(store.wire).count(key, Claim("c", counters=["exposure|*"]), NOW)
         told_ = await store.export("ada@x.de")
         assert told_ is not None
         assert (told_.profile.id, told_.counts) == ("u-42", {"exposure|*": [NOW]})
