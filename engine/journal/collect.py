@@ -10,22 +10,15 @@ from pathlib import Path
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import structlog
 from redis.exceptions import RedisError
 
 from engine.errors import JournalError, StoppedError, StoreUnavailable
 from engine.journal import compact, erase, erase_heard, parquet, publish, stream
+from engine.journal.again import Again
 from engine.journal.drain import PATIENCE, Drain
 from engine.journal.outage import Outage
-from engine.journal.records import (
-    AnyRecord,
-    DecisionRecord,
-    EventRecord,
-    ExposureRecord,
-    QuarantineRecord,
-    decode,
-)
+from engine.journal.records import AnyRecord, QuarantineRecord, decode
 from engine.settings import Settings
 
 _READER = "collector"
@@ -46,53 +39,14 @@ class Summary(msgspec.Struct, frozen=True):
     waiting: int
 
 
-_MAY_COME_AGAIN: dict[parquet.Table, list[str]] = {
-    "events": ["customer", "message_id"],
-    "decisions": ["decision_id"],
-    "exposures": ["decision_id", "key"],
-}
-_MARKS: dict[parquet.Table, str] = {"decisions": "r", "exposures": "rp"}
-"""The 13th characters of the ids of decisions that were asked for with an idempotency key (r), or ahead (p)."""
-
-
-def _keys_of(record: AnyRecord) -> list[int]:
-    """What tells a record that may come again from others; nothing for those that come once."""
-    if isinstance(record, EventRecord):
-        return [hash(("events", record.customer, record.message_id))]
-    if isinstance(record, DecisionRecord) and _marked("decisions", record.decision_id):
-        return [hash(("decisions", record.decision_id))]
-    if isinstance(record, ExposureRecord) and _marked("exposures", record.decision_id):
-        return [hash(("exposures", record.decision_id, key)) for key in record.keys]
-    return []
-
-
-def _marked(table: parquet.Table, decision_id: str) -> bool:
-    return decision_id[12:13] in tuple(_MARKS[table])
-
-
 class Pending:
-    """Rows not yet in the log, and what may come again of the last days.
+    """Rows not yet in the log, and what may come again of the last days."""
 
-    An event counts once by its customer and message id, however often it is sent; sent again under another of the
-    customer's ids it is told at the door. So does a decision that was asked for with an idempotency key, and its
-    exposure: two workers may have spooled it. So does what was decided ahead and told to be seen more than once.
-    """
-
-    def __init__(self, log: Path, days: int = 2) -> None:
+    def __init__(self, log: Path) -> None:
         self.count = 0
-        self._days = days
         self._rows: dict[tuple[parquet.Table, str], list[parquet.Row]] = {}
         self._columns: dict[tuple[parquet.Table, str], list[pa.RecordBatch]] = {}
-        self._seen: dict[str, set[int]] = {}
-        for table, columns in _MAY_COME_AGAIN.items():
-            for directory in sorted((log / table).glob("day=*"))[-days:]:
-                ids = self._seen.setdefault(directory.name.removeprefix("day="), set())
-                for file in directory.glob("*.parquet"):
-                    kept = parquet.read(file, columns)
-                    if table in _MARKS:
-                        marks = pc.utf8_slice_codeunits(kept["decision_id"], 12, 13)
-                        kept = kept.filter(pc.is_in(marks, pa.array(_MARKS[table])))
-                    ids.update(hash((table, *row)) for row in zip(*(kept[c].to_pylist() for c in columns), strict=True))
+        self._again = Again(log)
 
     def take(self, delivery: stream.Delivery) -> None:
         """Turn the records of a delivery into rows; what cannot be used is quarantined."""
@@ -125,20 +79,12 @@ class Pending:
         publish.commit(log, change)
         self._columns.clear()
         self.count = 0
-        for day in sorted(self._seen)[: -self._days]:
-            del self._seen[day]
+        self._again.forget()
         return written
 
     def _add(self, record: AnyRecord) -> None:
         table, day, rows = parquet.rows_of(record)
-        keys = _keys_of(record)
-        if keys:
-            new = [not any(key in ids for ids in self._seen.values()) for key in keys]
-            if not any(new):
-                return
-            if isinstance(record, ExposureRecord):  # a row for each key
-                rows = list({key: row for key, row, is_new in zip(keys, rows, new, strict=True) if is_new}.values())
-            self._seen.setdefault(day, set()).update(keys)
+        rows = self._again.fresh(record, day, rows)
         if rows:
             pending = self._rows.setdefault((table, day), [])
             pending += rows

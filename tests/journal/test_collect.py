@@ -165,6 +165,38 @@ def test_a_message_id_of_two_customers_counts_for_each(settings: Settings) -> No
     assert [row[3] for row in rows(settings, "events")] == ["u-1", "u-2"]
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (1, 2, 0)])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_message_sent_again_after_a_login_counts_once(
+    settings: Settings, order: tuple[int, ...], *, restart: bool
+) -> None:
+    """It was spooled of the visitor and did not reach their profile, so at the door it is new of the customer."""
+    before = msgspec.structs.replace(EVENT, customer="a-1")
+    merge = EventRecord(
+        "merge:a-1:u-1", NOON, NOON, "u-1", "$merge", None, None, None, b'{"from": "a-1", "into": "u-1"}'
+    )
+    other = msgspec.structs.replace(EVENT, customer="u-2")
+    come = [(before, merge, EVENT)[place] for place in order] + [other]
+    for batch in [[one] for one in come] if restart else [come]:
+        answered(settings, *batch)
+        drain(settings)
+    assert sorted(str(row[3]) for row in rows(settings, "events") if row[0] == "m-1")[1:] == ["u-2"]
+
+
+def test_a_message_from_a_spool_that_was_left_for_days_counts_once(settings: Settings) -> None:
+    answered(settings, EVENT)
+    (left,) = settings.spool.glob("*[0-9a-f]")
+    away = left.rename(settings.data / "away")
+    again = msgspec.structs.replace(EVENT, received=NOON + DAY)
+    for day in range(1, 5):
+        another = msgspec.structs.replace(EVENT, message_id=f"m-{day + 1}", received=NOON + day * DAY)
+        answered(settings, *([again] if day == 1 else []), another)
+        drain(settings)
+    away.rename(left)
+    drain(settings)
+    assert sorted(str(row[0]) for row in rows(settings, "events")) == ["m-1", "m-2", "m-3", "m-4", "m-5"]
+
+
 def test_a_decision_asked_for_with_an_idempotency_key_counts_once_also_after_a_restart(settings: Settings) -> None:
     decision_id = f"{'0' * 12}r{'0' * 19}"
     decision = msgspec.structs.replace(DECISION, decision_id=decision_id)
