@@ -67,9 +67,8 @@ class Shopper:
         }.get(str(offer), 0.02)
 
 
-def run(settings: Settings, customers: int, *, once: bool, stop: threading.Event) -> int:
+def run(settings: Settings, customers: int, *, once: bool, stop: threading.Event, out: Console, err: Console) -> int:
     """Run the whole engine, send it `customers` shoppers' visits, print its reports; 0 when all went well."""
-    err, out = Console(stderr=True), Console()
     with listen(settings.host, settings.port):  # a port that cannot be had costs no earlier demo its log
         _empty(settings.data)
     err.print("Starting the store, a decision server, the learner and the collector …")
@@ -87,8 +86,10 @@ def run(settings: Settings, customers: int, *, once: bool, stop: threading.Event
             question, metrics = ask(plan, key)
             out.print(render(analyze_experiment(question, metrics, settings.log)))
         if not once:
-            err.print(f"\nStill serving at {base}; Ctrl-C ends it. The same report once more, from its log:")
-            err.print(f"  .venv/bin/counterpoint analyze hero_policy --data {settings.data}")
+            err.print(
+                f"\nStill serving at {base}; Ctrl-C ends it. The same report once more, from its log:", soft_wrap=True
+            )
+            err.print(f"  .venv/bin/counterpoint analyze hero_policy --data {settings.data}", soft_wrap=True)
             stop.wait()
     return 0
 

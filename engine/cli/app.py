@@ -29,7 +29,9 @@ PIPED = 160
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED)
 err = Console(stderr=True)
 
-AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document and nothing else.")]
+AsJson = Annotated[
+    bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON document and nothing else.")
+]
 Folder = Annotated[Path | None, Parameter(help="The folder of YAML; ./experiments by default.")]
 Data = Annotated[Path | None, Parameter(help="Where spool, store and log are kept; ./.data by default.")]
 Log = Annotated[Path | None, Parameter(help="The Parquet log; DATA/log by default.")]

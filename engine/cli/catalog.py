@@ -246,7 +246,9 @@ def coverage(
     profiles: Annotated[
         Path | None, Parameter(help="A sample of customers; one per stage, who agreed to everything, by default.")
     ] = None,
-    full: Annotated[bool, Parameter(name="--all", negative="", help="Every row, the covered ones too.")] = False,
+    full: Annotated[
+        bool, Parameter(name="--all", negative="", show_default=False, help="Every row, the covered ones too.")
+    ] = False,
     experiments: Folder = None,
     json: AsJson = False,
 ) -> int:

@@ -20,7 +20,9 @@ def evaluate(
     ],
     placement: Annotated[str | None, Parameter(help="Which of the log's, where the files do not say it.")] = None,
     alpha: Annotated[float, Parameter(help="One minus the intervals' coverage.")] = 0.05,
-    curve: Annotated[bool, Parameter(negative="", help="Also a learning curve, by replay of the log.")] = False,
+    curve: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Also a learning curve, by replay of the log.")
+    ] = False,
     data: Data = None,
     json: AsJson = False,
 ) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from engine.cli.app import Data, Folder, Redis, app, complain, count, log_to_stderr
+from engine.cli.app import Data, Folder, Redis, app, complain, count, err, log_to_stderr, out
 from engine.errors import BadInput
 from engine.settings import Settings, from_environment
 
@@ -121,7 +121,9 @@ def collect(
     *,
     data: Data = None,
     redis: Redis = None,
-    drain: Annotated[bool, Parameter(negative="", help="End once all that was answered is in the log.")] = False,
+    drain: Annotated[
+        bool, Parameter(negative="", show_default=False, help="End once all that was answered is in the log.")
+    ] = False,
 ) -> int:
     """Write the log: streams to Parquet. With --drain empty spool and streams into it and end; 1 if not all came."""
     from engine.journal.collect import collect as run
@@ -145,7 +147,9 @@ def collect(
 @app.command
 def demo(
     *,
-    once: Annotated[bool, Parameter(negative="", help="End after the reports instead of serving on.")] = False,
+    once: Annotated[
+        bool, Parameter(negative="", show_default=False, help="End after the reports instead of serving on.")
+    ] = False,
     customers: Annotated[int, Parameter(help="How many simulated customers come.")] = 4000,
     port: Port = None,
     data: Annotated[
@@ -157,9 +161,8 @@ def demo(
     from engine.up import stop_on_signals
 
     log_to_stderr()
-    return run(
-        from_environment(port=port, data=data or Path(".data/demo")), customers, once=once, stop=stop_on_signals()
-    )
+    settings = from_environment(port=port, data=data or Path(".data/demo"))
+    return run(settings, customers, once=once, stop=stop_on_signals(), out=out, err=err)
 
 
 def _to(settings: Settings) -> str:
