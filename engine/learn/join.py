@@ -5,6 +5,7 @@ again, in other batches, learns the same.
 """
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -166,7 +167,7 @@ class Join:
             self._keep_aside(event, partition, "duplicate: this message was a reward before")
             return
         newest = max(
-            (row for row in rows if row.exposed <= event.time and self._earns(row, event, properties)),
+            (row for row in rows if _had_seen(row, event.time) and self._earns(row, event, properties)),
             key=lambda row: (row.exposed, row.decision_id, row.key),
             default=None,
         )
@@ -314,6 +315,11 @@ class Join:
     def _keep_aside(self, event: EventRecord, partition: int, reason: str) -> None:
         self.aside[reason.partition(":")[0]] += 1
         self.log.append((partition, QuarantineRecord(event.received, reason, SOURCE, encode(event))))
+
+
+def _had_seen(row: Pending, at: float) -> bool:
+    """Whether a row was seen by then; a time that is told in whole seconds may be anywhen in that second."""
+    return (math.floor(row.exposed) if at.is_integer() else row.exposed) <= at
 
 
 def bring(records: Sequence[Stamped], rules: Rules, board: Board, early: Early, aliases: Aliases) -> None:

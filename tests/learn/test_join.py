@@ -110,6 +110,13 @@ def test_a_reward_without_a_decision_id_may_come_before_its_exposure(shop: Any) 
     assert totals(shop)["a"] == (1, 1)
 
 
+@pytest.mark.parametrize(("at", "earns"), [(7.0, True), (6.0, False), (7.3, False), (7.5, True)])
+def test_a_time_in_whole_seconds_is_anywhen_in_that_second(shop: Any, at: float, *, earns: bool) -> None:
+    shop.send(*shop.shown("d1", 7.4), shop.event("click", at, received=shop.t0 + 7.6))
+    shop.learn()
+    assert shop.rewards() == ([("d1", "hero", 1.0)] if earns else [])
+
+
 def test_a_purchase_of_somebody_who_saw_nothing_is_only_counted(shop: Any) -> None:
     shop.send(shop.event("purchase", 5, revenue=3.0))
     shop.pass_time(10 * MINUTE)
