@@ -8,6 +8,7 @@ import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import NamedTuple
 
 import msgspec
@@ -148,19 +149,23 @@ class Breaker:
             return
 
     def _add(self, guard: Guard, event: EventRecord, properties: Properties, at: float) -> None:
-        self._db.execute(
-            "UPDATE under_guard SET value = value + ? "
-            "WHERE experiment = ? AND metric = ? AND customer = ? AND ended + ? > ? AND ? BETWEEN begun AND ended",
-            (
-                amount_of(guard.metric, event, properties),
-                guard.experiment,
-                guard.metric.key,
-                event.customer,
-                GRACE,
-                at,
-                event.time,
-            ),
-        )
+        amount = amount_of(guard.metric, event, properties)
+        place = guard.experiment, guard.metric.key
+        found = self._db.execute(
+            "SELECT begun, ended FROM under_guard WHERE experiment = ? AND metric = ? AND customer = ? "
+            "AND ended + ? > ? AND ? BETWEEN begun AND ended",
+            (*place, event.customer, GRACE, at, event.time),
+        ).fetchone()
+        if found is None:
+            return
+        begun, ended = found
+        message = blake2b(event.message_id.encode(), digest_size=8).digest()
+        heard = "INSERT OR IGNORE INTO guard_heard VALUES (?, ?, ?, ?, ?)"
+        if self._db.execute(heard, (*place, begun, message, ended)).rowcount:
+            self._db.execute(
+                "UPDATE under_guard SET value = value + ? WHERE experiment = ? AND metric = ? AND customer = ?",
+                (amount, *place, event.customer),
+            )
 
     def _rename(self, before: str, after: str) -> None:
         for guards in self._guards.values():
@@ -170,6 +175,7 @@ class Breaker:
             )
 
     def _judge(self, until: float) -> list[Trip]:
+        self._db.execute("DELETE FROM guard_heard WHERE ended <= ? AND ended + ? <= ?", (until, GRACE, until))
         ripe = self._db.execute(
             "SELECT experiment, metric, variant, value, customer, ended FROM under_guard "
             "WHERE NOT known AND ended <= ? AND ended + ? <= ? ORDER BY ended, customer",

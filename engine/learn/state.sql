@@ -84,6 +84,16 @@ CREATE TABLE IF NOT EXISTS under_guard (
   PRIMARY KEY (experiment, metric, customer)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS under_guard_ended ON under_guard (ended) WHERE NOT known;
+-- What counted of those whose time is not over, so that a message that comes again does not: a customer is told by begun.
+CREATE TABLE IF NOT EXISTS guard_heard (
+  experiment TEXT NOT NULL,
+  metric TEXT NOT NULL,
+  begun REAL NOT NULL,
+  message BLOB NOT NULL,
+  ended REAL NOT NULL,
+  PRIMARY KEY (experiment, metric, begun, message)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS guard_heard_ended ON guard_heard (ended);
 CREATE TABLE IF NOT EXISTS evidence (
   experiment TEXT NOT NULL,
   metric TEXT NOT NULL,

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from engine.journal import snapshots
 from engine.journal.records import DecisionRecord, DecisionRow, EventRecord
 from engine.journal.snapshots import Follower
 from engine.learn.evidence import Amounts, Evidence, Shares
+from engine.learn.state import State, path_of
 
 RUNS, CUSTOMERS, LOOK = 400, 2000, 20
 ALPHA = 0.05
@@ -120,6 +122,21 @@ def test_a_broken_guardrail_sends_the_variants_placement_to_its_fallback(shop: A
     assert snapshots.untrip(shop.client, "bold.loud")
     shop.learn()
     assert snapshots.tripped(shop.client) == {}, "it stays closed when a person closed it"
+
+
+def test_a_message_that_comes_again_counts_once_for_a_guardrail(shop: Any) -> None:
+    shop.guard()
+    decided, clicked = visit(shop, 0, "loud", click=True)
+    merged = shop.event("$merge", 2, "k0", properties=b'{"from": "u0", "into": "k0"}')
+    shop.send(decided, clicked, clicked, merged, msgspec.structs.replace(clicked, customer="k0"))
+    shop.send(shop.event("click", 3, "k0"))
+    shop.learn()
+    with closing(State(path_of(shop.settings.data, None))) as state:
+        assert state.db.execute("SELECT customer, value FROM under_guard").fetchall() == [("k0", 2.0)]
+    shop.pass_time(3 * 3600)
+    shop.learn()
+    with closing(State(path_of(shop.settings.data, None))) as state:
+        assert state.db.execute("SELECT count(*) FROM guard_heard").fetchone() == (0,)
 
 
 def test_a_guardrail_that_holds_trips_nothing(shop: Any) -> None:
