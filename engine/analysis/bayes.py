@@ -14,7 +14,9 @@ from engine.analysis.estimate import Bayes
 from engine.analysis.quadrature import legendre
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from engine.analysis.moments import Floats
 
 
 class Prior(msgspec.Struct, frozen=True):
@@ -58,17 +60,14 @@ def normal(estimate: float, se: float, prior: Prior, alpha: float, *, good: floa
 
 def chances_best(means: Sequence[float], sds: Sequence[float]) -> list[float]:
     """The probability that each of several independent normal values is the largest, by quadrature."""
-    from scipy.special import ndtr  # noqa: PLC0415 # see distributions
-
-    centre, spread = np.asarray(means), np.asarray(sds)
-    x, w = legendre()
-    chances = []
-    for at in range(len(centre)):
-        grid = centre[at] + 9 * spread[at] * x
-        density = np.exp(-((9 * x) ** 2) / 2) / math.sqrt(2 * math.pi) * 9 * w
-        others = [ndtr((grid - centre[j]) / spread[j]) for j in range(len(centre)) if j != at]
-        chances.append(float(density @ np.prod(others, axis=0)) if others else 1.0)
-    return chances
+    centre, spread = np.asarray(means, dtype=float), np.asarray(sds, dtype=float)
+    chances = np.zeros(len(centre))
+    for grid, weight, below in _pieces(centre, spread):
+        z = (grid - centre[:, None]) / spread[:, None]
+        density = np.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * spread[:, None])
+        others = np.divide(np.prod(below, axis=0), below, out=np.zeros_like(below), where=below > 0)
+        chances += density * others @ weight
+    return [float(chance) for chance in chances]
 
 
 def losses_of_best(means: Sequence[float], sds: Sequence[float]) -> list[float]:
@@ -77,17 +76,26 @@ def losses_of_best(means: Sequence[float], sds: Sequence[float]) -> list[float]:
     The mean of the largest is the range's end less the integral of the product of the distribution functions. Unlike
     the loss against control alone it grows with the number of variants, of which some look good by chance.
     """
+    centre, spread = np.asarray(means, dtype=float), np.asarray(sds, dtype=float)
+    largest = float(np.max(centre + 9 * spread))
+    for _, weight, below in _pieces(centre, spread):
+        largest -= float(np.prod(below, axis=0) @ weight)
+    return [max(largest - float(mean), 0.0) for mean in centre]
+
+
+def _pieces(centre: Floats, spread: Floats) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """Where the largest may lie: nodes (128,), weights and each value's distribution function (k, 128) there.
+
+    The values may lie far apart, and one be known a thousand times better than another, so that each step of a
+    distribution function has pieces of its own.
+    """
     from scipy.special import ndtr  # noqa: PLC0415 # see distributions
 
-    centre, spread = np.asarray(means), np.asarray(sds)
     edges = np.unique(np.concatenate([centre - 9 * spread, centre, centre + 9 * spread]))
     x, w = legendre()
-    largest = float(edges[-1])
-    for low, high in pairwise(edges):  # piecewise: the values may lie far apart
+    for low, high in pairwise(edges[edges >= np.max(centre - 9 * spread)]):
         grid = low + (high - low) * (x + 1) / 2
-        below = np.prod(ndtr((grid[None, :] - centre[:, None]) / spread[:, None]), axis=0)
-        largest -= float(below @ w) * float(high - low) / 2
-    return [max(largest - float(mean), 0.0) for mean in centre]
+        yield grid, w * (high - low) / 2, ndtr((grid - centre[:, None]) / spread[:, None])
 
 
 def empirical_prior(estimates: Sequence[float], ses: Sequence[float]) -> Prior:

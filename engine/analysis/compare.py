@@ -214,11 +214,11 @@ def _best(measure: Measure, variants: Sequence[str], evidence: Evidence) -> dict
         if not isinstance(found, NotEstimable):
             known |= {evidence.control: found[0], name: found[1]}
     good = 1.0 if measure.direction == "increase" else -1.0
-    if any(arm.variance <= 0 for arm in known.values()):
+    if not known or any(arm.variance <= 0 for arm in known.values()):
         return {}
     means, sds = [good * arm.value for arm in known.values()], [arm.variance**0.5 for arm in known.values()]
-    control = known[evidence.control].value if known else 0.0
-    losses = [loss / abs(control) if control else None for loss in losses_of_best(means, sds)] if known else []
+    control = known[evidence.control].value
+    losses = [loss / abs(control) if control else None for loss in losses_of_best(means, sds)]
     return dict(zip(known, zip(chances_best(means, sds), losses, strict=True), strict=True))
 
 
