@@ -79,6 +79,11 @@ def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, A
             return NotEstimable(f"{name} has {side.n} unit{'s'[side.n == 1 :]} with a value, a variance needs two")
         if not np.all(np.isfinite(side.comoment)):
             return _why_not(side, measure)
+        if measure.adjust == "lin" and measure.covariates and side.n < len(measure.covariates) + 2:
+            return NotEstimable(
+                f"{name} has {side.n} units with a value, too few for slopes of its own on "
+                f"{len(measure.covariates)} covariates; cuped has one slope for all"
+            )
     if not measure.stratified and not all(is_share(side, measure) for side in (control, treatment)):
         return no_share(measure)
     total = control + treatment
@@ -91,7 +96,7 @@ def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, A
         values, gradients = _linearized(side, measure)
         direction = weights @ gradients
         covariance = side.covariance
-        variance = float(direction @ covariance @ direction) / side.n
+        variance = max(float(direction @ covariance @ direction), 0.0) / side.n  # rounding may leave less than none
         value = float(values[0] - theta @ (values[1:] - centre[1:]))
         if not (math.isfinite(value) and math.isfinite(variance)):
             return _why_not(side, measure)

@@ -12,11 +12,11 @@ from scipy import special
 
 from engine.analysis import proportions
 from engine.analysis.aggregate import Group
-from engine.analysis.bayes import Prior, losses_of_best, normal, normal_posterior
-from engine.analysis.beta import beta_binomial, beta_chance, beta_loss, beta_posterior
+from engine.analysis.bayes import Prior, chances_best, losses_of_best, normal, normal_posterior
+from engine.analysis.beta import Beta, beta_binomial, beta_chance, beta_loss, beta_posterior
 from engine.analysis.distributions import chi_square_sf, normal_cdf, normal_quantile
 from engine.analysis.effects import Relative, Settings, absolute, linear_effect, relative, scale, welch_df
-from engine.analysis.estimate import Effect
+from engine.analysis.estimate import Effect, NotEstimable
 from engine.analysis.inference import Arm, arms
 from engine.analysis.metrics import parse_measure
 from engine.analysis.moments import from_sample
@@ -272,3 +272,40 @@ def test_the_mixture_sprt_by_hand() -> None:
     assert sprt_multiplier(0.3, tau, 0.05) * 0.3 == pytest.approx(half, **CLOSE)
     ratio = math.sqrt(variance / (variance + tau**2)) * math.exp(tau**2 / (2 * variance * (variance + tau**2)))
     assert effect.p == pytest.approx(min(1.0, 1 / ratio), **CLOSE)
+
+
+def test_the_best_of_values_known_unequally_well() -> None:
+    """Where one is all but known, the others' distribution functions at it are the answer; they are a probability."""
+    assert chances_best([0.0, 0.3], [1.0, 1e-4]) == pytest.approx([special.ndtr(-0.3), special.ndtr(0.3)], abs=1e-8)
+    three = chances_best([5.0, 5.3, 5.1], [1e-6, 2.0, 1.0])
+    assert three[0] == pytest.approx(special.ndtr(-0.15) * special.ndtr(-0.1), abs=1e-6)
+    assert sum(three) == pytest.approx(1.0, abs=1e-10)
+    assert chances_best([0.0, 1e6], [1.0, 1.0]) == pytest.approx([0.0, 1.0], abs=1e-11)
+
+
+def test_posteriors_of_unlike_shares() -> None:
+    """Of uniforms the ratio has quantiles 2q and 1 / (2 (1 - q)); one share all but known makes the other the answer."""
+    flat = beta_binomial(Beta(1, 1), Beta(1, 1), 0.05)
+    assert (flat.low, flat.high) == (pytest.approx(2 * 0.025 - 1, abs=1e-12), pytest.approx(1 / 0.05 - 1, rel=1e-11))
+    known = Beta(6e7, 4e7)
+    against = beta_binomial(Beta(2, 2), known, 0.05)
+    assert against.chance_to_win == pytest.approx(special.betainc(2, 2, 0.6), abs=1e-6)
+    assert against.high == pytest.approx(0.6 / special.betaincinv(2, 2, 0.025) - 1, rel=1e-5)
+    # P(T <= 0.975-quantile ratio C) of Beta(2, 2) over Beta(4, 3), by adaptive quadrature with the ends as break points
+    small = beta_binomial(Beta(4, 3), Beta(2, 2), 0.05)
+    assert (small.low, small.high) == (pytest.approx(-0.84156771460431), pytest.approx(1.685855377318))
+
+
+def test_an_arm_of_as_many_units_as_slopes_has_no_variance_left() -> None:
+    rng = np.random.default_rng(4)
+    small, large = rng.normal(5, 1, (3, 3)), rng.normal(5, 1, (9, 3))
+    measure = msgspec.structs.replace(parse_measure("mean:y|a,b"), adjust="lin")
+    refused = arms(from_sample(small), from_sample(large), measure)
+    assert refused == NotEstimable(
+        "control has 3 units with a value, too few for slopes of its own on 2 covariates; cuped has one slope for all"
+    )
+    exact = np.column_stack([large[:, 1] * 2 + large[:, 2] / 3, large[:, 1:]])
+    for sides in ((exact, large), (large, exact)):
+        found = arms(*map(from_sample, sides), measure)
+        assert not isinstance(found, NotEstimable)
+        assert min(side.variance for side in found[:2]) >= 0
