@@ -145,7 +145,7 @@ def _is_size(column: str | None) -> bool:
 def _single_rows(side: Moments, terms: Sequence[Term]) -> bool:
     names = [column for term in terms for column in term.columns]
     sizes = [at for at, name in enumerate(names) if _is_size(name)]
-    return side.n == 0 or all(abs(side.mean[at] - 1) < 1e-12 and side.comoment[at, at] == 0 for at in sizes)
+    return side.n == 0 or all(abs(side.mean[at] - 1) < 1e-9 and side.comoment[at, at] < 0.5 for at in sizes)
 
 
 def _plain(side: Moments, terms: Sequence[Term]) -> Moments:

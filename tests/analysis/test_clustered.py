@@ -120,3 +120,16 @@ def test_a_row_with_half_a_ratio_counts_in_neither_half(tmp_path: Path) -> None:
     path = saved(tmp_path, u=OF, v=VARIANT, **arrays)
     sums = {name: np.bincount(OF, np.where(gap[0] | gap[2], 0.0, x)) for name, x in (("a", a), ("den", den))}
     assert baseline_of_table(path, "ratio:a/den", unit="u").value == pytest.approx(sums["a"].sum() / sums["den"].sum())
+
+
+def test_units_of_one_row_are_rows_where_some_lack_a_value(tmp_path: Path) -> None:
+    n = 300
+    share = pa.array(RNG.random(n) < 0.4, mask=RNG.random(n) < 0.3)
+    path = saved(
+        tmp_path, u=np.arange(n), v=np.arange(n) % 2, y=pa.array(RNG.normal(9, 1, n), mask=np.arange(n) < 20), c=share
+    )
+    alone, named = analyzed(path, "proportion:c", "mean:y", unit=None), analyzed(path, "proportion:c", "mean:y")
+    for one, other in zip(alone.metrics, named.metrics, strict=True):
+        assert numbers(one) == pytest.approx(numbers(other), rel=1e-9, abs=1e-12)
+    assert named.metrics[0].bayes.model == "beta-binomial"  # type: ignore[union-attr] # it has one
+    assert named.quality.flags == alone.quality.flags
