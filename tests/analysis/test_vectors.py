@@ -284,7 +284,7 @@ def test_the_best_of_values_known_unequally_well() -> None:
 
 
 def test_posteriors_of_unlike_shares() -> None:
-    """Of uniforms the ratio has quantiles 2q and 1 / (2 (1 - q)); one share all but known makes the other the answer."""
+    """Of uniforms the ratio has quantiles 2q and 1 / (2 (1 - q)); where one share is all but known, the other tells."""
     flat = beta_binomial(Beta(1, 1), Beta(1, 1), 0.05)
     assert (flat.low, flat.high) == (pytest.approx(2 * 0.025 - 1, abs=1e-12), pytest.approx(1 / 0.05 - 1, rel=1e-11))
     known = Beta(6e7, 4e7)
