@@ -15,23 +15,23 @@ help: ## show the verbs
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Counterpoint needs Python 3.11 or newer; $$($(PYTHON) --version) found. Set PYTHON=…"; exit 1; }
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv
 
 .venv/run.stamp: requirements.lock pyproject.toml | .venv/bin/python
 	@echo "Installing the locked dependencies into .venv (a minute or two, once) …"
-	$(PIP) install --require-hashes -r requirements.lock
-	$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/dev.stamp: requirements-dev.lock pyproject.toml | .venv/bin/python
 	@echo "Installing the locked development dependencies into .venv (a minute or two, once) …"
-	$(PIP) install --require-hashes -r requirements-dev.lock
-	$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/run.stamp
 
 .venv/engines.stamp: requirements-engines.lock .venv/dev.stamp
 	@echo "Java is here: installing Spark and ClickHouse too, for the tests of those engines (once) …"
-	$(PIP) install --require-hashes -r requirements-engines.lock
+	@$(PIP) install --require-hashes -r requirements-engines.lock
 	@touch $@
 
 demo: .venv/run.stamp ## a shop comes alive: traffic, learning, a report; then keeps serving

@@ -16,6 +16,7 @@ from engine.client.messages import (
     Message,
     NoAnswer,
     accepted,
+    check_client,
     decided,
     deciding,
     exposing,
@@ -42,6 +43,7 @@ class AsyncClient:
     def __init__(
         self, url: str, *, channel: str = "web", key: str | None = None, timeout: float = 0.25, retries: int = 1
     ) -> None:
+        check_client(url, timeout, retries)
         self.channel = channel
         self.timeout = timeout
         self.retries = retries

@@ -5,11 +5,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
 from engine.decide.profile import CustomerIds
-from engine.errors import CounterpointError
+from engine.errors import BadInput, CounterpointError
 
 AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
 """Answers that another attempt may better."""
@@ -99,6 +100,25 @@ class _Exposed(msgspec.Struct, frozen=True):
 class _Problem(msgspec.Struct, frozen=True):
     detail: str = ""
     errors: list[dict[str, str]] = []
+
+
+def check_client(url: str, timeout: float, retries: int) -> None:
+    """Refuse what no request could be sent with: a shop would show its fallbacks for ever, and nobody would know why.
+
+    Raises:
+        BadInput: if `url` is no address, `timeout` no time or `retries` no count.
+    """
+    try:
+        parts = urlsplit(url)
+        found = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
+        found = False
+    if not found:
+        raise BadInput(f"url {url!r}: is no address of an engine; write http://127.0.0.1:8080 or https://…")
+    if not 0 < timeout < math.inf:
+        raise BadInput(f"timeout {timeout}: is no number of seconds above 0; leave it out for 0.25")
+    if retries < 0:
+        raise BadInput(f"retries {retries}: is below 0; write 0 for a single attempt")
 
 
 def deciding(

@@ -15,6 +15,7 @@ from engine.client.messages import (
     Message,
     NoAnswer,
     accepted,
+    check_client,
     decided,
     deciding,
     exposing,
@@ -32,11 +33,15 @@ class Client:
 
     `timeout` is for all attempts of a call together, seconds; `retries` more attempts follow one that failed, with the
     same bytes and keys, so that nothing counts twice. A `proof` goes with a publishable key: see `prove`.
+
+    Raises:
+        BadInput: if `url` is no address, `timeout` not above 0 or `retries` below it.
     """
 
     def __init__(
         self, url: str, *, channel: str = "web", key: str | None = None, timeout: float = 0.25, retries: int = 1
     ) -> None:
+        check_client(url, timeout, retries)
         self.channel = channel
         self.timeout = timeout
         self.retries = retries

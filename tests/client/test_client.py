@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.client import AsyncClient, Client, Customer, Decision, NoAnswer, Rejected, prove
+from engine.errors import BadInput
 
 
 def records(server: Any, kind: str, **fields: Any) -> list[Any]:
@@ -190,3 +191,20 @@ def test_a_publishable_key_speaks_for_the_proven_customer_only(
 @pytest.mark.parametrize("name", ["engine.client", "engine.client.synchronous", "engine.client.asynchronous"])
 def test_the_examples_in_the_documentation_hold(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"url": "localhost:8080"}, "url 'localhost:8080': is no address"),
+        ({"url": "http://"}, "url 'http://': is no address"),
+        ({"url": "http://shop:99999"}, "url 'http://shop:99999': is no address"),
+        ({"url": "http://shop", "timeout": 0}, "timeout 0: is no number of seconds above 0"),
+        ({"url": "http://shop", "timeout": float("nan")}, "timeout nan: is no number"),
+        ({"url": "http://shop", "retries": -1}, "retries -1: is below 0"),
+    ],
+)
+def test_a_client_that_could_never_be_answered_is_refused(client: Any, given: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadInput, match=f"^{told}"):
+        client(**given)
