@@ -81,6 +81,8 @@ def commit(log: Path, change: Callable[[Checkpoint], Change], *, wait: bool = Tr
             prepared.write_bytes(msgspec.json.encode(after))
             _sync(prepared)
             with _locked(log / ".reading.lock", needed=replaced, wait=wait):
+                for temporary in hidden.values():
+                    temporary.stat()  # somebody who tidies up may have removed it
                 prepared.replace(log / _CHECKPOINT)
                 _complete(log)
         except Exception as error:

@@ -281,6 +281,20 @@ def test_a_failed_commit_changes_nothing(settings: Settings) -> None:
     assert [path for path in sorted(settings.log.rglob("*.*")) if path.is_file()] == [p for p in before if p.is_file()]
 
 
+def test_a_file_that_somebody_removes_before_its_commit_is_not_committed(settings: Settings) -> None:
+    first, second = (settings.log / "events/day=2026-11-01" / name for name in ("x.parquet", "y.parquet"))
+
+    def tidy(path: Path) -> None:
+        for other in path.parent.glob(".*.tmp"):
+            other.unlink()
+        path.touch()
+
+    with pytest.raises(FileNotFoundError):
+        publish.commit(settings.log, lambda _: publish.Change({first: Path.touch, second: tidy}))
+    assert publish.load(settings.log) == publish.Checkpoint()
+    assert not list(first.parent.iterdir())
+
+
 def test_a_checkpoint_that_is_none_is_not_overwritten(settings: Settings) -> None:
     settings.log.mkdir(parents=True)
     (settings.log / ".checkpoint.json").write_text("{")
