@@ -86,9 +86,7 @@ def run(settings: Settings, customers: int, *, once: bool, stop: threading.Event
             question, metrics = ask(plan, key)
             out.print(render(analyze_experiment(question, metrics, settings.log)))
         if not once:
-            err.print(
-                f"\nStill serving at {base}; Ctrl-C ends it. The same report once more, from its log:", soft_wrap=True
-            )
+            err.print(f"\nStill serving at {base}; Ctrl-C ends it.\nA report once more, from its log:", soft_wrap=True)
             err.print(f"  .venv/bin/counterpoint analyze hero_policy --data {settings.data}", soft_wrap=True)
             stop.wait()
     return 0
