@@ -4,6 +4,7 @@ import datetime as dt
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -31,6 +32,29 @@ class _Merge(msgspec.Struct):
 _merge = msgspec.json.Decoder(_Merge)
 
 
+class Ids:
+    """A set of 64-bit hashes that takes 8 bytes for each; only the last `loose` take ten times as much."""
+
+    def __init__(self, loose: int = 1 << 18) -> None:
+        self._most = loose
+        self._loose: set[int] = set()
+        self._packed = np.empty(0, np.int64)
+
+    def add(self, key: int) -> None:
+        """Put a hash in."""
+        self._loose.add(key)
+        if len(self._loose) >= self._most:
+            fresh = np.fromiter(self._loose, np.int64, len(self._loose))
+            self._packed = np.sort(np.concatenate((self._packed, np.sort(fresh))), kind="stable")
+            self._loose.clear()
+
+    def __contains__(self, key: int) -> bool:
+        if key in self._loose:
+            return True
+        place = int(self._packed.searchsorted(key))
+        return place < len(self._packed) and int(self._packed[place]) == key
+
+
 class Again:
     """What may come again of the log's last days, and of earlier ones where something is late.
 
@@ -43,7 +67,7 @@ class Again:
     def __init__(self, log: Path, days: int = 2) -> None:
         self._log = log
         self._days = days
-        self._seen: dict[str, set[int]] = {}
+        self._seen: dict[str, Ids] = {}
         self._same: dict[str, dict[int, tuple[int, ...]]] = {}  # by day: visitors and who they became
         for day in sorted({found.name.removeprefix("day=") for found in log.glob("*/day=*")})[-days:]:
             self._load(day)
@@ -89,7 +113,7 @@ class Again:
             self._load(after)
 
     def _load(self, day: str) -> None:
-        ids = self._seen.setdefault(day, set())
+        ids = self._seen.setdefault(day, Ids())
         for table, columns in _COLUMNS.items():
             for file in (self._log / table / f"day={day}").glob("*.parquet"):
                 kept = parquet.read(file, columns)
@@ -98,12 +122,14 @@ class Again:
                     kept = kept.filter(pc.is_in(marks, pa.array(_MARKS[table])))
                 found = zip(*(kept[c].to_pylist() for c in columns), strict=True)
                 if table == "events":
-                    ids.update(hash((table, hash(who), message)) for who, message in found)
+                    for who, message in found:
+                        ids.add(hash((table, hash(who), message)))
                     merges = parquet.read(file, ["properties"], pc.field("event") == _MERGE)
                     for told in merges["properties"].to_pylist():
                         self._join(day, told)
                 else:
-                    ids.update(hash((table, *row)) for row in found)
+                    for row in found:
+                        ids.add(hash((table, *row)))
 
     def _join(self, day: str, told: bytes | str) -> None:
         try:

@@ -1,0 +1,16 @@
+"""What came before is known, however many came since."""
+
+import random
+
+from engine.journal.again import Ids
+
+
+def test_a_set_of_hashes_holds_what_was_put_in_and_nothing_else() -> None:
+    chance = random.Random(8)
+    ids, expected = Ids(loose=7), set[int]()
+    for _ in range(2000):
+        key = chance.choice((chance.getrandbits(64) - (1 << 63), chance.randrange(-50, 50)))
+        assert (key in ids) == (key in expected)
+        ids.add(key)
+        expected.add(key)
+    assert all(key in ids for key in expected)
