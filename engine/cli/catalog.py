@@ -71,6 +71,8 @@ def schema(folder: Annotated[Path, Parameter(help="Where to write them.")]) -> i
     """Write the JSON Schemas of the YAML into a folder, for editors."""
     from engine.catalog.schema import write_schemas
 
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder}: is no folder; name one for the schemas, it is made if need be")
     for path in write_schemas(folder):
         say(str(path))
     return 0
@@ -229,6 +231,8 @@ def explain(
     for row in told.logged:
         table.add_row(row.kind, row.key, row.variant or "-", row.reason, f"{row.propensity:.4f}", row.policy or "")
     out.print(table)
+    for version in told.recorded:
+        say(f"{version} is not kept any more: its probabilities are those of the record.")
     for name, placement in told.explanation.placements.items():
         say(f"{name}: seen as {_yaml(placement.features) if placement.features else 'anyone'}")
         for one in placement.candidates:

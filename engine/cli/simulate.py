@@ -1,5 +1,6 @@
 """`simulate`: a dry run of the shop, or of policies in shops that never were."""
 
+import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from engine.errors import BadInput
 from engine.settings import from_environment
 
 if TYPE_CHECKING:
+    from engine.catalog import Plan
     from engine.profiles.dry_run import DryRun
 
 Name = Literal["bernoulli", "linear", "logistic", "drifting", "delayed", "coming_and_going", "channels", "digits"]
@@ -95,7 +97,7 @@ def simulate(
         sample = met_on(read_sample(profiles) if profiles else made_up(many), channel)
         traffic = visits_of(trial, key, sample, time.time(), each=each, days=over)
     learnt = learnt_of(settings, trial, named=redis is not None)
-    result = dry_run(trial, key, traffic, stock=_levels(stock or []), redeemed=redeemed, snapshots=learnt)
+    result = dry_run(trial, key, traffic, stock=_levels(stock or [], trial), redeemed=redeemed, snapshots=learnt)
     if json:
         print_json(result)
     else:
@@ -132,8 +134,17 @@ def _refuse(why: str, **given: object) -> None:
             raise BadInput(f"simulate: {name if name.isupper() else '--' + name} {why}")
 
 
-def _levels(told: list[str]) -> dict[str, float]:
-    try:
-        return {sku: float(level) for sku, _, level in (each.rpartition("=") for each in told)}
-    except ValueError:
-        raise BadInput(f"--stock {' '.join(told)}: is not SKU=LEVEL; write COFFEE-12=40") from None
+def _levels(told: list[str], plan: "Plan") -> dict[str, float]:
+    known = {offer.spec.stock.sku for offer in plan.offers.values() if offer.spec.stock}
+    levels = {}
+    for each in told:
+        sku, _, level = each.rpartition("=")
+        try:
+            levels[sku] = float(level)
+        except ValueError:
+            levels[sku] = math.nan
+        if not 0 <= levels[sku] < math.inf:
+            raise BadInput(f"--stock {each}: is not SKU=LEVEL with a level from 0 on; write COFFEE-12=40")
+        if sku not in known:
+            raise BadInput(f"--stock {each}: no offer has this SKU; known are {', '.join(sorted(known)) or 'none'}")
+    return levels

@@ -10,7 +10,8 @@ import pytest
 
 from engine.analysis.targets import read_policy
 from engine.cli.environments import ENVIRONMENTS, compare
-from engine.cli.simulate import Name
+from engine.cli.simulate import Name, simulate
+from engine.errors import BadInput
 
 
 def told(*words: str) -> tuple[int, Any, str]:
@@ -104,3 +105,21 @@ def test_files_of_one_name_are_told_apart_and_one_given_twice_is_refused(tmp_pat
     code, _, error = told(*words, "--policy", alike[0], "--policy", alike[0])
     assert code == 2
     assert "named twice" in error
+
+
+@pytest.mark.parametrize(
+    ("stock", "why"),
+    [
+        ("ROAST-2=40", "no offer has this SKU; known are ROAST-1"),
+        ("ROAST-1=-1", "is not SKU=LEVEL with a level from 0 on; write COFFEE-12=40"),
+        ("ROAST-1=nan", "is not SKU=LEVEL with a level from 0 on; write COFFEE-12=40"),
+        ("ROAST-1", "is not SKU=LEVEL with a level from 0 on; write COFFEE-12=40"),
+    ],
+)
+def test_a_stock_that_no_offer_could_use_is_refused(
+    stock: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COUNTERPOINT_EXPERIMENTS", str(Path(__file__).parents[2] / "experiments"))
+    monkeypatch.setenv("COUNTERPOINT_DATA", str(tmp_path))
+    with pytest.raises(BadInput, match=f"^--stock {stock}: {why}$"):
+        simulate("till_prompt", stock=[stock])
