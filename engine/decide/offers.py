@@ -33,11 +33,13 @@ class Snapshot(msgspec.Struct, frozen=True):
     """A policy as it was when the learner published it as this version.
 
     `fits` are the arms of the selection it was fitted to: another plan's selection has others, were they named alike.
+    `final` probabilities are those of a record: neither prices nor arbitration are still to come.
     """
 
     policy: Policy
     version: int = 0
     fits: tuple[str, ...] | None = None
+    final: bool = False
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -99,15 +101,16 @@ def choose(
     some = None if bits == selection.index.everything else _places(bits, size)
     context = selection.kept.read(facts.attributes)
     policy = snapshot.policy if snapshot else selection.prior
+    final = snapshot is not None and snapshot.final
     x = selection.features.vector(context)
-    if facts.prices and not facts.prices.keys().isdisjoint(selection.index.bits):
+    if facts.prices and not final and not facts.prices.keys().isdisjoint(selection.index.bits):
         some = _affordable(selection, policy, x, np.arange(size) if some is None else some, facts, closed)
         if not some.size:
             return Choice(selection.fallback, "fallback", 1.0, context=context, closed=closed or {})
     p = policy.probabilities(x, candidates=some)
     may = range(size) if some is None else some.tolist()
     factors: Sequence[Factors] = ()
-    if selection.arbitration is not None:
+    if selection.arbitration is not None and not final:
         p, factors = arbitrate(selection.arbitration, p, np.array(may), facts.attributes, selection.policy.floor)
     probabilities: list[float] = p.tolist()
     names = [selection.arms[place] for place in may]

@@ -1,5 +1,7 @@
 """What a decision leaves in the log, as records."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from engine.decide.decision import Assigned, Decision
@@ -38,6 +40,15 @@ def seen_keys(decision: Decision) -> list[str]:
         *(key for key, one in decision.assigned.items() if one.assignment.index >= 0),
         *(key for key, choice in decision.choices.items() if not choice.silent),
     ]
+
+
+def chances_of(decision: Decision) -> dict[str, Sequence[float]]:
+    """The probabilities of the candidates of each placement that a learnt policy chose for, in their order."""
+    return {
+        placement: choice.probabilities
+        for placement, choice in decision.choices.items()
+        if choice.policy is not None and not choice.policy.endswith("@0")
+    }
 
 
 def _experiment(key: str, assigned: Assigned) -> DecisionRow:

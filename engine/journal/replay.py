@@ -1,11 +1,13 @@
 """A logged decision made again from its record, its plan and its snapshots: same code, same answer."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
+import numpy as np
 import pyarrow.compute as pc
 
 from engine.catalog.archive import Archive
@@ -19,9 +21,11 @@ from engine.journal import parquet, publish, snapshots, traces
 from engine.journal.entries import decision_record
 from engine.journal.records import DecisionRow
 from engine.journal.stream import Client
-from policies import load
+from policies import Bandit, load
+from policies.base import Among
+from policies.batches import Floats
 
-COLUMNS = ["key", "kind", "variant", "reason", "propensity", "plan", "policy", "trace"]
+COLUMNS = ["key", "kind", "variant", "reason", "propensity", "candidates", "plan", "policy", "trace"]
 
 
 class LoggedRow(msgspec.Struct, frozen=True):
@@ -33,10 +37,14 @@ class LoggedRow(msgspec.Struct, frozen=True):
     reason: str
     propensity: float
     policy: str | None
+    candidates: list[str] = []
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """What was logged, the same decision made again with its reasons, and where the two differ."""
+    """What was logged, the same decision made again with its reasons, and where the two differ.
+
+    Of the policies in `recorded` no snapshot is kept any more: the probabilities that their record has were drawn from.
+    """
 
     decision_id: str
     time: float
@@ -45,6 +53,19 @@ class Replayed(msgspec.Struct, frozen=True):
     differences: list[str]
     logged: list[LoggedRow]
     explanation: Explanation
+    recorded: list[str] = []
+
+
+@dataclass(frozen=True, eq=False)
+class _AsRecorded(Bandit):
+    """A policy of which only what it said in one decision is left."""
+
+    kind: ClassVar[str] = "as recorded"
+    said: Mapping[str, float] = field(default_factory=dict, kw_only=True)
+
+    def chances(self, x: Floats, among: Among) -> Floats:  # noqa: ARG002 - as every policy
+        said = np.array([self.said.get(arm, 0.0) for arm in self.arms])[among]
+        return said if said.any() else np.ones(said.size)
 
 
 def explain_decision(log: Path, archive: Archive, client: Client, decision_id: str) -> Replayed:
@@ -57,7 +78,8 @@ def explain_decision(log: Path, archive: Archive, client: Client, decision_id: s
         decision_id: as it was answered.
 
     Raises:
-        BadInput: if the decision is not in the log, or its plan or a snapshot of it is not kept any more.
+        BadInput: if the decision is not in the log, or its plan is not kept any more, or a snapshot of which its record
+            has no probabilities.
     """
     found = list(_rows(log, decision_id))
     if not found:
@@ -67,9 +89,10 @@ def explain_decision(log: Path, archive: Archive, client: Client, decision_id: s
     version = found[0][1]
     plan = replace(compile_plan(archive.specs(version)), paused=frozenset(trace.paused))
     logged = [row for row, _, _ in found]
+    learnt = dict(_snapshots(plan, client, logged, trace.chances))
     decision = decide(
         plan,
-        dict(_snapshots(plan, client, logged)),
+        learnt,
         trace.profile,
         trace.request,
         trace.now,
@@ -82,7 +105,9 @@ def explain_decision(log: Path, archive: Archive, client: Client, decision_id: s
     differences = list(_differences(logged, decision, trace.now))
     if differences and trace.release != traces.RELEASE:
         differences.append(f"decided by Counterpoint {trace.release or 'of before'}, made again by {traces.RELEASE}")
-    return Replayed(decision_id, trace.now, version, not differences, differences, logged, explanation(decision))
+    recorded = [f"{key}@{snapshot.version}" for key, snapshot in learnt.items() if snapshot.final]
+    why = explanation(decision)
+    return Replayed(decision_id, trace.now, version, not differences, differences, logged, why, recorded)
 
 
 def _rows(log: Path, decision_id: str) -> Iterator[tuple[LoggedRow, str, bytes]]:
@@ -97,18 +122,24 @@ def _rows(log: Path, decision_id: str) -> Iterator[tuple[LoggedRow, str, bytes]]
         for path in sorted((log / "decisions" / f"day={day}").glob("*.parquet")):
             table = parquet.read(path, COLUMNS, pc.field("decision_id") == decision_id)
             for row in table.to_pylist():
-                shown = LoggedRow(
-                    row["kind"], row["key"], row["variant"], row["reason"], row["propensity"], row["policy"]
-                )
+                names = ("kind", "key", "variant", "reason", "propensity", "policy")
+                shown = LoggedRow(**{name: row[name] for name in names}, candidates=row["candidates"] or [])
                 yield shown, row["plan"], row["trace"] or b""
 
 
-def _snapshots(plan: Plan, client: Client, logged: list[LoggedRow]) -> Iterator[tuple[str, Snapshot]]:
+def _snapshots(
+    plan: Plan, client: Client, logged: list[LoggedRow], chances: Mapping[str, Sequence[float]]
+) -> Iterator[tuple[str, Snapshot]]:
     for row in logged:
         key, _, version = (row.policy or "@0").rpartition("@")
         if version == "0" or key not in plan.policies:
             continue
         header = next((h for h in snapshots.kept(client, key) if h.version == int(version)), None)
+        if header is None and row.key in chances:
+            said = dict(zip(row.candidates, chances[row.key], strict=True))
+            policy: Bandit = _AsRecorded(plan.policies[key].arms, floor=0.0, said=said)
+            yield key, Snapshot(policy, int(version), final=True)
+            continue
         if header is None:
             raise BadInput(
                 f"{row.policy} is not kept any more; the log's propensity {row.propensity:g} is what is left"

@@ -4,6 +4,7 @@ One byte says in which format. Formats that only gained fields are one format; a
 how the same inputs are decided, is a new one.
 """
 
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import msgspec
@@ -21,7 +22,8 @@ RELEASE = version("counterpoint")
 class Trace(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """When, the request and the customer as they were; `tripped` selections had an open breaker, `paused` were held.
 
-    `release` is that of the engine that decided.
+    `release` is that of the engine that decided. `chances` are, by placement, the final probabilities of the candidates
+    under a learnt policy: its snapshot is not kept for ever.
     """
 
     now: float
@@ -32,6 +34,7 @@ class Trace(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tripped: list[str] = []
     paused: list[str] = []
     release: str = RELEASE
+    chances: dict[str, Sequence[float]] = {}
 
 
 _FORMAT = bytes((FORMAT,))

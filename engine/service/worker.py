@@ -18,7 +18,7 @@ from engine.decide.offers import Snapshot
 from engine.decide.profile import CustomerIds, Profile
 from engine.errors import JournalError, StoreUnavailable
 from engine.journal import traces
-from engine.journal.entries import records_of, seen_keys
+from engine.journal.entries import chances_of, records_of, seen_keys
 from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord, encode
 from engine.journal.ship import Shipper
 from engine.journal.snapshots import Follower
@@ -244,8 +244,9 @@ class Worker:
     def _trace(
         self, decision: Decision, now: float, request: DecideRequest, profile: Profile, standing: Standing
     ) -> bytes:
-        degraded, paused = decision.answer.degraded, list(self.switch.paused)
-        return traces.encode(traces.Trace(now, request, profile, standing, degraded, list(self._tripped), paused))
+        degraded, paused, tripped = decision.answer.degraded, list(self.switch.paused), list(self._tripped)
+        made = traces.Trace(now, request, profile, standing, degraded, tripped, paused, chances=chances_of(decision))
+        return traces.encode(made)
 
     async def hold(self, decision: Decision) -> bool:
         """Keep a decision until its exposure is told; False where the store did not take it."""

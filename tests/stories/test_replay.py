@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
 from engine.catalog import load_plan
@@ -64,11 +65,16 @@ def test_same_code_same_answer(open_shop: Any, redis_url: str) -> None:
     archive = Archive(shop.settings.data / "plans")
     reasons = set()
     with stream.connect(redis_url) as client:
-        for decision_id, decision in ids:
-            again = explain_decision(shop.settings.log, archive, client, decision_id)
-            assert (again.same, again.differences) == (True, [])
-            placement = again.explanation.placements["hero"]
-            assert placement.offer == decision["offers"]["hero"]["offer"]
-            assert placement.propensity == decision["offers"]["hero"]["propensity"]
-            reasons |= set(placement.closed.values())
+        for snapshots_are_kept in (True, False):
+            if not snapshots_are_kept:
+                client.delete(f"{snapshots.HEADERS}:hero:kept")
+            for decision_id, decision in ids:
+                again = explain_decision(shop.settings.log, archive, client, decision_id)
+                assert (again.same, again.differences) == (True, [])
+                learnt = {decision["offers"]["hero"]["policy"]} - {"hero@0"}
+                assert again.recorded == ([] if snapshots_are_kept else [*learnt])
+                placement = again.explanation.placements["hero"]
+                assert placement.offer == decision["offers"]["hero"]["offer"]
+                assert placement.propensity == pytest.approx(decision["offers"]["hero"]["propensity"], rel=1e-12)
+                reasons |= set(placement.closed.values())
     assert {"cap", "stock"} <= reasons
