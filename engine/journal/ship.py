@@ -54,6 +54,7 @@ class Shipment:
         """
         frames, after = spool.read(self.path, self.cursor)
         if not frames:
+            self.cursor = after  # in the segment begun last: those before it may go
             return False
         if 0 < self.seq < frames[0].seq - 1:
             lost = {"first": self.seq + 1, "last": frames[0].seq - 1}

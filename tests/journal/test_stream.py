@@ -237,6 +237,31 @@ def test_a_segment_goes_after_its_time_however_much_comes(
     asyncio.run(scenario())
 
 
+def test_the_last_segment_of_a_worker_that_went_quiet_goes_too(
+    tmp_path: Path, redis_url: str, client: stream.Client
+) -> None:
+    async def scenario() -> None:
+        own = Spool(tmp_path)
+        shipper = ship.Shipper(own, redis_url, interval=0.01, scan=0.02, life=0.1)
+        running = asyncio.create_task(shipper.run())
+        own.append(b"the last", 0)
+        reader = Reader(client, "r", Progress(), partitions=1)
+
+        def gone() -> bool:
+            reader.read()
+            stream.publish_collected(client, reader.progress)
+            return spool.segments_of(own.path)[0] > 1
+
+        await until(gone)
+        assert not any(path.stat().st_size for path in own.path.glob("*.seg"))
+        own.append(b"and one more", 0)
+        await until(lambda: len(taken(reader.read())) == 1)
+        shipper.stop()
+        await running
+
+    asyncio.run(scenario())
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 (what is awaited happens in files and in the store)
