@@ -9,12 +9,23 @@ import msgspec
 from engine.catalog.rules import KINDS, REFUNDS, IdKind
 from engine.decide.profile import CustomerIds
 from engine.errors import BadInput
+from engine.profiles import keys
 
 Outcome = Literal["accepted", "duplicate", "rejected"]
 Moment = datetime | float
 CENTS = 4
 MOST = 1e9
 """Sums of money and points up to this stay exact to the cent."""
+
+CONSENTS = {
+    "consent": True,
+    "consent_given": True,
+    "consent_granted": True,
+    "consent_withdrawn": False,
+    "consent_denied": False,
+    "consent_revoked": False,
+}
+"""Events that say whether the customer agrees."""
 
 EARLIEST, LATEST = 946_684_800.0, 4_102_444_800.0  # the years 2000 and 2100; beyond, it is JavaScript's milliseconds
 
@@ -148,9 +159,9 @@ def _refused(event: Event) -> Status | None:
     if not 0 < len(event.message_id) <= 200:
         return no("message_id: must have 1 to 200 characters; send a unique id, a UUID say")
     ids = customer_ids(event)
-    given = [getattr(ids, kind) for kind in KINDS if getattr(ids, kind)]
+    given = [name for kind in KINDS if (name := keys.normal(kind, getattr(ids, kind) or ""))]
     if not given:
-        return no(f"no identifier; send at least one of {', '.join(KINDS)}")
+        return no(f"no identifier; send at least one of {', '.join(KINDS)}, a phone with digits")
     if max(map(len, given)) > 200:
         return no("an identifier is over 200 characters; send the id itself, not a document")
     if event.type == "track" and not event.event:
@@ -177,11 +188,29 @@ def _refused(event: Event) -> Status | None:
             return no(f"properties.{name}: {told} is beyond {MOST:,.0f}; send it in the shop's currency")
         if told < 0 and event.event not in REFUNDS:
             return no(f"properties.{name}: {told} is below zero; send what was given back as an event 'refund'")
+    if event.event in CONSENTS:
+        expires, days = event.properties.get("expires"), event.properties.get("days")
+        if expires is not None and until(expires) is None:
+            return no(f"properties.expires: {expires!r:.40} is no time; send RFC 3339 text, or seconds since 1970")
+        if days is not None and (isinstance(days, bool) or not isinstance(days, int | float) or abs(days) > MOST):
+            return no(f"properties.days: {days!r:.40} is no number of days; send a JSON number, 365 say")
     try:
         msgspec.msgpack.encode((event.properties, event.traits))
     except OverflowError:
         return no("properties: a whole number has more than 64 bits; send it as text")
     return None
+
+
+def until(value: object) -> float | None:
+    """The moment (s since 1970) that a property tells as a timestamp does; None where it tells none."""
+    try:
+        moment = msgspec.convert(value, Moment)
+        if isinstance(moment, datetime):
+            return None if moment.tzinfo is None else moment.timestamp()
+    except (msgspec.ValidationError, OverflowError):
+        return None
+    seconds = _seconds(moment)
+    return seconds if seconds is not None and seconds >= EARLIEST else None
 
 
 def _message_id(item: msgspec.Raw) -> str | None:

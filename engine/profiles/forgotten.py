@@ -4,7 +4,6 @@ import asyncio
 
 import msgspec
 
-from engine.catalog.rules import KINDS
 from engine.decide.profile import CustomerIds
 from engine.erasures import STREAM, digest
 from engine.errors import StoreUnavailable
@@ -41,8 +40,4 @@ class Forgotten:
 
     def names(self, ids: CustomerIds) -> bool:
         """Whether they name somebody who was erased: the strongest does; a device may be another's too."""
-        for kind in KINDS:
-            value = getattr(ids, kind)
-            if value:
-                return digest(keys.normal(kind, value)).encode() in self._digests
-        return False
+        return digest(keys.strongest(ids)).encode() in self._digests

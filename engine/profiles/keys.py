@@ -60,6 +60,11 @@ def normal(kind: IdKind, value: str) -> str:
     return value
 
 
+def strongest(ids: CustomerIds) -> str:
+    """The strongest identifier that was given, as it is written here; empty if there is none."""
+    return next((name for kind in KINDS if (name := normal(kind, getattr(ids, kind) or ""))), "")
+
+
 def slot(key: Key) -> str:
     """The store key of a customer's profile; all that is theirs shares its hash tag."""
     return f"cp:{{{key}}}"

@@ -13,7 +13,7 @@ from engine.catalog.rules import REFUNDS, ProfileRules
 from engine.decide.profile import Answer, Consent, Held, Order, Profile, Trait
 from engine.profiles import orders
 from engine.profiles.affinity import grow
-from engine.profiles.events import MOST, Event, customer_ids
+from engine.profiles.events import CONSENTS, MOST, Event, customer_ids, until
 from engine.profiles.traits import CONSENT, flatten, tell
 from engine.profiles.visits import seen_at
 from engine.profiles.words import added, consented, linked, tellers
@@ -21,14 +21,6 @@ from engine.profiles.words import added, consented, linked, tellers
 PURCHASES = frozenset(("purchase", "order_completed", "order_placed"))
 COMPLAINTS = {"complaint": True, "complaint_opened": True, "complaint_closed": False, "complaint_resolved": False}
 QUESTIONS = ("nps", "csat", "ces")
-CONSENTS = {
-    "consent": True,
-    "consent_given": True,
-    "consent_granted": True,
-    "consent_withdrawn": False,
-    "consent_denied": False,
-    "consent_revoked": False,
-}
 JOURNEY_BYTES = 2048
 NAMES = 100
 
@@ -141,13 +133,13 @@ def answered(profile: Profile, event: Event, time: float, rules: ProfileRules) -
 
 
 def agreed(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:  # noqa: ARG001 (a Reducer)
-    """Consents by event: `purpose`, `granted`, and either `expires` (s since 1970) or `days`."""
+    """Consents by event: `purpose`, `granted`, and either `expires` (as a timestamp is told) or `days`."""
     name, said = event.event or "", event.properties
     purpose = _text(said.get("purpose"))
     if name not in CONSENTS or purpose is None or len(purpose) > NAMES:
         return {}
     granted = CONSENTS[name] and said.get("granted", True) is True
-    expires, days = _number(said.get("expires")), _number(said.get("days"))
+    expires, days = until(said.get("expires")), _number(said.get("days"))
     if expires is None and days is not None:
         expires = time + days * 86_400
     after = consented(profile, purpose, Consent(granted, time, expires, event.channel or "", _by(event)))

@@ -29,6 +29,7 @@ from engine.profiles.forgotten import Forgotten
 from engine.profiles.granting import Granting, Lost, to_remember
 from engine.profiles.hearing import admit, hear
 from engine.profiles.keep import keep
+from engine.profiles.keys import strongest
 from engine.profiles.prefetched import held, hold
 from engine.profiles.store import ProfileStore
 from engine.service.auth import PROOF
@@ -385,7 +386,7 @@ def of_the_store(request: DecideRequest) -> DecideRequest:
 
 def stranger(ids: CustomerIds) -> Profile:
     """Whom a decision is for while the store is away: nothing is known but an id."""
-    name = ids.user_id or ids.loyalty_card or ids.email or ids.phone or ids.anonymous_id or ids.device_id or ""
+    name = strongest(ids)
     return Profile(id=name, unit=name)
 
 

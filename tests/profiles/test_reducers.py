@@ -1,7 +1,8 @@
 """Events leave the same profile in whatever order they come, and what they say is what is read."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -142,6 +143,18 @@ def test_a_consent_expires_and_a_later_denial_stands() -> None:
     assert not consented(
         after([track("consent_withdrawn", NOW + 5, purpose="marketing"), given_]), "marketing", NOW + 9
     )
+
+
+@pytest.mark.parametrize(
+    "form", [float, int, lambda end: end * 1000, lambda end: f"{datetime.fromtimestamp(end, UTC)}"]
+)
+def test_a_consent_ends_when_it_says_however_that_is_written(form: Callable[[float], object]) -> None:
+    profile = after([track("consent", purpose="marketing", granted=True, expires=form(NOW + 60))])
+    assert consented(profile, "marketing", NOW + 59)
+    assert not consented(profile, "marketing", NOW + 61)
+    for none in (None, "9999-12-31T23:59:59Z"):
+        profile = after([track("consent", purpose="marketing", granted=True, expires=none)])
+        assert consented(profile, "marketing", NOW + 3650 * DAY)
 
 
 def test_the_journey_goes_on_until_it_ends_or_is_forgotten() -> None:

@@ -11,10 +11,12 @@ import redis
 
 from engine import embedded
 from engine.decide.decision import DecideRequest
+from engine.decide.profile import CustomerIds
 from engine.profiles.claims import Take
+from engine.profiles.store import ProfileStore
 from engine.profiles.wire import Wire, connect
 from engine.service.away import WAITS, Away
-from engine.service.worker import Worker
+from engine.service.worker import Worker, stranger
 from engine.settings import Settings
 
 DECIDE = {"customer": {"user_id": "u-1"}, "channel": "web", "placements": ["home_hero"]}
@@ -114,6 +116,18 @@ def test_a_store_that_takes_no_writes_is_told_and_what_cannot_be_claimed_is_not_
                 assert server.post("/v1/decide", ahead).json()["degraded"] is False
                 assert server.get("/readyz").json()["degraded"] is False
     assert "Traceback" not in (tmp_path / "server.log").read_text()
+
+
+def test_who_is_known_by_an_address_is_the_same_unit_while_the_store_is_away(redis_url: str) -> None:
+    async def unit(ids: CustomerIds) -> str:
+        store = ProfileStore.open(redis_url, timeout=5)
+        found = await store.fetch(ids, time.time())
+        await store.close()
+        return found.profile.unit
+
+    for ids in ({"email": " Ada@X.de"}, {"phone": "+49 (30) 12-34"}, {"phone": "unknown", "device_id": "d"}):
+        told = msgspec.convert(ids, CustomerIds)
+        assert stranger(told).unit == stranger(told).id == asyncio.run(unit(told))
 
 
 def test_a_stock_that_cannot_be_asked_for_leaves_no_error_behind(tmp_path: Path, shop: Path) -> None:
