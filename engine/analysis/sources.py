@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -28,6 +29,11 @@ Row = tuple[Cell, ...]
 _INTEGER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?(8|16|32|64|128|256)?|LONG|SHORT|BYTE", re.IGNORECASE)
 _DOUBLE = re.compile(r"DOUBLE|FLOAT64", re.IGNORECASE)
 _SINGLE = re.compile(r"REAL|FLOAT(32)?", re.IGNORECASE)
+_CSV = re.compile(r"\.(csv|tsv|txt)(\.gz|\.zst)?$", re.IGNORECASE)
+_WIDE = """
+SELECT DISTINCT name, precision, scale FROM parquet_schema({})
+WHERE precision > 38 AND coalesce(try_cast(type_length AS INTEGER), 1) % 8 <> 0
+"""  # decimals that DuckDB makes doubles of, and wrong ones: duckdb/duckdb#25058
 _TIME = re.compile(r"TIMESTAMP.*|DATETIME.*", re.IGNORECASE)
 
 
@@ -77,7 +83,17 @@ class DuckDB:
 
     def table(self, path: str) -> View:
         """A Parquet or CSV file, or a glob of Parquet files, as a view."""
-        return self.view(path, _reader(path))
+        if path in self._views:
+            return self._views[path]
+        _check_readable(path)
+        if _CSV.search(path) and not Path(path).is_dir():
+            return self.view(path, f"SELECT * FROM read_csv({_quoted(path)}, sample_size = -1)")  # noqa: S608 # quoted
+        files = _quoted(f"{escape(path)}/**/*.parquet" if Path(path).is_dir() else path)
+        view = self.view(path, f"SELECT * FROM read_parquet({files}, union_by_name = true)")  # noqa: S608 # quoted
+        if "float64" in view.columns.values():
+            wide = {str(name): ColumnType(f"decimal({p}, {s})") for name, p, s in self.run(_WIDE.format(files))}
+            view = self._views[path] = View(view.sql, {**view.columns, **wide})
+        return view
 
     def view(self, name: str, select: str) -> View:
         """`select` under a name of its own, described once."""
@@ -164,14 +180,8 @@ def _check_readable(path: str) -> None:
             raise BadInput(f"{path} is empty; give a Parquet or CSV file with rows")
 
 
-def _reader(path: str) -> str:
-    _check_readable(path)
-    quoted = path.replace("'", "''")
-    if Path(path).is_dir():
-        return f"SELECT * FROM read_parquet('{quoted}/**/*.parquet', union_by_name = true)"  # noqa: S608 # quoted above
-    if re.search(r"\.(csv|tsv|txt)(\.gz|\.zst)?$", path, re.IGNORECASE):
-        return f"SELECT * FROM read_csv('{quoted}', sample_size = -1)"  # noqa: S608 # quoted above
-    return f"SELECT * FROM read_parquet('{quoted}', union_by_name = true)"  # noqa: S608 # quoted above
+def _quoted(path: str) -> str:
+    return "'" + path.replace("'", "''") + "'"
 
 
 def connect(engine: str) -> Engine:

@@ -104,6 +104,8 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     ]
     source = connect(engine)
     table = source.table(newest(path) if partials else path)
+    if partials and not {variant, *(column for measure in measures for column in measure.columns)} <= {*table.schema()}:
+        table = source.table(path)  # the newest file lacks a column, others may have it
     check_columns(source, path, table, variant, unit, measures, stratum)
     unowned, refused = _without_unit(source, path, table, unit), _no_shares(source, table, unit, measures)
     about = centres(source, table, unit, measures)
@@ -230,7 +232,8 @@ def check_columns(
                 raise BadInput(f"{path}: column {column!r} holds no value; a metric needs numbers")
             what = "text" if schema[column] == "string" else f"values of type {schema[column]}"
             example = f", for example {seen[0][0]!r}" if seen else ""
-            raise BadInput(f"{path}: column {column!r} holds {what}{example}; a metric needs numbers")
+            most = ", of 38 digits at most" if schema[column].startswith("decimal") else ""
+            raise BadInput(f"{path}: column {column!r} holds {what}{example}; a metric needs numbers{most}")
 
 
 def _check_weights(weights: Mapping[str, float], named: Mapping[str, Group]) -> None:

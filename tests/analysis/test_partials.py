@@ -110,3 +110,13 @@ def test_a_new_file_that_lacks_a_column_has_no_values_of_it(tmp_path: Path) -> N
     kept, full = analyzed(days, partials=store), analyzed(days)
     assert figures(kept) == pytest.approx(figures(full), rel=1e-10)
     assert kept.quality.flags == full.quality.flags == ["y: 2 units lack a value or a covariate and are left out"]
+
+
+def test_the_last_file_may_lack_a_column(tmp_path: Path) -> None:
+    days = tmp_path / "days"
+    day(days, "1", 1)
+    pq.write_table(pa.table({"variant": ["a", "b"], "y": [1.0, 2.0]}), days / "2.parquet")
+    kept, full = analyzed(days, partials=str(tmp_path / "store")), analyzed(days)
+    assert figures(kept) == pytest.approx(figures(full), rel=1e-10)
+    with pytest.raises(BadInput, match="has no column 'z'; it has variant, y, x"):
+        analyzed(days, partials=str(tmp_path / "store"), metrics=["mean:z"])

@@ -1,6 +1,7 @@
 """Anyone's table: what it may hold, and the one clear line when it cannot answer."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,25 @@ def test_text_among_numbers_is_shown(save: Save) -> None:
     path = save("csv", variant=AB, y=[*["1.5"] * 99, "n/a"])
     with pytest.raises(BadInput, match="column 'y' holds text, for example 'n/a'; a metric needs numbers"):
         analyzed(path)
+
+
+def test_a_decimal_that_duckdb_reads_wrong_is_no_number(save: Save) -> None:
+    wide = pa.array([Decimal(at) / 4 for at in range(100)], pa.decimal256(40, 2))
+    path = save(variant=AB, y=Y, wide=wide)
+    with pytest.raises(
+        BadInput, match=r"'wide' holds values of type decimal\(40, 2\); .* numbers, of 38 digits at most"
+    ):
+        analyzed(path, "mean:wide")
+    assert isinstance(analyzed(path, "mean:y", "quantile:y@0.5").metrics[1].absolute, Effect)
+    right = save(variant=AB, y=wide.cast(pa.decimal256(76, 38)))
+    assert analyzed(right).metrics[0].mean == {"a": pytest.approx(12.25), "b": pytest.approx(12.5)}
+
+
+def test_a_folder_called_like_a_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "week [1] *"
+    folder.mkdir()
+    pq.write_table(pa.table({"variant": AB, "y": Y}), folder / "it's [2].parquet")
+    assert analyzed(str(folder)).units == {"a": 50, "b": 50}
 
 
 def test_one_variant_and_unknown_control(save: Save) -> None:
