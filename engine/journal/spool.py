@@ -6,6 +6,7 @@ holds a lock on it for life; a spool whose lock is free is an orphan that anyone
 
 import errno
 import fcntl
+import math
 import os
 import shutil
 import struct
@@ -24,7 +25,8 @@ _LENGTH_CRC = struct.Struct("<II")
 _SEQ_PARTITION = struct.Struct("<QH")
 _HEAD = struct.Struct("<IIQH")
 _SUFFIX = ".seg"
-_ROOM = 1 << 20
+_ROOM = 4 << 20
+_LEAST = 1 << 20  # so that a store on the same disk can write what belongs to what is answered
 _log = structlog.get_logger(__name__)
 
 
@@ -83,8 +85,10 @@ class Spool:
         """Keep all of (payload, partition) with one write; the sequence number of the last.
 
         Raises:
-            JournalError: if the disk takes no more. None of the records is kept then.
+            JournalError: if the disk takes no more, or hardly any. None of the records is kept then.
         """
+        if self._free() < _LEAST:
+            raise self._refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         seq = self.seq
         parts: list[bytes] = []
         for payload, partition in records:
@@ -117,11 +121,7 @@ class Spool:
     @property
     def full(self) -> bool:
         """Whether the disk takes hardly any more."""
-        try:
-            disk = os.fstatvfs(self._segment)
-        except OSError:
-            return False
-        return disk.f_bavail * disk.f_frsize < _ROOM
+        return self._free() < _ROOM
 
     @property
     def size(self) -> int:
@@ -148,6 +148,16 @@ class Spool:
         """Let go of the spool. What was not collected is left for others to adopt."""
         os.close(self._segment)
         os.close(self._lock)
+
+    def _free(self) -> float:
+        """Bytes that the disk takes; infinite where it does not say."""
+        try:
+            disk = os.fstatvfs(self._segment)
+        except OSError:
+            return math.inf
+        if not disk.f_blocks:
+            return math.inf
+        return (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
 
     def _open_segment(self) -> int:
         first = self.seq + 1

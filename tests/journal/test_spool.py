@@ -183,4 +183,11 @@ def test_a_full_disk_is_seen_before_anything_is_refused(tmp_path: Path, monkeypa
     assert not own.full
     monkeypatch.setattr(spool, "_ROOM", 1 << 62)
     assert own.full
+    own.append(b"one", 0)
+    monkeypatch.setattr(spool, "_LEAST", 1 << 62)
+    with pytest.raises(JournalError, match="No space left on device; free the disk"):
+        own.append(b"two", 0)
+    monkeypatch.undo()
+    assert own.append(b"three", 0) == 2
+    assert [frame.payload for frame in everything(own.path)] == [b"one", b"three"]
     own.close()
