@@ -160,6 +160,8 @@ def demo(
     from engine.demo import run
     from engine.up import stop_on_signals
 
+    if customers < 1:
+        raise BadInput(f"--customers {customers}: is below 1; leave it out for 4,000")
     log_to_stderr()
     settings = from_environment(port=port, data=data or Path(".data/demo"))
     return run(settings, customers, once=once, stop=stop_on_signals(), out=out, err=err)

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -21,7 +22,7 @@ class Sampled(msgspec.Struct, frozen=True):
 
 
 class _Line(msgspec.Struct, frozen=True):
-    user_id: str
+    user_id: Annotated[str, msgspec.Meta(min_length=1)]
     traits: dict[str, object] = {}
     context: dict[str, object] = {}
     channel: str | None = None
@@ -56,8 +57,20 @@ def read_sample(path: Path) -> list[Sampled]:
     In a CSV every other column is a trait. As in an identify, a trait `consent.PURPOSE` is a consent.
 
     Raises:
-        BadInput: if the file or one of its lines cannot be read; the line is named.
+        BadInput: if the file or one of its lines cannot be read; the line is named. If it has no customer.
     """
+    found = _read(path)
+    if not found:
+        raise BadInput(f"{path}: has no customer; give at least one, with a user_id")
+    return found
+
+
+def met_on(sample: list[Sampled], channel: str | None) -> list[Sampled]:
+    """The sample, in which who names no channel is met on this one."""
+    return [msgspec.structs.replace(one, channel=one.channel or channel) for one in sample]
+
+
+def _read(path: Path) -> list[Sampled]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -80,16 +93,15 @@ def read_sample(path: Path) -> list[Sampled]:
     return found
 
 
-def met_on(sample: list[Sampled], channel: str | None) -> list[Sampled]:
-    """The sample, in which who names no channel is met on this one."""
-    return [msgspec.structs.replace(one, channel=one.channel or channel) for one in sample]
-
-
 def _rows(path: Path, text: str) -> Iterator[_Line]:
     reader = csv.DictReader(text.splitlines())
     if "user_id" not in (reader.fieldnames or []):
         raise BadInput(f"{path}: has no column user_id; name the customers' column so")
     for row in reader:
+        if not row["user_id"]:
+            raise BadInput(f"{path} line {reader.line_num}: its user_id is empty; each line is a customer")
+        if None in row:
+            raise BadInput(f"{path} line {reader.line_num}: has more cells than there are columns; quote its commas")
         traits: dict[str, object] = {
             name: _value(cell) for name, cell in row.items() if name not in {"user_id", "channel"} and cell
         }

@@ -80,3 +80,23 @@ def test_a_sample_says_consents_and_nested_traits_as_an_identify_does(tmp_path: 
             "agreed": "letter 0.500, two: audience",
             "denied": "letter: consent, two: audience",
         }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("more.csv", "user_id,country\nx,DE\ny,DE,AT\n", "line 3: has more cells than there are columns"),
+        ("nobody.csv", "user_id,country\nx,DE\n,AT\n", "line 3: its user_id is empty"),
+        ("short.csv", "country,user_id\nDE\n", "line 2: its user_id is empty"),
+        ("empty.csv", "user_id,country\n", "has no customer"),
+        ("empty.json", "", "has no customer"),
+        ("nobody.json", '[{"user_id": ""}]', "each customer is an object with user_id"),
+        ("nobody.jsonl", '{"user_id": "x"}\n{"user_id": ""}\n', "line 2: "),
+    ],
+)
+def test_a_sample_whose_customers_cannot_be_told_apart_is_refused(
+    name: str, text: str, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BadInput, match=why):
+        read_sample(tmp_path / name)
