@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from engine.errors import BadInput, StoreUnavailable
+from engine.errors import BadInput, StoppedError, StoreUnavailable
 
 _PR_SET_PDEATHSIG = 1
 
@@ -48,15 +49,18 @@ class Embedded:
             self.process.wait()
 
 
-def start(directory: Path, *, port: int | None = None, timeout: float = 60.0) -> Embedded:
+def start(
+    directory: Path, *, port: int | None = None, timeout: float = 60.0, stop: threading.Event | None = None
+) -> Embedded:
     """Start Valkey on `directory` and wait until it answers, its append-only file loaded.
 
     Call it from the main thread: the server ends when the thread that started it does. It listens on loopback only and
     never evicts. What it answered is in its file, so killing it loses nothing; for the machine's end, `sync`. `port` is
-    a free one unless given. A server that says that it loads its file is waited for, however long that takes.
+    a free one unless given. One that says that it loads its file is waited for until `stop`, however long that takes.
 
     Raises:
         BadInput: if the server is not installed.
+        StoppedError: if `stop` was set before it answered.
         StoreUnavailable: if another server holds `directory`, or it does not answer within `timeout` seconds.
     """
     try:
@@ -80,10 +84,12 @@ def start(directory: Path, *, port: int | None = None, timeout: float = 60.0) ->
                 pass_fds=(lock.fileno(),),  # the server holds the lock for as long as it lives
                 preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 (nothing in it takes a lock)
             )
-            if _answers(process, chosen, timeout):
+            if _answers(process, chosen, timeout, stop):
                 return Embedded(process, chosen, directory)
             process.kill()
             process.wait()
+            if stop is not None and stop.is_set():
+                raise StoppedError(StoppedError.__doc__)
             if port or time.monotonic() > deadline:
                 raise StoreUnavailable(
                     f"{directory}: Valkey did not answer on port {chosen}; read valkey.log there for its reason"
@@ -165,10 +171,10 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _answers(process: subprocess.Popen[bytes], port: int, timeout: float) -> bool:
+def _answers(process: subprocess.Popen[bytes], port: int, timeout: float, stop: threading.Event | None) -> bool:
     """Whether it said PONG before it ended; while it loads its file it says LOADING."""
     deadline = time.monotonic() + timeout
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.poll() is None and time.monotonic() < deadline and not (stop is not None and stop.is_set()):
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
                 connection.sendall(b"PING\r\n")

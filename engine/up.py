@@ -53,7 +53,7 @@ def running(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Se
     PlanWatch(settings.experiments, Archive(settings.data / "plans"), tells=False)  # refuses what a server would refuse
     keys_of(settings)
     _await_free(settings.data, stop)
-    with listen(settings.host, settings.port) as listener, _store(settings.data) as store:
+    with listen(settings.host, settings.port) as listener, _store(settings.data, stop) as store:
         port = listener.getsockname()[1]
         settings = msgspec.structs.replace(settings, redis=store.url, port=port)
         meters = settings.data / "meters"
@@ -163,9 +163,10 @@ def _await_ready(base: str, keeper: Keeper, stop: threading.Event) -> None:
 class _Store:
     """The embedded store, its file brought to the disk, started again on its port and its file when it dies."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, stop: threading.Event) -> None:
         self._directory = directory
-        self._server = embedded.start(directory)
+        self._stop = stop
+        self._server = embedded.start(directory, stop=stop)
         self._synced = time.monotonic()
 
     @property
@@ -176,7 +177,7 @@ class _Store:
         code = self._server.process.poll()
         if code is not None:
             log.warning("the embedded store ended; starting it again on its file", code=code)
-            self._server = embedded.start(self._directory, port=self._server.port)
+            self._server = embedded.start(self._directory, port=self._server.port, stop=self._stop)
         elif time.monotonic() - self._synced >= SYNC_SECONDS:
             self._server.sync()
             self._synced = time.monotonic()
@@ -186,8 +187,8 @@ class _Store:
 
 
 @contextmanager
-def _store(data: Path) -> Iterator[_Store]:
-    store = _Store(data / "store")
+def _store(data: Path, stop: threading.Event) -> Iterator[_Store]:
+    store = _Store(data / "store", stop)
     address = data / ADDRESS
     address.write_text(store.url)
     try:

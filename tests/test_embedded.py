@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from engine import embedded
-from engine.errors import StoreUnavailable
+from engine.errors import StoppedError, StoreUnavailable
 
 
 def test_keeps_its_data_over_a_clean_restart(tmp_path: Path) -> None:
@@ -61,12 +61,16 @@ def test_stop_kills_a_server_that_does_not_listen(tmp_path: Path) -> None:
     assert server.process.returncode == -signal.SIGKILL
 
 
-def test_a_server_that_loads_a_long_file_is_waited_for(tmp_path: Path) -> None:
+def test_a_server_that_loads_a_long_file_is_waited_for_until_that_is_stopped(tmp_path: Path) -> None:
     with embedded.running(tmp_path) as server, redis.Redis.from_url(server.url) as client:
         client.rpush("numbers", *range(500))
     (file,) = (tmp_path / "appendonlydir").glob("*.incr.aof")
     with file.open("ab") as more:
         more.write(b"*4\r\n$4\r\nSORT\r\n$7\r\nnumbers\r\n$5\r\nSTORE\r\n$6\r\nsorted\r\n" * 60_000)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(StoppedError):
+        embedded.start(tmp_path, stop=stop)
     server = embedded.start(tmp_path, timeout=1.5)
     with redis.Redis.from_url(server.url) as client:
         assert client.llen("sorted") == 500
