@@ -176,7 +176,7 @@ class PlacementSpec(Spec, frozen=True, kw_only=True):
 
 
 class ChannelsFile(Spec, frozen=True, kw_only=True):
-    """`channels.yaml`; `zone` is that of customers who did not say theirs in the trait `timezone`."""
+    """`channels.yaml`: where customers meet the shop. `zone` is that of those who told none in the trait `timezone`."""
 
     channels: Annotated[list[ChannelSpec], Meta(min_length=1)]
     placements: list[PlacementSpec] = []
@@ -224,6 +224,6 @@ class MomentSpec(Spec, frozen=True, kw_only=True):
 
 
 class MomentsFile(Spec, frozen=True, kw_only=True):
-    """`moments.yaml`."""
+    """`moments.yaml`: when some offers go before all others; of two moments the first in the file."""
 
     moments: list[MomentSpec] = []

@@ -239,7 +239,7 @@ class HoldoutSpec(Spec, frozen=True, kw_only=True):
 
 
 class LayersFile(Spec, frozen=True, kw_only=True):
-    """`layers.yaml`."""
+    """`layers.yaml`: which experiments share no unit, and which units see none."""
 
     layers: list[LayerSpec] = []
     holdouts: list[HoldoutSpec] = []
@@ -254,7 +254,7 @@ class SegmentSpec(Spec, frozen=True, kw_only=True):
 
 
 class SegmentsFile(Spec, frozen=True, kw_only=True):
-    """`segments.yaml`."""
+    """`segments.yaml`: who is meant by a name, said once for every condition that uses it."""
 
     segments: list[SegmentSpec] = []
 
@@ -299,7 +299,7 @@ class MetricSpec(Spec, frozen=True, kw_only=True):
 
 
 class MetricsFile(Spec, frozen=True, kw_only=True):
-    """`metrics.yaml`."""
+    """`metrics.yaml`: what is measured; `currency` is that of every amount."""
 
     metrics: Annotated[list[MetricSpec], Meta(min_length=1)]
     currency: Annotated[str, Meta(pattern="^[A-Z]{3}$", extra={"remedy": "use an ISO 4217 code such as EUR"})] = "EUR"
