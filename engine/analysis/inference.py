@@ -41,7 +41,8 @@ def _gradient(moments: Moments, term: Term, at: int) -> tuple[float, Floats]:
         return math.nan, gradient
     value = float(moments.mean[at]) / denominator
     gradient[at], gradient[at + 1] = 1 / denominator, -value / denominator
-    return value + term.offset, gradient
+    whole = value + term.offset
+    return (0.0 if abs(whole) <= ROUNDING * abs(term.offset) else whole), gradient
 
 
 def _linearized(moments: Moments, measure: Measure) -> tuple[Floats, Floats]:
@@ -96,7 +97,9 @@ def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, A
         values, gradients = _linearized(side, measure)
         direction = weights @ gradients
         covariance = side.covariance
-        variance = max(float(direction @ covariance @ direction), 0.0) / side.n  # rounding may leave less than none
+        variance = float(direction @ covariance @ direction) / side.n
+        if variance <= ROUNDING * float(abs(direction) @ abs(covariance) @ abs(direction)) / side.n:
+            variance = 0.0
         value = float(values[0] - theta @ (values[1:] - centre[1:]))
         if not (math.isfinite(value) and math.isfinite(variance)):
             return _why_not(side, measure)

@@ -133,3 +133,17 @@ def test_units_of_one_row_are_rows_where_some_lack_a_value(tmp_path: Path) -> No
         assert numbers(one) == pytest.approx(numbers(other), rel=1e-9, abs=1e-12)
     assert named.metrics[0].bayes.model == "beta-binomial"  # type: ignore[union-attr] # it has one
     assert named.quality.flags == alone.quality.flags
+
+
+def test_a_variant_without_any_success_has_no_posterior(tmp_path: Path) -> None:
+    """What is left of its sums by rounding is no variance, and no share of control."""
+    won = np.where(VARIANT == 1, 0.0, (X > 0.3).astype(float))
+    rare = np.where(RNG.random(OF.size) < 0.03, won, 0.0)
+    for y in (won, rare):
+        row = analyzed(saved(tmp_path, u=OF, v=VARIANT, y=y), "proportion:y").metrics[0]
+        assert row.mean["1"] == 0
+        assert row.bayes == NotEstimable(
+            "the variant's mean is zero without variation; no likelihood can be drawn from it"
+        )
+        assert isinstance(row.absolute, Effect)
+        assert row.absolute.se == pytest.approx(cluster_robust(y), rel=1e-9)
