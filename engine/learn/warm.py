@@ -102,9 +102,9 @@ def learnt_from(selection: Selection, source: Path) -> tuple[Bandit, dict[str, i
     for rows in _log(selection, source, unused) if source.is_dir() else _table(selection, source):
         policy = _taught(policy, selection, rows, unused)
     if not policy.seen:
-        raise BadInput(
-            f"{source}: no row teaches {selection.key} ({dict(+unused) or 'it has none'}); see what it holds"
-        )
+        aside = ", ".join(f"{rows:,} ({reason})" for reason, rows in (+unused).items())
+        why = f"left aside were {aside}" if aside else "it has none"
+        raise BadInput(f"{source}: no row teaches {selection.key}, {why}; see what it holds")
     return policy, dict(+unused)
 
 

@@ -322,7 +322,7 @@ def test_a_warm_start_says_what_is_missing(shop: Any, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="has no column 'arm' but offer, reward"):
         warm_start(shop.settings, shop.plan, "hero", file)
     file.write_text("arm,reward\nx,1\n")
-    with pytest.raises(BadInput, match="no row teaches hero"):
+    with pytest.raises(BadInput, match=r"no row teaches hero, left aside were 1 \(arm that the plan does not have\)"):
         warm_start(shop.settings, shop.plan, "hero", file)
     empty, text = tmp_path / "empty", tmp_path / "table.txt"
     (empty / "log").mkdir(parents=True)
