@@ -28,6 +28,8 @@ CONSENTS = {
 """Events that say whether the customer agrees."""
 
 EARLIEST, LATEST = 946_684_800.0, 4_102_444_800.0  # the years 2000 and 2100; beyond, it is JavaScript's milliseconds
+FOREVER = 253_402_300_799.0
+"""The end of the year 9999, after which no text tells a time."""
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -115,12 +117,12 @@ def customer_ids(event: Event) -> CustomerIds:
 def occurred(event: Event, received: float) -> float:
     """When the event happened by our clock (s since 1970): the sender's lag, `sent_at - timestamp`, before `received`.
 
-    Without `sent_at` the timestamp is taken as it is; nothing happens after it was received.
+    Without `sent_at` the timestamp is taken as it is; nothing happens after it was received, or before the year 2000.
     """
     at, sent = _seconds(event.timestamp), _seconds(event.sent_at)
     if at is None:
         return received
-    return min(received, received - max(0.0, sent - at) if sent is not None else at)
+    return min(received, max(EARLIEST, received - max(0.0, sent - at) if sent is not None else at))
 
 
 def accept(event: Event, customer: str, time: float, received: float, taken_back: float = 0.0) -> Accepted:

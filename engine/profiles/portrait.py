@@ -15,7 +15,7 @@ def portrait(profile: Profile, now: float, counts: Counts | None = None) -> dict
     seen = attributes(profile, now) | {"channels": sorted(profile.channels)}
     affinity = seen.get("affinity")
     if isinstance(affinity, dict):  # sums of decays agree to rounding only, and come in the order they were told
-        seen["affinity"] = {name: float(f"{value:.6g}") for name, value in sorted(affinity.items())}
+        seen["affinity"] = {name: _rounded(value) for name, value in sorted(affinity.items())}
     return {
         "customer": profile.id,
         "unit": profile.unit,
@@ -64,6 +64,10 @@ def portrait(profile: Profile, now: float, counts: Counts | None = None) -> dict
 def moment(time: float) -> str:
     """A time (s since 1970) as RFC 3339 text in UTC."""
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _rounded(value: object) -> object:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _moments(times: Mapping[str, float]) -> dict[str, str]:

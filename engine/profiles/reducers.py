@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 import msgspec
 from msgspec.structs import replace
 
-from engine.catalog.rules import REFUNDS, ProfileRules
+from engine.catalog.rules import DAY, REFUNDS, ProfileRules
 from engine.decide.profile import Answer, Consent, Held, Order, Profile, Trait
 from engine.profiles import orders
 from engine.profiles.affinity import grow
-from engine.profiles.events import CONSENTS, MOST, Event, customer_ids, until
+from engine.profiles.events import CONSENTS, EARLIEST, FOREVER, MOST, Event, customer_ids, until
 from engine.profiles.traits import CONSENT, flatten, tell
 from engine.profiles.visits import seen_at
 from engine.profiles.words import added, consented, linked, tellers
@@ -141,7 +141,9 @@ def agreed(profile: Profile, event: Event, time: float, rules: ProfileRules) -> 
     granted = CONSENTS[name] and said.get("granted", True) is True
     expires, days = until(said.get("expires")), _number(said.get("days"))
     if expires is None and days is not None:
-        expires = time + days * 86_400
+        expires = time + days * DAY
+    if expires is not None:
+        expires = min(max(expires, EARLIEST), FOREVER)
     after = consented(profile, purpose, Consent(granted, time, expires, event.channel or "", _by(event)))
     return {"consents": after.consents, "said": after.said}
 

@@ -104,6 +104,7 @@ def test_an_item_of_bad_bytes_is_refused_alone(item: bytes) -> None:
         (RECEIVED - 5, RECEIVED - 2, -3),
         (1000 * RECEIVED - 5000, 1000 * RECEIVED - 2000, -3),
         (None, "2026-11-22T11:00:00Z", 0),
+        ("2000-01-01T00:00:00Z", "2099-12-31T00:00:00Z", 946_684_800 - RECEIVED),  # before the shop was
     ],
 )
 def test_the_senders_lag_counts_not_the_senders_clock(timestamp: object, sent_at: object, after: float) -> None:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from engine.catalog.rules import DAY, ProfileRules
 from engine.decide.profile import Profile, attributes, consented, resume
 from engine.profiles.events import Event
+from engine.profiles.portrait import portrait
 from engine.profiles.reducers import reduce
 
 NOW = 1_790_000_000.0
@@ -155,6 +156,16 @@ def test_a_consent_ends_when_it_says_however_that_is_written(form: Callable[[flo
     for none in (None, "9999-12-31T23:59:59Z"):
         profile = after([track("consent", purpose="marketing", granted=True, expires=none)])
         assert consented(profile, "marketing", NOW + 3650 * DAY)
+
+
+@pytest.mark.parametrize("said", [{"days": 1e9}, {"days": -1e9}, {"expires": 1e300}])
+def test_whatever_was_told_can_be_read(said: dict[str, object]) -> None:
+    for affinity in ("tea", [1], None, {"tea": "much", "milk": 1}):
+        traits: dict[str, object] = {"affinity": affinity, "loyalty": "gold", "orders": 3}
+        told = Event("identify", "m", user_id="u", traits=traits), NOW
+        profile = after([track("view", category="coffee"), told, track("consent", purpose="p", granted=True, **said)])
+        assert msgspec.json.encode(portrait(profile, NOW))
+        assert consented(profile, "p", NOW) == (said.get("days", 1) > 0)
 
 
 def test_the_journey_goes_on_until_it_ends_or_is_forgotten() -> None:
