@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Thread
 
@@ -190,6 +190,13 @@ def test_readers_keep_the_eraser_waiting_and_not_the_collector(redis_url: str, t
         assert customers(settings.log) == {"stays", "new"}
 
 
+def written(store: Path) -> bytes:
+    """What the files of the store hold; they are written anew and removed beside this."""
+    while True:
+        with suppress(FileNotFoundError):
+            return b"".join(file.read_bytes() for file in store.rglob("*.[ar][od][fb]"))
+
+
 def test_at_last_the_file_of_the_store_has_nothing_of_them(tmp_path: Path) -> None:
     with embedded.running(tmp_path / "store") as store, stream.connect(store.url) as client:
         settings = Settings(redis=store.url, data=tmp_path)
@@ -203,7 +210,7 @@ def test_at_last_the_file_of_the_store_has_nothing_of_them(tmp_path: Path) -> No
         assert not (settings.log / ".erasures").exists()
         forgetter.step(time.time() + 60)
         assert (settings.log / ".erasures").exists()
-        until(lambda: b"gone" not in b"".join(f.read_bytes() for f in (tmp_path / "store").rglob("*.[ar][od][fb]")))
+        until(lambda: b"gone" not in written(tmp_path / "store"))
 
 
 def test_a_damaged_file_keeps_nobody_else_from_being_forgotten(redis_url: str, tmp_path: Path) -> None:
