@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from engine.cli.roles import collect
 from engine.journal import drain
@@ -13,15 +14,16 @@ from engine.journal.spool import Spool
 
 
 @pytest.fixture
-def signals() -> Iterator[None]:
-    """The verb takes the process' signals."""
+def own_process() -> Iterator[None]:
+    """A verb takes the process' signals and its log."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+    structlog.reset_defaults()
 
 
-@pytest.mark.usefixtures("signals")
+@pytest.mark.usefixtures("own_process")
 def test_a_drain_that_some_records_do_not_reach_says_no(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
