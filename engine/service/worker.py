@@ -157,7 +157,7 @@ class Worker:
 
     async def _made(self, request: DecideRequest, now: float, decision_id: str) -> tuple[Decision, Kept]:
         decision = await self.weigh(request, now, decision_id)
-        if not request.expose and not await self.hold(decision) and self.granting.wanted(self.plan, decision, now):
+        if not request.expose and not await self.hold(decision):  # nobody could be told that it was seen
             decision = self._alone(of_the_store(request), now, decision_id)
         records = records_of(decision, now, expose=request.expose)
         customer = None if decision.erased else decision.answer.customer

@@ -105,6 +105,8 @@ def test_a_store_that_takes_no_writes_is_told_and_what_cannot_be_claimed_is_not_
                 answers = [server.post("/v1/decide", body).json() for body in (ahead, DECIDE | stranger)]
                 told = [(answer["degraded"], answer["offers"]["home_hero"]["reason"]) for answer in answers]
                 assert told == [(True, "fallback")] * 2
+                variant = {"placements": [], "experiments": ["checkout_layout"]}  # needs no claim, but to be seen
+                assert server.post("/v1/decide", ahead | variant).json()["degraded"]
                 event = {"type": "track", "message_id": "m", "user_id": "u-1", "event": "click"}
                 assert server.post("/v1/events", {"batch": [event]}).status_code == 503
                 ready, enough = server.get("/readyz"), server.get("/readyz/degraded")
