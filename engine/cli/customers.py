@@ -27,11 +27,12 @@ app.command(policy)
 def export(customer: Customer, *, data: Data = None, redis: Redis = None, json: AsJson = True) -> int:  # noqa: ARG001 (it always is)
     """Hand out all that is kept of a customer, found by any of their ids, as one JSON document."""
     from engine.journal.export import rows_of
+    from engine.profiles.keys import spellings
     from engine.profiles.portrait import portrait
 
     with at_store(data, redis) as settings:
         found = asyncio.run(_export(settings.redis, customer))
-        ids = {customer}
+        ids = spellings(customer)
         if found:
             ids |= {found.profile.id, *(value for values in found.profile.ids.values() for value in values)}
         rows = rows_of(settings.log, ids, settings.redis)
@@ -145,6 +146,7 @@ async def _export(redis: str, customer: str) -> "Export | None":
 
 
 async def _erase(redis: str, customer: str) -> set[str]:
+    from engine.profiles.keys import spellings
     from engine.profiles.store import ProfileStore
     from engine.service.repeats import forget
 
@@ -153,4 +155,4 @@ async def _erase(redis: str, customer: str) -> set[str]:
         gone = await store.erase(customer, forget)
     finally:
         await store.close()
-    return {customer, *(value for values in gone.values() for value in values)}
+    return {*spellings(customer), *(value for values in gone.values() for value in values)}

@@ -90,7 +90,8 @@ async def erase(
     Of a customer never heard of, late events create nothing either; the answer is empty then. Where this is cut short,
     `finish` does the rest.
     """
-    begun, profile = await _begin(wire, hash_, rules, _candidates(hash_, value), {digest(value)}, now)
+    who = {digest(name) for name in keys.spellings(value)}
+    begun, profile = await _begin(wire, hash_, rules, _candidates(hash_, value), who, now)
     await _forget(wire, begun.who, also)
     return {kind: profile.ids[kind] for kind in KINDS if kind in profile.ids} if profile else {}
 

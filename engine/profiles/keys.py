@@ -60,6 +60,16 @@ def normal(kind: IdKind, value: str) -> str:
     return value
 
 
+def spellings(value: str) -> set[str]:
+    """An identifier of a kind that is not told, as given and as it is written here: `Ada@X.de` is `ada@x.de` too."""
+    found = {value}
+    if "@" in value:
+        found.add(normal("email", value))
+    if value.startswith("+"):
+        found.add(normal("phone", value))
+    return found
+
+
 def strongest(ids: CustomerIds) -> str:
     """The strongest identifier that was given, as it is written here; empty if there is none."""
     return next((name for kind in KINDS if (name := normal(kind, getattr(ids, kind) or ""))), "")

@@ -16,6 +16,7 @@ from engine.journal.erase import erase_customers
 from engine.journal.erase_pending import erase_pending
 from engine.journal.export import rows_of
 from engine.profiles.erasure import Export
+from engine.profiles.keys import spellings
 from engine.profiles.portrait import portrait
 from engine.service.auth import Guard
 from engine.service.http import Call, Reply, Route, endpoint
@@ -55,7 +56,7 @@ def profile_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
     async def export(call: Call) -> Reply:
         found = await _found(worker, call)
         customer = str(call.path["id"])
-        ids = {customer, *(_ids(found) if found else ())}
+        ids = {*spellings(customer), *(_ids(found) if found else ())}
         try:
             rows = await asyncio.to_thread(rows_of, worker.settings.log, ids, worker.settings.redis)
         except StoreUnavailable:
@@ -71,7 +72,7 @@ def profile_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
             gone = await worker.patient.erase(customer, forget)
         except StoreUnavailable:
             raise _away() from None
-        ids = {customer, *(value for values in gone.values() for value in values)}
+        ids = {*spellings(customer), *(value for values in gone.values() for value in values)}
         folder, now = worker.settings.log, time.time()
         try:
             rows = await asyncio.to_thread(erase_customers, folder, ids, now) if folder.is_dir() else 0

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ import redis
 
 from engine import embedded
 from engine.decide.profile import CustomerIds
+from engine.erasures import STREAM
 from engine.journal.erase import digest
 from engine.journal.records import DecisionRecord, ExposureRecord
 from engine.learn.erase import without_erased
@@ -124,6 +126,16 @@ def test_what_keeps_an_erasure_from_its_end_is_told(server: Any, file: str) -> N
             aside.rename(aside.with_name(aside.name.removeprefix("aside-")))
     assert (path.read_bytes() if path.exists() else None) == sound
     assert server.request("DELETE", address).status_code == 200
+
+
+@pytest.mark.parametrize(("told", "kept_as"), [(" Gone@X.de", "gone@x.de"), ("+49 (30) 12-34", "+4930 1234")])
+def test_an_address_that_no_profile_holds_any_more_is_erased_however_it_is_written(
+    server: Any, valkey: embedded.Embedded, told: str, kept_as: str
+) -> None:
+    name = "".join(kept_as.split())
+    assert set(server.request("DELETE", f"/v1/profiles/{quote(told, safe='')}").json()["ids"]) == {told, name}
+    with redis.Redis.from_url(valkey.url) as client:
+        assert digest(name).encode() in b" ".join(said[b"who"] for _, said in client.xrange(STREAM))
 
 
 def test_while_the_store_is_away_no_record_names_the_erased(tmp_path: Path, serve: Any, shop: Path) -> None:
