@@ -1,10 +1,13 @@
 """The same promises in a cluster, where a command over two customers' keys is refused."""
 
 import asyncio
+import time
 
 from engine.decide.profile import CustomerIds
 from engine.profiles.claims import Cap, Claim, Claims, Denial, Take
+from engine.profiles.erasure import SWEPT
 from engine.profiles.events import Accepted, Event
+from engine.profiles.prefetched import Prefetched, held, hold
 from engine.profiles.store import ProfileStore
 
 NOW = 1_790_000_000.0
@@ -41,7 +44,12 @@ def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
         answers = [denial for (denial,) in await asyncio.gather(*units)]
         assert answers.count(None) == 5
         assert answers.count(Denial("stock", "SKU")) == 25
+        for n in (7, 8):
+            held_for = Prefetched(f"u-{n}", ["hero"], many[n].key, unit=f"a-{n}", who=CustomerIds(user_id=f"u-{n}"))
+            await hold(store.wire, f"d-{n}", held_for)
         assert await store.erase("u-7") == {"user_id": ["u-7"], "anonymous_id": ["a-7"]}
+        assert [await held(store.wire, f"d-{n}") is not None for n in (7, 8)] == [False, True]
+        assert await store.finish_erasures(time.time() + SWEPT) == 1
         assert (await store.fetch(CustomerIds(anonymous_id="a-7"), NOW)).erased
         await store.close()
 
