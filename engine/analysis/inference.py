@@ -68,6 +68,14 @@ def slopes(total: Moments, measure: Measure) -> Floats:
     return np.linalg.lstsq(covariance[1:, 1:], covariance[1:, 0], rcond=1e-12)[0].astype(np.float64)
 
 
+def _variance(moments: Moments, direction: Floats) -> float:
+    """The variance of a sum of the columns' means; none where it is no more than rounding of what it is made of."""
+    covariance = moments.covariance
+    variance = float(direction @ covariance @ direction)
+    rounded = ROUNDING * float(abs(direction) @ abs(covariance) @ abs(direction))
+    return 0.0 if variance <= rounded else variance / moments.n
+
+
 def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, Arm, float] | NotEstimable:
     """Both arms' values and variances, adjusted for the covariates, and the share of variance these removed.
 
@@ -97,9 +105,7 @@ def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, A
         values, gradients = _linearized(side, measure)
         direction = weights @ gradients
         covariance = side.covariance
-        variance = float(direction @ covariance @ direction) / side.n
-        if variance <= ROUNDING * float(abs(direction) @ abs(covariance) @ abs(direction)) / side.n:
-            variance = 0.0
+        variance = _variance(side, direction)
         value = float(values[0] - theta @ (values[1:] - centre[1:]))
         if not (math.isfinite(value) and math.isfinite(variance)):
             return _why_not(side, measure)
@@ -120,7 +126,7 @@ def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, A
 def single(moments: Moments, measure: Measure) -> Arm:
     """One arm's value and variance, without covariates; needs two units."""
     value, gradient = _gradient(moments, measure.y, 0)
-    return Arm(moments.n, value, float(gradient @ moments.covariance @ gradient) / moments.n)
+    return Arm(moments.n, value, _variance(moments, gradient))
 
 
 def residual_sd(moments: Moments, measure: Measure) -> tuple[float, float]:

@@ -99,10 +99,13 @@ def _arm(
     """The quantile of `n` rows; `share` has the rows at or below it and the rows per unit."""
     if share.n < 2:
         return NotEstimable(f"all {n} rows of {said} are of one unit, a variance needs two")
+    spread = (around[1] - around[0]) / (2 * _Z)
+    if spread == 0:
+        return NotEstimable(f"{n} rows of {said} are tied around the {level:g} quantile")
     clustered = single(share, _SHARE).variance / (level * (1 - level) / n)
-    se = (around[1] - around[0]) / (2 * _Z) * math.sqrt(clustered)
-    tied = NotEstimable(f"{n} rows of {said} are tied around the {level:g} quantile")
-    return Arm(share.n, value, se * se) if se > 0 else tied
+    if clustered == 0:
+        return NotEstimable(f"the {share.n} units of {said} have one share of rows below the {level:g} quantile each")
+    return Arm(share.n, value, spread**2 * clustered)
 
 
 def _order_statistics(

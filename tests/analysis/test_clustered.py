@@ -147,3 +147,13 @@ def test_a_variant_without_any_success_has_no_posterior(tmp_path: Path) -> None:
         )
         assert isinstance(row.absolute, Effect)
         assert row.absolute.se == pytest.approx(cluster_robust(y), rel=1e-9)
+
+
+def test_units_that_a_quantile_halves_alike_give_it_no_error(tmp_path: Path) -> None:
+    """Of two units with two and eight rows each has half below the median: their shares do not vary."""
+    units = np.array([1, 1, *[4] * 8, *range(10, 40)])
+    halved = [0.2, 1.9, 0.5, 0.9, 0.91, 1.2, 1.3, 1.4, 1.41, 1.6]
+    path = saved(tmp_path, u=units, v=(units > 5).astype(int), y=[*halved, *RNG.normal(size=30)])
+    assert analyzed(path, "quantile:y@0.5").metrics[0].absolute == NotEstimable(
+        "the 2 units of y have one share of rows below the 0.5 quantile each"
+    )
