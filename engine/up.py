@@ -20,6 +20,7 @@ from engine import embedded
 from engine.catalog.archive import Archive
 from engine.catalog.watch import PlanWatch
 from engine.errors import BadInput, CounterpointError, StoppedError
+from engine.journal import stream
 from engine.processes import Child, Keeper, verb
 from engine.service.auth import keys_of
 from engine.service.server import listen
@@ -62,6 +63,8 @@ def running(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Se
         environment = _environment(settings, meters)
         fd = listener.fileno()
         keeper = Keeper()
+        with stream.connect(store.url) as client:
+            stream.expect(client, stream.LEARNER, settings.partitions)  # slow to start; the collector trims meanwhile
         with _tended(keeper, store):
             keeper.add(Child("collector", verb("collect"), environment))
             keeper.add(Child("learner", verb("learn", "--quiet"), environment))

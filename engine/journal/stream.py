@@ -15,6 +15,7 @@ Client = redis.Redis | redis.RedisCluster
 Position = str
 BEGINNING: Position = "0-0"
 PARTITIONS = "cp:partitions"
+LEARNER = "learner"
 LAST = "last"  # beside the spools, of which none has this name: the id of the stream's last entry
 
 
@@ -203,6 +204,12 @@ def trim(client: Client, partitions: list[int]) -> None:
         if positions:
             milliseconds, count = min(map(order, positions))
             client.xtrim(names.stream, minid=f"{milliseconds}-{count + 1}", approximate=False)
+
+
+def expect(client: Client, reader: str, partitions: int) -> None:
+    """Keep all entries for a reader that is about to come, unless it has been here."""
+    for partition in range(partitions):
+        client.hsetnx(keys(partition).positions, reader, BEGINNING)
 
 
 def holds_before(client: Client, time: float) -> bool:

@@ -33,7 +33,6 @@ from engine.learn.teach import Learnt, fitted, restarted, teach
 from engine.settings import Settings
 from policies import dump, load
 
-READER = "learner"
 INTERVAL = 0.1  # between looks at the streams' ends, and between two snapshots at least
 FIRST = 0  # the partition whose learner moves the prices and tells of trips
 SLACK = 10.0  # how far the streams' clock stays behind ours while nothing comes in
@@ -235,14 +234,16 @@ class Learner:
         if self._owned is not None:
             keep_the_rest(self._client, self._rules)
         progress = progress.without_spools_before(int(time.time() * 1000) - _KEEP_MARKS_MS)
-        self._reader = stream.Reader(self._client, READER, progress, partitions=self._partitions, only=self._owned)
+        self._reader = stream.Reader(
+            self._client, stream.LEARNER, progress, partitions=self._partitions, only=self._owned
+        )
         self._intake = Intake(progress, self._state.clocks())
         self._reader.commit(self._reader.progress)  # from now on nothing that is not read yet is trimmed
         return self._reader
 
     def _where_to_begin(self) -> stream.Progress:
         """Where our file ends, or beyond it where another learner had read a partition on: that has taught it."""
-        found = {p: self._client.hget(stream.keys(p).positions, READER) for p in self._mine()}
+        found = {p: self._client.hget(stream.keys(p).positions, stream.LEARNER) for p in self._mine()}
         others = {p: _text(position) for p, position in found.items() if position}
         mine = self._state.progress()
         if mine is None:

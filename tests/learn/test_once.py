@@ -3,7 +3,8 @@
 import threading
 from typing import Any
 
-from engine.journal import spool
+from engine.journal import spool, stream
+from engine.journal.collect import collect
 from engine.journal.records import encode
 
 
@@ -27,3 +28,14 @@ def test_it_ships_what_a_dead_worker_left(shop: Any) -> None:
     lock = spool.claim(left.path)
     assert lock is not None
     spool.remove(left.path, lock)
+
+
+def test_a_learner_that_is_expected_and_slow_to_start_misses_nothing(shop: Any) -> None:
+    stream.expect(shop.client, stream.LEARNER, shop.settings.partitions)
+    shop.send(*shop.shown("d1", 0), shop.event("click", 5, decision="d1"))
+    collect(shop.settings, drain=True)
+    shop.learn()
+    assert shop.learnt().statistics["total"].sum() == 1
+    stream.expect(shop.client, stream.LEARNER, shop.settings.partitions)  # as when it starts again
+    collect(shop.settings, drain=True)
+    assert [shop.client.xlen(stream.keys(p).stream) for p in range(shop.settings.partitions)] == [0, 0]
