@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import struct
+import time
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ _HEAD = struct.Struct("<IIQH")
 _SUFFIX = ".seg"
 _ROOM = 4 << 20
 _LEAST = 1 << 20  # so that a store on the same disk can write what belongs to what is answered
+_LOOK_SECONDS = 0.02  # between two looks at the disk: within them less is written than that
 _log = structlog.get_logger(__name__)
 
 
@@ -69,6 +71,7 @@ class Spool:
         self._segment_bytes = segment_bytes
         self._size = 0
         self._first = 1
+        self._look = 0.0
         with root_lock(root):
             self.path.mkdir()
             lock = claim(self.path)
@@ -87,8 +90,10 @@ class Spool:
         Raises:
             JournalError: if the disk takes no more, or hardly any. None of the records is kept then.
         """
-        if self._free() < _LEAST:
-            raise self._refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        if (now := time.monotonic()) >= self._look:
+            if self._free() < _LEAST:
+                raise self._refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            self._look = now + _LOOK_SECONDS
         seq = self.seq
         parts: list[bytes] = []
         for payload, partition in records:
