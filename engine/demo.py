@@ -16,11 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from engine import embedded
 from engine.analysis import analyze_experiment, policy_report
-from engine.analysis.ask import ask
-from engine.analysis.render import render, render_policies
+from engine.analysis.design.question_from_plan import ask
+from engine.analysis.render.terminal import render, render_policies
 from engine.catalog import load_plan
+from engine.erasure.listener import LogErasures
 from engine.errors import BadInput, CounterpointError
-from engine.journal.collect import collect
+from engine.journal.log.collect import collect
 from engine.service.server import listen
 from engine.settings import Settings
 from engine.up import running
@@ -79,7 +80,7 @@ def run(settings: Settings, customers: int, *, once: bool, stop: threading.Event
             return 0
         err.print("Collecting the log …")
         stop.wait(REWARD_SECONDS)
-        collect(served, drain=True)
+        collect(served, LogErasures(), drain=True)
         plan = load_plan(settings.experiments)
         out.print(render_policies(policy_report(settings.log, "home_hero")))
         for key in plan.experiments:

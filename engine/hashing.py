@@ -141,3 +141,8 @@ def uniform(decision_id: str, key: str) -> float:
     """The one draw in [0, 1) for `key` (a placement) in a decision: 53 bits of BLAKE2b, so a record can be replayed."""
     text = f"{len(decision_id)}:{decision_id}{key}".encode("utf-8", "surrogatepass")
     return (int.from_bytes(blake2b(text, digest_size=8).digest()) >> 11) * 2.0**-53
+
+
+def identifier_digest(identifier: str) -> str:
+    """What is stored of an erased identifier: 128 bits of BLAKE2b, from which the identifier cannot be read."""
+    return blake2b(identifier.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -40,7 +40,7 @@ def timed(assign: Callable[[str], int]) -> tuple[float, int]:
 
 
 def ours() -> dict[str, Callable[[str], int]]:
-    from engine.catalog.conditions import compile_condition  # noqa: PLC0415  the peer's environment has no engine
+    from engine.catalog.conditions.compile import compile_condition  # noqa: PLC0415  the peer's environment has no engine
     from engine.hashing import assigner, bucket_ranges  # noqa: PLC0415  as above
 
     assign = assigner(SEED, bucket_ranges(len(WEIGHTS), COVERAGE, WEIGHTS))

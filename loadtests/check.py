@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from engine.catalog.compile import compile_plan
-from engine.catalog.load import load_specs
-from engine.catalog.warnings import warnings
+from engine.catalog.check.load import load_specs
+from engine.catalog.check.warnings import warnings
+from engine.catalog.plan.compile import compile_plan
 
 BUDGET_SECONDS = 2.0
 EXPERIMENT = """\

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from engine.catalog import Plan, load_plan
-from engine.decide.decision import DecideRequest, Standing, decide
-from engine.decide.profile import Consent, CustomerIds, Profile, Trait
+from engine.customer import Consent, CustomerIds, Profile, Trait
+from engine.decision.decision import DecideRequest, Standing, decide
 
 NOW = 1_790_000_000.0
 ALL, ELIGIBLE = 5000, 30

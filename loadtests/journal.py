@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 
 from engine import embedded
-from engine.journal.collect import collect
+from engine.erasure.listener import LogErasures
+from engine.journal.log.collect import collect
 from engine.journal.records import DecisionRecord, DecisionRow, EventRecord, encode
-from engine.journal.ship import adopt, ship
-from engine.journal.spool import Spool, partition_of
+from engine.journal.spool.ship import adopt, ship
+from engine.journal.spool.spool import Spool, partition_of
 from engine.settings import Settings
 
 ARMS = [f"offer-{number}" for number in range(20)]
@@ -67,7 +68,7 @@ def main() -> None:
         asyncio.run(ship(adopted, store.url))
         print(f"ship                     {(time.process_time() - begun) / count * 1e6:8.2f} µs CPU a record")
         begun, cpu = time.perf_counter(), time.process_time()
-        summary = collect(settings, drain=True)
+        summary = collect(settings, LogErasures(), drain=True)
         seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
         print(f"collect                  {count / seconds:8.0f} records/s, {cpu / count * 1e6:.2f} µs CPU a record")
         print(f"rows                     {summary.rows}")

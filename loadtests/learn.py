@@ -20,10 +20,12 @@ import msgspec
 
 from engine import embedded
 from engine.catalog import Plan, load_plan
-from engine.journal import ship, snapshots, spool, stream
+from engine.journal import stream
 from engine.journal.records import AnyRecord, DecisionRecord, DecisionRow, EventRecord, ExposureRecord, encode
+from engine.journal.spool import ship, spool
 from engine.learn import learn
 from engine.settings import Settings
+from engine.snapshots import snapshots
 
 ARMS = [f"offer{index}" for index in range(10)]
 T0 = 1_790_000_000.0

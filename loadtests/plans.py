@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.catalog import Plan, load_plan
-from engine.decide.decision import DecideRequest, decide
-from engine.decide.profile import CustomerIds, Profile
+from engine.customer import CustomerIds, Profile
+from engine.decision.decision import DecideRequest, decide
 from loadtests import shop
 
 SMALL, LARGE = 10, 1000

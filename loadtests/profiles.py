@@ -15,15 +15,15 @@ import msgspec
 import redis
 import uvloop
 
-from engine import embedded
-from engine.catalog.rules import ProfileRules
-from engine.decide.profile import CustomerIds, Profile, attributes
-from engine.profiles import keys
-from engine.profiles.claims import Cap, Claim, Claims, Take
-from engine.profiles.entries import Pointer, write
-from engine.profiles.events import Accepted, Event
-from engine.profiles.reducers import reduce
-from engine.profiles.store import ProfileStore
+from engine import embedded, keyspace
+from engine.catalog.spec.profile_rules import ProfileRules
+from engine.claims.claims import Cap, Claim, Claims, Take
+from engine.customer import CustomerIds, Profile, attributes
+from engine.customers.model.events import Accepted, Event
+from engine.customers.model.reducers import reduce
+from engine.customers.redis import keys
+from engine.customers.redis.stored_entry import Pointer, write
+from engine.customers.store import ProfileStore
 
 NOW = 1_790_000_000.0
 CONCURRENT = 64
@@ -95,7 +95,7 @@ async def speed(url: str) -> None:
     hash_ = keys.hasher(b"counterpoint")
     known = [CustomerIds(user_id=f"u-{n}") for n in range(1000)]
     both = [CustomerIds(user_id=f"u-{n}", anonymous_id=f"a-{n}") for n in range(1000)]
-    names = [keys.slot(hash_("user_id", f"u-{n}")) for n in range(1000)]
+    names = [keyspace.profile(hash_("user_id", f"u-{n}")) for n in range(1000)]
     for _ in range(3):
         one, two, plain = await fetches(store, known), await fetches(store, both), await naive(url, names)
         print(f"fetch: {one * 1e6:.1f} µs CPU by one id, {two * 1e6:.1f} by two; one await get each: {plain * 1e6:.1f}")
@@ -154,10 +154,10 @@ def fill(url: str, customers: int) -> None:
                     msgspec.structs.replace(PROFILE, id=f"u-{n}", unit=f"a-{n}", marks=seen if n % 10 else b"")
                 )
                 payload += len(value) - 5
-                pipe.set(keys.slot(user), value, px=86_400_000)
-                pipe.set(keys.slot(anonymous), write(Pointer(user)), px=86_400_000)
+                pipe.set(keyspace.profile(user), value, px=86_400_000)
+                pipe.set(keyspace.profile(anonymous), write(Pointer(user)), px=86_400_000)
                 if n % 10 == 0:  # who did more than a profile remembers itself
-                    pipe.set(keys.seen(user), seen, px=86_400_000)
+                    pipe.set(keyspace.counted_messages(user), seen, px=86_400_000)
                     payload += len(seen)
             pipe.execute()
             if sys.stderr.isatty():

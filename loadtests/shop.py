@@ -9,14 +9,15 @@ import msgspec
 import numpy as np
 import redis
 
+from engine import keyspace
 from engine.catalog import Plan, load_plan
-from engine.catalog.rules import ProfileRules
-from engine.decide.profile import Profile
-from engine.journal.snapshots import Header, bandit, meaning_of, publish
-from engine.profiles import keys
-from engine.profiles.entries import write
-from engine.profiles.events import Event
-from engine.profiles.reducers import reduce
+from engine.catalog.spec.profile_rules import ProfileRules
+from engine.customer import Profile
+from engine.customers.model.events import Event
+from engine.customers.model.reducers import reduce
+from engine.customers.redis import keys
+from engine.customers.redis.stored_entry import write
+from engine.snapshots.snapshots import Header, bandit, meaning_of, publish
 from policies import dump
 
 NOW = 1_790_000_000.0
@@ -114,7 +115,7 @@ def fill(client: redis.Redis, customers: int) -> None:
         pipe = client.pipeline(transaction=False)
         for name in (f"u-{number}" for number in range(start, min(start + 2000, customers))):
             profile = customer(name, chance)
-            pipe.set(keys.slot(hash_("user_id", name)), write(profile))
+            pipe.set(keyspace.profile(hash_("user_id", name)), write(profile))
             pipe.set(f"profile:{name}", msgspec.json.encode(profile))
         pipe.execute()
 

@@ -18,11 +18,11 @@ import pytest
 
 from engine.catalog import load_plan
 from engine.cli import app
-from engine.decide.assign import AssignmentReason, Subject, assign
-from engine.decide.offers import OfferReason
+from engine.decision.assign import AssignmentReason, Subject, assign
+from engine.decision.offers import OfferReason
 from engine.errors import BadInput
 from engine.hashing import bucket, bucket_ranges, choose_variant
-from engine.journal.parquet import SCHEMAS
+from engine.journal.log.parquet import SCHEMAS
 from engine.service.auth import load_keys
 from engine.settings import RULES, Settings, from_environment
 

@@ -4,12 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine.analysis.aa import aa_experiment, aa_table
-    from engine.analysis.experiment import analyze_experiment
-    from engine.analysis.policies import policy_report
-    from engine.analysis.question import ExperimentQuestion, MetricSpec
-    from engine.analysis.report import Report
-    from engine.analysis.table import analyze_table
+    from engine.analysis.bandits.policy_report import policy_report
+    from engine.analysis.design.question import ExperimentQuestion, MetricSpec
+    from engine.analysis.report.aa import aa_experiment, aa_table
+    from engine.analysis.report.experiment import analyze_experiment
+    from engine.analysis.report.model import Report
+    from engine.analysis.report.table import analyze_table
 
 __all__ = [
     "ExperimentQuestion",
@@ -23,14 +23,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ExperimentQuestion": "question",
-    "MetricSpec": "question",
-    "Report": "report",
-    "aa_experiment": "aa",
-    "aa_table": "aa",
-    "analyze_experiment": "experiment",
-    "analyze_table": "table",
-    "policy_report": "policies",
+    "ExperimentQuestion": "design.question",
+    "MetricSpec": "design.question",
+    "Report": "report.model",
+    "aa_experiment": "report.aa",
+    "aa_table": "report.aa",
+    "analyze_experiment": "report.experiment",
+    "analyze_table": "report.table",
+    "policy_report": "bandits.policy_report",
 }
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine.catalog.plan import Plan
+    from engine.catalog.plan.plan import Plan
 
 __all__ = ["Plan", "load_plan"]
 
@@ -15,8 +15,8 @@ def load_plan(folder: Path | str) -> "Plan":
     Raises:
         CatalogError: with every problem of every file, if there is one.
     """
-    from engine.catalog.compile import compile_plan  # noqa: PLC0415 (as `Plan`)
-    from engine.catalog.load import load_specs  # noqa: PLC0415
+    from engine.catalog.check.load import load_specs  # noqa: PLC0415
+    from engine.catalog.plan.compile import compile_plan  # noqa: PLC0415 (as `Plan`)
 
     return compile_plan(load_specs(Path(folder)))
 
@@ -25,6 +25,6 @@ def __getattr__(name: str) -> object:
     """`Plan` when it is first asked for: who reads the rules alone, as a client does, needs no policies to start."""
     if name != "Plan":
         raise AttributeError(f"module 'engine.catalog' has no attribute {name!r}")
-    from engine.catalog.plan import Plan  # noqa: PLC0415
+    from engine.catalog.plan.plan import Plan  # noqa: PLC0415
 
     return Plan

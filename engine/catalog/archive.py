@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from engine.catalog.load import specs_of
-from engine.catalog.specs import Specs
+from engine.catalog.check.load import specs_of
+from engine.catalog.spec.folder import Specs
 from engine.errors import BadInput
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import structlog
 
 from engine.catalog.archive import Archive, who_changed
-from engine.catalog.compile import compile_plan
-from engine.catalog.load import read_folder, specs_of
-from engine.catalog.plan import Plan
+from engine.catalog.check.load import read_folder, specs_of
+from engine.catalog.plan.compile import compile_plan
+from engine.catalog.plan.plan import Plan
 from engine.errors import CatalogError, Problem
 
 Fingerprint = tuple[tuple[str, int, int], ...]

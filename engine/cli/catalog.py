@@ -15,7 +15,7 @@ from engine.settings import ADDRESS, Settings, from_environment
 
 if TYPE_CHECKING:
     from engine.catalog import Plan
-    from engine.decide.offers import Snapshot
+    from engine.decision.offers import Snapshot
 
 Key = Annotated[str, Parameter(help="An experiment or a placement.")]
 Channel = Annotated[
@@ -27,9 +27,9 @@ Customers = Annotated[Path, Parameter(help="JSON, JSON Lines or CSV: user_id, tr
 @app.command
 def check(folder: Folder = None, *, json: AsJson = False) -> int:
     """Validate every YAML file and show all problems at once."""
-    from engine.catalog.compile import compile_plan
-    from engine.catalog.load import load_specs
-    from engine.catalog.warnings import warnings
+    from engine.catalog.check.load import load_specs
+    from engine.catalog.check.warnings import warnings
+    from engine.catalog.plan.compile import compile_plan
 
     folder = from_environment(experiments=folder).experiments
     if not folder.is_dir():
@@ -69,7 +69,7 @@ def check(folder: Folder = None, *, json: AsJson = False) -> int:
 @app.command
 def schema(folder: Annotated[Path, Parameter(help="Where to write them.")]) -> int:
     """Write the JSON Schemas of the YAML into a folder, for editors."""
-    from engine.catalog.schema import write_schemas
+    from engine.catalog.schema.schema import write_schemas
 
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder}: is no folder; name one for the schemas, it is made if need be")
@@ -87,11 +87,11 @@ def plan(
     json: AsJson = False,
 ) -> int:
     """Tell what a change does: each change safe or unsafe, and who of a sample moves from which variant to which."""
-    from engine.catalog.compile import compile_plan
-    from engine.catalog.diff import changes
-    from engine.catalog.load import load_specs
-    from engine.decide.moves import moves
-    from engine.profiles.sample import made_up, read_sample
+    from engine.catalog.check.load import load_specs
+    from engine.catalog.diff.experiments import changes
+    from engine.catalog.plan.compile import compile_plan
+    from engine.rehearse.customers import made_up, read_sample
+    from engine.rehearse.variant_moves import moves
 
     before, after = load_specs(old), load_specs(new)
     sample = [one.profile for one in (read_sample(profiles) if profiles else made_up(10_000))]
@@ -134,11 +134,11 @@ def preview(
 
     The policies are as learnt in the store of the data directory; where none runs, as before they learnt anything.
     """
-    from engine.catalog.compile import compile_plan
-    from engine.catalog.load import load_specs
-    from engine.profiles.sample import met_on, read_sample
-    from engine.profiles.trial import preview as show
-    from engine.profiles.trial import with_drafts
+    from engine.catalog.check.load import load_specs
+    from engine.catalog.plan.compile import compile_plan
+    from engine.rehearse.customers import met_on, read_sample
+    from engine.rehearse.preview import preview as show
+    from engine.rehearse.preview import with_drafts
 
     settings = from_environment(experiments=experiments, data=data, redis=redis)
     trial = compile_plan(with_drafts(load_specs(settings.experiments), key))
@@ -183,8 +183,9 @@ def _yaml(value: object) -> str:
 
 def learnt_of(settings: Settings, plan: "Plan", *, named: bool) -> "dict[str, Snapshot]":
     """The policies of the plan as they are learnt in the store; reads only."""
-    from engine.decide.offers import Snapshot
-    from engine.journal import snapshots, stream
+    from engine.decision.offers import Snapshot
+    from engine.journal import stream
+    from engine.snapshots import snapshots
     from policies import load
 
     if not named and not (settings.data / ADDRESS).is_file():
@@ -215,7 +216,7 @@ def explain(
     """Make a logged decision again from its record and say why it was so; exit 1 if the answer differs."""
     from engine.catalog.archive import Archive
     from engine.journal import stream
-    from engine.journal.replay import explain_decision
+    from engine.rehearse.explain import explain_decision
 
     with (
         at_store(data, redis) as settings,
@@ -260,11 +261,11 @@ def coverage(
 
     A hole is where most customers find nothing of their own. With --json every row is there, the holes first.
     """
-    from engine.catalog.compile import compile_plan
-    from engine.catalog.load import load_specs
-    from engine.profiles.coverage import coverage as cover
-    from engine.profiles.coverage import unmet
-    from engine.profiles.sample import one_per_stage, read_sample
+    from engine.catalog.check.load import load_specs
+    from engine.catalog.plan.compile import compile_plan
+    from engine.rehearse.coverage import coverage as cover
+    from engine.rehearse.coverage import unmet
+    from engine.rehearse.customers import one_per_stage, read_sample
 
     specs, now = load_specs(from_environment(experiments=experiments).experiments), time.time()
     purposes = {offer.purpose for offer in specs.offers.values() if offer.purpose is not None}

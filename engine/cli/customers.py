@@ -13,7 +13,7 @@ from engine.errors import BadInput
 from engine.settings import from_environment
 
 if TYPE_CHECKING:
-    from engine.profiles.erasure import Export
+    from engine.erasure.profiles import Export
 
 SECONDS = 5.0
 Customer = Annotated[str, Parameter(help="Any id the customer is known by.")]
@@ -26,9 +26,9 @@ app.command(policy)
 @app.command
 def export(customer: Customer, *, data: Data = None, redis: Redis = None, json: AsJson = True) -> int:  # noqa: ARG001 (it always is)
     """Hand out all that is kept of a customer, found by any of their ids, as one JSON document."""
-    from engine.journal.export import rows_of
-    from engine.profiles.keys import spellings
-    from engine.profiles.portrait import portrait
+    from engine.customers.customer_view import portrait
+    from engine.customers.redis.keys import spellings
+    from engine.journal.log.export import rows_of
 
     with at_store(data, redis) as settings:
         found = asyncio.run(_export(settings.redis, customer))
@@ -46,8 +46,8 @@ def export(customer: Customer, *, data: Data = None, redis: Redis = None, json: 
 @app.command
 def erase(customer: Customer, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
     """Delete a person everywhere: profile, aliases, caps, what is on its way, and the log."""
-    from engine.journal.erase import erase_customers
-    from engine.learn.erase import erase_customers as erase_pending
+    from engine.erasure.log import erase_customers
+    from engine.learn.erased_records import erase_customers as erase_pending
 
     with at_store(data, redis) as settings:
         ids = asyncio.run(_erase(settings.redis, customer))
@@ -109,7 +109,7 @@ def warm_start(
 ) -> int:
     """Learn from an old log folder, or from a Parquet or CSV table with arm, reward, propensity and the traits."""
     from engine.catalog import load_plan
-    from engine.learn.warm import warm_start as warm
+    from engine.learn.warm_start import warm_start as warm
 
     plan = load_plan(from_environment(experiments=experiments).experiments)
     with at_store(data, redis) as settings:
@@ -123,7 +123,8 @@ def warm_start(
 @policy.command
 def close(key: Key, *, data: Data = None, redis: Redis = None) -> int:
     """Close the circuit breaker of a selection again, after its guardrail was looked into."""
-    from engine.journal import snapshots, stream
+    from engine.journal import stream
+    from engine.snapshots import snapshots
 
     with (
         at_store(data, redis) as settings,
@@ -136,23 +137,25 @@ def close(key: Key, *, data: Data = None, redis: Redis = None) -> int:
 
 
 async def _export(redis: str, customer: str) -> "Export | None":
-    from engine.profiles.store import ProfileStore
+    from engine.customers.store import ProfileStore
+    from engine.erasure.profiles import export_profile
 
     store = ProfileStore.open(redis, timeout=SECONDS)
     try:
-        return await store.export(customer)
+        return await export_profile(store, customer)
     finally:
         await store.close()
 
 
 async def _erase(redis: str, customer: str) -> set[str]:
-    from engine.profiles.keys import spellings
-    from engine.profiles.store import ProfileStore
-    from engine.service.repeats import forget
+    from engine.customers.redis.keys import spellings
+    from engine.customers.store import ProfileStore
+    from engine.erasure.profiles import erase_profile
+    from engine.service.idempotency import forget
 
     store = ProfileStore.open(redis, timeout=SECONDS)
     try:
-        gone = await store.erase(customer, forget)
+        gone = await erase_profile(store, customer, forget)
     finally:
         await store.close()
     return {*spellings(customer), *(value for values in gone.values() for value in values)}

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from engine.analysis.targets import PolicyFile, read_policies
-from engine.catalog.spec import PolicySpec
+from engine.analysis.offpolicy.target_policies import PolicyFile, read_policies
+from engine.catalog.spec.experiment import PolicySpec
 from engine.cli.app import complain, count, grid, out, print_json, say
 from engine.errors import BadInput
 from policies import KINDS, Bandit, make

@@ -27,8 +27,8 @@ def evaluate(
     json: AsJson = False,
 ) -> int:
     """Judge policies offline, on decisions logged with their propensities; exit 1 where the log does not allow it."""
-    from engine.analysis.evaluate import evaluate as judge
-    from engine.analysis.render_evaluation import render_evaluation
+    from engine.analysis.offpolicy.evaluate import evaluate as judge
+    from engine.analysis.render.evaluation import render_evaluation
 
     source = log or from_environment(data=data).log
     report = judge(source, policy, placement=placement, alpha=alpha, curve=curve)

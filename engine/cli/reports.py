@@ -116,9 +116,9 @@ def analyze(
         from msgspec.structs import replace
 
         from engine.analysis import analyze_experiment
-        from engine.analysis.ask import ask
-        from engine.analysis.bayes import Prior
-        from engine.analysis.history import past_prior
+        from engine.analysis.design.question_from_plan import ask
+        from engine.analysis.report.past_experiments import past_prior
+        from engine.analysis.stats.bayes import Prior
         from engine.catalog import load_plan
 
         settings = from_environment(experiments=experiments, data=data)
@@ -135,13 +135,13 @@ def analyze(
             inference["prior"] = Prior(*told)
         report = analyze_experiment(replace(question, **inference), metrics, source, as_of=until, segment=segment)
     if html is not None:
-        from engine.analysis.html import report_html
+        from engine.analysis.render.html import report_html
 
         _write(html, report_html(report))
     if json:
         print_json(report)
     elif html is None:
-        from engine.analysis.render import render
+        from engine.analysis.render.terminal import render
 
         out.print(render(report))
     return 0
@@ -162,13 +162,13 @@ def _policies(
 ) -> int:
     """A placement is no experiment: its policies learn, and what they earned is compared as that allows."""
     from engine.analysis import policy_report
-    from engine.analysis.render import render_policies
+    from engine.analysis.render.terminal import render_policies
 
     if ignored:
         raise BadInput(f"{', '.join(ignored)}: {placement} is a placement, and its report has none; leave it out")
     report = policy_report(log, placement, as_of=until)
     if html is not None:
-        from engine.analysis.html_policies import policies_html
+        from engine.analysis.render.html_policies import policies_html
 
         _write(html, policies_html(report))
     if json:
@@ -196,8 +196,8 @@ def aa(
     from msgspec.structs import replace
 
     from engine.analysis import aa_experiment, aa_table
-    from engine.analysis.ask import ask
-    from engine.analysis.estimate import NotEstimable
+    from engine.analysis.design.question_from_plan import ask
+    from engine.analysis.stats.estimate import NotEstimable
     from engine.catalog import load_plan
 
     if (key is None) == (table is None):
@@ -255,9 +255,9 @@ def power(
     json: AsJson = False,
 ) -> int:
     """The sample size, the least effect or the power, whichever of the three is left out."""
-    from engine.analysis.effects import Settings
-    from engine.analysis.history import baseline_of_plan, baseline_of_table
-    from engine.analysis.power import design, parse_baseline
+    from engine.analysis.report.past_experiments import baseline_of_plan, baseline_of_table
+    from engine.analysis.stats.effects import Settings
+    from engine.analysis.stats.power import design, parse_baseline
 
     if key is not None:
         if table is not None or unit is not None:
@@ -298,7 +298,7 @@ def replay(
     """Ask a running engine the logged rounds of a public dataset; it learns where it agrees with the log."""
     from tempfile import TemporaryDirectory
 
-    from engine.replay import render_replay, replay_obd
+    from engine.obd_replay import render_replay, replay_obd
     from engine.up import stop_on_signals
 
     log_to_stderr()

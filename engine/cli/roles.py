@@ -126,17 +126,18 @@ def collect(
     ] = False,
 ) -> int:
     """Write the log: streams to Parquet. With --drain empty spool and streams into it and end; 1 if not all came."""
-    from engine.journal.collect import collect as run
+    from engine.erasure.listener import LogErasures
+    from engine.journal.log.collect import collect as run
     from engine.up import stop_on_signals, store_of
 
     settings = from_environment(data=data, redis=redis)
     log_to_stderr()
     stop = stop_on_signals()
     if not drain:
-        run(settings, stop=stop)
+        run(settings, LogErasures(), stop=stop)
         return 0
     with store_of(settings, named=redis is not None or "COUNTERPOINT_REDIS" in os.environ) as settings:
-        summary = run(settings, drain=True, stop=stop)
+        summary = run(settings, LogErasures(), drain=True, stop=stop)
     rows = ", ".join(f"{number:,} {table}" for table, number in summary.rows.items()) or "nothing new"
     complain(f"Collected {rows}.")
     if summary.waiting:

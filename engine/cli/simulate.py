@@ -15,7 +15,7 @@ from engine.settings import from_environment
 
 if TYPE_CHECKING:
     from engine.catalog import Plan
-    from engine.profiles.dry_run import DryRun
+    from engine.rehearse.dry_run import DryRun
 
 Name = Literal["bernoulli", "linear", "logistic", "drifting", "delayed", "coming_and_going", "channels", "digits"]
 """The environments of `simulate`."""
@@ -77,13 +77,13 @@ def simulate(
         _refuse("is for visits that are made up, --log has its own; leave one out", profiles=profiles, **comings)
     if profiles:
         _refuse("is for made-up customers, --profiles has its own; leave one out", customers=customers)
-    from engine.catalog.compile import compile_plan
-    from engine.catalog.load import load_specs
-    from engine.journal.traffic import logged_requests
-    from engine.profiles.dry_run import asking, dry_run
-    from engine.profiles.dry_run import visits as visits_of
-    from engine.profiles.sample import made_up, met_on, read_sample
-    from engine.profiles.trial import with_drafts
+    from engine.catalog.check.load import load_specs
+    from engine.catalog.plan.compile import compile_plan
+    from engine.journal.log.logged_requests import logged_requests
+    from engine.rehearse.customers import made_up, met_on, read_sample
+    from engine.rehearse.dry_run import asking, dry_run
+    from engine.rehearse.dry_run import visits as visits_of
+    from engine.rehearse.preview import with_drafts
 
     each, over = 1 if visits is None else visits, 1.0 if days is None else days
     many, redeemed = 10_000 if customers is None else customers, 1.0 if redeem is None else redeem

@@ -14,7 +14,7 @@ True
 from engine.client.asynchronous import AsyncClient
 from engine.client.messages import Decision, ExperimentAnswer, NoAnswer, OfferAnswer, Rejected
 from engine.client.synchronous import Client
-from engine.decide.profile import CustomerIds as Customer
+from engine.customer import CustomerIds as Customer
 from engine.service.auth import prove
 
 __all__ = [

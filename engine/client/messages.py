@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from engine.decide.profile import CustomerIds
+from engine.customer import CustomerIds
 from engine.errors import BadInput, CounterpointError
 
 AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))

@@ -25,7 +25,7 @@ from engine.client.messages import (
     value_of,
     withheld,
 )
-from engine.decide.profile import CustomerIds
+from engine.customer import CustomerIds
 
 
 class Client:

@@ -8,30 +8,16 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from engine import keyspace
 from engine.errors import BadInput, JournalError
-from engine.journal import spool
+from engine.journal.spool import spool
+from engine.keyspace import PARTITIONS
 
 Client = redis.Redis | redis.RedisCluster
 Position = str
 BEGINNING: Position = "0-0"
-PARTITIONS = "cp:partitions"
 LEARNER = "learner"
 LAST = "last"  # beside the spools, of which none has this name: the id of the stream's last entry
-
-
-class Keys(NamedTuple):
-    """The keys of one partition; the braces keep them on one node of a cluster."""
-
-    stream: str
-    shipped: str
-    collected: str
-    positions: str
-
-
-def keys(partition: int) -> Keys:
-    """The names of a partition's keys, here and nowhere else."""
-    stream = f"cp:{{log{partition}}}"
-    return Keys(stream, f"{stream}:shipped", f"{stream}:collected", f"{stream}:positions")
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
@@ -128,7 +114,7 @@ class Reader:
         pipeline.smembers(PARTITIONS)
         asked = [partition for partition in self._positions if partition not in besides]
         for partition in asked:
-            names, position = keys(partition), self._positions[partition]
+            names, position = keyspace.partition(partition), self._positions[partition]
             pipeline.xread({names.stream: position}, count=count)
             pipeline.hget(names.shipped, LAST)
         known, *answers = pipeline.execute()
@@ -148,7 +134,7 @@ class Reader:
         """Let go of the entries up to `progress`, which the caller has made durable."""
         pipeline = self._client.pipeline(transaction=False)
         for partition, position in progress.positions.items():
-            pipeline.hset(keys(partition).positions, self._name, position)
+            pipeline.hset(keyspace.partition(partition).positions, self._name, position)
         pipeline.execute()
 
     def _take(self, partition: int, position: Position, fields: dict[bytes, bytes]) -> Delivery:
@@ -174,7 +160,9 @@ def publish_collected(client: Client, progress: Progress) -> None:
     pipeline = client.pipeline(transaction=False)
     for partition, of_spools in progress.marks.items():
         if of_spools:
-            pipeline.hset(keys(partition).collected, mapping={name: mark.seq for name, mark in of_spools.items()})
+            pipeline.hset(
+                keyspace.partition(partition).collected, mapping={name: mark.seq for name, mark in of_spools.items()}
+            )
     pipeline.execute()
 
 
@@ -188,10 +176,10 @@ def forget_spools(client: Client, before: Progress, seen: int) -> Progress:
     for partition, of_spools in before.marks.items():
         gone = of_spools.keys() - recent.marks[partition].keys()
         if gone:
-            there = client.hkeys(keys(partition).shipped)
+            there = client.hkeys(keyspace.partition(partition).shipped)
             gone -= {name.decode() if isinstance(name, bytes) else name for name in there}
         if gone:
-            client.hdel(keys(partition).collected, *gone)
+            client.hdel(keyspace.partition(partition).collected, *gone)
         marks[partition] = {name: mark for name, mark in of_spools.items() if name not in gone}
     return Progress(dict(before.positions), marks)
 
@@ -199,7 +187,7 @@ def forget_spools(client: Client, before: Progress, seen: int) -> Progress:
 def trim(client: Client, partitions: list[int]) -> None:
     """Remove the entries that every registered reader has committed."""
     for partition in partitions:
-        names = keys(partition)
+        names = keyspace.partition(partition)
         positions = [value.decode() if isinstance(value, bytes) else value for value in client.hvals(names.positions)]
         if positions:
             milliseconds, count = min(map(order, positions))
@@ -209,19 +197,21 @@ def trim(client: Client, partitions: list[int]) -> None:
 def expect(client: Client, reader: str, partitions: int) -> None:
     """Keep all entries for a reader that is about to come, unless it has been here."""
     for partition in range(partitions):
-        client.hsetnx(keys(partition).positions, reader, BEGINNING)
+        client.hsetnx(keyspace.partition(partition).positions, reader, BEGINNING)
 
 
 def holds_before(client: Client, time: float) -> bool:
     """Whether a stream still has an entry from before `time`, in seconds since 1970."""
     last = f"{int(time * 1000)}"
-    return any(client.xrange(keys(int(one)).stream, max=last, count=1) for one in client.smembers(PARTITIONS))
+    return any(
+        client.xrange(keyspace.partition(int(one)).stream, max=last, count=1) for one in client.smembers(PARTITIONS)
+    )
 
 
 def forget_reader(client: Client, name: str) -> None:
     """Stop holding entries for a reader that will not come back."""
     for partition in client.smembers(PARTITIONS):
-        client.hdel(keys(int(partition)).positions, name)
+        client.hdel(keyspace.partition(int(partition)).positions, name)
 
 
 def order(position: Position) -> tuple[int, int]:

@@ -9,8 +9,8 @@ from importlib.metadata import version
 
 import msgspec
 
-from engine.decide.decision import DecideRequest, Standing
-from engine.decide.profile import Profile
+from engine.customer import Profile
+from engine.decision.decision import DecideRequest, Standing
 from engine.errors import BadInput
 
 FORMAT = 1

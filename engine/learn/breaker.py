@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.catalog.conditions import compile_condition
-from engine.catalog.plan import Experiment, Matches, Plan
-from engine.catalog.spec import MetricSpec, seconds
+from engine.catalog.conditions.compile import compile_condition
+from engine.catalog.plan.plan import Experiment, Matches, Plan
+from engine.catalog.spec.experiment import MetricSpec, seconds
 from engine.journal.records import DecisionRecord, EventRecord
-from engine.learn.evidence import Amounts, Evidence, Shares
-from engine.learn.intake import Stamped
-from engine.learn.rules import MERGE, Properties, amount_of, properties_of
+from engine.learn.merge_streams import Stamped
+from engine.learn.reward_rules import Properties, amount_of, properties_of
+from engine.learn.sequential_tests import Amounts, Evidence, Shares
+from engine.vocabulary import MERGED
 
 EVENT = "$breaker"  # the name in the log, of nobody in particular
 HOUR = 3600.0
@@ -120,7 +121,7 @@ class Breaker:
         for at, _, record in records:
             if isinstance(record, DecisionRecord):
                 self._enter(record, at)
-            elif isinstance(record, EventRecord) and (record.event in self._by_event or record.event == MERGE):
+            elif isinstance(record, EventRecord) and (record.event in self._by_event or record.event == MERGED):
                 self._count(record, at)
         return self._judge(until)
 
@@ -139,7 +140,7 @@ class Breaker:
     def _count(self, event: EventRecord, at: float) -> None:
         try:
             properties = properties_of(event)
-            if event.event == MERGE:
+            if event.event == MERGED:
                 self._rename(str(properties.get("from")), str(properties.get("into")))
                 return
             for guard in self._by_event[event.event]:

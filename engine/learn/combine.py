@@ -6,9 +6,10 @@ from functools import reduce
 
 import structlog
 
-from engine.journal import snapshots, stream
-from engine.journal.snapshots import Header, Published, aligned, bandit
-from engine.learn.rules import Rule, Rules
+from engine.journal import stream
+from engine.learn.reward_rules import Rule, Rules
+from engine.snapshots import snapshots
+from engine.snapshots.snapshots import Header, Published, aligned, bandit
 from policies import Bandit, dump, load, merge
 
 MARK = "/"  # no selection's key has it

@@ -22,10 +22,11 @@ from engine.journal.records import (
     encode,
 )
 from engine.learn.aliases import Aliases
-from engine.learn.early import Early, Held, Waiting
-from engine.learn.intake import Stamped
+from engine.learn.early_arrivals import Early, Held, Waiting
+from engine.learn.merge_streams import Stamped
 from engine.learn.pending import BARE, CLOSED, OPEN, PAID, REVERSED, WAITING, ZERO, Board, Pending
-from engine.learn.rules import MERGE, REFUND, Properties, Rules, order_of, properties_of
+from engine.learn.reward_rules import Properties, Rules, order_of, properties_of
+from engine.vocabulary import MERGED, REFUNDS
 
 HOLD = 300.0  # how long a record waits for what it belongs to
 DAY = 86_400.0
@@ -134,10 +135,10 @@ class Join:
         except ValueError as error:
             self._keep_aside(event, partition, f"wrong type: {error}")
             return
-        if event.event == MERGE:
+        if event.event == MERGED:
             self._merged(str(properties.get("from")), str(properties.get("into")))
             return
-        if event.event == REFUND:
+        if event.event in REFUNDS:
             self._refunded(event, properties, partition, due)
         if event.event in self._rules.events:
             self._rewarded(event, properties, partition, due)
@@ -271,7 +272,7 @@ class Join:
         record = waiting.record
         if isinstance(record, ExposureRecord):
             self.aside["exposure of an unknown decision"] += 1
-        elif record.event == REFUND:
+        elif record.event in REFUNDS:
             self._keep_aside(record, waiting.partition, "unknown: no reward that this refund takes back")
         elif not record.decision_id:
             self.aside["event of a customer who saw nothing"] += 1
@@ -334,7 +335,7 @@ def bring(records: Sequence[Stamped], rules: Rules, board: Board, early: Early, 
             customers.add(record.customer)
         elif isinstance(record, EventRecord) and rules.relevant(record.event):
             customers.add(record.customer)
-            if record.event == MERGE:
+            if record.event == MERGED:
                 merging |= _merged(record)
             elif record.decision_id:
                 ids.add(record.decision_id)

@@ -9,28 +9,31 @@ from dataclasses import replace
 
 import structlog
 
-from engine.catalog.plan import Plan
+from engine import keyspace
+from engine.catalog.plan.plan import Plan
+from engine.erasure import listener
 from engine.errors import BadInput, StoreUnavailable
-from engine.journal import erase_heard, snapshots, stream
-from engine.journal.drain import Drain
-from engine.journal.outage import Outage
-from engine.journal.snapshots import Header, aligned, store_errors
+from engine.journal import stream
+from engine.journal.log_once import Outage
+from engine.journal.spool.drain import Drain
 from engine.learn.aliases import Aliases
-from engine.learn.alone import only_learner
 from engine.learn.breaker import Breaker, guards_of, trip_record
-from engine.learn.changes import Changes, change_record
+from engine.learn.change_detection import Changes, change_record
 from engine.learn.combine import MARK, combine, keep_the_rest
-from engine.learn.early import Early
-from engine.learn.erase import without_erased
-from engine.learn.intake import Intake, Stamped
+from engine.learn.early_arrivals import Early
+from engine.learn.erased_records import without_erased
 from engine.learn.join import Join, bring
+from engine.learn.learner_lock import only_learner
+from engine.learn.merge_streams import Intake, Stamped
 from engine.learn.outbox import Outbox
 from engine.learn.pending import Board
 from engine.learn.prices import Prices
-from engine.learn.rules import NO_RULES, Rules, rules_of
+from engine.learn.reward_rules import NO_RULES, Rules, rules_of
 from engine.learn.state import State, path_of
 from engine.learn.teach import Learnt, fitted, restarted, teach
 from engine.settings import Settings
+from engine.snapshots import snapshots
+from engine.snapshots.snapshots import Header, aligned, store_errors
 from policies import dump, load
 
 INTERVAL = 0.1  # between looks at the streams' ends, and between two snapshots at least
@@ -243,7 +246,7 @@ class Learner:
 
     def _where_to_begin(self) -> stream.Progress:
         """Where our file ends, or beyond it where another learner had read a partition on: that has taught it."""
-        found = {p: self._client.hget(stream.keys(p).positions, stream.LEARNER) for p in self._mine()}
+        found = {p: self._client.hget(keyspace.partition(p).positions, stream.LEARNER) for p in self._mine()}
         others = {p: _text(position) for p, position in found.items() if position}
         mine = self._state.progress()
         if mine is None:
@@ -260,7 +263,7 @@ class Learner:
 
     def _listen(self) -> None:
         """See what the store has; take over what others published in our place, by a rollback or a warm start."""
-        self._erasures = erase_heard.forget_pending(self._client, self._data, self._erasures)
+        self._erasures = listener.forget_pending(self._client, self._data, self._erasures)
         there = snapshots.headers(self._client)
         self._told = {key: there[name].version for key in self._learnt if (name := key + self._suffix) in there}
         for key in self._told:

@@ -4,11 +4,13 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
+from engine import keyspace
 from engine.journal import stream
 from engine.journal.records import AnyRecord, encode
-from engine.journal.spool import framed
+from engine.journal.spool import ship
+from engine.journal.spool.spool import framed
 
-_SCRIPT = Path(stream.__file__).with_name("ship.lua").read_text(encoding="utf-8")
+_SCRIPT = Path(ship.__file__).with_name("ship.lua").read_text(encoding="utf-8")
 _BATCH = 2000
 
 
@@ -34,7 +36,7 @@ class Outbox:
         moved = 0
         for partition, last in self._db.execute("SELECT partition, max(seq) FROM outbox GROUP BY partition").fetchall():
             if partition not in self._shipped:
-                self._shipped[partition] = int(client.hget(stream.keys(partition).shipped, self._id) or 0)
+                self._shipped[partition] = int(client.hget(keyspace.partition(partition).shipped, self._id) or 0)
             while self._shipped[partition] < last:
                 moved += self._step(client, partition)
         return moved
@@ -42,7 +44,7 @@ class Outbox:
     def drop_collected(self, client: stream.Client) -> None:
         """Forget what the collector has written to Parquet."""
         for partition in tuple(self._shipped):
-            collected = client.hget(stream.keys(partition).collected, self._id)
+            collected = client.hget(keyspace.partition(partition).collected, self._id)
             if collected:
                 dropped = "DELETE FROM outbox WHERE partition = ? AND seq <= ?"
                 self._db.execute(dropped, (partition, int(collected)))
@@ -55,7 +57,7 @@ class Outbox:
         ).fetchall()
         last = rows[-1][0]
         data = b"".join(framed(seq, partition, record) for seq, record in rows)
-        names = stream.keys(partition)
+        names = keyspace.partition(partition)
         there = int(client.eval(_SCRIPT, 2, names.stream, names.shipped, self._id, before, last, data))
         self._shipped[partition] = there
         return len(rows) if there == last else 0

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from engine.catalog.plan import Plan
-from engine.journal import snapshots, stream
+from engine.catalog.plan.plan import Plan
+from engine.claims.claims import UNIT, Take, pool_key
+from engine.claims.pacing import by_offer, moved, offers_of, pools_of, worth_of
+from engine.journal import stream
 from engine.journal.records import AnyRecord, DecisionRecord
 from engine.learn.teach import Learnt
-from engine.profiles.claims import UNIT, Take, pool_key
-from engine.profiles.paced import by_offer, moved, offers_of, pools_of, worth_of
+from engine.snapshots import snapshots
 from policies import Pacing
 
 BETWEEN = 0.25  # seconds between two moves of a price, which decision servers look for as often

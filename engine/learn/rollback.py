@@ -4,10 +4,11 @@ import time
 from typing import NamedTuple
 
 from engine.errors import BadInput, StoreUnavailable
-from engine.journal import snapshots, stream
-from engine.journal.snapshots import Header, store_errors
+from engine.journal import stream
 from engine.learn.combine import parts_of
 from engine.settings import Settings
+from engine.snapshots import snapshots
+from engine.snapshots.snapshots import Header, store_errors
 from policies import Bandit, load
 
 _TRIES = 20

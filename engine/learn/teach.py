@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 import structlog
 
-from engine.catalog.features import Value
-from engine.catalog.plan import Selection
-from engine.journal.snapshots import aligned, bandit
+from engine.catalog.plan.features import Value
+from engine.catalog.plan.plan import Selection
 from engine.learn.join import Lesson
-from engine.learn.rules import Rule, Rules
+from engine.learn.reward_rules import Rule, Rules
+from engine.snapshots.snapshots import aligned, bandit
 from policies import Bandit
 
 _context = msgspec.json.Decoder(dict[str, Value])

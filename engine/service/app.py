@@ -10,16 +10,16 @@ from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
-from engine.service.admin import admin_routes
 from engine.service.auth import keys_of
-from engine.service.docs import docs_routes
-from engine.service.explain import explain_routes
-from engine.service.health import health_routes
+from engine.service.endpoints.admin import admin_routes
+from engine.service.endpoints.explain import explain_routes
+from engine.service.endpoints.health import health_routes
+from engine.service.endpoints.ofrep import ofrep_routes
+from engine.service.endpoints.openapi import docs_routes
+from engine.service.endpoints.profiles import profile_routes
+from engine.service.endpoints.stock import stock_routes
 from engine.service.http import PROBLEM, endpoint, request_id_of, with_whole_ids
-from engine.service.ofrep import ofrep_routes
 from engine.service.problems import Refusal
-from engine.service.profiles import profile_routes
-from engine.service.stock import stock_routes
 from engine.service.worker import Worker
 from engine.settings import Settings
 

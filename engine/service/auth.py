@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from engine.decide.profile import CustomerIds
+from engine.customer import CustomerIds
 from engine.errors import BadInput
 from engine.service.problems import Refusal
 from engine.settings import Settings

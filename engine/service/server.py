@@ -9,7 +9,7 @@ import uvloop
 
 from engine.errors import BadInput
 from engine.service.app import create_app
-from engine.service.direct import direct
+from engine.service.fast_path import direct
 from engine.settings import Settings
 
 BACKLOG = 2048

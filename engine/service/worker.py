@@ -11,38 +11,39 @@ import msgspec
 import structlog
 
 from engine.catalog.archive import Archive
-from engine.catalog.plan import Plan
+from engine.catalog.plan.plan import Plan
 from engine.catalog.watch import PlanWatch
-from engine.decide.decision import NOTHING_COUNTED, DecideRequest, Decision, Standing, decide
-from engine.decide.offers import Snapshot
-from engine.decide.profile import CustomerIds, Profile
+from engine.claims.claims import Claims, Reason
+from engine.claims.grant_offers import Granting, Lost, to_remember
+from engine.claims.offer_outcomes import admit, hear
+from engine.claims.pending_exposures import held, hold
+from engine.claims.sticky_writes import keep
+from engine.customer import CustomerIds, Profile
+from engine.customers.erased_cache import Forgotten
+from engine.customers.model.events import Accepted, Event, Status, customer_ids, decode_batch
+from engine.customers.redis.keys import strongest
+from engine.customers.store import ProfileStore
+from engine.decision.decision import NOTHING_COUNTED, DecideRequest, Decision, Standing, decide
+from engine.decision.offers import Snapshot
+from engine.erasure.recovery import recover_erasures, recover_merges
 from engine.errors import JournalError, StoreUnavailable
 from engine.journal import traces
-from engine.journal.entries import chances_of, records_of, seen_keys
+from engine.journal.from_decision import chances_of, records_of, seen_keys
 from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord, encode
-from engine.journal.ship import Shipper
-from engine.journal.snapshots import Follower
-from engine.journal.spool import Spool, partition_of
-from engine.profiles.claims import Claims, Reason
-from engine.profiles.events import Accepted, Event, Status, customer_ids, decode_batch
-from engine.profiles.forgotten import Forgotten
-from engine.profiles.granting import Granting, Lost, to_remember
-from engine.profiles.hearing import admit, hear
-from engine.profiles.keep import keep
-from engine.profiles.keys import strongest
-from engine.profiles.prefetched import held, hold
-from engine.profiles.store import ProfileStore
+from engine.journal.spool.ship import Shipper
+from engine.journal.spool.spool import Spool, partition_of
 from engine.service.auth import PROOF
-from engine.service.away import Away
 from engine.service.http import Call, Reply
+from engine.service.idempotency import Kept, Repeats
+from engine.service.idempotency import forget as forget_answers
 from engine.service.ids import new_id, repeatable
-from engine.service.killswitch import KillSwitch
-from engine.service.meters import Meters
+from engine.service.kill_switch import KillSwitch
+from engine.service.learner_metrics import Told
+from engine.service.metrics import Meters
 from engine.service.problems import Refusal, undecodable
-from engine.service.repeats import Kept, Repeats
-from engine.service.told import Told
-from engine.service.unfinished import finish_erasures, finish_merges
+from engine.service.store_health import Away
 from engine.settings import Settings
+from engine.snapshots.snapshots import Follower
 
 PLAN_SECONDS = 0.3
 SHIPPING_SECONDS = 8.0
@@ -118,7 +119,7 @@ class Worker:
         gc.freeze()
         gc.set_threshold(*GARBAGE)
         shipping = asyncio.create_task(self.shipper.run())
-        finishing = finish_merges(self.patient, self._journal), finish_erasures(self.patient)
+        finishing = recover_merges(self.patient, self._journal), recover_erasures(self.patient, forget_answers)
         listening = self.switch.run(), self.away.run(), self.forgotten.run()
         following = self.follower.run(), self._follow_plan(), *finishing, *listening
         followers = [asyncio.create_task(task) for task in following]

@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.analysis import aa_table, analyze_table
-from engine.analysis.aa import Rate
-from engine.analysis.effects import Method, Settings
-from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.history import baseline_of_table
-from engine.analysis.inference import Arm
-from engine.analysis.power import Baseline, Design, design, least_effect, parse_baseline, power_of, sample_size
-from engine.analysis.quantiles import sample_quantile
+from engine.analysis.report.aa import Rate
+from engine.analysis.report.past_experiments import baseline_of_table
+from engine.analysis.sources.quantiles import sample_quantile
+from engine.analysis.stats.effects import Method, Settings
+from engine.analysis.stats.estimate import Effect, NotEstimable
+from engine.analysis.stats.inference import Arm
+from engine.analysis.stats.power import Baseline, Design, design, least_effect, parse_baseline, power_of, sample_size
 from engine.errors import BadInput
 
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.analysis import Report, analyze_experiment
-from engine.analysis.ask import ask
-from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.filters import holds, register
-from engine.analysis.report import Money
-from engine.analysis.sources import DuckDB, expression
+from engine.analysis.design.question_from_plan import ask
+from engine.analysis.report.model import Money
+from engine.analysis.sources.engines import DuckDB, expression
+from engine.analysis.sources.filters import holds, register
+from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.catalog import load_plan
-from engine.catalog.conditions import compile_condition
+from engine.catalog.conditions.compile import compile_condition
 from engine.errors import BadInput
 
 Write = Callable[..., Path]

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.analysis import Report, analyze_table
-from engine.analysis.aa import aa_table
-from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.history import baseline_of_table
+from engine.analysis.report.aa import aa_table
+from engine.analysis.report.past_experiments import baseline_of_table
+from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.errors import BadInput
 
 RNG = np.random.default_rng(31)

@@ -5,12 +5,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.analysis.decision import decide, judged, leader
-from engine.analysis.effects import Method, Settings
-from engine.analysis.estimate import Bayes, Effect, NotEstimable
-from engine.analysis.metrics import Role
-from engine.analysis.quality import SampleRatio
-from engine.analysis.report import MetricReport, Quality
+from engine.analysis.design.metrics import Role
+from engine.analysis.report.model import MetricReport, Quality
+from engine.analysis.report.quality import SampleRatio
+from engine.analysis.report.verdict import decide, judged, leader
+from engine.analysis.stats.effects import Method, Settings
+from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable
 
 GOOD = Quality(SampleRatio(0.5, ok=True, expected={}))
 FIXED = Settings("fixed")

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.analysis import Report, analyze_table
-from engine.analysis.estimate import Effect
+from engine.analysis.stats.estimate import Effect
 from engine.errors import BadInput
 
 spark = pytest.mark.skipif(not find_spec("pyspark") or not shutil.which("java"), reason="needs pyspark and Java")

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from engine.analysis.curve import learning_curve
-from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.evaluate import evaluate
-from engine.analysis.judgement import Valued, bernstein, switch_threshold
-from engine.analysis.logged import read_logged
-from engine.analysis.offpolicy import Estimate
-from engine.analysis.render_evaluation import render_evaluation
-from engine.analysis.targets import read_policy, target_of
+from engine.analysis.offpolicy.estimators import Estimate
+from engine.analysis.offpolicy.evaluate import evaluate
+from engine.analysis.offpolicy.learning_curve import learning_curve
+from engine.analysis.offpolicy.logged_choices import read_logged
+from engine.analysis.offpolicy.policy_value import Valued, bernstein, switch_threshold
+from engine.analysis.offpolicy.target_policies import read_policy, target_of
+from engine.analysis.render.evaluation import render_evaluation
+from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.cli.app import app
 from engine.errors import BadInput, CatalogError
 

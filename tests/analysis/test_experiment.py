@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from engine.analysis import ExperimentQuestion, MetricSpec, analyze_experiment
-from engine.analysis.effects import Method
-from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.render import render
+from engine.analysis.render.terminal import render
+from engine.analysis.stats.effects import Method
+from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.errors import BadInput
 
 Write = Callable[..., Path]

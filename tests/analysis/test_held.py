@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.analysis.held import held
+from engine.analysis.sources.log_read_lock import held
 
 
 def locked(log: Path) -> bool:

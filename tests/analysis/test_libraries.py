@@ -9,17 +9,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from engine.analysis import Report, analyze_table, proportions
-from engine.analysis.beta import Beta, beta_chance, beta_loss, beta_posterior
-from engine.analysis.effects import Settings
-from engine.analysis.estimate import Bayes, Effect
-from engine.analysis.history import baseline_of_table
-from engine.analysis.multiplicity import benjamini_hochberg, holm
-from engine.analysis.offpolicy import ips, snips
-from engine.analysis.power import Baseline, least_effect, power_of, sample_size
-from engine.analysis.quality import chi_square, sequential_ratio
-from engine.analysis.report import MetricReport
-from engine.analysis.sequential import boundaries, mixture_multiplier, spent
+from engine.analysis import Report, analyze_table
+from engine.analysis.offpolicy.estimators import ips, snips
+from engine.analysis.report.model import MetricReport
+from engine.analysis.report.past_experiments import baseline_of_table
+from engine.analysis.report.quality import chi_square, sequential_ratio
+from engine.analysis.stats import proportions
+from engine.analysis.stats.beta import Beta, beta_chance, beta_loss, beta_posterior
+from engine.analysis.stats.effects import Settings
+from engine.analysis.stats.estimate import Bayes, Effect
+from engine.analysis.stats.multiplicity import benjamini_hochberg, holm
+from engine.analysis.stats.power import Baseline, least_effect, power_of, sample_size
+from engine.analysis.stats.sequential import boundaries, mixture_multiplier, spent
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "stats"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the reference data is not beside the checkout")

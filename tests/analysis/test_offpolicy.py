@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.analysis.adaptive import lagged_allocation, running_mean
-from engine.analysis.offpolicy import Spread, dr, ips, snips, switch_dr
+from engine.analysis.offpolicy.estimators import Spread, dr, ips, snips, switch_dr
+from engine.analysis.stats.adaptive import lagged_allocation, running_mean
 from engine.errors import BadInput
 
 OBD = Path(__file__).resolve().parents[2] / ".cache" / "obd" / "obp" / "dataset" / "obd"

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.analysis import Report, analyze_table
-from engine.analysis.estimate import Effect
-from engine.analysis.moments import from_sample
+from engine.analysis.stats.estimate import Effect
+from engine.analysis.stats.moments import from_sample
 from engine.errors import BadInput
 
 

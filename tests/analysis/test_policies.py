@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from engine.analysis import policy_report
-from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.offpolicy import Estimate
-from engine.analysis.policies import Rate
-from engine.analysis.render import render_policies
+from engine.analysis.bandits.policy_report import Rate
+from engine.analysis.offpolicy.estimators import Estimate
+from engine.analysis.render.terminal import render_policies
+from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.cli.reports import analyze
 from engine.errors import BadInput
 

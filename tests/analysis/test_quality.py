@@ -13,13 +13,13 @@ import pytest
 from rich.console import Console
 
 from engine.analysis import ExperimentQuestion, MetricSpec, Report, aa_experiment, analyze_experiment
-from engine.analysis.aa import Rate
-from engine.analysis.bayes import empirical_prior, pooled
-from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.history import baseline_of_log
-from engine.analysis.html import report_html
-from engine.analysis.quality import broken_parts, exposure_check
-from engine.analysis.render import render
+from engine.analysis.render.html import report_html
+from engine.analysis.render.terminal import render
+from engine.analysis.report.aa import Rate
+from engine.analysis.report.past_experiments import baseline_of_log
+from engine.analysis.report.quality import broken_parts, exposure_check
+from engine.analysis.stats.bayes import empirical_prior, pooled
+from engine.analysis.stats.estimate import Effect, NotEstimable
 
 Write = Callable[..., Path]
 Rows = list[dict[str, Any]]

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.analysis import Report, analyze_table
-from engine.analysis.adaptive import arm_value, interval, weighted
-from engine.analysis.estimate import Effect
-from engine.analysis.offpolicy import dr, ips, snips, switch_dr
-from engine.analysis.power import Baseline, Settings, least_effect, power_of, sample_size
-from engine.analysis.report import MetricReport
+from engine.analysis.offpolicy.estimators import dr, ips, snips, switch_dr
+from engine.analysis.report.model import MetricReport
+from engine.analysis.stats.adaptive import arm_value, interval, weighted
+from engine.analysis.stats.estimate import Effect
+from engine.analysis.stats.power import Baseline, Settings, least_effect, power_of, sample_size
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "stats"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the reference data is not beside the checkout")

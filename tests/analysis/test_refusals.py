@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.analysis import aa_table, analyze_table, policy_report
-from engine.analysis.bayes import Prior
-from engine.analysis.effects import Settings
-from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.metrics import parse_measure
-from engine.analysis.power import design, parse_baseline
+from engine.analysis.design.metrics import parse_measure
+from engine.analysis.stats.bayes import Prior
+from engine.analysis.stats.effects import Settings
+from engine.analysis.stats.estimate import Effect, NotEstimable
+from engine.analysis.stats.power import design, parse_baseline
 from engine.cli.reports import aa, analyze, power
 from engine.errors import BadInput
 

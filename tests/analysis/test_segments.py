@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from engine.analysis.aggregate import Group
-from engine.analysis.compare import Evidence
-from engine.analysis.effects import Method, Settings
-from engine.analysis.estimate import Effect
-from engine.analysis.metrics import parse_measure
-from engine.analysis.moments import from_sample
-from engine.analysis.segments import by_segment
-from engine.analysis.sequential import asymptotic_multiplier, group_multiplier
+from engine.analysis.design.metrics import parse_measure
+from engine.analysis.report.compare import Evidence
+from engine.analysis.report.segments import by_segment
+from engine.analysis.sources.aggregate import Group
+from engine.analysis.stats.effects import Method, Settings
+from engine.analysis.stats.estimate import Effect
+from engine.analysis.stats.moments import from_sample
+from engine.analysis.stats.sequential import asymptotic_multiplier, group_multiplier
 
 RNG = np.random.default_rng(51)
 PARTS = {

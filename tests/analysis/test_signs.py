@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.analysis import Report, analyze_table
-from engine.analysis.effects import Scale, Settings, relative, scale
-from engine.analysis.estimate import Bayes, Effect, NotEstimable
-from engine.analysis.inference import Arm
+from engine.analysis.stats.effects import Scale, Settings, relative, scale
+from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable
+from engine.analysis.stats.inference import Arm
 
 RNG = np.random.default_rng(32)
 V = RNG.integers(0, 2, 4000)

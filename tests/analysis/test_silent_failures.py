@@ -13,11 +13,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from engine.analysis.estimate import NotEstimable
-from engine.analysis.evaluate import EvaluationReport, evaluate
-from engine.analysis.gates import gates
-from engine.analysis.judgement import Valued
-from engine.analysis.render_evaluation import render_evaluation
+from engine.analysis.offpolicy.evaluate import EvaluationReport, evaluate
+from engine.analysis.offpolicy.log_checks import gates
+from engine.analysis.offpolicy.policy_value import Valued
+from engine.analysis.render.evaluation import render_evaluation
+from engine.analysis.stats.estimate import NotEstimable
 from engine.errors import BadInput
 from tests.analysis.test_evaluate import LEARNS, OBD, Write, logged
 

@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from engine.analysis import Report, analyze_table
-from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.render import notes, render
+from engine.analysis.render.terminal import notes, render
+from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.errors import BadInput
 
 Save = Callable[..., str]

@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 from scipy import special
 
-from engine.analysis import proportions
-from engine.analysis.aggregate import Group
-from engine.analysis.bayes import Prior, chances_best, losses_of_best, normal, normal_posterior
-from engine.analysis.beta import Beta, beta_binomial, beta_chance, beta_loss, beta_posterior
-from engine.analysis.distributions import chi_square_sf, normal_cdf, normal_quantile
-from engine.analysis.effects import Relative, Settings, absolute, linear_effect, relative, scale, welch_df
-from engine.analysis.estimate import Effect, NotEstimable
-from engine.analysis.inference import Arm, arms
-from engine.analysis.metrics import parse_measure
-from engine.analysis.moments import from_sample
-from engine.analysis.multiplicity import benjamini_hochberg, holm
-from engine.analysis.quality import chi_square, sequential_ratio
-from engine.analysis.sequential import (
+from engine.analysis.design.metrics import parse_measure
+from engine.analysis.report.quality import chi_square, sequential_ratio
+from engine.analysis.sources.aggregate import Group
+from engine.analysis.sources.strata import poststratified
+from engine.analysis.stats import proportions
+from engine.analysis.stats.bayes import Prior, chances_best, losses_of_best, normal, normal_posterior
+from engine.analysis.stats.beta import Beta, beta_binomial, beta_chance, beta_loss, beta_posterior
+from engine.analysis.stats.distributions import chi_square_sf, normal_cdf, normal_quantile
+from engine.analysis.stats.effects import Relative, Settings, absolute, linear_effect, relative, scale, welch_df
+from engine.analysis.stats.estimate import Effect, NotEstimable
+from engine.analysis.stats.inference import Arm, arms
+from engine.analysis.stats.moments import from_sample
+from engine.analysis.stats.multiplicity import benjamini_hochberg, holm
+from engine.analysis.stats.sequential import (
     asymptotic_multiplier,
     asymptotic_p,
     boundaries,
@@ -32,7 +33,6 @@ from engine.analysis.sequential import (
     sprt_multiplier,
     tuning,
 )
-from engine.analysis.strata import poststratified
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 CLOSE = {"rel": 1e-8, "abs": 1e-14}

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.analysis.aggregate import CROSSED, VARIANT, groups
-from engine.analysis.clustered import centres, unit_frame
-from engine.analysis.metrics import parse_measure
-from engine.analysis.sources import DuckDB, connect, expression
-from engine.analysis.table import analyze_table
+from engine.analysis.design.metrics import parse_measure
+from engine.analysis.report.table import analyze_table
+from engine.analysis.sources.aggregate import CROSSED, VARIANT, groups
+from engine.analysis.sources.clustered import centres, unit_frame
+from engine.analysis.sources.engines import DuckDB, connect, expression
 
 NAMES = ('y"', "x's", "the x")
 MEASURES = [parse_measure(text) for text in ("mean:y\"|x's", "ratio:y\"/the x|x's", "mean:the x")]

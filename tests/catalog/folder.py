@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from engine.catalog.compile import compile_plan
-from engine.catalog.load import specs_of
-from engine.catalog.plan import Plan
-from engine.catalog.specs import Specs
-from engine.decide.assign import Subject
+from engine.catalog.check.load import specs_of
+from engine.catalog.plan.compile import compile_plan
+from engine.catalog.plan.plan import Plan
+from engine.catalog.spec.folder import Specs
+from engine.decision.assign import Subject
 
 Json = dict[str, Any]
 BASE: Mapping[str, Json] = {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engine.catalog.conditions import and_terms, compile_condition, condition_fields, condition_problems
+from engine.catalog.conditions.compile import and_terms, compile_condition, condition_fields, condition_problems
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "conditions_growthbook.json").read_text())
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from engine.catalog.compile import compile_plan
-from engine.catalog.diff import changes
-from engine.catalog.specs import Specs
-from engine.decide.moves import Move, moves
-from engine.decide.profile import Profile, Trait
+from engine.catalog.diff.experiments import changes
+from engine.catalog.plan.compile import compile_plan
+from engine.catalog.spec.folder import Specs
+from engine.customer import Profile, Trait
 from engine.errors import CatalogError
+from engine.rehearse.variant_moves import Move, moves
 from tests.catalog.folder import Json, experiment, specs
 
 NOW = 1_790_000_000.0  # 2026-09-21

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from engine.catalog.diff import changes
-from engine.catalog.diff_offers import IDENTITIES
-from engine.catalog.spec import IdentitiesFile
+from engine.catalog.diff.experiments import changes
+from engine.catalog.diff.offers import IDENTITIES
+from engine.catalog.spec.experiment import IdentitiesFile
 from tests.catalog.folder import Json, specs
 
 NOW = 1_790_000_000.0

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.catalog import load_plan
-from engine.catalog.load import specs_of
+from engine.catalog.check.load import specs_of
 from engine.errors import CatalogError, Problem
 from tests.catalog.folder import Json, experiment, specs
 

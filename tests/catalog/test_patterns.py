@@ -1,6 +1,6 @@
 import pytest
 
-from engine.catalog.patterns import MAX_TEXT, PatternError, read_pattern
+from engine.catalog.conditions.js_regexp import MAX_TEXT, PatternError, read_pattern
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.catalog.compile import compile_plan
-from engine.catalog.load import specs_of
-from engine.catalog.plan import Plan
-from engine.decide.assign import Subject, assign
+from engine.catalog.check.load import specs_of
+from engine.catalog.plan.compile import compile_plan
+from engine.catalog.plan.plan import Plan
+from engine.decision.assign import Subject, assign
 
 AUDIENCES = (
     "{}",

@@ -5,8 +5,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from engine.catalog.schema import schemas, write_schemas
-from engine.catalog.yaml_text import decode_yaml
+from engine.catalog.check.yaml_text import decode_yaml
+from engine.catalog.schema.schema import schemas, write_schemas
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "schema"

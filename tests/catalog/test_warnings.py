@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from engine.catalog.load import load_specs
-from engine.catalog.spec import MetricSpec
-from engine.catalog.warnings import needed, warnings
+from engine.catalog.check.load import load_specs
+from engine.catalog.check.warnings import needed, warnings
+from engine.catalog.spec.experiment import MetricSpec
 from tests.catalog.folder import Json, experiment, specs
 
 NOW = 1_790_000_000.0  # 2026-09-21

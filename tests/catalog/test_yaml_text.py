@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.catalog.yaml_text import MAX_BYTES, MAX_PROBLEMS, decode_yaml
+from engine.catalog.check.yaml_text import MAX_BYTES, MAX_PROBLEMS, decode_yaml
 
 BOMB = b"a: &a [lol, lol]\n" + b"".join(
     b"%c: &%c [*%c, *%c, *%c]\n" % (n, n, n - 1, n - 1, n - 1) for n in range(98, 123)

@@ -8,9 +8,9 @@ import pytest
 import structlog
 
 from engine.cli.roles import collect
-from engine.journal import drain
 from engine.journal.records import ExposureRecord, encode
-from engine.journal.spool import Spool
+from engine.journal.spool import drain
+from engine.journal.spool.spool import Spool
 
 
 @pytest.fixture

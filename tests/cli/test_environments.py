@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from engine.analysis.targets import read_policy
+from engine.analysis.offpolicy.target_policies import read_policy
 from engine.cli.environments import ENVIRONMENTS, compare
 from engine.cli.simulate import Name, simulate
 from engine.errors import BadInput

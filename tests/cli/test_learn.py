@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.catalog.archive import Archive
 from engine.catalog.watch import PlanWatch
-from engine.learn.alone import only_learner
+from engine.learn.learner_lock import only_learner
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 

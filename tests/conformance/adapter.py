@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from engine.catalog.compile import compile_plan
-from engine.catalog.conditions import compile_condition
-from engine.catalog.offer_spec import ChannelsFile, ChannelSpec
-from engine.catalog.plan import Plan
-from engine.catalog.spec import (
+from engine.catalog.conditions.compile import compile_condition
+from engine.catalog.plan.compile import compile_plan
+from engine.catalog.plan.plan import Plan
+from engine.catalog.spec.experiment import (
     ExperimentSpec,
     FilterSpec,
     ForceSpec,
@@ -19,9 +18,10 @@ from engine.catalog.spec import (
     Unit,
     VariantSpec,
 )
-from engine.catalog.specs import Specs
-from engine.decide.assign import Assignment, Subject, assign
-from engine.decide.sticky import to_keep
+from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.offer import ChannelsFile, ChannelSpec
+from engine.decision.assign import Assignment, Subject, assign
+from engine.decision.sticky import to_keep
 
 Json = dict[str, Any]
 KINDS: tuple[Unit, ...] = ("customer", "device", "store")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.catalog.conditions import compile_condition
+from engine.catalog.conditions.compile import compile_condition
 from engine.hashing import bucket, bucket_ranges, choose_variant, equal_weights, in_namespace
 
 FILE = Path(__file__).parents[2].parent / "shared" / "conformance" / "growthbook" / "cases.json"

@@ -7,11 +7,12 @@ import threading
 import time
 from pathlib import Path
 
-from engine.journal.collect import collect
-from engine.journal.compact import compact
+from engine.erasure.listener import LogErasures
+from engine.journal.log.collect import collect
+from engine.journal.log.compact import compact
 from engine.journal.records import DecisionRecord, DecisionRow, EventRecord, encode
-from engine.journal.ship import Shipper
-from engine.journal.spool import Spool, partition_of
+from engine.journal.spool.ship import Shipper
+from engine.journal.spool.spool import Spool, partition_of
 from engine.settings import Settings
 
 
@@ -58,7 +59,7 @@ if __name__ == "__main__":
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         if role == "collector":
-            collect(settings, stop=threading.Event(), flush_seconds=0.02)
+            collect(settings, LogErasures(), stop=threading.Event(), flush_seconds=0.02)
         while True:
             for directory in settings.log.glob("*/day=*"):
                 compact(

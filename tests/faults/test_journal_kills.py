@@ -14,7 +14,8 @@ import duckdb
 import redis
 
 from engine import embedded
-from engine.journal.collect import Summary, collect
+from engine.erasure.listener import LogErasures
+from engine.journal.log.collect import Summary, collect
 from engine.settings import Settings
 
 SCRIPT = Path(__file__).with_name("journal_process.py")
@@ -37,7 +38,7 @@ def process(role: str, data: Path, url: str, name: str = "") -> Iterator[subproc
 
 
 def drain(data: Path, url: str) -> Summary:
-    return collect(Settings(data=data, redis=url, partitions=3), drain=True)
+    return collect(Settings(data=data, redis=url, partitions=3), LogErasures(), drain=True)
 
 
 def check(data: Path, kills: int) -> None:

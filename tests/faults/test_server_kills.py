@@ -12,7 +12,8 @@ from pathlib import Path
 import duckdb
 import httpx
 
-from engine.journal.collect import collect
+from engine.erasure.listener import LogErasures
+from engine.journal.log.collect import collect
 from engine.service.server import listen
 from engine.settings import Settings
 
@@ -92,7 +93,7 @@ def test_no_answered_decision_is_lost_or_doubled_by_twenty_kills(redis_url: str,
             server.wait()
     answered = [decision for load in loads for decision in load.answered]
     assert len(answered) == len(set(answered)) > KILLS * 5
-    collect(settings, drain=True)
+    collect(settings, LogErasures(), drain=True)
     logged = duckdb.sql(
         f"select decision_id, key, count(*) from read_parquet('{tmp_path}/log/decisions/*/*.parquet') group by all"
     ).fetchall()

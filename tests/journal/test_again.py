@@ -2,7 +2,7 @@
 
 import random
 
-from engine.journal.again import Ids
+from engine.journal.log.dedupe import Ids
 
 
 def test_a_set_of_hashes_holds_what_was_put_in_and_nothing_else() -> None:

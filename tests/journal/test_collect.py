@@ -15,12 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 import time_machine
 
+from engine import keyspace
+from engine.erasure.listener import LogErasures
 from engine.errors import JournalError, StoreUnavailable
-from engine.journal import publish, ship, stream
-from engine.journal.collect import Summary, collect
-from engine.journal.compact import compact_due
-from engine.journal.export import rows_of
-from engine.journal.parquet import SCHEMAS, TABLES
+from engine.journal import stream
+from engine.journal.log import commit
+from engine.journal.log.collect import Summary, collect
+from engine.journal.log.compact import compact_due
+from engine.journal.log.export import rows_of
+from engine.journal.log.parquet import SCHEMAS, TABLES
 from engine.journal.records import (
     AnyRecord,
     DecisionRecord,
@@ -31,7 +34,8 @@ from engine.journal.records import (
     RewardRecord,
     encode,
 )
-from engine.journal.spool import Spool
+from engine.journal.spool import ship
+from engine.journal.spool.spool import Spool
 from engine.settings import Settings
 
 DAY = 86_400.0
@@ -66,7 +70,7 @@ def answered(settings: Settings, *records: AnyRecord | bytes) -> None:
 
 
 def drain(settings: Settings) -> Summary:
-    return collect(settings, drain=True)
+    return collect(settings, LogErasures(), drain=True)
 
 
 def rows(settings: Settings, table: str) -> list[tuple[object, ...]]:
@@ -221,7 +225,9 @@ def test_what_was_decided_ahead_is_seen_once_by_key_also_after_a_restart(setting
 
 def test_a_drain_beside_a_working_collector_waits_for_it(settings: Settings) -> None:
     stop = threading.Event()
-    worker = threading.Thread(target=collect, args=(settings,), kwargs={"stop": stop, "flush_seconds": 0.3})
+    worker = threading.Thread(
+        target=collect, args=(settings, LogErasures()), kwargs={"stop": stop, "flush_seconds": 0.3}
+    )
     worker.start()
     try:
         while not (settings.log / ".collector.lock").exists():
@@ -242,7 +248,7 @@ def test_a_stopped_collector_finishes_what_is_in_the_streams(settings: Settings)
     asyncio.run(ship.ship(ship.adopt(settings.spool), settings.redis))
     stop = threading.Event()
     stop.set()
-    assert collect(settings, stop=stop).rows == {"events": 1}
+    assert collect(settings, LogErasures(), stop=stop).rows == {"events": 1}
 
 
 def test_without_a_store_a_drain_says_so(tmp_path: Path) -> None:
@@ -255,13 +261,13 @@ def test_a_commit_is_finished_or_undone_by_the_next_process(settings: Settings) 
     answered(settings, DECISION)
     drain(settings)
     (file,) = (settings.log / "decisions").rglob("*.parquet")
-    checkpoint = publish.load(settings.log)
+    checkpoint = commit.load(settings.log)
     ((hidden, name),) = checkpoint.publish.items()
     assert settings.log / name == file
     file.rename(settings.log / hidden)  # killed between the checkpoint and the renaming
     stray = file.with_name(".9-0000000009.parquet.tmp")
     stray.touch()  # killed before the checkpoint
-    assert publish.recover(settings.log) == checkpoint
+    assert commit.recover(settings.log) == checkpoint
     assert file.exists()
     assert not stray.exists()
     assert drain(settings).rows == {}
@@ -277,7 +283,7 @@ def test_a_failed_commit_changes_nothing(settings: Settings) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        publish.commit(settings.log, lambda _: publish.Change({settings.log / "events/day=2026-11-01/x.parquet": fail}))
+        commit.commit(settings.log, lambda _: commit.Change({settings.log / "events/day=2026-11-01/x.parquet": fail}))
     assert [path for path in sorted(settings.log.rglob("*.*")) if path.is_file()] == [p for p in before if p.is_file()]
 
 
@@ -290,8 +296,8 @@ def test_a_file_that_somebody_removes_before_its_commit_is_not_committed(setting
         path.touch()
 
     with pytest.raises(FileNotFoundError):
-        publish.commit(settings.log, lambda _: publish.Change({first: Path.touch, second: tidy}))
-    assert publish.load(settings.log) == publish.Checkpoint()
+        commit.commit(settings.log, lambda _: commit.Change({first: Path.touch, second: tidy}))
+    assert commit.load(settings.log) == commit.Checkpoint()
     assert not list(first.parent.iterdir())
 
 
@@ -307,7 +313,7 @@ def test_the_streams_are_trimmed_to_what_is_in_the_log(settings: Settings) -> No
         answered(settings, ExposureRecord(f"d-{number}", NOON, "u", ["k"]))
         drain(settings)
     with stream.connect(settings.redis) as client:
-        assert client.xlen(stream.keys(0).stream) == 0
+        assert client.xlen(keyspace.partition(0).stream) == 0
 
 
 def test_a_log_that_is_deleted_under_its_collector_has_one_collector_after(settings: Settings) -> None:
@@ -324,7 +330,7 @@ def test_a_log_that_is_deleted_under_its_collector_has_one_collector_after(setti
             time.sleep(0.02)
 
     stop = threading.Event()
-    start = functools.partial(threading.Thread, target=collect, args=(settings,))
+    start = functools.partial(threading.Thread, target=collect, args=(settings, LogErasures()))
     collectors = [start(kwargs={"stop": stop, "flush_seconds": 0.05}) for _ in range(2)]
     collectors[0].start()
     seen("before")
@@ -362,11 +368,11 @@ def test_a_spool_that_was_left_for_weeks_is_not_collected_twice(settings: Settin
     os.close(lock)  # killed before it removed what was collected
     stop = threading.Event()
     stop.set()
-    assert collect(settings, stop=stop).rows == {"decisions": 2}
+    assert collect(settings, LogErasures(), stop=stop).rows == {"decisions": 2}
     with time_machine.travel(time.time() + 8 * DAY):
         assert drain(settings).rows == {}
     assert not shipment.path.exists()
     answered(settings, EVENT)
     with time_machine.travel(time.time() + 16 * DAY):
         assert drain(settings).rows == {"events": 1}
-    assert shipment.path.name not in str(publish.load(settings.log).progress.marks)  # it is gone for good
+    assert shipment.path.name not in str(commit.load(settings.log).progress.marks)  # it is gone for good

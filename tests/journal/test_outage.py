@@ -13,12 +13,13 @@ from redis.exceptions import TimeoutError as NoAnswer
 from structlog.typing import EventDict
 
 from engine import embedded
+from engine.erasure.listener import LogErasures
 from engine.errors import StoreUnavailable
-from engine.journal.collect import collect
-from engine.journal.outage import Outage
+from engine.journal.log.collect import collect
+from engine.journal.log_once import Outage
 from engine.journal.records import QuarantineRecord, encode
-from engine.journal.ship import Shipper
-from engine.journal.spool import Spool
+from engine.journal.spool.ship import Shipper
+from engine.journal.spool.spool import Spool
 from engine.settings import Settings
 
 
@@ -59,7 +60,7 @@ def test_a_shipper_and_a_collector_tell_when_the_store_is_away_and_when_it_is_ba
 
         store = embedded.start(tmp_path / "store")
         settings = Settings(data=tmp_path, redis=store.url)
-        collector = threading.Thread(target=collect, args=(settings,), kwargs={"stop": stop})
+        collector = threading.Thread(target=collect, args=(settings, LogErasures()), kwargs={"stop": stop})
         shipper = Shipper(own, store.url)
         collector.start()
         shipping = asyncio.create_task(shipper.run())

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import JournalError
-from engine.journal import spool
-from engine.journal.spool import START, Cursor, Spool
+from engine.journal.spool import spool
+from engine.journal.spool.spool import START, Cursor, Spool
 
 
 def everything(path: Path, cursor: Cursor = START, limit: int = 100) -> list[spool.Frame]:

@@ -10,9 +10,11 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import keyspace
 from engine.errors import BadInput, JournalError
-from engine.journal import ship, spool, stream
-from engine.journal.spool import Spool
+from engine.journal import stream
+from engine.journal.spool import ship, spool
+from engine.journal.spool.spool import Spool
 from engine.journal.stream import Mark, Progress, Reader
 
 IDS = st.builds("{}-{}".format, st.integers(0, 2_000), st.integers(0, 20))
@@ -71,7 +73,7 @@ def taken(deliveries: list[stream.Delivery]) -> list[bytes]:
 def test_what_is_shipped_again_is_not_added_again(tmp_path: Path, redis_url: str, client: stream.Client) -> None:
     path = shipped(tmp_path, redis_url, (b"a", 0), (b"b", 1), (b"c", 0))
     ship_again(path, redis_url)
-    assert client.xlen(stream.keys(0).stream) == 1
+    assert client.xlen(keyspace.partition(0).stream) == 1
     reader = Reader(client, "r", Progress(), partitions=1)
     assert taken(reader.read()) == [b"a", b"c"]
     assert taken(reader.read()) == [b"b"]  # a partition that it was not told of
@@ -86,7 +88,7 @@ def test_a_reader_of_some_partitions_sees_and_holds_no_others(
     assert taken(reader.read() + reader.read()) == [b"b", b"d"]
     assert set(reader.progress.positions) == {1, 5}
     reader.commit(reader.progress)
-    held = [partition for partition in range(6) if client.hexists(stream.keys(partition).positions, "r")]
+    held = [partition for partition in range(6) if client.hexists(keyspace.partition(partition).positions, "r")]
     assert held == [1, 5]
 
 
@@ -107,8 +109,8 @@ def test_a_reader_drops_what_it_took_and_says_what_never_came(
     ship_again(path, redis_url)
     assert taken(reader.read() + reader.read()) == []
     assert reader.lost == []
-    client.xadd(stream.keys(0).stream, {"s": path.name, "p": "9", "f": b""})
-    client.hset(stream.keys(0).shipped, "last", "99999999999999-0")
+    client.xadd(keyspace.partition(0).stream, {"s": path.name, "p": "9", "f": b""})
+    client.hset(keyspace.partition(0).shipped, "last", "99999999999999-0")
     reader.read()
     assert reader.lost == [stream.Lost(0, path.name, 6, 9)]
 
@@ -122,7 +124,7 @@ def test_a_store_whose_clock_fell_back_hides_nothing(tmp_path: Path, redis_url: 
 
 
 def test_a_foreign_entry_is_handed_on_as_broken(client: stream.Client) -> None:
-    client.xadd(stream.keys(0).stream, {"hello": "world"})
+    client.xadd(keyspace.partition(0).stream, {"hello": "world"})
     (delivery,) = Reader(client, "r", Progress(), partitions=1).read()
     assert delivery.frames == []
     assert b"world" in delivery.broken
@@ -137,15 +139,15 @@ def test_entries_go_when_the_slowest_reader_is_past_them(tmp_path: Path, redis_u
     fast.commit(fast.progress)
     slow.commit(slow.progress)
     stream.trim(client, [0])
-    assert client.xlen(stream.keys(0).stream) == 2
+    assert client.xlen(keyspace.partition(0).stream) == 2
     slow.read(count=1)
     slow.commit(slow.progress)
     stream.trim(client, [0])
-    assert client.xlen(stream.keys(0).stream) == 1
-    client.sadd(stream.PARTITIONS, 0)
+    assert client.xlen(keyspace.partition(0).stream) == 1
+    client.sadd(keyspace.PARTITIONS, 0)
     stream.forget_reader(client, "slow")
     stream.trim(client, [0])
-    assert client.xlen(stream.keys(0).stream) == 0
+    assert client.xlen(keyspace.partition(0).stream) == 0
     shipped(tmp_path, redis_url, (b"4", 0))
     assert taken(fast.read()) == [b"4"]
 
@@ -211,7 +213,7 @@ def test_a_collected_segment_goes_and_an_adopted_spool_with_it(
         await running
 
     asyncio.run(scenario())
-    assert client.hget(stream.keys(2).shipped, left.name) is None
+    assert client.hget(keyspace.partition(2).shipped, left.name) is None
 
 
 def test_a_segment_goes_after_its_time_however_much_comes(
@@ -271,7 +273,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_redis_itself_refuses_a_batch_that_does_not_follow(redis_url: str) -> None:
     script = Path(ship.__file__).with_name("ship.lua").read_text()
     with redis.Redis.from_url(redis_url) as raw:
-        names = stream.keys(7)
+        names = keyspace.partition(7)
         call = (script, 2, names.stream, names.shipped, "s")
         assert int(raw.eval(*call, 0, 4, b"x")) == 4
         assert int(raw.eval(*call, 0, 4, b"x")) == 4

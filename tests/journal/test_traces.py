@@ -1,8 +1,8 @@
 import msgspec
 import pytest
 
-from engine.decide.decision import DecideRequest, Standing
-from engine.decide.profile import CustomerIds, Profile
+from engine.customer import CustomerIds, Profile
+from engine.decision.decision import DecideRequest, Standing
 from engine.errors import BadInput
 from engine.journal.traces import FORMAT, RELEASE, Trace, decode, encode
 

@@ -7,10 +7,11 @@ import duckdb
 import msgspec
 import pytest
 
-from engine.journal import publish
-from engine.journal.collect import collect
-from engine.journal.compact import compact, compact_due
-from engine.journal.erase import erase_customers
+from engine.erasure.listener import LogErasures
+from engine.erasure.log import erase_customers
+from engine.journal.log import commit
+from engine.journal.log.collect import collect
+from engine.journal.log.compact import compact, compact_due
 from engine.journal.records import (
     AnyRecord,
     DecisionRecord,
@@ -21,7 +22,7 @@ from engine.journal.records import (
     RewardRecord,
     encode,
 )
-from engine.journal.spool import Spool
+from engine.journal.spool.spool import Spool
 from engine.settings import Settings
 
 NOON = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC).timestamp()
@@ -37,7 +38,7 @@ def collected(settings: Settings, *records: AnyRecord) -> None:
     own = Spool(settings.spool)
     own.append_many([(encode(record), 0) for record in records])
     own.close()
-    collect(settings, drain=True)
+    collect(settings, LogErasures(), drain=True)
 
 
 def of_customer(name: str, time: float = NOON, device: str | None = None) -> list[AnyRecord]:
@@ -92,7 +93,7 @@ def test_only_closed_days_are_compacted_at_once(settings: Settings) -> None:
 def test_compaction_leaves_the_files_to_their_readers(settings: Settings) -> None:
     for number in range(2):
         collected(settings, *of_customer(f"u-{number}"))
-    with publish.reading(settings.log), publish.reading(settings.log):
+    with commit.reading(settings.log), commit.reading(settings.log):
         assert not compact(settings.log, "events", "2026-11-01")
         collected(settings, *of_customer("u-2"))
     assert len(list(settings.log.glob("events/*/*"))) == 3
@@ -105,11 +106,11 @@ def test_an_unfinished_compaction_is_finished_by_the_next_process(settings: Sett
     small = {path: path.read_bytes() for path in settings.log.glob("events/*/*")}
     compact(settings.log, "events", "2026-11-01")
     (merged,) = settings.log.glob("events/*/*")
-    ((hidden, _),) = publish.load(settings.log).publish.items()
+    ((hidden, _),) = commit.load(settings.log).publish.items()
     merged.rename(settings.log / hidden)
     for path, data in small.items():
         path.write_bytes(data)
-    publish.recover(settings.log)
+    commit.recover(settings.log)
     assert list(settings.log.glob("events/*/*")) == [merged]
 
 

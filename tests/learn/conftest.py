@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from engine.catalog import Plan, load_plan
-from engine.journal import ship, snapshots, spool, stream
+from engine.journal import stream
 from engine.journal.records import (
     AnyRecord,
     DecisionRecord,
@@ -24,9 +24,11 @@ from engine.journal.records import (
     decode,
     encode,
 )
+from engine.journal.spool import ship, spool
 from engine.learn import learn
 from engine.learn.state import State, path_of
 from engine.settings import Settings
+from engine.snapshots import snapshots
 from policies import Bandit, load
 
 T0 = 1_790_000_000.0

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.catalog import Plan, load_plan
-from engine.journal import snapshots
 from engine.learn import learn
 from engine.learn.state import path_of
 from engine.settings import Settings
+from engine.snapshots import snapshots
 
 told = threading.Event()
 

@@ -9,13 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.decide.decision import DecideRequest, decide
-from engine.decide.profile import CustomerIds, Profile
-from engine.journal import snapshots
+from engine.customer import CustomerIds, Profile
+from engine.decision.decision import DecideRequest, decide
 from engine.journal.records import DecisionRecord, DecisionRow, EventRecord
-from engine.journal.snapshots import Follower
-from engine.learn.evidence import Amounts, Evidence, Shares
+from engine.learn.sequential_tests import Amounts, Evidence, Shares
 from engine.learn.state import State, path_of
+from engine.snapshots import snapshots
+from engine.snapshots.snapshots import Follower
 
 RUNS, CUSTOMERS, LOOK = 400, 2000, 20
 ALPHA = 0.05

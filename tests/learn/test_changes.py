@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.journal import snapshots
+from engine import keyspace
 from engine.journal.records import EventRecord
-from engine.learn.changes import MOST, History
+from engine.learn.change_detection import MOST, History
 
 MINUTE, DAY = 60.0, 86_400.0
 
@@ -45,7 +45,7 @@ def test_a_fall_is_said_and_logged_and_counted_once(shop: Any) -> None:
 
 
 def snapshots_told(shop: Any) -> dict[str, float]:
-    found = shop.client.hgetall(snapshots.TOLD)
+    found = shop.client.hgetall(keyspace.LEARNER_FIGURES)
     return {name.decode(): float(value) for name, value in found.items()}
 
 

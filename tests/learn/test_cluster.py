@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import redis
 
-from engine.journal.snapshots import Follower
 from engine.learn.rollback import rollback
+from engine.snapshots.snapshots import Follower
 
 
 @pytest.fixture

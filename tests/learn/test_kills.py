@@ -14,10 +14,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from engine.journal import snapshots, stream
+from engine import keyspace
+from engine.journal import stream
 from engine.journal.records import AnyRecord, DecisionRecord, DecisionRow, QuarantineRecord, RewardRecord, decode
 from engine.learn.learner import Learner
 from engine.learn.state import State, path_of
+from engine.snapshots import snapshots
 from policies import load
 
 SCRIPT = Path(__file__).with_name("learner_process.py")
@@ -72,7 +74,9 @@ def outcome(shop: Any, data: Path) -> tuple[dict[str, Any], list[Any], dict[str,
 
 def forget(shop: Any) -> None:
     """Nothing was ever learnt, as far as the store knows."""
-    shop.client.delete(snapshots.HEADERS, *shop.client.keys(f"{snapshots.HEADERS}:*".replace("{", "[{]")))
+    shop.client.delete(
+        keyspace.SNAPSHOT_HEADERS, *shop.client.keys(f"{keyspace.SNAPSHOT_HEADERS}:*".replace("{", "[{]"))
+    )
     stream.forget_reader(shop.client, "learner")
 
 

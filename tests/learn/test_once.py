@@ -3,9 +3,12 @@
 import threading
 from typing import Any
 
-from engine.journal import spool, stream
-from engine.journal.collect import collect
+from engine import keyspace
+from engine.erasure.listener import LogErasures
+from engine.journal import stream
+from engine.journal.log.collect import collect
 from engine.journal.records import encode
+from engine.journal.spool import spool
 
 
 def test_it_waits_for_what_a_living_worker_has_not_shipped_yet(shop: Any) -> None:
@@ -33,9 +36,9 @@ def test_it_ships_what_a_dead_worker_left(shop: Any) -> None:
 def test_a_learner_that_is_expected_and_slow_to_start_misses_nothing(shop: Any) -> None:
     stream.expect(shop.client, stream.LEARNER, shop.settings.partitions)
     shop.send(*shop.shown("d1", 0), shop.event("click", 5, decision="d1"))
-    collect(shop.settings, drain=True)
+    collect(shop.settings, LogErasures(), drain=True)
     shop.learn()
     assert shop.learnt().statistics["total"].sum() == 1
     stream.expect(shop.client, stream.LEARNER, shop.settings.partitions)  # as when it starts again
-    collect(shop.settings, drain=True)
-    assert [shop.client.xlen(stream.keys(p).stream) for p in range(shop.settings.partitions)] == [0, 0]
+    collect(shop.settings, LogErasures(), drain=True)
+    assert [shop.client.xlen(keyspace.partition(p).stream) for p in range(shop.settings.partitions)] == [0, 0]

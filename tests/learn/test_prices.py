@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import redis
 
-from engine.journal import snapshots
-from engine.journal.snapshots import Follower
+from engine import keyspace
+from engine.claims.claims import Claim, Claims, Take
+from engine.customers.redis.pipeline import Wire, connect
 from engine.learn.learner import Learner
-from engine.profiles.claims import Claim, Claims, Take
-from engine.profiles.wire import Wire, connect
+from engine.snapshots import snapshots
+from engine.snapshots.snapshots import Follower
 
 HOUR = 3600.0
 UNITS = 100
@@ -145,6 +146,6 @@ def test_nobody_said_how_much_there_is(shop: Any) -> None:
     try:
         assert price(shop, learner, 1000) == 0
         with redis.Redis.from_url(shop.settings.redis) as client:
-            assert not client.exists(snapshots.PRICES)
+            assert not client.exists(keyspace.SHADOW_PRICES)
     finally:
         learner.close()

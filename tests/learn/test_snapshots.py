@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine import keyspace
 from engine.errors import StoreUnavailable
-from engine.journal import snapshots
-from engine.journal.snapshots import Follower, Header
+from engine.snapshots import snapshots
+from engine.snapshots.snapshots import Follower, Header
 from policies import BetaThompson, dump, load
 
 MEANING = "m"
@@ -145,7 +146,7 @@ def test_a_damaged_snapshot_is_counted_and_the_one_before_stays(shop: Any, damag
         publish(shop, 1, 5)
         await follower.poll()
         publish(shop, 2, 6)
-        key = f"{snapshots.HEADERS}:hero"
+        key = f"{keyspace.SNAPSHOT_HEADERS}:hero"
         value = shop.client.get(key)
         shop.client.set(key, value[:-3] if damage == b"cut" else damage)
         await follower.poll()

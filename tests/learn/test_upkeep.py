@@ -12,16 +12,19 @@ import msgspec
 import numpy as np
 import pytest
 
+from engine import keyspace
+from engine.erasure.listener import LogErasures
 from engine.errors import BadInput
-from engine.journal import snapshots, stream
-from engine.journal.collect import collect
-from engine.journal.snapshots import Header
-from engine.journal.spool import partition_of
+from engine.journal import stream
+from engine.journal.log.collect import collect
+from engine.journal.spool.spool import partition_of
 from engine.learn import learn
-from engine.learn.erase import erase_customers
+from engine.learn.erased_records import erase_customers
 from engine.learn.rollback import rollback, versions
 from engine.learn.state import path_of
-from engine.learn.warm import warm_start
+from engine.learn.warm_start import warm_start
+from engine.snapshots import snapshots
+from engine.snapshots.snapshots import Header
 
 CLICK = "{metric: click, window: 1h, settle: 10m}"
 HOUR = 3600.0
@@ -54,7 +57,7 @@ def test_a_store_that_lost_the_snapshots_gets_them_again(shop: Any) -> None:
     shop.send(*clicked(shop, "d1", 0))
     shop.learn()
     before = snapshots.headers(shop.client)["hero"]
-    shop.client.delete(snapshots.HEADERS, f"{snapshots.HEADERS}:hero")
+    shop.client.delete(keyspace.SNAPSHOT_HEADERS, f"{keyspace.SNAPSHOT_HEADERS}:hero")
     shop.learn()
     after = snapshots.headers(shop.client)["hero"]
     assert (after.version, after.digest) == (before.version, before.digest)
@@ -94,7 +97,7 @@ def test_a_policy_of_an_earlier_release_starts_again(shop: Any) -> None:
     shop.learn()
     with closing(sqlite3.connect(path_of(shop.settings.data, None))) as db, db:
         db.execute("UPDATE policies SET policy = ?", [b"old"])
-    shop.client.delete(snapshots.HEADERS)
+    shop.client.delete(keyspace.SNAPSHOT_HEADERS)
     shop.send(*clicked(shop, "d2", 60, "b"))
     shop.learn()
     assert counts(shop) == {"a": (0, 0), "b": (1, 1), "c": (0, 0)}
@@ -213,7 +216,7 @@ def test_learners_with_partitions_of_their_own_know_together_what_one_would(shop
     plan = shop.plan
     shop.learn(plan)
     alone = shop.learnt()
-    shop.client.delete(snapshots.HEADERS)
+    shop.client.delete(keyspace.SNAPSHOT_HEADERS)
     stream.forget_reader(shop.client, "learner")
     for owned in ([0], [1]):
         learn(shop.settings, lambda: plan, threading.Event(), once=True, owned=owned)
@@ -244,7 +247,7 @@ def test_a_warm_start_from_the_log_knows_what_the_learner_knew(shop: Any) -> Non
     shop.send(*shop.shown("d4", 3 * HOUR, arm="c"))
     shop.pass_time(4.5 * HOUR)
     shop.learn()
-    collect(shop.settings, drain=True)
+    collect(shop.settings, LogErasures(), drain=True)
     learnt = counts(shop)
     assert learnt == {"a": (1, 1), "b": (1, 1), "c": (2, 0)}
     shop.client.flushall()
@@ -286,7 +289,7 @@ def test_a_warm_start_waits_for_the_end_of_a_window_whether_it_was_rewarded_or_n
     shop.send(*clicked(shop, "d3", 2 * HOUR, "c"), *shop.shown("d4", 2 * HOUR + 10, arm="c"))
     shop.pass_time(2 * HOUR + 60)
     shop.learn()
-    collect(shop.settings, drain=True)
+    collect(shop.settings, LogErasures(), drain=True)
     made = warm_start(shop.settings, shop.plan, "hero", shop.settings.log)
     assert (made.learnt, made.unused) == (2, {"reward that may still come": 2})
     assert counts(shop) == {"a": (1, 1), "b": (1, 0), "c": (0, 0)}
@@ -360,6 +363,6 @@ def test_rewards_are_in_the_parquet_log_once(shop: Any) -> None:
         shop.send(*clicked(shop, f"d{i}", i, who=f"u{i}"))
     shop.learn()
     shop.learn()
-    collect(shop.settings, drain=True)
+    collect(shop.settings, LogErasures(), drain=True)
     rewards = duckdb.read_parquet(str(shop.settings.log / "rewards/*/*.parquet"))
     assert rewards.aggregate("count(*), count(distinct decision_id), sum(reward)").fetchall() == [(30, 30, 30.0)]

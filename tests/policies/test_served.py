@@ -9,9 +9,9 @@ from scipy import stats
 
 import policies
 from engine import decide, load_plan
-from engine.decide.decision import DecideRequest
-from engine.decide.offers import Snapshot, draw
-from engine.decide.profile import CustomerIds, Profile
+from engine.customer import CustomerIds, Profile
+from engine.decision.decision import DecideRequest
+from engine.decision.offers import Snapshot, draw
 from engine.hashing import uniform
 
 ARMS = tuple("abcdef")

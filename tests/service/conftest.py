@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from engine import embedded
-from engine.journal import spool
 from engine.journal.records import AnyRecord, decode
+from engine.journal.spool import spool
 
 SHOP = Path(__file__).resolve().parents[2] / "experiments"
 

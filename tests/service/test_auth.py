@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from engine.decide.profile import CustomerIds
+from engine.customer import CustomerIds
 from engine.errors import BadInput
 from engine.service.auth import Caller, Keys, KeySpec, keys_of, load_keys, prove
 from engine.service.problems import Refusal

@@ -10,12 +10,12 @@ import msgspec
 import redis
 
 from engine import embedded
-from engine.decide.decision import DecideRequest
-from engine.decide.profile import CustomerIds
-from engine.profiles.claims import Take
-from engine.profiles.store import ProfileStore
-from engine.profiles.wire import Wire, connect
-from engine.service.away import WAITS, Away
+from engine.claims.claims import Take
+from engine.customer import CustomerIds
+from engine.customers.redis.pipeline import Wire, connect
+from engine.customers.store import ProfileStore
+from engine.decision.decision import DecideRequest
+from engine.service.store_health import WAITS, Away
 from engine.service.worker import Worker, stranger
 from engine.settings import Settings
 

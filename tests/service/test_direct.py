@@ -9,7 +9,7 @@ import uvicorn
 import uvloop
 from litestar import Litestar
 
-from engine.service.direct import direct, plain
+from engine.service.fast_path import direct, plain
 from engine.service.http import Call, Reply, endpoint
 
 HEAD = b"POST /echo HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n"

@@ -7,8 +7,8 @@ import jsonschema
 import pytest
 
 from engine.service.app import create_app
-from engine.service.docs import openapi
-from engine.service.operations import OPERATIONS, Operation
+from engine.service.endpoints.openapi import openapi
+from engine.service.endpoints.operations import OPERATIONS, Operation
 from engine.settings import Settings
 
 KEYS = {"/ofrep/v1/evaluate/flags/{key}": "dark_mode"}

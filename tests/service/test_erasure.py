@@ -15,17 +15,18 @@ import pytest
 import redis
 
 from engine import embedded
-from engine.decide.profile import CustomerIds
-from engine.erasures import STREAM
-from engine.journal.erase import digest
+from engine.claims.pending_exposures import Prefetched, held, hold
+from engine.customer import CustomerIds
+from engine.customers.erased_cache import SECONDS
+from engine.customers.store import ProfileStore
+from engine.erasure.profiles import erase_profile
+from engine.hashing import identifier_digest
 from engine.journal.records import DecisionRecord, ExposureRecord
-from engine.learn.erase import without_erased
-from engine.learn.intake import Stamped
+from engine.keyspace import ERASURES
+from engine.learn.erased_records import without_erased
+from engine.learn.merge_streams import Stamped
 from engine.learn.pending import WAITING, Board, Pending
 from engine.learn.state import State, path_of
-from engine.profiles.forgotten import SECONDS
-from engine.profiles.prefetched import Prefetched, held, hold
-from engine.profiles.store import ProfileStore
 
 NOW = 1_790_000_000.0
 
@@ -49,7 +50,9 @@ def test_a_delete_reaches_the_files_of_every_learner(server: Any) -> None:
     for state in states:
         with closing(state):
             assert state.db.execute("SELECT customer FROM pending").fetchall() == [("stays",)]
-            assert state.db.execute("SELECT count(*) FROM erased WHERE digest = ?", [digest("gone")]).fetchone() == (1,)
+            assert state.db.execute(
+                "SELECT count(*) FROM erased WHERE digest = ?", [identifier_digest("gone")]
+            ).fetchone() == (1,)
             late = [Stamped(1.0, 0, ExposureRecord("d-late", 1.0, who, ["hero"])) for who in ("gone", "stays")]
             assert without_erased(state.db, late) == late[1:]
     assert not [path for path in (server.data / "learn").iterdir() if b"d-gone" in path.read_bytes()]
@@ -96,7 +99,7 @@ def test_a_decision_made_while_its_customer_was_erased_is_not_kept(valkey: embed
         store = ProfileStore.open(valkey.url, timeout=5)
         ids = CustomerIds(user_id="in-a-hurry")
         resolved = await store.fetch(ids, NOW)
-        await store.erase("in-a-hurry")
+        await erase_profile(store, "in-a-hurry")
         told = Prefetched("in-a-hurry", ["home_hero"], resolved.key, unit="in-a-hurry", who=ids)
         await hold(store.wire, "d-in-a-hurry", told)
         assert await held(store.wire, "d-in-a-hurry") is None
@@ -135,7 +138,7 @@ def test_an_address_that_no_profile_holds_any_more_is_erased_however_it_is_writt
     name = "".join(kept_as.split())
     assert set(server.request("DELETE", f"/v1/profiles/{quote(told, safe='')}").json()["ids"]) == {told, name}
     with redis.Redis.from_url(valkey.url) as client:
-        assert digest(name).encode() in b" ".join(said[b"who"] for _, said in client.xrange(STREAM))
+        assert identifier_digest(name).encode() in b" ".join(said[b"who"] for _, said in client.xrange(ERASURES))
 
 
 def test_while_the_store_is_away_no_record_names_the_erased(tmp_path: Path, serve: Any, shop: Path) -> None:

@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from engine import embedded
+from engine.customers.redis.pipeline import Wire, connect
 from engine.errors import BadInput
-from engine.profiles.wire import Wire, connect
-from engine.service.away import Away
+from engine.service.idempotency import PATIENCE, Kept, Payloads, Repeats
 from engine.service.problems import Refusal
-from engine.service.repeats import PATIENCE, Kept, Payloads, Repeats
+from engine.service.store_health import Away
 
 BODY = b'{"customer": {"user_id": "again-1"}, "channel": "web", "placements": ["home_hero"]}'
 RECORD = (b"a record", "again")

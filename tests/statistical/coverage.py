@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.analysis.crossfit import predicted, progress, reward_model
-from engine.analysis.judgement import Valued, values
-from engine.analysis.logged import Logged
-from engine.analysis.targets import PolicyFile, Target, target_of
-from engine.catalog.spec import FeatureSpec, PolicySpec
+from engine.analysis.offpolicy.crossfit import predicted, progress, reward_model
+from engine.analysis.offpolicy.logged_choices import Logged
+from engine.analysis.offpolicy.policy_value import Valued, values
+from engine.analysis.offpolicy.target_policies import PolicyFile, Target, target_of
+from engine.catalog.spec.experiment import FeatureSpec, PolicySpec
 from policies import Bandit, LinearThompson
 
 Floats = NDArray[np.float64]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine.analysis.adaptive import arm_value, lagged_allocation
-from engine.analysis.estimate import Effect
-from engine.analysis.offpolicy import Estimate, dr, ips, snips, switch_dr
+from engine.analysis.offpolicy.estimators import Estimate, dr, ips, snips, switch_dr
+from engine.analysis.stats.adaptive import arm_value, lagged_allocation
+from engine.analysis.stats.estimate import Effect
 from policies import BetaThompson, LinearThompson
 
 RUNS = 2000

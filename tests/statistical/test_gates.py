@@ -5,17 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from engine.analysis import proportions
-from engine.analysis.aggregate import Group
-from engine.analysis.bayes import pooled
-from engine.analysis.effects import Scale, Settings, absolute, scale
-from engine.analysis.inference import arms
-from engine.analysis.metrics import parse_measure
-from engine.analysis.moments import from_sample
-from engine.analysis.quality import SEQUENTIAL_GATE, broken_parts, exposure_check
-from engine.analysis.segments import shrink
-from engine.analysis.sequential import asymptotic_multiplier
-from engine.analysis.strata import poststratified
+from engine.analysis.design.metrics import parse_measure
+from engine.analysis.report.quality import SEQUENTIAL_GATE, broken_parts, exposure_check
+from engine.analysis.report.segments import shrink
+from engine.analysis.sources.aggregate import Group
+from engine.analysis.sources.strata import poststratified
+from engine.analysis.stats import proportions
+from engine.analysis.stats.bayes import pooled
+from engine.analysis.stats.effects import Scale, Settings, absolute, scale
+from engine.analysis.stats.inference import arms
+from engine.analysis.stats.moments import from_sample
+from engine.analysis.stats.sequential import asymptotic_multiplier
 
 RUNS = 2000
 

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine.analysis.bayes import Prior, normal
-from engine.analysis.effects import Relative, Scale, Settings, absolute, linear_effect, relative, scale
-from engine.analysis.estimate import Effect
-from engine.analysis.inference import Arm, arms
-from engine.analysis.metrics import parse_measure
-from engine.analysis.moments import Moments, from_sample
-from engine.analysis.multiplicity import benjamini_hochberg
-from engine.analysis.quality import SEQUENTIAL_GATE, sequential_ratio
-from engine.analysis.sequential import asymptotic_multiplier, boundaries, spent
+from engine.analysis.design.metrics import parse_measure
+from engine.analysis.report.quality import SEQUENTIAL_GATE, sequential_ratio
+from engine.analysis.stats.bayes import Prior, normal
+from engine.analysis.stats.effects import Relative, Scale, Settings, absolute, linear_effect, relative, scale
+from engine.analysis.stats.estimate import Effect
+from engine.analysis.stats.inference import Arm, arms
+from engine.analysis.stats.moments import Moments, from_sample
+from engine.analysis.stats.multiplicity import benjamini_hochberg
+from engine.analysis.stats.sequential import asymptotic_multiplier, boundaries, spent
 
 RUNS = 2000
 Floats = NDArray[np.float64]

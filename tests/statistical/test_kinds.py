@@ -13,15 +13,15 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from engine.analysis.distributions import normal_quantile
-from engine.analysis.effects import Scale, Settings, absolute, relative, scale
-from engine.analysis.estimate import Effect
-from engine.analysis.inference import Arm, arms
-from engine.analysis.metrics import Measure, Term
-from engine.analysis.moments import from_sample
-from engine.analysis.quantiles import quantile_arms
-from engine.analysis.sequential import asymptotic_multiplier
-from engine.analysis.sources import DuckDB, expression
+from engine.analysis.design.metrics import Measure, Term
+from engine.analysis.sources.engines import DuckDB, expression
+from engine.analysis.sources.quantiles import quantile_arms
+from engine.analysis.stats.distributions import normal_quantile
+from engine.analysis.stats.effects import Scale, Settings, absolute, relative, scale
+from engine.analysis.stats.estimate import Effect
+from engine.analysis.stats.inference import Arm, arms
+from engine.analysis.stats.moments import from_sample
+from engine.analysis.stats.sequential import asymptotic_multiplier
 
 RUNS = 2000
 CHECKED = 20  # runs whose quantiles are also asked of the report

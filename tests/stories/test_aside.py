@@ -8,9 +8,10 @@ import duckdb
 import pytest
 
 from engine.catalog import load_plan
-from engine.journal import snapshots, stream
+from engine.journal import stream
 from engine.learn import learn
 from engine.learn.learner import Learner
+from engine.snapshots import snapshots
 from policies import load
 
 SHOP = {

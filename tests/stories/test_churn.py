@@ -6,8 +6,8 @@ from typing import Any
 import redis
 
 from engine.catalog import load_plan
-from engine.journal.snapshots import KEPT
 from engine.learn import learn
+from engine.snapshots.snapshots import KEPT
 
 SHOP = {
     "offers": {

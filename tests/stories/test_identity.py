@@ -13,12 +13,12 @@ import pytest
 import redis
 
 from engine.analysis import analyze_experiment
-from engine.analysis.ask import ask
+from engine.analysis.design.question_from_plan import ask
 from engine.catalog import load_plan
+from engine.customers.model.events import Accepted, Event
+from engine.customers.redis.pipeline import Argument, Reply, Script, Wire, connect
+from engine.customers.store import ProfileStore
 from engine.errors import StoreUnavailable
-from engine.profiles.events import Accepted, Event
-from engine.profiles.store import ProfileStore
-from engine.profiles.wire import Argument, Reply, Script, Wire, connect
 
 SHOP = {
     "offers": {"deal": {}},

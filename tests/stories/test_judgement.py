@@ -8,8 +8,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from engine.analysis.evaluate import evaluate
-from engine.analysis.judgement import Valued
+from engine.analysis.offpolicy.evaluate import evaluate
+from engine.analysis.offpolicy.policy_value import Valued
 from engine.catalog import load_plan
 from engine.learn import learn
 

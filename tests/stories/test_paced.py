@@ -9,11 +9,12 @@ import numpy as np
 
 from engine.catalog import load_plan
 from engine.catalog.archive import Archive
-from engine.journal import snapshots, stream
-from engine.journal.drain import Drain
-from engine.journal.replay import explain_decision
+from engine.journal import stream
+from engine.journal.spool.drain import Drain
 from engine.learn.learner import Learner
 from engine.learn.prices import BETWEEN
+from engine.rehearse.explain import explain_decision
+from engine.snapshots import snapshots
 from policies import dump
 
 UNITS = 60

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from engine.catalog import load_plan
-from engine.journal import snapshots, stream
+from engine.journal import stream
 from engine.learn import learn
+from engine.snapshots import snapshots
 from policies import Bandit, load
 
 POOLED = {

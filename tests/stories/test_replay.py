@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import yaml
 
+from engine import keyspace
 from engine.catalog import load_plan
 from engine.catalog.archive import Archive
-from engine.journal import snapshots, stream
-from engine.journal.replay import explain_decision
+from engine.journal import stream
+from engine.rehearse.explain import explain_decision
+from engine.snapshots import snapshots
 from policies import dump
 
 SHOP = {
@@ -67,7 +69,7 @@ def test_same_code_same_answer(open_shop: Any, redis_url: str) -> None:
     with stream.connect(redis_url) as client:
         for snapshots_are_kept in (True, False):
             if not snapshots_are_kept:
-                client.delete(f"{snapshots.HEADERS}:hero:kept")
+                client.delete(f"{keyspace.SNAPSHOT_HEADERS}:hero:kept")
             for decision_id, decision in ids:
                 again = explain_decision(shop.settings.log, archive, client, decision_id)
                 assert (again.same, again.differences) == (True, [])

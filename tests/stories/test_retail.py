@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from engine.analysis import analyze_experiment
-from engine.analysis.ask import ask
+from engine.analysis.design.question_from_plan import ask
 from engine.catalog import load_plan
-from engine.journal import snapshots, stream
+from engine.journal import stream
 from engine.learn import learn
+from engine.snapshots import snapshots
 from policies import load
 
 DEAL = {"caps": [{"count": 2, "per": "7d"}], "tags": ["coffee"]}

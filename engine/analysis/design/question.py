@@ -1,0 +1,96 @@
+"""What is asked of the log: an experiment's design and its metrics, as the analysis needs them."""
+
+from typing import Literal
+
+import msgspec
+
+from engine.analysis.design.metrics import Adjust, Direction, Kind
+from engine.analysis.stats.bayes import Prior
+from engine.analysis.stats.effects import Method, Relative, Settings
+from engine.analysis.stats.sequential import Spending
+from engine.errors import BadInput
+
+Unit = Literal["customer", "device", "store"]
+
+
+class MetricSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric over a customer's events after the first exposure; `filter` is a condition on their properties.
+
+    `mean` sums `value` (the column `revenue`, or a property of the event), `count` counts events, `proportion` asks
+    whether there was any, `retention` whether there was any in the `window` that begins `delay` after the exposure,
+    `ratio` divides by the sum of `denominator_value` (or the count) of `denominator` events, `quantile` is of single
+    events' values. Windows and delays are seconds; no window means up to the report's date.
+    """
+
+    name: str
+    kind: Kind
+    event: str
+    value: str | None = None
+    denominator: str | None = None
+    denominator_value: str | None = None
+    denominator_filter: dict[str, object] = {}
+    filter: dict[str, object] = {}
+    window: float | None = None
+    delay: float = 0.0
+    quantile: float | None = None
+    winsorize: float | None = None  # values above this quantile of all units count as that quantile
+    covariate_window: float | None = None  # CUPED: the same metric over this many seconds before the exposure
+    direction: Direction = "increase"
+    margin: float = 0.0  # the relative loss a guardrail tolerates
+    money: float | None = None  # what one more of it is worth, in the shop's currency
+    ripe: bool = False  # count only units whose window is over; a retention always does
+
+    def __post_init__(self) -> None:
+        if self.kind in {"mean", "quantile"} and self.value is None:
+            raise BadInput(f"metric {self.name!r} is a {self.kind} and needs the value it is of, as in value: revenue")
+        if (self.kind == "ratio") != (self.denominator is not None):
+            raise BadInput(f"metric {self.name!r}: a ratio, and only a ratio, has a denominator")
+        if (self.kind == "quantile") != (self.quantile is not None):
+            raise BadInput(f"metric {self.name!r}: a quantile, and only a quantile, has a level, as in quantile: 0.9")
+        if (self.kind == "retention" or self.ripe) and self.window is None:
+            raise BadInput(f"metric {self.name!r} must be over to count and needs the window in which the event counts")
+        if self.kind == "retention" and not self.ripe:
+            msgspec.structs.force_setattr(self, "ripe", True)
+
+
+class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """An experiment as far as its report depends on it. `weights` are the variants' shares, by key."""
+
+    key: str
+    control: str
+    weights: dict[str, float]
+    primary: str
+    secondary: tuple[str, ...] = ()
+    guardrails: tuple[str, ...] = ()
+    method: Method = "sequential"
+    alpha: float = 0.05
+    relative: Relative = "fieller"
+    prior: Prior = Prior()
+    planned: int = 5000
+    looks: int = 5
+    spending: Spending = "obrien_fleming"
+    rope: float = 0.01
+    tolerance: float = 0.0005
+    tau: float | None = None
+    adjust: Adjust = "cuped"
+    stratum: str | None = None  # a trait of the decision's context, or `channel`
+    unit: Unit = "customer"
+    start: float | None = None  # seconds since 1970: earlier exposures do not count
+    coverage: float = 1.0  # the share of eligible units let in, to scale money to full traffic
+    min_days: float = 0.0
+
+    @property
+    def settings(self) -> Settings:
+        """How its effects are inferred."""
+        return Settings(
+            self.method,
+            self.alpha,
+            self.relative,
+            self.prior,
+            self.planned,
+            self.rope,
+            self.tolerance,
+            self.looks,
+            self.spending,
+            self.tau,
+        )

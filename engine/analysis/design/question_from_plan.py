@@ -1,0 +1,82 @@
+"""What the plan says of an experiment, as the question that its report answers."""
+
+from engine.analysis.design.metrics import Kind
+from engine.analysis.design.question import ExperimentQuestion, MetricSpec
+from engine.analysis.stats.bayes import Prior
+from engine.catalog.check.decode import similar
+from engine.catalog.plan.plan import Plan
+from engine.catalog.spec.experiment import MetricSpec as CatalogMetric
+from engine.catalog.spec.experiment import seconds
+from engine.errors import BadInput
+
+KINDS: dict[str, Kind] = {
+    "proportion": "proportion",
+    "mean": "mean",
+    "count": "count",
+    "revenue": "mean",
+    "ratio": "ratio",
+    "quantile": "quantile",
+    "retention": "retention",
+}
+
+
+def ask(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[MetricSpec]]:
+    """The question of experiment `key`, its first variant being the control, and every metric of the shop.
+
+    Raises:
+        BadInput: if the plan has no such experiment, or it names no metrics.
+    """
+    experiment = plan.experiments.get(key)
+    if experiment is None:
+        raise BadInput(f"{key!r} is no running or ended experiment; {similar(key, list(plan.experiments))}")
+    spec = experiment.spec
+    if spec.metrics is None:
+        raise BadInput(f"{key!r} names no metrics; add 'metrics: {{primary: …}}' to its file")
+    equal = 1 / len(spec.variants)
+    question = ExperimentQuestion(
+        key=key,
+        control=spec.variants[0].key,
+        weights={v.key: equal if v.weight is None else v.weight for v in spec.variants},
+        primary=spec.metrics.primary,
+        secondary=tuple(spec.metrics.secondary),
+        guardrails=tuple(spec.metrics.guardrails),
+        method=spec.analysis.method,
+        alpha=spec.analysis.alpha,
+        relative=spec.analysis.relative,
+        prior=Prior(*spec.analysis.prior) if spec.analysis.prior else Prior(),
+        planned=spec.analysis.planned,
+        looks=spec.analysis.looks,
+        spending=spec.analysis.spending,
+        rope=spec.analysis.rope,
+        tolerance=spec.analysis.tolerance,
+        tau=spec.analysis.tau,
+        adjust=spec.analysis.adjust,
+        stratum=spec.analysis.stratum,
+        unit=spec.unit,
+        start=experiment.start or None,
+        coverage=max(sum(high - low for low, high in ranges) for _, ranges in experiment.steps),
+        min_days=float(spec.analysis.min_days),
+    )
+    return question, [_metric(metric) for metric in plan.metrics.values()]
+
+
+def _metric(metric: CatalogMetric) -> MetricSpec:
+    return MetricSpec(
+        name=metric.key,
+        kind=KINDS[metric.kind],
+        event=metric.event,
+        value=metric.value or ("revenue" if metric.kind == "revenue" else None),
+        denominator=metric.denominator,
+        denominator_value=metric.denominator_value,
+        denominator_filter=metric.denominator_filter,
+        filter=metric.filter,
+        delay=seconds(metric.delay) if metric.delay else 0.0,
+        window=seconds(metric.window) if metric.window else None,
+        ripe=metric.ripe,
+        covariate_window=seconds(metric.covariate_window) if metric.covariate_window else None,
+        quantile=metric.quantile,
+        winsorize=metric.winsorize,
+        direction="increase" if metric.direction == "up" else "decrease",
+        margin=metric.margin or 0.0,
+        money=1.0 if metric.money is None and metric.kind == "revenue" else metric.money,
+    )

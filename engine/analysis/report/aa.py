@@ -1,0 +1,281 @@
+"""Would this data raise false alarms? A/A tests by shuffling the variants of real units many times."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from engine.analysis.design.metrics import Measure, Term
+from engine.analysis.report.experiment_units import gather
+from engine.analysis.report.table import check_columns, parse_measures
+from engine.analysis.sources.clustered import centres, unit_frame
+from engine.analysis.sources.engines import DuckDB, connect
+from engine.analysis.sources.log import value_rows
+from engine.analysis.sources.log_read_lock import held
+from engine.analysis.sources.quantiles import sample_quantile
+from engine.analysis.stats.distributions import normal_quantile
+from engine.analysis.stats.effects import Settings, absolute, relative, scale
+from engine.analysis.stats.estimate import Effect, NotEstimable
+from engine.analysis.stats.inference import arms
+from engine.analysis.stats.moments import Moments, empty
+from engine.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from engine.analysis.design.question import ExperimentQuestion, MetricSpec
+    from engine.analysis.sources.engines import Engine, Frame, Row
+    from engine.analysis.stats.effects import Method, Relative
+    from engine.analysis.stats.inference import Arm
+    from engine.analysis.stats.moments import Floats
+
+    Claim = tuple[Effect, Effect | NotEstimable]  # absolute and relative
+_UNBOUNDED = "control's mean is too near zero for a relative effect"
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """A share of runs with its 95% Wilson interval, and whether that holds the nominal value.
+
+    The intervals of a quantile are made to cover no less than they say; where they cover more, that is `ok` too.
+    """
+
+    share: float
+    low: float
+    high: float
+    nominal: float
+    ok: bool
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One metric's false-positive rate, and the coverage of no effect by its absolute and relative interval."""
+
+    metric: str
+    runs: int
+    units: int
+    false_positives: Rate | NotEstimable
+    coverage: Rate | NotEstimable
+    relative_coverage: Rate | NotEstimable
+
+    @property
+    def ok(self) -> bool:
+        """Whether the false positives and the coverage could be counted and are as said."""
+        return all(isinstance(part, Rate) and part.ok for part in (self.false_positives, self.coverage))
+
+
+def aa_table(  # noqa: PLR0913 # the command line's flags, one each
+    path: str,
+    *,
+    metrics: Sequence[str],
+    unit: str | None = None,
+    covariates: Sequence[str] = (),
+    method: Method = "fixed",
+    alpha: float = 0.05,
+    relative: Relative = "fieller",
+    runs: int = 1000,
+    seed: int = 1,
+    engine: str = "duckdb",
+) -> list[Check]:
+    """Splits a table's units in two at random, `runs` times, and counts what the analysis would have claimed.
+
+    Args:
+        path: as `analyze_table`.
+        metrics: as `analyze_table`.
+        unit: as `analyze_table`.
+        covariates: as `analyze_table`.
+        method: as `analyze_table`; anytime-valid intervals cover more than they say at a single look.
+        alpha: one minus the intervals' coverage.
+        relative: as `analyze_table`.
+        runs: how many splits.
+        seed: of the splits.
+        engine: as `analyze_table`.
+
+    Raises:
+        BadInput: as `analyze_table`.
+    """
+    if not metrics:
+        raise BadInput("no metric is named; add one, as in --metric mean:revenue")
+    measures = parse_measures(metrics, tuple(covariates))
+    source = connect(engine)
+    table = source.table(path)
+    split = unit or next(iter(table.schema()))  # any column will do: the variant is drawn below
+    check_columns(source, path, table, split, unit, measures)
+    settings = Settings(method, alpha, relative)
+    summed = [measure for measure in measures if measure.kind != "quantile"]
+    frame, framed = unit_frame(table, split, unit, summed, about=centres(source, table, unit, summed))
+    checks = _all(source, frame, framed, settings, runs, seed)
+    for measure in measures:
+        if measure.kind == "quantile":
+            kept = table if unit is None else table.filter(table[unit].notnull())
+            owner = {} if unit is None else {"unit": kept[unit].cast("string")}
+            rows = kept.select(x=kept[measure.y.num].cast("float64"), **owner)
+            checks[measure.name] = _of_rows(source, rows, measure, settings, runs, seed)
+    return [checks[measure.name] for measure in measures]
+
+
+def aa_experiment(
+    question: ExperimentQuestion,
+    metrics: Sequence[MetricSpec],
+    log_dir: Path | str,
+    *,
+    as_of: datetime | None = None,
+    runs: int = 1000,
+    seed: int = 1,
+) -> list[Check]:
+    """The check on the units of an experiment's control in the log, which no effect has touched.
+
+    Its method is `fixed`: an anytime-valid interval covers more than it says at a single look, which is no fault.
+
+    Raises:
+        BadInput: as `analyze_experiment`, and if control has too few units.
+    """
+    with held(Path(log_dir)):
+        source = DuckDB()
+        data = gather(source, question, metrics, Path(log_dir), as_of)
+        control = data.units.filter((data.units["variant"] == question.control) & ~data.units["crossed"])
+        measures = data.measures[: len(data.measures) - len(data.trend)]
+        settings = Settings("fixed", question.alpha, question.relative)
+        checks = _all(source, control, measures, settings, runs, seed)
+        members = data.members.filter(data.members["variant"] == question.control)
+        for spec in data.specs:
+            if spec.kind == "quantile":
+                rows = value_rows(source, data.folder, members, spec, data.moment).select("x", "unit")
+                measure = Measure(spec.name, "quantile", Term("x"), quantile=spec.quantile)
+                checks[spec.name] = _of_rows(source, rows, measure, settings, runs, seed)
+        return [checks[spec.name] for spec in data.specs]
+
+
+def _all(
+    source: Engine, frame: Frame, measures: Sequence[Measure], settings: Settings, runs: int, seed: int
+) -> dict[str, Check]:
+    """The checks of measures with moments, by name."""
+    if runs < 1:
+        raise BadInput(f"{runs} runs count nothing; 1000 are usual")
+    if not measures:
+        return {}
+    columns = sorted({column for measure in measures for column in measure.columns})
+    ordered = frame.select(*columns).order_by(*columns)  # engines keep no order, and a seed must mean one split
+    rows = source.rows(ordered)
+    values = np.array(rows, dtype=np.float64).reshape(-1, len(columns))
+    wild = {columns[at] for at in np.flatnonzero(~np.isfinite(values).all(axis=0)) if _wild(rows, int(at))}
+    return {
+        measure.name: _refused(measure, runs, len(rows))
+        if wild.intersection(measure.columns)
+        else aa(values[:, [columns.index(name) for name in measure.columns]], measure, settings, runs, seed)
+        for measure in measures
+    }
+
+
+def _of_rows(source: Engine, rows: Frame, measure: Measure, settings: Settings, runs: int, seed: int) -> Check:
+    """The check of a quantile of rows with their value `x` and, where rows are not units, their `unit`."""
+    found = source.rows(rows.filter(rows["x"].notnull()).order_by("x"))
+    x = np.array([row[0] for row in found], dtype=np.float64)
+    unit = np.unique([str(row[-1]) for row in found], return_inverse=True)[1] if found and len(found[0]) > 1 else None
+    if not np.all(np.isfinite(x)):
+        return _refused(measure, runs, len(x))
+    return aa_quantile(x, np.arange(len(x)) if unit is None else unit, measure, settings, runs, seed)
+
+
+def _wild(rows: Sequence[Row], at: int) -> bool:
+    """Whether a column holds NaN or infinity, which unlike a missing value make its mean unknown."""
+    cells = (row[at] for row in rows)
+    return any(isinstance(cell, float) and not math.isfinite(cell) for cell in cells)
+
+
+def _refused(measure: Measure, runs: int, units: int) -> Check:
+    why = NotEstimable(f"{measure.name} has values that are NaN or infinite")
+    return Check(measure.name, runs, units, why, why, why)
+
+
+def aa(values: Floats, measure: Measure, settings: Settings, runs: int = 1000, seed: int = 1) -> Check:
+    """The check of one measure on its columns (n, k); units with a value missing are left out."""
+    values = values[np.all(np.isfinite(values), axis=1)]
+    n, k = values.shape
+    _enough(n, measure)
+    centre = values.mean(axis=0)
+    products = np.einsum("ni,nj->nij", values - centre, values - centre).reshape(n, k * k)
+    stacked = np.concatenate([np.ones((n, 1)), values - centre, products], axis=1)
+    total = stacked.sum(axis=0)
+    rng = np.random.default_rng(seed)
+    claims = []
+    for start in range(0, runs, 64):
+        picked = rng.random((min(64, runs - start), n)) < 0.5
+        for sums in picked.astype(np.float64) @ stacked:
+            sides = arms(_moments(sums, centre, k), _moments(total - sums, centre, k), measure)
+            claims.append(sides if isinstance(sides, NotEstimable) else _claim(sides[0], sides[1], settings))
+    return _counted(claims, measure, n, settings)
+
+
+def aa_quantile(
+    x: Floats, unit: NDArray[np.intp], measure: Measure, settings: Settings, runs: int = 1000, seed: int = 1
+) -> Check:
+    """The check of a quantile on rows (n,), rising, whose units (n,) are integers from 0."""
+    units = int(unit.max()) + 1 if len(unit) else 0
+    _enough(units, measure)
+    rng = np.random.default_rng(seed)
+    claims: list[Claim | NotEstimable] = []
+    for _ in range(runs):
+        picked = (rng.random(units) < 0.5)[unit]
+        one, other = (
+            sample_quantile(x[own], unit[own], measure.quantile or 0.5, said=measure.name) for own in (picked, ~picked)
+        )
+        if isinstance(one, NotEstimable):
+            claims.append(one)
+        else:
+            claims.append(other if isinstance(other, NotEstimable) else _claim(one, other, settings))
+    return _counted(claims, measure, units, settings)
+
+
+def _enough(units: int, measure: Measure) -> None:
+    if units < 8:
+        raise BadInput(f"{units} units have a value of {measure.name}; an A/A check needs some more")
+
+
+def _claim(control: Arm, treatment: Arm, settings: Settings) -> Claim | NotEstimable:
+    width = scale(control, treatment, settings)
+    if isinstance(width, NotEstimable):
+        return width
+    return absolute(control, treatment, width), relative(control, treatment, width, settings.relative)
+
+
+def _counted(claims: Sequence[Claim | NotEstimable], measure: Measure, units: int, settings: Settings) -> Check:
+    """How often what was claimed is wrong, among the splits in which something could be."""
+    made = [claim for claim in claims if not isinstance(claim, NotEstimable)]
+    if not made:
+        nothing = next(claim for claim in claims if isinstance(claim, NotEstimable))
+        return Check(measure.name, 0, units, nothing, nothing, nothing)
+    shares = [share for _, share in made if isinstance(share, Effect)]
+    loose = measure.kind == "quantile"
+    wrong = _rate([effect for effect, _ in made], settings.alpha, loose=loose)
+    relatively = _rate(shares, settings.alpha, loose=loose) if shares else None
+    covered = _rest(relatively) if relatively else NotEstimable(_UNBOUNDED)
+    return Check(measure.name, len(made), units, wrong, _rest(wrong), covered)
+
+
+def _moments(sums: Floats, centre: Floats, k: int) -> Moments:
+    n = round(float(sums[0]))
+    if n == 0:
+        return empty(k)
+    shift = sums[1 : k + 1]
+    return Moments(n, centre + shift / n, sums[k + 1 :].reshape(k, k) - np.outer(shift, shift) / n)
+
+
+def _rate(claims: Sequence[Effect], nominal: float, *, loose: bool) -> Rate:
+    """How many leave zero out, by Wilson 1927; `loose` where fewer than the nominal ones are no fault."""
+    runs, z = len(claims), normal_quantile(0.975)
+    share = sum(not claim.low <= 0 <= claim.high for claim in claims) / runs
+    middle = (share + z * z / (2 * runs)) / (1 + z * z / runs)
+    reach = z / (1 + z * z / runs) * math.sqrt(share * (1 - share) / runs + z * z / (4 * runs**2))
+    low, high = middle - reach, middle + reach
+    return Rate(share, low, high, nominal, low <= nominal and (loose or nominal <= high))
+
+
+def _rest(wrong: Rate) -> Rate:
+    """How many hold zero."""
+    return Rate(1 - wrong.share, 1 - wrong.high, 1 - wrong.low, 1 - wrong.nominal, wrong.ok)

@@ -1,0 +1,143 @@
+"""What the past says of a metric: the baseline of a power calculation, from a table or from the log."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.analysis.report.experiment_units import gather
+from engine.analysis.report.table import ALL, check_columns, parse_measures, quantile_of
+from engine.analysis.sources.aggregate import CROSSED, Group, groups
+from engine.analysis.sources.clustered import centres, unit_frame
+from engine.analysis.sources.engines import DuckDB, connect
+from engine.analysis.sources.log import value_rows
+from engine.analysis.sources.log_read_lock import held
+from engine.analysis.sources.quantiles import quantile_arms
+from engine.analysis.stats.bayes import empirical_prior
+from engine.analysis.stats.estimate import Effect, NotEstimable
+from engine.analysis.stats.inference import Arm, residual_sd
+from engine.analysis.stats.power import Baseline
+from engine.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from engine.analysis.design.metrics import Measure
+    from engine.analysis.design.question import ExperimentQuestion, MetricSpec
+    from engine.analysis.stats.bayes import Prior
+    from engine.catalog.plan.plan import Plan
+
+LEAST_PAST = 3
+
+
+def baseline_of_table(path: str, metric: str, *, unit: str | None = None, engine: str = "duckdb") -> Baseline:
+    """A metric's mean and standard deviation per unit in a table, its covariates taken off.
+
+    Args:
+        path: as `analyze_table`.
+        metric: `kind:COL|COVARIATE`, as `analyze_table`.
+        unit: as `analyze_table`.
+        engine: as `analyze_table`.
+
+    Raises:
+        BadInput: as `analyze_table`, and if the metric has no variance.
+    """
+    (measure,) = parse_measures([metric], ())
+    source = connect(engine)
+    table = source.table(path)
+    split = unit or next(iter(table.schema()))  # any column will do: its groups are added up
+    check_columns(source, path, table, split, unit, [measure])
+    if measure.kind == "quantile":
+        return _of_quantile(quantile_of(source, table, None, unit, measure).get(ALL), measure.name)
+    frame, (framed,) = unit_frame(table, split, unit, [measure], about=centres(source, table, unit, [measure]))
+    return _baseline(groups(source, frame, (CROSSED,), [framed]), framed)
+
+
+def baseline_of_log(
+    question: ExperimentQuestion, metrics: Sequence[MetricSpec], log_dir: Path | str, *, as_of: datetime | None = None
+) -> Baseline:
+    """The primary metric of a past experiment's control, as a baseline for the next.
+
+    Raises:
+        BadInput: as `analyze_experiment`, and if the metric has no variance.
+    """
+    with held(Path(log_dir)):
+        source = DuckDB()
+        data = gather(source, question, metrics, Path(log_dir), as_of)
+        spec = data.specs[0]
+        if spec.kind == "quantile":
+            rows = value_rows(source, data.folder, data.members, spec, data.moment)
+            found = quantile_arms(source, rows, "x", spec.quantile or 0.5, said=spec.name)
+            return _of_quantile(found.get(question.control), spec.name)
+        measure = next(found for found in data.measures if found.name == question.primary)
+        control = data.units.filter(data.units["variant"] == question.control)
+        return _baseline(groups(source, control, ("crossed",), [measure]), measure)
+
+
+def baseline_of_plan(experiments: Path, key: str, metric: str | None, log_dir: Path) -> Baseline:
+    """A metric of the plan's experiment `key`, its primary one by default, as `baseline_of_log`.
+
+    Raises:
+        BadInput: as `baseline_of_log`, and if the plan has no such experiment or metric.
+    """
+    from engine.analysis.design.question_from_plan import ask  # noqa: PLC0415 # the plan is read only where a report is of an experiment
+    from engine.catalog import load_plan  # noqa: PLC0415
+
+    question, metrics = ask(load_plan(experiments), key)
+    asked = msgspec.structs.replace(question, primary=metric or question.primary)
+    return baseline_of_log(asked, metrics, log_dir)
+
+
+def past_prior(plan: Plan, question: ExperimentQuestion, log_dir: Path, *, as_of: datetime | None = None) -> Prior:
+    """What the plan's other experiments did to the primary metric, as a prior for this one (see `empirical_prior`).
+
+    Experiments whose split is broken teach nothing and are left out.
+
+    Raises:
+        BadInput: if there are fewer than three such effects.
+    """
+    from engine.analysis.design.question_from_plan import ask  # noqa: PLC0415 # as above
+    from engine.analysis.report.experiment import analyze_experiment  # noqa: PLC0415 # it needs all of a report
+
+    effects: list[Effect] = []
+    for key, other in plan.experiments.items():
+        named = other.spec.metrics
+        if key == question.key or named is None:
+            continue
+        if question.primary not in {named.primary, *named.secondary, *named.guardrails}:
+            continue
+        asked, metrics = ask(plan, key)
+        fixed = msgspec.structs.replace(asked, primary=question.primary, secondary=(), guardrails=(), method="fixed")
+        report = analyze_experiment(fixed, metrics, log_dir, as_of=as_of)
+        if report.quality.srm.ok:
+            effects += [metric.relative for metric in report.metrics if isinstance(metric.relative, Effect)]
+    if len(effects) < LEAST_PAST:
+        raise BadInput(
+            f"--prior past: other experiments have {len(effects)} effects on {question.primary} in the log, and a "
+            f"spread needs {LEAST_PAST}; give MEAN,SD instead"
+        )
+    return empirical_prior([effect.estimate for effect in effects], [effect.se for effect in effects])
+
+
+def _baseline(found: dict[tuple[str | int | float | bool | None, ...], Group], measure: Measure) -> Baseline:
+    group = found.get((False,))
+    if group is None or group.moments[measure.name].n < 2:
+        raise BadInput(f"{measure.name} has fewer than two units in the past; a baseline needs a variance")
+    value, sd = residual_sd(group.moments[measure.name], measure)
+    if not sd > 0:
+        raise BadInput(f"{measure.name} does not vary in the past; a baseline needs a variance")
+    plain = measure.kind in {"proportion", "retention"} and measure.y.den is None and not measure.covariates
+    return Baseline("proportion" if plain else measure.kind, value, None if plain else sd)
+
+
+def _of_quantile(found: Arm | NotEstimable | None, name: str) -> Baseline:
+    """Its standard deviation is that which over the root of units is its standard error."""
+    if found is None:
+        raise BadInput(f"{name} has no row with a value in the past; a baseline needs some")
+    if isinstance(found, NotEstimable):
+        raise BadInput(f"{name}: {found.not_estimable}; a baseline needs a variance")
+    return Baseline("quantile", found.value, math.sqrt(found.variance * found.n))

@@ -1,0 +1,143 @@
+"""Effects by segment, shrunken towards each other: small segments say little, and some of many speak by chance."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.analysis.report.compare import Evidence, compare
+from engine.analysis.report.model import SegmentEffect, SegmentReport
+from engine.analysis.stats.bayes import pooled
+from engine.analysis.stats.distributions import chi_square_sf, normal_quantile
+from engine.analysis.stats.estimate import Effect, NotEstimable
+from engine.analysis.stats.multiplicity import benjamini_hochberg
+from engine.analysis.stats.quadrature import legendre
+from engine.analysis.stats.sequential import asymptotic_multiplier, group_multiplier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from engine.analysis.design.metrics import Measure
+    from engine.analysis.stats.effects import Settings
+    from engine.analysis.stats.moments import Floats
+
+SCALE = 4.0  # of the prior's median spread between segments, in their mean standard error
+
+
+def by_segment(
+    trait: str,
+    measures: Sequence[Measure],
+    variants: Sequence[str],
+    parts: Mapping[str, Evidence],
+    settings: Settings,
+) -> list[SegmentReport]:
+    """One report per measure and variant. Quantiles, which cannot be taken apart, are left out."""
+    return [
+        _one(trait, measure, variant, parts, settings)
+        for measure in measures
+        if measure.kind != "quantile"
+        for variant in variants
+    ]
+
+
+def _one(
+    trait: str, measure: Measure, variant: str, parts: Mapping[str, Evidence], settings: Settings
+) -> SegmentReport:
+    measured = {name: compare(measure, variant, part, settings) for name, part in sorted(parts.items())}
+    effects = {name: row.absolute for name, row in measured.items() if isinstance(row.absolute, Effect)}
+    estimates, errors = [e.estimate for e in effects.values()], [e.se for e in effects.values()]
+    p_values = dict(zip(effects, benjamini_hochberg([e.p for e in effects.values() if e.p is not None]), strict=False))
+    shrunken: Mapping[str, Effect] = {}
+    heterogeneity = between = None
+    if len(effects) > 1:
+        centre = sum(e / s**2 for e, s in zip(estimates, errors, strict=True)) / sum(s**-2 for s in errors)
+        spread = sum(((e - centre) / s) ** 2 for e, s in zip(estimates, errors, strict=True))
+        heterogeneity = chi_square_sf(len(effects) - 1, spread)
+        _, between, _ = pooled(estimates, errors)
+        units = sum(sum(row.units.values()) for row in measured.values())
+        shrunken = dict(
+            zip(effects, shrink(estimates, errors, settings.alpha, stretch=_stretch(settings, units)), strict=True)
+        )
+    alone = NotEstimable("one segment has an estimate; there is nothing to shrink it towards")
+    rows = [
+        SegmentEffect(
+            name,
+            {side: parts[name].groups[side].units for side in (parts[name].control, variant)},
+            row.absolute,
+            shrunken.get(name, alone),
+            p_values.get(name),
+        )
+        for name, row in measured.items()
+    ]
+    return SegmentReport(measure.name, variant, trait, heterogeneity, between, rows)
+
+
+def _stretch(settings: Settings, units: int) -> float:
+    """By how much the method's intervals are wider than at a single look."""
+    bound: float | None = None
+    if settings.method == "sequential":
+        bound = asymptotic_multiplier(units, settings.planned, settings.alpha)
+    if settings.method == "group_sequential":
+        bound = group_multiplier(units, settings.planned, settings.looks, settings.spending, settings.alpha)
+    return bound / normal_quantile(1 - settings.alpha / 2) if bound else 1.0
+
+
+def shrink(estimates: Sequence[float], errors: Sequence[float], alpha: float, *, stretch: float = 1.0) -> list[Effect]:
+    """Each estimate pulled to the common mean by how much of its spread is noise, given that this is not known either.
+
+    A normal hierarchy with flat priors on the mean and on `tau / (tau + SCALE s)`, tau being the spread between
+    segments and s their harmonic mean error (DuMouchel 1994, "Hierarchical Bayes linear models for meta-analysis", with
+    a longer tail). An estimated tau in its place would make intervals that cover 85 % (see the test).
+
+    Args:
+        estimates: one per segment.
+        errors: their standard errors.
+        alpha: one minus the intervals' coverage, on average over segments.
+        stretch: by how much wider than at a single look the intervals are.
+    """
+    y, s = np.asarray(estimates, dtype=float), np.asarray(errors, dtype=float)
+    x, w = legendre()
+    share = (x + 1) / 2
+    tau = SCALE * math.sqrt(len(s) / float(np.sum(s**-2.0))) * share / (1 - share)
+    precision = 1 / (s**2 + tau[:, None] ** 2)
+    total = precision.sum(axis=1)
+    centre = precision @ y / total
+    likelihood = (np.log(precision).sum(axis=1) - np.log(total)) / 2
+    likelihood -= (precision * (y - centre[:, None]) ** 2).sum(axis=1) / 2
+    weight = w * np.exp(likelihood - likelihood.max())
+    weight /= weight.sum()
+    keep = tau[:, None] ** 2 * precision
+    means = keep * y + (1 - keep) * centre[:, None]
+    sds = np.sqrt(keep * s**2 + (1 - keep) ** 2 / total[:, None])
+    middle = weight @ means
+    spread = np.sqrt(weight @ (sds**2 + (means - middle) ** 2))
+    ends = [
+        middle + stretch * (_quantile(level, weight, means, sds, middle, spread) - middle)
+        for level in (alpha / 2, 1 - alpha / 2)
+    ]
+    return [
+        Effect(float(value), float(low), float(high), float(sd))
+        for value, low, high, sd in zip(middle, *ends, spread, strict=True)
+    ]
+
+
+def _quantile(level: float, weight: Floats, means: Floats, sds: Floats, middle: Floats, spread: Floats) -> Floats:
+    """Where each mixture of normals has `level` of it below, by Newton's steps held within a bracket."""
+    from scipy.special import ndtr  # noqa: PLC0415 # see distributions
+
+    low, high = middle - 40 * spread, middle + 40 * spread
+    at = middle + normal_quantile(level) * spread
+    for _ in range(60):
+        z = (at - means) / sds
+        excess = weight @ ndtr(z) - level
+        low, high = np.where(excess > 0, low, at), np.where(excess > 0, at, high)
+        with np.errstate(divide="ignore", invalid="ignore"):  # far out the density is zero, and the middle is taken
+            step = at - excess / (weight @ (np.exp(-z * z / 2) / sds)) * math.sqrt(2 * math.pi)
+        after = np.where((low <= step) & (step <= high), step, (low + high) / 2)
+        done = np.all(np.abs(after - at) <= 1e-9 * spread)  # of a step whose error is the square of the last
+        at = after
+        if done:
+            break
+    return at

@@ -1,0 +1,183 @@
+"""Two arms become an effect: Welch's test or intervals that allow looks; relative by Fieller, log or linear delta."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from engine.analysis.stats.bayes import Prior
+from engine.analysis.stats.distributions import normal_cdf, normal_quantile
+from engine.analysis.stats.estimate import Effect, NotEstimable
+from engine.analysis.stats.sequential import Spending, group_multiplier, group_p, mixture_multiplier, mixture_p, tuning
+from engine.errors import BadInput
+
+if TYPE_CHECKING:
+    from engine.analysis.stats.inference import Arm
+
+Method = Literal["fixed", "sequential", "group_sequential", "bayesian"]
+Relative = Literal["fieller", "log", "linear"]
+LEAST_ALPHA = 1e-12  # below it 1 - alpha / 2 has too few digits for its quantile
+LEAST_SD = 1e-9
+MOST_LOOKS = 50
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How to infer.
+
+    `planned` is the number of units at which an anytime-valid interval is narrowest, and at which a group-sequential
+    experiment ends after `looks` looks; with `tau`, the relative effect to be expected, an anytime-valid interval is
+    that of the mixture SPRT (see `sequential.sprt_multiplier`); `rope` is a null effect's half width, relative to
+    control; a bayesian experiment ends when the better choice is expected to lose less than `tolerance`, likewise.
+    """
+
+    method: Method = "sequential"
+    alpha: float = 0.05
+    relative: Relative = "fieller"
+    prior: Prior = Prior()
+    planned: int = 5000
+    rope: float = 0.01
+    tolerance: float = 0.0005
+    looks: int = 5
+    spending: Spending = "obrien_fleming"
+    tau: float | None = None
+
+    def __post_init__(self) -> None:
+        if not LEAST_ALPHA <= self.alpha < 1:
+            raise BadInput(f"alpha {self.alpha:g} is not between {LEAST_ALPHA:g} and 1; 0.05 gives 95% intervals")
+        if self.planned < 2:
+            raise BadInput(
+                f"{self.planned} planned units are no plan; name those at which the decision is due, as 5000"
+            )
+        if self.tau is not None and not (math.isfinite(self.tau) and self.tau > 0):
+            raise BadInput(f"tau {self.tau:g} is no relative effect; name the one to be expected, as 0.02")
+        if not 1 <= self.looks <= MOST_LOOKS:
+            raise BadInput(f"{self.looks} looks are not between 1 and {MOST_LOOKS}; for more ask for method sequential")
+        if not math.isfinite(self.prior.mean) or not self.prior.sd >= LEAST_SD:
+            raise BadInput(
+                f"prior {self.prior.mean:g},{self.prior.sd:g} is no finite mean with a standard deviation of "
+                f"{LEAST_SD:g} or more; give two numbers such as 0,0.1"
+            )
+
+
+def welch_df(a: Arm, b: Arm) -> float:
+    """Welch and Satterthwaite's degrees of freedom (Welch 1947, eq. 28)."""
+    return (a.variance + b.variance) ** 2 / (a.variance**2 / (a.n - 1) + b.variance**2 / (b.n - 1))
+
+
+def two_sided_t(statistic: float, df: float) -> float:
+    """p-value of |t| under Student's distribution; normal for infinite `df`."""
+    if not math.isfinite(df):
+        return 2 * normal_cdf(-abs(statistic))
+    from scipy.special import stdtr  # noqa: PLC0415 # see distributions
+
+    return float(2 * stdtr(df, -abs(statistic)))
+
+
+def critical_t(alpha: float, df: float) -> float:
+    """The two-sided critical value; normal for infinite `df`."""
+    if not math.isfinite(df):
+        return normal_quantile(1 - alpha / 2)
+    from scipy.special import stdtrit  # noqa: PLC0415 # see distributions
+
+    return float(stdtrit(df, 1 - alpha / 2))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How many standard errors an interval is wide to each side, and how to get the p-value of a z statistic."""
+
+    multiplier: float
+    df: float
+    units: int
+    settings: Settings
+    grown: float = math.nan  # a sequential mixture's variance over the estimate's own
+
+    def p(self, z: float) -> float | None:
+        """The method's p-value of an estimate `z` standard errors from zero; None where the method has none."""
+        if self.settings.method == "fixed":
+            return two_sided_t(z, self.df)
+        if self.settings.method == "sequential":
+            return mixture_p(z, self.grown)
+        if self.settings.method == "group_sequential":
+            return group_p(z, self.units, self.settings.planned, self.settings.looks, self.settings.spending)
+        return None
+
+
+def scale(control: Arm, treatment: Arm, settings: Settings) -> Scale | NotEstimable:
+    """The method's interval width for these two arms."""
+    units = control.n + treatment.n
+    alpha, planned = settings.alpha, settings.planned
+    if settings.method == "sequential":
+        grown = units * tuning(planned, alpha) ** 2
+        if settings.tau is not None:
+            grown = (settings.tau * control.value) ** 2 / (control.variance + treatment.variance)
+        if not grown > 0:
+            return NotEstimable("control's mean is zero, so tau, a share of it, is none")
+        return Scale(mixture_multiplier(grown, alpha), math.inf, units, settings, grown)
+    if settings.method == "group_sequential":
+        bound = group_multiplier(units, planned, settings.looks, settings.spending, alpha)
+        if bound is None:
+            return NotEstimable(f"the first planned look is at {planned / settings.looks:.0f} units; {units} were seen")
+        return Scale(bound, math.inf, units, settings)
+    df = welch_df(control, treatment) if settings.method == "fixed" else math.inf
+    return Scale(critical_t(alpha, df), df, units, settings)
+
+
+def absolute(control: Arm, treatment: Arm, width: Scale) -> Effect:
+    """The difference, treatment less control."""
+    difference = treatment.value - control.value
+    se = math.sqrt(control.variance + treatment.variance)
+    reach = width.multiplier * se
+    return Effect(difference, difference - reach, difference + reach, se, width.p(difference / se))
+
+
+def relative(control: Arm, treatment: Arm, width: Scale, how: Relative) -> Effect | NotEstimable:
+    """The difference over control's size, by `fieller` (exact for normal means), `log` or `linear` delta.
+
+    Where control's mean is above zero that is the ratio of treatment to control less one; below zero an effect keeps
+    the sign of the difference. Every end is a sum of differences, so that a mean of 1e8 costs no digits.
+    Fieller 1954, "Some Problems in Interval Estimation", eq. 9 with independent means. Its test of no relative effect
+    is the test of no difference, so both scales share a p-value. A linear delta interval around a distant ratio, or
+    the absolute interval divided by control's mean, covers less than it says.
+    """
+    if control.value == 0:
+        return NotEstimable("control's mean is zero, so no effect can be a share of it")
+    a, b, va, vb, c = treatment.value, control.value, treatment.variance, control.variance, width.multiplier
+    sign = math.copysign(1.0, b)
+    estimate, se = _share(control, treatment)
+    if how == "linear":
+        if se == 0:
+            return NotEstimable("the variant's mean is zero without variation; a linear interval has no width")
+        return Effect(estimate, estimate - c * se, estimate + c * se, se, width.p(estimate / se))
+    if how == "log":
+        if a / b <= 0:
+            return NotEstimable("the logarithm needs means of one sign; ask for fieller")
+        middle, log_se = math.log1p((a - b) / b), se * b / a
+        low, high = sorted(sign * math.expm1(middle + side * c * log_se) for side in (-1, 1))
+        return Effect(estimate, low, high, se, width.p(middle / log_se))
+    spread = b**2 - c**2 * vb
+    if spread <= 0:
+        return NotEstimable("control's mean is within its own error of zero, so the relative effect has no bounds")
+    middle, reach = b * (a - b) + c**2 * vb, c * math.sqrt(va * spread + vb * a**2)
+    low, high = sorted(sign * (middle + side * reach) / spread for side in (-1, 1))
+    return Effect(estimate, low, high, se, width.p((a - b) / math.sqrt(va + vb)))
+
+
+def linear_effect(control: Arm, treatment: Arm) -> tuple[float, float] | NotEstimable:
+    """The relative effect and its linear delta standard error, the likelihood that a normal prior is combined with."""
+    if control.value == 0:
+        return NotEstimable("control's mean is zero, so no effect can be a share of it")
+    estimate, se = _share(control, treatment)
+    if se == 0:
+        return NotEstimable("the variant's mean is zero without variation; no likelihood can be drawn from it")
+    return estimate, se
+
+
+def _share(control: Arm, treatment: Arm) -> tuple[float, float]:
+    """The difference over control's size and its linear delta standard error."""
+    size, ratio = abs(control.value), treatment.value / control.value
+    error = math.sqrt(treatment.variance + ratio**2 * control.variance)
+    return (treatment.value - control.value) / size, error / size

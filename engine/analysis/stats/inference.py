@@ -1,0 +1,160 @@
+"""From moments to a value and its variance in each arm: means, ratios by the delta method, CUPED by regression.
+
+Every metric is a mean or a ratio of means; a ratio is linearized (delta method: Deng, Knoblich and Lu 2018, "Applying
+the Delta Method in Metric Analytics", eq. 4), so that one variance formula serves all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.analysis.stats.estimate import NotEstimable
+
+if TYPE_CHECKING:
+    from engine.analysis.design.metrics import Measure, Term
+    from engine.analysis.stats.moments import Floats, Moments
+
+ROUNDING = 1e-13  # of the terms that a variance is the sum of: what is left of them is no variance
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A variant's value of a metric, the variance of that value, and the units behind it."""
+
+    n: int
+    value: float
+    variance: float
+
+
+def _gradient(moments: Moments, term: Term, at: int) -> tuple[float, Floats]:
+    """A term's value and its gradient over the metric's columns, the term's own starting at index `at`."""
+    gradient = np.zeros(len(moments.mean))
+    if term.den is None:
+        gradient[at] = 1.0
+        return float(moments.mean[at]) + term.offset, gradient
+    denominator = float(moments.mean[at + 1])
+    if denominator == 0:
+        return math.nan, gradient
+    value = float(moments.mean[at]) / denominator
+    gradient[at], gradient[at + 1] = 1 / denominator, -value / denominator
+    whole = value + term.offset
+    return (0.0 if abs(whole) <= ROUNDING * abs(term.offset) else whole), gradient
+
+
+def _linearized(moments: Moments, measure: Measure) -> tuple[Floats, Floats]:
+    """Values (1 + c,) of the metric and its covariates, and their gradients (1 + c, k)."""
+    values, gradients, at = [], [], 0
+    for term in (measure.y, *measure.covariates):
+        value, gradient = _gradient(moments, term, at)
+        values.append(value)
+        gradients.append(gradient)
+        at += len(term.columns)
+    return np.array(values), np.array(gradients)
+
+
+def slopes(total: Moments, measure: Measure) -> Floats:
+    """The regression coefficients (c,) of the metric on its covariates, over both arms together or over one.
+
+    Deng, Xu, Kohavi and Walker 2013, "Improving the Sensitivity of Online Controlled Experiments by Utilizing
+    Pre-Experiment Data", eq. 4; with several covariates the least-squares solution. A covariate that does not vary,
+    or repeats another, gets none (minimum norm).
+    """
+    _, gradients = _linearized(total, measure)
+    covariance = gradients @ total.covariance @ gradients.T
+    return np.linalg.lstsq(covariance[1:, 1:], covariance[1:, 0], rcond=1e-12)[0].astype(np.float64)
+
+
+def _variance(moments: Moments, direction: Floats) -> float:
+    """The variance of a sum of the columns' means; none where it is no more than rounding of what it is made of."""
+    covariance = moments.covariance
+    variance = float(direction @ covariance @ direction)
+    rounded = ROUNDING * float(abs(direction) @ abs(covariance) @ abs(direction))
+    return 0.0 if variance <= rounded else variance / moments.n
+
+
+def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, Arm, float] | NotEstimable:
+    """Both arms' values and variances, adjusted for the covariates, and the share of variance these removed.
+
+    The adjusted value is `y - theta (x - x of both arms)`; theta is taken over both arms (see `slopes`) or with
+    `adjust: lin` in each arm alone, which never loses precision, also where arms are uneven and effects differ (Lin
+    2013, "Agnostic notes on regression adjustments to experimental data", eq. 3).
+    """
+    for side, name in ((control, "control"), (treatment, "the variant")):
+        if side.n < 2:
+            return NotEstimable(f"{name} has {side.n} unit{'s'[side.n == 1 :]} with a value, a variance needs two")
+        if not np.all(np.isfinite(side.comoment)):
+            return _why_not(side, measure)
+        if measure.adjust == "lin" and measure.covariates and side.n < len(measure.covariates) + 2:
+            return NotEstimable(
+                f"{name} has {side.n} units with a value, too few for slopes of its own on "
+                f"{len(measure.covariates)} covariates; cuped has one slope for all"
+            )
+    if not measure.stratified and not all(is_share(side, measure) for side in (control, treatment)):
+        return no_share(measure)
+    total = control + treatment
+    shared = slopes(total, measure) if measure.covariates else np.zeros(0)
+    centre, _ = _linearized(total, measure)
+    results, before, after, terms = [], 0.0, 0.0, 0.0
+    for side in (control, treatment):
+        theta = slopes(side, measure) if measure.covariates and measure.adjust == "lin" else shared
+        weights = np.concatenate(([1.0], -theta))
+        values, gradients = _linearized(side, measure)
+        direction = weights @ gradients
+        covariance = side.covariance
+        variance = _variance(side, direction)
+        value = float(values[0] - theta @ (values[1:] - centre[1:]))
+        if not (math.isfinite(value) and math.isfinite(variance)):
+            return _why_not(side, measure)
+        before += float(gradients[0] @ covariance @ gradients[0]) / side.n
+        terms += float(abs(gradients[0]) @ abs(covariance) @ abs(gradients[0])) / side.n
+        after += variance
+        results.append(Arm(side.n, value, variance))
+    if before <= ROUNDING * terms:
+        little = ", or by no more than its sums are rounded" if before > 0 else ""
+        return NotEstimable(f"{measure.name} does not vary in either variant{little}")
+    if after <= ROUNDING * before:
+        return NotEstimable(
+            f"the covariates explain all of {measure.name}; is one of them measured after the exposure?", fault=True
+        )
+    return results[0], results[1], 1 - after / before
+
+
+def single(moments: Moments, measure: Measure) -> Arm:
+    """One arm's value and variance, without covariates; needs two units."""
+    value, gradient = _gradient(moments, measure.y, 0)
+    return Arm(moments.n, value, _variance(moments, gradient))
+
+
+def residual_sd(moments: Moments, measure: Measure) -> tuple[float, float]:
+    """The metric's value and the standard deviation of its linearized value per unit, covariates taken off."""
+    values, gradients = _linearized(moments, measure)
+    theta = slopes(moments, measure) if measure.covariates else np.zeros(0)
+    direction = np.concatenate(([1.0], -theta)) @ gradients
+    return float(values[0]), math.sqrt(float(direction @ moments.covariance @ direction))
+
+
+def is_share(side: Moments, measure: Measure) -> bool:
+    """Whether a proportion's column can hold zeros and ones only: their variance is p (1 - p)."""
+    p = float(side.mean[0])
+    if measure.kind != "proportion" or measure.y.den is not None or side.n == 0 or not math.isfinite(p):
+        return True
+    return abs(float(side.comoment[0, 0]) / side.n - p * (1 - p)) < 1e-9
+
+
+def no_share(measure: Measure) -> NotEstimable:
+    """What is said of a proportion of other values."""
+    return NotEstimable(f"{measure.name} holds values other than 0 and 1; ask for its mean", fault=True)
+
+
+def _why_not(side: Moments, measure: Measure) -> NotEstimable:
+    if not np.all(np.isfinite(side.mean)):
+        own = side.mean[: len(measure.y.columns)]
+        what = f"a covariate of {measure.name}" if np.all(np.isfinite(own)) else measure.name
+        return NotEstimable(f"{what} has values that are NaN or infinite", fault=True)
+    if not np.all(np.isfinite(side.comoment)):
+        return NotEstimable(f"{measure.name} has values too large to be squared; divide the column first", fault=True)
+    return NotEstimable(f"the denominator of {measure.name} is zero")

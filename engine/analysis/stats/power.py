@@ -1,0 +1,211 @@
+"""How many units an experiment needs, what it can find with those it has, and how surely.
+
+Normal theory on the difference of means, each with the variance of its own arm (unpooled): for mean 0.10 -> 0.11 it
+gives 14,749 per arm where an arcsine or control's variance alone give 14,744 or 14,128. A ratio or a quantile comes in
+with the standard deviation of its linearized value per unit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from engine.analysis.stats.distributions import normal_cdf, normal_quantile
+from engine.analysis.stats.effects import Method, Settings
+from engine.analysis.stats.quadrature import legendre
+from engine.analysis.stats.sequential import asymptotic_multiplier, boundaries, spent
+from engine.errors import BadInput
+
+if TYPE_CHECKING:
+    from engine.analysis.design.metrics import Kind
+
+FEWEST = 4  # units, of which a variance needs two on each side
+MOST = 10**13  # units beyond which no shop goes
+LARGEST = 1e100  # a baseline whose square is still a number
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """What is known of control: a unit's mean value and its standard deviation (None for a proportion)."""
+
+    kind: Kind
+    value: float
+    sd: float | None = None
+
+    def variance(self, value: float) -> float:
+        """The variance of one unit where the mean is `value`."""
+        if self.sd is not None:
+            return self.sd**2
+        if not 0 < value < 1:
+            remedy = "choose a smaller effect" if 0 < self.value < 1 else "give control's own, 0.04 say"
+            raise BadInput(f"a {self.kind} of {value:g} is not between 0 and 1; {remedy}")
+        return value * (1 - value)
+
+
+class Design(msgspec.Struct, frozen=True):
+    """`units` over control and one variant, `mde` relative to control, `power`: one of them follows from the others."""
+
+    kind: Kind
+    baseline: float
+    units: int
+    mde: float
+    power: float
+    alpha: float
+    method: Method
+    formula: str
+
+
+def power_of(baseline: Baseline, mde: float, units: int, settings: Settings, *, share: float = 0.5) -> float:
+    """The chance that an effect of `mde` (relative) is found with `units` units, `share` of them in control.
+
+    `fixed` and `bayesian` look once; `sequential` counts only its look at the end, so the true power is a little more;
+    `group_sequential` counts every planned look.
+    """
+    control, variant = share * units, (1 - share) * units
+    effect = baseline.value * mde
+    se = math.sqrt(baseline.variance(baseline.value) / control + baseline.variance(baseline.value + effect) / variant)
+    drift = abs(effect) / se
+    if settings.method == "group_sequential":
+        return _group_power(drift, settings)
+    bound = normal_quantile(1 - settings.alpha / 2)
+    if settings.method == "sequential":
+        bound = asymptotic_multiplier(units, settings.planned, settings.alpha)
+    return normal_cdf(drift - bound) + normal_cdf(-drift - bound)
+
+
+def _group_power(drift: float, settings: Settings) -> float:
+    """The chance to cross at any planned look, by the recursion of `boundaries` with a drift."""
+    fractions = [look / settings.looks for look in range(1, settings.looks + 1)]
+    bounds = boundaries(fractions, [spent(settings.spending, at, settings.alpha) for at in fractions])
+    x, w = legendre()
+    grid = weights = np.zeros(0)
+    inside = 1.0
+    for look, (fraction, bound) in enumerate(zip(fractions, bounds, strict=True)):
+        after = bound * math.sqrt(fraction) * x
+        step = fraction - (fractions[look - 1] if look else 0.0)
+        start = grid if look else np.zeros(1)
+        mass = weights if look else np.ones(1)
+        kernel = np.exp(-((after[:, None] - start[None, :] - drift * step) ** 2) / (2 * step))
+        density = kernel @ mass / math.sqrt(2 * math.pi * step)
+        weights, grid = density * w * bound * math.sqrt(fraction), after
+        inside = float(weights.sum())
+    return 1 - inside
+
+
+def sample_size(
+    baseline: Baseline, mde: float, settings: Settings, *, power: float = 0.8, share: float = 0.5
+) -> Design:
+    """The fewest units with which an effect of `mde` is found with `power`.
+
+    Raises:
+        BadInput: if no number of units is enough, or an argument is out of its range.
+    """
+    _check(baseline, power, share)
+    if mde == 0:
+        raise BadInput("an effect of 0 cannot be found; name the least relative effect that matters, as in --mde 0.02")
+    low, high = FEWEST, 2 * FEWEST
+    while power_of(baseline, mde, high, settings, share=share) < power:
+        low, high = high, high * 2
+        if high > MOST:
+            raise BadInput(f"more than {MOST:.0e} units would be needed; a {mde:+.2%} effect is out of reach")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power_of(baseline, mde, middle, settings, share=share) >= power else (middle, high)
+    return _design(baseline, mde, high, settings, share)
+
+
+def least_effect(
+    baseline: Baseline, units: int, settings: Settings, *, power: float = 0.8, share: float = 0.5
+) -> Design:
+    """The smallest relative increase that `units` units find with `power`.
+
+    Raises:
+        BadInput: if even doubling the baseline twenty times is not found, or an argument is out of its range.
+    """
+    _check(baseline, power, share)
+    low, high = 0.0, 1e-6
+    top = 1 / baseline.value - 1 - 1e-9 if baseline.sd is None else 2.0**20
+    while power_of(baseline, min(high, top), units, settings, share=share) < power:
+        if high > top:
+            raise BadInput(f"{units} units are too few to find any effect with a power of {power:g}")
+        low, high = high, high * 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        enough = power_of(baseline, min(middle, top), units, settings, share=share) >= power
+        low, high = (low, middle) if enough else (middle, high)
+    return _design(baseline, min(high, top), units, settings, share)
+
+
+def _design(baseline: Baseline, mde: float, units: int, settings: Settings, share: float) -> Design:
+    reached = power_of(baseline, mde, units, settings, share=share)
+    formula = {
+        "fixed": "normal, unpooled, one look at the end",
+        "bayesian": "normal, unpooled, flat prior, one look at the end",
+        "sequential": f"asymptotic confidence sequence tuned to {settings.planned} units, its look at the end",
+        "group_sequential": f"{settings.looks} looks, {settings.spending} spending",
+    }[settings.method]
+    return Design(baseline.kind, baseline.value, units, mde, reached, settings.alpha, settings.method, formula)
+
+
+def design(
+    baseline: Baseline,
+    settings: Settings,
+    *,
+    mde: float | None,
+    units: int | None,
+    power: float | None,
+    share: float = 0.5,
+) -> Design:
+    """Whichever of effect, units and power is left out; with all but the effect left out, the units for a power of 0.8.
+
+    `share` of the units are control's.
+
+    Raises:
+        BadInput: if all or too few are given.
+    """
+    if mde is not None and not math.isfinite(mde):
+        raise BadInput(f"effect {mde:g} is no finite number; name a relative effect, as in --mde 0.02")
+    if units is not None and not FEWEST <= units <= MOST:
+        raise BadInput(f"{units:,} units are not between {FEWEST} and {MOST:.0e}; name those over control and variant")
+    if mde is not None and units is not None:
+        if power is not None:
+            raise BadInput("effect, units and power are all given; leave out the one that is asked for")
+        _check(baseline, 0.5, share)
+        return _design(baseline, mde, units, settings, share)
+    if mde is not None:
+        return sample_size(baseline, mde, settings, power=0.8 if power is None else power, share=share)
+    if units is not None:
+        return least_effect(baseline, units, settings, power=0.8 if power is None else power, share=share)
+    raise BadInput("neither an effect nor a number of units is given; name one, as in --mde 0.02")
+
+
+def _check(baseline: Baseline, power: float, share: float) -> None:
+    if not 0 < power < 1:
+        raise BadInput(f"power {power:g} is not between 0 and 1; 0.8 is usual")
+    if not 0 < share < 1:
+        raise BadInput(f"control's share {share:g} is not between 0 and 1")
+    if baseline.value == 0:
+        raise BadInput("control's mean is 0, so no effect can be relative to it")
+    baseline.variance(baseline.value)
+
+
+def parse_baseline(text: str) -> Baseline:
+    """`proportion:0.1`, or `mean:16.2,25.1` (mean and standard deviation; likewise ratio and quantile, linearized).
+
+    Raises:
+        BadInput: if it is neither.
+    """
+    kind, _, numbers = text.partition(":")
+    try:
+        values = [float(part) for part in numbers.split(",")]
+    except ValueError:
+        values = []
+    if not all(abs(value) <= LARGEST for value in values):
+        raise BadInput(f"metric {text!r}: its numbers are not finite, or above {LARGEST:g}; write mean:16.2,25.1")
+    if kind == "proportion" and len(values) == 1:
+        return Baseline("proportion", values[0])
+    if kind in {"mean", "ratio", "quantile", "count"} and len(values) == 2 and values[1] > 0:
+        return Baseline(kind, values[0], values[1])  # type: ignore[arg-type] # one of the four
+    raise BadInput(f"metric {text!r} has no baseline; write proportion:0.1 or mean:16.2,25.1 (mean and sd)")

@@ -1,0 +1,125 @@
+"""Two proportions with small counts: Fisher's exact test and score intervals in place of normal theory."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import gammaln, ndtri
+
+from engine.analysis.stats.estimate import Effect, NotEstimable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SMALL = 10  # below this many successes or failures in an arm the normal approximation is not used
+
+
+def is_small(successes: tuple[int, int], sizes: tuple[int, int]) -> bool:
+    """Whether any of the four counts of a 2 x 2 table is small."""
+    return min(*successes, sizes[0] - successes[0], sizes[1] - successes[1]) < SMALL
+
+
+def fisher(successes: tuple[int, int], sizes: tuple[int, int]) -> float:
+    """Two-sided p-value: all tables with these margins that are no likelier than the one seen (Fisher 1935)."""
+    (x, _), (n, m), total = successes, sizes, sum(successes)
+    k = np.arange(max(0, total - m), min(n, total) + 1)
+    log_p = _log_choose(n, k) + _log_choose(m, total - k) - _log_choose(n + m, total)
+    seen = log_p[int(x) - int(k[0])]
+    return min(1.0, float(np.exp(log_p[log_p <= seen + 1e-7]).sum()))
+
+
+def _log_choose(n: int, k: np.ndarray | int) -> np.ndarray:
+    return np.asarray(gammaln(n + 1) - gammaln(np.asarray(k) + 1) - gammaln(n - np.asarray(k) + 1))
+
+
+def difference(successes: tuple[int, int], sizes: tuple[int, int], alpha: float) -> tuple[float, float]:
+    """Score interval of p2 - p1 (Miettinen and Nurminen 1985, eq. 8)."""
+    p1, p2 = successes[0] / sizes[0], successes[1] / sizes[1]
+    z = float(ndtri(1 - alpha / 2))
+
+    def statistic(delta: float) -> float:
+        q1 = _constrained_difference(successes, sizes, delta)
+        return _score(p2 - p1 - delta, _spread(q1, q1 + delta, sizes, 1.0), sizes)
+
+    return _crossings(statistic, z, p2 - p1, (-1.0, 1.0))
+
+
+def ratio(successes: tuple[int, int], sizes: tuple[int, int], alpha: float) -> tuple[float, float] | NotEstimable:
+    """Score interval of p2 / p1 (Miettinen and Nurminen 1985, eq. 10)."""
+    if successes[0] == 0:
+        return NotEstimable("control has no success, so the ratio has no upper bound")
+    p1, p2 = successes[0] / sizes[0], successes[1] / sizes[1]
+    z = float(ndtri(1 - alpha / 2))
+
+    def statistic(log_rho: float) -> float:
+        rho = math.exp(log_rho)
+        q1 = _constrained_ratio(successes, sizes, rho)
+        return _score(p2 - rho * p1, _spread(q1, rho * q1, sizes, rho), sizes)
+
+    middle = math.log(p2 / p1) if p2 > 0 else -30.0
+    low, high = _crossings(statistic, z, middle, (-30.0, 30.0))
+    return (math.exp(low) if p2 > 0 else 0.0), math.exp(high)
+
+
+def _spread(q1: float, q2: float, sizes: tuple[int, int], rho: float) -> float:
+    return q2 * (1 - q2) / sizes[1] + rho**2 * q1 * (1 - q1) / sizes[0]
+
+
+def _score(distance: float, variance: float, sizes: tuple[int, int]) -> float:
+    n = sum(sizes)
+    variance *= n / (n - 1)
+    return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance) if distance else 0.0
+
+
+def _constrained_difference(successes: tuple[int, int], sizes: tuple[int, int], delta: float) -> float:
+    """Maximum likelihood of p1 where p2 = p1 + delta: the middle root of a cubic."""
+    (x1, x2), (n1, n2) = successes, sizes
+    n, x = n1 + n2, x1 + x2
+    b = (n2 + 2 * n1) * delta - n - x
+    c = (n1 * delta - n - 2 * x1) * delta + x
+    d = x1 * delta * (1 - delta)
+    u = b / (3 * n)
+    v = u**3 - b * c / (6 * n**2) + d / (2 * n)
+    root = math.copysign(math.sqrt(max(u**2 - c / (3 * n), 0.0)), v)
+    angle = (math.pi + math.acos(max(-1.0, min(1.0, v / root**3)))) / 3 if root else 0.0
+    return min(max(2 * root * math.cos(angle) - u, 0.0, -delta), 1.0, 1 - delta)
+
+
+def _constrained_ratio(successes: tuple[int, int], sizes: tuple[int, int], rho: float) -> float:
+    """Maximum likelihood of p1 where p2 = rho p1: the lower root of a quadratic."""
+    (x1, x2), (n1, n2) = successes, sizes
+    a = (n1 + n2) * rho
+    b = -(n2 * rho + x2 + n1 + x1 * rho)
+    return min((-b - math.sqrt(max(b * b - 4 * a * (x1 + x2), 0.0))) / (2 * a), 1 / rho)
+
+
+def _crossings(
+    statistic: Callable[[float], float], z: float, middle: float, bounds: tuple[float, float]
+) -> tuple[float, float]:
+    """Where a falling statistic equals z (below the middle) and -z (above it)."""
+    ends = []
+    for outer, level in zip(bounds, (z, -z), strict=True):
+        inside, outside = middle, outer
+        for _ in range(80):
+            between = (inside + outside) / 2
+            beyond = statistic(between) > level if level > 0 else statistic(between) < level
+            inside, outside = (inside, between) if beyond else (between, outside)
+        ends.append((inside + outside) / 2)
+    return ends[0], ends[1]
+
+
+def effects(
+    successes: tuple[int, int], sizes: tuple[int, int], se: float, alpha: float
+) -> tuple[Effect, Effect | NotEstimable]:
+    """The absolute and the relative effect of the second arm against the first."""
+    p = fisher(successes, sizes)
+    p1, p2 = successes[0] / sizes[0], successes[1] / sizes[1]
+    low, high = difference(successes, sizes, alpha)
+    absolute = Effect(p2 - p1, low, high, se, p)
+    bounds = ratio(successes, sizes, alpha)
+    if isinstance(bounds, NotEstimable):
+        return absolute, bounds
+    spread = math.sqrt(p2 * (1 - p2) / sizes[1] + (p2 / p1) ** 2 * p1 * (1 - p1) / sizes[0]) / p1
+    return absolute, Effect(p2 / p1 - 1, bounds[0] - 1, bounds[1] - 1, spread, p)

@@ -1,0 +1,136 @@
+"""Intervals for those who look early: asymptotic confidence sequences, mixture SPRT, group-sequential boundaries."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from engine.analysis.stats.distributions import normal_cdf, normal_quantile
+from engine.analysis.stats.quadrature import legendre
+from engine.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Spending = Literal["obrien_fleming", "pocock"]
+
+
+def tuning(planned: int, alpha: float) -> float:
+    """The rho that makes the boundary narrowest around `planned` units.
+
+    Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2024, "Time-uniform central limit theory and asymptotic confidence
+    sequences", eq. 16.
+    """
+    return math.sqrt((-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / planned)
+
+
+def mixture_multiplier(grown: float, alpha: float) -> float:
+    """Half width of a normal-mixture confidence sequence in standard errors, two-sided, valid at every look.
+
+    Robbins 1970; as asymptotic confidence sequence Theorem 2.2 of Waudby-Smith et al. 2024.
+
+    Args:
+        grown: variance of the mixture over the estimate's own variance; it grows with the sample.
+        alpha: one minus the coverage over all looks together.
+    """
+    return math.sqrt(2 * (grown + 1) / grown * math.log(math.sqrt(grown + 1) / alpha))
+
+
+def mixture_p(z: float, grown: float) -> float:
+    """Anytime-valid p-value of an estimate `z` standard errors from zero: one over the mixture's likelihood ratio."""
+    exponent = 0.5 * math.log(grown + 1) - grown * z * z / (2 * (grown + 1))
+    return min(1.0, math.exp(min(exponent, 0.0)))
+
+
+def asymptotic_multiplier(units: int, planned: int, alpha: float) -> float:
+    """Half width of the asymptotic confidence sequence at `units` units, in standard errors of the estimate."""
+    return mixture_multiplier(units * tuning(planned, alpha) ** 2, alpha)
+
+
+def asymptotic_p(z: float, units: int, planned: int, alpha: float) -> float:
+    """Its p-value; below alpha exactly where the interval excludes zero."""
+    return mixture_p(z, units * tuning(planned, alpha) ** 2)
+
+
+def sprt_multiplier(se: float, tau: float, alpha: float) -> float:
+    """Half width of the mixture SPRT's interval in standard errors, for effects of about `tau` in the metric's unit.
+
+    Johari, Koomen, Pekelis and Walsh 2017, "Peeking at A/B Tests", eq. 3 and Proposition 5.
+    """
+    return mixture_multiplier((tau / se) ** 2, alpha)
+
+
+def spent(kind: Spending, fraction: float, alpha: float) -> float:
+    """Error spent on both sides together at an information fraction.
+
+    Lan and DeMets 1983, "Discrete Sequential Boundaries for Clinical Trials", alpha_1 and alpha_2, half of alpha to
+    each side.
+    """
+    at = min(max(fraction, 0.0), 1.0)
+    if kind == "pocock":
+        return alpha * math.log1p((math.e - 1) * at)
+    return 4 * normal_cdf(-normal_quantile(1 - alpha / 4) / math.sqrt(at)) if at > 0 else 0.0
+
+
+def boundaries(fractions: Sequence[float], errors: Sequence[float]) -> list[float]:
+    """Two-sided z boundaries of looks at `fractions` of the information, spending `errors` (cumulative) up to each.
+
+    Recursive numerical integration of the density of the paths still inside (Armitage, McPherson and Rowe 1969).
+
+    Raises:
+        BadInput: if fractions or errors do not rise.
+    """
+    if not all(a < b for a, b in zip([0.0, *fractions], fractions, strict=False)):
+        raise BadInput(f"information fractions {list(fractions)} do not rise from above 0")
+    if not all(a <= b for a, b in zip([0.0, *errors], errors, strict=False)):
+        raise BadInput(f"the errors spent, {list(errors)}, do not rise")
+    from scipy.special import ndtr  # noqa: PLC0415 # see distributions
+
+    x, w = legendre()
+    bounds: list[float] = []
+    grid = weights = np.zeros(0)
+    for look, fraction in enumerate(fractions):
+        now = errors[look] - (errors[look - 1] if look else 0.0)
+        root = math.sqrt(fraction)
+        if look == 0:
+            bound = -normal_quantile(now / 2) if now > 0 else 8.0
+            grid = bound * root * x
+            density = np.exp(-(grid**2) / (2 * fraction)) / math.sqrt(2 * math.pi * fraction)
+        else:
+            step = fraction - fractions[look - 1]
+            low, high = 0.0, 8.0
+            for _ in range(60):
+                bound = (low + high) / 2
+                outside = float(2 * weights @ ndtr((grid - bound * root) / math.sqrt(step)))
+                low, high = (bound, high) if outside > now else (low, bound)
+            after = bound * root * x
+            kernel = np.exp(-((after[:, None] - grid[None, :]) ** 2) / (2 * step)) / math.sqrt(2 * math.pi * step)
+            density, grid = kernel @ weights, after
+        weights = density * w * bound * root
+        bounds.append(bound)
+    return bounds
+
+
+def group_multiplier(units: int, planned: int, looks: int, kind: Spending, alpha: float) -> float | None:
+    """The boundary of a look now, the planned looks up to now having been taken; None before the first one is due."""
+    fraction = min(units / planned, 1.0)
+    due = [look / looks for look in range(1, looks + 1) if look / looks <= fraction]
+    if not due:
+        return None
+    taken = due if fraction - due[-1] < 1e-9 else [*due, fraction]
+    return boundaries(taken, [spent(kind, at, alpha) for at in taken])[-1]
+
+
+def group_p(z: float, units: int, planned: int, looks: int, kind: Spending) -> float:
+    """The least alpha at whose boundary this look would have ended, a p-value that holds at every planned look.
+
+    Jennison and Turnbull 2000, "Group Sequential Methods", section 9.5 (repeated p-values).
+    """
+    low, high = math.log(1e-12), 0.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        bound = group_multiplier(units, planned, looks, kind, math.exp(middle))
+        low, high = (low, middle) if bound is not None and abs(z) > bound else (middle, high)
+    return math.exp(high)

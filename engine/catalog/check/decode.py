@@ -1,0 +1,170 @@
+"""Plain YAML data against a spec struct, with every mistake found and told, not only the first."""
+
+import difflib
+import types
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Literal, Union, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+from engine.catalog.conditions.compile import condition_problems
+
+Found = tuple[str, str]
+"""Where in the file, and what is wrong there."""
+
+_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+}
+"""What msgspec expects, in our words."""
+
+
+def problems_of(value: object, kind: object, path: str = "") -> Iterator[Found]:
+    """Yield every mistake in `value`, read as a `kind` (a spec struct, or the type of one of its fields)."""
+    meta: Meta | None = None
+    if get_origin(kind) is Annotated:
+        kind, *metas = get_args(kind)
+        meta = next((m for m in metas if isinstance(m, Meta)), None)
+    if get_origin(kind) in {Union, types.UnionType}:
+        yield from _problems_of_union(value, kind, path)
+    elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        yield from _problems_of_struct(value, kind, path)
+    elif get_origin(kind) is list and isinstance(value, list):
+        (inner,) = get_args(kind)
+        for index, item in enumerate(value):
+            yield from problems_of(item, inner, f"{path}[{index}]")
+        yield from _length(value, meta, path)
+    elif get_origin(kind) is dict and isinstance(value, dict):
+        key_kind, inner = get_args(kind)
+        for key, item in value.items():
+            where = f"{path}.{key}" if path else str(key)
+            yield from problems_of(key, key_kind, where)
+            yield from problems_of(item, inner, where)
+        yield from _length(value, meta, path)
+        if ((meta and meta.extra) or {}).get("check") == "condition":
+            for where, wrong, rule, remedy in condition_problems(value):
+                yield f"{path}.{where}" if where else path, f"{wrong!r} {rule}; {remedy}"
+    else:
+        yield from _problems_of_leaf(value, kind, meta, path)
+
+
+def similar(name: object, known: "list[str] | tuple[str, ...]", otherwise: str = "") -> str:
+    """A remedy: the nearest known name, or all of them where none is near."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    if otherwise:
+        return otherwise
+    return f"known are {', '.join(sorted(known)[:12])}" if known else "none is defined yet"
+
+
+def _problems_of_struct(value: object, kind: type[msgspec.Struct], path: str) -> Iterator[Found]:
+    if not isinstance(value, dict):
+        rule = "is empty" if value is None else f"{_shown(value)} is not a mapping"
+        yield path, f"{rule}; write 'key: value' lines"
+        return
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for name, item in value.items():
+        where = f"{path}.{name}" if path else str(name)
+        if name not in fields:
+            yield where, f"{name!r} is not a known key; {similar(name, list(fields))}"
+        else:
+            yield from problems_of(item, fields[name].type, where)
+    for name, field in fields.items():
+        if field.required and name not in value:
+            yield f"{path}.{name}" if path else name, f"is missing; {_remedy(field.type, 'add it')}"
+
+
+def _problems_of_union(value: object, kind: object, path: str) -> Iterator[Found]:
+    choices = get_args(kind)
+    if value is None and type(None) in choices:
+        return
+    choices = tuple(choice for choice in choices if choice is not type(None))
+    for choice in choices:
+        bare = get_args(choice)[0] if get_origin(choice) is Annotated else choice
+        shape = get_origin(bare) or bare
+        if (
+            (shape is list and isinstance(value, list))
+            or (shape is dict and isinstance(value, dict))
+            or (isinstance(shape, type) and issubclass(shape, msgspec.Struct) and isinstance(value, dict))
+            or len(choices) == 1
+        ):
+            yield from problems_of(value, choice, path)
+            return
+    yield from _problems_of_leaf(value, kind, None, path)
+
+
+def _problems_of_leaf(value: object, kind: object, meta: Meta | None, path: str) -> Iterator[Found]:
+    annotated = Annotated[kind, meta] if meta else kind
+    try:
+        msgspec.convert(value, annotated, strict=not _takes_time(kind))
+    except msgspec.ValidationError as error:
+        yield path, f"{_shown(value)} {_rule(value, kind, meta, error)}; {_advice(value, kind, meta)}"
+
+
+def _takes_time(kind: object) -> bool:
+    return kind is datetime
+
+
+def _rule(value: object, kind: object, meta: Meta | None, error: msgspec.ValidationError) -> str:
+    if get_origin(kind) is Literal:
+        return f"is not one of {', '.join(str(choice) for choice in get_args(kind))}"
+    if meta and isinstance(value, int | float) and not isinstance(value, bool) and kind in {int, float}:
+        low, high = _bounds(meta)
+        if low is not None and high is not None:
+            return f"is not between {low} and {high}"
+        if low is not None:
+            return f"is not {'above' if meta.gt is not None else 'at least'} {low}"
+    if meta and meta.pattern and isinstance(value, str):
+        return f"is not {meta.description}" if meta.description else f"does not match {meta.pattern}"
+    if kind is datetime:
+        return "is not a time with its zone"
+    expected = str(error).partition(" - at ")[0].replace("`", "").replace("Expected ", "").partition(", got")[0]
+    return f"is not {' or '.join(_NAMES.get(word, word) for word in expected.split(' | '))}"
+
+
+def _advice(value: object, kind: object, meta: Meta | None) -> str:
+    if get_origin(kind) is Literal:
+        return similar(value, [str(choice) for choice in get_args(kind)], "use one of these")
+    if meta and meta.extra and "remedy" in meta.extra:
+        return str(meta.extra["remedy"])
+    if kind is str and isinstance(value, int | float | bool):
+        return f"quote it: '{value}'"
+    shapes = {list: "write '[…, …]', or lines that begin with '- '", dict: "write 'key: value' lines"}
+    shape = get_origin(kind)
+    if shape in shapes:
+        return shapes[shape]
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", datetime: "a time"}
+    return f"give {names[kind]}" if isinstance(kind, type) and kind in names else "see docs/schema"
+
+
+def _bounds(meta: Meta) -> tuple[float | None, float | None]:
+    low = meta.ge if meta.ge is not None else meta.gt
+    high = meta.le if meta.le is not None else meta.lt
+    return low, high
+
+
+def _length(value: "list[object] | dict[str, object]", meta: Meta | None, path: str) -> Iterator[Found]:
+    if meta and meta.min_length is not None and len(value) < meta.min_length:
+        yield path, f"has {len(value)} entries, at least {meta.min_length} are needed; add one"
+    if meta and meta.max_length is not None and len(value) > meta.max_length:
+        yield path, f"has {len(value)} entries, {meta.max_length} at most; remove some"
+
+
+def _remedy(kind: object, otherwise: str) -> str:
+    if get_origin(kind) is Annotated:
+        for meta in get_args(kind)[1:]:
+            if isinstance(meta, Meta) and meta.extra and "remedy" in meta.extra:
+                return f"{otherwise} ({meta.extra['remedy']})"
+    return otherwise
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,150 @@
+"""What offers, channels and moments say of each other: one price on every channel, nothing named in vain."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from zoneinfo import ZoneInfo
+
+from engine.catalog.check.decode import Found
+from engine.catalog.check.defined_names import Known, unknown
+from engine.catalog.check.policies import policy_problems
+from engine.catalog.spec.experiment import seconds
+from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.offer import CapSpec, OfferSpec, SelectionSpec, TaggedOffers, TriggerSpec
+from engine.errors import Problem
+
+TERMS = (
+    "price",
+    "currency",
+    "discount",
+    "terms",
+    "valid_from",
+    "valid_until",
+    "valid_to",
+    "until",
+    "expires",
+    "start",
+    "end",
+)
+"""What the renderings of one offer may not say differently."""
+CALENDAR = ("1d", "7d", "30d", "365d")
+LONGEST = 400 * 86_400.0
+
+
+def offer_problems(specs: Specs, known: Known) -> Iterator[Problem]:
+    """What does not hold in offers, channels and moments."""
+    for offer in specs.offers.values():
+        file = f"{specs.folder}/offers/{offer.key}.yaml"
+        yield from (Problem(file, *found) for found in _offer(offer))
+    for found in _channels(specs):
+        yield Problem(f"{specs.folder}/channels.yaml", *found)
+    yield from (Problem(f"{specs.folder}/moments.yaml", *found) for found in _moments(specs, known))
+    for selection in specs.selections.values():
+        yield from (Problem(specs.files[selection.key], *found) for found in _weights(specs, selection, known))
+    yield from policy_problems(specs, known)
+
+
+def everywhere(offer: OfferSpec) -> bool:
+    """Whether an offer may be shown to anyone at any time, as a fallback must."""
+    limits = (offer.audience, offer.start, offer.end, offer.purpose, offer.caps, offer.suppress)
+    return not any(limits) and offer.stock is None and offer.budget is None
+
+
+def _offer(offer: OfferSpec) -> Iterator[Found]:
+    for index, cap in enumerate(offer.caps):
+        yield from _cap(f"caps[{index}]", cap, offer.tags)
+    if offer.suppress and seconds(offer.suppress.within) + seconds(offer.suppress.lasts) > LONGEST:
+        yield "suppress", "looks back further than 400 days, for which counts are kept; shorten within or for"
+    if offer.budget and offer.budget.cost > offer.budget.amount:
+        yield "budget.cost", f"{offer.budget.cost:g} is more than the whole amount; it could never be shown"
+    for name, limit in (("stock", offer.stock), ("budget", offer.budget)):
+        if limit and limit.pace and offer.end is None:
+            yield f"{name}.pace", "has no time to spread it over; give the offer an end"
+    said: dict[str, tuple[str, object]] = {}
+    for channel, rendering in offer.renderings.items():
+        for name in TERMS:
+            if name in rendering:
+                first, value = said.setdefault(name, (channel, rendering[name]))
+                if value != rendering[name]:
+                    there = f"{rendering[name]!r} here is {value!r} on {first}"
+                    yield f"renderings.{channel}.{name}", f"{there}; one offer has the same {name} on every channel"
+
+
+def _cap(path: str, cap: CapSpec, tags: Iterable[str] | None) -> Iterator[Found]:
+    if cap.window == "calendar" and cap.per not in CALENDAR:
+        yield f"{path}.per", f"{cap.per!r} is no calendar window; use one of {', '.join(CALENDAR)}, or window: rolling"
+    if seconds(cap.per) > LONGEST:
+        yield f"{path}.per", f"{cap.per!r} is longer than 400 days, for which counts are kept; shorten it"
+    if cap.scope == "tag" and cap.tag is None and not (tags and len(list(tags)) == 1):
+        yield f"{path}.tag", "is missing; say over which tag this cap counts"
+    if cap.scope != "tag" and cap.tag is not None:
+        yield f"{path}.tag", f"{cap.tag!r} is not looked at; add 'scope: tag' or remove it"
+    yield from _zone(f"{path}.zone", cap.zone, customer=True)
+
+
+def _channels(specs: Specs) -> Iterator[Found]:
+    yield from _zone("zone", specs.channels.zone, customer=False)
+    for index, channel in enumerate(specs.channels.channels):
+        path = f"channels[{index}]"
+        for at, cap in enumerate(channel.caps):
+            yield from _cap(f"{path}.caps[{at}]", cap, None)
+            if cap.scope == "tag" and cap.tag is None:
+                yield f"{path}.caps[{at}].tag", "is missing; say over which tag this cap counts"
+        if channel.quiet and not channel.outbound:
+            yield f"{path}.quiet", "quiet hours are for channels that write to customers; add 'outbound: true'"
+        if channel.quiet:
+            yield from _zone(f"{path}.quiet.zone", channel.quiet.zone, customer=True)
+            if channel.quiet.start == channel.quiet.end:
+                yield f"{path}.quiet.to", f"{channel.quiet.end!r} is where they begin too; give them an end"
+
+
+def _zone(path: str, zone: str, *, customer: bool) -> Iterator[Found]:
+    if zone == "customer" and customer:
+        return
+    try:
+        ZoneInfo(zone)
+    except (OSError, ValueError, KeyError):
+        remedy = "use a name such as Europe/Berlin" + (", or customer" if customer else "")
+        yield path, f"{zone!r} is no time zone; {remedy}"
+
+
+def _moments(specs: Specs, known: Known) -> Iterator[Found]:
+    placements: Mapping[str, list[str]] = {p.key: p.channels for p in specs.channels.placements}
+    for index, moment in enumerate(specs.moments.values()):
+        path = f"moments[{index}]"
+        yield from ((f"{path}.trigger", message) for message in _trigger(moment.trigger))
+        for at, key in enumerate(moment.placements):
+            yield from unknown(f"{path}.placements[{at}]", key, known.placements, "channels.yaml")
+        for at, key in enumerate(moment.channels or []):
+            yield from unknown(f"{path}.channels[{at}]", key, known.channels, "channels.yaml")
+        for at, key in enumerate(moment.offers):
+            yield from unknown(f"{path}.offers[{at}]", key, known.offers, "offers/")
+        shown_on = {channel for key in moment.placements for channel in placements.get(key, [])}
+        for channel in sorted(shown_on.intersection(moment.channels or shown_on)):
+            offers = [specs.offers[key] for key in moment.offers if key in specs.offers]
+            if (
+                moment.channels
+                and len(offers) == len(moment.offers)
+                and not any(channel in offer.renderings for offer in offers)
+            ):
+                yield f"{path}.offers", f"none has a rendering for {channel}; add one, or leave {channel} out"
+
+
+def _trigger(trigger: TriggerSpec) -> Iterator[str]:
+    given = [name for name in ("event", "date", "when") if getattr(trigger, name)]
+    if len(given) != 1:
+        yield f"has {' and '.join(given) or 'nothing'}; give one of event, date and when"
+    if trigger.unless and trigger.event is None:
+        yield "unless is for events that came after an event; remove it"
+
+
+def _weights(specs: Specs, spec: SelectionSpec, known: Known) -> Iterator[Found]:
+    named = spec.offers
+    for index, weight in enumerate(spec.weights):
+        path = f"weights[{index}].offers"
+        if isinstance(weight.offers, TaggedOffers):
+            if known.all_offers and not any(weight.offers.tagged in offer.tags for offer in specs.offers.values()):
+                yield f"{path}.tagged", f"no offer has the tag {weight.offers.tagged!r}; tag one in offers/"
+            continue
+        tagged = [] if isinstance(named, list) else [o.key for o in specs.offers.values() if named.tagged in o.tags]
+        here = named if isinstance(named, list) else tagged if known.all_offers else None
+        for at, key in enumerate(weight.offers):
+            yield from unknown(f"{path}[{at}]", key, here, "the offers of this placement")

@@ -1,0 +1,126 @@
+"""What does not hold of a policy: a reward that its model cannot take, groups or attributes that nothing has."""
+
+from collections.abc import Iterable, Iterator
+from math import prod
+
+import numpy as np
+
+from engine.catalog.check.decode import Found, similar
+from engine.catalog.check.defined_names import Known
+from engine.catalog.plan.compile_policies import CHANNEL, attributes_of
+from engine.catalog.spec.experiment import USUAL_FLOOR, FeatureSpec, MetricSpec, PolicySpec
+from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
+from engine.errors import Problem
+from policies import KINDS, make
+
+COUNTED = frozenset({"proportion", "count", "retention"})
+"""Kinds of metrics whose events are a reward of 1 each; those of the others carry an amount."""
+MOST_GROUPS = 64
+
+
+def policy_problems(specs: Specs, known: Known) -> Iterator[Problem]:
+    """What does not hold of the policies of placements and of experiments' variants."""
+    for selection in specs.selections.values():
+        for found in _policy(specs, selection, selection.policy, "policy", known):
+            yield Problem(specs.files[selection.key], *found)
+        for found in _floor(specs, selection.policy, selection.offers, "policy.floor"):
+            yield Problem(specs.files[selection.key], *found)
+    for experiment in specs.experiments.values():
+        base = next((s for s in specs.selections.values() if s.placement == experiment.placement), None)
+        for index, variant in enumerate(experiment.variants):
+            if base is None:
+                continue
+            path = f"variants[{index}]"
+            if variant.policy is not None:
+                for found in _policy(specs, base, variant.policy, f"{path}.policy", known):
+                    yield Problem(specs.files[experiment.key], *found)
+            if variant.policy is not None or variant.offers is not None:
+                policy, offers = variant.policy or base.policy, variant.offers or base.offers
+                at = f"{path}.offers" if variant.policy is None else f"{path}.policy.floor"
+                for found in _floor(specs, policy, offers, at):
+                    yield Problem(specs.files[experiment.key], *found)
+
+
+def takes_amounts(kind: str) -> bool:
+    """Whether a kind of policy learns from any finite reward, not only from shares of a success."""
+    try:
+        make(kind, ("a",), 1).check_rewards(np.array([2.0]))
+    except ValueError:
+        return False
+    return True
+
+
+def all_the_same(policy: PolicySpec, offers: int) -> str:
+    """What is wrong with a floor that so many offers shown at once use up."""
+    return (
+        f"{policy.floor:g} for each of {offers} offers is {policy.floor * offers:.3g} of 1, so that each is shown "
+        f"equally often whatever is learnt; give a floor below 1/{offers}, such as {0.1 / offers:.1g}"
+    )
+
+
+def _floor(specs: Specs, policy: PolicySpec, named: list[str] | TaggedOffers, path: str) -> Iterator[Found]:
+    """The usual floor is not refused: of many offers a customer may have few."""
+    offers = len(set(specs.named(named)))
+    if policy.floor > USUAL_FLOOR and policy.floor * offers >= 1:
+        yield path, all_the_same(policy, offers)
+
+
+def _policy(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str, known: Known) -> Iterator[Found]:
+    metric = next((one for one in specs.metrics.metrics if one.key == selection.reward.metric), None)
+    if metric is not None:
+        yield from _reward(policy, metric, path)
+    contextual = KINDS[policy.kind].contextual
+    for name, given in (("pool", policy.pool), ("attributes", policy.attributes)):
+        if given and not contextual:
+            kinds = ", ".join(kind for kind, made in KINDS.items() if made.contextual)
+            yield f"{path}.{name}", f"{policy.kind} knows offers by their name alone; use one of {kinds}"
+    yield from _pool(specs, selection, policy, f"{path}.pool")
+    if known.all_offers:
+        yield from _attributes(specs, policy, f"{path}.attributes")
+
+
+def _reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator[Found]:
+    if metric.kind in COUNTED or takes_amounts(policy.kind):
+        return
+    able = ", ".join(kind for kind in KINDS if kind != "uniform" and takes_amounts(kind))
+    rule = f"{policy.kind!r} learns from rewards between 0 and 1, and {metric.key!r} is of kind {metric.kind}"
+    yield f"{path}.kind", f"{rule}; use one of {able}, or reward a metric of kind proportion"
+
+
+def _pool(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str) -> Iterator[Found]:
+    segments = [key for key, segment in specs.segments.items() if segment.condition is not None]
+    sizes: list[int] = []
+    for index, pooled in enumerate(policy.pool):
+        at = f"{path}[{index}]"
+        if isinstance(pooled, FeatureSpec):
+            if pooled.one_of is None:
+                yield at, f"{pooled.trait!r} has no list of values; add one_of, which are the groups"
+            sizes.append(len(pooled.one_of or ()))
+        elif pooled == CHANNEL:
+            on = next((p.channels for p in specs.channels.placements if p.key == selection.placement), [])
+            sizes.append(len(on))
+        else:
+            sizes.append(2)
+            if pooled not in segments:
+                remedy = similar(pooled, [CHANNEL, *segments])
+                yield at, f"{pooled!r} is neither 'channel' nor a segment; {remedy}, or give a trait with one_of"
+    if policy.pool and prod(sizes) > MOST_GROUPS:
+        yield path, f"makes {prod(sizes)} groups, {MOST_GROUPS} at most; leave the finest out"
+
+
+def _attributes(specs: Specs, policy: PolicySpec, path: str) -> Iterator[Found]:
+    known = set[str]()
+    for offer in specs.offers.values():
+        known.update(attributes_of(offer).keys() - {"tags"}, (f"tags.{tag}" for tag in offer.tags))
+    for index, wanted in enumerate(policy.attributes):
+        name = wanted if isinstance(wanted, str) else wanted.trait
+        if name not in known:
+            yield f"{path}[{index}]", f"no offer has {name!r}; {similar(name, sorted(known))}"
+        elif isinstance(wanted, str) and (text := _text(specs, name)) is not None:
+            yield f"{path}[{index}]", f"{name!r} is text ({text!r}), not a number; give its values as one_of"
+
+
+def _text(specs: Specs, name: str) -> str | None:
+    values: Iterable[object] = (offer.attributes.get(name) for offer in specs.offers.values())
+    return next((value for value in values if isinstance(value, str)), None)

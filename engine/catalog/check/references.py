@@ -1,0 +1,261 @@
+"""What one file says of another: every name is defined, every range is its own, no condition leads back to itself."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import pairwise
+
+from engine.catalog.check.decode import Found, similar
+from engine.catalog.check.defined_names import Known, unknown
+from engine.catalog.check.offers import everywhere, offer_problems
+from engine.catalog.spec.experiment import ExperimentSpec, MetricSpec
+from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
+from engine.catalog.spec.segments import cycle, grouped, named
+from engine.errors import Problem
+
+
+def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[Problem]:
+    """Every reference of one spec to another that does not hold.
+
+    Args:
+        specs: the specs that could be read.
+        unread: the names of the files that could not: a name that may be theirs is not judged.
+    """
+    known = Known(specs, unread)
+    for spec in specs.experiments.values():
+        for path, message in _experiment(specs, spec, known):
+            yield Problem(specs.files[spec.key], path, message)
+    for selection in specs.selections.values():
+        for path, message in _selection(specs, selection, known):
+            yield Problem(specs.files[selection.key], path, message)
+    yield from _offers(specs, known)
+    yield from offer_problems(specs, known)
+    yield from _single_files(specs)
+    yield from _placements(specs, known)
+    yield from _layers(specs, known)
+    yield from _cycles(specs, known)
+
+
+def _names(known: Known, path: str, condition: object) -> Iterator[Found]:
+    for name in named(condition):
+        yield from unknown(path, name, known.conditions, "the conditions of segments.yaml")
+    for name in grouped(condition):
+        yield from unknown(path, name, known.lists, "the lists of values in segments.yaml")
+
+
+def _experiment(specs: Specs, spec: ExperimentSpec, known: Known) -> Iterator[Found]:
+    if spec.metrics:
+        yield from unknown("metrics.primary", spec.metrics.primary, known.metrics, "metrics.yaml")
+        for name, keys in (("secondary", spec.metrics.secondary), ("guardrails", spec.metrics.guardrails)):
+            for index, key in enumerate(keys):
+                yield from unknown(f"metrics.{name}[{index}]", key, known.metrics, "metrics.yaml")
+    for index, channel in enumerate(spec.channels or []):
+        yield from unknown(f"channels[{index}]", channel, known.channels, "channels.yaml")
+    if spec.layer:
+        yield from unknown("layer", spec.layer, known.layers, "layers.yaml")
+    yield from _names(known, "audience", spec.audience)
+    yield from _variants(specs, spec, known)
+    yield from _schedule(spec)
+    for index, need in enumerate(spec.prerequisites):
+        other = specs.experiments.get(need.experiment)
+        path = f"prerequisites[{index}]"
+        yield from unknown(f"{path}.experiment", need.experiment, known.experiments, "this folder")
+        for variant in need.variants if other else []:
+            yield from unknown(
+                f"{path}.variants", variant, [v.key for v in other.variants] if other else [], need.experiment
+            )
+
+
+def _variants(specs: Specs, spec: ExperimentSpec, known: Known) -> Iterator[Found]:
+    keys = [variant.key for variant in spec.variants]
+    for key, times in Counter(keys).items():
+        if times > 1:
+            yield "variants", f"{key!r} stands {times} times; give each variant its own key"
+    if spec.kind == "experiment" and len(keys) < 2:
+        yield "variants", "one variant is no experiment; add a second or say 'kind: flag'"
+    weights = [variant.weight for variant in spec.variants if variant.weight is not None]
+    if weights and len(weights) < len(keys):
+        yield "variants", f"{len(weights)} of {len(keys)} variants have a weight; give one to all or to none"
+    elif weights and abs(sum(weights) - 1) > 1e-3:
+        yield "variants", f"the weights sum to {sum(weights):g}, not to 1; make them shares of 1"
+    yield from _ranges(spec)
+    for index, force in enumerate(spec.force):
+        yield from unknown(f"force[{index}].variant", force.variant, keys, "the variants")
+    for index, variant in enumerate(spec.variants):
+        if (variant.policy or variant.offers) and not spec.placement:
+            yield f"variants[{index}]", "chooses offers, but the experiment names no placement; add 'placement: …'"
+        for at, offer in enumerate(variant.offers or []):
+            yield from unknown(f"variants[{index}].offers[{at}]", offer, known.offers, "offers/")
+    if spec.placement:
+        yield from unknown("placement", spec.placement, known.placements, "channels.yaml")
+        if known.all_selections and spec.placement not in {
+            selection.placement for selection in specs.selections.values()
+        }:
+            yield "placement", f"no file chooses offers for {spec.placement!r}; add one with its offers and fallback"
+
+
+def _ranges(spec: ExperimentSpec) -> Iterator[Found]:
+    own = [(variant.range[0], variant.range[1]) for variant in spec.variants if variant.range is not None]
+    if not own:
+        return
+    if len(own) < len(spec.variants):
+        yield "variants", f"{len(own)} of {len(spec.variants)} variants have a range; give one to all or to none"
+    if spec.ramp or spec.coverage != 1 or any(variant.weight is not None for variant in spec.variants):
+        yield "variants", "ranges leave no room for weights, coverage or a ramp; keep the ranges or these"
+    for low, high in own:
+        if low > high:
+            yield "variants", f"the range [{low}, {high}] is empty; put the lower first"
+    for (_, high), (low, _) in pairwise(sorted(own)):
+        if low < high:
+            yield "variants", f"a range up to {high} and one from {low} overlap; a unit has one variant"
+
+
+def _schedule(spec: ExperimentSpec) -> Iterator[Found]:
+    if spec.start and spec.end and spec.end <= spec.start:
+        yield "end", f"{spec.end.isoformat()} is not after the start; move one of them"
+    times = [step.at for step in spec.ramp]
+    if times != sorted(times):
+        yield "ramp", "the steps are not in the order of their times; sort them"
+    shares = [spec.coverage, *(step.coverage for step in spec.ramp)]
+    if shares != sorted(shares):
+        yield "ramp", "the coverage goes down, which takes customers out of their variant; let it only rise"
+    if spec.sticky and "store" in {spec.unit, spec.fallback_unit}:
+        yield "sticky", "what is kept is kept with a customer, and a store is none; leave it out"
+    if spec.fallback_unit == spec.unit:
+        yield "fallback_unit", f"{spec.unit!r} is the unit itself; name another or leave it out"
+
+
+def _selection(specs: Specs, spec: SelectionSpec, known: Known) -> Iterator[Found]:
+    shown_on = next((p.channels for p in specs.channels.placements if p.key == spec.placement), None)
+    yield from unknown("placement", spec.placement, known.placements, "channels.yaml")
+    for index, channel in enumerate(spec.channels or []):
+        yield from unknown(f"channels[{index}]", channel, shown_on, f"the channels of {spec.placement}")
+    yield from unknown("reward.metric", spec.reward.metric, known.metrics, "metrics.yaml")
+    if isinstance(spec.offers, TaggedOffers):
+        if known.all_offers and not any(spec.offers.tagged in offer.tags for offer in specs.offers.values()):
+            yield "offers.tagged", f"no offer has the tag {spec.offers.tagged!r}; tag one in offers/"
+    else:
+        for index, key in enumerate(spec.offers):
+            yield from unknown(f"offers[{index}]", key, known.offers, "offers/")
+        if not spec.offers:
+            yield "offers", "is empty; name at least one offer"
+        for key, times in Counter(spec.offers).items():
+            if times > 1:
+                yield "offers", f"{key!r} stands {times} times; name it once"
+    yield from unknown("fallback", spec.fallback, known.offers, "offers/")
+    fallback = specs.offers.get(spec.fallback)
+    if fallback:
+        if not everywhere(fallback):
+            yield (
+                "fallback",
+                f"{spec.fallback!r} is not for everyone at any time; a fallback has no audience, dates or limits",
+            )
+        for channel in spec.channels or shown_on or []:
+            if channel not in fallback.renderings:
+                yield "fallback", f"{spec.fallback!r} has no rendering for {channel}; add one, so that it always shows"
+
+
+def _offers(specs: Specs, known: Known) -> Iterator[Problem]:
+    for offer in specs.offers.values():
+        file = f"{specs.folder}/offers/{offer.key}.yaml"
+        found: list[Found] = []
+        for channel in offer.renderings:
+            found += unknown(f"renderings.{channel}", channel, known.channels, "channels.yaml")
+        found += _names(known, "audience", offer.audience)
+        if offer.start and offer.end and offer.end <= offer.start:
+            found.append(("end", f"{offer.end.isoformat()} is not after the start; move one of them"))
+        yield from (Problem(file, path, message) for path, message in found)
+
+
+def _single_files(specs: Specs) -> Iterator[Problem]:
+    lists: Mapping[str, tuple[str, list[str]]] = {
+        "channels.yaml": ("channels", _channels(specs)),
+        "metrics.yaml": ("metrics", [metric.key for metric in specs.metrics.metrics]),
+        "layers.yaml": ("layers", [layer.key for layer in specs.layers.layers]),
+    }
+    for name, (path, keys) in lists.items():
+        for key, times in Counter(keys).items():
+            if times > 1:
+                yield Problem(f"{specs.folder}/{name}", path, f"{key!r} stands {times} times; define it once")
+    for index, placement in enumerate(specs.channels.placements):
+        for at, channel in enumerate(placement.channels):
+            for path, message in unknown(f"placements[{index}].channels[{at}]", channel, _channels(specs), "channels"):
+                yield Problem(f"{specs.folder}/channels.yaml", path, message)
+    for index, metric in enumerate(specs.metrics.metrics):
+        for need, why in _metric_needs(metric):
+            yield Problem(f"{specs.folder}/metrics.yaml", f"metrics[{index}].{need}", f"is missing; {why}")
+
+
+def _metric_needs(metric: MetricSpec) -> Iterator[Found]:
+    needs: Mapping[str, tuple[str, Callable[[MetricSpec], object]]] = {
+        "ratio": ("denominator", lambda m: m.denominator),
+        "quantile": ("quantile", lambda m: m.quantile),
+        "mean": ("value", lambda m: m.value),
+        "retention": ("window", lambda m: m.window),
+    }
+    if metric.kind in needs:
+        name, read = needs[metric.kind]
+        if read(metric) is None:
+            yield name, f"a metric of kind {metric.kind} needs it"
+
+
+def _placements(specs: Specs, known: Known) -> Iterator[Problem]:
+    taken: dict[tuple[str, str], str] = {}
+    for spec in specs.selections.values():
+        shown_on = next((p.channels for p in specs.channels.placements if p.key == spec.placement), [])
+        for channel in spec.channels or shown_on:
+            other = taken.setdefault((spec.placement, channel), spec.key)
+            if other != spec.key:
+                message = f"{spec.placement!r} on {channel} is chosen by {other!r} already; keep one of them"
+                yield Problem(specs.files[spec.key], "placement", message)
+    for index, placement in enumerate(specs.channels.placements if known.all_selections else []):
+        for channel in placement.channels:
+            if (placement.key, channel) not in taken:
+                message = f"nothing chooses its offers on {channel}; add a file with 'placement: {placement.key}'"
+                yield Problem(f"{specs.folder}/channels.yaml", f"placements[{index}]", message)
+
+
+def _layers(specs: Specs, known: Known) -> Iterator[Problem]:
+    file = f"{specs.folder}/layers.yaml"
+    for index, layer in enumerate(specs.layers.layers):
+        inside = [e for e in specs.experiments.values() if e.layer == layer.key]
+        for key in layer.reserve:
+            if key not in known.experiments:
+                path = f"layers[{index}].reserve.{key}"
+                yield Problem(file, path, f"{key!r} is no experiment; {similar(key, list(known.experiments))}")
+        live = [e for e in inside if e.status in {"running", "paused"}]
+        for experiment in live if len(live) > 1 else []:
+            if experiment.key not in layer.reserve:
+                message = (
+                    f"layer {layer.key!r} holds {len(live)} experiments; reserve a range for this one in layers.yaml"
+                )
+                yield Problem(specs.files[experiment.key], "layer", message)
+        ranges = sorted((low, high, key) for key, (low, high) in layer.reserve.items())
+        for low, high, key in ranges:
+            if low >= high:
+                yield Problem(file, f"layers[{index}].reserve.{key}", f"[{low}, {high}] is empty; put the lower first")
+        for (_, high, one), (low, _, two) in pairwise(ranges):
+            if low < high:
+                message = f"{one!r} up to {high} and {two!r} from {low} overlap; experiments in a layer share no unit"
+                yield Problem(file, f"layers[{index}].reserve", message)
+
+
+def _cycles(specs: Specs, known: Known) -> Iterator[Problem]:
+    way = cycle({segment.key: list(named(segment.condition)) for segment in specs.segments.values()})
+    if way:
+        yield Problem(
+            f"{specs.folder}/segments.yaml", way[0], f"{' → '.join(way)} leads back to itself; break the circle"
+        )
+    for segment in specs.segments.values():
+        for path, message in _names(known, segment.key, segment.condition):
+            yield Problem(f"{specs.folder}/segments.yaml", path, message)
+        if (segment.condition is None) == (segment.values is None):
+            message = "has a condition and values, or neither; give it one of the two"
+            yield Problem(f"{specs.folder}/segments.yaml", segment.key, message)
+    way = cycle({e.key: [need.experiment for need in e.prerequisites] for e in specs.experiments.values()})
+    if way:
+        yield Problem(specs.files[way[0]], "prerequisites", f"{' → '.join(way)} leads back to itself; break the circle")
+
+
+def _channels(specs: Specs) -> list[str]:
+    return [channel.key for channel in specs.channels.channels]

@@ -1,0 +1,156 @@
+"""What a growth team regrets later, told by `check` beside the problems: nothing here keeps a plan from running."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import combinations
+from math import ceil, sqrt
+from statistics import NormalDist
+
+from engine.catalog.check.decode import Found
+from engine.catalog.check.null_comparisons import missing
+from engine.catalog.check.policies import all_the_same
+from engine.catalog.spec.experiment import USUAL_FLOOR, ExperimentSpec, MetricSpec
+from engine.catalog.spec.folder import Specs
+from engine.errors import Problem
+
+POWER = 0.8
+LONG_DAYS = 90
+FEW = 3
+DAY = 86_400
+
+
+def warnings(specs: Specs, now: float) -> list[Problem]:
+    """What is allowed and will be regretted, in the order of the files; `now` in seconds since 1970."""
+    found = [
+        Problem(specs.files[spec.key], path, message)
+        for spec in specs.experiments.values()
+        if spec.kind == "experiment" and spec.status != "stopped"
+        for path, message in _experiment(specs, spec, now)
+    ]
+    found += _clashes(specs)
+    for selection in specs.selections.values():
+        offers = specs.named(selection.offers)
+        if len(offers) == 1:
+            message = "is one offer, so there is nothing to choose or learn; name a second"
+            found.append(Problem(specs.files[selection.key], "offers", message))
+        policy, for_all = selection.policy, sum(not specs.offers[key].audience for key in offers if key in specs.offers)
+        if policy.kind != "uniform" and policy.floor <= USUAL_FLOOR and policy.floor * for_all >= 1:
+            found.append(Problem(specs.files[selection.key], "policy.floor", all_the_same(policy, for_all)))
+    found += [*_fallbacks(specs), *missing(specs)]
+    return sorted(found)
+
+
+def needed(metric: MetricSpec, change: float, alpha: float, shares: tuple[float, float]) -> int | None:
+    """The units that find a relative `change` of the metric with power 0.8, two-sided; None where nothing is expected.
+
+    Args:
+        metric: with its baseline and, unless it is a share of customers, its deviation.
+        change: relative to the baseline; a share that would pass 1 is None.
+        alpha: the level of the test.
+        shares: of all units, in the control and in the variant.
+
+    Fleiss, Levin & Paik (2003), Statistical Methods for Rates and Proportions, eq. 4.14 for two proportions in unequal
+    groups, without continuity correction; for means the normal approximation with one deviation in both groups.
+    """
+    if metric.baseline is None:
+        return None
+    one, two = shares
+    a, b = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(POWER)
+    difference = metric.baseline * change
+    if metric.kind in {"proportion", "retention"}:
+        p, q = metric.baseline, metric.baseline + difference
+        if max(p, q) >= 1:
+            return None
+        pooled = (one * p + two * q) / (one + two)
+        spread = a * sqrt(pooled * (1 - pooled) * (1 / one + 1 / two)) + b * sqrt(p * (1 - p) / one + q * (1 - q) / two)
+    elif metric.deviation is None:
+        return None
+    else:
+        spread = (a + b) * metric.deviation * sqrt(1 / one + 1 / two)
+    return ceil((spread / difference) ** 2)
+
+
+def _experiment(specs: Specs, spec: ExperimentSpec, now: float) -> Iterator[Found]:
+    if spec.hypothesis is None:
+        yield "hypothesis", "is missing; say what changes for the customer, and why the metric should follow"
+    if spec.metrics is None:
+        yield "metrics", "is missing, so nothing will be known of it; name the primary metric"
+    elif not spec.metrics.guardrails:
+        yield "metrics.guardrails", "is empty, so a harm elsewhere goes unseen; name what must not get worse"
+    if spec.end is None and spec.start is not None and spec.status == "running":
+        days = (now - spec.start.timestamp()) / DAY
+        if days > LONG_DAYS:
+            yield "end", f"is missing, and it has run for {days:.0f} days; decide, or give it an end"
+    yield from _power(specs, spec)
+
+
+def _power(specs: Specs, spec: ExperimentSpec) -> Iterator[Found]:
+    metric = specs.metric(spec.metrics.primary) if spec.metrics else None
+    if metric is None or metric.daily_units is None or metric.mde is None or len(spec.variants) < 2:
+        return
+    shares = _shares(specs, spec)
+    if not all(shares):
+        return
+    units = needed(metric, metric.mde, spec.analysis.alpha, shares)
+    if spec.start and spec.end:
+        days, path = (spec.end - spec.start).total_seconds() / DAY, "end"
+    else:
+        days, path = float(spec.analysis.min_days), "analysis.min_days"
+    if units is not None and units > days * metric.daily_units:
+        takes = ceil(units / metric.daily_units)
+        message = (
+            f"{days:g} days are too few: a change of {metric.mde:.0%} in {metric.key} is found in {takes:,} days at "
+            f"{metric.daily_units:g} units a day; run longer, let more in, or look for a larger change"
+        )
+        yield path, message
+
+
+def _shares(specs: Specs, spec: ExperimentSpec) -> tuple[float, float]:
+    """What the control and the smallest variant get of all units, the ramp done."""
+    low, high = specs.layer_range(spec)
+    if spec.variants[0].range is not None:
+        sizes = [variant.range[1] - variant.range[0] for variant in spec.variants if variant.range is not None]
+    else:
+        coverage = spec.ramp[-1].coverage if spec.ramp else spec.coverage
+        equal = 1 / len(spec.variants)
+        sizes = [coverage * (equal if variant.weight is None else variant.weight) for variant in spec.variants]
+    return (high - low) * sizes[0], (high - low) * min(sizes[1:])
+
+
+def _clashes(specs: Specs) -> Iterator[Problem]:
+    """Experiments that a customer can be in at once, in one place, and that set the same thing."""
+    setting: dict[tuple[str | None, str], list[ExperimentSpec]] = defaultdict(list)
+    for spec in specs.experiments.values():
+        if spec.kind == "experiment" and spec.status != "stopped":
+            for name in sorted({name for variant in spec.variants for name in variant.payload}):
+                setting[spec.placement, name].append(spec)
+    for (placement, name), several in setting.items():
+        for one, two in combinations(several, 2):
+            apart = one.layer is not None and one.layer == two.layer
+            shared = set(one.channels or []) & set(two.channels or []) or one.channels is None or two.channels is None
+            if shared and not apart:
+                where = f"on {placement}" if placement else "on the same channels"
+                message = (
+                    f"{name!r} is also set by {two.key} {where}, and a customer can be in both; "
+                    "put them into one layer, or call it otherwise"
+                )
+                yield Problem(specs.files[one.key], "variants", message)
+
+
+def _fallbacks(specs: Specs) -> Iterator[Problem]:
+    """Placements of one channel with one fallback: an answer shows no offer twice, so the second would stay empty."""
+    channels = {placement.key: placement.channels for placement in specs.channels.placements}
+    earlier: dict[str, dict[str, set[str]]] = defaultdict(dict)
+    for selection in specs.selections.values():
+        mine = set(selection.channels or channels[selection.placement])
+        before = earlier[selection.fallback]
+        shared = {key: mine & theirs for key, theirs in before.items() if mine & theirs}
+        before[selection.key] = mine
+        if shared:
+            names = ", ".join(list(shared)[:FEW]) + (f" and {len(shared) - FEW} more" if len(shared) > FEW else "")
+            on = ", ".join(sorted(set().union(*shared.values())))
+            message = (
+                f"{selection.fallback!r} is also that of {names} on {on}; "
+                "asked for together the second shows nothing where both fall back: give it one of its own"
+            )
+            yield Problem(specs.files[selection.key], "fallback", message)

@@ -1,0 +1,151 @@
+"""What is wrong with a condition, told before it runs: GrowthBook lets a malformed one silently match nobody."""
+
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from engine.catalog.conditions.js_coercion import is_array
+from engine.catalog.conditions.js_regexp import PatternError, read_pattern
+
+LOGICAL = ("$and", "$or", "$nor", "$not")
+_LISTS = ("$in", "$nin", "$ini", "$nini", "$all", "$alli")
+_ORDERED = ("$gt", "$gte", "$lt", "$lte")
+_VERSIONS = ("$veq", "$vne", "$vgt", "$vgte", "$vlt", "$vlte")
+_GROUPS = ("$inGroup", "$notInGroup")
+_PATTERNS = ("$regex", "$regexi")
+_TYPES = ("string", "number", "boolean", "object", "array", "null")
+_BARE = frozenset(name[1:] for name in (*_LISTS, *_ORDERED, *_GROUPS, "$eq", "$ne", "$regex"))
+OPERATORS = (
+    *("$eq", "$ne", "$exists", "$type", "$size", "$elemMatch", "$not"),
+    *(_LISTS + _ORDERED + _VERSIONS + _GROUPS + _PATTERNS),
+)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+_OPERANDS: tuple[tuple[tuple[str, ...], Callable[[object], bool], str, str], ...] = (
+    (_LISTS, is_array, "is not a list", "write 'NAME: [a, b]'"),
+    (_ORDERED, lambda v: _is_number(v) or _is_text(v), "has no order", "give NAME a number or a text"),
+    (_VERSIONS, _is_text, "is not a version in quotes", "write 'NAME: \"1.10.0\"'"),
+    (_GROUPS, _is_text, "is not a group's name", "name one group"),
+    (("$exists",), lambda v: isinstance(v, bool), "is neither true nor false", "write 'NAME: true' or 'NAME: false'"),
+    (("$type",), lambda v: v in _TYPES, "is not a type", f"known are {', '.join(_TYPES)}"),
+)
+
+
+class ConditionProblem(NamedTuple):
+    """One mistake in a condition: the path inside it, the value there, the rule it breaks and what to do."""
+
+    path: str
+    value: object
+    rule: str
+    remedy: str
+
+
+def condition_problems(condition: object, groups: Collection[str] | None = None) -> list[ConditionProblem]:
+    """Every mistake in `condition`; with `groups`, a group that is not among these is one."""
+    return list(_document(condition, "", groups))
+
+
+def is_operators(value: object) -> bool:
+    """Whether a mapping is made of operators alone, so that it is not itself the value to equal."""
+    return isinstance(value, Mapping) and bool(value) and all(str(key).startswith("$") for key in value)
+
+
+def _near(name: object, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+
+
+def _join(path: str, name: object) -> str:
+    return f"{path}.{name}" if path else str(name)
+
+
+def _document(condition: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
+    if not isinstance(condition, Mapping):
+        yield ConditionProblem(path, condition, "is not a condition", "write 'trait: value' or 'trait: {$gte: 2}'")
+        return
+    for key, value in condition.items():
+        inner = _join(path, key)
+        if key == "$not":
+            yield from _document(value, inner, groups)
+        elif key in LOGICAL:
+            yield from _alternatives(key, value, inner, groups)
+        elif key == "$segment":
+            names = value if isinstance(value, list | tuple) else (value,)
+            if not all(isinstance(name, str) for name in names):
+                yield ConditionProblem(inner, value, "is not a segment's name", "name one segment, or a list of them")
+        elif key in OPERATORS:
+            yield ConditionProblem(inner, key, "stands without a trait", f"write 'trait: {{{key}: …}}'")
+        elif str(key).startswith("$"):
+            yield ConditionProblem(inner, key, "is not an operator", _near(key, (*LOGICAL, "$segment", *OPERATORS)))
+        else:
+            yield from _value(value, inner, groups)
+
+
+def _alternatives(key: str, value: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
+    if not isinstance(value, list | tuple):
+        yield ConditionProblem(path, value, "is not a list of conditions", f"write '{key}: [{{…}}, {{…}}]'")
+        return
+    if not value and key != "$and":
+        matches = "everyone" if key == "$or" else "nobody"
+        yield ConditionProblem(path, value, f"is an empty list, which matches {matches}", f"fill or remove {key}")
+    for index, part in enumerate(value):
+        yield from _document(part, f"{path}[{index}]", groups)
+
+
+def _value(value: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
+    if not isinstance(value, Mapping):
+        return
+    if is_operators(value):
+        for name, operand in value.items():
+            yield from _operand(str(name), operand, _join(path, name), groups)
+    elif not value:
+        yield ConditionProblem(path, value, "is empty and matches only an empty mapping", "name a value or an operator")
+    elif any(str(key).startswith("$") for key in value):
+        plain = next(key for key in value if not str(key).startswith("$"))
+        yield ConditionProblem(
+            _join(path, plain),
+            plain,
+            "stands beside operators",
+            "give it a dotted path of its own, or make it an operator",
+        )
+    elif value.keys() <= _BARE:
+        for name in value:
+            rule = f"is a part of a mapping to equal, not the operator '${name}'"
+            yield ConditionProblem(_join(path, name), name, rule, f"write '${name}'")
+
+
+def _operand(name: str, operand: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
+    if name not in OPERATORS:
+        yield ConditionProblem(path, name, "is not an operator", _near(name, OPERATORS))
+    elif name in {"$not", "$size"}:
+        yield from _value(operand, path, groups)
+        if name == "$size" and not is_operators(operand) and not _is_number(operand):
+            yield ConditionProblem(path, operand, "is not a number", "write how many items, or '{$gte: 2}'")
+    elif name == "$elemMatch":
+        yield from _value(operand, path, groups) if is_operators(operand) else _document(operand, path, groups)
+    elif name in _PATTERNS:
+        yield from _pattern(operand, path)
+    elif name in _GROUPS and groups is not None and isinstance(operand, str) and operand not in groups:
+        yield ConditionProblem(path, operand, "is not a group", _near(operand, groups))
+    else:
+        for names, accepts, rule, remedy in _OPERANDS:
+            if name in names and not accepts(operand):
+                yield ConditionProblem(path, operand, rule, remedy.replace("NAME", name))
+
+
+def _pattern(operand: object, path: str) -> Iterator[ConditionProblem]:
+    if not isinstance(operand, str):
+        yield ConditionProblem(path, operand, "is not a text", "put the pattern into quotes")
+        return
+    try:
+        read_pattern(operand)
+    except PatternError as error:
+        yield ConditionProblem(path, operand, error.rule, error.remedy)

@@ -1,0 +1,52 @@
+"""How this shop keeps its customers: merge rules, limits per identifier kind, and the life of everything kept."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from engine.customer import HALF_LIFE, IdKind
+from engine.vocabulary import DAY, NOT_VISITS
+
+MergeRule = Literal["recency", "source", "sum", "max", "union", "known_wins"]
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Values for the reducers and the identities. Lives and windows are seconds.
+
+    `binds` is how many known customers one value of a kind may name before it names nobody; `holds` how many values
+    of a kind one customer keeps. `sources` orders the channels for traits merged by `source`, best first.
+    """
+
+    merge: dict[str, MergeRule] = {}
+    sources: list[str] = []
+    binds: dict[IdKind, Count] = msgspec.field(default_factory=lambda: {"anonymous_id": 2, "device_id": 4})
+    holds: dict[IdKind, Count] = msgspec.field(default_factory=lambda: {"anonymous_id": 32, "device_id": 16})
+    life: Seconds = 400 * DAY
+    anonymous_life: Seconds = 90 * DAY
+    seen_life: Seconds = 14 * DAY
+    seen_limit: Count = 4096
+    tombstone_life: Seconds = 90 * DAY
+    half_life: Seconds = HALF_LIFE
+    points_per_unit: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    tiers: list[float] = []
+    visit_gap: Seconds = 1800.0
+    not_visits: frozenset[str] = NOT_VISITS
+    cart_life: Seconds = 7 * DAY
+    step_life: Seconds = 1 * DAY
+    conversation_life: Seconds = 3 * DAY
+    traits_limit: Count = 100
+    affinities_limit: Count = 50
+    orders_limit: Count = 50
+    visits_limit: Count = 8
+    recent_limit: Count = 24
+
+    def bind_limit(self, kind: IdKind) -> int:
+        """How many known customers a value of `kind` may name."""
+        return self.binds.get(kind, 1)
+
+    def hold_limit(self, kind: IdKind) -> int:
+        """How many values of `kind` one customer keeps; a user id is one."""
+        return 1 if kind == "user_id" else self.holds.get(kind, 8)

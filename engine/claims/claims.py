@@ -1,0 +1,208 @@
+"""What must never be exceeded, claimed atomically: caps on a customer, stock and budgets for all of them.
+
+All claims of a request travel together. Caps are counted in the customer's hash slot, each stock and budget in its
+own; where one of them is refused, what the same claim got from the others is given back, and what could not be given
+back expires. So a crash may leave an offer unshown for a while, never shown once too often.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from engine import keyspace
+from engine.customers.redis.counts import Counts, times
+from engine.customers.redis.keys import Key
+from engine.customers.redis.pipeline import Reply, Wire, script
+from engine.customers.redis.stored_entry import DIGITS
+from engine.errors import StoreUnavailable
+from engine.vocabulary import DAY
+
+UNIT = 10_000  # amounts are kept as whole ten-thousandths, so sums are exact
+LIFE = 400 * DAY
+KEPT = 64
+COUNTERS = 256
+MOVES = 4
+SECURED = 60.0  # seconds, for a confirmation of several to be done
+
+Pool = Literal["stock", "budget"]
+Verb = Literal["reserve", "secure", "confirm", "release", "undo", "level"]
+Reason = Literal["cap", "stock", "budget", "erased"]
+
+_CLAIMS = script(Path(__file__).with_name("claims.lua"))
+_POOL = script(Path(__file__).with_name("pool.lua"))
+
+
+class Cap(msgspec.Struct, frozen=True, array_like=True):
+    """At most `limit` of what `counter` counts (`exposure|tag:loyalty`, say) later than `since` (s since 1970)."""
+
+    counter: str
+    limit: int
+    since: float
+
+
+class Take(msgspec.Struct, frozen=True):
+    """`amount` of a stock or budget, held for `hold` seconds (0: taken at once) while at least `least` is left.
+
+    A budget's `limit` is the plan's; a stock's (None) is the level that was last told.
+    """
+
+    pool: Pool
+    name: str
+    amount: float = 1.0
+    least: float = 0.0
+    limit: float | None = None
+    hold: float = 0.0
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What one offer needs: every cap holds, then every counter counts it; and its share of stock and budget.
+
+    Under the same `id` (decision, placement and offer) a claim counts once, however often it is made. Its counters keep
+    the newest `most`.
+    """
+
+    id: str
+    caps: list[Cap] = []
+    counters: list[str] = []
+    takes: list[Take] = []
+    most: int = KEPT
+
+
+class Denial(msgspec.Struct, frozen=True):
+    """Why a claim was not granted: the first cap's counter, or the stock or budget."""
+
+    reason: Reason
+    name: str
+
+
+class Claims:
+    """The claims behind `wire`. Every method raises StoreUnavailable where Redis does not answer in time."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    async def claim(self, key: Key, claims: Sequence[Claim], now: float) -> list[Denial | None]:
+        """None for each claim granted to the customer at `key` at `now`; several are counted in their order.
+
+        One round trip; a second gives back what a claim got that was refused elsewhere.
+        """
+        takes = [(index, take) for index, claim in enumerate(claims) for take in claim.takes]
+        taking = [self._pool("reserve", take, claims[index].id, now) for index, take in takes]
+        denials = await self._count(key, [(_short(c.id), c.caps, c.counters, False, c.most) for c in claims], now)
+        if not takes:
+            return denials
+        for (index, take), got in zip(takes, await asyncio.gather(*taking), strict=True):
+            if not got and denials[index] is None:
+                denials[index] = Denial(take.pool, take.name)
+        lost = [claim for claim, denial in zip(claims, denials, strict=True) if denial is not None and claim.takes]
+        if lost:
+            undone = [self._pool("undo", take, claim.id, now) for claim in lost for take in claim.takes]
+            await self._count(key, [(_short(claim.id), (), claim.counters, True, claim.most) for claim in lost], now)
+            await asyncio.gather(*undone)
+        return denials
+
+    async def count(self, key: Key, claim: Claim, now: float) -> None:
+        """Count what happened to the customer whatever the caps say: a redemption, a refusal, an exposure seen late."""
+        await self._count(key, [(_short(claim.id), (), claim.counters, False, claim.most)], now)
+
+    async def confirm(self, claim: Claim, now: float) -> bool:
+        """Take for good what was held, all or nothing; after its hold expired, only if there is still enough.
+
+        Each stock and budget has a hash slot of its own, so several are first made sure of in a round trip of its own.
+        """
+        if len(claim.takes) > 1:
+            sure = [msgspec.structs.replace(take, hold=SECURED) for take in claim.takes]
+            replies = await asyncio.gather(*(self._pool("secure", take, claim.id, now) for take in sure))
+            if not all(replies):
+                new = [take for take, reply in zip(sure, replies, strict=True) if reply == 2]
+                await asyncio.gather(*(self._pool("release", take, claim.id, now) for take in new))
+                return False
+        return all(await asyncio.gather(*(self._pool("confirm", take, claim.id, now) for take in claim.takes)))
+
+    async def release(self, key: Key, claim: Claim, now: float) -> None:
+        """Give back what a claim holds and counted; what was confirmed stays."""
+        released = [self._pool("release", take, claim.id, now) for take in claim.takes]
+        await self._count(key, [(_short(claim.id), (), claim.counters, True, claim.most)], now)
+        await asyncio.gather(*released)
+
+    async def stock(self, sku: str, level: float, now: float) -> None:
+        """The level of a stock as counted by the shop at `now`; what is held is not in it yet."""
+        await self._pool("level", Take("stock", sku, level), "", now)
+
+    async def left(self, take: Take) -> float:
+        """How much of a stock or budget is neither gone nor held; a lapsed hold counts until the next claim."""
+        reply = await self._wire.send("HMGET", pool_key(take), "level", "spent", "held")
+        if not isinstance(reply, list):
+            raise TypeError(f"HMGET answered {reply!r}")
+        level, spent, held = (float(value or 0) / UNIT for value in reply)
+        return (level if take.limit is None else take.limit) - spent - held
+
+    async def remaining(self, take: Take, now: float) -> float:
+        """How much of a stock or budget is neither gone nor held at `now`; reads only."""
+        name = pool_key(take)
+        lapsed = self._wire.send("ZRANGEBYSCORE", f"{name}:holds", "-inf", repr(now))
+        left, ended = await asyncio.gather(self.left(take), lapsed)
+        if not isinstance(ended, list) or not ended:
+            return left
+        held = await self._wire.send("HMGET", name, *(f"h:{_text(one)}" for one in ended))
+        if not isinstance(held, list):
+            raise TypeError(f"HMGET answered {held!r}")
+        return left + sum(float(_text(amount)) for amount in held if amount is not None) / UNIT
+
+    async def counts(self, key: Key) -> Counts:
+        """When what was counted for the customer happened, by counter, as `since` windows see it."""
+        return await self._wire.get([keyspace.counters(key)], lambda values: times(values[0]))
+
+    async def _count(
+        self, key: Key, claims: Sequence[tuple[str, Sequence[Cap], list[str], bool, int]], now: float
+    ) -> list[Denial | None]:
+        asked = [claim for claim in claims if claim[1] or claim[2]]
+        if not asked:
+            return [None] * len(claims)
+        packed = msgspec.msgpack.encode((now, int(LIFE * 1000), COUNTERS, asked))
+        for _ in range(MOVES):
+            reply = await self._wire.call(_CLAIMS, (keyspace.counters(key), keyspace.profile(key)), (packed,))
+            if isinstance(reply, list):
+                failed = iter(reply)
+                return [_denied(claim[1], next(failed)) if claim[1] or claim[2] else None for claim in claims]
+            if not isinstance(reply, bytes) or reply[:1] == b"T":
+                return [Denial("erased", "") for _ in claims]
+            key = reply[1 : 1 + DIGITS].decode()
+        raise StoreUnavailable(f"a customer moved {MOVES} times while they were claimed for; ask again")
+
+    def _pool(self, verb: Verb, take: Take, id_: str, now: float) -> "asyncio.Future[Reply]":
+        name = pool_key(take)
+        limit = "" if take.limit is None else round(take.limit * UNIT)
+        arguments = (
+            verb,
+            repr(now),
+            int(LIFE * 1000),
+            id_,
+            round(take.amount * UNIT),
+            round(take.least * UNIT) if verb == "reserve" else 0,
+            limit,
+            repr(take.hold),
+        )
+        return self._wire.call(_POOL, (name, f"{name}:holds"), arguments)
+
+
+def _short(claim_id: str) -> str:
+    """Enough of a claim's id to tell it from the others on one customer."""
+    return blake2b(claim_id.encode(), digest_size=6).hexdigest()
+
+
+def _denied(caps: Sequence[Cap], failed: Reply) -> Denial | None:
+    return Denial("cap", caps[failed - 1].counter) if isinstance(failed, int) and failed else None
+
+
+def _text(value: bytes | int | None) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def pool_key(take: Take) -> str:
+    """Where a stock or budget is stored."""
+    return keyspace.pool(take.pool, take.name)

@@ -1,0 +1,74 @@
+"""The customer 360 as people and other systems read it: every field under its own name, times as RFC 3339."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from engine.customer import Profile, attributes, resume
+from engine.customers.redis.counts import Counts
+
+
+def portrait(profile: Profile, now: float, counts: Counts | None = None) -> dict[str, object]:
+    """Everything of a customer as JSON data: what conditions read at `now`, and all it comes from.
+
+    The same events leave the same portrait, whatever order and however often they came in.
+    """
+    seen = attributes(profile, now) | {"channels": sorted(profile.channels)}
+    affinity = seen.get("affinity")
+    if isinstance(affinity, dict):  # sums of decays agree to rounding only, and come in the order they were told
+        seen["affinity"] = {name: _rounded(value) for name, value in sorted(affinity.items())}
+    return {
+        "customer": profile.id,
+        "unit": profile.unit,
+        "units": sorted(profile.units),
+        "identifiers": {kind: sorted(values) for kind, values in sorted(profile.ids.items())},
+        "shared": profile.shared,
+        "created": moment(profile.created),
+        "updated": moment(profile.updated),
+        "attributes": seen,
+        "resume": resume(profile, now),
+        "traits": {
+            name: {"value": trait.value, "time": moment(trait.time), "source": trait.source}
+            for name, trait in sorted(profile.traits.items())
+        },
+        "consents": {
+            name: {
+                "granted": consent.granted,
+                "time": moment(consent.time),
+                "expires": moment(consent.expires) if consent.expires is not None else None,
+                "source": consent.source,
+            }
+            for name, consent in sorted(profile.consents.items())
+        },
+        "orders": [
+            {
+                "order_id": key,
+                "revenue": order.revenue,
+                "refunded": order.revenue if order.full else order.refunded,
+                "points": order.points,
+                "time": moment(abs(order.time)),
+            }
+            for key, order in sorted(profile.orders.items(), key=lambda item: (abs(item[1].time), item[0]))
+        ],
+        "visits": [{"from": moment(start), "to": moment(end)} for start, end in profile.visits],
+        "answers": {
+            name: {"score": answer.score, "time": moment(answer.time)}
+            for name, answer in sorted(profile.answers.items())
+        },
+        "channels": _moments(profile.channels),
+        "events": _moments(profile.recent),
+        "sticky": dict(sorted(profile.sticky.items())),
+        "counted": {name: [moment(time) for time in sorted(times)] for name, times in sorted((counts or {}).items())},
+    }
+
+
+def moment(time: float) -> str:
+    """A time (s since 1970) as RFC 3339 text in UTC."""
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _rounded(value: object) -> object:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _moments(times: Mapping[str, float]) -> dict[str, str]:
+    return {name: moment(time) for name, time in sorted(times.items())}

@@ -1,0 +1,160 @@
+"""What several identifiers of one customer said, and which of it stands: the same whatever order it is heard in.
+
+Who told something is the strongest identifier it came with, and identifiers are linked from the first moment that one
+event names both. A word replaces all that was told before by whoever was linked then; what was told apart until a
+later link stands beside it. So what a visitor and a customer said before the login is combined, and what is said
+after it is the new word. The newest word of each is enough to know, and the earliest links that hold them together.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from engine.customer import KINDS, Consent, CustomerIds, IdKind, Link, Profile, Trait
+from engine.customers.model.traits import number_of, when
+from engine.customers.redis.keys import normal
+
+TELLERS = 64
+
+Word = TypeVar("Word", Trait, Consent)
+Order = Callable[[Word], tuple[float | bool | str | bytes, ...]]
+
+
+def tellers(ids: CustomerIds) -> list[str]:
+    """The names of these identifiers among those of one customer, eight hexadecimal digits each; strongest first."""
+    given = [(kind, value) for kind in KINDS if (value := getattr(ids, kind))]
+    return [teller(kind, normal(kind, value)) for kind, value in given]
+
+
+def teller(kind: IdKind, value: str) -> str:
+    """The name of one identifier as it is kept."""
+    return blake2b(f"{kind}:{value}".encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+
+
+def linked(profile: Profile, named: Sequence[str], time: float) -> Profile:
+    """The profile after something at `time` (s since 1970) that named all these tellers."""
+    new = [Link(min(named[0], other), max(named[0], other), time) for other in named[1:]]
+    if all(any(old[:2] == link[:2] and old.time <= link.time for old in profile.links) for link in new):
+        return profile
+    links = earliest((*profile.links, *new))
+    return profile if links == profile.links else retold(replace(profile, links=links))
+
+
+def earliest(links: Iterable[Link]) -> list[Link]:
+    """The earliest links that hold together whom `links` do: their minimal forest."""
+    group: dict[str, set[str]] = {}
+    kept = []
+    for link in sorted(set(links), key=lambda link: (link.time, link.a, link.b)):
+        a, b = group.setdefault(link.a, {link.a}), group.setdefault(link.b, {link.b})
+        if a is not b:
+            kept.append(link)
+            a |= b
+            group.update(dict.fromkeys(b, a))
+    return kept[:TELLERS]
+
+
+def consented(profile: Profile, purpose: str, word: Consent) -> Profile:
+    """The profile after one more word on a consent."""
+    stands = profile.consents.get(purpose)
+    before = profile.said.get(purpose) or ({stands.by: stands} if stands is not None else {})
+    said = _newest(before, {word.by: word}, _of_consents)
+    if len(said) == 1:
+        return replace(profile, consents=profile.consents | said_alone(purpose, said))
+    return _settle_consents(replace(profile, said=profile.said | {purpose: said}), [purpose])
+
+
+def added(profile: Profile, name: str, by: str, word: Trait) -> Profile:
+    """The profile after one more word on a trait of which the words told apart are added up."""
+    parts = _newest(profile.parts.get(name, {}), {by: word}, when)
+    return _settle_sums(replace(profile, parts=profile.parts | {name: parts}), [name])
+
+
+def retold(profile: Profile) -> Profile:
+    """The profile with all words settled anew, as its links are now."""
+    return _settle_sums(_settle_consents(profile, profile.said), profile.parts)
+
+
+def together(target: Profile, source: Profile) -> Profile:
+    """`target` with the words and links of both, settled."""
+    said, consents = dict(target.said), dict(target.consents)
+    for purpose, stands in source.consents.items():
+        ours = consents.get(purpose)
+        mine = target.said.get(purpose) or ({ours.by: ours} if ours is not None else {})
+        words = _newest(mine, source.said.get(purpose) or {stands.by: stands}, _of_consents)
+        if len(words) > 1:
+            said[purpose] = words
+        else:
+            consents |= said_alone(purpose, words)
+    parts = dict(target.parts)
+    for name, theirs in source.parts.items():
+        parts[name] = _newest(parts.get(name, {}), theirs, when)
+    links = earliest((*target.links, *source.links))
+    return retold(replace(target, said=said, consents=consents, parts=parts, links=links))
+
+
+def said_alone(purpose: str, said: Mapping[str, Consent]) -> dict[str, Consent]:
+    """The consent on which one identifier alone has said something."""
+    ((by, word),) = said.items()
+    return {purpose: replace(word, by=by)}
+
+
+def standing(words: Mapping[str, Word], links: Sequence[Link], order: "Order[Word]") -> list[Word]:
+    """The words that stand side by side, of the newest word of each teller; later in `order` replaces earlier."""
+    if len(words) == 1:
+        return list(words.values())
+    group: dict[str, dict[str, Word | None]] = {}  # who was linked by then, and the word that stands, if it is theirs
+    told = sorted(words.items(), key=lambda item: order(item[1]))
+    waiting = sorted(links, key=lambda link: link.time)
+    for by, word in told:
+        while waiting and waiting[0].time <= word.time:
+            _join(group, waiting.pop(0))
+        mine = group.setdefault(by, {by: None})
+        mine.update(dict.fromkeys(mine))
+        mine[by] = word
+    groups = {id(one): one for one in group.values()}
+    return [word for one in groups.values() for word in one.values() if word is not None]
+
+
+def _join(group: dict[str, dict[str, Word | None]], link: Link) -> None:
+    a, b = group.setdefault(link.a, {link.a: None}), group.setdefault(link.b, {link.b: None})
+    if a is not b:
+        a.update(b)
+        group.update(dict.fromkeys(b, a))
+
+
+def _newest(mine: Mapping[str, Word], theirs: Mapping[str, Word], order: "Order[Word]") -> dict[str, Word]:
+    words = dict(mine)
+    for by, word in theirs.items():
+        words[by] = max(words.get(by, word), word, key=order)
+    while len(words) > TELLERS:
+        del words[min(words, key=lambda by: (words[by].time, by))]
+    return words
+
+
+def _settle_consents(profile: Profile, purposes: Iterable[str]) -> Profile:
+    """Denied by any that stands is denied, as of the newest of them, so that only a later consent changes it."""
+    consents = dict(profile.consents)
+    for purpose in purposes:
+        words = standing(profile.said[purpose], profile.links, _of_consents)
+        worst = min(words, key=lambda c: (c.granted, c.expires or float("inf"), c.time, c.source))
+        consents[purpose] = replace(worst, time=max(word.time for word in words), by="")
+    return replace(profile, consents=consents) if consents != profile.consents else profile
+
+
+def _settle_sums(profile: Profile, names: Iterable[str]) -> Profile:
+    traits = dict(profile.traits)
+    for name in names:
+        words = standing(profile.parts[name], profile.links, when)
+        newest = max(words, key=when)
+        numbers = sorted(n for word in words if (n := number_of(word.value)) is not None)
+        traits[name] = replace(
+            newest, value=sum(numbers) if numbers else newest.value, known=any(word.known for word in words)
+        )
+    return replace(profile, traits=traits) if traits != profile.traits else profile
+
+
+def _of_consents(word: Consent) -> tuple[float, bool, float, str]:
+    """The newest word stands; at the same moment a denial does."""
+    return word.time, not word.granted, -(word.expires or float("inf")), word.source

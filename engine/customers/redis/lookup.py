@@ -1,0 +1,78 @@
+"""Finds a customer in the store by an identifier whose kind is not given, following pointers and merges."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from engine import keyspace
+from engine.customer import KINDS, Profile
+from engine.customers.redis import keys
+from engine.customers.redis.keys import Hasher, Key
+from engine.customers.redis.pipeline import Reply, Values, Wire
+from engine.customers.redis.stored_entry import Entry, Frozen, Pointer, read, stamp
+
+HOPS = 8
+"""How many pointers are followed; a longer chain is not written."""
+
+
+class StoredCustomer(NamedTuple):
+    """A customer as stored at `key`. `over` is how the entry begins, so that it is written over only if unchanged.
+
+    `to` is the customer that this one is being merged into, of whom nothing is stored yet.
+    """
+
+    key: Key
+    profile: Profile
+    over: bytes
+    to: Key = ""
+
+
+async def find_customer(wire: Wire, hash_: Hasher, value: str) -> tuple[Key, Profile] | None:
+    """The customer that `value` names as an identifier of any kind, the strongest kind first."""
+    found = await standing(wire, candidates(hash_, value))
+    return (found.key, found.profile) if found else None
+
+
+def candidates(hash_: Hasher, value: str) -> list[Key]:
+    """Where a customer of this identifier would be found, by its kind, the strongest first; `u-42` is no phone."""
+    kinds = [kind for kind in KINDS if kind != "phone" or not any(map(str.isalpha, value))]
+    return [hash_(kind, name) for kind in kinds if (name := keys.normal(kind, value))]
+
+
+async def standing(wire: Wire, places: list[Key]) -> StoredCustomer | None:
+    """The first customer that one of `places` leads to."""
+    entries = await read_entries(wire, places)
+    for key in places:
+        end = await _end(wire, key, entries)
+        entry = entries[end]
+        if isinstance(entry, Frozen):
+            return StoredCustomer(end, entry.profile, stamp(entry), entry.to)
+        if isinstance(entry, Profile):
+            return StoredCustomer(end, entry, b"P")
+    return None
+
+
+async def read_entries(wire: Wire, wanted: list[Key]) -> dict[Key, Entry]:
+    """The entries stored under `wanted`."""
+    values: Values = await wire.get([keyspace.profile(key) for key in wanted], list)
+    return {key: read(value) for key, value in zip(wanted, values, strict=True)}
+
+
+def mapping_of(reply: Reply) -> Mapping[bytes, bytes]:
+    """A reply to HGETALL, checked."""
+    if not isinstance(reply, Mapping):
+        raise TypeError(f"HGETALL answered {reply!r}")
+    return reply
+
+
+async def _end(wire: Wire, key: Key, entries: dict[Key, Entry]) -> Key:
+    """Where the pointers from `key` end; what they lead to is added to `entries`."""
+    for _ in range(HOPS):
+        entry = entries[key]
+        if not isinstance(entry, Pointer | Frozen):
+            return key
+        if entry.to not in entries:
+            entries |= await read_entries(wire, [entry.to])
+        if isinstance(entry, Frozen) and entries[entry.to] is None:
+            return key
+        key = entry.to
+    return key

@@ -1,0 +1,76 @@
+"""What a decision leaves in the log, as records."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from engine.decision.decision import Assigned, Decision
+from engine.decision.offers import Choice
+from engine.journal.records import DecisionRecord, DecisionRow, ExposureRecord
+
+
+def records_of(decision: Decision, now: float, *, expose: bool) -> list[DecisionRecord | ExposureRecord]:
+    """What an answered decision leaves in the log; one for an erased customer does not say whom it was for."""
+    if decision.erased:
+        unnamed = msgspec.structs.replace(decision.answer, customer="")
+        decision = msgspec.structs.replace(decision, answer=unnamed, device=None, trace=b"")
+    seen = exposure_record(decision, now) if expose else None
+    return [decision_record(decision, now), *([seen] if seen else [])]
+
+
+def decision_record(decision: Decision, now: float) -> DecisionRecord:
+    """The record of an answered decision: a row per experiment and placement."""
+    answer = decision.answer
+    rows = [_experiment(key, assigned) for key, assigned in decision.assigned.items()]
+    rows += [_offer(placement, choice) for placement, choice in decision.choices.items()]
+    return DecisionRecord(
+        answer.decision_id, now, answer.customer, decision.device, decision.channel, answer.plan, rows, decision.trace
+    )
+
+
+def exposure_record(decision: Decision, now: float) -> ExposureRecord | None:
+    """All that was decided as seen at once; None where there was nothing to see."""
+    keys = seen_keys(decision)
+    return ExposureRecord(decision.answer.decision_id, now, decision.answer.customer, keys) if keys else None
+
+
+def seen_keys(decision: Decision) -> list[str]:
+    """The experiments with a variant and the placements of a decision."""
+    return [
+        *(key for key, one in decision.assigned.items() if one.assignment.index >= 0),
+        *(key for key, choice in decision.choices.items() if not choice.silent),
+    ]
+
+
+def chances_of(decision: Decision) -> dict[str, Sequence[float]]:
+    """The probabilities of the candidates of each placement that a learnt policy chose for, in their order."""
+    return {
+        placement: choice.probabilities
+        for placement, choice in decision.choices.items()
+        if choice.policy is not None and not choice.policy.endswith("@0")
+    }
+
+
+def _experiment(key: str, assigned: Assigned) -> DecisionRow:
+    return DecisionRow(
+        "experiment",
+        key,
+        assigned.variant,
+        assigned.assignment.reason,
+        assigned.share,
+        crossover=assigned.crossover,
+        version=str(assigned.experiment.spec.bucket_version),
+    )
+
+
+def _offer(placement: str, choice: Choice) -> DecisionRow:
+    return DecisionRow(
+        "offer",
+        placement,
+        None if choice.silent else choice.offer.key,
+        choice.reason,
+        choice.propensity,
+        choice.candidates,
+        choice.context,
+        choice.policy,
+    )

@@ -1,0 +1,30 @@
+"""Rows of erased customers that reach the log after the erasure: dropped before they are committed."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.hashing import identifier_digest
+
+
+def without_erased(batch: pa.RecordBatch, erased: dict[str, float]) -> pa.RecordBatch:
+    """The rows that were not made by an erased customer before the erasure, nor say that they were on their device."""
+    if not erased or "customer" not in batch.schema.names:
+        return batch
+    made = batch.column("received" if "received" in batch.schema.names else "time").cast(pa.int64()).to_pylist()
+
+    def of_erased(column: str) -> pa.Array:
+        names = batch.column(column).to_pylist()
+        until = {name: erased.get(identifier_digest(name), -1.0) * 1e6 for name in set(names) if name is not None}
+        return pa.array([at <= until.get(name, -1.0) for at, name in zip(made, names, strict=True)], pa.bool_())
+
+    without = without_device(batch, of_erased("device")) if "device" in batch.schema.names else batch
+    return without.filter(pc.invert(of_erased("customer")))
+
+
+def without_device(batch: pa.RecordBatch, where: pa.Array) -> pa.RecordBatch:
+    """The rows, which do not say on what device they were asked for `where` that is true."""
+    for name in {"device", "trace"} & set(batch.schema.names):
+        index = batch.schema.get_field_index(name)
+        field = batch.schema.field(index)
+        batch = batch.set_column(index, field, pc.if_else(where, pa.scalar(None, field.type), batch.column(index)))
+    return batch

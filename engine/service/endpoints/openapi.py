@@ -1,0 +1,187 @@
+"""The API as a document, OpenAPI 3.1 made from the structs that decode and encode it, and as a page without any CDN."""
+
+import functools
+import html
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from string import Template
+from typing import cast
+
+import msgspec
+
+from engine.service.endpoints.operations import OPERATIONS, Operation
+from engine.service.http import JSON, Call, Reply, Route, endpoint
+from engine.service.problems import ProblemDetails
+
+PAGE = Path(__file__).with_name("openapi.html")
+REFERENCE = "#/components/schemas/{name}"
+COMMON = {400: "a field breaks a rule", 413: "the body is too large", 415: "the body is not application/json"}
+GUARDED = {401: "no valid key", 403: "the key may not do this", 429: "the key has used up its rate; see Retry-After"}
+
+Node = dict[str, object]
+
+
+def docs_routes() -> list[Route]:
+    """`/docs` and `/docs/openapi.json`."""
+
+    async def page(_: Call) -> Reply:
+        policy = b"default-src 'none'; style-src 'unsafe-inline'"
+        return Reply(
+            html_page(), headers=((b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", policy))
+        )
+
+    async def document(_: Call) -> Reply:
+        return Reply(msgspec.json.encode(openapi()), headers=((b"content-type", JSON),))
+
+    return [
+        endpoint("/docs", {"GET": page}, limit=0),
+        endpoint("/docs/openapi.json", {"GET": document}, limit=0),
+    ]
+
+
+@functools.cache
+def openapi() -> Node:
+    """The OpenAPI 3.1 document of all operations."""
+    told = [kind for one in OPERATIONS for kind in (one.request, one.answer, one.failure) if kind is not None]
+    kinds = list(dict.fromkeys((*told, ProblemDetails)))
+    references, schemas = msgspec.json.schema_components(kinds, ref_template=REFERENCE, schema_hook=_anything)
+    named = dict(zip(kinds, references, strict=True))
+    paths: dict[str, Node] = {}
+    for one in OPERATIONS:
+        paths.setdefault(one.path, {})[one.method] = _operation(one, named)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Counterpoint",
+            "version": "1",
+            "description": "Experiments and offers, decided for every channel. Errors are RFC 9457 problems.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+        },
+    }
+
+
+def _anything(kind: type) -> Node:
+    if kind is object:
+        return {"description": "any JSON value"}
+    raise NotImplementedError(f"{kind} has no form in JSON")
+
+
+def _operation(one: Operation, named: Mapping[type, object]) -> Node:
+    parameters: list[Node] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", one.path)
+    ]
+    parameters += [
+        {"name": name, "in": "header", "description": about, "schema": {"type": "string"}}
+        for name, about in one.headers.items()
+    ]
+    schema = named[one.answer] if one.answer else {"type": "string"}
+    responses: Node = {str(one.status): {"description": "OK", "content": {one.media: {"schema": schema}}}}
+    failures = {**(COMMON if one.request else {}), **(GUARDED if one.role else {}), **one.failures}
+    for status, about in sorted(failures.items()):
+        responses[str(status)] = _failure(one, status, about, named)
+    told: Node = {
+        "operationId": re.sub(r"\W+", "_", f"{one.method}{one.path}").rstrip("_"),
+        "summary": one.summary,
+        "description": f"{one.about} Needs a key of role {one.role}." if one.role else one.about,
+        "parameters": parameters,
+        "responses": responses,
+        "security": [{"bearer": []}, {"key": []}] if one.role else [],
+    }
+    if one.request:
+        content: Node = {"schema": named[one.request]}
+        if one.example is not None:
+            content["example"] = one.example
+        told["requestBody"] = {"required": one.role != "admin", "content": {"application/json": content}}
+    return told
+
+
+def _failure(one: Operation, status: int, about: str, named: Mapping[type, object]) -> Node:
+    if status == 304:
+        return {"description": about}
+    if one.failure and status in (400, 404):
+        return {"description": about, "content": {"application/json": {"schema": named[one.failure]}}}
+    if status == 503 and one.role is None and one.answer:
+        return {"description": about, "content": {one.media: {"schema": named[one.answer]}}}
+    return {"description": about, "content": {"application/problem+json": {"schema": named[ProblemDetails]}}}
+
+
+@functools.cache
+def html_page() -> bytes:
+    """The document as a page for people."""
+    document = openapi()
+    schemas = cast("dict[str, Node]", cast("Node", document["components"])["schemas"])
+    operations = "".join(_section(one) for one in OPERATIONS)
+    index = "".join(f'<li><a href="#{_anchor(one)}">{_escape(_title(one))}</a></li>' for one in OPERATIONS)
+    kinds = "".join(_schema(name, schema) for name, schema in sorted(schemas.items()))
+    text = Template(PAGE.read_text(encoding="utf-8"))
+    return text.substitute(index=index, operations=operations, schemas=kinds).encode()
+
+
+def _section(one: Operation) -> str:
+    example = ""
+    if one.example is not None:
+        body = msgspec.json.format(msgspec.json.encode(one.example), indent=2).decode()
+        example = f"<p>Request</p><pre>{_escape(body)}</pre>"
+    headers = _rows((f"<code>{_escape(name)}</code>", _escape(about)) for name, about in one.headers.items())
+    kinds = [(one.request, "takes"), (one.answer, f"answers {one.status} with")]
+    links = ", ".join(f'{verb} <a href="#{kind.__name__}">{kind.__name__}</a>' for kind, verb in kinds if kind)
+    failures = {**(GUARDED if one.role else {}), **(COMMON if one.request else {}), **one.failures}
+    rows = _rows((str(status), _escape(about)) for status, about in sorted(failures.items()))
+    key = f"needs a key of role <b>{one.role}</b>" if one.role else "needs no key"
+    return (
+        f'<section id="{_anchor(one)}"><h3><code>{_escape(_title(one))}</code></h3>'
+        f"<p><b>{_escape(one.summary)}.</b> {_escape(one.about)}</p><p>{'; '.join(filter(None, (key, links)))}</p>"
+        f"{headers}{example}{rows}</section>"
+    )
+
+
+def _schema(name: str, schema: Node) -> str:
+    required = cast("list[str]", schema.get("required", []))
+    rows = _rows(
+        (f"<code>{_escape(field)}</code>", _kind(cast("Node", about)), "required" if field in required else "")
+        for field, about in cast("Node", schema.get("properties", {})).items()
+    )
+    about = _escape(str(schema.get("description", "")))
+    return f'<section id="{_escape(name)}"><h3>{_escape(name)}</h3><p>{about}</p>{rows}</section>'
+
+
+def _kind(schema: Node) -> str:
+    if "$ref" in schema:
+        name = _escape(str(schema["$ref"]).rpartition("/")[2])
+        return f'<a href="#{name}">{name}</a>'
+    for word in ("anyOf", "allOf"):
+        if word in schema:
+            return " or ".join(_kind(one) for one in cast("list[Node]", schema[word]))
+    if "enum" in schema:
+        return " or ".join(f"<code>{_escape(str(one))}</code>" for one in cast("list[object]", schema["enum"]))
+    if schema.get("type") == "array":
+        return f"list of {_kind(cast('Node', schema.get('items', {})))}"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"object of {_kind(cast('Node', schema['additionalProperties']))}"
+    return _escape(str(schema.get("type", "anything")))
+
+
+def _rows(rows: Iterable[tuple[str, ...]]) -> str:
+    lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table>{lines}</table>" if lines else ""
+
+
+def _title(one: Operation) -> str:
+    return f"{one.method.upper()} {one.path}"
+
+
+def _anchor(one: Operation) -> str:
+    return re.sub(r"\W+", "-", f"{one.method}{one.path}").strip("-")
+
+
+def _escape(text: str) -> str:
+    return html.escape(text)

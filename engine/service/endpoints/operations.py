@@ -1,0 +1,278 @@
+"""Every operation of the HTTP face as its documentation tells it, with examples that the shipped shop answers."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from engine.customers.model.events import Event
+from engine.decision.decision import Answer, DecideRequest
+from engine.decision.explanation import Explanation
+from engine.decision.staff_view import AgentView
+from engine.service.auth import Role
+from engine.service.endpoints.admin import SwitchAnswer, SwitchRequest
+from engine.service.endpoints.health import Index, Readiness
+from engine.service.endpoints.ofrep import ErrorCode, Evaluation, EvaluationRequest, Failure, Reason
+from engine.service.endpoints.profiles import Erased, Exported
+from engine.service.endpoints.stock import Level, Stock
+from engine.service.worker import Exposed, ExposeRequest, Statuses
+
+Headers = Mapping[str, str]
+
+
+class EventBatch(msgspec.Struct, frozen=True):
+    """Up to 1,000 events; each gets a status of its own."""
+
+    batch: list[Event]
+
+
+class BulkFlag(msgspec.Struct, frozen=True):
+    """An evaluation with its reason, or a failure with its errorCode."""
+
+    key: str
+    reason: Reason | msgspec.UnsetType = msgspec.UNSET
+    variant: str | msgspec.UnsetType = msgspec.UNSET
+    metadata: dict[str, str | float | bool] | msgspec.UnsetType = msgspec.UNSET
+    value: object = msgspec.UNSET
+    errorCode: ErrorCode | msgspec.UnsetType = msgspec.UNSET  # noqa: N815 (the protocol's name)
+    errorDetails: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815 (the protocol's name)
+
+
+class BulkEvaluation(msgspec.Struct, frozen=True):
+    """All flags of a channel."""
+
+    flags: list[BulkFlag]
+    metadata: dict[str, str]
+
+
+class Live(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["live"]
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One method at one path. `role` is the least that a key needs, None for no key; other answers are problems."""
+
+    method: Literal["get", "post", "delete"]
+    path: str
+    summary: str
+    about: str = ""
+    role: Role | None = None
+    request: type | None = None
+    example: Mapping[str, object] | None = None
+    headers: Headers = {}
+    answer: type | None = None
+    status: int = 200
+    media: str = "application/json"
+    failures: Mapping[int, str] = {}
+    failure: type | None = None
+
+
+PROOF = {"X-Customer-Proof": "with a client key: HMAC-SHA256 in hex over a line name=value for each id of the customer"}
+ANNA = {"user_id": "u-42", "anonymous_id": "a-9"}
+CONTEXT = {"targetingKey": "u-42", "anonymousId": "a-9", "channel": "web", "country": "DE"}
+
+OPERATIONS = (
+    Operation(
+        method="post",
+        path="/v1/decide",
+        summary="Decide what a customer gets",
+        about="Offers for placements and variants of experiments, each with its reason. Not being assigned is an "
+        "answer, never an error. No offer stands in an answer twice: a placement whose fallback is shown in another "
+        "stays empty, with the reason shown. With expose: false nothing counts as seen until /v1/exposures tells so.",
+        role="client",
+        request=DecideRequest,
+        example={
+            "customer": ANNA,
+            "channel": "web",
+            "placements": ["home_hero"],
+            "experiments": ["checkout_layout"],
+            "context": {"store": "S12", "intent": "cancel"},
+            "expose": True,
+        },
+        headers=PROOF
+        | {"Idempotency-Key": "the same key with the same body has the same answer for a minute, logged once"},
+        answer=Answer,
+        failures={
+            422: "the Idempotency-Key was used for another request",
+            503: "the disk takes no records; nothing is answered until it does",
+        },
+    ),
+    Operation(
+        method="post",
+        path="/v1/exposures",
+        summary="Tell that a prefetched decision was seen",
+        about="All of the decision, or the placements and experiments that are named; within a day. Caps, stock and "
+        "budgets of a prefetched offer are claimed now: where one is refused, show the fallback instead.",
+        role="client",
+        request=ExposeRequest,
+        answer=Exposed,
+        status=202,
+        failures={404: "no such decision waits to be seen", 503: "the store is away; send it again"},
+    ),
+    Operation(
+        method="post",
+        path="/v1/events",
+        summary="Tell what customers did and who they are",
+        about="A message id counts once, however often it is sent.",
+        role="client",
+        request=EventBatch,
+        example={
+            "batch": [
+                {
+                    "type": "track",
+                    "message_id": "m-1",
+                    "user_id": "u-42",
+                    "event": "purchase",
+                    "properties": {"revenue": 12.5},
+                    "timestamp": "2026-11-22T09:30:00Z",
+                    "channel": "store",
+                }
+            ]
+        },
+        headers=PROOF,
+        answer=Statuses,
+        failures={503: "the store is away; send the batch again as it is"},
+    ),
+    Operation(
+        method="post",
+        path="/v1/explain",
+        summary="Say what a customer would get and why",
+        about="Every candidate with its propensity and what made it, and the gate that closed each other offer. "
+        "Changes nothing, logs nothing, counts nothing.",
+        role="server",
+        request=DecideRequest,
+        example={"customer": ANNA, "channel": "web", "placements": ["home_hero"]},
+        answer=Explanation,
+        failures={503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="post",
+        path="/v1/agent",
+        summary="The same for staff at a till or on the phone",
+        about="The offer, why it, why not the others in plain words, and the customer's history. Changes nothing.",
+        role="server",
+        request=DecideRequest,
+        example={"customer": ANNA, "channel": "store", "placements": ["till_prompt"]},
+        answer=AgentView,
+        failures={503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="post",
+        path="/v1/stock/{sku}",
+        summary="Tell how many there are of a SKU",
+        about="As counted on the shelves, what is held for customers included. A SKU nobody told of has none.",
+        role="server",
+        request=Level,
+        example={"level": 12},
+        answer=Stock,
+        failures={503: "the store is away; nothing was changed"},
+    ),
+    Operation(
+        method="get",
+        path="/v1/stock/{sku}",
+        summary="What is left of a SKU",
+        about="Neither sold since it was counted nor held for a customer.",
+        role="server",
+        answer=Stock,
+        failures={503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="get",
+        path="/v1/profiles/{id}",
+        summary="The customer 360",
+        about="Traits, affinities, orders, points, consents, satisfaction, the journey, what was counted. Any "
+        "identifier of the customer will do.",
+        role="server",
+        failures={404: "nobody here has this id", 503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="delete",
+        path="/v1/profiles/{id}",
+        summary="Erase a customer",
+        about="Profile, aliases, what was counted and the log; what comes late creates nothing.",
+        role="server",
+        answer=Erased,
+        failures={503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="get",
+        path="/v1/profiles/{id}/export",
+        summary="Hand out all that is kept of a customer",
+        role="server",
+        answer=Exported,
+        failures={404: "nobody here has this id", 503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="post",
+        path="/ofrep/v1/evaluate/flags/{key}",
+        summary="OpenFeature: evaluate one flag",
+        about="Every experiment and flag is one. targetingKey is the user id; beside a userId in the context it is the "
+        "visitor's id, so a login keeps their variants. Counts as seen. No value means: use the default in the code; "
+        "why stands in metadata.reason.",
+        role="client",
+        request=EvaluationRequest,
+        example={"context": CONTEXT},
+        headers=PROOF,
+        answer=Evaluation,
+        failures={404: "FLAG_NOT_FOUND"},
+        failure=Failure,
+    ),
+    Operation(
+        method="post",
+        path="/ofrep/v1/evaluate/flags",
+        summary="OpenFeature: evaluate all flags of a channel",
+        about="A prefetch, never an exposure: post metadata.decisionId to /v1/exposures when a flag is used.",
+        role="client",
+        request=EvaluationRequest,
+        example={"context": CONTEXT},
+        headers=PROOF | {"If-None-Match": "the ETag of the answer at hand: 304 if nothing changed"},
+        answer=BulkEvaluation,
+        failures={304: "nothing changed"},
+        failure=Failure,
+    ),
+    Operation(
+        method="post",
+        path="/v1/experiments/{key}/pause",
+        summary="Kill switch: pause an experiment at every worker within a second",
+        about="It stays paused whatever its file says, until it is resumed. Who did it is in the log.",
+        role="admin",
+        request=SwitchRequest,
+        example={"reason": "orders fell"},
+        answer=SwitchAnswer,
+        failures={404: "no such experiment", 503: "the store is away and nothing is paused"},
+    ),
+    Operation(
+        method="post",
+        path="/v1/experiments/{key}/resume",
+        summary="Kill switch: let it run again as its file says",
+        role="admin",
+        request=SwitchRequest,
+        example={"reason": "fixed"},
+        answer=SwitchAnswer,
+        failures={404: "no such experiment", 503: "the store is away and nothing is resumed"},
+    ),
+    Operation(method="get", path="/", summary="Where to go from here", answer=Index),
+    Operation(method="get", path="/healthz", summary="The process is alive", answer=Live),
+    Operation(
+        method="get",
+        path="/readyz",
+        summary="This worker should get traffic",
+        about="Its plan and the problems of a refused one, the store, the age of what it learnt, what waits in it.",
+        answer=Readiness,
+        failures={503: "not ready; why says it"},
+    ),
+    Operation(
+        method="get",
+        path="/readyz/degraded",
+        summary="This worker should get traffic, be it for fallbacks",
+        about="As /readyz, but ready without the store too. For a balancer that would rather pass fallbacks on than "
+        "answer nothing when the store is away from every worker at once.",
+        answer=Readiness,
+        failures={503: "not ready; why says it"},
+    ),
+    Operation(
+        method="get", path="/metrics", summary="Prometheus metrics of all workers", media="text/plain; version=0.0.4"
+    ),
+)

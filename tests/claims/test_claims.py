@@ -1,0 +1,213 @@
+"""A cap, the last unit and a budget hold under 400 concurrent claims of two workers, and give back what they must."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import pytest
+import redis
+
+from engine.claims.claims import Cap, Claim, Claims, Denial, Take
+from engine.customer import CustomerIds
+from engine.customers.model.events import Accepted, Event
+from engine.customers.redis.pipeline import Wire, connect
+from engine.customers.store import ProfileStore
+from engine.decision.windows import since, suppressed_until
+
+NOW = 1_790_000_000.0
+DAY = 86_400.0
+KEY = "0" * 24
+T = TypeVar("T")
+SHOWN = "exposure|offer:coffee"
+
+
+def with_claims(url: str, story: Callable[[Claims], Awaitable[T]]) -> T:
+    async def run() -> T:
+        wire = Wire(connect(url, 10))
+        try:
+            return await story(Claims(wire))
+        finally:
+            await wire.close()
+
+    return asyncio.run(run())
+
+
+def shown(name: str, limit: int = 2, window: float = 7 * DAY, now: float = NOW) -> Claim:
+    return Claim(name, [Cap(SHOWN, limit, now - window)], [SHOWN])
+
+
+def crowd(url: str, claim: Callable[[int], Claim]) -> list[Denial | None]:
+    async def run() -> list[Denial | None]:
+        wires = [Wire(connect(url, 10)) for _ in range(2)]
+        workers = [Claims(wire) for wire in wires]
+        answers = await asyncio.gather(*(workers[n % 2].claim(KEY, [claim(n)], NOW) for n in range(400)))
+        for wire in wires:
+            await wire.close()
+        return [denial for (denial,) in answers]
+
+    return asyncio.run(run())
+
+
+def test_cap_three_grants_three(redis_url: str) -> None:
+    answers = crowd(redis_url, lambda n: shown(f"c{n}", limit=3))
+    assert answers.count(None) == 3
+    assert answers.count(Denial("cap", SHOWN)) == 397
+
+
+def test_the_last_unit_goes_once_and_the_losers_count_nothing(redis_url: str) -> None:
+    take = Take("stock", "COFFEE-12", least=1, hold=900)
+    with_claims(redis_url, lambda claims: claims.stock("COFFEE-12", 1, NOW))
+    counter = "exposure|*"
+    answers = crowd(redis_url, lambda n: Claim(f"c{n}", [Cap(counter, 1000, 0)], [counter], [take]))
+    assert answers.count(None) == 1
+    assert answers.count(Denial("stock", "COFFEE-12")) == 399
+    assert len(with_claims(redis_url, lambda claims: claims.counts(KEY))[counter]) == 1
+
+
+def test_a_budget_never_overdraws(redis_url: str) -> None:
+    take = Take("budget", "coffee", amount=1.4, limit=100.0)
+    answers = crowd(redis_url, lambda n: Claim(f"c{n}", takes=[take]))
+    assert answers.count(None) == 71
+    assert with_claims(redis_url, lambda claims: claims.left(take)) == pytest.approx(0.6)
+
+
+def test_all_caps_must_hold_and_a_window_rolls_on(redis_url: str) -> None:
+    async def story(claims: Claims) -> None:
+        week, day = Cap(SHOWN, 2, NOW - 7 * DAY), Cap("exposure|tag:loyalty", 1, NOW - DAY)
+        both = Claim("c1", [week, day], [SHOWN, "exposure|tag:loyalty"])
+        assert await claims.claim(KEY, [both], NOW) == [None]
+        again = Claim("c2", [week, day], [SHOWN, "exposure|tag:loyalty"])
+        assert await claims.claim(KEY, [again], NOW + 1) == [Denial("cap", "exposure|tag:loyalty")]
+        later = Claim("c3", [Cap(SHOWN, 1, NOW + 1)], [SHOWN])
+        assert await claims.claim(KEY, [later], NOW + 7 * DAY) == [None]
+
+    with_claims(redis_url, story)
+
+
+def test_claims_of_one_request_see_each_other_and_count_once_per_id(redis_url: str) -> None:
+    async def story(claims: Claims) -> None:
+        first, second = shown("d:hero:coffee", 1), shown("d:menu:coffee", 1)
+        assert await claims.claim(KEY, [first, second], NOW) == [None, Denial("cap", SHOWN)]
+        assert await claims.claim(KEY, [first], NOW) == [None]
+        assert await claims.counts(KEY) == {SHOWN: [NOW]}
+        await claims.release(KEY, first, NOW)
+        assert await claims.counts(KEY) == {}
+
+    with_claims(redis_url, story)
+
+
+def test_a_hold_expires_when_it_is_not_collected(redis_url: str) -> None:
+    async def story(claims: Claims) -> None:
+        bread = Take("stock", "BREAD", least=1, hold=900)
+        mine, theirs = Claim("mine", takes=[bread]), Claim("theirs", takes=[bread])
+        await claims.stock("BREAD", 1, NOW)
+        assert await claims.claim(KEY, [mine], NOW) == [None]
+        assert await claims.claim(KEY, [theirs], NOW + 899) == [Denial("stock", "BREAD")]
+        assert await claims.claim(KEY, [theirs], NOW + 901) == [None]
+        assert not await claims.confirm(mine, NOW + 902)
+        assert await claims.confirm(theirs, NOW + 902)
+        assert await claims.confirm(theirs, NOW + 903)
+        assert await claims.left(bread) == 0
+        await claims.stock("BREAD", 5, NOW + DAY)
+        assert await claims.left(bread) == 5
+
+    with_claims(redis_url, story)
+
+
+def test_a_claim_refused_by_a_cap_spends_nothing(redis_url: str) -> None:
+    async def story(claims: Claims) -> None:
+        for hold in (0, 60):
+            take = Take("budget", f"b{hold}", amount=2, limit=10, hold=hold)
+            for n, denial in enumerate([None, Denial("cap", f"cap{hold}")]):
+                claim = Claim(f"c{n}", [Cap(f"cap{hold}", 1, 0)], [f"cap{hold}"], [take])
+                assert await claims.claim(KEY, [claim], NOW) == [denial]
+            assert await claims.left(take) == 8
+
+    with_claims(redis_url, story)
+
+
+def test_stock_nobody_told_of_is_none(redis_url: str) -> None:
+    claim = Claim("c", takes=[Take("stock", "?", least=1)])
+    assert with_claims(redis_url, lambda claims: claims.claim(KEY, [claim], NOW)) == [Denial("stock", "?")]
+
+
+def test_what_a_visitor_was_shown_counts_after_login(redis_url: str) -> None:
+    async def silent(accepted: list[Accepted]) -> None: ...
+
+    async def run() -> None:
+        store = ProfileStore.open(redis_url, timeout=10)
+        claims = Claims(store.wire)
+        for ids in (CustomerIds(anonymous_id="a-9"), CustomerIds(user_id="u-42")):
+            found = await store.fetch(ids, NOW)
+            await store.touch(found, NOW, silent)
+            assert await claims.claim(found.key, [shown(found.key)], NOW) == [None]
+        visitor = await store.fetch(CustomerIds(anonymous_id="a-9"), NOW)
+        login = await store.fetch(CustomerIds(anonymous_id="a-9", user_id="u-42"), NOW, counts=True)
+        assert login.counts == {SHOWN: [NOW, NOW]}
+        await store.ingest([Event("alias", "m", user_id="u-42", anonymous_id="a-9")], NOW, silent)
+        both = await store.fetch(CustomerIds(user_id="u-42"), NOW, counts=True)
+        assert both.counts == {SHOWN: [NOW, NOW]}
+        assert await claims.claim(visitor.key, [shown("late")], NOW) == [Denial("cap", SHOWN)]
+        await store.close()
+
+    asyncio.run(run())
+
+
+def test_every_count_and_pool_has_a_life_and_a_bound(redis_url: str) -> None:
+    async def story(claims: Claims) -> None:
+        for n in range(600):
+            await claims.count(KEY, Claim(f"c{n}", counters=["exposure|*", f"exposure|offer:{n}"]), NOW + n)
+        counts = await claims.counts(KEY)
+        assert (len(counts), len(counts["exposure|*"])) == (256, 64)
+        assert "exposure|offer:599" in counts
+        await claims.claim(KEY, [Claim("c", takes=[Take("budget", "b", limit=5.0, hold=60)])], NOW)
+
+    with_claims(redis_url, story)
+    with redis.Redis.from_url(redis_url) as client:
+        assert all(client.pttl(key) > 0 for key in client.scan_iter())
+
+
+def test_calendar_windows_begin_where_the_customer_is() -> None:
+    now = datetime(2026, 3, 29, 12, tzinfo=UTC).timestamp()  # Berlin changes to summer time on this Sunday
+    begins = {
+        1: datetime(2026, 3, 28, 23, tzinfo=UTC),
+        7: datetime(2026, 3, 22, 23, tzinfo=UTC),
+        30: datetime(2026, 2, 28, 23, tzinfo=UTC),
+        365: datetime(2025, 12, 31, 23, tzinfo=UTC),
+    }
+    for days, begin in begins.items():
+        assert since(now, days * DAY, "calendar", "Europe/Berlin") == pytest.approx(begin.timestamp(), abs=1e-3)
+        assert since(now, days * DAY, "calendar", "Europe/Berlin") < begin.timestamp()
+    assert since(now, 2 * DAY, "rolling") == now - 2 * DAY
+    with pytest.raises(ValueError, match="no calendar window"):
+        since(now, 2 * DAY, "calendar")
+
+
+def test_two_refusals_in_thirty_days_suppress_for_sixty() -> None:
+    assert suppressed_until([NOW, NOW + 20 * DAY], 2, 30 * DAY, 60 * DAY) == NOW + 80 * DAY
+    assert suppressed_until([NOW, NOW + 31 * DAY], 2, 30 * DAY, 60 * DAY) == 0
+    assert suppressed_until([NOW], 2, 30 * DAY, 60 * DAY) == 0
+
+
+def test_several_are_confirmed_together_or_not_at_all(redis_url: str) -> None:
+    stock = Take("stock", "BREAD", least=1, hold=900)
+    budget = Take("budget", "bread", amount=2, limit=2, hold=60)
+
+    async def story(claims: Claims) -> None:
+        mine, other = Claim("mine", takes=[stock, budget]), Claim("other", takes=[budget])
+        await claims.stock("BREAD", 2, NOW)
+        assert await claims.claim(KEY, [mine], NOW) == [None]
+        assert await claims.claim(KEY, [other], NOW + 61) == [None]  # the budget's hold was over
+        assert not await claims.confirm(mine, NOW + 62)
+        assert await claims.remaining(stock, NOW + 62) == 1  # still held, and not sold
+        assert await claims.remaining(stock, NOW + 901) == 2
+        await claims.release(KEY, other, NOW + 901)
+        for late in (902, 903):  # both are free again, and told twice is told once
+            assert await claims.confirm(mine, NOW + late)
+            assert (await claims.left(stock), await claims.left(budget)) == (1, 0)
+        assert await claims.claim(KEY, [other], NOW + 904) == [Denial("budget", "bread")]
+        assert not await claims.confirm(Claim("third", takes=[stock, budget]), NOW + 904)
+        assert await claims.left(stock) == 1
+
+    with_claims(redis_url, story)

@@ -1,0 +1,39 @@
+"""The page about customers names every event that means something, and every attribute that is computed."""
+
+import re
+from pathlib import Path
+
+from engine.customer import Answer, Consent, Decayed, Order, Profile, attributes
+from engine.customers.model.reducers import COMPLAINTS, CONSENTS, PURCHASES, QUESTIONS
+from engine.decision.decision import clock
+from engine.vocabulary import ANSWERS, CONFIRMS, REFUNDS, RELEASES
+
+PAGE = (Path(__file__).parents[2] / "docs/customers.md").read_text()
+TOLD = set(re.findall(r"`([a-z_.]+)`", PAGE))
+NOW = 1_790_000_000.0
+
+
+def names(tree: dict[str, object], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for name, value in tree.items():
+        found |= names(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}"}
+    return found
+
+
+def test_every_event_that_means_something_is_told() -> None:
+    assert {*PURCHASES, *REFUNDS, *COMPLAINTS, *CONSENTS, *QUESTIONS, *ANSWERS, *CONFIRMS, *RELEASES} <= TOLD
+
+
+def test_every_computed_attribute_is_told() -> None:
+    everything = Profile(
+        "u",
+        "u",
+        orders={"o": Order(1.0, NOW)},
+        order_count=1,
+        last_order=NOW,
+        affinities={"NAME": Decayed(1.0, NOW)},
+        consents={"PURPOSE": Consent(granted=True, time=NOW)},
+        answers={question: Answer(5.0, NOW) for question in QUESTIONS},
+    )
+    told = TOLD | {"affinity.NAME", "consent.PURPOSE"}
+    assert names(attributes(everything, NOW) | clock(NOW, "UTC")) <= told

@@ -1,0 +1,187 @@
+"""An erasure that was begun ends, wherever its process died and whatever came in between; nothing of them is left."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+import pytest
+import redis
+
+from engine.claims.claims import Claim, Claims
+from engine.claims.pending_exposures import Prefetched, hold
+from engine.customer import CustomerIds
+from engine.customers.model.events import Accepted, Event
+from engine.customers.redis.pipeline import Again, Argument, Reply, Script, Values, Wire, connect
+from engine.customers.store import ProfileStore
+from engine.erasure.profiles import BEGUN, SWEPT, erase_profile, finish_erasures
+from engine.errors import StoreUnavailable
+from engine.hashing import identifier_digest
+from engine.keyspace import ERASURES
+
+NOW = time.time()
+T = TypeVar("T")
+Step = Callable[[], Awaitable[object]]
+NAMES = ("a-secret", "u-secret", "secret@x.de")
+
+
+class Stepping(Wire):
+    """A wire on which `step` happens before what is asked as number `at`, which `dies` or goes on."""
+
+    def __init__(self, url: str, at: int, step: Step | None = None) -> None:
+        super().__init__(connect(url, 10))
+        self.left = at
+        self.step = step
+
+    def send(self, *command: Argument) -> "asyncio.Future[Reply]":
+        return self._stepping(lambda: super(Stepping, self).send(*command))
+
+    def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> "asyncio.Future[Reply]":
+        return self._stepping(lambda: super(Stepping, self).call(script, keys, arguments))
+
+    def get(self, keys: list[str], read: Callable[[Values], T | Again]) -> "asyncio.Future[T]":
+        return self._stepping(lambda: super(Stepping, self).get(keys, read))
+
+    async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
+        await self._stepping(lambda: super(Stepping, self).send("PING"))
+        async for names in super().scan(pattern):
+            yield names
+
+    def _stepping(self, ask: "Callable[[], asyncio.Future[T]]") -> "asyncio.Future[T]":
+        self.left -= 1
+        if self.left >= 0:
+            return ask()
+        if self.step is None:
+            raise StoreUnavailable("the process died here")
+        step, self.step, self.left = self.step, None, 1_000_000
+
+        async def after() -> T:
+            await step()
+            return await ask()
+
+        return asyncio.ensure_future(after())
+
+
+async def silent(accepted: list[Accepted]) -> None: ...
+
+
+def bought(message: str, **ids: str) -> Event:
+    return Event("track", message, event="purchase", properties={"revenue": 9.0}, timestamp=NOW, **ids)
+
+
+async def lived(store: ProfileStore) -> None:
+    """A customer of three names, with what was counted for them and a decision that waits to be seen."""
+    await store.ingest([bought("m1", anonymous_id="a-secret")], NOW, silent)
+    await store.ingest([bought("m2", user_id="u-secret", anonymous_id="a-secret", email="secret@x.de")], NOW, silent)
+    found = await store.fetch(CustomerIds(user_id="u-secret"), NOW)
+    await Claims(store.wire).count(found.key, Claim("c", counters=["exposure|*"]), NOW)
+    for n, name in enumerate(("u-secret", "a-secret")):
+        ids = CustomerIds(user_id="u-secret")
+        await hold(store.wire, f"d{n}", Prefetched(name, ["hero"], found.key, unit=name, who=ids))
+
+
+def left(url: str) -> tuple[dict[bytes, bytes], bytes]:
+    """All that the store holds but the notes of erasures, and these."""
+    with redis.Redis.from_url(url) as client:
+        names = [name for name in client.scan_iter() if name not in (ERASURES.encode(), BEGUN.encode())]
+        texts = {name: client.get(name) or b"" for name in names if client.type(name) == b"string"}
+        assert [name for name in names if name not in texts] in ([], [b"cp:merges"])
+        notes = b" ".join(said[b"who"] for _, said in client.xrange(ERASURES)) + repr(client.hgetall(BEGUN)).encode()
+        return texts, notes
+
+
+@pytest.mark.parametrize("known_by", ["a-secret", "secret@x.de"])
+def test_an_erasure_is_finished_wherever_it_was_cut_short(redis_url: str, known_by: str) -> None:
+    async def run() -> int:
+        store = ProfileStore.open(redis_url, timeout=10)
+        died = 0
+        while True:
+            with redis.Redis.from_url(redis_url) as client:
+                client.flushall()
+            await lived(store)
+            dying = ProfileStore(Stepping(redis_url, died))
+            done = False
+            with suppress(StoreUnavailable):
+                await erase_profile(dying, known_by)
+                done = True
+            await dying.close()
+            begun = await store.wire.send("EXISTS", BEGUN)
+            assert await finish_erasures(store, time.time()) == 0, "whoever does it may be alive"
+            looked = await finish_erasures(store, time.time() + SWEPT)
+            assert looked == begun
+            texts, notes = left(redis_url)
+            if begun:
+                assert set(texts.values()) == {b"T"}, died
+                assert not any(name.encode() in notes for name in NAMES)
+                assert all(identifier_digest(name).encode() in notes for name in NAMES), died
+                (late,) = await store.ingest([bought("m3", user_id="u-secret")], NOW, silent)
+                assert late.status == "rejected"
+            else:
+                assert any(b"secret" in value for value in texts.values())
+            await finish_erasures(store, time.time() + 3 * SWEPT)
+            assert not await store.wire.send("EXISTS", BEGUN)
+            if done:
+                await store.close()
+                return died
+            died += 1
+
+    assert asyncio.run(run()) > 8
+
+
+def test_what_a_decision_keeps_late_goes_with_the_second_look(redis_url: str) -> None:
+    async def run() -> None:
+        store = ProfileStore.open(redis_url, timeout=10)
+        await lived(store)
+        found = await store.fetch(CustomerIds(user_id="u-secret"), NOW)
+        await erase_profile(store, "u-secret")
+        dying = Stepping(redis_url, 1)
+        with suppress(StoreUnavailable):
+            await hold(dying, "d-late", Prefetched("u-secret", ["hero"], found.key, unit="u-secret", who=None))
+        await dying.close()
+        assert any(b"secret" in value for value in left(redis_url)[0].values())
+        assert await finish_erasures(store, time.time() + SWEPT) == 1
+        assert set(left(redis_url)[0].values()) == {b"T"}
+        await store.close()
+
+    asyncio.run(run())
+
+
+def test_a_visitor_who_logs_in_while_they_are_erased_is_not_left(redis_url: str) -> None:
+    told = Event("identify", "m1", traits={"name": "Secret Guest"}, timestamp=NOW, anonymous_id="a-secret")
+    login = Event("alias", "m2", user_id="u-1", anonymous_id="a-secret", timestamp=NOW)
+
+    async def run() -> None:
+        store = ProfileStore.open(redis_url, timeout=10)
+        for at in range(12):
+            with redis.Redis.from_url(redis_url) as client:
+                client.flushall()
+            await store.ingest([told], NOW, silent)
+            erasing = ProfileStore(Stepping(redis_url, at, lambda: store.ingest([login], NOW, silent)))
+            await erase_profile(erasing, "a-secret")
+            await erasing.close()
+            await store.redo(NOW, silent)
+            await finish_erasures(store, time.time() + SWEPT)
+            texts, _ = left(redis_url)
+            assert not any(b"ecret" in value for value in texts.values()), at
+        await store.close()
+
+    asyncio.run(run())
+
+
+def test_another_who_took_the_tablet_meanwhile_stays(redis_url: str) -> None:
+    async def run() -> None:
+        store = ProfileStore.open(redis_url, timeout=10)
+        await store.ingest([bought("m1", anonymous_id="tablet")], NOW, silent)
+        dying = ProfileStore(Stepping(redis_url, 4))
+        with suppress(StoreUnavailable):
+            await erase_profile(dying, "tablet")
+        await dying.close()
+        assert (await store.fetch(CustomerIds(anonymous_id="tablet"), NOW)).known
+        for n in (1, 2):
+            await store.ingest([bought(f"m{n + 1}", user_id=f"u-{n}", anonymous_id="tablet")], NOW, silent)
+        assert await finish_erasures(store, time.time() + SWEPT) == 1
+        assert (await store.fetch(CustomerIds(user_id="u-2"), NOW)).known
+        await store.close()
+
+    asyncio.run(run())
