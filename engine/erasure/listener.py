@@ -50,7 +50,7 @@ def forget_pending(client: Client, data: Path, since: Position) -> Position:
     names: set[str] = set()
     for path in sorted((data / "learn").glob("*.sqlite")) if news else ():
         with _open(path) as db:
-            known: dict[str, float] = dict(db.execute("SELECT identifier_digest, at FROM erased"))
+            known: dict[str, float] = dict(db.execute("SELECT digest, at FROM erased"))
             new = {one: at for one, at in news.items() if at > known.get(one, 0.0)}
             if new:
                 unheard[path] = list(new.items())
