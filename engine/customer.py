@@ -4,6 +4,7 @@ A customer is bucketed over their `unit`, not over their id: the unit is the id 
 it survives a login, so every experiment keeps its variant across channels without a write on decide.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -25,7 +26,8 @@ LAPSED_AFTER = 180 * DAY
 Scalar = str | int | float | bool | None
 TraitValue = Scalar | list[Scalar]
 Stage = Literal["new", "engaged", "cart", "customer", "loyal", "lapsed"]
-
+Counts = Mapping[str, Sequence[float]]
+"""Counter -> times (s since 1970) of what it counted for one customer, oldest first."""
 
 Identifier = Annotated[str, msgspec.Meta(max_length=200)]
 

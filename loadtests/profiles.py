@@ -17,12 +17,12 @@ import uvloop
 
 from engine import embedded, keyspace
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.claims.claims import Cap, Claim, Claims, Take
+from engine.claims.claims import CapCheck, Claim, Claims, PoolShare
 from engine.customer import CustomerIds, Profile, attributes
 from engine.customers.model.events import Accepted, Event
-from engine.customers.model.reducers import reduce
+from engine.customers.model.reducers import apply_event
 from engine.customers.redis import keys
-from engine.customers.redis.stored_entry import Pointer, write
+from engine.customers.redis.stored_entry import Pointer, encode_entry
 from engine.customers.store import ProfileStore
 
 NOW = 1_790_000_000.0
@@ -54,7 +54,7 @@ def typical(user: str, anonymous: str) -> Profile:
         bought = {"revenue": 12.5 + n, "order_id": f"o-{n}"}
         events.append(Event("track", f"p{n}", event="purchase", properties=bought, channel="web"))
     for n, event in enumerate(events):
-        profile = reduce(profile, event, NOW - 3 * 86_400 + n * 3600 * 5, ProfileRules())
+        profile = apply_event(profile, event, NOW - 3 * 86_400 + n * 3600 * 5, ProfileRules())
     return profile
 
 
@@ -92,7 +92,7 @@ async def naive(url: str, names: list[str]) -> float:
 
 async def speed(url: str) -> None:
     store = ProfileStore.open(url, timeout=5)
-    hash_ = keys.hasher(b"counterpoint")
+    hash_ = keys.key_hasher(b"counterpoint")
     known = [CustomerIds(user_id=f"u-{n}") for n in range(1000)]
     both = [CustomerIds(user_id=f"u-{n}", anonymous_id=f"a-{n}") for n in range(1000)]
     names = [keyspace.profile(hash_("user_id", f"u-{n}")) for n in range(1000)]
@@ -118,7 +118,7 @@ async def speed(url: str) -> None:
     async def claimer(first: int) -> None:
         for n in range(count // CONCURRENT):
             name = f"c{first}-{n}"
-            cap, unit = Cap("exposure|*", 3, NOW - 86_400), Take("stock", "SKU", least=1, hold=900)
+            cap, unit = CapCheck("exposure|*", 3, NOW - 86_400), PoolShare("stock", "SKU", least=1, hold=900)
             await claims.claim(hash_("user_id", f"u-{n}"), [Claim(name, [cap], ["exposure|*"], [unit])], NOW)
 
     await claims.stock("SKU", 1e6, NOW)
@@ -142,7 +142,7 @@ def pure() -> None:
 
 def fill(url: str, customers: int) -> None:
     """Write customers with an alias each, as ingest leaves them, and print what each costs above its payload."""
-    hash_ = keys.hasher(b"counterpoint")
+    hash_ = keys.key_hasher(b"counterpoint")
     seen = b"12345678" * 9
     with redis.Redis.from_url(url) as client:
         before, payload = client.info("memory")["used_memory"], 0
@@ -150,12 +150,12 @@ def fill(url: str, customers: int) -> None:
             pipe = client.pipeline(transaction=False)
             for n in range(start, min(start + 2000, customers)):
                 user, anonymous = hash_("user_id", f"u-{n}"), hash_("anonymous_id", f"a-{n}")
-                value = write(
+                value = encode_entry(
                     msgspec.structs.replace(PROFILE, id=f"u-{n}", unit=f"a-{n}", marks=seen if n % 10 else b"")
                 )
                 payload += len(value) - 5
                 pipe.set(keyspace.profile(user), value, px=86_400_000)
-                pipe.set(keyspace.profile(anonymous), write(Pointer(user)), px=86_400_000)
+                pipe.set(keyspace.profile(anonymous), encode_entry(Pointer(user)), px=86_400_000)
                 if n % 10 == 0:  # who did more than a profile remembers itself
                     pipe.set(keyspace.counted_messages(user), seen, px=86_400_000)
                     payload += len(seen)

@@ -14,9 +14,9 @@ from engine.catalog import Plan, load_plan
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customer import Profile
 from engine.customers.model.events import Event
-from engine.customers.model.reducers import reduce
+from engine.customers.model.reducers import apply_event
 from engine.customers.redis import keys
-from engine.customers.redis.stored_entry import write
+from engine.customers.redis.stored_entry import encode_entry
 from engine.snapshots.snapshots import Header, bandit, meaning_of, publish
 from policies import dump
 
@@ -90,7 +90,7 @@ def customer(name: str, chance: random.Random) -> Profile:
         bought = {"revenue": 12.5 + number, "order_id": f"o-{number}"}
         events.append(Event("track", f"p{number}", event="purchase", properties=bought, channel="web"))
     for event in events:
-        one = reduce(one, event, NOW - chance.uniform(0, 30) * 86_400, ProfileRules())
+        one = apply_event(one, event, NOW - chance.uniform(0, 30) * 86_400, ProfileRules())
     return one
 
 
@@ -110,12 +110,12 @@ def learnt(client: redis.Redis, path: Path) -> Plan:
 
 def fill(client: redis.Redis, customers: int) -> None:
     """Customers `u-0` …, each a `customer`; for the peer as a JSON text, too."""
-    chance, hash_ = random.Random(20261122), keys.hasher(b"counterpoint")
+    chance, hash_ = random.Random(20261122), keys.key_hasher(b"counterpoint")
     for start in range(0, customers, 2000):
         pipe = client.pipeline(transaction=False)
         for name in (f"u-{number}" for number in range(start, min(start + 2000, customers))):
             profile = customer(name, chance)
-            pipe.set(keyspace.profile(hash_("user_id", name)), write(profile))
+            pipe.set(keyspace.profile(hash_("user_id", name)), encode_entry(profile))
             pipe.set(f"profile:{name}", msgspec.json.encode(profile))
         pipe.execute()
 

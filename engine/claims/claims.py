@@ -14,29 +14,30 @@ from typing import Literal
 import msgspec
 
 from engine import keyspace
-from engine.customers.redis.counts import Counts, times
-from engine.customers.redis.keys import Key
-from engine.customers.redis.pipeline import Reply, Wire, script
-from engine.customers.redis.stored_entry import DIGITS
+from engine.customer import Counts
+from engine.customers.redis.counts import decode_counts
+from engine.customers.redis.keys import ProfileKey
+from engine.customers.redis.pipeline import RedisPipeline, RedisReply, load_script
+from engine.customers.redis.stored_entry import KEY_DIGITS
 from engine.errors import StoreUnavailable
 from engine.vocabulary import DAY
 
 UNIT = 10_000  # amounts are kept as whole ten-thousandths, so sums are exact
 LIFE = 400 * DAY
-KEPT = 64
+COUNTER_ENTRIES = 64
 COUNTERS = 256
 MOVES = 4
 SECURED = 60.0  # seconds, for a confirmation of several to be done
 
-Pool = Literal["stock", "budget"]
-Verb = Literal["reserve", "secure", "confirm", "release", "undo", "level"]
-Reason = Literal["cap", "stock", "budget", "erased"]
+PoolKind = Literal["stock", "budget"]
+PoolAction = Literal["reserve", "secure", "confirm", "release", "undo", "level"]
+DenialReason = Literal["cap", "stock", "budget", "erased"]
 
-_CLAIMS = script(Path(__file__).with_name("claims.lua"))
-_POOL = script(Path(__file__).with_name("pool.lua"))
+_CLAIMS = load_script(Path(__file__).with_name("claims.lua"))
+_POOL = load_script(Path(__file__).with_name("pool.lua"))
 
 
-class Cap(msgspec.Struct, frozen=True, array_like=True):
+class CapCheck(msgspec.Struct, frozen=True, array_like=True):
     """At most `limit` of what `counter` counts (`exposure|tag:loyalty`, say) later than `since` (s since 1970)."""
 
     counter: str
@@ -44,13 +45,13 @@ class Cap(msgspec.Struct, frozen=True, array_like=True):
     since: float
 
 
-class Take(msgspec.Struct, frozen=True):
+class PoolShare(msgspec.Struct, frozen=True):
     """`amount` of a stock or budget, held for `hold` seconds (0: taken at once) while at least `least` is left.
 
     A budget's `limit` is the plan's; a stock's (None) is the level that was last told.
     """
 
-    pool: Pool
+    pool: PoolKind
     name: str
     amount: float = 1.0
     least: float = 0.0
@@ -66,26 +67,26 @@ class Claim(msgspec.Struct, frozen=True):
     """
 
     id: str
-    caps: list[Cap] = []
+    caps: list[CapCheck] = []
     counters: list[str] = []
-    takes: list[Take] = []
-    most: int = KEPT
+    takes: list[PoolShare] = []
+    most: int = COUNTER_ENTRIES
 
 
 class Denial(msgspec.Struct, frozen=True):
     """Why a claim was not granted: the first cap's counter, or the stock or budget."""
 
-    reason: Reason
+    reason: DenialReason
     name: str
 
 
 class Claims:
     """The claims behind `wire`. Every method raises StoreUnavailable where Redis does not answer in time."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: RedisPipeline) -> None:
         self._wire = wire
 
-    async def claim(self, key: Key, claims: Sequence[Claim], now: float) -> list[Denial | None]:
+    async def claim(self, key: ProfileKey, claims: Sequence[Claim], now: float) -> list[Denial | None]:
         """None for each claim granted to the customer at `key` at `now`; several are counted in their order.
 
         One round trip; a second gives back what a claim got that was refused elsewhere.
@@ -105,7 +106,7 @@ class Claims:
             await asyncio.gather(*undone)
         return denials
 
-    async def count(self, key: Key, claim: Claim, now: float) -> None:
+    async def count(self, key: ProfileKey, claim: Claim, now: float) -> None:
         """Count what happened to the customer whatever the caps say: a redemption, a refusal, an exposure seen late."""
         await self._count(key, [(_short(claim.id), (), claim.counters, False, claim.most)], now)
 
@@ -123,7 +124,7 @@ class Claims:
                 return False
         return all(await asyncio.gather(*(self._pool("confirm", take, claim.id, now) for take in claim.takes)))
 
-    async def release(self, key: Key, claim: Claim, now: float) -> None:
+    async def release(self, key: ProfileKey, claim: Claim, now: float) -> None:
         """Give back what a claim holds and counted; what was confirmed stays."""
         released = [self._pool("release", take, claim.id, now) for take in claim.takes]
         await self._count(key, [(_short(claim.id), (), claim.counters, True, claim.most)], now)
@@ -131,9 +132,9 @@ class Claims:
 
     async def stock(self, sku: str, level: float, now: float) -> None:
         """The level of a stock as counted by the shop at `now`; what is held is not in it yet."""
-        await self._pool("level", Take("stock", sku, level), "", now)
+        await self._pool("level", PoolShare("stock", sku, level), "", now)
 
-    async def left(self, take: Take) -> float:
+    async def left(self, take: PoolShare) -> float:
         """How much of a stock or budget is neither gone nor held; a lapsed hold counts until the next claim."""
         reply = await self._wire.send("HMGET", pool_key(take), "level", "spent", "held")
         if not isinstance(reply, list):
@@ -141,7 +142,7 @@ class Claims:
         level, spent, held = (float(value or 0) / UNIT for value in reply)
         return (level if take.limit is None else take.limit) - spent - held
 
-    async def remaining(self, take: Take, now: float) -> float:
+    async def remaining(self, take: PoolShare, now: float) -> float:
         """How much of a stock or budget is neither gone nor held at `now`; reads only."""
         name = pool_key(take)
         lapsed = self._wire.send("ZRANGEBYSCORE", f"{name}:holds", "-inf", repr(now))
@@ -153,12 +154,12 @@ class Claims:
             raise TypeError(f"HMGET answered {held!r}")
         return left + sum(float(_text(amount)) for amount in held if amount is not None) / UNIT
 
-    async def counts(self, key: Key) -> Counts:
+    async def counts(self, key: ProfileKey) -> Counts:
         """When what was counted for the customer happened, by counter, as `since` windows see it."""
-        return await self._wire.get([keyspace.counters(key)], lambda values: times(values[0]))
+        return await self._wire.get([keyspace.counters(key)], lambda values: decode_counts(values[0]))
 
     async def _count(
-        self, key: Key, claims: Sequence[tuple[str, Sequence[Cap], list[str], bool, int]], now: float
+        self, key: ProfileKey, claims: Sequence[tuple[str, Sequence[CapCheck], list[str], bool, int]], now: float
     ) -> list[Denial | None]:
         asked = [claim for claim in claims if claim[1] or claim[2]]
         if not asked:
@@ -171,10 +172,10 @@ class Claims:
                 return [_denied(claim[1], next(failed)) if claim[1] or claim[2] else None for claim in claims]
             if not isinstance(reply, bytes) or reply[:1] == b"T":
                 return [Denial("erased", "") for _ in claims]
-            key = reply[1 : 1 + DIGITS].decode()
+            key = reply[1 : 1 + KEY_DIGITS].decode()
         raise StoreUnavailable(f"a customer moved {MOVES} times while they were claimed for; ask again")
 
-    def _pool(self, verb: Verb, take: Take, id_: str, now: float) -> "asyncio.Future[Reply]":
+    def _pool(self, verb: PoolAction, take: PoolShare, id_: str, now: float) -> "asyncio.Future[RedisReply]":
         name = pool_key(take)
         limit = "" if take.limit is None else round(take.limit * UNIT)
         arguments = (
@@ -195,7 +196,7 @@ def _short(claim_id: str) -> str:
     return blake2b(claim_id.encode(), digest_size=6).hexdigest()
 
 
-def _denied(caps: Sequence[Cap], failed: Reply) -> Denial | None:
+def _denied(caps: Sequence[CapCheck], failed: RedisReply) -> Denial | None:
     return Denial("cap", caps[failed - 1].counter) if isinstance(failed, int) and failed else None
 
 
@@ -203,6 +204,6 @@ def _text(value: bytes | int | None) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def pool_key(take: Take) -> str:
+def pool_key(take: PoolShare) -> str:
     """Where a stock or budget is stored."""
     return keyspace.pool(take.pool, take.name)

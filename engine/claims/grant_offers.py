@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from engine.catalog.plan.plan import Plan
-from engine.claims.claims import Claim, Claims, Denial, Take
-from engine.claims.pending_exposures import Prefetched
-from engine.claims.requirements import Where, claim_of
-from engine.customers.redis.keys import Key
+from engine.claims.claims import Claim, Claims, Denial, PoolShare
+from engine.claims.pending_exposures import PendingDecision
+from engine.claims.requirements import ShowingContext, required_claim
+from engine.customers.redis.keys import ProfileKey
 from engine.decision.decision import Decision
 from engine.decision.gates import Gate
 from engine.decision.offers import INSTEAD, Choice
@@ -17,18 +17,18 @@ from engine.decision.offers import INSTEAD, Choice
 ROUNDS = 8
 LOW = 64
 
-Lost = Mapping[str, Mapping[str, Gate]]
-Again = Callable[[Lost], Decision]
+LostOffers = Mapping[str, Mapping[str, Gate]]
+DecideAgain = Callable[[LostOffers], Decision]
 
 
-class Granting:
+class OfferGrants:
     """The claims of one worker, and which stocks and budgets it last found empty.
 
     Every method raises StoreUnavailable where Redis does not answer in time; what was claimed until then expires.
     """
 
     def __init__(self, claims: Claims) -> None:
-        self.low: dict[str, Take] = {}
+        self.low: dict[str, PoolShare] = {}
         self._plan: str | None = None
         self._claims = claims
 
@@ -45,7 +45,7 @@ class Granting:
                 self.low.pop(pool, None)
         return {pool: amount for (pool, _), amount in zip(low, left, strict=True)}
 
-    async def grant(self, plan: Plan, decision: Decision, key: Key, now: float, again: Again) -> Decision:
+    async def grant(self, plan: Plan, decision: Decision, key: ProfileKey, now: float, again: DecideAgain) -> Decision:
         """The decision with every limited offer of it claimed for the customer at `key`.
 
         A lost claim masks that offer and `again` draws from the others; what was claimed and is not shown after all is
@@ -82,30 +82,32 @@ class Granting:
 
     def wanted(self, plan: Plan, decision: Decision, now: float) -> dict[str, Claim]:
         """What a decision must be granted before it may be seen, by placement."""
-        where = Where(decision.channel, decision.zone, now)
+        where = ShowingContext(decision.channel, decision.zone, now)
         return {
             placement: claim
             for placement, choice in decision.choices.items()
-            if (claim := claim_of(plan, decision.answer.decision_id, placement, choice, where)) is not None
+            if (claim := required_claim(plan, decision.answer.decision_id, placement, choice, where)) is not None
         }
 
     async def see(
-        self, plan: Plan, waiting: Prefetched, decision_id: str, keys: Iterable[str], now: float
+        self, plan: Plan, waiting: PendingDecision, decision_id: str, keys: Iterable[str], now: float
     ) -> dict[str, Denial]:
         """Claim what was prefetched and is seen now; by placement, why its offer cannot be had any more."""
-        where = Where(waiting.channel, waiting.zone, now)
+        where = ShowingContext(waiting.channel, waiting.zone, now)
         found: dict[str, Claim] = {}
         for placement in keys:
             offer, moment, began = waiting.offers.get(placement, ("", None, 0.0))
             if offer in plan.offers:
                 choice = Choice(plan.offers[offer], "policy", 1.0, moment=moment, began=began)
-                claim = claim_of(plan, decision_id, placement, choice, where)
+                claim = required_claim(plan, decision_id, placement, choice, where)
                 if claim is not None:
                     found[placement] = claim
         denials = await self._claim(waiting.key, list(found.values()), [], now)
         return {p: denial for p, denial in zip(found, denials, strict=True) if denial is not None}
 
-    async def _claim(self, key: Key, fresh: Sequence[Claim], stale: Sequence[Claim], now: float) -> list[Denial | None]:
+    async def _claim(
+        self, key: ProfileKey, fresh: Sequence[Claim], stale: Sequence[Claim], now: float
+    ) -> list[Denial | None]:
         releases = asyncio.gather(*(self._claims.release(key, claim, now) for claim in stale))
         denials, _ = await asyncio.gather(self._claims.claim(key, fresh, now), releases)
         return denials
@@ -124,7 +126,7 @@ class Granting:
             del self.low[next(iter(self.low))]
 
 
-def to_remember(decision: Decision, key: Key, waits: Sequence[str]) -> Prefetched | None:
+def pending_of(decision: Decision, key: ProfileKey, waits: Sequence[str]) -> PendingDecision | None:
     """What must be kept of a decision: what `waits` to be seen, offers of which more will be heard; None if nothing."""
     offers = {
         placement: (choice.offer.key, choice.moment, choice.began)
@@ -133,7 +135,7 @@ def to_remember(decision: Decision, key: Key, waits: Sequence[str]) -> Prefetche
     }
     if not offers and not waits:
         return None
-    told = Prefetched("", list(waits), key, offers, decision.channel, decision.zone)
+    told = PendingDecision("", list(waits), key, offers, decision.channel, decision.zone)
     if not waits:
         return told
     customer = decision.answer.customer

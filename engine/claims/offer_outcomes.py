@@ -9,15 +9,15 @@ from msgspec.structs import replace
 from engine.catalog.plan.limits import Cap as Limit
 from engine.catalog.plan.plan import Moment, Offer, Plan
 from engine.claims.claims import Claim, Claims
-from engine.claims.pending_exposures import held
-from engine.claims.requirements import Where, cap_at, claim_id, most, once, takes_of
+from engine.claims.pending_exposures import fetch_pending
+from engine.claims.requirements import ShowingContext, cap_check, claim_id, entries_to_keep, moment_checks, pool_shares
 from engine.customer import attributes
-from engine.customers.model.events import Event, Status, customer_ids, occurred
+from engine.customers.model.events import Event, EventStatus, customer_ids, event_time
 from engine.customers.store import ProfileStore
 from engine.decision.moments import zone_of
 from engine.vocabulary import CONFIRMS, REDEMPTION, RELEASES
 
-Batch = Sequence[Event | Status]
+Batch = Sequence[Event | EventStatus]
 
 
 class _Redeemed(NamedTuple):
@@ -28,7 +28,7 @@ class _Redeemed(NamedTuple):
     moments: list[tuple[Moment, float]]
 
 
-async def admit(store: ProfileStore, claims: Claims, plan: Plan, batch: Batch, now: float) -> Batch:
+async def admit_redemptions(store: ProfileStore, claims: Claims, plan: Plan, batch: Batch, now: float) -> Batch:
     """The batch, in which redemptions that a cap, or a moment that is once, does not allow any more are refused.
 
     Raises:
@@ -39,8 +39,8 @@ async def admit(store: ProfileStore, claims: Claims, plan: Plan, batch: Batch, n
     return await asyncio.gather(*(_admitted(store, claims, plan, item, now) for item in batch))
 
 
-async def hear(
-    store: ProfileStore, claims: Claims, plan: Plan, batch: Batch, statuses: Sequence[Status], now: float
+async def apply_outcomes(
+    store: ProfileStore, claims: Claims, plan: Plan, batch: Batch, statuses: Sequence[EventStatus], now: float
 ) -> None:
     """Count what the events of a batch say of offers, and confirm or release what was held for them.
 
@@ -64,8 +64,8 @@ async def _hear(store: ProfileStore, claims: Claims, plan: Plan, event: Event, n
         return
     key = (await store.fetch(customer_ids(event), now)).key
     for offer in offers:
-        await claims.count(key, _counted(plan, offer, event), occurred(event, now))
-        takes = takes_of(offer)
+        await claims.count(key, _counted(plan, offer, event), event_time(event, now))
+        takes = pool_shares(offer)
         if takes and event.decision_id:
             claim = Claim(claim_id(event.decision_id, offer.key), takes=takes)
             if name in CONFIRMS:
@@ -75,20 +75,20 @@ async def _hear(store: ProfileStore, claims: Claims, plan: Plan, event: Event, n
 
 
 async def _admitted(
-    store: ProfileStore, claims: Claims, plan: Plan, item: Event | Status, now: float
-) -> Event | Status:
-    if isinstance(item, Status) or not _redeems(item):
+    store: ProfileStore, claims: Claims, plan: Plan, item: Event | EventStatus, now: float
+) -> Event | EventStatus:
+    if isinstance(item, EventStatus) or not _redeems(item):
         return item
     about = [one for one in await _about(store, plan, item) if one.caps or one.moments]
     if not about:
         return item
     found = await store.fetch(customer_ids(item), now)
     zone = zone_of(attributes(found.profile, now), plan.zone)
-    where = Where(item.channel or "", zone, occurred(item, now))
+    where = ShowingContext(item.channel or "", zone, event_time(item, now))
     asked: list[Claim] = []
     for offer, limits, moments in about:
-        caps = [cap_at(cap, where) for cap in limits]
-        caps += [cap for moment, began in moments for cap in once(moment, where, began)]
+        caps = [cap_check(cap, where) for cap in limits]
+        caps += [cap for moment, began in moments for cap in moment_checks(moment, where, began)]
         asked.append(replace(_counted(plan, offer, item), caps=caps))
     denials = await claims.claim(found.key, asked, where.now)
     refused = [one.offer.key for one, denial in zip(about, denials, strict=True) if denial is not None]
@@ -96,13 +96,13 @@ async def _admitted(
         return item
     granted = [claim for claim, denial in zip(asked, denials, strict=True) if denial is None]
     await asyncio.gather(*(claims.release(found.key, claim, now) for claim in granted))
-    return Status("rejected", item.message_id, f"offer: {refused[0]} was redeemed as often as it may be")
+    return EventStatus("rejected", item.message_id, f"offer: {refused[0]} was redeemed as often as it may be")
 
 
 def _counted(plan: Plan, offer: Offer, event: Event) -> Claim:
     """What an event about an offer counts, whatever the caps."""
     counters = offer.limits.counters(event.event or "", event.channel, plan.watched)
-    return Claim(f"{event.message_id}:{offer.key}", counters=counters, most=most(plan, counters))
+    return Claim(f"{event.message_id}:{offer.key}", counters=counters, most=entries_to_keep(plan, counters))
 
 
 async def _about(store: ProfileStore, plan: Plan, event: Event) -> list[_Redeemed]:
@@ -113,7 +113,7 @@ async def _about(store: ProfileStore, plan: Plan, event: Event) -> list[_Redeeme
         for moment in moments
         if moment.counter is not None and _of_redemptions(moment.counter)
     }
-    shown = await held(store.wire, event.decision_id) if event.decision_id and single else None
+    shown = await fetch_pending(store.wire, event.decision_id) if event.decision_id and single else None
     offered = shown.offers.values() if shown else ()
     came = {offer: (single[moment], began) for offer, moment, began in offered if moment in single}
     found = []
@@ -135,12 +135,12 @@ async def _offers(store: ProfileStore, plan: Plan, event: Event) -> list[Offer]:
     told = event.properties.get("offer")
     if isinstance(told, str):
         return [plan.offers[told]] if told in plan.offers else []
-    shown = await held(store.wire, event.decision_id) if event.decision_id else None
+    shown = await fetch_pending(store.wire, event.decision_id) if event.decision_id else None
     keys = [offer for offer, _, _ in shown.offers.values()] if shown else []
     return [plan.offers[key] for key in keys if key in plan.offers]
 
 
-def _redeems(item: Event | Status) -> bool:
+def _redeems(item: Event | EventStatus) -> bool:
     return isinstance(item, Event) and item.type == "track" and item.event == REDEMPTION
 
 

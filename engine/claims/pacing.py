@@ -8,33 +8,33 @@ import numpy as np
 
 from engine.catalog.plan.features import Value
 from engine.catalog.plan.plan import Offer, Plan, Selection
-from engine.claims.claims import Take
-from engine.claims.requirements import takes_of
+from engine.claims.claims import PoolShare
+from engine.claims.requirements import pool_shares
 from policies import Pacing, Policy
 
 
-class Pool(NamedTuple):
+class PacedPool(NamedTuple):
     """A stock or budget that must last until `ends` (s since 1970), what one showing takes of it, and whose it is."""
 
-    take: Take
+    take: PoolShare
     begins: float
     ends: float
     offers: tuple[str, ...]
 
 
-def pools_of(plan: Plan) -> dict[str, Pool]:
+def paced_pools(plan: Plan) -> dict[str, PacedPool]:
     """What must last by the plan, by `stock:SKU` or `budget:OFFER`; a stock of several offers until the last ends."""
-    found: dict[str, Pool] = {}
+    found: dict[str, PacedPool] = {}
     for offer in plan.offers.values():
         for take in _paced(offer):
             name = f"{take.pool}:{take.name}"
-            other = found.get(name, Pool(take, offer.start, offer.end, ()))
+            other = found.get(name, PacedPool(take, offer.start, offer.end, ()))
             span = min(other.begins, offer.start), max(other.ends, offer.end)
-            found[name] = Pool(take, *span, (*other.offers, offer.key))
+            found[name] = PacedPool(take, *span, (*other.offers, offer.key))
     return found
 
 
-def moved(before: Pacing | None, pool: Pool, left: float, now: float, seen: Sequence[float]) -> Pacing:
+def update_pacing(before: Pacing | None, pool: PacedPool, left: float, now: float, seen: Sequence[float]) -> Pacing:
     """The price of a pool at `now` (s since 1970) with `left` showings left; `seen` are what some were worth since."""
     if before is None or now < before.now:
         return Pacing(left, pool.ends, now)
@@ -43,7 +43,7 @@ def moved(before: Pacing | None, pool: Pool, left: float, now: float, seen: Sequ
     return replace(replace(before, ends=pool.ends).after(now, used, max(used, 0.0) * worth), left=left)
 
 
-def offers_of(pools: Mapping[str, Pool]) -> dict[str, list[str]]:
+def pools_by_offer(pools: Mapping[str, PacedPool]) -> dict[str, list[str]]:
     """The names of the pools that each offer takes of."""
     found: dict[str, list[str]] = {}
     for name, pool in pools.items():
@@ -52,15 +52,16 @@ def offers_of(pools: Mapping[str, Pool]) -> dict[str, list[str]]:
     return found
 
 
-def by_offer(pools: Mapping[str, Pool], prices: Mapping[str, Pacing]) -> dict[str, float]:
+def prices_by_offer(pools: Mapping[str, PacedPool], prices: Mapping[str, Pacing]) -> dict[str, float]:
     """What showing each offer costs: the prices, above 0, of all it takes of."""
     totals = {
-        offer: sum(prices[name].price for name in names if name in prices) for offer, names in offers_of(pools).items()
+        offer: sum(prices[name].price for name in names if name in prices)
+        for offer, names in pools_by_offer(pools).items()
     }
     return {offer: total for offer, total in totals.items() if total > 0}
 
 
-def worth_of(selection: Selection, policy: Policy, offer: str, context: Mapping[str, Value]) -> float:
+def expected_worth(selection: Selection, policy: Policy, offer: str, context: Mapping[str, Value]) -> float:
     """What showing an offer in a context is worth: its expected reward, by its value and lever where they are asked."""
     place = policy.arms.index(offer)
     x = selection.features.vector(context) if policy.dim else None
@@ -71,7 +72,7 @@ def worth_of(selection: Selection, policy: Policy, offer: str, context: Mapping[
     return worth
 
 
-def _paced(offer: Offer) -> list[Take]:
+def _paced(offer: Offer) -> list[PoolShare]:
     stock, budget = offer.limits.stock, offer.limits.budget
     asked = {"stock": stock is not None and stock.pace, "budget": budget is not None and budget.pace}
-    return [take for take in takes_of(offer) if asked[take.pool]]
+    return [take for take in pool_shares(offer) if asked[take.pool]]

@@ -6,15 +6,15 @@ import msgspec
 
 from engine import keyspace
 from engine.customer import CustomerIds
-from engine.customers.redis.keys import Key
-from engine.customers.redis.pipeline import Values, Wire
+from engine.customers.redis.keys import ProfileKey
+from engine.customers.redis.pipeline import RedisPipeline, StoredValues
 from engine.customers.redis.stored_entry import TOMBSTONE
 from engine.hashing import identifier_digest
 
 LIFE = 86_400
 
 
-class Prefetched(msgspec.Struct, frozen=True, array_like=True):
+class PendingDecision(msgspec.Struct, frozen=True, array_like=True):
     """For whom it was decided, and the experiments and placements that wait to be seen.
 
     Where none waits, as they were seen at once, it does not say for whom. `key` is where the customer's claims are;
@@ -24,7 +24,7 @@ class Prefetched(msgspec.Struct, frozen=True, array_like=True):
 
     customer: str
     keys: list[str]
-    key: Key = ""
+    key: ProfileKey = ""
     offers: dict[str, tuple[str, str | None, float]] = {}
     channel: str = ""
     zone: str = "UTC"
@@ -33,10 +33,10 @@ class Prefetched(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Prefetched).decode
+_decode = msgspec.msgpack.Decoder(PendingDecision).decode
 
 
-async def hold(wire: Wire, decision_id: str, prefetched: Prefetched) -> None:
+async def store_pending(wire: RedisPipeline, decision_id: str, prefetched: PendingDecision) -> None:
     """Keep a decision until it is seen; not where its customer was erased meanwhile.
 
     Raises:
@@ -50,17 +50,17 @@ async def hold(wire: Wire, decision_id: str, prefetched: Prefetched) -> None:
         await wire.send("DEL", keyspace.pending_decision(decision_id))
 
 
-async def held(wire: Wire, decision_id: str) -> Prefetched | None:
+async def fetch_pending(wire: RedisPipeline, decision_id: str) -> PendingDecision | None:
     """The decision of this id, if it waits to be seen.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
-    found: Prefetched | None = await wire.get([keyspace.pending_decision(decision_id)], _read)
+    found: PendingDecision | None = await wire.get([keyspace.pending_decision(decision_id)], _read)
     return found
 
 
-async def forget(wire: Wire, who: Container[str]) -> None:
+async def delete_pending_of(wire: RedisPipeline, who: Container[str]) -> None:
     """Let go of what waits to be seen by the erased, by the digests of their names. Looks at all that waits.
 
     Raises:
@@ -74,9 +74,9 @@ async def forget(wire: Wire, who: Container[str]) -> None:
                 await wire.send("DEL", name)
 
 
-def _erased(values: Values) -> bool:
+def _erased(values: StoredValues) -> bool:
     return values[0] == TOMBSTONE
 
 
-def _read(values: Values) -> Prefetched | None:
+def _read(values: StoredValues) -> PendingDecision | None:
     return None if values[0] is None else _decode(values[0])

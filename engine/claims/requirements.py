@@ -6,13 +6,13 @@ from typing import NamedTuple
 from engine.catalog.plan.limits import Cap as Limit
 from engine.catalog.plan.plan import Moment, Offer, Plan
 from engine.catalog.spec.experiment import seconds
-from engine.claims.claims import KEPT, Cap, Claim, Take
+from engine.claims.claims import COUNTER_ENTRIES, CapCheck, Claim, PoolShare
 from engine.decision.gates import window_start
 from engine.decision.moments import once_since
 from engine.decision.offers import Choice
 
 
-class Where(NamedTuple):
+class ShowingContext(NamedTuple):
     """On which channel, by which clock, and when (s since 1970)."""
 
     channel: str
@@ -25,46 +25,46 @@ def claim_id(decision_id: str, offer: str) -> str:
     return f"{decision_id}:{offer}"
 
 
-def claim_of(plan: Plan, decision_id: str, placement: str, choice: Choice, where: Where) -> Claim | None:
+def required_claim(plan: Plan, decision_id: str, placement: str, choice: Choice, where: ShowingContext) -> Claim | None:
     """What a choice needs to be claimed before it may be seen; None if nothing."""
     if choice.silent:
         return None
     limits = choice.offer.limits
-    caps = [cap_at(cap, where) for cap in limits.caps.get(where.channel, ())]
+    caps = [cap_check(cap, where) for cap in limits.caps.get(where.channel, ())]
     counters = list(limits.exposed.get(where.channel, ()))
     if choice.moment is not None:
         moments = plan.moments.get((where.channel, placement), ())
         for moment in moments:
             if moment.key == choice.moment:
-                caps += once(moment, where, choice.began)
-    takes = takes_of(choice.offer)
+                caps += moment_checks(moment, where, choice.began)
+    takes = pool_shares(choice.offer)
     if not (caps or counters or takes):
         return None
-    return Claim(claim_id(decision_id, choice.offer.key), caps, counters, takes, most(plan, counters))
+    return Claim(claim_id(decision_id, choice.offer.key), caps, counters, takes, entries_to_keep(plan, counters))
 
 
-def most(plan: Plan, counters: Iterable[str]) -> int:
+def entries_to_keep(plan: Plan, counters: Iterable[str]) -> int:
     """How many must be kept of what these count, for every rule that reads them."""
-    return max((KEPT, *(plan.watched.get(counter, 0) for counter in counters)))
+    return max((COUNTER_ENTRIES, *(plan.watched.get(counter, 0) for counter in counters)))
 
 
-def cap_at(cap: Limit, where: Where) -> Cap:
+def cap_check(cap: Limit, where: ShowingContext) -> CapCheck:
     """A cap with the moment from which it counts."""
-    return Cap(cap.counter, cap.count, window_start(cap, where.now, where.zone))
+    return CapCheck(cap.counter, cap.count, window_start(cap, where.now, where.zone))
 
 
-def once(moment: Moment, where: Where, began: float) -> list[Cap]:
+def moment_checks(moment: Moment, where: ShowingContext, began: float) -> list[CapCheck]:
     """What keeps a moment that began then from coming a second time; nothing where it may."""
-    return [Cap(moment.counter, 1, once_since(moment, where.now, where.zone, began))] if moment.counter else []
+    return [CapCheck(moment.counter, 1, once_since(moment, where.now, where.zone, began))] if moment.counter else []
 
 
-def takes_of(offer: Offer) -> list[Take]:
+def pool_shares(offer: Offer) -> list[PoolShare]:
     """What one showing of an offer holds of its stock and its budget."""
     stock, budget = offer.limits.stock, offer.limits.budget
     takes = []
     if stock is not None:
-        takes.append(Take("stock", stock.sku, 1.0, stock.at_least, hold=seconds(stock.hold)))
+        takes.append(PoolShare("stock", stock.sku, 1.0, stock.at_least, hold=seconds(stock.hold)))
     if budget is not None:
         hold = seconds(budget.hold)
-        takes.append(Take("budget", offer.key, budget.cost, budget.cost, limit=budget.amount, hold=hold))
+        takes.append(PoolShare("budget", offer.key, budget.cost, budget.cost, limit=budget.amount, hold=hold))
     return takes

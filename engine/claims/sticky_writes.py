@@ -8,17 +8,19 @@ from msgspec.structs import replace
 from engine import keyspace
 from engine.customer import Profile
 from engine.customers.redis import pipeline
-from engine.customers.redis.pipeline import Values, script
-from engine.customers.redis.stored_entry import Entry, read, stamp, write
-from engine.customers.store import ProfileStore, Resolved
+from engine.customers.redis.pipeline import StoredValues, load_script
+from engine.customers.redis.stored_entry import Entry, decode_entry, encode_entry, entry_prefix
+from engine.customers.store import FetchedCustomer, ProfileStore
 from engine.decision.sticky import experiment_of
 
 ATTEMPTS = 8
 
-_WRITE = script(Path(pipeline.__file__).with_name("write.lua"))
+_WRITE = load_script(Path(pipeline.__file__).with_name("write.lua"))
 
 
-async def keep(store: ProfileStore, resolved: Resolved, kept: Mapping[str, str], live: Container[str]) -> None:
+async def write_sticky(
+    store: ProfileStore, resolved: FetchedCustomer, kept: Mapping[str, str], live: Container[str]
+) -> None:
     """Keep `kept` with the customer, and let go what is held for experiments that are not `live` any more.
 
     What others kept since the customer was read stays. Nothing is written of a customer whom the store does not know
@@ -41,11 +43,11 @@ async def keep(store: ProfileStore, resolved: Resolved, kept: Mapping[str, str],
             return
         sticky = {name: variant for name, variant in held.items() if experiment_of(name) in live} | news
         life = int((rules.life if stored.known and not stored.shared else rules.anonymous_life) * 1000)
-        value = write(replace(stored, sticky=sticky, version=stored.version + 1))
-        if await store.wire.call(_WRITE, slots, (stamp(stored), value, life, b"", 0, b"", 0)):
+        value = encode_entry(replace(stored, sticky=sticky, version=stored.version + 1))
+        if await store.wire.call(_WRITE, slots, (entry_prefix(stored), value, life, b"", 0, b"", 0)):
             return
         stored = await store.wire.get([slots[0]], _entry)
 
 
-def _entry(values: Values) -> Entry:
-    return read(values[0])
+def _entry(values: StoredValues) -> Entry:
+    return decode_entry(values[0])

@@ -90,14 +90,14 @@ def plan(
     from engine.catalog.check.load import load_specs
     from engine.catalog.diff.experiments import changes
     from engine.catalog.plan.compile import compile_plan
-    from engine.rehearse.customers import made_up, read_sample
-    from engine.rehearse.variant_moves import moves
+    from engine.rehearse.customers import make_customers, read_sample
+    from engine.rehearse.variant_moves import count_moves
 
     before, after = load_specs(old), load_specs(new)
-    sample = [one.profile for one in (read_sample(profiles) if profiles else made_up(10_000))]
+    sample = [one.profile for one in (read_sample(profiles) if profiles else make_customers(10_000))]
     now = time.time()
     found = changes(before, after, now)
-    moved = moves(compile_plan(before), compile_plan(after), sample, now)
+    moved = count_moves(compile_plan(before), compile_plan(after), sample, now)
     if json:
         print_json({"changes": found, "moves": moved, "sample": len(sample)})
         return 0
@@ -136,14 +136,14 @@ def preview(
     """
     from engine.catalog.check.load import load_specs
     from engine.catalog.plan.compile import compile_plan
-    from engine.rehearse.customers import met_on, read_sample
+    from engine.rehearse.customers import read_sample, with_channel
     from engine.rehearse.preview import preview as show
-    from engine.rehearse.preview import with_drafts
+    from engine.rehearse.preview import with_draft
 
     settings = from_environment(experiments=experiments, data=data, redis=redis)
-    trial = compile_plan(with_drafts(load_specs(settings.experiments), key))
+    trial = compile_plan(with_draft(load_specs(settings.experiments), key))
     learnt = learnt_of(settings, trial, named=redis is not None)
-    rows = show(trial, key, met_on(read_sample(customers), channel), time.time(), learnt)
+    rows = show(trial, key, with_channel(read_sample(customers), channel), time.time(), learnt)
     if json:
         print_json(rows)
         return 0
@@ -263,13 +263,15 @@ def coverage(
     """
     from engine.catalog.check.load import load_specs
     from engine.catalog.plan.compile import compile_plan
-    from engine.rehearse.coverage import coverage as cover
-    from engine.rehearse.coverage import unmet
-    from engine.rehearse.customers import one_per_stage, read_sample
+    from engine.rehearse.coverage import measure_coverage as cover
+    from engine.rehearse.coverage import unmet_segments
+    from engine.rehearse.customers import make_one_per_stage, read_sample
 
     specs, now = load_specs(from_environment(experiments=experiments).experiments), time.time()
     purposes = {offer.purpose for offer in specs.offers.values() if offer.purpose is not None}
-    cells = cover(compile_plan(specs), specs, read_sample(profiles) if profiles else one_per_stage(purposes, now), now)
+    cells = cover(
+        compile_plan(specs), specs, read_sample(profiles) if profiles else make_one_per_stage(purposes, now), now
+    )
     if json:
         print_json(cells)
         return 0
@@ -285,6 +287,6 @@ def coverage(
         out.print(table)
     if len(holes) < len(cells) and not full:
         say("--all shows what is covered too.")
-    if missing := unmet(specs, cells):
+    if missing := unmet_segments(specs, cells):
         say(f"Nobody of the sample is in {', '.join(missing)}; name customers who are with --profiles.")
     return 0

@@ -26,19 +26,19 @@ app.command(policy)
 @app.command
 def export(customer: Customer, *, data: Data = None, redis: Redis = None, json: AsJson = True) -> int:  # noqa: ARG001 (it always is)
     """Hand out all that is kept of a customer, found by any of their ids, as one JSON document."""
-    from engine.customers.customer_view import portrait
-    from engine.customers.redis.keys import spellings
+    from engine.customers.customer_view import customer_view
+    from engine.customers.redis.keys import identifier_spellings
     from engine.journal.log.export import rows_of
 
     with at_store(data, redis) as settings:
         found = asyncio.run(_export(settings.redis, customer))
-        ids = spellings(customer)
+        ids = identifier_spellings(customer)
         if found:
             ids |= {found.profile.id, *(value for values in found.profile.ids.values() for value in values)}
         rows = rows_of(settings.log, ids, settings.redis)
     if found is None and not any(rows.values()):
         raise BadInput(f"{customer!r}: nothing is kept under this id; give any id the customer was known by")
-    profile = portrait(found.profile, time.time(), found.counts) if found else None
+    profile = customer_view(found.profile, time.time(), found.counts) if found else None
     print_json({"customer": customer, "profile": profile, "log": rows})
     return 0
 
@@ -148,7 +148,7 @@ async def _export(redis: str, customer: str) -> "Export | None":
 
 
 async def _erase(redis: str, customer: str) -> set[str]:
-    from engine.customers.redis.keys import spellings
+    from engine.customers.redis.keys import identifier_spellings
     from engine.customers.store import ProfileStore
     from engine.erasure.profiles import erase_profile
     from engine.service.idempotency import forget
@@ -158,4 +158,4 @@ async def _erase(redis: str, customer: str) -> set[str]:
         gone = await erase_profile(store, customer, forget)
     finally:
         await store.close()
-    return {*spellings(customer), *(value for values in gone.values() for value in values)}
+    return {*identifier_spellings(customer), *(value for values in gone.values() for value in values)}

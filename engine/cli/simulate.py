@@ -80,22 +80,21 @@ def simulate(
     from engine.catalog.check.load import load_specs
     from engine.catalog.plan.compile import compile_plan
     from engine.journal.log.logged_requests import logged_requests
-    from engine.rehearse.customers import made_up, met_on, read_sample
-    from engine.rehearse.dry_run import asking, dry_run
-    from engine.rehearse.dry_run import visits as visits_of
-    from engine.rehearse.preview import with_drafts
+    from engine.rehearse.customers import make_customers, read_sample, with_channel
+    from engine.rehearse.dry_run import dry_run, visits_of_log, visits_of_sample
+    from engine.rehearse.preview import with_draft
 
     each, over = 1 if visits is None else visits, 1.0 if days is None else days
     many, redeemed = 10_000 if customers is None else customers, 1.0 if redeem is None else redeem
     if min(many, each) < 1 or over < 0 or not 0 <= redeemed <= 1:
         raise BadInput("simulate: --customers and --visits start at 1, --days at 0, and --redeem is between 0 and 1")
     settings = from_environment(experiments=experiments, data=data, redis=redis)
-    trial = compile_plan(with_drafts(load_specs(settings.experiments), key))
+    trial = compile_plan(with_draft(load_specs(settings.experiments), key))
     if log:
-        traffic = asking(trial, key, ((one.now, one.request, one.profile) for one in logged_requests(log)))
+        traffic = visits_of_log(trial, key, ((one.now, one.request, one.profile) for one in logged_requests(log)))
     else:
-        sample = met_on(read_sample(profiles) if profiles else made_up(many), channel)
-        traffic = visits_of(trial, key, sample, time.time(), each=each, days=over)
+        sample = with_channel(read_sample(profiles) if profiles else make_customers(many), channel)
+        traffic = visits_of_sample(trial, key, sample, time.time(), each=each, days=over)
     learnt = learnt_of(settings, trial, named=redis is not None)
     result = dry_run(trial, key, traffic, stock=_levels(stock or [], trial), redeemed=redeemed, snapshots=learnt)
     if json:

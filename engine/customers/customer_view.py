@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from engine.customer import Profile, attributes, resume
-from engine.customers.redis.counts import Counts
+from engine.customer import Counts, Profile, attributes, resume
 
 
-def portrait(profile: Profile, now: float, counts: Counts | None = None) -> dict[str, object]:
+def customer_view(profile: Profile, now: float, counts: Counts | None = None) -> dict[str, object]:
     """Everything of a customer as JSON data: what conditions read at `now`, and all it comes from.
 
     The same events leave the same portrait, whatever order and however often they came in.
@@ -22,19 +21,19 @@ def portrait(profile: Profile, now: float, counts: Counts | None = None) -> dict
         "units": sorted(profile.units),
         "identifiers": {kind: sorted(values) for kind, values in sorted(profile.ids.items())},
         "shared": profile.shared,
-        "created": moment(profile.created),
-        "updated": moment(profile.updated),
+        "created": format_time(profile.created),
+        "updated": format_time(profile.updated),
         "attributes": seen,
         "resume": resume(profile, now),
         "traits": {
-            name: {"value": trait.value, "time": moment(trait.time), "source": trait.source}
+            name: {"value": trait.value, "time": format_time(trait.time), "source": trait.source}
             for name, trait in sorted(profile.traits.items())
         },
         "consents": {
             name: {
                 "granted": consent.granted,
-                "time": moment(consent.time),
-                "expires": moment(consent.expires) if consent.expires is not None else None,
+                "time": format_time(consent.time),
+                "expires": format_time(consent.expires) if consent.expires is not None else None,
                 "source": consent.source,
             }
             for name, consent in sorted(profile.consents.items())
@@ -45,23 +44,25 @@ def portrait(profile: Profile, now: float, counts: Counts | None = None) -> dict
                 "revenue": order.revenue,
                 "refunded": order.revenue if order.full else order.refunded,
                 "points": order.points,
-                "time": moment(abs(order.time)),
+                "time": format_time(abs(order.time)),
             }
             for key, order in sorted(profile.orders.items(), key=lambda item: (abs(item[1].time), item[0]))
         ],
-        "visits": [{"from": moment(start), "to": moment(end)} for start, end in profile.visits],
+        "visits": [{"from": format_time(start), "to": format_time(end)} for start, end in profile.visits],
         "answers": {
-            name: {"score": answer.score, "time": moment(answer.time)}
+            name: {"score": answer.score, "time": format_time(answer.time)}
             for name, answer in sorted(profile.answers.items())
         },
         "channels": _moments(profile.channels),
         "events": _moments(profile.recent),
         "sticky": dict(sorted(profile.sticky.items())),
-        "counted": {name: [moment(time) for time in sorted(times)] for name, times in sorted((counts or {}).items())},
+        "counted": {
+            name: [format_time(time) for time in sorted(times)] for name, times in sorted((counts or {}).items())
+        },
     }
 
 
-def moment(time: float) -> str:
+def format_time(time: float) -> str:
     """A time (s since 1970) as RFC 3339 text in UTC."""
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -71,4 +72,4 @@ def _rounded(value: object) -> object:
 
 
 def _moments(times: Mapping[str, float]) -> dict[str, str]:
-    return {name: moment(time) for name, time in sorted(times.items())}
+    return {name: format_time(time) for name, time in sorted(times.items())}

@@ -6,7 +6,7 @@ import msgspec
 
 from engine.customer import CustomerIds
 from engine.customers.redis import keys
-from engine.customers.redis.pipeline import Wire
+from engine.customers.redis.pipeline import RedisPipeline
 from engine.errors import StoreUnavailable
 from engine.hashing import identifier_digest
 from engine.keyspace import ERASURES
@@ -15,10 +15,10 @@ SECONDS = 0.5
 _PIECE = 1000
 
 
-class Forgotten:
+class ErasedCache:
     """What one process heard of erasures; they are told for a month."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: RedisPipeline) -> None:
         self._wire = wire
         self._since = b"0-0"
         self._digests: set[bytes] = set()
@@ -41,4 +41,4 @@ class Forgotten:
 
     def names(self, ids: CustomerIds) -> bool:
         """Whether they name somebody who was erased: the strongest does; a device may be another's too."""
-        return identifier_digest(keys.strongest(ids)).encode() in self._digests
+        return identifier_digest(keys.strongest_identifier(ids)).encode() in self._digests

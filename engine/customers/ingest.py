@@ -6,25 +6,25 @@ from typing import NamedTuple
 
 from engine import keyspace
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.customers.model.consent_sums import linked, teller
-from engine.customers.model.events import Accepted, Event, Status, accept, customer_ids, occurred
-from engine.customers.model.identity import resolve
-from engine.customers.model.merge import met
-from engine.customers.model.reducers import reduce
+from engine.customers.model.consent_sums import link_sources, source_tag
+from engine.customers.model.events import Accepted, Event, EventStatus, accepted_event, customer_ids, event_time
+from engine.customers.model.identity import resolve_identity
+from engine.customers.model.merge import record_unit
+from engine.customers.model.reducers import apply_event
 from engine.customers.redis import keys
-from engine.customers.redis.keys import Hasher, Ident, Key
-from engine.customers.redis.pipeline import Wire
-from engine.customers.write_batch import Workbench, digest
+from engine.customers.redis.keys import KeyedId, KeyHasher, ProfileKey
+from engine.customers.redis.pipeline import RedisPipeline
+from engine.customers.write_batch import WriteBatch, message_digest
 from engine.errors import StoreUnavailable
 from engine.vocabulary import REFUNDS
 
 ATTEMPTS = 32
 BATCH = 100  # more would keep the decisions of this process waiting
 
-Journal = Callable[[list[Accepted]], Awaitable[None]]
+EventJournal = Callable[[list[Accepted]], Awaitable[None]]
 
 
-class _Item:
+class _IngestItem:
     """One event, or without one a decision that is seen (by `unit`), on its way; `status` is set once it is settled."""
 
     __slots__ = ("event", "idents", "journal", "journaled", "mark", "received", "status", "time", "unit", "written")
@@ -32,10 +32,10 @@ class _Item:
     def __init__(
         self,
         event: Event | None,
-        idents: list[Ident],
+        idents: list[KeyedId],
         time: float,
         received: float,
-        journal: Journal,
+        journal: EventJournal,
         unit: str = "",
     ) -> None:
         self.event = event
@@ -44,51 +44,55 @@ class _Item:
         self.time = time
         self.received = received
         self.journal = journal
-        self.mark = digest(event.message_id) if event is not None else b""
+        self.mark = message_digest(event.message_id) if event is not None else b""
         self.journaled = False
         self.written = False
-        self.status: Status | None = None
+        self.status: EventStatus | None = None
 
 
-class _Waiting(NamedTuple):
-    items: list[_Item]
+class _QueuedItems(NamedTuple):
+    items: list[_IngestItem]
     future: "asyncio.Future[None]"
 
 
-class Ingest:
+class IngestQueue:
     """The one writer of profiles in a process: batches that come while one is written are the next."""
 
-    def __init__(self, wire: Wire, rules: ProfileRules, hash_: Hasher) -> None:
+    def __init__(self, wire: RedisPipeline, rules: ProfileRules, hash_: KeyHasher) -> None:
         self._wire = wire
         self.rules = rules
         self._hash = hash_
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_QueuedItems] = []
         self._running: asyncio.Task[None] | None = None
 
-    async def batch(self, batch: Sequence[Event | Status], received: float, journal: Journal) -> list[Status]:
+    async def batch(
+        self, batch: Sequence[Event | EventStatus], received: float, journal: EventJournal
+    ) -> list[EventStatus]:
         """A status per item; errors as in `ProfileStore`."""
         items = [
-            _Item(event, keys.idents(customer_ids(event), self._hash), occurred(event, received), received, journal)
+            _IngestItem(
+                event, keys.keyed_ids(customer_ids(event), self._hash), event_time(event, received), received, journal
+            )
             for event in batch
             if isinstance(event, Event)
         ]
         await self._add(items)
         done = iter(items)
         return [
-            item if isinstance(item, Status) else next(done).status or Status("rejected", item.message_id)
+            item if isinstance(item, EventStatus) else next(done).status or EventStatus("rejected", item.message_id)
             for item in batch
         ]
 
-    async def login(self, idents: list[Ident], now: float, journal: Journal, unit: str) -> None:
+    async def login(self, idents: list[KeyedId], now: float, journal: EventJournal, unit: str) -> None:
         """Bind and merge what `idents` name, of whom a decision was seen that hangs on `unit` (empty: none was)."""
-        await self._add([_Item(None, idents, now, now, journal, unit)])
+        await self._add([_IngestItem(None, idents, now, now, journal, unit)])
 
-    async def _add(self, items: list[_Item]) -> None:
+    async def _add(self, items: list[_IngestItem]) -> None:
         loop = asyncio.get_running_loop()
         items = sorted(items, key=lambda item: item.time)
         for start in range(0, len(items), BATCH):
             future: asyncio.Future[None] = loop.create_future()
-            self._waiting.append(_Waiting(items[start : start + BATCH], future))
+            self._waiting.append(_QueuedItems(items[start : start + BATCH], future))
             if self._running is None:
                 self._running = loop.create_task(self._run())
             await future
@@ -96,7 +100,7 @@ class Ingest:
     async def _run(self) -> None:
         try:
             while self._waiting:
-                taken: list[_Waiting] = []
+                taken: list[_QueuedItems] = []
                 size = 0
                 while self._waiting and size < BATCH:
                     taken.append(self._waiting.pop(0))
@@ -113,9 +117,9 @@ class Ingest:
         finally:
             self._running = None
 
-    async def _count(self, items: list[_Item]) -> None:
+    async def _count(self, items: list[_IngestItem]) -> None:
         items = sorted(items, key=lambda item: item.time)
-        begun: set[Key] = set()
+        begun: set[ProfileKey] = set()
         for _ in range(ATTEMPTS):
             bench = await self._load(items, begun)
             for journal, accepted in self._reduce(items, bench).items():
@@ -127,9 +131,9 @@ class Ingest:
                 items[number].written = True
         raise StoreUnavailable(f"a customer changed {ATTEMPTS} times while they were written; send the batch again")
 
-    async def _load(self, items: list[_Item], begun: set[Key]) -> Workbench:
+    async def _load(self, items: list[_IngestItem], begun: set[ProfileKey]) -> WriteBatch:
         """Everything the items name and the visitors whose merge was `begun`, with what they lead to."""
-        bench = Workbench(self.rules, self._hash)
+        bench = WriteBatch(self.rules, self._hash)
         missing = begun | {ident.key for item in items for ident in item.idents}
         while missing:
             wanted = sorted(missing)
@@ -140,37 +144,37 @@ class Ingest:
             missing = bench.led_to()
         return bench
 
-    def _reduce(self, items: Sequence[_Item], bench: Workbench) -> dict[Journal, list[Accepted]]:
+    def _reduce(self, items: Sequence[_IngestItem], bench: WriteBatch) -> dict[EventJournal, list[Accepted]]:
         """Reduce every item on the bench; what is newly accepted, by the journal to tell."""
-        told: dict[Journal, list[Accepted]] = {}
+        told: dict[EventJournal, list[Accepted]] = {}
         for idents in bench.pending():
-            if not (found := resolve(idents, bench.entries, self.rules, items[0].received)).erased:
+            if not (found := resolve_identity(idents, bench.entries, self.rules, items[0].received)).erased:
                 bench.settle(found, items[0].received, items[0].received, idents)
         for number, item in enumerate(items):
             if item.written:
                 continue
             event = item.event
-            found = resolve(item.idents, bench.entries, self.rules, item.time)
+            found = resolve_identity(item.idents, bench.entries, self.rules, item.time)
             if found.erased:
                 if event is not None:
-                    item.status = Status(
+                    item.status = EventStatus(
                         "rejected", event.message_id, "the customer was erased; nothing is kept of them"
                     )
                 continue
             if event is not None and bench.counted(found, item.idents, item.mark):
-                item.status = item.status or Status("duplicate", event.message_id)
+                item.status = item.status or EventStatus("duplicate", event.message_id)
                 continue
             news = bench.settle(found, item.time, item.received, item.idents)
             profile = bench.profile(found)
             if event is None:
-                named = [teller(ident.kind, ident.value) for ident in item.idents if ident.value]
-                bench.keep(found, met(linked(profile, named, item.time), item.unit, item.time))
+                named = [source_tag(ident.kind, ident.value) for ident in item.idents if ident.value]
+                bench.keep(found, record_unit(link_sources(profile, named, item.time), item.unit, item.time))
             else:
-                after = reduce(profile, event, item.time, self.rules)
+                after = apply_event(profile, event, item.time, self.rules)
                 bench.change(found, after, item.mark, item.idents, number)
                 taken_back = profile.revenue - after.revenue if event.event in REFUNDS else 0.0
-                news.append(accept(event, after.id, item.time, item.received, taken_back))
-                item.status = Status("accepted", event.message_id)
+                news.append(accepted_event(event, after.id, item.time, item.received, taken_back))
+                item.status = EventStatus("accepted", event.message_id)
             if news and not item.journaled:
                 told.setdefault(item.journal, []).extend(news)
             item.journaled = True

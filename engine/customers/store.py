@@ -7,26 +7,26 @@ import msgspec
 
 from engine import keyspace
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.customer import WEAK, CustomerIds, Profile
-from engine.customers.ingest import Ingest
-from engine.customers.model.events import Accepted, Event, Status
-from engine.customers.model.identity import Missing, resolve
+from engine.customer import WEAK, Counts, CustomerIds, Profile
+from engine.customers.ingest import IngestQueue
+from engine.customers.model.events import Accepted, Event, EventStatus
+from engine.customers.model.identity import EntryNotRead, resolve_identity
 from engine.customers.redis import keys
-from engine.customers.redis.counts import Counts, times, together
-from engine.customers.redis.keys import Ident, Key
+from engine.customers.redis.counts import decode_counts, merge_counts
+from engine.customers.redis.keys import KeyedId, ProfileKey
 from engine.customers.redis.lookup import find_customer
-from engine.customers.redis.pipeline import Again, Value, Values, Wire, connect
-from engine.customers.redis.stored_entry import Entry, read, write
-from engine.customers.unfinished_merges import unfinished_merges
+from engine.customers.redis.pipeline import FollowUp, RedisPipeline, StoredValue, StoredValues, connect_store
+from engine.customers.redis.stored_entry import Entry, decode_entry, encode_entry
+from engine.customers.unfinished_merges import find_unfinished_merges
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
     import asyncio
 
-Journal = Callable[[list[Accepted]], Awaitable[None]]
+EventJournal = Callable[[list[Accepted]], Awaitable[None]]
 
 
-class Resolved(msgspec.Struct, frozen=True):
+class FetchedCustomer(msgspec.Struct, frozen=True):
     """The customer of a request, with everything their identifiers name already merged into the view.
 
     `known`: the store had them before. `settled`: it says already who they are, with nothing to bind or merge.
@@ -35,8 +35,8 @@ class Resolved(msgspec.Struct, frozen=True):
     """
 
     profile: Profile
-    key: Key
-    idents: list[Ident]
+    key: ProfileKey
+    idents: list[KeyedId]
     known: bool
     settled: bool
     erased: bool = False
@@ -49,25 +49,25 @@ class ProfileStore:
     Every method raises StoreUnavailable where Redis does not answer in time, is read-only or refuses a write.
     """
 
-    def __init__(self, wire: Wire, rules: ProfileRules | None = None, secret: bytes = b"counterpoint") -> None:
+    def __init__(self, wire: RedisPipeline, rules: ProfileRules | None = None, secret: bytes = b"counterpoint") -> None:
         """Customers behind `wire`; their keys are hashed with `secret`, and another secret finds none of them."""
         self.wire: Final = wire
         self.rules = rules or ProfileRules()
-        self.hash_key: Final = keys.hasher(secret)
-        self._ingest = Ingest(wire, self.rules, self.hash_key)
+        self.hash_key: Final = keys.key_hasher(secret)
+        self._ingest = IngestQueue(wire, self.rules, self.hash_key)
 
     @classmethod
     def open(
         cls, url: str, rules: ProfileRules | None = None, *, timeout: float = 0.05, secret: bytes = b"counterpoint"
     ) -> "ProfileStore":
         """The store at `url`, as `wire.connect` takes it. Nothing is sent yet."""
-        return cls(Wire(connect(url, timeout)), rules, secret)
+        return cls(RedisPipeline(connect_store(url, timeout)), rules, secret)
 
     def follow(self, rules: ProfileRules) -> None:
         """Keep customers by `rules` from now on."""
         self.rules = self._ingest.rules = rules
 
-    def fetch(self, ids: CustomerIds, now: float, *, counts: bool = False) -> "asyncio.Future[Resolved]":
+    def fetch(self, ids: CustomerIds, now: float, *, counts: bool = False) -> "asyncio.Future[FetchedCustomer]":
         """The customer that `ids` name at `now` (s since 1970); one never seen is a fresh profile.
 
         With `counts` it says what they were shown and refused too.
@@ -77,7 +77,7 @@ class ProfileStore:
         Raises:
             BadInput: if no identifier is given.
         """
-        idents = keys.idents(ids, self.hash_key)
+        idents = keys.keyed_ids(ids, self.hash_key)
         if not idents:
             raise BadInput("customer: no identifier; send at least one of user_id, anonymous_id, email, phone, …")
         rules = self.rules
@@ -86,20 +86,20 @@ class ProfileStore:
         if counts:
             names.append(keyspace.counters(key))
 
-        def look(values: Values) -> Resolved | Again:
+        def look(values: StoredValues) -> FetchedCustomer | FollowUp:
             counted = {key: values[-1]} if counts else None
-            entry = read(values[0])
+            entry = decode_entry(values[0])
             if type(entry) is Profile and (len(idents) == 1 or _points_here(values[1 : len(idents)], key)):
-                shown = times(values[-1]) if counts else {}
-                return Resolved(entry, key, idents, known=True, settled=True, counts=shown)
-            entries: dict[Key, Entry] = {key: entry}
+                shown = decode_counts(values[-1]) if counts else {}
+                return FetchedCustomer(entry, key, idents, known=True, settled=True, counts=shown)
+            entries: dict[ProfileKey, Entry] = {key: entry}
             for ident, value in zip(idents[1:], values[1 : len(idents)], strict=True):
-                entries[ident.key] = read(value)
+                entries[ident.key] = decode_entry(value)
             return _resolved(idents, entries, counted, rules, now)
 
         return self.wire.get(names, look)
 
-    async def touch(self, resolved: Resolved, now: float, journal: Journal) -> None:
+    async def touch(self, resolved: FetchedCustomer, now: float, journal: EventJournal) -> None:
         """Make the store say what `resolved` says, as a decision for them is seen now.
 
         Known from first contact, aliases bound, a login's visitor merged, and the unit theirs for good. `journal` is
@@ -109,12 +109,12 @@ class ProfileStore:
             return
         if not resolved.known and len(resolved.idents) == 1:
             life = self.rules.anonymous_life if resolved.idents[0].kind in WEAK else self.rules.life
-            value = write(msgspec.structs.replace(resolved.profile, version=1, undecided=False))
+            value = encode_entry(msgspec.structs.replace(resolved.profile, version=1, undecided=False))
             if await self.wire.send("SET", keyspace.profile(resolved.key), value, "PX", int(life * 1000), "NX"):
                 return  # else an event was quicker, which leaves them undecided
         await self._ingest.login(resolved.idents, now, journal, resolved.profile.unit)
 
-    async def see(self, ids: CustomerIds, unit: str, now: float, journal: Journal) -> bool:
+    async def see(self, ids: CustomerIds, unit: str, now: float, journal: EventJournal) -> bool:
         """Take up whom a prefetched decision is seen by now, who was `unit` when it was made; False for the erased.
 
         Whoever has another unit by now (they logged in meanwhile) keeps it and remembers this one.
@@ -127,7 +127,9 @@ class ProfileStore:
             await self._ingest.login(resolved.idents, now, journal, unit)
         return True
 
-    async def ingest(self, batch: Sequence[Event | Status], received: float, journal: Journal) -> list[Status]:
+    async def ingest(
+        self, batch: Sequence[Event | EventStatus], received: float, journal: EventJournal
+    ) -> list[EventStatus]:
         """Count the events of a batch, once each; a status per item, in order. What was refused before stays so.
 
         `journal` is told of every accepted event, and has it, before a profile changes. Events of one customer, of
@@ -140,11 +142,11 @@ class ProfileStore:
         found = await find_customer(self.wire, self.hash_key, identifier)
         return found[1] if found else None
 
-    async def redo(self, now: float, journal: Journal) -> int:
+    async def redo(self, now: float, journal: EventJournal) -> int:
         """Finish the merges that a crash left half done; how many. Call it at start and every minute or so."""
-        unfinished = await unfinished_merges(self.wire, self.rules)
+        unfinished = await find_unfinished_merges(self.wire, self.rules)
         for source, frozen in unfinished:
-            idents = [Ident(frozen.kind, frozen.id, frozen.to), Ident("anonymous_id", "", source)]
+            idents = [KeyedId(frozen.kind, frozen.id, frozen.to), KeyedId("anonymous_id", "", source)]
             await self._ingest.login(idents, now, journal, "")
         return len(unfinished)
 
@@ -153,43 +155,43 @@ class ProfileStore:
         await self.wire.close()
 
 
-def _points_here(values: Values, key: Key) -> bool:
+def _points_here(values: StoredValues, key: ProfileKey) -> bool:
     """Whether every further identifier points to the customer at `key`."""
     here = b">" + key.encode()
     return all(value is not None and value.startswith(here) for value in values)
 
 
 def _resolved(
-    idents: list[Ident],
-    entries: dict[Key, Entry],
-    counted: dict[Key, Value] | None,
+    idents: list[KeyedId],
+    entries: dict[ProfileKey, Entry],
+    counted: dict[ProfileKey, StoredValue] | None,
     rules: ProfileRules,
     now: float,
-) -> Resolved | Again:
+) -> FetchedCustomer | FollowUp:
     """The customer, once every entry and, unless `counted` is None, every count that matters was read."""
     try:
-        found = resolve(idents, entries, rules, now)
-    except Missing as missing:
+        found = resolve_identity(idents, entries, rules, now)
+    except EntryNotRead as missing:
         key = missing.key
 
-        def look(values: Values) -> Resolved | Again:
-            entries[key] = read(values[0])
+        def look(values: StoredValues) -> FetchedCustomer | FollowUp:
+            entries[key] = decode_entry(values[0])
             return _resolved(idents, entries, counted, rules, now)
 
-        return Again([keyspace.profile(key)], look)
+        return FollowUp([keyspace.profile(key)], look)
     places = [found.name.key, *(source.key for source in found.sources if not source.held)]
     if counted is not None and (missing_ := [key for key in places if key not in counted]):
 
-        def look_at_counts(values: Values) -> Resolved | Again:
+        def look_at_counts(values: StoredValues) -> FetchedCustomer | FollowUp:
             return _resolved(idents, entries, counted | dict(zip(missing_, values, strict=True)), rules, now)
 
-        return Again([keyspace.counters(key) for key in missing_], look_at_counts)
-    return Resolved(
+        return FollowUp([keyspace.counters(key) for key in missing_], look_at_counts)
+    return FetchedCustomer(
         found.profile,
         found.name.key,
         idents,
         known=found.base is not None or bool(found.sources),
         settled=found.settled,
         erased=found.erased,
-        counts=times(together(counted[key] for key in places) or None) if counted is not None else {},
+        counts=decode_counts(merge_counts(counted[key] for key in places) or None) if counted is not None else {},
     )

@@ -1,30 +1,30 @@
 """Merges that a crash left half done: found here, finished by `ProfileStore.redo`."""
 
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.customers.redis.keys import Key
-from engine.customers.redis.lookup import mapping_of, read_entries
-from engine.customers.redis.pipeline import Wire
-from engine.customers.redis.stored_entry import Frozen, Gone
-from engine.customers.redis.tombstones import lay_tombstone
+from engine.customers.redis.keys import ProfileKey
+from engine.customers.redis.lookup import as_mapping, read_entries
+from engine.customers.redis.pipeline import RedisPipeline
+from engine.customers.redis.stored_entry import FrozenProfile, Tombstone
+from engine.customers.redis.tombstones import write_tombstone
 from engine.keyspace import UNFINISHED_MERGES
 
 
-async def begun_merges(wire: Wire) -> dict[Key, Key]:
+async def read_begun_merges(wire: RedisPipeline) -> dict[ProfileKey, ProfileKey]:
     """Visitors whose merge into a customer was begun and not seen to end."""
-    merges = mapping_of(await wire.send("HGETALL", UNFINISHED_MERGES))
+    merges = as_mapping(await wire.send("HGETALL", UNFINISHED_MERGES))
     return {source.decode(): target.decode() for source, target in merges.items()}
 
 
-async def unfinished_merges(wire: Wire, rules: ProfileRules) -> list[tuple[Key, Frozen]]:
+async def find_unfinished_merges(wire: RedisPipeline, rules: ProfileRules) -> list[tuple[ProfileKey, FrozenProfile]]:
     """The merges to do again. Those that ended are forgotten, those into an erased customer are erased."""
-    found: list[tuple[Key, Frozen]] = []
-    for source, target in (await begun_merges(wire)).items():
+    found: list[tuple[ProfileKey, FrozenProfile]] = []
+    for source, target in (await read_begun_merges(wire)).items():
         entries = await read_entries(wire, [source, target])
         entry = entries[source]
-        if isinstance(entry, Frozen) and not isinstance(entries[target], Gone):
+        if isinstance(entry, FrozenProfile) and not isinstance(entries[target], Tombstone):
             found.append((source, entry))
             continue
-        if isinstance(entry, Frozen):
-            await lay_tombstone(wire, source, b"M" + target.encode(), rules)
+        if isinstance(entry, FrozenProfile):
+            await write_tombstone(wire, source, b"M" + target.encode(), rules)
         await wire.send("HDEL", UNFINISHED_MERGES, source)
     return found

@@ -17,63 +17,63 @@ from msgspec.structs import replace
 from engine import keyspace
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customer import KINDS, Profile
-from engine.customers.model.consent_sums import linked, teller
+from engine.customers.model.consent_sums import link_sources, source_tag
 from engine.customers.model.events import Accepted
-from engine.customers.model.identity import Resolution, shared, strongest
-from engine.customers.redis.counts import together
-from engine.customers.redis.keys import Hasher, Ident, Key
-from engine.customers.redis.pipeline import Reply, Values, Wire, script
-from engine.customers.redis.stored_entry import Entry, Frozen, Pointer, read, stamp, write
+from engine.customers.model.identity import ResolvedIdentity, canonical_kind, shared_profile
+from engine.customers.redis.counts import merge_counts
+from engine.customers.redis.keys import KeyedId, KeyHasher, ProfileKey
+from engine.customers.redis.pipeline import RedisPipeline, RedisReply, StoredValues, load_script
+from engine.customers.redis.stored_entry import Entry, FrozenProfile, Pointer, decode_entry, encode_entry, entry_prefix
 from engine.keyspace import UNFINISHED_MERGES as MERGES
 from engine.vocabulary import MERGED
 
 MARK = 8
 INLINE = 16
 
-_WRITE = script(Path(__file__).parent / "redis" / "write.lua")
-_BECOME = script(Path(__file__).parent / "redis" / "become.lua")
+_WRITE = load_script(Path(__file__).parent / "redis" / "write.lua")
+_BECOME = load_script(Path(__file__).parent / "redis" / "become.lua")
 
 
 @dataclass(slots=True)
-class _Draft:
+class _CustomerWrite:
     """One customer as they will be written; `sources` become pointers, of which those `taken` are new to them."""
 
-    name: Ident
+    name: KeyedId
     news: list[bytes] = field(default_factory=list)
     items: list[int] = field(default_factory=list)
-    sources: dict[Key, Profile] = field(default_factory=dict)
-    taken: set[Key] = field(default_factory=set)
-    bound: set[Key] = field(default_factory=set)
-    used: set[Key] = field(default_factory=set)
+    sources: dict[ProfileKey, Profile] = field(default_factory=dict)
+    taken: set[ProfileKey] = field(default_factory=set)
+    bound: set[ProfileKey] = field(default_factory=set)
+    used: set[ProfileKey] = field(default_factory=set)
 
 
-class Workbench:
+class WriteBatch:
     """The entries of one attempt: as stored, and as they are after what was reduced.
 
     After `write`, `written` are the items that are in the store; the merges of `begun` visitors must now be finished.
     """
 
-    def __init__(self, rules: ProfileRules, hash_: Hasher) -> None:
-        self.entries: dict[Key, Entry] = {}
+    def __init__(self, rules: ProfileRules, hash_: KeyHasher) -> None:
+        self.entries: dict[ProfileKey, Entry] = {}
         self.written: list[int] = []
-        self.begun: list[Key] = []
+        self.begun: list[ProfileKey] = []
         self._rules = rules
         self._hash = hash_
-        self._stored: dict[Key, Entry] = {}
-        self._seen: dict[Key, bytes] = {}
-        self._marks: dict[Key, set[bytes]] = {}
-        self._drafts: dict[Key, _Draft] = {}
+        self._stored: dict[ProfileKey, Entry] = {}
+        self._seen: dict[ProfileKey, bytes] = {}
+        self._marks: dict[ProfileKey, set[bytes]] = {}
+        self._drafts: dict[ProfileKey, _CustomerWrite] = {}
 
-    def put(self, key: Key, value: bytes | None, seen: bytes | None) -> None:
+    def put(self, key: ProfileKey, value: bytes | None, seen: bytes | None) -> None:
         """What the store holds under `key`."""
-        self.entries[key] = self._stored[key] = read(value)
+        self.entries[key] = self._stored[key] = decode_entry(value)
         self._seen[key] = seen or b""
 
-    def led_to(self) -> set[Key]:
+    def led_to(self) -> set[ProfileKey]:
         """Keys that what was read leads to, and that were not read yet."""
         return {key for entry in self._stored.values() for key in _next(entry) if key not in self._stored}
 
-    def counted(self, found: Resolution, idents: Sequence[Ident], mark: bytes) -> bool:
+    def counted(self, found: ResolvedIdentity, idents: Sequence[KeyedId], mark: bytes) -> bool:
         """Whether a message was counted: for the customer, or a visitor that turned out to be them.
 
         Or for whomever one of `idents` named before it moved on.
@@ -83,25 +83,27 @@ class Workbench:
             places += self._earlier(ident.key)
         return any(mark in self._marks_of(key) for key in dict.fromkeys(places))
 
-    def _earlier(self, key: Key) -> list[Key]:
+    def _earlier(self, key: ProfileKey) -> list[ProfileKey]:
         """The known customers that an identifier named before, and whom these became."""
         entry = self.entries.get(key)
         waiting = list(_earlier(entry))
-        found: list[Key] = []
+        found: list[ProfileKey] = []
         while waiting:
             key = waiting.pop()
             found.append(key)
             entry = self.entries.get(key)
-            if isinstance(entry, Pointer | Frozen) and entry.to not in found:
+            if isinstance(entry, Pointer | FrozenProfile) and entry.to not in found:
                 waiting.append(entry.to)
         return found
 
-    def profile(self, found: Resolution) -> Profile:
+    def profile(self, found: ResolvedIdentity) -> Profile:
         """The customer as they are after what was settled."""
         entry = self.entries.get(found.name.key)
         return entry if isinstance(entry, Profile) else found.profile
 
-    def settle(self, found: Resolution, time: float, received: float, idents: Sequence[Ident]) -> list[Accepted]:
+    def settle(
+        self, found: ResolvedIdentity, time: float, received: float, idents: Sequence[KeyedId]
+    ) -> list[Accepted]:
         """Take the customer up as `found` says; its merges, as events. `idents` are what named them at `time`."""
         if found.settled:
             return []
@@ -127,29 +129,31 @@ class Workbench:
             draft.bound.add(ident.key)
         for ident in found.blocked:
             named = _next(self.entries.get(ident.key))
-            self.entries[ident.key] = replace(shared(ident, self._rules, time), merged=list(named))
+            self.entries[ident.key] = replace(shared_profile(ident, self._rules, time), merged=list(named))
             draft.bound.add(ident.key)
         new = [source for source in found.sources if not source.held]
-        apart = [teller(found.name.kind, found.name.value)]
-        apart += [teller(strongest(source.profile), source.profile.id) for source in new]
-        self.entries[key] = linked(found.profile, apart, time) if new else found.profile
+        apart = [source_tag(found.name.kind, found.name.value)]
+        apart += [source_tag(canonical_kind(source.profile), source.profile.id) for source in new]
+        self.entries[key] = link_sources(found.profile, apart, time) if new else found.profile
         return [_merged(source.profile.id, found.profile.id, time, received, idents) for source in new]
 
-    def pending(self) -> list[list[Ident]]:
+    def pending(self) -> list[list[KeyedId]]:
         """Merges begun by others: the customer each goes to, and what is frozen on the way there."""
         return [
-            [Ident(entry.kind, entry.id, entry.to), Ident("anonymous_id", "", key)]
+            [KeyedId(entry.kind, entry.id, entry.to), KeyedId("anonymous_id", "", key)]
             for key, entry in self._stored.items()
-            if isinstance(entry, Frozen)
+            if isinstance(entry, FrozenProfile)
         ]
 
-    def keep(self, found: Resolution, profile: Profile) -> None:
+    def keep(self, found: ResolvedIdentity, profile: Profile) -> None:
         """The customer as they are now, without a message that says so."""
         if profile != self.profile(found):
             self._draft(found.name)
             self.entries[found.name.key] = profile
 
-    def change(self, found: Resolution, profile: Profile, mark: bytes, idents: Sequence[Ident], item: int) -> None:
+    def change(
+        self, found: ResolvedIdentity, profile: Profile, mark: bytes, idents: Sequence[KeyedId], item: int
+    ) -> None:
         """The customer after one more message, which `item` of the batch brought."""
         key = found.name.key
         draft = self._draft(found.name)
@@ -159,7 +163,7 @@ class Workbench:
         self._marks_of(key).add(mark)
         self.entries[key] = profile
 
-    async def write(self, wire: Wire) -> bool:
+    async def write(self, wire: RedisPipeline) -> bool:
         """Write every customer over what was read; False if any was changed by others meanwhile."""
         drafts = list(self._drafts.values())
         if not await self._lay_ways(wire, drafts):
@@ -174,40 +178,44 @@ class Workbench:
             await wire.send("HDEL", MERGES, *finished)
         return len(done) == len(drafts)
 
-    async def _lay_ways(self, wire: Wire, drafts: Sequence[_Draft]) -> bool:
+    async def _lay_ways(self, wire: RedisPipeline, drafts: Sequence[_CustomerWrite]) -> bool:
         """Bind new identifiers and freeze what is merged; False if another was quicker."""
-        ways: dict[Key, Pointer | Profile | Frozen] = {}  # one for a tablet, however many drafts bound it
+        ways: dict[ProfileKey, Pointer | Profile | FrozenProfile] = {}  # one for a tablet, however many drafts bound it
         for draft in drafts:
             for key in draft.sources.keys() | draft.bound:
                 stored, entry = self._stored.get(key), self.entries[key]
                 if key in draft.sources and isinstance(stored, Profile):
-                    ways[key] = Frozen(draft.name.key, draft.name.kind, draft.name.value, stored)
-                elif not isinstance(stored, Frozen) and isinstance(entry, Pointer | Profile):
+                    ways[key] = FrozenProfile(draft.name.key, draft.name.kind, draft.name.value, stored)
+                elif not isinstance(stored, FrozenProfile) and isinstance(entry, Pointer | Profile):
                     ways.setdefault(key, entry)
         if not ways:
             return True
-        frozen = [(key, entry.to) for key, entry in ways.items() if isinstance(entry, Frozen)]
+        frozen = [(key, entry.to) for key, entry in ways.items() if isinstance(entry, FrozenProfile)]
         if frozen:
             self.begun = [key for key, _ in frozen]
             await wire.send("HSET", MERGES, *(word for pair in frozen for word in pair))
             await wire.send("PEXPIRE", MERGES, _ms(self._rules.life))
         calls = [
             wire.call(
-                _WRITE, _keys(key), (stamp(self._stored.get(key)), write(entry), self._life(entry), b"", 0, b"", 0)
+                _WRITE,
+                _keys(key),
+                (entry_prefix(self._stored.get(key)), encode_entry(entry), self._life(entry), b"", 0, b"", 0),
             )
             for key, entry in ways.items()
         ]
         return all(await asyncio.gather(*calls))
 
-    async def _caps(self, wire: Wire, drafts: Sequence[_Draft]) -> dict[Key, bytes]:
+    async def _caps(self, wire: RedisPipeline, drafts: Sequence[_CustomerWrite]) -> dict[ProfileKey, bytes]:
         """What was counted for the visitors, now that nothing more is."""
         sources = [key for draft in drafts for key in draft.taken]
         if not sources:
             return {}
-        values: Values = await wire.get([keyspace.counters(key) for key in sources], list)
+        values: StoredValues = await wire.get([keyspace.counters(key) for key in sources], list)
         return {key: value for key, value in zip(sources, values, strict=True) if value is not None}
 
-    def _write(self, wire: Wire, draft: _Draft, caps: dict[Key, bytes]) -> "asyncio.Future[Reply]":
+    def _write(
+        self, wire: RedisPipeline, draft: _CustomerWrite, caps: dict[ProfileKey, bytes]
+    ) -> "asyncio.Future[RedisReply]":
         key = draft.name.key
         stored, entry = self._stored.get(key), self.entries[key]
         if not isinstance(entry, Profile):
@@ -219,17 +227,17 @@ class Workbench:
             _WRITE,
             _keys(key),
             (
-                stamp(stored),
-                write(replace(entry, version=version, marks=marks)),
+                entry_prefix(stored),
+                encode_entry(replace(entry, version=version, marks=marks)),
                 life,
                 seen,
                 _ms(self._rules.seen_life),
-                together(caps.get(source) for source in draft.taken),
+                merge_counts(caps.get(source) for source in draft.taken),
                 life,
             ),
         )
 
-    def _counted(self, draft: _Draft, marks: bytes) -> tuple[bytes, bytes]:
+    def _counted(self, draft: _CustomerWrite, marks: bytes) -> tuple[bytes, bytes]:
         """The messages counted for a customer: a few in the profile itself, or else in a value of their own."""
         theirs = [draft.sources[source].marks for source in draft.taken]
         lately = b"".join((marks, *theirs, *draft.news))
@@ -239,22 +247,22 @@ class Workbench:
         seen = b"".join((elsewhere, self._seen.get(draft.name.key, b""), lately))
         return b"", seen[-MARK * self._rules.seen_limit :]
 
-    def _follow_up(self, wire: Wire, draft: _Draft) -> "list[asyncio.Future[Reply]]":
+    def _follow_up(self, wire: RedisPipeline, draft: _CustomerWrite) -> "list[asyncio.Future[RedisReply]]":
         """Turn what became part of the customer into pointers, and keep alive those that led here."""
         to = draft.name.key
         life = self._life(self.entries[to])
         calls = []
         for key, profile in draft.sources.items():
             stored = self._stored.get(key)
-            if not isinstance(stored, Profile | Frozen):
+            if not isinstance(stored, Profile | FrozenProfile):
                 continue
-            frozen = stamp(stored) if isinstance(stored, Frozen) else b"M" + to.encode()
+            frozen = entry_prefix(stored) if isinstance(stored, FrozenProfile) else b"M" + to.encode()
             moved = self.entries[key]  # a tablet that was merged may have moved on since
             after = moved if isinstance(moved, Pointer | Profile) else Pointer(to)
-            calls.append(wire.call(_BECOME, _keys(key), (frozen, write(after), life)))
+            calls.append(wire.call(_BECOME, _keys(key), (frozen, encode_entry(after), life)))
             aliases = {self._hash(kind, value) for kind in KINDS for value in profile.ids.get(kind, ())}
             calls += [
-                wire.call(_BECOME, _keys(alias), (write(Pointer(key)), write(Pointer(to)), life))
+                wire.call(_BECOME, _keys(alias), (encode_entry(Pointer(key)), encode_entry(Pointer(to)), life))
                 for alias in aliases - {key, to} - draft.bound
             ]
         calls += [
@@ -264,52 +272,54 @@ class Workbench:
         ]
         return calls
 
-    def _draft(self, name: Ident) -> _Draft:
+    def _draft(self, name: KeyedId) -> _CustomerWrite:
         draft = self._drafts.get(name.key)
         if draft is None:
-            draft = self._drafts[name.key] = _Draft(name)
+            draft = self._drafts[name.key] = _CustomerWrite(name)
         return draft
 
-    def _marks_of(self, key: Key) -> set[bytes]:
+    def _marks_of(self, key: ProfileKey) -> set[bytes]:
         marks = self._marks.get(key)
         if marks is None:
             entry = self._stored.get(key)
-            profile = entry.profile if isinstance(entry, Frozen) else entry
+            profile = entry.profile if isinstance(entry, FrozenProfile) else entry
             blob = self._seen.get(key, b"") + (profile.marks if isinstance(profile, Profile) else b"")
             marks = self._marks[key] = {blob[i : i + MARK] for i in range(0, len(blob), MARK)}
         return marks
 
     def _life(self, entry: Entry) -> int:
         known = isinstance(entry, Profile) and entry.known and not entry.shared
-        return _ms(self._rules.life if known or isinstance(entry, Pointer | Frozen) else self._rules.anonymous_life)
+        return _ms(
+            self._rules.life if known or isinstance(entry, Pointer | FrozenProfile) else self._rules.anonymous_life
+        )
 
 
-def digest(message_id: str) -> bytes:
+def message_digest(message_id: str) -> bytes:
     """How a message id is remembered: 64 bits of BLAKE2b."""
     return blake2b(message_id.encode(), digest_size=MARK).digest()
 
 
-def _next(entry: Entry) -> tuple[Key, ...]:
+def _next(entry: Entry) -> tuple[ProfileKey, ...]:
     """The keys that an entry leads to, now or before."""
-    if isinstance(entry, Frozen):
+    if isinstance(entry, FrozenProfile):
         return (entry.to,)
     return (entry.to, *entry.before) if isinstance(entry, Pointer) else _earlier(entry)
 
 
-def _earlier(entry: Entry) -> tuple[Key, ...]:
+def _earlier(entry: Entry) -> tuple[ProfileKey, ...]:
     if isinstance(entry, Pointer):
         return entry.before
     return tuple(entry.merged) if isinstance(entry, Profile) and entry.shared else ()
 
 
-def _merged(source: str, target: str, time: float, received: float, idents: Sequence[Ident]) -> Accepted:
+def _merged(source: str, target: str, time: float, received: float, idents: Sequence[KeyedId]) -> Accepted:
     """Who became part of whom, when, and by which identifiers that came together."""
     by = {ident.kind: ident.value for ident in idents if ident.value}
     said: dict[str, object] = {"from": source, "into": target, "by": by}
     return Accepted(f"merge:{source}:{target}", time, received, target, MERGED, properties=said)
 
 
-def _keys(key: Key) -> tuple[str, str, str]:
+def _keys(key: ProfileKey) -> tuple[str, str, str]:
     return keyspace.profile(key), keyspace.counted_messages(key), keyspace.counters(key)
 
 

@@ -10,11 +10,11 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from engine.catalog.plan.plan import Experiment, Plan, Selection
-from engine.customer import CustomerIds, Profile, resume
+from engine.customer import Counts, CustomerIds, Profile, resume
 from engine.customer import attributes as attributes_of
 from engine.decision import sticky
 from engine.decision.assign import Assignment, AssignmentReason, Subject, assign
-from engine.decision.gates import Counts, Facts, Pools, Prices, worn_out
+from engine.decision.gates import Facts, Pools, Prices, worn_out
 from engine.decision.moments import zone_of
 from engine.decision.offers import INSTEAD, NONE_LOST, Choice, Lost, OfferReason, Snapshot, choose
 from engine.decision.quiet import quiet_until

@@ -8,7 +8,7 @@ import msgspec
 from engine.catalog.plan.limits import Cap, Suppression
 from engine.catalog.plan.offer_index import Bits, OfferIndex, places
 from engine.catalog.plan.plan import Offer
-from engine.customer import Profile, consented
+from engine.customer import Counts, Profile, consented
 from engine.decision.windows import ignored, since, suppressed_until
 
 Gate = Literal[
@@ -31,7 +31,6 @@ reached; the `stock` is gone or held; the `budget` is spent or held; already `sh
 answer; its stock or budget must last, and at its `price` it is worth more to others; a `moment` of truth goes before
 it. `erased`: nothing may be counted for this customer, so nothing that is counted is shown."""
 
-Counts = Mapping[str, Sequence[float]]
 Pools = Mapping[str, float]
 Prices = Mapping[str, float]
 NOTHING: Counts = {}

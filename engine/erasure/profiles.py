@@ -14,16 +14,16 @@ import msgspec
 from engine import keyspace
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.claims import pending_exposures
-from engine.customer import KINDS, IdKind, Profile
+from engine.customer import KINDS, Counts, IdKind, Profile
 from engine.customers.redis import keys
-from engine.customers.redis.counts import Counts, times
-from engine.customers.redis.keys import Hasher, Key
-from engine.customers.redis.lookup import candidates, find_customer, mapping_of, read_entries, standing
-from engine.customers.redis.pipeline import Wire
+from engine.customers.redis.counts import decode_counts
+from engine.customers.redis.keys import KeyHasher, ProfileKey
+from engine.customers.redis.lookup import as_mapping, candidate_keys, find_customer, find_stored, read_entries
+from engine.customers.redis.pipeline import RedisPipeline
 from engine.customers.redis.stored_entry import TOMBSTONE, Pointer
-from engine.customers.redis.tombstones import lay_tombstone
+from engine.customers.redis.tombstones import write_tombstone
 from engine.customers.store import ProfileStore
-from engine.customers.unfinished_merges import begun_merges
+from engine.customers.unfinished_merges import read_begun_merges
 from engine.hashing import identifier_digest
 from engine.keyspace import ERASURES, ERASURES_LIFE
 from engine.keyspace import UNFINISHED_ERASURES as BEGUN
@@ -35,7 +35,7 @@ SWEPT = 5.0
 """Seconds after which an erasure is looked after once more: whoever did it is done or dead, and so is every decision
 that had read the customer before and keeps something of them after."""
 
-Forget = Callable[[Wire, Container[str]], Awaitable[None]]
+Forget = Callable[[RedisPipeline, Container[str]], Awaitable[None]]
 """Lets go of what is kept elsewhere of the customers whose names have these digests."""
 
 
@@ -53,8 +53,8 @@ class _Begun(msgspec.Struct, frozen=True, array_like=True):
     """
 
     at: float
-    key: Key
-    ways: list[Key]
+    key: ProfileKey
+    ways: list[ProfileKey]
     who: list[str]
 
 
@@ -68,7 +68,7 @@ async def export_profile(store: ProfileStore, identifier: str) -> Export | None:
     if found is None:
         return None
     key, profile = found
-    return Export(profile, await store.wire.get([keyspace.counters(key)], lambda values: times(values[0])))
+    return Export(profile, await store.wire.get([keyspace.counters(key)], lambda values: decode_counts(values[0])))
 
 
 async def erase_profile(store: ProfileStore, identifier: str, *also: Forget) -> dict[IdKind, list[str]]:
@@ -78,8 +78,8 @@ async def erase_profile(store: ProfileStore, identifier: str, *also: Forget) -> 
     delete what is stored of them elsewhere in the store. `finish_erasures` completes an erasure that was cut short.
     """
     wire, hash_ = store.wire, store.hash_key
-    who = {identifier_digest(name) for name in keys.spellings(identifier)}
-    begun, profile = await _begin(wire, hash_, store.rules, candidates(hash_, identifier), who, time.time())
+    who = {identifier_digest(name) for name in keys.identifier_spellings(identifier)}
+    begun, profile = await _begin(wire, hash_, store.rules, candidate_keys(hash_, identifier), who, time.time())
     await _forget(wire, begun.who, also)
     return {kind: profile.ids[kind] for kind in KINDS if kind in profile.ids} if profile else {}
 
@@ -90,7 +90,7 @@ async def finish_erasures(store: ProfileStore, now: float, *also: Forget) -> int
     Call it every few seconds with what `erase_profile` is called with. Doing it twice equals doing it once.
     """
     wire, rules = store.wire, store.rules
-    noted = {field: _decode(value) for field, value in mapping_of(await wire.send("HGETALL", BEGUN)).items()}
+    noted = {field: _decode(value) for field, value in as_mapping(await wire.send("HGETALL", BEGUN)).items()}
     due = {field: one for field, one in noted.items() if one.at + SWEPT <= now}
     if not due:
         return 0
@@ -98,7 +98,7 @@ async def finish_erasures(store: ProfileStore, now: float, *also: Forget) -> int
     for one in due.values():
         places = await read_entries(wire, [one.key] if one.key else one.ways)
         theirs = [key for key, entry in places.items() if not (isinstance(entry, Pointer) and entry.before)]
-        if theirs and await standing(wire, theirs):  # it was cut short before their tombstone
+        if theirs and await find_stored(wire, theirs):  # it was cut short before their tombstone
             again, _ = await _begin(wire, store.hash_key, rules, theirs, set(one.who), now)
             who.update(again.who)
         else:
@@ -110,7 +110,7 @@ async def finish_erasures(store: ProfileStore, now: float, *also: Forget) -> int
 
 
 async def _begin(
-    wire: Wire, hash_: Hasher, rules: ProfileRules, places: list[Key], who: set[str], now: float
+    wire: RedisPipeline, hash_: KeyHasher, rules: ProfileRules, places: list[ProfileKey], who: set[str], now: float
 ) -> tuple[_Begun, Profile | None]:
     """Note and tell the erasure of the customer found at `places`, then lay their tombstones; again if they moved.
 
@@ -118,7 +118,7 @@ async def _begin(
     they were.
     """
     while True:
-        found = await standing(wire, places)
+        found = await find_stored(wire, places)
         begun = _Begun(now, "", places, sorted(who))
         if found:
             ids = found.profile.ids
@@ -129,29 +129,29 @@ async def _begin(
         await wire.send("PEXPIRE", BEGUN, int(ERASURES_LIFE * 1000))
         await _tell(wire, begun.who, now, now + min(SETTLES, rules.tombstone_life))
         if found and not (
-            (not found.to or await lay_tombstone(wire, found.to, TOMBSTONE, rules))
-            and await lay_tombstone(wire, found.key, found.over, rules)
+            (not found.to or await write_tombstone(wire, found.to, TOMBSTONE, rules))
+            and await write_tombstone(wire, found.key, found.over, rules)
         ):
             continue
         await _bar(wire, rules, begun)
         return begun, found.profile if found else None
 
 
-async def _bar(wire: Wire, rules: ProfileRules, begun: _Begun) -> None:
+async def _bar(wire: RedisPipeline, rules: ProfileRules, begun: _Begun) -> None:
     """Lay tombstones on the ways to where the customer stood."""
     over = b">" + begun.key.encode() if begun.key else TOMBSTONE
-    await asyncio.gather(*(lay_tombstone(wire, way, over, rules) for way in begun.ways))
-    for source, target in (await begun_merges(wire)).items() if begun.key else ():
+    await asyncio.gather(*(write_tombstone(wire, way, over, rules) for way in begun.ways))
+    for source, target in (await read_begun_merges(wire)).items() if begun.key else ():
         if target == begun.key:
-            await lay_tombstone(wire, source, b"M" + target.encode(), rules)
+            await write_tombstone(wire, source, b"M" + target.encode(), rules)
 
 
-async def _forget(wire: Wire, who: Container[str], also: Iterable[Forget]) -> None:
-    for forget in (pending_exposures.forget, *also):
+async def _forget(wire: RedisPipeline, who: Container[str], also: Iterable[Forget]) -> None:
+    for forget in (pending_exposures.delete_pending_of, *also):
         await forget(wire, who)
 
 
-async def _tell(wire: Wire, who: Iterable[str], now: float, until: float) -> None:
+async def _tell(wire: RedisPipeline, who: Iterable[str], now: float, until: float) -> None:
     oldest = int((now - ERASURES_LIFE) * 1000)
     await wire.send("XADD", ERASURES, "MINID", "~", oldest, "*", "at", repr(until), "who", " ".join(who))
     await wire.send("PEXPIRE", ERASURES, int(ERASURES_LIFE * 1000))

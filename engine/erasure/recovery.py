@@ -8,7 +8,7 @@ import time
 
 import structlog
 
-from engine.customers.store import Journal, ProfileStore
+from engine.customers.store import EventJournal, ProfileStore
 from engine.erasure.profiles import Forget
 from engine.erasure.profiles import finish_erasures as finish_begun
 from engine.errors import CounterpointError
@@ -20,7 +20,7 @@ ERASURES_SECONDS = 2.0
 log = structlog.get_logger(__name__)
 
 
-async def recover_merges(store: ProfileStore, journal: Journal) -> None:
+async def recover_merges(store: ProfileStore, journal: EventJournal) -> None:
     """Look for unfinished merges until cancelled."""
     outage = Outage("unfinished merges wait", "unfinished merges are looked for again")
     while True:

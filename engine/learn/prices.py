@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from engine.catalog.plan.plan import Plan
-from engine.claims.claims import UNIT, Take, pool_key
-from engine.claims.pacing import by_offer, moved, offers_of, pools_of, worth_of
+from engine.claims.claims import UNIT, PoolShare, pool_key
+from engine.claims.pacing import expected_worth, paced_pools, pools_by_offer, prices_by_offer, update_pacing
 from engine.journal import stream
 from engine.journal.records import AnyRecord, DecisionRecord
 from engine.learn.teach import Learnt
@@ -23,9 +23,9 @@ class Prices:
 
     def __init__(self, db: sqlite3.Connection, plan: Plan) -> None:
         self._db = db
-        self._pools = pools_of(plan)
+        self._pools = paced_pools(plan)
         self._selections = plan.policies
-        self._of_offer = offers_of(self._pools)
+        self._of_offer = pools_by_offer(self._pools)
         self._worth: dict[str, list[float]] = {}
         self._moved = float("-inf")
 
@@ -38,7 +38,7 @@ class Prices:
                 key = (row.policy or "").rpartition("@")[0]
                 selection = self._selections.get(key)
                 if row.variant in self._of_offer and selection and row.variant in selection.arms and key in learnt:
-                    worth = worth_of(selection, learnt[key].policy, row.variant, row.context)
+                    worth = expected_worth(selection, learnt[key].policy, row.variant, row.context)
                     for name in self._of_offer[row.variant]:
                         self._worth.setdefault(name, []).append(worth)
 
@@ -55,8 +55,8 @@ class Prices:
             left = left_of(client, pool.take, now)
             if left is not None and pool.begins <= now < pool.ends:
                 units = max(left, 0.0) / pool.take.amount
-                kept[name] = moved(before.get(name), pool, units, now, self._worth.get(name, []))
-        snapshots.put_prices(client, by_offer(self._pools, kept))
+                kept[name] = update_pacing(before.get(name), pool, units, now, self._worth.get(name, []))
+        snapshots.put_prices(client, prices_by_offer(self._pools, kept))
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("DELETE FROM prices")
         self._db.executemany("INSERT INTO prices VALUES (?, ?)", [(n, msgspec.json.encode(p)) for n, p in kept.items()])
@@ -69,7 +69,7 @@ class Prices:
         return {name: _pacing.decode(blob) for name, blob in self._db.execute("SELECT pool, pacing FROM prices")}
 
 
-def left_of(client: stream.Client, take: Take, now: float) -> float | None:
+def left_of(client: stream.Client, take: PoolShare, now: float) -> float | None:
     """How much of a stock or budget is neither gone nor held at `now`; None while nobody said how much there is."""
     key = pool_key(take)
     level, spent, held = (float(value or 0) / UNIT for value in client.hmget(key, "level", "spent", "held"))

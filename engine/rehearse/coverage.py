@@ -12,13 +12,13 @@ from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.segments import expanded
 from engine.customer import CustomerIds, Stage, attributes, stage
 from engine.decision.decision import DecideRequest, decide, tell
-from engine.rehearse.customers import Sampled
+from engine.rehearse.customers import SampledCustomer
 
 EVERYONE = "(everyone)"
 STAGES: tuple[Stage, ...] = ("new", "engaged", "cart", "customer", "loyal", "lapsed")
 
 
-class Cell(msgspec.Struct, frozen=True):
+class CoverageCell(msgspec.Struct, frozen=True):
     """The customers of a segment in a stage, and what one placement of a channel has for them.
 
     `offers` are those that at least one of them may have; `without` the share who get the fallback. A `hole` is a
@@ -35,13 +35,13 @@ class Cell(msgspec.Struct, frozen=True):
     hole: bool
 
 
-def unmet(specs: Specs, cells: Iterable[Cell]) -> list[str]:
+def unmet_segments(specs: Specs, cells: Iterable[CoverageCell]) -> list[str]:
     """The segments that nobody of the sample is in, so that nothing is known of what they find."""
     met = {cell.segment for cell in cells}
     return [key for key, segment in specs.segments.items() if segment.condition is not None and key not in met]
 
 
-def coverage(plan: Plan, specs: Specs, sample: Iterable[Sampled], now: float) -> list[Cell]:
+def measure_coverage(plan: Plan, specs: Specs, sample: Iterable[SampledCustomer], now: float) -> list[CoverageCell]:
     """Every segment by stage by channel and placement that has customers in the sample, the worst covered first."""
     segments = {
         key: compile_condition(expanded(segment.condition, specs.segments))
@@ -73,7 +73,7 @@ def coverage(plan: Plan, specs: Specs, sample: Iterable[Sampled], now: float) ->
                 without[key] += choice.offer.key not in choice.candidates
                 offers[key].update(choice.candidates)
     cells = [
-        Cell(
+        CoverageCell(
             *key, number, sorted(offers[key]), without[key] / number, 2 * without[key] > number
         )  # key: the first fields
         for key, number in counts.items()

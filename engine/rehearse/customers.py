@@ -8,12 +8,12 @@ from typing import Annotated
 import msgspec
 
 from engine.customer import LAPSED_AFTER, LOYAL_ORDERS, Consent, Held, Profile, Stage, Trait
-from engine.customers.model.traits import CONSENT, flatten
+from engine.customers.model.traits import CONSENT, flatten_traits
 from engine.errors import BadInput
 from engine.vocabulary import DAY
 
 
-class Sampled(msgspec.Struct, frozen=True):
+class SampledCustomer(msgspec.Struct, frozen=True):
     """One customer of a trial, with the context and the channel their request would have."""
 
     profile: Profile
@@ -28,18 +28,18 @@ class _Line(msgspec.Struct, frozen=True):
     channel: str | None = None
 
 
-def made_up(number: int) -> list[Sampled]:
+def make_customers(number: int) -> list[SampledCustomer]:
     """Customers `c-0`, `c-1` … of whom nothing is known."""
-    return [Sampled(Profile(id=f"c-{index}", unit=f"c-{index}")) for index in range(number)]
+    return [SampledCustomer(Profile(id=f"c-{index}", unit=f"c-{index}")) for index in range(number)]
 
 
-def one_per_stage(purposes: Iterable[str], now: float) -> list[Sampled]:
+def make_one_per_stage(purposes: Iterable[str], now: float) -> list[SampledCustomer]:
     """A customer in each stage of the journey at `now` (s since 1970), who agreed to all `purposes`."""
     agreed = {purpose: Consent(granted=True, time=now) for purpose in purposes}
     long_ago = now - LAPSED_AFTER - DAY
 
-    def one(stage: Stage, **known: object) -> Sampled:
-        return Sampled(msgspec.structs.replace(Profile(id=stage, unit=stage, consents=agreed), **known))
+    def one(stage: Stage, **known: object) -> SampledCustomer:
+        return SampledCustomer(msgspec.structs.replace(Profile(id=stage, unit=stage, consents=agreed), **known))
 
     return [
         one("new"),
@@ -51,7 +51,7 @@ def one_per_stage(purposes: Iterable[str], now: float) -> list[Sampled]:
     ]
 
 
-def read_sample(path: Path) -> list[Sampled]:
+def read_sample(path: Path) -> list[SampledCustomer]:
     """The customers of a JSON array, JSON Lines or CSV file: `user_id`, and `traits`, `context`, `channel` if any.
 
     In a CSV every other column is a trait. As in an identify, a trait `consent.PURPOSE` is a consent.
@@ -65,12 +65,12 @@ def read_sample(path: Path) -> list[Sampled]:
     return found
 
 
-def met_on(sample: list[Sampled], channel: str | None) -> list[Sampled]:
+def with_channel(sample: list[SampledCustomer], channel: str | None) -> list[SampledCustomer]:
     """The sample, in which who names no channel is met on this one."""
     return [msgspec.structs.replace(one, channel=one.channel or channel) for one in sample]
 
 
-def _read(path: Path) -> list[Sampled]:
+def _read(path: Path) -> list[SampledCustomer]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -83,7 +83,7 @@ def _read(path: Path) -> list[Sampled]:
             return [_sampled(line) for line in msgspec.json.decode(text, type=list[_Line])]
         except msgspec.DecodeError as error:
             raise BadInput(f"{path}: {error}; each customer is an object with user_id") from error
-    found: list[Sampled] = []
+    found: list[SampledCustomer] = []
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
@@ -117,14 +117,14 @@ def _value(cell: str) -> str | float | bool:
         return cell
 
 
-def _sampled(line: _Line) -> Sampled:
+def _sampled(line: _Line) -> SampledCustomer:
     traits: dict[str, Trait] = {}
     consents: dict[str, Consent] = {}
-    for name, value in flatten(line.traits).items():
+    for name, value in flatten_traits(line.traits).items():
         purpose = name.removeprefix(CONSENT)
         if purpose != name and isinstance(value, bool):
             consents[purpose] = Consent(value, 0.0)
         else:
             traits[name] = Trait(value, 0.0)
     profile = Profile(id=line.user_id, unit=line.user_id, traits=traits, consents=consents)
-    return Sampled(profile, line.context, line.channel)
+    return SampledCustomer(profile, line.context, line.channel)

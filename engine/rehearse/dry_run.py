@@ -8,15 +8,15 @@ from typing import Literal
 import msgspec
 
 from engine.catalog.plan.plan import Plan
-from engine.claims.claims import Claim, Take
-from engine.claims.pacing import by_offer, moved, offers_of, pools_of, worth_of
-from engine.claims.requirements import Where, claim_of
+from engine.claims.claims import Claim, PoolShare
+from engine.claims.pacing import expected_worth, paced_pools, pools_by_offer, prices_by_offer, update_pacing
+from engine.claims.requirements import ShowingContext, required_claim
 from engine.customer import CustomerIds, Profile
 from engine.decision.decision import DecideRequest, Decision, Standing, decide
 from engine.decision.gates import Gate
 from engine.decision.offers import Choice, Snapshot
 from engine.hashing import uniform
-from engine.rehearse.customers import Sampled
+from engine.rehearse.customers import SampledCustomer
 from engine.rehearse.preview import NO_SNAPSHOTS, channel_of, placement_of
 from engine.vocabulary import DAY, REDEMPTION
 from policies import Pacing
@@ -27,7 +27,7 @@ Visit = tuple[float, DecideRequest, Profile]
 STORES = 50
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class OutcomeShare(msgspec.Struct, frozen=True):
     """A variant, an offer, or a reason for neither: visits and customers it came to, its share of the visits.
 
     `value` is the mean value of the offers shown.
@@ -40,7 +40,7 @@ class Outcome(msgspec.Struct, frozen=True):
     value: float
 
 
-class Limit(msgspec.Struct, frozen=True):
+class PoolUse(msgspec.Struct, frozen=True):
     """A stock or budget: what there was (None: not told), what was redeemed, and what is held for others at the end.
 
     `ran_out` is when there was not enough for one more (s since 1970), None where it lasted.
@@ -54,7 +54,7 @@ class Limit(msgspec.Struct, frozen=True):
     ran_out: float | None
 
 
-class Kept(msgspec.Struct, frozen=True):
+class ClosedGate(msgspec.Struct, frozen=True):
     """In how many visits a gate kept an offer from being shown."""
 
     offer: str
@@ -68,13 +68,13 @@ class DryRun(msgspec.Struct, frozen=True):
     key: str
     customers: int
     visits: int
-    outcomes: list[Outcome]
-    limits: list[Limit]
-    kept: list[Kept]
+    outcomes: list[OutcomeShare]
+    limits: list[PoolUse]
+    kept: list[ClosedGate]
 
 
-def visits(
-    plan: Plan, key: str, sample: Iterable[Sampled], now: float, *, each: int = 1, days: float = 1.0
+def visits_of_sample(
+    plan: Plan, key: str, sample: Iterable[SampledCustomer], now: float, *, each: int = 1, days: float = 1.0
 ) -> Iterator[Visit]:
     """The sample asks for an experiment or a placement, each customer `each` times, evenly over `days` from `now`.
 
@@ -101,7 +101,7 @@ def visits(
         yield now + number * step, request, one.profile
 
 
-def asking(plan: Plan, key: str, logged: Iterable[Visit]) -> Iterator[Visit]:
+def visits_of_log(plan: Plan, key: str, logged: Iterable[Visit]) -> Iterator[Visit]:
     """Those of logged visits that could have asked for the experiment or the placement, asking for it alone.
 
     Raises:
@@ -137,7 +137,7 @@ def dry_run(
         redeemed: the share of those shown an offer who redeem it at once. The others' holds end as the offer says.
         snapshots: the learnt policies; by default none has learnt anything.
     """
-    ledger, prices = _Ledger(plan, stock or {}), _Prices(plan, snapshots)
+    ledger, prices = _Ledger(plan, stock or {}), _ShadowPrices(plan, snapshots)
     seen: Counter[str] = Counter()
     who: defaultdict[str, set[str]] = defaultdict(set)
     values: defaultdict[str, float] = defaultdict(float)
@@ -159,15 +159,17 @@ def dry_run(
                 continue
             values[outcome] += choice.offer.spec.value
             prices.saw(choice)
-            claim = claim_of(plan, decision_id, placement, choice, Where(decision.channel, decision.zone, now))
+            claim = required_claim(
+                plan, decision_id, placement, choice, ShowingContext(decision.channel, decision.zone, now)
+            )
             takes_it = choice.reason != "fallback" and uniform(decision_id, REDEMPTION) < redeemed
             told = choice.offer.limits.counters(REDEMPTION, decision.channel, plan.watched) if takes_it else []
             ledger.seen(profile.id, claim, told, now, takes_it=takes_it)
     outcomes = [
-        Outcome(outcome, times, len(who[outcome]), times / number, values[outcome] / times)
+        OutcomeShare(outcome, times, len(who[outcome]), times / number, values[outcome] / times)
         for outcome, times in seen.most_common()
     ]
-    gates = [Kept(offer, gate, times) for (offer, gate), times in kept.most_common()]
+    gates = [ClosedGate(offer, gate, times) for (offer, gate), times in kept.most_common()]
     return DryRun(key, len(set[str]().union(*who.values())), number, outcomes, ledger.limits(), gates)
 
 
@@ -212,10 +214,10 @@ class _Ledger:
         for take in claim.takes if claim else ():
             self._take(take, now, at_once=takes_it or not take.hold)
 
-    def limits(self) -> list[Limit]:
+    def limits(self) -> list[PoolUse]:
         found = sorted({*self._spent, *self._held})
         return [
-            Limit(
+            PoolUse(
                 "stock" if pool.startswith("stock:") else "budget",
                 pool.partition(":")[2],
                 self._whole.get(pool),
@@ -229,7 +231,7 @@ class _Ledger:
     def _left(self, pool: str) -> float:
         return round(self._whole[pool] - self._spent.get(pool, 0.0) - self._held.get(pool, 0.0), 4)
 
-    def _take(self, take: Take, now: float, *, at_once: bool) -> None:
+    def _take(self, take: PoolShare, now: float, *, at_once: bool) -> None:
         pool = f"{take.pool}:{take.name}"
         if at_once:
             self._spent[pool] += take.amount
@@ -240,12 +242,12 @@ class _Ledger:
             self._ran_out.setdefault(pool, now)
 
 
-class _Prices:
+class _ShadowPrices:
     """The shadow prices of what must last, as the learner would move them."""
 
     def __init__(self, plan: Plan, snapshots: Mapping[str, Snapshot]) -> None:
-        self._pools = pools_of(plan)
-        self._of_offer = offers_of(self._pools)
+        self._pools = paced_pools(plan)
+        self._of_offer = pools_by_offer(self._pools)
         self._selections = plan.policies
         self._snapshots = snapshots
         self._pacing: dict[str, Pacing] = {}
@@ -256,10 +258,10 @@ class _Prices:
         for name, pool in self._pools.items():
             if name in left and pool.begins <= now < pool.ends:
                 units = max(left[name], 0.0) / pool.take.amount
-                self._pacing[name] = moved(self._pacing.get(name), pool, units, now, self._worth.pop(name, []))
+                self._pacing[name] = update_pacing(self._pacing.get(name), pool, units, now, self._worth.pop(name, []))
             else:
                 self._pacing.pop(name, None)
-        return by_offer(self._pools, self._pacing)
+        return prices_by_offer(self._pools, self._pacing)
 
     def saw(self, choice: Choice) -> None:
         """Take note of what showing a scarce offer was worth."""
@@ -269,4 +271,4 @@ class _Prices:
             return
         policy = self._snapshots[key].policy if key in self._snapshots else selection.prior
         for name in self._of_offer[choice.offer.key]:
-            self._worth[name].append(worth_of(selection, policy, choice.offer.key, choice.context))
+            self._worth[name].append(expected_worth(selection, policy, choice.offer.key, choice.context))

@@ -42,7 +42,7 @@ class LoggedRow(msgspec.Struct, frozen=True):
     candidates: list[str] = []
 
 
-class Replayed(msgspec.Struct, frozen=True):
+class ReplayedDecision(msgspec.Struct, frozen=True):
     """What was logged, the same decision made again with its reasons, and where the two differ.
 
     Of the policies in `recorded` no snapshot is kept any more: the probabilities that their record has were drawn from.
@@ -59,7 +59,7 @@ class Replayed(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, eq=False)
-class _AsRecorded(Bandit):
+class _RecordedPolicy(Bandit):
     """A policy of which only what it said in one decision is left."""
 
     kind: ClassVar[str] = "as recorded"
@@ -70,7 +70,7 @@ class _AsRecorded(Bandit):
         return said if said.any() else np.ones(said.size)
 
 
-def explain_decision(log: Path, archive: Archive, client: Client, decision_id: str) -> Replayed:
+def explain_decision(log: Path, archive: Archive, client: Client, decision_id: str) -> ReplayedDecision:
     """The decision made again, and why it was so.
 
     Args:
@@ -109,7 +109,7 @@ def explain_decision(log: Path, archive: Archive, client: Client, decision_id: s
         differences.append(f"decided by Counterpoint {trace.release or 'of before'}, made again by {traces.RELEASE}")
     recorded = [f"{key}@{snapshot.version}" for key, snapshot in learnt.items() if snapshot.final]
     why = explanation(decision)
-    return Replayed(decision_id, trace.now, version, not differences, differences, logged, why, recorded)
+    return ReplayedDecision(decision_id, trace.now, version, not differences, differences, logged, why, recorded)
 
 
 def _rows(log: Path, decision_id: str) -> Iterator[tuple[LoggedRow, str, bytes]]:
@@ -139,7 +139,7 @@ def _snapshots(
         header = next((h for h in snapshots.kept(client, key) if h.version == int(version)), None)
         if header is None and row.key in chances:
             said = dict(zip(row.candidates, chances[row.key], strict=True))
-            policy: Bandit = _AsRecorded(plan.policies[key].arms, floor=0.0, said=said)
+            policy: Bandit = _RecordedPolicy(plan.policies[key].arms, floor=0.0, said=said)
             yield key, Snapshot(policy, int(version), final=True)
             continue
         if header is None:

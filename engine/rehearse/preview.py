@@ -12,12 +12,12 @@ from engine.customer import CustomerIds
 from engine.decision.decision import DecideRequest, Decision, decide
 from engine.decision.offers import Snapshot
 from engine.errors import BadInput
-from engine.rehearse.customers import Sampled
+from engine.rehearse.customers import SampledCustomer
 
 NO_SNAPSHOTS: Mapping[str, Snapshot] = {}
 
 
-class Shown(msgspec.Struct, frozen=True):
+class PreviewRow(msgspec.Struct, frozen=True):
     """What one customer would get. `detail` is the payload, or the candidates with their probabilities.
 
     `propensity` is that of the offer; of a variant its share of those let in, None where the hash did not assign it.
@@ -35,8 +35,12 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 def preview(
-    plan: Plan, key: str, sample: Iterable[Sampled], now: float, snapshots: Mapping[str, Snapshot] = NO_SNAPSHOTS
-) -> list[Shown]:
+    plan: Plan,
+    key: str,
+    sample: Iterable[SampledCustomer],
+    now: float,
+    snapshots: Mapping[str, Snapshot] = NO_SNAPSHOTS,
+) -> list[PreviewRow]:
     """What each customer of the sample would get of an experiment or a placement at `now` (seconds since 1970).
 
     Raises:
@@ -45,7 +49,7 @@ def preview(
     return [_shown(key, one, decision) for one, decision in _decisions(plan, key, sample, now, snapshots)]
 
 
-def with_drafts(specs: Specs, key: str) -> Specs:
+def with_draft(specs: Specs, key: str) -> Specs:
     """The specs with the draft `key`, and it alone, as if it ran."""
     if key not in specs.experiments:
         return specs
@@ -76,8 +80,8 @@ def channel_of(plan: Plan, key: str, placement: str | None) -> str:
 
 
 def _decisions(
-    plan: Plan, key: str, sample: Iterable[Sampled], now: float, snapshots: Mapping[str, Snapshot]
-) -> Iterator[tuple[Sampled, Decision]]:
+    plan: Plan, key: str, sample: Iterable[SampledCustomer], now: float, snapshots: Mapping[str, Snapshot]
+) -> Iterator[tuple[SampledCustomer, Decision]]:
     placement = placement_of(plan, key)
     for one in sample:
         channel = one.channel or channel_of(plan, key, placement)
@@ -93,7 +97,7 @@ def _decisions(
         yield one, decide(plan, snapshots, one.profile, request, now, decision_id=draw, trace=True)
 
 
-def _shown(key: str, one: Sampled, decision: Decision) -> Shown:
+def _shown(key: str, one: SampledCustomer, decision: Decision) -> PreviewRow:
     channel = decision.channel
     choice = next(iter(decision.choices.values()), None)
     policy = choice.policy if choice else None
@@ -101,9 +105,9 @@ def _shown(key: str, one: Sampled, decision: Decision) -> Shown:
         answer = decision.answer.experiments[key]
         detail = msgspec.json.encode(answer.payload).decode() if answer.payload else ""
         share = decision.assigned[key].share if answer.reason == "assigned" else None
-        return Shown(one.profile.id, channel, answer.variant, answer.reason, share, detail, policy)
+        return PreviewRow(one.profile.id, channel, answer.variant, answer.reason, share, detail, policy)
     pairs = zip(choice.candidates, choice.probabilities, strict=True)
     detail = ", ".join(f"{offer} {p:.3f}" for offer, p in pairs)
     detail += "".join(f", {offer}: {gate}" for offer, gate in choice.closed.items())
     gets = None if choice.silent else choice.offer.key
-    return Shown(one.profile.id, channel, gets, choice.reason, choice.propensity, detail, policy)
+    return PreviewRow(one.profile.id, channel, gets, choice.reason, choice.propensity, detail, policy)

@@ -12,7 +12,7 @@ from engine.decision.decision import clock, tell
 from engine.decision.moments import zone_of
 
 
-class Move(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"}):
+class VariantMove(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"}):
     """Customers who went from one variant to another; where there is no variant, its reason stands in brackets."""
 
     experiment: str
@@ -21,7 +21,7 @@ class Move(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"
     customers: int
 
 
-def moves(old: Plan, new: Plan, sample: Iterable[Profile], now: float) -> list[Move]:
+def count_moves(old: Plan, new: Plan, sample: Iterable[Profile], now: float) -> list[VariantMove]:
     """Every move of the sample at `now` (seconds since 1970), the largest of each experiment first."""
     keys = sorted({*old.experiments, *new.experiments})
     counts: dict[str, Counter[tuple[str, str]]] = {key: Counter() for key in keys}
@@ -31,7 +31,9 @@ def moves(old: Plan, new: Plan, sample: Iterable[Profile], now: float) -> list[M
             before, after = _variant(old, key, subject, now), _variant(new, key, subject, now)
             if before != after:
                 counts[key][before, after] += 1
-    return [Move(key, before, after, number) for key in keys for (before, after), number in counts[key].most_common()]
+    return [
+        VariantMove(key, before, after, number) for key in keys for (before, after), number in counts[key].most_common()
+    ]
 
 
 def subject_of(profile: Profile, now: float, zone: str, context: Mapping[str, object] | None = None) -> Subject:

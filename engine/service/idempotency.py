@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from engine import keyspace
-from engine.customers.redis.pipeline import Reply, Script, Wire
+from engine.customers.redis.pipeline import RedisPipeline, RedisReply, Script
 from engine.errors import StoreUnavailable
 from engine.hashing import identifier_digest
 from engine.service.problems import Refusal
@@ -54,7 +54,7 @@ _decode = msgspec.msgpack.Decoder(Kept).decode
 class Repeats:
     """The requests that one worker was sent with a key; `spool` takes records, as payload and customer."""
 
-    def __init__(self, wire: Wire, away: Away, spool: Callable[[Payloads], None]) -> None:
+    def __init__(self, wire: RedisPipeline, away: Away, spool: Callable[[Payloads], None]) -> None:
         self._wire = wire
         self._away = away
         self._spool = spool
@@ -130,7 +130,7 @@ class Repeats:
         return kept.answer
 
 
-async def forget(wire: Wire, who: Container[str]) -> None:
+async def forget(wire: RedisPipeline, who: Container[str]) -> None:
     """Let go of the answers to the erased, by the digests of their names.
 
     Raises:
@@ -149,7 +149,7 @@ def _other(value: bytes, request: bytes) -> bool:
     return value[1 : 1 + DIGEST] != request[:DIGEST]
 
 
-def _unheard(sent: "asyncio.Future[Reply]") -> None:
+def _unheard(sent: "asyncio.Future[RedisReply]") -> None:
     sent.add_done_callback(lambda future: future.cancelled() or future.exception())
 
 

@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from engine.catalog.plan.plan import Plan
-from engine.customers.redis.pipeline import Wire
+from engine.customers.redis.pipeline import RedisPipeline
 from engine.errors import StoreUnavailable
 from engine.keyspace import PAUSED_EXPERIMENTS as PAUSED
 
@@ -28,7 +28,7 @@ class Pause(msgspec.Struct, frozen=True):
 class KillSwitch:
     """What is paused, as this worker last heard of it. While the store is away that stays as it was."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: RedisPipeline) -> None:
         self.paused: frozenset[str] = frozenset()
         self._wire = wire
         self._base: Plan | None = None

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
-from engine.customers.model.events import Status
+from engine.customers.model.events import EventStatus
 from engine.decision.decision import Decision
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
@@ -51,7 +51,7 @@ class Meters:
             self._seconds._buckets[bucket].inc(count)  # noqa: SLF001 (its own verb takes one at a time)
         self._seconds._sum.inc(sum(seconds for _, _, seconds in told))  # noqa: SLF001 (as above)
 
-    def ingested(self, statuses: Iterable[Status]) -> None:
+    def ingested(self, statuses: Iterable[EventStatus]) -> None:
         """Count what became of a batch."""
         for status in statuses:
             self._events.labels(status.status).inc()

@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from engine.customers.redis.pipeline import Wire
+from engine.customers.redis.pipeline import RedisPipeline
 from engine.errors import StoreUnavailable
 from engine.keyspace import STORE_PROBE as PROBE
 
@@ -22,7 +22,7 @@ class Away:
     Only waits count: a store that refuses at once costs nothing to ask, and may still answer the next request.
     """
 
-    def __init__(self, wire: Wire, timeout: float) -> None:
+    def __init__(self, wire: RedisPipeline, timeout: float) -> None:
         self.now = False
         self._wire = wire
         self._wait = timeout / 2

@@ -13,15 +13,15 @@ import structlog
 from engine.catalog.archive import Archive
 from engine.catalog.plan.plan import Plan
 from engine.catalog.watch import PlanWatch
-from engine.claims.claims import Claims, Reason
-from engine.claims.grant_offers import Granting, Lost, to_remember
-from engine.claims.offer_outcomes import admit, hear
-from engine.claims.pending_exposures import held, hold
-from engine.claims.sticky_writes import keep
+from engine.claims.claims import Claims, DenialReason
+from engine.claims.grant_offers import LostOffers, OfferGrants, pending_of
+from engine.claims.offer_outcomes import admit_redemptions, apply_outcomes
+from engine.claims.pending_exposures import fetch_pending, store_pending
+from engine.claims.sticky_writes import write_sticky
 from engine.customer import CustomerIds, Profile
-from engine.customers.erased_cache import Forgotten
-from engine.customers.model.events import Accepted, Event, Status, customer_ids, decode_batch
-from engine.customers.redis.keys import strongest
+from engine.customers.erased_cache import ErasedCache
+from engine.customers.model.events import Accepted, Event, EventStatus, customer_ids, decode_batch
+from engine.customers.redis.keys import strongest_identifier
 from engine.customers.store import ProfileStore
 from engine.decision.decision import NOTHING_COUNTED, DecideRequest, Decision, Standing, decide
 from engine.decision.offers import Snapshot
@@ -69,13 +69,13 @@ class Exposed(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of an exposure; the offer of a `refused` placement cannot be had any more: show the fallback."""
 
     status: Literal["accepted", "refused"]
-    refused: dict[str, Reason] = {}
+    refused: dict[str, DenialReason] = {}
 
 
 class Statuses(msgspec.Struct, frozen=True):
     """What became of each item of a batch, in its order."""
 
-    statuses: list[Status]
+    statuses: list[EventStatus]
 
 
 class Worker:
@@ -94,9 +94,9 @@ class Worker:
         self.follower = Follower(settings, lambda: self.watch.plan)
         self.meters.registry.register(Told(self.follower))
         self.switch = KillSwitch(self.patient.wire)
-        self.forgotten = Forgotten(self.patient.wire)
+        self.forgotten = ErasedCache(self.patient.wire)
         self.claims = Claims(self.store.wire)
-        self.granting = Granting(self.claims)
+        self.granting = OfferGrants(self.claims)
         self.repeats = Repeats(self.store.wire, self.away, self._spool)
         self._encoder = msgspec.json.Encoder()
         self._request = msgspec.json.Decoder(DecideRequest)
@@ -186,16 +186,16 @@ class Worker:
                 if not resolved.settled or profile.undecided:
                     await self.store.touch(resolved, now, self._journal)
 
-                def again(lost: Lost) -> Decision:
+                def again(lost: LostOffers) -> Decision:
                     nonlocal standing
                     standing = msgspec.structs.replace(standing, lost=lost)
                     return self.decided(profile, request, now, decision_id, standing=standing)
 
                 decision = await self.granting.grant(self.plan, decision, resolved.key, now, again)
             if decision.kept:
-                await keep(self.store, resolved, decision.kept, self.plan.experiments)
-            if request.expose and (told := to_remember(decision, resolved.key, ())) is not None:
-                await hold(self.store.wire, decision_id, told)
+                await write_sticky(self.store, resolved, decision.kept, self.plan.experiments)
+            if request.expose and (told := pending_of(decision, resolved.key, ())) is not None:
+                await store_pending(self.store.wire, decision_id, told)
         except StoreUnavailable:
             self.away.failed(began, time.monotonic())
             return self._alone(request, now, decision_id)
@@ -254,10 +254,10 @@ class Worker:
         """Keep a decision until its exposure is told; False where the store did not take it."""
         waits = seen_keys(decision)
         lost = decision.answer.degraded or decision.erased
-        told = None if lost else to_remember(decision, decision.key, waits)
+        told = None if lost else pending_of(decision, decision.key, waits)
         if told is not None:
             try:
-                await hold(self.store.wire, decision.answer.decision_id, told)
+                await store_pending(self.store.wire, decision.answer.decision_id, told)
             except StoreUnavailable:
                 return False
         return True
@@ -266,7 +266,7 @@ class Worker:
         """Answer `/v1/exposures`: what was prefetched is now seen."""
         request = self._decode(self._expose, call.body)
         try:
-            waiting = await held(self.patient.wire, request.decision_id)
+            waiting = await fetch_pending(self.patient.wire, request.decision_id)
         except StoreUnavailable:
             raise Refusal(503, "the store is away; send the exposure again", "", ((b"retry-after", b"1"),)) from None
         if waiting is None or not waiting.keys:
@@ -298,15 +298,17 @@ class Worker:
         if call.caller.role == "client":
             proof = call.header(PROOF)
             batch = [
-                item if isinstance(item, Status) or call.caller.proven(customer_ids(item), proof) else _unproven(item)
+                item
+                if isinstance(item, EventStatus) or call.caller.proven(customer_ids(item), proof)
+                else _unproven(item)
                 for item in batch
             ]
         now = time.time()
         try:
             store, claims = self.patient, Claims(self.patient.wire)
-            admitted = await admit(store, claims, self.plan, batch, now)
+            admitted = await admit_redemptions(store, claims, self.plan, batch, now)
             statuses = await store.ingest(admitted, now, self._journal)
-            await hear(store, claims, self.plan, admitted, statuses, now)
+            await apply_outcomes(store, claims, self.plan, admitted, statuses, now)
         except StoreUnavailable:
             detail = "the store is away and none of the batch is answered for; send it again as it is"
             raise Refusal(503, detail, "", ((b"retry-after", b"1"),)) from None
@@ -373,8 +375,10 @@ def _payloads(records: Sequence[Logged]) -> list[tuple[bytes, str]]:
     return [(encode(record), record.customer) for record in records]
 
 
-def _unproven(event: Event) -> Status:
-    return Status("rejected", event.message_id, "customer: not proven by X-Customer-Proof; sign all ids of the item")
+def _unproven(event: Event) -> EventStatus:
+    return EventStatus(
+        "rejected", event.message_id, "customer: not proven by X-Customer-Proof; sign all ids of the item"
+    )
 
 
 def of_the_store(request: DecideRequest) -> DecideRequest:
@@ -387,7 +391,7 @@ def of_the_store(request: DecideRequest) -> DecideRequest:
 
 def stranger(ids: CustomerIds) -> Profile:
     """Whom a decision is for while the store is away: nothing is known but an id."""
-    name = strongest(ids)
+    name = strongest_identifier(ids)
     return Profile(id=name, unit=name)
 
 

@@ -11,7 +11,7 @@ from engine.catalog.plan.compile import compile_plan
 from engine.catalog.spec.folder import Specs
 from engine.customer import Profile, Trait
 from engine.errors import CatalogError
-from engine.rehearse.variant_moves import Move, moves
+from engine.rehearse.variant_moves import VariantMove, count_moves
 from tests.catalog.folder import Json, experiment, specs
 
 NOW = 1_790_000_000.0  # 2026-09-21
@@ -307,7 +307,7 @@ def built(house: Json) -> Specs | None:
         return None
 
 
-def harmed(found: list[Move]) -> list[Move]:
+def harmed(found: list[VariantMove]) -> list[VariantMove]:
     return [move for move in found if not move.source.startswith("(")]
 
 
@@ -327,5 +327,5 @@ def test_what_is_called_safe_moves_nobody_and_takes_nobody_out(data: st.DataObje
     event(f"safe: {not unsafe}, changes: {bool(found)}")
     if shared:
         return
-    bad = harmed(moves(compile_plan(old), compile_plan(new), sample, NOW))
+    bad = harmed(count_moves(compile_plan(old), compile_plan(new), sample, NOW))
     assert [move for move in bad if move.experiment not in unsafe] == []

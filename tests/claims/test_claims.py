@@ -8,10 +8,10 @@ from typing import TypeVar
 import pytest
 import redis
 
-from engine.claims.claims import Cap, Claim, Claims, Denial, Take
+from engine.claims.claims import CapCheck, Claim, Claims, Denial, PoolShare
 from engine.customer import CustomerIds
 from engine.customers.model.events import Accepted, Event
-from engine.customers.redis.pipeline import Wire, connect
+from engine.customers.redis.pipeline import RedisPipeline, connect_store
 from engine.customers.store import ProfileStore
 from engine.decision.windows import since, suppressed_until
 
@@ -24,7 +24,7 @@ SHOWN = "exposure|offer:coffee"
 
 def with_claims(url: str, story: Callable[[Claims], Awaitable[T]]) -> T:
     async def run() -> T:
-        wire = Wire(connect(url, 10))
+        wire = RedisPipeline(connect_store(url, 10))
         try:
             return await story(Claims(wire))
         finally:
@@ -34,12 +34,12 @@ def with_claims(url: str, story: Callable[[Claims], Awaitable[T]]) -> T:
 
 
 def shown(name: str, limit: int = 2, window: float = 7 * DAY, now: float = NOW) -> Claim:
-    return Claim(name, [Cap(SHOWN, limit, now - window)], [SHOWN])
+    return Claim(name, [CapCheck(SHOWN, limit, now - window)], [SHOWN])
 
 
 def crowd(url: str, claim: Callable[[int], Claim]) -> list[Denial | None]:
     async def run() -> list[Denial | None]:
-        wires = [Wire(connect(url, 10)) for _ in range(2)]
+        wires = [RedisPipeline(connect_store(url, 10)) for _ in range(2)]
         workers = [Claims(wire) for wire in wires]
         answers = await asyncio.gather(*(workers[n % 2].claim(KEY, [claim(n)], NOW) for n in range(400)))
         for wire in wires:
@@ -56,17 +56,17 @@ def test_cap_three_grants_three(redis_url: str) -> None:
 
 
 def test_the_last_unit_goes_once_and_the_losers_count_nothing(redis_url: str) -> None:
-    take = Take("stock", "COFFEE-12", least=1, hold=900)
+    take = PoolShare("stock", "COFFEE-12", least=1, hold=900)
     with_claims(redis_url, lambda claims: claims.stock("COFFEE-12", 1, NOW))
     counter = "exposure|*"
-    answers = crowd(redis_url, lambda n: Claim(f"c{n}", [Cap(counter, 1000, 0)], [counter], [take]))
+    answers = crowd(redis_url, lambda n: Claim(f"c{n}", [CapCheck(counter, 1000, 0)], [counter], [take]))
     assert answers.count(None) == 1
     assert answers.count(Denial("stock", "COFFEE-12")) == 399
     assert len(with_claims(redis_url, lambda claims: claims.counts(KEY))[counter]) == 1
 
 
 def test_a_budget_never_overdraws(redis_url: str) -> None:
-    take = Take("budget", "coffee", amount=1.4, limit=100.0)
+    take = PoolShare("budget", "coffee", amount=1.4, limit=100.0)
     answers = crowd(redis_url, lambda n: Claim(f"c{n}", takes=[take]))
     assert answers.count(None) == 71
     assert with_claims(redis_url, lambda claims: claims.left(take)) == pytest.approx(0.6)
@@ -74,12 +74,12 @@ def test_a_budget_never_overdraws(redis_url: str) -> None:
 
 def test_all_caps_must_hold_and_a_window_rolls_on(redis_url: str) -> None:
     async def story(claims: Claims) -> None:
-        week, day = Cap(SHOWN, 2, NOW - 7 * DAY), Cap("exposure|tag:loyalty", 1, NOW - DAY)
+        week, day = CapCheck(SHOWN, 2, NOW - 7 * DAY), CapCheck("exposure|tag:loyalty", 1, NOW - DAY)
         both = Claim("c1", [week, day], [SHOWN, "exposure|tag:loyalty"])
         assert await claims.claim(KEY, [both], NOW) == [None]
         again = Claim("c2", [week, day], [SHOWN, "exposure|tag:loyalty"])
         assert await claims.claim(KEY, [again], NOW + 1) == [Denial("cap", "exposure|tag:loyalty")]
-        later = Claim("c3", [Cap(SHOWN, 1, NOW + 1)], [SHOWN])
+        later = Claim("c3", [CapCheck(SHOWN, 1, NOW + 1)], [SHOWN])
         assert await claims.claim(KEY, [later], NOW + 7 * DAY) == [None]
 
     with_claims(redis_url, story)
@@ -99,7 +99,7 @@ def test_claims_of_one_request_see_each_other_and_count_once_per_id(redis_url: s
 
 def test_a_hold_expires_when_it_is_not_collected(redis_url: str) -> None:
     async def story(claims: Claims) -> None:
-        bread = Take("stock", "BREAD", least=1, hold=900)
+        bread = PoolShare("stock", "BREAD", least=1, hold=900)
         mine, theirs = Claim("mine", takes=[bread]), Claim("theirs", takes=[bread])
         await claims.stock("BREAD", 1, NOW)
         assert await claims.claim(KEY, [mine], NOW) == [None]
@@ -118,9 +118,9 @@ def test_a_hold_expires_when_it_is_not_collected(redis_url: str) -> None:
 def test_a_claim_refused_by_a_cap_spends_nothing(redis_url: str) -> None:
     async def story(claims: Claims) -> None:
         for hold in (0, 60):
-            take = Take("budget", f"b{hold}", amount=2, limit=10, hold=hold)
+            take = PoolShare("budget", f"b{hold}", amount=2, limit=10, hold=hold)
             for n, denial in enumerate([None, Denial("cap", f"cap{hold}")]):
-                claim = Claim(f"c{n}", [Cap(f"cap{hold}", 1, 0)], [f"cap{hold}"], [take])
+                claim = Claim(f"c{n}", [CapCheck(f"cap{hold}", 1, 0)], [f"cap{hold}"], [take])
                 assert await claims.claim(KEY, [claim], NOW) == [denial]
             assert await claims.left(take) == 8
 
@@ -128,7 +128,7 @@ def test_a_claim_refused_by_a_cap_spends_nothing(redis_url: str) -> None:
 
 
 def test_stock_nobody_told_of_is_none(redis_url: str) -> None:
-    claim = Claim("c", takes=[Take("stock", "?", least=1)])
+    claim = Claim("c", takes=[PoolShare("stock", "?", least=1)])
     assert with_claims(redis_url, lambda claims: claims.claim(KEY, [claim], NOW)) == [Denial("stock", "?")]
 
 
@@ -161,7 +161,7 @@ def test_every_count_and_pool_has_a_life_and_a_bound(redis_url: str) -> None:
         counts = await claims.counts(KEY)
         assert (len(counts), len(counts["exposure|*"])) == (256, 64)
         assert "exposure|offer:599" in counts
-        await claims.claim(KEY, [Claim("c", takes=[Take("budget", "b", limit=5.0, hold=60)])], NOW)
+        await claims.claim(KEY, [Claim("c", takes=[PoolShare("budget", "b", limit=5.0, hold=60)])], NOW)
 
     with_claims(redis_url, story)
     with redis.Redis.from_url(redis_url) as client:
@@ -191,8 +191,8 @@ def test_two_refusals_in_thirty_days_suppress_for_sixty() -> None:
 
 
 def test_several_are_confirmed_together_or_not_at_all(redis_url: str) -> None:
-    stock = Take("stock", "BREAD", least=1, hold=900)
-    budget = Take("budget", "bread", amount=2, limit=2, hold=60)
+    stock = PoolShare("stock", "BREAD", least=1, hold=900)
+    budget = PoolShare("budget", "bread", amount=2, limit=2, hold=60)
 
     async def story(claims: Claims) -> None:
         mine, other = Claim("mine", takes=[stock, budget]), Claim("other", takes=[budget])

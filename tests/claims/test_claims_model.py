@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from redis import Redis
 
-from engine.claims.claims import Cap, Claim, Claims, Denial, Take
-from engine.customers.redis.pipeline import Wire, connect
+from engine.claims.claims import CapCheck, Claim, Claims, Denial, PoolShare
+from engine.customers.redis.pipeline import RedisPipeline, connect_store
 
 KEY = "0" * 24
 LIMIT, WINDOW, HOLD = 3, 100.0, 40.0
@@ -25,7 +25,7 @@ class ClaimModel(RuleBasedStateMachine):
         with Redis.from_url(self.url) as client:
             client.flushall()
         self.loop = asyncio.new_event_loop()
-        self.wire = Wire(connect(self.url, 10))
+        self.wire = RedisPipeline(connect_store(self.url, 10))
         self.claims = Claims(self.wire)
         self.now = 1000.0
         self.level = 0
@@ -40,10 +40,10 @@ class ClaimModel(RuleBasedStateMachine):
 
     def claim_of(self, name: str) -> Claim:
         takes = [
-            Take("stock", "sku", least=1, hold=HOLD),
-            Take("budget", "offer", amount=COST, limit=BUDGET, hold=HOLD),
+            PoolShare("stock", "sku", least=1, hold=HOLD),
+            PoolShare("budget", "offer", amount=COST, limit=BUDGET, hold=HOLD),
         ]
-        return Claim(name, [Cap("shown", LIMIT, self.now - WINDOW)], ["shown"], takes)
+        return Claim(name, [CapCheck("shown", LIMIT, self.now - WINDOW)], ["shown"], takes)
 
     def live(self) -> set[str]:
         return {name for name, until in self.held.items() if until > self.now}

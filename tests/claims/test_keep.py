@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from engine.catalog import Plan, load_plan
-from engine.claims.sticky_writes import keep
+from engine.claims.sticky_writes import write_sticky
 from engine.customer import CustomerIds, Profile
 from engine.customers.model.events import Accepted, Event
 from engine.customers.store import ProfileStore
@@ -52,7 +52,7 @@ async def served(store: ProfileStore, plan: Plan, ids: CustomerIds, *, expose: b
     decision = decide(plan, {}, resolved.profile, request, NOW)
     if expose and not resolved.settled:
         await store.touch(resolved, NOW, ignore)
-    await keep(store, resolved, decision.kept, plan.experiments)
+    await write_sticky(store, resolved, decision.kept, plan.experiments)
     return decision
 
 
@@ -133,8 +133,8 @@ def test_what_others_kept_meanwhile_stays_and_what_they_changed_is_not_lost(redi
         early = await store.fetch(VISITOR, NOW)
         purchase = Event("track", "m-1", event="purchase", anonymous_id="a-1", timestamp=NOW, channel="web")
         await store.ingest([purchase], NOW, ignore)
-        await keep(store, await store.fetch(VISITOR, NOW), {"banner__0": "first"}, LIVE)
-        await keep(store, early, {"banner__0": "second", "banner__1": "x"}, LIVE)
+        await write_sticky(store, await store.fetch(VISITOR, NOW), {"banner__0": "first"}, LIVE)
+        await write_sticky(store, early, {"banner__0": "second", "banner__1": "x"}, LIVE)
         profile = (await store.fetch(VISITOR, NOW)).profile
         assert profile.sticky == {"banner__0": "first", "banner__1": "x"}
         assert profile.order_count == 1
@@ -145,8 +145,8 @@ def test_what_others_kept_meanwhile_stays_and_what_they_changed_is_not_lost(redi
 def test_what_is_held_for_experiments_that_are_gone_is_let_go(redis_url: str) -> None:
     async def story(store: ProfileStore) -> None:
         await store.touch(await store.fetch(VISITOR, NOW), NOW, ignore)
-        await keep(store, await store.fetch(VISITOR, NOW), {"gone__0": "a", "gone__1@d__1": "a"}, {"gone"})
-        await keep(store, await store.fetch(VISITOR, NOW), {"banner__0": "a"}, LIVE)
+        await write_sticky(store, await store.fetch(VISITOR, NOW), {"gone__0": "a", "gone__1@d__1": "a"}, {"gone"})
+        await write_sticky(store, await store.fetch(VISITOR, NOW), {"banner__0": "a"}, LIVE)
         assert (await store.fetch(VISITOR, NOW)).profile.sticky == {"banner__0": "a"}
 
     with_store(redis_url, story)

@@ -8,7 +8,7 @@ import msgspec
 import redis
 
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.claims.claims import Claim, Claims, Take
+from engine.claims.claims import Claim, Claims, PoolShare
 from engine.customer import CustomerIds
 from engine.customers.model.events import Accepted, Event
 from engine.customers.store import ProfileStore
@@ -109,7 +109,7 @@ def test_holds_that_lapse_leave_nothing_behind(redis_url: str) -> None:
         store = ProfileStore.open(redis_url, timeout=10)
         claims = Claims(store.wire)
         for n in range(500):
-            take = Take("budget", "offer", amount=1, limit=1e6, hold=60)
+            take = PoolShare("budget", "offer", amount=1, limit=1e6, hold=60)
             await claims.claim("0" * 24, [Claim(f"c{n}", takes=[take])], NOW + n * 30)
         await store.close()
 

@@ -3,8 +3,8 @@
 import asyncio
 import time
 
-from engine.claims.claims import Cap, Claim, Claims, Denial, Take
-from engine.claims.pending_exposures import Prefetched, held, hold
+from engine.claims.claims import CapCheck, Claim, Claims, Denial, PoolShare
+from engine.claims.pending_exposures import PendingDecision, fetch_pending, store_pending
 from engine.customer import CustomerIds
 from engine.customers.model.events import Accepted, Event
 from engine.customers.store import ProfileStore
@@ -36,7 +36,14 @@ def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
         units = [
             claims.claim(
                 found.key,
-                [Claim(f"d{n}", [Cap("exposure|*", 2, 0)], ["exposure|*"], [Take("stock", "SKU", least=1, hold=60)])],
+                [
+                    Claim(
+                        f"d{n}",
+                        [CapCheck("exposure|*", 2, 0)],
+                        ["exposure|*"],
+                        [PoolShare("stock", "SKU", least=1, hold=60)],
+                    )
+                ],
                 NOW,
             )
             for n, found in enumerate(many)
@@ -45,10 +52,12 @@ def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
         assert answers.count(None) == 5
         assert answers.count(Denial("stock", "SKU")) == 25
         for n in (7, 8):
-            held_for = Prefetched(f"u-{n}", ["hero"], many[n].key, unit=f"a-{n}", who=CustomerIds(user_id=f"u-{n}"))
-            await hold(store.wire, f"d-{n}", held_for)
+            held_for = PendingDecision(
+                f"u-{n}", ["hero"], many[n].key, unit=f"a-{n}", who=CustomerIds(user_id=f"u-{n}")
+            )
+            await store_pending(store.wire, f"d-{n}", held_for)
         assert await erase_profile(store, "u-7") == {"user_id": ["u-7"], "anonymous_id": ["a-7"]}
-        assert [await held(store.wire, f"d-{n}") is not None for n in (7, 8)] == [False, True]
+        assert [await fetch_pending(store.wire, f"d-{n}") is not None for n in (7, 8)] == [False, True]
         assert await finish_erasures(store, time.time() + SWEPT) == 1
         assert (await store.fetch(CustomerIds(anonymous_id="a-7"), NOW)).erased
         await store.close()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from engine.customers.model.events import Event, Status, customer_ids, decode_batch, occurred
+from engine.customers.model.events import Event, EventStatus, customer_ids, decode_batch, event_time
 from engine.errors import BadInput
 
 RECEIVED = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
@@ -15,7 +15,7 @@ def event(**fields: object) -> dict[str, object]:
     return {"type": "track", "message_id": "m1", "user_id": "u-42", "event": "view"} | fields
 
 
-def one(**fields: object) -> Event | Status:
+def one(**fields: object) -> Event | EventStatus:
     (found,) = decode_batch(msgspec.json.encode({"batch": [event(**fields)]}))
     return found
 
@@ -26,7 +26,7 @@ def test_an_item_that_breaks_a_rule_is_refused_and_the_others_are_not() -> None:
     assert isinstance(first, Event)
     assert isinstance(third, Event)
     why = "Expected `str | null`, got `int` - at `$.event`; /docs says what an item may have"
-    assert second == Status("rejected", "m2", why)
+    assert second == EventStatus("rejected", "m2", why)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_an_item_that_breaks_a_rule_is_refused_and_the_others_are_not() -> None:
 )
 def test_a_refusal_names_the_field_and_the_rule(fields: dict[str, object], reason: str) -> None:
     found = one(**fields)
-    assert isinstance(found, Status)
+    assert isinstance(found, EventStatus)
     assert found.reason is not None
     assert reason in found.reason
 
@@ -89,7 +89,7 @@ def test_an_item_of_bad_bytes_is_refused_alone(item: bytes) -> None:
         found = decode_batch(b'{"batch": [' + item + b"," + good + b"]}")
     except BadInput:
         return
-    assert isinstance(found[0], Status)
+    assert isinstance(found[0], EventStatus)
     assert isinstance(found[1], Event)
 
 
@@ -110,13 +110,13 @@ def test_an_item_of_bad_bytes_is_refused_alone(item: bytes) -> None:
 def test_the_senders_lag_counts_not_the_senders_clock(timestamp: object, sent_at: object, after: float) -> None:
     found = one(timestamp=timestamp, sent_at=sent_at)
     assert isinstance(found, Event)
-    assert occurred(found, RECEIVED) == RECEIVED + after
+    assert event_time(found, RECEIVED) == RECEIVED + after
 
 
 def test_a_number_no_store_holds_is_refused() -> None:
     item = b'{"type": "track", "message_id": "m", "user_id": "u", "event": "view", "properties": {"n": 1' + b"0" * 30
     (found,) = decode_batch(b'{"batch": [' + item + b"}}]}")
-    assert isinstance(found, Status)
+    assert isinstance(found, EventStatus)
     assert found.reason is not None
     assert "64 bits" in found.reason
 
@@ -130,7 +130,7 @@ def test_what_is_no_finite_number_is_refused_alone(number: bytes) -> None:
     except BadInput:
         assert number != b"1e999"  # the others are no JSON at all
         return
-    assert isinstance(found[0], Status)
+    assert isinstance(found[0], EventStatus)
     assert isinstance(found[1], Event)
 
 

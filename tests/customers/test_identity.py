@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.claims.claims import Claim, Claims
 from engine.customer import CustomerIds, Profile
-from engine.customers.customer_view import portrait
+from engine.customers.customer_view import customer_view
 from engine.customers.model.events import Accepted, Event
-from engine.customers.redis.pipeline import Argument, Reply, Script, Wire, connect
+from engine.customers.redis.pipeline import Argument, RedisPipeline, RedisReply, Script, connect_store
 from engine.customers.store import ProfileStore
 from engine.erasure.profiles import SWEPT, erase_profile, export_profile, finish_erasures
 from engine.errors import StoreUnavailable
@@ -83,14 +83,14 @@ def test_a_merge_follows_the_rule_of_each_trait_and_a_denied_consent_stands(redi
     with_store(redis_url, story)
 
 
-class Crashing(Wire):
+class Crashing(RedisPipeline):
     """A wire whose process dies after so many writes."""
 
     def __init__(self, url: str, writes: int) -> None:
-        super().__init__(connect(url, 10))
+        super().__init__(connect_store(url, 10))
         self.left = writes
 
-    def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> "asyncio.Future[Reply]":
+    def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> "asyncio.Future[RedisReply]":
         if self.left <= 0:
             raise StoreUnavailable("the process died here")
         self.left -= 1
@@ -150,7 +150,7 @@ def test_a_batch_sent_three_times_in_any_order_is_once_in_order(redis_url: str) 
             statuses = [s for order in orders for s in await store.ingest([ALL[n] for n in order], NOW + 9, silent)]
             assert [s.status for s in statuses].count("accepted") == 5
             found = await store.fetch(CustomerIds(user_id="u-42"), NOW)
-            profiles.append(portrait(found.profile, NOW))
+            profiles.append(customer_view(found.profile, NOW))
         assert profiles[0] == profiles[1] == profiles[2]
         assert profiles[0]["identifiers"] == {"anonymous_id": ["a-9"], "user_id": ["u-42"]}
         assert profiles[0]["traits"]["name"] == {"value": "Ada", "time": "2026-09-21T14:13:21.000Z", "source": "web"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customer import CustomerIds
-from engine.customers.customer_view import portrait
+from engine.customers.customer_view import customer_view
 from engine.customers.model.events import Accepted, Event
 from engine.customers.store import ProfileStore
 from engine.vocabulary import DAY
@@ -92,7 +92,7 @@ def after(url: str, batches: Sequence[Sequence[Event]]) -> dict[str, object]:
         for kind, values in PERSON.items():
             for value in values:
                 one = await workers[0].fetch(CustomerIds(**{kind: value}), NOW)
-                found[value] = portrait(one.profile, NOW + 100 * DAY) if one.known else None
+                found[value] = customer_view(one.profile, NOW + 100 * DAY) if one.known else None
         for worker in workers:
             await worker.close()
         return found

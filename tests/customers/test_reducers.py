@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customer import Profile, attributes, consented, resume
-from engine.customers.customer_view import portrait
+from engine.customers.customer_view import customer_view
 from engine.customers.model.events import Event
-from engine.customers.model.reducers import reduce
+from engine.customers.model.reducers import apply_event
 from engine.vocabulary import DAY
 
 NOW = 1_790_000_000.0
@@ -64,7 +64,7 @@ def happened(draw: st.DrawFn) -> tuple[Event, float]:
 def after(events: Sequence[tuple[Event, float]], rules: ProfileRules = RULES) -> Profile:
     profile = EMPTY
     for event, time in events:
-        profile = reduce(profile, event, time, rules)
+        profile = apply_event(profile, event, time, rules)
     return profile
 
 
@@ -165,7 +165,7 @@ def test_whatever_was_told_can_be_read(said: dict[str, object]) -> None:
         traits: dict[str, object] = {"affinity": affinity, "loyalty": "gold", "orders": 3}
         told = Event("identify", "m", user_id="u", traits=traits), NOW
         profile = after([track("view", category="coffee"), told, track("consent", purpose="p", granted=True, **said)])
-        assert msgspec.json.encode(portrait(profile, NOW))
+        assert msgspec.json.encode(customer_view(profile, NOW))
         assert consented(profile, "p", NOW) == (said.get("days", 1) > 0)
 
 

@@ -15,7 +15,7 @@ from engine.catalog import load_plan
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customer import CustomerIds, Decayed, Profile, Trait
-from engine.customers.model.identity import resolve
+from engine.customers.model.identity import resolve_identity
 from engine.customers.redis import keys
 from engine.customers.redis.stored_entry import Entry
 from engine.decision.decision import DecideRequest, decide
@@ -26,7 +26,7 @@ NOW = 1_790_000_000.0
 SHOP = load_plan(Path(__file__).parents[2] / "experiments")
 UNTESTED = replace(SHOP, by_placement={})
 RULES = ProfileRules()
-HASH = keys.hasher(b"test")
+HASH = keys.key_hasher(b"test")
 IDS = st.text(min_size=1, max_size=12)
 
 
@@ -84,7 +84,7 @@ def test_a_visitor_who_logs_in_keeps_every_variant(visitor: str, user: str, seed
     )
     before = view(CustomerIds(anonymous_id=visitor), {})
     decided = msgspec.structs.replace(before, undecided=False)
-    stored = {ident.key: decided for ident in keys.idents(CustomerIds(anonymous_id=visitor), HASH)}
+    stored = {ident.key: decided for ident in keys.keyed_ids(CustomerIds(anonymous_id=visitor), HASH)}
     for channel in ("web", "app"):
         after = view(CustomerIds(user_id=user, anonymous_id=visitor), stored)
         assert variants(of, after, channel) == variants(of, before, "web")
@@ -97,7 +97,7 @@ def test_a_known_customer_keeps_theirs_when_a_visitor_joins_and_the_other_is_a_c
     for number in range(40):
         visitor = Profile(f"a-{number}", f"a-{number}", ids={"anonymous_id": [f"a-{number}"]})
         ids = CustomerIds(user_id="u-1", anonymous_id=f"a-{number}")
-        stored = {ident.key: who for ident, who in zip(keys.idents(ids, HASH), (known, visitor), strict=True)}
+        stored = {ident.key: who for ident, who in zip(keys.keyed_ids(ids, HASH), (known, visitor), strict=True)}
         both = view(ids, stored)
         assert variants(of, both, "web") == variants(of, known, "web")
         request = DecideRequest(customer=ids, channel="web", experiments=["x"])
@@ -143,9 +143,9 @@ def test_an_experiment_of_another_channel_says_so() -> None:
 
 
 def view(ids: CustomerIds, stored: dict[str, Profile]) -> Profile:
-    idents = keys.idents(ids, HASH)
+    idents = keys.keyed_ids(ids, HASH)
     entries: dict[str, Entry] = {ident.key: stored.get(ident.key) for ident in idents}
-    return resolve(idents, entries, RULES, NOW).profile
+    return resolve_identity(idents, entries, RULES, NOW).profile
 
 
 def variants(of: Plan, profile: Profile, channel: str) -> dict[str, tuple[str | None, str]]:

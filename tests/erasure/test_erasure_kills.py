@@ -10,10 +10,18 @@ import pytest
 import redis
 
 from engine.claims.claims import Claim, Claims
-from engine.claims.pending_exposures import Prefetched, hold
+from engine.claims.pending_exposures import PendingDecision, store_pending
 from engine.customer import CustomerIds
 from engine.customers.model.events import Accepted, Event
-from engine.customers.redis.pipeline import Again, Argument, Reply, Script, Values, Wire, connect
+from engine.customers.redis.pipeline import (
+    Argument,
+    FollowUp,
+    RedisPipeline,
+    RedisReply,
+    Script,
+    StoredValues,
+    connect_store,
+)
 from engine.customers.store import ProfileStore
 from engine.erasure.profiles import BEGUN, SWEPT, erase_profile, finish_erasures
 from engine.errors import StoreUnavailable
@@ -26,21 +34,21 @@ Step = Callable[[], Awaitable[object]]
 NAMES = ("a-secret", "u-secret", "secret@x.de")
 
 
-class Stepping(Wire):
+class Stepping(RedisPipeline):
     """A wire on which `step` happens before what is asked as number `at`, which `dies` or goes on."""
 
     def __init__(self, url: str, at: int, step: Step | None = None) -> None:
-        super().__init__(connect(url, 10))
+        super().__init__(connect_store(url, 10))
         self.left = at
         self.step = step
 
-    def send(self, *command: Argument) -> "asyncio.Future[Reply]":
+    def send(self, *command: Argument) -> "asyncio.Future[RedisReply]":
         return self._stepping(lambda: super(Stepping, self).send(*command))
 
-    def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> "asyncio.Future[Reply]":
+    def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> "asyncio.Future[RedisReply]":
         return self._stepping(lambda: super(Stepping, self).call(script, keys, arguments))
 
-    def get(self, keys: list[str], read: Callable[[Values], T | Again]) -> "asyncio.Future[T]":
+    def get(self, keys: list[str], read: Callable[[StoredValues], T | FollowUp]) -> "asyncio.Future[T]":
         return self._stepping(lambda: super(Stepping, self).get(keys, read))
 
     async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
@@ -78,7 +86,7 @@ async def lived(store: ProfileStore) -> None:
     await Claims(store.wire).count(found.key, Claim("c", counters=["exposure|*"]), NOW)
     for n, name in enumerate(("u-secret", "a-secret")):
         ids = CustomerIds(user_id="u-secret")
-        await hold(store.wire, f"d{n}", Prefetched(name, ["hero"], found.key, unit=name, who=ids))
+        await store_pending(store.wire, f"d{n}", PendingDecision(name, ["hero"], found.key, unit=name, who=ids))
 
 
 def left(url: str) -> tuple[dict[bytes, bytes], bytes]:
@@ -137,7 +145,9 @@ def test_what_a_decision_keeps_late_goes_with_the_second_look(redis_url: str) ->
         await erase_profile(store, "u-secret")
         dying = Stepping(redis_url, 1)
         with suppress(StoreUnavailable):
-            await hold(dying, "d-late", Prefetched("u-secret", ["hero"], found.key, unit="u-secret", who=None))
+            await store_pending(
+                dying, "d-late", PendingDecision("u-secret", ["hero"], found.key, unit="u-secret", who=None)
+            )
         await dying.close()
         assert any(b"secret" in value for value in left(redis_url)[0].values())
         assert await finish_erasures(store, time.time() + SWEPT) == 1

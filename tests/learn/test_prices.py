@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from engine import keyspace
-from engine.claims.claims import Claim, Claims, Take
-from engine.customers.redis.pipeline import Wire, connect
+from engine.claims.claims import Claim, Claims, PoolShare
+from engine.customers.redis.pipeline import RedisPipeline, connect_store
 from engine.learn.learner import Learner
 from engine.snapshots import snapshots
 from engine.snapshots.snapshots import Follower
@@ -26,7 +26,7 @@ def paced(shop: Any, hours: float = 10) -> None:
 
 def in_store(shop: Any, steps: Any) -> None:
     async def run() -> None:
-        wire = Wire(connect(shop.settings.redis, 10))
+        wire = RedisPipeline(connect_store(shop.settings.redis, 10))
         try:
             await steps(Claims(wire))
         finally:
@@ -40,7 +40,7 @@ def take(shop: Any, at: float, first: int, count: int) -> None:
 
     async def steps(claims: Claims) -> None:
         for i in range(first, first + count):
-            claim = Claim(f"d{i}:a", takes=[Take("stock", "BAG", 1.0, 1.0, hold=HOUR)])
+            claim = Claim(f"d{i}:a", takes=[PoolShare("stock", "BAG", 1.0, 1.0, hold=HOUR)])
             assert await claims.claim("0" * 24, [claim], shop.t0 + at) == [None]
 
     in_store(shop, steps)
@@ -125,7 +125,7 @@ def test_a_budget_is_counted_in_showings(shop: Any) -> None:
 
     async def spend(claims: Claims) -> None:
         for i in range(30):
-            claim = Claim(f"d{i}:a", takes=[Take("budget", "a", 2.0, 2.0, limit=200.0, hold=HOUR)])
+            claim = Claim(f"d{i}:a", takes=[PoolShare("budget", "a", 2.0, 2.0, limit=200.0, hold=HOUR)])
             assert await claims.claim("0" * 24, [claim], shop.t0 + 1000) == [None]
 
     shop.send(*shop.shown("d1", 0), shop.event("click", 5, decision="d1"))

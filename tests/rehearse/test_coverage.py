@@ -6,8 +6,8 @@ from typing import Any
 from engine.catalog.check.load import specs_of
 from engine.catalog.plan.compile import compile_plan
 from engine.customer import Profile, Trait, stage
-from engine.rehearse.coverage import STAGES, coverage, unmet
-from engine.rehearse.customers import Sampled, one_per_stage
+from engine.rehearse.coverage import STAGES, measure_coverage, unmet_segments
+from engine.rehearse.customers import SampledCustomer, make_one_per_stage
 
 NOW = 1_790_000_000.0
 
@@ -44,10 +44,10 @@ FILES: dict[str, Any] = {
 
 def test_each_stage_and_segment_is_shown_with_its_holes() -> None:
     specs = specs_of("shop", {name: json.dumps(value).encode() for name, value in FILES.items()})
-    german = Sampled(Profile("g", "g", traits={"country": Trait("DE", NOW)}))
-    sample = [*one_per_stage(["marketing"], NOW), german]
+    german = SampledCustomer(Profile("g", "g", traits={"country": Trait("DE", NOW)}))
+    sample = [*make_one_per_stage(["marketing"], NOW), german]
     assert [stage(one.profile, NOW) for one in sample[:6]] == list(STAGES)
-    cells = coverage(compile_plan(specs), specs, sample, NOW)
+    cells = measure_coverage(compile_plan(specs), specs, sample, NOW)
     found = {(cell.segment, cell.stage, cell.channel): (cell.customers, cell.offers, cell.hole) for cell in cells}
     everyone = {key[1:]: what for key, what in found.items() if key[0] == "(everyone)"}
     assert everyone == {
@@ -65,5 +65,5 @@ def test_each_stage_and_segment_is_shown_with_its_holes() -> None:
         ("lapsed", "push"): (1, ["thanks"], False),
     }
     assert found["de", "new", "web"] == (1, ["welcome"], False)
-    assert unmet(specs, cells) == ["fr"]
+    assert unmet_segments(specs, cells) == ["fr"]
     assert [cell.hole for cell in cells] == sorted((cell.hole for cell in cells), reverse=True)  # the worst first

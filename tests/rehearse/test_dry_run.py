@@ -12,14 +12,16 @@ from engine.customer import CustomerIds, Profile
 from engine.decision.decision import DecideRequest
 from engine.errors import BadInput
 from engine.journal.log.logged_requests import logged_requests
-from engine.rehearse.customers import made_up
-from engine.rehearse.dry_run import DryRun, Limit, asking, dry_run, visits
+from engine.rehearse.customers import make_customers
+from engine.rehearse.dry_run import DryRun, PoolUse, dry_run, visits_of_log, visits_of_sample
 from tests.decision import test_prices as scarce
 from tests.decision.test_offers import DAY, NOW, shop
 
 
 def tried(plan: Plan, customers: int = 100, *, each: int = 1, days: float = 1.0, **more: Any) -> DryRun:
-    return dry_run(plan, "hero", visits(plan, "hero", made_up(customers), NOW, each=each, days=days), **more)
+    return dry_run(
+        plan, "hero", visits_of_sample(plan, "hero", make_customers(customers), NOW, each=each, days=days), **more
+    )
 
 
 def shown(result: DryRun) -> dict[str, int]:
@@ -49,7 +51,7 @@ def test_a_budget_is_spent_once_and_says_when(tmp_path: Path) -> None:
     plan = shop(tmp_path, changed={"a": {"value": 2.0, "budget": {"amount": 50, "cost": 2, "hold": "1h"}}})
     result = tried(plan, 100)
     assert shown(result) == {"z (fallback)": 75, "a": 25}
-    assert result.limits == [Limit("budget", "a", 50.0, 50.0, 0.0, NOW + 24 * DAY / 100)]
+    assert result.limits == [PoolUse("budget", "a", 50.0, 50.0, 0.0, NOW + 24 * DAY / 100)]
     held = tried(plan, 100, redeemed=0.0)
     # 25 at a time are held for an hour, 100 come in a day: four or five in each hour, so it never runs out
     assert shown(held) == {"a": 100}
@@ -66,18 +68,18 @@ def test_stock_is_that_which_was_told_and_else_lasts(tmp_path: Path) -> None:
     assert (told.limits[0].limit, told.limits[0].spent) == (10, 8)
     untold = tried(plan, 100)
     assert shown(untold) == {"a": 100}
-    assert untold.limits == [Limit("stock", "BREAD", None, 100.0, 0.0, None)]
+    assert untold.limits == [PoolUse("stock", "BREAD", None, 100.0, 0.0, None)]
 
 
 def test_only_visits_that_could_ask_for_it_are_made_again(tmp_path: Path) -> None:
     plan = shop(tmp_path)
     one = Profile("u", "u")
-    ((_, hero, _),) = visits(plan, "hero", made_up(1), NOW)
-    ((_, side, _),) = visits(plan, "side", made_up(1), NOW)
-    found = list(asking(plan, "hero", [(NOW, hero, one), (NOW + 1, side, one)]))
+    ((_, hero, _),) = visits_of_sample(plan, "hero", make_customers(1), NOW)
+    ((_, side, _),) = visits_of_sample(plan, "side", make_customers(1), NOW)
+    found = list(visits_of_log(plan, "hero", [(NOW, hero, one), (NOW + 1, side, one)]))
     assert found == [(NOW, hero, one)]
     with pytest.raises(BadInput, match="'her' is no experiment and no placement; did you mean 'hero'"):
-        list(asking(plan, "her", []))
+        list(visits_of_log(plan, "her", []))
 
 
 def test_a_log_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from engine.catalog.check.load import specs_of
 from engine.catalog.plan.compile import compile_plan
 from engine.errors import BadInput
-from engine.rehearse.customers import made_up, met_on, read_sample
+from engine.rehearse.customers import make_customers, read_sample, with_channel
 from engine.rehearse.preview import preview
 
 NOW = 1_790_000_000.0
@@ -41,8 +41,8 @@ PLAN = compile_plan(specs_of("shop", {name: json.dumps(value).encode() for name,
 
 
 def test_a_placement_under_an_experiment_names_the_policy_of_each_customers_variant() -> None:
-    variants = preview(PLAN, "trial", made_up(40), NOW)
-    offers = preview(PLAN, "hero", made_up(40), NOW)
+    variants = preview(PLAN, "trial", make_customers(40), NOW)
+    offers = preview(PLAN, "hero", make_customers(40), NOW)
     chosen = {"even": "trial.even@0", "learned": "hero@0"}
     assert [row.policy for row in offers] == [chosen[row.gets or ""] for row in variants]
     assert {row.policy for row in offers} == set(chosen.values())
@@ -50,15 +50,15 @@ def test_a_placement_under_an_experiment_names_the_policy_of_each_customers_vari
 
 
 def test_who_names_no_channel_is_met_where_it_is_said() -> None:
-    known = [*made_up(1), *met_on(made_up(1), "till")]
-    assert [row.channel for row in preview(PLAN, "hero", met_on(known, None), NOW)] == ["web", "till"]
-    assert [row.channel for row in preview(PLAN, "hero", met_on(known, "till"), NOW)] == ["till", "till"]
+    known = [*make_customers(1), *with_channel(make_customers(1), "till")]
+    assert [row.channel for row in preview(PLAN, "hero", with_channel(known, None), NOW)] == ["web", "till"]
+    assert [row.channel for row in preview(PLAN, "hero", with_channel(known, "till"), NOW)] == ["till", "till"]
     with pytest.raises(BadInput, match="'tll' is not a channel; use one of till, web"):
-        preview(PLAN, "hero", met_on(known, "tll"), NOW)
+        preview(PLAN, "hero", with_channel(known, "tll"), NOW)
 
 
 def test_asked_again_a_preview_shows_the_same() -> None:
-    known = made_up(40)
+    known = make_customers(40)
     assert preview(PLAN, "hero", known, NOW) == preview(PLAN, "hero", known, NOW + 60)
 
 

@@ -10,9 +10,9 @@ import msgspec
 import redis
 
 from engine import embedded
-from engine.claims.claims import Take
+from engine.claims.claims import PoolShare
 from engine.customer import CustomerIds
-from engine.customers.redis.pipeline import Wire, connect
+from engine.customers.redis.pipeline import RedisPipeline, connect_store
 from engine.customers.store import ProfileStore
 from engine.decision.decision import DecideRequest
 from engine.service.store_health import WAITS, Away
@@ -64,7 +64,7 @@ def test_a_store_that_hangs_is_waited_for_by_a_few_and_found_again(tmp_path: Pat
 
 def test_only_waits_in_vain_with_no_answer_between_them_make_a_store_away(valkey: embedded.Embedded) -> None:
     async def run() -> None:
-        wire = Wire(connect(valkey.url, 5))
+        wire = RedisPipeline(connect_store(valkey.url, 5))
         away = Away(wire, 0.1)
         for moment in range(50):
             away.failed(moment, moment + 0.001)  # refused at once
@@ -137,7 +137,7 @@ def test_a_stock_that_cannot_be_asked_for_leaves_no_error_behind(tmp_path: Path,
         left_over: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: left_over.append(context))
         worker = Worker(Settings(experiments=shop, data=tmp_path, redis="redis://127.0.0.1:1/0"))
-        worker.granting.low["stock:ROAST-1"] = Take("stock", "ROAST-1")
+        worker.granting.low["stock:ROAST-1"] = PoolShare("stock", "ROAST-1")
         decision = await worker.weigh(msgspec.convert(DECIDE, DecideRequest), time.time(), "d-1")
         assert decision.answer.degraded
         await asyncio.sleep(0.3)  # until the other of both has given up too

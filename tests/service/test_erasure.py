@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from engine import embedded
-from engine.claims.pending_exposures import Prefetched, held, hold
+from engine.claims.pending_exposures import PendingDecision, fetch_pending, store_pending
 from engine.customer import CustomerIds
 from engine.customers.erased_cache import SECONDS
 from engine.customers.store import ProfileStore
@@ -100,9 +100,9 @@ def test_a_decision_made_while_its_customer_was_erased_is_not_kept(valkey: embed
         ids = CustomerIds(user_id="in-a-hurry")
         resolved = await store.fetch(ids, NOW)
         await erase_profile(store, "in-a-hurry")
-        told = Prefetched("in-a-hurry", ["home_hero"], resolved.key, unit="in-a-hurry", who=ids)
-        await hold(store.wire, "d-in-a-hurry", told)
-        assert await held(store.wire, "d-in-a-hurry") is None
+        told = PendingDecision("in-a-hurry", ["home_hero"], resolved.key, unit="in-a-hurry", who=ids)
+        await store_pending(store.wire, "d-in-a-hurry", told)
+        assert await fetch_pending(store.wire, "d-in-a-hurry") is None
         await store.close()
 
     asyncio.run(run())

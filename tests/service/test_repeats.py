@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from engine import embedded
-from engine.customers.redis.pipeline import Wire, connect
+from engine.customers.redis.pipeline import RedisPipeline, connect_store
 from engine.errors import BadInput
 from engine.service.idempotency import PATIENCE, Kept, Payloads, Repeats
 from engine.service.problems import Refusal
@@ -72,7 +72,7 @@ Asking = Callable[[Callable[[Payloads], None]], Repeats]
 
 def at_store(url: str, run: Callable[[Asking], Awaitable[None]]) -> None:
     async def main() -> None:
-        wire = Wire(connect(url, 5))
+        wire = RedisPipeline(connect_store(url, 5))
         await run(lambda spool: Repeats(wire, Away(wire, 5), spool))
         await wire.close()
 

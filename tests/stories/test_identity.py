@@ -16,7 +16,7 @@ from engine.analysis import analyze_experiment
 from engine.analysis.design.question_from_plan import ask
 from engine.catalog import load_plan
 from engine.customers.model.events import Accepted, Event
-from engine.customers.redis.pipeline import Argument, Reply, Script, Wire, connect
+from engine.customers.redis.pipeline import Argument, RedisPipeline, RedisReply, Script, connect_store
 from engine.customers.store import ProfileStore
 from engine.errors import StoreUnavailable
 
@@ -98,10 +98,10 @@ def test_who_was_known_keeps_their_variant_and_the_crossover_is_told(open_shop: 
     assert crossovers(shop) == 1
 
 
-class Dying(Wire):
+class Dying(RedisPipeline):
     """A wire whose process dies once it has frozen the visitor."""
 
-    def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> "asyncio.Future[Reply]":
+    def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> "asyncio.Future[RedisReply]":
         if self.frozen:
             raise StoreUnavailable("the process died here")
         self.frozen = True
@@ -112,7 +112,7 @@ class Dying(Wire):
 
 def test_a_server_that_starts_finishes_what_another_died_in(open_shop: Any, redis_url: str) -> None:
     async def die() -> None:
-        store, dying = ProfileStore.open(redis_url, timeout=10), ProfileStore(Dying(connect(redis_url, 10)))
+        store, dying = ProfileStore.open(redis_url, timeout=10), ProfileStore(Dying(connect_store(redis_url, 10)))
         who = {"user_id": "u-1"}, {"anonymous_id": "a-1"}
         for number, ids in enumerate(who):
             bought = {"revenue": 10.0, "order_id": number}

@@ -3,7 +3,7 @@
 from engine.customer import Decayed
 
 
-def add(held: Decayed | None, more: Decayed | None, half_life: float) -> Decayed:
+def add_decayed(held: Decayed | None, more: Decayed | None, half_life: float) -> Decayed:
     """Both sums as of the later of their times; at least one is given."""
     if held is None or more is None:
         found = held or more
@@ -15,11 +15,11 @@ def add(held: Decayed | None, more: Decayed | None, half_life: float) -> Decayed
     return Decayed(held.value + more.value * 2.0 ** ((more.time - held.time) / half_life), held.time)
 
 
-def grow(
+def grow_affinity(
     held: dict[str, Decayed], name: str, weight: float, time: float, half_life: float, limit: int
 ) -> dict[str, Decayed]:
     """The affinities after `weight` more for `name`; past the limit the faintest goes."""
-    grown = held | {name: add(held.get(name), Decayed(weight, time), half_life)}
+    grown = held | {name: add_decayed(held.get(name), Decayed(weight, time), half_life)}
     if len(grown) <= limit:
         return grown
     newest = max(a.time for a in grown.values())

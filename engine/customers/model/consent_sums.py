@@ -13,36 +13,36 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from engine.customer import KINDS, Consent, CustomerIds, IdKind, Link, Profile, Trait
-from engine.customers.model.traits import number_of, when
-from engine.customers.redis.keys import normal
+from engine.customers.model.traits import as_number, trait_order
+from engine.customers.redis.keys import normalize_identifier
 
-TELLERS = 64
+MOST_SOURCES = 64
 
-Word = TypeVar("Word", Trait, Consent)
-Order = Callable[[Word], tuple[float | bool | str | bytes, ...]]
+Statement = TypeVar("Statement", Trait, Consent)
+StatementOrder = Callable[[Statement], tuple[float | bool | str | bytes, ...]]
 
 
-def tellers(ids: CustomerIds) -> list[str]:
+def source_tags(ids: CustomerIds) -> list[str]:
     """The names of these identifiers among those of one customer, eight hexadecimal digits each; strongest first."""
     given = [(kind, value) for kind in KINDS if (value := getattr(ids, kind))]
-    return [teller(kind, normal(kind, value)) for kind, value in given]
+    return [source_tag(kind, normalize_identifier(kind, value)) for kind, value in given]
 
 
-def teller(kind: IdKind, value: str) -> str:
+def source_tag(kind: IdKind, value: str) -> str:
     """The name of one identifier as it is kept."""
     return blake2b(f"{kind}:{value}".encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 
 
-def linked(profile: Profile, named: Sequence[str], time: float) -> Profile:
+def link_sources(profile: Profile, named: Sequence[str], time: float) -> Profile:
     """The profile after something at `time` (s since 1970) that named all these tellers."""
     new = [Link(min(named[0], other), max(named[0], other), time) for other in named[1:]]
     if all(any(old[:2] == link[:2] and old.time <= link.time for old in profile.links) for link in new):
         return profile
-    links = earliest((*profile.links, *new))
-    return profile if links == profile.links else retold(replace(profile, links=links))
+    links = earliest_links((*profile.links, *new))
+    return profile if links == profile.links else settle_statements(replace(profile, links=links))
 
 
-def earliest(links: Iterable[Link]) -> list[Link]:
+def earliest_links(links: Iterable[Link]) -> list[Link]:
     """The earliest links that hold together whom `links` do: their minimal forest."""
     group: dict[str, set[str]] = {}
     kept = []
@@ -52,31 +52,31 @@ def earliest(links: Iterable[Link]) -> list[Link]:
             kept.append(link)
             a |= b
             group.update(dict.fromkeys(b, a))
-    return kept[:TELLERS]
+    return kept[:MOST_SOURCES]
 
 
-def consented(profile: Profile, purpose: str, word: Consent) -> Profile:
+def record_consent(profile: Profile, purpose: str, word: Consent) -> Profile:
     """The profile after one more word on a consent."""
     stands = profile.consents.get(purpose)
     before = profile.said.get(purpose) or ({stands.by: stands} if stands is not None else {})
     said = _newest(before, {word.by: word}, _of_consents)
     if len(said) == 1:
-        return replace(profile, consents=profile.consents | said_alone(purpose, said))
+        return replace(profile, consents=profile.consents | sole_consent(purpose, said))
     return _settle_consents(replace(profile, said=profile.said | {purpose: said}), [purpose])
 
 
-def added(profile: Profile, name: str, by: str, word: Trait) -> Profile:
+def record_summed_trait(profile: Profile, name: str, by: str, word: Trait) -> Profile:
     """The profile after one more word on a trait of which the words told apart are added up."""
-    parts = _newest(profile.parts.get(name, {}), {by: word}, when)
+    parts = _newest(profile.parts.get(name, {}), {by: word}, trait_order)
     return _settle_sums(replace(profile, parts=profile.parts | {name: parts}), [name])
 
 
-def retold(profile: Profile) -> Profile:
+def settle_statements(profile: Profile) -> Profile:
     """The profile with all words settled anew, as its links are now."""
     return _settle_sums(_settle_consents(profile, profile.said), profile.parts)
 
 
-def together(target: Profile, source: Profile) -> Profile:
+def merge_statements(target: Profile, source: Profile) -> Profile:
     """`target` with the words and links of both, settled."""
     said, consents = dict(target.said), dict(target.consents)
     for purpose, stands in source.consents.items():
@@ -86,25 +86,29 @@ def together(target: Profile, source: Profile) -> Profile:
         if len(words) > 1:
             said[purpose] = words
         else:
-            consents |= said_alone(purpose, words)
+            consents |= sole_consent(purpose, words)
     parts = dict(target.parts)
     for name, theirs in source.parts.items():
-        parts[name] = _newest(parts.get(name, {}), theirs, when)
-    links = earliest((*target.links, *source.links))
-    return retold(replace(target, said=said, consents=consents, parts=parts, links=links))
+        parts[name] = _newest(parts.get(name, {}), theirs, trait_order)
+    links = earliest_links((*target.links, *source.links))
+    return settle_statements(replace(target, said=said, consents=consents, parts=parts, links=links))
 
 
-def said_alone(purpose: str, said: Mapping[str, Consent]) -> dict[str, Consent]:
+def sole_consent(purpose: str, said: Mapping[str, Consent]) -> dict[str, Consent]:
     """The consent on which one identifier alone has said something."""
     ((by, word),) = said.items()
     return {purpose: replace(word, by=by)}
 
 
-def standing(words: Mapping[str, Word], links: Sequence[Link], order: "Order[Word]") -> list[Word]:
+def current_statements(
+    words: Mapping[str, Statement], links: Sequence[Link], order: "StatementOrder[Statement]"
+) -> list[Statement]:
     """The words that stand side by side, of the newest word of each teller; later in `order` replaces earlier."""
     if len(words) == 1:
         return list(words.values())
-    group: dict[str, dict[str, Word | None]] = {}  # who was linked by then, and the word that stands, if it is theirs
+    group: dict[
+        str, dict[str, Statement | None]
+    ] = {}  # who was linked by then, and the word that stands, if it is theirs
     told = sorted(words.items(), key=lambda item: order(item[1]))
     waiting = sorted(links, key=lambda link: link.time)
     for by, word in told:
@@ -117,18 +121,20 @@ def standing(words: Mapping[str, Word], links: Sequence[Link], order: "Order[Wor
     return [word for one in groups.values() for word in one.values() if word is not None]
 
 
-def _join(group: dict[str, dict[str, Word | None]], link: Link) -> None:
+def _join(group: dict[str, dict[str, Statement | None]], link: Link) -> None:
     a, b = group.setdefault(link.a, {link.a: None}), group.setdefault(link.b, {link.b: None})
     if a is not b:
         a.update(b)
         group.update(dict.fromkeys(b, a))
 
 
-def _newest(mine: Mapping[str, Word], theirs: Mapping[str, Word], order: "Order[Word]") -> dict[str, Word]:
+def _newest(
+    mine: Mapping[str, Statement], theirs: Mapping[str, Statement], order: "StatementOrder[Statement]"
+) -> dict[str, Statement]:
     words = dict(mine)
     for by, word in theirs.items():
         words[by] = max(words.get(by, word), word, key=order)
-    while len(words) > TELLERS:
+    while len(words) > MOST_SOURCES:
         del words[min(words, key=lambda by: (words[by].time, by))]
     return words
 
@@ -137,7 +143,7 @@ def _settle_consents(profile: Profile, purposes: Iterable[str]) -> Profile:
     """Denied by any that stands is denied, as of the newest of them, so that only a later consent changes it."""
     consents = dict(profile.consents)
     for purpose in purposes:
-        words = standing(profile.said[purpose], profile.links, _of_consents)
+        words = current_statements(profile.said[purpose], profile.links, _of_consents)
         worst = min(words, key=lambda c: (c.granted, c.expires or float("inf"), c.time, c.source))
         consents[purpose] = replace(worst, time=max(word.time for word in words), by="")
     return replace(profile, consents=consents) if consents != profile.consents else profile
@@ -146,9 +152,9 @@ def _settle_consents(profile: Profile, purposes: Iterable[str]) -> Profile:
 def _settle_sums(profile: Profile, names: Iterable[str]) -> Profile:
     traits = dict(profile.traits)
     for name in names:
-        words = standing(profile.parts[name], profile.links, when)
-        newest = max(words, key=when)
-        numbers = sorted(n for word in words if (n := number_of(word.value)) is not None)
+        words = current_statements(profile.parts[name], profile.links, trait_order)
+        newest = max(words, key=trait_order)
+        numbers = sorted(n for word in words if (n := as_number(word.value)) is not None)
         traits[name] = replace(
             newest, value=sum(numbers) if numbers else newest.value, known=any(word.known for word in words)
         )

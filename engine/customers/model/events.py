@@ -11,8 +11,8 @@ from engine.customers.redis import keys
 from engine.errors import BadInput
 from engine.vocabulary import CONSENTS, REFUNDS
 
-Outcome = Literal["accepted", "duplicate", "rejected"]
-Moment = datetime | float
+EventOutcome = Literal["accepted", "duplicate", "rejected"]
+Timestamp = datetime | float
 CENTS = 4
 MOST = 1e9
 """Sums of money and points up to this stay exact to the cent."""
@@ -38,15 +38,15 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     decision_id: str | None = None
     properties: dict[str, object] = {}
     traits: dict[str, object] = {}
-    timestamp: Moment | None = None
-    sent_at: Moment | None = None
+    timestamp: Timestamp | None = None
+    sent_at: Timestamp | None = None
     channel: str | None = None
 
 
-class Status(msgspec.Struct, frozen=True, omit_defaults=True):
+class EventStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of one item; `reason` says why it was rejected."""
 
-    status: Outcome
+    status: EventOutcome
     message_id: str | None = None
     reason: str | None = None
 
@@ -68,15 +68,15 @@ class Accepted(msgspec.Struct, frozen=True):
     properties: dict[str, object] = {}
 
 
-class _Batch(msgspec.Struct, frozen=True):
+class _EventsBody(msgspec.Struct, frozen=True):
     batch: list[msgspec.Raw]
 
 
-_batch = msgspec.json.Decoder(_Batch)
+_batch = msgspec.json.Decoder(_EventsBody)
 _event = msgspec.json.Decoder(Event)
 
 
-def decode_batch(body: bytes, limit: int = 1000) -> list[Event | Status]:
+def decode_batch(body: bytes, limit: int = 1000) -> list[Event | EventStatus]:
     """The items of an `/v1/events` body; one that breaks a rule is its `rejected` status instead.
 
     Raises:
@@ -104,7 +104,7 @@ def customer_ids(event: Event) -> CustomerIds:
     )
 
 
-def occurred(event: Event, received: float) -> float:
+def event_time(event: Event, received: float) -> float:
     """When the event happened by our clock (s since 1970): the sender's lag, `sent_at - timestamp`, before `received`.
 
     Without `sent_at` the timestamp is taken as it is; nothing happens after it was received, or before the year 2000.
@@ -115,7 +115,7 @@ def occurred(event: Event, received: float) -> float:
     return min(received, max(EARLIEST, received - max(0.0, sent - at) if sent is not None else at))
 
 
-def accept(event: Event, customer: str, time: float, received: float, taken_back: float = 0.0) -> Accepted:
+def accepted_event(event: Event, customer: str, time: float, received: float, taken_back: float = 0.0) -> Accepted:
     """The record of a counted event; a refund's revenue is what it has `taken_back` of the customer's, if anything."""
     revenue = round(taken_back, CENTS) if taken_back > 0 else event.properties.get("revenue")
     return Accepted(
@@ -131,27 +131,27 @@ def accept(event: Event, customer: str, time: float, received: float, taken_back
     )
 
 
-def only(kind: IdKind, value: str) -> CustomerIds:
+def ids_with_one(kind: IdKind, value: str) -> CustomerIds:
     """The identifiers of a customer of whom one is known."""
     return msgspec.convert({kind: value}, CustomerIds)
 
 
-def _decode(item: msgspec.Raw) -> Event | Status:
+def _decode(item: msgspec.Raw) -> Event | EventStatus:
     try:
         event = _event.decode(item)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Status("rejected", _message_id(item), f"{error}; /docs says what an item may have")
+        return EventStatus("rejected", _message_id(item), f"{error}; /docs says what an item may have")
     return _refused(event) or event
 
 
-def _refused(event: Event) -> Status | None:
-    def no(reason: str) -> Status:
-        return Status("rejected", event.message_id, reason)
+def _refused(event: Event) -> EventStatus | None:
+    def no(reason: str) -> EventStatus:
+        return EventStatus("rejected", event.message_id, reason)
 
     if not 0 < len(event.message_id) <= 200:
         return no("message_id: must have 1 to 200 characters; send a unique id, a UUID say")
     ids = customer_ids(event)
-    given = [name for kind in KINDS if (name := keys.normal(kind, getattr(ids, kind) or ""))]
+    given = [name for kind in KINDS if (name := keys.normalize_identifier(kind, getattr(ids, kind) or ""))]
     if not given:
         return no(f"no identifier; send at least one of {', '.join(KINDS)}, a phone with digits")
     if max(map(len, given)) > 200:
@@ -182,7 +182,7 @@ def _refused(event: Event) -> Status | None:
             return no(f"properties.{name}: {told} is below zero; send what was given back as an event 'refund'")
     if event.event in CONSENTS:
         expires, days = event.properties.get("expires"), event.properties.get("days")
-        if expires is not None and until(expires) is None:
+        if expires is not None and parse_time(expires) is None:
             return no(f"properties.expires: {expires!r:.40} is no time; send RFC 3339 text, or seconds since 1970")
         if days is not None and (isinstance(days, bool) or not isinstance(days, int | float) or abs(days) > MOST):
             return no(f"properties.days: {days!r:.40} is no number of days; send a JSON number, 365 say")
@@ -193,10 +193,10 @@ def _refused(event: Event) -> Status | None:
     return None
 
 
-def until(value: object) -> float | None:
+def parse_time(value: object) -> float | None:
     """The moment (s since 1970) that a property tells as a timestamp does; None where it tells none."""
     try:
-        moment = msgspec.convert(value, Moment)
+        moment = msgspec.convert(value, Timestamp)
         if isinstance(moment, datetime):
             return None if moment.tzinfo is None else moment.timestamp()
     except (msgspec.ValidationError, OverflowError):
@@ -213,7 +213,7 @@ def _message_id(item: msgspec.Raw) -> str | None:
     return _text(found.get("message_id")) if isinstance(found, dict) else None
 
 
-def _seconds(moment: Moment | None) -> float | None:
+def _seconds(moment: Timestamp | None) -> float | None:
     if isinstance(moment, datetime):
         return moment.astimezone(UTC).timestamp()
     return moment / 1000 if moment is not None and moment > LATEST else moment

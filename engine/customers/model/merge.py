@@ -7,13 +7,13 @@ from msgspec.structs import replace
 
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customer import KINDS, Decayed, Profile
-from engine.customers.model.affinity import add
-from engine.customers.model.consent_sums import together
-from engine.customers.model.orders import join
-from engine.customers.model.reducers import later
-from engine.customers.model.traits import combine
-from engine.customers.model.visits import union
-from engine.customers.redis.keys import Ident, Key
+from engine.customers.model.affinity import add_decayed
+from engine.customers.model.consent_sums import merge_statements
+from engine.customers.model.orders import merge_orders
+from engine.customers.model.reducers import journey_order
+from engine.customers.model.traits import merge_traits
+from engine.customers.model.visits import merge_visits
+from engine.customers.redis.keys import KeyedId, ProfileKey
 
 MARK = 8  # digits of a key that tell a merged profile from the others
 MARKS = 32
@@ -22,10 +22,10 @@ UNITS = 8
 Time = TypeVar("Time", int, float)
 
 
-def merge(target: Profile, source: Profile, key: Key, rules: ProfileRules, now: float) -> Profile:
+def merge_profiles(target: Profile, source: Profile, key: ProfileKey, rules: ProfileRules, now: float) -> Profile:
     """`target` with everything of `source`, which stood at `key`; its own id stays, as does its unit if it has one."""
-    orders = join(target, source, rules)
-    visits, past = union(target, source, rules)
+    orders = merge_orders(target, source, rules)
+    visits, past = merge_visits(target, source, rules)
     unit = source.unit if target.undecided and not source.undecided else target.unit
     theirs = {} if source.undecided else {source.unit: now}
     merged = replace(
@@ -41,7 +41,7 @@ def merge(target: Profile, source: Profile, key: Key, rules: ProfileRules, now: 
         },
         units=_units(unit, theirs | source.units | target.units),
         merged=[*target.merged, key[:MARK]][-MARKS:],
-        traits=combine(target.traits, source.traits, rules),
+        traits=merge_traits(target.traits, source.traits, rules),
         affinities=_affinities(target, source),
         visits=visits,
         past_visits=past,
@@ -55,16 +55,16 @@ def merge(target: Profile, source: Profile, key: Key, rules: ProfileRules, now: 
             for name in target.answers | source.answers
         },
         journey={
-            name: max((h for h in (target.journey.get(name), source.journey.get(name)) if h), key=later)
+            name: max((h for h in (target.journey.get(name), source.journey.get(name)) if h), key=journey_order)
             for name in target.journey | source.journey
         },
         sticky=source.sticky | target.sticky,
         **orders,
     )
-    return together(merged, source)
+    return merge_statements(merged, source)
 
 
-def met(profile: Profile, unit: str, time: float) -> Profile:
+def record_unit(profile: Profile, unit: str, time: float) -> Profile:
     """The profile after a decision was seen at `time` that hangs on `unit`: theirs, unless they have another."""
     if not unit or unit in ((profile.unit, *profile.units) if not profile.undecided else ()):
         return profile
@@ -73,7 +73,7 @@ def met(profile: Profile, unit: str, time: float) -> Profile:
     return replace(profile, units=_units(profile.unit, {**profile.units, unit: time}))
 
 
-def with_ids(profile: Profile, idents: Iterable[Ident], rules: ProfileRules) -> Profile:
+def add_identifiers(profile: Profile, idents: Iterable[KeyedId], rules: ProfileRules) -> Profile:
     """The profile with `idents` among its own; the oldest past the limit of their kind are let go."""
     ids = profile.ids
     for kind, value, _ in idents:
@@ -94,6 +94,6 @@ def _newest(a: dict[str, Time], b: dict[str, Time]) -> dict[str, Time]:
 
 def _affinities(target: Profile, source: Profile) -> dict[str, Decayed]:
     return {
-        name: add(target.affinities.get(name), source.affinities.get(name), target.half_life)
+        name: add_decayed(target.affinities.get(name), source.affinities.get(name), target.half_life)
         for name in target.affinities | source.affinities
     }

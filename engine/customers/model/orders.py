@@ -9,7 +9,7 @@ from engine.customer import Order, Profile
 CENTS = 4
 
 
-class Sums(TypedDict, total=False):
+class OrderTotals(TypedDict, total=False):
     """The fields of a profile that follow from its orders."""
 
     orders: dict[str, Order]
@@ -22,24 +22,26 @@ class Sums(TypedDict, total=False):
     last_order: float
 
 
-def net(order: Order) -> float:
+def net_revenue(order: Order) -> float:
     """What is left of an order's revenue."""
     return 0.0 if order.full else max(0.0, round(order.revenue - order.refunded, CENTS))
 
 
-def counts(order: Order) -> bool:
+def is_counted(order: Order) -> bool:
     """Whether it was placed (a refund may have come first) and not wholly refunded."""
     return order.time > 0 and not order.full and (order.refunded < order.revenue or order.revenue == 0)
 
 
-def earned(order: Order) -> float:
+def earned_points(order: Order) -> float:
     """The points an order earns: its share of what is not refunded."""
     if order.revenue <= 0:
         return 0.0 if order.full else round(order.points, CENTS)
-    return round(order.points * net(order) / order.revenue, CENTS)  # rounded here, sums do not hang on their order
+    return round(
+        order.points * net_revenue(order) / order.revenue, CENTS
+    )  # rounded here, sums do not hang on their order
 
 
-def placed(profile: Profile, key: str | None, told: Order, rules: ProfileRules) -> Sums:
+def place_order(profile: Profile, key: str | None, told: Order, rules: ProfileRules) -> OrderTotals:
     """A purchase; under an order id that was told before, the newer word stands."""
     if key is None:
         change = _totals(profile, None, told, rules)
@@ -57,7 +59,9 @@ def placed(profile: Profile, key: str | None, told: Order, rules: ProfileRules) 
     return change
 
 
-def refunded(profile: Profile, key: str | None, amount: float | None, time: float, rules: ProfileRules) -> Sums:
+def refund_order(
+    profile: Profile, key: str | None, amount: float | None, time: float, rules: ProfileRules
+) -> OrderTotals:
     """A refund of `amount`, or of the whole order (None). Without an order id it lowers the revenue alone."""
     amount = None if amount is None else round(amount, CENTS)
     if key is None:
@@ -76,7 +80,7 @@ def refunded(profile: Profile, key: str | None, amount: float | None, time: floa
     return change
 
 
-def awarded(profile: Profile, points: float, rules: ProfileRules) -> Sums:
+def award_points(profile: Profile, points: float, rules: ProfileRules) -> OrderTotals:
     """Points given or, below zero, spent; spending lowers no tier."""
     points = round(points, CENTS)
     change = _add(profile, 0, 0.0, points, rules)
@@ -85,7 +89,7 @@ def awarded(profile: Profile, points: float, rules: ProfileRules) -> Sums:
     return change
 
 
-def join(target: Profile, source: Profile, rules: ProfileRules) -> Sums:
+def merge_orders(target: Profile, source: Profile, rules: ProfileRules) -> OrderTotals:
     """The orders of both; one that both hold counts once."""
     count = target.order_count + source.order_count
     revenue, points, gained = (
@@ -108,10 +112,10 @@ def join(target: Profile, source: Profile, rules: ProfileRules) -> Sums:
             full=ours.full or theirs.full,
         )
         orders[key] = both
-        count += counts(both) - counts(ours) - counts(theirs)
-        revenue += net(both) - net(ours) - net(theirs)
-        points += earned(both) - earned(ours) - earned(theirs)
-        gained += earned(both) - earned(ours) - earned(theirs)
+        count += is_counted(both) - is_counted(ours) - is_counted(theirs)
+        revenue += net_revenue(both) - net_revenue(ours) - net_revenue(theirs)
+        points += earned_points(both) - earned_points(ours) - earned_points(theirs)
+        gained += earned_points(both) - earned_points(ours) - earned_points(theirs)
     firsts = [t for t in (target.first_order, source.first_order) if t]
     return {
         "orders": _bounded(orders, rules),
@@ -125,13 +129,19 @@ def join(target: Profile, source: Profile, rules: ProfileRules) -> Sums:
     }
 
 
-def _totals(profile: Profile, old: Order | None, new: Order, rules: ProfileRules) -> Sums:
+def _totals(profile: Profile, old: Order | None, new: Order, rules: ProfileRules) -> OrderTotals:
     if old is None:
-        return _add(profile, int(counts(new)), net(new), earned(new), rules)
-    return _add(profile, counts(new) - counts(old), net(new) - net(old), earned(new) - earned(old), rules)
+        return _add(profile, int(is_counted(new)), net_revenue(new), earned_points(new), rules)
+    return _add(
+        profile,
+        is_counted(new) - is_counted(old),
+        net_revenue(new) - net_revenue(old),
+        earned_points(new) - earned_points(old),
+        rules,
+    )
 
 
-def _add(profile: Profile, count: int, revenue: float, points: float, rules: ProfileRules) -> Sums:
+def _add(profile: Profile, count: int, revenue: float, points: float, rules: ProfileRules) -> OrderTotals:
     gained = round(profile.earned + points, CENTS)
     return {
         "order_count": profile.order_count + count,

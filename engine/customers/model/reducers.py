@@ -12,11 +12,11 @@ from msgspec.structs import replace
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customer import Answer, Consent, Held, Order, Profile, Trait
 from engine.customers.model import orders
-from engine.customers.model.affinity import grow
-from engine.customers.model.consent_sums import added, consented, linked, tellers
-from engine.customers.model.events import EARLIEST, FOREVER, MOST, Event, customer_ids, until
-from engine.customers.model.traits import CONSENT, flatten, tell
-from engine.customers.model.visits import seen_at
+from engine.customers.model.affinity import grow_affinity
+from engine.customers.model.consent_sums import link_sources, record_consent, record_summed_trait, source_tags
+from engine.customers.model.events import EARLIEST, FOREVER, MOST, Event, customer_ids, parse_time
+from engine.customers.model.traits import CONSENT, flatten_traits, record_trait
+from engine.customers.model.visits import extend_visits
 from engine.vocabulary import (
     CART_CLEARED,
     CART_UPDATED,
@@ -33,15 +33,15 @@ from engine.vocabulary import (
 JOURNEY_BYTES = 2048
 NAMES = 100
 
-Changes = Mapping[str, object]
-Reducer = Callable[[Profile, Event, float, ProfileRules], Changes]
+ProfileChanges = Mapping[str, object]
+Reducer = Callable[[Profile, Event, float, ProfileRules], ProfileChanges]
 
 
-def reduce(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Profile:
+def apply_event(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Profile:
     """The profile after `event`, which happened at `time` (s since 1970). Whether it counts was decided before."""
-    ids = tellers(customer_ids(event))
+    ids = source_tags(customer_ids(event))
     if len(ids) > 1:
-        profile = linked(profile, ids, time)
+        profile = link_sources(profile, ids, time)
     for family in _FAMILIES[event.type]:
         changes = family(profile, event, time, rules)
         if changes:
@@ -49,18 +49,18 @@ def reduce(profile: Profile, event: Event, time: float, rules: ProfileRules) -> 
     return replace(profile, created=min(profile.created or time, time), updated=max(profile.updated, time))
 
 
-def told(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:
+def apply_traits(profile: Profile, event: Event, time: float, rules: ProfileRules) -> ProfileChanges:
     """Traits of an identify; those under `CONSENT` are consents."""
     source, by = event.channel or "", _by(event)
-    for name, value in flatten(event.traits).items():
+    for name, value in flatten_traits(event.traits).items():
         purpose = name.removeprefix(CONSENT)
         word = Trait(value, time, source, event.user_id is not None)
         if purpose != name and isinstance(value, bool):
-            profile = consented(profile, purpose, Consent(value, time, None, source, by))
+            profile = record_consent(profile, purpose, Consent(value, time, None, source, by))
         elif rules.merge.get(name) == "sum" and (name in profile.traits or len(profile.traits) < rules.traits_limit):
-            profile = added(profile, name, by, word)
+            profile = record_summed_trait(profile, name, by, word)
         elif len(name) <= NAMES:
-            profile = replace(profile, traits=tell(profile.traits, name, word, rules))
+            profile = replace(profile, traits=record_trait(profile.traits, name, word, rules))
     return {
         "traits": profile.traits,
         "parts": profile.parts,
@@ -69,7 +69,7 @@ def told(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Ch
     }
 
 
-def visited(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:
+def record_visit(profile: Profile, event: Event, time: float, rules: ProfileRules) -> ProfileChanges:
     """Visits, channels, and when each kind of event was last seen."""
     changes: dict[str, object] = {}
     if event.event and len(event.event) <= NAMES:
@@ -78,7 +78,7 @@ def visited(profile: Profile, event: Event, time: float, rules: ProfileRules) ->
             del recent[min(recent, key=lambda name: (recent[name], name))]
         changes["recent"] = recent
     if event.event not in rules.not_visits:
-        changes["visits"], changes["past_visits"] = seen_at(profile, time, rules)
+        changes["visits"], changes["past_visits"] = extend_visits(profile, time, rules)
         if event.channel and len(event.channel) <= NAMES:
             changes["channels"] = profile.channels | {
                 event.channel: max(int(time), profile.channels.get(event.channel, 0))
@@ -86,7 +86,7 @@ def visited(profile: Profile, event: Event, time: float, rules: ProfileRules) ->
     return changes
 
 
-def bought(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:
+def apply_order(profile: Profile, event: Event, time: float, rules: ProfileRules) -> ProfileChanges:
     """Orders, refunds and points."""
     said = event.properties
     key = _text(said.get("order_id"))
@@ -94,16 +94,16 @@ def bought(profile: Profile, event: Event, time: float, rules: ProfileRules) -> 
     if event.event in PURCHASES:
         revenue = _number(said.get("revenue")) or 0.0
         gained = revenue * rules.points_per_unit if points is None else points
-        return orders.placed(profile, key, Order(revenue, time, gained), rules)
+        return orders.place_order(profile, key, Order(revenue, time, gained), rules)
     if event.event in REFUNDS:
         amount = _number(said.get("amount", said.get("revenue")))
-        return orders.refunded(profile, key, None if amount is None else abs(amount), time, rules)
+        return orders.refund_order(profile, key, None if amount is None else abs(amount), time, rules)
     if points is not None and points != 0:
-        return orders.awarded(profile, -abs(points) if event.event == POINTS_REDEEMED else points, rules)
+        return orders.award_points(profile, -abs(points) if event.event == POINTS_REDEEMED else points, rules)
     return {}
 
 
-def liked(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:
+def update_affinities(profile: Profile, event: Event, time: float, rules: ProfileRules) -> ProfileChanges:
     """Affinities: the event's category or categories, or its own `affinity: {name: weight}`."""
     said = event.properties
     weights: dict[str, float] = {}
@@ -119,11 +119,11 @@ def liked(profile: Profile, event: Event, time: float, rules: ProfileRules) -> C
     held = profile.affinities
     for name, weight in weights.items():
         if 0 < len(name) <= NAMES:
-            held = grow(held, name, weight, time, profile.half_life, rules.affinities_limit)
+            held = grow_affinity(held, name, weight, time, profile.half_life, rules.affinities_limit)
     return {"affinities": held}
 
 
-def answered(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:  # noqa: ARG001 (a Reducer)
+def record_answer(profile: Profile, event: Event, time: float, rules: ProfileRules) -> ProfileChanges:  # noqa: ARG001 (a Reducer)
     """Satisfaction answers and complaints: the newest stands."""
     name = event.event or ""
     if name in COMPLAINTS:
@@ -141,23 +141,23 @@ def answered(profile: Profile, event: Event, time: float, rules: ProfileRules) -
     return {} if answers is profile.answers else {"answers": answers}
 
 
-def agreed(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:  # noqa: ARG001 (a Reducer)
+def apply_consent(profile: Profile, event: Event, time: float, rules: ProfileRules) -> ProfileChanges:  # noqa: ARG001 (a Reducer)
     """Consents by event: `purpose`, `granted`, and either `expires` (as a timestamp is told) or `days`."""
     name, said = event.event or "", event.properties
     purpose = _text(said.get("purpose"))
     if name not in CONSENTS or purpose is None or len(purpose) > NAMES:
         return {}
     granted = CONSENTS[name] and said.get("granted", True) is True
-    expires, days = until(said.get("expires")), _number(said.get("days"))
+    expires, days = parse_time(said.get("expires")), _number(said.get("days"))
     if expires is None and days is not None:
         expires = time + days * DAY
     if expires is not None:
         expires = min(max(expires, EARLIEST), FOREVER)
-    after = consented(profile, purpose, Consent(granted, time, expires, event.channel or "", _by(event)))
+    after = record_consent(profile, purpose, Consent(granted, time, expires, event.channel or "", _by(event)))
     return {"consents": after.consents, "said": after.said}
 
 
-def went_on(profile: Profile, event: Event, time: float, rules: ProfileRules) -> Changes:
+def update_journey(profile: Profile, event: Event, time: float, rules: ProfileRules) -> ProfileChanges:
     """The journey: cart, step and conversation as last told; a purchase ends cart and step."""
     said = event.properties
     lives = {"cart": rules.cart_life, "step": rules.step_life, "conversation": rules.conversation_life}
@@ -175,18 +175,18 @@ def went_on(profile: Profile, event: Event, time: float, rules: ProfileRules) ->
         word = Held(value, time, time + lives[name])
         if len(msgspec.msgpack.encode(value)) <= JOURNEY_BYTES:
             stands = journey.get(name, word)
-            journey = journey | {name: max(stands, word, key=later)}
+            journey = journey | {name: max(stands, word, key=journey_order)}
     return {} if journey is profile.journey else {"journey": journey}
 
 
-def later(held: Held) -> tuple[float, bool, str, float]:
+def journey_order(held: Held) -> tuple[float, bool, str, float]:
     """The order of words on the journey: the newest stands, at the same moment the end."""
     return held.time, held.value is None, repr(held.value), held.until
 
 
 def _by(event: Event) -> str:
     """Who told it: the strongest identifier it came with."""
-    return next(iter(tellers(customer_ids(event))), "")
+    return next(iter(source_tags(customer_ids(event))), "")
 
 
 def _number(value: object) -> float | None:
@@ -201,7 +201,7 @@ def _text(value: object) -> str | None:
 
 
 _FAMILIES: dict[str, tuple[Reducer, ...]] = {
-    "identify": (told, visited),
-    "track": (visited, bought, liked, answered, agreed, went_on),
+    "identify": (apply_traits, record_visit),
+    "track": (record_visit, apply_order, update_affinities, record_answer, apply_consent, update_journey),
     "alias": (),
 }

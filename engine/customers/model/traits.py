@@ -14,7 +14,7 @@ CONSENT = "consent."
 """What the name of a trait begins with that is a consent to the purpose after it."""
 
 
-def flatten(told: Mapping[str, object], prefix: str = "") -> dict[str, TraitValue]:
+def flatten_traits(told: Mapping[str, object], prefix: str = "") -> dict[str, TraitValue]:
     """Traits under dotted names: `{"loyalty": {"tier": 2}}` is `{"loyalty.tier": 2}`.
 
     What is no trait (a text over 512 characters, a list of anything but scalars) is left out.
@@ -22,7 +22,7 @@ def flatten(told: Mapping[str, object], prefix: str = "") -> dict[str, TraitValu
     flat: dict[str, TraitValue] = {}
     for name, value in told.items():
         if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
+            flat |= flatten_traits(value, f"{prefix}{name}.")
         elif _fits(value):
             flat[f"{prefix}{name}"] = value
         elif isinstance(value, list):
@@ -30,7 +30,7 @@ def flatten(told: Mapping[str, object], prefix: str = "") -> dict[str, TraitValu
     return flat
 
 
-def tell(held: dict[str, Trait], name: str, told: Trait, rules: ProfileRules) -> dict[str, Trait]:
+def record_trait(held: dict[str, Trait], name: str, told: Trait, rules: ProfileRules) -> dict[str, Trait]:
     """The traits after one more word on `name`; the same whatever the order the words come in."""
     stands = held.get(name)
     rule = rules.merge.get(name, "recency")
@@ -41,7 +41,7 @@ def tell(held: dict[str, Trait], name: str, told: Trait, rules: ProfileRules) ->
     return held if told is stands else held | {name: told}
 
 
-def combine(a: dict[str, Trait], b: dict[str, Trait], rules: ProfileRules) -> dict[str, Trait]:
+def merge_traits(a: dict[str, Trait], b: dict[str, Trait], rules: ProfileRules) -> dict[str, Trait]:
     """The traits of two profiles that are one customer; those that are added up are settled by `words`."""
     both = dict(a)
     for name, told in b.items():
@@ -54,25 +54,25 @@ def combine(a: dict[str, Trait], b: dict[str, Trait], rules: ProfileRules) -> di
 
 
 def _later(a: Trait, b: Trait, rule: MergeRule, rules: ProfileRules) -> Trait:
-    newest = max(a, b, key=when)
+    newest = max(a, b, key=trait_order)
     match rule:
         case "recency" | "sum":
             return newest
         case "known_wins":
-            return max(a, b, key=lambda t: (t.known, when(t)))
+            return max(a, b, key=lambda t: (t.known, trait_order(t)))
         case "source":
-            return max(a, b, key=lambda t: (-_place(t.source, rules), when(t)))
+            return max(a, b, key=lambda t: (-_place(t.source, rules), trait_order(t)))
         case "union":
             items: dict[str, Scalar] = {repr(item): item for item in (*_items(a.value), *_items(b.value))}
             return Trait([items[key] for key in sorted(items)][:ITEMS], newest.time, newest.source, a.known or b.known)
         case "max":
-            x, y = number_of(a.value), number_of(b.value)
+            x, y = as_number(a.value), as_number(b.value)
             if x is None or y is None:
                 return newest if x is y else (b if x is None else a)
             return Trait(max(x, y), newest.time, newest.source, a.known or b.known)
 
 
-def when(trait: Trait) -> tuple[float, bool, str, bytes]:
+def trait_order(trait: Trait) -> tuple[float, bool, str, bytes]:
     """The order of words on one trait: the newest is the last."""
     return trait.time, trait.known, trait.source, msgspec.json.encode(trait.value)
 
@@ -85,7 +85,7 @@ def _items(value: TraitValue) -> list[Scalar]:
     return value if isinstance(value, list) else [value]
 
 
-def number_of(value: TraitValue) -> float | None:
+def as_number(value: TraitValue) -> float | None:
     """The value as a number, None if it is none."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 

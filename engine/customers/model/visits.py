@@ -3,10 +3,10 @@
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customer import Profile
 
-Interval = tuple[int, int]
+VisitSpan = tuple[int, int]
 
 
-def seen_at(profile: Profile, time: float, rules: ProfileRules) -> tuple[list[Interval], int]:
+def extend_visits(profile: Profile, time: float, rules: ProfileRules) -> tuple[list[VisitSpan], int]:
     """The newest visits (first and last second each) and how many were before, after one more sign at `time`.
 
     Intervals that come within the gap of each other are one visit, so signs may come in any order; one from before
@@ -18,13 +18,13 @@ def seen_at(profile: Profile, time: float, rules: ProfileRules) -> tuple[list[In
     return _bounded([*profile.visits, (moment, moment)], profile.past_visits, rules)
 
 
-def union(a: Profile, b: Profile, rules: ProfileRules) -> tuple[list[Interval], int]:
+def merge_visits(a: Profile, b: Profile, rules: ProfileRules) -> tuple[list[VisitSpan], int]:
     """The visits of two profiles that are one customer."""
     return _bounded([*a.visits, *b.visits], a.past_visits + b.past_visits, rules)
 
 
-def _bounded(intervals: list[Interval], past: int, rules: ProfileRules) -> tuple[list[Interval], int]:
-    runs: list[Interval] = []
+def _bounded(intervals: list[VisitSpan], past: int, rules: ProfileRules) -> tuple[list[VisitSpan], int]:
+    runs: list[VisitSpan] = []
     for start, end in sorted(intervals):
         if runs and start <= runs[-1][1] + rules.visit_gap:
             runs[-1] = (runs[-1][0], max(runs[-1][1], end))

@@ -4,22 +4,20 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from engine.customers.redis.pipeline import Value
-
-Counts = dict[str, list[float]]
-"""Counter -> times (s since 1970) of what it counted, oldest first."""
+from engine.customer import Counts
+from engine.customers.redis.pipeline import StoredValue
 
 _decode = msgspec.msgpack.Decoder(Mapping[str, list[tuple[float, str]]]).decode
 
 
-def times(value: Value) -> Counts:
+def decode_counts(value: StoredValue) -> Counts:
     """A customer's counts from their stored form."""
     if value is None:
         return {}
     return {name: [entry[0] for entry in entries] for name, entries in _decode(value).items()}
 
 
-def together(values: Iterable[Value]) -> bytes:
+def merge_counts(values: Iterable[StoredValue]) -> bytes:
     """The counts of several visitors that are one customer, in stored form; empty if there are none."""
     both: dict[str, list[tuple[float, str]]] = {}
     for value in values:

@@ -6,25 +6,25 @@ from typing import NamedTuple
 
 from engine.customer import KINDS, CustomerIds, IdKind
 
-Key = str
+ProfileKey = str
 
 
-class Ident(NamedTuple):
+class KeyedId(NamedTuple):
     """One identifier of a customer; `key` is 24 hexadecimal digits."""
 
     kind: IdKind
     value: str
-    key: Key
+    key: ProfileKey
 
 
-Hasher = Callable[[IdKind, str], Key]
+KeyHasher = Callable[[IdKind, str], ProfileKey]
 
 
-def hasher(secret: bytes) -> Hasher:
+def key_hasher(secret: bytes) -> KeyHasher:
     """The keyed hash of this installation: 96 bits of BLAKE2b. Another secret finds no customer of this one."""
     seeded = {kind: blake2b(f"{kind}:".encode(), key=secret[:64], digest_size=12) for kind in KINDS}
 
-    def key(kind: IdKind, value: str) -> Key:
+    def key(kind: IdKind, value: str) -> ProfileKey:
         state = seeded[kind].copy()
         state.update(value.encode())
         return state.hexdigest()
@@ -32,25 +32,25 @@ def hasher(secret: bytes) -> Hasher:
     return key
 
 
-def idents(ids: CustomerIds, hash_: Hasher) -> list[Ident]:
+def keyed_ids(ids: CustomerIds, hash_: KeyHasher) -> list[KeyedId]:
     """The identifiers that were given, strongest first."""
-    found: list[Ident] = []
+    found: list[KeyedId] = []
     if ids.user_id:
-        found.append(Ident("user_id", ids.user_id, hash_("user_id", ids.user_id)))
+        found.append(KeyedId("user_id", ids.user_id, hash_("user_id", ids.user_id)))
     if ids.loyalty_card:
-        found.append(Ident("loyalty_card", ids.loyalty_card, hash_("loyalty_card", ids.loyalty_card)))
-    if ids.email and (email := normal("email", ids.email)):
-        found.append(Ident("email", email, hash_("email", email)))
-    if ids.phone and (phone := normal("phone", ids.phone)):
-        found.append(Ident("phone", phone, hash_("phone", phone)))
+        found.append(KeyedId("loyalty_card", ids.loyalty_card, hash_("loyalty_card", ids.loyalty_card)))
+    if ids.email and (email := normalize_identifier("email", ids.email)):
+        found.append(KeyedId("email", email, hash_("email", email)))
+    if ids.phone and (phone := normalize_identifier("phone", ids.phone)):
+        found.append(KeyedId("phone", phone, hash_("phone", phone)))
     if ids.anonymous_id:
-        found.append(Ident("anonymous_id", ids.anonymous_id, hash_("anonymous_id", ids.anonymous_id)))
+        found.append(KeyedId("anonymous_id", ids.anonymous_id, hash_("anonymous_id", ids.anonymous_id)))
     if ids.device_id:
-        found.append(Ident("device_id", ids.device_id, hash_("device_id", ids.device_id)))
+        found.append(KeyedId("device_id", ids.device_id, hash_("device_id", ids.device_id)))
     return found
 
 
-def normal(kind: IdKind, value: str) -> str:
+def normalize_identifier(kind: IdKind, value: str) -> str:
     """One way to write an identifier: e-mail addresses in lower case, phone numbers as digits."""
     if kind == "email":
         return value.strip().lower()
@@ -59,16 +59,16 @@ def normal(kind: IdKind, value: str) -> str:
     return value
 
 
-def spellings(value: str) -> set[str]:
+def identifier_spellings(value: str) -> set[str]:
     """An identifier of a kind that is not told, as given and as it is written here: `Ada@X.de` is `ada@x.de` too."""
     found = {value}
     if "@" in value:
-        found.add(normal("email", value))
+        found.add(normalize_identifier("email", value))
     if value.startswith("+"):
-        found.add(normal("phone", value))
+        found.add(normalize_identifier("phone", value))
     return found
 
 
-def strongest(ids: CustomerIds) -> str:
+def strongest_identifier(ids: CustomerIds) -> str:
     """The strongest identifier that was given, as it is written here; empty if there is none."""
-    return next((name for kind in KINDS if (name := normal(kind, getattr(ids, kind) or ""))), "")
+    return next((name for kind in KINDS if (name := normalize_identifier(kind, getattr(ids, kind) or ""))), "")

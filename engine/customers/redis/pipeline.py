@@ -22,10 +22,10 @@ SCANNED = 1000
 
 T = TypeVar("T")
 Argument = bytes | str | int | float
-Value = bytes | None
-Values = Sequence[Value]
-Reply = bytes | int | list[bytes | int | None] | Mapping[bytes, bytes] | None
-Client = Redis | RedisCluster
+StoredValue = bytes | None
+StoredValues = Sequence[StoredValue]
+RedisReply = bytes | int | list[bytes | int | None] | Mapping[bytes, bytes] | None
+RedisClient = Redis | RedisCluster
 
 
 class Script(NamedTuple):
@@ -35,35 +35,35 @@ class Script(NamedTuple):
     sha: str
 
 
-class Again(NamedTuple):
+class FollowUp(NamedTuple):
     """What a reader needs besides what it asked for first."""
 
     keys: list[str]
-    read: "Reader"
+    read: "ReadValues"
 
 
-Reader = Callable[[Values], object]
+ReadValues = Callable[[StoredValues], object]
 
 
-class _Read(NamedTuple):
+class _PendingRead(NamedTuple):
     keys: list[str]
-    read: Reader
+    read: ReadValues
     future: "asyncio.Future[object]"
 
 
-class _Write(NamedTuple):
+class _PendingWrite(NamedTuple):
     command: tuple[Argument, ...]
     script: Script | None
-    future: "asyncio.Future[Reply]"
+    future: "asyncio.Future[RedisReply]"
 
 
-def script(path: Path) -> Script:
+def load_script(path: Path) -> Script:
     """The Lua script in a file."""
     text = path.read_text(encoding="utf-8")
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-def connect(url: str, timeout: float = 0.05) -> Client:
+def connect_store(url: str, timeout: float = 0.05) -> RedisClient:
     """A client of one server (`redis://`, `rediss://`, `unix://`) or of a cluster (`redis+cluster://host:port`).
 
     Every wait, for the connection or an answer, ends after `timeout` seconds; no command is sent twice.
@@ -78,34 +78,34 @@ def connect(url: str, timeout: float = 0.05) -> Client:
     return Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=once)
 
 
-class Wire:
+class RedisPipeline:
     """Reads and writes of one process, each coalesced per tick, at most two of each on their way."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: RedisClient) -> None:
         self.client = client
         self._cluster = isinstance(client, RedisCluster)
-        self._reads = _Lane(self._send_reads, READS)
-        self._writes = _Lane(self._send_writes, WRITES)
+        self._reads = _SendQueue(self._send_reads, READS)
+        self._writes = _SendQueue(self._send_writes, WRITES)
 
-    def get(self, keys: list[str], read: Callable[[Values], T | Again]) -> "asyncio.Future[T]":
+    def get(self, keys: list[str], read: Callable[[StoredValues], T | FollowUp]) -> "asyncio.Future[T]":
         """What `read` makes of the values of `keys`; where it answers `Again`, a second look-up follows.
 
         The future raises StoreUnavailable where the store did not answer in time.
         """
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._reads.add(_Read(keys, read, future))
+        self._reads.add(_PendingRead(keys, read, future))
         return cast("asyncio.Future[T]", future)
 
-    def send(self, *command: Argument) -> "asyncio.Future[Reply]":
+    def send(self, *command: Argument) -> "asyncio.Future[RedisReply]":
         """The reply to one command; errors as in `get`."""
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._writes.add(_Write(command, None, future))
+        future: asyncio.Future[RedisReply] = asyncio.get_running_loop().create_future()
+        self._writes.add(_PendingWrite(command, None, future))
         return future
 
-    def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> "asyncio.Future[Reply]":
+    def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> "asyncio.Future[RedisReply]":
         """The reply of a Lua script; `keys` share one hash slot. Errors as in `get`."""
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._writes.add(_Write(("EVALSHA", script.sha, len(keys), *keys, *arguments), script, future))
+        future: asyncio.Future[RedisReply] = asyncio.get_running_loop().create_future()
+        self._writes.add(_PendingWrite(("EVALSHA", script.sha, len(keys), *keys, *arguments), script, future))
         return future
 
     async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
@@ -129,7 +129,7 @@ class Wire:
         """Close the connections."""
         await self.client.aclose()
 
-    async def _send_reads(self, batch: list[_Read]) -> None:
+    async def _send_reads(self, batch: list[_PendingRead]) -> None:
         try:
             values = await self._get([key for item in batch for key in item.keys])
         except Exception as error:  # noqa: BLE001 (nobody may wait for ever, whatever broke)
@@ -144,21 +144,21 @@ class Wire:
                 except Exception as error:  # noqa: BLE001 (whoever awaits it gets it; the others must still be served)
                     future.set_exception(error)
                 else:
-                    if type(found) is Again:
-                        self._reads.add(_Read(found.keys, found.read, future))
+                    if type(found) is FollowUp:
+                        self._reads.add(_PendingRead(found.keys, found.read, future))
                     else:
                         future.set_result(found)
             start = end
 
-    async def _get(self, keys: list[str]) -> Values:
+    async def _get(self, keys: list[str]) -> StoredValues:
         if not self._cluster:
-            return cast("Values", await self.client.execute_command("MGET", *keys))
+            return cast("StoredValues", await self.client.execute_command("MGET", *keys))
         pipe = self.client.pipeline()
         for key in keys:
             pipe.execute_command("GET", key)
-        return cast("Values", await pipe.execute())
+        return cast("StoredValues", await pipe.execute())
 
-    async def _send_writes(self, batch: list[_Write]) -> None:
+    async def _send_writes(self, batch: list[_PendingWrite]) -> None:
         futures = [item.future for item in batch]
         try:
             replies = await self._pipe([item.command for item in batch])
@@ -177,7 +177,7 @@ class Wire:
             if isinstance(reply, Exception):
                 _fail([future], reply)
             elif not future.done():
-                future.set_result(cast("Reply", reply))
+                future.set_result(cast("RedisReply", reply))
 
     async def _pipe(self, commands: list[tuple[Argument, ...]]) -> list[object]:
         if len(commands) == 1:
@@ -191,7 +191,7 @@ class Wire:
         return cast("list[object]", await pipe.execute(raise_on_error=False))
 
 
-class _Lane(Generic[T]):
+class _SendQueue(Generic[T]):
     """Items of one tick, sent together; what comes while two batches are on their way waits for one of them."""
 
     def __init__(self, send: Callable[[list[T]], Coroutine[None, None, None]], size: int) -> None:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from engine import keyspace
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.customers.redis.keys import Key
-from engine.customers.redis.pipeline import Reply, Wire, script
+from engine.customers.redis.keys import ProfileKey
+from engine.customers.redis.pipeline import RedisPipeline, RedisReply, load_script
 from engine.customers.redis.stored_entry import TOMBSTONE
 
-_ERASE = script(Path(__file__).with_name("erase.lua"))
+_ERASE = load_script(Path(__file__).with_name("erase.lua"))
 
 
-async def lay_tombstone(wire: Wire, key: Key, over: bytes, rules: ProfileRules) -> Reply:
+async def write_tombstone(wire: RedisPipeline, key: ProfileKey, over: bytes, rules: ProfileRules) -> RedisReply:
     """Replace the entry at `key`, if it begins with `over`, by a tombstone; truthy where it did."""
     names = (keyspace.profile(key), keyspace.counted_messages(key), keyspace.counters(key))
     return await wire.call(_ERASE, names, (over, TOMBSTONE, int(rules.tombstone_life * 1000)))

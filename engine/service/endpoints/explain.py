@@ -6,7 +6,7 @@ import time
 import msgspec
 
 from engine.catalog.plan.plan import Plan
-from engine.claims.requirements import takes_of
+from engine.claims.requirements import pool_shares
 from engine.customer import Profile
 from engine.decision.decision import DecideRequest, Decision, Standing
 from engine.decision.explanation import explanation
@@ -66,6 +66,6 @@ async def _pools(worker: Worker, plan: Plan, request: DecideRequest, now: float)
             *(offer for moment in plan.moments.get((request.channel, placement), ()) for offer in moment.offers),
         )
     ]
-    takes = {f"{take.pool}:{take.name}": take for offer in offers for take in takes_of(offer)}
+    takes = {f"{take.pool}:{take.name}": take for offer in offers for take in pool_shares(offer)}
     left = await asyncio.gather(*(worker.claims.remaining(take, now) for take in takes.values()))
     return dict(zip(takes, left, strict=True))

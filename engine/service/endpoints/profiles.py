@@ -9,8 +9,8 @@ import msgspec
 import structlog
 
 from engine.customer import attributes
-from engine.customers.customer_view import portrait
-from engine.customers.redis.keys import spellings
+from engine.customers.customer_view import customer_view
+from engine.customers.redis.keys import identifier_spellings
 from engine.decision.decision import clock
 from engine.decision.moments import zone_of
 from engine.erasure.learner_files import erase_pending
@@ -56,7 +56,7 @@ def profile_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
     async def export(call: Call) -> Reply:
         found = await _found(worker, call)
         customer = str(call.path["id"])
-        ids = {*spellings(customer), *(_ids(found) if found else ())}
+        ids = {*identifier_spellings(customer), *(_ids(found) if found else ())}
         try:
             rows = await asyncio.to_thread(rows_of, worker.settings.log, ids, worker.settings.redis)
         except StoreUnavailable:
@@ -72,7 +72,7 @@ def profile_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
             gone = await erase_profile(worker.patient, customer, forget)
         except StoreUnavailable:
             raise _away() from None
-        ids = {*spellings(customer), *(value for values in gone.values() for value in values)}
+        ids = {*identifier_spellings(customer), *(value for values in gone.values() for value in values)}
         folder, now = worker.settings.log, time.time()
         try:
             rows = await asyncio.to_thread(erase_customers, folder, ids, now) if folder.is_dir() else 0
@@ -104,7 +104,7 @@ def _portrait(worker: Worker, found: Export) -> Mapping[str, object]:
     seen = attributes(found.profile, now)
     seen |= {"id": found.profile.id, **clock(now, zone_of(seen, worker.plan.zone))}
     segments = [key for key, matches in worker.plan.segments.items() if matches(seen)]
-    return portrait(found.profile, now, found.counts) | {"segments": segments}
+    return customer_view(found.profile, now, found.counts) | {"segments": segments}
 
 
 def _ids(found: Export) -> list[str]:

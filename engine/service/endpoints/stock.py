@@ -5,7 +5,7 @@ import time
 
 import msgspec
 
-from engine.claims.claims import Take
+from engine.claims.claims import PoolShare
 from engine.errors import StoreUnavailable
 from engine.journal.records import EventRecord
 from engine.service.auth import Guard
@@ -55,7 +55,7 @@ def stock_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
 
     async def left(sku: str) -> Reply:
         try:
-            amount = await worker.claims.remaining(Take("stock", sku), time.time())
+            amount = await worker.claims.remaining(PoolShare("stock", sku), time.time())
         except StoreUnavailable:
             raise Refusal(503, AWAY, "", ((b"retry-after", b"1"),)) from None
         return Reply(msgspec.json.encode(Stock(sku, amount)))
