@@ -22,7 +22,7 @@ from engine.catalog.watch import PlanWatch
 from engine.errors import BadInput, CounterpointError, StoppedError
 from engine.journal import stream
 from engine.processes import Child, Keeper, verb
-from engine.service.auth import keys_of
+from engine.service.auth import load_keys_from_settings
 from engine.service.server import listen
 from engine.settings import ADDRESS, Settings
 
@@ -52,7 +52,7 @@ def running(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Se
     except OSError as error:
         raise BadInput(f"--data {settings.data}: {error.strerror}; name a folder that can be written") from error
     PlanWatch(settings.experiments, Archive(settings.data / "plans"), tells=False)  # refuses what a server would refuse
-    keys_of(settings)
+    load_keys_from_settings(settings)
     _await_free(settings.data, stop)
     with listen(settings.host, settings.port) as listener, _store(settings.data, stop) as store:
         port = listener.getsockname()[1]

@@ -23,7 +23,7 @@ from engine.decision.offers import OfferReason
 from engine.errors import BadInput
 from engine.hashing import bucket, bucket_ranges, choose_variant
 from engine.journal.log.parquet import SCHEMAS
-from engine.service.auth import load_keys
+from engine.service.auth import read_keys_file
 from engine.settings import RULES, Settings, from_environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +83,7 @@ def test_the_glossary_has_every_reason() -> None:
 def test_the_keys_that_are_shown_can_be_used(tmp_path: Path) -> None:
     (example,) = re.findall(r"```yaml\n(keys:.*?)```", OPERATING, flags=re.DOTALL)
     (tmp_path / "keys.yaml").write_text(example)
-    assert [key.role for key in load_keys(tmp_path / "keys.yaml")] == ["server", "client", "admin"]
+    assert [key.role for key in read_keys_file(tmp_path / "keys.yaml")] == ["server", "client", "admin"]
 
 
 def test_compose_runs_verbs_on_what_the_image_has() -> None:

@@ -151,11 +151,11 @@ async def _erase(redis: str, customer: str) -> set[str]:
     from engine.customers.redis.keys import identifier_spellings
     from engine.customers.store import ProfileStore
     from engine.erasure.profiles import erase_profile
-    from engine.service.idempotency import forget
+    from engine.service.idempotency import delete_answers
 
     store = ProfileStore.open(redis, timeout=SECONDS)
     try:
-        gone = await erase_profile(store, customer, forget)
+        gone = await erase_profile(store, customer, delete_answers)
     finally:
         await store.close()
     return {*identifier_spellings(customer), *(value for values in gone.values() for value in values)}

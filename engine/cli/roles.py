@@ -55,23 +55,23 @@ def serve(
     quiet: Quiet = False,
 ) -> int:
     """Serve decisions: one process, or --workers N of them."""
-    from engine.service.auth import keys_of
-    from engine.service.server import inherited, listen, run
+    from engine.service.auth import load_keys_from_settings
+    from engine.service.server import adopt_listener, listen, serve_requests
     from engine.up import serve_many
 
     settings = from_environment(experiments=experiments, data=data, redis=redis, host=host, port=port, workers=workers)
     log_to_stderr()
     if fd is not None:
-        run(settings, inherited(fd), tells=not quiet)
+        serve_requests(settings, adopt_listener(fd), tells=not quiet)
         return 0
-    keys_of(settings)  # refused before anything is said
+    load_keys_from_settings(settings)  # refused before anything is said
     with listen(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         complain(f"Decisions at http://{settings.host}:{port}, {_to(settings)}. Data: {settings.data}.")
         if settings.workers > 1:
             serve_many(settings, listener)
         else:
-            run(settings, listener)
+            serve_requests(settings, listener)
     return 0
 
 

@@ -10,7 +10,7 @@ from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
-from engine.service.auth import keys_of
+from engine.service.auth import load_keys_from_settings
 from engine.service.endpoints.admin import admin_routes
 from engine.service.endpoints.explain import explain_routes
 from engine.service.endpoints.health import health_routes
@@ -18,7 +18,7 @@ from engine.service.endpoints.ofrep import ofrep_routes
 from engine.service.endpoints.openapi import docs_routes
 from engine.service.endpoints.profiles import profile_routes
 from engine.service.endpoints.stock import stock_routes
-from engine.service.http import PROBLEM, endpoint, request_id_of, with_whole_ids
+from engine.service.http import PROBLEM, endpoint, keep_encoded_slashes, request_id_of
 from engine.service.problems import Refusal
 from engine.service.worker import Worker
 from engine.settings import Settings
@@ -30,7 +30,7 @@ class _App(Litestar):
     ) -> None:
         """Litestar looks for routes in the decoded path; an id may have a slash."""
         if scope["type"] == ScopeType.HTTP:
-            scope = with_whole_ids(cast("HTTPScope", scope))
+            scope = keep_encoded_slashes(cast("HTTPScope", scope))
         await super().__call__(scope, receive, send)
 
 
@@ -41,7 +41,7 @@ def create_app(settings: Settings, *, tells: bool = True) -> Litestar:
         CatalogError: if the experiments folder has problems.
         BadInput: if the keys cannot be used, or there are none and others than this machine could connect.
     """
-    keys = keys_of(settings)
+    keys = load_keys_from_settings(settings)
     client, admin = keys.guard("client"), keys.guard("admin")
     worker = Worker(settings, tells=tells)
 

@@ -26,11 +26,11 @@ from engine.errors import BadInput
 from engine.service.problems import Refusal
 from engine.settings import Settings
 
-Role = Literal["client", "server", "admin"]
+KeyRole = Literal["client", "server", "admin"]
 RawHeaders = Iterable[tuple[bytes, bytes]]
-Guard = Callable[[RawHeaders], "Caller"]
+RequestGuard = Callable[[RawHeaders], "Caller"]
 
-RANK: dict[Role, int] = {"client": 0, "server": 1, "admin": 2}
+RANK: dict[KeyRole, int] = {"client": 0, "server": 1, "admin": 2}
 PROOF = b"x-customer-proof"
 
 
@@ -38,7 +38,7 @@ class KeySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """One key: what it may do, and for `client` the secret that its customers are proven with."""
 
     name: Annotated[str, Meta(min_length=1)]
-    role: Role
+    role: KeyRole
     key: Annotated[str, Meta(min_length=8)] | None = None
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
     secret: Annotated[str, Meta(min_length=8)] | None = None
@@ -56,7 +56,7 @@ class Caller:
 
     __slots__ = ("_left", "_rate", "_secret", "_then", "name", "role")
 
-    def __init__(self, name: str, role: Role, secret: str | None = None, per_second: float | None = None) -> None:
+    def __init__(self, name: str, role: KeyRole, secret: str | None = None, per_second: float | None = None) -> None:
         self.name = name
         self.role = role
         self._secret = (secret or "").encode()
@@ -111,7 +111,7 @@ class Keys:
     def __init__(self, specs: Iterable[KeySpec] = ()) -> None:
         self._callers = [(_digest(spec), Caller(spec.name, spec.role, spec.secret, spec.per_second)) for spec in specs]
 
-    def guard(self, least: Role) -> Guard:
+    def guard(self, least: KeyRole) -> RequestGuard:
         """What tells who sends a request, and refuses those below the role `least`."""
         rank = RANK[least]
 
@@ -157,14 +157,14 @@ def prove(secret: bytes, ids: CustomerIds) -> str:
     return hmac.new(secret, lines.encode(), hashlib.sha256).hexdigest()
 
 
-def keys_of(settings: Settings) -> Keys:
+def load_keys_from_settings(settings: Settings) -> Keys:
     """The keys that these settings name.
 
     Raises:
         BadInput: if the file cannot be used; if there is none and others than this machine could connect.
     """
     if settings.api_keys is not None:
-        return Keys(load_keys(settings.api_keys))
+        return Keys(read_keys_file(settings.api_keys))
     if not _loopback(settings.host):
         raise BadInput(
             f"--host {settings.host}: without keys only this machine is served; name a file of keys with "
@@ -173,7 +173,7 @@ def keys_of(settings: Settings) -> Keys:
     return Keys()
 
 
-def load_keys(path: Path) -> list[KeySpec]:
+def read_keys_file(path: Path) -> list[KeySpec]:
     """The keys in a YAML or JSON file.
 
     Raises:

@@ -14,7 +14,7 @@ from litestar.routes import ASGIRoute
 from litestar.types import HTTPReceiveMessage, HTTPScope, Message, Receive, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-Headers = list[tuple[bytes, bytes]]
+HeaderList = list[tuple[bytes, bytes]]
 Endpoint = Callable[[HTTPScope, Receive, Send], Awaitable[None]]
 
 _UNUSUAL = frozenset((b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade"))
@@ -36,7 +36,7 @@ class _Running:
 _UNHEARD = asyncio.Event()  # nobody waits for more of a request that came whole
 
 
-class DirectProtocol(HttpToolsProtocol):
+class FastPathProtocol(HttpToolsProtocol):
     """uvicorn's protocol with the short way in front of it."""
 
     endpoints: ClassVar[Mapping[bytes, tuple[str, Endpoint]]] = {}
@@ -48,7 +48,7 @@ class DirectProtocol(HttpToolsProtocol):
         """Take the short way with a whole plain request, while nothing else is in progress."""
         if not self._parsing and (self.cycle is None or self.cycle.response_complete):
             found = self.endpoints.get(data[: data.find(b"\r\n")])
-            read = plain(data) if found else None
+            read = parse_plain_request(data) if found else None
             if found and read:
                 self._unset_keepalive_if_required()
                 running = _Running()
@@ -69,7 +69,7 @@ class DirectProtocol(HttpToolsProtocol):
         self._parsing = False
         super().on_message_complete()
 
-    async def _answer(self, path: str, endpoint: Endpoint, headers: Headers, body: bytes, running: _Running) -> None:
+    async def _answer(self, path: str, endpoint: Endpoint, headers: HeaderList, body: bytes, running: _Running) -> None:
         parts: list[bytes] = []
 
         async def receive() -> HTTPReceiveMessage:
@@ -94,7 +94,7 @@ class DirectProtocol(HttpToolsProtocol):
         await endpoint(cast("HTTPScope", scope), cast("Receive", receive), send)
 
 
-def plain(data: bytes) -> tuple[Headers, bytes] | None:
+def parse_plain_request(data: bytes) -> tuple[HeaderList, bytes] | None:
     """Headers and body of a request that is whole, the only one, and has nothing unusual; else None.
 
     Stricter than HTTP: no doubt about where the request ends may be decided here.
@@ -104,7 +104,7 @@ def plain(data: bytes) -> tuple[Headers, bytes] | None:
     breaks = len(lines) - 1
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
         return None
-    headers: Headers = []
+    headers: HeaderList = []
     length = None
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
@@ -121,10 +121,10 @@ def plain(data: bytes) -> tuple[Headers, bytes] | None:
     return (headers, body) if length == len(body) else None
 
 
-def direct(app: Litestar, paths: Collection[str]) -> type[HttpToolsProtocol]:
+def fast_path_protocol(app: Litestar, paths: Collection[str]) -> type[HttpToolsProtocol]:
     """The protocol for uvicorn that takes the short way to those routes of `app` that have one of these paths."""
 
-    class Protocol(DirectProtocol):
+    class Protocol(FastPathProtocol):
         endpoints: ClassVar[Mapping[bytes, tuple[str, Endpoint]]] = {
             f"POST {route.path} HTTP/1.1".encode(): (route.path, cast("Endpoint", route.route_handler.fn))
             for route in app.routes

@@ -12,8 +12,8 @@ from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler, asgi, route
 from litestar.types import ASGIApp, HTTPScope, Receive, Send
 
 from engine.errors import BadInput, JournalError
-from engine.service.auth import ANYONE, Caller, Guard, RawHeaders
-from engine.service.problems import Refusal, bad_field
+from engine.service.auth import ANYONE, Caller, RawHeaders, RequestGuard
+from engine.service.problems import Refusal, refuse_field
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
@@ -21,7 +21,7 @@ BODY_SECONDS = 10.0
 SLASH, WHOLE = "\ue000", "whole_ids"
 METHODS = [HttpMethod.GET, HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE]
 
-Headers = tuple[tuple[bytes, bytes], ...]
+ReplyHeaders = tuple[tuple[bytes, bytes], ...]
 
 log = structlog.get_logger(__name__)
 
@@ -49,14 +49,14 @@ class Reply:
 
     __slots__ = ("body", "headers", "status")
 
-    def __init__(self, body: bytes, status: int = 200, headers: Headers = ((b"content-type", JSON),)) -> None:
+    def __init__(self, body: bytes, status: int = 200, headers: ReplyHeaders = ((b"content-type", JSON),)) -> None:
         self.body = body
         self.status = status
         self.headers = headers
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
-Refused = Callable[[Refusal, Mapping[str, object]], Reply | None]
+RefusalFormat = Callable[[Refusal, Mapping[str, object]], Reply | None]
 """A protocol's own form of a refusal, of which it gets the parameters of the path too; None where it has none."""
 Route = ASGIRouteHandler | HTTPRouteHandler
 
@@ -66,8 +66,8 @@ def endpoint(
     handlers: Mapping[str, Handler],
     *,
     limit: int,
-    guard: Guard | None = None,
-    refused: Refused | None = None,
+    guard: RequestGuard | None = None,
+    refused: RefusalFormat | None = None,
 ) -> Route:
     """A Litestar route for `path`: one handler per method, bodies of at most `limit` bytes, errors as problem+json.
 
@@ -95,7 +95,7 @@ def endpoint(
             own = refused(refusal, scope["path_params"]) if refused else None
             reply = own or _refused(refusal, request_id)
         except BadInput as error:
-            reply = _refused(bad_field(str(error)), request_id)
+            reply = _refused(refuse_field(str(error)), request_id)
         except JournalError as error:
             reply = _refused(Refusal(503, str(error), "", ((b"retry-after", b"5"),)), request_id)
         except OverflowError:
@@ -120,7 +120,7 @@ def endpoint(
     return route(path, http_method=METHODS)(hand_over)
 
 
-def with_whole_ids(scope: HTTPScope) -> HTTPScope:
+def keep_encoded_slashes(scope: HTTPScope) -> HTTPScope:
     """The scope, in whose path a slash that was sent as %2F belongs to an id, which `endpoint` gives back whole."""
     raw = scope.get("raw_path") or b""
     if b"%2f" not in raw.lower():

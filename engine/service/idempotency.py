@@ -21,7 +21,7 @@ from engine.customers.redis.pipeline import RedisPipeline, RedisReply, Script
 from engine.errors import StoreUnavailable
 from engine.hashing import identifier_digest
 from engine.service.problems import Refusal
-from engine.service.store_health import Away
+from engine.service.store_health import StoreHealth
 
 LIFE = 60
 """Seconds; a client that asks again does so at once, and a busy shop makes many answers in a minute."""
@@ -34,7 +34,7 @@ BEGUN, DONE = b"?", b"="
 Payloads = list[tuple[bytes, str]]
 
 
-class Kept(msgspec.Struct, frozen=True, array_like=True):
+class PreparedAnswer(msgspec.Struct, frozen=True, array_like=True):
     """An answer as it was given; `records` (payload, customer) are those that may not be in the log yet.
 
     It names the `customer`, where it may be kept at all: of the erased, nothing is.
@@ -48,18 +48,18 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
 _TEXT = Path(__file__).with_name("idempotency.lua").read_text(encoding="utf-8")
 _CLAIM = Script(_TEXT, sha1(_TEXT.encode(), usedforsecurity=False).hexdigest())
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Kept).decode
+_decode = msgspec.msgpack.Decoder(PreparedAnswer).decode
 
 
-class Repeats:
+class IdempotentAnswers:
     """The requests that one worker was sent with a key; `spool` takes records, as payload and customer."""
 
-    def __init__(self, wire: RedisPipeline, away: Away, spool: Callable[[Payloads], None]) -> None:
+    def __init__(self, wire: RedisPipeline, away: StoreHealth, spool: Callable[[Payloads], None]) -> None:
         self._wire = wire
         self._away = away
         self._spool = spool
 
-    async def once(self, scope: str, body: bytes, make: Callable[[], Awaitable[Kept]]) -> bytes:
+    async def once(self, scope: str, body: bytes, make: Callable[[], Awaitable[PreparedAnswer]]) -> bytes:
         """The answer to the request `body` with the key `scope` names: the one it had, or else what `make` makes.
 
         Raises:
@@ -120,17 +120,17 @@ class Repeats:
         if kept.records:
             self._spool(kept.records)
             # Not waited for: not knowing it costs a duplicate.
-            done = DONE + request + _encode(Kept(kept.answer, [], kept.customer))
+            done = DONE + request + _encode(PreparedAnswer(kept.answer, [], kept.customer))
             _unheard(self._wire.send("SET", name, done, "XX", "KEEPTTL"))
         return kept.answer
 
-    def _only(self, kept: Kept) -> bytes:
+    def _only(self, kept: PreparedAnswer) -> bytes:
         """The answer where the store cannot tell of another; it may be made twice."""
         self._spool(kept.records)
         return kept.answer
 
 
-async def forget(wire: RedisPipeline, who: Container[str]) -> None:
+async def delete_answers(wire: RedisPipeline, who: Container[str]) -> None:
     """Let go of the answers to the erased, by the digests of their names.
 
     Raises:

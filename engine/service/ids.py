@@ -16,6 +16,6 @@ def new_id(now: float, *, ahead: bool = False) -> str:
     return f"{digits[:12]}p{digits[13:]}" if ahead else digits
 
 
-def repeatable(decision_id: str) -> str:
+def mark_repeatable(decision_id: str) -> str:
     """The id as one of a decision that may be asked for again: its 13th character is `r`, which is no hex digit."""
     return f"{decision_id[:12]}r{decision_id[13:]}"

@@ -12,7 +12,7 @@ ASIDE = "Rewards that were kept aside and not learnt; they are in the log's quar
 CHANGES = "Changes found in what an offer earns; each is an event $change in the log"
 
 
-class Told(Collector):
+class LearnerMetrics(Collector):
     """As this worker's follower has it, so that the page is right whichever worker is asked."""
 
     def __init__(self, follower: Follower) -> None:

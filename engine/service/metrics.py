@@ -13,7 +13,7 @@ from engine.decision.decision import Decision
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
 
-class Meters:
+class ServiceMetrics:
     """The counters of one worker."""
 
     def __init__(self) -> None:

@@ -51,13 +51,13 @@ class Refusal(Exception):
         return msgspec.json.encode(details)
 
 
-def bad_field(message: str) -> Refusal:
+def refuse_field(message: str) -> Refusal:
     """A refusal from `field: what is wrong; what to do`."""
     field, colon, rest = message.partition(": ")
     return Refusal(400, rest if colon else message, field if colon else "")
 
 
-def undecodable(error: Exception) -> Refusal:
+def refuse_body(error: Exception) -> Refusal:
     """A refusal of a body that msgspec could not read: the field where there is one, or the place in the JSON."""
     if isinstance(error, msgspec.ValidationError):
         text = str(error)

@@ -9,7 +9,7 @@ import uvloop
 
 from engine.errors import BadInput
 from engine.service.app import create_app
-from engine.service.fast_path import direct
+from engine.service.fast_path import fast_path_protocol
 from engine.settings import Settings
 
 BACKLOG = 2048
@@ -35,13 +35,13 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run(settings: Settings, listener: socket.socket, *, tells: bool = True) -> None:
+def serve_requests(settings: Settings, listener: socket.socket, *, tells: bool = True) -> None:
     """Serve until SIGTERM or SIGINT; requests that have begun are answered first. `tells` as in `PlanWatch`."""
     app = create_app(settings, tells=tells)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=direct(app, HOT),
+        http=fast_path_protocol(app, HOT),
         proxy_headers=False,
         lifespan="on",
         access_log=False,
@@ -56,7 +56,7 @@ def run(settings: Settings, listener: socket.socket, *, tells: bool = True) -> N
         runner.run(uvicorn.Server(config).serve(sockets=[listener]))
 
 
-def inherited(fd: int) -> socket.socket:
+def adopt_listener(fd: int) -> socket.socket:
     """The listening socket that the keeper of this process opened."""
     listener = socket.socket(fileno=fd)
     os.set_inheritable(fd, False)

@@ -16,7 +16,7 @@ PROBE_SECONDS = 0.25
 log = structlog.get_logger(__name__)
 
 
-class Away:
+class StoreHealth:
     """What one worker knows of its store: `now` says that decisions are not to wait for it.
 
     Only waits count: a store that refuses at once costs nothing to ask, and may still answer the next request.

@@ -34,14 +34,14 @@ from engine.journal.spool.ship import Shipper
 from engine.journal.spool.spool import Spool, partition_of
 from engine.service.auth import PROOF
 from engine.service.http import Call, Reply
-from engine.service.idempotency import Kept, Repeats
-from engine.service.idempotency import forget as forget_answers
-from engine.service.ids import new_id, repeatable
+from engine.service.idempotency import IdempotentAnswers, PreparedAnswer
+from engine.service.idempotency import delete_answers as forget_answers
+from engine.service.ids import mark_repeatable, new_id
 from engine.service.kill_switch import KillSwitch
-from engine.service.learner_metrics import Told
-from engine.service.metrics import Meters
-from engine.service.problems import Refusal, undecodable
-from engine.service.store_health import Away
+from engine.service.learner_metrics import LearnerMetrics
+from engine.service.metrics import ServiceMetrics
+from engine.service.problems import Refusal, refuse_body
+from engine.service.store_health import StoreHealth
 from engine.settings import Settings
 from engine.snapshots.snapshots import Follower
 
@@ -65,14 +65,14 @@ class ExposeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     experiments: list[str] | None = None
 
 
-class Exposed(msgspec.Struct, frozen=True, omit_defaults=True):
+class ExposureAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of an exposure; the offer of a `refused` placement cannot be had any more: show the fallback."""
 
     status: Literal["accepted", "refused"]
     refused: dict[str, DenialReason] = {}
 
 
-class Statuses(msgspec.Struct, frozen=True):
+class BatchStatuses(msgspec.Struct, frozen=True):
     """What became of each item of a batch, in its order."""
 
     statuses: list[EventStatus]
@@ -84,20 +84,20 @@ class Worker:
     def __init__(self, settings: Settings, *, tells: bool = True) -> None:
         self.settings = settings
         self.watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"), tells=tells)
-        self.meters = Meters()
+        self.meters = ServiceMetrics()
         rules = self.watch.plan.rules
         self.store = ProfileStore.open(settings.redis, rules, timeout=settings.store_timeout)
-        self.away = Away(self.store.wire, settings.store_timeout)
+        self.away = StoreHealth(self.store.wire, settings.store_timeout)
         self.patient = ProfileStore.open(settings.redis, rules, timeout=settings.event_timeout)
         self.spool = Spool(settings.spool, fsync=settings.fsync)
         self.shipper = Shipper(self.spool, settings.redis)
         self.follower = Follower(settings, lambda: self.watch.plan)
-        self.meters.registry.register(Told(self.follower))
+        self.meters.registry.register(LearnerMetrics(self.follower))
         self.switch = KillSwitch(self.patient.wire)
         self.forgotten = ErasedCache(self.patient.wire)
         self.claims = Claims(self.store.wire)
         self.granting = OfferGrants(self.claims)
-        self.repeats = Repeats(self.store.wire, self.away, self._spool)
+        self.repeats = IdempotentAnswers(self.store.wire, self.away, self._spool)
         self._encoder = msgspec.json.Encoder()
         self._request = msgspec.json.Decoder(DecideRequest)
         self._expose = msgspec.json.Decoder(ExposeRequest)
@@ -143,8 +143,8 @@ class Worker:
         token = call.header(b"idempotency-key")
         if token:
 
-            async def make() -> Kept:
-                decision, kept = await self._made(request, now, repeatable(new_id(now)))
+            async def make() -> PreparedAnswer:
+                decision, kept = await self._made(request, now, mark_repeatable(new_id(now)))
                 self.meters.decided(decision, time.perf_counter() - began)
                 return kept
 
@@ -156,20 +156,20 @@ class Worker:
         self.meters.decided(decision, time.perf_counter() - began)
         return Reply(kept.answer)
 
-    async def _made(self, request: DecideRequest, now: float, decision_id: str) -> tuple[Decision, Kept]:
+    async def _made(self, request: DecideRequest, now: float, decision_id: str) -> tuple[Decision, PreparedAnswer]:
         decision = await self.weigh(request, now, decision_id)
         if not request.expose and not await self.hold(decision):  # nobody could be told that it was seen
-            decision = self._alone(of_the_store(request), now, decision_id)
+            decision = self._alone(address_store(request), now, decision_id)
         records = records_of(decision, now, expose=request.expose)
         customer = None if decision.erased else decision.answer.customer
-        return decision, Kept(self._encoder.encode(decision.answer), _payloads(records), customer)
+        return decision, PreparedAnswer(self._encoder.encode(decision.answer), _payloads(records), customer)
 
     async def weigh(self, request: DecideRequest, now: float, decision_id: str) -> Decision:
         """Decide; if this is to be seen, the store knows the customer, and what is limited is claimed for them.
 
         Nothing is logged yet.
         """
-        request = of_the_store(request)
+        request = address_store(request)
         if self.away.now:
             return self._alone(request, now, decision_id)
         began = time.monotonic()
@@ -208,7 +208,7 @@ class Worker:
 
     def _alone(self, request: DecideRequest, now: float, decision_id: str) -> Decision:
         """Decide without the store: nothing is known of the customer, so it is the fallback."""
-        profile = stranger(request.customer)
+        profile = unknown_profile(request.customer)
         decision = self.decided(profile, request, now, decision_id, degraded=True)
         trace = self._trace(decision, now, request, profile, NOTHING_COUNTED)
         return msgspec.structs.replace(decision, erased=self.forgotten.names(request.customer), trace=trace)
@@ -290,7 +290,7 @@ class Worker:
             self.append([ExposureRecord(request.decision_id, now, waiting.customer, seen)])
         refused = {placement: denial.reason for placement, denial in lost.items()}
         status: Literal["accepted", "refused"] = "refused" if lost and not seen else "accepted"
-        return Reply(self._encoder.encode(Exposed(status, refused)), 202)
+        return Reply(self._encoder.encode(ExposureAnswer(status, refused)), 202)
 
     async def events(self, call: Call) -> Reply:
         """Answer `/v1/events`: a status per item, each accepted event in the spool and in the profile."""
@@ -313,13 +313,13 @@ class Worker:
             detail = "the store is away and none of the batch is answered for; send it again as it is"
             raise Refusal(503, detail, "", ((b"retry-after", b"1"),)) from None
         self.meters.ingested(statuses)
-        return Reply(self._encoder.encode(Statuses(statuses)), 200)
+        return Reply(self._encoder.encode(BatchStatuses(statuses)), 200)
 
     def _decode(self, decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         try:
             return decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise undecodable(error) from None
+            raise refuse_body(error) from None
 
     async def _journal(self, events: list[Accepted]) -> None:
         self.append([self._event(event) for event in events])
@@ -381,7 +381,7 @@ def _unproven(event: Event) -> EventStatus:
     )
 
 
-def of_the_store(request: DecideRequest) -> DecideRequest:
+def address_store(request: DecideRequest) -> DecideRequest:
     """A request without a person, from a sign or a kiosk: its customer is the store that it names."""
     store = request.context.get("store")
     if request.customer != CustomerIds() or not isinstance(store, str):
@@ -389,7 +389,7 @@ def of_the_store(request: DecideRequest) -> DecideRequest:
     return msgspec.structs.replace(request, customer=CustomerIds(device_id=f"store:{store}"))
 
 
-def stranger(ids: CustomerIds) -> Profile:
+def unknown_profile(ids: CustomerIds) -> Profile:
     """Whom a decision is for while the store is away: nothing is known but an id."""
     name = strongest_identifier(ids)
     return Profile(id=name, unit=name)

@@ -6,7 +6,7 @@ import pytest
 
 from engine.customer import CustomerIds
 from engine.errors import BadInput
-from engine.service.auth import Caller, Keys, KeySpec, keys_of, load_keys, prove
+from engine.service.auth import Caller, Keys, KeySpec, load_keys_from_settings, prove, read_keys_file
 from engine.service.problems import Refusal
 from engine.settings import Settings
 
@@ -96,15 +96,15 @@ def test_of_a_batch_only_what_is_about_the_proven_customer_counts(guarded: Any) 
 
 def test_without_keys_only_this_machine_can_be_served() -> None:
     for host in ("127.0.0.1", "::1", "localhost", "127.0.0.2"):
-        keys_of(Settings(host=host))
+        load_keys_from_settings(Settings(host=host))
     for host in ("0.0.0.0", "::", "192.168.1.7", "shop.example.org"):  # noqa: S104 (refused is what is tested)
         with pytest.raises(BadInput, match="COUNTERPOINT_API_KEYS"):
-            keys_of(Settings(host=host))
+            load_keys_from_settings(Settings(host=host))
 
 
 def test_with_keys_others_can_be_served(tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text(KEYS)
-    keys_of(Settings(host="0.0.0.0", api_keys=tmp_path / "keys.yaml"))  # noqa: S104 (with keys it may)
+    load_keys_from_settings(Settings(host="0.0.0.0", api_keys=tmp_path / "keys.yaml"))  # noqa: S104 (with keys it may)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_a_wrong_file_of_keys_is_refused_with_its_place(tmp_path: Path, text: st
     path = tmp_path / "keys.yaml"
     path.write_text(text)
     with pytest.raises(BadInput, match=named):
-        load_keys(path)
+        read_keys_file(path)
     with pytest.raises(BadInput, match="can be read"):
-        load_keys(tmp_path / "none.yaml")
+        read_keys_file(tmp_path / "none.yaml")
 
 
 def test_a_rate_is_given_back_over_time() -> None:

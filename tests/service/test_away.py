@@ -15,8 +15,8 @@ from engine.customer import CustomerIds
 from engine.customers.redis.pipeline import RedisPipeline, connect_store
 from engine.customers.store import ProfileStore
 from engine.decision.decision import DecideRequest
-from engine.service.store_health import WAITS, Away
-from engine.service.worker import Worker, stranger
+from engine.service.store_health import WAITS, StoreHealth
+from engine.service.worker import Worker, unknown_profile
 from engine.settings import Settings
 
 DECIDE = {"customer": {"user_id": "u-1"}, "channel": "web", "placements": ["home_hero"]}
@@ -65,7 +65,7 @@ def test_a_store_that_hangs_is_waited_for_by_a_few_and_found_again(tmp_path: Pat
 def test_only_waits_in_vain_with_no_answer_between_them_make_a_store_away(valkey: embedded.Embedded) -> None:
     async def run() -> None:
         wire = RedisPipeline(connect_store(valkey.url, 5))
-        away = Away(wire, 0.1)
+        away = StoreHealth(wire, 0.1)
         for moment in range(50):
             away.failed(moment, moment + 0.001)  # refused at once
         for _ in range(50):
@@ -129,7 +129,7 @@ def test_who_is_known_by_an_address_is_the_same_unit_while_the_store_is_away(red
 
     for ids in ({"email": " Ada@X.de"}, {"phone": "+49 (30) 12-34"}, {"phone": "unknown", "device_id": "d"}):
         told = msgspec.convert(ids, CustomerIds)
-        assert stranger(told).unit == stranger(told).id == asyncio.run(unit(told))
+        assert unknown_profile(told).unit == unknown_profile(told).id == asyncio.run(unit(told))
 
 
 def test_a_stock_that_cannot_be_asked_for_leaves_no_error_behind(tmp_path: Path, shop: Path) -> None:

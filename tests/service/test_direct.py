@@ -9,7 +9,7 @@ import uvicorn
 import uvloop
 from litestar import Litestar
 
-from engine.service.fast_path import direct, plain
+from engine.service.fast_path import fast_path_protocol, parse_plain_request
 from engine.service.http import Call, Reply, endpoint
 
 HEAD = b"POST /echo HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n"
@@ -32,7 +32,7 @@ def port(short: list[str]) -> Iterator[int]:
         return Reply(call.body + call.header(b"x-extra").encode())
 
     app = Litestar([endpoint("/echo", {"POST": echo}, limit=1000)], openapi_config=None, logging_config=None)
-    protocol = direct(app, ["/echo"])
+    protocol = fast_path_protocol(app, ["/echo"])
     answer = protocol._answer
 
     async def counted(self: object, path: str, handler: object, headers: object, body: bytes, running: object) -> None:
@@ -141,5 +141,5 @@ def test_who_leaves_early_harms_nobody(port: int) -> None:
     ],
 )
 def test_no_doubt_is_decided_in_the_short_way(change: Callable[[bytes], bytes]) -> None:
-    assert plain(request(b"{}")) is not None
-    assert plain(change(request(b"{}"))) is None
+    assert parse_plain_request(request(b"{}")) is not None
+    assert parse_plain_request(change(request(b"{}"))) is None

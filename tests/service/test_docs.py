@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 
 from engine.service.app import create_app
@@ -11,6 +12,7 @@ from engine.service.endpoints.openapi import openapi
 from engine.service.endpoints.operations import OPERATIONS, Operation
 from engine.settings import Settings
 
+VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 KEYS = {"/ofrep/v1/evaluate/flags/{key}": "dark_mode"}
 
 
@@ -63,6 +65,13 @@ def test_the_document_is_served_and_its_references_lead_somewhere(server: Any) -
         assert name in document["components"]["schemas"]
     ids = [o["operationId"] for path in document["paths"].values() for o in path.values()]
     assert len(set(ids)) == len(ids)
+
+
+def test_names_of_schemas_do_not_change_with_the_names_of_classes() -> None:
+    schemas: Any = openapi()["components"]["schemas"]  # type: ignore[index]
+    names = msgspec.json.decode((VECTORS / "openapi_schemas.json").read_bytes(), type=list[str])
+    assert sorted(schemas) == names
+    assert all(schemas[name]["title"] == name for name in names if "title" in schemas[name])
 
 
 def test_the_page_reads_without_any_other_server(server: Any) -> None:

@@ -9,9 +9,9 @@ import pytest
 from engine import embedded
 from engine.customers.redis.pipeline import RedisPipeline, connect_store
 from engine.errors import BadInput
-from engine.service.idempotency import PATIENCE, Kept, Payloads, Repeats
+from engine.service.idempotency import PATIENCE, IdempotentAnswers, Payloads, PreparedAnswer
 from engine.service.problems import Refusal
-from engine.service.store_health import Away
+from engine.service.store_health import StoreHealth
 
 BODY = b'{"customer": {"user_id": "again-1"}, "channel": "web", "placements": ["home_hero"]}'
 RECORD = (b"a record", "again")
@@ -67,21 +67,21 @@ def test_ids_of_decisions_that_may_come_twice_can_be_told(server: Any) -> None:
     assert int(plain, 16)
 
 
-Asking = Callable[[Callable[[Payloads], None]], Repeats]
+Asking = Callable[[Callable[[Payloads], None]], IdempotentAnswers]
 
 
 def at_store(url: str, run: Callable[[Asking], Awaitable[None]]) -> None:
     async def main() -> None:
         wire = RedisPipeline(connect_store(url, 5))
-        await run(lambda spool: Repeats(wire, Away(wire, 5), spool))
+        await run(lambda spool: IdempotentAnswers(wire, StoreHealth(wire, 5), spool))
         await wire.close()
 
     asyncio.run(main())
 
 
-def kept(answer: bytes) -> Callable[[], Awaitable[Kept]]:
-    async def make() -> Kept:
-        return Kept(answer, [RECORD])
+def kept(answer: bytes) -> Callable[[], Awaitable[PreparedAnswer]]:
+    async def make() -> PreparedAnswer:
+        return PreparedAnswer(answer, [RECORD])
 
     return make
 
@@ -110,9 +110,9 @@ def test_who_decides_for_too_long_is_overtaken_once_and_answers_the_same(valkey:
     async def run(asking: Asking) -> None:
         awake, spooled = asyncio.Event(), list[tuple[bytes, str]]()
 
-        async def slow() -> Kept:
+        async def slow() -> PreparedAnswer:
             await awake.wait()
-            return Kept(b"slow", [RECORD])
+            return PreparedAnswer(b"slow", [RECORD])
 
         first = asyncio.create_task(asking(spooled.extend).once("slow", b"body", slow))
         await asyncio.sleep(0.05)
@@ -129,7 +129,7 @@ def test_who_decides_for_too_long_is_overtaken_once_and_answers_the_same(valkey:
 
 
 def test_a_failure_frees_the_key_at_once(valkey: embedded.Embedded) -> None:
-    async def fail() -> Kept:
+    async def fail() -> PreparedAnswer:
         raise BadInput("channel: 'moon' is not a channel")
 
     async def run(asking: Asking) -> None:

@@ -7,11 +7,11 @@ import structlog
 
 from engine.errors import StoreUnavailable
 from engine.journal.records import EventRecord
-from engine.service.auth import Guard
+from engine.service.auth import RequestGuard
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.ids import new_id
 from engine.service.kill_switch import Pause
-from engine.service.problems import Refusal, undecodable
+from engine.service.problems import Refusal, refuse_body
 from engine.service.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class SwitchAnswer(msgspec.Struct, frozen=True):
     status: str
 
 
-def admin_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
+def admin_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
     """`/v1/experiments/{key}/pause` and `/resume`; a placement's selection may be paused too and shows its fallback."""
 
     async def pause(call: Call) -> Reply:
@@ -60,7 +60,7 @@ async def _switch(worker: Worker, call: Call, *, paused: bool) -> Reply:
     try:
         told = msgspec.json.decode(call.body, type=SwitchRequest) if call.body else SwitchRequest()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise undecodable(error) from None
+        raise refuse_body(error) from None
     now = time.time()
     by = call.caller.name
     try:

@@ -12,17 +12,17 @@ from engine.decision.decision import DecideRequest, Decision, Standing
 from engine.decision.explanation import explanation
 from engine.decision.staff_view import agent_view
 from engine.errors import StoreUnavailable
-from engine.service.auth import Guard
+from engine.service.auth import RequestGuard
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.ids import new_id
-from engine.service.problems import Refusal, undecodable
-from engine.service.worker import Worker, of_the_store
+from engine.service.problems import Refusal, refuse_body
+from engine.service.worker import Worker, address_store
 
 _request = msgspec.json.Decoder(DecideRequest)
 _encode = msgspec.json.Encoder().encode
 
 
-def explain_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
+def explain_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
     """`POST /v1/explain` and `POST /v1/agent`, each with the body of `/v1/decide`."""
 
     async def explain(call: Call) -> Reply:
@@ -41,9 +41,9 @@ def explain_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
 
 async def _traced(worker: Worker, call: Call) -> tuple[Decision, Profile, float]:
     try:
-        request = of_the_store(_request.decode(call.body))
+        request = address_store(_request.decode(call.body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise undecodable(error) from None
+        raise refuse_body(error) from None
     now = time.time()
     try:
         resolved = await worker.store.fetch(request.customer, now, counts=True)

@@ -15,10 +15,10 @@ from engine.customer import CustomerIds, Profile
 from engine.decision.decision import Assigned, DecideRequest, Decision
 from engine.errors import BadInput
 from engine.journal.from_decision import records_of
-from engine.service.auth import PROOF, Guard
+from engine.service.auth import PROOF, RequestGuard
 from engine.service.http import JSON, Call, Reply, Route, endpoint
 from engine.service.ids import new_id
-from engine.service.problems import Refusal, undecodable
+from engine.service.problems import Refusal, refuse_body
 from engine.service.worker import Worker
 
 DEFAULT_CHANNEL = "web"
@@ -27,7 +27,7 @@ ETAG_SECONDS = 43_200
 
 UNREADABLE = frozenset((400, 408, 413, 415))
 
-Reason = Literal["STATIC", "TARGETING_MATCH", "SPLIT", "DISABLED", "UNKNOWN", "DEFAULT"]
+EvaluationReason = Literal["STATIC", "TARGETING_MATCH", "SPLIT", "DISABLED", "UNKNOWN", "DEFAULT"]
 ErrorCode = Literal["PARSE_ERROR", "TARGETING_KEY_MISSING", "INVALID_CONTEXT", "GENERAL", "FLAG_NOT_FOUND"]
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     """One flag as it was evaluated. No `value` means that the caller's own default holds."""
 
     key: str
-    reason: Reason
+    reason: EvaluationReason
     variant: str
     metadata: Mapping[str, str | float | bool]
     value: object = msgspec.UNSET
@@ -76,7 +76,7 @@ class NotEvaluated(Exception):
         self.details = details
 
 
-class Asked(msgspec.Struct, frozen=True):
+class FlagContext(msgspec.Struct, frozen=True):
     """Whom the flags are for, on which channel, and what conditions see of the moment."""
 
     customer: CustomerIds
@@ -94,7 +94,7 @@ _encode = msgspec.json.Encoder().encode
 _stable = msgspec.json.Encoder(order="deterministic").encode
 
 
-def ofrep_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
+def ofrep_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
     """The single evaluation, which counts as seen, and the bulk one, which never does."""
 
     async def single(call: Call) -> Reply:
@@ -124,12 +124,12 @@ async def _single(worker: Worker, call: Call, key: str) -> Evaluation:
     if experiment is None:
         raise NotEvaluated("FLAG_NOT_FOUND", f"{key!r} is no experiment or flag of the running plan; check its key")
     now = time.time()
-    if asked.anyone and not told_to_anyone(plan, experiment, asked, now):
+    if asked.anyone and not is_same_for_everyone(plan, experiment, asked, now):
         raise NotEvaluated("TARGETING_KEY_MISSING", f"{key} is told by customer; send context.targetingKey")
     decision = await _decided(worker, asked, [key], now, expose=not asked.anyone)
     worker.append(records_of(decision, now, expose=not asked.anyone))
     worker.meters.decided(decision, time.perf_counter() - began)
-    return evaluation(decision, decision.assigned[key])
+    return describe_evaluation(decision, decision.assigned[key])
 
 
 async def _bulk(worker: Worker, call: Call) -> Reply:
@@ -138,10 +138,10 @@ async def _bulk(worker: Worker, call: Call) -> Reply:
     asked = _asked(call, plan)
     now = time.time()
     here = [e for e in plan.experiments.values() if e.spec.channels is None or asked.channel in e.spec.channels]
-    told = [e.key for e in here if not asked.anyone or told_to_anyone(plan, e, asked, now)]
+    told = [e.key for e in here if not asked.anyone or is_same_for_everyone(plan, e, asked, now)]
     decision = await _decided(worker, asked, told, now, expose=False)
     flags: list[Evaluation | Failure] = [
-        evaluation(decision, decision.assigned[e.key])
+        describe_evaluation(decision, decision.assigned[e.key])
         if e.key in decision.assigned
         else Failure("TARGETING_KEY_MISSING", f"{e.key} is told by customer; send context.targetingKey", e.key)
         for e in here
@@ -158,7 +158,7 @@ async def _bulk(worker: Worker, call: Call) -> Reply:
     return Reply(_encode(answer), headers=headers)
 
 
-async def _decided(worker: Worker, asked: Asked, keys: list[str], now: float, *, expose: bool) -> Decision:
+async def _decided(worker: Worker, asked: FlagContext, keys: list[str], now: float, *, expose: bool) -> Decision:
     request = DecideRequest(
         customer=asked.customer, channel=asked.channel, experiments=keys, context=asked.context, expose=expose
     )
@@ -167,7 +167,7 @@ async def _decided(worker: Worker, asked: Asked, keys: list[str], now: float, *,
     return await worker.weigh(request, now, new_id(now, ahead=not expose))
 
 
-def _asked(call: Call, plan: Plan) -> Asked:
+def _asked(call: Call, plan: Plan) -> FlagContext:
     """What the body asks for.
 
     `targetingKey` is the customer's user id, unless the context gives the same as `anonymousId` or `deviceId`, or gives
@@ -176,7 +176,7 @@ def _asked(call: Call, plan: Plan) -> Asked:
     try:
         context = _request.decode(call.body).context
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        refusal = undecodable(error)
+        refusal = refuse_body(error)
         code: ErrorCode = "INVALID_CONTEXT" if refusal.field.startswith("context") else "PARSE_ERROR"
         raise NotEvaluated(code, f"{refusal.field}: {refusal.detail}") from None
     key = _text(context, "targetingKey")
@@ -196,7 +196,7 @@ def _asked(call: Call, plan: Plan) -> Asked:
             "INVALID_CONTEXT",
             f"context.channel: {channel!r} is no channel; use one of {', '.join(sorted(plan.channels))}",
         )
-    return Asked(customer, channel, {name: value for name, value in context.items() if name != "targetingKey"})
+    return FlagContext(customer, channel, {name: value for name, value in context.items() if name != "targetingKey"})
 
 
 def _text(context: Mapping[str, object], *names: str) -> str | None:
@@ -209,7 +209,7 @@ def _text(context: Mapping[str, object], *names: str) -> str | None:
     return None
 
 
-def told_to_anyone(plan: Plan, experiment: Experiment, asked: Asked, now: float) -> bool:
+def is_same_for_everyone(plan: Plan, experiment: Experiment, asked: FlagContext, now: float) -> bool:
     """Whether the flag is the same for every customer, so that it can be told without knowing which."""
     spec = experiment.spec
     if spec.status != "running" or experiment.key in plan.paused or not experiment.start <= now < experiment.end:
@@ -220,7 +220,7 @@ def told_to_anyone(plan: Plan, experiment: Experiment, asked: Asked, now: float)
     return everyone and not (experiment.layer or experiment.holdouts or experiment.prerequisites or spec.sticky)
 
 
-def evaluation(decision: Decision, assigned: Assigned) -> Evaluation:
+def describe_evaluation(decision: Decision, assigned: Assigned) -> Evaluation:
     """One experiment or flag of a decision as the protocol has it; our own words stand in the metadata."""
     experiment = assigned.experiment
     spec = experiment.spec
@@ -234,11 +234,11 @@ def evaluation(decision: Decision, assigned: Assigned) -> Evaluation:
             "reason": assigned.assignment.reason,
             "planVersion": decision.answer.plan,
         },
-        value_of(spec, index) if index >= 0 else msgspec.UNSET,
+        flag_value(spec, index) if index >= 0 else msgspec.UNSET,
     )
 
 
-def value_of(spec: ExperimentSpec, index: int) -> object:
+def flag_value(spec: ExperimentSpec, index: int) -> object:
     """The variant's value: X for a payload `{value: X}`, else the payload, or its key where no variant has a payload.
 
     A flag that has a float in any variant has floats in all: `1` beside `0.5` is `1.0`. Null is no value.
@@ -254,7 +254,7 @@ def value_of(spec: ExperimentSpec, index: int) -> object:
     return msgspec.UNSET if value is None else value
 
 
-def _reason(spec: ExperimentSpec, assigned: Assigned) -> Reason:
+def _reason(spec: ExperimentSpec, assigned: Assigned) -> EvaluationReason:
     match assigned.assignment.reason:
         case "assigned" | "sticky":
             if len(spec.variants) > 1 or spec.coverage < 1 or spec.ramp:
@@ -270,7 +270,7 @@ def _reason(spec: ExperimentSpec, assigned: Assigned) -> Reason:
             return "DEFAULT"
 
 
-def _etag(decision: Decision, flags: list[Evaluation | Failure], asked: Asked, now: float) -> str:
+def _etag(decision: Decision, flags: list[Evaluation | Failure], asked: FlagContext, now: float) -> str:
     """A tag of the results and the whole context; the decision's own id is none of the results."""
     results = [
         replace(flag, metadata={"reason": flag.metadata["reason"]}) if isinstance(flag, Evaluation) else flag

@@ -1,4 +1,7 @@
-"""The API as a document, OpenAPI 3.1 made from the structs that decode and encode it, and as a page without any CDN."""
+"""The API's documentation: OpenAPI 3.1, generated from the structs that decode and encode it, and one HTML page.
+
+The page loads nothing from other servers, so it also reads on a machine without internet access.
+"""
 
 import functools
 import html
@@ -16,8 +19,22 @@ from engine.service.problems import ProblemDetails
 
 PAGE = Path(__file__).with_name("openapi.html")
 REFERENCE = "#/components/schemas/{name}"
-COMMON = {400: "a field breaks a rule", 413: "the body is too large", 415: "the body is not application/json"}
-GUARDED = {401: "no valid key", 403: "the key may not do this", 429: "the key has used up its rate; see Retry-After"}
+BODY_FAILURES = {400: "a field breaks a rule", 413: "the body is too large", 415: "the body is not application/json"}
+KEY_FAILURES = {
+    401: "no valid key",
+    403: "the key may not do this",
+    429: "the key has used up its rate; see Retry-After",
+}
+
+PUBLISHED_NAMES = {
+    "BatchStatuses": "Statuses",
+    "CustomerExport": "Exported",
+    "ErasureResult": "Erased",
+    "EventStatus": "Status",
+    "ExposureAnswer": "Exposed",
+    "StockLevel": "Level",
+}
+"""Schema names by class name: clients are generated from the document, so a class that is renamed keeps its old one."""
 
 Node = dict[str, object]
 
@@ -43,13 +60,10 @@ def docs_routes() -> list[Route]:
 @functools.cache
 def openapi() -> Node:
     """The OpenAPI 3.1 document of all operations."""
-    told = [kind for one in OPERATIONS for kind in (one.request, one.answer, one.failure) if kind is not None]
-    kinds = list(dict.fromkeys((*told, ProblemDetails)))
-    references, schemas = msgspec.json.schema_components(kinds, ref_template=REFERENCE, schema_hook=_anything)
-    named = dict(zip(kinds, references, strict=True))
+    types, schemas = _components()
     paths: dict[str, Node] = {}
-    for one in OPERATIONS:
-        paths.setdefault(one.path, {})[one.method] = _operation(one, named)
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, types)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -68,13 +82,27 @@ def openapi() -> Node:
     }
 
 
-def _anything(kind: type) -> Node:
+def _components() -> tuple[Mapping[type, object], Node]:
+    """References by type, and the schemas they point to, under their published names."""
+    used = [kind for one in OPERATIONS for kind in (one.request, one.answer, one.failure) if kind is not None]
+    types = list(dict.fromkeys((*used, ProblemDetails)))
+    generated = msgspec.json.schema_components(types, ref_template=REFERENCE, schema_hook=_any_json)
+    text = msgspec.json.encode(generated).decode()
+    for name, published in PUBLISHED_NAMES.items():  # as a key or a title, and at the end of a reference
+        text = text.replace(f'"{name}"', f'"{published}"').replace(f'/{name}"', f'/{published}"')
+    references, schemas = msgspec.json.decode(text, type=tuple[list[object], Node])
+    return dict(zip(types, references, strict=True)), schemas
+
+
+def _any_json(kind: type) -> Node:
+    """The schema of `object`, which msgspec does not generate."""
     if kind is object:
         return {"description": "any JSON value"}
-    raise NotImplementedError(f"{kind} has no form in JSON")
+    raise NotImplementedError(f"{kind} has no JSON schema; annotate the field with a type that msgspec knows")
 
 
-def _operation(one: Operation, named: Mapping[type, object]) -> Node:
+def _operation(one: Operation, types: Mapping[type, object]) -> Node:
+    """One operation object of the document; `types` gives the schema reference of each type."""
     parameters: list[Node] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"{(\w+)}", one.path)
@@ -83,12 +111,12 @@ def _operation(one: Operation, named: Mapping[type, object]) -> Node:
         {"name": name, "in": "header", "description": about, "schema": {"type": "string"}}
         for name, about in one.headers.items()
     ]
-    schema = named[one.answer] if one.answer else {"type": "string"}
+    schema = types[one.answer] if one.answer else {"type": "string"}
     responses: Node = {str(one.status): {"description": "OK", "content": {one.media: {"schema": schema}}}}
-    failures = {**(COMMON if one.request else {}), **(GUARDED if one.role else {}), **one.failures}
+    failures = {**(BODY_FAILURES if one.request else {}), **(KEY_FAILURES if one.role else {}), **one.failures}
     for status, about in sorted(failures.items()):
-        responses[str(status)] = _failure(one, status, about, named)
-    told: Node = {
+        responses[str(status)] = _failure(one, status, about, types)
+    document: Node = {
         "operationId": re.sub(r"\W+", "_", f"{one.method}{one.path}").rstrip("_"),
         "summary": one.summary,
         "description": f"{one.about} Needs a key of role {one.role}." if one.role else one.about,
@@ -97,21 +125,22 @@ def _operation(one: Operation, named: Mapping[type, object]) -> Node:
         "security": [{"bearer": []}, {"key": []}] if one.role else [],
     }
     if one.request:
-        content: Node = {"schema": named[one.request]}
+        content: Node = {"schema": types[one.request]}
         if one.example is not None:
             content["example"] = one.example
-        told["requestBody"] = {"required": one.role != "admin", "content": {"application/json": content}}
-    return told
+        document["requestBody"] = {"required": one.role != "admin", "content": {"application/json": content}}
+    return document
 
 
-def _failure(one: Operation, status: int, about: str, named: Mapping[type, object]) -> Node:
+def _failure(one: Operation, status: int, about: str, types: Mapping[type, object]) -> Node:
+    """The response object of a failure: a problem, the protocol's own error, or a readiness answer."""
     if status == 304:
         return {"description": about}
     if one.failure and status in (400, 404):
-        return {"description": about, "content": {"application/json": {"schema": named[one.failure]}}}
+        return {"description": about, "content": {"application/json": {"schema": types[one.failure]}}}
     if status == 503 and one.role is None and one.answer:
-        return {"description": about, "content": {one.media: {"schema": named[one.answer]}}}
-    return {"description": about, "content": {"application/problem+json": {"schema": named[ProblemDetails]}}}
+        return {"description": about, "content": {one.media: {"schema": types[one.answer]}}}
+    return {"description": about, "content": {"application/problem+json": {"schema": types[ProblemDetails]}}}
 
 
 @functools.cache
@@ -127,15 +156,18 @@ def html_page() -> bytes:
 
 
 def _section(one: Operation) -> str:
+    """One operation of the page."""
     example = ""
     if one.example is not None:
         body = msgspec.json.format(msgspec.json.encode(one.example), indent=2).decode()
         example = f"<p>Request</p><pre>{_escape(body)}</pre>"
-    headers = _rows((f"<code>{_escape(name)}</code>", _escape(about)) for name, about in one.headers.items())
+    headers = _table((f"<code>{_escape(name)}</code>", _escape(about)) for name, about in one.headers.items())
     kinds = [(one.request, "takes"), (one.answer, f"answers {one.status} with")]
-    links = ", ".join(f'{verb} <a href="#{kind.__name__}">{kind.__name__}</a>' for kind, verb in kinds if kind)
-    failures = {**(GUARDED if one.role else {}), **(COMMON if one.request else {}), **one.failures}
-    rows = _rows((str(status), _escape(about)) for status, about in sorted(failures.items()))
+    links = ", ".join(
+        f'{verb} <a href="#{_schema_name(kind)}">{_schema_name(kind)}</a>' for kind, verb in kinds if kind
+    )
+    failures = {**(KEY_FAILURES if one.role else {}), **(BODY_FAILURES if one.request else {}), **one.failures}
+    rows = _table((str(status), _escape(about)) for status, about in sorted(failures.items()))
     key = f"needs a key of role <b>{one.role}</b>" if one.role else "needs no key"
     return (
         f'<section id="{_anchor(one)}"><h3><code>{_escape(_title(one))}</code></h3>'
@@ -144,33 +176,40 @@ def _section(one: Operation) -> str:
     )
 
 
+def _schema_name(kind: type) -> str:
+    return PUBLISHED_NAMES.get(kind.__name__, kind.__name__)
+
+
 def _schema(name: str, schema: Node) -> str:
+    """One schema of the page: a row per field."""
     required = cast("list[str]", schema.get("required", []))
-    rows = _rows(
-        (f"<code>{_escape(field)}</code>", _kind(cast("Node", about)), "required" if field in required else "")
+    rows = _table(
+        (f"<code>{_escape(field)}</code>", _type_of(cast("Node", about)), "required" if field in required else "")
         for field, about in cast("Node", schema.get("properties", {})).items()
     )
     about = _escape(str(schema.get("description", "")))
     return f'<section id="{_escape(name)}"><h3>{_escape(name)}</h3><p>{about}</p>{rows}</section>'
 
 
-def _kind(schema: Node) -> str:
+def _type_of(schema: Node) -> str:
+    """The type of a field in words, with a link to its schema where it has one."""
     if "$ref" in schema:
         name = _escape(str(schema["$ref"]).rpartition("/")[2])
         return f'<a href="#{name}">{name}</a>'
     for word in ("anyOf", "allOf"):
         if word in schema:
-            return " or ".join(_kind(one) for one in cast("list[Node]", schema[word]))
+            return " or ".join(_type_of(one) for one in cast("list[Node]", schema[word]))
     if "enum" in schema:
         return " or ".join(f"<code>{_escape(str(one))}</code>" for one in cast("list[object]", schema["enum"]))
     if schema.get("type") == "array":
-        return f"list of {_kind(cast('Node', schema.get('items', {})))}"
+        return f"list of {_type_of(cast('Node', schema.get('items', {})))}"
     if isinstance(schema.get("additionalProperties"), dict):
-        return f"object of {_kind(cast('Node', schema['additionalProperties']))}"
+        return f"object of {_type_of(cast('Node', schema['additionalProperties']))}"
     return _escape(str(schema.get("type", "anything")))
 
 
-def _rows(rows: Iterable[tuple[str, ...]]) -> str:
+def _table(rows: Iterable[tuple[str, ...]]) -> str:
+    """An HTML table; nothing for no rows."""
     lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table>{lines}</table>" if lines else ""
 

@@ -9,15 +9,15 @@ from engine.customers.model.events import Event
 from engine.decision.decision import Answer, DecideRequest
 from engine.decision.explanation import Explanation
 from engine.decision.staff_view import AgentView
-from engine.service.auth import Role
+from engine.service.auth import KeyRole
 from engine.service.endpoints.admin import SwitchAnswer, SwitchRequest
 from engine.service.endpoints.health import Index, Readiness
-from engine.service.endpoints.ofrep import ErrorCode, Evaluation, EvaluationRequest, Failure, Reason
-from engine.service.endpoints.profiles import Erased, Exported
-from engine.service.endpoints.stock import Level, Stock
-from engine.service.worker import Exposed, ExposeRequest, Statuses
+from engine.service.endpoints.ofrep import ErrorCode, Evaluation, EvaluationReason, EvaluationRequest, Failure
+from engine.service.endpoints.profiles import CustomerExport, ErasureResult
+from engine.service.endpoints.stock import Stock, StockLevel
+from engine.service.worker import BatchStatuses, ExposeRequest, ExposureAnswer
 
-Headers = Mapping[str, str]
+HeaderDocs = Mapping[str, str]
 
 
 class EventBatch(msgspec.Struct, frozen=True):
@@ -30,7 +30,7 @@ class BulkFlag(msgspec.Struct, frozen=True):
     """An evaluation with its reason, or a failure with its errorCode."""
 
     key: str
-    reason: Reason | msgspec.UnsetType = msgspec.UNSET
+    reason: EvaluationReason | msgspec.UnsetType = msgspec.UNSET
     variant: str | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, str | float | bool] | msgspec.UnsetType = msgspec.UNSET
     value: object = msgspec.UNSET
@@ -58,10 +58,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     summary: str
     about: str = ""
-    role: Role | None = None
+    role: KeyRole | None = None
     request: type | None = None
     example: Mapping[str, object] | None = None
-    headers: Headers = {}
+    headers: HeaderDocs = {}
     answer: type | None = None
     status: int = 200
     media: str = "application/json"
@@ -107,7 +107,7 @@ OPERATIONS = (
         "budgets of a prefetched offer are claimed now: where one is refused, show the fallback instead.",
         role="client",
         request=ExposeRequest,
-        answer=Exposed,
+        answer=ExposureAnswer,
         status=202,
         failures={404: "no such decision waits to be seen", 503: "the store is away; send it again"},
     ),
@@ -132,7 +132,7 @@ OPERATIONS = (
             ]
         },
         headers=PROOF,
-        answer=Statuses,
+        answer=BatchStatuses,
         failures={503: "the store is away; send the batch again as it is"},
     ),
     Operation(
@@ -164,7 +164,7 @@ OPERATIONS = (
         summary="Tell how many there are of a SKU",
         about="As counted on the shelves, what is held for customers included. A SKU nobody told of has none.",
         role="server",
-        request=Level,
+        request=StockLevel,
         example={"level": 12},
         answer=Stock,
         failures={503: "the store is away; nothing was changed"},
@@ -193,7 +193,7 @@ OPERATIONS = (
         summary="Erase a customer",
         about="Profile, aliases, what was counted and the log; what comes late creates nothing.",
         role="server",
-        answer=Erased,
+        answer=ErasureResult,
         failures={503: "the store is away; ask again"},
     ),
     Operation(
@@ -201,7 +201,7 @@ OPERATIONS = (
         path="/v1/profiles/{id}/export",
         summary="Hand out all that is kept of a customer",
         role="server",
-        answer=Exported,
+        answer=CustomerExport,
         failures={404: "nobody here has this id", 503: "the store is away; ask again"},
     ),
     Operation(

@@ -18,9 +18,9 @@ from engine.erasure.log import erase_customers
 from engine.erasure.profiles import Export, erase_profile, export_profile
 from engine.errors import JournalError, StoreUnavailable
 from engine.journal.log.export import rows_of
-from engine.service.auth import Guard
+from engine.service.auth import RequestGuard
 from engine.service.http import Call, Reply, Route, endpoint
-from engine.service.idempotency import forget
+from engine.service.idempotency import delete_answers
 from engine.service.problems import Refusal
 from engine.service.worker import Worker
 
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
-class Exported(msgspec.Struct, frozen=True):
+class CustomerExport(msgspec.Struct, frozen=True):
     """All that is kept of a customer: the profile, and every row of the log by table."""
 
     customer: str
@@ -37,14 +37,14 @@ class Exported(msgspec.Struct, frozen=True):
     log: dict[str, list[dict[str, object]]]
 
 
-class Erased(msgspec.Struct, frozen=True):
+class ErasureResult(msgspec.Struct, frozen=True):
     """What went: the identifiers that named the customer, and so many rows of the log."""
 
     ids: list[str]
     rows: int
 
 
-def profile_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
+def profile_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
     """`GET` and `DELETE /v1/profiles/{id}`, `GET /v1/profiles/{id}/export`; any identifier of the customer will do."""
 
     async def show(call: Call) -> Reply:
@@ -64,12 +64,12 @@ def profile_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
         if found is None and not any(rows.values()):
             raise _unknown(call)
         profile = _portrait(worker, found) if found else None
-        return Reply(_encode(Exported(customer, profile, rows)))
+        return Reply(_encode(CustomerExport(customer, profile, rows)))
 
     async def delete(call: Call) -> Reply:
         customer = str(call.path["id"])
         try:
-            gone = await erase_profile(worker.patient, customer, forget)
+            gone = await erase_profile(worker.patient, customer, delete_answers)
         except StoreUnavailable:
             raise _away() from None
         ids = {*identifier_spellings(customer), *(value for values in gone.values() for value in values)}
@@ -83,7 +83,7 @@ def profile_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
             detail = f"{where}: {error}; mend that, and the collector and the learner finish it"
             raise Refusal(503, detail, "", ((b"retry-after", b"5"),)) from None
         log.warning("customer erased", by=call.caller.name, ids=len(ids), rows=rows)
-        return Reply(_encode(Erased(sorted(ids), rows)))
+        return Reply(_encode(ErasureResult(sorted(ids), rows)))
 
     return [
         endpoint("/v1/profiles/{id:str}", {"GET": show, "DELETE": delete}, limit=limit, guard=guard),

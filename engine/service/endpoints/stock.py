@@ -8,16 +8,16 @@ import msgspec
 from engine.claims.claims import PoolShare
 from engine.errors import StoreUnavailable
 from engine.journal.records import EventRecord
-from engine.service.auth import Guard
+from engine.service.auth import RequestGuard
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.ids import new_id
-from engine.service.problems import Refusal, undecodable
+from engine.service.problems import Refusal, refuse_body
 from engine.service.worker import Worker
 
 AWAY = "the store is away; nothing was changed, send it again"
 
 
-class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StockLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A stock as the shop counted it: what was sold until then is not in it any more."""
 
     level: float
@@ -30,15 +30,15 @@ class Stock(msgspec.Struct, frozen=True):
     left: float
 
 
-def stock_routes(worker: Worker, guard: Guard, limit: int) -> list[Route]:
+def stock_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
     """`POST` and `GET /v1/stock/{sku}`."""
 
     async def tell(call: Call) -> Reply:
         sku = str(call.path["sku"])
         try:
-            level = msgspec.json.decode(call.body, type=Level).level
+            level = msgspec.json.decode(call.body, type=StockLevel).level
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise undecodable(error) from None
+            raise refuse_body(error) from None
         if not 0 <= level <= 1e9 or not math.isfinite(level):
             raise Refusal(400, f"{level} is not between 0 and 1e9; send how many there are", "level")
         now = time.time()
