@@ -24,7 +24,7 @@ from engine.errors import BadInput, CounterpointError
 from engine.journal.log.collect import collect
 from engine.service.server import listen
 from engine.settings import Settings
-from engine.up import running
+from engine.up import run_engine
 
 CHANNELS = ("web", "web", "app", "app", "email")
 AT_ONCE = 32
@@ -41,7 +41,7 @@ class DemoError(CounterpointError):
     """The engine did not answer the demo's traffic; its log lines above say why."""
 
 
-class Answer(msgspec.Struct, frozen=True):
+class DemoReply(msgspec.Struct, frozen=True):
     """What the demo reads of an answer."""
 
     decision_id: str = ""
@@ -68,12 +68,14 @@ class Shopper:
         }.get(str(offer), 0.02)
 
 
-def run(settings: Settings, customers: int, *, once: bool, stop: threading.Event, out: Console, err: Console) -> int:
+def run_demo(
+    settings: Settings, customers: int, *, once: bool, stop: threading.Event, out: Console, err: Console
+) -> int:
     """Run the whole engine, send it `customers` shoppers' visits, print its reports; 0 when all went well."""
     with listen(settings.host, settings.port):  # a port that cannot be had costs no earlier demo its log
         _empty(settings.data)
     err.print("Starting the store, a decision server, the learner and the collector …")
-    with running(settings, stop) as (base, served):
+    with run_engine(settings, stop) as (base, served):
         err.print(f"Counterpoint answers at {base}")
         asyncio.run(_traffic(base, customers, stop, err))
         if stop.is_set():
@@ -168,7 +170,7 @@ async def _visit(client: httpx.AsyncClient, shopper: Shopper, chance: random.Ran
         await _post(client, "/v1/events", {"batch": batch})
 
 
-async def _post(client: httpx.AsyncClient, path: str, body: Mapping[str, object]) -> Answer:
+async def _post(client: httpx.AsyncClient, path: str, body: Mapping[str, object]) -> DemoReply:
     answer = await client.post(path, json=body)
     for pause in PAUSES:
         if answer.status_code != 503:
@@ -177,4 +179,4 @@ async def _post(client: httpx.AsyncClient, path: str, body: Mapping[str, object]
         answer = await client.post(path, json=body)
     if answer.status_code != 200:
         raise DemoError(f"{path} answered {answer.status_code}: {answer.text}")
-    return msgspec.json.decode(answer.content, type=Answer)
+    return msgspec.json.decode(answer.content, type=DemoReply)

@@ -36,7 +36,7 @@ from engine.journal.stream import connect
 from engine.learn.learner import SLACK
 from engine.settings import Settings
 from engine.snapshots.snapshots import aligned, current
-from engine.up import running
+from engine.up import run_engine
 from policies import load
 
 PLACEMENT = "recommendation"
@@ -96,17 +96,17 @@ class Tally:
     degraded: int = 0
 
 
-class _Offer(msgspec.Struct, frozen=True):
+class _RoundOffer(msgspec.Struct, frozen=True):
     offer: str
     reason: str
 
 
-class _Decided(msgspec.Struct, frozen=True):
+class _RoundReply(msgspec.Struct, frozen=True):
     decision_id: str
-    offers: dict[str, _Offer]
+    offers: dict[str, _RoundOffer]
 
 
-_decided = msgspec.json.Decoder(_Decided).decode
+_decided = msgspec.json.Decoder(_RoundReply).decode
 
 
 def replay_obd(
@@ -133,7 +133,7 @@ def replay_obd(
     settings = msgspec.structs.replace(settings, experiments=plan)
     err = Console(stderr=True)
     err.print(f"Starting the engine on {len(arms)} items of {dataset} …")
-    with running(settings, stop) as (base, served):
+    with run_engine(settings, stop) as (base, served):
         tally = asyncio.run(_ask(base, logged, stop, err))
         if stop.is_set():
             raise StoppedError("the replay was stopped before its end")

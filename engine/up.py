@@ -37,7 +37,7 @@ class NotReadyError(CounterpointError):
 
 
 @contextmanager
-def running(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Settings]]:
+def run_engine(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Settings]]:
     """Run the whole engine on its embedded store for as long as the block lasts.
 
     Yields its base URL and the settings as they came to be.

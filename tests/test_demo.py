@@ -40,14 +40,14 @@ def test_after_the_demo_the_learned_placement_beats_uniform_by_more_than_its_int
 def test_a_second_demo_on_the_folder_of_one_that_runs_is_refused(tmp_path: Path) -> None:
     log = _left_by_a_demo(tmp_path)
     with embedded.running(tmp_path / "store"), pytest.raises(BadInput, match="another demo runs there"):
-        demo.run(from_environment(port=0, data=tmp_path), 1, once=True, stop=threading.Event(), out=out, err=err)
+        demo.run_demo(from_environment(port=0, data=tmp_path), 1, once=True, stop=threading.Event(), out=out, err=err)
     assert log.exists()
 
 
 def test_a_port_that_is_taken_costs_no_earlier_demo_its_log(tmp_path: Path) -> None:
     log = _left_by_a_demo(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(BadInput, match="cannot be had"):
-        demo.run(
+        demo.run_demo(
             from_environment(port=taken.getsockname()[1], data=tmp_path),
             1,
             once=True,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engine.catalog import Plan
     from engine.decision.offers import Snapshot
 
-Key = Annotated[str, Parameter(help="An experiment or a placement.")]
+PlanKey = Annotated[str, Parameter(help="An experiment or a placement.")]
 Channel = Annotated[
     str | None, Parameter(help="Where customers who name none are met; the web, or else the first by name.")
 ]
@@ -121,7 +121,7 @@ def plan(
 
 @app.command
 def preview(
-    key: Key,
+    key: PlanKey,
     *,
     customers: Customers,
     channel: Channel = None,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SECONDS = 5.0
 Customer = Annotated[str, Parameter(help="Any id the customer is known by.")]
-Key = Annotated[str, Parameter(help="A placement's policy, home_hero, or a variant's own, experiment.variant.")]
+PolicyKey = Annotated[str, Parameter(help="A placement's policy, home_hero, or a variant's own, experiment.variant.")]
 
 policy = cyclopts.App(name="policy", help="The learnt policies: what is kept of them, and the way back.")
 app.command(policy)
@@ -63,7 +63,7 @@ def erase(customer: Customer, *, data: Data = None, redis: Redis = None, json: A
 
 @policy.command
 def rollback(
-    key: Key,
+    key: PolicyKey,
     *,
     version: Annotated[
         int | None, Parameter(help="A kept version; by default one step back, and each time one more.")
@@ -80,7 +80,7 @@ def rollback(
 
 
 @policy.command
-def versions(key: Key, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
+def versions(key: PolicyKey, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
     """List the snapshots of a policy that are kept, the current one first."""
     from engine.learn.rollback import versions as kept
 
@@ -100,7 +100,7 @@ def versions(key: Key, *, data: Data = None, redis: Redis = None, json: AsJson =
 
 @policy.command(name="warm-start")
 def warm_start(
-    key: Key,
+    key: PolicyKey,
     source: Annotated[Path, Parameter(help="The log's folder or the table.")],
     *,
     experiments: Folder = None,
@@ -121,7 +121,7 @@ def warm_start(
 
 
 @policy.command
-def close(key: Key, *, data: Data = None, redis: Redis = None) -> int:
+def close(key: PolicyKey, *, data: Data = None, redis: Redis = None) -> int:
     """Close the circuit breaker of a selection again, after its guardrail was looked into."""
     from engine.journal import stream
     from engine.snapshots import snapshots

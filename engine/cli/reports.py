@@ -10,12 +10,12 @@ from engine.cli.app import AsJson, Data, Folder, Log, app, complain, grid, log_t
 from engine.errors import BadInput
 from engine.settings import from_environment
 
-Method = Literal["fixed", "sequential", "group_sequential", "bayesian"]
+IntervalMethod = Literal["fixed", "sequential", "group_sequential", "bayesian"]
 Metrics = Annotated[
     list[str] | None,
     Parameter(name="--metric", help="mean:COL, proportion:COL, ratio:NUM/DEN or quantile:COL@0.9; may be repeated."),
 ]
-Engine = Annotated[
+EngineOption = Annotated[
     list[str] | None, Parameter(name="--engine", consume_multiple=True, help="duckdb, spark, or clickhouse URL.")
 ]
 
@@ -38,7 +38,9 @@ def analyze(
     unit: Annotated[str | None, Parameter(help="The table's column of the unit of assignment.")] = None,
     metric: Metrics = None,
     covariate: Annotated[list[str] | None, Parameter(name="--covariate", help="A column from before.")] = None,
-    method: Annotated[Method | None, Parameter(help="How intervals are made; what the file says by default.")] = None,
+    method: Annotated[
+        IntervalMethod | None, Parameter(help="How intervals are made; what the file says by default.")
+    ] = None,
     alpha: Alpha = None,
     relative: Annotated[
         Literal["fieller", "log", "linear"] | None,
@@ -58,7 +60,7 @@ def analyze(
     tau: Annotated[float | None, Parameter(help="The relative effect expected: a mixture SPRT.")] = None,
     weights: Annotated[str | None, Parameter(help="Shares that were asked for, control=0.9,new=0.1.")] = None,
     partials: Annotated[Path | None, Parameter(help="A folder to keep daily partial statistics of a table in.")] = None,
-    engine: Engine = None,
+    engine: EngineOption = None,
     html: Annotated[Path | None, Parameter(help="Write the report as one page with its charts.")] = None,
     experiments: Folder = None,
     data: Data = None,
@@ -246,7 +248,7 @@ def power(
     power: Annotated[float | None, Parameter(help="The chance to find it; 0.8 where it is not asked for.")] = None,
     share: Annotated[float, Parameter(help="Control's share of these units.")] = 0.5,
     alpha: Annotated[float, Parameter(help="The level of the test.")] = 0.05,
-    method: Method = "fixed",
+    method: IntervalMethod = "fixed",
     planned: Annotated[int | None, Parameter(help="As in analyze.")] = None,
     looks: Annotated[int | None, Parameter(help="As in analyze.")] = None,
     log: Log = None,

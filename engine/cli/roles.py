@@ -31,12 +31,12 @@ def up(
     workers: Workers = None,
 ) -> int:
     """Run everything on this machine: embedded store, decision servers, learner, collector."""
-    from engine.up import running, stop_on_signals
+    from engine.up import run_engine, stop_on_signals
 
     settings = from_environment(experiments=experiments, data=data, host=host, port=port, workers=workers)
     log_to_stderr()
     stop = stop_on_signals()
-    with running(settings, stop) as (base, settings):
+    with run_engine(settings, stop) as (base, settings):
         complain(f"Counterpoint answers at {base}, {_to(settings)}. Data: {settings.data}. Ctrl-C ends it.")
         stop.wait()
     return 0
@@ -158,14 +158,14 @@ def demo(
     ] = None,
 ) -> int:
     """A shop comes alive: simulated traffic over HTTP, learning, reports. Then keeps serving, unless --once."""
-    from engine.demo import run
+    from engine.demo import run_demo
     from engine.up import stop_on_signals
 
     if customers < 1:
         raise BadInput(f"--customers {customers}: is below 1; leave it out for 4,000")
     log_to_stderr()
     settings = from_environment(port=port, data=data or Path(".data/demo"))
-    return run(settings, customers, once=once, stop=stop_on_signals(), out=out, err=err)
+    return run_demo(settings, customers, once=once, stop=stop_on_signals(), out=out, err=err)
 
 
 def _to(settings: Settings) -> str:

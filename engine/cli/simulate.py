@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from engine.cli.app import AsJson, Data, Folder, Redis, app, count, grid, out, print_json, say
-from engine.cli.catalog import Channel, Key, learnt_of
+from engine.cli.catalog import Channel, PlanKey, learnt_of
 from engine.errors import BadInput
 from engine.settings import from_environment
 
@@ -23,7 +23,7 @@ Name = Literal["bernoulli", "linear", "logistic", "drifting", "delayed", "coming
 
 @app.command
 def simulate(
-    key: Key | None = None,
+    key: PlanKey | None = None,
     *,
     environment: Annotated[Name | None, Parameter(help="Instead of a shop of yours one that never was.")] = None,
     policy: Annotated[list[Path] | None, Parameter(help="A YAML file as in evaluate; one of each kind.")] = None,

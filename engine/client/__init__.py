@@ -12,7 +12,10 @@ True
 """
 
 from engine.client.asynchronous import AsyncClient
-from engine.client.messages import Decision, ExperimentAnswer, NoAnswer, OfferAnswer, Rejected
+from engine.client.messages import DecisionReply as Decision
+from engine.client.messages import ExperimentReply as ExperimentAnswer
+from engine.client.messages import NoAnswer, Rejected
+from engine.client.messages import OfferReply as OfferAnswer
 from engine.client.synchronous import Client
 from engine.customer import CustomerIds as Customer
 from engine.service.auth import prove

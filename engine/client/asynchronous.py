@@ -10,20 +10,20 @@ import httpx
 
 from engine.client.messages import (
     AGAIN,
-    Decision,
+    ClientRequest,
+    DecisionReply,
     Experiments,
     Flag,
-    Message,
     NoAnswer,
     accepted,
     check_client,
     decided,
     deciding,
     exposing,
+    flag_value,
     pause_after,
     refused,
     telling,
-    value_of,
     withheld,
 )
 from engine.customer import CustomerIds
@@ -57,15 +57,15 @@ class AsyncClient:
         experiments: Experiments = (),
         context: Mapping[str, object] | None = None,
         expose: bool = True,
-        fallback: Decision | None = None,
+        fallback: DecisionReply | None = None,
         proof: str = "",
-    ) -> Decision:
+    ) -> DecisionReply:
         """What to show, or the fallback."""
         message = deciding(customer, self.channel, placements, experiments, context or {}, expose=expose)
         try:
             return decided(await self._send(message, proof))
         except NoAnswer:
-            return fallback or Decision()
+            return fallback or DecisionReply()
 
     async def flag(
         self,
@@ -78,7 +78,7 @@ class AsyncClient:
     ) -> Flag:
         """The value of a flag, or the default."""
         decision = await self.decide(customer, experiments=[key], context=context, proof=proof)
-        return value_of(decision, key, default)
+        return flag_value(decision, key, default)
 
     async def expose(
         self, decision_id: str, *, placements: Sequence[str] | None = None, experiments: Sequence[str] | None = None
@@ -116,7 +116,7 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _send(self, message: Message, proof: str) -> bytes:
+    async def _send(self, message: ClientRequest, proof: str) -> bytes:
         headers = {**message.headers, "x-customer-proof": proof} if proof else message.headers
         deadline = time.monotonic() + self.timeout
         for attempt in range(self.retries + 1):

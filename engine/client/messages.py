@@ -29,7 +29,7 @@ class Rejected(CounterpointError):
     """The engine refuses the request as it is: its message says which field, which rule, what to do."""
 
 
-class ExperimentAnswer(msgspec.Struct, frozen=True):
+class ExperimentReply(msgspec.Struct, frozen=True):
     """The customer's variant in one experiment and its payload, or none, and the reason."""
 
     variant: str | None
@@ -37,7 +37,7 @@ class ExperimentAnswer(msgspec.Struct, frozen=True):
     reason: str
 
 
-class OfferAnswer(msgspec.Struct, frozen=True):
+class OfferReply(msgspec.Struct, frozen=True):
     """The offer to show in one placement, as it looks on this channel.
 
     With no offer the placement stays empty: in quiet hours (`not_before` says from when to ask again), or where the
@@ -53,7 +53,7 @@ class OfferAnswer(msgspec.Struct, frozen=True):
     not_before: datetime | None = None
 
 
-class Decision(msgspec.Struct, frozen=True):
+class DecisionReply(msgspec.Struct, frozen=True):
     """What the engine decided; as it stands here, nothing: what a shop goes on with that got no answer."""
 
     decision_id: str = ""
@@ -61,8 +61,8 @@ class Decision(msgspec.Struct, frozen=True):
     plan: str = ""
     degraded: bool = True
     ttl: int = 0
-    experiments: dict[str, ExperimentAnswer] = {}
-    offers: dict[str, OfferAnswer] = {}
+    experiments: dict[str, ExperimentReply] = {}
+    offers: dict[str, OfferReply] = {}
     resume: dict[str, object] = {}
 
     def variant(self, experiment: str, default: str) -> str:
@@ -76,7 +76,7 @@ class Decision(msgspec.Struct, frozen=True):
         return default if answer is None else answer.rendering
 
 
-class Message(msgspec.Struct, frozen=True):
+class ClientRequest(msgspec.Struct, frozen=True):
     """One request: every attempt sends the same bytes under the same key."""
 
     path: str
@@ -84,20 +84,20 @@ class Message(msgspec.Struct, frozen=True):
     headers: dict[str, str]
 
 
-class _Item(msgspec.Struct, frozen=True):
+class _ItemReply(msgspec.Struct, frozen=True):
     status: str
     reason: str = ""
 
 
-class _Statuses(msgspec.Struct, frozen=True):
-    statuses: list[_Item]
+class _EventsReply(msgspec.Struct, frozen=True):
+    statuses: list[_ItemReply]
 
 
-class _Exposed(msgspec.Struct, frozen=True):
+class _ExposuresReply(msgspec.Struct, frozen=True):
     refused: dict[str, str] = {}
 
 
-class _Problem(msgspec.Struct, frozen=True):
+class _ProblemReply(msgspec.Struct, frozen=True):
     detail: str = ""
     errors: list[dict[str, str]] = []
 
@@ -129,7 +129,7 @@ def deciding(
     context: Mapping[str, object],
     *,
     expose: bool,
-) -> Message:
+) -> ClientRequest:
     """`/v1/decide`, with a key of its own: asked again, the engine answers as before and logs nothing more."""
     body = {
         "customer": customer,
@@ -142,7 +142,7 @@ def deciding(
     return _message("/v1/decide", body, {"idempotency-key": uuid.uuid4().hex})
 
 
-def exposing(decision_id: str, placements: Sequence[str] | None, experiments: Sequence[str] | None) -> Message:
+def exposing(decision_id: str, placements: Sequence[str] | None, experiments: Sequence[str] | None) -> ClientRequest:
     """`/v1/exposures`; an exposure that is told twice counts once in the reports."""
     body: dict[str, object] = {"decision_id": decision_id}
     if placements is not None:
@@ -152,7 +152,7 @@ def exposing(decision_id: str, placements: Sequence[str] | None, experiments: Se
     return _message("/v1/exposures", body, {})
 
 
-def telling(customer: CustomerIds, channel: str, item: Mapping[str, object]) -> Message:
+def telling(customer: CustomerIds, channel: str, item: Mapping[str, object]) -> ClientRequest:
     """`/v1/events` with one item; its message id makes every attempt count once."""
     ids = msgspec.to_builtins(customer)
     at = datetime.now(UTC).isoformat()
@@ -160,14 +160,14 @@ def telling(customer: CustomerIds, channel: str, item: Mapping[str, object]) -> 
     return _message("/v1/events", {"batch": [event]}, {})
 
 
-def decided(body: bytes) -> Decision:
+def decided(body: bytes) -> DecisionReply:
     """The engine's decision.
 
     Raises:
         NoAnswer: if it is none; some proxy answered.
     """
     try:
-        return msgspec.json.decode(body, type=Decision)
+        return msgspec.json.decode(body, type=DecisionReply)
     except msgspec.MsgspecError as error:
         raise NoAnswer(f"what answered is not the engine: {error}; check the address") from error
 
@@ -180,7 +180,7 @@ def accepted(body: bytes) -> bool:
         NoAnswer: as in `decided`.
     """
     try:
-        [item] = msgspec.json.decode(body, type=_Statuses).statuses
+        [item] = msgspec.json.decode(body, type=_EventsReply).statuses
     except (msgspec.MsgspecError, ValueError) as error:
         raise NoAnswer(f"what answered is not the engine: {error}; check the address") from error
     if item.status == "rejected":
@@ -195,7 +195,7 @@ def withheld(body: bytes) -> dict[str, str]:
         NoAnswer: as in `decided`.
     """
     try:
-        return msgspec.json.decode(body, type=_Exposed).refused
+        return msgspec.json.decode(body, type=_ExposuresReply).refused
     except msgspec.MsgspecError as error:
         raise NoAnswer(f"what answered is not the engine: {error}; check the address") from error
 
@@ -203,14 +203,14 @@ def withheld(body: bytes) -> dict[str, str]:
 def refused(status: int, body: bytes) -> Rejected:
     """The engine's refusal as an error."""
     try:
-        problem = msgspec.json.decode(body, type=_Problem)
+        problem = msgspec.json.decode(body, type=_ProblemReply)
     except msgspec.MsgspecError:
-        problem = _Problem()
+        problem = _ProblemReply()
     fields = ", ".join(error.get("field", "") for error in problem.errors)
     return Rejected(f"{status} {fields}: {problem.detail}" if fields else f"{status}: {problem.detail}")
 
 
-def value_of(decision: Decision, key: str, default: Flag) -> Flag:
+def flag_value(decision: DecisionReply, key: str, default: Flag) -> Flag:
     """The flag's value, or `default` where there is none or it is of another type."""
     answer = decision.experiments.get(key)
     if answer is None or answer.variant is None:
@@ -229,5 +229,5 @@ def pause_after(attempt: int, retry_after: str, left: float) -> float | None:
     return pause if pause < left else None
 
 
-def _message(path: str, body: Mapping[str, object], headers: dict[str, str]) -> Message:
-    return Message(path, msgspec.json.encode(body), {"content-type": "application/json", **headers})
+def _message(path: str, body: Mapping[str, object], headers: dict[str, str]) -> ClientRequest:
+    return ClientRequest(path, msgspec.json.encode(body), {"content-type": "application/json", **headers})

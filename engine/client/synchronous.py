@@ -9,20 +9,20 @@ import httpx
 
 from engine.client.messages import (
     AGAIN,
-    Decision,
+    ClientRequest,
+    DecisionReply,
     Experiments,
     Flag,
-    Message,
     NoAnswer,
     accepted,
     check_client,
     decided,
     deciding,
     exposing,
+    flag_value,
     pause_after,
     refused,
     telling,
-    value_of,
     withheld,
 )
 from engine.customer import CustomerIds
@@ -55,9 +55,9 @@ class Client:
         experiments: Experiments = (),
         context: Mapping[str, object] | None = None,
         expose: bool = True,
-        fallback: Decision | None = None,
+        fallback: DecisionReply | None = None,
         proof: str = "",
-    ) -> Decision:
+    ) -> DecisionReply:
         """What to show; `fallback` (an empty decision, `degraded`) if the engine does not answer in time.
 
         >>> decision = Client("http://127.0.0.1:9").decide(CustomerIds(user_id="u-1"), experiments=["checkout_layout"])
@@ -71,7 +71,7 @@ class Client:
         try:
             return decided(self._send(message, proof))
         except NoAnswer:
-            return fallback or Decision()
+            return fallback or DecisionReply()
 
     def flag(
         self,
@@ -90,7 +90,7 @@ class Client:
         Raises:
             Rejected: if the request is wrong. Not if the flag is missing or of another type than `default`.
         """
-        return value_of(self.decide(customer, experiments=[key], context=context, proof=proof), key, default)
+        return flag_value(self.decide(customer, experiments=[key], context=context, proof=proof), key, default)
 
     def expose(
         self, decision_id: str, *, placements: Sequence[str] | None = None, experiments: Sequence[str] | None = None
@@ -141,7 +141,7 @@ class Client:
     ) -> None:
         self.close()
 
-    def _send(self, message: Message, proof: str) -> bytes:
+    def _send(self, message: ClientRequest, proof: str) -> bytes:
         headers = {**message.headers, "x-customer-proof": proof} if proof else message.headers
         deadline = time.monotonic() + self.timeout
         for attempt in range(self.retries + 1):

@@ -19,15 +19,15 @@ from engine.catalog.spec.experiment import MetricSpec, seconds
 from engine.journal.records import DecisionRecord, EventRecord
 from engine.learn.merge_streams import Stamped
 from engine.learn.reward_rules import Properties, amount_of, properties_of
-from engine.learn.sequential_tests import Amounts, Evidence, Shares
+from engine.learn.sequential_tests import AmountTest, SequentialTest, ShareTest
 from engine.vocabulary import MERGED
 
 EVENT = "$breaker"  # the name in the log, of nobody in particular
 HOUR = 3600.0
 GRACE = 60.0  # how long an outcome is waited for beyond its end
-Place = tuple[str, str, str]
+TestKey = tuple[str, str, str]
 AMOUNTS = frozenset({"mean", "revenue", "ratio", "quantile"})
-_decoder = msgspec.json.Decoder(Evidence)
+_decoder = msgspec.json.Decoder(SequentialTest)
 
 
 class Trip(NamedTuple):
@@ -40,7 +40,7 @@ class Trip(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Guard:
+class GuardrailTest:
     """One guardrail of one experiment."""
 
     experiment: str
@@ -52,19 +52,19 @@ class Guard:
     level: float
     matches: Matches | None
 
-    def fresh(self) -> Evidence:
+    def fresh(self) -> SequentialTest:
         """No evidence yet."""
-        kind = Amounts if self.metric.kind in AMOUNTS else Shares
+        kind = AmountTest if self.metric.kind in AMOUNTS else ShareTest
         return kind(self.metric.margin or 0.0, self.metric.direction == "up")
 
 
-def guards_of(plan: Plan) -> dict[str, list[Guard]]:
+def guardrail_tests(plan: Plan) -> dict[str, list[GuardrailTest]]:
     """The guardrails of a plan by experiment: of those that choose a placement's offers, by customer."""
     found = {key: _guards(plan, one) for key, one in plan.experiments.items() if one.spec.unit == "customer"}
     return {key: guards for key, guards in found.items() if guards}
 
 
-def _guards(plan: Plan, experiment: Experiment) -> list[Guard]:
+def _guards(plan: Plan, experiment: Experiment) -> list[GuardrailTest]:
     spec = experiment.spec
     keys = spec.metrics.guardrails if spec.metrics else []
     if not keys or spec.placement is None:
@@ -80,7 +80,7 @@ def _guards(plan: Plan, experiment: Experiment) -> list[Guard]:
     }
     tests = len(keys) * len(closes)
     return [
-        Guard(
+        GuardrailTest(
             experiment=experiment.key,
             metric=metric,
             control=spec.variants[0].key,
@@ -96,12 +96,14 @@ def _guards(plan: Plan, experiment: Experiment) -> list[Guard]:
 class Breaker:
     """Counts the customers of guarded experiments in the learner's file; all verbs within its transaction."""
 
-    def __init__(self, db: sqlite3.Connection, guards: Mapping[str, Sequence[Guard]], share: float = 1.0) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, guards: Mapping[str, Sequence[GuardrailTest]], share: float = 1.0
+    ) -> None:
         """`share` of the level is this learner's, where several count customers of their own."""
         self._db = db
         self._share = share
         self._guards = guards
-        self._by_event: dict[str, list[Guard]] = {}
+        self._by_event: dict[str, list[GuardrailTest]] = {}
         for of_experiment in guards.values():
             for guard in of_experiment:
                 self._by_event.setdefault(guard.metric.event, []).append(guard)
@@ -149,7 +151,7 @@ class Breaker:
         except ValueError:  # the learner keeps it aside, if it is a reward too; no guardrail counts it
             return
 
-    def _add(self, guard: Guard, event: EventRecord, properties: Properties, at: float) -> None:
+    def _add(self, guard: GuardrailTest, event: EventRecord, properties: Properties, at: float) -> None:
         amount = amount_of(guard.metric, event, properties)
         place = guard.experiment, guard.metric.key
         found = self._db.execute(
@@ -190,7 +192,7 @@ class Breaker:
         )
         by_place = {(guard.experiment, guard.metric.key): guard for guards in self._guards.values() for guard in guards}
         tripped = {selection for (selection,) in self._db.execute("SELECT selection FROM trips")}
-        evidence: dict[Place, Evidence] = {}
+        evidence: dict[TestKey, SequentialTest] = {}
         trips: list[Trip] = []
         for experiment, metric, variant, value, _, ended in ripe:
             guard = by_place[experiment, metric]
@@ -213,7 +215,7 @@ class Breaker:
         self._db.executemany("INSERT OR REPLACE INTO trips VALUES (?, ?, 0)", told)
         return trips
 
-    def _stored(self, guard: Guard, place: Place) -> Evidence:
+    def _stored(self, guard: GuardrailTest, place: TestKey) -> SequentialTest:
         asked = "SELECT evidence FROM evidence WHERE experiment = ? AND metric = ? AND variant = ?"
         stored = self._db.execute(asked, place).fetchone()
         before = _decoder.decode(stored[0]) if stored else guard.fresh()
@@ -221,7 +223,7 @@ class Breaker:
         return before if same else guard.fresh()
 
 
-def _reason(guard: Guard, variant: str) -> str:
+def _reason(guard: GuardrailTest, variant: str) -> str:
     return (
         f"{guard.metric.key} of {guard.experiment}.{variant} is worse than {guard.control}'s by more than "
         f"its margin of {guard.metric.margin or 0:g} (sequential test, level {guard.level:g})"

@@ -25,11 +25,11 @@ EVENT = "$change"  # the name in the log, of nobody in particular
 MOST = 256  # spans of an arm
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 ERROR = 0.01  # the chance of ever crying wolf, per arm
-Arm = tuple[str, str]
+SelectionArm = tuple[str, str]
 _log = structlog.get_logger(__name__)
 
 
-class Change(NamedTuple):
+class RewardChange(NamedTuple):
     """An arm earned `before` in each exposure until `since` (s since 1970), and `after` from then on.
 
     Both at the `same_hours` of the day, or else one after the other within a day, so that it may be the hour's.
@@ -43,7 +43,7 @@ class Change(NamedTuple):
     same_hours: bool
 
 
-class History(msgspec.Struct, frozen=True):
+class RewardHistory(msgspec.Struct, frozen=True):
     """Exposures and rewards of one arm by spans of `width` seconds, the first being the `first`th since 1970."""
 
     meaning: str
@@ -101,45 +101,45 @@ class History(msgspec.Struct, frozen=True):
         return after, ((self.first + change.at) * self.width, change.before, change.after, same_hours)
 
 
-class Changes:
+class ChangeDetector:
     """The histories in the learner's file; `take` within its transaction."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._histories: dict[Arm, History] = {}
-        decoder = msgspec.msgpack.Decoder(History)
+        self._histories: dict[SelectionArm, RewardHistory] = {}
+        decoder = msgspec.msgpack.Decoder(RewardHistory)
         for selection, arm, blob in db.execute("SELECT selection, arm, history FROM histories"):
             self._histories[selection, arm] = decoder.decode(blob)
 
-    def take(self, lessons: Iterable[Lesson], rules: Rules, until: float) -> list[Change]:
+    def take(self, lessons: Iterable[Lesson], rules: Rules, until: float) -> list[RewardChange]:
         """Take note of what was learnt first of each exposure, until the clock says `until`; the changes found."""
-        outcomes: dict[Arm, list[tuple[float, float]]] = {}
+        outcomes: dict[SelectionArm, list[tuple[float, float]]] = {}
         for row, reward, instead in lessons:
             if instead is None:
                 outcomes.setdefault((row.selection, row.arm), []).append((row.exposed, float(reward > 0)))
-        found: list[Change] = []
+        found: list[RewardChange] = []
         for (selection, arm), told in outcomes.items():
             rule = rules.of.get(selection)
             if rule is None:
                 continue
             history = self._histories.get((selection, arm))
             if history is None or history.meaning != rule.meaning:
-                history = History(rule.meaning)
+                history = RewardHistory(rule.meaning)
             history, change = history.add(told).judge(until - rule.settle)
             self._histories[selection, arm] = history
             kept = selection, arm, msgspec.msgpack.encode(history)
             self._db.execute("INSERT OR REPLACE INTO histories VALUES (?, ?, ?)", kept)
             if change is not None:
-                found.append(Change(selection, arm, *change))
+                found.append(RewardChange(selection, arm, *change))
                 _log.warning("what an offer earns has changed", **found[-1]._asdict())
         return found
 
-    def counts(self) -> Mapping[Arm, int]:
+    def counts(self) -> Mapping[SelectionArm, int]:
         """How many changes were found, by arm that had any."""
         return {arm: history.changes for arm, history in self._histories.items() if history.changes}
 
 
-def change_record(change: Change, at: float) -> EventRecord:
+def change_record(change: RewardChange, at: float) -> EventRecord:
     """What the log keeps of a change that was found at `at`."""
     name = f"change:{change.selection}:{change.arm}:{change.since!r}"
     return EventRecord(name, at, at, EVENT, EVENT, None, None, None, msgspec.json.encode(change._asdict()))

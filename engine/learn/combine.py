@@ -22,7 +22,7 @@ def parts_of(client: stream.Client, key: str) -> list[str]:
     return sorted(name for name in snapshots.headers(client) if name.startswith(key + MARK))
 
 
-def combine(client: stream.Client, rules: Rules) -> dict[str, int]:
+def combine_parts(client: stream.Client, rules: Rules) -> dict[str, int]:
     """Publish the sum of the parts of every selection for which it is not current; the versions that it got.
 
     Any number of processes may do this at once. With forgetting the sum is approximate, since each part ages by

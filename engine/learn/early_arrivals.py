@@ -7,22 +7,22 @@ import msgspec
 
 from engine.journal.records import EventRecord, ExposureRecord, decode, encode
 
-Held = ExposureRecord | EventRecord
+EarlyRecord = ExposureRecord | EventRecord
 _LOAD = "SELECT id, waits_for, partition, due, record FROM early"
 _LOAD_WAITING = "SELECT early.* FROM early JOIN json_each(?) asked ON early.waits_for = asked.value"
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class EarlyArrival(msgspec.Struct, frozen=True):
     """A record and what it waits for, until the partition's clock reaches `due`."""
 
     id: int
     waits_for: str
     partition: int
     due: float
-    record: Held
+    record: EarlyRecord
 
 
-class Early:
+class EarlyArrivals:
     """The waiting records that a batch may touch; `write` puts back what changed."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -30,26 +30,26 @@ class Early:
         (last,) = db.execute("SELECT max(id) FROM early").fetchone()
         self._next = (last or 0) + 1
         self._any = last is not None
-        self._by_key: dict[str, dict[int, Waiting]] = {}
+        self._by_key: dict[str, dict[int, EarlyArrival]] = {}
         self._stored: set[int] = set()
         self._gone: list[int] = []
 
-    def load(self, ids: Iterable[str], customers: Iterable[str]) -> list[Waiting]:
+    def load(self, ids: Iterable[str], customers: Iterable[str]) -> list[EarlyArrival]:
         """Bring in, and answer, what waits for these decisions or these customers."""
         if not self._any:
             return []
         keys = [*(f"d{id_}" for id_ in ids), *(f"c{customer}" for customer in customers)]
         return self._bring(self._db.execute(_LOAD_WAITING, [msgspec.json.encode(keys).decode()]))
 
-    def load_due(self, until: float) -> list[Waiting]:
+    def load_due(self, until: float) -> list[EarlyArrival]:
         """Bring in, and answer, what has waited long enough, the earliest first."""
         if not self._any:
             return []
         return self._bring(self._db.execute(f"{_LOAD} WHERE due <= ? ORDER BY due, id", (until,)))
 
-    def hold(self, waits_for: str, partition: int, due: float, record: Held) -> Waiting:
+    def hold(self, waits_for: str, partition: int, due: float, record: EarlyRecord) -> EarlyArrival:
         """Keep a record until `release` of what it waits for."""
-        waiting = Waiting(self._next, waits_for, partition, due, record)
+        waiting = EarlyArrival(self._next, waits_for, partition, due, record)
         self._next += 1
         self._by_key.setdefault(waits_for, {})[waiting.id] = waiting
         return waiting
@@ -59,7 +59,7 @@ class Early:
         """Whether nothing waits that was loaded or held."""
         return not self._by_key
 
-    def release(self, key: str) -> list[Waiting]:
+    def release(self, key: str) -> list[EarlyArrival]:
         """What waited for `key`, in the order it came; it waits no longer."""
         found = self._by_key.pop(key, None)
         if not found:
@@ -67,7 +67,7 @@ class Early:
         self._gone += self._stored.intersection(found)
         return [found[id_] for id_ in sorted(found)]
 
-    def expire(self, waiting: Waiting) -> bool:
+    def expire(self, waiting: EarlyArrival) -> bool:
         """Let go of one; False if it was released before."""
         if self._by_key.get(waiting.waits_for, {}).pop(waiting.id, None) is None:
             return False
@@ -82,7 +82,7 @@ class Early:
         rows = [(w.id, w.waits_for, w.partition, w.due, encode(w.record)) for w in fresh]
         self._db.executemany("INSERT INTO early VALUES (?, ?, ?, ?, ?)", rows)
 
-    def _bring(self, found: Iterable[tuple[int, str, int, float, bytes]]) -> list[Waiting]:
+    def _bring(self, found: Iterable[tuple[int, str, int, float, bytes]]) -> list[EarlyArrival]:
         brought = []
         for id_, waits_for, partition, due, payload in found:
             of_key = self._by_key.setdefault(waits_for, {})
@@ -90,7 +90,7 @@ class Early:
                 record = decode(payload)
                 if not isinstance(record, ExposureRecord | EventRecord):
                     raise TypeError(f"early {id_} is a {type(record).__name__}; only exposures and events wait")
-                of_key[id_] = Waiting(id_, waits_for, partition, due, record)
+                of_key[id_] = EarlyArrival(id_, waits_for, partition, due, record)
                 self._stored.add(id_)
             brought.append(of_key[id_])
         return brought

@@ -22,7 +22,7 @@ from engine.journal.records import (
     encode,
 )
 from engine.learn.aliases import Aliases
-from engine.learn.early_arrivals import Early, Held, Waiting
+from engine.learn.early_arrivals import EarlyArrival, EarlyArrivals, EarlyRecord
 from engine.learn.merge_streams import Stamped
 from engine.learn.pending import BARE, CLOSED, OPEN, PAID, REVERSED, WAITING, ZERO, Board, Pending
 from engine.learn.reward_rules import Properties, Rules, order_of, properties_of
@@ -46,7 +46,7 @@ class Lesson(NamedTuple):
 class Join:
     """Takes the records of one batch; `lessons`, `log` and `aside` are what came out."""
 
-    def __init__(self, rules: Rules, board: Board, early: Early, aliases: Aliases) -> None:
+    def __init__(self, rules: Rules, board: Board, early: EarlyArrivals, aliases: Aliases) -> None:
         self.lessons: list[Lesson] = []
         self.log: list[tuple[int, RewardRecord | QuarantineRecord]] = []
         self.aside: Counter[str] = Counter()
@@ -57,7 +57,7 @@ class Join:
         self._heap: list[tuple[float, str, str]] = []
         self._horizon = 0.0
         self._clock = 0.0
-        self._waiting: dict[str, Waiting] = {}
+        self._waiting: dict[str, EarlyArrival] = {}
 
     def run(self, records: Iterable[Stamped], clock: float, until: float) -> None:
         """Take records in their order; the clock goes from `clock` to `until`."""
@@ -266,7 +266,7 @@ class Join:
             self._until(row, row.due + max(rule.window, DAY))
             self.log.append((row.partition, RewardRecord(row.decision_id, row.key, 0.0, row.exposed + rule.window)))
 
-    def _expire(self, waiting: Waiting) -> None:
+    def _expire(self, waiting: EarlyArrival) -> None:
         if not self._early.expire(waiting):
             return
         record = waiting.record
@@ -286,20 +286,20 @@ class Join:
         if not self._early.empty:
             self._take_again(self._waiting_for(f"d{decision_id}", *(() if customer is None else (f"c{customer}",))))
 
-    def _waiting_for(self, *keys: str) -> list[Waiting]:
+    def _waiting_for(self, *keys: str) -> list[EarlyArrival]:
         return [waiting for key in keys for waiting in self._early.release(key)]
 
-    def _take_again(self, released: Iterable[Waiting]) -> None:
+    def _take_again(self, released: Iterable[EarlyArrival]) -> None:
         for waiting in released:
             if isinstance(waiting.record, ExposureRecord):
                 self._exposed(waiting.record, waiting.partition, waiting.due)
             else:
                 self._happened(waiting.record, waiting.partition, waiting.due)
 
-    def _hold(self, key: str, partition: int, due: float, record: Held) -> None:
+    def _hold(self, key: str, partition: int, due: float, record: EarlyRecord) -> None:
         self._watch(self._early.hold(key, partition, due, record))
 
-    def _watch(self, waiting: Waiting) -> None:
+    def _watch(self, waiting: EarlyArrival) -> None:
         name = f"{waiting.id:020d}"
         self._waiting[name] = waiting
         if waiting.due <= self._horizon:
@@ -323,7 +323,7 @@ def _had_seen(row: Pending, at: float) -> bool:
     return (math.floor(row.exposed) if at.is_integer() else row.exposed) <= at
 
 
-def bring(records: Sequence[Stamped], rules: Rules, board: Board, early: Early, aliases: Aliases) -> None:
+def bring(records: Sequence[Stamped], rules: Rules, board: Board, early: EarlyArrivals, aliases: Aliases) -> None:
     """Bring in all that a batch of records may touch."""
     ids: set[str] = set()
     customers: set[str] = set()

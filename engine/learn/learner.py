@@ -17,17 +17,17 @@ from engine.journal import stream
 from engine.journal.log_once import Outage
 from engine.journal.spool.drain import Drain
 from engine.learn.aliases import Aliases
-from engine.learn.breaker import Breaker, guards_of, trip_record
-from engine.learn.change_detection import Changes, change_record
-from engine.learn.combine import MARK, combine, keep_the_rest
-from engine.learn.early_arrivals import Early
+from engine.learn.breaker import Breaker, guardrail_tests, trip_record
+from engine.learn.change_detection import ChangeDetector, change_record
+from engine.learn.combine import MARK, combine_parts, keep_the_rest
+from engine.learn.early_arrivals import EarlyArrivals
 from engine.learn.erased_records import without_erased
 from engine.learn.join import Join, bring
 from engine.learn.learner_lock import only_learner
-from engine.learn.merge_streams import Intake, Stamped
+from engine.learn.merge_streams import Stamped, StreamMerger
 from engine.learn.outbox import Outbox
 from engine.learn.pending import Board
-from engine.learn.prices import Prices
+from engine.learn.prices import ShadowPrices
 from engine.learn.reward_rules import NO_RULES, Rules, rules_of
 from engine.learn.state import State, path_of
 from engine.learn.teach import Learnt, fitted, restarted, teach
@@ -145,12 +145,12 @@ class Learner:
         self._learnt = self._state.policies()
         self._partitions = settings.partitions
         self._reader: stream.Reader | None = None
-        self._intake = Intake(stream.Progress(), {})
+        self._intake = StreamMerger(stream.Progress(), {})
         self._plan: Plan | None = None
         self._rules = NO_RULES
         self._breaker = Breaker(self._state.db, {})
-        self._changes = Changes(self._state.db)
-        self._prices: Prices | None = None
+        self._changes = ChangeDetector(self._state.db)
+        self._prices: ShadowPrices | None = None
         self._told: dict[str, int] = {}
         self._figures: dict[str, float] = {}
         self._erasures = stream.BEGINNING
@@ -219,7 +219,7 @@ class Learner:
                 reader.commit(taken.progress)
             published = self._publish(force=not busy)
             if self._owned is not None:
-                combine(self._client, self._rules)
+                combine_parts(self._client, self._rules)
             if self._prices is not None:
                 self._prices.move(self._client, self._time if now is None else now)
             self._tell_trips()
@@ -240,7 +240,7 @@ class Learner:
         self._reader = stream.Reader(
             self._client, stream.LEARNER, progress, partitions=self._partitions, only=self._owned
         )
-        self._intake = Intake(progress, self._state.clocks())
+        self._intake = StreamMerger(progress, self._state.clocks())
         self._reader.commit(self._reader.progress)  # from now on nothing that is not read yet is trimmed
         return self._reader
 
@@ -287,8 +287,8 @@ class Learner:
     def _adopt(self, plan: Plan) -> None:
         self._plan = plan
         self._rules = rules_of(plan)
-        self._breaker = Breaker(self._state.db, guards_of(plan), len(self._mine()) / self._partitions)
-        self._prices = Prices(self._state.db, plan) if FIRST in self._mine() else None
+        self._breaker = Breaker(self._state.db, guardrail_tests(plan), len(self._mine()) / self._partitions)
+        self._prices = ShadowPrices(self._state.db, plan) if FIRST in self._mine() else None
         self._learnt = self._learnt | fitted(self._learnt, self._rules)
         with self._state.transaction():
             self._state.put_policies(self._learnt)
@@ -314,7 +314,7 @@ class Learner:
         time_after = max(time_before, until, *(at for at, _, _ in records))
         clocks = {partition: at for at, partition, _ in records}
         with self._state.transaction():
-            board, early, aliases = Board(self._state.db), Early(self._state.db), Aliases(self._state.db)
+            board, early, aliases = Board(self._state.db), EarlyArrivals(self._state.db), Aliases(self._state.db)
             records = without_erased(self._state.db, records)
             bring(records, self._rules, board, early, aliases)
             join = Join(self._rules, board, early, aliases)

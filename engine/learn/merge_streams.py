@@ -27,7 +27,7 @@ class Stamped(NamedTuple):
     record: AnyRecord
 
 
-class _Read(NamedTuple):
+class _Frame(NamedTuple):
     """One frame of an entry that was added at `seen` (ms since 1970), its record None where it cannot be read.
 
     After the frames of an entry comes its position as `last`, without a frame: its number is 0.
@@ -55,13 +55,13 @@ def time_of(record: AnyRecord) -> float:
     return record.received if isinstance(record, EventRecord) else record.time
 
 
-class Intake:
+class StreamMerger:
     """What was read and not taken yet, from `progress` and the partitions' `clocks` on."""
 
     def __init__(self, progress: stream.Progress, clocks: Mapping[int, float]) -> None:
         self._progress = progress
         self._clocks = dict(clocks)
-        self._waiting: dict[int, deque[_Read]] = {}
+        self._waiting: dict[int, deque[_Frame]] = {}
         self._more: set[int] = set()
 
     @property
@@ -84,7 +84,7 @@ class Intake:
         for partition in self._more:
             reads = self._waiting.get(partition)
             until = min(until, (reads[-1].at if reads else self._clocks.get(partition, 0.0), partition))
-        ready: list[_Read] = []
+        ready: list[_Frame] = []
         for reads in self._waiting.values():
             while reads and reads[0][:2] <= until:
                 ready.append(reads.popleft())
@@ -94,7 +94,7 @@ class Intake:
         self._progress = _after(self._progress, ready)
         return Taken(records, unreadable, self._progress)
 
-    def _reads(self, delivery: stream.Delivery) -> Iterator[_Read]:
+    def _reads(self, delivery: stream.Delivery) -> Iterator[_Frame]:
         partition, spool = delivery.partition, delivery.spool
         clock, seen = self._clocks.get(partition, 0.0), stream.order(delivery.position)[0]
         for seq, payload in delivery.frames:
@@ -102,12 +102,12 @@ class Intake:
             if record is not None:
                 at = time_of(record)
                 clock = max(clock, at)
-            yield _Read(clock, partition, record, spool, seq, seen, None)
-        yield _Read(clock, partition, None, spool, 0, seen, delivery.position)
+            yield _Frame(clock, partition, record, spool, seq, seen, None)
+        yield _Frame(clock, partition, None, spool, 0, seen, delivery.position)
         self._clocks[partition] = clock
 
 
-def _after(progress: stream.Progress, reads: Iterable[_Read]) -> stream.Progress:
+def _after(progress: stream.Progress, reads: Iterable[_Frame]) -> stream.Progress:
     """The progress of whoever took these as well."""
     positions, marks = dict(progress.positions), {p: dict(of_spools) for p, of_spools in progress.marks.items()}
     newest: dict[tuple[int, str], stream.Mark] = {}

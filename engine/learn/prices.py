@@ -18,7 +18,7 @@ BETWEEN = 0.25  # seconds between two moves of a price, which decision servers l
 _pacing = msgspec.json.Decoder(Pacing)
 
 
-class Prices:
+class ShadowPrices:
     """The prices in the learner's file, one for each pool of the plan."""
 
     def __init__(self, db: sqlite3.Connection, plan: Plan) -> None:

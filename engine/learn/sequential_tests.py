@@ -14,7 +14,7 @@ _FEWEST = 100
 _RHO_SQUARED = 0.005  # narrowest after some thousand customers
 
 
-class Shares(msgspec.Struct, frozen=True, tag="shares"):
+class ShareTest(msgspec.Struct, frozen=True, tag="shares"):
     """A bet, pair by pair, that the treated do worse than `margin` allows; outcomes in [0, 1].
 
     Of a treated customer's outcome x and a control's y the loss is d = (1 - margin) y - x, or x - (1 + margin) y where
@@ -61,7 +61,7 @@ class Shares(msgspec.Struct, frozen=True, tag="shares"):
         return (1 - self.margin) * control - treated if self.up else treated - (1 + self.margin) * control
 
 
-class Amounts(msgspec.Struct, frozen=True, tag="amounts"):
+class AmountTest(msgspec.Struct, frozen=True, tag="amounts"):
     """A mixture test that the treated do worse than `margin` allows; outcomes of any size.
 
     Of each side count, sum and sum of squares. The estimate is treated less (1 ∓ margin) times control; the evidence is
@@ -99,7 +99,7 @@ class Amounts(msgspec.Struct, frozen=True, tag="amounts"):
         return loss**2 / variance * grown / (grown + 1) / 2 - math.log(grown + 1) / 2
 
 
-Evidence = Shares | Amounts
+SequentialTest = ShareTest | AmountTest
 
 
 def _moments(sums: tuple[float, float, float]) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from policies import Bandit, dump
 if TYPE_CHECKING:
     import duckdb
 
-Row = tuple[str, float | None, float, Mapping[str, Value]]
+WarmRow = tuple[str, float | None, float, Mapping[str, Value]]
 _PIECE = 50_000
 _LOG = """
 WITH shown AS (
@@ -108,7 +108,7 @@ def learnt_from(selection: Selection, source: Path) -> tuple[Bandit, dict[str, i
     return policy, dict(+unused)
 
 
-def _taught(policy: Bandit, selection: Selection, rows: Sequence[Row], unused: Counter[str]) -> Bandit:
+def _taught(policy: Bandit, selection: Selection, rows: Sequence[WarmRow], unused: Counter[str]) -> Bandit:
     places = {arm: index for index, arm in enumerate(policy.arms)}
     usable: list[tuple[int, float, float]] = []
     contexts: list[np.ndarray] = []
@@ -133,7 +133,7 @@ def _taught(policy: Bandit, selection: Selection, rows: Sequence[Row], unused: C
         raise BadInput(f"reward: {error}") from error
 
 
-def _log(selection: Selection, folder: Path, unused: Counter[str]) -> Iterator[list[Row]]:
+def _log(selection: Selection, folder: Path, unused: Counter[str]) -> Iterator[list[WarmRow]]:
     """The rows whose window is over: of the others only those that earned something already would be known."""
     tables = ("decisions", "exposures", "rewards")
     files = {name: str(folder / name / "**" / "*.parquet") for name in tables}
@@ -150,7 +150,7 @@ def _log(selection: Selection, folder: Path, unused: Counter[str]) -> Iterator[l
             yield [(arm, reward, p, _context.decode(context or "{}")) for arm, reward, p, context, over in rows if over]
 
 
-def _table(selection: Selection, file: Path) -> Iterator[list[Row]]:
+def _table(selection: Selection, file: Path) -> Iterator[list[WarmRow]]:
     features = selection.features
     traits = list(dict.fromkeys([*(spec.trait for spec in features.specs), *(group.name for group in features.groups)]))
     with _duckdb(file) as connection:

@@ -32,6 +32,6 @@ def test_another_engine_that_stays_is_refused(tmp_path: Path, monkeypatch: pytes
     with (
         embedded.running(tmp_path / "store"),
         pytest.raises(BadInput, match="another engine runs there"),
-        up.running(settings, threading.Event()),
+        up.run_engine(settings, threading.Event()),
     ):
         pass

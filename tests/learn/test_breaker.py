@@ -12,7 +12,7 @@ import pytest
 from engine.customer import CustomerIds, Profile
 from engine.decision.decision import DecideRequest, decide
 from engine.journal.records import DecisionRecord, DecisionRow, EventRecord
-from engine.learn.sequential_tests import Amounts, Evidence, Shares
+from engine.learn.sequential_tests import AmountTest, SequentialTest, ShareTest
 from engine.learn.state import State, path_of
 from engine.snapshots import snapshots
 from engine.snapshots.snapshots import Follower
@@ -21,7 +21,7 @@ RUNS, CUSTOMERS, LOOK = 400, 2000, 20
 ALPHA = 0.05
 
 
-def broken(evidence: Evidence, control: np.ndarray, treated: np.ndarray) -> bool:
+def broken(evidence: SequentialTest, control: np.ndarray, treated: np.ndarray) -> bool:
     """Whether it opens at any of a hundred looks at customers who come in turn."""
     turns = np.column_stack([control, treated]).ravel().tolist()
     for start in range(0, len(turns), LOOK):
@@ -31,7 +31,7 @@ def broken(evidence: Evidence, control: np.ndarray, treated: np.ndarray) -> bool
     return False
 
 
-def opened(evidence: Evidence, draw_control: Any, draw_treated: Any) -> float:
+def opened(evidence: SequentialTest, draw_control: Any, draw_treated: Any) -> float:
     return float(
         np.mean([broken(evidence, draw_control(CUSTOMERS // 2), draw_treated(CUSTOMERS // 2)) for _ in range(RUNS)])
     )
@@ -43,7 +43,7 @@ def test_shares_on_the_margin_open_it_in_fewer_runs_than_alpha(up: Any, control:
     rng = np.random.default_rng(5)
     treated = control * (1 - margin if up else 1 + margin)
     rate = opened(
-        Shares(margin, up),
+        ShareTest(margin, up),
         lambda n: rng.binomial(1, control, n).astype(float),
         lambda n: rng.binomial(1, treated, n).astype(float),
     )
@@ -54,23 +54,23 @@ def test_shares_on_the_margin_open_it_in_fewer_runs_than_alpha(up: Any, control:
 def test_amounts_on_the_margin_open_it_in_fewer_runs_than_alpha(up: Any) -> None:
     rng = np.random.default_rng(6)
     treated = 10 * (0.9 if up else 1.1)
-    rate = opened(Amounts(0.1, up), lambda n: rng.exponential(10, n), lambda n: rng.exponential(treated, n))
+    rate = opened(AmountTest(0.1, up), lambda n: rng.exponential(10, n), lambda n: rng.exponential(treated, n))
     assert rate <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / RUNS)
 
 
 def test_harm_opens_it_and_good_does_not() -> None:
     rng = np.random.default_rng(7)
     some, half = rng.binomial(1, 0.3, 1000).astype(float), rng.binomial(1, 0.15, 1000).astype(float)
-    assert broken(Shares(0.1, up=True), some, half)
-    assert not broken(Shares(0.1, up=True), half, some)
-    assert broken(Shares(0.1, up=False), half, some)
-    assert not broken(Shares(0.1, up=False), some, half)
+    assert broken(ShareTest(0.1, up=True), some, half)
+    assert not broken(ShareTest(0.1, up=True), half, some)
+    assert broken(ShareTest(0.1, up=False), half, some)
+    assert not broken(ShareTest(0.1, up=False), some, half)
     much, less = rng.exponential(10, 1000), rng.exponential(6, 1000)
-    assert broken(Amounts(0.1, up=True), much, less)
-    assert not broken(Amounts(0.1, up=True), less, much)
+    assert broken(AmountTest(0.1, up=True), much, less)
+    assert not broken(AmountTest(0.1, up=True), less, much)
 
 
-@pytest.mark.parametrize("kind", [Shares, Amounts])
+@pytest.mark.parametrize("kind", [ShareTest, AmountTest])
 def test_evidence_does_not_depend_on_how_it_is_cut(kind: Any) -> None:
     rng = np.random.default_rng(8)
     outcomes = [(bool(rng.integers(2)), float(rng.random())) for _ in range(500)]

@@ -8,7 +8,7 @@ import pytest
 
 from engine import keyspace
 from engine.journal.records import EventRecord
-from engine.learn.change_detection import MOST, History
+from engine.learn.change_detection import MOST, RewardHistory
 
 MINUTE, DAY = 60.0, 86_400.0
 
@@ -55,7 +55,7 @@ def test_false_alarms_are_rare_however_often_it_is_looked(span: float) -> None:
     random = np.random.default_rng(2)
     alarms = 0
     for _ in range(200):
-        history = History("m")
+        history = RewardHistory("m")
         for at in range(60):
             history = history.add([(at * span, float(random.random() < 0.2)) for _ in range(10)])
             history, change = history.judge((at + 1) * span)
@@ -66,8 +66,8 @@ def test_false_alarms_are_rare_however_often_it_is_looked(span: float) -> None:
 def test_a_history_does_not_depend_on_the_order_or_the_pieces_it_came_in() -> None:
     random = np.random.default_rng(3)
     outcomes = [(float(at), float(random.random() < 0.3)) for at in random.uniform(0, 400_000, 2000)]
-    whole = History("m").add(outcomes)
-    pieces = History("m")
+    whole = RewardHistory("m").add(outcomes)
+    pieces = RewardHistory("m")
     for start in range(0, 2000, 13):
         pieces = pieces.add(list(reversed(outcomes[start : start + 13])))
     assert len(whole.counts) <= MOST
@@ -78,7 +78,7 @@ def test_a_history_does_not_depend_on_the_order_or_the_pieces_it_came_in() -> No
 
 
 def test_an_arm_is_judged_only_by_spans_that_are_over() -> None:
-    history = History("m").add([(30.0, 1.0)] * 500 + [(90.0, 0.0)] * 500)
+    history = RewardHistory("m").add([(30.0, 1.0)] * 500 + [(90.0, 0.0)] * 500)
     assert history.judge(100.0)[1] is None
     after, change = history.judge(121.0)
     assert change == (60.0, 1.0, 0.0, False)
@@ -89,7 +89,7 @@ def test_an_arm_is_judged_only_by_spans_that_are_over() -> None:
 def rhythm(seed: int, days: int, fall: float = 1.0) -> list[tuple[float, float, float, bool]]:
     """What is told of an arm that earns 5% at night and 35% by day, `fall` of it from noon of day 6 on."""
     random = np.random.default_rng(seed)
-    history, told = History("m"), []
+    history, told = RewardHistory("m"), []
     for step in range(24 * days):
         at = step * 3600.0 + random.random(60) * 3600.0
         chance = (0.2 - 0.15 * np.cos(2 * np.pi * at / DAY)) * np.where(at >= 6.5 * DAY, fall, 1.0)
