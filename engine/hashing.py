@@ -11,7 +11,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Literal, overload
 
-Ranges = Sequence[tuple[float, float]]
+BucketRanges = Sequence[tuple[float, float]]
 
 _BASIS = 0x811C9DC5
 _PRIME = 0x01000193
@@ -77,7 +77,7 @@ def _numbered(seed: str) -> Callable[[str], int]:
     return number
 
 
-def assigner(seed: str, ranges: Ranges) -> Callable[[str], int]:
+def assigner(seed: str, ranges: BucketRanges) -> Callable[[str], int]:
     """The quickest way from a unit to its variant: `choose_variant(bucket(seed, unit), ranges)`, worked out once.
 
     Takes 20 kB: the variant of each of the 10,000 places.
@@ -123,7 +123,7 @@ def bucket_ranges(n: int, coverage: float = 1.0, weights: Sequence[float] | None
     return ranges
 
 
-def choose_variant(place: float, ranges: Ranges) -> int:
+def choose_variant(place: float, ranges: BucketRanges) -> int:
     """The index of the first range that holds `place`, or -1."""
     for index, (low, high) in enumerate(ranges):
         if low <= place < high:

@@ -51,7 +51,8 @@ def run_engine(settings: Settings, stop: threading.Event) -> Iterator[tuple[str,
         settings.data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"--data {settings.data}: {error.strerror}; name a folder that can be written") from error
-    PlanWatch(settings.experiments, Archive(settings.data / "plans"), tells=False)  # refuses what a server would refuse
+    # Raises where a server would refuse the folder.
+    PlanWatch(settings.experiments, Archive(settings.data / "plans"), logs_changes=False)
     load_keys_from_settings(settings)
     _await_free(settings.data, stop)
     with listen(settings.host, settings.port) as listener, _store(settings.data, stop) as store:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import msgspec
 
-from engine.catalog.check.load import specs_of
+from engine.catalog.check.load import build_specs
 from engine.catalog.spec.folder import Specs
 from engine.errors import BadInput
 
 
-class Kept(msgspec.Struct, frozen=True):
+class ArchivedPlan(msgspec.Struct, frozen=True):
     """One plan as it is kept: its files, when it first ran (seconds since 1970), who last changed a file of it."""
 
     version: str
@@ -28,16 +28,16 @@ class Archive:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def keep(self, specs: Specs, files: Mapping[str, bytes], who: str, now: float) -> None:
+    def store(self, specs: Specs, files: Mapping[str, bytes], who: str, now: float) -> None:
         """Keep a plan that begins to run, and remember it as the newest."""
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self._path(specs.version)
         if not path.exists():
             text = {name: data.decode() for name, data in files.items()}
-            _write(path, msgspec.json.encode(Kept(specs.version, now, who, specs.folder, text)))
+            _write(path, msgspec.json.encode(ArchivedPlan(specs.version, now, who, specs.folder, text)))
         _write(self.directory / "newest", specs.version.encode())
 
-    def specs(self, version: str) -> Specs:
+    def read_specs(self, version: str) -> Specs:
         """The specs of a plan that ran.
 
         Raises:
@@ -46,27 +46,27 @@ class Archive:
         path = self._path(version)
         if not path.exists():
             raise BadInput(f"plan {version!r} is not kept in {self.directory}; use the data directory it ran on")
-        kept = msgspec.json.decode(path.read_bytes(), type=Kept)
-        return specs_of(kept.folder, {name: text.encode() for name, text in kept.files.items()})
+        kept = msgspec.json.decode(path.read_bytes(), type=ArchivedPlan)
+        return build_specs(kept.folder, {name: text.encode() for name, text in kept.files.items()})
 
-    def newest(self) -> Specs | None:
+    def read_newest(self) -> Specs | None:
         """The specs of the plan that ran last; None where none ran yet."""
         try:
             version = (self.directory / "newest").read_text()
         except FileNotFoundError:
             return None
-        return self.specs(version)
+        return self.read_specs(version)
 
-    def history(self) -> list[Kept]:
+    def list_plans(self) -> list[ArchivedPlan]:
         """All plans that ran, in the order of their first run."""
-        kept = [msgspec.json.decode(path.read_bytes(), type=Kept) for path in self.directory.glob("*.json")]
+        kept = [msgspec.json.decode(path.read_bytes(), type=ArchivedPlan) for path in self.directory.glob("*.json")]
         return sorted(kept, key=lambda plan: plan.time)
 
     def _path(self, version: str) -> Path:
         return self.directory / f"{version}.json"
 
 
-def who_changed(folder: Path) -> str:
+def last_author(folder: Path) -> str:
     """The owner of the file that was changed last; its number where the machine does not know the name."""
     paths = [*folder.glob("*.yaml"), *folder.glob("offers/*.yaml")]
     owner = max((path.stat() for path in paths), key=lambda stat: stat.st_mtime_ns).st_uid if paths else os.getuid()

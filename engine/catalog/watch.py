@@ -6,8 +6,8 @@ from pathlib import Path
 
 import structlog
 
-from engine.catalog.archive import Archive, who_changed
-from engine.catalog.check.load import read_folder, specs_of
+from engine.catalog.archive import Archive, last_author
+from engine.catalog.check.load import build_specs, read_folder
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.plan.plan import Plan
 from engine.errors import CatalogError, Problem
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 class PlanWatch:
     """Holds the running plan of `folder`. `poll` from any one thread; readers take `plan`, one reference.
 
-    Who has something to make ready for a new plan first takes it from `look` and gives it to `swap` then.
+    Who has something to make ready for a new plan first takes it from `read_change` and gives it to `swap` then.
 
     With an archive each plan that runs is kept, and a start on a bad folder runs the plan that ran last. Of the
     processes that watch one folder for one engine, one `tells` what became of a change.
@@ -29,17 +29,17 @@ class PlanWatch:
         CatalogError: if the folder has problems when it is first read and no earlier plan is kept.
     """
 
-    def __init__(self, folder: Path, archive: Archive | None = None, *, tells: bool = True) -> None:
+    def __init__(self, folder: Path, archive: Archive | None = None, *, logs_changes: bool = True) -> None:
         self.folder = folder
         self.problems: list[Problem] = []
         self.refused = 0
         self._archive = archive
-        self._tells = tells
+        self._logs_changes = logs_changes
         self._seen = _fingerprint(folder)
         try:
             self.plan: Plan = self._load()
         except CatalogError as error:
-            earlier = archive.newest() if archive else None
+            earlier = archive.read_newest() if archive else None
             if earlier is None:
                 raise
             self._refuse(error)
@@ -47,13 +47,13 @@ class PlanWatch:
 
     def poll(self) -> bool:
         """Read the folder again if a file in it changed; whether there is a new plan."""
-        plan = self.look()
+        plan = self.read_change()
         if plan is None:
             return False
         self.swap(plan)
         return True
 
-    def look(self) -> Plan | None:
+    def read_change(self) -> Plan | None:
         """The plan that waits to be swapped in, if a file in the folder changed and made a new one."""
         seen = _fingerprint(self.folder)
         if seen == self._seen:
@@ -70,21 +70,21 @@ class PlanWatch:
     def swap(self, plan: Plan) -> None:
         """Make `plan` the running one."""
         self.plan = plan
-        if self._tells:
+        if self._logs_changes:
             log.info("plan swapped", plan=plan.version)
 
     def _load(self) -> Plan:
         files, problems = read_folder(self.folder)
-        specs = specs_of(self.folder.name, files, problems)
+        specs = build_specs(self.folder.name, files, problems)
         plan = compile_plan(specs)
         if self._archive:
-            self._archive.keep(specs, files, who_changed(self.folder), time.time())
+            self._archive.store(specs, files, last_author(self.folder), time.time())
         return plan
 
     def _refuse(self, error: CatalogError) -> None:
         self.problems = error.problems
         self.refused += 1
-        if self._tells:
+        if self._logs_changes:
             told = [str(problem) for problem in error.problems]
             log.warning("plan refused; the one that ran before keeps running", problems=told)
 

@@ -131,7 +131,7 @@ def pending_of(decision: Decision, key: ProfileKey, waits: Sequence[str]) -> Pen
     offers = {
         placement: (choice.offer.key, choice.moment, choice.began)
         for placement, choice in decision.choices.items()
-        if not choice.silent and (placement in waits or choice.offer.limits.heard)
+        if not choice.silent and (placement in waits or choice.offer.limits.feedback_events)
     }
     if not offers and not waits:
         return None

@@ -34,7 +34,7 @@ async def admit_redemptions(store: ProfileStore, claims: Claims, plan: Plan, bat
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
-    if REDEMPTION not in plan.heard or not any(_redeems(item) for item in batch):
+    if REDEMPTION not in plan.feedback_events or not any(_redeems(item) for item in batch):
         return batch
     return await asyncio.gather(*(_admitted(store, claims, plan, item, now) for item in batch))
 
@@ -52,7 +52,7 @@ async def apply_outcomes(
     heard = [
         item
         for item, status in zip(batch, statuses, strict=True)
-        if isinstance(item, Event) and status.status != "rejected" and item.event in plan.heard
+        if isinstance(item, Event) and status.status != "rejected" and item.event in plan.feedback_events
     ]
     await asyncio.gather(*(_hear(store, claims, plan, event, now) for event in heard))
 

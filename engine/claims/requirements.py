@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from engine.catalog.plan.limits import Cap as Limit
 from engine.catalog.plan.plan import Moment, Offer, Plan
-from engine.catalog.spec.experiment import seconds
+from engine.catalog.spec.fields import seconds
 from engine.claims.claims import COUNTER_ENTRIES, CapCheck, Claim, PoolShare
 from engine.decision.gates import window_start
 from engine.decision.moments import once_since

@@ -28,7 +28,7 @@ Customers = Annotated[Path, Parameter(help="JSON, JSON Lines or CSV: user_id, tr
 def check(folder: Folder = None, *, json: AsJson = False) -> int:
     """Validate every YAML file and show all problems at once."""
     from engine.catalog.check.load import load_specs
-    from engine.catalog.check.warnings import warnings
+    from engine.catalog.check.warnings import find_warnings
     from engine.catalog.plan.compile import compile_plan
 
     folder = from_environment(experiments=folder).experiments
@@ -45,7 +45,7 @@ def check(folder: Folder = None, *, json: AsJson = False) -> int:
             say(f"{count(len(error.problems), 'problem')}. The running plan is unchanged.")
         return 1
     plan = compile_plan(specs)
-    regrets = warnings(specs, time.time())
+    regrets = find_warnings(specs, time.time())
     if json:
         print_json({"ok": True, "problems": [], "warnings": regrets, "plan": plan.version})
     else:
@@ -88,7 +88,7 @@ def plan(
 ) -> int:
     """Tell what a change does: each change safe or unsafe, and who of a sample moves from which variant to which."""
     from engine.catalog.check.load import load_specs
-    from engine.catalog.diff.experiments import changes
+    from engine.catalog.diff.experiments import compare_specs
     from engine.catalog.plan.compile import compile_plan
     from engine.rehearse.customers import make_customers, read_sample
     from engine.rehearse.variant_moves import count_moves
@@ -96,7 +96,7 @@ def plan(
     before, after = load_specs(old), load_specs(new)
     sample = [one.profile for one in (read_sample(profiles) if profiles else make_customers(10_000))]
     now = time.time()
-    found = changes(before, after, now)
+    found = compare_specs(before, after, now)
     moved = count_moves(compile_plan(before), compile_plan(after), sample, now)
     if json:
         print_json({"changes": found, "moves": moved, "sample": len(sample)})

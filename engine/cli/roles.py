@@ -100,7 +100,7 @@ def learn(
 
     settings = from_environment(experiments=experiments, data=data, redis=redis)
     log_to_stderr()
-    watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"), tells=not quiet)
+    watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"), logs_changes=not quiet)
 
     def current() -> "Plan":
         watch.poll()

@@ -84,13 +84,13 @@ def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> 
         return Assignment("version") if kept == "blocked" else Assignment("sticky", kept, unit)
     for holdout in experiment.holdouts:
         held = subject.units[holdout.unit]
-        if held and holdout.place(held) < holdout.share:
+        if held and holdout.hash_unit(held) < holdout.share:
             return Assignment("holdout")
-    if experiment.layer and not experiment.low <= experiment.layer.place(unit) < experiment.high:
+    if experiment.layer and not experiment.low <= experiment.layer.hash_unit(unit) < experiment.high:
         return Assignment("layer")
     for each in experiment.filters:
         filtered = unit if each.unit is None else subject.units[each.unit]
-        if not filtered or choose_variant(each.place(filtered), each.ranges) < 0:
+        if not filtered or choose_variant(each.hash_unit(filtered), each.ranges) < 0:
             return Assignment("layer")
     for key, variants in experiment.prerequisites:
         other = plan.experiments.get(key)
@@ -99,7 +99,7 @@ def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> 
             return Assignment("prerequisite")
     if experiment.matches and not experiment.matches(subject.attributes):
         return Assignment("audience")
-    place = experiment.place(unit)
+    place = experiment.hash_unit(unit)
     for index, (low, high) in enumerate(experiment.ranges(now)):
         if low <= place < high:
             return Assignment("assigned", index, unit)

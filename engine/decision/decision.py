@@ -185,7 +185,7 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
     assigned: dict[str, Assigned] = {}
     answers: dict[str, ExperimentAnswer] = {}
     if request.experiments == "*":
-        for experiment in plan.by_channel[request.channel].applying(subject.attributes, subject.units):
+        for experiment in plan.by_channel[request.channel].find_applicable(subject.attributes, subject.units):
             _assign(plan, experiment, subject, profile, now, assigned, answers, only_in=True)
     else:
         for name in request.experiments:

@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from engine.catalog.plan.limits import Cap, Suppression
-from engine.catalog.plan.offer_index import Bits, OfferIndex, places
+from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
 from engine.catalog.plan.plan import Offer
 from engine.customer import Counts, Profile, consented
 from engine.decision.windows import ignored, since, suppressed_until
@@ -69,7 +69,7 @@ def passing(
     def keep(kept: Bits, gate: Gate) -> None:
         nonlocal alive
         if closed is not None:
-            closed.update({index.keys[place]: gate for place in places(alive & ~kept)})
+            closed.update({index.keys[place]: gate for place in set_places(alive & ~kept)})
         alive &= kept
 
     keep(index.within_dates(facts.now), "dates")
@@ -82,14 +82,14 @@ def passing(
         limited = 0
         for counter in facts.counts:
             limited |= index.counters.get(counter, 0)
-        for place in places(alive & limited):
+        for place in set_places(alive & limited):
             limits = offers[place].limits
             if limits.suppression is not None and _suppressed(limits.suppression, facts):
                 keep(~(1 << place), "suppressed")
             elif any(_reached(cap, facts) for cap in limits.caps.get(facts.channel, ())):
                 keep(~(1 << place), "cap")
     for pool, left in facts.pools.items():
-        for place in places(alive & index.pools.get(pool, 0)):
+        for place in set_places(alive & index.pools.get(pool, 0)):
             if not enough(offers[place], pool, left):
                 keep(~(1 << place), "stock" if pool.startswith("stock:") else "budget")
     for key in shown:

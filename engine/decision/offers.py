@@ -99,7 +99,7 @@ def choose(
         snapshot = None  # the plan was swapped a moment ago
     size = len(selection.offers)
     some = None if bits == selection.index.everything else _places(bits, size)
-    context = selection.kept.read(facts.attributes)
+    context = selection.logged_features.read(facts.attributes)
     policy = snapshot.policy if snapshot else selection.prior
     final = snapshot is not None and snapshot.final
     x = selection.features.vector(context)

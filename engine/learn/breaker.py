@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.catalog.conditions.compile import compile_condition
-from engine.catalog.plan.plan import Experiment, Matches, Plan
-from engine.catalog.spec.experiment import MetricSpec, seconds
+from engine.catalog.conditions.compile import Predicate, compile_condition
+from engine.catalog.plan.plan import Experiment, Plan
+from engine.catalog.spec.experiment import MetricSpec
+from engine.catalog.spec.fields import seconds
 from engine.journal.records import DecisionRecord, EventRecord
 from engine.learn.merge_streams import Stamped
 from engine.learn.reward_rules import Properties, amount_of, properties_of
@@ -50,7 +51,7 @@ class GuardrailTest:
     """By variant other than the control: the selections that it shows offers by."""
     window: float
     level: float
-    matches: Matches | None
+    matches: Predicate | None
 
     def fresh(self) -> SequentialTest:
         """No evidence yet."""

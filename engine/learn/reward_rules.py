@@ -8,8 +8,8 @@ from functools import cached_property
 import msgspec
 import numpy as np
 
-from engine.catalog.conditions.compile import compile_condition
-from engine.catalog.plan.plan import Matches, Plan, Selection
+from engine.catalog.conditions.compile import Predicate, compile_condition
+from engine.catalog.plan.plan import Plan, Selection
 from engine.catalog.spec.experiment import MetricSpec
 from engine.journal.records import EventRecord
 from engine.snapshots.snapshots import bandit, meaning_of
@@ -31,7 +31,7 @@ class Rule:
     event: str
     window: float
     settle: float
-    matches: Matches | None
+    matches: Predicate | None
 
     @cached_property
     def meaning(self) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from engine.catalog.conditions.compile import compile_condition
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.folder import Specs
-from engine.catalog.spec.segments import expanded
+from engine.catalog.spec.segments import expand_segments
 from engine.customer import CustomerIds, Stage, attributes, stage
 from engine.decision.decision import DecideRequest, decide, tell
 from engine.rehearse.customers import SampledCustomer
@@ -44,7 +44,7 @@ def unmet_segments(specs: Specs, cells: Iterable[CoverageCell]) -> list[str]:
 def measure_coverage(plan: Plan, specs: Specs, sample: Iterable[SampledCustomer], now: float) -> list[CoverageCell]:
     """Every segment by stage by channel and placement that has customers in the sample, the worst covered first."""
     segments = {
-        key: compile_condition(expanded(segment.condition, specs.segments))
+        key: compile_condition(expand_segments(segment.condition, specs.segments))
         for key, segment in specs.segments.items()
         if segment.condition is not None
     }

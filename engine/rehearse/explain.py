@@ -89,7 +89,7 @@ def explain_decision(log: Path, archive: Archive, client: Client, decision_id: s
     blob = next((trace for _, _, trace in found if trace), b"")
     trace = traces.decode(blob)
     version = found[0][1]
-    plan = replace(compile_plan(archive.specs(version)), paused=frozenset(trace.paused))
+    plan = replace(compile_plan(archive.read_specs(version)), paused=frozenset(trace.paused))
     logged = [row for row, _, _ in found]
     learnt = dict(_snapshots(plan, client, logged, trace.chances))
     decision = decide(

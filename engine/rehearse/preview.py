@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import msgspec
 
-from engine.catalog.check.decode import similar
+from engine.catalog.check.decode import suggest_name
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.folder import Specs
 from engine.customer import CustomerIds
@@ -70,7 +70,7 @@ def placement_of(plan: Plan, key: str) -> str | None:
     if key in plan.policies:
         return plan.policies[key].placement
     known = list(dict.fromkeys([*plan.experiments, *plan.placements, *plan.policies]))
-    raise BadInput(f"{key!r} is no experiment and no placement; {similar(key, known)}")
+    raise BadInput(f"{key!r} is no experiment and no placement; {suggest_name(key, known)}")
 
 
 def channel_of(plan: Plan, key: str, placement: str | None) -> str:

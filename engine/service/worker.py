@@ -83,7 +83,7 @@ class Worker:
 
     def __init__(self, settings: Settings, *, tells: bool = True) -> None:
         self.settings = settings
-        self.watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"), tells=tells)
+        self.watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"), logs_changes=tells)
         self.meters = ServiceMetrics()
         rules = self.watch.plan.rules
         self.store = ProfileStore.open(settings.redis, rules, timeout=settings.store_timeout)
@@ -357,7 +357,7 @@ class Worker:
             await asyncio.sleep(PLAN_SECONDS)
             refused = self.watch.refused
             try:
-                plan = await asyncio.to_thread(self.watch.look)
+                plan = await asyncio.to_thread(self.watch.read_change)
                 if plan is not None:
                     await self.follower.adopt(plan, self._swap)
             except OSError as error:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from engine.catalog.check.load import specs_of
+from engine.catalog.check.load import build_specs
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.folder import Specs
@@ -26,7 +26,7 @@ def specs(*experiments: Json, **files: Json) -> Specs:
     """The specs of a folder with these experiments; `layers={…}` is the file layers.yaml."""
     found = {**BASE, **{f"{name}.yaml": value for name, value in files.items()}}
     found |= {f"{spec['key']}.yaml": spec for spec in experiments}
-    return specs_of("shop", {name: json.dumps(value).encode() for name, value in found.items()})
+    return build_specs("shop", {name: json.dumps(value).encode() for name, value in found.items()})
 
 
 def plan(*experiments: Json, **files: Json) -> Plan:

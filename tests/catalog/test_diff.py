@@ -6,7 +6,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from engine.catalog.diff.experiments import changes
+from engine.catalog.diff.experiments import compare_specs
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.spec.folder import Specs
 from engine.customer import Profile, Trait
@@ -101,7 +101,7 @@ HOUSE: Json = {
 
 
 def told(old: Specs, new: Specs) -> set[tuple[str, str, str]]:
-    return {(change.key, change.path, change.verdict) for change in changes(old, new, NOW)}
+    return {(change.key, change.path, change.verdict) for change in compare_specs(old, new, NOW)}
 
 
 @pytest.mark.parametrize("case", FIELDS, ids=lambda case: case[0])
@@ -321,7 +321,7 @@ def test_what_is_called_safe_moves_nobody_and_takes_nobody_out(data: st.DataObje
         return
     sticky = old.experiments["one"].sticky
     sample = SAMPLE if sticky else [Profile(p.id, p.unit, traits=p.traits) for p in SAMPLE]
-    found = changes(old, new, NOW)
+    found = compare_specs(old, new, NOW)
     shared = any(change.verdict == "unsafe" for change in found if change.path in {"holdouts", "layers"})
     unsafe = {change.key for change in found if change.verdict == "unsafe"}
     event(f"safe: {not unsafe}, changes: {bool(found)}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from engine.catalog.diff.experiments import changes
+from engine.catalog.diff.experiments import compare_specs
 from engine.catalog.diff.offers import IDENTITIES
 from engine.catalog.spec.experiment import IdentitiesFile
 from tests.catalog.folder import Json, specs
@@ -82,12 +82,12 @@ CASES: list[tuple[str, object, tuple[str, str, str]]] = [
 
 @pytest.mark.parametrize(("path", "value", "told"), CASES, ids=[case[0] for case in CASES])
 def test_each_change_is_told_once(path: str, value: object, told: tuple[str, str, str]) -> None:
-    found = changes(specs(**SHOP), specs(**shop(path, value)), NOW)
+    found = compare_specs(specs(**SHOP), specs(**shop(path, value)), NOW)
     assert [(change.key, change.path, change.verdict) for change in found] == [told]
 
 
 def test_another_event_of_the_reward_is_another_reward() -> None:
-    found = changes(specs(**SHOP), specs(**shop("metrics:metrics.0.event", "tap")), NOW)
+    found = compare_specs(specs(**SHOP), specs(**shop("metrics:metrics.0.event", "tap")), NOW)
     assert {(change.key, change.path, change.verdict) for change in found} == {
         ("hero", "reward", "unsafe"),
         ("click", "metrics.event", "safe"),
@@ -97,7 +97,9 @@ def test_another_event_of_the_reward_is_another_reward() -> None:
 def test_a_placement_that_goes_is_unsafe() -> None:
     without = shop("channels:placements.1", None)
     del without["side"]
-    found = {(change.key, change.path, change.verdict) for change in changes(specs(**SHOP), specs(**without), NOW)}
+    found = {
+        (change.key, change.path, change.verdict) for change in compare_specs(specs(**SHOP), specs(**without), NOW)
+    }
     assert found == {("side", "placements", "unsafe"), ("side", "", "unsafe")}
 
 
@@ -106,13 +108,15 @@ def test_a_channel_that_goes_is_unsafe() -> None:
     without["channels"]["placements"][0]["channels"] = ["web"]
     for key in OFFERS:
         without[f"offers/{key}"]["renderings"] = {"web": {}}
-    found = {(change.key, change.path, change.verdict) for change in changes(specs(**SHOP), specs(**without), NOW)}
+    found = {
+        (change.key, change.path, change.verdict) for change in compare_specs(specs(**SHOP), specs(**without), NOW)
+    }
     assert {("push", "channels", "unsafe"), ("hero", "placements.channels", "unsafe")} <= found
 
 
 def test_what_was_and_what_will_be_stand_in_a_change() -> None:
     before, after = shop("offers/one:budget", {"amount": 50}), shop("offers/one:budget", {"amount": 5})
-    (change,) = changes(specs(**before), specs(**after), NOW)
+    (change,) = compare_specs(specs(**before), specs(**after), NOW)
     assert isinstance(change.old, dict)
     assert isinstance(change.new, dict)
     assert (change.old["amount"], change.new["amount"]) == (50.0, 5.0)

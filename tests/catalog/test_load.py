@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.catalog import load_plan
-from engine.catalog.check.load import specs_of
+from engine.catalog.check.load import build_specs
 from engine.errors import CatalogError, Problem
 from tests.catalog.folder import Json, experiment, specs
 
@@ -150,7 +150,7 @@ NAMES = sorted(
 
 def all_problems(files: dict[str, bytes]) -> list[Problem]:
     try:
-        specs_of("shop", files)
+        build_specs("shop", files)
     except CatalogError as error:
         return error.problems
     return []

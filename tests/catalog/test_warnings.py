@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from engine.catalog.check.load import load_specs
-from engine.catalog.check.warnings import needed, warnings
+from engine.catalog.check.warnings import find_warnings, required_units
 from engine.catalog.spec.experiment import MetricSpec
 from tests.catalog.folder import Json, experiment, specs
 
@@ -15,7 +15,7 @@ EXPECTED = {"baseline": 0.1, "daily_units": 2000, "mde": 0.1}
 
 
 def told(*experiments: Json, **files: Json) -> list[tuple[str, str]]:
-    return [(p.file.removeprefix("shop/"), p.path) for p in warnings(specs(*experiments, **files), NOW)]
+    return [(p.file.removeprefix("shop/"), p.path) for p in find_warnings(specs(*experiments, **files), NOW)]
 
 
 def metrics(**more: Any) -> Json:
@@ -31,7 +31,7 @@ LAYERS = {"layers": [{"key": "l", "reserve": {"x": [0, 0.5], "y": [0.5, 1]}}, {"
 
 
 def test_the_shipped_shop_has_nothing_to_regret() -> None:
-    assert warnings(load_specs(Path(__file__).parents[2] / "experiments"), time.time()) == []
+    assert find_warnings(load_specs(Path(__file__).parents[2] / "experiments"), time.time()) == []
 
 
 def test_a_bare_experiment_lacks_its_hypothesis_and_its_metrics() -> None:
@@ -67,11 +67,11 @@ def test_a_run_too_short_for_its_power_is_told(fields: Json, path: str | None) -
 def test_the_size_of_a_sample_is_that_of_the_books() -> None:
     """R's power.prop.test(p1=.1, p2=.11, power=.8) gives 14750.79; power.t.test(delta=1, sd=10, power=.8) 1570.7."""
     share = MetricSpec(key="m", event="e", baseline=0.1)
-    assert needed(share, 0.1, 0.05, (0.5, 0.5)) == 29_502
+    assert required_units(share, 0.1, 0.05, (0.5, 0.5)) == 29_502
     mean = MetricSpec(key="m", event="e", kind="revenue", baseline=10, deviation=10)
-    assert needed(mean, 0.1, 0.05, (0.5, 0.5)) == pytest.approx(2 * 1570.7, rel=0.001)
-    assert needed(mean, 0.1, 0.05, (0.25, 0.25)) == pytest.approx(4 * 1570.7, rel=0.001)
-    assert needed(MetricSpec(key="m", event="e"), 0.1, 0.05, (0.5, 0.5)) is None
+    assert required_units(mean, 0.1, 0.05, (0.5, 0.5)) == pytest.approx(2 * 1570.7, rel=0.001)
+    assert required_units(mean, 0.1, 0.05, (0.25, 0.25)) == pytest.approx(4 * 1570.7, rel=0.001)
+    assert required_units(MetricSpec(key="m", event="e"), 0.1, 0.05, (0.5, 0.5)) is None
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_selection_of_one_offer_is_told(tmp_path: Path) -> None:
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert [problem.path for problem in warnings(load_specs(tmp_path), NOW)] == ["offers"]
+    assert [problem.path for problem in find_warnings(load_specs(tmp_path), NOW)] == ["offers"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_the_usual_floor_is_told_of_where_anyone_may_have_too_many_offers(
     offers["offers/plain"] = {"key": "plain", "renderings": {"web": {}}}
     hero = {"key": "hero", "placement": "hero", "offers": keys, "reward": {"metric": "click"}, "fallback": "plain"}
     channels = {"channels": [{"key": "web"}], "placements": [{"key": "hero", "channels": ["web"]}]}
-    found = warnings(specs(channels=channels, hero=hero | {"policy": {"kind": kind}}, **offers), NOW)
+    found = find_warnings(specs(channels=channels, hero=hero | {"policy": {"kind": kind}}, **offers), NOW)
     assert ["policy.floor" in problem.path for problem in found].count(True) == warned
 
 
@@ -136,7 +136,7 @@ def test_placements_of_a_channel_with_one_fallback_are_told() -> None:
             "channels": [{"key": "web"}],
             "placements": [{"key": key, "channels": ["web"]} for key in ("hero", "side")],
         }
-        found = warnings(specs(channels=channels, hero=hero("hero"), side=side, **offers), NOW)
+        found = find_warnings(specs(channels=channels, hero=hero("hero"), side=side, **offers), NOW)
         return [str(problem) for problem in found if problem.path == "fallback"]
 
     assert fallbacks(hero("side", fallback="other")) == []
@@ -158,7 +158,7 @@ def test_many_placements_with_one_fallback_are_told_once_each() -> None:
     }
     offers = {f"offers/{key}": {"key": key, "renderings": {"web": {}}} for key in ("one", "two", "plain")}
     channels = {"channels": [{"key": "web"}], "placements": [{"key": key, "channels": ["web"]} for key in keys]}
-    found = warnings(specs(channels=channels, **shop, **offers), NOW)
+    found = find_warnings(specs(channels=channels, **shop, **offers), NOW)
     assert [problem.file for problem in found] == [f"shop/{key}.yaml" for key in keys[1:]]
     assert "also that of p0, p1, p2 and 3 more on web" in found[-1].message
 
@@ -195,7 +195,7 @@ def test_comparisons_of_every_kind_of_condition_are_looked_at() -> None:
     }
     moment = {"key": "now", "trigger": {"when": asked}, "audience": asked, "placements": ["hero"], "offers": ["one"]}
     files = {f"offers/{key}": {"key": key, "renderings": {"web": {}}} for key in ("two", "plain")}
-    found = warnings(
+    found = find_warnings(
         specs(
             channels={"channels": [{"key": "web"}], "placements": [{"key": "hero", "channels": ["web"]}]},
             hero=selection,

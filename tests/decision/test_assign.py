@@ -259,7 +259,7 @@ def test_own_ranges_and_filters_decide_in_place_of_weights() -> None:
         experiment("y", seed="s", filters=[{"seed": "s", "ranges": [[0, 0.1], [0.2, 0.4]]}]),
     )
     for unit in UNITS:
-        place = of.experiments["x"].place(unit)
+        place = of.experiments["x"].hash_unit(unit)
         whom = subject(unit)
         assert assign(of, of.experiments["x"], whom, NOW).index == (0 if place >= 0.9 else 1 if place < 0.2 else -1)
         inside = place < 0.1 or 0.2 <= place < 0.4

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.catalog.conditions.compile import compile_condition
-from engine.catalog.plan.offer_index import Indexed, offer_index, places
+from engine.catalog.plan.offer_index import IndexedOffer, build_offer_index, set_places
 
 VALUES: list[Any] = [None, True, False, 0, 1, 2.5, -1, float("inf"), "", "DE", "AT", "null", "1", "2.5", "x"]
 VALUES += [["DE", "FR"], [1, 2], [], {"DE": 1}]
@@ -38,9 +38,9 @@ audiences = st.one_of(
 @given(st.lists(audiences, min_size=1, max_size=8), values, values)
 def test_the_audience_of_every_offer_is_as_its_condition_says(found: list[Any], country: Any, tier: Any) -> None:
     attributes = {"country": country, "loyalty": {"tier": tier}}
-    offers = [Indexed(f"o{n}", ["web"], 0.0, float("inf"), None, one, (), ()) for n, one in enumerate(found)]
-    outside = offer_index(offers).outside_audience(attributes, (1 << len(offers)) - 1)
-    inside = [place not in set(places(outside)) for place in range(len(offers))]
+    offers = [IndexedOffer(f"o{n}", ["web"], 0.0, float("inf"), None, one, (), ()) for n, one in enumerate(found)]
+    outside = build_offer_index(offers).outside_audience(attributes, (1 << len(offers)) - 1)
+    inside = [place not in set(set_places(outside)) for place in range(len(offers))]
     assert inside == [compile_condition(one)(attributes) for one in found]
 
 
@@ -50,6 +50,6 @@ times = st.sampled_from([0.0, 10.0, 20.0, 30.0, float("inf")])
 @given(st.lists(st.tuples(times, times), min_size=1, max_size=8), st.sampled_from([0.0, 5.0, 10.0, 20.0, 29.9, 30.0]))
 def test_dates_hold_from_their_start_until_before_their_end(spans: list[tuple[float, float]], now: float) -> None:
     spans = [(min(a, b), max(a, b)) for a, b in spans]
-    offers = [Indexed(f"o{n}", ["web"], start, end, None, {}, (), ()) for n, (start, end) in enumerate(spans)]
-    running = set(places(offer_index(offers).within_dates(now)))
+    offers = [IndexedOffer(f"o{n}", ["web"], start, end, None, {}, (), ()) for n, (start, end) in enumerate(spans)]
+    running = set(set_places(build_offer_index(offers).within_dates(now)))
     assert running == {n for n, (start, end) in enumerate(spans) if start <= now < end}

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from engine.catalog.check.load import specs_of
+from engine.catalog.check.load import build_specs
 from engine.catalog.plan.compile import compile_plan
 from engine.customer import Profile, Trait, stage
 from engine.rehearse.coverage import STAGES, measure_coverage, unmet_segments
@@ -43,7 +43,7 @@ FILES: dict[str, Any] = {
 
 
 def test_each_stage_and_segment_is_shown_with_its_holes() -> None:
-    specs = specs_of("shop", {name: json.dumps(value).encode() for name, value in FILES.items()})
+    specs = build_specs("shop", {name: json.dumps(value).encode() for name, value in FILES.items()})
     german = SampledCustomer(Profile("g", "g", traits={"country": Trait("DE", NOW)}))
     sample = [*make_one_per_stage(["marketing"], NOW), german]
     assert [stage(one.profile, NOW) for one in sample[:6]] == list(STAGES)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.catalog.check.load import specs_of
+from engine.catalog.check.load import build_specs
 from engine.catalog.plan.compile import compile_plan
 from engine.errors import BadInput
 from engine.rehearse.customers import make_customers, read_sample, with_channel
@@ -37,7 +37,7 @@ FILES: dict[str, Any] = {
     "offers/letter.yaml": {"key": "letter", "renderings": {"web": {}, "till": {}}, "purpose": "marketing"},
     "offers/plain.yaml": {"key": "plain", "renderings": {"web": {}, "till": {}}},
 }
-PLAN = compile_plan(specs_of("shop", {name: json.dumps(value).encode() for name, value in FILES.items()}))
+PLAN = compile_plan(build_specs("shop", {name: json.dumps(value).encode() for name, value in FILES.items()}))
 
 
 def test_a_placement_under_an_experiment_names_the_policy_of_each_customers_variant() -> None:

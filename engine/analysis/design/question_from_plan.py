@@ -3,10 +3,10 @@
 from engine.analysis.design.metrics import Kind
 from engine.analysis.design.question import ExperimentQuestion, MetricSpec
 from engine.analysis.stats.bayes import Prior
-from engine.catalog.check.decode import similar
+from engine.catalog.check.decode import suggest_name
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.experiment import MetricSpec as CatalogMetric
-from engine.catalog.spec.experiment import seconds
+from engine.catalog.spec.fields import seconds
 from engine.errors import BadInput
 
 KINDS: dict[str, Kind] = {
@@ -28,7 +28,7 @@ def ask(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[MetricSpec]]:
     """
     experiment = plan.experiments.get(key)
     if experiment is None:
-        raise BadInput(f"{key!r} is no running or ended experiment; {similar(key, list(plan.experiments))}")
+        raise BadInput(f"{key!r} is no running or ended experiment; {suggest_name(key, list(plan.experiments))}")
     spec = experiment.spec
     if spec.metrics is None:
         raise BadInput(f"{key!r} names no metrics; add 'metrics: {{primary: …}}' to its file")

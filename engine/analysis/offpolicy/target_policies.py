@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 
 from engine.analysis.offpolicy.logged_choices import Floats, Ints, Logged
-from engine.catalog.check.decode import problems_of
+from engine.catalog.check.decode import find_problems
 from engine.catalog.check.yaml_text import MAX_BYTES, decode_yaml
 from engine.catalog.plan.compile_policies import CHANNEL
-from engine.catalog.plan.features import Featurizer, Group, featurizer
+from engine.catalog.plan.features import Featurizer, PoolGroup, featurizer
 from engine.catalog.spec.experiment import FeatureSpec, PolicySpec
 from engine.errors import BadInput, CatalogError, Problem
 from policies import KINDS, Bandit, make
@@ -53,7 +53,7 @@ def read_policy(path: Path) -> PolicyFile:
             "into a file of its own"
         )
     body = value["policy"] if within else value
-    found = list(problems_of(body, PolicySpec, "policy" if within else ""))
+    found = list(find_problems(body, PolicySpec, "policy" if within else ""))
     if found:
         raise CatalogError([Problem(str(path), where, message) for where, message in found])
     spec = msgspec.convert(body, PolicySpec, strict=False)
@@ -201,15 +201,15 @@ def target_of(file: PolicyFile, log: Logged) -> Target:
 
 def _features(file: PolicyFile, log: Logged) -> Featurizer:
     """The features of a file's policy; its channels are those that the log has."""
-    groups: list[Group] = []
+    groups: list[PoolGroup] = []
     for pooled in file.spec.pool:
         if isinstance(pooled, FeatureSpec):
-            groups.append(Group(pooled.trait, tuple(pooled.one_of or ())))
+            groups.append(PoolGroup(pooled.trait, tuple(pooled.one_of or ())))
         elif pooled == CHANNEL:
             seen = {context.get(CHANNEL) for context in log.contexts}
-            groups.append(Group(CHANNEL, tuple(sorted(value for value in seen if isinstance(value, str)))))
+            groups.append(PoolGroup(CHANNEL, tuple(sorted(value for value in seen if isinstance(value, str)))))
         else:
-            groups.append(Group(f"segment {pooled}", (True, False)))
+            groups.append(PoolGroup(f"segment {pooled}", (True, False)))
     return Featurizer(file.spec.features, groups, constant=KINDS[file.spec.kind].contextual)
 
 

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from engine.catalog.conditions.compile import condition_problems
 
-Found = tuple[str, str]
+FieldProblem = tuple[str, str]
 """Where in the file, and what is wrong there."""
 
 _NAMES = {
@@ -25,7 +25,7 @@ _NAMES = {
 """What msgspec expects, in our words."""
 
 
-def problems_of(value: object, kind: object, path: str = "") -> Iterator[Found]:
+def find_problems(value: object, kind: object, path: str = "") -> Iterator[FieldProblem]:
     """Yield every mistake in `value`, read as a `kind` (a spec struct, or the type of one of its fields)."""
     meta: Meta | None = None
     if get_origin(kind) is Annotated:
@@ -38,14 +38,14 @@ def problems_of(value: object, kind: object, path: str = "") -> Iterator[Found]:
     elif get_origin(kind) is list and isinstance(value, list):
         (inner,) = get_args(kind)
         for index, item in enumerate(value):
-            yield from problems_of(item, inner, f"{path}[{index}]")
+            yield from find_problems(item, inner, f"{path}[{index}]")
         yield from _length(value, meta, path)
     elif get_origin(kind) is dict and isinstance(value, dict):
         key_kind, inner = get_args(kind)
         for key, item in value.items():
             where = f"{path}.{key}" if path else str(key)
-            yield from problems_of(key, key_kind, where)
-            yield from problems_of(item, inner, where)
+            yield from find_problems(key, key_kind, where)
+            yield from find_problems(item, inner, where)
         yield from _length(value, meta, path)
         if ((meta and meta.extra) or {}).get("check") == "condition":
             for where, wrong, rule, remedy in condition_problems(value):
@@ -54,7 +54,7 @@ def problems_of(value: object, kind: object, path: str = "") -> Iterator[Found]:
         yield from _problems_of_leaf(value, kind, meta, path)
 
 
-def similar(name: object, known: "list[str] | tuple[str, ...]", otherwise: str = "") -> str:
+def suggest_name(name: object, known: "list[str] | tuple[str, ...]", otherwise: str = "") -> str:
     """A remedy: the nearest known name, or all of them where none is near."""
     near = difflib.get_close_matches(str(name), known, n=1)
     if near:
@@ -64,7 +64,7 @@ def similar(name: object, known: "list[str] | tuple[str, ...]", otherwise: str =
     return f"known are {', '.join(sorted(known)[:12])}" if known else "none is defined yet"
 
 
-def _problems_of_struct(value: object, kind: type[msgspec.Struct], path: str) -> Iterator[Found]:
+def _problems_of_struct(value: object, kind: type[msgspec.Struct], path: str) -> Iterator[FieldProblem]:
     if not isinstance(value, dict):
         rule = "is empty" if value is None else f"{_shown(value)} is not a mapping"
         yield path, f"{rule}; write 'key: value' lines"
@@ -73,15 +73,15 @@ def _problems_of_struct(value: object, kind: type[msgspec.Struct], path: str) ->
     for name, item in value.items():
         where = f"{path}.{name}" if path else str(name)
         if name not in fields:
-            yield where, f"{name!r} is not a known key; {similar(name, list(fields))}"
+            yield where, f"{name!r} is not a known key; {suggest_name(name, list(fields))}"
         else:
-            yield from problems_of(item, fields[name].type, where)
+            yield from find_problems(item, fields[name].type, where)
     for name, field in fields.items():
         if field.required and name not in value:
             yield f"{path}.{name}" if path else name, f"is missing; {_remedy(field.type, 'add it')}"
 
 
-def _problems_of_union(value: object, kind: object, path: str) -> Iterator[Found]:
+def _problems_of_union(value: object, kind: object, path: str) -> Iterator[FieldProblem]:
     choices = get_args(kind)
     if value is None and type(None) in choices:
         return
@@ -95,12 +95,12 @@ def _problems_of_union(value: object, kind: object, path: str) -> Iterator[Found
             or (isinstance(shape, type) and issubclass(shape, msgspec.Struct) and isinstance(value, dict))
             or len(choices) == 1
         ):
-            yield from problems_of(value, choice, path)
+            yield from find_problems(value, choice, path)
             return
     yield from _problems_of_leaf(value, kind, None, path)
 
 
-def _problems_of_leaf(value: object, kind: object, meta: Meta | None, path: str) -> Iterator[Found]:
+def _problems_of_leaf(value: object, kind: object, meta: Meta | None, path: str) -> Iterator[FieldProblem]:
     annotated = Annotated[kind, meta] if meta else kind
     try:
         msgspec.convert(value, annotated, strict=not _takes_time(kind))
@@ -131,7 +131,7 @@ def _rule(value: object, kind: object, meta: Meta | None, error: msgspec.Validat
 
 def _advice(value: object, kind: object, meta: Meta | None) -> str:
     if get_origin(kind) is Literal:
-        return similar(value, [str(choice) for choice in get_args(kind)], "use one of these")
+        return suggest_name(value, [str(choice) for choice in get_args(kind)], "use one of these")
     if meta and meta.extra and "remedy" in meta.extra:
         return str(meta.extra["remedy"])
     if kind is str and isinstance(value, int | float | bool):
@@ -150,7 +150,7 @@ def _bounds(meta: Meta) -> tuple[float | None, float | None]:
     return low, high
 
 
-def _length(value: "list[object] | dict[str, object]", meta: Meta | None, path: str) -> Iterator[Found]:
+def _length(value: "list[object] | dict[str, object]", meta: Meta | None, path: str) -> Iterator[FieldProblem]:
     if meta and meta.min_length is not None and len(value) < meta.min_length:
         yield path, f"has {len(value)} entries, at least {meta.min_length} are needed; add one"
     if meta and meta.max_length is not None and len(value) > meta.max_length:

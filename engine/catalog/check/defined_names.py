@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Iterator
 
-from engine.catalog.check.decode import Found, similar
+from engine.catalog.check.decode import FieldProblem, suggest_name
 from engine.catalog.spec.folder import SINGLE, Specs
 
 Names = Collection[str] | None
 """The names that are defined; None where their file could not be read, so that any name may be."""
 
 
-class Known:
+class DefinedNames:
     """The names of a folder. `unread` are the files, by their names in it, that could not be read.
 
     A keyed file is called like its key, so a file that could not be read still defines that one name.
@@ -34,7 +34,7 @@ class Known:
         self.all_selections = not others
 
 
-def unknown(path: str, name: str, known: Names, where: str) -> Iterator[Found]:
+def check_defined(path: str, name: str, known: Names, where: str) -> Iterator[FieldProblem]:
     """The problem of a name that is nowhere defined."""
     if known is not None and name not in known:
-        yield path, f"{name!r} is not in {where}; {similar(name, list(known))}"
+        yield path, f"{name!r} is not in {where}; {suggest_name(name, list(known))}"

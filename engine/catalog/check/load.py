@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.catalog.check.decode import problems_of
+from engine.catalog.check.decode import find_problems
 from engine.catalog.check.references import reference_problems
 from engine.catalog.check.yaml_text import MAX_BYTES, decode_yaml
 from engine.catalog.spec.experiment import ExperimentSpec, IdentitiesFile, LayersFile, MetricsFile, SegmentsFile
@@ -27,7 +27,7 @@ def load_specs(folder: Path) -> Specs:
         CatalogError: with every problem of every file, if there is one.
     """
     files, problems = read_folder(folder)
-    return specs_of(folder.name, files, problems)
+    return build_specs(folder.name, files, problems)
 
 
 def read_folder(folder: Path) -> tuple[dict[str, bytes], list[Problem]]:
@@ -44,7 +44,7 @@ def read_folder(folder: Path) -> tuple[dict[str, bytes], list[Problem]]:
     return files, [*problems, *_stray(folder)]
 
 
-def specs_of(folder: str, files: Mapping[str, bytes], problems: Sequence[Problem] = ()) -> Specs:
+def build_specs(folder: str, files: Mapping[str, bytes], problems: Sequence[Problem] = ()) -> Specs:
     """The checked specs of files that were read; `problems` are those of the reading.
 
     Raises:
@@ -133,7 +133,7 @@ def _kind(name: str, value: object) -> type[msgspec.Struct]:
 
 
 def _converted(value: object, file: str, kind: type[msgspec.Struct], problems: list[Problem]) -> msgspec.Struct | None:
-    found = [Problem(file, path, message) for path, message in problems_of(value, kind)]
+    found = [Problem(file, path, message) for path, message in find_problems(value, kind)]
     stem = file.rpartition("/")[2].removesuffix(".yaml")
     key = value.get("key") if isinstance(value, dict) else None
     if kind in {ExperimentSpec, SelectionSpec, OfferSpec} and key is not None and key != stem:

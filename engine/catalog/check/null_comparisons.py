@@ -13,10 +13,10 @@ ALWAYS = frozenset(
 ) | {"hour", "weekday"}
 """Numbers that every customer has."""
 
-Term = tuple[str, Mapping[str, object]]
+TraitTerm = tuple[str, Mapping[str, object]]
 
 
-def missing(specs: Specs) -> Iterator[Problem]:
+def find_null_comparisons(specs: Specs) -> Iterator[Problem]:
     """The comparisons of the shop's conditions that strangers pass as well."""
     for file, path, condition in _conditions(specs):
         terms = list(_terms(condition))
@@ -49,7 +49,7 @@ def _conditions(specs: Specs) -> Iterator[tuple[str, str, Mapping[str, object]]]
         yield f"{specs.folder}/moments.yaml", f"moments[{index}].trigger.when", moment.trigger.when
 
 
-def _terms(condition: Mapping[str, object]) -> Iterator[Term]:
+def _terms(condition: Mapping[str, object]) -> Iterator[TraitTerm]:
     """What a condition asks of each trait, at any depth."""
     for key, value in condition.items():
         if key == "$not" and isinstance(value, Mapping):

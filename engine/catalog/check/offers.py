@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 from zoneinfo import ZoneInfo
 
-from engine.catalog.check.decode import Found
-from engine.catalog.check.defined_names import Known, unknown
+from engine.catalog.check.decode import FieldProblem
+from engine.catalog.check.defined_names import DefinedNames, check_defined
 from engine.catalog.check.policies import policy_problems
-from engine.catalog.spec.experiment import seconds
+from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import CapSpec, OfferSpec, SelectionSpec, TaggedOffers, TriggerSpec
 from engine.errors import Problem
@@ -29,7 +29,7 @@ CALENDAR = ("1d", "7d", "30d", "365d")
 LONGEST = 400 * 86_400.0
 
 
-def offer_problems(specs: Specs, known: Known) -> Iterator[Problem]:
+def offer_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     """What does not hold in offers, channels and moments."""
     for offer in specs.offers.values():
         file = f"{specs.folder}/offers/{offer.key}.yaml"
@@ -42,13 +42,13 @@ def offer_problems(specs: Specs, known: Known) -> Iterator[Problem]:
     yield from policy_problems(specs, known)
 
 
-def everywhere(offer: OfferSpec) -> bool:
+def is_unrestricted(offer: OfferSpec) -> bool:
     """Whether an offer may be shown to anyone at any time, as a fallback must."""
     limits = (offer.audience, offer.start, offer.end, offer.purpose, offer.caps, offer.suppress)
     return not any(limits) and offer.stock is None and offer.budget is None
 
 
-def _offer(offer: OfferSpec) -> Iterator[Found]:
+def _offer(offer: OfferSpec) -> Iterator[FieldProblem]:
     for index, cap in enumerate(offer.caps):
         yield from _cap(f"caps[{index}]", cap, offer.tags)
     if offer.suppress and seconds(offer.suppress.within) + seconds(offer.suppress.lasts) > LONGEST:
@@ -68,7 +68,7 @@ def _offer(offer: OfferSpec) -> Iterator[Found]:
                     yield f"renderings.{channel}.{name}", f"{there}; one offer has the same {name} on every channel"
 
 
-def _cap(path: str, cap: CapSpec, tags: Iterable[str] | None) -> Iterator[Found]:
+def _cap(path: str, cap: CapSpec, tags: Iterable[str] | None) -> Iterator[FieldProblem]:
     if cap.window == "calendar" and cap.per not in CALENDAR:
         yield f"{path}.per", f"{cap.per!r} is no calendar window; use one of {', '.join(CALENDAR)}, or window: rolling"
     if seconds(cap.per) > LONGEST:
@@ -80,7 +80,7 @@ def _cap(path: str, cap: CapSpec, tags: Iterable[str] | None) -> Iterator[Found]
     yield from _zone(f"{path}.zone", cap.zone, customer=True)
 
 
-def _channels(specs: Specs) -> Iterator[Found]:
+def _channels(specs: Specs) -> Iterator[FieldProblem]:
     yield from _zone("zone", specs.channels.zone, customer=False)
     for index, channel in enumerate(specs.channels.channels):
         path = f"channels[{index}]"
@@ -96,7 +96,7 @@ def _channels(specs: Specs) -> Iterator[Found]:
                 yield f"{path}.quiet.to", f"{channel.quiet.end!r} is where they begin too; give them an end"
 
 
-def _zone(path: str, zone: str, *, customer: bool) -> Iterator[Found]:
+def _zone(path: str, zone: str, *, customer: bool) -> Iterator[FieldProblem]:
     if zone == "customer" and customer:
         return
     try:
@@ -106,17 +106,17 @@ def _zone(path: str, zone: str, *, customer: bool) -> Iterator[Found]:
         yield path, f"{zone!r} is no time zone; {remedy}"
 
 
-def _moments(specs: Specs, known: Known) -> Iterator[Found]:
+def _moments(specs: Specs, known: DefinedNames) -> Iterator[FieldProblem]:
     placements: Mapping[str, list[str]] = {p.key: p.channels for p in specs.channels.placements}
     for index, moment in enumerate(specs.moments.values()):
         path = f"moments[{index}]"
         yield from ((f"{path}.trigger", message) for message in _trigger(moment.trigger))
         for at, key in enumerate(moment.placements):
-            yield from unknown(f"{path}.placements[{at}]", key, known.placements, "channels.yaml")
+            yield from check_defined(f"{path}.placements[{at}]", key, known.placements, "channels.yaml")
         for at, key in enumerate(moment.channels or []):
-            yield from unknown(f"{path}.channels[{at}]", key, known.channels, "channels.yaml")
+            yield from check_defined(f"{path}.channels[{at}]", key, known.channels, "channels.yaml")
         for at, key in enumerate(moment.offers):
-            yield from unknown(f"{path}.offers[{at}]", key, known.offers, "offers/")
+            yield from check_defined(f"{path}.offers[{at}]", key, known.offers, "offers/")
         shown_on = {channel for key in moment.placements for channel in placements.get(key, [])}
         for channel in sorted(shown_on.intersection(moment.channels or shown_on)):
             offers = [specs.offers[key] for key in moment.offers if key in specs.offers]
@@ -136,7 +136,7 @@ def _trigger(trigger: TriggerSpec) -> Iterator[str]:
         yield "unless is for events that came after an event; remove it"
 
 
-def _weights(specs: Specs, spec: SelectionSpec, known: Known) -> Iterator[Found]:
+def _weights(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterator[FieldProblem]:
     named = spec.offers
     for index, weight in enumerate(spec.weights):
         path = f"weights[{index}].offers"
@@ -147,4 +147,4 @@ def _weights(specs: Specs, spec: SelectionSpec, known: Known) -> Iterator[Found]
         tagged = [] if isinstance(named, list) else [o.key for o in specs.offers.values() if named.tagged in o.tags]
         here = named if isinstance(named, list) else tagged if known.all_offers else None
         for at, key in enumerate(weight.offers):
-            yield from unknown(f"{path}[{at}]", key, here, "the offers of this placement")
+            yield from check_defined(f"{path}[{at}]", key, here, "the offers of this placement")

@@ -5,9 +5,9 @@ from math import prod
 
 import numpy as np
 
-from engine.catalog.check.decode import Found, similar
-from engine.catalog.check.defined_names import Known
-from engine.catalog.plan.compile_policies import CHANNEL, attributes_of
+from engine.catalog.check.decode import FieldProblem, suggest_name
+from engine.catalog.check.defined_names import DefinedNames
+from engine.catalog.plan.compile_policies import CHANNEL, offer_attributes
 from engine.catalog.spec.experiment import USUAL_FLOOR, FeatureSpec, MetricSpec, PolicySpec
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
@@ -19,7 +19,7 @@ COUNTED = frozenset({"proportion", "count", "retention"})
 MOST_GROUPS = 64
 
 
-def policy_problems(specs: Specs, known: Known) -> Iterator[Problem]:
+def policy_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     """What does not hold of the policies of placements and of experiments' variants."""
     for selection in specs.selections.values():
         for found in _policy(specs, selection, selection.policy, "policy", known):
@@ -51,7 +51,7 @@ def takes_amounts(kind: str) -> bool:
     return True
 
 
-def all_the_same(policy: PolicySpec, offers: int) -> str:
+def describe_exhausted_floor(policy: PolicySpec, offers: int) -> str:
     """What is wrong with a floor that so many offers shown at once use up."""
     return (
         f"{policy.floor:g} for each of {offers} offers is {policy.floor * offers:.3g} of 1, so that each is shown "
@@ -59,14 +59,16 @@ def all_the_same(policy: PolicySpec, offers: int) -> str:
     )
 
 
-def _floor(specs: Specs, policy: PolicySpec, named: list[str] | TaggedOffers, path: str) -> Iterator[Found]:
+def _floor(specs: Specs, policy: PolicySpec, named: list[str] | TaggedOffers, path: str) -> Iterator[FieldProblem]:
     """The usual floor is not refused: of many offers a customer may have few."""
     offers = len(set(specs.named(named)))
     if policy.floor > USUAL_FLOOR and policy.floor * offers >= 1:
-        yield path, all_the_same(policy, offers)
+        yield path, describe_exhausted_floor(policy, offers)
 
 
-def _policy(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str, known: Known) -> Iterator[Found]:
+def _policy(
+    specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str, known: DefinedNames
+) -> Iterator[FieldProblem]:
     metric = next((one for one in specs.metrics.metrics if one.key == selection.reward.metric), None)
     if metric is not None:
         yield from _reward(policy, metric, path)
@@ -80,7 +82,7 @@ def _policy(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: st
         yield from _attributes(specs, policy, f"{path}.attributes")
 
 
-def _reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator[Found]:
+def _reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator[FieldProblem]:
     if metric.kind in COUNTED or takes_amounts(policy.kind):
         return
     able = ", ".join(kind for kind in KINDS if kind != "uniform" and takes_amounts(kind))
@@ -88,7 +90,7 @@ def _reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator[Found
     yield f"{path}.kind", f"{rule}; use one of {able}, or reward a metric of kind proportion"
 
 
-def _pool(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str) -> Iterator[Found]:
+def _pool(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str) -> Iterator[FieldProblem]:
     segments = [key for key, segment in specs.segments.items() if segment.condition is not None]
     sizes: list[int] = []
     for index, pooled in enumerate(policy.pool):
@@ -103,20 +105,20 @@ def _pool(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str)
         else:
             sizes.append(2)
             if pooled not in segments:
-                remedy = similar(pooled, [CHANNEL, *segments])
+                remedy = suggest_name(pooled, [CHANNEL, *segments])
                 yield at, f"{pooled!r} is neither 'channel' nor a segment; {remedy}, or give a trait with one_of"
     if policy.pool and prod(sizes) > MOST_GROUPS:
         yield path, f"makes {prod(sizes)} groups, {MOST_GROUPS} at most; leave the finest out"
 
 
-def _attributes(specs: Specs, policy: PolicySpec, path: str) -> Iterator[Found]:
+def _attributes(specs: Specs, policy: PolicySpec, path: str) -> Iterator[FieldProblem]:
     known = set[str]()
     for offer in specs.offers.values():
-        known.update(attributes_of(offer).keys() - {"tags"}, (f"tags.{tag}" for tag in offer.tags))
+        known.update(offer_attributes(offer).keys() - {"tags"}, (f"tags.{tag}" for tag in offer.tags))
     for index, wanted in enumerate(policy.attributes):
         name = wanted if isinstance(wanted, str) else wanted.trait
         if name not in known:
-            yield f"{path}[{index}]", f"no offer has {name!r}; {similar(name, sorted(known))}"
+            yield f"{path}[{index}]", f"no offer has {name!r}; {suggest_name(name, sorted(known))}"
         elif isinstance(wanted, str) and (text := _text(specs, name)) is not None:
             yield f"{path}[{index}]", f"{name!r} is text ({text!r}), not a number; give its values as one_of"
 

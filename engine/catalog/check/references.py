@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import pairwise
 
-from engine.catalog.check.decode import Found, similar
-from engine.catalog.check.defined_names import Known, unknown
-from engine.catalog.check.offers import everywhere, offer_problems
+from engine.catalog.check.decode import FieldProblem, suggest_name
+from engine.catalog.check.defined_names import DefinedNames, check_defined
+from engine.catalog.check.offers import is_unrestricted, offer_problems
 from engine.catalog.spec.experiment import ExperimentSpec, MetricSpec
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
-from engine.catalog.spec.segments import cycle, grouped, named
+from engine.catalog.spec.segments import find_cycle, groups_in, segments_in
 from engine.errors import Problem
 
 
@@ -21,7 +21,7 @@ def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[P
         specs: the specs that could be read.
         unread: the names of the files that could not: a name that may be theirs is not judged.
     """
-    known = Known(specs, unread)
+    known = DefinedNames(specs, unread)
     for spec in specs.experiments.values():
         for path, message in _experiment(specs, spec, known):
             yield Problem(specs.files[spec.key], path, message)
@@ -36,37 +36,37 @@ def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[P
     yield from _cycles(specs, known)
 
 
-def _names(known: Known, path: str, condition: object) -> Iterator[Found]:
-    for name in named(condition):
-        yield from unknown(path, name, known.conditions, "the conditions of segments.yaml")
-    for name in grouped(condition):
-        yield from unknown(path, name, known.lists, "the lists of values in segments.yaml")
+def _names(known: DefinedNames, path: str, condition: object) -> Iterator[FieldProblem]:
+    for name in segments_in(condition):
+        yield from check_defined(path, name, known.conditions, "the conditions of segments.yaml")
+    for name in groups_in(condition):
+        yield from check_defined(path, name, known.lists, "the lists of values in segments.yaml")
 
 
-def _experiment(specs: Specs, spec: ExperimentSpec, known: Known) -> Iterator[Found]:
+def _experiment(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:
     if spec.metrics:
-        yield from unknown("metrics.primary", spec.metrics.primary, known.metrics, "metrics.yaml")
+        yield from check_defined("metrics.primary", spec.metrics.primary, known.metrics, "metrics.yaml")
         for name, keys in (("secondary", spec.metrics.secondary), ("guardrails", spec.metrics.guardrails)):
             for index, key in enumerate(keys):
-                yield from unknown(f"metrics.{name}[{index}]", key, known.metrics, "metrics.yaml")
+                yield from check_defined(f"metrics.{name}[{index}]", key, known.metrics, "metrics.yaml")
     for index, channel in enumerate(spec.channels or []):
-        yield from unknown(f"channels[{index}]", channel, known.channels, "channels.yaml")
+        yield from check_defined(f"channels[{index}]", channel, known.channels, "channels.yaml")
     if spec.layer:
-        yield from unknown("layer", spec.layer, known.layers, "layers.yaml")
+        yield from check_defined("layer", spec.layer, known.layers, "layers.yaml")
     yield from _names(known, "audience", spec.audience)
     yield from _variants(specs, spec, known)
     yield from _schedule(spec)
     for index, need in enumerate(spec.prerequisites):
         other = specs.experiments.get(need.experiment)
         path = f"prerequisites[{index}]"
-        yield from unknown(f"{path}.experiment", need.experiment, known.experiments, "this folder")
+        yield from check_defined(f"{path}.experiment", need.experiment, known.experiments, "this folder")
         for variant in need.variants if other else []:
-            yield from unknown(
+            yield from check_defined(
                 f"{path}.variants", variant, [v.key for v in other.variants] if other else [], need.experiment
             )
 
 
-def _variants(specs: Specs, spec: ExperimentSpec, known: Known) -> Iterator[Found]:
+def _variants(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:
     keys = [variant.key for variant in spec.variants]
     for key, times in Counter(keys).items():
         if times > 1:
@@ -80,21 +80,21 @@ def _variants(specs: Specs, spec: ExperimentSpec, known: Known) -> Iterator[Foun
         yield "variants", f"the weights sum to {sum(weights):g}, not to 1; make them shares of 1"
     yield from _ranges(spec)
     for index, force in enumerate(spec.force):
-        yield from unknown(f"force[{index}].variant", force.variant, keys, "the variants")
+        yield from check_defined(f"force[{index}].variant", force.variant, keys, "the variants")
     for index, variant in enumerate(spec.variants):
         if (variant.policy or variant.offers) and not spec.placement:
             yield f"variants[{index}]", "chooses offers, but the experiment names no placement; add 'placement: …'"
         for at, offer in enumerate(variant.offers or []):
-            yield from unknown(f"variants[{index}].offers[{at}]", offer, known.offers, "offers/")
+            yield from check_defined(f"variants[{index}].offers[{at}]", offer, known.offers, "offers/")
     if spec.placement:
-        yield from unknown("placement", spec.placement, known.placements, "channels.yaml")
+        yield from check_defined("placement", spec.placement, known.placements, "channels.yaml")
         if known.all_selections and spec.placement not in {
             selection.placement for selection in specs.selections.values()
         }:
             yield "placement", f"no file chooses offers for {spec.placement!r}; add one with its offers and fallback"
 
 
-def _ranges(spec: ExperimentSpec) -> Iterator[Found]:
+def _ranges(spec: ExperimentSpec) -> Iterator[FieldProblem]:
     own = [(variant.range[0], variant.range[1]) for variant in spec.variants if variant.range is not None]
     if not own:
         return
@@ -110,7 +110,7 @@ def _ranges(spec: ExperimentSpec) -> Iterator[Found]:
             yield "variants", f"a range up to {high} and one from {low} overlap; a unit has one variant"
 
 
-def _schedule(spec: ExperimentSpec) -> Iterator[Found]:
+def _schedule(spec: ExperimentSpec) -> Iterator[FieldProblem]:
     if spec.start and spec.end and spec.end <= spec.start:
         yield "end", f"{spec.end.isoformat()} is not after the start; move one of them"
     times = [step.at for step in spec.ramp]
@@ -125,27 +125,27 @@ def _schedule(spec: ExperimentSpec) -> Iterator[Found]:
         yield "fallback_unit", f"{spec.unit!r} is the unit itself; name another or leave it out"
 
 
-def _selection(specs: Specs, spec: SelectionSpec, known: Known) -> Iterator[Found]:
+def _selection(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterator[FieldProblem]:
     shown_on = next((p.channels for p in specs.channels.placements if p.key == spec.placement), None)
-    yield from unknown("placement", spec.placement, known.placements, "channels.yaml")
+    yield from check_defined("placement", spec.placement, known.placements, "channels.yaml")
     for index, channel in enumerate(spec.channels or []):
-        yield from unknown(f"channels[{index}]", channel, shown_on, f"the channels of {spec.placement}")
-    yield from unknown("reward.metric", spec.reward.metric, known.metrics, "metrics.yaml")
+        yield from check_defined(f"channels[{index}]", channel, shown_on, f"the channels of {spec.placement}")
+    yield from check_defined("reward.metric", spec.reward.metric, known.metrics, "metrics.yaml")
     if isinstance(spec.offers, TaggedOffers):
         if known.all_offers and not any(spec.offers.tagged in offer.tags for offer in specs.offers.values()):
             yield "offers.tagged", f"no offer has the tag {spec.offers.tagged!r}; tag one in offers/"
     else:
         for index, key in enumerate(spec.offers):
-            yield from unknown(f"offers[{index}]", key, known.offers, "offers/")
+            yield from check_defined(f"offers[{index}]", key, known.offers, "offers/")
         if not spec.offers:
             yield "offers", "is empty; name at least one offer"
         for key, times in Counter(spec.offers).items():
             if times > 1:
                 yield "offers", f"{key!r} stands {times} times; name it once"
-    yield from unknown("fallback", spec.fallback, known.offers, "offers/")
+    yield from check_defined("fallback", spec.fallback, known.offers, "offers/")
     fallback = specs.offers.get(spec.fallback)
     if fallback:
-        if not everywhere(fallback):
+        if not is_unrestricted(fallback):
             yield (
                 "fallback",
                 f"{spec.fallback!r} is not for everyone at any time; a fallback has no audience, dates or limits",
@@ -155,12 +155,12 @@ def _selection(specs: Specs, spec: SelectionSpec, known: Known) -> Iterator[Foun
                 yield "fallback", f"{spec.fallback!r} has no rendering for {channel}; add one, so that it always shows"
 
 
-def _offers(specs: Specs, known: Known) -> Iterator[Problem]:
+def _offers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     for offer in specs.offers.values():
         file = f"{specs.folder}/offers/{offer.key}.yaml"
-        found: list[Found] = []
+        found: list[FieldProblem] = []
         for channel in offer.renderings:
-            found += unknown(f"renderings.{channel}", channel, known.channels, "channels.yaml")
+            found += check_defined(f"renderings.{channel}", channel, known.channels, "channels.yaml")
         found += _names(known, "audience", offer.audience)
         if offer.start and offer.end and offer.end <= offer.start:
             found.append(("end", f"{offer.end.isoformat()} is not after the start; move one of them"))
@@ -179,14 +179,16 @@ def _single_files(specs: Specs) -> Iterator[Problem]:
                 yield Problem(f"{specs.folder}/{name}", path, f"{key!r} stands {times} times; define it once")
     for index, placement in enumerate(specs.channels.placements):
         for at, channel in enumerate(placement.channels):
-            for path, message in unknown(f"placements[{index}].channels[{at}]", channel, _channels(specs), "channels"):
+            for path, message in check_defined(
+                f"placements[{index}].channels[{at}]", channel, _channels(specs), "channels"
+            ):
                 yield Problem(f"{specs.folder}/channels.yaml", path, message)
     for index, metric in enumerate(specs.metrics.metrics):
         for need, why in _metric_needs(metric):
             yield Problem(f"{specs.folder}/metrics.yaml", f"metrics[{index}].{need}", f"is missing; {why}")
 
 
-def _metric_needs(metric: MetricSpec) -> Iterator[Found]:
+def _metric_needs(metric: MetricSpec) -> Iterator[FieldProblem]:
     needs: Mapping[str, tuple[str, Callable[[MetricSpec], object]]] = {
         "ratio": ("denominator", lambda m: m.denominator),
         "quantile": ("quantile", lambda m: m.quantile),
@@ -199,7 +201,7 @@ def _metric_needs(metric: MetricSpec) -> Iterator[Found]:
             yield name, f"a metric of kind {metric.kind} needs it"
 
 
-def _placements(specs: Specs, known: Known) -> Iterator[Problem]:
+def _placements(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     taken: dict[tuple[str, str], str] = {}
     for spec in specs.selections.values():
         shown_on = next((p.channels for p in specs.channels.placements if p.key == spec.placement), [])
@@ -215,14 +217,14 @@ def _placements(specs: Specs, known: Known) -> Iterator[Problem]:
                 yield Problem(f"{specs.folder}/channels.yaml", f"placements[{index}]", message)
 
 
-def _layers(specs: Specs, known: Known) -> Iterator[Problem]:
+def _layers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     file = f"{specs.folder}/layers.yaml"
     for index, layer in enumerate(specs.layers.layers):
         inside = [e for e in specs.experiments.values() if e.layer == layer.key]
         for key in layer.reserve:
             if key not in known.experiments:
                 path = f"layers[{index}].reserve.{key}"
-                yield Problem(file, path, f"{key!r} is no experiment; {similar(key, list(known.experiments))}")
+                yield Problem(file, path, f"{key!r} is no experiment; {suggest_name(key, list(known.experiments))}")
         live = [e for e in inside if e.status in {"running", "paused"}]
         for experiment in live if len(live) > 1 else []:
             if experiment.key not in layer.reserve:
@@ -240,8 +242,8 @@ def _layers(specs: Specs, known: Known) -> Iterator[Problem]:
                 yield Problem(file, f"layers[{index}].reserve", message)
 
 
-def _cycles(specs: Specs, known: Known) -> Iterator[Problem]:
-    way = cycle({segment.key: list(named(segment.condition)) for segment in specs.segments.values()})
+def _cycles(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
+    way = find_cycle({segment.key: list(segments_in(segment.condition)) for segment in specs.segments.values()})
     if way:
         yield Problem(
             f"{specs.folder}/segments.yaml", way[0], f"{' → '.join(way)} leads back to itself; break the circle"
@@ -252,7 +254,7 @@ def _cycles(specs: Specs, known: Known) -> Iterator[Problem]:
         if (segment.condition is None) == (segment.values is None):
             message = "has a condition and values, or neither; give it one of the two"
             yield Problem(f"{specs.folder}/segments.yaml", segment.key, message)
-    way = cycle({e.key: [need.experiment for need in e.prerequisites] for e in specs.experiments.values()})
+    way = find_cycle({e.key: [need.experiment for need in e.prerequisites] for e in specs.experiments.values()})
     if way:
         yield Problem(specs.files[way[0]], "prerequisites", f"{' → '.join(way)} leads back to itself; break the circle")
 

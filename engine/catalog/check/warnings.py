@@ -6,9 +6,9 @@ from itertools import combinations
 from math import ceil, sqrt
 from statistics import NormalDist
 
-from engine.catalog.check.decode import Found
-from engine.catalog.check.null_comparisons import missing
-from engine.catalog.check.policies import all_the_same
+from engine.catalog.check.decode import FieldProblem
+from engine.catalog.check.null_comparisons import find_null_comparisons
+from engine.catalog.check.policies import describe_exhausted_floor
 from engine.catalog.spec.experiment import USUAL_FLOOR, ExperimentSpec, MetricSpec
 from engine.catalog.spec.folder import Specs
 from engine.errors import Problem
@@ -19,7 +19,7 @@ FEW = 3
 DAY = 86_400
 
 
-def warnings(specs: Specs, now: float) -> list[Problem]:
+def find_warnings(specs: Specs, now: float) -> list[Problem]:
     """What is allowed and will be regretted, in the order of the files; `now` in seconds since 1970."""
     found = [
         Problem(specs.files[spec.key], path, message)
@@ -35,12 +35,12 @@ def warnings(specs: Specs, now: float) -> list[Problem]:
             found.append(Problem(specs.files[selection.key], "offers", message))
         policy, for_all = selection.policy, sum(not specs.offers[key].audience for key in offers if key in specs.offers)
         if policy.kind != "uniform" and policy.floor <= USUAL_FLOOR and policy.floor * for_all >= 1:
-            found.append(Problem(specs.files[selection.key], "policy.floor", all_the_same(policy, for_all)))
-    found += [*_fallbacks(specs), *missing(specs)]
+            found.append(Problem(specs.files[selection.key], "policy.floor", describe_exhausted_floor(policy, for_all)))
+    found += [*_fallbacks(specs), *find_null_comparisons(specs)]
     return sorted(found)
 
 
-def needed(metric: MetricSpec, change: float, alpha: float, shares: tuple[float, float]) -> int | None:
+def required_units(metric: MetricSpec, change: float, alpha: float, shares: tuple[float, float]) -> int | None:
     """The units that find a relative `change` of the metric with power 0.8, two-sided; None where nothing is expected.
 
     Args:
@@ -70,7 +70,7 @@ def needed(metric: MetricSpec, change: float, alpha: float, shares: tuple[float,
     return ceil((spread / difference) ** 2)
 
 
-def _experiment(specs: Specs, spec: ExperimentSpec, now: float) -> Iterator[Found]:
+def _experiment(specs: Specs, spec: ExperimentSpec, now: float) -> Iterator[FieldProblem]:
     if spec.hypothesis is None:
         yield "hypothesis", "is missing; say what changes for the customer, and why the metric should follow"
     if spec.metrics is None:
@@ -84,14 +84,14 @@ def _experiment(specs: Specs, spec: ExperimentSpec, now: float) -> Iterator[Foun
     yield from _power(specs, spec)
 
 
-def _power(specs: Specs, spec: ExperimentSpec) -> Iterator[Found]:
+def _power(specs: Specs, spec: ExperimentSpec) -> Iterator[FieldProblem]:
     metric = specs.metric(spec.metrics.primary) if spec.metrics else None
     if metric is None or metric.daily_units is None or metric.mde is None or len(spec.variants) < 2:
         return
     shares = _shares(specs, spec)
     if not all(shares):
         return
-    units = needed(metric, metric.mde, spec.analysis.alpha, shares)
+    units = required_units(metric, metric.mde, spec.analysis.alpha, shares)
     if spec.start and spec.end:
         days, path = (spec.end - spec.start).total_seconds() / DAY, "end"
     else:

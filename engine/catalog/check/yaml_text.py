@@ -54,7 +54,7 @@ def decode_yaml(data: bytes, file: str) -> tuple[object, list[Problem]]:
     text = _text(data, file, problems)
     if text is None:
         return None, problems
-    reading = _Reading(file, problems)
+    reading = _YamlReader(file, problems)
     value: object = None
     try:
         value = reading.document(yaml.parse(text, Loader=_LOADER))
@@ -110,7 +110,7 @@ def _short(text: str, length: int = 60) -> str:
     return text if len(text) <= length else f"{text[:length]}…"
 
 
-class _Reading:
+class _YamlReader:
     """One file's events turned into values; problems pile up beside them."""
 
     def __init__(self, file: str, problems: list[Problem]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from engine.catalog.conditions.js_coercion import is_array
-from engine.catalog.conditions.js_regexp import PatternError, read_pattern
+from engine.catalog.conditions.js_regexp import PatternError, compile_pattern
 
 LOGICAL = ("$and", "$or", "$nor", "$not")
 _LISTS = ("$in", "$nin", "$ini", "$nini", "$all", "$alli")
@@ -146,6 +146,6 @@ def _pattern(operand: object, path: str) -> Iterator[ConditionProblem]:
         yield ConditionProblem(path, operand, "is not a text", "put the pattern into quotes")
         return
     try:
-        read_pattern(operand)
+        compile_pattern(operand)
     except PatternError as error:
         yield ConditionProblem(path, operand, error.rule, error.remedy)

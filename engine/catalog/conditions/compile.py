@@ -10,23 +10,23 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from engine.catalog.conditions.check import ConditionProblem, condition_problems, is_operators
 from engine.catalog.conditions.js_coercion import (
-    comparer,
-    element,
-    identical,
+    compile_comparison,
+    deep_equal,
     is_array,
-    number_of,
-    same,
-    text_of,
-    truthy,
+    read_member,
+    strict_equal,
+    to_boolean,
+    to_number,
+    to_text,
     type_of,
 )
-from engine.catalog.conditions.js_regexp import PatternError, read_pattern
+from engine.catalog.conditions.js_regexp import PatternError, compile_pattern
 
 __all__ = ["ConditionProblem", "and_terms", "compile_condition", "condition_fields", "condition_problems", "conjuncts"]
 
-Groups = Mapping[str, Collection[object]]
+SavedGroups = Mapping[str, Collection[object]]
 Predicate = Callable[[Mapping[str, object]], bool]
-Check = Callable[[object], bool]
+ValueTest = Callable[[object], bool]
 
 _VERSION_NOISE = re.compile(r"^v|\+.*$")
 _VERSION_BORDER = re.compile(r"[-.]")
@@ -34,7 +34,7 @@ _COMPARISONS = {"$lt": "<", "$lte": "<=", "$gt": ">", "$gte": ">="}
 _VERSION_COMPARISONS = {"$vlt": "<", "$vlte": "<=", "$vgt": ">", "$vgte": ">="}
 
 
-def compile_condition(condition: Mapping[str, object], groups: Groups | None = None) -> Predicate:
+def compile_condition(condition: Mapping[str, object], groups: SavedGroups | None = None) -> Predicate:
     """The predicate of `condition` over a customer's traits; `groups` are the named lists `$inGroup` looks into.
 
     All terms must hold; `{}` matches everyone. Groups are read once, here.
@@ -94,7 +94,7 @@ def _everybody(_: object) -> bool:
     return True
 
 
-def _all(checks: Sequence[Check]) -> Check:
+def _all(checks: Sequence[ValueTest]) -> ValueTest:
     if not checks:
         return _everybody
     if len(checks) == 1:
@@ -109,7 +109,7 @@ def _all(checks: Sequence[Check]) -> Check:
     return check
 
 
-def _any(checks: Sequence[Check]) -> Check:
+def _any(checks: Sequence[ValueTest]) -> ValueTest:
     def check(value: object) -> bool:
         for part in checks:  # noqa: SIM110  as above
             if part(value):
@@ -119,17 +119,17 @@ def _any(checks: Sequence[Check]) -> Check:
     return check
 
 
-def _not(check: Check) -> Check:
+def _not(check: ValueTest) -> ValueTest:
     return lambda value: not check(value)
 
 
-def _document(condition: object, groups: Groups) -> Check:
+def _document(condition: object, groups: SavedGroups) -> ValueTest:
     if not isinstance(condition, Mapping):
         return _nobody
     return _all([_term(key, value, groups) for key, value in condition.items()])
 
 
-def _term(key: str, value: object, groups: Groups) -> Check:
+def _term(key: str, value: object, groups: SavedGroups) -> ValueTest:
     if key == "$not":
         return _not(_document(value, groups)) if isinstance(value, Mapping) else _nobody
     if key in {"$and", "$or", "$nor"}:
@@ -143,45 +143,45 @@ def _term(key: str, value: object, groups: Groups) -> Check:
     return _trait(key, _value(value, groups))
 
 
-def _trait(path: str, check: Check) -> Check:
+def _trait(path: str, check: ValueTest) -> ValueTest:
     first, *rest = path.split(".")
     if not rest:
-        return lambda traits: check(traits.get(path) if type(traits) is dict else element(traits, path))
+        return lambda traits: check(traits.get(path) if type(traits) is dict else read_member(traits, path))
 
     def read(traits: object) -> bool:
-        found = traits.get(first) if type(traits) is dict else element(traits, first)
+        found = traits.get(first) if type(traits) is dict else read_member(traits, first)
         for name in rest:
             if found is None:
                 break
-            found = found.get(name) if type(found) is dict else element(found, name)
+            found = found.get(name) if type(found) is dict else read_member(found, name)
         return check(found)
 
     return read
 
 
-def _value(expected: object, groups: Groups) -> Check:
+def _value(expected: object, groups: SavedGroups) -> ValueTest:
     """The check of one trait's value: a plain value coerces as JavaScript's `==` would, operators decide themselves."""
     if expected is None:
         return lambda value: value is None
     if isinstance(expected, str):
-        return lambda value: (value if type(value) is str else text_of(value)) == expected
+        return lambda value: (value if type(value) is str else to_text(value)) == expected
     if isinstance(expected, bool):
-        return lambda value: value is not None and truthy(value) is expected
+        return lambda value: value is not None and to_boolean(value) is expected
     if isinstance(expected, int | float):
-        return lambda value: (value if type(value) is int else number_of(value)) == expected
+        return lambda value: (value if type(value) is int else to_number(value)) == expected
     if isinstance(expected, Mapping) and is_operators(expected):
         return _all([_operator(name, operand, groups) for name, operand in expected.items()])
-    return lambda value: same(value, expected)
+    return lambda value: deep_equal(value, expected)
 
 
-def _operator(name: str, operand: object, groups: Groups) -> Check:
+def _operator(name: str, operand: object, groups: SavedGroups) -> ValueTest:
     match name:
         case "$eq":
             return _equal(operand)
         case "$ne":
             return _not(_equal(operand))
         case "$lt" | "$lte" | "$gt" | "$gte":
-            return comparer(_COMPARISONS[name], operand)
+            return compile_comparison(_COMPARISONS[name], operand)
         case "$in" | "$ini":
             return _among(operand, fold=name == "$ini")
         case "$nin" | "$nini":
@@ -191,7 +191,7 @@ def _operator(name: str, operand: object, groups: Groups) -> Check:
         case "$notInGroup":
             return _not(_among(list(groups.get(str(operand), ()))))
         case "$exists":
-            wanted = truthy(operand)
+            wanted = to_boolean(operand)
             return lambda value: (value is not None) is wanted
         case "$type":
             return lambda value: type_of(value) == operand
@@ -207,24 +207,24 @@ def _operator(name: str, operand: object, groups: Groups) -> Check:
         case "$regex" | "$regexi":
             return _pattern(operand, ignore_case=name == "$regexi")
         case "$veq" | "$vne":
-            version = padded_version(operand)
-            return lambda value: (padded_version(value) == version) is (name == "$veq")
+            version = pad_version(operand)
+            return lambda value: (pad_version(value) == version) is (name == "$veq")
         case "$vlt" | "$vlte" | "$vgt" | "$vgte":
-            compare = comparer(_VERSION_COMPARISONS[name], padded_version(operand))
-            return lambda value: compare(padded_version(value))
+            compare = compile_comparison(_VERSION_COMPARISONS[name], pad_version(operand))
+            return lambda value: compare(pad_version(value))
         case _:
             return _nobody
 
 
-def _equal(expected: object) -> Check:
+def _equal(expected: object) -> ValueTest:
     if expected is None or isinstance(expected, bool):
         return lambda value: value is expected
     if isinstance(expected, str):
         return lambda value: value == expected
-    return lambda value: identical(value, expected)
+    return lambda value: strict_equal(value, expected)
 
 
-def _among(options: object, *, fold: bool = False) -> Check:
+def _among(options: object, *, fold: bool = False) -> ValueTest:
     if not isinstance(options, list | tuple):
         return _nobody
     texts = frozenset(option.lower() if fold else option for option in options if isinstance(option, str))
@@ -241,41 +241,41 @@ def _among(options: object, *, fold: bool = False) -> Check:
     return lambda value: any(map(holds, value)) if isinstance(value, list | tuple) else holds(value)
 
 
-def _every(options: object, groups: Groups, *, fold: bool) -> Check:
+def _every(options: object, groups: SavedGroups, *, fold: bool) -> ValueTest:
     if not isinstance(options, list | tuple):
         return _nobody
     checks = [_folded(option) if fold and isinstance(option, str) else _value(option, groups) for option in options]
     return lambda value: isinstance(value, list | tuple) and all(any(map(check, value)) for check in checks)
 
 
-def _folded(expected: str) -> Check:
+def _folded(expected: str) -> ValueTest:
     lower = expected.lower()
-    return lambda value: text_of(value).lower() == lower
+    return lambda value: to_text(value).lower() == lower
 
 
-def _some_element(expected: object, groups: Groups) -> Check:
+def _some_element(expected: object, groups: SavedGroups) -> ValueTest:
     if not isinstance(expected, Mapping):
         return _nobody
     check = _value(expected, groups) if is_operators(expected) else _document(expected, groups)
-    return lambda value: isinstance(value, list | tuple) and any(truthy(item) and check(item) for item in value)
+    return lambda value: isinstance(value, list | tuple) and any(to_boolean(item) and check(item) for item in value)
 
 
-def _pattern(operand: object, *, ignore_case: bool) -> Check:
+def _pattern(operand: object, *, ignore_case: bool) -> ValueTest:
     if not isinstance(operand, str):
         return _nobody
     try:
-        matches = read_pattern(operand, ignore_case=ignore_case)
+        matches = compile_pattern(operand, ignore_case=ignore_case)
     except PatternError:
         return _nobody
-    return lambda value: matches(text_of(value))
+    return lambda value: matches(to_text(value))
 
 
-def padded_version(value: object) -> str:
+def pad_version(value: object) -> str:
     """A version as text that sorts as versions do: build and leading `v` cut, numbers padded.
 
     A release sorts after its pre-releases. As in GrowthBook, what is no version is "0".
     """
-    text = text_of(value) if type_of(value) in {"string", "number"} else ""
+    text = to_text(value) if type_of(value) in {"string", "number"} else ""
     parts = _VERSION_BORDER.split(_VERSION_NOISE.sub("", text or "0"))
     if len(parts) == 3:
         parts.append("~")

@@ -38,7 +38,7 @@ def type_of(value: object) -> str:
     return "array" if is_array(value) else "object"
 
 
-def truthy(value: object) -> bool:
+def to_boolean(value: object) -> bool:
     """ToBoolean: null, false, 0, NaN and the empty text are false; an empty list or mapping is true."""
     if value is None or value == "":
         return False
@@ -47,7 +47,7 @@ def truthy(value: object) -> bool:
     return True
 
 
-def text_of(value: object) -> str:
+def to_text(value: object) -> str:
     """ToString, except that a whole number of any size keeps all its digits."""
     if isinstance(value, str):
         return value
@@ -56,7 +56,7 @@ def text_of(value: object) -> str:
     if isinstance(value, int | float):
         return _float_text(value) if isinstance(value, float) else str(value)
     if isinstance(value, list | tuple):
-        return ",".join("" if item is None else text_of(item) for item in value)
+        return ",".join("" if item is None else to_text(item) for item in value)
     return "[object Object]"
 
 
@@ -71,11 +71,11 @@ def _float_text(value: float) -> str:
     return f"{digits}e{int(exponent):+d}"
 
 
-def number_of(value: object) -> float:
+def to_number(value: object) -> float:
     """ToNumber: null and the empty text are 0, text that is no numeral is NaN."""
     if isinstance(value, int | float):
         return value
-    text = "" if value is None else text_of(value).strip()
+    text = "" if value is None else to_text(value).strip()
     if not text:
         return 0
     if _NUMERAL.fullmatch(text):
@@ -85,36 +85,36 @@ def number_of(value: object) -> float:
     return _INFINITIES.get(text, math.nan)
 
 
-def same(left: object, right: object) -> bool:
+def deep_equal(left: object, right: object) -> bool:
     """Deep equality of JSON values, a boolean never equal to a number; the order of keys does not count.
 
     The JavaScript SDK compares the two as JSON text, so there it does; a profile's key order means nothing here.
     """
     if isinstance(left, Mapping) and isinstance(right, Mapping):
-        return left.keys() == right.keys() and all(same(value, right[key]) for key, value in left.items())
+        return left.keys() == right.keys() and all(deep_equal(value, right[key]) for key, value in left.items())
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
-        return len(left) == len(right) and all(map(same, left, right))
-    return identical(left, right)
+        return len(left) == len(right) and all(map(deep_equal, left, right))
+    return strict_equal(left, right)
 
 
-def identical(left: object, right: object) -> bool:
+def strict_equal(left: object, right: object) -> bool:
     """`===`: no coercion; two lists or two mappings are never one and the same."""
     return type_of(left) == type_of(right) and not is_array(left) and not isinstance(left, Mapping) and left == right
 
 
-def comparer(symbol: str, right: object) -> Callable[[object], bool]:
+def compile_comparison(symbol: str, right: object) -> Callable[[object], bool]:
     """`lambda left: left <symbol> right` for <, <=, > or >=: texts by UTF-16 units, all else as numbers."""
     compare = _COMPARE[symbol]
-    number = number_of(right)
+    number = to_number(right)
     if right is None or isinstance(right, int | float):
-        return lambda left: compare(left if type(left) is int else number_of(left), number)
-    text = text_of(right)
+        return lambda left: compare(left if type(left) is int else to_number(left), number)
+    text = to_text(right)
     order = _order(text)
 
     def check(left: object) -> bool:
         if isinstance(left, str) or is_array(left) or isinstance(left, Mapping):
-            return compare(_order(text_of(left)), order)
-        return compare(number_of(left), number)
+            return compare(_order(to_text(left)), order)
+        return compare(to_number(left), number)
 
     return check
 
@@ -123,7 +123,7 @@ def _order(text: str) -> bytes:
     return text.encode("utf-16-be", "surrogatepass")
 
 
-def element(value: object, name: str) -> object:
+def read_member(value: object, name: str) -> object:
     """`value[name]`, None where there is none: a mapping's key, a list's index or `length`."""
     if isinstance(value, Mapping):
         return value.get(name)

@@ -33,11 +33,11 @@ class PatternError(ValueError):
         self.remedy = remedy
 
 
-def read_pattern(pattern: str, *, ignore_case: bool = False) -> Callable[[str], bool]:
+def compile_pattern(pattern: str, *, ignore_case: bool = False) -> Callable[[str], bool]:
     """Whether `pattern` is found anywhere in a text; raises `PatternError` with the rule and the remedy."""
     if len(pattern) > MAX_PATTERN:
         raise PatternError(f"is longer than {MAX_PATTERN} characters", "split it into several under $or")
-    reading = _Reading(pattern)
+    reading = _PatternReader(pattern)
     whole = reading.alternatives(0)
     if reading.at < len(pattern):
         raise _malformed("a ')' without its '('")
@@ -109,7 +109,7 @@ def _single(text: str) -> _Piece:
     return _Piece(text, (_Step(frozenset(filter(found.fullmatch, _SAMPLE))),))
 
 
-class _Reading:
+class _PatternReader:
     """A pattern being read, left to right."""
 
     def __init__(self, pattern: str) -> None:

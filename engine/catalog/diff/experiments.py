@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from engine.catalog.conditions.compile import and_terms
-from engine.catalog.diff.offers import Change, Class, Verdict, offer_changes
+from engine.catalog.diff.offers import Change, FieldChange, Safety, offer_changes
 from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, LayerSpec
 from engine.catalog.spec.folder import Specs
-from engine.catalog.spec.segments import expanded
+from engine.catalog.spec.segments import expand_segments
 
 NOBODY_MOVES: Mapping[str, str] = {
     "hypothesis": "words only",
@@ -29,7 +29,7 @@ RE_RANDOMIZES: Mapping[str, str] = {
 }
 
 
-def changes(old: Specs, new: Specs, now: float) -> list[Change]:
+def compare_specs(old: Specs, new: Specs, now: float) -> list[Change]:
     """Every change from `old` to `new` that a customer could feel, at `now` (seconds since 1970)."""
     experiments = list(_experiments(old, new, now))
     return [
@@ -55,7 +55,9 @@ def _experiments(old: Specs, new: Specs, now: float) -> Iterator[Change]:
                 yield Change(key, path, verdict, reason, _at(before, path, old), _at(after, path, new))
 
 
-def _experiment(old: Specs, new: Specs, before: ExperimentSpec, after: ExperimentSpec, now: float) -> Iterator[Verdict]:
+def _experiment(
+    old: Specs, new: Specs, before: ExperimentSpec, after: ExperimentSpec, now: float
+) -> Iterator[FieldChange]:
     if before.status != after.status:
         yield "status", *_status(before.status, after.status)
     verdicts = [*_simple(before, after), *_who(old, new, before, after), *_schedule(before, after, now)]
@@ -85,7 +87,7 @@ def _only_shows(path: str) -> bool:
     return path.startswith("variants[") and path.endswith("]")
 
 
-def _status(before: str, after: str) -> tuple[Class, str]:
+def _status(before: str, after: str) -> tuple[Safety, str]:
     if after == "draft" and before in {"running", "paused"}:
         return "unsafe", "a draft is not decided at all, so people in it lose their variant; use paused or stopped"
     if before == "running":
@@ -95,7 +97,7 @@ def _status(before: str, after: str) -> tuple[Class, str]:
     return "safe", f"nobody gets another variant by going from {before} to {after}"
 
 
-def _simple(before: ExperimentSpec, after: ExperimentSpec) -> Iterator[Verdict]:
+def _simple(before: ExperimentSpec, after: ExperimentSpec) -> Iterator[FieldChange]:
     for field, reason in NOBODY_MOVES.items():
         if getattr(before, field) != getattr(after, field):
             yield field, "safe", reason
@@ -106,7 +108,7 @@ def _simple(before: ExperimentSpec, after: ExperimentSpec) -> Iterator[Verdict]:
         elif getattr(before, field) != getattr(after, field):
             yield field, "unsafe", reason
     if before.sticky != after.sticky:
-        verdict: Class = "safe" if after.sticky else "unsafe"
+        verdict: Safety = "safe" if after.sticky else "unsafe"
         yield "sticky", verdict, "variants are kept from now on" if after.sticky else "kept variants are let go"
     if after.min_bucket_version != before.min_bucket_version:
         raised = after.min_bucket_version > before.min_bucket_version
@@ -114,8 +116,11 @@ def _simple(before: ExperimentSpec, after: ExperimentSpec) -> Iterator[Verdict]:
         yield "min_bucket_version", "unsafe", reason
 
 
-def _who(old: Specs, new: Specs, before: ExperimentSpec, after: ExperimentSpec) -> Iterator[Verdict]:
-    terms = and_terms(expanded(before.audience, old.segments)), and_terms(expanded(after.audience, new.segments))
+def _who(old: Specs, new: Specs, before: ExperimentSpec, after: ExperimentSpec) -> Iterator[FieldChange]:
+    terms = (
+        and_terms(expand_segments(before.audience, old.segments)),
+        and_terms(expand_segments(after.audience, new.segments)),
+    )
     if terms[1] - terms[0]:
         yield "audience", "unsafe", "a new or changed condition takes out people who do not meet it"
     elif terms[0] - terms[1]:
@@ -149,7 +154,7 @@ def _tagged(specs: Specs, spec: ExperimentSpec) -> set[str]:
     return {h.key for h in specs.layers.holdouts if not h.tags or set(h.tags) & set(spec.tags)}
 
 
-def _schedule(before: ExperimentSpec, after: ExperimentSpec, now: float) -> Iterator[Verdict]:
+def _schedule(before: ExperimentSpec, after: ExperimentSpec, now: float) -> Iterator[FieldChange]:
     began = before.start.timestamp() if before.start else 0.0
     begins = after.start.timestamp() if after.start else 0.0
     if began != begins:
@@ -178,7 +183,7 @@ def _coverage(spec: ExperimentSpec, time: float) -> float:
     return steps[-1] if steps else spec.coverage
 
 
-def _variants(before: ExperimentSpec, after: ExperimentSpec) -> Iterator[Verdict]:
+def _variants(before: ExperimentSpec, after: ExperimentSpec) -> Iterator[FieldChange]:
     if [v.key for v in before.variants] != [v.key for v in after.variants]:
         yield "variants", "unsafe", "the ranges are laid out anew, so people change their variant"
         return
@@ -221,7 +226,7 @@ def _holdouts(old: Specs, new: Specs) -> Iterator[Change]:
             yield Change(key, "holdouts", verdict, reason, one and one.share, two and two.share)
 
 
-def _holdout(before: HoldoutSpec | None, after: HoldoutSpec | None) -> tuple[Class, str]:
+def _holdout(before: HoldoutSpec | None, after: HoldoutSpec | None) -> tuple[Safety, str]:
     if after is None:
         return "unsafe", "held-out customers enter experiments, and what was held out can no longer be measured"
     if before is None:

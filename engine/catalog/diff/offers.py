@@ -8,8 +8,8 @@ import msgspec
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import SelectionSpec
 
-Class = Literal["safe", "unsafe"]
-Verdict = tuple[str, Class, str]
+Safety = Literal["safe", "unsafe"]
+FieldChange = tuple[str, Safety, str]
 """The path in the file, the class, and the reason."""
 
 ANEW = "offers are chosen by each request anew"
@@ -38,7 +38,7 @@ class Change(msgspec.Struct, frozen=True):
 
     key: str
     path: str
-    verdict: Class = msgspec.field(name="class")
+    verdict: Safety = msgspec.field(name="class")
     reason: str
     old: object = None
     new: object = None
@@ -74,7 +74,7 @@ def _selections(old: Specs, new: Specs) -> Iterator[Change]:
             yield Change(key, path, verdict, reason, *(_plain(getattr(spec, path)) for spec in (before, after)))
 
 
-def _selection(old: Specs, new: Specs, before: SelectionSpec, after: SelectionSpec) -> Iterator[Verdict]:
+def _selection(old: Specs, new: Specs, before: SelectionSpec, after: SelectionSpec) -> Iterator[FieldChange]:
     one, two = before.policy, after.policy
     if (one.kind, one.features, one.pool, one.attributes) != (two.kind, two.features, two.pool, two.attributes):
         yield "policy", "unsafe", "what it learnt does not fit the new one, which starts from its prior"

@@ -4,26 +4,31 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 
-from engine.catalog.conditions.compile import compile_condition
-from engine.catalog.plan.channel_experiments import roster
-from engine.catalog.plan.compile_offers import compile_moments, compile_offer, compile_selection, variant_selection
+from engine.catalog.conditions.compile import Predicate, compile_condition
+from engine.catalog.plan.channel_experiments import index_experiments
+from engine.catalog.plan.compile_offers import (
+    compile_moments,
+    compile_offer,
+    compile_selection,
+    compile_variant_selection,
+)
 from engine.catalog.plan.limits import watched_counters
 from engine.catalog.plan.plan import (
     FOREVER,
+    ChannelExperiments,
     Experiment,
     Filter,
     Holdout,
     Layer,
-    Matches,
     Offer,
     Plan,
     Ranges,
-    Roster,
 )
-from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, IdentitiesFile, LayerSpec, seconds
+from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, IdentitiesFile, LayerSpec
+from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.catalog.spec.segments import expanded
+from engine.catalog.spec.segments import expand_segments
 from engine.hashing import bucket, bucket_ranges, seeded
 
 
@@ -78,9 +83,9 @@ def compile_plan(specs: Specs) -> Plan:
         outbound=frozenset(channel.key for channel in specs.channels.channels if channel.outbound),
         quiet={channel.key: channel.quiet for channel in specs.channels.channels if channel.quiet},
         watched=watched,
-        heard=frozenset(event for offer in offers.values() for event in offer.limits.heard),
+        feedback_events=frozenset(event for offer in offers.values() for event in offer.limits.feedback_events),
         segments={
-            key: compile_condition(expanded(segment.condition, specs.segments))
+            key: compile_condition(expand_segments(segment.condition, specs.segments))
             for key, segment in specs.segments.items()
             if segment.condition is not None
         },
@@ -110,17 +115,17 @@ def _on(channels: list[str] | None, channel: str) -> bool:
     return channels is None or channel in channels
 
 
-def _of_channel(specs: Specs, experiments: Iterable[Experiment], channel: str) -> Roster:
+def _of_channel(specs: Specs, experiments: Iterable[Experiment], channel: str) -> ChannelExperiments:
     here = [e for e in experiments if e.spec.placement is None and _on(e.spec.channels, channel)]
-    return roster(here, {e.key: expanded(e.spec.audience, specs.segments) for e in here})
+    return index_experiments(here, {e.key: expand_segments(e.spec.audience, specs.segments) for e in here})
 
 
 def _time(moment: datetime | None, otherwise: float) -> float:
     return otherwise if moment is None else moment.timestamp()
 
 
-def _matches(specs: Specs, condition: Mapping[str, object]) -> Matches | None:
-    return compile_condition(expanded(condition, specs.segments)) if condition else None
+def _matches(specs: Specs, condition: Mapping[str, object]) -> Predicate | None:
+    return compile_condition(expand_segments(condition, specs.segments)) if condition else None
 
 
 def _layer(spec: LayerSpec) -> Layer:
@@ -146,7 +151,7 @@ def _experiment(
         spec=spec,
         start=_time(spec.start, 0.0),
         end=_time(spec.end, FOREVER),
-        place=_place(seed, spec.hash_version),
+        hash_unit=_place(seed, spec.hash_version),
         steps=_steps(spec),
         matches=_matches(specs, spec.audience),
         layer=layers[spec.layer] if spec.layer else None,
@@ -163,7 +168,7 @@ def _experiment(
         ),
         forced={customer: indices[force.variant] for force in spec.force for customer in force.customers},
         prerequisites=tuple((need.experiment, frozenset(need.variants)) for need in spec.prerequisites),
-        selections=tuple(variant_selection(specs, spec, variant, offers) for variant in spec.variants),
+        selections=tuple(compile_variant_selection(specs, spec, variant, offers) for variant in spec.variants),
     )
 
 

@@ -6,32 +6,32 @@ from datetime import datetime
 import numpy as np
 from msgspec.structs import replace
 
-from engine.catalog.conditions.compile import compile_condition
-from engine.catalog.plan.compile_policies import features_of, kept_of, prior_of
-from engine.catalog.plan.limits import limits_of
-from engine.catalog.plan.offer_index import Indexed, OfferIndex, offer_index
+from engine.catalog.conditions.compile import Predicate, compile_condition
+from engine.catalog.plan.compile_policies import build_features, build_logged_features, build_prior
+from engine.catalog.plan.limits import compile_limits
+from engine.catalog.plan.offer_index import IndexedOffer, OfferIndex, build_offer_index
 from engine.catalog.plan.plan import (
     FOREVER,
     Arbitration,
     ContextWeight,
-    Matches,
     Moment,
     Offer,
     Reward,
     Selection,
 )
-from engine.catalog.spec.experiment import ExperimentSpec, PolicySpec, VariantSpec, seconds
+from engine.catalog.spec.experiment import ExperimentSpec, PolicySpec, VariantSpec
+from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import MomentSpec, SelectionSpec, TaggedOffers
-from engine.catalog.spec.segments import expanded
+from engine.catalog.spec.segments import expand_segments
 
 
 def compile_offer(specs: Specs, key: str, watched: Collection[str]) -> Offer:
     """An offer with its audience and limits; `watched` are the counters that any rule reads."""
     spec = specs.offers[key]
-    spec = replace(spec, audience=expanded(spec.audience, specs.segments))
+    spec = replace(spec, audience=expand_segments(spec.audience, specs.segments))
     matches = compile_condition(spec.audience) if spec.audience else None
-    limits = limits_of(specs, spec, watched)
+    limits = compile_limits(specs, spec, watched)
     return Offer(key, spec, matches, _time(spec.start, 0.0), _time(spec.end, FOREVER), limits)
 
 
@@ -41,7 +41,7 @@ def compile_selection(specs: Specs, offers: Mapping[str, Offer], key: str) -> Se
     return _chosen(specs, spec, key, spec.policy, None, offers)
 
 
-def variant_selection(
+def compile_variant_selection(
     specs: Specs, spec: ExperimentSpec, variant: VariantSpec, offers: Mapping[str, Offer]
 ) -> Selection | None:
     """How a variant with a policy or offers of its own chooses; None where it has neither."""
@@ -61,7 +61,7 @@ def _chosen(
 ) -> Selection:
     named = spec.offers if named is None else named
     chosen = [offers[k] for k in named] if isinstance(named, list) else [o for o in offers.values() if _among(o, named)]
-    features = features_of(specs, policy, spec.placement)
+    features = build_features(specs, policy, spec.placement)
     arms = tuple(offer.key for offer in chosen)
     return Selection(
         key=key,
@@ -70,8 +70,8 @@ def _chosen(
         offers=tuple(chosen),
         arms=arms,
         features=features,
-        kept=kept_of(specs, spec.placement),
-        prior=prior_of(policy, features, {offer.key: offer.spec for offer in chosen}),
+        logged_features=build_logged_features(specs, spec.placement),
+        prior=build_prior(policy, features, {offer.key: offer.spec for offer in chosen}),
         reward=Reward(specs.metric(spec.reward.metric), seconds(spec.reward.window), seconds(spec.reward.settle)),
         fallback=offers[spec.fallback],
         index=_index(chosen),
@@ -89,9 +89,9 @@ def compile_moments(specs: Specs, offers: Mapping[str, Offer], channel: str, pla
 
 
 def _index(offers: Iterable[Offer]) -> OfferIndex:
-    return offer_index(
+    return build_offer_index(
         [
-            Indexed(
+            IndexedOffer(
                 offer.key,
                 offer.spec.renderings,
                 offer.start,
@@ -148,5 +148,5 @@ def _time(moment: datetime | None, otherwise: float) -> float:
     return otherwise if moment is None else moment.timestamp()
 
 
-def _matches(specs: Specs, condition: Mapping[str, object]) -> Matches | None:
-    return compile_condition(expanded(condition, specs.segments)) if condition else None
+def _matches(specs: Specs, condition: Mapping[str, object]) -> Predicate | None:
+    return compile_condition(expand_segments(condition, specs.segments)) if condition else None

@@ -3,59 +3,59 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from engine.catalog.conditions.compile import compile_condition
-from engine.catalog.plan.features import Featurizer, Group
+from engine.catalog.plan.features import Featurizer, PoolGroup
 from engine.catalog.spec.experiment import FeatureSpec, PolicySpec
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import OfferSpec
-from engine.catalog.spec.segments import expanded
+from engine.catalog.spec.segments import expand_segments
 from policies import KINDS, Bandit, make
 from policies.state import Parameter
 
 CHANNEL = "channel"
 
 
-def features_of(specs: Specs, policy: PolicySpec, placement: str) -> Featurizer:
+def build_features(specs: Specs, policy: PolicySpec, placement: str) -> Featurizer:
     """What a policy reads of a customer and a request at a placement."""
     groups = [_group(specs, pooled, placement) for pooled in policy.pool]
     return Featurizer(policy.features, groups, constant=KINDS[policy.kind].contextual)
 
 
-def kept_of(specs: Specs, placement: str) -> Featurizer:
+def build_logged_features(specs: Specs, placement: str) -> Featurizer:
     """What any policy of a placement reads, those of experiments' variants included."""
-    read = [features_of(specs, policy, placement) for policy in _policies_at(specs, placement)]
+    read = [build_features(specs, policy, placement) for policy in _policies_at(specs, placement)]
     traits = list(dict.fromkeys(spec.trait for features in read for spec in features.specs))
     groups = {group.name: group for features in read for group in features.groups}
     return Featurizer(traits, list(groups.values()))
 
 
-def prior_of(policy: PolicySpec, features: Featurizer, offers: Mapping[str, OfferSpec]) -> Bandit:
+def build_prior(policy: PolicySpec, features: Featurizer, offers: Mapping[str, OfferSpec]) -> Bandit:
     """The policy over these offers before anything was learnt."""
     given: dict[str, Parameter] = {"floor": policy.floor, "discount": policy.discount}
     if features.pool:
         given["pool"] = features.pool
     if policy.attributes:
-        given["traits"] = traits_of(policy, offers.values())
+        given["traits"] = offer_traits(policy, offers.values())
     return make(policy.kind, tuple(offers), features.dim, **given)
 
 
-def traits_of(policy: PolicySpec, offers: Iterable[OfferSpec]) -> dict[str, tuple[float, ...]]:
+def offer_traits(policy: PolicySpec, offers: Iterable[OfferSpec]) -> dict[str, tuple[float, ...]]:
     """The offers' attributes as numbers, the first of which is 1 for what all offers have in common."""
     read = Featurizer(policy.attributes)
-    return {offer.key: tuple(read.vector(read.read(attributes_of(offer))).tolist()) for offer in offers}
+    return {offer.key: tuple(read.vector(read.read(offer_attributes(offer))).tolist()) for offer in offers}
 
 
-def attributes_of(offer: OfferSpec) -> dict[str, object]:
+def offer_attributes(offer: OfferSpec) -> dict[str, object]:
     """What a policy may look at of an offer: its attributes, its value, and true for each of its tags."""
     return {"value": offer.value, **offer.attributes, "tags": dict.fromkeys(offer.tags, True)}
 
 
-def _group(specs: Specs, pooled: str | FeatureSpec, placement: str) -> Group:
+def _group(specs: Specs, pooled: str | FeatureSpec, placement: str) -> PoolGroup:
     if isinstance(pooled, FeatureSpec):
-        return Group(pooled.trait, tuple(pooled.one_of or ()))
+        return PoolGroup(pooled.trait, tuple(pooled.one_of or ()))
     if pooled == CHANNEL:
-        return Group(CHANNEL, tuple(next(p.channels for p in specs.channels.placements if p.key == placement)))
+        return PoolGroup(CHANNEL, tuple(next(p.channels for p in specs.channels.placements if p.key == placement)))
     condition = specs.segments[pooled].condition or {}
-    return Group(f"segment {pooled}", (True, False), compile_condition(expanded(condition, specs.segments)))
+    return PoolGroup(f"segment {pooled}", (True, False), compile_condition(expand_segments(condition, specs.segments)))
 
 
 def _policies_at(specs: Specs, placement: str) -> Iterator[PolicySpec]:

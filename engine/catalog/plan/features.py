@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.catalog.conditions.compile import Predicate
 from engine.catalog.spec.experiment import FeatureSpec
 
 Value = str | float | bool | None
@@ -22,12 +23,12 @@ PARTS = 4
 propensities a policy computes once."""
 
 
-class Group(NamedTuple):
+class PoolGroup(NamedTuple):
     """What customers are pooled by: a trait with the values that it may have, or a segment (true or false)."""
 
     name: str
     values: tuple[str | int | bool, ...]
-    matches: Callable[[Mapping[str, object]], bool] | None = None
+    matches: Predicate | None = None
 
 
 class Featurizer:
@@ -39,7 +40,7 @@ class Featurizer:
     """
 
     def __init__(
-        self, specs: Sequence[str | FeatureSpec], groups: Sequence[Group] = (), *, constant: bool = False
+        self, specs: Sequence[str | FeatureSpec], groups: Sequence[PoolGroup] = (), *, constant: bool = False
     ) -> None:
         self.specs = tuple(FeatureSpec(trait=spec) if isinstance(spec, str) else spec for spec in specs)
         self.groups = tuple(groups)

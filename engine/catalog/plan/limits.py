@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from engine.catalog.spec.experiment import seconds
+from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import BudgetSpec, CapSpec, ChannelSpec, OfferSpec, StockSpec, SuppressSpec
 from engine.vocabulary import ANSWERED, ANSWERS, CONFIRMS, EXPOSURE, IGNORED, RELEASES
@@ -46,7 +46,7 @@ class Limits:
     caps: Mapping[str, tuple[Cap, ...]]
     exposed: Mapping[str, tuple[str, ...]]
     names: tuple[str, ...]
-    heard: frozenset[str]
+    feedback_events: frozenset[str]
     suppression: Suppression | None
     stock: StockSpec | None
     budget: BudgetSpec | None
@@ -96,7 +96,7 @@ def watched_counters(specs: Specs) -> dict[str, int]:
     return found
 
 
-def limits_of(specs: Specs, offer: OfferSpec, watched: Collection[str]) -> Limits:
+def compile_limits(specs: Specs, offer: OfferSpec, watched: Collection[str]) -> Limits:
     """What limits an offer, its own rules and those of the channels."""
     names = (
         f"offer:{offer.key}",

@@ -1,20 +1,19 @@
 """A collection's offers as bits, indexed by what decides who may have them: cost follows terms, not offers."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from engine.catalog.conditions.compile import compile_condition, conjuncts
-from engine.catalog.conditions.js_coercion import element, number_of, text_of
+from engine.catalog.conditions.compile import Predicate, compile_condition, conjuncts
+from engine.catalog.conditions.js_coercion import read_member, to_number, to_text
 
 Bits = int
-Matches = Callable[[Mapping[str, object]], bool]
 TextKind = Literal["equal", "$eq", "$in"]
 Bound = Literal["$gt", "$gte", "$lt", "$lte"]
 
 
-class Indexed(NamedTuple):
+class IndexedOffer(NamedTuple):
     """What the index must know of one offer."""
 
     key: str
@@ -43,7 +42,7 @@ class Texts:
         if isinstance(value, str):
             return self.needing & ~having.get(value, 0)
         if self.kind == "equal":
-            return self.needing & ~having.get(text_of(value), 0)
+            return self.needing & ~having.get(to_text(value), 0)
         found = 0
         if self.kind == "$in" and isinstance(value, list | tuple):
             for item in value:
@@ -64,7 +63,7 @@ class Bounds:
 
     def failing(self, attributes: Mapping[str, object]) -> Bits:
         """The offers one of whose bounds the value breaks; what is no number breaks them all."""
-        value = number_of(_at(attributes, self.path))
+        value = to_number(_at(attributes, self.path))
         if value != value:  # noqa: PLR0124 (NaN is the one number that is not itself)
             return self.needing
         place = bisect_right(self.edges, value)
@@ -86,7 +85,7 @@ class OfferIndex:
     purposes: Mapping[str, Bits]
     texts: tuple[Texts, ...]
     bounds: tuple[Bounds, ...]
-    terms: tuple[tuple[Matches, Bits], ...]
+    terms: tuple[tuple[Predicate, Bits], ...]
     counters: Mapping[str, Bits]
     pools: Mapping[str, Bits]
 
@@ -107,7 +106,7 @@ class OfferIndex:
         return failing & among
 
 
-def offer_index(offers: Sequence[Indexed]) -> OfferIndex:
+def build_offer_index(offers: Sequence[IndexedOffer]) -> OfferIndex:
     """The index of a collection, in the order of its offers."""
     channels: dict[str, Bits] = {}
     purposes: dict[str, Bits] = {}
@@ -141,7 +140,7 @@ def offer_index(offers: Sequence[Indexed]) -> OfferIndex:
     )
 
 
-def _dates(offers: Sequence[Indexed]) -> tuple[list[float], list[Bits]]:
+def _dates(offers: Sequence[IndexedOffer]) -> tuple[list[float], list[Bits]]:
     changes: dict[float, Bits] = {}
     running = 0
     for place, offer in enumerate(offers):
@@ -162,7 +161,7 @@ def _dates(offers: Sequence[Indexed]) -> tuple[list[float], list[Bits]]:
 
 def _audiences(
     audiences: Sequence[Mapping[str, object]],
-) -> tuple[tuple[Texts, ...], tuple[Bounds, ...], tuple[tuple[Matches, Bits], ...]]:
+) -> tuple[tuple[Texts, ...], tuple[Bounds, ...], tuple[tuple[Predicate, Bits], ...]]:
     texts: dict[tuple[str, TextKind], dict[str, Bits]] = {}
     needing: dict[tuple[str, TextKind], Bits] = {}
     bounds: dict[str, list[tuple[float, Bound, Bits]]] = {}
@@ -250,7 +249,7 @@ def _bound(term: Mapping[str, object]) -> tuple[str, Bound, float] | None:
     return (path, operator, operand) if operator in ("$gt", "$gte", "$lt", "$lte") else None
 
 
-def places(bits: Bits) -> Iterator[int]:
+def set_places(bits: Bits) -> Iterator[int]:
     """The places of the bits that are set, in order."""
     while bits:
         low = bits & -bits
@@ -263,5 +262,5 @@ def _at(attributes: Mapping[str, object], path: tuple[str, ...]) -> object:
     for name in path:
         if found is None:
             return None
-        found = found.get(name) if type(found) is dict else element(found, name)
+        found = found.get(name) if type(found) is dict else read_member(found, name)
     return found

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.catalog.conditions.compile import Predicate
 from engine.catalog.plan.features import Featurizer
 from engine.catalog.plan.limits import Limits
-from engine.catalog.plan.offer_index import Bits, OfferIndex, places
+from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
 from engine.catalog.spec.experiment import ExperimentSpec, MetricSpec, PolicySpec, Unit
 from engine.catalog.spec.offer import MomentSpec, OfferSpec, QuietSpec
 from engine.catalog.spec.profile_rules import ProfileRules
 from policies import Policy
 
-Matches = Callable[[Mapping[str, object]], bool]
 Ranges = tuple[tuple[float, float], ...]
 FOREVER = float("inf")
 
@@ -25,7 +25,7 @@ class Offer:
 
     key: str
     spec: OfferSpec
-    matches: Matches | None
+    matches: Predicate | None
     start: float
     end: float
     limits: Limits
@@ -35,7 +35,7 @@ class Offer:
 class ContextWeight:
     """Where `matches` holds, the arms of `bits` weigh `weight` times as much."""
 
-    matches: Matches | None
+    matches: Predicate | None
     bits: Bits
     weight: float
 
@@ -56,8 +56,8 @@ class Moment:
 
     key: str
     spec: MomentSpec
-    matches: Matches | None
-    trigger: Matches | None
+    matches: Predicate | None
+    trigger: Predicate | None
     window: float
     days: int
     after: float
@@ -80,8 +80,8 @@ class Reward:
 class Selection:
     """How one placement's offers are chosen: its arms, the features its policy reads, its fallback.
 
-    `kept` are the features of all policies of the placement: the log has them whichever policy chose, so that each
-    can be judged on the choices of all.
+    `logged_features` are those of every policy of the placement: each decision logs them whichever policy chose, so
+    that every policy can be evaluated on the choices of all.
     """
 
     key: str
@@ -90,7 +90,7 @@ class Selection:
     offers: tuple[Offer, ...]
     arms: tuple[str, ...]
     features: Featurizer
-    kept: Featurizer
+    logged_features: Featurizer
     prior: Policy
     reward: Reward
     fallback: Offer
@@ -104,7 +104,7 @@ class Layer:
     """Where a unit stands in a layer decides which one of its experiments it may be in."""
 
     key: str
-    place: Callable[[str], float]
+    hash_unit: Callable[[str], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Holdout:
     key: str
     share: float
     unit: Unit
-    place: Callable[[str], float]
+    hash_unit: Callable[[str], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Filter:
     """Units (of the experiment's own kind where `unit` is None) outside `ranges` are not in the experiment."""
 
     unit: Unit | None
-    place: Callable[[str], float]
+    hash_unit: Callable[[str], float]
     ranges: Ranges
 
 
@@ -134,9 +134,9 @@ class Experiment:
     spec: ExperimentSpec
     start: float
     end: float
-    place: Callable[[str], float]
+    hash_unit: Callable[[str], float]
     steps: tuple[tuple[float, Ranges], ...]
-    matches: Matches | None
+    matches: Predicate | None
     layer: Layer | None
     low: float
     high: float
@@ -157,7 +157,7 @@ class Experiment:
 
 
 @dataclass(frozen=True, slots=True)
-class Slots:
+class LayerSlots:
     """One layer's experiments of one unit: between `edges[i - 1]` and `edges[i]` stand `inside[i]`."""
 
     layer: Layer
@@ -166,28 +166,30 @@ class Slots:
     edges: Sequence[float]
     inside: Sequence[Bits]
 
-    def missed(self, units: Mapping[Unit, str | None]) -> Bits:
+    def outside_range(self, units: Mapping[Unit, str | None]) -> Bits:
         """The experiments of the layer in whose range the unit is not."""
         unit = units[self.unit]
-        return self.members & ~self.inside[bisect_right(self.edges, self.layer.place(unit))] if unit else 0
+        return self.members & ~self.inside[bisect_right(self.edges, self.layer.hash_unit(unit))] if unit else 0
 
 
 @dataclass(frozen=True, slots=True)
-class Roster:
+class ChannelExperiments:
     """A channel's experiments as bits: those whose audience or range of the layer shuts someone out are not touched."""
 
     experiments: tuple[Experiment, ...]
     index: OfferIndex
-    slots: tuple[Slots, ...]
-    all: Bits
+    layers: tuple[LayerSlots, ...]
+    everything: Bits
 
-    def applying(self, attributes: Mapping[str, object], units: Mapping[Unit, str | None]) -> Iterator[Experiment]:
+    def find_applicable(
+        self, attributes: Mapping[str, object], units: Mapping[Unit, str | None]
+    ) -> Iterator[Experiment]:
         """Every experiment that can apply, in the order of the roster; `assign` has the last word."""
-        left = self.all
-        for slots in self.slots:
-            left &= ~slots.missed(units)
+        left = self.everything
+        for slots in self.layers:
+            left &= ~slots.outside_range(units)
         left &= ~self.index.outside_audience(attributes, left)
-        for place in places(left):
+        for place in set_places(left):
             yield self.experiments[place]
 
 
@@ -199,7 +201,7 @@ class Plan:
     channels: frozenset[str]
     placements: Mapping[str, frozenset[str]]
     experiments: Mapping[str, Experiment]
-    by_channel: Mapping[str, Roster]
+    by_channel: Mapping[str, ChannelExperiments]
     by_placement: Mapping[tuple[str, str], tuple[Experiment, ...]]
     selections: Mapping[tuple[str, str], Selection]
     policies: Mapping[str, Selection]
@@ -216,9 +218,9 @@ class Plan:
     """The quiet hours of the outbound channels that have any."""
     watched: Mapping[str, int]
     """The counters that caps, suppressions and moments read, and up to how many of each."""
-    heard: frozenset[str]
+    feedback_events: frozenset[str]
     """The events that concern an offer after it was shown."""
-    segments: Mapping[str, Matches]
+    segments: Mapping[str, Predicate]
     """What puts a customer into each segment that has a condition."""
     zone: str
     paused: frozenset[str] = frozenset()

@@ -7,10 +7,10 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 import msgspec
 from msgspec import Meta
 
-from engine.catalog.spec import experiment, offer
+from engine.catalog.spec import experiment, fields, offer
 
-Kind = type[msgspec.Struct]
-FILES: tuple[tuple[str, Kind], ...] = (
+StructType = type[msgspec.Struct]
+FILES: tuple[tuple[str, StructType], ...] = (
     ("`<key>.yaml`, an experiment or a flag", experiment.ExperimentSpec),
     (
         "`<key>.yaml` with a `placement`, `offers` and a `policy`: how a placement's offers are chosen",
@@ -32,13 +32,13 @@ to it and tells every problem at once; an unknown key is refused. The schemas be
 A *key* has letters, digits, _ and -, 64 at most. A *span* is a length of time: 30s, 15m, 24h, 7d. A *condition* is in
 MongoDB query form, such as `{country: {$in: [DE, AT]}, loyalty.tier: {$gte: 2}}`.
 """
-WORDS = ((experiment.Key, "key"), (experiment.Span, "span"), (experiment.Condition, "condition"))
+WORDS = ((fields.Key, "key"), (fields.Span, "span"), (fields.Condition, "condition"))
 BOUNDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
 
 
-def reference() -> str:
+def render_reference() -> str:
     """The page: every kind of file with its keys, what each takes, and what holds where it is left out."""
-    told: set[Kind] = set()
+    told: set[StructType] = set()
     lines = [HEAD]
     for title, kind in FILES:
         lines += [f"## {title}", ""]
@@ -47,7 +47,7 @@ def reference() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _within(kind: Kind, told: set[Kind]) -> Iterator[Kind]:
+def _within(kind: StructType, told: set[StructType]) -> Iterator[StructType]:
     """The struct and those its keys hold, each told once in the page."""
     if kind in told:
         return
@@ -58,14 +58,14 @@ def _within(kind: Kind, told: set[Kind]) -> Iterator[Kind]:
             yield from _within(inner, told)
 
 
-def _structs(hint: object) -> Iterator[Kind]:
+def _structs(hint: object) -> Iterator[StructType]:
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         yield hint
     for inner in get_args(hint):
         yield from _structs(inner)
 
 
-def _table(kind: Kind, *, heading: bool) -> list[str]:
+def _table(kind: StructType, *, heading: bool) -> list[str]:
     hints = get_type_hints(kind, include_extras=True)
     rows = [
         f"| `{field.encode_name}` | {_takes(hints[field.name])} | {_otherwise(field)} |"
@@ -120,7 +120,7 @@ def _otherwise(field: msgspec.structs.FieldInfo) -> str:
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
-def _name(kind: Kind) -> str:
+def _name(kind: StructType) -> str:
     """`ContextWeightSpec` -> `context weight`."""
     bare = kind.__name__.removesuffix("Spec")
     return "".join(f" {c.lower()}" if c.isupper() else c for c in bare).strip()

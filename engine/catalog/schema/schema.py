@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.catalog.schema.reference_page import reference
+from engine.catalog.schema.reference_page import render_reference
 from engine.catalog.spec.experiment import ExperimentSpec
 from engine.catalog.spec.folder import SINGLE
 from engine.catalog.spec.offer import OfferSpec, SelectionSpec
@@ -24,7 +24,7 @@ KINDS: Mapping[str, type[msgspec.Struct]] = {
 """Every kind of file, by the name of its schema."""
 
 
-def schemas() -> dict[str, dict[str, object]]:
+def build_schemas() -> dict[str, dict[str, object]]:
     """The schema of every kind of file, by its file's name."""
     return {
         f"{name}.json": {"$schema": DIALECT, **_clean(msgspec.json.schema(kind, schema_hook=_anything))}
@@ -40,12 +40,12 @@ def write_schemas(folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, schema in schemas().items():
+    for name, schema in build_schemas().items():
         path = folder / name
         path.write_bytes(msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n")
         paths.append(path)
     page = folder / "README.md"
-    page.write_text(reference(), encoding="utf-8")
+    page.write_text(render_reference(), encoding="utf-8")
     return [*paths, page]
 
 

@@ -1,69 +1,31 @@
 """The YAML of `experiments/` and nothing else: strict structs that refuse unknown keys."""
 
-from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 
+from engine.catalog.spec.fields import (
+    Condition,
+    Count,
+    Interval,
+    Key,
+    Payload,
+    Positive,
+    Probability,
+    Share,
+    Span,
+    Spec,
+    Text,
+    Timestamp,
+    Weight,
+)
 from engine.catalog.spec.profile_rules import MergeRule
 from engine.customer import IdKind
 
-Key = Annotated[
-    str,
-    Meta(
-        pattern="^[A-Za-z0-9_-]{1,64}$",
-        description="letters, digits, _ and -, 64 at most",
-        extra={"remedy": "use letters, digits, _ and - only, 64 at most"},
-    ),
-]
-Share = Annotated[float, Meta(ge=0, le=1, extra={"remedy": "give a share such as 0.5"})]
-Weight = Annotated[float, Meta(ge=0, le=1, extra={"remedy": "weights of the variants sum to 1"})]
-Probability = Annotated[float, Meta(gt=0, lt=1, extra={"remedy": "give a probability such as 0.05"})]
-Positive = Annotated[float, Meta(gt=0, extra={"remedy": "give a number above 0"})]
-Count = Annotated[int, Meta(ge=1, extra={"remedy": "give a whole number, 1 or more"})]
-Text = Annotated[str, Meta(min_length=1, extra={"remedy": "write something or leave the key out"})]
-Condition = Annotated[
-    dict[str, object], Meta(description="a condition in MongoDB query form", extra={"check": "condition"})
-]
-Payload = Annotated[dict[str, object], Meta(description="what the storefront gets")]
-Moment = Annotated[
-    datetime,
-    Meta(
-        tz=True, description="with its zone: 2026-11-01T00:00:00Z", extra={"remedy": "write it as 2026-11-01T00:00:00Z"}
-    ),
-]
-Span = Annotated[
-    str,
-    Meta(
-        pattern="^[1-9][0-9]{0,5}(s|m|h|d)$",
-        description="a length of time: 30s, 15m, 24h, 7d",
-        extra={"remedy": "write a number and s, m, h or d, such as 24h"},
-    ),
-]
-Interval = Annotated[list[Share], Meta(min_length=2, max_length=2, description="from the first up to the second")]
-TimeOfDay = Annotated[
-    str,
-    Meta(
-        pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$",
-        description='a time of day: "21:00"',
-        extra={"remedy": 'write hours and minutes in quotes, such as "21:00"'},
-    ),
-]
 Unit = Literal["customer", "device", "store"]
 Status = Literal["draft", "running", "paused", "stopped"]
 
 USUAL_FLOOR = 0.01
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def seconds(span: str) -> float:
-    """`24h` -> 86400.0."""
-    return timedelta(seconds=int(span[:-1]) * SECONDS[span[-1]]).total_seconds()
-
-
-class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One strict piece of the growth team's YAML."""
 
 
 class PolicySpec(Spec, frozen=True, kw_only=True):
@@ -164,7 +126,7 @@ class AnalysisSpec(Spec, frozen=True, kw_only=True):
 class RampStep(Spec, frozen=True, kw_only=True):
     """From `at` on, `coverage` holds."""
 
-    at: Moment
+    at: Timestamp
     coverage: Share
 
 
@@ -197,8 +159,8 @@ class ExperimentSpec(Spec, frozen=True, kw_only=True):
     seed: Text | None = None
     hash_version: Literal[1, 2] = 2
     status: Status = "running"
-    start: Moment | None = None
-    end: Moment | None = None
+    start: Timestamp | None = None
+    end: Timestamp | None = None
     channels: list[Key] | None = None
     placement: Key | None = None
     audience: Condition = {}

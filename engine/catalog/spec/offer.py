@@ -4,19 +4,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from engine.catalog.spec.experiment import (
-    Condition,
-    Count,
-    Key,
-    Moment,
-    Payload,
-    PolicySpec,
-    Positive,
-    Span,
-    Spec,
-    Text,
-    TimeOfDay,
-)
+from engine.catalog.spec.experiment import PolicySpec
+from engine.catalog.spec.fields import Condition, Count, Key, Payload, Positive, Span, Spec, Text, TimeOfDay, Timestamp
 from engine.vocabulary import EXPOSURE, IGNORED
 
 
@@ -137,8 +126,8 @@ class OfferSpec(Spec, frozen=True, kw_only=True):
     value: float = 0.0
     lever: Positive = 1.0
     audience: Condition = {}
-    start: Moment | None = None
-    end: Moment | None = None
+    start: Timestamp | None = None
+    end: Timestamp | None = None
     caps: list[CapSpec] = []
     suppress: SuppressSpec | None = None
     stock: StockSpec | None = None

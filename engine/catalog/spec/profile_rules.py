@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from engine.catalog.spec.fields import Count
 from engine.customer import HALF_LIFE, IdKind
 from engine.vocabulary import DAY, NOT_VISITS
 
 MergeRule = Literal["recency", "source", "sum", "max", "union", "known_wins"]
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,7 +10,7 @@ from engine.catalog.spec.experiment import SegmentSpec
 _GROUPS: Mapping[str, str] = {"$inGroup": "$in", "$notInGroup": "$nin"}
 
 
-def expanded(condition: Mapping[str, object], segments: Mapping[str, SegmentSpec]) -> dict[str, object]:
+def expand_segments(condition: Mapping[str, object], segments: Mapping[str, SegmentSpec]) -> dict[str, object]:
     """The condition with every `$segment` and every group replaced by what it stands for.
 
     Raises:
@@ -21,11 +21,11 @@ def expanded(condition: Mapping[str, object], segments: Mapping[str, SegmentSpec
     for key, value in condition.items():
         if key == "$segment":
             names = value if isinstance(value, list) else [value]
-            terms += [expanded(segments[str(name)].condition or {}, segments) for name in names]
+            terms += [expand_segments(segments[str(name)].condition or {}, segments) for name in names]
         elif key in {"$and", "$or", "$nor"} and isinstance(value, list):
-            out[key] = [expanded(part, segments) if isinstance(part, Mapping) else part for part in value]
+            out[key] = [expand_segments(part, segments) if isinstance(part, Mapping) else part for part in value]
         elif key == "$not" and isinstance(value, Mapping):
-            out[key] = expanded(value, segments)
+            out[key] = expand_segments(value, segments)
         else:
             out[key] = _with_values(value, segments)
     if not terms:
@@ -33,30 +33,30 @@ def expanded(condition: Mapping[str, object], segments: Mapping[str, SegmentSpec
     return {"$and": [*terms, *([out] if out else [])]}
 
 
-def named(condition: object) -> Iterator[str]:
+def segments_in(condition: object) -> Iterator[str]:
     """The segments that a condition names, at any depth where one may stand."""
     if isinstance(condition, Mapping):
         for key, value in condition.items():
             if key == "$segment":
                 yield from (str(name) for name in (value if isinstance(value, list) else [value]))
             elif key in {"$and", "$or", "$nor", "$not"}:
-                yield from named(value)
+                yield from segments_in(value)
     elif isinstance(condition, list):
         for part in condition:
-            yield from named(part)
+            yield from segments_in(part)
 
 
-def grouped(condition: object) -> Iterator[str]:
+def groups_in(condition: object) -> Iterator[str]:
     """The groups that a condition names, at any depth."""
     if isinstance(condition, Mapping):
         for key, value in condition.items():
             if key in _GROUPS and isinstance(value, str):
                 yield value
             else:
-                yield from grouped(value)
+                yield from groups_in(value)
     elif isinstance(condition, list):
         for part in condition:
-            yield from grouped(part)
+            yield from groups_in(part)
 
 
 def _with_values(value: object, segments: Mapping[str, SegmentSpec]) -> object:
@@ -72,7 +72,7 @@ def _with_values(value: object, segments: Mapping[str, SegmentSpec]) -> object:
     return value
 
 
-def cycle(needs: Mapping[str, list[str]]) -> list[str] | None:
+def find_cycle(needs: Mapping[str, list[str]]) -> list[str] | None:
     """A way that leads back to where it began (a, b, a), or None; for segments and for prerequisites."""
     done: set[str] = set()
     for start in needs:

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.catalog.check.load import specs_of
+from engine.catalog.check.load import build_specs
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.plan.plan import Plan
 from engine.decision.assign import Subject, assign
@@ -32,7 +32,7 @@ def _plan(drawn: list[tuple[int, int, bool]]) -> Plan:
         layer = "layer: busy\n" if in_layer else ""
         text = f"key: e{n}\n{layer}{MORE[more]}audience: {AUDIENCES[audience]}\nvariants: [{{key: a}}, {{key: b}}]\n"
         files[f"e{n}.yaml"] = text.encode()
-    return compile_plan(specs_of("shop", files))
+    return compile_plan(build_specs("shop", files))
 
 
 @settings(max_examples=40, deadline=None)
@@ -57,7 +57,7 @@ def test_whoever_has_a_variant_has_it_from_the_roster_too(
         units = {"customer": f"u-{number}", "device": f"d-{number}", "store": None}
         sticky = {"e0__0": "a"} if number % 3 == 0 else {}
         subject = Subject(units=units, names=frozenset((f"u-{number}",)), attributes=attributes, sticky=sticky)
-        applying = {e.key for e in plan.by_channel["web"].applying(attributes, units)}
+        applying = {e.key for e in plan.by_channel["web"].find_applicable(attributes, units)}
         for key, experiment in plan.experiments.items():
             if assign(plan, experiment, subject, 1e9).index >= 0:
                 assert key in applying
