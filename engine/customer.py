@@ -87,14 +87,14 @@ class Link(NamedTuple):
     time: float
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class SurveyAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The newest answer to a satisfaction question."""
 
     score: float
     time: float
 
 
-class Held(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class JourneyItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A piece of the journey to go on from, on any channel, until `until`; None once it is finished."""
 
     value: object
@@ -140,8 +140,8 @@ class Profile(
         "journey": "J",
         "sticky": "b",
         "links": "L",
-        "said": "W",
-        "parts": "P",
+        "consent_statements": "W",
+        "trait_statements": "P",
     },
 ):
     """One customer. Times are seconds since 1970, UTC; money is in the shop's currency, net of refunds.
@@ -183,12 +183,12 @@ class Profile(
     recent: dict[str, float] = {}
     complaint: tuple[bool, float] | None = None
     consents: dict[str, Consent] = {}
-    answers: dict[str, Answer] = {}
-    journey: dict[str, Held] = {}
+    answers: dict[str, SurveyAnswer] = {}
+    journey: dict[str, JourneyItem] = {}
     sticky: dict[str, str] = {}
     links: list[Link] = []
-    said: dict[str, dict[str, Consent]] = {}
-    parts: dict[str, dict[str, Trait]] = {}
+    consent_statements: dict[str, dict[str, Consent]] = {}
+    trait_statements: dict[str, dict[str, Trait]] = {}
 
     @property
     def known(self) -> bool:
@@ -196,7 +196,7 @@ class Profile(
         return any(kind not in ("anonymous_id", "device_id") for kind in self.ids)
 
 
-def attributes(profile: Profile, now: float) -> dict[str, object]:
+def derive_attributes(profile: Profile, now: float) -> dict[str, object]:
     """The customer as conditions and policy features read them, at `now` (s since 1970).
 
     A trait stands at top level under its name; a dotted name nests (`loyalty.tier` is `{"loyalty": {"tier": …}}`)
@@ -211,7 +211,7 @@ def attributes(profile: Profile, now: float) -> dict[str, object]:
         "monetary": profile.revenue,
         "channels": list(profile.channels),
         "complaint_open": profile.complaint is not None and profile.complaint[0],
-        "stage": stage(profile, now),
+        "stage": derive_stage(profile, now),
     }
     orders: dict[str, object] = {"count": count, "revenue": profile.revenue}
     if profile.last_order and count:  # not of what was wholly taken back
@@ -234,18 +234,18 @@ def attributes(profile: Profile, now: float) -> dict[str, object]:
     return tree
 
 
-def consented(profile: Profile, purpose: str, now: float) -> bool:
+def has_consented(profile: Profile, purpose: str, now: float) -> bool:
     """Whether the customer has consented to `purpose` and it has not expired at `now`."""
     consent = profile.consents.get(purpose)
     return consent is not None and _holds(consent, now)
 
 
-def resume(profile: Profile, now: float) -> dict[str, object]:
+def resumable_journey(profile: Profile, now: float) -> dict[str, object]:
     """Where the customer can go on, on any channel: cart, step, conversation, while they live at `now`."""
     return {name: held.value for name, held in profile.journey.items() if held.value is not None and held.until > now}
 
 
-def stage(profile: Profile, now: float) -> Stage:
+def derive_stage(profile: Profile, now: float) -> Stage:
     """The journey stage: lapsed and loyal customers by their orders, then an open cart, then any second visit."""
     if profile.order_count:
         if now - profile.last_order > LAPSED_AFTER:

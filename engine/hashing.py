@@ -45,14 +45,14 @@ def bucket(seed: str, unit: str, version: int = 2) -> float | None:
     Version 2 is `fnv1a32(str(fnv1a32(seed + unit))) % 10000 / 10000`, version 1 `fnv1a32(unit + seed) % 1000 / 1000`.
     """
     if version == 2:
-        return seeded(seed)(unit)
+        return seeded_bucket(seed)(unit)
     if version == 1:
         return _fnv1a32(_units(unit + seed)) % 1000 / 1000
     return None
 
 
 @lru_cache(maxsize=4096)
-def seeded(seed: str) -> Callable[[str], float]:
+def seeded_bucket(seed: str) -> Callable[[str], float]:
     """`bucket` of version 2 with the seed hashed once: `seeded(seed)(unit) == bucket(seed, unit)`."""
     number = _numbered(seed)
     return lambda unit: number(unit) / _PLACES
@@ -77,7 +77,7 @@ def _numbered(seed: str) -> Callable[[str], int]:
     return number
 
 
-def assigner(seed: str, ranges: BucketRanges) -> Callable[[str], int]:
+def variant_lookup(seed: str, ranges: BucketRanges) -> Callable[[str], int]:
     """The quickest way from a unit to its variant: `choose_variant(bucket(seed, unit), ranges)`, worked out once.
 
     Takes 20 kB: the variant of each of the 10,000 places.
@@ -137,7 +137,7 @@ def in_namespace(unit: str, namespace: tuple[str, float, float]) -> bool:
     return low <= bucket(f"__{name}", unit, 1) < high
 
 
-def uniform(decision_id: str, key: str) -> float:
+def uniform_draw(decision_id: str, key: str) -> float:
     """The one draw in [0, 1) for `key` (a placement) in a decision: 53 bits of BLAKE2b, so a record can be replayed."""
     text = f"{len(decision_id)}:{decision_id}{key}".encode("utf-8", "surrogatepass")
     return (int.from_bytes(blake2b(text, digest_size=8).digest()) >> 11) * 2.0**-53

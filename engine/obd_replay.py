@@ -37,7 +37,7 @@ from engine.learn.learner import SLACK
 from engine.settings import Settings
 from engine.snapshots.snapshots import aligned, current
 from engine.up import run_engine
-from policies import load
+from policies import load_policy
 
 PLACEMENT = "recommendation"
 POSITIONS = ("1", "2", "3")
@@ -304,7 +304,7 @@ def learned_probabilities(settings: Settings, rounds: Sequence[Round]) -> NDArra
     selection = load_plan(settings.experiments).policies[PLACEMENT]
     with connect(settings.redis) as client:
         published = current(client, PLACEMENT)
-    policy = aligned(load(published.blob), selection) if published else selection.prior
+    policy = aligned(load_policy(published.blob), selection) if published else selection.prior
     position = {arm: index for index, arm in enumerate(selection.arms)}
     chances = [
         policy.probabilities(selection.features.vector({"position": one.position, **one.features}))[position[one.item]]

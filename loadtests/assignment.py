@@ -41,9 +41,9 @@ def timed(assign: Callable[[str], int]) -> tuple[float, int]:
 
 def ours() -> dict[str, Callable[[str], int]]:
     from engine.catalog.conditions.compile import compile_condition  # noqa: PLC0415  the peer's environment has no engine
-    from engine.hashing import assigner, bucket_ranges  # noqa: PLC0415  as above
+    from engine.hashing import bucket_ranges, variant_lookup  # noqa: PLC0415  as above
 
-    assign = assigner(SEED, bucket_ranges(len(WEIGHTS), COVERAGE, WEIGHTS))
+    assign = variant_lookup(SEED, bucket_ranges(len(WEIGHTS), COVERAGE, WEIGHTS))
     matches = compile_condition(AUDIENCE)
     return {PLAIN: assign, TARGETED: lambda unit: assign(unit) if matches(TRAITS) else -1}
 

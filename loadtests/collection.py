@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine.catalog import Plan, load_plan
 from engine.customer import Consent, CustomerIds, Profile, Trait
-from engine.decision.decision import DecideRequest, Standing, decide
+from engine.decision.decision import Availability, DecideRequest, decide
 
 NOW = 1_790_000_000.0
 ALL, ELIGIBLE = 5000, 30
@@ -70,7 +70,7 @@ def seconds(plan: Plan) -> float:
         consents={"marketing": Consent(True, NOW)},
     )
     request = DecideRequest(customer=CustomerIds(user_id="u-1"), channel="web", placements=["hero"])
-    standing = Standing({"exposure|offer:offer_3": [NOW - 60.0]})
+    standing = Availability({"exposure|offer:offer_3": [NOW - 60.0]})
     began = time.process_time()
     for number in range(DECISIONS):
         decision = decide(plan, {}, profile, request, NOW + number, standing=standing)

@@ -53,7 +53,7 @@ def regret(name: str, kind: str, seed: int) -> float:
         about |= {"pool": int(shop.x[:, -1].max()) + 1, "traits": dict.fromkeys(shop.arms, (1.0,))}
     if not policies.KINDS[kind].contextual:
         about = {"seed": seed}
-    return float(play(policies.make(kind, shop.arms, shop.x.shape[1], **about), shop, seed).regret.sum())
+    return float(play(policies.make_policy(kind, shop.arms, shop.x.shape[1], **about), shop, seed).regret.sum())
 
 
 def told(name: str, kind: str, seed: int, value: float) -> None:
@@ -101,7 +101,7 @@ def peers(share: float, shops: Iterable[str]) -> Regrets:
 
 def taught(kind: str, arms: int, dim: int = 32) -> policies.Bandit:
     random = np.random.default_rng(0)
-    policy = policies.make(kind, [str(k) for k in range(arms)], dim)
+    policy = policies.make_policy(kind, [str(k) for k in range(arms)], dim)
     arm = random.integers(0, arms, 4000)
     return policy.update(random.normal(size=(4000, dim)), arm, random.random(4000) < 0.1, np.full(4000, 1 / arms))
 

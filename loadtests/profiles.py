@@ -18,7 +18,7 @@ import uvloop
 from engine import embedded, keyspace
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.claims.claims import CapCheck, Claim, Claims, PoolShare
-from engine.customer import CustomerIds, Profile, attributes
+from engine.customer import CustomerIds, Profile, derive_attributes
 from engine.customers.model.events import Accepted, Event
 from engine.customers.model.reducers import apply_event
 from engine.customers.redis import keys
@@ -131,7 +131,7 @@ def pure() -> None:
     profile, rounds = typical("u-1", "a-1"), 20_000
     blob = msgspec.msgpack.encode(profile)
     for name, work in (
-        ("attributes", lambda: attributes(profile, NOW)),
+        ("attributes", lambda: derive_attributes(profile, NOW)),
         ("decode", lambda: msgspec.msgpack.decode(blob, type=Profile)),
     ):
         start = time.perf_counter()

@@ -18,7 +18,7 @@ from engine.customers.model.reducers import apply_event
 from engine.customers.redis import keys
 from engine.customers.redis.stored_entry import encode_entry
 from engine.snapshots.snapshots import Header, bandit, meaning_of, publish
-from policies import dump
+from policies import dump_policy
 
 NOW = 1_790_000_000.0
 OFFERS = 20
@@ -103,7 +103,7 @@ def learnt(client: redis.Redis, path: Path) -> Plan:
     x = np.column_stack([np.ones(n), chance.uniform(-1, 1, (n, selection.features.dim - 1))])
     arm = chance.integers(arms, size=n)
     reward = (chance.random(n) < 0.05 + 0.05 * (arm % 3)).astype(float)
-    blob = dump(bandit(selection).update(x, arm, reward, np.full(n, 1 / arms)))
+    blob = dump_policy(bandit(selection).update(x, arm, reward, np.full(n, 1 / arms)))
     publish(client, "hero", Header.of(1, NOW, float(n), meaning_of(selection), blob), blob)
     return plan
 

@@ -1,14 +1,15 @@
 """Bandit policies: exact propensities out, observations in; numpy, scipy and msgspec only, no I/O."""
 
 from policies.base import Bandit, Policy
-from policies.change import Change, latest_change
-from policies.explore import LinUCB, SquareCB
+from policies.change_point import ChangePoint, detect_change
 from policies.greedy import EpsilonGreedy
 from policies.klucb import KLUCB
 from policies.linear_thompson import LinearThompson
+from policies.linucb import LinUCB
 from policies.logistic import LogisticThompson
 from policies.pacing import Pacing, worth_showing
-from policies.state import KINDS, dump, load, make, merge, parameters_of, with_arms
+from policies.squarecb import SquareCB
+from policies.state import KINDS, dump_policy, load_policy, make_policy, merge_policies, parameters_of, with_arms
 from policies.thompson import BetaThompson, GaussianThompson, TopTwoThompson
 from policies.uniform import Uniform
 
@@ -17,7 +18,7 @@ __all__ = [
     "KLUCB",
     "Bandit",
     "BetaThompson",
-    "Change",
+    "ChangePoint",
     "EpsilonGreedy",
     "GaussianThompson",
     "LinUCB",
@@ -28,11 +29,11 @@ __all__ = [
     "SquareCB",
     "TopTwoThompson",
     "Uniform",
-    "dump",
-    "latest_change",
-    "load",
-    "make",
-    "merge",
+    "detect_change",
+    "dump_policy",
+    "load_policy",
+    "make_policy",
+    "merge_policies",
     "parameters_of",
     "with_arms",
     "worth_showing",

@@ -24,7 +24,7 @@ _BELIEVED = 1 / (np.sqrt(_GRID) + 1 / np.sqrt(_GRID))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Level:
+class CoefficientLevel:
     """Members' coefficients around their parents'.
 
     Attributes:
@@ -44,13 +44,13 @@ class Level:
         return self.pull - self.tilt * constant + self.shrink * (self.cover @ parents[..., None])[..., 0]
 
 
-def level(gram: Floats, moment: Floats, shrink: float) -> Level:
+def fit_level(gram: Floats, moment: Floats, shrink: float) -> CoefficientLevel:
     """Members with data over contexts that end in a 1: Gram (..., dim + 1, dim + 1) and moment (..., dim + 1)."""
     ridge = shrink * np.eye(moment.shape[-1] - 1)
     cover = np.broadcast_to(np.eye(moment.shape[-1] - 1) / shrink, gram[..., :-1, :-1].shape).copy()
     informed = gram[..., -1, -1] != 0
     cover[informed] = np.linalg.inv(gram[informed][..., :-1, :-1] + ridge)
-    return Level(shrink, cover, *_times(cover, moment[..., :-1], gram[..., :-1, -1]))
+    return CoefficientLevel(shrink, cover, *_times(cover, moment[..., :-1], gram[..., :-1, -1]))
 
 
 def _times(cover: Floats, *vectors: Floats) -> list[Floats]:
@@ -63,7 +63,7 @@ def upwards(gram: Floats, moment: Floats, cover: Floats) -> tuple[Floats, Floats
     return gram - towards @ gram[..., :-1, :], moment - (towards @ moment[..., :-1, None])[..., 0]
 
 
-def told_of_constant(gram: Floats, moment: Floats, members: Level) -> tuple[Floats, Floats]:
+def told_of_constant(gram: Floats, moment: Floats, members: CoefficientLevel) -> tuple[Floats, Floats]:
     """What members without traits tell of the common constant, in all: Gram (1, 1) and moment (1,)."""
     along = gram[..., :-1, -1]
     whole = gram[..., -1, -1].sum() - (along * members.tilt).sum()
@@ -123,7 +123,7 @@ class Posterior:
         group_tilt: (groups, arms, dim).
     """
 
-    arms: Level
+    arms: CoefficientLevel
     common: Floats
     common_cover: Floats
     noise: tuple[float, float]

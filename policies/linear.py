@@ -11,14 +11,14 @@ from policies.base import EVERY, Among, Bandit
 from policies.batches import Batch, Floats, Ints
 from policies.hierarchy import (
     CONSTANT_PRIOR,
-    Level,
+    CoefficientLevel,
     Posterior,
     Prediction,
     Rewards,
     below_arms,
     below_common,
+    fit_level,
     gathered,
-    level,
     told_of_constant,
     tuned,
     upwards,
@@ -152,7 +152,7 @@ class Linear(Bandit):
             common = self.posterior.common
             above = below_arms(self.between, self._parents(common)[most], float(common[-1]))
             within = tuned(gram, moment, above, rewards, explained)
-            groups = level(gram, moment, within)
+            groups = fit_level(gram, moment, within)
             explained += float((groups.pull * moment[..., :-1]).sum())
             gram, moment = _summed(gram, moment, groups)
         precision = self._beforehand() + self.statistics["left_gram"]
@@ -177,7 +177,7 @@ class Linear(Bandit):
     def posterior(self) -> Posterior:
         """What is known of all coefficients, once per version."""
         gram, moment = self.statistics["gram"], self.statistics["moment"]
-        groups = level(gram, moment, self.within) if self.pool else None
+        groups = fit_level(gram, moment, self.within) if self.pool else None
         explained = float(self.statistics["left_noise"][3])
         if groups is not None:
             explained += float((groups.pull * moment[..., :-1]).sum())
@@ -208,23 +208,23 @@ class Linear(Bandit):
         )
 
     def _told(
-        self, gram: Floats, moment: Floats, arms: Level, which: Among | list[int] = EVERY
+        self, gram: Floats, moment: Floats, arms: CoefficientLevel, which: Among | list[int] = EVERY
     ) -> tuple[Floats, Floats]:
         """What arms tell of the common coefficients."""
         if not self.traits:
             return told_of_constant(gram, moment, arms)
         return gathered(*upwards(gram, moment, arms.cover), self._traits[which])
 
-    def _arms(self, gram: Floats, moment: Floats) -> Level:
+    def _arms(self, gram: Floats, moment: Floats) -> CoefficientLevel:
         """The arms' level; arms that saw nothing new are carried over from the version before."""
         known, stale = self.__dict__.pop("_earlier", (None, frozenset()))
         if known is None or self.pool or known.arms.shrink != self.between or 2 * len(stale) > len(self.arms):
-            return level(gram, moment, self.between)
+            return fit_level(gram, moment, self.between)
         changed = sorted(stale)
-        anew = level(gram[changed], moment[changed], self.between)
+        anew = fit_level(gram[changed], moment[changed], self.between)
         cover, pull, tilt = known.arms.cover.copy(), known.arms.pull.copy(), known.arms.tilt.copy()
         cover[changed], pull[changed], tilt[changed] = anew.cover, anew.pull, anew.tilt
-        return Level(self.between, cover, pull, tilt)
+        return CoefficientLevel(self.between, cover, pull, tilt)
 
     def predict(self, x: Floats, among: Among) -> Prediction:
         """Expected rewards of the arms in `among` at context x (dim,), less the common constant."""
@@ -270,10 +270,10 @@ class Linear(Bandit):
             gram, moment = self.statistics["gram"][gone], self.statistics["moment"][gone]
             explained = 0.0
             if self.pool:
-                groups = level(gram, moment, self.within)
+                groups = fit_level(gram, moment, self.within)
                 explained += float((groups.pull * moment[..., :-1]).sum())
                 gram, moment = _summed(gram, moment, groups)
-            leaving = level(gram, moment, self.between)
+            leaving = fit_level(gram, moment, self.between)
             explained += float((leaving.pull * moment[:, :-1]).sum())
             told, shift = self._told(gram, moment, leaving, gone)
             moved["left_gram"] = moved["left_gram"] + told
@@ -283,7 +283,7 @@ class Linear(Bandit):
         return replace(after, statistics=moved)
 
 
-def _summed(gram: Floats, moment: Floats, groups: Level) -> tuple[Floats, Floats]:
+def _summed(gram: Floats, moment: Floats, groups: CoefficientLevel) -> tuple[Floats, Floats]:
     """What groups (arms, groups, ...) tell of their arms, (arms, ...)."""
     told, shift = upwards(gram, moment, groups.cover)
     return told.sum(axis=1), shift.sum(axis=1)

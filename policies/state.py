@@ -8,17 +8,18 @@ import msgspec
 import numpy as np
 
 from policies.base import Bandit
-from policies.explore import LinUCB, SquareCB
 from policies.greedy import EpsilonGreedy
 from policies.klucb import KLUCB
 from policies.linear_thompson import LinearThompson
+from policies.linucb import LinUCB
 from policies.logistic import LogisticThompson
+from policies.squarecb import SquareCB
 from policies.thompson import BetaThompson, GaussianThompson, TopTwoThompson
 from policies.uniform import Uniform
 
 Traits = Mapping[str, tuple[float, ...]]
 Parameter = bool | int | float | tuple[float, ...] | dict[str, tuple[float, ...]]
-Kind = TypeVar("Kind", bound=Bandit)
+AnyBandit = TypeVar("AnyBandit", bound=Bandit)
 
 KINDS: Mapping[str, type[Bandit]] = {
     policy.kind: policy
@@ -60,7 +61,7 @@ _encoder = msgspec.msgpack.Encoder(order="deterministic")
 _decoder = msgspec.msgpack.Decoder(PolicyState)
 
 
-def make(kind: str, arms: Sequence[str], dim: int = 0, **parameters: Parameter) -> Bandit:
+def make_policy(kind: str, arms: Sequence[str], dim: int = 0, **parameters: Parameter) -> Bandit:
     """A policy that has seen nothing, by its YAML kind.
 
     Raises:
@@ -81,7 +82,7 @@ def parameters_of(kind: str) -> list[str]:
     return [f.name for f in fields(KINDS[kind]) if f.name not in _OWN]
 
 
-def dump(policy: Bandit) -> bytes:
+def dump_policy(policy: Bandit) -> bytes:
     """The policy as bytes; the same policy gives the same bytes."""
     statistics = {
         name: Array(value.shape, np.ascontiguousarray(value, "<f8").tobytes())
@@ -91,14 +92,14 @@ def dump(policy: Bandit) -> bytes:
     return _encoder.encode(PolicyState(policy.kind, policy.arms, policy.dim, policy.seen, parameters, statistics))
 
 
-def load(data: bytes) -> Bandit:
+def load_policy(data: bytes) -> Bandit:
     """The policy that `dump` wrote, equal to the last bit.
 
     Raises:
         ValueError: bytes that hold no policy, or one whose statistics do not fit its arms.
     """
     state = _decoder.decode(data)
-    empty = make(state.kind, state.arms, state.dim, **state.parameters)
+    empty = make_policy(state.kind, state.arms, state.dim, **state.parameters)
     shapes = empty.shapes()
     found = {name: array.shape for name, array in state.statistics.items()}
     if found != shapes:
@@ -109,7 +110,7 @@ def load(data: bytes) -> Bandit:
     return replace(empty, seen=state.seen, statistics=statistics)
 
 
-def with_arms(policy: Kind, arms: Sequence[str], traits: Traits | None = None) -> Kind:
+def with_arms(policy: AnyBandit, arms: Sequence[str], traits: Traits | None = None) -> AnyBandit:
     """The policy over a new set of arms: kept arms keep what they learnt.
 
     New arms start from the prior, in contextual policies from what arms of similar traits taught. `traits` replaces
@@ -120,7 +121,7 @@ def with_arms(policy: Kind, arms: Sequence[str], traits: Traits | None = None) -
     return policy.with_arms(tuple(arms), traits)
 
 
-def merge(a: Kind, b: Kind, base: Kind) -> Kind:
+def merge_policies(a: AnyBandit, b: AnyBandit, base: AnyBandit) -> AnyBandit:
     """What two learners that both started from `base` know together: a + b - base, statistic by statistic.
 
     Exact without discount; with it, what `base` knew ages as if the two had learnt one after the other only

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from engine.hashing import (
-    assigner,
     bucket,
     bucket_ranges,
     choose_variant,
     equal_weights,
     in_namespace,
-    seeded,
-    uniform,
+    seeded_bucket,
+    uniform_draw,
+    variant_lookup,
 )
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "hashing_growthbook.json").read_text())
@@ -64,7 +64,7 @@ def test_the_variant_is_that_of_the_javascript_sdk(case: list[Any]) -> None:
 def test_bucket_is_its_formula_over_utf16_units(seed: str, unit: str) -> None:
     assert bucket(seed, unit) == fnv1a32(str(fnv1a32(seed + unit))) % 10_000 / 10_000
     assert bucket(seed, unit, 1) == fnv1a32(unit + seed) % 1_000 / 1_000
-    assert seeded(seed)(unit) == bucket(seed, unit)
+    assert seeded_bucket(seed)(unit) == bucket(seed, unit)
 
 
 ranges_of_any_kind = st.lists(
@@ -78,7 +78,7 @@ ranges_of_any_kind = st.lists(
 def test_the_quick_way_to_a_variant_is_the_plain_one(
     ranges: list[tuple[float, float]], seed: str, units: list[str]
 ) -> None:
-    assign = assigner(seed, ranges)
+    assign = variant_lookup(seed, ranges)
     assert [assign(unit) for unit in units] == [choose_variant(bucket(seed, unit), ranges) for unit in units]
 
 
@@ -87,7 +87,7 @@ def test_every_place_at_every_edge_has_its_variant() -> None:
     assert len(places) > 9_990
     for weights, coverage in [([0.5, 0.5], 1), ([1 / 3] * 3, 0.37), ([0.1, 0.2, 0.7], 0.9999), ([0.29, 0.71], 0.57)]:
         ranges = bucket_ranges(len(weights), coverage, weights)
-        assign = assigner("edges", ranges)
+        assign = variant_lookup("edges", ranges)
         assert all(assign(unit) == choose_variant(place, ranges) for place, unit in places.items())
 
 
@@ -121,7 +121,7 @@ def test_equal_weights_sum_to_one() -> None:
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [0.1, 0.2, 0.7], [0.9, 0.1], equal_weights(7)])
 @pytest.mark.parametrize("seed", ["checkout_layout", "実験"])
 def test_shares_fit_their_weights(weights: list[float], seed: str) -> None:
-    place = seeded(seed)
+    place = seeded_bucket(seed)
     ranges = bucket_ranges(len(weights), 1, weights)
     counts = [0] * len(weights)
     for unit in IDS:
@@ -133,7 +133,7 @@ def test_seeds_are_independent_of_each_other() -> None:
     ranges = bucket_ranges(2)
     chosen = {
         seed: [choose_variant(place(unit), ranges) for unit in IDS]
-        for seed, place in ((seed, seeded(seed)) for seed in ("a", "b", "layer:checkout", "layer:home"))
+        for seed, place in ((seed, seeded_bucket(seed)) for seed in ("a", "b", "layer:checkout", "layer:home"))
     }
     for one, other in combinations(chosen, 2):
         table = [[0, 0], [0, 0]]
@@ -143,14 +143,14 @@ def test_seeds_are_independent_of_each_other() -> None:
 
 
 def test_the_draw_of_a_decision_is_uniform_and_its_own_for_every_placement() -> None:
-    home = [uniform(unit, "home_hero") for unit in IDS]
-    basket = [uniform(unit, "basket") for unit in IDS]
+    home = [uniform_draw(unit, "home_hero") for unit in IDS]
+    basket = [uniform_draw(unit, "basket") for unit in IDS]
     assert all(0 <= draw < 1 for draw in home)
     assert stats.kstest(home, "uniform").pvalue > 0.001
     assert abs(stats.pearsonr(home, basket).statistic) < 4 / math.sqrt(len(IDS))
 
 
 def test_a_draw_can_be_replayed_and_borders_between_its_texts_count() -> None:
-    assert uniform("5b19c7cf", "home_hero") == 0.3458684514923135
-    assert uniform("ab", "c") != uniform("a", "bc")
-    assert uniform("1:a", "b") != uniform("1", ":ab")
+    assert uniform_draw("5b19c7cf", "home_hero") == 0.3458684514923135
+    assert uniform_draw("ab", "c") != uniform_draw("a", "bc")
+    assert uniform_draw("1:a", "b") != uniform_draw("1", ":ab")

@@ -12,7 +12,7 @@ from engine.claims.requirements import ShowingContext, required_claim
 from engine.customers.redis.keys import ProfileKey
 from engine.decision.decision import Decision
 from engine.decision.gates import Gate
-from engine.decision.offers import INSTEAD, Choice
+from engine.decision.offers import FALLBACK_REASONS, Choice
 
 ROUNDS = 8
 LOW = 64
@@ -71,7 +71,7 @@ class OfferGrants:
                     got[claim.id] = claim
                     continue
                 choice = decision.choices[placement]
-                if choice.reason in INSTEAD and decision.channel not in plan.outbound:
+                if choice.reason in FALLBACK_REASONS and decision.channel not in plan.outbound:
                     free.add(claim.id)
                     continue
                 gone = [choice.offer.key, *(choice.candidates if attempt == ROUNDS - 1 else ())]
@@ -98,7 +98,7 @@ class OfferGrants:
         for placement in keys:
             offer, moment, began = waiting.offers.get(placement, ("", None, 0.0))
             if offer in plan.offers:
-                choice = Choice(plan.offers[offer], "policy", 1.0, moment=moment, began=began)
+                choice = Choice(plan.offers[offer], "policy", 1.0, moment=moment, moment_start=began)
                 claim = required_claim(plan, decision_id, placement, choice, where)
                 if claim is not None:
                     found[placement] = claim
@@ -129,9 +129,9 @@ class OfferGrants:
 def pending_of(decision: Decision, key: ProfileKey, waits: Sequence[str]) -> PendingDecision | None:
     """What must be kept of a decision: what `waits` to be seen, offers of which more will be heard; None if nothing."""
     offers = {
-        placement: (choice.offer.key, choice.moment, choice.began)
+        placement: (choice.offer.key, choice.moment, choice.moment_start)
         for placement, choice in decision.choices.items()
-        if not choice.silent and (placement in waits or choice.offer.limits.feedback_events)
+        if not choice.is_silent and (placement in waits or choice.offer.limits.feedback_events)
     }
     if not offers and not waits:
         return None
@@ -139,4 +139,4 @@ def pending_of(decision: Decision, key: ProfileKey, waits: Sequence[str]) -> Pen
     if not waits:
         return told
     customer = decision.answer.customer
-    return msgspec.structs.replace(told, customer=customer, unit=decision.unit, who=decision.who)
+    return msgspec.structs.replace(told, customer=customer, unit=decision.unit, who=decision.customer_ids)

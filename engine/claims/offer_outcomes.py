@@ -11,10 +11,10 @@ from engine.catalog.plan.plan import Moment, Offer, Plan
 from engine.claims.claims import Claim, Claims
 from engine.claims.pending_exposures import fetch_pending
 from engine.claims.requirements import ShowingContext, cap_check, claim_id, entries_to_keep, moment_checks, pool_shares
-from engine.customer import attributes
+from engine.customer import derive_attributes
 from engine.customers.model.events import Event, EventStatus, customer_ids, event_time
 from engine.customers.store import ProfileStore
-from engine.decision.moments import zone_of
+from engine.decision.moments import customer_zone
 from engine.vocabulary import CONFIRMS, REDEMPTION, RELEASES
 
 Batch = Sequence[Event | EventStatus]
@@ -83,7 +83,7 @@ async def _admitted(
     if not about:
         return item
     found = await store.fetch(customer_ids(item), now)
-    zone = zone_of(attributes(found.profile, now), plan.zone)
+    zone = customer_zone(derive_attributes(found.profile, now), plan.zone)
     where = ShowingContext(item.channel or "", zone, event_time(item, now))
     asked: list[Claim] = []
     for offer, limits, moments in about:

@@ -7,8 +7,8 @@ from engine.catalog.plan.limits import Cap as Limit
 from engine.catalog.plan.plan import Moment, Offer, Plan
 from engine.catalog.spec.fields import seconds
 from engine.claims.claims import COUNTER_ENTRIES, CapCheck, Claim, PoolShare
-from engine.decision.gates import window_start
-from engine.decision.moments import once_since
+from engine.decision.gates import cap_window_start
+from engine.decision.moments import once_window_start
 from engine.decision.offers import Choice
 
 
@@ -27,7 +27,7 @@ def claim_id(decision_id: str, offer: str) -> str:
 
 def required_claim(plan: Plan, decision_id: str, placement: str, choice: Choice, where: ShowingContext) -> Claim | None:
     """What a choice needs to be claimed before it may be seen; None if nothing."""
-    if choice.silent:
+    if choice.is_silent:
         return None
     limits = choice.offer.limits
     caps = [cap_check(cap, where) for cap in limits.caps.get(where.channel, ())]
@@ -36,7 +36,7 @@ def required_claim(plan: Plan, decision_id: str, placement: str, choice: Choice,
         moments = plan.moments.get((where.channel, placement), ())
         for moment in moments:
             if moment.key == choice.moment:
-                caps += moment_checks(moment, where, choice.began)
+                caps += moment_checks(moment, where, choice.moment_start)
     takes = pool_shares(choice.offer)
     if not (caps or counters or takes):
         return None
@@ -50,12 +50,14 @@ def entries_to_keep(plan: Plan, counters: Iterable[str]) -> int:
 
 def cap_check(cap: Limit, where: ShowingContext) -> CapCheck:
     """A cap with the moment from which it counts."""
-    return CapCheck(cap.counter, cap.count, window_start(cap, where.now, where.zone))
+    return CapCheck(cap.counter, cap.count, cap_window_start(cap, where.now, where.zone))
 
 
 def moment_checks(moment: Moment, where: ShowingContext, began: float) -> list[CapCheck]:
     """What keeps a moment that began then from coming a second time; nothing where it may."""
-    return [CapCheck(moment.counter, 1, once_since(moment, where.now, where.zone, began))] if moment.counter else []
+    return (
+        [CapCheck(moment.counter, 1, once_window_start(moment, where.now, where.zone, began))] if moment.counter else []
+    )
 
 
 def pool_shares(offer: Offer) -> list[PoolShare]:

@@ -11,7 +11,7 @@ from engine.customers.redis import pipeline
 from engine.customers.redis.pipeline import StoredValues, load_script
 from engine.customers.redis.stored_entry import Entry, decode_entry, encode_entry, entry_prefix
 from engine.customers.store import FetchedCustomer, ProfileStore
-from engine.decision.sticky import experiment_of
+from engine.decision.sticky import experiment_key
 
 ATTEMPTS = 8
 
@@ -41,7 +41,7 @@ async def write_sticky(
         news = {name: variant for name, variant in kept.items() if held.get(name) == seen.get(name)}
         if not news:
             return
-        sticky = {name: variant for name, variant in held.items() if experiment_of(name) in live} | news
+        sticky = {name: variant for name, variant in held.items() if experiment_key(name) in live} | news
         life = int((rules.life if stored.known and not stored.shared else rules.anonymous_life) * 1000)
         value = encode_entry(replace(stored, sticky=sticky, version=stored.version + 1))
         if await store.wire.call(_WRITE, slots, (entry_prefix(stored), value, life, b"", 0, b"", 0)):

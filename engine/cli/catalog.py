@@ -186,7 +186,7 @@ def learnt_of(settings: Settings, plan: "Plan", *, named: bool) -> "dict[str, Sn
     from engine.decision.offers import Snapshot
     from engine.journal import stream
     from engine.snapshots import snapshots
-    from policies import load
+    from policies import load_policy
 
     if not named and not (settings.data / ADDRESS).is_file():
         return {}
@@ -196,7 +196,7 @@ def learnt_of(settings: Settings, plan: "Plan", *, named: bool) -> "dict[str, Sn
             for key, selection in plan.policies.items():
                 found = snapshots.current(client, key)
                 if found is not None and found.header.meaning == snapshots.meaning_of(selection):
-                    learnt[key] = Snapshot(snapshots.aligned(load(found.blob), selection), found.header.version)
+                    learnt[key] = Snapshot(snapshots.aligned(load_policy(found.blob), selection), found.header.version)
     except StoreUnavailable as error:
         if named:
             raise

@@ -12,7 +12,7 @@ from engine.analysis.offpolicy.target_policies import PolicyFile, read_policies
 from engine.catalog.spec.experiment import PolicySpec
 from engine.cli.app import complain, count, grid, out, print_json, say
 from engine.errors import BadInput
-from policies import KINDS, Bandit, make
+from policies import KINDS, Bandit, make_policy
 from policies import simulate as shops
 from policies.simulate import Environment
 from policies.state import Parameter
@@ -131,6 +131,6 @@ def _entering(file: PolicyFile, name: str, shop: Environment) -> tuple[Bandit, E
         if spec.attributes and shop.traits:
             given["traits"] = shop.traits
     try:
-        return make(spec.kind, shop.arms, shop.x.shape[1], **given), shop
+        return make_policy(spec.kind, shop.arms, shop.x.shape[1], **given), shop
     except ValueError as error:
         raise BadInput(f"--policy {file.name}: {error}") from error

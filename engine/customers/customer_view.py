@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from engine.customer import Counts, Profile, attributes, resume
+from engine.customer import Counts, Profile, derive_attributes, resumable_journey
 
 
 def customer_view(profile: Profile, now: float, counts: Counts | None = None) -> dict[str, object]:
@@ -11,7 +11,7 @@ def customer_view(profile: Profile, now: float, counts: Counts | None = None) ->
 
     The same events leave the same portrait, whatever order and however often they came in.
     """
-    seen = attributes(profile, now) | {"channels": sorted(profile.channels)}
+    seen = derive_attributes(profile, now) | {"channels": sorted(profile.channels)}
     affinity = seen.get("affinity")
     if isinstance(affinity, dict):  # sums of decays agree to rounding only, and come in the order they were told
         seen["affinity"] = {name: _rounded(value) for name, value in sorted(affinity.items())}
@@ -24,7 +24,7 @@ def customer_view(profile: Profile, now: float, counts: Counts | None = None) ->
         "created": format_time(profile.created),
         "updated": format_time(profile.updated),
         "attributes": seen,
-        "resume": resume(profile, now),
+        "resume": resumable_journey(profile, now),
         "traits": {
             name: {"value": trait.value, "time": format_time(trait.time), "source": trait.source}
             for name, trait in sorted(profile.traits.items())

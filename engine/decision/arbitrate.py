@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 
 from engine.catalog.plan.plan import Arbitration
 from policies import worth_showing
-
-Floats = NDArray[np.float64]
-Places = NDArray[np.intp]
+from policies.batches import Floats, Ints
 
 
 class Factors(msgspec.Struct, frozen=True):
@@ -27,7 +25,7 @@ class Factors(msgspec.Struct, frozen=True):
 
 
 def arbitrate(
-    rule: Arbitration, probabilities: Floats, may: Places, attributes: Mapping[str, object], floor: float
+    rule: Arbitration, probabilities: Floats, may: Ints, attributes: Mapping[str, object], floor: float
 ) -> tuple[Floats, list[Factors]]:
     """The final probabilities (n,) of the candidates `may`, and what made them: their product, renormalized.
 
@@ -49,7 +47,7 @@ def arbitrate(
 
 
 def worth_their_price(
-    rule: Arbitration | None, expected: Floats, prices: Floats, may: Places, attributes: Mapping[str, object]
+    rule: Arbitration | None, expected: Floats, prices: Floats, may: Ints, attributes: Mapping[str, object]
 ) -> NDArray[np.bool_]:
     """Which of the candidates `may` are worth their shadow prices (n,) to this customer; the others are kept.
 
@@ -64,7 +62,7 @@ def worth_their_price(
     return worth_showing(np.append(worth, 0.0), np.append(prices, 0.0))[:-1]
 
 
-def context_weights(rule: Arbitration, may: Places, attributes: Mapping[str, object]) -> Floats:
+def context_weights(rule: Arbitration, may: Ints, attributes: Mapping[str, object]) -> Floats:
     """The weight (n,) of each candidate in this context: the product of all that hold for it."""
     weights = np.ones(may.size)
     for weight in rule.weights:

@@ -79,7 +79,7 @@ def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> 
         unit = subject.units[spec.fallback_unit]
     if not unit:
         return Assignment("unit")
-    kept = sticky.kept(spec, subject.units, subject.sticky) if spec.sticky else None
+    kept = sticky.sticky_variant(spec, subject.units, subject.sticky) if spec.sticky else None
     if kept is not None:
         return Assignment("version") if kept == "blocked" else Assignment("sticky", kept, unit)
     for holdout in experiment.holdouts:

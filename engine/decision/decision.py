@@ -10,13 +10,13 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from engine.catalog.plan.plan import Experiment, Plan, Selection
-from engine.customer import Counts, CustomerIds, Profile, resume
-from engine.customer import attributes as attributes_of
+from engine.customer import Counts, CustomerIds, Profile, resumable_journey
+from engine.customer import derive_attributes as attributes_of
 from engine.decision import sticky
 from engine.decision.assign import Assignment, AssignmentReason, Subject, assign
-from engine.decision.gates import Facts, Pools, Prices, worn_out
-from engine.decision.moments import zone_of
-from engine.decision.offers import INSTEAD, NONE_LOST, Choice, Lost, OfferReason, Snapshot, choose
+from engine.decision.gates import Facts, Pools, Prices, is_capped
+from engine.decision.moments import customer_zone
+from engine.decision.offers import FALLBACK_REASONS, NONE_LOST, Choice, LostOffers, OfferReason, Snapshot, choose_offer
 from engine.decision.quiet import quiet_until
 from engine.errors import BadInput
 
@@ -61,16 +61,16 @@ class OfferAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     not_before: datetime | None = None
 
 
-class Standing(msgspec.Struct, frozen=True):
+class Availability(msgspec.Struct, frozen=True):
     """What is known beside the profile: `counts`, `pools` and `prices` as in `Facts`, what was `lost` by placement."""
 
     counts: Counts = {}
     pools: Pools = {}
-    lost: Mapping[str, Lost] = {}
+    lost: Mapping[str, LostOffers] = {}
     prices: Prices = {}
 
 
-NOTHING_COUNTED = Standing()
+UNRESTRICTED = Availability()
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -124,11 +124,11 @@ class Decision(msgspec.Struct, frozen=True):
     channel: str
     assigned: dict[str, Assigned]
     choices: dict[str, Choice]
-    kept: dict[str, str] = {}
+    sticky_entries: dict[str, str] = {}
     zone: str = "UTC"
-    key: str = ""
+    claims_key: str = ""
     trace: bytes = b""
-    who: CustomerIds = CustomerIds()
+    customer_ids: CustomerIds = CustomerIds()
     unit: str = ""
     erased: bool = False
 
@@ -143,7 +143,7 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
     decision_id: str | None = None,
     degraded: bool = False,
     tripped: Collection[str] = (),
-    standing: Standing = NOTHING_COUNTED,
+    standing: Availability = UNRESTRICTED,
     trace: bool = False,
 ) -> Decision:
     """Decide all that `request` asks for.
@@ -167,9 +167,9 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
     key = decision_id or blake2b(f"{profile.id}\0{request.channel}\0{now!r}".encode(), digest_size=16).hexdigest()
     ids = request.customer
     attributes = attributes_of(profile, now)
-    tell(attributes, request.context)
-    zone = zone_of(attributes, plan.zone)
-    attributes |= {"id": profile.id, "channel": request.channel, **clock(now, zone)}
+    overlay_context(attributes, request.context)
+    zone = customer_zone(attributes, plan.zone)
+    attributes |= {"id": profile.id, "channel": request.channel, **local_clock(now, zone)}
     store = request.context.get("store")
     subject = Subject(
         units={
@@ -202,13 +202,13 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
         for experiment in plan.by_placement.get((request.channel, placement), ()):
             own = _assign(plan, experiment, subject, profile, now, assigned, answers)
             selection = own or selection
-        shown = [other.offer.key for other in choices.values() if not other.silent]
+        shown = [other.offer.key for other in choices.values() if not other.is_silent]
         if silence is not None:
             choice = Choice(selection.fallback, silence[0], 1.0, not_before=silence[1])
         elif degraded or selection.key in tripped:
             choice = Choice(selection.fallback, "fallback" if degraded else "breaker", 1.0)
         else:
-            choice = choose(
+            choice = choose_offer(
                 selection,
                 snapshots.get(selection.key),
                 facts,
@@ -218,20 +218,20 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
                 lost=standing.lost.get(placement, NONE_LOST),
                 trace=trace,
             )
-        if choice.reason in INSTEAD and request.channel in plan.outbound:
+        if choice.reason in FALLBACK_REASONS and request.channel in plan.outbound:
             refused = choice.offer.key in standing.lost.get(placement, NONE_LOST)
-            if refused or worn_out(choice.offer, facts):
+            if refused or is_capped(choice.offer, facts):
                 choice = msgspec.structs.replace(choice, reason="dropped")
         if choice.offer.key in shown:  # only a fallback can be: what is shown already is no candidate
             choice = msgspec.structs.replace(choice, reason="shown")
         choices[placement] = choice
         offers[placement] = _answered(choice, request.channel)
-    answer = Answer(key, profile.id, plan.version, degraded, TTL, answers, offers, resume(profile, now))
+    answer = Answer(key, profile.id, plan.version, degraded, TTL, answers, offers, resumable_journey(profile, now))
     return Decision(answer, ids.device_id, request.channel, assigned, choices, _kept(assigned.values(), subject), zone)
 
 
 def _answered(choice: Choice, channel: str) -> OfferAnswer:
-    if choice.silent:
+    if choice.is_silent:
         until = None if choice.not_before is None else datetime.fromtimestamp(choice.not_before, UTC)
         return OfferAnswer(None, {}, choice.propensity, None, choice.reason, not_before=until)
     rendering = choice.offer.spec.renderings.get(channel, {})
@@ -302,11 +302,11 @@ def _kept(assigned: Iterable[Assigned], subject: Subject) -> dict[str, str]:
     for one in assigned:
         spec = one.experiment.spec
         if spec.sticky and one.variant is not None and one.assignment.reason in ("assigned", "sticky"):
-            kept |= sticky.to_keep(spec, subject.units, subject.sticky, one.variant)
+            kept |= sticky.new_sticky_entry(spec, subject.units, subject.sticky, one.variant)
     return kept
 
 
-def tell(attributes: dict[str, object], context: Mapping[str, object]) -> None:
+def overlay_context(attributes: dict[str, object], context: Mapping[str, object]) -> None:
     """Let what a request says of the customer go before what is known: `loyalty.tier`, flat or nested, is one trait."""
     for name, value in context.items():
         if "." not in name and type(value) is not dict:
@@ -318,7 +318,7 @@ def tell(attributes: dict[str, object], context: Mapping[str, object]) -> None:
             for part in way:
                 place = _own(place, part)
         if isinstance(value, dict) and isinstance(place.get(leaf), dict):
-            tell(_own(place, leaf), value)
+            overlay_context(_own(place, leaf), value)
         else:
             place[leaf] = value
 
@@ -331,7 +331,7 @@ def _own(tree: dict[str, object], name: str) -> dict[str, object]:
     return mine
 
 
-def clock(now: float, zone: str) -> dict[str, object]:
+def local_clock(now: float, zone: str) -> dict[str, object]:
     """Hour (0 to 24, with its fraction) and weekday (Monday 0) where the customer is, for features and conditions."""
     local = now + _east(zone, int(now // QUARTER))
     day = local // 86_400

@@ -61,7 +61,7 @@ class Explanation(msgspec.Struct, frozen=True):
     resume: dict[str, object]
 
 
-def explanation(decision: Decision) -> Explanation:
+def build_explanation(decision: Decision) -> Explanation:
     """The explanation of a decision that was made with its trace."""
     answer = decision.answer
     return Explanation(
@@ -89,7 +89,7 @@ def _placement(choice: Choice) -> ExplainedPlacement:
         parts = msgspec.structs.astuple(factors or Factors(1.0))
         found.append(Candidate(offer, propensity, *parts))
     return ExplainedPlacement(
-        None if choice.silent else choice.offer.key,
+        None if choice.is_silent else choice.offer.key,
         choice.reason,
         choice.propensity,
         choice.policy,

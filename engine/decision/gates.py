@@ -8,8 +8,8 @@ import msgspec
 from engine.catalog.plan.limits import Cap, Suppression
 from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
 from engine.catalog.plan.plan import Offer
-from engine.customer import Counts, Profile, consented
-from engine.decision.windows import ignored, since, suppressed_until
+from engine.customer import Counts, Profile, has_consented
+from engine.decision.windows import ignored_exposures, suppressed_until, window_start
 
 Gate = Literal[
     "dates",
@@ -56,7 +56,7 @@ class Facts(msgspec.Struct, frozen=True):
     prices: Prices = FREE
 
 
-def passing(
+def passing_offers(
     index: OfferIndex,
     offers: Sequence[Offer],
     facts: Facts,
@@ -75,7 +75,7 @@ def passing(
     keep(index.within_dates(facts.now), "dates")
     keep(index.channels.get(facts.channel, 0), "channel")
     for purpose, needing in index.purposes.items():
-        if needing & alive and not consented(facts.profile, purpose, facts.now):
+        if needing & alive and not has_consented(facts.profile, purpose, facts.now):
             keep(~needing, "consent")
     keep(~index.outside_audience(facts.attributes, alive), "audience")
     if facts.counts:
@@ -90,7 +90,7 @@ def passing(
                 keep(~(1 << place), "cap")
     for pool, left in facts.pools.items():
         for place in set_places(alive & index.pools.get(pool, 0)):
-            if not enough(offers[place], pool, left):
+            if not is_enough(offers[place], pool, left):
                 keep(~(1 << place), "stock" if pool.startswith("stock:") else "budget")
     for key in shown:
         bit = index.bits.get(key, 0)
@@ -99,17 +99,17 @@ def passing(
     return alive
 
 
-def worn_out(offer: Offer, facts: Facts) -> bool:
+def is_capped(offer: Offer, facts: Facts) -> bool:
     """Whether a cap keeps the offer from this customer now."""
     return any(_reached(cap, facts) for cap in offer.limits.caps.get(facts.channel, ()))
 
 
-def window_start(cap: Cap, now: float, zone: str) -> float:
+def cap_window_start(cap: Cap, now: float, zone: str) -> float:
     """When the window of a cap began that `now` lies in; `zone` is the customer's."""
-    return since(now, cap.per, "calendar" if cap.calendar else "rolling", cap.zone or zone)
+    return window_start(now, cap.per, "calendar" if cap.calendar else "rolling", cap.zone or zone)
 
 
-def enough(offer: Offer, pool: str, left: float) -> bool:
+def is_enough(offer: Offer, pool: str, left: float) -> bool:
     """Whether what is left of a stock or budget is enough to show the offer once more."""
     stock, budget = offer.limits.stock, offer.limits.budget
     if pool.startswith("stock:"):
@@ -121,7 +121,7 @@ def _reached(cap: Cap, facts: Facts) -> bool:
     times = facts.counts.get(cap.counter)
     if not times or len(times) < cap.count:
         return False
-    start = window_start(cap, facts.now, facts.zone)
+    start = cap_window_start(cap, facts.now, facts.zone)
     return sum(time > start for time in times) >= cap.count
 
 
@@ -129,5 +129,5 @@ def _suppressed(rule: Suppression, facts: Facts) -> bool:
     outcomes = facts.counts.get(rule.outcome, ())
     if rule.shown is not None and rule.answered is not None:
         counts = facts.counts
-        outcomes = [*outcomes, *ignored(counts.get(rule.shown, ()), counts.get(rule.answered, ()), facts.now)]
+        outcomes = [*outcomes, *ignored_exposures(counts.get(rule.shown, ()), counts.get(rule.answered, ()), facts.now)]
     return suppressed_until(outcomes, rule.after, rule.within, rule.lasts) > facts.now

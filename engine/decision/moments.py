@@ -10,12 +10,12 @@ from zoneinfo import ZoneInfo
 from engine.catalog.plan.plan import Moment
 from engine.catalog.spec.offer import TriggerSpec
 from engine.decision.gates import Facts
-from engine.decision.windows import DAY, since
+from engine.decision.windows import DAY, window_start
 
 PERIODS = {"day": 1, "week": 7, "month": 30, "year": 365}
 
 
-def began(moment: Moment, facts: Facts) -> float | None:
+def moment_start(moment: Moment, facts: Facts) -> float | None:
     """When the moment that holds now began for this customer (s since 1970); None where it does not hold."""
     if moment.matches is not None and not moment.matches(facts.attributes):
         return None
@@ -24,21 +24,21 @@ def began(moment: Moment, facts: Facts) -> float | None:
         return None
     if moment.counter is not None:
         times = facts.counts.get(moment.counter, ())
-        first = once_since(moment, facts.now, facts.zone, start)
+        first = once_window_start(moment, facts.now, facts.zone, start)
         if any(time > first for time in times):
             return None
     return start
 
 
-def once_since(moment: Moment, now: float, zone: str, start: float) -> float:
+def once_window_start(moment: Moment, now: float, zone: str, start: float) -> float:
     """After when what is counted ends the moment, for one that began at `start`."""
     once = moment.spec.once
     if once is None or once.per == "occurrence":
         return math.nextafter(start, -math.inf)
-    return since(now, PERIODS[once.per] * DAY, "calendar", zone)
+    return window_start(now, PERIODS[once.per] * DAY, "calendar", zone)
 
 
-def zone_of(attributes: Mapping[str, object], otherwise: str) -> str:
+def customer_zone(attributes: Mapping[str, object], otherwise: str) -> str:
     """The customer's time zone by their trait `timezone`; the shop's where they have none that is known."""
     told = attributes.get("timezone")
     return told if isinstance(told, str) and is_zone(told) else otherwise

@@ -12,9 +12,9 @@ from engine.catalog.plan.features import Context
 from engine.catalog.plan.offer_index import Bits
 from engine.catalog.plan.plan import Moment, Offer, Selection
 from engine.decision.arbitrate import Factors, arbitrate, worth_their_price
-from engine.decision.gates import Facts, Gate, passing
-from engine.decision.moments import began
-from engine.hashing import uniform
+from engine.decision.gates import Facts, Gate, passing_offers
+from engine.decision.moments import moment_start
+from engine.hashing import uniform_draw
 from policies import Policy
 
 OfferReason = Literal["policy", "moment", "fallback", "breaker", "shown", "deferred", "dropped"]
@@ -22,11 +22,11 @@ OfferReason = Literal["policy", "moment", "fallback", "breaker", "shown", "defer
 shown now, or the store is away; the fallback because the placement's circuit `breaker` is open. Nothing is
 shown where the fallback would be, but is `shown` in another placement of this answer. On an outbound channel nothing is
 sent in its quiet hours, `deferred` until `not_before` or `dropped`, nor past its caps: `dropped`."""
-INSTEAD = ("fallback", "breaker")
+FALLBACK_REASONS = ("fallback", "breaker")
 """The reasons for which the fallback is shown."""
 
-Lost = Mapping[str, Gate]
-NONE_LOST: Lost = {}
+LostOffers = Mapping[str, Gate]
+NONE_LOST: LostOffers = {}
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -58,16 +58,16 @@ class Choice(msgspec.Struct, frozen=True):
     closed: Mapping[str, Gate] = {}
     factors: Mapping[str, Factors] = {}
     moment: str | None = None
-    began: float = 0.0
+    moment_start: float = 0.0
     not_before: float | None = None
 
     @property
-    def silent(self) -> bool:
+    def is_silent(self) -> bool:
         """Whether nothing is to be shown at all."""
         return self.reason in ("shown", "deferred", "dropped")
 
 
-def choose(
+def choose_offer(
     selection: Selection,
     snapshot: Snapshot | None,
     facts: Facts,
@@ -75,7 +75,7 @@ def choose(
     *,
     moments: Sequence[Moment] = (),
     shown: Collection[str] = (),
-    lost: Lost = NONE_LOST,
+    lost: LostOffers = NONE_LOST,
     trace: bool = False,
 ) -> Choice:
     """Draw one offer of the selection from exactly the propensities that are returned with it.
@@ -85,14 +85,16 @@ def choose(
     """
     closed: dict[str, Gate] | None = dict(lost) if trace else None
     for moment in moments:
-        start = began(moment, facts)
+        start = moment_start(moment, facts)
         if start is not None:
-            bits = passing(moment.index, moment.offers, facts, shown, closed)
+            bits = passing_offers(moment.index, moment.offers, facts, shown, closed)
             first = next((o for o in moment.offers if bits & moment.index.bits[o.key] and o.key not in lost), None)
             if first is not None:
                 why = _others(selection, moment, first, facts, shown, closed)
-                return Choice(first, "moment", 1.0, [first.key], [1.0], closed=why, moment=moment.key, began=start)
-    bits = passing(selection.index, selection.offers, facts, shown, closed)
+                return Choice(
+                    first, "moment", 1.0, [first.key], [1.0], closed=why, moment=moment.key, moment_start=start
+                )
+    bits = passing_offers(selection.index, selection.offers, facts, shown, closed)
     if not bits:
         return Choice(selection.fallback, "fallback", 1.0, closed=closed or {})
     if snapshot is not None and snapshot.fits is not None and snapshot.fits is not selection.arms:
@@ -127,7 +129,7 @@ def choose(
         probabilities = [probabilities[place] / left for place in had]
         names = [names[place] for place in had]
         factors = [factors[place] for place in had] if trace else ()
-    drawn = draw(probabilities, uniform(decision_id, selection.placement + (f"#{len(lost)}" if lost else "")))
+    drawn = draw(probabilities, uniform_draw(decision_id, selection.placement + (f"#{len(lost)}" if lost else "")))
     return Choice(
         selection.offers[int(may[had[drawn]])],
         "policy",
@@ -165,7 +167,7 @@ def _others(
     """Why not the others, if that is wanted: those without a gate of their own stand behind the moment."""
     if closed is None:
         return {}
-    passing(selection.index, selection.offers, facts, shown, closed)
+    passing_offers(selection.index, selection.offers, facts, shown, closed)
     behind: dict[str, Gate] = {key: "moment" for key in (*moment.index.keys, *selection.arms) if key != first.key}
     return behind | {key: gate for key, gate in closed.items() if key != first.key}
 

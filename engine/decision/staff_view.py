@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from engine.catalog.plan.plan import Plan
-from engine.customer import Profile, Stage, resume, stage
+from engine.customer import Profile, Stage, derive_stage, resumable_journey
 from engine.decision.decision import Decision
 from engine.decision.gates import Gate
 from engine.decision.offers import Choice
@@ -37,7 +37,7 @@ class Suggestion(msgspec.Struct, frozen=True):
     not_now: dict[str, str]
 
 
-class History(msgspec.Struct, frozen=True):
+class CustomerSummary(msgspec.Struct, frozen=True):
     """The customer in a few lines. `last_seen` says when on which channel (s since 1970)."""
 
     customer: str
@@ -60,10 +60,10 @@ class AgentView(msgspec.Struct, frozen=True):
     decision_id: str
     degraded: bool
     suggestions: dict[str, Suggestion]
-    history: History
+    history: CustomerSummary
 
 
-def agent_view(plan: Plan, decision: Decision, profile: Profile, now: float) -> AgentView:
+def build_agent_view(plan: Plan, decision: Decision, profile: Profile, now: float) -> AgentView:
     """A decision that was made with its trace, for staff."""
     answer = decision.answer
     return AgentView(
@@ -80,9 +80,9 @@ def agent_view(plan: Plan, decision: Decision, profile: Profile, now: float) -> 
 def _suggestion(plan: Plan, channel: str, placement: str, choice: Choice) -> Suggestion:
     others = sorted(zip(choice.probabilities, choice.candidates, strict=True), reverse=True)
     return Suggestion(
-        None if choice.silent else choice.offer.key,
-        "" if choice.silent else choice.offer.spec.title or choice.offer.key,
-        {} if choice.silent else choice.offer.spec.renderings.get(channel, {}),
+        None if choice.is_silent else choice.offer.key,
+        "" if choice.is_silent else choice.offer.spec.title or choice.offer.key,
+        {} if choice.is_silent else choice.offer.spec.renderings.get(channel, {}),
         _why(plan, channel, placement, choice),
         [offer for _, offer in others if offer != choice.offer.key],
         {offer: NOT_NOW[gate] for offer, gate in choice.closed.items()},
@@ -109,11 +109,11 @@ def _why(plan: Plan, channel: str, placement: str, choice: Choice) -> str:
     }[choice.reason]
 
 
-def _history(profile: Profile, now: float) -> History:
-    return History(
+def _history(profile: Profile, now: float) -> CustomerSummary:
+    return CustomerSummary(
         profile.id,
         profile.known,
-        stage(profile, now),
+        derive_stage(profile, now),
         profile.tier,
         profile.points,
         profile.order_count,
@@ -122,5 +122,5 @@ def _history(profile: Profile, now: float) -> History:
         dict(sorted(profile.recent.items(), key=lambda seen: -seen[1])),
         profile.complaint is not None and profile.complaint[0],
         {name: answer.score for name, answer in profile.answers.items()},
-        resume(profile, now),
+        resumable_journey(profile, now),
     )

@@ -12,7 +12,7 @@ from engine.catalog.spec.experiment import ExperimentSpec, Unit
 Units = Mapping[Unit, str | None]
 
 
-def kept(spec: ExperimentSpec, units: Units, held: Mapping[str, str]) -> int | Literal["blocked"] | None:
+def sticky_variant(spec: ExperimentSpec, units: Units, held: Mapping[str, str]) -> int | Literal["blocked"] | None:
     """The index of the variant that `held` binds these units to, None for none.
 
     What is held for the unit goes before what is held for its fallback. `blocked`: either was in the experiment in a
@@ -31,13 +31,13 @@ def kept(spec: ExperimentSpec, units: Units, held: Mapping[str, str]) -> int | L
     return None
 
 
-def to_keep(spec: ExperimentSpec, units: Units, held: Mapping[str, str], variant: str) -> Mapping[str, str]:
+def new_sticky_entry(spec: ExperimentSpec, units: Units, held: Mapping[str, str], variant: str) -> Mapping[str, str]:
     """What `held` does not say yet of units that have this variant, by its name; empty where it says so."""
     name = _name(spec, spec.bucket_version, *_owners(spec, units)[0])
     return {} if held.get(name) == variant else {name: variant}
 
 
-def experiment_of(name: str) -> str:
+def experiment_key(name: str) -> str:
     """The key of the experiment that something is held for."""
     return name.partition("@")[0].rpartition("__")[0]
 

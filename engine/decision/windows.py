@@ -11,7 +11,7 @@ Window = Literal["rolling", "calendar"]
 DAY = 86_400
 
 
-def since(now: float, per: float, window: Window, zone: str = "UTC") -> float:
+def window_start(now: float, per: float, window: Window, zone: str = "UTC") -> float:
     """The moment (s since 1970) after which what happened counts, for a window of `per` seconds at `now`.
 
     A calendar window is a day, a week from Monday, a month (28 to 31 days) or a year (365 or 366) of `zone`.
@@ -44,7 +44,9 @@ def suppressed_until(seen: Sequence[float], after: int, within: float, lasts: fl
     return max((last + lasts for last in runs), default=0.0)
 
 
-def ignored(shown: Sequence[float], answered: Sequence[float], now: float, patience: float = DAY) -> list[float]:
+def ignored_exposures(
+    shown: Sequence[float], answered: Sequence[float], now: float, patience: float = DAY
+) -> list[float]:
     """When it was shown and, within `patience` seconds, not answered; what may still be answered is not in it."""
     return [
         at for at in shown if at + patience <= now and not any(at <= answer <= at + patience for answer in answered)

@@ -38,7 +38,7 @@ def seen_keys(decision: Decision) -> list[str]:
     """The experiments with a variant and the placements of a decision."""
     return [
         *(key for key, one in decision.assigned.items() if one.assignment.index >= 0),
-        *(key for key, choice in decision.choices.items() if not choice.silent),
+        *(key for key, choice in decision.choices.items() if not choice.is_silent),
     ]
 
 
@@ -67,7 +67,7 @@ def _offer(placement: str, choice: Choice) -> DecisionRow:
     return DecisionRow(
         "offer",
         placement,
-        None if choice.silent else choice.offer.key,
+        None if choice.is_silent else choice.offer.key,
         choice.reason,
         choice.propensity,
         choice.candidates,

@@ -10,7 +10,7 @@ from importlib.metadata import version
 import msgspec
 
 from engine.customer import Profile
-from engine.decision.decision import DecideRequest, Standing
+from engine.decision.decision import Availability, DecideRequest
 from engine.errors import BadInput
 
 FORMAT = 1
@@ -29,7 +29,7 @@ class Trace(msgspec.Struct, frozen=True, array_like=True, gc=False):
     now: float
     request: DecideRequest
     profile: Profile
-    standing: Standing
+    standing: Availability
     degraded: bool = False
     tripped: list[str] = []
     paused: list[str] = []

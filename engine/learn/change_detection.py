@@ -19,7 +19,7 @@ import structlog
 from engine.journal.records import EventRecord
 from engine.learn.join import Lesson
 from engine.learn.reward_rules import Rules
-from policies import latest_change
+from policies import detect_change
 
 EVENT = "$change"  # the name in the log, of nobody in particular
 MOST = 256  # spans of an arm
@@ -88,7 +88,7 @@ class RewardHistory(msgspec.Struct, frozen=True):
         middles = (self.first + np.arange(complete) + 0.5) * self.width
         hours = (middles % DAY // HOUR).astype(np.intp) if same_hours else None
         counts, totals = np.array(self.counts[:complete]), np.array(self.totals[:complete])
-        change = latest_change(counts, totals, ERROR, kind=hours)
+        change = detect_change(counts, totals, ERROR, kind=hours)
         if change is None or not change.found:
             return looked, None
         after = msgspec.structs.replace(

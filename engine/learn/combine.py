@@ -10,7 +10,7 @@ from engine.journal import stream
 from engine.learn.reward_rules import Rule, Rules
 from engine.snapshots import snapshots
 from engine.snapshots.snapshots import Header, Published, aligned, bandit
-from policies import Bandit, dump, load, merge
+from policies import Bandit, dump_policy, load_policy, merge_policies
 
 MARK = "/"  # no selection's key has it
 REST = f"{MARK}before"
@@ -38,7 +38,7 @@ def combine_parts(client: stream.Client, rules: Rules) -> dict[str, int]:
         if not names or (current is not None and current.learnt == learnt and current.time >= newest):
             continue
         found = _found(client, names)
-        blob = dump(_sum(found, rule))
+        blob = dump_policy(_sum(found, rule))
         version = current.version + 1 if current else 1
         # Never older than its newest part by its header, whatever the clocks of two machines say.
         at = max(time.time(), *(part.header.time for part in found))
@@ -63,7 +63,7 @@ def keep_the_rest(client: stream.Client, rules: Rules) -> None:
         name = key + REST
         known = _found(client, [one for one in names if one != name])
         whole = _found(client, [key])
-        blob = dump(merge(_sum(whole, rule), bandit(rule.selection), _sum(known, rule)))
+        blob = dump_policy(merge_policies(_sum(whole, rule), bandit(rule.selection), _sum(known, rule)))
         version = there[name].version + 1 if name in there else 1
         learnt = current.learnt - sum(part.header.learnt for part in known)
         snapshots.publish(client, name, Header.of(version, time.time(), learnt, rule.meaning, blob), blob)
@@ -80,5 +80,5 @@ def _found(client: stream.Client, names: Sequence[str]) -> list[Published]:
 
 def _sum(parts: Sequence[Published], rule: Rule) -> Bandit:
     prior = bandit(rule.selection)
-    policies = [aligned(load(part.blob), rule.selection) for part in parts]
-    return reduce(lambda sum_, policy: merge(policy, sum_, prior), policies, prior)
+    policies = [aligned(load_policy(part.blob), rule.selection) for part in parts]
+    return reduce(lambda sum_, policy: merge_policies(policy, sum_, prior), policies, prior)

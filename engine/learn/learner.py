@@ -34,7 +34,7 @@ from engine.learn.teach import Learnt, fitted, restarted, teach
 from engine.settings import Settings
 from engine.snapshots import snapshots
 from engine.snapshots.snapshots import Header, aligned, store_errors
-from policies import dump, load
+from policies import dump_policy, load_policy
 
 INTERVAL = 0.1  # between looks at the streams' ends, and between two snapshots at least
 FIRST = 0  # the partition whose learner moves the prices and tells of trips
@@ -349,7 +349,7 @@ class Learner:
             rule = self._rules.of.get(key)
             if rule is None or one.version <= self._told.get(key, 0):
                 continue
-            blob = dump(aligned(one.policy, rule.selection))
+            blob = dump_policy(aligned(one.policy, rule.selection))
             header = Header.of(one.version, time.time(), one.learnt, one.meaning, blob)
             snapshots.publish(self._client, key + self._suffix, header, blob)
             published = True
@@ -381,7 +381,7 @@ class Learner:
 
 def _instead(mine: Learnt, published: snapshots.Published) -> Learnt:
     """A published snapshot in the place of `mine`; as it is if nothing was learnt here, because our file is new."""
-    header, policy = published.header, load(published.blob)
+    header, policy = published.header, load_policy(published.blob)
     if mine.version == 0:
         return Learnt(policy, header.meaning, header.version, header.learnt)
     return restarted(replace(mine, version=header.version), policy, header.meaning, header.learnt)

@@ -9,7 +9,7 @@ from engine.learn.combine import parts_of
 from engine.settings import Settings
 from engine.snapshots import snapshots
 from engine.snapshots.snapshots import Header, store_errors
-from policies import Bandit, load
+from policies import Bandit, load_policy
 
 _TRIES = 20
 
@@ -105,7 +105,7 @@ def _kept(client: stream.Client, key: str) -> list[Header]:
 
 def _rewards(client: stream.Client, key: str, header: Header) -> float | None:
     try:
-        policy = load(snapshots.kept_at(client, key, header).blob)
+        policy = load_policy(snapshots.kept_at(client, key, header).blob)
     except (BadInput, ValueError):
         return None
     return _weight(policy)

@@ -13,7 +13,7 @@ import structlog
 from engine.journal.stream import Progress
 from engine.learn.breaker import GRACE
 from engine.learn.teach import Learnt
-from policies import dump, load
+from policies import dump_policy, load_policy
 
 _spans = msgspec.json.Decoder(tuple[tuple[float, float], ...])
 _log = structlog.get_logger(__name__)
@@ -105,7 +105,7 @@ class State:
         rows = self.db.execute("SELECT key, meaning, version, learnt, forgotten, policy FROM policies")
         for key, meaning, version, learnt, spans, blob in rows:
             try:
-                found[key] = Learnt(load(blob), meaning, version, learnt, _spans.decode(spans))
+                found[key] = Learnt(load_policy(blob), meaning, version, learnt, _spans.decode(spans))
             except ValueError as error:
                 _log.error("a policy of an earlier release cannot be read and starts again", key=key, error=str(error))
         return found
@@ -115,7 +115,7 @@ class State:
         self.db.executemany(
             "INSERT OR REPLACE INTO policies VALUES (?, ?, ?, ?, ?, ?)",
             [
-                (key, one.meaning, one.version, one.learnt, msgspec.json.encode(one.forgotten), dump(one.policy))
+                (key, one.meaning, one.version, one.learnt, msgspec.json.encode(one.forgotten), dump_policy(one.policy))
                 for key, one in learnt.items()
             ],
         )

@@ -18,7 +18,7 @@ from engine.learn.combine import MARK, parts_of
 from engine.learn.rollback import put_current
 from engine.settings import Settings
 from engine.snapshots.snapshots import bandit, meaning_of, store_errors
-from policies import Bandit, dump
+from policies import Bandit, dump_policy
 
 if TYPE_CHECKING:
     import duckdb
@@ -77,10 +77,10 @@ def warm_start(settings: Settings, plan: Plan, key: str, source: Path) -> WarmSt
     policy, unused = learnt_from(selection, source)
     with stream.connect(settings.redis) as client, store_errors("publishing"):
         # Nothing that a learner taught before is in it, so its clock reads 0 there.
-        meaning, blob = meaning_of(selection), dump(policy)
+        meaning, blob = meaning_of(selection), dump_policy(policy)
         parts = parts_of(client, key)
         for part in parts:
-            put_current(client, part, 0.0, meaning, dump(bandit(selection)))
+            put_current(client, part, 0.0, meaning, dump_policy(bandit(selection)))
         if parts:
             put_current(client, f"{key}{MARK}warm", 0.0, meaning, blob)
         version = put_current(client, key, 0.0, meaning, blob)

@@ -10,8 +10,8 @@ from engine.catalog.conditions.compile import compile_condition
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.segments import expand_segments
-from engine.customer import CustomerIds, Stage, attributes, stage
-from engine.decision.decision import DecideRequest, decide, tell
+from engine.customer import CustomerIds, Stage, derive_attributes, derive_stage
+from engine.decision.decision import DecideRequest, decide, overlay_context
 from engine.rehearse.customers import SampledCustomer
 
 EVERYONE = "(everyone)"
@@ -54,10 +54,10 @@ def measure_coverage(plan: Plan, specs: Specs, sample: Iterable[SampledCustomer]
     without: defaultdict[tuple[str, Stage, str, str], int] = defaultdict(int)
     offers: defaultdict[tuple[str, Stage, str, str], set[str]] = defaultdict(set)
     for one in sample:
-        known = attributes(one.profile, now)
-        tell(known, one.context)
+        known = derive_attributes(one.profile, now)
+        overlay_context(known, one.context)
         mine = [EVERYONE, *(key for key, matches in segments.items() if matches(known))]
-        at = stage(one.profile, now)
+        at = derive_stage(one.profile, now)
         for channel, placement in placements:
             request = DecideRequest(
                 customer=CustomerIds(user_id=one.profile.id),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from engine.customer import LAPSED_AFTER, LOYAL_ORDERS, Consent, Held, Profile, Stage, Trait
+from engine.customer import LAPSED_AFTER, LOYAL_ORDERS, Consent, JourneyItem, Profile, Stage, Trait
 from engine.customers.model.traits import CONSENT, flatten_traits
 from engine.errors import BadInput
 from engine.vocabulary import DAY
@@ -44,7 +44,7 @@ def make_one_per_stage(purposes: Iterable[str], now: float) -> list[SampledCusto
     return [
         one("new"),
         one("engaged", past_visits=2),
-        one("cart", journey={"cart": Held({"items": 1}, now, now + DAY)}),
+        one("cart", journey={"cart": JourneyItem({"items": 1}, now, now + DAY)}),
         one("customer", order_count=1, last_order=now),
         one("loyal", order_count=LOYAL_ORDERS, last_order=now),
         one("lapsed", order_count=1, last_order=long_ago),

@@ -12,10 +12,10 @@ from engine.claims.claims import Claim, PoolShare
 from engine.claims.pacing import expected_worth, paced_pools, pools_by_offer, prices_by_offer, update_pacing
 from engine.claims.requirements import ShowingContext, required_claim
 from engine.customer import CustomerIds, Profile
-from engine.decision.decision import DecideRequest, Decision, Standing, decide
+from engine.decision.decision import Availability, DecideRequest, Decision, decide
 from engine.decision.gates import Gate
 from engine.decision.offers import Choice, Snapshot
-from engine.hashing import uniform
+from engine.hashing import uniform_draw
 from engine.rehearse.customers import SampledCustomer
 from engine.rehearse.preview import NO_SNAPSHOTS, channel_of, placement_of
 from engine.vocabulary import DAY, REDEMPTION
@@ -155,14 +155,14 @@ def dry_run(
         who[outcome].add(profile.id)
         for placement, choice in decision.choices.items():
             kept.update((offer, gate) for offer, gate in choice.closed.items())
-            if choice.silent:
+            if choice.is_silent:
                 continue
             values[outcome] += choice.offer.spec.value
             prices.saw(choice)
             claim = required_claim(
                 plan, decision_id, placement, choice, ShowingContext(decision.channel, decision.zone, now)
             )
-            takes_it = choice.reason != "fallback" and uniform(decision_id, REDEMPTION) < redeemed
+            takes_it = choice.reason != "fallback" and uniform_draw(decision_id, REDEMPTION) < redeemed
             told = choice.offer.limits.counters(REDEMPTION, decision.channel, plan.watched) if takes_it else []
             ledger.seen(profile.id, claim, told, now, takes_it=takes_it)
     outcomes = [
@@ -178,7 +178,7 @@ def _outcome(key: str, decision: Decision) -> str:
         answer = decision.answer.experiments[key]
         return answer.variant or f"({answer.reason})"
     (choice,) = decision.choices.values()
-    if choice.silent:
+    if choice.is_silent:
         return f"({choice.reason})"
     return choice.offer.key if choice.reason == "policy" else f"{choice.offer.key} ({choice.reason})"
 
@@ -197,11 +197,11 @@ class _Ledger:
         self._holds: list[tuple[float, str, float]] = []
         self._ran_out: dict[str, float] = {}
 
-    def standing(self, customer: str, now: float) -> Standing:
+    def standing(self, customer: str, now: float) -> Availability:
         while self._holds and self._holds[0][0] <= now:
             _, pool, amount = heapq.heappop(self._holds)
             self._held[pool] -= amount
-        return Standing(self._counts[customer], {pool: self._left(pool) for pool in self._whole})
+        return Availability(self._counts[customer], {pool: self._left(pool) for pool in self._whole})
 
     def seen(self, customer: str, claim: Claim | None, told: Iterable[str], now: float, *, takes_it: bool) -> None:
         counts = self._counts[customer]

@@ -14,7 +14,7 @@ from engine.catalog.archive import Archive
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.plan.plan import Plan
 from engine.decision.decision import Decision, decide
-from engine.decision.explanation import Explanation, explanation
+from engine.decision.explanation import Explanation, build_explanation
 from engine.decision.offers import Snapshot
 from engine.errors import BadInput
 from engine.journal import traces
@@ -23,7 +23,7 @@ from engine.journal.log import commit, parquet
 from engine.journal.records import DecisionRow
 from engine.journal.stream import Client
 from engine.snapshots import snapshots
-from policies import Bandit, load
+from policies import Bandit, load_policy
 from policies.base import Among
 from policies.batches import Floats
 
@@ -108,7 +108,7 @@ def explain_decision(log: Path, archive: Archive, client: Client, decision_id: s
     if differences and trace.release != traces.RELEASE:
         differences.append(f"decided by Counterpoint {trace.release or 'of before'}, made again by {traces.RELEASE}")
     recorded = [f"{key}@{snapshot.version}" for key, snapshot in learnt.items() if snapshot.final]
-    why = explanation(decision)
+    why = build_explanation(decision)
     return ReplayedDecision(decision_id, trace.now, version, not differences, differences, logged, why, recorded)
 
 
@@ -146,7 +146,7 @@ def _snapshots(
             raise BadInput(
                 f"{row.policy} is not kept any more; the log's propensity {row.propensity:g} is what is left"
             )
-        policy = load(snapshots.kept_at(client, key, header).blob)
+        policy = load_policy(snapshots.kept_at(client, key, header).blob)
         yield key, Snapshot(snapshots.aligned(policy, plan.policies[key]), header.version)
 
 

@@ -109,5 +109,5 @@ def _shown(key: str, one: SampledCustomer, decision: Decision) -> PreviewRow:
     pairs = zip(choice.candidates, choice.probabilities, strict=True)
     detail = ", ".join(f"{offer} {p:.3f}" for offer, p in pairs)
     detail += "".join(f", {offer}: {gate}" for offer, gate in choice.closed.items())
-    gets = None if choice.silent else choice.offer.key
+    gets = None if choice.is_silent else choice.offer.key
     return PreviewRow(one.profile.id, channel, gets, choice.reason, choice.propensity, detail, policy)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from engine.catalog.plan.plan import Plan
-from engine.customer import Profile, attributes
+from engine.customer import Profile, derive_attributes
 from engine.decision.assign import Subject, assign
-from engine.decision.decision import clock, tell
-from engine.decision.moments import zone_of
+from engine.decision.decision import local_clock, overlay_context
+from engine.decision.moments import customer_zone
 
 
 class VariantMove(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"}):
@@ -39,8 +39,8 @@ def count_moves(old: Plan, new: Plan, sample: Iterable[Profile], now: float) -> 
 def subject_of(profile: Profile, now: float, zone: str, context: Mapping[str, object] | None = None) -> Subject:
     """A customer as assignment sees them; their device and store are taken from `context`, `zone` is the shop's."""
     context = context or {}
-    known = attributes(profile, now)
-    tell(known, context)
+    known = derive_attributes(profile, now)
+    overlay_context(known, context)
     device, store = context.get("device_id"), context.get("store")
     return Subject(
         units={
@@ -49,7 +49,7 @@ def subject_of(profile: Profile, now: float, zone: str, context: Mapping[str, ob
             "store": store if isinstance(store, str) else None,
         },
         names=frozenset((profile.id,)),
-        attributes={**known, "id": profile.id, **clock(now, zone_of(known, zone))},
+        attributes={**known, "id": profile.id, **local_clock(now, customer_zone(known, zone))},
         sticky=profile.sticky,
     )
 

@@ -23,7 +23,7 @@ from engine.customers.erased_cache import ErasedCache
 from engine.customers.model.events import Accepted, Event, EventStatus, customer_ids, decode_batch
 from engine.customers.redis.keys import strongest_identifier
 from engine.customers.store import ProfileStore
-from engine.decision.decision import NOTHING_COUNTED, DecideRequest, Decision, Standing, decide
+from engine.decision.decision import UNRESTRICTED, Availability, DecideRequest, Decision, decide
 from engine.decision.offers import Snapshot
 from engine.erasure.recovery import recover_erasures, recover_merges
 from engine.errors import JournalError, StoreUnavailable
@@ -179,7 +179,7 @@ class Worker:
                 resolved, pools = await asyncio.gather(found, self.granting.pools(self.plan, now))
             else:
                 resolved, pools = await found, {}
-            standing = Standing(resolved.counts, pools, prices=self.follower.prices)
+            standing = Availability(resolved.counts, pools, prices=self.follower.prices)
             profile = resolved.profile
             decision = self.decided(profile, request, now, decision_id, standing=standing)
             if request.expose:
@@ -192,8 +192,8 @@ class Worker:
                     return self.decided(profile, request, now, decision_id, standing=standing)
 
                 decision = await self.granting.grant(self.plan, decision, resolved.key, now, again)
-            if decision.kept:
-                await write_sticky(self.store, resolved, decision.kept, self.plan.experiments)
+            if decision.sticky_entries:
+                await write_sticky(self.store, resolved, decision.sticky_entries, self.plan.experiments)
             if request.expose and (told := pending_of(decision, resolved.key, ())) is not None:
                 await store_pending(self.store.wire, decision_id, told)
         except StoreUnavailable:
@@ -203,14 +203,19 @@ class Worker:
             self.away.answered()
         trace = self._trace(decision, now, request, profile, standing)
         return msgspec.structs.replace(
-            decision, key=resolved.key, who=request.customer, unit=profile.unit, erased=resolved.erased, trace=trace
+            decision,
+            claims_key=resolved.key,
+            customer_ids=request.customer,
+            unit=profile.unit,
+            erased=resolved.erased,
+            trace=trace,
         )
 
     def _alone(self, request: DecideRequest, now: float, decision_id: str) -> Decision:
         """Decide without the store: nothing is known of the customer, so it is the fallback."""
         profile = unknown_profile(request.customer)
         decision = self.decided(profile, request, now, decision_id, degraded=True)
-        trace = self._trace(decision, now, request, profile, NOTHING_COUNTED)
+        trace = self._trace(decision, now, request, profile, UNRESTRICTED)
         return msgspec.structs.replace(decision, erased=self.forgotten.names(request.customer), trace=trace)
 
     def decided(
@@ -221,7 +226,7 @@ class Worker:
         decision_id: str,
         *,
         degraded: bool = False,
-        standing: Standing = NOTHING_COUNTED,
+        standing: Availability = UNRESTRICTED,
         trace: bool = False,
     ) -> Decision:
         """`decide` by the plan and the snapshots as they stand; a paused selection counts as tripped."""
@@ -244,7 +249,7 @@ class Worker:
         return {*tripped, *self.switch.paused} if self.switch.paused else tripped
 
     def _trace(
-        self, decision: Decision, now: float, request: DecideRequest, profile: Profile, standing: Standing
+        self, decision: Decision, now: float, request: DecideRequest, profile: Profile, standing: Availability
     ) -> bytes:
         degraded, paused, tripped = decision.answer.degraded, list(self.switch.paused), list(self._tripped)
         made = traces.Trace(now, request, profile, standing, degraded, tripped, paused, chances=chances_of(decision))
@@ -254,7 +259,7 @@ class Worker:
         """Keep a decision until its exposure is told; False where the store did not take it."""
         waits = seen_keys(decision)
         lost = decision.answer.degraded or decision.erased
-        told = None if lost else pending_of(decision, decision.key, waits)
+        told = None if lost else pending_of(decision, decision.claims_key, waits)
         if told is not None:
             try:
                 await store_pending(self.store.wire, decision.answer.decision_id, told)

@@ -23,7 +23,7 @@ from engine.journal.spool import ship
 from engine.journal.stream import Client
 from engine.keyspace import LEARNER_FIGURES, SHADOW_PRICES, SNAPSHOT_HEADERS, TRIPPED_BREAKERS
 from engine.settings import Settings
-from policies import Bandit, load, with_arms
+from policies import Bandit, load_policy, with_arms
 from policies.linear import Linear
 
 KEPT = 20
@@ -274,7 +274,7 @@ class Follower:
     def _take(self, key: str, value: bytes) -> None:
         try:
             header, blob = _checked(key, value)
-            self._learnt[key] = header, load(blob)
+            self._learnt[key] = header, load_policy(blob)
         except (BadInput, ValueError) as error:
             self._reject(key, error)
 

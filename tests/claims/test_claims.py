@@ -13,7 +13,7 @@ from engine.customer import CustomerIds
 from engine.customers.model.events import Accepted, Event
 from engine.customers.redis.pipeline import RedisPipeline, connect_store
 from engine.customers.store import ProfileStore
-from engine.decision.windows import since, suppressed_until
+from engine.decision.windows import suppressed_until, window_start
 
 NOW = 1_790_000_000.0
 DAY = 86_400.0
@@ -177,11 +177,11 @@ def test_calendar_windows_begin_where_the_customer_is() -> None:
         365: datetime(2025, 12, 31, 23, tzinfo=UTC),
     }
     for days, begin in begins.items():
-        assert since(now, days * DAY, "calendar", "Europe/Berlin") == pytest.approx(begin.timestamp(), abs=1e-3)
-        assert since(now, days * DAY, "calendar", "Europe/Berlin") < begin.timestamp()
-    assert since(now, 2 * DAY, "rolling") == now - 2 * DAY
+        assert window_start(now, days * DAY, "calendar", "Europe/Berlin") == pytest.approx(begin.timestamp(), abs=1e-3)
+        assert window_start(now, days * DAY, "calendar", "Europe/Berlin") < begin.timestamp()
+    assert window_start(now, 2 * DAY, "rolling") == now - 2 * DAY
     with pytest.raises(ValueError, match="no calendar window"):
-        since(now, 2 * DAY, "calendar")
+        window_start(now, 2 * DAY, "calendar")
 
 
 def test_two_refusals_in_thirty_days_suppress_for_sixty() -> None:

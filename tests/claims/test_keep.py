@@ -52,7 +52,7 @@ async def served(store: ProfileStore, plan: Plan, ids: CustomerIds, *, expose: b
     decision = decide(plan, {}, resolved.profile, request, NOW)
     if expose and not resolved.settled:
         await store.touch(resolved, NOW, ignore)
-    await write_sticky(store, resolved, decision.kept, plan.experiments)
+    await write_sticky(store, resolved, decision.sticky_entries, plan.experiments)
     return decision
 
 
@@ -79,7 +79,7 @@ def test_nothing_is_written_when_nothing_is_new(redis_url: str, tmp_path: Path) 
         await served(store, plan, VISITOR)
         before = (await store.fetch(VISITOR, NOW)).profile
         again = await served(store, plan, VISITOR)
-        assert again.kept == {}
+        assert again.sticky_entries == {}
         assert (await store.fetch(VISITOR, NOW)).profile == before
 
     with_store(redis_url, story)
@@ -122,7 +122,7 @@ def test_a_device_hands_its_variant_to_the_fallback_and_back(redis_url: str, tmp
         assert answered(await served(store, all_a, KNOWN)) == ("a", "assigned")
         decision = await served(store, all_b, there)
         assert answered(decision) == ("a", "sticky")
-        assert decision.kept == {"banner__0@d-1": "a"}
+        assert decision.sticky_entries == {"banner__0@d-1": "a"}
 
     with_store(redis_url, story)
 

@@ -21,7 +21,7 @@ from engine.catalog.spec.experiment import (
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import ChannelsFile, ChannelSpec
 from engine.decision.assign import Assignment, Subject, assign
-from engine.decision.sticky import to_keep
+from engine.decision.sticky import new_sticky_entry
 
 Json = dict[str, Any]
 KINDS: tuple[Unit, ...] = ("customer", "device", "store")
@@ -53,7 +53,7 @@ class Imported:
         place = f"{name}||{unit}"
         held = self.documents.get(place, {}).get("assignments", {})
         own = {_held_as(key, kind, unit): variant for key, variant in held.items()}
-        new = to_keep(self.spec, self.subject.units, own, self.spec.variants[got.index].key)
+        new = new_sticky_entry(self.spec, self.subject.units, own, self.spec.variants[got.index].key)
         assignments = held | {key.partition("@")[0]: variant for key, variant in new.items()}
         return self.documents | {
             place: {"attributeName": name, "attributeValue": unit, "assignments": assignments},

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.customer import Profile, attributes, consented, resume
+from engine.customer import Profile, derive_attributes, has_consented, resumable_journey
 from engine.customers.customer_view import customer_view
 from engine.customers.model.events import Event
 from engine.customers.model.reducers import apply_event
@@ -114,35 +114,35 @@ def test_an_order_told_twice_counts_once() -> None:
 
 def test_points_spent_lower_the_balance_and_not_the_tier() -> None:
     profile = after([track("purchase", revenue=120.0), track("points_redeemed", points=100)])
-    assert attributes(profile, NOW)["loyalty"] == {"points": 20.0, "tier": 1}
+    assert derive_attributes(profile, NOW)["loyalty"] == {"points": 20.0, "tier": 1}
 
 
 def test_affinity_halves_every_half_life() -> None:
     profile = after([track("view", category="coffee"), track("view", NOW - 30 * DAY, category="coffee")])
-    assert attributes(profile, NOW)["affinity"] == {"coffee": pytest.approx(1.5)}
-    assert attributes(profile, NOW + 60 * DAY)["affinity"] == {"coffee": pytest.approx(0.375)}
+    assert derive_attributes(profile, NOW)["affinity"] == {"coffee": pytest.approx(1.5)}
+    assert derive_attributes(profile, NOW + 60 * DAY)["affinity"] == {"coffee": pytest.approx(0.375)}
 
 
 def test_visits_are_runs_of_events_whatever_order_they_come_in() -> None:
     late_bridge = [track("view", NOW + minutes * 60) for minutes in (0, 50, 200, 25)]
-    assert attributes(after(late_bridge), NOW)["visits"] == 2
+    assert derive_attributes(after(late_bridge), NOW)["visits"] == 2
     many = after([track("view", NOW + hours * 3600) for hours in range(20)])
     assert (len(many.visits), many.past_visits) == (RULES.visits_limit, 20 - RULES.visits_limit)
 
 
 @pytest.mark.parametrize("told", ["return", "refund", "email_sent", "ignored", "back_in_stock", "complaint_resolved"])
 def test_what_the_shop_tells_is_no_visit(told: str) -> None:
-    assert attributes(after([track("view"), track(told, NOW + DAY)]), NOW)["visits"] == 1
+    assert derive_attributes(after([track("view"), track(told, NOW + DAY)]), NOW)["visits"] == 1
     assert told in after([track(told)]).recent
 
 
 def test_a_consent_expires_and_a_later_denial_stands() -> None:
     given_ = track("consent_given", purpose="marketing", days=1)
     profile = after([given_])
-    assert consented(profile, "marketing", NOW + 1)
-    assert not consented(profile, "marketing", NOW + 2 * DAY)
-    assert attributes(profile, NOW + 2 * DAY)["consent"] == {"marketing": False}
-    assert not consented(
+    assert has_consented(profile, "marketing", NOW + 1)
+    assert not has_consented(profile, "marketing", NOW + 2 * DAY)
+    assert derive_attributes(profile, NOW + 2 * DAY)["consent"] == {"marketing": False}
+    assert not has_consented(
         after([track("consent_withdrawn", NOW + 5, purpose="marketing"), given_]), "marketing", NOW + 9
     )
 
@@ -152,11 +152,11 @@ def test_a_consent_expires_and_a_later_denial_stands() -> None:
 )
 def test_a_consent_ends_when_it_says_however_that_is_written(form: Callable[[float], object]) -> None:
     profile = after([track("consent", purpose="marketing", granted=True, expires=form(NOW + 60))])
-    assert consented(profile, "marketing", NOW + 59)
-    assert not consented(profile, "marketing", NOW + 61)
+    assert has_consented(profile, "marketing", NOW + 59)
+    assert not has_consented(profile, "marketing", NOW + 61)
     for none in (None, "9999-12-31T23:59:59Z"):
         profile = after([track("consent", purpose="marketing", granted=True, expires=none)])
-        assert consented(profile, "marketing", NOW + 3650 * DAY)
+        assert has_consented(profile, "marketing", NOW + 3650 * DAY)
 
 
 @pytest.mark.parametrize("said", [{"days": 1e9}, {"days": -1e9}, {"expires": 1e300}])
@@ -166,21 +166,21 @@ def test_whatever_was_told_can_be_read(said: dict[str, object]) -> None:
         told = Event("identify", "m", user_id="u", traits=traits), NOW
         profile = after([track("view", category="coffee"), told, track("consent", purpose="p", granted=True, **said)])
         assert msgspec.json.encode(customer_view(profile, NOW))
-        assert consented(profile, "p", NOW) == (said.get("days", 1) > 0)
+        assert has_consented(profile, "p", NOW) == (said.get("days", 1) > 0)
 
 
 def test_the_journey_goes_on_until_it_ends_or_is_forgotten() -> None:
     profile = after([track("cart_updated", items=2), track("checkout", step="address")])
-    assert resume(profile, NOW + 60) == {"cart": {"items": 2}, "step": "address"}
-    assert resume(profile, NOW + 2 * DAY) == {"cart": {"items": 2}}
-    assert resume(profile, NOW + 8 * DAY) == {}
+    assert resumable_journey(profile, NOW + 60) == {"cart": {"items": 2}, "step": "address"}
+    assert resumable_journey(profile, NOW + 2 * DAY) == {"cart": {"items": 2}}
+    assert resumable_journey(profile, NOW + 8 * DAY) == {}
     bought = track("purchase", NOW + 5, revenue=3.0)
-    assert resume(after([bought, track("cart_updated", items=2)]), NOW + 60) == {}
+    assert resumable_journey(after([bought, track("cart_updated", items=2)]), NOW + 60) == {}
 
 
 def test_told_traits_nest_and_win_over_computed_ones() -> None:
     event = Event("identify", "m", user_id="u", traits={"loyalty": {"tier": 3}, "country": "DE"}, channel="store")
-    seen = attributes(after([(event, NOW), track("purchase", revenue=5.0)]), NOW + DAY)
+    seen = derive_attributes(after([(event, NOW), track("purchase", revenue=5.0)]), NOW + DAY)
     assert seen["loyalty"] == {"points": 5.0, "tier": 3}
     assert (seen["country"], seen["recency_days"], seen["stage"], seen["monetary"]) == ("DE", 1.0, "customer", 5.0)
 
@@ -207,6 +207,8 @@ def test_the_rule_of_a_trait_says_which_word_stands(
 
 def test_complaint_and_answers() -> None:
     profile = after([track("complaint_opened"), track("nps", score=9), track("survey", survey="csat", score=4)])
-    seen = attributes(profile, NOW)
+    seen = derive_attributes(profile, NOW)
     assert (seen["complaint_open"], seen["satisfaction"]) == (True, {"nps": 9.0, "csat": 4.0})
-    assert not attributes(after([track("complaint_closed", NOW + 1), track("complaint_opened")]), NOW)["complaint_open"]
+    assert not derive_attributes(after([track("complaint_closed", NOW + 1), track("complaint_opened")]), NOW)[
+        "complaint_open"
+    ]

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from engine import embedded
-from engine.customer import CustomerIds, attributes
+from engine.customer import CustomerIds, derive_attributes
 from engine.customers.model.events import Accepted, Event
 from engine.customers.store import ProfileStore
 from engine.errors import StoreUnavailable
@@ -79,7 +79,7 @@ def test_an_event_counts_once_and_says_so(redis_url: str) -> None:
         one = await store.ingest([event, event], NOW, log)
         two = await store.ingest([event], NOW, log)
         assert [s.status for s in (*one, *two)] == ["accepted", "duplicate", "duplicate"]
-        seen = attributes((await store.fetch(CustomerIds(user_id="u-42"), NOW)).profile, NOW)
+        seen = derive_attributes((await store.fetch(CustomerIds(user_id="u-42"), NOW)).profile, NOW)
         assert seen["orders"] == {"count": 1, "revenue": 12.5, "last_days": 0.0}
         assert [(e.message_id, e.customer, e.revenue) for e in log.events] == [("m1", "u-42", 12.5)]
 

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from engine.customer import Answer, Consent, Decayed, Order, Profile, attributes
+from engine.customer import Consent, Decayed, Order, Profile, SurveyAnswer, derive_attributes
 from engine.customers.model.reducers import COMPLAINTS, CONSENTS, PURCHASES, QUESTIONS
-from engine.decision.decision import clock
+from engine.decision.decision import local_clock
 from engine.vocabulary import ANSWERS, CONFIRMS, REFUNDS, RELEASES
 
 PAGE = (Path(__file__).parents[2] / "docs/customers.md").read_text()
@@ -33,7 +33,7 @@ def test_every_computed_attribute_is_told() -> None:
         last_order=NOW,
         affinities={"NAME": Decayed(1.0, NOW)},
         consents={"PURPOSE": Consent(granted=True, time=NOW)},
-        answers={question: Answer(5.0, NOW) for question in QUESTIONS},
+        answers={question: SurveyAnswer(5.0, NOW) for question in QUESTIONS},
     )
     told = TOLD | {"affinity.NAME", "consent.PURPOSE"}
-    assert names(attributes(everything, NOW) | clock(NOW, "UTC")) <= told
+    assert names(derive_attributes(everything, NOW) | local_clock(NOW, "UTC")) <= told

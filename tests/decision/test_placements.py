@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from engine import decide
 from engine.catalog import Plan, load_plan
 from engine.customer import CustomerIds, Profile, Trait
-from engine.decision.decision import DecideRequest, Standing
-from engine.decision.staff_view import agent_view
+from engine.decision.decision import Availability, DecideRequest
+from engine.decision.staff_view import build_agent_view
 from engine.journal.from_decision import decision_record, seen_keys
 
 NOW = 1_790_000_000.0
@@ -88,7 +88,7 @@ def test_no_offer_stands_twice_in_an_answer(
         decision_id=f"d-{number}",
         degraded=degraded,
         tripped=tripped,
-        standing=Standing(lost=lost),
+        standing=Availability(lost=lost),
         trace=True,
     )
     answers = decision.answer.offers
@@ -105,7 +105,7 @@ def test_the_second_of_two_with_one_fallback_stays_empty_and_says_why(plan: Plan
     decision = decide(plan, {}, Profile("u", "u"), ask(("hero", "side", "bar")), NOW, degraded=True)
     told = {key: (answer.offer, answer.reason, answer.rendering) for key, answer in decision.answer.offers.items()}
     assert told == {"hero": ("z", "fallback", {}), "side": (None, "shown", {}), "bar": ("y", "fallback", {})}
-    staff = agent_view(plan, decision, Profile("u", "u"), NOW).suggestions["side"]
+    staff = build_agent_view(plan, decision, Profile("u", "u"), NOW).suggestions["side"]
     assert (staff.offer, staff.title, staff.why) == (None, "", "all that may be offered is on this screen already")
 
 

@@ -10,8 +10,8 @@ import yaml
 from engine import decide
 from engine.catalog import Plan, load_plan
 from engine.customer import CustomerIds, Profile
-from engine.decision.decision import DecideRequest, Decision, Standing
-from engine.decision.explanation import explanation
+from engine.decision.decision import Availability, DecideRequest, Decision
+from engine.decision.explanation import build_explanation
 from engine.decision.offers import Snapshot
 from policies import Bandit, Pacing
 
@@ -63,7 +63,7 @@ def learnt(plan: Plan) -> dict[str, Snapshot]:
     return {"hero": Snapshot(selection.prior.update(x, arm, clicked.astype(float), np.full(4000, 0.5)), 1)}
 
 
-def ask(plan: Plan, snapshots: Any, i: int, taste: float, standing: Standing, *, trace: bool = False) -> Decision:
+def ask(plan: Plan, snapshots: Any, i: int, taste: float, standing: Availability, *, trace: bool = False) -> Decision:
     request = DecideRequest(
         customer=CustomerIds(user_id=f"u{i}"), channel="web", placements=["hero"], context={"taste": taste}
     )
@@ -79,7 +79,7 @@ def earned(plan: Plan, snapshots: Any, seed: int, step: float) -> tuple[float, i
     for i, taste in enumerate(tastes):
         prices = {"scarce": pacing.price} if pacing.price else {}
         pools = {"stock:BAG": pacing.left}
-        made = ask(plan, snapshots, i, taste, Standing(pools=pools, prices=prices))
+        made = ask(plan, snapshots, i, taste, Availability(pools=pools, prices=prices))
         used = made.answer.offers["hero"].offer == "scarce"
         worth = 3.0 * chance(taste)
         total += worth if used else 0.3
@@ -106,13 +106,13 @@ def test_a_paced_stock_earns_more_than_greed_and_lasts(tmp_path: Path, seed: int
 def test_the_propensity_is_exact_among_those_that_are_worth_their_price(tmp_path: Path) -> None:
     plan = shop(tmp_path)
     snapshots = learnt(plan)
-    dear = Standing(prices={"scarce": 1.4})
+    dear = Availability(prices={"scarce": 1.4})
     for taste, candidates in ((0.2, ["usual"]), (0.9, ["scarce", "usual"])):
         chosen = [ask(plan, snapshots, i, taste, dear).choices["hero"] for i in range(600)]
         first = chosen[0]
         assert first.candidates == candidates
         assert sum(first.probabilities) == pytest.approx(1.0)
-        free = ask(plan, snapshots, 0, taste, Standing()).choices["hero"]
+        free = ask(plan, snapshots, 0, taste, Availability()).choices["hero"]
         if len(candidates) == 2:
             assert list(first.probabilities) == pytest.approx(list(free.probabilities))
         share = np.mean([one.offer.key == "scarce" for one in chosen])
@@ -125,10 +125,10 @@ def test_the_propensity_is_exact_among_those_that_are_worth_their_price(tmp_path
 def test_explain_shows_the_price_and_whom_it_is_kept_from(tmp_path: Path) -> None:
     plan = shop(tmp_path)
     snapshots = learnt(plan)
-    dear = Standing(prices={"scarce": 1.4})
-    (seen,) = explanation(ask(plan, snapshots, 1, 0.9, dear, trace=True)).placements.values()
+    dear = Availability(prices={"scarce": 1.4})
+    (seen,) = build_explanation(ask(plan, snapshots, 1, 0.9, dear, trace=True)).placements.values()
     assert {one.offer: one.price for one in seen.candidates} == {"scarce": 1.4, "usual": 0.0}
-    (kept,) = explanation(ask(plan, snapshots, 1, 0.1, dear, trace=True)).placements.values()
+    (kept,) = build_explanation(ask(plan, snapshots, 1, 0.1, dear, trace=True)).placements.values()
     assert kept.closed == {"scarce": "price"}
     assert [one.offer for one in kept.candidates] == ["usual"]
 
@@ -136,7 +136,7 @@ def test_explain_shows_the_price_and_whom_it_is_kept_from(tmp_path: Path) -> Non
 def test_alone_at_its_price_it_gives_way_to_the_fallback(tmp_path: Path) -> None:
     plan = shop(tmp_path)
     (chosen,) = ask(
-        plan, learnt(plan), 1, 0.1, Standing(pools={"stock:BAG": 5}, prices={"scarce": 9.0, "usual": 9.0})
+        plan, learnt(plan), 1, 0.1, Availability(pools={"stock:BAG": 5}, prices={"scarce": 9.0, "usual": 9.0})
     ).choices.values()
     assert (chosen.offer.key, chosen.reason, chosen.propensity) == ("z", "fallback", 1.0)
 
@@ -145,6 +145,6 @@ def test_worth_is_what_the_placement_weighs_by(tmp_path: Path) -> None:
     """Without the value in arbitration a click on the scarce offer is worth one click."""
     plan = shop(tmp_path, value=False)
     snapshots = learnt(plan)
-    price = Standing(prices={"scarce": 0.4})
+    price = Availability(prices={"scarce": 0.4})
     assert ask(plan, snapshots, 1, 0.9, price).choices["hero"].candidates == ["scarce", "usual"]
     assert ask(plan, snapshots, 1, 0.5, price).choices["hero"].candidates == ["usual"]

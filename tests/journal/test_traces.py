@@ -2,12 +2,12 @@ import msgspec
 import pytest
 
 from engine.customer import CustomerIds, Profile
-from engine.decision.decision import DecideRequest, Standing
+from engine.decision.decision import Availability, DecideRequest
 from engine.errors import BadInput
 from engine.journal.traces import FORMAT, RELEASE, Trace, decode, encode
 
 REQUEST = DecideRequest(customer=CustomerIds(user_id="u"), channel="web", context={"intent": "buy"})
-TRACE = Trace(1.5, REQUEST, Profile("u", "u", points=3.0), Standing({"exposure|*": [1.0]}), tripped=["hero"])
+TRACE = Trace(1.5, REQUEST, Profile("u", "u", points=3.0), Availability({"exposure|*": [1.0]}), tripped=["hero"])
 
 
 def test_a_trace_says_in_which_format_and_by_which_release_it_was_written() -> None:

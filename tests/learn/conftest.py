@@ -29,7 +29,7 @@ from engine.learn import learn
 from engine.learn.state import State, path_of
 from engine.settings import Settings
 from engine.snapshots import snapshots
-from policies import Bandit, load
+from policies import Bandit, load_policy
 
 T0 = 1_790_000_000.0
 HOUR = 3600.0
@@ -187,7 +187,7 @@ class Shop:
     def learnt(self, key: str = "hero") -> Bandit:
         found = snapshots.current(self.client, key)
         assert found is not None
-        return load(found.blob)
+        return load_policy(found.blob)
 
     def version(self, key: str = "hero") -> int:
         return snapshots.headers(self.client)[key].version

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies import make
+from policies import make_policy
 
 HOUR = 3600.0
 MINUTE = 60.0
@@ -182,7 +182,7 @@ def test_a_reward_that_the_policy_does_not_hold_is_kept_aside(shop: Any) -> None
     """`check` refuses such a file; a plan of an earlier release may have it."""
     plan = shop.plan
     till = plan.policies["till"]
-    plan = replace(plan, policies={"till": replace(till, prior=make("beta_thompson", till.arms))})
+    plan = replace(plan, policies={"till": replace(till, prior=make_policy("beta_thompson", till.arms))})
     shop.send(*shop.shown("d1", 0, key="till"), shop.event("purchase", 5, decision="d1", revenue=12.5))
     shop.learn(plan)
     assert "till" not in shop.published()

@@ -20,7 +20,7 @@ from engine.journal.records import AnyRecord, DecisionRecord, DecisionRow, Quara
 from engine.learn.learner import Learner
 from engine.learn.state import State, path_of
 from engine.snapshots import snapshots
-from policies import load
+from policies import load_policy
 
 SCRIPT = Path(__file__).with_name("learner_process.py")
 KILLS = 20
@@ -163,7 +163,9 @@ def test_twenty_kills_change_nothing(shop: Any) -> None:
         published = snapshots.current(shop.client, key)
         if one.learnt:
             assert published is not None
-            np.testing.assert_array_equal(load(published.blob).statistics["count"], one.policy.statistics["count"])
+            np.testing.assert_array_equal(
+                load_policy(published.blob).statistics["count"], one.policy.statistics["count"]
+            )
     assert {"late", "not finite", "wrong type", "second reward", "duplicate", "unknown decision"} <= never[2].keys()
     logged = never[4]
     assert sum(isinstance(record, RewardRecord) for record in logged) > 1000

@@ -13,7 +13,7 @@ from engine import keyspace
 from engine.errors import StoreUnavailable
 from engine.snapshots import snapshots
 from engine.snapshots.snapshots import Follower, Header
-from policies import BetaThompson, dump, load
+from policies import BetaThompson, dump_policy, load_policy
 
 MEANING = "m"
 
@@ -28,7 +28,7 @@ def policy(clicks: int, arms: tuple[str, ...] = ("a", "b", "c")) -> Any:
 
 
 def publish(shop: Any, version: int, clicks: int, arms: tuple[str, ...] = ("a", "b", "c")) -> None:
-    blob = dump(policy(clicks, arms))
+    blob = dump_policy(policy(clicks, arms))
     meaning = snapshots.meaning_of(shop.plan.policies["hero"])
     snapshots.publish(shop.client, "hero", Header.of(version, float(version), 1.0, meaning, blob), blob)
 
@@ -46,7 +46,7 @@ def follow(shop: Any, steps: Any) -> None:
 
 
 def test_only_a_newer_version_becomes_current(shop: Any) -> None:
-    first, second = dump(policy(1)), dump(policy(2))
+    first, second = dump_policy(policy(1)), dump_policy(policy(2))
     assert snapshots.publish(shop.client, "hero", header(2, first), first) == 2
     assert snapshots.publish(shop.client, "hero", header(2, second), second) == 2
     assert snapshots.publish(shop.client, "hero", header(1, second), second) == 2
@@ -57,7 +57,7 @@ def test_only_a_newer_version_becomes_current(shop: Any) -> None:
 
 def test_twenty_versions_are_kept_from_the_last_seconds_to_the_first_day(shop: Any) -> None:
     for version in range(1, 501):
-        blob = dump(policy(version))
+        blob = dump_policy(policy(version))
         snapshots.publish(shop.client, "hero", header(version, blob, version * 60.0), blob)
     kept = snapshots.kept(shop.client, "hero")
     versions = [found.version for found in kept]
@@ -67,7 +67,7 @@ def test_twenty_versions_are_kept_from_the_last_seconds_to_the_first_day(shop: A
     ages = [500 - version for version in versions[1:]]
     assert all(older <= 4 * younger for younger, older in itertools.pairwise(ages))
     oldest = snapshots.kept_at(shop.client, "hero", kept[-1])
-    assert load(oldest.blob).statistics["count"][0] == 1
+    assert load_policy(oldest.blob).statistics["count"][0] == 1
 
 
 def test_a_follower_fetches_what_changed_and_swaps_it_in(shop: Any) -> None:

@@ -16,7 +16,7 @@ DIM = 3
 
 def taught(kind: str, observations: int = 60, seed: int = 1, arms: tuple[str, ...] = ARMS, **parameters: Any) -> Any:
     random = np.random.default_rng(seed)
-    policy = policies.make(kind, arms, DIM, **parameters)
+    policy = policies.make_policy(kind, arms, DIM, **parameters)
     return policy.update(*rows(random, observations, len(arms)))
 
 
@@ -70,9 +70,9 @@ def test_served_frequencies_fit_the_probabilities(kind: str) -> None:
 
 def test_dump_and_load_are_bit_equal(kind: str) -> None:
     policy = taught(kind)
-    data = policies.dump(policy)
-    again = policies.load(data)
-    assert policies.dump(again) == data
+    data = policies.dump_policy(policy)
+    again = policies.load_policy(data)
+    assert policies.dump_policy(again) == data
     assert np.array_equal(again.probabilities(np.ones(DIM)), policy.probabilities(np.ones(DIM)))
     assert type(again) is type(policy)
 
@@ -80,8 +80,8 @@ def test_dump_and_load_are_bit_equal(kind: str) -> None:
 def test_statistics_do_not_depend_on_the_split(kind: str) -> None:
     for discount in (1.0, 0.99) if kind in ADDITIVE else (1.0,):
         batch = rows(np.random.default_rng(5), 50)
-        whole = policies.make(kind, ARMS, DIM, discount=discount).update(*batch)
-        parts = policies.make(kind, ARMS, DIM, discount=discount)
+        whole = policies.make_policy(kind, ARMS, DIM, discount=discount).update(*batch)
+        parts = policies.make_policy(kind, ARMS, DIM, discount=discount)
         for part in np.split(np.arange(50), [1, 2, 20, 21]):
             parts = parts.update(*(column[part] for column in batch))
         for name, value in whole.statistics.items():
@@ -117,7 +117,7 @@ def test_a_provisional_zero_can_be_corrected(kind: str) -> None:
 def test_merged_learners_know_what_one_would(kind: str) -> None:
     base = taught(kind)
     one, two = rows(np.random.default_rng(9), 30), rows(np.random.default_rng(10), 20)
-    merged = policies.merge(base.update(*one), base.update(*two), base)
+    merged = policies.merge_policies(base.update(*one), base.update(*two), base)
     straight = base.update(*one).update(*two)
     assert merged.seen == straight.seen
     for name, value in straight.statistics.items():
@@ -149,10 +149,10 @@ def test_kept_arms_keep_what_they_learnt(kind: str) -> None:
 )
 def test_a_record_that_cannot_be_learnt_is_refused_whole(kind: str, change: dict[str, Any], rule: str) -> None:
     policy = taught(kind)
-    before = policies.dump(policy)
+    before = policies.dump_policy(policy)
     with pytest.raises(ValueError, match=rule):
         policy.update(**{"x": np.ones(DIM), "arm": 0, "reward": 1.0, "p": 0.5, **change})
-    assert policies.dump(policy) == before
+    assert policies.dump_policy(policy) == before
 
 
 def test_an_empty_mask_is_an_error(kind: str) -> None:
@@ -164,21 +164,21 @@ def test_an_empty_mask_is_an_error(kind: str) -> None:
 
 def test_the_earlier_policy_stays_as_it_was(kind: str) -> None:
     policy = taught(kind)
-    before = policies.dump(policy)
+    before = policies.dump_policy(policy)
     policy.probabilities(np.ones(DIM))
     policy.update(*rows(np.random.default_rng(11), 10))
-    assert policies.dump(policy) == before
+    assert policies.dump_policy(policy) == before
 
 
 def test_names_that_do_not_exist_are_answered_with_those_that_do() -> None:
     with pytest.raises(ValueError, match="beta_thompson"):
-        policies.make("beta_tompson", ARMS)
+        policies.make_policy("beta_tompson", ARMS)
     with pytest.raises(ValueError, match="epsilon"):
-        policies.make("epsilon_greedy", ARMS, epsilom=0.1)
+        policies.make_policy("epsilon_greedy", ARMS, epsilom=0.1)
     with pytest.raises(ValueError, match="each once"):
-        policies.make("uniform", ("a", "a"))
+        policies.make_policy("uniform", ("a", "a"))
     with pytest.raises(ValueError, match="at least one number"):
-        policies.make("linear_thompson", ARMS)
+        policies.make_policy("linear_thompson", ARMS)
 
 
 def test_a_context_that_does_not_fit_is_refused() -> None:
@@ -216,7 +216,7 @@ def test_a_reward_of_no_shop_is_refused_and_the_largest_allowed_leaves_probabili
 def test_one_observation_may_come_with_all_propensities(kind: str) -> None:
     policy, x = taught(kind), np.ones(DIM)
     p = policy.probabilities(x)
-    assert policies.dump(policy.update(x, 2, 1.0, p)) == policies.dump(policy.update(x, 2, 1.0, p[2]))
+    assert policies.dump_policy(policy.update(x, 2, 1.0, p)) == policies.dump_policy(policy.update(x, 2, 1.0, p[2]))
     with pytest.raises(ValueError, match="give one p for each"):
         policy.update(np.ones((1, DIM)), [2], [1.0], p)
 

@@ -21,7 +21,7 @@ def test_contextual_policies_recover_the_truth(kind: str) -> None:
     weights = np.array([[-2.5, 0.5], [-2.0, -0.5], [-3.0, 0.0]])
     truth = special.expit if kind.startswith("logistic") else lambda z: 0.5 + 0.1 * z
     reward = random.random(n) < truth((x * weights[arm]).sum(axis=1))
-    policy = policies.make(kind, ("a", "b", "c"), 2).update(x, arm, reward, np.full(n, 1 / 3))
+    policy = policies.make_policy(kind, ("a", "b", "c"), 2).update(x, arm, reward, np.full(n, 1 / 3))
     at = np.array([1.0, 0.4])
     spread = np.sqrt(0.25 / (n / 3)) * 4
     assert policy.expected(at) == pytest.approx(truth(weights @ at), abs=spread + 0.01)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from policies import LinearThompson, LinUCB, dump, load, with_arms
+from policies import LinearThompson, LinUCB, dump_policy, load_policy, with_arms
 from policies.linear import next_tuning
 
 ARMS = ("a", "b", "c")
@@ -131,8 +131,8 @@ def test_traits_and_groups_survive_the_wire() -> None:
     x = np.column_stack([random.normal(size=(50, 2)), random.integers(0, 2, 50)])
     policy = LinearThompson(ARMS, 3, traits=TRAITS, pool=2)
     policy = policy.update(x, random.integers(0, 3, 50), random.random(50), np.ones(50))
-    again = load(dump(policy))
-    assert dump(again) == dump(policy)
+    again = load_policy(dump_policy(policy))
+    assert dump_policy(again) == dump_policy(policy)
     assert np.array_equal(again.probabilities(x[0]), policy.probabilities(x[0]))
 
 

@@ -12,7 +12,7 @@ from engine import decide, load_plan
 from engine.customer import CustomerIds, Profile
 from engine.decision.decision import DecideRequest
 from engine.decision.offers import Snapshot, draw
-from engine.hashing import uniform
+from engine.hashing import uniform_draw
 
 ARMS = tuple("abcdef")
 SERVED = 4000
@@ -40,7 +40,7 @@ def test_served_frequencies_fit_logged_propensities(
     x = np.column_stack([np.ones(150), random.normal(size=150), random.integers(0, 2, 150)])
     arm = random.integers(0, 6, 150)
     about = {"pool": pool} if pool else {}
-    policy = policies.make(kind, ARMS, 3, floor=floor, **about)
+    policy = policies.make_policy(kind, ARMS, 3, floor=floor, **about)
     policy = policy.update(x, arm, (random.random(150) < 0.2 + 0.1 * arm).astype(float), np.full(150, 1 / 6))
     shown = np.array(mask or [True] * 6)
     for context in ([1.0, 0.4, 0.0], [1.0, -2.0, 1.0]):
@@ -48,7 +48,7 @@ def test_served_frequencies_fit_logged_propensities(
         assert p.sum() == pytest.approx(1, abs=1e-12)
         assert (p[shown] >= min(floor, 1 / shown.sum()) - 1e-12).all()
         assert (p[~shown] == 0).all()
-        drawn = [draw(p.tolist(), uniform(f"decision-{n}", kind)) for n in range(SERVED)]
+        drawn = [draw(p.tolist(), uniform_draw(f"decision-{n}", kind)) for n in range(SERVED)]
         assert fits(np.bincount(drawn, minlength=6), p)
 
 
@@ -93,6 +93,6 @@ def test_two_placements_are_served_as_often_as_their_logged_propensities_say(tmp
 def test_a_deterministic_policy_gives_the_others_their_floor(kind: str) -> None:
     random = np.random.default_rng(5)
     arm = random.integers(0, 6, 300)
-    policy = policies.make(kind, ARMS, 1, floor=0.02)
+    policy = policies.make_policy(kind, ARMS, 1, floor=0.02)
     policy = policy.update(np.ones((300, 1)), arm, (arm == 2).astype(float), np.full(300, 1 / 6))
     assert policy.probabilities([1.0]) == pytest.approx([0.02, 0.02, 0.9, 0.02, 0.02, 0.02])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from policies import BetaThompson, GaussianThompson, LinearThompson, dump, load
+from policies import BetaThompson, GaussianThompson, LinearThompson, dump_policy, load_policy
 from policies.propensities import count_best, normal_pool
 from policies.thompson import beta_best
 
@@ -103,7 +103,7 @@ def test_regressions_carried_over_equal_those_made_anew() -> None:
         policy = policy.update(random.normal(size=4), random.integers(6), random.random(), 0.5)
         if random.random() < 0.6:
             policy.probabilities(np.ones(4))
-    anew = load(dump(policy))
+    anew = load_policy(dump_policy(policy))
     assert isinstance(anew, LinearThompson)
     assert np.array_equal(policy.posterior.mean, anew.posterior.mean)
     assert np.array_equal(policy.probabilities(np.ones(4)), anew.probabilities(np.ones(4)))

@@ -5,7 +5,7 @@ from typing import Any
 
 from engine.catalog.check.load import build_specs
 from engine.catalog.plan.compile import compile_plan
-from engine.customer import Profile, Trait, stage
+from engine.customer import Profile, Trait, derive_stage
 from engine.rehearse.coverage import STAGES, measure_coverage, unmet_segments
 from engine.rehearse.customers import SampledCustomer, make_one_per_stage
 
@@ -46,7 +46,7 @@ def test_each_stage_and_segment_is_shown_with_its_holes() -> None:
     specs = build_specs("shop", {name: json.dumps(value).encode() for name, value in FILES.items()})
     german = SampledCustomer(Profile("g", "g", traits={"country": Trait("DE", NOW)}))
     sample = [*make_one_per_stage(["marketing"], NOW), german]
-    assert [stage(one.profile, NOW) for one in sample[:6]] == list(STAGES)
+    assert [derive_stage(one.profile, NOW) for one in sample[:6]] == list(STAGES)
     cells = measure_coverage(compile_plan(specs), specs, sample, NOW)
     found = {(cell.segment, cell.stage, cell.channel): (cell.customers, cell.offers, cell.hole) for cell in cells}
     everyone = {key[1:]: what for key, what in found.items() if key[0] == "(everyone)"}

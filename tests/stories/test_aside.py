@@ -12,7 +12,7 @@ from engine.journal import stream
 from engine.learn import learn
 from engine.learn.learner import Learner
 from engine.snapshots import snapshots
-from policies import load
+from policies import load_policy
 
 SHOP = {
     "offers": {"a": {}, "b": {}},
@@ -54,7 +54,7 @@ def test_each_has_its_reason_in_the_log_and_its_count_on_the_page(open_shop: Any
     with stream.connect(shop.settings.redis) as client:
         published = snapshots.current(client, "hero")
     assert published is not None
-    policy = load(published.blob)
+    policy = load_policy(published.blob)
     assert policy.statistics["total"].sum() == pytest.approx(4.0)
     assert policy.statistics["count"].sum() == 1  # the others' zeros come when ten minutes are over
     learn(shop.settings, lambda: plan, threading.Event(), once=True)

@@ -15,7 +15,7 @@ from engine.learn.learner import Learner
 from engine.learn.prices import BETWEEN
 from engine.rehearse.explain import explain_decision
 from engine.snapshots import snapshots
-from policies import dump
+from policies import dump_policy
 
 UNITS = 60
 PLAIN = {"user_id": "plain", "context": {"taste": 0.02}}
@@ -44,7 +44,7 @@ def publish(client: Any, shop: Any) -> None:
     x = np.array([selection.features.vector({"taste": one}) for one in taste.tolist()])
     clicked = random.random(2000) < np.where(arm == 0, 0.2 + 0.7 * taste, 0.3)
     policy = snapshots.bandit(selection).update(x, arm, clicked.astype(float), np.full(2000, 0.5))
-    blob = dump(policy)
+    blob = dump_policy(policy)
     header = snapshots.Header.of(1, time.time(), 0.0, snapshots.meaning_of(selection), blob)
     snapshots.publish(client, "hero", header, blob)
 

@@ -12,7 +12,7 @@ from engine.catalog import load_plan
 from engine.journal import stream
 from engine.learn import learn
 from engine.snapshots import snapshots
-from policies import Bandit, load
+from policies import Bandit, load_policy
 
 POOLED = {
     "offers": {"a": {}, "b": {}},
@@ -58,7 +58,7 @@ def learnt(shop: Any) -> Bandit:
     ):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return load(published.blob)
+    return load_policy(published.blob)
 
 
 def test_a_channel_with_few_visitors_learns_from_the_others_and_keeps_what_is_its_own(open_shop: Any) -> None:

@@ -12,7 +12,7 @@ from engine.catalog.archive import Archive
 from engine.journal import stream
 from engine.rehearse.explain import explain_decision
 from engine.snapshots import snapshots
-from policies import dump
+from policies import dump_policy
 
 SHOP = {
     "offers": {
@@ -38,7 +38,7 @@ def publish(url: str, shop: Any, version: int) -> None:
     x = np.column_stack([np.ones(400), rng.uniform(-1, 1, (400, selection.features.dim - 1))])
     arm = rng.integers(4, size=400)
     policy = snapshots.bandit(selection).update(x, arm, (rng.random(400) < 0.1 + 0.2 * (arm == version)) * 1.0, x[:, 0])
-    blob = dump(policy)
+    blob = dump_policy(policy)
     header = snapshots.Header.of(version, 1e9, 400.0, snapshots.meaning_of(selection), blob)
     with stream.connect(url) as client:
         snapshots.publish(client, "hero", header, blob)

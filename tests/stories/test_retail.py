@@ -13,7 +13,7 @@ from engine.catalog import load_plan
 from engine.journal import stream
 from engine.learn import learn
 from engine.snapshots import snapshots
-from policies import load
+from policies import load_policy
 
 DEAL = {"caps": [{"count": 2, "per": "7d"}], "tags": ["coffee"]}
 SHOP = {
@@ -131,4 +131,4 @@ def learnt(shop: Any) -> float:
     learn(shop.settings, lambda: plan, threading.Event(), once=True)
     with stream.connect(shop.settings.redis) as client:
         found = snapshots.current(client, "counter")
-    return float(load(found.blob).statistics["total"].sum()) if found else 0.0
+    return float(load_policy(found.blob).statistics["total"].sum()) if found else 0.0

@@ -15,7 +15,7 @@ from engine.catalog.plan.compile_policies import CHANNEL
 from engine.catalog.plan.features import Featurizer, PoolGroup, featurizer
 from engine.catalog.spec.experiment import FeatureSpec, PolicySpec
 from engine.errors import BadInput, CatalogError, Problem
-from policies import KINDS, Bandit, make
+from policies import KINDS, Bandit, make_policy
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,9 @@ class Target:
         spec = self.file.spec
         try:
             pool = {"pool": self.features.pool} if self.features.pool else {}
-            return make(spec.kind, self.arms, self.features.dim, floor=spec.floor, discount=spec.discount, **pool)
+            return make_policy(
+                spec.kind, self.arms, self.features.dim, floor=spec.floor, discount=spec.discount, **pool
+            )
         except ValueError as error:
             raise BadInput(f"--policy {self.file.name}: {error}") from error
 

@@ -12,7 +12,7 @@ from engine.catalog.spec.experiment import USUAL_FLOOR, FeatureSpec, MetricSpec,
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
 from engine.errors import Problem
-from policies import KINDS, make
+from policies import KINDS, make_policy
 
 COUNTED = frozenset({"proportion", "count", "retention"})
 """Kinds of metrics whose events are a reward of 1 each; those of the others carry an amount."""
@@ -45,7 +45,7 @@ def policy_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 def takes_amounts(kind: str) -> bool:
     """Whether a kind of policy learns from any finite reward, not only from shares of a success."""
     try:
-        make(kind, ("a",), 1).check_rewards(np.array([2.0]))
+        make_policy(kind, ("a",), 1).check_rewards(np.array([2.0]))
     except ValueError:
         return False
     return True

@@ -29,7 +29,7 @@ from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.catalog.spec.segments import expand_segments
-from engine.hashing import bucket, bucket_ranges, seeded
+from engine.hashing import bucket, bucket_ranges, seeded_bucket
 
 
 def compile_plan(specs: Specs) -> Plan:
@@ -133,7 +133,7 @@ def _layer(spec: LayerSpec) -> Layer:
 
 
 def _holdout(spec: HoldoutSpec) -> Holdout:
-    return Holdout(spec.key, spec.share, spec.unit, seeded(spec.seed or f"holdout:{spec.key}"))
+    return Holdout(spec.key, spec.share, spec.unit, seeded_bucket(spec.seed or f"holdout:{spec.key}"))
 
 
 def _experiment(
@@ -173,7 +173,7 @@ def _experiment(
 
 
 def _place(seed: str, version: int) -> Callable[[str], float]:
-    return seeded(seed) if version == 2 else partial(_first_version, seed)
+    return seeded_bucket(seed) if version == 2 else partial(_first_version, seed)
 
 
 def _first_version(seed: str, unit: str) -> float:

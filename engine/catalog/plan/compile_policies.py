@@ -8,7 +8,7 @@ from engine.catalog.spec.experiment import FeatureSpec, PolicySpec
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import OfferSpec
 from engine.catalog.spec.segments import expand_segments
-from policies import KINDS, Bandit, make
+from policies import KINDS, Bandit, make_policy
 from policies.state import Parameter
 
 CHANNEL = "channel"
@@ -35,7 +35,7 @@ def build_prior(policy: PolicySpec, features: Featurizer, offers: Mapping[str, O
         given["pool"] = features.pool
     if policy.attributes:
         given["traits"] = offer_traits(policy, offers.values())
-    return make(policy.kind, tuple(offers), features.dim, **given)
+    return make_policy(policy.kind, tuple(offers), features.dim, **given)
 
 
 def offer_traits(policy: PolicySpec, offers: Iterable[OfferSpec]) -> dict[str, tuple[float, ...]]:

@@ -58,40 +58,44 @@ def earliest_links(links: Iterable[Link]) -> list[Link]:
 def record_consent(profile: Profile, purpose: str, word: Consent) -> Profile:
     """The profile after one more word on a consent."""
     stands = profile.consents.get(purpose)
-    before = profile.said.get(purpose) or ({stands.by: stands} if stands is not None else {})
+    before = profile.consent_statements.get(purpose) or ({stands.by: stands} if stands is not None else {})
     said = _newest(before, {word.by: word}, _of_consents)
     if len(said) == 1:
         return replace(profile, consents=profile.consents | sole_consent(purpose, said))
-    return _settle_consents(replace(profile, said=profile.said | {purpose: said}), [purpose])
+    return _settle_consents(
+        replace(profile, consent_statements=profile.consent_statements | {purpose: said}), [purpose]
+    )
 
 
 def record_summed_trait(profile: Profile, name: str, by: str, word: Trait) -> Profile:
     """The profile after one more word on a trait of which the words told apart are added up."""
-    parts = _newest(profile.parts.get(name, {}), {by: word}, trait_order)
-    return _settle_sums(replace(profile, parts=profile.parts | {name: parts}), [name])
+    parts = _newest(profile.trait_statements.get(name, {}), {by: word}, trait_order)
+    return _settle_sums(replace(profile, trait_statements=profile.trait_statements | {name: parts}), [name])
 
 
 def settle_statements(profile: Profile) -> Profile:
     """The profile with all words settled anew, as its links are now."""
-    return _settle_sums(_settle_consents(profile, profile.said), profile.parts)
+    return _settle_sums(_settle_consents(profile, profile.consent_statements), profile.trait_statements)
 
 
 def merge_statements(target: Profile, source: Profile) -> Profile:
     """`target` with the words and links of both, settled."""
-    said, consents = dict(target.said), dict(target.consents)
+    said, consents = dict(target.consent_statements), dict(target.consents)
     for purpose, stands in source.consents.items():
         ours = consents.get(purpose)
-        mine = target.said.get(purpose) or ({ours.by: ours} if ours is not None else {})
-        words = _newest(mine, source.said.get(purpose) or {stands.by: stands}, _of_consents)
+        mine = target.consent_statements.get(purpose) or ({ours.by: ours} if ours is not None else {})
+        words = _newest(mine, source.consent_statements.get(purpose) or {stands.by: stands}, _of_consents)
         if len(words) > 1:
             said[purpose] = words
         else:
             consents |= sole_consent(purpose, words)
-    parts = dict(target.parts)
-    for name, theirs in source.parts.items():
+    parts = dict(target.trait_statements)
+    for name, theirs in source.trait_statements.items():
         parts[name] = _newest(parts.get(name, {}), theirs, trait_order)
     links = earliest_links((*target.links, *source.links))
-    return settle_statements(replace(target, said=said, consents=consents, parts=parts, links=links))
+    return settle_statements(
+        replace(target, consent_statements=said, consents=consents, trait_statements=parts, links=links)
+    )
 
 
 def sole_consent(purpose: str, said: Mapping[str, Consent]) -> dict[str, Consent]:
@@ -143,7 +147,7 @@ def _settle_consents(profile: Profile, purposes: Iterable[str]) -> Profile:
     """Denied by any that stands is denied, as of the newest of them, so that only a later consent changes it."""
     consents = dict(profile.consents)
     for purpose in purposes:
-        words = current_statements(profile.said[purpose], profile.links, _of_consents)
+        words = current_statements(profile.consent_statements[purpose], profile.links, _of_consents)
         worst = min(words, key=lambda c: (c.granted, c.expires or float("inf"), c.time, c.source))
         consents[purpose] = replace(worst, time=max(word.time for word in words), by="")
     return replace(profile, consents=consents) if consents != profile.consents else profile
@@ -152,7 +156,7 @@ def _settle_consents(profile: Profile, purposes: Iterable[str]) -> Profile:
 def _settle_sums(profile: Profile, names: Iterable[str]) -> Profile:
     traits = dict(profile.traits)
     for name in names:
-        words = current_statements(profile.parts[name], profile.links, trait_order)
+        words = current_statements(profile.trait_statements[name], profile.links, trait_order)
         newest = max(words, key=trait_order)
         numbers = sorted(n for word in words if (n := as_number(word.value)) is not None)
         traits[name] = replace(

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.customer import Answer, Consent, Held, Order, Profile, Trait
+from engine.customer import Consent, JourneyItem, Order, Profile, SurveyAnswer, Trait
 from engine.customers.model import orders
 from engine.customers.model.affinity import grow_affinity
 from engine.customers.model.consent_sums import link_sources, record_consent, record_summed_trait, source_tags
@@ -63,9 +63,9 @@ def apply_traits(profile: Profile, event: Event, time: float, rules: ProfileRule
             profile = replace(profile, traits=record_trait(profile.traits, name, word, rules))
     return {
         "traits": profile.traits,
-        "parts": profile.parts,
+        "trait_statements": profile.trait_statements,
         "consents": profile.consents,
-        "said": profile.said,
+        "consent_statements": profile.consent_statements,
     }
 
 
@@ -136,7 +136,7 @@ def record_answer(profile: Profile, event: Event, time: float, rules: ProfileRul
         if score is None and question in (name.split("_")[0], said.get("survey")):
             score = _number(said.get("score", said.get("value")))
         if score is not None:
-            word_ = Answer(score, time)
+            word_ = SurveyAnswer(score, time)
             answers = answers | {question: max(answers.get(question, word_), word_, key=lambda a: (a.time, a.score))}
     return {} if answers is profile.answers else {"answers": answers}
 
@@ -154,7 +154,7 @@ def apply_consent(profile: Profile, event: Event, time: float, rules: ProfileRul
     if expires is not None:
         expires = min(max(expires, EARLIEST), FOREVER)
     after = record_consent(profile, purpose, Consent(granted, time, expires, event.channel or "", _by(event)))
-    return {"consents": after.consents, "said": after.said}
+    return {"consents": after.consents, "consent_statements": after.consent_statements}
 
 
 def update_journey(profile: Profile, event: Event, time: float, rules: ProfileRules) -> ProfileChanges:
@@ -172,14 +172,14 @@ def update_journey(profile: Profile, event: Event, time: float, rules: ProfileRu
         told_ |= {"cart": None, "step": None}
     journey = profile.journey
     for name, value in told_.items():
-        word = Held(value, time, time + lives[name])
+        word = JourneyItem(value, time, time + lives[name])
         if len(msgspec.msgpack.encode(value)) <= JOURNEY_BYTES:
             stands = journey.get(name, word)
             journey = journey | {name: max(stands, word, key=journey_order)}
     return {} if journey is profile.journey else {"journey": journey}
 
 
-def journey_order(held: Held) -> tuple[float, bool, str, float]:
+def journey_order(held: JourneyItem) -> tuple[float, bool, str, float]:
     """The order of words on the journey: the newest stands, at the same moment the end."""
     return held.time, held.value is None, repr(held.value), held.until
 

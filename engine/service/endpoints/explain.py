@@ -8,9 +8,9 @@ import msgspec
 from engine.catalog.plan.plan import Plan
 from engine.claims.requirements import pool_shares
 from engine.customer import Profile
-from engine.decision.decision import DecideRequest, Decision, Standing
-from engine.decision.explanation import explanation
-from engine.decision.staff_view import agent_view
+from engine.decision.decision import Availability, DecideRequest, Decision
+from engine.decision.explanation import build_explanation
+from engine.decision.staff_view import build_agent_view
 from engine.errors import StoreUnavailable
 from engine.service.auth import RequestGuard
 from engine.service.http import Call, Reply, Route, endpoint
@@ -27,11 +27,11 @@ def explain_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rout
 
     async def explain(call: Call) -> Reply:
         decision, _, _ = await _traced(worker, call)
-        return Reply(_encode(explanation(decision)))
+        return Reply(_encode(build_explanation(decision)))
 
     async def agent(call: Call) -> Reply:
         decision, profile, now = await _traced(worker, call)
-        return Reply(_encode(agent_view(worker.plan, decision, profile, now)))
+        return Reply(_encode(build_agent_view(worker.plan, decision, profile, now)))
 
     return [
         endpoint("/v1/explain", {"POST": explain}, limit=limit, guard=guard),
@@ -50,7 +50,7 @@ async def _traced(worker: Worker, call: Call) -> tuple[Decision, Profile, float]
         pools = await _pools(worker, worker.plan, request, now)
     except StoreUnavailable:
         raise Refusal(503, "the store is away; ask again", "", ((b"retry-after", b"1"),)) from None
-    standing = Standing(resolved.counts, pools, prices=worker.follower.prices)
+    standing = Availability(resolved.counts, pools, prices=worker.follower.prices)
     decision = worker.decided(resolved.profile, request, now, new_id(now), standing=standing, trace=True)
     return decision, resolved.profile, now
 

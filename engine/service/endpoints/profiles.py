@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import msgspec
 import structlog
 
-from engine.customer import attributes
+from engine.customer import derive_attributes
 from engine.customers.customer_view import customer_view
 from engine.customers.redis.keys import identifier_spellings
-from engine.decision.decision import clock
-from engine.decision.moments import zone_of
+from engine.decision.decision import local_clock
+from engine.decision.moments import customer_zone
 from engine.erasure.learner_files import erase_pending
 from engine.erasure.log import erase_customers
 from engine.erasure.profiles import Export, erase_profile, export_profile
@@ -101,8 +101,8 @@ async def _found(worker: Worker, call: Call) -> Export | None:
 def _portrait(worker: Worker, found: Export) -> Mapping[str, object]:
     """All that is kept of the customer, and the segments they are in now."""
     now = time.time()
-    seen = attributes(found.profile, now)
-    seen |= {"id": found.profile.id, **clock(now, zone_of(seen, worker.plan.zone))}
+    seen = derive_attributes(found.profile, now)
+    seen |= {"id": found.profile.id, **local_clock(now, customer_zone(seen, worker.plan.zone))}
     segments = [key for key, matches in worker.plan.segments.items() if matches(seen)]
     return customer_view(found.profile, now, found.counts) | {"segments": segments}
 

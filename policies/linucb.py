@@ -1,4 +1,4 @@
-"""Contextual policies that explore by a bound or by the predicted gap."""
+"""Linear regression that explores by a confidence bound."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -34,29 +34,3 @@ class LinUCB(Linear):
         count = np.maximum(self.statistics["count"], 0)
         width = np.sqrt(self.alpha * np.log1p(count.sum() / np.maximum(count[among], 1)) * rate / shape)
         return share_best(at.mean + width * at.spread(known.common_cover))
-
-
-@dataclass(frozen=True, eq=False)
-class SquareCB(Linear):
-    """SquareCB: propensities fall with the inverse of the predicted gap (Foster and Rakhlin 2020, algorithm 1).
-
-    p_k = 1 / (n + gamma √t gap_k), the best arm having the rest. Ridge regression is the oracle; gaps are counted in
-    standard deviations of the noise.
-
-    Args:
-        gamma: greed after one observation.
-    """
-
-    kind: ClassVar[str] = "squarecb"
-
-    gamma: float = field(default=10.0, kw_only=True)
-
-    def chances(self, x: Floats, among: Among) -> Floats:
-        """Propensities (n,) by inverse gap weighting."""
-        mean = self.predict(x, among).mean.astype(np.float64)
-        shape, rate = self.posterior.noise
-        greed = self.gamma * np.sqrt(max(self.statistics["count"].sum(), 0.0) * shape / rate)
-        best = int(mean.argmax())
-        chances = 1 / (mean.size + greed * (mean[best] - mean))
-        chances[best] += 1 - chances.sum()
-        return np.asarray(chances)

@@ -9,7 +9,7 @@ from policies.batches import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChangePoint:
     """The most likely change: before which bucket, the means on both sides, and the evidence beside its threshold."""
 
     at: int
@@ -24,7 +24,7 @@ class Change:
         return self.evidence > self.threshold
 
 
-def latest_change(count: Floats, total: Floats, error: float = 0.01, *, kind: Ints | None = None) -> Change | None:
+def detect_change(count: Floats, total: Floats, error: float = 0.01, *, kind: Ints | None = None) -> ChangePoint | None:
     """Generalized likelihood ratio test for one change of mean (Besson, Kaufmann, Maillard and Seznec 2022, eq. 8).
 
     Observations are grouped in buckets of time (minutes, days); a change is looked for between any two. The
@@ -68,7 +68,7 @@ def latest_change(count: Floats, total: Floats, error: float = 0.01, *, kind: In
     evidence = np.where(alike, lower * _divergence(before, mean) + upper * _divergence(after, mean), 0.0)
     split = int(evidence.argmax())
     threshold = (1 + 1 / n) * np.log(3 * n * np.sqrt(n) / error)
-    return Change(
+    return ChangePoint(
         int(held[split + 1]), float(before[split]), float(after[split]), float(evidence[split]), float(threshold)
     )
 
