@@ -35,7 +35,8 @@ from engine.journal.log.collect import collect
 from engine.journal.stream import connect
 from engine.learn.learner import SLACK
 from engine.settings import Settings
-from engine.snapshots.snapshots import aligned, current
+from engine.snapshots.header import align_policy
+from engine.snapshots.publish import current_snapshot
 from engine.up import run_engine
 from policies import load_policy
 
@@ -291,7 +292,7 @@ def _await_learnt(settings: Settings, stop: threading.Event) -> None:
     before: float | None = None
     with connect(settings.redis) as client:
         for _ in range(PATIENCE):
-            published = current(client, PLACEMENT)
+            published = current_snapshot(client, PLACEMENT)
             learnt = published.header.learnt if published else None
             quiet = quiet + 1 if learnt is not None and learnt == before else 0
             if quiet >= QUIET or stop.wait(1.0):
@@ -303,8 +304,8 @@ def learned_probabilities(settings: Settings, rounds: Sequence[Round]) -> NDArra
     """The probability (n,) with which the policy, as it is in the store, chooses what was shown in each round."""
     selection = load_plan(settings.experiments).policies[PLACEMENT]
     with connect(settings.redis) as client:
-        published = current(client, PLACEMENT)
-    policy = aligned(load_policy(published.blob), selection) if published else selection.prior
+        published = current_snapshot(client, PLACEMENT)
+    policy = align_policy(load_policy(published.blob), selection) if published else selection.prior
     position = {arm: index for index, arm in enumerate(selection.arms)}
     chances = [
         policy.probabilities(selection.features.vector({"position": one.position, **one.features}))[position[one.item]]

@@ -25,7 +25,8 @@ from engine.journal.records import AnyRecord, DecisionRecord, DecisionRow, Event
 from engine.journal.spool import ship, spool
 from engine.learn import learn
 from engine.settings import Settings
-from engine.snapshots import snapshots
+from engine.snapshots.follow import Follower
+from engine.snapshots.publish import current_headers
 
 ARMS = [f"offer{index}" for index in range(10)]
 T0 = 1_790_000_000.0
@@ -71,7 +72,7 @@ def throughput(settings: Settings, plan: Plan, decisions: int) -> None:
     seconds, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF)
     used = after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime
     with stream.connect(settings.redis) as client:
-        found = snapshots.headers(client)
+        found = current_headers(client)
     print(f"{decisions} decisions, {sent} records: {seconds:.2f} s, {used:.2f} s CPU")
     print(
         f"{decisions / seconds:,.0f} decisions with their rewards a second ({used / decisions * 1e6:.1f} µs CPU each)"
@@ -135,7 +136,7 @@ def journey(index: int, customer: str, now: float, draw: random.Random) -> list[
 async def reward_to_snapshot(settings: Settings, plan: Plan, rounds: int) -> list[float]:
     own = spool.Spool(settings.spool)
     shipper = ship.Shipper(own, settings.redis)
-    follower = snapshots.Follower(settings, lambda: plan)
+    follower = Follower(settings, lambda: plan)
     tasks = [asyncio.create_task(shipper.run()), asyncio.create_task(follower.run())]
     took = []
     draw = random.Random(8)
@@ -160,7 +161,7 @@ async def reward_to_snapshot(settings: Settings, plan: Plan, rounds: int) -> lis
     return took
 
 
-def _version(follower: snapshots.Follower) -> int:
+def _version(follower: Follower) -> int:
     return follower.snapshots["side"].version if "side" in follower.snapshots else 0
 
 

@@ -17,7 +17,8 @@ from engine.customers.model.events import Event
 from engine.customers.model.reducers import apply_event
 from engine.customers.redis import keys
 from engine.customers.redis.stored_entry import encode_entry
-from engine.snapshots.snapshots import Header, bandit, meaning_of, publish
+from engine.snapshots.header import Header, meaning_of, prior_of
+from engine.snapshots.publish import publish_snapshot
 from policies import dump_policy
 
 NOW = 1_790_000_000.0
@@ -103,8 +104,8 @@ def learnt(client: redis.Redis, path: Path) -> Plan:
     x = np.column_stack([np.ones(n), chance.uniform(-1, 1, (n, selection.features.dim - 1))])
     arm = chance.integers(arms, size=n)
     reward = (chance.random(n) < 0.05 + 0.05 * (arm % 3)).astype(float)
-    blob = dump_policy(bandit(selection).update(x, arm, reward, np.full(n, 1 / arms)))
-    publish(client, "hero", Header.of(1, NOW, float(n), meaning_of(selection), blob), blob)
+    blob = dump_policy(prior_of(selection).update(x, arm, reward, np.full(n, 1 / arms)))
+    publish_snapshot(client, "hero", Header.of(1, NOW, float(n), meaning_of(selection), blob), blob)
     return plan
 
 

@@ -185,18 +185,19 @@ def learnt_of(settings: Settings, plan: "Plan", *, named: bool) -> "dict[str, Sn
     """The policies of the plan as they are learnt in the store; reads only."""
     from engine.decision.offers import Snapshot
     from engine.journal import stream
-    from engine.snapshots import snapshots
+    from engine.snapshots.header import align_policy, meaning_of
+    from engine.snapshots.publish import current_snapshot, store_errors
     from policies import load_policy
 
     if not named and not (settings.data / ADDRESS).is_file():
         return {}
     learnt = {}
     try:
-        with stream.connect(settings.redis) as client, snapshots.store_errors("reading what is learnt"):
+        with stream.connect(settings.redis) as client, store_errors("reading what is learnt"):
             for key, selection in plan.policies.items():
-                found = snapshots.current(client, key)
-                if found is not None and found.header.meaning == snapshots.meaning_of(selection):
-                    learnt[key] = Snapshot(snapshots.aligned(load_policy(found.blob), selection), found.header.version)
+                found = current_snapshot(client, key)
+                if found is not None and found.header.meaning == meaning_of(selection):
+                    learnt[key] = Snapshot(align_policy(load_policy(found.blob), selection), found.header.version)
     except StoreUnavailable as error:
         if named:
             raise

@@ -124,14 +124,14 @@ def warm_start(
 def close(key: PolicyKey, *, data: Data = None, redis: Redis = None) -> int:
     """Close the circuit breaker of a selection again, after its guardrail was looked into."""
     from engine.journal import stream
-    from engine.snapshots import snapshots
+    from engine.snapshots.publish import close_breaker, store_errors
 
     with (
         at_store(data, redis) as settings,
         stream.connect(settings.redis) as client,
-        snapshots.store_errors("closing a breaker"),
+        store_errors("closing a breaker"),
     ):
-        closed = snapshots.untrip(client, key)
+        closed = close_breaker(client, key)
     say(f"{key}: closed; its offers show again within a second." if closed else f"{key}: was not open.")
     return 0 if closed else 1
 

@@ -22,7 +22,7 @@ from engine.journal.log import parquet
 from engine.journal.log.parquet import Table
 from engine.journal.log_once import Outage
 from engine.journal.records import QuarantineRecord, RewardRecord, decode
-from engine.journal.stream import BEGINNING, Client, Position
+from engine.journal.stream import BEGINNING, Position, StreamClient
 from engine.keyspace import ERASURES
 
 _HEARD = ".erasures"
@@ -39,7 +39,7 @@ _log = structlog.get_logger(__name__)
 _TOLD = "INSERT INTO erased VALUES (?, ?) ON CONFLICT DO UPDATE SET at = max(at, excluded.at)"
 
 
-def forget_pending(client: Client, data: Path, since: Position) -> Position:
+def forget_pending(client: StreamClient, data: Path, since: Position) -> Position:
     """Take out of the learners' files under `data` who was erased after `since`; up to where that is now.
 
     Raises:
@@ -63,7 +63,7 @@ def forget_pending(client: Client, data: Path, since: Position) -> Position:
     return position
 
 
-def forget_logged(client: Client, log: Path) -> int:
+def forget_logged(client: StreamClient, log: Path) -> int:
     """Take out of the log who was erased since this was last finished for it; the number of rows removed.
 
     Killed halfway, it is done again by the next call.
@@ -81,7 +81,7 @@ class Forgetter:
     `step` it again and again; all that were erased since the last time are looked for together.
     """
 
-    def __init__(self, client: Client, log: Path, stop: Event | None = None) -> None:
+    def __init__(self, client: StreamClient, log: Path, stop: Event | None = None) -> None:
         self._client = client
         self._log = log
         self._stop = stop
@@ -121,7 +121,7 @@ class Forgetter:
         self._settles = [one for one in self._settles if one not in settled]
 
 
-def _written_anew(client: Client) -> bool:
+def _written_anew(client: StreamClient) -> bool:
     """Whether every node of the store that keeps its writes in a file begins it anew, or cannot be told to."""
     for node in _nodes(client):
         if not node.info("persistence").get("aof_enabled"):
@@ -135,14 +135,14 @@ def _written_anew(client: Client) -> bool:
     return True
 
 
-def _nodes(client: Client) -> Iterator[Redis]:
+def _nodes(client: StreamClient) -> Iterator[Redis]:
     if isinstance(client, RedisCluster):
         yield from (node.redis_connection for node in client.nodes_manager.nodes_cache.values())
     else:
         yield client
 
 
-def _hear(client: Client, since: Position) -> tuple[Mapping[str, float], Position]:
+def _hear(client: StreamClient, since: Position) -> tuple[Mapping[str, float], Position]:
     """When whose digest was erased after `since`, and up to where that is."""
     news: dict[str, float] = {}
     while True:
@@ -198,7 +198,7 @@ class LogErasures:
     """The collector's `ErasureTask`."""
 
     @contextmanager
-    def running(self, client: Client, log: Path) -> Iterator[None]:
+    def running(self, client: StreamClient, log: Path) -> Iterator[None]:
         """Delete the rows of erased customers, in a thread of its own, for as long as the block lasts."""
         done = threading.Event()
 
@@ -224,6 +224,6 @@ class LogErasures:
             done.set()
             thread.join()
 
-    def finish(self, client: Client, log: Path) -> int:
+    def finish(self, client: StreamClient, log: Path) -> int:
         """Delete the rows of everybody erased so far, as `forget_logged`."""
         return forget_logged(client, log)

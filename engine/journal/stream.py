@@ -13,7 +13,7 @@ from engine.errors import BadInput, JournalError
 from engine.journal.spool import spool
 from engine.keyspace import PARTITIONS
 
-Client = redis.Redis | redis.RedisCluster
+StreamClient = redis.Redis | redis.RedisCluster
 Position = str
 BEGINNING: Position = "0-0"
 LEARNER = "learner"
@@ -84,7 +84,7 @@ class Reader:
 
     def __init__(
         self,
-        client: Client,
+        client: StreamClient,
         name: str,
         progress: Progress,
         *,
@@ -155,7 +155,7 @@ class Reader:
         return Delivery(partition, position, name, fresh, data[sum(len(frame.raw) for frame in found) :])
 
 
-def publish_collected(client: Client, progress: Progress) -> None:
+def publish_collected(client: StreamClient, progress: Progress) -> None:
     """Tell the workers what they may delete: everything up to the marks is in the Parquet log."""
     pipeline = client.pipeline(transaction=False)
     for partition, of_spools in progress.marks.items():
@@ -166,7 +166,7 @@ def publish_collected(client: Client, progress: Progress) -> None:
     pipeline.execute()
 
 
-def forget_spools(client: Client, before: Progress, seen: int) -> Progress:
+def forget_spools(client: StreamClient, before: Progress, seen: int) -> Progress:
     """`before` without the spools that are gone, and from which nothing came since `seen`, in milliseconds since 1970.
 
     One is gone when its folder is, and with it its last shipped number; until then it may be shipped again.
@@ -184,7 +184,7 @@ def forget_spools(client: Client, before: Progress, seen: int) -> Progress:
     return Progress(dict(before.positions), marks)
 
 
-def trim(client: Client, partitions: list[int]) -> None:
+def trim(client: StreamClient, partitions: list[int]) -> None:
     """Remove the entries that every registered reader has committed."""
     for partition in partitions:
         names = keyspace.partition(partition)
@@ -194,13 +194,13 @@ def trim(client: Client, partitions: list[int]) -> None:
             client.xtrim(names.stream, minid=f"{milliseconds}-{count + 1}", approximate=False)
 
 
-def expect(client: Client, reader: str, partitions: int) -> None:
+def expect(client: StreamClient, reader: str, partitions: int) -> None:
     """Keep all entries for a reader that is about to come, unless it has been here."""
     for partition in range(partitions):
         client.hsetnx(keyspace.partition(partition).positions, reader, BEGINNING)
 
 
-def holds_before(client: Client, time: float) -> bool:
+def holds_before(client: StreamClient, time: float) -> bool:
     """Whether a stream still has an entry from before `time`, in seconds since 1970."""
     last = f"{int(time * 1000)}"
     return any(
@@ -208,7 +208,7 @@ def holds_before(client: Client, time: float) -> bool:
     )
 
 
-def forget_reader(client: Client, name: str) -> None:
+def forget_reader(client: StreamClient, name: str) -> None:
     """Stop holding entries for a reader that will not come back."""
     for partition in client.smembers(PARTITIONS):
         client.hdel(keyspace.partition(int(partition)).positions, name)
@@ -220,7 +220,7 @@ def order(position: Position) -> tuple[int, int]:
     return int(milliseconds), int(count)
 
 
-def connect(url: str, timeout: float = 5.0) -> Client:
+def connect(url: str, timeout: float = 5.0) -> StreamClient:
     """A client that gives up after `timeout` seconds and leaves repeating to us; `redis+cluster://` is a cluster.
 
     Raises:
@@ -238,7 +238,7 @@ def connect(url: str, timeout: float = 5.0) -> Client:
         raise BadInput(f"{url!r} is no address of a store: {error}; write redis://host:6379/0") from error
 
 
-def refuse_eviction(client: Client) -> None:
+def refuse_eviction(client: StreamClient) -> None:
     """Make sure that the store never throws acknowledged records away to make room.
 
     Raises:

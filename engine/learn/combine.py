@@ -8,8 +8,8 @@ import structlog
 
 from engine.journal import stream
 from engine.learn.reward_rules import Rule, Rules
-from engine.snapshots import snapshots
-from engine.snapshots.snapshots import Header, Published, aligned, bandit
+from engine.snapshots.header import Header, StoredSnapshot, align_policy, prior_of
+from engine.snapshots.publish import current_headers, current_snapshot, publish_snapshot
 from policies import Bandit, dump_policy, load_policy, merge_policies
 
 MARK = "/"  # no selection's key has it
@@ -17,18 +17,18 @@ REST = f"{MARK}before"
 _log = structlog.get_logger(__name__)
 
 
-def parts_of(client: stream.Client, key: str) -> list[str]:
+def parts_of(client: stream.StreamClient, key: str) -> list[str]:
     """The names under which the parts of a selection are published."""
-    return sorted(name for name in snapshots.headers(client) if name.startswith(key + MARK))
+    return sorted(name for name in current_headers(client) if name.startswith(key + MARK))
 
 
-def combine_parts(client: stream.Client, rules: Rules) -> dict[str, int]:
+def combine_parts(client: stream.StreamClient, rules: Rules) -> dict[str, int]:
     """Publish the sum of the parts of every selection for which it is not current; the versions that it got.
 
     Any number of processes may do this at once. With forgetting the sum is approximate, since each part ages by
     what it saw itself.
     """
-    there = snapshots.headers(client)
+    there = current_headers(client)
     published: dict[str, int] = {}
     for key, rule in rules.of.items():
         names = _of(there, key, rule)
@@ -43,17 +43,17 @@ def combine_parts(client: stream.Client, rules: Rules) -> dict[str, int]:
         # Never older than its newest part by its header, whatever the clocks of two machines say.
         at = max(time.time(), *(part.header.time for part in found))
         header = Header.of(version, at, sum(part.header.learnt for part in found), rule.meaning, blob)
-        if snapshots.publish(client, key, header, blob) == version:
+        if publish_snapshot(client, key, header, blob) == version:
             published[key] = version
     return published
 
 
-def keep_the_rest(client: stream.Client, rules: Rules) -> None:
+def keep_the_rest(client: stream.StreamClient, rules: Rules) -> None:
     """Publish as a part what a current snapshot knows beyond its parts: a learner of all partitions taught it.
 
     For a learner of some partitions before it publishes anything, so that the sum does not begin again from nothing.
     """
-    there = snapshots.headers(client)
+    there = current_headers(client)
     for key, rule in rules.of.items():
         current, names = there.get(key), _of(there, key, rule)
         newest = max((there[name].time for name in names), default=0.0)
@@ -63,10 +63,10 @@ def keep_the_rest(client: stream.Client, rules: Rules) -> None:
         name = key + REST
         known = _found(client, [one for one in names if one != name])
         whole = _found(client, [key])
-        blob = dump_policy(merge_policies(_sum(whole, rule), bandit(rule.selection), _sum(known, rule)))
+        blob = dump_policy(merge_policies(_sum(whole, rule), prior_of(rule.selection), _sum(known, rule)))
         version = there[name].version + 1 if name in there else 1
         learnt = current.learnt - sum(part.header.learnt for part in known)
-        snapshots.publish(client, name, Header.of(version, time.time(), learnt, rule.meaning, blob), blob)
+        publish_snapshot(client, name, Header.of(version, time.time(), learnt, rule.meaning, blob), blob)
         _log.info("kept what a learner of all partitions taught", key=key, version=current.version)
 
 
@@ -74,11 +74,11 @@ def _of(there: Mapping[str, Header], key: str, rule: Rule) -> list[str]:
     return [name for name in there if name.startswith(key + MARK) and there[name].meaning == rule.meaning]
 
 
-def _found(client: stream.Client, names: Sequence[str]) -> list[Published]:
-    return [part for name in names if (part := snapshots.current(client, name)) is not None]
+def _found(client: stream.StreamClient, names: Sequence[str]) -> list[StoredSnapshot]:
+    return [part for name in names if (part := current_snapshot(client, name)) is not None]
 
 
-def _sum(parts: Sequence[Published], rule: Rule) -> Bandit:
-    prior = bandit(rule.selection)
-    policies = [aligned(load_policy(part.blob), rule.selection) for part in parts]
+def _sum(parts: Sequence[StoredSnapshot], rule: Rule) -> Bandit:
+    prior = prior_of(rule.selection)
+    policies = [align_policy(load_policy(part.blob), rule.selection) for part in parts]
     return reduce(lambda sum_, policy: merge_policies(policy, sum_, prior), policies, prior)

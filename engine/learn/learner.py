@@ -32,8 +32,16 @@ from engine.learn.reward_rules import NO_RULES, Rules, rules_of
 from engine.learn.state import State, path_of
 from engine.learn.teach import Learnt, fitted, restarted, teach
 from engine.settings import Settings
-from engine.snapshots import snapshots
-from engine.snapshots.snapshots import Header, aligned, store_errors
+from engine.snapshots.header import Header, StoredSnapshot, align_policy
+from engine.snapshots.publish import (
+    current_headers,
+    current_snapshot,
+    open_breaker,
+    open_breakers,
+    publish_figures,
+    publish_snapshot,
+    store_errors,
+)
 from policies import dump_policy, load_policy
 
 INTERVAL = 0.1  # between looks at the streams' ends, and between two snapshots at least
@@ -264,7 +272,7 @@ class Learner:
     def _listen(self) -> None:
         """See what the store has; take over what others published in our place, by a rollback or a warm start."""
         self._erasures = listener.forget_pending(self._client, self._data, self._erasures)
-        there = snapshots.headers(self._client)
+        there = current_headers(self._client)
         self._told = {key: there[name].version for key in self._learnt if (name := key + self._suffix) in there}
         for key in self._told:
             header, mine = there[key + self._suffix], self._learnt[key]
@@ -274,7 +282,7 @@ class Learner:
             if rule is None:
                 continue
             try:
-                published = snapshots.current(self._client, key + self._suffix)
+                published = current_snapshot(self._client, key + self._suffix)
                 after = _instead(mine, published) if published else replace(mine, version=header.version)
             except (BadInput, ValueError) as error:
                 _log.error("a snapshot in our place cannot be read; ours replaces it", key=key, error=str(error))
@@ -349,20 +357,20 @@ class Learner:
             rule = self._rules.of.get(key)
             if rule is None or one.version <= self._told.get(key, 0):
                 continue
-            blob = dump_policy(aligned(one.policy, rule.selection))
+            blob = dump_policy(align_policy(one.policy, rule.selection))
             header = Header.of(one.version, time.time(), one.learnt, one.meaning, blob)
-            snapshots.publish(self._client, key + self._suffix, header, blob)
+            publish_snapshot(self._client, key + self._suffix, header, blob)
             published = True
         self._next_publish = begun + max(INTERVAL, 5 * (time.monotonic() - begun))
         return published
 
     def _tell_trips(self) -> None:
         told = self._state.told_trips()
-        for selection in set(told).difference(snapshots.tripped(self._client)) if told else ():
+        for selection in set(told).difference(open_breakers(self._client)) if told else ():
             self._state.forget_trip(selection)
             _log.info("circuit breaker closed by hand", selection=selection)
         for selection, reason in self._state.untold_trips():
-            snapshots.trip(self._client, selection, reason)
+            open_breaker(self._client, selection, reason)
             self._state.told_trip(selection)
             _log.error("circuit breaker open: the fallback is shown", selection=selection, reason=reason)
 
@@ -372,14 +380,14 @@ class Learner:
         figures |= {f"learnt|{key}|{self._suffix}": one.learnt for key, one in self._learnt.items()}
         for (selection, arm), changes in self._changes.counts().items():
             figures[f"changes|{selection}/{arm}|{self._suffix}"] = float(changes)
-        snapshots.tell(self._client, dict(figures.items() - self._figures.items()))
+        publish_figures(self._client, dict(figures.items() - self._figures.items()))
         self._figures = figures
 
     def _mine(self) -> Collection[int]:
         return range(self._partitions) if self._owned is None else self._owned
 
 
-def _instead(mine: Learnt, published: snapshots.Published) -> Learnt:
+def _instead(mine: Learnt, published: StoredSnapshot) -> Learnt:
     """A published snapshot in the place of `mine`; as it is if nothing was learnt here, because our file is new."""
     header, policy = published.header, load_policy(published.blob)
     if mine.version == 0:

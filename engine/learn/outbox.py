@@ -27,7 +27,7 @@ class Outbox:
         rows = [(partition, encode(record)) for partition, record in records]
         self._db.executemany("INSERT INTO outbox (partition, record) VALUES (?, ?)", rows)
 
-    def ship(self, client: stream.Client) -> int:
+    def ship(self, client: stream.StreamClient) -> int:
         """Bring what is not in the stream yet into it; how many records.
 
         Raises:
@@ -41,7 +41,7 @@ class Outbox:
                 moved += self._step(client, partition)
         return moved
 
-    def drop_collected(self, client: stream.Client) -> None:
+    def drop_collected(self, client: stream.StreamClient) -> None:
         """Forget what the collector has written to Parquet."""
         for partition in tuple(self._shipped):
             collected = client.hget(keyspace.partition(partition).collected, self._id)
@@ -49,7 +49,7 @@ class Outbox:
                 dropped = "DELETE FROM outbox WHERE partition = ? AND seq <= ?"
                 self._db.execute(dropped, (partition, int(collected)))
 
-    def _step(self, client: stream.Client, partition: int) -> int:
+    def _step(self, client: stream.StreamClient, partition: int) -> int:
         before = self._shipped[partition]
         rows = self._db.execute(
             "SELECT seq, record FROM outbox WHERE partition = ? AND seq > ? ORDER BY seq LIMIT ?",

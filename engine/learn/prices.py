@@ -11,7 +11,7 @@ from engine.claims.pacing import expected_worth, paced_pools, pools_by_offer, pr
 from engine.journal import stream
 from engine.journal.records import AnyRecord, DecisionRecord
 from engine.learn.teach import Learnt
-from engine.snapshots import snapshots
+from engine.snapshots.publish import publish_prices
 from policies import Pacing
 
 BETWEEN = 0.25  # seconds between two moves of a price, which decision servers look for as often
@@ -42,7 +42,7 @@ class ShadowPrices:
                     for name in self._of_offer[row.variant]:
                         self._worth.setdefault(name, []).append(worth)
 
-    def move(self, client: stream.Client, now: float) -> bool:
+    def move(self, client: stream.StreamClient, now: float) -> bool:
         """Move the prices and tell them, `BETWEEN` after the last time or later; whether it was done.
 
         Raises:
@@ -56,7 +56,7 @@ class ShadowPrices:
             if left is not None and pool.begins <= now < pool.ends:
                 units = max(left, 0.0) / pool.take.amount
                 kept[name] = update_pacing(before.get(name), pool, units, now, self._worth.get(name, []))
-        snapshots.put_prices(client, prices_by_offer(self._pools, kept))
+        publish_prices(client, prices_by_offer(self._pools, kept))
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("DELETE FROM prices")
         self._db.executemany("INSERT INTO prices VALUES (?, ?)", [(n, msgspec.json.encode(p)) for n, p in kept.items()])
@@ -69,7 +69,7 @@ class ShadowPrices:
         return {name: _pacing.decode(blob) for name, blob in self._db.execute("SELECT pool, pacing FROM prices")}
 
 
-def left_of(client: stream.Client, take: PoolShare, now: float) -> float | None:
+def left_of(client: stream.StreamClient, take: PoolShare, now: float) -> float | None:
     """How much of a stock or budget is neither gone nor held at `now`; None while nobody said how much there is."""
     key = pool_key(take)
     level, spent, held = (float(value or 0) / UNIT for value in client.hmget(key, "level", "spent", "held"))

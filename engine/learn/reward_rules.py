@@ -12,7 +12,7 @@ from engine.catalog.conditions.compile import Predicate, compile_condition
 from engine.catalog.plan.plan import Plan, Selection
 from engine.catalog.spec.experiment import MetricSpec
 from engine.journal.records import EventRecord
-from engine.snapshots.snapshots import bandit, meaning_of
+from engine.snapshots.header import meaning_of, prior_of
 from engine.vocabulary import MERGED, REFUNDS
 from policies.batches import LARGEST
 
@@ -40,7 +40,7 @@ class Rule:
 
     @cached_property
     def _holds(self) -> Callable[[np.ndarray], None]:
-        return bandit(self.selection).check_rewards
+        return prior_of(self.selection).check_rewards
 
     def counts(self, properties: Properties) -> bool:
         """Whether an event with these properties is one that the metric counts."""

@@ -7,8 +7,8 @@ from engine.errors import BadInput, StoreUnavailable
 from engine.journal import stream
 from engine.learn.combine import parts_of
 from engine.settings import Settings
-from engine.snapshots import snapshots
-from engine.snapshots.snapshots import Header, store_errors
+from engine.snapshots.header import Header
+from engine.snapshots.publish import current_headers, kept_headers, kept_snapshot, publish_snapshot, store_errors
 from policies import Bandit, load_policy
 
 _TRIES = 20
@@ -48,38 +48,38 @@ def rollback(settings: Settings, key: str, version: int | None = None) -> int:
     with stream.connect(settings.redis) as client, store_errors("rolling back"):
         target = _chosen(client, key, version)
         for part in parts_of(client, key):
-            then = [header for header in snapshots.kept(client, part) if header.time <= target.time]
+            then = [header for header in kept_headers(client, part) if header.time <= target.time]
             if then:
                 republish(client, part, then[0])
         return republish(client, key, target)
 
 
-def republish(client: stream.Client, key: str, target: Header) -> int:
+def republish(client: stream.StreamClient, key: str, target: Header) -> int:
     """Make a kept snapshot current under the next version, which is the answer.
 
     Raises:
         StoreUnavailable: if others publish faster than this could, which a healthy store does not let happen.
     """
-    blob = snapshots.kept_at(client, key, target).blob
+    blob = kept_snapshot(client, key, target).blob
     return put_current(client, key, target.learnt, target.meaning, blob)
 
 
-def put_current(client: stream.Client, key: str, learnt: float, meaning: str, blob: bytes) -> int:
+def put_current(client: stream.StreamClient, key: str, learnt: float, meaning: str, blob: bytes) -> int:
     """Make `blob` current under the next version, whatever a learner publishes meanwhile; that version.
 
     Raises:
         StoreUnavailable: if others publish faster than this could, which a healthy store does not let happen.
     """
     for _ in range(_TRIES):
-        there = snapshots.headers(client).get(key)
+        there = current_headers(client).get(key)
         header = Header.of(there.version + 1 if there else 1, time.time(), learnt, meaning, blob)
-        snapshots.publish(client, key, header, blob)
-        if snapshots.headers(client).get(key) == header:
+        publish_snapshot(client, key, header, blob)
+        if current_headers(client).get(key) == header:
             return header.version
     raise StoreUnavailable(f"{key}: another process published first, {_TRIES} times; try again")
 
 
-def _chosen(client: stream.Client, key: str, version: int | None) -> Header:
+def _chosen(client: stream.StreamClient, key: str, version: int | None) -> Header:
     kept = _kept(client, key)
     if version is None:
         same = [header for header in kept if header.digest == kept[0].digest]
@@ -95,17 +95,17 @@ def _chosen(client: stream.Client, key: str, version: int | None) -> Header:
     return found
 
 
-def _kept(client: stream.Client, key: str) -> list[Header]:
-    kept = snapshots.kept(client, key)
+def _kept(client: stream.StreamClient, key: str) -> list[Header]:
+    kept = kept_headers(client, key)
     if not kept:
-        known = ", ".join(sorted(snapshots.headers(client))) or "none"
+        known = ", ".join(sorted(current_headers(client))) or "none"
         raise BadInput(f"{key!r} has no snapshot to roll back to; selections with snapshots: {known}")
     return kept
 
 
-def _rewards(client: stream.Client, key: str, header: Header) -> float | None:
+def _rewards(client: stream.StreamClient, key: str, header: Header) -> float | None:
     try:
-        policy = load_policy(snapshots.kept_at(client, key, header).blob)
+        policy = load_policy(kept_snapshot(client, key, header).blob)
     except (BadInput, ValueError):
         return None
     return _weight(policy)

@@ -12,7 +12,7 @@ from engine.catalog.plan.features import Value
 from engine.catalog.plan.plan import Selection
 from engine.learn.join import Lesson
 from engine.learn.reward_rules import Rule, Rules
-from engine.snapshots.snapshots import aligned, bandit
+from engine.snapshots.header import align_policy, prior_of
 from policies import Bandit
 
 _context = msgspec.json.Decoder(dict[str, Value])
@@ -45,7 +45,7 @@ def fitted(learnt: Mapping[str, Learnt], rules: Rules) -> dict[str, Learnt]:
         if not rule.learns:
             continue
         before = learnt.get(key)
-        prior = bandit(rule.selection)
+        prior = prior_of(rule.selection)
         if before is None:
             fits[key] = Learnt(prior, rule.meaning)
         elif before.meaning != rule.meaning or (before.policy.kind, before.policy.dim) != (prior.kind, prior.dim):
@@ -63,7 +63,7 @@ def over(policy: Bandit, selection: Selection) -> Bandit:
     arms = (*selection.arms, *(arm for arm in policy.arms if arm not in set(selection.arms)))
     if arms != policy.arms:
         _log.info("arms changed", key=selection.key, arms=len(selection.arms), before=len(policy.arms))
-    return aligned(policy, selection, arms)
+    return align_policy(policy, selection, arms)
 
 
 def restarted(before: Learnt, policy: Bandit, meaning: str, learnt: float) -> Learnt:

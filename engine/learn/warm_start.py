@@ -17,7 +17,8 @@ from engine.journal import stream
 from engine.learn.combine import MARK, parts_of
 from engine.learn.rollback import put_current
 from engine.settings import Settings
-from engine.snapshots.snapshots import bandit, meaning_of, store_errors
+from engine.snapshots.header import meaning_of, prior_of
+from engine.snapshots.publish import store_errors
 from policies import Bandit, dump_policy
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def warm_start(settings: Settings, plan: Plan, key: str, source: Path) -> WarmSt
         meaning, blob = meaning_of(selection), dump_policy(policy)
         parts = parts_of(client, key)
         for part in parts:
-            put_current(client, part, 0.0, meaning, dump_policy(bandit(selection)))
+            put_current(client, part, 0.0, meaning, dump_policy(prior_of(selection)))
         if parts:
             put_current(client, f"{key}{MARK}warm", 0.0, meaning, blob)
         version = put_current(client, key, 0.0, meaning, blob)
@@ -97,7 +98,7 @@ def learnt_from(selection: Selection, source: Path) -> tuple[Bandit, dict[str, i
         raise BadInput(f"{source}: does not exist; give {_WANTED}")
     if source.is_file() and source.suffix not in _TABLES:
         raise BadInput(f"{source}: is no folder and no {' or '.join(_TABLES)}; give {_WANTED}")
-    policy = bandit(selection)
+    policy = prior_of(selection)
     unused: Counter[str] = Counter()
     for rows in _log(selection, source, unused) if source.is_dir() else _table(selection, source):
         policy = _taught(policy, selection, rows, unused)

@@ -21,8 +21,9 @@ from engine.journal import traces
 from engine.journal.from_decision import decision_record
 from engine.journal.log import commit, parquet
 from engine.journal.records import DecisionRow
-from engine.journal.stream import Client
-from engine.snapshots import snapshots
+from engine.journal.stream import StreamClient
+from engine.snapshots.header import align_policy
+from engine.snapshots.publish import kept_headers, kept_snapshot
 from policies import Bandit, load_policy
 from policies.base import Among
 from policies.batches import Floats
@@ -70,7 +71,7 @@ class _RecordedPolicy(Bandit):
         return said if said.any() else np.ones(said.size)
 
 
-def explain_decision(log: Path, archive: Archive, client: Client, decision_id: str) -> ReplayedDecision:
+def explain_decision(log: Path, archive: Archive, client: StreamClient, decision_id: str) -> ReplayedDecision:
     """The decision made again, and why it was so.
 
     Args:
@@ -130,13 +131,13 @@ def _rows(log: Path, decision_id: str) -> Iterator[tuple[LoggedRow, str, bytes]]
 
 
 def _snapshots(
-    plan: Plan, client: Client, logged: list[LoggedRow], chances: Mapping[str, Sequence[float]]
+    plan: Plan, client: StreamClient, logged: list[LoggedRow], chances: Mapping[str, Sequence[float]]
 ) -> Iterator[tuple[str, Snapshot]]:
     for row in logged:
         key, _, version = (row.policy or "@0").rpartition("@")
         if version == "0" or key not in plan.policies:
             continue
-        header = next((h for h in snapshots.kept(client, key) if h.version == int(version)), None)
+        header = next((h for h in kept_headers(client, key) if h.version == int(version)), None)
         if header is None and row.key in chances:
             said = dict(zip(row.candidates, chances[row.key], strict=True))
             policy: Bandit = _RecordedPolicy(plan.policies[key].arms, floor=0.0, said=said)
@@ -146,8 +147,8 @@ def _snapshots(
             raise BadInput(
                 f"{row.policy} is not kept any more; the log's propensity {row.propensity:g} is what is left"
             )
-        policy = load_policy(snapshots.kept_at(client, key, header).blob)
-        yield key, Snapshot(snapshots.aligned(policy, plan.policies[key]), header.version)
+        policy = load_policy(kept_snapshot(client, key, header).blob)
+        yield key, Snapshot(align_policy(policy, plan.policies[key]), header.version)
 
 
 def _differences(logged: list[LoggedRow], decision: Decision, now: float) -> Iterator[str]:

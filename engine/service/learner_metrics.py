@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from engine.snapshots.snapshots import Follower
+from engine.snapshots.follow import Follower
 
 ASIDE = "Rewards that were kept aside and not learnt; they are in the log's quarantine"
 CHANGES = "Changes found in what an offer earns; each is an event $change in the log"
@@ -21,7 +21,7 @@ class LearnerMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families, in Prometheus' terms."""
         by_kind: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
-        for name, figure in self._follower.told.items():
+        for name, figure in self._follower.figures.items():
             kind, label, _ = name.split("|")  # the last part says which learner, of several
             by_kind[kind][label] += figure
         aside = CounterMetricFamily("counterpoint_rewards_aside", ASIDE, labels=["reason"])

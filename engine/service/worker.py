@@ -43,7 +43,7 @@ from engine.service.metrics import ServiceMetrics
 from engine.service.problems import Refusal, refuse_body
 from engine.service.store_health import StoreHealth
 from engine.settings import Settings
-from engine.snapshots.snapshots import Follower
+from engine.snapshots.follow import Follower
 
 PLAN_SECONDS = 0.3
 SHIPPING_SECONDS = 8.0

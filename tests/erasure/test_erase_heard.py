@@ -119,7 +119,7 @@ def seen_by(settings: Settings, *names: str) -> None:
     collect(settings, LogErasures(), drain=True)
 
 
-def told(client: stream.Client, *names: str) -> None:
+def told(client: stream.StreamClient, *names: str) -> None:
     for name in names:
         client.xadd(ERASURES, {"at": repr(time.time()), "who": identifier_digest(name)})
 

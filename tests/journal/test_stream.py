@@ -15,7 +15,7 @@ from engine.errors import BadInput, JournalError
 from engine.journal import stream
 from engine.journal.spool import ship, spool
 from engine.journal.spool.spool import Spool
-from engine.journal.stream import Mark, Progress, Reader
+from engine.journal.stream import Mark, Progress, Reader, StreamClient
 
 IDS = st.builds("{}-{}".format, st.integers(0, 2_000), st.integers(0, 20))
 MARKS = st.builds(Mark, st.integers(0, 1000), st.integers(0, 1000))
@@ -48,7 +48,7 @@ def test_progress_forgets_spools_that_are_long_silent() -> None:
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[stream.Client]:
+def client(redis_url: str) -> Iterator[StreamClient]:
     with stream.connect(redis_url) as connected:
         yield connected
 
@@ -70,7 +70,7 @@ def taken(deliveries: list[stream.Delivery]) -> list[bytes]:
     return [payload for delivery in deliveries for _, payload in delivery.frames]
 
 
-def test_what_is_shipped_again_is_not_added_again(tmp_path: Path, redis_url: str, client: stream.Client) -> None:
+def test_what_is_shipped_again_is_not_added_again(tmp_path: Path, redis_url: str, client: StreamClient) -> None:
     path = shipped(tmp_path, redis_url, (b"a", 0), (b"b", 1), (b"c", 0))
     ship_again(path, redis_url)
     assert client.xlen(keyspace.partition(0).stream) == 1
@@ -81,7 +81,7 @@ def test_what_is_shipped_again_is_not_added_again(tmp_path: Path, redis_url: str
 
 
 def test_a_reader_of_some_partitions_sees_and_holds_no_others(
-    tmp_path: Path, redis_url: str, client: stream.Client
+    tmp_path: Path, redis_url: str, client: StreamClient
 ) -> None:
     shipped(tmp_path, redis_url, (b"a", 0), (b"b", 1), (b"c", 2), (b"d", 5))
     reader = Reader(client, "r", Progress({0: "0-0", 1: "0-0"}), partitions=3, only=[1, 5])
@@ -92,7 +92,7 @@ def test_a_reader_of_some_partitions_sees_and_holds_no_others(
     assert held == [1, 5]
 
 
-def test_a_partition_that_is_passed_over_is_read_later(tmp_path: Path, redis_url: str, client: stream.Client) -> None:
+def test_a_partition_that_is_passed_over_is_read_later(tmp_path: Path, redis_url: str, client: StreamClient) -> None:
     shipped(tmp_path, redis_url, (b"a", 0), (b"b", 1))
     reader = Reader(client, "r", Progress(), partitions=2)
     assert taken(reader.read(besides=[0])) == [b"b"]
@@ -100,7 +100,7 @@ def test_a_partition_that_is_passed_over_is_read_later(tmp_path: Path, redis_url
 
 
 def test_a_reader_drops_what_it_took_and_says_what_never_came(
-    tmp_path: Path, redis_url: str, client: stream.Client
+    tmp_path: Path, redis_url: str, client: StreamClient
 ) -> None:
     path = shipped(tmp_path, redis_url, *((b"%d" % number, 0) for number in range(5)))
     reader = Reader(client, "r", Progress(), partitions=1)
@@ -115,7 +115,7 @@ def test_a_reader_drops_what_it_took_and_says_what_never_came(
     assert reader.lost == [stream.Lost(0, path.name, 6, 9)]
 
 
-def test_a_store_whose_clock_fell_back_hides_nothing(tmp_path: Path, redis_url: str, client: stream.Client) -> None:
+def test_a_store_whose_clock_fell_back_hides_nothing(tmp_path: Path, redis_url: str, client: StreamClient) -> None:
     shipped(tmp_path, redis_url, (b"before", 0))
     ahead = Progress({0: "99999999999999-0"})
     reader = Reader(client, "r", ahead)
@@ -123,14 +123,14 @@ def test_a_store_whose_clock_fell_back_hides_nothing(tmp_path: Path, redis_url: 
     assert taken(reader.read()) == [b"before"]
 
 
-def test_a_foreign_entry_is_handed_on_as_broken(client: stream.Client) -> None:
+def test_a_foreign_entry_is_handed_on_as_broken(client: StreamClient) -> None:
     client.xadd(keyspace.partition(0).stream, {"hello": "world"})
     (delivery,) = Reader(client, "r", Progress(), partitions=1).read()
     assert delivery.frames == []
     assert b"world" in delivery.broken
 
 
-def test_entries_go_when_the_slowest_reader_is_past_them(tmp_path: Path, redis_url: str, client: stream.Client) -> None:
+def test_entries_go_when_the_slowest_reader_is_past_them(tmp_path: Path, redis_url: str, client: StreamClient) -> None:
     for payload in (b"1", b"2", b"3"):
         shipped(tmp_path, redis_url, (payload, 0))
     fast, slow = Reader(client, "fast", Progress(), partitions=1), Reader(client, "slow", Progress(), partitions=1)
@@ -152,7 +152,7 @@ def test_entries_go_when_the_slowest_reader_is_past_them(tmp_path: Path, redis_u
     assert taken(fast.read()) == [b"4"]
 
 
-def test_an_evicting_store_is_refused(client: stream.Client) -> None:
+def test_an_evicting_store_is_refused(client: StreamClient) -> None:
     stream.refuse_eviction(client)
     client.config_set("maxmemory-policy", "allkeys-lru")
     with pytest.raises(JournalError, match=r"'allkeys-lru'.*set it to noeviction"):
@@ -164,7 +164,7 @@ def test_an_address_that_is_none_is_refused() -> None:
         stream.connect("nowhere")
 
 
-def test_the_shipper_waits_for_a_store_that_is_gone(tmp_path: Path, redis_url: str, client: stream.Client) -> None:
+def test_the_shipper_waits_for_a_store_that_is_gone(tmp_path: Path, redis_url: str, client: StreamClient) -> None:
     async def scenario() -> tuple[ship.Lag, ship.Lag]:
         own = Spool(tmp_path)
         shipper = ship.Shipper(own, redis_url, interval=0.01, scan=0.02)
@@ -193,7 +193,7 @@ def test_the_shipper_waits_for_a_store_that_is_gone(tmp_path: Path, redis_url: s
 
 
 def test_a_collected_segment_goes_and_an_adopted_spool_with_it(
-    tmp_path: Path, redis_url: str, client: stream.Client
+    tmp_path: Path, redis_url: str, client: StreamClient
 ) -> None:
     left = shipped(tmp_path, redis_url, (b"left", 2))
 
@@ -216,9 +216,7 @@ def test_a_collected_segment_goes_and_an_adopted_spool_with_it(
     assert client.hget(keyspace.partition(2).shipped, left.name) is None
 
 
-def test_a_segment_goes_after_its_time_however_much_comes(
-    tmp_path: Path, redis_url: str, client: stream.Client
-) -> None:
+def test_a_segment_goes_after_its_time_however_much_comes(tmp_path: Path, redis_url: str, client: StreamClient) -> None:
     async def scenario() -> None:
         own = Spool(tmp_path)
         shipper = ship.Shipper(own, redis_url, interval=0.01, scan=0.02, life=0.1)
@@ -240,7 +238,7 @@ def test_a_segment_goes_after_its_time_however_much_comes(
 
 
 def test_the_last_segment_of_a_worker_that_went_quiet_goes_too(
-    tmp_path: Path, redis_url: str, client: stream.Client
+    tmp_path: Path, redis_url: str, client: StreamClient
 ) -> None:
     async def scenario() -> None:
         own = Spool(tmp_path)

@@ -28,7 +28,7 @@ from engine.journal.spool import ship, spool
 from engine.learn import learn
 from engine.learn.state import State, path_of
 from engine.settings import Settings
-from engine.snapshots import snapshots
+from engine.snapshots.publish import current_headers, current_snapshot
 from policies import Bandit, load_policy
 
 T0 = 1_790_000_000.0
@@ -185,15 +185,15 @@ class Shop:
         learn(msgspec.structs.replace(self.settings, data=data), lambda: plan, threading.Event(), once=True)
 
     def learnt(self, key: str = "hero") -> Bandit:
-        found = snapshots.current(self.client, key)
+        found = current_snapshot(self.client, key)
         assert found is not None
         return load_policy(found.blob)
 
     def version(self, key: str = "hero") -> int:
-        return snapshots.headers(self.client)[key].version
+        return current_headers(self.client)[key].version
 
     def published(self) -> set[str]:
-        return set(snapshots.headers(self.client))
+        return set(current_headers(self.client))
 
     def aside(self) -> dict[str, int]:
         with closing(State(path_of(self.settings.data, None))) as state:

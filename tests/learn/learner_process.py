@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.catalog import Plan, load_plan
-from engine.learn import learn
+from engine.learn import combine, learn, learner
 from engine.learn.state import path_of
 from engine.settings import Settings
-from engine.snapshots import snapshots
 
 told = threading.Event()
 
@@ -42,14 +41,14 @@ def plans(plan: Plan, state: Path, enough: float, *, publishing: bool) -> Iterat
 
 def watched(state: Path, enough: float) -> None:
     """Tell of the first publication after so much was learnt, just before it."""
-    publish = snapshots.publish
+    publish = learner.publish_snapshot
 
     def told_of(*arguments: Any) -> int:
         if learnt(state) >= enough:
             tell()
         return publish(*arguments)
 
-    snapshots.publish = told_of
+    learner.publish_snapshot = combine.publish_snapshot = told_of
 
 
 def learnt(state: Path) -> float:

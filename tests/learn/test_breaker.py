@@ -14,8 +14,8 @@ from engine.decision.decision import DecideRequest, decide
 from engine.journal.records import DecisionRecord, DecisionRow, EventRecord
 from engine.learn.sequential_tests import AmountTest, SequentialTest, ShareTest
 from engine.learn.state import State, path_of
-from engine.snapshots import snapshots
-from engine.snapshots.snapshots import Follower
+from engine.snapshots.follow import Follower
+from engine.snapshots.publish import close_breaker, open_breakers
 
 RUNS, CUSTOMERS, LOOK = 400, 2000, 20
 ALPHA = 0.05
@@ -94,10 +94,10 @@ def test_a_broken_guardrail_sends_the_variants_placement_to_its_fallback(shop: A
         variant = "loud" if i % 2 else "calm"
         shop.send(*visit(shop, i, variant, click=bool(rng.random() < (0.05 if i % 2 else 0.5))))
     shop.learn()
-    assert snapshots.tripped(shop.client) == {}, "their hour is not over"
+    assert open_breakers(shop.client) == {}, "their hour is not over"
     shop.pass_time(3 * 3600)
     shop.learn()
-    marks = snapshots.tripped(shop.client)
+    marks = open_breakers(shop.client)
     assert set(marks) == {"bold.loud"}
     assert marks["bold.loud"].startswith("click of bold.loud is worse than calm's by more than its margin of 0")
     told = [record for record in shop.logged() if isinstance(record, EventRecord)]
@@ -110,18 +110,18 @@ def test_a_broken_guardrail_sends_the_variants_placement_to_its_fallback(shop: A
         await follower._client.aclose()
         return follower.tripped
 
-    open_breakers = asyncio.run(followed())
+    tripped = asyncio.run(followed())
     reasons = set()
     for i in range(40):
         request = DecideRequest(customer=CustomerIds(user_id=f"v{i}"), channel="web", placements=["hero"])
         profile = Profile(id=f"v{i}", unit=f"v{i}")
-        made = decide(shop.plan, {}, profile, request, shop.t0, decision_id=f"x{i}", tripped=open_breakers)
+        made = decide(shop.plan, {}, profile, request, shop.t0, decision_id=f"x{i}", tripped=tripped)
         reasons.add((made.answer.experiments["bold"].variant, made.answer.offers["hero"].offer == "z"))
     assert reasons == {("calm", False), ("loud", True)}
 
-    assert snapshots.untrip(shop.client, "bold.loud")
+    assert close_breaker(shop.client, "bold.loud")
     shop.learn()
-    assert snapshots.tripped(shop.client) == {}, "it stays closed when a person closed it"
+    assert open_breakers(shop.client) == {}, "it stays closed when a person closed it"
 
 
 def test_a_message_that_comes_again_counts_once_for_a_guardrail(shop: Any) -> None:
@@ -146,4 +146,4 @@ def test_a_guardrail_that_holds_trips_nothing(shop: Any) -> None:
         shop.send(*visit(shop, i, "loud" if i % 2 else "calm", click=bool(rng.random() < 0.3)))
     shop.pass_time(3 * 3600)
     shop.learn()
-    assert snapshots.tripped(shop.client) == {}
+    assert open_breakers(shop.client) == {}

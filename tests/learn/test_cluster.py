@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from engine.learn.rollback import rollback
-from engine.snapshots.snapshots import Follower
+from engine.snapshots.follow import Follower
 
 
 @pytest.fixture

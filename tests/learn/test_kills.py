@@ -19,7 +19,7 @@ from engine.journal import stream
 from engine.journal.records import AnyRecord, DecisionRecord, DecisionRow, QuarantineRecord, RewardRecord, decode
 from engine.learn.learner import Learner
 from engine.learn.state import State, path_of
-from engine.snapshots import snapshots
+from engine.snapshots.publish import current_snapshot
 from policies import load_policy
 
 SCRIPT = Path(__file__).with_name("learner_process.py")
@@ -160,7 +160,7 @@ def test_twenty_kills_change_nothing(shop: Any) -> None:
 
     same(never, again)
     for key, one in again[0].items():
-        published = snapshots.current(shop.client, key)
+        published = current_snapshot(shop.client, key)
         if one.learnt:
             assert published is not None
             np.testing.assert_array_equal(

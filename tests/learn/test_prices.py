@@ -11,8 +11,8 @@ from engine import keyspace
 from engine.claims.claims import Claim, Claims, PoolShare
 from engine.customers.redis.pipeline import RedisPipeline, connect_store
 from engine.learn.learner import Learner
-from engine.snapshots import snapshots
-from engine.snapshots.snapshots import Follower
+from engine.snapshots.follow import Follower
+from engine.snapshots.publish import shadow_prices
 
 HOUR = 3600.0
 UNITS = 100
@@ -71,7 +71,7 @@ def learner(shop: Any) -> Any:
 
 def price(shop: Any, learner: Any, at: float) -> float:
     learner.step(shop.plan, shop.t0 + at)
-    return float(snapshots.prices(shop.client).get("a", 0.0))
+    return float(shadow_prices(shop.client).get("a", 0.0))
 
 
 def test_a_stock_that_goes_too_fast_gets_a_price_and_one_that_goes_slowly_loses_it(shop: Any, learner: Any) -> None:

@@ -11,8 +11,19 @@ import pytest
 
 from engine import keyspace
 from engine.errors import StoreUnavailable
-from engine.snapshots import snapshots
-from engine.snapshots.snapshots import Follower, Header
+from engine.snapshots.follow import Follower
+from engine.snapshots.header import Header, meaning_of
+from engine.snapshots.publish import (
+    KEPT,
+    close_breaker,
+    current_headers,
+    current_snapshot,
+    kept_headers,
+    kept_snapshot,
+    open_breaker,
+    open_breakers,
+    publish_snapshot,
+)
 from policies import BetaThompson, dump_policy, load_policy
 
 MEANING = "m"
@@ -29,8 +40,8 @@ def policy(clicks: int, arms: tuple[str, ...] = ("a", "b", "c")) -> Any:
 
 def publish(shop: Any, version: int, clicks: int, arms: tuple[str, ...] = ("a", "b", "c")) -> None:
     blob = dump_policy(policy(clicks, arms))
-    meaning = snapshots.meaning_of(shop.plan.policies["hero"])
-    snapshots.publish(shop.client, "hero", Header.of(version, float(version), 1.0, meaning, blob), blob)
+    meaning = meaning_of(shop.plan.policies["hero"])
+    publish_snapshot(shop.client, "hero", Header.of(version, float(version), 1.0, meaning, blob), blob)
 
 
 def follow(shop: Any, steps: Any) -> None:
@@ -47,26 +58,26 @@ def follow(shop: Any, steps: Any) -> None:
 
 def test_only_a_newer_version_becomes_current(shop: Any) -> None:
     first, second = dump_policy(policy(1)), dump_policy(policy(2))
-    assert snapshots.publish(shop.client, "hero", header(2, first), first) == 2
-    assert snapshots.publish(shop.client, "hero", header(2, second), second) == 2
-    assert snapshots.publish(shop.client, "hero", header(1, second), second) == 2
-    assert snapshots.current(shop.client, "hero") == (header(2, first), first)
-    assert snapshots.publish(shop.client, "hero", header(3, second), second) == 3
-    assert snapshots.headers(shop.client) == {"hero": header(3, second)}
+    assert publish_snapshot(shop.client, "hero", header(2, first), first) == 2
+    assert publish_snapshot(shop.client, "hero", header(2, second), second) == 2
+    assert publish_snapshot(shop.client, "hero", header(1, second), second) == 2
+    assert current_snapshot(shop.client, "hero") == (header(2, first), first)
+    assert publish_snapshot(shop.client, "hero", header(3, second), second) == 3
+    assert current_headers(shop.client) == {"hero": header(3, second)}
 
 
 def test_twenty_versions_are_kept_from_the_last_seconds_to_the_first_day(shop: Any) -> None:
     for version in range(1, 501):
         blob = dump_policy(policy(version))
-        snapshots.publish(shop.client, "hero", header(version, blob, version * 60.0), blob)
-    kept = snapshots.kept(shop.client, "hero")
+        publish_snapshot(shop.client, "hero", header(version, blob, version * 60.0), blob)
+    kept = kept_headers(shop.client, "hero")
     versions = [found.version for found in kept]
-    assert len(kept) == snapshots.KEPT
+    assert len(kept) == KEPT
     assert versions[:3] == [500, 499, 498]
     assert versions[-1] == 1
     ages = [500 - version for version in versions[1:]]
     assert all(older <= 4 * younger for younger, older in itertools.pairwise(ages))
-    oldest = snapshots.kept_at(shop.client, "hero", kept[-1])
+    oldest = kept_snapshot(shop.client, "hero", kept[-1])
     assert load_policy(oldest.blob).statistics["count"][0] == 1
 
 
@@ -162,11 +173,11 @@ def test_a_damaged_snapshot_is_counted_and_the_one_before_stays(shop: Any, damag
 
 def test_a_follower_sees_what_is_tripped_until_it_is_not(shop: Any) -> None:
     async def steps(follower: Follower, _: Any) -> None:
-        snapshots.trip(shop.client, "hero", "csat fell")
+        open_breaker(shop.client, "hero", "csat fell")
         await follower.poll()
-        assert follower.tripped == {"hero": "csat fell"} == snapshots.tripped(shop.client)
-        assert snapshots.untrip(shop.client, "hero")
-        assert not snapshots.untrip(shop.client, "hero")
+        assert follower.tripped == {"hero": "csat fell"} == open_breakers(shop.client)
+        assert close_breaker(shop.client, "hero")
+        assert not close_breaker(shop.client, "hero")
         await follower.poll()
         assert follower.tripped == {}
 

@@ -23,8 +23,8 @@ from engine.learn.erased_records import erase_customers
 from engine.learn.rollback import rollback, versions
 from engine.learn.state import path_of
 from engine.learn.warm_start import warm_start
-from engine.snapshots import snapshots
-from engine.snapshots.snapshots import Header
+from engine.snapshots.header import Header
+from engine.snapshots.publish import current_headers, publish_snapshot
 
 CLICK = "{metric: click, window: 1h, settle: 10m}"
 HOUR = 3600.0
@@ -56,10 +56,10 @@ def test_a_version_is_published_for_what_changed_and_only_for_that(shop: Any) ->
 def test_a_store_that_lost_the_snapshots_gets_them_again(shop: Any) -> None:
     shop.send(*clicked(shop, "d1", 0))
     shop.learn()
-    before = snapshots.headers(shop.client)["hero"]
+    before = current_headers(shop.client)["hero"]
     shop.client.delete(keyspace.SNAPSHOT_HEADERS, f"{keyspace.SNAPSHOT_HEADERS}:hero")
     shop.learn()
-    after = snapshots.headers(shop.client)["hero"]
+    after = current_headers(shop.client)["hero"]
     assert (after.version, after.digest) == (before.version, before.digest)
     assert counts(shop)["a"] == (1, 1)
 
@@ -80,9 +80,9 @@ def test_a_learner_that_lost_its_file_goes_on_from_the_snapshot(shop: Any) -> No
 def test_a_snapshot_that_cannot_be_read_is_replaced(shop: Any, file_is_lost: Any) -> None:
     shop.send(*clicked(shop, "d1", 0))
     shop.learn()
-    good = snapshots.headers(shop.client)["hero"]
+    good = current_headers(shop.client)["hero"]
     bad = Header.of(good.version + 5, good.time, good.learnt, good.meaning, b"nonsense")
-    snapshots.publish(shop.client, "hero", bad, b"nonsense")
+    publish_snapshot(shop.client, "hero", bad, b"nonsense")
     if file_is_lost:
         for file in shop.settings.data.glob("learn/*"):
             file.unlink()

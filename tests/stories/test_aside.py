@@ -11,7 +11,7 @@ from engine.catalog import load_plan
 from engine.journal import stream
 from engine.learn import learn
 from engine.learn.learner import Learner
-from engine.snapshots import snapshots
+from engine.snapshots.publish import current_snapshot
 from policies import load_policy
 
 SHOP = {
@@ -52,7 +52,7 @@ def test_each_has_its_reason_in_the_log_and_its_count_on_the_page(open_shop: Any
     late.close()
 
     with stream.connect(shop.settings.redis) as client:
-        published = snapshots.current(client, "hero")
+        published = current_snapshot(client, "hero")
     assert published is not None
     policy = load_policy(published.blob)
     assert policy.statistics["total"].sum() == pytest.approx(4.0)

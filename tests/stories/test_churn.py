@@ -7,7 +7,7 @@ import redis
 
 from engine.catalog import load_plan
 from engine.learn import learn
-from engine.snapshots.snapshots import KEPT
+from engine.snapshots.publish import KEPT
 
 SHOP = {
     "offers": {

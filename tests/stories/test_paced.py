@@ -14,7 +14,8 @@ from engine.journal.spool.drain import Drain
 from engine.learn.learner import Learner
 from engine.learn.prices import BETWEEN
 from engine.rehearse.explain import explain_decision
-from engine.snapshots import snapshots
+from engine.snapshots.header import Header, meaning_of, prior_of
+from engine.snapshots.publish import publish_snapshot, shadow_prices
 from policies import dump_policy
 
 UNITS = 60
@@ -43,10 +44,10 @@ def publish(client: Any, shop: Any) -> None:
     taste, arm = random.random(2000), random.integers(0, 2, 2000)
     x = np.array([selection.features.vector({"taste": one}) for one in taste.tolist()])
     clicked = random.random(2000) < np.where(arm == 0, 0.2 + 0.7 * taste, 0.3)
-    policy = snapshots.bandit(selection).update(x, arm, clicked.astype(float), np.full(2000, 0.5))
+    policy = prior_of(selection).update(x, arm, clicked.astype(float), np.full(2000, 0.5))
     blob = dump_policy(policy)
-    header = snapshots.Header.of(1, time.time(), 0.0, snapshots.meaning_of(selection), blob)
-    snapshots.publish(client, "hero", header, blob)
+    header = Header.of(1, time.time(), 0.0, meaning_of(selection), blob)
+    publish_snapshot(client, "hero", header, blob)
 
 
 def shipped(drain: Drain) -> None:
@@ -83,7 +84,7 @@ def test_the_last_ones_are_kept_for_whom_they_are_worth_most(open_shop: Any) -> 
             shipped(learner.drain(shop.settings))
             now += BETWEEN
             learner.step(plan, now)
-            heard(shop, snapshots.prices(client))
+            heard(shop, shadow_prices(client))
         seen = shop.explain("web", "hero", **FOND)
         assert {one["offer"]: one["price"] > 0 for one in seen["candidates"]} == {"bag": True, "usual": False}
         kept = shop.decide("web", "hero", **PLAIN)

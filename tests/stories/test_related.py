@@ -11,7 +11,7 @@ import yaml
 from engine.catalog import load_plan
 from engine.journal import stream
 from engine.learn import learn
-from engine.snapshots import snapshots
+from engine.snapshots.publish import current_snapshot
 from policies import Bandit, load_policy
 
 POOLED = {
@@ -50,7 +50,7 @@ def learnt(shop: Any) -> Bandit:
     plan = load_plan(shop.settings.experiments)
     learn(shop.settings, lambda: plan, threading.Event(), once=True)
     with stream.connect(shop.settings.redis) as client:
-        published = snapshots.current(client, "hero")
+        published = current_snapshot(client, "hero")
     assert published is not None
     deadline = time.monotonic() + 30
     while shop.decide("web", "hero", user_id="probe", expose=False)["offers"]["hero"]["policy"] != (

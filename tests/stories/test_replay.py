@@ -11,7 +11,8 @@ from engine.catalog import load_plan
 from engine.catalog.archive import Archive
 from engine.journal import stream
 from engine.rehearse.explain import explain_decision
-from engine.snapshots import snapshots
+from engine.snapshots.header import Header, meaning_of, prior_of
+from engine.snapshots.publish import publish_snapshot
 from policies import dump_policy
 
 SHOP = {
@@ -37,11 +38,11 @@ def publish(url: str, shop: Any, version: int) -> None:
     rng = np.random.default_rng(version)
     x = np.column_stack([np.ones(400), rng.uniform(-1, 1, (400, selection.features.dim - 1))])
     arm = rng.integers(4, size=400)
-    policy = snapshots.bandit(selection).update(x, arm, (rng.random(400) < 0.1 + 0.2 * (arm == version)) * 1.0, x[:, 0])
+    policy = prior_of(selection).update(x, arm, (rng.random(400) < 0.1 + 0.2 * (arm == version)) * 1.0, x[:, 0])
     blob = dump_policy(policy)
-    header = snapshots.Header.of(version, 1e9, 400.0, snapshots.meaning_of(selection), blob)
+    header = Header.of(version, 1e9, 400.0, meaning_of(selection), blob)
     with stream.connect(url) as client:
-        snapshots.publish(client, "hero", header, blob)
+        publish_snapshot(client, "hero", header, blob)
 
 
 def test_same_code_same_answer(open_shop: Any, redis_url: str) -> None:

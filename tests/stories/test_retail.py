@@ -12,7 +12,7 @@ from engine.analysis.design.question_from_plan import ask
 from engine.catalog import load_plan
 from engine.journal import stream
 from engine.learn import learn
-from engine.snapshots import snapshots
+from engine.snapshots.publish import current_snapshot
 from policies import load_policy
 
 DEAL = {"caps": [{"count": 2, "per": "7d"}], "tags": ["coffee"]}
@@ -130,5 +130,5 @@ def learnt(shop: Any) -> float:
     plan = load_plan(shop.settings.experiments)
     learn(shop.settings, lambda: plan, threading.Event(), once=True)
     with stream.connect(shop.settings.redis) as client:
-        found = snapshots.current(client, "counter")
+        found = current_snapshot(client, "counter")
     return float(load_policy(found.blob).statistics["total"].sum()) if found else 0.0

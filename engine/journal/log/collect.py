@@ -103,11 +103,11 @@ class Pending:
 class ErasureTask(Protocol):
     """Deletes erased customers' rows from the log that is collected into; erasure is a room above this one."""
 
-    def running(self, client: stream.Client, log: Path) -> AbstractContextManager[None]:
+    def running(self, client: stream.StreamClient, log: Path) -> AbstractContextManager[None]:
         """Delete rows as erasures are announced, beside the collector, until the block ends."""
         ...
 
-    def finish(self, client: stream.Client, log: Path) -> int:
+    def finish(self, client: stream.StreamClient, log: Path) -> int:
         """Delete the rows of everybody erased so far; returns how many."""
         ...
 
@@ -161,7 +161,7 @@ class _Collector:
     def __init__(
         self,
         settings: Settings,
-        client: stream.Client,
+        client: stream.StreamClient,
         erasures: ErasureTask,
         flush_seconds: float,
         flush_records: int,

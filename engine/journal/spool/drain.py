@@ -23,7 +23,7 @@ class Drain:
     def __init__(
         self,
         settings: Settings,
-        client: stream.Client,
+        client: stream.StreamClient,
         until: Literal["shipped", "collected"],
         owned: Collection[int] | None = None,
     ) -> None:

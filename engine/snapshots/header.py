@@ -1,0 +1,116 @@
+"""A snapshot as it is stored, and whether it fits the plan that would use it.
+
+A snapshot is one header line, a newline and the policy's bytes. The header reads
+`VERSION TIME LEARNT MEANING DIGEST`, separated by spaces; the digest is that of the policy's bytes.
+"""
+
+from dataclasses import replace
+from hashlib import blake2b
+from typing import NamedTuple
+
+import msgspec
+
+from engine.catalog.plan.plan import Selection
+from engine.errors import BadInput
+from policies import Bandit, with_arms
+from policies.linear import Linear
+
+
+class Header(NamedTuple):
+    """The header of a snapshot: `time` in seconds since 1970, `learnt` the total weight of observations so far.
+
+    `meaning` is `meaning_of` the selection that the policy was learnt for.
+    """
+
+    version: int
+    time: float
+    learnt: float
+    meaning: str
+    digest: str
+
+    @classmethod
+    def of(cls, version: int, at: float, learnt: float, meaning: str, blob: bytes) -> "Header":
+        """The header of a policy's bytes."""
+        return cls(version, at, learnt, meaning, _digest(blob))
+
+    def line(self) -> bytes:
+        """The header as it is stored."""
+        return f"{self.version} {self.time!r} {self.learnt!r} {self.meaning} {self.digest}".encode()
+
+
+class StoredSnapshot(NamedTuple):
+    """A snapshot read from the store."""
+
+    header: Header
+    blob: bytes
+
+
+def meaning_of(selection: Selection) -> str:
+    """A digest of what a policy's numbers mean: its kind, its features and groups, and what counts as a reward.
+
+    Floor and discount are left out: changing them does not change what was learnt.
+    """
+    policy = msgspec.structs.replace(selection.policy, floor=0.0, discount=1.0)
+    metric = selection.reward.metric
+    groups = [(group.name, group.values) for group in selection.features.groups]
+    defines = (policy, groups, metric.event, metric.kind, metric.value, metric.filter)
+    return blake2b(msgspec.json.encode(defines), digest_size=6).hexdigest()
+
+
+def align_policy(policy: Bandit, selection: Selection, arms: tuple[str, ...] | None = None) -> Bandit:
+    """The learnt policy over the plan's arms (or over `arms`), with the plan's floor and discount.
+
+    Raises:
+        ValueError: if its kind or its number of dimensions differs from the plan's.
+    """
+    prior = prior_of(selection)
+    if policy.kind != prior.kind or policy.dim != prior.dim:
+        raise ValueError(
+            f"{selection.key}: the snapshot is a {policy.kind} of {policy.dim} dimensions, the plan asks for "
+            f"{prior.kind} of {prior.dim}; the learner publishes one that fits"
+        )
+    traits = None
+    if isinstance(policy, Linear) and isinstance(prior, Linear) and prior.traits.items() - policy.traits.items():
+        traits = {**policy.traits, **prior.traits}
+    return replace(with_arms(policy, arms or prior.arms, traits), floor=prior.floor, discount=prior.discount)
+
+
+def prior_of(selection: Selection) -> Bandit:
+    """The policy that a selection starts from.
+
+    Raises:
+        TypeError: if the plan holds a policy that is not of `policies`, which cannot be stored.
+    """
+    if not isinstance(selection.prior, Bandit):
+        raise TypeError(f"{selection.key}: {type(selection.prior).__name__} cannot be stored; make it with policies")
+    return selection.prior
+
+
+def parse_header(line: bytes) -> Header:
+    """The header in a line.
+
+    Raises:
+        ValueError: if the line is no header.
+    """
+    version, at, learnt, meaning, digest = line.decode().split(" ")
+    return Header(int(version), float(at), float(learnt), meaning, digest)
+
+
+def parse_snapshot(key: str, value: bytes) -> StoredSnapshot:
+    """The snapshot of selection `key` in stored bytes, its digest checked.
+
+    Raises:
+        BadInput: if header or digest does not fit.
+    """
+    line, _, blob = value.partition(b"\n")
+    try:
+        header = parse_header(line)
+    except ValueError as error:
+        raise BadInput(f"the snapshot of {key} has no header ({line[:60]!r}); roll back to an earlier one") from error
+    if header.digest != _digest(blob):
+        raise BadInput(f"{key}@{header.version} does not have the digest it was published with; roll back")
+    return StoredSnapshot(header, blob)
+
+
+def _digest(blob: bytes) -> str:
+    return blake2b(blob, digest_size=16).hexdigest()

@@ -1,0 +1,119 @@
+"""What the learner publishes to the decision servers: snapshots, open breakers, shadow prices and its own figures.
+
+A snapshot replaces the current one only if its version is higher, in one script, so a learner that lost its lock cannot
+undo its successor's work. The newest `KEPT` versions stay readable for a rollback.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from redis.exceptions import RedisError
+
+from engine import keyspace
+from engine.errors import BadInput, StoreUnavailable
+from engine.journal.stream import StreamClient
+from engine.keyspace import LEARNER_FIGURES, SHADOW_PRICES, SNAPSHOT_HEADERS, TRIPPED_BREAKERS
+from engine.snapshots.header import Header, StoredSnapshot, parse_header, parse_snapshot
+
+KEPT = 20
+"""How many versions of a policy stay in the store."""
+_PUBLISH = Path(__file__).with_name("publish.lua").read_text(encoding="utf-8")
+
+
+def publish_snapshot(client: StreamClient, key: str, header: Header, blob: bytes) -> int:
+    """Make a snapshot the current one of selection `key` unless a newer one is; returns the current version."""
+    names = (SNAPSHOT_HEADERS, keyspace.snapshot(key), keyspace.kept_snapshots(key))
+    line = header.line()
+    return int(client.eval(_PUBLISH, 3, *names, key, header.version, line, line + b"\n" + blob, KEPT))
+
+
+def current_headers(client: StreamClient) -> dict[str, Header]:
+    """The headers of all current snapshots, by selection."""
+    return {
+        as_bytes(key).decode(): parse_header(as_bytes(line)) for key, line in client.hgetall(SNAPSHOT_HEADERS).items()
+    }
+
+
+def current_snapshot(client: StreamClient, key: str) -> StoredSnapshot | None:
+    """The current snapshot of a selection; None where nothing was learnt yet.
+
+    Raises:
+        BadInput: if it is damaged.
+    """
+    value = client.get(keyspace.snapshot(key))
+    return None if value is None else parse_snapshot(key, as_bytes(value))
+
+
+def kept_headers(client: StreamClient, key: str) -> list[Header]:
+    """The headers of the snapshots that a rollback can choose from, the newest (the current one) first."""
+    found = [parse_header(as_bytes(line)) for line in client.hkeys(keyspace.kept_snapshots(key))]
+    return sorted(found, reverse=True)
+
+
+def kept_snapshot(client: StreamClient, key: str, header: Header) -> StoredSnapshot:
+    """The kept snapshot with this header.
+
+    Raises:
+        BadInput: if it is no longer kept, or damaged.
+    """
+    value = client.hget(keyspace.kept_snapshots(key), header.line())
+    if value is None:
+        raise BadInput(f"{key}@{header.version} is not kept any more; choose another version")
+    return parse_snapshot(key, as_bytes(value))
+
+
+def open_breaker(client: StreamClient, key: str, reason: str) -> None:
+    """Open a selection's circuit breaker: decision servers answer with its fallback."""
+    client.hset(TRIPPED_BREAKERS, key, reason)
+
+
+def close_breaker(client: StreamClient, key: str) -> bool:
+    """Close a selection's circuit breaker; False if it was not open."""
+    return bool(client.hdel(TRIPPED_BREAKERS, key))
+
+
+def open_breakers(client: StreamClient) -> dict[str, str]:
+    """The selections whose breaker is open, with the reasons."""
+    return {
+        as_bytes(key).decode(): as_bytes(reason).decode() for key, reason in client.hgetall(TRIPPED_BREAKERS).items()
+    }
+
+
+def publish_prices(client: StreamClient, by_offer: Mapping[str, float]) -> None:
+    """Replace the shadow prices by offer; decision servers read them at their next poll."""
+    gone = shadow_prices(client).keys() - by_offer.keys()
+    if gone:
+        client.hdel(SHADOW_PRICES, *gone)
+    if by_offer:
+        client.hset(SHADOW_PRICES, mapping={key: repr(price) for key, price in by_offer.items()})
+
+
+def shadow_prices(client: StreamClient) -> dict[str, float]:
+    """The shadow prices by offer."""
+    return numbers_by_name(client.hgetall(SHADOW_PRICES))
+
+
+def publish_figures(client: StreamClient, figures: Mapping[str, float]) -> None:
+    """Let decision servers export what the learner counted, by name."""
+    if figures:
+        client.hset(LEARNER_FIGURES, mapping={name: repr(figure) for name, figure in figures.items()})
+
+
+@contextmanager
+def store_errors(action: str) -> Iterator[None]:
+    """Raise the client's errors in the block as `StoreUnavailable`, for callers that do not import the client."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise StoreUnavailable(f"{action}: {error}; it goes on when the store answers") from error
+
+
+def numbers_by_name(reply: Mapping[bytes | str, bytes | str]) -> dict[str, float]:
+    """A hash of numbers as the store replies with it."""
+    return {as_bytes(key).decode(): float(value) for key, value in reply.items()}
+
+
+def as_bytes(answer: bytes | str) -> bytes:
+    """The client's types leave open whether it decodes replies; ours does not."""
+    return answer if isinstance(answer, bytes) else answer.encode()
