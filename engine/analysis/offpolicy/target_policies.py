@@ -12,7 +12,7 @@ from engine.analysis.offpolicy.logged_choices import Floats, Ints, Logged
 from engine.catalog.check.decode import find_problems
 from engine.catalog.check.yaml_text import MAX_BYTES, decode_yaml
 from engine.catalog.plan.compile_policies import CHANNEL
-from engine.catalog.plan.features import Featurizer, PoolGroup, featurizer
+from engine.catalog.plan.features import Featurizer, PoolGroup
 from engine.catalog.spec.experiment import FeatureSpec, PolicySpec
 from engine.errors import BadInput, CatalogError, Problem
 from policies import KINDS, Bandit, make_policy
@@ -240,7 +240,7 @@ def reward_features(log: Logged) -> Featurizer:
         if 0 < cost <= left:
             specs.append(spec)
             left -= cost
-    return featurizer(specs)
+    return Featurizer(specs)
 
 
 def _share(log: Logged, contexts: Sequence[bool]) -> float:

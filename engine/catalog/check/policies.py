@@ -8,14 +8,13 @@ import numpy as np
 from engine.catalog.check.decode import FieldProblem, suggest_name
 from engine.catalog.check.defined_names import DefinedNames
 from engine.catalog.plan.compile_policies import CHANNEL, offer_attributes
-from engine.catalog.spec.experiment import USUAL_FLOOR, FeatureSpec, MetricSpec, PolicySpec
+from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, FeatureSpec, MetricSpec, PolicySpec
 from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.metric_kinds import METRIC_KINDS
 from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
 from engine.errors import Problem
 from policies import KINDS, make_policy
 
-COUNTED = frozenset({"proportion", "count", "retention"})
-"""Kinds of metrics whose events are a reward of 1 each; those of the others carry an amount."""
 MOST_GROUPS = 64
 
 
@@ -83,9 +82,9 @@ def _policy(
 
 
 def _reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator[FieldProblem]:
-    if metric.kind in COUNTED or takes_amounts(policy.kind):
+    if METRIC_KINDS[metric.kind].rewards_are_counts or takes_amounts(policy.kind):
         return
-    able = ", ".join(kind for kind in KINDS if kind != "uniform" and takes_amounts(kind))
+    able = ", ".join(kind for kind in KINDS if kind != NOT_LEARNING and takes_amounts(kind))
     rule = f"{policy.kind!r} learns from rewards between 0 and 1, and {metric.key!r} is of kind {metric.kind}"
     yield f"{path}.kind", f"{rule}; use one of {able}, or reward a metric of kind proportion"
 

@@ -1,7 +1,7 @@
 """What one file says of another: every name is defined, every range is its own, no condition leads back to itself."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 
 from engine.catalog.check.decode import FieldProblem, suggest_name
@@ -9,6 +9,7 @@ from engine.catalog.check.defined_names import DefinedNames, check_defined
 from engine.catalog.check.offers import is_unrestricted, offer_problems
 from engine.catalog.spec.experiment import ExperimentSpec, MetricSpec
 from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.metric_kinds import METRIC_KINDS
 from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
 from engine.catalog.spec.segments import find_cycle, groups_in, segments_in
 from engine.errors import Problem
@@ -189,16 +190,9 @@ def _single_files(specs: Specs) -> Iterator[Problem]:
 
 
 def _metric_needs(metric: MetricSpec) -> Iterator[FieldProblem]:
-    needs: Mapping[str, tuple[str, Callable[[MetricSpec], object]]] = {
-        "ratio": ("denominator", lambda m: m.denominator),
-        "quantile": ("quantile", lambda m: m.quantile),
-        "mean": ("value", lambda m: m.value),
-        "retention": ("window", lambda m: m.window),
-    }
-    if metric.kind in needs:
-        name, read = needs[metric.kind]
-        if read(metric) is None:
-            yield name, f"a metric of kind {metric.kind} needs it"
+    key = METRIC_KINDS[metric.kind].required
+    if key is not None and getattr(metric, key) is None:
+        yield key, f"a metric of kind {metric.kind} needs it"
 
 
 def _placements(specs: Specs, known: DefinedNames) -> Iterator[Problem]:

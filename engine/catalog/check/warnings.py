@@ -9,8 +9,9 @@ from statistics import NormalDist
 from engine.catalog.check.decode import FieldProblem
 from engine.catalog.check.null_comparisons import find_null_comparisons
 from engine.catalog.check.policies import describe_exhausted_floor
-from engine.catalog.spec.experiment import USUAL_FLOOR, ExperimentSpec, MetricSpec
+from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, ExperimentSpec, MetricSpec
 from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.metric_kinds import METRIC_KINDS
 from engine.errors import Problem
 
 POWER = 0.8
@@ -34,7 +35,7 @@ def find_warnings(specs: Specs, now: float) -> list[Problem]:
             message = "is one offer, so there is nothing to choose or learn; name a second"
             found.append(Problem(specs.files[selection.key], "offers", message))
         policy, for_all = selection.policy, sum(not specs.offers[key].audience for key in offers if key in specs.offers)
-        if policy.kind != "uniform" and policy.floor <= USUAL_FLOOR and policy.floor * for_all >= 1:
+        if policy.kind != NOT_LEARNING and policy.floor <= USUAL_FLOOR and policy.floor * for_all >= 1:
             found.append(Problem(specs.files[selection.key], "policy.floor", describe_exhausted_floor(policy, for_all)))
     found += [*_fallbacks(specs), *find_null_comparisons(specs)]
     return sorted(found)
@@ -57,7 +58,7 @@ def required_units(metric: MetricSpec, change: float, alpha: float, shares: tupl
     one, two = shares
     a, b = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(POWER)
     difference = metric.baseline * change
-    if metric.kind in {"proportion", "retention"}:
+    if METRIC_KINDS[metric.kind].is_share:
         p, q = metric.baseline, metric.baseline + difference
         if max(p, q) >= 1:
             return None

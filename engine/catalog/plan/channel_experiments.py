@@ -1,39 +1,58 @@
-"""Experiments -> the roster of a channel: who can be in none of a layer's ranges or audiences is found by bits."""
+"""Experiments -> the experiments of a channel, indexed by bits so that a decision skips those that cannot apply."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 from engine.catalog.plan.offer_index import IndexedOffer, build_offer_index
-from engine.catalog.plan.plan import ChannelExperiments, Experiment, LayerSlots
+from engine.catalog.plan.plan import FOREVER, ChannelExperiments, Experiment, Layer, LayerSlots
 from engine.catalog.spec.experiment import Unit
 
 
 def index_experiments(
     experiments: Sequence[Experiment], audiences: Mapping[str, Mapping[str, object]]
 ) -> ChannelExperiments:
-    """The roster of experiments, each with its audience, segments expanded.
+    """The index of a channel's experiments, in their order.
 
-    One that may let in whom its audience or layer would not (testers by name, those it keeps) is always looked at.
+    Args:
+        experiments: the experiments that may run on the channel.
+        audiences: by key, the audience of each experiment with its segments expanded.
     """
-    index = build_offer_index(
-        [
-            IndexedOffer(e.key, (), 0.0, float("inf"), None, {} if _open(e) else audiences[e.key], (), ())
-            for e in experiments
-        ]
-    )
-    layered: dict[tuple[str, Unit], list[tuple[int, Experiment]]] = {}
+    index = build_offer_index([_as_indexed(one, audiences[one.key]) for one in experiments])
+    layered: dict[tuple[str, Unit], tuple[Layer, list[tuple[int, Experiment]]]] = {}
     for place, experiment in enumerate(experiments):
-        if experiment.layer and not _open(experiment) and experiment.spec.fallback_unit is None:
-            layered.setdefault((experiment.layer.key, experiment.spec.unit), []).append((place, experiment))
-    slots = tuple(_slots(unit, members) for (_, unit), members in layered.items())
-    return ChannelExperiments(tuple(experiments), index, slots, (1 << len(experiments)) - 1)
+        layer, unit = experiment.layer, experiment.spec.unit
+        # With a fallback unit it is not known before `assign` which unit's place in the layer counts.
+        if layer and not _bypasses_audience(experiment) and experiment.spec.fallback_unit is None:
+            layered.setdefault((layer.key, unit), (layer, []))[1].append((place, experiment))
+    return ChannelExperiments(
+        experiments=tuple(experiments),
+        index=index,
+        layers=tuple(_compile_slots(layer, unit, members) for (_, unit), (layer, members) in layered.items()),
+        everything=(1 << len(experiments)) - 1,
+    )
 
 
-def _open(experiment: Experiment) -> bool:
+def _as_indexed(experiment: Experiment, audience: Mapping[str, object]) -> IndexedOffer:
+    """The experiment as the index takes offers: only its audience may exclude it."""
+    return IndexedOffer(
+        key=experiment.key,
+        channels=(),
+        start=0.0,
+        end=FOREVER,
+        purpose=None,
+        audience={} if _bypasses_audience(experiment) else audience,
+        counters=(),
+        pools=(),
+    )
+
+
+def _bypasses_audience(experiment: Experiment) -> bool:
+    """Whether someone outside the audience or the layer's range may have a variant: forced or sticky customers."""
     return bool(experiment.forced) or experiment.spec.sticky
 
 
-def _slots(unit: Unit, members: Sequence[tuple[int, Experiment]]) -> LayerSlots:
+def _compile_slots(layer: Layer, unit: Unit, members: Sequence[tuple[int, Experiment]]) -> LayerSlots:
+    """Cut the layer at every edge of a range; each part lists the experiments whose range covers it."""
     edges = sorted({edge for _, experiment in members for edge in (experiment.low, experiment.high)})
     inside = [0] * (len(edges) + 1)
     every = 0
@@ -41,7 +60,4 @@ def _slots(unit: Unit, members: Sequence[tuple[int, Experiment]]) -> LayerSlots:
         every |= 1 << place
         for part in range(bisect_right(edges, experiment.low), bisect_right(edges, experiment.high)):
             inside[part] |= 1 << place
-    layer = members[0][1].layer
-    if layer is None:
-        raise ValueError("slots are of experiments that have a layer")
-    return LayerSlots(layer, unit, every, edges, inside)
+    return LayerSlots(layer=layer, unit=unit, members=every, edges=edges, inside=inside)

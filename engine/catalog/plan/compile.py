@@ -1,16 +1,17 @@
-"""Checked specs -> Plan."""
+"""Checked specs -> Plan: conditions become closures, seeds hashes, and what a decision looks up tables."""
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
 from functools import partial
 
-from engine.catalog.conditions.compile import Predicate, compile_condition
+from engine.catalog.conditions.compile import compile_condition
 from engine.catalog.plan.channel_experiments import index_experiments
 from engine.catalog.plan.compile_offers import (
+    compile_audience,
     compile_moments,
     compile_offer,
     compile_selection,
     compile_variant_selection,
+    to_timestamp,
 )
 from engine.catalog.plan.limits import watched_counters
 from engine.catalog.plan.plan import (
@@ -24,7 +25,7 @@ from engine.catalog.plan.plan import (
     Plan,
     Ranges,
 )
-from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, IdentitiesFile, LayerSpec
+from engine.catalog.spec.experiment import ExperimentSpec, FilterSpec, HoldoutSpec, IdentitiesFile, LayerSpec
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.profile_rules import ProfileRules
@@ -33,53 +34,34 @@ from engine.hashing import bucket, bucket_ranges, seeded_bucket
 
 
 def compile_plan(specs: Specs) -> Plan:
-    """The plan of specs that `load_specs` found without a problem."""
+    """The plan of specs in which `load_specs` found no problem."""
     watched = watched_counters(specs)
     offers = {key: compile_offer(specs, key, watched) for key in specs.offers}
     selections = {key: compile_selection(specs, offers, key) for key in specs.selections}
-    layers = {layer.key: _layer(layer) for layer in specs.layers.layers}
-    holdouts = [(spec, _holdout(spec)) for spec in specs.layers.holdouts]
-    experiments = {
-        spec.key: _experiment(specs, spec, offers, layers, holdouts)
-        for spec in specs.experiments.values()
-        if spec.status != "draft"
-    }
+    experiments = _compile_experiments(specs, offers)
     placements = {placement.key: frozenset(placement.channels) for placement in specs.channels.placements}
     channels = frozenset(channel.key for channel in specs.channels.channels)
-    policies = dict(selections)
-    for experiment in experiments.values():
-        policies |= {selection.key: selection for selection in experiment.selections if selection is not None}
+    shown = [(channel, placement) for placement, shown_on in placements.items() for channel in shown_on]
+    moments = {place: compile_moments(specs, offers, *place) for place in shown}
+    of_variants = [selection for experiment in experiments.values() for selection in experiment.selections if selection]
     return Plan(
         version=specs.version,
         channels=channels,
         placements=placements,
         experiments=experiments,
-        by_channel={channel: _of_channel(specs, experiments.values(), channel) for channel in channels},
-        by_placement={
-            (channel, placement): tuple(
-                experiment
-                for experiment in experiments.values()
-                if experiment.spec.placement == placement and _on(experiment.spec.channels, channel)
-            )
-            for placement, shown_on in placements.items()
-            for channel in shown_on
-        },
+        by_channel={channel: _index_channel(specs, experiments.values(), channel) for channel in channels},
+        by_placement={place: _at_placement(experiments.values(), *place) for place in shown},
         selections={
             (channel, selection.placement): selection
             for key, selection in selections.items()
             for channel in specs.selections[key].channels or placements[selection.placement]
         },
-        policies=policies,
+        policies=selections | {selection.key: selection for selection in of_variants},
         offers=offers,
         metrics={metric.key: metric for metric in specs.metrics.metrics},
         currency=specs.metrics.currency,
-        rules=_rules(specs.customers),
-        moments={
-            (channel, placement): found
-            for placement, shown_on in placements.items()
-            for channel in shown_on
-            if (found := compile_moments(specs, offers, channel, placement))
-        },
+        rules=_compile_rules(specs.customers),
+        moments={place: compiled for place, compiled in moments.items() if compiled},
         outbound=frozenset(channel.key for channel in specs.channels.channels if channel.outbound),
         quiet={channel.key: channel.quiet for channel in specs.channels.channels if channel.quiet},
         watched=watched,
@@ -93,7 +75,8 @@ def compile_plan(specs: Specs) -> Plan:
     )
 
 
-def _rules(spec: IdentitiesFile) -> ProfileRules:
+def _compile_rules(spec: IdentitiesFile) -> ProfileRules:
+    """The rules of `identities.yaml`, with its spans in seconds and the usual limits where it has none."""
     usual = ProfileRules()
     return ProfileRules(
         merge=spec.merge,
@@ -111,32 +94,47 @@ def _rules(spec: IdentitiesFile) -> ProfileRules:
     )
 
 
-def _on(channels: list[str] | None, channel: str) -> bool:
-    return channels is None or channel in channels
+def _runs_on(experiment: Experiment, channel: str) -> bool:
+    return experiment.spec.channels is None or channel in experiment.spec.channels
 
 
-def _of_channel(specs: Specs, experiments: Iterable[Experiment], channel: str) -> ChannelExperiments:
-    here = [e for e in experiments if e.spec.placement is None and _on(e.spec.channels, channel)]
-    return index_experiments(here, {e.key: expand_segments(e.spec.audience, specs.segments) for e in here})
+def _index_channel(specs: Specs, experiments: Iterable[Experiment], channel: str) -> ChannelExperiments:
+    """The experiments that a decision on the channel may assign without naming a placement."""
+    running = [one for one in experiments if one.spec.placement is None and _runs_on(one, channel)]
+    return index_experiments(running, {one.key: expand_segments(one.spec.audience, specs.segments) for one in running})
 
 
-def _time(moment: datetime | None, otherwise: float) -> float:
-    return otherwise if moment is None else moment.timestamp()
+def _at_placement(experiments: Iterable[Experiment], channel: str, placement: str) -> tuple[Experiment, ...]:
+    return tuple(one for one in experiments if one.spec.placement == placement and _runs_on(one, channel))
 
 
-def _matches(specs: Specs, condition: Mapping[str, object]) -> Predicate | None:
-    return compile_condition(expand_segments(condition, specs.segments)) if condition else None
+def _compile_experiments(specs: Specs, offers: Mapping[str, Offer]) -> dict[str, Experiment]:
+    """Every experiment but the drafts, which are never decided."""
+    layers = {layer.key: _compile_layer(layer) for layer in specs.layers.layers}
+    holdouts = [(spec, _compile_holdout(spec)) for spec in specs.layers.holdouts]
+    return {
+        spec.key: _compile_experiment(specs, spec, offers, layers, holdouts)
+        for spec in specs.experiments.values()
+        if spec.status != "draft"
+    }
 
 
-def _layer(spec: LayerSpec) -> Layer:
-    return Layer(spec.key, _place(spec.seed or f"__{spec.key}", spec.hash_version))
+def _compile_layer(spec: LayerSpec) -> Layer:
+    # GrowthBook hashes a namespace under `__name`: an imported one keeps every unit's place.
+    return Layer(key=spec.key, hash_unit=_unit_hash(spec.seed or f"__{spec.key}", spec.hash_version))
 
 
-def _holdout(spec: HoldoutSpec) -> Holdout:
-    return Holdout(spec.key, spec.share, spec.unit, seeded_bucket(spec.seed or f"holdout:{spec.key}"))
+def _compile_holdout(spec: HoldoutSpec) -> Holdout:
+    seed = spec.seed or f"holdout:{spec.key}"
+    return Holdout(key=spec.key, share=spec.share, unit=spec.unit, hash_unit=seeded_bucket(seed))
 
 
-def _experiment(
+def _compile_filter(spec: FilterSpec) -> Filter:
+    ranges = tuple((low, high) for low, high in spec.ranges)
+    return Filter(unit=spec.unit, hash_unit=_unit_hash(spec.seed, spec.hash_version), ranges=ranges)
+
+
+def _compile_experiment(
     specs: Specs,
     spec: ExperimentSpec,
     offers: Mapping[str, Offer],
@@ -144,23 +142,19 @@ def _experiment(
     holdouts: list[tuple[HoldoutSpec, Holdout]],
 ) -> Experiment:
     low, high = specs.layer_range(spec)
-    seed = spec.seed or spec.key
     indices = {variant.key: index for index, variant in enumerate(spec.variants)}
     return Experiment(
         key=spec.key,
         spec=spec,
-        start=_time(spec.start, 0.0),
-        end=_time(spec.end, FOREVER),
-        hash_unit=_place(seed, spec.hash_version),
-        steps=_steps(spec),
-        matches=_matches(specs, spec.audience),
+        start=to_timestamp(spec.start, 0.0),
+        end=to_timestamp(spec.end, FOREVER),
+        hash_unit=_unit_hash(spec.seed or spec.key, spec.hash_version),
+        steps=_compile_steps(spec),
+        matches=compile_audience(specs, spec.audience),
         layer=layers[spec.layer] if spec.layer else None,
         low=low,
         high=high,
-        filters=tuple(
-            Filter(f.unit, _place(f.seed, f.hash_version), tuple((low, high) for low, high in f.ranges))
-            for f in spec.filters
-        ),
+        filters=tuple(_compile_filter(each) for each in spec.filters),
         holdouts=tuple(
             holdout
             for of, holdout in holdouts
@@ -172,15 +166,17 @@ def _experiment(
     )
 
 
-def _place(seed: str, version: int) -> Callable[[str], float]:
-    return seeded_bucket(seed) if version == 2 else partial(_first_version, seed)
+def _unit_hash(seed: str, version: int) -> Callable[[str], float]:
+    """The place of a unit in [0, 1) by GrowthBook's hash of this version."""
+    return seeded_bucket(seed) if version == 2 else partial(_hash_version_1, seed)
 
 
-def _first_version(seed: str, unit: str) -> float:
+def _hash_version_1(seed: str, unit: str) -> float:
     return bucket(seed, unit, 1)
 
 
-def _steps(spec: ExperimentSpec) -> tuple[tuple[float, Ranges], ...]:
+def _compile_steps(spec: ExperimentSpec) -> tuple[tuple[float, Ranges], ...]:
+    """The variants' ranges from each time on, the first from 0; a variant's own ranges ignore coverage and ramp."""
     own = [(variant.range[0], variant.range[1]) for variant in spec.variants if variant.range is not None]
     if own:
         return ((0.0, tuple(own)),)

@@ -1,4 +1,4 @@
-"""Checked specs -> offers, how placements choose among them, and the moments that go before."""
+"""Checked specs -> compiled offers, the selections of placements, and the moments that precede them."""
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
@@ -19,7 +19,7 @@ from engine.catalog.plan.plan import (
     Reward,
     Selection,
 )
-from engine.catalog.spec.experiment import ExperimentSpec, PolicySpec, VariantSpec
+from engine.catalog.spec.experiment import ExperimentSpec, VariantSpec
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import MomentSpec, SelectionSpec, TaggedOffers
@@ -27,18 +27,28 @@ from engine.catalog.spec.segments import expand_segments
 
 
 def compile_offer(specs: Specs, key: str, watched: Collection[str]) -> Offer:
-    """An offer with its audience and limits; `watched` are the counters that any rule reads."""
+    """One offer with its audience and limits.
+
+    Args:
+        specs: the shop's specs.
+        key: the offer's key.
+        watched: the counters that any rule of the shop reads; see `watched_counters`.
+    """
     spec = specs.offers[key]
     spec = replace(spec, audience=expand_segments(spec.audience, specs.segments))
-    matches = compile_condition(spec.audience) if spec.audience else None
-    limits = compile_limits(specs, spec, watched)
-    return Offer(key, spec, matches, _time(spec.start, 0.0), _time(spec.end, FOREVER), limits)
+    return Offer(
+        key=key,
+        spec=spec,
+        matches=compile_condition(spec.audience) if spec.audience else None,
+        start=to_timestamp(spec.start, 0.0),
+        end=to_timestamp(spec.end, FOREVER),
+        limits=compile_limits(specs, spec, watched),
+    )
 
 
 def compile_selection(specs: Specs, offers: Mapping[str, Offer], key: str) -> Selection:
-    """How a placement's offers are chosen."""
-    spec = specs.selections[key]
-    return _chosen(specs, spec, key, spec.policy, None, offers)
+    """How the offers of one placement are chosen."""
+    return _compile_choice(specs, specs.selections[key], None, key, offers)
 
 
 def compile_variant_selection(
@@ -48,105 +58,114 @@ def compile_variant_selection(
     if spec.placement is None or (variant.policy is None and variant.offers is None):
         return None
     base = next(selection for selection in specs.selections.values() if selection.placement == spec.placement)
-    return _chosen(specs, base, f"{spec.key}.{variant.key}", variant.policy or base.policy, variant.offers, offers)
+    return _compile_choice(specs, base, variant, f"{spec.key}.{variant.key}", offers)
 
 
-def _chosen(
-    specs: Specs,
-    spec: SelectionSpec,
-    key: str,
-    policy: PolicySpec,
-    named: list[str] | TaggedOffers | None,
-    offers: Mapping[str, Offer],
+def _compile_choice(
+    specs: Specs, spec: SelectionSpec, override: VariantSpec | None, key: str, offers: Mapping[str, Offer]
 ) -> Selection:
-    named = spec.offers if named is None else named
-    chosen = [offers[k] for k in named] if isinstance(named, list) else [o for o in offers.values() if _among(o, named)]
+    """The selection of a placement, with the policy and the offers of `override` in place of its own."""
+    policy, named = spec.policy, spec.offers
+    if override is not None:
+        policy = override.policy or policy
+        named = named if override.offers is None else override.offers
+    if isinstance(named, list):
+        # A list sets the order of the arms; a tag leaves them in the order of the files.
+        chosen = [offers[offer] for offer in named]
+    else:
+        chosen = [offer for offer in offers.values() if _is_named(offer, named)]
     features = build_features(specs, policy, spec.placement)
-    arms = tuple(offer.key for offer in chosen)
     return Selection(
         key=key,
         placement=spec.placement,
         policy=policy,
         offers=tuple(chosen),
-        arms=arms,
+        arms=tuple(offer.key for offer in chosen),
         features=features,
         logged_features=build_logged_features(specs, spec.placement),
         prior=build_prior(policy, features, {offer.key: offer.spec for offer in chosen}),
-        reward=Reward(specs.metric(spec.reward.metric), seconds(spec.reward.window), seconds(spec.reward.settle)),
+        reward=Reward(
+            metric=specs.metric(spec.reward.metric),
+            window=seconds(spec.reward.window),
+            settle=seconds(spec.reward.settle),
+        ),
         fallback=offers[spec.fallback],
-        index=_index(chosen),
-        arbitration=_arbitration(specs, spec, chosen),
+        index=_index_offers(chosen),
+        arbitration=_compile_arbitration(specs, spec, chosen),
     )
 
 
 def compile_moments(specs: Specs, offers: Mapping[str, Offer], channel: str, placement: str) -> tuple[Moment, ...]:
-    """The moments of truth of a placement on a channel."""
+    """The moments of truth of a placement on a channel, in the order of the file."""
     return tuple(
-        _moment(specs, spec, [offers[key] for key in spec.offers])
+        _compile_moment(specs, spec, [offers[key] for key in spec.offers])
         for spec in specs.moments.values()
         if placement in spec.placements and (spec.channels is None or channel in spec.channels)
     )
 
 
-def _index(offers: Iterable[Offer]) -> OfferIndex:
+def compile_audience(specs: Specs, condition: Mapping[str, object]) -> Predicate | None:
+    """The predicate of a condition with its segments expanded; None for the empty one, which matches everyone."""
+    return compile_condition(expand_segments(condition, specs.segments)) if condition else None
+
+
+def to_timestamp(time: datetime | None, default: float) -> float:
+    """Seconds since 1970, or `default` where no time is given."""
+    return default if time is None else time.timestamp()
+
+
+def _index_offers(offers: Iterable[Offer]) -> OfferIndex:
     return build_offer_index(
         [
             IndexedOffer(
-                offer.key,
-                offer.spec.renderings,
-                offer.start,
-                offer.end,
-                offer.spec.purpose,
-                offer.spec.audience,
-                offer.limits.read,
-                offer.limits.pools,
+                key=offer.key,
+                channels=offer.spec.renderings,
+                start=offer.start,
+                end=offer.end,
+                purpose=offer.spec.purpose,
+                audience=offer.spec.audience,
+                counters=offer.limits.read,
+                pools=offer.limits.pools,
             )
             for offer in offers
         ]
     )
 
 
-def _moment(specs: Specs, spec: MomentSpec, offers: list[Offer]) -> Moment:
+def _compile_moment(specs: Specs, spec: MomentSpec, offers: list[Offer]) -> Moment:
     return Moment(
         key=spec.key,
         spec=spec,
-        matches=_matches(specs, spec.audience),
-        trigger=_matches(specs, spec.trigger.when),
+        matches=compile_audience(specs, spec.audience),
+        trigger=compile_audience(specs, spec.trigger.when),
         window=seconds(spec.window),
         days=int(spec.window[:-1]) if spec.window.endswith("d") else 0,
         after=seconds(spec.trigger.after) if spec.trigger.after else 0.0,
         offers=tuple(offers),
-        index=_index(offers),
+        index=_index_offers(offers),
         counter=f"{spec.once.event}|moment:{spec.key}" if spec.once else None,
     )
 
 
-def _arbitration(specs: Specs, spec: SelectionSpec, offers: list[Offer]) -> Arbitration | None:
-    wanted = spec.arbitration
+def _compile_arbitration(specs: Specs, spec: SelectionSpec, offers: list[Offer]) -> Arbitration | None:
+    """The factors of `arbitration` that can change a probability; None where no factor can."""
+    factors = spec.arbitration
     weights = tuple(
         ContextWeight(
-            _matches(specs, weight.when),
-            sum(1 << place for place, offer in enumerate(offers) if _among(offer, weight.offers)),
-            weight.weight,
+            matches=compile_audience(specs, weight.when),
+            bits=sum(1 << place for place, offer in enumerate(offers) if _is_named(offer, weight.offers)),
+            weight=weight.weight,
         )
-        for weight in (spec.weights if wanted.context else [])
+        for weight in (spec.weights if factors.context else [])
     )
-    value = np.array([max(offer.spec.value, 0.0) for offer in offers]) if wanted.value else None
-    lever = np.array([offer.spec.lever for offer in offers]) if wanted.lever else None
+    value = np.array([max(offer.spec.value, 0.0) for offer in offers]) if factors.value else None
+    lever = np.array([offer.spec.lever for offer in offers]) if factors.lever else None
     if lever is not None and (lever == 1.0).all():
         lever = None
-    if wanted.policy and not weights and value is None and lever is None:
+    if factors.policy and not weights and value is None and lever is None:
         return None
-    return Arbitration(wanted.policy, weights, value, lever)
+    return Arbitration(policy=factors.policy, weights=weights, value=value, lever=lever)
 
 
-def _among(offer: Offer, named: list[str] | TaggedOffers) -> bool:
+def _is_named(offer: Offer, named: list[str] | TaggedOffers) -> bool:
     return offer.key in named if isinstance(named, list) else named.tagged in offer.spec.tags
-
-
-def _time(moment: datetime | None, otherwise: float) -> float:
-    return otherwise if moment is None else moment.timestamp()
-
-
-def _matches(specs: Specs, condition: Mapping[str, object]) -> Predicate | None:
-    return compile_condition(expand_segments(condition, specs.segments)) if condition else None

@@ -1,4 +1,4 @@
-"""Checked policy specs -> what a policy reads of a customer, what it knows of the offers, and its prior."""
+"""Checked policy specs -> the features that a policy reads of customers and offers, and its prior."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -15,41 +15,42 @@ CHANNEL = "channel"
 
 
 def build_features(specs: Specs, policy: PolicySpec, placement: str) -> Featurizer:
-    """What a policy reads of a customer and a request at a placement."""
-    groups = [_group(specs, pooled, placement) for pooled in policy.pool]
+    """The features that a policy reads of a customer and a request at a placement."""
+    groups = [_compile_group(specs, pooled, placement) for pooled in policy.pool]
     return Featurizer(policy.features, groups, constant=KINDS[policy.kind].contextual)
 
 
 def build_logged_features(specs: Specs, placement: str) -> Featurizer:
-    """What any policy of a placement reads, those of experiments' variants included."""
-    read = [build_features(specs, policy, placement) for policy in _policies_at(specs, placement)]
-    traits = list(dict.fromkeys(spec.trait for features in read for spec in features.specs))
-    groups = {group.name: group for features in read for group in features.groups}
+    """The features that any policy of a placement reads, including those of experiments' variants."""
+    each = [build_features(specs, policy, placement) for policy in _policies_at(specs, placement)]
+    traits = list(dict.fromkeys(spec.trait for features in each for spec in features.specs))
+    groups = {group.name: group for features in each for group in features.groups}
     return Featurizer(traits, list(groups.values()))
 
 
 def build_prior(policy: PolicySpec, features: Featurizer, offers: Mapping[str, OfferSpec]) -> Bandit:
-    """The policy over these offers before anything was learnt."""
-    given: dict[str, Parameter] = {"floor": policy.floor, "discount": policy.discount}
+    """The policy over these offers before any observation."""
+    parameters: dict[str, Parameter] = {"floor": policy.floor, "discount": policy.discount}
     if features.pool:
-        given["pool"] = features.pool
+        parameters["pool"] = features.pool
     if policy.attributes:
-        given["traits"] = offer_traits(policy, offers.values())
-    return make_policy(policy.kind, tuple(offers), features.dim, **given)
+        parameters["traits"] = offer_traits(policy, offers.values())
+    return make_policy(policy.kind, tuple(offers), features.dim, **parameters)
 
 
 def offer_traits(policy: PolicySpec, offers: Iterable[OfferSpec]) -> dict[str, tuple[float, ...]]:
-    """The offers' attributes as numbers, the first of which is 1 for what all offers have in common."""
-    read = Featurizer(policy.attributes)
-    return {offer.key: tuple(read.vector(read.read(offer_attributes(offer))).tolist()) for offer in offers}
+    """The attributes of each offer as numbers; the first is 1, for what all offers have in common."""
+    features = Featurizer(policy.attributes)
+    return {offer.key: tuple(features.vector(features.read(offer_attributes(offer))).tolist()) for offer in offers}
 
 
 def offer_attributes(offer: OfferSpec) -> dict[str, object]:
-    """What a policy may look at of an offer: its attributes, its value, and true for each of its tags."""
+    """What a policy may read of an offer: its attributes, its value, and true for each of its tags."""
     return {"value": offer.value, **offer.attributes, "tags": dict.fromkeys(offer.tags, True)}
 
 
-def _group(specs: Specs, pooled: str | FeatureSpec, placement: str) -> PoolGroup:
+def _compile_group(specs: Specs, pooled: str | FeatureSpec, placement: str) -> PoolGroup:
+    """One entry of `pool`: a trait with its values, the channels of the placement, or a segment."""
     if isinstance(pooled, FeatureSpec):
         return PoolGroup(pooled.trait, tuple(pooled.one_of or ()))
     if pooled == CHANNEL:
@@ -59,6 +60,7 @@ def _group(specs: Specs, pooled: str | FeatureSpec, placement: str) -> PoolGroup
 
 
 def _policies_at(specs: Specs, placement: str) -> Iterator[PolicySpec]:
+    """Yield the placement's own policy and those of experiments' variants there, drafts excluded."""
     yield from (spec.policy for spec in specs.selections.values() if spec.placement == placement)
     for experiment in specs.experiments.values():
         if experiment.placement == placement and experiment.status != "draft":

@@ -1,4 +1,4 @@
-"""What a policy looks at: traits of the customer and the moment, turned into a vector the same way everywhere."""
+"""The features of a policy: traits of customer and request as a vector, laid out alike in decisions and learning."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,19 +12,24 @@ from engine.catalog.spec.experiment import FeatureSpec
 
 Value = str | float | bool | None
 Context = dict[str, Value]
+Filler = Callable[[list[float], Value], None]
 
 PERIODS = {"hour": 24.0, "weekday": 7.0, "month": 12.0}
-"""Features that go round: each becomes a sine and a cosine."""
+"""Periods of cyclic features, each of which becomes a sine and a cosine."""
 
+MOST = 1e6
+"""The largest absolute value of an unscaled number in a vector."""
 
 SCALED_DIGITS = 2
-PARTS = 4
-"""A scaled number counts to the hundredth and an hour to its quarter: customers who are alike have one vector, whose
-propensities a policy computes once."""
+STEPS_PER_UNIT = 4
+"""A scaled number is rounded to hundredths and a cyclic one, such as an hour, to quarters.
+
+So similar customers have one vector, whose propensities a policy computes once.
+"""
 
 
 class PoolGroup(NamedTuple):
-    """What customers are pooled by: a trait with the values that it may have, or a segment (true or false)."""
+    """One dimension of the pool: a trait with its possible values, or with `matches` a segment (true or false)."""
 
     name: str
     values: tuple[str | int | bool, ...]
@@ -32,11 +37,11 @@ class PoolGroup(NamedTuple):
 
 
 class Featurizer:
-    """Reads features from attributes and lays them out as a float64 vector that starts with 1.
+    """Reads features from attributes and lays them out as a float64 (dim,) vector that starts with 1.
 
-    `read` gives the values as they were used, which the log keeps; `vector` gives the same vector from the log again.
-    With groups its last number is the position among their combinations, -1 where a value is none of theirs. Without
-    features it is empty, or (1,) if a policy needs some context.
+    `read` returns the values as they were used, which the log stores; `vector` computes the same vector from the log.
+    With groups the last number of the vector is the index of the combination of their values, -1 where a value is not
+    in the list. Without features the vector is empty, or (1,) for a policy that needs a context.
     """
 
     def __init__(
@@ -44,8 +49,8 @@ class Featurizer:
     ) -> None:
         self.specs = tuple(FeatureSpec(trait=spec) if isinstance(spec, str) else spec for spec in specs)
         self.groups = tuple(groups)
-        named = (*(spec.trait for spec in self.specs), *(group.name for group in groups if group.matches is None))
-        self._paths = tuple((name, *_steps(name)) for name in dict.fromkeys(named))
+        traits = (*(spec.trait for spec in self.specs), *(group.name for group in groups if group.matches is None))
+        self._paths = tuple((name, *_split_path(name)) for name in dict.fromkeys(traits))
         self._segments = tuple((group.name, group.matches) for group in groups if group.matches is not None)
         self._fill = tuple((spec.trait, _filler(spec)) for spec in self.specs)
         self._empty = not (self.specs or self.groups or constant)
@@ -58,11 +63,11 @@ class Featurizer:
 
     @property
     def pool(self) -> int:
-        """How many groups there are; 0 where nobody is pooled."""
+        """The number of combinations of groups; 0 without a pool."""
         return math.prod(len(group.values) for group in self.groups) if self.groups else 0
 
     def read(self, attributes: Mapping[str, object]) -> Context:
-        """The value of each feature's trait and of each group; None where the customer has none."""
+        """The value of each feature's trait and of each group; None where the customer has none or it is no scalar."""
         context: Context = {name: matches(attributes) for name, matches in self._segments}
         for name, first, rest in self._paths:
             value = attributes.get(first)
@@ -72,37 +77,35 @@ class Featurizer:
         return context
 
     def vector(self, context: Mapping[str, Value]) -> NDArray[np.float64]:
-        """The features as float64 (dim,); a missing or unreadable value is 0 in all its places."""
+        """The features as float64 (dim,); a missing or unreadable value is 0 in all of its places."""
         if self._empty:
             return np.empty(0)
         out = [1.0]
         for trait, fill in self._fill:
             fill(out, context.get(trait))
         if self.groups:
-            out.append(self._position(context))
+            out.append(self._group_index(context))
         return np.array(out)
 
-    def _position(self, context: Mapping[str, Value]) -> float:
-        position = 0
+    def _group_index(self, context: Mapping[str, Value]) -> float:
+        """The index of the combination of group values, the last group fastest; -1 where a value is not listed."""
+        index = 0
         for group in self.groups:
             value = context.get(group.name)
             if value is None or value not in group.values:
                 return -1.0
-            position = position * len(group.values) + group.values.index(value)
-        return float(position)
+            index = index * len(group.values) + group.values.index(value)
+        return float(index)
 
 
-def featurizer(specs: Sequence[str | FeatureSpec]) -> Featurizer:
-    """The featurizer of a policy's `features`."""
-    return Featurizer(specs)
-
-
-def _steps(name: str) -> tuple[str, tuple[str, ...]]:
+def _split_path(name: str) -> tuple[str, tuple[str, ...]]:
+    """`a.b.c` as its first step and the others."""
     first, *rest = name.split(".")
     return first, tuple(rest)
 
 
 def _names(spec: FeatureSpec) -> list[str]:
+    """The names of the places that the feature takes in the vector."""
     if spec.one_of is not None:
         return [f"{spec.trait}={value}" for value in spec.one_of]
     if spec.trait in PERIODS and spec.range is None:
@@ -110,52 +113,68 @@ def _names(spec: FeatureSpec) -> list[str]:
     return [spec.trait]
 
 
-def _filler(spec: FeatureSpec) -> Callable[[list[float], Value], None]:
+def _filler(spec: FeatureSpec) -> Filler:
+    """The function that appends the feature's numbers to a vector; which kind is decided here, once per plan."""
     if spec.one_of is not None:
-        places: dict[Value, int] = {value: index for index, value in enumerate(spec.one_of)}
-        zeros = [0.0] * len(places)
-
-        def one_of(out: list[float], value: Value) -> None:
-            at = len(out)
-            out.extend(zeros)
-            index = places.get(value)
-            if index is not None:
-                out[at + index] = 1.0
-
-        return one_of
+        return _fill_one_of(spec.one_of)
     if spec.range is not None:
-        low, high = spec.range
-        middle, half = (low + high) / 2, (high - low) / 2
-
-        def scaled(out: list[float], value: Value) -> None:
-            if isinstance(value, int | float) and math.isfinite(value):
-                out.append(round(min(max((value - middle) / half, -1.0), 1.0), SCALED_DIGITS))
-            else:
-                out.append(0.0)
-
-        return scaled
+        return _fill_scaled(spec.range[0], spec.range[1])
     if spec.trait in PERIODS:
-        turn = 2 * math.pi / PERIODS[spec.trait]
+        return _fill_cyclic(PERIODS[spec.trait])
+    return _fill_plain
 
-        def round_trip(out: list[float], value: Value) -> None:
-            if _is_number(value):
-                angle = turn * round(_number(value) * PARTS) / PARTS
-                out.append(math.sin(angle))
-                out.append(math.cos(angle))
-            else:
-                out.extend((0.0, 0.0))
 
-        return round_trip
+def _fill_one_of(values: Sequence[str | int | bool]) -> Filler:
+    """One place per value: 1 at the customer's, else 0."""
+    places: dict[Value, int] = {value: index for index, value in enumerate(values)}
+    zeros = [0.0] * len(places)
 
-    def plain(out: list[float], value: Value) -> None:
-        out.append(min(max(_number(value), -1e6), 1e6) if _is_number(value) else 0.0)
+    def fill(out: list[float], value: Value) -> None:
+        at = len(out)
+        out.extend(zeros)
+        index = places.get(value)
+        if index is not None:
+            out[at + index] = 1.0
 
-    return plain
+    return fill
+
+
+def _fill_scaled(low: float, high: float) -> Filler:
+    """A number from [low, high] scaled to [-1, 1], and clipped there."""
+    middle, half = (low + high) / 2, (high - low) / 2
+
+    def fill(out: list[float], value: Value) -> None:
+        if isinstance(value, int | float) and math.isfinite(value):
+            out.append(round(min(max((value - middle) / half, -1.0), 1.0), SCALED_DIGITS))
+        else:
+            out.append(0.0)
+
+    return fill
+
+
+def _fill_cyclic(period: float) -> Filler:
+    """A sine and a cosine, so that the last hour of a day is next to the first."""
+    turn = 2 * math.pi / period
+
+    def fill(out: list[float], value: Value) -> None:
+        if _is_number(value):
+            angle = turn * round(_as_number(value) * STEPS_PER_UNIT) / STEPS_PER_UNIT
+            out.append(math.sin(angle))
+            out.append(math.cos(angle))
+        else:
+            out.extend((0.0, 0.0))
+
+    return fill
+
+
+def _fill_plain(out: list[float], value: Value) -> None:
+    """The number itself, clipped so that one extreme value does not dominate a model."""
+    out.append(min(max(_as_number(value), -MOST), MOST) if _is_number(value) else 0.0)
 
 
 def _is_number(value: Value) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _number(value: Value) -> float:
+def _as_number(value: Value) -> float:
     return float(value or 0.0)

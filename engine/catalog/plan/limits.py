@@ -1,4 +1,8 @@
-"""How often a customer may meet an offer, compiled: caps as named counters, and which events add to which of them."""
+"""How often an offer may be shown to a customer, compiled to counters that the profile stores.
+
+A counter is named `event|scope`, such as `exposure|offer:second_coffee`. Its scope is `offer:KEY`, `tag:TAG`,
+`channel:KEY`, `moment:KEY`, or `*` for all offers. Only counters that some rule reads are stored: `watched_counters`.
+"""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +15,7 @@ from engine.vocabulary import ANSWERED, ANSWERS, CONFIRMS, EXPOSURE, IGNORED, RE
 
 @dataclass(frozen=True, slots=True)
 class Cap:
-    """At most `count` entries of `counter` in a window of `per` seconds; `zone` None is the customer's."""
+    """At most `count` entries of `counter` in a window of `per` seconds; `zone` None is the customer's time zone."""
 
     counter: str
     count: int
@@ -22,10 +26,10 @@ class Cap:
 
 @dataclass(frozen=True, slots=True)
 class Suppression:
-    """After `after` outcomes within `within` seconds, nothing for `lasts` seconds.
+    """After `after` outcomes within `within` seconds the offer is not shown for `lasts` seconds.
 
-    `outcome` is the counter of those that were told; where `shown` is set, an exposure that no `answered` followed
-    is one too.
+    `outcome` is the counter of reported outcomes. Where `shown` is set, an exposure without an entry of `answered`
+    within a day counts as an outcome too.
     """
 
     after: int
@@ -38,9 +42,10 @@ class Suppression:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """All that limits one offer. `caps` and `exposed` (what an exposure adds to) are per channel.
+    """The limits of one offer. By channel, `caps` are checked before a showing, `exposed` are the counters it adds to.
 
-    `names` are what its counters are named after, `heard` the events that concern it after it was shown.
+    `names` are the scopes to which the offer belongs, its own first; `feedback_events` are the events after an exposure
+    that change one of its counters, its stock or its budget.
     """
 
     caps: Mapping[str, tuple[Cap, ...]]
@@ -53,91 +58,98 @@ class Limits:
 
     @property
     def all_caps(self) -> frozenset[Cap]:
-        """The caps of every channel."""
+        """The caps of all channels."""
         return frozenset(cap for caps in self.caps.values() for cap in caps)
 
     @property
     def read(self) -> frozenset[str]:
-        """The counters that may keep the offer from being shown."""
+        """The counters that may exclude the offer."""
         rule = self.suppression
-        told = () if rule is None else (rule.outcome, rule.shown)
-        return frozenset((*(cap.counter for cap in self.all_caps), *filter(None, told)))
+        outcomes = () if rule is None else (rule.outcome, rule.shown)
+        return frozenset((*(cap.counter for cap in self.all_caps), *filter(None, outcomes)))
 
     @property
     def pools(self) -> tuple[str, ...]:
-        """The stock and the budget that must not be empty."""
+        """The names of the stock and the budget that must not be empty."""
         stock = () if self.stock is None else (f"stock:{self.stock.sku}",)
         return stock if self.budget is None else (*stock, f"budget:{self.names[0].removeprefix('offer:')}")
 
     def counters(self, event: str, channel: str | None, watched: Collection[str]) -> list[str]:
-        """The counters that an event about the offer adds to."""
+        """The watched counters that an event about the offer adds to."""
         names = (*self.names, f"channel:{channel}", "*")
-        found = [f"{event}|{name}" for name in names if f"{event}|{name}" in watched]
+        counters = [f"{event}|{name}" for name in names if f"{event}|{name}" in watched]
         answered = f"{ANSWERED}|{self.names[0]}"
-        return [*found, answered] if event in ANSWERS and answered in watched else found
+        return [*counters, answered] if event in ANSWERS and answered in watched else counters
 
 
 def watched_counters(specs: Specs) -> dict[str, int]:
-    """The counters that any rule of the shop reads, and up to how many of each; nothing else is counted."""
-    found: dict[str, int] = {}
-    caps = [_cap(cap, _scope(cap, None, channel.key)) for channel in specs.channels.channels for cap in channel.caps]
+    """The counters that any rule of the shop reads, each with the highest count compared; no other is stored."""
+    watched: dict[str, int] = {}
+    caps = [
+        _compile_cap(cap, _scope(cap, None, channel.key)) for channel in specs.channels.channels for cap in channel.caps
+    ]
     for offer in specs.offers.values():
         for spec in offer.caps:
             channels = offer.renderings if spec.scope == "channel" else [""]
-            caps += [_cap(spec, _scope(spec, offer, channel)) for channel in channels]
+            caps += [_compile_cap(spec, _scope(spec, offer, channel)) for channel in channels]
         rule = _suppression(offer)
         if rule is not None:
-            found |= {name: rule.after for name in (rule.outcome, rule.shown, rule.answered) if name is not None}
+            watched |= {name: rule.after for name in (rule.outcome, rule.shown, rule.answered) if name is not None}
     for moment in specs.moments.values():
         if moment.once is not None:
-            found[f"{moment.once.event}|moment:{moment.key}"] = 1
+            watched[f"{moment.once.event}|moment:{moment.key}"] = 1
     for cap in caps:
-        found[cap.counter] = max(cap.count, found.get(cap.counter, 0))
-    return found
+        watched[cap.counter] = max(cap.count, watched.get(cap.counter, 0))
+    return watched
 
 
 def compile_limits(specs: Specs, offer: OfferSpec, watched: Collection[str]) -> Limits:
-    """What limits an offer, its own rules and those of the channels."""
+    """The limits of an offer: its own rules and those of its channels."""
     names = (
         f"offer:{offer.key}",
         *(f"tag:{tag}" for tag in offer.tags),
         *(f"moment:{moment.key}" for moment in specs.moments.values() if offer.key in moment.offers),
     )
-    on = [channel for channel in specs.channels.channels if channel.key in offer.renderings]
-    heard = {counter.partition("|")[0] for counter in watched if _concerns(counter, names)} - {EXPOSURE}
-    if ANSWERED in heard:
-        heard = (heard - {ANSWERED}) | ANSWERS
-    if offer.stock or offer.budget:
-        heard |= CONFIRMS | RELEASES
+    shown_on = [channel for channel in specs.channels.channels if channel.key in offer.renderings]
     return Limits(
-        {channel.key: tuple(_caps(offer, channel)) for channel in on},
-        {
-            channel.key: tuple(
-                counter
-                for name in (*names, f"channel:{channel.key}", "*")
-                if (counter := f"{EXPOSURE}|{name}") in watched
-            )
-            for channel in on
-        },
-        names,
-        frozenset(heard),
-        _suppression(offer),
-        offer.stock,
-        offer.budget,
+        caps={channel.key: tuple(_list_caps(offer, channel)) for channel in shown_on},
+        exposed={channel.key: _exposure_counters(names, channel.key, watched) for channel in shown_on},
+        names=names,
+        feedback_events=_feedback_events(offer, names, watched),
+        suppression=_suppression(offer),
+        stock=offer.stock,
+        budget=offer.budget,
     )
 
 
-def _concerns(counter: str, names: Iterable[str]) -> bool:
+def _exposure_counters(names: Iterable[str], channel: str, watched: Collection[str]) -> tuple[str, ...]:
+    counters = (f"{EXPOSURE}|{name}" for name in (*names, f"channel:{channel}", "*"))
+    return tuple(counter for counter in counters if counter in watched)
+
+
+def _feedback_events(offer: OfferSpec, names: Collection[str], watched: Iterable[str]) -> frozenset[str]:
+    events = {counter.partition("|")[0] for counter in watched if _may_count(counter, names)} - {EXPOSURE}
+    if ANSWERED in events:  # `answered` is no event of its own: any of these events is an answer
+        events = (events - {ANSWERED}) | ANSWERS
+    if offer.stock or offer.budget:
+        events |= CONFIRMS | RELEASES
+    return frozenset(events)
+
+
+def _may_count(counter: str, names: Collection[str]) -> bool:
+    """Whether an event about an offer with these scopes may add to the counter."""
     name = counter.partition("|")[2]
     return name == "*" or name.startswith("channel:") or name in names
 
 
-def _caps(offer: OfferSpec, channel: ChannelSpec) -> Iterable[Cap]:
-    yield from (_cap(cap, _scope(cap, offer, channel.key)) for cap in offer.caps)
-    yield from (_cap(cap, _scope(cap, None, channel.key)) for cap in channel.caps)
+def _list_caps(offer: OfferSpec, channel: ChannelSpec) -> Iterable[Cap]:
+    """Yield the offer's caps on a channel, then those of the channel itself."""
+    yield from (_compile_cap(cap, _scope(cap, offer, channel.key)) for cap in offer.caps)
+    yield from (_compile_cap(cap, _scope(cap, None, channel.key)) for cap in channel.caps)
 
 
 def _scope(cap: CapSpec, offer: OfferSpec | None, channel: str) -> str:
+    """The scope in the name of the cap's counter; `offer` is None for a cap of the channel."""
     if cap.scope == "customer":
         return "*"
     if cap.scope == "tag":
@@ -145,21 +157,29 @@ def _scope(cap: CapSpec, offer: OfferSpec | None, channel: str) -> str:
     return f"offer:{offer.key}" if offer and cap.scope == "offer" else f"channel:{channel}"
 
 
-def _cap(cap: CapSpec, name: str) -> Cap:
+def _compile_cap(cap: CapSpec, scope: str) -> Cap:
     zone = None if cap.zone == "customer" else cap.zone
-    return Cap(f"{cap.event}|{name}", cap.count, seconds(cap.per), cap.window == "calendar", zone)
+    return Cap(
+        counter=f"{cap.event}|{scope}",
+        count=cap.count,
+        per=seconds(cap.per),
+        calendar=cap.window == "calendar",
+        zone=zone,
+    )
 
 
 def _suppression(offer: OfferSpec) -> Suppression | None:
     rule: SuppressSpec | None = offer.suppress
     if rule is None:
         return None
-    seen = rule.outcome == IGNORED
+    name = f"offer:{offer.key}"
+    # Nobody reports that an offer was ignored: exposures without an answer are counted from these two counters.
+    inferred = rule.outcome == IGNORED
     return Suppression(
-        rule.after,
-        seconds(rule.within),
-        seconds(rule.lasts),
-        f"{rule.outcome}|offer:{offer.key}",
-        f"{EXPOSURE}|offer:{offer.key}" if seen else None,
-        f"{ANSWERED}|offer:{offer.key}" if seen else None,
+        after=rule.after,
+        within=seconds(rule.within),
+        lasts=seconds(rule.lasts),
+        outcome=f"{rule.outcome}|{name}",
+        shown=f"{EXPOSURE}|{name}" if inferred else None,
+        answered=f"{ANSWERED}|{name}" if inferred else None,
     )

@@ -1,4 +1,9 @@
-"""A collection's offers as bits, indexed by what decides who may have them: cost follows terms, not offers."""
+"""The offers of a collection as bits of integers, indexed by the terms that decide who may see them.
+
+Bit i stands for the i-th offer. A term shared by a thousand offers is evaluated once, and a bit operation applies it to
+all of them: the cost of a decision follows the distinct terms, not the number of offers. Terms that compare one trait
+with texts or numbers are looked up in tables; all others are predicates.
+"""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +19,7 @@ Bound = Literal["$gt", "$gte", "$lt", "$lte"]
 
 
 class IndexedOffer(NamedTuple):
-    """What the index must know of one offer."""
+    """The properties of one offer by which the index selects."""
 
     key: str
     channels: Iterable[str]
@@ -28,7 +33,7 @@ class IndexedOffer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Terms on one trait that name texts: which offers need one of them, and which have it for each text."""
+    """Terms on one trait that name texts: `needing` are the offers with a term, `having` those that accept a text."""
 
     path: tuple[str, ...]
     kind: TextKind
@@ -36,24 +41,27 @@ class Texts:
     having: Mapping[str, Bits]
 
     def failing(self, attributes: Mapping[str, object]) -> Bits:
-        """The offers whose term does not hold, by the same rules as `compile_condition`."""
-        value = _at(attributes, self.path)
+        """The offers whose term does not hold; coerces values as `compile_condition` does."""
+        value = _read_path(attributes, self.path)
         having = self.having
         if isinstance(value, str):
             return self.needing & ~having.get(value, 0)
         if self.kind == "equal":
             return self.needing & ~having.get(to_text(value), 0)
-        found = 0
+        accepting = 0
         if self.kind == "$in" and isinstance(value, list | tuple):
             for item in value:
                 if isinstance(item, str):
-                    found |= having.get(item, 0)
-        return self.needing & ~found
+                    accepting |= having.get(item, 0)
+        return self.needing & ~accepting
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Terms on one trait that compare it with a number: `failing_from[i]` fail for a value between edges i-1 and i."""
+    """Terms on one trait that compare it with a number.
+
+    For a value between `edges[i - 1]` and `edges[i]` the offers `below[i]` fail; for one equal to `edges[i]`, `at[i]`.
+    """
 
     path: tuple[str, ...]
     edges: Sequence[float]
@@ -62,8 +70,8 @@ class Bounds:
     needing: Bits
 
     def failing(self, attributes: Mapping[str, object]) -> Bits:
-        """The offers one of whose bounds the value breaks; what is no number breaks them all."""
-        value = to_number(_at(attributes, self.path))
+        """The offers with a bound that the value breaks; a value that is not a number breaks all of them."""
+        value = to_number(_read_path(attributes, self.path))
         if value != value:  # noqa: PLR0124 (NaN is the one number that is not itself)
             return self.needing
         place = bisect_right(self.edges, value)
@@ -74,7 +82,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class OfferIndex:
-    """The offers of one collection; bit i stands for the i-th."""
+    """The index of one collection. `dated[i]` are the offers valid between `edges[i - 1]` and `edges[i]`."""
 
     keys: tuple[str, ...]
     everything: Bits
@@ -90,57 +98,54 @@ class OfferIndex:
     pools: Mapping[str, Bits]
 
     def within_dates(self, now: float) -> Bits:
-        """The offers whose dates hold at `now` (s since 1970)."""
+        """The offers whose dates include `now` (seconds since 1970)."""
         return self.dated[bisect_right(self.edges, now)]
 
     def outside_audience(self, attributes: Mapping[str, object], among: Bits) -> Bits:
-        """The offers of `among` of whose audience the customer is not."""
+        """The offers of `among` whose audience excludes the customer."""
         failing = 0
         for texts in self.texts:
             failing |= texts.failing(attributes)
         for bounds in self.bounds:
             failing |= bounds.failing(attributes)
         for matches, needing in self.terms:
+            # A predicate costs more than the bits: skip it where every offer that needs it is excluded already.
             if needing & among & ~failing and not matches(attributes):
                 failing |= needing
         return failing & among
 
 
 def build_offer_index(offers: Sequence[IndexedOffer]) -> OfferIndex:
-    """The index of a collection, in the order of its offers."""
-    channels: dict[str, Bits] = {}
-    purposes: dict[str, Bits] = {}
-    pools: dict[str, Bits] = {}
-    counters: dict[str, Bits] = {}
-    for place, offer in enumerate(offers):
-        bit = 1 << place
-        for channel in offer.channels:
-            channels[channel] = channels.get(channel, 0) | bit
-        for pool in offer.pools:
-            pools[pool] = pools.get(pool, 0) | bit
-        if offer.purpose is not None:
-            purposes[offer.purpose] = purposes.get(offer.purpose, 0) | bit
-        for counter in offer.counters:
-            counters[counter] = counters.get(counter, 0) | bit
-    edges, dated = _dates(offers)
-    texts, bounds, terms = _audiences([offer.audience for offer in offers])
+    """The index of a collection; the order of its offers is the order of the bits."""
+    edges, dated = _index_dates(offers)
+    texts, bounds, terms = _index_audiences([offer.audience for offer in offers])
     return OfferIndex(
-        tuple(offer.key for offer in offers),
-        (1 << len(offers)) - 1,
-        {offer.key: 1 << place for place, offer in enumerate(offers)},
-        channels,
-        edges,
-        dated,
-        purposes,
-        texts,
-        bounds,
-        terms,
-        counters,
-        pools,
+        keys=tuple(offer.key for offer in offers),
+        everything=(1 << len(offers)) - 1,
+        bits={offer.key: 1 << place for place, offer in enumerate(offers)},
+        channels=_index_names(offer.channels for offer in offers),
+        edges=edges,
+        dated=dated,
+        purposes=_index_names(() if offer.purpose is None else (offer.purpose,) for offer in offers),
+        texts=texts,
+        bounds=bounds,
+        terms=terms,
+        counters=_index_names(offer.counters for offer in offers),
+        pools=_index_names(offer.pools for offer in offers),
     )
 
 
-def _dates(offers: Sequence[IndexedOffer]) -> tuple[list[float], list[Bits]]:
+def _index_names(names: Iterable[Iterable[str]]) -> dict[str, Bits]:
+    """By name, the offers that have it; `names` has those of each offer in order."""
+    bits: dict[str, Bits] = {}
+    for place, own in enumerate(names):
+        for name in own:
+            bits[name] = bits.get(name, 0) | 1 << place
+    return bits
+
+
+def _index_dates(offers: Sequence[IndexedOffer]) -> tuple[list[float], list[Bits]]:
+    """The times at which an offer starts or ends, and the offers valid before, between and after them."""
     changes: dict[float, Bits] = {}
     running = 0
     for place, offer in enumerate(offers):
@@ -159,9 +164,10 @@ def _dates(offers: Sequence[IndexedOffer]) -> tuple[list[float], list[Bits]]:
     return edges, dated
 
 
-def _audiences(
+def _index_audiences(
     audiences: Sequence[Mapping[str, object]],
 ) -> tuple[tuple[Texts, ...], tuple[Bounds, ...], tuple[tuple[Predicate, Bits], ...]]:
+    """The terms of all audiences: those on texts, those on numbers, and the others as predicates."""
     texts: dict[tuple[str, TextKind], dict[str, Bits]] = {}
     needing: dict[tuple[str, TextKind], Bits] = {}
     bounds: dict[str, list[tuple[float, Bound, Bits]]] = {}
@@ -169,8 +175,9 @@ def _audiences(
     for place, audience in enumerate(audiences):
         bit = 1 << place
         for term in conjuncts(audience):
-            named = _named(term)
-            bound = _bound(term)
+            named = _parse_text_term(term)
+            bound = _parse_bound(term)
+            # A second term on the same trait needs both to hold, which one table cannot express.
             if named is not None and not needing.get(named[:2], 0) & bit:
                 path, kind, options = named
                 needing[path, kind] = needing.get((path, kind), 0) | bit
@@ -184,46 +191,51 @@ def _audiences(
                 text = repr(term)
                 others[text] = (term, others[text][1] | bit if text in others else bit)
     return (
-        tuple(Texts(tuple(path.split(".")), kind, needing[path, kind], table) for (path, kind), table in texts.items()),
-        tuple(_bounds(path, found) for path, found in bounds.items()),
+        tuple(
+            Texts(path=tuple(path.split(".")), kind=kind, needing=needing[path, kind], having=table)
+            for (path, kind), table in texts.items()
+        ),
+        tuple(_index_bounds(path, terms) for path, terms in bounds.items()),
         tuple((compile_condition(term), bits) for term, bits in others.values()),
     )
 
 
-def _bounds(path: str, found: Sequence[tuple[float, Bound, Bits]]) -> Bounds:
-    """Sweep upwards: what fails below the lowest edge, at each edge, and between each and the next."""
+def _index_bounds(path: str, terms: Sequence[tuple[float, Bound, Bits]]) -> Bounds:
+    """Sweep the edges upwards and record which offers fail below the lowest edge, at each edge, and above it.
+
+    An offer with several bounds on the trait fails while any of them does, hence a count of broken bounds per offer.
+    """
     failing = needing = 0
-    for _, _, bit in found:
+    for _, _, bit in terms:
         needing |= bit
     counts: dict[Bits, int] = {}
 
-    def fail(bit: Bits, change: int) -> None:
+    def count_broken(bit: Bits, change: int) -> None:
         nonlocal failing
         counts[bit] = counts.get(bit, 0) + change
         failing = failing | bit if counts[bit] else failing & ~bit
 
-    for _, operator, bit in found:
-        if operator in ("$gt", "$gte"):
-            fail(bit, 1)
-    below, at = [failing], []
-    edges = sorted({number for number, _, _ in found})
     by_edge: dict[float, list[tuple[Bound, Bits]]] = {}
-    for number, operator, bit in found:
+    for number, operator, bit in terms:
         by_edge.setdefault(number, []).append((operator, bit))
+        if operator in ("$gt", "$gte"):
+            count_broken(bit, 1)
+    below, at = [failing], []
+    edges = sorted(by_edge)
     for edge in edges:
         for operator, bit in by_edge[edge]:
             if operator in ("$gte", "$lt"):
-                fail(bit, -1 if operator == "$gte" else 1)
+                count_broken(bit, -1 if operator == "$gte" else 1)
         at.append(failing)
         for operator, bit in by_edge[edge]:
             if operator in ("$gt", "$lte"):
-                fail(bit, -1 if operator == "$gt" else 1)
+                count_broken(bit, -1 if operator == "$gt" else 1)
         below.append(failing)
-    return Bounds(tuple(path.split(".")), edges, below, at, needing)
+    return Bounds(path=tuple(path.split(".")), edges=edges, below=below, at=at, needing=needing)
 
 
-def _named(term: Mapping[str, object]) -> tuple[str, TextKind, list[str]] | None:
-    """The trait and the texts of a term that asks for one of them."""
+def _parse_text_term(term: Mapping[str, object]) -> tuple[str, TextKind, list[str]] | None:
+    """The trait and the texts of a term that accepts only these; None for any other term."""
     ((path, value),) = term.items()
     if path.startswith("$"):
         return None
@@ -238,8 +250,8 @@ def _named(term: Mapping[str, object]) -> tuple[str, TextKind, list[str]] | None
     return None
 
 
-def _bound(term: Mapping[str, object]) -> tuple[str, Bound, float] | None:
-    """The trait and the number of a term that compares it with one."""
+def _parse_bound(term: Mapping[str, object]) -> tuple[str, Bound, float] | None:
+    """The trait, operator and number of a term that compares the trait with a number; None for any other term."""
     ((path, value),) = term.items()
     if path.startswith("$") or not isinstance(value, Mapping) or len(value) != 1:
         return None
@@ -250,17 +262,18 @@ def _bound(term: Mapping[str, object]) -> tuple[str, Bound, float] | None:
 
 
 def set_places(bits: Bits) -> Iterator[int]:
-    """The places of the bits that are set, in order."""
+    """Yield the places of the set bits, lowest first."""
     while bits:
         low = bits & -bits
         yield low.bit_length() - 1
         bits ^= low
 
 
-def _at(attributes: Mapping[str, object], path: tuple[str, ...]) -> object:
-    found: object = attributes
+def _read_path(attributes: Mapping[str, object], path: tuple[str, ...]) -> object:
+    """The value at a dotted path, None where a part is missing."""
+    value: object = attributes
     for name in path:
-        if found is None:
+        if value is None:
             return None
-        found = found.get(name) if type(found) is dict else read_member(found, name)
-    return found
+        value = value.get(name) if type(value) is dict else read_member(value, name)
+    return value

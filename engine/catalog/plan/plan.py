@@ -1,4 +1,8 @@
-"""The frozen Plan: specs compiled and indexed, so that a decision touches only what its placement can match."""
+"""The immutable Plan: specs compiled and indexed, so that a decision evaluates only what can apply to it.
+
+Its structs are read on the hot path: conditions are closures, seeds are hashed, and memberships are bits of integers.
+Times are seconds since 1970, spans are seconds.
+"""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +25,7 @@ FOREVER = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One offer as a placement may show it. Times are seconds since 1970."""
+    """One offer as a placement may show it; `matches` is its audience, None where it has none."""
 
     key: str
     spec: OfferSpec
@@ -33,7 +37,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class ContextWeight:
-    """Where `matches` holds, the arms of `bits` weigh `weight` times as much."""
+    """Where `matches` holds, the probabilities of the arms in `bits` are multiplied by `weight`."""
 
     matches: Predicate | None
     bits: Bits
@@ -42,7 +46,7 @@ class ContextWeight:
 
 @dataclass(frozen=True, slots=True)
 class Arbitration:
-    """What changes the policy's probabilities: values and levers of the arms (None: all alike), context weights."""
+    """The factors on the policy's probabilities: float64 (arms,) values and levers, None where all are equal."""
 
     policy: bool
     weights: tuple[ContextWeight, ...]
@@ -52,7 +56,7 @@ class Arbitration:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One moment of truth at the places where it holds; `window` in seconds, `days` where it ends with the day."""
+    """One moment of truth; it lasts for `window` seconds, or until the end of the `days`-th day where `days` is set."""
 
     key: str
     spec: MomentSpec
@@ -64,12 +68,12 @@ class Moment:
     offers: tuple[Offer, ...]
     index: OfferIndex
     counter: str | None
-    """What is counted once; None for a moment that may come back as long as it lasts."""
+    """The counter of a moment that ends after one event; None where it lasts for all of its window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """What teaches a policy: an event with this name, within `window` seconds of the exposure."""
+    """The reward of a policy: the metric within `window` seconds of the exposure, 0 for now after `settle` seconds."""
 
     metric: MetricSpec
     window: float
@@ -78,7 +82,7 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """How one placement's offers are chosen: its arms, the features its policy reads, its fallback.
+    """How one placement's offers are chosen: its arms, the features its policy reads, its prior, its fallback.
 
     `logged_features` are those of every policy of the placement: each decision logs them whichever policy chose, so
     that every policy can be evaluated on the choices of all.
@@ -96,12 +100,12 @@ class Selection:
     fallback: Offer
     index: OfferIndex
     arbitration: Arbitration | None
-    """None where the policy's own probabilities are the last word."""
+    """None where the policy's own probabilities are final."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Where a unit stands in a layer decides which one of its experiments it may be in."""
+    """A layer: the place in [0, 1) to which it hashes a unit decides which of its experiments the unit may enter."""
 
     key: str
     hash_unit: Callable[[str], float]
@@ -109,7 +113,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Holdout:
-    """Units below `share` see none of the experiments that it covers."""
+    """A holdout: units that hash below `share` enter none of the experiments it covers."""
 
     key: str
     share: float
@@ -119,7 +123,7 @@ class Holdout:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Units (of the experiment's own kind where `unit` is None) outside `ranges` are not in the experiment."""
+    """Excludes units that hash outside `ranges`; `unit` None is the experiment's own kind of unit."""
 
     unit: Unit | None
     hash_unit: Callable[[str], float]
@@ -128,7 +132,10 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One experiment, ready to assign: seeds hashed, audience compiled, ranges laid out per step of its ramp."""
+    """One experiment, compiled for assignment: its seed hashed, its audience a closure, its ranges by step of the ramp.
+
+    `low` and `high` are its range of the layer; `forced` has the index of the variant by customer id.
+    """
 
     key: str
     spec: ExperimentSpec
@@ -147,7 +154,7 @@ class Experiment:
     selections: tuple[Selection | None, ...]
 
     def ranges(self, now: float) -> Ranges:
-        """The variants' ranges at `now` on the ramp."""
+        """The hash ranges of the variants at `now`, by the last step of the ramp that has begun."""
         current = self.steps[0][1]
         for at, ranges in self.steps[1:]:
             if now < at:
@@ -158,7 +165,7 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class LayerSlots:
-    """One layer's experiments of one unit: between `edges[i - 1]` and `edges[i]` stand `inside[i]`."""
+    """A layer's experiments of one unit: `inside[i]` are those whose range covers `edges[i - 1]` up to `edges[i]`."""
 
     layer: Layer
     unit: Unit
@@ -167,14 +174,14 @@ class LayerSlots:
     inside: Sequence[Bits]
 
     def outside_range(self, units: Mapping[Unit, str | None]) -> Bits:
-        """The experiments of the layer in whose range the unit is not."""
+        """The experiments of the layer whose range does not cover the unit; none where the request has no such unit."""
         unit = units[self.unit]
         return self.members & ~self.inside[bisect_right(self.edges, self.layer.hash_unit(unit))] if unit else 0
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelExperiments:
-    """A channel's experiments as bits: those whose audience or range of the layer shuts someone out are not touched."""
+    """A channel's experiments as bits; those whose audience or layer range excludes the customer are skipped."""
 
     experiments: tuple[Experiment, ...]
     index: OfferIndex
@@ -184,18 +191,18 @@ class ChannelExperiments:
     def find_applicable(
         self, attributes: Mapping[str, object], units: Mapping[Unit, str | None]
     ) -> Iterator[Experiment]:
-        """Every experiment that can apply, in the order of the roster; `assign` has the last word."""
-        left = self.everything
+        """Yield the experiments that may apply, in their order; `assign` decides on each."""
+        remaining = self.everything
         for slots in self.layers:
-            left &= ~slots.outside_range(units)
-        left &= ~self.index.outside_audience(attributes, left)
-        for place in set_places(left):
+            remaining &= ~slots.outside_range(units)
+        remaining &= ~self.index.outside_audience(attributes, remaining)
+        for place in set_places(remaining):
             yield self.experiments[place]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that is decided from, in one value that is swapped whole."""
+    """Everything decisions read, in one immutable value; a change of the YAML replaces it whole."""
 
     version: str
     channels: frozenset[str]
@@ -205,23 +212,23 @@ class Plan:
     by_placement: Mapping[tuple[str, str], tuple[Experiment, ...]]
     selections: Mapping[tuple[str, str], Selection]
     policies: Mapping[str, Selection]
-    """Every selection that learns, by its key: `home_hero`, or `experiment.variant` for a variant with its own."""
+    """Every selection, by its key: `home_hero`, or `experiment.variant` for a variant with its own policy or offers."""
     offers: Mapping[str, Offer]
     metrics: Mapping[str, MetricSpec]
     currency: str
     rules: ProfileRules
     moments: Mapping[tuple[str, str], tuple[Moment, ...]]
-    """The moments of truth by channel and placement, in the order of their file."""
+    """The moments of truth by channel and placement, in the order of the file: the first that applies precedes."""
     outbound: frozenset[str]
-    """The channels on which the shop writes to customers."""
+    """The channels on which the shop writes to its customers."""
     quiet: Mapping[str, QuietSpec]
     """The quiet hours of the outbound channels that have any."""
     watched: Mapping[str, int]
-    """The counters that caps, suppressions and moments read, and up to how many of each."""
+    """The counters that caps, suppressions and moments read, each with the highest count that any of them compares."""
     feedback_events: frozenset[str]
-    """The events that concern an offer after it was shown."""
+    """The events after an exposure that change a counter, a stock or a budget of any offer."""
     segments: Mapping[str, Predicate]
-    """What puts a customer into each segment that has a condition."""
+    """The predicate of each segment that has a condition, over a customer's attributes."""
     zone: str
     paused: frozenset[str] = frozenset()
-    """Experiments that the kill switch holds, beside those whose files say so."""
+    """Experiments paused by the kill switch, in addition to those paused in their files."""

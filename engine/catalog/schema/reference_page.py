@@ -1,4 +1,4 @@
-"""The growth team's reference, one Markdown page made from the structs that read the YAML."""
+"""The reference page of the YAML, generated as Markdown from the structs that decode it."""
 
 import types
 from collections.abc import Iterator
@@ -24,94 +24,105 @@ FILES: tuple[tuple[str, StructType], ...] = (
     ("`moments.yaml`", offer.MomentsFile),
     ("`identities.yaml`", experiment.IdentitiesFile),
 )
-HEAD = """# What the YAML of `experiments/` may say
+HEAD = """# Reference of the YAML in `experiments/`
 
-Made by `counterpoint schema docs/schema` from the structs that read it. `counterpoint check experiments` holds a folder
-to it and tells every problem at once; an unknown key is refused. The schemas beside this page let an editor complete.
+Look up here which keys a file may have, what each takes, and what applies where it is left out.
+`counterpoint check experiments` validates a folder against this page and reports every problem at once. An unknown key
+is an error. With the JSON Schemas beside this page an editor completes keys and underlines mistakes.
+`counterpoint schema docs/schema` generates the page and the schemas from the structs that decode the YAML.
 
 A *key* has letters, digits, _ and -, 64 at most. A *span* is a length of time: 30s, 15m, 24h, 7d. A *condition* is in
 MongoDB query form, such as `{country: {$in: [DE, AT]}, loyalty.tier: {$gte: 2}}`.
 """
-WORDS = ((fields.Key, "key"), (fields.Span, "span"), (fields.Condition, "condition"))
+NAMED_TYPES = ((fields.Key, "key"), (fields.Span, "span"), (fields.Condition, "condition"))
 BOUNDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
 
 
 def render_reference() -> str:
-    """The page: every kind of file with its keys, what each takes, and what holds where it is left out."""
-    told: set[StructType] = set()
+    """The page as Markdown: every kind of file with its keys, what each takes, and its default."""
+    documented: list[StructType] = []
     lines = [HEAD]
     for title, kind in FILES:
         lines += [f"## {title}", ""]
-        for struct in _within(kind, told):
-            lines += _table(struct, heading=struct is not kind)
+        new = [struct for struct in _list_structs(kind) if struct not in documented]
+        documented += new
+        for struct in new:
+            lines += _render_table(struct, heading=struct is not kind)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _within(kind: StructType, told: set[StructType]) -> Iterator[StructType]:
-    """The struct and those its keys hold, each told once in the page."""
-    if kind in told:
-        return
-    told.add(kind)
-    yield kind
-    for hint in get_type_hints(kind, include_extras=True).values():
-        for inner in _structs(hint):
-            yield from _within(inner, told)
+def _list_structs(kind: StructType) -> list[StructType]:
+    """The struct and those nested in its keys at any depth, each once, parents first."""
+    found: dict[StructType, None] = {}
+    waiting = [kind]
+    while waiting:
+        struct = waiting.pop(0)
+        if struct not in found:
+            found[struct] = None
+            hints = get_type_hints(struct, include_extras=True).values()
+            waiting = [*(inner for hint in hints for inner in _structs_in(hint)), *waiting]
+    return list(found)
 
 
-def _structs(hint: object) -> Iterator[StructType]:
+def _structs_in(hint: object) -> Iterator[StructType]:
+    """Yield the structs that a type hint names, such as `Spec` in `list[Spec] | None`."""
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         yield hint
     for inner in get_args(hint):
-        yield from _structs(inner)
+        yield from _structs_in(inner)
 
 
-def _table(kind: StructType, *, heading: bool) -> list[str]:
+def _render_table(kind: StructType, *, heading: bool) -> list[str]:
+    """The lines of one struct: its title, its docstring, and a row for each key."""
     hints = get_type_hints(kind, include_extras=True)
     rows = [
-        f"| `{field.encode_name}` | {_takes(hints[field.name])} | {_otherwise(field)} |"
+        f"| `{field.encode_name}` | {_describe_type(hints[field.name])} | {_describe_default(field)} |"
         for field in msgspec.structs.fields(kind)
     ]
-    said = " ".join((kind.__doc__ or "").split())
+    description = " ".join((kind.__doc__ or "").split())
     title = [f"### {_name(kind)}", ""] if heading else []
-    return [*title, said, "", "| key | takes | left out |", "|---|---|---|", *rows, ""]
+    return [*title, description, "", "| key | takes | left out |", "|---|---|---|", *rows, ""]
 
 
-def _takes(hint: object, meta: Meta | None = None) -> str:
-    for known, word in WORDS:
-        if hint == known:
-            return word
+def _describe_type(hint: object, meta: Meta | None = None) -> str:
+    """What a key takes, in words: its named type, its description, or its plain type with bounds."""
+    for named, name in NAMED_TYPES:
+        if hint == named:
+            return name
     if get_origin(hint) is Annotated:
         inner, *metas = get_args(hint)
         meta = next((m for m in metas if isinstance(m, Meta)), meta)
         if meta is not None and meta.description:
             return meta.description
-        return _takes(inner, meta)
+        return _describe_type(inner, meta)
     arguments = get_args(hint)
     match get_origin(hint):
         case origin if origin is Literal:
             return " · ".join(f"`{value}`" for value in arguments)
         case origin if origin in {Union, types.UnionType}:
-            return " or ".join(_takes(inner, meta) for inner in arguments if inner is not type(None))
+            return " or ".join(_describe_type(inner, meta) for inner in arguments if inner is not type(None))
         case origin if origin is list:
-            return f"list: {_takes(arguments[0])}"
+            return f"list: {_describe_type(arguments[0])}"
         case origin if origin is tuple:
-            return f"list: {'; '.join(_takes(inner) for inner in arguments)}"
+            return f"list: {'; '.join(_describe_type(inner) for inner in arguments)}"
         case origin if origin is dict:
-            return f"{_takes(arguments[0])} → {_takes(arguments[1])}"
+            return f"{_describe_type(arguments[0])} → {_describe_type(arguments[1])}"
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return f"[{_name(hint)}](#{_name(hint).replace(' ', '-')})"
     plain = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`", object: "anything"}
-    return plain.get(hint, str(hint)) + _bounds(meta) if isinstance(hint, type) else str(hint)
+    return plain.get(hint, str(hint)) + _describe_bounds(meta) if isinstance(hint, type) else str(hint)
 
 
-def _bounds(meta: Meta | None) -> str:
+def _describe_bounds(meta: Meta | None) -> str:
+    """`, above 0 and at most 1`; empty without bounds."""
     found = [f"{words} {getattr(meta, name):g}" for name, words in BOUNDS if getattr(meta, name, None) is not None]
     return f", {' and '.join(found)}" if found else ""
 
 
-def _otherwise(field: msgspec.structs.FieldInfo) -> str:
+def _describe_default(field: msgspec.structs.FieldInfo) -> str:
+    """The value that applies where a key is left out; empty where that is nothing."""
     if field.required:
-        return "**must be said**"
+        return "**required**"
     default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
     if isinstance(default, msgspec.Struct):
         return "its own defaults"

@@ -1,6 +1,6 @@
-"""JSON Schemas of the YAML, made from the structs that read it: an editor completes and underlines as `check` does.
+"""JSON Schemas of the YAML, generated from the structs that decode it, so that editors complete and validate it.
 
-Beside them a page for people, `README.md`.
+`write_schemas` writes them together with the reference page, `README.md`.
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ KINDS: Mapping[str, type[msgspec.Struct]] = {
     "offer": OfferSpec,
     **{name.removesuffix(".yaml"): kind for name, kind in SINGLE.items()},
 }
-"""Every kind of file, by the name of its schema."""
+"""The struct of every kind of file, by the name of its schema."""
 
 
 def build_schemas() -> dict[str, dict[str, object]]:
-    """The schema of every kind of file, by its file's name."""
+    """The JSON Schema of every kind of YAML file, by the name of the schema file."""
     return {
         f"{name}.json": {"$schema": DIALECT, **_clean(msgspec.json.schema(kind, schema_hook=_anything))}
         for name, kind in KINDS.items()
@@ -33,7 +33,7 @@ def build_schemas() -> dict[str, dict[str, object]]:
 
 
 def write_schemas(folder: Path) -> list[Path]:
-    """Write every schema, and the page, into `folder`, which is made if need be.
+    """Write every schema and the reference page into `folder`, creating it if needed; returns the written paths.
 
     Raises:
         OSError: if a file cannot be written.
@@ -50,16 +50,17 @@ def write_schemas(folder: Path) -> list[Path]:
 
 
 def _anything(_kind: type) -> dict[str, object]:
-    """Payloads and conditions hold any JSON."""
+    """The schema of `object`: payloads and conditions may contain any JSON."""
     return {"description": "any value"}
 
 
 def _clean(schema: dict[str, object]) -> dict[str, object]:
-    """The schema with its descriptions as an editor shows them: docstrings without their indent."""
+    """The schema with the indent of docstrings removed from its descriptions, as an editor shows them."""
     return {name: _cleaned(name, value) for name, value in schema.items()}
 
 
 def _cleaned(name: str, value: object) -> object:
+    """One value of a schema, cleaned at every depth; `name` is the key it stands under."""
     if name == "description" and isinstance(value, str):
         return cleandoc(value)
     if isinstance(value, dict):

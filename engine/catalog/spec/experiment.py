@@ -1,4 +1,4 @@
-"""The YAML of `experiments/` and nothing else: strict structs that refuse unknown keys."""
+"""The YAML of experiments, layers, segments, metrics and identities, as structs that reject unknown keys."""
 
 from typing import Annotated, Literal
 
@@ -19,6 +19,7 @@ from engine.catalog.spec.fields import (
     Timestamp,
     Weight,
 )
+from engine.catalog.spec.metric_kinds import MetricKindName
 from engine.catalog.spec.profile_rules import MergeRule
 from engine.customer import IdKind
 
@@ -26,30 +27,35 @@ Unit = Literal["customer", "device", "store"]
 Status = Literal["draft", "running", "paused", "stopped"]
 
 USUAL_FLOOR = 0.01
+PolicyKind = Literal[
+    "uniform",
+    "epsilon_greedy",
+    "kl_ucb",
+    "beta_thompson",
+    "gaussian_thompson",
+    "top_two_thompson",
+    "linucb",
+    "linear_thompson",
+    "logistic_thompson",
+    "squarecb",
+]
+"""The names in `policies.KINDS`, repeated so that reading YAML imports no policy; a test compares the two."""
+NOT_LEARNING: PolicyKind = "uniform"
+"""The kind whose probabilities stay the same whatever is observed."""
 
 
 class PolicySpec(Spec, frozen=True, kw_only=True):
-    """How an offer is chosen: the kind of policy, what it may look at, and how it learns.
+    """How an offer is chosen: the kind of policy, the features it reads, and how it learns.
 
-    `pool` are groups of customers that differ but resemble each other: `channel`, a segment, or a trait with `one_of`.
-    Each combination learns for itself and shrinks to what all have in common, by an amount that the data set.
-    `attributes` are the offers' own, read like features: an offer that nobody saw yet starts from what offers of like
-    attributes taught. Both are for kinds that have features. `floor` is the least share of an offer that may be shown,
-    at most an equal one; one above 0.01 must leave room for all the placement's offers.
+    `pool` names groups of customers that differ but resemble each other: `channel`, a segment, or a trait with
+    `one_of`. Each combination of groups has its own estimate, shrunk towards the common one by an amount that the data
+    determine. `attributes` are read from the offers like features from customers: an offer that was never shown starts
+    from the estimates of offers with similar attributes. Both need a kind that reads features. `floor` is the least
+    probability of an offer that may be shown, and never more than an equal share; a floor above 0.01 must leave room
+    for all offers of the placement. `discount` weighs older observations down at every update.
     """
 
-    kind: Literal[
-        "uniform",
-        "epsilon_greedy",
-        "kl_ucb",
-        "beta_thompson",
-        "gaussian_thompson",
-        "top_two_thompson",
-        "linucb",
-        "linear_thompson",
-        "logistic_thompson",
-        "squarecb",
-    ]
+    kind: PolicyKind
     features: "list[str | FeatureSpec]" = []
     pool: "list[str | FeatureSpec]" = []
     attributes: "list[str | FeatureSpec]" = []
@@ -60,7 +66,7 @@ class PolicySpec(Spec, frozen=True, kw_only=True):
 
 
 class FeatureSpec(Spec, frozen=True, kw_only=True):
-    """One thing a policy looks at: a number scaled from `range` to [-1, 1], or one of a list of values."""
+    """One feature of a policy: a number scaled from `range` to [-1, 1], or one of a list of values."""
 
     trait: Text
     one_of: Annotated[list[str | int | bool], Meta(min_length=1, max_length=64)] | None = None
@@ -68,10 +74,10 @@ class FeatureSpec(Spec, frozen=True, kw_only=True):
 
 
 class VariantSpec(Spec, frozen=True, kw_only=True):
-    """One arm of an experiment: a payload, or its own way to choose a placement's offers.
+    """One variant of an experiment: a payload, or a policy or offers of its own for the experiment's placement.
 
-    `range` is the part of the hash that gets it, in place of a weight and whatever the coverage; all variants of an
-    experiment have one, or none.
+    `range` is the part of the hash range [0, 1) that is assigned to it, instead of a weight and regardless of coverage.
+    Either all variants of an experiment have a range, or none.
     """
 
     key: Key
@@ -83,14 +89,14 @@ class VariantSpec(Spec, frozen=True, kw_only=True):
 
 
 class ForceSpec(Spec, frozen=True, kw_only=True):
-    """Customers (testers, staff) who get a variant whatever the hash says. They count in no report."""
+    """Customers (testers, staff) who are assigned a variant regardless of the hash. No report counts them."""
 
     customers: Annotated[list[str], Meta(min_length=1)]
     variant: Key
 
 
 class ExperimentMetrics(Spec, frozen=True, kw_only=True):
-    """What an experiment is judged by."""
+    """The metrics by which an experiment is judged."""
 
     primary: Key
     secondary: list[Key] = []
@@ -98,14 +104,14 @@ class ExperimentMetrics(Spec, frozen=True, kw_only=True):
 
 
 class AnalysisSpec(Spec, frozen=True, kw_only=True):
-    """How an experiment is read.
+    """How an experiment is analysed.
 
     `planned` is the number of units at which a sequential interval is narrowest, and at which a group-sequential
-    experiment ends after `looks` looks; with `tau`, the relative effect to be expected, it is read by the mixture SPRT;
-    `prior` is the mean and standard deviation of the relative effect before the data;
-    `rope` the relative effect below which variants are as good as equal; a bayesian experiment ends when the better
-    choice is expected to lose less than `tolerance`, relative to control. `adjust` gives a covariate one slope for all
-    variants (`cuped`) or one for each (`lin`); `stratum` is a trait, or `channel`, within which variants are compared.
+    experiment ends after `looks` looks. With `tau`, the expected relative effect, the sequential method is the mixture
+    SPRT. `prior` is the mean and standard deviation of the relative effect before the data. `rope` is the relative
+    effect below which variants count as equivalent. A bayesian experiment ends when the expected loss of the better
+    variant, relative to control, is below `tolerance`. `adjust` estimates one slope per covariate for all variants
+    (`cuped`) or one for each variant (`lin`). `stratum` is a trait, or `channel`, within which variants are compared.
     """
 
     method: Literal["fixed", "sequential", "group_sequential", "bayesian"] = "sequential"
@@ -124,21 +130,21 @@ class AnalysisSpec(Spec, frozen=True, kw_only=True):
 
 
 class RampStep(Spec, frozen=True, kw_only=True):
-    """From `at` on, `coverage` holds."""
+    """From `at` on, the experiment has this `coverage`."""
 
     at: Timestamp
     coverage: Share
 
 
 class Prerequisite(Spec, frozen=True, kw_only=True):
-    """Only customers in one of `variants` of `experiment` may be in this one."""
+    """Only customers assigned one of `variants` of `experiment` may enter this experiment."""
 
     experiment: Key
     variants: Annotated[list[Key], Meta(min_length=1)]
 
 
 class FilterSpec(Spec, frozen=True, kw_only=True):
-    """Only units whose hash under `seed` is in one of `ranges`: a layer that other experiments need not name."""
+    """Only units whose hash under `seed` lies in one of `ranges`: a layer that other experiments need not name."""
 
     seed: Text
     unit: Unit | None = None
@@ -147,7 +153,11 @@ class FilterSpec(Spec, frozen=True, kw_only=True):
 
 
 class ExperimentSpec(Spec, frozen=True, kw_only=True):
-    """One experiment, or with `kind: flag` a plain feature flag."""
+    """One experiment, or with `kind: flag` a plain feature flag.
+
+    With `sticky` a customer keeps the variant first assigned, even after ranges move. Raising `bucket_version` assigns
+    those customers again; those whose stored version is below `min_bucket_version` are excluded.
+    """
 
     key: Key
     kind: Literal["experiment", "flag"] = "experiment"
@@ -179,9 +189,9 @@ class ExperimentSpec(Spec, frozen=True, kw_only=True):
 
 
 class LayerSpec(Spec, frozen=True, kw_only=True):
-    """Experiments in one layer share no unit: each has the range of the layer that is reserved for it.
+    """Experiments in one layer share no unit: each has a range of the layer reserved for it.
 
-    GrowthBook's namespaces are layers with `hash_version: 1`, under which layers depend on each other a little.
+    GrowthBook's namespaces are layers with `hash_version: 1`, which leaves a slight dependence between layers.
     """
 
     key: Key
@@ -192,7 +202,10 @@ class LayerSpec(Spec, frozen=True, kw_only=True):
 
 
 class HoldoutSpec(Spec, frozen=True, kw_only=True):
-    """Units that see no experiment (or none with one of `tags`), on any channel, so that the sum can be measured."""
+    """Units excluded from all experiments (or those with one of `tags`) on every channel.
+
+    The difference between them and all others is the total effect of the experiments.
+    """
 
     key: Key
     share: Share
@@ -202,7 +215,7 @@ class HoldoutSpec(Spec, frozen=True, kw_only=True):
 
 
 class LayersFile(Spec, frozen=True, kw_only=True):
-    """`layers.yaml`: which experiments share no unit, and which units see none."""
+    """`layers.yaml`: layers, whose experiments share no unit, and holdouts, whose units see no experiment."""
 
     layers: list[LayerSpec] = []
     holdouts: list[HoldoutSpec] = []
@@ -217,29 +230,29 @@ class SegmentSpec(Spec, frozen=True, kw_only=True):
 
 
 class SegmentsFile(Spec, frozen=True, kw_only=True):
-    """`segments.yaml`: who is meant by a name, said once for every condition that uses it."""
+    """`segments.yaml`: named conditions and lists of values, defined once for every condition that uses them."""
 
     segments: list[SegmentSpec] = []
 
 
 class MetricSpec(Spec, frozen=True, kw_only=True):
-    """What is measured: which events count, and how they become one number per customer.
+    """One metric: which events count, and how they become one number per customer.
 
     Events count from the first exposure, or `delay` after it, for `window`; `filter` is a condition on their
     properties. A ratio divides by the number of `denominator` events, or by their sum of `denominator_value`. With
-    `covariate_window` the same metric over so long before the exposure takes noise off (CUPED); `ripe` counts only
-    customers whose window is over, as a retention always does. Values above the quantile `winsorize` count as that
-    quantile. `margin` is the relative loss that a guardrail must be shown to stay within; `money` what one more of the
-    metric is worth.
+    `covariate_window` the same metric over that span before the exposure reduces the variance (CUPED). `ripe` counts
+    only customers whose window is over, as a retention always does. Values above the quantile `winsorize` are set to
+    that quantile. `margin` is the largest relative loss that a guardrail tolerates; `money` is the worth of one unit
+    of the metric.
 
-    What is expected of it lets `check` warn of a run too short to tell: `baseline` without any change, with its
-    standard `deviation` (a proportion has its own), the units that come in a day, and as `mde` the least relative
-    change worth finding.
+    With what is expected of the metric `check` warns of a run that is too short: its `baseline` without any change,
+    its standard `deviation` (not needed for a proportion), the number of `daily_units`, and as `mde` the least
+    relative change worth detecting.
     """
 
     key: Key
     title: Text | None = None
-    kind: Literal["proportion", "mean", "count", "revenue", "ratio", "quantile", "retention"] = "proportion"
+    kind: MetricKindName = "proportion"
     event: Text
     value: Text | None = None
     denominator: Text | None = None
@@ -262,17 +275,17 @@ class MetricSpec(Spec, frozen=True, kw_only=True):
 
 
 class MetricsFile(Spec, frozen=True, kw_only=True):
-    """`metrics.yaml`: what is measured; `currency` is that of every amount."""
+    """`metrics.yaml`: the shop's metrics; every amount is in `currency`."""
 
     metrics: Annotated[list[MetricSpec], Meta(min_length=1)]
     currency: Annotated[str, Meta(pattern="^[A-Z]{3}$", extra={"remedy": "use an ISO 4217 code such as EUR"})] = "EUR"
 
 
 class IdentitiesFile(Spec, frozen=True, kw_only=True):
-    """`identities.yaml`: how identities and traits come together, and how long they are kept.
+    """`identities.yaml`: how identifiers and traits are merged into one customer, and how long they are stored.
 
-    `binds` is how many known customers one value of an identifier kind may name before it names nobody (a tablet in the
-    shop), `holds` how many values of a kind one customer keeps.
+    `binds` is the number of known customers that one value of an identifier kind may name; a value that names more (a
+    tablet in the shop) identifies nobody. `holds` is the number of values of a kind stored for one customer.
     """
 
     merge: dict[str, MergeRule] = {}

@@ -19,11 +19,11 @@ Weight = Annotated[float, Meta(ge=0, le=1, extra={"remedy": "weights of the vari
 Probability = Annotated[float, Meta(gt=0, lt=1, extra={"remedy": "give a probability such as 0.05"})]
 Positive = Annotated[float, Meta(gt=0, extra={"remedy": "give a number above 0"})]
 Count = Annotated[int, Meta(ge=1, extra={"remedy": "give a whole number, 1 or more"})]
-Text = Annotated[str, Meta(min_length=1, extra={"remedy": "write something or leave the key out"})]
+Text = Annotated[str, Meta(min_length=1, extra={"remedy": "write some text or leave the key out"})]
 Condition = Annotated[
     dict[str, object], Meta(description="a condition in MongoDB query form", extra={"check": "condition"})
 ]
-Payload = Annotated[dict[str, object], Meta(description="what the storefront gets")]
+Payload = Annotated[dict[str, object], Meta(description="what the storefront receives")]
 Timestamp = Annotated[
     datetime,
     Meta(
@@ -52,9 +52,9 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def seconds(span: str) -> float:
-    """`24h` -> 86400.0."""
+    """The length of a `Span` in seconds: `24h` is 86400.0."""
     return timedelta(seconds=int(span[:-1]) * SECONDS[span[-1]]).total_seconds()
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One strict piece of the growth team's YAML."""
+    """Base of every mapping in the YAML: decoding it is validating it, and an unknown key is an error."""

@@ -1,4 +1,4 @@
-"""All the specs of one folder, side by side."""
+"""The specs of one folder of YAML, decoded and typed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ SINGLE: Mapping[str, type[msgspec.Struct]] = {
 
 @dataclass(frozen=True)
 class Specs:
-    """What a folder says, read and typed; `version` is a digest of its files' bytes."""
+    """The decoded files of a folder; `version` is a digest of their bytes, `files` the file of each key."""
 
     folder: str
     version: str
@@ -47,18 +47,18 @@ class Specs:
         """The metric of this key.
 
         Raises:
-            StopIteration: if there is none; `check` reports that before.
+            StopIteration: if there is none; `check` reports that before a plan is compiled.
         """
         return next(metric for metric in self.metrics.metrics if metric.key == key)
 
     def named(self, offers: list[str] | TaggedOffers) -> list[str]:
-        """The keys of the offers that a list or a tag stands for."""
+        """The keys of the offers that a list names, or that have the tag."""
         if isinstance(offers, list):
             return offers
         return [offer.key for offer in self.offers.values() if offers.tagged in offer.tags]
 
     def layer_range(self, spec: ExperimentSpec) -> tuple[float, float]:
-        """The part of its layer that is reserved for an experiment; all of it where nothing is reserved."""
+        """The range of its layer reserved for an experiment, as (low, high); (0, 1) where none is reserved."""
         layer = next((layer for layer in self.layers.layers if layer.key == spec.layer), None)
         low, high = (layer.reserve.get(spec.key) if layer else None) or (0.0, 1.0)
         return low, high

@@ -1,4 +1,4 @@
-"""The YAML of offers, the placements that show them, channels and moments of truth: strict structs as in `spec`."""
+"""The YAML of offers, selections, channels, placements and moments of truth, as structs that reject unknown keys."""
 
 from typing import Annotated, Literal
 
@@ -10,10 +10,10 @@ from engine.vocabulary import EXPOSURE, IGNORED
 
 
 class RewardSpec(Spec, frozen=True, kw_only=True):
-    """What teaches a policy: the metric, within `window` of being seen.
+    """The reward from which a policy learns: the metric, within `window` after the exposure.
 
-    Without a reward by `settle` an exposure is learnt as a zero for the time being; a reward that comes later, but in
-    the window, corrects it.
+    An exposure without a reward by `settle` is learnt as a zero for the time being; a reward that arrives later within
+    the window corrects it.
     """
 
     metric: Key
@@ -22,7 +22,7 @@ class RewardSpec(Spec, frozen=True, kw_only=True):
 
 
 class ArbitrationSpec(Spec, frozen=True, kw_only=True):
-    """Which factors make an offer's probability: that of the policy, the context's weight, its value, its lever."""
+    """Which factors multiply to an offer's probability: the policy's, the context weight, the value, the lever."""
 
     policy: bool = True
     context: bool = True
@@ -31,7 +31,7 @@ class ArbitrationSpec(Spec, frozen=True, kw_only=True):
 
 
 class ContextWeightSpec(Spec, frozen=True, kw_only=True):
-    """Where the customer and the request match `when`, these offers weigh so much more."""
+    """Where the customer and the request match `when`, the probability of these offers is multiplied by `weight`."""
 
     when: Condition = {}
     offers: "list[Key] | TaggedOffers"
@@ -61,8 +61,8 @@ class TaggedOffers(Spec, frozen=True, kw_only=True):
 class CapSpec(Spec, frozen=True, kw_only=True):
     """At most `count` of an event per customer and window.
 
-    Counted over this offer, over all offers with a tag, on a channel, or over all that the customer gets. A calendar
-    window is a day, a week from Monday, a month or a year where the customer is, or in a zone of its own.
+    The `scope` counts the events of this offer, of all offers with a tag, of a channel, or all events of the customer.
+    A calendar window is a day, a week from Monday, a month or a year in the customer's time zone, or in `zone`.
     """
 
     count: Count
@@ -75,9 +75,10 @@ class CapSpec(Spec, frozen=True, kw_only=True):
 
 
 class SuppressSpec(Spec, frozen=True, kw_only=True, rename={"lasts": "for"}):
-    """After so many outcomes `within` a time the offer is not shown to this customer `for` a time.
+    """After `after` outcomes `within` a span, the offer is not shown to this customer `for` a span.
 
-    An `ignored` offer was seen and not answered for a day, or a channel said so; any other outcome is an event.
+    An offer is `ignored` when it was seen and not answered for a day, or when a channel reports so; any other outcome
+    is the name of an event.
     """
 
     after: Annotated[int, Meta(ge=1, le=64, extra={"remedy": "give a whole number from 1 to 64"})]
@@ -87,10 +88,11 @@ class SuppressSpec(Spec, frozen=True, kw_only=True, rename={"lasts": "for"}):
 
 
 class StockSpec(Spec, frozen=True, kw_only=True):
-    """Shown only while `at_least` of the SKU are left; one is held for whom it is shown to, until they collect it.
+    """The offer is shown only while `at_least` items of the SKU are left; each showing reserves one item for `hold`.
 
-    With `pace` the stock is spread over the time until the offer's `end`: a shadow price, higher the faster it goes,
-    keeps the last ones for those to whom they are worth most.
+    The reservation ends early when the customer collects the item. With `pace` the stock is spread over the time until
+    the offer's `end`: a shadow price, which rises with the rate of sale, reserves the last items for the customers with
+    the highest expected value.
     """
 
     sku: Text
@@ -100,9 +102,9 @@ class StockSpec(Spec, frozen=True, kw_only=True):
 
 
 class BudgetSpec(Spec, frozen=True, kw_only=True):
-    """What the offer may cost in all. What one showing may `cost` is held until it is redeemed or the hold ends.
+    """The total `amount` that the offer may cost. Each showing reserves its `cost` until it is redeemed or `hold` ends.
 
-    With `pace` it is spread over the time until the offer's `end`, as a stock is.
+    With `pace` the budget is spread over the time until the offer's `end`, as a stock is.
     """
 
     amount: Positive
@@ -112,9 +114,9 @@ class BudgetSpec(Spec, frozen=True, kw_only=True):
 
 
 class OfferSpec(Spec, frozen=True, kw_only=True):
-    """One offer, with its rendering per channel. `lever` is how much the shop wants it: 2 is twice as much.
+    """One offer, with its rendering per channel. A `lever` of 2 doubles its probability relative to the others.
 
-    `attributes` say what it is like, for policies that learn from similar offers; its tags are `tags.KEY` there.
+    `attributes` describe it to policies that learn from similar offers; its tags are read there as `tags.KEY`.
     Price, currency, discount, terms and dates (`until`, `valid_from`, …) are the same in every rendering that has them.
     """
 
@@ -136,7 +138,7 @@ class OfferSpec(Spec, frozen=True, kw_only=True):
 
 
 class QuietSpec(Spec, frozen=True, kw_only=True, rename={"start": "from", "end": "to"}):
-    """Hours in which an outbound channel sends nothing: it waits for their end (`defer`), or gives up (`drop`)."""
+    """Hours in which an outbound channel sends nothing: `defer` delays a message to their end, `drop` discards it."""
 
     start: TimeOfDay
     end: TimeOfDay
@@ -145,9 +147,9 @@ class QuietSpec(Spec, frozen=True, kw_only=True, rename={"start": "from", "end":
 
 
 class ChannelSpec(Spec, frozen=True, kw_only=True):
-    """A way in which customers meet the shop; `outbound` where the shop writes to them. `caps` hold for every offer.
+    """A channel; on an `outbound` one the shop writes to the customers. Its `caps` hold for every offer.
 
-    Past its caps an outbound channel sends nothing, another one shows the fallback.
+    Where a cap of the channel is reached, an outbound channel sends nothing and any other shows the fallback.
     """
 
     key: Key
@@ -158,7 +160,7 @@ class ChannelSpec(Spec, frozen=True, kw_only=True):
 
 
 class PlacementSpec(Spec, frozen=True, kw_only=True):
-    """A place on some channels where one offer is shown."""
+    """A place on one or more channels where one offer is shown."""
 
     key: Key
     channels: Annotated[list[Key], Meta(min_length=1)]
@@ -166,7 +168,7 @@ class PlacementSpec(Spec, frozen=True, kw_only=True):
 
 
 class ChannelsFile(Spec, frozen=True, kw_only=True):
-    """`channels.yaml`: where customers meet the shop. `zone` is that of those who told none in the trait `timezone`."""
+    """`channels.yaml`: channels and placements. `zone` is the time zone of customers without the trait `timezone`."""
 
     channels: Annotated[list[ChannelSpec], Meta(min_length=1)]
     placements: list[PlacementSpec] = []
@@ -174,10 +176,10 @@ class ChannelsFile(Spec, frozen=True, kw_only=True):
 
 
 class TriggerSpec(Spec, frozen=True, kw_only=True):
-    """What begins a moment: an event of the customer, a date trait of theirs, or what is so now (`when`).
+    """What starts a moment: an event of the customer, a date trait, or a condition that holds now (`when`).
 
-    A date comes every year unless `yearly` is false; who was born on 29 February has it on the 28th in other years, or
-    on 1 March. An event begins the moment `after` a while, `unless` one of these events came later.
+    A date recurs every year unless `yearly` is false; 29 February falls on `leap_day` in other years. An event starts
+    the moment `after` a span, `unless` one of these events followed it.
     """
 
     event: Text | None = None
@@ -190,16 +192,16 @@ class TriggerSpec(Spec, frozen=True, kw_only=True):
 
 
 class OnceSpec(Spec, frozen=True, kw_only=True):
-    """A moment is over for a customer after one `event` in it: in its occurrence, or in a calendar period."""
+    """A moment ends for a customer after one `event`, counted per occurrence of the moment or per calendar period."""
 
     per: Literal["occurrence", "day", "week", "month", "year"] = "occurrence"
     event: Text = EXPOSURE
 
 
 class MomentSpec(Spec, frozen=True, kw_only=True):
-    """A moment of truth: while it lasts, the first of its offers that the customer may have goes before all others.
+    """A moment of truth: while it lasts, the first of its offers that the customer may have precedes all others.
 
-    A `window` in days ends with the day, where the customer is.
+    A `window` in days ends at midnight in the customer's time zone.
     """
 
     key: Key
@@ -214,6 +216,6 @@ class MomentSpec(Spec, frozen=True, kw_only=True):
 
 
 class MomentsFile(Spec, frozen=True, kw_only=True):
-    """`moments.yaml`: when some offers go before all others; of two moments the first in the file."""
+    """`moments.yaml`: when some offers precede all others; of several moments at once the first in the file applies."""
 
     moments: list[MomentSpec] = []

@@ -1,4 +1,4 @@
-"""How this shop keeps its customers: merge rules, limits per identifier kind, and the life of everything kept."""
+"""How this shop stores its customers: merge rules, limits per identifier kind, and the life of each stored part."""
 
 from typing import Annotated, Literal
 
@@ -14,10 +14,11 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Values for the reducers and the identities. Lives and windows are seconds.
+    """The compiled `identities.yaml`, which reducers and merges read. Lives and windows are in seconds.
 
-    `binds` is how many known customers one value of a kind may name before it names nobody; `holds` how many values
-    of a kind one customer keeps. `sources` orders the channels for traits merged by `source`, best first.
+    `binds` is the number of known customers that one value of a kind may name; a value that names more identifies
+    nobody. `holds` is the number of values of a kind stored for one customer. `sources` orders the channels for traits
+    merged by `source`, best first.
     """
 
     merge: dict[str, MergeRule] = {}
@@ -44,9 +45,9 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     recent_limit: Count = 24
 
     def bind_limit(self, kind: IdKind) -> int:
-        """How many known customers a value of `kind` may name."""
+        """The number of known customers that a value of `kind` may name."""
         return self.binds.get(kind, 1)
 
     def hold_limit(self, kind: IdKind) -> int:
-        """How many values of `kind` one customer keeps; a user id is one."""
+        """The number of values of `kind` stored for one customer; a user id is always one."""
         return 1 if kind == "user_id" else self.holds.get(kind, 8)

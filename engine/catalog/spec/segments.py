@@ -1,6 +1,6 @@
-"""Segments: named conditions, written `{$segment: name}` wherever a condition stands, without cycles.
+"""Segments: named conditions, used as `{$segment: name}` wherever a condition may stand, without cycles.
 
-A segment of values is a group: `{id: {$inGroup: name}}`.
+A segment with a list of values is a group, used as `{id: {$inGroup: name}}`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,10 +11,10 @@ _GROUPS: Mapping[str, str] = {"$inGroup": "$in", "$notInGroup": "$nin"}
 
 
 def expand_segments(condition: Mapping[str, object], segments: Mapping[str, SegmentSpec]) -> dict[str, object]:
-    """The condition with every `$segment` and every group replaced by what it stands for.
+    """The condition with every `$segment` and every group replaced by its definition.
 
     Raises:
-        KeyError: for a segment that is not defined; `check` reports those, and cycles, before.
+        KeyError: for a segment that is not defined; `check` reports those, and cycles, before a plan is compiled.
     """
     out: dict[str, object] = {}
     terms: list[object] = []
@@ -34,7 +34,7 @@ def expand_segments(condition: Mapping[str, object], segments: Mapping[str, Segm
 
 
 def segments_in(condition: object) -> Iterator[str]:
-    """The segments that a condition names, at any depth where one may stand."""
+    """Yield the segments that a condition names, at any depth."""
     if isinstance(condition, Mapping):
         for key, value in condition.items():
             if key == "$segment":
@@ -47,7 +47,7 @@ def segments_in(condition: object) -> Iterator[str]:
 
 
 def groups_in(condition: object) -> Iterator[str]:
-    """The groups that a condition names, at any depth."""
+    """Yield the groups that a condition names, at any depth."""
     if isinstance(condition, Mapping):
         for key, value in condition.items():
             if key in _GROUPS and isinstance(value, str):
@@ -60,6 +60,7 @@ def groups_in(condition: object) -> Iterator[str]:
 
 
 def _with_values(value: object, segments: Mapping[str, SegmentSpec]) -> object:
+    """The operand with each group operator replaced by `$in` or `$nin` over the group's values."""
     if isinstance(value, Mapping):
         return {
             _GROUPS.get(key, key): list(segments[part].values or [])
@@ -73,26 +74,26 @@ def _with_values(value: object, segments: Mapping[str, SegmentSpec]) -> object:
 
 
 def find_cycle(needs: Mapping[str, list[str]]) -> list[str] | None:
-    """A way that leads back to where it began (a, b, a), or None; for segments and for prerequisites."""
-    done: set[str] = set()
+    """A path of references that leads back to its start (a, b, a), or None; for segments and prerequisites.
+
+    Args:
+        needs: by name, the names that it refers to; names that are not keys are ignored.
+    """
+    acyclic: set[str] = set()
     for start in needs:
-        way: list[str] = []
-        stack: list[tuple[str, Iterator[str]]] = []
-        node = start
-        if node in done:
+        if start in acyclic:
             continue
-        stack.append((node, iter(needs[node])))
-        way.append(node)
+        # Depth-first with a stack of its own: a chain of references may be longer than Python's recursion limit.
+        path = [start]
+        stack = [iter(needs[start])]
         while stack:
-            node, rest = stack[-1]
-            after = next((n for n in rest if n in needs and n not in done), None)
-            if after is None:
-                done.add(node)
+            following = next((name for name in stack[-1] if name in needs and name not in acyclic), None)
+            if following is None:
                 stack.pop()
-                way.pop()
-            elif after in way:
-                return [*way[way.index(after) :], after]
+                acyclic.add(path.pop())
+            elif following in path:
+                return [*path[path.index(following) :], following]
             else:
-                stack.append((after, iter(needs[after])))
-                way.append(after)
+                path.append(following)
+                stack.append(iter(needs[following]))
     return None
