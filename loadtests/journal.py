@@ -11,7 +11,7 @@ from engine import embedded
 from engine.erasure.listener import LogErasures
 from engine.journal.log.collect import collect
 from engine.journal.records import DecisionRecord, DecisionRow, EventRecord, encode
-from engine.journal.spool.ship import adopt, ship
+from engine.journal.spool.ship import adopt_spools, ship_spools
 from engine.journal.spool.spool import Spool, partition_of
 from engine.settings import Settings
 
@@ -63,9 +63,9 @@ def main() -> None:
         for at in range(0, count, 32):
             spool.append_many(records[at : at + 32])
         spool.close()
-        adopted = adopt(settings.spool)
+        adopted = adopt_spools(settings.spool)
         begun = time.process_time()
-        asyncio.run(ship(adopted, store.url))
+        asyncio.run(ship_spools(adopted, store.url))
         print(f"ship                     {(time.process_time() - begun) / count * 1e6:8.2f} µs CPU a record")
         begun, cpu = time.perf_counter(), time.process_time()
         summary = collect(settings, LogErasures(), drain=True)

@@ -110,7 +110,7 @@ async def fill(settings: Settings, decisions: int) -> int:
             sent += len(batch)
             batch.clear()
     shipment = ship.Shipment(kept.path)
-    async with ship.connect(settings.redis) as client:
+    async with ship.connect_shipper(settings.redis) as client:
         while await shipment.step(client):
             pass
     kept.close()

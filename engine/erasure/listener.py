@@ -20,7 +20,7 @@ from engine.hashing import identifier_digest
 from engine.journal import stream
 from engine.journal.log import parquet
 from engine.journal.log.parquet import Table
-from engine.journal.log_once import Outage
+from engine.journal.log_once import LogOnce
 from engine.journal.records import QuarantineRecord, RewardRecord, decode
 from engine.journal.stream import BEGINNING, Position, StreamClient
 from engine.keyspace import ERASURES
@@ -204,7 +204,7 @@ class LogErasures:
 
         def run() -> None:
             forgetter = Forgetter(client, log, done)
-            outage = Outage(
+            outage = LogOnce(
                 "erased customers wait to be looked for in the log", "erased customers are looked for again"
             )
             while not done.wait(_STEP_SECONDS):

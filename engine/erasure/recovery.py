@@ -12,7 +12,7 @@ from engine.customers.store import EventJournal, ProfileStore
 from engine.erasure.profiles import Forget
 from engine.erasure.profiles import finish_erasures as finish_begun
 from engine.errors import CounterpointError
-from engine.journal.log_once import Outage
+from engine.journal.log_once import LogOnce
 
 MERGES_SECONDS = 60.0
 ERASURES_SECONDS = 2.0
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 async def recover_merges(store: ProfileStore, journal: EventJournal) -> None:
     """Look for unfinished merges until cancelled."""
-    outage = Outage("unfinished merges wait", "unfinished merges are looked for again")
+    outage = LogOnce("unfinished merges wait", "unfinished merges are looked for again")
     while True:
         try:
             done = await store.redo(time.time(), journal)
@@ -37,7 +37,7 @@ async def recover_merges(store: ProfileStore, journal: EventJournal) -> None:
 
 async def recover_erasures(store: ProfileStore, *also: Forget) -> None:
     """Look for erasures that may be unfinished until cancelled."""
-    outage = Outage("unfinished erasures wait", "unfinished erasures are looked for again")
+    outage = LogOnce("unfinished erasures wait", "unfinished erasures are looked for again")
     while True:
         try:
             await finish_begun(store, time.time(), *also)

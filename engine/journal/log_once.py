@@ -1,4 +1,4 @@
-"""Work that goes on as soon as it can again says once that it waits, and once that it goes on."""
+"""Logs an outage once at its start and once at recovery, however often the work is retried in between."""
 
 import time
 
@@ -11,27 +11,27 @@ from engine.errors import StoreUnavailable
 log = structlog.get_logger(__name__)
 
 
-class Outage:
-    """The failures of one work in a row: `waits` is told of the first, `goes_on` at their end."""
+class LogOnce:
+    """Consecutive failures of one piece of work: logs `start` at the first and `recovery` at their end."""
 
-    def __init__(self, waits: str, goes_on: str) -> None:
-        self._waits = waits
-        self._goes_on = goes_on
+    def __init__(self, start: str, recovery: str) -> None:
+        self._start = start
+        self._recovery = recovery
         self._cause: str | None = None
         self._since = 0.0
 
     def failed(self, error: Exception) -> None:
-        """Tell of a failure, unless it goes on; a store that is away is one cause in many words."""
-        said = str(error) or type(error).__name__
-        cause = "store" if isinstance(error, NoConnection | NoAnswer | StoreUnavailable) else said
+        """Log a failure unless its cause is logged already; every error of an unreachable store is one cause."""
+        text = str(error) or type(error).__name__
+        cause = "store" if isinstance(error, NoConnection | NoAnswer | StoreUnavailable) else text
         if self._cause is None:
             self._since = time.monotonic()
         if cause != self._cause:
-            log.warning(self._waits, error=said)
+            log.warning(self._start, error=text)
         self._cause = cause
 
     def over(self) -> None:
-        """Tell that the work goes on, if it had failed."""
+        """Log the recovery, if there was a failure."""
         if self._cause is not None:
-            log.info(self._goes_on, after=f"{time.monotonic() - self._since:.1f} s")
+            log.info(self._recovery, after=f"{time.monotonic() - self._since:.1f} s")
             self._cause = None

@@ -148,7 +148,7 @@ class Reader:
         taken = mark.seq if mark else 0
         if mark and before > taken:
             self.lost.append(Lost(partition, name, taken + 1, before))
-        found = list(spool.frames(data))
+        found = list(spool.decode_frames(data))
         fresh = [(frame.seq, frame.payload) for frame in found if frame.seq > taken]
         if fresh:
             marks[name] = Mark(fresh[-1][0], order(position)[0])

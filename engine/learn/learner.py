@@ -14,7 +14,7 @@ from engine.catalog.plan.plan import Plan
 from engine.erasure import listener
 from engine.errors import BadInput, StoreUnavailable
 from engine.journal import stream
-from engine.journal.log_once import Outage
+from engine.journal.log_once import LogOnce
 from engine.journal.spool.drain import Drain
 from engine.learn.aliases import Aliases
 from engine.learn.breaker import Breaker, guardrail_tests, trip_record
@@ -104,7 +104,7 @@ def _learn(
     """Learn until the end; False if the file was lost, so that it is to begin anew."""
     learner = Learner(settings, owned)
     drain = learner.drain(settings) if once else None
-    wait, outage = INTERVAL, Outage("learning waits", "learning goes on")
+    wait, outage = INTERVAL, LogOnce("learning waits", "learning goes on")
     often = gc.get_threshold()
     gc.set_threshold(*GARBAGE)
     try:

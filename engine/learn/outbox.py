@@ -8,7 +8,7 @@ from engine import keyspace
 from engine.journal import stream
 from engine.journal.records import AnyRecord, encode
 from engine.journal.spool import ship
-from engine.journal.spool.spool import framed
+from engine.journal.spool.spool import encode_frame
 
 _SCRIPT = Path(ship.__file__).with_name("ship.lua").read_text(encoding="utf-8")
 _BATCH = 2000
@@ -56,7 +56,7 @@ class Outbox:
             (partition, before, _BATCH),
         ).fetchall()
         last = rows[-1][0]
-        data = b"".join(framed(seq, partition, record) for seq, record in rows)
+        data = b"".join(encode_frame(seq, partition, record) for seq, record in rows)
         names = keyspace.partition(partition)
         there = int(client.eval(_SCRIPT, 2, names.stream, names.shipped, self._id, before, last, data))
         self._shipped[partition] = there

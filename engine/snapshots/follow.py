@@ -15,7 +15,7 @@ from engine import keyspace
 from engine.catalog.plan.plan import Plan
 from engine.decision.offers import Snapshot
 from engine.errors import BadInput, StoreUnavailable
-from engine.journal.log_once import Outage
+from engine.journal.log_once import LogOnce
 from engine.journal.spool import ship
 from engine.keyspace import LEARNER_FIGURES, SHADOW_PRICES, SNAPSHOT_HEADERS, TRIPPED_BREAKERS
 from engine.settings import Settings
@@ -46,7 +46,7 @@ class Follower:
         self.rejected = 0
         self._plan = plan
         self._interval = interval
-        self._client = ship.connect(settings.redis, timeout=_PATIENCE)
+        self._client = ship.connect_shipper(settings.redis, timeout=_PATIENCE)
         self._fitted_to: Plan | None = None
         self._fitting = asyncio.Lock()
         self._lines: dict[str, bytes] = {}
@@ -60,7 +60,7 @@ class Follower:
 
     async def run(self) -> None:
         """Poll until cancelled, whatever the store does."""
-        outage = Outage("deciding by the snapshots that are here", "following the snapshots again")
+        outage = LogOnce("deciding by the snapshots that are here", "following the snapshots again")
         try:
             while True:
                 try:

@@ -245,7 +245,7 @@ def test_a_stopped_collector_finishes_what_is_in_the_streams(settings: Settings)
     answered(settings, DECISION)
     drain(settings)
     answered(settings, EVENT)
-    asyncio.run(ship.ship(ship.adopt(settings.spool), settings.redis))
+    asyncio.run(ship.ship_spools(ship.adopt_spools(settings.spool), settings.redis))
     stop = threading.Event()
     stop.set()
     assert collect(settings, LogErasures(), stop=stop).rows == {"events": 1}
@@ -323,7 +323,7 @@ def test_a_log_that_is_deleted_under_its_collector_has_one_collector_after(setti
 
     def seen(name: str) -> None:
         answered(settings, ExposureRecord(f"d-{name}", NOON, name, ["k"]))
-        asyncio.run(ship.ship(ship.adopt(settings.spool), settings.redis))
+        asyncio.run(ship.ship_spools(ship.adopt_spools(settings.spool), settings.redis))
         deadline = time.monotonic() + 30
         while name not in told():
             assert time.monotonic() < deadline
@@ -363,8 +363,8 @@ def test_a_damaged_file_keeps_no_record_from_the_log(settings: Settings) -> None
 
 def test_a_spool_that_was_left_for_weeks_is_not_collected_twice(settings: Settings) -> None:
     answered(settings, DECISION)
-    ((shipment, lock),) = adopted = ship.adopt(settings.spool)
-    asyncio.run(ship.ship(adopted, settings.redis))
+    ((shipment, lock),) = adopted = ship.adopt_spools(settings.spool)
+    asyncio.run(ship.ship_spools(adopted, settings.redis))
     os.close(lock)  # killed before it removed what was collected
     stop = threading.Event()
     stop.set()

@@ -16,7 +16,7 @@ from engine import embedded
 from engine.erasure.listener import LogErasures
 from engine.errors import StoreUnavailable
 from engine.journal.log.collect import collect
-from engine.journal.log_once import Outage
+from engine.journal.log_once import LogOnce
 from engine.journal.records import QuarantineRecord, encode
 from engine.journal.spool.ship import Shipper
 from engine.journal.spool.spool import Spool
@@ -24,7 +24,7 @@ from engine.settings import Settings
 
 
 def test_one_outage_is_two_lines_and_another_cause_in_it_one_more() -> None:
-    outage = Outage("it waits", "it goes on")
+    outage = LogOnce("it waits", "it goes on")
     with structlog.testing.capture_logs() as lines:
         outage.over()
         for error in (NoConnection("refused"), NoAnswer(), BusyLoadingError("loading"), StoreUnavailable("away")):
@@ -44,7 +44,7 @@ def test_one_outage_is_two_lines_and_another_cause_in_it_one_more() -> None:
     assert re.fullmatch(r"\d+\.\d s", lines[2]["after"])
 
 
-SHIPPING = ["the store does not take the log; it waits in the spool", "the store takes the log again"]
+SHIPPING = ["the store refuses records; they wait in the spool", "the store takes records again"]
 COLLECTING = ["cannot collect; the records wait", "collecting goes on"]
 
 

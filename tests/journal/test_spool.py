@@ -18,7 +18,7 @@ from engine.journal.spool.spool import START, Cursor, Spool
 def everything(path: Path, cursor: Cursor = START, limit: int = 100) -> list[spool.Frame]:
     found: list[spool.Frame] = []
     while True:
-        frames, cursor = spool.read(path, cursor, limit)
+        frames, cursor = spool.read_frames(path, cursor, limit)
         if not frames:
             return found
         found += frames
@@ -74,7 +74,7 @@ def test_an_altered_frame_is_not_believed(tmp_path: Path, at: int) -> None:
     (segment,) = own.path.glob("*.seg")
     data = bytearray(segment.read_bytes())
     data[at] ^= 1
-    assert list(spool.frames(bytes(data))) == []
+    assert list(spool.decode_frames(bytes(data))) == []
 
 
 def test_a_full_disk_refuses_and_the_next_append_is_whole(tmp_path: Path) -> None:
@@ -104,11 +104,11 @@ def test_only_a_spool_without_its_process_is_an_orphan(tmp_path: Path) -> None:
     dead = Spool(tmp_path)
     dead.append(b"left", 0)
     dead.close()
-    ((path, lock),) = spool.orphans(tmp_path)
+    ((path, lock),) = spool.claim_orphans(tmp_path)
     assert path == dead.path
-    assert spool.orphans(tmp_path) == []
-    spool.remove(path, lock)
-    assert spool.spools(tmp_path) == [living.path]
+    assert spool.claim_orphans(tmp_path) == []
+    spool.remove_spool(path, lock)
+    assert spool.list_spools(tmp_path) == [living.path]
 
 
 def test_partitions_are_stable_and_even() -> None:
@@ -132,9 +132,9 @@ def test_a_deleted_spool_is_made_again_with_what_its_segment_held(tmp_path: Path
         (2, b"second"),
         (3, b"third"),
     ]
-    assert spool.orphans(root) == []  # it is held
+    assert spool.claim_orphans(root) == []  # it is held
     own.close()
-    ((path, lock),) = spool.orphans(root)
+    ((path, lock),) = spool.claim_orphans(root)
     assert path == own.path
     os.close(lock)
 

@@ -63,7 +63,7 @@ def shipped(root: Path, url: str, *records: tuple[bytes, int]) -> Path:
 
 
 def ship_again(path: Path, url: str) -> None:
-    asyncio.run(ship.ship([(ship.Shipment(path), -1)], url))
+    asyncio.run(ship.ship_spools([(ship.Shipment(path), -1)], url))
 
 
 def taken(deliveries: list[stream.Delivery]) -> list[bytes]:

@@ -125,7 +125,7 @@ class Shop:
         """What is in the spool comes into the streams."""
 
         async def shipped() -> None:
-            async with ship.connect(self.settings.redis) as client:
+            async with ship.connect_shipper(self.settings.redis) as client:
                 while await self._shipment.step(client):
                     pass
 

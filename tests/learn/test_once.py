@@ -28,9 +28,9 @@ def test_it_ships_what_a_dead_worker_left(shop: Any) -> None:
     shop.learn()
     assert shop.learnt().statistics["total"].sum() == 1
     shop.learn()  # whoever tidies up may have it
-    lock = spool.claim(left.path)
+    lock = spool.claim_spool(left.path)
     assert lock is not None
-    spool.remove(left.path, lock)
+    spool.remove_spool(left.path, lock)
 
 
 def test_a_learner_that_is_expected_and_slow_to_start_misses_nothing(shop: Any) -> None:

@@ -64,9 +64,9 @@ class Server:
     def records(self) -> list[AnyRecord]:
         """All that is in the spools: nothing collects here, so all that was ever answered."""
         found = []
-        for path in spool.spools(self.data / "spool"):
+        for path in spool.list_spools(self.data / "spool"):
             cursor = spool.START
-            while (page := spool.read(path, cursor))[0]:
+            while (page := spool.read_frames(path, cursor))[0]:
                 cursor = page[1]
                 found += [decode(frame.payload) for frame in page[0]]
         return found

@@ -19,7 +19,7 @@ from engine.journal import stream
 from engine.journal.log import commit, compact, parquet
 from engine.journal.log.dedupe import Again
 from engine.journal.log.erased_rows import without_erased
-from engine.journal.log_once import Outage
+from engine.journal.log_once import LogOnce
 from engine.journal.records import AnyRecord, QuarantineRecord, decode
 from engine.journal.spool.drain import PATIENCE, Drain
 from engine.settings import Settings
@@ -189,7 +189,7 @@ class _Collector:
             return self._run(stop, None)
 
     def _run(self, stop: threading.Event, drained: Drain | None) -> Summary:
-        ready, outage = False, Outage("cannot collect; the records wait", "collecting goes on")
+        ready, outage = False, LogOnce("cannot collect; the records wait", "collecting goes on")
         ending: float | None = None
         compacted = time.monotonic()
         while True:

@@ -64,7 +64,7 @@ def _on_their_way(redis: str, collected: dict[int, stream.Position]) -> Iterator
 
 
 def _of_customers(data: bytes) -> Iterator[OfACustomer]:
-    for frame in spool.frames(data):
+    for frame in spool.decode_frames(data):
         with suppress(msgspec.MsgspecError):  # the collector keeps it aside
             record = decode(frame.payload)
             if isinstance(record, DecisionRecord | ExposureRecord | EventRecord):

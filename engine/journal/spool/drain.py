@@ -1,4 +1,7 @@
-"""How one who empties the journal and ends knows that all that was answered before has come."""
+"""Waits until everything that this machine answered before a moment is shipped, or collected.
+
+`collect --drain` and `learn --until-done` end only then. Spools whose process died are adopted and shipped here.
+"""
 
 import asyncio
 import os
@@ -11,13 +14,14 @@ from engine.journal import stream
 from engine.journal.spool import ship, spool
 from engine.settings import Settings
 
-PATIENCE = 30.0  # s without any movement before what has not come is given up
+PATIENCE = 30.0
+"""Seconds without progress after which the rest is given up and reported."""
 
 
 class Drain:
-    """What was in the spools of this machine at the beginning, until all of it is `shipped`, or `collected` too.
+    """The records in this machine's spools at the start, until all of them are `shipped`, or `collected` as well.
 
-    Of all partitions, or of those `owned`.
+    Of all partitions, or of those in `owned`.
     """
 
     def __init__(
@@ -34,16 +38,16 @@ class Drain:
         self._adopted: list[tuple[ship.Shipment, int]] = []
         self._waiting = {
             path: {p: seq for p, seq in spool.last_sequences(path).items() if owned is None or p in owned}
-            for path in spool.spools(self._root)
+            for path in spool.list_spools(self._root)
         }
         self._moved = time.monotonic()
 
     def done(self) -> bool:
-        """Whether all has come, or nothing of it has moved for a while. Ships what no worker does."""
-        adopted = ship.adopt(self._root)
+        """Whether all records have arrived, or none has for `PATIENCE`. Ships the spools that no process ships."""
+        adopted = ship.adopt_spools(self._root)
         if adopted:
             self._adopted += adopted
-            asyncio.run(ship.ship(adopted, self._url))
+            asyncio.run(ship.ship_spools(adopted, self._url))
         for path, last in list(self._waiting.items()):
             if all(self._reached(partition, path.name) >= seq for partition, seq in last.items()) or not path.exists():
                 del self._waiting[path]
@@ -51,17 +55,17 @@ class Drain:
         return not self._waiting or time.monotonic() - self._moved > PATIENCE
 
     def finish(self) -> int:
-        """Remove the collected spools, let go of the others; how many spools still hold records that did not come.
+        """Remove collected spools and release the others; returns how many spools still hold records.
 
         Raises:
-            RedisError: if the store does not say what is collected.
+            RedisError: if the store does not answer what is collected.
         """
         if self._adopted:
             asyncio.run(self._remove())
         return len(self._waiting)
 
     def close(self) -> None:
-        """Let go of the spools that no worker held."""
+        """Release the adopted spools."""
         for _, lock in self._adopted:
             os.close(lock)
         self._adopted = []
@@ -71,7 +75,7 @@ class Drain:
 
     async def _remove(self) -> None:
         try:
-            async with ship.connect(self._url) as client:
+            async with ship.connect_shipper(self._url) as client:
                 self._adopted = await ship.remove_collected(self._adopted, client)
         finally:
             self.close()

@@ -1,4 +1,10 @@
-"""The worker's shipper: moves its spool, and the spools that killed workers left, into the streams."""
+"""The worker's shipper: copies its spool, and the spools of processes that died, into the streams.
+
+`ship.lua` adds a batch to a partition's stream only if the last sequence number shipped from this spool is the one that
+the shipper believes; otherwise it answers what that number is, and the shipper reads its spool again from the start.
+So a step whose reply was lost, and two processes that ship one spool after each other, add no record twice.
+Records that the store does not take wait in the spool.
+"""
 
 import asyncio
 import hashlib
@@ -16,20 +22,22 @@ from redis.exceptions import NoScriptError, RedisError
 
 from engine import keyspace
 from engine.errors import JournalError
-from engine.journal.log_once import Outage
+from engine.journal.log_once import LogOnce
 from engine.journal.spool import spool
 
-AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
+AsyncStreamClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
 
 _SCRIPT = Path(__file__).with_name("ship.lua").read_text(encoding="utf-8")
 _SHA = hashlib.sha1(_SCRIPT.encode()).hexdigest()  # noqa: S324 (the name by which Redis knows a script)
-_FINISH = 3.0
-_PATIENCE = 2.0
+_FINISH_SECONDS = 3.0
+"""For shipping what is left when the worker stops."""
+_TIMEOUT = 2.0
+"""Seconds that one command may take."""
 _log = structlog.get_logger(__name__)
 
 
 class Lag(NamedTuple):
-    """What the streams do not have yet of a worker's own spool; `error` is why, if the store does not take it."""
+    """What of a worker's own spool is not in the streams yet; `error` says why, if the store refuses it."""
 
     records: int
     bytes: int
@@ -38,7 +46,7 @@ class Lag(NamedTuple):
 
 
 class Shipment:
-    """One spool on its way: a place in its files and the last sequence number shipped to each partition."""
+    """The progress of one spool: a position in its files and the last sequence number shipped to each partition."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,15 +55,15 @@ class Shipment:
         self._shipped: dict[int, int] = {}
         self._last_in: dict[int, dict[int, int]] = {}
 
-    async def step(self, client: AsyncClient) -> bool:
-        """Ship the next few records of every partition; False if there were none.
+    async def step(self, client: AsyncStreamClient) -> bool:
+        """Ship the next records of every partition; False if there were none.
 
         Raises:
-            RedisError: if the store did not take them. They are shipped again, once, by the next call.
+            RedisError: if the store did not answer. The next call ships them again; the stream has them once.
         """
-        frames, after = spool.read(self.path, self.cursor)
+        frames, after = spool.read_frames(self.path, self.cursor)
         if not frames:
-            self.cursor = after  # in the segment begun last: those before it may go
+            self.cursor = after  # in the newest segment, so that earlier ones may be deleted
             return False
         if 0 < self.seq < frames[0].seq - 1:
             lost = {"first": self.seq + 1, "last": frames[0].seq - 1}
@@ -79,8 +87,8 @@ class Shipment:
             self.seq = max(self.seq, frames[-1].seq)
         return True
 
-    async def _send(self, client: AsyncClient, partition: int, batch: list[spool.Frame]) -> bool:
-        """Whether the stream now ends with `batch`; if not, it is known what it ends with."""
+    async def _send(self, client: AsyncStreamClient, partition: int, batch: list[spool.Frame]) -> bool:
+        """Add `batch` to its stream; False if the stream ended elsewhere than believed, which is known now."""
         names = keyspace.partition(partition)
         before = self._shipped.get(partition)
         if before is None:
@@ -94,8 +102,8 @@ class Shipment:
         self._shipped[partition] = there
         return there == last
 
-    async def tidy(self, client: AsyncClient) -> bool:
-        """Delete the segments that are collected; True if nothing that was shipped is left to collect."""
+    async def tidy(self, client: AsyncStreamClient) -> bool:
+        """Delete the collected segments; True if everything that was shipped is collected."""
         collected: dict[int, int] = {}
         for partition in {partition for last in self._last_in.values() for partition in last}:
             answer = await client.hget(keyspace.partition(partition).collected, self.path.name)
@@ -110,17 +118,17 @@ class Shipment:
             del self._last_in[segment]
         return done >= self._last_in.keys()
 
-    async def forget(self, client: AsyncClient) -> None:
-        """Remove what the store knows of a spool that is gone."""
+    async def delete_progress(self, client: AsyncStreamClient) -> None:
+        """Delete from the store how far a removed spool was shipped."""
         for partition in self._shipped:
             await client.hdel(keyspace.partition(partition).shipped, self.path.name)
 
 
 class Shipper:
-    """Runs beside the worker's requests on its event loop: `run` it as a task; at the end `stop` it, await the task.
+    """Ships beside the worker's requests on its event loop: `run` it as a task; then `stop` it and await the task.
 
-    A segment goes whole, so one is begun every `life` seconds: no record, of the erased too, stays in one for longer
-    than that after it was collected.
+    Segments are deleted whole, so a new one starts every `life` seconds. An erased person's records therefore leave
+    the disk within that time after they were collected.
     """
 
     def __init__(
@@ -139,10 +147,10 @@ class Shipper:
         self._error: str | None = None
 
     async def run(self) -> None:
-        """Ship until `stop`, whatever the store does: what it does not take waits in the spool, for others at last."""
-        outage = Outage("the store does not take the log; it waits in the spool", "the store takes the log again")
+        """Ship until `stop`. While the store refuses records they wait in the spool, at last for another process."""
+        outage = LogOnce("the store refuses records; they wait in the spool", "the store takes records again")
         pause, scanned, looked = self._interval, -self._scan, time.monotonic()
-        async with connect(self._url, timeout=_PATIENCE) as client:
+        async with connect_shipper(self._url, timeout=_TIMEOUT) as client:
             while not self._stopping.is_set():
                 try:
                     if time.monotonic() - looked >= self._scan:
@@ -153,9 +161,9 @@ class Shipper:
                     if due:
                         scanned = time.monotonic()
                         await self._tidy(client)
-                        self._adopted += adopt(self._own.root)
+                        self._adopted += adopt_spools(self._own.root)
                     self._error, pause = None, 0.0 if busy else self._interval
-                    if busy or due:  # else the store was not asked
+                    if busy or due:  # otherwise the store was not asked
                         outage.over()
                 except (RedisError, JournalError, OSError) as error:
                     outage.failed(error)
@@ -168,20 +176,21 @@ class Shipper:
         self._own.close()
 
     def stop(self) -> None:
-        """Make `run` ship what is left, for some seconds at most, let go of every spool, and return."""
+        """Make `run` ship the rest within some seconds, release every spool and return."""
         self._stopping.set()
 
     def lag(self) -> Lag:
-        """How far the streams are behind the spool."""
+        """How far the streams are behind the own spool."""
         records = self._own.seq - self._shipment.seq
         seconds = time.monotonic() - self._current_at if records else 0.0
         try:
             size = spool.bytes_after(self._own.path, self._shipment.cursor)
-        except OSError as error:  # the spool was deleted
+        except OSError as error:  # the spool was deleted meanwhile
             return Lag(records, 0, seconds, str(error))
         return Lag(records, size, seconds, self._error)
 
-    async def _step(self, client: AsyncClient) -> bool:
+    async def _step(self, client: AsyncStreamClient) -> bool:
+        """One step of the own spool and of every adopted one; True if any shipped something."""
         begun = time.monotonic()
         end = self._own.seq
         busy = await self._shipment.step(client)
@@ -196,23 +205,26 @@ class Shipper:
                 os.close(lock)
         return busy
 
-    async def _finish(self, client: AsyncClient) -> None:
+    async def _finish(self, client: AsyncStreamClient) -> None:
+        """Ship what is left when the worker stops, for some seconds at most."""
         try:
-            async with asyncio.timeout(_FINISH):
+            async with asyncio.timeout(_FINISH_SECONDS):
                 while await self._step(client):
                     pass
         except (TimeoutError, RedisError, OSError) as error:
-            _log.warning("what was not shipped waits in the spool", path=str(self._own.path), error=str(error))
+            _log.warning("records that were not shipped wait in the spool", path=str(self._own.path), error=str(error))
 
-    async def _tidy(self, client: AsyncClient) -> None:
+    async def _tidy(self, client: AsyncStreamClient) -> None:
+        """Delete collected segments and spools, and start a new segment when the current one is old."""
         await self._shipment.tidy(client)
-        old = self._life * len(spool.segments_of(self._own.path))  # few, while nobody collects
+        old = self._life * len(spool.segments_of(self._own.path))  # fewer new segments while nobody collects
         if self._own.size and time.monotonic() - self._rolled_at > old:
             self._own.roll()
             self._rolled_at = time.monotonic()
         self._adopted = await remove_collected(self._adopted, client)
 
     async def _rest(self, seconds: float) -> None:
+        """Sleep, but return at once on `stop`."""
         try:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
@@ -220,40 +232,42 @@ class Shipper:
             pass
 
 
-def adopt(root: Path) -> list[tuple[Shipment, int]]:
-    """Take over the spools below `root` that no process holds, each with its lock."""
-    return [(Shipment(path), lock) for path, lock in spool.orphans(root)]
+def adopt_spools(root: Path) -> list[tuple[Shipment, int]]:
+    """Adopt the spools under `root` that no process holds, each with its lock."""
+    return [(Shipment(path), lock) for path, lock in spool.claim_orphans(root)]
 
 
-async def ship(adopted: list[tuple[Shipment, int]], url: str) -> None:
-    """Ship adopted spools to their ends.
+async def ship_spools(adopted: list[tuple[Shipment, int]], url: str) -> None:
+    """Ship everything in adopted spools.
 
     Raises:
-        RedisError: if the store does not take them.
+        RedisError: if the store refuses records.
     """
-    async with connect(url) as client:
+    async with connect_shipper(url) as client:
         for shipment, _ in adopted:
             while await shipment.step(client):
                 pass
 
 
-async def remove_collected(adopted: list[tuple[Shipment, int]], client: AsyncClient) -> list[tuple[Shipment, int]]:
-    """Remove the adopted spools of which everything is collected; the others."""
+async def remove_collected(
+    adopted: list[tuple[Shipment, int]], client: AsyncStreamClient
+) -> list[tuple[Shipment, int]]:
+    """Remove the adopted spools of which everything is collected; returns the others."""
     left: list[tuple[Shipment, int]] = []
     for shipment, lock in adopted:
-        if not await shipment.tidy(client) or spool.read(shipment.path, shipment.cursor, 1)[0]:
+        if not await shipment.tidy(client) or spool.read_frames(shipment.path, shipment.cursor, 1)[0]:
             left.append((shipment, lock))
             continue
         torn = spool.bytes_after(shipment.path, shipment.cursor)
         if torn:
-            _log.warning("the end of a spool was torn: its last record was never answered", bytes=torn)
-        spool.remove(shipment.path, lock)
-        await shipment.forget(client)
+            _log.warning("a spool ends in a torn frame: its record was never answered", bytes=torn)
+        spool.remove_spool(shipment.path, lock)
+        await shipment.delete_progress(client)
     return left
 
 
-def connect(url: str, timeout: float = 5.0) -> AsyncClient:
-    """The asynchronous twin of `stream.connect`."""
+def connect_shipper(url: str, timeout: float = 5.0) -> AsyncStreamClient:
+    """An asynchronous client of the store at `url`, without retries: a retried script could hide a lost reply."""
     if "+cluster://" in url:
         return redis.asyncio.RedisCluster.from_url(
             url.replace("+cluster", "", 1), socket_timeout=timeout, socket_connect_timeout=timeout, protocol=2

@@ -1,7 +1,30 @@
-"""The worker's append-only file: what was answered is here before the answer leaves, and stays until it is collected.
+"""The worker's append-only log on local disk: a record is here before its answer leaves, until it is in Parquet.
 
-A spool is a directory `<root>/<id>/` of segments, each named by the first sequence number it may hold. Its worker
-holds a lock on it for life; a spool whose lock is free is an orphan that anyone on the machine may ship.
+Invariants:
+
+1. `append` returns only after the kernel has the bytes, so a record survives SIGKILL of every process. With `fsync` it
+   also survives the machine.
+2. Sequence numbers of a spool rise by one per record, over all partitions, and are never used twice. The shipper, the
+   stream and the collector deduplicate by (spool, partition, sequence number).
+3. A segment is deleted only after the collector has committed every record in it.
+4. A reader stops at the first frame that is torn or altered: nothing behind such a place is trusted.
+
+On disk:
+
+    ROOT/.lock                       held while a spool is made, claimed or removed
+    ROOT/SPOOL_ID/lock               held (flock) by the worker for the life of its process
+    ROOT/SPOOL_ID/<first seq>.seg    segments, named by the first sequence number that they may hold, 20 digits
+
+A segment is a sequence of frames without padding, little-endian:
+
+    bytes 0-3     length of the payload, unsigned
+    bytes 4-7     CRC-32 of the bytes that follow: sequence number, partition and payload
+    bytes 8-15    sequence number, unsigned
+    bytes 16-17   partition, unsigned
+    bytes 18-     payload: one encoded record
+
+Life of a spool: *active* (its worker holds the lock) -> *orphaned* (the process ended, the lock is free) -> *adopted*
+(another process of this machine holds the lock and ships the rest) -> *removed* (all of it is collected).
 """
 
 import errno
@@ -24,16 +47,19 @@ from engine.errors import JournalError
 
 _LENGTH_CRC = struct.Struct("<II")
 _SEQ_PARTITION = struct.Struct("<QH")
-_HEAD = struct.Struct("<IIQH")
+_HEADER = struct.Struct("<IIQH")
 _SUFFIX = ".seg"
-_ROOM = 4 << 20
-_LEAST = 1 << 20  # so that a store on the same disk can write what belongs to what is answered
-_LOOK_SECONDS = 0.02  # between two looks at the disk: within them less is written than that
+_LOW_SPACE = 4 << 20
+"""Free bytes below which the server reports that it is not ready."""
+_LEAST_SPACE = 1 << 20
+"""Free bytes below which appends are refused: a store on the same disk needs room to write what belongs to them."""
+_SPACE_CHECK_SECONDS = 0.02
+"""Between two checks of free space; less than `_LEAST_SPACE` is written in that time."""
 _log = structlog.get_logger(__name__)
 
 
 class Frame(NamedTuple):
-    """One record as it lies in a segment; `raw` is the frame with its header."""
+    """One record of a segment; `raw` is the frame with its header."""
 
     seq: int
     partition: int
@@ -42,7 +68,7 @@ class Frame(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """A place in a spool: a segment and an offset in it."""
+    """A position in a spool: a segment and a byte offset in it."""
 
     segment: int
     offset: int
@@ -57,9 +83,9 @@ def partition_of(customer: str, partitions: int) -> int:
 
 
 class Spool:
-    """The spool of this process. Append from one thread only: a record that `append` returned survives SIGKILL.
+    """The spool of this process. Append from one thread only.
 
-    With `fsync` it survives the machine too, at the price of a disk's latency for each append.
+    With `fsync` each append waits for the disk.
     """
 
     def __init__(self, root: Path, *, fsync: bool = False, segment_bytes: int = 64 << 20) -> None:
@@ -71,39 +97,42 @@ class Spool:
         self._segment_bytes = segment_bytes
         self._size = 0
         self._first = 1
-        self._look = 0.0
+        self._space_check_due = 0.0
         with root_lock(root):
             self.path.mkdir()
-            lock = claim(self.path)
+            lock = claim_spool(self.path)
         if lock is None:
-            raise JournalError(f"{self.path}: a new spool is held by another process; give each machine its own --data")
+            raise JournalError(
+                f"{self.path}: another process holds the lock of this new spool; give each machine its own --data"
+            )
         self._lock = lock
         self._segment = self._open_segment()
 
     def append(self, payload: bytes, partition: int) -> int:
-        """The sequence number of `payload`, now kept. For its errors see `append_many`."""
+        """Append one record; returns its sequence number. Errors as `append_many`."""
         return self.append_many([(payload, partition)])
 
     def append_many(self, records: Sequence[tuple[bytes, int]]) -> int:
-        """Keep all of (payload, partition) with one write; the sequence number of the last.
+        """Append all (payload, partition) with one write; returns the sequence number of the last.
 
         Raises:
-            JournalError: if the disk takes no more, or hardly any. None of the records is kept then.
+            JournalError: if the disk is full or nearly so. None of the records is in the spool then.
         """
-        if (now := time.monotonic()) >= self._look:
-            if self._free() < _LEAST:
+        if (now := time.monotonic()) >= self._space_check_due:
+            if self._free_bytes() < _LEAST_SPACE:
                 raise self._refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-            self._look = now + _LOOK_SECONDS
+            self._space_check_due = now + _SPACE_CHECK_SECONDS
         seq = self.seq
         parts: list[bytes] = []
         for payload, partition in records:
             seq += 1
-            parts.append(framed(seq, partition, payload))
+            parts.append(encode_frame(seq, partition, payload))
         data = b"".join(parts)
         if self._size and self._size + len(data) > self._segment_bytes:
             self.roll()
         if not self._write(data):
-            _log.error("a segment of the spool was cut; what of it was not shipped is lost", path=str(self.path))
+            # Another program truncated the segment. Its readers stop there, so the records go to a new segment.
+            _log.error("a spool segment was truncated; its records that were not shipped are lost", path=str(self.path))
             self.roll()
             self._write(data)
         self._size += len(data)
@@ -111,7 +140,7 @@ class Spool:
         return seq
 
     def roll(self) -> None:
-        """Begin a new segment, so that the one before can go once it is collected."""
+        """Start a new segment, so that the one before can be deleted once it is collected."""
         self.restore()
         segment = self._open_segment()
         os.close(self._segment)
@@ -120,23 +149,23 @@ class Spool:
 
     @property
     def gone(self) -> bool:
-        """Whether the spool was deleted or moved away, and was not made again yet."""
-        return not _is_at(self._segment, _segment_path(self.path, self._first))
+        """Whether the spool was deleted or moved away and is not restored yet."""
+        return not _is_same_file(self._segment, _segment_path(self.path, self._first))
 
     @property
     def full(self) -> bool:
-        """Whether the disk takes hardly any more."""
-        return self._free() < _ROOM
+        """Whether the disk is nearly full."""
+        return self._free_bytes() < _LOW_SPACE
 
     @property
     def size(self) -> int:
-        """Bytes in the segment that is being written."""
+        """Bytes in the current segment."""
         return self._size
 
     def restore(self) -> bool:
-        """Make a spool again that was deleted or moved away, with what its last segment held; False: it was there.
+        """Restore a spool that was deleted or moved away, from its open last segment; False if it is there.
 
-        It keeps its name and its sequence numbers, so that what was shipped of it is not shipped twice.
+        Name and sequence numbers stay, so records that were shipped are not shipped twice.
 
         Raises:
             JournalError: if its folder cannot be made.
@@ -144,18 +173,18 @@ class Spool:
         if not self.gone:
             return False
         try:
-            self._make_again()
+            self._rebuild()
         except OSError as error:
             raise self._refused(error) from error
         return True
 
     def close(self) -> None:
-        """Let go of the spool. What was not collected is left for others to adopt."""
+        """Release the lock. Records that are not collected wait for another process to adopt the spool."""
         os.close(self._segment)
         os.close(self._lock)
 
-    def _free(self) -> float:
-        """Bytes that the disk takes; infinite where it does not say."""
+    def _free_bytes(self) -> float:
+        """Free bytes on the disk; infinite where the file system does not report them."""
         try:
             disk = os.fstatvfs(self._segment)
         except OSError:
@@ -165,6 +194,7 @@ class Spool:
         return (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
 
     def _open_segment(self) -> int:
+        """Create the segment of the next sequence number; returns its file descriptor."""
         first = self.seq + 1
         try:
             segment = os.open(_segment_path(self.path, first), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -176,7 +206,7 @@ class Spool:
         return segment
 
     def _write(self, data: bytes) -> bool:
-        """Whether the segment is still whole: nothing can be read in it behind a place where it was cut."""
+        """Write to the current segment; False if another program had truncated it, so readers would not see `data`."""
         try:
             rest = memoryview(data)
             while rest:
@@ -185,20 +215,21 @@ class Spool:
                 os.fdatasync(self._segment)
             state = os.fstat(self._segment)
             if state.st_nlink == 0:
-                self._make_again()
+                self._rebuild()
         except OSError as error:
-            # A torn frame would hide every later one from the readers.
+            # Readers stop at a torn frame, which would hide every later one.
             os.ftruncate(self._segment, self._size)
             raise self._refused(error) from error
         return state.st_size == self._size + len(data)
 
-    def _make_again(self) -> None:
+    def _rebuild(self) -> None:
+        """Recreate folder, lock and current segment; the descriptor still reads the bytes of the deleted file."""
         with root_lock(self.root):
             self.path.mkdir(exist_ok=True)
-            if not _is_at(self._lock, self.path / "lock"):
-                lock = claim(self.path)
+            if not _is_same_file(self._lock, self.path / "lock"):
+                lock = claim_spool(self.path)
                 if lock is None:
-                    raise BlockingIOError(errno.EWOULDBLOCK, "another process holds a spool of this name")
+                    raise BlockingIOError(errno.EWOULDBLOCK, "another process holds the spool of this name")
                 os.close(self._lock)
                 self._lock = lock
         place = _segment_path(self.path, self._first)
@@ -212,46 +243,48 @@ class Spool:
         prepared.replace(place)
         os.close(self._segment)
         self._segment = segment
-        _log.error("the spool was deleted and is made again", path=str(self.path), segment=self._first)
+        _log.error(
+            "the spool was deleted; it is restored from its open segment", path=str(self.path), segment=self._first
+        )
 
     def _refused(self, error: OSError) -> JournalError:
         return JournalError(
-            f"{self.path}: {error.strerror}; free the disk or give the folder back, nothing is answered until then"
+            f"{self.path}: {error.strerror}; free the disk or restore the folder, nothing is answered until then"
         )
 
 
-def framed(seq: int, partition: int, payload: bytes) -> bytes:
-    """One record as it lies in a segment and in a stream: length, checksum, sequence number, partition, payload."""
+def encode_frame(seq: int, partition: int, payload: bytes) -> bytes:
+    """One record as a frame, in a segment and in a stream (layout: see the module)."""
     tail = _SEQ_PARTITION.pack(seq, partition)
     return _LENGTH_CRC.pack(len(payload), zlib.crc32(payload, zlib.crc32(tail))) + tail + payload
 
 
-def frames(data: bytes) -> Iterator[Frame]:
-    """The whole frames at the beginning of `data`; ends at a torn or altered one."""
+def decode_frames(data: bytes) -> Iterator[Frame]:
+    """The whole frames at the start of `data`; stops at a torn or altered one."""
     at, end = 0, len(data)
-    while at + _HEAD.size <= end:
-        length, crc, seq, partition = _HEAD.unpack_from(data, at)
-        after = at + _HEAD.size + length
+    while at + _HEADER.size <= end:
+        length, crc, seq, partition = _HEADER.unpack_from(data, at)
+        after = at + _HEADER.size + length
         if after > end or length == 0:
             return
-        payload = data[at + _HEAD.size : after]
-        if zlib.crc32(payload, zlib.crc32(data[at + _LENGTH_CRC.size : at + _HEAD.size])) != crc:
+        payload = data[at + _HEADER.size : after]
+        if zlib.crc32(payload, zlib.crc32(data[at + _LENGTH_CRC.size : at + _HEADER.size])) != crc:
             return
         yield Frame(seq, partition, payload, data[at:after])
         at = after
 
 
-def read(path: Path, cursor: Cursor, limit: int = 256 << 10) -> tuple[list[Frame], Cursor]:
-    """About `limit` bytes of frames from `cursor` on, and the place after them.
+def read_frames(path: Path, cursor: Cursor, limit: int = 256 << 10) -> tuple[list[Frame], Cursor]:
+    """About `limit` bytes of frames from `cursor` on, and the position after them.
 
-    At the end, or before a frame that is torn in the last segment, there are none and the place stays.
+    At the end, or before a torn frame of the last segment, there are none and the position stays.
     """
     segments = segments_of(path)
     for segment in segments:
         if segment < cursor.segment:
             continue
         offset = cursor.offset if segment == cursor.segment else 0
-        found = list(frames(_bytes_at(path, segment, offset, limit)))
+        found = list(decode_frames(_bytes_at(path, segment, offset, limit)))
         cursor = Cursor(segment, offset + sum(len(frame.raw) for frame in found))
         if found:
             return found, cursor
@@ -259,7 +292,7 @@ def read(path: Path, cursor: Cursor, limit: int = 256 << 10) -> tuple[list[Frame
 
 
 def bytes_after(path: Path, cursor: Cursor) -> int:
-    """Bytes in the spool behind `cursor`."""
+    """Bytes in the spool after `cursor`."""
     total = 0
     for segment in segments_of(path):
         if segment >= cursor.segment:
@@ -272,48 +305,48 @@ def last_sequences(path: Path) -> dict[int, int]:
     """The last sequence number of each partition in a spool."""
     last: dict[int, int] = {}
     cursor = START
-    with suppress(FileNotFoundError):  # its worker may just remove it
-        while (page := read(path, cursor, 4 << 20))[0]:
+    with suppress(FileNotFoundError):  # its process may remove it at this moment
+        while (page := read_frames(path, cursor, 4 << 20))[0]:
             cursor = page[1]
             last.update((frame.partition, frame.seq) for frame in page[0])
     return last
 
 
 def segments_of(path: Path) -> list[int]:
-    """The segments of a spool in their order, each as the first sequence number it may hold."""
+    """The segments of a spool in order, each by the first sequence number that it may hold."""
     return sorted(int(entry.stem) for entry in path.iterdir() if entry.suffix == _SUFFIX)
 
 
 def delete_segment(path: Path, segment: int) -> None:
-    """Remove a segment that is collected."""
+    """Delete a segment of which every record is collected."""
     _segment_path(path, segment).unlink(missing_ok=True)
 
 
-def orphans(root: Path) -> list[tuple[Path, int]]:
-    """The spools that no process holds, now held by this one: each with its lock, an open file to close at the end."""
+def claim_orphans(root: Path) -> list[tuple[Path, int]]:
+    """Claim the spools that no process holds: each with its lock, a file descriptor that the caller closes."""
     found: list[tuple[Path, int]] = []
     with root_lock(root):
-        for path in spools(root):
-            lock = claim(path)
+        for path in list_spools(root):
+            lock = claim_spool(path)
             if lock is not None:
                 found.append((path, lock))
     return found
 
 
-def spools(root: Path) -> list[Path]:
-    """All spools below `root`."""
+def list_spools(root: Path) -> list[Path]:
+    """All spools under `root`."""
     return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
-def remove(path: Path, lock: int) -> None:
-    """Remove a spool that is collected, and let go of it."""
+def remove_spool(path: Path, lock: int) -> None:
+    """Delete a spool of which every record is collected, and release its lock."""
     with root_lock(path.parent):
         shutil.rmtree(path)
         os.close(lock)
 
 
-def claim(path: Path) -> int | None:
-    """The lock of a spool if it is free, else None."""
+def claim_spool(path: Path) -> int | None:
+    """Take the lock of a spool without waiting; None if another process holds it."""
     lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -325,7 +358,7 @@ def claim(path: Path) -> int | None:
 
 @contextmanager
 def root_lock(root: Path) -> Iterator[None]:
-    """Spools come, are claimed and go one at a time: none is taken between its making and its locking."""
+    """Serialize making, claiming and removing spools: none is claimed between its making and its locking."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / ".lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -333,7 +366,7 @@ def root_lock(root: Path) -> Iterator[None]:
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
+    """Make a directory's entries durable: fsync of a new file does not cover its name."""
     directory = os.open(path, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -341,7 +374,7 @@ def sync_directory(path: Path) -> None:
         os.close(directory)
 
 
-def _is_at(file: int, path: Path) -> bool:
+def _is_same_file(file: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except OSError:
@@ -353,12 +386,12 @@ def _segment_path(path: Path, segment: int) -> Path:
 
 
 def _bytes_at(path: Path, segment: int, offset: int, limit: int) -> bytes:
-    """`limit` bytes of a segment, or more if its next frame is longer."""
+    """`limit` bytes of a segment, or more if its first frame is longer."""
     with suppress(FileNotFoundError), _segment_path(path, segment).open("rb") as file:
         file.seek(offset)
         data = file.read(limit)
-        if len(data) >= _HEAD.size:
-            needed = _HEAD.size + int(_HEAD.unpack_from(data)[0])
+        if len(data) >= _HEADER.size:
+            needed = _HEADER.size + int(_HEADER.unpack_from(data)[0])
             if needed > len(data):
                 data += file.read(needed - len(data))
         return data
