@@ -22,7 +22,7 @@ from engine.errors import BadInput, CatalogError
 
 Write = Callable[..., Path]
 Tables = dict[str, list[dict[str, Any]]]
-OBD = Path(__file__).resolve().parents[2] / ".cache/obd/obp/dataset/obd/bts/all/all.csv"
+OBD = Path(__file__).resolve().parents[3] / ".cache/obd/obp/dataset/obd/bts/all/all.csv"
 
 PAYS = {("de", "a"): 0.5, ("de", "b"): 0.1, ("at", "a"): 0.1, ("at", "b"): 0.5}
 LEARNS = """

@@ -34,7 +34,7 @@ from engine.analysis.stats.sequential import (
     tuning,
 )
 
-VECTORS = Path(__file__).resolve().parents[1] / "vectors"
+VECTORS = Path(__file__).resolve().parents[2] / "vectors"
 CLOSE = {"rel": 1e-8, "abs": 1e-14}
 
 

@@ -22,7 +22,7 @@ from engine.analysis.stats.multiplicity import benjamini_hochberg, holm
 from engine.analysis.stats.power import Baseline, least_effect, power_of, sample_size
 from engine.analysis.stats.sequential import boundaries, mixture_multiplier, spent
 
-FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "stats"
+FOLDER = Path(__file__).resolve().parents[3].parent / "shared" / "reference" / "stats"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the reference data is not beside the checkout")
 CLOSE = {"rel": 1e-8, "abs": 1e-12}
 USERS = "users"

@@ -11,7 +11,7 @@ from engine.analysis.offpolicy.estimators import Spread, dr, ips, snips, switch_
 from engine.analysis.stats.adaptive import lagged_allocation, running_mean
 from engine.errors import BadInput
 
-OBD = Path(__file__).resolve().parents[2] / ".cache" / "obd" / "obp" / "dataset" / "obd"
+OBD = Path(__file__).resolve().parents[3] / ".cache" / "obd" / "obp" / "dataset" / "obd"
 
 
 def test_uniform_choice_on_zozos_log() -> None:

@@ -21,7 +21,7 @@ from engine.errors import BadInput
 
 Write = Callable[..., Path]
 START = 1_793_491_200.0  # of write_log's times, 2026-11-01T00:00:00Z
-SHOP = Path(__file__).resolve().parents[2] / "experiments"
+SHOP = Path(__file__).resolve().parents[3] / "experiments"
 
 
 def offers(rng: np.random.Generator, n: int, best: float) -> dict[str, list[dict[str, Any]]]:

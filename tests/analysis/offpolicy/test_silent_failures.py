@@ -19,7 +19,7 @@ from engine.analysis.offpolicy.policy_value import Valued
 from engine.analysis.render.evaluation import render_evaluation
 from engine.analysis.stats.estimate import NotEstimable
 from engine.errors import BadInput
-from tests.analysis.test_evaluate import LEARNS, OBD, Write, logged
+from tests.analysis.offpolicy.test_evaluate import LEARNS, OBD, Write, logged
 
 Policy = Callable[..., Path]
 PRIOR = OBD.parents[4] / "policy/conf/prior_bts.yaml"

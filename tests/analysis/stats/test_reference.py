@@ -15,7 +15,7 @@ from engine.analysis.stats.adaptive import arm_value, interval, weighted
 from engine.analysis.stats.estimate import Effect
 from engine.analysis.stats.power import Baseline, Settings, least_effect, power_of, sample_size
 
-FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "stats"
+FOLDER = Path(__file__).resolve().parents[3].parent / "shared" / "reference" / "stats"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the reference data is not beside the checkout")
 CLOSE = {"rel": 1e-8, "abs": 1e-12}
 
