@@ -216,10 +216,10 @@ def test_the_traits_a_condition_reads() -> None:
     ("condition", "path", "rule"),
     [
         (["a"], "", "is not a condition"),
-        ({"$gt": 5}, "$gt", "stands without a trait"),
+        ({"$gt": 5}, "$gt", "has no trait"),
         ({"$xor": []}, "$xor", "is not an operator"),
         ({"age": {"$gtt": 5}}, "age.$gtt", "is not an operator"),
-        ({"age": {"$gt": 5, "max": 7}}, "age.max", "stands beside operators"),
+        ({"age": {"$gt": 5, "max": 7}}, "age.max", "is a key beside operators"),
         ({"age": {}}, "age", "is empty and matches only an empty mapping"),
         ({"country": {"$in": "DE"}}, "country.$in", "is not a list"),
         ({"age": {"$gte": None}}, "age.$gte", "has no order"),

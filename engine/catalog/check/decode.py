@@ -1,4 +1,4 @@
-"""Plain YAML data against a spec struct, with every mistake found and told, not only the first."""
+"""Validates plain YAML data against a spec struct and reports every mistake; msgspec stops at the first."""
 
 import difflib
 import types
@@ -12,9 +12,9 @@ from msgspec import Meta
 from engine.catalog.conditions.compile import condition_problems
 
 FieldProblem = tuple[str, str]
-"""Where in the file, and what is wrong there."""
+"""The path in the file, and the message: the value, the rule it breaks, and the remedy."""
 
-_NAMES = {
+_TYPE_NAMES = {
     "int": "a whole number",
     "float": "a number",
     "str": "text",
@@ -22,40 +22,40 @@ _NAMES = {
     "array": "a list",
     "object": "a mapping",
 }
-"""What msgspec expects, in our words."""
+"""The types in msgspec's messages, as a growth team calls them."""
 
 
 def find_problems(value: object, kind: object, path: str = "") -> Iterator[FieldProblem]:
-    """Yield every mistake in `value`, read as a `kind` (a spec struct, or the type of one of its fields)."""
+    """Yield every mistake in `value` as a `kind`: a spec struct, or the type of one of its fields."""
     meta: Meta | None = None
     if get_origin(kind) is Annotated:
         kind, *metas = get_args(kind)
         meta = next((m for m in metas if isinstance(m, Meta)), None)
     if get_origin(kind) in {Union, types.UnionType}:
-        yield from _problems_of_union(value, kind, path)
+        yield from _find_union_problems(value, kind, path)
     elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        yield from _problems_of_struct(value, kind, path)
+        yield from _find_struct_problems(value, kind, path)
     elif get_origin(kind) is list and isinstance(value, list):
         (inner,) = get_args(kind)
         for index, item in enumerate(value):
             yield from find_problems(item, inner, f"{path}[{index}]")
-        yield from _length(value, meta, path)
+        yield from _find_length_problems(value, meta, path)
     elif get_origin(kind) is dict and isinstance(value, dict):
         key_kind, inner = get_args(kind)
         for key, item in value.items():
             where = f"{path}.{key}" if path else str(key)
             yield from find_problems(key, key_kind, where)
             yield from find_problems(item, inner, where)
-        yield from _length(value, meta, path)
+        yield from _find_length_problems(value, meta, path)
         if ((meta and meta.extra) or {}).get("check") == "condition":
             for where, wrong, rule, remedy in condition_problems(value):
                 yield f"{path}.{where}" if where else path, f"{wrong!r} {rule}; {remedy}"
     else:
-        yield from _problems_of_leaf(value, kind, meta, path)
+        yield from _find_leaf_problems(value, kind, meta, path)
 
 
 def suggest_name(name: object, known: "list[str] | tuple[str, ...]", otherwise: str = "") -> str:
-    """A remedy: the nearest known name, or all of them where none is near."""
+    """The remedy for an unknown name: the nearest known one, else `otherwise`, else the known names."""
     near = difflib.get_close_matches(str(name), known, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
@@ -64,9 +64,9 @@ def suggest_name(name: object, known: "list[str] | tuple[str, ...]", otherwise: 
     return f"known are {', '.join(sorted(known)[:12])}" if known else "none is defined yet"
 
 
-def _problems_of_struct(value: object, kind: type[msgspec.Struct], path: str) -> Iterator[FieldProblem]:
+def _find_struct_problems(value: object, kind: type[msgspec.Struct], path: str) -> Iterator[FieldProblem]:
     if not isinstance(value, dict):
-        rule = "is empty" if value is None else f"{_shown(value)} is not a mapping"
+        rule = "is empty" if value is None else f"{_shorten(value)} is not a mapping"
         yield path, f"{rule}; write 'key: value' lines"
         return
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
@@ -78,10 +78,11 @@ def _problems_of_struct(value: object, kind: type[msgspec.Struct], path: str) ->
             yield from find_problems(item, fields[name].type, where)
     for name, field in fields.items():
         if field.required and name not in value:
-            yield f"{path}.{name}" if path else name, f"is missing; {_remedy(field.type, 'add it')}"
+            yield f"{path}.{name}" if path else name, f"is missing; {_add_remedy(field.type, 'add it')}"
 
 
-def _problems_of_union(value: object, kind: object, path: str) -> Iterator[FieldProblem]:
+def _find_union_problems(value: object, kind: object, path: str) -> Iterator[FieldProblem]:
+    """Yield the problems by the choice that has the shape of the value, so that they point at its parts."""
     choices = get_args(kind)
     if value is None and type(None) in choices:
         return
@@ -97,26 +98,26 @@ def _problems_of_union(value: object, kind: object, path: str) -> Iterator[Field
         ):
             yield from find_problems(value, choice, path)
             return
-    yield from _problems_of_leaf(value, kind, None, path)
+    yield from _find_leaf_problems(value, kind, None, path)
 
 
-def _problems_of_leaf(value: object, kind: object, meta: Meta | None, path: str) -> Iterator[FieldProblem]:
+def _find_leaf_problems(value: object, kind: object, meta: Meta | None, path: str) -> Iterator[FieldProblem]:
     annotated = Annotated[kind, meta] if meta else kind
     try:
-        msgspec.convert(value, annotated, strict=not _takes_time(kind))
+        msgspec.convert(value, annotated, strict=kind is not datetime)  # YAML has times as text
     except msgspec.ValidationError as error:
-        yield path, f"{_shown(value)} {_rule(value, kind, meta, error)}; {_advice(value, kind, meta)}"
+        yield (
+            path,
+            f"{_shorten(value)} {_describe_rule(value, kind, meta, error)}; {_describe_remedy(value, kind, meta)}",
+        )
 
 
-def _takes_time(kind: object) -> bool:
-    return kind is datetime
-
-
-def _rule(value: object, kind: object, meta: Meta | None, error: msgspec.ValidationError) -> str:
+def _describe_rule(value: object, kind: object, meta: Meta | None, error: msgspec.ValidationError) -> str:
+    """The rule that the value breaks, in the words of the field's type."""
     if get_origin(kind) is Literal:
         return f"is not one of {', '.join(str(choice) for choice in get_args(kind))}"
     if meta and isinstance(value, int | float) and not isinstance(value, bool) and kind in {int, float}:
-        low, high = _bounds(meta)
+        low, high = _read_bounds(meta)
         if low is not None and high is not None:
             return f"is not between {low} and {high}"
         if low is not None:
@@ -126,10 +127,11 @@ def _rule(value: object, kind: object, meta: Meta | None, error: msgspec.Validat
     if kind is datetime:
         return "is not a time with its zone"
     expected = str(error).partition(" - at ")[0].replace("`", "").replace("Expected ", "").partition(", got")[0]
-    return f"is not {' or '.join(_NAMES.get(word, word) for word in expected.split(' | '))}"
+    return f"is not {' or '.join(_TYPE_NAMES.get(word, word) for word in expected.split(' | '))}"
 
 
-def _advice(value: object, kind: object, meta: Meta | None) -> str:
+def _describe_remedy(value: object, kind: object, meta: Meta | None) -> str:
+    """What to write instead: the field's own remedy, or one for its type."""
     if get_origin(kind) is Literal:
         return suggest_name(value, [str(choice) for choice in get_args(kind)], "use one of these")
     if meta and meta.extra and "remedy" in meta.extra:
@@ -144,20 +146,23 @@ def _advice(value: object, kind: object, meta: Meta | None) -> str:
     return f"give {names[kind]}" if isinstance(kind, type) and kind in names else "see docs/schema"
 
 
-def _bounds(meta: Meta) -> tuple[float | None, float | None]:
+def _read_bounds(meta: Meta) -> tuple[float | None, float | None]:
     low = meta.ge if meta.ge is not None else meta.gt
     high = meta.le if meta.le is not None else meta.lt
     return low, high
 
 
-def _length(value: "list[object] | dict[str, object]", meta: Meta | None, path: str) -> Iterator[FieldProblem]:
+def _find_length_problems(
+    value: "list[object] | dict[str, object]", meta: Meta | None, path: str
+) -> Iterator[FieldProblem]:
     if meta and meta.min_length is not None and len(value) < meta.min_length:
         yield path, f"has {len(value)} entries, at least {meta.min_length} are needed; add one"
     if meta and meta.max_length is not None and len(value) > meta.max_length:
         yield path, f"has {len(value)} entries, {meta.max_length} at most; remove some"
 
 
-def _remedy(kind: object, otherwise: str) -> str:
+def _add_remedy(kind: object, otherwise: str) -> str:
+    """`add it`, with the remedy of the field's type where it has one."""
     if get_origin(kind) is Annotated:
         for meta in get_args(kind)[1:]:
             if isinstance(meta, Meta) and meta.extra and "remedy" in meta.extra:
@@ -165,6 +170,7 @@ def _remedy(kind: object, otherwise: str) -> str:
     return otherwise
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
+    """The value as a message quotes it, in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"

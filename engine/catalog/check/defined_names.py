@@ -1,4 +1,8 @@
-"""Which names a folder defines, and which it may define in a file that could not be read: of those nothing is said."""
+"""The names that a folder defines, including those that files which could not be read may define.
+
+A file that could not be read has its own problem already. A name that it may define is never reported as missing, so
+that one mistake is reported once.
+"""
 
 from collections.abc import Collection, Iterator
 
@@ -6,35 +10,40 @@ from engine.catalog.check.decode import FieldProblem, suggest_name
 from engine.catalog.spec.folder import SINGLE, Specs
 
 Names = Collection[str] | None
-"""The names that are defined; None where their file could not be read, so that any name may be."""
+"""The defined names; None where their file could not be read, so that any name may be defined."""
 
 
 class DefinedNames:
-    """The names of a folder. `unread` are the files, by their names in it, that could not be read.
+    """The names of a folder.
 
-    A keyed file is called like its key, so a file that could not be read still defines that one name.
+    An experiment, selection or offer has the name of its file, so a file of theirs that could not be read still
+    defines that name.
+
+    Args:
+        specs: the specs that could be read.
+        unread: the names, relative to the folder, of the files that could not.
     """
 
     def __init__(self, specs: Specs, unread: Collection[str] = ()) -> None:
-        def of(file: str, names: Collection[str]) -> Names:
+        def unless_unread(file: str, names: Collection[str]) -> Names:
             return None if file in unread else names
 
-        offers = {name[7:-5] for name in unread if name.startswith("offers/")}
-        others = {name[:-5] for name in unread if "/" not in name and name not in SINGLE}
-        self.channels = of("channels.yaml", [channel.key for channel in specs.channels.channels])
-        self.placements = of("channels.yaml", [placement.key for placement in specs.channels.placements])
-        self.metrics = of("metrics.yaml", [metric.key for metric in specs.metrics.metrics])
-        self.layers = of("layers.yaml", [layer.key for layer in specs.layers.layers])
+        offers = {name.removeprefix("offers/").removesuffix(".yaml") for name in unread if name.startswith("offers/")}
+        others = {name.removesuffix(".yaml") for name in unread if "/" not in name and name not in SINGLE}
         segments = specs.segments.values()
-        self.conditions = of("segments.yaml", [one.key for one in segments if one.condition is not None])
-        self.lists = of("segments.yaml", [one.key for one in segments if one.values is not None])
+        self.channels = unless_unread("channels.yaml", [channel.key for channel in specs.channels.channels])
+        self.placements = unless_unread("channels.yaml", [placement.key for placement in specs.channels.placements])
+        self.metrics = unless_unread("metrics.yaml", [metric.key for metric in specs.metrics.metrics])
+        self.layers = unless_unread("layers.yaml", [layer.key for layer in specs.layers.layers])
+        self.conditions = unless_unread("segments.yaml", [one.key for one in segments if one.condition is not None])
+        self.lists = unless_unread("segments.yaml", [one.key for one in segments if one.values is not None])
         self.offers: Collection[str] = [*specs.offers, *sorted(offers)]
         self.experiments: Collection[str] = [*specs.experiments, *sorted(others)]
-        self.all_offers = not offers
-        self.all_selections = not others
+        self.has_all_offers = not offers
+        self.has_all_selections = not others
 
 
-def check_defined(path: str, name: str, known: Names, where: str) -> Iterator[FieldProblem]:
-    """The problem of a name that is nowhere defined."""
-    if known is not None and name not in known:
-        yield path, f"{name!r} is not in {where}; {suggest_name(name, list(known))}"
+def check_defined(path: str, name: str, defined: Names, where: str) -> Iterator[FieldProblem]:
+    """Yield the problem of a name that is defined nowhere; `where` names the place that should define it."""
+    if defined is not None and name not in defined:
+        yield path, f"{name!r} is not in {where}; {suggest_name(name, list(defined))}"

@@ -1,11 +1,15 @@
-"""A folder of YAML -> Specs, or every problem in it at once."""
+"""Reads a folder of YAML into `Specs`, or reports every problem in it at once.
+
+A file with problems does not hide those of others. What is valid in it is decoded without the rest, references of other
+files to it are still checked, and a name that it may define is not reported as missing.
+"""
 
 import copy
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -18,6 +22,15 @@ from engine.catalog.spec.offer import ChannelsFile, MomentsFile, OfferSpec, Sele
 from engine.errors import CatalogError, Problem
 
 Keyed = TypeVar("Keyed", ExperimentSpec, SelectionSpec, OfferSpec)
+REQUIRED = ("channels.yaml", "metrics.yaml")
+
+
+class _DecodedFile(NamedTuple):
+    """One decoded file: its spec, None where too little of it is valid; the key it gives; its problems."""
+
+    spec: msgspec.Struct | None
+    key: str | None
+    problems: list[Problem]
 
 
 def load_specs(folder: Path) -> Specs:
@@ -31,63 +44,86 @@ def load_specs(folder: Path) -> Specs:
 
 
 def read_folder(folder: Path) -> tuple[dict[str, bytes], list[Problem]]:
-    """The bytes of a folder's files by their names in it, and what could not be read."""
+    """The bytes of a folder's files by their names in it, and the problems of those that cannot be read.
+
+    Raises:
+        CatalogError: if `folder` is not a directory.
+    """
     if not folder.is_dir():
-        raise CatalogError([Problem(str(folder), "", "is no folder; name the folder that holds channels.yaml")])
+        raise CatalogError([Problem(str(folder), "", "is not a folder; name the folder that has channels.yaml")])
     problems: list[Problem] = []
     files: dict[str, bytes] = {}
     for path in sorted([*folder.glob("*.yaml"), *folder.glob("offers/*.yaml")]):
         name = path.relative_to(folder).as_posix()
-        data = _bytes(path, f"{folder.name}/{name}", problems)
-        if data is not None:
-            files[name] = data
-    return files, [*problems, *_stray(folder)]
+        try:
+            with path.open("rb") as stream:
+                files[name] = stream.read(MAX_BYTES + 1)  # one byte more shows that the file is too long
+        except OSError as error:
+            message = f"cannot be read: {error.strerror}; make it readable"
+            problems.append(Problem(f"{folder.name}/{name}", "", message))
+    return files, [*problems, *_find_stray_files(folder)]
 
 
 def build_specs(folder: str, files: Mapping[str, bytes], problems: Sequence[Problem] = ()) -> Specs:
-    """The checked specs of files that were read; `problems` are those of the reading.
+    """The checked specs of files already read.
+
+    Args:
+        folder: the name of the folder, with which every problem names its file.
+        files: the bytes of each file by its name in the folder.
+        problems: those found while the folder was read.
 
     Raises:
         CatalogError: with every problem of every file, if there is one.
     """
-    unread = {problem.file.removeprefix(f"{folder}/") for problem in problems if problem.file.endswith(".yaml")}
-    problems = list(problems)
-    read: dict[str, msgspec.Struct] = {}
-    digest = hashlib.sha256()
-    for name, data in sorted(files.items()):
-        file = f"{folder}/{name}"
-        digest.update(f"{name}\0{len(data)}\0".encode() + data)
-        value, found = decode_yaml(data, file)
-        problems += found
-        if not found:
-            spec = _converted(value, file, _kind(name, value), problems)
-            if spec is not None:
-                read[name] = spec
-            elif isinstance(value, dict) and isinstance(value.get("key"), str):
-                unread.add(f"{name.rpartition('/')[0]}/{value['key']}.yaml".removeprefix("/"))
-    problems += [
-        Problem(f"{folder}/{name}", "", "is missing; every shop has one")
-        for name in ("channels.yaml", "metrics.yaml")
-        if name not in files
+    decoded = {name: _decode_file(folder, name, data) for name, data in sorted(files.items())}
+    specs = _collect_specs(
+        folder, _digest_files(files), {name: file.spec for name, file in decoded.items() if file.spec is not None}
+    )
+    found = [*problems, *(problem for file in decoded.values() for problem in file.problems)]
+    found += [
+        Problem(f"{folder}/{name}", "", "is missing; every shop has one") for name in REQUIRED if name not in files
     ]
-    specs = _specs(folder, digest.hexdigest()[:12], read)
-    told = {(problem.file, _top(problem.path)) for problem in problems}
-    unread |= {*files, "channels.yaml", "metrics.yaml"} - read.keys()
-    tops = {problem.file.removeprefix(f"{folder}/") for problem in problems if problem.path == _top(problem.path)}
-    unread |= tops & SINGLE.keys()  # whose lists may be what is misspelt
-    problems += [
-        problem for problem in reference_problems(specs, unread) if (problem.file, _top(problem.path)) not in told
+    # A key that is wrong in itself is not also reported for what it refers to.
+    reported = {(problem.file, _first_key(problem.path)) for problem in found}
+    found += [
+        problem
+        for problem in reference_problems(specs, _find_unread(folder, decoded, found))
+        if (problem.file, _first_key(problem.path)) not in reported
     ]
-    if problems:
-        raise CatalogError(problems)
+    if found:
+        raise CatalogError(found)
     return specs
 
 
-def _top(path: str) -> str:
+def _digest_files(files: Mapping[str, bytes]) -> str:
+    """The version of a plan: 48 bits of SHA-256 over the names and bytes of its files."""
+    digest = hashlib.sha256()
+    for name, data in sorted(files.items()):
+        digest.update(f"{name}\0{len(data)}\0".encode() + data)  # the length separates a name from the bytes before it
+    return digest.hexdigest()[:12]
+
+
+def _find_unread(folder: str, decoded: Mapping[str, _DecodedFile], problems: Sequence[Problem]) -> set[str]:
+    """The files, by their names in the folder, that may define names which `Specs` does not have."""
+    unreadable = {problem.file.removeprefix(f"{folder}/") for problem in problems if problem.path == ""}
+    unread = {name for name in unreadable if name.endswith(".yaml")}
+    for name, file in decoded.items():
+        if file.spec is None:
+            unread.add(name)
+            if file.key is not None:  # others may refer to the key although the file is called otherwise
+                unread.add(f"{name.rpartition('/')[0]}/{file.key}.yaml".removeprefix("/"))
+    unread |= {name for name in REQUIRED if name not in decoded}
+    # A misspelt key at the top of such a file may be the list that defines the names.
+    tops = {problem.file.removeprefix(f"{folder}/") for problem in problems if problem.path == _first_key(problem.path)}
+    return unread | (tops & SINGLE.keys())
+
+
+def _first_key(path: str) -> str:
     return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
-def _specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]) -> Specs:
+def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]) -> Specs:
+    """The specs of the decoded files by their names; a file that is absent is an empty one."""
     channels, metrics = read.get("channels.yaml"), read.get("metrics.yaml")
     layers, segments = read.get("layers.yaml"), read.get("segments.yaml")
     customers = read.get("identities.yaml")
@@ -113,72 +149,71 @@ def _by_key(read: Mapping[str, msgspec.Struct], kind: type[Keyed]) -> dict[str, 
     return {spec.key: spec for spec in read.values() if isinstance(spec, kind)}
 
 
-def _bytes(path: Path, file: str, problems: list[Problem]) -> bytes | None:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        problems.append(Problem(file, "", f"cannot be read: {error.strerror}; make it readable"))
-        return None
+def _decode_file(folder: str, name: str, data: bytes) -> _DecodedFile:
+    """Decode and validate one file."""
+    file = f"{folder}/{name}"
+    value, problems = decode_yaml(data, file)
+    if problems:
+        return _DecodedFile(spec=None, key=None, problems=problems)
+    kind = _infer_kind(name, value)
+    problems = [Problem(file, path, message) for path, message in find_problems(value, kind)]
+    stem = name.rpartition("/")[2].removesuffix(".yaml")
+    key = value.get("key") if isinstance(value, dict) else None
+    if kind in {ExperimentSpec, SelectionSpec, OfferSpec} and key is not None and key != stem:
+        message = f"{key!r} is not the file's name; call the file {key}.yaml or the key {stem}"
+        problems.append(Problem(file, "key", message))
+    spec = _convert_valid_part(value, problems, kind)
+    return _DecodedFile(spec=spec, key=key if isinstance(key, str) else None, problems=problems)
 
 
-def _kind(name: str, value: object) -> type[msgspec.Struct]:
+def _infer_kind(name: str, value: object) -> type[msgspec.Struct]:
+    """The struct of a file, by its name or else by its keys: a selection chooses offers, an experiment has variants."""
     if name in SINGLE:
         return SINGLE[name]
     if name.startswith("offers/"):
         return OfferSpec
     keys = value.keys() if isinstance(value, dict) else set[str]()
-    chooses = "fallback" in keys or ("variants" not in keys and keys & {"offers", "policy", "reward"})
-    return SelectionSpec if chooses else ExperimentSpec
+    is_selection = "fallback" in keys or ("variants" not in keys and keys & {"offers", "policy", "reward"})
+    return SelectionSpec if is_selection else ExperimentSpec
 
 
-def _converted(value: object, file: str, kind: type[msgspec.Struct], problems: list[Problem]) -> msgspec.Struct | None:
-    found = [Problem(file, path, message) for path, message in find_problems(value, kind)]
-    stem = file.rpartition("/")[2].removesuffix(".yaml")
-    key = value.get("key") if isinstance(value, dict) else None
-    if kind in {ExperimentSpec, SelectionSpec, OfferSpec} and key is not None and key != stem:
-        found.append(
-            Problem(file, "key", f"{key!r} is not the file's name; call the file {key}.yaml or the key {stem}")
-        )
-    problems += found
-    return msgspec.convert(_without(value, found), kind, strict=False) if _mendable(value, found, kind) else None
-
-
-def _mendable(value: object, problems: Sequence[Problem], kind: type[msgspec.Struct]) -> bool:
-    """Whether what is left without its problems is a spec, so that what it says of others can be judged as well."""
+def _convert_valid_part(
+    value: object, problems: Sequence[Problem], kind: type[msgspec.Struct]
+) -> msgspec.Struct | None:
+    """The spec without its invalid keys, so that its references are checked too; None where the rest is no spec."""
     if not problems:
-        return True
+        return msgspec.convert(value, kind, strict=False)
     try:
-        msgspec.convert(_without(value, problems), kind, strict=False)
+        return msgspec.convert(_without_invalid(value, problems), kind, strict=False)
     except msgspec.ValidationError:
-        return False
-    return True
+        return None
 
 
-def _without(value: object, problems: Sequence[Problem]) -> object:
-    if not problems:
-        return value
-    left = copy.deepcopy(value)
+def _without_invalid(value: object, problems: Sequence[Problem]) -> object:
+    """A copy of the value without the keys at which there is a problem."""
+    remaining = copy.deepcopy(value)
     for problem in problems:
-        *way, last = re.findall(r"[^.\[\]]+", problem.path) or [""]
-        place = left
-        for step in way:
-            place = _in(place, step)
+        *parents, last = re.findall(r"[^.\[\]]+", problem.path) or [""]
+        place = remaining
+        for step in parents:
+            place = _read_step(place, step)
         if isinstance(place, dict):
             place.pop(last, None)
-    return left
+    return remaining
 
 
-def _in(place: object, step: str) -> object:
+def _read_step(place: object, step: str) -> object:
+    """The item or the key of a place in the value, None where there is none."""
     if isinstance(place, list) and step.isdigit() and int(step) < len(place):
         return place[int(step)]
     return place.get(step) if isinstance(place, dict) else None
 
 
-def _stray(folder: Path) -> Iterator[Problem]:
+def _find_stray_files(folder: Path) -> Iterator[Problem]:
+    """Yield the files that look like a part of the shop, but are never read."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and path.suffix in {".yml", ".json", ".py"}:
-            yield Problem(f"{folder.name}/{name}", "", "is not read here; only .yaml files are, rename or remove it")
+            yield Problem(f"{folder.name}/{name}", "", "is not read; only .yaml files are, rename or remove it")
         elif path.suffix == ".yaml" and name.count("/") > (1 if name.startswith("offers/") else 0):
             yield Problem(f"{folder.name}/{name}", "", "is in a folder that is not read; move it up or to offers/")

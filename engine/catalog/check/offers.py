@@ -141,10 +141,10 @@ def _weights(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterator
     for index, weight in enumerate(spec.weights):
         path = f"weights[{index}].offers"
         if isinstance(weight.offers, TaggedOffers):
-            if known.all_offers and not any(weight.offers.tagged in offer.tags for offer in specs.offers.values()):
+            if known.has_all_offers and not any(weight.offers.tagged in offer.tags for offer in specs.offers.values()):
                 yield f"{path}.tagged", f"no offer has the tag {weight.offers.tagged!r}; tag one in offers/"
             continue
         tagged = [] if isinstance(named, list) else [o.key for o in specs.offers.values() if named.tagged in o.tags]
-        here = named if isinstance(named, list) else tagged if known.all_offers else None
+        here = named if isinstance(named, list) else tagged if known.has_all_offers else None
         for at, key in enumerate(weight.offers):
             yield from check_defined(f"{path}[{at}]", key, here, "the offers of this placement")

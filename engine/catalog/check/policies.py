@@ -77,7 +77,7 @@ def _policy(
             kinds = ", ".join(kind for kind, made in KINDS.items() if made.contextual)
             yield f"{path}.{name}", f"{policy.kind} knows offers by their name alone; use one of {kinds}"
     yield from _pool(specs, selection, policy, f"{path}.pool")
-    if known.all_offers:
+    if known.has_all_offers:
         yield from _attributes(specs, policy, f"{path}.attributes")
 
 

@@ -89,7 +89,7 @@ def _variants(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> Iterat
             yield from check_defined(f"variants[{index}].offers[{at}]", offer, known.offers, "offers/")
     if spec.placement:
         yield from check_defined("placement", spec.placement, known.placements, "channels.yaml")
-        if known.all_selections and spec.placement not in {
+        if known.has_all_selections and spec.placement not in {
             selection.placement for selection in specs.selections.values()
         }:
             yield "placement", f"no file chooses offers for {spec.placement!r}; add one with its offers and fallback"
@@ -133,7 +133,7 @@ def _selection(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterat
         yield from check_defined(f"channels[{index}]", channel, shown_on, f"the channels of {spec.placement}")
     yield from check_defined("reward.metric", spec.reward.metric, known.metrics, "metrics.yaml")
     if isinstance(spec.offers, TaggedOffers):
-        if known.all_offers and not any(spec.offers.tagged in offer.tags for offer in specs.offers.values()):
+        if known.has_all_offers and not any(spec.offers.tagged in offer.tags for offer in specs.offers.values()):
             yield "offers.tagged", f"no offer has the tag {spec.offers.tagged!r}; tag one in offers/"
     else:
         for index, key in enumerate(spec.offers):
@@ -204,7 +204,7 @@ def _placements(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
             if other != spec.key:
                 message = f"{spec.placement!r} on {channel} is chosen by {other!r} already; keep one of them"
                 yield Problem(specs.files[spec.key], "placement", message)
-    for index, placement in enumerate(specs.channels.placements if known.all_selections else []):
+    for index, placement in enumerate(specs.channels.placements if known.has_all_selections else []):
         for channel in placement.channels:
             if (placement.key, channel) not in taken:
                 message = f"nothing chooses its offers on {channel}; add a file with 'placement: {placement.key}'"

@@ -1,4 +1,4 @@
-"""What is wrong with a condition, told before it runs: GrowthBook lets a malformed one silently match nobody."""
+"""Reports every mistake in a condition before a plan runs: GrowthBook lets a malformed one silently match nobody."""
 
 import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -40,7 +40,7 @@ _OPERANDS: tuple[tuple[tuple[str, ...], Callable[[object], bool], str, str], ...
 
 
 class ConditionProblem(NamedTuple):
-    """One mistake in a condition: the path inside it, the value there, the rule it breaks and what to do."""
+    """One mistake in a condition: its path in the condition, the value there, the rule it breaks, and the remedy."""
 
     path: str
     value: object
@@ -49,16 +49,16 @@ class ConditionProblem(NamedTuple):
 
 
 def condition_problems(condition: object, groups: Collection[str] | None = None) -> list[ConditionProblem]:
-    """Every mistake in `condition`; with `groups`, a group that is not among these is one."""
-    return list(_document(condition, "", groups))
+    """Every mistake in `condition`; with `groups`, a group that is not among them is a mistake too."""
+    return list(_check_document(condition, "", groups))
 
 
 def is_operators(value: object) -> bool:
-    """Whether a mapping is made of operators alone, so that it is not itself the value to equal."""
+    """Whether a value is a mapping of operators only, and so not itself the value to compare with."""
     return isinstance(value, Mapping) and bool(value) and all(str(key).startswith("$") for key in value)
 
 
-def _near(name: object, known: Collection[str]) -> str:
+def _suggest_name(name: object, known: Collection[str]) -> str:
     near = difflib.get_close_matches(str(name), known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
 
@@ -67,29 +67,33 @@ def _join(path: str, name: object) -> str:
     return f"{path}.{name}" if path else str(name)
 
 
-def _document(condition: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
+def _check_document(condition: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
     if not isinstance(condition, Mapping):
         yield ConditionProblem(path, condition, "is not a condition", "write 'trait: value' or 'trait: {$gte: 2}'")
         return
     for key, value in condition.items():
         inner = _join(path, key)
         if key == "$not":
-            yield from _document(value, inner, groups)
+            yield from _check_document(value, inner, groups)
         elif key in LOGICAL:
-            yield from _alternatives(key, value, inner, groups)
+            yield from _check_alternatives(key, value, inner, groups)
         elif key == "$segment":
             names = value if isinstance(value, list | tuple) else (value,)
             if not all(isinstance(name, str) for name in names):
                 yield ConditionProblem(inner, value, "is not a segment's name", "name one segment, or a list of them")
         elif key in OPERATORS:
-            yield ConditionProblem(inner, key, "stands without a trait", f"write 'trait: {{{key}: …}}'")
+            yield ConditionProblem(inner, key, "has no trait", f"write 'trait: {{{key}: …}}'")
         elif str(key).startswith("$"):
-            yield ConditionProblem(inner, key, "is not an operator", _near(key, (*LOGICAL, "$segment", *OPERATORS)))
+            yield ConditionProblem(
+                inner, key, "is not an operator", _suggest_name(key, (*LOGICAL, "$segment", *OPERATORS))
+            )
         else:
-            yield from _value(value, inner, groups)
+            yield from _check_value(value, inner, groups)
 
 
-def _alternatives(key: str, value: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
+def _check_alternatives(
+    key: str, value: object, path: str, groups: Collection[str] | None
+) -> Iterator[ConditionProblem]:
     if not isinstance(value, list | tuple):
         yield ConditionProblem(path, value, "is not a list of conditions", f"write '{key}: [{{…}}, {{…}}]'")
         return
@@ -97,15 +101,15 @@ def _alternatives(key: str, value: object, path: str, groups: Collection[str] | 
         matches = "everyone" if key == "$or" else "nobody"
         yield ConditionProblem(path, value, f"is an empty list, which matches {matches}", f"fill or remove {key}")
     for index, part in enumerate(value):
-        yield from _document(part, f"{path}[{index}]", groups)
+        yield from _check_document(part, f"{path}[{index}]", groups)
 
 
-def _value(value: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
+def _check_value(value: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
     if not isinstance(value, Mapping):
         return
     if is_operators(value):
         for name, operand in value.items():
-            yield from _operand(str(name), operand, _join(path, name), groups)
+            yield from _check_operand(str(name), operand, _join(path, name), groups)
     elif not value:
         yield ConditionProblem(path, value, "is empty and matches only an empty mapping", "name a value or an operator")
     elif any(str(key).startswith("$") for key in value):
@@ -113,35 +117,37 @@ def _value(value: object, path: str, groups: Collection[str] | None) -> Iterator
         yield ConditionProblem(
             _join(path, plain),
             plain,
-            "stands beside operators",
+            "is a key beside operators",
             "give it a dotted path of its own, or make it an operator",
         )
     elif value.keys() <= _BARE:
         for name in value:
-            rule = f"is a part of a mapping to equal, not the operator '${name}'"
+            rule = f"is a key of a value to compare with, not the operator '${name}'"
             yield ConditionProblem(_join(path, name), name, rule, f"write '${name}'")
 
 
-def _operand(name: str, operand: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
+def _check_operand(name: str, operand: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
     if name not in OPERATORS:
-        yield ConditionProblem(path, name, "is not an operator", _near(name, OPERATORS))
+        yield ConditionProblem(path, name, "is not an operator", _suggest_name(name, OPERATORS))
     elif name in {"$not", "$size"}:
-        yield from _value(operand, path, groups)
+        yield from _check_value(operand, path, groups)
         if name == "$size" and not is_operators(operand) and not _is_number(operand):
             yield ConditionProblem(path, operand, "is not a number", "write how many items, or '{$gte: 2}'")
     elif name == "$elemMatch":
-        yield from _value(operand, path, groups) if is_operators(operand) else _document(operand, path, groups)
+        yield from (
+            _check_value(operand, path, groups) if is_operators(operand) else _check_document(operand, path, groups)
+        )
     elif name in _PATTERNS:
-        yield from _pattern(operand, path)
+        yield from _check_pattern(operand, path)
     elif name in _GROUPS and groups is not None and isinstance(operand, str) and operand not in groups:
-        yield ConditionProblem(path, operand, "is not a group", _near(operand, groups))
+        yield ConditionProblem(path, operand, "is not a group", _suggest_name(operand, groups))
     else:
         for names, accepts, rule, remedy in _OPERANDS:
             if name in names and not accepts(operand):
                 yield ConditionProblem(path, operand, rule, remedy.replace("NAME", name))
 
 
-def _pattern(operand: object, path: str) -> Iterator[ConditionProblem]:
+def _check_pattern(operand: object, path: str) -> Iterator[ConditionProblem]:
     if not isinstance(operand, str):
         yield ConditionProblem(path, operand, "is not a text", "put the pattern into quotes")
         return

@@ -1,7 +1,7 @@
-"""A condition in MongoDB's query form, compiled once into closures: who is in an audience, a segment, a prerequisite.
+"""Conditions in MongoDB's query form, compiled once into closures that decisions call.
 
-Operators and their meaning are GrowthBook's (its JavaScript SDK's `evalCondition`). A trait that is missing is null.
-A malformed part does not hold, as there; `condition_problems` tells of it before.
+Operators have GrowthBook's semantics, those of `evalCondition` in its JavaScript SDK. A missing trait is null. A
+malformed part never holds, as in GrowthBook; `condition_problems` reports it before a plan runs.
 """
 
 import json
@@ -35,34 +35,42 @@ _VERSION_COMPARISONS = {"$vlt": "<", "$vlte": "<=", "$vgt": ">", "$vgte": ">="}
 
 
 def compile_condition(condition: Mapping[str, object], groups: SavedGroups | None = None) -> Predicate:
-    """The predicate of `condition` over a customer's traits; `groups` are the named lists `$inGroup` looks into.
+    """The predicate of `condition` over a customer's traits; all of its terms must hold, and `{}` matches everyone.
 
-    All terms must hold; `{}` matches everyone. Groups are read once, here.
+    Args:
+        condition: without `$segment`; `expand_segments` replaces those.
+        groups: the lists of values that `$inGroup` and `$notInGroup` name, copied here.
+
+    Example:
+        >>> matches = compile_condition({"country": {"$in": ["DE", "AT"]}, "loyalty.tier": {"$gte": 2}})
+        >>> matches({"country": "DE", "loyalty": {"tier": 3}})
+        True
     """
-    return _document(condition, groups or {})
+    return _compile_document(condition, groups or {})
 
 
 def condition_fields(condition: Mapping[str, object]) -> frozenset[str]:
-    """The traits a condition reads, as dotted paths."""
-    return frozenset(_fields(condition))
+    """The traits that a condition reads, as dotted paths."""
+    return frozenset(_read_fields(condition))
 
 
 def and_terms(condition: Mapping[str, object]) -> frozenset[str]:
     """The parts of a condition that must all hold, each as JSON text.
 
-    Where one condition's parts are a subset of another's, it matches whomever the other matches: dropping a part only
-    lets people in.
+    A condition whose parts are a subset of another's matches every customer that the other matches: removing a part
+    never excludes anyone.
     """
     return frozenset(json.dumps(term, sort_keys=True, default=str) for term in conjuncts(condition))
 
 
-def conjuncts(condition: Mapping[str, object]) -> "Iterator[Mapping[str, object]]":
-    """The parts of a condition that must all hold, each a condition of its own."""
+def conjuncts(condition: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    """Yield the parts of a condition that must all hold, each as a condition with one term."""
     for key, value in condition.items():
         if key == "$and" and is_array(value):
             for part in _parts(value):
                 yield from conjuncts(part)
         elif key == "$nor" and is_array(value):
+            # De Morgan: none of them holds where the negation of each holds.
             yield from ({"$not": part} for part in _parts(value))
         elif isinstance(value, Mapping) and is_operators(value) and not key.startswith("$"):
             yield from ({key: {name: operand}} for name, operand in value.items())
@@ -70,97 +78,101 @@ def conjuncts(condition: Mapping[str, object]) -> "Iterator[Mapping[str, object]
             yield {key: value}
 
 
-def _fields(condition: Mapping[str, object]) -> Iterator[str]:
+def _read_fields(condition: Mapping[str, object]) -> Iterator[str]:
     for key, value in condition.items():
         if key == "$not" and isinstance(value, Mapping):
-            yield from _fields(value)
+            yield from _read_fields(value)
         elif key in {"$and", "$or", "$nor"} and is_array(value):
             for part in _parts(value):
-                yield from _fields(part)
+                yield from _read_fields(part)
         elif key != "$segment":
             yield key
 
 
 def _parts(value: object) -> Iterator[Mapping[str, object]]:
+    """Yield the conditions in the list of a `$and`, `$or` or `$nor`."""
     if isinstance(value, list | tuple):
         yield from (part for part in value if isinstance(part, Mapping))
 
 
-def _nobody(_: object) -> bool:
+def _never(_: object) -> bool:
     return False
 
 
-def _everybody(_: object) -> bool:
+def _always(_: object) -> bool:
     return True
 
 
-def _all(checks: Sequence[ValueTest]) -> ValueTest:
-    if not checks:
-        return _everybody
-    if len(checks) == 1:
-        return checks[0]
+def _all(tests: Sequence[ValueTest]) -> ValueTest:
+    if not tests:
+        return _always
+    if len(tests) == 1:
+        return tests[0]
 
-    def check(value: object) -> bool:
-        for part in checks:  # noqa: SIM110  a generator for `all` costs more than most of the parts
+    def test(value: object) -> bool:
+        for part in tests:  # noqa: SIM110  a generator for `all` costs more than most of the parts
             if not part(value):
                 return False
         return True
 
-    return check
+    return test
 
 
-def _any(checks: Sequence[ValueTest]) -> ValueTest:
-    def check(value: object) -> bool:
-        for part in checks:  # noqa: SIM110  as above
+def _any(tests: Sequence[ValueTest]) -> ValueTest:
+    def test(value: object) -> bool:
+        for part in tests:  # noqa: SIM110  as above
             if part(value):
                 return True
         return False
 
-    return check
+    return test
 
 
-def _not(check: ValueTest) -> ValueTest:
-    return lambda value: not check(value)
+def _not(test: ValueTest) -> ValueTest:
+    return lambda value: not test(value)
 
 
-def _document(condition: object, groups: SavedGroups) -> ValueTest:
+def _compile_document(condition: object, groups: SavedGroups) -> ValueTest:
+    """The test of a whole condition; what is no mapping never holds."""
     if not isinstance(condition, Mapping):
-        return _nobody
-    return _all([_term(key, value, groups) for key, value in condition.items()])
+        return _never
+    return _all([_compile_term(key, value, groups) for key, value in condition.items()])
 
 
-def _term(key: str, value: object, groups: SavedGroups) -> ValueTest:
+def _compile_term(key: str, value: object, groups: SavedGroups) -> ValueTest:
+    """The test of one key of a condition: a logical operator, or a trait with what it must be."""
     if key == "$not":
-        return _not(_document(value, groups)) if isinstance(value, Mapping) else _nobody
+        return _not(_compile_document(value, groups)) if isinstance(value, Mapping) else _never
     if key in {"$and", "$or", "$nor"}:
         if not isinstance(value, list | tuple):
-            return _nobody
-        parts = [_document(part, groups) for part in value]
+            return _never
+        parts = [_compile_document(part, groups) for part in value]
         if key == "$and":
             return _all(parts)
-        either = _any(parts) if parts else _everybody
+        either = _any(parts) if parts else _always
         return _not(either) if key == "$nor" else either
-    return _trait(key, _value(value, groups))
+    return _compile_trait(key, _compile_value(value, groups))
 
 
-def _trait(path: str, check: ValueTest) -> ValueTest:
+def _compile_trait(path: str, test: ValueTest) -> ValueTest:
+    """The test of the value at a dotted path; the exact check for `dict` spares a call for nearly all traits."""
     first, *rest = path.split(".")
     if not rest:
-        return lambda traits: check(traits.get(path) if type(traits) is dict else read_member(traits, path))
+        return lambda traits: test(traits.get(path) if type(traits) is dict else read_member(traits, path))
 
     def read(traits: object) -> bool:
-        found = traits.get(first) if type(traits) is dict else read_member(traits, first)
+        value = traits.get(first) if type(traits) is dict else read_member(traits, first)
         for name in rest:
-            if found is None:
+            if value is None:
                 break
-            found = found.get(name) if type(found) is dict else read_member(found, name)
-        return check(found)
+            value = value.get(name) if type(value) is dict else read_member(value, name)
+        return test(value)
 
     return read
 
 
-def _value(expected: object, groups: SavedGroups) -> ValueTest:
-    """The check of one trait's value: a plain value coerces as JavaScript's `==` would, operators decide themselves."""
+def _compile_value(expected: object, groups: SavedGroups) -> ValueTest:
+    """The test of one trait's value: a plain value is compared like JavaScript's `==`, operators by their own rules."""
     if expected is None:
         return lambda value: value is None
     if isinstance(expected, str):
@@ -170,11 +182,12 @@ def _value(expected: object, groups: SavedGroups) -> ValueTest:
     if isinstance(expected, int | float):
         return lambda value: (value if type(value) is int else to_number(value)) == expected
     if isinstance(expected, Mapping) and is_operators(expected):
-        return _all([_operator(name, operand, groups) for name, operand in expected.items()])
+        return _all([_compile_operator(name, operand, groups) for name, operand in expected.items()])
     return lambda value: deep_equal(value, expected)
 
 
-def _operator(name: str, operand: object, groups: SavedGroups) -> ValueTest:
+def _compile_operator(name: str, operand: object, groups: SavedGroups) -> ValueTest:
+    """The test of one operator; an unknown one, or one with an operand of the wrong type, never holds."""
     match name:
         case "$eq":
             return _equal(operand)
@@ -185,20 +198,20 @@ def _operator(name: str, operand: object, groups: SavedGroups) -> ValueTest:
         case "$in" | "$ini":
             return _among(operand, fold=name == "$ini")
         case "$nin" | "$nini":
-            return _not(_among(operand, fold=name == "$nini")) if is_array(operand) else _nobody
+            return _not(_among(operand, fold=name == "$nini")) if is_array(operand) else _never
         case "$inGroup":
             return _among(list(groups.get(str(operand), ())))
         case "$notInGroup":
             return _not(_among(list(groups.get(str(operand), ()))))
         case "$exists":
-            wanted = to_boolean(operand)
-            return lambda value: (value is not None) is wanted
+            must_exist = to_boolean(operand)
+            return lambda value: (value is not None) is must_exist
         case "$type":
             return lambda value: type_of(value) == operand
         case "$not":
-            return _not(_value(operand, groups))
+            return _not(_compile_value(operand, groups))
         case "$size":
-            size = _value(operand, groups)
+            size = _compile_value(operand, groups)
             return lambda value: isinstance(value, list | tuple) and size(len(value))
         case "$elemMatch":
             return _some_element(operand, groups)
@@ -213,7 +226,7 @@ def _operator(name: str, operand: object, groups: SavedGroups) -> ValueTest:
             compare = compile_comparison(_VERSION_COMPARISONS[name], pad_version(operand))
             return lambda value: compare(pad_version(value))
         case _:
-            return _nobody
+            return _never
 
 
 def _equal(expected: object) -> ValueTest:
@@ -225,8 +238,9 @@ def _equal(expected: object) -> ValueTest:
 
 
 def _among(options: object, *, fold: bool = False) -> ValueTest:
+    """Whether a value, or any item of a list, is one of the options; without coercion, `fold` ignores case."""
     if not isinstance(options, list | tuple):
-        return _nobody
+        return _never
     texts = frozenset(option.lower() if fold else option for option in options if isinstance(option, str))
     numbers = frozenset(o for o in options if isinstance(o, int | float) and not isinstance(o, bool))
     constants = [option for option in options if option is None or isinstance(option, bool)]
@@ -242,10 +256,13 @@ def _among(options: object, *, fold: bool = False) -> ValueTest:
 
 
 def _every(options: object, groups: SavedGroups, *, fold: bool) -> ValueTest:
+    """Whether a list has an item for each of the options."""
     if not isinstance(options, list | tuple):
-        return _nobody
-    checks = [_folded(option) if fold and isinstance(option, str) else _value(option, groups) for option in options]
-    return lambda value: isinstance(value, list | tuple) and all(any(map(check, value)) for check in checks)
+        return _never
+    tests = [
+        _folded(option) if fold and isinstance(option, str) else _compile_value(option, groups) for option in options
+    ]
+    return lambda value: isinstance(value, list | tuple) and all(any(map(test, value)) for test in tests)
 
 
 def _folded(expected: str) -> ValueTest:
@@ -254,29 +271,30 @@ def _folded(expected: str) -> ValueTest:
 
 
 def _some_element(expected: object, groups: SavedGroups) -> ValueTest:
+    """Whether an item of a list meets the operand; as in GrowthBook an item that is falsy never does."""
     if not isinstance(expected, Mapping):
-        return _nobody
-    check = _value(expected, groups) if is_operators(expected) else _document(expected, groups)
-    return lambda value: isinstance(value, list | tuple) and any(to_boolean(item) and check(item) for item in value)
+        return _never
+    test = _compile_value(expected, groups) if is_operators(expected) else _compile_document(expected, groups)
+    return lambda value: isinstance(value, list | tuple) and any(to_boolean(item) and test(item) for item in value)
 
 
 def _pattern(operand: object, *, ignore_case: bool) -> ValueTest:
     if not isinstance(operand, str):
-        return _nobody
+        return _never
     try:
         matches = compile_pattern(operand, ignore_case=ignore_case)
     except PatternError:
-        return _nobody
+        return _never
     return lambda value: matches(to_text(value))
 
 
 def pad_version(value: object) -> str:
-    """A version as text that sorts as versions do: build and leading `v` cut, numbers padded.
+    """A version as text that sorts in version order: build and leading `v` removed, numbers padded.
 
-    A release sorts after its pre-releases. As in GrowthBook, what is no version is "0".
+    A release sorts after its pre-releases. As in GrowthBook, a value that is not a version counts as "0".
     """
     text = to_text(value) if type_of(value) in {"string", "number"} else ""
     parts = _VERSION_BORDER.split(_VERSION_NOISE.sub("", text or "0"))
     if len(parts) == 3:
-        parts.append("~")
+        parts.append("~")  # sorts after any letter: a release follows its pre-releases
     return "-".join(part.rjust(5) if part.isascii() and part.isdigit() else part for part in parts)

@@ -1,4 +1,4 @@
-"""How JavaScript sees a JSON value: GrowthBook's conditions are defined by its coercions.
+"""JavaScript's coercions of JSON values, by which GrowthBook's conditions are defined.
 
 ECMA-262's ToString, ToNumber, ToBoolean and IsLessThan, for None, bool, int, float, str, list and dict.
 """
@@ -61,6 +61,7 @@ def to_text(value: object) -> str:
 
 
 def _float_text(value: float) -> str:
+    """A float as JavaScript writes it: whole below 1e21 without a point, with an exponent below 1e-6 and from 1e21."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if value.is_integer() and abs(value) < 1e21:
@@ -72,7 +73,7 @@ def _float_text(value: float) -> str:
 
 
 def to_number(value: object) -> float:
-    """ToNumber: null and the empty text are 0, text that is no numeral is NaN."""
+    """ToNumber: null and the empty text are 0, a text that is not a numeral is NaN."""
     if isinstance(value, int | float):
         return value
     text = "" if value is None else to_text(value).strip()
@@ -86,9 +87,10 @@ def to_number(value: object) -> float:
 
 
 def deep_equal(left: object, right: object) -> bool:
-    """Deep equality of JSON values, a boolean never equal to a number; the order of keys does not count.
+    """Deep equality of JSON values; a boolean never equals a number.
 
-    The JavaScript SDK compares the two as JSON text, so there it does; a profile's key order means nothing here.
+    The JavaScript SDK compares the two as JSON text, so there the order of keys counts. Here it does not: a profile's
+    keys have no order.
     """
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return left.keys() == right.keys() and all(deep_equal(value, right[key]) for key, value in left.items())
@@ -98,33 +100,34 @@ def deep_equal(left: object, right: object) -> bool:
 
 
 def strict_equal(left: object, right: object) -> bool:
-    """`===`: no coercion; two lists or two mappings are never one and the same."""
+    """`===`: no coercion; two lists or two mappings are never identical."""
     return type_of(left) == type_of(right) and not is_array(left) and not isinstance(left, Mapping) and left == right
 
 
 def compile_comparison(symbol: str, right: object) -> Callable[[object], bool]:
-    """`lambda left: left <symbol> right` for <, <=, > or >=: texts by UTF-16 units, all else as numbers."""
+    """The test `left <symbol> right` for <, <=, > or >=: two texts by UTF-16 units, anything else as numbers."""
     compare = _COMPARE[symbol]
     number = to_number(right)
     if right is None or isinstance(right, int | float):
         return lambda left: compare(left if type(left) is int else to_number(left), number)
     text = to_text(right)
-    order = _order(text)
+    key = _utf16_key(text)
 
-    def check(left: object) -> bool:
+    def test(left: object) -> bool:
         if isinstance(left, str) or is_array(left) or isinstance(left, Mapping):
-            return compare(_order(to_text(left)), order)
+            return compare(_utf16_key(to_text(left)), key)
         return compare(to_number(left), number)
 
-    return check
+    return test
 
 
-def _order(text: str) -> bytes:
+def _utf16_key(text: str) -> bytes:
+    """A sort key in the order of UTF-16 code units, in which JavaScript compares texts."""
     return text.encode("utf-16-be", "surrogatepass")
 
 
 def read_member(value: object, name: str) -> object:
-    """`value[name]`, None where there is none: a mapping's key, a list's index or `length`."""
+    """`value[name]`: a mapping's key, a list's index or its `length`; None where there is none."""
     if isinstance(value, Mapping):
         return value.get(name)
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -1,9 +1,15 @@
-"""Patterns as JavaScript's `RegExp` reads them, run by Python's `re`; one that could stall a decision is refused.
+"""JavaScript's regular expressions translated to Python's `re`; a pattern that could stall a decision is rejected.
 
-`re` backtracks. A pattern is read as its steps, each with the sample characters it can match; the reading gives the
-translation and a bound: the longest chain of choices (repeats, optional parts, alternatives that begin alike) that can
-hand characters over to each other. Chains of up to two run, on texts short enough for them; longer ones, and repeats
-inside repeats without a delimiter, are refused.
+`re` backtracks, so its running time may grow with a power of the text's length, or exponentially. The parser reads a
+pattern as a sequence of steps, each with the set of sample characters that it can match. From these follows a bound:
+the longest chain of choices (repeats, optional parts, alternatives with a common beginning) in which each choice can
+match characters that its neighbour gives back. The degree of the running time is the length of this chain:
+
+| longest chain | verdict |
+|---|---|
+| 0, 1, 2 | accepted, for texts up to `MAX_TEXT[chain]` characters; a longer text does not match |
+| 3 and more | rejected |
+| repeat inside a repeat | rejected, unless a delimiter separates the rounds: the time would be exponential |
 """
 
 import re
@@ -13,8 +19,8 @@ from typing import NamedTuple
 
 MAX_PATTERN = 1_000
 MAX_DEPTH = 20
-# Longest text a pattern is matched against, by the length of its longest chain; a longer text does not match.
 MAX_TEXT = (10_000, 2_000, 500)
+"""The longest text that a pattern is matched against, by the length of its longest chain of choices."""
 
 _SAMPLE = [chr(code) for code in range(9, 127)] + list("\x00\xa0éÉÿß€漢\u2028😀")
 _ANY = frozenset(_SAMPLE)
@@ -25,7 +31,7 @@ _CLASSES = {"d": "0-9", "w": "A-Za-z0-9_"}
 
 
 class PatternError(ValueError):
-    """A pattern that is no regular expression, or one that could take forever: `rule` and `remedy`."""
+    """A pattern that is malformed, or could take too long: the `rule` that it breaks and the `remedy`."""
 
     def __init__(self, rule: str, remedy: str) -> None:
         super().__init__(f"{rule}; {remedy}")
@@ -34,26 +40,33 @@ class PatternError(ValueError):
 
 
 def compile_pattern(pattern: str, *, ignore_case: bool = False) -> Callable[[str], bool]:
-    """Whether `pattern` is found anywhere in a text; raises `PatternError` with the rule and the remedy."""
+    """A test whether `pattern` matches anywhere in a text.
+
+    Raises:
+        PatternError: if the pattern is malformed or could take too long.
+    """
     if len(pattern) > MAX_PATTERN:
         raise PatternError(f"is longer than {MAX_PATTERN} characters", "split it into several under $or")
-    reading = _PatternReader(pattern)
-    whole = reading.alternatives(0)
-    if reading.at < len(pattern):
+    parser = _PatternParser(pattern)
+    whole = parser.parse_alternatives(0)
+    if parser.at < len(pattern):
         raise _malformed("a ')' without its '('")
     chain = _longest_chain(whole.steps)
     if chain >= len(MAX_TEXT):
         raise PatternError("repeats too often over the same characters", "split it into several $regex under $and")
     try:
-        found = re.compile(whole.text, re.IGNORECASE if ignore_case else 0)
+        compiled = re.compile(whole.text, re.IGNORECASE if ignore_case else 0)
     except (re.error, OverflowError) as error:
         raise _malformed(str(error)) from error
     longest = MAX_TEXT[chain]
-    return lambda text: len(text) <= longest and found.search(text) is not None
+    return lambda text: len(text) <= longest and compiled.search(text) is not None
 
 
 class _Step(NamedTuple):
-    """What a match passes in order: a character of `chars`, a `choice` of how many, or (no `chars`) a position."""
+    """One step of a match: one of `chars`, with `choice` a choice of how many; without `chars` a position.
+
+    A step is `needed` where every match takes at least one character in it.
+    """
 
     chars: frozenset[str]
     choice: bool = False
@@ -61,7 +74,7 @@ class _Step(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """A part of the pattern: its translation, its steps, whether it repeats inside, and its alternatives overlap."""
+    """A part of the pattern: its translation and steps, whether its length `varies`, whether alternatives overlap."""
 
     text: str
     steps: tuple[_Step, ...]
@@ -74,14 +87,16 @@ def _malformed(what: str) -> PatternError:
 
 
 def _longest_chain(steps: tuple[_Step, ...]) -> int:
+    """The largest number of choices that can pass characters on to each other: the degree of the running time."""
     longest = 0
     open_choices: list[tuple[frozenset[str], int]] = []
-    while steps and steps[-1].choice:  # what ends the pattern is never taken back
+    while steps and steps[-1].choice:  # nothing after it can fail, so `re` never backtracks into it
         steps = (*steps[:-1], steps[-1]._replace(choice=False)) if steps[-1].needed else steps[:-1]
     for step in steps:
         if step.choice:
             chain = 1 + max((length for chars, length in open_choices if chars & step.chars), default=0)
             longest = max(longest, chain)
+        # A character that an open choice cannot match separates it from all later choices.
         if step.needed and step.chars:
             open_choices = [(chars, length) for chars, length in open_choices if chars & step.chars]
         if step.choice:
@@ -94,7 +109,7 @@ def _union(steps: Iterable[_Step]) -> frozenset[str]:
 
 
 def _exclusive(left: _Piece, right: _Piece) -> bool:
-    """Whether no text can begin with both: at some fixed place they need different characters."""
+    """Whether no text can match the beginning of both: at some fixed place they need different characters."""
     places = zip(*([step for step in piece.steps if step.chars] for piece in (left, right)), strict=False)
     for one, other in places:
         if one.choice or other.choice or not (one.needed and other.needed):
@@ -105,27 +120,29 @@ def _exclusive(left: _Piece, right: _Piece) -> bool:
 
 
 def _single(text: str) -> _Piece:
-    found = re.compile(text, re.IGNORECASE)
-    return _Piece(text, (_Step(frozenset(filter(found.fullmatch, _SAMPLE))),))
+    """The piece of one character or character class, given as Python's `re` writes it."""
+    compiled = re.compile(text, re.IGNORECASE)  # the larger set of characters is safe for either mode
+    return _Piece(text, (_Step(frozenset(filter(compiled.fullmatch, _SAMPLE))),))
 
 
-class _PatternReader:
-    """A pattern being read, left to right."""
+class _PatternParser:
+    """A recursive-descent parser of one pattern; `at` is the place of the next character."""
 
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
         self.at = 0
 
-    def ahead(self, text: str) -> bool:
+    def accept(self, text: str) -> bool:
+        """Whether `text` comes next; if so, move past it."""
         if self.pattern.startswith(text, self.at):
             self.at += len(text)
             return True
         return False
 
-    def alternatives(self, depth: int) -> _Piece:
-        branches = [self.sequence(depth)]
-        while self.ahead("|"):
-            branches.append(self.sequence(depth))
+    def parse_alternatives(self, depth: int) -> _Piece:
+        branches = [self.parse_sequence(depth)]
+        while self.accept("|"):
+            branches.append(self.parse_sequence(depth))
         if len(branches) == 1:
             return branches[0]
         hardest = max(branches, key=lambda branch: sum(step.choice for step in branch.steps))
@@ -138,10 +155,10 @@ class _PatternReader:
             overlapping or any(branch.ambiguous for branch in branches),
         )
 
-    def sequence(self, depth: int) -> _Piece:
+    def parse_sequence(self, depth: int) -> _Piece:
         pieces = []
         while self.at < len(self.pattern) and self.pattern[self.at] not in "|)":
-            pieces.append(self.quantified(self.atom(depth)))
+            pieces.append(self.parse_quantifier(self.parse_atom(depth)))
         return _Piece(
             "".join(piece.text for piece in pieces),
             tuple(step for piece in pieces for step in piece.steps),
@@ -149,48 +166,51 @@ class _PatternReader:
             any(piece.ambiguous for piece in pieces),
         )
 
-    def atom(self, depth: int) -> _Piece:
+    def parse_atom(self, depth: int) -> _Piece:
+        """A group, a class, an escape, an anchor or one character."""
         char = self.pattern[self.at]
         self.at += 1
         if char == "(":
-            return self.group(depth + 1)
+            return self.parse_group(depth + 1)
         if char == "[":
-            return self.character_class()
+            return self.parse_class()
         if char == "\\":
-            return self.escape()
+            return self.parse_escape()
         if char in "*+?" or (char == "{" and _COUNT.match(self.pattern, self.at - 1)):
             raise _malformed("nothing to repeat")
         if char in "^$":
             return _Piece(r"\Z" if char == "$" else "^", (_Step(frozenset()),))
         return _single(r"[^\n\r\u2028\u2029]" if char == "." else re.escape(char))
 
-    def group(self, depth: int) -> _Piece:
+    def parse_group(self, depth: int) -> _Piece:
+        """What follows a `(`: its kind, its alternatives and the `)`."""
         if depth > MAX_DEPTH:
             raise PatternError(f"nests more than {MAX_DEPTH} groups", "flatten it")
         kind = ""
-        if self.ahead("?"):
-            kind = next((f"?{mark}" for mark in (":", "=", "!", "<=", "<!") if self.ahead(mark)), "")
+        if self.accept("?"):
+            kind = next((f"?{mark}" for mark in (":", "=", "!", "<=", "<!") if self.accept(mark)), "")
             name = _NAME.match(self.pattern, self.at)
             if not kind and name:
                 kind = f"?P<{name[1]}>"
                 self.at = name.end()
             if not kind:
                 raise _malformed("unknown kind of group; for any case use $regexi")
-        inner = self.alternatives(depth)
-        if not self.ahead(")"):
+        inner = self.parse_alternatives(depth)
+        if not self.accept(")"):
             raise _malformed("a '(' without its ')'")
         return inner._replace(text=f"({kind}{inner.text})")
 
-    def character_class(self) -> _Piece:
-        negated = self.ahead("^")
+    def parse_class(self) -> _Piece:
+        """What follows a `[`, up to its `]`."""
+        negated = self.accept("^")
         out = []
-        while not self.ahead("]"):
+        while not self.accept("]"):
             char = self.pattern[self.at : self.at + 1]
             self.at += 1
             if not char:
                 raise _malformed("a '[' without its ']'")
             if char == "\\":
-                out.append(self.escaped(in_class=True))
+                out.append(self.translate_escape(in_class=True))
             else:
                 out.append(f"\\{char}" if char in "[&~|" else char)
         if not out:
@@ -200,15 +220,17 @@ class _PatternReader:
         except re.error as error:
             raise _malformed(str(error)) from error
 
-    def escape(self) -> _Piece:
-        text = self.escaped(in_class=False)
+    def parse_escape(self) -> _Piece:
+        r"""What follows a `\` outside a class: a position, a back-reference or one character."""
+        text = self.translate_escape(in_class=False)
         if text.startswith("(?a:"):
             return _Piece(text, (_Step(frozenset()),))
         if text[1:].isdigit() and text[1] != "0":
             return _Piece(text, (_Step(_ANY),), varies=True)
         return _single(text)
 
-    def escaped(self, *, in_class: bool) -> str:
+    def translate_escape(self, *, in_class: bool) -> str:
+        r"""The escape as `re` writes it; JavaScript's `\d` and `\w` are ASCII, also in Unicode text."""
         char = self.pattern[self.at : self.at + 1]
         self.at += 1
         if not char:
@@ -229,11 +251,12 @@ class _PatternReader:
             return f"\\{char}"
         return r"\x00" if char == "0" else re.escape(char)
 
-    def quantified(self, piece: _Piece) -> _Piece:
+    def parse_quantifier(self, piece: _Piece) -> _Piece:
+        """The piece with the quantifier that follows it, if any."""
         start = self.at
         count = _COUNT.match(self.pattern, self.at)
         if count:
-            low = int(count[1][:6])
+            low = int(count[1][:6])  # six digits exceed any text that is matched
             high = low if not count[2] else int(count[3][:6]) if count[3] else None
             self.at = count.end()
         elif self.at < len(self.pattern) and self.pattern[self.at] in "*+?":
@@ -241,7 +264,7 @@ class _PatternReader:
             self.at += 1
         else:
             return piece
-        self.ahead("?")
+        self.accept("?")
         sign = self.pattern[start : self.at]
         if self.at < len(self.pattern) and self.pattern[self.at] in "*+?":
             raise _malformed("multiple repeat")
@@ -256,16 +279,20 @@ class _PatternReader:
 
 
 def _check_repeatable(piece: _Piece) -> None:
-    """Refuse to repeat what can match one text in several ways: the ways would multiply with each round."""
+    """Reject a repeat of a piece that can match one text in several ways: the ways multiply with each round.
+
+    Raises:
+        PatternError: with the rule and the remedy.
+    """
     if piece.ambiguous:
-        rule = "repeats alternatives of which one can begin like another"
-        raise PatternError(rule, "let no text match two of them")
+        rule = "repeats alternatives that can begin alike"
+        raise PatternError(rule, "write them so that no text can match two of them")
     if piece.varies and not _delimited(piece.steps):
         raise PatternError("repeats a repeat", "write it without a repeat inside a repeat")
 
 
 def _delimited(steps: tuple[_Step, ...]) -> bool:
-    """Whether a round begins or ends with a character that nothing else in it can match."""
+    """Whether a round begins or ends with a character that nothing else in it can match: rounds cannot shift."""
     for border, others in ((steps[0], steps[1:]), (steps[-1], steps[:-1])):
         if border.needed and border.chars and not border.choice and not border.chars & _union(others):
             return _longest_chain((*others, border)) <= 1
