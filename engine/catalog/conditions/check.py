@@ -122,7 +122,7 @@ def _check_value(value: object, path: str, groups: Collection[str] | None) -> It
         )
     elif value.keys() <= _BARE:
         for name in value:
-            rule = f"is a key of a value to compare with, not the operator '${name}'"
+            rule = f"is a key of a value to match, not the operator '${name}'"
             yield ConditionProblem(_join(path, name), name, rule, f"write '${name}'")
 
 
