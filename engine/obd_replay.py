@@ -32,7 +32,7 @@ from engine.catalog import load_plan
 from engine.erasure.listener import LogErasures
 from engine.errors import BadInput, CounterpointError, StoppedError
 from engine.journal.log.collect import collect
-from engine.journal.stream import connect
+from engine.journal.stream import connect_stream
 from engine.learn.learner import SLACK
 from engine.settings import Settings
 from engine.snapshots.header import align_policy
@@ -290,7 +290,7 @@ def _await_learnt(settings: Settings, stop: threading.Event) -> None:
     """Wait until the learner, which a busy machine may hold up, has published nothing new for a while."""
     quiet = 0
     before: float | None = None
-    with connect(settings.redis) as client:
+    with connect_stream(settings.redis) as client:
         for _ in range(PATIENCE):
             published = current_snapshot(client, PLACEMENT)
             learnt = published.header.learnt if published else None
@@ -303,7 +303,7 @@ def _await_learnt(settings: Settings, stop: threading.Event) -> None:
 def learned_probabilities(settings: Settings, rounds: Sequence[Round]) -> NDArray[np.float64]:
     """The probability (n,) with which the policy, as it is in the store, chooses what was shown in each round."""
     selection = load_plan(settings.experiments).policies[PLACEMENT]
-    with connect(settings.redis) as client:
+    with connect_stream(settings.redis) as client:
         published = current_snapshot(client, PLACEMENT)
     policy = align_policy(load_policy(published.blob), selection) if published else selection.prior
     position = {arm: index for index, arm in enumerate(selection.arms)}

@@ -64,8 +64,10 @@ def run_engine(settings: Settings, stop: threading.Event) -> Iterator[tuple[str,
         environment = _environment(settings, meters)
         fd = listener.fileno()
         keeper = Keeper()
-        with stream.connect(store.url) as client:
-            stream.expect(client, stream.LEARNER, settings.partitions)  # slow to start; the collector trims meanwhile
+        with stream.connect_stream(store.url) as client:
+            stream.register_reader(
+                client, stream.LEARNER, settings.partitions
+            )  # slow to start; the collector trims meanwhile
         with _tended(keeper, store):
             keeper.add(Child("collector", verb("collect"), environment))
             keeper.add(Child("learner", verb("learn", "--quiet"), environment))

@@ -71,7 +71,7 @@ def throughput(settings: Settings, plan: Plan, decisions: int) -> None:
     learn(settings, lambda: plan, threading.Event(), once=True)
     seconds, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF)
     used = after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime
-    with stream.connect(settings.redis) as client:
+    with stream.connect_stream(settings.redis) as client:
         found = current_headers(client)
     print(f"{decisions} decisions, {sent} records: {seconds:.2f} s, {used:.2f} s CPU")
     print(
@@ -81,7 +81,7 @@ def throughput(settings: Settings, plan: Plan, decisions: int) -> None:
 
 
 def latency(settings: Settings, plan: Plan, rounds: int = 40) -> None:
-    with stream.connect(settings.redis) as client:
+    with stream.connect_stream(settings.redis) as client:
         client.flushall()
     stop = threading.Event()
     thread = threading.Thread(target=learn, args=(settings, lambda: plan, stop))

@@ -193,7 +193,7 @@ def learnt_of(settings: Settings, plan: "Plan", *, named: bool) -> "dict[str, Sn
         return {}
     learnt = {}
     try:
-        with stream.connect(settings.redis) as client, store_errors("reading what is learnt"):
+        with stream.connect_stream(settings.redis) as client, store_errors("reading what is learnt"):
             for key, selection in plan.policies.items():
                 found = current_snapshot(client, key)
                 if found is not None and found.header.meaning == meaning_of(selection):
@@ -221,7 +221,7 @@ def explain(
 
     with (
         at_store(data, redis) as settings,
-        stream.connect(settings.redis) as client,
+        stream.connect_stream(settings.redis) as client,
     ):
         told = explain_decision(settings.log, Archive(settings.data / "plans"), client, decision_id)
     if json:

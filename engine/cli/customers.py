@@ -28,14 +28,14 @@ def export(customer: Customer, *, data: Data = None, redis: Redis = None, json: 
     """Hand out all that is kept of a customer, found by any of their ids, as one JSON document."""
     from engine.customers.customer_view import customer_view
     from engine.customers.redis.keys import identifier_spellings
-    from engine.journal.log.export import rows_of
+    from engine.journal.log.export import export_rows
 
     with at_store(data, redis) as settings:
         found = asyncio.run(_export(settings.redis, customer))
         ids = identifier_spellings(customer)
         if found:
             ids |= {found.profile.id, *(value for values in found.profile.ids.values() for value in values)}
-        rows = rows_of(settings.log, ids, settings.redis)
+        rows = export_rows(settings.log, ids, settings.redis)
     if found is None and not any(rows.values()):
         raise BadInput(f"{customer!r}: nothing is kept under this id; give any id the customer was known by")
     profile = customer_view(found.profile, time.time(), found.counts) if found else None
@@ -128,7 +128,7 @@ def close(key: PolicyKey, *, data: Data = None, redis: Redis = None) -> int:
 
     with (
         at_store(data, redis) as settings,
-        stream.connect(settings.redis) as client,
+        stream.connect_stream(settings.redis) as client,
         store_errors("closing a breaker"),
     ):
         closed = close_breaker(client, key)

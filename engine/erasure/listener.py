@@ -113,7 +113,7 @@ class Forgetter:
         settled = [one for one in self._settles if one[0] + _SLACK < now]
         if not settled:
             return
-        if stream.holds_before(self._client, max(at for at, _ in settled)) or not _written_anew(self._client):
+        if stream.has_entries_before(self._client, max(at for at, _ in settled)) or not _written_anew(self._client):
             return
         prepared = self._place.with_suffix(".tmp")
         prepared.write_text(settled[-1][1])
@@ -179,7 +179,7 @@ def _logged(log: Path, news: Collection[str], stop: Event | None) -> tuple[set[s
     others: set[int] = set()
     for table, columns in _NAMING.items():
         for path in files_of(log, table, (), stop):
-            this, found = id_of(path), parquet.read(path, columns)
+            this, found = id_of(path), parquet.read_table(path, columns)
             given = {name for column in columns for name in pc.unique(found[column]).to_pylist() if name is not None}
             here = set()
             for name in given:

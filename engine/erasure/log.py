@@ -49,7 +49,7 @@ def remove(log: Path, ids: Collection[str], free: Container[FileId] = (), stop: 
     """
     decisions: set[str] = set()
     for path in files_of(log, "decisions", free, stop):
-        found = parquet.read(path, ["decision_id", "customer"])
+        found = parquet.read_table(path, ["decision_id", "customer"])
         decisions.update(found.filter(pc.invert(_others(found, "decisions", ids, ())))["decision_id"].to_pylist())
     removed = 0
     for table in reversed(parquet.TABLES):  # rewards before the decisions that say whose they are
@@ -96,12 +96,12 @@ def remember(log: Path, erased: Mapping[str, float]) -> None:
     """Keep what was made by these before they were erased, and is still to come, from coming in: by digest, when."""
     oldest = max(erased.values(), default=0.0) - ERASURES_LIFE
 
-    def change(before: commit.Checkpoint) -> commit.Change:
+    def change(before: commit.Checkpoint) -> commit.LogChange:
         latest = {one: max(at, before.erased.get(one, at)) for one, at in erased.items()}
         after = {one: at for one, at in before.erased.items() if at > oldest} | latest
-        return commit.Change() if after == before.erased else commit.Change(erased=after)
+        return commit.LogChange() if after == before.erased else commit.LogChange(erased=after)
 
-    commit.commit(log, change)
+    commit.commit_change(log, change)
 
 
 def _rewrite(log: Path, table: Table, path: Path, ids: Collection[str], keep: Keep, stop: Event | None) -> int:
@@ -119,20 +119,20 @@ def _rewrite(log: Path, table: Table, path: Path, ids: Collection[str], keep: Ke
 
     while True:
         before = id_of(path)
-        found = parquet.read(path, columns)
+        found = parquet.read_table(path, columns)
         count: int = found.num_rows - (pc.sum(keep(found)).as_py() or 0)
         if not count and not ("device" in columns and pc.any(_is_on(found, ids)).as_py()):
             return 0
         same = True
 
-        def change(_: commit.Checkpoint, before: FileId | None = before) -> commit.Change:
+        def change(_: commit.Checkpoint, before: FileId | None = before) -> commit.LogChange:
             nonlocal same
             same = id_of(path) == before  # else it was compacted, or is clean already
-            return commit.Change({path: put}) if same else commit.Change()
+            return commit.LogChange({path: put}) if same else commit.LogChange()
 
         try:
-            parquet.copy(prepared, table, [path], clean)
-            if commit.commit(log, change, wait=False):
+            parquet.copy_files(prepared, table, [path], clean)
+            if commit.commit_change(log, change, wait=False):
                 return count
         except FileNotFoundError:
             same = False

@@ -1,4 +1,4 @@
-"""What a decision leaves in the log, as records."""
+"""The records that an answered decision adds to the log."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from engine.journal.records import DecisionRecord, DecisionRow, ExposureRecord
 
 
 def records_of(decision: Decision, now: float, *, expose: bool) -> list[DecisionRecord | ExposureRecord]:
-    """What an answered decision leaves in the log; one for an erased customer does not say whom it was for."""
+    """The decision's records; with `expose` also its exposure. For an erased customer they carry no identifier."""
     if decision.erased:
         unnamed = msgspec.structs.replace(decision.answer, customer="")
         decision = msgspec.structs.replace(decision, answer=unnamed, device=None, trace=b"")
-    seen = exposure_record(decision, now) if expose else None
-    return [decision_record(decision, now), *([seen] if seen else [])]
+    exposure = exposure_record(decision, now) if expose else None
+    return [decision_record(decision, now), *([exposure] if exposure else [])]
 
 
 def decision_record(decision: Decision, now: float) -> DecisionRecord:
@@ -29,21 +29,21 @@ def decision_record(decision: Decision, now: float) -> DecisionRecord:
 
 
 def exposure_record(decision: Decision, now: float) -> ExposureRecord | None:
-    """All that was decided as seen at once; None where there was nothing to see."""
-    keys = seen_keys(decision)
+    """The exposure of everything in the decision; None where nothing is shown."""
+    keys = exposable_keys(decision)
     return ExposureRecord(decision.answer.decision_id, now, decision.answer.customer, keys) if keys else None
 
 
-def seen_keys(decision: Decision) -> list[str]:
-    """The experiments with a variant and the placements of a decision."""
+def exposable_keys(decision: Decision) -> list[str]:
+    """The keys that can be exposed: experiments with a variant, placements that show something."""
     return [
         *(key for key, one in decision.assigned.items() if one.assignment.index >= 0),
         *(key for key, choice in decision.choices.items() if not choice.is_silent),
     ]
 
 
-def chances_of(decision: Decision) -> dict[str, Sequence[float]]:
-    """The probabilities of the candidates of each placement that a learnt policy chose for, in their order."""
+def logged_probabilities(decision: Decision) -> dict[str, Sequence[float]]:
+    """The candidates' probabilities by placement, in their order, where a learnt policy chose."""
     return {
         placement: choice.probabilities
         for placement, choice in decision.choices.items()

@@ -1,14 +1,17 @@
-"""The wire schema of every record of the log, once: spool frames, stream entries and Parquet rows come from it."""
+"""The wire schema of every record: spool frames, stream entries and Parquet rows are made from it.
+
+Records are msgpack arrays with their tag first, so fields are identified by position: add new ones at the end only.
+"""
 
 from typing import Literal
 
 import msgspec
 
-Kind = Literal["experiment", "offer"]
+RowKind = Literal["experiment", "offer"]
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):  # records hold no cycles
-    """What one thing that happened leaves in the log. Times are seconds since 1970, UTC."""
+    """One entry of the log. Times are seconds since 1970, UTC."""
 
 
 class DecisionRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -18,7 +21,7 @@ class DecisionRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     policies of the placement read, whichever of them chose.
     """
 
-    kind: Kind
+    kind: RowKind
     key: str
     variant: str | None
     reason: str
@@ -31,7 +34,7 @@ class DecisionRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class DecisionRecord(Record, frozen=True, array_like=True, gc=False, tag="decision"):
-    """An answered decision: it is in the spool before the answer leaves."""
+    """An answered decision. It is in the spool before its answer leaves."""
 
     decision_id: str
     time: float
@@ -40,11 +43,11 @@ class DecisionRecord(Record, frozen=True, array_like=True, gc=False, tag="decisi
     channel: str
     plan: str
     rows: list[DecisionRow]
-    trace: bytes = b""  # msgpack of what `explain` needs to replay it: request and profile as they were
+    trace: bytes = b""  # see `traces`
 
 
 class ExposureRecord(Record, frozen=True, array_like=True, gc=False, tag="exposure"):
-    """The customer saw what was decided under `keys` (experiments or placements)."""
+    """The customer saw the decisions under `keys` (experiments or placements)."""
 
     decision_id: str
     time: float
@@ -53,7 +56,7 @@ class ExposureRecord(Record, frozen=True, array_like=True, gc=False, tag="exposu
 
 
 class EventRecord(Record, frozen=True, array_like=True, gc=False, tag="event"):
-    """Something a customer did. `time` is when it happened by the corrected clock, `received` when it came in."""
+    """Something a customer did: `time` is when it happened by the corrected clock, `received` when it arrived."""
 
     message_id: str
     time: float
@@ -63,7 +66,7 @@ class EventRecord(Record, frozen=True, array_like=True, gc=False, tag="event"):
     decision_id: str | None
     channel: str | None
     revenue: float | None
-    properties: bytes  # JSON text as it came
+    properties: bytes  # JSON text as received
 
 
 class RewardRecord(Record, frozen=True, array_like=True, gc=False, tag="reward"):
@@ -76,7 +79,7 @@ class RewardRecord(Record, frozen=True, array_like=True, gc=False, tag="reward")
 
 
 class QuarantineRecord(Record, frozen=True, array_like=True, gc=False, tag="quarantine"):
-    """What could not be used, kept aside with its reason."""
+    """A record that could not be used, with the reason."""
 
     time: float
     reason: str
@@ -99,6 +102,6 @@ def decode(payload: bytes) -> AnyRecord:
     """The record of `encode`d bytes.
 
     Raises:
-        msgspec.DecodeError: if the bytes are no record of this version.
+        msgspec.DecodeError: if the bytes are not a record that this version knows.
     """
     return _decoder.decode(payload)

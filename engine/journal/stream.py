@@ -1,4 +1,13 @@
-"""Redis Streams between the spools and their readers: one per partition, each record once and in its spool's order."""
+"""Redis Streams between spools and readers, one per partition of customers.
+
+An entry holds one batch of one spool: `s` the spool's id, `p` the sequence number that the batch follows, `f` its
+frames (layout: `spool.spool`). Invariants:
+
+1. A reader takes each record once: it remembers the last sequence number per spool (`Mark`) and skips older ones.
+2. Records of one spool and partition are read in the order of their sequence numbers.
+3. An entry is trimmed only after every registered reader has committed a position behind it.
+4. Records that the store lost are reported: a batch that follows a number not yet read leaves a gap (`LostRecords`).
+"""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -17,37 +26,38 @@ StreamClient = redis.Redis | redis.RedisCluster
 Position = str
 BEGINNING: Position = "0-0"
 LEARNER = "learner"
-LAST = "last"  # beside the spools, of which none has this name: the id of the stream's last entry
+LAST = "last"
+"""A field beside the spools' in `shipped`: the id of the stream's last entry. No spool has this name."""
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
-    """The last record of one spool that a reader took, and when it was added, in milliseconds since 1970."""
+    """The last sequence number of one spool that a reader took, and when its entry was added (ms since 1970)."""
 
     seq: int
     seen: int
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a reader is, by partition: a value that it keeps together with what it made of the records."""
+    """How far a reader is, by partition; it is stored in one transaction with the result of reading."""
 
     positions: dict[int, Position] = {}
     marks: dict[int, dict[str, Mark]] = {}
 
     def merge(self, other: "Progress") -> "Progress":
-        """The further of both, everywhere: associative, commutative and idempotent."""
+        """The maximum of both, element by element: associative, commutative and idempotent."""
         positions = dict(self.positions)
         for partition, position in other.positions.items():
-            positions[partition] = max(position, positions.get(partition, BEGINNING), key=order)
+            positions[partition] = max(position, positions.get(partition, BEGINNING), key=position_key)
         marks = {partition: dict(of_spools) for partition, of_spools in self.marks.items()}
         for partition, of_spools in other.marks.items():
-            mine = marks.setdefault(partition, {})
+            merged = marks.setdefault(partition, {})
             for name, mark in of_spools.items():
-                known = mine.get(name, mark)
-                mine[name] = Mark(max(mark.seq, known.seq), max(mark.seen, known.seen))
+                known = merged.get(name, mark)
+                merged[name] = Mark(max(mark.seq, known.seq), max(mark.seen, known.seen))
         return Progress(positions, marks)
 
     def without_spools_before(self, seen: int) -> "Progress":
-        """Without the marks of spools from which nothing came since `seen`, in milliseconds since 1970."""
+        """Without the marks of spools whose last record is older than `seen` (ms since 1970)."""
         return Progress(
             dict(self.positions),
             {
@@ -58,17 +68,20 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Delivery(NamedTuple):
-    """The records of one entry that the reader had not taken yet, as (sequence number, encoded record)."""
+    """The records of one entry that are new to the reader, as (sequence number, encoded record).
+
+    `broken` is the part of the entry that could not be read.
+    """
 
     partition: int
     position: Position
     spool: str
     frames: list[tuple[int, bytes]]
-    broken: bytes = b""  # what of the entry could not be read
+    broken: bytes = b""
 
 
-class Lost(NamedTuple):
-    """Records of a spool, from `first` to `last`, of which those of this partition never came."""
+class LostRecords(NamedTuple):
+    """Sequence numbers `first` to `last` of a spool: those of this partition never arrived."""
 
     partition: int
     spool: str
@@ -77,9 +90,9 @@ class Lost(NamedTuple):
 
 
 class Reader:
-    """Reads streams from `progress` on; `name` holds their entries until it commits past them.
+    """Reads streams from `progress` on. Entries stay in the store until the reader called `name` commits past them.
 
-    Those of all partitions, also of ones that show up later, or of those `only` and no others.
+    It reads all partitions, including ones that appear later, or those in `only`.
     """
 
     def __init__(
@@ -97,18 +110,18 @@ class Reader:
         begun = dict.fromkeys(range(partitions) if only is None else only, BEGINNING) | progress.positions
         self._positions = {p: position for p, position in begun.items() if only is None or p in only}
         self._marks = {p: dict(marks) for p, marks in progress.marks.items() if p in self._positions}
-        self.lost: list[Lost] = []
+        self.lost: list[LostRecords] = []
 
     @property
     def progress(self) -> Progress:
-        """What the next reader has to begin with, if all that was read until now is kept."""
+        """Where the next reader starts, provided that everything read so far is stored."""
         return Progress(dict(self._positions), {p: dict(of_spools) for p, of_spools in self._marks.items()})
 
     def read(self, count: int = 16, *, besides: Collection[int] = ()) -> list[Delivery]:
-        """Up to `count` entries of each partition but those `besides`, without waiting; empty at the streams' ends.
+        """Up to `count` entries of each partition except those in `besides`, without waiting.
 
         Raises:
-            redis.RedisError: if the store does not answer. Nothing is skipped by calling again.
+            redis.RedisError: if the store does not answer. Calling again skips nothing.
         """
         pipeline = self._client.pipeline(transaction=False)
         pipeline.smembers(PARTITIONS)
@@ -122,8 +135,8 @@ class Reader:
         for partition, streams, last in zip(asked, answers[::2], answers[1::2], strict=True):
             for _, entries in streams:
                 deliveries += [self._take(partition, entry.decode(), fields) for entry, fields in entries]
-            if order(last.decode() if last else BEGINNING) < order(self._positions[partition]):
-                # The store lost entries that were read: new ones may get smaller ids, so all are looked at again.
+            if position_key(last.decode() if last else BEGINNING) < position_key(self._positions[partition]):
+                # The store lost entries that were read already. New ones may get smaller ids, so read from the start.
                 self._positions[partition] = BEGINNING
         for partition in map(int, known):
             if self._only is None or partition in self._only:
@@ -131,7 +144,7 @@ class Reader:
         return deliveries
 
     def commit(self, progress: Progress) -> None:
-        """Let go of the entries up to `progress`, which the caller has made durable."""
+        """Release the entries up to `progress`, which the caller has stored durably."""
         pipeline = self._client.pipeline(transaction=False)
         for partition, position in progress.positions.items():
             pipeline.hset(keyspace.partition(partition).positions, self._name, position)
@@ -147,16 +160,16 @@ class Reader:
         mark = marks.get(name)
         taken = mark.seq if mark else 0
         if mark and before > taken:
-            self.lost.append(Lost(partition, name, taken + 1, before))
+            self.lost.append(LostRecords(partition, name, taken + 1, before))
         found = list(spool.decode_frames(data))
         fresh = [(frame.seq, frame.payload) for frame in found if frame.seq > taken]
         if fresh:
-            marks[name] = Mark(fresh[-1][0], order(position)[0])
+            marks[name] = Mark(fresh[-1][0], position_key(position)[0])
         return Delivery(partition, position, name, fresh, data[sum(len(frame.raw) for frame in found) :])
 
 
 def publish_collected(client: StreamClient, progress: Progress) -> None:
-    """Tell the workers what they may delete: everything up to the marks is in the Parquet log."""
+    """Publish to the workers what they may delete: everything up to the marks is in the Parquet log."""
     pipeline = client.pipeline(transaction=False)
     for partition, of_spools in progress.marks.items():
         if of_spools:
@@ -166,10 +179,10 @@ def publish_collected(client: StreamClient, progress: Progress) -> None:
     pipeline.execute()
 
 
-def forget_spools(client: StreamClient, before: Progress, seen: int) -> Progress:
-    """`before` without the spools that are gone, and from which nothing came since `seen`, in milliseconds since 1970.
+def drop_removed_spools(client: StreamClient, before: Progress, seen: int) -> Progress:
+    """`before` without the marks of spools that are removed and whose last record is older than `seen` (ms since 1970).
 
-    One is gone when its folder is, and with it its last shipped number; until then it may be shipped again.
+    A spool is removed once its folder and its last shipped number are deleted; until then it may be shipped again.
     """
     recent = before.without_spools_before(seen)
     marks = {}
@@ -184,47 +197,49 @@ def forget_spools(client: StreamClient, before: Progress, seen: int) -> Progress
     return Progress(dict(before.positions), marks)
 
 
-def trim(client: StreamClient, partitions: list[int]) -> None:
-    """Remove the entries that every registered reader has committed."""
+def trim_streams(client: StreamClient, partitions: list[int]) -> None:
+    """Delete the entries that every registered reader has committed."""
     for partition in partitions:
         names = keyspace.partition(partition)
         positions = [value.decode() if isinstance(value, bytes) else value for value in client.hvals(names.positions)]
         if positions:
-            milliseconds, count = min(map(order, positions))
+            milliseconds, count = min(map(position_key, positions))
             client.xtrim(names.stream, minid=f"{milliseconds}-{count + 1}", approximate=False)
 
 
-def expect(client: StreamClient, reader: str, partitions: int) -> None:
-    """Keep all entries for a reader that is about to come, unless it has been here."""
+def register_reader(client: StreamClient, reader: str, partitions: int) -> None:
+    """Keep all entries for a reader that will start, unless it has committed a position before."""
     for partition in range(partitions):
         client.hsetnx(keyspace.partition(partition).positions, reader, BEGINNING)
 
 
-def holds_before(client: StreamClient, time: float) -> bool:
-    """Whether a stream still has an entry from before `time`, in seconds since 1970."""
+def has_entries_before(client: StreamClient, time: float) -> bool:
+    """Whether a stream still has an entry older than `time` (s since 1970)."""
     last = f"{int(time * 1000)}"
     return any(
         client.xrange(keyspace.partition(int(one)).stream, max=last, count=1) for one in client.smembers(PARTITIONS)
     )
 
 
-def forget_reader(client: StreamClient, name: str) -> None:
-    """Stop holding entries for a reader that will not come back."""
+def unregister_reader(client: StreamClient, name: str) -> None:
+    """Stop keeping entries for a reader that will not return."""
     for partition in client.smembers(PARTITIONS):
         client.hdel(keyspace.partition(int(partition)).positions, name)
 
 
-def order(position: Position) -> tuple[int, int]:
-    """The position as numbers, in the order of the stream: milliseconds since 1970, and a count within them."""
+def position_key(position: Position) -> tuple[int, int]:
+    """The position as numbers that sort like the stream: milliseconds since 1970, and a count within them."""
     milliseconds, _, count = position.partition("-")
     return int(milliseconds), int(count)
 
 
-def connect(url: str, timeout: float = 5.0) -> StreamClient:
-    """A client that gives up after `timeout` seconds and leaves repeating to us; `redis+cluster://` is a cluster.
+def connect_stream(url: str, timeout: float = 5.0) -> StreamClient:
+    """A client without retries whose commands time out after `timeout` seconds; `redis+cluster://` is a cluster.
+
+    A retried XADD whose reply was lost would add an entry twice.
 
     Raises:
-        BadInput: if `url` is none that redis-py knows.
+        BadInput: if redis-py cannot use `url`.
     """
     try:
         if "+cluster://" in url:
@@ -239,10 +254,10 @@ def connect(url: str, timeout: float = 5.0) -> StreamClient:
 
 
 def refuse_eviction(client: StreamClient) -> None:
-    """Make sure that the store never throws acknowledged records away to make room.
+    """Check that the store never deletes acknowledged records to free memory.
 
     Raises:
-        JournalError: if its `maxmemory-policy` is one that evicts.
+        JournalError: if its `maxmemory-policy` evicts.
     """
     try:
         policy = client.config_get("maxmemory-policy").get("maxmemory-policy")

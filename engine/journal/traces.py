@@ -1,7 +1,7 @@
-"""What a decision was made from besides plan and snapshots, kept in its record so that it can be made again.
+"""The inputs of a decision besides plan and snapshots, stored in its record so that `explain` can repeat it.
 
-One byte says in which format. Formats that only gained fields are one format; a change of what a field means, or of
-how the same inputs are decided, is a new one.
+The first byte is the format. Adding fields keeps the format; changing the meaning of a field, or how the same
+inputs are decided, needs a new one.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from engine.errors import BadInput
 
 FORMAT = 1
 UNMARKED = range(0x90, 0xA0)
-"""How msgpack begins an array: traces from before there was a format, which are as those of the first."""
+"""First bytes of a msgpack array: traces written before the format byte, which equal format 1."""
 RELEASE = version("counterpoint")
 
 
 class Trace(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """When, the request and the customer as they were; `tripped` selections had an open breaker, `paused` were held.
+    """Time, request and profile of a decision; `tripped` selections had an open breaker, `paused` ones were paused.
 
-    `release` is that of the engine that decided. `chances` are, by placement, the final probabilities of the candidates
-    under a learnt policy: its snapshot is not kept for ever.
+    `release` is the engine's version. `chances` has, by placement, the candidates' final probabilities under a learnt
+    policy, because its snapshot is deleted after a while.
     """
 
     now: float
@@ -42,19 +42,19 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Trace)
 
 
-def encode(trace: Trace) -> bytes:
-    """The trace as it is stored in a decision's record."""
+def encode_trace(trace: Trace) -> bytes:
+    """The trace as bytes of a decision's record."""
     return _FORMAT + _encoder.encode(trace)
 
 
-def decode(blob: bytes) -> Trace:
+def decode_trace(blob: bytes) -> Trace:
     """The trace of a record.
 
     Raises:
-        BadInput: if the record has none, or one that this version does not read.
+        BadInput: if the record has no trace, or one that this version cannot read.
     """
     if not blob:
-        raise BadInput("the record has no trace; what the log says of the decision is all that is left")
+        raise BadInput("the record has no trace, so it cannot be repeated; its rows in the log are all there is")
     marked = blob[0] not in UNMARKED
     if marked and blob[0] != FORMAT:
         raise BadInput(

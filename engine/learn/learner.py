@@ -146,7 +146,7 @@ class Learner:
         self._suffix = "" if owned is None else MARK + "-".join(map(str, sorted(owned)))
         self._state = State(path_of(settings.data, owned))
         self._data = settings.data
-        self._client = stream.connect(settings.redis)
+        self._client = stream.connect_stream(settings.redis)
         self._outbox = Outbox(self._state.db, self._state.id)
         self._time = self._state.time()
         self._entries = entries
@@ -262,7 +262,7 @@ class Learner:
         beyond = {
             p: at
             for p, at in others.items()
-            if stream.order(at) > stream.order(mine.positions.get(p, stream.BEGINNING))
+            if stream.position_key(at) > stream.position_key(mine.positions.get(p, stream.BEGINNING))
         }
         if beyond:
             _log.info("another learner had read on; its policies are taken over", partitions=sorted(beyond))

@@ -96,7 +96,7 @@ class StreamMerger:
 
     def _reads(self, delivery: stream.Delivery) -> Iterator[_Frame]:
         partition, spool = delivery.partition, delivery.spool
-        clock, seen = self._clocks.get(partition, 0.0), stream.order(delivery.position)[0]
+        clock, seen = self._clocks.get(partition, 0.0), stream.position_key(delivery.position)[0]
         for seq, payload in delivery.frames:
             record = _decoded(payload)
             if record is not None:

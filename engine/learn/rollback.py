@@ -28,7 +28,7 @@ def versions(settings: Settings, key: str) -> list[Version]:
         BadInput: if there is none; the message names the selections that have some.
         StoreUnavailable: if the store does not answer.
     """
-    with stream.connect(settings.redis) as client, store_errors("listing snapshots"):
+    with stream.connect_stream(settings.redis) as client, store_errors("listing snapshots"):
         return [Version(header, _rewards(client, key, header)) for header in _kept(client, key)]
 
 
@@ -45,7 +45,7 @@ def rollback(settings: Settings, key: str, version: int | None = None) -> int:
         BadInput: if there is no such version; the message names those that are kept.
         StoreUnavailable: if the store does not answer.
     """
-    with stream.connect(settings.redis) as client, store_errors("rolling back"):
+    with stream.connect_stream(settings.redis) as client, store_errors("rolling back"):
         target = _chosen(client, key, version)
         for part in parts_of(client, key):
             then = [header for header in kept_headers(client, part) if header.time <= target.time]

@@ -76,7 +76,7 @@ def warm_start(settings: Settings, plan: Plan, key: str, source: Path) -> WarmSt
     if selection is None:
         raise BadInput(f"{key!r} is no selection; use one of {', '.join(sorted(plan.policies))}")
     policy, unused = learnt_from(selection, source)
-    with stream.connect(settings.redis) as client, store_errors("publishing"):
+    with stream.connect_stream(settings.redis) as client, store_errors("publishing"):
         # Nothing that a learner taught before is in it, so its clock reads 0 there.
         meaning, blob = meaning_of(selection), dump_policy(policy)
         parts = parts_of(client, key)

@@ -88,7 +88,7 @@ def explain_decision(log: Path, archive: Archive, client: StreamClient, decision
     if not found:
         raise BadInput(f"{decision_id!r} is not in {log}; check the id, or run 'counterpoint collect --drain' first")
     blob = next((trace for _, _, trace in found if trace), b"")
-    trace = traces.decode(blob)
+    trace = traces.decode_trace(blob)
     version = found[0][1]
     plan = replace(compile_plan(archive.read_specs(version)), paused=frozenset(trace.paused))
     logged = [row for row, _, _ in found]
@@ -121,9 +121,9 @@ def _rows(log: Path, decision_id: str) -> Iterator[tuple[LoggedRow, str, bytes]]
         return
     if not log.is_dir():
         return
-    with commit.reading(log):
+    with commit.log_read_lock(log):
         for path in sorted((log / "decisions" / f"day={day}").glob("*.parquet")):
-            table = parquet.read(path, COLUMNS, pc.field("decision_id") == decision_id)
+            table = parquet.read_table(path, COLUMNS, pc.field("decision_id") == decision_id)
             for row in table.to_pylist():
                 names = ("kind", "key", "variant", "reason", "propensity", "policy")
                 shown = LoggedRow(**{name: row[name] for name in names}, candidates=row["candidates"] or [])

@@ -28,7 +28,7 @@ from engine.decision.offers import Snapshot
 from engine.erasure.recovery import recover_erasures, recover_merges
 from engine.errors import JournalError, StoreUnavailable
 from engine.journal import traces
-from engine.journal.from_decision import chances_of, records_of, seen_keys
+from engine.journal.from_decision import exposable_keys, logged_probabilities, records_of
 from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord, encode
 from engine.journal.spool.ship import Shipper
 from engine.journal.spool.spool import Spool, partition_of
@@ -252,12 +252,14 @@ class Worker:
         self, decision: Decision, now: float, request: DecideRequest, profile: Profile, standing: Availability
     ) -> bytes:
         degraded, paused, tripped = decision.answer.degraded, list(self.switch.paused), list(self._tripped)
-        made = traces.Trace(now, request, profile, standing, degraded, tripped, paused, chances=chances_of(decision))
-        return traces.encode(made)
+        made = traces.Trace(
+            now, request, profile, standing, degraded, tripped, paused, chances=logged_probabilities(decision)
+        )
+        return traces.encode_trace(made)
 
     async def hold(self, decision: Decision) -> bool:
         """Keep a decision until its exposure is told; False where the store did not take it."""
-        waits = seen_keys(decision)
+        waits = exposable_keys(decision)
         lost = decision.answer.degraded or decision.erased
         told = None if lost else pending_of(decision, decision.claims_key, waits)
         if told is not None:

@@ -12,7 +12,7 @@ from engine.catalog import Plan, load_plan
 from engine.customer import CustomerIds, Profile, Trait
 from engine.decision.decision import Availability, DecideRequest
 from engine.decision.staff_view import build_agent_view
-from engine.journal.from_decision import decision_record, seen_keys
+from engine.journal.from_decision import decision_record, exposable_keys
 
 NOW = 1_790_000_000.0
 PLACEMENTS = ("hero", "side", "foot", "bar")
@@ -111,6 +111,6 @@ def test_the_second_of_two_with_one_fallback_stays_empty_and_says_why(plan: Plan
 
 def test_what_stays_empty_was_not_seen_in_the_log(plan: Plan) -> None:
     decision = decide(plan, {}, Profile("u", "u"), ask(("hero", "side")), NOW, degraded=True)
-    assert seen_keys(decision) == ["hero"]
+    assert exposable_keys(decision) == ["hero"]
     rows = {row.key: (row.variant, row.reason) for row in decision_record(decision, NOW).rows}
     assert rows == {"hero": ("z", "fallback"), "side": (None, "shown")}

@@ -65,7 +65,7 @@ def customers(log: Path) -> set[str]:
 
 
 def test_a_learner_elsewhere_forgets_in_its_next_round(redis_url: str, tmp_path: Path) -> None:
-    with closing(waiting(tmp_path)) as state, stream.connect(redis_url) as client:
+    with closing(waiting(tmp_path)) as state, stream.connect_stream(redis_url) as client:
         since = forget_pending(client, tmp_path, stream.BEGINNING)
         assert since == stream.BEGINNING
         erase(redis_url, "gone")
@@ -78,7 +78,7 @@ def test_a_learner_elsewhere_forgets_in_its_next_round(redis_url: str, tmp_path:
 
 
 def test_a_learner_that_ends_halfway_through_forgets_when_it_is_back(redis_url: str, tmp_path: Path) -> None:
-    with closing(waiting(tmp_path)) as state, stream.connect(redis_url) as client:
+    with closing(waiting(tmp_path)) as state, stream.connect_stream(redis_url) as client:
         erase(redis_url, "gone")
         broken = path_of(tmp_path, None).with_name("a.sqlite")
         with closing(sqlite3.connect(broken)) as db:
@@ -107,7 +107,7 @@ def test_a_log_elsewhere_forgets_and_takes_in_nothing_more(redis_url: str, tmp_p
     seen(3, time.time())  # let in while it was going on
     collect(settings, LogErasures(), drain=True)
     assert customers(settings.log) == {"stays"}
-    with stream.connect(redis_url) as client:
+    with stream.connect_stream(redis_url) as client:
         assert forget_logged(client, settings.log) == 0
 
 
@@ -137,7 +137,7 @@ def test_all_that_wait_are_forgotten_together_and_files_of_others_stay(redis_url
         seen_by(settings, *names)
     *_, untouched = sorted((settings.log / "exposures").rglob("*.parquet"))
     before = untouched.stat()
-    with stream.connect(redis_url) as client:
+    with stream.connect_stream(redis_url) as client:
         told(client, "a", "b", "c", "nobody")
         assert Forgetter(client, settings.log).step(time.time()) == 3
     assert customers(settings.log) == {"stays", "too"}
@@ -161,7 +161,7 @@ def test_an_end_halfway_loses_nothing_and_the_next_finishes(redis_url: str, tmp_
     settings = Settings(redis=redis_url, data=tmp_path)
     for number in range(3):
         seen_by(settings, "gone", f"stays-{number}")
-    with stream.connect(redis_url) as client:
+    with stream.connect_stream(redis_url) as client:
         told(client, "gone")
         for looks in range(8):
             with pytest.raises(StoppedError):
@@ -176,11 +176,11 @@ def test_readers_keep_the_eraser_waiting_and_not_the_collector(redis_url: str, t
     seen_by(settings, "gone", "stays")
     stop = threading.Event()
     collecting = Thread(target=collect, args=(settings, LogErasures()), kwargs={"stop": stop, "flush_seconds": 0.05})
-    with stream.connect(redis_url) as client:
-        with commit.reading(settings.log):
+    with stream.connect_stream(redis_url) as client:
+        with commit.log_read_lock(settings.log):
             told(client, "gone")
             collecting.start()
-            until(lambda: identifier_digest("gone") in commit.load(settings.log).erased)
+            until(lambda: identifier_digest("gone") in commit.read_checkpoint(settings.log).erased)
             spool = Spool(settings.spool)
             spool.append(encode(ExposureRecord("d-new", NOW, "new", ["k"])), 0)
             spool.close()
@@ -201,7 +201,7 @@ def written(store: Path) -> bytes:
 
 
 def test_at_last_the_file_of_the_store_has_nothing_of_them(tmp_path: Path) -> None:
-    with embedded.running(tmp_path / "store") as store, stream.connect(store.url) as client:
+    with embedded.running(tmp_path / "store") as store, stream.connect_stream(store.url) as client:
         settings = Settings(redis=store.url, data=tmp_path)
         seen_by(settings, "gone")
         client.set("profile", "of gone", ex=1000)
@@ -222,6 +222,6 @@ def test_a_damaged_file_keeps_nobody_else_from_being_forgotten(redis_url: str, t
     damaged = settings.log / "exposures" / "day=2026-09-21" / "0000000000.parquet"
     damaged.parent.mkdir(exist_ok=True)
     damaged.write_bytes(b"PAR1 and no more")
-    with stream.connect(redis_url) as client:
+    with stream.connect_stream(redis_url) as client:
         told(client, "gone")
         assert forget_logged(client, settings.log) == 1

@@ -15,7 +15,7 @@ import redis
 
 from engine import embedded
 from engine.erasure.listener import LogErasures
-from engine.journal.log.collect import Summary, collect
+from engine.journal.log.collect import CollectSummary, collect
 from engine.settings import Settings
 
 SCRIPT = Path(__file__).with_name("journal_process.py")
@@ -37,7 +37,7 @@ def process(role: str, data: Path, url: str, name: str = "") -> Iterator[subproc
         running.stdout.close()
 
 
-def drain(data: Path, url: str) -> Summary:
+def drain(data: Path, url: str) -> CollectSummary:
     return collect(Settings(data=data, redis=url, partitions=3), LogErasures(), drain=True)
 
 

@@ -2,12 +2,12 @@
 
 import random
 
-from engine.journal.log.dedupe import Ids
+from engine.journal.log.dedupe import HashSet
 
 
 def test_a_set_of_hashes_holds_what_was_put_in_and_nothing_else() -> None:
     chance = random.Random(8)
-    ids, expected = Ids(loose=7), set[int]()
+    ids, expected = HashSet(loose=7), set[int]()
     for _ in range(2000):
         key = chance.choice((chance.getrandbits(64) - (1 << 63), chance.randrange(-50, 50)))
         assert (key in ids) == (key in expected)

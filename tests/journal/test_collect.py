@@ -20,9 +20,9 @@ from engine.erasure.listener import LogErasures
 from engine.errors import JournalError, StoreUnavailable
 from engine.journal import stream
 from engine.journal.log import commit
-from engine.journal.log.collect import Summary, collect
+from engine.journal.log.collect import CollectSummary, collect
 from engine.journal.log.compact import compact_due
-from engine.journal.log.export import rows_of
+from engine.journal.log.export import export_rows
 from engine.journal.log.parquet import SCHEMAS, TABLES
 from engine.journal.records import (
     AnyRecord,
@@ -69,7 +69,7 @@ def answered(settings: Settings, *records: AnyRecord | bytes) -> None:
     own.close()
 
 
-def drain(settings: Settings) -> Summary:
+def drain(settings: Settings) -> CollectSummary:
     return collect(settings, LogErasures(), drain=True)
 
 
@@ -87,7 +87,7 @@ def test_every_record_becomes_its_rows(settings: Settings) -> None:
         RewardRecord("d-1", "hero", 1.0, NOON),
         QuarantineRecord(NOON, "too old", "events", b"\xff"),
     )
-    assert drain(settings) == Summary(
+    assert drain(settings) == CollectSummary(
         {"decisions": 2, "exposures": 2, "events": 1, "rewards": 1, "quarantine": 1}, lost=0, waiting=0
     )
     noon, day = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC), dt.date(2026, 11, 1)
@@ -261,13 +261,13 @@ def test_a_commit_is_finished_or_undone_by_the_next_process(settings: Settings) 
     answered(settings, DECISION)
     drain(settings)
     (file,) = (settings.log / "decisions").rglob("*.parquet")
-    checkpoint = commit.load(settings.log)
+    checkpoint = commit.read_checkpoint(settings.log)
     ((hidden, name),) = checkpoint.publish.items()
     assert settings.log / name == file
     file.rename(settings.log / hidden)  # killed between the checkpoint and the renaming
     stray = file.with_name(".9-0000000009.parquet.tmp")
     stray.touch()  # killed before the checkpoint
-    assert commit.recover(settings.log) == checkpoint
+    assert commit.recover_log(settings.log) == checkpoint
     assert file.exists()
     assert not stray.exists()
     assert drain(settings).rows == {}
@@ -283,7 +283,9 @@ def test_a_failed_commit_changes_nothing(settings: Settings) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        commit.commit(settings.log, lambda _: commit.Change({settings.log / "events/day=2026-11-01/x.parquet": fail}))
+        commit.commit_change(
+            settings.log, lambda _: commit.LogChange({settings.log / "events/day=2026-11-01/x.parquet": fail})
+        )
     assert [path for path in sorted(settings.log.rglob("*.*")) if path.is_file()] == [p for p in before if p.is_file()]
 
 
@@ -296,8 +298,8 @@ def test_a_file_that_somebody_removes_before_its_commit_is_not_committed(setting
         path.touch()
 
     with pytest.raises(FileNotFoundError):
-        commit.commit(settings.log, lambda _: commit.Change({first: Path.touch, second: tidy}))
-    assert commit.load(settings.log) == commit.Checkpoint()
+        commit.commit_change(settings.log, lambda _: commit.LogChange({first: Path.touch, second: tidy}))
+    assert commit.read_checkpoint(settings.log) == commit.Checkpoint()
     assert not list(first.parent.iterdir())
 
 
@@ -312,7 +314,7 @@ def test_the_streams_are_trimmed_to_what_is_in_the_log(settings: Settings) -> No
     for number in range(5):
         answered(settings, ExposureRecord(f"d-{number}", NOON, "u", ["k"]))
         drain(settings)
-    with stream.connect(settings.redis) as client:
+    with stream.connect_stream(settings.redis) as client:
         assert client.xlen(keyspace.partition(0).stream) == 0
 
 
@@ -357,7 +359,7 @@ def test_a_damaged_file_keeps_no_record_from_the_log(settings: Settings) -> None
     answered(settings, EVENT, ExposureRecord("d-1", NOON, "u-1", ["hero"]))
     assert drain(settings).rows == {"events": 1, "exposures": 1}
     compact_due(settings.log, NOON + 7 * DAY)
-    found = rows_of(settings.log, {"u-1"})
+    found = export_rows(settings.log, {"u-1"})
     assert {table: len(rows) for table, rows in found.items()} == {"decisions": 2, "exposures": 1, "events": 1}
 
 
@@ -375,4 +377,4 @@ def test_a_spool_that_was_left_for_weeks_is_not_collected_twice(settings: Settin
     answered(settings, EVENT)
     with time_machine.travel(time.time() + 16 * DAY):
         assert drain(settings).rows == {"events": 1}
-    assert shipment.path.name not in str(commit.load(settings.log).progress.marks)  # it is gone for good
+    assert shipment.path.name not in str(commit.read_checkpoint(settings.log).progress.marks)  # it is gone for good

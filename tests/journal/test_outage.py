@@ -45,7 +45,7 @@ def test_one_outage_is_two_lines_and_another_cause_in_it_one_more() -> None:
 
 
 SHIPPING = ["the store refuses records; they wait in the spool", "the store takes records again"]
-COLLECTING = ["cannot collect; the records wait", "collecting goes on"]
+COLLECTING = ["cannot collect; records wait in the streams", "collecting again"]
 
 
 def test_a_shipper_and_a_collector_tell_when_the_store_is_away_and_when_it_is_back(tmp_path: Path) -> None:

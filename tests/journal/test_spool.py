@@ -145,9 +145,9 @@ def test_a_spool_that_cannot_be_made_again_takes_nothing_and_loses_nothing(tmp_p
     own.append(b"first", 0)
     shutil.rmtree(root)
     root.write_text("in the way")
-    with pytest.raises(JournalError, match="give the folder back"):
+    with pytest.raises(JournalError, match="restore the folder"):
         own.append(b"refused", 0)
-    with pytest.raises(JournalError, match="give the folder back"):
+    with pytest.raises(JournalError, match="restore the folder"):
         own.restore()
     root.unlink()
     assert own.restore()
@@ -182,10 +182,10 @@ def test_a_full_disk_is_seen_before_anything_is_refused(tmp_path: Path, monkeypa
     monkeypatch.setattr(spool, "_LOOK_SECONDS", 0.0)
     own = Spool(tmp_path)
     assert not own.full
-    monkeypatch.setattr(spool, "_ROOM", 1 << 62)
+    monkeypatch.setattr(spool, "_LOW_SPACE", 1 << 62)
     assert own.full
     own.append(b"one", 0)
-    monkeypatch.setattr(spool, "_LEAST", 1 << 62)
+    monkeypatch.setattr(spool, "_LEAST_SPACE", 1 << 62)
     with pytest.raises(JournalError, match="No space left on device; free the disk"):
         own.append(b"two", 0)
     monkeypatch.undo()

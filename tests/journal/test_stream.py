@@ -34,7 +34,7 @@ def test_progress_merges_in_any_order(a: Progress, b: Progress, c: Progress) -> 
     assert a.merge(a) == a
     assert a.merge(Progress()) == a
     for partition, position in a.positions.items():
-        assert stream.order(a.merge(b).positions[partition]) >= stream.order(position)
+        assert stream.position_key(a.merge(b).positions[partition]) >= stream.position_key(position)
 
 
 @given(PROGRESS)
@@ -49,7 +49,7 @@ def test_progress_forgets_spools_that_are_long_silent() -> None:
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[StreamClient]:
-    with stream.connect(redis_url) as connected:
+    with stream.connect_stream(redis_url) as connected:
         yield connected
 
 
@@ -112,7 +112,7 @@ def test_a_reader_drops_what_it_took_and_says_what_never_came(
     client.xadd(keyspace.partition(0).stream, {"s": path.name, "p": "9", "f": b""})
     client.hset(keyspace.partition(0).shipped, "last", "99999999999999-0")
     reader.read()
-    assert reader.lost == [stream.Lost(0, path.name, 6, 9)]
+    assert reader.lost == [stream.LostRecords(0, path.name, 6, 9)]
 
 
 def test_a_store_whose_clock_fell_back_hides_nothing(tmp_path: Path, redis_url: str, client: StreamClient) -> None:
@@ -138,15 +138,15 @@ def test_entries_go_when_the_slowest_reader_is_past_them(tmp_path: Path, redis_u
     slow.read(count=1)
     fast.commit(fast.progress)
     slow.commit(slow.progress)
-    stream.trim(client, [0])
+    stream.trim_streams(client, [0])
     assert client.xlen(keyspace.partition(0).stream) == 2
     slow.read(count=1)
     slow.commit(slow.progress)
-    stream.trim(client, [0])
+    stream.trim_streams(client, [0])
     assert client.xlen(keyspace.partition(0).stream) == 1
     client.sadd(keyspace.PARTITIONS, 0)
-    stream.forget_reader(client, "slow")
-    stream.trim(client, [0])
+    stream.unregister_reader(client, "slow")
+    stream.trim_streams(client, [0])
     assert client.xlen(keyspace.partition(0).stream) == 0
     shipped(tmp_path, redis_url, (b"4", 0))
     assert taken(fast.read()) == [b"4"]
@@ -161,7 +161,7 @@ def test_an_evicting_store_is_refused(client: StreamClient) -> None:
 
 def test_an_address_that_is_none_is_refused() -> None:
     with pytest.raises(BadInput, match="'nowhere'"):
-        stream.connect("nowhere")
+        stream.connect_stream("nowhere")
 
 
 def test_the_shipper_waits_for_a_store_that_is_gone(tmp_path: Path, redis_url: str, client: StreamClient) -> None:

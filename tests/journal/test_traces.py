@@ -4,21 +4,21 @@ import pytest
 from engine.customer import CustomerIds, Profile
 from engine.decision.decision import Availability, DecideRequest
 from engine.errors import BadInput
-from engine.journal.traces import FORMAT, RELEASE, Trace, decode, encode
+from engine.journal.traces import FORMAT, RELEASE, Trace, decode_trace, encode_trace
 
 REQUEST = DecideRequest(customer=CustomerIds(user_id="u"), channel="web", context={"intent": "buy"})
 TRACE = Trace(1.5, REQUEST, Profile("u", "u", points=3.0), Availability({"exposure|*": [1.0]}), tripped=["hero"])
 
 
 def test_a_trace_says_in_which_format_and_by_which_release_it_was_written() -> None:
-    blob = encode(TRACE)
-    assert (blob[0], decode(blob)) == (FORMAT, TRACE)
-    assert decode(blob).release == RELEASE
+    blob = encode_trace(TRACE)
+    assert (blob[0], decode_trace(blob)) == (FORMAT, TRACE)
+    assert decode_trace(blob).release == RELEASE
 
 
 def test_a_trace_from_before_formats_is_read_and_its_release_unknown() -> None:
     before = msgspec.msgpack.encode(msgspec.to_builtins(TRACE)[:7])
-    assert decode(before) == msgspec.structs.replace(TRACE, release="")
+    assert decode_trace(before) == msgspec.structs.replace(TRACE, release="")
 
 
 @pytest.mark.parametrize(
@@ -26,14 +26,14 @@ def test_a_trace_from_before_formats_is_read_and_its_release_unknown() -> None:
     [
         (b"", "has no trace"),
         (
-            bytes((FORMAT + 1,)) + encode(TRACE)[1:],
+            bytes((FORMAT + 1,)) + encode_trace(TRACE)[1:],
             f"has format {FORMAT + 1} and .* reads format {FORMAT}; explain it with",
         ),
-        (encode(TRACE)[:-5], "cannot be read .*damaged"),
+        (encode_trace(TRACE)[:-5], "cannot be read .*damaged"),
         (bytes((FORMAT,)), "cannot be read"),
     ],
     ids=["none", "newer", "cut", "empty"],
 )
 def test_what_cannot_be_read_says_why_and_what_to_do(blob: bytes, says: str) -> None:
     with pytest.raises(BadInput, match=says):
-        decode(blob)
+        decode_trace(blob)

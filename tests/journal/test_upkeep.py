@@ -93,7 +93,7 @@ def test_only_closed_days_are_compacted_at_once(settings: Settings) -> None:
 def test_compaction_leaves_the_files_to_their_readers(settings: Settings) -> None:
     for number in range(2):
         collected(settings, *of_customer(f"u-{number}"))
-    with commit.reading(settings.log), commit.reading(settings.log):
+    with commit.log_read_lock(settings.log), commit.log_read_lock(settings.log):
         assert not compact(settings.log, "events", "2026-11-01")
         collected(settings, *of_customer("u-2"))
     assert len(list(settings.log.glob("events/*/*"))) == 3
@@ -106,11 +106,11 @@ def test_an_unfinished_compaction_is_finished_by_the_next_process(settings: Sett
     small = {path: path.read_bytes() for path in settings.log.glob("events/*/*")}
     compact(settings.log, "events", "2026-11-01")
     (merged,) = settings.log.glob("events/*/*")
-    ((hidden, _),) = commit.load(settings.log).publish.items()
+    ((hidden, _),) = commit.read_checkpoint(settings.log).publish.items()
     merged.rename(settings.log / hidden)
     for path, data in small.items():
         path.write_bytes(data)
-    commit.recover(settings.log)
+    commit.recover_log(settings.log)
     assert list(settings.log.glob("events/*/*")) == [merged]
 
 

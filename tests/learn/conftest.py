@@ -86,7 +86,7 @@ class Shop:
         self.selection("side", "{kind: uniform}", CLICK)
         self._spool = spool.Spool(self.settings.spool)
         self._shipment = ship.Shipment(self._spool.path)
-        self.client = stream.connect(url)
+        self.client = stream.connect_stream(url)
         self._messages = itertools.count()
 
     def close(self) -> None:

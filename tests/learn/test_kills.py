@@ -77,7 +77,7 @@ def forget(shop: Any) -> None:
     shop.client.delete(
         keyspace.SNAPSHOT_HEADERS, *shop.client.keys(f"{keyspace.SNAPSHOT_HEADERS}:*".replace("{", "[{]"))
     )
-    stream.forget_reader(shop.client, "learner")
+    stream.unregister_reader(shop.client, "learner")
 
 
 def same(one: Any, other: Any) -> None:

@@ -34,11 +34,11 @@ def test_it_ships_what_a_dead_worker_left(shop: Any) -> None:
 
 
 def test_a_learner_that_is_expected_and_slow_to_start_misses_nothing(shop: Any) -> None:
-    stream.expect(shop.client, stream.LEARNER, shop.settings.partitions)
+    stream.register_reader(shop.client, stream.LEARNER, shop.settings.partitions)
     shop.send(*shop.shown("d1", 0), shop.event("click", 5, decision="d1"))
     collect(shop.settings, LogErasures(), drain=True)
     shop.learn()
     assert shop.learnt().statistics["total"].sum() == 1
-    stream.expect(shop.client, stream.LEARNER, shop.settings.partitions)  # as when it starts again
+    stream.register_reader(shop.client, stream.LEARNER, shop.settings.partitions)  # as when it starts again
     collect(shop.settings, LogErasures(), drain=True)
     assert [shop.client.xlen(keyspace.partition(p).stream) for p in range(shop.settings.partitions)] == [0, 0]

@@ -217,7 +217,7 @@ def test_learners_with_partitions_of_their_own_know_together_what_one_would(shop
     shop.learn(plan)
     alone = shop.learnt()
     shop.client.delete(keyspace.SNAPSHOT_HEADERS)
-    stream.forget_reader(shop.client, "learner")
+    stream.unregister_reader(shop.client, "learner")
     for owned in ([0], [1]):
         learn(shop.settings, lambda: plan, threading.Event(), once=True, owned=owned)
     assert shop.published() == {"hero", "hero/0", "hero/1"}

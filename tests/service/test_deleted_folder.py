@@ -25,7 +25,7 @@ def test_a_deleted_data_folder_is_told_and_loses_no_answer(
             refused = server.post(path, body)
             assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
             assert refused.headers["retry-after"] == "5"
-            assert "give the folder back" in refused.json()["detail"]
+            assert "restore the folder" in refused.json()["detail"]
         server.data.unlink()
         answered.append(server.post("/v1/decide", DECIDE).json()["decision_id"])
         assert {record.decision_id for record in server.records()} == set(answered)

@@ -51,7 +51,7 @@ def test_each_has_its_reason_in_the_log_and_its_count_on_the_page(open_shop: Any
         late.step(plan, time.time() + 500)  # an unknown decision is waited for five minutes
     late.close()
 
-    with stream.connect(shop.settings.redis) as client:
+    with stream.connect_stream(shop.settings.redis) as client:
         published = current_snapshot(client, "hero")
     assert published is not None
     policy = load_policy(published.blob)

@@ -74,7 +74,7 @@ def test_the_last_ones_are_kept_for_whom_they_are_worth_most(open_shop: Any) -> 
     shop = open_shop(SHOP)
     shop.stock("BAG", UNITS)
     plan = load_plan(shop.settings.experiments)
-    with stream.connect(shop.settings.redis) as client, closing(Learner(shop.settings)) as learner:
+    with stream.connect_stream(shop.settings.redis) as client, closing(Learner(shop.settings)) as learner:
         publish(client, shop)
         n, now = 0, time.time()
         while shop.explain("web", "hero", **PLAIN)["closed"] != {"bag": "price"}:

@@ -49,7 +49,7 @@ def learnt(shop: Any) -> Bandit:
     """What the learner published of all that happened, zeros included, once every worker has it."""
     plan = load_plan(shop.settings.experiments)
     learn(shop.settings, lambda: plan, threading.Event(), once=True)
-    with stream.connect(shop.settings.redis) as client:
+    with stream.connect_stream(shop.settings.redis) as client:
         published = current_snapshot(client, "hero")
     assert published is not None
     deadline = time.monotonic() + 30

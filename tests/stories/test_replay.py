@@ -41,7 +41,7 @@ def publish(url: str, shop: Any, version: int) -> None:
     policy = prior_of(selection).update(x, arm, (rng.random(400) < 0.1 + 0.2 * (arm == version)) * 1.0, x[:, 0])
     blob = dump_policy(policy)
     header = Header.of(version, 1e9, 400.0, meaning_of(selection), blob)
-    with stream.connect(url) as client:
+    with stream.connect_stream(url) as client:
         publish_snapshot(client, "hero", header, blob)
 
 
@@ -67,7 +67,7 @@ def test_same_code_same_answer(open_shop: Any, redis_url: str) -> None:
     shop.collect()
     archive = Archive(shop.settings.data / "plans")
     reasons = set()
-    with stream.connect(redis_url) as client:
+    with stream.connect_stream(redis_url) as client:
         for snapshots_are_kept in (True, False):
             if not snapshots_are_kept:
                 client.delete(f"{keyspace.SNAPSHOT_HEADERS}:hero:kept")

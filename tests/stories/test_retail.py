@@ -129,6 +129,6 @@ def learnt(shop: Any) -> float:
     """What the counter's policy has learnt to be the sum of rewards."""
     plan = load_plan(shop.settings.experiments)
     learn(shop.settings, lambda: plan, threading.Event(), once=True)
-    with stream.connect(shop.settings.redis) as client:
+    with stream.connect_stream(shop.settings.redis) as client:
         found = current_snapshot(client, "counter")
     return float(load_policy(found.blob).statistics["total"].sum()) if found else 0.0

@@ -15,10 +15,10 @@ def held(log_dir: Path) -> Iterator[None]:
     """Holds the log's files where they are; a log that is missing or read-only has no one to hold them from."""
     with ExitStack() as stack:
         if log_dir.is_dir():
-            from engine.journal.log.commit import reading  # noqa: PLC0415 # slow to import, and tables do not need it
+            from engine.journal.log.commit import log_read_lock  # noqa: PLC0415 # slow to import, and tables do not need it
 
             try:
-                stack.enter_context(reading(log_dir))
+                stack.enter_context(log_read_lock(log_dir))
             except OSError:  # no lock can be taken in a folder that may not be written
                 stack.pop_all()
         yield

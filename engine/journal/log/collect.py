@@ -1,4 +1,9 @@
-"""Collects the streams into the Parquet log, every record exactly once."""
+"""Collects the streams into the Parquet log, every record exactly once.
+
+Rows wait in memory until a flush. A flush is one commit: new files together with the stream positions and sequence
+numbers that they contain. After a crash the next collector starts from the last commit and reads again what was in
+memory. Only after a commit does the collector publish what workers may delete and trim the streams.
+"""
 
 import functools
 import threading
@@ -17,7 +22,7 @@ from redis.exceptions import RedisError
 from engine.errors import StoreUnavailable
 from engine.journal import stream
 from engine.journal.log import commit, compact, parquet
-from engine.journal.log.dedupe import Again
+from engine.journal.log.dedupe import Deduplicator
 from engine.journal.log.erased_rows import without_erased
 from engine.journal.log_once import LogOnce
 from engine.journal.records import AnyRecord, QuarantineRecord, decode
@@ -26,33 +31,36 @@ from engine.settings import Settings
 
 _READER = "collector"
 _IDLE = 0.05
-_TELL_SECONDS = 5.0
+_PUBLISH_SECONDS = 5.0
+"""Between two publications of what is collected, while nothing new is committed."""
 _KEEP_MARKS_MS = 7 * 86_400_000
+"""How long the mark of a silent spool is kept, in milliseconds."""
 _PACK = 4096
+"""Rows that are turned into columns together."""
 _COMPACT_SECONDS = 60.0
 _log = structlog.get_logger(__name__)
 
 
-class Summary(msgspec.Struct, frozen=True):
-    """Rows written by table; records that the store lost; records of live workers that had not come by the end."""
+class CollectSummary(msgspec.Struct, frozen=True):
+    """Rows written by table; gaps of records that the store lost; spools whose records did not arrive in time."""
 
     rows: dict[str, int]
     lost: int
     waiting: int
 
 
-class Pending:
-    """Rows not yet in the log, and what may come again of the last days."""
+class UncommittedRows:
+    """Rows that are not committed yet, and the keys of recent rows for deduplication."""
 
     def __init__(self, log: Path) -> None:
         self.count = 0
         self._rows: dict[tuple[parquet.Table, str], list[parquet.Row]] = {}
         self._columns: dict[tuple[parquet.Table, str], list[pa.RecordBatch]] = {}
-        self._again = Again(log)
+        self._deduplicator = Deduplicator(log)
 
     def take(self, delivery: stream.Delivery) -> None:
-        """Turn the records of a delivery into rows; what cannot be used is quarantined."""
-        now = stream.order(delivery.position)[0] / 1000
+        """Turn the records of a delivery into rows; a record that cannot be used is quarantined with the reason."""
+        now = stream.position_key(delivery.position)[0] / 1000
         for _, payload in delivery.frames:
             try:
                 self._add(decode(payload))
@@ -62,31 +70,31 @@ class Pending:
             self._add(QuarantineRecord(now, "no frame", f"{delivery.spool}@{delivery.position}", delivery.broken))
 
     def write(self, log: Path, progress: stream.Progress) -> Counter[str]:
-        """Commit all rows; how many for each table. They stay pending if the disk takes no more."""
+        """Commit all rows; returns how many per table. After an OSError they stay uncommitted."""
         for place in tuple(self._rows):
             self._pack(place)
         written = Counter[str]()
 
-        def change(before: commit.Checkpoint) -> commit.Change:
+        def change(before: commit.Checkpoint) -> commit.LogChange:
             files: dict[Path, Callable[[Path], None]] = {}
             for (table, day), packed in self._columns.items():
                 batches = [without_erased(batch, before.erased) for batch in packed]
                 count = sum(batch.num_rows for batch in batches)
                 if count:
                     path = log / table / f"day={day}" / f"{before.commit + 1:010d}.parquet"
-                    files[path] = functools.partial(parquet.write, table=table, batches=batches)
+                    files[path] = functools.partial(parquet.write_table, table=table, batches=batches)
                     written[table] += count
-            return commit.Change(files, progress=progress)
+            return commit.LogChange(files, progress=progress)
 
-        commit.commit(log, change)
+        commit.commit_change(log, change)
         self._columns.clear()
         self.count = 0
-        self._again.forget()
+        self._deduplicator.drop_old_days()
         return written
 
     def _add(self, record: AnyRecord) -> None:
-        table, day, rows = parquet.rows_of(record)
-        rows = self._again.fresh(record, day, rows)
+        table, day, rows = parquet.rows_of_record(record)
+        rows = self._deduplicator.new_rows(record, day, rows)
         if rows:
             pending = self._rows.setdefault((table, day), [])
             pending += rows
@@ -95,9 +103,9 @@ class Pending:
                 self._pack((table, day))
 
     def _pack(self, place: tuple[parquet.Table, str]) -> None:
-        """Columns take a tenth of the memory that rows take."""
+        """Turn a table's rows into columns, which take a tenth of the memory."""
         rows = self._rows.pop(place)
-        self._columns.setdefault(place, []).append(parquet.columns(place[0], rows))
+        self._columns.setdefault(place, []).append(parquet.as_columns(place[0], rows))
 
 
 class ErasureTask(Protocol):
@@ -120,44 +128,53 @@ def collect(
     stop: threading.Event | None = None,
     flush_seconds: float = 5.0,
     flush_records: int = 200_000,
-) -> Summary:
-    """Collect until `stop`; with `drain` until all that was answered before the call is in the log.
+) -> CollectSummary:
+    """Collect until `stop`; with `drain` until everything answered before the call is in the log.
 
-    Of several collectors of one log one works; the others wait to take over. A drain beside a working collector waits
-    for its work.
+    One collector works on a log; others wait to take over. A drain beside a working collector waits for it.
+
+    Args:
+        settings: where the log, the spools and the store are.
+        erasures: deletes erased customers' rows beside collecting.
+        drain: end once everything is collected.
+        stop: ends collecting when set.
+        flush_seconds: the longest time between two commits.
+        flush_records: commit at this many rows.
 
     Raises:
-        StoreUnavailable: in a drain, if the store stays away.
-        JournalError: if the store evicts; in a drain, if the disk takes no more.
+        StoreUnavailable: in a drain, if the store stays unreachable.
+        JournalError: if the store evicts; in a drain, if the disk is full.
     """
     stop = stop or threading.Event()
-    client = stream.connect(settings.redis)
+    client = stream.connect_stream(settings.redis)
     drained = Drain(settings, client, "collected") if drain else None
-    said = False
+    waiting_logged = False
     while True:
-        with commit.only_collector(settings.log) as alone:
-            if alone is not None and alone():
+        with commit.collector_lock(settings.log) as is_ours:
+            if is_ours is not None and is_ours():
                 try:
-                    return _Collector(settings, client, erasures, flush_seconds, flush_records, alone).run(
+                    return _Collector(settings, client, erasures, flush_seconds, flush_records, is_ours).run(
                         stop, drained
                     )
                 except _LogGoneError:
-                    _log.error("the log was deleted or moved away; a new one begins", log=str(settings.log))
+                    _log.error("the log was deleted or moved away; starting a new one", log=str(settings.log))
                     continue
         if drained and drained.done():
-            return Summary({}, 0, drained.finish())
+            return CollectSummary({}, 0, drained.finish())
         if stop.wait(_IDLE * 4):
-            return Summary({}, 0, 0)
-        if not said and drained is None:
-            _log.info("another collector works on this log; waiting", log=str(settings.log))
-            said = True
+            return CollectSummary({}, 0, 0)
+        if not waiting_logged and drained is None:
+            _log.info("another collector works on this log; waiting to take over", log=str(settings.log))
+            waiting_logged = True
 
 
 class _LogGoneError(Exception):
-    """The log that was collected into is not there any more."""
+    """The log was deleted or moved away while it was collected into."""
 
 
 class _Collector:
+    """The state of the one collector of a log."""
+
     def __init__(
         self,
         settings: Settings,
@@ -165,31 +182,31 @@ class _Collector:
         erasures: ErasureTask,
         flush_seconds: float,
         flush_records: int,
-        alone: Callable[[], bool],
+        is_ours: Callable[[], bool],
     ) -> None:
         self._log_dir = settings.log
-        self._alone = alone
+        self._is_ours = is_ours
         self._client = client
         self._erasures = erasures
         self._flush_seconds = flush_seconds
         self._flush_records = flush_records
         self._partitions = settings.partitions
-        self._committed = commit.recover(settings.log).progress
+        self._committed = commit.recover_log(settings.log).progress
         self._reader = stream.Reader(client, _READER, self._committed, partitions=self._partitions)
-        self._pending = Pending(settings.log)
+        self._rows = UncommittedRows(settings.log)
         self._written = Counter[str]()
         self._flushed = time.monotonic()
-        self._told = -_TELL_SECONDS
+        self._published = -_PUBLISH_SECONDS
 
-    def run(self, stop: threading.Event, drained: Drain | None) -> Summary:
-        """Collect until `stop`, or until all is `drained`; the erased are looked for beside that, or at the end."""
+    def run(self, stop: threading.Event, drained: Drain | None) -> CollectSummary:
+        """Collect until `stop` or until `drained`; erased rows are deleted meanwhile, in a drain at the end."""
         if drained is not None:
             return self._run(stop, drained)
         with self._erasures.running(self._client, self._log_dir):
             return self._run(stop, None)
 
-    def _run(self, stop: threading.Event, drained: Drain | None) -> Summary:
-        ready, outage = False, LogOnce("cannot collect; the records wait", "collecting goes on")
+    def _run(self, stop: threading.Event, drained: Drain | None) -> CollectSummary:
+        ready, outage = False, LogOnce("cannot collect; records wait in the streams", "collecting again")
         ending: float | None = None
         compacted = time.monotonic()
         while True:
@@ -197,12 +214,12 @@ class _Collector:
             try:
                 if not ready:
                     stream.refuse_eviction(self._client)
-                    self._forget_spools()
+                    self._drop_removed_spools()
                     ready = True
-                if self._pending.count < self._flush_records:
+                if self._rows.count < self._flush_records:
                     deliveries = self._reader.read()
                 for delivery in deliveries:
-                    self._pending.take(delivery)
+                    self._rows.take(delivery)
                 self._flush(force=not deliveries and (drained is not None or stop.is_set()))
                 if not deliveries and drained and drained.done():
                     self._erasures.finish(self._client, self._log_dir)
@@ -223,28 +240,28 @@ class _Collector:
                     self._compact()
                 stop.wait(_IDLE)
 
-    def _forget_spools(self) -> None:
+    def _drop_removed_spools(self) -> None:
         since = int(time.time() * 1000) - _KEEP_MARKS_MS
-        self._committed = stream.forget_spools(self._client, self._committed, since)
+        self._committed = stream.drop_removed_spools(self._client, self._committed, since)
         self._reader = stream.Reader(self._client, _READER, self._committed, partitions=self._partitions)
 
     def _flush(self, *, force: bool) -> None:
         now = time.monotonic()
         progress = self._reader.progress
         if progress != self._committed and (
-            force or self._pending.count >= self._flush_records or now - self._flushed >= self._flush_seconds
+            force or self._rows.count >= self._flush_records or now - self._flushed >= self._flush_seconds
         ):
-            if not self._alone():
+            if not self._is_ours():
                 raise _LogGoneError
-            self._written += self._pending.write(self._log_dir, progress)
+            self._written += self._rows.write(self._log_dir, progress)
             self._committed = progress
             self._flushed = now
-            self._told = -_TELL_SECONDS
-        if now - self._told >= _TELL_SECONDS:
+            self._published = -_PUBLISH_SECONDS
+        if now - self._published >= _PUBLISH_SECONDS:
             self._reader.commit(self._committed)
             stream.publish_collected(self._client, self._committed)
-            stream.trim(self._client, list(self._committed.positions))
-            self._told = now
+            stream.trim_streams(self._client, list(self._committed.positions))
+            self._published = now
 
     def _compact(self) -> None:
         try:
@@ -252,7 +269,7 @@ class _Collector:
         except OSError as error:
             _log.warning("cannot compact the log; it grows in small files", error=str(error))
 
-    def _summary(self, waiting: int) -> Summary:
+    def _summary(self, waiting: int) -> CollectSummary:
         for lost in self._reader.lost:
             _log.error("the store lost records before they were collected", **lost._asdict())
-        return Summary(dict(self._written), len(self._reader.lost), waiting)
+        return CollectSummary(dict(self._written), len(self._reader.lost), waiting)

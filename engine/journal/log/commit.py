@@ -1,8 +1,19 @@
-"""Commits to the Parquet log: files appear, and give way to others, all or none, whatever is killed in between.
+"""Atomic changes of the Parquet log: files are added, replaced and removed all together or not at all.
 
-Files are written under hidden names; one rename of the checkpoint decides; then they get their names. A process that
-dies after the rename leaves the rest of the work to the next one, and before it only hidden files, which are dropped.
-A file is named by the commits it holds, so doing it twice is doing it once.
+A commit has four steps. A process may be killed at any of them:
+
+| step | on disk | if it dies here |
+|---|---|---|
+| 1. prepare | new files under hidden names, synced | `recover_log` deletes the hidden files |
+| 2. decide | the checkpoint is replaced by one rename | the commit has happened |
+| 3. publish | hidden files get their names, old files are removed | the next `settle_log` repeats this step |
+| 4. done | | |
+
+The checkpoint names the stream positions and sequence numbers that the log contains, so reading the streams again from
+it adds nothing twice. A file is named by the commit that wrote it; publishing twice equals publishing once.
+
+Locks in the log's folder: `.commit.lock` (one commit at a time), `.reading.lock` (shared by readers, exclusive while
+files are replaced or removed), `.collector.lock` (one collector per log).
 """
 
 import fcntl
@@ -23,9 +34,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """What the log holds: up to `progress` of the streams, after `commit`; `publish` maps hidden names to names.
+    """What the log contains: the streams up to `progress`, after commit number `commit`.
 
-    `erased` has the digests of erased customers and when that was: what is still on its way from before is dropped.
+    `publish` maps hidden names to names and `remove` lists names to delete, until they are settled. `erased` maps
+    digests of erased customers to the time of erasure (s since 1970): their earlier records are dropped on arrival.
     """
 
     commit: int = 0
@@ -35,8 +47,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     erased: dict[str, float] = {}
 
 
-class Change(msgspec.Struct, frozen=True):
-    """Files to add, or to put in the place of those of the same name, each with what writes it; files to remove."""
+class LogChange(msgspec.Struct, frozen=True):
+    """Files to add or replace, each with the function that writes it, and files to remove."""
 
     add: dict[Path, Callable[[Path], None]] = {}
     remove: list[Path] = []
@@ -44,29 +56,29 @@ class Change(msgspec.Struct, frozen=True):
     erased: dict[str, float] | None = None
 
 
-def commit(log: Path, change: Callable[[Checkpoint], Change], *, wait: bool = True) -> bool:
-    """Make a change of the log, given its checkpoint; `progress` and `erased` stay as they are where they are None.
+def commit_change(log: Path, change: Callable[[Checkpoint], LogChange], *, wait: bool = True) -> bool:
+    """Change the log; `change` gets the checkpoint before. A None `progress` or `erased` leaves it as it is.
 
-    Files that are replaced or removed stay while someone is `reading`: that is waited for, or else the change given
-    up. Answers whether there was a change.
+    Replacing or removing files waits for readers (`log_read_lock`), or with `wait=False` gives up. Returns whether
+    anything changed.
 
     Raises:
-        OSError: if the disk takes no more. The log is unchanged then.
+        OSError: if the disk is full. The log is unchanged then.
     """
     log.mkdir(parents=True, exist_ok=True)
     with _locked(log / ".commit.lock"):
-        before = settle(log)
+        before = settle_log(log)
         wanted = change(before)
-        if wanted == Change():
+        if wanted == LogChange():
             return False
         number = before.commit + 1
         hidden = {path: path.with_name(f".{number}-{path.name}.tmp") for path in wanted.add}
         after = Checkpoint(
-            number,
-            before.progress if wanted.progress is None else wanted.progress,
-            {str(temporary.relative_to(log)): str(path.relative_to(log)) for path, temporary in hidden.items()},
-            [str(path.relative_to(log)) for path in wanted.remove],
-            before.erased if wanted.erased is None else wanted.erased,
+            commit=number,
+            progress=before.progress if wanted.progress is None else wanted.progress,
+            publish={str(temporary.relative_to(log)): str(path.relative_to(log)) for path, temporary in hidden.items()},
+            remove=[str(path.relative_to(log)) for path in wanted.remove],
+            erased=before.erased if wanted.erased is None else wanted.erased,
         )
         replaced = bool(wanted.remove) or any(path.exists() for path in wanted.add)
         try:
@@ -82,7 +94,7 @@ def commit(log: Path, change: Callable[[Checkpoint], Change], *, wait: bool = Tr
             _sync(prepared)
             with _locked(log / ".reading.lock", needed=replaced, wait=wait):
                 for temporary in hidden.values():
-                    temporary.stat()  # somebody who tidies up may have removed it
+                    temporary.stat()  # raises if another process deleted it while cleaning up
                 prepared.replace(log / _CHECKPOINT)
                 _complete(log)
         except Exception as error:
@@ -95,17 +107,17 @@ def commit(log: Path, change: Callable[[Checkpoint], Change], *, wait: bool = Tr
 
 
 def _complete(log: Path) -> None:
-    """Past the checkpoint the change is made: what of it fails now, the next commit does."""
+    """Publish the files; the commit is decided, so a failure here is left to the next commit."""
     try:
         sync_directory(log)
-        settle(log)
+        settle_log(log)
     except OSError as error:
-        _log.warning("files of the log wait for the next commit to get their names", error=str(error))
+        _log.warning("committed files keep hidden names until the next commit", error=str(error))
 
 
-def settle(log: Path) -> Checkpoint:
-    """The checkpoint of the log, after what its commit left undone is done."""
-    checkpoint = load(log)
+def settle_log(log: Path) -> Checkpoint:
+    """Publish and remove what the last commit left undone; returns the checkpoint."""
+    checkpoint = read_checkpoint(log)
     touched: set[Path] = set()
     for temporary, name in checkpoint.publish.items():
         if (log / temporary).exists():
@@ -120,21 +132,21 @@ def settle(log: Path) -> Checkpoint:
     return checkpoint
 
 
-def recover(log: Path) -> Checkpoint:
-    """Settle the log and drop the hidden files of what was never committed."""
+def recover_log(log: Path) -> Checkpoint:
+    """Settle the log and delete hidden files that were never committed."""
     log.mkdir(parents=True, exist_ok=True)
     with _locked(log / ".commit.lock"):
-        checkpoint = settle(log)
+        checkpoint = settle_log(log)
         for temporary in log.glob("*/day=*/.*.tmp"):
             temporary.unlink()
         return checkpoint
 
 
-def load(log: Path) -> Checkpoint:
-    """The checkpoint of the log; an empty one where there is none yet.
+def read_checkpoint(log: Path) -> Checkpoint:
+    """The checkpoint of the log; an empty one if nothing was committed yet.
 
     Raises:
-        JournalError: if it is no checkpoint.
+        JournalError: if the file is damaged.
     """
     path = log / _CHECKPOINT
     try:
@@ -146,24 +158,24 @@ def load(log: Path) -> Checkpoint:
 
 
 @contextmanager
-def reading(log: Path) -> Iterator[None]:
-    """While this is open no file of the log is replaced or removed; new ones may come."""
+def log_read_lock(log: Path) -> Iterator[None]:
+    """While the block runs no file of the log is replaced or removed; new files may appear."""
     log.mkdir(parents=True, exist_ok=True)
     with _locked(log / ".reading.lock", shared=True):
         yield
 
 
 @contextmanager
-def only_collector(log: Path) -> Iterator[Callable[[], bool] | None]:
-    """For the one process that may collect into this log whether it still may; None while there is another.
+def collector_lock(log: Path) -> Iterator[Callable[[], bool] | None]:
+    """Take the log's collector lock: yields None if another process holds it, else a check that it is still ours.
 
-    It may not any more once the log was deleted or moved away: another may have begun in its place.
+    The check fails once the log was deleted or moved away: another collector may have started in its place.
     """
     log.mkdir(parents=True, exist_ok=True)
     path = log / ".collector.lock"
     with path.open("ab") as lock:
 
-        def alone() -> bool:
+        def is_ours() -> bool:
             try:
                 return os.path.samestat(os.fstat(lock.fileno()), path.stat())
             except OSError:
@@ -174,11 +186,12 @@ def only_collector(log: Path) -> Iterator[Callable[[], bool] | None]:
         except BlockingIOError:
             yield None
         else:
-            yield alone
+            yield is_ours
 
 
 @contextmanager
 def _locked(path: Path, *, shared: bool = False, needed: bool = True, wait: bool = True) -> Iterator[None]:
+    """Hold an advisory lock on a file; without `wait` raises BlockingIOError if another process holds it."""
     with path.open("ab") as lock:
         if needed:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))

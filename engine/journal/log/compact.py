@@ -1,4 +1,4 @@
-"""Makes few files of many: the collector's small files of a day become one, which holds the same rows."""
+"""Merges the collector's small files of a day into one file with the same rows."""
 
 import functools
 from pathlib import Path
@@ -9,30 +9,33 @@ import structlog
 from engine.journal.log import commit, parquet
 
 SMALL = 32 << 20
+"""Bytes below which a file is merged."""
 _MANY = 64
+"""Small files from which a day that is still open is merged."""
 _LATE = 3600.0
+"""Seconds after midnight for which a day counts as open: late records still arrive."""
 _log = structlog.get_logger(__name__)
 
 
 def compact(log: Path, table: parquet.Table, day: str, *, least: int = 2) -> bool:
-    """Merge the files of a table's day that are smaller than `SMALL`, if there are `least`; whether it did.
+    """Merge the files of a table's day that are smaller than `SMALL`, if there are at least `least`; whether it did.
 
-    It does nothing while somebody is `publish.reading` the log.
+    It does nothing while a reader holds `commit.log_read_lock`.
     """
 
-    def change(_: commit.Checkpoint) -> commit.Change:
+    def change(_: commit.Checkpoint) -> commit.LogChange:
         small = [path for path in _files(log, table, day) if path.stat().st_size < SMALL]
         if len(small) < least:
-            return commit.Change()
+            return commit.LogChange()
         first, last = small[0].stem.partition("-")[0], small[-1].stem.rpartition("-")[2]
         target = small[0].with_name(f"{first}-{last}.parquet")
-        return commit.Change({target: functools.partial(parquet.copy, table=table, sources=small)}, small)
+        return commit.LogChange({target: functools.partial(parquet.copy_files, table=table, sources=small)}, small)
 
-    return commit.commit(log, change, wait=False)
+    return commit.commit_change(log, change, wait=False)
 
 
 def compact_due(log: Path, now: float) -> None:
-    """Compact the days that are over, and a day with very many files. `now` is in seconds since 1970."""
+    """Compact closed days, and an open day with many files. `now` is in seconds since 1970."""
     open_since = parquet.day_of(now - _LATE)
     for table in parquet.TABLES:
         for directory in sorted((log / table).glob("day=*")):
@@ -42,7 +45,12 @@ def compact_due(log: Path, now: float) -> None:
                 try:
                     compact(log, table, day, least=least)
                 except pa.ArrowException as error:
-                    _log.error("a day with a damaged file stays as it is", table=table, day=day, error=str(error))
+                    _log.error(
+                        "cannot compact a day with a damaged file; it stays as it is",
+                        table=table,
+                        day=day,
+                        error=str(error),
+                    )
 
 
 def _files(log: Path, table: parquet.Table, day: str) -> list[Path]:

@@ -1,4 +1,15 @@
-"""Which records may come again, and whether they came before: each counts once."""
+"""Drops records that reach the log twice under different sequence numbers.
+
+The streams deliver a spooled record once. Three kinds of records may still be spooled twice:
+
+| record | spooled twice when | key |
+|---|---|---|
+| event | a client repeats a batch whose answer it did not get | (customer, message id), over merged customers |
+| decision with an idempotency key (`r` in its id) | its worker died before it spooled the answer | decision id |
+| exposure of such a decision, or of one made ahead (`p`) | the exposure is sent again | (decision id, key) |
+
+Hashes of the last days' keys are in memory; a late record loads its own day and the next.
+"""
 
 import datetime as dt
 from pathlib import Path
@@ -18,22 +29,23 @@ _COLUMNS: dict[parquet.Table, list[str]] = {
     "exposures": ["decision_id", "key"],
 }
 _MARKS: dict[parquet.Table, str] = {"decisions": "r", "exposures": "rp"}
-"""The 13th characters of the ids of decisions that were asked for with an idempotency key (r), or ahead (p)."""
-_SAME = 16
+"""The 13th character of a decision's id: `r` for an idempotency key, `p` for a decision made ahead of exposure."""
+_MOST_ALIASES = 16
+"""How many merged customers one customer's events are compared with."""
 
 
-class _Merge(msgspec.Struct):
-    """Who became part of whom, as the event of it says."""
+class _MergeProperties(msgspec.Struct):
+    """Properties of a merge event: customer `before` became part of customer `after`."""
 
     before: str = msgspec.field(name="from")
     after: str = msgspec.field(name="into")
 
 
-_merge = msgspec.json.Decoder(_Merge)
+_merge = msgspec.json.Decoder(_MergeProperties)
 
 
-class Ids:
-    """A set of 64-bit hashes that takes 8 bytes for each; only the last `loose` take ten times as much."""
+class HashSet:
+    """A set of 64-bit hashes at 8 bytes each; only the last `loose` additions take ten times as much."""
 
     def __init__(self, loose: int = 1 << 18) -> None:
         self._most = loose
@@ -41,7 +53,7 @@ class Ids:
         self._packed = np.empty(0, np.int64)
 
     def add(self, key: int) -> None:
-        """Put a hash in."""
+        """Add a hash."""
         self._loose.add(key)
         if len(self._loose) >= self._most:
             fresh = np.fromiter(self._loose, np.int64, len(self._loose))
@@ -55,55 +67,55 @@ class Ids:
         return place < len(self._packed) and int(self._packed[place]) == key
 
 
-class Again:
-    """What may come again of the log's last days, and of earlier ones where something is late.
+class Deduplicator:
+    """Remembers what was collected in the last `days` days.
 
-    An event counts once by its customer and message id, however often it is sent; sent again under another of the
-    customer's ids it is told at the door. It is spooled before it counts there: where that fails and the visitor is
-    known when it is sent again, it comes once of each of the two. A decision that was asked for with an idempotency
-    key, and its exposure, may be in two workers' spools. What was decided ahead may be told to be seen more than once.
+    An event that is sent again under another identifier of its customer is normally refused at the API. One case
+    reaches the log twice: the event was spooled, the profile was not written, and the visitor logged in before the
+    repeat. Customers that merged are therefore compared as one.
     """
 
     def __init__(self, log: Path, days: int = 2) -> None:
         self._log = log
         self._days = days
-        self._seen: dict[str, Ids] = {}
-        self._same: dict[str, dict[int, tuple[int, ...]]] = {}  # by day: visitors and who they became
+        self._seen: dict[str, HashSet] = {}
+        self._merged: dict[str, dict[int, tuple[int, ...]]] = {}  # day -> customer -> customers merged with it
         for day in sorted({found.name.removeprefix("day=") for found in log.glob("*/day=*")})[-days:]:
             self._load(day)
 
-    def fresh(self, record: AnyRecord, day: str, rows: list[parquet.Row]) -> list[parquet.Row]:
-        """Those of the rows of a record that did not come before."""
+    def new_rows(self, record: AnyRecord, day: str, rows: list[parquet.Row]) -> list[parquet.Row]:
+        """The rows of a record that are not in the log yet."""
         if isinstance(record, EventRecord):
-            self._recall(day)
+            self._load_late(day)
             if record.event == MERGED:
-                self._join(day, record.properties)
-            who = hash(record.customer)
-            others = [one for same in self._same.values() for one in same.get(who, ())]
-            keys = [hash(("events", one, record.message_id)) for one in (who, *others)]
-            return rows if self._first(day, *keys) else []
-        if isinstance(record, DecisionRecord) and _marked("decisions", record.decision_id):
-            return rows if self._first(day, hash(("decisions", record.decision_id))) else []
-        if isinstance(record, ExposureRecord) and _marked("exposures", record.decision_id):
+                self._merge(day, record.properties)
+            customer = hash(record.customer)
+            aliases = [one for merged in self._merged.values() for one in merged.get(customer, ())]
+            keys = [hash(("events", one, record.message_id)) for one in (customer, *aliases)]
+            return rows if self._add_if_new(day, *keys) else []
+        if isinstance(record, DecisionRecord) and _may_repeat("decisions", record.decision_id):
+            return rows if self._add_if_new(day, hash(("decisions", record.decision_id))) else []
+        if isinstance(record, ExposureRecord) and _may_repeat("exposures", record.decision_id):
             keys = [hash(("exposures", record.decision_id, key)) for key in record.keys]
-            return [row for key, row in zip(keys, rows, strict=True) if self._first(day, key)]
+            return [row for key, row in zip(keys, rows, strict=True) if self._add_if_new(day, key)]
         return rows
 
-    def forget(self) -> None:
-        """Let go of all but the last days."""
+    def drop_old_days(self) -> None:
+        """Drop all but the last days."""
         for day in sorted(self._seen)[: -self._days]:
             del self._seen[day]
-            self._same.pop(day, None)
+            self._merged.pop(day, None)
 
-    def _first(self, day: str, key: int, *others: int) -> bool:
-        self._recall(day)
+    def _add_if_new(self, day: str, key: int, *others: int) -> bool:
+        """Remember `key`; False if it, or one of `others`, is known."""
+        self._load_late(day)
         if any(one in ids for ids in self._seen.values() for one in (key, *others)):
             return False
         self._seen[day].add(key)
         return True
 
-    def _recall(self, day: str) -> None:
-        """What is late may have come again on its day or the next, which may not be kept any more."""
+    def _load_late(self, day: str) -> None:
+        """Load the day of a late record and the next: its first copy may be in either."""
         if day in self._seen:
             return
         last = max(self._seen, default="")
@@ -113,36 +125,38 @@ class Again:
             self._load(after)
 
     def _load(self, day: str) -> None:
-        ids = self._seen.setdefault(day, Ids())
+        """Read a day's keys from the log."""
+        ids = self._seen.setdefault(day, HashSet())
         for table, columns in _COLUMNS.items():
             for file in (self._log / table / f"day={day}").glob("*.parquet"):
-                kept = parquet.read(file, columns)
+                kept = parquet.read_table(file, columns)
                 if table in _MARKS:
                     marks = pc.utf8_slice_codeunits(kept["decision_id"], 12, 13)
                     kept = kept.filter(pc.is_in(marks, pa.array(_MARKS[table])))
                 found = zip(*(kept[c].to_pylist() for c in columns), strict=True)
                 if table == "events":
-                    for who, message in found:
-                        ids.add(hash((table, hash(who), message)))
-                    merges = parquet.read(file, ["properties"], pc.field("event") == MERGED)
-                    for told in merges["properties"].to_pylist():
-                        self._join(day, told)
+                    for customer, message in found:
+                        ids.add(hash((table, hash(customer), message)))
+                    merges = parquet.read_table(file, ["properties"], pc.field("event") == MERGED)
+                    for properties in merges["properties"].to_pylist():
+                        self._merge(day, properties)
                 else:
                     for row in found:
                         ids.add(hash((table, *row)))
 
-    def _join(self, day: str, told: bytes | str) -> None:
+    def _merge(self, day: str, properties: bytes | str) -> None:
+        """Compare two merged customers as one from now on."""
         try:
-            merge = _merge.decode(told)
+            merge = _merge.decode(properties)
         except msgspec.MsgspecError:
             return
-        same = self._same.setdefault(day, {})
-        one, other = hash(merge.before), hash(merge.after)
-        for who, also in ((one, other), (other, one)):
-            known = same.get(who, ())
-            if also not in known:
-                same[who] = (*known, also)[-_SAME:]
+        merged = self._merged.setdefault(day, {})
+        before, after = hash(merge.before), hash(merge.after)
+        for customer, alias in ((before, after), (after, before)):
+            known = merged.get(customer, ())
+            if alias not in known:
+                merged[customer] = (*known, alias)[-_MOST_ALIASES:]
 
 
-def _marked(table: parquet.Table, decision_id: str) -> bool:
+def _may_repeat(table: parquet.Table, decision_id: str) -> bool:
     return decision_id[12:13] in tuple(_MARKS[table])

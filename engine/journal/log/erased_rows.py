@@ -7,7 +7,12 @@ from engine.hashing import identifier_digest
 
 
 def without_erased(batch: pa.RecordBatch, erased: dict[str, float]) -> pa.RecordBatch:
-    """The rows that were not made by an erased customer before the erasure, nor say that they were on their device."""
+    """Drops the rows of customers erased later than the row, and the device of others' rows made on such a device.
+
+    Args:
+        batch: rows of one table.
+        erased: digest of an identifier -> time of its erasure (s since 1970).
+    """
     if not erased or "customer" not in batch.schema.names:
         return batch
     made = batch.column("received" if "received" in batch.schema.names else "time").cast(pa.int64()).to_pylist()
@@ -22,7 +27,7 @@ def without_erased(batch: pa.RecordBatch, erased: dict[str, float]) -> pa.Record
 
 
 def without_device(batch: pa.RecordBatch, where: pa.Array) -> pa.RecordBatch:
-    """The rows, which do not say on what device they were asked for `where` that is true."""
+    """The rows with `device` and `trace` set to null `where` the mask is true: the trace names the device too."""
     for name in {"device", "trace"} & set(batch.schema.names):
         index = batch.schema.get_field_index(name)
         field = batch.schema.field(index)

@@ -1,4 +1,4 @@
-"""What the log holds of a person, and the streams on the way there, handed out."""
+"""Exports a person's rows: from the Parquet log, and from the streams that are not collected yet."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,56 +16,56 @@ from engine.journal.log.parquet import Table
 from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord, decode
 from engine.journal.spool import spool
 
-OfACustomer = DecisionRecord | ExposureRecord | EventRecord
-OF_A_CUSTOMER: tuple[Table, ...] = ("decisions", "exposures", "events")
+CustomerRecord = DecisionRecord | ExposureRecord | EventRecord
+CUSTOMER_TABLES: tuple[Table, ...] = ("decisions", "exposures", "events")
 UNREADABLE = {"trace"}
 _PIECE = 256
 
 
-def rows_of(log: Path, ids: set[str], redis: str = "") -> dict[str, list[dict[str, object]]]:
+def export_rows(log: Path, ids: set[str], redis: str = "") -> dict[str, list[dict[str, object]]]:
     """The rows of the customers `ids`, by table, oldest day first; times as RFC 3339.
 
-    With the store's address `redis` also what waits in its streams to be collected.
+    With the store's address `redis` also the records in its streams that are not collected yet.
 
     Raises:
         StoreUnavailable: if the store does not answer.
     """
-    found: dict[str, list[dict[str, object]]] = {table: [] for table in OF_A_CUSTOMER}
+    found: dict[str, list[dict[str, object]]] = {table: [] for table in CUSTOMER_TABLES}
     collected: dict[int, stream.Position] = {}
     if log.is_dir():
-        with commit.reading(log):
-            collected = commit.load(log).progress.positions
-            for table in OF_A_CUSTOMER:
+        with commit.log_read_lock(log):
+            collected = commit.read_checkpoint(log).progress.positions
+            for table in CUSTOMER_TABLES:
                 for file in sorted((log / table).glob("day=*/*.parquet")):
-                    read = parquet.read(file, filters=pc.field("customer").isin(sorted(ids)))
+                    read = parquet.read_table(file, filters=pc.field("customer").isin(sorted(ids)))
                     found[table] += [_plain(row) for row in read.to_pylist()]
     try:
-        for record in _on_their_way(redis, collected) if redis else ():
+        for record in _uncollected(redis, collected) if redis else ():
             if record.customer in ids:
-                table, _, rows = parquet.rows_of(record)
-                found[table] += [_plain(row) for row in parquet.columns(table, rows).to_pylist()]
+                table, _, rows = parquet.rows_of_record(record)
+                found[table] += [_plain(row) for row in parquet.as_columns(table, rows).to_pylist()]
     except RedisError as error:
         raise StoreUnavailable(f"Redis: {error}; is it up?") from error
     return found
 
 
-def _on_their_way(redis: str, collected: dict[int, stream.Position]) -> Iterator[OfACustomer]:
-    """The records of customers in the streams that are not in the log yet."""
-    with stream.connect(redis) as client:
+def _uncollected(redis: str, collected: dict[int, stream.Position]) -> Iterator[CustomerRecord]:
+    """Records in the streams that are not in the log yet."""
+    with stream.connect_stream(redis) as client:
         for partition in sorted(int(one) for one in client.smembers(keyspace.PARTITIONS)):
             names = keyspace.partition(partition)
-            told = client.hget(names.positions, "collector")
-            known = (collected.get(partition, stream.BEGINNING), told.decode() if told else stream.BEGINNING)
-            position = max(known, key=stream.order)
+            committed = client.hget(names.positions, "collector")
+            known = (collected.get(partition, stream.BEGINNING), committed.decode() if committed else stream.BEGINNING)
+            position = max(known, key=stream.position_key)
             while entries := client.xrange(names.stream, min=f"({position}", count=_PIECE):
                 position = entries[-1][0].decode()
                 for _, fields in entries:
                     yield from _of_customers(fields.get(b"f", b""))
 
 
-def _of_customers(data: bytes) -> Iterator[OfACustomer]:
+def _of_customers(data: bytes) -> Iterator[CustomerRecord]:
     for frame in spool.decode_frames(data):
-        with suppress(msgspec.MsgspecError):  # the collector keeps it aside
+        with suppress(msgspec.MsgspecError):  # the collector quarantines it
             record = decode(frame.payload)
             if isinstance(record, DecisionRecord | ExposureRecord | EventRecord):
                 yield record

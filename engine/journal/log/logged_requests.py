@@ -18,7 +18,7 @@ def logged_requests(log: Path) -> Iterator[traces.Trace]:
     """
     found = False
     if (log / "decisions").is_dir():
-        with commit.reading(log):
+        with commit.log_read_lock(log):
             for day in sorted((log / "decisions").glob("day=*")):
                 traced = [trace for path in sorted(day.glob("*.parquet")) for trace in _traces(path)]
                 found = found or bool(traced)
@@ -30,4 +30,4 @@ def logged_requests(log: Path) -> Iterator[traces.Trace]:
 def _traces(path: Path) -> Iterator[traces.Trace]:
     for batch in pq.ParquetFile(path).iter_batches(columns=["trace"]):
         for blob in batch.column("trace").drop_null():
-            yield traces.decode(blob.as_py())
+            yield traces.decode_trace(blob.as_py())

@@ -1,4 +1,7 @@
-"""The columns of the Parquet log, once, and the rows that each record becomes."""
+"""The columns of the Parquet log, and the rows that each record becomes.
+
+Columns are only ever added, at the end of meaning: files written by an older version lack them and read as null.
+"""
 
 import datetime as dt
 import functools
@@ -71,14 +74,14 @@ SCHEMAS: dict[Table, pa.Schema] = {
 }
 
 
-def rows_of(record: AnyRecord) -> tuple[Table, str, list[Row]]:
-    """The table of `record`, its day and its rows there.
+def rows_of_record(record: AnyRecord) -> tuple[Table, str, list[Row]]:
+    """The table of `record`, its partition day and its rows.
 
-    The day is that of its time in UTC; an event's is the day on which it was received, so that a late one adds to
-    today's files and not to those of a closed day.
+    The day is that of the record's time in UTC. An event goes to the day on which it was received, so that a late
+    event adds to today's files and not to those of a closed day.
 
     Raises:
-        ValueError: if a time is no time, or text is no UTF-8.
+        ValueError: if a time is out of range, or text is not UTF-8.
     """
     match record:
         case DecisionRecord():
@@ -106,8 +109,8 @@ def day_of(time: float) -> str:
     return _day(_microseconds(time) // 86_400_000_000)
 
 
-def columns(table: Table, rows: list[Row]) -> pa.RecordBatch:
-    """Rows as columns, all that the table has, empty ones too."""
+def as_columns(table: Table, rows: list[Row]) -> pa.RecordBatch:
+    """Rows as a record batch with every column of the table."""
     schema = SCHEMAS[table]
     return pa.record_batch(
         [pa.array(values, type=field.type) for field, values in zip(schema, zip(*rows, strict=True), strict=True)],
@@ -115,32 +118,32 @@ def columns(table: Table, rows: list[Row]) -> pa.RecordBatch:
     )
 
 
-def write(path: Path, table: Table, batches: list[pa.RecordBatch]) -> None:
-    """Write columns as one Parquet file."""
+def write_table(path: Path, table: Table, batches: list[pa.RecordBatch]) -> None:
+    """Write record batches as one Parquet file."""
     pq.write_table(pa.Table.from_batches(batches, schema=SCHEMAS[table]), path, compression="zstd")
 
 
-def read(path: Path, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
-    """The columns of a file, all unless named; with `filters` of some of its rows.
+def read_table(path: Path, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
+    """The named columns of a file (all by default), with `filters` some of its rows.
 
-    No rows where it is gone meanwhile, into another, or is damaged: one bad file does not keep the others from use.
+    Empty where the file was compacted away meanwhile, or is damaged: one damaged file does not stop the others.
     """
     try:
         return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
     except FileNotFoundError:
         pass
     except (pa.ArrowException, OSError) as error:
-        _log.error("a file of the log cannot be read; restore it from a backup", path=str(path), error=str(error))
+        _log.error("cannot read a file of the log; restore it from a backup", path=str(path), error=str(error))
     schema = SCHEMAS[next(table for table in TABLES if table == path.parent.parent.name)]
     return schema.empty_table().select(columns or schema.names)
 
 
-def copy(
+def copy_files(
     path: Path, table: Table, sources: list[Path], change: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None
 ) -> None:
-    """Write what files of a table hold as one file; with `change`, what it makes of their rows.
+    """Write the rows of several files of a table into one; `change` may filter or alter each batch.
 
-    Columns that an older file does not have are null.
+    Columns that an older file lacks are null.
     """
     schema = SCHEMAS[table]
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:

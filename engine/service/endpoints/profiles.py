@@ -17,7 +17,7 @@ from engine.erasure.learner_files import erase_pending
 from engine.erasure.log import erase_customers
 from engine.erasure.profiles import Export, erase_profile, export_profile
 from engine.errors import JournalError, StoreUnavailable
-from engine.journal.log.export import rows_of
+from engine.journal.log.export import export_rows
 from engine.service.auth import RequestGuard
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.idempotency import delete_answers
@@ -58,7 +58,7 @@ def profile_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rout
         customer = str(call.path["id"])
         ids = {*identifier_spellings(customer), *(_ids(found) if found else ())}
         try:
-            rows = await asyncio.to_thread(rows_of, worker.settings.log, ids, worker.settings.redis)
+            rows = await asyncio.to_thread(export_rows, worker.settings.log, ids, worker.settings.redis)
         except StoreUnavailable:
             raise _away() from None
         if found is None and not any(rows.values()):
