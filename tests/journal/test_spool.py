@@ -179,7 +179,7 @@ def test_a_segment_that_is_cut_under_its_worker_hides_nothing_after_it(tmp_path:
 
 
 def test_a_full_disk_is_seen_before_anything_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(spool, "_SPACE_CHECK_SECONDS", 0.0)
     own = Spool(tmp_path)
     assert not own.full
     monkeypatch.setattr(spool, "_LOW_SPACE", 1 << 62)
