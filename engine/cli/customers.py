@@ -46,8 +46,8 @@ def export(customer: Customer, *, data: Data = None, redis: Redis = None, json: 
 @app.command
 def erase(customer: Customer, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
     """Delete a person everywhere: profile, aliases, caps, what is on its way, and the log."""
+    from engine.erasure.learner_files import erase_pending
     from engine.erasure.log import erase_customers
-    from engine.learn.erased_records import erase_customers as erase_pending
 
     with at_store(data, redis) as settings:
         ids = asyncio.run(_erase(settings.redis, customer))

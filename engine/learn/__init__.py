@@ -1,5 +1,5 @@
-"""Rewards joined to the logged context, arm and propensity, learnt, and published as snapshots."""
+"""Learns from the log's streams: joins rewards to decisions, teaches the policies, and publishes them as snapshots."""
 
-from engine.learn.learner import learn
+from engine.learn.loop import learn
 
 __all__ = ["learn"]

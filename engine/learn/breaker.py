@@ -1,7 +1,18 @@
-"""The circuit breaker: a variant whose guardrail got worse than its margin sends its placement back to the fallback.
+"""The circuit breaker: trips a selection whose variant makes a guardrail worse than its margin allows.
 
-Every customer who was assigned by chance counts once, in the experiment's first variant (the control) or another one,
-by what the guardrail's events add up to within an hour of the first decision: long enough for acute harm.
+A tripped selection is answered with the fallback until somebody closes it (`counterpoint policy close`). The life of a
+customer in a guarded experiment, by the clock of the streams, in the tables of `state.sql`:
+
+    assigned by chance     a row in `under_guard`; its window begins with the decision and lasts the metric's, an hour
+                           at most, which is long enough for acute harm
+    an event of the metric within the window   added to the row, once by message id (`guard_heard`)
+    `GRACE` after the window                   the outcome is final: added to the sequential test in `evidence`
+    the test crosses its level                 a row in `trips`, an event in the log; the test starts over
+
+- Every customer counts once per guardrail, in the variant of the first decision.
+- The outcomes enter a test in the order in which their windows end, so the batches of records do not matter.
+- The level of an experiment, `alpha`, is divided by its guardrails times its variants (Bonferroni), and between
+  learners that have partitions of their own.
 """
 
 import math
@@ -19,20 +30,24 @@ from engine.catalog.spec.experiment import MetricSpec
 from engine.catalog.spec.fields import seconds
 from engine.journal.records import DecisionRecord, EventRecord
 from engine.learn.merge_streams import Stamped
-from engine.learn.reward_rules import Properties, amount_of, properties_of
+from engine.learn.reward_rules import Properties, decode_properties, metric_amount
 from engine.learn.sequential_tests import AmountTest, SequentialTest, ShareTest
 from engine.vocabulary import MERGED
 
-EVENT = "$breaker"  # the name in the log, of nobody in particular
+EVENT = "$breaker"
+"""Name and customer of a trip's event in the log; no customer has this id."""
 HOUR = 3600.0
-GRACE = 60.0  # how long an outcome is waited for beyond its end
-TestKey = tuple[str, str, str]
+GRACE = 60.0
+"""Seconds after the end of a window for which late events still count."""
 AMOUNTS = frozenset({"mean", "revenue", "ratio", "quantile"})
+"""Kinds of metrics whose outcomes are amounts; those of the others are shares."""
+TestKey = tuple[str, str, str]
+"""Experiment, metric, and the variant that is compared with the control."""
 _decoder = msgspec.json.Decoder(SequentialTest)
 
 
 class Trip(NamedTuple):
-    """A selection to be closed, why, and where that came from."""
+    """A selection that trips, the reason, the experiment it comes from, and when (s since 1970)."""
 
     selection: str
     reason: str
@@ -42,30 +57,33 @@ class Trip(NamedTuple):
 
 @dataclass(frozen=True)
 class GuardrailTest:
-    """One guardrail of one experiment."""
+    """One guardrail of one experiment, and what a broken one closes.
+
+    `window` is in seconds, `level` the probability of ever tripping a variant that does no harm.
+    """
 
     experiment: str
     metric: MetricSpec
     control: str
     closes: Mapping[str, tuple[str, ...]]
-    """By variant other than the control: the selections that it shows offers by."""
+    """By variant other than the control: the selections that choose its offers."""
     window: float
     level: float
     matches: Predicate | None
 
-    def fresh(self) -> SequentialTest:
-        """No evidence yet."""
+    def new_test(self) -> SequentialTest:
+        """A test without outcomes."""
         kind = AmountTest if self.metric.kind in AMOUNTS else ShareTest
         return kind(self.metric.margin or 0.0, self.metric.direction == "up")
 
 
 def guardrail_tests(plan: Plan) -> dict[str, list[GuardrailTest]]:
-    """The guardrails of a plan by experiment: of those that choose a placement's offers, by customer."""
-    found = {key: _guards(plan, one) for key, one in plan.experiments.items() if one.spec.unit == "customer"}
-    return {key: guards for key, guards in found.items() if guards}
+    """The guardrails of a plan by experiment, of experiments that assign a placement's policies to customers."""
+    tests = {key: _of_experiment(plan, one) for key, one in plan.experiments.items() if one.spec.unit == "customer"}
+    return {key: of_experiment for key, of_experiment in tests.items() if of_experiment}
 
 
-def _guards(plan: Plan, experiment: Experiment) -> list[GuardrailTest]:
+def _of_experiment(plan: Plan, experiment: Experiment) -> list[GuardrailTest]:
     spec = experiment.spec
     keys = spec.metrics.guardrails if spec.metrics else []
     if not keys or spec.placement is None:
@@ -79,7 +97,7 @@ def _guards(plan: Plan, experiment: Experiment) -> list[GuardrailTest]:
         variant.key: shown if own is None else (own.key,)
         for variant, own in zip(spec.variants[1:], experiment.selections[1:], strict=True)
     }
-    tests = len(keys) * len(closes)
+    comparisons = len(keys) * len(closes)
     return [
         GuardrailTest(
             experiment=experiment.key,
@@ -87,7 +105,7 @@ def _guards(plan: Plan, experiment: Experiment) -> list[GuardrailTest]:
             control=spec.variants[0].key,
             closes=closes,
             window=min(seconds(metric.window), HOUR) if metric.window else HOUR,
-            level=spec.analysis.alpha / tests,
+            level=spec.analysis.alpha / comparisons,
             matches=compile_condition(metric.filter) if metric.filter else None,
         )
         for metric in (plan.metrics[key] for key in keys)
@@ -95,144 +113,159 @@ def _guards(plan: Plan, experiment: Experiment) -> list[GuardrailTest]:
 
 
 class Breaker:
-    """Counts the customers of guarded experiments in the learner's file; all verbs within its transaction."""
+    """Counts the customers of guarded experiments in the learner's file; call it within the learner's transaction."""
 
     def __init__(
-        self, db: sqlite3.Connection, guards: Mapping[str, Sequence[GuardrailTest]], share: float = 1.0
+        self, db: sqlite3.Connection, tests: Mapping[str, Sequence[GuardrailTest]], share: float = 1.0
     ) -> None:
-        """`share` of the level is this learner's, where several count customers of their own."""
+        """`share` is this learner's part of every level, where several learners count customers of their own."""
         self._db = db
         self._share = share
-        self._guards = guards
+        self._tests = tests
         self._by_event: dict[str, list[GuardrailTest]] = {}
-        for of_experiment in guards.values():
-            for guard in of_experiment:
-                self._by_event.setdefault(guard.metric.event, []).append(guard)
+        for of_experiment in tests.values():
+            for test in of_experiment:
+                self._by_event.setdefault(test.metric.event, []).append(test)
 
-    def keep_to_guards(self) -> None:
-        """Forget the customers of experiments that are not guarded any more."""
-        kept = [guard.experiment + " " + guard.metric.key for guards in self._guards.values() for guard in guards]
+    def drop_unguarded(self) -> None:
+        """Delete the customers of experiments or guardrails that the plan no longer has."""
+        guarded = [test.experiment + " " + test.metric.key for tests in self._tests.values() for test in tests]
         self._db.execute(
             "DELETE FROM under_guard WHERE experiment || ' ' || metric NOT IN (SELECT value FROM json_each(?))",
-            [msgspec.json.encode(kept).decode()],
+            [msgspec.json.encode(guarded).decode()],
         )
 
-    def take(self, records: Iterable[Stamped], until: float) -> list[Trip]:
-        """Count records, and what is known by the clock `until`; the trips that follow, however batches are cut."""
-        if not self._guards:
+    def process(self, records: Iterable[Stamped], until: float) -> list[Trip]:
+        """Count records, test the outcomes that are final by `until` (s since 1970), and return the new trips."""
+        if not self._tests:
             return []
         for at, _, record in records:
             if isinstance(record, DecisionRecord):
-                self._enter(record, at)
+                self._on_decision(record, at)
             elif isinstance(record, EventRecord) and (record.event in self._by_event or record.event == MERGED):
-                self._count(record, at)
-        return self._judge(until)
+                self._on_event(record, at)
+        return self._test_outcomes(until)
 
-    def _enter(self, record: DecisionRecord, at: float) -> None:
+    def _on_decision(self, record: DecisionRecord, at: float) -> None:
+        """Open the window of a customer who is assigned for the first time."""
         for row in record.rows:
             if row.kind != "experiment" or row.reason != "assigned" or row.variant is None:
                 continue
-            for guard in self._guards.get(row.key, ()):
-                ended = record.time + guard.window
-                if ended + GRACE > at:  # who came earlier than that may be known already
+            for test in self._tests.get(row.key, ()):
+                ended = record.time + test.window
+                if ended + GRACE > at:  # a window that is over has missed its events
                     self._db.execute(
                         "INSERT OR IGNORE INTO under_guard VALUES (?, ?, ?, ?, ?, ?, 0.0, 0)",
-                        (row.key, guard.metric.key, record.customer, row.variant, record.time, ended),
+                        (row.key, test.metric.key, record.customer, row.variant, record.time, ended),
                     )
 
-    def _count(self, event: EventRecord, at: float) -> None:
+    def _on_event(self, event: EventRecord, at: float) -> None:
         try:
-            properties = properties_of(event)
+            properties = decode_properties(event)
             if event.event == MERGED:
-                self._rename(str(properties.get("from")), str(properties.get("into")))
+                self._move_customer(str(properties.get("from")), str(properties.get("into")))
                 return
-            for guard in self._by_event[event.event]:
-                if guard.matches is None or guard.matches(properties):
-                    self._add(guard, event, properties, at)
-        except ValueError:  # the learner keeps it aside, if it is a reward too; no guardrail counts it
+            for test in self._by_event[event.event]:
+                if test.matches is None or test.matches(properties):
+                    self._add_outcome(test, event, properties, at)
+        except ValueError:  # no guardrail counts it; the join quarantines it if it could be a reward too
             return
 
-    def _add(self, guard: GuardrailTest, event: EventRecord, properties: Properties, at: float) -> None:
-        amount = amount_of(guard.metric, event, properties)
-        place = guard.experiment, guard.metric.key
-        found = self._db.execute(
+    def _add_outcome(self, test: GuardrailTest, event: EventRecord, properties: Properties, at: float) -> None:
+        """Add an event to its customer's outcome if it falls into the window and did not count before."""
+        amount = metric_amount(test.metric, event, properties)
+        place = test.experiment, test.metric.key
+        window = self._db.execute(
             "SELECT begun, ended FROM under_guard WHERE experiment = ? AND metric = ? AND customer = ? "
             "AND ended + ? > ? AND ? BETWEEN begun AND ended",
             (*place, event.customer, GRACE, at, event.time),
         ).fetchone()
-        if found is None:
+        if window is None:
             return
-        begun, ended = found
+        begun, ended = window
         message = blake2b(event.message_id.encode(), digest_size=8).digest()
-        heard = "INSERT OR IGNORE INTO guard_heard VALUES (?, ?, ?, ?, ?)"
-        if self._db.execute(heard, (*place, begun, message, ended)).rowcount:
+        insert = "INSERT OR IGNORE INTO guard_heard VALUES (?, ?, ?, ?, ?)"
+        if self._db.execute(insert, (*place, begun, message, ended)).rowcount:
             self._db.execute(
                 "UPDATE under_guard SET value = value + ? WHERE experiment = ? AND metric = ? AND customer = ?",
                 (amount, *place, event.customer),
             )
 
-    def _rename(self, before: str, after: str) -> None:
-        for guards in self._guards.values():
+    def _move_customer(self, before: str, after: str) -> None:
+        """Give the row of a merged customer to the other; one who has a row keeps it, so that they count once."""
+        for tests in self._tests.values():
             self._db.executemany(
                 "UPDATE OR IGNORE under_guard SET customer = ? WHERE experiment = ? AND metric = ? AND customer = ?",
-                [(after, guard.experiment, guard.metric.key, before) for guard in guards],
+                [(after, test.experiment, test.metric.key, before) for test in tests],
             )
 
-    def _judge(self, until: float) -> list[Trip]:
+    def _test_outcomes(self, until: float) -> list[Trip]:
+        """Add the outcomes that became final by `until` to their tests; trip what a test decides."""
+        # `ended <= ?` alone can use the index, `ended + ?` says what is meant.
         self._db.execute("DELETE FROM guard_heard WHERE ended <= ? AND ended + ? <= ?", (until, GRACE, until))
-        ripe = self._db.execute(
+        final = self._db.execute(
             "SELECT experiment, metric, variant, value, customer, ended FROM under_guard "
             "WHERE NOT known AND ended <= ? AND ended + ? <= ? ORDER BY ended, customer",
             (until, GRACE, until),
         ).fetchall()
-        if not ripe:
+        if not final:
             return []
         self._db.executemany(
             "UPDATE under_guard SET known = 1 WHERE experiment = ? AND metric = ? AND customer = ?",
-            [(experiment, metric, customer) for experiment, metric, _, _, customer, _ in ripe],
+            [(experiment, metric, customer) for experiment, metric, _, _, customer, _ in final],
         )
-        by_place = {(guard.experiment, guard.metric.key): guard for guards in self._guards.values() for guard in guards}
+        by_place = {(test.experiment, test.metric.key): test for tests in self._tests.values() for test in tests}
         tripped = {selection for (selection,) in self._db.execute("SELECT selection FROM trips")}
-        evidence: dict[TestKey, SequentialTest] = {}
+        states: dict[TestKey, SequentialTest] = {}
         trips: list[Trip] = []
-        for experiment, metric, variant, value, _, ended in ripe:
-            guard = by_place[experiment, metric]
-            for compared in guard.closes if variant == guard.control else [variant]:
-                selections = guard.closes.get(compared, ())
+        for experiment, metric, variant, value, _, ended in final:
+            test = by_place[experiment, metric]
+            # An outcome of the control counts in the comparison with every variant.
+            for compared in test.closes if variant == test.control else [variant]:
+                selections = test.closes.get(compared, ())
                 if tripped.issuperset(selections):  # its customers see the fallback
                     continue
-                place = (experiment, metric, compared)
-                if place not in evidence:
-                    evidence[place] = self._stored(guard, place)
-                evidence[place] = evidence[place].add([(variant == compared, value)])
-                if evidence[place].against() >= -math.log(guard.level * self._share):
-                    reason = _reason(guard, compared)
+                key = (experiment, metric, compared)
+                state = states.get(key) or self._stored_test(test, key)
+                states[key] = state.add([(variant == compared, value)])
+                if states[key].log_evidence() >= -math.log(test.level * self._share):
+                    reason = _reason(test, compared)
                     trips += [Trip(selection, reason, experiment, ended + GRACE) for selection in selections]
                     tripped.update(selections)
-                    evidence[place] = guard.fresh()  # whoever closes the breaker again begins a new test
-        rows = [(*place, msgspec.json.encode(one)) for place, one in evidence.items()]
+                    states[key] = test.new_test()  # a breaker that is closed by hand begins a new test
+        rows = [(*key, msgspec.json.encode(state)) for key, state in states.items()]
         self._db.executemany("INSERT OR REPLACE INTO evidence VALUES (?, ?, ?, ?)", rows)
-        told = [(trip.selection, trip.reason) for trip in trips]
-        self._db.executemany("INSERT OR REPLACE INTO trips VALUES (?, ?, 0)", told)
+        unpublished = [(trip.selection, trip.reason) for trip in trips]
+        self._db.executemany("INSERT OR REPLACE INTO trips VALUES (?, ?, 0)", unpublished)
         return trips
 
-    def _stored(self, guard: GuardrailTest, place: TestKey) -> SequentialTest:
-        asked = "SELECT evidence FROM evidence WHERE experiment = ? AND metric = ? AND variant = ?"
-        stored = self._db.execute(asked, place).fetchone()
-        before = _decoder.decode(stored[0]) if stored else guard.fresh()
-        same = (before.margin, before.up) == (guard.metric.margin or 0.0, guard.metric.direction == "up")
-        return before if same else guard.fresh()
+    def _stored_test(self, test: GuardrailTest, key: TestKey) -> SequentialTest:
+        """The stored test, or a new one if the guardrail's margin or direction changed since."""
+        query = "SELECT evidence FROM evidence WHERE experiment = ? AND metric = ? AND variant = ?"
+        stored = self._db.execute(query, key).fetchone()
+        state = _decoder.decode(stored[0]) if stored else test.new_test()
+        same = (state.margin, state.up) == (test.metric.margin or 0.0, test.metric.direction == "up")
+        return state if same else test.new_test()
 
 
-def _reason(guard: GuardrailTest, variant: str) -> str:
+def _reason(test: GuardrailTest, variant: str) -> str:
     return (
-        f"{guard.metric.key} of {guard.experiment}.{variant} is worse than {guard.control}'s by more than "
-        f"its margin of {guard.metric.margin or 0:g} (sequential test, level {guard.level:g})"
+        f"{test.metric.key} of {test.experiment}.{variant} is worse than {test.control}'s by more than "
+        f"its margin of {test.metric.margin or 0:g} (sequential test, level {test.level:g})"
     )
 
 
-def trip_record(trip: Trip) -> EventRecord:
-    """What the log keeps of a trip."""
-    told = {"selection": trip.selection, "experiment": trip.experiment, "reason": trip.reason}
-    name = f"breaker:{trip.selection}:{trip.at!r}"
-    return EventRecord(name, trip.at, trip.at, EVENT, EVENT, None, None, None, msgspec.json.encode(told))
+def trip_event(trip: Trip) -> EventRecord:
+    """The event of a trip in the log."""
+    properties = {"selection": trip.selection, "experiment": trip.experiment, "reason": trip.reason}
+    return EventRecord(
+        message_id=f"breaker:{trip.selection}:{trip.at!r}",
+        time=trip.at,
+        received=trip.at,
+        customer=EVENT,
+        event=EVENT,
+        decision_id=None,
+        channel=None,
+        revenue=None,
+        properties=msgspec.json.encode(properties),
+    )

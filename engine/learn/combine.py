@@ -1,4 +1,12 @@
-"""Learners with partitions of their own publish parts; what they know together is the sum of these."""
+"""Adds up the policies of learners that have partitions of their own.
+
+Such a learner publishes a part, named SELECTION/PARTITIONS. Sufficient statistics are sums, so the policy of all
+partitions is prior + Σ (part - prior). Invariants:
+
+- Any learner may combine at any time; the same parts give the same sum, and a newer one wins by its version.
+- A combined snapshot is current as long as its `learnt` equals the sum of its parts' and no part is newer.
+- What a learner of all partitions published before the split stays, as the part SELECTION/before.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,78 +15,84 @@ from functools import reduce
 import structlog
 
 from engine.journal import stream
-from engine.learn.reward_rules import Rule, Rules
+from engine.learn.reward_rules import RewardRule, RewardRules
 from engine.snapshots.header import Header, StoredSnapshot, align_policy, prior_of
 from engine.snapshots.publish import current_headers, current_snapshot, publish_snapshot
 from policies import Bandit, dump_policy, load_policy, merge_policies
 
-MARK = "/"  # no selection's key has it
-REST = f"{MARK}before"
+MARK = "/"
+"""Separates a part's name from its selection's key, which cannot contain it."""
+REMAINDER = f"{MARK}before"
 _log = structlog.get_logger(__name__)
 
 
-def parts_of(client: stream.StreamClient, key: str) -> list[str]:
+def part_names(client: stream.StreamClient, key: str) -> list[str]:
     """The names under which the parts of a selection are published."""
     return sorted(name for name in current_headers(client) if name.startswith(key + MARK))
 
 
-def combine_parts(client: stream.StreamClient, rules: Rules) -> dict[str, int]:
-    """Publish the sum of the parts of every selection for which it is not current; the versions that it got.
+def combine_parts(client: stream.StreamClient, rules: RewardRules) -> dict[str, int]:
+    """Publish the sum of the parts of every selection whose combined snapshot is not current.
 
-    Any number of processes may do this at once. With forgetting the sum is approximate, since each part ages by
-    what it saw itself.
+    Any number of processes may do this at once. With forgetting (`discount` below 1) the sum is approximate, because
+    each part ages by its own lessons only.
+
+    Returns:
+        The published versions by selection.
     """
-    there = current_headers(client)
+    headers = current_headers(client)
     published: dict[str, int] = {}
-    for key, rule in rules.of.items():
-        names = _of(there, key, rule)
-        learnt = sum(there[name].learnt for name in names)
-        current = there.get(key)
-        newest = max((there[name].time for name in names), default=0.0)
+    for key, rule in rules.by_selection.items():
+        names = _matching_parts(headers, key, rule)
+        learnt = sum(headers[name].learnt for name in names)
+        current = headers.get(key)
+        newest = max((headers[name].time for name in names), default=0.0)
         if not names or (current is not None and current.learnt == learnt and current.time >= newest):
             continue
-        found = _found(client, names)
-        blob = dump_policy(_sum(found, rule))
+        parts = _fetch(client, names)
+        blob = dump_policy(_add_up(parts, rule))
         version = current.version + 1 if current else 1
-        # Never older than its newest part by its header, whatever the clocks of two machines say.
-        at = max(time.time(), *(part.header.time for part in found))
-        header = Header.of(version, at, sum(part.header.learnt for part in found), rule.meaning, blob)
+        # The clocks of two machines differ: a header older than its newest part would be combined again for ever.
+        at = max(time.time(), *(part.header.time for part in parts))
+        header = Header.of(version, at, sum(part.header.learnt for part in parts), rule.meaning, blob)
         if publish_snapshot(client, key, header, blob) == version:
             published[key] = version
     return published
 
 
-def keep_the_rest(client: stream.StreamClient, rules: Rules) -> None:
-    """Publish as a part what a current snapshot knows beyond its parts: a learner of all partitions taught it.
+def publish_remainder(client: stream.StreamClient, rules: RewardRules) -> None:
+    """Publish as a part what the current snapshots contain beyond their parts: the lessons of a learner of all.
 
-    For a learner of some partitions before it publishes anything, so that the sum does not begin again from nothing.
+    A learner of some partitions calls this before it publishes anything; otherwise the first sum would drop them.
     """
-    there = current_headers(client)
-    for key, rule in rules.of.items():
-        current, names = there.get(key), _of(there, key, rule)
-        newest = max((there[name].time for name in names), default=0.0)
-        learnt = sum(there[name].learnt for name in names)
+    headers = current_headers(client)
+    for key, rule in rules.by_selection.items():
+        current, names = headers.get(key), _matching_parts(headers, key, rule)
+        newest = max((headers[name].time for name in names), default=0.0)
+        learnt = sum(headers[name].learnt for name in names)
         if current is None or current.meaning != rule.meaning or current.learnt == learnt or newest > current.time:
             continue
-        name = key + REST
-        known = _found(client, [one for one in names if one != name])
-        whole = _found(client, [key])
-        blob = dump_policy(merge_policies(_sum(whole, rule), prior_of(rule.selection), _sum(known, rule)))
-        version = there[name].version + 1 if name in there else 1
-        learnt = current.learnt - sum(part.header.learnt for part in known)
-        publish_snapshot(client, name, Header.of(version, time.time(), learnt, rule.meaning, blob), blob)
-        _log.info("kept what a learner of all partitions taught", key=key, version=current.version)
+        remainder = key + REMAINDER
+        others = _fetch(client, [name for name in names if name != remainder])
+        whole = _fetch(client, [key])
+        blob = dump_policy(merge_policies(_add_up(whole, rule), prior_of(rule.selection), _add_up(others, rule)))
+        version = headers[remainder].version + 1 if remainder in headers else 1
+        learnt = current.learnt - sum(part.header.learnt for part in others)
+        header = Header.of(version, time.time(), learnt, rule.meaning, blob)
+        publish_snapshot(client, remainder, header, blob)
+        _log.info("published the lessons of the learner of all partitions as a part", key=key, version=current.version)
 
 
-def _of(there: Mapping[str, Header], key: str, rule: Rule) -> list[str]:
-    return [name for name in there if name.startswith(key + MARK) and there[name].meaning == rule.meaning]
+def _matching_parts(headers: Mapping[str, Header], key: str, rule: RewardRule) -> list[str]:
+    """The parts of a selection whose statistics still have its meaning."""
+    return [name for name in headers if name.startswith(key + MARK) and headers[name].meaning == rule.meaning]
 
 
-def _found(client: stream.StreamClient, names: Sequence[str]) -> list[StoredSnapshot]:
+def _fetch(client: stream.StreamClient, names: Sequence[str]) -> list[StoredSnapshot]:
     return [part for name in names if (part := current_snapshot(client, name)) is not None]
 
 
-def _sum(parts: Sequence[StoredSnapshot], rule: Rule) -> Bandit:
+def _add_up(parts: Sequence[StoredSnapshot], rule: RewardRule) -> Bandit:
     prior = prior_of(rule.selection)
     policies = [align_policy(load_policy(part.blob), rule.selection) for part in parts]
-    return reduce(lambda sum_, policy: merge_policies(policy, sum_, prior), policies, prior)
+    return reduce(lambda total, policy: merge_policies(policy, total, prior), policies, prior)

@@ -1,4 +1,13 @@
-"""Exposures and events that came before the decision or the exposure that they belong to: kept until it comes."""
+"""Exposures and events that arrive before the decision or exposure that they belong to, stored until it arrives.
+
+Table `early` of the learner's file (`state.sql`). An arrival waits for `d` + decision id or `c` + customer; it leaves
+
+    by `release`, when that decision or an exposure of that customer arrives: the join processes it again
+    by `expire`, when the clock reaches its `due`: the join logs why it belongs to nothing
+
+Ids ascend in the order of arrival, and released records are processed in that order. A batch loads what it may touch
+and `write`s the changes in the learner's transaction.
+"""
 
 import sqlite3
 from collections.abc import Iterable
@@ -13,7 +22,7 @@ _LOAD_WAITING = "SELECT early.* FROM early JOIN json_each(?) asked ON early.wait
 
 
 class EarlyArrival(msgspec.Struct, frozen=True):
-    """A record and what it waits for, until the partition's clock reaches `due`."""
+    """A record that waits for `waits_for` until the clock reaches `due` (s since 1970)."""
 
     id: int
     waits_for: str
@@ -23,67 +32,67 @@ class EarlyArrival(msgspec.Struct, frozen=True):
 
 
 class EarlyArrivals:
-    """The waiting records that a batch may touch; `write` puts back what changed."""
+    """The early arrivals that a batch may touch; `write` stores what changed."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         (last,) = db.execute("SELECT max(id) FROM early").fetchone()
-        self._next = (last or 0) + 1
-        self._any = last is not None
+        self._next_id = (last or 0) + 1
+        self._any_stored = last is not None
         self._by_key: dict[str, dict[int, EarlyArrival]] = {}
         self._stored: set[int] = set()
-        self._gone: list[int] = []
+        self._removed: list[int] = []
 
-    def load(self, ids: Iterable[str], customers: Iterable[str]) -> list[EarlyArrival]:
-        """Bring in, and answer, what waits for these decisions or these customers."""
-        if not self._any:
+    def load(self, decisions: Iterable[str], customers: Iterable[str]) -> list[EarlyArrival]:
+        """Load and return what waits for these decisions or customers."""
+        if not self._any_stored:
             return []
-        keys = [*(f"d{id_}" for id_ in ids), *(f"c{customer}" for customer in customers)]
-        return self._bring(self._db.execute(_LOAD_WAITING, [msgspec.json.encode(keys).decode()]))
+        keys = [*(f"d{id_}" for id_ in decisions), *(f"c{customer}" for customer in customers)]
+        return self._load(self._db.execute(_LOAD_WAITING, [msgspec.json.encode(keys).decode()]))
 
     def load_due(self, until: float) -> list[EarlyArrival]:
-        """Bring in, and answer, what has waited long enough, the earliest first."""
-        if not self._any:
+        """Load and return what is due by `until` (s since 1970), the earliest first."""
+        if not self._any_stored:
             return []
-        return self._bring(self._db.execute(f"{_LOAD} WHERE due <= ? ORDER BY due, id", (until,)))
+        return self._load(self._db.execute(f"{_LOAD} WHERE due <= ? ORDER BY due, id", (until,)))
 
-    def hold(self, waits_for: str, partition: int, due: float, record: EarlyRecord) -> EarlyArrival:
-        """Keep a record until `release` of what it waits for."""
-        waiting = EarlyArrival(self._next, waits_for, partition, due, record)
-        self._next += 1
-        self._by_key.setdefault(waits_for, {})[waiting.id] = waiting
-        return waiting
+    def add(self, waits_for: str, partition: int, due: float, record: EarlyRecord) -> EarlyArrival:
+        """Store a record until `waits_for` is released or the clock reaches `due`."""
+        arrival = EarlyArrival(self._next_id, waits_for, partition, due, record)
+        self._next_id += 1
+        self._by_key.setdefault(waits_for, {})[arrival.id] = arrival
+        return arrival
 
     @property
-    def empty(self) -> bool:
-        """Whether nothing waits that was loaded or held."""
+    def is_empty(self) -> bool:
+        """Whether nothing waits of what was loaded or added."""
         return not self._by_key
 
-    def release(self, key: str) -> list[EarlyArrival]:
-        """What waited for `key`, in the order it came; it waits no longer."""
-        found = self._by_key.pop(key, None)
-        if not found:
+    def release(self, waits_for: str) -> list[EarlyArrival]:
+        """Remove and return what waits for this key, in the order of arrival."""
+        released = self._by_key.pop(waits_for, None)
+        if not released:
             return []
-        self._gone += self._stored.intersection(found)
-        return [found[id_] for id_ in sorted(found)]
+        self._removed += self._stored.intersection(released)
+        return [released[id_] for id_ in sorted(released)]
 
-    def expire(self, waiting: EarlyArrival) -> bool:
-        """Let go of one; False if it was released before."""
-        if self._by_key.get(waiting.waits_for, {}).pop(waiting.id, None) is None:
+    def expire(self, arrival: EarlyArrival) -> bool:
+        """Remove an arrival that is due; False if it was released before."""
+        if self._by_key.get(arrival.waits_for, {}).pop(arrival.id, None) is None:
             return False
-        if waiting.id in self._stored:
-            self._gone.append(waiting.id)
+        if arrival.id in self._stored:
+            self._removed.append(arrival.id)
         return True
 
     def write(self) -> None:
-        """Put back what changed, within the caller's transaction."""
-        self._db.executemany("DELETE FROM early WHERE id = ?", [(id_,) for id_ in self._gone])
-        fresh = [w for of_key in self._by_key.values() for w in of_key.values() if w.id not in self._stored]
-        rows = [(w.id, w.waits_for, w.partition, w.due, encode(w.record)) for w in fresh]
+        """Store the changes, within the caller's transaction."""
+        self._db.executemany("DELETE FROM early WHERE id = ?", [(id_,) for id_ in self._removed])
+        waiting = [arrival for of_key in self._by_key.values() for arrival in of_key.values()]
+        rows = [(a.id, a.waits_for, a.partition, a.due, encode(a.record)) for a in waiting if a.id not in self._stored]
         self._db.executemany("INSERT INTO early VALUES (?, ?, ?, ?, ?)", rows)
 
-    def _bring(self, found: Iterable[tuple[int, str, int, float, bytes]]) -> list[EarlyArrival]:
-        brought = []
+    def _load(self, found: Iterable[tuple[int, str, int, float, bytes]]) -> list[EarlyArrival]:
+        loaded = []
         for id_, waits_for, partition, due, payload in found:
             of_key = self._by_key.setdefault(waits_for, {})
             if id_ not in of_key:
@@ -92,5 +101,5 @@ class EarlyArrivals:
                     raise TypeError(f"early {id_} is a {type(record).__name__}; only exposures and events wait")
                 of_key[id_] = EarlyArrival(id_, waits_for, partition, due, record)
                 self._stored.add(id_)
-            brought.append(of_key[id_])
-        return brought
+            loaded.append(of_key[id_])
+        return loaded

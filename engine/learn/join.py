@@ -1,13 +1,39 @@
-"""Rewards joined to the decisions that earned them, record by record, by the clock of the streams alone.
+"""Joins rewards to the decisions that earned them, record by record.
 
-What this makes of the records depends on their order and on nothing else, so a learner that was killed and reads them
-again, in other batches, learns the same.
+Every offer that a policy chose is one row of `pending`. Its state and what changes it:
+
+    state     meaning                            change                               next state
+    --------  ---------------------------------  -----------------------------------  -----------------------
+    UNSEEN    decided, not exposed               on_exposure                          OPEN
+                                                 expire: max(window, 1 d)             removed
+    OPEN      exposed, no reward yet             on_reward: lesson r                  REWARDED
+                                                 expire: settle; lesson 0             ZERO
+    ZERO      learnt as 0, the window is open    on_reward: lesson r instead of 0     REWARDED
+                                                 expire: window + settle; logs 0      CLOSED
+    REWARDED  learnt and logged as r             on_refund: lesson rest instead of r  REFUNDED
+                                                 expire: max(window, 30 d)            removed
+    REFUNDED  learnt and logged as the rest      expire: as REWARDED                  removed
+    CLOSED    learnt and logged as 0; late       expire: max(window, 1 d)             removed
+              events are recognized as late
+    NO_OFFER  a decision without any such offer  expire: max(longest window, 1 d)     removed
+              is known to exist
+
+The times of UNSEEN and NO_OFFER run from the decision, those of CLOSED from its beginning, the others from the
+exposure. If the plan no longer has the selection, `expire` removes the row.
+
+A lesson is one update of a policy (`teach`). An exposure or event whose decision or exposure has not arrived waits in
+`early_arrivals` for `HOLD` seconds and is then processed again (`replay_early`) or logged as unmatched
+(`expire_early`). What cannot count is quarantined in the log with its reason, never dropped silently.
+
+The result depends on the order of the records alone: time is the clock of the streams, and what time does is done at
+its own due time between two records (`poll_due`), whatever batches the records come in. A learner that was killed and
+reads records again therefore learns the same.
 """
 
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -21,22 +47,34 @@ from engine.journal.records import (
     RewardRecord,
     encode,
 )
-from engine.learn.aliases import Aliases
 from engine.learn.early_arrivals import EarlyArrival, EarlyArrivals, EarlyRecord
 from engine.learn.merge_streams import Stamped
-from engine.learn.pending import BARE, CLOSED, OPEN, PAID, REVERSED, WAITING, ZERO, Board, Pending
-from engine.learn.reward_rules import Properties, Rules, order_of, properties_of
+from engine.learn.pending import (
+    CLOSED,
+    NO_OFFER,
+    OPEN,
+    REFUNDED,
+    REWARDED,
+    UNSEEN,
+    ZERO,
+    Aliases,
+    Pending,
+    PendingStore,
+)
+from engine.learn.reward_rules import Properties, RewardRules, decode_properties, order_id
 from engine.vocabulary import MERGED, REFUNDS
 
-HOLD = 300.0  # how long a record waits for what it belongs to
+HOLD = 300.0
+"""Seconds for which an early record waits."""
 DAY = 86_400.0
-REVERSIBLE = 30 * DAY  # how long after its exposure a reward can be taken back
+REFUNDABLE = 30 * DAY
+"""Seconds after its exposure for which a reward can be refunded, or its window if that is longer."""
 SOURCE = "learner"
 _json = msgspec.json.Encoder()
 
 
 class Lesson(NamedTuple):
-    """One thing to learn: `row` earned `reward`, in place of `instead` that was learnt before."""
+    """One update of a policy: `row` earned `reward`; `instead` is the reward that was learnt before, if any was."""
 
     row: Pending
     reward: float
@@ -44,42 +82,49 @@ class Lesson(NamedTuple):
 
 
 class Join:
-    """Takes the records of one batch; `lessons`, `log` and `aside` are what came out."""
+    """Processes the records of one batch; `lessons`, `log` and `aside` are the results.
 
-    def __init__(self, rules: Rules, board: Board, early: EarlyArrivals, aliases: Aliases) -> None:
+    `log` has the records to add to the log with their partitions, `aside` the number of records that could not count
+    by reason.
+    """
+
+    def __init__(self, rules: RewardRules, pending: PendingStore, early: EarlyArrivals, aliases: Aliases) -> None:
         self.lessons: list[Lesson] = []
         self.log: list[tuple[int, RewardRecord | QuarantineRecord]] = []
         self.aside: Counter[str] = Counter()
         self._rules = rules
-        self._board = board
+        self._pending = pending
         self._early = early
         self._aliases = aliases
-        self._heap: list[tuple[float, str, str]] = []
+        # (due, decision id, key) of a row, or (due, "", name) of an early arrival. Stale ones are skipped when polled.
+        self._due: list[tuple[float, str, str]] = []
+        self._early_by_name: dict[str, EarlyArrival] = {}
         self._horizon = 0.0
         self._clock = 0.0
-        self._waiting: dict[str, EarlyArrival] = {}
 
-    def run(self, records: Iterable[Stamped], clock: float, until: float) -> None:
-        """Take records in their order; the clock goes from `clock` to `until`."""
+    def process(self, records: Iterable[Stamped], clock: float, until: float) -> None:
+        """Process records in their order, while the clock goes from `clock` to `until` (s since 1970)."""
         self._clock, self._horizon = clock, until
-        for row in self._board.load_due(until):
-            self._schedule(row, row.due)
-        waited = self._early.load_due(until)
-        self._board.load({waiting.record.decision_id for waiting in waited if waiting.record.decision_id}, ())
-        for waiting in waited:
-            self._watch(waiting)
+        for row in self._pending.load_due(until):
+            self._schedule(row)
+        arrivals = self._early.load_due(until)
+        # `expire_early` asks whether their decisions are known.
+        self._pending.load({one.record.decision_id for one in arrivals if one.record.decision_id}, ())
+        for arrival in arrivals:
+            self._schedule_early(arrival)
         for at, partition, record in records:
-            self._advance(at)
+            self.poll_due(at)
             if isinstance(record, DecisionRecord):
-                self._decided(record, partition)
+                self.on_decision(record, partition)
             elif isinstance(record, ExposureRecord):
-                self._exposed(record, partition, self._clock + HOLD)
-            elif isinstance(record, EventRecord) and self._rules.relevant(record.event):
-                self._happened(record, partition, self._clock + HOLD)
-        self._advance(until)
+                self.on_exposure(record, partition, self._clock + HOLD)
+            elif isinstance(record, EventRecord) and self._rules.uses(record.event):
+                self.on_event(record, partition, self._clock + HOLD)
+        self.poll_due(until)
 
-    def _decided(self, record: DecisionRecord, partition: int) -> None:
-        if self._board.of(record.decision_id):
+    def on_decision(self, record: DecisionRecord, partition: int) -> None:
+        """Add a row for each offer that a policy chose, and process what waited for the decision."""
+        if self._pending.of_decision(record.decision_id):
             self.aside["decision twice"] += 1
             return
         offers = [row for row in record.rows if row.kind == "offer" and row.policy and row.variant]
@@ -87,99 +132,183 @@ class Join:
             self.aside["propensity outside (0, 1]"] += 1
             offers = []
         for row in offers:
-            self._pend(record, row, partition)
-        if not offers:
-            due = record.time + max(self._rules.longest, DAY)
-            customer = self._aliases.of(record.customer)
-            bare = Pending(record.decision_id, "", "", customer, partition, "", 1.0, b"", record.time, BARE, due)
-            self._board.add(bare)
-            self._schedule(bare, due)
-        self._retry(record.decision_id)
+            self._add_offer(record, row, partition)
+        if not offers:  # stored all the same, so that its events are not quarantined as of an unknown decision
+            self._add_without_offer(record, partition)
+        self.replay_early(record.decision_id)
 
-    def _pend(self, record: DecisionRecord, row: DecisionRow, partition: int) -> None:
-        key = (row.policy or "").rpartition("@")[0]
-        rule = self._rules.of.get(key)
-        pending = Pending(
-            record.decision_id,
-            row.key,
-            key,
-            self._aliases.of(record.customer),
-            partition,
-            row.variant or "",
-            row.propensity,
-            _json.encode(row.context) if row.context else b"",
-            record.time,
-            WAITING,
-            record.time + max(rule.window if rule else DAY, DAY),
-        )
-        self._board.add(pending)
-        self._schedule(pending, pending.due)
-
-    def _exposed(self, record: ExposureRecord, partition: int, due: float) -> None:
-        rows = self._board.of(record.decision_id)
+    def on_exposure(self, record: ExposureRecord, partition: int, due: float) -> None:
+        """Open the rows that the customer was exposed to; without a decision the exposure waits until `due`."""
+        rows = self._pending.of_decision(record.decision_id)
         if not rows:
-            self._hold(f"d{record.decision_id}", partition, due, record)
+            self._add_early(f"d{record.decision_id}", partition, due, record)
             return
-        seen = False
+        opened = False
         for row in rows:
-            if row.key in record.keys and row.status == WAITING:
-                rule = self._rules.of.get(row.selection)
-                row.status, row.exposed, seen = OPEN, record.time, True
-                self._until(row, record.time + (rule.settle if rule else HOLD))
-        if seen:
-            self._retry(record.decision_id, rows[0].customer)
+            if row.key in record.keys and row.status == UNSEEN:
+                rule = self._rules.by_selection.get(row.selection)
+                row.status, row.exposed, opened = OPEN, record.time, True
+                self._set_due(row, record.time + (rule.settle if rule else HOLD))
+        if opened:
+            self.replay_early(record.decision_id, rows[0].customer)
 
-    def _happened(self, event: EventRecord, partition: int, due: float) -> None:
+    def on_event(self, event: EventRecord, partition: int, due: float) -> None:
+        """Process a merge, a refund or an event that can earn a reward; an unmatched one waits until `due`."""
         try:
-            properties = properties_of(event)
+            properties = decode_properties(event)
         except ValueError as error:
-            self._keep_aside(event, partition, f"wrong type: {error}")
+            self._quarantine(event, partition, f"wrong type: {error}")
             return
         if event.event == MERGED:
-            self._merged(str(properties.get("from")), str(properties.get("into")))
+            self.on_merge(str(properties.get("from")), str(properties.get("into")))
             return
         if event.event in REFUNDS:
-            self._refunded(event, properties, partition, due)
+            self.on_refund(event, properties, partition, due)
         if event.event in self._rules.events:
-            self._rewarded(event, properties, partition, due)
+            self.on_reward(event, properties, partition, due)
 
-    def _merged(self, before: str, after: str) -> None:
+    def on_merge(self, before: str, after: str) -> None:
+        """Give the rows of one customer to the other, and process what waited for an exposure of either."""
         moved = self._aliases.merge(before, after, self._clock)
         if moved is not None:
-            self._board.rename(*moved)
-            self._take_again(sorted(self._waiting_for(*(f"c{customer}" for customer in moved)), key=lambda w: w.id))
+            self._pending.move_customer(*moved)
+            released = self._release(*(f"c{customer}" for customer in moved))
+            self._process_early(sorted(released, key=lambda arrival: arrival.id))
 
-    def _rewarded(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
+    def on_reward(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
+        """Reward the rows of the event's decision; without one, the customer's latest exposure that it can reward."""
         if event.decision_id:
-            rows = self._board.of(event.decision_id)
-            if not rows:
-                self._hold(f"d{event.decision_id}", partition, due, event)
-                return
-            earning = [row for row in rows if self._earns(row, event, properties)]
-            seen = [row for row in earning if row.status != WAITING]
-            if earning and not seen:
-                self._hold(f"d{event.decision_id}", partition, due, event)
-            for row in seen:
-                self._reward(row, event, properties)
+            self._reward_decision(event, event.decision_id, properties, partition, due)
             return
-        customer = self._aliases.of(event.customer)
-        rows = self._board.seen_by(customer)
+        customer = self._aliases.current_id(event.customer)
+        rows = self._pending.of_customer(customer)
         if any(row.cause == event.message_id for row in rows):
-            self._keep_aside(event, partition, "duplicate: this message was a reward before")
+            self._quarantine(event, partition, "duplicate: this message already earned a reward")
             return
         newest = max(
-            (row for row in rows if _had_seen(row, event.time) and self._earns(row, event, properties)),
+            (row for row in rows if _was_exposed_by(row, event.time) and self._earns(row, event, properties)),
             key=lambda row: (row.exposed, row.decision_id, row.key),
             default=None,
         )
-        if newest is None or event.time > newest.exposed + self._rules.of[newest.selection].window:
-            self._hold(f"c{customer}", partition, due, event)
+        if newest is None or event.time > newest.exposed + self._rules.by_selection[newest.selection].window:
+            self._add_early(f"c{customer}", partition, due, event)
         else:
-            self._reward(newest, event, properties)
+            self._reward_row(newest, event, properties)
+
+    def on_refund(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
+        """Correct the reward of the event's decision, or of its order, by what was refunded."""
+        order, customer = order_id(properties), self._aliases.current_id(event.customer)
+        if event.decision_id:
+            rows = self._pending.of_decision(event.decision_id)
+            rows = [row for row in rows if not order or row.purchase in {"", order}]
+        elif order:
+            rows = [row for row in self._pending.of_customer(customer) if row.purchase == order]
+        else:
+            rows = []
+        rewarded = [row for row in rows if row.status == REWARDED]
+        if not rewarded and any(row.status == REFUNDED for row in rows):
+            self._quarantine(event, partition, "second refund: this reward was refunded before")
+        elif not rewarded and (event.decision_id or order):
+            self._add_early(f"d{event.decision_id}" if event.decision_id else f"c{customer}", partition, due, event)
+        for row in rewarded:
+            self._refund_row(row, event)
+
+    def poll_due(self, now: float) -> None:
+        """Expire what is due by `now`, each at its own time, so that the order is that of the due times."""
+        while self._due and self._due[0][0] <= now:
+            due, decision_id, key = heapq.heappop(self._due)
+            self._clock = max(self._clock, due)
+            arrival = self._early_by_name.pop(key, None) if not decision_id else None
+            if arrival is not None:
+                self.expire_early(arrival)
+                continue
+            for row in tuple(self._pending.of_decision(decision_id)):
+                if row.key == key and row.due == due:  # a row that was scheduled again since then has another due time
+                    self.expire(row)
+        self._clock = max(self._clock, now)
+
+    def expire(self, row: Pending) -> None:
+        """Move a row whose time is over to its next state; see the table above."""
+        rule = self._rules.by_selection.get(row.selection)
+        if rule is None or row.status in {NO_OFFER, UNSEEN, REWARDED, REFUNDED, CLOSED}:
+            if rule is None and row.status in {OPEN, ZERO}:
+                self.aside["selection that is gone"] += 1
+            self._pending.remove(row)
+        elif row.status == OPEN:
+            self.lessons.append(Lesson(row, 0.0, None))
+            row.status = ZERO
+            self._set_due(row, row.exposed + rule.window + rule.settle)
+        else:
+            row.status = CLOSED
+            self._set_due(row, row.due + max(rule.window, DAY))
+            self.log.append((row.partition, RewardRecord(row.decision_id, row.key, 0.0, row.exposed + rule.window)))
+
+    def expire_early(self, arrival: EarlyArrival) -> None:
+        """Count or quarantine a record whose decision or exposure did not arrive in time."""
+        if not self._early.expire(arrival):
+            return
+        record = arrival.record
+        if isinstance(record, ExposureRecord):
+            self.aside["exposure of an unknown decision"] += 1
+        elif record.event in REFUNDS:
+            self._quarantine(record, arrival.partition, "unknown: no reward matches this refund")
+        elif not record.decision_id:
+            self.aside["event of a customer who saw nothing"] += 1  # most events of a shop are of this kind: not logged
+        elif self._pending.of_decision(record.decision_id):
+            self._quarantine(record, arrival.partition, f"not exposed: {record.decision_id} was never seen")
+        else:
+            self._quarantine(record, arrival.partition, f"unknown decision: {record.decision_id}")
+
+    def replay_early(self, decision_id: str, customer: str | None = None) -> None:
+        """Process what waited for a decision, or for an exposure of its customer."""
+        if not self._early.is_empty:
+            keys = [f"d{decision_id}"] if customer is None else [f"d{decision_id}", f"c{customer}"]
+            self._process_early(self._release(*keys))
+
+    def _add_offer(self, record: DecisionRecord, offer: DecisionRow, partition: int) -> None:
+        selection = (offer.policy or "").rpartition("@")[0]  # logged as KEY@VERSION
+        rule = self._rules.by_selection.get(selection)
+        row = Pending(
+            decision_id=record.decision_id,
+            key=offer.key,
+            selection=selection,
+            customer=self._aliases.current_id(record.customer),
+            partition=partition,
+            arm=offer.variant or "",
+            propensity=offer.propensity,
+            context=_json.encode(offer.context) if offer.context else b"",
+            time=record.time,
+            status=UNSEEN,
+            due=record.time + max(rule.window if rule else DAY, DAY),
+        )
+        self._pending.add(row)
+        self._schedule(row)
+
+    def _add_without_offer(self, record: DecisionRecord, partition: int) -> None:
+        due = record.time + max(self._rules.longest_window, DAY)
+        customer = self._aliases.current_id(record.customer)
+        row = Pending.without_offer(record.decision_id, customer, partition, time=record.time, due=due)
+        self._pending.add(row)
+        self._schedule(row)
+
+    def _reward_decision(
+        self, event: EventRecord, decision_id: str, properties: Properties, partition: int, due: float
+    ) -> None:
+        """Reward every exposed row of a decision that the event can reward."""
+        rows = self._pending.of_decision(decision_id)
+        if not rows:
+            self._add_early(f"d{decision_id}", partition, due, event)
+            return
+        earning = [row for row in rows if self._earns(row, event, properties)]
+        exposed = [row for row in earning if row.status != UNSEEN]
+        if earning and not exposed:
+            self._add_early(f"d{decision_id}", partition, due, event)
+        for row in exposed:
+            self._reward_row(row, event, properties)
 
     def _earns(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
-        """Whether an event is of the kind that rewards this row; it may name the placement or the offer it is for."""
-        rule = self._rules.of.get(row.selection)
+        """Whether the rule of a row counts an event; properties may name the placement or the offer it is for."""
+        rule = self._rules.by_selection.get(row.selection)
         return (
             rule is not None
             and rule.event == event.event
@@ -188,171 +317,79 @@ class Join:
             and rule.counts(properties)
         )
 
-    def _reward(self, row: Pending, event: EventRecord, properties: Properties) -> None:
-        rule = self._rules.of[row.selection]
+    def _reward_row(self, row: Pending, event: EventRecord, properties: Properties) -> None:
+        """Reward a row, or quarantine the event with the rule that it breaks."""
+        rule = self._rules.by_selection[row.selection]
         if row.cause and row.cause == event.message_id:
-            self._keep_aside(event, row.partition, "duplicate: this message was a reward before")
-        elif row.status in {PAID, REVERSED}:
-            self._keep_aside(event, row.partition, f"second reward: {row.decision_id} has one")
+            self._quarantine(event, row.partition, "duplicate: this message already earned a reward")
+        elif row.status in {REWARDED, REFUNDED}:
+            self._quarantine(event, row.partition, f"second reward: {row.decision_id} has one")
         elif event.time > row.exposed + rule.window or row.status == CLOSED:
-            self._keep_aside(event, row.partition, f"late: the window of {row.decision_id} is over")
+            self._quarantine(event, row.partition, f"late: the window of {row.decision_id} is over")
         else:
             try:
                 amount = rule.amount(event, properties)
             except ValueError as error:
-                self._keep_aside(event, row.partition, str(error))
+                self._quarantine(event, row.partition, str(error))
                 return
             self.lessons.append(Lesson(row, amount, 0.0 if row.status == ZERO else None))
-            row.status, row.reward, row.rewarded = PAID, amount, event.time
-            row.cause, row.purchase = event.message_id, order_of(properties)
-            self._until(row, row.exposed + max(rule.window, REVERSIBLE))
+            row.status, row.reward, row.rewarded = REWARDED, amount, event.time
+            row.cause, row.purchase = event.message_id, order_id(properties)
+            self._set_due(row, row.exposed + max(rule.window, REFUNDABLE))
             self.log.append((row.partition, RewardRecord(row.decision_id, row.key, amount, event.time)))
-            self._retry(row.decision_id, row.customer)
+            self.replay_early(row.decision_id, row.customer)
 
-    def _refunded(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
-        order, customer = order_of(properties), self._aliases.of(event.customer)
-        if event.decision_id:
-            rows = [row for row in self._board.of(event.decision_id) if not order or row.purchase in {"", order}]
-        elif order:
-            rows = [row for row in self._board.seen_by(customer) if row.purchase == order]
-        else:
-            rows = []
-        paid = [row for row in rows if row.status == PAID]
-        if not paid and any(row.status == REVERSED for row in rows):
-            self._keep_aside(event, partition, "second refund: this reward was taken back before")
-        elif not paid and (event.decision_id or order):
-            self._hold(f"d{event.decision_id}" if event.decision_id else f"c{customer}", partition, due, event)
-        for row in paid:
-            left = 0.0
-            if event.revenue is not None and 0 < event.revenue < row.reward and self._is_amount(row):
-                left = row.reward - event.revenue
-            self.lessons.append(Lesson(row, left, row.reward))
-            row.status, row.reward, row.dirty = REVERSED, left, True
-            # The newest record of a decision is the one that counts, so this one must not be the older.
-            at = max(event.time, row.rewarded + 1e-3)
-            self.log.append((row.partition, RewardRecord(row.decision_id, row.key, left, at)))
+    def _refund_row(self, row: Pending, event: EventRecord) -> None:
+        """Take a reward back; of an amount the part that was not refunded stays."""
+        rest = 0.0
+        if event.revenue is not None and 0 < event.revenue < row.reward and self._rewards_amount(row):
+            rest = row.reward - event.revenue
+        self.lessons.append(Lesson(row, rest, row.reward))
+        row.status, row.reward, row.dirty = REFUNDED, rest, True
+        # Readers of the log count the newest reward of a decision, so this record must be newer than the reward's.
+        at = max(event.time, row.rewarded + 1e-3)
+        self.log.append((row.partition, RewardRecord(row.decision_id, row.key, rest, at)))
 
-    def _is_amount(self, row: Pending) -> bool:
-        rule = self._rules.of.get(row.selection)
+    def _rewards_amount(self, row: Pending) -> bool:
+        """Whether the reward of a row is an amount, of which a part can be refunded."""
+        rule = self._rules.by_selection.get(row.selection)
         return rule is not None and rule.selection.reward.metric.kind in {"mean", "revenue"}
 
-    def _advance(self, now: float) -> None:
-        """Do what time alone does until `now`, each thing at its own moment."""
-        heap = self._heap
-        while heap and heap[0][0] <= now:
-            due, decision_id, key = heapq.heappop(heap)
-            self._clock = max(self._clock, due)
-            waiting = self._waiting.pop(key, None) if not decision_id else None
-            if waiting is not None:
-                self._expire(waiting)
-                continue
-            for row in tuple(self._board.of(decision_id)):
-                if row.key == key and row.due == due:
-                    self._ripen(row)
-        self._clock = max(self._clock, now)
+    def _release(self, *keys: str) -> list[EarlyArrival]:
+        return [arrival for key in keys for arrival in self._early.release(key)]
 
-    def _ripen(self, row: Pending) -> None:
-        rule = self._rules.of.get(row.selection)
-        if rule is None or row.status in {BARE, WAITING, PAID, REVERSED, CLOSED}:
-            if rule is None and row.status in {OPEN, ZERO}:
-                self.aside["selection that is gone"] += 1
-            self._board.remove(row)
-        elif row.status == OPEN:
-            self.lessons.append(Lesson(row, 0.0, None))
-            row.status = ZERO
-            self._until(row, row.exposed + rule.window + rule.settle)
-        else:
-            row.status = CLOSED
-            self._until(row, row.due + max(rule.window, DAY))
-            self.log.append((row.partition, RewardRecord(row.decision_id, row.key, 0.0, row.exposed + rule.window)))
-
-    def _expire(self, waiting: EarlyArrival) -> None:
-        if not self._early.expire(waiting):
-            return
-        record = waiting.record
-        if isinstance(record, ExposureRecord):
-            self.aside["exposure of an unknown decision"] += 1
-        elif record.event in REFUNDS:
-            self._keep_aside(record, waiting.partition, "unknown: no reward that this refund takes back")
-        elif not record.decision_id:
-            self.aside["event of a customer who saw nothing"] += 1
-        elif self._board.of(record.decision_id):
-            self._keep_aside(record, waiting.partition, f"not exposed: {record.decision_id} was never seen")
-        else:
-            self._keep_aside(record, waiting.partition, f"unknown decision: {record.decision_id}")
-
-    def _retry(self, decision_id: str, customer: str | None = None) -> None:
-        """Take again what waited for a decision, or for its customer to see something."""
-        if not self._early.empty:
-            self._take_again(self._waiting_for(f"d{decision_id}", *(() if customer is None else (f"c{customer}",))))
-
-    def _waiting_for(self, *keys: str) -> list[EarlyArrival]:
-        return [waiting for key in keys for waiting in self._early.release(key)]
-
-    def _take_again(self, released: Iterable[EarlyArrival]) -> None:
-        for waiting in released:
-            if isinstance(waiting.record, ExposureRecord):
-                self._exposed(waiting.record, waiting.partition, waiting.due)
+    def _process_early(self, released: Iterable[EarlyArrival]) -> None:
+        """Process released records; one that is still early waits until its first due time, not longer."""
+        for arrival in released:
+            if isinstance(arrival.record, ExposureRecord):
+                self.on_exposure(arrival.record, arrival.partition, arrival.due)
             else:
-                self._happened(waiting.record, waiting.partition, waiting.due)
+                self.on_event(arrival.record, arrival.partition, arrival.due)
 
-    def _hold(self, key: str, partition: int, due: float, record: EarlyRecord) -> None:
-        self._watch(self._early.hold(key, partition, due, record))
+    def _add_early(self, key: str, partition: int, due: float, record: EarlyRecord) -> None:
+        self._schedule_early(self._early.add(key, partition, due, record))
 
-    def _watch(self, waiting: EarlyArrival) -> None:
-        name = f"{waiting.id:020d}"
-        self._waiting[name] = waiting
-        if waiting.due <= self._horizon:
-            heapq.heappush(self._heap, (waiting.due, "", name))
+    def _schedule_early(self, arrival: EarlyArrival) -> None:
+        name = f"{arrival.id:020d}"  # equal due times are polled in the order of arrival
+        self._early_by_name[name] = arrival
+        if arrival.due <= self._horizon:
+            heapq.heappush(self._due, (arrival.due, "", name))
 
-    def _until(self, row: Pending, due: float) -> None:
+    def _set_due(self, row: Pending, due: float) -> None:
         row.due, row.dirty = due, True
-        self._schedule(row, due)
+        self._schedule(row)
 
-    def _schedule(self, row: Pending, due: float) -> None:
-        if due <= self._horizon:
-            heapq.heappush(self._heap, (due, row.decision_id, row.key))
+    def _schedule(self, row: Pending) -> None:
+        """Poll a row in this batch if it is due in it; a later batch loads it by its due time."""
+        if row.due <= self._horizon:
+            heapq.heappush(self._due, (row.due, row.decision_id, row.key))
 
-    def _keep_aside(self, event: EventRecord, partition: int, reason: str) -> None:
+    def _quarantine(self, event: EventRecord, partition: int, reason: str) -> None:
+        """Log an event that cannot count; the part of `reason` before the colon names the counter."""
         self.aside[reason.partition(":")[0]] += 1
         self.log.append((partition, QuarantineRecord(event.received, reason, SOURCE, encode(event))))
 
 
-def _had_seen(row: Pending, at: float) -> bool:
-    """Whether a row was seen by then; a time that is told in whole seconds may be anywhen in that second."""
+def _was_exposed_by(row: Pending, at: float) -> bool:
+    """Whether a row was exposed by `at`; a time in whole seconds stands for any moment of that second."""
     return (math.floor(row.exposed) if at.is_integer() else row.exposed) <= at
-
-
-def bring(records: Sequence[Stamped], rules: Rules, board: Board, early: EarlyArrivals, aliases: Aliases) -> None:
-    """Bring in all that a batch of records may touch."""
-    ids: set[str] = set()
-    customers: set[str] = set()
-    earning: set[str] = set()
-    merging: set[str] = set()
-    for _, _, record in records:
-        if isinstance(record, DecisionRecord | ExposureRecord):
-            ids.add(record.decision_id)
-            customers.add(record.customer)
-        elif isinstance(record, EventRecord) and rules.relevant(record.event):
-            customers.add(record.customer)
-            if record.event == MERGED:
-                merging |= _merged(record)
-            elif record.decision_id:
-                ids.add(record.decision_id)
-            else:
-                earning.add(record.customer)
-    aliases.load(customers, merging)
-    board.load(ids, {aliases.of(customer) for customer in earning | merging})
-    everyone = {aliases.of(customer) for customer in customers | merging} | board.customers
-    # What waits for a customer may be taken again: it may reward anything that they have seen.
-    patient = {waiting.record.customer for waiting in early.load(ids, everyone)}
-    aliases.load(patient, ())
-    board.load((), {aliases.of(customer) for customer in patient})
-
-
-def _merged(record: EventRecord) -> set[str]:
-    try:
-        properties = properties_of(record)
-    except ValueError:
-        return set()
-    return {str(properties.get("from")), str(properties.get("into"))}

@@ -1,10 +1,19 @@
-"""The learner's loop: read the streams, join, teach, commit all of it at once, then tell the others."""
+"""One learner: reads the streams, joins, teaches, commits all of it at once, then publishes.
 
-import gc
-import threading
+A batch, in this order:
+
+    read      entries of all partitions, merged by time (`merge_streams`)
+    learn     join, circuit breaker, teach, change detection, in one transaction with the stream position (`state`)
+    commit    the position in the stream, which may then be trimmed up to it
+    publish   snapshots, the sum of parts, prices, trips, figures, and the outbox
+
+Whatever fails after `learn` is repeated by the next batch: publishing is idempotent by version, shipping by sequence
+number. Whatever fails before it is read again. A store that is away therefore costs time and nothing else.
+"""
+
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -12,25 +21,21 @@ import structlog
 from engine import keyspace
 from engine.catalog.plan.plan import Plan
 from engine.erasure import listener
-from engine.errors import BadInput, StoreUnavailable
+from engine.errors import BadInput
 from engine.journal import stream
-from engine.journal.log_once import LogOnce
 from engine.journal.spool.drain import Drain
-from engine.learn.aliases import Aliases
-from engine.learn.breaker import Breaker, guardrail_tests, trip_record
-from engine.learn.change_detection import ChangeDetector, change_record
-from engine.learn.combine import MARK, combine_parts, keep_the_rest
+from engine.learn.breaker import Breaker, guardrail_tests, trip_event
+from engine.learn.change_detection import ChangeDetector, change_event
+from engine.learn.combine import MARK, combine_parts, publish_remainder
 from engine.learn.early_arrivals import EarlyArrivals
-from engine.learn.erased_records import without_erased
-from engine.learn.join import Join, bring
-from engine.learn.learner_lock import only_learner
-from engine.learn.merge_streams import Stamped, StreamMerger
+from engine.learn.join import Join
+from engine.learn.merge_streams import Stamped, StreamMerger, drop_erased
 from engine.learn.outbox import Outbox
-from engine.learn.pending import Board
-from engine.learn.prices import ShadowPrices
-from engine.learn.reward_rules import NO_RULES, Rules, rules_of
-from engine.learn.state import State, path_of
-from engine.learn.teach import Learnt, fitted, restarted, teach
+from engine.learn.pending import Aliases, PendingStore, load_batch
+from engine.learn.prices import PriceMover
+from engine.learn.reward_rules import NO_RULES, RewardRules, reward_rules
+from engine.learn.state import State, state_path
+from engine.learn.teach import Learnt, fit_to_plan, restart_from, teach
 from engine.settings import Settings
 from engine.snapshots.header import Header, StoredSnapshot, align_policy
 from engine.snapshots.publish import (
@@ -44,107 +49,29 @@ from engine.snapshots.publish import (
 )
 from policies import dump_policy, load_policy
 
-INTERVAL = 0.1  # between looks at the streams' ends, and between two snapshots at least
-FIRST = 0  # the partition whose learner moves the prices and tells of trips
-SLACK = 10.0  # how far the streams' clock stays behind ours while nothing comes in
-ENTRIES = 16  # of each partition that are read at once
-GARBAGE = (100_000, 20, 50)
-"""How many more objects are made than freed before cycles are looked for: a batch holds many records and no cycle."""
-_PIECE = 5_000
-_TURN = 1.0
-_TIDY = 5.0
-_REMEMBER_MERGES = 31 * 86_400.0  # no reward can change for longer
-_KEEP_MARKS_MS = 7 * 86_400_000
+INTERVAL = 0.1
+"""Seconds between two reads of streams without news, and at least between two snapshots."""
+FIRST = 0
+"""The partition whose learner moves the prices; trips and changes are logged in it."""
+SLACK = 10.0
+"""Seconds by which the clock of streams without news stays behind ours: records may still be in a spool."""
+ENTRIES = 16
+"""Entries of each partition that are read at once."""
+_DUE_AT_ONCE = 5_000
+_PUBLISH_SHARE = 5  # publishing takes at most a sixth of the time
+_TIDY_SECONDS = 5.0
+_MERGE_SECONDS = 31 * 86_400.0  # no reward can change for longer
+_MARK_MS = 7 * 86_400_000  # a spool that was silent for longer has no more entries
 _log = structlog.get_logger(__name__)
 
 
-def learn(
-    settings: Settings,
-    plan_source: Callable[[], Plan],
-    stop: threading.Event,
-    once: bool = False,  # noqa: FBT001, FBT002 - the last argument of a verb
-    *,
-    owned: Sequence[int] | None = None,
-    clock: Callable[[], float] = time.time,
-) -> None:
-    """Learn until `stop`; with `once` only until all that is in the streams is learnt, published and shipped.
-
-    With `once` that is also what was answered before and is still in a spool of this machine.
-    Of all partitions, or of those `owned`, whose learners publish parts that `combine` adds up. `clock` (s since 1970)
-    moves the time of partitions in which nothing happens; with `once` only the records do. While another process learns
-    a partition of these with the same data folder this one waits, to take its place.
-
-    Raises:
-        StoreUnavailable: with `once`, if the store does not answer.
-        sqlite3.Error: if the state cannot be written. Nothing is lost: what was not committed is read again.
-    """
-    said = False
-    while not stop.is_set():
-        with only_learner(settings.data, range(settings.partitions) if owned is None else owned) as alone:
-            if alone and _learn(settings, plan_source, stop, once, owned, clock):
-                return
-        if alone:
-            continue
-        if not said:
-            _log.warning(
-                "another learner has the data folder; waiting", data=str(settings.data), partitions=owned or "all"
-            )
-            said = True
-        stop.wait(_TURN)
-
-
-def _learn(
-    settings: Settings,
-    plan_source: Callable[[], Plan],
-    stop: threading.Event,
-    once: bool,  # noqa: FBT001 - as given
-    owned: Sequence[int] | None,
-    clock: Callable[[], float],
-) -> bool:
-    """Learn until the end; False if the file was lost, so that it is to begin anew."""
-    learner = Learner(settings, owned)
-    drain = learner.drain(settings) if once else None
-    wait, outage = INTERVAL, LogOnce("learning waits", "learning goes on")
-    often = gc.get_threshold()
-    gc.set_threshold(*GARBAGE)
-    try:
-        while not stop.is_set():
-            try:
-                all_came = drain is not None and _all_came(drain)
-                if learner.left():
-                    return False
-                busy = learner.step(plan_source(), None if once else clock())
-                wait = INTERVAL
-                outage.over()
-            except StoreUnavailable as error:
-                if once:
-                    raise
-                outage.failed(error)
-                busy, wait = False, min(2 * wait, 5.0)
-            if all_came and not busy:
-                return True
-            if not busy:
-                stop.wait(wait)
-        return True
-    finally:
-        gc.set_threshold(*often)
-        if drain is not None:
-            drain.close()
-        learner.close()
-
-
-def _all_came(drain: Drain) -> bool:
-    with store_errors("waiting for the spools"):
-        return drain.done()
-
-
 class Learner:
-    """One learner's file and place in the streams; each `step` is a batch."""
+    """The file of one learner and its position in the streams; `step` processes one batch."""
 
     def __init__(self, settings: Settings, owned: Sequence[int] | None = None, *, entries: int = ENTRIES) -> None:
         self._owned = None if owned is None else frozenset(owned)
         self._suffix = "" if owned is None else MARK + "-".join(map(str, sorted(owned)))
-        self._state = State(path_of(settings.data, owned))
+        self._state = State(state_path(settings.data, owned))
         self._data = settings.data
         self._client = stream.connect_stream(settings.redis)
         self._outbox = Outbox(self._state.db, self._state.id)
@@ -153,75 +80,78 @@ class Learner:
         self._learnt = self._state.policies()
         self._partitions = settings.partitions
         self._reader: stream.Reader | None = None
-        self._intake = StreamMerger(stream.Progress(), {})
+        self._merger = StreamMerger(stream.Progress(), {})
         self._plan: Plan | None = None
         self._rules = NO_RULES
         self._breaker = Breaker(self._state.db, {})
-        self._changes = ChangeDetector(self._state.db)
-        self._prices: ShadowPrices | None = None
-        self._told: dict[str, int] = {}
+        self._detector = ChangeDetector(self._state.db)
+        self._prices: PriceMover | None = None
+        self._published: dict[str, int] = {}
         self._figures: dict[str, float] = {}
         self._erasures = stream.BEGINNING
         self._next_publish = 0.0
         self._tidied = 0.0
 
     def close(self) -> None:
-        """Let go of file and store."""
+        """Close the file and the connection."""
         self._state.close()
         self._client.close()
 
-    def left(self) -> bool:
-        """Whether our file was lost; the store has then all that we learnt, for one who begins anew.
+    def hand_over_if_lost(self) -> bool:
+        """If the file was deleted, publish and commit what only this process still knows; whether it was.
+
+        A learner with a new file then starts from the store.
 
         Raises:
             StoreUnavailable: if the store does not answer.
         """
-        if not self._state.lost:
+        if not self._state.is_lost:
             return False
-        with store_errors("leaving what was learnt"):
+        with store_errors("handing over what was learnt"):
             if self._reader is not None and (progress := self._state.progress()) is not None:
                 self._publish(force=True)
                 self._outbox.ship(self._client)
-                self._reader.commit(progress)
+                self._reader.commit(progress)  # last: whoever reads from here has the policies of before
         _log.error(
-            "the learner's file was deleted: it begins anew where the store's snapshots and positions are, "
-            "without the decisions whose reward was open",
+            "the learner's file was deleted: starting over from the published snapshots and positions, without the "
+            "decisions whose reward was open",
             file=str(self._state.path),
         )
         return True
 
     def drain(self, settings: Settings) -> Drain:
-        """What tells when all that was answered until now is in the streams."""
+        """A drain that ends when everything answered until now is in the streams."""
         return Drain(settings, self._client, "shipped", self._owned)
 
     def step(self, plan: Plan, now: float | None) -> bool:
-        """Read and learn one batch; False when there was nothing to do.
+        """Process one batch; False if there was nothing to do.
 
-        `now` (s since 1970) moves the clock while nothing comes.
+        Args:
+            plan: the plan to learn by.
+            now: moves the clock while no records come (s since 1970); None to let only records move it.
 
         Raises:
-            StoreUnavailable: if the store does not answer; what was learnt is kept, what was not is read again.
+            StoreUnavailable: if the store does not answer; what was learnt is stored, the rest is read again.
         """
         if plan is not self._plan:
-            self._adopt(plan)
+            self._adopt_plan(plan)
         with store_errors("reading the streams"):
             reader = self._reader or self._start()
-            self._listen()
-            deliveries = reader.read(self._entries, besides=self._intake.waiting)
-        self._intake.add(deliveries, self._entries)
-        taken = self._intake.take()
-        unreadable = Counter({"unreadable record": taken.unreadable} if taken.unreadable else {})
-        if reader.lost:
-            _log.error("the store lost records that were never read", lost=[one._asdict() for one in reader.lost])
-            unreadable["lost by the store"] += sum(one.last - one.first + 1 for one in reader.lost)
-            reader.lost.clear()
+            self._erasures = listener.forget_pending(self._client, self._data, self._erasures)
+            self._adopt_published()
+            deliveries = reader.read(self._entries, besides=self._merger.waiting)
+        self._merger.add(deliveries, self._entries)
+        taken = self._merger.take()
+        aside = _report_lost(reader)
+        if taken.unreadable:
+            aside["unreadable record"] += taken.unreadable
         busy = bool(deliveries or taken.records)
         if taken.records:
-            self._let_time_pass(taken.records[0].at)
+            self._process_due(taken.records[0].at)
         elif now is not None and not busy:
-            self._let_time_pass(now - SLACK, at_all=True)
-        if busy or unreadable:
-            self._batch(taken.records, unreadable, taken.progress)
+            self._process_due(now - SLACK, partial=True)
+        if busy or aside:
+            self._process_batch(taken.records, aside, taken.progress)
         with store_errors("publishing"):
             if busy:
                 reader.commit(taken.progress)
@@ -230,170 +160,199 @@ class Learner:
                 combine_parts(self._client, self._rules)
             if self._prices is not None:
                 self._prices.move(self._client, self._time if now is None else now)
-            self._tell_trips()
-            self._tell_figures()
+            self._publish_trips()
+            self._publish_figures()
             shipped = self._outbox.ship(self._client)
-            if time.monotonic() - self._tidied > _TIDY:
-                self._outbox.drop_collected(self._client)
-                self._state.forget_merges(self._time - _REMEMBER_MERGES)
-                self._tidied = time.monotonic()
+            self._tidy()
         return bool(busy or published or shipped)
 
     def _start(self) -> stream.Reader:
+        """Open the streams where this learner continues."""
         stream.refuse_eviction(self._client)
-        progress = self._where_to_begin()
+        progress = self._starting_progress()
         if self._owned is not None:
-            keep_the_rest(self._client, self._rules)
-        progress = progress.without_spools_before(int(time.time() * 1000) - _KEEP_MARKS_MS)
+            publish_remainder(self._client, self._rules)
+        progress = progress.without_spools_before(int(time.time() * 1000) - _MARK_MS)
         self._reader = stream.Reader(
             self._client, stream.LEARNER, progress, partitions=self._partitions, only=self._owned
         )
-        self._intake = StreamMerger(progress, self._state.clocks())
-        self._reader.commit(self._reader.progress)  # from now on nothing that is not read yet is trimmed
+        self._merger = StreamMerger(progress, self._state.clocks())
+        self._reader.commit(self._reader.progress)  # from now on nothing unread is trimmed
         return self._reader
 
-    def _where_to_begin(self) -> stream.Progress:
-        """Where our file ends, or beyond it where another learner had read a partition on: that has taught it."""
-        found = {p: self._client.hget(keyspace.partition(p).positions, stream.LEARNER) for p in self._mine()}
-        others = {p: _text(position) for p, position in found.items() if position}
-        mine = self._state.progress()
-        if mine is None:
-            return stream.Progress(others)
+    def _starting_progress(self) -> stream.Progress:
+        """The stored progress; of a partition that another learner read further, that learner's position.
+
+        What the other one learnt from it is in the published snapshots, which this learner adopts.
+        """
+        found = {p: self._client.hget(keyspace.partition(p).positions, stream.LEARNER) for p in self._own_partitions()}
+        committed = {p: _decode(position) for p, position in found.items() if position}
+        stored = self._state.progress()
+        if stored is None:
+            return stream.Progress(committed)
         beyond = {
             p: at
-            for p, at in others.items()
-            if stream.position_key(at) > stream.position_key(mine.positions.get(p, stream.BEGINNING))
+            for p, at in committed.items()
+            if stream.position_key(at) > stream.position_key(stored.positions.get(p, stream.BEGINNING))
         }
         if beyond:
-            _log.info("another learner had read on; its policies are taken over", partitions=sorted(beyond))
-        marks = {p: of_spools for p, of_spools in mine.marks.items() if p not in beyond}
-        return stream.Progress(mine.positions | beyond, marks)
+            _log.info("another learner read further; continuing from its policies", partitions=sorted(beyond))
+        marks = {p: of_spools for p, of_spools in stored.marks.items() if p not in beyond}
+        return stream.Progress(stored.positions | beyond, marks)
 
-    def _listen(self) -> None:
-        """See what the store has; take over what others published in our place, by a rollback or a warm start."""
-        self._erasures = listener.forget_pending(self._client, self._data, self._erasures)
-        there = current_headers(self._client)
-        self._told = {key: there[name].version for key in self._learnt if (name := key + self._suffix) in there}
-        for key in self._told:
-            header, mine = there[key + self._suffix], self._learnt[key]
-            if header.version < mine.version or (header.version, header.learnt) == (mine.version, mine.learnt):
-                continue
-            rule = self._rules.of.get(key)
-            if rule is None:
+    def _adopt_published(self) -> None:
+        """Adopt snapshots that others published in place of this learner's, by a rollback or a warm start."""
+        headers = current_headers(self._client)
+        self._published = {
+            key: headers[name].version for key in self._learnt if (name := key + self._suffix) in headers
+        }
+        for key in self._published:
+            header, own, rule = headers[key + self._suffix], self._learnt[key], self._rules.by_selection.get(key)
+            is_own = header.version < own.version or (header.version, header.learnt) == (own.version, own.learnt)
+            if is_own or rule is None:
                 continue
             try:
                 published = current_snapshot(self._client, key + self._suffix)
-                after = _instead(mine, published) if published else replace(mine, version=header.version)
+                after = _replaced(own, published) if published else replace(own, version=header.version)
             except (BadInput, ValueError) as error:
-                _log.error("a snapshot in our place cannot be read; ours replaces it", key=key, error=str(error))
-                after = replace(mine, version=header.version + 1)
-            _log.info("took over from the store", key=key, version=header.version)
-            self._learnt[key] = fitted({key: after}, Rules({key: rule}, frozenset(), 0.0))[key]
+                _log.error(
+                    "a snapshot in place of the learner's cannot be read; replacing it", key=key, error=str(error)
+                )
+                after = replace(own, version=header.version + 1)
+            _log.info("adopted a snapshot from the store", key=key, version=header.version)
+            self._learnt[key] = fit_to_plan({key: after}, RewardRules({key: rule}, frozenset(), 0.0))[key]
             with self._state.transaction():
                 self._state.put_policies({key: self._learnt[key]})
 
-    def _adopt(self, plan: Plan) -> None:
+    def _adopt_plan(self, plan: Plan) -> None:
+        """Fit rules, guardrails, prices and policies to a new plan."""
         self._plan = plan
-        self._rules = rules_of(plan)
-        self._breaker = Breaker(self._state.db, guardrail_tests(plan), len(self._mine()) / self._partitions)
-        self._prices = ShadowPrices(self._state.db, plan) if FIRST in self._mine() else None
-        self._learnt = self._learnt | fitted(self._learnt, self._rules)
+        self._rules = reward_rules(plan)
+        share = len(self._own_partitions()) / self._partitions
+        self._breaker = Breaker(self._state.db, guardrail_tests(plan), share)
+        self._prices = PriceMover(self._state.db, plan) if FIRST in self._own_partitions() else None
+        self._learnt = self._learnt | fit_to_plan(self._learnt, self._rules)
         with self._state.transaction():
             self._state.put_policies(self._learnt)
-            self._breaker.keep_to_guards()
+            self._breaker.drop_unguarded()
 
-    def _let_time_pass(self, until: float, *, at_all: bool = False) -> None:
-        """Do what is due until then in pieces that fit in memory; less than a piece only `at_all`."""
-        while due := self._state.due(until, _PIECE):
-            if len(due) < _PIECE and not at_all:
+    def _process_due(self, until: float, *, partial: bool = False) -> None:
+        """Process what is due by `until` in batches that fit in memory; the last, incomplete one only if `partial`.
+
+        The incomplete batch is otherwise processed together with the records that follow.
+        """
+        while due := self._state.due(until, _DUE_AT_ONCE):
+            if len(due) < _DUE_AT_ONCE and not partial:
                 return
-            self._batch([], Counter(), None, until=due[-1])
+            self._process_batch([], Counter(), None, until=due[-1])
 
-    def _batch(
+    def _process_batch(
         self,
         records: Sequence[Stamped],
-        unreadable: Counter[str],
+        aside: Counter[str],
         progress: stream.Progress | None,
         *,
         until: float = 0.0,
     ) -> None:
-        """Learn from records and from time, in one transaction."""
+        """Learn from records and from time, in one transaction with the progress."""
         time_before = self._time
         time_after = max(time_before, until, *(at for at, _, _ in records))
         clocks = {partition: at for at, partition, _ in records}
         with self._state.transaction():
-            board, early, aliases = Board(self._state.db), EarlyArrivals(self._state.db), Aliases(self._state.db)
-            records = without_erased(self._state.db, records)
-            bring(records, self._rules, board, early, aliases)
-            join = Join(self._rules, board, early, aliases)
-            join.run(records, time_before, time_after)
-            trips = self._breaker.take(records, time_after)
+            pending, early = PendingStore(self._state.db), EarlyArrivals(self._state.db)
+            aliases = Aliases(self._state.db)
+            records = drop_erased(records, self._state.erased())
+            load_batch(records, self._rules, pending, early, aliases)
+            join = Join(self._rules, pending, early, aliases)
+            join.process(records, time_before, time_after)
+            trips = self._breaker.process(records, time_after)
             changed, unlearnt = teach(join.lessons, self._rules, self._learnt)
-            board.write()
+            pending.write()  # after `teach`, which sets when each row was learnt
             early.write()
             aliases.write()
             self._outbox.put(join.log)
-            self._outbox.put((FIRST, trip_record(trip)) for trip in trips)
-            changes = self._changes.take(join.lessons, self._rules, time_after)
-            self._outbox.put((FIRST, change_record(change, time_after)) for change in changes)
+            self._outbox.put((FIRST, trip_event(trip)) for trip in trips)
+            changes = self._detector.process(join.lessons, self._rules, time_after)
+            self._outbox.put((FIRST, change_event(change, time_after)) for change in changes)
             self._state.put_time(time_after)
             self._state.put_clocks(clocks)
             self._state.put_policies(changed)
-            self._state.put_aside(join.aside + unlearnt + unreadable)
+            self._state.add_aside(join.aside + unlearnt + aside)
             if progress is not None:
                 self._state.put_progress(progress)
         self._time = time_after
         self._learnt |= changed
         if self._prices is not None:
-            self._prices.saw((record for _, _, record in records), self._learnt)
+            self._prices.observe((record for _, _, record in records), self._learnt)
 
     def _publish(self, *, force: bool) -> bool:
-        """Publish what changed, at the end of the streams or after a while; never for most of our time."""
+        """Publish the policies that changed: at the end of the streams (`force`), or when the last time is long ago."""
         begun = time.monotonic()
         if begun < self._next_publish and not force:
             return False
         published = False
         for key, one in self._learnt.items():
-            rule = self._rules.of.get(key)
-            if rule is None or one.version <= self._told.get(key, 0):
+            rule = self._rules.by_selection.get(key)
+            if rule is None or one.version <= self._published.get(key, 0):
                 continue
             blob = dump_policy(align_policy(one.policy, rule.selection))
             header = Header.of(one.version, time.time(), one.learnt, one.meaning, blob)
             publish_snapshot(self._client, key + self._suffix, header, blob)
             published = True
-        self._next_publish = begun + max(INTERVAL, 5 * (time.monotonic() - begun))
+        self._next_publish = begun + max(INTERVAL, _PUBLISH_SHARE * (time.monotonic() - begun))
         return published
 
-    def _tell_trips(self) -> None:
-        told = self._state.told_trips()
-        for selection in set(told).difference(open_breakers(self._client)) if told else ():
-            self._state.forget_trip(selection)
+    def _publish_trips(self) -> None:
+        """Publish new trips, and drop those that somebody closed in the store."""
+        known = self._state.published_trips()
+        for selection in set(known).difference(open_breakers(self._client)) if known else ():
+            self._state.drop_trip(selection)
             _log.info("circuit breaker closed by hand", selection=selection)
-        for selection, reason in self._state.untold_trips():
+        for selection, reason in self._state.unpublished_trips():
             open_breaker(self._client, selection, reason)
-            self._state.told_trip(selection)
+            self._state.mark_published(selection)
             _log.error("circuit breaker open: the fallback is shown", selection=selection, reason=reason)
 
-    def _tell_figures(self) -> None:
-        """Let the decision servers show what was counted, where it changed."""
+    def _publish_figures(self) -> None:
+        """Publish the counters that changed, for the metrics of the decision servers."""
         figures = {f"aside|{reason}|{self._suffix}": float(n) for reason, n in self._state.aside().items()}
         figures |= {f"learnt|{key}|{self._suffix}": one.learnt for key, one in self._learnt.items()}
-        for (selection, arm), changes in self._changes.counts().items():
-            figures[f"changes|{selection}/{arm}|{self._suffix}"] = float(changes)
+        figures |= _change_figures(self._detector.counts(), self._suffix)
         publish_figures(self._client, dict(figures.items() - self._figures.items()))
         self._figures = figures
 
-    def _mine(self) -> Collection[int]:
+    def _tidy(self) -> None:
+        """Delete what is collected or too old to matter, every few seconds."""
+        if time.monotonic() - self._tidied > _TIDY_SECONDS:
+            self._outbox.drop_collected(self._client)
+            self._state.drop_merges(self._time - _MERGE_SECONDS)
+            self._tidied = time.monotonic()
+
+    def _own_partitions(self) -> Collection[int]:
         return range(self._partitions) if self._owned is None else self._owned
 
 
-def _instead(mine: Learnt, published: StoredSnapshot) -> Learnt:
-    """A published snapshot in the place of `mine`; as it is if nothing was learnt here, because our file is new."""
+def _report_lost(reader: stream.Reader) -> Counter[str]:
+    """Log and count the records that the store lost before they were read."""
+    aside: Counter[str] = Counter()
+    if reader.lost:
+        _log.error("the store lost records that were never read", lost=[span._asdict() for span in reader.lost])
+        aside["lost by the store"] = sum(span.last - span.first + 1 for span in reader.lost)
+        reader.lost.clear()
+    return aside
+
+
+def _change_figures(counts: Mapping[tuple[str, str], int], suffix: str) -> dict[str, float]:
+    return {f"changes|{selection}/{arm}|{suffix}": float(n) for (selection, arm), n in counts.items()}
+
+
+def _replaced(own: Learnt, published: StoredSnapshot) -> Learnt:
+    """A published snapshot in place of the learner's own; unchanged if a learner with a new file learnt nothing yet."""
     header, policy = published.header, load_policy(published.blob)
-    if mine.version == 0:
+    if own.version == 0:
         return Learnt(policy, header.meaning, header.version, header.learnt)
-    return restarted(replace(mine, version=header.version), policy, header.meaning, header.learnt)
+    return restart_from(replace(own, version=header.version), policy, header.meaning, header.learnt)
 
 
-def _text(value: bytes | str) -> str:
+def _decode(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value

@@ -1,36 +1,44 @@
-"""The records of all partitions in the order of their time, whatever pieces they were read in.
+"""The records of all partitions merged into one order that does not depend on how they were read.
 
-A partition's clock is the latest time that it said; its records are taken by that clock. Where one partition is read
-only up to some time, what others have beyond it waits, so that a learner that catches up takes what it reads in the
-order in which one that never stopped did.
+A partition's clock is the latest time of its records so far; a record is stamped with the clock of its partition and
+ordered by (stamp, partition). The merge keeps these invariants:
+
+- Within a partition the order is that of the stream, because its clock never goes back.
+- A record is taken only when every partition that may still hold an earlier one has been read beyond it. A partition
+  that answered with as many entries as were asked for may hold more, so it bounds what can be taken.
+- `Taken.progress` covers exactly the taken records, so a learner that is killed reads the others again.
+
+A learner that catches up after an outage therefore takes its records in the same order as one that never stopped.
 """
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
 
+from engine.hashing import identifier_digest
 from engine.journal import stream
-from engine.journal.records import AnyRecord, EventRecord, decode
+from engine.journal.records import AnyRecord, DecisionRecord, EventRecord, ExposureRecord, decode
 
-Due = tuple[float, int]  # by the partition's clock (s since 1970), then by partition
+Due = tuple[float, int]  # the partition's clock (s since 1970), then the partition
 _DUE = itemgetter(0, 1)
 
 
 class Stamped(NamedTuple):
-    """A record and the clock of its partition when it came."""
+    """A record and the clock of its partition (s since 1970) when it was read."""
 
     at: float
     partition: int
     record: AnyRecord
 
 
-class _Frame(NamedTuple):
-    """One frame of an entry that was added at `seen` (ms since 1970), its record None where it cannot be read.
+class _StreamFrame(NamedTuple):
+    """One frame of an entry that the store added at `seen` (ms since 1970); `record` is None if it does not decode.
 
-    After the frames of an entry comes its position as `last`, without a frame: its number is 0.
+    The frames of an entry are followed by one with `seq` 0 and the entry's position as `last`, so that an entry counts
+    as read only when all of its frames are taken.
     """
 
     at: float
@@ -43,7 +51,7 @@ class _Frame(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """Records in their order, how many could not be read, and how far that is."""
+    """Records in their order, the number of frames that did not decode, and the progress after both."""
 
     records: list[Stamped]
     unreadable: int
@@ -51,78 +59,107 @@ class Taken(NamedTuple):
 
 
 def time_of(record: AnyRecord) -> float:
-    """When a record came in, which is what moves the clock of its partition."""
+    """When the engine received a record (s since 1970), which moves the clock of its partition."""
     return record.received if isinstance(record, EventRecord) else record.time
 
 
+def drop_erased(records: Sequence[Stamped], erased: Mapping[str, float]) -> Sequence[Stamped]:
+    """The records without those that an erased customer made before the erasure.
+
+    `erased` maps the digest of an id to the time of its erasure (s since 1970). A record made after that stays: the
+    customer came back and is new.
+    """
+    if not erased:
+        return records
+    return [stamped for stamped in records if not _is_erased(stamped.record, erased)]
+
+
 class StreamMerger:
-    """What was read and not taken yet, from `progress` and the partitions' `clocks` on."""
+    """The records that were read and not taken yet, from `progress` and the partitions' `clocks` on."""
 
     def __init__(self, progress: stream.Progress, clocks: Mapping[int, float]) -> None:
         self._progress = progress
         self._clocks = dict(clocks)
-        self._waiting: dict[int, deque[_Frame]] = {}
-        self._more: set[int] = set()
+        self._waiting: dict[int, deque[_StreamFrame]] = {}
+        self._may_hold_more: set[int] = set()
 
     @property
     def waiting(self) -> Collection[int]:
-        """The partitions that need not be read: some of what was read of them is not taken yet."""
-        return [partition for partition, reads in self._waiting.items() if reads]
+        """The partitions of which records wait to be taken; they need not be read now."""
+        return [partition for partition, frames in self._waiting.items() if frames]
 
     def add(self, deliveries: Iterable[stream.Delivery], count: int) -> None:
-        """Put in what was read, up to `count` entries of each partition: of one that had so many there may be more."""
+        """Add what was read with at most `count` entries of each partition."""
         entries: Counter[int] = Counter()
         waiting = self.waiting
         for delivery in deliveries:
             entries[delivery.partition] += 1
-            self._waiting.setdefault(delivery.partition, deque()).extend(self._reads(delivery))
-        self._more = {p for p in self._more if p in waiting} | {p for p, number in entries.items() if number >= count}
+            self._waiting.setdefault(delivery.partition, deque()).extend(self._frames(delivery))
+        # A partition that was not read because its records wait keeps its mark.
+        still = {partition for partition in self._may_hold_more if partition in waiting}
+        self._may_hold_more = still | {partition for partition, number in entries.items() if number >= count}
 
     def take(self) -> Taken:
-        """What can be taken now: all that is older than what may still come of any partition."""
+        """Take all records that are older than any that may still be unread."""
         until: Due = (float("inf"), -1)
-        for partition in self._more:
-            reads = self._waiting.get(partition)
-            until = min(until, (reads[-1].at if reads else self._clocks.get(partition, 0.0), partition))
-        ready: list[_Frame] = []
-        for reads in self._waiting.values():
-            while reads and reads[0][:2] <= until:
-                ready.append(reads.popleft())
-        ready.sort(key=_DUE)
-        unreadable = sum(read.record is None and read.seq > 0 for read in ready)
-        records = [Stamped(read.at, read.partition, read.record) for read in ready if read.record is not None]
-        self._progress = _after(self._progress, ready)
+        for partition in self._may_hold_more:
+            frames = self._waiting.get(partition)
+            until = min(until, (frames[-1].at if frames else self._clocks.get(partition, 0.0), partition))
+        ready: list[_StreamFrame] = []
+        for frames in self._waiting.values():
+            while frames and frames[0][:2] <= until:
+                ready.append(frames.popleft())
+        ready.sort(key=_DUE)  # stable, so the frames of a partition keep their order
+        unreadable = sum(frame.record is None and frame.seq > 0 for frame in ready)
+        records = [Stamped(frame.at, frame.partition, frame.record) for frame in ready if frame.record is not None]
+        self._progress = _progress_after(self._progress, ready)
         return Taken(records, unreadable, self._progress)
 
-    def _reads(self, delivery: stream.Delivery) -> Iterator[_Frame]:
-        partition, spool = delivery.partition, delivery.spool
+    def _frames(self, delivery: stream.Delivery) -> Iterator[_StreamFrame]:
+        """The frames of an entry, stamped with the partition's clock, and the entry's end."""
+        partition = delivery.partition
         clock, seen = self._clocks.get(partition, 0.0), stream.position_key(delivery.position)[0]
         for seq, payload in delivery.frames:
-            record = _decoded(payload)
+            record = _decode_or_none(payload)
             if record is not None:
-                at = time_of(record)
-                clock = max(clock, at)
-            yield _Frame(clock, partition, record, spool, seq, seen, None)
-        yield _Frame(clock, partition, None, spool, 0, seen, delivery.position)
+                clock = max(clock, time_of(record))
+            yield _StreamFrame(
+                at=clock, partition=partition, record=record, spool=delivery.spool, seq=seq, seen=seen, last=None
+            )
+        yield _StreamFrame(
+            at=clock,
+            partition=partition,
+            record=None,
+            spool=delivery.spool,
+            seq=0,
+            seen=seen,
+            last=delivery.position,
+        )
         self._clocks[partition] = clock
 
 
-def _after(progress: stream.Progress, reads: Iterable[_Frame]) -> stream.Progress:
-    """The progress of whoever took these as well."""
+def _progress_after(progress: stream.Progress, frames: Iterable[_StreamFrame]) -> stream.Progress:
+    """The progress of a reader that took these frames as well."""
     positions, marks = dict(progress.positions), {p: dict(of_spools) for p, of_spools in progress.marks.items()}
     newest: dict[tuple[int, str], stream.Mark] = {}
-    for read in reads:
-        if read.seq:
-            newest[read.partition, read.spool] = stream.Mark(read.seq, read.seen)
-        if read.last is not None:
-            positions[read.partition] = read.last
+    for frame in frames:
+        if frame.seq:
+            newest[frame.partition, frame.spool] = stream.Mark(frame.seq, frame.seen)
+        if frame.last is not None:
+            positions[frame.partition] = frame.last
     for (partition, spool), mark in newest.items():
         marks.setdefault(partition, {})[spool] = mark
     return stream.Progress(positions, marks)
 
 
-def _decoded(payload: bytes) -> AnyRecord | None:
+def _decode_or_none(payload: bytes) -> AnyRecord | None:
     try:
         return decode(payload)
-    except (msgspec.MsgspecError, ValueError):  # the collector keeps it aside with its bytes
+    except (msgspec.MsgspecError, ValueError):  # counted here; the collector quarantines it with its bytes
         return None
+
+
+def _is_erased(record: AnyRecord, erased: Mapping[str, float]) -> bool:
+    if not isinstance(record, DecisionRecord | ExposureRecord | EventRecord):
+        return False
+    return time_of(record) <= erased.get(identifier_digest(record.customer), float("-inf"))

@@ -1,4 +1,14 @@
-"""The records that the learner adds to the log: kept in its file, then in the stream once, as those of a spool are."""
+"""The records that the learner adds to the log, on their way from its file through the stream into Parquet.
+
+The learner is one more spool of the stream, named by the `id` of its file:
+
+    put             stored in table `outbox` with the next `seq`, in the transaction that learnt from their cause
+    ship            appended to the stream by the script of the spools, which appends only what follows the last
+                    shipped `seq`; a call that failed halfway is repeated without duplicates
+    drop_collected  deleted from the file once the collector has written them to Parquet
+
+A record is in the file until it is in Parquet, so a store that loses its streams loses none of them.
+"""
 
 import sqlite3
 from collections.abc import Iterable
@@ -11,11 +21,12 @@ from engine.journal.spool import ship
 from engine.journal.spool.spool import encode_frame
 
 _SCRIPT = Path(ship.__file__).with_name("ship.lua").read_text(encoding="utf-8")
-_BATCH = 2000
+_MOST_RECORDS = 2000
+"""Records in one call of the script, which blocks the store while it runs."""
 
 
 class Outbox:
-    """Ships what lies in the learner's file under the name `id`; what is in Parquet is dropped from the file."""
+    """Ships the records in the learner's file under the spool name `id`."""
 
     def __init__(self, db: sqlite3.Connection, id_: str) -> None:
         self._db = db
@@ -23,41 +34,42 @@ class Outbox:
         self._shipped: dict[int, int] = {}
 
     def put(self, records: Iterable[tuple[int, AnyRecord]]) -> None:
-        """Add (partition, record)s, within the caller's transaction."""
+        """Add records with their partitions, within the caller's transaction."""
         rows = [(partition, encode(record)) for partition, record in records]
         self._db.executemany("INSERT INTO outbox (partition, record) VALUES (?, ?)", rows)
 
     def ship(self, client: stream.StreamClient) -> int:
-        """Bring what is not in the stream yet into it; how many records.
+        """Append to the stream what is not in it yet; the number of records.
 
         Raises:
-            redis.RedisError: if the store does not take them. They are shipped again, once, by the next call.
+            redis.RedisError: if the store does not answer; the next call continues where this one ended.
         """
         moved = 0
         for partition, last in self._db.execute("SELECT partition, max(seq) FROM outbox GROUP BY partition").fetchall():
             if partition not in self._shipped:
                 self._shipped[partition] = int(client.hget(keyspace.partition(partition).shipped, self._id) or 0)
             while self._shipped[partition] < last:
-                moved += self._step(client, partition)
+                moved += self._ship_piece(client, partition)
         return moved
 
     def drop_collected(self, client: stream.StreamClient) -> None:
-        """Forget what the collector has written to Parquet."""
+        """Delete the records that the collector has written to Parquet."""
         for partition in tuple(self._shipped):
             collected = client.hget(keyspace.partition(partition).collected, self._id)
             if collected:
-                dropped = "DELETE FROM outbox WHERE partition = ? AND seq <= ?"
-                self._db.execute(dropped, (partition, int(collected)))
+                statement = "DELETE FROM outbox WHERE partition = ? AND seq <= ?"
+                self._db.execute(statement, (partition, int(collected)))
 
-    def _step(self, client: stream.StreamClient, partition: int) -> int:
+    def _ship_piece(self, client: stream.StreamClient, partition: int) -> int:
+        """Append one piece of a partition; 0 if another process shipped it, whose position is then taken over."""
         before = self._shipped[partition]
         rows = self._db.execute(
             "SELECT seq, record FROM outbox WHERE partition = ? AND seq > ? ORDER BY seq LIMIT ?",
-            (partition, before, _BATCH),
+            (partition, before, _MOST_RECORDS),
         ).fetchall()
         last = rows[-1][0]
         data = b"".join(encode_frame(seq, partition, record) for seq, record in rows)
         names = keyspace.partition(partition)
-        there = int(client.eval(_SCRIPT, 2, names.stream, names.shipped, self._id, before, last, data))
-        self._shipped[partition] = there
-        return len(rows) if there == last else 0
+        shipped = int(client.eval(_SCRIPT, 2, names.stream, names.shipped, self._id, before, last, data))
+        self._shipped[partition] = shipped
+        return len(rows) if shipped == last else 0

@@ -1,28 +1,47 @@
-"""Decisions whose reward is still open: the rows of one batch in memory, everything else in SQLite."""
+"""Decisions whose reward is still open, and the customers that they belong to.
+
+Both are tables of the learner's file (`state.sql`: `pending`, `merged`). A batch loads the rows that it may touch,
+changes them in memory, and writes the changed ones back in the learner's transaction:
+
+    load, load_due  ->  add, move_customer, remove, or assignments to a row that set `dirty`  ->  write
+
+A row that was not loaded is invisible to the batch, so `load_batch` loads everything that its records can reach.
+States and transitions of a row: see `join`.
+"""
 
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
+from typing import Self
 
 import msgspec
 
-# What became of a decision so far.
-BARE, WAITING, OPEN, ZERO, PAID, REVERSED, CLOSED = 6, 0, 1, 2, 3, 4, 5
-_LIVE = frozenset({OPEN, ZERO, PAID, REVERSED})
-_THEIRS = _LIVE | {WAITING}
+from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord
+from engine.learn.early_arrivals import EarlyArrivals
+from engine.learn.merge_streams import Stamped
+from engine.learn.reward_rules import RewardRules, decode_properties
+from engine.vocabulary import MERGED
+
+UNSEEN, OPEN, ZERO, REWARDED, REFUNDED, CLOSED, NO_OFFER = 0, 1, 2, 3, 4, 5, 6
+"""States of a row, stored as numbers; the index `pending_of_customer` relies on `UNSEEN` to `REFUNDED` being 0 to 4."""
+
+_LIVE = frozenset({OPEN, ZERO, REWARDED, REFUNDED})
+_MOVABLE = _LIVE | {UNSEEN}
 _PUT = "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_OF_IDS = "SELECT pending.* FROM json_each(?) asked JOIN pending ON decision_id = asked.value"
-_THEIR_OWN = """
+_BY_DECISION = "SELECT pending.* FROM json_each(?) asked JOIN pending ON decision_id = asked.value"
+_BY_CUSTOMER = """
 SELECT pending.* FROM json_each(?) asked JOIN pending ON customer = asked.value AND status BETWEEN 0 AND 4
 """
 _DUE = "SELECT * FROM pending WHERE due <= ? ORDER BY due"
+_MERGED_FROM = "SELECT customer, into_, at FROM json_each(?) asked JOIN merged ON customer = asked.value"
+_MERGED_INTO = "SELECT customer, into_, at FROM json_each(?) asked JOIN merged ON into_ = asked.value"
 
 
 class Pending(msgspec.Struct, gc=False):
-    """One offer that a policy chose.
+    """One offer that a policy chose, or a decision without any (`NO_OFFER`); its fields are the columns in order.
 
-    Status: WAITING to be seen, OPEN since it was, ZERO learnt for the time being, PAID a reward, REVERSED after one,
-    CLOSED as a zero; BARE stands for a decision without any such offer. `due` is when time alone changes it; `learnt`
-    the policy's clock when it was learnt; `cause` the message that rewarded it, at `rewarded`; `purchase` its order.
+    `key` is the placement, `selection` the policy's. Times are seconds since 1970: `time` of the decision, `due` when
+    time alone changes the state, `exposed`, and `rewarded` of the event with message id `cause` and order `purchase`.
+    `learnt` is the policy's clock (see `teach.Learnt`) when it learnt this row, 0 before.
     """
 
     decision_id: str
@@ -42,93 +61,161 @@ class Pending(msgspec.Struct, gc=False):
     rewarded: float = 0.0
     cause: str = ""
     purchase: str = ""
-    gone: bool = False
+    is_removed: bool = False
     dirty: bool = False
 
+    @classmethod
+    def without_offer(cls, decision_id: str, customer: str, partition: int, *, time: float, due: float) -> Self:
+        """The row of a decision in which no policy chose an offer."""
+        return cls(
+            decision_id=decision_id,
+            key="",
+            selection="",
+            customer=customer,
+            partition=partition,
+            arm="",
+            propensity=1.0,
+            context=b"",
+            time=time,
+            status=NO_OFFER,
+            due=due,
+        )
+
     @property
-    def live(self) -> bool:
-        """Seen, and its reward may still change."""
+    def is_live(self) -> bool:
+        """Whether it was exposed and its reward may still change."""
         return self.status in _LIVE
 
 
-class Board:
-    """The pending decisions that a batch may touch; `write` puts back what changed."""
+class PendingStore:
+    """The pending rows that a batch may touch; `write` stores what changed."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._rows: dict[tuple[str, str], Pending] = {}
-        self._by_id: dict[str, list[Pending]] = {}
+        self._by_decision: dict[str, list[Pending]] = {}
         self._by_customer: dict[str, list[Pending]] = {}
-        self._known: set[tuple[str, str]] = set()
+        self._stored: set[tuple[str, str]] = set()
 
-    def load(self, ids: Collection[str], customers: Collection[str]) -> None:
-        """Bring in what is pending of these decisions, and what these customers have seen or wait to see."""
-        if ids:
-            self._bring(self._db.execute(_OF_IDS, [_json(ids)]))
+    def load(self, decisions: Collection[str], customers: Collection[str]) -> None:
+        """Load all rows of these decisions, and the rows of these customers that an event can still change."""
+        if decisions:
+            self._load(self._db.execute(_BY_DECISION, [_json_list(decisions)]))
         if customers:
-            self._bring(self._db.execute(_THEIR_OWN, [_json(customers)]))
+            self._load(self._db.execute(_BY_CUSTOMER, [_json_list(customers)]))
 
     def load_due(self, until: float) -> list[Pending]:
-        """Bring in, and answer, what is due, the earliest first."""
-        return self._bring(self._db.execute(_DUE, (until,)))
+        """Load and return the rows that are due by `until` (s since 1970), the earliest first."""
+        return self._load(self._db.execute(_DUE, (until,)))
 
     @property
     def customers(self) -> set[str]:
-        """Whose rows were brought in."""
+        """The customers of the loaded rows."""
         return set(self._by_customer)
 
     def add(self, row: Pending) -> None:
-        """A new one."""
+        """Add the row of a new decision."""
         row.dirty = True
-        self._place(row)
+        self._index(row)
 
-    def of(self, decision_id: str) -> Sequence[Pending]:
-        """The rows of a decision."""
-        return self._by_id.get(decision_id, ())
+    def of_decision(self, decision_id: str) -> Sequence[Pending]:
+        """The loaded rows of a decision."""
+        return self._by_decision.get(decision_id, ())
 
-    def seen_by(self, customer: str) -> list[Pending]:
-        """What a customer has seen and may still be rewarded, or taken back."""
-        return [row for row in self._by_customer.get(customer, ()) if row.live and not row.gone]
+    def of_customer(self, customer: str) -> list[Pending]:
+        """The loaded rows that a customer was exposed to and whose reward may still change."""
+        return [row for row in self._by_customer.get(customer, ()) if row.is_live and not row.is_removed]
 
-    def rename(self, before: str, after: str) -> None:
-        """Two customers turned out to be one: what is still open of one is the other's."""
-        moved = [row for row in self._by_customer.pop(before, []) if row.status in _THEIRS and not row.gone]
+    def move_customer(self, before: str, after: str) -> None:
+        """Give the rows of a merged customer to the customer they were merged into."""
+        moved = [row for row in self._by_customer.pop(before, []) if row.status in _MOVABLE and not row.is_removed]
         for row in moved:
             row.customer, row.dirty = after, True
         self._by_customer.setdefault(after, []).extend(moved)
 
     def remove(self, row: Pending) -> None:
-        """Nothing can change it any more."""
-        row.gone = row.dirty = True
-        self._by_id[row.decision_id].remove(row)
+        """Drop a row that no event and no time can change any more."""
+        row.is_removed = row.dirty = True
+        self._by_decision[row.decision_id].remove(row)
 
     def write(self) -> None:
-        """Put back what changed, within the caller's transaction."""
+        """Store the changes, within the caller's transaction."""
         changed = [row for row in self._rows.values() if row.dirty]
-        self._db.executemany(_PUT, [_values(row) for row in changed if not row.gone])
-        gone = [place for place, row in self._rows.items() if row.gone and place in self._known]
-        self._db.executemany("DELETE FROM pending WHERE decision_id = ? AND key = ?", gone)
+        self._db.executemany(_PUT, [_columns(row) for row in changed if not row.is_removed])
+        removed = [place for place, row in self._rows.items() if row.is_removed and place in self._stored]
+        self._db.executemany("DELETE FROM pending WHERE decision_id = ? AND key = ?", removed)
 
-    def _bring(self, found: Iterable[tuple[object, ...]]) -> list[Pending]:
+    def _load(self, found: Iterable[tuple[object, ...]]) -> list[Pending]:
+        """Index rows of the table; one that is loaded already is returned as this batch changed it."""
         rows = []
         for values in found:
             row = Pending(*values)  # type: ignore[arg-type] # the columns have the fields' types
             place = row.decision_id, row.key
-            mine = self._rows.get(place)
-            if mine is None:
-                self._known.add(place)
-                self._place(row)
-                mine = row
-            rows.append(mine)
+            loaded = self._rows.get(place)
+            if loaded is None:
+                self._stored.add(place)
+                self._index(row)
+                loaded = row
+            rows.append(loaded)
         return rows
 
-    def _place(self, row: Pending) -> None:
+    def _index(self, row: Pending) -> None:
         self._rows[row.decision_id, row.key] = row
-        self._by_id.setdefault(row.decision_id, []).append(row)
+        self._by_decision.setdefault(row.decision_id, []).append(row)
         self._by_customer.setdefault(row.customer, []).append(row)
 
 
-def _values(row: Pending) -> tuple[object, ...]:
+class Aliases:
+    """The merges of customers that a batch may touch; `write` stores what changed.
+
+    Every merged id maps to the final customer in one step, so a record that still carries an old id is a record of
+    that customer.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._any_stored = bool(db.execute("SELECT EXISTS (SELECT 1 FROM merged)").fetchone()[0])
+        self._into: dict[str, tuple[str, float]] = {}
+        self._changed: set[str] = set()
+
+    def load(self, customers: Iterable[str], merging: Iterable[str]) -> None:
+        """Load the final ids of `customers` and `merging`; of the latter also every id that was merged into them."""
+        if not self._any_stored:
+            return
+        self._load(_MERGED_FROM, [*customers, *merging])
+        # A merge moves these as well: `merge` keeps the map one step deep.
+        self._load(_MERGED_INTO, [*merging, *(self.current_id(customer) for customer in merging)])
+
+    def current_id(self, customer: str) -> str:
+        """The id of the customer that `customer` was merged into, or `customer` itself."""
+        entry = self._into.get(customer)
+        return entry[0] if entry else customer
+
+    def merge(self, before: str, after: str, at: float) -> tuple[str, str] | None:
+        """Map `before`, and all that was merged into it, to `after` from `at` (s since 1970) on.
+
+        Returns:
+            The ids between which pending rows must move; None if both were one customer already.
+        """
+        before, after = self.current_id(before), self.current_id(after)
+        if before == after:
+            return None
+        for customer in [before, *(id_ for id_, (into, _) in self._into.items() if into == before)]:
+            self._into[customer] = after, at
+            self._changed.add(customer)
+        return before, after
+
+    def write(self) -> None:
+        """Store the changes, within the caller's transaction."""
+        rows = [(customer, *self._into[customer]) for customer in sorted(self._changed)]
+        self._db.executemany("INSERT OR REPLACE INTO merged VALUES (?, ?, ?)", rows)
+
+    def _load(self, query: str, asked: list[str]) -> None:
+        for customer, into, at in self._db.execute(query, [_json_list(asked)]):
+            self._into.setdefault(customer, (into, at))
+
+
+def _columns(row: Pending) -> tuple[object, ...]:
     return (
         row.decision_id,
         row.key,
@@ -137,7 +224,8 @@ def _values(row: Pending) -> tuple[object, ...]:
         row.partition,
         row.arm,
         row.propensity,
-        # Only now: a decision that became a zero and was closed in one batch is taught with its context after both.
+        # Dropped here and not in `join`: a row may become ZERO and CLOSED in one batch, and is taught with its context
+        # after both.
         b"" if row.status == CLOSED else row.context,
         row.time,
         row.status,
@@ -151,5 +239,43 @@ def _values(row: Pending) -> tuple[object, ...]:
     )
 
 
-def _json(values: Collection[str]) -> str:
+def _json_list(values: Collection[str]) -> str:
+    """A JSON array, which SQLite's json_each reads as a table: one parameter for any number of values."""
     return msgspec.json.encode(list(values)).decode()
+
+
+def load_batch(
+    records: Sequence[Stamped], rules: RewardRules, pending: PendingStore, early: EarlyArrivals, aliases: Aliases
+) -> None:
+    """Load all rows that a batch of records can reach; `Join` sees no others."""
+    decisions: set[str] = set()
+    customers: set[str] = set()
+    earning: set[str] = set()
+    merging: set[str] = set()
+    for _, _, record in records:
+        if isinstance(record, DecisionRecord | ExposureRecord):
+            decisions.add(record.decision_id)
+            customers.add(record.customer)
+        elif isinstance(record, EventRecord) and rules.uses(record.event):
+            customers.add(record.customer)
+            if record.event == MERGED:
+                merging |= _merged_ids(record)
+            elif record.decision_id:
+                decisions.add(record.decision_id)
+            else:
+                earning.add(record.customer)
+    aliases.load(customers, merging)
+    pending.load(decisions, {aliases.current_id(customer) for customer in earning | merging})
+    everyone = {aliases.current_id(customer) for customer in customers | merging} | pending.customers
+    # A released early event may reward anything that its customer was exposed to.
+    waiting = {arrival.record.customer for arrival in early.load(decisions, everyone)}
+    aliases.load(waiting, ())
+    pending.load((), {aliases.current_id(customer) for customer in waiting})
+
+
+def _merged_ids(record: EventRecord) -> set[str]:
+    try:
+        properties = decode_properties(record)
+    except ValueError:
+        return set()
+    return {str(properties.get("from")), str(properties.get("into"))}

@@ -1,4 +1,9 @@
-"""Shadow prices of stocks and budgets that must last: read what is left, move the price, tell the decision servers."""
+"""Moves the shadow prices of stocks and budgets that must last, and publishes them to the decision servers.
+
+The price of a unit rises while a pool is used faster than it can last until its end, and falls while it is used slower
+(`policies.Pacing`). It moves every `INTERVAL` seconds, by what the store says is left and by the worth of the showings
+since the last move. Prices are in the table `prices` of the learner's file; the learner of partition 0 moves them.
+"""
 
 import sqlite3
 from collections.abc import Iterable, Mapping
@@ -14,12 +19,13 @@ from engine.learn.teach import Learnt
 from engine.snapshots.publish import publish_prices
 from policies import Pacing
 
-BETWEEN = 0.25  # seconds between two moves of a price, which decision servers look for as often
+INTERVAL = 0.25
+"""Seconds between two moves of a price; the decision servers read the prices as often."""
 _pacing = msgspec.json.Decoder(Pacing)
 
 
-class ShadowPrices:
-    """The prices in the learner's file, one for each pool of the plan."""
+class PriceMover:
+    """Moves the prices in the learner's file, one for each pool of the plan."""
 
     def __init__(self, db: sqlite3.Connection, plan: Plan) -> None:
         self._db = db
@@ -27,10 +33,10 @@ class ShadowPrices:
         self._selections = plan.policies
         self._of_offer = pools_by_offer(self._pools)
         self._worth: dict[str, list[float]] = {}
-        self._moved = float("-inf")
+        self._last_move = float("-inf")
 
-    def saw(self, records: Iterable[AnyRecord], learnt: Mapping[str, Learnt]) -> None:
-        """Take note of what showing scarce offers was worth: the scale on which their prices move."""
+    def observe(self, records: Iterable[AnyRecord], learnt: Mapping[str, Learnt]) -> None:
+        """Record what each showing of a scarce offer was worth: the scale on which its price moves."""
         if not self._of_offer:
             return
         for record in records:
@@ -43,43 +49,49 @@ class ShadowPrices:
                         self._worth.setdefault(name, []).append(worth)
 
     def move(self, client: stream.StreamClient, now: float) -> bool:
-        """Move the prices and tell them, `BETWEEN` after the last time or later; whether it was done.
+        """Move and publish the prices; False before `INTERVAL` is over. `now` is in seconds since 1970.
 
         Raises:
-            redis.RedisError: if the store does not answer; the prices move the next time.
+            redis.RedisError: if the store does not answer; the prices stay, and move the next time.
         """
-        if now < self._moved + BETWEEN or not (self._pools or self._stored()):
+        if now < self._last_move + INTERVAL or not (self._pools or self._stored()):
             return False
-        kept, before = {}, self._stored()
+        prices, before = {}, self._stored()
         for name, pool in self._pools.items():
-            left = left_of(client, pool.take, now)
+            left = units_left(client, pool.take, now)
             if left is not None and pool.begins <= now < pool.ends:
                 units = max(left, 0.0) / pool.take.amount
-                kept[name] = update_pacing(before.get(name), pool, units, now, self._worth.get(name, []))
-        publish_prices(client, prices_by_offer(self._pools, kept))
+                prices[name] = update_pacing(before.get(name), pool, units, now, self._worth.get(name, []))
+        # StoredSnapshot before stored: if the store is away, the next call moves from the same prices again.
+        publish_prices(client, prices_by_offer(self._pools, prices))
+        rows = [(name, msgspec.json.encode(price)) for name, price in prices.items()]
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("DELETE FROM prices")
-        self._db.executemany("INSERT INTO prices VALUES (?, ?)", [(n, msgspec.json.encode(p)) for n, p in kept.items()])
+        self._db.executemany("INSERT INTO prices VALUES (?, ?)", rows)
         self._db.execute("COMMIT")
         self._worth.clear()
-        self._moved = now
+        self._last_move = now
         return True
 
     def _stored(self) -> dict[str, Pacing]:
         return {name: _pacing.decode(blob) for name, blob in self._db.execute("SELECT pool, pacing FROM prices")}
 
 
-def left_of(client: stream.StreamClient, take: PoolShare, now: float) -> float | None:
-    """How much of a stock or budget is neither gone nor held at `now`; None while nobody said how much there is."""
+def units_left(client: stream.StreamClient, take: PoolShare, now: float) -> float | None:
+    """How much of a stock or budget is neither spent nor on hold at `now` (s since 1970).
+
+    None if the stock of a SKU was never set. Holds that have ended count as left although no claim has released them
+    yet.
+    """
     key = pool_key(take)
     level, spent, held = (float(value or 0) / UNIT for value in client.hmget(key, "level", "spent", "held"))
     if take.limit is None and not client.hexists(key, "level"):
         return None
     ended = client.zrangebyscore(f"{key}:holds", "-inf", repr(now))
-    lapsed = client.hmget(key, *(f"h:{_text(one)}" for one in ended)) if ended else []
-    back = sum(float(amount) for amount in lapsed if amount is not None) / UNIT
-    return (level if take.limit is None else take.limit) - spent - held + back
+    lapsed = client.hmget(key, *(f"h:{_decode(member)}" for member in ended)) if ended else []
+    released = sum(float(amount) for amount in lapsed if amount is not None) / UNIT
+    return (level if take.limit is None else take.limit) - spent - held + released
 
 
-def _text(member: object) -> str:
+def _decode(member: object) -> str:
     return member.decode() if isinstance(member, bytes) else str(member)

@@ -1,4 +1,4 @@
-"""What counts as the reward of each selection of a plan, ready to be asked of every event."""
+"""The reward rule of each selection, compiled from the plan: which events earn a reward, how much, in which window."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -23,8 +23,12 @@ Properties = Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class Rule:
-    """The reward of one selection. Times are seconds."""
+class RewardRule:
+    """The reward of one selection.
+
+    An exposure earns for `window` seconds. After `settle` seconds without a reward it is learnt as 0, which a later
+    reward corrects.
+    """
 
     selection: Selection
     learns: bool
@@ -35,59 +39,59 @@ class Rule:
 
     @cached_property
     def meaning(self) -> str:
-        """Changes when what was learnt does not apply any more."""
+        """A digest that changes when earlier rewards no longer apply to the selection."""
         return meaning_of(self.selection)
 
     @cached_property
-    def _holds(self) -> Callable[[np.ndarray], None]:
+    def _check_rewards(self) -> Callable[[np.ndarray], None]:
         return prior_of(self.selection).check_rewards
 
     def counts(self, properties: Properties) -> bool:
-        """Whether an event with these properties is one that the metric counts."""
+        """Whether the metric counts an event with these properties."""
         return self.matches is None or self.matches(properties)
 
     def amount(self, event: EventRecord, properties: Properties) -> float:
-        """The reward that an event is worth.
+        """The reward that an event earns.
 
         Raises:
-            ValueError: if it is no finite number, or none that the policy can learn from.
+            ValueError: if it is not a finite number, or outside the range that the policy learns from.
         """
-        value = amount_of(self.selection.reward.metric, event, properties)
+        value = metric_amount(self.selection.reward.metric, event, properties)
         try:
-            self._holds(np.array([value]))
+            self._check_rewards(np.array([value]))
         except ValueError as error:
             raise ValueError(f"out of range: {error}") from error
         return value
 
 
 @dataclass(frozen=True)
-class Rules:
-    """The rules of a plan by selection, and all events that they listen to."""
+class RewardRules:
+    """The rules of a plan by selection, the events that they count, and their longest window in seconds."""
 
-    of: Mapping[str, Rule]
+    by_selection: Mapping[str, RewardRule]
     events: frozenset[str]
-    longest: float
-    """The longest window, in seconds."""
+    longest_window: float
 
-    def relevant(self, event: str) -> bool:
-        """Whether an event can change what is learnt."""
+    def uses(self, event: str) -> bool:
+        """Whether an event of this name can change what is learnt."""
         return event in self.events or event in REFUNDS or event == MERGED
 
 
-NO_RULES = Rules({}, frozenset(), 0.0)
+NO_RULES = RewardRules({}, frozenset(), 0.0)
 
 
-def rules_of(plan: Plan) -> Rules:
-    """The rules of every selection that has a policy."""
-    of = {key: _rule(selection) for key, selection in plan.policies.items()}
-    return Rules(of, frozenset(rule.event for rule in of.values()), max((r.window for r in of.values()), default=0.0))
+def reward_rules(plan: Plan) -> RewardRules:
+    """Compile the rules of every selection of the plan that has a policy."""
+    rules = {key: _rule(selection) for key, selection in plan.policies.items()}
+    events = frozenset(rule.event for rule in rules.values())
+    return RewardRules(rules, events, max((rule.window for rule in rules.values()), default=0.0))
 
 
-def amount_of(metric: MetricSpec, event: EventRecord, properties: Properties) -> float:
-    """What an event adds to a metric: 1 where events are counted, else the number that it carries.
+def metric_amount(metric: MetricSpec, event: EventRecord, properties: Properties) -> float:
+    """What an event adds to a metric: 1 if the metric counts events, otherwise the value that the event carries.
 
     Raises:
-        ValueError: if it carries no number that can be computed with.
+        ValueError: if the value is not a number, not finite, or larger than a policy can compute with.
     """
     if metric.kind in _COUNTED:
         return 1.0
@@ -102,32 +106,32 @@ def amount_of(metric: MetricSpec, event: EventRecord, properties: Properties) ->
     return float(value)
 
 
-def properties_of(event: EventRecord) -> Properties:
-    """The properties of an event.
+def decode_properties(event: EventRecord) -> Properties:
+    """Decode the properties of an event.
 
     Raises:
-        ValueError: if they are no JSON object.
+        ValueError: if they are not a JSON object.
     """
     if event.properties in {b"", b"{}"}:
         return {}
     try:
-        found = msgspec.json.decode(event.properties)
+        decoded = msgspec.json.decode(event.properties)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"properties are no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"properties are no JSON object but {type(found).__name__}")  # noqa: TRY004
-    return found
+        raise ValueError(f"properties are not JSON: {error}") from error
+    if not isinstance(decoded, dict):
+        raise ValueError(f"properties are a JSON {type(decoded).__name__}, not an object")  # noqa: TRY004
+    return decoded
 
 
-def order_of(properties: Properties) -> str:
-    """The order that a purchase or a refund names; empty if none."""
+def order_id(properties: Properties) -> str:
+    """The order that a purchase or a refund names; empty if it names none."""
     named = next((properties[field] for field in ORDER_FIELDS if field in properties), "")
     return str(named) if isinstance(named, str | int) else ""
 
 
-def _rule(selection: Selection) -> Rule:
+def _rule(selection: Selection) -> RewardRule:
     reward = selection.reward
-    return Rule(
+    return RewardRule(
         selection=selection,
         learns=selection.policy.kind != "uniform",
         event=reward.metric.event,

@@ -1,11 +1,16 @@
-"""Back to an earlier snapshot: decision servers have it within a second, and the learner goes on from there."""
+"""Rolls a policy back to an earlier snapshot: decision servers follow within a second, the learner continues from it.
+
+A rollback publishes the old bytes under the next version, so versions never decrease and a server cannot miss it. The
+learner adopts a snapshot that others published in its place (`Learner._adopt_published`): what it learnt since then is
+forgotten, and learnt again where it is corrected.
+"""
 
 import time
 from typing import NamedTuple
 
 from engine.errors import BadInput, StoreUnavailable
 from engine.journal import stream
-from engine.learn.combine import parts_of
+from engine.learn.combine import part_names
 from engine.settings import Settings
 from engine.snapshots.header import Header
 from engine.snapshots.publish import current_headers, kept_headers, kept_snapshot, publish_snapshot, store_errors
@@ -15,7 +20,7 @@ _TRIES = 20
 
 
 class Version(NamedTuple):
-    """A kept snapshot and how many rewards are in it, of which forgetting leaves a part; None where it is damaged."""
+    """A stored snapshot and the number of rewards in it, discounted as the policy forgets; None if it is damaged."""
 
     header: Header
     rewards: float | None
@@ -25,29 +30,29 @@ def versions(settings: Settings, key: str) -> list[Version]:
     """The snapshots of a selection that can be rolled back to, the newest (the current one) first.
 
     Raises:
-        BadInput: if there is none; the message names the selections that have some.
+        BadInput: if there is none; the message names the selections that have snapshots.
         StoreUnavailable: if the store does not answer.
     """
     with stream.connect_stream(settings.redis) as client, store_errors("listing snapshots"):
-        return [Version(header, _rewards(client, key, header)) for header in _kept(client, key)]
+        return [Version(header, _rewards(client, key, header)) for header in _stored_headers(client, key)]
 
 
 def rollback(settings: Settings, key: str, version: int | None = None) -> int:
-    """Publish a kept snapshot of `key` anew, by default that before the current one, or before what that goes back to.
+    """Publish a stored snapshot of `key` as the next version.
 
-    A learner takes it over as its state: what it learnt since then is forgotten, and learnt again if it is corrected.
-    Of learners with partitions of their own each goes back to where it was at that time.
+    By default it is the one before the current one; after a rollback, the one before that which was rolled back to.
+    Parts of learners with partitions of their own go back to their snapshots of that time.
 
     Returns:
-        The version under which it is current now.
+        The version that is current now.
 
     Raises:
-        BadInput: if there is no such version; the message names those that are kept.
+        BadInput: if there is no such version; the message names the stored ones.
         StoreUnavailable: if the store does not answer.
     """
     with stream.connect_stream(settings.redis) as client, store_errors("rolling back"):
-        target = _chosen(client, key, version)
-        for part in parts_of(client, key):
+        target = _target(client, key, version)
+        for part in part_names(client, key):
             then = [header for header in kept_headers(client, part) if header.time <= target.time]
             if then:
                 republish(client, part, then[0])
@@ -55,52 +60,52 @@ def rollback(settings: Settings, key: str, version: int | None = None) -> int:
 
 
 def republish(client: stream.StreamClient, key: str, target: Header) -> int:
-    """Make a kept snapshot current under the next version, which is the answer.
+    """Publish a stored snapshot as the next version, and return that version.
 
     Raises:
-        StoreUnavailable: if others publish faster than this could, which a healthy store does not let happen.
+        StoreUnavailable: if other processes keep publishing first.
     """
     blob = kept_snapshot(client, key, target).blob
-    return put_current(client, key, target.learnt, target.meaning, blob)
+    return publish_as_current(client, key, target.learnt, target.meaning, blob)
 
 
-def put_current(client: stream.StreamClient, key: str, learnt: float, meaning: str, blob: bytes) -> int:
-    """Make `blob` current under the next version, whatever a learner publishes meanwhile; that version.
+def publish_as_current(client: stream.StreamClient, key: str, learnt: float, meaning: str, blob: bytes) -> int:
+    """Publish `blob` as the next version, also while a learner publishes; the version.
 
     Raises:
-        StoreUnavailable: if others publish faster than this could, which a healthy store does not let happen.
+        StoreUnavailable: if other processes keep publishing first.
     """
     for _ in range(_TRIES):
-        there = current_headers(client).get(key)
-        header = Header.of(there.version + 1 if there else 1, time.time(), learnt, meaning, blob)
+        current = current_headers(client).get(key)
+        header = Header.of(current.version + 1 if current else 1, time.time(), learnt, meaning, blob)
         publish_snapshot(client, key, header, blob)
-        if current_headers(client).get(key) == header:
+        if current_headers(client).get(key) == header:  # otherwise a learner took this version
             return header.version
     raise StoreUnavailable(f"{key}: another process published first, {_TRIES} times; try again")
 
 
-def _chosen(client: stream.StreamClient, key: str, version: int | None) -> Header:
-    kept = _kept(client, key)
+def _target(client: stream.StreamClient, key: str, version: int | None) -> Header:
+    """The header to roll back to."""
+    stored = _stored_headers(client, key)
     if version is None:
-        same = [header for header in kept if header.digest == kept[0].digest]
-        before = [header for header in kept if header.version < same[-1].version]
+        # A rollback republished the bytes of an older version: skip what has the current digest to go one step further.
+        same = [header for header in stored if header.digest == stored[0].digest]
+        before = [header for header in stored if header.version < same[-1].version]
         if not before:
-            raise BadInput(
-                f"{key}@{same[-1].version} is the only snapshot, or the oldest kept; there is none before it"
-            )
+            raise BadInput(f"{key}@{same[-1].version} is the oldest stored snapshot; there is none to roll back to")
         return before[0]
-    found = next((header for header in kept if header.version == version), None)
-    if found is None:
-        raise BadInput(f"{key}@{version} is not kept; choose one of {', '.join(str(h.version) for h in kept)}")
-    return found
+    target = next((header for header in stored if header.version == version), None)
+    if target is None:
+        raise BadInput(f"{key}@{version} is not stored; choose one of {', '.join(str(h.version) for h in stored)}")
+    return target
 
 
-def _kept(client: stream.StreamClient, key: str) -> list[Header]:
-    kept = kept_headers(client, key)
-    if not kept:
+def _stored_headers(client: stream.StreamClient, key: str) -> list[Header]:
+    stored = kept_headers(client, key)
+    if not stored:
         known = ", ".join(sorted(current_headers(client))) or "none"
         raise BadInput(f"{key!r} has no snapshot to roll back to; selections with snapshots: {known}")
-    return kept
+    return stored
 
 
 def _rewards(client: stream.StreamClient, key: str, header: Header) -> float | None:
@@ -112,6 +117,6 @@ def _rewards(client: stream.StreamClient, key: str, header: Header) -> float | N
 
 
 def _weight(policy: Bandit) -> float:
-    """Of all observations in a policy, those of arms that left it too."""
-    gone = policy.statistics.get("left_noise", [0.0])[0]
-    return float(policy.statistics["count"].sum() + gone)
+    """The weight of all observations in a policy, including those of arms that left the plan."""
+    left = policy.statistics.get("left_noise", [0.0])[0]
+    return float(policy.statistics["count"].sum() + left)

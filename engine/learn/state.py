@@ -1,4 +1,15 @@
-"""What the learner knows, in one SQLite file: a batch changes all of it or nothing, so that a crash repeats nothing."""
+"""The state of one learner in one SQLite file, `DATA/learn/all.sqlite` or one named by its partitions.
+
+Invariants:
+
+- A batch writes everything in one transaction: the stream position, what it learnt, the open rewards and the records
+  for the log. After a crash the learner reads on from the stored position, so nothing counts twice or is lost.
+- The file answers for its commits (`synchronous = full`): a position is committed in the stream, which may then be
+  trimmed, only after the transaction that contains it.
+- The file can be deleted under a running learner. The learner notices, because its inode is another or gone, and
+  starts over from the published snapshots and positions.
+- The format is `state.sql`; files of earlier releases open as they are.
+"""
 
 import sqlite3
 import uuid
@@ -20,13 +31,13 @@ _log = structlog.get_logger(__name__)
 _SCHEMA = Path(__file__).with_name("state.sql").read_text(encoding="utf-8")
 
 
-def path_of(data: Path, owned: Sequence[int] | None) -> Path:
-    """Where the learner of these partitions (None: of all) keeps its state."""
+def state_path(data: Path, owned: Sequence[int] | None) -> Path:
+    """The file of the learner of these partitions (None: of all)."""
     return data / "learn" / ("all.sqlite" if owned is None else f"{'-'.join(map(str, sorted(owned)))}.sqlite")
 
 
 class State:
-    """The learner's file. `id` names it among the spools of the stream."""
+    """The learner's file. `id` is its name among the spools of the stream."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,17 +49,17 @@ class State:
         self.id = self._meta("id").decode()
 
     @property
-    def lost(self) -> bool:
-        """Whether the file was deleted, or another is in its place: what is written here, nobody reads again."""
+    def is_lost(self) -> bool:
+        """Whether the file was deleted or replaced: nobody will read again what is written to it."""
         return _inode(self.path) != self._inode
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.db.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that the block writes, or nothing of it."""
+        """Commit everything that the block writes, or nothing."""
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -58,33 +69,33 @@ class State:
         self.db.execute("COMMIT")
 
     def progress(self) -> Progress | None:
-        """How far the streams were read; None if they never were."""
+        """How far the streams are read; None if they never were."""
         stored = self._meta("progress")
         return msgspec.json.decode(stored, type=Progress) if stored else None
 
     def put_progress(self, progress: Progress) -> None:
-        """Keep how far the streams were read."""
+        """Store how far the streams are read."""
         self.db.execute("INSERT OR REPLACE INTO meta VALUES ('progress', ?)", [msgspec.json.encode(progress)])
 
     def clocks(self) -> dict[int, float]:
-        """The clock of each partition, seconds since 1970."""
+        """The clock of each partition (s since 1970)."""
         return dict(self.db.execute("SELECT partition, time FROM clocks"))
 
     def put_clocks(self, clocks: Mapping[int, float]) -> None:
-        """Keep the partitions' clocks."""
+        """Store the clocks of partitions."""
         self.db.executemany("INSERT OR REPLACE INTO clocks VALUES (?, ?)", clocks.items())
 
     def time(self) -> float:
-        """How far time went, seconds since 1970."""
+        """The time until which everything due was processed (s since 1970)."""
         stored = self._meta("time")
         return msgspec.json.decode(stored, type=float) if stored else 0.0
 
     def put_time(self, time: float) -> None:
-        """Keep how far time went."""
+        """Store the time until which everything due was processed."""
         self.db.execute("INSERT OR REPLACE INTO meta VALUES ('time', ?)", [msgspec.json.encode(time)])
 
     def due(self, until: float, limit: int) -> list[float]:
-        """When the first `limit` things are due that only time changes."""
+        """The due times of the first `limit` pending rows, early arrivals and outcomes that are due by `until`."""
         rows = self.db.execute(
             "SELECT due FROM (SELECT due FROM pending WHERE due <= :until UNION ALL "
             "SELECT due FROM early WHERE due <= :until UNION ALL "
@@ -95,23 +106,27 @@ class State:
         )
         return [due for (due,) in rows]
 
-    def forget_merges(self, before: float) -> None:
-        """Let go of who became whom before then."""
+    def erased(self) -> dict[str, float]:
+        """Digests of the ids of erased customers, and when each was erased (s since 1970)."""
+        return dict(self.db.execute("SELECT digest, at FROM erased"))
+
+    def drop_merges(self, before: float) -> None:
+        """Delete the merges of customers that are older than `before` (s since 1970)."""
         self.db.execute("DELETE FROM merged WHERE at < ?", [before])
 
     def policies(self) -> dict[str, Learnt]:
-        """What was learnt, by selection."""
-        found: dict[str, Learnt] = {}
+        """The stored policies by selection; one that cannot be read is reported and starts over."""
+        policies: dict[str, Learnt] = {}
         rows = self.db.execute("SELECT key, meaning, version, learnt, forgotten, policy FROM policies")
         for key, meaning, version, learnt, spans, blob in rows:
             try:
-                found[key] = Learnt(load_policy(blob), meaning, version, learnt, _spans.decode(spans))
+                policies[key] = Learnt(load_policy(blob), meaning, version, learnt, _spans.decode(spans))
             except ValueError as error:
-                _log.error("a policy of an earlier release cannot be read and starts again", key=key, error=str(error))
-        return found
+                _log.error("a policy of an earlier release cannot be read and starts over", key=key, error=str(error))
+        return policies
 
     def put_policies(self, learnt: Mapping[str, Learnt]) -> None:
-        """Keep what was learnt."""
+        """Store policies by selection."""
         self.db.executemany(
             "INSERT OR REPLACE INTO policies VALUES (?, ?, ?, ?, ?, ?)",
             [
@@ -120,41 +135,42 @@ class State:
             ],
         )
 
-    def put_aside(self, counts: Counter[str]) -> None:
-        """Count what was kept aside."""
+    def add_aside(self, counts: Counter[str]) -> None:
+        """Add to the numbers of records that could not be learnt."""
         self.db.executemany(
             "INSERT INTO aside VALUES (?, ?) ON CONFLICT (reason) DO UPDATE SET count = count + excluded.count",
             counts.items(),
         )
 
     def aside(self) -> dict[str, int]:
-        """How much was kept aside, by reason."""
+        """The number of records that could not be learnt, by reason."""
         return dict(self.db.execute("SELECT reason, count FROM aside ORDER BY reason"))
 
-    def untold_trips(self) -> list[tuple[str, str]]:
-        """Selections with the reason for which they tripped, that nobody was told of."""
-        return list(self.db.execute("SELECT selection, reason FROM trips WHERE NOT told"))
+    def unpublished_trips(self) -> list[tuple[str, str]]:
+        """Tripped selections that the decision servers do not know yet, each with its reason."""
+        return list(self.db.execute("SELECT selection, reason FROM unpublished_trips"))
 
-    def told_trip(self, selection: str) -> None:
-        """It was told."""
-        self.db.execute("UPDATE trips SET told = 1 WHERE selection = ?", [selection])
+    def published_trips(self) -> list[str]:
+        """Tripped selections that the decision servers know."""
+        return [selection for (selection,) in self.db.execute("SELECT selection FROM published_trips")]
 
-    def told_trips(self) -> list[str]:
-        """Selections that tripped and of which everybody was told."""
-        return [selection for (selection,) in self.db.execute("SELECT selection FROM trips WHERE told")]
+    def mark_published(self, selection: str) -> None:
+        """Store that the decision servers know of a trip."""
+        statement = "INSERT OR REPLACE INTO trips SELECT selection, reason, 1 FROM trips WHERE selection = ?"
+        self.db.execute(statement, [selection])
 
-    def forget_trip(self, selection: str) -> None:
-        """Somebody closed the breaker again: a new test begins."""
+    def drop_trip(self, selection: str) -> None:
+        """Delete a trip whose breaker was closed by hand; the selection is tested again."""
         self.db.execute("DELETE FROM trips WHERE selection = ?", [selection])
 
     def _meta(self, name: str) -> bytes:
-        found = self.db.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
-        return bytes(found[0]) if found else b""
+        row = self.db.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
+        return bytes(row[0]) if row else b""
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

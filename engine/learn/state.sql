@@ -1,10 +1,12 @@
+-- The learner's file; see state.py for what it guarantees. Times are seconds since 1970. Columns are read and written by
+-- position: add one only at the end of a new table.
 PRAGMA journal_mode = wal;
-PRAGMA synchronous = full;
+PRAGMA synchronous = full;  -- the stream is trimmed up to a position only after it is on the disk
 PRAGMA busy_timeout = 10000;
 PRAGMA cache_size = -65536;
-PRAGMA secure_delete = on;
+PRAGMA secure_delete = on;  -- an erased customer leaves no bytes in free pages
 
--- One row per offer that a policy chose, from the decision until no event can change what was learnt of it.
+-- One row per offer that a policy chose, until no event can change its reward; status as in pending.py.
 CREATE TABLE IF NOT EXISTS pending (
   decision_id TEXT NOT NULL,
   key TEXT NOT NULL,
@@ -28,7 +30,7 @@ CREATE TABLE IF NOT EXISTS pending (
 CREATE INDEX IF NOT EXISTS pending_by_due ON pending (due);
 CREATE INDEX IF NOT EXISTS pending_of_customer ON pending (customer) WHERE status BETWEEN 0 AND 4;
 
--- Exposures and events that came before what they belong to.
+-- Exposures and events that arrived before the decision or exposure that they belong to: see early_arrivals.py.
 CREATE TABLE IF NOT EXISTS early (
   id INTEGER PRIMARY KEY,
   waits_for TEXT NOT NULL,
@@ -39,10 +41,11 @@ CREATE TABLE IF NOT EXISTS early (
 CREATE INDEX IF NOT EXISTS early_waits_for ON early (waits_for);
 CREATE INDEX IF NOT EXISTS early_by_due ON early (due);
 
--- Customers who turned out to be another, and since when (s since 1970), so that late records of them are theirs.
+-- Customers who were merged into another, and when, so that late records under the old id count for the new one.
 CREATE TABLE IF NOT EXISTS merged (customer TEXT PRIMARY KEY, into_ TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS merged_into ON merged (into_);
 
+-- The policies by selection: `learnt` is the policy's clock, `forgotten` JSON spans of it that a rollback removed.
 CREATE TABLE IF NOT EXISTS policies (
   key TEXT PRIMARY KEY,
   meaning TEXT NOT NULL,
@@ -52,26 +55,27 @@ CREATE TABLE IF NOT EXISTS policies (
   policy BLOB NOT NULL
 );
 
--- Records that the learner adds to the log, kept until they are in Parquet.
+-- Records that the learner adds to the log, until they are in Parquet: see outbox.py.
 CREATE TABLE IF NOT EXISTS outbox (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
   partition INTEGER NOT NULL,
   record BLOB NOT NULL
 );
 
--- The shadow price of each stock and budget that must last, and what was known when it was moved.
+-- The shadow price of each stock and budget that must last, as JSON of policies.Pacing.
 CREATE TABLE IF NOT EXISTS prices (pool TEXT PRIMARY KEY, pacing BLOB NOT NULL) WITHOUT ROWID;
 
--- What each arm earned over time, in which changes are looked for.
+-- What each arm earned over time, as MessagePack of change_detection.RewardHistory.
 CREATE TABLE IF NOT EXISTS histories (
   selection TEXT NOT NULL, arm TEXT NOT NULL, history BLOB NOT NULL, PRIMARY KEY (selection, arm)
 ) WITHOUT ROWID;
 
+-- How many records could not be learnt, the clock of each partition, and single values: id, progress, time.
 CREATE TABLE IF NOT EXISTS aside (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS clocks (partition INTEGER PRIMARY KEY, time REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 
--- The circuit breaker: one row per customer in a guarded experiment, the evidence so far, and what it led to.
+-- The circuit breaker (breaker.py): one row per customer in a guarded experiment; `known` once it entered its test.
 CREATE TABLE IF NOT EXISTS under_guard (
   experiment TEXT NOT NULL,
   metric TEXT NOT NULL,
@@ -84,7 +88,7 @@ CREATE TABLE IF NOT EXISTS under_guard (
   PRIMARY KEY (experiment, metric, customer)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS under_guard_ended ON under_guard (ended) WHERE NOT known;
--- What counted of those whose time is not over, so that a message that comes again does not: a customer is told by begun.
+-- Messages that counted within open windows, so that a repeated one does not; `begun` stands for the customer.
 CREATE TABLE IF NOT EXISTS guard_heard (
   experiment TEXT NOT NULL,
   metric TEXT NOT NULL,
@@ -94,6 +98,7 @@ CREATE TABLE IF NOT EXISTS guard_heard (
   PRIMARY KEY (experiment, metric, begun, message)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS guard_heard_ended ON guard_heard (ended);
+-- The sequential tests, as JSON.
 CREATE TABLE IF NOT EXISTS evidence (
   experiment TEXT NOT NULL,
   metric TEXT NOT NULL,
@@ -101,11 +106,15 @@ CREATE TABLE IF NOT EXISTS evidence (
   evidence BLOB NOT NULL,
   PRIMARY KEY (experiment, metric, variant)
 ) WITHOUT ROWID;
+-- Tripped selections; `told` once the decision servers know. Queries use the views.
 CREATE TABLE IF NOT EXISTS trips (
   selection TEXT PRIMARY KEY,
   reason TEXT NOT NULL,
   told INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- Digests of erased customers: what of them is still on its way is dropped.
+CREATE TEMP VIEW IF NOT EXISTS unpublished_trips AS SELECT selection, reason FROM trips WHERE NOT told;
+CREATE TEMP VIEW IF NOT EXISTS published_trips AS SELECT selection FROM trips WHERE told;
+
+-- Digests of the ids of erased customers: their records that are still in flight are dropped.
 CREATE TABLE IF NOT EXISTS erased (digest TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;

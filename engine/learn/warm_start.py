@@ -1,4 +1,8 @@
-"""A policy that starts from what is known already: an old log, or anybody's table of what was shown and earned."""
+"""Warm start: teaches a policy from an old log, or from a table of what was shown and earned, and publishes it.
+
+Every row needs the propensity of its arm. Of a log only exposures whose reward window is over count: of the others
+only those that were rewarded would be known, which biases the rewards upward.
+"""
 
 import math
 from collections import Counter
@@ -14,8 +18,8 @@ from engine.catalog.plan.features import Value
 from engine.catalog.plan.plan import Plan, Selection
 from engine.errors import BadInput
 from engine.journal import stream
-from engine.learn.combine import MARK, parts_of
-from engine.learn.rollback import put_current
+from engine.learn.combine import MARK, part_names
+from engine.learn.rollback import publish_as_current
 from engine.settings import Settings
 from engine.snapshots.header import meaning_of, prior_of
 from engine.snapshots.publish import store_errors
@@ -25,7 +29,8 @@ if TYPE_CHECKING:
     import duckdb
 
 WarmRow = tuple[str, float | None, float, Mapping[str, Value]]
-_PIECE = 50_000
+"""Arm, reward, propensity, features."""
+_ROWS_AT_ONCE = 50_000
 _LOG = """
 WITH shown AS (
     SELECT decision_id, key, min(time) AS time FROM read_parquet($exposures, hive_partitioning = false)
@@ -45,13 +50,13 @@ FROM chosen JOIN shown USING (decision_id) LEFT JOIN earned USING (decision_id),
 ORDER BY shown.time, decision_id
 """
 _TABLES = (".parquet", ".csv")
-_WANTED = "a log's folder (DATA/log), or a Parquet or CSV file with the columns arm and reward"
+_EXPECTED = "a log's folder (DATA/log), or a Parquet or CSV file with the columns arm and reward"
 _OPEN = "reward that may still come"
 _context = msgspec.json.Decoder(dict[str, Value])
 
 
 class WarmStart(NamedTuple):
-    """What a warm start made: the published version, the rows it learnt and the rows it could not use, by reason."""
+    """The published version, the number of rows taught, and the number of unused rows by reason."""
 
     version: int
     learnt: int
@@ -59,70 +64,71 @@ class WarmStart(NamedTuple):
 
 
 def warm_start(settings: Settings, plan: Plan, key: str, source: Path) -> WarmStart:
-    """Learn `key` from its prior on all rows of `source` and publish that; a learner goes on from it.
+    """Teach the prior of a selection all rows of `source` and publish it; a running learner continues from it.
 
     Args:
-        settings: where the store is.
-        plan: has the selection.
-        key: of the selection.
-        source: the folder of a log (every policy's decisions at the placement count, once their reward is settled), or
-            a Parquet or CSV file with the columns `arm` and `reward`; `propensity` and one column per feature if any.
+        settings: the store's address.
+        plan: the plan that has the selection.
+        key: the selection's key.
+        source: the folder of a log (decisions of every policy at the placement count, once their window is over), or a
+            Parquet or CSV file with the columns `arm` and `reward`, optionally `propensity` and one per feature.
 
     Raises:
-        BadInput: if there is no such selection, or nothing in `source` to learn from.
+        BadInput: if there is no such selection, or `source` has no usable row.
         StoreUnavailable: if the store does not answer.
     """
     selection = plan.policies.get(key)
     if selection is None:
-        raise BadInput(f"{key!r} is no selection; use one of {', '.join(sorted(plan.policies))}")
-    policy, unused = learnt_from(selection, source)
+        raise BadInput(f"{key!r}: is not a selection; use one of {', '.join(sorted(plan.policies))}")
+    policy, unused = learn_from(selection, source)
     with stream.connect_stream(settings.redis) as client, store_errors("publishing"):
-        # Nothing that a learner taught before is in it, so its clock reads 0 there.
+        # It contains no lesson of a learner, so it is published at 0 on the learner's clock.
         meaning, blob = meaning_of(selection), dump_policy(policy)
-        parts = parts_of(client, key)
-        for part in parts:
-            put_current(client, part, 0.0, meaning, dump_policy(prior_of(selection)))
+        parts = part_names(client, key)
+        for part in parts:  # their sum must be the warm policy: reset them, and add it as a part
+            publish_as_current(client, part, 0.0, meaning, dump_policy(prior_of(selection)))
         if parts:
-            put_current(client, f"{key}{MARK}warm", 0.0, meaning, blob)
-        version = put_current(client, key, 0.0, meaning, blob)
+            publish_as_current(client, f"{key}{MARK}warm", 0.0, meaning, blob)
+        version = publish_as_current(client, key, 0.0, meaning, blob)
     return WarmStart(version, policy.seen, unused)
 
 
-def learnt_from(selection: Selection, source: Path) -> tuple[Bandit, dict[str, int]]:
-    """The prior of a selection taught by all rows of a log or table, and how many it could not use, by reason.
+def learn_from(selection: Selection, source: Path) -> tuple[Bandit, dict[str, int]]:
+    """The prior of a selection taught all rows of a log or table, and the number of unused rows by reason.
 
     Raises:
-        BadInput: if there is nothing to learn from.
+        BadInput: if `source` cannot be read or has no usable row.
     """
     if not source.exists():
-        raise BadInput(f"{source}: does not exist; give {_WANTED}")
+        raise BadInput(f"{source}: does not exist; give {_EXPECTED}")
     if source.is_file() and source.suffix not in _TABLES:
-        raise BadInput(f"{source}: is no folder and no {' or '.join(_TABLES)}; give {_WANTED}")
+        raise BadInput(f"{source}: is neither a folder nor a {' or '.join(_TABLES)} file; give {_EXPECTED}")
     policy = prior_of(selection)
     unused: Counter[str] = Counter()
     for rows in _log(selection, source, unused) if source.is_dir() else _table(selection, source):
-        policy = _taught(policy, selection, rows, unused)
+        policy = _teach_rows(policy, selection, rows, unused)
     if not policy.seen:
-        aside = ", ".join(f"{rows:,} ({reason})" for reason, rows in (+unused).items())
-        why = f"left aside were {aside}" if aside else "it has none"
-        raise BadInput(f"{source}: no row teaches {selection.key}, {why}; see what it holds")
+        skipped = ", ".join(f"{rows:,} ({reason})" for reason, rows in (+unused).items())
+        why = f"unused rows: {skipped}" if skipped else "it has no rows"
+        raise BadInput(f"{source}: no row can teach {selection.key} ({why}); check the rows and their columns")
     return policy, dict(+unused)
 
 
-def _taught(policy: Bandit, selection: Selection, rows: Sequence[WarmRow], unused: Counter[str]) -> Bandit:
-    places = {arm: index for index, arm in enumerate(policy.arms)}
+def _teach_rows(policy: Bandit, selection: Selection, rows: Sequence[WarmRow], unused: Counter[str]) -> Bandit:
+    """The policy after these rows; counts those that it cannot use in `unused`."""
+    positions = {arm: index for index, arm in enumerate(policy.arms)}
     usable: list[tuple[int, float, float]] = []
     contexts: list[np.ndarray] = []
     for arm, reward, propensity, context in rows:
-        place = places.get(str(arm))
-        if place is None:
+        position = positions.get(str(arm))
+        if position is None:
             unused["arm that the plan does not have"] += 1
         elif reward is None or not math.isfinite(reward):
-            unused["reward that is no finite number"] += 1
+            unused["reward that is not a finite number"] += 1
         elif not 0 < propensity <= 1:
             unused["propensity outside (0, 1]"] += 1
         else:
-            usable.append((place, reward, propensity))
+            usable.append((position, reward, propensity))
             if policy.dim:
                 contexts.append(selection.features.vector(context))
     if not usable:
@@ -135,41 +141,45 @@ def _taught(policy: Bandit, selection: Selection, rows: Sequence[WarmRow], unuse
 
 
 def _log(selection: Selection, folder: Path, unused: Counter[str]) -> Iterator[list[WarmRow]]:
-    """The rows whose window is over: of the others only those that earned something already would be known."""
+    """The exposures of a log whose reward window is over, in pieces; counts the others in `unused`."""
     tables = ("decisions", "exposures", "rewards")
     files = {name: str(folder / name / "**" / "*.parquet") for name in tables}
     missing = [name for name in tables if next((folder / name).glob("**/*.parquet"), None) is None]
     if missing:
         within = [folder / "log", *sorted(file for file in folder.iterdir() if file.suffix in _TABLES)]
-        meant = next((str(one) for one in within if one.exists()), _WANTED)
-        raise BadInput(f"{folder}: has no {missing[0]}/*.parquet, so it holds no log; give {meant}")
-    asked = {**files, "key": selection.placement, "window": selection.reward.window}
+        suggestion = next((str(path) for path in within if path.exists()), _EXPECTED)
+        raise BadInput(f"{folder}: has no {missing[0]}/*.parquet, so it is not a log; give {suggestion}")
+    parameters = {**files, "key": selection.placement, "window": selection.reward.window}
     with _duckdb(folder) as connection:
-        answer = connection.execute(_LOG, asked)
-        while rows := answer.fetchmany(_PIECE):
+        result = connection.execute(_LOG, parameters)
+        while rows := result.fetchmany(_ROWS_AT_ONCE):
             unused[_OPEN] += sum(not over for *_, over in rows)
             yield [(arm, reward, p, _context.decode(context or "{}")) for arm, reward, p, context, over in rows if over]
 
 
 def _table(selection: Selection, file: Path) -> Iterator[list[WarmRow]]:
+    """The rows of a table, in pieces. Without a column `propensity` the arms count as chosen uniformly."""
     features = selection.features
     traits = list(dict.fromkeys([*(spec.trait for spec in features.specs), *(group.name for group in features.groups)]))
     with _duckdb(file) as connection:
         table = connection.read_csv(str(file)) if file.suffix == ".csv" else connection.read_parquet(str(file))
         for name in ("arm", "reward", *traits):
             if name not in table.columns:
-                raise BadInput(f"{file}: has no column {name!r} but {', '.join(table.columns)}; rename one, or add it")
-        given = "propensity" if "propensity" in table.columns else str(1 / len(selection.arms))
+                raise BadInput(f"{file}: has no column {name!r}, only {', '.join(table.columns)}; rename or add one")
+        propensity = "propensity" if "propensity" in table.columns else str(1 / len(selection.arms))
         quoted = ['"' + trait.replace('"', '""') + '"' for trait in traits]
-        chosen = table.project(", ".join(["arm", "try_cast(reward AS DOUBLE)", f"CAST({given} AS DOUBLE)", *quoted]))
-        while rows := chosen.fetchmany(_PIECE):
+        chosen = table.project(
+            ", ".join(["arm", "try_cast(reward AS DOUBLE)", f"CAST({propensity} AS DOUBLE)", *quoted])
+        )
+        while rows := chosen.fetchmany(_ROWS_AT_ONCE):
             yield [(arm, reward, p, dict(zip(traits, values, strict=True))) for arm, reward, p, *values in rows]
 
 
 @contextmanager
 def _duckdb(source: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """A DuckDB connection whose errors name the source that cannot be read."""
     try:
-        import duckdb  # noqa: PLC0415 (a learner lives without the analysis extra)
+        import duckdb  # noqa: PLC0415 (a learner runs without the analysis extra)
     except ImportError as error:
         raise BadInput(
             "duckdb is not installed: a warm start needs it; pip install 'counterpoint[analysis]'"

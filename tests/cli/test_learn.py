@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.catalog.archive import Archive
 from engine.catalog.watch import PlanWatch
-from engine.learn.learner_lock import only_learner
+from engine.learn.loop import lock_partitions
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
@@ -37,20 +37,20 @@ def test_a_learner_of_some_partitions_names_the_others_and_what_it_cannot_join(t
 def test_a_second_learner_of_a_data_folder_waits_and_takes_the_place_of_the_first(
     tmp_path: Path, redis_url: str
 ) -> None:
-    with only_learner(tmp_path, [3]) as alone:
+    with lock_partitions(tmp_path, [3]) as alone:
         assert alone
         with learner(tmp_path, redis_url) as second:
-            assert "another learner has the data folder; waiting" in heard(second)
+            assert "another learner uses the data folder; waiting" in heard(second)
             second.terminate()
         assert second.returncode == 0
         assert not list((tmp_path / "learn").glob("*.sqlite"))
     with learner(tmp_path, redis_url) as first:
         while not list((tmp_path / "learn").glob("*.sqlite")):
             time.sleep(0.05)
-        with only_learner(tmp_path, [1]) as alone:
+        with lock_partitions(tmp_path, [1]) as alone:
             assert not alone
         first.kill()
-    with only_learner(tmp_path, range(4)) as alone:
+    with lock_partitions(tmp_path, range(4)) as alone:
         assert alone
 
 

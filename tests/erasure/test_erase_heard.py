@@ -25,7 +25,7 @@ from engine.journal.log.collect import collect
 from engine.journal.records import ExposureRecord, encode
 from engine.journal.spool.spool import Spool
 from engine.keyspace import ERASURES
-from engine.learn.state import State, path_of
+from engine.learn.state import State, state_path
 from engine.settings import Settings
 
 NOW = 1_790_000_000.0
@@ -49,7 +49,7 @@ def erase(url: str, who: str) -> None:
 
 
 def waiting(data: Path) -> State:
-    state = State(path_of(data, None))
+    state = State(state_path(data, None))
     for who in ("gone", "browser-of-gone", "stays"):
         state.db.execute(
             f"INSERT INTO pending ({COLUMNS}, reward, learnt, rewarded, cause, purchase) "
@@ -80,7 +80,7 @@ def test_a_learner_elsewhere_forgets_in_its_next_round(redis_url: str, tmp_path:
 def test_a_learner_that_ends_halfway_through_forgets_when_it_is_back(redis_url: str, tmp_path: Path) -> None:
     with closing(waiting(tmp_path)) as state, stream.connect_stream(redis_url) as client:
         erase(redis_url, "gone")
-        broken = path_of(tmp_path, None).with_name("a.sqlite")
+        broken = state_path(tmp_path, None).with_name("a.sqlite")
         with closing(sqlite3.connect(broken)) as db:
             db.execute("CREATE TABLE erased (digest TEXT PRIMARY KEY, at REAL NOT NULL)")
         with pytest.raises(sqlite3.OperationalError):

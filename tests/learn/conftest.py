@@ -26,7 +26,7 @@ from engine.journal.records import (
 )
 from engine.journal.spool import ship, spool
 from engine.learn import learn
-from engine.learn.state import State, path_of
+from engine.learn.state import State, state_path
 from engine.settings import Settings
 from engine.snapshots.publish import current_headers, current_snapshot
 from policies import Bandit, load_policy
@@ -196,11 +196,11 @@ class Shop:
         return set(current_headers(self.client))
 
     def aside(self) -> dict[str, int]:
-        with closing(State(path_of(self.settings.data, None))) as state:
+        with closing(State(state_path(self.settings.data, None))) as state:
             return state.aside()
 
     def pending(self) -> int:
-        with closing(State(path_of(self.settings.data, None))) as state:
+        with closing(State(state_path(self.settings.data, None))) as state:
             (count,) = state.db.execute("SELECT count(*) FROM pending").fetchone()
             return int(count)
 

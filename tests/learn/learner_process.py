@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.catalog import Plan, load_plan
 from engine.learn import combine, learn, learner
-from engine.learn.state import path_of
+from engine.learn.state import state_path
 from engine.settings import Settings
 
 told = threading.Event()
@@ -60,7 +60,7 @@ def learnt(state: Path) -> float:
 signal.alarm(60)  # nobody is left waiting for one that hangs
 experiments, data, url, amount, during = sys.argv[1:]
 settings = Settings(experiments=Path(experiments), data=Path(data), redis=url, partitions=2)
-file, publishing = path_of(settings.data, None), during == "publication"
+file, publishing = state_path(settings.data, None), during == "publication"
 if publishing:
     watched(file, float(amount))
 given = plans(load_plan(experiments), file, float(amount), publishing=publishing)

@@ -13,7 +13,7 @@ from engine.customer import CustomerIds, Profile
 from engine.decision.decision import DecideRequest, decide
 from engine.journal.records import DecisionRecord, DecisionRow, EventRecord
 from engine.learn.sequential_tests import AmountTest, SequentialTest, ShareTest
-from engine.learn.state import State, path_of
+from engine.learn.state import State, state_path
 from engine.snapshots.follow import Follower
 from engine.snapshots.publish import close_breaker, open_breakers
 
@@ -26,7 +26,7 @@ def broken(evidence: SequentialTest, control: np.ndarray, treated: np.ndarray) -
     turns = np.column_stack([control, treated]).ravel().tolist()
     for start in range(0, len(turns), LOOK):
         evidence = evidence.add([(i % 2 == 1, turns[i]) for i in range(start, start + LOOK)])
-        if evidence.against() >= -math.log(ALPHA):
+        if evidence.log_evidence() >= -math.log(ALPHA):
             return True
     return False
 
@@ -77,7 +77,7 @@ def test_evidence_does_not_depend_on_how_it_is_cut(kind: Any) -> None:
     whole, piecewise = kind(0.1, True).add(outcomes), kind(0.1, True)
     for start in range(0, 500, 7):
         piecewise = msgspec.json.decode(msgspec.json.encode(piecewise), type=kind).add(outcomes[start : start + 7])
-    assert piecewise.against() == pytest.approx(whole.against(), abs=1e-9)
+    assert piecewise.log_evidence() == pytest.approx(whole.log_evidence(), abs=1e-9)
 
 
 def visit(shop: Any, i: int, variant: str, *, click: bool) -> list[Any]:
@@ -131,11 +131,11 @@ def test_a_message_that_comes_again_counts_once_for_a_guardrail(shop: Any) -> No
     shop.send(decided, clicked, clicked, merged, msgspec.structs.replace(clicked, customer="k0"))
     shop.send(shop.event("click", 3, "k0"))
     shop.learn()
-    with closing(State(path_of(shop.settings.data, None))) as state:
+    with closing(State(state_path(shop.settings.data, None))) as state:
         assert state.db.execute("SELECT customer, value FROM under_guard").fetchall() == [("k0", 2.0)]
     shop.pass_time(3 * 3600)
     shop.learn()
-    with closing(State(path_of(shop.settings.data, None))) as state:
+    with closing(State(state_path(shop.settings.data, None))) as state:
         assert state.db.execute("SELECT count(*) FROM guard_heard").fetchone() == (0,)
 
 

@@ -198,7 +198,7 @@ def test_a_duplicate_a_second_reward_and_an_unknown_decision_are_kept_aside(shop
     assert totals(shop)["a"] == (1, 1)
     assert shop.aside() == {"duplicate": 1, "second reward": 1, "unknown decision": 1}
     assert sorted(shop.reasons()) == [
-        "duplicate: this message was a reward before",
+        "duplicate: this message already earned a reward",
         "second reward: d1 has one",
         "unknown decision: nobody",
     ]
@@ -214,7 +214,7 @@ def test_a_duplicate_without_a_decision_id_does_not_reward_a_newer_offer(shop: A
 def test_properties_that_are_no_json_object_are_kept_aside(shop: Any) -> None:
     shop.send(*shop.shown("d1", 0), shop.event("click", 5, decision="d1", properties=b"[1]"))
     shop.learn()
-    assert shop.reasons() == ["wrong type: properties are no JSON object but list"]
+    assert shop.reasons() == ["wrong type: properties are a JSON list, not an object"]
 
 
 def test_a_click_on_a_fallback_is_no_reward_and_no_mistake(shop: Any) -> None:

@@ -18,7 +18,7 @@ from engine import keyspace
 from engine.journal import stream
 from engine.journal.records import AnyRecord, DecisionRecord, DecisionRow, QuarantineRecord, RewardRecord, decode
 from engine.learn.learner import Learner
-from engine.learn.state import State, path_of
+from engine.learn.state import State, state_path
 from engine.snapshots.publish import current_snapshot
 from policies import load_policy
 
@@ -58,7 +58,7 @@ def journeys(shop: Any, draw: random.Random, count: int) -> list[AnyRecord]:
 
 def outcome(shop: Any, data: Path) -> tuple[dict[str, Any], list[Any], dict[str, int], list[Any], Counter[Any]]:
     """What was learnt, what is pending, what was kept aside, what guardrails saw, and what was logged how often."""
-    with closing(State(path_of(data, None))) as state:
+    with closing(State(state_path(data, None))) as state:
         learnt = state.policies()
         pending = state.db.execute("SELECT * FROM pending ORDER BY decision_id, key").fetchall()
         guarded = state.db.execute("SELECT * FROM under_guard ORDER BY customer").fetchall()
@@ -153,7 +153,7 @@ def test_twenty_kills_change_nothing(shop: Any) -> None:
     for kill in range(KILLS):  # the last batch alone teaches a seventh of all: what is still waiting
         later, during = (draw.uniform(0, 0.02), "batch") if kill % 2 else (draw.uniform(0, 0.002), "publication")
         killed_at(shop, data, 0.8 * total * kill / KILLS, later, during)
-    with closing(State(path_of(data, None))) as state:
+    with closing(State(state_path(data, None))) as state:
         assert 0 < state.policies()["till"].learnt < total, "the kills came after the work, not in it"
     shop.learn_in(data, plan)
     again = outcome(shop, data)

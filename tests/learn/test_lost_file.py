@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from engine.learn import learn
-from engine.learn.state import path_of
+from engine.learn.state import state_path
 
 PATIENCE = 30.0
 
@@ -49,7 +49,7 @@ def counts(shop: Any) -> list[float]:
 
 @pytest.mark.parametrize("owned", [None, [0, 1]])
 def test_a_learner_whose_folder_is_deleted_begins_anew_from_the_store(shop: Any, owned: list[int] | None) -> None:
-    file = path_of(shop.settings.data, owned)
+    file = state_path(shop.settings.data, owned)
     with capture_logs() as said, learning(shop, owned):
         shop.send(*clicked(shop, "d1", 0, "a", "u1"), *clicked(shop, "d2", 1, "a", "u2"))
         until(lambda: counts(shop) == [2, 0, 0])

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from engine import keyspace
+from engine.erasure.learner_files import erase_pending
 from engine.erasure.listener import LogErasures
 from engine.errors import BadInput
 from engine.journal import stream
 from engine.journal.log.collect import collect
 from engine.journal.spool.spool import partition_of
 from engine.learn import learn
-from engine.learn.erased_records import erase_customers
 from engine.learn.rollback import rollback, versions
-from engine.learn.state import path_of
+from engine.learn.state import state_path
 from engine.learn.warm_start import warm_start
 from engine.snapshots.header import Header
 from engine.snapshots.publish import current_headers, publish_snapshot
@@ -95,7 +95,7 @@ def test_a_snapshot_that_cannot_be_read_is_replaced(shop: Any, file_is_lost: Any
 def test_a_policy_of_an_earlier_release_starts_again(shop: Any) -> None:
     shop.send(*clicked(shop, "d1", 0))
     shop.learn()
-    with closing(sqlite3.connect(path_of(shop.settings.data, None))) as db, db:
+    with closing(sqlite3.connect(state_path(shop.settings.data, None))) as db, db:
         db.execute("UPDATE policies SET policy = ?", [b"old"])
     shop.client.delete(keyspace.SNAPSHOT_HEADERS)
     shop.send(*clicked(shop, "d2", 60, "b"))
@@ -173,7 +173,7 @@ def test_each_rollback_goes_one_step_further_back(shop: Any) -> None:
         shop.learn()  # publishes what it went back to again
         assert versions(shop.settings, "hero")[0].rewards == left
         assert sum(n for n, _ in counts(shop).values()) == left
-    with pytest.raises(BadInput, match="there is none before it"):
+    with pytest.raises(BadInput, match="there is none to roll back to"):
         rollback(shop.settings, "hero")
 
 
@@ -197,9 +197,9 @@ def test_a_rollback_needs_a_version_that_is_kept(shop: Any) -> None:
             ask(shop.settings, "hero")
     shop.send(*clicked(shop, "d1", 0))
     shop.learn()
-    with pytest.raises(BadInput, match="is the only snapshot"):
+    with pytest.raises(BadInput, match="is the oldest stored snapshot"):
         rollback(shop.settings, "hero")
-    with pytest.raises(BadInput, match="hero@99 is not kept; choose one of"):
+    with pytest.raises(BadInput, match="hero@99 is not stored; choose one of"):
         rollback(shop.settings, "hero", 99)
 
 
@@ -322,25 +322,25 @@ def test_a_warm_start_from_a_table_knows_its_channels_apart(shop: Any, tmp_path:
 def test_a_warm_start_says_what_is_missing(shop: Any, tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     file.write_text("offer,reward\na,1\n")
-    with pytest.raises(BadInput, match="has no column 'arm' but offer, reward"):
+    with pytest.raises(BadInput, match="has no column 'arm', only offer, reward"):
         warm_start(shop.settings, shop.plan, "hero", file)
     file.write_text("arm,reward\nx,1\n")
-    with pytest.raises(BadInput, match=r"no row teaches hero, left aside were 1 \(arm that the plan does not have\)"):
+    with pytest.raises(BadInput, match=r"no row can teach hero \(unused rows: 1 \(arm that the plan does not have\)\)"):
         warm_start(shop.settings, shop.plan, "hero", file)
     empty, text = tmp_path / "empty", tmp_path / "table.txt"
     (empty / "log").mkdir(parents=True)
     text.write_text("arm,reward\na,1\n")
-    wanted = r"give a log's folder \(DATA/log\), or a Parquet or CSV file with the columns arm and reward"
-    for source, said in (
-        (tmp_path, f"has no decisions/.*, so it holds no log; give {file}"),
-        (empty, f"has no decisions/.*, so it holds no log; give {empty}/log"),
-        (empty / "log", f"has no decisions/.*, so it holds no log; {wanted}"),
-        (text, f"is no folder and no .parquet or .csv; {wanted}"),
-        (tmp_path / "nothing", f"does not exist; {wanted}"),
+    expected = r"give a log's folder \(DATA/log\), or a Parquet or CSV file with the columns arm and reward"
+    for source, message in (
+        (tmp_path, f"has no decisions/.*, so it is not a log; give {file}"),
+        (empty, f"has no decisions/.*, so it is not a log; give {empty}/log"),
+        (empty / "log", f"has no decisions/.*, so it is not a log; {expected}"),
+        (text, f"is neither a folder nor a .parquet or .csv file; {expected}"),
+        (tmp_path / "nothing", f"does not exist; {expected}"),
     ):
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=message):
             warm_start(shop.settings, shop.plan, "hero", source)
-    with pytest.raises(BadInput, match="'nobody' is no selection"):
+    with pytest.raises(BadInput, match="'nobody': is not a selection"):
         warm_start(shop.settings, shop.plan, "nobody", file)
 
 
@@ -349,11 +349,11 @@ def test_an_erased_customer_is_in_no_file_of_the_learner_and_does_not_come_back(
     shop.send(*shop.shown("d3", 0, "secret", key="till"), shop.event("purchase", 1, "secret", "d3", revenue=math.nan))
     shop.learn()
     late = [*shop.shown("d4", 10, "secret"), shop.event("click", 12, "secret", "d4")]
-    assert erase_customers(shop.settings.data, {"secret"}, shop.t0 + 20) > 0
+    assert erase_pending(shop.settings.data, {"secret"}, shop.t0 + 20) > 0
     shop.send(*late, *clicked(shop, "d5", 30, who="secret"))
     shop.learn()
     assert counts(shop)["a"] == (1, 1), "what the customer does later counts"
-    with closing(sqlite3.connect(path_of(shop.settings.data, None))) as db:
+    with closing(sqlite3.connect(state_path(shop.settings.data, None))) as db:
         assert db.execute("SELECT decision_id FROM pending ORDER BY 1").fetchall() == [("d2",), ("d5",)]
         assert db.execute("SELECT count(*) FROM early").fetchone() == (0,)
 

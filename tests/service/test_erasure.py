@@ -23,10 +23,9 @@ from engine.erasure.profiles import erase_profile
 from engine.hashing import identifier_digest
 from engine.journal.records import DecisionRecord, ExposureRecord
 from engine.keyspace import ERASURES
-from engine.learn.erased_records import without_erased
-from engine.learn.merge_streams import Stamped
-from engine.learn.pending import WAITING, Board, Pending
-from engine.learn.state import State, path_of
+from engine.learn.merge_streams import Stamped, drop_erased
+from engine.learn.pending import UNSEEN, Pending, PendingStore
+from engine.learn.state import State, state_path
 
 NOW = 1_790_000_000.0
 
@@ -34,13 +33,13 @@ NOW = 1_790_000_000.0
 def test_a_delete_reaches_the_files_of_every_learner(server: Any) -> None:
     event = {"type": "track", "message_id": "gone-1", "user_id": "gone", "event": "click"}
     assert server.post("/v1/events", {"batch": [event]}).json()["statuses"][0]["status"] == "accepted"
-    states = [State(path_of(server.data, owned)) for owned in (None, [0, 1])]
+    states = [State(state_path(server.data, owned)) for owned in (None, [0, 1])]
     for state in states:
         with state.transaction():
-            board = Board(state.db)
+            pending = PendingStore(state.db)
             for who in ("gone", "stays"):
-                board.add(Pending(f"d-{who}", "hero", "hero", who, 0, "a", 0.5, b"", 1.0, WAITING, 9e9))
-            board.write()
+                pending.add(Pending(f"d-{who}", "hero", "hero", who, 0, "a", 0.5, b"", 1.0, UNSEEN, 9e9))
+            pending.write()
         state.db.execute("PRAGMA secure_delete = off")
         with state.transaction():  # what ended before leaves its bytes
             state.db.execute("INSERT INTO early VALUES (1, 'd-gone', 0, 0.0, 'd-gone-' || hex(zeroblob(20000)))")
@@ -54,7 +53,7 @@ def test_a_delete_reaches_the_files_of_every_learner(server: Any) -> None:
                 "SELECT count(*) FROM erased WHERE digest = ?", [identifier_digest("gone")]
             ).fetchone() == (1,)
             late = [Stamped(1.0, 0, ExposureRecord("d-late", 1.0, who, ["hero"])) for who in ("gone", "stays")]
-            assert without_erased(state.db, late) == late[1:]
+            assert drop_erased(late, state.erased()) == late[1:]
     assert not [path for path in (server.data / "learn").iterdir() if b"d-gone" in path.read_bytes()]
 
 

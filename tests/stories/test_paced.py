@@ -12,7 +12,7 @@ from engine.catalog.archive import Archive
 from engine.journal import stream
 from engine.journal.spool.drain import Drain
 from engine.learn.learner import Learner
-from engine.learn.prices import BETWEEN
+from engine.learn.prices import INTERVAL
 from engine.rehearse.explain import explain_decision
 from engine.snapshots.header import Header, meaning_of, prior_of
 from engine.snapshots.publish import publish_snapshot, shadow_prices
@@ -82,7 +82,7 @@ def test_the_last_ones_are_kept_for_whom_they_are_worth_most(open_shop: Any) -> 
                 n += 1
                 shop.decide("web", "hero", user_id=f"u{n}", context={"taste": 0.6})
             shipped(learner.drain(shop.settings))
-            now += BETWEEN
+            now += INTERVAL
             learner.step(plan, now)
             heard(shop, shadow_prices(client))
         seen = shop.explain("web", "hero", **FOND)

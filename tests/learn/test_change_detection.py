@@ -8,7 +8,7 @@ import pytest
 
 from engine import keyspace
 from engine.journal.records import EventRecord
-from engine.learn.change_detection import MOST, RewardHistory
+from engine.learn.change_detection import MOST_SPANS, RewardHistory
 
 MINUTE, DAY = 60.0, 86_400.0
 
@@ -58,7 +58,7 @@ def test_false_alarms_are_rare_however_often_it_is_looked(span: float) -> None:
         history = RewardHistory("m")
         for at in range(60):
             history = history.add([(at * span, float(random.random() < 0.2)) for _ in range(10)])
-            history, change = history.judge((at + 1) * span)
+            history, change = history.test((at + 1) * span)
             alarms += change is not None
     assert alarms <= 2 + 4 * np.sqrt(200 * 0.01 * 0.99)
 
@@ -70,7 +70,7 @@ def test_a_history_does_not_depend_on_the_order_or_the_pieces_it_came_in() -> No
     pieces = RewardHistory("m")
     for start in range(0, 2000, 13):
         pieces = pieces.add(list(reversed(outcomes[start : start + 13])))
-    assert len(whole.counts) <= MOST
+    assert len(whole.counts) <= MOST_SPANS
     assert (whole.width, whole.first) == (pieces.width, pieces.first)
     assert whole.counts == pytest.approx(pieces.counts)
     assert whole.totals == pytest.approx(pieces.totals)
@@ -79,11 +79,11 @@ def test_a_history_does_not_depend_on_the_order_or_the_pieces_it_came_in() -> No
 
 def test_an_arm_is_judged_only_by_spans_that_are_over() -> None:
     history = RewardHistory("m").add([(30.0, 1.0)] * 500 + [(90.0, 0.0)] * 500)
-    assert history.judge(100.0)[1] is None
-    after, change = history.judge(121.0)
+    assert history.test(100.0)[1] is None
+    after, change = history.test(121.0)
     assert change == (60.0, 1.0, 0.0, False)
     assert after.counts == (500.0,)
-    assert after.judge(121.0) == (after, None)
+    assert after.test(121.0) == (after, None)
 
 
 def rhythm(seed: int, days: int, fall: float = 1.0) -> list[tuple[float, float, float, bool]]:
@@ -94,7 +94,7 @@ def rhythm(seed: int, days: int, fall: float = 1.0) -> list[tuple[float, float, 
         at = step * 3600.0 + random.random(60) * 3600.0
         chance = (0.2 - 0.15 * np.cos(2 * np.pi * at / DAY)) * np.where(at >= 6.5 * DAY, fall, 1.0)
         history = history.add(zip(at.tolist(), (random.random(60) < chance).astype(float).tolist(), strict=True))
-        history, change = history.judge((step + 1) * 3600.0)
+        history, change = history.test((step + 1) * 3600.0)
         told += [change] if change else []
     return told
 
