@@ -112,7 +112,7 @@ def analyze(
             weights=_weights(weights),
             partials=str(partials) if partials else None,
             engine=" ".join(engine or ["duckdb"]),
-            **inference,  # type: ignore[arg-type] # as declared above
+            **inference,
         )
     else:
         from msgspec.structs import replace
@@ -135,7 +135,8 @@ def analyze(
             inference["prior"] = past_prior(plan, question, source, as_of=until)
         elif told := _prior(prior):
             inference["prior"] = Prior(*told)
-        report = analyze_experiment(replace(question, **inference), metrics, source, as_of=until, segment=segment)
+        asked = replace(question, inference=replace(question.inference, **inference))
+        report = analyze_experiment(asked, metrics, source, as_of=until, segment=segment)
     if html is not None:
         from engine.analysis.render.html import report_html
 
@@ -211,7 +212,7 @@ def aa(
         settings = from_environment(experiments=experiments, data=data)
         question, metrics = ask(load_plan(settings.experiments), key or "")
         if alpha is not None:
-            question = replace(question, alpha=alpha)
+            question = replace(question, inference=replace(question.inference, alpha=alpha))
         checks = aa_experiment(question, metrics, log or settings.log, runs=runs)
     failed = not all(check.ok for check in checks)
     if json:
@@ -257,8 +258,8 @@ def power(
     json: AsJson = False,
 ) -> int:
     """The sample size, the least effect or the power, whichever of the three is left out."""
+    from engine.analysis.design.methods import decode_inference
     from engine.analysis.report.past_experiments import baseline_of_plan, baseline_of_table
-    from engine.analysis.stats.effects import Settings
     from engine.analysis.stats.power import design, parse_baseline
 
     if key is not None:
@@ -270,10 +271,8 @@ def power(
         raise BadInput("power: name an experiment of the log, or a baseline as in --metric proportion:0.1")
     else:
         baseline = baseline_of_table(table, metric, unit=unit) if table else parse_baseline(metric)
-    told = Settings()
-    planned, looks = (told.planned if planned is None else planned), (told.looks if looks is None else looks)
-    how = Settings(method, alpha, planned=planned, looks=looks)
-    result = design(baseline, how, mde=mde, units=units, power=power, share=share)
+    inference = decode_inference({"method": method, "alpha": alpha, "planned": planned, "looks": looks})
+    result = design(baseline, inference, mde=mde, units=units, power=power, share=share)
     if json:
         print_json(result)
         return 0

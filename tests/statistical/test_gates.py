@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.report.quality import SEQUENTIAL_GATE, broken_parts, exposure_check
 from engine.analysis.report.segments import shrink
@@ -12,7 +13,7 @@ from engine.analysis.sources.aggregate import Group
 from engine.analysis.sources.strata import poststratified
 from engine.analysis.stats import proportions
 from engine.analysis.stats.bayes import pooled
-from engine.analysis.stats.effects import Scale, Settings, absolute, scale
+from engine.analysis.stats.effects import Scale, absolute, scale
 from engine.analysis.stats.inference import arms
 from engine.analysis.stats.moments import from_sample
 from engine.analysis.stats.sequential import asymptotic_multiplier
@@ -101,7 +102,7 @@ def test_clusters_and_strata_cover() -> None:
 
 def covers(found: object, truth: float) -> bool:
     assert isinstance(found, tuple)
-    width = scale(found[0], found[1], Settings("fixed"))
+    width = scale(found[0], found[1], Inference(method="fixed"))
     assert isinstance(width, Scale)
     effect = absolute(found[0], found[1], width)
     return effect.low <= truth <= effect.high

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from engine.analysis.design.methods import Inference, Relative
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.report.quality import SEQUENTIAL_GATE, sequential_ratio
 from engine.analysis.stats.bayes import Prior, normal
-from engine.analysis.stats.effects import Relative, Scale, Settings, absolute, linear_effect, relative, scale
+from engine.analysis.stats.effects import Scale, absolute, linear_effect, relative, scale
 from engine.analysis.stats.estimate import Effect
 from engine.analysis.stats.inference import Arm, arms
 from engine.analysis.stats.moments import Moments, from_sample
@@ -29,7 +30,7 @@ def slack(rate: float, runs: int = RUNS) -> float:
     return 3 * math.sqrt(rate * (1 - rate) / runs)
 
 
-def width(control: Arm, treatment: Arm, settings: Settings) -> Scale:
+def width(control: Arm, treatment: Arm, settings: Inference) -> Scale:
     found = scale(control, treatment, settings)
     assert isinstance(found, Scale)
     return found
@@ -74,7 +75,7 @@ def fixed_coverage(n: tuple[int, int], lift: float, seed: int, runs: int) -> dic
         for name, (measure, columns) in measures.items():
             found = arms(take(control, columns), take(treatment, columns), measure)
             assert isinstance(found, tuple)
-            at = width(found[0], found[1], Settings("fixed"))
+            at = width(found[0], found[1], Inference(method="fixed"))
             effect = absolute(found[0], found[1], at)
             target = more_per_session if "ratio" in name else more
             hits[name] = hits.get(name, 0) + (effect.low <= target <= effect.high)

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
+from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import Measure, Term
 from engine.analysis.sources.engines import DuckDB, expression
 from engine.analysis.sources.quantiles import quantile_arms
 from engine.analysis.stats.distributions import normal_quantile
-from engine.analysis.stats.effects import Scale, Settings, absolute, relative, scale
+from engine.analysis.stats.effects import Scale, absolute, relative, scale
 from engine.analysis.stats.estimate import Effect
 from engine.analysis.stats.inference import Arm, arms
 from engine.analysis.stats.moments import from_sample
@@ -88,7 +89,7 @@ def is_the_reports(x: Floats, level: float, ours: Quantile) -> None:
 
 def covers(control: Arm, treatment: Arm, difference: float, lift: float) -> tuple[bool, bool]:
     """Whether the fixed-horizon intervals, absolute and relative, hold the truth."""
-    width = scale(control, treatment, Settings("fixed"))
+    width = scale(control, treatment, Inference(method="fixed"))
     assert isinstance(width, Scale)
     effect, share = absolute(control, treatment, width), relative(control, treatment, width, "fieller")
     assert isinstance(share, Effect)
@@ -241,7 +242,7 @@ def test_anytime_intervals_of_kinds_hold_at_every_look(kind: str) -> None:
 
 def _misses(kind: str, samples: list[Floats]) -> bool:
     control, treatment = compared(kind, capped(samples, CAP) if kind == "winsorized" else samples)
-    width = scale(control, treatment, Settings())
+    width = scale(control, treatment, Inference())
     assert isinstance(width, Scale)
     effect = absolute(control, treatment, width)
     return not effect.low <= 0 <= effect.high

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from engine.analysis.design.methods import Inference
 from engine.analysis.offpolicy.estimators import Estimate, ips, snips
 from engine.analysis.sources.engines import DuckDB
 from engine.analysis.sources.log import SECOND, log_table
 from engine.analysis.sources.log_read_lock import held
 from engine.analysis.stats.adaptive import arm_value, lagged_allocation
-from engine.analysis.stats.effects import Settings, absolute, critical_t, scale
+from engine.analysis.stats.effects import absolute, critical_t, scale
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.inference import Arm
 from engine.errors import BadInput
@@ -231,5 +232,5 @@ def _against_uniform(arms: dict[str, Arm], alpha: float) -> dict[str, Effect | N
 
 
 def _difference(uniform: Arm, arm: Arm, alpha: float) -> Effect | NotEstimable:
-    width = scale(uniform, arm, Settings("fixed", alpha))
+    width = scale(uniform, arm, Inference(method="fixed", alpha=alpha))
     return width if isinstance(width, NotEstimable) else absolute(uniform, arm, width)

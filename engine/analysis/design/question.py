@@ -4,10 +4,8 @@ from typing import Literal
 
 import msgspec
 
-from engine.analysis.design.metrics import Adjust, Direction, Kind
-from engine.analysis.stats.bayes import Prior
-from engine.analysis.stats.effects import Method, Relative, Settings
-from engine.analysis.stats.sequential import Spending
+from engine.analysis.design.methods import Inference
+from engine.analysis.design.metrics import Direction, Kind
 from engine.errors import BadInput
 
 Unit = Literal["customer", "device", "store"]
@@ -62,35 +60,8 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
     primary: str
     secondary: tuple[str, ...] = ()
     guardrails: tuple[str, ...] = ()
-    method: Method = "sequential"
-    alpha: float = 0.05
-    relative: Relative = "fieller"
-    prior: Prior = Prior()
-    planned: int = 5000
-    looks: int = 5
-    spending: Spending = "obrien_fleming"
-    rope: float = 0.01
-    tolerance: float = 0.0005
-    tau: float | None = None
-    adjust: Adjust = "cuped"
-    stratum: str | None = None  # a trait of the decision's context, or `channel`
+    inference: Inference = Inference()
     unit: Unit = "customer"
     start: float | None = None  # seconds since 1970: earlier exposures do not count
     coverage: float = 1.0  # the share of eligible units let in, to scale money to full traffic
     min_days: float = 0.0
-
-    @property
-    def settings(self) -> Settings:
-        """How its effects are inferred."""
-        return Settings(
-            self.method,
-            self.alpha,
-            self.relative,
-            self.prior,
-            self.planned,
-            self.rope,
-            self.tolerance,
-            self.looks,
-            self.spending,
-            self.tau,
-        )

@@ -1,10 +1,12 @@
 """What the plan says of an experiment, as the question that its report answers."""
 
+from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import Kind
 from engine.analysis.design.question import ExperimentQuestion, MetricSpec
 from engine.analysis.stats.bayes import Prior
 from engine.catalog.check.decode import suggest_name
 from engine.catalog.plan.plan import Plan
+from engine.catalog.spec.experiment import AnalysisSpec
 from engine.catalog.spec.experiment import MetricSpec as CatalogMetric
 from engine.catalog.spec.fields import seconds
 from engine.errors import BadInput
@@ -40,24 +42,30 @@ def ask(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[MetricSpec]]:
         primary=spec.metrics.primary,
         secondary=tuple(spec.metrics.secondary),
         guardrails=tuple(spec.metrics.guardrails),
-        method=spec.analysis.method,
-        alpha=spec.analysis.alpha,
-        relative=spec.analysis.relative,
-        prior=Prior(*spec.analysis.prior) if spec.analysis.prior else Prior(),
-        planned=spec.analysis.planned,
-        looks=spec.analysis.looks,
-        spending=spec.analysis.spending,
-        rope=spec.analysis.rope,
-        tolerance=spec.analysis.tolerance,
-        tau=spec.analysis.tau,
-        adjust=spec.analysis.adjust,
-        stratum=spec.analysis.stratum,
+        inference=_build_inference(spec.analysis),
         unit=spec.unit,
         start=experiment.start or None,
         coverage=max(sum(high - low for low, high in ranges) for _, ranges in experiment.steps),
         min_days=float(spec.analysis.min_days),
     )
     return question, [_metric(metric) for metric in plan.metrics.values()]
+
+
+def _build_inference(spec: AnalysisSpec) -> Inference:
+    return Inference(
+        method=spec.method,
+        alpha=spec.alpha,
+        relative=spec.relative,
+        prior=Prior(*spec.prior) if spec.prior else Prior(),
+        planned=spec.planned,
+        looks=spec.looks,
+        spending=spec.spending,
+        tau=spec.tau,
+        rope=spec.rope,
+        tolerance=spec.tolerance,
+        adjust=spec.adjust,
+        stratum=spec.stratum,
+    )
 
 
 def _metric(metric: CatalogMetric) -> MetricSpec:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from engine.analysis.design.methods import decode_inference
 from engine.analysis.design.metrics import Measure, Term
 from engine.analysis.report.experiment_units import gather
 from engine.analysis.report.table import check_columns, parse_measures
@@ -18,7 +19,7 @@ from engine.analysis.sources.log import value_rows
 from engine.analysis.sources.log_read_lock import held
 from engine.analysis.sources.quantiles import sample_quantile
 from engine.analysis.stats.distributions import normal_quantile
-from engine.analysis.stats.effects import Settings, absolute, relative, scale
+from engine.analysis.stats.effects import absolute, relative, scale
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.inference import arms
 from engine.analysis.stats.moments import Moments, empty
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from engine.analysis.design.methods import Inference
     from engine.analysis.design.question import ExperimentQuestion, MetricSpec
     from engine.analysis.sources.engines import Engine, Frame, Row
-    from engine.analysis.stats.effects import Method, Relative
     from engine.analysis.stats.inference import Arm
     from engine.analysis.stats.moments import Floats
 
@@ -69,18 +70,16 @@ class Check(msgspec.Struct, frozen=True):
         return all(isinstance(part, Rate) and part.ok for part in (self.false_positives, self.coverage))
 
 
-def aa_table(  # noqa: PLR0913 # the command line's flags, one each
+def aa_table(
     path: str,
     *,
     metrics: Sequence[str],
     unit: str | None = None,
     covariates: Sequence[str] = (),
-    method: Method = "fixed",
-    alpha: float = 0.05,
-    relative: Relative = "fieller",
     runs: int = 1000,
     seed: int = 1,
     engine: str = "duckdb",
+    **options: object,
 ) -> list[Check]:
     """Splits a table's units in two at random, `runs` times, and counts what the analysis would have claimed.
 
@@ -89,16 +88,16 @@ def aa_table(  # noqa: PLR0913 # the command line's flags, one each
         metrics: as `analyze_table`.
         unit: as `analyze_table`.
         covariates: as `analyze_table`.
-        method: as `analyze_table`; anytime-valid intervals cover more than they say at a single look.
-        alpha: one minus the intervals' coverage.
-        relative: as `analyze_table`.
         runs: how many splits.
         seed: of the splits.
         engine: as `analyze_table`.
+        options: as `analyze_table`, but `method` is `fixed` by default: at a single look anytime-valid intervals cover
+            more than their nominal coverage.
 
     Raises:
         BadInput: as `analyze_table`.
     """
+    inference = decode_inference({"method": "fixed", **options})
     if not metrics:
         raise BadInput("no metric is named; add one, as in --metric mean:revenue")
     measures = parse_measures(metrics, tuple(covariates))
@@ -106,16 +105,15 @@ def aa_table(  # noqa: PLR0913 # the command line's flags, one each
     table = source.table(path)
     split = unit or next(iter(table.schema()))  # any column will do: the variant is drawn below
     check_columns(source, path, table, split, unit, measures)
-    settings = Settings(method, alpha, relative)
     summed = [measure for measure in measures if measure.kind != "quantile"]
     frame, framed = unit_frame(table, split, unit, summed, about=centres(source, table, unit, summed))
-    checks = _all(source, frame, framed, settings, runs, seed)
+    checks = _all(source, frame, framed, inference, runs, seed)
     for measure in measures:
         if measure.kind == "quantile":
             kept = table if unit is None else table.filter(table[unit].notnull())
             owner = {} if unit is None else {"unit": kept[unit].cast("string")}
             rows = kept.select(x=kept[measure.y.num].cast("float64"), **owner)
-            checks[measure.name] = _of_rows(source, rows, measure, settings, runs, seed)
+            checks[measure.name] = _of_rows(source, rows, measure, inference, runs, seed)
     return [checks[measure.name] for measure in measures]
 
 
@@ -140,19 +138,19 @@ def aa_experiment(
         data = gather(source, question, metrics, Path(log_dir), as_of)
         control = data.units.filter((data.units["variant"] == question.control) & ~data.units["crossed"])
         measures = data.measures[: len(data.measures) - len(data.trend)]
-        settings = Settings("fixed", question.alpha, question.relative)
-        checks = _all(source, control, measures, settings, runs, seed)
+        inference = msgspec.structs.replace(question.inference, method="fixed")
+        checks = _all(source, control, measures, inference, runs, seed)
         members = data.members.filter(data.members["variant"] == question.control)
         for spec in data.specs:
             if spec.kind == "quantile":
                 rows = value_rows(source, data.folder, members, spec, data.moment).select("x", "unit")
                 measure = Measure(spec.name, "quantile", Term("x"), quantile=spec.quantile)
-                checks[spec.name] = _of_rows(source, rows, measure, settings, runs, seed)
+                checks[spec.name] = _of_rows(source, rows, measure, inference, runs, seed)
         return [checks[spec.name] for spec in data.specs]
 
 
 def _all(
-    source: Engine, frame: Frame, measures: Sequence[Measure], settings: Settings, runs: int, seed: int
+    source: Engine, frame: Frame, measures: Sequence[Measure], inference: Inference, runs: int, seed: int
 ) -> dict[str, Check]:
     """The checks of measures with moments, by name."""
     if runs < 1:
@@ -167,19 +165,19 @@ def _all(
     return {
         measure.name: _refused(measure, runs, len(rows))
         if wild.intersection(measure.columns)
-        else aa(values[:, [columns.index(name) for name in measure.columns]], measure, settings, runs, seed)
+        else aa(values[:, [columns.index(name) for name in measure.columns]], measure, inference, runs, seed)
         for measure in measures
     }
 
 
-def _of_rows(source: Engine, rows: Frame, measure: Measure, settings: Settings, runs: int, seed: int) -> Check:
+def _of_rows(source: Engine, rows: Frame, measure: Measure, inference: Inference, runs: int, seed: int) -> Check:
     """The check of a quantile of rows with their value `x` and, where rows are not units, their `unit`."""
     found = source.rows(rows.filter(rows["x"].notnull()).order_by("x"))
     x = np.array([row[0] for row in found], dtype=np.float64)
     unit = np.unique([str(row[-1]) for row in found], return_inverse=True)[1] if found and len(found[0]) > 1 else None
     if not np.all(np.isfinite(x)):
         return _refused(measure, runs, len(x))
-    return aa_quantile(x, np.arange(len(x)) if unit is None else unit, measure, settings, runs, seed)
+    return aa_quantile(x, np.arange(len(x)) if unit is None else unit, measure, inference, runs, seed)
 
 
 def _wild(rows: Sequence[Row], at: int) -> bool:
@@ -193,7 +191,7 @@ def _refused(measure: Measure, runs: int, units: int) -> Check:
     return Check(measure.name, runs, units, why, why, why)
 
 
-def aa(values: Floats, measure: Measure, settings: Settings, runs: int = 1000, seed: int = 1) -> Check:
+def aa(values: Floats, measure: Measure, inference: Inference, runs: int = 1000, seed: int = 1) -> Check:
     """The check of one measure on its columns (n, k); units with a value missing are left out."""
     values = values[np.all(np.isfinite(values), axis=1)]
     n, k = values.shape
@@ -208,12 +206,12 @@ def aa(values: Floats, measure: Measure, settings: Settings, runs: int = 1000, s
         picked = rng.random((min(64, runs - start), n)) < 0.5
         for sums in picked.astype(np.float64) @ stacked:
             sides = arms(_moments(sums, centre, k), _moments(total - sums, centre, k), measure)
-            claims.append(sides if isinstance(sides, NotEstimable) else _claim(sides[0], sides[1], settings))
-    return _counted(claims, measure, n, settings)
+            claims.append(sides if isinstance(sides, NotEstimable) else _claim(sides[0], sides[1], inference))
+    return _counted(claims, measure, n, inference)
 
 
 def aa_quantile(
-    x: Floats, unit: NDArray[np.intp], measure: Measure, settings: Settings, runs: int = 1000, seed: int = 1
+    x: Floats, unit: NDArray[np.intp], measure: Measure, inference: Inference, runs: int = 1000, seed: int = 1
 ) -> Check:
     """The check of a quantile on rows (n,), rising, whose units (n,) are integers from 0."""
     units = int(unit.max()) + 1 if len(unit) else 0
@@ -228,8 +226,8 @@ def aa_quantile(
         if isinstance(one, NotEstimable):
             claims.append(one)
         else:
-            claims.append(other if isinstance(other, NotEstimable) else _claim(one, other, settings))
-    return _counted(claims, measure, units, settings)
+            claims.append(other if isinstance(other, NotEstimable) else _claim(one, other, inference))
+    return _counted(claims, measure, units, inference)
 
 
 def _enough(units: int, measure: Measure) -> None:
@@ -237,14 +235,14 @@ def _enough(units: int, measure: Measure) -> None:
         raise BadInput(f"{units} units have a value of {measure.name}; an A/A check needs some more")
 
 
-def _claim(control: Arm, treatment: Arm, settings: Settings) -> Claim | NotEstimable:
-    width = scale(control, treatment, settings)
+def _claim(control: Arm, treatment: Arm, inference: Inference) -> Claim | NotEstimable:
+    width = scale(control, treatment, inference)
     if isinstance(width, NotEstimable):
         return width
-    return absolute(control, treatment, width), relative(control, treatment, width, settings.relative)
+    return absolute(control, treatment, width), relative(control, treatment, width, inference.relative)
 
 
-def _counted(claims: Sequence[Claim | NotEstimable], measure: Measure, units: int, settings: Settings) -> Check:
+def _counted(claims: Sequence[Claim | NotEstimable], measure: Measure, units: int, inference: Inference) -> Check:
     """How often what was claimed is wrong, among the splits in which something could be."""
     made = [claim for claim in claims if not isinstance(claim, NotEstimable)]
     if not made:
@@ -252,8 +250,8 @@ def _counted(claims: Sequence[Claim | NotEstimable], measure: Measure, units: in
         return Check(measure.name, 0, units, nothing, nothing, nothing)
     shares = [share for _, share in made if isinstance(share, Effect)]
     loose = measure.kind == "quantile"
-    wrong = _rate([effect for effect, _ in made], settings.alpha, loose=loose)
-    relatively = _rate(shares, settings.alpha, loose=loose) if shares else None
+    wrong = _rate([effect for effect, _ in made], inference.alpha, loose=loose)
+    relatively = _rate(shares, inference.alpha, loose=loose) if shares else None
     covered = _rest(relatively) if relatively else NotEstimable(_UNBOUNDED)
     return Check(measure.name, len(made), units, wrong, _rest(wrong), covered)
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from engine.analysis.design.methods import Inference
 from engine.analysis.report.model import MetricReport
 from engine.analysis.stats.bayes import Prior, chances_best, losses_of_best, normal, normal_posterior
 from engine.analysis.stats.distributions import normal_quantile
-from engine.analysis.stats.effects import Settings, absolute, linear_effect, relative, scale
+from engine.analysis.stats.effects import absolute, linear_effect, relative, scale
 from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, chance
 from engine.analysis.stats.inference import Arm, arms, is_share, no_share, single
 from engine.analysis.stats.multiplicity import benjamini_hochberg, holm
@@ -65,7 +66,7 @@ class Evidence:
         return single(moments, measure) if moments.n > 1 and np.all(np.isfinite(moments.comoment)) else None
 
 
-def compare(measure: Measure, variant: str, evidence: Evidence, settings: Settings) -> MetricReport:
+def compare(measure: Measure, variant: str, evidence: Evidence, inference: Inference) -> MetricReport:
     """One variant against control on one measure."""
     control = evidence.control
     found = evidence.sides(measure, variant)
@@ -73,7 +74,7 @@ def compare(measure: Measure, variant: str, evidence: Evidence, settings: Settin
         metric=measure.name,
         kind=measure.kind,
         variant=variant,
-        method=settings.method,
+        method=inference.method,
         role=measure.role,
         direction=measure.direction,
         units={},
@@ -88,21 +89,21 @@ def compare(measure: Measure, variant: str, evidence: Evidence, settings: Settin
         units, mean = _seen(measure, (control, variant), evidence)
         return msgspec.structs.replace(base, units=units, mean=mean, absolute=found, relative=found, bayes=found)
     ours, theirs, reduction = found
-    width = scale(ours, theirs, settings)
+    width = scale(ours, theirs, inference)
     if isinstance(width, NotEstimable):
         units, mean = _seen(measure, (control, variant), evidence)
         return msgspec.structs.replace(base, units=units, mean=mean, absolute=width, relative=width, bayes=width)
     difference = absolute(ours, theirs, width)
-    share = relative(ours, theirs, width, settings.relative)
-    if settings.method == "fixed" and _counted(measure):
+    share = relative(ours, theirs, width, inference.relative)
+    if inference.method == "fixed" and _counted(measure):
         from engine.analysis.stats import proportions  # noqa: PLC0415 # see distributions
 
         counts, sizes = (_successes(ours), _successes(theirs)), (ours.n, theirs.n)
         if proportions.is_small(counts, sizes):
-            difference, share = proportions.effects(counts, sizes, difference.se, settings.alpha)
-    posterior = _posterior(measure, ours, theirs, settings)
-    if settings.method == "bayesian":
-        difference, share = _credible(difference, share, posterior, ours, settings)
+            difference, share = proportions.effects(counts, sizes, difference.se, inference.alpha)
+    posterior = _posterior(measure, ours, theirs, inference)
+    if inference.method == "bayesian":
+        difference, share = _credible(difference, share, posterior, ours, inference)
     return msgspec.structs.replace(
         base,
         units={control: ours.n, variant: theirs.n},
@@ -111,7 +112,7 @@ def compare(measure: Measure, variant: str, evidence: Evidence, settings: Settin
         relative=share,
         bayes=posterior,
         variance_reduction=reduction if measure.covariates else None,
-        words=words(difference, posterior, settings),
+        words=words(difference, posterior, inference),
     )
 
 
@@ -133,59 +134,64 @@ def _successes(arm: Arm) -> int:
     return round(arm.value * arm.n)
 
 
-def _posterior(measure: Measure, control: Arm, treatment: Arm, settings: Settings) -> Bayes | NotEstimable:
+def _posterior(measure: Measure, control: Arm, treatment: Arm, inference: Inference) -> Bayes | NotEstimable:
     linear = linear_effect(control, treatment)
     if isinstance(linear, NotEstimable):
         return linear
     good = 1.0 if measure.direction == "increase" else -1.0
-    if _counted(measure) and math.isinf(settings.prior.sd):
+    if _counted(measure) and math.isinf(inference.prior.sd):
         from engine.analysis.stats.beta import beta_binomial, beta_posterior  # noqa: PLC0415 # see distributions
 
         ours, theirs = (beta_posterior(_successes(side), side.n) for side in (control, treatment))
-        return beta_binomial(ours, theirs, settings.alpha, good=good, rope=settings.rope)
-    if abs(control.value) <= normal_quantile(1 - settings.alpha / 2) * math.sqrt(control.variance):
+        return beta_binomial(ours, theirs, inference.alpha, good=good, rope=inference.rope)
+    if abs(control.value) <= normal_quantile(1 - inference.alpha / 2) * math.sqrt(control.variance):
         return NotEstimable("control's mean is within its own error of zero, so no effect can be a share of it")
-    return normal(*linear, settings.prior, settings.alpha, good=good, rope=settings.rope)
+    return normal(*linear, inference.prior, inference.alpha, good=good, rope=inference.rope)
 
 
 def _credible(
-    difference: Effect, share: Effect | NotEstimable, posterior: Bayes | NotEstimable, control: Arm, settings: Settings
+    difference: Effect,
+    share: Effect | NotEstimable,
+    posterior: Bayes | NotEstimable,
+    control: Arm,
+    inference: Inference,
 ) -> tuple[Effect, Effect | NotEstimable]:
     """Both scales as posterior means and credible intervals; the relative prior is carried over."""
     if isinstance(posterior, NotEstimable) or isinstance(share, NotEstimable):
         return difference, share
-    mean, sd = normal_posterior(share.estimate, share.se, settings.prior)
+    mean, sd = normal_posterior(share.estimate, share.se, inference.prior)
     relative_effect = Effect(mean, posterior.low, posterior.high, sd)
     unit = abs(control.value)
-    carried = Prior(settings.prior.mean * unit, settings.prior.sd * unit)
+    carried = Prior(inference.prior.mean * unit, inference.prior.sd * unit)
     mean, sd = normal_posterior(difference.estimate, difference.se, carried)
-    interval = normal(difference.estimate, difference.se, carried, settings.alpha)
+    interval = normal(difference.estimate, difference.se, carried, inference.alpha)
     return Effect(mean, interval.low, interval.high, sd), relative_effect
 
 
-def words(difference: Effect, posterior: Bayes | NotEstimable, settings: Settings) -> str:
+def words(difference: Effect, posterior: Bayes | NotEstimable, inference: Inference) -> str:
     """How the Bayesian and the frequentist figure of one comparison hang together."""
     if isinstance(posterior, NotEstimable):
         return ""
     win = chance(posterior.chance_to_win)
-    if not math.isinf(settings.prior.sd):
+    prior = inference.prior
+    if not math.isinf(prior.sd):
         return (
-            f"The chance to win, {win}, starts from a belief of {settings.prior.mean:+.1%} ± {settings.prior.sd:.1%}; "
+            f"The chance to win, {win}, starts from a belief of {prior.mean:+.1%} ± {prior.sd:.1%}; "
             "the interval of the other methods does not know it."
         )
-    if settings.method == "fixed" and difference.p is not None:
+    if inference.method == "fixed" and difference.p is not None:
         return (
             f"With a flat prior the chance to win, {win}, is about one minus half of p "
             f"({chance(1 - difference.p / 2)} on the winning side): two readings of one likelihood, not two proofs. "
             "Both are for one look, at the end."
         )
-    if settings.method == "bayesian":
+    if inference.method == "bayesian":
         return (
             f"Without a prior the chance to win, {win}, and its interval are those of a test at a single look, read "
             "as belief; what makes daily looks harmless here is to stop by the expected loss, "
             f"now {posterior.expected_loss:.2%} of control, not by the chance."
         )
-    when = "every look" if settings.method == "sequential" else "every planned look"
+    when = "every look" if inference.method == "sequential" else "every planned look"
     return (
         f"The chance to win, {win}, is what to believe now under a flat prior; the interval is wider because it must "
         f"hold at {when}."
@@ -193,12 +199,12 @@ def words(difference: Effect, posterior: Bayes | NotEstimable, settings: Setting
 
 
 def compare_all(
-    measures: Sequence[Measure], variants: Sequence[str], evidence: Evidence, settings: Settings
+    measures: Sequence[Measure], variants: Sequence[str], evidence: Evidence, inference: Inference
 ) -> list[MetricReport]:
     """Every variant against control on every measure, p-values adjusted, with the chance of being best of all."""
     reports = []
     for measure in measures:
-        rows = [compare(measure, name, evidence, settings) for name in variants if name != evidence.control]
+        rows = [compare(measure, name, evidence, inference) for name in variants if name != evidence.control]
         best = _best(measure, [row.variant for row in rows], evidence) if len(rows) > 1 else {}
         for row in rows:
             chance_best, loss_best = best.get(row.variant, (None, None))

@@ -70,7 +70,7 @@ def _report(
     segment: str | None,
 ) -> Report:
     source = DuckDB()
-    trait = segment or question.stratum
+    trait = segment or question.inference.stratum
     data = gather(source, question, metrics, log_dir, as_of, trait)
     moment, folder, specs, trend = data.moment, data.folder, data.specs, data.trend
     members, units, measures = data.members, data.units, data.measures
@@ -82,7 +82,7 @@ def _report(
         for spec in specs
         if spec.kind == "quantile"
     }
-    stratified = question.stratum is not None and trait == question.stratum
+    stratified = question.inference.stratum is not None and trait == question.inference.stratum
     asked = _roles(question, specs, measures, stratified=stratified)
     totals = _totals(found, question, measures)
     weighted = _stratified(found, question, measures) if stratified else totals
@@ -93,7 +93,7 @@ def _report(
         raise BadInput(f"no decision of {question.key} in the log has the trait {trait!r}; it has {known}")
     days = _days(source, units)
     rises = _novelty(question, trend, measures, evidence)
-    sequential = question.method == "sequential"
+    sequential = question.inference.method == "sequential"
     exposure = exposure_check(
         assigned_units(source, folder, question, moment),
         counts if question.unit == "customer" else _customers(source, members),
@@ -107,7 +107,7 @@ def _report(
         exposure,
         rises,
     )
-    reports = judged(_explained(compare_all(asked, list(question.weights), evidence, question.settings), specs))
+    reports = judged(_explained(compare_all(asked, list(question.weights), evidence, question.inference), specs))
     ran = _ran(source, units, moment)
     money = money_per_month(
         reports,
@@ -121,11 +121,11 @@ def _report(
         experiment=question.key,
         as_of=datetime.fromtimestamp(moment / SECOND, UTC).isoformat(timespec="seconds"),
         control=question.control,
-        alpha=question.alpha,
+        alpha=question.inference.alpha,
         units=counts,
         quality=quality,
         metrics=reports,
-        decision=decide(reports, quality, question.settings, money=money, days=ran, min_days=question.min_days),
+        decision=decide(reports, quality, question.inference, money=money, days=ran, min_days=question.min_days),
         segments=_segments(segment, asked, found, question, measures) if segment else [],
         days=ran,
     )
@@ -161,8 +161,9 @@ def _roles(
         if spec.kind == "quantile":
             level, direction = spec.quantile, spec.direction
             made[spec.name] = Measure(spec.name, "quantile", Term("x"), (), level, direction, margin=spec.margin)
+    adjust = question.inference.adjust
     return [
-        msgspec.structs.replace(made[spec.name], role=roles[spec.name], adjust=question.adjust, stratified=stratified)
+        msgspec.structs.replace(made[spec.name], role=roles[spec.name], adjust=adjust, stratified=stratified)
         for spec in specs
     ]
 
@@ -201,7 +202,7 @@ def _segments(
     evidence = {name: Evidence(question.control, _totals(part, question, measures)) for name, part in parts.items()}
     others = [name for name in question.weights if name != question.control]
     plain = [msgspec.structs.replace(measure, stratified=False) for measure in asked]
-    return by_segment(trait, plain, others, evidence, question.settings)
+    return by_segment(trait, plain, others, evidence, question.inference)
 
 
 def _novelty(
@@ -213,7 +214,7 @@ def _novelty(
             variant,
             spec.delay / 86_400,
             (spec.delay + (spec.window or 0.0)) / 86_400,
-            per_day(compare(made[spec.name], variant, evidence, question.settings).absolute, spec.window or 1.0),
+            per_day(compare(made[spec.name], variant, evidence, question.inference).absolute, spec.window or 1.0),
         )
         for variant in question.weights
         if variant != question.control
@@ -252,9 +253,11 @@ def _flags(
     segment: str | None,
 ) -> list[str]:
     """What a reader must know before the numbers, a sentence each."""
-    flags, sequential = [], question.method == "sequential"
-    if question.stratum is not None and segment not in {None, question.stratum}:
-        flags.append(f"the metrics are not stratified by {question.stratum} while segments of {segment} are asked for")
+    flags, sequential = [], question.inference.method == "sequential"
+    if question.inference.stratum is not None and segment not in {None, question.inference.stratum}:
+        flags.append(
+            f"the metrics are not stratified by {question.inference.stratum} while segments of {segment} are asked for"
+        )
     strangers = sorted({str(key[0]) for key in found} - set(question.weights))
     if strangers:
         flags.append(f"units saw variants that the experiment does not have: {', '.join(strangers)}; they are left out")

@@ -4,9 +4,9 @@ from typing import Literal
 
 import msgspec
 
+from engine.analysis.design.methods import Method
 from engine.analysis.design.metrics import Direction, Kind, Role
 from engine.analysis.report.quality import ExposureCheck, SampleRatio
-from engine.analysis.stats.effects import Method
 from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable
 
 Verdict = Literal["ship", "keep running", "stop", "fix the data"]

@@ -111,8 +111,9 @@ def past_prior(plan: Plan, question: ExperimentQuestion, log_dir: Path, *, as_of
         if question.primary not in {named.primary, *named.secondary, *named.guardrails}:
             continue
         asked, metrics = ask(plan, key)
-        fixed = msgspec.structs.replace(asked, primary=question.primary, secondary=(), guardrails=(), method="fixed")
-        report = analyze_experiment(fixed, metrics, log_dir, as_of=as_of)
+        fixed = msgspec.structs.replace(asked.inference, method="fixed")
+        alone = msgspec.structs.replace(asked, primary=question.primary, secondary=(), guardrails=(), inference=fixed)
+        report = analyze_experiment(alone, metrics, log_dir, as_of=as_of)
         if report.quality.srm.ok:
             effects += [metric.relative for metric in report.metrics if isinstance(metric.relative, Effect)]
     if len(effects) < LEAST_PAST:

@@ -19,8 +19,8 @@ from engine.analysis.stats.sequential import asymptotic_multiplier, group_multip
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from engine.analysis.design.methods import Inference
     from engine.analysis.design.metrics import Measure
-    from engine.analysis.stats.effects import Settings
     from engine.analysis.stats.moments import Floats
 
 SCALE = 4.0  # of the prior's median spread between segments, in their mean standard error
@@ -31,11 +31,11 @@ def by_segment(
     measures: Sequence[Measure],
     variants: Sequence[str],
     parts: Mapping[str, Evidence],
-    settings: Settings,
+    inference: Inference,
 ) -> list[SegmentReport]:
     """One report per measure and variant. Quantiles, which cannot be taken apart, are left out."""
     return [
-        _one(trait, measure, variant, parts, settings)
+        _one(trait, measure, variant, parts, inference)
         for measure in measures
         if measure.kind != "quantile"
         for variant in variants
@@ -43,9 +43,9 @@ def by_segment(
 
 
 def _one(
-    trait: str, measure: Measure, variant: str, parts: Mapping[str, Evidence], settings: Settings
+    trait: str, measure: Measure, variant: str, parts: Mapping[str, Evidence], inference: Inference
 ) -> SegmentReport:
-    measured = {name: compare(measure, variant, part, settings) for name, part in sorted(parts.items())}
+    measured = {name: compare(measure, variant, part, inference) for name, part in sorted(parts.items())}
     effects = {name: row.absolute for name, row in measured.items() if isinstance(row.absolute, Effect)}
     estimates, errors = [e.estimate for e in effects.values()], [e.se for e in effects.values()]
     p_values = dict(zip(effects, benjamini_hochberg([e.p for e in effects.values() if e.p is not None]), strict=False))
@@ -58,7 +58,7 @@ def _one(
         _, between, _ = pooled(estimates, errors)
         units = sum(sum(row.units.values()) for row in measured.values())
         shrunken = dict(
-            zip(effects, shrink(estimates, errors, settings.alpha, stretch=_stretch(settings, units)), strict=True)
+            zip(effects, shrink(estimates, errors, inference.alpha, stretch=_stretch(inference, units)), strict=True)
         )
     alone = NotEstimable("one segment has an estimate; there is nothing to shrink it towards")
     rows = [
@@ -74,14 +74,14 @@ def _one(
     return SegmentReport(measure.name, variant, trait, heterogeneity, between, rows)
 
 
-def _stretch(settings: Settings, units: int) -> float:
+def _stretch(inference: Inference, units: int) -> float:
     """By how much the method's intervals are wider than at a single look."""
     bound: float | None = None
-    if settings.method == "sequential":
-        bound = asymptotic_multiplier(units, settings.planned, settings.alpha)
-    if settings.method == "group_sequential":
-        bound = group_multiplier(units, settings.planned, settings.looks, settings.spending, settings.alpha)
-    return bound / normal_quantile(1 - settings.alpha / 2) if bound else 1.0
+    if inference.method == "sequential":
+        bound = asymptotic_multiplier(units, inference.planned, inference.alpha)
+    if inference.method == "group_sequential":
+        bound = group_multiplier(units, inference.planned, inference.looks, inference.spending, inference.alpha)
+    return bound / normal_quantile(1 - inference.alpha / 2) if bound else 1.0
 
 
 def shrink(estimates: Sequence[float], errors: Sequence[float], alpha: float, *, stretch: float = 1.0) -> list[Effect]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.analysis.design.methods import decode_inference
 from engine.analysis.design.metrics import Measure, parse_measure
 from engine.analysis.report.compare import Evidence, compare_all
 from engine.analysis.report.model import Quality, Report
@@ -31,17 +32,13 @@ from engine.analysis.sources.engines import DuckDB, connect, expression
 from engine.analysis.sources.partials import newest, refreshed
 from engine.analysis.sources.quantiles import Quantiles, quantile_arms
 from engine.analysis.sources.strata import Stratified, poststratified
-from engine.analysis.stats.bayes import Prior
-from engine.analysis.stats.effects import Settings
 from engine.analysis.stats.inference import no_share
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from engine.analysis.design.metrics import Adjust
     from engine.analysis.sources.engines import Cell, Engine, Table
-    from engine.analysis.stats.effects import Method, Relative
     from engine.analysis.stats.estimate import NotEstimable
 
 ALL = "all"  # rows as one variant
@@ -56,18 +53,10 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     metrics: Sequence[str],
     unit: str | None = None,
     covariates: Sequence[str] = (),
-    method: Method = "sequential",
-    alpha: float = 0.05,
-    relative: Relative = "fieller",
-    prior: tuple[float, float] | None = None,
     weights: Mapping[str, float] | None = None,
-    adjust: Adjust = "cuped",
-    stratum: str | None = None,
-    planned: int = Settings().planned,
-    looks: int = Settings().looks,
-    tau: float | None = None,
     partials: str | None = None,
     engine: str = "duckdb",
+    **options: object,
 ) -> Report:
     """Compares every variant of a table with control.
 
@@ -79,27 +68,21 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
         unit: the column of the unit of assignment; rows of one unit are not independent and are taken together, units
             seen in two variants are counted and left out. None: each row is a unit.
         covariates: columns (or NUM/DEN) from before the exposure, for metrics that name none of their own.
-        method: fixed (Welch), sequential (holds at every look), group_sequential (at `looks` planned ones) or bayesian.
-        alpha: one minus the intervals' coverage.
-        relative: how the relative interval is made, see `inference.relative`.
-        prior: mean and standard deviation of the relative effect before the data.
         weights: the shares that were asked for; equal if left out.
-        adjust: `cuped`, one slope of the covariates for all, or `lin`, one for each variant.
-        stratum: a column from before the exposure, within whose values the variants are compared (post-stratification).
-        planned: units at which a sequential interval is narrowest, or a group-sequential experiment ends.
-        looks: how many a group-sequential experiment takes until then, evenly spaced.
-        tau: the relative effect to be expected, for the mixture SPRT in place of the asymptotic confidence sequence.
         partials: a folder to keep statistics of a folder's files in, so that the next report reads only new files.
         engine: where to compute, see `sources.connect`.
+        options: the fields of `Inference` by name, such as `method`, `alpha`, `relative`, `prior` (mean and standard
+            deviation) and `stratum` (a column).
 
     Raises:
         BadInput: if the table cannot answer, in one line that says why.
     """
-    settings = Settings(method, alpha, relative, Prior(*prior) if prior else Prior(), planned, looks=looks, tau=tau)
+    inference = decode_inference(options)
+    stratum = inference.stratum
     if not metrics:
         raise BadInput("no metric is named; add one, as in --metric mean:revenue")
     measures = [
-        msgspec.structs.replace(m, adjust=adjust, stratified=bool(stratum))
+        msgspec.structs.replace(m, adjust=inference.adjust, stratified=bool(stratum))
         for m in parse_measures(metrics, tuple(covariates))
     ]
     source = connect(engine)
@@ -130,24 +113,24 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     ratio = sample_ratio(units, dict(weights) if weights else dict.fromkeys(units, 1.0))
     flags = [f"{unowned} rows without a {unit} are left out"] if unowned else []
     flags += half_rows(source, table, unit, measures)
-    flags += _flags(named, framed, unassigned, variant, sequential=method == "sequential")
+    flags += _flags(named, framed, unassigned, variant, sequential=inference.method == "sequential")
     if stratum and strata < 2:
         flags.append(f"no two values of {stratum} have two units in every variant; the metrics are not stratified")
     if not ratio.ok and not weights:
         flags.append("the shares were taken to be equal; give the shares that were asked for if they were not")
     quality = Quality(ratio, crossovers, flags)
-    reports = compare_all(framed, list(units), Evidence(control, named, quantiles, whole, refused), settings)
+    reports = compare_all(framed, list(units), Evidence(control, named, quantiles, whole, refused), inference)
     asked_for = {measure.name: [str(term) for term in measure.covariates] for measure in measures}
     reports = [msgspec.structs.replace(row, covariates=asked_for[row.metric]) for row in reports]
     return Report(
         experiment=Path(path).stem,
         as_of=datetime.now(UTC).isoformat(timespec="seconds"),
         control=control,
-        alpha=alpha,
+        alpha=inference.alpha,
         units=units,
         quality=quality,
         metrics=reports,
-        decision=decide(reports, quality, settings),
+        decision=decide(reports, quality, inference),
     )
 
 

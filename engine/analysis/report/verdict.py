@@ -17,8 +17,8 @@ from engine.analysis.stats.sequential import asymptotic_multiplier, sprt_multipl
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from engine.analysis.design.methods import Inference
     from engine.analysis.report.model import MetricReport, Quality
-    from engine.analysis.stats.effects import Settings
 
 
 EXPOSURE_GATE = 0.001
@@ -28,7 +28,7 @@ FARTHEST = 10  # times the units seen so far: beyond, days left are a guess
 def decide(
     metrics: Sequence[MetricReport],
     quality: Quality,
-    settings: Settings,
+    inference: Inference,
     *,
     money: Money | NotEstimable = NO_MONEY,
     days: float | None = None,
@@ -58,18 +58,18 @@ def decide(
         why = f"{days:.1f} of at least {min_days:g} days have been seen; a week's rhythm and novelty need them all"
         left = min_days - days
         return Decision("keep running", why, money, left, f"{left:.1f} more days, then the intervals decide.")
-    return _by_effect(estimated, metrics, settings, money, days)
+    return _by_effect(estimated, metrics, inference, money, days)
 
 
 def _by_effect(
     estimated: Sequence[MetricReport],
     metrics: Sequence[MetricReport],
-    settings: Settings,
+    inference: Inference,
     money: Money | NotEstimable,
     days: float | None,
 ) -> Decision:
     comparisons = len(estimated)
-    winners = [metric for metric in estimated if _side(metric, settings) > 0]
+    winners = [metric for metric in estimated if _side(metric, inference) > 0]
     guards = {metric.variant: _guards(metrics, metric.variant) for metric in winners}
     passed = [metric for metric in winners if all(map(_not_inferior, guards[metric.variant]))]
     if passed:
@@ -77,9 +77,9 @@ def _by_effect(
         names = " or ".join(metric.metric for metric in guards[best.variant])
         change = f"{names} falling beyond its margin would stop it." if names else "That interval reaching zero would."
         why = f"{best.variant} is better than control on {best.metric}: {interval_text(best)}"
-        if settings.method == "bayesian" and not isinstance(best.bayes, NotEstimable):
+        if inference.method == "bayesian" and not isinstance(best.bayes, NotEstimable):
             why += f"; if it is not, what is lost is {best.bayes.expected_loss:.3%} of control on average"
-            change = change if names else f"An expected loss above {settings.tolerance:.3%} would."
+            change = change if names else f"An expected loss above {inference.tolerance:.3%} would."
         return Decision("ship", why, money, would_change=change)
     if winners:
         best = max(winners, key=_gain)
@@ -89,26 +89,26 @@ def _by_effect(
             f"may still be worse than its margin of {open_guard.margin:.1%}: {interval_text(open_guard)}"
         )
         return Decision("keep running", why, money, would_change=f"More units narrow {open_guard.metric}'s interval.")
-    if all(_side(metric, settings) < 0 for metric in estimated):
+    if all(_side(metric, inference) < 0 for metric in estimated):
         worst = estimated[0]
         why = f"{worst.variant} is worse than control on {worst.metric}: {interval_text(worst)}"
         return Decision("stop", why, money, would_change="That interval reaching zero would.")
-    if settings.rope and all(_equal(metric, settings) for metric in estimated):
+    if inference.rope and all(_equal(metric, inference) for metric in estimated):
         closest = max(estimated, key=_gain)
-        why = f"no variant differs from control on {closest.metric} by more than {settings.rope:.1%}"
-        change = f"Only if less than {settings.rope:.1%} is worth something: {interval_text(closest)}."
+        why = f"no variant differs from control on {closest.metric} by more than {inference.rope:.1%}"
+        change = f"Only if less than {inference.rope:.1%} is worth something: {interval_text(closest)}."
         return Decision("stop", f"{why}: {interval_text(closest)}", money, would_change=change)
     closest = max(estimated, key=_gain)
     why = f"{closest.metric} may still be better or worse with {closest.variant}: {interval_text(closest)}"
     if not days:
         return Decision("keep running", why, money, would_change="An interval clear of zero would.")
-    if settings.method == "bayesian" and closest.loss_best is not None:
+    if inference.method == "bayesian" and closest.loss_best is not None:
         change = (
-            f"An expected loss to the best of all below {settings.tolerance:.3%} of control would; "
+            f"An expected loss to the best of all below {inference.tolerance:.3%} of control would; "
             f"that of {closest.variant} is {closest.loss_best:.2%} now."
         )
         return Decision("keep running", why, money, would_change=change)
-    left = days_left(closest, settings, days, comparisons)
+    left = days_left(closest, inference, days, comparisons)
     if left is None:
         change = f"Today's effect is too small to be told from zero within {FARTHEST} times the units seen so far."
     else:
@@ -116,12 +116,12 @@ def _by_effect(
     return Decision("keep running", why, money, left, change)
 
 
-def days_left(metric: MetricReport, settings: Settings, days: float, comparisons: int = 1) -> float | None:
+def days_left(metric: MetricReport, inference: Inference, days: float, comparisons: int = 1) -> float | None:
     """Days until a decision if effect, variance and traffic stay; None beyond ten times the units.
 
     Args:
         metric: of the variant that is ahead.
-        settings: how it is decided.
+        inference: how it is decided.
         days: seen so far.
         comparisons: among which p-values are adjusted; the first of Holm's steps takes them all.
     """
@@ -130,26 +130,26 @@ def days_left(metric: MetricReport, settings: Settings, days: float, comparisons
         return None
     for step in range(1, 100 * (FARTHEST - 1) + 1):
         grown = 1 + step / 100
-        if _decided(metric, effect, settings, comparisons, round(units * grown), grown):
+        if _decided(metric, effect, inference, comparisons, round(units * grown), grown):
             return days * step / 100
     return None
 
 
 def _decided(
-    metric: MetricReport, effect: Effect, settings: Settings, comparisons: int, units: int, grown: float
+    metric: MetricReport, effect: Effect, inference: Inference, comparisons: int, units: int, grown: float
 ) -> bool:
-    if settings.method == "bayesian":
+    if inference.method == "bayesian":
         share = metric.relative
         if not isinstance(share, Effect):
             return False
-        later = normal(share.estimate, share.se / math.sqrt(grown), settings.prior, settings.alpha)
-        return min(later.expected_loss, later.forgone) < settings.tolerance
-    alpha = settings.alpha / comparisons
+        later = normal(share.estimate, share.se / math.sqrt(grown), inference.prior, inference.alpha)
+        return min(later.expected_loss, later.forgone) < inference.tolerance
+    alpha = inference.alpha / comparisons
     bound = critical_t(alpha, math.inf)
-    if settings.method == "sequential" and settings.tau is not None and isinstance(metric.relative, Effect):
-        bound = sprt_multiplier(metric.relative.se / math.sqrt(grown), settings.tau, alpha)
-    elif settings.method == "sequential":
-        bound = asymptotic_multiplier(units, settings.planned, alpha)
+    if inference.method == "sequential" and inference.tau is not None and isinstance(metric.relative, Effect):
+        bound = sprt_multiplier(metric.relative.se / math.sqrt(grown), inference.tau, alpha)
+    elif inference.method == "sequential":
+        bound = asymptotic_multiplier(units, inference.planned, alpha)
     return bound * effect.se / math.sqrt(grown) < abs(effect.estimate)
 
 
@@ -171,32 +171,32 @@ def leader(metrics: Sequence[MetricReport]) -> str | None:
     return max(ahead, key=_gain).variant if ahead else None
 
 
-def _side(metric: MetricReport, settings: Settings) -> int:
+def _side(metric: MetricReport, inference: Inference) -> int:
     """1 where the variant is better beyond doubt, -1 where worse, 0 while either is possible."""
     effect = metric.absolute
     if not isinstance(effect, Effect):
         return 0
-    if settings.method == "bayesian":
-        return _by_loss(metric, settings)
-    if metric.adjusted_p is not None and metric.adjusted_p > settings.alpha:
+    if inference.method == "bayesian":
+        return _by_loss(metric, inference)
+    if metric.adjusted_p is not None and metric.adjusted_p > inference.alpha:
         return 0
     return _sign(metric) * ((effect.low > 0) - (effect.high < 0))
 
 
-def _by_loss(metric: MetricReport, settings: Settings) -> int:
+def _by_loss(metric: MetricReport, inference: Inference) -> int:
     """As `_side`, once the better choice is expected to lose next to nothing (Stucchio 2015, Bayesian A/B Testing)."""
     if isinstance(metric.bayes, NotEstimable):
         return 0
     against = metric.bayes.expected_loss if metric.loss_best is None else metric.loss_best
-    if against < settings.tolerance:
+    if against < inference.tolerance:
         return 1 if metric.bayes.chance_to_win > 0.5 else 0
-    return -1 if metric.bayes.forgone < settings.tolerance else 0
+    return -1 if metric.bayes.forgone < inference.tolerance else 0
 
 
-def _equal(metric: MetricReport, settings: Settings) -> bool:
+def _equal(metric: MetricReport, inference: Inference) -> bool:
     """Whether the whole interval lies within the region of practical equivalence (Kruschke 2018)."""
     effect = metric.relative
-    return isinstance(effect, Effect) and -settings.rope < effect.low and effect.high < settings.rope
+    return isinstance(effect, Effect) and -inference.rope < effect.low and effect.high < inference.rope
 
 
 def _harmed(metric: MetricReport) -> bool:

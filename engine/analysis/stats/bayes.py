@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.analysis.stats.moments import Floats
 
 
-class Prior(msgspec.Struct, frozen=True):
+class Prior(msgspec.Struct, frozen=True, array_like=True):
     """A belief about the relative effect before the data: normal with this mean and standard deviation."""
 
     mean: float = 0.0

@@ -4,62 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from engine.analysis.stats.bayes import Prior
 from engine.analysis.stats.distributions import normal_cdf, normal_quantile
 from engine.analysis.stats.estimate import Effect, NotEstimable
-from engine.analysis.stats.sequential import Spending, group_multiplier, group_p, mixture_multiplier, mixture_p, tuning
-from engine.errors import BadInput
+from engine.analysis.stats.sequential import group_multiplier, group_p, mixture_multiplier, mixture_p, tuning
 
 if TYPE_CHECKING:
+    from engine.analysis.design.methods import Inference, Relative
     from engine.analysis.stats.inference import Arm
-
-Method = Literal["fixed", "sequential", "group_sequential", "bayesian"]
-Relative = Literal["fieller", "log", "linear"]
-LEAST_ALPHA = 1e-12  # below it 1 - alpha / 2 has too few digits for its quantile
-LEAST_SD = 1e-9
-MOST_LOOKS = 50
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """How to infer.
-
-    `planned` is the number of units at which an anytime-valid interval is narrowest, and at which a group-sequential
-    experiment ends after `looks` looks; with `tau`, the relative effect to be expected, an anytime-valid interval is
-    that of the mixture SPRT (see `sequential.sprt_multiplier`); `rope` is a null effect's half width, relative to
-    control; a bayesian experiment ends when the better choice is expected to lose less than `tolerance`, likewise.
-    """
-
-    method: Method = "sequential"
-    alpha: float = 0.05
-    relative: Relative = "fieller"
-    prior: Prior = Prior()
-    planned: int = 5000
-    rope: float = 0.01
-    tolerance: float = 0.0005
-    looks: int = 5
-    spending: Spending = "obrien_fleming"
-    tau: float | None = None
-
-    def __post_init__(self) -> None:
-        if not LEAST_ALPHA <= self.alpha < 1:
-            raise BadInput(f"alpha {self.alpha:g} is not between {LEAST_ALPHA:g} and 1; 0.05 gives 95% intervals")
-        if self.planned < 2:
-            raise BadInput(
-                f"{self.planned} planned units are no plan; name those at which the decision is due, as 5000"
-            )
-        if self.tau is not None and not (math.isfinite(self.tau) and self.tau > 0):
-            raise BadInput(f"tau {self.tau:g} is no relative effect; name the one to be expected, as 0.02")
-        if not 1 <= self.looks <= MOST_LOOKS:
-            raise BadInput(f"{self.looks} looks are not between 1 and {MOST_LOOKS}; for more ask for method sequential")
-        if not math.isfinite(self.prior.mean) or not self.prior.sd >= LEAST_SD:
-            raise BadInput(
-                f"prior {self.prior.mean:g},{self.prior.sd:g} is no finite mean with a standard deviation of "
-                f"{LEAST_SD:g} or more; give two numbers such as 0,0.1"
-            )
 
 
 def welch_df(a: Arm, b: Arm) -> float:
@@ -92,38 +45,40 @@ class Scale:
     multiplier: float
     df: float
     units: int
-    settings: Settings
+    inference: Inference
     grown: float = math.nan  # a sequential mixture's variance over the estimate's own
 
     def p(self, z: float) -> float | None:
         """The method's p-value of an estimate `z` standard errors from zero; None where the method has none."""
-        if self.settings.method == "fixed":
+        if self.inference.method == "fixed":
             return two_sided_t(z, self.df)
-        if self.settings.method == "sequential":
+        if self.inference.method == "sequential":
             return mixture_p(z, self.grown)
-        if self.settings.method == "group_sequential":
-            return group_p(z, self.units, self.settings.planned, self.settings.looks, self.settings.spending)
+        if self.inference.method == "group_sequential":
+            return group_p(z, self.units, self.inference.planned, self.inference.looks, self.inference.spending)
         return None
 
 
-def scale(control: Arm, treatment: Arm, settings: Settings) -> Scale | NotEstimable:
+def scale(control: Arm, treatment: Arm, inference: Inference) -> Scale | NotEstimable:
     """The method's interval width for these two arms."""
     units = control.n + treatment.n
-    alpha, planned = settings.alpha, settings.planned
-    if settings.method == "sequential":
+    alpha, planned = inference.alpha, inference.planned
+    if inference.method == "sequential":
         grown = units * tuning(planned, alpha) ** 2
-        if settings.tau is not None:
-            grown = (settings.tau * control.value) ** 2 / (control.variance + treatment.variance)
+        if inference.tau is not None:
+            grown = (inference.tau * control.value) ** 2 / (control.variance + treatment.variance)
         if not grown > 0:
             return NotEstimable("control's mean is zero, so tau, a share of it, is none")
-        return Scale(mixture_multiplier(grown, alpha), math.inf, units, settings, grown)
-    if settings.method == "group_sequential":
-        bound = group_multiplier(units, planned, settings.looks, settings.spending, alpha)
+        return Scale(mixture_multiplier(grown, alpha), math.inf, units, inference, grown)
+    if inference.method == "group_sequential":
+        bound = group_multiplier(units, planned, inference.looks, inference.spending, alpha)
         if bound is None:
-            return NotEstimable(f"the first planned look is at {planned / settings.looks:.0f} units; {units} were seen")
-        return Scale(bound, math.inf, units, settings)
-    df = welch_df(control, treatment) if settings.method == "fixed" else math.inf
-    return Scale(critical_t(alpha, df), df, units, settings)
+            return NotEstimable(
+                f"the first planned look is at {planned / inference.looks:.0f} units; {units} were seen"
+            )
+        return Scale(bound, math.inf, units, inference)
+    df = welch_df(control, treatment) if inference.method == "fixed" else math.inf
+    return Scale(critical_t(alpha, df), df, units, inference)
 
 
 def absolute(control: Arm, treatment: Arm, width: Scale) -> Effect:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from engine.analysis.design.methods import Inference, Method
 from engine.analysis.stats.distributions import normal_cdf, normal_quantile
-from engine.analysis.stats.effects import Method, Settings
 from engine.analysis.stats.quadrature import legendre
 from engine.analysis.stats.sequential import asymptotic_multiplier, boundaries, spent
 from engine.errors import BadInput
@@ -57,7 +57,7 @@ class Design(msgspec.Struct, frozen=True):
     formula: str
 
 
-def power_of(baseline: Baseline, mde: float, units: int, settings: Settings, *, share: float = 0.5) -> float:
+def power_of(baseline: Baseline, mde: float, units: int, inference: Inference, *, share: float = 0.5) -> float:
     """The chance that an effect of `mde` (relative) is found with `units` units, `share` of them in control.
 
     `fixed` and `bayesian` look once; `sequential` counts only its look at the end, so the true power is a little more;
@@ -67,18 +67,18 @@ def power_of(baseline: Baseline, mde: float, units: int, settings: Settings, *, 
     effect = baseline.value * mde
     se = math.sqrt(baseline.variance(baseline.value) / control + baseline.variance(baseline.value + effect) / variant)
     drift = abs(effect) / se
-    if settings.method == "group_sequential":
-        return _group_power(drift, settings)
-    bound = normal_quantile(1 - settings.alpha / 2)
-    if settings.method == "sequential":
-        bound = asymptotic_multiplier(units, settings.planned, settings.alpha)
+    if inference.method == "group_sequential":
+        return _group_power(drift, inference)
+    bound = normal_quantile(1 - inference.alpha / 2)
+    if inference.method == "sequential":
+        bound = asymptotic_multiplier(units, inference.planned, inference.alpha)
     return normal_cdf(drift - bound) + normal_cdf(-drift - bound)
 
 
-def _group_power(drift: float, settings: Settings) -> float:
+def _group_power(drift: float, inference: Inference) -> float:
     """The chance to cross at any planned look, by the recursion of `boundaries` with a drift."""
-    fractions = [look / settings.looks for look in range(1, settings.looks + 1)]
-    bounds = boundaries(fractions, [spent(settings.spending, at, settings.alpha) for at in fractions])
+    fractions = [look / inference.looks for look in range(1, inference.looks + 1)]
+    bounds = boundaries(fractions, [spent(inference.spending, at, inference.alpha) for at in fractions])
     x, w = legendre()
     grid = weights = np.zeros(0)
     inside = 1.0
@@ -95,7 +95,7 @@ def _group_power(drift: float, settings: Settings) -> float:
 
 
 def sample_size(
-    baseline: Baseline, mde: float, settings: Settings, *, power: float = 0.8, share: float = 0.5
+    baseline: Baseline, mde: float, inference: Inference, *, power: float = 0.8, share: float = 0.5
 ) -> Design:
     """The fewest units with which an effect of `mde` is found with `power`.
 
@@ -106,18 +106,20 @@ def sample_size(
     if mde == 0:
         raise BadInput("an effect of 0 cannot be found; name the least relative effect that matters, as in --mde 0.02")
     low, high = FEWEST, 2 * FEWEST
-    while power_of(baseline, mde, high, settings, share=share) < power:
+    while power_of(baseline, mde, high, inference, share=share) < power:
         low, high = high, high * 2
         if high > MOST:
             raise BadInput(f"more than {MOST:.0e} units would be needed; a {mde:+.2%} effect is out of reach")
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power_of(baseline, mde, middle, settings, share=share) >= power else (middle, high)
-    return _design(baseline, mde, high, settings, share)
+        low, high = (
+            (low, middle) if power_of(baseline, mde, middle, inference, share=share) >= power else (middle, high)
+        )
+    return _design(baseline, mde, high, inference, share)
 
 
 def least_effect(
-    baseline: Baseline, units: int, settings: Settings, *, power: float = 0.8, share: float = 0.5
+    baseline: Baseline, units: int, inference: Inference, *, power: float = 0.8, share: float = 0.5
 ) -> Design:
     """The smallest relative increase that `units` units find with `power`.
 
@@ -127,31 +129,31 @@ def least_effect(
     _check(baseline, power, share)
     low, high = 0.0, 1e-6
     top = 1 / baseline.value - 1 - 1e-9 if baseline.sd is None else 2.0**20
-    while power_of(baseline, min(high, top), units, settings, share=share) < power:
+    while power_of(baseline, min(high, top), units, inference, share=share) < power:
         if high > top:
             raise BadInput(f"{units} units are too few to find any effect with a power of {power:g}")
         low, high = high, high * 2
     for _ in range(100):
         middle = (low + high) / 2
-        enough = power_of(baseline, min(middle, top), units, settings, share=share) >= power
+        enough = power_of(baseline, min(middle, top), units, inference, share=share) >= power
         low, high = (low, middle) if enough else (middle, high)
-    return _design(baseline, min(high, top), units, settings, share)
+    return _design(baseline, min(high, top), units, inference, share)
 
 
-def _design(baseline: Baseline, mde: float, units: int, settings: Settings, share: float) -> Design:
-    reached = power_of(baseline, mde, units, settings, share=share)
+def _design(baseline: Baseline, mde: float, units: int, inference: Inference, share: float) -> Design:
+    reached = power_of(baseline, mde, units, inference, share=share)
     formula = {
         "fixed": "normal, unpooled, one look at the end",
         "bayesian": "normal, unpooled, flat prior, one look at the end",
-        "sequential": f"asymptotic confidence sequence tuned to {settings.planned} units, its look at the end",
-        "group_sequential": f"{settings.looks} looks, {settings.spending} spending",
-    }[settings.method]
-    return Design(baseline.kind, baseline.value, units, mde, reached, settings.alpha, settings.method, formula)
+        "sequential": f"asymptotic confidence sequence tuned to {inference.planned} units, its look at the end",
+        "group_sequential": f"{inference.looks} looks, {inference.spending} spending",
+    }[inference.method]
+    return Design(baseline.kind, baseline.value, units, mde, reached, inference.alpha, inference.method, formula)
 
 
 def design(
     baseline: Baseline,
-    settings: Settings,
+    inference: Inference,
     *,
     mde: float | None,
     units: int | None,
@@ -173,11 +175,11 @@ def design(
         if power is not None:
             raise BadInput("effect, units and power are all given; leave out the one that is asked for")
         _check(baseline, 0.5, share)
-        return _design(baseline, mde, units, settings, share)
+        return _design(baseline, mde, units, inference, share)
     if mde is not None:
-        return sample_size(baseline, mde, settings, power=0.8 if power is None else power, share=share)
+        return sample_size(baseline, mde, inference, power=0.8 if power is None else power, share=share)
     if units is not None:
-        return least_effect(baseline, units, settings, power=0.8 if power is None else power, share=share)
+        return least_effect(baseline, units, inference, power=0.8 if power is None else power, share=share)
     raise BadInput("neither an effect nor a number of units is given; name one, as in --mde 0.02")
 
 

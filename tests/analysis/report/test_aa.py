@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.analysis import aa_table, analyze_table
+from engine.analysis.design.methods import Inference, Method
 from engine.analysis.report.aa import Rate
 from engine.analysis.report.past_experiments import baseline_of_table
 from engine.analysis.sources.quantiles import sample_quantile
-from engine.analysis.stats.effects import Method, Settings
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.inference import Arm
 from engine.analysis.stats.power import Baseline, Design, design, least_effect, parse_baseline, power_of, sample_size
@@ -110,7 +110,7 @@ def test_nothing_is_claimed_of_a_constant(shop: str) -> None:
 
 @pytest.mark.parametrize("method", ["fixed", "sequential", "group_sequential", "bayesian"])
 def test_size_effect_and_power_are_one_relation(method: Method) -> None:
-    settings = Settings(method)
+    settings = Inference(method=method)
     for baseline in (Baseline("proportion", 0.1), Baseline("mean", 16.0, 25.0)):
         found = sample_size(baseline, 0.1, settings)
         assert found.power >= 0.8
@@ -122,12 +122,12 @@ def test_size_effect_and_power_are_one_relation(method: Method) -> None:
 def test_looking_costs_units_and_looking_always_costs_most() -> None:
     baseline = Baseline("mean", 16.0, 25.0)
     methods: tuple[Method, ...] = ("fixed", "group_sequential", "sequential")
-    sizes = [sample_size(baseline, 0.05, Settings(method, planned=50_000)).units for method in methods]
+    sizes = [sample_size(baseline, 0.05, Inference(method=method, planned=50_000)).units for method in methods]
     assert sizes[0] < sizes[1] < sizes[2] < 3 * sizes[0]
 
 
 def test_group_sequential_power_by_simulation() -> None:
-    settings = Settings("group_sequential")
+    settings = Inference(method="group_sequential")
     baseline = Baseline("mean", 10.0, 10.0)
     claimed = power_of(baseline, 0.1, 3200, settings)
     rng = np.random.default_rng(5)
@@ -139,7 +139,7 @@ def test_group_sequential_power_by_simulation() -> None:
 
 
 def test_the_question_may_be_asked_from_each_side() -> None:
-    fixed = Settings("fixed")
+    fixed = Inference(method="fixed")
     proportion = parse_baseline("proportion:0.1")
     asked: list[Design] = [
         design(proportion, fixed, mde=0.1, units=None, power=None),
@@ -158,7 +158,7 @@ def test_a_baseline_that_is_none(text: str) -> None:
 
 
 def test_what_power_cannot_answer() -> None:
-    fixed, mean = Settings("fixed"), Baseline("mean", 16.0, 25.0)
+    fixed, mean = Inference(method="fixed"), Baseline("mean", 16.0, 25.0)
     with pytest.raises(BadInput, match="leave out the one"):
         design(mean, fixed, mde=0.1, units=10, power=0.5)
     with pytest.raises(BadInput, match="neither an effect nor a number"):

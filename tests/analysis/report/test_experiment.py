@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from engine.analysis import ExperimentQuestion, MetricSpec, analyze_experiment
+from engine.analysis.design.methods import Inference, Method
 from engine.analysis.render.terminal import render
-from engine.analysis.stats.effects import Method
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.errors import BadInput
 
@@ -27,7 +27,7 @@ QUESTION = ExperimentQuestion(
     control="control",
     weights={"control": 0.5, "one_page": 0.5},
     primary="revenue",
-    method="fixed",
+    inference=Inference(method="fixed"),
 )
 
 
@@ -229,7 +229,8 @@ def test_a_broken_split_asks_to_fix_the_data(write_log: Write) -> None:
     log = write_log(**together(*parts))
     methods: tuple[Method, ...] = ("fixed", "sequential")
     for method in methods:
-        report = analyze_experiment(msgspec.structs.replace(QUESTION, method=method), [REVENUE], log, as_of=NOW)
+        question = msgspec.structs.replace(QUESTION, inference=Inference(method=method))
+        report = analyze_experiment(question, [REVENUE], log, as_of=NOW)
         assert not report.quality.srm.ok
         assert report.decision.verdict == "fix the data"
     unequal = msgspec.structs.replace(QUESTION, weights={"control": 0.75, "one_page": 0.25})
@@ -242,7 +243,7 @@ def test_a_clear_winner_ships_and_is_worth_money(write_log: Write) -> None:
     for i in range(2000):
         parts.append(shown(f"u{i}", ("control", "one_page")[i % 2], at=(i % 20) * DAY))
         parts.append(bought(f"u{i}", rng.gamma(2.0, 5.0) + 3.0 * (i % 2), (i % 20) * DAY + HOUR))
-    question = msgspec.structs.replace(QUESTION, method="sequential", coverage=0.5, min_days=14)
+    question = msgspec.structs.replace(QUESTION, inference=Inference(), coverage=0.5, min_days=14)
     log = write_log(**together(*parts))
     report = analyze_experiment(question, [REVENUE], log, as_of=NOW)
     assert report.decision.verdict == "ship"

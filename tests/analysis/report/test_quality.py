@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from engine.analysis import ExperimentQuestion, MetricSpec, Report, aa_experiment, analyze_experiment
+from engine.analysis.design.methods import Inference
 from engine.analysis.render.html import report_html
 from engine.analysis.render.terminal import render
 from engine.analysis.report.aa import Rate
@@ -27,7 +28,11 @@ HOUR, DAY = 3600.0, 86400.0
 NOW = datetime.fromtimestamp(1_793_491_200.0 + 40 * DAY, UTC)
 REVENUE = MetricSpec(name="revenue", kind="mean", event="purchase", value="revenue")
 QUESTION = ExperimentQuestion(
-    key="checkout", control="control", weights={"control": 0.5, "one_page": 0.5}, primary="revenue", method="fixed"
+    key="checkout",
+    control="control",
+    weights={"control": 0.5, "one_page": 0.5},
+    primary="revenue",
+    inference=Inference(method="fixed"),
 )
 VARIANTS = ("control", "one_page")
 
@@ -151,10 +156,11 @@ def test_group_sequential_waits_for_its_first_look(write_log: Write) -> None:
     decisions, exposures = customers(100)
     events = [purchase(i, float(i % 7), HOUR) for i in range(100)]
     log = write_log(decisions=decisions, exposures=exposures, events=events)
-    question = msgspec.structs.replace(QUESTION, method="group_sequential", planned=1000)
+    question = msgspec.structs.replace(QUESTION, inference=Inference(method="group_sequential", planned=1000))
     report = analyze_experiment(question, [REVENUE], log, as_of=NOW)
     assert report.metrics[0].absolute == NotEstimable("the first planned look is at 200 units; 100 were seen")
-    later = analyze_experiment(msgspec.structs.replace(question, planned=100), [REVENUE], log, as_of=NOW)
+    sooner = msgspec.structs.replace(QUESTION, inference=Inference(method="group_sequential", planned=100))
+    later = analyze_experiment(sooner, [REVENUE], log, as_of=NOW)
     assert isinstance(later.metrics[0].absolute, Effect)
 
 
@@ -202,7 +208,7 @@ def test_the_log_checks_itself_and_gives_the_next_baseline(write_log: Write) -> 
 def test_a_bayesian_experiment_ends_when_there_is_little_left_to_lose(write_log: Write) -> None:
     rng = np.random.default_rng(9)
     decisions, exposures = customers(2000)
-    question = msgspec.structs.replace(QUESTION, method="bayesian")
+    question = msgspec.structs.replace(QUESTION, inference=Inference(method="bayesian"))
     verdicts = []
     for name, lift in (("up", 2.0), ("none", 0.0), ("down", -2.0)):
         spec = MetricSpec(name=name, kind="mean", event=name, value="revenue")

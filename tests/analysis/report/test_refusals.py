@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.analysis import aa_table, analyze_table, policy_report
+from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.stats.bayes import Prior
-from engine.analysis.stats.effects import Settings
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.power import design, parse_baseline
 from engine.cli.reports import aa, analyze, power
@@ -23,27 +23,27 @@ from engine.errors import BadInput
 @pytest.mark.parametrize("alpha", [0.0, 1e-300, 1.0, 2.0, -0.1, math.nan])
 def test_an_alpha_that_gives_no_interval(alpha: float) -> None:
     with pytest.raises(BadInput, match="is not between 1e-12 and 1"):
-        Settings(alpha=alpha)
+        Inference(alpha=alpha)
 
 
 @pytest.mark.parametrize("prior", [(0, 0), (0, -1), (math.nan, 1), (0, math.nan), (math.inf, 1)])
 def test_a_prior_that_is_no_distribution(prior: tuple[float, float]) -> None:
     with pytest.raises(BadInput, match="is no finite mean with a standard deviation"):
-        Settings(prior=Prior(*prior))
+        Inference(prior=Prior(*prior))
 
 
 @pytest.mark.parametrize("units", [-4, 0, 3, 10**400])
 def test_a_number_of_units_that_nobody_has(units: int) -> None:
     with pytest.raises(BadInput, match="are not between 4 and"):
-        design(parse_baseline("proportion:0.1"), Settings("fixed"), mde=None, units=units, power=None)
+        design(parse_baseline("proportion:0.1"), Inference(method="fixed"), mde=None, units=units, power=None)
 
 
 def test_effects_powers_and_baselines_are_finite() -> None:
     baseline = parse_baseline("mean:10,3")
     with pytest.raises(BadInput, match="effect nan is no finite number"):
-        design(baseline, Settings("fixed"), mde=math.nan, units=None, power=None)
+        design(baseline, Inference(method="fixed"), mde=math.nan, units=None, power=None)
     with pytest.raises(BadInput, match="power 0 is not between 0 and 1"):
-        design(baseline, Settings("fixed"), mde=0.1, units=None, power=0.0)
+        design(baseline, Inference(method="fixed"), mde=0.1, units=None, power=0.0)
     for text in ("mean:nan,1", "mean:1,inf", "mean:1e300,1e300", "proportion:nan"):
         with pytest.raises(BadInput, match="are not finite"):
             parse_baseline(text)
@@ -131,9 +131,9 @@ def test_shares_that_are_none(shop: Callable[..., str], weights: dict[str, float
 
 def test_plans_of_looks_that_are_none() -> None:
     with pytest.raises(BadInput, match=r"^0 planned units are no plan"):
-        Settings(planned=0)
+        Inference(planned=0)
     with pytest.raises(BadInput, match=r"^2000 looks are not between 1 and 50"):
-        Settings(looks=2000)
+        Inference(looks=2000)
 
 
 @pytest.mark.parametrize("wild", [math.nan, math.inf, -math.inf])

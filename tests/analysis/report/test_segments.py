@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from engine.analysis.design.methods import Inference, Method
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.report.compare import Evidence
 from engine.analysis.report.segments import by_segment
 from engine.analysis.sources.aggregate import Group
-from engine.analysis.stats.effects import Method, Settings
 from engine.analysis.stats.estimate import Effect
 from engine.analysis.stats.moments import from_sample
 from engine.analysis.stats.sequential import asymptotic_multiplier, group_multiplier
@@ -23,7 +23,7 @@ PARTS = {
 
 def reach(method: Method) -> float:
     """How far the first shrunken interval goes from its middle, which lies a little off the estimate."""
-    settings = Settings(method, planned=2000)
+    settings = Inference(method=method, planned=2000)
     (found,) = by_segment("part", [parse_measure("mean:y")], ["b"], PARTS, settings)
     effect = found.effects[0].shrunken
     assert isinstance(effect, Effect)

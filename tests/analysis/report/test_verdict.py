@@ -5,15 +5,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine.analysis.design.methods import Inference, Method
 from engine.analysis.design.metrics import Role
 from engine.analysis.report.model import MetricReport, Quality
 from engine.analysis.report.quality import SampleRatio
 from engine.analysis.report.verdict import decide, judged, leader
-from engine.analysis.stats.effects import Method, Settings
 from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable
 
 GOOD = Quality(SampleRatio(0.5, ok=True, expected={}))
-FIXED = Settings("fixed")
+FIXED = Inference(method="fixed")
 
 
 def row(name: str, low: float, high: float, role: Role = "primary", variant: str = "new", **more: Any) -> MetricReport:
@@ -80,7 +80,7 @@ def test_what_makes_no_practical_difference_is_stopped() -> None:
 
 @pytest.mark.parametrize("method", ["fixed", "sequential", "group_sequential", "bayesian"])
 def test_every_verdict_says_what_would_change_it(method: Method) -> None:
-    settings = Settings(method)
+    settings = Inference(method=method)
     sure = Bayes(0.999, 0.0001, 0.03, 0.02, 0.06)
     even = Bayes(0.5, 0.02, 0.02, -0.1, 0.1)
     lost = Bayes(0.001, 0.03, 0.0001, -0.06, -0.02)
@@ -111,8 +111,8 @@ def test_days_left_count_to_the_decision_and_not_to_the_interval_alone() -> None
 def test_the_best_of_many_ships_only_when_it_loses_little_to_the_best() -> None:
     lucky = Bayes(0.999, 0.0001, 0.3, 0.1, 0.9)
     rows = [row("revenue", 0.1, 0.9, variant=f"v{i}", bayes=lucky, loss_best=0.02) for i in range(3)]
-    found = decide(rows, GOOD, Settings("bayesian"), days=5)
+    found = decide(rows, GOOD, Inference(method="bayesian"), days=5)
     assert found.verdict == "keep running"
     assert "An expected loss to the best of all below 0.050%" in found.would_change
     sure = msgspec.structs.replace(rows[0], loss_best=0.0001)
-    assert decide([sure, *rows[1:]], GOOD, Settings("bayesian"), days=5).verdict == "ship"
+    assert decide([sure, *rows[1:]], GOOD, Inference(method="bayesian"), days=5).verdict == "ship"

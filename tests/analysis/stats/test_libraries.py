@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.analysis import Report, analyze_table
+from engine.analysis.design.methods import Inference
 from engine.analysis.offpolicy.estimators import ips, snips
 from engine.analysis.report.model import MetricReport
 from engine.analysis.report.past_experiments import baseline_of_table
 from engine.analysis.report.quality import chi_square, sequential_ratio
 from engine.analysis.stats import proportions
 from engine.analysis.stats.beta import Beta, beta_chance, beta_loss, beta_posterior
-from engine.analysis.stats.effects import Settings
 from engine.analysis.stats.estimate import Bayes, Effect
 from engine.analysis.stats.multiplicity import benjamini_hochberg, holm
 from engine.analysis.stats.power import Baseline, least_effect, power_of, sample_size
@@ -286,7 +286,7 @@ def test_quantiles_are_gbstats_from_rounded_events(reference: dict[str, Any], le
 
 
 def test_sizes_and_powers(reference: dict[str, Any]) -> None:
-    fixed, known = Settings("fixed"), reference["statsmodels"]["power"]
+    fixed, known = Inference(method="fixed"), reference["statsmodels"]["power"]
     assert reference["spotify"]["samplesize:binomial .10 +-.01"][0] == 2 * 14_128  # by control's variance alone
     ours = sample_size(Baseline("proportion", 0.1), 0.1, fixed).units
     assert ours == 29_497  # 14,749 an arm: each by its own variance

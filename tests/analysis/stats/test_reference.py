@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.analysis import Report, analyze_table
+from engine.analysis.design.methods import Inference
 from engine.analysis.offpolicy.estimators import dr, ips, snips, switch_dr
 from engine.analysis.report.model import MetricReport
 from engine.analysis.stats.adaptive import arm_value, interval, weighted
 from engine.analysis.stats.estimate import Effect
-from engine.analysis.stats.power import Baseline, Settings, least_effect, power_of, sample_size
+from engine.analysis.stats.power import Baseline, least_effect, power_of, sample_size
 
 FOLDER = Path(__file__).resolve().parents[3].parent / "shared" / "reference" / "stats"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the reference data is not beside the checkout")
@@ -121,7 +122,7 @@ def test_clustered_quantiles(reference: dict[str, Any], level: float) -> None:
 def test_power_agrees_within_its_formulas(reference: dict[str, Any]) -> None:
     formulas, tea = reference["formulas"]["mean:revenue"], reference["tea"]
     revenue = Baseline("mean", formulas["mean"][0], formulas["var_ddof1"][0] ** 0.5)
-    fixed = Settings("fixed")
+    fixed = Inference(method="fixed")
     assert sample_size(revenue, 0.05, fixed).units == pytest.approx(tea["power:revenue:n_obs"]["n_obs"], abs=4)  # t
     assert power_of(revenue, 0.05, 20_000, fixed) == pytest.approx(tea["power:revenue:power"]["power"], rel=1e-4)
     found = least_effect(revenue, 20_000, fixed).mde

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from engine.analysis.design.methods import Inference, Relative
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.report.quality import chi_square, sequential_ratio
 from engine.analysis.sources.aggregate import Group
@@ -18,7 +19,7 @@ from engine.analysis.stats import proportions
 from engine.analysis.stats.bayes import Prior, chances_best, losses_of_best, normal, normal_posterior
 from engine.analysis.stats.beta import Beta, beta_binomial, beta_chance, beta_loss, beta_posterior
 from engine.analysis.stats.distributions import chi_square_sf, normal_cdf, normal_quantile
-from engine.analysis.stats.effects import Relative, Settings, absolute, linear_effect, relative, scale, welch_df
+from engine.analysis.stats.effects import absolute, linear_effect, relative, scale, welch_df
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.inference import Arm, arms
 from engine.analysis.stats.moments import from_sample
@@ -57,7 +58,7 @@ def test_welch_on_two_small_samples() -> None:
     moments = [from_sample(np.array(given[side])[:, None]) for side in ("control", "treatment")]
     found = arms(moments[0], moments[1], parse_measure("mean:y"))
     assert isinstance(found, tuple)
-    width = scale(found[0], found[1], Settings("fixed"))
+    width = scale(found[0], found[1], Inference(method="fixed"))
     assert not hasattr(width, "not_estimable")
     effect = absolute(found[0], found[1], width)
     expected = given["welch"]
@@ -86,7 +87,7 @@ def test_relative_intervals(how: Relative) -> None:
     control, treatment = (
         Arm(n, m, v / n) for n, m, v in zip(given["n"], given["mean"], given["variance"], strict=True)
     )
-    width = scale(control, treatment, Settings("bayesian"))  # normal quantiles
+    width = scale(control, treatment, Inference(method="bayesian"))  # normal quantiles
     effect = relative(control, treatment, width, how)  # type: ignore[arg-type] # wide enough
     assert isinstance(effect, Effect)
     assert interval(effect) == pytest.approx(given[how], **CLOSE)
@@ -99,7 +100,7 @@ def test_fieller_and_the_difference_share_a_p_value() -> None:
         Arm(n, m, v / n) for n, m, v in zip(given["n"], given["mean"], given["variance"], strict=True)
     )
     for method in ("fixed", "sequential"):
-        width = scale(control, treatment, Settings(method))  # type: ignore[arg-type] # both are methods
+        width = scale(control, treatment, Inference(method=method))  # type: ignore[arg-type] # both are methods
         share = relative(control, treatment, width, "fieller")  # type: ignore[arg-type]
         assert isinstance(share, Effect)
         assert share.p == absolute(control, treatment, width).p  # type: ignore[arg-type]
@@ -265,7 +266,7 @@ def test_the_mixture_sprt_by_hand() -> None:
     half = math.sqrt(
         variance * (variance + tau**2) / tau**2 * (2 * math.log(20) - math.log(variance / (variance + tau**2)))
     )
-    width = scale(*sides, Settings("sequential", tau=0.02))
+    width = scale(*sides, Inference(method="sequential", tau=0.02))
     assert not hasattr(width, "not_estimable")
     effect = absolute(*sides, width)  # type: ignore[arg-type] # a scale, as asserted
     assert [effect.low, effect.high] == pytest.approx([1 - half, 1 + half], **CLOSE)
