@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine.catalog import Plan, load_plan
 from engine.customer import Consent, CustomerIds, Profile, Trait
-from engine.decision.decision import Availability, DecideRequest, decide
+from engine.decision.decision import Availability, DecideOptions, DecideRequest, decide
 
 NOW = 1_790_000_000.0
 ALL, ELIGIBLE = 5000, 30
@@ -71,9 +71,10 @@ def seconds(plan: Plan) -> float:
     )
     request = DecideRequest(customer=CustomerIds(user_id="u-1"), channel="web", placements=["hero"])
     standing = Availability({"exposure|offer:offer_3": [NOW - 60.0]})
+    options = DecideOptions(availability=standing)
     began = time.process_time()
     for number in range(DECISIONS):
-        decision = decide(plan, {}, profile, request, NOW + number, standing=standing)
+        decision = decide(plan, {}, profile, request, NOW + number, options=options)
     took = (time.process_time() - began) / DECISIONS
     assert len(decision.choices["hero"].candidates) == ELIGIBLE  # noqa: S101 (a bench of something else is none)
     return took

@@ -98,7 +98,9 @@ class OfferGrants:
         for placement in keys:
             offer, moment, began = waiting.offers.get(placement, ("", None, 0.0))
             if offer in plan.offers:
-                choice = Choice(plan.offers[offer], "policy", 1.0, moment=moment, moment_start=began)
+                choice = Choice(
+                    offer=plan.offers[offer], reason="policy", propensity=1.0, moment=moment, moment_start=began
+                )
                 claim = required_claim(plan, decision_id, placement, choice, where)
                 if claim is not None:
                     found[placement] = claim

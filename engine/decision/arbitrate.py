@@ -1,4 +1,4 @@
-"""The policy's probability, the context's weight, the offer's value and its lever, as one probability with a floor."""
+"""Arbitration: the policy's probability, context weights, the offer's value and its lever as one probability."""
 
 from collections.abc import Mapping
 
@@ -11,10 +11,10 @@ from policies import worth_showing
 from policies.batches import Floats, Ints
 
 
-class Factors(msgspec.Struct, frozen=True):
-    """What made an offer's probability: the policy's, the context's weight, its value, its lever (1: not asked).
+class Factors(msgspec.Struct, frozen=True, gc=False):
+    """What an offer's probability is made of; 1 for a factor that the placement does not use.
 
-    `price` is what its worth had to exceed, 0 where it is not scarce.
+    `price` is what its worth had to exceed, 0 where the offer is not scarce.
     """
 
     policy: float
@@ -24,48 +24,61 @@ class Factors(msgspec.Struct, frozen=True):
     price: float = 0.0
 
 
-def arbitrate(
-    rule: Arbitration, probabilities: Floats, may: Ints, attributes: Mapping[str, object], floor: float
-) -> tuple[Floats, list[Factors]]:
-    """The final probabilities (n,) of the candidates `may`, and what made them: their product, renormalized.
+class Weighed(msgspec.Struct, frozen=True, gc=False):
+    """The final probabilities (n,) of the candidates, and the four factors (n,) that they are the product of."""
 
-    Each is at least min(floor, 1/n). Where no product is above 0 (no offer has a value), the policy's stand.
+    probabilities: Floats
+    policy: Floats
+    context: Floats
+    value: Floats
+    lever: Floats
+
+    def factors(self) -> list[Factors]:
+        """The factors of each candidate, in their order."""
+        columns = (self.policy, self.context, self.value, self.lever)
+        return [Factors(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def arbitrate(
+    rule: Arbitration, probabilities: Floats, places: Ints, attributes: Mapping[str, object], floor: float
+) -> Weighed:
+    """Multiply the factors of the candidates at `places` and renormalize.
+
+    Each final probability is at least min(floor, 1/n). Where every product is 0 (no offer has a value), the policy's
+    probabilities stand.
     """
     policy = probabilities if rule.policy else np.ones_like(probabilities)
-    weights = context_weights(rule, may, attributes)
-    value = rule.value[may] if rule.value is not None else np.ones_like(policy)
-    lever = rule.lever[may] if rule.lever is not None else np.ones_like(policy)
-    product = policy * weights * value * lever
+    context = context_weights(rule, places, attributes)
+    value = rule.value[places] if rule.value is not None else np.ones_like(policy)
+    lever = rule.lever[places] if rule.lever is not None else np.ones_like(policy)
+    product = policy * context * value * lever
     total = float(product.sum())
     final = product / total if total > 0 else probabilities
-    least = min(floor, 1 / may.size)
-    final = final * (1 - may.size * least) + least
-    factors = [
-        Factors(*each) for each in zip(*(part.tolist() for part in (policy, weights, value, lever)), strict=True)
-    ]
-    return final / final.sum(), factors
+    least = min(floor, 1 / places.size)
+    final = final * (1 - places.size * least) + least
+    return Weighed(final / final.sum(), policy, context, value, lever)
 
 
 def worth_their_price(
-    rule: Arbitration | None, expected: Floats, prices: Floats, may: Ints, attributes: Mapping[str, object]
+    rule: Arbitration | None, expected: Floats, prices: Floats, places: Ints, attributes: Mapping[str, object]
 ) -> NDArray[np.bool_]:
-    """Which of the candidates `may` are worth their shadow prices (n,) to this customer; the others are kept.
+    """Which of the candidates at `places` are worth their shadow prices (n,) to this customer, bool (n,).
 
-    An offer's worth is its expected reward, times what arbitration weighs it by. One with a price must bring that much
-    more than the best of those without, of which the fallback is one: it brings 0.
+    An offer's worth is its expected reward (n,) times the factors that arbitration weighs it by. One with a price must
+    bring that much more than the best of those without; the fallback is one of these and brings 0.
     """
     worth = expected
     if rule is not None:
-        worth = worth * context_weights(rule, may, attributes)
+        worth = worth * context_weights(rule, places, attributes)
         for factor in (rule.value, rule.lever):
-            worth = worth if factor is None else worth * factor[may]
+            worth = worth if factor is None else worth * factor[places]
     return worth_showing(np.append(worth, 0.0), np.append(prices, 0.0))[:-1]
 
 
-def context_weights(rule: Arbitration, may: Ints, attributes: Mapping[str, object]) -> Floats:
-    """The weight (n,) of each candidate in this context: the product of all that hold for it."""
-    weights = np.ones(may.size)
+def context_weights(rule: Arbitration, places: Ints, attributes: Mapping[str, object]) -> Floats:
+    """The weight (n,) of each candidate in this context: the product of the weights whose condition holds."""
+    weights = np.ones(places.size)
     for weight in rule.weights:
         if weight.matches is None or weight.matches(attributes):
-            weights[[bool(weight.bits >> place & 1) for place in may.tolist()]] *= weight.weight
+            weights[[bool(weight.bits >> place & 1) for place in places.tolist()]] *= weight.weight
     return weights

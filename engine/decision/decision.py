@@ -1,33 +1,40 @@
-"""One request -> one Decision: what is answered, and what is to be logged of it. Pure: no I/O, no clock, no global."""
+"""`decide`: one request -> one Decision, which is what is answered and what is to be logged of it.
 
-from collections.abc import Collection, Iterable, Mapping
+Pure: no I/O, no clock, no global. The same plan, snapshots, profile, request, time and options give the same decision.
+"""
+
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Literal
-from zoneinfo import ZoneInfo
 
 import msgspec
 
-from engine.catalog.plan.plan import Experiment, Plan, Selection
+from engine.catalog.plan.plan import Plan, Selection
 from engine.customer import Counts, CustomerIds, Profile, resumable_journey
-from engine.customer import derive_attributes as attributes_of
-from engine.decision import sticky
-from engine.decision.assign import Assignment, AssignmentReason, Subject, assign
+from engine.decision.assign import Subject
+from engine.decision.attributes import build_attributes
+from engine.decision.experiments import UNKNOWN, Assigned, ExperimentAnswer, ExperimentAssigner, new_sticky_entries
 from engine.decision.gates import Facts, Pools, Prices, is_capped
-from engine.decision.moments import customer_zone
-from engine.decision.offers import FALLBACK_REASONS, NONE_LOST, Choice, LostOffers, OfferReason, Snapshot, choose_offer
+from engine.decision.offers import (
+    FALLBACK_REASONS,
+    NONE_LOST,
+    Choice,
+    LostClaims,
+    OfferQuery,
+    OfferReason,
+    Snapshot,
+    choose_offer,
+)
 from engine.decision.quiet import quiet_until
 from engine.errors import BadInput
 
 TTL = 30
-QUARTER = 900
-DEPTH = 10
-"""Names of what a request says that go deeper are no traits: each step makes a mapping."""
+"""Seconds for which a storefront may cache an answer."""
 
 
 class DecideRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a storefront asks: which placements and experiments, for whom, on which channel."""
+    """What a storefront asks: the customer, the channel, and which placements and experiments to decide."""
 
     customer: CustomerIds
     channel: str
@@ -37,19 +44,11 @@ class DecideRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     expose: bool = True
 
 
-class ExperimentAnswer(msgspec.Struct, frozen=True):
-    """The variant and its payload, or none; `reason` as in `AssignmentReason`, or `unknown` for no such experiment."""
+class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """The offer to show and its rendering for the channel.
 
-    variant: str | None
-    payload: Mapping[str, object] | None
-    reason: AssignmentReason | Literal["unknown"]
-
-
-class OfferAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The offer to show and how it looks on this channel.
-
-    There is none in the quiet hours of an outbound channel (`not_before` says from when to ask again) nor past its
-    caps, and none where another placement of the answer shows the fallback already.
+    There is none in the quiet hours of an outbound channel (`not_before` says when to ask again) nor past its caps,
+    and none where another placement of the answer shows the fallback already.
     """
 
     offer: str | None
@@ -61,19 +60,42 @@ class OfferAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     not_before: datetime | None = None
 
 
-class Availability(msgspec.Struct, frozen=True):
-    """What is known beside the profile: `counts`, `pools` and `prices` as in `Facts`, what was `lost` by placement."""
+class Availability(msgspec.Struct, frozen=True, gc=False):
+    """What limits the offers now, beside the profile.
+
+    `counts` and `pools` as read from the store, `prices` as the learner published them, and by placement the offers
+    whose claim was denied in this decision.
+    """
 
     counts: Counts = {}
     pools: Pools = {}
-    lost: Mapping[str, LostOffers] = {}
+    lost: Mapping[str, LostClaims] = {}
     prices: Prices = {}
 
 
 UNRESTRICTED = Availability()
 
 
-class Answer(msgspec.Struct, frozen=True):
+class DecideOptions(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What else a decision depends on.
+
+    Attributes:
+        degraded: whether the profile could not be read: placements show their fallback, and the answer says so.
+        tripped: selections whose circuit breaker is open: their placements show the fallback.
+        availability: what limits the offers now.
+        trace: whether to record why each offer is not shown, and what made the probabilities of the others.
+    """
+
+    degraded: bool = False
+    tripped: Collection[str] = ()
+    availability: Availability = UNRESTRICTED
+    trace: bool = False
+
+
+DEFAULT_OPTIONS = DecideOptions()
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the storefront gets; `ttl` in seconds."""
 
     decision_id: str
@@ -86,37 +108,12 @@ class Answer(msgspec.Struct, frozen=True):
     resume: dict[str, object]
 
 
-class Assigned(msgspec.Struct, frozen=True):
-    """One experiment's part of a decision, for the log."""
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The answer, and what is to be logged and stored if it is given.
 
-    experiment: Experiment
-    assignment: Assignment
-    crossover: bool = False
-
-    @property
-    def variant(self) -> str | None:
-        """The key of the variant, None where there is none."""
-        index = self.assignment.index
-        return self.experiment.spec.variants[index].key if index >= 0 else None
-
-    @property
-    def share(self) -> float:
-        """The variant's share of all who are let in; 1 where it was not the hash that chose."""
-        if self.assignment.reason != "assigned":
-            return 1.0
-        variants = self.experiment.spec.variants
-        variant = variants[self.assignment.index]
-        if variant.range is None:
-            return 1 / len(variants) if variant.weight is None else variant.weight
-        sizes = [high - low for low, high in self.experiment.steps[-1][1]]
-        return sizes[self.assignment.index] / sum(sizes)
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """The answer, and what is to be logged and kept with the customer (`kept`, empty as a rule) if it is given.
-
-    `zone` is the customer's. Whoever decides keeps the rest, if at all: `trace` is what a replay needs, `key` where
-    the customer's claims are, `who` names them, `unit` is what their variants hang on; of the `erased` nothing is kept.
+    `sticky_entries` are to be added to the customer's profile (usually none); `zone` is the customer's. `decide` leaves
+    the rest to its caller: `trace` is what a replay needs, `claims_key` where the customer's claims are stored,
+    `customer_ids` and `unit` the customer of a deferred exposure; nothing is stored about one who is `erased`.
     """
 
     answer: Answer
@@ -133,7 +130,7 @@ class Decision(msgspec.Struct, frozen=True):
     erased: bool = False
 
 
-def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be replayed)
+def decide(
     plan: Plan,
     snapshots: Mapping[str, Snapshot],
     profile: Profile,
@@ -141,10 +138,7 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
     now: float,
     *,
     decision_id: str | None = None,
-    degraded: bool = False,
-    tripped: Collection[str] = (),
-    standing: Availability = UNRESTRICTED,
-    trace: bool = False,
+    options: DecideOptions = DEFAULT_OPTIONS,
 ) -> Decision:
     """Decide all that `request` asks for.
 
@@ -154,24 +148,74 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
         profile: the customer.
         request: what is asked.
         now: seconds since 1970.
-        decision_id: the id that all draws hang on; by default a digest of the customer, the channel and the time.
-        degraded: whether the profile could not be read: placements get their fallback, and the answer says so.
-        tripped: selections whose circuit breaker is open: their placements get the fallback.
-        standing: what was counted of the customer, what is nearly gone, and what was drawn and could not be had.
-        trace: whether to keep why each offer is not shown, and what made the probabilities of the others.
+        decision_id: the id that all draws are hashed from; by default a digest of customer, channel and time.
+        options: what else the decision depends on.
 
     Raises:
         BadInput: for a channel or placement that the plan does not have.
     """
-    _check(plan, request)
-    key = decision_id or blake2b(f"{profile.id}\0{request.channel}\0{now!r}".encode(), digest_size=16).hexdigest()
-    ids = request.customer
-    attributes = attributes_of(profile, now)
-    overlay_context(attributes, request.context)
-    zone = customer_zone(attributes, plan.zone)
-    attributes |= {"id": profile.id, "channel": request.channel, **local_clock(now, zone)}
-    store = request.context.get("store")
-    subject = Subject(
+    _check_request(plan, request)
+    if decision_id is None:
+        key = f"{profile.id}\0{request.channel}\0{now!r}".encode()
+        decision_id = blake2b(key, digest_size=16).hexdigest()
+    attributes, zone = build_attributes(profile, request.channel, request.context, now, plan.zone)
+    subject = _subject_of(profile, request, attributes, degraded=options.degraded)
+    assigned, experiments = _assign_experiments(ExperimentAssigner(plan, subject, profile, now), request)
+    availability = options.availability
+    facts = Facts(
+        profile=profile,
+        attributes=attributes,
+        channel=request.channel,
+        now=now,
+        zone=zone,
+        counts=availability.counts,
+        pools=availability.pools,
+        prices=availability.prices,
+    )
+    choices = _choose_offers(
+        plan, snapshots, request, facts, assigned=assigned, decision_id=decision_id, options=options
+    )
+    answer = Answer(
+        decision_id=decision_id,
+        customer=profile.id,
+        plan=plan.version,
+        degraded=options.degraded,
+        ttl=TTL,
+        experiments=experiments,
+        offers={placement: _offer_answer(choice, request.channel) for placement, choice in choices.items()},
+        resume=resumable_journey(profile, now),
+    )
+    return Decision(
+        answer=answer,
+        device=request.customer.device_id,
+        channel=request.channel,
+        assigned=assigned,
+        choices=choices,
+        sticky_entries=new_sticky_entries(assigned.values(), subject),
+        zone=zone,
+    )
+
+
+def _check_request(plan: Plan, request: DecideRequest) -> None:
+    """Raise BadInput for a channel or placement that the plan does not have, or one asked for twice."""
+    if request.channel not in plan.channels:
+        raise BadInput(f"channel: {request.channel!r} is not a channel; use one of {', '.join(sorted(plan.channels))}")
+    for index, placement in enumerate(request.placements):
+        if placement in request.placements[:index]:
+            raise BadInput(f"placements[{index}]: {placement!r} is asked for twice; ask once")
+        if (request.channel, placement) not in plan.selections:
+            on = ", ".join(sorted(p for c, p in plan.selections if c == request.channel)) or "(none)"
+            raise BadInput(
+                f"placements[{index}]: {placement!r} is not a placement of {request.channel}; use one of {on}"
+            )
+
+
+def _subject_of(
+    profile: Profile, request: DecideRequest, attributes: Mapping[str, object], *, degraded: bool
+) -> Subject:
+    """The units and names of the request, for assignment."""
+    ids, store = request.customer, request.context.get("store")
+    return Subject(
         units={
             "customer": profile.unit,
             "device": ids.device_id or ids.anonymous_id,
@@ -182,63 +226,82 @@ def decide(  # noqa: PLR0913 (all that a decision depends on, so that it can be 
         sticky=profile.sticky,
         degraded=degraded,
     )
+
+
+def _assign_experiments(
+    assigner: ExperimentAssigner, request: DecideRequest
+) -> tuple[dict[str, Assigned], dict[str, ExperimentAnswer]]:
+    """What is assigned, and what each experiment answers: those asked for, then those of the placements."""
+    plan = assigner.plan
     assigned: dict[str, Assigned] = {}
-    answers: dict[str, ExperimentAnswer] = {}
+    unknown: dict[str, ExperimentAnswer] = {}
     if request.experiments == "*":
-        for experiment in plan.by_channel[request.channel].find_applicable(subject.attributes, subject.units):
-            _assign(plan, experiment, subject, profile, now, assigned, answers, only_in=True)
+        assigned = assigner.assign_applicable(request.channel)
     else:
-        for name in request.experiments:
-            if name in plan.experiments:
-                _assign(plan, plan.experiments[name], subject, profile, now, assigned, answers)
-            else:
-                answers[name] = ExperimentAnswer(None, None, "unknown")
-    choices: dict[str, Choice] = {}
-    offers: dict[str, OfferAnswer] = {}
-    facts = Facts(profile, attributes, request.channel, now, zone, standing.counts, standing.pools, standing.prices)
-    silence = _silence(plan, facts)
+        for key in request.experiments:
+            if key not in plan.experiments:
+                unknown[key] = UNKNOWN
+            elif key not in assigned:
+                assigned[key] = assigner.assign(plan.experiments[key])
     for placement in request.placements:
-        selection = plan.selections[request.channel, placement]
         for experiment in plan.by_placement.get((request.channel, placement), ()):
-            own = _assign(plan, experiment, subject, profile, now, assigned, answers)
-            selection = own or selection
-        shown = [other.offer.key for other in choices.values() if not other.is_silent]
+            if experiment.key not in assigned:
+                assigned[experiment.key] = assigner.assign(experiment)
+    return assigned, {key: one.answer() for key, one in assigned.items()} | unknown
+
+
+def _choose_offers(
+    plan: Plan,
+    snapshots: Mapping[str, Snapshot],
+    request: DecideRequest,
+    facts: Facts,
+    *,
+    assigned: Mapping[str, Assigned],
+    decision_id: str,
+    options: DecideOptions,
+) -> dict[str, Choice]:
+    """What each placement shows, in the order of the request: an offer shown in one is closed in those after it."""
+    choices: dict[str, Choice] = {}
+    shown: list[str] = []
+    silence = _quiet_silence(plan, facts)
+    for placement in request.placements:
+        selection = _selection_of(plan, request.channel, placement, assigned)
+        lost = options.availability.lost.get(placement, NONE_LOST)
         if silence is not None:
-            choice = Choice(selection.fallback, silence[0], 1.0, not_before=silence[1])
-        elif degraded or selection.key in tripped:
-            choice = Choice(selection.fallback, "fallback" if degraded else "breaker", 1.0)
+            reason, until = silence
+            choice = Choice(offer=selection.fallback, reason=reason, propensity=1.0, not_before=until)
+        elif options.degraded:
+            choice = Choice(offer=selection.fallback, reason="fallback", propensity=1.0)
+        elif selection.key in options.tripped:
+            choice = Choice(offer=selection.fallback, reason="breaker", propensity=1.0)
         else:
-            choice = choose_offer(
-                selection,
-                snapshots.get(selection.key),
-                facts,
-                key,
+            query = OfferQuery(
+                selection=selection,
+                snapshot=snapshots.get(selection.key),
+                facts=facts,
+                decision_id=decision_id,
                 moments=plan.moments.get((request.channel, placement), ()),
                 shown=shown,
-                lost=standing.lost.get(placement, NONE_LOST),
-                trace=trace,
+                lost=lost,
+                trace=options.trace,
             )
-        if choice.reason in FALLBACK_REASONS and request.channel in plan.outbound:
-            refused = choice.offer.key in standing.lost.get(placement, NONE_LOST)
-            if refused or is_capped(choice.offer, facts):
-                choice = msgspec.structs.replace(choice, reason="dropped")
-        if choice.offer.key in shown:  # only a fallback can be: what is shown already is no candidate
-            choice = msgspec.structs.replace(choice, reason="shown")
+            choice = choose_offer(query)
+        choice = _withhold_fallback(plan, facts, choice, shown, lost)
         choices[placement] = choice
-        offers[placement] = _answered(choice, request.channel)
-    answer = Answer(key, profile.id, plan.version, degraded, TTL, answers, offers, resumable_journey(profile, now))
-    return Decision(answer, ids.device_id, request.channel, assigned, choices, _kept(assigned.values(), subject), zone)
+        if not choice.is_silent:
+            shown.append(choice.offer.key)
+    return choices
 
 
-def _answered(choice: Choice, channel: str) -> OfferAnswer:
-    if choice.is_silent:
-        until = None if choice.not_before is None else datetime.fromtimestamp(choice.not_before, UTC)
-        return OfferAnswer(None, {}, choice.propensity, None, choice.reason, not_before=until)
-    rendering = choice.offer.spec.renderings.get(channel, {})
-    return OfferAnswer(choice.offer.key, rendering, choice.propensity, choice.policy, choice.reason, choice.moment)
+def _selection_of(plan: Plan, channel: str, placement: str, assigned: Mapping[str, Assigned]) -> Selection:
+    """The placement's selection, or that of the variant which the customer has in an experiment on it."""
+    selection = plan.selections[channel, placement]
+    for experiment in plan.by_placement.get((channel, placement), ()):
+        selection = assigned[experiment.key].selection or selection
+    return selection
 
 
-def _silence(plan: Plan, facts: Facts) -> tuple[OfferReason, float | None] | None:
+def _quiet_silence(plan: Plan, facts: Facts) -> tuple[OfferReason, float | None] | None:
     """Why nothing may be sent now, and until when, on an outbound channel in its quiet hours."""
     quiet = plan.quiet.get(facts.channel)
     until = quiet_until(quiet, facts.now, facts.zone) if quiet is not None else None
@@ -247,99 +310,37 @@ def _silence(plan: Plan, facts: Facts) -> tuple[OfferReason, float | None] | Non
     return ("deferred", until) if quiet.then == "defer" else ("dropped", None)
 
 
-def _check(plan: Plan, request: DecideRequest) -> None:
-    if request.channel not in plan.channels:
-        raise BadInput(f"channel: {request.channel!r} is not a channel; use one of {', '.join(sorted(plan.channels))}")
-    for index, placement in enumerate(request.placements):
-        if placement in request.placements[:index]:
-            raise BadInput(f"placements[{index}]: {placement!r} is asked for twice; ask once")
-        if (request.channel, placement) not in plan.selections:
-            on = ", ".join(sorted(p for c, p in plan.selections if c == request.channel)) or "(none)"
-            raise BadInput(f"placements[{index}]: {placement!r} is no placement of {request.channel}; use one of {on}")
+def _withhold_fallback(plan: Plan, facts: Facts, choice: Choice, shown: Collection[str], lost: LostClaims) -> Choice:
+    """The choice, or silence where its fallback must not be shown.
+
+    No gate closes a fallback. But the shop does not write to a customer past their caps, and an answer shows no offer
+    twice.
+    """
+    key = choice.offer.key
+    if choice.reason in FALLBACK_REASONS:  # any other choice passed the gates, which close what is capped or shown
+        if key in shown:
+            return msgspec.structs.replace(choice, reason="shown")
+        if facts.channel in plan.outbound and (key in lost or is_capped(choice.offer, facts)):
+            return msgspec.structs.replace(choice, reason="dropped")
+    return choice
 
 
-def _assign(
-    plan: Plan,
-    experiment: Experiment,
-    subject: Subject,
-    profile: Profile,
-    now: float,
-    assigned: dict[str, Assigned],
-    answers: dict[str, ExperimentAnswer],
-    *,
-    only_in: bool = False,
-) -> Selection | None:
-    if experiment.key not in assigned:
-        channels = experiment.spec.channels
-        off = channels is not None and subject.attributes["channel"] not in channels
-        got = Assignment("channel") if off else assign(plan, experiment, subject, now)
-        if only_in and got.index < 0 and got.reason != "holdout":
-            return None
-        one = Assigned(experiment, got, _crossed(plan, experiment, subject, profile, got, now))
-        assigned[experiment.key] = one
-        payload = experiment.spec.variants[got.index].payload if got.index >= 0 else None
-        answers[experiment.key] = ExperimentAnswer(one.variant, payload, got.reason)
-    index = assigned[experiment.key].assignment.index
-    return experiment.selections[index] if index >= 0 else None
-
-
-def _crossed(
-    plan: Plan, experiment: Experiment, subject: Subject, profile: Profile, got: Assignment, now: float
-) -> bool:
-    """Whether the customer may have met another variant as a visitor, until they were known."""
-    if not profile.units or got.reason not in ("assigned", "sticky") or experiment.spec.unit != "customer":
-        return False
-    for unit, until in profile.units.items():
-        before = msgspec.structs.replace(subject, units={**subject.units, "customer": unit}, sticky={})
-        was = assign(plan, experiment, before, min(now, until))
-        if was.index >= 0 and was.index != got.index:
-            return True
-    return False
-
-
-def _kept(assigned: Iterable[Assigned], subject: Subject) -> dict[str, str]:
-    kept: dict[str, str] = {}
-    for one in assigned:
-        spec = one.experiment.spec
-        if spec.sticky and one.variant is not None and one.assignment.reason in ("assigned", "sticky"):
-            kept |= sticky.new_sticky_entry(spec, subject.units, subject.sticky, one.variant)
-    return kept
-
-
-def overlay_context(attributes: dict[str, object], context: Mapping[str, object]) -> None:
-    """Let what a request says of the customer go before what is known: `loyalty.tier`, flat or nested, is one trait."""
-    for name, value in context.items():
-        if "." not in name and type(value) is not dict:
-            attributes[name] = value
-            continue
-        place, leaf = attributes, name
-        if 0 < name.count(".") < DEPTH:
-            *way, leaf = name.split(".")
-            for part in way:
-                place = _own(place, part)
-        if isinstance(value, dict) and isinstance(place.get(leaf), dict):
-            overlay_context(_own(place, leaf), value)
-        else:
-            place[leaf] = value
-
-
-def _own(tree: dict[str, object], name: str) -> dict[str, object]:
-    """The branch of that name as one that may be written to: what stands there may be the request's."""
-    branch = tree.get(name)
-    mine: dict[str, object] = dict(branch) if isinstance(branch, dict) else {}
-    tree[name] = mine
-    return mine
-
-
-def local_clock(now: float, zone: str) -> dict[str, object]:
-    """Hour (0 to 24, with its fraction) and weekday (Monday 0) where the customer is, for features and conditions."""
-    local = now + _east(zone, int(now // QUARTER))
-    day = local // 86_400
-    return {"hour": (local - day * 86_400) / 3600, "weekday": int(day + 3) % 7}
-
-
-@lru_cache(1024)
-def _east(zone: str, quarter: int) -> float:
-    """Seconds that a zone is ahead of UTC; clocks are changed at quarters of an hour."""
-    offset = datetime.fromtimestamp(quarter * QUARTER, ZoneInfo(zone)).utcoffset()
-    return offset.total_seconds() if offset else 0.0
+def _offer_answer(choice: Choice, channel: str) -> OfferAnswer:
+    """What the storefront gets of a choice."""
+    if choice.is_silent:
+        return OfferAnswer(
+            offer=None,
+            rendering={},
+            propensity=choice.propensity,
+            policy=None,
+            reason=choice.reason,
+            not_before=None if choice.not_before is None else datetime.fromtimestamp(choice.not_before, UTC),
+        )
+    return OfferAnswer(
+        offer=choice.offer.key,
+        rendering=choice.offer.spec.renderings.get(channel, {}),
+        propensity=choice.propensity,
+        policy=choice.policy,
+        reason=choice.reason,
+        moment=choice.moment,
+    )

@@ -1,4 +1,4 @@
-"""A decision with its trace, as an answer: every candidate, gate, score and reason."""
+"""`/v1/explain`: a decision with its trace, as an answer with every candidate, gate, factor and reason."""
 
 from collections.abc import Mapping
 
@@ -6,15 +6,16 @@ import msgspec
 
 from engine.catalog.plan.features import Context
 from engine.decision.arbitrate import Factors
-from engine.decision.decision import Decision, ExperimentAnswer
+from engine.decision.decision import Decision
+from engine.decision.experiments import ExperimentAnswer
 from engine.decision.gates import Gate
 from engine.decision.offers import Choice, OfferReason
 
 
-class Candidate(msgspec.Struct, frozen=True):
-    """An offer that may be shown: its propensity, and the factors that it is made of (1 where one is not asked).
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """An offer that may be shown: its propensity, and the factors that it is made of (1 for one that is not used).
 
-    `price` is what one more showing of it costs others who want it, where it must last; its worth exceeds that.
+    `price` is what one more showing of a scarce offer costs the others who want it; the offer's worth exceeds that.
     """
 
     offer: str
@@ -26,7 +27,7 @@ class Candidate(msgspec.Struct, frozen=True):
     price: float = 0.0
 
 
-class ExplainedPlacement(msgspec.Struct, frozen=True):
+class ExplainedPlacement(msgspec.Struct, frozen=True, kw_only=True):
     """What a placement would show and why: the candidates, best first, and the gate that closed each other offer."""
 
     offer: str | None
@@ -39,8 +40,8 @@ class ExplainedPlacement(msgspec.Struct, frozen=True):
     features: Context
 
 
-class ExplainedExperiment(msgspec.Struct, frozen=True):
-    """The variant, and why; `crossover`: the customer met another one before they were known."""
+class ExplainedExperiment(msgspec.Struct, frozen=True, kw_only=True):
+    """The variant and its reason; `crossover`: the customer had another one as a visitor, before they were known."""
 
     variant: str | None
     payload: Mapping[str, object] | None
@@ -49,7 +50,7 @@ class ExplainedExperiment(msgspec.Struct, frozen=True):
     crossover: bool
 
 
-class Explanation(msgspec.Struct, frozen=True):
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """A decision and its reasons."""
 
     customer: str
@@ -62,39 +63,42 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def build_explanation(decision: Decision) -> Explanation:
-    """The explanation of a decision that was made with its trace."""
+    """The explanation of a decision that was made with `trace=True`."""
     answer = decision.answer
     return Explanation(
-        answer.customer,
-        decision.channel,
-        answer.plan,
-        answer.degraded,
-        {key: _experiment(decision, key, one) for key, one in answer.experiments.items()},
-        {placement: _placement(choice) for placement, choice in decision.choices.items()},
-        answer.resume,
+        customer=answer.customer,
+        channel=decision.channel,
+        plan=answer.plan,
+        degraded=answer.degraded,
+        experiments={key: _explain_experiment(decision, key, one) for key, one in answer.experiments.items()},
+        placements={placement: _explain_placement(choice) for placement, choice in decision.choices.items()},
+        resume=answer.resume,
     )
 
 
-def _experiment(decision: Decision, key: str, answer: ExperimentAnswer) -> ExplainedExperiment:
-    assigned = decision.assigned.get(key)
-    unit = assigned.assignment.unit or None if assigned else None
-    crossover = assigned.crossover if assigned else False
-    return ExplainedExperiment(answer.variant, answer.payload, answer.reason, unit, crossover)
+def _explain_experiment(decision: Decision, key: str, answer: ExperimentAnswer) -> ExplainedExperiment:
+    assigned = decision.assigned.get(key)  # None for an experiment that the plan does not have
+    return ExplainedExperiment(
+        variant=answer.variant,
+        payload=answer.payload,
+        reason=answer.reason,
+        unit=assigned.assignment.unit or None if assigned else None,
+        crossover=assigned.crossover if assigned else False,
+    )
 
 
-def _placement(choice: Choice) -> ExplainedPlacement:
-    found = []
+def _explain_placement(choice: Choice) -> ExplainedPlacement:
+    candidates = []
     for offer, propensity in zip(choice.candidates, choice.probabilities, strict=True):
-        factors = choice.factors.get(offer)
-        parts = msgspec.structs.astuple(factors or Factors(1.0))
-        found.append(Candidate(offer, propensity, *parts))
+        factors = choice.factors.get(offer) or Factors(policy=1.0)  # a moment's offer has none
+        candidates.append(Candidate(offer=offer, propensity=propensity, **msgspec.structs.asdict(factors)))
     return ExplainedPlacement(
-        None if choice.is_silent else choice.offer.key,
-        choice.reason,
-        choice.propensity,
-        choice.policy,
-        choice.moment,
-        sorted(found, key=lambda candidate: -candidate.propensity),
-        choice.closed,
-        choice.context,
+        offer=None if choice.is_silent else choice.offer.key,
+        reason=choice.reason,
+        propensity=choice.propensity,
+        policy=choice.policy,
+        moment=choice.moment,
+        candidates=sorted(candidates, key=lambda candidate: -candidate.propensity),
+        closed=choice.closed,
+        features=choice.context,
     )

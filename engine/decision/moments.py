@@ -1,4 +1,8 @@
-"""Whether a moment of truth holds for a customer now: its trigger, its window, and once."""
+"""Moments of truth: whether one holds for a customer now.
+
+A moment holds while its window is open: from its trigger (an event, a date or a condition) for as long as its file
+gives it. A moment with `once` ends as soon as its counter has counted within that period.
+"""
 
 import math
 from calendar import isleap
@@ -10,7 +14,8 @@ from zoneinfo import ZoneInfo
 from engine.catalog.plan.plan import Moment
 from engine.catalog.spec.offer import TriggerSpec
 from engine.decision.gates import Facts
-from engine.decision.windows import DAY, window_start
+from engine.decision.windows import window_start
+from engine.vocabulary import DAY
 
 PERIODS = {"day": 1, "week": 7, "month": 30, "year": 365}
 
@@ -19,34 +24,35 @@ def moment_start(moment: Moment, facts: Facts) -> float | None:
     """When the moment that holds now began for this customer (s since 1970); None where it does not hold."""
     if moment.matches is not None and not moment.matches(facts.attributes):
         return None
-    start = _triggered(moment, facts)
+    start = _triggered_at(moment, facts)
     if start is None:
         return None
     if moment.counter is not None:
         times = facts.counts.get(moment.counter, ())
-        first = once_window_start(moment, facts.now, facts.zone, start)
-        if any(time > first for time in times):
+        counts_from = once_window_start(moment, facts.now, facts.zone, start)
+        if any(time > counts_from for time in times):
             return None
     return start
 
 
 def once_window_start(moment: Moment, now: float, zone: str, start: float) -> float:
-    """After when what is counted ends the moment, for one that began at `start`."""
+    """The time after which a count ends the moment; `start` is when the moment itself began (s since 1970)."""
     once = moment.spec.once
     if once is None or once.per == "occurrence":
+        # An exposure in the very second in which the moment begins counts, too.
         return math.nextafter(start, -math.inf)
     return window_start(now, PERIODS[once.per] * DAY, "calendar", zone)
 
 
-def customer_zone(attributes: Mapping[str, object], otherwise: str) -> str:
-    """The customer's time zone by their trait `timezone`; the shop's where they have none that is known."""
-    told = attributes.get("timezone")
-    return told if isinstance(told, str) and is_zone(told) else otherwise
+def customer_zone(attributes: Mapping[str, object], default: str) -> str:
+    """The customer's time zone, from their trait `timezone`; `default` where they have none that is known."""
+    zone = attributes.get("timezone")
+    return zone if isinstance(zone, str) and is_zone(zone) else default
 
 
 @lru_cache(maxsize=1024)
 def is_zone(name: str) -> bool:
-    """Whether the time zone database knows `name`."""
+    """Whether the time zone database has `name`."""
     try:
         ZoneInfo(name)
     except (OSError, ValueError, KeyError):
@@ -54,18 +60,21 @@ def is_zone(name: str) -> bool:
     return True
 
 
-def _triggered(moment: Moment, facts: Facts) -> float | None:
+def _triggered_at(moment: Moment, facts: Facts) -> float | None:
+    """When the window that is open now began, whatever ended it since; None outside of any window."""
     trigger = moment.spec.trigger
     if trigger.event is not None:
-        return _by_event(moment, trigger, facts)
+        return _event_window_start(moment, trigger, facts)
     if trigger.date is not None:
-        told = _at(facts.attributes, trigger.date)
-        return _by_date(moment, trigger, told, facts) if isinstance(told, str) else None
-    holds = moment.trigger is not None and moment.trigger(facts.attributes)
-    return _midnight(datetime.fromtimestamp(facts.now, ZoneInfo(facts.zone)).date(), facts.zone) if holds else None
+        value = _value_at(facts.attributes, trigger.date)
+        return _date_window_start(moment, trigger, value, facts) if isinstance(value, str) else None
+    if moment.trigger is None or not moment.trigger(facts.attributes):
+        return None
+    return _midnight(_local_day(facts.now, facts.zone), facts.zone)  # a condition has no time: it holds from today on
 
 
-def _by_event(moment: Moment, trigger: TriggerSpec, facts: Facts) -> float | None:
+def _event_window_start(moment: Moment, trigger: TriggerSpec, facts: Facts) -> float | None:
+    """The start of the window after the customer's last event of the trigger, unless a later one cancels it."""
     recent = facts.profile.recent
     at = recent.get(trigger.event or "")
     if at is None or any(recent.get(name, 0.0) > at for name in trigger.unless):
@@ -73,15 +82,15 @@ def _by_event(moment: Moment, trigger: TriggerSpec, facts: Facts) -> float | Non
     start = at + moment.after
     end = start + moment.window
     if moment.days:
-        zone = ZoneInfo(facts.zone)
-        end = _midnight(datetime.fromtimestamp(start, zone).date() + timedelta(days=moment.days), facts.zone)
+        end = _midnight(_local_day(start, facts.zone) + timedelta(days=moment.days), facts.zone)
     return start if start <= facts.now < end else None
 
 
-def _by_date(moment: Moment, trigger: TriggerSpec, told: str, facts: Facts) -> float | None:
-    today = datetime.fromtimestamp(facts.now, ZoneInfo(facts.zone)).date()
+def _date_window_start(moment: Moment, trigger: TriggerSpec, text: str, facts: Facts) -> float | None:
+    """The start of the window around a date; a yearly one of last December may still be open in January."""
+    today = _local_day(facts.now, facts.zone)
     for year in (today.year, today.year - 1):
-        day = _in_year(told, year, trigger) if trigger.yearly else _date(told)
+        day = _day_in_year(text, year, trigger) if trigger.yearly else _parse_date(text)
         if day is None:
             return None
         start = _midnight(day, facts.zone) + moment.after
@@ -91,9 +100,9 @@ def _by_date(moment: Moment, trigger: TriggerSpec, told: str, facts: Facts) -> f
     return None
 
 
-def _in_year(told: str, year: int, trigger: TriggerSpec) -> date | None:
-    """The day of a date, `1990-02-28` or `02-28`, in another year."""
-    text = told[:10]
+def _day_in_year(text: str, year: int, trigger: TriggerSpec) -> date | None:
+    """The day of a date, `1990-02-28` or `02-28`, in another year; None if the text is not a date."""
+    text = text[:10]
     month, _, day = (text[5:] if len(text) == 10 else text.lstrip("-")).partition("-")
     if not (month.isdecimal() and day.isdecimal()):
         return None
@@ -105,19 +114,25 @@ def _in_year(told: str, year: int, trigger: TriggerSpec) -> date | None:
         return None
 
 
-def _date(told: str) -> date | None:
+def _parse_date(text: str) -> date | None:
+    """The date that an ISO date or time begins with."""
     try:
-        return date.fromisoformat(told[:10])
+        return date.fromisoformat(text[:10])
     except ValueError:
         return None
+
+
+def _local_day(time: float, zone: str) -> date:
+    return datetime.fromtimestamp(time, ZoneInfo(zone)).date()
 
 
 def _midnight(day: date, zone: str) -> float:
     return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).timestamp()
 
 
-def _at(attributes: Mapping[str, object], path: str) -> object:
-    found: object = attributes
+def _value_at(attributes: Mapping[str, object], path: str) -> object:
+    """The value at a dotted path; None where a step leads nowhere."""
+    value: object = attributes
     for name in path.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

@@ -1,4 +1,9 @@
-"""moments -> gates -> candidates -> policy -> arbitration -> offer; the fallback where nothing passes."""
+"""Offers: which one a placement shows. `choose_offer` is the chain; each step below it does one thing.
+
+moment -> gates -> policy -> prices -> arbitration -> redraw after a lost claim -> draw; the fallback where no offer is
+left. The offer is drawn from exactly the probabilities that are logged, with a number that is a hash of the decision's
+id and the placement: the logged propensity is exact, and a decision can be replayed.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
@@ -6,34 +11,39 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.catalog.plan.features import Context
 from engine.catalog.plan.offer_index import Bits
 from engine.catalog.plan.plan import Moment, Offer, Selection
 from engine.decision.arbitrate import Factors, arbitrate, worth_their_price
-from engine.decision.gates import Facts, Gate, passing_offers
+from engine.decision.gates import Facts, Gate, closing_gates, passing_offers
 from engine.decision.moments import moment_start
 from engine.hashing import uniform_draw
 from policies import Policy
+from policies.batches import Floats, Ints
 
 OfferReason = Literal["policy", "moment", "fallback", "breaker", "shown", "deferred", "dropped"]
-"""Why an offer is shown: drawn by the `policy`; its `moment` of truth is now; the `fallback` because no other may be
-shown now, or the store is away; the fallback because the placement's circuit `breaker` is open. Nothing is
-shown where the fallback would be, but is `shown` in another placement of this answer. On an outbound channel nothing is
-sent in its quiet hours, `deferred` until `not_before` or `dropped`, nor past its caps: `dropped`."""
+"""Why a placement shows what it shows.
+
+An offer: `policy` it was drawn; `moment` its moment of truth is now. The fallback: `fallback` no other offer may be
+shown now, or the store is away; `breaker` the placement's circuit breaker is open. Nothing: `shown` the fallback stands
+in another placement of this answer; on an outbound channel, `deferred` until `not_before` or `dropped` in its quiet
+hours, and `dropped` past its caps.
+"""
 FALLBACK_REASONS = ("fallback", "breaker")
 """The reasons for which the fallback is shown."""
 
-LostOffers = Mapping[str, Gate]
-NONE_LOST: LostOffers = {}
+LostClaims = Mapping[str, Gate]
+"""Offers of one placement that were drawn and whose claim was denied, with the gate that denied it."""
+NONE_LOST: LostClaims = {}
 
 
-class Snapshot(msgspec.Struct, frozen=True):
-    """A policy as it was when the learner published it as this version.
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
+    """A policy as the learner published it.
 
-    `fits` are the arms of the selection it was fitted to: another plan's selection has others, were they named alike.
-    `final` probabilities are those of a record: neither prices nor arbitration are still to come.
+    `fits` are the arms of the selection that it was aligned with: it does not fit another plan's selection, even one
+    with arms of the same names. `final` probabilities come from a decision's record: prices and arbitration are in
+    them already.
     """
 
     policy: Policy
@@ -42,10 +52,12 @@ class Snapshot(msgspec.Struct, frozen=True):
     final: bool = False
 
 
-class Choice(msgspec.Struct, frozen=True):
-    """The offer for one placement, and all that made it the one: what the log keeps.
+class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one placement shows, and all that led to it.
 
-    `closed` (why not the others) and `factors` (what made the probabilities) are kept for whoever wants it explained.
+    `candidates` and `probabilities` are the arms that could be drawn, `context` the features as used, `policy` the
+    policy and its version (`home_hero@17`). `closed` (the gate that closed each other offer) and `factors` (what made
+    each probability) are filled for a trace only. Times are seconds since 1970.
     """
 
     offer: Offer
@@ -63,88 +75,65 @@ class Choice(msgspec.Struct, frozen=True):
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing is to be shown at all."""
+        """Whether the placement stays empty."""
         return self.reason in ("shown", "deferred", "dropped")
 
 
-def choose_offer(
-    selection: Selection,
-    snapshot: Snapshot | None,
-    facts: Facts,
-    decision_id: str,
-    *,
-    moments: Sequence[Moment] = (),
-    shown: Collection[str] = (),
-    lost: LostOffers = NONE_LOST,
-    trace: bool = False,
-) -> Choice:
-    """Draw one offer of the selection from exactly the propensities that are returned with it.
+class OfferQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """All that the choice for one placement depends on.
 
-    `lost` are offers that were drawn before and could not be had: each is drawn again from the probabilities of the
-    others, renormalized.
+    `shown` are the offers that other placements of the answer show, `lost` those whose claim was denied.
     """
-    closed: dict[str, Gate] | None = dict(lost) if trace else None
-    for moment in moments:
-        start = moment_start(moment, facts)
-        if start is not None:
-            bits = passing_offers(moment.index, moment.offers, facts, shown, closed)
-            first = next((o for o in moment.offers if bits & moment.index.bits[o.key] and o.key not in lost), None)
-            if first is not None:
-                why = _others(selection, moment, first, facts, shown, closed)
-                return Choice(
-                    first, "moment", 1.0, [first.key], [1.0], closed=why, moment=moment.key, moment_start=start
-                )
-    bits = passing_offers(selection.index, selection.offers, facts, shown, closed)
-    if not bits:
-        return Choice(selection.fallback, "fallback", 1.0, closed=closed or {})
-    if snapshot is not None and snapshot.fits is not None and snapshot.fits is not selection.arms:
-        snapshot = None  # the plan was swapped a moment ago
-    size = len(selection.offers)
-    some = None if bits == selection.index.everything else _places(bits, size)
-    context = selection.logged_features.read(facts.attributes)
-    policy = snapshot.policy if snapshot else selection.prior
-    final = snapshot is not None and snapshot.final
-    x = selection.features.vector(context)
-    if facts.prices and not final and not facts.prices.keys().isdisjoint(selection.index.bits):
-        some = _affordable(selection, policy, x, np.arange(size) if some is None else some, facts, closed)
-        if not some.size:
-            return Choice(selection.fallback, "fallback", 1.0, context=context, closed=closed or {})
-    p = policy.probabilities(x, candidates=some)
-    may = range(size) if some is None else some.tolist()
+
+    selection: Selection
+    snapshot: Snapshot | None
+    facts: Facts
+    decision_id: str
+    moments: Sequence[Moment] = ()
+    shown: Collection[str] = ()
+    lost: LostClaims = NONE_LOST
+    trace: bool = False
+
+
+class _Model(msgspec.Struct, frozen=True, gc=False):
+    """The policy that chooses, and the context as it reads it: `x` is float64 (dim,)."""
+
+    policy: Policy
+    version: int
+    final: bool
+    context: Context
+    x: Floats
+
+
+class _Candidates(msgspec.Struct, frozen=True, gc=False):
+    """The arms that can be drawn and their probabilities, which sum to 1; `places` are positions in the selection."""
+
+    places: Sequence[int]
+    names: list[str]
+    probabilities: list[float]
     factors: Sequence[Factors] = ()
-    if selection.arbitration is not None and not final:
-        p, factors = arbitrate(selection.arbitration, p, np.array(may), facts.attributes, selection.policy.floor)
-    probabilities: list[float] = p.tolist()
-    names = [selection.arms[place] for place in may]
-    if trace:
-        factors = factors or [Factors(each) for each in probabilities]
-        if facts.prices:
-            prices = (facts.prices.get(name, 0.0) for name in names)
-            factors = [msgspec.structs.replace(one, price=price) for one, price in zip(factors, prices, strict=True)]
-    had = [place for place, name in enumerate(names) if name not in lost]
-    if len(had) < len(names):
-        if not had:
-            return Choice(selection.fallback, "fallback", 1.0, context=context, closed=closed or {})
-        left = sum(probabilities[place] for place in had)
-        probabilities = [probabilities[place] / left for place in had]
-        names = [names[place] for place in had]
-        factors = [factors[place] for place in had] if trace else ()
-    drawn = draw(probabilities, uniform_draw(decision_id, selection.placement + (f"#{len(lost)}" if lost else "")))
-    return Choice(
-        selection.offers[int(may[had[drawn]])],
-        "policy",
-        probabilities[drawn],
-        names,
-        probabilities,
-        context,
-        f"{selection.key}@{snapshot.version if snapshot else 0}",
-        closed or {},
-        dict(zip(names, factors, strict=True)) if trace else {},
-    )
+
+
+def choose_offer(query: OfferQuery) -> Choice:
+    """Choose what a placement shows; the propensity is exactly the probability of the draw."""
+    choice = _choose_by_moment(query)
+    if choice is not None:
+        return choice
+    passing = passing_offers(query.selection, query.facts, query.shown)
+    if not passing:
+        return _fall_back(query)
+    model = _current_model(query)
+    places = _affordable_places(query, model, _places(query.selection, passing))
+    if not places.size:
+        return _fall_back(query, model, places)
+    candidates = _without_lost(query, _weigh_candidates(query, model, places))
+    if not candidates.names:
+        return _fall_back(query, model, places)
+    return _draw_candidate(query, model, places, candidates)
 
 
 def draw(probabilities: Sequence[float], u: float) -> int:
-    """The index that `u` in [0, 1) falls on when the unit interval is divided by `probabilities` in their order."""
+    """The index on which `u` in [0, 1) falls when the unit interval is divided by `probabilities` in their order."""
     total = 0.0
     last = 0
     for index, p in enumerate(probabilities):
@@ -153,49 +142,160 @@ def draw(probabilities: Sequence[float], u: float) -> int:
             last = index
             if u < total:
                 return index
-    return last
+    return last  # rounding: the probabilities summed to a little less than 1
 
 
-def _others(
-    selection: Selection,
-    moment: Moment,
-    first: Offer,
-    facts: Facts,
-    shown: Collection[str],
-    closed: dict[str, Gate] | None,
-) -> Mapping[str, Gate]:
-    """Why not the others, if that is wanted: those without a gate of their own stand behind the moment."""
-    if closed is None:
-        return {}
-    passing_offers(selection.index, selection.offers, facts, shown, closed)
-    behind: dict[str, Gate] = {key: "moment" for key in (*moment.index.keys, *selection.arms) if key != first.key}
-    return behind | {key: gate for key, gate in closed.items() if key != first.key}
+def _choose_by_moment(query: OfferQuery) -> Choice | None:
+    """The first offer of the first moment that holds and has one that may be shown; None without any."""
+    for position, moment in enumerate(query.moments):
+        start = moment_start(moment, query.facts)
+        if start is None:
+            continue
+        passing = passing_offers(moment, query.facts, query.shown)
+        for offer in moment.offers:
+            if passing & moment.index.bits[offer.key] and offer.key not in query.lost:
+                return Choice(
+                    offer=offer,
+                    reason="moment",
+                    propensity=1.0,
+                    candidates=[offer.key],
+                    probabilities=[1.0],
+                    closed=_closed_behind(query, position, offer) if query.trace else {},
+                    moment=moment.key,
+                    moment_start=start,
+                )
+    return None
 
 
-def _affordable(
-    selection: Selection,
-    policy: Policy,
-    x: NDArray[np.float64],
-    may: NDArray[np.intp],
-    facts: Facts,
-    closed: dict[str, Gate] | None,
-) -> NDArray[np.intp]:
-    """Those of the places `may` whose offers are worth their price to this customer."""
-    names = [selection.arms[place] for place in may.tolist()]
-    prices = np.array([facts.prices.get(name, 0.0) for name in names])
-    expected = policy.expected(x, candidates=may)
-    kept = worth_their_price(selection.arbitration, expected, prices, may, facts.attributes)
-    if closed is not None:
-        closed.update({name: "price" for name, stays in zip(names, kept.tolist(), strict=True) if not stays})
-    return may[kept]
+def _fall_back(query: OfferQuery, model: _Model | None = None, affordable: Ints | None = None) -> Choice:
+    """The selection's fallback, which no gate can close."""
+    return Choice(
+        offer=query.selection.fallback,
+        reason="fallback",
+        propensity=1.0,
+        context={} if model is None else model.context,
+        closed=_closed(query, affordable) if query.trace else {},
+    )
+
+
+def _current_model(query: OfferQuery) -> _Model:
+    """The published policy, or the prior where none is published that fits the selection."""
+    selection, snapshot = query.selection, query.snapshot
+    if snapshot is not None and snapshot.fits is not None and snapshot.fits is not selection.arms:
+        snapshot = None  # the plan was swapped and the snapshots are not aligned with it yet
+    context = selection.logged_features.read(query.facts.attributes)
+    x = selection.features.vector(context)
+    if snapshot is None:
+        return _Model(selection.prior, 0, False, context, x)
+    return _Model(snapshot.policy, snapshot.version, snapshot.final, context, x)
+
+
+def _affordable_places(query: OfferQuery, model: _Model, places: Ints) -> Ints:
+    """Those of `places` whose offers are worth their price to this customer; all of them where nothing has a price."""
+    selection, prices = query.selection, query.facts.prices
+    if not prices or model.final or prices.keys().isdisjoint(selection.index.bits):
+        return places
+    price = np.array([prices.get(selection.arms[place], 0.0) for place in places.tolist()])
+    expected = model.policy.expected(model.x, candidates=places)
+    return places[worth_their_price(selection.arbitration, expected, price, places, query.facts.attributes)]
+
+
+def _weigh_candidates(query: OfferQuery, model: _Model, places: Ints) -> _Candidates:
+    """The candidates with their final probabilities: the policy's, changed by arbitration where there is one."""
+    selection, rule = query.selection, query.selection.arbitration
+    everywhere = places.size == len(selection.arms)
+    p = model.policy.probabilities(model.x, candidates=None if everywhere else places)
+    factors: Sequence[Factors] = ()
+    if rule is not None and not model.final:
+        weighed = arbitrate(rule, p, places, query.facts.attributes, selection.policy.floor)
+        p = weighed.probabilities
+        factors = weighed.factors() if query.trace else ()
+    positions = range(places.size) if everywhere else places.tolist()
+    names = [selection.arms[place] for place in positions]
+    probabilities: list[float] = p.tolist()
+    if query.trace:
+        factors = factors or [Factors(policy=each) for each in probabilities]
+        prices = query.facts.prices
+        factors = [
+            msgspec.structs.replace(one, price=prices.get(name, 0.0)) for one, name in zip(factors, names, strict=True)
+        ]
+    return _Candidates(positions, names, probabilities, factors)
+
+
+def _without_lost(query: OfferQuery, candidates: _Candidates) -> _Candidates:
+    """The candidates less those whose claim was denied, their probabilities renormalized."""
+    if query.lost.keys().isdisjoint(candidates.names):
+        return candidates
+    names = candidates.names
+    kept = [place for place, name in enumerate(names) if name not in query.lost]
+    total = sum(candidates.probabilities[place] for place in kept)
+    return _Candidates(
+        [candidates.places[place] for place in kept],
+        [names[place] for place in kept],
+        [candidates.probabilities[place] / total for place in kept],
+        [candidates.factors[place] for place in kept] if query.trace else (),
+    )
+
+
+def _draw_candidate(query: OfferQuery, model: _Model, places: Ints, candidates: _Candidates) -> Choice:
+    """The candidate that the decision's own number falls on; a redraw has a number of its own."""
+    selection = query.selection
+    draw_key = f"{selection.placement}#{len(query.lost)}" if query.lost else selection.placement
+    drawn = draw(candidates.probabilities, uniform_draw(query.decision_id, draw_key))
+    return Choice(
+        offer=selection.offers[candidates.places[drawn]],
+        reason="policy",
+        propensity=candidates.probabilities[drawn],
+        candidates=candidates.names,
+        probabilities=candidates.probabilities,
+        context=model.context,
+        policy=f"{selection.key}@{model.version}",
+        closed=_closed(query, places) if query.trace else {},
+        factors=dict(zip(candidates.names, candidates.factors, strict=True)) if query.trace else {},
+    )
+
+
+def _closed(query: OfferQuery, affordable: Ints | None = None) -> dict[str, Gate]:
+    """Why each offer of the placement and of the moments that hold now is no candidate, for a trace.
+
+    `affordable` are the places that passed the prices; None where no offer came so far.
+    """
+    selection = query.selection
+    closed = _closed_by_gates(query, query.moments)
+    if affordable is not None:
+        candidates = {selection.arms[place] for place in affordable.tolist()}
+        passing = passing_offers(selection, query.facts, query.shown)
+        priced_out = (selection.arms[place] for place in _places(selection, passing).tolist())
+        closed |= {name: "price" for name in priced_out if name not in candidates}
+    return closed
+
+
+def _closed_behind(query: OfferQuery, position: int, winner: Offer) -> dict[str, Gate]:
+    """Why not the offers beside a moment's winner: those without a gate of their own stand behind the moment."""
+    keys = (*query.moments[position].index.keys, *query.selection.arms)
+    closed: dict[str, Gate] = dict.fromkeys(keys, "moment")
+    closed |= _closed_by_gates(query, query.moments[: position + 1])
+    closed.pop(winner.key, None)
+    return closed
+
+
+def _closed_by_gates(query: OfferQuery, moments: Sequence[Moment]) -> dict[str, Gate]:
+    """The lost claims and the gates, of the moments that hold and of the selection."""
+    closed = dict(query.lost)
+    for moment in moments:
+        if moment_start(moment, query.facts) is not None:
+            closed |= closing_gates(moment, query.facts, query.shown)
+    return closed | closing_gates(query.selection, query.facts, query.shown)
+
+
+def _places(selection: Selection, bits: Bits) -> Ints:
+    return _set_places(bits, len(selection.offers))
 
 
 @lru_cache(256)
-def _places(bits: Bits, size: int) -> NDArray[np.intp]:
-    """The places of the bits that are set, in order, read-only."""
-    if not bits:
-        return np.empty(0, dtype=np.intp)
+def _set_places(bits: Bits, size: int) -> Ints:
+    """The places of the bits that are set, in order; read-only, as it is cached."""
     packed = np.frombuffer(bits.to_bytes((size + 7) // 8, "little"), dtype=np.uint8)
-    found: NDArray[np.intp] = np.unpackbits(packed, bitorder="little").view(np.bool_).nonzero()[0]
-    found.flags.writeable = False
-    return found
+    places: Ints = np.unpackbits(packed, bitorder="little").view(np.bool_).nonzero()[0]
+    places.flags.writeable = False
+    return places

@@ -1,4 +1,4 @@
-"""What staff at a desk, a till or on the phone see: the offer, why it, why not the others, and whom they serve."""
+"""`/v1/agent`: a decision for staff at a desk, a till or on the phone, in words they can repeat to a customer."""
 
 from collections.abc import Mapping
 
@@ -7,26 +7,20 @@ import msgspec
 from engine.catalog.plan.plan import Plan
 from engine.customer import Profile, Stage, derive_stage, resumable_journey
 from engine.decision.decision import Decision
-from engine.decision.gates import Gate
-from engine.decision.offers import Choice
+from engine.decision.gates import GATES
+from engine.decision.offers import Choice, OfferReason
 
-NOT_NOW: Mapping[Gate, str] = {
-    "dates": "not on offer today",
-    "channel": "not offered here",
-    "consent": "the customer did not agree to be approached with it",
-    "audience": "not meant for this customer",
-    "suppressed": "the customer turned it down lately",
-    "cap": "the customer had it as often as allowed",
-    "stock": "sold out",
-    "budget": "its budget is spent",
-    "price": "kept for customers to whom it is worth more",
-    "shown": "already on this screen",
-    "moment": "another offer is for this very moment",
-    "erased": "nothing may be kept of this customer",
+REASONS: Mapping[OfferReason, str] = {
+    "fallback": "nothing else may be offered now",
+    "breaker": "the learnt choice is switched off",
+    "shown": "all that may be offered is on this screen already",
+    "deferred": "the customer is not disturbed at this hour",
+    "dropped": "the customer is not to be disturbed now",
 }
+"""Why a placement shows what it shows, for the reasons that need no facts of the decision."""
 
 
-class Suggestion(msgspec.Struct, frozen=True):
+class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
     """One placement for staff; `next_best` are the other candidates, best first."""
 
     offer: str | None
@@ -37,8 +31,8 @@ class Suggestion(msgspec.Struct, frozen=True):
     not_now: dict[str, str]
 
 
-class CustomerSummary(msgspec.Struct, frozen=True):
-    """The customer in a few lines. `last_seen` says when on which channel (s since 1970)."""
+class CustomerSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The customer in a few lines. `last_seen` says when on which channel, `recent` when which event (s since 1970)."""
 
     customer: str
     known: bool
@@ -54,7 +48,7 @@ class CustomerSummary(msgspec.Struct, frozen=True):
     resume: dict[str, object]
 
 
-class AgentView(msgspec.Struct, frozen=True):
+class AgentView(msgspec.Struct, frozen=True, kw_only=True):
     """What `/v1/agent` answers."""
 
     decision_id: str
@@ -64,32 +58,33 @@ class AgentView(msgspec.Struct, frozen=True):
 
 
 def build_agent_view(plan: Plan, decision: Decision, profile: Profile, now: float) -> AgentView:
-    """A decision that was made with its trace, for staff."""
-    answer = decision.answer
+    """The view of a decision that was made with `trace=True`."""
     return AgentView(
-        answer.decision_id,
-        answer.degraded,
-        {
-            placement: _suggestion(plan, decision.channel, placement, choice)
+        decision_id=decision.answer.decision_id,
+        degraded=decision.answer.degraded,
+        suggestions={
+            placement: _suggest(plan, decision.channel, placement, choice)
             for placement, choice in decision.choices.items()
         },
-        _history(profile, now),
+        history=_summarize(profile, now),
     )
 
 
-def _suggestion(plan: Plan, channel: str, placement: str, choice: Choice) -> Suggestion:
+def _suggest(plan: Plan, channel: str, placement: str, choice: Choice) -> Suggestion:
     others = sorted(zip(choice.probabilities, choice.candidates, strict=True), reverse=True)
+    offer = None if choice.is_silent else choice.offer
     return Suggestion(
-        None if choice.is_silent else choice.offer.key,
-        "" if choice.is_silent else choice.offer.spec.title or choice.offer.key,
-        {} if choice.is_silent else choice.offer.spec.renderings.get(channel, {}),
-        _why(plan, channel, placement, choice),
-        [offer for _, offer in others if offer != choice.offer.key],
-        {offer: NOT_NOW[gate] for offer, gate in choice.closed.items()},
+        offer=offer.key if offer else None,
+        title=offer.spec.title or offer.key if offer else "",
+        rendering=offer.spec.renderings.get(channel, {}) if offer else {},
+        why=_say_why(plan, channel, placement, choice),
+        next_best=[key for _, key in others if key != choice.offer.key],
+        not_now={key: GATES[gate].for_staff for key, gate in choice.closed.items()},
     )
 
 
-def _why(plan: Plan, channel: str, placement: str, choice: Choice) -> str:
+def _say_why(plan: Plan, channel: str, placement: str, choice: Choice) -> str:
+    """Why this offer: the moment's title, or how often the policy chooses it in such cases."""
     if choice.reason == "moment":
         moments = plan.moments.get((channel, placement), ())
         title = next((moment.spec.title for moment in moments if moment.key == choice.moment), None)
@@ -100,27 +95,21 @@ def _why(plan: Plan, channel: str, placement: str, choice: Choice) -> str:
             f", weighed {factors.context:g} times for what they came for" if factors and factors.context != 1 else ""
         )
         return f"chosen in {choice.propensity:.0%} of such cases{weight}"
-    return {
-        "fallback": "nothing else may be offered now",
-        "breaker": "the learnt choice is switched off",
-        "shown": "all that may be offered is on this screen already",
-        "deferred": "the customer is not disturbed at this hour",
-        "dropped": "the customer is not to be disturbed now",
-    }[choice.reason]
+    return REASONS[choice.reason]
 
 
-def _history(profile: Profile, now: float) -> CustomerSummary:
+def _summarize(profile: Profile, now: float) -> CustomerSummary:
     return CustomerSummary(
-        profile.id,
-        profile.known,
-        derive_stage(profile, now),
-        profile.tier,
-        profile.points,
-        profile.order_count,
-        profile.revenue,
-        dict(sorted(profile.channels.items(), key=lambda seen: -seen[1])),
-        dict(sorted(profile.recent.items(), key=lambda seen: -seen[1])),
-        profile.complaint is not None and profile.complaint[0],
-        {name: answer.score for name, answer in profile.answers.items()},
-        resumable_journey(profile, now),
+        customer=profile.id,
+        known=profile.known,
+        stage=derive_stage(profile, now),
+        tier=profile.tier,
+        points=profile.points,
+        orders=profile.order_count,
+        revenue=profile.revenue,
+        last_seen=dict(sorted(profile.channels.items(), key=lambda seen: -seen[1])),
+        recent=dict(sorted(profile.recent.items(), key=lambda event: -event[1])),
+        complaint_open=profile.complaint is not None and profile.complaint[0],
+        satisfaction={name: answer.score for name, answer in profile.answers.items()},
+        resume=resumable_journey(profile, now),
     )

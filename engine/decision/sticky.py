@@ -1,7 +1,14 @@
-"""Sticky bucketing: a variant once had is kept with the customer, whatever becomes of weights, coverage or audience.
+"""Sticky bucketing: a variant that a unit once had stays its variant when weights, coverage or audience change.
 
-It is kept under `experiment__version`, as GrowthBook names it; for a device its id stands behind, as one customer may
-have several of them.
+A profile stores its sticky entries as a map from a name to the key of a variant:
+
+| name | bound to |
+|---|---|
+| `experiment__version` | the customer; as GrowthBook names it |
+| `experiment__version@unit` | a device or store: a customer can have several devices |
+
+`version` is the experiment's bucket version. An entry of a version below `min_bucket_version` blocks the unit: it saw
+the experiment in a version whose results must not mix with the running one.
 """
 
 from collections.abc import Mapping
@@ -12,41 +19,44 @@ from engine.catalog.spec.experiment import ExperimentSpec, Unit
 Units = Mapping[Unit, str | None]
 
 
-def sticky_variant(spec: ExperimentSpec, units: Units, held: Mapping[str, str]) -> int | Literal["blocked"] | None:
-    """The index of the variant that `held` binds these units to, None for none.
+def sticky_variant(spec: ExperimentSpec, units: Units, entries: Mapping[str, str]) -> int | Literal["blocked"] | None:
+    """The index of the variant that a customer's sticky entries bind these units to.
 
-    What is held for the unit goes before what is held for its fallback. `blocked`: either was in the experiment in a
-    bucket version below `min_bucket_version`, and so is not in it any more.
+    An entry of the experiment's unit takes precedence over one of its fallback unit.
+
+    Returns:
+        The index; None where nothing binds them; `blocked` where either unit has an entry of a blocked version.
     """
-    if not held:
+    if not entries:
         return None
     owners = _owners(spec, units)
     for version in range(spec.min_bucket_version):
-        if any(_name(spec, version, *owner) in held for owner in owners):
+        if any(_entry_name(spec, version, *owner) in entries for owner in owners):
             return "blocked"
     for owner in owners:
-        key = held.get(_name(spec, spec.bucket_version, *owner))
+        key = entries.get(_entry_name(spec, spec.bucket_version, *owner))
         if key is not None:
             return next((index for index, variant in enumerate(spec.variants) if variant.key == key), None)
     return None
 
 
-def new_sticky_entry(spec: ExperimentSpec, units: Units, held: Mapping[str, str], variant: str) -> Mapping[str, str]:
-    """What `held` does not say yet of units that have this variant, by its name; empty where it says so."""
-    name = _name(spec, spec.bucket_version, *_owners(spec, units)[0])
-    return {} if held.get(name) == variant else {name: variant}
+def new_sticky_entry(spec: ExperimentSpec, units: Units, entries: Mapping[str, str], variant: str) -> Mapping[str, str]:
+    """The entry that binds these units to `variant`; empty where `entries` has it already."""
+    name = _entry_name(spec, spec.bucket_version, *_owners(spec, units)[0])
+    return {} if entries.get(name) == variant else {name: variant}
 
 
 def experiment_key(name: str) -> str:
-    """The key of the experiment that something is held for."""
+    """The key of the experiment that an entry's name is about."""
     return name.partition("@")[0].rpartition("__")[0]
 
 
 def _owners(spec: ExperimentSpec, units: Units) -> list[tuple[Unit, str]]:
+    """The units that a variant can be bound to, the experiment's own first, as far as the request names them."""
     kinds = (spec.unit,) if spec.fallback_unit is None else (spec.unit, spec.fallback_unit)
     return [(kind, unit) for kind in kinds if (unit := units[kind])]
 
 
-def _name(spec: ExperimentSpec, version: int, kind: Unit, unit: str) -> str:
+def _entry_name(spec: ExperimentSpec, version: int, kind: Unit, unit: str) -> str:
     name = f"{spec.key}__{version}"
     return name if kind == "customer" else f"{name}@{unit}"

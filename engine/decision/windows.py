@@ -1,4 +1,4 @@
-"""When the window of a cap began: rolling with the clock, or with the calendar where the customer is."""
+"""Windows of time: when a cap's window began, and how long past outcomes suppress an offer."""
 
 import math
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from datetime import datetime, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-Window = Literal["rolling", "calendar"]
+from engine.vocabulary import DAY
 
-DAY = 86_400
+Window = Literal["rolling", "calendar"]
 
 
 def window_start(now: float, per: float, window: Window, zone: str = "UTC") -> float:
-    """The moment (s since 1970) after which what happened counts, for a window of `per` seconds at `now`.
+    """The time (s since 1970) after which events count, for a window of `per` seconds that `now` lies in.
 
     A calendar window is a day, a week from Monday, a month (28 to 31 days) or a year (365 or 366) of `zone`.
 
@@ -33,21 +33,28 @@ def window_start(now: float, per: float, window: Window, zone: str = "UTC") -> f
     elif days in (365, 366):
         start = day.replace(month=1, day=1)
     else:
-        raise ValueError(f"{days:g} days are no calendar window; use 1d, 7d, 30d, 365d or a rolling window")
+        raise ValueError(f"{days:g} days are not a calendar window; use 1d, 7d, 30d, 365d or a rolling window")
+    # Events count if they are later than the start, so one at midnight exactly must be later than this.
     return math.nextafter(start.timestamp(), -math.inf)
 
 
-def suppressed_until(seen: Sequence[float], after: int, within: float, lasts: float) -> float:
-    """Until when (s since 1970) `after` outcomes `within` so many seconds suppress for `lasts`; 0 if they never did."""
-    moments = sorted(seen)
-    runs = (last for first, last in zip(moments, moments[after - 1 :], strict=False) if last - first <= within)
+def suppressed_until(outcomes: Sequence[float], after: int, within: float, lasts: float) -> float:
+    """Until when (s since 1970) outcomes suppress an offer; 0 if they never did.
+
+    Any `after` outcomes within `within` seconds suppress it for `lasts` seconds from the last of them.
+    """
+    times = sorted(outcomes)
+    runs = (last for first, last in zip(times, times[after - 1 :], strict=False) if last - first <= within)
     return max((last + lasts for last in runs), default=0.0)
 
 
 def ignored_exposures(
     shown: Sequence[float], answered: Sequence[float], now: float, patience: float = DAY
 ) -> list[float]:
-    """When it was shown and, within `patience` seconds, not answered; what may still be answered is not in it."""
+    """The times of exposures that no answer followed within `patience` seconds.
+
+    An exposure younger than that can still be answered, so it is not among them.
+    """
     return [
         at for at in shown if at + patience <= now and not any(at <= answer <= at + patience for answer in answered)
     ]

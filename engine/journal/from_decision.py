@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from engine.decision.decision import Assigned, Decision
+from engine.decision.decision import Decision
+from engine.decision.experiments import Assigned
 from engine.decision.offers import Choice
 from engine.journal.records import DecisionRecord, DecisionRow, ExposureRecord
 

@@ -11,7 +11,8 @@ from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.segments import expand_segments
 from engine.customer import CustomerIds, Stage, derive_attributes, derive_stage
-from engine.decision.decision import DecideRequest, decide, overlay_context
+from engine.decision.attributes import overlay_context
+from engine.decision.decision import DecideRequest, decide
 from engine.rehearse.customers import SampledCustomer
 
 EVERYONE = "(everyone)"

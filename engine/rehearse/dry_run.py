@@ -12,7 +12,7 @@ from engine.claims.claims import Claim, PoolShare
 from engine.claims.pacing import expected_worth, paced_pools, pools_by_offer, prices_by_offer, update_pacing
 from engine.claims.requirements import ShowingContext, required_claim
 from engine.customer import CustomerIds, Profile
-from engine.decision.decision import Availability, DecideRequest, Decision, decide
+from engine.decision.decision import Availability, DecideOptions, DecideRequest, Decision, decide
 from engine.decision.gates import Gate
 from engine.decision.offers import Choice, Snapshot
 from engine.hashing import uniform_draw
@@ -148,7 +148,13 @@ def dry_run(
         standing = msgspec.structs.replace(standing, prices=prices.at(now, standing.pools))
         decision_id = f"dry-run-{number}"
         decision = decide(
-            plan, snapshots, profile, request, now, decision_id=decision_id, standing=standing, trace=True
+            plan,
+            snapshots,
+            profile,
+            request,
+            now,
+            decision_id=decision_id,
+            options=DecideOptions(availability=standing, trace=True),
         )
         outcome = _outcome(key, decision)
         seen[outcome] += 1

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from engine.catalog.archive import Archive
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.plan.plan import Plan
-from engine.decision.decision import Decision, decide
+from engine.decision.decision import DecideOptions, Decision, decide
 from engine.decision.explanation import Explanation, build_explanation
 from engine.decision.offers import Snapshot
 from engine.errors import BadInput
@@ -100,10 +100,7 @@ def explain_decision(log: Path, archive: Archive, client: StreamClient, decision
         trace.request,
         trace.now,
         decision_id=decision_id,
-        degraded=trace.degraded,
-        tripped=trace.tripped,
-        standing=trace.standing,
-        trace=True,
+        options=DecideOptions(degraded=trace.degraded, tripped=trace.tripped, availability=trace.standing, trace=True),
     )
     differences = list(_differences(logged, decision, trace.now))
     if differences and trace.release != traces.RELEASE:

@@ -9,7 +9,7 @@ from engine.catalog.check.decode import suggest_name
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.folder import Specs
 from engine.customer import CustomerIds
-from engine.decision.decision import DecideRequest, Decision, decide
+from engine.decision.decision import DecideOptions, DecideRequest, Decision, decide
 from engine.decision.offers import Snapshot
 from engine.errors import BadInput
 from engine.rehearse.customers import SampledCustomer
@@ -94,7 +94,10 @@ def _decisions(
             expose=False,
         )
         draw = f"preview of {key} for {one.profile.id}"  # asked again it shows the same
-        yield one, decide(plan, snapshots, one.profile, request, now, decision_id=draw, trace=True)
+        yield (
+            one,
+            decide(plan, snapshots, one.profile, request, now, decision_id=draw, options=DecideOptions(trace=True)),
+        )
 
 
 def _shown(key: str, one: SampledCustomer, decision: Decision) -> PreviewRow:

@@ -8,7 +8,7 @@ import msgspec
 from engine.catalog.plan.plan import Plan
 from engine.customer import Profile, derive_attributes
 from engine.decision.assign import Subject, assign
-from engine.decision.decision import local_clock, overlay_context
+from engine.decision.attributes import local_clock, overlay_context
 from engine.decision.moments import customer_zone
 
 

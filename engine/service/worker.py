@@ -23,7 +23,7 @@ from engine.customers.erased_cache import ErasedCache
 from engine.customers.model.events import Accepted, Event, EventStatus, customer_ids, decode_batch
 from engine.customers.redis.keys import strongest_identifier
 from engine.customers.store import ProfileStore
-from engine.decision.decision import UNRESTRICTED, Availability, DecideRequest, Decision, decide
+from engine.decision.decision import UNRESTRICTED, Availability, DecideOptions, DecideRequest, Decision, decide
 from engine.decision.offers import Snapshot
 from engine.erasure.recovery import recover_erasures, recover_merges
 from engine.errors import JournalError, StoreUnavailable
@@ -237,10 +237,7 @@ class Worker:
             request,
             now,
             decision_id=decision_id,
-            degraded=degraded,
-            tripped=self._tripped,
-            standing=standing,
-            trace=trace,
+            options=DecideOptions(degraded=degraded, tripped=self._tripped, availability=standing, trace=trace),
         )
 
     @property

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from engine.customer import Consent, Decayed, Order, Profile, SurveyAnswer, derive_attributes
 from engine.customers.model.reducers import COMPLAINTS, CONSENTS, PURCHASES, QUESTIONS
-from engine.decision.decision import local_clock
+from engine.decision.attributes import local_clock
 from engine.vocabulary import ANSWERS, CONFIRMS, REFUNDS, RELEASES
 
 PAGE = (Path(__file__).parents[2] / "docs/customers.md").read_text()

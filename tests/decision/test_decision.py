@@ -18,7 +18,7 @@ from engine.customer import CustomerIds, Decayed, Profile, Trait
 from engine.customers.model.identity import resolve_identity
 from engine.customers.redis import keys
 from engine.customers.redis.stored_entry import Entry
-from engine.decision.decision import DecideRequest, decide
+from engine.decision.decision import DecideOptions, DecideRequest, decide
 from engine.decision.offers import Snapshot
 from tests.catalog.folder import experiment, plan
 
@@ -160,5 +160,13 @@ def test_a_snapshot_of_another_plan_does_not_choose() -> None:
     request = DecideRequest(customer=CustomerIds(user_id="u-1"), channel="web", placements=["home_hero"])
     for fits, version in ((selection.arms, 3), (selection.arms[:-1], 0), (None, 3)):
         snapshots = {"home_hero": Snapshot(other, 3, fits)}
-        got = decide(UNTESTED, snapshots, Profile("u-1", "u-1"), request, NOW, decision_id="d-1", trace=True)
+        got = decide(
+            UNTESTED,
+            snapshots,
+            Profile("u-1", "u-1"),
+            request,
+            NOW,
+            decision_id="d-1",
+            options=DecideOptions(trace=True),
+        )
         assert got.choices["home_hero"].policy == f"home_hero@{version}"

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from engine import decide
 from engine.catalog import Plan, load_plan
 from engine.customer import Consent, CustomerIds, Profile, Trait
-from engine.decision.decision import Availability, DecideRequest, Decision, overlay_context
+from engine.decision.attributes import overlay_context
+from engine.decision.decision import Availability, DecideOptions, DecideRequest, Decision
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
 DAY = 86_400.0
@@ -52,7 +53,8 @@ def ask(plan: Plan, channel: str = "web", now: float = NOW, *placements: str, **
         placements=list(placements or ("hero",)),
         context=more.pop("context", {}),
     )
-    return decide(plan, {}, profile, request, now, trace=True, **more)
+    decision_id = more.pop("decision_id", None)
+    return decide(plan, {}, profile, request, now, decision_id=decision_id, options=DecideOptions(trace=True, **more))
 
 
 def local(day: str, hour: str, zone: str = "Europe/Berlin") -> float:
@@ -122,13 +124,13 @@ def test_what_was_lost_leaves_the_others_renormalized(tmp_path: Path) -> None:
     plan = shop(tmp_path, arbitration={"value": True})
     before = ask(plan).choices["hero"]
     chances = dict(zip(before.candidates, before.probabilities, strict=True))
-    after = ask(plan, standing=Availability(lost={"hero": {"b": "stock"}})).choices["hero"]
+    after = ask(plan, availability=Availability(lost={"hero": {"b": "stock"}})).choices["hero"]
     rest = 1 - chances["b"]
     assert dict(zip(after.candidates, after.probabilities, strict=True)) == pytest.approx(
         {"a": chances["a"] / rest, "c": chances["c"] / rest}
     )
     assert after.closed["b"] == "stock"
-    nothing = ask(plan, standing=Availability(lost={"hero": dict.fromkeys("abc", "stock")})).choices["hero"]
+    nothing = ask(plan, availability=Availability(lost={"hero": dict.fromkeys("abc", "stock")})).choices["hero"]
     assert (nothing.offer.key, nothing.reason, nothing.propensity) == ("z", "fallback", 1.0)
 
 
@@ -150,7 +152,7 @@ CAPPED = {
 )
 def test_all_caps_must_hold_in_rolling_and_calendar_windows(tmp_path: Path, counts: Any, gate: str | None) -> None:
     plan = shop(tmp_path, changed=CAPPED)
-    assert ask(plan, standing=Availability(counts)).choices["hero"].closed.get("a") == gate
+    assert ask(plan, availability=Availability(counts)).choices["hero"].closed.get("a") == gate
 
 
 def test_an_offer_ignored_too_often_rests_and_an_answer_keeps_it(tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_an_offer_ignored_too_often_rests_and_an_answer_keeps_it(tmp_path: Path)
 
     def gate(now: float, **counts: list[float]) -> str | None:
         named = {f"{event}|offer:a": times for event, times in counts.items()}
-        return ask(plan, "web", now, standing=Availability(named)).choices["hero"].closed.get("a")
+        return ask(plan, "web", now, availability=Availability(named)).choices["hero"].closed.get("a")
 
     assert gate(NOW, exposure=shown) == "suppressed"
     assert gate(NOW + 56 * DAY, exposure=shown) == "suppressed"
@@ -185,7 +187,7 @@ def test_consent_to_the_purpose_is_asked_and_expires(tmp_path: Path) -> None:
 
 def test_a_cap_of_the_channel_holds_for_every_offer(tmp_path: Path) -> None:
     plan = shop(tmp_path, web={"caps": [{"count": 1, "per": "1d"}]})
-    closed = ask(plan, standing=Availability({"exposure|channel:web": [NOW - 60]})).choices["hero"].closed
+    closed = ask(plan, availability=Availability({"exposure|channel:web": [NOW - 60]})).choices["hero"].closed
     assert closed == {"a": "cap", "b": "cap", "c": "cap"}
 
 
@@ -213,7 +215,7 @@ def test_a_moment_shows_the_first_of_its_offers_that_may_be_had(tmp_path: Path) 
     assert (choice.offer.key, choice.moment, choice.propensity) == ("c", "now", 1.0)
     assert choice.closed == {"a": "moment", "b": "moment"}
     lost = Availability(lost={"hero": {"c": "stock"}})
-    assert ask(plan, context={"intent": "leave"}, standing=lost).choices["hero"].offer.key == "a"
+    assert ask(plan, context={"intent": "leave"}, availability=lost).choices["hero"].offer.key == "a"
 
 
 @pytest.mark.parametrize("context", [{"loyalty.tier": 2}, {"loyalty": {"tier": 2}}], ids=["flat", "nested"])

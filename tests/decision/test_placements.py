@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engine import decide
 from engine.catalog import Plan, load_plan
 from engine.customer import CustomerIds, Profile, Trait
-from engine.decision.decision import Availability, DecideRequest
+from engine.decision.decision import Availability, DecideOptions, DecideRequest
 from engine.decision.staff_view import build_agent_view
 from engine.journal.from_decision import decision_record, exposable_keys
 
@@ -86,10 +86,7 @@ def test_no_offer_stands_twice_in_an_answer(
         ask(placements, {"leaving": leaving}),
         NOW,
         decision_id=f"d-{number}",
-        degraded=degraded,
-        tripped=tripped,
-        standing=Availability(lost=lost),
-        trace=True,
+        options=DecideOptions(degraded=degraded, tripped=tripped, availability=Availability(lost=lost), trace=True),
     )
     answers = decision.answer.offers
     shown = [answer.offer for answer in answers.values() if answer.offer is not None]
@@ -102,15 +99,17 @@ def test_no_offer_stands_twice_in_an_answer(
 
 
 def test_the_second_of_two_with_one_fallback_stays_empty_and_says_why(plan: Plan) -> None:
-    decision = decide(plan, {}, Profile("u", "u"), ask(("hero", "side", "bar")), NOW, degraded=True)
-    told = {key: (answer.offer, answer.reason, answer.rendering) for key, answer in decision.answer.offers.items()}
-    assert told == {"hero": ("z", "fallback", {}), "side": (None, "shown", {}), "bar": ("y", "fallback", {})}
+    decision = decide(
+        plan, {}, Profile("u", "u"), ask(("hero", "side", "bar")), NOW, options=DecideOptions(degraded=True)
+    )
+    answers = {key: (answer.offer, answer.reason, answer.rendering) for key, answer in decision.answer.offers.items()}
+    assert answers == {"hero": ("z", "fallback", {}), "side": (None, "shown", {}), "bar": ("y", "fallback", {})}
     staff = build_agent_view(plan, decision, Profile("u", "u"), NOW).suggestions["side"]
     assert (staff.offer, staff.title, staff.why) == (None, "", "all that may be offered is on this screen already")
 
 
 def test_what_stays_empty_was_not_seen_in_the_log(plan: Plan) -> None:
-    decision = decide(plan, {}, Profile("u", "u"), ask(("hero", "side")), NOW, degraded=True)
+    decision = decide(plan, {}, Profile("u", "u"), ask(("hero", "side")), NOW, options=DecideOptions(degraded=True))
     assert exposable_keys(decision) == ["hero"]
     rows = {row.key: (row.variant, row.reason) for row in decision_record(decision, NOW).rows}
     assert rows == {"hero": ("z", "fallback"), "side": (None, "shown")}

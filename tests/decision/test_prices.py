@@ -10,7 +10,7 @@ import yaml
 from engine import decide
 from engine.catalog import Plan, load_plan
 from engine.customer import CustomerIds, Profile
-from engine.decision.decision import Availability, DecideRequest, Decision
+from engine.decision.decision import Availability, DecideOptions, DecideRequest, Decision
 from engine.decision.explanation import build_explanation
 from engine.decision.offers import Snapshot
 from policies import Bandit, Pacing
@@ -63,12 +63,13 @@ def learnt(plan: Plan) -> dict[str, Snapshot]:
     return {"hero": Snapshot(selection.prior.update(x, arm, clicked.astype(float), np.full(4000, 0.5)), 1)}
 
 
-def ask(plan: Plan, snapshots: Any, i: int, taste: float, standing: Availability, *, trace: bool = False) -> Decision:
+def ask(plan: Plan, snapshots: Any, i: int, taste: float, limits: Availability, *, trace: bool = False) -> Decision:
     request = DecideRequest(
         customer=CustomerIds(user_id=f"u{i}"), channel="web", placements=["hero"], context={"taste": taste}
     )
     profile = Profile(f"u{i}", f"u{i}")
-    return decide(plan, snapshots, profile, request, NOW, decision_id=f"d{i}", standing=standing, trace=trace)
+    options = DecideOptions(availability=limits, trace=trace)
+    return decide(plan, snapshots, profile, request, NOW, decision_id=f"d{i}", options=options)
 
 
 def earned(plan: Plan, snapshots: Any, seed: int, step: float) -> tuple[float, int]:

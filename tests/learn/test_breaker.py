@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.customer import CustomerIds, Profile
-from engine.decision.decision import DecideRequest, decide
+from engine.decision.decision import DecideOptions, DecideRequest, decide
 from engine.journal.records import DecisionRecord, DecisionRow, EventRecord
 from engine.learn.sequential_tests import AmountTest, SequentialTest, ShareTest
 from engine.learn.state import State, state_path
@@ -115,7 +115,8 @@ def test_a_broken_guardrail_sends_the_variants_placement_to_its_fallback(shop: A
     for i in range(40):
         request = DecideRequest(customer=CustomerIds(user_id=f"v{i}"), channel="web", placements=["hero"])
         profile = Profile(id=f"v{i}", unit=f"v{i}")
-        made = decide(shop.plan, {}, profile, request, shop.t0, decision_id=f"x{i}", tripped=tripped)
+        options = DecideOptions(tripped=tripped)
+        made = decide(shop.plan, {}, profile, request, shop.t0, decision_id=f"x{i}", options=options)
         reasons.add((made.answer.experiments["bold"].variant, made.answer.offers["hero"].offer == "z"))
     assert reasons == {("calm", False), ("loud", True)}
 

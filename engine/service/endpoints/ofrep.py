@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from engine.catalog.plan.plan import Experiment, Plan
 from engine.catalog.spec.experiment import ExperimentSpec
 from engine.customer import CustomerIds, Profile
-from engine.decision.decision import Assigned, DecideRequest, Decision
+from engine.decision.decision import DecideRequest, Decision
+from engine.decision.experiments import Assigned
 from engine.errors import BadInput
 from engine.journal.from_decision import records_of
 from engine.service.auth import PROOF, RequestGuard

@@ -11,7 +11,7 @@ import structlog
 from engine.customer import derive_attributes
 from engine.customers.customer_view import customer_view
 from engine.customers.redis.keys import identifier_spellings
-from engine.decision.decision import local_clock
+from engine.decision.attributes import local_clock
 from engine.decision.moments import customer_zone
 from engine.erasure.learner_files import erase_pending
 from engine.erasure.log import erase_customers

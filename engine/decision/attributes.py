@@ -1,0 +1,68 @@
+"""The attributes of a decision: what conditions and features read, from profile, request and clock."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+from engine.customer import Profile, derive_attributes
+from engine.decision.moments import customer_zone
+
+QUARTER = 900
+DEPTH = 10
+"""Dots in a name of a request's context: a name with more is one plain name, as each step costs a mapping."""
+
+
+def build_attributes(
+    profile: Profile, channel: str, context: Mapping[str, object], now: float, default_zone: str
+) -> tuple[dict[str, object], str]:
+    """The attributes of a decision at `now` (s since 1970), and the customer's time zone."""
+    attributes = derive_attributes(profile, now)
+    overlay_context(attributes, context)
+    zone = customer_zone(attributes, default_zone)
+    attributes["id"] = profile.id
+    attributes["channel"] = channel
+    attributes |= local_clock(now, zone)
+    return attributes, zone
+
+
+def overlay_context(attributes: dict[str, object], context: Mapping[str, object]) -> None:
+    """Write a request's context over the profile's attributes, in place: the request knows the present better.
+
+    `loyalty.tier` names one trait, whether the context has it flat or nested.
+    """
+    for name, value in context.items():
+        if "." not in name and type(value) is not dict:
+            attributes[name] = value
+            continue
+        tree, leaf = attributes, name
+        if 0 < name.count(".") < DEPTH:
+            *path, leaf = name.split(".")
+            for step in path:
+                tree = _own_branch(tree, step)
+        if isinstance(value, dict) and isinstance(tree.get(leaf), dict):
+            overlay_context(_own_branch(tree, leaf), value)
+        else:
+            tree[leaf] = value
+
+
+def _own_branch(tree: dict[str, object], name: str) -> dict[str, object]:
+    """A copy of the branch of that name, put in its place: the branch may belong to the request, which stays as is."""
+    branch = tree.get(name)
+    copy: dict[str, object] = dict(branch) if isinstance(branch, dict) else {}
+    tree[name] = copy
+    return copy
+
+
+def local_clock(now: float, zone: str) -> dict[str, object]:
+    """Hour (0 to 24, with its fraction) and weekday (Monday 0) where the customer is, for features and conditions."""
+    local = now + _utc_offset(zone, int(now // QUARTER))
+    day = local // 86_400
+    return {"hour": (local - day * 86_400) / 3600, "weekday": int(day + 3) % 7}
+
+
+@lru_cache(1024)
+def _utc_offset(zone: str, quarter: int) -> float:
+    """Seconds that a zone is ahead of UTC, cached per quarter of an hour: clocks are changed at quarters."""
+    offset = datetime.fromtimestamp(quarter * QUARTER, ZoneInfo(zone)).utcoffset()
+    return offset.total_seconds() if offset else 0.0

@@ -1,0 +1,114 @@
+"""The experiments of one decision: which are asked for, what each answers, what is logged and bound."""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import msgspec
+
+from engine.catalog.plan.plan import Experiment, Plan, Selection
+from engine.customer import Profile
+from engine.decision import sticky
+from engine.decision.assign import Assignment, AssignmentReason, Subject, assign
+
+
+class ExperimentAnswer(msgspec.Struct, frozen=True, gc=False):
+    """The variant and its payload, or none; `reason` as in `AssignmentReason`, or `unknown` for no such experiment."""
+
+    variant: str | None
+    payload: Mapping[str, object] | None
+    reason: AssignmentReason | Literal["unknown"]
+
+
+UNKNOWN = ExperimentAnswer(None, None, "unknown")
+
+
+class Assigned(msgspec.Struct, frozen=True, gc=False):
+    """One experiment's part of a decision, for the log.
+
+    `crossover` is True where the customer may have met another variant as a visitor, before they were known.
+    """
+
+    experiment: Experiment
+    assignment: Assignment
+    crossover: bool = False
+
+    @property
+    def variant(self) -> str | None:
+        """The key of the variant, None where there is none."""
+        index = self.assignment.index
+        return self.experiment.spec.variants[index].key if index >= 0 else None
+
+    @property
+    def share(self) -> float:
+        """The variant's share of all units let in, which is its propensity; 1 where the hash did not choose."""
+        if self.assignment.reason != "assigned":
+            return 1.0
+        variants = self.experiment.spec.variants
+        variant = variants[self.assignment.index]
+        if variant.range is None:
+            return 1 / len(variants) if variant.weight is None else variant.weight
+        sizes = [high - low for low, high in self.experiment.steps[-1][1]]
+        return sizes[self.assignment.index] / sum(sizes)
+
+    @property
+    def selection(self) -> Selection | None:
+        """How the variant chooses a placement's offers, if it has a policy or an offer list of its own."""
+        index = self.assignment.index
+        return self.experiment.selections[index] if index >= 0 else None
+
+    def answer(self) -> ExperimentAnswer:
+        """What the storefront gets of it."""
+        assignment = self.assignment
+        if assignment.index < 0:
+            return ExperimentAnswer(None, None, assignment.reason)
+        variant = self.experiment.spec.variants[assignment.index]
+        return ExperimentAnswer(variant.key, variant.payload, assignment.reason)
+
+
+class ExperimentAssigner(msgspec.Struct, frozen=True, gc=False):
+    """Assigns experiments for one subject at one time."""
+
+    plan: Plan
+    subject: Subject
+    profile: Profile
+    now: float
+
+    def assign(self, experiment: Experiment) -> Assigned:
+        """The experiment's assignment, `channel` where it does not run on the request's channel."""
+        channels = experiment.spec.channels
+        if channels is not None and self.subject.attributes["channel"] not in channels:
+            return Assigned(experiment, Assignment("channel"))
+        assignment = assign(self.plan, experiment, self.subject, self.now)
+        return Assigned(experiment, assignment, self._crossed_over(experiment, assignment))
+
+    def assign_applicable(self, channel: str) -> dict[str, Assigned]:
+        """The channel's experiments that have a variant for the subject, or hold it out."""
+        subject = self.subject
+        assigned = map(self.assign, self.plan.by_channel[channel].find_applicable(subject.attributes, subject.units))
+        return {
+            one.experiment.key: one
+            for one in assigned
+            if one.assignment.index >= 0 or one.assignment.reason == "holdout"
+        }
+
+    def _crossed_over(self, experiment: Experiment, assignment: Assignment) -> bool:
+        """Whether one of the visitors that turned out to be this customer had another variant until then."""
+        profile, subject = self.profile, self.subject
+        if not profile.units or assignment.reason not in ("assigned", "sticky") or experiment.spec.unit != "customer":
+            return False
+        for unit, until in profile.units.items():
+            visitor = msgspec.structs.replace(subject, units={**subject.units, "customer": unit}, sticky={})
+            earlier = assign(self.plan, experiment, visitor, min(self.now, until))
+            if earlier.index >= 0 and earlier.index != assignment.index:
+                return True
+        return False
+
+
+def new_sticky_entries(assigned: Iterable[Assigned], subject: Subject) -> dict[str, str]:
+    """The sticky entries that the customer does not have yet; usually none."""
+    entries: dict[str, str] = {}
+    for one in assigned:
+        spec = one.experiment.spec
+        if spec.sticky and one.variant is not None and one.assignment.reason in ("assigned", "sticky"):
+            entries |= sticky.new_sticky_entry(spec, subject.units, subject.sticky, one.variant)
+    return entries
