@@ -1,4 +1,4 @@
-"""Small shops for tests, read as a folder of files would be."""
+"""Small shops for tests, built as a folder of files is."""
 
 import json
 from collections.abc import Mapping

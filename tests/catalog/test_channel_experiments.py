@@ -1,4 +1,4 @@
-"""The roster touches fewer experiments and leaves out none that would apply."""
+"""The index of a channel skips experiments, but none that would apply."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,7 +48,7 @@ def _plan(drawn: list[tuple[int, int, bool]]) -> Plan:
         max_size=20,
     ),
 )
-def test_whoever_has_a_variant_has_it_from_the_roster_too(
+def test_the_index_leaves_out_no_experiment_that_assigns_a_variant(
     drawn: list[tuple[int, int, bool]], who: list[tuple[int, str | None, int | None]]
 ) -> None:
     plan = _plan(drawn)

@@ -74,7 +74,7 @@ def truthy(value: Any) -> bool:
 
 
 def typed(value: Any) -> Any:
-    """The value with its types spelt out, so that true and 1 differ."""
+    """The value with its types written out, so that true and 1 differ."""
     if isinstance(value, list):
         return [typed(item) for item in value]
     if isinstance(value, dict):
@@ -93,7 +93,7 @@ def in_order(left: Any, right: Any) -> tuple[Any, Any]:
 
 
 def reference(condition: Mapping[str, Any], found: Any) -> bool:
-    """`evalCondition`, spelt out slowly, one operator after the other, nothing compiled."""
+    """`evalCondition`, evaluated operator by operator, nothing compiled."""
     for key, expected in condition.items():
         if key == "$and":
             holds = all(reference(part, found) for part in expected)
@@ -175,21 +175,21 @@ def test_compiled_equals_the_slow_reference(condition: dict[str, Any], found: di
 
 
 @pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: json.dumps(case[:2], ensure_ascii=False))
-def test_it_decides_as_the_javascript_sdk(case: list[Any]) -> None:
+def test_it_evaluates_as_the_javascript_sdk(case: list[Any]) -> None:
     condition, found, expected = case
     assert compile_condition(condition, VECTORS["groups"])(found) is expected
 
 
 @settings(deadline=None)
 @given(conditions, conditions, traits)
-def test_dropping_a_part_only_lets_people_in(one: dict[str, Any], other: dict[str, Any], found: dict[str, Any]) -> None:
+def test_removing_a_part_excludes_nobody(one: dict[str, Any], other: dict[str, Any], found: dict[str, Any]) -> None:
     both = {"$and": [one, other]}
     assert and_terms(one) <= and_terms(both)
     assume(compile_condition(both)(found))
     assert compile_condition(one)(found)
 
 
-def test_parts_that_must_all_hold_are_told_apart() -> None:
+def test_parts_that_must_all_hold_are_listed() -> None:
     condition = {"$and": [{"a": 1}, {"b": {"$gt": 1, "$lt": 3}}], "$nor": [{"c": 1}], "$not": {"d": 1}}
     assert and_terms(condition) == {
         '{"a": 1}',
@@ -253,7 +253,7 @@ def test_a_misspelt_operator_is_suggested() -> None:
 @pytest.mark.parametrize(
     "condition", [7, None, {"$and": 3}, {"$not": 3}, {"a": {"$in": 3}}, {"a": {"$regex": "(a+)+$"}}]
 )
-def test_what_is_malformed_matches_nobody(condition: Any) -> None:
+def test_a_malformed_condition_matches_nobody(condition: Any) -> None:
     assert compile_condition(condition)({"a": "a" * 40 + "!"}) is False
 
 

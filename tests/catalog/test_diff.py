@@ -1,4 +1,4 @@
-"""What `plan` says of a change, and that it is true: a change called safe moves nobody and takes nobody out."""
+"""The class of each change, and its truth: a change classed as safe moves nobody and removes nobody."""
 
 from typing import Any
 
@@ -100,7 +100,7 @@ HOUSE: Json = {
 }
 
 
-def told(old: Specs, new: Specs) -> set[tuple[str, str, str]]:
+def classify(old: Specs, new: Specs) -> set[tuple[str, str, str]]:
     return {(change.key, change.path, change.verdict) for change in compare_specs(old, new, NOW)}
 
 
@@ -108,8 +108,8 @@ def told(old: Specs, new: Specs) -> set[tuple[str, str, str]]:
 def test_every_kind_of_change_has_its_class(case: tuple[str, Json, Json, str, str]) -> None:
     _, before, after, path, verdict = case
     old, new = (specs(experiment("x", **fields), experiment("first"), **HOUSE) for fields in (before, after))
-    assert ("x", path, verdict) in told(old, new)
-    assert {verdict for _, at, verdict in told(old, new) if at != path} <= {verdict}
+    assert ("x", path, verdict) in classify(old, new)
+    assert {verdict for _, at, verdict in classify(old, new) if at != path} <= {verdict}
 
 
 def test_the_table_has_every_field_of_an_experiment() -> None:
@@ -154,38 +154,38 @@ LAYERS: dict[str, tuple[Json, str, str, str]] = {
 def test_layers_and_holdouts_have_their_class(name: str) -> None:
     sections, key, path, verdict = LAYERS[name]
     two = [experiment("one", layer="l"), experiment("two", layer="l")]
-    assert (key, path, verdict) in told(specs(*two, **changed()), specs(*two, **changed(**sections)))
+    assert (key, path, verdict) in classify(specs(*two, **changed()), specs(*two, **changed(**sections)))
 
 
-def test_experiments_come_and_go() -> None:
+def test_adding_and_removing_experiments() -> None:
     one, two = experiment("one"), experiment("two")
-    assert told(specs(one), specs(one, two)) == {("two", "", "safe")}
-    assert told(specs(one, two), specs(one)) == {("two", "", "unsafe")}
-    assert told(specs(one, two | {"status": "stopped"}), specs(one)) == {("two", "", "safe")}
+    assert classify(specs(one), specs(one, two)) == {("two", "", "safe")}
+    assert classify(specs(one, two), specs(one)) == {("two", "", "unsafe")}
+    assert classify(specs(one, two | {"status": "stopped"}), specs(one)) == {("two", "", "safe")}
 
 
-def test_who_leaves_an_experiment_leaves_what_needs_it() -> None:
+def test_leaving_an_experiment_leaves_those_that_require_it() -> None:
     needs = experiment("second", prerequisites=[{"experiment": "first", "variants": ["a"]}])
     third = experiment("third", prerequisites=[{"experiment": "second", "variants": ["a"]}])
     old, new = (specs(third, needs, experiment("first", seed=seed)) for seed in ("s", "t"))
-    assert told(old, new) == {
+    assert classify(old, new) == {
         ("first", "seed", "unsafe"),
         ("second", "prerequisites", "unsafe"),
         ("third", "prerequisites", "unsafe"),
     }
 
 
-def test_a_segment_that_asks_more_is_a_change_of_those_who_name_it() -> None:
+def test_a_stricter_segment_changes_the_experiments_that_use_it() -> None:
     named = experiment("x", audience={"$segment": "good"})
     more, fewer = ({"tier": {"$gte": 1}, "vip": True, "country": "DE"}, {"vip": True})
     old = specs(named, **HOUSE)
     for condition, verdict in ((more, "unsafe"), (fewer, "safe")):
         new = specs(named, **HOUSE | {"segments": {"segments": [{"key": "good", "condition": condition}]}})
-        assert told(old, new) == {("x", "audience", verdict), ("good", "segments.condition", "safe")}
+        assert classify(old, new) == {("x", "audience", verdict), ("good", "segments.condition", "safe")}
 
 
-def test_no_change_is_none() -> None:
-    assert told(specs(experiment("x"), **HOUSE), specs(experiment("x"), **HOUSE)) == set()
+def test_equal_folders_have_no_change() -> None:
+    assert classify(specs(experiment("x"), **HOUSE), specs(experiment("x"), **HOUSE)) == set()
 
 
 SHARE = st.sampled_from([0.0, 0.1, 0.4, 0.5, 0.8, 1.0])
@@ -279,7 +279,7 @@ BASES = st.sampled_from(
 
 
 def drawn(data: st.DataObject, base: Json, most: int) -> Json:
-    """`base` with up to `most` of its fields drawn anew."""
+    """`base` with up to `most` of its fields drawn again."""
     fields = data.draw(st.lists(st.sampled_from(sorted(VALUES | HOUSES)), min_size=1, max_size=most, unique=True))
     return base | {field: data.draw((VALUES | HOUSES)[field], label=field) for field in fields}
 
@@ -313,7 +313,7 @@ def harmed(found: list[VariantMove]) -> list[VariantMove]:
 
 @settings(max_examples=800, deadline=None, derandomize=True)
 @given(st.data())
-def test_what_is_called_safe_moves_nobody_and_takes_nobody_out(data: st.DataObject) -> None:
+def test_a_safe_change_moves_nobody_and_removes_nobody(data: st.DataObject) -> None:
     house = drawn(data, data.draw(BASES), 3)
     old, new = built(house), built(drawn(data, house, 2))
     if old is None or new is None:

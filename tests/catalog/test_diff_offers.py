@@ -1,4 +1,4 @@
-"""What a change of offers, placements, moments, channels and customers' rules is told as, field by field."""
+"""The class of each change of offers, placements, moments, channels and identities, field by field."""
 
 import copy
 from typing import Any
@@ -80,10 +80,10 @@ CASES: list[tuple[str, object, tuple[str, str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "told"), CASES, ids=[case[0] for case in CASES])
-def test_each_change_is_told_once(path: str, value: object, told: tuple[str, str, str]) -> None:
+@pytest.mark.parametrize(("path", "value", "expected"), CASES, ids=[case[0] for case in CASES])
+def test_each_change_is_reported_once(path: str, value: object, expected: tuple[str, str, str]) -> None:
     found = compare_specs(specs(**SHOP), specs(**shop(path, value)), NOW)
-    assert [(change.key, change.path, change.verdict) for change in found] == [told]
+    assert [(change.key, change.path, change.verdict) for change in found] == [expected]
 
 
 def test_another_event_of_the_reward_is_another_reward() -> None:
@@ -94,7 +94,7 @@ def test_another_event_of_the_reward_is_another_reward() -> None:
     }
 
 
-def test_a_placement_that_goes_is_unsafe() -> None:
+def test_removing_a_placement_is_unsafe() -> None:
     without = shop("channels:placements.1", None)
     del without["side"]
     found = {
@@ -103,7 +103,7 @@ def test_a_placement_that_goes_is_unsafe() -> None:
     assert found == {("side", "placements", "unsafe"), ("side", "", "unsafe")}
 
 
-def test_a_channel_that_goes_is_unsafe() -> None:
+def test_removing_a_channel_is_unsafe() -> None:
     without = shop("channels:channels.1", None)
     without["channels"]["placements"][0]["channels"] = ["web"]
     for key in OFFERS:
@@ -114,7 +114,7 @@ def test_a_channel_that_goes_is_unsafe() -> None:
     assert {("push", "channels", "unsafe"), ("hero", "placements.channels", "unsafe")} <= found
 
 
-def test_what_was_and_what_will_be_stand_in_a_change() -> None:
+def test_a_change_has_the_old_and_the_new_value() -> None:
     before, after = shop("offers/one:budget", {"amount": 50}), shop("offers/one:budget", {"amount": 5})
     (change,) = compare_specs(specs(**before), specs(**after), NOW)
     assert isinstance(change.old, dict)
@@ -123,5 +123,5 @@ def test_what_was_and_what_will_be_stand_in_a_change() -> None:
     assert "what was spent" in change.reason
 
 
-def test_the_reasons_name_fields_that_there_are() -> None:
+def test_the_reasons_name_existing_fields() -> None:
     assert set(IDENTITIES) <= set(IdentitiesFile.__struct_fields__)

@@ -35,7 +35,7 @@ def test_a_pattern_reads_as_in_javascript(pattern: str, text: str, expected: boo
 @pytest.mark.parametrize(
     "pattern", ["(", ")", "[", "a**", "a*+", "*", "^*", "/???***[)", "\\", "(?i)a", "[z-a]", "(?<=a+)b"]
 )
-def test_what_is_no_pattern_says_so(pattern: str) -> None:
+def test_a_malformed_pattern_is_reported(pattern: str) -> None:
     with pytest.raises(PatternError, match="is no regular expression"):
         compile_pattern(pattern)
 
@@ -61,7 +61,7 @@ def test_what_is_no_pattern_says_so(pattern: str) -> None:
         "a" * 2_000,
     ],
 )
-def test_a_pattern_that_could_stall_is_refused(pattern: str) -> None:
+def test_a_pattern_that_could_stall_is_rejected(pattern: str) -> None:
     with pytest.raises(PatternError) as refused:
         compile_pattern(pattern)
     assert refused.value.remedy
@@ -79,13 +79,13 @@ def test_a_pattern_that_could_stall_is_refused(pattern: str) -> None:
         (r"^v?[0-9]{1,3}(\.[0-9]{1,3}){2}$", "v1.20.3"),
     ],
 )
-def test_what_growth_teams_write_is_taken(pattern: str, text: str) -> None:
+def test_patterns_that_growth_teams_write_are_accepted(pattern: str, text: str) -> None:
     assert compile_pattern(pattern)(text)
 
 
 @pytest.mark.parametrize("pattern", ["a+a+b", ".*.*b", "a.*b+", "(x|a)*b", "a+b", "(a?b?)c"])
 @pytest.mark.timeout(60)
-def test_the_hardest_text_ends(pattern: str) -> None:
+def test_matching_the_hardest_text_terminates(pattern: str) -> None:
     matches = compile_pattern(pattern)
     for length in MAX_TEXT:
         assert not matches("a" * length)

@@ -44,7 +44,7 @@ def test_three_mistakes_are_three_lines_with_file_path_value_rule_and_remedy(tmp
     ]
 
 
-def test_a_placement_without_fallback_and_operators_without_dollar_are_told(tmp_path: Path) -> None:
+def test_a_placement_without_fallback_and_operators_without_dollar_are_reported(tmp_path: Path) -> None:
     hero = "key: hero\nplacement: hero\noffers: [a]\npolicy: {kind: uniform}\nreward: {metric: revenue}\n"
     wrong = (
         GOOD + "start: 2026-12-01\ncoverage: half\naudience: {country: {in: [DE]}, order: {type: gift}}\ntags: new\n"
@@ -89,7 +89,7 @@ def test_a_bad_file_is_a_clear_line(tmp_path: Path, name: str) -> None:
     assert all("\n" not in str(problem) and len(str(problem)) < 400 for problem in found)
 
 
-def test_a_folder_that_is_none_and_files_that_are_not_read(tmp_path: Path) -> None:
+def test_a_missing_folder_and_stray_files_are_reported(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="is not a folder"):
         load_plan(tmp_path / "nothing")
     (tmp_path / "x.yml").write_text(GOOD)
@@ -97,20 +97,20 @@ def test_a_folder_that_is_none_and_files_that_are_not_read(tmp_path: Path) -> No
         load_plan(tmp_path)
 
 
-def test_a_circle_of_prerequisites_is_told_once() -> None:
+def test_a_cycle_of_prerequisites_is_reported_once() -> None:
     names = ["a", "b", "c"]
     ring = [
         experiment(name, prerequisites=[{"experiment": names[(at + 1) % 3], "variants": ["a"]}])
         for at, name in enumerate(names)
     ]
     (line,) = refused(*ring)
-    assert line == "shop/a.yaml prerequisites: a → b → c → a leads back to itself; break the circle"
+    assert line == "shop/a.yaml prerequisites: a → b → c → a leads back to itself; break the cycle"
 
 
-def test_a_circle_of_segments_is_told_once() -> None:
+def test_a_cycle_of_segments_is_reported_once() -> None:
     segments = [{"key": "a", "condition": {"$or": [{"$segment": "b"}]}}, {"key": "b", "condition": {"$segment": "a"}}]
     (line,) = refused(experiment("x"), segments={"segments": segments})
-    assert line == "shop/segments.yaml a: a → b → a leads back to itself; break the circle"
+    assert line == "shop/segments.yaml a: a → b → a leads back to itself; break the cycle"
 
 
 REFERENCES: dict[str, tuple[Json, str]] = {
@@ -121,20 +121,20 @@ REFERENCES: dict[str, tuple[Json, str]] = {
     "channel": ({"channels": ["wep"]}, "did you mean 'web'?"),
     "prerequisite": ({"prerequisites": [{"experiment": "y", "variants": ["a"]}]}, "'y' is not in this folder"),
     "forced variant": ({"force": [{"customers": ["qa"], "variant": "c"}]}, "'c' is not in the variants"),
-    "one variant": ({"variants": [{"key": "a"}]}, "say 'kind: flag'"),
+    "one variant": ({"variants": [{"key": "a"}]}, "write 'kind: flag'"),
     "weights": ({"variants": [{"key": "a", "weight": 0.5}, {"key": "b", "weight": 0.4}]}, "sum to 0.9"),
     "some ranges": ({"variants": [{"key": "a", "range": [0, 1]}, {"key": "b"}]}, "1 of 2 variants have a range"),
     "ranges overlap": ({"variants": [{"key": k, "range": [0, 0.6]} for k in "ab"]}, "overlap"),
     "a range backwards": ({"variants": [{"key": k, "range": [0.4, 0.2]} for k in "ab"]}, "is empty"),
-    "ranges and coverage": ({"coverage": 0, "variants": [{"key": k, "range": [0, 0]} for k in "ab"]}, "leave no room"),
-    "a sticky store": ({"unit": "store", "sticky": True}, "a store is none"),
+    "ranges and coverage": ({"coverage": 0, "variants": [{"key": k, "range": [0, 0]} for k in "ab"]}, "ranges exclude"),
+    "a sticky store": ({"unit": "store", "sticky": True}, "a store is not one"),
     "coverage down": ({"coverage": 0.5, "ramp": [{"at": "2027-01-01T00:00:00Z", "coverage": 0.1}]}, "only rise"),
     "end before start": ({"start": "2027-01-01T00:00:00Z", "end": "2026-01-01T00:00:00Z"}, "is not after the start"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_what_does_not_hold_together_is_told(name: str) -> None:
+def test_inconsistent_specs_are_reported(name: str) -> None:
     fields, words = REFERENCES[name]
     segments = [{"key": "good", "condition": {"vip": True}}, {"key": "staff", "values": ["u-1"]}]
     lines = refused(experiment("x", **fields), segments={"segments": segments})
@@ -157,14 +157,14 @@ def all_problems(files: dict[str, bytes]) -> list[Problem]:
 
 
 @pytest.mark.parametrize("how", ["key: [\n", "key: 12\nwhat: ever\n"], ids=["no-yaml", "no-spec"])
-def test_a_broken_file_has_problems_of_its_own_alone(how: str) -> None:
+def test_a_broken_file_causes_no_problems_in_others(how: str) -> None:
     files = {each: (SHIPPED / each).read_bytes() for each in NAMES}
     for name in NAMES:
         found = all_problems(files | {name: how.encode()})
         assert {problem.file for problem in found} == {f"shop/{name}"}, found
 
 
-def test_what_the_others_say_wrongly_is_told_beside_a_broken_file() -> None:
+def test_mistakes_in_other_files_are_reported_beside_a_broken_file() -> None:
     files = {each: (SHIPPED / each).read_bytes() for each in NAMES}
     changes = {
         "till_prompt.yaml": (b"offers: [", b"offers: [last_bagg, "),
@@ -177,14 +177,14 @@ def test_what_the_others_say_wrongly_is_told_beside_a_broken_file() -> None:
         assert right in files[name] or name == "layers.yaml", name
         files[name] = files[name].replace(right, wrong)
     broken = files | {"offers/tasting_set.yaml": b"key: [\n"}
-    told = [str(problem) for problem in all_problems(broken)]
+    messages = [str(problem) for problem in all_problems(broken)]
     for part in ("'last_bagg'", "'not_", "'birthday_drinks'", "'generic_baner'"):
-        assert sum(part in problem for problem in told) == 1, (part, told)
-    assert not any("tasting_set'" in problem for problem in told)  # it may be in the file that cannot be read
-    assert sum("offers/tasting_set.yaml" in problem for problem in told) == 1
+        assert sum(part in problem for problem in messages) == 1, (part, messages)
+    assert not any("tasting_set'" in problem for problem in messages)  # it may be in the file that cannot be read
+    assert sum("offers/tasting_set.yaml" in problem for problem in messages) == 1
 
 
-def test_a_file_called_otherwise_than_its_key_is_found_by_either() -> None:
+def test_a_file_with_another_key_than_its_name_defines_both() -> None:
     files = {each: (SHIPPED / each).read_bytes() for each in NAMES}
     files["offers/tasting.yaml"] = files.pop("offers/tasting_set.yaml")
     assert [(problem.file, problem.path) for problem in all_problems(files)] == [("shop/offers/tasting.yaml", "key")]

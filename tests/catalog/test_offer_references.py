@@ -1,4 +1,4 @@
-"""What `check` says of offers, channels and moments that do not hold together."""
+"""The problems that `check` reports of inconsistent offers, channels and moments."""
 
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def channels(**change: Any) -> dict[str, Any]:
     return {"channels": [{"key": "web"}, {"key": "till"}, MAIL | change]}
 
 
-def test_a_shop_that_holds_together_has_none(tmp_path: Path) -> None:
+def test_a_consistent_shop_has_no_problem(tmp_path: Path) -> None:
     assert problems(tmp_path, "") == []
 
 
@@ -65,18 +65,18 @@ def test_a_shop_that_holds_together_has_none(tmp_path: Path) -> None:
             {"renderings": {"web": {"price": 2}, "till": {"price": 3}}},
             "renderings.web.price: 2 here is 3 on till; one offer has the same price on every channel",
         ),
-        ("offers/drink.yaml", {"caps": [{"count": 1, "per": "2d", "window": "calendar"}]}, "is no calendar window"),
+        ("offers/drink.yaml", {"caps": [{"count": 1, "per": "2d", "window": "calendar"}]}, "is not a calendar window"),
         ("offers/drink.yaml", {"caps": [{"count": 1, "per": "500d"}]}, "longer than 400 days"),
         ("offers/drink.yaml", {"caps": [{"count": 1, "per": "1d", "scope": "tag"}]}, "caps[0].tag: is missing"),
-        ("offers/drink.yaml", {"caps": [{"count": 1, "per": "1d", "zone": "Berlin"}]}, "'Berlin' is no time zone"),
+        ("offers/drink.yaml", {"caps": [{"count": 1, "per": "1d", "zone": "Berlin"}]}, "'Berlin' is not a time zone"),
         ("offers/drink.yaml", {"budget": {"amount": 5, "cost": 6}}, "budget.cost: 6 is more than the whole amount"),
         ("offers/banner.yaml", {"purpose": "marketing"}, "'banner' is not for everyone at any time"),
         ("offers/banner.yaml", {"stock": {"sku": "X"}}, "'banner' is not for everyone at any time"),
-        ("channels.yaml", {"zone": "Mars"}, "zone: 'Mars' is no time zone"),
+        ("channels.yaml", {"zone": "Mars"}, "zone: 'Mars' is not a time zone"),
         ("channels.yaml", channels(outbound=False, quiet={"from": "21:00", "to": "08:00"}), "add 'outbound: true'"),
         ("channels.yaml", channels(quiet={"from": "25:00", "to": "08:00"}), "is not a time of day"),
-        ("channels.yaml", channels(quiet={"from": "21:00", "to": "21:00"}), "give them an end"),
-        ("moments.yaml", moment(trigger={}), "has nothing; give one of event, date and when"),
+        ("channels.yaml", channels(quiet={"from": "21:00", "to": "21:00"}), "give them another end"),
+        ("moments.yaml", moment(trigger={}), "has no condition; give one of event, date and when"),
         ("moments.yaml", moment(trigger={"event": "a", "date": "b"}), "has event and date"),
         ("moments.yaml", moment(offers=["drnk"]), "'drnk' is not in offers/; did you mean 'drink'?"),
         ("moments.yaml", moment(placements=["sky"]), "placements[0]: 'sky' is not in channels.yaml"),
@@ -89,6 +89,6 @@ def test_a_shop_that_holds_together_has_none(tmp_path: Path) -> None:
         ("hero.yaml", {"weights": [{"offers": ["banner"], "weight": 10}]}, "is not in the offers of this placement"),
     ],
 )
-def test_what_does_not_hold_is_told_with_its_place(tmp_path: Path, file: str, change: Any, says: str) -> None:
+def test_each_mistake_is_reported_with_its_place(tmp_path: Path, file: str, change: Any, says: str) -> None:
     found = problems(tmp_path, file, **change)
     assert any(says in problem for problem in found), found

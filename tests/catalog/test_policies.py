@@ -1,4 +1,4 @@
-"""What `check` says of policies: rewards that a model cannot take, groups and attributes that nothing has."""
+"""The problems that `check` reports of policies: rewards, groups, attributes and floors that cannot work."""
 
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,10 @@ def test_a_variants_policy_is_checked_against_its_placements_reward(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("policy", "said"),
+    ("policy", "message"),
     [
-        ({"kind": "beta_thompson", "pool": ["channel"]}, "policy.pool: beta_thompson knows offers by their name alone"),
-        ({"kind": "kl_ucb", "attributes": ["strength"]}, "policy.attributes: kl_ucb knows offers by their name alone"),
+        ({"kind": "beta_thompson", "pool": ["channel"]}, "policy.pool: beta_thompson reads no attributes or groups"),
+        ({"kind": "kl_ucb", "attributes": ["strength"]}, "policy.attributes: kl_ucb reads no attributes or groups"),
         ({"kind": "linucb", "pool": ["regular"]}, "policy.pool[0]: 'regular' is neither 'channel' nor a segment; did"),
         ({"kind": "linucb", "pool": [{"trait": "tier"}]}, "policy.pool[0]: 'tier' has no list of values; add one_of"),
         (
@@ -95,28 +95,28 @@ def test_a_variants_policy_is_checked_against_its_placements_reward(tmp_path: Pa
         ({"kind": "linucb", "attributes": ["roast"]}, "policy.attributes[0]: 'roast' is text ('dark'), not a number"),
     ],
 )
-def test_groups_and_attributes_that_nothing_has_are_refused(tmp_path: Path, policy: Any, said: str) -> None:
+def test_groups_and_attributes_that_do_not_exist_are_rejected(tmp_path: Path, policy: Any, message: str) -> None:
     (problem,) = refusals(tmp_path, **policy)
-    assert problem.startswith(said)
+    assert problem.startswith(message)
 
 
-def test_a_floor_that_leaves_the_policy_nothing_is_refused(tmp_path: Path) -> None:
-    said = (
-        "0.34 for each of 3 offers is 1.02 of 1, so that each is shown equally often whatever is learnt; "
+def test_a_floor_that_leaves_nothing_to_learn_is_rejected(tmp_path: Path) -> None:
+    message = (
+        "0.34 for each of 3 offers is 1.02 of 1, so each is shown equally often whatever the policy learns; "
         "give a floor below 1/3, such as 0.03"
     )
     variant = {"kind": "kl_ucb", "floor": 0.34}
     assert refusals(tmp_path, kind="linucb", floor=0.34, variant=variant) == [
-        f"variants[1].policy.floor: {said}",
-        f"policy.floor: {said}",
+        f"variants[1].policy.floor: {message}",
+        f"policy.floor: {message}",
     ]
 
 
-def test_a_floor_that_all_offers_have_room_for_is_kept(tmp_path: Path) -> None:
+def test_a_floor_with_room_for_all_offers_is_accepted(tmp_path: Path) -> None:
     assert shop(tmp_path, kind="linucb", floor=0.33).policies["hero"].prior.floor == 0.33
 
 
-def test_a_list_of_offers_that_is_too_long_for_its_floor_is_refused(tmp_path: Path) -> None:
+def test_a_list_of_offers_too_long_for_its_floor_is_rejected(tmp_path: Path) -> None:
     shop(tmp_path, kind="linucb", floor=0.33, variant={"kind": "kl_ucb"})
     bold = tmp_path / "bold.yaml"
     experiment = yaml.safe_load(bold.read_text())

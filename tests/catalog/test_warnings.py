@@ -14,7 +14,7 @@ GOOD = {"hypothesis": "It helps.", "metrics": {"primary": "click", "guardrails":
 EXPECTED = {"baseline": 0.1, "daily_units": 2000, "mde": 0.1}
 
 
-def told(*experiments: Json, **files: Json) -> list[tuple[str, str]]:
+def warned_of(*experiments: Json, **files: Json) -> list[tuple[str, str]]:
     return [(p.file.removeprefix("shop/"), p.path) for p in find_warnings(specs(*experiments, **files), NOW)]
 
 
@@ -30,22 +30,24 @@ def paying(key: str, layer: str | None = None, **more: Any) -> Json:
 LAYERS = {"layers": [{"key": "l", "reserve": {"x": [0, 0.5], "y": [0.5, 1]}}, {"key": "m"}]}
 
 
-def test_the_shipped_shop_has_nothing_to_regret() -> None:
+def test_the_shipped_shop_has_no_warnings() -> None:
     assert find_warnings(load_specs(Path(__file__).parents[2] / "experiments"), time.time()) == []
 
 
 def test_a_bare_experiment_lacks_its_hypothesis_and_its_metrics() -> None:
-    assert told(experiment("x")) == [("x.yaml", "hypothesis"), ("x.yaml", "metrics")]
-    assert told(experiment("x", **(GOOD | {"metrics": {"primary": "click"}}))) == [("x.yaml", "metrics.guardrails")]
+    assert warned_of(experiment("x")) == [("x.yaml", "hypothesis"), ("x.yaml", "metrics")]
+    assert warned_of(experiment("x", **(GOOD | {"metrics": {"primary": "click"}}))) == [
+        ("x.yaml", "metrics.guardrails")
+    ]
 
 
-def test_flags_and_what_is_stopped_are_left_alone() -> None:
-    assert told(experiment("x", kind="flag"), experiment("y", status="stopped")) == []
+def test_flags_and_stopped_experiments_have_no_warnings() -> None:
+    assert warned_of(experiment("x", kind="flag"), experiment("y", status="stopped")) == []
 
 
 @pytest.mark.parametrize(("start", "warned"), [("2026-01-01T00:00:00Z", True), ("2026-09-01T00:00:00Z", False)])
-def test_a_run_without_an_end_is_told_after_long(start: str, *, warned: bool) -> None:
-    assert told(experiment("x", start=start, **GOOD)) == ([("x.yaml", "end")] if warned else [])
+def test_a_long_run_without_an_end_is_warned_of(start: str, *, warned: bool) -> None:
+    assert warned_of(experiment("x", start=start, **GOOD)) == ([("x.yaml", "end")] if warned else [])
 
 
 @pytest.mark.parametrize(
@@ -59,12 +61,14 @@ def test_a_run_without_an_end_is_told_after_long(start: str, *, warned: bool) ->
         ({"start": "2026-09-01T00:00:00Z", "end": "2026-09-17T00:00:00Z"}, None),
     ],
 )
-def test_a_run_too_short_for_its_power_is_told(fields: Json, path: str | None) -> None:
+def test_a_run_too_short_for_its_power_is_warned_of(fields: Json, path: str | None) -> None:
     """14,751 customers in each of two equal groups find 10 % against 11 %: 29,502 at 2,000 a day take 15 days."""
-    assert told(experiment("x", **GOOD, **fields), metrics=metrics(**EXPECTED)) == ([("x.yaml", path)] if path else [])
+    assert warned_of(experiment("x", **GOOD, **fields), metrics=metrics(**EXPECTED)) == (
+        [("x.yaml", path)] if path else []
+    )
 
 
-def test_the_size_of_a_sample_is_that_of_the_books() -> None:
+def test_the_sample_size_equals_that_of_r() -> None:
     """R's power.prop.test(p1=.1, p2=.11, power=.8) gives 14750.79; power.t.test(delta=1, sd=10, power=.8) 1570.7."""
     share = MetricSpec(key="m", event="e", baseline=0.1)
     assert required_units(share, 0.1, 0.05, (0.5, 0.5)) == 29_502
@@ -86,12 +90,12 @@ def test_the_size_of_a_sample_is_that_of_the_books() -> None:
         (paying("x"), experiment("y", **GOOD), False),
     ],
 )
-def test_two_that_set_the_same_thing_are_told(one: Json, two: Json, *, warned: bool) -> None:
-    found = told(one, two, layers=LAYERS)
+def test_two_experiments_that_set_one_key_are_warned_of(one: Json, two: Json, *, warned: bool) -> None:
+    found = warned_of(one, two, layers=LAYERS)
     assert found == ([("x.yaml", "variants")] if warned else [])
 
 
-def test_a_selection_of_one_offer_is_told(tmp_path: Path) -> None:
+def test_a_selection_of_one_offer_is_warned_of(tmp_path: Path) -> None:
     (tmp_path / "offers").mkdir()
     files = {
         "channels.yaml": "channels: [{key: web}]\nplacements: [{key: hero, channels: [web]}]\n",
@@ -109,7 +113,7 @@ def test_a_selection_of_one_offer_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "open_to_all", "warned"), [("kl_ucb", 100, True), ("kl_ucb", 99, False), ("uniform", 100, False)]
 )
-def test_the_usual_floor_is_told_of_where_anyone_may_have_too_many_offers(
+def test_the_usual_floor_is_warned_of_where_anyone_may_have_too_many_offers(
     kind: str, open_to_all: int, *, warned: bool
 ) -> None:
     keys = [f"o{number}" for number in range(150)]
@@ -125,7 +129,7 @@ def test_the_usual_floor_is_told_of_where_anyone_may_have_too_many_offers(
     assert ["policy.floor" in problem.path for problem in found].count(True) == warned
 
 
-def test_placements_of_a_channel_with_one_fallback_are_told() -> None:
+def test_placements_of_a_channel_with_one_fallback_are_warned_of() -> None:
     def hero(key: str, **more: Any) -> Json:
         plain = {"policy": {"kind": "uniform"}, "reward": {"metric": "click"}, "fallback": "plain"}
         return {"key": key, "placement": key, "offers": ["one", "two"]} | plain | more
@@ -140,10 +144,10 @@ def test_placements_of_a_channel_with_one_fallback_are_told() -> None:
         return [str(problem) for problem in found if problem.path == "fallback"]
 
     assert fallbacks(hero("side", fallback="other")) == []
-    assert fallbacks(hero("side"))[0].startswith("shop/side.yaml fallback: 'plain' is also that of hero on web")
+    assert fallbacks(hero("side"))[0].startswith("shop/side.yaml fallback: 'plain' is also the fallback of hero on web")
 
 
-def test_many_placements_with_one_fallback_are_told_once_each() -> None:
+def test_many_placements_with_one_fallback_are_warned_of_once_each() -> None:
     keys = [f"p{number}" for number in range(7)]
     shop = {
         key: {
@@ -160,11 +164,11 @@ def test_many_placements_with_one_fallback_are_told_once_each() -> None:
     channels = {"channels": [{"key": "web"}], "placements": [{"key": key, "channels": ["web"]} for key in keys]}
     found = find_warnings(specs(channels=channels, **shop, **offers), NOW)
     assert [problem.file for problem in found] == [f"shop/{key}.yaml" for key in keys[1:]]
-    assert "also that of p0, p1, p2 and 3 more on web" in found[-1].message
+    assert "also the fallback of p0, p1, p2 and 3 more on web" in found[-1].message
 
 
 @pytest.mark.parametrize(
-    ("audience", "told_of"),
+    ("audience", "traits"),
     [
         ({"recency_days": {"$lte": 30}}, ["audience.recency_days"]),
         ({"basket": {"$gte": 0}}, ["audience.basket"]),
@@ -177,12 +181,12 @@ def test_many_placements_with_one_fallback_are_told_once_each() -> None:
         ({"since": {"$lt": "2026-01-01"}, "country": {"$ne": "DE"}}, []),
     ],
 )
-def test_a_comparison_that_strangers_pass_is_told(audience: Json, told_of: list[str]) -> None:
-    found = told(experiment("x", **GOOD, audience=audience))
-    assert found == [("x.yaml", path) for path in told_of]
+def test_a_comparison_that_holds_without_the_trait_is_warned_of(audience: Json, traits: list[str]) -> None:
+    found = warned_of(experiment("x", **GOOD, audience=audience))
+    assert found == [("x.yaml", path) for path in traits]
 
 
-def test_comparisons_of_every_kind_of_condition_are_looked_at() -> None:
+def test_comparisons_of_every_kind_of_condition_are_checked() -> None:
     asked = {"age": {"$lt": 18}}
     selection = {
         "key": "hero",

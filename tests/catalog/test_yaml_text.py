@@ -67,18 +67,18 @@ def test_keys_are_text() -> None:
     }
 
 
-def test_a_byte_order_mark_and_an_empty_file_are_no_trouble() -> None:
+def test_a_byte_order_mark_and_an_empty_file_are_read() -> None:
     assert decode_yaml(b"\xef\xbb\xbfa: 1\n", "x.yaml") == ({"a": 1}, [])
     assert decode_yaml(b"# nothing yet\n", "x.yaml") == (None, [])
 
 
 @pytest.mark.parametrize(
-    ("data", "path", "told"),
+    ("data", "path", "parts"),
     [
         (b"a: 1\nb:\n  c: 1\n  c: 2\n", "b.c", ["line 4", "'c'", "line 3", "keep one"]),
         (b"a:\n  - x: 1\n    x: 2\n", "a[0].x", ["line 3"]),
-        (b"a: &x 1\n", "a", ["line 1", "'&x'", "write values out"]),
-        (b"a: *x\n", "a", ["line 1", "'*x'", "write the value out"]),
+        (b"a: &x 1\n", "a", ["line 1", "'&x'", "write out the values"]),
+        (b"a: *x\n", "a", ["line 1", "'*x'", "write out the value"]),
         (b"c:\n  <<: {x: 1}\n", "c.<<", ["line 2", "write its keys out"]),
         (b"a: 012\n", "a", ["line 1", "012", "starts with a zero", "quote it"]),
         (b"a: 01.5\n", "a", ["01.5", "starts with a zero"]),
@@ -98,17 +98,17 @@ def test_a_byte_order_mark_and_an_empty_file_are_no_trouble() -> None:
         (b"a: 1\n" * 2_000_000, "", ["10,000,000 bytes", "1,000,000", "split it"]),
     ],
 )
-def test_each_trap_is_one_line_with_place_rule_and_remedy(data: bytes, path: str, told: list[str]) -> None:
+def test_each_trap_is_one_line_with_place_rule_and_remedy(data: bytes, path: str, parts: list[str]) -> None:
     value, problems = decode_yaml(data, "experiments/x.yaml")
     assert value is None
     (problem,) = problems
     assert (problem.file, problem.path) == ("experiments/x.yaml", path)
     assert "\n" not in str(problem)
-    for words in told:
+    for words in parts:
         assert words in problem.message
 
 
-def test_all_problems_of_a_file_are_told_at_once() -> None:
+def test_all_problems_of_a_file_are_reported_at_once() -> None:
     _, problems = decode_yaml(b"a: 012\nb: *x\nc: 1\nc: 2\nd: !t 1\n", "x.yaml")
     assert [problem.path for problem in problems] == ["a", "b", "c", "d"]
 
@@ -131,7 +131,7 @@ def test_all_problems_of_a_file_are_told_at_once() -> None:
     ids=["bomb", "lists", "maps", "items", "keys", "colons", "quotes", "tags", "anchors", "doubles", "binary"],
 )
 @pytest.mark.timeout(20)
-def test_hostile_files_end_in_short_problems(data: bytes) -> None:
+def test_hostile_files_yield_short_problems(data: bytes) -> None:
     value, problems = decode_yaml(data, "x.yaml")
     assert value is None
     assert 1 <= len(problems) <= MAX_PROBLEMS

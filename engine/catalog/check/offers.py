@@ -1,4 +1,4 @@
-"""What offers, channels and moments say of each other: one price on every channel, nothing named in vain."""
+"""Checks offers, channels and moments: one price on every channel, limits that can hold, names that are defined."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from zoneinfo import ZoneInfo
@@ -10,6 +10,7 @@ from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import CapSpec, OfferSpec, SelectionSpec, TaggedOffers, TriggerSpec
 from engine.errors import Problem
+from engine.vocabulary import DAY
 
 TERMS = (
     "price",
@@ -24,21 +25,22 @@ TERMS = (
     "start",
     "end",
 )
-"""What the renderings of one offer may not say differently."""
+"""The keys that must be equal in all renderings of one offer."""
 CALENDAR = ("1d", "7d", "30d", "365d")
-LONGEST = 400 * 86_400.0
+LONGEST = 400 * DAY
+"""The counts of a customer are stored for so many seconds; no rule can look back further."""
 
 
 def offer_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
-    """What does not hold in offers, channels and moments."""
+    """Yield the problems of offers, channels, moments and policies."""
     for offer in specs.offers.values():
         file = f"{specs.folder}/offers/{offer.key}.yaml"
-        yield from (Problem(file, *found) for found in _offer(offer))
-    for found in _channels(specs):
+        yield from (Problem(file, *found) for found in _check_offer(offer))
+    for found in _check_channels(specs):
         yield Problem(f"{specs.folder}/channels.yaml", *found)
-    yield from (Problem(f"{specs.folder}/moments.yaml", *found) for found in _moments(specs, known))
+    yield from (Problem(f"{specs.folder}/moments.yaml", *found) for found in _check_moments(specs, known))
     for selection in specs.selections.values():
-        yield from (Problem(specs.files[selection.key], *found) for found in _weights(specs, selection, known))
+        yield from (Problem(specs.files[selection.key], *found) for found in _check_weights(specs, selection, known))
     yield from policy_problems(specs, known)
 
 
@@ -48,69 +50,78 @@ def is_unrestricted(offer: OfferSpec) -> bool:
     return not any(limits) and offer.stock is None and offer.budget is None
 
 
-def _offer(offer: OfferSpec) -> Iterator[FieldProblem]:
+def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
     for index, cap in enumerate(offer.caps):
-        yield from _cap(f"caps[{index}]", cap, offer.tags)
+        yield from _check_cap(f"caps[{index}]", cap, offer.tags)
     if offer.suppress and seconds(offer.suppress.within) + seconds(offer.suppress.lasts) > LONGEST:
-        yield "suppress", "looks back further than 400 days, for which counts are kept; shorten within or for"
+        yield "suppress", "looks back further than 400 days, after which counts are deleted; shorten within or for"
     if offer.budget and offer.budget.cost > offer.budget.amount:
-        yield "budget.cost", f"{offer.budget.cost:g} is more than the whole amount; it could never be shown"
+        yield (
+            "budget.cost",
+            f"{offer.budget.cost:g} is more than the whole amount, so it is never shown; lower the cost",
+        )
     for name, limit in (("stock", offer.stock), ("budget", offer.budget)):
         if limit and limit.pace and offer.end is None:
-            yield f"{name}.pace", "has no time to spread it over; give the offer an end"
-    said: dict[str, tuple[str, object]] = {}
+            yield f"{name}.pace", "needs a time over which to spread it; give the offer an end"
+    first: dict[str, tuple[str, object]] = {}
     for channel, rendering in offer.renderings.items():
         for name in TERMS:
             if name in rendering:
-                first, value = said.setdefault(name, (channel, rendering[name]))
+                other, value = first.setdefault(name, (channel, rendering[name]))
                 if value != rendering[name]:
-                    there = f"{rendering[name]!r} here is {value!r} on {first}"
-                    yield f"renderings.{channel}.{name}", f"{there}; one offer has the same {name} on every channel"
+                    difference = f"{rendering[name]!r} here is {value!r} on {other}"
+                    yield (
+                        f"renderings.{channel}.{name}",
+                        f"{difference}; one offer has the same {name} on every channel",
+                    )
 
 
-def _cap(path: str, cap: CapSpec, tags: Iterable[str] | None) -> Iterator[FieldProblem]:
+def _check_cap(path: str, cap: CapSpec, tags: Iterable[str] | None) -> Iterator[FieldProblem]:
     if cap.window == "calendar" and cap.per not in CALENDAR:
-        yield f"{path}.per", f"{cap.per!r} is no calendar window; use one of {', '.join(CALENDAR)}, or window: rolling"
+        yield (
+            f"{path}.per",
+            f"{cap.per!r} is not a calendar window; use one of {', '.join(CALENDAR)}, or window: rolling",
+        )
     if seconds(cap.per) > LONGEST:
-        yield f"{path}.per", f"{cap.per!r} is longer than 400 days, for which counts are kept; shorten it"
+        yield f"{path}.per", f"{cap.per!r} is longer than 400 days, after which counts are deleted; shorten it"
     if cap.scope == "tag" and cap.tag is None and not (tags and len(list(tags)) == 1):
-        yield f"{path}.tag", "is missing; say over which tag this cap counts"
+        yield f"{path}.tag", "is missing; name the tag whose offers this cap counts"
     if cap.scope != "tag" and cap.tag is not None:
-        yield f"{path}.tag", f"{cap.tag!r} is not looked at; add 'scope: tag' or remove it"
-    yield from _zone(f"{path}.zone", cap.zone, customer=True)
+        yield f"{path}.tag", f"{cap.tag!r} has no effect; add 'scope: tag' or remove it"
+    yield from _check_zone(f"{path}.zone", cap.zone, customer=True)
 
 
-def _channels(specs: Specs) -> Iterator[FieldProblem]:
-    yield from _zone("zone", specs.channels.zone, customer=False)
+def _check_channels(specs: Specs) -> Iterator[FieldProblem]:
+    yield from _check_zone("zone", specs.channels.zone, customer=False)
     for index, channel in enumerate(specs.channels.channels):
         path = f"channels[{index}]"
         for at, cap in enumerate(channel.caps):
-            yield from _cap(f"{path}.caps[{at}]", cap, None)
+            yield from _check_cap(f"{path}.caps[{at}]", cap, None)
             if cap.scope == "tag" and cap.tag is None:
-                yield f"{path}.caps[{at}].tag", "is missing; say over which tag this cap counts"
+                yield f"{path}.caps[{at}].tag", "is missing; name the tag whose offers this cap counts"
         if channel.quiet and not channel.outbound:
-            yield f"{path}.quiet", "quiet hours are for channels that write to customers; add 'outbound: true'"
+            yield f"{path}.quiet", "quiet hours need a channel that writes to customers; add 'outbound: true'"
         if channel.quiet:
-            yield from _zone(f"{path}.quiet.zone", channel.quiet.zone, customer=True)
+            yield from _check_zone(f"{path}.quiet.zone", channel.quiet.zone, customer=True)
             if channel.quiet.start == channel.quiet.end:
-                yield f"{path}.quiet.to", f"{channel.quiet.end!r} is where they begin too; give them an end"
+                yield f"{path}.quiet.to", f"{channel.quiet.end!r} is also their start; give them another end"
 
 
-def _zone(path: str, zone: str, *, customer: bool) -> Iterator[FieldProblem]:
+def _check_zone(path: str, zone: str, *, customer: bool) -> Iterator[FieldProblem]:
     if zone == "customer" and customer:
         return
     try:
         ZoneInfo(zone)
     except (OSError, ValueError, KeyError):
         remedy = "use a name such as Europe/Berlin" + (", or customer" if customer else "")
-        yield path, f"{zone!r} is no time zone; {remedy}"
+        yield path, f"{zone!r} is not a time zone; {remedy}"
 
 
-def _moments(specs: Specs, known: DefinedNames) -> Iterator[FieldProblem]:
+def _check_moments(specs: Specs, known: DefinedNames) -> Iterator[FieldProblem]:
     placements: Mapping[str, list[str]] = {p.key: p.channels for p in specs.channels.placements}
     for index, moment in enumerate(specs.moments.values()):
         path = f"moments[{index}]"
-        yield from ((f"{path}.trigger", message) for message in _trigger(moment.trigger))
+        yield from ((f"{path}.trigger", message) for message in _check_trigger(moment.trigger))
         for at, key in enumerate(moment.placements):
             yield from check_defined(f"{path}.placements[{at}]", key, known.placements, "channels.yaml")
         for at, key in enumerate(moment.channels or []):
@@ -125,18 +136,18 @@ def _moments(specs: Specs, known: DefinedNames) -> Iterator[FieldProblem]:
                 and len(offers) == len(moment.offers)
                 and not any(channel in offer.renderings for offer in offers)
             ):
-                yield f"{path}.offers", f"none has a rendering for {channel}; add one, or leave {channel} out"
+                yield f"{path}.offers", f"none has a rendering for {channel}; add one, or remove {channel}"
 
 
-def _trigger(trigger: TriggerSpec) -> Iterator[str]:
+def _check_trigger(trigger: TriggerSpec) -> Iterator[str]:
     given = [name for name in ("event", "date", "when") if getattr(trigger, name)]
     if len(given) != 1:
-        yield f"has {' and '.join(given) or 'nothing'}; give one of event, date and when"
+        yield f"has {' and '.join(given) or 'no condition'}; give one of event, date and when"
     if trigger.unless and trigger.event is None:
-        yield "unless is for events that came after an event; remove it"
+        yield "unless needs an event that it can follow; remove it"
 
 
-def _weights(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterator[FieldProblem]:
+def _check_weights(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterator[FieldProblem]:
     named = spec.offers
     for index, weight in enumerate(spec.weights):
         path = f"weights[{index}].offers"

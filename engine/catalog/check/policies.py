@@ -1,4 +1,4 @@
-"""What does not hold of a policy: a reward that its model cannot take, groups or attributes that nothing has."""
+"""Checks policies: rewards that their model cannot learn from, groups and attributes that do not exist."""
 
 from collections.abc import Iterable, Iterator
 from math import prod
@@ -16,14 +16,15 @@ from engine.errors import Problem
 from policies import KINDS, make_policy
 
 MOST_GROUPS = 64
+"""Each combination of groups has its own model, in every snapshot."""
 
 
 def policy_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
-    """What does not hold of the policies of placements and of experiments' variants."""
+    """Yield the problems of the policies of placements and of experiments' variants."""
     for selection in specs.selections.values():
-        for found in _policy(specs, selection, selection.policy, "policy", known):
+        for found in _check_policy(specs, selection, selection.policy, "policy", known):
             yield Problem(specs.files[selection.key], *found)
-        for found in _floor(specs, selection.policy, selection.offers, "policy.floor"):
+        for found in _check_floor(specs, selection.policy, selection.offers, "policy.floor"):
             yield Problem(specs.files[selection.key], *found)
     for experiment in specs.experiments.values():
         base = next((s for s in specs.selections.values() if s.placement == experiment.placement), None)
@@ -32,17 +33,17 @@ def policy_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
                 continue
             path = f"variants[{index}]"
             if variant.policy is not None:
-                for found in _policy(specs, base, variant.policy, f"{path}.policy", known):
+                for found in _check_policy(specs, base, variant.policy, f"{path}.policy", known):
                     yield Problem(specs.files[experiment.key], *found)
             if variant.policy is not None or variant.offers is not None:
                 policy, offers = variant.policy or base.policy, variant.offers or base.offers
                 at = f"{path}.offers" if variant.policy is None else f"{path}.policy.floor"
-                for found in _floor(specs, policy, offers, at):
+                for found in _check_floor(specs, policy, offers, at):
                     yield Problem(specs.files[experiment.key], *found)
 
 
 def takes_amounts(kind: str) -> bool:
-    """Whether a kind of policy learns from any finite reward, not only from shares of a success."""
+    """Whether a kind of policy learns from any finite reward, not only from those between 0 and 1."""
     try:
         make_policy(kind, ("a",), 1).check_rewards(np.array([2.0]))
     except ValueError:
@@ -51,37 +52,42 @@ def takes_amounts(kind: str) -> bool:
 
 
 def describe_exhausted_floor(policy: PolicySpec, offers: int) -> str:
-    """What is wrong with a floor that so many offers shown at once use up."""
+    """The problem of a floor that is no less than an equal share, where this many offers may be shown."""
     return (
-        f"{policy.floor:g} for each of {offers} offers is {policy.floor * offers:.3g} of 1, so that each is shown "
-        f"equally often whatever is learnt; give a floor below 1/{offers}, such as {0.1 / offers:.1g}"
+        f"{policy.floor:g} for each of {offers} offers is {policy.floor * offers:.3g} of 1, so each is shown "
+        f"equally often whatever the policy learns; give a floor below 1/{offers}, such as {0.1 / offers:.1g}"
     )
 
 
-def _floor(specs: Specs, policy: PolicySpec, named: list[str] | TaggedOffers, path: str) -> Iterator[FieldProblem]:
-    """The usual floor is not refused: of many offers a customer may have few."""
+def _check_floor(
+    specs: Specs, policy: PolicySpec, named: list[str] | TaggedOffers, path: str
+) -> Iterator[FieldProblem]:
+    """Yield the problem of a floor that leaves no room to learn; the usual floor is only warned of.
+
+    Of many offers that are named, a customer may have few.
+    """
     offers = len(set(specs.named(named)))
     if policy.floor > USUAL_FLOOR and policy.floor * offers >= 1:
         yield path, describe_exhausted_floor(policy, offers)
 
 
-def _policy(
+def _check_policy(
     specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str, known: DefinedNames
 ) -> Iterator[FieldProblem]:
     metric = next((one for one in specs.metrics.metrics if one.key == selection.reward.metric), None)
     if metric is not None:
-        yield from _reward(policy, metric, path)
+        yield from _check_reward(policy, metric, path)
     contextual = KINDS[policy.kind].contextual
     for name, given in (("pool", policy.pool), ("attributes", policy.attributes)):
         if given and not contextual:
             kinds = ", ".join(kind for kind, made in KINDS.items() if made.contextual)
-            yield f"{path}.{name}", f"{policy.kind} knows offers by their name alone; use one of {kinds}"
-    yield from _pool(specs, selection, policy, f"{path}.pool")
+            yield f"{path}.{name}", f"{policy.kind} reads no attributes or groups; use one of {kinds}"
+    yield from _check_pool(specs, selection, policy, f"{path}.pool")
     if known.has_all_offers:
-        yield from _attributes(specs, policy, f"{path}.attributes")
+        yield from _check_attributes(specs, policy, f"{path}.attributes")
 
 
-def _reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator[FieldProblem]:
+def _check_reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator[FieldProblem]:
     if METRIC_KINDS[metric.kind].rewards_are_counts or takes_amounts(policy.kind):
         return
     able = ", ".join(kind for kind in KINDS if kind != NOT_LEARNING and takes_amounts(kind))
@@ -89,14 +95,14 @@ def _reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator[Field
     yield f"{path}.kind", f"{rule}; use one of {able}, or reward a metric of kind proportion"
 
 
-def _pool(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str) -> Iterator[FieldProblem]:
+def _check_pool(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str) -> Iterator[FieldProblem]:
     segments = [key for key, segment in specs.segments.items() if segment.condition is not None]
     sizes: list[int] = []
     for index, pooled in enumerate(policy.pool):
         at = f"{path}[{index}]"
         if isinstance(pooled, FeatureSpec):
             if pooled.one_of is None:
-                yield at, f"{pooled.trait!r} has no list of values; add one_of, which are the groups"
+                yield at, f"{pooled.trait!r} has no list of values; add one_of, one value per group"
             sizes.append(len(pooled.one_of or ()))
         elif pooled == CHANNEL:
             on = next((p.channels for p in specs.channels.placements if p.key == selection.placement), [])
@@ -107,21 +113,22 @@ def _pool(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str)
                 remedy = suggest_name(pooled, [CHANNEL, *segments])
                 yield at, f"{pooled!r} is neither 'channel' nor a segment; {remedy}, or give a trait with one_of"
     if policy.pool and prod(sizes) > MOST_GROUPS:
-        yield path, f"makes {prod(sizes)} groups, {MOST_GROUPS} at most; leave the finest out"
+        yield path, f"makes {prod(sizes)} groups, {MOST_GROUPS} at most; remove the finest"
 
 
-def _attributes(specs: Specs, policy: PolicySpec, path: str) -> Iterator[FieldProblem]:
+def _check_attributes(specs: Specs, policy: PolicySpec, path: str) -> Iterator[FieldProblem]:
     known = set[str]()
     for offer in specs.offers.values():
         known.update(offer_attributes(offer).keys() - {"tags"}, (f"tags.{tag}" for tag in offer.tags))
-    for index, wanted in enumerate(policy.attributes):
-        name = wanted if isinstance(wanted, str) else wanted.trait
+    for index, attribute in enumerate(policy.attributes):
+        name = attribute if isinstance(attribute, str) else attribute.trait
         if name not in known:
             yield f"{path}[{index}]", f"no offer has {name!r}; {suggest_name(name, sorted(known))}"
-        elif isinstance(wanted, str) and (text := _text(specs, name)) is not None:
+        elif isinstance(attribute, str) and (text := _find_text(specs, name)) is not None:
             yield f"{path}[{index}]", f"{name!r} is text ({text!r}), not a number; give its values as one_of"
 
 
-def _text(specs: Specs, name: str) -> str | None:
+def _find_text(specs: Specs, name: str) -> str | None:
+    """A text that some offer has as this attribute, None where all are numbers."""
     values: Iterable[object] = (offer.attributes.get(name) for offer in specs.offers.values())
     return next((value for value in values if isinstance(value, str)), None)

@@ -1,4 +1,4 @@
-"""What one file says of another: every name is defined, every range is its own, no condition leads back to itself."""
+"""Checks what files state about each other: names are defined, ranges do not overlap, references have no cycle."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -16,35 +16,36 @@ from engine.errors import Problem
 
 
 def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[Problem]:
-    """Every reference of one spec to another that does not hold.
+    """Yield every reference between specs that does not hold.
 
     Args:
         specs: the specs that could be read.
-        unread: the names of the files that could not: a name that may be theirs is not judged.
+        unread: the names of the files that could not; a name that they may define is not reported.
     """
     known = DefinedNames(specs, unread)
     for spec in specs.experiments.values():
-        for path, message in _experiment(specs, spec, known):
+        for path, message in _check_experiment(specs, spec, known):
             yield Problem(specs.files[spec.key], path, message)
     for selection in specs.selections.values():
-        for path, message in _selection(specs, selection, known):
+        for path, message in _check_selection(specs, selection, known):
             yield Problem(specs.files[selection.key], path, message)
-    yield from _offers(specs, known)
+    yield from _check_offers(specs, known)
     yield from offer_problems(specs, known)
-    yield from _single_files(specs)
-    yield from _placements(specs, known)
-    yield from _layers(specs, known)
-    yield from _cycles(specs, known)
+    yield from _check_single_files(specs)
+    yield from _check_placements(specs, known)
+    yield from _check_layers(specs, known)
+    yield from _check_cycles(specs, known)
 
 
-def _names(known: DefinedNames, path: str, condition: object) -> Iterator[FieldProblem]:
+def _check_segments(known: DefinedNames, path: str, condition: object) -> Iterator[FieldProblem]:
+    """Yield the segments and groups in a condition that are not defined."""
     for name in segments_in(condition):
         yield from check_defined(path, name, known.conditions, "the conditions of segments.yaml")
     for name in groups_in(condition):
         yield from check_defined(path, name, known.lists, "the lists of values in segments.yaml")
 
 
-def _experiment(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:
+def _check_experiment(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:
     if spec.metrics:
         yield from check_defined("metrics.primary", spec.metrics.primary, known.metrics, "metrics.yaml")
         for name, keys in (("secondary", spec.metrics.secondary), ("guardrails", spec.metrics.guardrails)):
@@ -54,9 +55,9 @@ def _experiment(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> Iter
         yield from check_defined(f"channels[{index}]", channel, known.channels, "channels.yaml")
     if spec.layer:
         yield from check_defined("layer", spec.layer, known.layers, "layers.yaml")
-    yield from _names(known, "audience", spec.audience)
-    yield from _variants(specs, spec, known)
-    yield from _schedule(spec)
+    yield from _check_segments(known, "audience", spec.audience)
+    yield from _check_variants(specs, spec, known)
+    yield from _check_schedule(spec)
     for index, need in enumerate(spec.prerequisites):
         other = specs.experiments.get(need.experiment)
         path = f"prerequisites[{index}]"
@@ -67,19 +68,19 @@ def _experiment(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> Iter
             )
 
 
-def _variants(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:
+def _check_variants(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:
     keys = [variant.key for variant in spec.variants]
     for key, times in Counter(keys).items():
         if times > 1:
-            yield "variants", f"{key!r} stands {times} times; give each variant its own key"
+            yield "variants", f"{key!r} is given {times} times; give each variant its own key"
     if spec.kind == "experiment" and len(keys) < 2:
-        yield "variants", "one variant is no experiment; add a second or say 'kind: flag'"
+        yield "variants", "one variant is no experiment; add a second, or write 'kind: flag'"
     weights = [variant.weight for variant in spec.variants if variant.weight is not None]
     if weights and len(weights) < len(keys):
         yield "variants", f"{len(weights)} of {len(keys)} variants have a weight; give one to all or to none"
     elif weights and abs(sum(weights) - 1) > 1e-3:
         yield "variants", f"the weights sum to {sum(weights):g}, not to 1; make them shares of 1"
-    yield from _ranges(spec)
+    yield from _check_ranges(spec)
     for index, force in enumerate(spec.force):
         yield from check_defined(f"force[{index}].variant", force.variant, keys, "the variants")
     for index, variant in enumerate(spec.variants):
@@ -95,23 +96,26 @@ def _variants(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> Iterat
             yield "placement", f"no file chooses offers for {spec.placement!r}; add one with its offers and fallback"
 
 
-def _ranges(spec: ExperimentSpec) -> Iterator[FieldProblem]:
+def _check_ranges(spec: ExperimentSpec) -> Iterator[FieldProblem]:
     own = [(variant.range[0], variant.range[1]) for variant in spec.variants if variant.range is not None]
     if not own:
         return
     if len(own) < len(spec.variants):
         yield "variants", f"{len(own)} of {len(spec.variants)} variants have a range; give one to all or to none"
     if spec.ramp or spec.coverage != 1 or any(variant.weight is not None for variant in spec.variants):
-        yield "variants", "ranges leave no room for weights, coverage or a ramp; keep the ranges or these"
+        yield "variants", "ranges exclude weights, coverage and a ramp; keep the ranges or these"
     for low, high in own:
         if low > high:
             yield "variants", f"the range [{low}, {high}] is empty; put the lower first"
     for (_, high), (low, _) in pairwise(sorted(own)):
         if low < high:
-            yield "variants", f"a range up to {high} and one from {low} overlap; a unit has one variant"
+            yield (
+                "variants",
+                f"a range up to {high} and one from {low} overlap; make them disjoint, as a unit has one variant",
+            )
 
 
-def _schedule(spec: ExperimentSpec) -> Iterator[FieldProblem]:
+def _check_schedule(spec: ExperimentSpec) -> Iterator[FieldProblem]:
     if spec.start and spec.end and spec.end <= spec.start:
         yield "end", f"{spec.end.isoformat()} is not after the start; move one of them"
     times = [step.at for step in spec.ramp]
@@ -119,14 +123,14 @@ def _schedule(spec: ExperimentSpec) -> Iterator[FieldProblem]:
         yield "ramp", "the steps are not in the order of their times; sort them"
     shares = [spec.coverage, *(step.coverage for step in spec.ramp)]
     if shares != sorted(shares):
-        yield "ramp", "the coverage goes down, which takes customers out of their variant; let it only rise"
+        yield "ramp", "the coverage goes down, which removes customers from their variant; let it only rise"
     if spec.sticky and "store" in {spec.unit, spec.fallback_unit}:
-        yield "sticky", "what is kept is kept with a customer, and a store is none; leave it out"
+        yield "sticky", "a sticky variant is stored with a customer, and a store is not one; remove sticky"
     if spec.fallback_unit == spec.unit:
-        yield "fallback_unit", f"{spec.unit!r} is the unit itself; name another or leave it out"
+        yield "fallback_unit", f"{spec.unit!r} is the unit itself; name another or remove it"
 
 
-def _selection(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterator[FieldProblem]:
+def _check_selection(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterator[FieldProblem]:
     shown_on = next((p.channels for p in specs.channels.placements if p.key == spec.placement), None)
     yield from check_defined("placement", spec.placement, known.placements, "channels.yaml")
     for index, channel in enumerate(spec.channels or []):
@@ -142,84 +146,90 @@ def _selection(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterat
             yield "offers", "is empty; name at least one offer"
         for key, times in Counter(spec.offers).items():
             if times > 1:
-                yield "offers", f"{key!r} stands {times} times; name it once"
+                yield "offers", f"{key!r} is given {times} times; name it once"
     yield from check_defined("fallback", spec.fallback, known.offers, "offers/")
     fallback = specs.offers.get(spec.fallback)
     if fallback:
         if not is_unrestricted(fallback):
             yield (
                 "fallback",
-                f"{spec.fallback!r} is not for everyone at any time; a fallback has no audience, dates or limits",
+                f"{spec.fallback!r} is not for everyone at any time; remove its audience, dates and limits",
             )
         for channel in spec.channels or shown_on or []:
             if channel not in fallback.renderings:
-                yield "fallback", f"{spec.fallback!r} has no rendering for {channel}; add one, so that it always shows"
+                yield (
+                    "fallback",
+                    f"{spec.fallback!r} has no rendering for {channel}; add one, so that the placement is never empty",
+                )
 
 
-def _offers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
+def _check_offers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     for offer in specs.offers.values():
         file = f"{specs.folder}/offers/{offer.key}.yaml"
         found: list[FieldProblem] = []
         for channel in offer.renderings:
             found += check_defined(f"renderings.{channel}", channel, known.channels, "channels.yaml")
-        found += _names(known, "audience", offer.audience)
+        found += _check_segments(known, "audience", offer.audience)
         if offer.start and offer.end and offer.end <= offer.start:
             found.append(("end", f"{offer.end.isoformat()} is not after the start; move one of them"))
         yield from (Problem(file, path, message) for path, message in found)
 
 
-def _single_files(specs: Specs) -> Iterator[Problem]:
+def _check_single_files(specs: Specs) -> Iterator[Problem]:
     lists: Mapping[str, tuple[str, list[str]]] = {
-        "channels.yaml": ("channels", _channels(specs)),
+        "channels.yaml": ("channels", _channel_keys(specs)),
         "metrics.yaml": ("metrics", [metric.key for metric in specs.metrics.metrics]),
         "layers.yaml": ("layers", [layer.key for layer in specs.layers.layers]),
     }
     for name, (path, keys) in lists.items():
         for key, times in Counter(keys).items():
             if times > 1:
-                yield Problem(f"{specs.folder}/{name}", path, f"{key!r} stands {times} times; define it once")
+                yield Problem(f"{specs.folder}/{name}", path, f"{key!r} is defined {times} times; define it once")
     for index, placement in enumerate(specs.channels.placements):
         for at, channel in enumerate(placement.channels):
             for path, message in check_defined(
-                f"placements[{index}].channels[{at}]", channel, _channels(specs), "channels"
+                f"placements[{index}].channels[{at}]", channel, _channel_keys(specs), "channels"
             ):
                 yield Problem(f"{specs.folder}/channels.yaml", path, message)
     for index, metric in enumerate(specs.metrics.metrics):
-        for need, why in _metric_needs(metric):
-            yield Problem(f"{specs.folder}/metrics.yaml", f"metrics[{index}].{need}", f"is missing; {why}")
+        for key, rule in _check_metric(metric):
+            yield Problem(f"{specs.folder}/metrics.yaml", f"metrics[{index}].{key}", f"is missing; {rule}")
 
 
-def _metric_needs(metric: MetricSpec) -> Iterator[FieldProblem]:
+def _check_metric(metric: MetricSpec) -> Iterator[FieldProblem]:
+    """Yield the key that the kind of metric requires, where it is missing."""
     key = METRIC_KINDS[metric.kind].required
     if key is not None and getattr(metric, key) is None:
         yield key, f"a metric of kind {metric.kind} needs it"
 
 
-def _placements(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
+def _check_placements(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     taken: dict[tuple[str, str], str] = {}
     for spec in specs.selections.values():
         shown_on = next((p.channels for p in specs.channels.placements if p.key == spec.placement), [])
         for channel in spec.channels or shown_on:
             other = taken.setdefault((spec.placement, channel), spec.key)
             if other != spec.key:
-                message = f"{spec.placement!r} on {channel} is chosen by {other!r} already; keep one of them"
+                message = (
+                    f"{spec.placement!r} on {channel} already has {other!r} to choose its offers; keep one of them"
+                )
                 yield Problem(specs.files[spec.key], "placement", message)
     for index, placement in enumerate(specs.channels.placements if known.has_all_selections else []):
         for channel in placement.channels:
             if (placement.key, channel) not in taken:
-                message = f"nothing chooses its offers on {channel}; add a file with 'placement: {placement.key}'"
+                message = f"no file chooses its offers on {channel}; add one with 'placement: {placement.key}'"
                 yield Problem(f"{specs.folder}/channels.yaml", f"placements[{index}]", message)
 
 
-def _layers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
+def _check_layers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     file = f"{specs.folder}/layers.yaml"
     for index, layer in enumerate(specs.layers.layers):
-        inside = [e for e in specs.experiments.values() if e.layer == layer.key]
+        members = [experiment for experiment in specs.experiments.values() if experiment.layer == layer.key]
         for key in layer.reserve:
             if key not in known.experiments:
                 path = f"layers[{index}].reserve.{key}"
-                yield Problem(file, path, f"{key!r} is no experiment; {suggest_name(key, list(known.experiments))}")
-        live = [e for e in inside if e.status in {"running", "paused"}]
+                yield Problem(file, path, f"{key!r} is not an experiment; {suggest_name(key, list(known.experiments))}")
+        live = [experiment for experiment in members if experiment.status in {"running", "paused"}]
         for experiment in live if len(live) > 1 else []:
             if experiment.key not in layer.reserve:
                 message = (
@@ -236,22 +246,24 @@ def _layers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
                 yield Problem(file, f"layers[{index}].reserve", message)
 
 
-def _cycles(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
-    way = find_cycle({segment.key: list(segments_in(segment.condition)) for segment in specs.segments.values()})
-    if way:
+def _check_cycles(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
+    cycle = find_cycle({segment.key: list(segments_in(segment.condition)) for segment in specs.segments.values()})
+    if cycle:
         yield Problem(
-            f"{specs.folder}/segments.yaml", way[0], f"{' → '.join(way)} leads back to itself; break the circle"
+            f"{specs.folder}/segments.yaml", cycle[0], f"{' → '.join(cycle)} leads back to itself; break the cycle"
         )
     for segment in specs.segments.values():
-        for path, message in _names(known, segment.key, segment.condition):
+        for path, message in _check_segments(known, segment.key, segment.condition):
             yield Problem(f"{specs.folder}/segments.yaml", path, message)
         if (segment.condition is None) == (segment.values is None):
             message = "has a condition and values, or neither; give it one of the two"
             yield Problem(f"{specs.folder}/segments.yaml", segment.key, message)
-    way = find_cycle({e.key: [need.experiment for need in e.prerequisites] for e in specs.experiments.values()})
-    if way:
-        yield Problem(specs.files[way[0]], "prerequisites", f"{' → '.join(way)} leads back to itself; break the circle")
+    cycle = find_cycle({e.key: [need.experiment for need in e.prerequisites] for e in specs.experiments.values()})
+    if cycle:
+        yield Problem(
+            specs.files[cycle[0]], "prerequisites", f"{' → '.join(cycle)} leads back to itself; break the cycle"
+        )
 
 
-def _channels(specs: Specs) -> list[str]:
+def _channel_keys(specs: Specs) -> list[str]:
     return [channel.key for channel in specs.channels.channels]

@@ -1,4 +1,4 @@
-"""What a growth team regrets later, told by `check` beside the problems: nothing here keeps a plan from running."""
+"""Warnings of `check`: mistakes a growth team regrets later, although the plan may run."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,40 +13,37 @@ from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, Experiment
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.metric_kinds import METRIC_KINDS
 from engine.errors import Problem
+from engine.vocabulary import DAY
 
 POWER = 0.8
 LONG_DAYS = 90
-FEW = 3
-DAY = 86_400
+"""An experiment without an end that runs longer than this is warned of."""
+MOST_NAMED = 3
 
 
 def find_warnings(specs: Specs, now: float) -> list[Problem]:
-    """What is allowed and will be regretted, in the order of the files; `now` in seconds since 1970."""
+    """The warnings of a checked folder, in the order of its files; `now` in seconds since 1970."""
     found = [
         Problem(specs.files[spec.key], path, message)
         for spec in specs.experiments.values()
         if spec.kind == "experiment" and spec.status != "stopped"
-        for path, message in _experiment(specs, spec, now)
+        for path, message in _check_experiment(specs, spec, now)
     ]
-    found += _clashes(specs)
-    for selection in specs.selections.values():
-        offers = specs.named(selection.offers)
-        if len(offers) == 1:
-            message = "is one offer, so there is nothing to choose or learn; name a second"
-            found.append(Problem(specs.files[selection.key], "offers", message))
-        policy, for_all = selection.policy, sum(not specs.offers[key].audience for key in offers if key in specs.offers)
-        if policy.kind != NOT_LEARNING and policy.floor <= USUAL_FLOOR and policy.floor * for_all >= 1:
-            found.append(Problem(specs.files[selection.key], "policy.floor", describe_exhausted_floor(policy, for_all)))
-    found += [*_fallbacks(specs), *find_null_comparisons(specs)]
+    found += [
+        *_check_clashes(specs),
+        *_check_selections(specs),
+        *_check_fallbacks(specs),
+        *find_null_comparisons(specs),
+    ]
     return sorted(found)
 
 
 def required_units(metric: MetricSpec, change: float, alpha: float, shares: tuple[float, float]) -> int | None:
-    """The units that find a relative `change` of the metric with power 0.8, two-sided; None where nothing is expected.
+    """The units that detect a relative `change` of the metric with power 0.8, two-sided; None without a baseline.
 
     Args:
-        metric: with its baseline and, unless it is a share of customers, its deviation.
-        change: relative to the baseline; a share that would pass 1 is None.
+        metric: with its baseline and, unless its kind is a share of customers, its deviation.
+        change: relative to the baseline; None is returned where a share would pass 1.
         alpha: the level of the test.
         shares: of all units, in the control and in the variant.
 
@@ -71,25 +68,29 @@ def required_units(metric: MetricSpec, change: float, alpha: float, shares: tupl
     return ceil((spread / difference) ** 2)
 
 
-def _experiment(specs: Specs, spec: ExperimentSpec, now: float) -> Iterator[FieldProblem]:
+def _check_experiment(specs: Specs, spec: ExperimentSpec, now: float) -> Iterator[FieldProblem]:
     if spec.hypothesis is None:
-        yield "hypothesis", "is missing; say what changes for the customer, and why the metric should follow"
+        yield "hypothesis", "is missing; write what changes for the customer, and why the metric should follow"
     if spec.metrics is None:
-        yield "metrics", "is missing, so nothing will be known of it; name the primary metric"
+        yield "metrics", "is missing, so no report can judge it; name the primary metric"
     elif not spec.metrics.guardrails:
-        yield "metrics.guardrails", "is empty, so a harm elsewhere goes unseen; name what must not get worse"
+        yield (
+            "metrics.guardrails",
+            "is empty, so a harm elsewhere goes unnoticed; name the metrics that must not get worse",
+        )
     if spec.end is None and spec.start is not None and spec.status == "running":
         days = (now - spec.start.timestamp()) / DAY
         if days > LONG_DAYS:
             yield "end", f"is missing, and it has run for {days:.0f} days; decide, or give it an end"
-    yield from _power(specs, spec)
+    yield from _check_power(specs, spec)
 
 
-def _power(specs: Specs, spec: ExperimentSpec) -> Iterator[FieldProblem]:
+def _check_power(specs: Specs, spec: ExperimentSpec) -> Iterator[FieldProblem]:
+    """Yield the warning that the planned run is too short for the metric's least change worth detecting."""
     metric = specs.metric(spec.metrics.primary) if spec.metrics else None
     if metric is None or metric.daily_units is None or metric.mde is None or len(spec.variants) < 2:
         return
-    shares = _shares(specs, spec)
+    shares = _final_shares(specs, spec)
     if not all(shares):
         return
     units = required_units(metric, metric.mde, spec.analysis.alpha, shares)
@@ -98,16 +99,16 @@ def _power(specs: Specs, spec: ExperimentSpec) -> Iterator[FieldProblem]:
     else:
         days, path = float(spec.analysis.min_days), "analysis.min_days"
     if units is not None and units > days * metric.daily_units:
-        takes = ceil(units / metric.daily_units)
+        needed = ceil(units / metric.daily_units)
         message = (
-            f"{days:g} days are too few: a change of {metric.mde:.0%} in {metric.key} is found in {takes:,} days at "
-            f"{metric.daily_units:g} units a day; run longer, let more in, or look for a larger change"
+            f"{days:g} days are too few: a change of {metric.mde:.0%} in {metric.key} is detected in {needed:,} days "
+            f"at {metric.daily_units:g} units a day; run longer, raise the coverage, or expect a larger change"
         )
         yield path, message
 
 
-def _shares(specs: Specs, spec: ExperimentSpec) -> tuple[float, float]:
-    """What the control and the smallest variant get of all units, the ramp done."""
+def _final_shares(specs: Specs, spec: ExperimentSpec) -> tuple[float, float]:
+    """The shares of all units that the control and the smallest variant have at the end of the ramp."""
     low, high = specs.layer_range(spec)
     if spec.variants[0].range is not None:
         sizes = [variant.range[1] - variant.range[0] for variant in spec.variants if variant.range is not None]
@@ -118,40 +119,54 @@ def _shares(specs: Specs, spec: ExperimentSpec) -> tuple[float, float]:
     return (high - low) * sizes[0], (high - low) * min(sizes[1:])
 
 
-def _clashes(specs: Specs) -> Iterator[Problem]:
-    """Experiments that a customer can be in at once, in one place, and that set the same thing."""
-    setting: dict[tuple[str | None, str], list[ExperimentSpec]] = defaultdict(list)
+def _check_selections(specs: Specs) -> Iterator[Problem]:
+    """Yield the selections that have nothing to choose, and those whose floor leaves nothing to learn."""
+    for selection in specs.selections.values():
+        file, policy, offers = specs.files[selection.key], selection.policy, specs.named(selection.offers)
+        if len(offers) == 1:
+            message = "has one offer, so there is nothing to choose or learn; name a second"
+            yield Problem(file, "offers", message)
+        for_all = sum(not specs.offers[key].audience for key in offers if key in specs.offers)
+        if policy.kind != NOT_LEARNING and policy.floor <= USUAL_FLOOR and policy.floor * for_all >= 1:
+            yield Problem(file, "policy.floor", describe_exhausted_floor(policy, for_all))
+
+
+def _check_clashes(specs: Specs) -> Iterator[Problem]:
+    """Yield pairs of experiments that one customer may enter at once and that set the same key of the payload."""
+    by_key: dict[tuple[str | None, str], list[ExperimentSpec]] = defaultdict(list)
     for spec in specs.experiments.values():
         if spec.kind == "experiment" and spec.status != "stopped":
             for name in sorted({name for variant in spec.variants for name in variant.payload}):
-                setting[spec.placement, name].append(spec)
-    for (placement, name), several in setting.items():
-        for one, two in combinations(several, 2):
+                by_key[spec.placement, name].append(spec)
+    for (placement, name), setters in by_key.items():
+        for one, two in combinations(setters, 2):
             apart = one.layer is not None and one.layer == two.layer
             shared = set(one.channels or []) & set(two.channels or []) or one.channels is None or two.channels is None
             if shared and not apart:
                 where = f"on {placement}" if placement else "on the same channels"
                 message = (
                     f"{name!r} is also set by {two.key} {where}, and a customer can be in both; "
-                    "put them into one layer, or call it otherwise"
+                    "put them into one layer, or rename the key"
                 )
                 yield Problem(specs.files[one.key], "variants", message)
 
 
-def _fallbacks(specs: Specs) -> Iterator[Problem]:
-    """Placements of one channel with one fallback: an answer shows no offer twice, so the second would stay empty."""
+def _check_fallbacks(specs: Specs) -> Iterator[Problem]:
+    """Yield placements of one channel with one fallback: an answer shows no offer twice, so the second stays empty."""
     channels = {placement.key: placement.channels for placement in specs.channels.placements}
     earlier: dict[str, dict[str, set[str]]] = defaultdict(dict)
     for selection in specs.selections.values():
-        mine = set(selection.channels or channels[selection.placement])
-        before = earlier[selection.fallback]
-        shared = {key: mine & theirs for key, theirs in before.items() if mine & theirs}
-        before[selection.key] = mine
+        shown_on = set(selection.channels or channels[selection.placement])
+        others = earlier[selection.fallback]
+        shared = {key: shown_on & channels_of for key, channels_of in others.items() if shown_on & channels_of}
+        others[selection.key] = shown_on
         if shared:
-            names = ", ".join(list(shared)[:FEW]) + (f" and {len(shared) - FEW} more" if len(shared) > FEW else "")
+            names = ", ".join(list(shared)[:MOST_NAMED]) + (
+                f" and {len(shared) - MOST_NAMED} more" if len(shared) > MOST_NAMED else ""
+            )
             on = ", ".join(sorted(set().union(*shared.values())))
             message = (
-                f"{selection.fallback!r} is also that of {names} on {on}; "
-                "asked for together the second shows nothing where both fall back: give it one of its own"
+                f"{selection.fallback!r} is also the fallback of {names} on {on}; in one answer the second placement "
+                "stays empty where both fall back: give it another fallback"
             )
             yield Problem(specs.files[selection.key], "fallback", message)

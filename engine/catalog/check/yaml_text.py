@@ -1,7 +1,7 @@
-"""YAML text -> plain values, by the rules a growth team expects, or problems with line and remedy.
+"""Decodes YAML text to plain values, or reports its problems with line and remedy.
 
-Stricter than YAML on purpose: `no` stays text, `012` and `1:30` never turn into other numbers, a key given twice, an
-alias that would expand and a file that is no text are refused before anything is built from them.
+Stricter than YAML on purpose: `no` stays text, `012` and `1:30` never become other numbers. A key given twice, a
+file that is not text, and an alias, which could expand without bound, are rejected before any value is built from them.
 """
 
 import math
@@ -40,55 +40,65 @@ _LEADING_ZERO = re.compile(r"[-+]?0[0-9]")
 _NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
 
 
-class _Stop(Exception):
-    """What follows in the file is not worth reading."""
+class _StopReading(Exception):
+    """Ends the reading of a file: what follows would only repeat or obscure its problems."""
+
+
+class _NotTextError(ValueError):
+    """The bytes of a file are not YAML text; the message has the line and the remedy."""
 
 
 def decode_yaml(data: bytes, file: str) -> tuple[object, list[Problem]]:
-    """The value `data` holds, made of dict (keys are text), list, str, int, float, bool and None, and its problems.
+    """The value of a YAML text, and its problems; the value is None where there are any.
 
-    Where there are problems the value is None. Dates stay text. An empty file is None. At most `MAX_PROBLEMS` are
-    collected; what breaks the syntax ends the reading.
+    A value consists of dict (with text as keys), list, str, int, float, bool and None; dates stay text, and an empty
+    file is None. At most `MAX_PROBLEMS` are reported; an error of syntax ends the reading.
+
+    Args:
+        data: the bytes of the file.
+        file: its name, as the problems quote it.
     """
-    problems: list[Problem] = []
-    text = _text(data, file, problems)
-    if text is None:
-        return None, problems
-    reading = _YamlReader(file, problems)
+    try:
+        text = _decode_text(data)
+    except _NotTextError as error:
+        return None, [Problem(file, "", str(error))]
+    reader = _YamlReader(file)
     value: object = None
     try:
-        value = reading.document(yaml.parse(text, Loader=_LOADER))
-    except _Stop:
+        value = reader.read_document(yaml.parse(text, Loader=_LOADER))
+    except _StopReading:
         pass
     except yaml.MarkedYAMLError as error:
-        problems.append(Problem(file, "", _syntax(error, text)))
+        reader.problems.append(Problem(file, "", _describe_syntax_error(error, text)))
     except yaml.YAMLError as error:
-        problems.append(Problem(file, "", f"cannot be read as YAML: {' '.join(str(error).split())}"))
-    return (None if problems else value), problems
+        reader.problems.append(Problem(file, "", f"cannot be read as YAML: {' '.join(str(error).split())}"))
+    return (None if reader.problems else value), reader.problems
 
 
-def _text(data: bytes, file: str, problems: list[Problem]) -> str | None:
+def _decode_text(data: bytes) -> str:
+    """The text of a file.
+
+    Raises:
+        _NotTextError: if it is too long, not UTF-8, or has control characters.
+    """
     if len(data) > MAX_BYTES:
-        message = f"is {len(data):,} bytes long; a file may have {MAX_BYTES:,}; split it"
-        problems.append(Problem(file, "", message))
-        return None
+        raise _NotTextError(f"is {len(data):,} bytes long; a file may have {MAX_BYTES:,}; split it")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         message = f"line {line}: byte 0x{data[error.start]:02x} is not UTF-8 text; save the file as UTF-8"
-        problems.append(Problem(file, "", message))
-        return None
+        raise _NotTextError(message) from error
     control = _NOT_TEXT.search(text)
     if control:
         line = text.count("\n", 0, control.start()) + 1
         message = f"line {line}: control character U+{ord(control[0]):04X} is not text; is this a YAML file? Remove it"
-        problems.append(Problem(file, "", message))
-        return None
+        raise _NotTextError(message)
     return text
 
 
-def _syntax(error: yaml.MarkedYAMLError, text: str) -> str:
+def _describe_syntax_error(error: yaml.MarkedYAMLError, text: str) -> str:
+    """What breaks the syntax, and where; a tab in the indent has a message of its own, as the most frequent cause."""
     mark = error.problem_mark or error.context_mark
     what = " ".join(f"{error.problem or 'cannot be read'}".split())
     if mark is None:
@@ -106,94 +116,112 @@ def _line(event: Event) -> int:
     return event.start_mark.line + 1 if event.start_mark else 1
 
 
-def _short(text: str, length: int = 60) -> str:
+def _shorten_text(text: str, length: int = 60) -> str:
     return text if len(text) <= length else f"{text[:length]}…"
 
 
 class _YamlReader:
-    """One file's events turned into values; problems pile up beside them."""
+    """Builds the value of one file from PyYAML's events and collects its problems.
 
-    def __init__(self, file: str, problems: list[Problem]) -> None:
+    Events, not PyYAML's nodes, because they still have the style of a scalar, its line, and keys that are given twice.
+    """
+
+    def __init__(self, file: str) -> None:
         self.file = file
-        self.problems = problems
+        self.problems: list[Problem] = []
 
-    def refuse(self, event: Event, path: str, message: str) -> None:
-        self.problems.append(Problem(self.file, _short(path, 200), f"line {_line(event)}: {message}"))
+    def report(self, event: Event, path: str, message: str) -> None:
+        """Add a problem at the line of an event.
+
+        Raises:
+            _StopReading: when there are `MAX_PROBLEMS`.
+        """
+        self.problems.append(Problem(self.file, _shorten_text(path, 200), f"line {_line(event)}: {message}"))
         if len(self.problems) >= MAX_PROBLEMS:
-            raise _Stop
+            raise _StopReading
 
-    def document(self, events: Iterator[Event]) -> object:
+    def read_document(self, events: Iterator[Event]) -> object:
+        """The value of the one document that a file may have."""
         value: object = None
         documents = 0
         for event in events:
             if isinstance(event, DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    self.refuse(event, "", "a second document starts at '---'; a file holds one; move it to its own")
-                    raise _Stop
+                    self.report(event, "", "a second document starts at '---'; a file holds one; move it to its own")
+                    raise _StopReading
             elif isinstance(event, NodeEvent):
-                value = self.node(event, events, "", 1)
+                value = self.read_node(event, events, "", 1)
         return value
 
-    def node(self, event: Event, events: Iterator[Event], path: str, depth: int) -> object:
-        self.decorations(event, path)
+    def read_node(self, event: Event, events: Iterator[Event], path: str, depth: int) -> object:
+        """The value that begins with `event`; consumes the events up to its end."""
+        self.check_decorations(event, path)
         if isinstance(event, ScalarEvent):
-            return self.scalar(event, path)
+            return self.read_scalar(event, path)
         if isinstance(event, CollectionStartEvent) and depth > MAX_DEPTH:
-            self.refuse(event, path, f"nested more than {MAX_DEPTH} deep; flatten it")
-            raise _Stop
+            self.report(event, path, f"nested more than {MAX_DEPTH} deep; flatten it")
+            raise _StopReading
         if isinstance(event, SequenceStartEvent):
             items: list[object] = []
             while not isinstance(item := next(events), SequenceEndEvent):
-                items.append(self.node(item, events, f"{path}[{len(items)}]", depth + 1))
+                items.append(self.read_node(item, events, f"{path}[{len(items)}]", depth + 1))
             return items
         if isinstance(event, MappingStartEvent):
-            return self.mapping(events, path, depth)
+            return self.read_mapping(events, path, depth)
         return None
 
-    def mapping(self, events: Iterator[Event], path: str, depth: int) -> dict[str, object]:
+    def read_mapping(self, events: Iterator[Event], path: str, depth: int) -> dict[str, object]:
         values: dict[str, object] = {}
         lines: dict[str, int] = {}
         while not isinstance(event := next(events), MappingEndEvent):
             if not isinstance(event, ScalarEvent):
                 if not isinstance(event, AliasEvent):
-                    self.refuse(event, path, "a key is a list or mapping; a key is text")
-                self.node(event, events, path, depth + 1)
-                self.node(next(events), events, path, depth + 1)
+                    self.report(event, path, "a key is a list or mapping; a key is text")
+                self.read_node(event, events, path, depth + 1)
+                self.read_node(next(events), events, path, depth + 1)
                 continue
             key = event.value
             inner = f"{path}.{key}" if path else key
-            self.decorations(event, inner)
+            self.check_decorations(event, inner)
             if key == "<<" and not event.style:
-                self.refuse(event, inner, "'<<' merges another mapping; write its keys out")
+                self.report(event, inner, "'<<' merges another mapping; write its keys out")
             elif key in lines:
-                self.refuse(
-                    event, inner, f"key {_short(key)!r} was already given on line {lines[key]}; keep one of them"
+                self.report(
+                    event, inner, f"key {_shorten_text(key)!r} was already given on line {lines[key]}; keep one of them"
                 )
             lines[key] = _line(event)
-            values[key] = self.node(next(events), events, inner, depth + 1)
+            values[key] = self.read_node(next(events), events, inner, depth + 1)
         return values
 
-    def decorations(self, event: Event, path: str) -> None:
+    def check_decorations(self, event: Event, path: str) -> None:
+        """Report an alias, an anchor or a tag: each makes a value mean other than what is written at its place."""
         if isinstance(event, AliasEvent):
-            self.refuse(event, path, f"alias '*{_short(event.anchor or '')}' is not allowed; write the value out")
+            self.report(
+                event, path, f"alias '*{_shorten_text(event.anchor or '')}' is not allowed; write out the value"
+            )
             return
         if isinstance(event, NodeEvent) and event.anchor is not None:
-            self.refuse(event, path, f"anchor '&{_short(event.anchor)}' is not allowed; remove it and write values out")
+            self.report(
+                event,
+                path,
+                f"anchor '&{_shorten_text(event.anchor)}' is not allowed; remove it and write out the values",
+            )
         tag = getattr(event, "tag", None)
         if tag is not None:
-            self.refuse(event, path, f"tag {_short(tag)!r} is not allowed; remove it, and put text into quotes")
+            self.report(event, path, f"tag {_shorten_text(tag)!r} is not allowed; remove it, and put text into quotes")
 
-    def scalar(self, event: ScalarEvent, path: str) -> object:
+    def read_scalar(self, event: ScalarEvent, path: str) -> object:
+        """The value of a scalar: quoted or block text as it is, plain text by what it looks like."""
         text = event.value
         if event.style:
             return text
         if text in _CONSTANTS:
             return _CONSTANTS[text]
         number = _NUMBER.fullmatch(text)
-        return self.number(event, path, number) if number else text
+        return self.read_number(event, path, number) if number else text
 
-    def number(self, event: ScalarEvent, path: str, number: re.Match[str]) -> float | None:
+    def read_number(self, event: ScalarEvent, path: str, number: re.Match[str]) -> float | None:
         text = number[0]
         if _LEADING_ZERO.match(text):
             rule = "starts with a zero; quote it if it is text, drop the zero if it is a number"
@@ -206,5 +234,5 @@ class _YamlReader:
             rule = f"has more than {MAX_DIGITS} digits; quote it if it is text"
         else:
             return int(text)
-        self.refuse(event, path, f"{_short(text)} {rule}")
+        self.report(event, path, f"{_shorten_text(text)} {rule}")
         return None

@@ -1,7 +1,7 @@
-"""What a change of offers, placements, moments, channels and customers' rules does, field by field."""
+"""Classifies a change of offers, placements, moments, channels, metrics and identities, field by field."""
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -10,31 +10,32 @@ from engine.catalog.spec.offer import SelectionSpec
 
 Safety = Literal["safe", "unsafe"]
 FieldChange = tuple[str, Safety, str]
-"""The path in the file, the class, and the reason."""
+"""The path in the file, the class of the change, and its reason."""
 
-ANEW = "offers are chosen by each request anew"
-COUNTED = "what was counted of a customer counts against the new limit"
+PER_REQUEST = "each request chooses its offers independently"
+COUNTED = "existing counts of a customer apply to the new limit"
 OFFER: Mapping[str, str] = {
-    "title": "words only",
+    "title": "text only",
     "caps": COUNTED,
     "suppress": COUNTED,
-    "stock": "what is held stays held; the next showing asks the new one",
-    "budget": "what was spent or is held counts against the new amount",
+    "stock": "reservations stay; the next showing uses the new stock",
+    "budget": "what was spent or is reserved counts against the new amount",
 }
-ZONE = "days, quiet hours and birthdays of customers without a zone of their own begin at another time"
-REMOVED = "requests that name it are refused; change the storefronts first"
+ZONE = "days, quiet hours and birthdays of customers without a time zone of their own begin at another time"
+REMOVED = "requests that name it are rejected; change the storefronts first"
+NEXT_EVENT = "applies from the next event on"
 IDENTITIES: Mapping[str, str] = {
-    "merge": "traits are put together otherwise from the next word on",
-    "sources": "traits are put together otherwise from the next word on",
-    "binds": "identifiers are looked at when they come in again",
-    "holds": "identifiers are looked at when they come in again",
-    "points_per_unit": "the next orders earn otherwise; points that were earned stay",
-    "tiers": "a customer's tier is reckoned when they next earn or lose points",
+    "merge": "the next event merges traits by the new rule",
+    "sources": "the next event merges traits by the new order",
+    "binds": "an identifier is checked when it is next received",
+    "holds": "an identifier is checked when it is next received",
+    "points_per_unit": "the next orders earn by the new rate; earned points stay",
+    "tiers": "a customer's tier is computed when they next earn or lose points",
 }
 
 
-class Change(msgspec.Struct, frozen=True):
-    """One thing that differs between two folders."""
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One difference between two folders; an empty `path` is the whole entry `key`."""
 
     key: str
     path: str
@@ -44,93 +45,119 @@ class Change(msgspec.Struct, frozen=True):
     new: object = None
 
 
+class _Reasons(NamedTuple):
+    """Why changes of one kind of entry are safe, and what removing an entry does."""
+
+    default: str
+    by_field: Mapping[str, str] = {}
+    removed: str | None = None
+    """Set where removing the entry is unsafe."""
+
+
+OFFER_REASONS = _Reasons(PER_REQUEST, OFFER)
+MOMENT_REASONS = _Reasons("each request evaluates it")
+SEGMENT_REASONS = _Reasons("each request evaluates it; experiments that it removes people from are listed separately")
+METRIC_REASONS = _Reasons("reports count by the new definition; nobody moves")
+CHANNEL_REASONS = _Reasons(PER_REQUEST, {"caps": COUNTED}, REMOVED)
+PLACEMENT_REASONS = _Reasons(PER_REQUEST, removed=REMOVED)
+
+
 def offer_changes(old: Specs, new: Specs) -> Iterator[Change]:
-    """Every change from `old` to `new` but those of experiments, layers and holdouts."""
-    yield from _selections(old, new)
-    for key in sorted({*old.offers, *new.offers}):
-        yield from _named(key, "offer", old.offers.get(key), new.offers.get(key), OFFER, ANEW)
-    for key in sorted({*old.moments, *new.moments}):
-        yield from _named(key, "moments", old.moments.get(key), new.moments.get(key), {}, "each request asks it anew")
-    yield from _channels(old, new)
-    for key in sorted({*old.segments, *new.segments}):
-        reason = "each request asks it anew; experiments that it takes people out of are told apart"
-        yield from _named(key, "segments", old.segments.get(key), new.segments.get(key), {}, reason)
+    """Yield every change from `old` to `new` except those of experiments, layers and holdouts."""
+    yield from _compare_selections(old, new)
+    yield from _compare_entries("offer", old.offers, new.offers, OFFER_REASONS)
+    yield from _compare_entries("moments", old.moments, new.moments, MOMENT_REASONS)
+    yield from _compare_channels(old, new)
+    yield from _compare_entries("segments", old.segments, new.segments, SEGMENT_REASONS)
     metrics = [{metric.key: metric for metric in specs.metrics.metrics} for specs in (old, new)]
-    for key in sorted({*metrics[0], *metrics[1]}):
-        reason = "reports count otherwise; nobody moves"
-        yield from _named(key, "metrics", metrics[0].get(key), metrics[1].get(key), {}, reason)
-    for path, before, after in _fields(old.customers, new.customers):
-        yield Change("identities", path, "safe", IDENTITIES.get(path, "holds from the next word on"), before, after)
+    yield from _compare_entries("metrics", metrics[0], metrics[1], METRIC_REASONS)
+    for path, before, after in _compare_fields(old.customers, new.customers):
+        reason = IDENTITIES.get(path, NEXT_EVENT)
+        yield Change(key="identities", path=path, verdict="safe", reason=reason, old=before, new=after)
 
 
-def _selections(old: Specs, new: Specs) -> Iterator[Change]:
+def _compare_selections(old: Specs, new: Specs) -> Iterator[Change]:
     for key in sorted({*old.selections, *new.selections}):
         before, after = old.selections.get(key), new.selections.get(key)
-        if before is None or after is None:
-            reason = "its placement has a new way to choose" if before is None else "what it learnt is left aside"
-            yield Change(key, "", "safe" if before is None else "unsafe", reason)
-            continue
-        for path, verdict, reason in _selection(old, new, before, after):
-            yield Change(key, path, verdict, reason, *(_plain(getattr(spec, path)) for spec in (before, after)))
+        if before is None:
+            yield Change(key=key, path="", verdict="safe", reason="its placement has a new way to choose")
+        elif after is None:
+            yield Change(key=key, path="", verdict="unsafe", reason="what its policy has learnt is discarded")
+        else:
+            for path, verdict, reason in _compare_selection(old, new, before, after):
+                old_value, new_value = _to_plain(getattr(before, path)), _to_plain(getattr(after, path))
+                yield Change(key=key, path=path, verdict=verdict, reason=reason, old=old_value, new=new_value)
 
 
-def _selection(old: Specs, new: Specs, before: SelectionSpec, after: SelectionSpec) -> Iterator[FieldChange]:
+def _compare_selection(old: Specs, new: Specs, before: SelectionSpec, after: SelectionSpec) -> Iterator[FieldChange]:
     one, two = before.policy, after.policy
     if (one.kind, one.features, one.pool, one.attributes) != (two.kind, two.features, two.pool, two.attributes):
-        yield "policy", "unsafe", "what it learnt does not fit the new one, which starts from its prior"
+        yield "policy", "unsafe", "its learnt state does not fit the new policy, which starts from its prior"
     elif one != two:
-        yield "policy", "safe", "it learns or explores otherwise from now on and keeps what it learnt"
+        yield "policy", "safe", "it learns or explores differently from now on and keeps its learnt state"
     same = old.metric(before.reward.metric) == new.metric(after.reward.metric)
     if before.reward != after.reward or not same:
-        reason = "rewards are waited for otherwise" if same else "it has learnt for another reward"
+        reason = "rewards have another window" if same else "its learnt state is of another reward"
         yield "reward", "safe" if same else "unsafe", reason
     if before.offers != after.offers:
-        yield "offers", "safe", "new offers start from the prior, the others keep what was learnt"
+        yield "offers", "safe", "new offers start from the prior, the others keep their learnt state"
     for field in ("placement", "channels", "fallback", "weights", "arbitration"):
         if getattr(before, field) != getattr(after, field):
-            yield field, "unsafe" if field == "placement" else "safe", ANEW
+            yield field, "unsafe" if field == "placement" else "safe", PER_REQUEST
 
 
-def _channels(old: Specs, new: Specs) -> Iterator[Change]:
-    if old.channels.zone != new.channels.zone:
-        yield Change("channels", "zone", "safe", ZONE, old.channels.zone, new.channels.zone)
+def _compare_channels(old: Specs, new: Specs) -> Iterator[Change]:
+    zones = old.channels.zone, new.channels.zone
+    if zones[0] != zones[1]:
+        yield Change(key="channels", path="zone", verdict="safe", reason=ZONE, old=zones[0], new=zones[1])
     channels = [{channel.key: channel for channel in specs.channels.channels} for specs in (old, new)]
-    for key in sorted({*channels[0], *channels[1]}):
-        yield from _named(key, "channels", channels[0].get(key), channels[1].get(key), {"caps": COUNTED}, ANEW, REMOVED)
+    yield from _compare_entries("channels", channels[0], channels[1], CHANNEL_REASONS)
     places = [{place.key: place for place in specs.channels.placements} for specs in (old, new)]
     for key in sorted({*places[0], *places[1]}):
         before, after = places[0].get(key), places[1].get(key)
         if before is not None and after is not None and not {*before.channels} <= {*after.channels}:
-            yield Change(key, "placements.channels", "unsafe", REMOVED, before.channels, after.channels)
+            yield Change(
+                key=key,
+                path="placements.channels",
+                verdict="unsafe",
+                reason=REMOVED,
+                old=before.channels,
+                new=after.channels,
+            )
         else:
-            yield from _named(key, "placements", before, after, {}, ANEW, REMOVED)
+            yield from _compare_entry(key, "placements", before, after, PLACEMENT_REASONS)
 
 
-def _named(
-    key: str,
-    place: str,
-    before: msgspec.Struct | None,
-    after: msgspec.Struct | None,
-    reasons: Mapping[str, str],
-    otherwise: str,
-    removed: str | None = None,
+def _compare_entries(
+    place: str, old: Mapping[str, msgspec.Struct], new: Mapping[str, msgspec.Struct], reasons: _Reasons
 ) -> Iterator[Change]:
-    """The changes of what stands under one key; where `removed` says what it does to lose it, that is unsafe."""
+    """Yield the changes of every entry of one kind, in the order of their keys; `place` begins their paths."""
+    for key in sorted({*old, *new}):
+        yield from _compare_entry(key, place, old.get(key), new.get(key), reasons)
+
+
+def _compare_entry(
+    key: str, place: str, before: msgspec.Struct | None, after: msgspec.Struct | None, reasons: _Reasons
+) -> Iterator[Change]:
     if before is None:
-        yield Change(key, place, "safe", f"new; {otherwise}")
+        yield Change(key=key, path=place, verdict="safe", reason=f"new; {reasons.default}")
     elif after is None:
-        yield Change(key, place, "unsafe" if removed else "safe", f"removed; {removed or otherwise}")
+        verdict: Safety = "unsafe" if reasons.removed else "safe"
+        yield Change(key=key, path=place, verdict=verdict, reason=f"removed; {reasons.removed or reasons.default}")
     else:
-        for path, one, two in _fields(before, after):
-            yield Change(key, f"{place}.{path}", "safe", reasons.get(path, otherwise), one, two)
+        for path, old_value, new_value in _compare_fields(before, after):
+            reason = reasons.by_field.get(path, reasons.default)
+            yield Change(key=key, path=f"{place}.{path}", verdict="safe", reason=reason, old=old_value, new=new_value)
 
 
-def _fields(before: msgspec.Struct, after: msgspec.Struct) -> Iterator[tuple[str, object, object]]:
+def _compare_fields(before: msgspec.Struct, after: msgspec.Struct) -> Iterator[tuple[str, object, object]]:
+    """Yield the name of each field that differs, with its old and new value."""
     for field in type(before).__struct_fields__:
-        one, two = getattr(before, field), getattr(after, field)
-        if one != two:
-            yield field, _plain(one), _plain(two)
+        old_value, new_value = getattr(before, field), getattr(after, field)
+        if old_value != new_value:
+            yield field, _to_plain(old_value), _to_plain(new_value)
 
 
-def _plain(value: object) -> object:
+def _to_plain(value: object) -> object:
+    """The value as JSON has it."""
     return msgspec.to_builtins(value)
