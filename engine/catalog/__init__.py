@@ -1,4 +1,4 @@
-"""YAML -> Plan."""
+"""The growth team's YAML, checked and compiled to the immutable `Plan` that every decision reads."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ __all__ = ["Plan", "load_plan"]
 
 
 def load_plan(folder: Path | str) -> "Plan":
-    """The plan of a folder of YAML.
+    """The checked and compiled plan of a folder of YAML.
 
     Raises:
         CatalogError: with every problem of every file, if there is one.
@@ -22,7 +22,7 @@ def load_plan(folder: Path | str) -> "Plan":
 
 
 def __getattr__(name: str) -> object:
-    """`Plan` when it is first asked for: who reads the rules alone, as a client does, needs no policies to start."""
+    """Import `Plan` at its first use: a client that only reads rules starts without numpy and the policies."""
     if name != "Plan":
         raise AttributeError(f"module 'engine.catalog' has no attribute {name!r}")
     from engine.catalog.plan.plan import Plan  # noqa: PLC0415

@@ -1,4 +1,15 @@
-"""Every plan that ever ran, with who made it and when, so that last week's record is explained by last week's plan."""
+"""Archives every plan that ran, so that `explain` replays a logged decision with the plan that made it.
+
+On disk, in `DATA/plans/`:
+
+| file | content | written |
+|---|---|---|
+| `<version>.json` | an `ArchivedPlan`: the YAML files, the time of the first run, the author | once, never changed |
+| `newest` | the version of the plan that ran last | at every change |
+
+Both are written to a draft and renamed, so that a reader never sees half a file. Several servers may archive the same
+plan at once: they write the same content. The version is a digest of the files, so a plan that runs again is found.
+"""
 
 import os
 import pwd
@@ -12,62 +23,67 @@ from engine.catalog.spec.folder import Specs
 from engine.errors import BadInput
 
 
-class ArchivedPlan(msgspec.Struct, frozen=True):
-    """One plan as it is kept: its files, when it first ran (seconds since 1970), who last changed a file of it."""
+class ArchivedPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"author": "who"}):
+    """One archived plan: its files, the time of its first run (seconds since 1970), the author of its last change."""
 
     version: str
     time: float
-    who: str
+    author: str
     folder: str
     files: dict[str, str]
 
 
 class Archive:
-    """The plans of one data directory, each in a file of its own that is written once."""
+    """The plans of one data directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def store(self, specs: Specs, files: Mapping[str, bytes], who: str, now: float) -> None:
-        """Keep a plan that begins to run, and remember it as the newest."""
+    def store(self, specs: Specs, files: Mapping[str, bytes], author: str, now: float) -> None:
+        """Store a plan that starts to run, unless it is stored already, and record it as the newest.
+
+        Args:
+            specs: the specs of the plan.
+            files: the bytes of its YAML files, by name.
+            author: who last changed a file.
+            now: seconds since 1970.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self._path(specs.version)
         if not path.exists():
             text = {name: data.decode() for name, data in files.items()}
-            _write(path, msgspec.json.encode(ArchivedPlan(specs.version, now, who, specs.folder, text)))
-        _write(self.directory / "newest", specs.version.encode())
+            plan = ArchivedPlan(version=specs.version, time=now, author=author, folder=specs.folder, files=text)
+            _replace_file(path, msgspec.json.encode(plan))
+        _replace_file(self.directory / "newest", specs.version.encode())
 
     def read_specs(self, version: str) -> Specs:
         """The specs of a plan that ran.
 
         Raises:
-            BadInput: if no such plan is kept here.
+            BadInput: if the archive has no plan of this version.
         """
         path = self._path(version)
         if not path.exists():
-            raise BadInput(f"plan {version!r} is not kept in {self.directory}; use the data directory it ran on")
-        kept = msgspec.json.decode(path.read_bytes(), type=ArchivedPlan)
-        return build_specs(kept.folder, {name: text.encode() for name, text in kept.files.items()})
+            raise BadInput(
+                f"plan {version!r} is not in the archive {self.directory}; use the data directory on which it ran"
+            )
+        plan = msgspec.json.decode(path.read_bytes(), type=ArchivedPlan)
+        return build_specs(plan.folder, {name: text.encode() for name, text in plan.files.items()})
 
     def read_newest(self) -> Specs | None:
-        """The specs of the plan that ran last; None where none ran yet."""
+        """The specs of the plan that ran last; None where none has run."""
         try:
             version = (self.directory / "newest").read_text()
         except FileNotFoundError:
             return None
         return self.read_specs(version)
 
-    def list_plans(self) -> list[ArchivedPlan]:
-        """All plans that ran, in the order of their first run."""
-        kept = [msgspec.json.decode(path.read_bytes(), type=ArchivedPlan) for path in self.directory.glob("*.json")]
-        return sorted(kept, key=lambda plan: plan.time)
-
     def _path(self, version: str) -> Path:
         return self.directory / f"{version}.json"
 
 
 def last_author(folder: Path) -> str:
-    """The owner of the file that was changed last; its number where the machine does not know the name."""
+    """The owner of the file that changed last, by name, or by number where the machine has no name for it."""
     paths = [*folder.glob("*.yaml"), *folder.glob("offers/*.yaml")]
     owner = max((path.stat() for path in paths), key=lambda stat: stat.st_mtime_ns).st_uid if paths else os.getuid()
     try:
@@ -76,7 +92,8 @@ def last_author(folder: Path) -> str:
         return str(owner)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _replace_file(path: Path, data: bytes) -> None:
+    """Write a file by renaming a draft, whose name has the process id so that two servers do not share it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_bytes(data)
     draft.rename(path)

@@ -1,4 +1,14 @@
-"""The plan of a folder that people edit: a good change replaces it whole, a bad one only leaves its problems."""
+"""Watches a folder of YAML and replaces the running plan when its files change.
+
+A change without problems replaces the plan whole; one with problems leaves the running plan as it is, and `problems`
+lists them until the folder is valid again.
+
+| folder | archive | at the start | at a change |
+|---|---|---|---|
+| valid | any | runs its plan | swaps to its plan |
+| has problems | has a plan | runs the plan that ran last | keeps the running plan |
+| has problems | none, or empty | raises `CatalogError` | keeps the running plan |
+"""
 
 import os
 import time
@@ -13,40 +23,45 @@ from engine.catalog.plan.plan import Plan
 from engine.errors import CatalogError, Problem
 
 Fingerprint = tuple[tuple[str, int, int], ...]
+"""The path, the time of change (ns) and the size of every YAML file."""
 
 log = structlog.get_logger(__name__)
 
 
 class PlanWatch:
-    """Holds the running plan of `folder`. `poll` from any one thread; readers take `plan`, one reference.
+    """The running plan of `folder`.
 
-    Who has something to make ready for a new plan first takes it from `read_change` and gives it to `swap` then.
+    One thread polls; all others read `plan`, a single reference to an immutable value. A caller that has to prepare for
+    a new plan takes it from `read_change` and passes it to `swap` afterwards; any other calls `poll`.
 
-    With an archive each plan that runs is kept, and a start on a bad folder runs the plan that ran last. Of the
-    processes that watch one folder for one engine, one `tells` what became of a change.
+    Args:
+        folder: the folder of YAML.
+        archive: stores every plan that runs; a start on an invalid folder runs the newest.
+        logs_changes: whether this process logs changes, as one of those that watch the folder for an engine should.
 
     Raises:
-        CatalogError: if the folder has problems when it is first read and no earlier plan is kept.
+        CatalogError: if the folder has problems when it is first read and the archive has no plan.
     """
 
     def __init__(self, folder: Path, archive: Archive | None = None, *, logs_changes: bool = True) -> None:
         self.folder = folder
         self.problems: list[Problem] = []
-        self.refused = 0
+        self.rejected_changes = 0
         self._archive = archive
         self._logs_changes = logs_changes
-        self._seen = _fingerprint(folder)
+        # Read before the files: a change while they are read is found by the next poll.
+        self._fingerprint = _read_fingerprint(folder)
         try:
             self.plan: Plan = self._load()
         except CatalogError as error:
-            earlier = archive.read_newest() if archive else None
-            if earlier is None:
+            newest = archive.read_newest() if archive else None
+            if newest is None:
                 raise
-            self._refuse(error)
-            self.plan = compile_plan(earlier)
+            self._reject(error)
+            self.plan = compile_plan(newest)
 
     def poll(self) -> bool:
-        """Read the folder again if a file in it changed; whether there is a new plan."""
+        """Read the folder again if a file in it changed, and swap to its plan; returns whether there is a new one."""
         plan = self.read_change()
         if plan is None:
             return False
@@ -54,15 +69,15 @@ class PlanWatch:
         return True
 
     def read_change(self) -> Plan | None:
-        """The plan that waits to be swapped in, if a file in the folder changed and made a new one."""
-        seen = _fingerprint(self.folder)
-        if seen == self._seen:
+        """The new plan where a file changed, the folder is valid and its plan differs from the running one."""
+        fingerprint = _read_fingerprint(self.folder)
+        if fingerprint == self._fingerprint:
             return None
-        self._seen = seen
+        self._fingerprint = fingerprint
         try:
             plan = self._load()
         except CatalogError as error:
-            self._refuse(error)
+            self._reject(error)
             return None
         self.problems = []
         return plan if plan.version != self.plan.version else None
@@ -81,23 +96,23 @@ class PlanWatch:
             self._archive.store(specs, files, last_author(self.folder), time.time())
         return plan
 
-    def _refuse(self, error: CatalogError) -> None:
+    def _reject(self, error: CatalogError) -> None:
         self.problems = error.problems
-        self.refused += 1
+        self.rejected_changes += 1
         if self._logs_changes:
-            told = [str(problem) for problem in error.problems]
-            log.warning("plan refused; the one that ran before keeps running", problems=told)
+            problems = [str(problem) for problem in error.problems]
+            log.warning("plan rejected; the running plan is unchanged", problems=problems)
 
 
-def _fingerprint(folder: Path) -> Fingerprint:
-    found: list[tuple[str, int, int]] = []
+def _read_fingerprint(folder: Path) -> Fingerprint:
+    files: list[tuple[str, int, int]] = []
     for place in (folder, folder / "offers"):
         try:
             with os.scandir(place) as entries:
                 for entry in entries:
                     if entry.name.endswith(".yaml"):
                         stat = entry.stat()
-                        found.append((entry.path, stat.st_mtime_ns, stat.st_size))
+                        files.append((entry.path, stat.st_mtime_ns, stat.st_size))
         except FileNotFoundError:
             continue
-    return tuple(sorted(found))
+    return tuple(sorted(files))

@@ -359,14 +359,14 @@ class Worker:
     async def _follow_plan(self) -> None:
         while True:
             await asyncio.sleep(PLAN_SECONDS)
-            refused = self.watch.refused
+            refused = self.watch.rejected_changes
             try:
                 plan = await asyncio.to_thread(self.watch.read_change)
                 if plan is not None:
                     await self.follower.adopt(plan, self._swap)
             except OSError as error:
                 log.warning("the experiments cannot be looked at; the plan keeps running", error=str(error))
-            self.meters.plans_refused.inc(self.watch.refused - refused)
+            self.meters.plans_refused.inc(self.watch.rejected_changes - refused)
             self.meters.flush()
 
     def _swap(self, plan: Plan) -> None:

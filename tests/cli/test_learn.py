@@ -69,4 +69,4 @@ def test_a_learner_that_starts_on_a_broken_folder_learns_by_the_plan_that_ran_la
             assert one.stderr is not None
             said = one.stderr.read()
         assert one.returncode == 0, said
-        assert said.count("plan refused; the one that ran before keeps running") == warnings
+        assert said.count("plan rejected; the running plan is unchanged") == warnings
