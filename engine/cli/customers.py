@@ -46,14 +46,14 @@ def export(customer: Customer, *, data: Data = None, redis: Redis = None, json: 
 @app.command
 def erase(customer: Customer, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
     """Delete a person everywhere: profile, aliases, caps, what is on its way, and the log."""
-    from engine.erasure.learner_files import erase_pending
-    from engine.erasure.log import erase_customers
+    from engine.erasure.learner_files import erase_from_learner_files
+    from engine.erasure.log import erase_from_log
 
     with at_store(data, redis) as settings:
         ids = asyncio.run(_erase(settings.redis, customer))
     now = time.time()
-    rows = erase_customers(settings.log, ids, now) if settings.log.is_dir() else 0
-    erase_pending(settings.data, ids, now)
+    rows = erase_from_log(settings.log, ids, now) if settings.log.is_dir() else 0
+    erase_from_learner_files(settings.data, ids, now)
     if json:
         print_json({"ids": sorted(ids), "rows": rows})
     else:

@@ -1,4 +1,9 @@
-"""Takes people out of the Parquet log, and keeps what of them is still on its way from coming in."""
+"""State *log rewritten*: no file of the Parquet log has a row of the erased customers, and none will.
+
+First the checkpoint gets the customers' digests, so the collector drops rows that are still in flight. Then each file
+with rows of theirs is copied without them, beside the collector, and each copy is a commit of its own: no commit waits
+for a second file. Other customers' rows made on an erased customer's device stay and lose `device` and `trace`.
+"""
 
 import functools
 import time
@@ -17,74 +22,74 @@ from engine.journal.log.erased_rows import without_device
 from engine.journal.log.parquet import Table
 from engine.keyspace import ERASURES_LIFE
 
-Keep = Callable[[pa.RecordBatch | pa.Table], pa.Array]
+RowMask = Callable[[pa.RecordBatch | pa.Table], pa.Array]
+"""Rows to a boolean for each: true where the row stays."""
 FileId = tuple[str, int, int]
+"""Path, inode and modification time (ns): what distinguishes a file from its replacement of the same name."""
 PAUSE, LONGEST_PAUSE = 0.05, 2.0
+"""Seconds before a commit is retried that a reader of the log prevented: the first pause, and the longest."""
 
 
-def erase_customers(log: Path, ids: Collection[str], now: float) -> int:
-    """Remove all rows of the customers `ids`, and what came before `now` and is still to come.
+def erase_from_log(log: Path, ids: Collection[str], now: float) -> int:
+    """Delete all rows of the customers `ids`; drop those made before `now` (s since 1970) that arrive later.
 
-    The rewards of their decisions go with them; so does what is in quarantine and has one of the ids in it. Others who
-    used one of the devices keep their rows, which do not say so any more. The log is never without the rows of others.
-    Killed halfway, it is finished by calling it again.
+    The rewards of their decisions are deleted with them, and quarantined records in which one of the ids occurs. Other
+    customers' rows are in the log at every moment. If it is interrupted, call it again.
 
     Returns:
-        The number of rows removed.
+        The number of rows deleted.
     """
-    remember(log, {identifier_digest(identifier): now for identifier in ids})
-    return remove(log, ids)
+    record_erased(log, {identifier_digest(identifier): now for identifier in ids})
+    return delete_rows(log, ids)
 
 
-def remove(log: Path, ids: Collection[str], free: Container[FileId] = (), stop: Event | None = None) -> int:
-    """Take `ids` out of the files of the log, as `erase_customers`, but for those that are known to be `free` of them.
-
-    Each file is written anew beside the collector and is a commit of its own, so that nobody waits for all of them.
+def delete_rows(log: Path, ids: Collection[str], unaffected: Container[FileId] = (), stop: Event | None = None) -> int:
+    """Delete the rows of `ids` from the files of the log that are not known to be `unaffected`.
 
     Returns:
-        The number of rows removed.
+        The number of rows deleted.
 
     Raises:
         StoppedError: if `stop` was set before the end.
     """
     decisions: set[str] = set()
-    for path in files_of(log, "decisions", free, stop):
-        found = parquet.read_table(path, ["decision_id", "customer"])
-        decisions.update(found.filter(pc.invert(_others(found, "decisions", ids, ())))["decision_id"].to_pylist())
-    removed = 0
-    for table in reversed(parquet.TABLES):  # rewards before the decisions that say whose they are
-        keep = functools.partial(_others, table=table, ids=ids, decisions=decisions)
+    for path in files_to_search(log, "decisions", unaffected, stop):
+        rows = parquet.read_table(path, ["decision_id", "customer"])
+        erased = rows.filter(pc.invert(_rows_of_others(rows, "decisions", ids, ())))
+        decisions.update(erased["decision_id"].to_pylist())
+    deleted = 0
+    # A reward names its decision, not its customer: delete rewards first, while the decisions still say whose they are.
+    for table in reversed(parquet.TABLES):
+        stays = functools.partial(_rows_of_others, table=table, ids=ids, decisions=decisions)
         if table != "rewards" or decisions:
-            removed += sum(_rewrite(log, table, path, ids, keep, stop) for path in files_of(log, table, free, stop))
-    return removed
+            deleted += sum(
+                _FileEraser(log, table, path, ids, stays).rewrite(stop)
+                for path in files_to_search(log, table, unaffected, stop)
+            )
+    return deleted
 
 
-def files_of(log: Path, table: Table, free: Container[FileId], stop: Event | None) -> Iterator[Path]:
-    """The files of a table that are not known to be `free` of whom is looked for; at last those that came meanwhile.
+def files_to_search(log: Path, table: Table, unaffected: Container[FileId], stop: Event | None) -> Iterator[Path]:
+    """The files of a table that are not known to be `unaffected`, at last those that appeared meanwhile.
 
     Raises:
         StoppedError: if `stop` was set before the end.
     """
     seen: set[FileId] = set()
-    fresh = True
-    while fresh:
-        fresh = False
+    found_new = True
+    while found_new:  # the collector and compaction add files during the search
+        found_new = False
         for path in sorted((log / table).glob("day=*/*.parquet")):
-            _go_on(stop)
-            this = id_of(path)
-            if this is not None and this not in seen and this not in free:
+            _raise_if_stopped(stop)
+            this = file_id(path)
+            if this is not None and this not in seen and this not in unaffected:
                 seen.add(this)
-                fresh = True
+                found_new = True
                 yield path
 
 
-def _go_on(stop: Event | None) -> None:
-    if stop is not None and stop.is_set():
-        raise StoppedError(StoppedError.__doc__)
-
-
-def id_of(path: Path) -> FileId | None:
-    """What tells a file of the log from what stands there after it; None if it is gone."""
+def file_id(path: Path) -> FileId | None:
+    """The identity of a file of the log; None if it is gone."""
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -92,74 +97,102 @@ def id_of(path: Path) -> FileId | None:
     return str(path), stat.st_ino, stat.st_mtime_ns
 
 
-def remember(log: Path, erased: Mapping[str, float]) -> None:
-    """Keep what was made by these before they were erased, and is still to come, from coming in: by digest, when."""
+def record_erased(log: Path, erased: Mapping[str, float]) -> None:
+    """Add erasures (digest -> s since 1970) to the checkpoint: the collector drops their earlier records on arrival."""
     oldest = max(erased.values(), default=0.0) - ERASURES_LIFE
 
     def change(before: commit.Checkpoint) -> commit.LogChange:
-        latest = {one: max(at, before.erased.get(one, at)) for one, at in erased.items()}
-        after = {one: at for one, at in before.erased.items() if at > oldest} | latest
+        latest = {digest: max(at, before.erased.get(digest, at)) for digest, at in erased.items()}
+        after = {digest: at for digest, at in before.erased.items() if at > oldest} | latest
         return commit.LogChange() if after == before.erased else commit.LogChange(erased=after)
 
     commit.commit_change(log, change)
 
 
-def _rewrite(log: Path, table: Table, path: Path, ids: Collection[str], keep: Keep, stop: Event | None) -> int:
-    """Put a file without the rows that are not to `keep` in the place of `path`; how many they were."""
-    columns = [name for name in ("customer", "device", "decision_id", "body") if name in parquet.SCHEMAS[table].names]
-    prepared = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    pause = PAUSE
+class _FileEraser:
+    """Replaces one file of the log by a copy that has only the rows that `stays` marks."""
 
-    def clean(batch: pa.RecordBatch) -> pa.RecordBatch:
-        kept = batch.filter(keep(batch))
-        return without_device(kept, _is_on(kept, ids)) if "device" in kept.schema.names else kept
+    def __init__(self, log: Path, table: Table, path: Path, ids: Collection[str], stays: RowMask) -> None:
+        self._log = log
+        self._table = table
+        self._path = path
+        self._ids = ids
+        self._stays = stays
+        names = parquet.SCHEMAS[table].names
+        self._columns = [name for name in ("customer", "device", "decision_id", "body") if name in names]
 
-    def put(hidden: Path) -> None:
-        prepared.replace(hidden)
+    def rewrite(self, stop: Event | None) -> int:
+        """Replace the file if it has a row or a device of `ids`; returns the number of rows deleted.
 
-    while True:
-        before = id_of(path)
-        found = parquet.read_table(path, columns)
-        count: int = found.num_rows - (pc.sum(keep(found)).as_py() or 0)
-        if not count and not ("device" in columns and pc.any(_is_on(found, ids)).as_py()):
-            return 0
-        same = True
+        A file that vanished or changed meanwhile counts 0: `files_to_search` yields what took its place.
+        """
+        prepared = self._path.with_name(f".{uuid.uuid4().hex}.tmp")
+        pause = PAUSE
+        while True:
+            before = file_id(self._path)
+            try:
+                count = self._count_deletions()
+                if count is None:
+                    return 0
+                parquet.copy_files(prepared, self._table, [self._path], self._without_erased)
+                if self._replace(prepared, before):
+                    return count
+            except FileNotFoundError:
+                return 0
+            finally:
+                prepared.unlink(missing_ok=True)
+            if file_id(self._path) != before:
+                return 0
+            _raise_if_stopped(stop)
+            # Somebody reads the log. Waiting inside the commit would hold its lock, and the collector would wait too.
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
-        def change(_: commit.Checkpoint, before: FileId | None = before) -> commit.LogChange:
-            nonlocal same
-            same = id_of(path) == before  # else it was compacted, or is clean already
-            return commit.LogChange({path: put}) if same else commit.LogChange()
+    def _count_deletions(self) -> int | None:
+        """How many rows go; None if the file need not change, 0 if only a device is removed from others' rows."""
+        rows = parquet.read_table(self._path, self._columns)
+        count: int = rows.num_rows - (pc.sum(self._stays(rows)).as_py() or 0)
+        names_device = "device" in self._columns and pc.any(_made_on(rows, self._ids)).as_py()
+        return count if count or names_device else None
 
-        try:
-            parquet.copy_files(prepared, table, [path], clean)
-            if commit.commit_change(log, change, wait=False):
-                return count
-        except FileNotFoundError:
-            same = False
-        finally:
-            prepared.unlink(missing_ok=True)
-        if not same:
-            return 0  # it is looked for again
-        _go_on(stop)
-        time.sleep(pause)  # somebody reads: the collector is not to wait for that too
-        pause = min(2 * pause, LONGEST_PAUSE)
+    def _without_erased(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows that stay, without the device of an erased customer."""
+        rows = batch.filter(self._stays(batch))
+        return without_device(rows, _made_on(rows, self._ids)) if "device" in rows.schema.names else rows
+
+    def _replace(self, prepared: Path, before: FileId | None) -> bool:
+        """Commit the prepared copy unless the file changed since `before`; False also if a reader prevents it."""
+
+        def move_copy(hidden: Path) -> None:
+            prepared.replace(hidden)
+
+        def change(_: commit.Checkpoint) -> commit.LogChange:
+            is_same = file_id(self._path) == before  # else compaction replaced it, or another process erased there
+            return commit.LogChange({self._path: move_copy}) if is_same else commit.LogChange()
+
+        return commit.commit_change(self._log, change, wait=False)
 
 
-def _others(
+def _raise_if_stopped(stop: Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise StoppedError
+
+
+def _rows_of_others(
     rows: pa.RecordBatch | pa.Table, table: Table, ids: Collection[str], decisions: Collection[str]
 ) -> pa.Array:
-    """For each row whether it is of others."""
+    """For each row of `table` whether it belongs to other customers than `ids`, whose decisions are `decisions`."""
     match table:
         case "rewards":
             return pc.invert(pc.is_in(rows["decision_id"], pa.array(sorted(decisions), pa.string())))
         case "quarantine":
-            words = [identifier.encode() for identifier in ids]
-            return pa.array([not any(word in body for word in words) for body in rows["body"].to_pylist()], pa.bool_())
+            names = [identifier.encode() for identifier in ids]
+            return pa.array([not any(name in body for name in names) for body in rows["body"].to_pylist()], pa.bool_())
         case _:
-            people = pa.array(sorted(ids), pa.string())
-            return pc.invert(pc.is_in(rows["customer"], people))
+            customers = pa.array(sorted(ids), pa.string())
+            return pc.invert(pc.is_in(rows["customer"], customers))
 
 
-def _is_on(rows: pa.RecordBatch | pa.Table, ids: Collection[str]) -> pa.Array:
-    """For each row whether it was asked for on a device of these."""
+def _made_on(rows: pa.RecordBatch | pa.Table, ids: Collection[str]) -> pa.Array:
+    """For each row whether it was decided on a device among `ids`."""
     return pc.is_in(rows["device"], pa.array(sorted(ids), pa.string()))

@@ -1,6 +1,6 @@
-"""Finishes what a crash left half done in the store, merges of customers and erasures: at start, and again and again.
+"""Repeats what a crash interrupted in the store: merges of customers, and erasures up to *swept again*.
 
-Several servers may, since doing it again is doing it once.
+Every server runs both loops. Merges and erasures are idempotent, so servers need not agree on who does one.
 """
 
 import asyncio
@@ -9,38 +9,39 @@ import time
 import structlog
 
 from engine.customers.store import EventJournal, ProfileStore
-from engine.erasure.profiles import Forget
-from engine.erasure.profiles import finish_erasures as finish_begun
+from engine.erasure.profiles import DeleteElsewhere, finish_erasures
 from engine.errors import CounterpointError
 from engine.journal.log_once import LogOnce
 
 MERGES_SECONDS = 60.0
+"""Between two searches for unfinished merges."""
 ERASURES_SECONDS = 2.0
+"""Between two searches for unfinished erasures."""
 
 log = structlog.get_logger(__name__)
 
 
 async def recover_merges(store: ProfileStore, journal: EventJournal) -> None:
-    """Look for unfinished merges until cancelled."""
-    outage = LogOnce("unfinished merges wait", "unfinished merges are looked for again")
+    """Complete unfinished merges until cancelled."""
+    outage = LogOnce("cannot look for unfinished merges", "looking for unfinished merges again")
     while True:
         try:
-            done = await store.redo(time.time(), journal)
+            completed = await store.redo(time.time(), journal)
         except CounterpointError as error:  # the store is away, or was written by a newer version
             outage.failed(error)
         else:
             outage.over()
-            if done:
-                log.info("merges finished that a crash had cut short", merges=done)
+            if completed:
+                log.info("completed merges that a crash had interrupted", merges=completed)
         await asyncio.sleep(MERGES_SECONDS)
 
 
-async def recover_erasures(store: ProfileStore, *also: Forget) -> None:
-    """Look for erasures that may be unfinished until cancelled."""
-    outage = LogOnce("unfinished erasures wait", "unfinished erasures are looked for again")
+async def recover_erasures(store: ProfileStore, *also: DeleteElsewhere) -> None:
+    """Complete unfinished erasures until cancelled; `also` as in `erase_profile`."""
+    outage = LogOnce("cannot look for unfinished erasures", "looking for unfinished erasures again")
     while True:
         try:
-            await finish_begun(store, time.time(), *also)
+            await finish_erasures(store, time.time(), *also)
             outage.over()
         except CounterpointError as error:
             outage.failed(error)

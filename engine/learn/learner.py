@@ -20,7 +20,7 @@ import structlog
 
 from engine import keyspace
 from engine.catalog.plan.plan import Plan
-from engine.erasure import listener
+from engine.erasure import learner_files
 from engine.errors import BadInput
 from engine.journal import stream
 from engine.journal.spool.drain import Drain
@@ -137,7 +137,7 @@ class Learner:
             self._adopt_plan(plan)
         with store_errors("reading the streams"):
             reader = self._reader or self._start()
-            self._erasures = listener.forget_pending(self._client, self._data, self._erasures)
+            self._erasures = learner_files.erase_pending(self._client, self._data, self._erasures)
             self._adopt_published()
             deliveries = reader.read(self._entries, besides=self._merger.waiting)
         self._merger.add(deliveries, self._entries)

@@ -34,8 +34,7 @@ from engine.journal.spool.ship import Shipper
 from engine.journal.spool.spool import Spool, partition_of
 from engine.service.auth import PROOF
 from engine.service.http import Call, Reply
-from engine.service.idempotency import IdempotentAnswers, PreparedAnswer
-from engine.service.idempotency import delete_answers as forget_answers
+from engine.service.idempotency import IdempotentAnswers, PreparedAnswer, delete_answers
 from engine.service.ids import mark_repeatable, new_id
 from engine.service.kill_switch import KillSwitch
 from engine.service.learner_metrics import LearnerMetrics
@@ -119,7 +118,7 @@ class Worker:
         gc.freeze()
         gc.set_threshold(*GARBAGE)
         shipping = asyncio.create_task(self.shipper.run())
-        finishing = recover_merges(self.patient, self._journal), recover_erasures(self.patient, forget_answers)
+        finishing = recover_merges(self.patient, self._journal), recover_erasures(self.patient, delete_answers)
         listening = self.switch.run(), self.away.run(), self.forgotten.run()
         following = self.follower.run(), self._follow_plan(), *finishing, *listening
         followers = [asyncio.create_task(task) for task in following]

@@ -12,7 +12,7 @@ from engine.claims.claims import Claim, Claims, PoolShare
 from engine.customer import CustomerIds
 from engine.customers.model.events import Accepted, Event
 from engine.customers.store import ProfileStore
-from engine.erasure.profiles import SWEPT, erase_profile, finish_erasures
+from engine.erasure.profiles import SECOND_SWEEP_SECONDS, erase_profile, finish_erasures
 from engine.keyspace import ERASURES, ERASURES_LIFE
 
 NOW = 1_790_000_000.0
@@ -91,7 +91,7 @@ def test_customers_who_stay_away_are_forgotten(redis_url: str) -> None:
             await store.ingest([Event("track", f"m{n}", event="view", **both)], NOW, silent)
             if n % 10 == 0:
                 await erase_profile(store, f"u-{n}")
-        assert await finish_erasures(store, time.time() + SWEPT) == 10
+        assert await finish_erasures(store, time.time() + SECOND_SWEEP_SECONDS) == 10
         await store.close()
 
     asyncio.run(run())

@@ -8,7 +8,7 @@ from engine.claims.pending_exposures import PendingDecision, fetch_pending, stor
 from engine.customer import CustomerIds
 from engine.customers.model.events import Accepted, Event
 from engine.customers.store import ProfileStore
-from engine.erasure.profiles import SWEPT, erase_profile, finish_erasures
+from engine.erasure.profiles import SECOND_SWEEP_SECONDS, erase_profile, finish_erasures
 
 NOW = 1_790_000_000.0
 
@@ -58,7 +58,7 @@ def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
             await store_pending(store.wire, f"d-{n}", held_for)
         assert await erase_profile(store, "u-7") == {"user_id": ["u-7"], "anonymous_id": ["a-7"]}
         assert [await fetch_pending(store.wire, f"d-{n}") is not None for n in (7, 8)] == [False, True]
-        assert await finish_erasures(store, time.time() + SWEPT) == 1
+        assert await finish_erasures(store, time.time() + SECOND_SWEEP_SECONDS) == 1
         assert (await store.fetch(CustomerIds(anonymous_id="a-7"), NOW)).erased
         await store.close()
 

@@ -18,7 +18,7 @@ from engine.customers.customer_view import customer_view
 from engine.customers.model.events import Accepted, Event
 from engine.customers.redis.pipeline import Argument, RedisPipeline, RedisReply, Script, connect_store
 from engine.customers.store import ProfileStore
-from engine.erasure.profiles import SWEPT, erase_profile, export_profile, finish_erasures
+from engine.erasure.profiles import SECOND_SWEEP_SECONDS, erase_profile, export_profile, finish_erasures
 from engine.errors import StoreUnavailable
 from engine.hashing import identifier_digest
 from engine.keyspace import ERASURES
@@ -232,7 +232,7 @@ def test_erasure_covers_aliases_and_late_events_create_nothing(redis_url: str) -
             None,
             {},
         )
-        assert await finish_erasures(store, time.time() + SWEPT) == 2
+        assert await finish_erasures(store, time.time() + SECOND_SWEEP_SECONDS) == 2
 
     with_store(redis_url, story)
     with redis.Redis.from_url(redis_url) as client:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from engine.erasure.listener import LogErasures
-from engine.erasure.log import erase_customers
+from engine.erasure.log import erase_from_log
 from engine.journal.log import commit
 from engine.journal.log.collect import collect
 from engine.journal.log.compact import compact, compact_due
@@ -117,19 +117,19 @@ def test_an_unfinished_compaction_is_finished_by_the_next_process(settings: Sett
 def test_an_erased_customer_is_in_no_table(settings: Settings) -> None:
     for name in ("u-1", "u-2", "u-3"):
         collected(settings, *of_customer(name), *of_customer(name, LATER))
-    assert erase_customers(settings.log, {"u-1", "u-3"}, LATER + 1) == 20
+    assert erase_from_log(settings.log, {"u-1", "u-3"}, LATER + 1) == 20
     assert counts(settings.log) == {"decisions": 2, "exposures": 2, "events": 2, "rewards": 2, "quarantine": 2}
     for path in settings.log.rglob("*"):
         if path.is_file() and path.stat().st_size:
             found = path.read_bytes()
             assert b"u-1" not in found
             assert b"u-3" not in found
-    assert erase_customers(settings.log, {"u-1"}, LATER + 2) == 0
+    assert erase_from_log(settings.log, {"u-1"}, LATER + 2) == 0
 
 
 def test_what_was_on_its_way_at_the_erasure_does_not_come_back(settings: Settings) -> None:
     collected(settings, *of_customer("u-2"))
-    erase_customers(settings.log, {"u-1", "phone"}, LATER)
+    erase_from_log(settings.log, {"u-1", "phone"}, LATER)
     collected(settings, *of_customer("u-1"), *of_customer("u-1", LATER + 5), *of_customer("u-3", device="phone"))
     assert {row["customer"] for row in content(settings.log, "exposures")} == {"u-1", "u-2", "u-3"}
     assert [(row["customer"], row["decision_id"], row["device"]) for row in content(settings.log, "decisions")] == [
@@ -143,11 +143,11 @@ def test_who_used_the_device_of_the_erased_is_not_erased_and_does_not_name_it(se
     before = [msgspec.structs.replace(of_customer(who, device="tablet")[0], trace=b"on tablet") for who in ("a", "b")]
     reward = RewardRecord(f"d-b-{NOON}", "hero", 1.0, NOON)
     collected(settings, *before, *of_customer("b", LATER, device="till"), reward)
-    assert erase_customers(settings.log, {"a", "tablet"}, LATER + 1) == 1
+    assert erase_from_log(settings.log, {"a", "tablet"}, LATER + 1) == 1
     assert [(row["customer"], row["device"], row["trace"]) for row in content(settings.log, "decisions")] == [
         ("b", None, None),
         ("b", "till", None),
     ]
     assert len(content(settings.log, "rewards")) == 2
     assert not [path for path in settings.log.rglob("decisions/*/*") if b"tablet" in path.read_bytes()]
-    assert erase_customers(settings.log, {"a", "tablet"}, LATER + 2) == 0
+    assert erase_from_log(settings.log, {"a", "tablet"}, LATER + 2) == 0

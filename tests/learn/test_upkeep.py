@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from engine import keyspace
-from engine.erasure.learner_files import erase_pending
+from engine.erasure.learner_files import erase_from_learner_files
 from engine.erasure.listener import LogErasures
 from engine.errors import BadInput
 from engine.journal import stream
@@ -349,7 +349,7 @@ def test_an_erased_customer_is_in_no_file_of_the_learner_and_does_not_come_back(
     shop.send(*shop.shown("d3", 0, "secret", key="till"), shop.event("purchase", 1, "secret", "d3", revenue=math.nan))
     shop.learn()
     late = [*shop.shown("d4", 10, "secret"), shop.event("click", 12, "secret", "d4")]
-    assert erase_pending(shop.settings.data, {"secret"}, shop.t0 + 20) > 0
+    assert erase_from_learner_files(shop.settings.data, {"secret"}, shop.t0 + 20) > 0
     shop.send(*late, *clicked(shop, "d5", 30, who="secret"))
     shop.learn()
     assert counts(shop)["a"] == (1, 1), "what the customer does later counts"

@@ -13,8 +13,8 @@ from engine.customers.customer_view import customer_view
 from engine.customers.redis.keys import identifier_spellings
 from engine.decision.attributes import local_clock
 from engine.decision.moments import customer_zone
-from engine.erasure.learner_files import erase_pending
-from engine.erasure.log import erase_customers
+from engine.erasure.learner_files import erase_from_learner_files
+from engine.erasure.log import erase_from_log
 from engine.erasure.profiles import Export, erase_profile, export_profile
 from engine.errors import JournalError, StoreUnavailable
 from engine.journal.log.export import export_rows
@@ -75,8 +75,8 @@ def profile_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rout
         ids = {*identifier_spellings(customer), *(value for values in gone.values() for value in values)}
         folder, now = worker.settings.log, time.time()
         try:
-            rows = await asyncio.to_thread(erase_customers, folder, ids, now) if folder.is_dir() else 0
-            await asyncio.to_thread(erase_pending, worker.settings.data, ids, now)
+            rows = await asyncio.to_thread(erase_from_log, folder, ids, now) if folder.is_dir() else 0
+            await asyncio.to_thread(erase_from_learner_files, worker.settings.data, ids, now)
         except (OSError, JournalError, sqlite3.Error) as error:
             log.warning("an erasure is left to the collector and the learner", error=str(error))
             where = f"gone from the store, and not from all files of {worker.settings.data}"

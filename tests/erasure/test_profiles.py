@@ -1,4 +1,4 @@
-"""An erasure that was begun ends, wherever its process died and whatever came in between; nothing of them is left."""
+"""A begun erasure completes, wherever its process dies and whatever arrives meanwhile; nothing is left behind."""
 
 import asyncio
 import time
@@ -23,10 +23,10 @@ from engine.customers.redis.pipeline import (
     connect_store,
 )
 from engine.customers.store import ProfileStore
-from engine.erasure.profiles import BEGUN, SWEPT, erase_profile, finish_erasures
+from engine.erasure.profiles import SECOND_SWEEP_SECONDS, erase_profile, finish_erasures
 from engine.errors import StoreUnavailable
 from engine.hashing import identifier_digest
-from engine.keyspace import ERASURES
+from engine.keyspace import ERASURES, UNFINISHED_ERASURES
 
 NOW = time.time()
 T = TypeVar("T")
@@ -92,10 +92,13 @@ async def lived(store: ProfileStore) -> None:
 def left(url: str) -> tuple[dict[bytes, bytes], bytes]:
     """All that the store holds but the notes of erasures, and these."""
     with redis.Redis.from_url(url) as client:
-        names = [name for name in client.scan_iter() if name not in (ERASURES.encode(), BEGUN.encode())]
+        names = [name for name in client.scan_iter() if name not in (ERASURES.encode(), UNFINISHED_ERASURES.encode())]
         texts = {name: client.get(name) or b"" for name in names if client.type(name) == b"string"}
         assert [name for name in names if name not in texts] in ([], [b"cp:merges"])
-        notes = b" ".join(said[b"who"] for _, said in client.xrange(ERASURES)) + repr(client.hgetall(BEGUN)).encode()
+        notes = (
+            b" ".join(said[b"who"] for _, said in client.xrange(ERASURES))
+            + repr(client.hgetall(UNFINISHED_ERASURES)).encode()
+        )
         return texts, notes
 
 
@@ -114,9 +117,9 @@ def test_an_erasure_is_finished_wherever_it_was_cut_short(redis_url: str, known_
                 await erase_profile(dying, known_by)
                 done = True
             await dying.close()
-            begun = await store.wire.send("EXISTS", BEGUN)
-            assert await finish_erasures(store, time.time()) == 0, "whoever does it may be alive"
-            looked = await finish_erasures(store, time.time() + SWEPT)
+            begun = await store.wire.send("EXISTS", UNFINISHED_ERASURES)
+            assert await finish_erasures(store, time.time()) == 0, "its process may be alive"
+            looked = await finish_erasures(store, time.time() + SECOND_SWEEP_SECONDS)
             assert looked == begun
             texts, notes = left(redis_url)
             if begun:
@@ -127,8 +130,8 @@ def test_an_erasure_is_finished_wherever_it_was_cut_short(redis_url: str, known_
                 assert late.status == "rejected"
             else:
                 assert any(b"secret" in value for value in texts.values())
-            await finish_erasures(store, time.time() + 3 * SWEPT)
-            assert not await store.wire.send("EXISTS", BEGUN)
+            await finish_erasures(store, time.time() + 3 * SECOND_SWEEP_SECONDS)
+            assert not await store.wire.send("EXISTS", UNFINISHED_ERASURES)
             if done:
                 await store.close()
                 return died
@@ -150,7 +153,7 @@ def test_what_a_decision_keeps_late_goes_with_the_second_look(redis_url: str) ->
             )
         await dying.close()
         assert any(b"secret" in value for value in left(redis_url)[0].values())
-        assert await finish_erasures(store, time.time() + SWEPT) == 1
+        assert await finish_erasures(store, time.time() + SECOND_SWEEP_SECONDS) == 1
         assert set(left(redis_url)[0].values()) == {b"T"}
         await store.close()
 
@@ -158,7 +161,7 @@ def test_what_a_decision_keeps_late_goes_with_the_second_look(redis_url: str) ->
 
 
 def test_a_visitor_who_logs_in_while_they_are_erased_is_not_left(redis_url: str) -> None:
-    told = Event("identify", "m1", traits={"name": "Secret Guest"}, timestamp=NOW, anonymous_id="a-secret")
+    identify = Event("identify", "m1", traits={"name": "Secret Guest"}, timestamp=NOW, anonymous_id="a-secret")
     login = Event("alias", "m2", user_id="u-1", anonymous_id="a-secret", timestamp=NOW)
 
     async def run() -> None:
@@ -166,12 +169,12 @@ def test_a_visitor_who_logs_in_while_they_are_erased_is_not_left(redis_url: str)
         for at in range(12):
             with redis.Redis.from_url(redis_url) as client:
                 client.flushall()
-            await store.ingest([told], NOW, silent)
+            await store.ingest([identify], NOW, silent)
             erasing = ProfileStore(Stepping(redis_url, at, lambda: store.ingest([login], NOW, silent)))
             await erase_profile(erasing, "a-secret")
             await erasing.close()
             await store.redo(NOW, silent)
-            await finish_erasures(store, time.time() + SWEPT)
+            await finish_erasures(store, time.time() + SECOND_SWEEP_SECONDS)
             texts, _ = left(redis_url)
             assert not any(b"ecret" in value for value in texts.values()), at
         await store.close()
@@ -190,7 +193,7 @@ def test_another_who_took_the_tablet_meanwhile_stays(redis_url: str) -> None:
         assert (await store.fetch(CustomerIds(anonymous_id="tablet"), NOW)).known
         for n in (1, 2):
             await store.ingest([bought(f"m{n + 1}", user_id=f"u-{n}", anonymous_id="tablet")], NOW, silent)
-        assert await finish_erasures(store, time.time() + SWEPT) == 1
+        assert await finish_erasures(store, time.time() + SECOND_SWEEP_SECONDS) == 1
         assert (await store.fetch(CustomerIds(user_id="u-2"), NOW)).known
         await store.close()
 
