@@ -151,8 +151,9 @@ class Profile(
     identifier bound to them by kind, `shared` marks an identifier that bound too many people and so stands for nobody;
     `sticky` is what experiments keep them in, as `decide.sticky` names it. Until a decision was seen they are
     `undecided` and their unit is only their id. `merged` and `marks` are the store's: whom the profile holds already,
-    and the messages it counted lately. `links`, `said` and `parts` are of `profiles.words`: which identifiers were
-    linked when, and what each said where several did, of consents and of traits that are added up.
+    and the messages it counted lately. `links`, `consent_statements` and `trait_statements` belong to
+    `customers.model.consent_sums`: when identifiers were linked, and each one's newest statement on a consent or on a
+    trait that is added up, where several made one.
     """
 
     id: str
@@ -191,7 +192,7 @@ class Profile(
     trait_statements: dict[str, dict[str, Trait]] = {}
 
     @property
-    def known(self) -> bool:
+    def is_known(self) -> bool:
         """Whether a person stands behind it: any identifier but a browser's or a device's."""
         return any(kind not in ("anonymous_id", "device_id") for kind in self.ids)
 

@@ -112,7 +112,7 @@ async def speed(url: str) -> None:
         )
     )
     print(f"ingest: {(cpu() - start) / count * 1e6:.0f} µs CPU per event, {count} events of 1000 customers at once")
-    claims = Claims(store.wire)
+    claims = Claims(store.pipeline)
     start = cpu()
 
     async def claimer(first: int) -> None:
@@ -121,7 +121,7 @@ async def speed(url: str) -> None:
             cap, unit = CapCheck("exposure|*", 3, NOW - 86_400), PoolShare("stock", "SKU", least=1, hold=900)
             await claims.claim(hash_("user_id", f"u-{n}"), [Claim(name, [cap], ["exposure|*"], [unit])], NOW)
 
-    await claims.stock("SKU", 1e6, NOW)
+    await claims.set_stock("SKU", 1e6, NOW)
     await asyncio.gather(*(claimer(n) for n in range(CONCURRENT)))
     print(f"claim: {(cpu() - start) / count * 1e6:.0f} µs CPU, one cap and one stock hold")
     await store.close()

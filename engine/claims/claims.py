@@ -69,8 +69,8 @@ class Claim(msgspec.Struct, frozen=True):
     id: str
     caps: list[CapCheck] = []
     counters: list[str] = []
-    takes: list[PoolShare] = []
-    most: int = COUNTER_ENTRIES
+    shares: list[PoolShare] = []
+    keep_entries: int = COUNTER_ENTRIES
 
 
 class Denial(msgspec.Struct, frozen=True):
@@ -81,82 +81,86 @@ class Denial(msgspec.Struct, frozen=True):
 
 
 class Claims:
-    """The claims behind `wire`. Every method raises StoreUnavailable where Redis does not answer in time."""
+    """The claims behind `pipeline`. Every method raises StoreUnavailable where Redis does not answer in time."""
 
-    def __init__(self, wire: RedisPipeline) -> None:
-        self._wire = wire
+    def __init__(self, pipeline: RedisPipeline) -> None:
+        self._pipeline = pipeline
 
     async def claim(self, key: ProfileKey, claims: Sequence[Claim], now: float) -> list[Denial | None]:
         """None for each claim granted to the customer at `key` at `now`; several are counted in their order.
 
         One round trip; a second gives back what a claim got that was refused elsewhere.
         """
-        takes = [(index, take) for index, claim in enumerate(claims) for take in claim.takes]
+        takes = [(index, take) for index, claim in enumerate(claims) for take in claim.shares]
         taking = [self._pool("reserve", take, claims[index].id, now) for index, take in takes]
-        denials = await self._count(key, [(_short(c.id), c.caps, c.counters, False, c.most) for c in claims], now)
+        denials = await self._count(
+            key, [(_short(c.id), c.caps, c.counters, False, c.keep_entries) for c in claims], now
+        )
         if not takes:
             return denials
         for (index, take), got in zip(takes, await asyncio.gather(*taking), strict=True):
             if not got and denials[index] is None:
                 denials[index] = Denial(take.pool, take.name)
-        lost = [claim for claim, denial in zip(claims, denials, strict=True) if denial is not None and claim.takes]
+        lost = [claim for claim, denial in zip(claims, denials, strict=True) if denial is not None and claim.shares]
         if lost:
-            undone = [self._pool("undo", take, claim.id, now) for claim in lost for take in claim.takes]
-            await self._count(key, [(_short(claim.id), (), claim.counters, True, claim.most) for claim in lost], now)
+            undone = [self._pool("undo", take, claim.id, now) for claim in lost for take in claim.shares]
+            await self._count(
+                key, [(_short(claim.id), (), claim.counters, True, claim.keep_entries) for claim in lost], now
+            )
             await asyncio.gather(*undone)
         return denials
 
     async def count(self, key: ProfileKey, claim: Claim, now: float) -> None:
         """Count what happened to the customer whatever the caps say: a redemption, a refusal, an exposure seen late."""
-        await self._count(key, [(_short(claim.id), (), claim.counters, False, claim.most)], now)
+        await self._count(key, [(_short(claim.id), (), claim.counters, False, claim.keep_entries)], now)
 
     async def confirm(self, claim: Claim, now: float) -> bool:
         """Take for good what was held, all or nothing; after its hold expired, only if there is still enough.
 
         Each stock and budget has a hash slot of its own, so several are first made sure of in a round trip of its own.
         """
-        if len(claim.takes) > 1:
-            sure = [msgspec.structs.replace(take, hold=SECURED) for take in claim.takes]
+        if len(claim.shares) > 1:
+            sure = [msgspec.structs.replace(take, hold=SECURED) for take in claim.shares]
             replies = await asyncio.gather(*(self._pool("secure", take, claim.id, now) for take in sure))
             if not all(replies):
                 new = [take for take, reply in zip(sure, replies, strict=True) if reply == 2]
                 await asyncio.gather(*(self._pool("release", take, claim.id, now) for take in new))
                 return False
-        return all(await asyncio.gather(*(self._pool("confirm", take, claim.id, now) for take in claim.takes)))
+        return all(await asyncio.gather(*(self._pool("confirm", take, claim.id, now) for take in claim.shares)))
 
     async def release(self, key: ProfileKey, claim: Claim, now: float) -> None:
         """Give back what a claim holds and counted; what was confirmed stays."""
-        released = [self._pool("release", take, claim.id, now) for take in claim.takes]
-        await self._count(key, [(_short(claim.id), (), claim.counters, True, claim.most)], now)
+        released = [self._pool("release", take, claim.id, now) for take in claim.shares]
+        await self._count(key, [(_short(claim.id), (), claim.counters, True, claim.keep_entries)], now)
         await asyncio.gather(*released)
 
-    async def stock(self, sku: str, level: float, now: float) -> None:
+    async def set_stock(self, sku: str, level: float, now: float) -> None:
         """The level of a stock as counted by the shop at `now`; what is held is not in it yet."""
         await self._pool("level", PoolShare("stock", sku, level), "", now)
 
-    async def left(self, take: PoolShare) -> float:
+    async def read_left(self, take: PoolShare) -> float:
         """How much of a stock or budget is neither gone nor held; a lapsed hold counts until the next claim."""
-        reply = await self._wire.send("HMGET", pool_key(take), "level", "spent", "held")
+        reply = await self._pipeline.send("HMGET", pool_key(take), "level", "spent", "held")
         if not isinstance(reply, list):
             raise TypeError(f"HMGET answered {reply!r}")
         level, spent, held = (float(value or 0) / UNIT for value in reply)
         return (level if take.limit is None else take.limit) - spent - held
 
-    async def remaining(self, take: PoolShare, now: float) -> float:
+    async def read_remaining(self, take: PoolShare, now: float) -> float:
         """How much of a stock or budget is neither gone nor held at `now`; reads only."""
         name = pool_key(take)
-        lapsed = self._wire.send("ZRANGEBYSCORE", f"{name}:holds", "-inf", repr(now))
-        left, ended = await asyncio.gather(self.left(take), lapsed)
+        lapsed = self._pipeline.send("ZRANGEBYSCORE", f"{name}:holds", "-inf", repr(now))
+        left, ended = await asyncio.gather(self.read_left(take), lapsed)
         if not isinstance(ended, list) or not ended:
             return left
-        held = await self._wire.send("HMGET", name, *(f"h:{_text(one)}" for one in ended))
+        held = await self._pipeline.send("HMGET", name, *(f"h:{_text(one)}" for one in ended))
         if not isinstance(held, list):
             raise TypeError(f"HMGET answered {held!r}")
         return left + sum(float(_text(amount)) for amount in held if amount is not None) / UNIT
 
-    async def counts(self, key: ProfileKey) -> Counts:
+    async def read_counts(self, key: ProfileKey) -> Counts:
         """When what was counted for the customer happened, by counter, as `since` windows see it."""
-        return await self._wire.get([keyspace.counters(key)], lambda values: decode_counts(values[0]))
+        return await self._pipeline.get([keyspace.counters(key)], lambda values: decode_counts(values[0]))
 
     async def _count(
         self, key: ProfileKey, claims: Sequence[tuple[str, Sequence[CapCheck], list[str], bool, int]], now: float
@@ -166,7 +170,7 @@ class Claims:
             return [None] * len(claims)
         packed = msgspec.msgpack.encode((now, int(LIFE * 1000), COUNTERS, asked))
         for _ in range(MOVES):
-            reply = await self._wire.call(_CLAIMS, (keyspace.counters(key), keyspace.profile(key)), (packed,))
+            reply = await self._pipeline.call(_CLAIMS, (keyspace.counters(key), keyspace.profile(key)), (packed,))
             if isinstance(reply, list):
                 failed = iter(reply)
                 return [_denied(claim[1], next(failed)) if claim[1] or claim[2] else None for claim in claims]
@@ -188,7 +192,7 @@ class Claims:
             limit,
             repr(take.hold),
         )
-        return self._wire.call(_POOL, (name, f"{name}:holds"), arguments)
+        return self._pipeline.call(_POOL, (name, f"{name}:holds"), arguments)
 
 
 def _short(claim_id: str) -> str:

@@ -32,14 +32,14 @@ class OfferGrants:
         self._plan: str | None = None
         self._claims = claims
 
-    async def pools(self, plan: Plan, now: float) -> dict[str, float]:
+    async def read_low_pools(self, plan: Plan, now: float) -> dict[str, float]:
         """What is left now of the stocks and budgets that were found empty; those filled again are forgotten.
 
         So are all by another plan, which may allow more.
         """
         self._follow(plan)
         low = list(self.low.items())
-        left = await asyncio.gather(*(self._claims.remaining(take, now) for _, take in low))
+        left = await asyncio.gather(*(self._claims.read_remaining(take, now) for _, take in low))
         for (pool, take), amount in zip(low, left, strict=True):
             if amount >= max(take.amount, take.least):
                 self.low.pop(pool, None)
@@ -56,7 +56,7 @@ class OfferGrants:
         lost: dict[str, dict[str, Gate]] = {}
         got: dict[str, Claim] = {}
         for attempt in range(ROUNDS + 1):
-            wanted = self.wanted(plan, decision, now)
+            wanted = self.required_claims(plan, decision, now)
             if free:
                 wanted = {placement: claim for placement, claim in wanted.items() if claim.id not in free}
             stale = [got.pop(name) for name in got.keys() - {claim.id for claim in wanted.values()}]
@@ -80,7 +80,7 @@ class OfferGrants:
             decision = again(lost)
         return decision
 
-    def wanted(self, plan: Plan, decision: Decision, now: float) -> dict[str, Claim]:
+    def required_claims(self, plan: Plan, decision: Decision, now: float) -> dict[str, Claim]:
         """What a decision must be granted before it may be seen, by placement."""
         where = ShowingContext(decision.channel, decision.zone, now)
         return {
@@ -89,7 +89,7 @@ class OfferGrants:
             if (claim := required_claim(plan, decision.answer.decision_id, placement, choice, where)) is not None
         }
 
-    async def see(
+    async def claim_exposed(
         self, plan: Plan, waiting: PendingDecision, decision_id: str, keys: Iterable[str], now: float
     ) -> dict[str, Denial]:
         """Claim what was prefetched and is seen now; by placement, why its offer cannot be had any more."""
@@ -121,7 +121,7 @@ class OfferGrants:
 
     def _note(self, plan: Plan, claim: Claim, denial: Denial) -> None:
         self._follow(plan)
-        for take in claim.takes:
+        for take in claim.shares:
             if (take.pool, take.name) == (denial.reason, denial.name):
                 self.low[f"{take.pool}:{take.name}"] = take
         while len(self.low) > LOW:

@@ -67,7 +67,7 @@ async def _hear(store: ProfileStore, claims: Claims, plan: Plan, event: Event, n
         await claims.count(key, _counted(plan, offer, event), event_time(event, now))
         takes = pool_shares(offer)
         if takes and event.decision_id:
-            claim = Claim(claim_id(event.decision_id, offer.key), takes=takes)
+            claim = Claim(claim_id(event.decision_id, offer.key), shares=takes)
             if name in CONFIRMS:
                 await claims.confirm(claim, now)
             elif name in RELEASES:
@@ -102,7 +102,7 @@ async def _admitted(
 def _counted(plan: Plan, offer: Offer, event: Event) -> Claim:
     """What an event about an offer counts, whatever the caps."""
     counters = offer.limits.counters(event.event or "", event.channel, plan.watched)
-    return Claim(f"{event.message_id}:{offer.key}", counters=counters, most=entries_to_keep(plan, counters))
+    return Claim(f"{event.message_id}:{offer.key}", counters=counters, keep_entries=entries_to_keep(plan, counters))
 
 
 async def _about(store: ProfileStore, plan: Plan, event: Event) -> list[_Redeemed]:
@@ -113,7 +113,7 @@ async def _about(store: ProfileStore, plan: Plan, event: Event) -> list[_Redeeme
         for moment in moments
         if moment.counter is not None and _of_redemptions(moment.counter)
     }
-    shown = await fetch_pending(store.wire, event.decision_id) if event.decision_id and single else None
+    shown = await fetch_pending(store.pipeline, event.decision_id) if event.decision_id and single else None
     offered = shown.offers.values() if shown else ()
     came = {offer: (single[moment], began) for offer, moment, began in offered if moment in single}
     found = []
@@ -135,7 +135,7 @@ async def _offers(store: ProfileStore, plan: Plan, event: Event) -> list[Offer]:
     told = event.properties.get("offer")
     if isinstance(told, str):
         return [plan.offers[told]] if told in plan.offers else []
-    shown = await fetch_pending(store.wire, event.decision_id) if event.decision_id else None
+    shown = await fetch_pending(store.pipeline, event.decision_id) if event.decision_id else None
     keys = [offer for offer, _, _ in shown.offers.values()] if shown else []
     return [plan.offers[key] for key in keys if key in plan.offers]
 

@@ -36,42 +36,42 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(PendingDecision).decode
 
 
-async def store_pending(wire: RedisPipeline, decision_id: str, prefetched: PendingDecision) -> None:
+async def store_pending(pipeline: RedisPipeline, decision_id: str, prefetched: PendingDecision) -> None:
     """Keep a decision until it is seen; not where its customer was erased meanwhile.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
-    await wire.send("SET", keyspace.pending_decision(decision_id), _encode(prefetched), "EX", LIFE)
+    await pipeline.send("SET", keyspace.pending_decision(decision_id), _encode(prefetched), "EX", LIFE)
     if not prefetched.customer:
         return
-    erased: bool = await wire.get([keyspace.profile(prefetched.key)], _erased)
+    erased: bool = await pipeline.get([keyspace.profile(prefetched.key)], _erased)
     if erased:  # and `forget` may have looked before
-        await wire.send("DEL", keyspace.pending_decision(decision_id))
+        await pipeline.send("DEL", keyspace.pending_decision(decision_id))
 
 
-async def fetch_pending(wire: RedisPipeline, decision_id: str) -> PendingDecision | None:
+async def fetch_pending(pipeline: RedisPipeline, decision_id: str) -> PendingDecision | None:
     """The decision of this id, if it waits to be seen.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
-    found: PendingDecision | None = await wire.get([keyspace.pending_decision(decision_id)], _read)
+    found: PendingDecision | None = await pipeline.get([keyspace.pending_decision(decision_id)], _read)
     return found
 
 
-async def delete_pending_of(wire: RedisPipeline, who: Container[str]) -> None:
+async def delete_pending_of(pipeline: RedisPipeline, who: Container[str]) -> None:
     """Let go of what waits to be seen by the erased, by the digests of their names. Looks at all that waits.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
-    async for names in wire.scan(keyspace.pending_decision("*")):
-        values = await wire.get(names, list) if names else []
+    async for names in pipeline.scan(keyspace.pending_decision("*")):
+        values = await pipeline.get(names, list) if names else []
         for name, value in zip(names, values, strict=True):
             of = None if value is None else _decode(value)
             if of is not None and (identifier_digest(of.customer) in who or identifier_digest(of.unit) in who):
-                await wire.send("DEL", name)
+                await pipeline.send("DEL", name)
 
 
 def _erased(values: StoredValues) -> bool:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from engine import keyspace
 from engine.customer import Profile
-from engine.customers.redis import pipeline
+from engine.customers.redis import pipeline as pipeline_module
 from engine.customers.redis.pipeline import StoredValues, load_script
 from engine.customers.redis.stored_entry import Entry, decode_entry, encode_entry, entry_prefix
 from engine.customers.store import FetchedCustomer, ProfileStore
@@ -15,7 +15,7 @@ from engine.decision.sticky import experiment_key
 
 ATTEMPTS = 8
 
-_WRITE = load_script(Path(pipeline.__file__).with_name("write.lua"))
+_WRITE = load_script(Path(pipeline_module.__file__).with_name("write.lua"))
 
 
 async def write_sticky(
@@ -29,11 +29,11 @@ async def write_sticky(
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
-    if resolved.erased or not kept:
+    if resolved.is_erased or not kept:
         return
     key, seen, rules = resolved.key, resolved.profile.sticky, store.rules
     slots = (keyspace.profile(key), keyspace.counted_messages(key), keyspace.counters(key))
-    stored: Entry = resolved.profile if resolved.settled else await store.wire.get([slots[0]], _entry)
+    stored: Entry = resolved.profile if resolved.is_settled else await store.pipeline.get([slots[0]], _entry)
     for _ in range(ATTEMPTS):
         if not isinstance(stored, Profile):
             return
@@ -42,11 +42,11 @@ async def write_sticky(
         if not news:
             return
         sticky = {name: variant for name, variant in held.items() if experiment_key(name) in live} | news
-        life = int((rules.life if stored.known and not stored.shared else rules.anonymous_life) * 1000)
+        life = int((rules.life if stored.is_known and not stored.shared else rules.anonymous_life) * 1000)
         value = encode_entry(replace(stored, sticky=sticky, version=stored.version + 1))
-        if await store.wire.call(_WRITE, slots, (entry_prefix(stored), value, life, b"", 0, b"", 0)):
+        if await store.pipeline.call(_WRITE, slots, (entry_prefix(stored), value, life, b"", 0, b"", 0)):
             return
-        stored = await store.wire.get([slots[0]], _entry)
+        stored = await store.pipeline.get([slots[0]], _entry)
 
 
 def _entry(values: StoredValues) -> Entry:

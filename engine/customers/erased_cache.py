@@ -18,8 +18,8 @@ _PIECE = 1000
 class ErasedCache:
     """What one process heard of erasures; they are told for a month."""
 
-    def __init__(self, wire: RedisPipeline) -> None:
-        self._wire = wire
+    def __init__(self, pipeline: RedisPipeline) -> None:
+        self._pipeline = pipeline
         self._since = b"0-0"
         self._digests: set[bytes] = set()
 
@@ -32,7 +32,7 @@ class ErasedCache:
     async def listen(self) -> bool:
         """Hear what was told since the last time; whether there may be more."""
         try:
-            told = await self._wire.send("XRANGE", ERASURES, b"(" + self._since, "+", "COUNT", _PIECE)
+            told = await self._pipeline.send("XRANGE", ERASURES, b"(" + self._since, "+", "COUNT", _PIECE)
         except StoreUnavailable:
             return False
         for self._since, said in msgspec.convert(told or [], list[tuple[bytes, dict[bytes, bytes]]]):

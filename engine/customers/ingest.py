@@ -58,8 +58,8 @@ class _QueuedItems(NamedTuple):
 class IngestQueue:
     """The one writer of profiles in a process: batches that come while one is written are the next."""
 
-    def __init__(self, wire: RedisPipeline, rules: ProfileRules, hash_: KeyHasher) -> None:
-        self._wire = wire
+    def __init__(self, pipeline: RedisPipeline, rules: ProfileRules, hash_: KeyHasher) -> None:
+        self._pipeline = pipeline
         self.rules = rules
         self._hash = hash_
         self._waiting: list[_QueuedItems] = []
@@ -124,7 +124,7 @@ class IngestQueue:
             bench = await self._load(items, begun)
             for journal, accepted in self._reduce(items, bench).items():
                 await journal(accepted)
-            if await bench.write(self._wire):
+            if await bench.write(self._pipeline):
                 return
             begun.update(bench.begun)
             for number in bench.written:
@@ -138,7 +138,7 @@ class IngestQueue:
         while missing:
             wanted = sorted(missing)
             names = [name for key in wanted for name in (keyspace.profile(key), keyspace.counted_messages(key))]
-            values = await self._wire.get(names, list)
+            values = await self._pipeline.get(names, list)
             for index, key in enumerate(wanted):
                 bench.put(key, values[2 * index], values[2 * index + 1])
             missing = bench.led_to()
@@ -148,14 +148,14 @@ class IngestQueue:
         """Reduce every item on the bench; what is newly accepted, by the journal to tell."""
         told: dict[EventJournal, list[Accepted]] = {}
         for idents in bench.pending():
-            if not (found := resolve_identity(idents, bench.entries, self.rules, items[0].received)).erased:
+            if not (found := resolve_identity(idents, bench.entries, self.rules, items[0].received)).is_erased:
                 bench.settle(found, items[0].received, items[0].received, idents)
         for number, item in enumerate(items):
             if item.written:
                 continue
             event = item.event
             found = resolve_identity(item.idents, bench.entries, self.rules, item.time)
-            if found.erased:
+            if found.is_erased:
                 if event is not None:
                     item.status = EventStatus(
                         "rejected", event.message_id, "the customer was erased; nothing is kept of them"

@@ -36,10 +36,10 @@ class FetchedCustomer(msgspec.Struct, frozen=True):
 
     profile: Profile
     key: ProfileKey
-    idents: list[KeyedId]
-    known: bool
-    settled: bool
-    erased: bool = False
+    identifiers: list[KeyedId]
+    is_known: bool
+    is_settled: bool
+    is_erased: bool = False
     counts: Counts = {}
 
 
@@ -49,21 +49,23 @@ class ProfileStore:
     Every method raises StoreUnavailable where Redis does not answer in time, is read-only or refuses a write.
     """
 
-    def __init__(self, wire: RedisPipeline, rules: ProfileRules | None = None, secret: bytes = b"counterpoint") -> None:
-        """Customers behind `wire`; their keys are hashed with `secret`, and another secret finds none of them."""
-        self.wire: Final = wire
+    def __init__(
+        self, pipeline: RedisPipeline, rules: ProfileRules | None = None, secret: bytes = b"counterpoint"
+    ) -> None:
+        """Customers behind `pipeline`; their keys are hashed with `secret`, and another secret finds none of them."""
+        self.pipeline: Final = pipeline
         self.rules = rules or ProfileRules()
         self.hash_key: Final = keys.key_hasher(secret)
-        self._ingest = IngestQueue(wire, self.rules, self.hash_key)
+        self._ingest = IngestQueue(pipeline, self.rules, self.hash_key)
 
     @classmethod
     def open(
         cls, url: str, rules: ProfileRules | None = None, *, timeout: float = 0.05, secret: bytes = b"counterpoint"
     ) -> "ProfileStore":
-        """The store at `url`, as `wire.connect` takes it. Nothing is sent yet."""
+        """The store at `url`, as `pipeline.connect` takes it. Nothing is sent yet."""
         return cls(RedisPipeline(connect_store(url, timeout)), rules, secret)
 
-    def follow(self, rules: ProfileRules) -> None:
+    def use_rules(self, rules: ProfileRules) -> None:
         """Keep customers by `rules` from now on."""
         self.rules = self._ingest.rules = rules
 
@@ -91,40 +93,40 @@ class ProfileStore:
             entry = decode_entry(values[0])
             if type(entry) is Profile and (len(idents) == 1 or _points_here(values[1 : len(idents)], key)):
                 shown = decode_counts(values[-1]) if counts else {}
-                return FetchedCustomer(entry, key, idents, known=True, settled=True, counts=shown)
+                return FetchedCustomer(entry, key, idents, is_known=True, is_settled=True, counts=shown)
             entries: dict[ProfileKey, Entry] = {key: entry}
             for ident, value in zip(idents[1:], values[1 : len(idents)], strict=True):
                 entries[ident.key] = decode_entry(value)
             return _resolved(idents, entries, counted, rules, now)
 
-        return self.wire.get(names, look)
+        return self.pipeline.get(names, look)
 
-    async def touch(self, resolved: FetchedCustomer, now: float, journal: EventJournal) -> None:
+    async def bind_customer(self, resolved: FetchedCustomer, now: float, journal: EventJournal) -> None:
         """Make the store say what `resolved` says, as a decision for them is seen now.
 
         Known from first contact, aliases bound, a login's visitor merged, and the unit theirs for good. `journal` is
         told of merges before they are written. Does nothing where all is said, and for the erased.
         """
-        if resolved.erased or (resolved.settled and not resolved.profile.undecided):
+        if resolved.is_erased or (resolved.is_settled and not resolved.profile.undecided):
             return
-        if not resolved.known and len(resolved.idents) == 1:
-            life = self.rules.anonymous_life if resolved.idents[0].kind in WEAK else self.rules.life
+        if not resolved.is_known and len(resolved.identifiers) == 1:
+            life = self.rules.anonymous_life if resolved.identifiers[0].kind in WEAK else self.rules.life
             value = encode_entry(msgspec.structs.replace(resolved.profile, version=1, undecided=False))
-            if await self.wire.send("SET", keyspace.profile(resolved.key), value, "PX", int(life * 1000), "NX"):
+            if await self.pipeline.send("SET", keyspace.profile(resolved.key), value, "PX", int(life * 1000), "NX"):
                 return  # else an event was quicker, which leaves them undecided
-        await self._ingest.login(resolved.idents, now, journal, resolved.profile.unit)
+        await self._ingest.login(resolved.identifiers, now, journal, resolved.profile.unit)
 
-    async def see(self, ids: CustomerIds, unit: str, now: float, journal: EventJournal) -> bool:
+    async def bind_exposed(self, ids: CustomerIds, unit: str, now: float, journal: EventJournal) -> bool:
         """Take up whom a prefetched decision is seen by now, who was `unit` when it was made; False for the erased.
 
         Whoever has another unit by now (they logged in meanwhile) keeps it and remembers this one.
         """
         resolved = await self.fetch(ids, now)
-        if resolved.erased:
+        if resolved.is_erased:
             return False
         profile = resolved.profile
-        if not resolved.settled or profile.undecided or unit not in (profile.unit, *profile.units):
-            await self._ingest.login(resolved.idents, now, journal, unit)
+        if not resolved.is_settled or profile.undecided or unit not in (profile.unit, *profile.units):
+            await self._ingest.login(resolved.identifiers, now, journal, unit)
         return True
 
     async def ingest(
@@ -139,12 +141,12 @@ class ProfileStore:
 
     async def find(self, identifier: str) -> Profile | None:
         """The customer whom `identifier` names, whatever kind it is of, the strongest kind first."""
-        found = await find_customer(self.wire, self.hash_key, identifier)
+        found = await find_customer(self.pipeline, self.hash_key, identifier)
         return found[1] if found else None
 
-    async def redo(self, now: float, journal: EventJournal) -> int:
+    async def finish_merges(self, now: float, journal: EventJournal) -> int:
         """Finish the merges that a crash left half done; how many. Call it at start and every minute or so."""
-        unfinished = await find_unfinished_merges(self.wire, self.rules)
+        unfinished = await find_unfinished_merges(self.pipeline, self.rules)
         for source, frozen in unfinished:
             idents = [KeyedId(frozen.kind, frozen.id, frozen.to), KeyedId("anonymous_id", "", source)]
             await self._ingest.login(idents, now, journal, "")
@@ -152,7 +154,7 @@ class ProfileStore:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self.wire.close()
+        await self.pipeline.close()
 
 
 def _points_here(values: StoredValues, key: ProfileKey) -> bool:
@@ -179,7 +181,7 @@ def _resolved(
             return _resolved(idents, entries, counted, rules, now)
 
         return FollowUp([keyspace.profile(key)], look)
-    places = [found.name.key, *(source.key for source in found.sources if not source.held)]
+    places = [found.name.key, *(source.key for source in found.sources if not source.is_absorbed)]
     if counted is not None and (missing_ := [key for key in places if key not in counted]):
 
         def look_at_counts(values: StoredValues) -> FetchedCustomer | FollowUp:
@@ -190,8 +192,8 @@ def _resolved(
         found.profile,
         found.name.key,
         idents,
-        known=found.base is not None or bool(found.sources),
-        settled=found.settled,
-        erased=found.erased,
+        is_known=found.base is not None or bool(found.sources),
+        is_settled=found.is_settled,
+        is_erased=found.is_erased,
         counts=decode_counts(merge_counts(counted[key] for key in places) or None) if counted is not None else {},
     )

@@ -9,22 +9,24 @@ from engine.customers.redis.tombstones import write_tombstone
 from engine.keyspace import UNFINISHED_MERGES
 
 
-async def read_begun_merges(wire: RedisPipeline) -> dict[ProfileKey, ProfileKey]:
+async def read_begun_merges(pipeline: RedisPipeline) -> dict[ProfileKey, ProfileKey]:
     """Visitors whose merge into a customer was begun and not seen to end."""
-    merges = as_mapping(await wire.send("HGETALL", UNFINISHED_MERGES))
+    merges = as_mapping(await pipeline.send("HGETALL", UNFINISHED_MERGES))
     return {source.decode(): target.decode() for source, target in merges.items()}
 
 
-async def find_unfinished_merges(wire: RedisPipeline, rules: ProfileRules) -> list[tuple[ProfileKey, FrozenProfile]]:
+async def find_unfinished_merges(
+    pipeline: RedisPipeline, rules: ProfileRules
+) -> list[tuple[ProfileKey, FrozenProfile]]:
     """The merges to do again. Those that ended are forgotten, those into an erased customer are erased."""
     found: list[tuple[ProfileKey, FrozenProfile]] = []
-    for source, target in (await read_begun_merges(wire)).items():
-        entries = await read_entries(wire, [source, target])
+    for source, target in (await read_begun_merges(pipeline)).items():
+        entries = await read_entries(pipeline, [source, target])
         entry = entries[source]
         if isinstance(entry, FrozenProfile) and not isinstance(entries[target], Tombstone):
             found.append((source, entry))
             continue
         if isinstance(entry, FrozenProfile):
-            await write_tombstone(wire, source, b"M" + target.encode(), rules)
-        await wire.send("HDEL", UNFINISHED_MERGES, source)
+            await write_tombstone(pipeline, source, b"M" + target.encode(), rules)
+        await pipeline.send("HDEL", UNFINISHED_MERGES, source)
     return found

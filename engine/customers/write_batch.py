@@ -105,7 +105,7 @@ class WriteBatch:
         self, found: ResolvedIdentity, time: float, received: float, idents: Sequence[KeyedId]
     ) -> list[Accepted]:
         """Take the customer up as `found` says; its merges, as events. `idents` are what named them at `time`."""
-        if found.settled:
+        if found.is_settled:
             return []
         key = found.name.key
         draft = self._draft(found.name)
@@ -120,7 +120,7 @@ class WriteBatch:
                 for bound in (*absorbed.bound, *absorbed.sources):
                     self.entries[bound] = Pointer(key)
             draft.sources[source.key] = source.profile
-            if not source.held:
+            if not source.is_absorbed:
                 draft.taken.add(source.key)
             self._marks_of(key).update(self._marks_of(source.key))
             self.entries[source.key] = Pointer(key)
@@ -131,7 +131,7 @@ class WriteBatch:
             named = _next(self.entries.get(ident.key))
             self.entries[ident.key] = replace(shared_profile(ident, self._rules, time), merged=list(named))
             draft.bound.add(ident.key)
-        new = [source for source in found.sources if not source.held]
+        new = [source for source in found.sources if not source.is_absorbed]
         apart = [source_tag(found.name.kind, found.name.value)]
         apart += [source_tag(canonical_kind(source.profile), source.profile.id) for source in new]
         self.entries[key] = link_sources(found.profile, apart, time) if new else found.profile
@@ -163,22 +163,22 @@ class WriteBatch:
         self._marks_of(key).add(mark)
         self.entries[key] = profile
 
-    async def write(self, wire: RedisPipeline) -> bool:
+    async def write(self, pipeline: RedisPipeline) -> bool:
         """Write every customer over what was read; False if any was changed by others meanwhile."""
         drafts = list(self._drafts.values())
-        if not await self._lay_ways(wire, drafts):
+        if not await self._lay_ways(pipeline, drafts):
             return False
-        caps = await self._caps(wire, drafts)
-        written = await asyncio.gather(*(self._write(wire, draft, caps) for draft in drafts))
+        caps = await self._caps(pipeline, drafts)
+        written = await asyncio.gather(*(self._write(pipeline, draft, caps) for draft in drafts))
         done = [draft for draft, reply in zip(drafts, written, strict=True) if reply]
         self.written = [item for draft in done for item in draft.items]
-        await asyncio.gather(*(call for draft in done for call in self._follow_up(wire, draft)))
+        await asyncio.gather(*(call for draft in done for call in self._follow_up(pipeline, draft)))
         finished = [key for draft in done for key in draft.sources]
         if finished:
-            await wire.send("HDEL", MERGES, *finished)
+            await pipeline.send("HDEL", MERGES, *finished)
         return len(done) == len(drafts)
 
-    async def _lay_ways(self, wire: RedisPipeline, drafts: Sequence[_CustomerWrite]) -> bool:
+    async def _lay_ways(self, pipeline: RedisPipeline, drafts: Sequence[_CustomerWrite]) -> bool:
         """Bind new identifiers and freeze what is merged; False if another was quicker."""
         ways: dict[ProfileKey, Pointer | Profile | FrozenProfile] = {}  # one for a tablet, however many drafts bound it
         for draft in drafts:
@@ -193,10 +193,10 @@ class WriteBatch:
         frozen = [(key, entry.to) for key, entry in ways.items() if isinstance(entry, FrozenProfile)]
         if frozen:
             self.begun = [key for key, _ in frozen]
-            await wire.send("HSET", MERGES, *(word for pair in frozen for word in pair))
-            await wire.send("PEXPIRE", MERGES, _ms(self._rules.life))
+            await pipeline.send("HSET", MERGES, *(word for pair in frozen for word in pair))
+            await pipeline.send("PEXPIRE", MERGES, _ms(self._rules.life))
         calls = [
-            wire.call(
+            pipeline.call(
                 _WRITE,
                 _keys(key),
                 (entry_prefix(self._stored.get(key)), encode_entry(entry), self._life(entry), b"", 0, b"", 0),
@@ -205,16 +205,16 @@ class WriteBatch:
         ]
         return all(await asyncio.gather(*calls))
 
-    async def _caps(self, wire: RedisPipeline, drafts: Sequence[_CustomerWrite]) -> dict[ProfileKey, bytes]:
+    async def _caps(self, pipeline: RedisPipeline, drafts: Sequence[_CustomerWrite]) -> dict[ProfileKey, bytes]:
         """What was counted for the visitors, now that nothing more is."""
         sources = [key for draft in drafts for key in draft.taken]
         if not sources:
             return {}
-        values: StoredValues = await wire.get([keyspace.counters(key) for key in sources], list)
+        values: StoredValues = await pipeline.get([keyspace.counters(key) for key in sources], list)
         return {key: value for key, value in zip(sources, values, strict=True) if value is not None}
 
     def _write(
-        self, wire: RedisPipeline, draft: _CustomerWrite, caps: dict[ProfileKey, bytes]
+        self, pipeline: RedisPipeline, draft: _CustomerWrite, caps: dict[ProfileKey, bytes]
     ) -> "asyncio.Future[RedisReply]":
         key = draft.name.key
         stored, entry = self._stored.get(key), self.entries[key]
@@ -223,7 +223,7 @@ class WriteBatch:
         life = self._life(entry)
         marks, seen = self._counted(draft, entry.marks)
         version = stored.version + 1 if isinstance(stored, Profile) else 1
-        return wire.call(
+        return pipeline.call(
             _WRITE,
             _keys(key),
             (
@@ -247,7 +247,7 @@ class WriteBatch:
         seen = b"".join((elsewhere, self._seen.get(draft.name.key, b""), lately))
         return b"", seen[-MARK * self._rules.seen_limit :]
 
-    def _follow_up(self, wire: RedisPipeline, draft: _CustomerWrite) -> "list[asyncio.Future[RedisReply]]":
+    def _follow_up(self, pipeline: RedisPipeline, draft: _CustomerWrite) -> "list[asyncio.Future[RedisReply]]":
         """Turn what became part of the customer into pointers, and keep alive those that led here."""
         to = draft.name.key
         life = self._life(self.entries[to])
@@ -259,14 +259,14 @@ class WriteBatch:
             frozen = entry_prefix(stored) if isinstance(stored, FrozenProfile) else b"M" + to.encode()
             moved = self.entries[key]  # a tablet that was merged may have moved on since
             after = moved if isinstance(moved, Pointer | Profile) else Pointer(to)
-            calls.append(wire.call(_BECOME, _keys(key), (frozen, encode_entry(after), life)))
+            calls.append(pipeline.call(_BECOME, _keys(key), (frozen, encode_entry(after), life)))
             aliases = {self._hash(kind, value) for kind in KINDS for value in profile.ids.get(kind, ())}
             calls += [
-                wire.call(_BECOME, _keys(alias), (encode_entry(Pointer(key)), encode_entry(Pointer(to)), life))
+                pipeline.call(_BECOME, _keys(alias), (encode_entry(Pointer(key)), encode_entry(Pointer(to)), life))
                 for alias in aliases - {key, to} - draft.bound
             ]
         calls += [
-            wire.send("PEXPIRE", keyspace.profile(key), life)
+            pipeline.send("PEXPIRE", keyspace.profile(key), life)
             for key in draft.used - draft.bound
             if isinstance(self._stored.get(key), Pointer)
         ]
@@ -288,7 +288,7 @@ class WriteBatch:
         return marks
 
     def _life(self, entry: Entry) -> int:
-        known = isinstance(entry, Profile) and entry.known and not entry.shared
+        known = isinstance(entry, Profile) and entry.is_known and not entry.shared
         return _ms(
             self._rules.life if known or isinstance(entry, Pointer | FrozenProfile) else self._rules.anonymous_life
         )

@@ -101,7 +101,7 @@ def _say_why(plan: Plan, channel: str, placement: str, choice: Choice) -> str:
 def _summarize(profile: Profile, now: float) -> CustomerSummary:
     return CustomerSummary(
         customer=profile.id,
-        known=profile.known,
+        known=profile.is_known,
         stage=derive_stage(profile, now),
         tier=profile.tier,
         points=profile.points,

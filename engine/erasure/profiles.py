@@ -65,11 +65,11 @@ _decode = msgspec.msgpack.Decoder(_BegunErasure).decode
 
 async def export_profile(store: ProfileStore, identifier: str) -> Export | None:
     """Everything stored of the customer that `identifier` names, None if there is none."""
-    found = await find_customer(store.wire, store.hash_key, identifier)
+    found = await find_customer(store.pipeline, store.hash_key, identifier)
     if found is None:
         return None
     key, profile = found
-    return Export(profile, await store.wire.get([keyspace.counters(key)], lambda values: decode_counts(values[0])))
+    return Export(profile, await store.pipeline.get([keyspace.counters(key)], lambda values: decode_counts(values[0])))
 
 
 async def erase_profile(store: ProfileStore, identifier: str, *also: DeleteElsewhere) -> dict[IdKind, list[str]]:
@@ -80,7 +80,7 @@ async def erase_profile(store: ProfileStore, identifier: str, *also: DeleteElsew
     """
     digests = {identifier_digest(name) for name in keys.identifier_spellings(identifier)}
     begun, profile = await _begin(store, candidate_keys(store.hash_key, identifier), digests, time.time())
-    await _delete_elsewhere(store.wire, begun.digests, also)
+    await _delete_elsewhere(store.pipeline, begun.digests, also)
     return {kind: profile.ids[kind] for kind in KINDS if kind in profile.ids} if profile else {}
 
 
@@ -89,7 +89,7 @@ async def finish_erasures(store: ProfileStore, now: float, *also: DeleteElsewher
 
     Call it every few seconds with the `also` of `erase_profile`. It is idempotent, so several servers may run it.
     """
-    wire = store.wire
+    wire = store.pipeline
     stored = {
         field: _decode(value) for field, value in as_mapping(await wire.send("HGETALL", UNFINISHED_ERASURES)).items()
     }
@@ -127,7 +127,7 @@ async def _begin(
     The announcement precedes the first tombstone, since afterwards nobody could find the identifiers to announce. A
     failure between the two only announces twice.
     """
-    wire, hash_ = store.wire, store.hash_key
+    wire, hash_ = store.pipeline, store.hash_key
     while True:
         found = await find_stored(wire, places)
         begun = _BegunErasure(now, "", places, sorted(digests))

@@ -26,7 +26,7 @@ async def recover_merges(store: ProfileStore, journal: EventJournal) -> None:
     outage = LogOnce("cannot look for unfinished merges", "looking for unfinished merges again")
     while True:
         try:
-            completed = await store.redo(time.time(), journal)
+            completed = await store.finish_merges(time.time(), journal)
         except CounterpointError as error:  # the store is away, or was written by a newer version
             outage.failed(error)
         else:

@@ -217,7 +217,7 @@ class _Ledger:
             return  # a fallback, which is shown past a channel's caps
         for counter in (*(claim.counters if claim else ()), *told):
             counts.setdefault(counter, []).append(now)
-        for take in claim.takes if claim else ():
+        for take in claim.shares if claim else ():
             self._take(take, now, at_once=takes_it or not take.hold)
 
     def limits(self) -> list[PoolUse]:

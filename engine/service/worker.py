@@ -86,17 +86,17 @@ class Worker:
         self.meters = ServiceMetrics()
         rules = self.watch.plan.rules
         self.store = ProfileStore.open(settings.redis, rules, timeout=settings.store_timeout)
-        self.away = StoreHealth(self.store.wire, settings.store_timeout)
+        self.away = StoreHealth(self.store.pipeline, settings.store_timeout)
         self.patient = ProfileStore.open(settings.redis, rules, timeout=settings.event_timeout)
         self.spool = Spool(settings.spool, fsync=settings.fsync)
         self.shipper = Shipper(self.spool, settings.redis)
         self.follower = Follower(settings, lambda: self.watch.plan)
         self.meters.registry.register(LearnerMetrics(self.follower))
-        self.switch = KillSwitch(self.patient.wire)
-        self.forgotten = ErasedCache(self.patient.wire)
-        self.claims = Claims(self.store.wire)
+        self.switch = KillSwitch(self.patient.pipeline)
+        self.forgotten = ErasedCache(self.patient.pipeline)
+        self.claims = Claims(self.store.pipeline)
         self.granting = OfferGrants(self.claims)
-        self.repeats = IdempotentAnswers(self.store.wire, self.away, self._spool)
+        self.repeats = IdempotentAnswers(self.store.pipeline, self.away, self._spool)
         self._encoder = msgspec.json.Encoder()
         self._request = msgspec.json.Decoder(DecideRequest)
         self._expose = msgspec.json.Decoder(ExposeRequest)
@@ -175,15 +175,15 @@ class Worker:
         try:
             found = self.store.fetch(request.customer, now, counts=bool(self.plan.watched))
             if self.granting.low and request.placements:
-                resolved, pools = await asyncio.gather(found, self.granting.pools(self.plan, now))
+                resolved, pools = await asyncio.gather(found, self.granting.read_low_pools(self.plan, now))
             else:
                 resolved, pools = await found, {}
             standing = Availability(resolved.counts, pools, prices=self.follower.prices)
             profile = resolved.profile
             decision = self.decided(profile, request, now, decision_id, standing=standing)
             if request.expose:
-                if not resolved.settled or profile.undecided:
-                    await self.store.touch(resolved, now, self._journal)
+                if not resolved.is_settled or profile.undecided:
+                    await self.store.bind_customer(resolved, now, self._journal)
 
                 def again(lost: LostOffers) -> Decision:
                     nonlocal standing
@@ -194,7 +194,7 @@ class Worker:
             if decision.sticky_entries:
                 await write_sticky(self.store, resolved, decision.sticky_entries, self.plan.experiments)
             if request.expose and (told := pending_of(decision, resolved.key, ())) is not None:
-                await store_pending(self.store.wire, decision_id, told)
+                await store_pending(self.store.pipeline, decision_id, told)
         except StoreUnavailable:
             self.away.failed(began, time.monotonic())
             return self._alone(request, now, decision_id)
@@ -206,7 +206,7 @@ class Worker:
             claims_key=resolved.key,
             customer_ids=request.customer,
             unit=profile.unit,
-            erased=resolved.erased,
+            erased=resolved.is_erased,
             trace=trace,
         )
 
@@ -260,7 +260,7 @@ class Worker:
         told = None if lost else pending_of(decision, decision.claims_key, waits)
         if told is not None:
             try:
-                await store_pending(self.store.wire, decision.answer.decision_id, told)
+                await store_pending(self.store.pipeline, decision.answer.decision_id, told)
             except StoreUnavailable:
                 return False
         return True
@@ -269,7 +269,7 @@ class Worker:
         """Answer `/v1/exposures`: what was prefetched is now seen."""
         request = self._decode(self._expose, call.body)
         try:
-            waiting = await fetch_pending(self.patient.wire, request.decision_id)
+            waiting = await fetch_pending(self.patient.pipeline, request.decision_id)
         except StoreUnavailable:
             raise Refusal(503, "the store is away; send the exposure again", "", ((b"retry-after", b"1"),)) from None
         if waiting is None or not waiting.keys:
@@ -283,9 +283,9 @@ class Worker:
                 raise Refusal(400, f"{key!r} is not in that decision; it has {', '.join(waiting.keys)}", "placements")
         now = time.time()
         try:
-            if waiting.who and not await self.patient.see(waiting.who, waiting.unit, now, self._journal):
+            if waiting.who and not await self.patient.bind_exposed(waiting.who, waiting.unit, now, self._journal):
                 raise Refusal(404, "the customer was erased; nothing is kept of them", "decision_id")
-            lost = await self.granting.see(self.plan, waiting, request.decision_id, wanted, now)
+            lost = await self.granting.claim_exposed(self.plan, waiting, request.decision_id, wanted, now)
         except StoreUnavailable:
             raise Refusal(503, "the store is away; send the exposure again", "", ((b"retry-after", b"1"),)) from None
         seen = [key for key in wanted if key not in lost]
@@ -308,7 +308,7 @@ class Worker:
             ]
         now = time.time()
         try:
-            store, claims = self.patient, Claims(self.patient.wire)
+            store, claims = self.patient, Claims(self.patient.pipeline)
             admitted = await admit_redemptions(store, claims, self.plan, batch, now)
             statuses = await store.ingest(admitted, now, self._journal)
             await apply_outcomes(store, claims, self.plan, admitted, statuses, now)
@@ -370,8 +370,8 @@ class Worker:
 
     def _swap(self, plan: Plan) -> None:
         self.watch.swap(plan)
-        self.store.follow(plan.rules)
-        self.patient.follow(plan.rules)
+        self.store.use_rules(plan.rules)
+        self.patient.use_rules(plan.rules)
 
 
 def _payloads(records: Sequence[Logged]) -> list[tuple[bytes, str]]:

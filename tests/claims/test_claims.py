@@ -24,11 +24,11 @@ SHOWN = "exposure|offer:coffee"
 
 def with_claims(url: str, story: Callable[[Claims], Awaitable[T]]) -> T:
     async def run() -> T:
-        wire = RedisPipeline(connect_store(url, 10))
+        pipeline = RedisPipeline(connect_store(url, 10))
         try:
-            return await story(Claims(wire))
+            return await story(Claims(pipeline))
         finally:
-            await wire.close()
+            await pipeline.close()
 
     return asyncio.run(run())
 
@@ -39,11 +39,11 @@ def shown(name: str, limit: int = 2, window: float = 7 * DAY, now: float = NOW) 
 
 def crowd(url: str, claim: Callable[[int], Claim]) -> list[Denial | None]:
     async def run() -> list[Denial | None]:
-        wires = [RedisPipeline(connect_store(url, 10)) for _ in range(2)]
-        workers = [Claims(wire) for wire in wires]
+        pipelines = [RedisPipeline(connect_store(url, 10)) for _ in range(2)]
+        workers = [Claims(pipeline) for pipeline in pipelines]
         answers = await asyncio.gather(*(workers[n % 2].claim(KEY, [claim(n)], NOW) for n in range(400)))
-        for wire in wires:
-            await wire.close()
+        for pipeline in pipelines:
+            await pipeline.close()
         return [denial for (denial,) in answers]
 
     return asyncio.run(run())
@@ -57,19 +57,19 @@ def test_cap_three_grants_three(redis_url: str) -> None:
 
 def test_the_last_unit_goes_once_and_the_losers_count_nothing(redis_url: str) -> None:
     take = PoolShare("stock", "COFFEE-12", least=1, hold=900)
-    with_claims(redis_url, lambda claims: claims.stock("COFFEE-12", 1, NOW))
+    with_claims(redis_url, lambda claims: claims.set_stock("COFFEE-12", 1, NOW))
     counter = "exposure|*"
     answers = crowd(redis_url, lambda n: Claim(f"c{n}", [CapCheck(counter, 1000, 0)], [counter], [take]))
     assert answers.count(None) == 1
     assert answers.count(Denial("stock", "COFFEE-12")) == 399
-    assert len(with_claims(redis_url, lambda claims: claims.counts(KEY))[counter]) == 1
+    assert len(with_claims(redis_url, lambda claims: claims.read_counts(KEY))[counter]) == 1
 
 
 def test_a_budget_never_overdraws(redis_url: str) -> None:
     take = PoolShare("budget", "coffee", amount=1.4, limit=100.0)
-    answers = crowd(redis_url, lambda n: Claim(f"c{n}", takes=[take]))
+    answers = crowd(redis_url, lambda n: Claim(f"c{n}", shares=[take]))
     assert answers.count(None) == 71
-    assert with_claims(redis_url, lambda claims: claims.left(take)) == pytest.approx(0.6)
+    assert with_claims(redis_url, lambda claims: claims.read_left(take)) == pytest.approx(0.6)
 
 
 def test_all_caps_must_hold_and_a_window_rolls_on(redis_url: str) -> None:
@@ -90,9 +90,9 @@ def test_claims_of_one_request_see_each_other_and_count_once_per_id(redis_url: s
         first, second = shown("d:hero:coffee", 1), shown("d:menu:coffee", 1)
         assert await claims.claim(KEY, [first, second], NOW) == [None, Denial("cap", SHOWN)]
         assert await claims.claim(KEY, [first], NOW) == [None]
-        assert await claims.counts(KEY) == {SHOWN: [NOW]}
+        assert await claims.read_counts(KEY) == {SHOWN: [NOW]}
         await claims.release(KEY, first, NOW)
-        assert await claims.counts(KEY) == {}
+        assert await claims.read_counts(KEY) == {}
 
     with_claims(redis_url, story)
 
@@ -100,17 +100,17 @@ def test_claims_of_one_request_see_each_other_and_count_once_per_id(redis_url: s
 def test_a_hold_expires_when_it_is_not_collected(redis_url: str) -> None:
     async def story(claims: Claims) -> None:
         bread = PoolShare("stock", "BREAD", least=1, hold=900)
-        mine, theirs = Claim("mine", takes=[bread]), Claim("theirs", takes=[bread])
-        await claims.stock("BREAD", 1, NOW)
+        mine, theirs = Claim("mine", shares=[bread]), Claim("theirs", shares=[bread])
+        await claims.set_stock("BREAD", 1, NOW)
         assert await claims.claim(KEY, [mine], NOW) == [None]
         assert await claims.claim(KEY, [theirs], NOW + 899) == [Denial("stock", "BREAD")]
         assert await claims.claim(KEY, [theirs], NOW + 901) == [None]
         assert not await claims.confirm(mine, NOW + 902)
         assert await claims.confirm(theirs, NOW + 902)
         assert await claims.confirm(theirs, NOW + 903)
-        assert await claims.left(bread) == 0
-        await claims.stock("BREAD", 5, NOW + DAY)
-        assert await claims.left(bread) == 5
+        assert await claims.read_left(bread) == 0
+        await claims.set_stock("BREAD", 5, NOW + DAY)
+        assert await claims.read_left(bread) == 5
 
     with_claims(redis_url, story)
 
@@ -122,13 +122,13 @@ def test_a_claim_refused_by_a_cap_spends_nothing(redis_url: str) -> None:
             for n, denial in enumerate([None, Denial("cap", f"cap{hold}")]):
                 claim = Claim(f"c{n}", [CapCheck(f"cap{hold}", 1, 0)], [f"cap{hold}"], [take])
                 assert await claims.claim(KEY, [claim], NOW) == [denial]
-            assert await claims.left(take) == 8
+            assert await claims.read_left(take) == 8
 
     with_claims(redis_url, story)
 
 
 def test_stock_nobody_told_of_is_none(redis_url: str) -> None:
-    claim = Claim("c", takes=[PoolShare("stock", "?", least=1)])
+    claim = Claim("c", shares=[PoolShare("stock", "?", least=1)])
     assert with_claims(redis_url, lambda claims: claims.claim(KEY, [claim], NOW)) == [Denial("stock", "?")]
 
 
@@ -137,10 +137,10 @@ def test_what_a_visitor_was_shown_counts_after_login(redis_url: str) -> None:
 
     async def run() -> None:
         store = ProfileStore.open(redis_url, timeout=10)
-        claims = Claims(store.wire)
+        claims = Claims(store.pipeline)
         for ids in (CustomerIds(anonymous_id="a-9"), CustomerIds(user_id="u-42")):
             found = await store.fetch(ids, NOW)
-            await store.touch(found, NOW, silent)
+            await store.bind_customer(found, NOW, silent)
             assert await claims.claim(found.key, [shown(found.key)], NOW) == [None]
         visitor = await store.fetch(CustomerIds(anonymous_id="a-9"), NOW)
         login = await store.fetch(CustomerIds(anonymous_id="a-9", user_id="u-42"), NOW, counts=True)
@@ -158,10 +158,10 @@ def test_every_count_and_pool_has_a_life_and_a_bound(redis_url: str) -> None:
     async def story(claims: Claims) -> None:
         for n in range(600):
             await claims.count(KEY, Claim(f"c{n}", counters=["exposure|*", f"exposure|offer:{n}"]), NOW + n)
-        counts = await claims.counts(KEY)
+        counts = await claims.read_counts(KEY)
         assert (len(counts), len(counts["exposure|*"])) == (256, 64)
         assert "exposure|offer:599" in counts
-        await claims.claim(KEY, [Claim("c", takes=[PoolShare("budget", "b", limit=5.0, hold=60)])], NOW)
+        await claims.claim(KEY, [Claim("c", shares=[PoolShare("budget", "b", limit=5.0, hold=60)])], NOW)
 
     with_claims(redis_url, story)
     with redis.Redis.from_url(redis_url) as client:
@@ -195,19 +195,19 @@ def test_several_are_confirmed_together_or_not_at_all(redis_url: str) -> None:
     budget = PoolShare("budget", "bread", amount=2, limit=2, hold=60)
 
     async def story(claims: Claims) -> None:
-        mine, other = Claim("mine", takes=[stock, budget]), Claim("other", takes=[budget])
-        await claims.stock("BREAD", 2, NOW)
+        mine, other = Claim("mine", shares=[stock, budget]), Claim("other", shares=[budget])
+        await claims.set_stock("BREAD", 2, NOW)
         assert await claims.claim(KEY, [mine], NOW) == [None]
         assert await claims.claim(KEY, [other], NOW + 61) == [None]  # the budget's hold was over
         assert not await claims.confirm(mine, NOW + 62)
-        assert await claims.remaining(stock, NOW + 62) == 1  # still held, and not sold
-        assert await claims.remaining(stock, NOW + 901) == 2
+        assert await claims.read_remaining(stock, NOW + 62) == 1  # still held, and not sold
+        assert await claims.read_remaining(stock, NOW + 901) == 2
         await claims.release(KEY, other, NOW + 901)
         for late in (902, 903):  # both are free again, and told twice is told once
             assert await claims.confirm(mine, NOW + late)
-            assert (await claims.left(stock), await claims.left(budget)) == (1, 0)
+            assert (await claims.read_left(stock), await claims.read_left(budget)) == (1, 0)
         assert await claims.claim(KEY, [other], NOW + 904) == [Denial("budget", "bread")]
-        assert not await claims.confirm(Claim("third", takes=[stock, budget]), NOW + 904)
-        assert await claims.left(stock) == 1
+        assert not await claims.confirm(Claim("third", shares=[stock, budget]), NOW + 904)
+        assert await claims.read_left(stock) == 1
 
     with_claims(redis_url, story)

@@ -25,8 +25,8 @@ class ClaimModel(RuleBasedStateMachine):
         with Redis.from_url(self.url) as client:
             client.flushall()
         self.loop = asyncio.new_event_loop()
-        self.wire = RedisPipeline(connect_store(self.url, 10))
-        self.claims = Claims(self.wire)
+        self.pipeline = RedisPipeline(connect_store(self.url, 10))
+        self.claims = Claims(self.pipeline)
         self.now = 1000.0
         self.level = 0
         self.counted: dict[str, float] = {}
@@ -36,7 +36,7 @@ class ClaimModel(RuleBasedStateMachine):
     @initialize(level=st.integers(0, 4))
     def fill(self, level: int) -> None:
         self.level = level
-        self.loop.run_until_complete(self.claims.stock("sku", level, self.now))
+        self.loop.run_until_complete(self.claims.set_stock("sku", level, self.now))
 
     def claim_of(self, name: str) -> Claim:
         takes = [
@@ -95,7 +95,7 @@ class ClaimModel(RuleBasedStateMachine):
         assert COST * len(self.gone | self.live()) <= BUDGET + 1e-9
 
     def teardown(self) -> None:
-        self.loop.run_until_complete(self.wire.close())
+        self.loop.run_until_complete(self.pipeline.close())
         self.loop.close()
 
 

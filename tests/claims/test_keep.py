@@ -50,8 +50,8 @@ async def served(store: ProfileStore, plan: Plan, ids: CustomerIds, *, expose: b
     resolved = await store.fetch(ids, NOW)
     request = DecideRequest(customer=ids, channel="web", experiments=["banner"], expose=expose)
     decision = decide(plan, {}, resolved.profile, request, NOW)
-    if expose and not resolved.settled:
-        await store.touch(resolved, NOW, ignore)
+    if expose and not resolved.is_settled:
+        await store.bind_customer(resolved, NOW, ignore)
     await write_sticky(store, resolved, decision.sticky_entries, plan.experiments)
     return decision
 
@@ -106,7 +106,7 @@ def test_a_login_takes_the_visitors_variant_along(redis_url: str, tmp_path: Path
 
     async def story(store: ProfileStore) -> None:
         await served(store, all_a, VISITOR)
-        await store.touch(await store.fetch(KNOWN, NOW), NOW, ignore)
+        await store.bind_customer(await store.fetch(KNOWN, NOW), NOW, ignore)
         assert answered(await served(store, all_b, BOTH)) == ("a", "sticky")
         assert answered(await served(store, all_b, KNOWN)) == ("a", "sticky")
 
@@ -129,7 +129,7 @@ def test_a_device_hands_its_variant_to_the_fallback_and_back(redis_url: str, tmp
 
 def test_what_others_kept_meanwhile_stays_and_what_they_changed_is_not_lost(redis_url: str) -> None:
     async def story(store: ProfileStore) -> None:
-        await store.touch(await store.fetch(VISITOR, NOW), NOW, ignore)
+        await store.bind_customer(await store.fetch(VISITOR, NOW), NOW, ignore)
         early = await store.fetch(VISITOR, NOW)
         purchase = Event("track", "m-1", event="purchase", anonymous_id="a-1", timestamp=NOW, channel="web")
         await store.ingest([purchase], NOW, ignore)
@@ -144,7 +144,7 @@ def test_what_others_kept_meanwhile_stays_and_what_they_changed_is_not_lost(redi
 
 def test_what_is_held_for_experiments_that_are_gone_is_let_go(redis_url: str) -> None:
     async def story(store: ProfileStore) -> None:
-        await store.touch(await store.fetch(VISITOR, NOW), NOW, ignore)
+        await store.bind_customer(await store.fetch(VISITOR, NOW), NOW, ignore)
         await write_sticky(store, await store.fetch(VISITOR, NOW), {"gone__0": "a", "gone__1@d__1": "a"}, {"gone"})
         await write_sticky(store, await store.fetch(VISITOR, NOW), {"banner__0": "a"}, LIVE)
         assert (await store.fetch(VISITOR, NOW)).profile.sticky == {"banner__0": "a"}
@@ -158,7 +158,7 @@ def test_a_prefetch_makes_nobody_known(redis_url: str, tmp_path: Path, ids: Cust
 
     async def story(store: ProfileStore) -> None:
         await served(store, plan, ids, expose=False)
-        assert not (await store.fetch(ids, NOW)).known
+        assert not (await store.fetch(ids, NOW)).is_known
 
     with_store(redis_url, story)
 

@@ -87,7 +87,7 @@ def test_customers_who_stay_away_are_forgotten(redis_url: str) -> None:
         store = ProfileStore.open(redis_url, short, timeout=10)
         for n in range(100):
             visitor, both = {"anonymous_id": f"a-{n}"}, {"anonymous_id": f"a-{n}", "user_id": f"u-{n}"}
-            await store.touch(await store.fetch(CustomerIds(**visitor), NOW), NOW, silent)
+            await store.bind_customer(await store.fetch(CustomerIds(**visitor), NOW), NOW, silent)
             await store.ingest([Event("track", f"m{n}", event="view", **both)], NOW, silent)
             if n % 10 == 0:
                 await erase_profile(store, f"u-{n}")
@@ -107,10 +107,10 @@ def test_customers_who_stay_away_are_forgotten(redis_url: str) -> None:
 def test_holds_that_lapse_leave_nothing_behind(redis_url: str) -> None:
     async def run() -> None:
         store = ProfileStore.open(redis_url, timeout=10)
-        claims = Claims(store.wire)
+        claims = Claims(store.pipeline)
         for n in range(500):
             take = PoolShare("budget", "offer", amount=1, limit=1e6, hold=60)
-            await claims.claim("0" * 24, [Claim(f"c{n}", takes=[take])], NOW + n * 30)
+            await claims.claim("0" * 24, [Claim(f"c{n}", shares=[take])], NOW + n * 30)
         await store.close()
 
     asyncio.run(run())

@@ -19,16 +19,16 @@ async def silent(accepted: list[Accepted]) -> None: ...
 def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
     async def run() -> None:
         store = ProfileStore.open(cluster_url, timeout=10)
-        claims = Claims(store.wire)
-        await claims.stock("SKU", 5, NOW)
+        claims = Claims(store.pipeline)
+        await claims.set_stock("SKU", 5, NOW)
         for n in range(30):
             visitor, user = {"anonymous_id": f"a-{n}"}, {"user_id": f"u-{n}"}
             buy = Event("track", f"m{n}", event="purchase", properties={"revenue": 2.0}, timestamp=NOW, **visitor)
             await store.ingest([buy], NOW, silent)
             found = await store.fetch(CustomerIds(**visitor), NOW)
-            await store.touch(found, NOW, silent)
+            await store.bind_customer(found, NOW, silent)
             await claims.count(found.key, Claim(f"c{n}", counters=["exposure|*"]), NOW)
-            await store.touch(await store.fetch(CustomerIds(**visitor, **user), NOW), NOW, silent)
+            await store.bind_customer(await store.fetch(CustomerIds(**visitor, **user), NOW), NOW, silent)
             app = await store.fetch(CustomerIds(**user), NOW, counts=True)
             assert (app.profile.revenue, app.profile.unit, app.counts) == (2.0, f"a-{n}", {"exposure|*": [NOW]})
         many = await asyncio.gather(*(store.fetch(CustomerIds(anonymous_id=f"a-{n}"), NOW) for n in range(30)))
@@ -55,11 +55,11 @@ def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
             held_for = PendingDecision(
                 f"u-{n}", ["hero"], many[n].key, unit=f"a-{n}", who=CustomerIds(user_id=f"u-{n}")
             )
-            await store_pending(store.wire, f"d-{n}", held_for)
+            await store_pending(store.pipeline, f"d-{n}", held_for)
         assert await erase_profile(store, "u-7") == {"user_id": ["u-7"], "anonymous_id": ["a-7"]}
-        assert [await fetch_pending(store.wire, f"d-{n}") is not None for n in (7, 8)] == [False, True]
+        assert [await fetch_pending(store.pipeline, f"d-{n}") is not None for n in (7, 8)] == [False, True]
         assert await finish_erasures(store, time.time() + SECOND_SWEEP_SECONDS) == 1
-        assert (await store.fetch(CustomerIds(anonymous_id="a-7"), NOW)).erased
+        assert (await store.fetch(CustomerIds(anonymous_id="a-7"), NOW)).is_erased
         await store.close()
 
     asyncio.run(run())

@@ -84,7 +84,7 @@ def test_a_merge_follows_the_rule_of_each_trait_and_a_denied_consent_stands(redi
 
 
 class Crashing(RedisPipeline):
-    """A wire whose process dies after so many writes."""
+    """A pipeline whose process dies after so many writes."""
 
     def __init__(self, url: str, writes: int) -> None:
         super().__init__(connect_store(url, 10))
@@ -105,7 +105,7 @@ def test_a_merge_that_a_crash_cut_short_is_finished_once(redis_url: str, again: 
     async def setup(store: ProfileStore) -> None:
         await store.ingest([*VISITOR, *KNOWN], NOW + 9, silent)
         found = await store.fetch(CustomerIds(anonymous_id="a-9"), NOW)
-        await Claims(store.wire).count(found.key, Claim("c", counters=["exposure|*"]), NOW)
+        await Claims(store.pipeline).count(found.key, Claim("c", counters=["exposure|*"]), NOW)
 
     async def after(store: ProfileStore) -> tuple[Profile, dict[str, list[float]]]:
         found = await store.fetch(CustomerIds(user_id="u-42"), NOW, counts=True)
@@ -126,16 +126,16 @@ def test_a_merge_that_a_crash_cut_short_is_finished_once(redis_url: str, again: 
                 await dying.ingest([LOGIN], NOW + 9, silent)
             await dying.close()
             if again == "redo":
-                await store.redo(NOW + 9, silent)
+                await store.finish_merges(NOW + 9, silent)
             elif again == "a decision":
                 found = await store.fetch(CustomerIds(user_id="u-42", anonymous_id="a-9"), NOW)
                 assert plain(found.profile) == expected[0], writes
-                await store.touch(found, NOW + 9, silent)
+                await store.bind_customer(found, NOW + 9, silent)
             if again != "a decision" or writes:
                 await store.ingest([LOGIN], NOW + 9, silent)
             assert await after(store) == expected, writes
-            assert (await store.fetch(CustomerIds(anonymous_id="a-9"), NOW)).settled
-            assert await store.redo(NOW + 9, silent) == 0
+            assert (await store.fetch(CustomerIds(anonymous_id="a-9"), NOW)).is_settled
+            assert await store.finish_merges(NOW + 9, silent) == 0
 
     expected = with_store(redis_url, whole)
     with_store(redis_url, story)
@@ -170,7 +170,7 @@ def test_aliases_of_a_visitor_lead_to_the_customer(redis_url: str) -> None:
             CustomerIds(user_id="u-42"),
         ):
             found = await store.fetch(ids, NOW)
-            assert (found.profile.id, found.settled) == ("u-42", True), ids
+            assert (found.profile.id, found.is_settled) == ("u-42", True), ids
 
     with_store(redis_url, story)
 
@@ -205,7 +205,7 @@ def test_erasure_covers_aliases_and_late_events_create_nothing(redis_url: str) -
     async def story(store: ProfileStore) -> None:
         await store.ingest([*ALL, told("m7", 5, {"email": "ada@x.de"}, user_id="u-42")], NOW + 9, silent)
         key = (await store.fetch(CustomerIds(user_id="u-42"), NOW)).key
-        await Claims(store.wire).count(key, Claim("c", counters=["exposure|*"]), NOW)
+        await Claims(store.pipeline).count(key, Claim("c", counters=["exposure|*"]), NOW)
         told_ = await export_profile(store, "ada@x.de")
         assert told_ is not None
         assert (told_.profile.id, told_.counts) == ("u-42", {"exposure|*": [NOW]})
@@ -222,9 +222,9 @@ def test_erasure_covers_aliases_and_late_events_create_nothing(redis_url: str) -
         ]
         assert [s.status for s in await store.ingest(late, NOW + 9, silent)] == ["rejected"] * 4
         found = await store.fetch(CustomerIds(user_id="u-42", anonymous_id="a-9"), NOW)
-        assert (found.known, found.erased, found.profile.revenue) == (False, True, 0.0)
-        await store.touch(found, NOW, silent)
-        (denial,) = await Claims(store.wire).claim(key, [Claim("d", counters=["exposure|*"])], NOW)
+        assert (found.is_known, found.is_erased, found.profile.revenue) == (False, True, 0.0)
+        await store.bind_customer(found, NOW, silent)
+        (denial,) = await Claims(store.pipeline).claim(key, [Claim("d", counters=["exposure|*"])], NOW)
         assert denial is not None
         assert denial.reason == "erased"
         assert (await store.find("u-42"), await export_profile(store, "u-42"), await erase_profile(store, "u-42")) == (
@@ -258,7 +258,7 @@ def test_an_id_with_letters_is_nobodys_phone(redis_url: str) -> None:
         assert (await store.find("+49 (170) 123-45-67")) is not None
         assert await store.find("order+491701234567") is None
         assert await erase_profile(store, "order+491701234567") == {}
-        assert (await store.fetch(CustomerIds(phone="+491701234567"), NOW)).known
+        assert (await store.fetch(CustomerIds(phone="+491701234567"), NOW)).is_known
 
     with_store(redis_url, story)
 

@@ -34,9 +34,9 @@ async def live(store: ProfileStore) -> dict[str, Profile]:
     for kind, values in POOLS.items():
         for value in values:
             resolved = await store.fetch(CustomerIds(**{kind: value}), NOW)
-            if resolved.known:
+            if resolved.is_known:
                 found[resolved.key] = resolved.profile
-                assert resolved.settled
+                assert resolved.is_settled
     return found
 
 
@@ -53,7 +53,7 @@ def test_no_purchase_is_lost_and_nobody_has_two_user_ids(
     async def act(store: ProfileStore, number: int, kind: str, who: dict[str, str], revenue: int) -> int:
         if kind == "decide":
             found = await store.fetch(CustomerIds(**who), NOW)
-            await store.touch(found, NOW, silent)
+            await store.bind_customer(found, NOW, silent)
             return 0
         name = "purchase" if kind == "track" else None
         said: dict[str, object] = {"revenue": revenue, "order_id": number} if name else {}
@@ -72,7 +72,7 @@ def test_no_purchase_is_lost_and_nobody_has_two_user_ids(
         for profile in customers.values():
             if "user_id" in profile.ids:
                 assert profile.ids["user_id"] == [profile.id]
-        assert await workers[0].redo(NOW, silent) == 0
+        assert await workers[0].finish_merges(NOW, silent) == 0
         for worker in workers:
             await worker.close()
 

@@ -92,7 +92,7 @@ def after(url: str, batches: Sequence[Sequence[Event]]) -> dict[str, object]:
         for kind, values in PERSON.items():
             for value in values:
                 one = await workers[0].fetch(CustomerIds(**{kind: value}), NOW)
-                found[value] = customer_view(one.profile, NOW + 100 * DAY) if one.known else None
+                found[value] = customer_view(one.profile, NOW + 100 * DAY) if one.is_known else None
         for worker in workers:
             await worker.close()
         return found

@@ -44,20 +44,20 @@ def test_a_customer_never_seen_is_fresh_and_known_after_touch(redis_url: str) ->
     async def story(store: ProfileStore, log: Log) -> None:
         ids = CustomerIds(anonymous_id="a-9")
         first = await store.fetch(ids, NOW)
-        assert (first.known, first.profile.id, first.profile.unit) == (False, "a-9", "a-9")
-        await store.touch(first, NOW, log)
+        assert (first.is_known, first.profile.id, first.profile.unit) == (False, "a-9", "a-9")
+        await store.bind_customer(first, NOW, log)
         again = await store.fetch(ids, NOW + 5)
-        assert (again.known, again.settled, again.profile.created) == (True, True, NOW)
+        assert (again.is_known, again.is_settled, again.profile.created) == (True, True, NOW)
 
     with_store(redis_url, story)
 
 
 def test_a_decision_seen_binds_the_unit_also_where_an_event_was_quicker(redis_url: str) -> None:
     async def story(store: ProfileStore, log: Log) -> None:
-        await store.touch(await store.fetch(CustomerIds(user_id="u-42"), NOW), NOW, log)
+        await store.bind_customer(await store.fetch(CustomerIds(user_id="u-42"), NOW), NOW, log)
         first = await store.fetch(CustomerIds(anonymous_id="a-9"), NOW)
         await store.ingest([track("m1", "view", anonymous_id="a-9")], NOW, log)  # the page's view, sent beside
-        await store.touch(first, NOW, log)
+        await store.bind_customer(first, NOW, log)
         assert not (await store.fetch(CustomerIds(anonymous_id="a-9"), NOW)).profile.undecided
         await store.ingest([Event("alias", "m2", user_id="u-42", anonymous_id="a-9")], NOW, log)
         assert "a-9" in (await store.fetch(CustomerIds(user_id="u-42"), NOW)).profile.units
@@ -67,8 +67,8 @@ def test_a_decision_seen_binds_the_unit_also_where_an_event_was_quicker(redis_ur
 
 def test_kinds_of_identifiers_do_not_collide(redis_url: str) -> None:
     async def story(store: ProfileStore, log: Log) -> None:
-        await store.touch(await store.fetch(CustomerIds(user_id="7"), NOW), NOW, log)
-        assert not (await store.fetch(CustomerIds(anonymous_id="7"), NOW)).known
+        await store.bind_customer(await store.fetch(CustomerIds(user_id="7"), NOW), NOW, log)
+        assert not (await store.fetch(CustomerIds(anonymous_id="7"), NOW)).is_known
 
     with_store(redis_url, story)
 
@@ -92,7 +92,7 @@ def test_messages_count_once_however_many_there_were(redis_url: str) -> None:
         known = [track(f"b{n}", "view", user_id="u-42") for n in range(40)]
         for n in range(0, 40, 5):
             await store.ingest([*visitor[n : n + 5], *known[n : n + 5]], NOW, log)
-        await store.touch(await store.fetch(CustomerIds(user_id="u-42", anonymous_id="a-9"), NOW), NOW, log)
+        await store.bind_customer(await store.fetch(CustomerIds(user_id="u-42", anonymous_id="a-9"), NOW), NOW, log)
         again = await store.ingest([*visitor, *known], NOW, log)
         assert {status.status for status in again} == {"duplicate"}
 
@@ -102,14 +102,14 @@ def test_messages_count_once_however_many_there_were(redis_url: str) -> None:
 def test_a_login_hands_the_unit_to_a_new_customer_on_every_channel(redis_url: str) -> None:
     async def story(store: ProfileStore, log: Log) -> None:
         web = CustomerIds(anonymous_id="a-9")
-        await store.touch(await store.fetch(web, NOW), NOW, log)
+        await store.bind_customer(await store.fetch(web, NOW), NOW, log)
         both = await store.fetch(CustomerIds(user_id="u-42", anonymous_id="a-9"), NOW)
-        assert (both.profile.id, both.profile.unit, both.settled) == ("u-42", "a-9", False)
-        await store.touch(both, NOW, log)
+        assert (both.profile.id, both.profile.unit, both.is_settled) == ("u-42", "a-9", False)
+        await store.bind_customer(both, NOW, log)
         app = await store.fetch(CustomerIds(user_id="u-42"), NOW)
-        assert (app.profile.unit, app.known, app.settled) == ("a-9", True, True)
+        assert (app.profile.unit, app.is_known, app.is_settled) == ("a-9", True, True)
         back = await store.fetch(web, NOW)
-        assert (back.profile.id, back.settled) == ("u-42", True)
+        assert (back.profile.id, back.is_settled) == ("u-42", True)
         assert [e.event for e in log.events] == ["$merge"]
 
     with_store(redis_url, story)
@@ -118,10 +118,10 @@ def test_a_login_hands_the_unit_to_a_new_customer_on_every_channel(redis_url: st
 def test_a_known_customer_keeps_their_unit_and_remembers_the_visitors(redis_url: str) -> None:
     async def story(store: ProfileStore, log: Log) -> None:
         for ids in (CustomerIds(user_id="u-42"), CustomerIds(anonymous_id="a-9")):
-            await store.touch(await store.fetch(ids, NOW), NOW, log)
+            await store.bind_customer(await store.fetch(ids, NOW), NOW, log)
         await store.ingest([Event("alias", "m1", user_id="u-42", anonymous_id="a-9")], NOW, log)
         found = await store.fetch(CustomerIds(user_id="u-42", anonymous_id="a-9"), NOW)
-        assert (found.profile.unit, found.profile.units, found.settled) == ("u-42", {"a-9": NOW}, True)
+        assert (found.profile.unit, found.profile.units, found.is_settled) == ("u-42", {"a-9": NOW}, True)
 
     with_store(redis_url, story)
 
@@ -170,7 +170,7 @@ def test_every_key_has_a_life(redis_url: str) -> None:
         for n in range(20):
             ids = {"anonymous_id": f"a-{n}"} | ({"user_id": f"u-{n}"} if n % 2 else {})
             await store.ingest([track(f"m{n}", "view", **ids)], NOW, log)
-            await store.touch(await store.fetch(CustomerIds(device_id=f"d-{n}", **ids), NOW), NOW, log)
+            await store.bind_customer(await store.fetch(CustomerIds(device_id=f"d-{n}", **ids), NOW), NOW, log)
 
     with_store(redis_url, story)
     with redis.Redis.from_url(redis_url) as client:
@@ -200,12 +200,12 @@ def test_a_store_that_hangs_or_turned_replica_says_so_and_comes_back(tmp_path: P
         with redis.Redis.from_url(server.url) as client:
             client.execute_command("REPLICAOF", "127.0.0.1", "1")
             with pytest.raises(StoreUnavailable, match="ReadOnlyError"):
-                await store.touch(found, NOW, Log())
+                await store.bind_customer(found, NOW, Log())
             with pytest.raises(StoreUnavailable, match="ReadOnlyError"):
                 await store.ingest([track("m", "view", user_id="u")], NOW, Log())
             client.execute_command("REPLICAOF", "NO", "ONE")
-        await store.touch(found, NOW, Log())
-        assert (await store.fetch(CustomerIds(user_id="u"), NOW)).known
+        await store.bind_customer(found, NOW, Log())
+        assert (await store.fetch(CustomerIds(user_id="u"), NOW)).is_known
         await store.close()
 
     with embedded.running(tmp_path) as server:
@@ -224,7 +224,7 @@ def test_a_full_store_still_reads_and_refuses_writes(full: str) -> None:
     async def story(store: ProfileStore, log: Log) -> None:
         found = await store.fetch(CustomerIds(user_id="u"), NOW)
         with pytest.raises(StoreUnavailable):
-            await store.touch(found, NOW, log)
+            await store.bind_customer(found, NOW, log)
         with pytest.raises(StoreUnavailable):
             await store.ingest([track("m", "view", user_id="u")], NOW, log)
 

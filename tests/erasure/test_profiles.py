@@ -83,10 +83,10 @@ async def lived(store: ProfileStore) -> None:
     await store.ingest([bought("m1", anonymous_id="a-secret")], NOW, silent)
     await store.ingest([bought("m2", user_id="u-secret", anonymous_id="a-secret", email="secret@x.de")], NOW, silent)
     found = await store.fetch(CustomerIds(user_id="u-secret"), NOW)
-    await Claims(store.wire).count(found.key, Claim("c", counters=["exposure|*"]), NOW)
+    await Claims(store.pipeline).count(found.key, Claim("c", counters=["exposure|*"]), NOW)
     for n, name in enumerate(("u-secret", "a-secret")):
         ids = CustomerIds(user_id="u-secret")
-        await store_pending(store.wire, f"d{n}", PendingDecision(name, ["hero"], found.key, unit=name, who=ids))
+        await store_pending(store.pipeline, f"d{n}", PendingDecision(name, ["hero"], found.key, unit=name, who=ids))
 
 
 def left(url: str) -> tuple[dict[bytes, bytes], bytes]:
@@ -117,7 +117,7 @@ def test_an_erasure_is_finished_wherever_it_was_cut_short(redis_url: str, known_
                 await erase_profile(dying, known_by)
                 done = True
             await dying.close()
-            begun = await store.wire.send("EXISTS", UNFINISHED_ERASURES)
+            begun = await store.pipeline.send("EXISTS", UNFINISHED_ERASURES)
             assert await finish_erasures(store, time.time()) == 0, "its process may be alive"
             looked = await finish_erasures(store, time.time() + SECOND_SWEEP_SECONDS)
             assert looked == begun
@@ -131,7 +131,7 @@ def test_an_erasure_is_finished_wherever_it_was_cut_short(redis_url: str, known_
             else:
                 assert any(b"secret" in value for value in texts.values())
             await finish_erasures(store, time.time() + 3 * SECOND_SWEEP_SECONDS)
-            assert not await store.wire.send("EXISTS", UNFINISHED_ERASURES)
+            assert not await store.pipeline.send("EXISTS", UNFINISHED_ERASURES)
             if done:
                 await store.close()
                 return died
@@ -173,7 +173,7 @@ def test_a_visitor_who_logs_in_while_they_are_erased_is_not_left(redis_url: str)
             erasing = ProfileStore(Stepping(redis_url, at, lambda: store.ingest([login], NOW, silent)))
             await erase_profile(erasing, "a-secret")
             await erasing.close()
-            await store.redo(NOW, silent)
+            await store.finish_merges(NOW, silent)
             await finish_erasures(store, time.time() + SECOND_SWEEP_SECONDS)
             texts, _ = left(redis_url)
             assert not any(b"ecret" in value for value in texts.values()), at
@@ -190,11 +190,11 @@ def test_another_who_took_the_tablet_meanwhile_stays(redis_url: str) -> None:
         with suppress(StoreUnavailable):
             await erase_profile(dying, "tablet")
         await dying.close()
-        assert (await store.fetch(CustomerIds(anonymous_id="tablet"), NOW)).known
+        assert (await store.fetch(CustomerIds(anonymous_id="tablet"), NOW)).is_known
         for n in (1, 2):
             await store.ingest([bought(f"m{n + 1}", user_id=f"u-{n}", anonymous_id="tablet")], NOW, silent)
         assert await finish_erasures(store, time.time() + SECOND_SWEEP_SECONDS) == 1
-        assert (await store.fetch(CustomerIds(user_id="u-2"), NOW)).known
+        assert (await store.fetch(CustomerIds(user_id="u-2"), NOW)).is_known
         await store.close()
 
     asyncio.run(run())

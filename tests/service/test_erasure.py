@@ -100,8 +100,8 @@ def test_a_decision_made_while_its_customer_was_erased_is_not_kept(valkey: embed
         resolved = await store.fetch(ids, NOW)
         await erase_profile(store, "in-a-hurry")
         told = PendingDecision("in-a-hurry", ["home_hero"], resolved.key, unit="in-a-hurry", who=ids)
-        await store_pending(store.wire, "d-in-a-hurry", told)
-        assert await fetch_pending(store.wire, "d-in-a-hurry") is None
+        await store_pending(store.pipeline, "d-in-a-hurry", told)
+        assert await fetch_pending(store.pipeline, "d-in-a-hurry") is None
         await store.close()
 
     asyncio.run(run())

@@ -31,7 +31,7 @@ class MergeSource(NamedTuple):
 
     key: ProfileKey
     profile: Profile
-    held: bool
+    is_absorbed: bool
 
 
 class Binding(NamedTuple):
@@ -51,10 +51,10 @@ class ResolvedIdentity:
     sources: list[MergeSource] = field(default_factory=list)
     bindings: list[Binding] = field(default_factory=list)
     blocked: list[KeyedId] = field(default_factory=list)
-    erased: bool = False
+    is_erased: bool = False
 
     @property
-    def settled(self) -> bool:
+    def is_settled(self) -> bool:
         """Whether the store already says all of this."""
         return self.base is not None and not self.sources and not self.bindings and not self.blocked
 
@@ -78,13 +78,13 @@ def resolve_identity(
     """
     first, *others = (_follow(ident, entries) for ident in idents)
     if first.gone:
-        return ResolvedIdentity(first.name, new_profile(first.ident, rules, now), None, erased=True)
+        return ResolvedIdentity(first.name, new_profile(first.ident, rules, now), None, is_erased=True)
     if first.profile is not None and first.profile.shared:
         return ResolvedIdentity(first.name, first.profile, first.profile)
     others = [found for found in others if not found.gone and not (found.profile and found.profile.shared)]
     target, sources, bindings = _target(first, others, rules)
     base, key = target.profile, target.name.key
-    known = target.name.kind not in WEAK or (base is not None and base.known)
+    known = target.name.kind not in WEAK or (base is not None and base.is_known)
     user = target.name.kind == "user_id" or (base is not None and "user_id" in base.ids)
     blocked: list[KeyedId] = []
     for found in others:
@@ -94,7 +94,7 @@ def resolve_identity(
         elif found.name.key == key or any(found.name.key == source.key for source in sources):
             continue
         elif _joins(found, known=known, user=user):
-            sources.append(MergeSource(found.name.key, found.profile, held=False))
+            sources.append(MergeSource(found.name.key, found.profile, is_absorbed=False))
         elif known and isinstance(found.entry, Pointer):
             before = tuple(k for k in dict.fromkeys((*found.entry.before, found.name.key)) if k != key)
             if len(before) >= rules.bind_limit(found.ident.kind):
@@ -150,7 +150,7 @@ def _follow(ident: KeyedId, entries: Mapping[ProfileKey, Entry]) -> _FollowedIde
                 name = KeyedId(ident.kind, ident.value, entry.to)
                 entry = entry_after
             case FrozenProfile():
-                frozen.append(MergeSource(name.key, entry.profile, held=False))
+                frozen.append(MergeSource(name.key, entry.profile, is_absorbed=False))
                 name = KeyedId(entry.kind, entry.id, entry.to)
                 entry = _entry(entry.to, entries)
             case Tombstone():
@@ -190,14 +190,14 @@ def _target(
                 and _rank(found.profile) < _rank(first.profile)
                 and _joins(found, known=True, user="user_id" in first.profile.ids)
             ):
-                return found, [MergeSource(first.name.key, first.profile, held=False)], []
+                return found, [MergeSource(first.name.key, first.profile, is_absorbed=False)], []
         return first, [], []
     if first.frozen:
         return first, [], []
     for found in others:
         if found.profile is not None and _takes(found.profile, first.ident, found.ident, rules):
             if KINDS.index(first.ident.kind) < _rank(found.profile):
-                return first, [MergeSource(found.name.key, found.profile, held=False)], []
+                return first, [MergeSource(found.name.key, found.profile, is_absorbed=False)], []
             return found, [], [Binding(first.ident, ())]
     return first, [], []
 
@@ -208,8 +208,8 @@ def _takes(profile: Profile, ident: KeyedId, by: KeyedId, rules: ProfileRules) -
     if by.kind not in WEAK:
         return len(held) < rules.hold_limit(ident.kind)
     if ident.kind in WEAK:
-        return not profile.known and len(held) < rules.bind_limit(by.kind)
-    return not profile.known
+        return not profile.is_known and len(held) < rules.bind_limit(by.kind)
+    return not profile.is_known
 
 
 def _has_room(profile: Profile | None, ident: KeyedId, rules: ProfileRules) -> bool:
@@ -221,7 +221,7 @@ def _has_room(profile: Profile | None, ident: KeyedId, rules: ProfileRules) -> b
 def _joins(found: _FollowedIdentifier, *, known: bool, user: bool) -> bool:
     """Whether the stored customer `found` is the one at hand, who is `known` or not and has a `user` id or not."""
     other = found.profile
-    if other is None or not other.known:
+    if other is None or not other.is_known:
         return True
     if not known or found.ident.kind in WEAK:
         return False
@@ -233,7 +233,7 @@ def _view(
 ) -> Profile:
     view = base
     for source in sources:
-        if source.held:
+        if source.is_absorbed:
             continue
         if view is None:
             view = new_profile(name, rules, source.profile.created)

@@ -26,9 +26,9 @@ class StoredCustomer(NamedTuple):
     to: ProfileKey = ""
 
 
-async def find_customer(wire: RedisPipeline, hash_: KeyHasher, value: str) -> tuple[ProfileKey, Profile] | None:
+async def find_customer(pipeline: RedisPipeline, hash_: KeyHasher, value: str) -> tuple[ProfileKey, Profile] | None:
     """The customer that `value` names as an identifier of any kind, the strongest kind first."""
-    found = await find_stored(wire, candidate_keys(hash_, value))
+    found = await find_stored(pipeline, candidate_keys(hash_, value))
     return (found.key, found.profile) if found else None
 
 
@@ -38,11 +38,11 @@ def candidate_keys(hash_: KeyHasher, value: str) -> list[ProfileKey]:
     return [hash_(kind, name) for kind in kinds if (name := keys.normalize_identifier(kind, value))]
 
 
-async def find_stored(wire: RedisPipeline, places: list[ProfileKey]) -> StoredCustomer | None:
+async def find_stored(pipeline: RedisPipeline, places: list[ProfileKey]) -> StoredCustomer | None:
     """The first customer that one of `places` leads to."""
-    entries = await read_entries(wire, places)
+    entries = await read_entries(pipeline, places)
     for key in places:
-        end = await _end(wire, key, entries)
+        end = await _end(pipeline, key, entries)
         entry = entries[end]
         if isinstance(entry, FrozenProfile):
             return StoredCustomer(end, entry.profile, entry_prefix(entry), entry.to)
@@ -51,9 +51,9 @@ async def find_stored(wire: RedisPipeline, places: list[ProfileKey]) -> StoredCu
     return None
 
 
-async def read_entries(wire: RedisPipeline, wanted: list[ProfileKey]) -> dict[ProfileKey, Entry]:
+async def read_entries(pipeline: RedisPipeline, wanted: list[ProfileKey]) -> dict[ProfileKey, Entry]:
     """The entries stored under `wanted`."""
-    values: StoredValues = await wire.get([keyspace.profile(key) for key in wanted], list)
+    values: StoredValues = await pipeline.get([keyspace.profile(key) for key in wanted], list)
     return {key: decode_entry(value) for key, value in zip(wanted, values, strict=True)}
 
 
@@ -64,14 +64,14 @@ def as_mapping(reply: RedisReply) -> Mapping[bytes, bytes]:
     return reply
 
 
-async def _end(wire: RedisPipeline, key: ProfileKey, entries: dict[ProfileKey, Entry]) -> ProfileKey:
+async def _end(pipeline: RedisPipeline, key: ProfileKey, entries: dict[ProfileKey, Entry]) -> ProfileKey:
     """Where the pointers from `key` end; what they lead to is added to `entries`."""
     for _ in range(HOPS):
         entry = entries[key]
         if not isinstance(entry, Pointer | FrozenProfile):
             return key
         if entry.to not in entries:
-            entries |= await read_entries(wire, [entry.to])
+            entries |= await read_entries(pipeline, [entry.to])
         if isinstance(entry, FrozenProfile) and entries[entry.to] is None:
             return key
         key = entry.to

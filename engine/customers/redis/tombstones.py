@@ -11,7 +11,7 @@ from engine.customers.redis.stored_entry import TOMBSTONE
 _ERASE = load_script(Path(__file__).with_name("erase.lua"))
 
 
-async def write_tombstone(wire: RedisPipeline, key: ProfileKey, over: bytes, rules: ProfileRules) -> RedisReply:
+async def write_tombstone(pipeline: RedisPipeline, key: ProfileKey, over: bytes, rules: ProfileRules) -> RedisReply:
     """Replace the entry at `key`, if it begins with `over`, by a tombstone; truthy where it did."""
     names = (keyspace.profile(key), keyspace.counted_messages(key), keyspace.counters(key))
-    return await wire.call(_ERASE, names, (over, TOMBSTONE, int(rules.tombstone_life * 1000)))
+    return await pipeline.call(_ERASE, names, (over, TOMBSTONE, int(rules.tombstone_life * 1000)))

@@ -67,5 +67,5 @@ async def _pools(worker: Worker, plan: Plan, request: DecideRequest, now: float)
         )
     ]
     takes = {f"{take.pool}:{take.name}": take for offer in offers for take in pool_shares(offer)}
-    left = await asyncio.gather(*(worker.claims.remaining(take, now) for take in takes.values()))
+    left = await asyncio.gather(*(worker.claims.read_remaining(take, now) for take in takes.values()))
     return dict(zip(takes, left, strict=True))

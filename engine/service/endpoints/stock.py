@@ -43,7 +43,7 @@ def stock_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
             raise Refusal(400, f"{level} is not between 0 and 1e9; send how many there are", "level")
         now = time.time()
         try:
-            await worker.claims.stock(sku, level, now)
+            await worker.claims.set_stock(sku, level, now)
         except StoreUnavailable:
             raise Refusal(503, AWAY, "", ((b"retry-after", b"1"),)) from None
         told = msgspec.json.encode({"sku": sku, "level": level, "by": call.caller.name})
@@ -55,7 +55,7 @@ def stock_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
 
     async def left(sku: str) -> Reply:
         try:
-            amount = await worker.claims.remaining(PoolShare("stock", sku), time.time())
+            amount = await worker.claims.read_remaining(PoolShare("stock", sku), time.time())
         except StoreUnavailable:
             raise Refusal(503, AWAY, "", ((b"retry-after", b"1"),)) from None
         return Reply(msgspec.json.encode(Stock(sku, amount)))
