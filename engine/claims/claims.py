@@ -27,6 +27,7 @@ LIFE = 400 * DAY
 COUNTER_ENTRIES = 64
 COUNTERS = 256
 MOVES = 4
+NEWLY_TAKEN = 2  # pool.lua's reply to an amount that the claim did not hold or own before
 SECURED = 60.0  # seconds, for a confirmation of several to be done
 
 PoolKind = Literal["stock", "budget"]
@@ -98,12 +99,18 @@ class Claims:
         )
         if not takes:
             return denials
-        for (index, take), got in zip(takes, await asyncio.gather(*taking), strict=True):
-            if not got and denials[index] is None:
+        replies = await asyncio.gather(*taking)
+        for (index, take), reply in zip(takes, replies, strict=True):
+            if not reply and denials[index] is None:
                 denials[index] = Denial(take.pool, take.name)
         lost = [claim for claim, denial in zip(claims, denials, strict=True) if denial is not None and claim.shares]
         if lost:
-            undone = [self._pool("undo", take, claim.id, now) for claim in lost for take in claim.shares]
+            # Only what this call took anew is undone: a claim confirmed earlier was sold, whatever the caps say now.
+            undone = [
+                self._pool("undo" if reply == NEWLY_TAKEN else "release", take, claims[index].id, now)
+                for (index, take), reply in zip(takes, replies, strict=True)
+                if denials[index] is not None
+            ]
             await self._count(
                 key, [(_short(claim.id), (), claim.counters, True, claim.keep_entries) for claim in lost], now
             )
@@ -123,7 +130,7 @@ class Claims:
             sure = [msgspec.structs.replace(take, hold=SECURED) for take in claim.shares]
             replies = await asyncio.gather(*(self._pool("secure", take, claim.id, now) for take in sure))
             if not all(replies):
-                new = [take for take, reply in zip(sure, replies, strict=True) if reply == 2]
+                new = [take for take, reply in zip(sure, replies, strict=True) if reply == NEWLY_TAKEN]
                 await asyncio.gather(*(self._pool("release", take, claim.id, now) for take in new))
                 return False
         return all(await asyncio.gather(*(self._pool("confirm", take, claim.id, now) for take in claim.shares)))

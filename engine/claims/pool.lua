@@ -62,4 +62,4 @@ else
   redis.call('ZADD', KEYS[2], now + 86400, id)
 end
 keep()
-return verb == 'secure' and 2 or 1
+return verb ~= 'confirm' and 2 or 1

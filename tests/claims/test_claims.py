@@ -127,7 +127,22 @@ def test_a_claim_refused_by_a_cap_spends_nothing(redis_url: str) -> None:
     with_claims(redis_url, story)
 
 
-def test_stock_nobody_told_of_is_none(redis_url: str) -> None:
+def test_a_refused_claim_does_not_undo_what_it_confirmed_before(redis_url: str) -> None:
+    """A prefetched offer may be bought before its exposure arrives, which a cap then refuses: the sale stands."""
+
+    async def story(claims: Claims) -> None:
+        bread = PoolShare("stock", "BREAD", least=1, hold=60)
+        await claims.set_stock("BREAD", 2, NOW)
+        await claims.count(KEY, Claim("earlier", counters=["shown"]), NOW)
+        assert await claims.confirm(Claim("sold", shares=[bread]), NOW)
+        sold = Claim("sold", [CapCheck("shown", 1, 0)], ["shown"], [bread])
+        assert await claims.claim(KEY, [sold], NOW + 1) == [Denial("cap", "shown")]
+        assert await claims.read_left(bread) == 1
+
+    with_claims(redis_url, story)
+
+
+def test_an_unreported_stock_is_empty(redis_url: str) -> None:
     claim = Claim("c", shares=[PoolShare("stock", "?", least=1)])
     assert with_claims(redis_url, lambda claims: claims.claim(KEY, [claim], NOW)) == [Denial("stock", "?")]
 
