@@ -1,7 +1,7 @@
 """Every Redis key of Counterpoint: pattern, value, life and owner. A literal key stands in this module only.
 
-Braces mark the part that Redis Cluster hashes, so keys with the same braces share a node and may meet in one script.
-`docs/reference/keyspace.md` is generated from `KEYSPACE`.
+Braces mark the part that Redis Cluster hashes: keys with the same braces share a node and may occur in one script.
+`python -m engine.keyspace > docs/reference/keyspace.md` generates the reference page from `KEYSPACE`.
 """
 
 from typing import Final, NamedTuple
@@ -10,7 +10,7 @@ from engine.vocabulary import DAY
 
 
 class KeyPattern(NamedTuple):
-    """One kind of key. `life` says when Redis drops it; `owner` is the module that writes it."""
+    """One kind of key. `life` says when Redis expires it; `owner` is the room that writes it."""
 
     pattern: str
     value: str
@@ -35,7 +35,7 @@ LEARNER_FIGURES: Final = "cp:learner"
 UNFINISHED_MERGES: Final = "cp:merges"
 ERASURES: Final = "cp:{erased}"
 ERASURES_LIFE: Final = 30 * DAY
-"""Seconds for which an erasure is announced: no spool or stream keeps a record for longer."""
+"""Seconds for which an erasure is announced. No spool or stream stores a record for longer."""
 UNFINISHED_ERASURES: Final = "cp:{erased}:begun"
 PAUSED_EXPERIMENTS: Final = "cp:paused"
 STORE_PROBE: Final = "cp:{probe}"
@@ -62,12 +62,12 @@ def pending_decision(decision_id: str) -> str:
 
 
 def pool(kind: str, name: str) -> str:
-    """A stock (`kind` is stock) or a budget: its level and what is spent and held, in ten-thousandths."""
+    """A pool by its `kind`, stock or budget: its level and the amounts spent and on hold, in ten-thousandths."""
     return f"cp:{{{kind}:{name}}}"
 
 
 def pool_holds(kind: str, name: str) -> str:
-    """When each hold on the stock or budget ends."""
+    """The end of each hold on the pool."""
     return f"{pool(kind, name)}:holds"
 
 
@@ -87,8 +87,8 @@ def snapshot(key: str) -> str:
     return f"{SNAPSHOT_HEADERS}:{key}"
 
 
-def kept_snapshots(key: str) -> str:
-    """Earlier snapshots of a selection, for a rollback."""
+def stored_snapshots(key: str) -> str:
+    """The snapshots of a selection that a rollback can choose from, the current one included."""
     return f"{SNAPSHOT_HEADERS}:{key}:kept"
 
 
@@ -96,30 +96,81 @@ KEYSPACE: Final = (
     KeyPattern(
         profile("HASH"),
         "string: profile, pointer, profile frozen in a merge, or tombstone",
-        "`life`; `anonymous_life` for visitors; `tombstone_life` once erased",
+        "`life`; for visitors `anonymous_life`; for tombstones 90 days",
         "customers",
     ),
-    KeyPattern(counted_messages("HASH"), "string: 64-bit digests of message ids", "`seen_life`", "customers"),
+    KeyPattern(counted_messages("HASH"), "string: 64-bit digests of message ids", "14 days", "customers"),
     KeyPattern(counters("HASH"), "string: msgpack map from counter to (time, claim)", "400 days", "claims"),
-    KeyPattern(UNFINISHED_MERGES, "hash: visitor's key to customer's key", "`life`", "customers"),
-    KeyPattern(pending_decision("ID"), "string: msgpack, what may still be exposed or claimed", "24 hours", "claims"),
-    KeyPattern(pool("stock", "SKU"), "hash: level, spent, held, and each hold's amount", "400 days", "claims"),
-    KeyPattern(pool("budget", "OFFER"), "hash: spent, held, and each hold's amount", "400 days", "claims"),
+    KeyPattern(
+        UNFINISHED_MERGES,
+        "hash: key of the visitor to key of the customer that it is merged into",
+        "`life`",
+        "customers",
+    ),
+    KeyPattern(pending_decision("ID"), "string: msgpack of what may still be exposed or claimed", "24 hours", "claims"),
+    KeyPattern(
+        pool("stock", "SKU"),
+        "hash: level, amount spent, amount on hold, and the amount of each hold",
+        "400 days",
+        "claims",
+    ),
+    KeyPattern(
+        pool("budget", "OFFER"), "hash: amount spent, amount on hold, and the amount of each hold", "400 days", "claims"
+    ),
     KeyPattern(pool_holds("stock", "SKU"), "sorted set: claim by the end of its hold", "400 days", "claims"),
     KeyPattern(idempotent_answer("DIGEST"), "string: request digest and answer", "60 seconds", "service"),
-    KeyPattern(PARTITIONS, "set: numbers of partitions that hold records", "no end", "journal"),
-    KeyPattern(partition(0).stream, "stream: frames of records, trimmed once collected", "no end", "journal"),
-    KeyPattern(partition(0).shipped, "hash: spool to its last shipped sequence number", "no end", "journal"),
-    KeyPattern(partition(0).collected, "hash: spool to its last collected sequence number", "no end", "journal"),
-    KeyPattern(partition(0).positions, "hash: reader to its stream position", "no end", "journal"),
-    KeyPattern(SNAPSHOT_HEADERS, "hash: selection to its current snapshot's header", "no end", "snapshots"),
-    KeyPattern(snapshot("KEY"), "string: header line and policy", "no end", "snapshots"),
-    KeyPattern(kept_snapshots("KEY"), "hash: header line to snapshot, the newest 20", "no end", "snapshots"),
-    KeyPattern(TRIPPED_BREAKERS, "hash: selection to the reason", "no end", "snapshots"),
-    KeyPattern(SHADOW_PRICES, "hash: offer to its shadow price", "no end", "snapshots"),
-    KeyPattern(LEARNER_FIGURES, "hash: figure's name to its value", "no end", "snapshots"),
+    KeyPattern(PARTITIONS, "set: numbers of the partitions that have records", "never", "journal"),
+    KeyPattern(partition(0).stream, "stream: frames of records, trimmed once collected", "never", "journal"),
+    KeyPattern(
+        partition(0).shipped,
+        "hash: spool to its last shipped sequence number; `last` to the id of the newest entry",
+        "never",
+        "journal",
+    ),
+    KeyPattern(partition(0).collected, "hash: spool to its last collected sequence number", "never", "journal"),
+    KeyPattern(partition(0).positions, "hash: reader to its stream position", "never", "journal"),
+    KeyPattern(SNAPSHOT_HEADERS, "hash: selection to its current snapshot's header", "never", "snapshots"),
+    KeyPattern(snapshot("KEY"), "string: header line and policy", "never", "snapshots"),
+    KeyPattern(
+        stored_snapshots("KEY"),
+        "hash: header line to snapshot; 20 of them, the older the sparser",
+        "never",
+        "snapshots",
+    ),
+    KeyPattern(TRIPPED_BREAKERS, "hash: selection to the reason", "never", "snapshots"),
+    KeyPattern(SHADOW_PRICES, "hash: offer to its shadow price", "never", "snapshots"),
+    KeyPattern(LEARNER_FIGURES, "hash: figure's name to its value", "never", "snapshots"),
     KeyPattern(ERASURES, "stream: time and digests of erased identifiers", "30 days", "erasure"),
-    KeyPattern(UNFINISHED_ERASURES, "hash: begun erasure, by hashes and digests only", "30 days", "erasure"),
-    KeyPattern(PAUSED_EXPERIMENTS, "hash: experiment to who paused it, when and why", "no end", "service"),
-    KeyPattern(STORE_PROBE, "never written: read to see whether the store answers", "none", "service"),
+    KeyPattern(
+        UNFINISHED_ERASURES, "hash: notes of begun erasures, by key hashes and digests only", "30 days", "erasure"
+    ),
+    KeyPattern(
+        PAUSED_EXPERIMENTS, "hash: experiment to the person who paused it, the time and the reason", "never", "service"
+    ),
+    KeyPattern(STORE_PROBE, "never written: read to see whether the store answers", "never", "service"),
 )
+
+_PAGE_HEAD = """# Keys in Redis
+
+Look up here what a key of Counterpoint stores, which room of `engine/` writes it, and when Redis expires it.
+
+- Upper-case parts of a key vary, as does the 0 of a partition. `HASH` is a keyed hash of an identifier.
+- Braces mark the part that Redis Cluster hashes: keys with the same braces share a node.
+- `life` and `anonymous_life` are set in `identities.yaml`. A write starts the time of expiry again.
+- Run Redis with `maxmemory-policy noeviction`. Many of these values exist nowhere else.
+
+`python -m engine.keyspace > docs/reference/keyspace.md` generates this page from `engine/keyspace.py`.
+
+| key | value | expires after | written by |
+|---|---|---|---|
+"""
+
+
+def render_keyspace() -> str:
+    """The reference page of all keys, as Markdown."""
+    rows = (f"| `{key.pattern}` | {key.value} | {key.life} | `{key.owner}` |\n" for key in KEYSPACE)
+    return _PAGE_HEAD + "".join(rows)
+
+
+if __name__ == "__main__":
+    print(render_keyspace(), end="")  # noqa: T201 (the page goes to standard output)

@@ -13,7 +13,7 @@ from engine.journal import stream
 from engine.learn.combine import part_names
 from engine.settings import Settings
 from engine.snapshots.header import Header
-from engine.snapshots.publish import current_headers, kept_headers, kept_snapshot, publish_snapshot, store_errors
+from engine.snapshots.publish import current_headers, publish_snapshot, store_errors, stored_headers, stored_snapshot
 from policies import Bandit, load_policy
 
 _TRIES = 20
@@ -53,7 +53,7 @@ def rollback(settings: Settings, key: str, version: int | None = None) -> int:
     with stream.connect_stream(settings.redis) as client, store_errors("rolling back"):
         target = _target(client, key, version)
         for part in part_names(client, key):
-            then = [header for header in kept_headers(client, part) if header.time <= target.time]
+            then = [header for header in stored_headers(client, part) if header.time <= target.time]
             if then:
                 republish(client, part, then[0])
         return republish(client, key, target)
@@ -65,7 +65,7 @@ def republish(client: stream.StreamClient, key: str, target: Header) -> int:
     Raises:
         StoreUnavailable: if other processes keep publishing first.
     """
-    blob = kept_snapshot(client, key, target).blob
+    blob = stored_snapshot(client, key, target).blob
     return publish_as_current(client, key, target.learnt, target.meaning, blob)
 
 
@@ -101,7 +101,7 @@ def _target(client: stream.StreamClient, key: str, version: int | None) -> Heade
 
 
 def _stored_headers(client: stream.StreamClient, key: str) -> list[Header]:
-    stored = kept_headers(client, key)
+    stored = stored_headers(client, key)
     if not stored:
         known = ", ".join(sorted(current_headers(client))) or "none"
         raise BadInput(f"{key!r} has no snapshot to roll back to; selections with snapshots: {known}")
@@ -110,7 +110,7 @@ def _stored_headers(client: stream.StreamClient, key: str) -> list[Header]:
 
 def _rewards(client: stream.StreamClient, key: str, header: Header) -> float | None:
     try:
-        policy = load_policy(kept_snapshot(client, key, header).blob)
+        policy = load_policy(stored_snapshot(client, key, header).blob)
     except (BadInput, ValueError):
         return None
     return _weight(policy)

@@ -23,7 +23,7 @@ from engine.journal.log import commit, parquet
 from engine.journal.records import DecisionRow
 from engine.journal.stream import StreamClient
 from engine.snapshots.header import align_policy
-from engine.snapshots.publish import kept_headers, kept_snapshot
+from engine.snapshots.publish import stored_headers, stored_snapshot
 from policies import Bandit, load_policy
 from policies.base import Among
 from policies.batches import Floats
@@ -134,7 +134,7 @@ def _snapshots(
         key, _, version = (row.policy or "@0").rpartition("@")
         if version == "0" or key not in plan.policies:
             continue
-        header = next((h for h in kept_headers(client, key) if h.version == int(version)), None)
+        header = next((h for h in stored_headers(client, key) if h.version == int(version)), None)
         if header is None and row.key in chances:
             said = dict(zip(row.candidates, chances[row.key], strict=True))
             policy: Bandit = _RecordedPolicy(plan.policies[key].arms, floor=0.0, said=said)
@@ -144,7 +144,7 @@ def _snapshots(
             raise BadInput(
                 f"{row.policy} is not kept any more; the log's propensity {row.propensity:g} is what is left"
             )
-        policy = load_policy(kept_snapshot(client, key, header).blob)
+        policy = load_policy(stored_snapshot(client, key, header).blob)
         yield key, Snapshot(align_policy(policy, plan.policies[key]), header.version)
 
 

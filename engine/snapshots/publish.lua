@@ -1,32 +1,34 @@
--- Publishes a snapshot if its version is newer than the one that is there, and thins what is kept for a rollback: of
--- more than LIMIT versions goes the one whose absence widens a gap least, by its age, so that seconds and weeks last.
--- KEYS: headers by key, the current snapshot, kept snapshots by header. ARGV: key, version, header, snapshot, limit.
--- Answers the version that is current afterwards.
+-- Publishes a snapshot if its version is newer than the current one, and thins the versions stored for a rollback: above
+-- the limit it deletes the version whose removal leaves the smallest gap in time relative to its age, so that versions of
+-- the last seconds and of weeks ago both stay. The first and the newest version are never deleted.
+-- KEYS: headers by selection, the current snapshot, stored snapshots by header.
+-- ARGV: selection, version, header, snapshot, limit.
+-- Returns the version that is current afterwards.
 local function read(header)
   local version, time = string.match(header, '^(%d+) (%S+)')
   return { header = header, version = tonumber(version), time = tonumber(time) }
 end
 
-local there = redis.call('HGET', KEYS[1], ARGV[1])
-if there and read(there).version >= tonumber(ARGV[2]) then
-  return read(there).version
+local current = redis.call('HGET', KEYS[1], ARGV[1])
+if current and read(current).version >= tonumber(ARGV[2]) then
+  return read(current).version
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('SET', KEYS[2], ARGV[4])
 redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
 while redis.call('HLEN', KEYS[3]) > tonumber(ARGV[5]) do
-  local kept = {}
+  local stored = {}
   for _, header in ipairs(redis.call('HKEYS', KEYS[3])) do
-    kept[#kept + 1] = read(header)
+    stored[#stored + 1] = read(header)
   end
-  table.sort(kept, function(a, b) return a.version < b.version end)
-  local least, at = nil, 1
-  for i = 2, #kept - 1 do
-    local gap = (kept[i + 1].time - kept[i - 1].time) / (kept[#kept].time - kept[i].time + 1)
-    if least == nil or gap < least then
-      least, at = gap, i
+  table.sort(stored, function(a, b) return a.version < b.version end)
+  local smallest, at = nil, 1
+  for i = 2, #stored - 1 do
+    local gap = (stored[i + 1].time - stored[i - 1].time) / (stored[#stored].time - stored[i].time + 1)
+    if smallest == nil or gap < smallest then
+      smallest, at = gap, i
     end
   end
-  redis.call('HDEL', KEYS[3], kept[at].header)
+  redis.call('HDEL', KEYS[3], stored[at].header)
 end
 return tonumber(ARGV[2])

@@ -1,7 +1,7 @@
 """What the learner publishes to the decision servers: snapshots, open breakers, shadow prices and its own figures.
 
 A snapshot replaces the current one only if its version is higher, in one script, so a learner that lost its lock cannot
-undo its successor's work. The newest `KEPT` versions stay readable for a rollback.
+undo its successor's work. `STORED_VERSIONS` stay for a rollback, the older the sparser.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,16 +16,16 @@ from engine.journal.stream import StreamClient
 from engine.keyspace import LEARNER_FIGURES, SHADOW_PRICES, SNAPSHOT_HEADERS, TRIPPED_BREAKERS
 from engine.snapshots.header import Header, StoredSnapshot, parse_header, parse_snapshot
 
-KEPT = 20
-"""How many versions of a policy stay in the store."""
+STORED_VERSIONS = 20
+"""How many versions of a policy stay in the store; `publish.lua` chooses which one to delete beyond that."""
 _PUBLISH = Path(__file__).with_name("publish.lua").read_text(encoding="utf-8")
 
 
 def publish_snapshot(client: StreamClient, key: str, header: Header, blob: bytes) -> int:
     """Make a snapshot the current one of selection `key` unless a newer one is; returns the current version."""
-    names = (SNAPSHOT_HEADERS, keyspace.snapshot(key), keyspace.kept_snapshots(key))
+    names = (SNAPSHOT_HEADERS, keyspace.snapshot(key), keyspace.stored_snapshots(key))
     line = header.line()
-    return int(client.eval(_PUBLISH, 3, *names, key, header.version, line, line + b"\n" + blob, KEPT))
+    return int(client.eval(_PUBLISH, 3, *names, key, header.version, line, line + b"\n" + blob, STORED_VERSIONS))
 
 
 def current_headers(client: StreamClient) -> dict[str, Header]:
@@ -45,21 +45,23 @@ def current_snapshot(client: StreamClient, key: str) -> StoredSnapshot | None:
     return None if value is None else parse_snapshot(key, as_bytes(value))
 
 
-def kept_headers(client: StreamClient, key: str) -> list[Header]:
+def stored_headers(client: StreamClient, key: str) -> list[Header]:
     """The headers of the snapshots that a rollback can choose from, the newest (the current one) first."""
-    found = [parse_header(as_bytes(line)) for line in client.hkeys(keyspace.kept_snapshots(key))]
+    found = [parse_header(as_bytes(line)) for line in client.hkeys(keyspace.stored_snapshots(key))]
     return sorted(found, reverse=True)
 
 
-def kept_snapshot(client: StreamClient, key: str, header: Header) -> StoredSnapshot:
-    """The kept snapshot with this header.
+def stored_snapshot(client: StreamClient, key: str, header: Header) -> StoredSnapshot:
+    """The snapshot with this header, current or earlier.
 
     Raises:
-        BadInput: if it is no longer kept, or damaged.
+        BadInput: if it is no longer stored, or damaged.
     """
-    value = client.hget(keyspace.kept_snapshots(key), header.line())
+    value = client.hget(keyspace.stored_snapshots(key), header.line())
     if value is None:
-        raise BadInput(f"{key}@{header.version} is not kept any more; choose another version")
+        raise BadInput(
+            f"{key}@{header.version} is no longer stored; choose a version that `counterpoint policy versions` lists"
+        )
     return parse_snapshot(key, as_bytes(value))
 
 

@@ -27,7 +27,7 @@ from engine.journal.records import (
 from engine.journal.spool import spool
 from engine.journal.stream import Mark, Progress, Reader
 from engine.snapshots.header import parse_header, parse_snapshot
-from engine.snapshots.publish import current_headers, current_snapshot, kept_headers, kept_snapshot
+from engine.snapshots.publish import current_headers, current_snapshot, stored_headers, stored_snapshot
 from policies import load_policy
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "stored_journal.json").read_text())
@@ -177,8 +177,8 @@ def test_a_stored_snapshot_is_read(redis_url: str) -> None:
         )
         assert current_headers(client) == {SELECTION: header}
         assert current_snapshot(client, SELECTION) == parse_snapshot(SELECTION, value)
-        assert kept_headers(client, SELECTION) == [header]
-        assert kept_snapshot(client, SELECTION, header) == parse_snapshot(SELECTION, value)
+        assert stored_headers(client, SELECTION) == [header]
+        assert stored_snapshot(client, SELECTION, header) == parse_snapshot(SELECTION, value)
 
 
 def test_a_stored_checkpoint_is_read_and_its_commit_finished(tmp_path: Path) -> None:

@@ -14,15 +14,15 @@ from engine.errors import StoreUnavailable
 from engine.snapshots.follow import Follower
 from engine.snapshots.header import Header, meaning_of
 from engine.snapshots.publish import (
-    KEPT,
+    STORED_VERSIONS,
     close_breaker,
     current_headers,
     current_snapshot,
-    kept_headers,
-    kept_snapshot,
     open_breaker,
     open_breakers,
     publish_snapshot,
+    stored_headers,
+    stored_snapshot,
 )
 from policies import BetaThompson, dump_policy, load_policy
 
@@ -70,14 +70,14 @@ def test_twenty_versions_are_kept_from_the_last_seconds_to_the_first_day(shop: A
     for version in range(1, 501):
         blob = dump_policy(policy(version))
         publish_snapshot(shop.client, "hero", header(version, blob, version * 60.0), blob)
-    kept = kept_headers(shop.client, "hero")
+    kept = stored_headers(shop.client, "hero")
     versions = [found.version for found in kept]
-    assert len(kept) == KEPT
+    assert len(kept) == STORED_VERSIONS
     assert versions[:3] == [500, 499, 498]
     assert versions[-1] == 1
     ages = [500 - version for version in versions[1:]]
     assert all(older <= 4 * younger for younger, older in itertools.pairwise(ages))
-    oldest = kept_snapshot(shop.client, "hero", kept[-1])
+    oldest = stored_snapshot(shop.client, "hero", kept[-1])
     assert load_policy(oldest.blob).statistics["count"][0] == 1
 
 

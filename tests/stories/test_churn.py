@@ -7,7 +7,7 @@ import redis
 
 from engine.catalog import load_plan
 from engine.learn import learn
-from engine.snapshots.publish import KEPT
+from engine.snapshots.publish import STORED_VERSIONS
 
 SHOP = {
     "offers": {
@@ -59,5 +59,5 @@ def test_nothing_without_a_life_grows_with_the_customers(open_shop: Any) -> None
     come_and_go(shop, 10, 40)
     after = lasting(shop)
     assert after.keys() == before.keys()
-    few = {key: KEPT if key.endswith(":kept") else 8 for key in after}
+    few = {key: STORED_VERSIONS if key.endswith(":kept") else 8 for key in after}
     assert {key: size for key, size in after.items() if size > max(few[key], 1.1 * before[key])} == {}
