@@ -16,8 +16,8 @@ from engine.catalog.spec.fields import (
     Span,
     Spec,
     Text,
-    Timestamp,
     Weight,
+    ZonedTime,
 )
 from engine.catalog.spec.metric_kinds import MetricKindName
 from engine.catalog.spec.profile_rules import MergeRule
@@ -132,7 +132,7 @@ class AnalysisSpec(Spec, frozen=True, kw_only=True):
 class RampStep(Spec, frozen=True, kw_only=True):
     """From `at` on, the experiment has this `coverage`."""
 
-    at: Timestamp
+    at: ZonedTime
     coverage: Share
 
 
@@ -169,8 +169,8 @@ class ExperimentSpec(Spec, frozen=True, kw_only=True):
     seed: Text | None = None
     hash_version: Literal[1, 2] = 2
     status: Status = "running"
-    start: Timestamp | None = None
-    end: Timestamp | None = None
+    start: ZonedTime | None = None
+    end: ZonedTime | None = None
     channels: list[Key] | None = None
     placement: Key | None = None
     audience: Condition = {}

@@ -24,7 +24,7 @@ Condition = Annotated[
     dict[str, object], Meta(description="a condition in MongoDB query form", extra={"check": "condition"})
 ]
 Payload = Annotated[dict[str, object], Meta(description="what the storefront receives")]
-Timestamp = Annotated[
+ZonedTime = Annotated[
     datetime,
     Meta(
         tz=True, description="with its zone: 2026-11-01T00:00:00Z", extra={"remedy": "write it as 2026-11-01T00:00:00Z"}

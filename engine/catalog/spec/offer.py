@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from engine.catalog.spec.experiment import PolicySpec
-from engine.catalog.spec.fields import Condition, Count, Key, Payload, Positive, Span, Spec, Text, TimeOfDay, Timestamp
+from engine.catalog.spec.fields import Condition, Count, Key, Payload, Positive, Span, Spec, Text, TimeOfDay, ZonedTime
 from engine.vocabulary import EXPOSURE, IGNORED
 
 
@@ -128,8 +128,8 @@ class OfferSpec(Spec, frozen=True, kw_only=True):
     value: float = 0.0
     lever: Positive = 1.0
     audience: Condition = {}
-    start: Timestamp | None = None
-    end: Timestamp | None = None
+    start: ZonedTime | None = None
+    end: ZonedTime | None = None
     caps: list[CapSpec] = []
     suppress: SuppressSpec | None = None
     stock: StockSpec | None = None
