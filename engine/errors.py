@@ -1,10 +1,10 @@
-"""What can go wrong, said once: every message gives the value, the rule and the remedy."""
+"""The errors that Counterpoint raises. A message gives the place, the value, the rule and the remedy, in that order."""
 
 import msgspec
 
 
 class Problem(msgspec.Struct, frozen=True, order=True):
-    """One mistake in a file: which file, the path inside it, and what to do about it."""
+    """One mistake in a YAML file: the file, the path inside it, and the rule with its remedy."""
 
     file: str
     path: str
@@ -15,11 +15,11 @@ class Problem(msgspec.Struct, frozen=True, order=True):
 
 
 class CounterpointError(Exception):
-    """Counterpoint could not go on."""
+    """The base of all errors that are expected and explained; any other exception is a bug."""
 
 
 class CatalogError(CounterpointError):
-    """The YAML has problems; the plan that ran before keeps running."""
+    """The YAML has problems, all of which are listed; the running plan is unchanged."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = sorted(problems)
@@ -27,16 +27,19 @@ class CatalogError(CounterpointError):
 
 
 class BadInput(CounterpointError):
-    """A person's input breaks a rule: the place, the value, the rule and the remedy in one line."""
+    """An argument, a setting or a file breaks a rule."""
 
 
 class StoreUnavailable(CounterpointError):
-    """Redis did not answer in time."""
+    """Redis did not answer in time, or refused."""
 
 
 class JournalError(CounterpointError):
-    """The log could not be written or read as it must be."""
+    """A spool or the log cannot be written, or cannot be read as written."""
 
 
 class StoppedError(CounterpointError):
-    """Told to stop before the work began; that is no failure."""
+    """The caller asked to stop before the work was done. It is no failure: a verb exits with 0."""
+
+    def __init__(self, message: str | None = "stopped before the work was done") -> None:
+        super().__init__(message)

@@ -1,4 +1,8 @@
-"""Processes that are kept running: each is started, started again when it dies, and ended in order."""
+"""Supervises child processes: starts them in order, restarts one that died, and ends them in reverse order.
+
+A child that dies is restarted after `FIRST_PAUSE`. If it dies again within `STEADY_SECONDS` the pause doubles, up to
+`LONGEST_PAUSE`, so a child that cannot start does not use up a core.
+"""
 
 import os
 import signal
@@ -16,12 +20,17 @@ from engine.embedded import die_with
 log = structlog.get_logger(__name__)
 
 STEADY_SECONDS = 10.0
-LONGEST_PAUSE = 5.0
+"""Seconds of life after which a child's earlier deaths no longer count."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
+"""Seconds before a restart: doubled with every death in a row, up to the longest."""
 
 
 @dataclass
 class Child:
-    """One process by its command; `fds` are open files that it inherits."""
+    """One child process: its command, its environment, and the file descriptors that it inherits.
+
+    `deaths` counts deaths in a row. `due` is when to restart it (`time.monotonic`); 0 if no restart is planned.
+    """
 
     name: str
     command: Sequence[str]
@@ -33,55 +42,55 @@ class Child:
     due: float = 0.0
 
     def start(self) -> None:
-        """Start it; its output goes where ours goes."""
+        """Start the process; it inherits standard output and standard error."""
         self.process = subprocess.Popen(  # noqa: S603 (our own command line)
             self.command,
             env=dict(self.environment),
             pass_fds=self.fds,
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C reaches the keeper, which ends its children in order
+            start_new_session=True,  # Ctrl-C reaches this process alone, which ends its children in order
             preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 (nothing in it takes a lock)
         )
         self.started = time.monotonic()
 
     @property
     def running(self) -> bool:
-        """Whether it is alive now."""
+        """Whether the process is alive."""
         return self.process is not None and self.process.poll() is None
 
 
 @dataclass
 class Keeper:
-    """Keeps children running until it is told to end them, the last added first."""
+    """Restarts its children while they die, until `end`. Call `tend` several times a second."""
 
     children: list[Child] = field(default_factory=list)
     ending: bool = False
 
     def add(self, child: Child) -> Child:
-        """Start a child and keep it."""
+        """Start a child and restart it from now on."""
         child.start()
         self.children.append(child)
         return child
 
     def tend(self) -> None:
-        """Start again what has died: at once, then after ever longer pauses while it keeps dying."""
+        """Restart the children that died and whose pause is over."""
         now = time.monotonic()
         for child in self.children:
             if self.ending or child.running or now < child.due:
                 continue
             if child.due == 0.0:
                 child.deaths = 0 if now - child.started > STEADY_SECONDS else child.deaths + 1
-                child.due = now + min(0.05 * 2**child.deaths, LONGEST_PAUSE)
+                child.due = now + min(FIRST_PAUSE * 2**child.deaths, LONGEST_PAUSE)
                 code = child.process.returncode if child.process else None
-                log.warning("process ended; starting it again", process=child.name, code=code, deaths=child.deaths)
-                _forget_gauges(child)
+                log.warning("a process died; restarting it", process=child.name, code=code, deaths=child.deaths)
+                _drop_gauges(child)
                 continue
             child.due = 0.0
             child.start()
 
     def end(self, seconds: float = 15.0) -> None:
-        """Ask each to end, the last added first, and kill what has not ended in time."""
-        self.ending = True
+        """End the children, the last added first: SIGTERM, and SIGKILL after `seconds`."""
+        self.ending = True  # first: `tend` may run in another thread and would restart a child that ends
         for child in reversed(self.children):
             if child.process is None or not child.running:
                 continue
@@ -89,18 +98,18 @@ class Keeper:
             try:
                 child.process.wait(seconds)
             except subprocess.TimeoutExpired:
-                log.warning("process did not end; killing it", process=child.name, seconds=seconds)
+                log.warning("a process did not end in time; killing it", process=child.name, seconds=seconds)
                 child.process.kill()
                 child.process.wait()
 
 
-def _forget_gauges(child: Child) -> None:
-    """Take what a dead process had waiting off the page of meters; what it counted stays."""
+def _drop_gauges(child: Child) -> None:
+    """Remove a dead process's gauges from the shared metrics; its counters stay in their sums."""
     meters = child.environment.get("PROMETHEUS_MULTIPROC_DIR")
     if meters and child.process:
         multiprocess.mark_process_dead(child.process.pid, meters)  # type: ignore[no-untyped-call]
 
 
-def verb(*words: str) -> list[str]:
-    """The command line of one of our own verbs in this same environment."""
-    return [sys.executable, "-m", "engine", *words]
+def verb(*arguments: str) -> list[str]:
+    """The command line that runs `counterpoint` with these arguments in the same Python environment."""
+    return [sys.executable, "-m", "engine", *arguments]

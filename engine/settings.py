@@ -1,4 +1,4 @@
-"""The environment, read once, as one frozen value that is handed on as an argument."""
+"""Settings of a process: read once from the environment, then passed on as one frozen argument."""
 
 import os
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ DATA = Path(".data")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How one process of the engine is set up. Times are seconds, sizes bytes."""
+    """The settings of one process; each is the variable `COUNTERPOINT_<NAME>`. Times are in seconds, sizes in bytes."""
 
     experiments: Path = Path("experiments")
     data: Path = DATA
@@ -23,21 +23,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     partitions: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 4
     store_timeout: Annotated[float, msgspec.Meta(gt=0)] = 0.1
-    """How long a decision waits for the store before it is answered without."""
+    """How long a decision waits for the store; after that it is answered without profile, degraded."""
     event_timeout: Annotated[float, msgspec.Meta(gt=0)] = 2.0
-    """How long what has no answer without the store waits for it: events, exposures, the kill switch."""
+    """How long requests wait that cannot be answered without the store: events, exposures, the kill switch."""
     body_limit: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
     fsync: bool = False
+    """Whether an append to the spool waits for the disk, so that records also survive the loss of the machine."""
     api_keys: Path | None = None
 
     @property
     def spool(self) -> Path:
-        """Where the workers of this machine keep what they answered until it is collected."""
+        """The folder of this machine's spools: answered decisions until they are collected."""
         return self.data / "spool"
 
     @property
     def log(self) -> Path:
-        """The Parquet log."""
+        """The folder of the Parquet log."""
         return self.data / "log"
 
 
@@ -51,19 +52,19 @@ RULES = {
     "body_limit": "a whole number of bytes, 1000000 say",
     "fsync": "true or false",
 }
-"""What a setting must be, where not any text will do."""
+"""What a setting must be, for messages; settings that are missing here accept any text."""
 
 ADDRESS = "store.url"
-"""The file of a data directory in which a running embedded store says where it answers."""
+"""The file in a data directory that has the address of its embedded store while that runs."""
 
 
 def from_environment(environment: Mapping[str, str] = os.environ, **overrides: object) -> Settings:
-    """Settings from `COUNTERPOINT_*` variables; arguments given (not None) win.
+    """Settings from `COUNTERPOINT_*` variables; an override that is not None replaces its variable.
 
-    Where no store is named, it is the embedded one that runs on the data directory.
+    If neither names a store, it is the embedded store that runs on the data directory.
 
     Raises:
-        BadInput: if a variable is not a setting or its value does not convert.
+        BadInput: if a variable is not a setting, or its value breaks the setting's rule.
     """
     prefix = "COUNTERPOINT_"
     values: dict[str, object] = {
@@ -80,14 +81,15 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
                 f"{prefix}{name.upper()}: not a setting; use one of {', '.join(prefix + k.upper() for k in known)}"
             )
     try:
-        return msgspec.convert(values, Settings, strict=False, dec_hook=_path)
+        return msgspec.convert(values, Settings, strict=False, dec_hook=_convert_path)
     except msgspec.ValidationError as error:
         name = str(error).rpartition("$.")[2].rstrip("`")
         place = f"{prefix}{name.upper()}" if overrides.get(name) is None else f"--{name.replace('_', '-')}"
         raise BadInput(f"{place} {values[name]}: is not {RULES[name]}") from error
 
 
-def _path(kind: type, value: object) -> object:
+def _convert_path(kind: type, value: object) -> object:
+    """Convert text to a path, which msgspec does not know."""
     if kind is Path and isinstance(value, str | Path):
         return Path(value)
-    raise NotImplementedError(f"{kind} is no type of a setting")
+    raise NotImplementedError(f"a setting cannot be of type {kind}")

@@ -1,4 +1,4 @@
-"""The embedded store keeps what it acknowledged, alone on its directory, and does not outlive its parent."""
+"""The embedded store loses nothing that it answered, is alone on its directory, and does not outlive its parent."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from engine import embedded
 from engine.errors import StoppedError, StoreUnavailable
 
 
-def test_keeps_its_data_over_a_clean_restart(tmp_path: Path) -> None:
+def test_data_survives_a_restart_in_order(tmp_path: Path) -> None:
     for value in (b"1", b"2"):
         with embedded.running(tmp_path) as server, redis.Redis.from_url(server.url) as client:
             assert client.incr("count") == int(value)
@@ -54,14 +54,14 @@ def _running(pid: int) -> bool:
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def test_stop_kills_a_server_that_does_not_listen(tmp_path: Path) -> None:
+def test_stop_kills_a_server_that_does_not_react(tmp_path: Path) -> None:
     server = embedded.start(tmp_path)
     os.kill(server.process.pid, signal.SIGSTOP)
     server.stop(timeout=0.2)
     assert server.process.returncode == -signal.SIGKILL
 
 
-def test_a_server_that_loads_a_long_file_is_waited_for_until_that_is_stopped(tmp_path: Path) -> None:
+def test_start_waits_for_a_long_file_to_load_until_it_is_stopped(tmp_path: Path) -> None:
     with embedded.running(tmp_path) as server, redis.Redis.from_url(server.url) as client:
         client.rpush("numbers", *range(500))
     (file,) = (tmp_path / "appendonlydir").glob("*.incr.aof")
@@ -77,8 +77,8 @@ def test_a_server_that_loads_a_long_file_is_waited_for_until_that_is_stopped(tmp
     server.stop()
 
 
-def test_what_it_answered_is_in_its_file_however_busy_the_disk(tmp_path: Path) -> None:
-    """A kill takes nothing then; a store that syncs by itself answers before it writes while a sync is under way."""
+def test_an_answered_write_is_in_the_file_while_the_disk_is_busy(tmp_path: Path) -> None:
+    """With `appendfsync everysec` a write would wait for the fsync under way, and a kill would lose it."""
     done = threading.Event()
 
     def keep_busy() -> None:
