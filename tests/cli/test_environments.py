@@ -4,13 +4,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-from engine.analysis.offpolicy.target_policies import read_policy
-from engine.cli.environments import ENVIRONMENTS, compare
-from engine.cli.simulate import Name, simulate
+from engine.cli.simulate import simulate
 from engine.errors import BadInput
 
 
@@ -44,19 +42,6 @@ def test_the_verb_ranks_policies_of_files_beside_uniform_and_is_repeatable(tmp_p
     assert by_name["forgets"]["regret"] < by_name["uniform"]["regret"] - 4 * by_name["uniform"]["error"]
     again = {one["policy"]: one["regret"] for one in told(*words)[1]["policies"]}
     assert again == {name: one["regret"] for name, one in by_name.items()}
-
-
-def test_every_environment_of_the_verb_is_made() -> None:
-    assert set(ENVIRONMENTS) == set(get_args(Name))
-
-
-@pytest.mark.parametrize("name", sorted(ENVIRONMENTS))
-def test_a_policy_with_groups_and_attributes_enters_every_environment(tmp_path: Path, name: Name) -> None:
-    file = policy(tmp_path, "related", "{kind: linear_thompson, pool: [channel], attributes: [tags.loyalty]}\n")
-    alone = policy(tmp_path, "alone", "{kind: linear_thompson}\n")
-    found = compare(name, [read_policy(Path(file)), read_policy(Path(alone))], 120, 1, 3)
-    assert {one.policy for one in found} == {"related", "alone", "uniform"}
-    assert all(one.regret >= 0 for one in found)
 
 
 def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
