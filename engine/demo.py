@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from engine import embedded
 from engine.analysis import analyze_experiment, policy_report
-from engine.analysis.design.question_from_plan import ask
+from engine.analysis.design.question_from_plan import build_question
 from engine.analysis.render.terminal import render, render_policies
 from engine.catalog import load_plan
 from engine.erasure.listener import LogErasures
@@ -86,7 +86,7 @@ def run_demo(
         plan = load_plan(settings.experiments)
         out.print(render_policies(policy_report(settings.log, "home_hero")))
         for key in plan.experiments:
-            question, metrics = ask(plan, key)
+            question, metrics = build_question(plan, key)
             out.print(render(analyze_experiment(question, metrics, settings.log)))
         if not once:
             err.print(f"\nStill serving at {base}; Ctrl-C ends it.\nA report once more, from its log:", soft_wrap=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from engine.analysis.bandits.policy_report import policy_report
-    from engine.analysis.design.question import ExperimentQuestion, MetricSpec
+    from engine.analysis.design.question import ExperimentQuestion, MeasuredMetric
     from engine.analysis.report.aa import aa_experiment, aa_table
     from engine.analysis.report.experiment import analyze_experiment
     from engine.analysis.report.model import Report
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ExperimentQuestion",
-    "MetricSpec",
+    "MeasuredMetric",
     "Report",
     "aa_experiment",
     "aa_table",
@@ -24,7 +24,7 @@ __all__ = [
 
 _HOMES = {
     "ExperimentQuestion": "design.question",
-    "MetricSpec": "design.question",
+    "MeasuredMetric": "design.question",
     "Report": "report.model",
     "aa_experiment": "report.aa",
     "aa_table": "report.aa",

@@ -118,7 +118,7 @@ def analyze(
         from msgspec.structs import replace
 
         from engine.analysis import analyze_experiment
-        from engine.analysis.design.question_from_plan import ask
+        from engine.analysis.design.question_from_plan import build_question
         from engine.analysis.report.past_experiments import past_prior
         from engine.analysis.stats.bayes import Prior
         from engine.catalog import load_plan
@@ -130,7 +130,7 @@ def analyze(
             ignored = {**inference, "segment": segment, "prior": prior}
             left_out = [f"--{name.replace('_', '-')}" for name, value in ignored.items() if value is not None]
             return _policies(key or "", source, until, left_out, html=html, json=json)
-        question, metrics = ask(plan, key or "")
+        question, metrics = build_question(plan, key or "")
         if prior == "past":
             inference["prior"] = past_prior(plan, question, source, as_of=until)
         elif told := _prior(prior):
@@ -199,7 +199,7 @@ def aa(
     from msgspec.structs import replace
 
     from engine.analysis import aa_experiment, aa_table
-    from engine.analysis.design.question_from_plan import ask
+    from engine.analysis.design.question_from_plan import build_question
     from engine.analysis.stats.estimate import NotEstimable
     from engine.catalog import load_plan
 
@@ -210,7 +210,7 @@ def aa(
     else:
         _only_of_tables({"--metric": metric, "--unit": unit})
         settings = from_environment(experiments=experiments, data=data)
-        question, metrics = ask(load_plan(settings.experiments), key or "")
+        question, metrics = build_question(load_plan(settings.experiments), key or "")
         if alpha is not None:
             question = replace(question, inference=replace(question.inference, alpha=alpha))
         checks = aa_experiment(question, metrics, log or settings.log, runs=runs)
@@ -260,7 +260,7 @@ def power(
     """The sample size, the least effect or the power, whichever of the three is left out."""
     from engine.analysis.design.methods import decode_inference
     from engine.analysis.report.past_experiments import baseline_of_plan, baseline_of_table
-    from engine.analysis.stats.power import design, parse_baseline
+    from engine.analysis.stats.power import parse_baseline, solve_design
 
     if key is not None:
         if table is not None or unit is not None:
@@ -272,7 +272,7 @@ def power(
     else:
         baseline = baseline_of_table(table, metric, unit=unit) if table else parse_baseline(metric)
     inference = decode_inference({"method": method, "alpha": alpha, "planned": planned, "looks": looks})
-    result = design(baseline, inference, mde=mde, units=units, power=power, share=share)
+    result = solve_design(baseline, inference, mde=mde, units=units, power=power, share=share)
     if json:
         print_json(result)
         return 0

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.analysis.offpolicy.estimators import Estimate, dr, ips, snips, switch_dr
-from engine.analysis.stats.adaptive import arm_value, lagged_allocation
+from engine.analysis.stats.adaptive import estimate_arm_value, lagged_allocation
 from engine.analysis.stats.estimate import Effect
 from policies import BetaThompson, LinearThompson
 
@@ -57,7 +57,7 @@ def coverage(kind: type[BetaThompson] | type[LinearThompson], runs: int) -> tupl
         for arm, value in enumerate(truth):
             taken = log.action == arm
             allocation = lagged_allocation(taken, log.propensity, log.snapshot, len(ARMS))
-            found = arm_value(log.reward, taken, log.propensity, allocation)
+            found = estimate_arm_value(log.reward, taken, log.propensity, allocation)
             if not isinstance(found, Effect):
                 continue
             plain = log.reward[taken]

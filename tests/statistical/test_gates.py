@@ -10,12 +10,12 @@ from engine.analysis.design.metrics import parse_measure
 from engine.analysis.report.quality import SEQUENTIAL_GATE, broken_parts, exposure_check
 from engine.analysis.report.segments import shrink
 from engine.analysis.sources.aggregate import Group
-from engine.analysis.sources.strata import poststratified
+from engine.analysis.sources.strata import poststratify
 from engine.analysis.stats import proportions
-from engine.analysis.stats.bayes import pooled
-from engine.analysis.stats.effects import Scale, absolute, scale
-from engine.analysis.stats.inference import arms
-from engine.analysis.stats.moments import from_sample
+from engine.analysis.stats.bayes import pool_effects
+from engine.analysis.stats.effects import IntervalScale, absolute_effect, interval_scale
+from engine.analysis.stats.inference import estimate_arms
+from engine.analysis.stats.moments import sample_moments
 from engine.analysis.stats.sequential import asymptotic_multiplier
 
 RUNS = 2000
@@ -49,7 +49,7 @@ def test_anytime_intervals_hold_at_all_of_100_looks_with_a_covariate() -> None:
         xy = of["xy"] - of["x"] * of["y"] / n
         difference = difference + sign * (of["y"] - theta * of["x"]) / n
         variance = variance + (yy - 2 * theta * xy + theta**2 * xx) / (n - 1) / n
-    found = arms(*map(from_sample, samples), parse_measure("mean:y|x"))
+    found = estimate_arms(*map(sample_moments, samples), parse_measure("mean:y|x"))
     assert isinstance(found, tuple)
     assert found[1].value - found[0].value == pytest.approx(difference[0, 0])
     assert found[0].variance + found[1].variance == pytest.approx(variance[0, 0])
@@ -65,9 +65,9 @@ def test_exact_intervals_of_small_counts_cover(p: float, n: int) -> None:
     lift, hits, claims = 0.02, 0, 0
     for _ in range(RUNS):
         one, other = int(rng.binomial(n, p)), int(rng.binomial(n, p + lift))
-        low, high = proportions.difference((one, other), (n, n), 0.05)
+        low, high = proportions.difference_interval((one, other), (n, n), 0.05)
         hits += low <= lift <= high
-        claims += proportions.fisher((one, int(rng.binomial(n, p))), (n, n)) <= 0.05
+        claims += proportions.fisher_p((one, int(rng.binomial(n, p))), (n, n)) <= 0.05
     assert 0.94 <= hits / RUNS <= 0.97
     assert claims / RUNS <= 0.05
 
@@ -81,19 +81,22 @@ def test_clusters_and_strata_cover() -> None:
             sizes = rng.integers(5, 40, 40)  # customers of a store
             level = rng.normal(20, 4, 40) + effect
             sums = level * sizes + rng.normal(0, 5, 40) * np.sqrt(sizes)
-            sides.append(from_sample(np.column_stack([sums, sizes]).astype(float)))
+            sides.append(sample_moments(np.column_stack([sums, sizes]).astype(float)))
             rows = np.repeat(level, sizes) + rng.normal(0, 5, int(sizes.sum()))
-            plain.append(from_sample(rows[:, None]))
-        hits["clusters"] += covers(arms(sides[0], sides[1], parse_measure("ratio:y/n")), 2.0)
-        hits["rows"] += covers(arms(plain[0], plain[1], parse_measure("mean:y")), 2.0)
+            plain.append(sample_moments(rows[:, None]))
+        hits["clusters"] += covers(estimate_arms(sides[0], sides[1], parse_measure("ratio:y/n")), 2.0)
+        hits["rows"] += covers(estimate_arms(plain[0], plain[1], parse_measure("mean:y")), 2.0)
         tiers = rng.integers(0, 3, (2, 300))
         spent = 20.0 * tiers + rng.gamma(2.0, 3.0, (2, 300)) + np.array([[0.0], [2.0]])
         parts = [
-            {side: Group(0, {"y": from_sample(spent[at][tiers[at] == tier][:, None])}) for at, side in enumerate("ab")}
+            {
+                side: Group(0, {"y": sample_moments(spent[at][tiers[at] == tier][:, None])})
+                for at, side in enumerate("ab")
+            }
             for tier in range(3)
         ]
-        weighted = poststratified(parts, ["y"]).weighted
-        found = arms(weighted["a"].moments["y"], weighted["b"].moments["y"], parse_measure("mean:y"))
+        weighted = poststratify(parts, ["y"]).weighted
+        found = estimate_arms(weighted["a"].moments["y"], weighted["b"].moments["y"], parse_measure("mean:y"))
         hits["strata"] += covers(found, 2.0)
     assert 0.94 <= hits["clusters"] / RUNS <= 0.96
     assert 0.94 <= hits["strata"] / RUNS <= 0.96
@@ -102,9 +105,9 @@ def test_clusters_and_strata_cover() -> None:
 
 def covers(found: object, truth: float) -> bool:
     assert isinstance(found, tuple)
-    width = scale(found[0], found[1], Inference(method="fixed"))
-    assert isinstance(width, Scale)
-    effect = absolute(found[0], found[1], width)
+    width = interval_scale(found[0], found[1], Inference(method="fixed"))
+    assert isinstance(width, IntervalScale)
+    effect = absolute_effect(found[0], found[1], width)
     return effect.low <= truth <= effect.high
 
 
@@ -120,7 +123,7 @@ def test_shrunken_effects_cover_where_an_estimated_spread_would_not(segments: in
         for effect, value in zip(shrink(seen.tolist(), errors.tolist(), 0.05), truth, strict=True):
             ours += effect.low <= value <= effect.high
         if run < few:
-            mean, tau, error = pooled(seen.tolist(), errors.tolist())
+            mean, tau, error = pool_effects(seen.tolist(), errors.tolist())
             keep = tau**2 / (tau**2 + errors**2)
             reach = 1.96 * np.sqrt(keep * errors**2 + (1 - keep) ** 2 * error**2)
             plugged += int((np.abs(keep * seen + (1 - keep) * mean - truth) <= reach).sum())

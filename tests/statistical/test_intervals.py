@@ -14,13 +14,19 @@ from numpy.typing import NDArray
 from engine.analysis.design.methods import Inference, Relative
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.report.quality import SEQUENTIAL_GATE, sequential_ratio
-from engine.analysis.stats.bayes import Prior, normal
-from engine.analysis.stats.effects import Scale, absolute, linear_effect, relative, scale
+from engine.analysis.stats.bayes import Prior, normal_posterior
+from engine.analysis.stats.effects import (
+    IntervalScale,
+    absolute_effect,
+    interval_scale,
+    linear_delta_effect,
+    relative_effect,
+)
 from engine.analysis.stats.estimate import Effect
-from engine.analysis.stats.inference import Arm, arms
-from engine.analysis.stats.moments import Moments, from_sample
+from engine.analysis.stats.inference import Arm, estimate_arms
+from engine.analysis.stats.moments import Moments, sample_moments
 from engine.analysis.stats.multiplicity import benjamini_hochberg
-from engine.analysis.stats.sequential import asymptotic_multiplier, boundaries, spent
+from engine.analysis.stats.sequential import asymptotic_multiplier, group_boundaries, spent_error
 
 RUNS = 2000
 Floats = NDArray[np.float64]
@@ -30,9 +36,9 @@ def slack(rate: float, runs: int = RUNS) -> float:
     return 3 * math.sqrt(rate * (1 - rate) / runs)
 
 
-def width(control: Arm, treatment: Arm, settings: Inference) -> Scale:
-    found = scale(control, treatment, settings)
-    assert isinstance(found, Scale)
+def width(control: Arm, treatment: Arm, settings: Inference) -> IntervalScale:
+    found = interval_scale(control, treatment, settings)
+    assert isinstance(found, IntervalScale)
     return found
 
 
@@ -71,19 +77,19 @@ def fixed_coverage(n: tuple[int, int], lift: float, seed: int, runs: int) -> dic
     hits: dict[str, int] = {}
     scales: tuple[Relative, ...] = ("fieller", "log", "linear")
     for _ in range(runs):
-        control, treatment = from_sample(shop(rng, n[0], 0.0)), from_sample(shop(rng, n[1], lift))
+        control, treatment = sample_moments(shop(rng, n[0], 0.0)), sample_moments(shop(rng, n[1], lift))
         for name, (measure, columns) in measures.items():
-            found = arms(take(control, columns), take(treatment, columns), measure)
+            found = estimate_arms(take(control, columns), take(treatment, columns), measure)
             assert isinstance(found, tuple)
             at = width(found[0], found[1], Inference(method="fixed"))
-            effect = absolute(found[0], found[1], at)
+            effect = absolute_effect(found[0], found[1], at)
             target = more_per_session if "ratio" in name else more
             hits[name] = hits.get(name, 0) + (effect.low <= target <= effect.high)
             if name == "mean":
                 naive = (effect.low / found[0].value, effect.high / found[0].value)
                 hits["naive"] = hits.get("naive", 0) + (naive[0] <= lift <= naive[1])
             for how in scales:
-                share = relative(found[0], found[1], at, how)
+                share = relative_effect(found[0], found[1], at, how)
                 assert isinstance(share, Effect)
                 key = f"{name} {how}"
                 hits[key] = hits.get(key, 0) + (share.low <= lift <= share.high)
@@ -127,7 +133,7 @@ def test_anytime_intervals_hold_at_all_of_100_looks_where_fixed_ones_do_not() ->
 def test_group_sequential_looks_spend_their_error(kind: str) -> None:
     rng = np.random.default_rng(12)
     fractions = [look / 5 for look in range(1, 6)]
-    bounds = np.array(boundaries(fractions, [spent(kind, at, 0.05) for at in fractions]))  # type: ignore[arg-type]
+    bounds = np.array(group_boundaries(fractions, [spent_error(kind, at, 0.05) for at in fractions]))  # type: ignore[arg-type]
     paths = np.cumsum(rng.normal(size=(20_000, 5)), axis=1) / np.sqrt(np.arange(1, 6))
     assert np.mean((np.abs(paths) > bounds).any(axis=1)) == pytest.approx(0.05, abs=slack(0.05, 20_000))
 
@@ -140,9 +146,9 @@ def test_bayesian_intervals_are_calibrated_under_their_prior(prior: Prior) -> No
         effect = rng.normal(prior.mean, prior.sd)
         control, treatment = rng.normal(20.0, 15.0, 2000), rng.normal(20.0 * (1 + effect), 15.0, 2000)
         sides = [Arm(2000, float(part.mean()), float(part.var(ddof=1)) / 2000) for part in (control, treatment)]
-        found = linear_effect(sides[0], sides[1])
+        found = linear_delta_effect(sides[0], sides[1])
         assert isinstance(found, tuple)
-        posterior = normal(*found, prior, 0.05)
+        posterior = normal_posterior(*found, prior, 0.05)
         covered += posterior.low <= effect <= posterior.high
         chances.append(posterior.chance_to_win)
         losses.append(posterior.expected_loss)

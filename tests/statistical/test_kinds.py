@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import Measure, Term
-from engine.analysis.sources.engines import DuckDB, expression
-from engine.analysis.sources.quantiles import quantile_arms
+from engine.analysis.sources.engines import DuckDB, ibis_table
+from engine.analysis.sources.quantiles import estimate_quantiles
 from engine.analysis.stats.distributions import normal_quantile
-from engine.analysis.stats.effects import Scale, absolute, relative, scale
+from engine.analysis.stats.effects import IntervalScale, absolute_effect, interval_scale, relative_effect
 from engine.analysis.stats.estimate import Effect
-from engine.analysis.stats.inference import Arm, arms
-from engine.analysis.stats.moments import from_sample
+from engine.analysis.stats.inference import Arm, estimate_arms
+from engine.analysis.stats.moments import sample_moments
 from engine.analysis.stats.sequential import asymptotic_multiplier
 
 RUNS = 2000
@@ -79,7 +79,7 @@ def is_the_reports(x: Floats, level: float, ours: Quantile) -> None:
     source = DuckDB()
     table = pa.table({"variant": run.astype(str), "unit": run * 1_000_000 + unit, "x": x[run, unit, row]})
     source.connection.register("rows", table)
-    found = quantile_arms(source, expression(source.view("made", "SELECT * FROM rows")), "x", level, said="x")
+    found = estimate_quantiles(source, ibis_table(source.view("made", "SELECT * FROM rows")), "x", level, label="x")
     for at in range(CHECKED):
         arm, mine = found[str(at)], ours.arm(at)
         assert isinstance(arm, Arm)
@@ -89,9 +89,9 @@ def is_the_reports(x: Floats, level: float, ours: Quantile) -> None:
 
 def covers(control: Arm, treatment: Arm, difference: float, lift: float) -> tuple[bool, bool]:
     """Whether the fixed-horizon intervals, absolute and relative, hold the truth."""
-    width = scale(control, treatment, Inference(method="fixed"))
-    assert isinstance(width, Scale)
-    effect, share = absolute(control, treatment, width), relative(control, treatment, width, "fieller")
+    width = interval_scale(control, treatment, Inference(method="fixed"))
+    assert isinstance(width, IntervalScale)
+    effect, share = absolute_effect(control, treatment, width), relative_effect(control, treatment, width, "fieller")
     assert isinstance(share, Effect)
     return effect.low <= difference <= effect.high, share.low <= lift <= share.high
 
@@ -211,7 +211,7 @@ def sampled(kind: str, rng: np.random.Generator, n: tuple[int, int]) -> list[Flo
 
 
 def compared(kind: str, samples: list[Floats]) -> tuple[Arm, Arm]:
-    found = arms(from_sample(samples[0]), from_sample(samples[1]), KINDS[kind][0])
+    found = estimate_arms(sample_moments(samples[0]), sample_moments(samples[1]), KINDS[kind][0])
     assert isinstance(found, tuple)
     return found[0], found[1]
 
@@ -242,9 +242,9 @@ def test_anytime_intervals_of_kinds_hold_at_every_look(kind: str) -> None:
 
 def _misses(kind: str, samples: list[Floats]) -> bool:
     control, treatment = compared(kind, capped(samples, CAP) if kind == "winsorized" else samples)
-    width = scale(control, treatment, Inference())
-    assert isinstance(width, Scale)
-    effect = absolute(control, treatment, width)
+    width = interval_scale(control, treatment, Inference())
+    assert isinstance(width, IntervalScale)
+    effect = absolute_effect(control, treatment, width)
     return not effect.low <= 0 <= effect.high
 
 

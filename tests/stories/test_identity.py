@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from engine.analysis import analyze_experiment
-from engine.analysis.design.question_from_plan import ask
+from engine.analysis.design.question_from_plan import build_question
 from engine.catalog import load_plan
 from engine.customers.model.events import Accepted, Event
 from engine.customers.redis.pipeline import Argument, RedisPipeline, RedisReply, Script, connect_store
@@ -62,7 +62,7 @@ def expose(shop: Any, decision: dict[str, Any]) -> httpx.Response:
 
 def crossovers(shop: Any) -> int:
     shop.collect()
-    question, metrics = ask(load_plan(shop.settings.experiments), "layout")
+    question, metrics = build_question(load_plan(shop.settings.experiments), "layout")
     return analyze_experiment(question, metrics, shop.settings.log).quality.crossovers
 
 

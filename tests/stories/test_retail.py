@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from engine.analysis import analyze_experiment
-from engine.analysis.design.question_from_plan import ask
+from engine.analysis.design.question_from_plan import build_question
 from engine.catalog import load_plan
 from engine.journal import stream
 from engine.learn import learn
@@ -58,7 +58,7 @@ def eventually(seconds: float, holds: Callable[[], bool]) -> bool:
 def report(shop: Any) -> Any:
     plan = load_plan(shop.settings.experiments)
     shop.collect()
-    question, metrics = ask(plan, "layout")
+    question, metrics = build_question(plan, "layout")
     return analyze_experiment(question, metrics, shop.settings.log)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from engine.analysis.design.methods import Inference
 from engine.analysis.offpolicy.estimators import Estimate, ips, snips
 from engine.analysis.sources.engines import DuckDB
-from engine.analysis.sources.log import SECOND, log_table
-from engine.analysis.sources.log_read_lock import held
-from engine.analysis.stats.adaptive import arm_value, lagged_allocation
-from engine.analysis.stats.effects import absolute, critical_t, scale
+from engine.analysis.sources.log import SECOND, read_log_table
+from engine.analysis.sources.log_read_lock import lock_log_for_reading
+from engine.analysis.stats.adaptive import estimate_arm_value, lagged_allocation
+from engine.analysis.stats.effects import absolute_effect, critical_t, interval_scale
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.inference import Arm
 from engine.errors import BadInput
@@ -24,7 +24,7 @@ from engine.errors import BadInput
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from engine.analysis.sources.engines import Row
+    from engine.analysis.sources.engines import ResultRow
     from engine.analysis.stats.moments import Floats
 
 
@@ -113,11 +113,11 @@ def policy_report(
     )
 
 
-def _exposed(folder: Path, placement: str, as_of: datetime | None) -> list[Row]:
+def _exposed(folder: Path, placement: str, as_of: datetime | None) -> list[ResultRow]:
     """The exposed choices of the placement's policies, in the order of time."""
     source = DuckDB()
-    with held(folder):
-        tables = [log_table(source, folder, name) for name in ("decisions", "exposures", "rewards")]
+    with lock_log_for_reading(folder):
+        tables = [read_log_table(source, folder, name) for name in ("decisions", "exposures", "rewards")]
         if as_of is not None:
             moment = int(as_of.timestamp() * SECOND)
             tables = [table.filter(table["time"] <= moment) for table in tables]
@@ -151,7 +151,7 @@ class _Log:
     reward: Floats
 
     @classmethod
-    def of(cls, rows: list[Row]) -> _Log:
+    def of(cls, rows: list[ResultRow]) -> _Log:
         snapshot, offer, customer, propensity, candidates, reward = zip(*rows, strict=True)
         return cls(
             policy=np.array([str(name).split("@")[0] for name in snapshot]),
@@ -191,7 +191,7 @@ def _offer(log: _Log, offer: str, alpha: float) -> ArmRow:
     taken, reward, propensity = log.offer[could] == offer, log.reward[could], log.propensity[could]
     offers = int(np.mean([max(len(names), 1) for names, own in zip(log.candidates, could, strict=True) if own]))
     allocation = lagged_allocation(taken, propensity, log.snapshot[could], max(offers, 1))
-    value = arm_value(reward, taken, propensity, allocation, alpha=alpha)
+    value = estimate_arm_value(reward, taken, propensity, allocation, alpha=alpha)
     return ArmRow(offer, int(taken.sum()), float(reward[taken].mean()), value)
 
 
@@ -232,5 +232,5 @@ def _against_uniform(arms: dict[str, Arm], alpha: float) -> dict[str, Effect | N
 
 
 def _difference(uniform: Arm, arm: Arm, alpha: float) -> Effect | NotEstimable:
-    width = scale(uniform, arm, Inference(method="fixed", alpha=alpha))
-    return width if isinstance(width, NotEstimable) else absolute(uniform, arm, width)
+    width = interval_scale(uniform, arm, Inference(method="fixed", alpha=alpha))
+    return width if isinstance(width, NotEstimable) else absolute_effect(uniform, arm, width)

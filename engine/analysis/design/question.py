@@ -1,17 +1,14 @@
 """What is asked of the log: an experiment's design and its metrics, as the analysis needs them."""
 
-from typing import Literal
-
 import msgspec
 
 from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import Direction, Kind
+from engine.catalog.spec.experiment import Unit
 from engine.errors import BadInput
 
-Unit = Literal["customer", "device", "store"]
 
-
-class MetricSpec(msgspec.Struct, frozen=True, kw_only=True):
+class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
     """A metric over a customer's events after the first exposure; `filter` is a condition on their properties.
 
     `mean` sums `value` (the column `revenue`, or a property of the event), `count` counts events, `proportion` asks

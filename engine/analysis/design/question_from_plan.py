@@ -2,7 +2,7 @@
 
 from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import Kind
-from engine.analysis.design.question import ExperimentQuestion, MetricSpec
+from engine.analysis.design.question import ExperimentQuestion, MeasuredMetric
 from engine.analysis.stats.bayes import Prior
 from engine.catalog.check.decode import suggest_name
 from engine.catalog.plan.plan import Plan
@@ -22,7 +22,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def ask(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[MetricSpec]]:
+def build_question(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[MeasuredMetric]]:
     """The question of experiment `key`, its first variant being the control, and every metric of the shop.
 
     Raises:
@@ -68,8 +68,8 @@ def _build_inference(spec: AnalysisSpec) -> Inference:
     )
 
 
-def _metric(metric: CatalogMetric) -> MetricSpec:
-    return MetricSpec(
+def _metric(metric: CatalogMetric) -> MeasuredMetric:
+    return MeasuredMetric(
         name=metric.key,
         kind=KINDS[metric.kind],
         event=metric.event,

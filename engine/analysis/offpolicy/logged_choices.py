@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.analysis.sources.engines import Cell, DuckDB
-from engine.analysis.sources.log_read_lock import held
-from engine.analysis.sources.merged_customers import became
+from engine.analysis.sources.log_read_lock import lock_log_for_reading
+from engine.analysis.sources.merged_customers import merged_customers_table
 from engine.catalog.plan.features import Context, Value
 from engine.errors import BadInput
 
@@ -97,7 +97,7 @@ def read_logged(source: Path, placement: str | None = None) -> Logged:
         BadInput: in one line, if a column, the rewards or the choice is missing, or a propensity is not in (0, 1].
     """
     if source.is_dir():
-        with held(source):
+        with lock_log_for_reading(source):
             found = _log(source, placement)
         return _checked(found)
     if not source.is_file():
@@ -119,7 +119,7 @@ def _log(folder: Path, placement: str | None) -> Logged:
     if placement is None and len(placements) > 1:
         raise BadInput(f"{folder}: has the placements {', '.join(placements)}; name one with --placement")
     chosen = placement or placements[0]
-    people = became(source, folder)
+    people = merged_customers_table(source, folder)
     who = {"customer": "logged.customer", "became": ""}
     if people is not None:
         joined = f"LEFT JOIN {people} AS became ON logged.customer = became.old AND logged.time <= became.until"

@@ -6,7 +6,7 @@ import html
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from engine.analysis.render.terminal import money_text, notes
-from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, chance
+from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _cells(metric: MetricReport, control: str) -> Iterable[str]:
         yield f'<td colspan="6">{html.escape(effect.not_estimable)}</td>'
         return
     mean = "{:.2%}" if metric.kind in {"proportion", "retention"} else "{:.4g}"
-    bayes = html.escape(chance(metric.bayes.chance_to_win)) if isinstance(metric.bayes, Bayes) else ""
+    bayes = html.escape(format_chance(metric.bayes.chance_to_win)) if isinstance(metric.bayes, Bayes) else ""
     numbers = (
         mean.format(metric.mean[control]),
         mean.format(metric.mean[metric.variant]),

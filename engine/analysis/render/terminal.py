@@ -12,7 +12,7 @@ from rich.text import Text
 from engine.analysis.bandits.policy_report import PolicyReport, Rate
 from engine.analysis.report.model import MetricReport, Money, Report, SegmentReport
 from engine.analysis.report.money import NO_MONEY
-from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, chance
+from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance
 
 BEST_SHOWN = 5
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ def notes(report: Report) -> list[str]:
     best = {metric.variant: metric.chance_best for metric in primary if metric.chance_best is not None}
     if len(best) > 1:
         ranked = sorted({**best, report.control: 1 - sum(best.values())}.items(), key=lambda item: -item[1])
-        shown = ", ".join(f"{name} {chance(share)}" for name, share in ranked[:BEST_SHOWN])
+        shown = ", ".join(f"{name} {format_chance(share)}" for name, share in ranked[:BEST_SHOWN])
         said.append(f"Chance of being best of all by {primary[0].metric}: {shown}.")
     said += [
         f"Chance that {metric.variant} makes no practical difference to {metric.metric}, less than "
-        f"{metric.bayes.within:.1%} either way: {chance(metric.bayes.rope)}."
+        f"{metric.bayes.within:.1%} either way: {format_chance(metric.bayes.rope)}."
         for metric in primary[:BEST_SHOWN]
         if isinstance(metric.bayes, Bayes) and metric.bayes.rope is not None
     ]
@@ -152,7 +152,7 @@ def _row(metric: MetricReport, control: str) -> list[str]:
         f"{metric.mean[control]:.4g}\n{metric.mean[metric.variant]:.4g}",
         f"{show.format(effect.estimate)}\n{show.format(effect.low)} to {show.format(effect.high)}",
         f"{p}\n{adjusted}",
-        chance(metric.bayes.chance_to_win) if isinstance(metric.bayes, Bayes) else "",
+        format_chance(metric.bayes.chance_to_win) if isinstance(metric.bayes, Bayes) else "",
     ]
 
 

@@ -13,16 +13,16 @@ from engine.analysis.design.methods import decode_inference
 from engine.analysis.design.metrics import Measure, Term
 from engine.analysis.report.experiment_units import gather
 from engine.analysis.report.table import check_columns, parse_measures
-from engine.analysis.sources.clustered import centres, unit_frame
-from engine.analysis.sources.engines import DuckDB, connect
-from engine.analysis.sources.log import value_rows
-from engine.analysis.sources.log_read_lock import held
+from engine.analysis.sources.clustered import build_unit_frame, row_centres
+from engine.analysis.sources.engines import DuckDB, connect_engine
+from engine.analysis.sources.log import metric_values
+from engine.analysis.sources.log_read_lock import lock_log_for_reading
 from engine.analysis.sources.quantiles import sample_quantile
 from engine.analysis.stats.distributions import normal_quantile
-from engine.analysis.stats.effects import absolute, relative, scale
+from engine.analysis.stats.effects import absolute_effect, interval_scale, relative_effect
 from engine.analysis.stats.estimate import Effect, NotEstimable
-from engine.analysis.stats.inference import arms
-from engine.analysis.stats.moments import Moments, empty
+from engine.analysis.stats.inference import estimate_arms
+from engine.analysis.stats.moments import Moments, empty_moments
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.analysis.design.methods import Inference
-    from engine.analysis.design.question import ExperimentQuestion, MetricSpec
-    from engine.analysis.sources.engines import Engine, Frame, Row
+    from engine.analysis.design.question import ExperimentQuestion, MeasuredMetric
+    from engine.analysis.sources.engines import Engine, Frame, ResultRow
     from engine.analysis.stats.inference import Arm
     from engine.analysis.stats.moments import Floats
 
@@ -101,12 +101,12 @@ def aa_table(
     if not metrics:
         raise BadInput("no metric is named; add one, as in --metric mean:revenue")
     measures = parse_measures(metrics, tuple(covariates))
-    source = connect(engine)
+    source = connect_engine(engine)
     table = source.table(path)
     split = unit or next(iter(table.schema()))  # any column will do: the variant is drawn below
     check_columns(source, path, table, split, unit, measures)
     summed = [measure for measure in measures if measure.kind != "quantile"]
-    frame, framed = unit_frame(table, split, unit, summed, about=centres(source, table, unit, summed))
+    frame, framed = build_unit_frame(table, split, unit, summed, about=row_centres(source, table, unit, summed))
     checks = _all(source, frame, framed, inference, runs, seed)
     for measure in measures:
         if measure.kind == "quantile":
@@ -119,7 +119,7 @@ def aa_table(
 
 def aa_experiment(
     question: ExperimentQuestion,
-    metrics: Sequence[MetricSpec],
+    metrics: Sequence[MeasuredMetric],
     log_dir: Path | str,
     *,
     as_of: datetime | None = None,
@@ -133,7 +133,7 @@ def aa_experiment(
     Raises:
         BadInput: as `analyze_experiment`, and if control has too few units.
     """
-    with held(Path(log_dir)):
+    with lock_log_for_reading(Path(log_dir)):
         source = DuckDB()
         data = gather(source, question, metrics, Path(log_dir), as_of)
         control = data.units.filter((data.units["variant"] == question.control) & ~data.units["crossed"])
@@ -143,7 +143,7 @@ def aa_experiment(
         members = data.members.filter(data.members["variant"] == question.control)
         for spec in data.specs:
             if spec.kind == "quantile":
-                rows = value_rows(source, data.folder, members, spec, data.moment).select("x", "unit")
+                rows = metric_values(source, data.folder, members, spec, data.moment).select("x", "unit")
                 measure = Measure(spec.name, "quantile", Term("x"), quantile=spec.quantile)
                 checks[spec.name] = _of_rows(source, rows, measure, inference, runs, seed)
         return [checks[spec.name] for spec in data.specs]
@@ -180,7 +180,7 @@ def _of_rows(source: Engine, rows: Frame, measure: Measure, inference: Inference
     return aa_quantile(x, np.arange(len(x)) if unit is None else unit, measure, inference, runs, seed)
 
 
-def _wild(rows: Sequence[Row], at: int) -> bool:
+def _wild(rows: Sequence[ResultRow], at: int) -> bool:
     """Whether a column holds NaN or infinity, which unlike a missing value make its mean unknown."""
     cells = (row[at] for row in rows)
     return any(isinstance(cell, float) and not math.isfinite(cell) for cell in cells)
@@ -205,7 +205,7 @@ def aa(values: Floats, measure: Measure, inference: Inference, runs: int = 1000,
     for start in range(0, runs, 64):
         picked = rng.random((min(64, runs - start), n)) < 0.5
         for sums in picked.astype(np.float64) @ stacked:
-            sides = arms(_moments(sums, centre, k), _moments(total - sums, centre, k), measure)
+            sides = estimate_arms(_moments(sums, centre, k), _moments(total - sums, centre, k), measure)
             claims.append(sides if isinstance(sides, NotEstimable) else _claim(sides[0], sides[1], inference))
     return _counted(claims, measure, n, inference)
 
@@ -221,7 +221,7 @@ def aa_quantile(
     for _ in range(runs):
         picked = (rng.random(units) < 0.5)[unit]
         one, other = (
-            sample_quantile(x[own], unit[own], measure.quantile or 0.5, said=measure.name) for own in (picked, ~picked)
+            sample_quantile(x[own], unit[own], measure.quantile or 0.5, label=measure.name) for own in (picked, ~picked)
         )
         if isinstance(one, NotEstimable):
             claims.append(one)
@@ -236,10 +236,10 @@ def _enough(units: int, measure: Measure) -> None:
 
 
 def _claim(control: Arm, treatment: Arm, inference: Inference) -> Claim | NotEstimable:
-    width = scale(control, treatment, inference)
+    width = interval_scale(control, treatment, inference)
     if isinstance(width, NotEstimable):
         return width
-    return absolute(control, treatment, width), relative(control, treatment, width, inference.relative)
+    return absolute_effect(control, treatment, width), relative_effect(control, treatment, width, inference.relative)
 
 
 def _counted(claims: Sequence[Claim | NotEstimable], measure: Measure, units: int, inference: Inference) -> Check:
@@ -259,7 +259,7 @@ def _counted(claims: Sequence[Claim | NotEstimable], measure: Measure, units: in
 def _moments(sums: Floats, centre: Floats, k: int) -> Moments:
     n = round(float(sums[0]))
     if n == 0:
-        return empty(k)
+        return empty_moments(k)
     shift = sums[1 : k + 1]
     return Moments(n, centre + shift / n, sums[k + 1 :].reshape(k, k) - np.outer(shift, shift) / n)
 

@@ -11,11 +11,17 @@ import numpy as np
 
 from engine.analysis.design.methods import Inference
 from engine.analysis.report.model import MetricReport
-from engine.analysis.stats.bayes import Prior, chances_best, losses_of_best, normal, normal_posterior
+from engine.analysis.stats.bayes import (
+    Prior,
+    chances_to_be_best,
+    expected_losses,
+    normal_posterior,
+    update_normal,
+)
 from engine.analysis.stats.distributions import normal_quantile
-from engine.analysis.stats.effects import absolute, linear_effect, relative, scale
-from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, chance
-from engine.analysis.stats.inference import Arm, arms, is_share, no_share, single
+from engine.analysis.stats.effects import absolute_effect, interval_scale, linear_delta_effect, relative_effect
+from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance
+from engine.analysis.stats.inference import Arm, estimate_arm, estimate_arms, holds_zeros_and_ones, not_a_share
 from engine.analysis.stats.multiplicity import benjamini_hochberg, holm
 
 if TYPE_CHECKING:
@@ -45,10 +51,10 @@ class Evidence:
             return self.refused[measure.name]
         if measure.kind != "quantile":
             whole = [self.whole[name].moments[measure.name] for name in (self.control, variant) if name in self.whole]
-            if not all(is_share(side, measure) for side in whole):
-                return no_share(measure)
+            if not all(holds_zeros_and_ones(side, measure) for side in whole):
+                return not_a_share(measure)
             ours, theirs = (self.groups[name].moments[measure.name] for name in (self.control, variant))
-            return arms(ours, theirs, measure)
+            return estimate_arms(ours, theirs, measure)
         known = self.quantiles[measure.name]
         control, treatment = (
             known.get(name, NotEstimable(f"{name} has no row with a value")) for name in (self.control, variant)
@@ -63,7 +69,7 @@ class Evidence:
             known = self.quantiles[measure.name].get(name)
             return known if isinstance(known, Arm) else None
         moments = self.groups[name].moments[measure.name]
-        return single(moments, measure) if moments.n > 1 and np.all(np.isfinite(moments.comoment)) else None
+        return estimate_arm(moments, measure) if moments.n > 1 and np.all(np.isfinite(moments.comoment)) else None
 
 
 def compare(measure: Measure, variant: str, evidence: Evidence, inference: Inference) -> MetricReport:
@@ -89,18 +95,18 @@ def compare(measure: Measure, variant: str, evidence: Evidence, inference: Infer
         units, mean = _seen(measure, (control, variant), evidence)
         return msgspec.structs.replace(base, units=units, mean=mean, absolute=found, relative=found, bayes=found)
     ours, theirs, reduction = found
-    width = scale(ours, theirs, inference)
+    width = interval_scale(ours, theirs, inference)
     if isinstance(width, NotEstimable):
         units, mean = _seen(measure, (control, variant), evidence)
         return msgspec.structs.replace(base, units=units, mean=mean, absolute=width, relative=width, bayes=width)
-    difference = absolute(ours, theirs, width)
-    share = relative(ours, theirs, width, inference.relative)
+    difference = absolute_effect(ours, theirs, width)
+    share = relative_effect(ours, theirs, width, inference.relative)
     if inference.method == "fixed" and _counted(measure):
         from engine.analysis.stats import proportions  # noqa: PLC0415 # see distributions
 
         counts, sizes = (_successes(ours), _successes(theirs)), (ours.n, theirs.n)
         if proportions.is_small(counts, sizes):
-            difference, share = proportions.effects(counts, sizes, difference.se, inference.alpha)
+            difference, share = proportions.exact_effects(counts, sizes, difference.se, inference.alpha)
     posterior = _posterior(measure, ours, theirs, inference)
     if inference.method == "bayesian":
         difference, share = _credible(difference, share, posterior, ours, inference)
@@ -135,18 +141,18 @@ def _successes(arm: Arm) -> int:
 
 
 def _posterior(measure: Measure, control: Arm, treatment: Arm, inference: Inference) -> Bayes | NotEstimable:
-    linear = linear_effect(control, treatment)
+    linear = linear_delta_effect(control, treatment)
     if isinstance(linear, NotEstimable):
         return linear
     good = 1.0 if measure.direction == "increase" else -1.0
     if _counted(measure) and math.isinf(inference.prior.sd):
-        from engine.analysis.stats.beta import beta_binomial, beta_posterior  # noqa: PLC0415 # see distributions
+        from engine.analysis.stats.beta import beta_binomial_posterior, update_beta  # noqa: PLC0415 # see distributions
 
-        ours, theirs = (beta_posterior(_successes(side), side.n) for side in (control, treatment))
-        return beta_binomial(ours, theirs, inference.alpha, good=good, rope=inference.rope)
+        ours, theirs = (update_beta(_successes(side), side.n) for side in (control, treatment))
+        return beta_binomial_posterior(ours, theirs, inference.alpha, good=good, rope=inference.rope)
     if abs(control.value) <= normal_quantile(1 - inference.alpha / 2) * math.sqrt(control.variance):
         return NotEstimable("control's mean is within its own error of zero, so no effect can be a share of it")
-    return normal(*linear, inference.prior, inference.alpha, good=good, rope=inference.rope)
+    return normal_posterior(*linear, inference.prior, inference.alpha, good=good, rope=inference.rope)
 
 
 def _credible(
@@ -159,12 +165,12 @@ def _credible(
     """Both scales as posterior means and credible intervals; the relative prior is carried over."""
     if isinstance(posterior, NotEstimable) or isinstance(share, NotEstimable):
         return difference, share
-    mean, sd = normal_posterior(share.estimate, share.se, inference.prior)
+    mean, sd = update_normal(share.estimate, share.se, inference.prior)
     relative_effect = Effect(mean, posterior.low, posterior.high, sd)
     unit = abs(control.value)
     carried = Prior(inference.prior.mean * unit, inference.prior.sd * unit)
-    mean, sd = normal_posterior(difference.estimate, difference.se, carried)
-    interval = normal(difference.estimate, difference.se, carried, inference.alpha)
+    mean, sd = update_normal(difference.estimate, difference.se, carried)
+    interval = normal_posterior(difference.estimate, difference.se, carried, inference.alpha)
     return Effect(mean, interval.low, interval.high, sd), relative_effect
 
 
@@ -172,7 +178,7 @@ def words(difference: Effect, posterior: Bayes | NotEstimable, inference: Infere
     """How the Bayesian and the frequentist figure of one comparison hang together."""
     if isinstance(posterior, NotEstimable):
         return ""
-    win = chance(posterior.chance_to_win)
+    win = format_chance(posterior.chance_to_win)
     prior = inference.prior
     if not math.isinf(prior.sd):
         return (
@@ -180,9 +186,10 @@ def words(difference: Effect, posterior: Bayes | NotEstimable, inference: Infere
             "the interval of the other methods does not know it."
         )
     if inference.method == "fixed" and difference.p is not None:
+        one_sided = format_chance(1 - difference.p / 2)
         return (
             f"With a flat prior the chance to win, {win}, is about one minus half of p "
-            f"({chance(1 - difference.p / 2)} on the winning side): two readings of one likelihood, not two proofs. "
+            f"({one_sided} on the winning side): two readings of one likelihood, not two proofs. "
             "Both are for one look, at the end."
         )
     if inference.method == "bayesian":
@@ -224,8 +231,8 @@ def _best(measure: Measure, variants: Sequence[str], evidence: Evidence) -> dict
         return {}
     means, sds = [good * arm.value for arm in known.values()], [arm.variance**0.5 for arm in known.values()]
     control = known[evidence.control].value
-    losses = [loss / abs(control) if control else None for loss in losses_of_best(means, sds)]
-    return dict(zip(known, zip(chances_best(means, sds), losses, strict=True), strict=True))
+    losses = [loss / abs(control) if control else None for loss in expected_losses(means, sds)]
+    return dict(zip(known, zip(chances_to_be_best(means, sds), losses, strict=True), strict=True))
 
 
 def _adjusted(metrics: Sequence[MetricReport]) -> list[MetricReport]:

@@ -17,13 +17,20 @@ from engine.analysis.report.novelty import faded, per_day
 from engine.analysis.report.quality import broken_parts, exposure_check, faults, sample_ratio
 from engine.analysis.report.segments import by_segment
 from engine.analysis.report.verdict import decide, judged, leader
-from engine.analysis.sources.aggregate import Group, Groups, groups
+from engine.analysis.sources.aggregate import Group, Groups, aggregate_groups
 from engine.analysis.sources.engines import DuckDB
-from engine.analysis.sources.log import DAY, SECOND, assigned_units, exposure_faults, traits, value_rows
-from engine.analysis.sources.log_read_lock import held
-from engine.analysis.sources.quantiles import quantile_arms
-from engine.analysis.sources.strata import poststratified
-from engine.analysis.stats.moments import empty
+from engine.analysis.sources.log import (
+    DAY,
+    SECOND,
+    count_assigned_customers,
+    count_exposure_faults,
+    list_traits,
+    metric_values,
+)
+from engine.analysis.sources.log_read_lock import lock_log_for_reading
+from engine.analysis.sources.quantiles import estimate_quantiles
+from engine.analysis.sources.strata import poststratify
+from engine.analysis.stats.moments import empty_moments
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -31,7 +38,7 @@ if TYPE_CHECKING:
 
     import ibis.expr.types as ir
 
-    from engine.analysis.design.question import ExperimentQuestion, MetricSpec
+    from engine.analysis.design.question import ExperimentQuestion, MeasuredMetric
     from engine.analysis.report.model import MetricReport
     from engine.analysis.sources.engines import Cell
 
@@ -40,7 +47,7 @@ WHALE = 0.05  # a unit that holds more of its variant's total decides alone what
 
 def analyze_experiment(
     question: ExperimentQuestion,
-    metrics: Sequence[MetricSpec],
+    metrics: Sequence[MeasuredMetric],
     log_dir: Path | str,
     *,
     as_of: datetime | None = None,
@@ -58,13 +65,13 @@ def analyze_experiment(
     Raises:
         BadInput: if a metric it names is missing, no decision has the segment's trait, or the log is no log.
     """
-    with held(Path(log_dir)):
+    with lock_log_for_reading(Path(log_dir)):
         return _report(question, metrics, Path(log_dir), as_of, segment)
 
 
 def _report(
     question: ExperimentQuestion,
-    metrics: Sequence[MetricSpec],
+    metrics: Sequence[MeasuredMetric],
     log_dir: Path,
     as_of: datetime | None,
     segment: str | None,
@@ -74,10 +81,10 @@ def _report(
     data = gather(source, question, metrics, log_dir, as_of, trait)
     moment, folder, specs, trend = data.moment, data.folder, data.specs, data.trend
     members, units, measures = data.members, data.units, data.measures
-    found = groups(source, units, ("variant", "crossed", "segment"), measures)
+    found = aggregate_groups(source, units, ("variant", "crossed", "segment"), measures)
     quantiles = {
-        spec.name: quantile_arms(
-            source, value_rows(source, folder, members, spec, moment), "x", spec.quantile or 0.5, said=spec.name
+        spec.name: estimate_quantiles(
+            source, metric_values(source, folder, members, spec, moment), "x", spec.quantile or 0.5, label=spec.name
         )
         for spec in specs
         if spec.kind == "quantile"
@@ -89,15 +96,15 @@ def _report(
     evidence = Evidence(question.control, weighted, quantiles, totals if stratified else {})
     counts = {name: evidence.groups[name].units for name in question.weights}
     if trait is not None and found and all(key[2] is None for key in found):
-        known = ", ".join(["channel", *traits(source, folder, question)])
+        known = ", ".join(["channel", *list_traits(source, folder, question)])
         raise BadInput(f"no decision of {question.key} in the log has the trait {trait!r}; it has {known}")
     days = _days(source, units)
     rises = _novelty(question, trend, measures, evidence)
     sequential = question.inference.method == "sequential"
     exposure = exposure_check(
-        assigned_units(source, folder, question, moment),
+        count_assigned_customers(source, folder, question, moment),
         counts if question.unit == "customer" else _customers(source, members),
-        *exposure_faults(source, folder, question, moment),
+        *count_exposure_faults(source, folder, question, moment),
         sequential=sequential,
     )
     quality = Quality(
@@ -131,7 +138,7 @@ def _report(
     )
 
 
-def _explained(reports: Sequence[MetricReport], specs: Sequence[MetricSpec]) -> list[MetricReport]:
+def _explained(reports: Sequence[MetricReport], specs: Sequence[MeasuredMetric]) -> list[MetricReport]:
     """The covariates in people's words."""
     before = {
         spec.name: [f"{spec.name} in the {spec.covariate_window * SECOND / DAY:g} days before"]
@@ -151,7 +158,7 @@ def _ran(source: DuckDB, units: ir.Table, moment: int) -> float:
 
 
 def _roles(
-    question: ExperimentQuestion, specs: Sequence[MetricSpec], measures: Sequence[Measure], *, stratified: bool
+    question: ExperimentQuestion, specs: Sequence[MeasuredMetric], measures: Sequence[Measure], *, stratified: bool
 ) -> list[Measure]:
     """The measures that were asked for, quantiles among them, in the order of the specs."""
     roles = dict.fromkeys(question.secondary, "secondary")
@@ -176,12 +183,12 @@ def _stratified(found: Groups, question: ExperimentQuestion, measures: Sequence[
             strata.setdefault(part, {})[str(variant)] = group
     if not all(any(name in part for part in strata.values()) for name in question.weights):
         return _totals(found, question, measures)
-    return poststratified([strata[part] for part in sorted(strata, key=str)], [m.name for m in measures]).weighted
+    return poststratify([strata[part] for part in sorted(strata, key=str)], [m.name for m in measures]).weighted
 
 
 def _totals(found: Groups, question: ExperimentQuestion, measures: Sequence[Measure]) -> dict[str, Group]:
     """Each variant's units over all segments, crossovers left out; a variant nobody saw has none."""
-    none = Group(0, {measure.name: empty(len(measure.columns)) for measure in measures})
+    none = Group(0, {measure.name: empty_moments(len(measure.columns)) for measure in measures})
     totals = dict.fromkeys(question.weights, none)
     for (variant, crossed, _), group in found.items():
         if not crossed and variant in totals:
@@ -206,7 +213,7 @@ def _segments(
 
 
 def _novelty(
-    question: ExperimentQuestion, trend: Sequence[MetricSpec], measures: Sequence[Measure], evidence: Evidence
+    question: ExperimentQuestion, trend: Sequence[MeasuredMetric], measures: Sequence[Measure], evidence: Evidence
 ) -> list[Novelty]:
     made = {measure.name: measure for measure in measures}
     return [

@@ -10,7 +10,7 @@ import msgspec
 
 from engine.analysis.design.metrics import Measure, Term
 from engine.analysis.report.novelty import novelty_specs
-from engine.analysis.sources.log import SECOND, exposed, observed
+from engine.analysis.sources.log import SECOND, exposed_members, measure_members
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import ibis.expr.types as ir
 
-    from engine.analysis.design.question import ExperimentQuestion, MetricSpec
+    from engine.analysis.design.question import ExperimentQuestion, MeasuredMetric
     from engine.analysis.sources.engines import DuckDB
 
 
@@ -34,8 +34,8 @@ class Gathered:
 
     moment: int
     folder: Path
-    specs: list[MetricSpec]
-    trend: list[MetricSpec]
+    specs: list[MeasuredMetric]
+    trend: list[MeasuredMetric]
     members: ir.Table
     units: ir.Table
     measures: list[Measure]
@@ -44,7 +44,7 @@ class Gathered:
 def gather(
     source: DuckDB,
     question: ExperimentQuestion,
-    metrics: Sequence[MetricSpec],
+    metrics: Sequence[MeasuredMetric],
     log_dir: Path,
     as_of: datetime | None,
     segment: str | None = None,
@@ -52,16 +52,16 @@ def gather(
     """The experiment's units; arguments and errors as `analyze_experiment`."""
     moment = int((as_of.timestamp() if as_of else time.time()) * SECOND)
     specs = _named(question, metrics)
-    members = source.keep("members", exposed(source, log_dir, question, moment, segment))
+    members = source.keep("members", exposed_members(source, log_dir, question, moment, segment))
     summed = [spec for spec in specs if spec.kind != "quantile"]
     trend = novelty_specs(specs[0])
-    frame, measures = observed(source, log_dir, members, [*summed, *trend], moment)
+    frame, measures = measure_members(source, log_dir, members, [*summed, *trend], moment)
     frame, measures = _per_unit(frame, measures, question)
     units = _winsorized(source, source.keep("units", frame), summed, measures)
     return Gathered(moment, log_dir, specs, trend, members, units, measures)
 
 
-def _named(question: ExperimentQuestion, metrics: Sequence[MetricSpec]) -> list[MetricSpec]:
+def _named(question: ExperimentQuestion, metrics: Sequence[MeasuredMetric]) -> list[MeasuredMetric]:
     """The metrics the experiment names, the primary one first."""
     known = {spec.name: spec for spec in metrics}
     names = dict.fromkeys((question.primary, *question.secondary, *question.guardrails))
@@ -97,7 +97,9 @@ def _per_customer(term: Term) -> Term:
     return term if term.den else Term(term.num, f"{term.num}_of")
 
 
-def _winsorized(source: DuckDB, units: ir.Table, specs: Sequence[MetricSpec], measures: Sequence[Measure]) -> ir.Table:
+def _winsorized(
+    source: DuckDB, units: ir.Table, specs: Sequence[MeasuredMetric], measures: Sequence[Measure]
+) -> ir.Table:
     """Values above a metric's quantile over all units count as that quantile."""
     capped = {
         measure.y.num: spec.winsorize

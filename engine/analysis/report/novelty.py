@@ -12,7 +12,7 @@ from engine.analysis.stats.estimate import Effect, NotEstimable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.analysis.design.question import MetricSpec
+    from engine.analysis.design.question import MeasuredMetric
     from engine.analysis.report.model import Novelty
 
 DAY = 86_400.0
@@ -20,7 +20,7 @@ EDGES = (0, 1, 3, 7, 14, 28)  # days
 FADES = 2.58  # standard errors between the first and the last window
 
 
-def novelty_specs(primary: MetricSpec) -> list[MetricSpec]:
+def novelty_specs(primary: MeasuredMetric) -> list[MeasuredMetric]:
     """The primary metric once per window; none for ratios, quantiles and retention, which are not sums over time."""
     if primary.kind not in {"mean", "count", "proportion"}:
         return []

@@ -10,13 +10,13 @@ import msgspec
 
 from engine.analysis.report.experiment_units import gather
 from engine.analysis.report.table import ALL, check_columns, parse_measures, quantile_of
-from engine.analysis.sources.aggregate import CROSSED, Group, groups
-from engine.analysis.sources.clustered import centres, unit_frame
-from engine.analysis.sources.engines import DuckDB, connect
-from engine.analysis.sources.log import value_rows
-from engine.analysis.sources.log_read_lock import held
-from engine.analysis.sources.quantiles import quantile_arms
-from engine.analysis.stats.bayes import empirical_prior
+from engine.analysis.sources.aggregate import CROSSED, Group, aggregate_groups
+from engine.analysis.sources.clustered import build_unit_frame, row_centres
+from engine.analysis.sources.engines import DuckDB, connect_engine
+from engine.analysis.sources.log import metric_values
+from engine.analysis.sources.log_read_lock import lock_log_for_reading
+from engine.analysis.sources.quantiles import estimate_quantiles
+from engine.analysis.stats.bayes import estimate_prior
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.inference import Arm, residual_sd
 from engine.analysis.stats.power import Baseline
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from engine.analysis.design.metrics import Measure
-    from engine.analysis.design.question import ExperimentQuestion, MetricSpec
+    from engine.analysis.design.question import ExperimentQuestion, MeasuredMetric
     from engine.analysis.stats.bayes import Prior
     from engine.catalog.plan.plan import Plan
 
@@ -47,35 +47,41 @@ def baseline_of_table(path: str, metric: str, *, unit: str | None = None, engine
         BadInput: as `analyze_table`, and if the metric has no variance.
     """
     (measure,) = parse_measures([metric], ())
-    source = connect(engine)
+    source = connect_engine(engine)
     table = source.table(path)
     split = unit or next(iter(table.schema()))  # any column will do: its groups are added up
     check_columns(source, path, table, split, unit, [measure])
     if measure.kind == "quantile":
         return _of_quantile(quantile_of(source, table, None, unit, measure).get(ALL), measure.name)
-    frame, (framed,) = unit_frame(table, split, unit, [measure], about=centres(source, table, unit, [measure]))
-    return _baseline(groups(source, frame, (CROSSED,), [framed]), framed)
+    frame, (framed,) = build_unit_frame(
+        table, split, unit, [measure], about=row_centres(source, table, unit, [measure])
+    )
+    return _baseline(aggregate_groups(source, frame, (CROSSED,), [framed]), framed)
 
 
 def baseline_of_log(
-    question: ExperimentQuestion, metrics: Sequence[MetricSpec], log_dir: Path | str, *, as_of: datetime | None = None
+    question: ExperimentQuestion,
+    metrics: Sequence[MeasuredMetric],
+    log_dir: Path | str,
+    *,
+    as_of: datetime | None = None,
 ) -> Baseline:
     """The primary metric of a past experiment's control, as a baseline for the next.
 
     Raises:
         BadInput: as `analyze_experiment`, and if the metric has no variance.
     """
-    with held(Path(log_dir)):
+    with lock_log_for_reading(Path(log_dir)):
         source = DuckDB()
         data = gather(source, question, metrics, Path(log_dir), as_of)
         spec = data.specs[0]
         if spec.kind == "quantile":
-            rows = value_rows(source, data.folder, data.members, spec, data.moment)
-            found = quantile_arms(source, rows, "x", spec.quantile or 0.5, said=spec.name)
+            rows = metric_values(source, data.folder, data.members, spec, data.moment)
+            found = estimate_quantiles(source, rows, "x", spec.quantile or 0.5, label=spec.name)
             return _of_quantile(found.get(question.control), spec.name)
         measure = next(found for found in data.measures if found.name == question.primary)
         control = data.units.filter(data.units["variant"] == question.control)
-        return _baseline(groups(source, control, ("crossed",), [measure]), measure)
+        return _baseline(aggregate_groups(source, control, ("crossed",), [measure]), measure)
 
 
 def baseline_of_plan(experiments: Path, key: str, metric: str | None, log_dir: Path) -> Baseline:
@@ -84,10 +90,10 @@ def baseline_of_plan(experiments: Path, key: str, metric: str | None, log_dir: P
     Raises:
         BadInput: as `baseline_of_log`, and if the plan has no such experiment or metric.
     """
-    from engine.analysis.design.question_from_plan import ask  # noqa: PLC0415 # the plan is read only where a report is of an experiment
+    from engine.analysis.design.question_from_plan import build_question  # noqa: PLC0415 # the plan is read only where a report is of an experiment
     from engine.catalog import load_plan  # noqa: PLC0415
 
-    question, metrics = ask(load_plan(experiments), key)
+    question, metrics = build_question(load_plan(experiments), key)
     asked = msgspec.structs.replace(question, primary=metric or question.primary)
     return baseline_of_log(asked, metrics, log_dir)
 
@@ -100,7 +106,7 @@ def past_prior(plan: Plan, question: ExperimentQuestion, log_dir: Path, *, as_of
     Raises:
         BadInput: if there are fewer than three such effects.
     """
-    from engine.analysis.design.question_from_plan import ask  # noqa: PLC0415 # as above
+    from engine.analysis.design.question_from_plan import build_question  # noqa: PLC0415 # as above
     from engine.analysis.report.experiment import analyze_experiment  # noqa: PLC0415 # it needs all of a report
 
     effects: list[Effect] = []
@@ -110,7 +116,7 @@ def past_prior(plan: Plan, question: ExperimentQuestion, log_dir: Path, *, as_of
             continue
         if question.primary not in {named.primary, *named.secondary, *named.guardrails}:
             continue
-        asked, metrics = ask(plan, key)
+        asked, metrics = build_question(plan, key)
         fixed = msgspec.structs.replace(asked.inference, method="fixed")
         alone = msgspec.structs.replace(asked, primary=question.primary, secondary=(), guardrails=(), inference=fixed)
         report = analyze_experiment(alone, metrics, log_dir, as_of=as_of)
@@ -121,7 +127,7 @@ def past_prior(plan: Plan, question: ExperimentQuestion, log_dir: Path, *, as_of
             f"--prior past: other experiments have {len(effects)} effects on {question.primary} in the log, and a "
             f"spread needs {LEAST_PAST}; give MEAN,SD instead"
         )
-    return empirical_prior([effect.estimate for effect in effects], [effect.se for effect in effects])
+    return estimate_prior([effect.estimate for effect in effects], [effect.se for effect in effects])
 
 
 def _baseline(found: dict[tuple[str | int | float | bool | None, ...], Group], measure: Measure) -> Baseline:

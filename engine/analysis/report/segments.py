@@ -9,11 +9,11 @@ import numpy as np
 
 from engine.analysis.report.compare import Evidence, compare
 from engine.analysis.report.model import SegmentEffect, SegmentReport
-from engine.analysis.stats.bayes import pooled
+from engine.analysis.stats.bayes import pool_effects
 from engine.analysis.stats.distributions import chi_square_sf, normal_quantile
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.multiplicity import benjamini_hochberg
-from engine.analysis.stats.quadrature import legendre
+from engine.analysis.stats.quadrature import gauss_legendre
 from engine.analysis.stats.sequential import asymptotic_multiplier, group_multiplier
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _one(
         centre = sum(e / s**2 for e, s in zip(estimates, errors, strict=True)) / sum(s**-2 for s in errors)
         spread = sum(((e - centre) / s) ** 2 for e, s in zip(estimates, errors, strict=True))
         heterogeneity = chi_square_sf(len(effects) - 1, spread)
-        _, between, _ = pooled(estimates, errors)
+        _, between, _ = pool_effects(estimates, errors)
         units = sum(sum(row.units.values()) for row in measured.values())
         shrunken = dict(
             zip(effects, shrink(estimates, errors, inference.alpha, stretch=_stretch(inference, units)), strict=True)
@@ -98,7 +98,7 @@ def shrink(estimates: Sequence[float], errors: Sequence[float], alpha: float, *,
         stretch: by how much wider than at a single look the intervals are.
     """
     y, s = np.asarray(estimates, dtype=float), np.asarray(errors, dtype=float)
-    x, w = legendre()
+    x, w = gauss_legendre()
     share = (x + 1) / 2
     tau = SCALE * math.sqrt(len(s) / float(np.sum(s**-2.0))) * share / (1 - share)
     precision = 1 / (s**2 + tau[:, None] ** 2)

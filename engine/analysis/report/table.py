@@ -15,24 +15,24 @@ from engine.analysis.report.compare import Evidence, compare_all
 from engine.analysis.report.model import Quality, Report
 from engine.analysis.report.quality import exposure_check, sample_ratio
 from engine.analysis.report.verdict import EXPOSURE_GATE, decide
-from engine.analysis.sources.aggregate import CROSSED, STRATUM, VARIANT, Group, Groups, groups
+from engine.analysis.sources.aggregate import CROSSED, STRATUM, VARIANT, Group, Groups, aggregate_groups
 from engine.analysis.sources.clustered import (
     ABOUT,
     LAST,
     ROWS,
     UNIT,
     WITH,
-    centres,
-    half_rows,
-    one_row_each,
-    rows_together,
-    unit_frame,
+    build_unit_frame,
+    count_clustered_rows,
+    flag_half_rows,
+    row_centres,
+    unwrap_single_rows,
 )
-from engine.analysis.sources.engines import DuckDB, connect, expression
-from engine.analysis.sources.partials import newest, refreshed
-from engine.analysis.sources.quantiles import Quantiles, quantile_arms
-from engine.analysis.sources.strata import Stratified, poststratified
-from engine.analysis.stats.inference import no_share
+from engine.analysis.sources.engines import DuckDB, connect_engine, ibis_table
+from engine.analysis.sources.partials import newest_file, refresh_partials
+from engine.analysis.sources.quantiles import Quantiles, estimate_quantiles
+from engine.analysis.sources.strata import Stratified, poststratify
+from engine.analysis.stats.inference import not_a_share
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -85,21 +85,21 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
         msgspec.structs.replace(m, adjust=inference.adjust, stratified=bool(stratum))
         for m in parse_measures(metrics, tuple(covariates))
     ]
-    source = connect(engine)
-    table = source.table(newest(path) if partials else path)
+    source = connect_engine(engine)
+    table = source.table(newest_file(path) if partials else path)
     if partials and not {variant, *(column for measure in measures for column in measure.columns)} <= {*table.schema()}:
         table = source.table(path)  # the newest file lacks a column, others may have it
     check_columns(source, path, table, variant, unit, measures, stratum)
     unowned, refused = _without_unit(source, path, table, unit), _no_shares(source, table, unit, measures)
-    about = centres(source, table, unit, measures)
-    frame, framed = unit_frame(table, variant, unit, measures, stratum, about=about)
+    about = row_centres(source, table, unit, measures)
+    frame, framed = build_unit_frame(table, variant, unit, measures, stratum, about=about)
     found: Groups
     if partials is None:
         keys = (VARIANT, CROSSED, *([STRATUM] if stratum else []))
-        found = groups(source, frame, keys, [m for m in framed if m.kind != "quantile"])
-        found, framed = one_row_each(found, framed, measures)
+        found = aggregate_groups(source, frame, keys, [m for m in framed if m.kind != "quantile"])
+        found, framed = unwrap_single_rows(found, framed, measures)
     else:
-        parts = refreshed(_addable(source, unit, stratum, measures), path, variant, measures, Path(partials))
+        parts = refresh_partials(_addable(source, unit, stratum, measures), path, variant, measures, Path(partials))
         found = {(name, False): group for name, group in parts.items()}
     found = _without_nan(found, str(table.schema()[variant]))
     quantiles = {m.name: quantile_of(source, table, variant, unit, m) for m in measures if m.kind == "quantile"}
@@ -112,7 +112,7 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     units = {name: group.units for name, group in sorted(named.items())}
     ratio = sample_ratio(units, dict(weights) if weights else dict.fromkeys(units, 1.0))
     flags = [f"{unowned} rows without a {unit} are left out"] if unowned else []
-    flags += half_rows(source, table, unit, measures)
+    flags += flag_half_rows(source, table, unit, measures)
     flags += _flags(named, framed, unassigned, variant, sequential=inference.method == "sequential")
     if stratum and strata < 2:
         flags.append(f"no two values of {stratum} have two units in every variant; the metrics are not stratified")
@@ -170,14 +170,14 @@ def _by_variant(found: Groups, metrics: Sequence[str], stratum: str | None) -> S
             strata.setdefault(key[2] if stratum else None, {})[str(key[0])] = group
     if not stratum:
         return Stratified(strata.get(None, {}), {}, 1)
-    return poststratified([strata[name] for name in sorted(strata, key=str)], metrics)
+    return poststratify([strata[name] for name in sorted(strata, key=str)], metrics)
 
 
 def quantile_of(source: Engine, plain: Table, variant: str | None, unit: str | None, measure: Measure) -> Quantiles:
     """Each variant's quantile over rows, or that of all; the rows of units seen in two variants are left out."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
-    table, column = expression(plain), measure.y.num
+    table, column = ibis_table(plain), measure.y.num
     rows = table.select(
         variant=ibis.literal(ALL) if variant is None else table[variant].cast("string"),
         unit=ibis.row_number() if unit is None else table[unit].cast("string"),
@@ -186,7 +186,7 @@ def quantile_of(source: Engine, plain: Table, variant: str | None, unit: str | N
     if unit is not None:
         seen = rows.group_by("unit").aggregate(least=rows["variant"].min(), most=rows["variant"].max())
         rows = rows.semi_join(seen.filter(seen["least"] == seen["most"]), "unit")
-    return quantile_arms(source, rows, "x", measure.quantile or 0.5, said=column)
+    return estimate_quantiles(source, rows, "x", measure.quantile or 0.5, label=column)
 
 
 def check_columns(
@@ -279,7 +279,7 @@ def _no_shares(source: Engine, table: Table, unit: str | None, measures: Sequenc
         if unit is not None and measure.kind == "proportion":
             value = table[measure.y.num].cast("float64")
             if source.rows(table.filter((value * (value - 1.0)) != 0.0).select(x=value).limit(1)):
-                wild[measure.name] = no_share(measure)
+                wild[measure.name] = not_a_share(measure)
     return wild
 
 
@@ -303,7 +303,7 @@ def _flags(
             flags.append(
                 f"{measure.name}: a different share has a value in each variant ({shares}); they do not compare"
             )
-        rows = rows_together(measure, sides)
+        rows = count_clustered_rows(measure, sides)
         if rows > sum(known.values()):
             flags.append(
                 f"{measure.name}: {rows} rows of {sum(known.values())} units; rows of one unit are taken together"

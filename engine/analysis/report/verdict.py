@@ -9,7 +9,7 @@ import msgspec
 
 from engine.analysis.report.model import Decision, Money
 from engine.analysis.report.money import NO_MONEY
-from engine.analysis.stats.bayes import normal
+from engine.analysis.stats.bayes import normal_posterior
 from engine.analysis.stats.effects import critical_t
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.sequential import asymptotic_multiplier, sprt_multiplier
@@ -142,7 +142,7 @@ def _decided(
         share = metric.relative
         if not isinstance(share, Effect):
             return False
-        later = normal(share.estimate, share.se / math.sqrt(grown), inference.prior, inference.alpha)
+        later = normal_posterior(share.estimate, share.se / math.sqrt(grown), inference.prior, inference.alpha)
         return min(later.expected_loss, later.forgone) < inference.tolerance
     alpha = inference.alpha / comparisons
     bound = critical_t(alpha, math.inf)

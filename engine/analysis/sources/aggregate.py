@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.analysis.stats.moments import Moments, from_shifted, well_centred
+from engine.analysis.stats.moments import Moments, is_well_centred, moments_from_shifted_sums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
     from engine.analysis.design.metrics import Measure
-    from engine.analysis.sources.duckdb_expressions import Value
+    from engine.analysis.sources.duckdb_expressions import SqlValue
     from engine.analysis.sources.engines import Cell, Engine, Frame
 
 VARIANT, CROSSED, STRATUM = "variant__", "crossed__", "stratum__"  # of a frame of units; anyone may have a 'variant'
@@ -53,7 +53,7 @@ class Centre:
         """The centre of a column in a group."""
         return self.everywhere[column] if column in self.everywhere else self.means[column][value]
 
-    def expression(self, frame: Frame, column: str) -> ir.Value | Value | float:
+    def expression(self, frame: Frame, column: str) -> ir.Value | SqlValue | float:
         """The centre of a column as an expression over the frame."""
         if column in self.everywhere:
             return self.everywhere[column]
@@ -62,7 +62,7 @@ class Centre:
         return frame[self.key].cases(*known, else_=missing) if known else missing
 
 
-def groups(
+def aggregate_groups(
     engine: Engine,
     frame: Frame,
     keys: Sequence[str],
@@ -78,14 +78,14 @@ def groups(
     """
     columns = {measure.name: measure.columns for measure in measures}
     if pilot is None:
-        pilot = rough_means(engine, frame, sorted({name for names in columns.values() for name in names}))
+        pilot = pilot_means(engine, frame, sorted({name for names in columns.values() for name in names}))
     centre = Centre(keys[0], {}, pilot)
     found = _pass(engine, frame, keys, columns, centre)
     again = {
         name: names
         for name, names in columns.items()
         if any(
-            group.moments[name].n == MISSING or not well_centred(group.moments[name], names, pilot)
+            group.moments[name].n == MISSING or not is_well_centred(group.moments[name], names, pilot)
             for group in found.values()
         )
     }
@@ -125,7 +125,7 @@ def _overall(moments: list[Moments], at: int) -> float:
     return float(values[known] @ weights[known] / weights[known].sum()) if known.any() else 0.0
 
 
-def rough_means(engine: Engine, frame: Frame, columns: Sequence[str]) -> dict[str, float]:
+def pilot_means(engine: Engine, frame: Frame, columns: Sequence[str]) -> dict[str, float]:
     """Means of the columns over the first rows, zero where those hold none."""
     if not columns:
         return {}
@@ -182,7 +182,7 @@ def _moments(
     products: Mapping[tuple[str, str], float],
 ) -> Moments:
     if all(counts[name] == units for name in names):
-        return from_shifted(units, names, centre, sums, products)
+        return moments_from_shifted_sums(units, names, centre, sums, products)
     means = np.array([centre[name] + sums[name] / max(counts[name], 1) for name in names])
     return Moments(MISSING, means, np.zeros((len(names), len(names))))
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from engine.analysis.design.metrics import Term
-from engine.analysis.sources.aggregate import CROSSED, STRATUM, VARIANT, Group, Groups, rough_means
+from engine.analysis.sources.aggregate import CROSSED, STRATUM, VARIANT, Group, Groups, pilot_means
 from engine.analysis.stats.moments import Moments
 
 if TYPE_CHECKING:
@@ -26,16 +26,16 @@ UNIT, LAST = "unit__", "last__"
 ABOUT, ROWS, WITH = "__about", "__rows", "__with__"
 
 
-def centres(source: Engine, table: Table, unit: str | None, measures: Sequence[Measure]) -> dict[str, float]:
+def row_centres(source: Engine, table: Table, unit: str | None, measures: Sequence[Measure]) -> dict[str, float]:
     """Rough means of the columns whose rows are to be taken together; none where rows are units."""
     if unit is None:
         return {}
     columns = sorted({term.num for measure in measures for term in _terms(measure) if term.den is None})
     frame = table.select(**{column: table[column].cast("float64") for column in columns})
-    return rough_means(source, frame, columns)
+    return pilot_means(source, frame, columns)
 
 
-def unit_frame(
+def build_unit_frame(
     table: Table,
     variant: str,
     unit: str | None,
@@ -73,7 +73,7 @@ def unit_frame(
     return frame, [_clustered(measure, about) for measure in measures]
 
 
-def half_rows(source: Engine, table: Table, unit: str | None, measures: Sequence[Measure]) -> list[str]:
+def flag_half_rows(source: Engine, table: Table, unit: str | None, measures: Sequence[Measure]) -> list[str]:
     """What to say of the rows that have one part of a ratio alone; where rows are units they lack a value."""
     pairs = _ratios(measures) if unit is not None else []
     if not pairs:
@@ -89,7 +89,9 @@ def half_rows(source: Engine, table: Table, unit: str | None, measures: Sequence
     ]
 
 
-def one_row_each(found: Groups, framed: Sequence[Measure], plain: Sequence[Measure]) -> tuple[Groups, list[Measure]]:
+def unwrap_single_rows(
+    found: Groups, framed: Sequence[Measure], plain: Sequence[Measure]
+) -> tuple[Groups, list[Measure]]:
     """The groups, and `plain` in the place of each measure whose units turn out to have one row: its mean is no ratio.
 
     A share is then one of units, for which there are exact intervals.
@@ -109,7 +111,7 @@ def one_row_each(found: Groups, framed: Sequence[Measure], plain: Sequence[Measu
     return found, measures
 
 
-def rows_together(measure: Measure, sides: Sequence[Moments]) -> int:
+def count_clustered_rows(measure: Measure, sides: Sequence[Moments]) -> int:
     """How many rows a clustered measure's units have between them; 0 where rows are units."""
     if measure.y.den is None or not measure.y.den.endswith(ROWS):
         return 0

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    Kind = Literal["float64", "string"]
-    Literally = str | float | bool | None
+    CastType = Literal["float64", "string"]
+    SqlLiteral = str | float | bool | None
 
-_TYPES: Mapping[Kind, str] = {"float64": "DOUBLE", "string": "VARCHAR"}
+_TYPES: Mapping[CastType, str] = {"float64": "DOUBLE", "string": "VARCHAR"}
 
 
 class ColumnType(str):
@@ -33,75 +33,75 @@ class ColumnType(str):
 
 
 @dataclass(frozen=True, eq=False)
-class Value:
+class SqlValue:
     """An expression over a row, or over the rows of a group."""
 
     sql: str
 
-    def __sub__(self, other: Value | float) -> Value:
-        return Value(f"({self.sql} - {_sql(other)})")
+    def __sub__(self, other: SqlValue | float) -> SqlValue:
+        return SqlValue(f"({self.sql} - {_sql(other)})")
 
-    def __mul__(self, other: Value) -> Value:
-        return Value(f"({self.sql} * {other.sql})")
+    def __mul__(self, other: SqlValue) -> SqlValue:
+        return SqlValue(f"({self.sql} * {other.sql})")
 
-    def __eq__(self, other: Value | Literally) -> Value:  # type: ignore[override] # as in Ibis
-        return Value(f"({self.sql} = {_sql(other)})")
+    def __eq__(self, other: SqlValue | SqlLiteral) -> SqlValue:  # type: ignore[override] # as in Ibis
+        return SqlValue(f"({self.sql} = {_sql(other)})")
 
-    def __ne__(self, other: Value | Literally) -> Value:  # type: ignore[override] # as in Ibis
-        return Value(f"({self.sql} <> {_sql(other)})")
+    def __ne__(self, other: SqlValue | SqlLiteral) -> SqlValue:  # type: ignore[override] # as in Ibis
+        return SqlValue(f"({self.sql} <> {_sql(other)})")
 
     __hash__ = None  # type: ignore[assignment] # equality is an expression
 
-    def __and__(self, other: Value) -> Value:
-        return Value(f"({self.sql} AND {other.sql})")
+    def __and__(self, other: SqlValue) -> SqlValue:
+        return SqlValue(f"({self.sql} AND {other.sql})")
 
-    def __invert__(self) -> Value:
-        return Value(f"(NOT {self.sql})")
+    def __invert__(self) -> SqlValue:
+        return SqlValue(f"(NOT {self.sql})")
 
-    def cast(self, kind: Kind) -> Value:
+    def cast(self, kind: CastType) -> SqlValue:
         """As another type; what cannot be is an error."""
-        return Value(f"CAST({self.sql} AS {_TYPES[kind]})")
+        return SqlValue(f"CAST({self.sql} AS {_TYPES[kind]})")
 
-    def try_cast(self, kind: Kind) -> Value:
+    def try_cast(self, kind: CastType) -> SqlValue:
         """As another type; what cannot be is null."""
-        return Value(f"TRY_CAST({self.sql} AS {_TYPES[kind]})")
+        return SqlValue(f"TRY_CAST({self.sql} AS {_TYPES[kind]})")
 
-    def notnull(self) -> Value:
+    def notnull(self) -> SqlValue:
         """Whether there is a value."""
-        return Value(f"({self.sql} IS NOT NULL)")
+        return SqlValue(f"({self.sql} IS NOT NULL)")
 
-    def fill_null(self, other: Literally) -> Value:
+    def fill_null(self, other: SqlLiteral) -> SqlValue:
         """The value, or `other` where there is none."""
-        return Value(f"COALESCE({self.sql}, {_sql(other)})")
+        return SqlValue(f"COALESCE({self.sql}, {_sql(other)})")
 
-    def ifelse(self, yes: Value | Literally, no: Value | Literally) -> Value:
+    def ifelse(self, yes: SqlValue | SqlLiteral, no: SqlValue | SqlLiteral) -> SqlValue:
         """One value where this is true, the other elsewhere."""
-        return Value(f"CASE WHEN {self.sql} THEN {_sql(yes)} ELSE {_sql(no)} END")
+        return SqlValue(f"CASE WHEN {self.sql} THEN {_sql(yes)} ELSE {_sql(no)} END")
 
-    def cases(self, *branches: tuple[Literally, float], else_: float) -> Value:
+    def cases(self, *branches: tuple[SqlLiteral, float], else_: float) -> SqlValue:
         """The number that stands beside this value."""
         whens = " ".join(f"WHEN {_sql(value)} THEN {_sql(number)}" for value, number in branches)
-        return Value(f"CASE {self.sql} {whens} ELSE {_sql(else_)} END")
+        return SqlValue(f"CASE {self.sql} {whens} ELSE {_sql(else_)} END")
 
-    def count(self) -> Value:
+    def count(self) -> SqlValue:
         """How many values a group has."""
-        return Value(f"COUNT({self.sql})")
+        return SqlValue(f"COUNT({self.sql})")
 
-    def sum(self) -> Value:
+    def sum(self) -> SqlValue:
         """The sum over a group."""
-        return Value(f"SUM({self.sql})")
+        return SqlValue(f"SUM({self.sql})")
 
-    def mean(self) -> Value:
+    def mean(self) -> SqlValue:
         """The mean over a group."""
-        return Value(f"AVG({self.sql})")
+        return SqlValue(f"AVG({self.sql})")
 
-    def min(self) -> Value:
+    def min(self) -> SqlValue:
         """The least of a group."""
-        return Value(f"MIN({self.sql})")
+        return SqlValue(f"MIN({self.sql})")
 
-    def max(self) -> Value:
+    def max(self) -> SqlValue:
         """The greatest of a group."""
-        return Value(f"MAX({self.sql})")
+        return SqlValue(f"MAX({self.sql})")
 
 
 @dataclass(frozen=True)
@@ -110,18 +110,18 @@ class Query:
 
     sql: str
 
-    def __getitem__(self, name: str) -> Value:
-        return Value(_name(name))
+    def __getitem__(self, name: str) -> SqlValue:
+        return SqlValue(_name(name))
 
-    def select(self, *names: str, **values: Value | Literally) -> Query:
+    def select(self, *names: str, **values: SqlValue | SqlLiteral) -> Query:
         """These columns, and these expressions."""
         return self._query([*map(_name, names), *_named(values)])
 
-    def mutate(self, **values: Value | Literally) -> Query:
+    def mutate(self, **values: SqlValue | SqlLiteral) -> Query:
         """All columns, and these expressions."""
         return self._query(["*", *_named(values)])
 
-    def filter(self, condition: Value) -> Query:
+    def filter(self, condition: SqlValue) -> Query:
         """The rows for which it is true."""
         return self._query(["*"], f"WHERE {condition.sql}")
 
@@ -133,11 +133,11 @@ class Query:
         """The rows in order."""
         return self._query(["*"], f"ORDER BY {', '.join(map(_name, names))}")
 
-    def count(self) -> Value:
+    def count(self) -> SqlValue:
         """How many rows a group has."""
-        return Value("COUNT(*)")
+        return SqlValue("COUNT(*)")
 
-    def aggregate(self, **values: Value) -> Query:
+    def aggregate(self, **values: SqlValue) -> Query:
         """One row of all."""
         return self._query(_named(values))
 
@@ -167,13 +167,13 @@ class Grouped:
     rows: Query
     keys: tuple[str, ...]
 
-    def aggregate(self, **values: Value) -> Query:
+    def aggregate(self, **values: SqlValue) -> Query:
         """One row per group: its keys, then these."""
         keys = [_name(key) for key in self.keys]
         return self.rows._query([*keys, *_named(values)], f"GROUP BY {', '.join(keys)}")  # noqa: SLF001 # one file
 
 
-def _named(values: Mapping[str, Value | Literally]) -> list[str]:
+def _named(values: Mapping[str, SqlValue | SqlLiteral]) -> list[str]:
     return [f"{_sql(value)} AS {_name(name)}" for name, value in values.items()]
 
 
@@ -181,8 +181,8 @@ def _name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _sql(value: Value | Literally) -> str:
-    if isinstance(value, Value):
+def _sql(value: SqlValue | SqlLiteral) -> str:
+    if isinstance(value, SqlValue):
         return value.sql
     if value is None:
         return "NULL"

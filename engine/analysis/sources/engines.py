@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Table: TypeAlias = ir.Table | View
 
 Cell = str | int | float | bool | None
-Row = tuple[Cell, ...]
+ResultRow = tuple[Cell, ...]
 
 _INTEGER = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?(8|16|32|64|128|256)?|LONG|SHORT|BYTE", re.IGNORECASE)
 _DOUBLE = re.compile(r"DOUBLE|FLOAT64", re.IGNORECASE)
@@ -37,7 +37,7 @@ WHERE precision > 38 AND coalesce(try_cast(type_length AS INTEGER), 1) % 8 <> 0
 _TIME = re.compile(r"TIMESTAMP.*|DATETIME.*", re.IGNORECASE)
 
 
-def column_type(declared: str) -> str:
+def ibis_type(declared: str) -> str:
     """An engine's type name as one of Ibis's: what matters here is number, truth, time or text."""
     name = re.sub(r"^(?:Nullable|LowCardinality)\((.*)\)$", r"\1", declared)
     if _INTEGER.fullmatch(name):
@@ -64,7 +64,7 @@ class Engine(Protocol):
         """
         ...
 
-    def rows(self, asked: Frame) -> list[Row]:
+    def rows(self, asked: Frame) -> list[ResultRow]:
         """The rows of what was asked of tables of this engine."""
         ...
 
@@ -104,14 +104,14 @@ class DuckDB:
                 described = self.connection.execute(f"DESCRIBE {view}").fetchall()
             except self.failure as error:
                 raise BadInput(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
-            self._views[name] = View(view, {column: ColumnType(column_type(kind)) for column, kind, *_ in described})
+            self._views[name] = View(view, {column: ColumnType(ibis_type(kind)) for column, kind, *_ in described})
         return self._views[name]
 
-    def rows(self, asked: Frame) -> list[Row]:
+    def rows(self, asked: Frame) -> list[ResultRow]:
         """Compiles what is Ibis's, and runs."""
-        return self.run(f"FROM {asked.sql}" if isinstance(asked, Query) else compiled(asked, "duckdb"))
+        return self.run(f"FROM {asked.sql}" if isinstance(asked, Query) else compile_sql(asked, "duckdb"))
 
-    def run(self, sql: str) -> list[Row]:
+    def run(self, sql: str) -> list[ResultRow]:
         """Runs SQL of DuckDB's own."""
         try:
             return self.connection.execute(sql).fetchall()
@@ -120,7 +120,7 @@ class DuckDB:
 
     def keep(self, name: str, expression: ir.Table) -> ir.Table:
         """The expression's rows in a temporary table, so that several questions read them once."""
-        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {compiled(expression, 'duckdb')}")
+        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {compile_sql(expression, 'duckdb')}")
         import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
         return ibis.table(expression.schema(), name=name)
@@ -138,21 +138,21 @@ def _database(process: int) -> DuckDBPyConnection:  # noqa: ARG001 # its threads
     return duckdb.connect(config={"enable_external_file_cache": False})
 
 
-def unbound(name: str, described: dict[str, str]) -> ir.Table:
+def unbound_table(name: str, described: dict[str, str]) -> ir.Table:
     """An Ibis table of these columns, by an engine's own type names."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
-    return ibis.table({column: column_type(kind) for column, kind in described.items()}, name=name)
+    return ibis.table({column: ibis_type(kind) for column, kind in described.items()}, name=name)
 
 
-def expression(table: Table) -> ir.Table:
+def ibis_table(table: Table) -> ir.Table:
     """The table with all the verbs of Ibis."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     return ibis.table(dict(table.schema()), name=table.sql) if isinstance(table, View) else table
 
 
-def compiled(asked: Frame, dialect: str) -> str:
+def compile_sql(asked: Frame, dialect: str) -> str:
     """The expression as SQL."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
@@ -184,7 +184,7 @@ def _quoted(path: str) -> str:
     return "'" + path.replace("'", "''") + "'"
 
 
-def connect(engine: str) -> Engine:
+def connect_engine(engine: str) -> Engine:
     """The engine called `duckdb`, `spark`, `clickhouse` (in this process) or `clickhouse://…` (a server).
 
     Raises:

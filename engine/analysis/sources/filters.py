@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.analysis.sources.engines import DuckDB
 
 
-def register(source: DuckDB, condition: Mapping[str, object]) -> None:
+def register_filter(source: DuckDB, condition: Mapping[str, object]) -> None:
     """Makes a condition known to the engine, once; `holds` then speaks of it."""
     from engine.catalog.conditions.compile import compile_condition  # noqa: PLC0415 # only metrics with a filter need it
 
@@ -33,7 +33,7 @@ def register(source: DuckDB, condition: Mapping[str, object]) -> None:
     source.connection.create_function(name, check, ["VARCHAR"], "BOOLEAN", null_handling="special")  # type: ignore[call-overload] # it takes the word
 
 
-def holds(properties: ir.Value, condition: Mapping[str, object]) -> ir.BooleanValue:
+def matches_filter(properties: ir.Value, condition: Mapping[str, object]) -> ir.BooleanValue:
     """Whether a column of JSON meets a condition that was registered."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 

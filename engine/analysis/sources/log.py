@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.analysis.design.metrics import Measure, Term
-from engine.analysis.sources.engines import expression
-from engine.analysis.sources.filters import holds, register
-from engine.analysis.sources.merged_customers import TABLES, became
+from engine.analysis.sources.engines import ibis_table
+from engine.analysis.sources.filters import matches_filter, register_filter
+from engine.analysis.sources.merged_customers import TABLES_OF_CUSTOMERS, merged_customers_table
 from engine.errors import BadInput
 from engine.vocabulary import REFUNDS
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import ibis.expr.types as ir
 
-    from engine.analysis.design.question import ExperimentQuestion, MetricSpec
+    from engine.analysis.design.question import ExperimentQuestion, MeasuredMetric
     from engine.analysis.sources.engines import DuckDB
 
 SECOND = 1_000_000  # times are microseconds since 1970: comparing integers needs no time zone database
@@ -35,7 +35,7 @@ _COLUMNS = {
 }
 
 
-def log_table(source: DuckDB, log_dir: Path, name: str, since: int | None = None) -> ir.Table:
+def read_log_table(source: DuckDB, log_dir: Path, name: str, since: int | None = None) -> ir.Table:
     """One table of the log (`decisions`, `exposures`, `events`, `rewards`), empty if nothing was written yet.
 
     `since` (microseconds) leaves files and row groups unread that hold older rows alone; a day's older rows may stay.
@@ -52,20 +52,20 @@ def log_table(source: DuckDB, log_dir: Path, name: str, since: int | None = None
     columns = [part.rsplit(" ", 1) for part in _COLUMNS[name].split(", ")]
     if next((log_dir / name).glob("**/*.parquet"), None) is None:
         empty = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns)
-        return expression(source.view(name, f"SELECT {empty} WHERE false"))
+        return ibis_table(source.view(name, f"SELECT {empty} WHERE false"))
     path = str(log_dir / name).replace("'", "''")
     reader = f"read_parquet('{path}/**/*.parquet', union_by_name = true, hive_partitioning = true) AS logged"
     bound = "" if since is None else f" WHERE logged.time >= to_timestamp({since // SECOND - DAY // SECOND})"
     read = {column: f"logged.{column}" for column, _ in columns} | {"time": "epoch_us(logged.time)"}
-    people = became(source, log_dir) if name in TABLES else None
+    people = merged_customers_table(source, log_dir) if name in TABLES_OF_CUSTOMERS else None
     if people is not None:
         reader += f" LEFT JOIN {people} AS became ON logged.customer = became.old AND logged.time <= became.until"
         read["customer"] = "coalesce(became.customer, logged.customer)"
     chosen = ", ".join(f"{value} AS {column}" for column, value in read.items())
-    return expression(source.view(f"{name}{bound}", f"SELECT {chosen} FROM {reader}{bound}"))  # noqa: S608 # quoted above
+    return ibis_table(source.view(f"{name}{bound}", f"SELECT {chosen} FROM {reader}{bound}"))  # noqa: S608 # quoted above
 
 
-def text_at(column: ir.Value, name: str) -> ir.StringValue:
+def json_text(column: ir.Value, name: str) -> ir.StringValue:
     """The text of a field of a JSON column; the name may hold dots."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
@@ -78,9 +78,9 @@ def text_at(column: ir.Value, name: str) -> ir.StringValue:
     return json_extract_string(column, f'$."{escaped}"')
 
 
-def assignments(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> ir.Table:
+def randomized_decisions(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> ir.Table:
     """The experiment's randomized decisions, of its last version alone: a new version draws the units anew."""
-    decided = log_table(source, log_dir, "decisions")
+    decided = read_log_table(source, log_dir, "decisions")
     decided = decided.filter(
         (decided["kind"] == "experiment")
         & (decided["key"] == question.key)
@@ -92,7 +92,9 @@ def assignments(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_
     return decided.filter(decided["version"] == last) if last else decided
 
 
-def exposed(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int, segment: str | None) -> ir.Table:
+def exposed_members(
+    source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int, segment: str | None
+) -> ir.Table:
     """One row per unit and customer: `unit, customer, variant, crossed, first, segment`; first exposure counts.
 
     A unit seen in two variants, or flagged by the decision, is `crossed`.
@@ -100,15 +102,15 @@ def exposed(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: 
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     start = None if question.start is None else int(question.start * SECOND)
-    shown = log_table(source, log_dir, "exposures", start)
+    shown = read_log_table(source, log_dir, "exposures", start)
     shown = shown.filter((shown["key"] == question.key) & (shown["time"] <= as_of))
     if start is not None:
         shown = shown.filter(shown["time"] >= start)
-    decided = assignments(source, log_dir, question, as_of)
-    unit = text_at(decided["context"], "store") if question.unit == "store" else decided[question.unit]
+    decided = randomized_decisions(source, log_dir, question, as_of)
+    unit = json_text(decided["context"], "store") if question.unit == "store" else decided[question.unit]
     trait = ibis.null("string")
     if segment is not None:
-        trait = decided["channel"] if segment == "channel" else text_at(decided["context"], segment)
+        trait = decided["channel"] if segment == "channel" else json_text(decided["context"], segment)
     decided = decided.select("decision_id", "customer", "variant", "crossover", unit=unit, segment=trait)
     seen = shown.select("decision_id", "time").join(decided, "decision_id")
     seen = seen.filter(seen["unit"].notnull())
@@ -130,8 +132,8 @@ def exposed(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: 
     return members.join(per_unit, "unit")
 
 
-def observed(
-    source: DuckDB, log_dir: Path, members: ir.Table, specs: Sequence[MetricSpec], as_of: int
+def measure_members(
+    source: DuckDB, log_dir: Path, members: ir.Table, specs: Sequence[MeasuredMetric], as_of: int
 ) -> tuple[ir.Table, list[Measure]]:
     """The members with a column (or two) per metric, and the measures over these.
 
@@ -154,22 +156,22 @@ def observed(
     return joined.select("unit", "customer", "variant", "crossed", "first", "segment", **values), measures
 
 
-def value_rows(source: DuckDB, log_dir: Path, members: ir.Table, spec: MetricSpec, as_of: int) -> ir.Table:
+def metric_values(source: DuckDB, log_dir: Path, members: ir.Table, spec: MeasuredMetric, as_of: int) -> ir.Table:
     """The single values `x` of a quantile metric, with their `unit` and `variant`; crossed units are left out."""
     kept = members.filter(~members["crossed"])
     done = _done(source, log_dir, kept, [spec], as_of)
     done = done.filter(_counts(done, spec, {spec.event}, before=False))
     rows = done.join(kept.select("unit", "variant").distinct(), "unit")
-    return rows.select("unit", "variant", x=event_value(rows, spec.value or "revenue", None))
+    return rows.select("unit", "variant", x=event_number(rows, spec.value or "revenue", None))
 
 
-def _done(source: DuckDB, log_dir: Path, members: ir.Table, specs: Sequence[MetricSpec], as_of: int) -> ir.Table:
+def _done(source: DuckDB, log_dir: Path, members: ir.Table, specs: Sequence[MeasuredMetric], as_of: int) -> ir.Table:
     """What the members did, with the time `since` their first exposure."""
     longest = max((spec.covariate_window or 0.0 for spec in specs), default=0.0)
     earliest = source.rows(members.aggregate(first=members["first"].min()))[0][0]
-    events = log_table(source, log_dir, "events", int(earliest or 0) - int(longest * SECOND))
+    events = read_log_table(source, log_dir, "events", int(earliest or 0) - int(longest * SECOND))
     for condition in (filtered for spec in specs for filtered in (spec.filter, spec.denominator_filter) if filtered):
-        register(source, condition)
+        register_filter(source, condition)
     names = {name for spec in specs for name in (spec.event, spec.denominator) if name}
     if any("revenue" in (spec.value, spec.denominator_value) for spec in specs):
         names |= REFUNDS
@@ -180,7 +182,7 @@ def _done(source: DuckDB, log_dir: Path, members: ir.Table, specs: Sequence[Metr
     return done.filter(done["since"] >= -int(longest * SECOND))
 
 
-def _columns(done: ir.Table, spec: MetricSpec, name: str) -> tuple[dict[str, ir.Value], Measure]:
+def _columns(done: ir.Table, spec: MeasuredMetric, name: str) -> tuple[dict[str, ir.Value], Measure]:
     covariates: tuple[Term, ...] = ()
     columns = {name: _summed(done, spec, spec.event, spec.value, before=False)}
     term = Term(name)
@@ -199,7 +201,7 @@ def _columns(done: ir.Table, spec: MetricSpec, name: str) -> tuple[dict[str, ir.
 
 
 def _counts(
-    done: ir.Table, spec: MetricSpec, names: Collection[str], *, before: bool, below: bool = False
+    done: ir.Table, spec: MeasuredMetric, names: Collection[str], *, before: bool, below: bool = False
 ) -> ir.BooleanValue:
     """Whether an event is one of these and the metric's, within its window after (or before) the exposure.
 
@@ -213,46 +215,46 @@ def _counts(
         if spec.window is not None:
             counted = counted & (since < int((spec.delay + spec.window) * SECOND))
     condition = spec.denominator_filter if below else spec.filter
-    return counted & holds(done["properties"], condition) if condition else counted
+    return counted & matches_filter(done["properties"], condition) if condition else counted
 
 
 def _summed(
-    done: ir.Table, spec: MetricSpec, event: str, value: str | None, *, before: bool, below: bool = False
+    done: ir.Table, spec: MeasuredMetric, event: str, value: str | None, *, before: bool, below: bool = False
 ) -> ir.Value:
     """The event's values, or its count, summed over the metric's window."""
     counted = _counts(done, spec, {event}, before=before, below=below)
     if value == "revenue" and spec.kind != "count":
         refunds = _counts(done, spec, REFUNDS - {event}, before=before, below=below)
-        money = event_value(done, value, 0.0)
+        money = event_number(done, value, 0.0)
         net = refunds.ifelse(-money.abs(), counted.ifelse(money, 0.0))
         return net.cast("float64").sum()
     if spec.kind in {"proportion", "retention"}:
         return counted.any().cast("float64")
-    amount = 1.0 if value is None or spec.kind == "count" else event_value(done, value, 0.0)
+    amount = 1.0 if value is None or spec.kind == "count" else event_number(done, value, 0.0)
     return counted.ifelse(amount, 0.0).cast("float64").sum()
 
 
-def event_value(events: ir.Table, value: str, missing: float | None) -> ir.Value:
+def event_number(events: ir.Table, value: str, missing: float | None) -> ir.Value:
     """The number an event carries: its revenue, or a property; `missing` where it carries none."""
-    number = events["revenue"] if value == "revenue" else text_at(events["properties"], value).try_cast("float64")
+    number = events["revenue"] if value == "revenue" else json_text(events["properties"], value).try_cast("float64")
     return number if missing is None else number.fill_null(missing)
 
 
-def assigned_units(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> dict[str, int]:
+def count_assigned_customers(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> dict[str, int]:
     """Customers assigned to each variant, whether or not they saw it."""
-    decided = assignments(source, log_dir, question, as_of)
+    decided = randomized_decisions(source, log_dir, question, as_of)
     if question.start is not None:
         decided = decided.filter(decided["time"] >= int(question.start * SECOND))
     counted = decided.group_by("variant").aggregate(units=decided["customer"].nunique())
     return {str(variant): int(units or 0) for variant, units in source.rows(counted)}
 
 
-def exposure_faults(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> tuple[int, int]:
+def count_exposure_faults(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> tuple[int, int]:
     """Exposures sent twice for one decision, and exposures without a decision in the log."""
-    shown = log_table(source, log_dir, "exposures")
+    shown = read_log_table(source, log_dir, "exposures")
     shown = shown.filter((shown["key"] == question.key) & (shown["time"] <= as_of))
     per_decision = shown.group_by("decision_id").aggregate(sent=shown.count())
-    known = log_table(source, log_dir, "decisions")
+    known = read_log_table(source, log_dir, "decisions")
     known = known.filter(known["key"] == question.key).select("decision_id").distinct()
     orphans = per_decision.anti_join(known, "decision_id")
     double = per_decision.aggregate(extra=(per_decision["sent"] - 1).sum())
@@ -260,7 +262,7 @@ def exposure_faults(source: DuckDB, log_dir: Path, question: ExperimentQuestion,
     return int(counted[0] or 0), int(counted[1] or 0)
 
 
-def traits(source: DuckDB, log_dir: Path, question: ExperimentQuestion) -> list[str]:
+def list_traits(source: DuckDB, log_dir: Path, question: ExperimentQuestion) -> list[str]:
     """The names that the contexts of an experiment's decisions hold."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
@@ -269,6 +271,6 @@ def traits(source: DuckDB, log_dir: Path, question: ExperimentQuestion) -> list[
     )
     def json_keys(document: str) -> list[str]: ...  # type: ignore[empty-body] # DuckDB's own
 
-    decided = log_table(source, log_dir, "decisions")
+    decided = read_log_table(source, log_dir, "decisions")
     names = decided.filter(decided["key"] == question.key).select(name=json_keys(decided["context"]).unnest())
     return [str(name) for (name,) in source.rows(names.distinct().order_by("name"))]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def held(log_dir: Path) -> Iterator[None]:
+def lock_log_for_reading(log_dir: Path) -> Iterator[None]:
     """Holds the log's files where they are; a log that is missing or read-only has no one to hold them from."""
     with ExitStack() as stack:
         if log_dir.is_dir():

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
     from engine.analysis.sources.engines import DuckDB
 
-TABLES = frozenset(("decisions", "exposures", "events"))
+TABLES_OF_CUSTOMERS = frozenset(("decisions", "exposures", "events"))
 SKEW = "INTERVAL 1 MINUTE"  # between the clocks of two workers
 _TABLE = "became"
 
 
-def became(source: DuckDB, log_dir: Path) -> str | None:
+def merged_customers_table(source: DuckDB, log_dir: Path) -> str | None:
     """The name of a table `old, until, customer`: rows under `old` up to `until` are the `customer`'s; None if empty.
 
     Later ones are not: an identifier that merged once and then named too many people stands for nobody.

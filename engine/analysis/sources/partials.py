@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from engine.analysis.sources.aggregate import VARIANT, Group, groups
-from engine.analysis.stats.moments import together
+from engine.analysis.sources.aggregate import VARIANT, Group, aggregate_groups
+from engine.analysis.stats.moments import merge_moments
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Part(msgspec.Struct, frozen=True):
     variants: dict[str | None, Variant]
 
 
-def refreshed(
+def refresh_partials(
     source: DuckDB, folder: str, variant: str, measures: Sequence[Measure], store: Path
 ) -> dict[str | None, Group]:
     """Groups of a folder's Parquet files by variant, reading only files that are new or changed since the last time.
@@ -74,7 +74,7 @@ def refreshed(
     return {of: _together(several) for of, several in found.items()}
 
 
-def newest(folder: str) -> str:
+def newest_file(folder: str) -> str:
     """The folder's last file by name: it stands for the columns of all, so that they need not be opened.
 
     Raises:
@@ -109,7 +109,7 @@ def _together(parts: list[Variant]) -> Group:
     moments = {}
     for measure in parts[0][1]:
         n, mean, comoment = zip(*(flats[measure] for _, flats in parts), strict=True)
-        moments[measure] = together(np.array(n, float), np.array(mean), np.array(comoment))
+        moments[measure] = merge_moments(np.array(n, float), np.array(mean), np.array(comoment))
     return Group(sum(units for units, _ in parts), moments)
 
 
@@ -137,7 +137,7 @@ def _aggregated(
     values = {column: table[column].cast("float64") if column in known else None for column in columns}
     frame = table.select(**own, **values)
     parts: dict[str, dict[str | None, Variant]] = {name: {} for name in files}
-    for (name, *path), group in groups(source, frame, tuple(own), measures, pilot).items():
+    for (name, *path), group in aggregate_groups(source, frame, tuple(own), measures, pilot).items():
         flat = {key: (m.n, m.mean.tolist(), m.comoment.tolist()) for key, m in group.moments.items()}
         parts[one or paths[str(path[0])]][None if name is None else str(name)] = (group.units, flat)
     return parts

@@ -8,131 +8,159 @@ it, a ratio over units, gives by how much clustering inflates that variance.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from engine.analysis.design.metrics import Measure, Term
-from engine.analysis.sources.aggregate import groups
+from engine.analysis.sources.aggregate import aggregate_groups
 from engine.analysis.stats.distributions import normal_quantile
 from engine.analysis.stats.estimate import NotEstimable
-from engine.analysis.stats.inference import Arm, single
-from engine.analysis.stats.moments import from_sample
+from engine.analysis.stats.inference import Arm, estimate_arm
+from engine.analysis.stats.moments import sample_moments
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import ibis.expr.types as ir
     from numpy.typing import NDArray
 
     from engine.analysis.sources.engines import Engine
     from engine.analysis.stats.moments import Floats, Moments
 
-    Ints = NDArray[np.intp]
-
 Quantiles = dict[str, "Arm | NotEstimable"]
+"""Each variant's quantile with its variance, or the reason why it has none."""
 _Z = normal_quantile(0.975)
 _SHARE = Measure("share", "ratio", Term("below", "rows"))
+FEWEST_BEYOND = 5  # rows on the shorter side of the quantile; with fewer the order statistics run out of rows
 
 
-def quantile_arms(engine: Engine, rows: ir.Table, column: str, level: float, *, said: str) -> Quantiles:
-    """Each variant's quantile and the variance of that, from `rows` with `variant`, `unit` and the value column.
+class _Sample(NamedTuple):
+    """One variant's rows: how many, and the value of their quantile."""
 
-    `said` is what people call the column.
+    rows: int
+    value: float
 
-    Rows without a value are left out. A null `unit` column type is not allowed; give each row its own unit if rows are
-    independent.
+
+def estimate_quantiles(engine: Engine, rows: ir.Table, column: str, level: float, *, label: str) -> Quantiles:
+    """Each variant's quantile at `level` and the variance of that.
+
+    Args:
+        engine: where `rows` are read.
+        rows: a table with `variant`, `unit` and the value column. Rows without a value are left out. A null `unit`
+            column type is not allowed; give each row its own unit if rows are independent.
+        column: the value column.
+        level: between 0 and 1.
+        label: what people call the column, for the reasons of `NotEstimable`.
     """
-    kept = rows.filter(rows[column].notnull() & rows["variant"].notnull())
-    kept = kept.select("variant", "unit", x=kept[column].cast("float64"))
-    wild = (kept["x"].isnan() | kept["x"].isinf()).sum()  # an order among numbers says nothing of these
-    first = kept.group_by("variant").aggregate(n=kept.count(), q=kept["x"].quantile(level), wild=wild)
-    counts = {
-        str(name): (int(n or 0), math.nan if unknown else float(q or 0.0)) for name, n, q, unknown in engine.rows(first)
-    }
-    found: Quantiles = {}
-    usable = {}
-    for name, (n, value) in counts.items():
-        if not math.isfinite(value):
-            found[name] = NotEstimable(f"{said} has values that are NaN or infinite", fault=True)
-        elif few := _too_few(n, level, said):
-            found[name] = few
+    valued = rows.filter(rows[column].notnull() & rows["variant"].notnull())
+    valued = valued.select("variant", "unit", x=valued[column].cast("float64"))
+    wild = (valued["x"].isnan() | valued["x"].isinf()).sum()  # they have no place in the order of the others
+    sizes = valued.group_by("variant").aggregate(n=valued.count(), q=valued["x"].quantile(level), wild=wild)
+    results: Quantiles = {}
+    samples: dict[str, _Sample] = {}
+    for variant, n, quantile, wild_rows in engine.rows(sizes):
+        name, sample = str(variant), _Sample(int(n or 0), float(quantile or 0.0))
+        if wild_rows or not math.isfinite(sample.value):
+            results[name] = NotEstimable(f"{label} has values that are NaN or infinite", fault=True)
+        elif refusal := _refuse_few_rows(sample.rows, level, label):
+            results[name] = refusal
         else:
-            usable[name] = (n, value)
-    if not usable:
-        return found
-    around = _order_statistics(engine, kept, usable, level)
-    shares = _shares_below(engine, kept, level)
-    for name, (n, value) in usable.items():
-        found[name] = _arm(value, around[name], n, shares[name], level, said)
-    return found
+            samples[name] = sample
+    if not samples:
+        return results
+    around = _read_order_statistics(engine, valued, samples, level)
+    shares = _read_shares_below(engine, valued, level)
+    for name, sample in samples.items():
+        results[name] = _estimate_arm(sample, around[name], shares[name], level, label)
+    return results
 
 
-def sample_quantile(x: Floats, unit: Ints, level: float, *, said: str) -> Arm | NotEstimable:
-    """One variant's quantile as `quantile_arms` has it, from its rows `x` (n,), rising, and their units (n,) from 0."""
+def sample_quantile(x: Floats, unit: NDArray[np.intp], level: float, *, label: str) -> Arm | NotEstimable:
+    """The quantile of one variant's rows in memory, equal to `estimate_quantiles` on the same rows.
+
+    Args:
+        x: values (n,) in rising order.
+        unit: the unit (n,) of each row, integers from 0.
+        level: between 0 and 1.
+        label: what people call the values.
+    """
     n = len(x)
-    if few := _too_few(n, level, said):
-        return few
+    if refusal := _refuse_few_rows(n, level, label):
+        return refusal
     at = (n - 1) * level
     below, above = float(x[math.floor(at)]), float(x[math.ceil(at)])
     value = below + (at - math.floor(at)) * (above - below)
-    low, high = (float(x[rank]) for rank in _ranks(n, level))
+    low, high = (float(x[rank]) for rank in _outer_ranks(n, level))
     rows = np.bincount(unit)
-    own = rows > 0
+    present = rows > 0
     counts = np.column_stack([np.bincount(unit[: int(np.searchsorted(x, value, "right"))], minlength=rows.size), rows])
-    return _arm(value, (low, high), n, from_sample(counts[own].astype(np.float64)), level, said)
+    share = sample_moments(counts[present].astype(np.float64))
+    return _estimate_arm(_Sample(n, value), (low, high), share, level, label)
 
 
-def _too_few(n: int, level: float, said: str) -> NotEstimable | None:
-    if n * min(level, 1 - level) >= 5:
+def _refuse_few_rows(n: int, level: float, label: str) -> NotEstimable | None:
+    if n * min(level, 1 - level) >= FEWEST_BEYOND:
         return None
-    return NotEstimable(f"{n} rows of {said} are too few for the {level:g} quantile; its order statistics need more")
+    return NotEstimable(f"{n} rows of {label} are too few for the {level:g} quantile; its order statistics need more")
 
 
-def _ranks(n: int, level: float) -> tuple[int, int]:
-    """Positions of the outer rows 1.96 of the level's own standard errors below and above the quantile."""
+def _outer_ranks(n: int, level: float) -> tuple[int, int]:
+    """Ranks, from 0, of the rows 1.96 binomial standard errors of the level below and above the quantile."""
     reach = _Z * math.sqrt(level * (1 - level) / n)
     return max(math.floor(n * (level - reach)) - 1, 0), min(math.ceil(n * (level + reach)), n - 1)
 
 
-def _arm(
-    value: float, around: tuple[float, float], n: int, share: Moments, level: float, said: str
+def _estimate_arm(
+    sample: _Sample, around: tuple[float, float], share: Moments, level: float, label: str
 ) -> Arm | NotEstimable:
-    """The quantile of `n` rows; `share` has the rows at or below it and the rows per unit."""
+    """The quantile with its variance.
+
+    Args:
+        sample: the rows and their quantile.
+        around: the values at `_outer_ranks`.
+        share: moments over units of their rows at or below the quantile and of their rows.
+        level: between 0 and 1.
+        label: what people call the values.
+    """
+    n = sample.rows
     if share.n < 2:
-        return NotEstimable(f"all {n} rows of {said} are of one unit, a variance needs two")
+        return NotEstimable(f"all {n} rows of {label} are of one unit, a variance needs two")
     spread = (around[1] - around[0]) / (2 * _Z)
     if spread == 0:
-        return NotEstimable(f"{n} rows of {said} are tied around the {level:g} quantile")
-    clustered = single(share, _SHARE).variance / (level * (1 - level) / n)
-    if clustered == 0:
-        return NotEstimable(f"the {share.n} units of {said} have one share of rows below the {level:g} quantile each")
-    return Arm(share.n, value, spread**2 * clustered)
+        return NotEstimable(f"{n} rows of {label} are tied around the {level:g} quantile")
+    inflation = estimate_arm(share, _SHARE).variance / (level * (1 - level) / n)
+    if inflation == 0:
+        return NotEstimable(f"the {share.n} units of {label} have one share of rows below the {level:g} quantile each")
+    return Arm(share.n, sample.value, spread**2 * inflation)
 
 
-def _order_statistics(
-    engine: Engine, kept: ir.Table, usable: dict[str, tuple[int, float]], level: float
+def _read_order_statistics(
+    engine: Engine, valued: ir.Table, samples: Mapping[str, _Sample], level: float
 ) -> dict[str, tuple[float, float]]:
-    """The values at `_ranks`, per variant."""
-    sizes: dict[int, list[str]] = {}
-    for name, (n, _) in usable.items():
-        sizes.setdefault(n, []).append(name)
-    wanted = {}
-    for index, (n, names) in enumerate(sizes.items()):
-        for side, rank in zip(("low", "high"), _ranks(n, level), strict=True):
-            wanted[f"{side}{index}"] = kept["x"].quantile(rank / (n - 1), where=kept["variant"].isin(names))
-    at = {n: index for index, n in enumerate(sizes)}
-    ends = {str(row[0]): row[1:] for row in engine.rows(kept.group_by("variant").aggregate(**wanted))}
-    found = {}
-    for name, (n, _) in usable.items():
-        low, high = ends[name][2 * at[n] : 2 * at[n] + 2]
-        found[name] = float(low or 0.0), float(high or 0.0)
-    return found
+    """The values at `_outer_ranks`, per variant, in one query: variants with equally many rows share its columns."""
+    by_size: dict[int, list[str]] = {}
+    for name, sample in samples.items():
+        by_size.setdefault(sample.rows, []).append(name)
+    columns = {}
+    for index, (n, names) in enumerate(by_size.items()):
+        for side, rank in zip(("low", "high"), _outer_ranks(n, level), strict=True):
+            columns[f"{side}{index}"] = valued["x"].quantile(rank / (n - 1), where=valued["variant"].isin(names))
+    index_of = {n: index for index, n in enumerate(by_size)}
+    values = {str(row[0]): row[1:] for row in engine.rows(valued.group_by("variant").aggregate(**columns))}
+    ends = {}
+    for name, sample in samples.items():
+        at = 2 * index_of[sample.rows]
+        low, high = values[name][at : at + 2]
+        ends[name] = float(low or 0.0), float(high or 0.0)
+    return ends
 
 
-def _shares_below(engine: Engine, kept: ir.Table, level: float) -> dict[str, Moments]:
+def _read_shares_below(engine: Engine, valued: ir.Table, level: float) -> dict[str, Moments]:
     """Moments over each variant's units of their rows at or below its quantile, and of their rows."""
-    own = kept.group_by("variant").aggregate(q=kept["x"].quantile(level))
-    flagged = kept.inner_join(own, "variant")
+    quantiles = valued.group_by("variant").aggregate(q=valued["x"].quantile(level))
+    flagged = valued.inner_join(quantiles, "variant")
     flagged = flagged.select("variant", "unit", below=(flagged["x"] <= flagged["q"]).cast("float64"))
     per_unit = flagged.group_by("variant", "unit").aggregate(below=flagged["below"].sum(), rows=flagged.count())
-    found = groups(engine, per_unit, ("variant",), [_SHARE])
-    return {str(variant): group.moments[_SHARE.name] for (variant,), group in found.items()}
+    by_variant = aggregate_groups(engine, per_unit, ("variant",), [_SHARE])
+    return {str(variant): group.moments[_SHARE.name] for (variant,), group in by_variant.items()}

@@ -29,7 +29,7 @@ class Stratified(NamedTuple):
     strata: int
 
 
-def poststratified(strata: Sequence[Stratum], metrics: Sequence[str]) -> Stratified:
+def poststratify(strata: Sequence[Stratum], metrics: Sequence[str]) -> Stratified:
     """Each variant's moments as if its mix of strata were that of all units.
 
     The mean is that of the stratum means, and the covariance that which over n is the mean's own. Strata in which some

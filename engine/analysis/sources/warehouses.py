@@ -6,7 +6,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, cast
 
-from engine.analysis.sources.engines import Row, compiled, unbound
+from engine.analysis.sources.engines import ResultRow, compile_sql, unbound_table
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ class Spark:
         name = f"source_{self._views}"
         self._views += 1
         frame.createOrReplaceTempView(name)
-        return unbound(name, dict(frame.dtypes))
+        return unbound_table(name, dict(frame.dtypes))
 
-    def rows(self, asked: Frame) -> list[Row]:
+    def rows(self, asked: Frame) -> list[ResultRow]:
         """Compiles and runs."""
         try:
-            return [tuple(row) for row in self.session.sql(compiled(asked, "pyspark")).collect()]
+            return [tuple(row) for row in self.session.sql(compile_sql(asked, "pyspark")).collect()]
         except self.failure as error:
             raise BadInput(f"the data cannot be read: {_first_line(error)}") from error
 
@@ -97,12 +97,12 @@ class ClickHouse:
             described = self.client.query(f"DESCRIBE TABLE {name}").result_rows
         except self.failure as error:
             raise BadInput(f"{path} cannot be read: {_first_line(error)}") from error
-        return unbound(name, {str(column): str(kind) for column, kind, *_ in described})
+        return unbound_table(name, {str(column): str(kind) for column, kind, *_ in described})
 
-    def rows(self, asked: Frame) -> list[Row]:
+    def rows(self, asked: Frame) -> list[ResultRow]:
         """Compiles and runs; its plain quantile is sampled, so the exact one takes its place."""
-        sql = _SAMPLED.sub(r"quantileExactInclusive\1(", compiled(asked, "clickhouse"))
+        sql = _SAMPLED.sub(r"quantileExactInclusive\1(", compile_sql(asked, "clickhouse"))
         try:
-            return [cast("Row", tuple(row)) for row in self.client.query(sql).result_rows]
+            return [cast("ResultRow", tuple(row)) for row in self.client.query(sql).result_rows]
         except self.failure as error:
             raise BadInput(f"the data cannot be read: {_first_line(error)}") from error

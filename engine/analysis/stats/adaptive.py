@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.analysis.stats.effects import critical_t, two_sided_t
+from engine.analysis.stats.effects import critical_t, two_sided_t_p
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.sequential import asymptotic_multiplier, asymptotic_p
 from engine.errors import BadInput
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     Flags = NDArray[np.bool_]
     Labels = NDArray[np.str_] | NDArray[np.int64]
 
-FEWEST = 30  # times an arm must have been shown for the normal limit to be near
+FEWEST_SHOWN = 30  # times an arm must have been shown for the normal limit to be near
 
 
-def running_mean(reward: Floats, taken: Flags) -> Floats:
+def running_means(reward: Floats, taken: Flags) -> Floats:
     """The mean reward of the arm before each round, zero before its first; a model that no later reward enters."""
     own = np.where(taken, reward, 0.0)
     before: NDArray[np.int64] = np.cumsum(taken) - taken.astype(np.int64)
@@ -37,7 +37,7 @@ def running_mean(reward: Floats, taken: Flags) -> Floats:
     return np.where(before > 0, earned / np.maximum(before, 1), 0.0)
 
 
-def scores(reward: Floats, taken: Flags, propensity: Floats, model: Floats) -> Floats:
+def aipw_scores(reward: Floats, taken: Flags, propensity: Floats, model: Floats) -> Floats:
     """AIPW scores (T,) of one arm: `model + taken (reward - model) / propensity` (Hadad et al. eq. 5).
 
     `propensity` is the arm's where it was taken and is not read elsewhere.
@@ -68,7 +68,7 @@ def lagged_allocation(taken: Flags, propensity: Floats, snapshot: Labels, arms: 
     return np.repeat(allocation, lengths)
 
 
-def weighted(reward: Floats, taken: Flags, propensity: Floats, allocation: Floats) -> tuple[float, Floats]:
+def weighted_value(reward: Floats, taken: Flags, propensity: Floats, allocation: Floats) -> tuple[float, Floats]:
     """An arm's value, and each round's part (T,) in its error, whose squares add up to the variance.
 
     Args:
@@ -81,13 +81,13 @@ def weighted(reward: Floats, taken: Flags, propensity: Floats, allocation: Float
     Raises:
         BadInput: if a propensity is not in (0, 1].
     """
-    score = scores(reward, taken, propensity, running_mean(reward, taken))
+    score = aipw_scores(reward, taken, propensity, running_means(reward, taken))
     weight = np.sqrt(allocation)
     value = float(weight @ score / weight.sum())
     return value, weight * (score - value) / weight.sum()
 
 
-def arm_value(
+def estimate_arm_value(
     reward: Floats,
     taken: Flags,
     propensity: Floats,
@@ -102,20 +102,22 @@ def arm_value(
     narrowest if it must hold at every look, None for a fixed horizon.
     """
     shown = int(np.count_nonzero(taken))
-    if shown < FEWEST:
-        return NotEstimable(f"it was shown {shown} times; {FEWEST} are needed")
-    value, errors = weighted(reward, taken, propensity, allocation)
-    return interval(value, errors, alpha=alpha, planned=planned)
+    if shown < FEWEST_SHOWN:
+        return NotEstimable(f"it was shown {shown} times; {FEWEST_SHOWN} are needed")
+    value, errors = weighted_value(reward, taken, propensity, allocation)
+    return value_interval(value, errors, alpha=alpha, planned=planned)
 
 
-def interval(value: float, errors: Floats, *, alpha: float = 0.05, planned: int | None = None) -> Effect | NotEstimable:
+def value_interval(
+    value: float, errors: Floats, *, alpha: float = 0.05, planned: int | None = None
+) -> Effect | NotEstimable:
     """The interval of a value, or of the difference of two arms' values and errors from `weighted`."""
     se = math.sqrt(float(errors @ errors))
     if se == 0:
         return NotEstimable("every reward is the same; an interval needs some that differ")
     if planned is None:
         df = _freedom(errors)
-        reach, p = critical_t(alpha, df), two_sided_t(value / se, df)
+        reach, p = critical_t(alpha, df), two_sided_t_p(value / se, df)
     else:
         reach = asymptotic_multiplier(len(errors), planned, alpha)
         p = asymptotic_p(value / se, len(errors), planned, alpha)

@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.analysis.stats.distributions import normal_cdf, normal_quantile
 from engine.analysis.stats.estimate import Bayes
-from engine.analysis.stats.quadrature import legendre
+from engine.analysis.stats.quadrature import gauss_legendre
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ def _loss(mean: float, sd: float) -> float:
     return max(sd * math.exp(-z * z / 2) / math.sqrt(2 * math.pi) - mean * normal_cdf(-z), 0.0)
 
 
-def normal_posterior(estimate: float, se: float, prior: Prior) -> tuple[float, float]:
+def update_normal(estimate: float, se: float, prior: Prior) -> tuple[float, float]:
     """Mean and standard deviation of a normal effect after an estimate with standard error `se`."""
     if math.isinf(prior.sd):
         return estimate, se
@@ -40,12 +40,14 @@ def normal_posterior(estimate: float, se: float, prior: Prior) -> tuple[float, f
     return (estimate / se**2 + prior.mean / prior.sd**2) / precision, math.sqrt(1 / precision)
 
 
-def normal(estimate: float, se: float, prior: Prior, alpha: float, *, good: float = 1.0, rope: float = 0.0) -> Bayes:
+def normal_posterior(
+    estimate: float, se: float, prior: Prior, alpha: float, *, good: float = 1.0, rope: float = 0.0
+) -> Bayes:
     """The posterior of a normal effect: chance to win, expected loss, interval, chance to lie within ±`rope`.
 
     `good` is 1 where more is better, -1 where less is.
     """
-    mean, sd = normal_posterior(estimate, se, prior)
+    mean, sd = update_normal(estimate, se, prior)
     reach = normal_quantile(1 - alpha / 2) * sd
     return Bayes(
         chance_to_win=normal_cdf(good * mean / sd),
@@ -58,7 +60,7 @@ def normal(estimate: float, se: float, prior: Prior, alpha: float, *, good: floa
     )
 
 
-def chances_best(means: Sequence[float], sds: Sequence[float]) -> list[float]:
+def chances_to_be_best(means: Sequence[float], sds: Sequence[float]) -> list[float]:
     """The probability that each of several independent normal values is the largest, by quadrature."""
     centre, spread = np.asarray(means, dtype=float), np.asarray(sds, dtype=float)
     chances = np.zeros(len(centre))
@@ -70,7 +72,7 @@ def chances_best(means: Sequence[float], sds: Sequence[float]) -> list[float]:
     return [float(chance) for chance in chances]
 
 
-def losses_of_best(means: Sequence[float], sds: Sequence[float]) -> list[float]:
+def expected_losses(means: Sequence[float], sds: Sequence[float]) -> list[float]:
     """What choosing each of several independent normal values is expected to lose to the largest of them.
 
     The mean of the largest is the range's end less the integral of the product of the distribution functions. Unlike
@@ -92,13 +94,13 @@ def _pieces(centre: Floats, spread: Floats) -> Iterator[tuple[Floats, Floats, Fl
     from scipy.special import ndtr  # noqa: PLC0415 # see distributions
 
     edges = np.unique(np.concatenate([centre - 9 * spread, centre, centre + 9 * spread]))
-    x, w = legendre()
+    x, w = gauss_legendre()
     for low, high in pairwise(edges[edges >= np.max(centre - 9 * spread)]):
         grid = low + (high - low) * (x + 1) / 2
         yield grid, w * (high - low) / 2, ndtr((grid - centre[:, None]) / spread[:, None])
 
 
-def empirical_prior(estimates: Sequence[float], ses: Sequence[float]) -> Prior:
+def estimate_prior(estimates: Sequence[float], ses: Sequence[float]) -> Prior:
     """The prior that past experiments suggest: the mean and spread of their true relative effects.
 
     Paule and Mandel 1982, "Consensus Values and Weighting Factors": the spread at which the weighted squares around
@@ -107,11 +109,11 @@ def empirical_prior(estimates: Sequence[float], ses: Sequence[float]) -> Prior:
     """
     if len(estimates) < 3:
         return Prior()
-    mean, between, error = pooled(estimates, ses)
+    mean, between, error = pool_effects(estimates, ses)
     return Prior(mean, math.hypot(between, error))
 
 
-def pooled(estimates: Sequence[float], ses: Sequence[float]) -> tuple[float, float, float]:
+def pool_effects(estimates: Sequence[float], ses: Sequence[float]) -> tuple[float, float, float]:
     """Mean, between-group standard deviation and the mean's standard error of a normal random-effects model."""
     values, errors = np.asarray(estimates, dtype=float), np.asarray(ses, dtype=float)
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import betainc, betaincinv, betaln
 
 from engine.analysis.stats.estimate import Bayes
-from engine.analysis.stats.quadrature import legendre
+from engine.analysis.stats.quadrature import gauss_legendre
 
 if TYPE_CHECKING:
     from engine.analysis.stats.moments import Floats
@@ -31,17 +31,17 @@ class Beta(msgspec.Struct, frozen=True):
 FLAT = Beta(1, 1)
 
 
-def beta_posterior(successes: float, n: float, prior: Beta = FLAT) -> Beta:
+def update_beta(successes: float, n: float, prior: Beta = FLAT) -> Beta:
     """The conjugate posterior of a proportion."""
     return Beta(prior.a + successes, prior.b + n - successes)
 
 
-def beta_chance(control: Beta, treatment: Beta) -> float:
+def beta_chance_to_win(control: Beta, treatment: Beta) -> float:
     """P(treatment > control) by quadrature over the control's posterior."""
     return 1 - _ratio_below(control, treatment, 1.0)
 
 
-def beta_loss(control: Beta, treatment: Beta) -> float:
+def beta_expected_loss(control: Beta, treatment: Beta) -> float:
     """E[max(control - treatment, 0)], what choosing the treatment loses, in the proportion's own points."""
     at, weight = _nodes(control, treatment, 1.0)
     mean = treatment.a / (treatment.a + treatment.b)
@@ -57,7 +57,7 @@ def _nodes(control: Beta, treatment: Beta, ratio: float) -> tuple[Floats, Floats
     low, high = control.interval(2e-14)
     rise = np.array([*treatment.interval(2e-14), treatment.a / (treatment.a + treatment.b), 1.0]) / ratio
     edges = np.unique(np.clip([low, high, *rise], low, high))
-    x, w = legendre()
+    x, w = gauss_legendre()
     width = np.diff(edges)[:, None] / 2
     at, weight = (edges[:-1, None] + width * (x + 1)).ravel(), (width * w).ravel()
     return at, _density(control, at) * weight
@@ -94,13 +94,15 @@ def _ratio_quantile(control: Beta, treatment: Beta, level: float) -> float:
     return math.exp(log)
 
 
-def beta_binomial(control: Beta, treatment: Beta, alpha: float, *, good: float = 1.0, rope: float = 0.0) -> Bayes:
+def beta_binomial_posterior(
+    control: Beta, treatment: Beta, alpha: float, *, good: float = 1.0, rope: float = 0.0
+) -> Bayes:
     """The posterior of a relative effect between two proportions; arguments as `normal`.
 
     The expected loss is a share of control's posterior mean.
     """
-    chance = beta_chance(control, treatment)
-    worse, better = beta_loss(control, treatment), beta_loss(treatment, control)
+    chance = beta_chance_to_win(control, treatment)
+    worse, better = beta_expected_loss(control, treatment), beta_expected_loss(treatment, control)
     loss, gain = (worse, better) if good > 0 else (better, worse)
     base = (control.a + control.b) / control.a
     near = _ratio_below(control, treatment, 1 + rope) - _ratio_below(control, treatment, 1 - rope)

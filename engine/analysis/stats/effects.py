@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.analysis.stats.distributions import normal_cdf, normal_quantile
 from engine.analysis.stats.estimate import Effect, NotEstimable
-from engine.analysis.stats.sequential import group_multiplier, group_p, mixture_multiplier, mixture_p, tuning
+from engine.analysis.stats.sequential import group_multiplier, group_p, mixture_multiplier, mixture_p, tuned_rho
 
 if TYPE_CHECKING:
     from engine.analysis.design.methods import Inference, Relative
@@ -20,7 +20,7 @@ def welch_df(a: Arm, b: Arm) -> float:
     return (a.variance + b.variance) ** 2 / (a.variance**2 / (a.n - 1) + b.variance**2 / (b.n - 1))
 
 
-def two_sided_t(statistic: float, df: float) -> float:
+def two_sided_t_p(statistic: float, df: float) -> float:
     """p-value of |t| under Student's distribution; normal for infinite `df`."""
     if not math.isfinite(df):
         return 2 * normal_cdf(-abs(statistic))
@@ -39,7 +39,7 @@ def critical_t(alpha: float, df: float) -> float:
 
 
 @dataclass(frozen=True)
-class Scale:
+class IntervalScale:
     """How many standard errors an interval is wide to each side, and how to get the p-value of a z statistic."""
 
     multiplier: float
@@ -51,7 +51,7 @@ class Scale:
     def p(self, z: float) -> float | None:
         """The method's p-value of an estimate `z` standard errors from zero; None where the method has none."""
         if self.inference.method == "fixed":
-            return two_sided_t(z, self.df)
+            return two_sided_t_p(z, self.df)
         if self.inference.method == "sequential":
             return mixture_p(z, self.grown)
         if self.inference.method == "group_sequential":
@@ -59,29 +59,29 @@ class Scale:
         return None
 
 
-def scale(control: Arm, treatment: Arm, inference: Inference) -> Scale | NotEstimable:
+def interval_scale(control: Arm, treatment: Arm, inference: Inference) -> IntervalScale | NotEstimable:
     """The method's interval width for these two arms."""
     units = control.n + treatment.n
     alpha, planned = inference.alpha, inference.planned
     if inference.method == "sequential":
-        grown = units * tuning(planned, alpha) ** 2
+        grown = units * tuned_rho(planned, alpha) ** 2
         if inference.tau is not None:
             grown = (inference.tau * control.value) ** 2 / (control.variance + treatment.variance)
         if not grown > 0:
             return NotEstimable("control's mean is zero, so tau, a share of it, is none")
-        return Scale(mixture_multiplier(grown, alpha), math.inf, units, inference, grown)
+        return IntervalScale(mixture_multiplier(grown, alpha), math.inf, units, inference, grown)
     if inference.method == "group_sequential":
         bound = group_multiplier(units, planned, inference.looks, inference.spending, alpha)
         if bound is None:
             return NotEstimable(
                 f"the first planned look is at {planned / inference.looks:.0f} units; {units} were seen"
             )
-        return Scale(bound, math.inf, units, inference)
+        return IntervalScale(bound, math.inf, units, inference)
     df = welch_df(control, treatment) if inference.method == "fixed" else math.inf
-    return Scale(critical_t(alpha, df), df, units, inference)
+    return IntervalScale(critical_t(alpha, df), df, units, inference)
 
 
-def absolute(control: Arm, treatment: Arm, width: Scale) -> Effect:
+def absolute_effect(control: Arm, treatment: Arm, width: IntervalScale) -> Effect:
     """The difference, treatment less control."""
     difference = treatment.value - control.value
     se = math.sqrt(control.variance + treatment.variance)
@@ -89,7 +89,7 @@ def absolute(control: Arm, treatment: Arm, width: Scale) -> Effect:
     return Effect(difference, difference - reach, difference + reach, se, width.p(difference / se))
 
 
-def relative(control: Arm, treatment: Arm, width: Scale, how: Relative) -> Effect | NotEstimable:
+def relative_effect(control: Arm, treatment: Arm, width: IntervalScale, how: Relative) -> Effect | NotEstimable:
     """The difference over control's size, by `fieller` (exact for normal means), `log` or `linear` delta.
 
     Where control's mean is above zero that is the ratio of treatment to control less one; below zero an effect keeps
@@ -121,7 +121,7 @@ def relative(control: Arm, treatment: Arm, width: Scale, how: Relative) -> Effec
     return Effect(estimate, low, high, se, width.p((a - b) / math.sqrt(va + vb)))
 
 
-def linear_effect(control: Arm, treatment: Arm) -> tuple[float, float] | NotEstimable:
+def linear_delta_effect(control: Arm, treatment: Arm) -> tuple[float, float] | NotEstimable:
     """The relative effect and its linear delta standard error, the likelihood that a normal prior is combined with."""
     if control.value == 0:
         return NotEstimable("control's mean is zero, so no effect can be a share of it")

@@ -41,6 +41,6 @@ class Bayes(msgspec.Struct, frozen=True):
     model: str = "normal"
 
 
-def chance(value: float) -> str:
+def format_chance(value: float) -> str:
     """A probability as people read it: nothing is certain."""
     return "> 99.9%" if value > 0.999 else "< 0.1%" if value < 0.001 else f"{value:.1%}"

@@ -56,7 +56,7 @@ def _linearized(moments: Moments, measure: Measure) -> tuple[Floats, Floats]:
     return np.array(values), np.array(gradients)
 
 
-def slopes(total: Moments, measure: Measure) -> Floats:
+def regression_slopes(total: Moments, measure: Measure) -> Floats:
     """The regression coefficients (c,) of the metric on its covariates, over both arms together or over one.
 
     Deng, Xu, Kohavi and Walker 2013, "Improving the Sensitivity of Online Controlled Experiments by Utilizing
@@ -76,7 +76,7 @@ def _variance(moments: Moments, direction: Floats) -> float:
     return 0.0 if variance <= rounded else variance / moments.n
 
 
-def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, Arm, float] | NotEstimable:
+def estimate_arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, Arm, float] | NotEstimable:
     """Both arms' values and variances, adjusted for the covariates, and the share of variance these removed.
 
     The adjusted value is `y - theta (x - x of both arms)`; theta is taken over both arms (see `slopes`) or with
@@ -93,14 +93,14 @@ def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, A
                 f"{name} has {side.n} units with a value, too few for slopes of its own on "
                 f"{len(measure.covariates)} covariates; cuped has one slope for all"
             )
-    if not measure.stratified and not all(is_share(side, measure) for side in (control, treatment)):
-        return no_share(measure)
+    if not measure.stratified and not all(holds_zeros_and_ones(side, measure) for side in (control, treatment)):
+        return not_a_share(measure)
     total = control + treatment
-    shared = slopes(total, measure) if measure.covariates else np.zeros(0)
+    shared = regression_slopes(total, measure) if measure.covariates else np.zeros(0)
     centre, _ = _linearized(total, measure)
     results, before, after, terms = [], 0.0, 0.0, 0.0
     for side in (control, treatment):
-        theta = slopes(side, measure) if measure.covariates and measure.adjust == "lin" else shared
+        theta = regression_slopes(side, measure) if measure.covariates and measure.adjust == "lin" else shared
         weights = np.concatenate(([1.0], -theta))
         values, gradients = _linearized(side, measure)
         direction = weights @ gradients
@@ -123,7 +123,7 @@ def arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, A
     return results[0], results[1], 1 - after / before
 
 
-def single(moments: Moments, measure: Measure) -> Arm:
+def estimate_arm(moments: Moments, measure: Measure) -> Arm:
     """One arm's value and variance, without covariates; needs two units."""
     value, gradient = _gradient(moments, measure.y, 0)
     return Arm(moments.n, value, _variance(moments, gradient))
@@ -132,12 +132,12 @@ def single(moments: Moments, measure: Measure) -> Arm:
 def residual_sd(moments: Moments, measure: Measure) -> tuple[float, float]:
     """The metric's value and the standard deviation of its linearized value per unit, covariates taken off."""
     values, gradients = _linearized(moments, measure)
-    theta = slopes(moments, measure) if measure.covariates else np.zeros(0)
+    theta = regression_slopes(moments, measure) if measure.covariates else np.zeros(0)
     direction = np.concatenate(([1.0], -theta)) @ gradients
     return float(values[0]), math.sqrt(float(direction @ moments.covariance @ direction))
 
 
-def is_share(side: Moments, measure: Measure) -> bool:
+def holds_zeros_and_ones(side: Moments, measure: Measure) -> bool:
     """Whether a proportion's column can hold zeros and ones only: their variance is p (1 - p)."""
     p = float(side.mean[0])
     if measure.kind != "proportion" or measure.y.den is not None or side.n == 0 or not math.isfinite(p):
@@ -145,7 +145,7 @@ def is_share(side: Moments, measure: Measure) -> bool:
     return abs(float(side.comoment[0, 0]) / side.n - p * (1 - p)) < 1e-9
 
 
-def no_share(measure: Measure) -> NotEstimable:
+def not_a_share(measure: Measure) -> NotEstimable:
     """What is said of a proportion of other values."""
     return NotEstimable(f"{measure.name} holds values other than 0 and 1; ask for its mean", fault=True)
 

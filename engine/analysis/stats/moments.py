@@ -55,7 +55,7 @@ class Moments:
     __hash__ = None  # type: ignore[assignment] # arrays inside
 
 
-def from_sample(columns: Floats) -> Moments:
+def sample_moments(columns: Floats) -> Moments:
     """Moments of a sample (n, k)."""
     columns = np.asarray(columns, dtype=np.float64)
     n, k = columns.shape
@@ -66,7 +66,7 @@ def from_sample(columns: Floats) -> Moments:
     return Moments(n, mean, centred.T @ centred)
 
 
-def together(n: Floats, mean: Floats, comoment: Floats) -> Moments:
+def merge_moments(n: Floats, mean: Floats, comoment: Floats) -> Moments:
     """The moments of many samples at once: `n` (p,), `mean` (p, k) and `comoment` (p, k, k), one row per sample.
 
     The same sum as adding them one by one (see `Moments.__add__`), each about the mean of all.
@@ -80,7 +80,7 @@ def together(n: Floats, mean: Floats, comoment: Floats) -> Moments:
         return Moments(int(total), centre, comoment.sum(axis=0) + (off * n[:, None]).T @ off)
 
 
-def from_shifted(
+def moments_from_shifted_sums(
     n: int,
     columns: Sequence[str],
     centre: Mapping[str, float],
@@ -104,7 +104,7 @@ def from_shifted(
     return Moments(n, mean, comoment)
 
 
-def well_centred(moments: Moments, columns: Sequence[str], centre: Mapping[str, float]) -> bool:
+def is_well_centred(moments: Moments, columns: Sequence[str], centre: Mapping[str, float]) -> bool:
     """Whether the pilot was within a thousand standard deviations, so that ten digits are left of sixteen."""
     if moments.n < 2 or not np.all(np.isfinite(moments.mean)):
         return True
@@ -114,6 +114,6 @@ def well_centred(moments: Moments, columns: Sequence[str], centre: Mapping[str, 
         return bool(np.all(moments.n * off**2 <= 1e6 * np.diagonal(moments.comoment) + rounding))
 
 
-def empty(columns: int) -> Moments:
+def empty_moments(columns: int) -> Moments:
     """The moments of no units."""
     return Moments(0, np.zeros(columns), np.zeros((columns, columns)))

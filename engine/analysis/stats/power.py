@@ -15,8 +15,8 @@ import numpy as np
 
 from engine.analysis.design.methods import Inference, Method
 from engine.analysis.stats.distributions import normal_cdf, normal_quantile
-from engine.analysis.stats.quadrature import legendre
-from engine.analysis.stats.sequential import asymptotic_multiplier, boundaries, spent
+from engine.analysis.stats.quadrature import gauss_legendre
+from engine.analysis.stats.sequential import asymptotic_multiplier, group_boundaries, spent_error
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Design(msgspec.Struct, frozen=True):
     formula: str
 
 
-def power_of(baseline: Baseline, mde: float, units: int, inference: Inference, *, share: float = 0.5) -> float:
+def compute_power(baseline: Baseline, mde: float, units: int, inference: Inference, *, share: float = 0.5) -> float:
     """The chance that an effect of `mde` (relative) is found with `units` units, `share` of them in control.
 
     `fixed` and `bayesian` look once; `sequential` counts only its look at the end, so the true power is a little more;
@@ -78,8 +78,8 @@ def power_of(baseline: Baseline, mde: float, units: int, inference: Inference, *
 def _group_power(drift: float, inference: Inference) -> float:
     """The chance to cross at any planned look, by the recursion of `boundaries` with a drift."""
     fractions = [look / inference.looks for look in range(1, inference.looks + 1)]
-    bounds = boundaries(fractions, [spent(inference.spending, at, inference.alpha) for at in fractions])
-    x, w = legendre()
+    bounds = group_boundaries(fractions, [spent_error(inference.spending, at, inference.alpha) for at in fractions])
+    x, w = gauss_legendre()
     grid = weights = np.zeros(0)
     inside = 1.0
     for look, (fraction, bound) in enumerate(zip(fractions, bounds, strict=True)):
@@ -106,19 +106,19 @@ def sample_size(
     if mde == 0:
         raise BadInput("an effect of 0 cannot be found; name the least relative effect that matters, as in --mde 0.02")
     low, high = FEWEST, 2 * FEWEST
-    while power_of(baseline, mde, high, inference, share=share) < power:
+    while compute_power(baseline, mde, high, inference, share=share) < power:
         low, high = high, high * 2
         if high > MOST:
             raise BadInput(f"more than {MOST:.0e} units would be needed; a {mde:+.2%} effect is out of reach")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (
-            (low, middle) if power_of(baseline, mde, middle, inference, share=share) >= power else (middle, high)
+            (low, middle) if compute_power(baseline, mde, middle, inference, share=share) >= power else (middle, high)
         )
     return _design(baseline, mde, high, inference, share)
 
 
-def least_effect(
+def least_detectable_effect(
     baseline: Baseline, units: int, inference: Inference, *, power: float = 0.8, share: float = 0.5
 ) -> Design:
     """The smallest relative increase that `units` units find with `power`.
@@ -129,19 +129,19 @@ def least_effect(
     _check(baseline, power, share)
     low, high = 0.0, 1e-6
     top = 1 / baseline.value - 1 - 1e-9 if baseline.sd is None else 2.0**20
-    while power_of(baseline, min(high, top), units, inference, share=share) < power:
+    while compute_power(baseline, min(high, top), units, inference, share=share) < power:
         if high > top:
             raise BadInput(f"{units} units are too few to find any effect with a power of {power:g}")
         low, high = high, high * 2
     for _ in range(100):
         middle = (low + high) / 2
-        enough = power_of(baseline, min(middle, top), units, inference, share=share) >= power
+        enough = compute_power(baseline, min(middle, top), units, inference, share=share) >= power
         low, high = (low, middle) if enough else (middle, high)
     return _design(baseline, min(high, top), units, inference, share)
 
 
 def _design(baseline: Baseline, mde: float, units: int, inference: Inference, share: float) -> Design:
-    reached = power_of(baseline, mde, units, inference, share=share)
+    reached = compute_power(baseline, mde, units, inference, share=share)
     formula = {
         "fixed": "normal, unpooled, one look at the end",
         "bayesian": "normal, unpooled, flat prior, one look at the end",
@@ -151,7 +151,7 @@ def _design(baseline: Baseline, mde: float, units: int, inference: Inference, sh
     return Design(baseline.kind, baseline.value, units, mde, reached, inference.alpha, inference.method, formula)
 
 
-def design(
+def solve_design(
     baseline: Baseline,
     inference: Inference,
     *,
@@ -179,7 +179,7 @@ def design(
     if mde is not None:
         return sample_size(baseline, mde, inference, power=0.8 if power is None else power, share=share)
     if units is not None:
-        return least_effect(baseline, units, inference, power=0.8 if power is None else power, share=share)
+        return least_detectable_effect(baseline, units, inference, power=0.8 if power is None else power, share=share)
     raise BadInput("neither an effect nor a number of units is given; name one, as in --mde 0.02")
 
 

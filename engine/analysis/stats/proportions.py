@@ -21,7 +21,7 @@ def is_small(successes: tuple[int, int], sizes: tuple[int, int]) -> bool:
     return min(*successes, sizes[0] - successes[0], sizes[1] - successes[1]) < SMALL
 
 
-def fisher(successes: tuple[int, int], sizes: tuple[int, int]) -> float:
+def fisher_p(successes: tuple[int, int], sizes: tuple[int, int]) -> float:
     """Two-sided p-value: all tables with these margins that are no likelier than the one seen (Fisher 1935)."""
     (x, _), (n, m), total = successes, sizes, sum(successes)
     k = np.arange(max(0, total - m), min(n, total) + 1)
@@ -34,7 +34,7 @@ def _log_choose(n: int, k: np.ndarray | int) -> np.ndarray:
     return np.asarray(gammaln(n + 1) - gammaln(np.asarray(k) + 1) - gammaln(n - np.asarray(k) + 1))
 
 
-def difference(successes: tuple[int, int], sizes: tuple[int, int], alpha: float) -> tuple[float, float]:
+def difference_interval(successes: tuple[int, int], sizes: tuple[int, int], alpha: float) -> tuple[float, float]:
     """Score interval of p2 - p1 (Miettinen and Nurminen 1985, eq. 8)."""
     p1, p2 = successes[0] / sizes[0], successes[1] / sizes[1]
     z = float(ndtri(1 - alpha / 2))
@@ -46,7 +46,9 @@ def difference(successes: tuple[int, int], sizes: tuple[int, int], alpha: float)
     return _crossings(statistic, z, p2 - p1, (-1.0, 1.0))
 
 
-def ratio(successes: tuple[int, int], sizes: tuple[int, int], alpha: float) -> tuple[float, float] | NotEstimable:
+def ratio_interval(
+    successes: tuple[int, int], sizes: tuple[int, int], alpha: float
+) -> tuple[float, float] | NotEstimable:
     """Score interval of p2 / p1 (Miettinen and Nurminen 1985, eq. 10)."""
     if successes[0] == 0:
         return NotEstimable("control has no success, so the ratio has no upper bound")
@@ -110,15 +112,15 @@ def _crossings(
     return ends[0], ends[1]
 
 
-def effects(
+def exact_effects(
     successes: tuple[int, int], sizes: tuple[int, int], se: float, alpha: float
 ) -> tuple[Effect, Effect | NotEstimable]:
     """The absolute and the relative effect of the second arm against the first."""
-    p = fisher(successes, sizes)
+    p = fisher_p(successes, sizes)
     p1, p2 = successes[0] / sizes[0], successes[1] / sizes[1]
-    low, high = difference(successes, sizes, alpha)
+    low, high = difference_interval(successes, sizes, alpha)
     absolute = Effect(p2 - p1, low, high, se, p)
-    bounds = ratio(successes, sizes, alpha)
+    bounds = ratio_interval(successes, sizes, alpha)
     if isinstance(bounds, NotEstimable):
         return absolute, bounds
     spread = math.sqrt(p2 * (1 - p2) / sizes[1] + (p2 / p1) ** 2 * p1 * (1 - p1) / sizes[0]) / p1

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @cache
-def legendre(count: int = 128) -> tuple[Floats, Floats]:
+def gauss_legendre(count: int = 128) -> tuple[Floats, Floats]:
     """Nodes and weights on [-1, 1]; 128 integrate a bell over eight of its standard deviations to 1e-12."""
     x, w = np.polynomial.legendre.leggauss(count)
     return np.asarray(x, dtype=np.float64), np.asarray(w, dtype=np.float64)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from engine.analysis.stats.distributions import normal_cdf, normal_quantile
-from engine.analysis.stats.quadrature import legendre
+from engine.analysis.stats.quadrature import gauss_legendre
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Spending = Literal["obrien_fleming", "pocock"]
 
 
-def tuning(planned: int, alpha: float) -> float:
+def tuned_rho(planned: int, alpha: float) -> float:
     """The rho that makes the boundary narrowest around `planned` units.
 
     Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2024, "Time-uniform central limit theory and asymptotic confidence
@@ -46,12 +46,12 @@ def mixture_p(z: float, grown: float) -> float:
 
 def asymptotic_multiplier(units: int, planned: int, alpha: float) -> float:
     """Half width of the asymptotic confidence sequence at `units` units, in standard errors of the estimate."""
-    return mixture_multiplier(units * tuning(planned, alpha) ** 2, alpha)
+    return mixture_multiplier(units * tuned_rho(planned, alpha) ** 2, alpha)
 
 
 def asymptotic_p(z: float, units: int, planned: int, alpha: float) -> float:
     """Its p-value; below alpha exactly where the interval excludes zero."""
-    return mixture_p(z, units * tuning(planned, alpha) ** 2)
+    return mixture_p(z, units * tuned_rho(planned, alpha) ** 2)
 
 
 def sprt_multiplier(se: float, tau: float, alpha: float) -> float:
@@ -62,7 +62,7 @@ def sprt_multiplier(se: float, tau: float, alpha: float) -> float:
     return mixture_multiplier((tau / se) ** 2, alpha)
 
 
-def spent(kind: Spending, fraction: float, alpha: float) -> float:
+def spent_error(kind: Spending, fraction: float, alpha: float) -> float:
     """Error spent on both sides together at an information fraction.
 
     Lan and DeMets 1983, "Discrete Sequential Boundaries for Clinical Trials", alpha_1 and alpha_2, half of alpha to
@@ -74,7 +74,7 @@ def spent(kind: Spending, fraction: float, alpha: float) -> float:
     return 4 * normal_cdf(-normal_quantile(1 - alpha / 4) / math.sqrt(at)) if at > 0 else 0.0
 
 
-def boundaries(fractions: Sequence[float], errors: Sequence[float]) -> list[float]:
+def group_boundaries(fractions: Sequence[float], errors: Sequence[float]) -> list[float]:
     """Two-sided z boundaries of looks at `fractions` of the information, spending `errors` (cumulative) up to each.
 
     Recursive numerical integration of the density of the paths still inside (Armitage, McPherson and Rowe 1969).
@@ -88,7 +88,7 @@ def boundaries(fractions: Sequence[float], errors: Sequence[float]) -> list[floa
         raise BadInput(f"the errors spent, {list(errors)}, do not rise")
     from scipy.special import ndtr  # noqa: PLC0415 # see distributions
 
-    x, w = legendre()
+    x, w = gauss_legendre()
     bounds: list[float] = []
     grid = weights = np.zeros(0)
     for look, fraction in enumerate(fractions):
@@ -120,7 +120,7 @@ def group_multiplier(units: int, planned: int, looks: int, kind: Spending, alpha
     if not due:
         return None
     taken = due if fraction - due[-1] < 1e-9 else [*due, fraction]
-    return boundaries(taken, [spent(kind, at, alpha) for at in taken])[-1]
+    return group_boundaries(taken, [spent_error(kind, at, alpha) for at in taken])[-1]
 
 
 def group_p(z: float, units: int, planned: int, looks: int, kind: Spending) -> float:

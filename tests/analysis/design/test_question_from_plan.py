@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.analysis import Report, analyze_experiment
-from engine.analysis.design.question_from_plan import ask
+from engine.analysis.design.question_from_plan import build_question
 from engine.analysis.report.model import Money
-from engine.analysis.sources.engines import DuckDB, expression
-from engine.analysis.sources.filters import holds, register
+from engine.analysis.sources.engines import DuckDB, ibis_table
+from engine.analysis.sources.filters import matches_filter, register_filter
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.catalog import load_plan
 from engine.catalog.conditions.compile import compile_condition
@@ -55,7 +55,7 @@ def reported(
     (folder / "metrics.yaml").write_text(METRICS)
     (folder / "channels.yaml").write_text("channels: [{key: web}]\nplacements: []\n")
     (folder / "layers.yaml").write_text("layers: [{key: checkout}]\n")
-    question, metrics = ask(load_plan(folder), "checkout")
+    question, metrics = build_question(load_plan(folder), "checkout")
     return analyze_experiment(question, metrics, log, as_of=NOW, **more)
 
 
@@ -216,9 +216,9 @@ CONDITIONS = st.dictionaries(
 @given(CONDITIONS, st.lists(DOCUMENTS, min_size=1, max_size=8))
 def test_a_filter_means_what_the_plan_means(condition: dict[str, object], documents: list[dict[str, object]]) -> None:
     source = DuckDB()
-    register(source, condition)
-    register(source, condition)
+    register_filter(source, condition)
+    register_filter(source, condition)
     listed = ", ".join(f"({at}, '{json.dumps(document)}')" for at, document in enumerate(documents))
-    table = expression(source.view("given", f"SELECT * FROM (VALUES {listed}) AS t(id, properties)"))
-    rows = source.rows(table.select("id", ok=holds(table["properties"], condition)).order_by("id"))
+    table = ibis_table(source.view("given", f"SELECT * FROM (VALUES {listed}) AS t(id, properties)"))
+    rows = source.rows(table.select("id", ok=matches_filter(table["properties"], condition)).order_by("id"))
     assert [bool(ok) for _, ok in rows] == [compile_condition(condition)(document) for document in documents]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.analysis.offpolicy.estimators import Spread, dr, ips, snips, switch_dr
-from engine.analysis.stats.adaptive import lagged_allocation, running_mean
+from engine.analysis.stats.adaptive import lagged_allocation, running_means
 from engine.errors import BadInput
 
 OBD = Path(__file__).resolve().parents[3] / ".cache" / "obd" / "obp" / "dataset" / "obd"
@@ -116,7 +116,7 @@ def test_intervals_cover_where_seven_of_ten_thousand_are_rewarded() -> None:
 
 def test_weights_and_models_look_back_only() -> None:
     reward, taken = np.array([1.0, 5.0, 0.0, 7.0]), np.array([True, False, True, True])
-    assert running_mean(reward, taken).tolist() == [0.0, 1.0, 1.0, 0.5]
+    assert running_means(reward, taken).tolist() == [0.0, 1.0, 1.0, 0.5]
     propensity = np.array([0.5, 0.0, 0.5, 0.25])
     snapshot = np.array(["p@1", "p@1", "p@2", "p@3"])
     allocation = lagged_allocation(taken, propensity, snapshot, 2)

@@ -15,7 +15,15 @@ from engine.analysis.report.past_experiments import baseline_of_table
 from engine.analysis.sources.quantiles import sample_quantile
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.inference import Arm
-from engine.analysis.stats.power import Baseline, Design, design, least_effect, parse_baseline, power_of, sample_size
+from engine.analysis.stats.power import (
+    Baseline,
+    Design,
+    compute_power,
+    least_detectable_effect,
+    parse_baseline,
+    sample_size,
+    solve_design,
+)
 from engine.errors import BadInput
 
 
@@ -61,7 +69,7 @@ def test_a_quantile_is_checked_by_what_a_report_would_claim(shop: str, tmp_path:
     effect = analyze_table(str(tmp_path / "split.parquet"), **asked).metrics[0].absolute
     assert isinstance(effect, Effect)
     order = np.argsort(spend)
-    arms = [sample_quantile(spend[order][own], units[order][own], 0.9, said="") for own in (side[order], ~side[order])]
+    arms = [sample_quantile(spend[order][own], units[order][own], 0.9, label="") for own in (side[order], ~side[order])]
     a, b = (arm for arm in arms if isinstance(arm, Arm))
     assert b.value - a.value == pytest.approx(effect.estimate, rel=1e-12)
     assert math.sqrt(a.variance + b.variance) == pytest.approx(effect.se, rel=1e-12)
@@ -114,9 +122,9 @@ def test_size_effect_and_power_are_one_relation(method: Method) -> None:
     for baseline in (Baseline("proportion", 0.1), Baseline("mean", 16.0, 25.0)):
         found = sample_size(baseline, 0.1, settings)
         assert found.power >= 0.8
-        assert power_of(baseline, 0.1, found.units - 1, settings) < 0.8
-        assert least_effect(baseline, found.units, settings).mde == pytest.approx(0.1, rel=1e-3)
-        assert power_of(baseline, 0.0, found.units, settings) == pytest.approx(0.05, abs=0.05)
+        assert compute_power(baseline, 0.1, found.units - 1, settings) < 0.8
+        assert least_detectable_effect(baseline, found.units, settings).mde == pytest.approx(0.1, rel=1e-3)
+        assert compute_power(baseline, 0.0, found.units, settings) == pytest.approx(0.05, abs=0.05)
 
 
 def test_looking_costs_units_and_looking_always_costs_most() -> None:
@@ -129,7 +137,7 @@ def test_looking_costs_units_and_looking_always_costs_most() -> None:
 def test_group_sequential_power_by_simulation() -> None:
     settings = Inference(method="group_sequential")
     baseline = Baseline("mean", 10.0, 10.0)
-    claimed = power_of(baseline, 0.1, 3200, settings)
+    claimed = compute_power(baseline, 0.1, 3200, settings)
     rng = np.random.default_rng(5)
     drift = 1.0 / (10.0 * np.sqrt(4 / 3200))
     paths = np.cumsum(rng.normal(drift / 5, np.sqrt(1 / 5), size=(20_000, 5)), axis=1) / np.sqrt(np.arange(1, 6) / 5)
@@ -142,9 +150,9 @@ def test_the_question_may_be_asked_from_each_side() -> None:
     fixed = Inference(method="fixed")
     proportion = parse_baseline("proportion:0.1")
     asked: list[Design] = [
-        design(proportion, fixed, mde=0.1, units=None, power=None),
-        design(proportion, fixed, mde=None, units=29_497, power=None),
-        design(proportion, fixed, mde=0.1, units=29_497, power=None),
+        solve_design(proportion, fixed, mde=0.1, units=None, power=None),
+        solve_design(proportion, fixed, mde=None, units=29_497, power=None),
+        solve_design(proportion, fixed, mde=0.1, units=29_497, power=None),
     ]
     assert {round(found.power, 3) for found in asked} == {0.8}
     assert asked[0].units == 29_497
@@ -160,9 +168,9 @@ def test_a_baseline_that_is_none(text: str) -> None:
 def test_what_power_cannot_answer() -> None:
     fixed, mean = Inference(method="fixed"), Baseline("mean", 16.0, 25.0)
     with pytest.raises(BadInput, match="leave out the one"):
-        design(mean, fixed, mde=0.1, units=10, power=0.5)
+        solve_design(mean, fixed, mde=0.1, units=10, power=0.5)
     with pytest.raises(BadInput, match="neither an effect nor a number"):
-        design(mean, fixed, mde=None, units=None, power=0.9)
+        solve_design(mean, fixed, mde=None, units=None, power=0.9)
     with pytest.raises(BadInput, match="an effect of 0"):
         sample_size(mean, 0.0, fixed)
     with pytest.raises(BadInput, match=r"power 1\.5"):

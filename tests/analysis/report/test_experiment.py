@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from engine.analysis import ExperimentQuestion, MetricSpec, analyze_experiment
+from engine.analysis import ExperimentQuestion, MeasuredMetric, analyze_experiment
 from engine.analysis.design.methods import Inference, Method
 from engine.analysis.render.terminal import render
 from engine.analysis.stats.estimate import Effect, NotEstimable
@@ -20,8 +20,8 @@ Write = Callable[..., Path]
 START = 1_793_491_200.0
 HOUR, DAY = 3600.0, 86400.0
 NOW = datetime.fromtimestamp(START + 30 * DAY, UTC)
-REVENUE = MetricSpec(name="revenue", kind="mean", event="purchase", value="revenue", money=1.0)
-CONVERSION = MetricSpec(name="conversion", kind="proportion", event="purchase")
+REVENUE = MeasuredMetric(name="revenue", kind="mean", event="purchase", value="revenue", money=1.0)
+CONVERSION = MeasuredMetric(name="conversion", kind="proportion", event="purchase")
 QUESTION = ExperimentQuestion(
     key="checkout",
     control="control",
@@ -177,11 +177,11 @@ def test_kinds_of_metric(write_log: Write) -> None:
     metrics = [
         REVENUE,
         CONVERSION,
-        MetricSpec(name="orders", kind="count", event="purchase"),
-        MetricSpec(name="per view", kind="ratio", event="purchase", value="revenue", denominator="view"),
-        MetricSpec(name="seen", kind="mean", event="view", value="n", filter={"page.kind": "cart"}),
-        MetricSpec(name="none", kind="mean", event="view", value="n", filter={"page.kind": "home"}),
-        MetricSpec(name="back", kind="retention", event="purchase", delay=7 * DAY, window=7 * DAY),
+        MeasuredMetric(name="orders", kind="count", event="purchase"),
+        MeasuredMetric(name="per view", kind="ratio", event="purchase", value="revenue", denominator="view"),
+        MeasuredMetric(name="seen", kind="mean", event="view", value="n", filter={"page.kind": "cart"}),
+        MeasuredMetric(name="none", kind="mean", event="view", value="n", filter={"page.kind": "home"}),
+        MeasuredMetric(name="back", kind="retention", event="purchase", delay=7 * DAY, window=7 * DAY),
     ]
     question = msgspec.structs.replace(QUESTION, secondary=tuple(m.name for m in metrics[1:]))
     report = analyze_experiment(question, metrics, log, as_of=NOW)
@@ -195,7 +195,7 @@ def test_kinds_of_metric(write_log: Write) -> None:
 
 
 def test_retention_waits_until_the_window_is_over(write_log: Write) -> None:
-    back = MetricSpec(name="back", kind="retention", event="purchase", delay=7 * DAY, window=7 * DAY)
+    back = MeasuredMetric(name="back", kind="retention", event="purchase", delay=7 * DAY, window=7 * DAY)
     question = msgspec.structs.replace(QUESTION, primary="back")
     fresh = [shown(f"n{i}", "control", at=20 * DAY) for i in range(5)]
     log = write_log(**together(*shop(), *fresh, bought("a", 3.0, 8 * DAY)))

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from engine.analysis import ExperimentQuestion, MetricSpec, Report, aa_experiment, analyze_experiment
+from engine.analysis import ExperimentQuestion, MeasuredMetric, Report, aa_experiment, analyze_experiment
 from engine.analysis.design.methods import Inference
 from engine.analysis.render.html import report_html
 from engine.analysis.render.terminal import render
 from engine.analysis.report.aa import Rate
 from engine.analysis.report.past_experiments import baseline_of_log
 from engine.analysis.report.quality import broken_parts, exposure_check
-from engine.analysis.stats.bayes import empirical_prior, pooled
+from engine.analysis.stats.bayes import estimate_prior, pool_effects
 from engine.analysis.stats.estimate import Effect, NotEstimable
 
 Write = Callable[..., Path]
 Rows = list[dict[str, Any]]
 HOUR, DAY = 3600.0, 86400.0
 NOW = datetime.fromtimestamp(1_793_491_200.0 + 40 * DAY, UTC)
-REVENUE = MetricSpec(name="revenue", kind="mean", event="purchase", value="revenue")
+REVENUE = MeasuredMetric(name="revenue", kind="mean", event="purchase", value="revenue")
 QUESTION = ExperimentQuestion(
     key="checkout",
     control="control",
@@ -50,7 +50,7 @@ def purchase(i: int, revenue: float, at: float) -> dict[str, Any]:
     return {"message_id": f"m{i}-{at}", "time": at, "customer": f"u{i}", "event": "purchase", "revenue": revenue}
 
 
-def analyzed(log: Path, spec: MetricSpec = REVENUE, **more: Any) -> Report:
+def analyzed(log: Path, spec: MeasuredMetric = REVENUE, **more: Any) -> Report:
     question = msgspec.structs.replace(QUESTION, primary=spec.name)
     return analyze_experiment(question, [spec], log, as_of=NOW, **more)
 
@@ -146,7 +146,7 @@ def test_a_quantile_of_events_from_the_log(write_log: Write) -> None:
             value = float(rng.lognormal(3 + 0.1 * (i % 2), 0.6))
             values[VARIANTS[i % 2]].append(value)
             events.append(purchase(i, value, HOUR * (k + 1)))
-    spec = MetricSpec(name="basket p90", kind="quantile", event="purchase", value="revenue", quantile=0.9)
+    spec = MeasuredMetric(name="basket p90", kind="quantile", event="purchase", value="revenue", quantile=0.9)
     report = analyzed(write_log(decisions=decisions, exposures=exposures, events=events), spec)
     assert report.metrics[0].mean == pytest.approx({name: np.quantile(part, 0.9) for name, part in values.items()})
     assert report.metrics[0].units == {"control": 300, "one_page": 300}
@@ -174,11 +174,11 @@ def test_past_experiments_make_a_prior() -> None:
     rng = np.random.default_rng(6)
     truth = rng.normal(0.01, 0.03, 400)
     ses = rng.uniform(0.01, 0.05, 400)
-    prior = empirical_prior((truth + rng.normal(0, ses)).tolist(), ses.tolist())
+    prior = estimate_prior((truth + rng.normal(0, ses)).tolist(), ses.tolist())
     assert prior.mean == pytest.approx(0.01, abs=0.006)
     assert prior.sd == pytest.approx(0.03, abs=0.006)
-    assert pooled([0.1, 0.1, 0.1], [0.5, 0.5, 0.5])[1] == 0.0
-    assert empirical_prior([0.1, 0.2], [0.1, 0.1]).sd == float("inf")
+    assert pool_effects([0.1, 0.1, 0.1], [0.5, 0.5, 0.5])[1] == 0.0
+    assert estimate_prior([0.1, 0.2], [0.1, 0.1]).sd == float("inf")
 
 
 def test_the_log_checks_itself_and_gives_the_next_baseline(write_log: Write) -> None:
@@ -211,7 +211,7 @@ def test_a_bayesian_experiment_ends_when_there_is_little_left_to_lose(write_log:
     question = msgspec.structs.replace(QUESTION, inference=Inference(method="bayesian"))
     verdicts = []
     for name, lift in (("up", 2.0), ("none", 0.0), ("down", -2.0)):
-        spec = MetricSpec(name=name, kind="mean", event=name, value="revenue")
+        spec = MeasuredMetric(name=name, kind="mean", event=name, value="revenue")
         events = [purchase(i, float(rng.normal(20, 8)) + lift * (i % 2), HOUR) | {"event": name} for i in range(2000)]
         log = write_log(decisions=decisions, exposures=exposures, events=events)
         decisions, exposures = [], []  # written once

@@ -15,7 +15,7 @@ from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.stats.bayes import Prior
 from engine.analysis.stats.estimate import Effect, NotEstimable
-from engine.analysis.stats.power import design, parse_baseline
+from engine.analysis.stats.power import parse_baseline, solve_design
 from engine.cli.reports import aa, analyze, power
 from engine.errors import BadInput
 
@@ -35,15 +35,15 @@ def test_a_prior_that_is_no_distribution(prior: tuple[float, float]) -> None:
 @pytest.mark.parametrize("units", [-4, 0, 3, 10**400])
 def test_a_number_of_units_that_nobody_has(units: int) -> None:
     with pytest.raises(BadInput, match="are not between 4 and"):
-        design(parse_baseline("proportion:0.1"), Inference(method="fixed"), mde=None, units=units, power=None)
+        solve_design(parse_baseline("proportion:0.1"), Inference(method="fixed"), mde=None, units=units, power=None)
 
 
 def test_effects_powers_and_baselines_are_finite() -> None:
     baseline = parse_baseline("mean:10,3")
     with pytest.raises(BadInput, match="effect nan is no finite number"):
-        design(baseline, Inference(method="fixed"), mde=math.nan, units=None, power=None)
+        solve_design(baseline, Inference(method="fixed"), mde=math.nan, units=None, power=None)
     with pytest.raises(BadInput, match="power 0 is not between 0 and 1"):
-        design(baseline, Inference(method="fixed"), mde=0.1, units=None, power=0.0)
+        solve_design(baseline, Inference(method="fixed"), mde=0.1, units=None, power=0.0)
     for text in ("mean:nan,1", "mean:1,inf", "mean:1e300,1e300", "proportion:nan"):
         with pytest.raises(BadInput, match="are not finite"):
             parse_baseline(text)

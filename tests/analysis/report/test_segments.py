@@ -11,12 +11,12 @@ from engine.analysis.report.compare import Evidence
 from engine.analysis.report.segments import by_segment
 from engine.analysis.sources.aggregate import Group
 from engine.analysis.stats.estimate import Effect
-from engine.analysis.stats.moments import from_sample
+from engine.analysis.stats.moments import sample_moments
 from engine.analysis.stats.sequential import asymptotic_multiplier, group_multiplier
 
 RNG = np.random.default_rng(51)
 PARTS = {
-    part: Evidence("a", {side: Group(500, {"y": from_sample(RNG.normal(5, 1, (500, 1)))}) for side in "ab"})
+    part: Evidence("a", {side: Group(500, {"y": sample_moments(RNG.normal(5, 1, (500, 1)))}) for side in "ab"})
     for part in ("x", "y", "z")
 }
 

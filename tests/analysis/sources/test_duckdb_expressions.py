@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.report.table import analyze_table
-from engine.analysis.sources.aggregate import CROSSED, VARIANT, groups
-from engine.analysis.sources.clustered import centres, unit_frame
-from engine.analysis.sources.engines import DuckDB, connect, expression
+from engine.analysis.sources.aggregate import CROSSED, VARIANT, aggregate_groups
+from engine.analysis.sources.clustered import build_unit_frame, row_centres
+from engine.analysis.sources.engines import DuckDB, connect_engine, ibis_table
 
 NAMES = ('y"', "x's", "the x")
 MEASURES = [parse_measure(text) for text in ("mean:y\"|x's", "ratio:y\"/the x|x's", "mean:the x")]
@@ -37,10 +37,10 @@ def test_text_and_ibis_give_the_same_sums(found: list[Any], by_unit: bool, offse
     table = source.view("made", "SELECT * FROM made")
     unit = "unit" if by_unit else None
     text, ibis = (
-        groups(source, frame, (VARIANT, CROSSED), measures)
+        aggregate_groups(source, frame, (VARIANT, CROSSED), measures)
         for frame, measures in (
-            unit_frame(one, "variant", unit, MEASURES, about=centres(source, one, unit, MEASURES))
-            for one in (table, expression(table))
+            build_unit_frame(one, "variant", unit, MEASURES, about=row_centres(source, one, unit, MEASURES))
+            for one in (table, ibis_table(table))
         )
     )
     assert text.keys() == ibis.keys()
@@ -55,11 +55,11 @@ def test_text_and_ibis_give_the_same_sums(found: list[Any], by_unit: bool, offse
 
 
 def test_sources_of_one_process_do_not_see_each_others_tables() -> None:
-    one, other = connect("duckdb"), connect("duckdb")
+    one, other = connect_engine("duckdb"), connect_engine("duckdb")
     assert isinstance(one, DuckDB)
     assert isinstance(other, DuckDB)
     for source, value in ((one, 1), (other, 2)):
-        source.keep("units", expression(source.view("x", f"SELECT {value} AS a")))
+        source.keep("units", ibis_table(source.view("x", f"SELECT {value} AS a")))
     assert [source.run("SELECT a FROM units") for source in (one, other)] == [[(1,)], [(2,)]]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.analysis.sources.log_read_lock import held
+from engine.analysis.sources.log_read_lock import lock_log_for_reading
 
 
 def locked(log: Path) -> bool:
@@ -18,23 +18,23 @@ def locked(log: Path) -> bool:
 
 
 def test_a_report_holds_the_logs_files(tmp_path: Path) -> None:
-    with held(tmp_path), held(tmp_path):  # reports do not wait for each other
+    with lock_log_for_reading(tmp_path), lock_log_for_reading(tmp_path):  # reports do not wait for each other
         assert locked(tmp_path)
     assert not locked(tmp_path)
 
 
 def test_a_fault_of_the_report_is_the_reports(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError, match="of the report"), held(tmp_path):
+    with pytest.raises(PermissionError, match="of the report"), lock_log_for_reading(tmp_path):
         raise PermissionError("of the report")
     assert not locked(tmp_path)
 
 
 def test_no_log_is_made_by_asking_for_one(tmp_path: Path) -> None:
-    with held(tmp_path / "nowhere"):
+    with lock_log_for_reading(tmp_path / "nowhere"):
         assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_log_that_may_only_be_read_is_read(tmp_path: Path) -> None:
     (tmp_path / ".reading.lock").mkdir()  # no file can be opened there, not even by root
-    with held(tmp_path):
+    with lock_log_for_reading(tmp_path):
         pass

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.analysis import Report, analyze_table
 from engine.analysis.stats.estimate import Effect
-from engine.analysis.stats.moments import from_sample
+from engine.analysis.stats.moments import sample_moments
 from engine.errors import BadInput
 
 
@@ -82,8 +82,8 @@ def test_what_partials_cannot_do(tmp_path: Path) -> None:
 def test_moments_of_parts_add_up_in_any_order(rows: list[tuple[float, float]], data: st.DataObject) -> None:
     sample = np.array(rows)
     cuts = sorted(data.draw(st.tuples(st.integers(0, len(rows)), st.integers(0, len(rows)))))
-    a, b, c = (from_sample(part) for part in np.split(sample, cuts))
-    whole = from_sample(sample)
+    a, b, c = (sample_moments(part) for part in np.split(sample, cuts))
+    whole = sample_moments(sample)
     for merged in ((a + b) + c, a + (b + c), c + a + b):
         assert merged.n == whole.n
         assert merged.mean == pytest.approx(whole.mean, rel=1e-9, abs=1e-9)

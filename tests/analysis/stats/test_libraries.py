@@ -16,11 +16,11 @@ from engine.analysis.report.model import MetricReport
 from engine.analysis.report.past_experiments import baseline_of_table
 from engine.analysis.report.quality import chi_square, sequential_ratio
 from engine.analysis.stats import proportions
-from engine.analysis.stats.beta import Beta, beta_chance, beta_loss, beta_posterior
+from engine.analysis.stats.beta import Beta, beta_chance_to_win, beta_expected_loss, update_beta
 from engine.analysis.stats.estimate import Bayes, Effect
 from engine.analysis.stats.multiplicity import benjamini_hochberg, holm
-from engine.analysis.stats.power import Baseline, least_effect, power_of, sample_size
-from engine.analysis.stats.sequential import boundaries, mixture_multiplier, spent
+from engine.analysis.stats.power import Baseline, compute_power, least_detectable_effect, sample_size
+from engine.analysis.stats.sequential import group_boundaries, mixture_multiplier, spent_error
 
 FOLDER = Path(__file__).resolve().parents[3].parent / "shared" / "reference" / "stats"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the reference data is not beside the checkout")
@@ -157,9 +157,11 @@ def test_small_samples(reference: dict[str, Any]) -> None:
 def test_large_proportions_are_near_the_score_intervals(reference: dict[str, Any]) -> None:
     known = reference["statsmodels"]["prop:users"]
     one, n, other, m = known["counts"]
-    assert proportions.fisher((one, other), (n, m)) == pytest.approx(known["fisher_p"], rel=1e-7)
-    assert proportions.difference((one, other), (n, m), 0.05) == pytest.approx(known["ci_diff_score"], rel=2e-4)
-    assert proportions.ratio((one, other), (n, m), 0.05) == pytest.approx(known["ci_ratio_score"], rel=1e-8)
+    assert proportions.fisher_p((one, other), (n, m)) == pytest.approx(known["fisher_p"], rel=1e-7)
+    assert proportions.difference_interval((one, other), (n, m), 0.05) == pytest.approx(
+        known["ci_diff_score"], rel=2e-4
+    )
+    assert proportions.ratio_interval((one, other), (n, m), 0.05) == pytest.approx(known["ci_ratio_score"], rel=1e-8)
     _, absolute, _ = first("proportion:converted", method="bayesian", prior=(0.0, 1e6))
     assert [absolute.low, absolute.high] == pytest.approx(known["ci_diff_wald"], rel=1e-4)  # it divides by n, not n - 1
 
@@ -184,11 +186,11 @@ def test_beta_posteriors_are_the_closed_forms_and_near_the_simulations(reference
     counts = ((6184, 9989), (6441, 10011))
     for key, prior in (("b11", Beta(1, 1)), ("b20_80", Beta(20, 80))):
         expected = reference["formulas"][f"bayes-beta:converted:{key}"]
-        control, treatment = (beta_posterior(*seen, prior) for seen in counts)
+        control, treatment = (update_beta(*seen, prior) for seen in counts)
         assert [[side.a, side.b] for side in (control, treatment)] == expected["posterior"]
-        assert beta_chance(control, treatment) == pytest.approx(expected["chance_to_win"], **CLOSE)
-        assert beta_loss(control, treatment) == pytest.approx(expected["exp_loss_choose_treatment"], rel=1e-5)
-        assert beta_loss(treatment, control) == pytest.approx(expected["exp_loss_choose_control"], rel=1e-7)
+        assert beta_chance_to_win(control, treatment) == pytest.approx(expected["chance_to_win"], **CLOSE)
+        assert beta_expected_loss(control, treatment) == pytest.approx(expected["exp_loss_choose_treatment"], rel=1e-5)
+        assert beta_expected_loss(treatment, control) == pytest.approx(expected["exp_loss_choose_control"], rel=1e-7)
         assert list(control.interval(0.05)) == pytest.approx(expected["cri"][0], **CLOSE)
     metric, _, _ = first("proportion:converted", method="bayesian")
     assert isinstance(metric.bayes, Bayes)
@@ -260,11 +262,13 @@ def _height(rho: float, v: float) -> float:
 def test_group_sequential_boundaries(reference: dict[str, Any]) -> None:
     looks = [0.2, 0.4, 0.6, 0.8, 1.0]
     expected = reference["spotify"]["group-seq-bounds[t=.2...1,alpha=.05,2-sided,rho=2]"]
-    assert boundaries(looks, [0.05 * at**2 for at in looks]) == pytest.approx(expected, abs=1e-4)  # on a coarser grid
+    assert group_boundaries(looks, [0.05 * at**2 for at in looks]) == pytest.approx(
+        expected, abs=1e-4
+    )  # on a coarser grid
     for day, confidence in reference["epstats"]["obf_alpha_spending(.95,14,day)"].items():
         one_sided = 2 * (1 - _cdf(1.959963984540054 / math.sqrt(int(day) / 14)))  # its spending takes z of alpha / 2
         assert max(one_sided, 1e-4) == pytest.approx(1 - confidence, abs=6e-5)  # four digits, never none
-        assert spent("obrien_fleming", int(day) / 14, 0.05) <= one_sided + 1e-12  # ours spends half on each side
+        assert spent_error("obrien_fleming", int(day) / 14, 0.05) <= one_sided + 1e-12  # ours spends half on each side
 
 
 def _cdf(z: float) -> float:
@@ -291,13 +295,13 @@ def test_sizes_and_powers(reference: dict[str, Any]) -> None:
     ours = sample_size(Baseline("proportion", 0.1), 0.1, fixed).units
     assert ours == 29_497  # 14,749 an arm: each by its own variance
     assert ours / 2 == pytest.approx(known["prop_effectsize_arcsine_n1"], rel=5e-4)
-    assert power_of(Baseline("proportion", 0.1), 0.1, 20_000, fixed) == pytest.approx(
+    assert compute_power(Baseline("proportion", 0.1), 0.1, 20_000, fixed) == pytest.approx(
         known["prop_power_n10000"], abs=5e-4
     )
     continuous = sample_size(Baseline("mean", 1.0, 1.0), 0.1, fixed).units
     assert continuous == pytest.approx(reference["spotify"]["samplesize:continuous d=.1"][0], abs=2)
     past = baseline_of_table(str(FOLDER / "users.parquet"), "mean:revenue|pre_revenue")
-    found = least_effect(past, 20_000, fixed)
+    found = least_detectable_effect(past, 20_000, fixed)
     assert found.mde * past.value == pytest.approx(
         reference["tea"]["power:revenue-cuped:rel_effect_size"]["effect_size"], rel=0.05
     )  # it takes control's variance, ours is of all units

@@ -12,9 +12,9 @@ from engine.analysis import Report, analyze_table
 from engine.analysis.design.methods import Inference
 from engine.analysis.offpolicy.estimators import dr, ips, snips, switch_dr
 from engine.analysis.report.model import MetricReport
-from engine.analysis.stats.adaptive import arm_value, interval, weighted
+from engine.analysis.stats.adaptive import estimate_arm_value, value_interval, weighted_value
 from engine.analysis.stats.estimate import Effect
-from engine.analysis.stats.power import Baseline, least_effect, power_of, sample_size
+from engine.analysis.stats.power import Baseline, compute_power, least_detectable_effect, sample_size
 
 FOLDER = Path(__file__).resolve().parents[3].parent / "shared" / "reference" / "stats"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the reference data is not beside the checkout")
@@ -124,13 +124,13 @@ def test_power_agrees_within_its_formulas(reference: dict[str, Any]) -> None:
     revenue = Baseline("mean", formulas["mean"][0], formulas["var_ddof1"][0] ** 0.5)
     fixed = Inference(method="fixed")
     assert sample_size(revenue, 0.05, fixed).units == pytest.approx(tea["power:revenue:n_obs"]["n_obs"], abs=4)  # t
-    assert power_of(revenue, 0.05, 20_000, fixed) == pytest.approx(tea["power:revenue:power"]["power"], rel=1e-4)
-    found = least_effect(revenue, 20_000, fixed).mde
+    assert compute_power(revenue, 0.05, 20_000, fixed) == pytest.approx(tea["power:revenue:power"]["power"], rel=1e-4)
+    found = least_detectable_effect(revenue, 20_000, fixed).mde
     assert found == pytest.approx(tea["power:revenue:rel_effect_size"]["rel_effect_size"], rel=1e-4)
     known = reference["statsmodels"]["power"]
     small = Baseline("mean", 1.0, 1.0)
     assert sample_size(small, 0.1, fixed).units == pytest.approx(2 * known["z_n1_d0p1"], abs=2)
-    assert power_of(small, 0.05, 10_000, fixed) == pytest.approx(known["z_power_d0p05_n5000"], **CLOSE)
+    assert compute_power(small, 0.05, 10_000, fixed) == pytest.approx(known["z_power_d0p05_n5000"], **CLOSE)
 
 
 def bandit() -> dict[str, np.ndarray]:
@@ -147,14 +147,14 @@ def test_adaptive_weights_agree_with_hadad_et_al(reference: dict[str, Any]) -> N
     for arm in range(3):
         p = data[f"p{arm}"][kept]
         for allocation, name in ((p, "constant_allocation(sqrt e)"), (np.ones(len(p)), "uniform(AIPW)")):
-            value = arm_value(reward, action == arm, p, allocation)
+            value = estimate_arm_value(reward, action == arm, p, allocation)
             assert isinstance(value, Effect)
             assert value.estimate == pytest.approx(expected[f"arm values: {name}"]["estimate"][arm], **CLOSE)
             assert value.se == pytest.approx(expected[f"arm values: {name}"]["stderr"][arm], **CLOSE)
-        values.append(weighted(reward, action == arm, p, p))
+        values.append(weighted_value(reward, action == arm, p, p))
     differences = expected["contrasts arm2-arm0, arm2-arm1: constant_allocation(sqrt e)"]
     for other in (0, 1):
-        found = interval(values[2][0] - values[other][0], values[2][1] - values[other][1])
+        found = value_interval(values[2][0] - values[other][0], values[2][1] - values[other][1])
         assert isinstance(found, Effect)
         assert found.estimate == pytest.approx(differences["estimate"][other], **CLOSE)
         assert found.se == pytest.approx(differences["stderr"][other], **CLOSE)

@@ -11,7 +11,7 @@ import pytest
 
 from engine.analysis import Report, analyze_table
 from engine.analysis.design.methods import Inference
-from engine.analysis.stats.effects import Scale, relative, scale
+from engine.analysis.stats.effects import IntervalScale, interval_scale, relative_effect
 from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable
 from engine.analysis.stats.inference import Arm
 
@@ -58,9 +58,9 @@ def test_a_cost_counted_below_zero_is_the_cost_turned_round(tmp_path: Path, meth
 def test_a_large_mean_costs_no_digits_of_a_small_effect(how: Any, mean: float) -> None:
     """Against the same formulas with fifty digits."""
     control, treatment = Arm(50_000, mean, 2e-5), Arm(50_000, mean + 0.0078125, 2.1e-5)
-    width = scale(control, treatment, Inference(method="sequential"))
-    assert isinstance(width, Scale)
-    found = relative(control, treatment, width, how)
+    width = interval_scale(control, treatment, Inference(method="sequential"))
+    assert isinstance(width, IntervalScale)
+    found = relative_effect(control, treatment, width, how)
     assert isinstance(found, Effect)
     with localcontext(prec=50):
         a, b = Decimal(treatment.value), Decimal(control.value)

@@ -14,25 +14,43 @@ from engine.analysis.design.methods import Inference, Relative
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.report.quality import chi_square, sequential_ratio
 from engine.analysis.sources.aggregate import Group
-from engine.analysis.sources.strata import poststratified
+from engine.analysis.sources.strata import poststratify
 from engine.analysis.stats import proportions
-from engine.analysis.stats.bayes import Prior, chances_best, losses_of_best, normal, normal_posterior
-from engine.analysis.stats.beta import Beta, beta_binomial, beta_chance, beta_loss, beta_posterior
+from engine.analysis.stats.bayes import (
+    Prior,
+    chances_to_be_best,
+    expected_losses,
+    normal_posterior,
+    update_normal,
+)
+from engine.analysis.stats.beta import (
+    Beta,
+    beta_binomial_posterior,
+    beta_chance_to_win,
+    beta_expected_loss,
+    update_beta,
+)
 from engine.analysis.stats.distributions import chi_square_sf, normal_cdf, normal_quantile
-from engine.analysis.stats.effects import absolute, linear_effect, relative, scale, welch_df
+from engine.analysis.stats.effects import (
+    absolute_effect,
+    interval_scale,
+    linear_delta_effect,
+    relative_effect,
+    welch_df,
+)
 from engine.analysis.stats.estimate import Effect, NotEstimable
-from engine.analysis.stats.inference import Arm, arms
-from engine.analysis.stats.moments import from_sample
+from engine.analysis.stats.inference import Arm, estimate_arms
+from engine.analysis.stats.moments import sample_moments
 from engine.analysis.stats.multiplicity import benjamini_hochberg, holm
 from engine.analysis.stats.sequential import (
     asymptotic_multiplier,
     asymptotic_p,
-    boundaries,
+    group_boundaries,
     group_multiplier,
     group_p,
-    spent,
+    spent_error,
     sprt_multiplier,
-    tuning,
+    tuned_rho,
 )
 
 VECTORS = Path(__file__).resolve().parents[2] / "vectors"
@@ -55,12 +73,12 @@ def interval(effect: Effect) -> list[float]:
 
 def test_welch_on_two_small_samples() -> None:
     given = vector("small")
-    moments = [from_sample(np.array(given[side])[:, None]) for side in ("control", "treatment")]
-    found = arms(moments[0], moments[1], parse_measure("mean:y"))
+    moments = [sample_moments(np.array(given[side])[:, None]) for side in ("control", "treatment")]
+    found = estimate_arms(moments[0], moments[1], parse_measure("mean:y"))
     assert isinstance(found, tuple)
-    width = scale(found[0], found[1], Inference(method="fixed"))
+    width = interval_scale(found[0], found[1], Inference(method="fixed"))
     assert not hasattr(width, "not_estimable")
-    effect = absolute(found[0], found[1], width)
+    effect = absolute_effect(found[0], found[1], width)
     expected = given["welch"]
     assert effect.estimate / effect.se == pytest.approx(expected["t"], **CLOSE)
     assert welch_df(found[0], found[1]) == pytest.approx(expected["df"], **CLOSE)
@@ -74,11 +92,11 @@ def test_small_counts_are_exact() -> None:
     expected = given["proportions"]
     assert proportions.is_small((successes[0], successes[1]), (20, 27))
     counts = (successes[0], successes[1])
-    assert proportions.fisher(counts, (20, 27)) == pytest.approx(expected["fisher_p"], **CLOSE)
+    assert proportions.fisher_p(counts, (20, 27)) == pytest.approx(expected["fisher_p"], **CLOSE)
     for table in expected["difference"]:
-        found = proportions.difference(tuple(table["successes"]), tuple(table["sizes"]), 0.05)
+        found = proportions.difference_interval(tuple(table["successes"]), tuple(table["sizes"]), 0.05)
         assert found == pytest.approx(table["interval"], abs=6e-5)
-    assert proportions.ratio(counts, (20, 27), 0.05) == pytest.approx(expected["ratio"], **CLOSE)
+    assert proportions.ratio_interval(counts, (20, 27), 0.05) == pytest.approx(expected["ratio"], **CLOSE)
 
 
 @pytest.mark.parametrize("how", ["fieller", "log", "linear"])
@@ -87,8 +105,8 @@ def test_relative_intervals(how: Relative) -> None:
     control, treatment = (
         Arm(n, m, v / n) for n, m, v in zip(given["n"], given["mean"], given["variance"], strict=True)
     )
-    width = scale(control, treatment, Inference(method="bayesian"))  # normal quantiles
-    effect = relative(control, treatment, width, how)  # type: ignore[arg-type] # wide enough
+    width = interval_scale(control, treatment, Inference(method="bayesian"))  # normal quantiles
+    effect = relative_effect(control, treatment, width, how)  # type: ignore[arg-type] # wide enough
     assert isinstance(effect, Effect)
     assert interval(effect) == pytest.approx(given[how], **CLOSE)
     assert effect.se == pytest.approx(given["relative_se"], **CLOSE)
@@ -100,10 +118,10 @@ def test_fieller_and_the_difference_share_a_p_value() -> None:
         Arm(n, m, v / n) for n, m, v in zip(given["n"], given["mean"], given["variance"], strict=True)
     )
     for method in ("fixed", "sequential"):
-        width = scale(control, treatment, Inference(method=method))  # type: ignore[arg-type] # both are methods
-        share = relative(control, treatment, width, "fieller")  # type: ignore[arg-type]
+        width = interval_scale(control, treatment, Inference(method=method))  # type: ignore[arg-type] # both are methods
+        share = relative_effect(control, treatment, width, "fieller")  # type: ignore[arg-type]
         assert isinstance(share, Effect)
-        assert share.p == absolute(control, treatment, width).p  # type: ignore[arg-type]
+        assert share.p == absolute_effect(control, treatment, width).p  # type: ignore[arg-type]
 
 
 def test_normal_posterior_with_an_informative_prior() -> None:
@@ -111,11 +129,11 @@ def test_normal_posterior_with_an_informative_prior() -> None:
     control, treatment = (
         Arm(n, m, v / n) for n, m, v in zip(given["n"], given["mean"], given["variance"], strict=True)
     )
-    found = linear_effect(control, treatment)
+    found = linear_delta_effect(control, treatment)
     assert isinstance(found, tuple)
     expected, prior = given["normal"], Prior(*given["normal"]["prior"])
-    assert normal_posterior(*found, prior) == pytest.approx((expected["mean"], expected["sd"]), **CLOSE)
-    posterior = normal(*found, prior, 0.05, rope=0.01)
+    assert update_normal(*found, prior) == pytest.approx((expected["mean"], expected["sd"]), **CLOSE)
+    posterior = normal_posterior(*found, prior, 0.05, rope=0.01)
     assert posterior.chance_to_win == pytest.approx(expected["chance_to_win"], **CLOSE)
     assert [posterior.low, posterior.high] == pytest.approx(expected["interval"], **CLOSE)
     assert posterior.expected_loss == pytest.approx(expected["expected_loss"], rel=1e-8)
@@ -125,12 +143,12 @@ def test_normal_posterior_with_an_informative_prior() -> None:
 def test_beta_binomial_posteriors() -> None:
     given = vector("relative")
     expected = given["beta"]
-    control, treatment = (beta_posterior(s, n) for s, n in zip(expected["successes"], given["n"], strict=True))
-    assert beta_chance(control, treatment) == pytest.approx(expected["chance_to_win"], abs=1e-9)
-    assert beta_loss(control, treatment) == pytest.approx(expected["expected_loss"], rel=1e-5)
+    control, treatment = (update_beta(s, n) for s, n in zip(expected["successes"], given["n"], strict=True))
+    assert beta_chance_to_win(control, treatment) == pytest.approx(expected["chance_to_win"], abs=1e-9)
+    assert beta_expected_loss(control, treatment) == pytest.approx(expected["expected_loss"], rel=1e-5)
     for beta, bounds in zip((control, treatment), expected["intervals"], strict=True):
         assert list(beta.interval(0.05)) == pytest.approx(bounds, **CLOSE)
-    ratio = beta_binomial(control, treatment, 0.05)
+    ratio = beta_binomial_posterior(control, treatment, 0.05)
     draws = np.random.default_rng(1)
     simulated = draws.beta(treatment.a, treatment.b, 400_000) / draws.beta(control.a, control.b, 400_000) - 1
     error = simulated.std() * math.sqrt(0.025 * 0.975 / 400_000) / 0.0584  # of a normal's 2.5% quantile
@@ -139,7 +157,7 @@ def test_beta_binomial_posteriors() -> None:
 
 def test_asymptotic_confidence_sequence_day_by_day() -> None:
     given = vector("sequential")
-    assert tuning(5000, 0.05) == pytest.approx(given["rho"], **CLOSE)
+    assert tuned_rho(5000, 0.05) == pytest.approx(given["rho"], **CLOSE)
     for day in given["days"]:
         units = int(sum(day["n"]))
         assert asymptotic_multiplier(units, 5000, 0.05) * day["se"] == pytest.approx(day["asympcs_halfwidth"], **CLOSE)
@@ -174,9 +192,9 @@ def test_adjusted_p_values() -> None:
 def test_group_sequential_boundaries() -> None:
     """Jennison and Turnbull 2000, tables of error-spending tests; Lan and DeMets with five equal looks, alpha 0.05."""
     looks = [0.2, 0.4, 0.6, 0.8, 1.0]
-    fleming = boundaries(looks, [spent("obrien_fleming", at, 0.05) for at in looks])
+    fleming = group_boundaries(looks, [spent_error("obrien_fleming", at, 0.05) for at in looks])
     assert fleming == pytest.approx([4.8769, 3.3569, 2.6803, 2.2898, 2.0310], abs=2e-4)
-    pocock = boundaries(looks, [spent("pocock", at, 0.05) for at in looks])
+    pocock = group_boundaries(looks, [spent_error("pocock", at, 0.05) for at in looks])
     assert pocock == pytest.approx([2.4380, 2.4268, 2.4101, 2.3966, 2.3859], abs=2e-4)
 
 
@@ -205,13 +223,13 @@ def test_slopes_of_each_arm_are_the_interacted_regressions() -> None:
     beta = np.linalg.lstsq(design, y, rcond=None)[0]
     residual = y - design @ beta
     error = math.sqrt(sum(float(part @ part) / 7 / 8 for part in (residual[:8], residual[8:])))
-    sides = [from_sample(np.column_stack([a, b])) for a, b in zip(SPENT, BEFORE, strict=True)]
+    sides = [sample_moments(np.column_stack([a, b])) for a, b in zip(SPENT, BEFORE, strict=True)]
     lin = msgspec.structs.replace(parse_measure("mean:y|x"), adjust="lin")
-    found = arms(sides[0], sides[1], lin)
+    found = estimate_arms(sides[0], sides[1], lin)
     assert isinstance(found, tuple)
     assert found[1].value - found[0].value == pytest.approx(beta[1], **CLOSE)
     assert math.sqrt(found[0].variance + found[1].variance) == pytest.approx(error, **CLOSE)
-    shared = arms(sides[0], sides[1], parse_measure("mean:y|x"))
+    shared = estimate_arms(sides[0], sides[1], parse_measure("mean:y|x"))
     assert isinstance(shared, tuple)
     assert error**2 <= shared[0].variance + shared[1].variance
 
@@ -225,9 +243,11 @@ def test_strata_by_hand() -> None:
         share = sum(map(len, rows)) / 16
         difference += share * (rows[1].mean() - rows[0].mean())
         variance += share**2 * sum(part.var(ddof=1) / len(part) for part in rows)
-        parts.append({name: Group(len(r), {"y": from_sample(r[:, None])}) for name, r in zip("ab", rows, strict=True)})
-    weighted, whole, strata = poststratified(parts, ["y"])
-    found = arms(weighted["a"].moments["y"], weighted["b"].moments["y"], parse_measure("mean:y"))
+        parts.append(
+            {name: Group(len(r), {"y": sample_moments(r[:, None])}) for name, r in zip("ab", rows, strict=True)}
+        )
+    weighted, whole, strata = poststratify(parts, ["y"])
+    found = estimate_arms(weighted["a"].moments["y"], weighted["b"].moments["y"], parse_measure("mean:y"))
     assert isinstance(found, tuple)
     assert strata == 2
     assert found[1].value - found[0].value == pytest.approx(difference, **CLOSE)
@@ -236,9 +256,9 @@ def test_strata_by_hand() -> None:
 
 
 def test_strata_too_small_for_a_variance_are_taken_together() -> None:
-    one = {name: Group(1, {"y": from_sample(np.array([[value]]))}) for name, value in (("a", 1.0), ("b", 2.0))}
-    other = {name: Group(1, {"y": from_sample(np.array([[value]]))}) for name, value in (("a", 3.0), ("b", 5.0))}
-    weighted, whole, strata = poststratified([one, other], ["y"])
+    one = {name: Group(1, {"y": sample_moments(np.array([[value]]))}) for name, value in (("a", 1.0), ("b", 2.0))}
+    other = {name: Group(1, {"y": sample_moments(np.array([[value]]))}) for name, value in (("a", 3.0), ("b", 5.0))}
+    weighted, whole, strata = poststratify([one, other], ["y"])
     assert strata == 1
     assert weighted["a"].moments["y"] == whole["a"].moments["y"]
 
@@ -248,7 +268,7 @@ def test_the_loss_to_the_best_of_many_by_simulation() -> None:
     draws = np.random.default_rng(2).normal(means, sds, (200_000, 4))
     largest = draws.max(axis=1)
     error = 5 * float(largest.std()) / math.sqrt(200_000)
-    assert losses_of_best(means, sds) == pytest.approx((largest.mean() - np.array(means)).tolist(), abs=error)
+    assert expected_losses(means, sds) == pytest.approx((largest.mean() - np.array(means)).tolist(), abs=error)
 
 
 def test_a_look_ends_where_its_repeated_p_value_is_below_alpha() -> None:
@@ -266,9 +286,9 @@ def test_the_mixture_sprt_by_hand() -> None:
     half = math.sqrt(
         variance * (variance + tau**2) / tau**2 * (2 * math.log(20) - math.log(variance / (variance + tau**2)))
     )
-    width = scale(*sides, Inference(method="sequential", tau=0.02))
+    width = interval_scale(*sides, Inference(method="sequential", tau=0.02))
     assert not hasattr(width, "not_estimable")
-    effect = absolute(*sides, width)  # type: ignore[arg-type] # a scale, as asserted
+    effect = absolute_effect(*sides, width)  # type: ignore[arg-type] # a scale, as asserted
     assert [effect.low, effect.high] == pytest.approx([1 - half, 1 + half], **CLOSE)
     assert sprt_multiplier(0.3, tau, 0.05) * 0.3 == pytest.approx(half, **CLOSE)
     ratio = math.sqrt(variance / (variance + tau**2)) * math.exp(tau**2 / (2 * variance * (variance + tau**2)))
@@ -277,23 +297,25 @@ def test_the_mixture_sprt_by_hand() -> None:
 
 def test_the_best_of_values_known_unequally_well() -> None:
     """Where one is all but known, the others' distribution functions at it are the answer; they are a probability."""
-    assert chances_best([0.0, 0.3], [1.0, 1e-4]) == pytest.approx([special.ndtr(-0.3), special.ndtr(0.3)], abs=1e-8)
-    three = chances_best([5.0, 5.3, 5.1], [1e-6, 2.0, 1.0])
+    assert chances_to_be_best([0.0, 0.3], [1.0, 1e-4]) == pytest.approx(
+        [special.ndtr(-0.3), special.ndtr(0.3)], abs=1e-8
+    )
+    three = chances_to_be_best([5.0, 5.3, 5.1], [1e-6, 2.0, 1.0])
     assert three[0] == pytest.approx(special.ndtr(-0.15) * special.ndtr(-0.1), abs=1e-6)
     assert sum(three) == pytest.approx(1.0, abs=1e-10)
-    assert chances_best([0.0, 1e6], [1.0, 1.0]) == pytest.approx([0.0, 1.0], abs=1e-11)
+    assert chances_to_be_best([0.0, 1e6], [1.0, 1.0]) == pytest.approx([0.0, 1.0], abs=1e-11)
 
 
 def test_posteriors_of_unlike_shares() -> None:
     """Of uniforms the ratio has quantiles 2q and 1 / (2 (1 - q)); where one share is all but known, the other tells."""
-    flat = beta_binomial(Beta(1, 1), Beta(1, 1), 0.05)
+    flat = beta_binomial_posterior(Beta(1, 1), Beta(1, 1), 0.05)
     assert (flat.low, flat.high) == (pytest.approx(2 * 0.025 - 1, abs=1e-12), pytest.approx(1 / 0.05 - 1, rel=1e-11))
     known = Beta(6e7, 4e7)
-    against = beta_binomial(Beta(2, 2), known, 0.05)
+    against = beta_binomial_posterior(Beta(2, 2), known, 0.05)
     assert against.chance_to_win == pytest.approx(special.betainc(2, 2, 0.6), abs=1e-6)
     assert against.high == pytest.approx(0.6 / special.betaincinv(2, 2, 0.025) - 1, rel=1e-5)
     # P(T <= 0.975-quantile ratio C) of Beta(2, 2) over Beta(4, 3), by adaptive quadrature with the ends as break points
-    small = beta_binomial(Beta(4, 3), Beta(2, 2), 0.05)
+    small = beta_binomial_posterior(Beta(4, 3), Beta(2, 2), 0.05)
     assert (small.low, small.high) == (pytest.approx(-0.84156771460431), pytest.approx(1.685855377318))
 
 
@@ -301,12 +323,12 @@ def test_an_arm_of_as_many_units_as_slopes_has_no_variance_left() -> None:
     rng = np.random.default_rng(4)
     small, large = rng.normal(5, 1, (3, 3)), rng.normal(5, 1, (9, 3))
     measure = msgspec.structs.replace(parse_measure("mean:y|a,b"), adjust="lin")
-    refused = arms(from_sample(small), from_sample(large), measure)
+    refused = estimate_arms(sample_moments(small), sample_moments(large), measure)
     assert refused == NotEstimable(
         "control has 3 units with a value, too few for slopes of its own on 2 covariates; cuped has one slope for all"
     )
     exact = np.column_stack([large[:, 1] * 2 + large[:, 2] / 3, large[:, 1:]])
     for sides in ((exact, large), (large, exact)):
-        found = arms(*map(from_sample, sides), measure)
+        found = estimate_arms(*map(sample_moments, sides), measure)
         assert not isinstance(found, NotEstimable)
         assert min(side.variance for side in found[:2]) >= 0
