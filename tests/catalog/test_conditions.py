@@ -232,7 +232,11 @@ def test_the_traits_a_condition_reads() -> None:
         ({"id": {"$inGroup": 7}}, "id.$inGroup", "is not a group's name"),
         ({"id": {"$inGroup": "beta"}}, "id.$inGroup", "is not a group"),
         ({"agent": {"$regex": 7}}, "agent.$regex", "is not a text"),
-        ({"agent": {"$not": {"$regexi": "(a+)+$"}}}, "agent.$not.$regexi", "repeats a repeat"),
+        (
+            {"agent": {"$not": {"$regexi": "(?=a)"}}},
+            "agent.$not.$regexi",
+            "has a lookaround, which cannot be matched in linear time",
+        ),
         ({"$or": []}, "$or", "is an empty list, which matches everyone"),
         ({"$and": {"a": 1}}, "$and", "is not a list of conditions"),
         ({"$nor": [{"a": 1}, 3]}, "$nor[1]", "is not a condition"),

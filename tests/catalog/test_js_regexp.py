@@ -1,3 +1,9 @@
+import json
+import os
+import random
+import shutil
+import subprocess
+
 import pytest
 
 from engine.catalog.conditions.js_regexp import MAX_TEXT, PatternError, compile_pattern
@@ -24,7 +30,12 @@ from engine.catalog.conditions.js_regexp import MAX_TEXT, PatternError, compile_
         (r"\u00e9|\x41", "A", True),
         (r"\p", "p", True),
         (r"/checkout/?$", "/checkout", True),
-        (r"^(a)\1$", "aa", True),
+        (r"\101", "A", True),
+        ("^..$", "😀", True),
+        ("^.$", "😀", False),
+        (r"^\s$", "\ufeff", True),
+        (r"^\s$", "\x85", False),
+        ("^[😀]{2}$", "😀", True),
         ("", "", True),
     ],
 )
@@ -33,38 +44,87 @@ def test_a_pattern_reads_as_in_javascript(pattern: str, text: str, expected: boo
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(", ")", "[", "a**", "a*+", "*", "^*", "/???***[)", "\\", "(?i)a", "[z-a]", "(?<=a+)b"]
+    "pattern", ["(", ")", "[", "a**", "a*+", "*", "^*", "/???***[)", "\\", "(?i)a", "[z-a]", "a{2,1}", "(?<n>a)(?<n>b)"]
 )
-def test_a_malformed_pattern_is_reported(pattern: str) -> None:
+def test_what_is_no_pattern_says_so(pattern: str) -> None:
     with pytest.raises(PatternError, match="is no regular expression"):
         compile_pattern(pattern)
 
 
 @pytest.mark.parametrize(
-    "pattern",
+    ("pattern", "rule"),
     [
-        "(a+)+$",
-        "(a*)*b",
-        "(a|a)*$",
-        "(a|ab)*c",
-        "(a?a?)+$",
-        "(a{1,2})+$",
-        r"(\w+\s?)*$",
-        r"^(([a-z])+.)+[A-Z]([a-z])+$",
-        "((a|b)(c|cd))*e",
-        "(.*a){20}",
-        "(a{1,9}){9}b",
-        "a?" * 30 + "a" * 30,
-        "(a|a)" * 30 + "b",
-        ".*a.*b.*c.*d",
-        "(" * 30 + "a" + ")" * 30,
-        "a" * 2_000,
+        ("(?=a)b", "a lookaround"),
+        ("(?<!a)b", "a lookaround"),
+        (r"(a)\1", "a back-reference"),
+        (r"(?<n>a)\k<n>", "a back-reference"),
+        ("a{1001}", "repeats more than 1000 times"),
+        ("(?:a{1,100}){1,100}b", "is too large"),
+        ("(" * 60 + "a" + ")" * 60, "nests more than 50 groups"),
+        ("a" * 2_000, "is longer than 1000 characters"),
     ],
 )
-def test_a_pattern_that_could_stall_is_rejected(pattern: str) -> None:
-    with pytest.raises(PatternError) as refused:
+def test_a_pattern_that_cannot_be_matched_in_linear_time_is_rejected(pattern: str, rule: str) -> None:
+    with pytest.raises(PatternError, match=rule) as rejected:
         compile_pattern(pattern)
-    assert refused.value.remedy
+    assert rejected.value.remedy
+
+
+STALLING = [
+    "(a+)+$", "(a*)*b", "(a|a)*$", "(a|ab)*c", "(a?a?)+$", "(a{1,2})+$", r"(\w+\s?)*$", "((a|b)(c|cd))*e",
+    "(ab?)*c?(ab?)*d", ".*a.*b.*c.*d", "(a{1,9}){9}b", "(a|a)" * 30 + "b", "[ab]*a[ab]{20}c",
+]  # fmt: skip
+"""Patterns on which a backtracking engine takes seconds or years."""
+
+
+@pytest.mark.parametrize("pattern", STALLING)
+@pytest.mark.timeout(20)
+def test_a_pattern_that_stalls_others_ends(pattern: str) -> None:
+    matches = compile_pattern(pattern)
+    rng = random.Random(3)
+    lengths = (100, 500, 2_000, MAX_TEXT, MAX_TEXT + 1)
+    texts = ["".join(rng.choices("ab", k=length)) for length in lengths]
+    assert [matches(text) for text in texts] == [matches(text) for text in texts]
+
+
+NODE = """
+const cases = JSON.parse(require("fs").readFileSync(0, "utf8"))
+const run = ([pattern, ignore, texts]) => {
+  try { const re = new RegExp(pattern, ignore ? "i" : ""); return texts.map(t => re.test(t)) } catch { return null }
+}
+console.log(JSON.stringify(cases.map(run)))
+"""
+ATOMS = [
+    *"abcéÉß\u017f\u212aksS079_- \t\n\u2028\ufeff😀漢.{}]^$/|(", r"\.", r"\d", r"\D", r"\w", r"\W", r"\s", r"\S", r"\b", r"\B",  # noqa: E501
+    r"\n",    r"\x41", r"\u00e9", r"\ud83d", r"\0", r"\1", r"\8", r"\12", r"\101", r"\cA", r"\c1", r"\c", r"\k", r"\p", r"\x4",  # noqa: E501
+    r"\u12",    "[ab]", "[^ab]", "[a-c]", r"[\d-x]", r"[a-\d]", "[]", "[^]", "[[]", r"[\b]", r"[\cA\c_]", "[😀]",
+    r"[\u0000-\uffff]",    "(a)", "(?:b|c)", "(a|b)", "(?<n>a)", "{,3}", "[k-s]", r"[^\W]", "(?:)",
+]  # fmt: skip
+QUANTIFIERS = ["", "", "", "", "*", "+", "?", "*?", "{2}", "{1,3}", "{0,2}?", "{2,}", "{3,1}"]
+LETTERS = [*"abcABéÉßẞ\u017fsS\u212akK0789_- \t\n\u2028\ufeff😀\ud83d漢.[]{},3\x01\\\x08/n|"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="JavaScript's own answers need Node")
+def test_random_patterns_agree_with_javascript() -> None:
+    rng = random.Random(7)
+    cases = []
+    for _ in range(int(os.environ.get("FUZZ", "3000"))):
+        pattern = "".join(rng.choice(ATOMS) + rng.choice(QUANTIFIERS) for _ in range(rng.randint(1, 5)))
+        pattern += ")" * (pattern.count("(") - pattern.count(")"))
+        texts = ["".join(rng.choices(LETTERS, k=rng.randint(0, 6))) for _ in range(6)]
+        cases.append((pattern, rng.random() < 0.4, texts))
+    node = subprocess.run(["node", "-e", NODE], input=json.dumps(cases), capture_output=True, text=True, check=True)  # noqa: S607
+    rejected = 0
+    for (pattern, ignore_case, texts), expected in zip(cases, json.loads(node.stdout), strict=True):
+        try:
+            matches = compile_pattern(pattern, ignore_case=ignore_case)
+        except PatternError as error:
+            rejected += expected is not None
+            if expected is None or "linear time" in error.rule:
+                continue
+            raise
+        assert [matches(text) for text in texts] == expected, pattern
+    assert rejected < len(cases) / 100
 
 
 @pytest.mark.parametrize(
@@ -79,19 +139,11 @@ def test_a_pattern_that_could_stall_is_rejected(pattern: str) -> None:
         (r"^v?[0-9]{1,3}(\.[0-9]{1,3}){2}$", "v1.20.3"),
     ],
 )
-def test_patterns_that_growth_teams_write_are_accepted(pattern: str, text: str) -> None:
+def test_what_growth_teams_write_is_taken(pattern: str, text: str) -> None:
     assert compile_pattern(pattern)(text)
-
-
-@pytest.mark.parametrize("pattern", ["a+a+b", ".*.*b", "a.*b+", "(x|a)*b", "a+b", "(a?b?)c"])
-@pytest.mark.timeout(60)
-def test_matching_the_hardest_text_terminates(pattern: str) -> None:
-    matches = compile_pattern(pattern)
-    for length in MAX_TEXT:
-        assert not matches("a" * length)
 
 
 def test_a_text_too_long_does_not_match() -> None:
     matches = compile_pattern("a")
-    assert matches("a" * MAX_TEXT[0])
-    assert not matches("a" * (MAX_TEXT[0] + 1))
+    assert matches("a" * 5_000)
+    assert not matches("a" * (MAX_TEXT + 1))

@@ -1,37 +1,52 @@
-"""JavaScript's regular expressions translated to Python's `re`; a pattern that could stall a decision is rejected.
+"""JavaScript's regular expressions on RE2, an engine whose time is linear in the text.
 
-`re` backtracks, so its running time may grow with a power of the text's length, or exponentially. The parser reads a
-pattern as a sequence of steps, each with the set of sample characters that it can match. From these follows a bound:
-the longest chain of choices (repeats, optional parts, alternatives with a common beginning) in which each choice can
-match characters that its neighbour gives back. The degree of the running time is the length of this chain:
-
-| longest chain | verdict |
-|---|---|
-| 0, 1, 2 | accepted, for texts up to `MAX_TEXT[chain]` characters; a longer text does not match |
-| 3 and more | rejected |
-| repeat inside a repeat | rejected, unless a delimiter separates the rounds: the time would be exponential |
+A pattern is read by the grammar of ECMAScript 2024 (22.2.1, with Annex B) as `new RegExp(pattern)` reads it without the
+`u` flag: over UTF-16 code units. It is written again for RE2 over a small alphabet of bytes, one for all code units
+that the pattern does not tell apart. What RE2 cannot match with the same meaning (lookaround, back-references) is
+rejected with a remedy. RE2's time is at most proportional to the size of its program times the length of the text, so
+the longest text that is matched follows from the program.
 """
 
 import re
-from collections.abc import Callable, Iterable
-from itertools import combinations, starmap
-from typing import NamedTuple
+from collections.abc import Callable
+
+import re2
+
+from engine.catalog.conditions.js_charset import (
+    ANY,
+    CLASSES,
+    LINE_ENDS,
+    NEVER,
+    Intervals,
+    complement,
+    make_alphabet,
+    normalize,
+)
+from engine.catalog.conditions.js_charset import (
+    ignore_case as fold_case,
+)
 
 MAX_PATTERN = 1_000
-MAX_DEPTH = 20
-MAX_TEXT = (10_000, 2_000, 500)
-"""The longest text that a pattern is matched against, by the length of its longest chain of choices."""
+MAX_DEPTH = 50
+MAX_TEXT = 10_000
+"""The longest text that any pattern is matched against; a longer one does not match."""
+MIN_TEXT = 150
+"""A pattern that cannot be matched against texts of this length in time is rejected."""
+MAX_STEPS = 30_000
+"""Instructions times characters: a step costs at most some 15 ns, so a match costs at most half a millisecond."""
+MAX_REPEAT = 1_000
+"""RE2's own limit of a counted repeat."""
 
-_SAMPLE = [chr(code) for code in range(9, 127)] + list("\x00\xa0éÉÿß€漢\u2028😀")
-_ANY = frozenset(_SAMPLE)
+_PLACEHOLDER = re.compile("<([0-9]+)>")
 _COUNT = re.compile(r"\{([0-9]+)(?:(,)([0-9]*))?\}")
-_HEX = re.compile(r"x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}")
-_NAME = re.compile(r"<([A-Za-z_][A-Za-z0-9_]*)>")
-_CLASSES = {"d": "0-9", "w": "A-Za-z0-9_"}
+_HEX = re.compile(r"x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})")
+_OCTAL = re.compile(r"[0-3][0-7]{0,2}|[4-7][0-7]?")
+_NAME = re.compile(r"<([A-Za-z_$][A-Za-z0-9_$]*)>")
+_CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
 
 
 class PatternError(ValueError):
-    """A pattern that is malformed, or could take too long: the `rule` that it breaks and the `remedy`."""
+    """A pattern that is malformed, or that RE2 cannot match: the `rule` that it breaks and the `remedy`."""
 
     def __init__(self, rule: str, remedy: str) -> None:
         super().__init__(f"{rule}; {remedy}")
@@ -43,94 +58,68 @@ def compile_pattern(pattern: str, *, ignore_case: bool = False) -> Callable[[str
     """A test whether `pattern` matches anywhere in a text.
 
     Raises:
-        PatternError: if the pattern is malformed or could take too long.
+        PatternError: if the pattern is malformed, or its meaning or its time cannot be kept.
     """
     if len(pattern) > MAX_PATTERN:
         raise PatternError(f"is longer than {MAX_PATTERN} characters", "split it into several under $or")
-    parser = _PatternParser(pattern)
-    whole = parser.parse_alternatives(0)
-    if parser.at < len(pattern):
+    parser = _PatternParser(utf16_units(pattern), fold=ignore_case)
+    translated = parser.parse_alternatives(0)
+    if parser.at < len(parser.pattern):
         raise _malformed("a ')' without its '('")
-    chain = _longest_chain(whole.steps)
-    if chain >= len(MAX_TEXT):
-        raise PatternError("repeats too often over the same characters", "split it into several $regex under $and")
+    alphabet = make_alphabet(parser.classes)
+    if alphabet is None:
+        raise PatternError("names too many different characters", "split it into several under $or")
+    options = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    options.encoding = re2.Options.Encoding.LATIN1
+    program = _PLACEHOLDER.sub(lambda place: _byte_class(alphabet.members[int(place[1])]), translated)
     try:
-        compiled = re.compile(whole.text, re.IGNORECASE if ignore_case else 0)
-    except (re.error, OverflowError) as error:
-        raise _malformed(str(error)) from error
-    longest = MAX_TEXT[chain]
-    return lambda text: len(text) <= longest and compiled.search(text) is not None
+        compiled = re2.compile(program.encode("latin-1"), options)
+    except re2.error as error:
+        raise PatternError("is too large", "shorten its counted repeats, or split it under $or") from error
+    longest = min(MAX_TEXT, MAX_STEPS // compiled.programsize)
+    if longest < MIN_TEXT:
+        raise PatternError("is too large", "shorten its counted repeats, or split it under $or")
+    return lambda text: len(text) <= longest and compiled.search(alphabet.encode(text)) is not None
 
 
-class _Step(NamedTuple):
-    """One step of a match: one of `chars`, with `choice` a choice of how many; without `chars` a position.
-
-    A step is `needed` where every match takes at least one character in it.
-    """
-
-    chars: frozenset[str]
-    choice: bool = False
-    needed: bool = True
+def _byte_class(members: bytes) -> str:
+    """A set of bytes as RE2 writes a class."""
+    return f"[{''.join(f'{chr(92)}x{byte:02x}' for byte in members)}]" if members else r"[^\x00-\xff]"
 
 
-class _Piece(NamedTuple):
-    """A part of the pattern: its translation and steps, whether its length `varies`, whether alternatives overlap."""
-
-    text: str
-    steps: tuple[_Step, ...]
-    varies: bool = False
-    ambiguous: bool = False
+def utf16_units(text: str) -> str:
+    """The text as one Python character per UTF-16 code unit."""
+    if text.isascii():
+        return text
+    data = text.encode("utf-16-le", "surrogatepass")
+    return "".join(chr(data[at] | data[at + 1] << 8) for at in range(0, len(data), 2))
 
 
 def _malformed(what: str) -> PatternError:
     return PatternError(f"is no regular expression ({what})", "correct it")
 
 
-def _longest_chain(steps: tuple[_Step, ...]) -> int:
-    """The largest number of choices that can pass characters on to each other: the degree of the running time."""
-    longest = 0
-    open_choices: list[tuple[frozenset[str], int]] = []
-    while steps and steps[-1].choice:  # nothing after it can fail, so `re` never backtracks into it
-        steps = (*steps[:-1], steps[-1]._replace(choice=False)) if steps[-1].needed else steps[:-1]
-    for step in steps:
-        if step.choice:
-            chain = 1 + max((length for chars, length in open_choices if chars & step.chars), default=0)
-            longest = max(longest, chain)
-        # A character that an open choice cannot match separates it from all later choices.
-        if step.needed and step.chars:
-            open_choices = [(chars, length) for chars, length in open_choices if chars & step.chars]
-        if step.choice:
-            open_choices.append((step.chars, chain))
-    return longest
-
-
-def _union(steps: Iterable[_Step]) -> frozenset[str]:
-    return frozenset[str]().union(*(step.chars for step in steps))
-
-
-def _exclusive(left: _Piece, right: _Piece) -> bool:
-    """Whether no text can match the beginning of both: at some fixed place they need different characters."""
-    places = zip(*([step for step in piece.steps if step.chars] for piece in (left, right)), strict=False)
-    for one, other in places:
-        if one.choice or other.choice or not (one.needed and other.needed):
-            return False
-        if not one.chars & other.chars:
-            return True
-    return False
-
-
-def _single(text: str) -> _Piece:
-    """The piece of one character or character class, given as Python's `re` writes it."""
-    compiled = re.compile(text, re.IGNORECASE)  # the larger set of characters is safe for either mode
-    return _Piece(text, (_Step(frozenset(filter(compiled.fullmatch, _SAMPLE))),))
+def _unsupported(what: str) -> PatternError:
+    return PatternError(f"has {what}, which cannot be matched in linear time", "write it with $and, $or and $not")
 
 
 class _PatternParser:
-    """A recursive-descent parser of one pattern; `at` is the place of the next character."""
+    """A recursive-descent parser that translates one pattern; `at` is the position of the next code unit.
 
-    def __init__(self, pattern: str) -> None:
+    With `fold` every class takes all code units that are equal but for case. A class is written as a placeholder, as
+    its bytes are known once `classes` is complete.
+    """
+
+    def __init__(self, pattern: str, *, fold: bool) -> None:
         self.pattern = pattern
+        self.fold = fold
+        self.classes: list[Intervals] = []
         self.at = 0
+        self.groups = _count_groups(pattern)
+        self.names: set[str] = set()
+        self.named = _NAME.search(pattern.replace("\\\\", "")) is not None and "(?<" in pattern
 
     def accept(self, text: str) -> bool:
         """Whether `text` comes next; if so, move past it."""
@@ -139,161 +128,183 @@ class _PatternParser:
             return True
         return False
 
-    def parse_alternatives(self, depth: int) -> _Piece:
+    def parse_alternatives(self, depth: int) -> str:
         branches = [self.parse_sequence(depth)]
         while self.accept("|"):
             branches.append(self.parse_sequence(depth))
-        if len(branches) == 1:
-            return branches[0]
-        hardest = max(branches, key=lambda branch: sum(step.choice for step in branch.steps))
-        overlapping = not all(starmap(_exclusive, combinations(branches, 2)))
-        union = _union(step for branch in branches for step in branch.steps)
-        return _Piece(
-            "|".join(branch.text for branch in branches),
-            (*(step._replace(needed=False) for step in hardest.steps), _Step(union, choice=overlapping)),
-            any(branch.varies for branch in branches),
-            overlapping or any(branch.ambiguous for branch in branches),
-        )
+        return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
 
-    def parse_sequence(self, depth: int) -> _Piece:
-        pieces = []
+    def parse_sequence(self, depth: int) -> str:
+        parts = []
         while self.at < len(self.pattern) and self.pattern[self.at] not in "|)":
-            pieces.append(self.parse_quantifier(self.parse_atom(depth)))
-        return _Piece(
-            "".join(piece.text for piece in pieces),
-            tuple(step for piece in pieces for step in piece.steps),
-            any(piece.varies for piece in pieces),
-            any(piece.ambiguous for piece in pieces),
-        )
+            parts.append(self.parse_term(depth))
+        return "".join(parts)
 
-    def parse_atom(self, depth: int) -> _Piece:
-        """A group, a class, an escape, an anchor or one character."""
+    def parse_term(self, depth: int) -> str:
+        """An assertion, or an atom with its quantifier."""
         char = self.pattern[self.at]
         self.at += 1
+        if char in "^$":
+            return self.check_unrepeated(r"\A" if char == "^" else r"\z")
+        if char == "\\" and self.pattern[self.at : self.at + 1] in {"b", "B"}:
+            self.at += 1
+            return self.check_unrepeated(f"\\{self.pattern[self.at - 1]}")
         if char == "(":
-            return self.parse_group(depth + 1)
-        if char == "[":
-            return self.parse_class()
-        if char == "\\":
-            return self.parse_escape()
+            return self.parse_quantifier(self.parse_group(depth + 1))
         if char in "*+?" or (char == "{" and _COUNT.match(self.pattern, self.at - 1)):
             raise _malformed("nothing to repeat")
-        if char in "^$":
-            return _Piece(r"\Z" if char == "$" else "^", (_Step(frozenset()),))
-        return _single(r"[^\n\r\u2028\u2029]" if char == "." else re.escape(char))
+        if char == "[":
+            return self.parse_quantifier(self.class_of(self.parse_class()))
+        units = self.parse_escape(in_class=False) if char == "\\" else _of(char)
+        return self.parse_quantifier(self.class_of(complement(LINE_ENDS) if char == "." else self.folded(units)))
 
-    def parse_group(self, depth: int) -> _Piece:
+    def class_of(self, units: Intervals) -> str:
+        """The placeholder of a class."""
+        if units not in self.classes:
+            self.classes.append(units)
+        return f"<{self.classes.index(units)}>"
+
+    def folded(self, units: Intervals) -> Intervals:
+        return fold_case(units) if self.fold else units
+
+    def check_unrepeated(self, assertion: str) -> str:
+        """The assertion, which JavaScript does not let a quantifier follow."""
+        following = self.pattern[self.at : self.at + 1]
+        if (following and following in "*+?") or _COUNT.match(self.pattern, self.at):
+            raise _malformed("nothing to repeat")
+        return assertion
+
+    def parse_group(self, depth: int) -> str:
         """What follows a `(`: its kind, its alternatives and the `)`."""
         if depth > MAX_DEPTH:
             raise PatternError(f"nests more than {MAX_DEPTH} groups", "flatten it")
-        kind = ""
         if self.accept("?"):
-            kind = next((f"?{mark}" for mark in (":", "=", "!", "<=", "<!") if self.accept(mark)), "")
+            if any(self.accept(mark) for mark in ("=", "!", "<=", "<!")):
+                raise _unsupported("a lookaround")
             name = _NAME.match(self.pattern, self.at)
-            if not kind and name:
-                kind = f"?P<{name[1]}>"
+            if name:
+                if name[1] in self.names:
+                    raise _malformed("two groups of one name")
+                self.names.add(name[1])
                 self.at = name.end()
-            if not kind:
+            elif not self.accept(":"):
                 raise _malformed("unknown kind of group; for any case use $regexi")
         inner = self.parse_alternatives(depth)
         if not self.accept(")"):
             raise _malformed("a '(' without its ')'")
-        return inner._replace(text=f"({kind}{inner.text})")
+        return f"(?:{inner})"
 
-    def parse_class(self) -> _Piece:
+    def parse_class(self) -> Intervals:
         """What follows a `[`, up to its `]`."""
         negated = self.accept("^")
-        out = []
+        ranges: list[tuple[int, int]] = []
         while not self.accept("]"):
-            char = self.pattern[self.at : self.at + 1]
-            self.at += 1
-            if not char:
-                raise _malformed("a '[' without its ']'")
-            if char == "\\":
-                out.append(self.translate_escape(in_class=True))
-            else:
-                out.append(f"\\{char}" if char in "[&~|" else char)
-        if not out:
-            return _single(r"[\s\S]" if negated else r"[^\s\S]")
-        try:
-            return _single(f"[{'^' if negated else ''}{''.join(out)}]")
-        except re.error as error:
-            raise _malformed(str(error)) from error
+            low = self.parse_class_atom()
+            if self.pattern[self.at : self.at + 1] == "-" and self.pattern[self.at + 1 : self.at + 2] not in {"]", ""}:
+                self.at += 1
+                high = self.parse_class_atom()
+                if _is_single(low) and _is_single(high):
+                    if low[0][0] > high[0][0]:
+                        raise _malformed("a range of a class out of order")
+                    ranges.append((low[0][0], high[0][0]))
+                    continue
+                ranges += [(0x2D, 0x2D), *high]  # Annex B: a class such as \d is no end of a range
+            ranges += low
+        units = self.folded(normalize(ranges))
+        return (complement(units) if units else ANY) if negated else (units or NEVER)
 
-    def parse_escape(self) -> _Piece:
-        r"""What follows a `\` outside a class: a position, a back-reference or one character."""
-        text = self.translate_escape(in_class=False)
-        if text.startswith("(?a:"):
-            return _Piece(text, (_Step(frozenset()),))
-        if text[1:].isdigit() and text[1] != "0":
-            return _Piece(text, (_Step(_ANY),), varies=True)
-        return _single(text)
+    def parse_class_atom(self) -> Intervals:
+        char = self.pattern[self.at : self.at + 1]
+        self.at += 1
+        if not char:
+            raise _malformed("a '[' without its ']'")
+        return self.parse_escape(in_class=True) if char == "\\" else _of(char)
 
-    def translate_escape(self, *, in_class: bool) -> str:
-        r"""The escape as `re` writes it; JavaScript's `\d` and `\w` are ASCII, also in Unicode text."""
+    def parse_escape(self, *, in_class: bool) -> Intervals:
+        r"""The code units that match what follows a `\`."""
         char = self.pattern[self.at : self.at + 1]
         self.at += 1
         if not char:
             raise _malformed("it ends with a '\\'")
-        if char in "dw":
-            return _CLASSES[char] if in_class else f"[{_CLASSES[char]}]"
-        if char in "DW" and not in_class:
-            return f"[^{_CLASSES[char.lower()]}]"
-        if char in "bB" and not in_class:
-            return rf"(?a:\{char})"
-        if char in "123456789" and not in_class:
-            return f"\\{char}"
+        if char in CLASSES:
+            return CLASSES[char]
+        if char in _CONTROLS:
+            return _of(chr(_CONTROLS[char]))
+        if char == "b" and in_class:
+            return _of("\b")
         hexadecimal = _HEX.match(self.pattern, self.at - 1)
         if hexadecimal:
             self.at = hexadecimal.end()
-            return f"\\{hexadecimal[0]}"
-        if char in "sSntrfvDWb":
-            return f"\\{char}"
-        return r"\x00" if char == "0" else re.escape(char)
+            code = int(hexadecimal[1] or hexadecimal[2], 16)
+            return ((code, code),)
+        letter = self.pattern[self.at : self.at + 1]
+        if char == "c":
+            if letter.isascii() and (letter.isalpha() or (in_class and letter and letter in "0123456789_")):
+                self.at += 1
+                return _of(chr(ord(letter) % 32))
+            self.at -= 1  # Annex B: the backslash stands for itself
+            return _of("\\")
+        if char.isascii() and char.isdigit():
+            return self.parse_number(in_class=in_class)
+        if char == "k" and self.named and not in_class:
+            raise _unsupported("a back-reference")
+        return _of(char)
 
-    def parse_quantifier(self, piece: _Piece) -> _Piece:
-        """The piece with the quantifier that follows it, if any."""
+    def parse_number(self, *, in_class: bool) -> Intervals:
+        """A back-reference, or by Annex B an octal number or the digit itself."""
+        start = self.at - 1
+        digits = re.compile("[0-9]+").match(self.pattern, start)
+        if digits and not in_class and digits[0][0] != "0" and int(digits[0][:6]) <= self.groups:
+            raise _unsupported("a back-reference")
+        octal = _OCTAL.match(self.pattern, start)
+        if octal is None:  # 8 and 9
+            return _of(self.pattern[start])
+        self.at = octal.end()
+        code = int(octal[0], 8)
+        return ((code, code),)
+
+    def parse_quantifier(self, atom: str) -> str:
+        """The atom with the quantifier that follows it, if any."""
         start = self.at
         count = _COUNT.match(self.pattern, self.at)
         if count:
-            low = int(count[1][:6])  # six digits exceed any text that is matched
-            high = low if not count[2] else int(count[3][:6]) if count[3] else None
+            low, high = int(count[1][:7]), int(count[3][:7]) if count[3] else None
+            if high is not None and low > high:
+                raise _malformed("the numbers of a repeat out of order")
+            if max(low, high or 0) > MAX_REPEAT:
+                raise PatternError(f"repeats more than {MAX_REPEAT} times", "shorten the repeat")
             self.at = count.end()
         elif self.at < len(self.pattern) and self.pattern[self.at] in "*+?":
-            low, high = {"*": (0, None), "+": (1, None), "?": (0, 1)}[self.pattern[self.at]]
             self.at += 1
         else:
-            return piece
-        self.accept("?")
+            return atom
         sign = self.pattern[start : self.at]
-        if self.at < len(self.pattern) and self.pattern[self.at] in "*+?":
+        self.accept("?")  # lazy or greedy, a text matches or does not
+        if self.at < len(self.pattern) and (self.pattern[self.at] in "*+?" or _COUNT.match(self.pattern, self.at)):
             raise _malformed("multiple repeat")
-        if not any(step.chars for step in piece.steps):
-            raise _malformed("nothing to repeat")
-        if high is None or high > 1:
-            _check_repeatable(piece)
-        if low == high:
-            return piece._replace(text=piece.text + sign, steps=piece.steps * min(low, 3))
-        steps = (_Step(_union(piece.steps), choice=True, needed=low > 0),)
-        return _Piece(piece.text + sign, steps, varies=True, ambiguous=piece.ambiguous)
+        return f"{atom}{sign}"
 
 
-def _check_repeatable(piece: _Piece) -> None:
-    """Reject a repeat of a piece that can match one text in several ways: the ways multiply with each round.
-
-    Raises:
-        PatternError: with the rule and the remedy.
-    """
-    if piece.ambiguous:
-        rule = "repeats alternatives that can begin alike"
-        raise PatternError(rule, "write them so that no text can match two of them")
-    if piece.varies and not _delimited(piece.steps):
-        raise PatternError("repeats a repeat", "write it without a repeat inside a repeat")
+def _of(char: str) -> Intervals:
+    return ((ord(char), ord(char)),)
 
 
-def _delimited(steps: tuple[_Step, ...]) -> bool:
-    """Whether a round begins or ends with a character that nothing else in it can match: rounds cannot shift."""
-    for border, others in ((steps[0], steps[1:]), (steps[-1], steps[:-1])):
-        if border.needed and border.chars and not border.choice and not border.chars & _union(others):
-            return _longest_chain((*others, border)) <= 1
-    return False
+def _is_single(units: Intervals) -> bool:
+    return len(units) == 1 and units[0][0] == units[0][1]
+
+
+def _count_groups(pattern: str) -> int:
+    """How many capturing groups a pattern has: a number up to this is a back-reference."""
+    found, in_class, at = 0, False, 0
+    while at < len(pattern):
+        char = pattern[at]
+        if char == "\\":
+            at += 1
+        elif in_class:
+            in_class = char != "]"
+        elif char == "[":
+            in_class = True
+        elif char == "(" and (pattern[at + 1 : at + 2] != "?" or _NAME.match(pattern, at + 2)):
+            found += 1
+        at += 1
+    return found
