@@ -1,4 +1,12 @@
-"""Everything on one machine: the store, the decision servers, the learner and the collector, kept running."""
+"""Runs everything on one machine: store, decision servers, learner and collector, restarted when one dies.
+
+Start:  check the plan and the keys -> wait for an engine that is ending -> listen -> store -> register the learner
+        -> children -> wait until /readyz answers 200
+Run:    two threads restart what died, one for the children and one for the store, and sync the store's file
+End:    children in reverse order, so that the spools are shipped and collected -> store
+
+The listening socket is opened first and inherited by every server, so a server that is restarted loses no connection.
+"""
 
 import os
 import shutil
@@ -29,7 +37,10 @@ from engine.settings import ADDRESS, Settings
 log = structlog.get_logger(__name__)
 
 START_SECONDS = 30.0
-SYNC_SECONDS = 1.0  # what the end of the machine may take of what the store answered
+SYNC_SECONDS = 1.0
+"""Seconds of the store's answers that the loss of the machine may take."""
+_TEND_SECONDS = 0.1
+_RETRY_SECONDS = 1.0
 
 
 class NotReadyError(CounterpointError):
@@ -38,54 +49,53 @@ class NotReadyError(CounterpointError):
 
 @contextmanager
 def run_engine(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Settings]]:
-    """Run the whole engine on its embedded store for as long as the block lasts.
+    """Run the whole engine on its embedded store for the block.
 
-    Yields its base URL and the settings as they came to be.
+    Yields:
+        The engine's base URL, and the settings with the store and the port that it uses.
 
     Raises:
-        BadInput: if the port is taken or the data directory cannot be used, or is another engine's for too long.
-        CatalogError: if the experiments have problems and no earlier plan is kept.
+        BadInput: if the port is taken, or the data directory cannot be used or is another engine's for too long.
+        CatalogError: if the experiments have problems and no earlier plan is stored.
         NotReadyError: if it does not become ready.
+        StoppedError: if `stop` was set before that.
     """
     try:
         settings.data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"--data {settings.data}: {error.strerror}; name a folder that can be written") from error
-    # Raises where a server would refuse the folder.
+    # Raises where a server would refuse the folder or the keys.
     PlanWatch(settings.experiments, Archive(settings.data / "plans"), logs_changes=False)
     load_keys_from_settings(settings)
-    _await_free(settings.data, stop)
-    with listen(settings.host, settings.port) as listener, _store(settings.data, stop) as store:
-        port = listener.getsockname()[1]
-        settings = msgspec.structs.replace(settings, redis=store.url, port=port)
-        meters = settings.data / "meters"
-        shutil.rmtree(meters, ignore_errors=True)
-        meters.mkdir()
-        environment = _environment(settings, meters)
-        fd = listener.fileno()
+    _await_free_folder(settings.data, stop)
+    with listen(settings.host, settings.port) as listener, _run_store(settings.data, stop) as store:
+        settings = msgspec.structs.replace(settings, redis=store.url, port=listener.getsockname()[1])
+        environment = _child_environment(settings, _new_meters(settings.data))
         keeper = Keeper()
         with stream.connect_stream(store.url) as client:
-            stream.register_reader(
-                client, stream.LEARNER, settings.partitions
-            )  # slow to start; the collector trims meanwhile
-        with _tended(keeper, store):
+            # The learner starts slowly; without this the collector would trim records that it has not read.
+            stream.register_reader(client, stream.LEARNER, settings.partitions)
+        with _tend(keeper, store):
             keeper.add(Child("collector", verb("collect"), environment))
             keeper.add(Child("learner", verb("learn", "--quiet"), environment))
             for index in range(settings.workers):
-                keeper.add(_server(index, environment, fd))
-            base = f"http://{settings.host}:{port}"
+                keeper.add(_server(index, environment, listener.fileno()))
+            base = f"http://{settings.host}:{settings.port}"
             _await_ready(base, keeper, stop)
             yield base, settings
 
 
 @contextmanager
-def store_of(settings: Settings, *, named: bool) -> Iterator[Settings]:
-    """Settings whose store answers for as long as the block lasts.
+def reach_store(settings: Settings, *, is_named: bool) -> Iterator[Settings]:
+    """Settings whose store answers for the block.
 
-    It is the one that is `named`, or the one that runs on the data directory, or one started on what a run there left.
+    It is the store that is named, or the one that runs on the data directory, or a new one on what a run there left.
+
+    Raises:
+        BadInput: if no store was named and none ever ran on the data directory.
     """
     directory = settings.data / "store"
-    if named or ((settings.data / ADDRESS).is_file() and _answers(settings.redis)):
+    if is_named or ((settings.data / ADDRESS).is_file() and _accepts_connections(settings.redis)):
         yield settings
         return
     if not directory.is_dir():
@@ -95,16 +105,16 @@ def store_of(settings: Settings, *, named: bool) -> Iterator[Settings]:
 
 
 def serve_many(settings: Settings, listener: socket.socket) -> None:
-    """Decision servers alone, `settings.workers` processes behind one address, until SIGTERM or Ctrl-C."""
+    """Run `settings.workers` decision servers behind one address until SIGTERM or Ctrl-C."""
     stop = stop_on_signals()
     keeper = Keeper()
-    fd = listener.fileno()
-    with TemporaryDirectory(prefix="counterpoint-meters-") as meters:  # machines may share the data folder
-        environment = _environment(settings, Path(meters))
+    # Not under the data folder, which servers on several machines may share.
+    with TemporaryDirectory(prefix="counterpoint-meters-") as meters:
+        environment = _child_environment(settings, Path(meters))
         try:
             for index in range(settings.workers):
-                keeper.add(_server(index, environment, fd))
-            while not stop.wait(0.1):
+                keeper.add(_server(index, environment, listener.fileno()))
+            while not stop.wait(_TEND_SECONDS):
                 keeper.tend()
         finally:
             keeper.end()
@@ -119,37 +129,47 @@ def stop_on_signals() -> threading.Event:
 
 
 def _server(index: int, environment: Mapping[str, str], fd: int) -> Child:
-    """One of the servers; the first tells of changed plans."""
-    words = ("--fd", str(fd)) if index == 0 else ("--fd", str(fd), "--quiet")
-    return Child(f"server {index + 1}", verb("serve", *words), environment, (fd,))
+    """One of the decision servers; only the first logs changes of the plan."""
+    arguments = ("--fd", str(fd)) if index == 0 else ("--fd", str(fd), "--quiet")
+    return Child(f"server {index + 1}", verb("serve", *arguments), environment, (fd,))
 
 
-def _environment(settings: Settings, meters: Path) -> Mapping[str, str]:
-    ours = {
-        f"COUNTERPOINT_{name.upper()}": _text(getattr(settings, name))
+def _new_meters(data: Path) -> Path:
+    """An empty folder for the metrics that the servers share."""
+    meters = data / "meters"
+    shutil.rmtree(meters, ignore_errors=True)  # counters of dead processes would be added to the new ones
+    meters.mkdir()
+    return meters
+
+
+def _child_environment(settings: Settings, meters: Path) -> Mapping[str, str]:
+    """The environment from which a child reads the same settings."""
+    variables = {
+        f"COUNTERPOINT_{name.upper()}": _as_text(getattr(settings, name))
         for name in Settings.__struct_fields__
         if getattr(settings, name) is not None
     }
-    return {**os.environ, **ours, "PROMETHEUS_MULTIPROC_DIR": str(meters.resolve())}
+    return {**os.environ, **variables, "PROMETHEUS_MULTIPROC_DIR": str(meters.resolve())}
 
 
-def _text(value: object) -> str:
+def _as_text(value: object) -> str:
     return str(value.resolve()) if isinstance(value, Path) else str(value)
 
 
-def _await_free(data: Path, stop: threading.Event) -> None:
-    """An engine that is just ending is waited for."""
+def _await_free_folder(data: Path, stop: threading.Event) -> None:
+    """Wait for an engine on the same data folder that may be ending."""
     if embedded.held(data / "store"):
         log.warning("another engine runs on this data folder; waiting for its end", data=str(data), s=START_SECONDS)
     deadline = time.monotonic() + START_SECONDS
     while embedded.held(data / "store"):
         if time.monotonic() > deadline:
             raise BadInput(f"--data {data}: another engine runs there; end it, or name another folder")
-        if stop.wait(0.1):
+        if stop.wait(_TEND_SECONDS):
             raise StoppedError(StoppedError.__doc__)
 
 
 def _await_ready(base: str, keeper: Keeper, stop: threading.Event) -> None:
+    """Wait until the engine answers that it is ready; a child that dies meanwhile is not waited for."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if stop.is_set():
@@ -162,12 +182,12 @@ def _await_ready(base: str, keeper: Keeper, stop: threading.Event) -> None:
                 return
         except httpx.TransportError:
             pass
-        stop.wait(0.1)
-    raise NotReadyError(f"{base}/readyz did not say ready within {START_SECONDS:g} s; ask it, or read the lines above")
+        stop.wait(_TEND_SECONDS)
+    raise NotReadyError(f"{base}/readyz was not ready within {START_SECONDS:g} s; request it, or read the lines above")
 
 
 class _Store:
-    """The embedded store, its file brought to the disk, started again on its port and its file when it dies."""
+    """The embedded store: its file is synced every `SYNC_SECONDS`; if it dies it restarts on its port and file."""
 
     def __init__(self, directory: Path, stop: threading.Event) -> None:
         self._directory = directory
@@ -182,7 +202,7 @@ class _Store:
     def tend(self) -> None:
         code = self._server.process.poll()
         if code is not None:
-            log.warning("the embedded store ended; starting it again on its file", code=code)
+            log.warning("the embedded store ended; restarting it on its file", code=code)
             self._server = embedded.start(self._directory, port=self._server.port, stop=self._stop)
         elif time.monotonic() - self._synced >= SYNC_SECONDS:
             self._server.sync()
@@ -193,7 +213,8 @@ class _Store:
 
 
 @contextmanager
-def _store(data: Path, stop: threading.Event) -> Iterator[_Store]:
+def _run_store(data: Path, stop: threading.Event) -> Iterator[_Store]:
+    """Run the store for the block, with its address in a file for the verbs that run beside the engine."""
     store = _Store(data / "store", stop)
     address = data / ADDRESS
     address.write_text(store.url)
@@ -205,33 +226,36 @@ def _store(data: Path, stop: threading.Event) -> Iterator[_Store]:
 
 
 @contextmanager
-def _tended(keeper: Keeper, store: _Store) -> Iterator[None]:
-    """Tend children and store, each in a thread that outlives them: a store ends with the thread that started it."""
+def _tend(keeper: Keeper, store: _Store) -> Iterator[None]:
+    """Restart children and store when they die, each in its own thread, which must outlive what it started.
+
+    Linux ends a store together with the thread that started it (`PR_SET_PDEATHSIG`).
+    """
     done = threading.Event()
 
     def tend(one: Keeper | _Store) -> None:
-        pause = 0.1
+        pause = _TEND_SECONDS
         while not done.wait(pause):
             try:
                 one.tend()
-                pause = 0.1
+                pause = _TEND_SECONDS
             except (CounterpointError, OSError) as error:
-                log.warning("cannot be started yet", error=str(error))
-                pause = 1.0
+                log.warning("cannot be restarted yet", error=str(error))
+                pause = _RETRY_SECONDS
 
-    tenders = [threading.Thread(target=tend, args=(one,), daemon=True) for one in (keeper, store)]
-    for tender in tenders:
-        tender.start()
+    threads = [threading.Thread(target=tend, args=(one,), daemon=True) for one in (keeper, store)]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         keeper.end()
         done.set()
-        for tender in tenders:
-            tender.join()
+        for thread in threads:
+            thread.join()
 
 
-def _answers(url: str) -> bool:
+def _accepts_connections(url: str) -> bool:
     parts = urlsplit(url)
     try:
         with socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 6379), timeout=1):

@@ -1,34 +1,34 @@
-"""`counterpoint VERB …`: verbs parse and call. 0 done, 1 the answer is 'no', 2 unusable input."""
+"""`counterpoint VERB …`: verbs parse arguments, call the engine and print. Exit codes: 0 done, 1 'no', 2 bad input."""
 
 import sys
 
 from cyclopts import CycloptsError
 
-from engine.cli import catalog, customers, evaluate, reports, roles, simulate
-from engine.cli.app import app, complain, complain_of
+from engine.cli import catalog, customers, evaluate, explain, reports, roles, simulate
+from engine.cli.app import app, print_error, print_problems
 from engine.errors import CatalogError, CounterpointError, StoppedError
 
-__all__ = ["app", "catalog", "customers", "evaluate", "main", "reports", "roles", "simulate"]
+__all__ = ["app", "catalog", "customers", "evaluate", "explain", "main", "reports", "roles", "simulate"]
 
 
 def main() -> None:
-    """Run one verb and end the process with its exit code."""
+    """Run one verb and exit with its code."""
     try:
         code = app(result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        complain(f"{error} `counterpoint --help` lists the verbs, `counterpoint VERB --help` a verb's options.")
+        print_error(f"{error} `counterpoint --help` lists the verbs, `counterpoint VERB --help` a verb's options.")
         code = 2
     except CatalogError as error:
-        complain_of(error)
+        print_problems(error)
         code = 2
     except StoppedError:
         code = 0
     except CounterpointError as error:
-        complain(str(error))
+        print_error(str(error))
         code = 2
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader of a pipe has enough: `counterpoint … | head`
         code = 0
     except OSError as error:
-        complain(f"{error.filename or 'this machine'}: {error.strerror or error}")
+        print_error(f"{error.filename or 'this machine'}: {error.strerror or error}")
         code = 2
     sys.exit(code or 0)

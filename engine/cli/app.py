@@ -1,4 +1,4 @@
-"""What all verbs share: the application, its options, how they print."""
+"""What all verbs share: the application, its groups and options, and how answers and errors are printed."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import cyclopts
 import msgspec
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -24,8 +24,9 @@ app = cyclopts.App(
     version_flags=["--version"],
     default_parameter=Parameter(negative_iterable=()),
 )
+RUN, DESIGN, REPORT, CUSTOMERS = (Group.create_ordered(name) for name in ("Run", "Design", "Report", "Customers"))
 PIPED = 160
-"""Columns of what is not read in a terminal, unless COLUMNS says another number."""
+"""Columns of output that is not read in a terminal, unless COLUMNS sets another number."""
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED)
 err = Console(stderr=True)
 
@@ -33,7 +34,7 @@ AsJson = Annotated[
     bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON document and nothing else.")
 ]
 Folder = Annotated[Path | None, Parameter(help="The folder of YAML; ./experiments by default.")]
-Data = Annotated[Path | None, Parameter(help="Where spool, store and log are kept; ./.data by default.")]
+Data = Annotated[Path | None, Parameter(help="The folder of spool, store and log; ./.data by default.")]
 Log = Annotated[Path | None, Parameter(help="The Parquet log; DATA/log by default.")]
 Redis = Annotated[
     str | None,
@@ -42,50 +43,50 @@ Redis = Annotated[
 
 
 @contextmanager
-def at_store(data: Path | None, redis: str | None) -> Iterator[Settings]:
-    """Settings whose store answers: the one named, or the embedded one of the data directory, started if need be."""
-    from engine.up import store_of
+def open_store(data: Path | None, redis: str | None) -> Iterator[Settings]:
+    """Settings whose store answers: the named one, or the embedded one of the data directory, started if necessary."""
+    from engine.up import reach_store
 
-    named = redis is not None or "COUNTERPOINT_REDIS" in os.environ
-    with store_of(from_environment(data=data, redis=redis), named=named) as settings:
+    is_named = redis is not None or "COUNTERPOINT_REDIS" in os.environ
+    with reach_store(from_environment(data=data, redis=redis), is_named=is_named) as settings:
         yield settings
 
 
 def print_json(value: object) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
 
 
-def say(text: str) -> None:
-    """A line of a person's answer, as it is."""
+def print_line(text: str) -> None:
+    """Print one line of an answer on standard output, without markup or wrapping."""
     out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def grid(*headers: str, figures: Collection[str] = ()) -> Table:
-    """A table that breaks long words in a narrow terminal and never cuts them, its `figures` flush right."""
+def print_error(text: str) -> None:
+    """Print one line of progress or of an error on standard error, without markup or wrapping."""
+    err.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_problems(error: CatalogError) -> None:
+    """Print every problem of the YAML on standard error."""
+    for problem in error.problems:
+        print_error(str(problem))
+    print_error(f"{format_count(len(error.problems), 'problem')}. Nothing was started or changed.")
+
+
+def new_table(*headers: str, figures: Collection[str] = ()) -> Table:
+    """A table with its `figures` flush right, which folds long words in a narrow terminal and never cuts them."""
     columns = (Column(name, overflow="fold", justify="right" if name in figures else "left") for name in headers)
     return Table(*columns, box=None, pad_edge=False, header_style="bold")
 
 
-def complain(text: str) -> None:
-    """A line on standard error, as it is."""
-    err.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def count(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """`3 problems`, `1 problem`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def complain_of(error: CatalogError) -> None:
-    """Every problem on standard error."""
-    for problem in error.problems:
-        complain(str(problem))
-    complain(f"{count(len(error.problems), 'problem')}. Nothing was started or changed.")
-
-
 def log_to_stderr() -> None:
-    """Structured log lines on standard error, so that standard output is the answer alone."""
+    """Write log lines to standard error, so that standard output is the answer alone."""
     import structlog
 
     structlog.configure(
@@ -94,7 +95,7 @@ def log_to_stderr() -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper("%Y-%m-%d %H:%M:%S"),
-            # Never with local variables: they hold keys and customers.
+            # Tracebacks without local variables, which may hold keys and customers.
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
             ),

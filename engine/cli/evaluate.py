@@ -1,15 +1,15 @@
-"""What another policy would have earned on the log, as a verb."""
+"""Offline evaluation as verbs: other policies on the log, and the engine on a public dataset."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from engine.cli.app import AsJson, Data, app, out, print_json
+from engine.cli.app import REPORT, AsJson, Data, app, log_to_stderr, out, print_json
 from engine.settings import from_environment
 
 
-@app.command
+@app.command(group=REPORT)
 def evaluate(
     *,
     log: Annotated[
@@ -18,22 +18,56 @@ def evaluate(
     policy: Annotated[
         list[Path], Parameter(help="A YAML file: a placement's, or `kind:` and its options; may be repeated.")
     ],
-    placement: Annotated[str | None, Parameter(help="Which of the log's, where the files do not say it.")] = None,
-    alpha: Annotated[float, Parameter(help="One minus the intervals' coverage.")] = 0.05,
+    placement: Annotated[
+        str | None, Parameter(help="The placement of the log to evaluate, if the files do not name it.")
+    ] = None,
+    alpha: Annotated[float, Parameter(help="One minus the coverage of the intervals.")] = 0.05,
     curve: Annotated[
         bool, Parameter(negative="", show_default=False, help="Also a learning curve, by replay of the log.")
     ] = False,
     data: Data = None,
     json: AsJson = False,
 ) -> int:
-    """Judge policies offline, on decisions logged with their propensities; exit 1 where the log does not allow it."""
-    from engine.analysis.offpolicy.evaluate import evaluate as judge
+    """Estimate what other policies would have earned, from logged propensities; exit 1 if the log does not allow it."""
+    from engine.analysis.offpolicy.evaluate import evaluate as evaluate_policies
     from engine.analysis.render.evaluation import render_evaluation
 
     source = log or from_environment(data=data).log
-    report = judge(source, policy, placement=placement, alpha=alpha, curve=curve)
+    report = evaluate_policies(source, policy, placement=placement, alpha=alpha, curve=curve)
     if json:
         print_json(report)
     else:
         out.print(render_evaluation(report))
     return 0 if report.judged else 1
+
+
+@app.command(group=REPORT)
+def replay(
+    dataset: Literal["obd"],
+    *,
+    source: Annotated[Path, Parameter(help="The dataset's folder, as `make obd` unpacks it.")] = Path(
+        ".cache/obd/obp/dataset/obd"
+    ),
+    campaign: Annotated[Literal["all", "men", "women"], Parameter(help="The campaign to replay.")] = "all",
+    rounds: Annotated[int, Parameter(help="How many of its rounds.")] = 10_000,
+    data: Annotated[
+        Path | None, Parameter(help="The folder of spool, store and log; one that is removed afterwards by default.")
+    ] = None,
+    port: Annotated[int, Parameter(help="The engine's port; a free one by default.")] = 0,
+    json: AsJson = False,
+) -> int:
+    """Replay the logged rounds of a public dataset on a running engine, which learns where it agrees with the log."""
+    from tempfile import TemporaryDirectory
+
+    from engine.obd_replay import render_replay, replay_obd
+    from engine.up import stop_on_signals
+
+    log_to_stderr()
+    with TemporaryDirectory(prefix=f"counterpoint-{dataset}-") as folder:
+        settings = from_environment(data=data or Path(folder) / "data", port=port)
+        report = replay_obd(settings, source, stop_on_signals(), campaign=campaign, rounds=rounds)
+    if json:
+        print_json(report)
+    else:
+        out.print(render_replay(report))
+    return 0

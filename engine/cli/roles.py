@@ -1,27 +1,26 @@
-"""The roles of the engine as verbs: all of them on one machine, or one each."""
+"""The roles of the engine as verbs: all of them on one machine (`up`, `demo`), or one each."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from engine.cli.app import Data, Folder, Redis, app, complain, count, err, log_to_stderr, out
+from engine.cli.app import RUN, Data, Folder, Redis, app, err, format_count, log_to_stderr, out, print_error
 from engine.errors import BadInput
 from engine.settings import Settings, from_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from engine.catalog import Plan
 
 Host = Annotated[str | None, Parameter(help="The address to listen on; this machine alone by default.")]
 Port = Annotated[int | None, Parameter(help="The port to listen on; 8080 by default, 0 takes a free one.")]
-Quiet = Annotated[bool, Parameter(help="Another process tells of changed plans; used by `up`.", show=False)]
+Quiet = Annotated[bool, Parameter(help="Do not log changes of the plan: another process of `up` does.", show=False)]
 Workers = Annotated[int | None, Parameter(help="How many processes decide; 1 by default.")]
 
 
-@app.command
+@app.command(group=RUN)
 def up(
     *,
     experiments: Folder = None,
@@ -37,12 +36,12 @@ def up(
     log_to_stderr()
     stop = stop_on_signals()
     with run_engine(settings, stop) as (base, settings):
-        complain(f"Counterpoint answers at {base}, {_to(settings)}. Data: {settings.data}. Ctrl-C ends it.")
+        print_error(f"Counterpoint answers at {base}, {_access(settings)}. Data: {settings.data}. Ctrl-C ends it.")
         stop.wait()
     return 0
 
 
-@app.command
+@app.command(group=RUN)
 def serve(
     *,
     experiments: Folder = None,
@@ -51,7 +50,7 @@ def serve(
     host: Host = None,
     port: Port = None,
     workers: Workers = None,
-    fd: Annotated[int | None, Parameter(help="A listening socket that is inherited; used by `up`.", show=False)] = None,
+    fd: Annotated[int | None, Parameter(help="An inherited listening socket; used by `up`.", show=False)] = None,
     quiet: Quiet = False,
 ) -> int:
     """Serve decisions: one process, or --workers N of them."""
@@ -64,10 +63,10 @@ def serve(
     if fd is not None:
         serve_requests(settings, adopt_listener(fd), tells=not quiet)
         return 0
-    load_keys_from_settings(settings)  # refused before anything is said
+    load_keys_from_settings(settings)  # a bad file of keys is reported before the address is announced
     with listen(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
-        complain(f"Decisions at http://{settings.host}:{port}, {_to(settings)}. Data: {settings.data}.")
+        print_error(f"Decisions at http://{settings.host}:{port}, {_access(settings)}. Data: {settings.data}.")
         if settings.workers > 1:
             serve_many(settings, listener)
         else:
@@ -75,7 +74,7 @@ def serve(
     return 0
 
 
-@app.command
+@app.command(group=RUN)
 def learn(
     *,
     partition: Annotated[
@@ -89,63 +88,68 @@ def learn(
 ) -> int:
     """Join rewards to decisions, update the policies, publish snapshots.
 
-    One learner of all partitions is the rule. Learners with partitions of their own add up what they know, but each
-    joins rewards to its own decisions alone: what a visitor earns after logging in is a zero where the known customer
-    is another learner's, and a partition without a learner teaches nothing. Shadow prices are moved by that of 0.
+    Run one learner of all partitions. Learners with partitions of their own add up their policies, but each joins
+    rewards to its own decisions only: what a visitor earns after logging in counts as 0 if the known customer belongs
+    to another learner, and a partition without a learner teaches nothing. The learner of partition 0 moves the shadow
+    prices.
     """
     from engine.catalog.archive import Archive
     from engine.catalog.watch import PlanWatch
-    from engine.learn import learn as run
+    from engine.learn import learn as run_learner
     from engine.up import stop_on_signals
 
     settings = from_environment(experiments=experiments, data=data, redis=redis)
     log_to_stderr()
     watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"), logs_changes=not quiet)
 
-    def current() -> "Plan":
+    def current_plan() -> "Plan":
         watch.poll()
         return watch.plan
 
     unknown = [number for number in partition or [] if not 0 <= number < settings.partitions]
     if unknown:
-        raise BadInput(f"--partition {unknown[0]}: there are {settings.partitions}, from 0 on")
+        raise BadInput(f"--partition {unknown[0]}: there are {settings.partitions}, numbered from 0")
     owned, stop = sorted(set(partition)) if partition else None, stop_on_signals()
     if owned and (others := sorted(set(range(settings.partitions)) - set(owned))):
-        complain(_alone(owned, others))
-    run(settings, current, stop, owned=owned)
+        print_error(_split_warning(owned, others))
+    run_learner(settings, current_plan, stop, owned=owned)
     return 0
 
 
-@app.command
+@app.command(group=RUN)
 def collect(
     *,
     data: Data = None,
     redis: Redis = None,
     drain: Annotated[
-        bool, Parameter(negative="", show_default=False, help="End once all that was answered is in the log.")
+        bool, Parameter(negative="", show_default=False, help="End when everything answered is in the log.")
     ] = False,
 ) -> int:
-    """Write the log: streams to Parquet. With --drain empty spool and streams into it and end; 1 if not all came."""
+    """Write the log: streams to Parquet. With --drain also the spools, then end; exit 1 if records are missing."""
     from engine.erasure.listener import LogErasures
-    from engine.journal.log.collect import collect as run
-    from engine.up import stop_on_signals, store_of
+    from engine.journal.log.collect import collect as run_collector
+    from engine.up import reach_store, stop_on_signals
 
     settings = from_environment(data=data, redis=redis)
     log_to_stderr()
     stop = stop_on_signals()
     if not drain:
-        run(settings, LogErasures(), stop=stop)
+        run_collector(settings, LogErasures(), stop=stop)
         return 0
-    with store_of(settings, named=redis is not None or "COUNTERPOINT_REDIS" in os.environ) as settings:
-        summary = run(settings, LogErasures(), drain=True, stop=stop)
+    is_named = redis is not None or "COUNTERPOINT_REDIS" in os.environ
+    with reach_store(settings, is_named=is_named) as settings:
+        summary = run_collector(settings, LogErasures(), drain=True, stop=stop)
     rows = ", ".join(f"{number:,} {table}" for table, number in summary.rows.items()) or "nothing new"
-    complain(f"Collected {rows}.")
+    print_error(f"Collected {rows}.")
     if summary.waiting:
-        complain(f"{count(summary.waiting, 'spool')} with records that do not come: what holds it hangs; run it again.")
+        print_error(
+            f"Uncollected records remain in {format_count(summary.waiting, 'spool')}: the process that writes there is "
+            "not shipping. Run this again, or stop that process."
+        )
     return 1 if summary.waiting or summary.lost else 0
 
 
-@app.command
+@app.command(group=RUN)
 def demo(
     *,
     once: Annotated[
@@ -154,10 +158,10 @@ def demo(
     customers: Annotated[int, Parameter(help="How many simulated customers come.")] = 4000,
     port: Port = None,
     data: Annotated[
-        Path | None, Parameter(help="Where its spool, store and log are kept, emptied first; ./.data/demo by default.")
+        Path | None, Parameter(help="The folder of spool, store and log, emptied first; ./.data/demo by default.")
     ] = None,
 ) -> int:
-    """A shop comes alive: simulated traffic over HTTP, learning, reports. Then keeps serving, unless --once."""
+    """Run a simulated shop: traffic over HTTP, learning, reports. Then serve on, unless --once."""
     from engine.demo import run_demo
     from engine.up import stop_on_signals
 
@@ -168,16 +172,16 @@ def demo(
     return run_demo(settings, customers, once=once, stop=stop_on_signals(), out=out, err=err)
 
 
-def _to(settings: Settings) -> str:
-    return "to those who have a key" if settings.api_keys else "to this machine only, as no keys are configured"
+def _access(settings: Settings) -> str:
+    return "for holders of a key" if settings.api_keys else "for this machine only: no keys are configured"
 
 
-def _alone(owned: "Sequence[int]", others: "Sequence[int]") -> str:
-    """What a learner without these `others` does not do."""
-    mine, theirs = (", ".join(map(str, some)) for some in (owned, others))
-    paced = "" if 0 in owned else " Shadow prices are moved by the learner of partition 0."
+def _split_warning(owned: Sequence[int], others: Sequence[int]) -> str:
+    """What a learner of some partitions cannot do."""
+    mine, rest = (", ".join(map(str, some)) for some in (owned, others))
+    prices = "" if 0 in owned else " The learner of partition 0 moves the shadow prices."
     return (
-        f"Learns of partition {mine} alone: {theirs} must have learners of their own, or nothing of them is learnt. A "
-        "reward counts only where customer and decision are in one learner's partitions; of a visitor who logged in "
-        f"meanwhile it may be a zero, in the log too. Without --partition one learner has them all.{paced}"
+        f"Learning from partition {mine} only: {rest} need learners of their own, or nothing is learnt from them. A "
+        "reward counts only if its customer and its decision belong to one learner; that of a visitor who logged in "
+        f"may count as 0, also in the log. Without --partition one learner has them all.{prices}"
     )

@@ -1,48 +1,83 @@
-"""`simulate`: a dry run of the shop, or of policies in shops that never were."""
+"""`simulate`: a dry run of the shop, or of policies in simulated shops."""
 
 import math
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from engine.cli.app import AsJson, Data, Folder, Redis, app, count, grid, out, print_json, say
-from engine.cli.catalog import Channel, PlanKey, learnt_of
+from engine.cli.app import (
+    DESIGN,
+    AsJson,
+    Data,
+    Folder,
+    Redis,
+    app,
+    format_count,
+    new_table,
+    out,
+    print_error,
+    print_json,
+    print_line,
+)
+from engine.cli.catalog import SAMPLE, Channel, PlanKey, read_snapshots
 from engine.errors import BadInput
 from engine.settings import from_environment
 
 if TYPE_CHECKING:
     from engine.catalog import Plan
-    from engine.rehearse.dry_run import DryRun
+    from engine.rehearse.dry_run import DryRun, Visit
 
 Name = Literal["bernoulli", "linear", "logistic", "drifting", "delayed", "coming_and_going", "channels", "digits"]
-"""The environments of `simulate`."""
+"""The environments of `simulate`, which are `rehearse.environments.ENVIRONMENTS`."""
+ROUNDS, RUNS = 3000, 3
 
 
-@app.command
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentOptions:
+    """Options of a simulated shop."""
+
+    environment: Annotated[Name | None, Parameter(help="Play policies in this simulated shop instead of yours.")] = None
+    policy: Annotated[list[Path] | None, Parameter(help="A YAML file as in evaluate; one of each kind.")] = None
+    rounds: Annotated[int | None, Parameter(help="Decisions in an environment; 3000 by default.")] = None
+    runs: Annotated[int | None, Parameter(help="Runs of an environment; 3 by default.")] = None
+    seed: Annotated[int | None, Parameter(help="The seed of the first run; 0 by default.")] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TrafficOptions:
+    """Options of the visits that a dry run sends through the shop."""
+
+    customers: Annotated[
+        int | None, Parameter(help="How many generated customers to send through; 10000 by default.")
+    ] = None
+    profiles: Annotated[Path | None, Parameter(help="A file of customers to send through instead.")] = None
+    channel: Channel = None
+    log: Annotated[Path | None, Parameter(help="A log, DATA/log, whose visits to repeat instead.")] = None
+    visits: Annotated[int | None, Parameter(help="How often each customer comes; once by default.")] = None
+    days: Annotated[float | None, Parameter(help="Over how many days they come, evenly; 1 by default.")] = None
+
+
+NO_ENVIRONMENT, DEFAULT_TRAFFIC = EnvironmentOptions(), TrafficOptions()
+
+
+@app.command(group=DESIGN)
 def simulate(
     key: PlanKey | None = None,
     *,
-    environment: Annotated[Name | None, Parameter(help="Instead of a shop of yours one that never was.")] = None,
-    policy: Annotated[list[Path] | None, Parameter(help="A YAML file as in evaluate; one of each kind.")] = None,
-    rounds: Annotated[int | None, Parameter(help="Decisions in an environment; 3000 by default.")] = None,
-    runs: Annotated[int | None, Parameter(help="How many of an environment; 3 by default.")] = None,
-    seed: Annotated[int | None, Parameter(help="What they are drawn from; 0 by default.")] = None,
-    customers: Annotated[
-        int | None, Parameter(help="How many made-up customers to send through; 10000 by default.")
-    ] = None,
-    profiles: Annotated[Path | None, Parameter(help="Customers to send through instead of made-up ones.")] = None,
-    channel: Channel = None,
-    log: Annotated[Path | None, Parameter(help="A log, DATA/log: its visits again instead of made-up ones.")] = None,
-    visits: Annotated[int | None, Parameter(help="How often each customer comes; once by default.")] = None,
-    days: Annotated[float | None, Parameter(help="Over how many days they come, evenly; 1 by default.")] = None,
+    shop: EnvironmentOptions = NO_ENVIRONMENT,
+    traffic: TrafficOptions = DEFAULT_TRAFFIC,
     stock: Annotated[
         list[str] | None, Parameter(name="--stock", help="SKU=LEVEL; may be repeated. Others never run out.")
     ] = None,
     redeem: Annotated[
-        float | None, Parameter(help="The share of those shown an offer who redeem it; all by default.")
+        float | None, Parameter(help="The share of shown offers that are redeemed; all by default.")
     ] = None,
     experiments: Folder = None,
     data: Data = None,
@@ -51,80 +86,51 @@ def simulate(
 ) -> int:
     """Dry-run an experiment (a draft too) or a placement: who sees what, and what caps, stock and budgets do to it.
 
-    Writes nothing. The policies are as learnt in the store of the data directory, if one runs. With --environment
-    instead: what each --policy loses there against always showing the best offer, beside uniform choice.
+    Writes nothing. The policies are those in the store of the data directory, if one runs there. With --environment
+    instead: the regret of each --policy in that simulated shop, beside uniform choice.
     """
-    comings: dict[str, object] = {"customers": customers, "visits": visits, "days": days, "channel": channel}
-    if environment is not None:
-        from engine.cli.environments import simulate_environment
-
-        why = f"is of your shop, --environment {environment} is none; leave one out"
-        _refuse(why, KEY=key, profiles=profiles, log=log, stock=stock, redeem=redeem, **comings)
-        return simulate_environment(
-            environment,
-            policy or [],
-            rounds=3000 if rounds is None else rounds,
-            runs=3 if runs is None else runs,
-            seed=seed or 0,
-            json=json,
-        )
+    if shop.environment is not None:
+        why = f"is for your own shop; leave it out, or leave out --environment {shop.environment}"
+        _refuse(why, KEY=key, stock=stock, redeem=redeem, **vars(traffic))
+        return _simulate_environment(shop.environment, shop, json=json)
     if key is None:
-        raise BadInput("simulate: name an experiment or a placement, or an --environment")
-    if policy:
-        raise BadInput(f"simulate: --policy {policy[0]} is for an --environment; {key} has the policy of its own YAML")
-    _refuse(f"is for an --environment, {key} is of your shop; leave it out", rounds=rounds, runs=runs, seed=seed)
-    if log:
-        _refuse("is for visits that are made up, --log has its own; leave one out", profiles=profiles, **comings)
-    if profiles:
-        _refuse("is for made-up customers, --profiles has its own; leave one out", customers=customers)
+        raise BadInput("simulate: nothing to simulate; name an experiment, a placement or an --environment")
+    _refuse_for_shop(key, shop, traffic)
+    redeemed = 1.0 if redeem is None else redeem
+    if not 0 <= redeemed <= 1:
+        raise BadInput(f"simulate: --redeem {redeemed:g} is not between 0 and 1")
+    settings = from_environment(experiments=experiments, data=data, redis=redis)
+
     from engine.catalog.check.load import load_specs
     from engine.catalog.plan.compile import compile_plan
-    from engine.journal.log.logged_requests import logged_requests
-    from engine.rehearse.customers import make_customers, read_sample, with_channel
-    from engine.rehearse.dry_run import dry_run, visits_of_log, visits_of_sample
+    from engine.rehearse.dry_run import dry_run
     from engine.rehearse.preview import with_draft
 
-    each, over = 1 if visits is None else visits, 1.0 if days is None else days
-    many, redeemed = 10_000 if customers is None else customers, 1.0 if redeem is None else redeem
-    if min(many, each) < 1 or over < 0 or not 0 <= redeemed <= 1:
-        raise BadInput("simulate: --customers and --visits start at 1, --days at 0, and --redeem is between 0 and 1")
-    settings = from_environment(experiments=experiments, data=data, redis=redis)
-    trial = compile_plan(with_draft(load_specs(settings.experiments), key))
-    if log:
-        traffic = visits_of_log(trial, key, ((one.now, one.request, one.profile) for one in logged_requests(log)))
-    else:
-        sample = with_channel(read_sample(profiles) if profiles else make_customers(many), channel)
-        traffic = visits_of_sample(trial, key, sample, time.time(), each=each, days=over)
-    learnt = learnt_of(settings, trial, named=redis is not None)
-    result = dry_run(trial, key, traffic, stock=_levels(stock or [], trial), redeemed=redeemed, snapshots=learnt)
+    plan = compile_plan(with_draft(load_specs(settings.experiments), key))
+    visits = _visits(plan, key, traffic)
+    snapshots = read_snapshots(settings, plan, is_named=redis is not None)
+    result = dry_run(plan, key, visits, stock=_stock_levels(stock or [], plan), redeemed=redeemed, snapshots=snapshots)
     if json:
         print_json(result)
     else:
-        _print(key, result)
+        _print_dry_run(key, result)
     return 0
 
 
-def _print(key: str, result: "DryRun") -> None:
-    say(f"{key}: {count(result.visits, 'visit')} of {count(result.customers, 'customer')}")
-    figures = ("visits", "customers", "share", "value each")
-    table = grid("outcome", *figures, figures=figures)
-    for row in result.outcomes:
-        table.add_row(row.outcome, f"{row.visits:,}", f"{row.customers:,}", f"{row.share:.1%}", f"{row.value:.2f}")
-    out.print(table)
-    if result.limits:
-        say("\nWhat is used up")
-        table = grid("stock or budget", "of", "redeemed", "held", "ran out", figures=["of", "redeemed", "held"])
-        for limit in result.limits:
-            whole = "not told" if limit.limit is None else f"{limit.limit:,g}"
-            gone = "no" if limit.ran_out is None else f"{datetime.fromtimestamp(limit.ran_out, UTC):%Y-%m-%d %H:%M} UTC"
-            table.add_row(f"{limit.pool} {limit.name}", whole, f"{limit.spent:,g}", f"{limit.held:,g}", gone)
-        out.print(table)
-    if result.kept:
-        say("\nWhat kept offers from being shown")
-        table = grid("offer", "gate", "visits", figures=["visits"])
-        for kept in result.kept:
-            table.add_row(kept.offer, kept.gate, f"{kept.visits:,}")
-        out.print(table)
+def _refuse_for_shop(key: str, shop: EnvironmentOptions, traffic: TrafficOptions) -> None:
+    """Refuse options that a dry run of the shop would ignore."""
+    if shop.policy:
+        raise BadInput(
+            f"simulate: --policy {shop.policy[0]} is for an --environment; {key} has the policy of its own YAML"
+        )
+    why = f"is for an --environment, and {key} is in your own shop; leave it out"
+    _refuse(why, rounds=shop.rounds, runs=shop.runs, seed=shop.seed)
+    given = {name: value for name, value in vars(traffic).items() if name != "log"}
+    if traffic.log:
+        _refuse("is for generated visits, and --log has its own; leave one out", **given)
+    if traffic.profiles:
+        why = "is for generated customers, and --profiles has its own; leave one out"
+        _refuse(why, customers=traffic.customers)
 
 
 def _refuse(why: str, **given: object) -> None:
@@ -133,17 +139,91 @@ def _refuse(why: str, **given: object) -> None:
             raise BadInput(f"simulate: {name if name.isupper() else '--' + name} {why}")
 
 
-def _levels(told: list[str], plan: "Plan") -> dict[str, float]:
+def _visits(plan: "Plan", key: str, traffic: TrafficOptions) -> "Iterator[Visit]":
+    """The visits of a log, of a file of customers, or of generated customers."""
+    from engine.journal.log.logged_requests import logged_requests
+    from engine.rehearse.customers import make_customers, read_sample, with_channel
+    from engine.rehearse.dry_run import visits_of_log, visits_of_sample
+
+    each = 1 if traffic.visits is None else traffic.visits
+    days = 1.0 if traffic.days is None else traffic.days
+    customers = SAMPLE if traffic.customers is None else traffic.customers
+    for name, value, least in (("customers", customers, 1), ("visits", each, 1), ("days", days, 0)):
+        if value < least:
+            raise BadInput(f"simulate: --{name} {value:g} is below {least}; raise it or leave it out")
+    if traffic.log:
+        return visits_of_log(plan, key, ((one.now, one.request, one.profile) for one in logged_requests(traffic.log)))
+    sample = read_sample(traffic.profiles) if traffic.profiles else make_customers(customers)
+    return visits_of_sample(plan, key, with_channel(sample, traffic.channel), time.time(), each=each, days=days)
+
+
+def _stock_levels(given: list[str], plan: "Plan") -> dict[str, float]:
+    """The levels of `--stock SKU=LEVEL` by SKU."""
     known = {offer.spec.stock.sku for offer in plan.offers.values() if offer.spec.stock}
     levels = {}
-    for each in told:
-        sku, _, level = each.rpartition("=")
+    for text in given:
+        sku, _, level = text.rpartition("=")
         try:
             levels[sku] = float(level)
         except ValueError:
             levels[sku] = math.nan
         if not 0 <= levels[sku] < math.inf:
-            raise BadInput(f"--stock {each}: is not SKU=LEVEL with a level from 0 on; write COFFEE-12=40")
+            raise BadInput(f"--stock {text}: is not SKU=LEVEL with a level from 0 on; write COFFEE-12=40")
         if sku not in known:
-            raise BadInput(f"--stock {each}: no offer has this SKU; known are {', '.join(sorted(known)) or 'none'}")
+            raise BadInput(f"--stock {text}: no offer has this SKU; known are {', '.join(sorted(known)) or 'none'}")
     return levels
+
+
+def _print_dry_run(key: str, result: "DryRun") -> None:
+    print_line(f"{key}: {format_count(result.visits, 'visit')} of {format_count(result.customers, 'customer')}")
+    figures = ("visits", "customers", "share", "value each")
+    table = new_table("outcome", *figures, figures=figures)
+    for row in result.outcomes:
+        table.add_row(row.outcome, f"{row.visits:,}", f"{row.customers:,}", f"{row.share:.1%}", f"{row.value:.2f}")
+    out.print(table)
+    if result.limits:
+        print_line("\nWhat is used up")
+        table = new_table("stock or budget", "of", "redeemed", "held", "ran out", figures=["of", "redeemed", "held"])
+        for limit in result.limits:
+            total = "not set" if limit.limit is None else f"{limit.limit:,g}"
+            gone = "no" if limit.ran_out is None else f"{datetime.fromtimestamp(limit.ran_out, UTC):%Y-%m-%d %H:%M} UTC"
+            table.add_row(f"{limit.pool} {limit.name}", total, f"{limit.spent:,g}", f"{limit.held:,g}", gone)
+        out.print(table)
+    if result.kept:
+        print_line("\nWhat kept offers from being shown")
+        table = new_table("offer", "gate", "visits", figures=["visits"])
+        for closed in result.kept:
+            table.add_row(closed.offer, closed.gate, f"{closed.visits:,}")
+        out.print(table)
+
+
+def _simulate_environment(environment: str, options: EnvironmentOptions, *, json: bool) -> int:
+    """Play the policies of the files, or one of each kind, and print their regrets."""
+    from engine.analysis.offpolicy.target_policies import read_policies
+    from engine.rehearse.environments import UNIFORM, compare_policies, default_specs
+
+    rounds = ROUNDS if options.rounds is None else options.rounds
+    runs = RUNS if options.runs is None else options.runs
+    seed = options.seed or 0
+    if rounds < 1 or runs < 1:
+        raise BadInput(f"--rounds {rounds} --runs {runs}: give at least one of each")
+    if seed < 0:
+        raise BadInput(f"--seed {seed}: is below 0; give a whole number from 0 on")
+    specs = {file.name: file.spec for file in read_policies(options.policy or [], UNIFORM)}
+    if not specs:
+        print_error("No --policy FILE.yaml: playing one policy of each kind with its default options.")
+        specs = default_specs()
+    regrets = compare_policies(environment, specs, rounds=rounds, runs=runs, seed=seed)
+    if json:
+        print_json({"environment": environment, "rounds": rounds, "runs": runs, "seed": seed, "policies": regrets})
+        return 0
+    sizes = f"{format_count(rounds, 'round')}, {format_count(runs, 'run')} from seed {seed}"
+    print_line(f"{environment}: {sizes}. Regret is what always showing")
+    print_line("the best offer would have earned beyond the policy's choices, by their true chances.")
+    figures = ("regret", "of uniform", "seconds")
+    table = new_table("policy", "kind", *figures, figures=figures)
+    for one in regrets:
+        margin = "" if one.error is None else f" ± {one.error:,.1f}"
+        table.add_row(one.policy, one.kind, f"{one.regret:,.1f}{margin}", f"{one.of_uniform:.0%}", f"{one.seconds:.2f}")
+    out.print(table)
+    return 0

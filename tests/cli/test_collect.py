@@ -1,4 +1,4 @@
-"""`counterpoint collect --drain`: its exit code says whether all that was answered is in the log."""
+"""`counterpoint collect --drain`: its exit code says whether everything answered is in the log."""
 
 import signal
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from engine.journal.spool.spool import Spool
 
 @pytest.fixture
 def own_process() -> Iterator[None]:
-    """A verb takes the process' signals and its log."""
+    """Restores the signal handlers and the log that a verb replaces."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
@@ -24,14 +24,14 @@ def own_process() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("own_process")
-def test_a_drain_that_some_records_do_not_reach_says_no(
+def test_a_drain_that_misses_records_exits_with_1(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(drain, "PATIENCE", 0.2)
     hanging = Spool(tmp_path / "spool")
     hanging.append(encode(ExposureRecord("d-1", 1e9, "u-1", ["hero"])), 0)
     assert collect(data=tmp_path, redis=redis_url, drain=True) == 1
-    assert "1 spool with records that do not come" in capsys.readouterr().err
+    assert "Uncollected records remain in 1 spool" in capsys.readouterr().err
     hanging.close()
     assert collect(data=tmp_path, redis=redis_url, drain=True) == 0
     assert "Collected 1 exposures." in capsys.readouterr().err

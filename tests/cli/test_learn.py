@@ -1,4 +1,4 @@
-"""`counterpoint learn`: what a learner leaves to others it says, and two never learn the same."""
+"""`counterpoint learn`: a learner names what it leaves to others, and two never learn the same partition."""
 
 import shutil
 import subprocess
@@ -20,17 +20,17 @@ def learner(data: Path, url: str, *words: str, experiments: Path = EXPERIMENTS) 
     )
 
 
-def heard(one: "subprocess.Popen[str]") -> str:
+def first_line(one: "subprocess.Popen[str]") -> str:
     assert one.stderr is not None
     return one.stderr.readline()
 
 
 def test_a_learner_of_some_partitions_names_the_others_and_what_it_cannot_join(tmp_path: Path, redis_url: str) -> None:
     with learner(tmp_path, redis_url, "--partition", "2", "--partition", "1") as one:
-        said = heard(one)
+        output = first_line(one)
         one.terminate()
-    assert said.startswith("Learns of partition 1, 2 alone: 0, 3 must have learners of their own")
-    assert "Shadow prices are moved by the learner of partition 0." in said
+    assert output.startswith("Learning from partition 1, 2 only: 0, 3 need learners of their own")
+    assert "The learner of partition 0 moves the shadow prices." in output
     assert one.returncode == 0
 
 
@@ -40,7 +40,7 @@ def test_a_second_learner_of_a_data_folder_waits_and_takes_the_place_of_the_firs
     with lock_partitions(tmp_path, [3]) as alone:
         assert alone
         with learner(tmp_path, redis_url) as second:
-            assert "another learner uses the data folder; waiting" in heard(second)
+            assert "another learner uses the data folder; waiting" in first_line(second)
             second.terminate()
         assert second.returncode == 0
         assert not list((tmp_path / "learn").glob("*.sqlite"))
@@ -67,6 +67,6 @@ def test_a_learner_that_starts_on_a_broken_folder_learns_by_the_plan_that_ran_la
                 time.sleep(0.05)
             one.terminate()
             assert one.stderr is not None
-            said = one.stderr.read()
-        assert one.returncode == 0, said
-        assert said.count("plan rejected; the running plan is unchanged") == warnings
+            output = one.stderr.read()
+        assert one.returncode == 0, output
+        assert output.count("plan rejected; the running plan is unchanged") == warnings

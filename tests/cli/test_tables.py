@@ -1,4 +1,4 @@
-"""What the verbs print for people: whole words in eighty columns, values as the YAML says them."""
+"""What the verbs print for people: whole words in eighty columns, values as in the YAML."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from engine.cli.catalog import differences
 SHOP = Path(__file__).resolve().parents[2] / "experiments"
 
 
-def told(*words: str, code: int = 0) -> str:
+def run(*words: str, code: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "engine", *words],
         capture_output=True,
@@ -42,7 +42,7 @@ def told(*words: str, code: int = 0) -> str:
         (None, None, []),
     ],
 )
-def test_a_change_is_told_as_yaml_and_of_mappings_what_differs(old: object, new: object, line: list[str]) -> None:
+def test_a_change_is_printed_as_yaml_and_of_mappings_what_differs(old: object, new: object, line: list[str]) -> None:
     assert list(differences(old, new)) == line
 
 
@@ -50,7 +50,7 @@ def test_plan_names_the_keys_that_change(tmp_path: Path) -> None:
     folder = shutil.copytree(SHOP, tmp_path / "new")
     hero = folder / "home_hero.yaml"
     hero.write_text(hero.read_text().replace("floor: 0.02", "floor: 0.02\n  pool: [channel]"))
-    shown = " ".join(told("plan", str(SHOP), str(folder)).split())
+    shown = " ".join(run("plan", str(SHOP), str(folder)).split())
     assert "unsafe home_hero policy {pool: []} →" in shown
     assert "{pool: [channel]}" in shown
     assert "PolicySpec" not in shown
@@ -61,9 +61,9 @@ def test_a_preview_keeps_every_name_whole_in_eighty_columns(tmp_path: Path) -> N
     customers = tmp_path / "customers.jsonl"
     customers.write_text("\n".join(json.dumps({"user_id": f"customer-{index}"}) for index in range(9)))
     words = ("preview", "home_hero", "--customers", str(customers), "--experiments", str(SHOP), "--data", str(tmp_path))
-    lines = told(*words).splitlines()
+    lines = run(*words).splitlines()
     assert lines[0].split() == ["customer", "channel", "gets", "reason", "propensity", "policy"]
-    rows = json.loads(told(*words, "--json"))
+    rows = json.loads(run(*words, "--json"))
     for row, shown, detail in zip(rows, lines[1:10], lines[10:], strict=True):
         assert shown.split()[:4] == [row["customer"], row["channel"], row["gets"], row["reason"]]
         assert detail == f"{row['customer']} on {row['channel']} among {row['detail']}"
@@ -71,16 +71,16 @@ def test_a_preview_keeps_every_name_whole_in_eighty_columns(tmp_path: Path) -> N
 
 def test_check_counts_drafts_apart(tmp_path: Path) -> None:
     folder = shutil.copytree(SHOP, tmp_path / "shop")
-    assert "2 experiments, 10 offers" in told("check", str(folder))
+    assert "2 experiments, 10 offers" in run("check", str(folder))
     variants = "variants: [{key: a, weight: 0.5}, {key: b, weight: 0.5}]"
     (folder / "next.yaml").write_text(f"key: next\nstatus: draft\n{variants}\n")
-    assert "2 experiments, 1 draft, 10 offers" in told("check", str(folder))
+    assert "2 experiments, 1 draft, 10 offers" in run("check", str(folder))
 
 
 def test_the_log_has_one_engine() -> None:
-    assert "the log is read by DuckDB" in told("analyze", "hero_policy", "--engine", "spark", code=2)
+    assert "the log is read by DuckDB" in run("analyze", "hero_policy", "--engine", "spark", code=2)
 
 
 def test_an_export_is_json_whether_it_is_asked_for_or_not(tmp_path: Path) -> None:
     for words in ((), ("--json",)):
-        assert "no store ran here" in told("export", "u-1", "--data", str(tmp_path), *words, code=2)
+        assert "no store ran here" in run("export", "u-1", "--data", str(tmp_path), *words, code=2)

@@ -1,4 +1,4 @@
-"""`counterpoint up` on a data folder that another engine has: it says what it waits for, and can be ended."""
+"""`counterpoint up` on a data folder that another engine has: it logs what it waits for, and can be ended."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ from engine.settings import Settings
 SHOP = Path(__file__).resolve().parents[2] / "experiments"
 
 
-def test_a_wait_for_another_engine_is_told_and_ends_on_a_signal(tmp_path: Path) -> None:
+def test_a_wait_for_another_engine_is_logged_and_ends_on_a_signal(tmp_path: Path) -> None:
     words = ("up", "--experiments", str(SHOP), "--data", str(tmp_path), "--port", "0")
     with embedded.running(tmp_path / "store"):
         second = subprocess.Popen([sys.executable, "-m", "engine", *words], stderr=subprocess.PIPE, text=True)

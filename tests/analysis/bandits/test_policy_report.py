@@ -80,7 +80,7 @@ def test_its_page_is_one_file(write_log: Write, tmp_path: Path) -> None:
     assert not re.search(r"""(src|href)=["']https?:""", text)
     with pytest.raises(BadInput, match="--segment: home_hero is a placement, and its report has none; leave it out"):
         analyze("home_hero", log=log, experiments=SHOP, segment="channel")
-    with pytest.raises(BadInput, match="; name a file in a folder there is"):
+    with pytest.raises(BadInput, match="; name a file in an existing folder"):
         analyze("home_hero", log=log, experiments=SHOP, html=tmp_path / "none" / "x.html")
 
 

@@ -16,7 +16,7 @@ from engine.analysis.design.metrics import parse_measure
 from engine.analysis.stats.bayes import Prior
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.power import parse_baseline, solve_design
-from engine.cli.reports import aa, analyze, power
+from engine.cli.reports import TableOptions, aa, analyze, power
 from engine.errors import BadInput
 
 
@@ -80,9 +80,9 @@ def test_an_aa_check_fails_exactly_when_it_says_so(shop: Callable[..., str], y: 
 
 
 def test_what_an_experiments_file_says_is_not_ignored_on_the_command_line() -> None:
-    with pytest.raises(BadInput, match="--unit, --metric: the experiment's file says it"):
-        analyze("checkout", metric=["mean:y"], unit="customer")
-    with pytest.raises(BadInput, match="--segment and --as-of are of the log"):
+    with pytest.raises(BadInput, match="--unit, --metric: the experiment's file defines it"):
+        analyze("checkout", columns=TableOptions(metric=["mean:y"], unit="customer"))
+    with pytest.raises(BadInput, match="--segment and --as-of apply to the log only"):
         analyze(table="shop.parquet", segment="country")
 
 
