@@ -8,10 +8,16 @@ lists them until the folder is valid again.
 | valid | any | runs its plan | swaps to its plan |
 | has problems | has a plan | runs the plan that ran last | keeps the running plan |
 | has problems | none, or empty | raises `CatalogError` | keeps the running plan |
+
+A file that is still being written may be valid YAML without its last keys, and an offer without its `caps` would be
+shown to everybody. So a change is read only after the folder was still for `STILL_SECONDS`, seen by at least two polls.
+A change that takes a restriction away, or adds an offer without any, waits for `LOOSENING_SECONDS`. An editor that
+writes a new file and renames it over the old one is safe at any speed.
 """
 
 import os
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import structlog
@@ -20,10 +26,18 @@ from engine.catalog.archive import Archive, last_author
 from engine.catalog.check.load import build_specs, read_folder
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.plan.plan import Plan
+from engine.catalog.spec.folder import Specs
 from engine.errors import CatalogError, Problem
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 """The path, the time of change (ns) and the size of every YAML file."""
+
+STILL_SECONDS = 1.0
+"""How long nothing in the folder may change before a change is read."""
+LOOSENING_SECONDS = 5.0
+"""How long, where the change takes a restriction away."""
+_RESTRICTIONS = ("audience", "purpose", "start", "end", "caps", "suppress", "stock", "budget", "quiet", "once", "layer")
+"""Fields of specs without which more customers are reached, or more often."""
 
 log = structlog.get_logger(__name__)
 
@@ -51,13 +65,17 @@ class PlanWatch:
         self._logs_changes = logs_changes
         # Read before the files: a change while they are read is found by the next poll.
         self._fingerprint = _read_fingerprint(folder)
+        self._candidate: Fingerprint | None = None
+        self._still_since = 0.0
+        self._specs: Specs | None = None
         try:
-            self.plan: Plan = self._load()
+            self.plan: Plan = self._store(*self._load())
         except CatalogError as error:
             newest = archive.read_newest() if archive else None
             if newest is None:
                 raise
             self._reject(error)
+            self._specs = newest
             self.plan = compile_plan(newest)
 
     def poll(self) -> bool:
@@ -72,13 +90,24 @@ class PlanWatch:
         """The new plan where a file changed, the folder is valid and its plan differs from the running one."""
         fingerprint = _read_fingerprint(self.folder)
         if fingerprint == self._fingerprint:
+            self._candidate = None
             return None
-        self._fingerprint = fingerprint
+        if fingerprint != self._candidate:
+            self._candidate, self._still_since = fingerprint, time.monotonic()
+            return None
+        still = time.monotonic() - self._still_since
+        if still < STILL_SECONDS:
+            return None
         try:
-            plan = self._load()
+            specs, files = self._load()
+            if still < LOOSENING_SECONDS and self._specs is not None and any(find_loosened(self._specs, specs)):
+                return None
+            plan = self._store(specs, files)
         except CatalogError as error:
+            self._fingerprint = fingerprint
             self._reject(error)
             return None
+        self._fingerprint = fingerprint
         self.problems = []
         return plan if plan.version != self.plan.version else None
 
@@ -88,12 +117,16 @@ class PlanWatch:
         if self._logs_changes:
             log.info("plan swapped", plan=plan.version)
 
-    def _load(self) -> Plan:
+    def _load(self) -> tuple[Specs, dict[str, bytes]]:
         files, problems = read_folder(self.folder)
-        specs = build_specs(self.folder.name, files, problems)
+        return build_specs(self.folder.name, files, problems), files
+
+    def _store(self, specs: Specs, files: dict[str, bytes]) -> Plan:
+        """The plan of the specs, archived."""
         plan = compile_plan(specs)
         if self._archive:
             self._archive.store(specs, files, last_author(self.folder), time.time())
+        self._specs = specs
         return plan
 
     def _reject(self, error: CatalogError) -> None:
@@ -102,6 +135,33 @@ class PlanWatch:
         if self._logs_changes:
             problems = [str(problem) for problem in error.problems]
             log.warning("plan rejected; the running plan is unchanged", problems=problems)
+
+
+def find_loosened(before: Specs, after: Specs) -> Iterator[str]:
+    """Yield what reaches more customers, or reaches them more often, because a restriction is missing.
+
+    A restriction is missing where a spec lost it, has fewer of it, or is new and has none.
+    """
+    rooms: tuple[tuple[Mapping[str, object], Mapping[str, object]], ...] = (
+        (before.offers, after.offers),
+        (before.experiments, after.experiments),
+        (before.moments, after.moments),
+        ({one.key: one for one in before.channels.channels}, {one.key: one for one in after.channels.channels}),
+    )
+    for olds, news in rooms:
+        for key, new in news.items():
+            old = olds.get(key)
+            if old is None:
+                if not any(_count_restrictions(new, name) for name in _RESTRICTIONS):
+                    yield key
+            elif any(_count_restrictions(old, name) > _count_restrictions(new, name) for name in _RESTRICTIONS):
+                yield key
+
+
+def _count_restrictions(spec: object, name: str) -> int:
+    """How many restrictions a field holds; 0 where the spec has no such field."""
+    value = getattr(spec, name, None)
+    return len(value) if isinstance(value, list | dict) else int(value is not None)
 
 
 def _read_fingerprint(folder: Path) -> Fingerprint:
