@@ -1,5 +1,6 @@
 """A folder of files: every mistake at once, each with its place, value, rule and remedy; nothing hangs or raises."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,32 @@ def test_a_file_with_another_key_than_its_name_defines_both() -> None:
     files = {each: (SHIPPED / each).read_bytes() for each in NAMES}
     files["offers/tasting.yaml"] = files.pop("offers/tasting_set.yaml")
     assert [(problem.file, problem.path) for problem in all_problems(files)] == [("shop/offers/tasting.yaml", "key")]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("start: 20270101", "20270101 is not a time with its zone; write 2027-01-01T00:00:00Z"),
+        ("end: 20261231", "20261231 is not a time with its zone; write 2026-12-31T00:00:00Z"),
+        ("end: '20261231'", "'20261231' is not a time with its zone; write 2026-12-31T00:00:00Z"),
+        ("end: 2026-12-31", "'2026-12-31' is not a time with its zone; write 2026-12-31T00:00:00Z"),
+        ("end: 1798675200", "1798675200 is not a time with its zone; write 2026-11-01T00:00:00Z"),
+        ("end: 1798675200.5", "1798675200.5 is not a time with its zone; write 2026-11-01T00:00:00Z"),
+        ("audience: {id: {$in: [1001]}}", "1001 is a number, and this trait is text; quote it: '1001'"),
+        ("audience: {id: {$nin: [7, '8']}}", "7 is a number, and this trait is text; quote it: '7'"),
+        ("audience: {customer_id: 1001}", "1001 is a number, and this trait is text; quote it: '1001'"),
+        ("audience: {app_version: 1.10}", "1.1 is a number, and this trait is text; quote it: '1.10'"),
+        ("audience: {$or: [{app.version: {$gte: 2.0}}]}", "2.0 is a number, and this trait is text; quote it: '2.0'"),
+        (
+            "audience: {address.zip: {$not: {$in: [1e5]}}}",
+            "100000.0 is a number, and this trait is text; quote it: '1e5'",
+        ),
+    ],
+)
+def test_times_ids_and_versions_are_text(tmp_path: Path, line: str, message: str) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "shop")
+    file = tmp_path / "shop/checkout_layout.yaml"
+    file.write_text(f"{file.read_text()}{line}\n")
+    with pytest.raises(CatalogError) as error:
+        load_plan(tmp_path / "shop")
+    assert [problem.message for problem in error.value.problems] == [message]

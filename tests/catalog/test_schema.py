@@ -31,7 +31,7 @@ def test_every_shipped_file_names_its_schema_and_fits_it(path: Path) -> None:
     assert first.startswith(COMMENT)
     schema = (path.parent / first.removeprefix(COMMENT)).resolve()
     assert schema.parent == COMMITTED
-    value, problems = decode_yaml(path.read_bytes(), path.name)
+    value, problems, _ = decode_yaml(path.read_bytes(), path.name)
     assert problems == []
     jsonschema.validate(value, json.loads(schema.read_text()), jsonschema.Draft202012Validator)
 

@@ -12,7 +12,7 @@ BOMB = b"a: &a [lol, lol]\n" + b"".join(
 
 
 def read(text: str) -> Any:
-    value, problems = decode_yaml(text.encode(), "x.yaml")
+    value, problems, _ = decode_yaml(text.encode(), "x.yaml")
     assert problems == []
     return value
 
@@ -68,8 +68,8 @@ def test_keys_are_text() -> None:
 
 
 def test_a_byte_order_mark_and_an_empty_file_are_read() -> None:
-    assert decode_yaml(b"\xef\xbb\xbfa: 1\n", "x.yaml") == ({"a": 1}, [])
-    assert decode_yaml(b"# nothing yet\n", "x.yaml") == (None, [])
+    assert decode_yaml(b"\xef\xbb\xbfa: 1\n", "x.yaml") == ({"a": 1}, [], {})
+    assert decode_yaml(b"# nothing yet\n", "x.yaml") == (None, [], {})
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_byte_order_mark_and_an_empty_file_are_read() -> None:
     ],
 )
 def test_each_trap_is_one_line_with_place_rule_and_remedy(data: bytes, path: str, parts: list[str]) -> None:
-    value, problems = decode_yaml(data, "experiments/x.yaml")
+    value, problems, _ = decode_yaml(data, "experiments/x.yaml")
     assert value is None
     (problem,) = problems
     assert (problem.file, problem.path) == ("experiments/x.yaml", path)
@@ -109,7 +109,7 @@ def test_each_trap_is_one_line_with_place_rule_and_remedy(data: bytes, path: str
 
 
 def test_all_problems_of_a_file_are_reported_at_once() -> None:
-    _, problems = decode_yaml(b"a: 012\nb: *x\nc: 1\nc: 2\nd: !t 1\n", "x.yaml")
+    _, problems, _ = decode_yaml(b"a: 012\nb: *x\nc: 1\nc: 2\nd: !t 1\n", "x.yaml")
     assert [problem.path for problem in problems] == ["a", "b", "c", "d"]
 
 
@@ -132,7 +132,7 @@ def test_all_problems_of_a_file_are_reported_at_once() -> None:
 )
 @pytest.mark.timeout(20)
 def test_hostile_files_yield_short_problems(data: bytes) -> None:
-    value, problems = decode_yaml(data, "x.yaml")
+    value, problems, _ = decode_yaml(data, "x.yaml")
     assert value is None
     assert 1 <= len(problems) <= MAX_PROBLEMS
     assert all(len(str(problem)) < 500 for problem in problems)
@@ -147,12 +147,12 @@ def test_a_large_good_file_is_read() -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_raise(data: bytes) -> None:
-    value, problems = decode_yaml(data, "x.yaml")
+    value, problems, _ = decode_yaml(data, "x.yaml")
     assert value is None or problems == []
 
 
 @settings(deadline=None)
 @given(st.text(alphabet="ab:-[]{}&*!|>'\"%@`#,?<~01. \n\t", max_size=60))
 def test_no_yaml_like_text_raises(text: str) -> None:
-    value, problems = decode_yaml(text.encode(), "x.yaml")
+    value, problems, _ = decode_yaml(text.encode(), "x.yaml")
     assert value is None or problems == []

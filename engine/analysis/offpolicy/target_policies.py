@@ -41,7 +41,7 @@ def read_policy(path: Path) -> PolicyFile:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise BadInput(f"--policy {path}: cannot be read: {error.strerror}; name a YAML file") from error
-    value, problems = decode_yaml(data, str(path))
+    value, problems, _ = decode_yaml(data, str(path))
     if problems:
         raise CatalogError(problems)
     if not isinstance(value, dict):

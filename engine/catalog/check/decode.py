@@ -1,6 +1,7 @@
 """Validates plain YAML data against a spec struct and reports every mistake; msgspec stops at the first."""
 
 import difflib
+import re
 import types
 from collections.abc import Iterator
 from datetime import datetime
@@ -13,6 +14,10 @@ from engine.catalog.conditions.compile import condition_problems
 
 FieldProblem = tuple[str, str]
 """The path in the file, and the message: the value, the rule it breaks, and the remedy."""
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+"""A time as text (RFC 3339, 5.6); a number could be a date, or seconds, or milliseconds."""
+_DATE = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)")
 
 _TYPE_NAMES = {
     "int": "a whole number",
@@ -102,6 +107,9 @@ def _find_union_problems(value: object, kind: object, path: str) -> Iterator[Fie
 
 
 def _find_leaf_problems(value: object, kind: object, meta: Meta | None, path: str) -> Iterator[FieldProblem]:
+    if kind is datetime and not (isinstance(value, str) and _RFC3339.fullmatch(value)):
+        yield path, f"{_shorten(value)} is not a time with its zone; {_time_remedy(value)}"
+        return
     annotated = Annotated[kind, meta] if meta else kind
     try:
         msgspec.convert(value, annotated, strict=kind is not datetime)  # YAML has times as text
@@ -144,6 +152,12 @@ def _describe_remedy(value: object, kind: object, meta: Meta | None) -> str:
         return shapes[shape]
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", datetime: "a time"}
     return f"give {names[kind]}" if isinstance(kind, type) and kind in names else "see docs/schema"
+
+
+def _time_remedy(value: object) -> str:
+    """The time that the author may have meant, as it is to be written."""
+    date = _DATE.fullmatch(str(value))
+    return f"write {'-'.join(date.groups()) if date else '2026-11-01'}T00:00:00Z"
 
 
 def _read_bounds(meta: Meta) -> tuple[float | None, float | None]:

@@ -152,11 +152,14 @@ def _by_key(read: Mapping[str, msgspec.Struct], kind: type[Keyed]) -> dict[str, 
 def _decode_file(folder: str, name: str, data: bytes) -> _DecodedFile:
     """Decode and validate one file."""
     file = f"{folder}/{name}"
-    value, problems = decode_yaml(data, file)
+    value, problems, spellings = decode_yaml(data, file)
     if problems:
         return _DecodedFile(spec=None, key=None, problems=problems)
     kind = _infer_kind(name, value)
-    problems = [Problem(file, path, message) for path, message in find_problems(value, kind)]
+    problems = [
+        Problem(file, path, _quote_as_written(message, spellings.get(path)))
+        for path, message in find_problems(value, kind)
+    ]
     stem = name.rpartition("/")[2].removesuffix(".yaml")
     key = value.get("key") if isinstance(value, dict) else None
     if kind in {ExperimentSpec, SelectionSpec, OfferSpec} and key is not None and key != stem:
@@ -164,6 +167,11 @@ def _decode_file(folder: str, name: str, data: bytes) -> _DecodedFile:
         problems.append(Problem(file, "key", message))
     spec = _convert_valid_part(value, problems, kind)
     return _DecodedFile(spec=spec, key=key if isinstance(key, str) else None, problems=problems)
+
+
+def _quote_as_written(message: str, written: str | None) -> str:
+    """The message with a number that is to be quoted as the file spells it: '1.10', not '1.1'."""
+    return message if written is None else re.sub(r"quote it: '[^']*'", f"quote it: '{written}'", message)
 
 
 def _infer_kind(name: str, value: object) -> type[msgspec.Struct]:

@@ -6,7 +6,8 @@ file that is not text, and an alias, which could expand without bound, are rejec
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import yaml
 from yaml.events import (
@@ -48,7 +49,15 @@ class _NotTextError(ValueError):
     """The bytes of a file are not YAML text; the message has the line and the remedy."""
 
 
-def decode_yaml(data: bytes, file: str) -> tuple[object, list[Problem]]:
+class DecodedYaml(NamedTuple):
+    """The value of a YAML text, None where there are problems; `spellings` has numbers written otherwise than `str`."""
+
+    value: object
+    problems: list[Problem]
+    spellings: Mapping[str, str]
+
+
+def decode_yaml(data: bytes, file: str) -> DecodedYaml:
     """The value of a YAML text, and its problems; the value is None where there are any.
 
     A value consists of dict (with text as keys), list, str, int, float, bool and None; dates stay text, and an empty
@@ -61,7 +70,7 @@ def decode_yaml(data: bytes, file: str) -> tuple[object, list[Problem]]:
     try:
         text = _decode_text(data)
     except _NotTextError as error:
-        return None, [Problem(file, "", str(error))]
+        return DecodedYaml(None, [Problem(file, "", str(error))], {})
     reader = _YamlReader(file)
     value: object = None
     try:
@@ -72,7 +81,7 @@ def decode_yaml(data: bytes, file: str) -> tuple[object, list[Problem]]:
         reader.problems.append(Problem(file, "", _describe_syntax_error(error, text)))
     except yaml.YAMLError as error:
         reader.problems.append(Problem(file, "", f"cannot be read as YAML: {' '.join(str(error).split())}"))
-    return (None if reader.problems else value), reader.problems
+    return DecodedYaml(None if reader.problems else value, reader.problems, reader.spellings)
 
 
 def _decode_text(data: bytes) -> str:
@@ -129,6 +138,7 @@ class _YamlReader:
     def __init__(self, file: str) -> None:
         self.file = file
         self.problems: list[Problem] = []
+        self.spellings: dict[str, str] = {}
 
     def report(self, event: Event, path: str, message: str) -> None:
         """Add a problem at the line of an event.
@@ -228,6 +238,8 @@ class _YamlReader:
         elif number["whole"] is None:
             value = float(text)
             if math.isfinite(value):
+                if str(value) != text:  # 1.10 is a version to its author and 1.1 to everyone else
+                    self.spellings[path] = text
                 return value
             rule = "is too large for a number; write a finite one"
         elif len(number["whole"]) > MAX_DIGITS:

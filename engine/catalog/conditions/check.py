@@ -1,6 +1,7 @@
 """Reports every mistake in a condition before a plan runs: GrowthBook lets a malformed one silently match nobody."""
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
@@ -48,6 +49,11 @@ class ConditionProblem(NamedTuple):
     remedy: str
 
 
+_TEXT_TRAITS = re.compile(r"(^|[._])(id|version|zip|postcode|postal_code)$", re.IGNORECASE)
+"""Traits whose values are text though they may look like numbers: 1001 is not '1001', and 1.10 is 1.1."""
+_COMPARING = ("$eq", "$ne", "$in", "$nin", "$ini", "$nini", "$all", "$alli", *_ORDERED)
+
+
 def condition_problems(condition: object, groups: Collection[str] | None = None) -> list[ConditionProblem]:
     """Every mistake in `condition`; with `groups`, a group that is not among them is a mistake too."""
     return list(_check_document(condition, "", groups))
@@ -89,6 +95,23 @@ def _check_document(condition: object, path: str, groups: Collection[str] | None
             )
         else:
             yield from _check_value(value, inner, groups)
+            if _TEXT_TRAITS.search(str(key)):
+                yield from _check_text_trait(value, inner)
+
+
+def _check_text_trait(value: object, path: str) -> Iterator[ConditionProblem]:
+    """Report numbers that a trait of text is compared with: the comparison would match nobody, or the wrong ones."""
+    if isinstance(value, Mapping) and is_operators(value):
+        for name, operand in value.items():
+            if name in _COMPARING or name == "$not":
+                yield from _check_text_trait(operand, _join(path, name))
+        return
+    values = value if isinstance(value, list | tuple) else (value,)
+    for index, number in enumerate(values):
+        if _is_number(number):
+            place = f"{path}[{index}]" if values is value else path
+            rule = "is a number, and this trait is text"
+            yield ConditionProblem(place, number, rule, f"quote it: '{number}'")
 
 
 def _check_alternatives(
