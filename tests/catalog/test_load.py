@@ -56,7 +56,7 @@ def test_a_placement_without_fallback_and_operators_without_dollar_are_reported(
     assert [line for line in found if line.startswith("shop/x.yaml")] == [
         "shop/x.yaml audience.country.in: 'in' is a key of a value to match, not the operator '$in'; write '$in'",
         "shop/x.yaml coverage: 'half' is not a number; give a share such as 0.5",
-        "shop/x.yaml start: '2026-12-01' is not a time with its zone; write it as 2026-11-01T00:00:00Z",
+        "shop/x.yaml start: '2026-12-01' is not a time with its zone; write 2026-12-01T00:00:00Z",
         "shop/x.yaml tags: 'new' is not a list; write '[…, …]', or lines that begin with '- '",
     ]
 
