@@ -25,7 +25,14 @@ def decision_record(decision: Decision, now: float) -> DecisionRecord:
     rows = [_experiment(key, assigned) for key, assigned in decision.assigned.items()]
     rows += [_offer(placement, choice) for placement, choice in decision.choices.items()]
     return DecisionRecord(
-        answer.decision_id, now, answer.customer, decision.device, decision.channel, answer.plan, rows, decision.trace
+        decision_id=answer.decision_id,
+        time=now,
+        customer=answer.customer,
+        device=decision.device,
+        channel=decision.channel,
+        plan=answer.plan,
+        rows=rows,
+        trace=decision.trace,
     )
 
 
@@ -54,11 +61,11 @@ def logged_probabilities(decision: Decision) -> dict[str, Sequence[float]]:
 
 def _experiment(key: str, assigned: Assigned) -> DecisionRow:
     return DecisionRow(
-        "experiment",
-        key,
-        assigned.variant,
-        assigned.assignment.reason,
-        assigned.share,
+        kind="experiment",
+        key=key,
+        variant=assigned.variant,
+        reason=assigned.assignment.reason,
+        propensity=assigned.share,
         crossover=assigned.crossover,
         version=str(assigned.experiment.spec.bucket_version),
     )
@@ -66,12 +73,12 @@ def _experiment(key: str, assigned: Assigned) -> DecisionRow:
 
 def _offer(placement: str, choice: Choice) -> DecisionRow:
     return DecisionRow(
-        "offer",
-        placement,
-        None if choice.is_silent else choice.offer.key,
-        choice.reason,
-        choice.propensity,
-        choice.candidates,
-        choice.context,
-        choice.policy,
+        kind="offer",
+        key=placement,
+        variant=None if choice.is_silent else choice.offer.key,
+        reason=choice.reason,
+        propensity=choice.propensity,
+        candidates=choice.candidates,
+        context=choice.context,
+        policy=choice.policy,
     )

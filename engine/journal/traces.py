@@ -22,19 +22,19 @@ RELEASE = version("counterpoint")
 class Trace(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Time, request and profile of a decision; `tripped` selections had an open breaker, `paused` ones were paused.
 
-    `release` is the engine's version. `chances` has, by placement, the candidates' final probabilities under a learnt
-    policy, because its snapshot is deleted after a while.
+    `release` is the engine's version. `probabilities` has, by placement, the candidates' final probabilities where a
+    learnt policy chose, because its snapshot is deleted after a while.
     """
 
     now: float
     request: DecideRequest
     profile: Profile
-    standing: Availability
+    availability: Availability
     degraded: bool = False
     tripped: list[str] = []
     paused: list[str] = []
     release: str = RELEASE
-    chances: dict[str, Sequence[float]] = {}
+    probabilities: dict[str, Sequence[float]] = {}
 
 
 _FORMAT = bytes((FORMAT,))

@@ -92,7 +92,7 @@ def explain_decision(log: Path, archive: Archive, client: StreamClient, decision
     version = found[0][1]
     plan = replace(compile_plan(archive.read_specs(version)), paused=frozenset(trace.paused))
     logged = [row for row, _, _ in found]
-    learnt = dict(_snapshots(plan, client, logged, trace.chances))
+    learnt = dict(_snapshots(plan, client, logged, trace.probabilities))
     decision = decide(
         plan,
         learnt,
@@ -100,7 +100,9 @@ def explain_decision(log: Path, archive: Archive, client: StreamClient, decision
         trace.request,
         trace.now,
         decision_id=decision_id,
-        options=DecideOptions(degraded=trace.degraded, tripped=trace.tripped, availability=trace.standing, trace=True),
+        options=DecideOptions(
+            degraded=trace.degraded, tripped=trace.tripped, availability=trace.availability, trace=True
+        ),
     )
     differences = list(_differences(logged, decision, trace.now))
     if differences and trace.release != traces.RELEASE:

@@ -249,7 +249,7 @@ class Worker:
     ) -> bytes:
         degraded, paused, tripped = decision.answer.degraded, list(self.switch.paused), list(self._tripped)
         made = traces.Trace(
-            now, request, profile, standing, degraded, tripped, paused, chances=logged_probabilities(decision)
+            now, request, profile, standing, degraded, tripped, paused, probabilities=logged_probabilities(decision)
         )
         return traces.encode_trace(made)
 

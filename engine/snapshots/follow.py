@@ -60,7 +60,7 @@ class Follower:
 
     async def run(self) -> None:
         """Poll until cancelled, whatever the store does."""
-        outage = LogOnce("deciding by the snapshots that are here", "following the snapshots again")
+        outage = LogOnce("cannot read snapshots; deciding by the ones in use", "reading snapshots again")
         try:
             while True:
                 try:
@@ -87,21 +87,21 @@ class Follower:
             pipeline.hgetall(LEARNER_FIGURES)
             lines, marks, priced, counted = await pipeline.execute()
             self._polled = time.monotonic()
-            found = {key.decode(): line for key, line in lines.items()}
-            wanted = [key for key, line in found.items() if key in plan.policies and self._lines.get(key) != line]
-            values = await self._client.mget([keyspace.snapshot(key) for key in wanted]) if wanted else []
+            published = {key.decode(): line for key, line in lines.items()}
+            changed = [key for key, line in published.items() if key in plan.policies and self._lines.get(key) != line]
+            values = await self._client.mget([keyspace.snapshot(key) for key in changed]) if changed else []
         self.tripped = {key.decode(): reason.decode() for key, reason in marks.items()}
         self.prices, self.figures = numbers_by_name(priced), numbers_by_name(counted)
-        gone = self._lines.keys() - found.keys()
-        if not wanted and not gone and plan is self._fitted_to:
+        withdrawn = self._lines.keys() - published.keys()
+        if not changed and not withdrawn and plan is self._fitted_to:
             return False
-        for key in gone:
+        for key in withdrawn:
             del self._lines[key]
             self._learnt.pop(key, None)
-        for key, value in zip(wanted, values, strict=True):
-            self._lines[key] = found[key]
+        for key, value in zip(changed, values, strict=True):
+            self._lines[key] = published[key]
             await asyncio.to_thread(self._take, key, as_bytes(value or b""))
-        await self._refit(frozenset(wanted))
+        await self._refit(frozenset(changed))
         return True
 
     async def adopt(self, plan: Plan, swap: Callable[[Plan], None]) -> None:
@@ -112,12 +112,14 @@ class Follower:
             self.snapshots, self._fitted_to = fitted, plan
 
     async def _refit(self, fresh: frozenset[str]) -> None:
+        """Fit the policies to the running plan; those in `fresh` were fetched just now."""
         async with self._fitting:
             plan = self._plan()
             self.snapshots = await asyncio.to_thread(self._fit, plan, fresh)
             self._fitted_to = plan
 
     def _take(self, key: str, value: bytes) -> None:
+        """Decode a fetched snapshot; a damaged one leaves the one before it in use."""
         try:
             header, blob = parse_snapshot(key, value)
             self._learnt[key] = header, load_policy(blob)
@@ -125,6 +127,7 @@ class Follower:
             self._reject(key, error)
 
     def _fit(self, plan: Plan, fresh: frozenset[str]) -> dict[str, Snapshot]:
+        """The policies whose meaning is that of `plan`, over its arms; those that did not change are reused."""
         fitted: dict[str, Snapshot] = {}
         for key, (header, policy) in self._learnt.items():
             selection = plan.policies.get(key)
@@ -139,7 +142,7 @@ class Follower:
             except ValueError as error:
                 self._reject(key, error)
                 continue
-            # A policy computes some things once, on first use: here, so that no request waits for it.
+            # A policy computes some values on first use. Doing it here spares the first request.
             fitting.probabilities(np.zeros(fitting.dim))
             fitted[key] = Snapshot(fitting, header.version, selection.arms)
         return fitted

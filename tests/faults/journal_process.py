@@ -1,4 +1,4 @@
-"""What the kill tests start and kill: a `writer` of decisions, a `collector` and a `compactor` of the log."""
+"""The processes that the kill tests start and kill: a `writer` of decisions, a `collector` and a `compactor`."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Any process is killed at any instant: every answered decision is in the log, and none twice."""
+"""Whichever process is killed at whatever instant, every answered decision is in the log exactly once."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""`kill -9` of a decision server under load: what was answered is in the Parquet log, exactly once."""
+"""A decision server is killed with SIGKILL under load: every answered decision is in the log exactly once."""
 
 import os
 import random
@@ -34,7 +34,7 @@ def _serve(fd: int, settings: Settings) -> subprocess.Popen[bytes]:
 
 
 class _Load:
-    """Asks for decisions without pause and notes the id of every one that was answered."""
+    """Requests decisions without pause and records the id of every answer."""
 
     def __init__(self, base: str, number: int) -> None:
         self.answered: list[str] = []

@@ -1,4 +1,4 @@
-"""Any process of `counterpoint up` is killed: it runs again, and nothing runs on once the keeper itself is killed."""
+"""A killed process of `counterpoint up` is restarted, and all of them end when `up` itself is killed."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def up(data: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 
 
 def descendants(pid: int) -> dict[str, int]:
-    """The children of a process by what they are."""
+    """The child processes of a process, by role."""
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -69,7 +69,7 @@ def running(pid: int) -> bool:
     return False
 
 
-def test_what_is_killed_runs_again_and_ends_with_its_keeper(tmp_path: Path) -> None:
+def test_killed_processes_are_restarted_and_end_with_up(tmp_path: Path) -> None:
     with up(tmp_path) as (keeper, base):
         until(lambda: ready(base))
         before = descendants(keeper.pid)

@@ -1,4 +1,4 @@
-"""The Parquet log has the columns it promises, whatever came, and each record once."""
+"""The Parquet log has the documented columns, and each record once, whatever arrives."""
 
 import asyncio
 import datetime as dt
@@ -138,7 +138,7 @@ def test_files_have_the_contract_s_columns_even_where_all_are_null(settings: Set
     assert TABLES == ("decisions", "exposures", "events", "rewards", "quarantine")
 
 
-def test_what_cannot_be_used_is_set_aside_and_stops_nothing(settings: Settings) -> None:
+def test_an_unusable_record_is_quarantined_and_stops_nothing(settings: Settings) -> None:
     answered(
         settings,
         b"\xc1 no msgpack",
@@ -174,7 +174,7 @@ def test_a_message_id_of_two_customers_counts_for_each(settings: Settings) -> No
 def test_a_message_sent_again_after_a_login_counts_once(
     settings: Settings, order: tuple[int, ...], *, restart: bool
 ) -> None:
-    """It was spooled of the visitor and did not reach their profile, so at the door it is new of the customer."""
+    """Spooled for the visitor, it never reached the profile, so the server accepts it again for the customer."""
     before = msgspec.structs.replace(EVENT, customer="a-1")
     merge = EventRecord(
         "merge:a-1:u-1", NOON, NOON, "u-1", "$merge", None, None, None, b'{"from": "a-1", "into": "u-1"}'
@@ -211,7 +211,7 @@ def test_a_decision_asked_for_with_an_idempotency_key_counts_once_also_after_a_r
     assert drain(settings).rows == {"exposures": 1}
 
 
-def test_what_was_decided_ahead_is_seen_once_by_key_also_after_a_restart(settings: Settings) -> None:
+def test_a_prefetched_decision_is_exposed_once_per_key_also_after_a_restart(settings: Settings) -> None:
     decision_id = f"{'0' * 12}p{'0' * 19}"
     answered(
         settings,
@@ -251,7 +251,7 @@ def test_a_stopped_collector_finishes_what_is_in_the_streams(settings: Settings)
     assert collect(settings, LogErasures(), stop=stop).rows == {"events": 1}
 
 
-def test_without_a_store_a_drain_says_so(tmp_path: Path) -> None:
+def test_a_drain_without_a_store_reports_it(tmp_path: Path) -> None:
     away = Settings(data=tmp_path, redis="redis://127.0.0.1:1/0")
     with pytest.raises(StoreUnavailable, match="nothing is lost"):
         drain(away)
@@ -303,7 +303,7 @@ def test_a_file_that_somebody_removes_before_its_commit_is_not_committed(setting
     assert not list(first.parent.iterdir())
 
 
-def test_a_checkpoint_that_is_none_is_not_overwritten(settings: Settings) -> None:
+def test_an_unreadable_checkpoint_is_not_overwritten(settings: Settings) -> None:
     settings.log.mkdir(parents=True)
     (settings.log / ".checkpoint.json").write_text("{")
     with pytest.raises(JournalError, match="restore it"):
@@ -319,7 +319,7 @@ def test_the_streams_are_trimmed_to_what_is_in_the_log(settings: Settings) -> No
 
 
 def test_a_log_that_is_deleted_under_its_collector_has_one_collector_after(settings: Settings) -> None:
-    def told() -> set[str]:
+    def logged() -> set[str]:
         files = (settings.log / "exposures").rglob("[!.]*.parquet")
         return {name for file in files for name in pq.read_table(file, partitioning=None)["customer"].to_pylist()}
 
@@ -327,7 +327,7 @@ def test_a_log_that_is_deleted_under_its_collector_has_one_collector_after(setti
         answered(settings, ExposureRecord(f"d-{name}", NOON, name, ["k"]))
         asyncio.run(ship.ship_spools(ship.adopt_spools(settings.spool), settings.redis))
         deadline = time.monotonic() + 30
-        while name not in told():
+        while name not in logged():
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
@@ -348,7 +348,7 @@ def test_a_log_that_is_deleted_under_its_collector_has_one_collector_after(setti
     assert sorted((who, count) for who, count in rows if who in names) == [(name, 1) for name in names]
 
 
-def test_a_damaged_file_keeps_no_record_from_the_log(settings: Settings) -> None:
+def test_a_damaged_file_does_not_stop_the_collector(settings: Settings) -> None:
     answered(settings, DECISION)
     drain(settings)
     (file,) = (settings.log / "decisions").rglob("*.parquet")

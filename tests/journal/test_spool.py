@@ -1,4 +1,4 @@
-"""A spool keeps what `append` returned, in order, and nothing that it refused."""
+"""A spool has every record that `append` accepted, in order, and none that it refused."""
 
 import os
 import resource
@@ -25,7 +25,7 @@ def everything(path: Path, cursor: Cursor = START, limit: int = 100) -> list[spo
 
 
 @given(st.lists(st.lists(st.tuples(st.binary(min_size=1, max_size=300), st.integers(0, 65_535)), min_size=1)))
-def test_gives_back_what_was_appended(tmp_path_factory: pytest.TempPathFactory, batches: list) -> None:
+def test_reads_what_was_appended(tmp_path_factory: pytest.TempPathFactory, batches: list) -> None:
     own = Spool(tmp_path_factory.mktemp("spool"), segment_bytes=500)
     for batch in batches:
         own.append_many(batch)
@@ -68,7 +68,7 @@ def test_a_torn_segment_hides_nothing_after_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 5, 9, 17, 20])
-def test_an_altered_frame_is_not_believed(tmp_path: Path, at: int) -> None:
+def test_an_altered_frame_is_not_read(tmp_path: Path, at: int) -> None:
     own = Spool(tmp_path)
     own.append(b"payload", 1)
     (segment,) = own.path.glob("*.seg")
@@ -119,7 +119,7 @@ def test_partitions_are_stable_and_even() -> None:
     assert max(counts) - min(counts) < 6 * (40_000 * 3 / 16) ** 0.5
 
 
-def test_a_deleted_spool_is_made_again_with_what_its_segment_held(tmp_path: Path) -> None:
+def test_a_deleted_spool_is_restored_from_its_open_segment(tmp_path: Path) -> None:
     root = tmp_path / "data" / "spool"
     own = Spool(root)
     own.append_many([(b"first", 1), (b"second", 2)])
@@ -139,7 +139,7 @@ def test_a_deleted_spool_is_made_again_with_what_its_segment_held(tmp_path: Path
     os.close(lock)
 
 
-def test_a_spool_that_cannot_be_made_again_takes_nothing_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_spool_that_cannot_be_restored_refuses_and_loses_nothing(tmp_path: Path) -> None:
     root = tmp_path / "spool"
     own = Spool(root)
     own.append(b"first", 0)
@@ -156,7 +156,7 @@ def test_a_spool_that_cannot_be_made_again_takes_nothing_and_loses_nothing(tmp_p
     own.close()
 
 
-def test_a_spool_that_was_moved_away_goes_on_in_its_place(tmp_path: Path) -> None:
+def test_a_spool_that_was_moved_away_is_restored_in_its_place(tmp_path: Path) -> None:
     own = Spool(tmp_path / "spool", segment_bytes=60)
     own.append(b"first", 0)
     (tmp_path / "spool").rename(tmp_path / "moved")

@@ -41,12 +41,12 @@ TRACE = traces.Trace(
         customer=CustomerIds(user_id="u-1"), channel="web", placements=["hero"], context={"intent": "buy"}
     ),
     profile=Profile(id="u-1", unit="v-1", points=3.0),
-    standing=Availability(counts={"exposure|*": [1.0, 2.0]}),
+    availability=Availability(counts={"exposure|*": [1.0, 2.0]}),
     degraded=True,
     tripped=["hero:web"],
     paused=["checkout"],
     release="0.9.0",
-    chances={"hero": [0.25, 0.75]},
+    probabilities={"hero": [0.25, 0.75]},
 )
 EXPECTED: dict[str, AnyRecord] = {
     "decision": DecisionRecord(

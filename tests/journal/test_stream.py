@@ -42,7 +42,7 @@ def test_progress_survives_json(progress: Progress) -> None:
     assert msgspec.json.decode(msgspec.json.encode(progress), type=Progress) == progress
 
 
-def test_progress_forgets_spools_that_are_long_silent() -> None:
+def test_progress_drops_spools_that_were_silent_for_long() -> None:
     progress = Progress({0: "9-0"}, {0: {"old": Mark(1, 10), "new": Mark(2, 20)}, 1: {"old": Mark(3, 19)}})
     assert progress.without_spools_before(20) == Progress({0: "9-0"}, {0: {"new": Mark(2, 20)}, 1: {}})
 
@@ -70,13 +70,13 @@ def taken(deliveries: list[stream.Delivery]) -> list[bytes]:
     return [payload for delivery in deliveries for _, payload in delivery.frames]
 
 
-def test_what_is_shipped_again_is_not_added_again(tmp_path: Path, redis_url: str, client: StreamClient) -> None:
+def test_records_shipped_twice_are_added_once(tmp_path: Path, redis_url: str, client: StreamClient) -> None:
     path = shipped(tmp_path, redis_url, (b"a", 0), (b"b", 1), (b"c", 0))
     ship_again(path, redis_url)
     assert client.xlen(keyspace.partition(0).stream) == 1
     reader = Reader(client, "r", Progress(), partitions=1)
     assert taken(reader.read()) == [b"a", b"c"]
-    assert taken(reader.read()) == [b"b"]  # a partition that it was not told of
+    assert taken(reader.read()) == [b"b"]  # a partition that it did not know
     assert reader.read() == []
 
 
@@ -99,7 +99,7 @@ def test_a_partition_that_is_passed_over_is_read_later(tmp_path: Path, redis_url
     assert taken(reader.read()) == [b"a"]
 
 
-def test_a_reader_drops_what_it_took_and_says_what_never_came(
+def test_a_reader_skips_records_it_has_and_reports_lost_ones(
     tmp_path: Path, redis_url: str, client: StreamClient
 ) -> None:
     path = shipped(tmp_path, redis_url, *((b"%d" % number, 0) for number in range(5)))
@@ -123,14 +123,14 @@ def test_a_store_whose_clock_fell_back_hides_nothing(tmp_path: Path, redis_url: 
     assert taken(reader.read()) == [b"before"]
 
 
-def test_a_foreign_entry_is_handed_on_as_broken(client: StreamClient) -> None:
+def test_a_foreign_entry_is_delivered_as_broken(client: StreamClient) -> None:
     client.xadd(keyspace.partition(0).stream, {"hello": "world"})
     (delivery,) = Reader(client, "r", Progress(), partitions=1).read()
     assert delivery.frames == []
     assert b"world" in delivery.broken
 
 
-def test_entries_go_when_the_slowest_reader_is_past_them(tmp_path: Path, redis_url: str, client: StreamClient) -> None:
+def test_entries_are_trimmed_behind_the_slowest_reader(tmp_path: Path, redis_url: str, client: StreamClient) -> None:
     for payload in (b"1", b"2", b"3"):
         shipped(tmp_path, redis_url, (payload, 0))
     fast, slow = Reader(client, "fast", Progress(), partitions=1), Reader(client, "slow", Progress(), partitions=1)
@@ -159,12 +159,12 @@ def test_an_evicting_store_is_refused(client: StreamClient) -> None:
         stream.refuse_eviction(client)
 
 
-def test_an_address_that_is_none_is_refused() -> None:
+def test_an_invalid_address_is_refused() -> None:
     with pytest.raises(BadInput, match="'nowhere'"):
         stream.connect_stream("nowhere")
 
 
-def test_the_shipper_waits_for_a_store_that_is_gone(tmp_path: Path, redis_url: str, client: StreamClient) -> None:
+def test_the_shipper_waits_for_an_unreachable_store(tmp_path: Path, redis_url: str, client: StreamClient) -> None:
     async def scenario() -> tuple[ship.Lag, ship.Lag]:
         own = Spool(tmp_path)
         shipper = ship.Shipper(own, redis_url, interval=0.01, scan=0.02)
@@ -192,7 +192,7 @@ def test_the_shipper_waits_for_a_store_that_is_gone(tmp_path: Path, redis_url: s
     assert taken(reader.read()) == [b"first", b"second"]
 
 
-def test_a_collected_segment_goes_and_an_adopted_spool_with_it(
+def test_a_collected_segment_and_an_adopted_spool_are_deleted(
     tmp_path: Path, redis_url: str, client: StreamClient
 ) -> None:
     left = shipped(tmp_path, redis_url, (b"left", 2))
@@ -216,7 +216,9 @@ def test_a_collected_segment_goes_and_an_adopted_spool_with_it(
     assert client.hget(keyspace.partition(2).shipped, left.name) is None
 
 
-def test_a_segment_goes_after_its_time_however_much_comes(tmp_path: Path, redis_url: str, client: StreamClient) -> None:
+def test_a_segment_is_deleted_after_its_life_whatever_the_load(
+    tmp_path: Path, redis_url: str, client: StreamClient
+) -> None:
     async def scenario() -> None:
         own = Spool(tmp_path)
         shipper = ship.Shipper(own, redis_url, interval=0.01, scan=0.02, life=0.1)
@@ -237,7 +239,7 @@ def test_a_segment_goes_after_its_time_however_much_comes(tmp_path: Path, redis_
     asyncio.run(scenario())
 
 
-def test_the_last_segment_of_a_worker_that_went_quiet_goes_too(
+def test_the_last_segment_of_an_idle_worker_is_deleted_too(
     tmp_path: Path, redis_url: str, client: StreamClient
 ) -> None:
     async def scenario() -> None:

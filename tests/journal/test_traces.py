@@ -10,19 +10,19 @@ REQUEST = DecideRequest(customer=CustomerIds(user_id="u"), channel="web", contex
 TRACE = Trace(1.5, REQUEST, Profile("u", "u", points=3.0), Availability({"exposure|*": [1.0]}), tripped=["hero"])
 
 
-def test_a_trace_says_in_which_format_and_by_which_release_it_was_written() -> None:
+def test_a_trace_names_its_format_and_its_release() -> None:
     blob = encode_trace(TRACE)
     assert (blob[0], decode_trace(blob)) == (FORMAT, TRACE)
     assert decode_trace(blob).release == RELEASE
 
 
-def test_a_trace_from_before_formats_is_read_and_its_release_unknown() -> None:
+def test_a_trace_from_before_formats_is_read_without_a_release() -> None:
     before = msgspec.msgpack.encode(msgspec.to_builtins(TRACE)[:7])
     assert decode_trace(before) == msgspec.structs.replace(TRACE, release="")
 
 
 @pytest.mark.parametrize(
-    ("blob", "says"),
+    ("blob", "message"),
     [
         (b"", "has no trace"),
         (
@@ -34,6 +34,6 @@ def test_a_trace_from_before_formats_is_read_and_its_release_unknown() -> None:
     ],
     ids=["none", "newer", "cut", "empty"],
 )
-def test_what_cannot_be_read_says_why_and_what_to_do(blob: bytes, says: str) -> None:
-    with pytest.raises(BadInput, match=says):
+def test_an_unreadable_trace_is_an_error_with_reason_and_remedy(blob: bytes, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         decode_trace(blob)

@@ -33,8 +33,8 @@ _READER = "collector"
 _IDLE = 0.05
 _PUBLISH_SECONDS = 5.0
 """Between two publications of what is collected, while nothing new is committed."""
-_KEEP_MARKS_MS = 7 * 86_400_000
-"""How long the mark of a silent spool is kept, in milliseconds."""
+_MARK_LIFE_MS = 7 * 86_400_000
+"""Milliseconds after which the mark of a silent spool is dropped."""
 _PACK = 4096
 """Rows that are turned into columns together."""
 _COMPACT_SECONDS = 60.0
@@ -153,9 +153,14 @@ def collect(
         with commit.collector_lock(settings.log) as is_ours:
             if is_ours is not None and is_ours():
                 try:
-                    return _Collector(settings, client, erasures, flush_seconds, flush_records, is_ours).run(
-                        stop, drained
-                    )
+                    return _Collector(
+                        settings,
+                        client,
+                        erasures,
+                        flush_seconds=flush_seconds,
+                        flush_records=flush_records,
+                        is_ours=is_ours,
+                    ).run(stop, drained)
                 except _LogGoneError:
                     _log.error("the log was deleted or moved away; starting a new one", log=str(settings.log))
                     continue
@@ -180,6 +185,7 @@ class _Collector:
         settings: Settings,
         client: stream.StreamClient,
         erasures: ErasureTask,
+        *,
         flush_seconds: float,
         flush_records: int,
         is_ours: Callable[[], bool],
@@ -241,7 +247,7 @@ class _Collector:
                 stop.wait(_IDLE)
 
     def _drop_removed_spools(self) -> None:
-        since = int(time.time() * 1000) - _KEEP_MARKS_MS
+        since = int(time.time() * 1000) - _MARK_LIFE_MS
         self._committed = stream.drop_removed_spools(self._client, self._committed, since)
         self._reader = stream.Reader(self._client, _READER, self._committed, partitions=self._partitions)
 

@@ -68,25 +68,25 @@ def commit_change(log: Path, change: Callable[[Checkpoint], LogChange], *, wait:
     log.mkdir(parents=True, exist_ok=True)
     with _locked(log / ".commit.lock"):
         before = settle_log(log)
-        wanted = change(before)
-        if wanted == LogChange():
+        changes = change(before)
+        if changes == LogChange():
             return False
         number = before.commit + 1
-        hidden = {path: path.with_name(f".{number}-{path.name}.tmp") for path in wanted.add}
+        hidden = {path: path.with_name(f".{number}-{path.name}.tmp") for path in changes.add}
         after = Checkpoint(
             commit=number,
-            progress=before.progress if wanted.progress is None else wanted.progress,
+            progress=before.progress if changes.progress is None else changes.progress,
             publish={str(temporary.relative_to(log)): str(path.relative_to(log)) for path, temporary in hidden.items()},
-            remove=[str(path.relative_to(log)) for path in wanted.remove],
-            erased=before.erased if wanted.erased is None else wanted.erased,
+            remove=[str(path.relative_to(log)) for path in changes.remove],
+            erased=before.erased if changes.erased is None else changes.erased,
         )
-        replaced = bool(wanted.remove) or any(path.exists() for path in wanted.add)
+        replaced = bool(changes.remove) or any(path.exists() for path in changes.add)
         try:
-            for path, write in wanted.add.items():
+            for path, write in changes.add.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write(hidden[path])
                 _sync(hidden[path])
-            for directory in {path.parent for path in wanted.add}:
+            for directory in {path.parent for path in changes.add}:
                 sync_directory(directory)
                 sync_directory(directory.parent)
             prepared = log / f"{_CHECKPOINT}.tmp"

@@ -129,11 +129,11 @@ class Deduplicator:
         ids = self._seen.setdefault(day, HashSet())
         for table, columns in _COLUMNS.items():
             for file in (self._log / table / f"day={day}").glob("*.parquet"):
-                kept = parquet.read_table(file, columns)
+                rows = parquet.read_table(file, columns)
                 if table in _MARKS:
-                    marks = pc.utf8_slice_codeunits(kept["decision_id"], 12, 13)
-                    kept = kept.filter(pc.is_in(marks, pa.array(_MARKS[table])))
-                found = zip(*(kept[c].to_pylist() for c in columns), strict=True)
+                    marks = pc.utf8_slice_codeunits(rows["decision_id"], 12, 13)
+                    rows = rows.filter(pc.is_in(marks, pa.array(_MARKS[table])))
+                found = zip(*(rows[c].to_pylist() for c in columns), strict=True)
                 if table == "events":
                     for customer, message in found:
                         ids.add(hash((table, hash(customer), message)))

@@ -96,8 +96,8 @@ def rows_of_record(record: AnyRecord) -> tuple[Table, str, list[Row]]:
             reward = (record.decision_id, record.key, record.reward, _microseconds(record.time))
             return "rewards", day_of(record.time), [reward]
         case QuarantineRecord():
-            kept = (_microseconds(record.time), record.reason, record.source, record.body)
-            return "quarantine", day_of(record.time), [kept]
+            quarantined = (_microseconds(record.time), record.reason, record.source, record.body)
+            return "quarantine", day_of(record.time), [quarantined]
 
 
 def day_of(time: float) -> str:

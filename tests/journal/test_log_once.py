@@ -1,4 +1,4 @@
-"""A store that is away is told once by all who wait for it, and once when it is back."""
+"""Each process logs an outage once at its start and once at its end."""
 
 import asyncio
 import re
@@ -23,7 +23,7 @@ from engine.journal.spool.spool import Spool
 from engine.settings import Settings
 
 
-def test_one_outage_is_two_lines_and_another_cause_in_it_one_more() -> None:
+def test_an_outage_is_two_lines_and_each_further_cause_one_more() -> None:
     outage = LogOnce("it waits", "it goes on")
     with structlog.testing.capture_logs() as lines:
         outage.over()
@@ -34,8 +34,8 @@ def test_one_outage_is_two_lines_and_another_cause_in_it_one_more() -> None:
         outage.over()
         outage.over()
         outage.failed(NoAnswer())
-    told = [(line["event"], line.get("error")) for line in lines]
-    assert told == [
+    logged = [(line["event"], line.get("error")) for line in lines]
+    assert logged == [
         ("it waits", "refused"),
         ("it waits", "disk full"),
         ("it goes on", None),
@@ -48,7 +48,7 @@ SHIPPING = ["the store refuses records; they wait in the spool", "the store take
 COLLECTING = ["cannot collect; records wait in the streams", "collecting again"]
 
 
-def test_a_shipper_and_a_collector_tell_when_the_store_is_away_and_when_it_is_back(tmp_path: Path) -> None:
+def test_a_shipper_and_a_collector_log_the_start_and_end_of_an_outage(tmp_path: Path) -> None:
     stop, own = threading.Event(), Spool(tmp_path / "spool")
 
     async def run(lines: list[EventDict]) -> None:
@@ -78,6 +78,6 @@ def test_a_shipper_and_a_collector_tell_when_the_store_is_away_and_when_it_is_ba
 
     with structlog.testing.capture_logs() as lines:
         asyncio.run(run(lines))
-    for pair in (SHIPPING, COLLECTING):  # a slow machine may time out once more, and is told so in turn
-        told = [line["event"] for line in lines if line["event"] in pair]
-        assert told == [pair[number % 2] for number in range(len(told))]
+    for pair in (SHIPPING, COLLECTING):  # on a slow machine a time-out may add another outage, logged in turn
+        logged = [line["event"] for line in lines if line["event"] in pair]
+        assert logged == [pair[number % 2] for number in range(len(logged))]

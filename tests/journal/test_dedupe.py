@@ -1,11 +1,11 @@
-"""What came before is known, however many came since."""
+"""A set of hashes finds every member, however many are added later."""
 
 import random
 
 from engine.journal.log.dedupe import HashSet
 
 
-def test_a_set_of_hashes_holds_what_was_put_in_and_nothing_else() -> None:
+def test_a_set_of_hashes_has_its_members_and_no_others() -> None:
     chance = random.Random(8)
     ids, expected = HashSet(loose=7), set[int]()
     for _ in range(2000):

@@ -1,4 +1,4 @@
-"""Compaction keeps every row, erasure keeps every row of others, and readers see no file go."""
+"""Compaction loses no row, erasure loses no row of others, and no file disappears while it is read."""
 
 import datetime as dt
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_only_closed_days_are_compacted_at_once(settings: Settings) -> None:
     assert len(list(settings.log.glob("events/day=2026-11-02/*"))) == 2
 
 
-def test_compaction_leaves_the_files_to_their_readers(settings: Settings) -> None:
+def test_compaction_waits_for_readers(settings: Settings) -> None:
     for number in range(2):
         collected(settings, *of_customer(f"u-{number}"))
     with commit.log_read_lock(settings.log), commit.log_read_lock(settings.log):
@@ -127,7 +127,7 @@ def test_an_erased_customer_is_in_no_table(settings: Settings) -> None:
     assert erase_from_log(settings.log, {"u-1"}, LATER + 2) == 0
 
 
-def test_what_was_on_its_way_at_the_erasure_does_not_come_back(settings: Settings) -> None:
+def test_records_in_flight_at_the_erasure_are_dropped(settings: Settings) -> None:
     collected(settings, *of_customer("u-2"))
     erase_from_log(settings.log, {"u-1", "phone"}, LATER)
     collected(settings, *of_customer("u-1"), *of_customer("u-1", LATER + 5), *of_customer("u-3", device="phone"))
@@ -139,7 +139,7 @@ def test_what_was_on_its_way_at_the_erasure_does_not_come_back(settings: Setting
     ]
 
 
-def test_who_used_the_device_of_the_erased_is_not_erased_and_does_not_name_it(settings: Settings) -> None:
+def test_others_on_an_erased_device_stay_without_its_name(settings: Settings) -> None:
     before = [msgspec.structs.replace(of_customer(who, device="tablet")[0], trace=b"on tablet") for who in ("a", "b")]
     reward = RewardRecord(f"d-b-{NOON}", "hero", 1.0, NOON)
     collected(settings, *before, *of_customer("b", LATER, device="till"), reward)

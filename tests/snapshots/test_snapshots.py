@@ -66,18 +66,18 @@ def test_only_a_newer_version_becomes_current(shop: Any) -> None:
     assert current_headers(shop.client) == {"hero": header(3, second)}
 
 
-def test_twenty_versions_are_kept_from_the_last_seconds_to_the_first_day(shop: Any) -> None:
+def test_twenty_versions_stay_from_the_last_minutes_to_the_first_day(shop: Any) -> None:
     for version in range(1, 501):
         blob = dump_policy(policy(version))
         publish_snapshot(shop.client, "hero", header(version, blob, version * 60.0), blob)
-    kept = stored_headers(shop.client, "hero")
-    versions = [found.version for found in kept]
-    assert len(kept) == STORED_VERSIONS
+    stored = stored_headers(shop.client, "hero")
+    versions = [found.version for found in stored]
+    assert len(stored) == STORED_VERSIONS
     assert versions[:3] == [500, 499, 498]
     assert versions[-1] == 1
     ages = [500 - version for version in versions[1:]]
     assert all(older <= 4 * younger for younger, older in itertools.pairwise(ages))
-    oldest = stored_snapshot(shop.client, "hero", kept[-1])
+    oldest = stored_snapshot(shop.client, "hero", stored[-1])
     assert load_policy(oldest.blob).statistics["count"][0] == 1
 
 
@@ -101,7 +101,7 @@ def test_a_follower_fetches_what_changed_and_swaps_it_in(shop: Any) -> None:
     follow(shop, steps)
 
 
-def test_a_follower_lays_a_snapshot_over_the_arms_and_the_floor_of_its_plan(shop: Any) -> None:
+def test_a_follower_fits_a_snapshot_to_the_arms_and_floor_of_its_plan(shop: Any) -> None:
     async def steps(follower: Follower, plans: list[Any]) -> None:
         publish(shop, 1, 5, arms=("b", "a"))
         await follower.poll()
@@ -119,7 +119,7 @@ def test_a_follower_lays_a_snapshot_over_the_arms_and_the_floor_of_its_plan(shop
     follow(shop, steps)
 
 
-def test_a_new_plan_is_swapped_in_together_with_what_was_learnt_fitted_to_it(shop: Any) -> None:
+def test_a_new_plan_is_swapped_together_with_its_fitted_policies(shop: Any) -> None:
     async def steps(follower: Follower, plans: list[Any]) -> None:
         publish(shop, 1, 5)
         await follower.poll()
@@ -139,7 +139,7 @@ def test_a_new_plan_is_swapped_in_together_with_what_was_learnt_fitted_to_it(sho
 
 
 @pytest.mark.parametrize("changed", ["{kind: gaussian_thompson}", "{kind: linear_thompson, features: [hour]}"])
-def test_a_snapshot_of_another_meaning_gives_way_to_the_prior(shop: Any, changed: str) -> None:
+def test_a_snapshot_of_another_meaning_is_not_used(shop: Any, changed: str) -> None:
     async def steps(follower: Follower, plans: list[Any]) -> None:
         publish(shop, 1, 5)
         await follower.poll()
@@ -171,7 +171,7 @@ def test_a_damaged_snapshot_is_counted_and_the_one_before_stays(shop: Any, damag
     follow(shop, steps)
 
 
-def test_a_follower_sees_what_is_tripped_until_it_is_not(shop: Any) -> None:
+def test_a_follower_reads_open_breakers_until_they_close(shop: Any) -> None:
     async def steps(follower: Follower, _: Any) -> None:
         open_breaker(shop.client, "hero", "csat fell")
         await follower.poll()
@@ -184,7 +184,7 @@ def test_a_follower_sees_what_is_tripped_until_it_is_not(shop: Any) -> None:
     follow(shop, steps)
 
 
-def test_without_a_store_a_follower_keeps_what_it_has(shop: Any) -> None:
+def test_a_follower_without_a_store_serves_its_last_snapshots(shop: Any) -> None:
     async def steps(follower: Follower, _: Any) -> None:
         publish(shop, 1, 5)
         await follower.poll()
