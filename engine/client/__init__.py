@@ -1,4 +1,6 @@
-"""A thin typed client: decide, expose, track, identify and flags, sync and async, with an answer whatever happens.
+"""A thin typed client for Python storefronts: decide, expose, track, identify and flags, blocking and for asyncio.
+
+A decision or flag always has an answer in time: the caller's fallback or default if the engine does not answer.
 
 >>> from engine.client import Client, Customer
 >>> shop = Client("http://127.0.0.1:8080", channel="web", timeout=0.2)

@@ -1,4 +1,4 @@
-"""The client for asyncio; each method as its namesake in `Client`."""
+"""The client for asyncio; every method does what its namesake in `Client` does."""
 
 import asyncio
 import time
@@ -9,28 +9,28 @@ from typing import Self
 import httpx
 
 from engine.client.messages import (
-    AGAIN,
+    RETRYABLE,
     ClientRequest,
     DecisionReply,
     Experiments,
     Flag,
     NoAnswer,
-    accepted,
-    check_client,
-    decided,
-    deciding,
-    exposing,
+    check_arguments,
+    decide_request,
+    event_request,
+    exposures_request,
     flag_value,
-    pause_after,
-    refused,
-    telling,
-    withheld,
+    read_decision,
+    read_refused,
+    read_status,
+    rejection,
+    retry_pause,
 )
 from engine.customer import CustomerIds
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same arguments, answers and errors. Use it in an `async with`.
+    """`Client` for asyncio, with the same arguments, answers and errors. Use it in an `async with`.
 
     >>> async def layout(customer: CustomerIds) -> str:
     ...     async with AsyncClient("http://127.0.0.1:9") as shop:
@@ -43,7 +43,7 @@ class AsyncClient:
     def __init__(
         self, url: str, *, channel: str = "web", key: str | None = None, timeout: float = 0.25, retries: int = 1
     ) -> None:
-        check_client(url, timeout, retries)
+        check_arguments(url, timeout, retries)
         self.channel = channel
         self.timeout = timeout
         self.retries = retries
@@ -60,10 +60,10 @@ class AsyncClient:
         fallback: DecisionReply | None = None,
         proof: str = "",
     ) -> DecisionReply:
-        """What to show, or the fallback."""
-        message = deciding(customer, self.channel, placements, experiments, context or {}, expose=expose)
+        """Decide what to show; the fallback if the engine does not answer in time."""
+        request = decide_request(customer, self.channel, placements, experiments, context or {}, expose=expose)
         try:
-            return decided(await self._send(message, proof))
+            return read_decision(await self._send(request, proof))
         except NoAnswer:
             return fallback or DecisionReply()
 
@@ -83,8 +83,8 @@ class AsyncClient:
     async def expose(
         self, decision_id: str, *, placements: Sequence[str] | None = None, experiments: Sequence[str] | None = None
     ) -> dict[str, str]:
-        """Tell what the customer sees, and hear where its offer cannot be had any more."""
-        return withheld(await self._send(exposing(decision_id, placements, experiments), ""))
+        """Report an exposure; the placements whose offer was refused, each with the reason."""
+        return read_refused(await self._send(exposures_request(decision_id, placements, experiments), ""))
 
     async def track(
         self,
@@ -95,14 +95,14 @@ class AsyncClient:
         decision_id: str | None = None,
         proof: str = "",
     ) -> bool:
-        """Tell what the customer did."""
+        """Report an event of the customer; True if it counted now, False if an earlier attempt did."""
         item = {"type": "track", "event": event, "properties": properties or {}, "decision_id": decision_id}
-        return accepted(await self._send(telling(customer, self.channel, item), proof))
+        return read_status(await self._send(event_request(customer, self.channel, item), proof))
 
     async def identify(self, customer: CustomerIds, traits: Mapping[str, object], *, proof: str = "") -> bool:
-        """Tell who the customer is."""
-        message = telling(customer, self.channel, {"type": "identify", "traits": traits})
-        return accepted(await self._send(message, proof))
+        """Report ids and traits of the customer; the answer is that of `track`."""
+        request = event_request(customer, self.channel, {"type": "identify", "traits": traits})
+        return read_status(await self._send(request, proof))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -116,26 +116,27 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _send(self, message: ClientRequest, proof: str) -> bytes:
-        headers = {**message.headers, "x-customer-proof": proof} if proof else message.headers
+    async def _send(self, request: ClientRequest, proof: str) -> bytes:
+        headers = {**request.headers, "x-customer-proof": proof} if proof else request.headers
         deadline = time.monotonic() + self.timeout
         for attempt in range(self.retries + 1):
+            # An attempt gets an even share of the time that is left, so that a silent server leaves time for the next.
             share = max(0.001, (deadline - time.monotonic()) / (self.retries + 1 - attempt))
             retry_after = ""
             try:
-                answer = await self._http.post(message.path, content=message.body, headers=headers, timeout=share)
+                answer = await self._http.post(request.path, content=request.body, headers=headers, timeout=share)
             except httpx.TransportError as error:
                 why = f"{type(error).__name__} {error}"
             else:
                 if answer.is_success:
                     return answer.content
-                if answer.status_code not in AGAIN:
-                    raise refused(answer.status_code, answer.content)
+                if answer.status_code not in RETRYABLE:
+                    raise rejection(answer.status_code, answer.content)
                 why = f"it answered {answer.status_code}"
                 retry_after = answer.headers.get("retry-after", "")
-            pause = pause_after(attempt, retry_after, deadline - time.monotonic())
+            pause = retry_pause(attempt, retry_after, deadline - time.monotonic())
             if pause is None:
                 break
             if attempt < self.retries:
                 await asyncio.sleep(pause)
-        raise NoAnswer(f"{self._http.base_url}{message.path}: no answer within {self.timeout:g} s ({why})")
+        raise NoAnswer(f"{self._http.base_url}{request.path}: no answer within {self.timeout:g} s ({why})")

@@ -1,4 +1,8 @@
-"""What the clients send and read, without sending or reading it."""
+"""The requests of the clients as bytes, and their answers decoded; the clients themselves do the I/O.
+
+Every request can be repeated without counting twice: a decision carries an idempotency key, an event its message id,
+and an exposure counts once per decision and placement.
+"""
 
 import math
 import uuid
@@ -12,25 +16,25 @@ import msgspec
 from engine.customer import CustomerIds
 from engine.errors import BadInput, CounterpointError
 
-AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
-"""Answers that another attempt may better."""
-
-PAUSE = 0.02
+RETRYABLE = frozenset((408, 425, 429, 500, 502, 503, 504))
+"""Status codes after which another attempt may succeed."""
+FIRST_PAUSE = 0.02
+"""Seconds before the second attempt; each further pause is twice as long."""
 
 Flag = TypeVar("Flag", bool, str, int, float, dict[str, object], list[object])
 Experiments = Sequence[str] | Literal["*"]
 
 
 class NoAnswer(CounterpointError):
-    """The engine did not answer in time, or could not."""
+    """The engine did not answer in time, or something else answered in its place."""
 
 
 class Rejected(CounterpointError):
-    """The engine refuses the request as it is: its message says which field, which rule, what to do."""
+    """The engine rejected the request; the message names the field, the rule and the remedy."""
 
 
 class ExperimentReply(msgspec.Struct, frozen=True):
-    """The customer's variant in one experiment and its payload, or none, and the reason."""
+    """The customer's variant in one experiment with its payload, or None, and the reason."""
 
     variant: str | None
     payload: dict[str, object] | None
@@ -38,10 +42,10 @@ class ExperimentReply(msgspec.Struct, frozen=True):
 
 
 class OfferReply(msgspec.Struct, frozen=True):
-    """The offer to show in one placement, as it looks on this channel.
+    """The offer of one placement and its rendering on this channel.
 
-    With no offer the placement stays empty: in quiet hours (`not_before` says from when to ask again), or where the
-    answer shows the fallback in another placement already.
+    Without an offer the placement stays empty: during quiet hours, which end at `not_before`, or if another placement
+    of the answer shows the fallback already.
     """
 
     offer: str | None
@@ -54,7 +58,7 @@ class OfferReply(msgspec.Struct, frozen=True):
 
 
 class DecisionReply(msgspec.Struct, frozen=True):
-    """What the engine decided; as it stands here, nothing: what a shop goes on with that got no answer."""
+    """A decision of the engine. Without arguments it is the empty one that a client returns if there is no answer."""
 
     decision_id: str = ""
     customer: str = ""
@@ -66,18 +70,18 @@ class DecisionReply(msgspec.Struct, frozen=True):
     resume: dict[str, object] = {}
 
     def variant(self, experiment: str, default: str) -> str:
-        """The key of the customer's variant, or `default` where there is none."""
+        """The key of the customer's variant, or `default` if there is none."""
         answer = self.experiments.get(experiment)
         return default if answer is None or answer.variant is None else answer.variant
 
     def rendering(self, placement: str, default: Mapping[str, object]) -> Mapping[str, object]:
-        """How the placement's offer looks: empty where nothing is to be shown, `default` where there is no answer."""
+        """The rendering of the placement's offer: empty if nothing is to be shown, `default` if there is no answer."""
         answer = self.offers.get(placement)
         return default if answer is None else answer.rendering
 
 
 class ClientRequest(msgspec.Struct, frozen=True):
-    """One request: every attempt sends the same bytes under the same key."""
+    """One request; every attempt sends the same bytes and headers."""
 
     path: str
     body: bytes
@@ -102,26 +106,26 @@ class _ProblemReply(msgspec.Struct, frozen=True):
     errors: list[dict[str, str]] = []
 
 
-def check_client(url: str, timeout: float, retries: int) -> None:
-    """Refuse what no request could be sent with: a shop would show its fallbacks for ever, and nobody would know why.
+def check_arguments(url: str, timeout: float, retries: int) -> None:
+    """Check the arguments of a client at once: with bad ones every call would silently return its fallback.
 
     Raises:
-        BadInput: if `url` is no address, `timeout` no time or `retries` no count.
+        BadInput: if `url` is not an address, `timeout` (s) not above 0 or `retries` below 0.
     """
     try:
         parts = urlsplit(url)
-        found = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none
-        found = False
-    if not found:
-        raise BadInput(f"url {url!r}: is no address of an engine; write http://127.0.0.1:8080 or https://…")
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is not a number below 65536
+        is_address = False
+    if not is_address:
+        raise BadInput(f"url {url!r}: is not the address of an engine; write http://127.0.0.1:8080 or https://…")
     if not 0 < timeout < math.inf:
-        raise BadInput(f"timeout {timeout}: is no number of seconds above 0; leave it out for 0.25")
+        raise BadInput(f"timeout {timeout}: is not a number of seconds above 0; leave it out for 0.25")
     if retries < 0:
         raise BadInput(f"retries {retries}: is below 0; write 0 for a single attempt")
 
 
-def deciding(
+def decide_request(
     customer: CustomerIds,
     channel: str,
     placements: Sequence[str],
@@ -130,7 +134,7 @@ def deciding(
     *,
     expose: bool,
 ) -> ClientRequest:
-    """`/v1/decide`, with a key of its own: asked again, the engine answers as before and logs nothing more."""
+    """A request to `/v1/decide`; its idempotency key makes a repeated one return the first answer and log nothing."""
     body = {
         "customer": customer,
         "channel": channel,
@@ -142,8 +146,10 @@ def deciding(
     return _message("/v1/decide", body, {"idempotency-key": uuid.uuid4().hex})
 
 
-def exposing(decision_id: str, placements: Sequence[str] | None, experiments: Sequence[str] | None) -> ClientRequest:
-    """`/v1/exposures`; an exposure that is told twice counts once in the reports."""
+def exposures_request(
+    decision_id: str, placements: Sequence[str] | None, experiments: Sequence[str] | None
+) -> ClientRequest:
+    """A request to `/v1/exposures`, of all that was decided or of what is named."""
     body: dict[str, object] = {"decision_id": decision_id}
     if placements is not None:
         body["placements"] = placements
@@ -152,56 +158,56 @@ def exposing(decision_id: str, placements: Sequence[str] | None, experiments: Se
     return _message("/v1/exposures", body, {})
 
 
-def telling(customer: CustomerIds, channel: str, item: Mapping[str, object]) -> ClientRequest:
-    """`/v1/events` with one item; its message id makes every attempt count once."""
+def event_request(customer: CustomerIds, channel: str, item: Mapping[str, object]) -> ClientRequest:
+    """A request to `/v1/events` with one item; its message id makes repeated attempts count once."""
     ids = msgspec.to_builtins(customer)
     at = datetime.now(UTC).isoformat()
     event = {"message_id": uuid.uuid4().hex, "channel": channel, "timestamp": at, **ids, **item}
     return _message("/v1/events", {"batch": [event]}, {})
 
 
-def decided(body: bytes) -> DecisionReply:
-    """The engine's decision.
+def read_decision(body: bytes) -> DecisionReply:
+    """Decode a decision.
 
     Raises:
-        NoAnswer: if it is none; some proxy answered.
+        NoAnswer: if the body is not one, because a proxy answered in the engine's place.
     """
     try:
         return msgspec.json.decode(body, type=DecisionReply)
     except msgspec.MsgspecError as error:
-        raise NoAnswer(f"what answered is not the engine: {error}; check the address") from error
+        raise NoAnswer(f"the answer is not the engine's: {error}; check the address") from error
 
 
-def accepted(body: bytes) -> bool:
-    """Whether the one item was counted now; False for one counted before.
+def read_status(body: bytes) -> bool:
+    """Decode the status of the one event: True if it counted now, False if an earlier attempt did.
 
     Raises:
-        Rejected: with the item's reason.
-        NoAnswer: as in `decided`.
+        Rejected: if the engine rejected the event, with its reason.
+        NoAnswer: as in `read_decision`.
     """
     try:
         [item] = msgspec.json.decode(body, type=_EventsReply).statuses
     except (msgspec.MsgspecError, ValueError) as error:
-        raise NoAnswer(f"what answered is not the engine: {error}; check the address") from error
+        raise NoAnswer(f"the answer is not the engine's: {error}; check the address") from error
     if item.status == "rejected":
         raise Rejected(item.reason)
     return item.status == "accepted"
 
 
-def withheld(body: bytes) -> dict[str, str]:
-    """The placements whose offer could not be had any more, each with the reason.
+def read_refused(body: bytes) -> dict[str, str]:
+    """Decode the placements whose offer was refused, each with the reason, such as `cap`.
 
     Raises:
-        NoAnswer: as in `decided`.
+        NoAnswer: as in `read_decision`.
     """
     try:
         return msgspec.json.decode(body, type=_ExposuresReply).refused
     except msgspec.MsgspecError as error:
-        raise NoAnswer(f"what answered is not the engine: {error}; check the address") from error
+        raise NoAnswer(f"the answer is not the engine's: {error}; check the address") from error
 
 
-def refused(status: int, body: bytes) -> Rejected:
-    """The engine's refusal as an error."""
+def rejection(status: int, body: bytes) -> Rejected:
+    """The error for an answer that rejects the request."""
     try:
         problem = msgspec.json.decode(body, type=_ProblemReply)
     except msgspec.MsgspecError:
@@ -211,7 +217,10 @@ def refused(status: int, body: bytes) -> Rejected:
 
 
 def flag_value(decision: DecisionReply, key: str, default: Flag) -> Flag:
-    """The flag's value, or `default` where there is none or it is of another type."""
+    """The value of a flag, or `default` if it has none or one of another type.
+
+    A payload that is `{"value": …}` stands for its value, and a variant without a payload for its key.
+    """
     answer = decision.experiments.get(key)
     if answer is None or answer.variant is None:
         return default
@@ -222,10 +231,13 @@ def flag_value(decision: DecisionReply, key: str, default: Flag) -> Flag:
     return value if type(value) is type(default) else default
 
 
-def pause_after(attempt: int, retry_after: str, left: float) -> float | None:
-    """Seconds to wait before the attempt after `attempt` (from 0); None if they are not left."""
-    asked = float(retry_after) if retry_after.isdecimal() else 0.0
-    pause = max(asked, math.ldexp(PAUSE, attempt))
+def retry_pause(attempt: int, retry_after: str, left: float) -> float | None:
+    """Seconds to wait after attempt number `attempt`, from 0; None if fewer than that are left.
+
+    `retry_after` is the header of that name, empty if there was none.
+    """
+    requested = float(retry_after) if retry_after.isdecimal() else 0.0
+    pause = max(requested, math.ldexp(FIRST_PAUSE, attempt))
     return pause if pause < left else None
 
 

@@ -1,4 +1,4 @@
-"""The client that waits."""
+"""The blocking client."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -8,40 +8,44 @@ from typing import Self
 import httpx
 
 from engine.client.messages import (
-    AGAIN,
+    RETRYABLE,
     ClientRequest,
     DecisionReply,
     Experiments,
     Flag,
     NoAnswer,
-    accepted,
-    check_client,
-    decided,
-    deciding,
-    exposing,
+    check_arguments,
+    decide_request,
+    event_request,
+    exposures_request,
     flag_value,
-    pause_after,
-    refused,
-    telling,
-    withheld,
+    read_decision,
+    read_refused,
+    read_status,
+    rejection,
+    retry_pause,
 )
 from engine.customer import CustomerIds
 
 
 class Client:
-    """The engine at one address, for one channel. Thread-safe; close it, or use it in a `with`.
+    """A client of the engine at one address, for one channel. Thread-safe; close it, or use it in a `with`.
 
-    `timeout` is for all attempts of a call together, seconds; `retries` more attempts follow one that failed, with the
-    same bytes and keys, so that nothing counts twice. A `proof` goes with a publishable key: see `prove`.
+    Args:
+        url: the engine's address.
+        channel: the channel of all requests.
+        key: an API key. A publishable one needs the `proof` of the customer in every call: see `prove`.
+        timeout: seconds for all attempts of a call together.
+        retries: attempts after the first, with the same bytes and keys, so that nothing counts twice.
 
     Raises:
-        BadInput: if `url` is no address, `timeout` not above 0 or `retries` below it.
+        BadInput: if `url` is not an address, `timeout` not above 0 or `retries` below 0.
     """
 
     def __init__(
         self, url: str, *, channel: str = "web", key: str | None = None, timeout: float = 0.25, retries: int = 1
     ) -> None:
-        check_client(url, timeout, retries)
+        check_arguments(url, timeout, retries)
         self.channel = channel
         self.timeout = timeout
         self.retries = retries
@@ -58,18 +62,18 @@ class Client:
         fallback: DecisionReply | None = None,
         proof: str = "",
     ) -> DecisionReply:
-        """What to show; `fallback` (an empty decision, `degraded`) if the engine does not answer in time.
+        """Decide what to show; `fallback` (an empty, `degraded` decision) if the engine does not answer in time.
 
         >>> decision = Client("http://127.0.0.1:9").decide(CustomerIds(user_id="u-1"), experiments=["checkout_layout"])
         >>> decision.degraded, decision.variant("checkout_layout", "control")
         (True, 'control')
 
         Raises:
-            Rejected: if the request is wrong.
+            Rejected: if the engine rejects the request.
         """
-        message = deciding(customer, self.channel, placements, experiments, context or {}, expose=expose)
+        request = decide_request(customer, self.channel, placements, experiments, context or {}, expose=expose)
         try:
-            return decided(self._send(message, proof))
+            return read_decision(self._send(request, proof))
         except NoAnswer:
             return fallback or DecisionReply()
 
@@ -82,29 +86,30 @@ class Client:
         context: Mapping[str, object] | None = None,
         proof: str = "",
     ) -> Flag:
-        """The value of a flag or experiment for the customer, who now counts as having seen it.
+        """The value of a flag or experiment for the customer, which counts as an exposure.
 
         >>> Client("http://127.0.0.1:9").flag("dark_mode", False, CustomerIds(user_id="u-1"))
         False
 
         Raises:
-            Rejected: if the request is wrong. Not if the flag is missing or of another type than `default`.
+            Rejected: if the engine rejects the request. Not for a flag that is missing or of another type.
         """
         return flag_value(self.decide(customer, experiments=[key], context=context, proof=proof), key, default)
 
     def expose(
         self, decision_id: str, *, placements: Sequence[str] | None = None, experiments: Sequence[str] | None = None
     ) -> dict[str, str]:
-        """Tell that the customer sees what was decided with `expose=False`: all of it, or what is named.
+        """Report that the customer sees what was decided with `expose=False`: all of it, or what is named.
 
-        Returns the placements whose offer cannot be had any more (its cap, stock or budget is used up), each with the
-        reason; the shop shows its own fallback there.
+        Returns:
+            The placements whose offer was refused because its cap, stock or budget is used up, each with the reason;
+            the shop shows its own fallback there.
 
         Raises:
             Rejected: if there is no such decision.
-            NoAnswer: if it could not be told in time.
+            NoAnswer: if the engine did not answer in time.
         """
-        return withheld(self._send(exposing(decision_id, placements, experiments), ""))
+        return read_refused(self._send(exposures_request(decision_id, placements, experiments), ""))
 
     def track(
         self,
@@ -115,19 +120,19 @@ class Client:
         decision_id: str | None = None,
         proof: str = "",
     ) -> bool:
-        """Tell what the customer did; True if it was counted now, False if an earlier attempt was.
+        """Report an event of the customer; True if it counted now, False if an earlier attempt did.
 
         Raises:
-            Rejected: if the event is wrong.
-            NoAnswer: if it could not be told in time; it may be told again.
+            Rejected: if the engine rejects the event.
+            NoAnswer: if the engine did not answer in time. A new call has a new message id, so that both may count.
         """
         item = {"type": "track", "event": event, "properties": properties or {}, "decision_id": decision_id}
-        return accepted(self._send(telling(customer, self.channel, item), proof))
+        return read_status(self._send(event_request(customer, self.channel, item), proof))
 
     def identify(self, customer: CustomerIds, traits: Mapping[str, object], *, proof: str = "") -> bool:
-        """Tell who the customer is and what they are like. Answer and errors as in `track`."""
-        message = telling(customer, self.channel, {"type": "identify", "traits": traits})
-        return accepted(self._send(message, proof))
+        """Report ids and traits of the customer. Answer and errors are those of `track`."""
+        request = event_request(customer, self.channel, {"type": "identify", "traits": traits})
+        return read_status(self._send(request, proof))
 
     def close(self) -> None:
         """Close the connections."""
@@ -141,26 +146,27 @@ class Client:
     ) -> None:
         self.close()
 
-    def _send(self, message: ClientRequest, proof: str) -> bytes:
-        headers = {**message.headers, "x-customer-proof": proof} if proof else message.headers
+    def _send(self, request: ClientRequest, proof: str) -> bytes:
+        headers = {**request.headers, "x-customer-proof": proof} if proof else request.headers
         deadline = time.monotonic() + self.timeout
         for attempt in range(self.retries + 1):
+            # An attempt gets an even share of the time that is left, so that a silent server leaves time for the next.
             share = max(0.001, (deadline - time.monotonic()) / (self.retries + 1 - attempt))
             retry_after = ""
             try:
-                answer = self._http.post(message.path, content=message.body, headers=headers, timeout=share)
+                answer = self._http.post(request.path, content=request.body, headers=headers, timeout=share)
             except httpx.TransportError as error:
                 why = f"{type(error).__name__} {error}"
             else:
                 if answer.is_success:
                     return answer.content
-                if answer.status_code not in AGAIN:
-                    raise refused(answer.status_code, answer.content)
+                if answer.status_code not in RETRYABLE:
+                    raise rejection(answer.status_code, answer.content)
                 why = f"it answered {answer.status_code}"
                 retry_after = answer.headers.get("retry-after", "")
-            pause = pause_after(attempt, retry_after, deadline - time.monotonic())
+            pause = retry_pause(attempt, retry_after, deadline - time.monotonic())
             if pause is None:
                 break
             if attempt < self.retries:
                 time.sleep(pause)
-        raise NoAnswer(f"{self._http.base_url}{message.path}: no answer within {self.timeout:g} s ({why})")
+        raise NoAnswer(f"{self._http.base_url}{request.path}: no answer within {self.timeout:g} s ({why})")

@@ -1,4 +1,4 @@
-"""The servers of `tests/service`, and a network between that drops what it is told to."""
+"""The servers of `tests/service`, and a network in between that drops answers."""
 
 import importlib.util
 import socket

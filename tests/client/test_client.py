@@ -1,3 +1,5 @@
+"""The Python client against a real server, also through a network that loses answers."""
+
 import asyncio
 import doctest
 import importlib
@@ -23,8 +25,8 @@ def records(server: Any, kind: str, **fields: Any) -> list[Any]:
 
 
 def test_a_client_loads_neither_policies_nor_a_server() -> None:
-    told = "import sys, engine.client; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, timeout=60)
+    script = "import sys, engine.client; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert "httpx" in done.stdout.split()
     assert {"numpy", "scipy", "policies", "litestar", "redis", "duckdb", "yaml"}.isdisjoint(done.stdout.split())
 
@@ -56,7 +58,7 @@ def test_flags_have_the_type_of_their_default_or_are_the_default(server: Any) ->
         assert shop.flag("beta_search", False, anna, context={"country": "AT"}) is True
 
 
-def test_what_was_prefetched_is_exposed_when_told(server: Any) -> None:
+def test_what_was_prefetched_is_exposed_when_reported(server: Any) -> None:
     with Client(server.base, timeout=10) as shop:
         decision = shop.decide(Customer(user_id="client-3"), placements=["home_hero"], expose=False)
         assert records(server, "ExposureRecord", decision_id=decision.decision_id) == []
@@ -66,7 +68,7 @@ def test_what_was_prefetched_is_exposed_when_told(server: Any) -> None:
             shop.expose("no-such-decision")
 
 
-def test_events_are_told_and_a_wrong_one_is_rejected(server: Any) -> None:
+def test_events_are_reported_and_a_wrong_one_is_rejected(server: Any) -> None:
     with Client(server.base, timeout=10) as shop:
         anna = Customer(user_id="client-4")
         assert shop.identify(anna, {"country": "DE"})
@@ -83,7 +85,7 @@ def test_a_wrong_request_is_an_error_and_not_the_fallback(server: Any) -> None:
         shop.decide(Customer(user_id="client-5"))
 
 
-def test_a_lost_answer_is_asked_for_again_and_the_log_holds_it_once(server: Any, network: Any) -> None:
+def test_a_lost_answer_is_requested_again_and_logged_once(server: Any, network: Any) -> None:
     network.lost = 2
     with Client(network.base, timeout=20, retries=2) as shop:
         decision = shop.decide(Customer(user_id="client-6"), placements=["home_hero"], experiments=["checkout_layout"])
@@ -94,20 +96,20 @@ def test_a_lost_answer_is_asked_for_again_and_the_log_holds_it_once(server: Any,
     assert len(records(server, "ExposureRecord", customer="client-6")) == 1
 
 
-def test_a_lost_event_is_told_again_and_counts_once(server: Any, network: Any) -> None:
+def test_a_lost_event_is_sent_again_and_counts_once(server: Any, network: Any) -> None:
     network.lost = 1
     with Client(network.base, timeout=20, retries=2) as shop:
         assert shop.track(Customer(user_id="client-7"), "click") is False
     assert len(records(server, "EventRecord", customer="client-7")) == 1
 
 
-def test_without_an_answer_the_fallback_holds() -> None:
-    kept = Decision(decision_id="kept")
+def test_without_an_answer_the_fallback_is_returned() -> None:
+    stored = Decision(decision_id="stored")
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with Client(url, timeout=0.05) as shop:
             assert shop.decide(Customer(user_id="u"), placements=["home_hero"]).degraded
-            assert shop.decide(Customer(user_id="u"), fallback=kept) is kept
+            assert shop.decide(Customer(user_id="u"), fallback=stored) is stored
             assert shop.flag("dark_mode", True, Customer(user_id="u")) is True
             with pytest.raises(NoAnswer):
                 shop.track(Customer(user_id="u"), "click")
@@ -195,16 +197,16 @@ def test_the_examples_in_the_documentation_hold(name: str) -> None:
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
-        ({"url": "localhost:8080"}, "url 'localhost:8080': is no address"),
-        ({"url": "http://"}, "url 'http://': is no address"),
-        ({"url": "http://shop:99999"}, "url 'http://shop:99999': is no address"),
-        ({"url": "http://shop", "timeout": 0}, "timeout 0: is no number of seconds above 0"),
-        ({"url": "http://shop", "timeout": float("nan")}, "timeout nan: is no number"),
+        ({"url": "localhost:8080"}, "url 'localhost:8080': is not the address"),
+        ({"url": "http://"}, "url 'http://': is not the address"),
+        ({"url": "http://shop:99999"}, "url 'http://shop:99999': is not the address"),
+        ({"url": "http://shop", "timeout": 0}, "timeout 0: is not a number of seconds above 0"),
+        ({"url": "http://shop", "timeout": float("nan")}, "timeout nan: is not a number"),
         ({"url": "http://shop", "retries": -1}, "retries -1: is below 0"),
     ],
 )
-def test_a_client_that_could_never_be_answered_is_refused(client: Any, given: dict[str, Any], told: str) -> None:
-    with pytest.raises(BadInput, match=f"^{told}"):
+def test_a_client_that_could_never_be_answered_is_refused(client: Any, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=f"^{message}"):
         client(**given)
