@@ -1,4 +1,7 @@
-"""A simulated shop: customers with tastes of their own meet the engine over HTTP, and it reports what it learnt."""
+"""A simulated shop: customers with their own tastes visit the engine over HTTP, and it reports what it learnt.
+
+The seed fixes who comes, in which order, and what each would click; which offer they see depends on the engine.
+"""
 
 import asyncio
 import random
@@ -28,13 +31,16 @@ from engine.up import run_engine
 
 CHANNELS = ("web", "web", "app", "app", "email")
 AT_ONCE = 32
+"""Visits under way at the same time."""
 VISITS = 3
+"""Visits of each customer."""
 SEED = 20261122
 MARK = "made-by-the-demo"
+"""The file that marks a data folder as a demo's, which the next demo may delete."""
 PAUSES = (0.1, 0.5, 2.0)
-"""Seconds between attempts where the store is too busy for an answer; message ids make a second one harmless."""
+"""Seconds between attempts if the store is too busy to answer; message ids make repeated events harmless."""
 REWARD_SECONDS = 3.0
-"""Time for the learner to join the last rewards."""
+"""Seconds for the learner to join the last rewards."""
 
 
 class DemoError(CounterpointError):
@@ -42,7 +48,7 @@ class DemoError(CounterpointError):
 
 
 class DemoReply(msgspec.Struct, frozen=True):
-    """What the demo reads of an answer."""
+    """The parts of an answer that the demo reads."""
 
     decision_id: str = ""
     experiments: dict[str, dict[str, object]] = {}
@@ -51,14 +57,14 @@ class DemoReply(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Shopper:
-    """One simulated customer: what the shop knows of them, and what it does not."""
+    """One simulated customer: the traits that the shop knows, and the click rates that it does not."""
 
     user_id: str
     tier: int
     coffee: float
 
     def clicks(self, offer: object) -> float:
-        """The probability of a click, which the engine has to find out."""
+        """The probability of a click on an offer, which the engine has to learn."""
         return {
             "free_delivery": 0.05,
             "second_coffee": 0.02 + 0.40 * self.coffee,
@@ -71,9 +77,17 @@ class Shopper:
 def run_demo(
     settings: Settings, customers: int, *, once: bool, stop: threading.Event, out: Console, err: Console
 ) -> int:
-    """Run the whole engine, send it `customers` shoppers' visits, print its reports; 0 when all went well."""
-    with listen(settings.host, settings.port):  # a port that cannot be had costs no earlier demo its log
-        _empty(settings.data)
+    """Run the whole engine, send it the visits of `customers` shoppers and print its reports.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        BadInput: if the port is taken, or the data folder is another demo's or has other files.
+        DemoError: if the engine does not answer.
+    """
+    with listen(settings.host, settings.port):  # before the data of an earlier demo is deleted for nothing
+        _empty_folder(settings.data)
     err.print("Starting the store, a decision server, the learner and the collector …")
     with run_engine(settings, stop) as (base, served):
         err.print(f"Counterpoint answers at {base}")
@@ -89,17 +103,17 @@ def run_demo(
             question, metrics = build_question(plan, key)
             out.print(render(analyze_experiment(question, metrics, settings.log)))
         if not once:
-            err.print(f"\nStill serving at {base}; Ctrl-C ends it.\nA report once more, from its log:", soft_wrap=True)
+            err.print(f"\nStill serving at {base}; Ctrl-C ends it.\nA report again, from its log:", soft_wrap=True)
             err.print(f"  .venv/bin/counterpoint analyze hero_policy --data {settings.data}", soft_wrap=True)
             stop.wait()
     return 0
 
 
-def _empty(data: Path) -> None:
-    """Remove what an earlier demo left, and nothing else."""
+def _empty_folder(data: Path) -> None:
+    """Delete the data of an earlier demo, and nothing else."""
     mark = data / MARK
     if data.exists() and not mark.exists() and (not data.is_dir() or any(data.iterdir())):
-        raise BadInput(f"--data {data}: holds something that no demo made; name a folder that is new or empty")
+        raise BadInput(f"--data {data}: has files that no demo wrote; name a new or an empty folder")
     if embedded.held(data / "store"):
         raise BadInput(f"--data {data}: another demo runs there; end it, or name another folder")
     shutil.rmtree(data, ignore_errors=True)
@@ -108,6 +122,7 @@ def _empty(data: Path) -> None:
 
 
 async def _traffic(base: str, customers: int, stop: threading.Event, err: Console) -> None:
+    """Identify every shopper, then send their visits, `AT_ONCE` at a time."""
     chance = random.Random(SEED)
     shoppers = [
         Shopper(f"u-{index}", chance.choice((0, 0, 1, 1, 2, 3)), round(chance.random(), 2))
@@ -117,7 +132,7 @@ async def _traffic(base: str, customers: int, stop: threading.Event, err: Consol
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     async with httpx.AsyncClient(base_url=base, timeout=10) as client:
         with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
-            bar = progress.add_task("Customers make themselves known", total=len(shoppers))
+            bar = progress.add_task("Customers identify themselves", total=len(shoppers))
             for start in range(0, len(shoppers), 200):
                 await _identify(client, shoppers[start : start + 200])
                 progress.advance(bar, min(200, len(shoppers) - start))
@@ -148,6 +163,7 @@ async def _identify(client: httpx.AsyncClient, shoppers: list[Shopper]) -> None:
 
 
 async def _visit(client: httpx.AsyncClient, shopper: Shopper, chance: random.Random) -> None:
+    """One visit: a decision, then perhaps a click on its offer and a purchase, likelier on the one-page checkout."""
     channel = chance.choice(CHANNELS)
     body = {
         "customer": {"user_id": shopper.user_id},

@@ -1,9 +1,10 @@
-"""Logged rounds of the Open Bandit Dataset asked of the running engine, which learns from those where it agrees.
+"""Replays the Open Bandit Dataset on a running engine, which learns from the rounds where it agrees with the log.
 
 Replay method: Li, Chu, Langford and Wang 2011, "Unbiased Offline Evaluation of Contextual-bandit-based News Article
-Recommendation Algorithms", algorithm 2: the log's action is uniform, so the rounds in which the engine chooses it too
-are a sample of what the engine would have earned. Data: Saito, Aihara, Matsutani and Narita 2021, "Open Bandit
-Dataset and Pipeline".
+Recommendation Algorithms", algorithm 2. The log's items are drawn uniformly, so the rounds in which the engine chooses
+the logged item are an unbiased sample of what the engine would earn.
+
+Data: Saito, Aihara, Matsutani and Narita 2021, "Open Bandit Dataset and Pipeline".
 """
 
 import asyncio
@@ -44,14 +45,14 @@ PLACEMENT = "recommendation"
 POSITIONS = ("1", "2", "3")
 USER_FEATURES = ("user_feature_0", "user_feature_1", "user_feature_2", "user_feature_3")
 AT_ONCE = 32
+"""Rounds under way at the same time."""
 SETTLE_SECONDS = 2
-PATIENCE_SECONDS = 30
+"""Seconds after which a shown item without a click is learnt as not clicked."""
+ANSWER_SECONDS = 30
+"""Seconds that an answer of the engine may take: the replay loads it as far as it goes."""
 POWER = 0.8
-
-
-PATIENCE = 30
-QUIET = 3
-"""Seconds to wait for the learner in all, and without news."""
+LEARN_SECONDS, QUIET_SECONDS = 30, 3
+"""Seconds to wait for the learner in all, and without a new snapshot."""
 
 
 class ReplayError(CounterpointError):
@@ -59,10 +60,10 @@ class ReplayError(CounterpointError):
 
 
 class ReplayReport(msgspec.Struct, frozen=True):
-    """What was replayed, what matched, and what that says.
+    """The sizes of a replay, its estimates of clicks per round, and the verdict on learning.
 
-    `log` is the mean click of all rounds, each of weight 1; `learned_ips` and `learned_snips` what the policy as it
-    was learnt at the end would have earned in all of them, those that taught it among them.
+    `log` is the mean click of all rounds. `learned_ips` and `learned_snips` estimate what the final policy would have
+    earned in all of them, including the rounds that it learnt from.
     """
 
     rounds: int
@@ -79,7 +80,7 @@ class ReplayReport(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Round:
-    """One logged round: the item that was shown at a position, to whom, and whether it was clicked."""
+    """One logged round: the item shown at a position, the user's features, and whether it was clicked."""
 
     number: int
     item: str
@@ -90,7 +91,7 @@ class Round:
 
 @dataclass
 class Tally:
-    """What came of the rounds so far."""
+    """Rounds so far in which the engine chose the logged item, their clicks, and rounds answered with the fallback."""
 
     matched: int = 0
     clicks: int = 0
@@ -107,41 +108,41 @@ class _RoundReply(msgspec.Struct, frozen=True):
     offers: dict[str, _RoundOffer]
 
 
-_decided = msgspec.json.Decoder(_RoundReply).decode
+_decode_reply = msgspec.json.Decoder(_RoundReply).decode
 
 
 def replay_obd(
     settings: Settings, dataset: Path, stop: threading.Event, *, campaign: str = "all", rounds: int = 10_000
 ) -> ReplayReport:
-    """Run the whole engine on a plan of the dataset's items, ask it the first `rounds` rounds, report from its log.
+    """Run the engine on a plan of the dataset's items, send it the first rounds, and report from its log.
 
     Args:
-        settings: `data` is where the engine keeps what it does, a new directory; the plan is written to it, too.
+        settings: their `data` is a new folder for the plan and everything that the engine stores.
         dataset: the folder `obd` of the dataset, as `make obd` unpacks it.
         stop: ends the replay early, and with it the engine.
         campaign: all, men or women.
-        rounds: how many of the log's rounds, in the order of time.
+        rounds: how many of the log's rounds to send, the earliest first.
 
     Raises:
-        BadInput: if the dataset is not there, or the data directory is in use.
+        BadInput: if the dataset is missing, or the data folder is not empty.
         StoppedError: if `stop` was set.
     """
     logged = read_rounds(dataset / "random" / campaign / f"{campaign}.csv")[:rounds]
     if settings.data.exists() and any(settings.data.iterdir()):
-        raise BadInput(f"--data {settings.data}: is not empty; a replay starts from nothing, give a new directory")
+        raise BadInput(f"--data {settings.data}: is not empty, and a replay needs an empty store; give a new directory")
     arms = sorted({one.item for one in logged}, key=lambda item: int(item.removeprefix("item_")))
     plan = write_plan(settings.data / "experiments", arms, logged)
     settings = msgspec.structs.replace(settings, experiments=plan)
     err = Console(stderr=True)
     err.print(f"Starting the engine on {len(arms)} items of {dataset} …")
     with run_engine(settings, stop) as (base, served):
-        tally = asyncio.run(_ask(base, logged, stop, err))
+        tally = asyncio.run(_send_rounds(base, logged, stop, err))
         if stop.is_set():
             raise StoppedError("the replay was stopped before its end")
         err.print("Collecting the log …")
-        stop.wait(SETTLE_SECONDS + SLACK + 2)  # only then are the last rounds without a click learnt as such
+        stop.wait(SETTLE_SECONDS + SLACK + 2)  # the last rounds without a click are learnt only then
         collect(served, LogErasures(), drain=True)
-        _await_learnt(served, stop)
+        _await_learner(served, stop)
         learned = learned_probabilities(served, logged)
     clicks = np.array([one.click for one in logged], dtype=np.float64)
     evenly = np.full(len(logged), 1 / len(arms))
@@ -162,13 +163,13 @@ def replay_obd(
 
 
 def read_rounds(path: Path) -> list[Round]:
-    """The rounds of a log of the dataset, in the order of time.
+    """The rounds of a log of the dataset, the earliest first.
 
     Raises:
         BadInput: if there is no such file, or it has other columns.
     """
     if not path.is_file():
-        raise BadInput(f"{path}: is not there; 'make obd' downloads the dataset, or name its folder")
+        raise BadInput(f"{path}: does not exist; 'make obd' downloads the dataset, or name its folder")
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.DictReader(file)
         missing = {"timestamp", "item_id", "position", "click", *USER_FEATURES} - set(lines.fieldnames or ())
@@ -177,18 +178,21 @@ def read_rounds(path: Path) -> list[Round]:
         rows = sorted(lines, key=lambda row: row["timestamp"])
     return [
         Round(
-            number,
-            f"item_{row['item_id']}",
-            row["position"],
-            row["click"] == "1",
-            {name: row[name] for name in USER_FEATURES},
+            number=number,
+            item=f"item_{row['item_id']}",
+            position=row["position"],
+            click=row["click"] == "1",
+            features={name: row[name] for name in USER_FEATURES},
         )
         for number, row in enumerate(rows)
     ]
 
 
 def write_plan(folder: Path, arms: Sequence[str], rounds: Sequence[Round]) -> Path:
-    """YAML of a shop whose one placement shows one of `arms`: half of the visitors uniformly, half as it learns."""
+    """Write the YAML of a shop with one placement for `arms`: half of the visitors get a uniform choice.
+
+    The others get the choice of a policy that learns. Returns the folder.
+    """
     (folder / "offers").mkdir(parents=True)
     for arm in (*arms, "nothing"):
         _write(folder / "offers" / f"{arm}.yaml", {"key": arm, "renderings": {"web": {"item": arm}}})
@@ -230,19 +234,20 @@ def _write(path: Path, value: object) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")  # JSON is YAML
 
 
-async def _ask(base: str, rounds: Sequence[Round], stop: threading.Event, err: Console) -> Tally:
+async def _send_rounds(base: str, rounds: Sequence[Round], stop: threading.Event, err: Console) -> Tally:
+    """Send the rounds in their order, `AT_ONCE` at a time; what they came to until `stop`."""
     tally = Tally()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     limits = httpx.Limits(max_connections=AT_ONCE)
-    async with httpx.AsyncClient(base_url=base, timeout=PATIENCE_SECONDS, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=base, timeout=ANSWER_SECONDS, limits=limits) as client:
         with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
-            bar = progress.add_task("Logged rounds are asked of the engine", total=len(rounds))
+            bar = progress.add_task("Logged rounds are sent to the engine", total=len(rounds))
 
             async def visitors(queue: Iterator[Round]) -> None:
                 for one in queue:
                     if stop.is_set():
                         return
-                    await _round(client, one, tally)
+                    await _send_round(client, one, tally)
                     progress.advance(bar)
 
             queue = iter(rounds)
@@ -250,7 +255,8 @@ async def _ask(base: str, rounds: Sequence[Round], stop: threading.Event, err: C
     return tally
 
 
-async def _round(client: httpx.AsyncClient, one: Round, tally: Tally) -> None:
+async def _send_round(client: httpx.AsyncClient, one: Round, tally: Tally) -> None:
+    """Decide for one visitor; report the exposure and the logged click only if the engine chose the logged item."""
     visitor = f"visitor-{one.number}"
     body = {
         "customer": {"user_id": visitor},
@@ -259,13 +265,13 @@ async def _round(client: httpx.AsyncClient, one: Round, tally: Tally) -> None:
         "context": {"position": one.position, **one.features},
         "expose": False,
     }
-    decided = _decided(await _post(client, "/v1/decide", body))
-    chosen = decided.offers[PLACEMENT]
+    reply = _decode_reply(await _post(client, "/v1/decide", body))
+    chosen = reply.offers[PLACEMENT]
     tally.degraded += chosen.reason != "policy"
     if chosen.offer != one.item:
         return
     tally.matched += 1
-    await _post(client, "/v1/exposures", {"decision_id": decided.decision_id, "placements": [PLACEMENT]})
+    await _post(client, "/v1/exposures", {"decision_id": reply.decision_id, "placements": [PLACEMENT]})
     if one.click:
         tally.clicks += 1
         click = {
@@ -273,7 +279,7 @@ async def _round(client: httpx.AsyncClient, one: Round, tally: Tally) -> None:
             "message_id": f"click-{one.number}",
             "user_id": visitor,
             "event": "click",
-            "decision_id": decided.decision_id,
+            "decision_id": reply.decision_id,
             "channel": "web",
         }
         await _post(client, "/v1/events", {"batch": [click]})
@@ -286,51 +292,51 @@ async def _post(client: httpx.AsyncClient, path: str, body: Mapping[str, object]
     return answer.content
 
 
-def _await_learnt(settings: Settings, stop: threading.Event) -> None:
-    """Wait until the learner, which a busy machine may hold up, has published nothing new for a while."""
+def _await_learner(settings: Settings, stop: threading.Event) -> None:
+    """Wait until the learner, which a busy machine may delay, has published nothing new for `QUIET_SECONDS`."""
     quiet = 0
     before: float | None = None
     with connect_stream(settings.redis) as client:
-        for _ in range(PATIENCE):
+        for _ in range(LEARN_SECONDS):
             published = current_snapshot(client, PLACEMENT)
             learnt = published.header.learnt if published else None
             quiet = quiet + 1 if learnt is not None and learnt == before else 0
-            if quiet >= QUIET or stop.wait(1.0):
+            if quiet >= QUIET_SECONDS or stop.wait(1.0):
                 return
             before = learnt
 
 
 def learned_probabilities(settings: Settings, rounds: Sequence[Round]) -> NDArray[np.float64]:
-    """The probability (n,) with which the policy, as it is in the store, chooses what was shown in each round."""
+    """The probability (n,) with which the policy in the store chooses the logged item of each round."""
     selection = load_plan(settings.experiments).policies[PLACEMENT]
     with connect_stream(settings.redis) as client:
         published = current_snapshot(client, PLACEMENT)
     policy = align_policy(load_policy(published.blob), selection) if published else selection.prior
     position = {arm: index for index, arm in enumerate(selection.arms)}
-    chances = [
+    probabilities = [
         policy.probabilities(selection.features.vector({"position": one.position, **one.features}))[position[one.item]]
         for one in rounds
     ]
-    return np.array(chances)
+    return np.array(probabilities)
 
 
 def verdict(tally: Tally, arms: int, rate: float, report: PolicyReport) -> str:
-    """What the matched rounds allow to say of learning against choosing uniformly."""
+    """Whether the matched rounds show a difference between learning and uniform choice; if not, how many would."""
     effects = [effect for effect in report.against_uniform.values() if isinstance(effect, Effect)]
-    seen = f"{tally.clicks} clicks in {tally.matched:,} matched rounds"
+    evidence = f"{tally.clicks} clicks in {tally.matched:,} matched rounds"
     for effect in effects:
         if effect.low > 0 or effect.high < 0:
             way = "more" if effect.low > 0 else "less"
-            return f"The learned choice is clicked {way} than the uniform one ({seen})."
-    said = f"The data do not allow a judgement: {seen}; a round matches with probability 1/{arms}."
+            return f"The learned choice is clicked {way} than the uniform one ({evidence})."
+    undecided = f"The data are too few to tell: {evidence}; a round matches with probability 1/{arms}."
     if 0 < rate < 0.5:
         each = matches_needed(rate)
-        return f"{said} To tell a doubled click rate from {rate:.2%} takes about {2 * each * arms:,} rounds."
-    return said
+        return f"{undecided} Detecting a doubled click rate of {rate:.2%} takes about {2 * each * arms:,} rounds."
+    return undecided
 
 
 def matches_needed(rate: float, alpha: float = 0.05) -> int:
-    """Matched rounds per policy that tell `rate` (0 to 0.5) from its double with power 0.8, two-sided.
+    """Matched rounds per policy that detect a doubling of `rate` (0 to 0.5) with power 0.8, two-sided.
 
     Two proportions, normal approximation: (z_alpha/2 + z_power)^2 (p1 q1 + p2 q2) / (p2 - p1)^2.
     """
@@ -340,17 +346,17 @@ def matches_needed(rate: float, alpha: float = 0.05) -> int:
 
 
 def render_replay(report: ReplayReport) -> RenderableType:
-    """The report for a terminal: the log's own mean, each policy's, and what may be said."""
+    """The report for a terminal: the mean click of the log and of each policy, and the verdict."""
     learned = (("IPS", report.learned_ips), ("SNIPS", report.learned_snips))
     degraded = f", {report.degraded:,} answered with the fallback" if report.degraded else ""
     return Group(
         Text(f"{report.rounds:,} rounds, {report.arms} items, {report.matched:,} matched{degraded}", style="bold"),
-        Text(f"The log's own mean click: {_said(report.log)}"),
-        *(Text(f"The learned policy in all rounds, by {name}: {_said(value)}") for name, value in learned),
+        Text(f"The log's own mean click: {_interval(report.log)}"),
+        *(Text(f"The learned policy in all rounds, by {name}: {_interval(value)}") for name, value in learned),
         render_policies(msgspec.structs.replace(report.policies, arms=[])),
         Text(report.verdict),
     )
 
 
-def _said(value: Estimate) -> str:
+def _interval(value: Estimate) -> str:
     return f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f}), effective sample {value.ess:,.0f}"

@@ -31,7 +31,7 @@ def dataset(tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_round_is_asked_and_the_matching_ones_are_in_the_engines_report(dataset: Path, tmp_path: Path) -> None:
+def test_every_round_is_sent_and_the_matching_ones_are_in_the_engines_report(dataset: Path, tmp_path: Path) -> None:
     settings = Settings(data=tmp_path / "data", port=0, store_timeout=5.0)
     report = replay_obd(settings, dataset, threading.Event())
     assert (report.rounds, report.arms, report.degraded) == (ROUNDS, ITEMS, 0)

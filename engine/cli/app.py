@@ -35,7 +35,7 @@ AsJson = Annotated[
 ]
 Folder = Annotated[Path | None, Parameter(help="The folder of YAML; ./experiments by default.")]
 Data = Annotated[Path | None, Parameter(help="The folder of spool, store and log; ./.data by default.")]
-Log = Annotated[Path | None, Parameter(help="The Parquet log; DATA/log by default.")]
+LogFolder = Annotated[Path | None, Parameter(help="The Parquet log; DATA/log by default.")]
 Redis = Annotated[
     str | None,
     Parameter(help="redis://…, rediss://… or redis+cluster://…; the store of the data directory by default."),

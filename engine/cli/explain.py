@@ -39,7 +39,8 @@ def explain(
 def _print(decision_id: str, replayed: "ReplayedDecision") -> None:
     same = "the same answer" if replayed.same else f"another answer: {'; '.join(replayed.differences)}"
     print_line(f"{decision_id}, plan {replayed.plan}: replayed with {same}.")
-    table = new_table("", "key", "got", "reason", "propensity", "policy", figures=["propensity"])
+    headers = ("", "key", "got", "reason", "propensity", "policy")
+    table = new_table(*headers, figures=["propensity"])
     for row in replayed.logged:
         cells = (row.kind, row.key, row.variant or "-", row.reason, f"{row.propensity:.4f}", row.policy or "")
         table.add_row(*cells)

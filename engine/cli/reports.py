@@ -14,7 +14,7 @@ from engine.cli.app import (
     AsJson,
     Data,
     Folder,
-    Log,
+    LogFolder,
     app,
     new_table,
     out,
@@ -35,8 +35,8 @@ Metrics = Annotated[
     list[str] | None,
     Parameter(name="--metric", help="mean:COL, proportion:COL, ratio:NUM/DEN or quantile:COL@0.9; may be repeated."),
 ]
-Table = Annotated[str | None, Parameter(help="A Parquet or CSV file of your own instead of the log.")]
-Unit = Annotated[str | None, Parameter(help="The table's column of the unit of assignment.")]
+TableFile = Annotated[str | None, Parameter(help="A Parquet or CSV file of your own instead of the log.")]
+UnitColumn = Annotated[str | None, Parameter(help="The table's column of the unit of assignment.")]
 Alpha = Annotated[float | None, Parameter(help="One minus the coverage of intervals; the file's, or 0.05, by default.")]
 
 
@@ -47,7 +47,7 @@ class TableOptions:
 
     variant: Annotated[str | None, Parameter(help="The table's column that holds the variant.")] = None
     control: Annotated[str | None, Parameter(help="The variant to compare with.")] = None
-    unit: Unit = None
+    unit: UnitColumn = None
     metric: Metrics = None
     covariate: Annotated[
         list[str] | None, Parameter(name="--covariate", help="A column measured before the exposure.")
@@ -98,10 +98,10 @@ NO_TABLE, DEFAULT_INFERENCE = TableOptions(), InferenceOptions()
 def analyze(
     key: Annotated[str | None, Parameter(help="An experiment, or a placement whose policies are compared.")] = None,
     *,
-    log: Log = None,
+    log: LogFolder = None,
     as_of: Annotated[datetime | None, Parameter(help="Count only what happened until then (UTC).")] = None,
     segment: Annotated[str | None, Parameter(help="Also the effect within each value of this trait.")] = None,
-    table: Table = None,
+    table: TableFile = None,
     columns: TableOptions = NO_TABLE,
     inference: InferenceOptions = DEFAULT_INFERENCE,
     prior: Annotated[
@@ -245,12 +245,12 @@ def _write_page(file: Path, page: str) -> None:
 def aa(
     key: Annotated[str | None, Parameter(help="An experiment of the log.")] = None,
     *,
-    table: Table = None,
+    table: TableFile = None,
     metric: Metrics = None,
-    unit: Unit = None,
+    unit: UnitColumn = None,
     runs: Annotated[int, Parameter(help="How often the units are split at random.")] = 1000,
     alpha: Alpha = None,
-    log: Log = None,
+    log: LogFolder = None,
     experiments: Folder = None,
     data: Data = None,
     json: AsJson = False,
@@ -308,7 +308,7 @@ def power(
         ),
     ] = None,
     table: Annotated[str | None, Parameter(help="A Parquet or CSV file that the baseline is taken from.")] = None,
-    unit: Unit = None,
+    unit: UnitColumn = None,
     mde: Annotated[float | None, Parameter(help="The least relative effect to find, 0.02 for 2 %.")] = None,
     units: Annotated[int | None, Parameter(help="Units over control and one variant.")] = None,
     power: Annotated[float | None, Parameter(help="The chance to find it; 0.8 where it is not asked for.")] = None,
@@ -317,7 +317,7 @@ def power(
     method: IntervalMethod = "fixed",
     planned: Annotated[int | None, Parameter(help="As in analyze.")] = None,
     looks: Annotated[int | None, Parameter(help="As in analyze.")] = None,
-    log: Log = None,
+    log: LogFolder = None,
     experiments: Folder = None,
     data: Data = None,
     json: AsJson = False,

@@ -19,12 +19,12 @@ from engine.client.messages import (
     decide_request,
     event_request,
     exposures_request,
-    flag_value,
     read_decision,
     read_refused,
     read_status,
     rejection,
     retry_pause,
+    value_or_default,
 )
 from engine.customer import CustomerIds
 
@@ -78,7 +78,7 @@ class AsyncClient:
     ) -> Flag:
         """The value of a flag, or the default."""
         decision = await self.decide(customer, experiments=[key], context=context, proof=proof)
-        return flag_value(decision, key, default)
+        return value_or_default(decision, key, default)
 
     async def expose(
         self, decision_id: str, *, placements: Sequence[str] | None = None, experiments: Sequence[str] | None = None

@@ -216,7 +216,7 @@ def rejection(status: int, body: bytes) -> Rejected:
     return Rejected(f"{status} {fields}: {problem.detail}" if fields else f"{status}: {problem.detail}")
 
 
-def flag_value(decision: DecisionReply, key: str, default: Flag) -> Flag:
+def value_or_default(decision: DecisionReply, key: str, default: Flag) -> Flag:
     """The value of a flag, or `default` if it has none or one of another type.
 
     A payload that is `{"value": …}` stands for its value, and a variant without a payload for its key.

@@ -18,12 +18,12 @@ from engine.client.messages import (
     decide_request,
     event_request,
     exposures_request,
-    flag_value,
     read_decision,
     read_refused,
     read_status,
     rejection,
     retry_pause,
+    value_or_default,
 )
 from engine.customer import CustomerIds
 
@@ -94,7 +94,7 @@ class Client:
         Raises:
             Rejected: if the engine rejects the request. Not for a flag that is missing or of another type.
         """
-        return flag_value(self.decide(customer, experiments=[key], context=context, proof=proof), key, default)
+        return value_or_default(self.decide(customer, experiments=[key], context=context, proof=proof), key, default)
 
     def expose(
         self, decision_id: str, *, placements: Sequence[str] | None = None, experiments: Sequence[str] | None = None
