@@ -28,17 +28,17 @@ def evaluate(
     data: Data = None,
     json: AsJson = False,
 ) -> int:
-    """Estimate what other policies would have earned, from logged propensities; exit 1 if the log does not allow it."""
-    from engine.analysis.offpolicy.evaluate import evaluate as evaluate_policies
+    """Estimate the value of policies from decisions logged with their propensities; exit 1 where the log cannot."""
+    from engine.analysis.offpolicy.evaluate import evaluate as evaluate_log
     from engine.analysis.render.evaluation import render_evaluation
 
     source = log or from_environment(data=data).log
-    report = evaluate_policies(source, policy, placement=placement, alpha=alpha, curve=curve)
+    report = evaluate_log(source, policy, placement=placement, alpha=alpha, curve=curve)
     if json:
         print_json(report)
     else:
         out.print(render_evaluation(report))
-    return 0 if report.judged else 1
+    return 0 if report.is_estimable else 1
 
 
 @app.command(group=REPORT)

@@ -1,4 +1,4 @@
-"""How often the intervals of an offline judgement cover the true value, on simulated logs whose truth is known.
+"""How often the intervals of an off-policy evaluation cover the true value, on simulated logs whose truth is known.
 
 `python -m tests.statistical.coverage` prints the table of docs/statistics/evaluate.md: 1,000 logs of each kind.
 """
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.analysis.offpolicy.crossfit import predicted, progress, reward_model
-from engine.analysis.offpolicy.logged_choices import Logged
-from engine.analysis.offpolicy.policy_value import Valued, values
-from engine.analysis.offpolicy.target_policies import PolicyFile, Target, target_of
+from engine.analysis.offpolicy.crossfit import fit_reward_model, predict, train_progressively
+from engine.analysis.offpolicy.logged_choices import LoggedChoices
+from engine.analysis.offpolicy.policy_value import ValueEstimate, estimate_values
+from engine.analysis.offpolicy.target_policies import PolicyFile, TargetPolicy, make_target
 from engine.catalog.spec.experiment import FeatureSpec, PolicySpec
 from policies import Bandit, LinearThompson
 
@@ -57,7 +57,7 @@ KINDS = {
 }
 
 
-def simulated(kind: Kind, n: int, rng: np.random.Generator) -> Logged:
+def simulated(kind: Kind, n: int, rng: np.random.Generator) -> LoggedChoices:
     """A log of n decisions in the order of time."""
     who = rng.integers(0, n // 4, n) if kind.often else np.arange(n)
     _, first, of = np.unique(who, return_index=True, return_inverse=True)
@@ -77,7 +77,7 @@ def simulated(kind: Kind, n: int, rng: np.random.Generator) -> Logged:
             x = np.column_stack([np.ones(rows.size), context[rows]])
             policy = policy.update(x, arm[rows], reward[rows], propensity[rows])
     sets, which = (np.arange(len(ARMS)),), np.zeros(n, np.intp)
-    return Logged("simulated", "hero", ARMS, arm, reward, propensity, customer, sets, which, CONTEXTS, context)
+    return LoggedChoices("simulated", "hero", ARMS, arm, reward, propensity, customer, sets, which, CONTEXTS, context)
 
 
 def value(policy: Bandit, means: Floats) -> float:
@@ -86,19 +86,19 @@ def value(policy: Bandit, means: Floats) -> float:
     return float(SHARE @ (np.array(p) * means).sum(axis=1))
 
 
-def judged(kind: Kind, log: Logged) -> Iterator[tuple[str, str, float, Valued]]:
-    """Policy, estimator, the true value and what is said of it."""
-    model = reward_model(log)
+def estimates(kind: Kind, log: LoggedChoices) -> Iterator[tuple[str, str, float, ValueEstimate]]:
+    """Policy, estimator, the true value and its estimate."""
+    model = fit_reward_model(log)
     for name, spec in POLICIES.items():
-        target: Target = target_of(PolicyFile(name, spec), log)
-        steps = list(progress(target))
-        found = predicted(target, model, steps)
+        target: TargetPolicy = make_target(PolicyFile(name, spec), log)
+        steps = list(train_progressively(target))
+        found = predict(target, model, steps)
         true = sum(value(policy, kind.means) * rows.size for policy, rows in steps) / found.rows.size
-        said = values(log.only(found.rows), found, 0.05)
+        values = estimate_values(log.select_rows(found.rows), found, 0.05)
         for estimator in ESTIMATORS:
-            valued = getattr(said, estimator)
-            assert isinstance(valued, Valued)
-            yield name, estimator, true, valued
+            estimate = getattr(values, estimator)
+            assert isinstance(estimate, ValueEstimate)
+            yield name, estimator, true, estimate
 
 
 def coverage(kind: Kind, logs: int, *, n: int = 2000, seed: int = 1) -> Mapping[tuple[str, str, str], float]:
@@ -106,9 +106,9 @@ def coverage(kind: Kind, logs: int, *, n: int = 2000, seed: int = 1) -> Mapping[
     hits: Counter[tuple[str, str, str]] = Counter()
     for run in range(logs):
         log = simulated(kind, n, np.random.default_rng((seed, list(KINDS.values()).index(kind), run)))
-        for policy, estimator, true, said in judged(kind, log):
-            hits[policy, estimator, "t"] += said.low <= true <= said.high
-            hits[policy, estimator, "bernstein"] += said.bernstein.low <= true <= said.bernstein.high
+        for policy, estimator, true, values in estimates(kind, log):
+            hits[policy, estimator, "t"] += values.low <= true <= values.high
+            hits[policy, estimator, "bernstein"] += values.bernstein.low <= true <= values.bernstein.high
     return {key: count / logs for key, count in hits.items()}
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from engine.analysis.stats.moments import Floats
 
 
-class Rate(msgspec.Struct, frozen=True):
+class RewardRate(msgspec.Struct, frozen=True):
     """A mean reward per exposure with its interval, clustered by customer."""
 
     estimate: float
@@ -42,10 +42,10 @@ class PolicyRow(msgspec.Struct, frozen=True):
     policy: str
     exposures: int
     rewards: float
-    rate: Rate | NotEstimable
+    rate: RewardRate | NotEstimable
 
 
-class ArmRow(msgspec.Struct, frozen=True):
+class OfferRow(msgspec.Struct, frozen=True):
     """One offer of the placement: its reward rate had it been shown every time it could be (`value`, by AIPW).
 
     `naive_mean` is the plain mean of its rewards, biased because the policy showed it more while it did well.
@@ -69,7 +69,7 @@ class PolicyReport(msgspec.Struct, frozen=True):
     uniform_ips: Estimate | NotEstimable
     uniform_snips: Estimate | NotEstimable
     against_uniform: dict[str, Effect | NotEstimable]
-    arms: list[ArmRow]
+    arms: list[OfferRow]
 
     def json(self) -> bytes:
         """The report as JSON."""
@@ -95,7 +95,7 @@ def policy_report(
         raise BadInput(
             f"placement {placement!r} has no exposed decision of a policy in {folder}{until}; check the name"
         )
-    log = _Log.of(answer)
+    log = ExposedDecisions.of(answer)
     arms_by_name = {name: _arm(log.reward[at], log.customer[at]) for name, at in log.by_policy().items()}
     policies = [
         PolicyRow(name, int(at.sum()), float(log.reward[at].sum()), _rate(arms_by_name[name], alpha))
@@ -139,7 +139,7 @@ def _exposed(folder: Path, placement: str, as_of: datetime | None) -> list[Resul
 
 
 @dataclass(frozen=True)
-class _Log:
+class ExposedDecisions:
     """The exposed decisions of a placement, in the order of time."""
 
     policy: NDArray[np.str_]  # without the snapshot's version
@@ -151,7 +151,8 @@ class _Log:
     reward: Floats
 
     @classmethod
-    def of(cls, rows: list[ResultRow]) -> _Log:
+    def of(cls, rows: list[ResultRow]) -> ExposedDecisions:
+        """The columns of rows (snapshot, offer, customer, propensity, candidates, reward)."""
         snapshot, offer, customer, propensity, candidates, reward = zip(*rows, strict=True)
         return cls(
             policy=np.array([str(name).split("@")[0] for name in snapshot]),
@@ -164,10 +165,11 @@ class _Log:
         )
 
     def by_policy(self) -> dict[str, NDArray[np.bool_]]:
+        """For each policy the mask of its rows."""
         return {str(name): self.policy == name for name in np.unique(self.policy)}
 
 
-def _uniform(log: _Log, alpha: float) -> tuple[Estimate | NotEstimable, Estimate | NotEstimable]:
+def _uniform(log: ExposedDecisions, alpha: float) -> tuple[Estimate | NotEstimable, Estimate | NotEstimable]:
     """IPS and SNIPS of uniform choice on what learned policies logged."""
     learned = np.array([not is_uniform(name) for name in log.policy])
     if learned.sum() < 2:
@@ -186,13 +188,13 @@ def is_uniform(policy: str) -> bool:
     return policy.rpartition(".")[2] == "uniform"
 
 
-def _offer(log: _Log, offer: str, alpha: float) -> ArmRow:
+def _offer(log: ExposedDecisions, offer: str, alpha: float) -> OfferRow:
     could = np.array([offer in names for names in log.candidates]) | (log.offer == offer)
     taken, reward, propensity = log.offer[could] == offer, log.reward[could], log.propensity[could]
     offers = int(np.mean([max(len(names), 1) for names, own in zip(log.candidates, could, strict=True) if own]))
     allocation = lagged_allocation(taken, propensity, log.snapshot[could], max(offers, 1))
     value = estimate_arm_value(reward, taken, propensity, allocation, alpha=alpha)
-    return ArmRow(offer, int(taken.sum()), float(reward[taken].mean()), value)
+    return OfferRow(offer, int(taken.sum()), float(reward[taken].mean()), value)
 
 
 def _arm(reward: Floats, customer: NDArray[np.str_]) -> Arm:
@@ -207,13 +209,13 @@ def _arm(reward: Floats, customer: NDArray[np.str_]) -> Arm:
     return Arm(clusters, value, float(residuals @ residuals) * clusters / (clusters - 1) / len(reward) ** 2)
 
 
-def _rate(arm: Arm, alpha: float) -> Rate | NotEstimable:
+def _rate(arm: Arm, alpha: float) -> RewardRate | NotEstimable:
     if arm.n < 2:
         return NotEstimable("one customer only; an interval needs two")
     if arm.variance == 0:
         return NotEstimable(f"every reward is {arm.value:g}; an interval needs some that differ")
     reach = critical_t(alpha, arm.n - 1) * arm.variance**0.5
-    return Rate(arm.value, arm.value - reach, arm.value + reach)
+    return RewardRate(arm.value, arm.value - reach, arm.value + reach)
 
 
 def _against_uniform(arms: dict[str, Arm], alpha: float) -> dict[str, Effect | NotEstimable]:

@@ -1,0 +1,16 @@
+"""Off-policy evaluation: the value of a policy from decisions that other policies made."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.analysis.offpolicy.estimators import Estimate, dr, ips, snips, switch_dr
+
+__all__ = ["Estimate", "dr", "ips", "snips", "switch_dr"]
+
+
+def __getattr__(name: str) -> object:
+    """Imports the estimators on first use: they load scipy, which a cold command line should not wait for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.estimators"), name)

@@ -1,11 +1,13 @@
-"""What a policy would do, and what a reward model expects, in rows that neither of them learnt from.
+"""Predictions for logged rows from models that were not trained on them: a reward model's and a target policy's.
 
-The model is cross-fitted: five folds of whole customers, each judged by what the others taught (Chernozhukov et al.
-2018, "Double/debiased Machine Learning", definition 3.1). That does not do for a policy: policies that are taught each
-other's folds chase the same chance, so that their errors add up and 95% intervals cover 91%. A policy is judged as it
-goes (Luedtke and van der Laan 2016, "Statistical Inference for the Mean Outcome under a Possibly Non-unique Optimal
-Treatment Strategy"): customers in the order in which they first came, each part of them judged by the policy as those
-before taught it. The errors are then those of a martingale.
+The reward model is cross-fitted: customers are split into five folds, and each fold is predicted by the model trained
+on the other four (Chernozhukov et al. 2018, "Double/debiased Machine Learning", definition 3.1).
+
+A policy cannot be evaluated that way. Policies trained on each other's folds fit the same noise, so their errors add
+up: 95% intervals then cover 91%. A policy is evaluated sequentially instead (Luedtke and van der Laan 2016,
+"Statistical Inference for the Mean Outcome under a Possibly Non-unique Optimal Treatment Strategy"): customers are
+ordered by their first decision, and each part of them is evaluated with the policy trained on all parts before. The
+errors are then a martingale, and the ordinary interval holds.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,159 +16,178 @@ from itertools import pairwise
 
 import numpy as np
 
-from engine.analysis.offpolicy.logged_choices import Floats, Ints, Logged
-from engine.analysis.offpolicy.target_policies import Target, reward_features
+from engine.analysis.offpolicy.logged_choices import LoggedChoices
+from engine.analysis.offpolicy.target_policies import TargetPolicy, select_reward_features
 from engine.errors import BadInput
 from policies import Bandit, LinearThompson
+from policies.batches import Floats, Ints
 
 FOLDS = 5
 SEED = 1
-START = 0.2
+FIRST_PART = 0.2
+"""The share of the customers that trains a policy before its evaluation begins."""
 PARTS = 8
+"""How many policies, one after another, are evaluated on the customers that remain."""
+LEAST_CUSTOMERS = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RewardModel:
-    """What each row of a log is expected to earn, by what the other folds taught.
+    """Expected rewards of the rows of a log, each from the model trained on the other folds."""
 
-    `coefficients` (folds, arms + 1, numbers) times `features` (contexts, numbers); the last arm is any that the log
-    does not know: the common expectation. It stays between the `least` and the `largest` reward (folds,) seen.
-    """
-
-    log: Logged
+    log: LoggedChoices
     fold: Ints
+    """(n,)."""
     features: Floats
+    """(contexts, dim)."""
     coefficients: Floats
+    """(folds, arms + 1, dim); the last arm stands for every arm that is not in the log: the common expectation."""
     least: Floats
+    """(folds,) the least training reward; predictions are clipped to it."""
     largest: Floats
+    """(folds,) the largest training reward; predictions are clipped to it."""
 
-    def of_logged(self) -> Floats:
-        """Of each row's own arm (n,)."""
-        chosen = self.coefficients[self.fold, self.log.arm]
-        found = np.einsum("ij,ij->i", self.features[self.log.context], chosen)
-        return np.asarray(np.clip(found, self.least[self.fold], self.largest[self.fold]))
+    def predict_logged(self, rows: Ints) -> Floats:
+        """The expected reward of the logged arm in each of `rows` (n,)."""
+        fold, x = self.fold[rows], self.features[self.log.context[rows]]
+        rewards = np.einsum("ij,ij->i", x, self.coefficients[fold, self.log.arm[rows]])
+        return np.asarray(np.clip(rewards, self.least[fold], self.largest[fold]))
 
-    def expected(self, rows: Ints, arms: Ints) -> Floats:
-        """Of these arms (m,) in these rows (n,): (n, m)."""
+    def predict_arms(self, rows: Ints, arms: Ints) -> Floats:
+        """The expected reward of each of `arms` (m,) in each of `rows` (n,): (n, m)."""
         known = np.minimum(arms, self.coefficients.shape[1] - 1)
         fold, x = self.fold[rows], self.features[self.log.context[rows]]
-        out = np.empty((rows.size, arms.size))
+        rewards = np.empty((rows.size, arms.size))
         for k in set(fold.tolist()):
-            at = fold == k
-            out[at] = np.clip(x[at] @ self.coefficients[k, known].T, self.least[k], self.largest[k])
-        return out
+            part = fold == k
+            rewards[part] = np.clip(x[part] @ self.coefficients[k, known].T, self.least[k], self.largest[k])
+        return rewards
 
 
-@dataclass(frozen=True)
-class Predicted:
-    """Of the judged `rows` (n,): the target's probability of what was chosen, and what the model expects.
-
-    `of_logged` is what it expects of what was chosen, `of_target` of the target's choice; `unlogged` the target's
-    probability of arms that the log never chose, `likeliest` that of its likeliest arm, which is `even` where it
-    chooses evenly.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a target policy would do, and earn by the reward model, in n evaluated rows of the log."""
 
     rows: Ints
+    """(n,) positions in the log."""
     target: Floats
+    """(n,) the target's probability of the logged arm."""
     of_logged: Floats
+    """(n,) the expected reward of the logged arm."""
     of_target: Floats
+    """(n,) the expected reward under the target's probabilities."""
     unlogged: Floats
+    """(n,) the target's probability of arms that the log never chose."""
     likeliest: Floats
+    """(n,) the target's largest probability."""
     even: Floats
+    """(n,) the probability of each arm under uniform choice among the target's candidates."""
 
 
-def reward_model(log: Logged) -> RewardModel:
-    """A linear model for each arm, shrunken to a common one, for each fold from the others.
+def fit_reward_model(log: LoggedChoices) -> RewardModel:
+    """Fits one linear model per arm, shrunken towards a common one, for each fold on the rows of the others.
 
-    How much they are shrunken, one number, the whole log says. Little shrinkage would flatter a policy that learnt
-    from the same rows and so chases the same noise.
+    The amount of shrinkage, one number, is estimated on the whole log. With little shrinkage a policy trained on the
+    same rows would look better than it is, because model and policy would fit the same noise.
     """
-    features = reward_features(log)
+    features = select_reward_features(log)
     x = np.array([features.vector(context) if features.specs else np.ones(1) for context in log.contexts])
     folds = min(FOLDS, log.customers)
     fold = np.random.default_rng(SEED).permutation(log.customers)[log.customer] % folds
-    taught = [np.flatnonzero(fold != k) for k in range(folds)]
+    training = [np.flatnonzero(fold != k) for k in range(folds)]
     prior = LinearThompson(log.arms, x.shape[1], traits=dict.fromkeys(log.arms, (1.0,)))
-    prior = replace(prior, between=_fitted(prior, log, x, np.arange(len(log))).between, tune=False)
+    prior = replace(prior, between=_fit_linear(prior, log, x, np.arange(len(log))).between, tune=False)
     return RewardModel(
-        log,
-        fold,
-        x,
-        np.array([_coefficients(_fitted(prior, log, x, rows)) for rows in taught]),
-        np.array([log.reward[rows].min() for rows in taught]),
-        np.array([log.reward[rows].max() for rows in taught]),
+        log=log,
+        fold=fold,
+        features=x,
+        coefficients=np.array([_coefficients(_fit_linear(prior, log, x, rows)) for rows in training]),
+        least=np.array([log.reward[rows].min() for rows in training]),
+        largest=np.array([log.reward[rows].max() for rows in training]),
     )
 
 
-def _fitted(prior: LinearThompson, log: Logged, x: Floats, rows: Ints) -> LinearThompson:
+def _fit_linear(prior: LinearThompson, log: LoggedChoices, x: Floats, rows: Ints) -> LinearThompson:
+    """The hierarchical regression of the rewards on the contexts' features x (contexts, dim)."""
     return prior.update(x[log.context[rows]], log.arm[rows], log.reward[rows], log.propensity[rows])
 
 
 def _coefficients(fitted: LinearThompson) -> Floats:
-    known = fitted.posterior
-    coefficients = np.vstack([np.asarray(known.mean, np.float64), known.common[:-1]])
-    coefficients[:, 0] += known.common[-1]  # every context starts with 1
+    """The posterior means (arms + 1, dim), the common one last."""
+    posterior = fitted.posterior
+    coefficients = np.vstack([np.asarray(posterior.mean, np.float64), posterior.common[:-1]])
+    coefficients[:, 0] += posterior.common[-1]  # the first feature is the constant 1
     return coefficients
 
 
-def progress(target: Target) -> Iterator[tuple[Bandit, Ints]]:
-    """The target as it goes, with the rows that it is judged on then.
+def train_progressively(target: TargetPolicy) -> Iterator[tuple[Bandit, Ints]]:
+    """The target at each stage of its training, with the rows to evaluate it on at that stage.
 
-    One that learns is first taught a fifth of the customers, those who came first; then it is judged on the next
-    tenth of them and taught that too, and so on. All rows of a customer are in one part, whenever they were.
+    A policy that learns is first trained on a fifth of the customers, those who came first. It is then evaluated on
+    the next tenth of them and trained on that too, and so on. All rows of a customer are in one part.
 
     Raises:
         BadInput: if the target cannot learn the log's rewards, or there are fewer than three customers.
     """
     customer = target.log.customer
-    policy = target.prior()
+    policy = target.make_policy()
     if not target.learns:
         yield policy, np.arange(customer.size)
         return
     customers = target.log.customers
-    if customers < 3:
+    if customers < LEAST_CUSTOMERS:
         raise BadInput(
-            f"--policy {target.file.name}: the log has {customers} customers, but one must teach it and two judge it"
+            f"--policy {target.file.name}: the log has {customers} customers; a policy that learns needs one to train "
+            "on and two to be evaluated on"
         )
-    ends = np.unique(np.ceil(np.linspace(START, 1, PARTS + 1) * customers))
-    taught = 0.0
+    ends = np.unique(np.ceil(np.linspace(FIRST_PART, 1, PARTS + 1) * customers))
+    trained = 0.0
     for first, last in pairwise(ends.tolist()):
-        if policy.discount < 1:  # what it forgets hangs on the order of time
-            policy, taught = target.prior(), 0.0
-        policy = target.taught(policy, np.flatnonzero((taught <= customer) & (customer < first)))
+        if policy.discount < 1:  # what it forgets depends on the order of time, so it is trained again from the start
+            policy, trained = target.make_policy(), 0.0
+        policy = target.update_policy(policy, np.flatnonzero((trained <= customer) & (customer < first)))
         yield policy, np.flatnonzero((first <= customer) & (customer < last))
-        taught = first
+        trained = first
 
 
-def predicted(target: Target, model: RewardModel, steps: Iterable[tuple[Bandit, Ints]]) -> Predicted:
-    """What the target would do in the rows that its `progress` is judged on."""
+def predict(target: TargetPolicy, model: RewardModel, stages: Iterable[tuple[Bandit, Ints]]) -> Predictions:
+    """The predictions for every row of `stages` (see `train_progressively`), in the order of the log."""
+    parts = [_predict_stage(target, policy, model, rows) for policy, rows in stages]
+    order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")
+    columns = (field.name for field in fields(Predictions))
+    return Predictions(**{name: np.concatenate([getattr(part, name) for part in parts])[order] for name in columns})
+
+
+def _predict_stage(target: TargetPolicy, policy: Bandit, model: RewardModel, rows: Ints) -> Predictions:
+    """The predictions for `rows` (n,) with the policy as it is at one stage.
+
+    The policy is asked once per group of rows with the same features and candidates, not once per row.
+    """
     log = target.log
-    out = Predicted(np.arange(len(log)), *(np.zeros(len(log)) for _ in range(6)))
-    out.of_logged[:] = model.of_logged()
-    judged = np.zeros(len(log), dtype=np.bool_)
-    for policy, rows in steps:
-        _judge(target, policy, model, rows, out)
-        judged[rows] = True
-    return Predicted(*(getattr(out, field.name)[judged] for field in fields(Predicted)))
-
-
-def _judge(target: Target, policy: Bandit, model: RewardModel, rows: Ints, out: Predicted) -> None:
-    """Fills in `rows`: one asking of the policy for all in which it sees the same and may choose the same."""
-    log = target.log
-    seen = target.alike[log.context[rows]] if policy.dim else np.zeros(rows.size, np.intp)
-    asked, group = np.unique(np.column_stack([seen, log.which[rows]]), axis=0, return_inverse=True)
+    chosen, of_target, unlogged, likeliest, even = np.zeros((5, rows.size))
+    vector_group = target.vector_groups[log.context[rows]] if policy.dim else np.zeros(rows.size, np.intp)
+    distinct, group = np.unique(np.column_stack([vector_group, log.which[rows]]), axis=0, return_inverse=True)
     parts = np.split(np.argsort(group.ravel(), kind="stable"), np.cumsum(np.bincount(group.ravel()))[:-1])
-    never = np.bincount(log.arm, minlength=len(target.arms)) == 0
+    never_logged = np.bincount(log.arm, minlength=len(target.arms)) == 0
     chance = np.zeros(len(target.arms))
-    for (_, which), part in zip(asked.tolist(), parts, strict=True):
-        own, among = rows[part], target.candidates[which]
-        if not among.size:
-            out.unlogged[own] = 1.0
+    for (_, which), part in zip(distinct.tolist(), parts, strict=True):
+        own, candidates = rows[part], target.candidates[which]
+        if not candidates.size:  # none of its offers could be chosen here
+            unlogged[part] = 1.0
             continue
-        p = policy.probabilities(target.vectors[log.context[own[0]]] if policy.dim else None, candidates=among)
+        p = policy.probabilities(target.vectors[log.context[own[0]]] if policy.dim else None, candidates=candidates)
         chance[:] = 0.0
-        chance[among] = p
-        out.target[own] = chance[log.arm[own]]
-        out.of_target[own] = model.expected(own, among) @ p
-        out.unlogged[own] = p[never[among]].sum()
-        out.likeliest[own], out.even[own] = p.max(), 1 / p.size
+        chance[candidates] = p
+        chosen[part] = chance[log.arm[own]]
+        of_target[part] = model.predict_arms(own, candidates) @ p
+        unlogged[part] = p[never_logged[candidates]].sum()
+        likeliest[part], even[part] = p.max(), 1 / p.size
+    return Predictions(
+        rows=rows,
+        target=chosen,
+        of_logged=model.predict_logged(rows),
+        of_target=of_target,
+        unlogged=unlogged,
+        likeliest=likeliest,
+        even=even,
+    )

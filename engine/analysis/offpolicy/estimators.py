@@ -1,7 +1,18 @@
-"""What another policy would have earned on logged decisions: IPS, SNIPS, DR and SWITCH-DR with intervals.
+"""Off-policy estimators: a target policy's value per logged decision by IPS, SNIPS, DR and SWITCH-DR, with intervals.
 
-Dudik, Langford and Li 2011, "Doubly Robust Policy Evaluation and Learning"; Swaminathan and Joachims 2015, "The
-Self-Normalized Estimator"; Wang, Agarwal and Dudik 2017, "Optimal and Adaptive Off-policy Evaluation" (SWITCH).
+With rewards r, weights w = target's / logged probability of the chosen arm, a reward model q and its mean under the
+target q_t, the values are means over the n logged decisions of these scores:
+
+    IPS        w r                               Horvitz and Thompson 1952
+    SNIPS      w r / mean(w)                     Swaminathan and Joachims 2015, "The Self-Normalized Estimator for
+                                                 Counterfactual Learning"
+    DR         q_t + w (r - q)                   Dudik, Langford and Li 2011, "Doubly Robust Policy Evaluation and
+                                                 Learning"
+    SWITCH-DR  q_t + w [w <= threshold] (r - q)  Wang, Agarwal and Dudik 2017, "Optimal and Adaptive Off-policy
+                                                 Evaluation in Contextual Bandits"
+
+    from engine.analysis.offpolicy import ips
+    ips(reward=[1, 0, 1, 0], propensity=[0.5, 0.25, 0.5, 0.8], target_probability=[0.25, 0.5, 0.5, 0.4]).value  # 0.375
 """
 
 from __future__ import annotations
@@ -16,67 +27,74 @@ from engine.analysis.stats.effects import critical_t
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
-    Floats = NDArray[np.float64]
+    from policies.batches import Floats
+
+LEAST_SKEWNESS = 1e-6  # Hall's inverse divides by the skewness
 
 
-class Estimate(msgspec.Struct, frozen=True):
-    """A policy's value per decision with its interval.
-
-    `ess` is the effective sample size, (sum of weights)^2 / sum of squared weights (Kong 1992): below some hundreds
-    the interval itself is not to be trusted. `mean_weight` is one if the logged propensities are right.
-    """
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy's value per decision with its interval."""
 
     value: float
     low: float
     high: float
     ess: float
+    """The effective sample size; below some hundreds the interval itself is not to be trusted."""
     mean_weight: float
+    """1 in expectation if the logged propensities are right."""
     largest_weight: float
 
 
-def _checked(reward: ArrayLike, propensity: ArrayLike, target: ArrayLike) -> tuple[Floats, Floats]:
-    """The rewards (n,) and the importance weights (n,)."""
+def effective_sample_size(weights: Floats) -> float:
+    """(sum of w)^2 / sum of w^2 of weights (n,), 0 where all are 0 (Kong 1992)."""
+    squares = float(weights @ weights)
+    return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
+
+
+def _check_log(reward: ArrayLike, propensity: ArrayLike, target: ArrayLike) -> tuple[Floats, Floats]:
+    """The rewards (n,) and the importance weights (n,); raises BadInput if the arrays cannot be used."""
     named = {"reward": reward, "propensity": propensity, "target": target}
-    rewards, logged, wanted = (_numbers(name, values) for name, values in named.items())
-    if not rewards.shape == logged.shape == wanted.shape or rewards.ndim != 1:
-        shapes = f"{rewards.shape}, {logged.shape} and {wanted.shape}"
+    rewards, logged, targets = (_to_floats(name, values) for name, values in named.items())
+    if not rewards.shape == logged.shape == targets.shape or rewards.ndim != 1:
+        shapes = f"{rewards.shape}, {logged.shape} and {targets.shape}"
         raise BadInput(f"reward, propensity and target have shapes {shapes}; give three arrays of one length")
     if len(rewards) < 2:
         raise BadInput(f"{len(rewards)} decisions are too few; an interval needs two")
     if not (np.all(logged > 0) and np.all(logged <= 1)):
         worst = logged[~((logged > 0) & (logged <= 1))][0]
         raise BadInput(f"propensity {worst} is not in (0, 1]; only decisions logged with their probability can be used")
-    if not (np.all(wanted >= 0) and np.all(wanted <= 1)):
-        raise BadInput("a target probability is not between 0 and 1")
+    if not (np.all(targets >= 0) and np.all(targets <= 1)):
+        worst = targets[~((targets >= 0) & (targets <= 1))][0]
+        raise BadInput(f"target probability {worst} is not between 0 and 1")
     if not np.all(np.isfinite(rewards)):
         raise BadInput("a reward is NaN or infinite; leave out decisions without one")
-    return rewards, wanted / logged
+    return rewards, targets / logged
 
 
-def _numbers(name: str, values: ArrayLike) -> Floats:
+def _to_floats(name: str, values: ArrayLike) -> Floats:
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise BadInput(f"{name} holds what is no number ({error}); give an array of numbers") from error
+        raise BadInput(f"{name} contains a value that is no number ({error}); give an array of numbers") from error
 
 
-def _expected(name: str, values: ArrayLike, decisions: int) -> Floats:
-    """What a reward model says (n,)."""
-    expected = _numbers(name, values)
-    if expected.shape != (decisions,):
-        raise BadInput(f"{name} has shape {expected.shape}; give one number for each of the {decisions:,} decisions")
-    if not np.all(np.isfinite(expected)):
-        raise BadInput(f"{name} is NaN or infinite somewhere; the model must say what it expects of every decision")
-    return expected
+def _check_predictions(name: str, values: ArrayLike, decisions: int) -> Floats:
+    """A reward model's predictions (n,); raises BadInput if one is missing or no number."""
+    predictions = _to_floats(name, values)
+    if predictions.shape != (decisions,):
+        raise BadInput(f"{name} has shape {predictions.shape}; give one number for each of the {decisions:,} decisions")
+    if not np.all(np.isfinite(predictions)):
+        raise BadInput(f"{name} contains NaN or infinity; the model must predict a reward for every decision")
+    return predictions
 
 
 class Spread(NamedTuple):
-    """How a mean spreads: its standard error, and the skewness of the `groups` sums it is made of.
+    """The sampling distribution of a mean: its standard error, and the skewness of the `groups` sums it averages.
 
-    `interval` and `p` are those of t after Hall's transformation (1992, "On the Removal of Skewness by
-    Transformation"): rare rewards and large weights are skewed, and symmetric intervals miss high values more often
+    `interval` and `p_value` are those of t after Hall's transformation (1992, "On the Removal of Skewness by
+    Transformation"). Rare rewards and large weights are skewed: a symmetric interval would miss high values more often
     than low ones.
     """
 
@@ -85,8 +103,8 @@ class Spread(NamedTuple):
     groups: int
 
     @classmethod
-    def of(cls, influence: Floats, cluster: ArrayLike | None = None) -> Self:
-        """That of the mean of influence values (n,), which are summed per cluster.
+    def of_influence(cls, influence: Floats, cluster: ArrayLike | None = None) -> Self:
+        """The spread of a mean with influence values (n,), which are summed per cluster before anything else.
 
         Raises:
             BadInput: if there is one cluster, or not one label for each value.
@@ -110,32 +128,39 @@ class Spread(NamedTuple):
     def interval(self, mean: float, alpha: float) -> tuple[float, float]:
         """The ends of the interval around a mean."""
         reach, root = critical_t(alpha, self.groups - 1), self.groups**0.5
-        above, below = (self._untransformed(side / root) * root * self.se for side in (reach, -reach))
+        above, below = (self._invert_hall(side / root) * root * self.se for side in (reach, -reach))
         return mean - above, mean - below
 
-    def p(self, mean: float) -> float:
-        """How likely a mean so far from 0 is if 0 is true, two-sided: below alpha where the interval leaves 0 out."""
+    def p_value(self, mean: float) -> float:
+        """The two-sided p-value of the hypothesis that the mean is 0; below alpha where the interval excludes 0."""
         t, a = mean / self.se / self.groups**0.5, self.skewness
         transformed = t + a * t**2 / 3 + a**2 * t**3 / 27 + a / (6 * self.groups)
         return 2 * float(special.stdtr(self.groups - 1, -abs(transformed) * self.groups**0.5))
 
-    def _untransformed(self, y: float) -> float:
-        """Where Hall's g(t) = t + a t² / 3 + a² t³ / 27 + a / 6n is y; `a` is the skewness."""
+    def _invert_hall(self, y: float) -> float:
+        """The t at which Hall's g(t) = t + a t² / 3 + a² t³ / 27 + a / 6n is y; `a` is the skewness."""
         a = self.skewness
-        if abs(a) < 1e-6:
+        if abs(a) < LEAST_SKEWNESS:
             return y
         return 3 / a * (float(np.cbrt(1 + a * (y - a / (6 * self.groups)))) - 1)
 
 
-def _interval(value: float, influence: Floats, weights: Floats, cluster: ArrayLike | None, alpha: float) -> Estimate:
-    """The estimate with a t interval from its influence values (n,)."""
+def _make_estimate(
+    value: float, influence: Floats, weights: Floats, cluster: ArrayLike | None, alpha: float
+) -> Estimate:
+    """The estimate with a symmetric t interval from its influence values (n,)."""
     if not 0 < alpha < 1:
         raise BadInput(f"alpha {alpha} is not between 0 and 1; 0.05 gives 95% intervals")
-    spread = Spread.of(influence, cluster)
+    spread = Spread.of_influence(influence, cluster)
     reach = critical_t(alpha, spread.groups - 1) * spread.se
-    squares = float(weights @ weights)
-    ess = float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
-    return Estimate(value, value - reach, value + reach, ess, float(weights.mean()), float(weights.max()))
+    return Estimate(
+        value=value,
+        low=value - reach,
+        high=value + reach,
+        ess=effective_sample_size(weights),
+        mean_weight=float(weights.mean()),
+        largest_weight=float(weights.max()),
+    )
 
 
 def ips(
@@ -146,21 +171,21 @@ def ips(
     cluster: ArrayLike | None = None,
     alpha: float = 0.05,
 ) -> Estimate:
-    """Inverse propensity scores: the mean of `reward * target_probability / propensity`; unbiased, noisy.
+    """Inverse propensity scores: the mean of `reward * target_probability / propensity`; unbiased, high variance.
 
     Args:
-        reward: (n,) of the logged action.
+        reward: (n,) of the logged arm.
         propensity: (n,) in (0, 1], the probability with which it was chosen.
-        target_probability: (n,) the evaluated policy's probability of the same action.
+        target_probability: (n,) in [0, 1], the evaluated policy's probability of the same arm.
         cluster: (n,) labels of decisions that are not independent (the customer).
         alpha: one minus the interval's coverage.
 
     Raises:
         BadInput: if the arrays do not fit, a propensity is not in (0, 1] or alpha not between 0 and 1.
     """
-    rewards, weights = _checked(reward, propensity, target_probability)
+    rewards, weights = _check_log(reward, propensity, target_probability)
     value = float(np.mean(weights * rewards))
-    return _interval(value, weights * rewards - value, weights, cluster, alpha)
+    return _make_estimate(value, weights * rewards - value, weights, cluster, alpha)
 
 
 def snips(
@@ -171,19 +196,19 @@ def snips(
     cluster: ArrayLike | None = None,
     alpha: float = 0.05,
 ) -> Estimate:
-    """Self-normalized IPS: the weighted mean of the rewards; a little biased, less noisy, within the rewards' range.
+    """Self-normalized IPS: the weighted mean of the rewards. A little biased, but with less variance than IPS.
 
-    Arguments as in `ips`; its interval is that of a ratio of means (delta method).
+    It stays within the rewards' range. Arguments as in `ips`; the interval is that of a ratio of means (delta method).
 
     Raises:
-        BadInput: as `ips`, and if the target never takes a logged action.
+        BadInput: as `ips`, and if the target never chooses a logged arm.
     """
-    rewards, weights = _checked(reward, propensity, target_probability)
+    rewards, weights = _check_log(reward, propensity, target_probability)
     total = float(weights.sum())
     if total == 0:
-        raise BadInput("the evaluated policy never takes a logged action; the log says nothing about it")
+        raise BadInput("the evaluated policy never chooses a logged arm; its value cannot be estimated from this log")
     value = float(weights @ rewards) / total
-    return _interval(value, weights * (rewards - value) / (total / len(rewards)), weights, cluster, alpha)
+    return _make_estimate(value, weights * (rewards - value) / (total / len(rewards)), weights, cluster, alpha)
 
 
 def dr(
@@ -196,33 +221,35 @@ def dr(
     cluster: ArrayLike | None = None,
     alpha: float = 0.05,
 ) -> Estimate:
-    """Doubly robust: a reward model's value of the target, corrected by IPS of the model's errors.
+    """Doubly robust: the reward model's value of the target, corrected by IPS of the model's errors.
+
+    It is unbiased if either the propensities or the model are right.
 
     Args:
-        reward: (n,) of the logged action.
-        propensity: (n,) of the logged action.
-        target_probability: (n,) of the logged action under the target.
-        predicted_logged: (n,) the model's reward of the logged action.
+        reward: (n,) of the logged arm.
+        propensity: (n,) of the logged arm.
+        target_probability: (n,) of the logged arm under the target.
+        predicted_logged: (n,) the model's reward of the logged arm.
         predicted_target: (n,) the model's mean reward under the target's probabilities.
         cluster: as in `ips`.
         alpha: as in `ips`.
 
     Raises:
-        BadInput: as `ips`, and if the model says nothing, or no number, of some decision.
+        BadInput: as `ips`, and if a prediction is missing or no finite number.
     """
     return switch_dr(
         reward,
         propensity,
         target_probability,
-        predicted_logged,
-        predicted_target,
+        predicted_logged=predicted_logged,
+        predicted_target=predicted_target,
         threshold=np.inf,
         cluster=cluster,
         alpha=alpha,
     )
 
 
-def switch_dr(  # the log's columns, the model's, and the threshold
+def switch_dr(
     reward: ArrayLike,
     propensity: ArrayLike,
     target_probability: ArrayLike,
@@ -233,16 +260,16 @@ def switch_dr(  # the log's columns, the model's, and the threshold
     cluster: ArrayLike | None = None,
     alpha: float = 0.05,
 ) -> Estimate:
-    """DR that trusts the model alone where the weight is above `threshold`: less noise, some bias.
+    """DR that uses the model alone where the weight is above `threshold`: less variance, some bias.
 
-    Arguments and errors as in `dr`; a threshold is not negative.
+    Arguments and errors as in `dr`; `threshold` is 0 (the model alone) or more.
     """
-    rewards, weights = _checked(reward, propensity, target_probability)
-    model = _expected("predicted_logged", predicted_logged, len(rewards))
-    target = _expected("predicted_target", predicted_target, len(rewards))
+    rewards, weights = _check_log(reward, propensity, target_probability)
+    model = _check_predictions("predicted_logged", predicted_logged, len(rewards))
+    target = _check_predictions("predicted_target", predicted_target, len(rewards))
     if not threshold >= 0:
-        raise BadInput(f"threshold {threshold} is no weight; give 0 (the model alone) or more")
+        raise BadInput(f"threshold {threshold} is negative or NaN; give a weight, 0 (the model alone) or more")
     used = np.where(weights <= threshold, weights, 0.0)
     scores = target + used * (rewards - model)
     value = float(scores.mean())
-    return _interval(value, scores - value, weights, cluster, alpha)
+    return _make_estimate(value, scores - value, weights, cluster, alpha)

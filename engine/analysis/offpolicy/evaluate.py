@@ -1,8 +1,8 @@
-"""Offline judgement: what other policies would have earned on logged decisions, and whether the log allows to say so.
+"""Off-policy evaluation: the expected reward of policies on logged decisions, and whether the log can estimate it.
 
-A policy that learns is judged as it goes (see `crossfit`): on the last four fifths of the customers, each tenth of them
-by the policy as the customers before taught it. Its value is that of these eight policies, on average. A decision
-without a reward earned 0.
+A policy that learns is evaluated while it learns (see `crossfit`): on the last four fifths of the customers, each tenth
+of them with the policy trained on the customers before. Its value is the average over these eight policies. A decision
+without a reward counts as 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,21 +12,30 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from engine.analysis.offpolicy.crossfit import predicted, progress, reward_model
+from engine.analysis.offpolicy.crossfit import fit_reward_model, predict, train_progressively
 from engine.analysis.offpolicy.estimators import Spread, ips
-from engine.analysis.offpolicy.logged_choices import Floats, Ints, Logged, read_logged
-from engine.analysis.offpolicy.policy_value import Judgement, Valued, Verdict, doubly_robust, judgement, valued
-from engine.analysis.offpolicy.target_policies import read_policies, target_of
+from engine.analysis.offpolicy.logged_choices import LoggedChoices, read_logged_choices
+from engine.analysis.offpolicy.policy_value import (
+    LogVerdict,
+    PolicyValue,
+    ValueEstimate,
+    add_intervals,
+    doubly_robust_scores,
+    evaluate_policy,
+)
+from engine.analysis.offpolicy.target_policies import PolicyFile, make_target, read_policies
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.errors import BadInput
+from policies.batches import Floats, Ints
 
-LOGGED = "logged"
+LOGGED_POLICY = "logged"
+"""The name under which the log's own policies are compared."""
 
 
-class Difference(msgspec.Struct, frozen=True):
-    """What a policy earns more per decision than `against`, by DR on the decisions that both are judged on.
+class PolicyDifference(msgspec.Struct, frozen=True, kw_only=True):
+    """The value of a policy minus that of `against`, by DR on the decisions on which both were evaluated.
 
-    `against` is another policy, or `logged`: what the log's own policies earned.
+    `against` is another policy, or `logged`: the log's own policies.
     """
 
     policy: str
@@ -34,11 +43,8 @@ class Difference(msgspec.Struct, frozen=True):
     effect: Effect | NotEstimable
 
 
-class EvaluationReport(msgspec.Struct, frozen=True):
-    """Policies judged on one log; `on_policy` is the mean reward of what was chosen.
-
-    `unsettled` decisions have neither a reward nor a zero in the log: their reward may still come.
-    """
+class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Policies evaluated on one log."""
 
     log: str
     placement: str
@@ -47,15 +53,17 @@ class EvaluationReport(msgspec.Struct, frozen=True):
     arms: int
     rewarded: int
     unsettled: int
+    """Decisions with neither a reward nor a zero in the log: their reward may still arrive."""
     alpha: float
-    on_policy: Valued
-    policies: list[Judgement]
-    differences: list[Difference]
+    on_policy: ValueEstimate
+    """The mean reward of the logged choices."""
+    policies: list[PolicyValue]
+    differences: list[PolicyDifference]
 
     @property
-    def judged(self) -> bool:
-        """Whether every policy can be judged."""
-        return all(one.verdict.can_be_judged for one in self.policies)
+    def is_estimable(self) -> bool:
+        """Whether the value of every policy can be estimated."""
+        return all(policy.verdict.is_estimable for policy in self.policies)
 
 
 def evaluate(
@@ -66,39 +74,37 @@ def evaluate(
     alpha: float = 0.05,
     curve: bool = False,
 ) -> EvaluationReport:
-    """The off-policy value of every policy file on the logged decisions, in one pass over the log.
+    """Evaluates every policy file on the logged decisions, in one pass over the log.
 
     Args:
-        source: a log's folder or a CSV of the Open Bandit Dataset, see `read_logged`.
-        policies: YAML files, each a selection or a policy alone.
-        placement: of the log; where it is left out, that of the selections, or the only one.
+        source: a log's folder or a CSV of the Open Bandit Dataset, see `read_logged_choices`.
+        policies: YAML files, each a selection or only a policy.
+        placement: of the log; by default that of the selections, or the only one.
         alpha: one minus the intervals' coverage.
         curve: whether to replay the log for a learning curve of every policy.
 
     Raises:
-        BadInput: if the log or a policy cannot be used, in one line.
+        BadInput: if the log or a policy cannot be used.
         CatalogError: if a policy file has problems.
     """
     if not 0 < alpha < 1:
         raise BadInput(f"--alpha {alpha}: is not between 0 and 1; 0.05 gives 95% intervals")
     if not policies:
         raise BadInput("evaluate: needs at least one --policy FILE.yaml")
-    files = read_policies([Path(one) for one in policies], LOGGED)
+    files = read_policies([Path(policy) for policy in policies], LOGGED_POLICY)
     place = Path(source)
     if placement is None and place.is_dir():
-        wanted = {one.placement for one in files if one.placement}
-        if len(wanted) > 1:
-            raise BadInput(f"the policies are of {' and '.join(sorted(wanted))}; judge one placement at a time")
-        placement = next(iter(wanted), None)
-    log = read_logged(place, placement)
-    targets = [target_of(one, log) for one in files]
-    model = reward_model(log)
-    judged: list[Judgement] = []
-    scores = {LOGGED: (np.arange(len(log)), log.reward)}
+        placement = _common_placement(files)
+    log = read_logged_choices(place, placement)
+    targets = [make_target(file, log) for file in files]
+    model = fit_reward_model(log)
+    values: list[PolicyValue] = []
+    scores = {LOGGED_POLICY: (np.arange(len(log)), log.reward)}
     for target in targets:
-        found = predicted(target, model, progress(target))
-        judged.append(judgement(target, found, alpha, curve=curve))
-        scores[target.file.name] = (found.rows, doubly_robust(log.only(found.rows), found))
+        predictions = predict(target, model, train_progressively(target))
+        values.append(evaluate_policy(target, predictions, alpha, curve=curve))
+        own = log.select_rows(predictions.rows)
+        scores[target.file.name] = (predictions.rows, doubly_robust_scores(own, predictions))
     return EvaluationReport(
         log=log.place,
         placement=log.placement,
@@ -108,37 +114,55 @@ def evaluate(
         rewarded=int(np.count_nonzero(log.reward)),
         unsettled=log.unsettled,
         alpha=alpha,
-        on_policy=_on_policy(log, alpha),
-        policies=judged,
-        differences=_differences(scores, {one.policy: one.verdict for one in judged}, log, alpha),
+        on_policy=_estimate_on_policy(log, alpha),
+        policies=values,
+        differences=_compare_policies(scores, {value.policy: value.verdict for value in values}, log, alpha),
     )
 
 
-def _on_policy(log: Logged, alpha: float) -> Valued:
+def _common_placement(files: Sequence[PolicyFile]) -> str | None:
+    """The placement that the selections name, None where none does; raises BadInput if they name several."""
+    placements = {file.placement for file in files if file.placement}
+    if len(placements) > 1:
+        raise BadInput(f"the policies are of {' and '.join(sorted(placements))}; evaluate one placement at a time")
+    return next(iter(placements), None)
+
+
+def _estimate_on_policy(log: LoggedChoices, alpha: float) -> ValueEstimate:
+    """The mean reward of the logged choices: IPS whose target is the logging policy itself."""
     estimate = ips(log.reward, log.propensity, log.propensity, cluster=log.customer, alpha=alpha)
-    return valued(estimate, log.reward, log, alpha)
+    return add_intervals(estimate, log.reward, log, alpha)
 
 
-def _differences(
-    scores: Mapping[str, tuple[Ints, Floats]], verdicts: Mapping[str, Verdict], log: Logged, alpha: float
-) -> list[Difference]:
-    """Each policy against what was logged, and then all pairs; none where one of the two cannot be judged."""
-    pairs = [(name, LOGGED) for name in verdicts] + list(combinations(verdicts, 2))
-    found = []
-    for one, other in pairs:
-        failed = next((n for n in (one, other) if n in verdicts and not verdicts[n].can_be_judged), None)
-        effect: Effect | NotEstimable = NotEstimable(f"{failed} cannot be judged on this log")
+def _compare_policies(
+    scores: Mapping[str, tuple[Ints, Floats]], verdicts: Mapping[str, LogVerdict], log: LoggedChoices, alpha: float
+) -> list[PolicyDifference]:
+    """Each policy against the log's, then every pair.
+
+    Args:
+        scores: by policy, the evaluated rows of `log` (n,) and their doubly robust scores (n,).
+        verdicts: by policy; a difference needs two policies that can be estimated.
+        log: all rows.
+        alpha: one minus the intervals' coverage.
+    """
+    pairs = [(name, LOGGED_POLICY) for name in verdicts] + list(combinations(verdicts, 2))
+    differences = []
+    for policy, against in pairs:
+        failed = next((n for n in (policy, against) if n in verdicts and not verdicts[n].is_estimable), None)
+        effect: Effect | NotEstimable = NotEstimable(f"the value of {failed} cannot be estimated from this log")
         if failed is None:
-            rows, ours, theirs = np.intersect1d(scores[one][0], scores[other][0], return_indices=True)
-            effect = _effect(scores[one][1][ours] - scores[other][1][theirs], log.only(rows), alpha)
-        found.append(Difference(one, other, effect))
-    return found
+            rows, mine, theirs = np.intersect1d(scores[policy][0], scores[against][0], return_indices=True)
+            paired = scores[policy][1][mine] - scores[against][1][theirs]
+            effect = _estimate_difference(paired, log.select_rows(rows), alpha)
+        differences.append(PolicyDifference(policy=policy, against=against, effect=effect))
+    return differences
 
 
-def _effect(differences: Floats, log: Logged, alpha: float) -> Effect | NotEstimable:
+def _estimate_difference(differences: Floats, log: LoggedChoices, alpha: float) -> Effect | NotEstimable:
     """The mean of paired differences (n,) in the rows of `log`."""
     mean = float(differences.mean())
-    spread = Spread.of(differences - mean, log.customer)
+    spread = Spread.of_influence(differences - mean, log.customer)
     if spread.se == 0:
-        return NotEstimable("both earn the same in every decision")
-    return Effect(mean, *spread.interval(mean, alpha), spread.se, spread.p(mean))
+        return NotEstimable("both policies have the same score in every decision")
+    low, high = spread.interval(mean, alpha)
+    return Effect(estimate=mean, low=low, high=high, se=spread.se, p=spread.p_value(mean))

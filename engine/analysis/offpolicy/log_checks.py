@@ -1,24 +1,28 @@
-"""Whether a log allows a judgement of a policy at all: five checks, each with what it found and what it asks for."""
+"""Whether a log allows a policy's value to be estimated: five checks, each with its value and its threshold."""
 
 from collections.abc import Mapping
 
 import msgspec
 import numpy as np
 
-from engine.analysis.offpolicy.logged_choices import Floats, Ints
+from engine.analysis.offpolicy.estimators import effective_sample_size
+from policies.batches import Floats, Ints
 
-LARGEST_SHARE = 0.05
+MOST_WEIGHT_SHARE = 0.05
 LEAST_ESS = 200.0
-UNLOGGED = 0.01
-UNREAD = 0.01
-WEIGHT_OFF = 0.2
-WEIGHT_EXACT = 0.01
-SURE = 4.0
-NOTHING: Mapping[str, float] = {}
+MOST_UNLOGGED_MASS = 0.01
+MOST_MISSING_FEATURE = 0.01
+WEIGHT_TOLERANCE = 0.2
+"""How far the mean weight may be from 1, however small the log."""
+WEIGHT_ROUNDING = 0.01
+"""How far the mean weight may be from 1, however large the log: logged propensities are rounded."""
+STANDARD_ERRORS = 4.0
+"""How many of its own standard errors the mean weight may be from 1: one log in 16,000 fails by chance."""
+NO_FEATURES: Mapping[str, float] = {}
 
 
-class Gate(msgspec.Struct, frozen=True):
-    """One check: `value` against the `rule`; `why` says in words what a failure means, and is empty where `ok`."""
+class LogCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """One check: whether `value` satisfies the `rule`, and what it means if not (`why`, empty where `ok`)."""
 
     name: str
     ok: bool
@@ -27,71 +31,94 @@ class Gate(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-def gates(weights: Floats, customer: Ints, unlogged: float, unread: Mapping[str, float] = NOTHING) -> list[Gate]:
-    """The checks of importance weights (n,), target over logged probability.
-
-    The mean weight is 1 in expectation if the logged propensities are those with which the choices were made and the
-    target takes nothing that could not be chosen (Li, Chen, Kleban and Gupta 2015, "Counterfactual Estimation and
-    Optimization of Click Metrics in Search Engines", test it so). It may be off by four standard errors, clustered by
-    customer, and never by more than 0.2. The effective size is Kong's (1992).
+def check_log(
+    weights: Floats, customer: Ints, unlogged: float, missing_features: Mapping[str, float] = NO_FEATURES
+) -> list[LogCheck]:
+    """Checks the importance weights of a target policy on a log.
 
     Args:
-        weights: (n,).
-        customer: labels (n,), integers from 0.
+        weights: (n,) target's over logged probability of the chosen arm.
+        customer: (n,) labels, integers from 0.
         unlogged: the target's mean probability of arms that the log never chose.
-        unread: by feature of the target, the share of the decisions that were logged without it.
+        missing_features: by feature of the target, the share of the decisions that were logged without it.
     """
-    n = len(weights)
-    mean, total, largest = float(weights.mean()), float(weights.sum()), float(weights.max())
-    ess = total**2 / float(weights @ weights) if total > 0 else 0.0
-    sums = np.bincount(customer, weights=weights - mean)
-    se = float(np.sqrt(len(sums) / (len(sums) - 1) * (sums @ sums))) / n
-    off = min(WEIGHT_OFF, max(WEIGHT_EXACT, SURE * se))
-    share = largest / total if total > 0 else 1.0
-    lacking = max(unread.values(), default=0.0)
-    small = ", or the log is small" if ess < LEAST_ESS else ""
-    reason = f"the propensities are not those of the choice (were they computed later?){small}"
-    if abs(mean + unlogged - 1) <= off:
-        reason = f"the rest is what it takes of offers that the log never showed{small}"
     return [
-        _gate(
-            "mean weight",
-            abs(mean - 1) <= off,
-            mean,
-            f"1 within {off:.2g}",
-            f"the mean weight is {mean:.4g}, not 1: {reason}",
-        ),
-        _gate(
-            "largest weight",
-            share <= LARGEST_SHARE,
-            largest,
-            f"at most {LARGEST_SHARE:.0%} of their sum; {share:.1%}",
-            f"one decision carries {share:.1%} of all weight, so the value hangs on it",
-        ),
-        _gate(
-            "effective sample size",
-            ess >= LEAST_ESS,
-            ess,
-            f"{LEAST_ESS:.0f} or more",
-            f"{n:,} decisions tell as much of this policy as {ess:,.0f} of its own would; collect more",
-        ),
-        _gate(
+        _check_mean_weight(weights, customer, unlogged),
+        _check_largest_weight(weights),
+        _check_effective_sample_size(weights),
+        _make_check(
             "unlogged mass",
-            unlogged <= UNLOGGED,
-            unlogged,
-            f"{UNLOGGED:g} or less",
-            f"{unlogged:.1%} of its choices are offers that the log never showed; nothing is known of them",
+            value=unlogged,
+            ok=unlogged <= MOST_UNLOGGED_MASS,
+            rule=f"{MOST_UNLOGGED_MASS:g} or less",
+            why=f"{unlogged:.1%} of its choices are offers that the log never showed; their reward is unknown",
         ),
-        _gate(
-            "unlogged features",
-            lacking <= UNREAD,
-            lacking,
-            f"{UNREAD:g} or less",
-            f"{lacking:.1%} of the decisions were logged without {' and '.join(unread)}, which the policy reads: what "
-            "it would have done there is not known",
-        ),
+        _check_features(missing_features),
     ]
 
 
-def _gate(name: str, ok: bool, value: float, rule: str, why: str) -> Gate:  # noqa: FBT001 - the check's outcome
-    return Gate(name, ok, value, rule, "" if ok else why)
+def _check_mean_weight(weights: Floats, customer: Ints, unlogged: float) -> LogCheck:
+    """The mean weight is 1 in expectation if the logged propensities are right and the target's support was logged.
+
+    Right means: the probabilities with which the choices were really made. Li, Chen, Kleban and Gupta 2015,
+    "Counterfactual Estimation and Optimization of Click Metrics in Search Engines", use the same test. Standard errors
+    are clustered by customer.
+    """
+    mean = float(weights.mean())
+    sums = np.bincount(customer, weights=weights - mean)
+    se = float(np.sqrt(len(sums) / (len(sums) - 1) * (sums @ sums))) / len(weights)
+    tolerance = min(WEIGHT_TOLERANCE, max(WEIGHT_ROUNDING, STANDARD_ERRORS * se))
+    small = ", or the log is too small" if effective_sample_size(weights) < LEAST_ESS else ""
+    reason = f"the logged propensities are not those of the choice (were they computed later?){small}"
+    if abs(mean + unlogged - 1) <= tolerance:  # what is missing to 1 is the mass on arms outside the log
+        reason = f"the rest of its probability is on offers that the log never showed{small}"
+    return _make_check(
+        "mean weight",
+        value=mean,
+        ok=abs(mean - 1) <= tolerance,
+        rule=f"1 within {tolerance:.2g}",
+        why=f"the mean weight is {mean:.4g}, not 1: {reason}",
+    )
+
+
+def _check_largest_weight(weights: Floats) -> LogCheck:
+    """No single decision may dominate the value."""
+    largest, total = float(weights.max()), float(weights.sum())
+    share = largest / total if total > 0 else 1.0
+    return _make_check(
+        "largest weight",
+        value=largest,
+        ok=share <= MOST_WEIGHT_SHARE,
+        rule=f"at most {MOST_WEIGHT_SHARE:.0%} of their sum; {share:.1%}",
+        why=f"one decision carries {share:.1%} of the total weight, so the estimate depends on it",
+    )
+
+
+def _check_effective_sample_size(weights: Floats) -> LogCheck:
+    """Below some hundreds the intervals themselves are not to be trusted."""
+    ess = effective_sample_size(weights)
+    return _make_check(
+        "effective sample size",
+        value=ess,
+        ok=ess >= LEAST_ESS,
+        rule=f"{LEAST_ESS:.0f} or more",
+        why=f"{len(weights):,} decisions are worth {ess:,.0f} decisions of this policy itself; collect more",
+    )
+
+
+def _check_features(missing: Mapping[str, float]) -> LogCheck:
+    """The target's choice is unknown wherever a feature that it reads was not logged."""
+    share = max(missing.values(), default=0.0)
+    return _make_check(
+        "unlogged features",
+        value=share,
+        ok=share <= MOST_MISSING_FEATURE,
+        rule=f"{MOST_MISSING_FEATURE:g} or less",
+        why=f"{share:.1%} of the decisions were logged without {' and '.join(missing)}, which the policy reads: its "
+        "choice there is unknown",
+    )
+
+
+def _make_check(name: str, *, value: float, ok: bool, rule: str, why: str) -> LogCheck:
+    """A check whose `why` is dropped where it passed."""
+    return LogCheck(name=name, ok=ok, value=value, rule=rule, why="" if ok else why)

@@ -1,6 +1,7 @@
 """Logged choices of one placement as arrays: from the Parquet log, or from a CSV of the Open Bandit Dataset.
 
-Propensities are taken as they were logged and never computed again: a policy's later state gives other ones.
+Propensities are used exactly as they were logged. They are never computed again: the policy's state has changed since,
+and a later state gives other probabilities.
 """
 
 import math
@@ -11,19 +12,17 @@ from typing import TypeVar
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.analysis.sources.engines import Cell, DuckDB
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
 from engine.analysis.sources.merged_customers import merged_customers_table
 from engine.catalog.plan.features import Context, Value
 from engine.errors import BadInput
+from policies.batches import Floats, Ints
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.intp]
 T = TypeVar("T", bound=Hashable)
 
-_NEEDED = {
+_LOG_COLUMNS = {
     "decisions": (
         *("decision_id", "time", "customer", "kind", "key"),
         *("variant", "propensity", "candidates", "context", "policy"),
@@ -31,178 +30,209 @@ _NEEDED = {
     "exposures": ("decision_id", "key"),
     "rewards": ("decision_id", "key", "reward", "time"),
 }
-_LOG = """
+"""The columns that each table of the log must have."""
+# A reward may be corrected: the latest of a decision counts. A row without a customer is a customer of its own.
+_CHOICES_QUERY = """
 WITH shown AS (SELECT DISTINCT decision_id, key FROM {exposures}),
 earned AS (SELECT decision_id, key, arg_max(reward, time) AS reward FROM {rewards} GROUP BY ALL)
 SELECT decision_id, coalesce({customer}, decision_id), variant, propensity, candidates, context, reward
-FROM {decisions} AS logged JOIN shown USING (decision_id, key) LEFT JOIN earned USING (decision_id, key) {became}
+FROM {decisions} AS logged JOIN shown USING (decision_id, key) LEFT JOIN earned USING (decision_id, key) {merges}
 WHERE kind = 'offer' AND policy IS NOT NULL AND variant IS NOT NULL AND key = {placement}
 ORDER BY time, decision_id
 """
-_ROUND = ("timestamp", "item_id", "click", "propensity_score")
-_context = msgspec.json.Decoder(dict[str, Value])
+_ROUND_COLUMNS = ("timestamp", "item_id", "click", "propensity_score")
+"""The columns of the Open Bandit Dataset that are not features."""
+_context_decoder = msgspec.json.Decoder(dict[str, Value])
 
 
 @dataclass(frozen=True)
-class Logged:
-    """The exposed choices (n,) of a placement in the order of time; `place` names where they are from.
+class LoggedChoices:
+    """The n exposed choices of a placement in the order of time.
 
-    `arm` and the candidates are positions in `arms`; `sets[which[i]]` are the candidates of row i, the chosen arm
-    among them, and `contexts[context[i]]` its features. Rows of one `customer` are not independent, nor are those of
-    a visitor who turned out to be one; customers are counted in the order in which they first came. `unsettled` rows
-    have neither a reward nor a zero in the log yet.
+    Rows of one customer are not independent; neither are rows of a visitor whose profile was merged into a customer.
     """
 
     place: str
+    """The folder or file they were read from."""
     placement: str
     arms: tuple[str, ...]
     arm: Ints
+    """(n,) positions in `arms`."""
     reward: Floats
+    """(n,)."""
     propensity: Floats
+    """(n,) in (0, 1], the logged probability of the chosen arm."""
     customer: Ints
+    """(n,) numbered from 0 in the order in which the customers first came."""
     sets: tuple[Ints, ...]
+    """The distinct sets of candidates, as positions in `arms`; each contains the arms chosen from it."""
     which: Ints
+    """(n,) positions in `sets`."""
     contexts: tuple[Context, ...]
+    """The distinct contexts."""
     context: Ints
+    """(n,) positions in `contexts`."""
     unsettled: int = 0
+    """How many rows have neither a reward nor a zero in the log yet."""
 
     def __len__(self) -> int:
         return self.arm.size
 
     @property
     def customers(self) -> int:
-        """How many there are."""
+        """The number of customers."""
         return int(self.customer.max()) + 1
 
-    def only(self, rows: Ints) -> "Logged":
-        """These rows (m,) of it, their customers counted from 0 again."""
-        arm, reward, propensity = self.arm[rows], self.reward[rows], self.propensity[rows]
-        customer = np.unique(self.customer[rows], return_inverse=True)[1].ravel()
-        which, context = self.which[rows], self.context[rows]
+    def select_rows(self, rows: Ints) -> "LoggedChoices":
+        """The choices at positions `rows` (m,), with their customers numbered from 0."""
         return replace(
-            self, arm=arm, reward=reward, propensity=propensity, customer=customer, which=which, context=context
+            self,
+            arm=self.arm[rows],
+            reward=self.reward[rows],
+            propensity=self.propensity[rows],
+            customer=np.unique(self.customer[rows], return_inverse=True)[1].ravel(),
+            which=self.which[rows],
+            context=self.context[rows],
         )
 
 
-def read_logged(source: Path, placement: str | None = None) -> Logged:
-    """The logged choices in `source`.
+def read_logged_choices(source: Path, placement: str | None = None) -> LoggedChoices:
+    """Reads the exposed choices of a placement.
 
     Args:
-        source: the folder of a log (decisions of a policy that were exposed; the last reward of each counts, none is
-            a zero), or a CSV of the Open Bandit Dataset, whose items are `item_` and the id, every one of them a
-            candidate; item_context.csv beside it names those that were never shown.
-        placement: which of a log's placements; may be left out where there is one.
+        source: the folder of a log, or a CSV of the Open Bandit Dataset. From a log come the exposed decisions of a
+            policy with the latest reward of each, zero where there is none. The items of a CSV become the arms
+            `item_ID`, all of them candidates in every round; `item_context.csv` beside it adds items never shown.
+        placement: the placement within a log; not needed where the log has only one.
 
     Raises:
-        BadInput: in one line, if a column, the rewards or the choice is missing, or a propensity is not in (0, 1].
+        BadInput: if a column, the rewards or the choice is missing, or a propensity is not in (0, 1].
     """
     if source.is_dir():
         with lock_log_for_reading(source):
-            found = _log(source, placement)
-        return _checked(found)
+            choices = _read_log(source, placement)
+        return _check_choices(choices)
     if not source.is_file():
         raise BadInput(f"{source}: does not exist; give a log's folder or a CSV of the Open Bandit Dataset")
     if source.suffix != ".csv":
         raise BadInput(f"{source}: is no folder and no .csv; give a log's folder or a CSV of the Open Bandit Dataset")
-    return _checked(_rounds(source))
+    return _check_choices(_read_rounds(source))
 
 
-def _log(folder: Path, placement: str | None) -> Logged:
+def _read_log(folder: Path, placement: str | None) -> LoggedChoices:
+    """The choices in a Parquet log."""
     source = DuckDB()
-    tables = {name: _table(source, folder, name) for name in _NEEDED}
-    found = source.run(
-        f"SELECT DISTINCT key FROM {tables['decisions']} WHERE kind = 'offer' AND policy IS NOT NULL ORDER BY key"  # noqa: S608 # quoted in _table
-    )
-    placements = [str(key) for (key,) in found]
-    if not placements:
-        raise BadInput(f"{folder}: has no decision of a policy; only offers that a policy chose can be judged")
+    tables = {name: _table_sql(source, folder, name) for name in _LOG_COLUMNS}
+    placements = _list_placements(source, folder, tables["decisions"])
     if placement is None and len(placements) > 1:
         raise BadInput(f"{folder}: has the placements {', '.join(placements)}; name one with --placement")
     chosen = placement or placements[0]
-    people = merged_customers_table(source, folder)
-    who = {"customer": "logged.customer", "became": ""}
-    if people is not None:
-        joined = f"LEFT JOIN {people} AS became ON logged.customer = became.old AND logged.time <= became.until"
-        who = {"customer": "coalesce(became.customer, logged.customer)", "became": joined}
-    rows = source.run(_LOG.format(**tables, **who, placement=_quoted(chosen)))
+    rows = source.run(_CHOICES_QUERY.format(**tables, **_merge_sql(source, folder), placement=_quote(chosen)))
     if not rows:
         raise BadInput(
-            f"{folder}: placement {chosen!r} has no exposed decision of a policy; there is {', '.join(placements)}"
+            f"{folder}: placement {chosen!r} has no exposed decision of a policy; the log has {', '.join(placements)}"
         )
     ids, customers, offers, propensities, candidates, contexts, rewards = zip(*rows, strict=True)
-    _refuse_propensities(folder, propensities, [f"decision {one}" for one in ids])
-    if not any(source.run(f"SELECT 1 FROM {tables['rewards']} WHERE key = {_quoted(chosen)} LIMIT 1")):  # noqa: S608 # quoted
-        raise BadInput(f"{folder}: rewards/ has none of placement {chosen!r}; without rewards nothing can be judged")
-    could = [_candidates(folder, *row) for row in zip(ids, offers, candidates, strict=True)]
-    arms = tuple(sorted({name for names in set(could) for name in names}))
-    at = {name: index for index, name in enumerate(arms)}
-    sets, which = _coded(could)
-    texts, context = _coded([text or "{}" for text in contexts])
-    return Logged(
+    _check_propensities(folder, propensities, [f"decision {decision}" for decision in ids])
+    if not any(source.run(f"SELECT 1 FROM {tables['rewards']} WHERE key = {_quote(chosen)} LIMIT 1")):  # noqa: S608 # quoted
+        raise BadInput(f"{folder}: rewards/ has no row of placement {chosen!r}; an evaluation needs rewards")
+    candidate_sets = [_read_candidates(folder, *row) for row in zip(ids, offers, candidates, strict=True)]
+    arms = tuple(sorted({name for names in set(candidate_sets) for name in names}))
+    position = {name: index for index, name in enumerate(arms)}
+    sets, which = _encode_distinct(candidate_sets)
+    texts, context = _encode_distinct([text or "{}" for text in contexts])
+    return LoggedChoices(
         place=str(folder),
         placement=chosen,
         arms=arms,
-        arm=np.array([at[str(offer)] for offer in offers], dtype=np.intp),
+        arm=np.array([position[str(offer)] for offer in offers], dtype=np.intp),
         reward=np.array([0.0 if reward is None else reward for reward in rewards], dtype=np.float64),
         propensity=np.array(propensities, dtype=np.float64),
-        customer=_coded(customers)[1],
-        sets=tuple(np.array([at[name] for name in names], dtype=np.intp) for names in sets),
+        customer=_encode_distinct(customers)[1],
+        sets=tuple(np.array([position[name] for name in names], dtype=np.intp) for names in sets),
         which=which,
-        contexts=tuple(_decoded(folder, str(text)) for text in texts),
+        contexts=tuple(_decode_context(folder, str(text)) for text in texts),
         context=context,
         unsettled=sum(reward is None for reward in rewards),
     )
 
 
-def _rounds(file: Path) -> Logged:
+def _read_rounds(file: Path) -> LoggedChoices:
+    """The choices in a CSV of the Open Bandit Dataset; each round counts as a customer of its own."""
     source = DuckDB()
-    table = f"read_csv({_quoted(str(file))}, sample_size = -1)"
-    columns = _columns(source, table, str(file), _ROUND)
-    features = [name for name in columns if name not in _ROUND and not name.startswith("column")]
-    taken = ", ".join('"' + name.replace('"', '""') + '"' for name in features)
+    table = f"read_csv({_quote(str(file))}, sample_size = -1)"
+    columns = _check_columns(source, table, str(file), _ROUND_COLUMNS)
+    features = [name for name in columns if name not in _ROUND_COLUMNS and not name.startswith("column")]
+    selected = ", ".join('"' + name.replace('"', '""') + '"' for name in features)
     rows = source.run(
         "SELECT CAST(item_id AS VARCHAR), try_cast(click AS DOUBLE), try_cast(propensity_score AS DOUBLE)"  # noqa: S608 # quoted
-        f"{', ' + taken if taken else ''} FROM {table} ORDER BY timestamp, item_id"
+        f"{', ' + selected if selected else ''} FROM {table} ORDER BY timestamp, item_id"
     )
     if not rows:
         raise BadInput(f"{file}: has no round below its header; give a log of the Open Bandit Dataset")
     items, clicks, propensities = ([row[index] for row in rows] for index in range(3))
-    _refuse_propensities(file, propensities, [f"item {item}" for item in items])
-    beside = file.with_name("item_context.csv")
-    known = {str(item) for item in items}
-    if beside.is_file():
-        context_table = f"read_csv({_quoted(str(beside))})"
-        _columns(source, context_table, str(beside), ("item_id",))
-        known |= {str(item) for (item,) in source.run(f"SELECT CAST(item_id AS VARCHAR) FROM {context_table}")}  # noqa: S608 # quoted
-    ordered = sorted(known, key=lambda item: (len(item), item))
-    at = {item: index for index, item in enumerate(ordered)}
-    contexts, context = _coded([row[3:] for row in rows])
-    return Logged(
+    _check_propensities(file, propensities, [f"item {item}" for item in items])
+    known = {str(item) for item in items} | _read_item_ids(source, file.with_name("item_context.csv"))
+    ordered = sorted(known, key=lambda item: (len(item), item))  # numbers by size, without parsing them
+    position = {item: index for index, item in enumerate(ordered)}
+    contexts, context = _encode_distinct([row[3:] for row in rows])
+    return LoggedChoices(
         place=str(file),
         placement=file.stem,
         arms=tuple(f"item_{item}" for item in ordered),
-        arm=np.array([at[str(item)] for item in items], dtype=np.intp),
+        arm=np.array([position[str(item)] for item in items], dtype=np.intp),
         reward=np.array(clicks, dtype=np.float64),
         propensity=np.array(propensities, dtype=np.float64),
         customer=np.arange(len(rows)),
         sets=(np.arange(len(ordered)),),
         which=np.zeros(len(rows), np.intp),
-        contexts=tuple({name: _value(v) for name, v in zip(features, values, strict=True)} for values in contexts),
+        contexts=tuple(
+            {name: _plain_value(v) for name, v in zip(features, values, strict=True)} for values in contexts
+        ),
         context=context,
     )
 
 
-def _table(source: DuckDB, folder: Path, name: str) -> str:
-    """SQL that reads one table of the log, after a look at its columns."""
+def _list_placements(source: DuckDB, folder: Path, decisions: str) -> list[str]:
+    """The placements for which a policy chose, at least one."""
+    rows = source.run(
+        f"SELECT DISTINCT key FROM {decisions} WHERE kind = 'offer' AND policy IS NOT NULL ORDER BY key"  # noqa: S608 # quoted in _table_sql
+    )
+    if not rows:
+        raise BadInput(f"{folder}: has no decision of a policy; only offers that a policy chose can be evaluated")
+    return [str(key) for (key,) in rows]
+
+
+def _merge_sql(source: DuckDB, folder: Path) -> dict[str, str]:
+    """The parts `customer` and `merges` of the query: a visitor's rows count for the customer they were merged into."""
+    people = merged_customers_table(source, folder)
+    if people is None:
+        return {"customer": "logged.customer", "merges": ""}
+    join = f"LEFT JOIN {people} AS became ON logged.customer = became.old AND logged.time <= became.until"
+    return {"customer": "coalesce(became.customer, logged.customer)", "merges": join}
+
+
+def _read_item_ids(source: DuckDB, file: Path) -> set[str]:
+    """The ids of all items, also of those never shown; none where the file is missing."""
+    if not file.is_file():
+        return set()
+    table = f"read_csv({_quote(str(file))})"
+    _check_columns(source, table, str(file), ("item_id",))
+    return {str(item) for (item,) in source.run(f"SELECT CAST(item_id AS VARCHAR) FROM {table}")}  # noqa: S608 # quoted
+
+
+def _table_sql(source: DuckDB, folder: Path, name: str) -> str:
+    """SQL that reads one table of the log, whose columns have been checked."""
     if next((folder / name).glob("**/*.parquet"), None) is None:
-        what = "rewards; without them nothing can be judged" if name == "rewards" else "log; give DATA/log"
+        what = "rewards; an evaluation needs them" if name == "rewards" else "log; give DATA/log"
         raise BadInput(f"{folder}: has no {name}/*.parquet, so it holds no {what}")
-    table = f"read_parquet({_quoted(f'{folder / name}/**/*.parquet')}, union_by_name = true, hive_partitioning = false)"
-    _columns(source, table, f"{folder}/{name}", _NEEDED[name])
+    table = f"read_parquet({_quote(f'{folder / name}/**/*.parquet')}, union_by_name = true, hive_partitioning = false)"
+    _check_columns(source, table, f"{folder}/{name}", _LOG_COLUMNS[name])
     return table
 
 
-def _columns(source: DuckDB, table: str, place: str, needed: Sequence[str]) -> list[str]:
+def _check_columns(source: DuckDB, table: str, place: str, needed: Sequence[str]) -> list[str]:
+    """The columns of a table; raises BadInput if a needed one is missing."""
     columns = [str(row[0]) for row in source.run(f"DESCRIBE SELECT * FROM {table}")]  # noqa: S608 # quoted by callers
     missing = [name for name in needed if name not in columns]
     if missing:
@@ -210,54 +240,63 @@ def _columns(source: DuckDB, table: str, place: str, needed: Sequence[str]) -> l
     return columns
 
 
-def _refuse_propensities(place: Path, propensities: Sequence[Cell], rows: Sequence[str]) -> None:
-    """Refuses the log where a choice does not have the probability with which it was made."""
-    values = np.array([math.nan if one is None else one for one in propensities], dtype=np.float64)
+def _check_propensities(place: Path, propensities: Sequence[Cell], labels: Sequence[str]) -> None:
+    """Raises BadInput if a row has no propensity in (0, 1].
+
+    Leaving such rows out instead would bias every estimate: they are seldom missing at random.
+    """
+    values = np.array([math.nan if value is None else value for value in propensities], dtype=np.float64)
     for what, bad in (("missing or NaN", np.isnan(values)), ("not in (0, 1]", (values <= 0) | (values > 1))):
         if bad.any():
-            at = int(np.flatnonzero(bad)[0])
+            first = int(np.flatnonzero(bad)[0])
             raise BadInput(
-                f"{place}: {rows[at]}: propensity {values[at]:g} is {what} ({int(bad.sum()):,} of {len(values):,}); "
+                f"{place}: {labels[first]}: propensity {values[first]:g} is {what} "
+                f"({int(bad.sum()):,} of {len(values):,}); "
                 "only choices logged with their probability can be used, and none may be left out"
             )
 
 
-def _checked(log: Logged) -> Logged:
+def _check_choices(log: LoggedChoices) -> LoggedChoices:
+    """The log itself; raises BadInput if no policy could be evaluated on it."""
     bad = ~np.isfinite(log.reward)
     if bad.any():
-        raise BadInput(f"{log.place}: {int(bad.sum()):,} rewards are no finite number; mend them, or take them out")
+        raise BadInput(f"{log.place}: {int(bad.sum()):,} rewards are no finite number; correct or remove them")
     if not log.reward.any():
-        raise BadInput(f"{log.place}: every reward of {log.placement!r} is 0; without rewards nothing can be judged")
+        raise BadInput(f"{log.place}: every reward of {log.placement!r} is 0; an evaluation needs some that are not")
     if max(names.size for names in log.sets) < 2:
-        raise BadInput(f"{log.place}: every decision had one candidate; where nothing is chosen nothing can be judged")
+        raise BadInput(f"{log.place}: every decision had one candidate; an evaluation needs decisions with a choice")
     if log.customers < 2:
         raise BadInput(f"{log.place}: all decisions are of one customer; an interval needs two")
     return log
 
 
-def _candidates(folder: Path, decision: Cell, offer: Cell, names: object) -> tuple[str, ...]:
+def _read_candidates(folder: Path, decision: Cell, offer: Cell, names: object) -> tuple[str, ...]:
+    """A decision's candidates in the order of their names, with the chosen offer among them."""
     if not isinstance(names, list) or not names:
-        raise BadInput(f"{folder}: decision {decision} has no candidates; an evaluation needs what could be chosen")
+        raise BadInput(f"{folder}: decision {decision} has no candidates; an evaluation needs the offers it chose from")
     return tuple(sorted({str(name) for name in names} | {str(offer)}))
 
 
-def _coded(values: Iterable[T]) -> tuple[list[T], Ints]:
-    """The distinct values in the order they occur, and each one's position."""
-    places: dict[T, int] = {}
-    codes = [places.setdefault(value, len(places)) for value in values]
-    return list(places), np.array(codes, dtype=np.intp)
+def _encode_distinct(values: Iterable[T]) -> tuple[list[T], Ints]:
+    """The distinct values in the order of their first occurrence, and each value's position among them."""
+    positions: dict[T, int] = {}
+    codes = [positions.setdefault(value, len(positions)) for value in values]
+    return list(positions), np.array(codes, dtype=np.intp)
 
 
-def _decoded(folder: Path, text: str) -> Context:
+def _decode_context(folder: Path, text: str) -> Context:
+    """A logged context from its JSON."""
     try:
-        return _context.decode(text)
+        return _context_decoder.decode(text)
     except msgspec.MsgspecError as error:
         raise BadInput(f"{folder}: context {text[:60]!r} is no JSON object of plain values ({error})") from error
 
 
-def _value(value: Cell) -> Value:
+def _plain_value(value: Cell) -> Value:
+    """A cell as the value of a feature; None where its type cannot be one."""
     return value if isinstance(value, str | int | float | bool) else None
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
+    """An SQL string literal."""
     return "'" + text.replace("'", "''") + "'"

@@ -1,226 +1,241 @@
-"""One policy on a log: what it would have earned, by four estimators with intervals, and whether to believe it."""
+"""The value of one policy on a log: four estimators with intervals, and the checks that say whether to trust them."""
 
 import msgspec
 import numpy as np
 
-from engine.analysis.offpolicy.crossfit import Predicted
-from engine.analysis.offpolicy.estimators import Estimate, Spread, dr, ips, snips, switch_dr
-from engine.analysis.offpolicy.learning_curve import Curve, learning_curve
-from engine.analysis.offpolicy.log_checks import Gate, gates
-from engine.analysis.offpolicy.logged_choices import Floats, Ints, Logged
-from engine.analysis.offpolicy.target_policies import Target
+from engine.analysis.offpolicy.crossfit import Predictions
+from engine.analysis.offpolicy.estimators import (
+    Estimate,
+    Spread,
+    dr,
+    effective_sample_size,
+    ips,
+    snips,
+    switch_dr,
+)
+from engine.analysis.offpolicy.learning_curve import LearningCurve, replay_learning_curve
+from engine.analysis.offpolicy.log_checks import LogCheck, check_log
+from engine.analysis.offpolicy.logged_choices import LoggedChoices
+from engine.analysis.offpolicy.target_policies import TargetPolicy
 from engine.analysis.stats.estimate import NotEstimable
+from policies.batches import Floats, Ints
 
 FEW_REWARDS = 30.0
-EVEN = 1.5
+NEARLY_EVEN = 1.5
+"""A trained policy whose largest probability is below this multiple of an even one has learnt little."""
 
 
-class Interval(msgspec.Struct, frozen=True):
-    """From `low` to `high`."""
+class BernsteinInterval(msgspec.Struct, frozen=True):
+    """An interval from `low` to `high`."""
 
     low: float
     high: float
 
 
-class Valued(Estimate, frozen=True):
-    """One estimator's value of a policy, a reward per decision.
+class ValueEstimate(Estimate, frozen=True, kw_only=True):
+    """One estimator's value of a policy: the expected reward per decision.
 
-    `low` and `high` are asymptotic, by t over customers without their skewness; `bernstein` assumes less and is wider.
+    `low` and `high` are asymptotic: t over customers, corrected for skewness. `bernstein` assumes less and is wider.
     """
 
-    bernstein: Interval
+    bernstein: BernsteinInterval
 
 
-class Values(msgspec.Struct, frozen=True):
-    """A policy's value by each estimator; `threshold` is the weight above which SWITCH-DR trusts its model alone."""
+class PolicyValues(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy's value by each estimator."""
 
-    ips: Valued | NotEstimable
-    snips: Valued | NotEstimable
-    dr: Valued | NotEstimable
-    switch_dr: Valued | NotEstimable
+    ips: ValueEstimate | NotEstimable
+    snips: ValueEstimate | NotEstimable
+    dr: ValueEstimate | NotEstimable
+    switch_dr: ValueEstimate | NotEstimable
     threshold: float | None
+    """The weight above which SWITCH-DR uses the reward model alone."""
 
 
-class Verdict(msgspec.Struct, frozen=True):
-    """Whether the policy can be judged on this log, and if not, which checks failed, in words."""
+class LogVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the log allows the policy's value to be estimated, and if not, which checks failed."""
 
-    can_be_judged: bool
+    is_estimable: bool = msgspec.field(name="can_be_judged")
     why: str
 
 
-class Judgement(msgspec.Struct, frozen=True):
-    """One policy on the `decisions` of these `customers`: all of the log's, or those left where the first ones teach.
-
-    `threshold` is the weight above which SWITCH-DR trusts its model alone. `warnings` say what to be careful about
-    though every check passed, `notes` how it was judged.
-    """
+class PolicyValue(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy on the evaluated decisions: all of the log's, or those left after its first training part."""
 
     policy: str
     kind: str
     arms: int
     decisions: int
     customers: int
-    verdict: Verdict
-    gates: list[Gate]
+    verdict: LogVerdict
+    checks: list[LogCheck] = msgspec.field(name="gates")
     ess: float
     mean_weight: float
     largest_weight: float
     unlogged_mass: float
-    ips: Valued | NotEstimable
-    snips: Valued | NotEstimable
-    dr: Valued | NotEstimable
-    switch_dr: Valued | NotEstimable
+    ips: ValueEstimate | NotEstimable
+    snips: ValueEstimate | NotEstimable
+    dr: ValueEstimate | NotEstimable
+    switch_dr: ValueEstimate | NotEstimable
     threshold: float | None
+    """The weight above which SWITCH-DR uses the reward model alone."""
     warnings: list[str]
+    """What limits the result although every check passed."""
     notes: list[str]
-    curve: Curve | None = None
+    """How the policy was evaluated."""
+    curve: LearningCurve | None = None
 
 
-def judgement(target: Target, found: Predicted, alpha: float, *, curve: bool) -> Judgement:
-    """The values of a policy, and whether the log allows them to be believed.
+def evaluate_policy(target: TargetPolicy, predictions: Predictions, alpha: float, *, curve: bool) -> PolicyValue:
+    """The values of a policy, with the checks of the log.
 
     Args:
         target: the policy.
-        found: what it would have done.
+        predictions: its probabilities, and the reward model's expectations, in the evaluated rows.
         alpha: one minus the intervals' coverage.
         curve: whether to replay the log for a learning curve.
     """
-    log = target.log.only(found.rows)
-    weights = found.target / log.propensity
-    unlogged = float(found.unlogged.mean())
-    checks = gates(weights, log.customer, unlogged, target.unread(log))
-    failed = [gate.why for gate in checks if not gate.ok]
-    value = {gate.name: gate.value for gate in checks}
-    return Judgement(
+    log = target.log.select_rows(predictions.rows)
+    weights = predictions.target / log.propensity
+    unlogged = float(predictions.unlogged.mean())
+    checks = check_log(weights, log.customer, unlogged, target.missing_features(log))
+    failures = [check.why for check in checks if not check.ok]
+    value = {check.name: check.value for check in checks}
+    return PolicyValue(
         policy=target.file.name,
         kind=target.file.spec.kind,
         arms=len(target.arms),
         decisions=len(log),
         customers=log.customers,
-        verdict=Verdict(not failed, "; ".join(failed) or "every check passed"),
-        gates=checks,
+        verdict=LogVerdict(is_estimable=not failures, why="; ".join(failures) or "every check passed"),
+        checks=checks,
         ess=value["effective sample size"],
         mean_weight=value["mean weight"],
         largest_weight=value["largest weight"],
         unlogged_mass=unlogged,
-        **msgspec.structs.asdict(values(log, found, alpha)),
-        warnings=[*_left_out(target), *_rare(log, weights), *_even(target, found)],
-        notes=[*_taught(target, log), *target.notes(log)],
-        curve=learning_curve(target) if curve else None,
+        **msgspec.structs.asdict(estimate_values(log, predictions, alpha)),
+        warnings=[*_warn_ignored(target), *_warn_few_rewards(log, weights), *_warn_even(target, predictions)],
+        notes=[*_note_training(target, log), *target.notes(log)],
+        curve=replay_learning_curve(target) if curve else None,
     )
 
 
-def values(log: Logged, found: Predicted, alpha: float) -> Values:
+def estimate_values(log: LoggedChoices, predictions: Predictions, alpha: float) -> PolicyValues:
     """The four estimators' values with their intervals.
 
     Args:
-        log: the judged rows (n,) alone.
-        found: what the policy and the reward model say of them, (n,) each.
+        log: the evaluated rows (n,) only.
+        predictions: of these rows, (n,) each.
         alpha: one minus the intervals' coverage.
     """
-    weights = found.target / log.propensity
+    weights = predictions.target / log.propensity
     if not weights.any():
-        none = NotEstimable("the policy never takes a logged choice")
-        return Values(none, none, none, none, None)
-    given = (log.reward, log.propensity, found.target)
-    modelled = (*given, found.of_logged, found.of_target)
-    errors = log.reward - found.of_logged
-    largest = float(max(np.abs(found.of_logged).max(), np.abs(found.of_target).max()))
-    threshold = switch_threshold(weights, errors, found.of_target, largest)
-    used = np.where(weights <= threshold, weights, 0.0)
-    by, mean = log.customer, weights.mean()
-    normal = snips(*given, cluster=by, alpha=alpha)
-    return Values(
-        valued(ips(*given, cluster=by, alpha=alpha), weights * log.reward, log, alpha),
-        valued(normal, normal.value + weights * (log.reward - normal.value) / mean, log, alpha),
-        valued(dr(*modelled, cluster=by, alpha=alpha), doubly_robust(log, found), log, alpha),
-        valued(
-            switch_dr(*modelled, threshold=threshold, cluster=by, alpha=alpha),
-            found.of_target + used * errors,
-            log,
-            alpha,
+        none = NotEstimable("the policy never chooses a logged arm")
+        return PolicyValues(ips=none, snips=none, dr=none, switch_dr=none, threshold=None)
+    logged = (log.reward, log.propensity, predictions.target)
+    modelled = (*logged, predictions.of_logged, predictions.of_target)
+    errors = log.reward - predictions.of_logged
+    largest = float(max(np.abs(predictions.of_logged).max(), np.abs(predictions.of_target).max()))
+    threshold = choose_switch_threshold(weights, errors, predictions.of_target, largest)
+    below = np.where(weights <= threshold, weights, 0.0)
+    cluster = log.customer
+    normalized = snips(*logged, cluster=cluster, alpha=alpha)
+    # SNIPS is a ratio of means: its scores are those of the linearized ratio.
+    linearized = normalized.value + weights * (log.reward - normalized.value) / weights.mean()
+    switched = switch_dr(*modelled, threshold=threshold, cluster=cluster, alpha=alpha)
+    return PolicyValues(
+        ips=add_intervals(ips(*logged, cluster=cluster, alpha=alpha), weights * log.reward, log, alpha),
+        snips=add_intervals(normalized, linearized, log, alpha),
+        dr=add_intervals(
+            dr(*modelled, cluster=cluster, alpha=alpha), doubly_robust_scores(log, predictions), log, alpha
         ),
-        threshold,
+        switch_dr=add_intervals(switched, predictions.of_target + below * errors, log, alpha),
+        threshold=threshold,
     )
 
 
-def valued(estimate: Estimate, scores: Floats, log: Logged, alpha: float) -> Valued:
-    """An estimate with the intervals of its scores (n,); the Bernstein one does not leave the rewards' range."""
-    low, high = Spread.of(scores - scores.mean(), log.customer).interval(estimate.value, alpha)
-    wide = bernstein(scores, log.customer, alpha)
+def add_intervals(estimate: Estimate, scores: Floats, log: LoggedChoices, alpha: float) -> ValueEstimate:
+    """The estimate with the intervals of its scores (n,); the Bernstein one stays within the rewards' range."""
+    low, high = Spread.of_influence(scores - scores.mean(), log.customer).interval(estimate.value, alpha)
+    wide = bernstein_interval(scores, log.customer, alpha)
     least, largest = float(log.reward.min()), float(log.reward.max())
-    within = Interval(max(wide.low, min(least, estimate.value)), min(wide.high, max(largest, estimate.value)))
-    return Valued(**(msgspec.structs.asdict(estimate) | {"low": low, "high": high}), bernstein=within)
+    bounded = BernsteinInterval(max(wide.low, min(least, estimate.value)), min(wide.high, max(largest, estimate.value)))
+    return ValueEstimate(**(msgspec.structs.asdict(estimate) | {"low": low, "high": high}), bernstein=bounded)
 
 
-def doubly_robust(log: Logged, found: Predicted) -> Floats:
-    """The scores (n,) whose mean is the doubly robust value."""
-    return np.asarray(found.of_target + found.target / log.propensity * (log.reward - found.of_logged))
+def doubly_robust_scores(log: LoggedChoices, predictions: Predictions) -> Floats:
+    """The scores (n,) whose mean is the doubly robust value (see `estimators`)."""
+    errors = log.reward - predictions.of_logged
+    return np.asarray(predictions.of_target + predictions.target / log.propensity * errors)
 
 
-def bernstein(scores: Floats, cluster: Ints, alpha: float) -> Interval:
-    """The empirical-Bernstein interval of a mean (Maurer and Pontil 2009, theorem 4, on both sides).
+def bernstein_interval(scores: Floats, cluster: Ints, alpha: float) -> BernsteinInterval:
+    """The empirical-Bernstein interval of a mean.
+
+    Maurer and Pontil 2009, "Empirical Bernstein Bounds and Sample Variance Penalization", theorem 4, on both sides.
 
     Args:
         scores: (n,) whose mean is the estimate; for SNIPS those of its linearization.
-        cluster: (n,) integers from 0; sums per cluster are what is independent.
-        alpha: one minus the interval's coverage. The range of a cluster's sum, which the theorem wants to be known,
-            is taken from those seen.
+        cluster: (n,) integers from 0; the sums per cluster are independent, their members are not.
+        alpha: one minus the interval's coverage. The theorem needs the range of a cluster's sum to be known; the range
+            of the observed sums stands in for it.
     """
     totals = np.bincount(cluster, weights=scores)
     groups = len(totals)
     sums = totals * (groups / len(scores))
     log = float(np.log(4 / alpha))
     reach = float(np.sqrt(2 * sums.var(ddof=1) * log / groups) + 7 * np.ptp(sums) * log / (3 * (groups - 1)))
-    return Interval(float(sums.mean()) - reach, float(sums.mean()) + reach)
+    return BernsteinInterval(float(sums.mean()) - reach, float(sums.mean()) + reach)
 
 
-def switch_threshold(weights: Floats, errors: Floats, expected: Floats, largest: float) -> float:
-    """The weight above which SWITCH-DR does without the correction: the least bound of the squared error.
+def choose_switch_threshold(weights: Floats, errors: Floats, expected: Floats, largest: float) -> float:
+    """The weight above which SWITCH-DR drops the correction: the one with the least bound of the squared error.
 
-    Wang, Agarwal and Dudik 2017 choose it so: variance plus squared bias, the bias at most `largest` times the
-    target's mass above the threshold; among quantiles of the weights and their maximum, which is DR itself.
+    The bound is the variance plus the squared bias; the bias is at most `largest` times the target's mass above the
+    threshold (the rule of Wang, Agarwal and Dudik 2017). Candidates are quantiles of the weights and their maximum,
+    which is DR itself.
 
     Args:
         weights: (n,).
-        errors: (n,) rewards less what the model expected of the logged arm.
-        expected: (n,) what the model expects of the target.
-        largest: expected reward of any arm, at most.
+        errors: (n,) rewards minus the model's expectation of the logged arm.
+        expected: (n,) the model's expectation under the target.
+        largest: the largest absolute expected reward of an arm.
     """
 
-    def bound(threshold: float) -> float:
+    def bound_squared_error(threshold: float) -> float:
         above = weights > threshold
         variance = float(np.var(expected + np.where(above, 0.0, weights) * errors)) / len(weights)
         return variance + (largest * float(weights[above].sum()) / len(weights)) ** 2
 
-    return min((float(w) for w in np.quantile(weights, [1, 0.9999, 0.999, 0.99, 0.95, 0.9])), key=bound)
+    return min((float(w) for w in np.quantile(weights, [1, 0.9999, 0.999, 0.99, 0.95, 0.9])), key=bound_squared_error)
 
 
-def _left_out(target: Target) -> list[str]:
-    """A warning where the placement would not choose as the policy alone does."""
-    return [f"{name} of its file is left out; the placement would choose otherwise" for name in target.file.ignored]
+def _warn_ignored(target: TargetPolicy) -> list[str]:
+    """A warning for each key of the file with which the placement would choose otherwise than the policy alone."""
+    return [
+        f"{name} of its file is not evaluated; the placement would choose otherwise" for name in target.file.ignored
+    ]
 
 
-def _taught(target: Target, log: Logged) -> list[str]:
+def _note_training(target: TargetPolicy, log: LoggedChoices) -> list[str]:
+    """A note on which decisions a policy that learns was evaluated."""
     if not target.learns:
         return []
     rows = f"{len(log):,} decisions of {log.customers:,} customers"
-    return [f"it learns: judged as it goes, on {rows}, each by what earlier customers taught it"]
+    return [f"evaluated while it learns: on {rows}, each with the policy trained on earlier customers"]
 
 
-def _even(target: Target, found: Predicted) -> list[str]:
-    """A warning where a policy that learns has not come far from choosing evenly."""
-    likeliest, even = float(found.likeliest.mean()), float(found.even.mean())
-    if not target.learns or likeliest > EVEN * even:
+def _warn_even(target: TargetPolicy, predictions: Predictions) -> list[str]:
+    """A warning where a policy that learns still chooses nearly evenly."""
+    likeliest, even = float(predictions.likeliest.mean()), float(predictions.even.mean())
+    if not target.learns or likeliest > NEARLY_EVEN * even:
         return []
     return [f"it has learnt little: its likeliest offer gets {likeliest:.0%} of the choices, an even choice {even:.0%}"]
 
 
-def _rare(log: Logged, weights: Floats) -> list[str]:
-    """A warning where few rewards carry the value: asymptotic intervals are then too narrow."""
-    earned = weights * log.reward
-    squares = float(earned @ earned)
-    rewards = float(earned.sum()) ** 2 / squares if squares > 0 else 0.0
+def _warn_few_rewards(log: LoggedChoices, weights: Floats) -> list[str]:
+    """A warning where few rewards determine the value: asymptotic intervals are then too narrow."""
+    rewards = effective_sample_size(weights * log.reward)
     if rewards >= FEW_REWARDS:
         return []
-    return [f"few rewards: the value rests on about {rewards:.1f} of them; trust the cautious interval alone"]
+    return [f"few rewards: the value depends on about {rewards:.1f} of them; use the cautious interval"]

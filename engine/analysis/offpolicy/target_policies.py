@@ -1,6 +1,6 @@
-"""Policies to be judged, from YAML files: what each may choose in a logged decision, and how it learns from a log."""
+"""Target policies from YAML files: which arms each may choose in a logged decision, and how it learns from a log."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -8,33 +8,44 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from engine.analysis.offpolicy.logged_choices import Floats, Ints, Logged
+from engine.analysis.offpolicy.logged_choices import LoggedChoices
 from engine.catalog.check.decode import find_problems
 from engine.catalog.check.yaml_text import MAX_BYTES, decode_yaml
 from engine.catalog.plan.compile_policies import CHANNEL
-from engine.catalog.plan.features import Featurizer, PoolGroup
+from engine.catalog.plan.features import Featurizer, PoolGroup, Value
 from engine.catalog.spec.experiment import FeatureSpec, PolicySpec
 from engine.errors import BadInput, CatalogError, Problem
 from policies import KINDS, Bandit, make_policy
+from policies.batches import Floats, Ints
+
+MOST_REWARD_FEATURES = 48
+MOST_VALUES = 16
+"""Values of one text feature that get a number of their own in the reward model, the commonest."""
+CONSTANT_SHARE = 0.95
+"""A feature with one value in more than this share of the rows is left out of the reward model."""
+MOST_NAMES = 6
+"""Names that an error message lists."""
 
 
 @dataclass(frozen=True)
 class PolicyFile:
-    """One file: a policy, and of a selection its placement and offers. `ignored` is what an evaluation leaves out."""
+    """A policy read from one YAML file, with the placement and offers of its selection where it has one."""
 
     name: str
     spec: PolicySpec
     placement: str | None = None
     offers: tuple[str, ...] | None = None
+    """None means every logged candidate."""
     ignored: tuple[str, ...] = ()
+    """Keys of the file that affect the placement's choice but not the evaluation."""
 
 
 def read_policy(path: Path) -> PolicyFile:
-    """A policy from a selection's YAML, with its key `policy`, or from a file that is the policy alone.
+    """Reads a policy: the value of `policy` in a selection's YAML, or a file that is only the policy.
 
     Raises:
         BadInput: if the file cannot be read, or is an experiment or an offer.
-        CatalogError: with every problem of the policy.
+        CatalogError: if the policy has problems; it names all of them.
     """
     try:
         with path.open("rb") as file:
@@ -46,68 +57,73 @@ def read_policy(path: Path) -> PolicyFile:
         raise CatalogError(problems)
     if not isinstance(value, dict):
         raise BadInput(f"--policy {path}: holds no policy; write `policy: {{kind: uniform}}`")
-    within = "policy" in value
-    if not within and "key" in value:
+    in_selection = "policy" in value
+    if not in_selection and "key" in value:
         raise BadInput(
             f"--policy {path}: is neither a selection nor a policy alone; copy the policy of an experiment's variant "
             "into a file of its own"
         )
-    body = value["policy"] if within else value
-    found = list(find_problems(body, PolicySpec, "policy" if within else ""))
-    if found:
-        raise CatalogError([Problem(str(path), where, message) for where, message in found])
+    body = value["policy"] if in_selection else value
+    faults = list(find_problems(body, PolicySpec, "policy" if in_selection else ""))
+    if faults:
+        raise CatalogError([Problem(str(path), where, message) for where, message in faults])
     spec = msgspec.convert(body, PolicySpec, strict=False)
-    own = ("attributes",) if spec.attributes else ()
-    if not within:
-        return PolicyFile(path.stem, spec, ignored=own)
+    ignored = ["attributes"] if spec.attributes else []
+    if not in_selection:
+        return PolicyFile(name=path.stem, spec=spec, ignored=tuple(ignored))
     offers, placement = value.get("offers"), value.get("placement")
-    named = tuple(map(str, offers)) if isinstance(offers, list) else None
-    ignored = tuple(name for name in ("arbitration", "weights") if value.get(name))
-    ignored = (*own, *ignored)
-    if offers is not None and named is None:
-        ignored = (*ignored, "offers by tag")
-    return PolicyFile(path.stem, spec, None if placement is None else str(placement), named, ignored)
+    ignored += [key for key in ("arbitration", "weights") if value.get(key)]
+    names = tuple(map(str, offers)) if isinstance(offers, list) else None
+    if offers is not None and names is None:
+        ignored.append("offers by tag")
+    return PolicyFile(
+        name=path.stem,
+        spec=spec,
+        placement=None if placement is None else str(placement),
+        offers=names,
+        ignored=tuple(ignored),
+    )
 
 
 def read_policies(paths: Sequence[Path], taken: str) -> list[PolicyFile]:
-    """The files under names that differ: each its own, or its path where two are alike or it is `taken` already.
+    """Reads policy files under distinct names: the file's stem, or its path where the stem is not unique or `taken`.
 
     Raises:
         BadInput: if a file is named twice, or cannot be read.
-        CatalogError: with every problem of a policy.
+        CatalogError: if a policy has problems; it names all of them.
     """
     files = [read_policy(path) for path in paths]
-    names = [taken, *(one.name for one in files)]
+    names = [taken, *(file.name for file in files)]
     renamed = [
-        replace(one, name=str(path)) if names.count(one.name) > 1 else one
-        for one, path in zip(files, paths, strict=True)
+        replace(file, name=str(path)) if names.count(file.name) > 1 else file
+        for file, path in zip(files, paths, strict=True)
     ]
-    if len({one.name for one in renamed}) < len(renamed):
+    if len({file.name for file in renamed}) < len(renamed):
         raise BadInput("a --policy file is named twice; name each once")
     return renamed
 
 
 @dataclass(frozen=True)
-class Target:
-    """A policy over a log's arms, and behind them offers of its file that the log never had as a candidate.
+class TargetPolicy:
+    """A policy over a log's arms, followed by the offers of its file that were never a candidate in the log.
 
-    In a decision it chooses among the logged candidates that its file names; an offer that the log does not know at
-    all counts as a candidate everywhere, so that what it would take shows as unlogged mass.
+    In each decision it chooses among the logged candidates that its file names. Offers unknown to the log count as
+    candidates in every decision, so that the probability the policy gives them shows as unlogged mass.
     """
 
     file: PolicyFile
-    log: Logged
+    log: LoggedChoices
     features: Featurizer
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
-        """Names of the arms."""
+        """The names of the arms, those of the log first."""
         known = set(self.log.arms)
         return (*self.log.arms, *(name for name in self.file.offers or () if name not in known))
 
     @cached_property
     def candidates(self) -> list[Ints]:
-        """Positions of the arms it may choose, for each of the log's sets of candidates; may be none."""
+        """The positions of the arms it may choose, for each of the log's sets of candidates; may be empty."""
         offers = self.file.offers
         allowed = np.array([offers is None or name in offers for name in self.log.arms])
         new = np.arange(len(self.log.arms), len(self.arms))
@@ -115,28 +131,32 @@ class Target:
 
     @cached_property
     def vectors(self) -> Floats:
-        """The features of each distinct context, (contexts, dim)."""
+        """The features of each distinct context (contexts, dim)."""
         return np.array([self.features.vector(context) for context in self.log.contexts])
 
     @cached_property
-    def alike(self) -> Ints:
-        """A number for each context (contexts,), the same where the vectors are."""
+    def vector_groups(self) -> Ints:
+        """A group for each context (contexts,); contexts with equal vectors are in one group."""
         return np.unique(self.vectors, axis=0, return_inverse=True)[1].ravel()
 
     @property
-    def reads(self) -> list[str]:
-        """The traits that its probabilities depend on."""
+    def features_read(self) -> list[str]:
+        """The features that its probabilities depend on."""
         if not KINDS[self.file.spec.kind].contextual:
             return []
         return [spec.trait for spec in self.features.specs] + [group.name for group in self.features.groups]
 
     @property
     def learns(self) -> bool:
-        """Whether its probabilities depend on what it was taught."""
+        """Whether its probabilities depend on its training."""
         return self.file.spec.kind != "uniform"
 
-    def prior(self) -> Bandit:
-        """The policy before anything was learnt."""
+    def make_policy(self) -> Bandit:
+        """The policy before any training.
+
+        Raises:
+            BadInput: if its options do not fit the log's arms, such as a floor that many arms exceed.
+        """
         spec = self.file.spec
         try:
             pool = {"pool": self.features.pool} if self.features.pool else {}
@@ -146,11 +166,11 @@ class Target:
         except ValueError as error:
             raise BadInput(f"--policy {self.file.name}: {error}") from error
 
-    def taught(self, policy: Bandit, rows: Ints) -> Bandit:
-        """The policy that also knows these rows of the log, in their order.
+    def update_policy(self, policy: Bandit, rows: Ints) -> Bandit:
+        """The policy after training on `rows` of the log, in their order.
 
         Raises:
-            BadInput: if its model does not hold the rewards.
+            BadInput: if the rewards are outside the range that its model assumes.
         """
         log = self.log
         x = self.vectors[log.context[rows]] if policy.dim else None
@@ -159,95 +179,108 @@ class Target:
         except ValueError as error:
             raise BadInput(f"--policy {self.file.name}: {self.file.spec.kind} cannot learn the log: {error}") from error
 
-    def unread(self, log: Logged) -> dict[str, float]:
-        """What it reads that some of these rows were logged without, with their share."""
-        lacking = {name: _share(log, [name not in context for context in log.contexts]) for name in self.reads}
-        return {name: share for name, share in lacking.items() if share > 0}
+    def missing_features(self, log: LoggedChoices) -> dict[str, float]:
+        """The features it reads that some rows were logged without, with the share of these rows."""
+        missing = {
+            name: _share_of_rows(log, [name not in context for context in log.contexts]) for name in self.features_read
+        }
+        return {name: share for name, share in missing.items() if share > 0}
 
-    def notes(self, log: Logged) -> list[str]:
-        """What of the file the evaluation leaves out or could not find in these rows."""
+    def notes(self, log: LoggedChoices) -> list[str]:
+        """Sentences on offers that the log does not know and on features without a value."""
         notes = []
         new = self.arms[len(self.log.arms) :]
         if new:
             notes.append(f"never a candidate in the log: {', '.join(new)}")
-        for name in self.reads:
-            share = _share(log, [name in context and context[name] is None for context in log.contexts])
+        for name in self.features_read:
+            share = _share_of_rows(log, [name in context and context[name] is None for context in log.contexts])
             if share > 0:
                 notes.append(f"feature {name} is missing in {share:.1%} of the decisions and 0 there")
         return notes
 
 
-def target_of(file: PolicyFile, log: Logged) -> Target:
-    """The policy over the log's arms.
+def make_target(file: PolicyFile, log: LoggedChoices) -> TargetPolicy:
+    """Makes the target policy of a file on a log.
 
     Raises:
         BadInput: if none of its offers is in the log, or a feature was not logged or never has a listed value.
     """
     known = set(log.arms)
     if file.offers is not None and not known & set(file.offers):
-        raise BadInput(f"--policy {file.name}: none of its offers is in the log, which has {_some(log.arms)}")
-    features = _features(file, log)
-    read = (*features.specs, *(FeatureSpec(trait=group.name, one_of=list(group.values)) for group in features.groups))
-    for spec in read:
-        seen = {context[spec.trait] for context in log.contexts if context.get(spec.trait) is not None}
-        logged = list(dict.fromkeys(name for context in log.contexts for name in context))
-        if spec.trait not in logged:
-            raise BadInput(f"--policy {file.name}: feature {spec.trait!r} was not logged; the log has {_some(logged)}")
-        if seen and spec.one_of is not None and not seen & set(spec.one_of):
-            raise BadInput(
-                f"--policy {file.name}: feature {spec.trait!r} is never one of {_some(spec.one_of)} in the log, "
-                f"but {_some(sorted(map(repr, seen)))}"
-            )
-    return Target(file, log, features)
+        raise BadInput(f"--policy {file.name}: none of its offers is in the log, which has {_list_some(log.arms)}")
+    features = _make_featurizer(file, log)
+    groups = (FeatureSpec(trait=group.name, one_of=list(group.values)) for group in features.groups)
+    for spec in (*features.specs, *groups):
+        _check_feature(file, spec, log)
+    return TargetPolicy(file, log, features)
 
 
-def _features(file: PolicyFile, log: Logged) -> Featurizer:
-    """The features of a file's policy; its channels are those that the log has."""
+def _check_feature(file: PolicyFile, spec: FeatureSpec, log: LoggedChoices) -> None:
+    """Raises BadInput if a feature was not logged, or never has one of its listed values: probably a wrong name."""
+    logged = list(dict.fromkeys(name for context in log.contexts for name in context))
+    if spec.trait not in logged:
+        raise BadInput(f"--policy {file.name}: feature {spec.trait!r} was not logged; the log has {_list_some(logged)}")
+    values = {context[spec.trait] for context in log.contexts if context.get(spec.trait) is not None}
+    if values and spec.one_of is not None and not values & set(spec.one_of):
+        raise BadInput(
+            f"--policy {file.name}: feature {spec.trait!r} is never one of {_list_some(spec.one_of)} in the log; "
+            f"its values are {_list_some(sorted(map(repr, values)))}"
+        )
+
+
+def _make_featurizer(file: PolicyFile, log: LoggedChoices) -> Featurizer:
+    """The features of a file's policy; where it pools by channel, the channels are those in the log."""
     groups: list[PoolGroup] = []
     for pooled in file.spec.pool:
         if isinstance(pooled, FeatureSpec):
             groups.append(PoolGroup(pooled.trait, tuple(pooled.one_of or ())))
         elif pooled == CHANNEL:
-            seen = {context.get(CHANNEL) for context in log.contexts}
-            groups.append(PoolGroup(CHANNEL, tuple(sorted(value for value in seen if isinstance(value, str)))))
+            channels = {context.get(CHANNEL) for context in log.contexts}
+            groups.append(PoolGroup(CHANNEL, tuple(sorted(value for value in channels if isinstance(value, str)))))
         else:
             groups.append(PoolGroup(f"segment {pooled}", (True, False)))
     return Featurizer(file.spec.features, groups, constant=KINDS[file.spec.kind].contextual)
 
 
-def reward_features(log: Logged) -> Featurizer:
-    """Features for a model of the reward, from what the log's contexts hold: 48 numbers at most.
+def select_reward_features(log: LoggedChoices) -> Featurizer:
+    """Features for a reward model, from the values in the log's contexts; at most 48 numbers.
 
-    A number is scaled, text is one of its 16 commonest values; what is nearly always the same is left out.
+    A number is scaled to its range; text becomes an indicator for each of its 16 commonest values. A feature that is
+    nearly constant is left out.
     """
-    weight = np.bincount(log.context, minlength=len(log.contexts))
+    rows = np.bincount(log.context, minlength=len(log.contexts))
     specs: list[FeatureSpec] = []
-    left = 48
+    left = MOST_REWARD_FEATURES
     for trait in dict.fromkeys(name for context in log.contexts for name in context):
-        counts: dict[str | float | None, int] = {}
-        for context, times in zip(log.contexts, weight.tolist(), strict=True):
+        counts: dict[Value, int] = {}
+        for context, times in zip(log.contexts, rows.tolist(), strict=True):
             value = context.get(trait)
             counts[value] = counts.get(value, 0) + times
-        if max(counts.values()) > 0.95 * len(log):
+        if max(counts.values()) > CONSTANT_SHARE * len(log):
             continue
-        values = [value for value in counts if value is not None]
-        numbers = [float(v) for v in values if isinstance(v, int | float) and np.isfinite(v)]
-        if len(numbers) == len(values) and len(set(numbers)) > 1:
-            spec, cost = FeatureSpec(trait=trait, range=[min(numbers), max(numbers)]), 1
-        else:
-            common = sorted((v for v in values if isinstance(v, str | bool)), key=lambda v: (-counts[v], str(v)))[:16]
-            spec, cost = FeatureSpec(trait=trait, one_of=list(common)), len(common)
+        spec, cost = _reward_feature(trait, counts)
         if 0 < cost <= left:
             specs.append(spec)
             left -= cost
     return Featurizer(specs)
 
 
-def _share(log: Logged, contexts: Sequence[bool]) -> float:
-    """The share of the rows whose context is one of these."""
+def _reward_feature(trait: str, counts: Mapping[Value, int]) -> tuple[FeatureSpec, int]:
+    """A feature of the reward model and how many numbers it takes."""
+    values = [value for value in counts if value is not None]
+    numbers = [float(v) for v in values if isinstance(v, int | float) and np.isfinite(v)]
+    if len(numbers) == len(values) and len(set(numbers)) > 1:
+        return FeatureSpec(trait=trait, range=[min(numbers), max(numbers)]), 1
+    texts = sorted((v for v in values if isinstance(v, str | bool)), key=lambda v: (-counts[v], str(v)))
+    return FeatureSpec(trait=trait, one_of=list(texts[:MOST_VALUES])), len(texts[:MOST_VALUES])
+
+
+def _share_of_rows(log: LoggedChoices, contexts: Sequence[bool]) -> float:
+    """The share of the rows whose context is marked, `contexts` being marks by context."""
     return float(np.array(contexts)[log.context].mean())
 
 
-def _some(names: Sequence[object]) -> str:
-    shown = ", ".join(map(str, names[:6]))
-    return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown or "none"
+def _list_some(names: Sequence[object]) -> str:
+    """The first six names, and how many more there are."""
+    shown = ", ".join(map(str, names[:MOST_NAMES]))
+    return f"{shown} and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else shown or "none"

@@ -1,151 +1,155 @@
-"""An evaluation for a terminal of 80 columns."""
+"""An off-policy evaluation as tables for a terminal of 80 columns."""
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from engine.analysis.offpolicy.evaluate import LOGGED, Difference, EvaluationReport
-from engine.analysis.offpolicy.learning_curve import Curve
-from engine.analysis.offpolicy.policy_value import Interval, Judgement, Valued
+from engine.analysis.offpolicy.evaluate import LOGGED_POLICY, EvaluationReport, PolicyDifference
+from engine.analysis.offpolicy.learning_curve import LearningCurve
+from engine.analysis.offpolicy.policy_value import BernsteinInterval, PolicyValue, ValueEstimate
 from engine.analysis.stats.estimate import Effect, NotEstimable
 
 
 def render_evaluation(report: EvaluationReport) -> RenderableType:
-    """The log's own mean, what each policy would have earned beside it, and then each with its checks and values."""
+    """The log's mean reward, a table of the policies' values, then each policy with its checks and estimators."""
     level = f"{1 - report.alpha:.0%}"
     head = (
         f"{report.placement}: {report.decisions:,} decisions of {report.customers:,} customers, {report.arms} offers, "
         f"{report.rewarded:,} rewarded"
     )
     own = report.on_policy
-    logged = f"On-policy mean {own.value:.6g} ({level}: {_range(own)}): what a decision of the log earned"
-    parts: list[RenderableType] = [Text(head, style="bold"), Text(logged)]
+    on_policy = f"On-policy mean {own.value:.6g} ({level}: {_range(own)}): the mean reward of the logged decisions"
+    parts: list[RenderableType] = [Text(head, style="bold"), Text(on_policy)]
     if report.unsettled:
-        parts.append(
-            Text(
-                f"! {report.unsettled:,} decisions count as 0 though their reward may still come: no zero was logged",
-                style="yellow",
-            )
-        )
-    against = {one.policy: one for one in report.differences if one.against == LOGGED}
-    parts += [Text(""), _summary(report.policies, against, level)]
-    for one in report.policies:
-        parts += [Text(""), *_policy(one, level)]
-    between = [one for one in report.differences if one.against != LOGGED]
+        unsettled = f"! {report.unsettled:,} decisions count as 0 but their reward may still arrive: no zero is logged"
+        parts.append(Text(unsettled, style="yellow"))
+    against_log = {row.policy: row for row in report.differences if row.against == LOGGED_POLICY}
+    parts += [Text(""), _summary_table(report.policies, against_log, level)]
+    for policy in report.policies:
+        parts += [Text(""), *_render_policy(policy, level)]
+    between = [row for row in report.differences if row.against != LOGGED_POLICY]
     if between:
-        parts += [Text(""), _differences(between, level)]
+        parts += [Text(""), _differences_table(between, level)]
     return Group(*parts)
 
 
-def _summary(policies: list[Judgement], against: dict[str, Difference], level: str) -> Table:
-    """Two lines a policy: what it would have earned and how much more than the log, or that this cannot be said."""
+def _summary_table(policies: list[PolicyValue], against_log: dict[str, PolicyDifference], level: str) -> Table:
+    """Two lines per policy: its value and its difference from the log's mean, where they can be estimated."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("policy\n  verdict")
-    table.add_column(f"would earn (DR)\n{level} interval", justify="right")
-    table.add_column(f"more than the log\n{level} interval", justify="right")
+    table.add_column(f"value (DR)\n{level} interval", justify="right")
+    table.add_column(f"value less the log's\n{level} interval", justify="right")
     table.add_column("p", justify="right", no_wrap=True)
-    for one in policies:
-        name = Text.assemble((one.policy, "bold"), "\n  ", _verdict(one))
-        if not one.verdict.can_be_judged or isinstance(one.dr, NotEstimable):
+    for policy in policies:
+        name = Text.assemble((policy.policy, "bold"), "\n  ", _styled_verdict(policy))
+        if not policy.verdict.is_estimable or isinstance(policy.dr, NotEstimable):
             table.add_row(name, "not on this log", "", "")
             continue
-        table.add_row(name, f"{_figure(one.dr.value)}\n{_range(one.dr)}", *_effect(against[one.policy].effect))
+        value = f"{_figure(policy.dr.value)}\n{_range(policy.dr)}"
+        table.add_row(name, value, *_effect_cells(against_log[policy.policy].effect))
     return table
 
 
-def _verdict(one: Judgement) -> tuple[str, str]:
-    if not one.verdict.can_be_judged:
-        return "CANNOT BE JUDGED", "bold red"
-    return ("JUDGE WITH CARE", "bold yellow") if one.warnings else ("CAN BE JUDGED", "bold green")
+def _styled_verdict(policy: PolicyValue) -> tuple[str, str]:
+    """The verdict and its style."""
+    if not policy.verdict.is_estimable:
+        return "NOT ESTIMABLE", "bold red"
+    return ("ESTIMATED, WITH WARNINGS", "bold yellow") if policy.warnings else ("ESTIMATED", "bold green")
 
 
-def _effect(effect: Effect | NotEstimable) -> tuple[str, str]:
+def _effect_cells(effect: Effect | NotEstimable) -> tuple[str, str]:
+    """An effect with its interval, and its p-value."""
     if isinstance(effect, NotEstimable):
         return effect.not_estimable, ""
     p = effect.p or 0.0
-    said = f"{_figure(effect.estimate, '+')}\n{_figure(effect.low, '+')} to {_figure(effect.high, '+')}"
-    return said, "< 0.0001" if p < 0.0001 else f"{p:.2g}"
+    interval = f"{_figure(effect.low, '+')} to {_figure(effect.high, '+')}"
+    return f"{_figure(effect.estimate, '+')}\n{interval}", "< 0.0001" if p < 0.0001 else f"{p:.2g}"
 
 
-def _policy(one: Judgement, level: str) -> list[RenderableType]:
+def _render_policy(policy: PolicyValue, level: str) -> list[RenderableType]:
+    """A policy's verdict, failed checks, warnings, notes, estimators and learning curve."""
+    head = (f"{policy.policy} ", "bold"), f"({policy.kind}, {policy.arms} offers): "
     lines: list[RenderableType] = [
-        Text.assemble((f"{one.policy} ", "bold"), f"({one.kind}, {one.arms} offers): ", _verdict(one)),
-        *(Text(f"! {gate.why}", style="yellow") for gate in one.gates if not gate.ok),
-        *(Text(f"! {warning}", style="yellow") for warning in one.warnings),
-        *(Text(f"- {note}") for note in one.notes),
-        _passed(one) if one.verdict.can_be_judged else _gates(one),
-        _values(one, level),
+        Text.assemble(*head, _styled_verdict(policy)),
+        *(Text(f"! {check.why}", style="yellow") for check in policy.checks if not check.ok),
+        *(Text(f"! {warning}", style="yellow") for warning in policy.warnings),
+        *(Text(f"- {note}") for note in policy.notes),
+        _passed_checks(policy) if policy.verdict.is_estimable else _checks_table(policy),
+        _estimators_table(policy, level),
     ]
-    if one.curve is not None:
-        lines.append(_curve(one.curve))
+    if policy.curve is not None:
+        lines.append(_render_curve(policy.curve))
     return lines
 
 
-def _passed(one: Judgement) -> Text:
-    found = (
-        f"mean weight {one.mean_weight:.8g}, largest weight {one.largest_weight:.6g}, effective sample size "
-        f"{one.ess:.6g}, unlogged mass {one.unlogged_mass:.2g}"
+def _passed_checks(policy: PolicyValue) -> Text:
+    """The figures of the checks in one sentence."""
+    figures = (
+        f"mean weight {policy.mean_weight:.8g}, largest weight {policy.largest_weight:.6g}, effective sample size "
+        f"{policy.ess:.6g}, unlogged mass {policy.unlogged_mass:.2g}"
     )
-    return Text(f"checks passed: {found}")
+    return Text(f"checks passed: {figures}")
 
 
-def _gates(one: Judgement) -> Table:
+def _checks_table(policy: PolicyValue) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("check", no_wrap=True)
-    table.add_column("found", justify="right", no_wrap=True)
-    table.add_column("asked for")
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("required")
     table.add_column("")
-    for gate in one.gates:
-        passed = Text("ok", "green") if gate.ok else Text("FAILED", "bold red")
-        table.add_row(gate.name, f"{gate.value:.8g}", gate.rule, passed)
+    for check in policy.checks:
+        passed = Text("ok", "green") if check.ok else Text("FAILED", "bold red")
+        table.add_row(check.name, f"{check.value:.8g}", check.rule, passed)
     return table
 
 
-def _values(one: Judgement, level: str) -> Table:
+def _estimators_table(policy: PolicyValue, level: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("estimator", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column(f"{level} interval", justify="right", no_wrap=True)
     table.add_column("cautious (Bernstein)", justify="right", no_wrap=True)
-    named = (("IPS", one.ips), ("SNIPS", one.snips), ("DR", one.dr), ("SWITCH-DR", one.switch_dr))
+    named = (("IPS", policy.ips), ("SNIPS", policy.snips), ("DR", policy.dr), ("SWITCH-DR", policy.switch_dr))
     for name, value in named:
-        table.add_row(name, *_numbers(value))
+        table.add_row(name, *_estimator_cells(value))
     return table
 
 
-def _numbers(value: Valued | NotEstimable) -> list[str]:
+def _estimator_cells(value: ValueEstimate | NotEstimable) -> list[str]:
+    """A value with its asymptotic and its Bernstein interval."""
     if isinstance(value, NotEstimable):
         return ["-", value.not_estimable, ""]
     return [f"{value.value:#.6g}", _range(value), _range(value.bernstein)]
 
 
-def _range(between: Valued | Interval) -> str:
-    return f"{_figure(between.low)} to {_figure(between.high)}"
+def _range(interval: ValueEstimate | BernsteinInterval) -> str:
+    return f"{_figure(interval.low)} to {_figure(interval.high)}"
 
 
 def _figure(value: float, sign: str = "-") -> str:
-    """Four significant digits, and all before the point."""
+    """Four significant digits, and all digits before the point."""
     return f"{value:{sign},.0f}" if abs(value) >= 1000 else f"{value:{sign}#.4g}"
 
 
-def _differences(differences: list[Difference], level: str) -> Table:
+def _differences_table(differences: list[PolicyDifference], level: str) -> Table:
+    """Two lines per pair of policies: the difference of their values."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("policy\n  less policy")
     table.add_column(f"difference (DR)\n{level} interval", justify="right")
     table.add_column("p", justify="right", no_wrap=True)
-    for one in differences:
-        table.add_row(f"{one.policy}\n  {one.against}", *_effect(one.effect))
+    for row in differences:
+        table.add_row(f"{row.policy}\n  {row.against}", *_effect_cells(row.effect))
     return table
 
 
-def _curve(curve: Curve) -> RenderableType:
+def _render_curve(curve: LearningCurve) -> RenderableType:
     if curve.rate is None:
         return Text("Learning curve: no round of the log matched")
     title = f"Learning curve: {curve.rate:.6g} over {curve.matched:,} matched rounds"
     if curve.capped > 0:
-        title += f"; {curve.capped:.1%} of the log's rounds count for more than one"
+        title += f"; {curve.capped:.1%} of the log's rounds count more than once"
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("rounds", "matched", "rate until then", "rate since the last"):
+    for name in ("rounds", "matched", "rate so far", "rate since the last"):
         table.add_column(name, justify="right", no_wrap=True)
     for point in curve.points:
         table.add_row(f"{point.rounds:,}", f"{point.matched:,}", f"{point.rate:.4g}", f"{point.recent:.4g}")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import ModuleType
 
-    from engine.analysis.bandits.policy_report import PolicyReport, Rate
+    from engine.analysis.bandits.policy_report import PolicyReport, RewardRate
     from engine.analysis.render.html import Chart, Place
 
 _UNBIASED = (
@@ -56,7 +56,7 @@ def _gains(report: PolicyReport) -> Iterable[str]:
         yield f'<div class="decision {tone}">{"".join(paragraphs([said]))}</div>'
 
 
-def _levels(alt: ModuleType, named: Sequence[tuple[str, Effect | Rate | NotEstimable]]) -> Chart | None:
+def _levels(alt: ModuleType, named: Sequence[tuple[str, Effect | RewardRate | NotEstimable]]) -> Chart | None:
     rows = [
         row_of(name, Effect(found.estimate, found.low, found.high, 0.0), "increase") | {"tone": OPEN}
         for name, found in named
@@ -79,13 +79,13 @@ def _offers(report: PolicyReport) -> str:
     return _table(("offer", "exposures", "value", "95% interval", "plain mean, biased"), rows)
 
 
-def _level(found: Effect | Rate | NotEstimable) -> tuple[str, str]:
+def _level(found: Effect | RewardRate | NotEstimable) -> tuple[str, str]:
     if isinstance(found, NotEstimable):
         return "", found.not_estimable
     return f"{found.estimate:.4f}", _span(found)
 
 
-def _span(found: Effect | Rate, sign: str = "") -> str:
+def _span(found: Effect | RewardRate, sign: str = "") -> str:
     return f"{found.low:{sign}.4f} to {found.high:{sign}.4f}"
 
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from engine.analysis.bandits.policy_report import PolicyReport, Rate
+from engine.analysis.bandits.policy_report import PolicyReport, RewardRate
 from engine.analysis.report.model import MetricReport, Money, Report, SegmentReport
 from engine.analysis.report.money import NO_MONEY
 from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance
@@ -164,7 +164,7 @@ def render_policies(report: PolicyReport) -> RenderableType:
     table.add_column("against uniform\n95% interval", justify="right")
     for row in report.policies:
         rate, against = row.rate, report.against_uniform.get(row.policy)
-        if isinstance(rate, Rate):
+        if isinstance(rate, RewardRate):
             estimate = f"{rate.estimate:.4f}\n{rate.low:.4f} to {rate.high:.4f}"
         else:
             estimate = rate.not_estimable

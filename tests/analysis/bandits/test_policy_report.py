@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from engine.analysis import policy_report
-from engine.analysis.bandits.policy_report import Rate
+from engine.analysis.bandits.policy_report import RewardRate
 from engine.analysis.offpolicy.estimators import Estimate
 from engine.analysis.render.terminal import render_policies
 from engine.analysis.stats.estimate import Effect, NotEstimable
@@ -52,8 +52,8 @@ def test_each_policy_has_its_rate_and_uniform_its_value(write_log: Write) -> Non
     assert sum(row.exposures for row in report.policies) == 4000
     assert sum(row.rewards for row in report.policies) == len(tables["rewards"])
     hero, uniform = (row.rate for row in report.policies)
-    assert isinstance(hero, Rate)
-    assert isinstance(uniform, Rate)
+    assert isinstance(hero, RewardRate)
+    assert isinstance(uniform, RewardRate)
     assert hero.low < 0.8 * 0.4 + 0.2 * 0.1 < hero.high
     assert uniform.low < 0.25 < uniform.high
     gain = report.against_uniform["hero"]

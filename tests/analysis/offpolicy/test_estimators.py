@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.analysis import offpolicy
 from engine.analysis.offpolicy.estimators import Spread, dr, ips, snips, switch_dr
 from engine.analysis.stats.adaptive import lagged_allocation, running_means
 from engine.errors import BadInput
@@ -31,6 +32,12 @@ def test_uniform_choice_on_zozos_log() -> None:
     assert one.largest_weight == pytest.approx(277.78, abs=1e-2)
 
 
+def test_the_package_exports_the_estimators() -> None:
+    assert (offpolicy.ips, offpolicy.snips, offpolicy.dr, offpolicy.switch_dr) == (ips, snips, dr, switch_dr)
+    with pytest.raises(AttributeError, match="no attribute 'dm'"):
+        offpolicy.dm  # noqa: B018 # the access is what is tested
+
+
 def test_by_hand() -> None:
     reward, propensity, target = [1.0, 0.0, 1.0, 0.0], [0.5, 0.25, 0.5, 0.8], [0.25, 0.5, 0.5, 0.4]
     weights = np.array([0.5, 2.0, 1.0, 0.5])
@@ -42,7 +49,7 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reward", "propensity", "target", "said"),
+    ("reward", "propensity", "target", "message"),
     [
         ([1.0, 0.0], [0.5, 0.0], [0.5, 0.5], r"propensity 0\.0 is not in \(0, 1\]"),
         ([1.0, 0.0], [0.5, 0.5], [0.5, 1.5], "target probability"),
@@ -51,54 +58,56 @@ def test_by_hand() -> None:
         ([1.0], [0.5], [0.5], "too few"),
     ],
 )
-def test_what_cannot_be_judged(reward: list[float], propensity: list[float], target: list[float], said: str) -> None:
-    with pytest.raises(BadInput, match=said):
+def test_arrays_that_cannot_be_used(
+    reward: list[float], propensity: list[float], target: list[float], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
         ips(reward, propensity, target)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
-        ({"reward": ["x", "y", "z"]}, "reward holds what is no number"),
+        ({"reward": ["x", "y", "z"]}, "reward contains a value that is no number"),
         ({"predicted_logged": [0.1]}, r"predicted_logged has shape \(1,\); give one number for each of the 3"),
         ({"predicted_target": 0.1}, r"predicted_target has shape \(\)"),
-        ({"predicted_target": [0.1, float("nan"), 0.1]}, "predicted_target is NaN or infinite somewhere"),
-        ({"threshold": -1.0}, r"threshold -1\.0 is no weight"),
-        ({"threshold": float("nan")}, "threshold nan is no weight"),
+        ({"predicted_target": [0.1, float("nan"), 0.1]}, "predicted_target contains NaN or infinity"),
+        ({"threshold": -1.0}, r"threshold -1\.0 is negative or NaN"),
+        ({"threshold": float("nan")}, "threshold nan is negative or NaN"),
         ({"alpha": 1.0}, r"alpha 1\.0 is not between 0 and 1"),
         ({"cluster": ["u", "v"]}, r"cluster has shape \(2,\); give one label for each of the 3"),
     ],
 )
-def test_a_model_or_an_interval_that_cannot_be(given: dict[str, Any], said: str) -> None:
+def test_a_model_or_an_interval_that_cannot_be_used(given: dict[str, Any], message: str) -> None:
     usable = {"reward": [1.0, 0.0, 1.0], "propensity": [0.5] * 3, "target_probability": [0.5] * 3}
     modelled = {"predicted_logged": [0.5] * 3, "predicted_target": [0.5] * 3, "threshold": np.inf}
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         switch_dr(**(usable | modelled | given))
 
 
-def test_a_target_that_never_does_what_was_logged() -> None:
-    with pytest.raises(BadInput, match="never takes a logged action"):
+def test_a_target_that_never_chooses_a_logged_arm() -> None:
+    with pytest.raises(BadInput, match="never chooses a logged arm"):
         snips([1.0, 0.0], [0.5, 0.5], [0.0, 0.0])
 
 
-def test_an_interval_of_what_is_symmetric_is_that_of_t_and_leans_where_it_is_skewed() -> None:
+def test_the_interval_is_that_of_t_for_symmetric_data_and_leans_for_skewed() -> None:
     even = ips([0.0, 1.0] * 50, [0.5] * 100, [0.5] * 100)
-    assert Spread.of(np.array([-0.5, 0.5] * 50)).interval(0.5, 0.05) == (
+    assert Spread.of_influence(np.array([-0.5, 0.5] * 50)).interval(0.5, 0.05) == (
         pytest.approx(even.low),
         pytest.approx(even.high),
     )
-    low, high = Spread.of(np.array([0.0] * 97 + [1.0] * 3) - 0.03).interval(0.03, 0.05)
+    low, high = Spread.of_influence(np.array([0.0] * 97 + [1.0] * 3) - 0.03).interval(0.03, 0.05)
     assert high - 0.03 > 0.03 - low > 0
 
 
 def test_p_is_alpha_where_the_interval_ends_on_zero() -> None:
     rng = np.random.default_rng(10)
     for values in (rng.exponential(1.0, 300), -rng.exponential(1.0, 300), rng.normal(0.0, 1.0, 300)):
-        spread = Spread.of(values - values.mean(), np.arange(300) // 2)
+        spread = Spread.of_influence(values - values.mean(), np.arange(300) // 2)
         low, high = spread.interval(0.0, 0.05)
-        assert spread.p(-low) == pytest.approx(0.05)
-        assert spread.p(-high) == pytest.approx(0.05)
-        assert spread.p(-1.01 * low) < 0.05
+        assert spread.p_value(-low) == pytest.approx(0.05)
+        assert spread.p_value(-high) == pytest.approx(0.05)
+        assert spread.p_value(-1.01 * low) < 0.05
 
 
 def test_intervals_cover_where_seven_of_ten_thousand_are_rewarded() -> None:
@@ -107,7 +116,7 @@ def test_intervals_cover_where_seven_of_ten_thousand_are_rewarded() -> None:
     above = below = 0
     for _ in range(1000):
         clicks = (rng.random(10_000) < 0.0007).astype(float)
-        low, high = Spread.of(clicks - clicks.mean()).interval(float(clicks.mean()), 0.05)
+        low, high = Spread.of_influence(clicks - clicks.mean()).interval(float(clicks.mean()), 0.05)
         above += high < 0.0007
         below += low > 0.0007
     assert above + below <= 70

@@ -1,4 +1,4 @@
-"""What passes in silence elsewhere, and here is said: recomputed propensities, wrong ranges, what was not logged."""
+"""Faults that other libraries pass over are reported: recomputed propensities, wrong ranges, missing features."""
 
 import csv
 import fcntl
@@ -14,8 +14,8 @@ import yaml
 from rich.console import Console
 
 from engine.analysis.offpolicy.evaluate import EvaluationReport, evaluate
-from engine.analysis.offpolicy.log_checks import gates
-from engine.analysis.offpolicy.policy_value import Valued
+from engine.analysis.offpolicy.log_checks import check_log
+from engine.analysis.offpolicy.policy_value import ValueEstimate
 from engine.analysis.render.evaluation import render_evaluation
 from engine.analysis.stats.estimate import NotEstimable
 from engine.errors import BadInput
@@ -36,7 +36,7 @@ def policy(tmp_path: Path) -> Policy:
 
 
 def failed(report: EvaluationReport) -> list[str]:
-    return [gate.name for gate in report.policies[0].gates if not gate.ok]
+    return [check.name for check in report.policies[0].checks if not check.ok]
 
 
 def rendered(report: EvaluationReport, width: int = 100) -> str:
@@ -47,7 +47,7 @@ def rendered(report: EvaluationReport, width: int = 100) -> str:
 
 
 @pytest.mark.skipif(not PRIOR.is_file(), reason="`make obd` downloads the dataset")
-def test_propensities_of_a_replica_of_zozos_policy_fail_the_gate(policy: Policy, tmp_path: Path) -> None:
+def test_propensities_of_a_replica_of_zozos_policy_fail_the_check(policy: Policy, tmp_path: Path) -> None:
     """Thompson sampling from the published posteriors, three of 80 items; rare items' probabilities are drawn badly."""
     prior = yaml.safe_load(PRIOR.read_text())["all"]
     rounds = 20_000
@@ -66,11 +66,11 @@ def test_propensities_of_a_replica_of_zozos_policy_fail_the_gate(policy: Policy,
             writer.writerow({**row, "propensity_score": p})
     report = evaluate(later, [policy()])
     one = report.policies[0]
-    assert isinstance(one.ips, Valued)
+    assert isinstance(one.ips, ValueEstimate)
     assert one.ips.value > 3 * 0.0038  # what uniform logging earned in the same days; 0.0024 by the logged ones
     assert one.mean_weight > 3
     assert "mean weight" in failed(report)
-    assert not report.judged
+    assert not report.is_estimable
     assert "computed later" in one.verdict.why
 
 
@@ -91,15 +91,15 @@ def test_rewards_below_zero_teach_as_well_as_others_or_are_refused(write_log: Wr
     }
     write_log(**costs)
     below = evaluate(log, [policy(LEARNS, "learns")], placement="cost").policies[0].dr
-    assert isinstance(above, Valued)
-    assert isinstance(below, Valued)
+    assert isinstance(above, ValueEstimate)
+    assert isinstance(below, ValueEstimate)
     assert below.value + 1 == pytest.approx(above.value, abs=0.005)
     for kind in ("beta_thompson", "kl_ucb", "logistic_thompson", "top_two_thompson"):
         with pytest.raises(BadInput, match=r"cannot learn the log: reward reaches from -1"):
             evaluate(log, [policy(f"kind: {kind}", kind)], placement="cost")
 
 
-def test_a_policy_that_still_chooses_evenly_is_said_to_have_learnt_little(write_log: Write, policy: Policy) -> None:
+def test_a_policy_that_still_chooses_evenly_gets_a_warning(write_log: Write, policy: Policy) -> None:
     log = write_log(**logged(2000))
     forgets = policy("{kind: linear_thompson, features: [{trait: country, one_of: [de, at]}], floor: 0.4}", "even")
     report = evaluate(log, [forgets, policy(LEARNS, "learns"), policy()])
@@ -108,13 +108,15 @@ def test_a_policy_that_still_chooses_evenly_is_said_to_have_learnt_little(write_
         [],
         [],
     ]
-    assert "JUDGE WITH CARE" in rendered(report)
+    assert "ESTIMATED, WITH WARNINGS" in rendered(report)
 
 
-def test_what_else_of_a_placement_decides_is_said_to_be_left_out(write_log: Write, policy: Policy) -> None:
+def test_other_keys_of_a_placement_get_a_warning(write_log: Write, policy: Policy) -> None:
     weighed = policy("{placement: hero, policy: {kind: uniform}, arbitration: {value: true}}", "weighed")
     report = evaluate(write_log(**logged(600)), [weighed])
-    assert report.policies[0].warnings == ["arbitration of its file is left out; the placement would choose otherwise"]
+    assert report.policies[0].warnings == [
+        "arbitration of its file is not evaluated; the placement would choose otherwise"
+    ]
 
 
 def test_a_feature_that_some_decisions_were_logged_without(write_log: Write, policy: Policy) -> None:
@@ -124,10 +126,10 @@ def test_a_feature_that_some_decisions_were_logged_without(write_log: Write, pol
             decision["context"] = "{}"
     report = evaluate(write_log(**tables), [policy(LEARNS, "learns"), policy()])
     assert failed(report) == ["unlogged features"]
-    said = report.policies[0].verdict.why
-    assert said.startswith("25.0% of the decisions were logged without country, which the policy reads")
-    assert [one.verdict.can_be_judged for one in report.policies] == [False, True]
-    assert report.differences[0].effect == NotEstimable("learns cannot be judged on this log")
+    why = report.policies[0].verdict.why
+    assert why.startswith("25.0% of the decisions were logged without country, which the policy reads")
+    assert [one.verdict.is_estimable for one in report.policies] == [False, True]
+    assert report.differences[0].effect == NotEstimable("the value of learns cannot be estimated from this log")
 
 
 def test_a_customer_without_the_trait_is_none_of_that(write_log: Write, policy: Policy) -> None:
@@ -136,7 +138,7 @@ def test_a_customer_without_the_trait_is_none_of_that(write_log: Write, policy: 
         if number % 4 == 0:
             decision["context"] = json.dumps({"country": None})
     report = evaluate(write_log(**tables), [policy(LEARNS, "learns")])
-    assert report.judged
+    assert report.is_estimable
     assert any("country is missing in 25.0%" in note for note in report.policies[0].notes)
 
 
@@ -155,22 +157,22 @@ def test_one_weight_that_carries_the_value_and_a_small_effective_size_fail(write
     report = evaluate(write_log(**tables), [policy("{placement: hero, offers: [b], policy: {kind: uniform}}", "b")])
     assert {"largest weight", "effective sample size"} <= set(failed(report))
     assert "FAILED" in rendered(report)
-    assert "CANNOT BE JUDGED" in rendered(report)
+    assert "NOT ESTIMABLE" in rendered(report)
 
 
-def test_the_gates_by_hand() -> None:
+def test_the_checks_by_hand() -> None:
     weights = np.array([2.0, 0.0] * 300)
-    found = {gate.name: gate for gate in gates(weights, np.arange(600), 0.02, {"tier": 0.5})}
+    found = {check.name: check for check in check_log(weights, np.arange(600), 0.02, {"tier": 0.5})}
     assert (found["mean weight"].value, found["effective sample size"].value) == (1.0, 300.0)
-    assert [name for name, gate in found.items() if not gate.ok] == ["unlogged mass", "unlogged features"]
+    assert [name for name, check in found.items() if not check.ok] == ["unlogged mass", "unlogged features"]
     assert found["largest weight"].value == 2.0
 
 
 def test_few_customers_are_too_few_for_a_policy_that_learns(write_log: Write, policy: Policy) -> None:
     log = write_log(**logged(40, customers=2))
-    with pytest.raises(BadInput, match="the log has 2 customers, but one must teach it and two judge it"):
+    with pytest.raises(BadInput, match="the log has 2 customers; a policy that learns needs one to train on"):
         evaluate(log, [policy(LEARNS, "learns")])
-    assert not evaluate(log, [policy()]).judged
+    assert not evaluate(log, [policy()]).is_estimable
 
 
 def test_the_log_is_read_while_no_file_of_it_is_replaced(write_log: Write, policy: Policy) -> None:

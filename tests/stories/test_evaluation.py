@@ -1,4 +1,4 @@
-"""A policy is tested against uniform choice; afterwards any of them is judged on what both of them showed."""
+"""A policy is tested against uniform choice; afterwards any of them is evaluated on what both of them showed."""
 
 import json
 import random
@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from engine.analysis.offpolicy.evaluate import evaluate
-from engine.analysis.offpolicy.policy_value import Valued
+from engine.analysis.offpolicy.policy_value import ValueEstimate
 from engine.catalog import load_plan
 from engine.learn import learn
 
@@ -60,8 +60,8 @@ def test_every_arm_of_a_policy_test_logs_what_any_of_its_policies_reads(open_sho
 
     report = evaluate(shop.settings.log, [shop.settings.experiments / "hero.yaml"])
     assert report.decisions == 900
-    judged = report.policies[0]
-    assert judged.verdict.can_be_judged, judged.verdict.why
+    learned = report.policies[0]
+    assert learned.verdict.is_estimable, learned.verdict.why
     # It learns to take the better offer in 80% of the cases: 0.8 * 0.6 + 0.2 * 0.2.
-    assert isinstance(judged.dr, Valued)
-    assert judged.dr.value == pytest.approx(0.52, abs=0.1)  # five standard errors of 0.02
+    assert isinstance(learned.dr, ValueEstimate)
+    assert learned.dr.value == pytest.approx(0.52, abs=0.1)  # five standard errors of 0.02
