@@ -114,7 +114,7 @@ def _empty_folder(data: Path) -> None:
     mark = data / MARK
     if data.exists() and not mark.exists() and (not data.is_dir() or any(data.iterdir())):
         raise BadInput(f"--data {data}: has files that no demo wrote; name a new or an empty folder")
-    if embedded.held(data / "store"):
+    if embedded.is_in_use(data / "store"):
         raise BadInput(f"--data {data}: another demo runs there; end it, or name another folder")
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)

@@ -95,7 +95,7 @@ def start(
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches the engine alone, which stops its store last
                 pass_fds=(lock.fileno(),),  # the server holds the lock until it ends, also after our death
-                preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 (nothing in it takes a lock)
+                preexec_fn=end_with_parent(os.getpid()),  # noqa: PLW1509 (nothing in it takes a lock)
             )
             if _answers(process, chosen, timeout, stop):
                 return Embedded(process, chosen, directory)
@@ -120,7 +120,7 @@ def running(directory: Path) -> Iterator[Embedded]:
         server.stop()
 
 
-def held(directory: Path) -> bool:
+def is_in_use(directory: Path) -> bool:
     """Whether a server runs on `directory` or is starting there."""
     path = directory / "valkey.lock"
     if not path.is_file():
@@ -149,7 +149,7 @@ def _command(binary: str, directory: Path, port: int) -> list[str]:
     return [binary, *(part for name, value in options.items() for part in (f"--{name}", value))]
 
 
-def die_with(parent: int) -> Callable[[], None]:
+def end_with_parent(parent: int) -> Callable[[], None]:
     """A function for the child to run before it executes a program: it makes SIGTERM follow the death of `parent`.
 
     The kernel watches the thread that forked the child. On systems other than Linux the child outlives a killed parent.

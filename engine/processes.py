@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import structlog
 from prometheus_client import multiprocess
 
-from engine.embedded import die_with
+from engine.embedded import end_with_parent
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Child:
             pass_fds=self.fds,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches this process alone, which ends its children in order
-            preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 (nothing in it takes a lock)
+            preexec_fn=end_with_parent(os.getpid()),  # noqa: PLW1509 (nothing in it takes a lock)
         )
         self.started = time.monotonic()
 
@@ -60,7 +60,7 @@ class Child:
 
 
 @dataclass
-class Keeper:
+class Supervisor:
     """Restarts its children while they die, until `end`. Call `tend` several times a second."""
 
     children: list[Child] = field(default_factory=list)
@@ -110,6 +110,6 @@ def _drop_gauges(child: Child) -> None:
         multiprocess.mark_process_dead(child.process.pid, meters)  # type: ignore[no-untyped-call]
 
 
-def verb(*arguments: str) -> list[str]:
+def counterpoint_command(*arguments: str) -> list[str]:
     """The command line that runs `counterpoint` with these arguments in the same Python environment."""
     return [sys.executable, "-m", "engine", *arguments]

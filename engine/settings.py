@@ -54,7 +54,7 @@ RULES = {
 }
 """What a setting must be, for messages; settings that are missing here accept any text."""
 
-ADDRESS = "store.url"
+STORE_ADDRESS_FILE = "store.url"
 """The file in a data directory that has the address of its embedded store while that runs."""
 
 
@@ -71,7 +71,7 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
         name.removeprefix(prefix).lower(): value for name, value in environment.items() if name.startswith(prefix)
     }
     values |= {name: value for name, value in overrides.items() if value is not None}
-    address = Path(str(values.get("data", DATA))) / ADDRESS
+    address = Path(str(values.get("data", DATA))) / STORE_ADDRESS_FILE
     if "redis" not in values and address.is_file():
         values["redis"] = address.read_text().strip()
     known = Settings.__struct_fields__

@@ -29,10 +29,10 @@ from engine.catalog.archive import Archive
 from engine.catalog.watch import PlanWatch
 from engine.errors import BadInput, CounterpointError, StoppedError
 from engine.journal import stream
-from engine.processes import Child, Keeper, verb
+from engine.processes import Child, Supervisor, counterpoint_command
 from engine.service.auth import load_keys_from_settings
 from engine.service.server import listen
-from engine.settings import ADDRESS, Settings
+from engine.settings import STORE_ADDRESS_FILE, Settings
 
 log = structlog.get_logger(__name__)
 
@@ -71,17 +71,17 @@ def run_engine(settings: Settings, stop: threading.Event) -> Iterator[tuple[str,
     with listen(settings.host, settings.port) as listener, _run_store(settings.data, stop) as store:
         settings = msgspec.structs.replace(settings, redis=store.url, port=listener.getsockname()[1])
         environment = _child_environment(settings, _new_meters(settings.data))
-        keeper = Keeper()
+        supervisor = Supervisor()
         with stream.connect_stream(store.url) as client:
             # The learner starts slowly; without this the collector would trim records that it has not read.
             stream.register_reader(client, stream.LEARNER, settings.partitions)
-        with _tend(keeper, store):
-            keeper.add(Child("collector", verb("collect"), environment))
-            keeper.add(Child("learner", verb("learn", "--quiet"), environment))
+        with _tend(supervisor, store):
+            supervisor.add(Child("collector", counterpoint_command("collect"), environment))
+            supervisor.add(Child("learner", counterpoint_command("learn", "--quiet"), environment))
             for index in range(settings.workers):
-                keeper.add(_server(index, environment, listener.fileno()))
+                supervisor.add(_server(index, environment, listener.fileno()))
             base = f"http://{settings.host}:{settings.port}"
-            _await_ready(base, keeper, stop)
+            _await_ready(base, supervisor, stop)
             yield base, settings
 
 
@@ -95,7 +95,7 @@ def reach_store(settings: Settings, *, is_named: bool) -> Iterator[Settings]:
         BadInput: if no store was named and none ever ran on the data directory.
     """
     directory = settings.data / "store"
-    if is_named or ((settings.data / ADDRESS).is_file() and _accepts_connections(settings.redis)):
+    if is_named or ((settings.data / STORE_ADDRESS_FILE).is_file() and _accepts_connections(settings.redis)):
         yield settings
         return
     if not directory.is_dir():
@@ -107,17 +107,17 @@ def reach_store(settings: Settings, *, is_named: bool) -> Iterator[Settings]:
 def serve_many(settings: Settings, listener: socket.socket) -> None:
     """Run `settings.workers` decision servers behind one address until SIGTERM or Ctrl-C."""
     stop = stop_on_signals()
-    keeper = Keeper()
+    supervisor = Supervisor()
     # Not under the data folder, which servers on several machines may share.
     with TemporaryDirectory(prefix="counterpoint-meters-") as meters:
         environment = _child_environment(settings, Path(meters))
         try:
             for index in range(settings.workers):
-                keeper.add(_server(index, environment, listener.fileno()))
+                supervisor.add(_server(index, environment, listener.fileno()))
             while not stop.wait(_TEND_SECONDS):
-                keeper.tend()
+                supervisor.tend()
         finally:
-            keeper.end()
+            supervisor.end()
 
 
 def stop_on_signals() -> threading.Event:
@@ -131,7 +131,7 @@ def stop_on_signals() -> threading.Event:
 def _server(index: int, environment: Mapping[str, str], fd: int) -> Child:
     """One of the decision servers; only the first logs changes of the plan."""
     arguments = ("--fd", str(fd)) if index == 0 else ("--fd", str(fd), "--quiet")
-    return Child(f"server {index + 1}", verb("serve", *arguments), environment, (fd,))
+    return Child(f"server {index + 1}", counterpoint_command("serve", *arguments), environment, (fd,))
 
 
 def _new_meters(data: Path) -> Path:
@@ -158,23 +158,23 @@ def _as_text(value: object) -> str:
 
 def _await_free_folder(data: Path, stop: threading.Event) -> None:
     """Wait for an engine on the same data folder that may be ending."""
-    if embedded.held(data / "store"):
+    if embedded.is_in_use(data / "store"):
         log.warning("another engine runs on this data folder; waiting for its end", data=str(data), s=START_SECONDS)
     deadline = time.monotonic() + START_SECONDS
-    while embedded.held(data / "store"):
+    while embedded.is_in_use(data / "store"):
         if time.monotonic() > deadline:
             raise BadInput(f"--data {data}: another engine runs there; end it, or name another folder")
         if stop.wait(_TEND_SECONDS):
-            raise StoppedError(StoppedError.__doc__)
+            raise StoppedError
 
 
-def _await_ready(base: str, keeper: Keeper, stop: threading.Event) -> None:
+def _await_ready(base: str, supervisor: Supervisor, stop: threading.Event) -> None:
     """Wait until the engine answers that it is ready; a child that dies meanwhile is not waited for."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if stop.is_set():
-            raise StoppedError(StoppedError.__doc__)
-        for child in keeper.children:
+            raise StoppedError
+        for child in supervisor.children:
             if child.deaths or not child.running:
                 raise NotReadyError(f"{child.name} ended while it started; its lines above say why")
         try:
@@ -216,7 +216,7 @@ class _Store:
 def _run_store(data: Path, stop: threading.Event) -> Iterator[_Store]:
     """Run the store for the block, with its address in a file for the verbs that run beside the engine."""
     store = _Store(data / "store", stop)
-    address = data / ADDRESS
+    address = data / STORE_ADDRESS_FILE
     address.write_text(store.url)
     try:
         yield store
@@ -226,14 +226,14 @@ def _run_store(data: Path, stop: threading.Event) -> Iterator[_Store]:
 
 
 @contextmanager
-def _tend(keeper: Keeper, store: _Store) -> Iterator[None]:
+def _tend(supervisor: Supervisor, store: _Store) -> Iterator[None]:
     """Restart children and store when they die, each in its own thread, which must outlive what it started.
 
     Linux ends a store together with the thread that started it (`PR_SET_PDEATHSIG`).
     """
     done = threading.Event()
 
-    def tend(one: Keeper | _Store) -> None:
+    def tend(one: Supervisor | _Store) -> None:
         pause = _TEND_SECONDS
         while not done.wait(pause):
             try:
@@ -243,13 +243,13 @@ def _tend(keeper: Keeper, store: _Store) -> Iterator[None]:
                 log.warning("cannot be restarted yet", error=str(error))
                 pause = _RETRY_SECONDS
 
-    threads = [threading.Thread(target=tend, args=(one,), daemon=True) for one in (keeper, store)]
+    threads = [threading.Thread(target=tend, args=(one,), daemon=True) for one in (supervisor, store)]
     for thread in threads:
         thread.start()
     try:
         yield
     finally:
-        keeper.end()
+        supervisor.end()
         done.set()
         for thread in threads:
             thread.join()

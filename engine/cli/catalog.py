@@ -24,7 +24,7 @@ from engine.cli.app import (
     print_line,
 )
 from engine.errors import BadInput, CatalogError, StoreUnavailable
-from engine.settings import ADDRESS, Settings, from_environment
+from engine.settings import STORE_ADDRESS_FILE, Settings, from_environment
 
 if TYPE_CHECKING:
     from engine.catalog import Plan
@@ -225,7 +225,7 @@ def read_snapshots(settings: Settings, plan: "Plan", *, is_named: bool) -> "dict
     from engine.snapshots.publish import current_snapshot, store_errors
     from policies import load_policy
 
-    if not is_named and not (settings.data / ADDRESS).is_file():
+    if not is_named and not (settings.data / STORE_ADDRESS_FILE).is_file():
         return {}
     snapshots = {}
     try:

@@ -23,7 +23,7 @@ from engine.errors import JournalError, StoppedError
 from engine.hashing import identifier_digest
 from engine.journal import stream
 from engine.journal.log import parquet
-from engine.journal.log.parquet import Table
+from engine.journal.log.parquet import LogTable
 from engine.journal.log_once import LogOnce
 from engine.journal.stream import BEGINNING, Position, StreamClient
 
@@ -33,7 +33,7 @@ _SLACK_SECONDS = 5.0
 _STEP_SECONDS = 2.0
 _REMEMBERED_NAMES = 1_000_000
 """Hashes of other customers' names, so that a name is not digested again for every file."""
-_CUSTOMER_COLUMNS: dict[Table, list[str]] = {
+_CUSTOMER_COLUMNS: dict[LogTable, list[str]] = {
     "decisions": ["customer", "device"],
     "exposures": ["customer"],
     "events": ["customer"],

@@ -19,7 +19,7 @@ from engine.errors import StoppedError
 from engine.hashing import identifier_digest
 from engine.journal.log import commit, parquet
 from engine.journal.log.erased_rows import without_device
-from engine.journal.log.parquet import Table
+from engine.journal.log.parquet import LogTable
 from engine.keyspace import ERASURES_LIFE
 
 RowMask = Callable[[pa.RecordBatch | pa.Table], pa.Array]
@@ -69,7 +69,7 @@ def delete_rows(log: Path, ids: Collection[str], unaffected: Container[FileId] =
     return deleted
 
 
-def files_to_search(log: Path, table: Table, unaffected: Container[FileId], stop: Event | None) -> Iterator[Path]:
+def files_to_search(log: Path, table: LogTable, unaffected: Container[FileId], stop: Event | None) -> Iterator[Path]:
     """The files of a table that are not known to be `unaffected`, at last those that appeared meanwhile.
 
     Raises:
@@ -112,7 +112,7 @@ def record_erased(log: Path, erased: Mapping[str, float]) -> None:
 class _FileEraser:
     """Replaces one file of the log by a copy that has only the rows that `stays` marks."""
 
-    def __init__(self, log: Path, table: Table, path: Path, ids: Collection[str], stays: RowMask) -> None:
+    def __init__(self, log: Path, table: LogTable, path: Path, ids: Collection[str], stays: RowMask) -> None:
         self._log = log
         self._table = table
         self._path = path
@@ -179,7 +179,7 @@ def _raise_if_stopped(stop: Event | None) -> None:
 
 
 def _rows_of_others(
-    rows: pa.RecordBatch | pa.Table, table: Table, ids: Collection[str], decisions: Collection[str]
+    rows: pa.RecordBatch | pa.Table, table: LogTable, ids: Collection[str], decisions: Collection[str]
 ) -> pa.Array:
     """For each row of `table` whether it belongs to other customers than `ids`, whose decisions are `decisions`."""
     match table:

@@ -57,7 +57,7 @@ def serve_requests(settings: Settings, listener: socket.socket, *, tells: bool =
 
 
 def adopt_listener(fd: int) -> socket.socket:
-    """The listening socket that the keeper of this process opened."""
+    """The listening socket that the supervisor of this process opened."""
     listener = socket.socket(fileno=fd)
     os.set_inheritable(fd, False)
     return listener

@@ -70,18 +70,18 @@ def running(pid: int) -> bool:
 
 
 def test_killed_processes_are_restarted_and_end_with_up(tmp_path: Path) -> None:
-    with up(tmp_path) as (keeper, base):
+    with up(tmp_path) as (engine, base):
         until(lambda: ready(base))
-        before = descendants(keeper.pid)
+        before = descendants(engine.pid)
         os.kill(before["store"], signal.SIGSTOP)
         assert httpx.post(f"{base}/v1/decide", json=ASK, timeout=20).json()["degraded"]
         assert lag(base) > 0
         os.kill(before["serve"], signal.SIGKILL)
         os.kill(before["store"], signal.SIGKILL)
         until(lambda: ready(base) and lag(base) == 0)  # what the killed server had waiting, the new one has shipped
-        after = descendants(keeper.pid)
+        after = descendants(engine.pid)
         assert after.keys() == before.keys()
         assert not {before["serve"], before["store"]} & set(after.values())
-        keeper.kill()
-        keeper.wait()
+        engine.kill()
+        engine.wait()
         until(lambda: not any(map(running, after.values())))

@@ -54,8 +54,8 @@ class UncommittedRows:
 
     def __init__(self, log: Path) -> None:
         self.count = 0
-        self._rows: dict[tuple[parquet.Table, str], list[parquet.Row]] = {}
-        self._columns: dict[tuple[parquet.Table, str], list[pa.RecordBatch]] = {}
+        self._rows: dict[tuple[parquet.LogTable, str], list[parquet.Row]] = {}
+        self._columns: dict[tuple[parquet.LogTable, str], list[pa.RecordBatch]] = {}
         self._deduplicator = Deduplicator(log)
 
     def take(self, delivery: stream.Delivery) -> None:
@@ -102,7 +102,7 @@ class UncommittedRows:
             if len(pending) >= _PACK:
                 self._pack((table, day))
 
-    def _pack(self, place: tuple[parquet.Table, str]) -> None:
+    def _pack(self, place: tuple[parquet.LogTable, str]) -> None:
         """Turn a table's rows into columns, which take a tenth of the memory."""
         rows = self._rows.pop(place)
         self._columns.setdefault(place, []).append(parquet.as_columns(place[0], rows))

@@ -17,7 +17,7 @@ _LATE = 3600.0
 _log = structlog.get_logger(__name__)
 
 
-def compact(log: Path, table: parquet.Table, day: str, *, least: int = 2) -> bool:
+def compact(log: Path, table: parquet.LogTable, day: str, *, least: int = 2) -> bool:
     """Merge the files of a table's day that are smaller than `SMALL`, if there are at least `least`; whether it did.
 
     It does nothing while a reader holds `commit.log_read_lock`.
@@ -53,5 +53,5 @@ def compact_due(log: Path, now: float) -> None:
                     )
 
 
-def _files(log: Path, table: parquet.Table, day: str) -> list[Path]:
+def _files(log: Path, table: parquet.LogTable, day: str) -> list[Path]:
     return sorted((log / table / f"day={day}").glob("*.parquet"))

@@ -23,12 +23,12 @@ from engine.journal.log import parquet
 from engine.journal.records import AnyRecord, DecisionRecord, EventRecord, ExposureRecord
 from engine.vocabulary import MERGED
 
-_COLUMNS: dict[parquet.Table, list[str]] = {
+_COLUMNS: dict[parquet.LogTable, list[str]] = {
     "events": ["customer", "message_id"],
     "decisions": ["decision_id"],
     "exposures": ["decision_id", "key"],
 }
-_MARKS: dict[parquet.Table, str] = {"decisions": "r", "exposures": "rp"}
+_MARKS: dict[parquet.LogTable, str] = {"decisions": "r", "exposures": "rp"}
 """The 13th character of a decision's id: `r` for an idempotency key, `p` for a decision made ahead of exposure."""
 _MOST_ALIASES = 16
 """How many merged customers one customer's events are compared with."""
@@ -158,5 +158,5 @@ class Deduplicator:
                 merged[customer] = (*known, alias)[-_MOST_ALIASES:]
 
 
-def _may_repeat(table: parquet.Table, decision_id: str) -> bool:
+def _may_repeat(table: parquet.LogTable, decision_id: str) -> bool:
     return decision_id[12:13] in tuple(_MARKS[table])

@@ -12,12 +12,12 @@ from engine import keyspace
 from engine.errors import StoreUnavailable
 from engine.journal import stream
 from engine.journal.log import commit, parquet
-from engine.journal.log.parquet import Table
+from engine.journal.log.parquet import LogTable
 from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord, decode
 from engine.journal.spool import spool
 
 CustomerRecord = DecisionRecord | ExposureRecord | EventRecord
-CUSTOMER_TABLES: tuple[Table, ...] = ("decisions", "exposures", "events")
+CUSTOMER_TABLES: tuple[LogTable, ...] = ("decisions", "exposures", "events")
 UNREADABLE = {"trace"}
 _PIECE = 256
 

@@ -24,8 +24,8 @@ from engine.journal.records import (
     RewardRecord,
 )
 
-Table = Literal["decisions", "exposures", "events", "rewards", "quarantine"]
-TABLES: tuple[Table, ...] = get_args(Table)
+LogTable = Literal["decisions", "exposures", "events", "rewards", "quarantine"]
+TABLES: tuple[LogTable, ...] = get_args(LogTable)
 Row = tuple[object, ...]
 
 _TIME = pa.timestamp("us", tz="UTC")
@@ -33,7 +33,7 @@ _TEXT = pa.string()
 _log = structlog.get_logger(__name__)
 _END_OF_TIME = 253_402_300_800.0
 
-SCHEMAS: dict[Table, pa.Schema] = {
+SCHEMAS: dict[LogTable, pa.Schema] = {
     "decisions": pa.schema(
         {
             "decision_id": _TEXT,
@@ -74,7 +74,7 @@ SCHEMAS: dict[Table, pa.Schema] = {
 }
 
 
-def rows_of_record(record: AnyRecord) -> tuple[Table, str, list[Row]]:
+def rows_of_record(record: AnyRecord) -> tuple[LogTable, str, list[Row]]:
     """The table of `record`, its partition day and its rows.
 
     The day is that of the record's time in UTC. An event goes to the day on which it was received, so that a late
@@ -109,7 +109,7 @@ def day_of(time: float) -> str:
     return _day(_microseconds(time) // 86_400_000_000)
 
 
-def as_columns(table: Table, rows: list[Row]) -> pa.RecordBatch:
+def as_columns(table: LogTable, rows: list[Row]) -> pa.RecordBatch:
     """Rows as a record batch with every column of the table."""
     schema = SCHEMAS[table]
     return pa.record_batch(
@@ -118,7 +118,7 @@ def as_columns(table: Table, rows: list[Row]) -> pa.RecordBatch:
     )
 
 
-def write_table(path: Path, table: Table, batches: list[pa.RecordBatch]) -> None:
+def write_table(path: Path, table: LogTable, batches: list[pa.RecordBatch]) -> None:
     """Write record batches as one Parquet file."""
     pq.write_table(pa.Table.from_batches(batches, schema=SCHEMAS[table]), path, compression="zstd")
 
@@ -139,7 +139,7 @@ def read_table(path: Path, columns: list[str] | None = None, filters: pc.Express
 
 
 def copy_files(
-    path: Path, table: Table, sources: list[Path], change: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None
+    path: Path, table: LogTable, sources: list[Path], change: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None
 ) -> None:
     """Write the rows of several files of a table into one; `change` may filter or alter each batch.
 
