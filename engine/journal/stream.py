@@ -151,6 +151,7 @@ class Reader:
         pipeline.execute()
 
     def _take(self, partition: int, position: Position, fields: dict[bytes, bytes]) -> Delivery:
+        """The delivery of one entry, without the records that this reader has; notes the gap if records were lost."""
         self._positions[partition] = position
         try:
             name, before, data = fields[b"s"].decode(), int(fields[b"p"]), fields[b"f"]
@@ -187,13 +188,13 @@ def drop_removed_spools(client: StreamClient, before: Progress, seen: int) -> Pr
     recent = before.without_spools_before(seen)
     marks = {}
     for partition, of_spools in before.marks.items():
-        gone = of_spools.keys() - recent.marks[partition].keys()
-        if gone:
-            there = client.hkeys(keyspace.partition(partition).shipped)
-            gone -= {name.decode() if isinstance(name, bytes) else name for name in there}
-        if gone:
-            client.hdel(keyspace.partition(partition).collected, *gone)
-        marks[partition] = {name: mark for name, mark in of_spools.items() if name not in gone}
+        removed = of_spools.keys() - recent.marks[partition].keys()
+        if removed:
+            shipping = client.hkeys(keyspace.partition(partition).shipped)
+            removed -= {name.decode() if isinstance(name, bytes) else name for name in shipping}
+        if removed:
+            client.hdel(keyspace.partition(partition).collected, *removed)
+        marks[partition] = {name: mark for name, mark in of_spools.items() if name not in removed}
     return Progress(dict(before.positions), marks)
 
 

@@ -148,5 +148,6 @@ class Follower:
         return fitted
 
     def _reject(self, key: str, error: Exception) -> None:
+        """Count and log a snapshot that cannot be used."""
         self.rejected += 1
         _log.error("snapshot rejected; the one before it stays in use", key=key, error=str(error))

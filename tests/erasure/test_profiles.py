@@ -90,13 +90,13 @@ async def lived(store: ProfileStore) -> None:
 
 
 def left(url: str) -> tuple[dict[bytes, bytes], bytes]:
-    """All that the store holds but the notes of erasures, and these."""
+    """The strings in the store, and the notes and announcements of erasures."""
     with redis.Redis.from_url(url) as client:
         names = [name for name in client.scan_iter() if name not in (ERASURES.encode(), UNFINISHED_ERASURES.encode())]
         texts = {name: client.get(name) or b"" for name in names if client.type(name) == b"string"}
         assert [name for name in names if name not in texts] in ([], [b"cp:merges"])
         notes = (
-            b" ".join(said[b"who"] for _, said in client.xrange(ERASURES))
+            b" ".join(fields[b"who"] for _, fields in client.xrange(ERASURES))
             + repr(client.hgetall(UNFINISHED_ERASURES)).encode()
         )
         return texts, notes

@@ -93,6 +93,7 @@ class UncommittedRows:
         return written
 
     def _add(self, record: AnyRecord) -> None:
+        """Add the rows of a record that are not in the log yet."""
         table, day, rows = parquet.rows_of_record(record)
         rows = self._deduplicator.new_rows(record, day, rows)
         if rows:
@@ -212,6 +213,7 @@ class _Collector:
             return self._run(stop, None)
 
     def _run(self, stop: threading.Event, drained: Drain | None) -> CollectSummary:
+        """Read, commit and compact until stopped or drained; an unreachable store only delays it, except in a drain."""
         ready, outage = False, LogOnce("cannot collect; records wait in the streams", "collecting again")
         ending: float | None = None
         compacted = time.monotonic()
@@ -247,11 +249,16 @@ class _Collector:
                 stop.wait(_IDLE)
 
     def _drop_removed_spools(self) -> None:
+        """Start reading from the last commit, without the marks of spools that are gone."""
         since = int(time.time() * 1000) - _MARK_LIFE_MS
         self._committed = stream.drop_removed_spools(self._client, self._committed, since)
         self._reader = stream.Reader(self._client, _READER, self._committed, partitions=self._partitions)
 
     def _flush(self, *, force: bool) -> None:
+        """Commit if it is due, then release in the store what is committed.
+
+        In this order: a spool or stream entry may be deleted only once its records are in the log.
+        """
         now = time.monotonic()
         progress = self._reader.progress
         if progress != self._committed and (
@@ -270,6 +277,7 @@ class _Collector:
             self._published = now
 
     def _compact(self) -> None:
+        """Merge small files where that is due; a full disk only postpones it."""
         try:
             compact.compact_due(self._log_dir, time.time())
         except OSError as error:

@@ -199,6 +199,7 @@ def _locked(path: Path, *, shared: bool = False, needed: bool = True, wait: bool
 
 
 def _sync(path: Path) -> None:
+    """Flush a file to the disk: the checkpoint must not name a file whose bytes may be lost."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -54,4 +54,5 @@ def compact_due(log: Path, now: float) -> None:
 
 
 def _files(log: Path, table: parquet.LogTable, day: str) -> list[Path]:
+    """A day's files in the order of their commits."""
     return sorted((log / table / f"day={day}").glob("*.parquet"))

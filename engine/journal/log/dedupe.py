@@ -159,4 +159,5 @@ class Deduplicator:
 
 
 def _may_repeat(table: parquet.LogTable, decision_id: str) -> bool:
+    """Whether the mark in a decision id says that its records may be spooled twice."""
     return decision_id[12:13] in tuple(_MARKS[table])

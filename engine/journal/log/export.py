@@ -64,6 +64,7 @@ def _uncollected(redis: str, collected: dict[int, stream.Position]) -> Iterator[
 
 
 def _of_customers(data: bytes) -> Iterator[CustomerRecord]:
+    """The records in an entry's frames that belong to a customer."""
     for frame in spool.decode_frames(data):
         with suppress(msgspec.MsgspecError):  # the collector quarantines it
             record = decode(frame.payload)
@@ -72,6 +73,7 @@ def _of_customers(data: bytes) -> Iterator[CustomerRecord]:
 
 
 def _plain(row: dict[str, object]) -> dict[str, object]:
+    """A row for JSON: times as text, without the columns that only Counterpoint reads."""
     return {
         name: value.isoformat() if hasattr(value, "isoformat") else value
         for name, value in row.items()

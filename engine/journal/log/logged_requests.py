@@ -11,10 +11,10 @@ from engine.journal.log import commit
 
 
 def logged_requests(log: Path) -> Iterator[traces.Trace]:
-    """What each decision of the log was made from, day by day in the order of their times.
+    """The traces of all decisions in the log, in the order of their times.
 
     Raises:
-        BadInput: if there are none, or they were written in a format that is not read any more.
+        BadInput: if there are none, or they have a format that this release does not read.
     """
     found = False
     if (log / "decisions").is_dir():
@@ -24,10 +24,11 @@ def logged_requests(log: Path) -> Iterator[traces.Trace]:
                 found = found or bool(traced)
                 yield from sorted(traced, key=lambda trace: trace.now)
     if not found:
-        raise BadInput(f"{log}: holds no decisions; name the log of a shop that ran, DATA/log")
+        raise BadInput(f"{log}: has no decisions; name the log of a shop that ran, DATA/log")
 
 
 def _traces(path: Path) -> Iterator[traces.Trace]:
+    """The traces in a file; only the first row of each decision has one."""
     for batch in pq.ParquetFile(path).iter_batches(columns=["trace"]):
         for blob in batch.column("trace").drop_null():
             yield traces.decode_trace(blob.as_py())

@@ -154,6 +154,7 @@ def copy_files(
 
 
 def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """A batch with the schema's columns in their order; columns that it lacks are null."""
     return pa.record_batch(
         [
             batch.column(field.name) if field.name in batch.schema.names else pa.nulls(batch.num_rows, field.type)
@@ -169,12 +170,14 @@ def _day(number: int) -> str:
 
 
 def _microseconds(time: float) -> int:
+    """Seconds since 1970 as whole microseconds; ValueError if not between 1970 and 9999."""
     if not 0 <= time < _END_OF_TIME:
         raise ValueError(f"time {time} is not between 1970 and 9999 in seconds since 1970")
     return round(time * 1e6)
 
 
 def _decision_rows(record: DecisionRecord) -> list[Row]:
+    """The rows of a decision; only the first carries the trace, which is the largest part."""
     time = _microseconds(record.time)
     trace: bytes | None = record.trace or None
     rows: list[Row] = []

@@ -71,9 +71,11 @@ class Drain:
         self._adopted = []
 
     def _reached(self, partition: int, name: str) -> int:
+        """The last sequence number of a spool that is shipped, or collected."""
         return int(self._client.hget(getattr(keyspace.partition(partition), self._until), name) or 0)
 
     async def _remove(self) -> None:
+        """Remove the adopted spools that are collected; release the others, also after an error."""
         try:
             async with ship.connect_shipper(self._url) as client:
                 self._adopted = await ship.remove_collected(self._adopted, client)

@@ -11,8 +11,8 @@ Invariants:
 
 On disk:
 
-    ROOT/.lock                       held while a spool is made, claimed or removed
-    ROOT/SPOOL_ID/lock               held (flock) by the worker for the life of its process
+    ROOT/.lock                       locked (flock) while a spool is created, claimed or removed
+    ROOT/SPOOL_ID/lock               locked (flock) by the worker for the life of its process
     ROOT/SPOOL_ID/<first seq>.seg    segments, named by the first sequence number that they may hold, 20 digits
 
 A segment is a sequence of frames without padding, little-endian:
@@ -375,6 +375,7 @@ def sync_directory(path: Path) -> None:
 
 
 def _is_same_file(file: int, path: Path) -> bool:
+    """Whether the open `file` is what `path` names now."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except OSError:
