@@ -328,7 +328,7 @@ def verdict(tally: Tally, arms: int, rate: float, report: PolicyReport) -> str:
         if effect.low > 0 or effect.high < 0:
             way = "more" if effect.low > 0 else "less"
             return f"The learned choice is clicked {way} than the uniform one ({evidence})."
-    undecided = f"The data are too few to tell: {evidence}; a round matches with probability 1/{arms}."
+    undecided = f"The data are too few for a verdict: {evidence}; a round matches with probability 1/{arms}."
     if 0 < rate < 0.5:
         each = matches_needed(rate)
         return f"{undecided} Detecting a doubled click rate of {rate:.2%} takes about {2 * each * arms:,} rounds."

@@ -190,7 +190,7 @@ def _print_dry_run(key: str, result: "DryRun") -> None:
             table.add_row(f"{limit.pool} {limit.name}", total, f"{limit.spent:,g}", f"{limit.held:,g}", gone)
         out.print(table)
     if result.kept:
-        print_line("\nWhat kept offers from being shown")
+        print_line("\nWhy offers were not shown")
         table = new_table("offer", "gate", "visits", figures=["visits"])
         for closed in result.kept:
             table.add_row(closed.offer, closed.gate, f"{closed.visits:,}")

@@ -1,6 +1,6 @@
 """A learner to be killed: `learner_process.py EXPERIMENTS DATA URL LEARNT batch|publication`.
 
-Once it has learnt so much it prints a line and goes on with one batch, or with the publication that it is about to
+Once it has learnt so much it prints a line and continues with one batch, or with the publication that it is about to
 begin. It never gets further, so that a kill falls into the work however late it comes.
 """
 
@@ -18,37 +18,37 @@ from engine.learn import combine, learn, learner
 from engine.learn.state import state_path
 from engine.settings import Settings
 
-told = threading.Event()
+announced = threading.Event()
 
 
-def tell() -> None:
-    """Say that the time for a kill has come."""
-    if not told.is_set():
-        told.set()
+def announce() -> None:
+    """Print the line after which the test kills this process."""
+    if not announced.is_set():
+        announced.set()
         sys.stdout.write("\n")
         sys.stdout.flush()
 
 
 def plans(plan: Plan, state: Path, enough: float, *, publishing: bool) -> Iterator[Plan]:
     """The plan, once for every batch."""
-    while learnt(state) < enough or (publishing and not told.is_set()):
+    while learnt(state) < enough or (publishing and not announced.is_set()):
         yield plan
     if not publishing:
-        tell()
+        announce()
         yield plan
     signal.pause()
 
 
 def watched(state: Path, enough: float) -> None:
-    """Tell of the first publication after so much was learnt, just before it."""
+    """Announce the first publication after so much was learnt, just before it."""
     publish = learner.publish_snapshot
 
-    def told_of(*arguments: Any) -> int:
+    def announce_first(*arguments: Any) -> int:
         if learnt(state) >= enough:
-            tell()
+            announce()
         return publish(*arguments)
 
-    learner.publish_snapshot = combine.publish_snapshot = told_of
+    learner.publish_snapshot = combine.publish_snapshot = announce_first
 
 
 def learnt(state: Path) -> float:

@@ -1,4 +1,4 @@
-"""The circuit breaker opens on harm, seldom without, and says why."""
+"""The circuit breaker opens on harm, seldom without, and logs the reason."""
 
 import asyncio
 import math
@@ -100,9 +100,9 @@ def test_a_broken_guardrail_sends_the_variants_placement_to_its_fallback(shop: A
     marks = open_breakers(shop.client)
     assert set(marks) == {"bold.loud"}
     assert marks["bold.loud"].startswith("click of bold.loud is worse than calm's by more than its margin of 0")
-    told = [record for record in shop.logged() if isinstance(record, EventRecord)]
-    assert [record.event for record in told] == ["$breaker"]
-    assert msgspec.json.decode(told[0].properties)["selection"] == "bold.loud"
+    events = [record for record in shop.logged() if isinstance(record, EventRecord)]
+    assert [record.event for record in events] == ["$breaker"]
+    assert msgspec.json.decode(events[0].properties)["selection"] == "bold.loud"
 
     async def followed() -> Any:
         follower = Follower(shop.settings, lambda: shop.plan)

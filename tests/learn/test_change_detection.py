@@ -1,4 +1,4 @@
-"""What an offer earns changed: found, said, logged and counted; seldom where nothing changed."""
+"""A change in what an offer earns is detected, logged and counted; seldom where nothing changed."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def shown(shop: Any, random: np.random.Generator, start: float, count: int, chan
     shop.send(*records)
 
 
-def test_a_fall_is_said_and_logged_and_counted_once(shop: Any) -> None:
+def test_a_fall_is_logged_and_counted_once(shop: Any) -> None:
     random = np.random.default_rng(1)
     shown(shop, random, 0, 400, 0.5)
     shop.learn()
@@ -32,25 +32,25 @@ def test_a_fall_is_said_and_logged_and_counted_once(shop: Any) -> None:
     shop.pass_time(8000 + 400 * 20 + 15 * MINUTE)
     shop.learn()
     shop.learn()
-    (told,) = [record for record in shop.logged() if isinstance(record, EventRecord)]
-    assert told.event == "$change"
-    change = msgspec.json.decode(told.properties)
+    (event,) = [record for record in shop.logged() if isinstance(record, EventRecord)]
+    assert event.event == "$change"
+    change = msgspec.json.decode(event.properties)
     assert (change["selection"], change["arm"], change["same_hours"]) == ("hero", "a", False)
     assert change["before"] == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 400))
     assert change["after"] < 0.3
     assert abs(change["since"] - (shop.t0 + 8000)) <= 10 * MINUTE
-    figures = snapshots_told(shop)
+    figures = published_figures(shop)
     assert figures["changes|hero/a|"] == 1
     assert figures["learnt|hero|"] == 800
 
 
-def snapshots_told(shop: Any) -> dict[str, float]:
+def published_figures(shop: Any) -> dict[str, float]:
     found = shop.client.hgetall(keyspace.LEARNER_FIGURES)
     return {name.decode(): float(value) for name, value in found.items()}
 
 
 @pytest.mark.parametrize("span", [30.0, 86_400.0])
-def test_false_alarms_are_rare_however_often_it_is_looked(span: float) -> None:
+def test_false_alarms_are_rare_at_any_number_of_looks(span: float) -> None:
     """At most 1% of arms ever, by the theorem; of 200 none to 4 standard errors above."""
     random = np.random.default_rng(2)
     alarms = 0
@@ -87,24 +87,24 @@ def test_an_arm_is_judged_only_by_spans_that_are_over() -> None:
 
 
 def rhythm(seed: int, days: int, fall: float = 1.0) -> list[tuple[float, float, float, bool]]:
-    """What is told of an arm that earns 5% at night and 35% by day, `fall` of it from noon of day 6 on."""
+    """The changes found in an arm that earns 5% at night and 35% by day, `fall` of it from noon of day 6 on."""
     random = np.random.default_rng(seed)
-    history, told = RewardHistory("m"), []
+    history, changes = RewardHistory("m"), []
     for step in range(24 * days):
         at = step * 3600.0 + random.random(60) * 3600.0
         chance = (0.2 - 0.15 * np.cos(2 * np.pi * at / DAY)) * np.where(at >= 6.5 * DAY, fall, 1.0)
         history = history.add(zip(at.tolist(), (random.random(60) < chance).astype(float).tolist(), strict=True))
         history, change = history.test((step + 1) * 3600.0)
-        told += [change] if change else []
-    return told
+        changes += [change] if change else []
+    return changes
 
 
 def test_a_daily_rhythm_is_no_change_once_there_is_a_day_to_compare_with() -> None:
-    """At most 1% of arms ever by the theorem, of 20 none to 4 standard errors above; each may be said on day one."""
-    told = [change for seed in range(20) for change in rhythm(seed, 8)]
-    assert sum(same_hours for *_, same_hours in told) <= 0.2 + 4 * np.sqrt(20 * 0.01 * 0.99)
-    assert 0 < sum(not same_hours for *_, same_hours in told) <= 20
-    assert all(since < DAY for since, _, _, same_hours in told if not same_hours)
+    """At most 1% of arms ever by the theorem, of 20 none to 4 standard errors above; each may be on day one."""
+    changes = [change for seed in range(20) for change in rhythm(seed, 8)]
+    assert sum(same_hours for *_, same_hours in changes) <= 0.2 + 4 * np.sqrt(20 * 0.01 * 0.99)
+    assert 0 < sum(not same_hours for *_, same_hours in changes) <= 20
+    assert all(since < DAY for since, _, _, same_hours in changes if not same_hours)
 
 
 def test_a_fall_is_found_within_a_rhythm() -> None:

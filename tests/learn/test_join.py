@@ -1,4 +1,4 @@
-"""Which rewards are learnt, how often, and what is kept aside instead."""
+"""Which rewards are learnt, how often, and what is quarantined instead."""
 
 import itertools
 import math
@@ -111,13 +111,13 @@ def test_a_reward_without_a_decision_id_may_come_before_its_exposure(shop: Any) 
 
 
 @pytest.mark.parametrize(("at", "earns"), [(7.0, True), (6.0, False), (7.3, False), (7.5, True)])
-def test_a_time_in_whole_seconds_is_anywhen_in_that_second(shop: Any, at: float, *, earns: bool) -> None:
+def test_a_time_in_whole_seconds_is_any_moment_of_that_second(shop: Any, at: float, *, earns: bool) -> None:
     shop.send(*shop.shown("d1", 7.4), shop.event("click", at, received=shop.t0 + 7.6))
     shop.learn()
     assert shop.rewards() == ([("d1", "hero", 1.0)] if earns else [])
 
 
-def test_a_purchase_of_somebody_who_saw_nothing_is_only_counted(shop: Any) -> None:
+def test_a_purchase_of_a_customer_who_saw_nothing_is_only_counted(shop: Any) -> None:
     shop.send(shop.event("purchase", 5, revenue=3.0))
     shop.pass_time(10 * MINUTE)
     shop.learn()
@@ -134,7 +134,7 @@ def test_two_customers_who_turn_out_to_be_one_keep_their_decisions(shop: Any) ->
     assert totals(shop)["a"] == (1, 1)
 
 
-def test_records_that_come_late_under_an_old_id_are_those_of_whom_they_became(shop: Any) -> None:
+def test_late_records_under_an_old_id_are_those_of_the_merged_customer(shop: Any) -> None:
     def merged(before: str, after: str, at: float) -> Any:
         return shop.event("$merge", at, after, properties=f'{{"from": "{before}", "into": "{after}"}}'.encode())
 
@@ -168,7 +168,7 @@ def test_revenue_is_the_reward_of_a_revenue_metric(shop: Any) -> None:
         (None, "wrong type: revenue of 'purchase' is None, not a number"),
     ],
 )
-def test_what_is_no_number_is_kept_aside_and_a_good_reward_still_counts(
+def test_what_is_no_number_is_quarantined_and_a_good_reward_still_counts(
     shop: Any, revenue: float | None, reason: str
 ) -> None:
     shop.send(*shop.shown("d1", 0, key="till"), shop.event("purchase", 5, decision="d1", revenue=revenue))
@@ -178,7 +178,7 @@ def test_what_is_no_number_is_kept_aside_and_a_good_reward_still_counts(
     assert shop.reasons() == [reason]
 
 
-def test_a_reward_that_the_policy_does_not_hold_is_kept_aside(shop: Any) -> None:
+def test_a_reward_that_the_policy_cannot_learn_is_quarantined(shop: Any) -> None:
     """`check` refuses such a file; a plan of an earlier release may have it."""
     plan = shop.plan
     till = plan.policies["till"]
@@ -189,7 +189,7 @@ def test_a_reward_that_the_policy_does_not_hold_is_kept_aside(shop: Any) -> None
     assert shop.reasons()[0].startswith("out of range: reward reaches from 12.5")
 
 
-def test_a_duplicate_a_second_reward_and_an_unknown_decision_are_kept_aside(shop: Any) -> None:
+def test_a_duplicate_a_second_reward_and_an_unknown_decision_are_quarantined(shop: Any) -> None:
     click = shop.event("click", 5, decision="d1")
     shop.send(*shop.shown("d1", 0), click, click, shop.event("click", 6, decision="d1"))
     shop.send(shop.event("click", 7, decision="nobody"))
@@ -211,7 +211,7 @@ def test_a_duplicate_without_a_decision_id_does_not_reward_a_newer_offer(shop: A
     assert totals(shop) == {"a": (1, 1), "b": (0, 0), "c": (0, 0)}
 
 
-def test_properties_that_are_no_json_object_are_kept_aside(shop: Any) -> None:
+def test_properties_that_are_no_json_object_are_quarantined(shop: Any) -> None:
     shop.send(*shop.shown("d1", 0), shop.event("click", 5, decision="d1", properties=b"[1]"))
     shop.learn()
     assert shop.reasons() == ["wrong type: properties are a JSON list, not an object"]

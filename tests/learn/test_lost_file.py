@@ -1,4 +1,4 @@
-"""A learner whose file is deleted while it runs says so and goes on from what the store has."""
+"""A learner whose file is deleted while it runs logs it and continues from the store."""
 
 import shutil
 import threading
@@ -48,17 +48,17 @@ def counts(shop: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("owned", [None, [0, 1]])
-def test_a_learner_whose_folder_is_deleted_begins_anew_from_the_store(shop: Any, owned: list[int] | None) -> None:
+def test_a_learner_whose_folder_is_deleted_starts_over_from_the_store(shop: Any, owned: list[int] | None) -> None:
     file = state_path(shop.settings.data, owned)
-    with capture_logs() as said, learning(shop, owned):
+    with capture_logs() as lines, learning(shop, owned):
         shop.send(*clicked(shop, "d1", 0, "a", "u1"), *clicked(shop, "d2", 1, "a", "u2"))
         until(lambda: counts(shop) == [2, 0, 0])
         shutil.rmtree(file.parent.rename(file.parent.with_name("deleted")))
         until(file.exists)
         shop.send(*clicked(shop, "d3", 60, "b", "u1"), *clicked(shop, "d4", 61, "b", "u2"))
         until(lambda: counts(shop) == [2, 2, 0])
-    told = [line for line in said if "file was deleted" in line["event"]]
-    assert [line["file"] for line in told] == [str(file)]
+    reported = [line for line in lines if "file was deleted" in line["event"]]
+    assert [line["file"] for line in reported] == [str(file)]
     plan = shop.plan
     shop.send(*clicked(shop, "d5", 120, "c", "u1"))
     learn(shop.settings, lambda: plan, threading.Event(), once=True, owned=owned)

@@ -106,7 +106,7 @@ def test_a_follower_has_the_prices_and_they_end_with_the_offer(shop: Any, learne
     assert asyncio.run(followed()) == {}
 
 
-def test_a_restarted_learner_goes_on_with_its_price(shop: Any, learner: Any) -> None:
+def test_a_restarted_learner_continues_with_its_price(shop: Any, learner: Any) -> None:
     price(shop, learner, 1000)
     take(shop, 1000, 0, 30)
     high = price(shop, learner, 1002)
@@ -140,7 +140,7 @@ def test_a_budget_is_counted_in_showings(shop: Any) -> None:
         learner.close()
 
 
-def test_nobody_said_how_much_there_is(shop: Any) -> None:
+def test_a_stock_that_was_never_set_has_no_price(shop: Any) -> None:
     paced(shop)
     learner = Learner(shop.settings)
     try:

@@ -64,7 +64,7 @@ def test_a_store_that_lost_the_snapshots_gets_them_again(shop: Any) -> None:
     assert counts(shop)["a"] == (1, 1)
 
 
-def test_a_learner_that_lost_its_file_goes_on_from_the_snapshot(shop: Any) -> None:
+def test_a_learner_that_lost_its_file_continues_from_the_snapshot(shop: Any) -> None:
     shop.send(*clicked(shop, "d1", 0))
     shop.learn()
     version = shop.version()
@@ -133,7 +133,7 @@ def test_another_kind_other_features_or_another_reward_start_again(shop: Any, po
     assert shop.learnt().statistics["count"].tolist() == [0, 0, 0]
 
 
-def test_what_a_plan_does_not_have_any_more_is_let_go(shop: Any) -> None:
+def test_rows_of_a_selection_that_left_the_plan_are_removed(shop: Any) -> None:
     shop.send(*shop.shown("d1", 0))
     shop.learn()
     plan = shop.plan
@@ -143,7 +143,7 @@ def test_what_a_plan_does_not_have_any_more_is_let_go(shop: Any) -> None:
     assert shop.aside() == {"selection that is gone": 1}
 
 
-def test_a_rollback_is_current_at_once_and_the_learner_goes_on_from_it(shop: Any) -> None:
+def test_a_rollback_is_current_at_once_and_the_learner_continues_from_it(shop: Any) -> None:
     shop.send(*clicked(shop, "d1", 0))
     shop.learn()
     good = shop.version()
@@ -231,14 +231,14 @@ def test_learners_with_partitions_of_their_own_know_together_what_one_would(shop
 
 
 def test_what_was_learnt_survives_every_change_of_who_learns_what(shop: Any) -> None:
-    plan, told = shop.plan, 0
+    plan, sent = shop.plan, 0
     for owners in ([None], [[0], [1]], [None], [[0], [1]], [[1], [0]], [None], [[0, 1]]):
-        for i in range(told, told + 12):
+        for i in range(sent, sent + 12):
             shop.send(*clicked(shop, f"d{i}", i, "abc"[i % 3], who=f"u{i}"))
-        told += 12
+        sent += 12
         for owned in owners:
             learn(shop.settings, lambda: plan, threading.Event(), once=True, owned=owned)
-        assert counts(shop) == dict.fromkeys("abc", (told / 3, told / 3)), owners
+        assert counts(shop) == dict.fromkeys("abc", (sent / 3, sent / 3)), owners
     assert shop.aside() == {}
 
 
@@ -296,7 +296,7 @@ def test_a_warm_start_waits_for_the_end_of_a_window_whether_it_was_rewarded_or_n
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_a_warm_start_from_a_table_says_what_it_could_not_use(shop: Any, tmp_path: Path, suffix: str) -> None:
+def test_a_warm_start_from_a_table_counts_what_it_could_not_use(shop: Any, tmp_path: Path, suffix: str) -> None:
     shop.selection("hero", "{kind: linear_thompson, features: [hour]}", CLICK)
     file = tmp_path / f"table.{suffix}"
     rows = "('a', 1.0::DOUBLE, 0.5, 3.5), ('b', 0.0, 0.5, 4.5), ('x', 1, 0.5, 1), ('a', 'nan', 0.5, 1), ('a', 1, 0, 1)"
@@ -319,7 +319,7 @@ def test_a_warm_start_from_a_table_knows_its_channels_apart(shop: Any, tmp_path:
     assert store[1] - store[0] > 0.8
 
 
-def test_a_warm_start_says_what_is_missing(shop: Any, tmp_path: Path) -> None:
+def test_a_warm_start_names_what_is_missing(shop: Any, tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     file.write_text("offer,reward\na,1\n")
     with pytest.raises(BadInput, match="has no column 'arm', only offer, reward"):
