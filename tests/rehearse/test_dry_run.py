@@ -83,7 +83,7 @@ def test_only_visits_that_could_ask_for_it_are_made_again(tmp_path: Path) -> Non
 
 
 def test_a_log_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="holds no decisions"):
+    with pytest.raises(BadInput, match="has no decisions"):
         list(logged_requests(tmp_path))
 
 
