@@ -4,7 +4,7 @@ The exits are asked in a fixed order: status and dates, forced, degraded, unit, 
 prerequisites, audience, coverage. A unit that no exit catches gets the variant in whose range its hash lies.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import msgspec
@@ -58,7 +58,7 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
     """
 
     units: Mapping[Unit, str | None]
-    names: frozenset[str]
+    names: Collection[str | None]
     attributes: Mapping[str, object]
     sticky: Mapping[str, str] = {}
     degraded: bool = False
@@ -75,7 +75,7 @@ def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> 
         return Assignment("not_started")
     if experiment.forced:
         for name in subject.names:
-            if name in experiment.forced:
+            if name is not None and name in experiment.forced:
                 return Assignment("forced", experiment.forced[name], name)
     if subject.degraded and spec.kind == "experiment":
         return Assignment("degraded")

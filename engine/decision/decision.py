@@ -221,7 +221,7 @@ def _subject_of(
             "device": ids.device_id or ids.anonymous_id,
             "store": store if isinstance(store, str) else None,
         },
-        names=frozenset((profile.id, *filter(None, (ids.user_id, ids.anonymous_id)))),
+        names=(profile.id, ids.user_id, ids.anonymous_id),
         attributes=attributes,
         sticky=profile.sticky,
         degraded=degraded,
@@ -234,20 +234,21 @@ def _assign_experiments(
     """What is assigned, and what each experiment answers: those asked for, then those of the placements."""
     plan = assigner.plan
     assigned: dict[str, Assigned] = {}
-    unknown: dict[str, ExperimentAnswer] = {}
+    answers: dict[str, ExperimentAnswer] = {}
     if request.experiments == "*":
         assigned = assigner.assign_applicable(request.channel)
     else:
         for key in request.experiments:
-            if key not in plan.experiments:
-                unknown[key] = UNKNOWN
-            elif key not in assigned:
+            answers[key] = UNKNOWN  # in the order of the request; replaced below where it is known
+            if key in plan.experiments and key not in assigned:
                 assigned[key] = assigner.assign(plan.experiments[key])
     for placement in request.placements:
         for experiment in plan.by_placement.get((request.channel, placement), ()):
             if experiment.key not in assigned:
                 assigned[experiment.key] = assigner.assign(experiment)
-    return assigned, {key: one.answer() for key, one in assigned.items()} | unknown
+    for key, one in assigned.items():
+        answers[key] = one.answer()
+    return assigned, answers
 
 
 def _choose_offers(
@@ -286,7 +287,8 @@ def _choose_offers(
                 trace=options.trace,
             )
             choice = choose_offer(query)
-        choice = _withhold_fallback(plan, facts, choice, shown, lost)
+        if choice.reason in FALLBACK_REASONS:  # any other passed the gates, which close what is capped or shown
+            choice = _withhold_fallback(plan, facts, choice, shown, lost)
         choices[placement] = choice
         if not choice.is_silent:
             shown.append(choice.offer.key)
@@ -311,17 +313,16 @@ def _quiet_silence(plan: Plan, facts: Facts) -> tuple[OfferReason, float | None]
 
 
 def _withhold_fallback(plan: Plan, facts: Facts, choice: Choice, shown: Collection[str], lost: LostClaims) -> Choice:
-    """The choice, or silence where its fallback must not be shown.
+    """The choice of a fallback, or silence where it must not be shown.
 
     No gate closes a fallback. But the shop does not write to a customer past their caps, and an answer shows no offer
     twice.
     """
     key = choice.offer.key
-    if choice.reason in FALLBACK_REASONS:  # any other choice passed the gates, which close what is capped or shown
-        if key in shown:
-            return msgspec.structs.replace(choice, reason="shown")
-        if facts.channel in plan.outbound and (key in lost or is_capped(choice.offer, facts)):
-            return msgspec.structs.replace(choice, reason="dropped")
+    if key in shown:
+        return msgspec.structs.replace(choice, reason="shown")
+    if facts.channel in plan.outbound and (key in lost or is_capped(choice.offer, facts)):
+        return msgspec.structs.replace(choice, reason="dropped")
     return choice
 
 

@@ -5,7 +5,7 @@ add its name to `Gate` and its rule to `GATES`. A rule works on the bits of a wh
 cost follows what the index finds and not the number of offers.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal, Protocol
 
 import msgspec
@@ -142,7 +142,7 @@ def _outside_audience(collection: OfferCollection, facts: Facts, _shown: Collect
 
 def _suppressed(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
     closed = 0
-    for place in _counted_places(collection, facts, passing):
+    for place in set_places(passing & _counted_offers(collection, facts)):
         rule = collection.offers[place].limits.suppression
         if rule is not None and _is_suppressed(rule, facts):
             closed |= 1 << place
@@ -151,7 +151,7 @@ def _suppressed(collection: OfferCollection, facts: Facts, _shown: Collection[st
 
 def _capped(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
     closed = 0
-    for place in _counted_places(collection, facts, passing):
+    for place in set_places(passing & _counted_offers(collection, facts)):
         if is_capped(collection.offers[place], facts):
             closed |= 1 << place
     return closed
@@ -239,12 +239,12 @@ GATES: Mapping[Gate, GateRule] = {
 _CLOSING = tuple(rule.closes for rule in GATES.values() if rule.closes is not None)
 
 
-def _counted_places(collection: OfferCollection, facts: Facts, passing: Bits) -> Iterator[int]:
-    """The places of the offers whose limits read a counter that has counted something for this customer."""
+def _counted_offers(collection: OfferCollection, facts: Facts) -> Bits:
+    """The offers whose limits read a counter that has counted something for this customer."""
     limited = 0
     for counter in facts.counts:
         limited |= collection.index.counters.get(counter, 0)
-    return set_places(passing & limited)
+    return limited
 
 
 def _short_of(collection: OfferCollection, pools: Pools, kind: str, passing: Bits) -> Bits:
