@@ -79,7 +79,8 @@ class ExperimentAssigner(msgspec.Struct, frozen=True, gc=False):
         if channels is not None and self.subject.attributes["channel"] not in channels:
             return Assigned(experiment, Assignment("channel"))
         assignment = assign(self.plan, experiment, self.subject, self.now)
-        return Assigned(experiment, assignment, self._crossed_over(experiment, assignment))
+        crossover = bool(self.profile.units) and self._crossed_over(experiment, assignment)
+        return Assigned(experiment, assignment, crossover)
 
     def assign_applicable(self, channel: str) -> dict[str, Assigned]:
         """The channel's experiments that have a variant for the subject, or hold it out."""
@@ -94,7 +95,7 @@ class ExperimentAssigner(msgspec.Struct, frozen=True, gc=False):
     def _crossed_over(self, experiment: Experiment, assignment: Assignment) -> bool:
         """Whether one of the visitors that turned out to be this customer had another variant until then."""
         profile, subject = self.profile, self.subject
-        if not profile.units or assignment.reason not in ("assigned", "sticky") or experiment.spec.unit != "customer":
+        if assignment.reason not in ("assigned", "sticky") or experiment.spec.unit != "customer":
             return False
         for unit, until in profile.units.items():
             visitor = msgspec.structs.replace(subject, units={**subject.units, "customer": unit}, sticky={})

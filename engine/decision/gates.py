@@ -142,18 +142,20 @@ def _outside_audience(collection: OfferCollection, facts: Facts, _shown: Collect
 
 def _suppressed(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
     closed = 0
-    for place in set_places(passing & _counted_offers(collection, facts)):
-        rule = collection.offers[place].limits.suppression
-        if rule is not None and _is_suppressed(rule, facts):
-            closed |= 1 << place
+    if limited := passing & _counted_offers(collection, facts):
+        for place in set_places(limited):
+            rule = collection.offers[place].limits.suppression
+            if rule is not None and _is_suppressed(rule, facts):
+                closed |= 1 << place
     return closed
 
 
 def _capped(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
     closed = 0
-    for place in set_places(passing & _counted_offers(collection, facts)):
-        if is_capped(collection.offers[place], facts):
-            closed |= 1 << place
+    if limited := passing & _counted_offers(collection, facts):
+        for place in set_places(limited):
+            if is_capped(collection.offers[place], facts):
+                closed |= 1 << place
     return closed
 
 

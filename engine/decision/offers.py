@@ -5,15 +5,17 @@ left. The offer is drawn from exactly the probabilities that are logged, with a 
 id and the placement: the logged propensity is exact, and a decision can be replayed.
 """
 
+from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Literal
 
 import msgspec
 import numpy as np
 
 from engine.catalog.plan.features import Context
-from engine.catalog.plan.offer_index import Bits
+from engine.catalog.plan.offer_index import Bits, set_places
 from engine.catalog.plan.plan import Moment, Offer, Selection
 from engine.decision.arbitrate import Factors, arbitrate, worth_their_price
 from engine.decision.gates import Facts, Gate, closing_gates, passing_offers
@@ -116,14 +118,14 @@ class _Candidates(msgspec.Struct, frozen=True, gc=False):
 
 def choose_offer(query: OfferQuery) -> Choice:
     """Choose what a placement shows; the propensity is exactly the probability of the draw."""
-    choice = _choose_by_moment(query)
+    choice = _choose_by_moment(query) if query.moments else None
     if choice is not None:
         return choice
     passing = passing_offers(query.selection, query.facts, query.shown)
     if not passing:
         return _fall_back(query)
     model = _current_model(query)
-    places = _affordable_places(query, model, _places(query.selection, passing))
+    places = _affordable_places(query, model, _places(passing, len(query.selection.offers)))
     if not places.size:
         return _fall_back(query, model, places)
     candidates = _without_lost(query, _weigh_candidates(query, model, places))
@@ -134,15 +136,11 @@ def choose_offer(query: OfferQuery) -> Choice:
 
 def draw(probabilities: Sequence[float], u: float) -> int:
     """The index on which `u` in [0, 1) falls when the unit interval is divided by `probabilities` in their order."""
-    total = 0.0
-    last = 0
-    for index, p in enumerate(probabilities):
-        if p > 0.0:
-            total += p
-            last = index
-            if u < total:
-                return index
-    return last  # rounding: the probabilities summed to a little less than 1
+    edges = list(accumulate(probabilities))
+    if u < edges[-1]:
+        return bisect_right(edges, u)
+    # Rounding: the probabilities sum to a little less than 1. Their last part reaches to 1.
+    return max(index for index, p in enumerate(probabilities) if p > 0.0)
 
 
 def _choose_by_moment(query: OfferQuery) -> Choice | None:
@@ -203,15 +201,16 @@ def _affordable_places(query: OfferQuery, model: _Model, places: Ints) -> Ints:
 def _weigh_candidates(query: OfferQuery, model: _Model, places: Ints) -> _Candidates:
     """The candidates with their final probabilities: the policy's, changed by arbitration where there is one."""
     selection, rule = query.selection, query.selection.arbitration
-    everywhere = places.size == len(selection.arms)
+    arms = selection.arms
+    everywhere = places.size == len(arms)
     p = model.policy.probabilities(model.x, candidates=None if everywhere else places)
     factors: Sequence[Factors] = ()
     if rule is not None and not model.final:
         weighed = arbitrate(rule, p, places, query.facts.attributes, selection.policy.floor)
         p = weighed.probabilities
         factors = weighed.factors() if query.trace else ()
-    positions = range(places.size) if everywhere else places.tolist()
-    names = [selection.arms[place] for place in positions]
+    positions = range(len(arms)) if everywhere else places.tolist()
+    names = list(arms) if everywhere else [arms[place] for place in positions]
     probabilities: list[float] = p.tolist()
     if query.trace:
         factors = factors or [Factors(policy=each) for each in probabilities]
@@ -265,7 +264,7 @@ def _closed(query: OfferQuery, affordable: Ints | None = None) -> dict[str, Gate
     if affordable is not None:
         candidates = {selection.arms[place] for place in affordable.tolist()}
         passing = passing_offers(selection, query.facts, query.shown)
-        priced_out = (selection.arms[place] for place in _places(selection, passing).tolist())
+        priced_out = (selection.arms[place] for place in set_places(passing))
         closed |= {name: "price" for name in priced_out if name not in candidates}
     return closed
 
@@ -288,12 +287,8 @@ def _closed_by_gates(query: OfferQuery, moments: Sequence[Moment]) -> dict[str, 
     return closed | closing_gates(query.selection, query.facts, query.shown)
 
 
-def _places(selection: Selection, bits: Bits) -> Ints:
-    return _set_places(bits, len(selection.offers))
-
-
 @lru_cache(256)
-def _set_places(bits: Bits, size: int) -> Ints:
+def _places(bits: Bits, size: int) -> Ints:
     """The places of the bits that are set, in order; read-only, as it is cached."""
     packed = np.frombuffer(bits.to_bytes((size + 7) // 8, "little"), dtype=np.uint8)
     places: Ints = np.unpackbits(packed, bitorder="little").view(np.bool_).nonzero()[0]
