@@ -187,6 +187,7 @@ async def _visit(client: httpx.AsyncClient, shopper: Shopper, chance: random.Ran
 
 
 async def _post(client: httpx.AsyncClient, path: str, body: Mapping[str, object]) -> DemoReply:
+    """Send a request, again after a pause while the store is busy."""
     answer = await client.post(path, json=body)
     for pause in PAUSES:
         if answer.status_code != 503:

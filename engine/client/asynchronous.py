@@ -117,6 +117,7 @@ class AsyncClient:
         await self.close()
 
     async def _send(self, request: ClientRequest, proof: str) -> bytes:
+        """Send a request, again after a failure that may pass, until the call's time is over; the answer's body."""
         headers = {**request.headers, "x-customer-proof": proof} if proof else request.headers
         deadline = time.monotonic() + self.timeout
         for attempt in range(self.retries + 1):

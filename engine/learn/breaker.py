@@ -84,6 +84,7 @@ def guardrail_tests(plan: Plan) -> dict[str, list[GuardrailTest]]:
 
 
 def _of_experiment(plan: Plan, experiment: Experiment) -> list[GuardrailTest]:
+    """One test per guardrail; a variant without a policy of its own closes every selection of the placement."""
     spec = experiment.spec
     keys = spec.metrics.guardrails if spec.metrics else []
     if not keys or spec.placement is None:
@@ -160,6 +161,7 @@ class Breaker:
                     )
 
     def _on_event(self, event: EventRecord, at: float) -> None:
+        """Move a merged customer, or add an event to the outcomes of the guardrails that count it."""
         try:
             properties = decode_properties(event)
             if event.event == MERGED:

@@ -266,6 +266,7 @@ class Join:
             self._process_early(self._release(*keys))
 
     def _add_offer(self, record: DecisionRecord, offer: DecisionRow, partition: int) -> None:
+        """Add the row of an offer, UNSEEN until its exposure."""
         selection = (offer.policy or "").rpartition("@")[0]  # logged as KEY@VERSION
         rule = self._rules.by_selection.get(selection)
         row = Pending(
