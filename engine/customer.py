@@ -1,7 +1,10 @@
-"""The customer as a decision reads them: one compact blob, and the attributes that conditions and policies see.
+"""The customer: their profile as it is stored, and the attributes that conditions and policies read from it.
 
-A customer is bucketed over their `unit`, not over their id: the unit is the id they were first decided under, and
-it survives a login, so every experiment keeps its variant across channels without a write on decide.
+A customer is bucketed over their `unit`, not over their id. The unit is the id of their first decision and survives a
+login, so an experiment keeps its variant on every channel without a write in `decide`.
+
+A profile is stored as one msgpack map with one-letter keys; its parts are arrays, so their fields are stored by
+position: append a field with a default, and never reorder or remove one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,16 +15,18 @@ import msgspec
 from engine.vocabulary import DAY
 
 HALF_LIFE = 30 * DAY
-"""Seconds after which an affinity has lost half its weight, unless `identities.yaml` says otherwise."""
+"""Seconds in which an affinity loses half its weight, unless `identities.yaml` says otherwise."""
 
 IdKind = Literal["user_id", "loyalty_card", "email", "phone", "anonymous_id", "device_id"]
 KINDS: tuple[IdKind, ...] = ("user_id", "loyalty_card", "email", "phone", "anonymous_id", "device_id")
-"""Kinds of identifiers, the strongest first."""
+"""Kinds of identifiers, the strongest first: the strongest that a request names decides whose profile is read."""
 WEAK: frozenset[IdKind] = frozenset(("anonymous_id", "device_id"))
 """Kinds that name a browser or a device, which several customers may use."""
 
 LOYAL_ORDERS = 5
+"""Orders from which a customer is loyal."""
 LAPSED_AFTER = 180 * DAY
+"""Seconds since the last order after which a customer has lapsed."""
 
 Scalar = str | int | float | bool | None
 TraitValue = Scalar | list[Scalar]
@@ -33,7 +38,7 @@ Identifier = Annotated[str, msgspec.Meta(max_length=200)]
 
 
 class CustomerIds(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Every identifier a channel knows of the customer; at least one is given."""
+    """The identifiers by which a channel knows the customer; at least one is given."""
 
     user_id: Identifier | None = None
     anonymous_id: Identifier | None = None
@@ -44,7 +49,10 @@ class CustomerIds(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Trait(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What is known of one trait: its value, when it was so (s since 1970), who said it, whether under a user id."""
+    """The value of one trait as of `time` (s since 1970), from the channel or system `source`.
+
+    `known`: the statement named a person (a user id), and not only a browser or device.
+    """
 
     value: TraitValue
     time: float
@@ -53,14 +61,14 @@ class Trait(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Decayed(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A sum that halves every half-life: worth `value` at `time`."""
+    """A sum that halves every half-life; it was `value` at `time` (s since 1970)."""
 
     value: float
     time: float
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One order by its id; `refunded` is an amount, `full` a refund of all of it, whichever of them came first."""
+    """One order. `refunded` is an amount, `full` marks a refund of all of it; a refund may arrive before its order."""
 
     revenue: float
     time: float
@@ -70,7 +78,10 @@ class Order(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Consent(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A consent to one purpose, until `expires` (s since 1970; None: until withdrawn); `by` names who said it."""
+    """A consent to one purpose, until `expires` (s since 1970; None: until it is withdrawn).
+
+    `source` is the channel, `by` the identifier under which it was given or withdrawn.
+    """
 
     granted: bool
     time: float
@@ -80,7 +91,7 @@ class Consent(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Link(NamedTuple):
-    """Two identifiers of one customer, `a` before `b` as text, and when both were first named together."""
+    """Two identifiers of one customer, `a` < `b` as text; `time` is when one event first named both (s since 1970)."""
 
     a: str
     b: str
@@ -88,14 +99,14 @@ class Link(NamedTuple):
 
 
 class SurveyAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The newest answer to a satisfaction question."""
+    """The newest answer to a satisfaction question; `time` is in seconds since 1970."""
 
     score: float
     time: float
 
 
 class JourneyItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A piece of the journey to go on from, on any channel, until `until`; None once it is finished."""
+    """A cart, step or conversation that any channel can resume until `until` (s since 1970); None once finished."""
 
     value: object
     time: float
@@ -146,14 +157,22 @@ class Profile(
 ):
     """One customer. Times are seconds since 1970, UTC; money is in the shop's currency, net of refunds.
 
-    `id` is the canonical customer id, `unit` the id they are bucketed over, `units` those of visitors who turned out to
-    be this customer, with when they did (another variant under one of them till then is a crossover), `ids` every
-    identifier bound to them by kind, `shared` marks an identifier that bound too many people and so stands for nobody;
-    `sticky` is what experiments keep them in, as `decide.sticky` names it. Until a decision was seen they are
-    `undecided` and their unit is only their id. `merged` and `marks` are the store's: whom the profile holds already,
-    and the messages it counted lately. `links`, `consent_statements` and `trait_statements` belong to
-    `customers.model.consent_sums`: when identifiers were linked, and each one's newest statement on a consent or on a
-    trait that is added up, where several made one.
+    Attributes:
+        id: the canonical customer id.
+        unit: the id that experiments hash; until a decision was seen (`undecided`) it is the id and may still change.
+        ids: every identifier bound to the customer, by kind.
+        units: units of visitors who turned out to be this customer, and when they did. Another variant under one of
+            them until then is a crossover.
+        shared: the identifier bound too many people, so it identifies nobody.
+        merged: tags of the profiles merged into this one, which make a repeated merge harmless.
+        marks: digests of the messages counted most recently, which make a repeated message harmless.
+        earned: points from orders, before redemptions.
+        visits: the newest visits, first and last second of each; `past_visits` counts the older ones.
+        recent: the time of the last event of each kind.
+        complaint: whether a complaint is open, and when that was stated.
+        sticky: sticky entries, as `engine.decision.sticky` names them.
+        links: which identifiers were linked when; with `consent_statements` and `trait_statements` the newest statement
+            of each identifier, where several made one. See `engine.customers.model.consent_sums`.
     """
 
     id: str
@@ -193,15 +212,15 @@ class Profile(
 
     @property
     def is_known(self) -> bool:
-        """Whether a person stands behind it: any identifier but a browser's or a device's."""
+        """Whether the profile has an identifier of a person, and not only of a browser or device."""
         return any(kind not in ("anonymous_id", "device_id") for kind in self.ids)
 
 
 def derive_attributes(profile: Profile, now: float) -> dict[str, object]:
     """The customer as conditions and policy features read them, at `now` (s since 1970).
 
-    A trait stands at top level under its name; a dotted name nests (`loyalty.tier` is `{"loyalty": {"tier": …}}`)
-    and, told by the shop, wins over the computed one. What was never seen is absent. `segments` is the caller's.
+    A trait is at top level under its name; a dotted name nests (`loyalty.tier` is `{"loyalty": {"tier": …}}`). A trait
+    that the shop sent replaces a computed one of the same name. What was never seen is absent.
     """
     count = profile.order_count
     visits = profile.past_visits + len(profile.visits)
@@ -215,16 +234,17 @@ def derive_attributes(profile: Profile, now: float) -> dict[str, object]:
         "stage": derive_stage(profile, now),
     }
     orders: dict[str, object] = {"count": count, "revenue": profile.revenue}
-    if profile.last_order and count:  # not of what was wholly taken back
+    if profile.last_order and count:  # an order that was refunded in full is none
         orders["last_days"] = tree["recency_days"] = max(0.0, now - profile.last_order) / DAY
     tree["orders"] = orders
     if profile.affinities:
         rate = -1.0 / profile.half_life
         tree["affinity"] = {
-            name: held.value * 2.0 ** ((now - held.time) * rate) for name, held in profile.affinities.items()
+            name: affinity.value * 2.0 ** ((now - affinity.time) * rate)
+            for name, affinity in profile.affinities.items()
         }
     if profile.consents:
-        tree["consent"] = {name: _holds(consent, now) for name, consent in profile.consents.items()}
+        tree["consent"] = {name: _is_in_force(consent, now) for name, consent in profile.consents.items()}
     if profile.answers:
         tree["satisfaction"] = {name: answer.score for name, answer in profile.answers.items()}
     for name, trait in profile.traits.items():
@@ -238,12 +258,14 @@ def derive_attributes(profile: Profile, now: float) -> dict[str, object]:
 def has_consented(profile: Profile, purpose: str, now: float) -> bool:
     """Whether the customer has consented to `purpose` and it has not expired at `now`."""
     consent = profile.consents.get(purpose)
-    return consent is not None and _holds(consent, now)
+    return consent is not None and _is_in_force(consent, now)
 
 
 def resumable_journey(profile: Profile, now: float) -> dict[str, object]:
-    """Where the customer can go on, on any channel: cart, step, conversation, while they live at `now`."""
-    return {name: held.value for name, held in profile.journey.items() if held.value is not None and held.until > now}
+    """The cart, step and conversation that any channel can resume at `now` (s since 1970)."""
+    if not profile.journey:
+        return {}
+    return {name: item.value for name, item in profile.journey.items() if item.value is not None and item.until > now}
 
 
 def derive_stage(profile: Profile, now: float) -> Stage:
@@ -258,11 +280,12 @@ def derive_stage(profile: Profile, now: float) -> Stage:
     return "engaged" if profile.past_visits + len(profile.visits) > 1 else "new"
 
 
-def _holds(consent: Consent, now: float) -> bool:
+def _is_in_force(consent: Consent, now: float) -> bool:
     return consent.granted and (consent.expires is None or consent.expires > now)
 
 
 def _nest(tree: dict[str, object], name: str, value: TraitValue) -> None:
+    """Write a value under its dotted name; a plain value on the way gives way to a mapping."""
     *path, leaf = name.split(".")
     for part in path:
         child = tree.get(part)

@@ -1,7 +1,10 @@
-"""The only hash: GrowthBook's public bucketing, so that an imported experiment keeps every assignment.
+"""Hashing: GrowthBook's public bucketing, draws of a decision, and digests of erased identifiers.
 
-A text is hashed over its UTF-16 code units, as the JavaScript SDKs do. FNV-1a, 32 bits, as in
-http://www.isthe.com/chongo/tech/comp/fnv/; bucketing as in GrowthBook's "Build your own SDK", spec version 0.5.
+An experiment imported from GrowthBook keeps every assignment. FNV-1a, 32 bits, as in
+http://www.isthe.com/chongo/tech/comp/fnv/; bucketing as in GrowthBook's "Build your own SDK", spec version 0.5. A text
+is hashed over its UTF-16 code units, as the JavaScript SDKs do.
+
+The results are a contract: another hash would give running experiments other variants and change logged draws.
 """
 
 import math
@@ -12,16 +15,18 @@ from hashlib import blake2b
 from typing import Literal, overload
 
 BucketRanges = Sequence[tuple[float, float]]
+"""The half-open range [low, high) of each variant."""
 
 _BASIS = 0x811C9DC5
 _PRIME = 0x01000193
 _MASK = 0xFFFFFFFF
-# Up to here letting the product grow is cheaper than cutting it to 32 bits at every step.
+# Up to this length it is cheaper to let the product grow than to cut it to 32 bits at every step.
 _SHORT = 64
 _PLACES = 10_000
 
 
-def _units(text: str) -> Iterable[int]:
+def _code_units(text: str) -> Iterable[int]:
+    """The UTF-16 code units of a text; a lone surrogate is one, as in JavaScript."""
     if text.isascii():
         return text.encode()
     units = array("H")
@@ -30,6 +35,7 @@ def _units(text: str) -> Iterable[int]:
 
 
 def _fnv1a32(units: Iterable[int], state: int = _BASIS) -> int:
+    """FNV-1a of code units, going on from `state`, the hash of what stands before them."""
     for unit in units:
         state = (state ^ unit) * _PRIME & _MASK
     return state
@@ -47,24 +53,24 @@ def bucket(seed: str, unit: str, version: int = 2) -> float | None:
     if version == 2:
         return seeded_bucket(seed)(unit)
     if version == 1:
-        return _fnv1a32(_units(unit + seed)) % 1000 / 1000
+        return _fnv1a32(_code_units(unit + seed)) % 1000 / 1000
     return None
 
 
 @lru_cache(maxsize=4096)
 def seeded_bucket(seed: str) -> Callable[[str], float]:
-    """`bucket` of version 2 with the seed hashed once: `seeded(seed)(unit) == bucket(seed, unit)`."""
-    number = _numbered(seed)
-    return lambda unit: number(unit) / _PLACES
+    """`bucket` of version 2 with the seed hashed once: `seeded_bucket(seed)(unit) == bucket(seed, unit)`."""
+    place = _seeded_place(seed)
+    return lambda unit: place(unit) / _PLACES
 
 
-def _numbered(seed: str) -> Callable[[str], int]:
-    """Version 2 as a whole number below 10,000."""
-    start = _fnv1a32(_units(seed))
+def _seeded_place(seed: str) -> Callable[[str], int]:
+    """Version 2 of the hash as a whole number below 10,000."""
+    start = _fnv1a32(_code_units(seed))
 
-    def number(unit: str) -> int:
+    def place(unit: str) -> int:
         if len(unit) > _SHORT or not unit.isascii():
-            state = _fnv1a32(_units(unit), start)
+            state = _fnv1a32(_code_units(unit), start)
         else:
             state = start
             for byte in unit.encode():
@@ -74,25 +80,25 @@ def _numbered(seed: str) -> Callable[[str], int]:
             digits = (digits ^ byte) * _PRIME
         return (digits & _MASK) % _PLACES
 
-    return number
+    return place
 
 
 def variant_lookup(seed: str, ranges: BucketRanges) -> Callable[[str], int]:
-    """The quickest way from a unit to its variant: `choose_variant(bucket(seed, unit), ranges)`, worked out once.
+    """`choose_variant(bucket(seed, unit), ranges)` as a lookup: the fastest way from a unit to its variant.
 
-    Takes 20 kB: the variant of each of the 10,000 places.
+    The table takes 20 kB: the variant of each of the 10,000 places.
     """
     variants = array("h", [-1]) * _PLACES
     for index, (low, high) in reversed(list(enumerate(ranges))):
         first, end = _first_place(low), _first_place(high)
         if first < end:
             variants[first:end] = array("h", [index]) * (end - first)
-    number = _numbered(seed)
-    return lambda unit: variants[number(unit)]
+    place = _seeded_place(seed)
+    return lambda unit: variants[place(unit)]
 
 
 def _first_place(edge: float) -> int:
-    """The smallest place whose quotient by 10,000, rounded as a float, is not below `edge`."""
+    """The smallest place with `place / 10,000 >= edge` in floating point, which is how `bucket` compares."""
     place = math.floor(edge * _PLACES) - 1
     while place / _PLACES < edge:
         place += 1
@@ -100,7 +106,7 @@ def _first_place(edge: float) -> int:
 
 
 def equal_weights(n: int) -> list[float]:
-    """`n` equal shares that sum to 1; none for n < 1."""
+    """`n` equal shares that sum to 1; no shares for n < 1."""
     return [1 / n] * n if n > 0 else []
 
 
@@ -124,7 +130,7 @@ def bucket_ranges(n: int, coverage: float = 1.0, weights: Sequence[float] | None
 
 
 def choose_variant(place: float, ranges: BucketRanges) -> int:
-    """The index of the first range that holds `place`, or -1."""
+    """The index of the first range that contains `place`, or -1."""
     for index, (low, high) in enumerate(ranges):
         if low <= place < high:
             return index
@@ -138,11 +144,15 @@ def in_namespace(unit: str, namespace: tuple[str, float, float]) -> bool:
 
 
 def uniform_draw(decision_id: str, key: str) -> float:
-    """The one draw in [0, 1) for `key` (a placement) in a decision: 53 bits of BLAKE2b, so a record can be replayed."""
+    """The random number in [0, 1) of one draw, 53 bits: a BLAKE2b hash of decision and `key` (a placement).
+
+    A decision's draw can be replayed from its record. The id's length goes first, so that no two pairs of id and key
+    give the same text.
+    """
     text = f"{len(decision_id)}:{decision_id}{key}".encode("utf-8", "surrogatepass")
     return (int.from_bytes(blake2b(text, digest_size=8).digest()) >> 11) * 2.0**-53
 
 
 def identifier_digest(identifier: str) -> str:
-    """What is stored of an erased identifier: 128 bits of BLAKE2b, from which the identifier cannot be read."""
+    """What tombstones store instead of an erased identifier: 128 bits of BLAKE2b, which cannot be read back."""
     return blake2b(identifier.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,7 +1,7 @@
 """Event names and their classes, names reserved in a context, and seconds per unit of time.
 
-Every part of the engine that asks what an event means asks here, so an order, a refund or a complaint is the same
-fact to the profile, the claims, the learner, the log and the reports. A literal event name stands in this module only.
+The profile, the claims, the learner, the log and the reports all read the meaning of an event here, so an order, a
+refund or a complaint means the same to each. A literal event name stands in this module only.
 """
 
 from collections.abc import Mapping
@@ -20,18 +20,18 @@ POINTS_REDEEMED: Final = "points_redeemed"
 
 CLICK: Final = "click"
 EXPOSURE: Final = "exposure"
-"""A counter's event, never one that a channel sends: exposures come from decisions and `/v1/exposures`."""
+"""An event that only counters use: exposures come from decisions and `/v1/exposures`, never from `/v1/events`."""
 REDEMPTION: Final = "redemption"
 REFUSED: Final = "refused"
 IGNORED: Final = "ignored"
 ANSWERED: Final = "answered"
-"""A counter's event: any of `ANSWERS`."""
+"""An event that only counters use; it stands for any of `ANSWERS`."""
 ANSWERS: Final = PURCHASES | {CLICK, REDEMPTION}
-"""The customer reacted to an offer, so it was not ignored."""
+"""The customer reacted to an offer: it was not ignored."""
 CONFIRMS: Final = PURCHASES | {REDEMPTION}
-"""What a decision holds of stock and budget is spent for good."""
+"""The stock and budget held for a decision are spent."""
 RELEASES: Final = frozenset((REFUSED, IGNORED))
-"""What a decision holds of stock and budget is given back."""
+"""The stock and budget held for a decision are released."""
 
 COMPLAINTS: Final[Mapping[str, bool]] = {
     "complaint": True,
@@ -56,12 +56,12 @@ CART_UPDATED: Final = "cart_updated"
 CART_CLEARED: Final = "cart_cleared"
 CONVERSATION_CLOSED: Final = "conversation_closed"
 MERGED: Final = "$merge"
-"""The engine's own event: two profiles became one customer."""
+"""The engine's own event in the log: two profiles were merged into one customer."""
 
 NOT_VISITS: Final = (
     REFUNDS | {"email_sent", IGNORED, "back_in_stock"} | {name for name, opens in COMPLAINTS.items() if not opens}
 )
-"""Events that the shop caused: no sign that the customer was there."""
+"""Events that the shop causes: they do not show that the customer was there."""
 
 RESERVED_CONTEXT: Final = frozenset(("id", "channel", "hour", "weekday"))
 """Names that the engine sets in every decision's context; what a request sends under them is overwritten."""

@@ -158,20 +158,9 @@ def decide(
     if decision_id is None:
         key = f"{profile.id}\0{request.channel}\0{now!r}".encode()
         decision_id = blake2b(key, digest_size=16).hexdigest()
-    attributes, zone = build_attributes(profile, request.channel, request.context, now, plan.zone)
-    subject = _subject_of(profile, request, attributes, degraded=options.degraded)
+    facts = _gather_facts(plan, profile, request, now, options.availability)
+    subject = _subject_of(profile, request, facts.attributes, degraded=options.degraded)
     assigned, experiments = _assign_experiments(ExperimentAssigner(plan, subject, profile, now), request)
-    availability = options.availability
-    facts = Facts(
-        profile=profile,
-        attributes=attributes,
-        channel=request.channel,
-        now=now,
-        zone=zone,
-        counts=availability.counts,
-        pools=availability.pools,
-        prices=availability.prices,
-    )
     choices = _choose_offers(
         plan, snapshots, request, facts, assigned=assigned, decision_id=decision_id, options=options
     )
@@ -192,7 +181,7 @@ def decide(
         assigned=assigned,
         choices=choices,
         sticky_entries=new_sticky_entries(assigned.values(), subject),
-        zone=zone,
+        zone=facts.zone,
     )
 
 
@@ -208,6 +197,23 @@ def _check_request(plan: Plan, request: DecideRequest) -> None:
             raise BadInput(
                 f"placements[{index}]: {placement!r} is not a placement of {request.channel}; use one of {on}"
             )
+
+
+def _gather_facts(
+    plan: Plan, profile: Profile, request: DecideRequest, now: float, availability: Availability
+) -> Facts:
+    """What gates, moments and policies read, for every placement of the request."""
+    attributes, zone = build_attributes(profile, request.channel, request.context, now, plan.zone)
+    return Facts(
+        profile=profile,
+        attributes=attributes,
+        channel=request.channel,
+        now=now,
+        zone=zone,
+        counts=availability.counts,
+        pools=availability.pools,
+        prices=availability.prices,
+    )
 
 
 def _subject_of(
