@@ -39,7 +39,7 @@ CLOSED = {
 
 def shop(folder: Path) -> Plan:
     (folder / "offers").mkdir(parents=True)
-    for key, more in {**OFFERS, "z": {}}.items():
+    for key, more in {**OFFERS, "z": {"renderings": {"web": {}, "app": {}}}}.items():
         text = yaml.safe_dump({"key": key, "renderings": {"web": {}}} | more)
         (folder / "offers" / f"{key}.yaml").write_text(text)
     files: dict[str, Any] = {
