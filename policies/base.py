@@ -1,4 +1,12 @@
-"""What every policy is: frozen statistics over named arms, exact propensities out, observations in."""
+"""The base of every policy: frozen statistics over named arms, exact propensities out, observations in.
+
+Invariants:
+
+- A policy never changes: `update` and `with_arms` return another one, so a server can decide while a learner learns.
+- `probabilities` is a function of the policy and its arguments alone, so a logged propensity can be computed again.
+- Statistics are sums over observations. They add up across batches and learners, and taking an observation out is
+  adding it with weight -1.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -9,16 +17,17 @@ from typing import ClassVar, Protocol, Self, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from policies.batches import LARGEST, LONGEST, UNUSABLE, Batch, Floats, Ints, forgetting, read_batch
+from policies.batches import LARGEST, LONGEST, UNUSABLE, Batch, Floats, Ints, discount_weights, read_batch
 
-Among = Ints | slice
+ArmPositions = Ints | slice
+"""Distinct positions (n,) of arms, or `EVERY` for all of them without a copy."""
 EVERY = slice(None)
-REMEMBERED = 8192
-"""Contexts whose propensities a policy keeps: many visitors are alike, and the policy does not change."""
+CACHED_CONTEXTS = 8192
+"""Contexts whose propensities a policy caches: many visitors have the same one, and the policy does not change."""
 
 
 class Policy(Protocol):
-    """The verbs that the engine knows, and what it reads beside them."""
+    """What the engine uses of a policy."""
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -30,15 +39,15 @@ class Policy(Protocol):
 
     @property
     def seen(self) -> int:
-        """Observations learnt, which is the policy's version."""
+        """The number of observations learnt, which is the policy's version."""
 
     def probabilities(
         self, x: ArrayLike | None, mask: ArrayLike | None = None, *, candidates: Ints | None = None
     ) -> Floats:
-        """The exact propensities, see `Bandit.probabilities`."""
+        """The exact propensities; see `Bandit.probabilities`."""
 
     def expected(self, x: ArrayLike | None = None, *, candidates: Ints | None = None) -> Floats:
-        """Expected rewards, see `Bandit.expected`."""
+        """The expected rewards; see `Bandit.expected`."""
 
     def update(
         self,
@@ -48,27 +57,31 @@ class Policy(Protocol):
         p: ArrayLike,
         weight: ArrayLike | None = None,
     ) -> Self:
-        """The policy that also knows these observations, see `Bandit.update`."""
+        """The policy after these observations; see `Bandit.update`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bandit(ABC):
-    """The part all policies share: checks, floor, mask, forgetting and the arithmetic of statistics.
+    """What all policies share: checks, floor, mask, discount and the arithmetic of statistics.
+
+    A new kind sets `kind` and implements `chances`; with statistics of its own also `shapes` and `absorb`.
 
     Args:
         arms: distinct names, at least one.
         dim: length of a context; policies without context ignore it.
-        seed: of the posterior draws of policies that need any.
-        floor: least propensity of an arm that may be shown; among n arms at most 1/n. Zero is allowed, but then an
-            arm's propensity can be zero and offline judgement loses it.
-        discount: what one observation leaves of the weight of all earlier ones, in (0, 1]; 1 forgets nothing.
-        seen: observations learnt.
-        statistics: what was learnt, additive arrays by name; empty means nothing yet.
+        seed: of the posterior draws, for policies that use any.
+        floor: least propensity of an arm that may be shown; among n arms at most 1/n. Zero is allowed, but an arm
+            whose propensity is zero cannot be evaluated off-policy.
+        discount: the factor by which one observation reduces the weight of all earlier ones, in (0, 1]; 1 keeps it.
+        seen: the number of observations learnt.
+        statistics: what was learnt, additive arrays by name; empty before the first observation.
     """
 
     kind: ClassVar[str]
+    """The name in YAML and in stored states."""
     contextual: ClassVar[bool] = False
     common: ClassVar[frozenset[str]] = frozenset()
+    """Statistics that belong to no arm."""
 
     arms: tuple[str, ...]
     dim: int = 0
@@ -88,22 +101,22 @@ class Bandit(ABC):
         for name in ("dim", "seed"):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < 0:
-                raise ValueError(f"{name} {value!r} is no whole number from 0 on")
+                raise ValueError(f"{name} {value!r} is not a whole number from 0 up")
         if self.contextual and self.dim < 1:
             raise ValueError(f"dim is {self.dim}; {self.kind} learns from a context of at least one number")
         if not self.statistics:
             object.__setattr__(self, "statistics", {n: np.zeros(s) for n, s in self.shapes().items()})
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each statistic; all but those in `common` have the arms as their first axis."""
+        """Shape of each statistic; the arms are the first axis of all but those in `common`."""
         return {"count": (len(self.arms),), "total": (len(self.arms),)}
 
     @abstractmethod
-    def chances(self, x: Floats, among: Among) -> Floats:
+    def chances(self, x: Floats, among: ArmPositions) -> Floats:
         """Propensities (n,) over the arms in `among`, before the floor."""
 
     def expected(self, x: ArrayLike | None = None, *, candidates: Ints | None = None) -> Floats:
-        """Expected rewards (arms,), or (n,) for candidates, at context x (dim,); 0 for an arm never seen.
+        """Expected rewards (arms,), or (n,) for candidates, at context x (dim,); 0 for an arm without observations.
 
         Raises:
             ValueError: as in `probabilities`.
@@ -112,36 +125,36 @@ class Bandit(ABC):
             self._check_candidates(candidates)
         return self.means(self._context(x), EVERY if candidates is None else candidates)
 
-    def means(self, x: Floats, among: Among) -> Floats:  # noqa: ARG002 - the same verb for every policy
+    def means(self, x: Floats, among: ArmPositions) -> Floats:  # noqa: ARG002 - the same verb for every policy
         """Expected rewards (n,) of the arms in `among`."""
         return self.statistics["total"][among] / np.maximum(self.statistics["count"][among], 1e-9)
 
     def absorb(self, batch: Batch, into: dict[str, Floats]) -> None:
-        """Adds the batch's statistics, weighted, to arrays that are this call's own."""
+        """Add the batch's statistics, weighted, to the arrays of `into`, which belong to the caller alone."""
         np.add.at(into["count"], batch.arm, batch.weight)
         np.add.at(into["total"], batch.arm, batch.weight * batch.reward)
 
     def probabilities(
         self, x: ArrayLike | None = None, mask: ArrayLike | None = None, *, candidates: Ints | None = None
     ) -> Floats:
-        """The probabilities with which the arms are to be drawn, so the propensities, exactly.
+        """The propensities: exactly the probabilities with which the arms must be drawn.
 
         Args:
             x: context, float64 (dim,); ignored where dim is 0.
             mask: bool (arms,), the arms that may be shown now; None means all.
-            candidates: distinct positions (n,) of the arms that may be shown, in place of a mask; the cost follows n.
+            candidates: distinct positions (n,) of the arms that may be shown, instead of a mask; the cost follows n.
 
         Returns:
-            float64 (arms,), or (n,) for candidates; sums to 1, zero exactly outside the mask, at least
-            min(floor, 1/n) within.
+            float64 (arms,), or (n,) for candidates; sums to 1, exactly zero outside the mask, at least
+            min(floor, 1/n) within. Read-only where it is cached.
 
         Raises:
             ValueError: no arm may be shown, a mask or a context of another shape, or a context that is not finite.
         """
         if candidates is not None and mask is not None:
-            raise ValueError("mask and candidates were both given; give one, they say the same")
+            raise ValueError("mask and candidates were both given; they mean the same, so give one")
         if candidates is not None or mask is None:
-            return self._of(x, candidates)
+            return self._cached_probabilities(x, candidates)
         context = self._context(x)
         allowed = np.asarray(mask)
         if allowed.shape != (len(self.arms),) or allowed.dtype != np.bool_:
@@ -162,39 +175,39 @@ class Bandit(ABC):
         p: ArrayLike,
         weight: ArrayLike | None = None,
     ) -> Self:
-        """The policy that also knows these observations; this one stays as it is.
+        """The policy after these observations; this one stays as it is.
 
         Args:
             x: contexts (n, dim), or (dim,) for one; ignored where dim is 0.
             arm: positions of the arms shown, integers (n,).
             reward: (n,), of size 1e12 at most.
-            p: logged propensities (n,), in (0, 1]; for one arm alone also all that `probabilities` gave, (arms,).
-            weight: (n,), 1 where left out. Weight -1 takes an earlier observation out again.
+            p: logged propensities (n,), in (0, 1]; for a single arm also the whole result of `probabilities`, (arms,).
+            weight: (n,), by default 1. Weight -1 takes an earlier observation out again.
 
         Raises:
-            ValueError: the batch cannot be learnt; nothing of it was.
+            ValueError: a row cannot be learnt; none of the batch was.
         """
         batch = read_batch(x, arm, reward, p, weight, arms=len(self.arms), dim=self.dim)
         self.check_rewards(batch.reward)
         return self.learn(batch) if batch.arm.size else self
 
     def learn(self, batch: Batch) -> Self:
-        """The policy that also knows this batch of at least one checked observation."""
-        kept, effective = forgetting(self.discount, batch.weight)
-        statistics = {n: v.copy() if kept == 1.0 else kept * v for n, v in self.statistics.items()}
+        """The policy after a batch of at least one checked observation."""
+        factor, effective = discount_weights(self.discount, batch.weight)
+        statistics = {n: v.copy() if factor == 1.0 else factor * v for n, v in self.statistics.items()}
         self.absorb(replace(batch, weight=effective), statistics)
         return replace(self, seen=self.seen + batch.arm.size, statistics=statistics)
 
     def check_rewards(self, reward: Floats) -> None:
-        """Raises ValueError where the policy's model does not hold the rewards."""
+        """Raise ValueError for rewards outside the range of the policy's model."""
         largest = float(np.abs(reward).max(initial=0.0))
         if not largest <= LARGEST:
             raise ValueError(f"reward {largest:g} is beyond {LARGEST:.0e}; is it an amount in the shop's currency?")
 
     def with_arms(self, arms: tuple[str, ...], traits: Mapping[str, tuple[float, ...]] | None = None) -> Self:
-        """The policy over a new set of arms: kept arms keep what they learnt, new ones start from the prior."""
+        """The policy over a new set of arms: an arm in both keeps what it learnt, a new one starts at the prior."""
         if traits is not None:
-            raise ValueError(f"{self.kind} knows arms by their name alone; traits are for contextual policies")
+            raise ValueError(f"{self.kind} has no traits of arms; they are for contextual policies")
         empty = replace(self, arms=arms, statistics={})
         kept = [arm for arm in arms if arm in set(self.arms)]
         new, old = [arms.index(arm) for arm in kept], [self.arms.index(arm) for arm in kept]
@@ -205,26 +218,27 @@ class Bandit(ABC):
         return replace(empty, statistics=statistics)
 
     @cached_property
-    def _remembered(self) -> dict[tuple[bytes, bytes], Floats]:
+    def _cache(self) -> dict[tuple[bytes, bytes], Floats]:
         return {}
 
-    def _of(self, x: ArrayLike | None, candidates: Ints | None) -> Floats:
-        """What was computed for this context and these candidates before, or is now."""
+    def _cached_probabilities(self, x: ArrayLike | None, candidates: Ints | None) -> Floats:
+        """The floored propensities of these candidates, from the cache where the same context was asked before."""
         key = (x.tobytes() if isinstance(x, np.ndarray) else b"", b"" if candidates is None else candidates.tobytes())
-        if key[0] and key in self._remembered:
-            return self._remembered[key]
+        if key[0] and key in self._cache:
+            return self._cache[key]
         context = self._context(x)
         if candidates is not None:
             self._check_candidates(candidates)
         out = self._floored(self.chances(context, EVERY if candidates is None else candidates))
-        if key[0] and context is x:
+        if key[0] and context is x:  # x was float64 (dim,) already, so its bytes name the context
             out.setflags(write=False)
-            if len(self._remembered) >= REMEMBERED:
-                self._remembered.clear()
-            self._remembered[key] = out
+            if len(self._cache) >= CACHED_CONTEXTS:
+                self._cache.clear()
+            self._cache[key] = out
         return out
 
     def _context(self, x: ArrayLike | None) -> Floats:
+        """The context as float64 (dim,), checked; empty for a policy without context."""
         if not self.contextual:
             return np.empty(0)
         context: NDArray[np.float64] = np.asarray(x, dtype=np.float64)
@@ -241,12 +255,13 @@ class Bandit(ABC):
             raise ValueError(f"candidates {candidates} are not all between 0 and {len(self.arms) - 1}")
 
     def _floored(self, chances: Floats) -> Floats:
+        """Mix the chances (n,) with equal shares, so that each is at least the floor and they still sum to 1."""
         floor = min(self.floor, 1 / chances.size)
         floored = chances * (1 - chances.size * floor) + floor
         return np.asarray(floored / floored.sum())
 
 
 def share_best(scores: Floats) -> Floats:
-    """Chances (n,) of a rule that takes the best score; ties share."""
+    """Chances (n,) of a rule that shows the best score; equal best scores share."""
     best = scores == scores.max()
     return np.asarray(best / best.sum())

@@ -1,4 +1,4 @@
-"""What a policy is told after decisions were answered: observations, checked before anything learns from them."""
+"""Batches of observations, checked before a policy learns from them."""
 
 from dataclasses import dataclass
 from typing import SupportsIndex
@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 LONGEST = 1e8
-"""Of a context, its Euclidean length: beyond it sums of squares lose what tells one coefficient from another."""
+"""The greatest Euclidean length of a context: beyond it sums of squares lose the digits that separate coefficients."""
 LARGEST = 1e12
-"""Of a reward, either way: its square still leaves room beside the others."""
+"""The greatest absolute reward: its square still leaves digits for the other rewards."""
 UNUSABLE = f"x holds NaN, infinity or a number beyond {LONGEST:.0e}; encode what is missing, scale what is large"
 
 
@@ -29,7 +29,7 @@ class Batch:
         return Batch(self.x[which], self.arm[which], self.reward[which], self.weight[which])
 
     def cells(self, of: Ints) -> list[tuple[int, Ints]]:
-        """The cells that occur, `of` (n,) naming each row's, and the rows of each in their order."""
+        """The distinct cells of `of` (n,), the cell of each row, and for each cell its rows in order."""
         if of.size == 1:
             return [(int(of[0]), np.zeros(1, np.intp))]
         order = np.argsort(of, kind="stable")
@@ -37,14 +37,15 @@ class Batch:
         return list(zip(found.tolist(), np.split(order, first[1:]), strict=True))
 
 
-def _column(name: str, values: ArrayLike, length: int) -> Floats:
+def _read_column(name: str, values: ArrayLike, length: int) -> Floats:
+    """One number per observation, finite."""
     column = np.atleast_1d(np.asarray(values, dtype=np.float64))
     if column.shape != (length,):
         raise ValueError(f"{name} has shape {column.shape}, but {length} arms were chosen; give one {name} for each")
     if not np.isfinite(column).all():
         row = int(np.flatnonzero(~np.isfinite(column))[0])
         raise ValueError(
-            f"{name}[{row}] is {column[row]}, not a finite number; keep the record aside, it teaches nothing"
+            f"{name}[{row}] is {column[row]}, not a finite number; leave the record out, it teaches nothing"
         )
     return column
 
@@ -59,10 +60,10 @@ def read_batch(
     arms: int,
     dim: int,
 ) -> Batch:
-    """Checks and shapes one call's observations; scalars are a batch of one.
+    """Check and shape the observations of one call; scalars are a batch of one.
 
     Raises:
-        ValueError: a shape that does not fit, a number that is not finite, an arm that is unknown, or a propensity
+        ValueError: a shape that does not fit, a number that is not finite, an arm that does not exist, or a propensity
             outside (0, 1], each with the value and what to do.
     """
     chosen = np.atleast_1d(np.asarray(arm))
@@ -71,30 +72,32 @@ def read_batch(
     chosen = chosen.astype(np.intp, copy=False)
     if chosen.size and (chosen.min() < 0 or chosen.max() >= arms):
         raise ValueError(f"arm {int(chosen.max())} or {int(chosen.min())} is not between 0 and {arms - 1}")
-    rewards = _column("reward", reward, chosen.size)
+    rewards = _read_column("reward", reward, chosen.size)
     if np.ndim(arm) == 0 and np.shape(p) == (arms,):  # type: ignore[arg-type] # any index has a dimension
         p = np.asarray(p)[chosen]
-    propensities = _column("p", p, chosen.size)
+    propensities = _read_column("p", p, chosen.size)
     if chosen.size and (propensities.min() <= 0 or propensities.max() > 1 + 1e-9):
         raise ValueError(f"p reaches from {propensities.min()} to {propensities.max()}; a propensity lies in (0, 1]")
-    weights = np.ones(chosen.size) if weight is None else _column("weight", weight, chosen.size)
+    weights = np.ones(chosen.size) if weight is None else _read_column("weight", weight, chosen.size)
     if dim == 0:
         return Batch(np.empty((chosen.size, 0)), chosen, rewards, weights)
     contexts = np.atleast_2d(np.asarray(x, dtype=np.float64))
     if not chosen.size and not contexts.size:
         contexts = np.empty((0, dim))
     if contexts.shape != (chosen.size, dim):
-        raise ValueError(f"x has shape {contexts.shape}; {chosen.size} observations in {dim} dimensions were announced")
+        raise ValueError(
+            f"x has shape {contexts.shape}; {chosen.size} observations in {dim} dimensions need ({chosen.size}, {dim})"
+        )
     if contexts.size and not float(np.einsum("ij,ij->i", contexts, contexts).max()) <= LONGEST**2:
         raise ValueError(UNUSABLE)
     return Batch(contexts, chosen, rewards, weights)
 
 
-def forgetting(discount: float, weight: Floats) -> tuple[float, Floats]:
-    """How much is left of what was known, and what each observation of the batch counts at its end.
+def discount_weights(discount: float, weight: Floats) -> tuple[float, Floats]:
+    """What a batch leaves of earlier statistics, and the weight of each of its observations at its end.
 
-    Time is counted in observed weight: one observation ages all earlier ones by `discount`. A negative weight first
-    takes its observation out and then turns time back, so that it undoes the latest equal observation exactly.
+    Time is counted in observed weight: one observation ages all earlier ones by `discount`. A negative weight takes its
+    observation out first and then turns time back, so it undoes the latest equal observation exactly.
 
     Returns:
         The factor on earlier statistics, and the effective weights (n,).

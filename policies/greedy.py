@@ -1,4 +1,4 @@
-"""Mostly the best mean so far, sometimes any arm."""
+"""Epsilon-greedy: the best mean so far, and any arm with a small probability."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from policies.base import Among, Bandit, share_best
+from policies.base import ArmPositions, Bandit, share_best
 from policies.batches import Floats
 
 
@@ -16,7 +16,7 @@ class EpsilonGreedy(Bandit):
 
     Args:
         epsilon: probability of drawing any arm, in [0, 1].
-        optimism: mean an arm is believed to have before it was shown, worth one observation.
+        optimism: prior mean of an arm, worth one observation.
     """
 
     kind: ClassVar[str] = "epsilon_greedy"
@@ -31,10 +31,11 @@ class EpsilonGreedy(Bandit):
 
     @cached_property
     def _means(self) -> Floats:
+        """Means (arms,) with the prior observation."""
         count, total = self.statistics["count"], self.statistics["total"]
         return np.asarray((total + self.optimism) / np.maximum(count + 1, 1e-9))
 
-    def chances(self, x: Floats, among: Among) -> Floats:  # noqa: ARG002 - the same verb for every policy
+    def chances(self, x: Floats, among: ArmPositions) -> Floats:  # noqa: ARG002 - the same verb for every policy
         """Propensities (n,): epsilon shared by all, the rest by the best means."""
         best = share_best(self._means[among])
         return best * (1 - self.epsilon) + self.epsilon / best.size

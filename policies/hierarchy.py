@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from policies.batches import Floats
 
-Lean = NDArray[np.float32]
-Above = Callable[[Floats, Floats], tuple[float, float]]
+SmallFloats = NDArray[np.float32]
+ParentEvidence = Callable[[Floats, Floats], tuple[float, float]]
 CONSTANT_PRIOR = 1e-6
 _GRID = 2.0 ** np.arange(-4, 11)
-_BELIEVED = 1 / (np.sqrt(_GRID) + 1 / np.sqrt(_GRID))
+_PRIOR_WEIGHTS = 1 / (np.sqrt(_GRID) + 1 / np.sqrt(_GRID))
 """Half-Cauchy prior of the deviations' size, in units of the noise's (Gelman 2006, section 5), on the grid of logs."""
 
 
@@ -50,27 +50,27 @@ def fit_level(gram: Floats, moment: Floats, shrink: float) -> CoefficientLevel:
     cover = np.broadcast_to(np.eye(moment.shape[-1] - 1) / shrink, gram[..., :-1, :-1].shape).copy()
     informed = gram[..., -1, -1] != 0
     cover[informed] = np.linalg.inv(gram[informed][..., :-1, :-1] + ridge)
-    return CoefficientLevel(shrink, cover, *_times(cover, moment[..., :-1], gram[..., :-1, -1]))
+    return CoefficientLevel(shrink, cover, *_multiply(cover, moment[..., :-1], gram[..., :-1, -1]))
 
 
-def _times(cover: Floats, *vectors: Floats) -> list[Floats]:
+def _multiply(cover: Floats, *vectors: Floats) -> list[Floats]:
     return [(cover @ vector[..., None])[..., 0] for vector in vectors]
 
 
-def upwards(gram: Floats, moment: Floats, cover: Floats) -> tuple[Floats, Floats]:
+def messages_to_parents(gram: Floats, moment: Floats, cover: Floats) -> tuple[Floats, Floats]:
     """What members tell of their parents and the constant, as data: Gram and moment of the members' own shapes."""
     towards = gram[..., :-1] @ cover
     return gram - towards @ gram[..., :-1, :], moment - (towards @ moment[..., :-1, None])[..., 0]
 
 
-def told_of_constant(gram: Floats, moment: Floats, members: CoefficientLevel) -> tuple[Floats, Floats]:
+def message_to_constant(gram: Floats, moment: Floats, members: CoefficientLevel) -> tuple[Floats, Floats]:
     """What members without traits tell of the common constant, in all: Gram (1, 1) and moment (1,)."""
     along = gram[..., :-1, -1]
     whole = gram[..., -1, -1].sum() - (along * members.tilt).sum()
     return np.full((1, 1), whole), np.full(1, moment[..., -1].sum() - (along * members.pull).sum())
 
 
-def gathered(gram: Floats, moment: Floats, traits: Floats) -> tuple[Floats, Floats]:
+def sum_messages(gram: Floats, moment: Floats, traits: Floats) -> tuple[Floats, Floats]:
     """Arms' messages (n, dim + 1, dim + 1), (n, dim + 1) summed over traits (n, q).
 
     Returns:
@@ -127,38 +127,38 @@ class Posterior:
     common: Floats
     common_cover: Floats
     noise: tuple[float, float]
-    mean: Lean
-    arm_cover: Lean
-    arm_tilt: Lean
-    group_cover: Lean | None
-    group_tilt: Lean | None
+    mean: SmallFloats
+    arm_cover: SmallFloats
+    arm_tilt: SmallFloats
+    group_cover: SmallFloats | None
+    group_tilt: SmallFloats | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """Rewards expected at a context: means and own variances (n,), loadings on the common (n, q dim + 1)."""
 
-    mean: Lean
-    own: Lean
-    loading: Lean
+    mean: SmallFloats
+    own: SmallFloats
+    loading: SmallFloats
 
     def spread(self, common_cover: Floats) -> Floats:
         """Standard deviations by unit noise (n,)."""
         return np.asarray(np.sqrt(np.maximum(self.own + ((self.loading @ common_cover) * self.loading).sum(axis=1), 0)))
 
 
-def below_common(traits: Floats, precision: Floats, shift: Floats) -> Above:
+def common_evidence(traits: Floats, precision: Floats, shift: Floats) -> ParentEvidence:
     """Judges messages to common coefficients that have this precision and moment already."""
 
     def judge(gram: Floats, moment: Floats) -> tuple[float, float]:
-        whole, moved = gathered(gram, moment, traits)
+        whole, moved = sum_messages(gram, moment, traits)
         whole, moved = whole + precision, moved + shift
         return -float(np.linalg.slogdet(whole)[1]) / 2, float(moved @ np.linalg.solve(whole, moved))
 
     return judge
 
 
-def below_arms(shrink: float, parents: Floats, constant: float) -> Above:
+def arm_evidence(shrink: float, parents: Floats, constant: float) -> ParentEvidence:
     """Judges groups' messages (arms, groups, ...) to arms that are expected at `parents` (arms, dim)."""
 
     def judge(gram: Floats, moment: Floats) -> tuple[float, float]:
@@ -172,7 +172,9 @@ def below_arms(shrink: float, parents: Floats, constant: float) -> Above:
     return judge
 
 
-def tuned(gram: Floats, moment: Floats, above: Above, rewards: Rewards | None, explained: float = 0.0) -> float:
+def tune_shrinkage(
+    gram: Floats, moment: Floats, above: ParentEvidence, rewards: Rewards | None, explained: float = 0.0
+) -> float:
     """The shrinkage of members around their parents: the posterior mean of their variance, over a grid of it.
 
     A point estimate would call members equal as long as few rewards tell them apart; the mean over all that is still
@@ -190,8 +192,8 @@ def tuned(gram: Floats, moment: Floats, above: Above, rewards: Rewards | None, e
     scores = []
     for shrink in _GRID:
         cover = (vectors / (roots + shrink)[..., None, :]) @ back
-        (pull,) = _times(cover, moment[..., :-1])
-        logs, squares = above(*upwards(gram, moment, cover))
+        (pull,) = _multiply(cover, moment[..., :-1])
+        logs, squares = above(*messages_to_parents(gram, moment, cover))
         logs += float(np.log(shrink / (roots + shrink)).sum()) / 2
         squares += float((pull * moment[..., :-1]).sum()) + explained
         if rewards is None:
@@ -199,5 +201,5 @@ def tuned(gram: Floats, moment: Floats, above: Above, rewards: Rewards | None, e
         else:
             shape, rate = rewards.noise(squares)
             scores.append(logs + lgamma(shape) - shape * float(np.log(rate)))
-    weights = _BELIEVED * np.exp(np.asarray(scores) - max(scores))
+    weights = _PRIOR_WEIGHTS * np.exp(np.asarray(scores) - max(scores))
     return float(weights.sum() / (weights @ (1 / _GRID)))

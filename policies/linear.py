@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from policies.base import EVERY, Among, Bandit
+from policies.base import EVERY, ArmPositions, Bandit
 from policies.batches import Batch, Floats, Ints
 from policies.hierarchy import (
     CONSTANT_PRIOR,
@@ -15,16 +15,16 @@ from policies.hierarchy import (
     Posterior,
     Prediction,
     Rewards,
-    below_arms,
-    below_common,
+    arm_evidence,
+    common_evidence,
     fit_level,
-    gathered,
-    told_of_constant,
-    tuned,
-    upwards,
+    message_to_constant,
+    messages_to_parents,
+    sum_messages,
+    tune_shrinkage,
 )
 
-_JUDGED = 256
+_MOST_TUNED = 256
 
 
 def next_tuning(seen: int, features: int) -> int:
@@ -130,46 +130,46 @@ class Linear(Bandit):
             policy = policy._learn_piece(batch.rows(slice(start, start + due)))
             start += due
             if self.tune and start <= batch.arm.size:
-                policy = policy._tuned()  # noqa: SLF001 - this very class
+                policy = policy._retuned()  # noqa: SLF001 - this very class
         return policy
 
     def _learn_piece(self, batch: Batch) -> Self:
         after = super().learn(batch)
         known, stale = self.__dict__.get("posterior"), frozenset[int]()
         if known is None:
-            known, stale = self.__dict__.get("_earlier", (None, stale))
+            known, stale = self.__dict__.get("_previous", (None, stale))
         if known is not None and self.discount == 1.0:
-            after.__dict__["_earlier"] = (known, stale | frozenset(batch.arm.tolist()))
+            after.__dict__["_previous"] = (known, stale | frozenset(batch.arm.tolist()))
         return after
 
-    def _tuned(self) -> Self:
-        most = np.sort(np.argsort(-self.statistics["count"], kind="stable")[:_JUDGED])
+    def _retuned(self) -> Self:
+        most = np.sort(np.argsort(-self.statistics["count"], kind="stable")[:_MOST_TUNED])
         rewards = None if self.noise_known else self._rewards(most)
         explained = float(self.statistics["left_noise"][3])
         gram, moment = self.statistics["gram"][most], self.statistics["moment"][most]
         within = self.within
         if self.pool:
             common = self.posterior.common
-            above = below_arms(self.between, self._parents(common)[most], float(common[-1]))
-            within = tuned(gram, moment, above, rewards, explained)
+            above = arm_evidence(self.between, self._parents(common)[most], float(common[-1]))
+            within = tune_shrinkage(gram, moment, above, rewards, explained)
             groups = fit_level(gram, moment, within)
             explained += float((groups.pull * moment[..., :-1]).sum())
-            gram, moment = _summed(gram, moment, groups)
-        precision = self._beforehand() + self.statistics["left_gram"]
-        above = below_common(self._traits[most], precision, self.statistics["left_moment"])
-        return replace(self, between=tuned(gram, moment, above, rewards, explained), within=within)
+            gram, moment = _sum_groups(gram, moment, groups)
+        precision = self._common_prior() + self.statistics["left_gram"]
+        above = common_evidence(self._traits[most], precision, self.statistics["left_moment"])
+        return replace(self, between=tune_shrinkage(gram, moment, above, rewards, explained), within=within)
 
     def _parents(self, common: Floats) -> Floats:
         """Where common coefficients (q features + 1,) expect those of the arms (arms, features)."""
         return self._traits @ common[:-1].reshape(self._traits.shape[1], self.features)
 
-    def _rewards(self, among: Among = EVERY) -> Rewards:
+    def _rewards(self, among: ArmPositions = EVERY) -> Rewards:
         count, total, square, _ = self.statistics["left_noise"]
         count += self.statistics["count"][among].sum()
         total += self.statistics["moment"][among][..., -1].sum()
         return Rewards(float(count), float(total), float(square + self.statistics["square"][among].sum()))
 
-    def _beforehand(self) -> Floats:
+    def _common_prior(self) -> Floats:
         """Precision of the common coefficients without observations; next to nothing is known of the constant."""
         return np.diag(np.append(np.full(self._traits.shape[1] * self.features, self.prior), CONSTANT_PRIOR))
 
@@ -181,10 +181,10 @@ class Linear(Bandit):
         explained = float(self.statistics["left_noise"][3])
         if groups is not None:
             explained += float((groups.pull * moment[..., :-1]).sum())
-            gram, moment = _summed(gram, moment, groups)
+            gram, moment = _sum_groups(gram, moment, groups)
         arms = self._arms(gram, moment)
-        precision, shift = self._told(gram, moment, arms)
-        precision += self.statistics["left_gram"] + self._beforehand()
+        precision, shift = self._common_message(gram, moment, arms)
+        precision += self.statistics["left_gram"] + self._common_prior()
         shift += self.statistics["left_moment"]
         common_cover = np.asarray(np.linalg.inv(precision), np.float64)
         common = common_cover @ shift
@@ -207,17 +207,17 @@ class Linear(Bandit):
             group_tilt=tilt,
         )
 
-    def _told(
-        self, gram: Floats, moment: Floats, arms: CoefficientLevel, which: Among | list[int] = EVERY
+    def _common_message(
+        self, gram: Floats, moment: Floats, arms: CoefficientLevel, which: ArmPositions | list[int] = EVERY
     ) -> tuple[Floats, Floats]:
         """What arms tell of the common coefficients."""
         if not self.traits:
-            return told_of_constant(gram, moment, arms)
-        return gathered(*upwards(gram, moment, arms.cover), self._traits[which])
+            return message_to_constant(gram, moment, arms)
+        return sum_messages(*messages_to_parents(gram, moment, arms.cover), self._traits[which])
 
     def _arms(self, gram: Floats, moment: Floats) -> CoefficientLevel:
         """The arms' level; arms that saw nothing new are carried over from the version before."""
-        known, stale = self.__dict__.pop("_earlier", (None, frozenset()))
+        known, stale = self.__dict__.pop("_previous", (None, frozenset()))
         if known is None or self.pool or known.arms.shrink != self.between or 2 * len(stale) > len(self.arms):
             return fit_level(gram, moment, self.between)
         changed = sorted(stale)
@@ -226,7 +226,7 @@ class Linear(Bandit):
         cover[changed], pull[changed], tilt[changed] = anew.cover, anew.pull, anew.tilt
         return CoefficientLevel(self.between, cover, pull, tilt)
 
-    def predict(self, x: Floats, among: Among) -> Prediction:
+    def predict(self, x: Floats, among: ArmPositions) -> Prediction:
         """Expected rewards of the arms in `among` at context x (dim,), less the common constant."""
         known, n = self.posterior, self.features
         if known.group_cover is None or known.group_tilt is None:
@@ -254,7 +254,7 @@ class Linear(Bandit):
             loading = np.concatenate([shared, loading], axis=1)
         return Prediction(mean, np.maximum(own, 0), loading)
 
-    def means(self, x: Floats, among: Among) -> Floats:
+    def means(self, x: Floats, among: ArmPositions) -> Floats:
         """Expected rewards (n,) of the arms in `among`."""
         return np.asarray(self.predict(x, among).mean + self.posterior.common[-1], np.float64)
 
@@ -272,10 +272,10 @@ class Linear(Bandit):
             if self.pool:
                 groups = fit_level(gram, moment, self.within)
                 explained += float((groups.pull * moment[..., :-1]).sum())
-                gram, moment = _summed(gram, moment, groups)
+                gram, moment = _sum_groups(gram, moment, groups)
             leaving = fit_level(gram, moment, self.between)
             explained += float((leaving.pull * moment[:, :-1]).sum())
-            told, shift = self._told(gram, moment, leaving, gone)
+            told, shift = self._common_message(gram, moment, leaving, gone)
             moved["left_gram"] = moved["left_gram"] + told
             moved["left_moment"] = moved["left_moment"] + shift
             sums = (self.statistics["count"], self.statistics["moment"][..., -1], self.statistics["square"])
@@ -283,7 +283,7 @@ class Linear(Bandit):
         return replace(after, statistics=moved)
 
 
-def _summed(gram: Floats, moment: Floats, groups: CoefficientLevel) -> tuple[Floats, Floats]:
+def _sum_groups(gram: Floats, moment: Floats, groups: CoefficientLevel) -> tuple[Floats, Floats]:
     """What groups (arms, groups, ...) tell of their arms, (arms, ...)."""
-    told, shift = upwards(gram, moment, groups.cover)
+    told, shift = messages_to_parents(gram, moment, groups.cover)
     return told.sum(axis=1), shift.sum(axis=1)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from scipy import special
 
-from policies.base import Among
+from policies.base import ArmPositions
 from policies.batches import Floats
 from policies.linear import Linear
 from policies.propensities import DRAWS, Pool, count_best, normal_pool
@@ -53,7 +53,7 @@ class Drawing(Linear):
     def _own_draws(self) -> list[Pool]:
         return []
 
-    def chances(self, x: Floats, among: Among) -> Floats:
+    def chances(self, x: Floats, among: ArmPositions) -> Floats:
         """Share of the joint draws in which each arm is best, (n,)."""
         at = self.predict(x, among)
         columns = at.mean.size

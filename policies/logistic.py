@@ -1,4 +1,4 @@
-"""Thompson sampling on logistic regression, for rewards that are yes or no."""
+"""Thompson sampling on logistic regression, for binary rewards."""
 
 import math
 from dataclasses import dataclass
@@ -7,18 +7,23 @@ from typing import ClassVar
 import numpy as np
 from scipy import special
 
-from policies.base import Among
+from policies.base import ArmPositions
 from policies.batches import Batch, Floats
 from policies.linear_thompson import Drawing
 from policies.thompson import check_shares
 
 
 def _sigmoid(z: float) -> float:
+    """1 / (1 + exp(-z)), without overflow."""
     return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
 
 
-def shift_of_mode(logit: float, variance: float, reward: float, weight: float) -> float:
-    """The step c = w (r - sigmoid(logit + variance c)) that one observation moves the posterior mode by, along V x."""
+def mode_step(logit: float, variance: float, reward: float, weight: float) -> float:
+    """The step c = w (r - sigmoid(logit + variance c)) by which one observation moves the posterior mode along V x.
+
+    Solved by Newton's method. A negative weight takes an observation out: its step is the derivative at the mode, as
+    the equation may have no solution.
+    """
     if weight <= 0:
         return weight * (reward - _sigmoid(logit))
     step = 0.0
@@ -45,16 +50,16 @@ class LogisticThompson(Drawing):
     noise_known: ClassVar[bool] = True
 
     def check_rewards(self, reward: Floats) -> None:
-        """Rewards are shares of a success."""
+        """Raise ValueError for rewards outside [0, 1]."""
         check_shares(reward)
 
-    def means(self, x: Floats, among: Among) -> Floats:
+    def means(self, x: Floats, among: ArmPositions) -> Floats:
         """Expected rewards (n,): the chance at the mode, moderated by its variance (MacKay 1992, equation 10)."""
         logit, spread = super().means(x, among), self.predict(x, among).spread(self.posterior.common_cover)
         return np.asarray(special.expit(logit / np.sqrt(1 + np.pi / 8 * spread**2)))
 
     def absorb(self, batch: Batch, into: dict[str, Floats]) -> None:
-        """Adds each observation's curvature and shift, one after the other."""
+        """Add each observation's curvature and shift, one after the other."""
         contexts, cell = self.cells(batch)
         ridge = np.eye(contexts.shape[1])
         gram, moment = into["gram"].reshape(-1, *ridge.shape), into["moment"].reshape(-1, contexts.shape[1])
@@ -66,9 +71,10 @@ class LogisticThompson(Drawing):
                 x, weight = contexts[row], float(batch.weight[row])
                 along = cover @ x
                 variance, logit = float(along @ x), float(mode @ x)
-                step = shift_of_mode(logit, variance, float(batch.reward[row]), weight)
+                step = mode_step(logit, variance, float(batch.reward[row]), weight)
                 logit += variance * step
                 chance = _sigmoid(logit)
+                # A negative curvature is bounded, so that the precision stays positive definite.
                 curvature[i] = bent = max(weight * chance * (1 - chance), -0.9 / max(variance, 1e-300))
                 shift[i] = step + bent * logit
                 mode += along * step

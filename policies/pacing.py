@@ -1,4 +1,4 @@
-"""Shadow prices: what one more unit of a scarce offer is worth, so that the last ones go where they are worth most."""
+"""Shadow prices: what one unit of a scarce offer must be worth to a customer, so that the stock lasts until its end."""
 
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -13,15 +13,15 @@ from policies.batches import Floats
 class Pacing:
     """The price of one scarce offer, by online dual descent (Balseiro, Lu and Mirrokni 2023, algorithm 1).
 
-    A unit is offered only where it is worth its price and more than what could be shown instead. Using units faster
-    than the stock left allows for the time left raises the price, using them slower lowers it.
+    A unit is offered only where it is worth its price more than what would be shown instead. The price rises when units
+    go faster than what is left allows for the time left, and falls when they go slower.
 
     Attributes:
         left: units (or money) left.
-        ends: when the stock must have served, in any unit of time (seconds, requests).
+        ends: until when the stock must last, in any unit of time (seconds, requests).
         now: time of the last update.
         price: of one unit, in the unit of worth; starts at 0, where pacing is greed.
-        worth: typical worth of a unit, the running mean of those units used; sets the scale of a step.
+        worth: typical worth of a unit, a running mean over the units used; sets the scale of a step.
         step: relative size of a step.
     """
 
@@ -37,17 +37,17 @@ class Pacing:
             raise ValueError(f"left {self.left} and step {self.step}: stock is not negative and a step is positive")
 
     def after(self, now: float, used: float, worth: float) -> Self:
-        """The price after some time in which `used` units went, worth `worth` together; negative if so many came back.
+        """The pacing at `now`, after `used` units with a total worth of `worth`; negative if more units came back.
 
-        The price moves by the difference between what was used and what a steady pace allowed, in typical worths, so
-        that updating for every request or once a second comes to the same.
+        The price moves by the difference between the units used and those that a steady pace allowed, times the
+        typical worth. So updates for every request and once a second come to the same.
 
         Raises:
             ValueError: time ran backwards, or more was used than was left.
         """
         if now < self.now or used > self.left + 1e-9:
             raise ValueError(
-                f"at {now} after {self.now}, {used} of {self.left} units used; report each use once, in order"
+                f"at {now} after {self.now}, {used} of {self.left} units were used; report each use once, in order"
             )
         span = max(self.ends - self.now, 1e-12)
         allowed = self.left * min((now - self.now) / span, 1.0)
@@ -60,19 +60,20 @@ class Pacing:
 
 
 def worth_showing(worth: Floats, price: Floats) -> NDArray[np.bool_]:
-    """Which candidates a policy may draw from: all without a price, and the scarce ones that are worth theirs.
+    """Which candidates a policy may draw from: those without a price, and the scarce ones that are worth theirs.
 
     Args:
         worth: expected worth of showing each candidate to this customer (n,), margin times expected reward.
-        price: shadow prices (n,), 0 for what is not scarce, infinite for what is gone.
+        price: shadow prices (n,), 0 for an offer that is not scarce, infinite for one that is sold out.
 
     Returns:
         bool (n,): the mask to draw within. An offer with a price must bring at least that much more than the best of
-        those without; where every offer has one, the one of the greatest surplus stays, unless it is gone.
+        those without. Where every offer has a price and none is worth it, the one with the greatest surplus stays,
+        unless it is sold out.
     """
     free = price <= 0
-    instead = float(worth[free].max()) if free.any() else 0.0
-    shown = np.asarray(free | (worth - price >= instead))
+    alternative = float(worth[free].max()) if free.any() else 0.0
+    shown = np.asarray(free | (worth - price >= alternative))
     if not shown.any():
         surplus = worth - price
         shown[surplus.argmax()] = bool(np.isfinite(surplus.max()))

@@ -1,4 +1,4 @@
-"""The probability of being best: by quadrature where arms are independent, else by counted joint draws."""
+"""The probability of being the best arm: by quadrature where arms are independent, else by counting joint draws."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -10,6 +10,7 @@ from scipy import special
 from policies.batches import Floats
 
 Pool = NDArray[np.float32]
+"""Draws (256, columns) that all contexts of a policy share; float32 halves the memory that a decision reads."""
 DRAWS = 256
 _BLOCK = 16
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
@@ -22,8 +23,8 @@ def shared_nodes(
 ) -> tuple[Floats, Floats]:
     """Gauss-Legendre nodes and weights on panels that resolve the maximum of independent arms.
 
-    The arm with the greatest lower end (location - 8 scale) is the narrowest whose shape matters: far below it nothing
-    is best, above it panels of doubling width resolve every wider arm.
+    The arm with the greatest lower end (location - 8 scale) is the narrowest whose shape matters. Far below it no arm
+    is the best; above it, panels of doubling width resolve every wider arm.
 
     Args:
         location: centres of the arms' distributions (n,).
@@ -74,8 +75,8 @@ def _quantiles() -> Pool:
 def normal_pool(seed: int, version: int, columns: int, stream: int = 0) -> Pool:
     """Standard normal draws, (256, columns), the same for the same seed, version and stream whatever `columns` is.
 
-    Each column is one random order of the same 256 normal quantiles (Latin hypercube sampling, McKay et al. 1979), so
-    every arm's draws have the right spread exactly and counts vary less than those of independent draws.
+    Each column is a random order of the same 256 normal quantiles (Latin hypercube sampling, McKay et al. 1979). So
+    every arm's draws have exactly the right spread, and counts vary less than those of independent draws.
     """
     blocks = []
     for block in range(-(-columns // _BLOCK)):
@@ -85,5 +86,5 @@ def normal_pool(seed: int, version: int, columns: int, stream: int = 0) -> Pool:
 
 
 def count_best(scores: Pool) -> Floats:
-    """Share of the joint draws (draws, n) in which each arm scores best, (n,); the first of equals wins."""
+    """Share of the joint draws (draws, n) in which each arm scores best, (n,); the first of equal scores wins."""
     return np.asarray(np.bincount(scores.argmax(axis=1), minlength=scores.shape[1]) / scores.shape[0])

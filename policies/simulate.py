@@ -58,7 +58,7 @@ class Run:
     policy: Bandit
 
 
-def _names(k: int) -> tuple[str, ...]:
+def _arm_names(k: int) -> tuple[str, ...]:
     return tuple(f"offer_{i}" for i in range(k))
 
 
@@ -66,7 +66,7 @@ def bernoulli(chances: tuple[float, ...], rounds: int = 10_000, seed: int | tupl
     """Arms with fixed chances and no context."""
     luck = np.random.default_rng(seed).random(rounds)
     means = np.broadcast_to(np.array(chances), (rounds, len(chances)))
-    return Environment(_names(len(chances)), np.empty((rounds, 0)), means, luck)
+    return Environment(_arm_names(len(chances)), np.empty((rounds, 0)), means, luck)
 
 
 def linear(rounds: int = 10_000, arms: int = 10, dim: int = 10, seed: int | tuple[int, ...] = 0) -> Environment:
@@ -77,7 +77,7 @@ def linear(rounds: int = 10_000, arms: int = 10, dim: int = 10, seed: int | tupl
     w = random.normal(size=(arms, dim - 1))
     w /= np.linalg.norm(w, axis=1, keepdims=True)
     means = random.uniform(0.35, 0.65, arms) + 0.3 * z @ w.T
-    return Environment(_names(arms), np.column_stack([np.ones(rounds), z]), means, random.random(rounds))
+    return Environment(_arm_names(arms), np.column_stack([np.ones(rounds), z]), means, random.random(rounds))
 
 
 def logistic(rounds: int = 10_000, arms: int = 10, dim: int = 10, seed: int | tuple[int, ...] = 0) -> Environment:
@@ -86,7 +86,7 @@ def logistic(rounds: int = 10_000, arms: int = 10, dim: int = 10, seed: int | tu
     x = np.column_stack([np.ones(rounds), random.normal(size=(rounds, dim - 1))])
     w = random.normal(size=(arms, dim)) * np.append(0.5, np.full(dim - 1, 0.6 / np.sqrt(dim - 1)))
     means = 1 / (1 + np.exp(2.5 - x @ w.T))
-    return Environment(_names(arms), x, means, random.random(rounds))
+    return Environment(_arm_names(arms), x, means, random.random(rounds))
 
 
 def drifting(
@@ -99,7 +99,7 @@ def drifting(
     replaced[0] = True
     since = np.maximum.accumulate(np.where(replaced, np.arange(rounds)[:, None], 0), axis=0)
     means = np.take_along_axis(fresh, since, axis=0)
-    return Environment(_names(arms), np.empty((rounds, 0)), means, random.random(rounds))
+    return Environment(_arm_names(arms), np.empty((rounds, 0)), means, random.random(rounds))
 
 
 def digits(rounds: int = 10_000, seed: int | tuple[int, ...] = 0) -> Environment:
@@ -110,7 +110,7 @@ def digits(rounds: int = 10_000, seed: int | tuple[int, ...] = 0) -> Environment
     random = np.random.default_rng(seed)
     row = random.integers(0, len(data.target), rounds)
     x = np.column_stack([np.ones(rounds), data.data[row] / 16])
-    return Environment(_names(10), x, np.eye(10)[data.target[row]], random.random(rounds))
+    return Environment(_arm_names(10), x, np.eye(10)[data.target[row]], random.random(rounds))
 
 
 def delayed(environment: Environment, batch: int = 1000, delay: int = 0) -> Environment:
@@ -134,8 +134,8 @@ def coming_and_going(
     means = np.clip(0.3 + x @ (traits @ effect + own).T, 0.01, 0.99)
     first = np.arange(rounds) * (arms - shown + 1) // rounds
     there = np.arange(arms) - first[:, None]
-    known_traits = {name: tuple(map(float, row)) for name, row in zip(_names(arms), traits, strict=True)}
-    shop = Environment(_names(arms), x, means, random.random(rounds), (there >= 0) & (there < shown))
+    known_traits = {name: tuple(map(float, row)) for name, row in zip(_arm_names(arms), traits, strict=True)}
+    shop = Environment(_arm_names(arms), x, means, random.random(rounds), (there >= 0) & (there < shown))
     return replace(shop, traits=known_traits)
 
 
@@ -150,7 +150,7 @@ def channels(
     rate = 0.8 ** np.arange(groups)
     channel = random.choice(groups, rounds, p=rate / rate.sum())
     means = np.clip(0.3 + np.einsum("td,tkd->tk", x, common + own[channel]), 0.01, 0.99)
-    return Environment(_names(arms), np.column_stack([x, channel]), means, random.random(rounds))
+    return Environment(_arm_names(arms), np.column_stack([x, channel]), means, random.random(rounds))
 
 
 def play(policy: Bandit, environment: Environment, seed: int = 0) -> Run:

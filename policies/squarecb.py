@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from policies.base import Among
+from policies.base import ArmPositions
 from policies.batches import Floats
 from policies.linear import Linear
 
@@ -14,18 +14,18 @@ from policies.linear import Linear
 class SquareCB(Linear):
     """SquareCB: propensities fall with the inverse of the predicted gap (Foster and Rakhlin 2020, algorithm 1).
 
-    p_k = 1 / (n + gamma √t gap_k), the best arm having the rest. Ridge regression is the oracle; gaps are counted in
-    standard deviations of the noise.
+    p_k = 1 / (n + gamma √t gap_k); the best arm gets the rest. The oracle is ridge regression; gaps are in standard
+    deviations of the noise.
 
     Args:
-        gamma: greed after one observation.
+        gamma: how fast propensities fall with the gap, after one observation.
     """
 
     kind: ClassVar[str] = "squarecb"
 
     gamma: float = field(default=10.0, kw_only=True)
 
-    def chances(self, x: Floats, among: Among) -> Floats:
+    def chances(self, x: Floats, among: ArmPositions) -> Floats:
         """Propensities (n,) by inverse gap weighting."""
         mean = self.predict(x, among).mean.astype(np.float64)
         shape, rate = self.posterior.noise

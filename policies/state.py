@@ -1,4 +1,9 @@
-"""Policies as bytes and by name: what the learner publishes, and what YAML asks for."""
+"""Policies by name and as bytes: what YAML asks for, what the learner publishes, and how two learners combine.
+
+A state is one msgpack map, `PolicyState`. Its statistics are little-endian float64 arrays with their shapes, so that a
+policy read on another machine is equal to the last bit. Names of kinds, parameters and statistics are stored: a renamed
+one is a new format, and the servers would go back to the prior.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -8,35 +13,14 @@ import msgspec
 import numpy as np
 
 from policies.base import Bandit
-from policies.greedy import EpsilonGreedy
-from policies.klucb import KLUCB
-from policies.linear_thompson import LinearThompson
-from policies.linucb import LinUCB
-from policies.logistic import LogisticThompson
-from policies.squarecb import SquareCB
-from policies.thompson import BetaThompson, GaussianThompson, TopTwoThompson
-from policies.uniform import Uniform
+from policies.kinds import KINDS
 
 Traits = Mapping[str, tuple[float, ...]]
+"""Traits of arms by their names, all of one length."""
 Parameter = bool | int | float | tuple[float, ...] | dict[str, tuple[float, ...]]
 AnyBandit = TypeVar("AnyBandit", bound=Bandit)
 
-KINDS: Mapping[str, type[Bandit]] = {
-    policy.kind: policy
-    for policy in (
-        Uniform,
-        EpsilonGreedy,
-        KLUCB,
-        BetaThompson,
-        GaussianThompson,
-        TopTwoThompson,
-        LinUCB,
-        LinearThompson,
-        LogisticThompson,
-        SquareCB,
-    )
-}
-_OWN = {"arms", "dim", "seen", "statistics"}
+_NOT_PARAMETERS = {"arms", "dim", "seen", "statistics"}
 
 
 class Array(msgspec.Struct, frozen=True, array_like=True):
@@ -46,7 +30,7 @@ class Array(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
 
 
-class PolicyState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PolicyState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of a policy, as it is stored and sent."""
 
     kind: str
@@ -62,7 +46,16 @@ _decoder = msgspec.msgpack.Decoder(PolicyState)
 
 
 def make_policy(kind: str, arms: Sequence[str], dim: int = 0, **parameters: Parameter) -> Bandit:
-    """A policy that has seen nothing, by its YAML kind.
+    """A policy without observations, by its YAML kind.
+
+    >>> make_policy("beta_thompson", ["a", "b"], floor=0.01).probabilities()
+    array([0.5, 0.5])
+
+    Args:
+        kind: one of `KINDS`.
+        arms: distinct names, at least one.
+        dim: length of a context; a policy without context ignores it.
+        parameters: those of `parameters_of(kind)`; the others have their defaults.
 
     Raises:
         ValueError: a kind or parameter that does not exist, with those that do, or a value out of its range.
@@ -78,32 +71,42 @@ def make_policy(kind: str, arms: Sequence[str], dim: int = 0, **parameters: Para
 
 
 def parameters_of(kind: str) -> list[str]:
-    """Names of the parameters that a kind takes."""
-    return [f.name for f in fields(KINDS[kind]) if f.name not in _OWN]
+    """Names of the parameters of a kind."""
+    return [field.name for field in fields(KINDS[kind]) if field.name not in _NOT_PARAMETERS]
 
 
 def dump_policy(policy: Bandit) -> bytes:
-    """The policy as bytes; the same policy gives the same bytes."""
+    """The policy as bytes; equal policies give equal bytes."""
     statistics = {
         name: Array(value.shape, np.ascontiguousarray(value, "<f8").tobytes())
         for name, value in policy.statistics.items()
     }
-    parameters = {name: getattr(policy, name) for name in parameters_of(policy.kind)}
-    return _encoder.encode(PolicyState(policy.kind, policy.arms, policy.dim, policy.seen, parameters, statistics))
+    state = PolicyState(
+        kind=policy.kind,
+        arms=policy.arms,
+        dim=policy.dim,
+        seen=policy.seen,
+        parameters={name: getattr(policy, name) for name in parameters_of(policy.kind)},
+        statistics=statistics,
+    )
+    return _encoder.encode(state)
 
 
 def load_policy(data: bytes) -> Bandit:
-    """The policy that `dump` wrote, equal to the last bit.
+    """The policy that `dump_policy` wrote, equal to the last bit.
 
     Raises:
-        ValueError: bytes that hold no policy, or one whose statistics do not fit its arms.
+        ValueError: the bytes are not a policy, or its statistics do not fit its arms.
     """
     state = _decoder.decode(data)
     empty = make_policy(state.kind, state.arms, state.dim, **state.parameters)
     shapes = empty.shapes()
     found = {name: array.shape for name, array in state.statistics.items()}
     if found != shapes:
-        raise ValueError(f"statistics of {state.kind} have shapes {found}, its arms need {shapes}; publish it anew")
+        raise ValueError(
+            f"statistics of {state.kind} have shapes {found}, its arms need {shapes}; "
+            "was the state written by another release? publish it again"
+        )
     statistics = {
         name: np.frombuffer(array.data, "<f8").reshape(array.shape) for name, array in state.statistics.items()
     }
@@ -111,10 +114,10 @@ def load_policy(data: bytes) -> Bandit:
 
 
 def with_arms(policy: AnyBandit, arms: Sequence[str], traits: Traits | None = None) -> AnyBandit:
-    """The policy over a new set of arms: kept arms keep what they learnt.
+    """The policy over a new set of arms; an arm in both sets keeps what it learnt.
 
-    New arms start from the prior, in contextual policies from what arms of similar traits taught. `traits` replaces
-    the policy's, for arms that it did not name.
+    New arms start from the prior, in contextual policies from what arms with similar traits taught. `traits` replaces
+    the policy's own, for arms that it did not have.
     """
     if tuple(arms) == policy.arms and traits is None:
         return policy
@@ -122,13 +125,13 @@ def with_arms(policy: AnyBandit, arms: Sequence[str], traits: Traits | None = No
 
 
 def merge_policies(a: AnyBandit, b: AnyBandit, base: AnyBandit) -> AnyBandit:
-    """What two learners that both started from `base` know together: a + b - base, statistic by statistic.
+    """The combined knowledge of two learners that both started from `base`: a + b - base, statistic by statistic.
 
-    Exact without discount; with it, what `base` knew ages as if the two had learnt one after the other only
-    approximately.
+    Exact without discount. With one, the knowledge of `base` ages only approximately as if the two had learnt one after
+    the other.
 
     Raises:
-        ValueError: the three are not one policy.
+        ValueError: the three differ in kind, arms or dim.
     """
     if not (a.kind == b.kind == base.kind and a.arms == b.arms == base.arms and a.dim == b.dim == base.dim):
         raise ValueError(

@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 from scipy import special
 
-from policies.base import Among, Bandit
+from policies.base import ArmPositions, Bandit
 from policies.batches import Batch, Floats
 from policies.propensities import best_of_independent, shared_nodes
 
-_REMEMBERED = 512
-_VARIANCE_KNOWN = 20.0  # observations that the prior of a variance is worth
+_CACHED_SETS = 512
+_VARIANCE_PRIOR = 20.0  # observations that the prior of a variance is worth
 
 
 def beta_best(a: Floats, b: Floats) -> Floats:
@@ -60,21 +60,21 @@ class _Thompson(Bandit):
     """Propensities from P(best), kept for the sets of arms that were asked for."""
 
     @abstractmethod
-    def best(self, among: Among) -> Floats:
+    def best(self, among: ArmPositions) -> Floats:
         """P(best) (n,) among these arms under the posterior."""
 
     @cached_property
-    def _known(self) -> dict[bytes, Floats]:
+    def _best_of(self) -> dict[bytes, Floats]:
         return {}
 
-    def chances(self, x: Floats, among: Among) -> Floats:  # noqa: ARG002 - the same verb for every policy
+    def chances(self, x: Floats, among: ArmPositions) -> Floats:  # noqa: ARG002 - the same verb for every policy
         """P(best) (n,) under the posterior."""
         asked = b"" if isinstance(among, slice) else among.tobytes()
-        chances = self._known.get(asked)
+        chances = self._best_of.get(asked)
         if chances is None:
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            chances = self._known[asked] = self.best(among)
+            if len(self._best_of) >= _CACHED_SETS:
+                self._best_of.clear()
+            chances = self._best_of[asked] = self.best(among)
         return chances
 
 
@@ -101,7 +101,7 @@ class BetaThompson(_Thompson):
         """Rewards are shares of a success."""
         check_shares(reward)
 
-    def best(self, among: Among) -> Floats:
+    def best(self, among: ArmPositions) -> Floats:
         """P(best) (n,) of Beta posteriors."""
         count, total = self.statistics["count"][among], self.statistics["total"][among]
         return beta_best(np.maximum(total, 0) + self.prior[0], np.maximum(count - total, 0) + self.prior[1])
@@ -134,14 +134,14 @@ class GaussianThompson(_Thompson):
         variance = float(self.statistics["square"].sum()) / count - mean**2
         return mean, max(variance, 1e-12 * mean**2) or 1.0
 
-    def best(self, among: Among) -> Floats:
+    def best(self, among: ArmPositions) -> Floats:
         """P(best) (n,) of Student posteriors."""
         centre, variance = self._prior
         count = np.maximum(self.statistics["count"][among], 0)
         offset = self.statistics["total"][among] - count * centre
         around = self.statistics["square"][among] - 2 * centre * self.statistics["total"][among] + count * centre**2
-        shape = (_VARIANCE_KNOWN + count) / 2
-        rate = (variance * _VARIANCE_KNOWN + np.maximum(around - offset**2 / (1 + count), 0)) / 2
+        shape = (_VARIANCE_PRIOR + count) / 2
+        rate = (variance * _VARIANCE_PRIOR + np.maximum(around - offset**2 / (1 + count), 0)) / 2
         return student_best(centre + offset / (1 + count), np.sqrt(rate / shape / (1 + count)), 2 * shape)
 
 
@@ -165,7 +165,7 @@ class TopTwoThompson(BetaThompson):
         if not 0 <= self.lead <= 1:
             raise ValueError(f"lead {self.lead} is not between 0 and 1; it is the probability of showing the first arm")
 
-    def best(self, among: Among) -> Floats:
+    def best(self, among: ArmPositions) -> Floats:
         """ψ (n,), the chances of the drawn pair's shown arm."""
         best = super().best(among)
         if best.size == 1:

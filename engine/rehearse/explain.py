@@ -25,7 +25,7 @@ from engine.journal.stream import StreamClient
 from engine.snapshots.header import align_policy
 from engine.snapshots.publish import stored_headers, stored_snapshot
 from policies import Bandit, load_policy
-from policies.base import Among
+from policies.base import ArmPositions
 from policies.batches import Floats
 
 COLUMNS = ["key", "kind", "variant", "reason", "propensity", "candidates", "plan", "policy", "trace"]
@@ -66,7 +66,7 @@ class _RecordedPolicy(Bandit):
     kind: ClassVar[str] = "as recorded"
     said: Mapping[str, float] = field(default_factory=dict, kw_only=True)
 
-    def chances(self, x: Floats, among: Among) -> Floats:  # noqa: ARG002 - as every policy
+    def chances(self, x: Floats, among: ArmPositions) -> Floats:  # noqa: ARG002 - as every policy
         said = np.array([self.said.get(arm, 0.0) for arm in self.arms])[among]
         return said if said.any() else np.ones(said.size)
 

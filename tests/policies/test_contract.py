@@ -228,5 +228,5 @@ def test_no_observations_change_nothing(kind: str) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("dim", 2.5), ("dim", -1), ("seed", -1), ("seed", 0.5)])
 def test_sizes_and_seeds_are_whole_numbers(kind: str, name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name} {value} is no whole number"):
+    with pytest.raises(ValueError, match=f"{name} {value} is not a whole number"):
         policies.KINDS[kind](**({"arms": ARMS, "dim": DIM} | {name: value}))

@@ -1,0 +1,43 @@
+"""Every kind of policy, by the name that YAML and stored states give it."""
+
+from collections.abc import Mapping
+
+from policies.base import Bandit
+from policies.greedy import EpsilonGreedy
+from policies.klucb import KLUCB
+from policies.linear_thompson import LinearThompson
+from policies.linucb import LinUCB
+from policies.logistic import LogisticThompson
+from policies.squarecb import SquareCB
+from policies.thompson import BetaThompson, GaussianThompson, TopTwoThompson
+from policies.uniform import Uniform
+
+__all__ = [
+    "KINDS",
+    "KLUCB",
+    "BetaThompson",
+    "EpsilonGreedy",
+    "GaussianThompson",
+    "LinUCB",
+    "LinearThompson",
+    "LogisticThompson",
+    "SquareCB",
+    "TopTwoThompson",
+    "Uniform",
+]
+
+KINDS: Mapping[str, type[Bandit]] = {
+    policy.kind: policy
+    for policy in (
+        Uniform,
+        EpsilonGreedy,
+        KLUCB,
+        BetaThompson,
+        GaussianThompson,
+        TopTwoThompson,
+        LinUCB,
+        LinearThompson,
+        LogisticThompson,
+        SquareCB,
+    )
+}
