@@ -177,6 +177,11 @@ class Bandit(ABC):
     ) -> Self:
         """The policy after these observations; this one stays as it is.
 
+        >>> from policies import EpsilonGreedy
+        >>> policy = EpsilonGreedy(("a", "b"), epsilon=0.2, floor=0.0)
+        >>> policy.update(None, [0, 1], [1.0, 0.0], [0.5, 0.5]).probabilities().tolist()
+        [0.9, 0.1]
+
         Args:
             x: contexts (n, dim), or (dim,) for one; ignored where dim is 0.
             arm: positions of the arms shown, integers (n,).

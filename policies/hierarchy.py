@@ -1,9 +1,11 @@
-"""Coefficients in levels: what all arms share, each arm's own, and its own in each group (a channel, a segment).
+"""A hierarchy of regression coefficients: common to all arms, of each arm, and of each arm in a group (a channel).
 
-Every level deviates from the one above it by independent normals of variance 1/shrink, in units of the noise. Members
-send what they know upwards as a Gram matrix and a moment, so that a level above is a regression like the one below
-(Lindley and Smith 1972). How much to shrink is read from the data by its evidence (empirical Bayes, Efron and Morris
-1975).
+common coefficients -> arms -> groups. A member deviates from its parent by independent normals of variance 1/shrink, in
+units of the noise variance. Integrating the members out leaves a Gram matrix and a moment for their parents, so each
+level is a regression like the one below it (Lindley and Smith 1972). How much to shrink is estimated from the marginal
+likelihood of the data (empirical Bayes, Efron and Morris 1975).
+
+Shapes: `dim` numbers of a context, followed by a 1 for the constant that all arms share; `q` traits of an arm.
 """
 
 from collections.abc import Callable
@@ -16,22 +18,27 @@ from numpy.typing import NDArray
 from policies.batches import Floats
 
 SmallFloats = NDArray[np.float32]
+"""float32, for the arrays that a decision reads: half the memory traffic."""
 ParentEvidence = Callable[[Floats, Floats], tuple[float, float]]
+"""Gram and moment of the members' messages -> the log-determinant part and the explained squares of their parents."""
 CONSTANT_PRIOR = 1e-6
+"""Precision of the common constant before the first observation: next to nothing is known of it."""
 _GRID = 2.0 ** np.arange(-4, 11)
+"""Candidates for shrink."""
 _PRIOR_WEIGHTS = 1 / (np.sqrt(_GRID) + 1 / np.sqrt(_GRID))
-"""Half-Cauchy prior of the deviations' size, in units of the noise's (Gelman 2006, section 5), on the grid of logs."""
+"""The half-Cauchy prior of the deviations' standard deviation, in units of the noise's (Gelman 2006, section 5), on the
+logarithmic grid."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CoefficientLevel:
-    """Members' coefficients around their parents'.
+    """The coefficients of one level's members, given their parents'.
 
     Attributes:
         shrink: precision of the deviations, in units of the noise's.
-        cover: covariances of members given their parents (..., dim, dim), by unit noise.
-        pull: means, were parents zero (..., dim).
-        tilt: how a member's mean falls when the common constant rises (..., dim).
+        cover: covariances of the members given their parents (..., dim, dim), for noise of variance 1.
+        pull: means of the members if their parents were zero (..., dim).
+        tilt: how much a member's mean falls per unit of the common constant (..., dim).
     """
 
     shrink: float
@@ -40,12 +47,12 @@ class CoefficientLevel:
     tilt: Floats
 
     def around(self, parents: Floats, constant: float) -> Floats:
-        """Members' means (..., dim) given their parents' (..., dim) and the common constant."""
+        """The members' means (..., dim), given their parents' (..., dim) and the common constant."""
         return self.pull - self.tilt * constant + self.shrink * (self.cover @ parents[..., None])[..., 0]
 
 
 def fit_level(gram: Floats, moment: Floats, shrink: float) -> CoefficientLevel:
-    """Members with data over contexts that end in a 1: Gram (..., dim + 1, dim + 1) and moment (..., dim + 1)."""
+    """The level of members with these Gram matrices (..., dim + 1, dim + 1) and moments (..., dim + 1)."""
     ridge = shrink * np.eye(moment.shape[-1] - 1)
     cover = np.broadcast_to(np.eye(moment.shape[-1] - 1) / shrink, gram[..., :-1, :-1].shape).copy()
     informed = gram[..., -1, -1] != 0
@@ -54,24 +61,25 @@ def fit_level(gram: Floats, moment: Floats, shrink: float) -> CoefficientLevel:
 
 
 def _multiply(cover: Floats, *vectors: Floats) -> list[Floats]:
+    """Each member's covariance times its vectors."""
     return [(cover @ vector[..., None])[..., 0] for vector in vectors]
 
 
 def messages_to_parents(gram: Floats, moment: Floats, cover: Floats) -> tuple[Floats, Floats]:
-    """What members tell of their parents and the constant, as data: Gram and moment of the members' own shapes."""
+    """Members integrated out: the data they leave for their parents and the constant, in the members' own shapes."""
     towards = gram[..., :-1] @ cover
     return gram - towards @ gram[..., :-1, :], moment - (towards @ moment[..., :-1, None])[..., 0]
 
 
 def message_to_constant(gram: Floats, moment: Floats, members: CoefficientLevel) -> tuple[Floats, Floats]:
-    """What members without traits tell of the common constant, in all: Gram (1, 1) and moment (1,)."""
+    """The data that arms without traits leave for the common constant, summed: Gram (1, 1) and moment (1,)."""
     along = gram[..., :-1, -1]
     whole = gram[..., -1, -1].sum() - (along * members.tilt).sum()
     return np.full((1, 1), whole), np.full(1, moment[..., -1].sum() - (along * members.pull).sum())
 
 
 def sum_messages(gram: Floats, moment: Floats, traits: Floats) -> tuple[Floats, Floats]:
-    """Arms' messages (n, dim + 1, dim + 1), (n, dim + 1) summed over traits (n, q).
+    """Messages of arms, Gram (n, dim + 1, dim + 1) and moment (n, dim + 1), weighted by their traits (n, q) and summed.
 
     Returns:
         Gram and moment of the common coefficients: (q, dim) flattened, then the constant.
@@ -89,17 +97,17 @@ def sum_messages(gram: Floats, moment: Floats, traits: Floats) -> tuple[Floats, 
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
-    """All rewards together: how many, their sum, and that of their squares."""
+    """All rewards together: their number, their sum and the sum of their squares."""
 
     count: float
     total: float
     square: float
 
     def noise(self, explained: float) -> tuple[float, float]:
-        """Shape and rate of the inverse-gamma posterior of the noise variance, given the squares that are explained.
+        """Shape and rate of the inverse-gamma posterior of the noise variance, given the sum of squares explained.
 
-        The prior is worth two observations of the rewards' own variance, so that nothing depends on their unit; 1/4, a
-        coin's, where they do not vary yet.
+        The prior is worth two observations of the rewards' own variance, so nothing depends on their unit. Where they
+        do not vary yet it is 1/4, the variance of a coin.
         """
         count = max(self.count, 0.0)
         around = self.square - self.total**2 / max(count, 1.0)
@@ -109,18 +117,18 @@ class Rewards:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Posterior:
-    """All coefficients, covariances by unit noise; the lean arrays are what a decision reads.
+    """The posterior of all coefficients, covariances for noise of variance 1. A decision reads the float32 arrays.
 
     Attributes:
-        arms: arms around the common coefficients.
+        arms: the level of the arms.
         common: mean of the common coefficients (q dim + 1,), the constant last.
         common_cover: their covariance (q dim + 1, q dim + 1).
         noise: shape and rate of the noise variance.
-        mean: coefficients (arms, dim), or (groups, arms, dim), above the common constant.
-        arm_cover: (arms, dim, dim).
-        arm_tilt: (arms, dim).
-        group_cover: groups around their arm (groups, arms, dim, dim); None without groups.
-        group_tilt: (groups, arms, dim).
+        mean: means of the coefficients (arms, dim), or (groups, arms, dim), without the common constant.
+        arm_cover: covariances of the arms given the common coefficients (arms, dim, dim).
+        arm_tilt: as in `CoefficientLevel` (arms, dim).
+        group_cover: covariances of the groups given their arm (groups, arms, dim, dim); None without groups.
+        group_tilt: as in `CoefficientLevel` (groups, arms, dim); None without groups.
     """
 
     arms: CoefficientLevel
@@ -136,56 +144,65 @@ class Posterior:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """Rewards expected at a context: means and own variances (n,), loadings on the common (n, q dim + 1)."""
+    """The arms' expected rewards at a context, as random variables.
+
+    Attributes:
+        mean: their means, without the common constant (n,).
+        own: their variances given the common coefficients (n,).
+        loading: their coefficients on the common coefficients (n, q dim + 1).
+    """
 
     mean: SmallFloats
     own: SmallFloats
     loading: SmallFloats
 
     def spread(self, common_cover: Floats) -> Floats:
-        """Standard deviations by unit noise (n,)."""
+        """Their standard deviations (n,), for noise of variance 1."""
         return np.asarray(np.sqrt(np.maximum(self.own + ((self.loading @ common_cover) * self.loading).sum(axis=1), 0)))
 
 
 def common_evidence(traits: Floats, precision: Floats, shift: Floats) -> ParentEvidence:
-    """Judges messages to common coefficients that have this precision and moment already."""
+    """The evidence of messages to common coefficients that have this precision and moment already."""
 
-    def judge(gram: Floats, moment: Floats) -> tuple[float, float]:
+    def evidence(gram: Floats, moment: Floats) -> tuple[float, float]:
         whole, moved = sum_messages(gram, moment, traits)
         whole, moved = whole + precision, moved + shift
         return -float(np.linalg.slogdet(whole)[1]) / 2, float(moved @ np.linalg.solve(whole, moved))
 
-    return judge
+    return evidence
 
 
 def arm_evidence(shrink: float, parents: Floats, constant: float) -> ParentEvidence:
-    """Judges groups' messages (arms, groups, ...) to arms that are expected at `parents` (arms, dim)."""
+    """The evidence of groups' messages (arms, groups, ...) to arms that are expected at `parents` (arms, dim)."""
 
-    def judge(gram: Floats, moment: Floats) -> tuple[float, float]:
-        told, shift = gram.sum(axis=1), moment.sum(axis=1)
-        whole = told[:, :-1, :-1] + shrink * np.eye(parents.shape[1])
-        moved = shift[:, :-1] - constant * told[:, :-1, -1] + shrink * parents
+    def evidence(gram: Floats, moment: Floats) -> tuple[float, float]:
+        total, shift = gram.sum(axis=1), moment.sum(axis=1)
+        whole = total[:, :-1, :-1] + shrink * np.eye(parents.shape[1])
+        moved = shift[:, :-1] - constant * total[:, :-1, -1] + shrink * parents
         explained = (moved * np.linalg.solve(whole, moved[..., None])[..., 0]).sum() - shrink * (parents**2).sum()
-        explained += constant * (2 * shift[:, -1] - constant * told[:, -1, -1]).sum()
+        explained += constant * (2 * shift[:, -1] - constant * total[:, -1, -1]).sum()
         return -float(np.linalg.slogdet(whole)[1].sum()) / 2, float(explained)
 
-    return judge
+    return evidence
 
 
 def tune_shrinkage(
     gram: Floats, moment: Floats, above: ParentEvidence, rewards: Rewards | None, explained: float = 0.0
 ) -> float:
-    """The shrinkage of members around their parents: the posterior mean of their variance, over a grid of it.
+    """How much members shrink to their parents: one over the posterior mean of their variance, over a grid.
 
-    A point estimate would call members equal as long as few rewards tell them apart; the mean over all that is still
-    possible, under a prior with a long tail both ways, does not.
+    A point estimate would make members equal while few rewards separate them. The posterior mean, under a prior with
+    long tails both ways, does not.
 
     Args:
         gram: members' Gram matrices (..., dim + 1, dim + 1).
         moment: members' moments (..., dim + 1).
-        above: judges what members tell of their parents: log-determinants and squares explained.
-        rewards: of all members, the noise being integrated out; None where it is known to be 1.
-        explained: squares that others than these members explain.
+        above: the evidence of the members' messages to their parents.
+        rewards: all rewards of the members, to integrate the noise variance out; None where it is known to be 1.
+        explained: the sum of squares that is explained outside of these members.
+
+    Returns:
+        A precision, in units of the noise's.
     """
     roots, vectors = np.linalg.eigh(gram[..., :-1, :-1])
     roots, back = np.maximum(roots, 0.0), vectors.swapaxes(-1, -2)

@@ -1,4 +1,14 @@
-"""Regressions of reward on context, one for each arm and all of them related, from additive statistics."""
+"""The linear family: one regression of reward on context per arm, all of them related, from additive statistics.
+
+Statistics, with x followed by a 1 and n = features + 1:
+
+| name | shape | sum over observations of |
+|---|---|---|
+| `gram` | (arms, n, n), with groups (arms, groups + 1, n, n) | x xᵀ |
+| `moment` | (arms, n), with groups (arms, groups + 1, n) | r x |
+| `square`, `count` | (arms,) | r², 1 |
+| `left_gram`, `left_moment`, `left_noise` | of the common coefficients; (4,) | the messages of arms that left |
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -28,9 +38,9 @@ _MOST_TUNED = 256
 
 
 def next_tuning(seen: int, features: int) -> int:
-    """How many observations, beyond `seen`, make the next tuning due: a fixed ladder in steps of a quarter.
+    """The number of observations, beyond `seen`, at which the next tuning is due: a fixed ladder in steps of a quarter.
 
-    It begins with four observations for each number of a context; fewer than that say that nothing matters.
+    The first is at four observations per number of a context: from fewer, every coefficient would look like zero.
     """
     due = 4 * max(features, 2)
     while due <= seen:
@@ -40,20 +50,20 @@ def next_tuning(seen: int, features: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Linear(Bandit):
-    """Bayesian linear regression for related arms; a context carries its own 1 where arms' levels differ.
+    """Bayesian linear regression for related arms; a context has a 1 of its own where arms differ in level.
 
-    Rewards are a common constant plus x times an arm's coefficients. These deviate from zero, or where arms have traits
-    from Σ_i trait_i B_i, as far as the data say: a new arm starts at the average, or from what similar ones taught.
-    With `pool` groups the last number of a context is the group's position (a channel's, say; anything else means
-    another group) and each group's coefficients deviate from the arm's.
+    A reward is a common constant plus x times the arm's coefficients. These deviate from zero, or for arms with traits
+    from Σ_i trait_i B_i, by an amount estimated from the data: a new arm starts at the average, or from what similar
+    arms taught. With `pool` groups the last number of a context is the group's position (of a channel, say; any other
+    value is one more group), and each group's coefficients deviate from the arm's.
 
     Args:
         prior: precision of the common coefficients before the first observation, in units of the noise's.
-        traits: of every arm, all of one length; start each with 1 for what all arms have in common. Empty for none.
+        traits: one tuple per arm, all of one length; a leading 1 stands for what all arms have in common.
         pool: number of groups, 0 for none.
         between: how much arms shrink to the common coefficients, a precision in units of the noise's.
         within: how much groups shrink to their arm, likewise.
-        tune: whether the data set `between` and `within` anew whenever they have grown by a quarter.
+        tune: whether to estimate `between` and `within` again whenever the data have grown by a quarter.
     """
 
     contextual: ClassVar[bool] = True
@@ -82,23 +92,24 @@ class Linear(Bandit):
 
     @property
     def features(self) -> int:
-        """How many numbers of a context are regressed on."""
+        """How many numbers of a context are regressors."""
         return self.dim - 1 if self.pool else self.dim
 
     @cached_property
     def _traits(self) -> Floats:
+        """The arms' traits (arms, q); q is 0 without traits."""
         return np.array([self.traits.get(arm, ()) for arm in self.arms], dtype=np.float64)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Gram and moment of the arms (and groups) over (x, 1), squares, counts, and what arms that left told."""
+        """The shapes of the table above."""
         arms, n = len(self.arms), self.features + 1
         cells = (arms, self.pool + 1) if self.pool else (arms,)
-        told = self._traits.shape[1] * self.features + 1
+        common = self._traits.shape[1] * self.features + 1
         own = {"gram": (*cells, n, n), "moment": (*cells, n), "square": (arms,), "count": (arms,)}
-        return {**own, "left_gram": (told, told), "left_moment": (told,), "left_noise": (4,)}
+        return {**own, "left_gram": (common, common), "left_moment": (common,), "left_noise": (4,)}
 
     def split(self, x: Floats) -> tuple[Floats, Ints]:
-        """Contexts (n, dim) as regressors (n, features) and positions of groups (n,)."""
+        """Contexts (n, dim) as regressors (n, features) and group positions (n,); an unknown group is the last."""
         if not self.pool:
             return x, np.zeros(x.shape[0], np.intp)
         group = x[:, -1]
@@ -106,7 +117,7 @@ class Linear(Bandit):
         return x[:, :-1], np.where(known, group, self.pool).astype(np.intp)
 
     def absorb(self, batch: Batch, into: dict[str, Floats]) -> None:
-        """Adds x xᵀ, r x (x with a 1 appended), r² and 1 of each observation, weighted."""
+        """Add each observation's terms of the table above, weighted."""
         x, cell = self.cells(batch)
         gram, moment = into["gram"].reshape(-1, x.shape[1], x.shape[1]), into["moment"].reshape(-1, x.shape[1])
         weighted = batch.weight * batch.reward
@@ -117,13 +128,13 @@ class Linear(Bandit):
         np.add.at(into["count"], batch.arm, batch.weight)
 
     def cells(self, batch: Batch) -> tuple[Floats, Ints]:
-        """Regressors with a 1 appended (n, features + 1), and where each row's statistics are, arms by groups."""
+        """Regressors with a 1 appended (n, features + 1), and each row's cell (n,) among arms by groups."""
         x, group = self.split(batch.x)
         cell = batch.arm * (self.pool + 1) + group if self.pool else batch.arm
         return np.column_stack([x, np.ones(cell.size)]), cell
 
     def learn(self, batch: Batch) -> Self:
-        """Learns in pieces that end where tuning is due, so that it does not matter how batches are cut."""
+        """The policy after a batch, learnt in pieces that end where tuning is due, so that cuts change nothing."""
         policy, start = self, 0
         while start < batch.arm.size:
             due = next_tuning(policy.seen, self.features) - policy.seen if self.tune else batch.arm.size
@@ -134,6 +145,7 @@ class Linear(Bandit):
         return policy
 
     def _learn_piece(self, batch: Batch) -> Self:
+        """The policy after observations without tuning; hands on the posterior, of which only their arms are stale."""
         after = super().learn(batch)
         known, stale = self.__dict__.get("posterior"), frozenset[int]()
         if known is None:
@@ -143,6 +155,7 @@ class Linear(Bandit):
         return after
 
     def _retuned(self) -> Self:
+        """The policy with `between` and `within` estimated from its arms with the most observations."""
         most = np.sort(np.argsort(-self.statistics["count"], kind="stable")[:_MOST_TUNED])
         rewards = None if self.noise_known else self._rewards(most)
         explained = float(self.statistics["left_noise"][3])
@@ -160,22 +173,23 @@ class Linear(Bandit):
         return replace(self, between=tune_shrinkage(gram, moment, above, rewards, explained), within=within)
 
     def _parents(self, common: Floats) -> Floats:
-        """Where common coefficients (q features + 1,) expect those of the arms (arms, features)."""
+        """The arms' expected coefficients (arms, features), given the common ones (q features + 1,)."""
         return self._traits @ common[:-1].reshape(self._traits.shape[1], self.features)
 
     def _rewards(self, among: ArmPositions = EVERY) -> Rewards:
+        """All rewards of these arms and of those that left."""
         count, total, square, _ = self.statistics["left_noise"]
         count += self.statistics["count"][among].sum()
         total += self.statistics["moment"][among][..., -1].sum()
         return Rewards(float(count), float(total), float(square + self.statistics["square"][among].sum()))
 
     def _common_prior(self) -> Floats:
-        """Precision of the common coefficients without observations; next to nothing is known of the constant."""
+        """The precision of the common coefficients before the first observation."""
         return np.diag(np.append(np.full(self._traits.shape[1] * self.features, self.prior), CONSTANT_PRIOR))
 
     @cached_property
     def posterior(self) -> Posterior:
-        """What is known of all coefficients, once per version."""
+        """The posterior of all coefficients, computed once per version."""
         gram, moment = self.statistics["gram"], self.statistics["moment"]
         groups = fit_level(gram, moment, self.within) if self.pool else None
         explained = float(self.statistics["left_noise"][3])
@@ -210,24 +224,24 @@ class Linear(Bandit):
     def _common_message(
         self, gram: Floats, moment: Floats, arms: CoefficientLevel, which: ArmPositions | list[int] = EVERY
     ) -> tuple[Floats, Floats]:
-        """What arms tell of the common coefficients."""
+        """The data that these arms leave for the common coefficients."""
         if not self.traits:
             return message_to_constant(gram, moment, arms)
         return sum_messages(*messages_to_parents(gram, moment, arms.cover), self._traits[which])
 
     def _arms(self, gram: Floats, moment: Floats) -> CoefficientLevel:
-        """The arms' level; arms that saw nothing new are carried over from the version before."""
+        """The arms' level; arms without new observations are taken over from the version before."""
         known, stale = self.__dict__.pop("_previous", (None, frozenset()))
         if known is None or self.pool or known.arms.shrink != self.between or 2 * len(stale) > len(self.arms):
             return fit_level(gram, moment, self.between)
         changed = sorted(stale)
-        anew = fit_level(gram[changed], moment[changed], self.between)
+        fresh = fit_level(gram[changed], moment[changed], self.between)
         cover, pull, tilt = known.arms.cover.copy(), known.arms.pull.copy(), known.arms.tilt.copy()
-        cover[changed], pull[changed], tilt[changed] = anew.cover, anew.pull, anew.tilt
+        cover[changed], pull[changed], tilt[changed] = fresh.cover, fresh.pull, fresh.tilt
         return CoefficientLevel(self.between, cover, pull, tilt)
 
     def predict(self, x: Floats, among: ArmPositions) -> Prediction:
-        """Expected rewards of the arms in `among` at context x (dim,), less the common constant."""
+        """The expected rewards of the arms in `among` at context x (dim,), without the common constant."""
         known, n = self.posterior, self.features
         if known.group_cover is None or known.group_tilt is None:
             lean = x.astype(np.float32)
@@ -259,9 +273,9 @@ class Linear(Bandit):
         return np.asarray(self.predict(x, among).mean + self.posterior.common[-1], np.float64)
 
     def with_arms(self, arms: tuple[str, ...], traits: Mapping[str, tuple[float, ...]] | None = None) -> Self:
-        """As in `Bandit.with_arms`; what leaving arms told of the common coefficients stays."""
+        """As in `Bandit.with_arms`; what arms that leave have taught of the common coefficients stays."""
         if traits is not None and any(len(own) != self._traits.shape[1] for own in traits.values()):
-            raise ValueError("traits of another length need a policy of their own; what was learnt does not fit them")
+            raise ValueError("traits have another length than those learnt; make a new policy for them")
         known = self if traits is None else replace(self, traits={**self.traits, **traits})
         widened = super(Linear, known).with_arms(arms)
         after, moved = replace(widened, traits=traits or self.traits, statistics={}), dict(widened.statistics)
@@ -275,8 +289,8 @@ class Linear(Bandit):
                 gram, moment = _sum_groups(gram, moment, groups)
             leaving = fit_level(gram, moment, self.between)
             explained += float((leaving.pull * moment[:, :-1]).sum())
-            told, shift = self._common_message(gram, moment, leaving, gone)
-            moved["left_gram"] = moved["left_gram"] + told
+            message, shift = self._common_message(gram, moment, leaving, gone)
+            moved["left_gram"] = moved["left_gram"] + message
             moved["left_moment"] = moved["left_moment"] + shift
             sums = (self.statistics["count"], self.statistics["moment"][..., -1], self.statistics["square"])
             moved["left_noise"] = moved["left_noise"] + [*(float(of[gone].sum()) for of in sums), explained]
@@ -284,6 +298,6 @@ class Linear(Bandit):
 
 
 def _sum_groups(gram: Floats, moment: Floats, groups: CoefficientLevel) -> tuple[Floats, Floats]:
-    """What groups (arms, groups, ...) tell of their arms, (arms, ...)."""
-    told, shift = messages_to_parents(gram, moment, groups.cover)
-    return told.sum(axis=1), shift.sum(axis=1)
+    """The data that groups (arms, groups, ...) leave for their arms, (arms, ...)."""
+    messages, shifts = messages_to_parents(gram, moment, groups.cover)
+    return messages.sum(axis=1), shifts.sum(axis=1)

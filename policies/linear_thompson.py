@@ -1,4 +1,4 @@
-"""Thompson sampling on related linear regressions, its propensities counted over joint posterior draws."""
+"""Thompson sampling on related linear regressions; propensities are counted over joint posterior draws."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,15 +19,15 @@ _COMMON = 1
 class Drawing(Linear):
     """Propensities from 256 joint posterior draws of all coefficients and the noise.
 
-    Given the common coefficients, arms' expected rewards at a context are independent normals: a draw of one costs one
-    number instead of a coefficient vector, and the draws of the common coefficients are one small pool.
+    Given the common coefficients, the arms' expected rewards at a context are independent normals. So a draw of one
+    costs one number instead of a coefficient vector, and the draws of the common coefficients are one small pool.
 
     Args:
         scale: factor on the posterior's spread (Chapelle and Li 2011, section 4, 'posterior reshaping'); 1 is Thompson
             sampling proper, less explores less.
         optimistic: whether a draw below an arm's mean counts as the mean (May, Korda, Lee and Leslie 2012, algorithm
-            1, optimistic Bayesian sampling), so that uncertainty only ever speaks for an arm. A thousandth of what it
-            would subtract is kept, to tell equals apart.
+            1, optimistic Bayesian sampling), so that uncertainty only ever favours an arm. A thousandth of the
+            difference is subtracted all the same, to break ties.
     """
 
     scale: float = field(default=0.5, kw_only=True)
@@ -51,6 +51,7 @@ class Drawing(Linear):
 
     @cached_property
     def _own_draws(self) -> list[Pool]:
+        """At most one pool of standard normal draws times the noise, as wide as the most candidates so far."""
         return []
 
     def chances(self, x: Floats, among: ArmPositions) -> Floats:

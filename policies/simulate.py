@@ -1,4 +1,4 @@
-"""Shops that never were: environments with known expected rewards, and a policy's run through one of them."""
+"""Simulated shops: environments with known expected rewards, and the run of a policy through one of them."""
 
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +11,7 @@ from policies.batches import Floats, Ints
 
 @dataclass(frozen=True, eq=False)
 class Environment:
-    """Everything that will happen, drawn beforehand, so that every policy meets the same.
+    """Everything that will happen, drawn beforehand, so that every policy meets the same visitors.
 
     Attributes:
         arms: names (k,).
@@ -38,12 +38,12 @@ class Environment:
 
     @property
     def best(self) -> Floats:
-        """The greatest expected reward that may be had, (rounds,)."""
+        """The greatest expected reward among the arms that may be shown, (rounds,)."""
         allowed = self.means if self.shown is None else np.where(self.shown, self.means, -np.inf)
         return np.asarray(allowed.max(axis=1))
 
     def reward(self, at: int, arm: int) -> float:
-        """What the customer does, 1 or 0."""
+        """The reward of an arm in a round, 1 or 0."""
         return float(self.luck[at] < self.means[at, arm])
 
 
@@ -103,7 +103,7 @@ def drifting(
 
 
 def digits(rounds: int = 10_000, seed: int | tuple[int, ...] = 0) -> Environment:
-    """Handwritten digits, the arm being the guess: reward 1 for the right one. Needs scikit-learn, for its data."""
+    """Handwritten digits; the arm is the guess, with reward 1 for the right one. Needs scikit-learn for its data."""
     from sklearn.datasets import load_digits  # type: ignore[import-untyped] # noqa: PLC0415 - a development dependency, used here alone
 
     data = load_digits()
@@ -114,7 +114,7 @@ def digits(rounds: int = 10_000, seed: int | tuple[int, ...] = 0) -> Environment
 
 
 def delayed(environment: Environment, batch: int = 1000, delay: int = 0) -> Environment:
-    """The same shop, its rewards being known only in batches, each `delay` rounds after its last decision."""
+    """The same shop, with rewards known only in batches, each `delay` rounds after its last decision."""
     ends = (np.arange(environment.rounds) // batch + 1) * batch
     return replace(environment, known=ends + delay)
 
@@ -122,7 +122,7 @@ def delayed(environment: Environment, batch: int = 1000, delay: int = 0) -> Envi
 def coming_and_going(
     rounds: int = 10_000, arms: int = 60, shown: int = 10, dim: int = 6, seed: int | tuple[int, ...] = 0
 ) -> Environment:
-    """Offers with traits, `shown` of them at a time; every so often the oldest leaves and one never seen comes.
+    """Offers with traits, `shown` of them at a time; every so often the oldest leaves and a new one comes.
 
     An offer's coefficients are its traits' (4 numbers) plus a little of its own.
     """
@@ -142,7 +142,7 @@ def coming_and_going(
 def channels(
     rounds: int = 10_000, arms: int = 10, dim: int = 6, groups: int = 12, seed: int | tuple[int, ...] = 0
 ) -> Environment:
-    """Channels that differ but resemble each other; the context's last number is the channel, unevenly frequent."""
+    """Channels that differ but resemble each other, of uneven frequency; a context's last number is the channel."""
     random = np.random.default_rng(seed)
     x = np.column_stack([np.ones(rounds), random.normal(size=(rounds, dim - 1))])
     common = random.normal(size=(arms, dim)) * 0.2 / np.sqrt(dim)
@@ -154,7 +154,7 @@ def channels(
 
 
 def play(policy: Bandit, environment: Environment, seed: int = 0) -> Run:
-    """Runs a policy through an environment: the arm is drawn from its exact propensities, rewards come when known."""
+    """Run a policy through an environment: arms are drawn from its propensities, rewards arrive when they are known."""
     rounds = environment.rounds
     arm, propensity, reward = np.zeros(rounds, np.intp), np.zeros(rounds), np.zeros(rounds)
     draws = np.random.default_rng((seed, rounds)).random(rounds)

@@ -1,4 +1,4 @@
-"""Thompson sampling without context, its propensities by quadrature instead of by draws."""
+"""Thompson sampling without context; propensities by quadrature instead of draws."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
@@ -13,13 +13,14 @@ from policies.batches import Batch, Floats
 from policies.propensities import best_of_independent, shared_nodes
 
 _CACHED_SETS = 512
-_VARIANCE_PRIOR = 20.0  # observations that the prior of a variance is worth
+_VARIANCE_PRIOR = 20.0
+"""How many observations the prior of a variance is worth."""
 
 
 def beta_best(a: Floats, b: Floats) -> Floats:
     """P(arm k has the greatest success probability), (n,), for independent Beta(a, b) posteriors, a and b from 0.5 up.
 
-    Integrated over the angle φ with t = sin² φ, which makes the arms' spreads nearly equal and takes the poles from
+    Integrated over the angle φ with t = sin² φ, which makes the arms' spreads nearly equal and removes the poles of the
     densities at 0 and 1.
     """
     angle = np.arcsin(np.sqrt(a / (a + b)))
@@ -47,7 +48,7 @@ def student_best(location: Floats, scale: Floats, freedom: Floats) -> Floats:
 
 
 def check_shares(reward: Floats) -> None:
-    """Raises ValueError for rewards that are no share of a success."""
+    """Raise ValueError for rewards outside [0, 1]."""
     if reward.size and (reward.min() < 0 or reward.max() > 1):
         raise ValueError(
             f"reward reaches from {reward.min()} to {reward.max()}, outside [0, 1]; "
@@ -57,7 +58,7 @@ def check_shares(reward: Floats) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Thompson(Bandit):
-    """Propensities from P(best), kept for the sets of arms that were asked for."""
+    """Propensities from P(best), cached by the set of arms."""
 
     @abstractmethod
     def best(self, among: ArmPositions) -> Floats:
@@ -65,16 +66,17 @@ class _Thompson(Bandit):
 
     @cached_property
     def _best_of(self) -> dict[bytes, Floats]:
+        """P(best) by the positions of the arms."""
         return {}
 
     def chances(self, x: Floats, among: ArmPositions) -> Floats:  # noqa: ARG002 - the same verb for every policy
         """P(best) (n,) under the posterior."""
-        asked = b"" if isinstance(among, slice) else among.tobytes()
-        chances = self._best_of.get(asked)
+        key = b"" if isinstance(among, slice) else among.tobytes()
+        chances = self._best_of.get(key)
         if chances is None:
             if len(self._best_of) >= _CACHED_SETS:
                 self._best_of.clear()
-            chances = self._best_of[asked] = self.best(among)
+            chances = self._best_of[key] = self.best(among)
         return chances
 
 
@@ -85,7 +87,7 @@ class BetaThompson(_Thompson):
     A reward r counts as r of a success and 1 - r of a failure.
 
     Args:
-        prior: successes and failures believed before the first observation, both at least 0.5.
+        prior: successes and failures of the prior, both at least 0.5.
     """
 
     kind: ClassVar[str] = "beta_thompson"
@@ -98,7 +100,7 @@ class BetaThompson(_Thompson):
             raise ValueError(f"prior {self.prior} is not two numbers from 0.5 up: successes and failures")
 
     def check_rewards(self, reward: Floats) -> None:
-        """Rewards are shares of a success."""
+        """Raise ValueError for rewards outside [0, 1]."""
         check_shares(reward)
 
     def best(self, among: ArmPositions) -> Floats:
@@ -112,8 +114,8 @@ class GaussianThompson(_Thompson):
     """Thompson sampling for rewards of any size, mean and variance of each arm unknown (Honda and Takemura 2014).
 
     Normal-inverse-gamma posteriors. The prior mean is one observation at the mean of all rewards (a unit information
-    prior, Kass and Wasserman 1995), so that nothing depends on the currency. The prior variance is that of all rewards,
-    as if known from 20 observations: where most rewards are zero an arm's first ones tell little of how they vary.
+    prior, Kass and Wasserman 1995), so nothing depends on the currency. The prior variance is that of all rewards and
+    worth 20 observations: where most rewards are zero, an arm's first ones say little about their variance.
     """
 
     kind: ClassVar[str] = "gaussian_thompson"
@@ -123,12 +125,13 @@ class GaussianThompson(_Thompson):
         return {**super().shapes(), "square": (len(self.arms),)}
 
     def absorb(self, batch: Batch, into: dict[str, Floats]) -> None:
-        """Adds 1, r and r², weighted."""
+        """Add 1, r and r² of each observation, weighted."""
         super().absorb(batch, into)
         np.add.at(into["square"], batch.arm, batch.weight * batch.reward**2)
 
     @cached_property
     def _prior(self) -> tuple[float, float]:
+        """Mean and variance of all rewards; variance 1 where they do not vary."""
         count = max(float(self.statistics["count"].sum()), 1e-9)
         mean = float(self.statistics["total"].sum()) / count
         variance = float(self.statistics["square"].sum()) / count - mean**2
@@ -147,10 +150,11 @@ class GaussianThompson(_Thompson):
 
 @dataclass(frozen=True, eq=False)
 class TopTwoThompson(BetaThompson):
-    """Top-two Thompson sampling: finds the best arm soonest, at some cost while it searches (Russo 2020, section 3.4).
+    """Top-two Thompson sampling: identifies the best arm sooner, at some cost meanwhile (Russo 2020, section 3.4).
 
-    The first arm that posterior draws find best is shown with probability `lead`, else the best of the draws whose best
-    is another. With b the chances of being best, ψ_k = b_k (lead + (1 - lead) Σ_{j≠k} b_j / (1 - b_j)).
+    The arm that is best in a first posterior draw is shown with probability `lead`, otherwise the best of the next draw
+    in which another arm is best. With b the chances of being best,
+    ψ_k = b_k (lead + (1 - lead) Σ_{j≠k} b_j / (1 - b_j)).
 
     Args:
         lead: probability of showing the first arm, in [0, 1]; 1 is plain Thompson sampling.
@@ -166,14 +170,14 @@ class TopTwoThompson(BetaThompson):
             raise ValueError(f"lead {self.lead} is not between 0 and 1; it is the probability of showing the first arm")
 
     def best(self, among: ArmPositions) -> Floats:
-        """ψ (n,), the chances of the drawn pair's shown arm."""
+        """ψ (n,): the chance of each arm to be the one shown of the drawn pair."""
         best = super().best(among)
         if best.size == 1:
             return best
         first = int(best.argmax())
         others = best.sum() - best
         others[first] = np.delete(best, first).sum()
-        if others[first] <= 0:
+        if others[first] <= 0:  # one arm is surely best: the second draw would never end, so it is uniform
             second = np.full(best.size, 1 / (best.size - 1))
             second[first] = 0.0
         else:
