@@ -1,8 +1,8 @@
-"""Cold reports beside tea-tasting over Ibis and DuckDB on the same Parquet, in alternation; refreshes; many metrics.
+"""Reports of a cold process against tea-tasting on the same Parquet; refreshes of a report; reports of many metrics.
 
-`python -m loadtests.analysis [--rounds N] [--day-rows N] [--peer PYTHON]`. The peer lives in an environment of its own,
-made on first use. Both sides run from compiled files, once before they are measured, and must find the same effects.
-Ends with 1 if a budget is missed; wall times on a machine that others use are no better than its quiet moments.
+`python -m loadtests.analysis [--rounds N] [--day-rows N] [--peer PYTHON]`. tea-tasting runs over Ibis and DuckDB in an
+environment of its own, made on first use. Runs alternate; both sides run once from compiled files before they are
+measured, and must find the same effects. Exits with 1 if a budget is missed. Measure wall times on a quiet machine.
 """
 
 import argparse
@@ -77,21 +77,21 @@ def _select(count: int, extra: str = "") -> str:
 
 
 def cold(python: str | Path, code: str, *arguments: object) -> tuple[Run, list[float]]:
-    """Wall seconds, CPU seconds and megabytes at most of a fresh interpreter, and the effects it found."""
+    """Wall seconds, CPU seconds and peak megabytes of a fresh interpreter, and the effects that it found."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
     child = subprocess.Popen(
         [python, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, env=environment, cwd=ROOT
     )
-    said = child.stdout.read() if child.stdout else b""
+    output = child.stdout.read() if child.stdout else b""
     _, status, usage = os.wait4(child.pid, 0)
     wall = time.perf_counter() - started
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         sys.exit(f"{python} failed on {arguments}")
     return (wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024), json.loads(
-        said.splitlines()[-1]
-    )  # above it a progress bar where queries are slow
+        output.splitlines()[-1]
+    )  # a slow query prints a progress bar above it
 
 
 def medians(rounds: list[Run]) -> str:
@@ -99,30 +99,30 @@ def medians(rounds: list[Run]) -> str:
     return f"{wall:6.2f} s wall {cpu:6.2f} s CPU {memory:6.0f} MB"
 
 
-def verdict(held: bool, budget: str) -> bool:  # noqa: FBT001 # what was found
-    print(f"{'':>24} {'holds' if held else 'MISSES'} the budget: {budget}")
-    return held
+def report_budget(met: bool, budget: str) -> bool:  # noqa: FBT001 # the check's outcome
+    print(f"{'':>24} {'meets' if met else 'MISSES'} the budget: {budget}")
+    return met
 
 
 def against_peer(peer: Path, rounds: int) -> bool:
-    held = True
+    met = True
     for count, budget in BUDGETS.items():
         path = users(count)
         sides = [(sys.executable, OURS, path, " ".join(METRICS)), (peer, THEIRS, path)]
         (_, mine), (_, other) = (cold(*side) for side in sides)
         if any(abs(a - b) > 1e-9 * abs(b) for a, b in zip(mine, other, strict=True)):
-            sys.exit(f"effects differ, {mine} and {other}, so the times say nothing")
+            sys.exit(f"effects differ, {mine} and {other}: the times are not comparable")
         pairs = [[cold(*side)[0] for side in sides] for _ in range(rounds)]
         wall, cpu, memory = (statistics.median(a[i] / b[i] for a, b in pairs) for i in range(3))
         print(f"{count:>10,} users, cold: counterpoint {medians([pair[0] for pair in pairs])}")
         print(f"{'':>24} tea-tasting  {medians([pair[1] for pair in pairs])}")
         print(f"{'':>24} median ratio   {wall:.2f} wall   {cpu:.2f} CPU   {memory:.2f} memory")
-        held &= verdict(wall <= budget and memory <= 1, f"{budget:.2f} of the wall time, no more memory")
-    return held
+        met &= report_budget(wall <= budget and memory <= 1, f"{budget:.2f} of the wall time, no more memory")
+    return met
 
 
 def refresh(rounds: int, rows: int) -> bool:
-    """A hundred days of so many users; then one more, in a process that runs and in one that must start."""
+    """Refresh a report of 100 days by one more day, in a running process and in one that must start."""
     days, store = CACHE / f"days-{rows}", CACHE / "partials"
     if not days.exists():
         making = days.with_suffix(".new")
@@ -135,14 +135,14 @@ def refresh(rounds: int, rows: int) -> bool:
 
     def within(partials: Path | None) -> Run:
         started, spent = time.perf_counter(), time.process_time()
-        kept = str(partials) if partials else None
-        analyze_table(str(days), variant="variant", control="control", metrics=METRICS, partials=kept)
+        store = str(partials) if partials else None
+        analyze_table(str(days), variant="variant", control="control", metrics=METRICS, partials=store)
         return time.perf_counter() - started, time.process_time() - spent, 0.0
 
     def started(partials: Path | None) -> Run:
         return cold(sys.executable, OURS, days, " ".join(METRICS), *([partials] if partials else []))[0]
 
-    held = True
+    met = True
     for name, report in (("in a running process", within), ("cold", started)):
         full, more = [], []
         report(None)
@@ -160,8 +160,8 @@ def refresh(rounds: int, rows: int) -> bool:
         print(f"100 days of {rows:,} and one more, {name}: full {spent[0]:.3f} s, refresh {spent[1]:.3f} s,", end=" ")
         print(f"{wall:.1f} times faster by wall, {cpu:.1f} by CPU")
         if report is within:
-            held = verdict(wall >= REFRESH, f"{REFRESH:.0f} times faster")
-    return held
+            met = report_budget(wall >= REFRESH, f"{REFRESH:.0f} times faster")
+    return met
 
 
 def many_metrics(rounds: int) -> bool:
@@ -175,7 +175,7 @@ def many_metrics(rounds: int) -> bool:
     ratio = statistics.median(twenty[0] / one[0] for one, twenty in pairs)
     print(f"2,000,000 users, cold: one metric {medians([pair[0] for pair in pairs])}")
     print(f"{'':>18} twenty metrics {medians([pair[1] for pair in pairs])}, {ratio:.1f} times one")
-    return verdict(ratio <= TWENTY, f"{TWENTY:.0f} times one")
+    return report_budget(ratio <= TWENTY, f"{TWENTY:.0f} times one")
 
 
 def main() -> int:
@@ -185,12 +185,12 @@ def main() -> int:
     parser.add_argument("--day-rows", type=int, default=100_000, help="users of each day that a refresh adds to")
     arguments = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
-    held = [
+    met = [
         against_peer(arguments.peer or install_peer(), arguments.rounds),
         refresh(arguments.rounds, arguments.day_rows),
         many_metrics(arguments.rounds),
     ]
-    return 0 if all(held) else 1
+    return 0 if all(met) else 1
 
 
 if __name__ == "__main__":

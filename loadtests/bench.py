@@ -1,8 +1,9 @@
-"""`/v1/decide` beside a Litestar handler written in the idiomatic way: one worker each, same server, store and load.
+"""`/v1/decide` against an idiomatic Litestar handler: one worker each, same server, store and load.
 
-`python -m loadtests.bench [--pairs N] [--seconds S] [--json]`. Runs alternate, medians are printed. Ours decides one
-experiment and one placement of 20 offers by linear Thompson, for a customer whose profile is in the store, and has the
-record in its spool before it answers; the peer (`idiomatic.py`) awaits one `redis.get`. Ends with 1 below the budget.
+`python -m loadtests.bench [--pairs N] [--seconds S] [--json]`. Runs alternate; medians are printed. Ours decides one
+experiment and one placement of 20 offers by linear Thompson, for a customer whose profile is in the store, and writes
+the record to its spool before it answers. The peer (`idiomatic.py`) awaits one `redis.get`. Exits with 1 if the ratio
+is below the budget or an answer failed.
 """
 
 import argparse
@@ -47,7 +48,7 @@ class Run:
 
 @contextmanager
 def server(command: list[str], port: int, extra: Mapping[str, str] | None = None) -> Iterator[int]:
-    """The pid of a server on `port` that answers; ended with the block."""
+    """Start a server, wait until it answers on `port`, and yield its pid; it ends with the block."""
     environment = {**os.environ, **(extra or {}), "PYTHONPATH": str(HERE.parent)}
     with subprocess.Popen(command, env=environment, cwd=HERE.parent) as process:
         try:
@@ -75,7 +76,7 @@ def store_cpu(client: redis.Redis) -> float:
 
 
 def run(port: int, pid: int, client: redis.Redis, seconds: float) -> Run:
-    """Load one server; the CPU is that of the warm-up, too, and so are the requests it is divided by."""
+    """Load one server. CPU and the requests that it is divided by are counted from the end of the warm-up."""
     command = [sys.executable, str(HERE / "load.py"), "--port", str(port), "--body", json.dumps(shop.BODY)]
     command += ["--customers", str(CUSTOMERS), "--connections", str(CONNECTIONS), "--seconds", str(seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as loading:
@@ -127,7 +128,7 @@ def measured(pairs: int, seconds: float) -> dict[str, list[Run]]:
 
 
 def _drop_log(client: redis.Redis) -> None:
-    """Nobody collects here: keep the streams short, so that the store's memory does not count."""
+    """Trim the streams, as no collector runs here: the store's memory must not slow the later runs."""
     for key in client.scan_iter("cp:*", _type="stream"):
         client.xtrim(key, maxlen=0, approximate=False)
 

@@ -1,6 +1,6 @@
-"""How long `check` takes for a folder of about 10,000 lines: read, validated, cross-checked, compiled.
+"""The time of `check` for a folder of about 10,000 lines: read, validate, cross-check, compile.
 
-`python -m loadtests.check [--experiments N] [--runs N] [--json]`. Ends with 1 if the median run takes 2 s or more.
+`python -m loadtests.check [--experiments N] [--runs N] [--json]`. Exits with 1 if the median run takes 2 s or more.
 """
 
 import argparse
@@ -42,7 +42,7 @@ metrics:
 
 
 def make(folder: Path, number: int) -> int:
-    """A shop of `number` experiments; its lines."""
+    """Write a shop of `number` experiments; returns its number of lines."""
     keys = [f"experiment_{index}" for index in range(number)]
     files = {f"{key}.yaml": EXPERIMENT.format(key=key, number=at, tier=at % 4) for at, key in enumerate(keys)}
     files |= {

@@ -1,7 +1,7 @@
-"""The peer: the same question answered by a Litestar handler as its documentation has it.
+"""The peer of `bench.py`: a Litestar handler for the same request, written as in Litestar's documentation.
 
-A msgspec body, one `await redis.get`, a dict back; the same server with the same options. It decides nothing and keeps
-no record, so whatever `/v1/decide` does beyond that must be won back.
+A msgspec body, one `await redis.get`, a dict as the answer; the same server with the same options. It decides nothing
+and records nothing.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from redis.asyncio import Redis
 
 
 class Customer(msgspec.Struct):
-    """Who asks."""
+    """The customer of a request."""
 
     user_id: str
 
 
 class Body(msgspec.Struct):
-    """What is asked."""
+    """A request."""
 
     customer: Customer
     channel: str

@@ -1,4 +1,4 @@
-"""What the journal costs: CPU of an append and of shipping in the worker, and the collector's records per second."""
+"""The cost of the journal: CPU of appending and shipping in a worker, and records per second of the collector."""
 
 import argparse
 import asyncio
@@ -51,7 +51,7 @@ def main() -> None:
     arguments.add_argument("--records", type=int, default=300_000)
     count = arguments.parse_args().records
     records = [record(number) for number in range(count)]
-    gc.freeze()  # the records prepared here are not the journal's garbage
+    gc.freeze()  # keeps the garbage collector from scanning these records
     with tempfile.TemporaryDirectory() as name, embedded.running(Path(name) / "valkey") as store:
         data = Path(name)
         settings = Settings(data=data, redis=store.url)

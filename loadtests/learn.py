@@ -1,9 +1,9 @@
-"""How fast the learner joins and learns, on a real Valkey: decisions with rewards a second, and reward to snapshot.
+"""The learner's speed on a real Valkey: decisions with rewards per second, and the time from reward to snapshot.
 
     python loadtests/learn.py [--decisions N] [--window SECONDS]
 
-Every decision is seen; one in ten is clicked, the others become zeros. Shop time runs a hundred times as fast as ours
-would at 200 decisions a second, so that settling and closing windows is in the figure.
+Every decision is exposed; one in ten is clicked, the others become zeros. Records come at 200 decisions per second of
+shop time and are learnt about a hundred times as fast, so settling and closing windows is part of the figure.
 """
 
 import argparse
@@ -151,8 +151,8 @@ async def reward_to_snapshot(settings: Settings, plan: Plan, rounds: int) -> lis
         before = _version(follower)
         own.append_many([(encode(record), 0) for record in (decision, exposure, click)])
         begun = time.perf_counter()
-        # A follower is read, as requests do; it tells nobody.
-        while _version(follower) == before:  # noqa: ASYNC110 - see above
+        # A follower has no event to wait for: requests read its snapshots as they are.
+        while _version(follower) == before:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.002)
         took.append(time.perf_counter() - begun)
     shipper.stop()

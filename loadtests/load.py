@@ -1,7 +1,7 @@
-"""A closed loop of keep-alive connections over raw HTTP/1.1: each sends its next request when the last is answered.
+"""A load generator: a closed loop of keep-alive connections that each send a request when the last is answered.
 
-`python -m loadtests.load --port P --path /v1/decide --body '{"customer": {"user_id": "u-%d"}, …}'`; `%d` is a
-customer's number, another one each time. It ends by itself, and costs so little CPU that it is not what is measured.
+`python -m loadtests.load --port P --path /v1/decide --body '{"customer": {"user_id": "u-%d"}, …}'`. `%d` becomes the
+number of a customer, a different one each time. Raw HTTP/1.1, so that the generator's CPU does not limit the server.
 """
 
 import argparse
@@ -21,7 +21,7 @@ DEGRADED = b'"degraded":true'
 
 @dataclass
 class Counted:
-    """What became of the requests sent while counting; latencies in seconds."""
+    """Outcomes of the requests sent while counting; latencies in seconds."""
 
     answered: int = 0
     failed: int = 0
@@ -31,7 +31,10 @@ class Counted:
 
 @dataclass(frozen=True)
 class Figures:
-    """One run; rates per second, times in milliseconds. Closed loop: a stall delays the requests after it, too."""
+    """One run; rates per second, times in milliseconds.
+
+    In a closed loop a stall also delays the requests after it, so percentiles are those of busy clients.
+    """
 
     seconds: float
     answered: int
@@ -62,7 +65,7 @@ class Caller(asyncio.Protocol):
         self._send()
 
     def data_received(self, data: bytes) -> None:
-        """Count an answer once it is whole, and send the next request."""
+        """Count an answer once it is complete, and send the next request."""
         data = self._buffer + data if self._buffer else data
         if not self._end:
             head = data.find(b"\r\n\r\n")
@@ -105,7 +108,7 @@ class Caller(asyncio.Protocol):
 
 
 def requests(path: str, body: str, customers: int, headers: str = "") -> list[bytes]:
-    """A request per customer, in an order that is the same each time."""
+    """One request per customer, shuffled the same way each time."""
     made = []
     for number in range(customers):
         text = body.replace("%d", str(number)).encode()
@@ -116,7 +119,7 @@ def requests(path: str, body: str, customers: int, headers: str = "") -> list[by
 
 
 async def load(port: int, sent: list[bytes], connections: int, warm: float, seconds: float) -> Figures:
-    """Keep `connections` busy for `warm` seconds that do not count and `seconds` that do."""
+    """Load the server from `connections` for `warm` seconds that do not count and `seconds` that do."""
     loop = asyncio.get_running_loop()
     callers = [Caller(sent, n * len(sent) // connections, 1) for n in range(connections)]
     for caller in callers:

@@ -1,8 +1,8 @@
-"""The shop's journeys on every channel, against a running `counterpoint up`.
+"""Journeys of customers on every channel, against a running `counterpoint up`.
 
-`locust -f loadtests/locustfile.py --headless --host http://127.0.0.1:8080 -u 50 -r 10 -t 1m`. An answer that is
-degraded, or an event that is not accepted, counts as a failure. Locust's users wait for answers and its times are whole
-milliseconds: this is for the mix and for load, not for percentiles.
+`locust -f loadtests/locustfile.py --headless --host http://127.0.0.1:8080 -u 50 -r 10 -t 1m`. A degraded answer and an
+event that is not accepted count as failures. Locust's users wait for answers and its times are whole milliseconds: use
+it for mixed load, not for percentiles.
 """
 
 import random
@@ -17,14 +17,14 @@ Json = dict[str, object]
 
 
 class Shopper(FastHttpUser):
-    """What every channel does: ask for a decision, tell what was seen, tell what was done."""
+    """What every channel does: ask for a decision, confirm its exposure, send events."""
 
     abstract = True
     wait_time = between(0.1, 0.5)
     channel = ""
 
     def decide(self, customer: Json, body: Json) -> Json | None:
-        """What the engine answers; None where that was no good answer."""
+        """The engine's answer; None for an error."""
         asked = {"customer": customer, "channel": self.channel, **body}
         with self.client.post("/v1/decide", json=asked, name=f"decide {self.channel}", catch_response=True) as answer:
             if answer.status_code != 200:
@@ -36,10 +36,10 @@ class Shopper(FastHttpUser):
             return dict(decided)
 
     def see(self, decision: Json) -> None:
-        """Tell that a prefetched decision is seen."""
+        """Confirm the exposure of a prefetched decision."""
         self.client.post("/v1/exposures", json={"decision_id": decision["decision_id"]}, name="exposure")
 
-    def tell(self, *events: Json) -> None:
+    def send(self, *events: Json) -> None:
         """Send events."""
         batch = [{"message_id": str(uuid.uuid4()), "channel": self.channel, **event} for event in events]
         with self.client.post("/v1/events", json={"batch": batch}, name="events", catch_response=True) as answer:
@@ -50,17 +50,17 @@ class Shopper(FastHttpUser):
 
     def click(self, customer: Json, decision: Json) -> None:
         """Click the offer."""
-        self.tell({"type": "track", "event": "click", "decision_id": decision["decision_id"], **customer})
+        self.send({"type": "track", "event": "click", "decision_id": decision["decision_id"], **customer})
 
     def buy(self, customer: Json, decision: Json) -> None:
         """Order something."""
         bought = {"revenue": round(random.lognormvariate(2.6, 0.5), 2), "order_id": str(uuid.uuid4())}
         event = {"type": "track", "event": "purchase", "properties": bought, **customer}
-        self.tell({**event, "decision_id": decision["decision_id"]})
+        self.send({**event, "decision_id": decision["decision_id"]})
 
 
 class Web(Shopper):
-    """A visitor looks around, some log in, some buy: one person, one variant before and after."""
+    """A visitor looks around; some log in, and some of those buy."""
 
     weight = 5
     channel = "web"
@@ -75,12 +75,12 @@ class Web(Shopper):
             return
         self.see(decision)
         views = random.sample(CATEGORIES, random.randint(1, 3))
-        self.tell(*({"type": "track", "event": "view", "properties": {"category": c}, **visitor} for c in views))
+        self.send(*({"type": "track", "event": "view", "properties": {"category": c}, **visitor} for c in views))
         if random.random() < 0.15:
             self.click(visitor, decision)
         if random.random() < 0.3:
             known = {"user_id": f"u-{random.randrange(CUSTOMERS)}", **visitor}
-            self.tell({"type": "identify", "traits": {"loyalty.tier": random.randrange(4)}, **known})
+            self.send({"type": "identify", "traits": {"loyalty.tier": random.randrange(4)}, **known})
             again = self.decide(known, page)
             if again is not None and random.random() < 0.3:
                 self.see(again)
@@ -88,7 +88,7 @@ class Web(Shopper):
 
 
 class App(Shopper):
-    """A known customer, seen at once."""
+    """A known customer; decisions are exposed at once."""
 
     weight = 3
     channel = "app"
@@ -107,7 +107,7 @@ class App(Shopper):
 
 
 class Email(Shopper):
-    """A newsletter: decided when it is sent, seen by those who open it."""
+    """A newsletter: decided when it is sent, exposed when it is opened."""
 
     weight = 1
     channel = "email"
@@ -142,7 +142,7 @@ class Till(Shopper):
 
 
 class CallCentre(Shopper):
-    """Someone calls to cancel; the agent sees what to say, and asks how it went."""
+    """A customer calls to cancel; the agent gets an offer to make, and asks for a satisfaction score."""
 
     weight = 1
     channel = "call_centre"
@@ -154,4 +154,4 @@ class CallCentre(Shopper):
         decision = self.decide(customer, {"placements": ["till_prompt"], "context": {"intent": "cancel"}})
         if decision is not None:
             score = {"score": random.randint(1, 5)}
-            self.tell({"type": "track", "event": "csat", "properties": score, **customer})
+            self.send({"type": "track", "event": "csat", "properties": score, **customer})

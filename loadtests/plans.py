@@ -1,8 +1,8 @@
-"""What a decision costs in a plan of 1,000 experiments beside a plan of ten, where two of them can match.
+"""The cost of a decision in a plan of 1,000 experiments against a plan of ten, where two of them can match.
 
-`python -m loadtests.plans [--runs N] [--json]`. In-process `decide`, runs alternate, medians are printed. The others
-are kept away in each of the ways there are: not asked for, another channel, another placement, another audience,
-another part of the layer. Ends with 1 if the larger plan costs more than 1.15 times the smaller one in any of them.
+`python -m loadtests.plans [--runs N] [--json]`. In-process `decide`; runs alternate, medians are printed. The other
+experiments do not match in one of five ways: not asked for, another channel, another placement, another audience,
+another part of the layer. Exits with 1 if the larger plan costs more than 1.15 times the smaller one in any of them.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def plan(folder: Path, count: int, match: Experiment, other: Callable[[int], Exp
     experiments = [shop.experiment(f"match_{number}", **match) for number in range(2)]
     experiments += [shop.experiment(f"other_{number}", **other(number)) for number in range(count - 2)]
     layered = [str(one["key"]) for one in experiments if "layer" in one]
-    width = 0.01 / LARGE  # all of them together let in one customer of a hundred, so that two match in either plan
+    width = 0.01 / LARGE  # together they let in one customer of a hundred, so two match in either plan
     reserve = {key: [0.5 + n * width, 0.5 + (n + 1) * width] for n, key in enumerate(layered)}
     return load_plan(shop.folder(folder, experiments, {"key": "busy", "reserve": reserve}))
 
@@ -75,7 +75,7 @@ def main() -> int:
     if given.json:
         print(json.dumps({"ways": found, "worst": worst, "budget": BUDGET}))
     else:
-        print(f"{'the others are kept away by':28}{f'{SMALL} in plan':>14}{f'{LARGE} in plan':>14}{'ratio':>8}")
+        print(f"{'the others do not match by':28}{f'{SMALL} in plan':>14}{f'{LARGE} in plan':>14}{'ratio':>8}")
         for way, one in found.items():
             small_us, large_us, ratio = one.values()
             print(f"{way:28}{small_us:11.1f} µs{large_us:11.1f} µs{ratio:8.2f}")

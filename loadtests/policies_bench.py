@@ -1,9 +1,9 @@
-"""Our policies on simulated shops beside other libraries', and what a decision and an update cost.
+"""Our policies against those of other libraries on simulated shops, and the cost of a choice and an update.
 
-`python -m loadtests.policies_bench [--share 1.0] [--shop NAME]… [--no-peers]`: `--share` scales the number of runs, 0
-measures times alone; `--shop` plays one of the shops instead of all. Peers meet the same seeds as ours, beside them in
-a process of their own; they live in `.cache/peers`, made on first use, and where they do not install they are left
-out. Ends with 1 where a figure misses its bound.
+`python -m loadtests.policies_bench [--share 1.0] [--shop NAME]… [--no-peers]`: `--share` scales the number of runs, and
+0 measures times only; `--shop` plays one shop instead of all. Peers play the same seeds as ours, in a process of their
+own. Their environment is `.cache/peers`, made on first use; where they do not install, the bench goes on without them.
+Exits with 1 if a figure misses its bound.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy: one thread is what a decision server has
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy: a decision server has one thread
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def regret(name: str, kind: str, seed: int) -> float:
     return float(play(policies.make_policy(kind, shop.arms, shop.x.shape[1], **about), shop, seed).regret.sum())
 
 
-def told(name: str, kind: str, seed: int, value: float) -> None:
+def print_run(name: str, kind: str, seed: int, value: float) -> None:
     print(f"{name}: {kind}, seed {seed}: {value:.1f}", file=sys.stderr, flush=True)
 
 
@@ -66,19 +66,19 @@ def ours(share: float, shops: Iterable[str]) -> Regrets:
         for kind, runs in OURS[name].items():
             for seed in seeds(runs, share):
                 found[name, kind][seed] = regret(name, kind, seed)
-                told(name, kind, seed, found[name, kind][seed])
+                print_run(name, kind, seed, found[name, kind][seed])
     return found
 
 
 def installed() -> bool:
-    """Whether the peers are there, after an attempt to install them."""
+    """Whether the peers are installed, after an attempt to install them."""
     if not (PEERS / "complete").exists():
         print("installing the peers into .cache/peers (a few minutes, once)", file=sys.stderr)
         pip = [PEERS / "bin" / "python", "-m", "pip", "install", "--quiet"]
         setup = [[sys.executable, "-m", "venv", PEERS], [*pip, *PACKAGES], [*pip, "--no-deps", "river", "narwhals"]]
         for step in setup:
             if subprocess.run(step, check=False).returncode:
-                print("the peers do not install here; going on without them", file=sys.stderr)
+                print("the peers do not install here; the bench goes on without them", file=sys.stderr)
                 return False
         (PEERS / "complete").touch()
     return True
@@ -95,7 +95,7 @@ def peers(share: float, shops: Iterable[str]) -> Regrets:
     found: Regrets = defaultdict(dict)
     for line in asked_of_peers(share, shops):
         found[line["environment"], line["policy"]][line["seed"]] = line["regret"]
-        told(line["environment"], line["policy"], line["seed"], line["regret"])
+        print_run(line["environment"], line["policy"], line["seed"], line["regret"])
     return found
 
 
@@ -107,7 +107,7 @@ def taught(kind: str, arms: int, dim: int = 32) -> policies.Bandit:
 
 
 def choice_microseconds(policy: policies.Bandit, eligible: int, turn: int, rounds: int = 1000) -> float:
-    """Median CPU time of one choice with its propensities; no turn repeats a context, as a policy remembers them."""
+    """Median CPU time of one choice with its propensities; no turn repeats a context, as a policy caches them."""
     random = np.random.default_rng((1, turn))
     x = random.normal(size=(rounds, policy.dim))
     shown = [np.sort(random.choice(len(policy.arms), eligible, replace=False)) for _ in range(rounds)]
@@ -131,13 +131,13 @@ def updates_per_second(kind: str) -> float:
 
 
 def mean_error(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and its standard error, which one run does not tell."""
+    """Mean and standard error; NaN for the error of a single run."""
     runs = np.array(list(values))
     return float(runs.mean()), float(runs.std(ddof=1) / runs.size**0.5) if runs.size > 1 else float("nan")
 
 
 def judged(name: str, found: Regrets, theirs: Regrets) -> Iterator[tuple[str, bool]]:
-    """Our best class beside what was measured before, and beside every peer on the seeds that both met."""
+    """Our best class against the figure measured before, and against every peer on the seeds that both played."""
     mean, kind = min((mean_error(runs.values())[0], kind) for (shop, kind), runs in found.items() if shop == name)
     best, before = found[name, kind], SHOPS[name].before
     if before is not None:
@@ -152,7 +152,7 @@ def judged(name: str, found: Regrets, theirs: Regrets) -> Iterator[tuple[str, bo
 
 
 def times(*, beside: bool) -> Iterator[tuple[str, bool]]:
-    """Medians; what is compared is measured in turns, five of them, as the machine is not equally fast all the time."""
+    """Medians. What is compared is measured in five alternating turns, as the machine's speed varies."""
     policy, own, slower = taught("linear_thompson", 50), [], []
     for turn in range(5):
         own.append(choice_microseconds(policy, 50, turn))
@@ -191,7 +191,7 @@ def main() -> int:
         checks += [check for name in shops for check in judged(name, found, theirs)]
     checks += times(beside=beside)
     for what, holds in checks:
-        print(f"{what}: {'holds' if holds else 'MISSED'}")
+        print(f"{what}: {'met' if holds else 'MISSED'}")
     return 0 if all(holds for _, holds in checks) else 1
 
 

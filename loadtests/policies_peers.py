@@ -1,10 +1,10 @@
-"""Other bandit libraries on our simulated shops; run by `policies_bench.py` in an environment of their own.
+"""Other bandit libraries on our simulated shops; `policies_bench.py` runs this in an environment of its own.
 
-`policies_peers.py SHARE SHOP…` prints one JSON line for each run: environment, peer, seed, regret, seconds.
-With share 0 it times MABWiser's LinTS instead.
+`policies_peers.py SHARE SHOP…` prints one JSON line per run: environment, peer, seed, regret, seconds. With share 0 it
+times MABWiser's LinTS instead.
 """
 
-# ruff: noqa: D102 - the two verbs of an adapter are told once, in Peer
+# ruff: noqa: D102 - Peer documents the two verbs of an adapter
 
 import json
 import sys
@@ -25,18 +25,18 @@ from vowpalwabbit import Workspace
 from loadtests.policies_shops import SHOPS, seeds
 from policies.simulate import Environment
 
-ALPHA = 0.5  # the bound's width that served LinUCB best on the linear shop, of 0.1 to 1, in each library
+ALPHA = 0.5  # the width of the bound, from 0.1 to 1, with the least regret of LinUCB on the linear shop in each library
 
 
 class Peer(Protocol):
-    """What we ask of a peer; it may choose an arm that is not shown, then a shown one is drawn for it."""
+    """An adapter of a peer. Where it chooses an arm that is not shown, a shown one is drawn instead."""
 
     def choose(self, x: np.ndarray, shown: np.ndarray) -> int: ...
     def learn(self, x: np.ndarray, arm: np.ndarray, reward: np.ndarray) -> None: ...
 
 
 class Obp:
-    """obp ranks all arms: the first that is shown is taken."""
+    """obp ranks all arms; the first that is shown is chosen."""
 
     def __init__(self, shop: Environment, seed: int) -> None:
         arms, self.dim = len(shop.arms), shop.x.shape[1]
@@ -58,7 +58,7 @@ class Obp:
 
 
 class MabWiser:
-    """MABWiser tells every arm's expectation: the best that is shown is taken."""
+    """MABWiser predicts every arm's expectation; the best that is shown is chosen."""
 
     def __init__(self, shop: Environment, seed: int) -> None:
         self.arms, self.dim, self.ready = len(shop.arms), shop.x.shape[1], False
@@ -68,8 +68,8 @@ class MabWiser:
     def choose(self, x: np.ndarray, shown: np.ndarray) -> int:
         if not self.ready:
             return int(self.random.choice(shown))
-        told = self.policy.predict_expectations(x[None]) if self.dim else self.policy.predict_expectations()
-        return int(max(shown, key=told.__getitem__))
+        expected = self.policy.predict_expectations(x[None]) if self.dim else self.policy.predict_expectations()
+        return int(max(shown, key=expected.__getitem__))
 
     def learn(self, x: np.ndarray, arm: np.ndarray, reward: np.ndarray) -> None:
         fit = self.policy.partial_fit if self.ready else self.policy.fit
@@ -81,7 +81,7 @@ class VowpalWabbit:
     """VW's SquareCB over the shown actions, these described by their identity and traits."""
 
     def __init__(self, shop: Environment, seed: int) -> None:
-        self.shop, self.random, self.told = shop, np.random.default_rng(seed), {}
+        self.shop, self.random, self.choices = shop, np.random.default_rng(seed), {}
         pairs = "-q sa -q st" if shop.traits else "-q sa"
         self.policy = Workspace(f"--cb_explore_adf --squarecb {pairs} --quiet --random_seed {seed}")
         self.actions = [self._action(k) for k in range(len(shop.arms))]
@@ -97,18 +97,18 @@ class VowpalWabbit:
     def choose(self, x: np.ndarray, shown: np.ndarray) -> int:
         p = np.array(self.policy.predict([self._shared(x), *(self.actions[k] for k in shown)]))
         drawn = int(self.random.choice(p.size, p=p / p.sum()))
-        self.told.setdefault((x.tobytes(), int(shown[drawn])), []).append((shown, float(p[drawn])))
+        self.choices.setdefault((x.tobytes(), int(shown[drawn])), []).append((shown, float(p[drawn])))
         return int(shown[drawn])
 
     def learn(self, x: np.ndarray, arm: np.ndarray, reward: np.ndarray) -> None:
         for context, chosen, paid in zip(x, arm.tolist(), reward.tolist(), strict=True):
-            shown, p = self.told[context.tobytes(), chosen].pop(0)
+            shown, p = self.choices[context.tobytes(), chosen].pop(0)
             lines = [f"0:{1 - paid}:{p} " * (k == chosen) + self.actions[k] for k in shown]
             self.policy.learn([self._shared(context), *lines])
 
 
 class Contextual:
-    """contextualbandits' LinUCB knows no arms that come and go."""
+    """contextualbandits' LinUCB does not support arms that come and go."""
 
     def __init__(self, shop: Environment, seed: int) -> None:
         self.policy = ContextualLinUCB(len(shop.arms), alpha=ALPHA, random_state=seed + 1)
@@ -124,7 +124,7 @@ class Contextual:
 
 
 class River:
-    """river's disjoint LinUCB pulls among the arms it is given."""
+    """river's disjoint LinUCB chooses among the arms it is given."""
 
     def __init__(self, shop: Environment, seed: int) -> None:
         self.policy = bandit.LinUCBDisjoint(alpha=ALPHA, seed=seed)
@@ -151,7 +151,7 @@ PEERS: dict[str, Callable[[Environment, int], Peer]] = {
 
 
 def regret(peer: Peer, shop: Environment, seed: int) -> float:
-    """The peer's regret over all rounds, rewards being learnt when known."""
+    """The peer's regret over all rounds; it learns each reward when it is known."""
     random, rounds = np.random.default_rng(seed), shop.rounds
     known = np.arange(1, rounds + 1) if shop.known is None else shop.known
     arm, reward, due = np.zeros(rounds, int), np.zeros(rounds), {}
@@ -168,8 +168,8 @@ def regret(peer: Peer, shop: Environment, seed: int) -> float:
     return float((shop.best - shop.means[np.arange(rounds), arm]).sum())
 
 
-def as_peers_take_it(shop: Environment) -> Environment:
-    """Without groups: a context's last number, where it is a channel's position, becomes indicators."""
+def encode_channels(shop: Environment) -> Environment:
+    """The shop with a channel's position, the last number of a context, as indicators: peers have no groups."""
     channel = shop.x[:, -1] if shop.x.shape[1] else np.empty(0)
     if channel.size == 0 or (channel != np.floor(channel)).any() or channel.max() < 2:
         return shop
@@ -202,7 +202,7 @@ def runs(share: float, shops: Iterable[str]) -> Iterator[dict[str, object]]:
                 continue
             for seed in seeds(about.peers, share):
                 start = time.process_time()
-                shop = as_peers_take_it(about.build(seed))
+                shop = encode_channels(about.build(seed))
                 yield {
                     "environment": name,
                     "policy": peer,

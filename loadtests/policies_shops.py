@@ -1,4 +1,4 @@
-"""The simulated shops of the policies' benchmark, which ours and the peers' runs share draw for draw."""
+"""The simulated shops of the policies' bench; ours and the peers play the same draws."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ LOW = (0.05, 0.02, 0.01, 0.1, 0.05, 0.02, 0.01, 0.05, 0.02, 0.01)
 Build = Callable[[int], Environment]
 
 FIRST_SEED = 1_000_000
-"""Where the bench's seeds begin; the policies' defaults were chosen on lower ones alone."""
+"""The first seed of the bench; the policies' defaults were chosen on lower seeds only."""
 
 
 @dataclass(frozen=True)
 class Shop:
-    """A shop, the regret that was measured before, how many runs peers get, and what share of theirs ours may be."""
+    """A shop, the regret measured before, the number of runs of each peer, and the share of theirs that ours may be."""
 
     build: Build
     before: float | None
@@ -41,5 +41,5 @@ def _late(shop: Environment) -> Environment:
 
 
 def seeds(runs: int, share: float) -> range:
-    """The seeds of so many runs, of which a share is done, one at least."""
+    """The seeds of a share of `runs` runs, at least one."""
     return range(FIRST_SEED, FIRST_SEED + max(1, round(runs * share)))

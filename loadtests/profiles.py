@@ -1,6 +1,6 @@
-"""What the profile store costs: CPU per fetch at 64 concurrent callers, per event, and bytes per customer.
+"""The cost of the profile store: CPU per fetch with 64 concurrent callers, CPU per event, bytes per customer.
 
-Run it against a store of its own: `python -P loadtests/profiles.py [--customers N] [--redis URL]`.
+`python -m loadtests.profiles [--customers N] [--redis URL]`, against an empty store.
 """
 
 import argparse
@@ -31,8 +31,8 @@ FETCHES = 60_000
 TRAITS = {"country": "DE", "city": "Berlin", "first_name": "Ada", "loyalty.tier": 2, "newsletter": True, "age": 34}
 
 
-async def silent(accepted: list[Accepted]) -> None:
-    """A journal that keeps nothing: the cost of the log is measured with the log."""
+async def discard(accepted: list[Accepted]) -> None:
+    """A journal that stores nothing: `journal.py` measures the log."""
 
 
 def typical(user: str, anonymous: str) -> Profile:
@@ -64,7 +64,7 @@ def cpu() -> float:
 
 
 async def fetches(store: ProfileStore, ids: list[CustomerIds]) -> float:
-    """CPU seconds of this process per fetch, with 64 callers that each wait for their answer."""
+    """CPU seconds of this process per fetch, with 64 callers that each await their answer."""
 
     async def caller(first: int) -> None:
         for n in range(FETCHES // CONCURRENT):
@@ -76,7 +76,7 @@ async def fetches(store: ProfileStore, ids: list[CustomerIds]) -> float:
 
 
 async def naive(url: str, names: list[str]) -> float:
-    """The same, with one `await redis.get` per request."""
+    """The same with one `await redis.get` per request."""
     client = redis.asyncio.Redis.from_url(url)
 
     async def caller(first: int) -> None:
@@ -106,7 +106,7 @@ async def speed(url: str) -> None:
             store.ingest(
                 [Event("track", f"m{n}", user_id=f"u-{n % 1000}", event="view", properties={"category": "tea"})],
                 NOW,
-                silent,
+                discard,
             )
             for n in range(count)
         )
@@ -141,7 +141,7 @@ def pure() -> None:
 
 
 def fill(url: str, customers: int) -> None:
-    """Write customers with an alias each, as ingest leaves them, and print what each costs above its payload."""
+    """Write customers with an alias each, as ingest stores them, and print their memory above their payload."""
     hash_ = keys.key_hasher(b"counterpoint")
     seen = b"12345678" * 9
     with redis.Redis.from_url(url) as client:
@@ -156,7 +156,7 @@ def fill(url: str, customers: int) -> None:
                 payload += len(value) - 5
                 pipe.set(keyspace.profile(user), value, px=86_400_000)
                 pipe.set(keyspace.profile(anonymous), encode_entry(Pointer(user)), px=86_400_000)
-                if n % 10 == 0:  # who did more than a profile remembers itself
+                if n % 10 == 0:  # a customer with more messages than a profile lists
                     pipe.set(keyspace.counted_messages(user), seen, px=86_400_000)
                     payload += len(seen)
             pipe.execute()

@@ -1,4 +1,4 @@
-"""The shop that the benches ask: a folder of YAML, customers in the store, and a policy that has learnt."""
+"""The shop of the benches: a folder of YAML, customers in the store, and a policy with observations."""
 
 import json
 import random
@@ -46,7 +46,7 @@ FEATURES = [
 def folder(
     path: Path, experiments: Sequence[Mapping[str, object]] = (), layers: Mapping[str, object] | None = None
 ) -> Path:
-    """YAML of a 20-offer placement under linear Thompson, one beside it, and experiments: `checkout` by default."""
+    """Write two placements of 20 offers under linear Thompson, and experiments: `checkout` by default."""
     (path / "offers").mkdir(parents=True, exist_ok=True)
     offers = [f"offer_{number}" for number in range(OFFERS)]
     for number, key in enumerate([*offers, "banner"]):
@@ -78,7 +78,7 @@ def experiment(key: str, **more: object) -> dict[str, object]:
 
 
 def customer(name: str, chance: random.Random) -> Profile:
-    """A customer unlike the others: half are new, half have a tier, views, orders, each some days ago."""
+    """A random customer: half are new, half have a tier, views and orders from the last 30 days."""
     one = Profile(name, name, 7, NOW, NOW, ids={"user_id": [name]})
     known = chance.random() < 0.5
     country = chance.choice(("DE", "DE", "AT", "CH", "FR"))
@@ -96,7 +96,7 @@ def customer(name: str, chance: random.Random) -> Profile:
 
 
 def learnt(client: redis.Redis, path: Path) -> Plan:
-    """Publish what 2,000 observations taught the placement's policy."""
+    """Publish a policy for the placement `hero`, learnt from 2,000 observations."""
     plan = load_plan(path)
     selection = plan.policies["hero"]
     chance = np.random.default_rng(1)
@@ -110,7 +110,7 @@ def learnt(client: redis.Redis, path: Path) -> Plan:
 
 
 def fill(client: redis.Redis, customers: int) -> None:
-    """Customers `u-0` …, each a `customer`; for the peer as a JSON text, too."""
+    """Write customers `u-0` …, for the peer also as JSON."""
     chance, hash_ = random.Random(20261122), keys.key_hasher(b"counterpoint")
     for start in range(0, customers, 2000):
         pipe = client.pipeline(transaction=False)
