@@ -144,8 +144,8 @@ def dry_run(
     kept: Counter[tuple[str, Gate]] = Counter()
     number = 0
     for number, (now, request, profile) in enumerate(traffic, 1):
-        standing = ledger.standing(profile.id, now)
-        standing = msgspec.structs.replace(standing, prices=prices.at(now, standing.pools))
+        availability = ledger.availability(profile.id, now)
+        availability = msgspec.structs.replace(availability, prices=prices.at(now, availability.pools))
         decision_id = f"dry-run-{number}"
         decision = decide(
             plan,
@@ -154,7 +154,7 @@ def dry_run(
             request,
             now,
             decision_id=decision_id,
-            options=DecideOptions(availability=standing, trace=True),
+            options=DecideOptions(availability=availability, trace=True),
         )
         outcome = _outcome(key, decision)
         seen[outcome] += 1
@@ -203,7 +203,7 @@ class _Ledger:
         self._holds: list[tuple[float, str, float]] = []
         self._ran_out: dict[str, float] = {}
 
-    def standing(self, customer: str, now: float) -> Availability:
+    def availability(self, customer: str, now: float) -> Availability:
         while self._holds and self._holds[0][0] <= now:
             _, pool, amount = heapq.heappop(self._holds)
             self._held[pool] -= amount

@@ -178,17 +178,17 @@ class Worker:
                 resolved, pools = await asyncio.gather(found, self.granting.read_low_pools(self.plan, now))
             else:
                 resolved, pools = await found, {}
-            standing = Availability(resolved.counts, pools, prices=self.follower.prices)
+            availability = Availability(resolved.counts, pools, prices=self.follower.prices)
             profile = resolved.profile
-            decision = self.decided(profile, request, now, decision_id, standing=standing)
+            decision = self.decided(profile, request, now, decision_id, availability=availability)
             if request.expose:
                 if not resolved.is_settled or profile.undecided:
                     await self.store.bind_customer(resolved, now, self._journal)
 
                 def again(lost: LostOffers) -> Decision:
-                    nonlocal standing
-                    standing = msgspec.structs.replace(standing, lost=lost)
-                    return self.decided(profile, request, now, decision_id, standing=standing)
+                    nonlocal availability
+                    availability = msgspec.structs.replace(availability, lost=lost)
+                    return self.decided(profile, request, now, decision_id, availability=availability)
 
                 decision = await self.granting.grant(self.plan, decision, resolved.key, now, again)
             if decision.sticky_entries:
@@ -200,7 +200,7 @@ class Worker:
             return self._alone(request, now, decision_id)
         if self.away.suspected:
             self.away.answered()
-        trace = self._trace(decision, now, request, profile, standing)
+        trace = self._trace(decision, now, request, profile, availability)
         return msgspec.structs.replace(
             decision,
             claims_key=resolved.key,
@@ -225,7 +225,7 @@ class Worker:
         decision_id: str,
         *,
         degraded: bool = False,
-        standing: Availability = UNRESTRICTED,
+        availability: Availability = UNRESTRICTED,
         trace: bool = False,
     ) -> Decision:
         """`decide` by the plan and the snapshots as they stand; a paused selection counts as tripped."""
@@ -236,7 +236,7 @@ class Worker:
             request,
             now,
             decision_id=decision_id,
-            options=DecideOptions(degraded=degraded, tripped=self._tripped, availability=standing, trace=trace),
+            options=DecideOptions(degraded=degraded, tripped=self._tripped, availability=availability, trace=trace),
         )
 
     @property
@@ -245,11 +245,11 @@ class Worker:
         return {*tripped, *self.switch.paused} if self.switch.paused else tripped
 
     def _trace(
-        self, decision: Decision, now: float, request: DecideRequest, profile: Profile, standing: Availability
+        self, decision: Decision, now: float, request: DecideRequest, profile: Profile, availability: Availability
     ) -> bytes:
         degraded, paused, tripped = decision.answer.degraded, list(self.switch.paused), list(self._tripped)
         made = traces.Trace(
-            now, request, profile, standing, degraded, tripped, paused, probabilities=logged_probabilities(decision)
+            now, request, profile, availability, degraded, tripped, paused, probabilities=logged_probabilities(decision)
         )
         return traces.encode_trace(made)
 

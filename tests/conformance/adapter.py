@@ -28,7 +28,7 @@ KINDS: tuple[Unit, ...] = ("customer", "device", "store")
 
 
 class Imported:
-    """One GrowthBook experiment in its context: the plan of it, and whom it is asked for."""
+    """One GrowthBook experiment in its context: its plan and the subject that it assigns."""
 
     def __init__(self, experiment: Json, context: Json, documents: list[Json] = []) -> None:  # noqa: B006 (not changed)
         self.experiment, self.attributes = experiment, context.get("attributes", {})
@@ -44,8 +44,8 @@ class Imported:
     def run(self) -> Assignment:
         return assign(self.plan, self.plan.experiments[self.spec.key], self.subject, now=0.0)
 
-    def kept(self, got: Assignment) -> dict[str, Json]:
-        """The sticky documents after the assignment: what is kept goes to the first attribute that is there."""
+    def documents_after(self, got: Assignment) -> dict[str, Json]:
+        """The sticky documents after the assignment: an entry is stored under the first attribute that is there."""
         if got.reason not in {"assigned", "sticky"} or not self.spec.sticky:
             return self.documents
         name, kind = next((n, k) for n, k in self.kinds.items() if self.subject.units[k])

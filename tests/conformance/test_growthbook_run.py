@@ -18,7 +18,7 @@ NOT_OURS = {
     "high forced variation": "`check` refuses to force a variant that is not there",
     "querystring force": "a decision has no page address; testers are forced by name",
     "querystring force with inactive": "a decision has no page address; testers are forced by name",
-    "coverage take precendence over forced": "`force` names testers, whom no coverage shuts out",
+    "coverage take precendence over forced": "`force` names testers, and no coverage shuts them out",
 }
 """Cases that cannot apply, each with its reason."""
 
@@ -50,8 +50,8 @@ def test_sticky_bucket(case: list[Any]) -> None:
         assert imported.spec.variants[got.index].payload["value"] == expected["value"]
         assert got.unit == expected["hashValue"]
         assert (got.reason == "sticky") is expected["stickyBucketUsed"]
-    kept = imported.kept(got)
-    assert {place: kept[place] for place in documents_after} == documents_after
+    stored = imported.documents_after(got)
+    assert {place: stored[place] for place in documents_after} == documents_after
 
 
 def test_every_case_left_out_is_there() -> None:

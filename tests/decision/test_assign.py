@@ -111,8 +111,8 @@ def test_the_shares_fit_the_weights_and_layers_do_not_depend_on_each_other() -> 
     )
     table = np.zeros((3, 3))
     for number in range(100_000):
-        whom = subject(f"customer-{number}")
-        table[tuple(assign(of, of.experiments[key], whom, NOW).index for key in ("one", "two"))] += 1
+        customer = subject(f"customer-{number}")
+        table[tuple(assign(of, of.experiments[key], customer, NOW).index for key in ("one", "two"))] += 1
     expected = np.array(weights) * 100_000
     assert stats.chisquare(table.sum(axis=1), expected).pvalue > 0.001
     assert stats.chisquare(table.sum(axis=0), expected).pvalue > 0.001
@@ -141,8 +141,8 @@ def test_who_is_let_in_by_one_layer_does_not_depend_on_the_other() -> None:
     )
     table = np.zeros((2, 2))
     for number in range(100_000):
-        whom = subject(f"customer-{number}")
-        table[tuple(int(assign(of, of.experiments[key], whom, NOW).index >= 0) for key in ("one", "two"))] += 1
+        customer = subject(f"customer-{number}")
+        table[tuple(int(assign(of, of.experiments[key], customer, NOW).index >= 0) for key in ("one", "two"))] += 1
     assert stats.chi2_contingency(table).pvalue > 0.001
 
 
@@ -165,9 +165,9 @@ def test_a_tagged_holdout_shuts_out_of_what_has_its_tag() -> None:
         experiment("y"),
         layers={"holdouts": [{"key": "prices", "share": 1, "tags": ["pricing", "shipping"]}]},
     )
-    whom = subject("u-1")
-    assert assign(of, of.experiments["x"], whom, NOW).reason == "holdout"
-    assert assign(of, of.experiments["y"], whom, NOW).reason == "assigned"
+    customer = subject("u-1")
+    assert assign(of, of.experiments["x"], customer, NOW).reason == "holdout"
+    assert assign(of, of.experiments["y"], customer, NOW).reason == "assigned"
 
 
 def test_a_holdout_of_customers_holds_in_an_experiment_of_devices() -> None:
@@ -218,8 +218,8 @@ def test_every_exit_has_its_reason(reason: AssignmentReason) -> None:
         layers={"holdouts": [{"key": "h", "share": 1, "tags": ["held"]}]},
     )
     held, degraded = attributes.pop("held", {}), attributes.pop("degraded", False)
-    whom = msgspec.structs.replace(subject("u-1", **attributes), sticky=held, degraded=degraded)
-    got = assign(of, of.experiments["x"], whom, NOW)
+    customer = msgspec.structs.replace(subject("u-1", **attributes), sticky=held, degraded=degraded)
+    got = assign(of, of.experiments["x"], customer, NOW)
     assert got.reason == reason
     assert (got.index >= 0) is (reason in {"assigned", "forced", "sticky"})
     if reason in {"forced", "sticky"}:
@@ -244,8 +244,8 @@ def test_units_are_devices_and_stores_and_their_fallback() -> None:
         experiment("devices", seed="s", unit="device", fallback_unit="customer"),
         experiment("stores", seed="s", unit="store"),
     )
-    whom = subject("u-1", device="d-1", store="S12")
-    assert [assign(of, of.experiments[key], whom, NOW).unit for key in of.experiments] == ["u-1", "d-1", "S12"]
+    customer = subject("u-1", device="d-1", store="S12")
+    assert [assign(of, of.experiments[key], customer, NOW).unit for key in of.experiments] == ["u-1", "d-1", "S12"]
     without = subject("u-1")
     assert assign(of, of.experiments["devices"], without, NOW) == assign(of, of.experiments["customers"], without, NOW)
     as_store = assign(of, of.experiments["stores"], subject("u-1", store="u-1"), NOW)
@@ -260,10 +260,10 @@ def test_own_ranges_and_filters_decide_in_place_of_weights() -> None:
     )
     for unit in UNITS:
         place = of.experiments["x"].hash_unit(unit)
-        whom = subject(unit)
-        assert assign(of, of.experiments["x"], whom, NOW).index == (0 if place >= 0.9 else 1 if place < 0.2 else -1)
+        customer = subject(unit)
+        assert assign(of, of.experiments["x"], customer, NOW).index == (0 if place >= 0.9 else 1 if place < 0.2 else -1)
         inside = place < 0.1 or 0.2 <= place < 0.4
-        assert (assign(of, of.experiments["y"], whom, NOW).index >= 0) is inside
+        assert (assign(of, of.experiments["y"], customer, NOW).index >= 0) is inside
 
 
 def test_a_group_is_a_list_of_values() -> None:

@@ -110,11 +110,11 @@ def test_a_known_customer_keeps_theirs_when_a_visitor_joins_and_the_other_is_a_c
 def test_an_experiment_that_began_after_the_login_has_no_crossover() -> None:
     begun = datetime.fromtimestamp(NOW, UTC)
     of = plan(experiment("x", start=begun.isoformat()))
-    for joined, told in ((NOW - 1, False), (NOW + 1, True)):
+    for joined, crosses in ((NOW - 1, False), (NOW + 1, True)):
         request = DecideRequest(customer=CustomerIds(user_id="u-1"), channel="web", experiments=["x"])
         profiles = [Profile("u-1", "u-1", ids={"user_id": ["u-1"]}, units={f"a-{n}": joined}) for n in range(40)]
         found = [decide(of, {}, who, request, NOW + 2).assigned["x"].crossover for who in profiles]
-        assert any(found) is told
+        assert any(found) is crosses
 
 
 @pytest.mark.parametrize(

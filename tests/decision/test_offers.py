@@ -227,17 +227,17 @@ def test_what_a_request_says_is_one_trait_for_audiences_features_and_weights(tmp
         weights=[{"when": {"loyalty.tier": 2, "loyalty.points": 70}, "offers": ["a"], "weight": 4}],
     )
     before = msgspec.json.encode(context)
-    told = ask(plan, profile=Profile("u", "u", points=70.0), context=context).choices["hero"]
-    assert told.context == {"loyalty.tier": 2, "loyalty.points": 70.0}
-    assert (told.closed, told.factors["a"].context) == ({}, 4.0)
+    given = ask(plan, profile=Profile("u", "u", points=70.0), context=context).choices["hero"]
+    assert given.context == {"loyalty.tier": 2, "loyalty.points": 70.0}
+    assert (given.closed, given.factors["a"].context) == ({}, 4.0)
     assert ask(plan, profile=Profile("u", "u", points=70.0)).choices["hero"].closed == {"a": "audience"}
     assert msgspec.json.encode(context) == before
 
 
 @given(st.permutations(["loyalty.tier", "loyalty", "loyalty.a.b"]))
 def test_telling_writes_nothing_into_the_request(names: list[str]) -> None:
-    told: dict[str, Any] = {"loyalty.tier": 3, "loyalty": {"tier": 3, "a": {"c": 1}}, "loyalty.a.b": 2}
-    context = {name: told[name] for name in names}
+    given: dict[str, Any] = {"loyalty.tier": 3, "loyalty": {"tier": 3, "a": {"c": 1}}, "loyalty.a.b": 2}
+    context = {name: given[name] for name in names}
     before = msgspec.json.encode(context)
     for _ in range(2):
         attributes: dict[str, object] = {"loyalty": {"tier": 1, "points": 5.0}, "country": "DE"}

@@ -1,4 +1,4 @@
-"""A stock that must last goes to those to whom it is worth most: `decide` with a shadow price against greed."""
+"""A stock that must last goes to the customers who value it most: `decide` with a shadow price against greed."""
 
 from pathlib import Path
 from typing import Any
@@ -123,15 +123,15 @@ def test_the_propensity_is_exact_among_those_that_are_worth_their_price(tmp_path
             assert one.propensity == dict(zip(one.candidates, one.probabilities, strict=True))[one.offer.key]
 
 
-def test_explain_shows_the_price_and_whom_it_is_kept_from(tmp_path: Path) -> None:
+def test_explain_shows_the_price_and_names_it_as_the_gate(tmp_path: Path) -> None:
     plan = shop(tmp_path)
     snapshots = learnt(plan)
     dear = Availability(prices={"scarce": 1.4})
     (seen,) = build_explanation(ask(plan, snapshots, 1, 0.9, dear, trace=True)).placements.values()
     assert {one.offer: one.price for one in seen.candidates} == {"scarce": 1.4, "usual": 0.0}
-    (kept,) = build_explanation(ask(plan, snapshots, 1, 0.1, dear, trace=True)).placements.values()
-    assert kept.closed == {"scarce": "price"}
-    assert [one.offer for one in kept.candidates] == ["usual"]
+    (closed_off,) = build_explanation(ask(plan, snapshots, 1, 0.1, dear, trace=True)).placements.values()
+    assert closed_off.closed == {"scarce": "price"}
+    assert [one.offer for one in closed_off.candidates] == ["usual"]
 
 
 def test_alone_at_its_price_it_gives_way_to_the_fallback(tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ def test_draws_equal_the_reference(name: str, code: int, build: object, monkeypa
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     import regret_sims  # noqa: PLC0415 - only where it lies beside the checkout
 
-    theirs, ours = regret_sims.Sim(name, 6), build((6, code))
-    assert np.array_equal(theirs.U, ours.luck)
-    assert np.allclose(theirs.P, ours.means)
-    if theirs.X is not None:
-        assert np.allclose(theirs.X, ours.x)
+    reference, ours = regret_sims.Sim(name, 6), build((6, code))
+    assert np.array_equal(reference.U, ours.luck)
+    assert np.allclose(reference.P, ours.means)
+    if reference.X is not None:
+        assert np.allclose(reference.X, ours.x)
 
 
 @pytest.mark.parametrize("kind", sorted(set(policies.KINDS) - {"uniform"}))
@@ -97,7 +97,7 @@ def test_a_sampler_is_not_near_uniform_once_it_knows(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["gaussian_thompson", "linear_thompson", "linucb", "squarecb"])
 @pytest.mark.parametrize(("offset", "size"), [(0.0, 1.0), (-1.0, 1.0), (0.0, 250.0), (-40.0, 0.01)])
 def test_rewards_of_any_sign_and_size_prefer_the_greater(kind: str, offset: float, size: float) -> None:
-    """VW's regcb explores wrongly where costs leave the range it was told, as -r does."""
+    """VW's regcb explores wrongly where costs leave the range it was given, as -r does."""
     random = np.random.default_rng(6)
     n = 2000
     x, arm = np.ones((n, 1)), random.integers(0, 3, n)

@@ -103,10 +103,10 @@ def test_regressions_carried_over_equal_those_made_anew() -> None:
         policy = policy.update(random.normal(size=4), random.integers(6), random.random(), 0.5)
         if random.random() < 0.6:
             policy.probabilities(np.ones(4))
-    anew = load_policy(dump_policy(policy))
-    assert isinstance(anew, LinearThompson)
-    assert np.array_equal(policy.posterior.mean, anew.posterior.mean)
-    assert np.array_equal(policy.probabilities(np.ones(4)), anew.probabilities(np.ones(4)))
+    loaded = load_policy(dump_policy(policy))
+    assert isinstance(loaded, LinearThompson)
+    assert np.array_equal(policy.posterior.mean, loaded.posterior.mean)
+    assert np.array_equal(policy.probabilities(np.ones(4)), loaded.probabilities(np.ones(4)))
 
 
 def test_the_pool_does_not_depend_on_its_width() -> None:

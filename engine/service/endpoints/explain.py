@@ -50,8 +50,8 @@ async def _traced(worker: Worker, call: Call) -> tuple[Decision, Profile, float]
         pools = await _pools(worker, worker.plan, request, now)
     except StoreUnavailable:
         raise Refusal(503, "the store is away; ask again", "", ((b"retry-after", b"1"),)) from None
-    standing = Availability(resolved.counts, pools, prices=worker.follower.prices)
-    decision = worker.decided(resolved.profile, request, now, new_id(now), standing=standing, trace=True)
+    availability = Availability(resolved.counts, pools, prices=worker.follower.prices)
+    decision = worker.decided(resolved.profile, request, now, new_id(now), availability=availability, trace=True)
     return decision, resolved.profile, now
 
 
