@@ -75,7 +75,7 @@ ranges_of_any_kind = st.lists(
 
 @settings(deadline=None)
 @given(ranges_of_any_kind, st.text(max_size=8), st.lists(texts, min_size=20, max_size=20))
-def test_the_quick_way_to_a_variant_is_the_plain_one(
+def test_the_lookup_of_a_variant_equals_the_plain_way(
     ranges: list[tuple[float, float]], seed: str, units: list[str]
 ) -> None:
     assign = variant_lookup(seed, ranges)

@@ -133,7 +133,7 @@ def test_the_place_in_a_layer_does_not_depend_on_the_variant(share: float) -> No
     assert stats.chisquare(counts, 100_000 * np.array([inside, inside, 1 - 2 * inside])).pvalue > 0.001
 
 
-def test_who_is_let_in_by_one_layer_does_not_depend_on_the_other() -> None:
+def test_membership_in_one_layer_does_not_depend_on_the_other() -> None:
     of = plan(
         experiment("one", layer="l"),
         experiment("two", layer="m"),

@@ -120,7 +120,7 @@ def test_placements_of_one_answer_never_show_the_same_offer_twice(tmp_path: Path
         assert offers["hero"].offer != offers["side"].offer
 
 
-def test_what_was_lost_leaves_the_others_renormalized(tmp_path: Path) -> None:
+def test_a_lost_claim_leaves_the_others_renormalized(tmp_path: Path) -> None:
     plan = shop(tmp_path, arbitration={"value": True})
     before = ask(plan).choices["hero"]
     chances = dict(zip(before.candidates, before.probabilities, strict=True))
@@ -219,7 +219,7 @@ def test_a_moment_shows_the_first_of_its_offers_that_may_be_had(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("context", [{"loyalty.tier": 2}, {"loyalty": {"tier": 2}}], ids=["flat", "nested"])
-def test_what_a_request_says_is_one_trait_for_audiences_features_and_weights(tmp_path: Path, context: Any) -> None:
+def test_a_context_value_is_one_trait_for_audiences_features_and_weights(tmp_path: Path, context: Any) -> None:
     plan = shop(
         tmp_path,
         changed=OFFERS | {"a": {"audience": {"loyalty.tier": {"$gte": 2}}}},
@@ -235,7 +235,7 @@ def test_what_a_request_says_is_one_trait_for_audiences_features_and_weights(tmp
 
 
 @given(st.permutations(["loyalty.tier", "loyalty", "loyalty.a.b"]))
-def test_telling_writes_nothing_into_the_request(names: list[str]) -> None:
+def test_overlaying_the_context_leaves_the_request_unchanged(names: list[str]) -> None:
     given: dict[str, Any] = {"loyalty.tier": 3, "loyalty": {"tier": 3, "a": {"c": 1}}, "loyalty.a.b": 2}
     context = {name: given[name] for name in names}
     before = msgspec.json.encode(context)

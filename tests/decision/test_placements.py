@@ -108,7 +108,7 @@ def test_the_second_of_two_with_one_fallback_stays_empty_and_says_why(plan: Plan
     assert (staff.offer, staff.title, staff.why) == (None, "", "all that may be offered is on this screen already")
 
 
-def test_what_stays_empty_was_not_seen_in_the_log(plan: Plan) -> None:
+def test_an_empty_placement_is_not_exposed_in_the_log(plan: Plan) -> None:
     decision = decide(plan, {}, Profile("u", "u"), ask(("hero", "side")), NOW, options=DecideOptions(degraded=True))
     assert exposable_keys(decision) == ["hero"]
     rows = {row.key: (row.variant, row.reason) for row in decision_record(decision, NOW).rows}

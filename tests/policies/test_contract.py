@@ -124,7 +124,7 @@ def test_merged_learners_know_what_one_would(kind: str) -> None:
         assert np.allclose(value, merged.statistics[name], rtol=0, atol=1e-9), name
 
 
-def test_kept_arms_keep_what_they_learnt(kind: str) -> None:
+def test_arms_in_both_sets_keep_what_they_learnt(kind: str) -> None:
     policy = taught(kind)
     moved = policies.with_arms(policy, ("new", "d", "a"))
     back = policies.with_arms(moved, ("a", "d"))

@@ -7,7 +7,7 @@ from scipy import special
 import policies
 
 
-def test_means_of_what_was_seen() -> None:
+def test_means_of_the_observed_rewards() -> None:
     policy = policies.BetaThompson(("a", "b", "c")).update(None, [0, 0, 1], [1.0, 0.0, 1.0], np.full(3, 0.3))
     assert policy.expected() == pytest.approx([0.5, 1.0, 0.0])
     assert policy.expected(candidates=np.array([1])) == pytest.approx([1.0])

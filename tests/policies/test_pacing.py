@@ -53,7 +53,7 @@ def test_the_pace_of_updates_hardly_matters() -> None:
     assert each.price == pytest.approx(together.price, rel=0.02)
 
 
-def test_what_is_gone_is_not_shown() -> None:
+def test_a_sold_out_offer_is_not_shown() -> None:
     assert worth_showing(np.array([9.0, 1.0]), np.array([np.inf, 0.0])).tolist() == [False, True]
     assert worth_showing(np.array([9.0, 8.0]), np.array([2.0, 0.5])).tolist() == [True, True]
     assert worth_showing(np.array([1.0, 1.2]), np.array([2.0, 2.0])).tolist() == [False, True]

@@ -96,7 +96,7 @@ def test_linear_draws_follow_the_exact_posterior() -> None:
     assert np.mean(shares) == pytest.approx(closed, abs=4 * np.sqrt(closed * (1 - closed) / 256 / 40))
 
 
-def test_regressions_carried_over_equal_those_made_anew() -> None:
+def test_regressions_taken_over_equal_those_computed_again() -> None:
     random = np.random.default_rng(2)
     policy = LinearThompson(arms=tuple("abcdef"), dim=4)
     for _ in range(30):
