@@ -118,6 +118,7 @@ class PlanWatch:
             log.info("plan swapped", plan=plan.version)
 
     def _load(self) -> tuple[Specs, dict[str, bytes]]:
+        """The checked specs of the folder, and the bytes of its files."""
         files, problems = read_folder(self.folder)
         return build_specs(self.folder.name, files, problems), files
 
@@ -130,6 +131,7 @@ class PlanWatch:
         return plan
 
     def _reject(self, error: CatalogError) -> None:
+        """Record the problems of a change that is not run."""
         self.problems = error.problems
         self.rejected_changes += 1
         if self._logs_changes:
@@ -165,6 +167,7 @@ def _count_restrictions(spec: object, name: str) -> int:
 
 
 def _read_fingerprint(folder: Path) -> Fingerprint:
+    """Path, time of change and size of each file, without reading any; a missing folder has no files."""
     files: list[tuple[str, int, int]] = []
     for place in (folder, folder / "offers"):
         try:

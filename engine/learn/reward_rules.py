@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.catalog.conditions.compile import Predicate, compile_condition
 from engine.catalog.plan.plan import Plan, Selection
-from engine.catalog.spec.experiment import MetricSpec
+from engine.catalog.spec.experiment import NOT_LEARNING, MetricSpec
 from engine.journal.records import EventRecord
 from engine.snapshots.header import meaning_of, prior_of
 from engine.vocabulary import MERGED, REFUNDS
@@ -133,7 +133,7 @@ def _rule(selection: Selection) -> RewardRule:
     reward = selection.reward
     return RewardRule(
         selection=selection,
-        learns=selection.policy.kind != "uniform",
+        learns=selection.policy.kind != NOT_LEARNING,
         event=reward.metric.event,
         window=reward.window,
         settle=min(reward.settle, reward.window),

@@ -13,7 +13,7 @@ from engine.catalog.check.decode import find_problems
 from engine.catalog.check.yaml_text import MAX_BYTES, decode_yaml
 from engine.catalog.plan.compile_policies import CHANNEL
 from engine.catalog.plan.features import Featurizer, PoolGroup, Value
-from engine.catalog.spec.experiment import FeatureSpec, PolicySpec
+from engine.catalog.spec.experiment import NOT_LEARNING, FeatureSpec, PolicySpec
 from engine.errors import BadInput, CatalogError, Problem
 from policies import KINDS, Bandit, make_policy
 from policies.batches import Floats, Ints
@@ -149,7 +149,7 @@ class TargetPolicy:
     @property
     def learns(self) -> bool:
         """Whether its probabilities depend on its training."""
-        return self.file.spec.kind != "uniform"
+        return self.file.spec.kind != NOT_LEARNING
 
     def make_policy(self) -> Bandit:
         """The policy before any training.

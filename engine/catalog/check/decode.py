@@ -59,17 +59,18 @@ def find_problems(value: object, kind: object, path: str = "") -> Iterator[Field
         yield from _find_leaf_problems(value, kind, meta, path)
 
 
-def suggest_name(name: object, known: "list[str] | tuple[str, ...]", otherwise: str = "") -> str:
-    """The remedy for an unknown name: the nearest known one, else `otherwise`, else the known names."""
+def suggest_name(name: object, known: "list[str] | tuple[str, ...]", default: str = "") -> str:
+    """The remedy for an unknown name: the nearest known one, else `default`, else the known names."""
     near = difflib.get_close_matches(str(name), known, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
-    if otherwise:
-        return otherwise
+    if default:
+        return default
     return f"known are {', '.join(sorted(known)[:12])}" if known else "none is defined yet"
 
 
 def _find_struct_problems(value: object, kind: type[msgspec.Struct], path: str) -> Iterator[FieldProblem]:
+    """Yield the problems of a mapping: unknown keys, missing keys, and those of each known key."""
     if not isinstance(value, dict):
         rule = "is empty" if value is None else f"{_shorten(value)} is not a mapping"
         yield path, f"{rule}; write 'key: value' lines"
@@ -107,6 +108,7 @@ def _find_union_problems(value: object, kind: object, path: str) -> Iterator[Fie
 
 
 def _find_leaf_problems(value: object, kind: object, meta: Meta | None, path: str) -> Iterator[FieldProblem]:
+    """Yield the problem of one value without parts, by msgspec's own rules."""
     if kind is datetime and not (isinstance(value, str) and _RFC3339.fullmatch(value)):
         yield path, f"{_shorten(value)} is not a time with its zone; {_time_remedy(value)}"
         return
@@ -161,6 +163,7 @@ def _time_remedy(value: object) -> str:
 
 
 def _read_bounds(meta: Meta) -> tuple[float | None, float | None]:
+    """The bounds of a number, inclusive or not; None where it has none."""
     low = meta.ge if meta.ge is not None else meta.gt
     high = meta.le if meta.le is not None else meta.lt
     return low, high
@@ -169,19 +172,20 @@ def _read_bounds(meta: Meta) -> tuple[float | None, float | None]:
 def _find_length_problems(
     value: "list[object] | dict[str, object]", meta: Meta | None, path: str
 ) -> Iterator[FieldProblem]:
+    """Yield the problem of a list or mapping with too few or too many entries."""
     if meta and meta.min_length is not None and len(value) < meta.min_length:
         yield path, f"has {len(value)} entries, at least {meta.min_length} are needed; add one"
     if meta and meta.max_length is not None and len(value) > meta.max_length:
         yield path, f"has {len(value)} entries, {meta.max_length} at most; remove some"
 
 
-def _add_remedy(kind: object, otherwise: str) -> str:
+def _add_remedy(kind: object, advice: str) -> str:
     """`add it`, with the remedy of the field's type where it has one."""
     if get_origin(kind) is Annotated:
         for meta in get_args(kind)[1:]:
             if isinstance(meta, Meta) and meta.extra and "remedy" in meta.extra:
-                return f"{otherwise} ({meta.extra['remedy']})"
-    return otherwise
+                return f"{advice} ({meta.extra['remedy']})"
+    return advice
 
 
 def _shorten(value: object) -> str:

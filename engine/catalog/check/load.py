@@ -110,7 +110,7 @@ def _find_unread(folder: str, decoded: Mapping[str, _DecodedFile], problems: Seq
     for name, file in decoded.items():
         if file.spec is None:
             unread.add(name)
-            if file.key is not None:  # others may refer to the key although the file is called otherwise
+            if file.key is not None:  # others may refer to the key although the file has another name
                 unread.add(f"{name.rpartition('/')[0]}/{file.key}.yaml".removeprefix("/"))
     unread |= {name for name in REQUIRED if name not in decoded}
     # A misspelt key at the top of such a file may be the list that defines the names.

@@ -51,6 +51,7 @@ def is_unrestricted(offer: OfferSpec) -> bool:
 
 
 def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
+    """Yield the problems of one offer: limits that cannot hold, renderings that contradict each other."""
     for index, cap in enumerate(offer.caps):
         yield from _check_cap(f"caps[{index}]", cap, offer.tags)
     if offer.suppress and seconds(offer.suppress.within) + seconds(offer.suppress.lasts) > LONGEST:
@@ -77,6 +78,7 @@ def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
 
 
 def _check_cap(path: str, cap: CapSpec, tags: Iterable[str] | None) -> Iterator[FieldProblem]:
+    """Yield the problems of one cap; `tags` are those of its offer, None for the cap of a channel."""
     if cap.window == "calendar" and cap.per not in CALENDAR:
         yield (
             f"{path}.per",
@@ -92,6 +94,7 @@ def _check_cap(path: str, cap: CapSpec, tags: Iterable[str] | None) -> Iterator[
 
 
 def _check_channels(specs: Specs) -> Iterator[FieldProblem]:
+    """Yield the problems of the channels' time zones, caps and quiet hours."""
     yield from _check_zone("zone", specs.channels.zone, customer=False)
     for index, channel in enumerate(specs.channels.channels):
         path = f"channels[{index}]"
@@ -108,6 +111,7 @@ def _check_channels(specs: Specs) -> Iterator[FieldProblem]:
 
 
 def _check_zone(path: str, zone: str, *, customer: bool) -> Iterator[FieldProblem]:
+    """Yield the problem of a name that is not a time zone; `customer` allows the customer's own."""
     if zone == "customer" and customer:
         return
     try:
@@ -118,6 +122,7 @@ def _check_zone(path: str, zone: str, *, customer: bool) -> Iterator[FieldProble
 
 
 def _check_moments(specs: Specs, known: DefinedNames) -> Iterator[FieldProblem]:
+    """Yield the problems of moments: undefined names, and channels on which none of their offers can be shown."""
     placements: Mapping[str, list[str]] = {p.key: p.channels for p in specs.channels.placements}
     for index, moment in enumerate(specs.moments.values()):
         path = f"moments[{index}]"
@@ -140,6 +145,7 @@ def _check_moments(specs: Specs, known: DefinedNames) -> Iterator[FieldProblem]:
 
 
 def _check_trigger(trigger: TriggerSpec) -> Iterator[str]:
+    """Yield what is wrong with a trigger."""
     given = [name for name in ("event", "date", "when") if getattr(trigger, name)]
     if len(given) != 1:
         yield f"has {' and '.join(given) or 'no condition'}; give one of event, date and when"
@@ -148,6 +154,7 @@ def _check_trigger(trigger: TriggerSpec) -> Iterator[str]:
 
 
 def _check_weights(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterator[FieldProblem]:
+    """Yield the offers of context weights that their placement does not have."""
     named = spec.offers
     for index, weight in enumerate(spec.weights):
         path = f"weights[{index}].offers"

@@ -74,6 +74,7 @@ def _check_floor(
 def _check_policy(
     specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str, known: DefinedNames
 ) -> Iterator[FieldProblem]:
+    """Yield the problems of one policy at a placement, without those of its floor."""
     metric = next((one for one in specs.metrics.metrics if one.key == selection.reward.metric), None)
     if metric is not None:
         yield from _check_reward(policy, metric, path)
@@ -88,6 +89,7 @@ def _check_policy(
 
 
 def _check_reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator[FieldProblem]:
+    """Yield the problem of a reward outside [0, 1] for a policy that learns from successes."""
     if METRIC_KINDS[metric.kind].rewards_are_counts or takes_amounts(policy.kind):
         return
     able = ", ".join(kind for kind in KINDS if kind != NOT_LEARNING and takes_amounts(kind))
@@ -96,6 +98,7 @@ def _check_reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator
 
 
 def _check_pool(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path: str) -> Iterator[FieldProblem]:
+    """Yield groups that do not exist, and a pool of too many combinations."""
     segments = [key for key, segment in specs.segments.items() if segment.condition is not None]
     sizes: list[int] = []
     for index, pooled in enumerate(policy.pool):
@@ -117,6 +120,7 @@ def _check_pool(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path
 
 
 def _check_attributes(specs: Specs, policy: PolicySpec, path: str) -> Iterator[FieldProblem]:
+    """Yield attributes that no offer has, and texts that are read as numbers."""
     known = set[str]()
     for offer in specs.offers.values():
         known.update(offer_attributes(offer).keys() - {"tags"}, (f"tags.{tag}" for tag in offer.tags))

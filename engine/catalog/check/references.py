@@ -46,6 +46,7 @@ def _check_segments(known: DefinedNames, path: str, condition: object) -> Iterat
 
 
 def _check_experiment(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:
+    """Yield the problems of one experiment: undefined names, variants, ranges, schedule, prerequisites."""
     if spec.metrics:
         yield from check_defined("metrics.primary", spec.metrics.primary, known.metrics, "metrics.yaml")
         for name, keys in (("secondary", spec.metrics.secondary), ("guardrails", spec.metrics.guardrails)):
@@ -69,6 +70,7 @@ def _check_experiment(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -
 
 
 def _check_variants(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:
+    """Yield the problems of the variants' keys, weights and offers, and of their placement."""
     keys = [variant.key for variant in spec.variants]
     for key, times in Counter(keys).items():
         if times > 1:
@@ -97,6 +99,7 @@ def _check_variants(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> 
 
 
 def _check_ranges(spec: ExperimentSpec) -> Iterator[FieldProblem]:
+    """Yield the problems of variants' own ranges: empty, overlapping, or beside weights and coverage."""
     own = [(variant.range[0], variant.range[1]) for variant in spec.variants if variant.range is not None]
     if not own:
         return
@@ -116,6 +119,7 @@ def _check_ranges(spec: ExperimentSpec) -> Iterator[FieldProblem]:
 
 
 def _check_schedule(spec: ExperimentSpec) -> Iterator[FieldProblem]:
+    """Yield the problems of dates and ramp, and of units that cannot be sticky or a fallback."""
     if spec.start and spec.end and spec.end <= spec.start:
         yield "end", f"{spec.end.isoformat()} is not after the start; move one of them"
     times = [step.at for step in spec.ramp]
@@ -131,6 +135,7 @@ def _check_schedule(spec: ExperimentSpec) -> Iterator[FieldProblem]:
 
 
 def _check_selection(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterator[FieldProblem]:
+    """Yield the problems of one selection: undefined names, repeated offers, an unusable fallback."""
     shown_on = next((p.channels for p in specs.channels.placements if p.key == spec.placement), None)
     yield from check_defined("placement", spec.placement, known.placements, "channels.yaml")
     for index, channel in enumerate(spec.channels or []):
@@ -164,6 +169,7 @@ def _check_selection(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> 
 
 
 def _check_offers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
+    """Yield the problems of offers' names, audiences and dates."""
     for offer in specs.offers.values():
         file = f"{specs.folder}/offers/{offer.key}.yaml"
         found: list[FieldProblem] = []
@@ -176,6 +182,7 @@ def _check_offers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 
 
 def _check_single_files(specs: Specs) -> Iterator[Problem]:
+    """Yield keys that are defined twice, placements on undefined channels, and incomplete metrics."""
     lists: Mapping[str, tuple[str, list[str]]] = {
         "channels.yaml": ("channels", _channel_keys(specs)),
         "metrics.yaml": ("metrics", [metric.key for metric in specs.metrics.metrics]),
@@ -204,6 +211,7 @@ def _check_metric(metric: MetricSpec) -> Iterator[FieldProblem]:
 
 
 def _check_placements(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
+    """Yield placements on a channel with no selection, or with more than one."""
     taken: dict[tuple[str, str], str] = {}
     for spec in specs.selections.values():
         shown_on = next((p.channels for p in specs.channels.placements if p.key == spec.placement), [])
@@ -222,6 +230,7 @@ def _check_placements(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 
 
 def _check_layers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
+    """Yield reserved ranges that overlap, are empty or of no experiment, and live experiments without one."""
     file = f"{specs.folder}/layers.yaml"
     for index, layer in enumerate(specs.layers.layers):
         members = [experiment for experiment in specs.experiments.values() if experiment.layer == layer.key]
@@ -247,6 +256,7 @@ def _check_layers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 
 
 def _check_cycles(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
+    """Yield segments and prerequisites that refer to themselves, and segments that are not well defined."""
     cycle = find_cycle({segment.key: list(segments_in(segment.condition)) for segment in specs.segments.values()})
     if cycle:
         yield Problem(

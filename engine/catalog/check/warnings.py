@@ -69,6 +69,7 @@ def required_units(metric: MetricSpec, change: float, alpha: float, shares: tupl
 
 
 def _check_experiment(specs: Specs, spec: ExperimentSpec, now: float) -> Iterator[FieldProblem]:
+    """Yield the warnings of one experiment: missing hypothesis, metrics or end, and a run that is too short."""
     if spec.hypothesis is None:
         yield "hypothesis", "is missing; write what changes for the customer, and why the metric should follow"
     if spec.metrics is None:

@@ -50,7 +50,10 @@ class _NotTextError(ValueError):
 
 
 class DecodedYaml(NamedTuple):
-    """The value of a YAML text, None where there are problems; `spellings` has numbers written otherwise than `str`."""
+    """The value of a YAML text, None where there are problems.
+
+    `spellings` has, by path, the numbers that the file writes in another way than `str` does.
+    """
 
     value: object
     problems: list[Problem]
@@ -122,6 +125,7 @@ def _describe_syntax_error(error: yaml.MarkedYAMLError, text: str) -> str:
 
 
 def _line(event: Event) -> int:
+    """The line of an event, counted from 1."""
     return event.start_mark.line + 1 if event.start_mark else 1
 
 
@@ -182,6 +186,7 @@ class _YamlReader:
         return None
 
     def read_mapping(self, events: Iterator[Event], path: str, depth: int) -> dict[str, object]:
+        """The value of a mapping whose start was consumed; the last of repeated keys counts, each is reported."""
         values: dict[str, object] = {}
         lines: dict[str, int] = {}
         while not isinstance(event := next(events), MappingEndEvent):
@@ -232,6 +237,7 @@ class _YamlReader:
         return self.read_number(event, path, number) if number else text
 
     def read_number(self, event: ScalarEvent, path: str, number: re.Match[str]) -> float | None:
+        """The number of a scalar that looks like one; None where it is reported as ambiguous or too large."""
         text = number[0]
         if _LEADING_ZERO.match(text):
             rule = "starts with a zero; quote it if it is text, drop the zero if it is a number"

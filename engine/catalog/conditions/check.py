@@ -74,6 +74,7 @@ def _join(path: str, name: object) -> str:
 
 
 def _check_document(condition: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
+    """Yield the mistakes of a condition or of a part of one."""
     if not isinstance(condition, Mapping):
         yield ConditionProblem(path, condition, "is not a condition", "write 'trait: value' or 'trait: {$gte: 2}'")
         return
@@ -117,6 +118,7 @@ def _check_text_trait(value: object, path: str) -> Iterator[ConditionProblem]:
 def _check_alternatives(
     key: str, value: object, path: str, groups: Collection[str] | None
 ) -> Iterator[ConditionProblem]:
+    """Yield the mistakes of the list of a `$and`, `$or` or `$nor`."""
     if not isinstance(value, list | tuple):
         yield ConditionProblem(path, value, "is not a list of conditions", f"write '{key}: [{{…}}, {{…}}]'")
         return
@@ -128,6 +130,7 @@ def _check_alternatives(
 
 
 def _check_value(value: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
+    """Yield the mistakes of what a trait must be; a plain value has none."""
     if not isinstance(value, Mapping):
         return
     if is_operators(value):
@@ -150,6 +153,7 @@ def _check_value(value: object, path: str, groups: Collection[str] | None) -> It
 
 
 def _check_operand(name: str, operand: object, path: str, groups: Collection[str] | None) -> Iterator[ConditionProblem]:
+    """Yield the mistakes of one operator and its operand."""
     if name not in OPERATORS:
         yield ConditionProblem(path, name, "is not an operator", _suggest_name(name, OPERATORS))
     elif name in {"$not", "$size"}:
@@ -171,6 +175,7 @@ def _check_operand(name: str, operand: object, path: str, groups: Collection[str
 
 
 def _check_pattern(operand: object, path: str) -> Iterator[ConditionProblem]:
+    """Yield the mistake of a pattern that does not compile."""
     if not isinstance(operand, str):
         yield ConditionProblem(path, operand, "is not a text", "put the pattern into quotes")
         return

@@ -79,6 +79,7 @@ def conjuncts(condition: Mapping[str, object]) -> Iterator[Mapping[str, object]]
 
 
 def _read_fields(condition: Mapping[str, object]) -> Iterator[str]:
+    """Yield the traits of a condition, at any depth."""
     for key, value in condition.items():
         if key == "$not" and isinstance(value, Mapping):
             yield from _read_fields(value)
@@ -104,6 +105,7 @@ def _always(_: object) -> bool:
 
 
 def _all(tests: Sequence[ValueTest]) -> ValueTest:
+    """The test that all tests hold; without any it always holds."""
     if not tests:
         return _always
     if len(tests) == 1:
@@ -119,6 +121,8 @@ def _all(tests: Sequence[ValueTest]) -> ValueTest:
 
 
 def _any(tests: Sequence[ValueTest]) -> ValueTest:
+    """The test that one of the tests holds."""
+
     def test(value: object) -> bool:
         for part in tests:  # noqa: SIM110  as above
             if part(value):
@@ -230,6 +234,7 @@ def _compile_operator(name: str, operand: object, groups: SavedGroups) -> ValueT
 
 
 def _equal(expected: object) -> ValueTest:
+    """The test of `$eq`: equal without coercion."""
     if expected is None or isinstance(expected, bool):
         return lambda value: value is expected
     if isinstance(expected, str):
@@ -266,6 +271,7 @@ def _every(options: object, groups: SavedGroups, *, fold: bool) -> ValueTest:
 
 
 def _folded(expected: str) -> ValueTest:
+    """The test that a value as text equals the expected one, ignoring case."""
     lower = expected.lower()
     return lambda value: to_text(value).lower() == lower
 
@@ -279,6 +285,7 @@ def _some_element(expected: object, groups: SavedGroups) -> ValueTest:
 
 
 def _pattern(operand: object, *, ignore_case: bool) -> ValueTest:
+    """The test that the value as text matches a pattern; a malformed pattern never does."""
     if not isinstance(operand, str):
         return _never
     try:

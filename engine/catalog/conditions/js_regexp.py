@@ -58,7 +58,7 @@ def compile_pattern(pattern: str, *, ignore_case: bool = False) -> Callable[[str
     """A test whether `pattern` matches anywhere in a text.
 
     Raises:
-        PatternError: if the pattern is malformed, or its meaning or its time cannot be kept.
+        PatternError: if the pattern is malformed, has no equivalent in RE2, or could take too long.
     """
     if len(pattern) > MAX_PATTERN:
         raise PatternError(f"is longer than {MAX_PATTERN} characters", "split it into several under $or")
@@ -242,7 +242,7 @@ class _PatternParser:
             if letter.isascii() and (letter.isalpha() or (in_class and letter and letter in "0123456789_")):
                 self.at += 1
                 return _of(chr(ord(letter) % 32))
-            self.at -= 1  # Annex B: the backslash stands for itself
+            self.at -= 1  # Annex B: the backslash is a literal character
             return _of("\\")
         if char.isascii() and char.isdigit():
             return self.parse_number(in_class=in_class)

@@ -52,6 +52,7 @@ def compare_specs(old: Specs, new: Specs, now: float) -> list[Change]:
 
 
 def _compare_experiments(old: Specs, new: Specs, now: float) -> Iterator[Change]:
+    """Yield the changes of all experiments, by key."""
     for key in sorted({*old.experiments, *new.experiments}):
         before, after = old.experiments.get(key), new.experiments.get(key)
         if after is None and before is not None:
@@ -70,6 +71,7 @@ def _compare_experiments(old: Specs, new: Specs, now: float) -> Iterator[Change]
 def _compare_experiment(
     old: Specs, new: Specs, before: ExperimentSpec, after: ExperimentSpec, now: float
 ) -> Iterator[FieldChange]:
+    """Yield the changes of one experiment; in a draft all are safe but that of its status."""
     if before.status != after.status:
         yield "status", *_compare_status(before.status, after.status)
     changes = [
@@ -104,6 +106,7 @@ def _only_shows(path: str) -> bool:
 
 
 def _compare_status(before: str, after: str) -> tuple[Safety, str]:
+    """The class and the reason of a change of status."""
     if after == "draft" and before in {"running", "paused"}:
         return "unsafe", "a draft is never decided, so customers in it lose their variant; use paused or stopped"
     if before == "running":
@@ -175,10 +178,12 @@ def _compare_audience(old: Specs, new: Specs, before: ExperimentSpec, after: Exp
 
 
 def _covering_holdouts(specs: Specs, spec: ExperimentSpec) -> set[str]:
+    """The keys of the holdouts that cover an experiment."""
     return {h.key for h in specs.layers.holdouts if not h.tags or set(h.tags) & set(spec.tags)}
 
 
 def _compare_schedule(before: ExperimentSpec, after: ExperimentSpec, now: float) -> Iterator[FieldChange]:
+    """Yield the changes of start, end and coverage; what matters is whether they take effect before or after now."""
     began = before.start.timestamp() if before.start else 0.0
     begins = after.start.timestamp() if after.start else 0.0
     if began != begins:
@@ -207,11 +212,13 @@ def _compare_schedule(before: ExperimentSpec, after: ExperimentSpec, now: float)
 
 
 def _coverage_at(spec: ExperimentSpec, time: float) -> float:
+    """The coverage at a time, in seconds since 1970, by the ramp."""
     steps = [step.coverage for step in spec.ramp if step.at.timestamp() <= time]
     return steps[-1] if steps else spec.coverage
 
 
 def _compare_variants(before: ExperimentSpec, after: ExperimentSpec) -> Iterator[FieldChange]:
+    """Yield the changes of the variants' keys, ranges, weights and content."""
     if [v.key for v in before.variants] != [v.key for v in after.variants]:
         yield "variants", "unsafe", "all ranges move, so customers change their variant"
         return
@@ -233,6 +240,7 @@ def _is_within(inner: list[float] | None, outer: list[float] | None) -> bool:
 
 
 def _compare_layers(old: Specs, new: Specs) -> Iterator[Change]:
+    """Yield the layers that hash units to other places; a new or removed layer shows in its experiments."""
     before = {layer.key: _describe_hash(layer) for layer in old.layers.layers}
     for layer in new.layers.layers:
         if before.get(layer.key, _describe_hash(layer)) != _describe_hash(layer):
@@ -248,10 +256,12 @@ def _compare_layers(old: Specs, new: Specs) -> Iterator[Change]:
 
 
 def _describe_hash(layer: LayerSpec) -> str:
+    """The seed and version that decide the place of a unit in a layer."""
     return f"{layer.seed or f'__{layer.key}'}, version {layer.hash_version}"
 
 
 def _compare_holdouts(old: Specs, new: Specs) -> Iterator[Change]:
+    """Yield the changes of holdouts, by key."""
     before = {holdout.key: holdout for holdout in old.layers.holdouts}
     after = {holdout.key: holdout for holdout in new.layers.holdouts}
     for key in sorted({*before, *after}):
@@ -263,6 +273,7 @@ def _compare_holdouts(old: Specs, new: Specs) -> Iterator[Change]:
 
 
 def _compare_holdout(before: HoldoutSpec | None, after: HoldoutSpec | None) -> tuple[Safety, str]:
+    """The class and the reason of a change of one holdout; None is one that is not defined."""
     if after is None:
         return "unsafe", "its customers enter experiments, and the total effect can no longer be measured"
     if before is None:

@@ -77,6 +77,7 @@ def offer_changes(old: Specs, new: Specs) -> Iterator[Change]:
 
 
 def _compare_selections(old: Specs, new: Specs) -> Iterator[Change]:
+    """Yield the changes of selections, by key."""
     for key in sorted({*old.selections, *new.selections}):
         before, after = old.selections.get(key), new.selections.get(key)
         if before is None:
@@ -90,6 +91,7 @@ def _compare_selections(old: Specs, new: Specs) -> Iterator[Change]:
 
 
 def _compare_selection(old: Specs, new: Specs, before: SelectionSpec, after: SelectionSpec) -> Iterator[FieldChange]:
+    """Yield the changes of one selection; those that lose its placement or its learnt state are unsafe."""
     one, two = before.policy, after.policy
     if (one.kind, one.features, one.pool, one.attributes) != (two.kind, two.features, two.pool, two.attributes):
         yield "policy", "unsafe", "its learnt state does not fit the new policy, which starts from its prior"
@@ -107,6 +109,7 @@ def _compare_selection(old: Specs, new: Specs, before: SelectionSpec, after: Sel
 
 
 def _compare_channels(old: Specs, new: Specs) -> Iterator[Change]:
+    """Yield the changes of the default time zone, of channels and of placements."""
     zones = old.channels.zone, new.channels.zone
     if zones[0] != zones[1]:
         yield Change(key="channels", path="zone", verdict="safe", reason=ZONE, old=zones[0], new=zones[1])
@@ -139,6 +142,7 @@ def _compare_entries(
 def _compare_entry(
     key: str, place: str, before: msgspec.Struct | None, after: msgspec.Struct | None, reasons: _Reasons
 ) -> Iterator[Change]:
+    """Yield the changes of one entry, which is None on the side that does not have it."""
     if before is None:
         yield Change(key=key, path=place, verdict="safe", reason=f"new; {reasons.default}")
     elif after is None:

@@ -141,6 +141,7 @@ def _compile_experiment(
     layers: Mapping[str, Layer],
     holdouts: list[tuple[HoldoutSpec, Holdout]],
 ) -> Experiment:
+    """One experiment with its layer and holdouts; a flag has no holdouts."""
     low, high = specs.layer_range(spec)
     indices = {variant.key: index for index, variant in enumerate(spec.variants)}
     return Experiment(

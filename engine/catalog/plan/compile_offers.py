@@ -115,6 +115,7 @@ def to_timestamp(time: datetime | None, default: float) -> float:
 
 
 def _index_offers(offers: Iterable[Offer]) -> OfferIndex:
+    """The index of offers, in their order."""
     return build_offer_index(
         [
             IndexedOffer(
@@ -133,6 +134,7 @@ def _index_offers(offers: Iterable[Offer]) -> OfferIndex:
 
 
 def _compile_moment(specs: Specs, spec: MomentSpec, offers: list[Offer]) -> Moment:
+    """One moment of truth with its offers, which keep their order of precedence."""
     return Moment(
         key=spec.key,
         spec=spec,

@@ -123,11 +123,13 @@ def compile_limits(specs: Specs, offer: OfferSpec, watched: Collection[str]) -> 
 
 
 def _exposure_counters(names: Iterable[str], channel: str, watched: Collection[str]) -> tuple[str, ...]:
+    """The watched counters to which an exposure on a channel adds."""
     counters = (f"{EXPOSURE}|{name}" for name in (*names, f"channel:{channel}", "*"))
     return tuple(counter for counter in counters if counter in watched)
 
 
 def _feedback_events(offer: OfferSpec, names: Collection[str], watched: Iterable[str]) -> frozenset[str]:
+    """The events after an exposure that change a counter, the stock or the budget of the offer."""
     events = {counter.partition("|")[0] for counter in watched if _may_count(counter, names)} - {EXPOSURE}
     if ANSWERED in events:  # `answered` is no event of its own: any of these events is an answer
         events = (events - {ANSWERED}) | ANSWERS
@@ -158,6 +160,7 @@ def _scope(cap: CapSpec, offer: OfferSpec | None, channel: str) -> str:
 
 
 def _compile_cap(cap: CapSpec, scope: str) -> Cap:
+    """A cap on the counter of its event and scope."""
     zone = None if cap.zone == "customer" else cap.zone
     return Cap(
         counter=f"{cap.event}|{scope}",
@@ -169,6 +172,7 @@ def _compile_cap(cap: CapSpec, scope: str) -> Cap:
 
 
 def _suppression(offer: OfferSpec) -> Suppression | None:
+    """The suppression rule of an offer as counters; None where it has none."""
     rule: SuppressSpec | None = offer.suppress
     if rule is None:
         return None
