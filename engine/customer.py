@@ -286,10 +286,11 @@ def _is_in_force(consent: Consent, now: float) -> bool:
 
 def _nest(tree: dict[str, object], name: str, value: TraitValue) -> None:
     """Write a value under its dotted name; a plain value on the way gives way to a mapping."""
-    *path, leaf = name.split(".")
-    for part in path:
+    part, dot, rest = name.partition(".")
+    while dot:
         child = tree.get(part)
         if not isinstance(child, dict):
             child = tree[part] = {}
         tree = child
-    tree[leaf] = value
+        part, dot, rest = rest.partition(".")
+    tree[part] = value

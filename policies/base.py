@@ -229,8 +229,9 @@ class Bandit(ABC):
     def _cached_probabilities(self, x: ArrayLike | None, candidates: Ints | None) -> Floats:
         """The floored propensities of these candidates, from the cache where the same context was asked before."""
         key = (x.tobytes() if isinstance(x, np.ndarray) else b"", b"" if candidates is None else candidates.tobytes())
-        if key[0] and key in self._cache:
-            return self._cache[key]
+        cached = self._cache.get(key) if key[0] else None
+        if cached is not None:
+            return cached
         context = self._context(x)
         if candidates is not None:
             self._check_candidates(candidates)

@@ -190,7 +190,7 @@ def _check_request(plan: Plan, request: DecideRequest) -> None:
     if request.channel not in plan.channels:
         raise BadInput(f"channel: {request.channel!r} is not a channel; use one of {', '.join(sorted(plan.channels))}")
     for index, placement in enumerate(request.placements):
-        if placement in request.placements[:index]:
+        if index and placement in request.placements[:index]:
             raise BadInput(f"placements[{index}]: {placement!r} is asked for twice; ask once")
         if (request.channel, placement) not in plan.selections:
             on = ", ".join(sorted(p for c, p in plan.selections if c == request.channel)) or "(none)"
