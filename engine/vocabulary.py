@@ -58,6 +58,11 @@ CONVERSATION_CLOSED: Final = "conversation_closed"
 MERGED: Final = "$merge"
 """The engine's own event in the log: two profiles were merged into one customer."""
 
+EXPERIMENT_PAUSED: Final = "experiment_paused"
+EXPERIMENT_RESUMED: Final = "experiment_resumed"
+STOCK_LEVEL: Final = "stock_level"
+"""The engine's own audit events: somebody used the kill switch, or set a stock. They belong to no customer."""
+
 NOT_VISITS: Final = (
     REFUNDS | {"email_sent", IGNORED, "back_in_stock"} | {name for name, opens in COMPLAINTS.items() if not opens}
 )

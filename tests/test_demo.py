@@ -46,7 +46,7 @@ def test_a_second_demo_on_the_folder_of_one_that_runs_is_refused(tmp_path: Path)
 
 def test_a_port_that_is_taken_costs_no_earlier_demo_its_log(tmp_path: Path) -> None:
     log = _left_by_a_demo(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(BadInput, match="cannot be had"):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(BadInput, match="cannot listen on"):
         demo.run_demo(
             from_environment(port=taken.getsockname()[1], data=tmp_path),
             1,

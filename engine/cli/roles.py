@@ -61,7 +61,7 @@ def serve(
     settings = from_environment(experiments=experiments, data=data, redis=redis, host=host, port=port, workers=workers)
     log_to_stderr()
     if fd is not None:
-        serve_requests(settings, adopt_listener(fd), tells=not quiet)
+        serve_requests(settings, adopt_listener(fd), logs_changes=not quiet)
         return 0
     load_keys_from_settings(settings)  # a bad file of keys is reported before the address is announced
     with listen(settings.host, settings.port) as listener:

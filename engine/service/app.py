@@ -11,39 +11,49 @@ from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from engine.service.auth import load_keys_from_settings
+from engine.service.decision_flow import DecisionFlow
 from engine.service.endpoints.admin import admin_routes
+from engine.service.endpoints.decide import decide_routes
+from engine.service.endpoints.events import event_routes
 from engine.service.endpoints.explain import explain_routes
+from engine.service.endpoints.exposures import exposure_routes
 from engine.service.endpoints.health import health_routes
 from engine.service.endpoints.ofrep import ofrep_routes
 from engine.service.endpoints.openapi import docs_routes
 from engine.service.endpoints.profiles import profile_routes
 from engine.service.endpoints.stock import stock_routes
-from engine.service.http import PROBLEM, endpoint, keep_encoded_slashes, request_id_of
+from engine.service.http import PROBLEM, keep_encoded_slashes, request_id_of
 from engine.service.problems import Refusal
 from engine.service.worker import Worker
 from engine.settings import Settings
+
+NO_ROUTE = {
+    404: "no endpoint has this address; see /docs",
+    405: "this address does not take the method; see /docs",
+}
 
 
 class _App(Litestar):
     async def __call__(
         self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
     ) -> None:
-        """Litestar looks for routes in the decoded path; an id may have a slash."""
+        """Keep the encoded slashes of ids: Litestar routes by the decoded path."""
         if scope["type"] == ScopeType.HTTP:
             scope = keep_encoded_slashes(cast("HTTPScope", scope))
         await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings, *, tells: bool = True) -> Litestar:
-    """One decision server on `settings`; `tells` as in `PlanWatch`.
+def create_app(settings: Settings, *, logs_changes: bool = True) -> Litestar:
+    """One decision server on `settings`; `logs_changes` as in `PlanWatch`.
 
     Raises:
         CatalogError: if the experiments folder has problems.
-        BadInput: if the keys cannot be used, or there are none and others than this machine could connect.
+        BadInput: if the keys are invalid, or there are none and other machines could connect.
     """
     keys = load_keys_from_settings(settings)
-    client, admin = keys.guard("client"), keys.guard("admin")
-    worker = Worker(settings, tells=tells)
+    client, server, admin = keys.guard_for("client"), keys.guard_for("server"), keys.guard_for("admin")
+    worker = Worker(settings, logs_changes=logs_changes)
+    flow = DecisionFlow(worker)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -53,27 +63,27 @@ def create_app(settings: Settings, *, tells: bool = True) -> Litestar:
     limit = settings.body_limit
     return _App(
         route_handlers=[
-            endpoint("/v1/decide", {"POST": worker.decide}, limit=limit, guard=client),
-            endpoint("/v1/exposures", {"POST": worker.expose}, limit=limit, guard=client),
-            endpoint("/v1/events", {"POST": worker.events}, limit=limit, guard=client),
-            *ofrep_routes(worker, client, limit),
+            *decide_routes(worker, flow, client, limit),
+            *exposure_routes(worker, client, limit),
+            *event_routes(worker, client, limit),
+            *ofrep_routes(worker, flow, client, limit),
             *admin_routes(worker, admin, limit),
-            *explain_routes(worker, keys.guard("server"), limit),
-            *stock_routes(worker, keys.guard("server"), limit),
-            *profile_routes(worker, keys.guard("server"), limit),
+            *explain_routes(worker, flow, server, limit),
+            *stock_routes(worker, server, limit),
+            *profile_routes(worker, server, limit),
             *health_routes(worker),
             *docs_routes(),
         ],
         lifespan=[lifespan],
-        exception_handlers={HTTPException: _problem},
+        exception_handlers={HTTPException: _answer_without_route},
         openapi_config=None,
         logging_config=None,
     )
 
 
-def _problem(request: "Request[object, object, State]", error: HTTPException) -> Response[bytes]:
-    detail = {404: "there is nothing at this address; see /docs", 405: "the method is not offered here"}
-    refusal = Refusal(error.status_code, detail.get(error.status_code, error.detail))
+def _answer_without_route(request: "Request[object, object, State]", error: HTTPException) -> Response[bytes]:
+    """The problem of a request that no endpoint takes, which Litestar answers."""
+    refusal = Refusal(error.status_code, NO_ROUTE.get(error.status_code, error.detail))
     request_id = request_id_of(request.scope["headers"]).decode()
     return Response(
         refusal.body(request_id),

@@ -1,9 +1,9 @@
--- KEYS[1] a request that may come again; ARGV[1] what to keep of it ('' forgets it), ARGV[2] for how many seconds,
--- ARGV[3] what that may replace: '' nothing, '?' any request that has begun, else exactly this.
--- Returns what was kept before, unless it was replaced. (SET … NX GET would do for '', but redis-py makes its reply a
--- boolean.)
-local earlier, over = redis.call('GET', KEYS[1]), ARGV[3]
-if earlier and not (earlier == over or (over == '?' and string.sub(earlier, 1, 1) == '?')) then return earlier end
+-- KEYS[1] the idempotency key's entry; ARGV[1] the value to store ('' deletes the entry), ARGV[2] its life in seconds,
+-- ARGV[3] which stored value may be replaced: '' none, '?' that of any request in progress, else exactly this one.
+-- Returns the stored value if it may not be replaced, else false. (SET ... NX GET would do for '', but redis-py turns
+-- its reply into a boolean.)
+local stored, replaces = redis.call('GET', KEYS[1]), ARGV[3]
+if stored and not (stored == replaces or (replaces == '?' and string.sub(stored, 1, 1) == '?')) then return stored end
 if ARGV[1] == '' then
   redis.call('DEL', KEYS[1])
 else

@@ -1,11 +1,34 @@
-"""A request that is sent again with its `Idempotency-Key` gets the answer it had; the log holds that decision once.
+"""Repeats the stored answer when a request is sent again with its `Idempotency-Key`; the log holds one decision.
 
-As in the IETF's draft-ietf-httpapi-idempotency-key-header: the key with another body is refused with 422. Of several
-that come at once the first decides and the others wait for it; if it takes too long its worker is taken for dead.
+Follows the IETF's draft-ietf-httpapi-idempotency-key-header: a key that comes with another body is refused with 422.
 
-The answer is kept with its records before they are in the spool, and without them after. Who finds records does not
-know whether the worker that put them there lived to spool them, so it spools them too: `repeatable` ids tell the
-collector which decisions may come twice.
+Invariants:
+
+1. All requests with one key and one body get one answer, for `LIFE` seconds, at whichever worker they arrive.
+2. That answer's records are in a spool before it is sent, also when the worker that decided died in between: the answer
+   is stored together with its records, and a worker that reads an answer with records appends them before it answers.
+   So records may be appended twice. Ids made by `mark_repeatable` tell the collector to drop the second copy.
+3. The answer to an erased customer is never stored.
+4. Without the store every request is decided again: answering in time matters more than repeating the answer.
+
+The entry in Redis (`keyspace.idempotent_answer` of a digest of the caller and the key), DIGEST being that of the body:
+
+| state | value |
+|---|---|
+| unused | no entry |
+| in progress | `?` DIGEST(16) NONCE(8): the worker that wrote this nonce decides |
+| answered | `=` DIGEST(16) msgpack of `PreparedAnswer` with its records: they may not be in a spool yet |
+| recorded | the same with no records |
+
+| from | when | to |
+|---|---|---|
+| unused | a request takes the key | in progress |
+| in progress | the decision is made; also by a worker that was overtaken, if it is the first to finish | answered |
+| in progress | the decision failed, or its customer is erased | unused |
+| in progress | nothing for `PATIENCE` seconds: a waiting request takes the worker for dead | in progress, new nonce |
+| answered | the records were appended to a spool | recorded |
+| answered, recorded | the customer is erased | unused |
+| any | `LIFE` seconds | unused |
 """
 
 import asyncio
@@ -21,23 +44,22 @@ from engine.customers.redis.pipeline import RedisPipeline, RedisReply, Script
 from engine.errors import StoreUnavailable
 from engine.hashing import identifier_digest
 from engine.service.problems import Refusal
+from engine.service.recorder import Payloads
 from engine.service.store_health import StoreHealth
 
 LIFE = 60
-"""Seconds; a client that asks again does so at once, and a busy shop makes many answers in a minute."""
+"""Seconds; a client repeats a request at once, and a busy shop stores many answers in a minute."""
 PATIENCE = 0.5
-"""Seconds for which a request that has begun is waited for."""
-LOOK = 0.01
+"""Seconds that a request in progress is waited for."""
+POLL_SECONDS = 0.01
 DIGEST = 16
-BEGUN, DONE = b"?", b"="
-
-Payloads = list[tuple[bytes, str]]
+IN_PROGRESS, ANSWERED = b"?", b"="
 
 
 class PreparedAnswer(msgspec.Struct, frozen=True, array_like=True):
-    """An answer as it was given; `records` (payload, customer) are those that may not be in the log yet.
+    """An encoded answer and its `records`, which may not be in a spool yet.
 
-    It names the `customer`, where it may be kept at all: of the erased, nothing is.
+    `customer` finds it for an erasure; None marks the answer to an erased customer, which is not stored.
     """
 
     answer: bytes
@@ -46,110 +68,121 @@ class PreparedAnswer(msgspec.Struct, frozen=True, array_like=True):
 
 
 _TEXT = Path(__file__).with_name("idempotency.lua").read_text(encoding="utf-8")
-_CLAIM = Script(_TEXT, sha1(_TEXT.encode(), usedforsecurity=False).hexdigest())
+_REPLACE = Script(_TEXT, sha1(_TEXT.encode(), usedforsecurity=False).hexdigest())
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(PreparedAnswer).decode
 
 
 class IdempotentAnswers:
-    """The requests that one worker was sent with a key; `spool` takes records, as payload and customer."""
+    """The keyed requests of one worker; `append` writes encoded records to its spool."""
 
-    def __init__(self, wire: RedisPipeline, away: StoreHealth, spool: Callable[[Payloads], None]) -> None:
-        self._wire = wire
-        self._away = away
-        self._spool = spool
+    def __init__(self, pipeline: RedisPipeline, health: StoreHealth, append: Callable[[Payloads], None]) -> None:
+        self._pipeline = pipeline
+        self._health = health
+        self._append = append
 
-    async def once(self, scope: str, body: bytes, make: Callable[[], Awaitable[PreparedAnswer]]) -> bytes:
-        """The answer to the request `body` with the key `scope` names: the one it had, or else what `make` makes.
+    async def answer_once(self, scope: str, body: bytes, prepare: Callable[[], Awaitable[PreparedAnswer]]) -> bytes:
+        """Answer a request: with the stored answer of its key if there is one, else with what `prepare` returns.
+
+        Args:
+            scope: the key together with whose key it is.
+            body: the request's bytes; a repetition has the same.
+            prepare: decides, and appends nothing: the records are appended here.
 
         Raises:
-            Refusal: 422 if the key was used for another request.
+            Refusal: 422 if the key was used for another body.
         """
-        if self._away.now:
-            return self._only(await make())
-        name, request = _name(scope), _digest(body)
-        mine = BEGUN + request + os.urandom(8)
+        if self._health.is_away:
+            return self._answer_unstored(await prepare())
+        name, digest = _entry_name(scope), _digest(body)
+        in_progress = IN_PROGRESS + digest + os.urandom(8)
         try:
-            earlier = await self._begun(name, mine)
-            if earlier is not None:
-                return self._given(name, request, earlier)
+            stored = await self._take_key(name, in_progress)
+            if stored is not None:
+                return self._answer_stored(name, digest, stored)
         except StoreUnavailable:
-            return self._only(await make())
+            return self._answer_unstored(await prepare())
         try:
-            kept = await make()
-        except BaseException:
-            _unheard(self._wire.call(_CLAIM, [name], [b"", LIFE, mine]))
+            prepared = await prepare()
+        except BaseException:  # a cancellation too: the next request with this key must not wait for a dead one
+            self._free_key(name, in_progress)
             raise
-        if kept.customer is None:
-            _unheard(self._wire.call(_CLAIM, [name], [b"", LIFE, mine]))
-            return self._only(kept)
-        done = DONE + request + _encode(kept)
+        if prepared.customer is None:
+            self._free_key(name, in_progress)
+            return self._answer_unstored(prepared)
+        answered = ANSWERED + digest + _encode(prepared)
         try:
-            earlier = await self._put(name, done, BEGUN)
+            # Stored before its records are appended (invariant 2). An overtaker may have answered: then its answer is
+            # the key's, and this one is dropped unrecorded.
+            stored = await self._replace(name, answered, IN_PROGRESS)
         except StoreUnavailable:
-            return self._only(kept)
-        return self._given(name, request, earlier or done)
+            return self._answer_unstored(prepared)
+        return self._answer_stored(name, digest, stored or answered)
 
-    async def _begun(self, name: str, mine: bytes) -> bytes | None:
-        """What another made of the request; None once it is `mine` to make."""
-        over = b""
-        while (earlier := await self._put(name, mine, over)) is not None:
-            if earlier[:1] == DONE or _other(earlier, mine[1:]):
-                return earlier
-            over = b""
-            looks = int(PATIENCE / LOOK)
-            for _ in range(looks):
-                await asyncio.sleep(LOOK)
-                found = await self._wire.get([name], lambda values: values[0])
-                if found != earlier:
+    async def _take_key(self, name: str, in_progress: bytes) -> bytes | None:
+        """None once `in_progress` is stored and the caller decides; else the answer, or another body's entry."""
+        replaces = b""
+        while (stored := await self._replace(name, in_progress, replaces)) is not None:
+            if stored[:1] == ANSWERED or _is_of_another_body(stored, in_progress[1:]):
+                return stored
+            replaces = b""
+            for _ in range(int(PATIENCE / POLL_SECONDS)):
+                await asyncio.sleep(POLL_SECONDS)
+                if await self._pipeline.get([name], lambda values: values[0]) != stored:
                     break
             else:
-                over = earlier
+                replaces = stored  # exactly this nonce: of many that waited, one overtakes
         return None
 
-    async def _put(self, name: str, value: bytes, over: bytes) -> bytes | None:
-        reply = await self._wire.call(_CLAIM, [name], [value, LIFE, over])
+    async def _replace(self, name: str, value: bytes, replaces: bytes) -> bytes | None:
+        """Store `value` where the entry is missing or is what it `replaces`; else return the stored value."""
+        reply = await self._pipeline.call(_REPLACE, [name], [value, LIFE, replaces])
         return reply if isinstance(reply, bytes) else None
 
-    def _given(self, name: str, request: bytes, value: bytes) -> bytes:
-        if _other(value, request):
-            raise Refusal(
-                422, "the key was used for another request in the last minute; use a new one", "idempotency-key"
-            )
-        kept = _decode(value[1 + DIGEST :])
-        if kept.records:
-            self._spool(kept.records)
-            # Not waited for: not knowing it costs a duplicate.
-            done = DONE + request + _encode(PreparedAnswer(kept.answer, [], kept.customer))
-            _unheard(self._wire.send("SET", name, done, "XX", "KEEPTTL"))
-        return kept.answer
+    def _free_key(self, name: str, in_progress: bytes) -> None:
+        """Delete the entry unless another request took it over; not awaited: without it the key waits `PATIENCE`."""
+        _ignore_failure(self._pipeline.call(_REPLACE, [name], [b"", LIFE, in_progress]))
 
-    def _only(self, kept: PreparedAnswer) -> bytes:
-        """The answer where the store cannot tell of another; it may be made twice."""
-        self._spool(kept.records)
-        return kept.answer
+    def _answer_stored(self, name: str, digest: bytes, value: bytes) -> bytes:
+        if _is_of_another_body(value, digest):
+            detail = f"the key was used for another body within {LIFE} s; send a new key with a new request"
+            raise Refusal(422, detail, "idempotency-key")
+        prepared = _decode(value[1 + DIGEST :])
+        if prepared.records:
+            self._append(prepared.records)
+            # Not awaited: where this write is lost, the next repetition appends the records again (invariant 2).
+            recorded = ANSWERED + digest + _encode(PreparedAnswer(prepared.answer, [], prepared.customer))
+            _ignore_failure(self._pipeline.send("SET", name, recorded, "XX", "KEEPTTL"))
+        return prepared.answer
+
+    def _answer_unstored(self, prepared: PreparedAnswer) -> bytes:
+        """The answer where none can be stored; a repetition is decided again."""
+        self._append(prepared.records)
+        return prepared.answer
 
 
-async def delete_answers(wire: RedisPipeline, who: Container[str]) -> None:
-    """Let go of the answers to the erased, by the digests of their names.
+async def delete_answers(pipeline: RedisPipeline, digests: Container[str]) -> None:
+    """Delete the stored answers to erased customers, given the digests of their names. Scans all stored answers.
 
     Raises:
-        StoreUnavailable: if the store does not answer.
+        StoreUnavailable: if the store does not answer in time.
     """
-    async for names in wire.scan(keyspace.idempotent_answer("?" * 32)):
-        values = await wire.get(names, list) if names else []
+    async for names in pipeline.scan(keyspace.idempotent_answer("?" * 32)):
+        values = await pipeline.get(names, list) if names else []
         for name, value in zip(names, values, strict=True):
-            customer = _decode(value[1 + DIGEST :]).customer if value is not None and value[:1] == DONE else None
-            if customer is not None and identifier_digest(customer) in who:
-                await wire.send("DEL", name)
+            if value is None or value[:1] != ANSWERED:
+                continue
+            customer = _decode(value[1 + DIGEST :]).customer
+            if customer is not None and identifier_digest(customer) in digests:
+                await pipeline.send("DEL", name)
 
 
-def _other(value: bytes, request: bytes) -> bool:
-    """Whether what was kept is of another request than the one of this digest."""
-    return value[1 : 1 + DIGEST] != request[:DIGEST]
+def _is_of_another_body(value: bytes, digest: bytes) -> bool:
+    return value[1 : 1 + DIGEST] != digest[:DIGEST]
 
 
-def _unheard(sent: "asyncio.Future[RedisReply]") -> None:
+def _ignore_failure(sent: "asyncio.Future[RedisReply]") -> None:
+    """Retrieve the exception of a write that nobody awaits, so that asyncio does not log it as lost."""
     sent.add_done_callback(lambda future: future.cancelled() or future.exception())
 
 
@@ -157,5 +190,5 @@ def _digest(body: bytes) -> bytes:
     return blake2b(body, digest_size=DIGEST).digest()
 
 
-def _name(scope: str) -> str:
+def _entry_name(scope: str) -> str:
     return keyspace.idempotent_answer(blake2b(scope.encode(), digest_size=16).hexdigest())

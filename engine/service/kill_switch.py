@@ -1,4 +1,14 @@
-"""The kill switch: experiments that are held at every worker within a second, whatever their files say."""
+"""The kill switch: pauses an experiment or a selection at every worker within a second, whatever its file says.
+
+The truth is one Redis hash (`keyspace.PAUSED_EXPERIMENTS`): the key of each paused experiment with its `Pause` as JSON.
+
+| who | does | at other workers |
+|---|---|---|
+| the worker that gets the request | writes the hash, then its own `paused`: it never shows what others do not know | |
+| every worker | reads the hash every `POLL_SECONDS` | paused within that time and one round trip |
+| a worker without the store | keeps what it read last: an outage neither pauses nor resumes anything | |
+| a worker that starts | reads the hash first in `run`; until then nothing is paused for it | |
+"""
 
 import asyncio
 from dataclasses import replace
@@ -10,9 +20,9 @@ import structlog
 from engine.catalog.plan.plan import Plan
 from engine.customers.redis.pipeline import RedisPipeline
 from engine.errors import StoreUnavailable
-from engine.keyspace import PAUSED_EXPERIMENTS as PAUSED
+from engine.keyspace import PAUSED_EXPERIMENTS
 
-SECONDS = 0.25
+POLL_SECONDS = 0.25
 
 log = structlog.get_logger(__name__)
 
@@ -26,51 +36,51 @@ class Pause(msgspec.Struct, frozen=True):
 
 
 class KillSwitch:
-    """What is paused, as this worker last heard of it. While the store is away that stays as it was."""
+    """The paused keys as this worker last read them."""
 
-    def __init__(self, wire: RedisPipeline) -> None:
+    def __init__(self, pipeline: RedisPipeline) -> None:
         self.paused: frozenset[str] = frozenset()
-        self._wire = wire
-        self._base: Plan | None = None
-        self._held: Plan | None = None
+        self._pipeline = pipeline
+        self._running: Plan | None = None
+        self._with_pauses: Plan | None = None
 
-    def over(self, plan: Plan) -> Plan:
-        """The plan with what is paused held."""
+    def apply_to(self, plan: Plan) -> Plan:
+        """The plan with the paused keys marked; copied only when the plan or the pauses change."""
         if not self.paused:
             return plan
-        if self._held is None or plan is not self._base or self._held.paused != self.paused:
-            self._base = plan
-            self._held = replace(plan, paused=self.paused)
-        return self._held
+        if self._with_pauses is None or plan is not self._running or self._with_pauses.paused != self.paused:
+            self._running = plan
+            self._with_pauses = replace(plan, paused=self.paused)
+        return self._with_pauses
 
     async def pause(self, key: str, pause: Pause) -> None:
-        """Hold an experiment here at once, and at every worker at its next look.
+        """Pause an experiment here at once, and at every other worker when it next reads the hash.
 
         Raises:
-            StoreUnavailable: if the other workers cannot be told; then nothing is paused.
+            StoreUnavailable: if the hash cannot be written; then nothing is paused.
         """
-        await self._wire.send("HSET", PAUSED, key, msgspec.json.encode(pause))
+        await self._pipeline.send("HSET", PAUSED_EXPERIMENTS, key, msgspec.json.encode(pause))
         self.paused |= {key}
 
     async def resume(self, key: str) -> None:
         """Let an experiment run again, unless its file says otherwise. Errors as in `pause`."""
-        await self._wire.send("HDEL", PAUSED, key)
+        await self._pipeline.send("HDEL", PAUSED_EXPERIMENTS, key)
         self.paused -= {key}
 
-    async def look(self) -> None:
-        """Ask the store what is paused.
+    async def refresh(self) -> None:
+        """Read the paused keys.
 
         Raises:
-            StoreUnavailable: if it does not answer in time.
+            StoreUnavailable: if the store does not answer in time.
         """
-        keys = cast("list[bytes]", await self._wire.send("HKEYS", PAUSED))
+        keys = cast("list[bytes]", await self._pipeline.send("HKEYS", PAUSED_EXPERIMENTS))
         self.paused = frozenset(key.decode() for key in keys)
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Read the paused keys every `POLL_SECONDS` until cancelled."""
         while True:
             try:
-                await self.look()
+                await self.refresh()
             except StoreUnavailable as error:
-                log.debug("the kill switch stays as it was", error=str(error))
-            await asyncio.sleep(SECONDS)
+                log.debug("cannot read the paused experiments; the last known ones stay paused", error=str(error))
+            await asyncio.sleep(POLL_SECONDS)

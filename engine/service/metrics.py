@@ -1,4 +1,4 @@
-"""What an operator watches, in Prometheus form, added up over the workers of this machine."""
+"""The counters that an operator watches, in Prometheus form, added up over the workers of this machine."""
 
 import collections
 import os
@@ -11,6 +11,7 @@ from engine.customers.model.events import EventStatus
 from engine.decision.decision import Decision
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+"""Upper bounds of the latency histogram in seconds."""
 
 
 class ServiceMetrics:
@@ -21,42 +22,46 @@ class ServiceMetrics:
         self.registry = CollectorRegistry()
         if shared:
             multiprocess.MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
-        to = None if shared else self.registry
-        self._decisions = Counter("counterpoint_decisions", "Answered decisions", ["channel"], registry=to)
-        self._degraded = Counter("counterpoint_degraded", "Decisions answered without the store", registry=to)
+        # Shared counters are in files that the collector above adds up; registered here they would be counted twice.
+        registry = None if shared else self.registry
+        self._decisions = Counter("counterpoint_decisions", "Answered decisions", ["channel"], registry=registry)
+        self._degraded = Counter("counterpoint_degraded", "Decisions answered without the store", registry=registry)
         self._seconds = Histogram(
-            "counterpoint_decide_seconds", "From the body read to the answer made", registry=to, buckets=BUCKETS
+            "counterpoint_decide_seconds", "From the body read to the answer made", registry=registry, buckets=BUCKETS
         )
-        self._events = Counter("counterpoint_events", "Items of event batches", ["status"], registry=to)
-        self.plans_refused = Counter("counterpoint_plans_refused", "Changed folders with problems", registry=to)
+        self._events = Counter("counterpoint_events", "Items of event batches", ["status"], registry=registry)
+        self.plans_refused = Counter("counterpoint_plans_refused", "Changed folders with problems", registry=registry)
         self.spool_lag = Gauge(
-            "counterpoint_spool_lag_records", "Kept, not yet in the stream", registry=to, multiprocess_mode="livesum"
+            "counterpoint_spool_lag_records",
+            "Spooled, not yet in the stream",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
-        self._told: list[tuple[str, bool, float]] = []
+        self._unflushed: list[tuple[str, bool, float]] = []
 
-    def decided(self, decision: Decision, seconds: float) -> None:
-        """Count one answered decision; it is on the page after the next `flush`."""
-        self._told.append((decision.channel, decision.answer.degraded, seconds))
+    def count_decision(self, decision: Decision, seconds: float) -> None:
+        """Count one answered decision; `render` shows it after the next `flush`."""
+        self._unflushed.append((decision.channel, decision.answer.degraded, seconds))
 
     def flush(self) -> None:
-        """Add up what was counted: each number of the client costs system calls, so they are told many at once."""
-        told, self._told = self._told, []
-        if not told:
+        """Add what was counted to the counters, all at once: each update of a shared counter costs system calls."""
+        counted, self._unflushed = self._unflushed, []
+        if not counted:
             return
-        for channel, count in collections.Counter(channel for channel, _, _ in told).items():
+        for channel, count in collections.Counter(channel for channel, _, _ in counted).items():
             self._decisions.labels(channel).inc(count)
-        self._degraded.inc(sum(degraded for _, degraded, _ in told))
-        buckets = collections.Counter(bisect_left(BUCKETS, seconds) for _, _, seconds in told)
+        self._degraded.inc(sum(degraded for _, degraded, _ in counted))
+        buckets = collections.Counter(bisect_left(BUCKETS, seconds) for _, _, seconds in counted)
         for bucket, count in buckets.items():
-            self._seconds._buckets[bucket].inc(count)  # noqa: SLF001 (its own verb takes one at a time)
-        self._seconds._sum.inc(sum(seconds for _, _, seconds in told))  # noqa: SLF001 (as above)
+            self._seconds._buckets[bucket].inc(count)  # noqa: SLF001 (its public `observe` takes one value at a time)
+        self._seconds._sum.inc(sum(seconds for _, _, seconds in counted))  # noqa: SLF001 (as above)
 
-    def ingested(self, statuses: Iterable[EventStatus]) -> None:
-        """Count what became of a batch."""
+    def count_events(self, statuses: Iterable[EventStatus]) -> None:
+        """Count the items of an event batch by status."""
         for status in statuses:
             self._events.labels(status.status).inc()
 
-    def page(self) -> bytes:
-        """The Prometheus text of all workers."""
+    def render(self) -> bytes:
+        """The Prometheus text of all workers of this machine."""
         self.flush()
         return generate_latest(self.registry)

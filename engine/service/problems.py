@@ -1,12 +1,18 @@
-"""Every error of the HTTP face: RFC 9457 problem+json that says which field, which rule, what to do."""
+"""Errors of the HTTP face: RFC 9457 problem+json that names the field, its value, the rule and the remedy."""
 
 import re
 from http import HTTPStatus
+from typing import TypeVar
 
 import msgspec
 
-_AT = re.compile(r" - at `(?:key in )?\$(.*?)`$")
-_NAMED = re.compile(r"(?:required|unknown) field `([^`]+)`")
+_PLACE = re.compile(r" - at `(?:key in )?\$(.*?)`$")
+_FIELD = re.compile(r"(?:required|unknown) field `([^`]+)`")
+
+DISK_RETRY_SECONDS = 5
+"""When a client should retry after a 503 of the disk, which takes longer to mend than the store to answer."""
+
+T = TypeVar("T")
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -28,7 +34,7 @@ class ProblemDetails(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Refusal(Exception):
-    """The request cannot be served: its status, why, and which fields are at fault."""
+    """Ends a request with an error answer: the HTTP status, the detail, and the field at fault if there is one."""
 
     def __init__(
         self, status: int, detail: str, field: str = "", headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -51,25 +57,42 @@ class Refusal(Exception):
         return msgspec.json.encode(details)
 
 
+def refuse_for_now(detail: str, *, seconds: int = 1) -> Refusal:
+    """A 503 that asks the client to retry after `seconds`."""
+    return Refusal(503, detail, "", ((b"retry-after", b"%d" % seconds),))
+
+
 def refuse_field(message: str) -> Refusal:
-    """A refusal from `field: what is wrong; what to do`."""
+    """A 400 from a message of the form `field: what is wrong; what to do`."""
     field, colon, rest = message.partition(": ")
     return Refusal(400, rest if colon else message, field if colon else "")
 
 
-def refuse_body(error: Exception) -> Refusal:
-    """A refusal of a body that msgspec could not read: the field where there is one, or the place in the JSON."""
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Decode a request's body.
+
+    Raises:
+        Refusal: 400 with the field or the place that breaks a rule.
+    """
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _refuse_body(error) from None
+
+
+def _refuse_body(error: Exception) -> Refusal:
+    """The refusal of a body that msgspec could not decode: names the field where msgspec does, else the body."""
     if isinstance(error, msgspec.ValidationError):
         text = str(error)
-        at = _AT.search(text)
-        path = at.group(1).lstrip(".") if at else ""
-        rule = _AT.sub("", text).replace("`", "'")
-        named = _NAMED.search(text)
-        if named:
-            path = f"{path}.{named.group(1)}" if path else named.group(1)
+        place = _PLACE.search(text)
+        path = place.group(1).lstrip(".") if place else ""
+        rule = _PLACE.sub("", text).replace("`", "'")
+        field = _FIELD.search(text)
+        if field:
+            path = f"{path}.{field.group(1)}" if path else field.group(1)
             remedy = "remove it" if "unknown" in rule else "add it"
         else:
-            remedy = "see /docs for the request's shape"
+            remedy = "see /docs for the request's schema"
         return Refusal(400, f"{rule}; {remedy}", path or "body")
     if isinstance(error, RecursionError):
         return Refusal(400, "the JSON is nested too deeply; send a flat request", "body")

@@ -1,4 +1,14 @@
-"""Whether the store is away: once some decisions waited for it in vain, the next do not wait, until it answers."""
+"""Decides when decisions stop waiting for the store: after a few vain waits, until the store answers a probe.
+
+| state | decisions | becomes |
+|---|---|---|
+| healthy | ask the store | suspect at a vain wait |
+| suspect | ask the store | healthy at an answer; away after `FAILED_WAITS` vain waits over `OUTAGE_SECONDS` |
+| away (`is_away`) | are degraded at once | healthy when `run`'s probe, sent every `PROBE_SECONDS`, is answered |
+
+A wait is vain if no answer came within half of the store's timeout. A refusal that comes at once does not count: asking
+costs nothing then, and the next request may be answered. See docs/decisions/0003-ready-without-the-store.md.
+"""
 
 import asyncio
 
@@ -6,71 +16,69 @@ import structlog
 
 from engine.customers.redis.pipeline import RedisPipeline
 from engine.errors import StoreUnavailable
-from engine.keyspace import STORE_PROBE as PROBE
+from engine.keyspace import STORE_PROBE
 
-WAITS = 3
-SECONDS = 0.2
-"""So many waits in vain, over at least so long, with no answer between them: one batch that was lost is no outage."""
+FAILED_WAITS = 3
+OUTAGE_SECONDS = 0.2
+"""Both are needed: the requests of one lost batch fail together, and that is no outage yet."""
 PROBE_SECONDS = 0.25
 
 log = structlog.get_logger(__name__)
 
 
 class StoreHealth:
-    """What one worker knows of its store: `now` says that decisions are not to wait for it.
+    """The state of the store as one worker sees it."""
 
-    Only waits count: a store that refuses at once costs nothing to ask, and may still answer the next request.
-    """
+    def __init__(self, pipeline: RedisPipeline, timeout: float) -> None:
+        self.is_away = False
+        self._pipeline = pipeline
+        self._vain_after = timeout / 2
+        self._failed_waits = 0
+        self._first_asked = 0.0
 
-    def __init__(self, wire: RedisPipeline, timeout: float) -> None:
-        self.now = False
-        self._wire = wire
-        self._wait = timeout / 2
-        self._waits = 0
-        self._since = 0.0
-
-    def failed(self, asked: float, now: float) -> None:
-        """A decision that asked the store had no answer until `now`; both in seconds by any clock that only goes on."""
-        if now - asked < self._wait:
+    def record_failure(self, asked: float, now: float) -> None:
+        """Count a request to the store, sent at `asked`, that failed at `now`; seconds of any monotonic clock."""
+        if now - asked < self._vain_after:
             return
-        if not self._waits:
-            self._since = asked
-        self._waits += 1
-        if not self.now and self._waits >= WAITS and now - self._since >= SECONDS:
-            self.now = True
-            log.warning("the store does not answer; decisions are degraded at once until it does")
+        if not self._failed_waits:
+            self._first_asked = asked
+        self._failed_waits += 1
+        is_outage = self._failed_waits >= FAILED_WAITS and now - self._first_asked >= OUTAGE_SECONDS
+        if is_outage and not self.is_away:
+            self.is_away = True
+            log.warning("the store does not answer; decisions are degraded at once until it answers a probe")
 
-    def answered(self) -> None:
-        """The store answered."""
-        self._waits = 0
-        if self.now:
-            self.now = False
-            log.info("the store answers again")
+    def record_answer(self) -> None:
+        """The store answered: end the suspicion or the outage."""
+        self._failed_waits = 0
+        if self.is_away:
+            self.is_away = False
+            log.info("the store answers again; decisions use it")
 
     @property
-    def suspected(self) -> bool:
-        """Whether an answer would be news."""
-        return self._waits > 0
+    def is_suspect(self) -> bool:
+        """Whether the latest wait was vain, so that an answer changes the state."""
+        return self._failed_waits > 0
 
     async def run(self) -> None:
-        """Ask a store that is away until it answers."""
+        """Probe the store while it is away, until cancelled."""
         while True:
             await asyncio.sleep(PROBE_SECONDS)
-            if self.now and await self.reached():
-                self.answered()
+            if self.is_away and await self.is_reachable():
+                self.record_answer()
 
-    async def refusal(self) -> str | None:
-        """Why a store that answers takes no writes now; None if it does."""
+    async def is_reachable(self) -> bool:
+        """Whether the store answers a read now."""
         try:
-            await self._wire.send("SET", PROBE, "", "XX")  # what is not there stays so
-        except StoreUnavailable as error:
-            return str(error)
-        return None
-
-    async def reached(self) -> bool:
-        """Whether the store answers now."""
-        try:
-            await self._wire.get([PROBE], len)
+            await self._pipeline.get([STORE_PROBE], len)
         except StoreUnavailable:
             return False
         return True
+
+    async def write_refusal(self) -> str | None:
+        """Why the store refuses a write now; None if it takes writes."""
+        try:
+            await self._pipeline.send("SET", STORE_PROBE, "", "XX")  # XX writes only what exists: nothing is stored
+        except StoreUnavailable as error:
+            return str(error)
+        return None

@@ -34,7 +34,7 @@ FLAGS = {
     "rollout": "coverage: 0.5\nvariants: [{key: 'on', payload: {value: true}}]",
     "bare": "variants: [{key: left, weight: 0.5}, {key: right, weight: 0.5}]",
     "resting": "status: paused\nvariants: [{key: 'on', payload: {value: true}}]",
-    "told_nothing": "variants: [{key: 'null', payload: {value: null}}]",
+    "null_value": "variants: [{key: 'null', payload: {value: null}}]",
     "app_only": "channels: [app]\nvariants: [{key: 'on', payload: {value: true}}]",
 }
 
@@ -132,6 +132,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, valkey: embedded.Embedded, shop: Path) -> Iterator[Server]:
-    patient = {"COUNTERPOINT_STORE_TIMEOUT": "5"}  # what a busy machine does to a decision is told elsewhere
+    patient = {"COUNTERPOINT_STORE_TIMEOUT": "5"}  # degraded answers on a busy machine are tested elsewhere
     with serving(tmp_path_factory.mktemp("server"), valkey.url, shop, patient) as running:
         yield running

@@ -131,17 +131,17 @@ def test_a_wrong_file_of_keys_is_refused_with_its_place(tmp_path: Path, text: st
 
 def test_a_rate_is_given_back_over_time() -> None:
     caller = Caller("slow", "server", per_second=2)
-    caller.admit(100.0)
-    caller.admit(100.0)
-    with pytest.raises(Refusal, match="2 times per second") as refused:
-        caller.admit(100.0)
+    caller.count_request(100.0)
+    caller.count_request(100.0)
+    with pytest.raises(Refusal, match="2 requests per second") as refused:
+        caller.count_request(100.0)
     assert refused.value.headers == ((b"retry-after", b"1"),)
-    caller.admit(100.5)
+    caller.count_request(100.5)
 
 
 def test_roles_include_the_ones_below() -> None:
     keys = Keys([KeySpec(name="b", role="server", key="sk-12345")])
     sent = [(b"authorization", b"bearer sk-12345")]
-    assert keys.guard("client")(sent).name == keys.guard("server")(sent).name == "b"
-    with pytest.raises(Refusal, match="one of role admin"):
-        keys.guard("admin")(sent)
+    assert keys.guard_for("client")(sent).name == keys.guard_for("server")(sent).name == "b"
+    with pytest.raises(Refusal, match="a key of role admin"):
+        keys.guard_for("admin")(sent)

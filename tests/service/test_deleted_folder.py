@@ -9,7 +9,7 @@ DECIDE = {"customer": {"user_id": "u-1"}, "channel": "web", "placements": ["home
 EVENTS = {"batch": [{"type": "track", "message_id": "m-1", "user_id": "u-1", "event": "click"}]}
 
 
-def test_a_deleted_data_folder_is_told_and_loses_no_answer(
+def test_a_deleted_data_folder_is_reported_and_loses_no_answer(
     tmp_path: Path, redis_url: str, serve: Any, shop: Path
 ) -> None:
     with serve(tmp_path, redis_url, shop, {"COUNTERPOINT_STORE_TIMEOUT": "5"}) as server:

@@ -99,8 +99,8 @@ def test_a_decision_made_while_its_customer_was_erased_is_not_kept(valkey: embed
         ids = CustomerIds(user_id="in-a-hurry")
         resolved = await store.fetch(ids, NOW)
         await erase_profile(store, "in-a-hurry")
-        told = PendingDecision("in-a-hurry", ["home_hero"], resolved.key, unit="in-a-hurry", who=ids)
-        await store_pending(store.pipeline, "d-in-a-hurry", told)
+        pending = PendingDecision("in-a-hurry", ["home_hero"], resolved.key, unit="in-a-hurry", who=ids)
+        await store_pending(store.pipeline, "d-in-a-hurry", pending)
         assert await fetch_pending(store.pipeline, "d-in-a-hurry") is None
         await store.close()
 
@@ -109,7 +109,7 @@ def test_a_decision_made_while_its_customer_was_erased_is_not_kept(valkey: embed
 
 
 @pytest.mark.parametrize("file", ["log/.checkpoint.json", "learn/all.sqlite"])
-def test_what_keeps_an_erasure_from_its_end_is_told(server: Any, file: str) -> None:
+def test_a_file_that_blocks_an_erasure_is_reported(server: Any, file: str) -> None:
     address = f"/v1/profiles/half-gone-{file[:3]}"
     path = server.data / file
     path.parent.mkdir(exist_ok=True)
@@ -120,7 +120,7 @@ def test_what_keeps_an_erasure_from_its_end_is_told(server: Any, file: str) -> N
         path.write_text("{ this is not what it should be")
         refused = server.request("DELETE", address)
         assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
-        assert "the learner finish it" in refused.json()["detail"]
+        assert "the learner complete the erasure" in refused.json()["detail"]
         assert server.get(f"{address}/export").status_code == (503 if file.startswith("log") else 404)
     finally:
         path.unlink()
@@ -130,14 +130,14 @@ def test_what_keeps_an_erasure_from_its_end_is_told(server: Any, file: str) -> N
     assert server.request("DELETE", address).status_code == 200
 
 
-@pytest.mark.parametrize(("told", "kept_as"), [(" Gone@X.de", "gone@x.de"), ("+49 (30) 12-34", "+4930 1234")])
+@pytest.mark.parametrize(("sent", "stored_as"), [(" Gone@X.de", "gone@x.de"), ("+49 (30) 12-34", "+4930 1234")])
 def test_an_address_that_no_profile_holds_any_more_is_erased_however_it_is_written(
-    server: Any, valkey: embedded.Embedded, told: str, kept_as: str
+    server: Any, valkey: embedded.Embedded, sent: str, stored_as: str
 ) -> None:
-    name = "".join(kept_as.split())
-    assert set(server.request("DELETE", f"/v1/profiles/{quote(told, safe='')}").json()["ids"]) == {told, name}
+    name = "".join(stored_as.split())
+    assert set(server.request("DELETE", f"/v1/profiles/{quote(sent, safe='')}").json()["ids"]) == {sent, name}
     with redis.Redis.from_url(valkey.url) as client:
-        assert identifier_digest(name).encode() in b" ".join(said[b"who"] for _, said in client.xrange(ERASURES))
+        assert identifier_digest(name).encode() in b" ".join(fields[b"who"] for _, fields in client.xrange(ERASURES))
 
 
 def test_while_the_store_is_away_no_record_names_the_erased(tmp_path: Path, serve: Any, shop: Path) -> None:
@@ -150,7 +150,7 @@ def test_while_the_store_is_away_no_record_names_the_erased(tmp_path: Path, serv
         redis.Redis.from_url(store.url) as client,
     ):
         assert httpx.delete(f"{server.base}/v1/profiles/gone@x.de", timeout=30).status_code == 200
-        time.sleep(8 * SECONDS)  # it was heard at every worker
+        time.sleep(8 * SECONDS)  # until every worker has read it
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
         client.config_set("replica-serve-stale-data", "no")  # it refuses all but a few commands
         for who in ("gone", "stays"):

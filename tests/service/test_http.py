@@ -97,7 +97,7 @@ def test_an_id_that_is_no_text_is_refused_and_not_a_failure(server: Any) -> None
     assert answer.status_code == 400
 
 
-def test_another_method_is_refused_and_told_which_are_offered(server: Any) -> None:
+def test_another_method_is_refused_with_those_that_are_offered(server: Any) -> None:
     answer = server.get("/v1/decide")
     assert answer.status_code == 405
     assert answer.headers["allow"] == "POST"
@@ -139,11 +139,11 @@ def test_an_unknown_experiment_is_an_answer_and_not_an_error(server: Any) -> Non
     assert answer["experiments"]["checkout_layout"]["reason"] == "assigned"
 
 
-def test_what_is_prefetched_counts_as_seen_only_when_it_is_told(server: Any) -> None:
+def test_what_is_prefetched_counts_as_seen_only_when_its_exposure_is_reported(server: Any) -> None:
     body = DECIDE | {"customer": {"user_id": "ahead-1"}, "placements": ["home_hero"], "expose": False}
     answer = server.post("/v1/decide", body).json()
     decision_id = answer["decision_id"]
-    assert decision_id[12] == "p", "the log counts what is told of it once"
+    assert decision_id[12] == "p", "the log counts each of its exposures once"
 
     def seen() -> list[str]:
         return [

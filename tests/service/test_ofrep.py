@@ -36,7 +36,7 @@ def exposed(server: Any, decision_id: str) -> list[str]:
     return [key for record in records for key in record.keys]
 
 
-def test_each_type_of_flag_is_told_as_its_type(provider: OFREPProvider) -> None:
+def test_each_type_of_flag_is_returned_as_its_type(provider: OFREPProvider) -> None:
     on = about("u-1")
     assert provider.resolve_boolean_details("dark_mode", False, on).value is True
     assert provider.resolve_string_details("greeting", "Hi", on).value == "Good morning"
@@ -48,26 +48,26 @@ def test_each_type_of_flag_is_told_as_its_type(provider: OFREPProvider) -> None:
 
 
 def test_a_flag_with_a_float_in_one_variant_has_floats_in_all(provider: OFREPProvider, server: Any) -> None:
-    told = {provider.resolve_float_details("discount", 0.0, about(f"u-{i}")).value for i in range(20)}
-    assert told == {1.0, 0.9}
+    values = {provider.resolve_float_details("discount", 0.0, about(f"u-{i}")).value for i in range(20)}
+    assert values == {1.0, 0.9}
     assert any(
         '"value":1.0' in server.post(SINGLE + "discount", {"context": {"targetingKey": f"u-{i}"}}).text
         for i in range(20)
     )
 
 
-def test_variants_without_payloads_are_told_by_their_keys(provider: OFREPProvider) -> None:
+def test_variants_without_payloads_return_their_keys(provider: OFREPProvider) -> None:
     got = provider.resolve_string_details("bare", "none", about("u-1"))
     assert got.value == got.variant
     assert got.value in ("left", "right")
 
 
 def test_targeting_reads_the_context(provider: OFREPProvider) -> None:
-    told = provider.resolve_boolean_details("beta_search", False, about("u-1", country="DE"))
-    assert (told.value, told.reason, told.variant) == (True, Reason.TARGETING_MATCH, "on")
-    told = provider.resolve_boolean_details("beta_search", False, about("u-1", country="FR"))
-    assert (told.value, told.reason, told.variant) == (False, Reason.DEFAULT, "")
-    assert told.flag_metadata["reason"] == "audience"
+    answer = provider.resolve_boolean_details("beta_search", False, about("u-1", country="DE"))
+    assert (answer.value, answer.reason, answer.variant) == (True, Reason.TARGETING_MATCH, "on")
+    answer = provider.resolve_boolean_details("beta_search", False, about("u-1", country="FR"))
+    assert (answer.value, answer.reason, answer.variant) == (False, Reason.DEFAULT, "")
+    assert answer.flag_metadata["reason"] == "audience"
 
 
 def test_reasons_are_the_protocols_and_ours_is_in_the_metadata(provider: OFREPProvider) -> None:
@@ -82,10 +82,10 @@ def test_reasons_are_the_protocols_and_ours_is_in_the_metadata(provider: OFREPPr
         Reason.TARGETING_MATCH,
         "forced",
     )
-    told = {
+    reasons = {
         provider.resolve_boolean_details("rollout", False, about(f"u-{i}")).flag_metadata["reason"] for i in range(40)
     }
-    assert told == {"assigned", "coverage"}
+    assert reasons == {"assigned", "coverage"}
 
 
 def test_a_missing_flag_and_a_wrong_type_are_errors_of_the_client(provider: OFREPProvider) -> None:
@@ -97,7 +97,7 @@ def test_a_missing_flag_and_a_wrong_type_are_errors_of_the_client(provider: OFRE
         provider.resolve_float_details("page_size", 0.5, about("u-1"))
 
 
-def test_without_a_targeting_key_only_what_is_the_same_for_all_is_told(provider: OFREPProvider) -> None:
+def test_without_a_targeting_key_only_what_is_the_same_for_all_is_evaluated(provider: OFREPProvider) -> None:
     with pytest.raises(TargetingKeyMissingError):
         provider.resolve_object_details("checkout_layout", {}, about())
     with pytest.raises(TargetingKeyMissingError):
@@ -143,10 +143,10 @@ def test_a_404_and_a_200_have_the_protocols_form(server: Any) -> None:
     missing = server.post(SINGLE + "no_such", {"context": {"targetingKey": "u"}})
     assert missing.status_code == 404
     assert (missing.json()["key"], missing.json()["errorCode"]) == ("no_such", "FLAG_NOT_FOUND")
-    told = server.post(SINGLE + "dark_mode", {"context": {"targetingKey": "u"}})
-    assert told.headers["content-type"] == "application/json"
-    assert told.json().keys() == {"key", "reason", "variant", "metadata", "value"}
-    for key in ("told_nothing", "resting"):
+    answer = server.post(SINGLE + "dark_mode", {"context": {"targetingKey": "u"}})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json().keys() == {"key", "reason", "variant", "metadata", "value"}
+    for key in ("null_value", "resting"):
         assert server.post(SINGLE + key, {"context": {"targetingKey": "u"}}).json().keys() == {
             "key",
             "reason",
@@ -156,11 +156,11 @@ def test_a_404_and_a_200_have_the_protocols_form(server: Any) -> None:
 
 
 def test_a_single_evaluation_is_logged_and_seen(server: Any) -> None:
-    told = server.post(SINGLE + "checkout_layout", {"context": {"targetingKey": "ofrep-1", "channel": "app"}}).json()
-    decision_id = told["metadata"]["decisionId"]
+    answer = server.post(SINGLE + "checkout_layout", {"context": {"targetingKey": "ofrep-1", "channel": "app"}}).json()
+    decision_id = answer["metadata"]["decisionId"]
     [record] = [r for r in server.records() if type(r).__name__ == "DecisionRecord" and r.decision_id == decision_id]
-    assert (record.customer, record.channel, record.plan) == ("ofrep-1", "app", told["metadata"]["planVersion"])
-    assert [(row.key, row.variant) for row in record.rows] == [("checkout_layout", told["variant"])]
+    assert (record.customer, record.channel, record.plan) == ("ofrep-1", "app", answer["metadata"]["planVersion"])
+    assert [(row.key, row.variant) for row in record.rows] == [("checkout_layout", answer["variant"])]
     assert exposed(server, decision_id) == ["checkout_layout"]
 
 
@@ -168,8 +168,8 @@ def test_one_customer_has_one_variant_by_the_protocol_and_by_decide(server: Any)
     for index in range(20):
         body = {"customer": {"user_id": f"same-{index}"}, "channel": "web", "experiments": ["checkout_layout"]}
         decided = server.post("/v1/decide", body).json()["experiments"]["checkout_layout"]["variant"]
-        told = server.post(SINGLE + "checkout_layout", {"context": {"targetingKey": f"same-{index}"}}).json()
-        assert told["variant"] == decided
+        answer = server.post(SINGLE + "checkout_layout", {"context": {"targetingKey": f"same-{index}"}}).json()
+        assert answer["variant"] == decided
 
 
 def test_a_visitor_keeps_the_variant_at_login(server: Any) -> None:
@@ -180,7 +180,7 @@ def test_a_visitor_keeps_the_variant_at_login(server: Any) -> None:
         assert before == after
 
 
-def test_a_bulk_evaluation_is_never_an_exposure_until_it_is_told(server: Any) -> None:
+def test_a_bulk_evaluation_is_never_an_exposure_until_it_is_reported(server: Any) -> None:
     answer = server.post(BULK, {"context": {"targetingKey": "bulk-1"}})
     assert answer.status_code == 200
     flags = {flag["key"]: flag for flag in answer.json()["flags"]}
@@ -189,12 +189,12 @@ def test_a_bulk_evaluation_is_never_an_exposure_until_it_is_told(server: Any) ->
     assert not any("errorCode" in flag for flag in flags.values())
     decision_id = flags["checkout_layout"]["metadata"]["decisionId"]
     assert exposed(server, decision_id) == []
-    told = server.post("/v1/exposures", {"decision_id": decision_id, "experiments": ["checkout_layout"]})
-    assert told.status_code == 202
+    answer = server.post("/v1/exposures", {"decision_id": decision_id, "experiments": ["checkout_layout"]})
+    assert answer.status_code == 202
     assert exposed(server, decision_id) == ["checkout_layout"]
 
 
-def test_a_bulk_evaluation_of_nobody_tells_what_it_can_and_why_not_the_rest(server: Any) -> None:
+def test_a_bulk_evaluation_of_nobody_returns_what_it_can_and_why_not_the_rest(server: Any) -> None:
     for body in ({"context": {}}, {}):
         flags = {flag["key"]: flag for flag in server.post(BULK, body).json()["flags"]}
         assert flags["dark_mode"]["value"] is True
@@ -234,7 +234,7 @@ def test_every_answer_fits_the_protocols_document(server: Any) -> None:
             fits(flag, "codeDefaultFlag")
 
 
-def test_the_client_is_told_to_wait_when_a_key_has_used_up_its_rate(
+def test_the_client_is_asked_to_wait_when_a_key_has_used_up_its_rate(
     tmp_path: Path, serve: Any, shop: Path, redis_url: str
 ) -> None:
     keys = tmp_path / "keys.yaml"
@@ -259,7 +259,7 @@ def test_a_body_of_another_type_or_too_large_is_refused_in_the_protocols_form(se
     for content, kind, status in ((b"{}", "text/plain", 415), (big, "application/json", 413)):
         answer = server.post(path, content, content_type=kind)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
-        told = answer.json()
-        assert told["errorCode"] == "PARSE_ERROR"
-        assert told["errorDetails"]
-        assert told.get("key") == ("dark_mode" if path.endswith("dark_mode") else None)
+        failure = answer.json()
+        assert failure["errorCode"] == "PARSE_ERROR"
+        assert failure["errorDetails"]
+        assert failure.get("key") == ("dark_mode" if path.endswith("dark_mode") else None)

@@ -1,4 +1,4 @@
-"""The kill switch over HTTP: pause and resume, for admins, each with a record in the log of who did it."""
+"""The kill switch: pause and resume, for admins, each with an audit record in the log."""
 
 import time
 
@@ -11,23 +11,25 @@ from engine.service.auth import RequestGuard
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.ids import new_id
 from engine.service.kill_switch import Pause
-from engine.service.problems import Refusal, refuse_body
+from engine.service.problems import Refusal, decode_body, refuse_for_now
 from engine.service.worker import Worker
+from engine.vocabulary import EXPERIMENT_PAUSED, EXPERIMENT_RESUMED
 
 log = structlog.get_logger(__name__)
 
 NOBODY = ""
-"""The customer of a record that is about no customer."""
+"""The customer of a record that concerns no customer."""
+AWAY = "the store is away and nothing is changed; send it again, or set status: paused in the experiment's file"
 
 
 class SwitchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why the switch is thrown; the body may be left out."""
+    """Why the switch is used; the body may be left out."""
 
     reason: str = ""
 
 
 class SwitchAnswer(msgspec.Struct, frozen=True):
-    """The switch after the request: thrown by whom and when (s since 1970); `status` is what the file says."""
+    """The switch after the request: who used it and when (s since 1970). `status` is that in the experiment's file."""
 
     experiment: str
     paused: bool
@@ -36,8 +38,12 @@ class SwitchAnswer(msgspec.Struct, frozen=True):
     status: str
 
 
+_decoder = msgspec.json.Decoder(SwitchRequest)
+_encode = msgspec.json.Encoder().encode
+
+
 def admin_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
-    """`/v1/experiments/{key}/pause` and `/resume`; a placement's selection may be paused too and shows its fallback."""
+    """`/v1/experiments/{key}/pause` and `/resume`; a paused selection shows its placement's fallback."""
 
     async def pause(call: Call) -> Reply:
         return await _switch(worker, call, paused=True)
@@ -52,34 +58,35 @@ def admin_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
 
 
 async def _switch(worker: Worker, call: Call, *, paused: bool) -> Reply:
+    """Use the switch, then record it: an audit record without its effect would be wrong, the reverse only late."""
     key = str(call.path["key"])
     plan = worker.watch.plan
     experiment = plan.experiments.get(key)
     if experiment is None and key not in plan.policies:
         raise Refusal(404, f"{key!r} is no experiment or selection of plan {plan.version}; see /readyz", "key")
-    try:
-        told = msgspec.json.decode(call.body, type=SwitchRequest) if call.body else SwitchRequest()
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise refuse_body(error) from None
+    reason = decode_body(_decoder, call.body).reason if call.body else ""
     now = time.time()
     by = call.caller.name
     try:
         if paused:
-            await worker.switch.pause(key, Pause(by, now, told.reason))
+            await worker.kill_switch.pause(key, Pause(by, now, reason))
         else:
-            await worker.switch.resume(key)
+            await worker.kill_switch.resume(key)
     except StoreUnavailable:
-        detail = "the store is away, so the workers cannot be told; set status: paused in the file, or try again"
-        raise Refusal(503, detail, "", ((b"retry-after", b"1"),)) from None
-    event = "experiment_paused" if paused else "experiment_resumed"
-    properties = {"experiment": key, "by": by, "reason": told.reason}
-    log.warning(event, experiment=key, by=by, reason=told.reason)
-    worker.append(
-        [
-            EventRecord(
-                f"audit-{new_id(now)}", now, now, NOBODY, event, None, None, None, msgspec.json.encode(properties)
-            )
-        ]
+        raise refuse_for_now(AWAY) from None
+    event = EXPERIMENT_PAUSED if paused else EXPERIMENT_RESUMED
+    log.warning(event, experiment=key, by=by, reason=reason)
+    record = EventRecord(
+        message_id=f"audit-{new_id(now)}",
+        time=now,
+        received=now,
+        customer=NOBODY,
+        event=event,
+        decision_id=None,
+        channel=None,
+        revenue=None,
+        properties=_encode({"experiment": key, "by": by, "reason": reason}),
     )
-    answer = SwitchAnswer(key, paused, by, now, experiment.spec.status if experiment else "running")
-    return Reply(msgspec.json.encode(answer))
+    worker.recorder.append([record])
+    status = experiment.spec.status if experiment else "running"
+    return Reply(_encode(SwitchAnswer(key, paused, by, now, status)))

@@ -1,11 +1,10 @@
-"""Why a customer would get what they would get, and the same for staff: through `decide`, and without a trace left."""
+"""`/v1/explain` and `/v1/agent`: what a customer would get and why, by `decide` itself, with no effect on anything."""
 
 import asyncio
 import time
 
 import msgspec
 
-from engine.catalog.plan.plan import Plan
 from engine.claims.requirements import pool_shares
 from engine.customer import Profile
 from engine.decision.decision import Availability, DecideRequest, Decision
@@ -13,24 +12,27 @@ from engine.decision.explanation import build_explanation
 from engine.decision.staff_view import build_agent_view
 from engine.errors import StoreUnavailable
 from engine.service.auth import RequestGuard
+from engine.service.decision_flow import DecisionFlow, new_task
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.ids import new_id
-from engine.service.problems import Refusal, refuse_body
-from engine.service.worker import Worker, address_store
+from engine.service.problems import decode_body, refuse_for_now
+from engine.service.worker import Worker
 
-_request = msgspec.json.Decoder(DecideRequest)
+AWAY = "the store is away, so the customer is unknown; ask again"
+
+_decoder = msgspec.json.Decoder(DecideRequest)
 _encode = msgspec.json.Encoder().encode
 
 
-def explain_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
+def explain_routes(worker: Worker, flow: DecisionFlow, guard: RequestGuard, limit: int) -> list[Route]:
     """`POST /v1/explain` and `POST /v1/agent`, each with the body of `/v1/decide`."""
 
     async def explain(call: Call) -> Reply:
-        decision, _, _ = await _traced(worker, call)
+        decision, _, _ = await _decide_with_trace(worker, flow, call)
         return Reply(_encode(build_explanation(decision)))
 
     async def agent(call: Call) -> Reply:
-        decision, profile, now = await _traced(worker, call)
+        decision, profile, now = await _decide_with_trace(worker, flow, call)
         return Reply(_encode(build_agent_view(worker.plan, decision, profile, now)))
 
     return [
@@ -39,24 +41,23 @@ def explain_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rout
     ]
 
 
-async def _traced(worker: Worker, call: Call) -> tuple[Decision, Profile, float]:
-    try:
-        request = address_store(_request.decode(call.body))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise refuse_body(error) from None
+async def _decide_with_trace(worker: Worker, flow: DecisionFlow, call: Call) -> tuple[Decision, Profile, float]:
+    """The decision with its trace, the customer's profile, and when it was decided (s since 1970)."""
     now = time.time()
+    task = new_task(decode_body(_decoder, call.body), now, new_id(now))
     try:
-        resolved = await worker.store.fetch(request.customer, now, counts=True)
-        pools = await _pools(worker, worker.plan, request, now)
+        customer = await worker.store.fetch(task.request.customer, now, counts=True)
+        pools = await _read_pools(worker, task.request, now)
     except StoreUnavailable:
-        raise Refusal(503, "the store is away; ask again", "", ((b"retry-after", b"1"),)) from None
-    availability = Availability(resolved.counts, pools, prices=worker.follower.prices)
-    decision = worker.decided(resolved.profile, request, now, new_id(now), availability=availability, trace=True)
-    return decision, resolved.profile, now
+        raise refuse_for_now(AWAY) from None
+    availability = Availability(customer.counts, pools, prices=worker.follower.prices)
+    decision = flow.evaluate(task, customer.profile, availability=availability, trace=True)
+    return decision, customer.profile, now
 
 
-async def _pools(worker: Worker, plan: Plan, request: DecideRequest, now: float) -> dict[str, float]:
-    """What is left of every stock and budget that an offer of the request needs."""
+async def _read_pools(worker: Worker, request: DecideRequest, now: float) -> dict[str, float]:
+    """What is left of every stock and budget that an offer of the request's placements needs, low or not."""
+    plan = worker.plan
     offers = [
         offer
         for placement in request.placements
@@ -66,6 +67,6 @@ async def _pools(worker: Worker, plan: Plan, request: DecideRequest, now: float)
             *(offer for moment in plan.moments.get((request.channel, placement), ()) for offer in moment.offers),
         )
     ]
-    takes = {f"{take.pool}:{take.name}": take for offer in offers for take in pool_shares(offer)}
-    left = await asyncio.gather(*(worker.claims.read_remaining(take, now) for take in takes.values()))
-    return dict(zip(takes, left, strict=True))
+    shares = {f"{share.pool}:{share.name}": share for offer in offers for share in pool_shares(offer)}
+    left = await asyncio.gather(*(worker.claims.read_remaining(share, now) for share in shares.values()))
+    return dict(zip(shares, left, strict=True))

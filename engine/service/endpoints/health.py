@@ -1,4 +1,4 @@
-"""Live, ready, and what Prometheus reads."""
+"""Liveness, readiness, and the page that Prometheus reads."""
 
 from importlib.metadata import version
 
@@ -8,12 +8,14 @@ from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.worker import Worker
 
 SNAPSHOT_SECONDS = 30.0
+"""The age of the last look at the snapshots past which a worker is not ready."""
 LAG_RECORDS = 100_000
+"""The records waiting in the spool past which a worker is not ready."""
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Index(msgspec.Struct, frozen=True):
-    """What answers here, and the addresses of what it says of itself."""
+    """The server's name and version, and the addresses that describe it."""
 
     name: str
     version: str
@@ -29,10 +31,10 @@ LINKS = {
 }
 
 
-class Readiness(msgspec.Struct, frozen=True):
-    """Whether this worker should get traffic, and what it depends on. Ages are seconds.
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether this worker should get traffic, with the state of what it depends on. Ages are seconds.
 
-    `degraded`: its store is away, so all it can answer are fallbacks; or takes no writes, so it is for many customers.
+    `degraded`: the store is away, so every answer is a fallback; or it refuses writes, so many are.
     """
 
     ready: bool
@@ -47,55 +49,59 @@ class Readiness(msgspec.Struct, frozen=True):
 
 def health_routes(worker: Worker) -> list[Route]:
     """`/`, `/healthz`, `/readyz`, `/readyz/degraded` and `/metrics` of a worker."""
-    index = msgspec.json.encode(Index("Counterpoint", version("counterpoint"), LINKS))
+    index_body = msgspec.json.encode(Index("Counterpoint", version("counterpoint"), LINKS))
 
-    async def first(_: Call) -> Reply:
-        return Reply(index)
+    async def index(_: Call) -> Reply:
+        return Reply(index_body)
 
     async def live(_: Call) -> Reply:
         return Reply(b'{"status":"live"}')
 
     async def ready(_: Call) -> Reply:
-        return _told(await readiness(worker))
+        return _readiness_reply(await check_readiness(worker))
 
-    async def enough(_: Call) -> Reply:
-        return _told(await readiness(worker, degraded=True))
+    async def ready_degraded(_: Call) -> Reply:
+        return _readiness_reply(await check_readiness(worker, accept_degraded=True))
 
     async def metrics(_: Call) -> Reply:
-        worker.meters.spool_lag.set(worker.shipper.lag().records)
-        return Reply(worker.meters.page(), headers=((b"content-type", TEXT),))
+        worker.metrics.spool_lag.set(worker.shipper.lag().records)
+        return Reply(worker.metrics.render(), headers=((b"content-type", TEXT),))
 
     return [
-        endpoint("/", {"GET": first}, limit=0),
+        endpoint("/", {"GET": index}, limit=0),
         endpoint("/healthz", {"GET": live}, limit=0),
         endpoint("/readyz", {"GET": ready}, limit=0),
-        endpoint("/readyz/degraded", {"GET": enough}, limit=0),
+        endpoint("/readyz/degraded", {"GET": ready_degraded}, limit=0),
         endpoint("/metrics", {"GET": metrics}, limit=0),
     ]
 
 
-async def readiness(worker: Worker, *, degraded: bool = False) -> Readiness:
-    """What the worker depends on, asked now; with `degraded` one that can answer nothing but fallbacks is ready."""
-    store = await worker.away.reached()
-    refusal = await worker.away.refusal() if store else None
+async def check_readiness(worker: Worker, *, accept_degraded: bool = False) -> Readiness:
+    """Check now what the worker depends on.
+
+    With `accept_degraded` a worker that can only answer fallbacks is ready: what fails because the store is away, the
+    age of the snapshots and the lag of the spool, then does not count (docs/decisions/0003-ready-without-the-store.md).
+    """
+    store = await worker.store_health.is_reachable()
+    write_refusal = await worker.store_health.write_refusal() if store else None
     age = worker.follower.age
     lag = worker.shipper.lag().records
     why = []
-    if not (store or degraded):
+    if not (store or accept_degraded):
         why.append("the store does not answer; decisions are degraded")
-    if refusal and not degraded:
-        why.append(f"the store takes no writes, and decisions that need one are degraded: {refusal}")
-    if (age is None or age > SNAPSHOT_SECONDS) and (store or not degraded):
-        why.append(f"no look at the learnt policies for over {SNAPSHOT_SECONDS:g} s")
+    if write_refusal and not accept_degraded:
+        why.append(f"the store takes no writes, and decisions that need one are degraded: {write_refusal}")
+    if (age is None or age > SNAPSHOT_SECONDS) and (store or not accept_degraded):
+        why.append(f"the learnt policies were not read for over {SNAPSHOT_SECONDS:g} s; check the store")
     if worker.spool.gone:
-        why.append(f"the spool {worker.spool.path} was deleted; no answer leaves until its folder can be made again")
+        why.append(f"the spool {worker.spool.path} was deleted; nothing is answered until its folder can be created")
     elif worker.spool.full:
-        why.append(f"the disk of {worker.spool.path} is full; free it, no answer leaves when it takes no more")
-    if lag > LAG_RECORDS and (store or not degraded):
-        why.append(f"{lag} records wait in the spool; see why the stream does not take them")
+        why.append(f"the disk of {worker.spool.path} is full; free space, or nothing is answered")
+    if lag > LAG_RECORDS and (store or not accept_degraded):
+        why.append(f"{lag} records wait in the spool, over {LAG_RECORDS}; see the log for why the stream takes none")
     return Readiness(
         ready=not why,
-        degraded=not store or refusal is not None,
+        degraded=not store or write_refusal is not None,
         plan=worker.watch.plan.version,
         plan_problems=[str(problem) for problem in worker.watch.problems],
         store=store,
@@ -105,5 +111,5 @@ async def readiness(worker: Worker, *, degraded: bool = False) -> Readiness:
     )
 
 
-def _told(state: Readiness) -> Reply:
-    return Reply(msgspec.json.encode(state), 200 if state.ready else 503)
+def _readiness_reply(readiness: Readiness) -> Reply:
+    return Reply(msgspec.json.encode(readiness), 200 if readiness.ready else 503)

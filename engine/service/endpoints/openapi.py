@@ -29,6 +29,7 @@ KEY_FAILURES = {
 PUBLISHED_NAMES = {
     "BatchStatuses": "Statuses",
     "CustomerExport": "Exported",
+    "CustomerSummary": "History",
     "ErasureResult": "Erased",
     "EventStatus": "Status",
     "ExposureAnswer": "Exposed",

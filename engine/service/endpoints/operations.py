@@ -11,11 +11,12 @@ from engine.decision.explanation import Explanation
 from engine.decision.staff_view import AgentView
 from engine.service.auth import KeyRole
 from engine.service.endpoints.admin import SwitchAnswer, SwitchRequest
+from engine.service.endpoints.events import BatchStatuses
+from engine.service.endpoints.exposures import ExposeRequest, ExposureAnswer
 from engine.service.endpoints.health import Index, Readiness
 from engine.service.endpoints.ofrep import ErrorCode, Evaluation, EvaluationReason, EvaluationRequest, Failure
 from engine.service.endpoints.profiles import CustomerExport, ErasureResult
 from engine.service.endpoints.stock import Stock, StockLevel
-from engine.service.worker import BatchStatuses, ExposeRequest, ExposureAnswer
 
 HeaderDocs = Mapping[str, str]
 

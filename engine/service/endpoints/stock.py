@@ -1,4 +1,4 @@
-"""How much there is of what an offer needs, as the shop's back office tells it."""
+"""`/v1/stock/{sku}`: how many there are of a SKU, set by the shop's back office, and how many are left."""
 
 import math
 import time
@@ -11,53 +11,66 @@ from engine.journal.records import EventRecord
 from engine.service.auth import RequestGuard
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.ids import new_id
-from engine.service.problems import Refusal, refuse_body
+from engine.service.problems import Refusal, decode_body, refuse_for_now
 from engine.service.worker import Worker
+from engine.vocabulary import STOCK_LEVEL
 
-AWAY = "the store is away; nothing was changed, send it again"
+AWAY = "the store is away and nothing is changed; send it again"
+HIGHEST = 1e9
 
 
 class StockLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A stock as the shop counted it: what was sold until then is not in it any more."""
+    """A stock as counted on the shelves, without what was sold before the count."""
 
     level: float
 
 
 class Stock(msgspec.Struct, frozen=True):
-    """What is left of a stock: neither sold since it was counted nor held for a customer."""
+    """What is left of a stock: neither sold since the count nor held for a customer."""
 
     sku: str
     left: float
 
 
+_decoder = msgspec.json.Decoder(StockLevel)
+_encode = msgspec.json.Encoder().encode
+
+
 def stock_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
     """`POST` and `GET /v1/stock/{sku}`."""
 
-    async def tell(call: Call) -> Reply:
+    async def set_level(call: Call) -> Reply:
         sku = str(call.path["sku"])
-        try:
-            level = msgspec.json.decode(call.body, type=StockLevel).level
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise refuse_body(error) from None
-        if not 0 <= level <= 1e9 or not math.isfinite(level):
-            raise Refusal(400, f"{level} is not between 0 and 1e9; send how many there are", "level")
+        level = decode_body(_decoder, call.body).level
+        if not 0 <= level <= HIGHEST or not math.isfinite(level):
+            raise Refusal(400, f"{level} is not between 0 and {HIGHEST:g}; send how many there are", "level")
         now = time.time()
         try:
             await worker.claims.set_stock(sku, level, now)
         except StoreUnavailable:
-            raise Refusal(503, AWAY, "", ((b"retry-after", b"1"),)) from None
-        told = msgspec.json.encode({"sku": sku, "level": level, "by": call.caller.name})
-        worker.append([EventRecord(f"stock-{new_id(now)}", now, now, "", "stock_level", None, None, None, told)])
-        return await left(sku)
+            raise refuse_for_now(AWAY) from None
+        record = EventRecord(
+            message_id=f"stock-{new_id(now)}",
+            time=now,
+            received=now,
+            customer="",
+            event=STOCK_LEVEL,
+            decision_id=None,
+            channel=None,
+            revenue=None,
+            properties=_encode({"sku": sku, "level": level, "by": call.caller.name}),
+        )
+        worker.recorder.append([record])
+        return await read_left(sku)
 
-    async def get(call: Call) -> Reply:
-        return await left(str(call.path["sku"]))
+    async def get_left(call: Call) -> Reply:
+        return await read_left(str(call.path["sku"]))
 
-    async def left(sku: str) -> Reply:
+    async def read_left(sku: str) -> Reply:
         try:
-            amount = await worker.claims.read_remaining(PoolShare("stock", sku), time.time())
+            left = await worker.claims.read_remaining(PoolShare("stock", sku), time.time())
         except StoreUnavailable:
-            raise Refusal(503, AWAY, "", ((b"retry-after", b"1"),)) from None
-        return Reply(msgspec.json.encode(Stock(sku, amount)))
+            raise refuse_for_now(AWAY) from None
+        return Reply(_encode(Stock(sku, left)))
 
-    return [endpoint("/v1/stock/{sku:str}", {"GET": get, "POST": tell}, limit=limit, guard=guard)]
+    return [endpoint("/v1/stock/{sku:str}", {"GET": get_left, "POST": set_level}, limit=limit, guard=guard)]

@@ -15,8 +15,9 @@ from engine.customer import CustomerIds
 from engine.customers.redis.pipeline import RedisPipeline, connect_store
 from engine.customers.store import ProfileStore
 from engine.decision.decision import DecideRequest
-from engine.service.store_health import WAITS, StoreHealth
-from engine.service.worker import Worker, unknown_profile
+from engine.service.decision_flow import DecisionFlow, new_task, result_of, unknown_profile
+from engine.service.store_health import FAILED_WAITS, StoreHealth
+from engine.service.worker import Worker
 from engine.settings import Settings
 
 DECIDE = {"customer": {"user_id": "u-1"}, "channel": "web", "placements": ["home_hero"]}
@@ -47,11 +48,11 @@ def test_a_store_that_hangs_is_waited_for_by_a_few_and_found_again(tmp_path: Pat
             answers += [server.post("/v1/decide", DECIDE, idempotency_key="away").json() for _ in range(2)]
             assert all(answer["degraded"] for answer in answers)
             assert {answer["offers"]["home_hero"]["reason"] for answer in answers} == {"fallback"}
-            assert slow(server) == (43, WAITS)
+            assert slow(server) == (43, FAILED_WAITS)
             ready, enough = server.get("/readyz"), server.get("/readyz/degraded")
             assert (ready.status_code, enough.status_code) == (503, 200)
-            assert [told.json()["degraded"] for told in (ready, enough)] == [True, True]
-            assert [told.json()["ready"] for told in (ready, enough)] == [False, True]
+            assert [answer.json()["degraded"] for answer in (ready, enough)] == [True, True]
+            assert [answer.json()["ready"] for answer in (ready, enough)] == [False, True]
         finally:
             store.process.send_signal(signal.SIGCONT)
         deadline = time.monotonic() + 60
@@ -62,23 +63,23 @@ def test_a_store_that_hangs_is_waited_for_by_a_few_and_found_again(tmp_path: Pat
         assert (ready.status_code, ready.json()["degraded"]) == (200, False)
 
 
-def test_only_waits_in_vain_with_no_answer_between_them_make_a_store_away(valkey: embedded.Embedded) -> None:
+def test_only_vain_waits_with_no_answer_between_them_make_the_store_away(valkey: embedded.Embedded) -> None:
     async def run() -> None:
         wire = RedisPipeline(connect_store(valkey.url, 5))
-        away = StoreHealth(wire, 0.1)
+        health = StoreHealth(wire, 0.1)
         for moment in range(50):
-            away.failed(moment, moment + 0.001)  # refused at once
+            health.record_failure(moment, moment + 0.001)  # refused at once
         for _ in range(50):
-            away.failed(100.0, 100.1)  # one batch that was lost
-        away.answered()
-        away.failed(200.0, 200.1)
-        away.failed(200.0, 200.1)
-        assert not away.now
-        away.failed(200.1, 200.3)
-        assert away.now
-        assert await away.reached()
-        asking = asyncio.create_task(away.run())
-        while away.now:  # noqa: ASYNC110 (it tells nobody)
+            health.record_failure(100.0, 100.1)  # one batch that was lost
+        health.record_answer()
+        health.record_failure(200.0, 200.1)
+        health.record_failure(200.0, 200.1)
+        assert not health.is_away
+        health.record_failure(200.1, 200.3)
+        assert health.is_away
+        assert await health.is_reachable()
+        asking = asyncio.create_task(health.run())
+        while health.is_away:  # noqa: ASYNC110 (there is no event to wait for)
             await asyncio.sleep(0.01)
         asking.cancel()
         await wire.close()
@@ -86,7 +87,7 @@ def test_only_waits_in_vain_with_no_answer_between_them_make_a_store_away(valkey
     asyncio.run(run())
 
 
-def test_a_store_that_takes_no_writes_is_told_and_what_cannot_be_claimed_is_not_offered(
+def test_a_store_that_refuses_writes_is_reported_and_what_cannot_be_claimed_is_not_offered(
     tmp_path: Path, serve: Any, shop: Path
 ) -> None:
     capped = shutil.copytree(shop, tmp_path / "capped")
@@ -103,8 +104,8 @@ def test_a_store_that_takes_no_writes_is_told_and_what_cannot_be_claimed_is_not_
             for refuse, back in REFUSALS:
                 client.execute_command(*refuse)
                 answers = [server.post("/v1/decide", body).json() for body in (ahead, DECIDE | stranger)]
-                told = [(answer["degraded"], answer["offers"]["home_hero"]["reason"]) for answer in answers]
-                assert told == [(True, "fallback")] * 2
+                reasons = [(answer["degraded"], answer["offers"]["home_hero"]["reason"]) for answer in answers]
+                assert reasons == [(True, "fallback")] * 2
                 variant = {"placements": [], "experiments": ["checkout_layout"]}  # needs no claim, but to be seen
                 assert server.post("/v1/decide", ahead | variant).json()["degraded"]
                 event = {"type": "track", "message_id": "m", "user_id": "u-1", "event": "click"}
@@ -120,7 +121,7 @@ def test_a_store_that_takes_no_writes_is_told_and_what_cannot_be_claimed_is_not_
     assert "Traceback" not in (tmp_path / "server.log").read_text()
 
 
-def test_who_is_known_by_an_address_is_the_same_unit_while_the_store_is_away(redis_url: str) -> None:
+def test_a_customer_known_by_an_address_is_the_same_unit_while_the_store_is_away(redis_url: str) -> None:
     async def unit(ids: CustomerIds) -> str:
         store = ProfileStore.open(redis_url, timeout=5)
         found = await store.fetch(ids, time.time())
@@ -128,8 +129,8 @@ def test_who_is_known_by_an_address_is_the_same_unit_while_the_store_is_away(red
         return found.profile.unit
 
     for ids in ({"email": " Ada@X.de"}, {"phone": "+49 (30) 12-34"}, {"phone": "unknown", "device_id": "d"}):
-        told = msgspec.convert(ids, CustomerIds)
-        assert unknown_profile(told).unit == unknown_profile(told).id == asyncio.run(unit(told))
+        sent = msgspec.convert(ids, CustomerIds)
+        assert unknown_profile(sent).unit == unknown_profile(sent).id == asyncio.run(unit(sent))
 
 
 def test_a_stock_that_cannot_be_asked_for_leaves_no_error_behind(tmp_path: Path, shop: Path) -> None:
@@ -137,9 +138,10 @@ def test_a_stock_that_cannot_be_asked_for_leaves_no_error_behind(tmp_path: Path,
         left_over: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: left_over.append(context))
         worker = Worker(Settings(experiments=shop, data=tmp_path, redis="redis://127.0.0.1:1/0"))
-        worker.granting.low["stock:ROAST-1"] = PoolShare("stock", "ROAST-1")
-        decision = await worker.weigh(msgspec.convert(DECIDE, DecideRequest), time.time(), "d-1")
-        assert decision.answer.degraded
+        worker.offer_grants.low["stock:ROAST-1"] = PoolShare("stock", "ROAST-1")
+        task = new_task(msgspec.convert(DECIDE, DecideRequest), time.time(), "d-1")
+        [decided] = await DecisionFlow(worker).decide_with_store([task])
+        assert result_of(decided).decision.answer.degraded
         await asyncio.sleep(0.3)  # until the other of both has given up too
         gc.collect()
         await asyncio.sleep(0)

@@ -9,8 +9,9 @@ import pytest
 from engine import embedded
 from engine.customers.redis.pipeline import RedisPipeline, connect_store
 from engine.errors import BadInput
-from engine.service.idempotency import PATIENCE, IdempotentAnswers, Payloads, PreparedAnswer
+from engine.service.idempotency import PATIENCE, IdempotentAnswers, PreparedAnswer
 from engine.service.problems import Refusal
+from engine.service.recorder import Payloads
 from engine.service.store_health import StoreHealth
 
 BODY = b'{"customer": {"user_id": "again-1"}, "channel": "web", "placements": ["home_hero"]}'
@@ -59,7 +60,7 @@ def test_what_was_refused_may_be_asked_again(server: Any) -> None:
     assert [server.post("/v1/decide", bad, idempotency_key="k-7").status_code for _ in range(2)] == [400, 400]
 
 
-def test_ids_of_decisions_that_may_come_twice_can_be_told(server: Any) -> None:
+def test_ids_of_decisions_that_may_be_logged_twice_are_marked(server: Any) -> None:
     keyed = server.post("/v1/decide", BODY, idempotency_key="k-5").json()["decision_id"]
     plain = server.post("/v1/decide", BODY).json()["decision_id"]
     assert (keyed[12], len(keyed)) == ("r", len(plain))
@@ -98,9 +99,9 @@ def test_records_of_a_worker_that_died_before_it_spooled_them_are_spooled_by_who
     async def run(asking: Asking) -> None:
         spooled: Payloads = []
         with pytest.raises(Died):
-            await asking(die).once("died", b"body", kept(b"first"))
+            await asking(die).answer_once("died", b"body", kept(b"first"))
         for _ in range(3):
-            assert await asking(spooled.extend).once("died", b"body", kept(b"second")) == b"first"
+            assert await asking(spooled.extend).answer_once("died", b"body", kept(b"second")) == b"first"
         assert spooled == [RECORD]
 
     at_store(valkey.url, run)
@@ -114,11 +115,11 @@ def test_who_decides_for_too_long_is_overtaken_once_and_answers_the_same(valkey:
             await awake.wait()
             return PreparedAnswer(b"slow", [RECORD])
 
-        first = asyncio.create_task(asking(spooled.extend).once("slow", b"body", slow))
+        first = asyncio.create_task(asking(spooled.extend).answer_once("slow", b"body", slow))
         await asyncio.sleep(0.05)
-        with pytest.raises(Refusal, match="another request"):
-            await asking(spooled.extend).once("slow", b"other", kept(b"other"))
-        others = [asking(spooled.extend).once("slow", b"body", kept(f"{n}".encode())) for n in range(4)]
+        with pytest.raises(Refusal, match="another body"):
+            await asking(spooled.extend).answer_once("slow", b"other", kept(b"other"))
+        others = [asking(spooled.extend).answer_once("slow", b"body", kept(f"{n}".encode())) for n in range(4)]
         answers = set(await asyncio.wait_for(asyncio.gather(*others), 20 * PATIENCE))
         awake.set()
         assert {await first} == answers
@@ -135,7 +136,7 @@ def test_a_failure_frees_the_key_at_once(valkey: embedded.Embedded) -> None:
     async def run(asking: Asking) -> None:
         asked = asking([].extend)
         with pytest.raises(BadInput):
-            await asked.once("failed", b"body", fail)
-        assert await asked.once("failed", b"another", kept(b"fine")) == b"fine"
+            await asked.answer_once("failed", b"body", fail)
+        assert await asked.answer_once("failed", b"another", kept(b"fine")) == b"fine"
 
     at_store(valkey.url, run)

@@ -83,9 +83,9 @@ def test_the_page_reads_without_any_other_server(server: Any) -> None:
     class Links(html.parser.HTMLParser):
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
             assert tag not in ("script", "link", "img")
-            told = dict(attrs)
-            linked.extend(filter(None, (told.get("href"), told.get("src"))))
-            anchors.add(told.get("id") or "")
+            attributes = dict(attrs)
+            linked.extend(filter(None, (attributes.get("href"), attributes.get("src"))))
+            anchors.add(attributes.get("id") or "")
 
     Links().feed(answer.text)
     assert linked

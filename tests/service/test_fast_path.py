@@ -20,13 +20,13 @@ def request(body: bytes, more: bytes = b"") -> bytes:
 
 
 @pytest.fixture(scope="module")
-def short() -> list[str]:
-    """The bodies that the short way served."""
+def served() -> list[str]:
+    """The bodies that the fast path served."""
     return []
 
 
 @pytest.fixture(scope="module")
-def port(short: list[str]) -> Iterator[int]:
+def port(served: list[str]) -> Iterator[int]:
     async def echo(call: Call) -> Reply:
         await asyncio.sleep(0.01)
         return Reply(call.body + call.header(b"x-extra").encode())
@@ -35,9 +35,9 @@ def port(short: list[str]) -> Iterator[int]:
     protocol = fast_path_protocol(app, ["/echo"])
     answer = protocol._answer
 
-    async def counted(self: object, path: str, handler: object, headers: object, body: bytes, running: object) -> None:
-        short.append(body.decode())
-        await answer(self, path, handler, headers, body, running)
+    async def counted(self: object, path: str, handler: object, headers: object, body: bytes, cycle: object) -> None:
+        served.append(body.decode())
+        await answer(self, path, handler, headers, body, cycle)
 
     protocol._answer = counted
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -72,13 +72,13 @@ def exchange(port: int, *pieces: bytes, answers: int = 1, pause: float = 0.05) -
         return got
 
 
-def test_a_whole_request_takes_the_short_way(port: int, short: list[str]) -> None:
+def test_a_whole_request_takes_the_fast_path(port: int, served: list[str]) -> None:
     got = exchange(port, request(b'{"n": 1}', b"x-request-id: mine\r\n"))
     assert got.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nx-request-id: mine\r\n" in got
     assert b"\r\ncontent-length: 8\r\n" in got
     assert got.endswith(b'\r\n\r\n{"n": 1}')
-    assert '{"n": 1}' in short
+    assert '{"n": 1}' in served
 
 
 @pytest.mark.parametrize(
@@ -91,17 +91,17 @@ def test_a_whole_request_takes_the_short_way(port: int, short: list[str]) -> Non
         ("expecting 100", (request(b'{"n": 2}', b"expect: 100-continue\r\n"),)),
     ],
 )
-def test_anything_unusual_takes_the_long_way(port: int, short: list[str], name: str, pieces: tuple[bytes, ...]) -> None:
-    before = len(short)
+def test_anything_unusual_goes_to_uvicorn(port: int, served: list[str], name: str, pieces: tuple[bytes, ...]) -> None:
+    before = len(served)
     assert exchange(port, *pieces).endswith(b'{"n": 2}'), name
-    assert len(short) == before
+    assert len(served) == before
 
 
-def test_one_connection_takes_both_ways_in_turn(port: int, short: list[str]) -> None:
+def test_one_connection_takes_both_paths_in_turn(port: int, served: list[str]) -> None:
     whole, halves = request(b'{"n": 3}'), (request(b'{"n": 4}')[:50], request(b'{"n": 4}')[50:])
     got = exchange(port, whole, *halves, whole, answers=3)
     assert [part[-8:] for part in got.split(b"HTTP/1.1 200 OK")[1:]] == [b'{"n": 3}', b'{"n": 4}', b'{"n": 3}']
-    assert short.count('{"n": 3}') == 2
+    assert served.count('{"n": 3}') == 2
 
 
 def test_requests_sent_ahead_are_answered_in_their_order(port: int) -> None:
@@ -117,7 +117,7 @@ def test_errors_are_the_same_problems(port: int) -> None:
     assert b" 415 " in exchange(port, request(b"{}").replace(b"application/json", b"text/plain"))
 
 
-def test_who_leaves_early_harms_nobody(port: int) -> None:
+def test_a_client_that_disconnects_early_harms_no_other(port: int) -> None:
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(request(b'{"n": 5}'))
@@ -140,6 +140,6 @@ def test_who_leaves_early_harms_nobody(port: int) -> None:
         lambda data: data.replace(b"host: h", b": h"),
     ],
 )
-def test_no_doubt_is_decided_in_the_short_way(change: Callable[[bytes], bytes]) -> None:
+def test_whatever_is_in_doubt_leaves_the_fast_path(change: Callable[[bytes], bytes]) -> None:
     assert parse_plain_request(request(b"{}")) is not None
     assert parse_plain_request(change(request(b"{}"))) is None

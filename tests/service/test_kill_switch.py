@@ -49,14 +49,14 @@ def test_a_paused_experiment_is_paused_at_every_worker_until_it_is_resumed(
         assert reason(there) == "assigned"
         assert comes(here, "assigned")
 
-        told = [
+        audited = [
             (event.event, msgspec.json.decode(event.properties))
             for server in (here, there)
             for event in server.records()
             if type(event).__name__ == "EventRecord" and event.message_id.startswith("audit-")
         ]
         by = "anyone on this machine"
-        assert told == [
+        assert audited == [
             ("experiment_paused", {"experiment": "checkout_layout", "by": by, "reason": "orders fell"}),
             ("experiment_resumed", {"experiment": "checkout_layout", "by": by, "reason": ""}),
         ]

@@ -1,0 +1,83 @@
+"""`POST /v1/exposures`: a prefetched decision was seen."""
+
+import time
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from engine.claims.claims import DenialReason
+from engine.claims.pending_exposures import PendingDecision, fetch_pending
+from engine.errors import StoreUnavailable
+from engine.journal.records import ExposureRecord
+from engine.service.auth import RequestGuard
+from engine.service.http import Call, Reply, Route, endpoint
+from engine.service.problems import Refusal, decode_body, refuse_for_now
+from engine.service.worker import Worker
+
+AWAY = "the store is away and the exposure is not counted; send it again"
+
+
+class ExposeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was seen of an earlier decision: all of it, unless placements or experiments are named."""
+
+    decision_id: str
+    placements: list[str] | None = None
+    experiments: list[str] | None = None
+
+
+class ExposureAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The result of an exposure. `refused` has the placements whose offer is used up: show their fallback instead."""
+
+    status: Literal["accepted", "refused"]
+    refused: dict[str, DenialReason] = {}
+
+
+_decoder = msgspec.json.Decoder(ExposeRequest)
+_encode = msgspec.json.Encoder().encode
+
+
+def exposure_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
+    """`/v1/exposures`."""
+
+    async def handle_exposures(call: Call) -> Reply:
+        request = decode_body(_decoder, call.body)
+        try:
+            pending = await fetch_pending(worker.event_store.pipeline, request.decision_id)
+            if pending is None or not pending.keys:
+                detail = f'{request.decision_id!r} awaits no exposure; decide with "expose": false, report within a day'
+                raise Refusal(404, detail, "decision_id")
+            keys, now = _exposed_keys(request, pending), time.time()
+            refused = await _claim(worker, pending, request.decision_id, keys, now)
+        except StoreUnavailable:
+            raise refuse_for_now(AWAY) from None
+        exposed = [key for key in keys if key not in refused]
+        if exposed or not keys:
+            # Record before answer, and after the claims: what was refused was not seen.
+            worker.recorder.append([ExposureRecord(request.decision_id, now, pending.customer, exposed)])
+        status: Literal["accepted", "refused"] = "refused" if refused and not exposed else "accepted"
+        return Reply(_encode(ExposureAnswer(status, dict(refused))), 202)
+
+    return [endpoint("/v1/exposures", {"POST": handle_exposures}, limit=limit, guard=guard)]
+
+
+def _exposed_keys(request: ExposeRequest, pending: PendingDecision) -> list[str]:
+    """The experiments and placements that the request names; all of the decision if it names none."""
+    if request.placements is None and request.experiments is None:
+        return pending.keys
+    keys = [*(request.experiments or []), *(request.placements or [])]
+    for key in keys:
+        if key not in pending.keys:
+            raise Refusal(400, f"{key!r} is not in that decision; it has {', '.join(pending.keys)}", "placements")
+    return keys
+
+
+async def _claim(
+    worker: Worker, pending: PendingDecision, decision_id: str, keys: list[str], now: float
+) -> Mapping[str, DenialReason]:
+    """Bind the customer, then claim the limited offers for them; the reason by placement where a claim is denied."""
+    store = worker.event_store
+    if pending.who and not await store.bind_exposed(pending.who, pending.unit, now, worker.recorder.append_events):
+        raise Refusal(404, "the customer was erased; their exposures are not counted, send none", "decision_id")
+    denials = await worker.offer_grants.claim_exposed(worker.plan, pending, decision_id, keys, now)
+    return {placement: denial.reason for placement, denial in denials.items()}

@@ -1,0 +1,68 @@
+"""Writes records to this worker's spool, each to the partition of its customer.
+
+A record is durable, by the spool's own rules, when `append` returns: whoever answers a request appends first and
+answers afterwards. A full or deleted disk raises, so no answer leaves without its record.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from engine.customers.model.events import Accepted
+from engine.errors import JournalError
+from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord, encode
+from engine.journal.spool.spool import Spool, partition_of
+from engine.service.problems import DISK_RETRY_SECONDS, refuse_for_now
+
+SpoolRecord = DecisionRecord | ExposureRecord | EventRecord
+Payloads = list[tuple[bytes, str]]
+"""Encoded records, each with the customer that chooses its partition."""
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+class Recorder:
+    """The one writer of a worker's spool."""
+
+    def __init__(self, spool: Spool, partitions: int) -> None:
+        self._spool = spool
+        self._partitions = partitions
+
+    def append(self, records: Sequence[SpoolRecord]) -> None:
+        """Append records to the spool, in one write.
+
+        Raises:
+            Refusal: 503 if the disk takes no more.
+        """
+        self.append_encoded(encode_records(records))
+
+    def append_encoded(self, payloads: Payloads) -> None:
+        """Append encoded records in one write. Errors as in `append`."""
+        partitions = self._partitions
+        try:
+            self._spool.append_many([(payload, partition_of(customer, partitions)) for payload, customer in payloads])
+        except JournalError as error:
+            raise refuse_for_now(str(error), seconds=DISK_RETRY_SECONDS) from error
+
+    async def append_events(self, events: list[Accepted]) -> None:
+        """Append accepted events: the journal of `ProfileStore`, which calls it before a profile changes."""
+        self.append([_event_record(event) for event in events])
+
+
+def encode_records(records: Sequence[SpoolRecord]) -> Payloads:
+    """The records as `Recorder.append_encoded` takes them."""
+    return [(encode(record), record.customer) for record in records]
+
+
+def _event_record(event: Accepted) -> EventRecord:
+    return EventRecord(
+        message_id=event.message_id,
+        time=event.time,
+        received=event.received,
+        customer=event.customer,
+        event=event.event,
+        decision_id=event.decision_id,
+        channel=event.channel,
+        revenue=event.revenue,
+        properties=_encode_json(event.properties),
+    )
