@@ -38,7 +38,7 @@ def event_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
             # in the profiles. Each step is idempotent, so a batch that failed half way is sent again as it is.
             admitted = await admit_redemptions(store, claims, plan, batch, now)
             statuses = await store.ingest(admitted, now, worker.recorder.append_events)
-            await apply_outcomes(store, claims, worker.plan, admitted, statuses, now)
+            await apply_outcomes(store, claims, worker.plan, admitted, statuses=statuses, now=now)
         except StoreUnavailable:
             raise refuse_for_now(AWAY) from None
         worker.metrics.count_events(statuses)
