@@ -125,12 +125,16 @@ def choose_offer(query: OfferQuery) -> Choice:
     if not passing:
         return _fall_back(query)
     model = _current_model(query)
-    places = _affordable_places(query, model, _places(passing, len(query.selection.offers)))
-    if not places.size:
-        return _fall_back(query, model, places)
-    candidates = _without_lost(query, _weigh_candidates(query, model, places))
-    if not candidates.names:
-        return _fall_back(query, model, places)
+    places = _places(passing, len(query.selection.offers))
+    if query.facts.prices:
+        places = _affordable_places(query, model, places)
+        if not places.size:
+            return _fall_back(query, model, places)
+    candidates = _weigh_candidates(query, model, places)
+    if query.lost:
+        candidates = _without_lost(query, candidates)
+        if not candidates.names:
+            return _fall_back(query, model, places)
     return _draw_candidate(query, model, places, candidates)
 
 
@@ -191,7 +195,7 @@ def _current_model(query: OfferQuery) -> _Model:
 def _affordable_places(query: OfferQuery, model: _Model, places: Ints) -> Ints:
     """Those of `places` whose offers are worth their price to this customer; all of them where nothing has a price."""
     selection, prices = query.selection, query.facts.prices
-    if not prices or model.final or prices.keys().isdisjoint(selection.index.bits):
+    if model.final or prices.keys().isdisjoint(selection.index.bits):
         return places
     price = np.array([prices.get(selection.arms[place], 0.0) for place in places.tolist()])
     expected = model.policy.expected(model.x, candidates=places)
