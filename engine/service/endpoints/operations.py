@@ -1,4 +1,4 @@
-"""Every operation of the HTTP face as its documentation tells it, with examples that the shipped shop answers."""
+"""The operations of the HTTP face, for its documentation; the examples are answered by the shipped shop."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -81,7 +81,7 @@ OPERATIONS = (
         summary="Decide what a customer gets",
         about="Offers for placements and variants of experiments, each with its reason. Not being assigned is an "
         "answer, never an error. No offer stands in an answer twice: a placement whose fallback is shown in another "
-        "stays empty, with the reason shown. With expose: false nothing counts as seen until /v1/exposures tells so.",
+        "stays empty, with the reason shown. With expose: false nothing counts as seen until /v1/exposures reports it.",
         role="client",
         request=DecideRequest,
         example={
@@ -103,7 +103,7 @@ OPERATIONS = (
     Operation(
         method="post",
         path="/v1/exposures",
-        summary="Tell that a prefetched decision was seen",
+        summary="Report that a prefetched decision was seen",
         about="All of the decision, or the placements and experiments that are named; within a day. Caps, stock and "
         "budgets of a prefetched offer are claimed now: where one is refused, show the fallback instead.",
         role="client",
@@ -115,7 +115,7 @@ OPERATIONS = (
     Operation(
         method="post",
         path="/v1/events",
-        summary="Tell what customers did and who they are",
+        summary="Send what customers did and who they are",
         about="A message id counts once, however often it is sent.",
         role="client",
         request=EventBatch,
@@ -162,8 +162,8 @@ OPERATIONS = (
     Operation(
         method="post",
         path="/v1/stock/{sku}",
-        summary="Tell how many there are of a SKU",
-        about="As counted on the shelves, what is held for customers included. A SKU nobody told of has none.",
+        summary="Set how many there are of a SKU",
+        about="As counted on the shelves, including what is held for customers. A SKU that was never set has none.",
         role="server",
         request=StockLevel,
         example={"level": 12},
@@ -174,7 +174,7 @@ OPERATIONS = (
         method="get",
         path="/v1/stock/{sku}",
         summary="What is left of a SKU",
-        about="Neither sold since it was counted nor held for a customer.",
+        about="Neither sold since the count nor held for a customer.",
         role="server",
         answer=Stock,
         failures={503: "the store is away; ask again"},
@@ -186,7 +186,7 @@ OPERATIONS = (
         about="Traits, affinities, orders, points, consents, satisfaction, the journey, what was counted. Any "
         "identifier of the customer will do.",
         role="server",
-        failures={404: "nobody here has this id", 503: "the store is away; ask again"},
+        failures={404: "no customer has this id", 503: "the store is away; ask again"},
     ),
     Operation(
         method="delete",
@@ -200,10 +200,10 @@ OPERATIONS = (
     Operation(
         method="get",
         path="/v1/profiles/{id}/export",
-        summary="Hand out all that is kept of a customer",
+        summary="Export everything stored about a customer",
         role="server",
         answer=CustomerExport,
-        failures={404: "nobody here has this id", 503: "the store is away; ask again"},
+        failures={404: "no customer has this id", 503: "the store is away; ask again"},
     ),
     Operation(
         method="post",
