@@ -32,6 +32,7 @@ from engine.journal.records import DecisionRecord, EventRecord
 from engine.learn.merge_streams import Stamped
 from engine.learn.reward_rules import Properties, decode_properties, metric_amount
 from engine.learn.sequential_tests import AmountTest, SequentialTest, ShareTest
+from engine.metric_kinds import METRIC_KINDS
 from engine.vocabulary import MERGED
 
 EVENT = "$breaker"
@@ -39,8 +40,6 @@ EVENT = "$breaker"
 HOUR = 3600.0
 GRACE = 60.0
 """Seconds after the end of a window for which late events still count."""
-AMOUNTS = frozenset({"mean", "revenue", "ratio", "quantile"})
-"""Kinds of metrics whose outcomes are amounts; those of the others are shares."""
 TestKey = tuple[str, str, str]
 """Experiment, metric, and the variant that is compared with the control."""
 _decoder = msgspec.json.Decoder(SequentialTest)
@@ -73,7 +72,7 @@ class GuardrailTest:
 
     def new_test(self) -> SequentialTest:
         """A test without outcomes."""
-        kind = AmountTest if self.metric.kind in AMOUNTS else ShareTest
+        kind = ShareTest if METRIC_KINDS[self.metric.kind].rewards_are_counts else AmountTest
         return kind(self.metric.margin or 0.0, self.metric.direction == "up")
 
 

@@ -62,6 +62,7 @@ from engine.learn.pending import (
     PendingStore,
 )
 from engine.learn.reward_rules import Properties, RewardRules, decode_properties, order_id
+from engine.metric_kinds import METRIC_KINDS
 from engine.vocabulary import MERGED, REFUNDS
 
 HOLD = 300.0
@@ -354,7 +355,7 @@ class Join:
     def _rewards_amount(self, row: Pending) -> bool:
         """Whether the reward of a row is an amount, of which a part can be refunded."""
         rule = self._rules.by_selection.get(row.selection)
-        return rule is not None and rule.selection.reward.metric.kind in {"mean", "revenue"}
+        return rule is not None and METRIC_KINDS[rule.selection.reward.metric.kind].refund_leaves_rest
 
     def _release(self, *keys: str) -> list[EarlyArrival]:
         return [arrival for key in keys for arrival in self._early.release(key)]

@@ -12,12 +12,12 @@ from engine.catalog.conditions.compile import Predicate, compile_condition
 from engine.catalog.plan.plan import Plan, Selection
 from engine.catalog.spec.experiment import NOT_LEARNING, MetricSpec
 from engine.journal.records import EventRecord
+from engine.metric_kinds import METRIC_KINDS
 from engine.snapshots.header import meaning_of, prior_of
 from engine.vocabulary import MERGED, REFUNDS
 from policies.batches import LARGEST
 
 ORDER_FIELDS = ("order_id", "order")
-_COUNTED = {"proportion", "count", "retention"}
 
 Properties = Mapping[str, object]
 
@@ -93,7 +93,7 @@ def metric_amount(metric: MetricSpec, event: EventRecord, properties: Properties
     Raises:
         ValueError: if the value is not a number, not finite, or larger than a policy can compute with.
     """
-    if metric.kind in _COUNTED:
+    if METRIC_KINDS[metric.kind].rewards_are_counts:
         return 1.0
     name = metric.value or "revenue"
     value = event.revenue if name == "revenue" else properties.get(name)

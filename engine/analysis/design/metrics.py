@@ -6,12 +6,13 @@ from typing import Literal
 import msgspec
 
 from engine.errors import BadInput
+from engine.metric_kinds import METRIC_KINDS, MetricKind, MetricKindName
 
-Kind = Literal["mean", "proportion", "ratio", "quantile", "count", "retention"]
 Direction = Literal["increase", "decrease"]
 Role = Literal["primary", "secondary", "guardrail"]
 Adjust = Literal["cuped", "lin"]  # one slope for both arms, or each its own
 
+_TABLE_KINDS: dict[str, MetricKind] = {kind.name: kind for kind in METRIC_KINDS.values() if kind.table_form}
 _SPEC = re.compile(r"(?P<kind>\w+):(?P<body>[^|]+?)(?:\|(?P<covariates>.+))?")
 
 
@@ -38,7 +39,7 @@ class Measure(msgspec.Struct, frozen=True):
     """
 
     name: str
-    kind: Kind
+    kind: MetricKindName
     y: Term
     covariates: tuple[Term, ...] = ()
     quantile: float | None = None
@@ -47,6 +48,11 @@ class Measure(msgspec.Struct, frozen=True):
     margin: float = 0.0
     adjust: Adjust = "cuped"
     stratified: bool = False  # its moments are weighted over strata, and no counts any more
+
+    @property
+    def rules(self) -> MetricKind:
+        """What holds for its kind."""
+        return METRIC_KINDS[self.kind]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -74,23 +80,22 @@ def parse_measure(text: str, covariates: tuple[str, ...] = ()) -> Measure:
     """
     direction: Direction = "decrease" if text.strip().startswith("-") else "increase"
     match = _SPEC.fullmatch(text.strip().removeprefix("-"))
-    kind = match["kind"] if match else ""
-    if not match or kind not in {"mean", "proportion", "ratio", "quantile"}:
-        raise BadInput(
-            f"metric {text!r} is no metric; write mean:COL, proportion:COL, ratio:NUM/DEN or quantile:COL@0.9"
-        )
+    kind = _TABLE_KINDS.get(match["kind"]) if match else None
+    if match is None or kind is None:
+        *forms, last = (known.table_form for known in _TABLE_KINDS.values())
+        raise BadInput(f"metric {text!r} is no metric; write {', '.join(map(str, forms))} or {last}")
     body, names = match["body"].strip(), match["covariates"]
-    terms = tuple(parse_term(part) for part in (names.split(",") if names else covariates))
-    if kind == "quantile":
+    if names and not kind.takes_covariates:
+        raise BadInput(f"metric {text!r}: a {kind.name} takes no covariate; leave |{names} out")
+    if kind.has_level:
         column, at, level = body.rpartition("@")
-        if names:
-            raise BadInput(f"metric {text!r}: a quantile takes no covariate; leave |{names} out")
         if not at or not re.fullmatch(r"0?\.\d+", level):
-            example = f"quantile:{column or body}@0.9"
+            example = f"{kind.name}:{column or body}@0.9"
             raise BadInput(f"metric {text!r} needs a level between 0 and 1 after '@', as in {example}")
-        return Measure(body, "quantile", Term(column.strip()), quantile=float(level), direction=direction)
+        return Measure(body, kind.name, Term(column.strip()), quantile=float(level), direction=direction)
+    terms = tuple(parse_term(part) for part in (names.split(",") if names else covariates))
     if not all(column for term in (parse_term(body), *terms) for column in term.columns):
         raise BadInput(f"metric {text!r}: a column has no name; write NUM/DEN, as in ratio:orders/sessions")
-    if (kind == "ratio") != ("/" in body):
+    if kind.has_denominator != ("/" in body):
         raise BadInput(f"metric {text!r}: only a ratio has NUM/DEN, as in ratio:orders/sessions")
-    return Measure(body, kind, parse_term(body), terms, direction=direction)  # type: ignore[arg-type] # one of the four, checked above
+    return Measure(body, kind.name, parse_term(body), terms, direction=direction)

@@ -3,9 +3,10 @@
 import msgspec
 
 from engine.analysis.design.methods import Inference
-from engine.analysis.design.metrics import Direction, Kind
+from engine.analysis.design.metrics import Direction
 from engine.catalog.spec.experiment import Unit
 from engine.errors import BadInput
+from engine.metric_kinds import METRIC_KINDS, MetricKind, MetricKindName
 
 
 class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,7 +19,7 @@ class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    kind: Kind
+    kind: MetricKindName
     event: str
     value: str | None = None
     denominator: str | None = None
@@ -36,16 +37,22 @@ class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
     ripe: bool = False  # count only units whose window is over; a retention always does
 
     def __post_init__(self) -> None:
-        if self.kind in {"mean", "quantile"} and self.value is None:
+        rules = self.rules
+        if rules.needs_value and self.value is None:
             raise BadInput(f"metric {self.name!r} is a {self.kind} and needs the value it is of, as in value: revenue")
-        if (self.kind == "ratio") != (self.denominator is not None):
+        if rules.has_denominator != (self.denominator is not None):
             raise BadInput(f"metric {self.name!r}: a ratio, and only a ratio, has a denominator")
-        if (self.kind == "quantile") != (self.quantile is not None):
+        if rules.has_level != (self.quantile is not None):
             raise BadInput(f"metric {self.name!r}: a quantile, and only a quantile, has a level, as in quantile: 0.9")
-        if (self.kind == "retention" or self.ripe) and self.window is None:
+        if (rules.needs_whole_window or self.ripe) and self.window is None:
             raise BadInput(f"metric {self.name!r} must be over to count and needs the window in which the event counts")
-        if self.kind == "retention" and not self.ripe:
+        if rules.needs_whole_window and not self.ripe:
             msgspec.structs.force_setattr(self, "ripe", True)
+
+    @property
+    def rules(self) -> MetricKind:
+        """What holds for its kind."""
+        return METRIC_KINDS[self.kind]
 
 
 class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,6 @@
 """What the plan says of an experiment, as the question that its report answers."""
 
 from engine.analysis.design.methods import Inference
-from engine.analysis.design.metrics import Kind
 from engine.analysis.design.question import ExperimentQuestion, MeasuredMetric
 from engine.analysis.stats.bayes import Prior
 from engine.catalog.check.decode import suggest_name
@@ -10,16 +9,7 @@ from engine.catalog.spec.experiment import AnalysisSpec
 from engine.catalog.spec.experiment import MetricSpec as CatalogMetric
 from engine.catalog.spec.fields import seconds
 from engine.errors import BadInput
-
-KINDS: dict[str, Kind] = {
-    "proportion": "proportion",
-    "mean": "mean",
-    "count": "count",
-    "revenue": "mean",
-    "ratio": "ratio",
-    "quantile": "quantile",
-    "retention": "retention",
-}
+from engine.metric_kinds import METRIC_KINDS
 
 
 def build_question(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[MeasuredMetric]]:
@@ -69,11 +59,12 @@ def _build_inference(spec: AnalysisSpec) -> Inference:
 
 
 def _metric(metric: CatalogMetric) -> MeasuredMetric:
+    kind = METRIC_KINDS[metric.kind]
     return MeasuredMetric(
         name=metric.key,
-        kind=KINDS[metric.kind],
+        kind=kind.measured_as or kind.name,
         event=metric.event,
-        value=metric.value or ("revenue" if metric.kind == "revenue" else None),
+        value=metric.value or kind.default_value,
         denominator=metric.denominator,
         denominator_value=metric.denominator_value,
         denominator_filter=metric.denominator_filter,
@@ -86,5 +77,5 @@ def _metric(metric: CatalogMetric) -> MeasuredMetric:
         winsorize=metric.winsorize,
         direction="increase" if metric.direction == "up" else "decrease",
         margin=metric.margin or 0.0,
-        money=1.0 if metric.money is None and metric.kind == "revenue" else metric.money,
+        money=kind.default_money if metric.money is None else metric.money,
     )

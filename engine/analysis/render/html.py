@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from engine.analysis.render.terminal import money_text, notes
 from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance
 from engine.errors import BadInput
+from engine.metric_kinds import METRIC_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -165,7 +166,7 @@ def _cells(metric: MetricReport, control: str) -> Iterable[str]:
     if isinstance(effect, NotEstimable):
         yield f'<td colspan="6">{html.escape(effect.not_estimable)}</td>'
         return
-    mean = "{:.2%}" if metric.kind in {"proportion", "retention"} else "{:.4g}"
+    mean = METRIC_KINDS[metric.kind].format
     bayes = html.escape(format_chance(metric.bayes.chance_to_win)) if isinstance(metric.bayes, Bayes) else ""
     numbers = (
         mean.format(metric.mean[control]),
@@ -203,7 +204,7 @@ def _segments(alt: ModuleType, report: Report, place: Place) -> str:
             for row in part.effects
             if isinstance(e := row.shrunken, Effect)
         ]
-        unit: Unit = "points" if metric.kind in {"proportion", "retention"} else "number"
+        unit: Unit = "points" if METRIC_KINDS[metric.kind].is_share else "number"
         if rows:
             p = "" if part.heterogeneity_p is None else f"; do segments differ? p = {part.heterogeneity_p:.2g}"
             parts.append(place(intervals(alt, rows, f"{part.metric}, {part.variant}{p}", unit)))

@@ -105,11 +105,11 @@ def aa_table(
     table = source.table(path)
     split = unit or next(iter(table.schema()))  # any column will do: the variant is drawn below
     check_columns(source, path, table, split, unit, measures)
-    summed = [measure for measure in measures if measure.kind != "quantile"]
+    summed = [measure for measure in measures if measure.rules.has_moments]
     frame, framed = build_unit_frame(table, split, unit, summed, about=row_centres(source, table, unit, summed))
     checks = _all(source, frame, framed, inference, runs, seed)
     for measure in measures:
-        if measure.kind == "quantile":
+        if not measure.rules.has_moments:
             kept = table if unit is None else table.filter(table[unit].notnull())
             owner = {} if unit is None else {"unit": kept[unit].cast("string")}
             rows = kept.select(x=kept[measure.y.num].cast("float64"), **owner)
@@ -142,9 +142,9 @@ def aa_experiment(
         checks = _all(source, control, measures, inference, runs, seed)
         members = data.members.filter(data.members["variant"] == question.control)
         for spec in data.specs:
-            if spec.kind == "quantile":
+            if not spec.rules.has_moments:
                 rows = metric_values(source, data.folder, members, spec, data.moment).select("x", "unit")
-                measure = Measure(spec.name, "quantile", Term("x"), quantile=spec.quantile)
+                measure = Measure(spec.name, spec.kind, Term("x"), quantile=spec.quantile)
                 checks[spec.name] = _of_rows(source, rows, measure, inference, runs, seed)
         return [checks[spec.name] for spec in data.specs]
 
@@ -249,7 +249,7 @@ def _counted(claims: Sequence[Claim | NotEstimable], measure: Measure, units: in
         nothing = next(claim for claim in claims if isinstance(claim, NotEstimable))
         return Check(measure.name, 0, units, nothing, nothing, nothing)
     shares = [share for _, share in made if isinstance(share, Effect)]
-    loose = measure.kind == "quantile"
+    loose = measure.rules.is_conservative
     wrong = _rate([effect for effect, _ in made], inference.alpha, loose=loose)
     relatively = _rate(shares, inference.alpha, loose=loose) if shares else None
     covered = _rest(relatively) if relatively else NotEstimable(_UNBOUNDED)

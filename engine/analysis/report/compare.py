@@ -49,7 +49,7 @@ class Evidence:
         """Control's and the variant's value, and the share of variance that covariates removed."""
         if measure.name in self.refused:
             return self.refused[measure.name]
-        if measure.kind != "quantile":
+        if measure.rules.has_moments:
             whole = [self.whole[name].moments[measure.name] for name in (self.control, variant) if name in self.whole]
             if not all(holds_zeros_and_ones(side, measure) for side in whole):
                 return not_a_share(measure)
@@ -65,7 +65,7 @@ class Evidence:
 
     def arm(self, measure: Measure, name: str) -> Arm | None:
         """One side alone without covariates, as far as it is known."""
-        if measure.kind == "quantile":
+        if not measure.rules.has_moments:
             known = self.quantiles[measure.name].get(name)
             return known if isinstance(known, Arm) else None
         moments = self.groups[name].moments[measure.name]
@@ -133,7 +133,7 @@ def _seen(measure: Measure, names: Sequence[str], evidence: Evidence) -> tuple[d
 def _counted(measure: Measure) -> bool:
     """Whether the metric is a plain share of units, so that counts say all."""
     plain = not measure.covariates and measure.y.den is None and not measure.stratified
-    return measure.kind in {"proportion", "retention"} and plain
+    return measure.rules.is_share and plain
 
 
 def _successes(arm: Arm) -> int:

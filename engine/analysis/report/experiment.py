@@ -87,7 +87,7 @@ def _report(
             source, metric_values(source, folder, members, spec, moment), "x", spec.quantile or 0.5, label=spec.name
         )
         for spec in specs
-        if spec.kind == "quantile"
+        if not spec.rules.has_moments
     }
     stratified = question.inference.stratum is not None and trait == question.inference.stratum
     asked = _roles(question, specs, measures, stratified=stratified)
@@ -165,9 +165,9 @@ def _roles(
     roles |= dict.fromkeys(question.guardrails, "guardrail") | {question.primary: "primary"}
     made = {measure.name: measure for measure in measures}
     for spec in specs:
-        if spec.kind == "quantile":
+        if not spec.rules.has_moments:
             level, direction = spec.quantile, spec.direction
-            made[spec.name] = Measure(spec.name, "quantile", Term("x"), (), level, direction, margin=spec.margin)
+            made[spec.name] = Measure(spec.name, spec.kind, Term("x"), (), level, direction, margin=spec.margin)
     adjust = question.inference.adjust
     return [
         msgspec.structs.replace(made[spec.name], role=roles[spec.name], adjust=adjust, stratified=stratified)
@@ -281,7 +281,7 @@ def _flags(
     dated = {datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m-%d"): part for day, part in days.items()}
     flags += [f"the split is off on {day}" for day in broken_parts(dated, question.weights, sequential=sequential)]
     for measure in asked:
-        if measure.kind not in {"mean", "ratio", "count"}:
+        if not measure.rules.has_dominant_units:
             continue
         column = units[measure.y.num]
         kept = units.filter(~units["crossed"])

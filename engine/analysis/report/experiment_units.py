@@ -53,7 +53,7 @@ def gather(
     moment = int((as_of.timestamp() if as_of else time.time()) * SECOND)
     specs = _named(question, metrics)
     members = source.keep("members", exposed_members(source, log_dir, question, moment, segment))
-    summed = [spec for spec in specs if spec.kind != "quantile"]
+    summed = [spec for spec in specs if spec.rules.has_moments]
     trend = novelty_specs(specs[0])
     frame, measures = measure_members(source, log_dir, members, [*summed, *trend], moment)
     frame, measures = _per_unit(frame, measures, question)

@@ -5,9 +5,10 @@ from typing import Literal
 import msgspec
 
 from engine.analysis.design.methods import Method
-from engine.analysis.design.metrics import Direction, Kind, Role
+from engine.analysis.design.metrics import Direction, Role
 from engine.analysis.report.quality import ExposureCheck, SampleRatio
 from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable
+from engine.metric_kinds import MetricKindName
 
 Verdict = Literal["ship", "keep running", "stop", "fix the data"]
 
@@ -40,7 +41,7 @@ class MetricReport(msgspec.Struct, frozen=True):
     """
 
     metric: str
-    kind: Kind
+    kind: MetricKindName
     variant: str
     method: Method
     role: Role

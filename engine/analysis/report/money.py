@@ -9,6 +9,7 @@ import msgspec
 
 from engine.analysis.report.model import Money
 from engine.analysis.stats.estimate import Effect, NotEstimable
+from engine.metric_kinds import METRIC_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,7 +50,9 @@ def money_per_month(
         measures: what was measured, by metric.
         traffic: what came, and in which time.
     """
-    found = next((m for m in metrics if m.metric in worth and m.variant == variant and m.kind != "quantile"), None)
+    found = next(
+        (m for m in metrics if m.metric in worth and m.variant == variant and METRIC_KINDS[m.kind].has_moments), None
+    )
     if found is None:
         return NO_MONEY
     effect = found.absolute

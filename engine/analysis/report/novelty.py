@@ -22,7 +22,7 @@ FADES = 2.58  # standard errors between the first and the last window
 
 def novelty_specs(primary: MeasuredMetric) -> list[MeasuredMetric]:
     """The primary metric once per window; none for ratios, quantiles and retention, which are not sums over time."""
-    if primary.kind not in {"mean", "count", "proportion"}:
+    if not primary.rules.has_daily_trend:
         return []
     end = primary.delay + primary.window if primary.window is not None else float("inf")
     return [

@@ -51,7 +51,7 @@ def baseline_of_table(path: str, metric: str, *, unit: str | None = None, engine
     table = source.table(path)
     split = unit or next(iter(table.schema()))  # any column will do: its groups are added up
     check_columns(source, path, table, split, unit, [measure])
-    if measure.kind == "quantile":
+    if not measure.rules.has_moments:
         return _of_quantile(quantile_of(source, table, None, unit, measure).get(ALL), measure.name)
     frame, (framed,) = build_unit_frame(
         table, split, unit, [measure], about=row_centres(source, table, unit, [measure])
@@ -75,7 +75,7 @@ def baseline_of_log(
         source = DuckDB()
         data = gather(source, question, metrics, Path(log_dir), as_of)
         spec = data.specs[0]
-        if spec.kind == "quantile":
+        if not spec.rules.has_moments:
             rows = metric_values(source, data.folder, data.members, spec, data.moment)
             found = estimate_quantiles(source, rows, "x", spec.quantile or 0.5, label=spec.name)
             return _of_quantile(found.get(question.control), spec.name)
@@ -137,7 +137,7 @@ def _baseline(found: dict[tuple[str | int | float | bool | None, ...], Group], m
     value, sd = residual_sd(group.moments[measure.name], measure)
     if not sd > 0:
         raise BadInput(f"{measure.name} does not vary in the past; a baseline needs a variance")
-    plain = measure.kind in {"proportion", "retention"} and measure.y.den is None and not measure.covariates
+    plain = measure.rules.is_share and measure.y.den is None and not measure.covariates
     return Baseline("proportion" if plain else measure.kind, value, None if plain else sd)
 
 

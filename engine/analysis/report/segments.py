@@ -37,7 +37,7 @@ def by_segment(
     return [
         _one(trait, measure, variant, parts, inference)
         for measure in measures
-        if measure.kind != "quantile"
+        if measure.rules.has_moments
         for variant in variants
     ]
 

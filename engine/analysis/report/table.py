@@ -96,14 +96,14 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     found: Groups
     if partials is None:
         keys = (VARIANT, CROSSED, *([STRATUM] if stratum else []))
-        found = aggregate_groups(source, frame, keys, [m for m in framed if m.kind != "quantile"])
+        found = aggregate_groups(source, frame, keys, [m for m in framed if m.rules.has_moments])
         found, framed = unwrap_single_rows(found, framed, measures)
     else:
         parts = refresh_partials(_addable(source, unit, stratum, measures), path, variant, measures, Path(partials))
         found = {(name, False): group for name, group in parts.items()}
     found = _without_nan(found, str(table.schema()[variant]))
-    quantiles = {m.name: quantile_of(source, table, variant, unit, m) for m in measures if m.kind == "quantile"}
-    named, whole, strata = _by_variant(found, [m.name for m in measures if m.kind != "quantile"], stratum)
+    quantiles = {m.name: quantile_of(source, table, variant, unit, m) for m in measures if not m.rules.has_moments}
+    named, whole, strata = _by_variant(found, [m.name for m in measures if m.rules.has_moments], stratum)
     crossovers = sum(group.units for key, group in found.items() if key[1])
     unassigned = sum(group.units for key, group in found.items() if key[0] is None and not key[1])
     _check_variants(path, variant, control, named, crossovers)
@@ -251,7 +251,7 @@ def _addable(source: Engine, unit: str | None, stratum: str | None, measures: Se
             f"partials: rows of one {unit} may lie in several files, whose sums cannot be put together again; leave "
             "--partials out, or have one row per unit and leave --unit out"
         )
-    quantile = next((measure.name for measure in measures if measure.kind == "quantile"), None)
+    quantile = next((measure.name for measure in measures if not measure.rules.has_moments), None)
     if quantile:
         raise BadInput(f"partials: the quantile {quantile} does not follow from those of single files; leave one out")
     if stratum:
@@ -276,7 +276,7 @@ def _no_shares(source: Engine, table: Table, unit: str | None, measures: Sequenc
     """Proportions of values other than 0 and 1; where rows are units their variance tells."""
     wild = {}
     for measure in measures:
-        if unit is not None and measure.kind == "proportion":
+        if unit is not None and measure.rules.is_share:
             value = table[measure.y.num].cast("float64")
             if source.rows(table.filter((value * (value - 1.0)) != 0.0).select(x=value).limit(1)):
                 wild[measure.name] = not_a_share(measure)
@@ -289,7 +289,7 @@ def _flags(
     flags = [f"{unassigned} units without a {variant} are left out"] if unassigned else []
     units = {name: group.units for name, group in named.items()}
     for measure in measures:
-        if measure.kind == "quantile":
+        if not measure.rules.has_moments:
             continue
         sides = [group.moments[measure.name] for group in named.values()]
         known = dict(zip(named, (side.n for side in sides), strict=True))

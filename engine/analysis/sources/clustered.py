@@ -99,7 +99,7 @@ def unwrap_single_rows(
     measures = []
     for clustered, own in zip(framed, plain, strict=True):
         terms = _terms(clustered)
-        sides = [group.moments[clustered.name] for group in found.values() if clustered.kind != "quantile"]
+        sides = [group.moments[clustered.name] for group in found.values() if clustered.rules.has_moments]
         if clustered == own or not all(_single_rows(side, terms) for side in sides):
             measures.append(clustered)
             continue
@@ -124,14 +124,14 @@ def _clustered(measure: Measure, about: Mapping[str, float]) -> Measure:
             return Term(f"{term.num}{WITH}{term.den}", f"{term.den}{WITH}{term.num}")
         return Term(f"{term.num}{ABOUT}", f"{term.num}{ROWS}", about[term.num])
 
-    if measure.kind == "quantile":
+    if not measure.rules.has_moments:
         return measure
     covariates = tuple(per_row(term) for term in measure.covariates)
     return msgspec.structs.replace(measure, y=per_row(measure.y), covariates=covariates)
 
 
 def _terms(measure: Measure) -> tuple[Term, ...]:
-    return () if measure.kind == "quantile" else (measure.y, *measure.covariates)
+    return (measure.y, *measure.covariates) if measure.rules.has_moments else ()
 
 
 def _ratios(measures: Sequence[Measure]) -> list[tuple[str, str]]:

@@ -223,14 +223,15 @@ def _summed(
 ) -> ir.Value:
     """The event's values, or its count, summed over the metric's window."""
     counted = _counts(done, spec, {event}, before=before, below=below)
-    if value == "revenue" and spec.kind != "count":
+    adds = spec.rules.event_adds
+    if value == "revenue" and adds != "one":
         refunds = _counts(done, spec, REFUNDS - {event}, before=before, below=below)
         money = event_number(done, value, 0.0)
         net = refunds.ifelse(-money.abs(), counted.ifelse(money, 0.0))
         return net.cast("float64").sum()
-    if spec.kind in {"proportion", "retention"}:
+    if adds == "presence":
         return counted.any().cast("float64")
-    amount = 1.0 if value is None or spec.kind == "count" else event_number(done, value, 0.0)
+    amount = 1.0 if value is None or adds == "one" else event_number(done, value, 0.0)
     return counted.ifelse(amount, 0.0).cast("float64").sum()
 
 

@@ -140,7 +140,7 @@ def residual_sd(moments: Moments, measure: Measure) -> tuple[float, float]:
 def holds_zeros_and_ones(side: Moments, measure: Measure) -> bool:
     """Whether a proportion's column can hold zeros and ones only: their variance is p (1 - p)."""
     p = float(side.mean[0])
-    if measure.kind != "proportion" or measure.y.den is not None or side.n == 0 or not math.isfinite(p):
+    if not measure.rules.is_share or measure.y.den is not None or side.n == 0 or not math.isfinite(p):
         return True
     return abs(float(side.comoment[0, 0]) / side.n - p * (1 - p)) < 1e-9
 

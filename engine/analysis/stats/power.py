@@ -8,7 +8,6 @@ with the standard deviation of its linearized value per unit.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -18,19 +17,18 @@ from engine.analysis.stats.distributions import normal_cdf, normal_quantile
 from engine.analysis.stats.quadrature import gauss_legendre
 from engine.analysis.stats.sequential import asymptotic_multiplier, group_boundaries, spent_error
 from engine.errors import BadInput
-
-if TYPE_CHECKING:
-    from engine.analysis.design.metrics import Kind
+from engine.metric_kinds import METRIC_KINDS, MetricKind, MetricKindName
 
 FEWEST = 4  # units, of which a variance needs two on each side
 MOST = 10**13  # units beyond which no shop goes
+_BASELINE_KINDS: dict[str, MetricKind] = {kind.name: kind for kind in METRIC_KINDS.values() if kind.baseline_form}
 LARGEST = 1e100  # a baseline whose square is still a number
 
 
 class Baseline(msgspec.Struct, frozen=True):
     """What is known of control: a unit's mean value and its standard deviation (None for a proportion)."""
 
-    kind: Kind
+    kind: MetricKindName
     value: float
     sd: float | None = None
 
@@ -47,7 +45,7 @@ class Baseline(msgspec.Struct, frozen=True):
 class Design(msgspec.Struct, frozen=True):
     """`units` over control and one variant, `mde` relative to control, `power`: one of them follows from the others."""
 
-    kind: Kind
+    kind: MetricKindName
     baseline: float
     units: int
     mde: float
@@ -206,8 +204,9 @@ def parse_baseline(text: str) -> Baseline:
         values = []
     if not all(abs(value) <= LARGEST for value in values):
         raise BadInput(f"metric {text!r}: its numbers are not finite, or above {LARGEST:g}; write mean:16.2,25.1")
-    if kind == "proportion" and len(values) == 1:
-        return Baseline("proportion", values[0])
-    if kind in {"mean", "ratio", "quantile", "count"} and len(values) == 2 and values[1] > 0:
-        return Baseline(kind, values[0], values[1])  # type: ignore[arg-type] # one of the four
+    known = _BASELINE_KINDS.get(kind)
+    if known and known.baseline_form == "share" and len(values) == 1:
+        return Baseline(known.name, values[0])
+    if known and known.baseline_form == "mean,sd" and len(values) == 2 and values[1] > 0:
+        return Baseline(known.name, values[0], values[1])
     raise BadInput(f"metric {text!r} has no baseline; write proportion:0.1 or mean:16.2,25.1 (mean and sd)")

@@ -10,9 +10,9 @@ from engine.catalog.check.defined_names import DefinedNames
 from engine.catalog.plan.compile_policies import CHANNEL, offer_attributes
 from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, FeatureSpec, MetricSpec, PolicySpec
 from engine.catalog.spec.folder import Specs
-from engine.catalog.spec.metric_kinds import METRIC_KINDS
 from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
 from engine.errors import Problem
+from engine.metric_kinds import METRIC_KINDS
 from policies import KINDS, make_policy
 
 MOST_GROUPS = 64

@@ -9,10 +9,10 @@ from engine.catalog.check.defined_names import DefinedNames, check_defined
 from engine.catalog.check.offers import is_unrestricted, offer_problems
 from engine.catalog.spec.experiment import ExperimentSpec, MetricSpec
 from engine.catalog.spec.folder import Specs
-from engine.catalog.spec.metric_kinds import METRIC_KINDS
 from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
 from engine.catalog.spec.segments import find_cycle, groups_in, segments_in
 from engine.errors import Problem
+from engine.metric_kinds import METRIC_KINDS
 
 
 def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[Problem]:

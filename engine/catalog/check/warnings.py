@@ -11,8 +11,8 @@ from engine.catalog.check.null_comparisons import find_null_comparisons
 from engine.catalog.check.policies import describe_exhausted_floor
 from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, ExperimentSpec, MetricSpec
 from engine.catalog.spec.folder import Specs
-from engine.catalog.spec.metric_kinds import METRIC_KINDS
 from engine.errors import Problem
+from engine.metric_kinds import METRIC_KINDS
 from engine.vocabulary import DAY
 
 POWER = 0.8

@@ -19,9 +19,9 @@ from engine.catalog.spec.fields import (
     Weight,
     ZonedTime,
 )
-from engine.catalog.spec.metric_kinds import MetricKindName
 from engine.catalog.spec.profile_rules import MergeRule
 from engine.customer import IdKind
+from engine.metric_kinds import MetricKindName
 
 Unit = Literal["customer", "device", "store"]
 Status = Literal["draft", "running", "paused", "stopped"]

@@ -1,0 +1,134 @@
+"""The kinds of metrics: one value per kind, with everything that the rest of the code asks about it.
+
+Code asks a kind for an attribute and never compares its name. To add a kind, add its name to `MetricKindName` and its
+value to `METRIC_KINDS`. Write more only if it is computed in a new way: from events in `analysis.sources.log`, and its
+estimate, unless that is a mean or a ratio of units' values, in a module beside `analysis.sources.quantiles`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+MetricKindName = Literal["proportion", "mean", "count", "revenue", "ratio", "quantile", "retention"]
+"""The names in `metrics.yaml`, in reports and on the command line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricKind:
+    """One kind of metric."""
+
+    name: MetricKindName
+    required: str | None = None
+    """The key of `metrics.yaml` that a metric of this kind cannot do without."""
+    measured_as: MetricKindName | None = None
+    """The kind under which a report measures and prints it, if another: this kind is only a shorter way to write it."""
+    default_value: str | None = None
+    """The value of an event where the metric names none."""
+    default_money: float | None = None
+    """What one more of it is worth, where the metric does not say, in the shop's currency."""
+
+    event_adds: Literal["amount", "one", "presence"] = "amount"
+    """What an event adds to its customer: the number it carries, or one; `presence` is one however many there are."""
+    refund_leaves_rest: bool = False
+    """Whether a refund of a part of an amount leaves the rest of it as the reward."""
+
+    has_moments: bool = True
+    """Whether it is a mean, or a ratio of means, over units, and so estimated from moments; else it needs the rows."""
+    is_share: bool = False
+    """Whether it is a share of units, between 0 and 1: its variance follows from it, and it is printed in percent."""
+    has_dominant_units: bool = False
+    """Whether a single unit can hold so much of the total that the mean is what that unit did."""
+    has_daily_trend: bool = False
+    """Whether its effect can be measured in windows of days since the exposure (novelty)."""
+    is_conservative: bool = False
+    """Whether its intervals may cover more than their nominal coverage."""
+
+    needs_value: bool = False
+    """Whether a report needs to know which number of an event it is of."""
+    has_denominator: bool = False
+    has_level: bool = False
+    needs_whole_window: bool = False
+    """Whether only units count whose window is over."""
+
+    table_form: str | None = None
+    """How a metric over a table's columns is written; None if it needs events."""
+    takes_covariates: bool = True
+    baseline_form: Literal["share", "mean,sd"] | None = None
+    """The numbers that describe it for a power calculation; None if only the log can give them."""
+
+    @property
+    def rewards_are_counts(self) -> bool:
+        """Whether a rewarded event counts 1, so that rewards lie between 0 and 1; else rewards are amounts."""
+        return self.event_adds != "amount"
+
+    @property
+    def format(self) -> str:
+        """The format string of its mean for people."""
+        return "{:.2%}" if self.is_share else "{:.4g}"
+
+
+METRIC_KINDS: Mapping[MetricKindName, MetricKind] = {
+    kind.name: kind
+    for kind in (
+        MetricKind(
+            name="proportion",
+            event_adds="presence",
+            is_share=True,
+            has_daily_trend=True,
+            table_form="proportion:COL",
+            baseline_form="share",
+        ),
+        MetricKind(
+            name="mean",
+            required="value",
+            needs_value=True,
+            refund_leaves_rest=True,
+            has_dominant_units=True,
+            has_daily_trend=True,
+            table_form="mean:COL",
+            baseline_form="mean,sd",
+        ),
+        MetricKind(
+            name="count",
+            event_adds="one",
+            has_dominant_units=True,
+            has_daily_trend=True,
+            baseline_form="mean,sd",
+        ),
+        MetricKind(
+            name="revenue",
+            measured_as="mean",
+            default_value="revenue",
+            default_money=1.0,
+            refund_leaves_rest=True,
+            has_dominant_units=True,
+            has_daily_trend=True,
+        ),
+        MetricKind(
+            name="ratio",
+            required="denominator",
+            has_denominator=True,
+            has_dominant_units=True,
+            table_form="ratio:NUM/DEN",
+            baseline_form="mean,sd",
+        ),
+        MetricKind(
+            name="quantile",
+            required="quantile",
+            has_moments=False,
+            is_conservative=True,
+            needs_value=True,
+            has_level=True,
+            table_form="quantile:COL@0.9",
+            takes_covariates=False,
+            baseline_form="mean,sd",
+        ),
+        MetricKind(
+            name="retention",
+            required="window",
+            event_adds="presence",
+            is_share=True,
+            needs_whole_window=True,
+        ),
+    )
+}
