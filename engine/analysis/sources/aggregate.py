@@ -166,7 +166,9 @@ def _pass(
         found[key] = Group(
             units,
             {
-                name: _moments(counts[names[0]] if masked else units, names, counts, at, sums, products)
+                name: _moments(
+                    counts[names[0]] if masked else units, names, counts, centre=at, sums=sums, products=products
+                )
                 for name, names in columns.items()
             },
         )

@@ -46,7 +46,7 @@ def build_unit_frame(
 ) -> tuple[Frame, list[Measure]]:
     """The table with one row per unit, its columns VARIANT, CROSSED and STRATUM, and the measures over it.
 
-    `about` are the `centres` of the same arguments. Rows without a unit are left out.
+    `about` are the `row_centres` of the same arguments. Rows without a unit are left out.
     """
     if unit is None:
         columns = sorted({column for measure in measures for term in _terms(measure) for column in term.columns})

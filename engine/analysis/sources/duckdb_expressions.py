@@ -1,6 +1,6 @@
 """The verbs of Ibis that sums of a table need, as DuckDB's SQL: importing Ibis takes as long as ten million rows.
 
-What is said in these verbs is written once. On DuckDB it becomes text here; on other engines, and where the log needs
+A query in these verbs is written once. On DuckDB it becomes SQL text here; on other engines, and where the log needs
 joins, the same lines run on Ibis's own tables.
 """
 

@@ -1,7 +1,7 @@
 """Where the data lie: an engine describes a table and runs what is asked of it.
 
 Ibis's expressions are built on unbound tables and compiled for the engine's dialect: connecting an Ibis backend costs
-ten times that. DuckDB also takes the few verbs of `verbs`, which need no Ibis: a cold report is mostly imports.
+ten times that. DuckDB also takes those of `duckdb_expressions`, which need no Ibis: a cold report is mostly imports.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Engine(Protocol):
     """Runs one SELECT and knows the columns of what it reads."""
 
     def table(self, path: str) -> Table:
-        """The table, Parquet or CSV file at `path`, to be asked by the verbs of `verbs`; `expression` has more.
+        """The table, Parquet or CSV file at `path`, to be asked by `duckdb_expressions`; `ibis_table` has more.
 
         Raises:
             BadInput: if it cannot be read.
@@ -131,7 +131,7 @@ def _database(process: int) -> DuckDBPyConnection:  # noqa: ARG001 # its threads
     """This process's database for tables: to open one takes as long as to sum a hundred thousand rows.
 
     The log's sources have their own. They add functions, which a database keeps for longer than their connection lives.
-    It keeps no file's bytes: it knows a file that was written anew by its size and its second alone.
+    It caches no file contents: DuckDB detects a rewritten file by size and second alone, and would miss some.
     """
     import duckdb  # noqa: PLC0415 # see DuckDB
 

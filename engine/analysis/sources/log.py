@@ -79,7 +79,7 @@ def json_text(column: ir.Value, name: str) -> ir.StringValue:
 
 
 def randomized_decisions(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> ir.Table:
-    """The experiment's randomized decisions, of its last version alone: a new version draws the units anew."""
+    """The experiment's randomized decisions, of its latest version only: a new version reassigns every unit."""
     decided = read_log_table(source, log_dir, "decisions")
     decided = decided.filter(
         (decided["kind"] == "experiment")
@@ -153,7 +153,8 @@ def measure_members(
         if spec.ripe:
             ripe = joined["first"] <= as_of - int((spec.delay + (spec.window or 0.0)) * SECOND)
             values[f"m{index}"] = ripe.ifelse(values[f"m{index}"], None)
-    return joined.select("unit", "customer", "variant", "crossed", "first", "segment", **values), measures
+    own = ("unit", "customer", "variant", "crossed", "first", "segment")
+    return joined.select(*own, **values), measures
 
 
 def metric_values(source: DuckDB, log_dir: Path, members: ir.Table, spec: MeasuredMetric, as_of: int) -> ir.Table:
@@ -197,7 +198,15 @@ def _columns(done: ir.Table, spec: MeasuredMetric, name: str) -> tuple[dict[str,
                 done, spec, spec.denominator, spec.denominator_value, before=True, below=True
             )
             covariates = (Term(f"{name}_pre", f"{name}_pre_den"),)
-    return columns, Measure(spec.name, spec.kind, term, covariates, spec.quantile, spec.direction, margin=spec.margin)
+    return columns, Measure(
+        name=spec.name,
+        kind=spec.kind,
+        y=term,
+        covariates=covariates,
+        quantile=spec.quantile,
+        direction=spec.direction,
+        margin=spec.margin,
+    )
 
 
 def _counts(

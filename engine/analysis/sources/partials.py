@@ -64,7 +64,9 @@ def refresh_partials(
     missing = [name for name in seen if name not in fresh]
     if missing:
         pilot = _pilot(fresh, measures)
-        for name, variants in _aggregated(source, folder, missing, variant, measures, pilot).items():
+        for name, variants in _aggregated(
+            source, folder, missing, variant=variant, measures=measures, pilot=pilot
+        ).items():
             fresh[name] = Part(seen[name].st_size, seen[name].st_mtime_ns, variants)
         _write(kept, fresh)
     found: dict[str | None, list[Variant]] = {}

@@ -79,7 +79,7 @@ def _variance(moments: Moments, direction: Floats) -> float:
 def estimate_arms(control: Moments, treatment: Moments, measure: Measure) -> tuple[Arm, Arm, float] | NotEstimable:
     """Both arms' values and variances, adjusted for the covariates, and the share of variance these removed.
 
-    The adjusted value is `y - theta (x - x of both arms)`; theta is taken over both arms (see `slopes`) or with
+    The adjusted value is `y - theta (x - x of both arms)`; theta is taken over both arms (`regression_slopes`) or with
     `adjust: lin` in each arm alone, which never loses precision, also where arms are uneven and effects differ (Lin
     2013, "Agnostic notes on regression adjustments to experimental data", eq. 3).
     """
@@ -146,7 +146,7 @@ def holds_zeros_and_ones(side: Moments, measure: Measure) -> bool:
 
 
 def not_a_share(measure: Measure) -> NotEstimable:
-    """What is said of a proportion of other values."""
+    """The refusal of a proportion whose column holds values other than 0 and 1."""
     return NotEstimable(f"{measure.name} holds values other than 0 and 1; ask for its mean", fault=True)
 
 

@@ -146,7 +146,16 @@ def _design(baseline: Baseline, mde: float, units: int, inference: Inference, sh
         "sequential": f"asymptotic confidence sequence tuned to {inference.planned} units, its look at the end",
         "group_sequential": f"{inference.looks} looks, {inference.spending} spending",
     }[inference.method]
-    return Design(baseline.kind, baseline.value, units, mde, reached, inference.alpha, inference.method, formula)
+    return Design(
+        kind=baseline.kind,
+        baseline=baseline.value,
+        units=units,
+        mde=mde,
+        power=reached,
+        alpha=inference.alpha,
+        method=inference.method,
+        formula=formula,
+    )
 
 
 def solve_design(

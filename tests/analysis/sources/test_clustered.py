@@ -112,10 +112,10 @@ def test_a_row_with_half_a_ratio_counts_in_neither_half(tmp_path: Path) -> None:
         cut = analyzed(saved(tmp_path, u=OF, v=VARIANT, **whole, **beside), metric)
         assert numbers(cut.metrics[0]) == pytest.approx(numbers(report.metrics[at]), rel=1e-10)
         assert not any("lack one" in flag for flag in cut.quality.flags)
-    said = {"a/den": gap[0] != gap[2], "b/den": gap[1] != gap[2], "pre/den": gap[2]}
+    missing = {"a/den": gap[0] != gap[2], "b/den": gap[1] != gap[2], "pre/den": gap[2]}
     assert [flag for flag in report.quality.flags if "lack one" in flag] == [
         f"{name}: {rows.sum()} rows lack one of the two and are left out; write 0 where none is meant"
-        for name, rows in said.items()
+        for name, rows in missing.items()
     ]
     path = saved(tmp_path, u=OF, v=VARIANT, **arrays)
     sums = {name: np.bincount(OF, np.where(gap[0] | gap[2], 0.0, x)) for name, x in (("a", a), ("den", den))}
