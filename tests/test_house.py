@@ -43,7 +43,7 @@ def public_names(tree: ast.Module) -> Iterator[str]:
                     yield target.id
 
 
-LEFT = {"names": 4, "long": 2, "parameters": 1, "positional": 35, "events": 1, "rooms": 1, "words": 190}
+LEFT = {"names": 4, "long": 2, "parameters": 1, "positional": 30, "events": 1, "rooms": 1, "words": 184}
 """Findings in rooms not rewritten yet (reports, customers, claims, rehearsals). A number here may only fall."""
 
 
