@@ -6,9 +6,12 @@ RESOLVE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-annotate --no-header
 COMPILE := $(RESOLVE) --extra analysis --extra embedded --extra dashboard
 DEMO_ARGS ?=
-ENGINES := $(if $(shell command -v java),.venv/engines.stamp)
+DECISIONS ?= 100000
 
-.PHONY: help demo test lint types unit calibrate bench bench-policies bench-analysis bench-parts bench-coverage obd replay lock clean
+ENGINE_TESTS := tests/analysis/sources/test_engines.py
+COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
+
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts bench bench-policies bench-analysis bench-parts bench-coverage obd cdnow replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -31,14 +34,41 @@ help: ## show the verbs
 	@touch $@ .venv/run.stamp
 
 .venv/engines.stamp: requirements-engines.lock .venv/dev.stamp
-	@echo "Java is here: installing Spark and ClickHouse too, for the tests of those engines (once) …"
+	@command -v java >/dev/null || { echo "Spark needs Java: install a JRE, 17 or newer, and run this again"; exit 1; }
+	@echo "Installing Spark and ClickHouse into .venv, 500 MB (a few minutes, once) …"
 	@$(PIP) install --require-hashes -r requirements-engines.lock
 	@touch $@
+
+.venv/fast.stamp: requirements-fast.lock | .venv/run.stamp
+	@command -v cc >/dev/null || { echo "Compiling needs a C compiler; install gcc or clang. Nothing else needs one."; exit 1; }
+	@$(PIP) install --require-hashes -r requirements-fast.lock
+	@touch $@
+
+fast: .venv/fast.stamp ## compile the hot modules in place; needs a C compiler
+	@$(BIN)/python hatch_build.py
+
+pure: ## remove what `make fast` compiled
+	@find engine policies -name '*.so' -delete; rm -f engine/compiled.txt
+
+wheels: .venv/fast.stamp ## dist/: a wheel with compiled modules for this machine, and a pure one for all
+	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@HATCH_BUILD_HOOK_ENABLE_CUSTOM=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist
 
 demo: .venv/run.stamp ## a shop comes alive: traffic, learning, a report; then keeps serving
 	@$(BIN)/counterpoint demo $(DEMO_ARGS)
 
-test: lint types unit ## lint, types and every test
+test: .venv/dev.stamp ## lint, types and every test but those on Spark and ClickHouse: ten minutes
+	@echo "Running lint, types and every test: about ten minutes on two cores. Since $$(date +%H:%M:%S) …"
+	@$(MAKE) --no-print-directory lint types unit
+	@echo "Passed at $$(date +%H:%M:%S). \`make test-engines\` adds Spark and ClickHouse (500 MB, needs Java)."
+
+test-fast: .venv/dev.stamp fast ## the compiled modules against the pure ones, bit for bit: four minutes
+	DECISIONS=$(DECISIONS) $(BIN)/python -m pytest $(COMPILED_TESTS)
+
+test-engines: .venv/engines.stamp ## the tests on Spark and ClickHouse, which it installs; needs Java: three minutes
+	@echo "Running the tests on Spark and ClickHouse: about three minutes …"
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ENGINE_TESTS)
 
 lint: .venv/dev.stamp ## ruff and the import layers
 	$(BIN)/ruff check .
@@ -48,29 +78,49 @@ lint: .venv/dev.stamp ## ruff and the import layers
 types: .venv/dev.stamp ## mypy, strict
 	$(BIN)/mypy
 
-unit: .venv/dev.stamp $(ENGINES) ## every test, on two cores; those on Spark and ClickHouse where Java is
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+unit: .venv/dev.stamp pure ## every test, on two cores; those on Spark and ClickHouse where they are installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+pictures: .venv/dev.stamp ## take the README's pictures of a demo, in Chromium
+	@mkdir -p docs/pictures
+	PICTURES=docs/pictures $(BIN)/python -m pytest tests/browser/test_pictures.py
 
 calibrate: .venv/dev.stamp ## coverage of the report's intervals from ten times the tests' runs
 	$(BIN)/python tests/statistical/calibrate.py
+	$(BIN)/python -m tests.statistical.calibrate_cells
+
+calibrate-verdicts: .venv/dev.stamp ## false verdicts and coverage of whole reports, 500 simulated experiments each
+	RUNS=500 $(BIN)/python -m pytest --timeout=0 -n 2 --dist loadfile -s tests/statistical/test_guardrails.py \
+		tests/statistical/test_open_windows.py tests/statistical/test_sceptical_prior.py tests/statistical/test_loss_budget.py
+
+calibrate-bandits: .venv/dev.stamp ## coverage of bandits' arms and contrasts, 1,000 runs in each of 20 worlds
+	$(BIN)/python -m tests.statistical.bandit_calibration
+
+calibrate-measure: .venv/dev.stamp ## surrogates, causal credit and holdouts in 200 and 300 simulated worlds each
+	$(BIN)/python -m tests.statistical.measure_worlds
 
 bench: .venv/dev.stamp ## decide beside an idiomatic Litestar handler; assignment beside GrowthBook's SDK; 1,000 experiments
 	$(BIN)/python -m loadtests.bench
 	$(BIN)/python -m loadtests.plans
 	$(BIN)/python -m loadtests.collection
+	$(BIN)/python -m loadtests.growth
+	$(BIN)/python -m loadtests.openloop
 	$(BIN)/python -m loadtests.assignment
 	$(BIN)/python -m loadtests.check
 
 bench-policies: .venv/dev.stamp ## regret and speed of the policies beside their peers
 	$(BIN)/python -m loadtests.policies_bench
 
-bench-analysis: .venv/dev.stamp ## reports beside tea-tasting
+bench-analysis: .venv/dev.stamp ## reports beside tea-tasting, and beside the bare SQL
 	$(BIN)/python -m loadtests.analysis
+	$(BIN)/python -m loadtests.reports_sql
+	$(BIN)/python -m loadtests.measure
 
-bench-parts: .venv/dev.stamp ## journal, profiles and learner, each alone
+bench-parts: .venv/dev.stamp ## journal, profiles, learner and start-up, each alone
 	$(BIN)/python -m loadtests.journal
 	$(BIN)/python -m loadtests.profiles
 	$(BIN)/python -m loadtests.learn
+	$(BIN)/python -m loadtests.startup
 
 bench-coverage: .venv/dev.stamp ## how often the intervals of `evaluate` cover the truth, on 6,000 simulated logs
 	$(BIN)/python -m tests.statistical.coverage
@@ -82,12 +132,20 @@ $(OBD): | .venv/bin/python
 
 obd: $(OBD) ## the Open Bandit Dataset's sample, out of a package, into an ignored folder
 
+CDNOW := .cache/cdnow/lifetimes/datasets
+$(CDNOW): | .venv/bin/python
+	$(PIP) download --no-deps --dest .cache/cdnow lifetimes==0.11.3
+	$(BIN)/python -m zipfile -e .cache/cdnow/*ifetimes-0.11.3-*.whl .cache/cdnow
+
+cdnow: $(CDNOW) ## the orders of CDNOW's customers, out of a package, into an ignored folder
+
 replay: .venv/run.stamp $(OBD) ## its 10,000 random rounds through the running engine
 	$(BIN)/counterpoint replay obd
 
 lock: .venv/dev.stamp ## resolve pyproject.toml into the locks
 	$(COMPILE) --group build pyproject.toml -o requirements.lock
 	$(COMPILE) --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(RESOLVE) --group fast -c requirements-dev.lock -o requirements-fast.lock
 	$(RESOLVE) --group build -c requirements.lock pyproject.toml -o requirements-serve.lock
 	$(COMPILE) --extra spark --extra clickhouse --group dev -c requirements-dev.lock pyproject.toml -o requirements-engines.lock
 
