@@ -27,7 +27,7 @@ CACHED_CONTEXTS = 8192
 
 
 class Policy(Protocol):
-    """What the engine uses of a policy."""
+    """The interface of a policy that the engine uses."""
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Bandit(ABC):
-    """What all policies share: checks, floor, mask, discount and the arithmetic of statistics.
+    """The base of all policies: checks, floor, mask, discount and the arithmetic of statistics.
 
     A new kind sets `kind` and implements `chances`; with statistics of its own also `shapes` and `absorb`.
 
@@ -203,6 +203,10 @@ class Bandit(ABC):
         self.absorb(replace(batch, weight=effective), statistics)
         return replace(self, seen=self.seen + batch.arm.size, statistics=statistics)
 
+    def after_merge(self) -> Self:
+        """The policy, with what it estimates from its statistics estimated again: those of a learner were added."""
+        return self
+
     def check_rewards(self, reward: Floats) -> None:
         """Raise ValueError for rewards outside the range of the policy's model."""
         largest = float(np.abs(reward).max(initial=0.0))
@@ -249,7 +253,7 @@ class Bandit(ABC):
             return np.empty(0)
         context: NDArray[np.float64] = np.asarray(x, dtype=np.float64)
         if context.shape != (self.dim,):
-            raise ValueError(f"x has shape {context.shape}; {self.kind} was made for ({self.dim},)")
+            raise ValueError(f"x has shape {context.shape}; {self.kind} needs a context of shape ({self.dim},)")
         if not float(context @ context) <= LONGEST**2:
             raise ValueError(UNUSABLE)
         return context
@@ -258,7 +262,9 @@ class Bandit(ABC):
         if not candidates.size:
             raise ValueError("no arm may be shown: the mask is False everywhere; answer the fallback instead")
         if candidates.min() < 0 or candidates.max() >= len(self.arms):
-            raise ValueError(f"candidates {candidates} are not all between 0 and {len(self.arms) - 1}")
+            raise ValueError(
+                f"candidates {candidates} are not all between 0 and {len(self.arms) - 1}; give positions of arms"
+            )
 
     def _floored(self, chances: Floats) -> Floats:
         """Mix the chances (n,) with equal shares, so that each is at least the floor and they still sum to 1."""

@@ -29,7 +29,7 @@ class Batch:
         return Batch(self.x[which], self.arm[which], self.reward[which], self.weight[which])
 
     def cells(self, of: Ints) -> list[tuple[int, Ints]]:
-        """The distinct cells of `of` (n,), the cell of each row, and for each cell its rows in order."""
+        """Each distinct cell in `of` (n,) with its rows, in order."""
         if of.size == 1:
             return [(int(of[0]), np.zeros(1, np.intp))]
         order = np.argsort(of, kind="stable")
@@ -71,13 +71,17 @@ def read_batch(
         raise ValueError(f"arm is {chosen.dtype} of shape {chosen.shape}; give the arms' positions as integers (n,)")
     chosen = chosen.astype(np.intp, copy=False)
     if chosen.size and (chosen.min() < 0 or chosen.max() >= arms):
-        raise ValueError(f"arm {int(chosen.max())} or {int(chosen.min())} is not between 0 and {arms - 1}")
+        raise ValueError(
+            f"arms reach from {int(chosen.min())} to {int(chosen.max())}; a position is between 0 and {arms - 1}"
+        )
     rewards = _read_column("reward", reward, chosen.size)
     if np.ndim(arm) == 0 and np.shape(p) == (arms,):  # type: ignore[arg-type] # any index has a dimension
         p = np.asarray(p)[chosen]
     propensities = _read_column("p", p, chosen.size)
     if chosen.size and (propensities.min() <= 0 or propensities.max() > 1 + 1e-9):
-        raise ValueError(f"p reaches from {propensities.min()} to {propensities.max()}; a propensity lies in (0, 1]")
+        raise ValueError(
+            f"p reaches from {propensities.min()} to {propensities.max()}; give propensities of drawn arms, in (0, 1]"
+        )
     weights = np.ones(chosen.size) if weight is None else _read_column("weight", weight, chosen.size)
     if dim == 0:
         return Batch(np.empty((chosen.size, 0)), chosen, rewards, weights)
@@ -94,7 +98,7 @@ def read_batch(
 
 
 def discount_weights(discount: float, weight: Floats) -> tuple[float, Floats]:
-    """What a batch leaves of earlier statistics, and the weight of each of its observations at its end.
+    """The discount of earlier statistics by a batch, and the weight of each of its observations at its end.
 
     Time is counted in observed weight: one observation ages all earlier ones by `discount`. A negative weight takes its
     observation out first and then turns time back, so it undoes the latest equal observation exactly.

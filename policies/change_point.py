@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
+from policies import special
 from policies.batches import Floats, Ints
 
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from policies.base import Bandit
 from policies.greedy import EpsilonGreedy
 from policies.klucb import KLUCB
-from policies.linear_thompson import LinearThompson
-from policies.linucb import LinUCB
-from policies.logistic import LogisticThompson
-from policies.squarecb import SquareCB
+from policies.linear.linucb import LinUCB
+from policies.linear.logistic import LogisticThompson
+from policies.linear.squarecb import SquareCB
+from policies.linear.thompson import LinearThompson
 from policies.thompson import BetaThompson, GaussianThompson, TopTwoThompson
 from policies.uniform import Uniform
 

@@ -5,8 +5,8 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from scipy import special
 
+from policies import special
 from policies.base import ArmPositions, Bandit, share_best
 from policies.batches import Floats
 from policies.thompson import check_shares

@@ -60,7 +60,7 @@ class Pacing:
 
 
 def worth_showing(worth: Floats, price: Floats) -> NDArray[np.bool_]:
-    """Which candidates a policy may draw from: those without a price, and the scarce ones that are worth theirs.
+    """Whether a policy may draw each candidate: it has no price, or is scarce and worth its price.
 
     Args:
         worth: expected worth of showing each candidate to this customer (n,), margin times expected reward.

@@ -1,18 +1,11 @@
-"""The probability of being the best arm: by quadrature where arms are independent, else by counting joint draws."""
+"""The probability of being the best arm by quadrature, where arms are independent; else see `joint_draws`."""
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import special
 
 from policies.batches import Floats
 
-Pool = NDArray[np.float32]
-"""Draws (256, columns) that all contexts of a policy share; float32 halves the memory that a decision reads."""
-DRAWS = 256
-_BLOCK = 16
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 _DOUBLING = 8.0 * 2.0 ** np.arange(20)
 _EDGES = np.concatenate((-_DOUBLING[::-1], [-4.0, -2.5, -1.2, 0.0, 1.2, 2.5, 4.0], _DOUBLING))
@@ -64,27 +57,3 @@ def best_of_independent(
     below_others = np.exp(logs.sum(axis=0) - logs)
     chances = np.maximum((density(at) * below_others) @ weights, 0)
     return np.asarray(chances / chances.sum())
-
-
-@lru_cache(maxsize=1)
-def _quantiles() -> Pool:
-    """The normal quantiles at the midpoints of 256 equal slices."""
-    return np.asarray(special.ndtri((np.arange(DRAWS) + 0.5) / DRAWS), np.float32)
-
-
-def normal_pool(seed: int, version: int, columns: int, stream: int = 0) -> Pool:
-    """Standard normal draws, (256, columns), the same for the same seed, version and stream whatever `columns` is.
-
-    Each column is a random order of the same 256 normal quantiles (Latin hypercube sampling, McKay et al. 1979). So
-    every arm's draws have exactly the right spread, and counts vary less than those of independent draws.
-    """
-    blocks = []
-    for block in range(-(-columns // _BLOCK)):
-        random = np.random.default_rng((seed, version, stream, block))
-        blocks.append(random.permuted(np.broadcast_to(_quantiles(), (_BLOCK, DRAWS)), axis=1).T)
-    return np.ascontiguousarray(np.concatenate(blocks, axis=1)[:, :columns])
-
-
-def count_best(scores: Pool) -> Floats:
-    """Share of the joint draws (draws, n) in which each arm scores best, (n,); the first of equal scores wins."""
-    return np.asarray(np.bincount(scores.argmax(axis=1), minlength=scores.shape[1]) / scores.shape[0])

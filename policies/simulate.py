@@ -11,7 +11,7 @@ from policies.batches import Floats, Ints
 
 @dataclass(frozen=True, eq=False)
 class Environment:
-    """Everything that will happen, drawn beforehand, so that every policy meets the same visitors.
+    """A simulated environment, drawn beforehand, so that every policy meets the same visitors.
 
     Attributes:
         arms: names (k,).
@@ -33,7 +33,7 @@ class Environment:
 
     @property
     def rounds(self) -> int:
-        """How many decisions there are."""
+        """The number of decisions."""
         return self.luck.size
 
     @property
@@ -49,7 +49,7 @@ class Environment:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a policy did: arms (rounds,), their propensities and rewards, and the regret of each round."""
+    """The course of a policy: arms (rounds,), their propensities and rewards, and the regret of each round."""
 
     arm: Ints
     propensity: Floats

@@ -21,6 +21,8 @@ Parameter = bool | int | float | tuple[float, ...] | dict[str, tuple[float, ...]
 AnyBandit = TypeVar("AnyBandit", bound=Bandit)
 
 _NOT_PARAMETERS = {"arms", "dim", "seen", "statistics"}
+_ADDED: Mapping[str, Parameter] = {"scaling": (), "trait_scaling": ()}
+"""Parameters that earlier releases did not store, with the value that stands for their absence and is not stored."""
 
 
 class Array(msgspec.Struct, frozen=True, array_like=True):
@@ -31,7 +33,7 @@ class Array(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PolicyState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of a policy, as it is stored and sent."""
+    """The complete state of a policy, as it is stored and sent."""
 
     kind: str
     arms: tuple[str, ...]
@@ -86,7 +88,9 @@ def dump_policy(policy: Bandit) -> bytes:
         arms=policy.arms,
         dim=policy.dim,
         seen=policy.seen,
-        parameters={name: getattr(policy, name) for name in parameters_of(policy.kind)},
+        parameters={
+            name: value for name in parameters_of(policy.kind) if (value := getattr(policy, name)) != _ADDED.get(name)
+        },
         statistics=statistics,
     )
     return _encoder.encode(state)
@@ -127,6 +131,7 @@ def with_arms(policy: AnyBandit, arms: Sequence[str], traits: Traits | None = No
 def merge_policies(a: AnyBandit, b: AnyBandit, base: AnyBandit) -> AnyBandit:
     """The combined knowledge of two learners that both started from `base`: a + b - base, statistic by statistic.
 
+    Parameters are those of the one with more observations; what is estimated from the statistics is estimated again.
     Exact without discount. With one, the knowledge of `base` ages only approximately as if the two had learnt one after
     the other.
 
@@ -138,4 +143,5 @@ def merge_policies(a: AnyBandit, b: AnyBandit, base: AnyBandit) -> AnyBandit:
             f"{a.kind} and {b.kind} from {base.kind} differ in kind, arms or dim; merge equal policies only"
         )
     statistics = {name: a.statistics[name] + b.statistics[name] - base.statistics[name] for name in base.statistics}
-    return replace(a, seen=a.seen + b.seen - base.seen, statistics=statistics)
+    larger = a if a.seen >= b.seen else b
+    return replace(larger, seen=a.seen + b.seen - base.seen, statistics=statistics).after_merge()

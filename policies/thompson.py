@@ -6,15 +6,15 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from scipy import special
 
+from policies import special
 from policies.base import ArmPositions, Bandit
 from policies.batches import Batch, Floats
 from policies.propensities import best_of_independent, shared_nodes
 
 _CACHED_SETS = 512
 _VARIANCE_PRIOR = 20.0
-"""How many observations the prior of a variance is worth."""
+"""The weight of a variance's prior in observations."""
 
 
 def beta_best(a: Floats, b: Floats) -> Floats:

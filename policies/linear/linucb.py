@@ -7,7 +7,7 @@ import numpy as np
 
 from policies.base import ArmPositions, share_best
 from policies.batches import Floats
-from policies.linear import Linear
+from policies.linear.regression import Linear
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy import special
 
+from policies import special
 from policies.base import ArmPositions
 from policies.batches import Batch, Floats
-from policies.linear_thompson import Drawing
+from policies.linear.thompson import Drawing
 from policies.thompson import check_shares
 
 
@@ -61,14 +61,16 @@ class LogisticThompson(Drawing):
     def absorb(self, batch: Batch, into: dict[str, Floats]) -> None:
         """Add each observation's curvature and shift, one after the other."""
         contexts, cell = self.cells(batch)
+        standardized = np.column_stack([self.scaler.regressors(contexts[:, :-1]), contexts[:, -1]])
         ridge = np.eye(contexts.shape[1])
         gram, moment = into["gram"].reshape(-1, *ridge.shape), into["moment"].reshape(-1, contexts.shape[1])
         for at, rows in batch.cells(cell):
-            cover = np.linalg.inv(gram[at] + ridge)
-            mode = cover @ moment[at]
+            precision, shifted = self.scaler.standardize(gram[at], moment[at])
+            cover = np.linalg.inv(precision + ridge)
+            mode = cover @ shifted
             curvature, shift = np.empty(rows.size), np.empty(rows.size)
             for i, row in enumerate(rows):
-                x, weight = contexts[row], float(batch.weight[row])
+                x, weight = standardized[row], float(batch.weight[row])
                 along = cover @ x
                 variance, logit = float(along @ x), float(mode @ x)
                 step = mode_step(logit, variance, float(batch.reward[row]), weight)

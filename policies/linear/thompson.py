@@ -5,12 +5,12 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from scipy import special
 
+from policies import special
 from policies.base import ArmPositions
 from policies.batches import Floats
-from policies.linear import Linear
-from policies.propensities import DRAWS, Pool, count_best, normal_pool
+from policies.joint_draws import DRAWS, MANY, Arms, Leaders, Pool, count_winners, joint_winners, normal_pool
+from policies.linear.regression import Linear
 
 _COMMON = 1
 
@@ -50,7 +50,7 @@ class Drawing(Linear):
         return np.ascontiguousarray(standard * self._noises @ np.linalg.cholesky(cover).T.astype(np.float32))
 
     @cached_property
-    def _own_draws(self) -> list[Pool]:
+    def _own_draws(self) -> list[tuple[Pool, Leaders | None]]:
         """At most one pool of standard normal draws times the noise, as wide as the most candidates so far."""
         return []
 
@@ -58,14 +58,13 @@ class Drawing(Linear):
         """Share of the joint draws in which each arm is best, (n,)."""
         at = self.predict(x, among)
         columns = at.mean.size
-        if not self._own_draws or self._own_draws[-1].shape[1] < columns:
-            self._own_draws[:] = [normal_pool(self.seed, self.seen, columns) * self._noises]
-        scores = self._own_draws[-1][:, :columns] * np.sqrt(at.own)
-        scores += self._common_draws @ at.loading.T
-        if self.optimistic:
-            np.maximum(scores, scores * np.float32(1e-3), out=scores)
-        scores += at.mean
-        return count_best(scores)
+        if not self._own_draws or self._own_draws[-1][0].shape[1] < columns:
+            widest = normal_pool(self.seed, self.seen, columns) * self._noises
+            self._own_draws[:] = [(widest, Leaders.of(widest) if columns >= MANY else None)]
+        standard, leaders = self._own_draws[-1]
+        arms = Arms(at.mean, np.sqrt(at.own), at.loading, self.optimistic)
+        winners = joint_winners(arms, standard, self._common_draws, leaders if columns >= MANY else None)
+        return count_winners(winners, columns)
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,7 +61,7 @@ def fit_level(gram: Floats, moment: Floats, shrink: float) -> CoefficientLevel:
 
 
 def _multiply(cover: Floats, *vectors: Floats) -> list[Floats]:
-    """Each member's covariance times its vectors."""
+    """The product of each member's covariance and its vectors."""
     return [(cover @ vector[..., None])[..., 0] for vector in vectors]
 
 
@@ -129,6 +129,8 @@ class Posterior:
         arm_tilt: as in `CoefficientLevel` (arms, dim).
         group_cover: covariances of the groups given their arm (groups, arms, dim, dim); None without groups.
         group_tilt: as in `CoefficientLevel` (groups, arms, dim); None without groups.
+        rows: each arm's covariance, mean and tilt as rows (arms, dim + 2, dim), so that one product with a context
+            gives all that a decision needs of them; None with groups.
     """
 
     arms: CoefficientLevel
@@ -140,6 +142,7 @@ class Posterior:
     arm_tilt: SmallFloats
     group_cover: SmallFloats | None
     group_tilt: SmallFloats | None
+    rows: SmallFloats | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,7 +160,7 @@ class Prediction:
     loading: SmallFloats
 
     def spread(self, common_cover: Floats) -> Floats:
-        """Their standard deviations (n,), for noise of variance 1."""
+        """The standard deviations of the scores (n,), for noise of variance 1."""
         return np.asarray(np.sqrt(np.maximum(self.own + ((self.loading @ common_cover) * self.loading).sum(axis=1), 0)))
 
 
@@ -189,7 +192,7 @@ def arm_evidence(shrink: float, parents: Floats, constant: float) -> ParentEvide
 def tune_shrinkage(
     gram: Floats, moment: Floats, above: ParentEvidence, rewards: Rewards | None, explained: float = 0.0
 ) -> float:
-    """How much members shrink to their parents: one over the posterior mean of their variance, over a grid.
+    """The shrinkage of members to their parents: one over the posterior mean of their variance, over a grid.
 
     A point estimate would make members equal while few rewards separate them. The posterior mean, under a prior with
     long tails both ways, does not.

@@ -19,7 +19,7 @@ import numpy as np
 
 from policies.base import EVERY, ArmPositions, Bandit
 from policies.batches import Batch, Floats, Ints
-from policies.hierarchy import (
+from policies.linear.hierarchy import (
     CONSTANT_PRIOR,
     CoefficientLevel,
     Posterior,
@@ -33,6 +33,7 @@ from policies.hierarchy import (
     sum_messages,
     tune_shrinkage,
 )
+from policies.linear.scaling import Scaling, map_common
 
 _MOST_TUNED = 256
 
@@ -48,6 +49,11 @@ def next_tuning(seen: int, features: int) -> int:
     return due
 
 
+def next_scaling(seen: int, features: int) -> int:
+    """The number of observations, beyond `seen`, at which the scaling is due: powers of two, then with the tuning."""
+    return min(1 << seen.bit_length(), next_tuning(seen, features))
+
+
 @dataclass(frozen=True, eq=False)
 class Linear(Bandit):
     """Bayesian linear regression for related arms; a context has a 1 of its own where arms differ in level.
@@ -57,13 +63,19 @@ class Linear(Bandit):
     arms taught. With `pool` groups the last number of a context is the group's position (of a channel, say; any other
     value is one more group), and each group's coefficients deviate from the arm's.
 
+    The regressors are standardized (`Scaling`), so neither the unit nor the zero of a feature matters, nor a feature
+    that never varies.
+
     Args:
         prior: precision of the common coefficients before the first observation, in units of the noise's.
         traits: one tuple per arm, all of one length; a leading 1 stands for what all arms have in common.
         pool: number of groups, 0 for none.
         between: how much arms shrink to the common coefficients, a precision in units of the noise's.
         within: how much groups shrink to their arm, likewise.
-        tune: whether to estimate `between` and `within` again whenever the data have grown by a quarter.
+        tune: whether to estimate `between`, `within` and the scaling again whenever the data have grown by a quarter.
+        scaling: as `Scaling.stored` gives it; empty before the first observation, and in states of earlier releases
+            until their next one.
+        trait_scaling: the same of the arms' traits, which are standardized as the regressors are.
     """
 
     contextual: ClassVar[bool] = True
@@ -76,6 +88,8 @@ class Linear(Bandit):
     between: float = field(default=2.0, kw_only=True)
     within: float = field(default=4.0, kw_only=True)
     tune: bool = field(default=True, kw_only=True)
+    scaling: tuple[float, ...] = field(default=(), kw_only=True)
+    trait_scaling: tuple[float, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("prior", "between", "within"):
@@ -83,22 +97,56 @@ class Linear(Bandit):
                 raise ValueError(f"{name} {getattr(self, name)} is not positive; it is a precision of coefficients")
         if self.pool < 0 or (self.pool and self.dim < 2):
             raise ValueError(
-                f"pool {self.pool} with dim {self.dim}: a context ends with its group, after other numbers"
+                f"pool {self.pool} with dim {self.dim} leaves no feature before the group; give dim 2 or more"
             )
         lengths = {len(self.traits.get(arm, ())) for arm in self.arms}
         if self.traits and (len(lengths) > 1 or 0 in lengths):
             raise ValueError(f"traits have lengths {sorted(lengths)}; give every arm equally many, at least one")
+        if self.scaling and len(self.scaling) != 1 + 2 * self.features:
+            raise ValueError(
+                f"scaling has {len(self.scaling)} numbers; {self.features} features need {1 + 2 * self.features}"
+            )
         super().__post_init__()
 
     @property
     def features(self) -> int:
-        """How many numbers of a context are regressors."""
+        """The number of regressors in a context."""
         return self.dim - 1 if self.pool else self.dim
 
     @cached_property
+    def scaler(self) -> Scaling:
+        """The map to the standardized regressors; the identity where there is no scaling."""
+        if self.scaling:
+            return Scaling.of(self.scaling)
+        return Scaling(-1, np.zeros(self.features), np.ones(self.features))
+
+    @cached_property
+    def _standardized(self) -> tuple[Floats, Floats]:
+        """The arms' Gram matrices and moments of standardized regressors."""
+        gram, moment = self.statistics["gram"], self.statistics["moment"]
+        return self.scaler.standardize(gram, moment) if self.scaling else (gram, moment)
+
+    @property
+    def _left(self) -> tuple[Floats, Floats]:
+        """The messages of the arms that left, about standardized regressors."""
+        gram, moment = self.statistics["left_gram"], self.statistics["left_moment"]
+        if not (self.scaling and self.traits):
+            return gram, moment
+        return map_common(self._trait_scaler.matrix(), self.scaler.matrix(), gram, moment)
+
+    @cached_property
     def _traits(self) -> Floats:
-        """The arms' traits (arms, q); q is 0 without traits."""
-        return np.array([self.traits.get(arm, ()) for arm in self.arms], dtype=np.float64)
+        """The arms' traits (arms, q), standardized; q is 0 without traits."""
+        traits = np.array([self.traits.get(arm, ()) for arm in self.arms], dtype=np.float64)
+        return self._trait_scaler.regressors(traits) if self.trait_scaling else traits
+
+    @cached_property
+    def _trait_scaler(self) -> Scaling:
+        """The map to the standardized traits; the identity where there is no scaling."""
+        if self.trait_scaling:
+            return Scaling.of(self.trait_scaling)
+        length = len(next(iter(self.traits.values()), ()))
+        return Scaling(-1, np.zeros(length), np.ones(length))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the table above."""
@@ -135,14 +183,40 @@ class Linear(Bandit):
 
     def learn(self, batch: Batch) -> Self:
         """The policy after a batch, learnt in pieces that end where tuning is due, so that cuts change nothing."""
-        policy, start = self, 0
+        if not self.tune:
+            return self._learn_piece(batch)
+        policy, start = self if self.scaling else self._rescaled(batch.rows(slice(0, 1))), 0
         while start < batch.arm.size:
-            due = next_tuning(policy.seen, self.features) - policy.seen if self.tune else batch.arm.size
-            policy = policy._learn_piece(batch.rows(slice(start, start + due)))
+            varying = int(np.count_nonzero(policy.scaler.gain))
+            rows, tuning = batch.rows(slice(start, None)), next_tuning(policy.seen, varying)
+            scaling = next_scaling(policy.seen, varying)
+            change = policy.scaler.first_change(self.split(rows.x)[0])
+            if change is not None:  # a regressor begins to vary: from here on its scale is known
+                scaling = min(scaling, policy.seen + change + 1)
+            due = min(tuning, scaling) - policy.seen
+            policy = policy._learn_piece(rows.rows(slice(0, due)))  # noqa: SLF001 - this very class
             start += due
-            if self.tune and start <= batch.arm.size:
-                policy = policy._retuned()  # noqa: SLF001 - this very class
+            if start <= batch.arm.size:
+                policy = policy._rescaled()  # noqa: SLF001
+                policy = policy._retuned() if policy.seen == tuning else policy  # noqa: SLF001
         return policy
+
+    def _rescaled(self, first: Batch | None = None) -> Self:
+        """The policy with its scaling estimated from its statistics, at the start from the first observation."""
+        gram = self.statistics["gram"].reshape(-1, self.features + 1, self.features + 1).sum(axis=0)
+        if first is not None and not self.seen:
+            x = self.cells(first)[0]
+            gram = x.T @ x
+        scale = Scaling.estimate(gram)
+        if scale is None:
+            return self
+        traits = np.array([(*own, 1.0) for _, own in sorted(self.traits.items())])
+        of_traits = Scaling.estimate(traits.T @ traits) if self.traits else None
+        return replace(self, scaling=scale.stored(), trait_scaling=of_traits.stored() if of_traits else ())
+
+    def after_merge(self) -> Self:
+        """The policy with the scaling of its statistics."""
+        return self._rescaled() if self.tune and self.seen else self
 
     def _learn_piece(self, batch: Batch) -> Self:
         """The policy after observations without tuning; hands on the posterior, of which only their arms are stale."""
@@ -159,7 +233,7 @@ class Linear(Bandit):
         most = np.sort(np.argsort(-self.statistics["count"], kind="stable")[:_MOST_TUNED])
         rewards = None if self.noise_known else self._rewards(most)
         explained = float(self.statistics["left_noise"][3])
-        gram, moment = self.statistics["gram"][most], self.statistics["moment"][most]
+        gram, moment = (of[most] for of in self._standardized)
         within = self.within
         if self.pool:
             common = self.posterior.common
@@ -168,8 +242,8 @@ class Linear(Bandit):
             groups = fit_level(gram, moment, within)
             explained += float((groups.pull * moment[..., :-1]).sum())
             gram, moment = _sum_groups(gram, moment, groups)
-        precision = self._common_prior() + self.statistics["left_gram"]
-        above = common_evidence(self._traits[most], precision, self.statistics["left_moment"])
+        left, shift = self._left
+        above = common_evidence(self._traits[most], self._common_prior() + left, shift)
         return replace(self, between=tune_shrinkage(gram, moment, above, rewards, explained), within=within)
 
     def _parents(self, common: Floats) -> Floats:
@@ -190,7 +264,7 @@ class Linear(Bandit):
     @cached_property
     def posterior(self) -> Posterior:
         """The posterior of all coefficients, computed once per version."""
-        gram, moment = self.statistics["gram"], self.statistics["moment"]
+        gram, moment = self._standardized
         groups = fit_level(gram, moment, self.within) if self.pool else None
         explained = float(self.statistics["left_noise"][3])
         if groups is not None:
@@ -198,17 +272,20 @@ class Linear(Bandit):
             gram, moment = _sum_groups(gram, moment, groups)
         arms = self._arms(gram, moment)
         precision, shift = self._common_message(gram, moment, arms)
-        precision += self.statistics["left_gram"] + self._common_prior()
-        shift += self.statistics["left_moment"]
+        left, moved = self._left
+        precision += left + self._common_prior()
+        shift += moved
         common_cover = np.asarray(np.linalg.inv(precision), np.float64)
         common = common_cover @ shift
         explained += float((arms.pull * moment[:, :-1]).sum() + common @ shift)
         mean = arms.around(self._parents(common), common[-1])
-        cover = tilt = None
+        cover = tilt = rows = None
         if groups is not None:
             mean = groups.around(mean[:, None, :], common[-1]).swapaxes(0, 1)
             cover = np.ascontiguousarray(groups.cover.swapaxes(0, 1), np.float32)
             tilt = np.ascontiguousarray(groups.tilt.swapaxes(0, 1), np.float32)
+        else:
+            rows = np.concatenate([arms.cover, mean[:, None], arms.tilt[:, None]], axis=1, dtype=np.float32)
         return Posterior(
             arms=arms,
             common=common,
@@ -219,6 +296,7 @@ class Linear(Bandit):
             arm_tilt=arms.tilt.astype(np.float32),
             group_cover=cover,
             group_tilt=tilt,
+            rows=rows,
         )
 
     def _common_message(
@@ -243,15 +321,15 @@ class Linear(Bandit):
     def predict(self, x: Floats, among: ArmPositions) -> Prediction:
         """The expected rewards of the arms in `among` at context x (dim,), without the common constant."""
         known, n = self.posterior, self.features
-        if known.group_cover is None or known.group_tilt is None:
-            lean = x.astype(np.float32)
-            mean = known.mean[among] @ lean
-            towards = (known.arm_cover[among].reshape(-1, n) @ lean).reshape(-1, n)
+        if known.rows is not None:
+            lean = self.scaler.regressors(x).astype(np.float32)
+            at = (known.rows[among].reshape(-1, n) @ lean).reshape(-1, n + 2)
+            towards, mean, constant = at[:, :n], at[:, n], 1 - at[:, n + 1]
             own = towards @ lean
-            constant = 1 - known.arm_tilt[among] @ lean
         else:
+            assert known.group_cover is not None and known.group_tilt is not None  # noqa: S101, PT018
             regressors, group = self.split(x[None])
-            lean = regressors[0].astype(np.float32)
+            lean = self.scaler.regressors(regressors[0]).astype(np.float32)
             mean = known.mean[group[0]][among] @ lean
             reached = (known.group_cover[group[0]][among].reshape(-1, n) @ lean).reshape(-1, n)
             own = reached @ lean
@@ -268,6 +346,19 @@ class Linear(Bandit):
             loading = np.concatenate([shared, loading], axis=1)
         return Prediction(mean, np.maximum(own, 0), loading)
 
+    def coefficients(self) -> tuple[Floats, Floats]:
+        """The posterior means of the coefficients on the regressors as they are given.
+
+        Returns:
+            Those of the arms without the common constant, (arms, features) or (groups, arms, features), and the common
+            ones: (q, features) flattened, then the constant.
+        """
+        common = self.posterior.common
+        shared = common[:-1].reshape(self._traits.shape[1], self.features)
+        own = self.scaler.coefficients(self._trait_scaler.matrix().T @ shared if self.traits else shared)
+        mean = self.scaler.coefficients(np.asarray(self.posterior.mean, np.float64))
+        return mean, np.append(own.ravel(), common[-1])
+
     def means(self, x: Floats, among: ArmPositions) -> Floats:
         """Expected rewards (n,) of the arms in `among`."""
         return np.asarray(self.predict(x, among).mean + self.posterior.common[-1], np.float64)
@@ -281,7 +372,7 @@ class Linear(Bandit):
         after, moved = replace(widened, traits=traits or self.traits, statistics={}), dict(widened.statistics)
         gone = [position for position, arm in enumerate(self.arms) if arm not in set(arms)]
         if gone:
-            gram, moment = self.statistics["gram"][gone], self.statistics["moment"][gone]
+            gram, moment = (of[gone] for of in self._standardized)
             explained = 0.0
             if self.pool:
                 groups = fit_level(gram, moment, self.within)
@@ -290,6 +381,8 @@ class Linear(Bandit):
             leaving = fit_level(gram, moment, self.between)
             explained += float((leaving.pull * moment[:, :-1]).sum())
             message, shift = self._common_message(gram, moment, leaving, gone)
+            if self.traits:  # stored about x, as all statistics are, whatever the scaling becomes
+                message, shift = map_common(self._trait_scaler.inverse(), self.scaler.inverse(), message, shift)
             moved["left_gram"] = moved["left_gram"] + message
             moved["left_moment"] = moved["left_moment"] + shift
             sums = (self.statistics["count"], self.statistics["moment"][..., -1], self.statistics["square"])
