@@ -7,8 +7,10 @@ A profile is stored as one msgpack map with one-letter keys; its parts are array
 position: append a field with a default, and never reorder or remove one.
 """
 
+import hashlib
+import hmac
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -22,6 +24,9 @@ KINDS: tuple[IdKind, ...] = ("user_id", "loyalty_card", "email", "phone", "anony
 """Kinds of identifiers, the strongest first: the strongest that a request names decides whose profile is read."""
 WEAK: frozenset[IdKind] = frozenset(("anonymous_id", "device_id"))
 """Kinds that name a browser or a device, which several customers may use."""
+
+COMPLAINT_FIELD: Final = "complaint"
+"""The field of a profile in which earlier releases stored whether a complaint is open."""
 
 LOYAL_ORDERS = 5
 """Orders from which a customer is loyal."""
@@ -37,7 +42,7 @@ Counts = Mapping[str, Sequence[float]]
 Identifier = Annotated[str, msgspec.Meta(max_length=200)]
 
 
-class CustomerIds(msgspec.Struct, frozen=True, omit_defaults=True):
+class CustomerIds(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """The identifiers by which a channel knows the customer; at least one is given."""
 
     user_id: Identifier | None = None
@@ -46,6 +51,16 @@ class CustomerIds(msgspec.Struct, frozen=True, omit_defaults=True):
     phone: Identifier | None = None
     loyalty_card: Identifier | None = None
     device_id: Identifier | None = None
+
+
+def prove(secret: bytes, ids: CustomerIds) -> str:
+    """Sign a customer: HMAC-SHA256 in hex over a line `name=value` for each id that is set, in `CustomerIds` order.
+
+    >>> prove(b"kept-by-the-backend", CustomerIds(user_id="u-42"))[:16]
+    'f3f72ce7330fdb68'
+    """
+    lines = "".join(f"{name}={value}\n" for name in ids.__struct_fields__ if (value := getattr(ids, name)) is not None)
+    return hmac.new(secret, lines.encode(), hashlib.sha256).hexdigest()
 
 
 class Trait(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -96,6 +111,14 @@ class Link(NamedTuple):
     a: str
     b: str
     time: float
+
+
+class ComplaintStatement(NamedTuple):
+    """An event that opened or resolved a complaint at `time` (s since 1970); `id` is empty if it named none."""
+
+    time: float
+    opens: bool
+    id: str = ""
 
 
 class SurveyAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -153,6 +176,8 @@ class Profile(
         "links": "L",
         "consent_statements": "W",
         "trait_statements": "P",
+        "complaints": "q",
+        "joining": "j",
     },
 ):
     """One customer. Times are seconds since 1970, UTC; money is in the shop's currency, net of refunds.
@@ -169,10 +194,12 @@ class Profile(
         earned: points from orders, before redemptions.
         visits: the newest visits, first and last second of each; `past_visits` counts the older ones.
         recent: the time of the last event of each kind.
-        complaint: whether a complaint is open, and when that was stated.
+        complaint: whether a complaint is open and when that was stated, as earlier releases stored it.
+        complaints: what was stated of complaints, oldest first; `has_open_complaint` says what it comes to.
         sticky: sticky entries, as `engine.decision.sticky` names them.
         links: which identifiers were linked when; with `consent_statements` and `trait_statements` the newest statement
             of each identifier, where several made one. See `engine.customers.model.consent_sums`.
+        joining: identifiers that a merge in progress brings, as `kind:value`, and until when they count towards limits.
     """
 
     id: str
@@ -209,6 +236,8 @@ class Profile(
     links: list[Link] = []
     consent_statements: dict[str, dict[str, Consent]] = {}
     trait_statements: dict[str, dict[str, Trait]] = {}
+    complaints: list[ComplaintStatement] = []
+    joining: dict[str, float] = {}
 
     @property
     def is_known(self) -> bool:
@@ -230,7 +259,7 @@ def derive_attributes(profile: Profile, now: float) -> dict[str, object]:
         "frequency": count,
         "monetary": profile.revenue,
         "channels": list(profile.channels),
-        "complaint_open": profile.complaint is not None and profile.complaint[0],
+        "complaint_open": has_open_complaint(profile),
         "stage": derive_stage(profile, now),
     }
     orders: dict[str, object] = {"count": count, "revenue": profile.revenue}
@@ -253,6 +282,41 @@ def derive_attributes(profile: Profile, now: float) -> dict[str, object]:
         else:
             tree[name] = trait.value
     return tree
+
+
+def complaint_statements(profile: Profile) -> list[ComplaintStatement]:
+    """What was stated of the customer's complaints, oldest first, by this release and earlier ones."""
+    if profile.complaint is None:
+        return profile.complaints
+    opens, time = profile.complaint
+    return sorted((ComplaintStatement(time, opens), *profile.complaints))
+
+
+def pair_complaints(statements: Sequence[ComplaintStatement]) -> list[tuple[ComplaintStatement, ...]]:
+    """Returns each statement that opened a complaint, oldest first, with the one that closed it, if any.
+
+    A resolution closes the complaint whose id it names, or else the oldest open one that has no id. Without an id it
+    closes the oldest without one, or else the oldest. A complaint that is open under its id is not opened again.
+    """
+    pairs: list[tuple[ComplaintStatement, ...]] = []
+    for statement in statements:
+        waiting = [place for place, pair in enumerate(pairs) if len(pair) == 1]
+        same = [place for place in waiting if pairs[place][0].id == statement.id]
+        if statement.opens:
+            if not statement.id or not same:
+                pairs.append((statement,))
+            continue
+        closes = same or [place for place in waiting if not (statement.id and pairs[place][0].id)]
+        if closes:
+            pairs[closes[0]] = (pairs[closes[0]][0], statement)
+    return pairs
+
+
+def has_open_complaint(profile: Profile) -> bool:
+    """Whether one of the customer's complaints is not resolved."""
+    if not profile.complaints:
+        return profile.complaint is not None and profile.complaint[0]
+    return any(len(pair) == 1 for pair in pair_complaints(complaint_statements(profile)))
 
 
 def has_consented(profile: Profile, purpose: str, now: float) -> bool:

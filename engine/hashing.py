@@ -154,5 +154,5 @@ def uniform_draw(decision_id: str, key: str) -> float:
 
 
 def identifier_digest(identifier: str) -> str:
-    """What tombstones store instead of an erased identifier: 128 bits of BLAKE2b, which cannot be read back."""
+    """The digest that tombstones store in place of an erased identifier: 128 bits of BLAKE2b, which has no inverse."""
     return blake2b(identifier.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -31,6 +31,7 @@ PARTITIONS: Final = "cp:partitions"
 SNAPSHOT_HEADERS: Final = "cp:{snapshots}"
 TRIPPED_BREAKERS: Final = "cp:breakers"
 SHADOW_PRICES: Final = "cp:prices"
+RAMP_POSITIONS: Final = "cp:ramps"
 LEARNER_FIGURES: Final = "cp:learner"
 UNFINISHED_MERGES: Final = "cp:merges"
 ERASURES: Final = "cp:{erased}"
@@ -49,6 +50,33 @@ def profile(key: str) -> str:
 def counted_messages(key: str) -> str:
     """Digests of the message ids that were counted for the customer at `key`."""
     return f"cp:{{{key}}}:seen"
+
+
+def earlier_messages(key: str) -> str:
+    """Digests of messages of the customer at `key` that were counted before those of `counted_messages`."""
+    return f"cp:{{{key}}}:older"
+
+
+def archived_orders(key: str) -> str:
+    """The orders of the customer at `key` that are not in the profile and may still be refunded."""
+    return f"cp:{{{key}}}:orders"
+
+
+def archived_identifiers(key: str) -> str:
+    """The identifiers of the customer at `key` that are not in the profile."""
+    return f"cp:{{{key}}}:ids"
+
+
+def customer_keys(key: str) -> tuple[str, ...]:
+    """All keys of a customer, in one hash slot, in the order that the scripts take them; the profile is the first."""
+    return (
+        profile(key),
+        counted_messages(key),
+        counters(key),
+        archived_orders(key),
+        archived_identifiers(key),
+        earlier_messages(key),
+    )
 
 
 def counters(key: str) -> str:
@@ -100,6 +128,14 @@ KEYSPACE: Final = (
         "customers",
     ),
     KeyPattern(counted_messages("HASH"), "string: 64-bit digests of message ids", "14 days", "customers"),
+    KeyPattern(
+        earlier_messages("HASH"),
+        "sorted set: older digests by when they were moved",
+        "14 days",
+        "customers",
+    ),
+    KeyPattern(archived_orders("HASH"), "string: msgpack map from order id to order", "`life`", "customers"),
+    KeyPattern(archived_identifiers("HASH"), "set: identifiers as `kind:value`", "twice `life`", "customers"),
     KeyPattern(counters("HASH"), "string: msgpack map from counter to (time, claim)", "400 days", "claims"),
     KeyPattern(
         UNFINISHED_MERGES,
@@ -139,6 +175,7 @@ KEYSPACE: Final = (
     ),
     KeyPattern(TRIPPED_BREAKERS, "hash: selection to the reason", "never", "snapshots"),
     KeyPattern(SHADOW_PRICES, "hash: offer to its shadow price", "never", "snapshots"),
+    KeyPattern(RAMP_POSITIONS, "hash: experiment to the coverage that its ramp has reached", "never", "snapshots"),
     KeyPattern(LEARNER_FIGURES, "hash: figure's name to its value", "never", "snapshots"),
     KeyPattern(ERASURES, "stream: time and digests of erased identifiers", "30 days", "erasure"),
     KeyPattern(

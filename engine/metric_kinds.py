@@ -1,16 +1,23 @@
 """The kinds of metrics: one value per kind, with everything that the rest of the code asks about it.
 
 Code asks a kind for an attribute and never compares its name. To add a kind, add its name to `MetricKindName` and its
-value to `METRIC_KINDS`. Write more only if it is computed in a new way: from events in `analysis.sources.log`, and its
-estimate, unless that is a mean or a ratio of units' values, in a module beside `analysis.sources.quantiles`.
+value to `METRIC_KINDS`. Write more only if it is computed in a new way. How events add up to a customer's value is in
+`EventAdds` and `analysis.sources.orders`. An estimate that is no mean or ratio of units' values has a module beside
+`analysis.sources.quantiles`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-MetricKindName = Literal["proportion", "mean", "count", "revenue", "ratio", "quantile", "retention"]
+MetricKindName = Literal[
+    "proportion", "mean", "count", "revenue", "ratio", "quantile", "retention", "csat", "nps", "ces"
+]
 """The names in `metrics.yaml`, in reports and on the command line."""
+EventAdds = Literal["amount", "one", "presence"]
+"""What an event adds to its customer: the number it carries, or one; `presence` is one however many there are."""
+COUNTED: frozenset[EventAdds] = frozenset(("one", "presence"))
+"""What adds 1, whatever number the event carries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +25,8 @@ class MetricKind:
     """One kind of metric."""
 
     name: MetricKindName
-    required: str | None = None
-    """The key of `metrics.yaml` that a metric of this kind cannot do without."""
+    required: tuple[str, ...] = ()
+    """The keys of `metrics.yaml` that a metric of this kind cannot do without."""
     measured_as: MetricKindName | None = None
     """The kind under which a report measures and prints it, if another: this kind is only a shorter way to write it."""
     default_value: str | None = None
@@ -27,8 +34,7 @@ class MetricKind:
     default_money: float | None = None
     """What one more of it is worth, where the metric does not say, in the shop's currency."""
 
-    event_adds: Literal["amount", "one", "presence"] = "amount"
-    """What an event adds to its customer: the number it carries, or one; `presence` is one however many there are."""
+    event_adds: EventAdds = "amount"
     refund_leaves_rest: bool = False
     """Whether a refund of a part of an amount leaves the rest of it as the reward."""
 
@@ -50,16 +56,33 @@ class MetricKind:
     needs_whole_window: bool = False
     """Whether only units count whose window is over."""
 
+    is_of_answers: bool = False
+    """Whether it is a mean over answers, not over customers: who does not answer has no score, and not a score of 0."""
+    score_bounds: tuple[float, float] | None = None
+    """The answers up to which the score is -100, and from which it is 100; 0 between. None: an answer is its score."""
+
     table_form: str | None = None
-    """How a metric over a table's columns is written; None if it needs events."""
+    """The written form of a metric over a table's columns; None if it needs events."""
     takes_covariates: bool = True
     baseline_form: Literal["share", "mean,sd"] | None = None
     """The numbers that describe it for a power calculation; None if only the log can give them."""
 
     @property
+    def is_money(self) -> bool:
+        """Whether its value is an amount in the shop's currency, into which events are converted."""
+        return self.default_money is not None
+
+    @property
     def rewards_are_counts(self) -> bool:
         """Whether a rewarded event counts 1, so that rewards lie between 0 and 1; else rewards are amounts."""
-        return self.event_adds != "amount"
+        return self.event_adds in COUNTED
+
+    def score(self, answer: float) -> float:
+        """The score of an answer."""
+        if self.score_bounds is None:
+            return answer
+        low, high = self.score_bounds
+        return 100.0 if answer >= high else -100.0 if answer <= low else 0.0
 
     @property
     def format(self) -> str:
@@ -80,7 +103,7 @@ METRIC_KINDS: Mapping[MetricKindName, MetricKind] = {
         ),
         MetricKind(
             name="mean",
-            required="value",
+            required=("value",),
             needs_value=True,
             refund_leaves_rest=True,
             has_dominant_units=True,
@@ -106,7 +129,7 @@ METRIC_KINDS: Mapping[MetricKindName, MetricKind] = {
         ),
         MetricKind(
             name="ratio",
-            required="denominator",
+            required=("denominator",),
             has_denominator=True,
             has_dominant_units=True,
             table_form="ratio:NUM/DEN",
@@ -114,7 +137,7 @@ METRIC_KINDS: Mapping[MetricKindName, MetricKind] = {
         ),
         MetricKind(
             name="quantile",
-            required="quantile",
+            required=("quantile", "value"),
             has_moments=False,
             is_conservative=True,
             needs_value=True,
@@ -125,10 +148,13 @@ METRIC_KINDS: Mapping[MetricKindName, MetricKind] = {
         ),
         MetricKind(
             name="retention",
-            required="window",
+            required=("window",),
             event_adds="presence",
             is_share=True,
             needs_whole_window=True,
         ),
+        MetricKind(name="csat", default_value="csat", is_of_answers=True, baseline_form="mean,sd"),
+        MetricKind(name="nps", default_value="nps", is_of_answers=True, score_bounds=(6, 9), baseline_form="mean,sd"),
+        MetricKind(name="ces", default_value="ces", is_of_answers=True, baseline_form="mean,sd"),
     )
 }

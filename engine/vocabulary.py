@@ -39,12 +39,16 @@ COMPLAINTS: Final[Mapping[str, bool]] = {
     "complaint_closed": False,
     "complaint_resolved": False,
 }
-"""Whether a complaint is open after the event."""
+"""Whether the event opens a complaint, or resolves one."""
+COMPLAINT_ID_FIELDS: Final = ("complaint_id", "case_id", "ticket_id")
+"""Properties that name the complaint of such an event; the first that is given counts."""
+CONSENT_GIVEN: Final = "consent_given"
+CONSENT_WITHDRAWN: Final = "consent_withdrawn"
 CONSENTS: Final[Mapping[str, bool]] = {
     "consent": True,
-    "consent_given": True,
+    CONSENT_GIVEN: True,
     "consent_granted": True,
-    "consent_withdrawn": False,
+    CONSENT_WITHDRAWN: False,
     "consent_denied": False,
     "consent_revoked": False,
 }
@@ -60,13 +64,81 @@ MERGED: Final = "$merge"
 
 EXPERIMENT_PAUSED: Final = "experiment_paused"
 EXPERIMENT_RESUMED: Final = "experiment_resumed"
+RAMP_MOVED: Final = "ramp_moved"
 STOCK_LEVEL: Final = "stock_level"
-"""The engine's own audit events: somebody used the kill switch, or set a stock. They belong to no customer."""
+POLICY_ROLLED_BACK: Final = "policy_rolled_back"
+BREAKER_CLOSED: Final = "breaker_closed"
+CUSTOMER_ERASED: Final = "customer_erased"
+CUSTOMER_EXPORTED: Final = "customer_exported"
+EXPERIMENTS_WRITTEN: Final = "experiments_written"
+DASHBOARD_LOGIN: Final = "dashboard_login"
+AUDIT_EVENTS: Final = frozenset(
+    (
+        *(EXPERIMENT_PAUSED, EXPERIMENT_RESUMED, RAMP_MOVED, STOCK_LEVEL, POLICY_ROLLED_BACK, BREAKER_CLOSED),
+        *(CUSTOMER_ERASED, CUSTOMER_EXPORTED, EXPERIMENTS_WRITTEN, DASHBOARD_LOGIN),
+    )
+)
+"""The engine's own audit events: somebody changed how it works, or took a customer's data. They have no customer."""
+
+WORTH_EVENTS: Final = (
+    PURCHASES
+    | REFUNDS
+    | {POINTS_REDEEMED, REDEMPTION}
+    | {name for name, grants in CONSENTS.items() if grants}
+    | {name for name, opens in COMPLAINTS.items() if not opens}
+)
+"""Events that say what a customer is worth to the shop, or may be sent: a publishable key does not send them."""
+WORTH_PROPERTIES: Final = frozenset(("points", "revenue"))
+"""Properties that do so in any event."""
+WORTH_ATTRIBUTES: Final = frozenset(
+    (
+        "channels",
+        "complaint_open",
+        "consent",
+        "frequency",
+        "loyalty",
+        "monetary",
+        "orders",
+        "recency_days",
+        "stage",
+        "visits",
+    )
+)
+"""Attributes that the engine computes from such events, and from visits."""
 
 NOT_VISITS: Final = (
     REFUNDS | {"email_sent", IGNORED, "back_in_stock"} | {name for name, opens in COMPLAINTS.items() if not opens}
 )
 """Events that the shop causes: they do not show that the customer was there."""
 
+PAGE_CONTEXT: Final = frozenset(
+    (
+        *(
+            "app",
+            "app_version",
+            "browser",
+            "build",
+            "campaign",
+            "category",
+            "city",
+            "connection",
+            "country",
+            "currency",
+        ),
+        *("device", "device_type", "environment", "intent", "lang", "language", "locale", "medium", "model", "network"),
+        *("os", "os_version", "page", "page_type", "path", "platform", "query", "referer", "referrer", "region"),
+        *("screen", "sdk", "search", "section", "source", "step", "store", "term", "theme", "url", "user_agent"),
+        *("utm", "utm_campaign", "utm_content", "utm_medium", "utm_source", "utm_term", "version", "viewport"),
+        "weather",
+    )
+)
+"""Names under which the context of a publishable key may say where and how a visitor is, also where audiences read
+them. Other names that audiences read are traits of the customer, which the shop's server states."""
+
 RESERVED_CONTEXT: Final = frozenset(("id", "channel", "hour", "weekday"))
 """Names that the engine sets in every decision's context; what a request sends under them is overwritten."""
+
+
+def names_of_same_event(event: str) -> frozenset[str]:
+    """The names that mean what `event` means: every name of a purchase is an order, any other name is itself alone."""
+    return PURCHASES if event in PURCHASES else frozenset((event,))

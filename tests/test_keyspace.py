@@ -11,7 +11,10 @@ PATTERNS = {key.pattern for key in keyspace.KEYSPACE}
 MADE = {
     keyspace.profile("HASH"),
     keyspace.counted_messages("HASH"),
+    keyspace.earlier_messages("HASH"),
     keyspace.counters("HASH"),
+    keyspace.archived_orders("HASH"),
+    keyspace.archived_identifiers("HASH"),
     keyspace.pending_decision("ID"),
     keyspace.pool("stock", "SKU"),
     keyspace.pool("budget", "OFFER"),
@@ -46,7 +49,7 @@ def test_keys_of_one_script_share_a_node() -> None:
         return key[key.index("{") : key.index("}") + 1]
 
     together = (
-        {keyspace.profile("h"), keyspace.counted_messages("h"), keyspace.counters("h")},
+        set(keyspace.customer_keys("h")),
         {keyspace.pool("budget", "o"), keyspace.pool_holds("budget", "o")},
         set(keyspace.partition(3)),
         {keyspace.SNAPSHOT_HEADERS, keyspace.snapshot("k"), keyspace.stored_snapshots("k")},

@@ -24,13 +24,14 @@ from engine.errors import BadInput
 
 
 class ArchivedPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"author": "who"}):
-    """One archived plan: its files, the time of its first run (seconds since 1970), the author of its last change."""
+    """One archived plan: its files and environment, its first run (s since 1970), the author of its last change."""
 
     version: str
     time: float
     author: str
     folder: str
     files: dict[str, str]
+    environment: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Archive:
@@ -52,7 +53,14 @@ class Archive:
         path = self._path(specs.version)
         if not path.exists():
             text = {name: data.decode() for name, data in files.items()}
-            plan = ArchivedPlan(version=specs.version, time=now, author=author, folder=specs.folder, files=text)
+            plan = ArchivedPlan(
+                version=specs.version,
+                time=now,
+                author=author,
+                folder=specs.folder,
+                files=text,
+                environment=specs.environment or msgspec.UNSET,
+            )
             _replace_file(path, msgspec.json.encode(plan))
         _replace_file(self.directory / "newest", specs.version.encode())
 
@@ -68,7 +76,8 @@ class Archive:
                 f"plan {version!r} is not in the archive {self.directory}; use the data directory on which it ran"
             )
         plan = msgspec.json.decode(path.read_bytes(), type=ArchivedPlan)
-        return build_specs(plan.folder, {name: text.encode() for name, text in plan.files.items()})
+        files = {name: text.encode() for name, text in plan.files.items()}
+        return build_specs(plan.folder, files, environment=plan.environment or "")
 
     def read_newest(self) -> Specs | None:
         """The specs of the plan that ran last; None where none has run."""

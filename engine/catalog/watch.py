@@ -27,15 +27,16 @@ from engine.catalog.check.load import build_specs, read_folder
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.folder import Specs
-from engine.errors import CatalogError, Problem
+from engine.catalog.spec.notify import NotifyFile
+from engine.errors import BadInput, CatalogError, Problem
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 """The path, the time of change (ns) and the size of every YAML file."""
 
 STILL_SECONDS = 1.0
-"""How long nothing in the folder may change before a change is read."""
+"""Seconds without a change in the folder before a change is read."""
 LOOSENING_SECONDS = 5.0
-"""How long, where the change takes a restriction away."""
+"""The same seconds for a change that takes a restriction away."""
 _RESTRICTIONS = ("audience", "purpose", "start", "end", "caps", "suppress", "stock", "budget", "quiet", "once", "layer")
 """Fields of specs without which more customers are reached, or more often."""
 
@@ -77,6 +78,18 @@ class PlanWatch:
             self._reject(error)
             self._specs = newest
             self.plan = compile_plan(newest)
+
+    @property
+    def specs(self) -> Specs:
+        """The specs of the running plan, drafts included."""
+        if self._specs is None:
+            raise RuntimeError("the folder was not read")
+        return self._specs
+
+    @property
+    def notify(self) -> NotifyFile:
+        """The receivers of notices in the running plan's folder."""
+        return self._specs.notify if self._specs is not None else NotifyFile()
 
     def poll(self) -> bool:
         """Read the folder again if a file in it changed, and swap to its plan; returns whether there is a new one."""
@@ -139,6 +152,25 @@ class PlanWatch:
             log.warning("plan rejected; the running plan is unchanged", problems=problems)
 
 
+def check_start(folder: Path, archive: Archive) -> None:
+    """Raise where an engine should not start on `folder`; nothing is written.
+
+    A running engine keeps its plan while its folder is away; one that starts was given a wrong name.
+
+    Raises:
+        BadInput: if `folder` is no folder, whatever ran before.
+        CatalogError: if it has problems and the archive has no plan.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"--experiments {folder}: is not a folder; name the folder that has channels.yaml")
+    files, problems = read_folder(folder)
+    try:
+        build_specs(folder.name, files, problems)
+    except CatalogError:
+        if archive.read_newest() is None:
+            raise
+
+
 def find_loosened(before: Specs, after: Specs) -> Iterator[str]:
     """Yield what reaches more customers, or reaches them more often, because a restriction is missing.
 
@@ -161,7 +193,7 @@ def find_loosened(before: Specs, after: Specs) -> Iterator[str]:
 
 
 def _count_restrictions(spec: object, name: str) -> int:
-    """How many restrictions a field holds; 0 where the spec has no such field."""
+    """The number of restrictions in a field; 0 where the spec has no such field."""
     value = getattr(spec, name, None)
     return len(value) if isinstance(value, list | dict) else int(value is not None)
 

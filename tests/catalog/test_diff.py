@@ -23,8 +23,16 @@ WIDER = [{"key": "a", "range": [0, 0.3]}, {"key": "b", "range": [0.5, 0.7]}]
 MOVED = [{"key": "a", "range": [0.1, 0.3]}, {"key": "b", "range": [0.5, 0.7]}]
 SHOWN = [{"key": "a", "weight": 0.5, "payload": {"colour": "red"}}, WEIGHTED[1]]
 NEEDS = [{"experiment": "first", "variants": ["a"]}]
+GUARDED = {"primary": "click", "guardrails": ["csat"]}
+EXPLORED = {"primary": "click", "secondary": ["csat"]}
 FILTER = [{"seed": "f", "ranges": [[0, 0.5]]}]
 
+HALF: Json = {"key": "half", "coverage": 0.7, "variant": "b"}
+FLAG: Json = {
+    "kind": "flag",
+    "default": "a",
+    "rules": [{"key": "vips", "audience": {"vip": True}, "variant": "b"}, HALF | {"coverage": 0.5}],
+}
 FIELDS: list[tuple[str, Json, Json, str, str]] = [
     ("higher coverage", {"coverage": 0.2}, {"coverage": 0.3}, "coverage", "safe"),
     ("lower coverage", {"coverage": 0.3}, {"coverage": 0.2}, "coverage", "unsafe"),
@@ -57,6 +65,17 @@ FIELDS: list[tuple[str, Json, Json, str, str]] = [
     ("prerequisite", {}, {"prerequisites": NEEDS}, "prerequisites", "unsafe"),
     ("no prerequisite", {"prerequisites": NEEDS}, {}, "prerequisites", "safe"),
     ("tag of a holdout", {}, {"tags": ["held"]}, "tags", "unsafe"),
+    ("flag held out", {"kind": "flag"}, {"kind": "flag", "holdouts": ["tagged"]}, "holdouts", "unsafe"),
+    ("flag let in", {"kind": "flag", "holdouts": ["tagged"]}, {"kind": "flag"}, "holdouts", "unsafe"),
+    ("shipped", {}, {"status": "shipped", "ship": "a"}, "status", "unsafe"),
+    ("another shipped", {"status": "shipped", "ship": "a"}, {"status": "shipped", "ship": "b"}, "ship", "unsafe"),
+    (
+        "decided",
+        {"status": "stopped"},
+        {"status": "stopped", "decided": {"on": "2026-01-01", "why": "no effect"}},
+        "decided",
+        "safe",
+    ),
     ("tag of none", {}, {"tags": ["loose"]}, "tags", "safe"),
     ("tag let go", {"tags": ["held"]}, {}, "tags", "safe"),
     ("fewer channels", {}, {"channels": ["web"]}, "channels", "unsafe"),
@@ -84,10 +103,26 @@ FIELDS: list[tuple[str, Json, Json, str, str]] = [
         "min_bucket_version",
         "unsafe",
     ),
+    ("title", {"title": "One page"}, {"title": "Two pages"}, "title", "safe"),
     ("words", {"hypothesis": "It helps."}, {"hypothesis": "It harms."}, "hypothesis", "safe"),
     ("owner", {}, {"owner": "growth"}, "owner", "safe"),
     ("metrics", {}, {"metrics": {"primary": "click"}}, "metrics", "safe"),
-    ("analysis", {}, {"analysis": {"alpha": 0.1}}, "analysis", "safe"),
+    ("primary metric", {"metrics": {"primary": "click"}}, {"metrics": {"primary": "csat"}}, "metrics", "unsafe"),
+    ("no guardrail", {"metrics": GUARDED}, {"metrics": {"primary": "click"}}, "metrics", "unsafe"),
+    ("secondary", {"metrics": {"primary": "click"}}, {"metrics": EXPLORED}, "metrics", "safe"),
+    ("alpha", {}, {"analysis": {"alpha": 0.1}}, "analysis", "unsafe"),
+    ("method", {}, {"analysis": {"method": "fixed"}}, "analysis", "unsafe"),
+    ("a longer run", {}, {"analysis": {"min_days": 28}}, "analysis", "safe"),
+    ("a shorter run", {}, {"analysis": {"min_days": 2}}, "analysis", "unsafe"),
+    ("alpha of a draft", {"status": "draft"}, {"status": "draft", "analysis": {"alpha": 0.1}}, "analysis", "safe"),
+    ("other places", FLAG, FLAG | {"environments": {"staging": {"default": "b"}}}, "environments", "safe"),
+    ("default", FLAG, FLAG | {"default": "b"}, "default", "unsafe"),
+    ("type", FLAG, FLAG | {"type": "string"}, "type", "unsafe"),
+    ("rule's order", FLAG, FLAG | {"rules": FLAG["rules"][::-1]}, "rules", "unsafe"),
+    ("last rule", FLAG, FLAG | {"rules": [*FLAG["rules"], {"key": "all", "variant": "b"}]}, "rules.all", "safe"),
+    ("first rule", FLAG, FLAG | {"rules": [{"key": "all", "variant": "b"}, *FLAG["rules"]]}, "rules.all", "unsafe"),
+    ("no rule", FLAG, FLAG | {"rules": FLAG["rules"][:1]}, "rules.half", "unsafe"),
+    ("last coverage", FLAG, FLAG | {"rules": [FLAG["rules"][0], HALF]}, "rules.half.coverage", "safe"),
     ("testers", {}, {"force": [{"customers": ["qa"], "variant": "a"}]}, "force", "safe"),
     ("anything in a draft", {"status": "draft"}, {"status": "draft", "seed": "y"}, "seed", "safe"),
 ]
@@ -96,6 +131,7 @@ HOUSE: Json = {
         "layers": [{"key": "l"}, {"key": "other"}],
         "holdouts": [{"key": "all", "share": 0.05}, {"key": "tagged", "share": 0.3, "tags": ["held"]}],
     },
+    "metrics": {"metrics": [{"key": "click", "event": "click"}, {"key": "csat", "kind": "csat", "event": "survey"}]},
     "segments": {"segments": [{"key": "good", "condition": {"tier": {"$gte": 1}, "vip": True}}]},
 }
 
@@ -113,7 +149,7 @@ def test_every_kind_of_change_has_its_class(case: tuple[str, Json, Json, str, st
 
 
 def test_the_table_has_every_field_of_an_experiment() -> None:
-    fields = {path.partition("[")[0] for _, _, _, path, _ in FIELDS} | {"placement", "key"}
+    fields = {path.partition("[")[0].partition(".")[0] for _, _, _, path, _ in FIELDS} | {"placement", "key"}
     assert set(type(specs(experiment("x")).experiments["x"]).__struct_fields__) == fields
 
 

@@ -47,7 +47,7 @@ def test_a_pattern_reads_as_in_javascript(pattern: str, text: str, expected: boo
     "pattern", ["(", ")", "[", "a**", "a*+", "*", "^*", "/???***[)", "\\", "(?i)a", "[z-a]", "a{2,1}", "(?<n>a)(?<n>b)"]
 )
 def test_what_is_no_pattern_says_so(pattern: str) -> None:
-    with pytest.raises(PatternError, match="is no regular expression"):
+    with pytest.raises(PatternError, match="is not a regular expression"):
         compile_pattern(pattern)
 
 

@@ -40,7 +40,7 @@ def test_three_mistakes_are_three_lines_with_file_path_value_rule_and_remedy(tmp
     )
     assert [str(problem) for problem in problems(tmp_path, x=wrong)] == [
         "shop/x.yaml metrics.primary: 'revnue' is not in metrics.yaml; did you mean 'revenue'?",
-        "shop/x.yaml status: 'runing' is not one of draft, running, paused, stopped; did you mean 'running'?",
+        "shop/x.yaml status: 'runing' is not one of draft, running, paused, stopped, shipped; did you mean 'running'?",
         "shop/x.yaml variants[1].weight: 1.4 is not between 0 and 1; weights of the variants sum to 1",
     ]
 
@@ -198,8 +198,8 @@ def test_a_file_with_another_key_than_its_name_defines_both() -> None:
         ("end: 20261231", "20261231 is not a time with its zone; write 2026-12-31T00:00:00Z"),
         ("end: '20261231'", "'20261231' is not a time with its zone; write 2026-12-31T00:00:00Z"),
         ("end: 2026-12-31", "'2026-12-31' is not a time with its zone; write 2026-12-31T00:00:00Z"),
-        ("end: 1798675200", "1798675200 is not a time with its zone; write 2026-11-01T00:00:00Z"),
-        ("end: 1798675200.5", "1798675200.5 is not a time with its zone; write 2026-11-01T00:00:00Z"),
+        ("end: 1798675200", "1798675200 is not a time with its zone; write 2026-12-31T00:00:00Z"),
+        ("end: 1798675200.5", "1798675200.5 is not a time with its zone; write 2026-12-31T00:00:00Z"),
         ("audience: {id: {$in: [1001]}}", "1001 is a number, and this trait is text; quote it: '1001'"),
         ("audience: {id: {$nin: [7, '8']}}", "7 is a number, and this trait is text; quote it: '7'"),
         ("audience: {customer_id: 1001}", "1001 is a number, and this trait is text; quote it: '1001'"),

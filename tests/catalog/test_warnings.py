@@ -1,8 +1,10 @@
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from engine.catalog.check.load import load_specs
 from engine.catalog.check.warnings import find_warnings, required_units
@@ -66,6 +68,28 @@ def test_a_run_too_short_for_its_power_is_warned_of(fields: Json, path: str | No
     assert warned_of(experiment("x", **GOOD, **fields), metrics=metrics(**EXPECTED)) == (
         [("x.yaml", path)] if path else []
     )
+
+
+HALVED: dict[str, tuple[Json, Json]] = {
+    "filter": ({"filters": [{"seed": "f", "ranges": [[0, 0.2], [0.5, 0.8]]}]}, {}),
+    "holdout": ({}, {"layers": {"holdouts": [{"key": "h", "share": 0.5}]}}),
+    "holdout by tag": ({"tags": ["t"]}, {"layers": {"holdouts": [{"key": "h", "share": 0.5, "tags": ["t"]}]}}),
+    "prerequisite": ({"prerequisites": [{"experiment": "first", "variants": ["a"]}]}, {}),
+    "parent off": ({"prerequisites": [{"experiment": "half", "off": True}]}, {}),
+}
+
+
+@pytest.mark.parametrize("name", HALVED)
+def test_only_half_of_the_units_are_let_in(name: str) -> None:
+    """Half of the units take twice the days of the test above: 29.5."""
+    fields, files = HALVED[name]
+    others = [
+        {"key": "first", "kind": "flag", "variants": [{"key": "a"}, {"key": "b"}]},
+        {"key": "half", "kind": "flag", "coverage": 0.5, "variants": [{"key": "a"}, {"key": "b"}]},
+    ]
+    for days, found in ((29, [("x.yaml", "analysis.min_days")]), (30, [])):
+        short = experiment("x", **GOOD, **fields, analysis={"min_days": days})
+        assert warned_of(short, *others, metrics=metrics(**EXPECTED), **files) == found
 
 
 def test_the_sample_size_equals_that_of_r() -> None:
@@ -178,12 +202,38 @@ def test_many_placements_with_one_fallback_are_warned_of_once_each() -> None:
         ({"$and": [{"age": {"$exists": True}}, {"age": {"$lt": 18}}]}, []),
         ({"age": {"$gte": 18, "$lt": 30}}, []),
         ({"loyalty.tier": {"$lte": 1}, "hour": {"$lt": 11}}, []),
-        ({"since": {"$lt": "2026-01-01"}, "country": {"$ne": "DE"}}, []),
+        ({"since": {"$before": "2026-01-01T00:00:00Z"}, "country": {"$ne": "DE"}}, []),
+        ({"app": {"$vlt": "2.0.0"}}, ["audience.app"]),
+        ({"app": {"$vgte": "2.0.0"}}, []),
+        ({"email": {"$not": {"$regex": "@example"}}}, ["audience.email"]),
+        ({"$not": {"email": {"$regexi": "@example"}}}, ["audience.email"]),
+        ({"$nor": [{"email": {"$regex": "@example"}}, {"age": {"$gte": 18}}]}, ["audience.email", "audience.age"]),
+        ({"$nor": [{"$not": {"email": {"$regex": "@example"}}}]}, []),
+        ({"name": {"$regex": "^n"}}, ["audience.name"]),
+        ({"name": {"$regex": "^a"}}, []),
+        ({"since": {"$not": {"$before": "now"}}}, ["audience.since"]),
+        ({"since": {"$not": {"$before": "now"}, "$exists": True}}, []),
     ],
 )
 def test_a_comparison_that_holds_without_the_trait_is_warned_of(audience: Json, traits: list[str]) -> None:
     found = warned_of(experiment("x", **GOOD, audience=audience))
-    assert found == [("x.yaml", path) for path in traits]
+    assert found == sorted(("x.yaml", path) for path in traits)
+
+
+@pytest.mark.parametrize(
+    ("operators", "remedy"),
+    [
+        ({"$lt": "2026-01-01"}, "$before: 2026-01-01T00:00:00Z"),
+        ({"$gte": "2026-01-01T00:00:00+02:00"}, "$after: 2026-01-01T00:00:00+02:00"),
+        ({"$not": {"$gt": "2026-01-01"}, "$exists": True}, "$after: 2026-01-01T00:00:00Z"),
+        ({"$lt": "m"}, None),
+        ({"$eq": "2026-01-01"}, None),
+        ({"$after": "2026-01-01T00:00:00Z"}, None),
+    ],
+)
+def test_a_date_that_is_compared_as_text_is_warned_of(operators: Json, remedy: str | None) -> None:
+    found = find_warnings(specs(experiment("x", **GOOD, audience={"since": operators})), NOW)
+    assert [problem.message.rpartition("'")[0].rpartition("'")[2] for problem in found] == ([remedy] if remedy else [])
 
 
 def test_comparisons_of_every_kind_of_condition_are_checked() -> None:
@@ -217,3 +267,54 @@ def test_comparisons_of_every_kind_of_condition_are_checked() -> None:
         ("shop/offers/one.yaml", "audience.age"),
         ("shop/segments.yaml", "segments[0].condition.age"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("audience", "value"),
+    [
+        ({"hour": "morning"}, "'morning'"),
+        ({"hour": {"$in": [9, 10]}}, "9"),
+        ({"hour": 9}, "9"),
+        ({"hour": {"$gte": 900}}, "900"),
+        ({"hour": {"$gte": 9, "$lt": 17.5}}, None),
+        ({"hour": {"$lte": 24}}, None),
+        ({"weekday": "Monday"}, "'Monday'"),
+        ({"weekday": {"$in": [0, 7]}}, "7"),
+        ({"weekday": {"$nin": [5, 6]}}, None),
+        ({"$or": [{"country": "DE"}, {"$not": {"channel": "kiosk"}}]}, "'kiosk'"),
+        ({"channel": {"$in": ["web"]}}, None),
+        ({"channel": {"$ini": ["WEB"]}}, None),
+        ({"channel": {"$exists": True}}, None),
+        ({"id": {"$in": ["u-1"]}}, None),
+        ({"sent_hour": 9, "country": "DE"}, None),
+    ],
+)
+def test_a_value_that_a_reserved_name_never_has_is_warned_of(audience: Json, value: str | None) -> None:
+    found = [
+        str(problem)
+        for problem in find_warnings(specs(experiment("x", audience=audience, **GOOD)), NOW)
+        if "the engine sets" in problem.message
+    ]
+    assert bool(found) == (value is not None)
+    assert all(value in one and "give the caller's value another name" in one for one in found if value)
+
+
+@pytest.mark.parametrize(
+    ("feature", "warned"),
+    [
+        ({"trait": "channel", "one_of": ["web", "kiosk"]}, True),
+        ({"trait": "hour", "range": [0, 86400]}, True),
+        ({"trait": "weekday", "one_of": ["Monday"]}, True),
+        ({"trait": "channel", "one_of": ["web"]}, False),
+        ({"trait": "hour", "range": [0, 24]}, False),
+        ("hour", False),
+    ],
+)
+def test_a_feature_of_a_reserved_name_is_warned_of(feature: Json, *, warned: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(Path(__file__).parents[2] / "experiments", folder)
+    hero = yaml.safe_load((folder / "home_hero.yaml").read_text())
+    hero["policy"]["features"] = [feature]
+    (folder / "home_hero.yaml").write_text(yaml.safe_dump(hero))
+    paths = [problem.path for problem in find_warnings(load_specs(folder), NOW) if "the engine sets" in problem.message]
+    assert paths == (["policy.features[0]"] if warned else [])

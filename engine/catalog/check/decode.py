@@ -1,7 +1,6 @@
 """Validates plain YAML data against a spec struct and reports every mistake; msgspec stops at the first."""
 
 import difflib
-import re
 import types
 from collections.abc import Iterator
 from datetime import datetime
@@ -11,13 +10,11 @@ import msgspec
 from msgspec import Meta
 
 from engine.catalog.conditions.compile import condition_problems
+from engine.catalog.conditions.dates import RFC3339, suggest_time
 
 FieldProblem = tuple[str, str]
 """The path in the file, and the message: the value, the rule it breaks, and the remedy."""
 
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
-"""A time as text (RFC 3339, 5.6); a number could be a date, or seconds, or milliseconds."""
-_DATE = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)")
 
 _TYPE_NAMES = {
     "int": "a whole number",
@@ -72,7 +69,7 @@ def suggest_name(name: object, known: "list[str] | tuple[str, ...]", default: st
 def _find_struct_problems(value: object, kind: type[msgspec.Struct], path: str) -> Iterator[FieldProblem]:
     """Yield the problems of a mapping: unknown keys, missing keys, and those of each known key."""
     if not isinstance(value, dict):
-        rule = "is empty" if value is None else f"{_shorten(value)} is not a mapping"
+        rule = "is empty" if value is None else f"{shorten_value(value)} is not a mapping"
         yield path, f"{rule}; write 'key: value' lines"
         return
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
@@ -109,8 +106,8 @@ def _find_union_problems(value: object, kind: object, path: str) -> Iterator[Fie
 
 def _find_leaf_problems(value: object, kind: object, meta: Meta | None, path: str) -> Iterator[FieldProblem]:
     """Yield the problem of one value without parts, by msgspec's own rules."""
-    if kind is datetime and not (isinstance(value, str) and _RFC3339.fullmatch(value)):
-        yield path, f"{_shorten(value)} is not a time with its zone; {_time_remedy(value)}"
+    if kind is datetime and not (isinstance(value, str) and RFC3339.fullmatch(value)):
+        yield path, f"{shorten_value(value)} is not a time with its zone; write {suggest_time(value)}"
         return
     annotated = Annotated[kind, meta] if meta else kind
     try:
@@ -118,7 +115,7 @@ def _find_leaf_problems(value: object, kind: object, meta: Meta | None, path: st
     except msgspec.ValidationError as error:
         yield (
             path,
-            f"{_shorten(value)} {_describe_rule(value, kind, meta, error)}; {_describe_remedy(value, kind, meta)}",
+            f"{shorten_value(value)} {_describe_rule(value, kind, meta, error)}; {_describe_remedy(value, kind, meta)}",
         )
 
 
@@ -141,7 +138,7 @@ def _describe_rule(value: object, kind: object, meta: Meta | None, error: msgspe
 
 
 def _describe_remedy(value: object, kind: object, meta: Meta | None) -> str:
-    """What to write instead: the field's own remedy, or one for its type."""
+    """The remedy for a wrong value: the field's own, or that of its type."""
     if get_origin(kind) is Literal:
         return suggest_name(value, [str(choice) for choice in get_args(kind)], "use one of these")
     if meta and meta.extra and "remedy" in meta.extra:
@@ -154,12 +151,6 @@ def _describe_remedy(value: object, kind: object, meta: Meta | None) -> str:
         return shapes[shape]
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", datetime: "a time"}
     return f"give {names[kind]}" if isinstance(kind, type) and kind in names else "see docs/schema"
-
-
-def _time_remedy(value: object) -> str:
-    """The time that the author may have meant, as it is to be written."""
-    date = _DATE.fullmatch(str(value))
-    return f"write {'-'.join(date.groups()) if date else '2026-11-01'}T00:00:00Z"
 
 
 def _read_bounds(meta: Meta) -> tuple[float | None, float | None]:
@@ -188,7 +179,7 @@ def _add_remedy(kind: object, advice: str) -> str:
     return advice
 
 
-def _shorten(value: object) -> str:
+def shorten_value(value: object) -> str:
     """The value as a message quotes it, in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"

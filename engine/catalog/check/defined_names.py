@@ -35,6 +35,7 @@ class DefinedNames:
         self.placements = unless_unread("channels.yaml", [placement.key for placement in specs.channels.placements])
         self.metrics = unless_unread("metrics.yaml", [metric.key for metric in specs.metrics.metrics])
         self.layers = unless_unread("layers.yaml", [layer.key for layer in specs.layers.layers])
+        self.holdouts = unless_unread("layers.yaml", [holdout.key for holdout in specs.layers.holdouts])
         self.conditions = unless_unread("segments.yaml", [one.key for one in segments if one.condition is not None])
         self.lists = unless_unread("segments.yaml", [one.key for one in segments if one.values is not None])
         self.offers: Collection[str] = [*specs.offers, *sorted(offers)]

@@ -6,8 +6,10 @@ files to it are still checked, and a name that it may define is not reported as 
 
 import copy
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -17,12 +19,18 @@ from engine.catalog.check.decode import find_problems
 from engine.catalog.check.references import reference_problems
 from engine.catalog.check.yaml_text import MAX_BYTES, decode_yaml
 from engine.catalog.spec.experiment import ExperimentSpec, IdentitiesFile, LayersFile, MetricsFile, SegmentsFile
+from engine.catalog.spec.flags import expand_flag
 from engine.catalog.spec.folder import SINGLE, Specs
+from engine.catalog.spec.notify import NotifyFile
 from engine.catalog.spec.offer import ChannelsFile, MomentsFile, OfferSpec, SelectionSpec
 from engine.errors import CatalogError, Problem
 
 Keyed = TypeVar("Keyed", ExperimentSpec, SelectionSpec, OfferSpec)
 REQUIRED = ("channels.yaml", "metrics.yaml")
+
+
+ENVIRONMENT = "COUNTERPOINT_ENVIRONMENT"
+"""The variable that names the environment: what flags have for it under `environments` applies."""
 
 
 class _DecodedFile(NamedTuple):
@@ -59,26 +67,29 @@ def read_folder(folder: Path) -> tuple[dict[str, bytes], list[Problem]]:
             with path.open("rb") as stream:
                 files[name] = stream.read(MAX_BYTES + 1)  # one byte more shows that the file is too long
         except OSError as error:
-            message = f"cannot be read: {error.strerror}; make it readable"
+            message = f"cannot be read: {error.strerror}; let this user read it"
             problems.append(Problem(f"{folder.name}/{name}", "", message))
     return files, [*problems, *_find_stray_files(folder)]
 
 
-def build_specs(folder: str, files: Mapping[str, bytes], problems: Sequence[Problem] = ()) -> Specs:
+def build_specs(
+    folder: str, files: Mapping[str, bytes], problems: Sequence[Problem] = (), environment: str | None = None
+) -> Specs:
     """The checked specs of files already read.
 
     Args:
         folder: the name of the folder, with which every problem names its file.
         files: the bytes of each file by its name in the folder.
         problems: those found while the folder was read.
+        environment: the environment of the flags; None takes that of the process.
 
     Raises:
         CatalogError: with every problem of every file, if there is one.
     """
     decoded = {name: _decode_file(folder, name, data) for name, data in sorted(files.items())}
-    specs = _collect_specs(
-        folder, _digest_files(files), {name: file.spec for name, file in decoded.items() if file.spec is not None}
-    )
+    environment = os.environ.get(ENVIRONMENT, "") if environment is None else environment
+    read = {name: file.spec for name, file in decoded.items() if file.spec is not None}
+    specs = _collect_specs(folder, _digest_files(files, environment), read, environment)
     found = [*problems, *(problem for file in decoded.values() for problem in file.problems)]
     found += [
         Problem(f"{folder}/{name}", "", "is missing; every shop has one") for name in REQUIRED if name not in files
@@ -95,16 +106,16 @@ def build_specs(folder: str, files: Mapping[str, bytes], problems: Sequence[Prob
     return specs
 
 
-def _digest_files(files: Mapping[str, bytes]) -> str:
-    """The version of a plan: 48 bits of SHA-256 over the names and bytes of its files."""
-    digest = hashlib.sha256()
+def _digest_files(files: Mapping[str, bytes], environment: str) -> str:
+    """The version of a plan: 48 bits of SHA-256 over the names and bytes of its files, and over its environment."""
+    digest = hashlib.sha256(f"\0{environment}\0".encode() if environment else b"")
     for name, data in sorted(files.items()):
         digest.update(f"{name}\0{len(data)}\0".encode() + data)  # the length separates a name from the bytes before it
     return digest.hexdigest()[:12]
 
 
 def _find_unread(folder: str, decoded: Mapping[str, _DecodedFile], problems: Sequence[Problem]) -> set[str]:
-    """The files, by their names in the folder, that may define names which `Specs` does not have."""
+    """The files that could not be decoded, or are missing: a name that is not in `Specs` may be defined there."""
     unreadable = {problem.file.removeprefix(f"{folder}/") for problem in problems if problem.path == ""}
     unread = {name for name in unreadable if name.endswith(".yaml")}
     for name, file in decoded.items():
@@ -119,21 +130,22 @@ def _find_unread(folder: str, decoded: Mapping[str, _DecodedFile], problems: Seq
 
 
 def _first_key(path: str) -> str:
+    """The first key of a problem's path: `variants` of `variants[1].weight`."""
     return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
-def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]) -> Specs:
+def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct], environment: str) -> Specs:
     """The specs of the decoded files by their names; a file that is absent is an empty one."""
     channels, metrics = read.get("channels.yaml"), read.get("metrics.yaml")
     layers, segments = read.get("layers.yaml"), read.get("segments.yaml")
     customers = read.get("identities.yaml")
-    moments = read.get("moments.yaml")
+    moments, notify = read.get("moments.yaml"), read.get("notify.yaml")
     return Specs(
         folder=folder,
         version=version,
         files={spec.key: f"{folder}/{name}" for name, spec in read.items() if isinstance(spec, ExperimentSpec)}
         | {spec.key: f"{folder}/{name}" for name, spec in read.items() if isinstance(spec, SelectionSpec)},
-        experiments=_by_key(read, ExperimentSpec),
+        experiments={key: expand_flag(spec, environment) for key, spec in _by_key(read, ExperimentSpec).items()},
         selections=_by_key(read, SelectionSpec),
         offers=_by_key(read, OfferSpec),
         channels=channels if isinstance(channels, ChannelsFile) else ChannelsFile(channels=[]),
@@ -142,15 +154,19 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
         metrics=metrics if isinstance(metrics, MetricsFile) else MetricsFile(metrics=[]),
         customers=customers if isinstance(customers, IdentitiesFile) else IdentitiesFile(),
         moments={moment.key: moment for moment in moments.moments} if isinstance(moments, MomentsFile) else {},
+        notify=notify if isinstance(notify, NotifyFile) else NotifyFile(),
+        environment=environment or None,
     )
 
 
 def _by_key(read: Mapping[str, msgspec.Struct], kind: type[Keyed]) -> dict[str, Keyed]:
+    """The specs of one kind by key; files that could not be read are missing."""
     return {spec.key: spec for spec in read.values() if isinstance(spec, kind)}
 
 
+@lru_cache(maxsize=1024)
 def _decode_file(folder: str, name: str, data: bytes) -> _DecodedFile:
-    """Decode and validate one file."""
+    """Decode and validate one file; of a folder that changes, only the changed files are decoded again."""
     file = f"{folder}/{name}"
     value, problems, spellings = decode_yaml(data, file)
     if problems:
@@ -162,11 +178,17 @@ def _decode_file(folder: str, name: str, data: bytes) -> _DecodedFile:
     ]
     stem = name.rpartition("/")[2].removesuffix(".yaml")
     key = value.get("key") if isinstance(value, dict) else None
-    if kind in {ExperimentSpec, SelectionSpec, OfferSpec} and key is not None and key != stem:
+    if kind in {ExperimentSpec, SelectionSpec, OfferSpec} and key is not None and not _is_name_of(key, stem):
         message = f"{key!r} is not the file's name; call the file {key}.yaml or the key {stem}"
         problems.append(Problem(file, "key", message))
     spec = _convert_valid_part(value, problems, kind)
     return _DecodedFile(spec=spec, key=key if isinstance(key, str) else None, problems=problems)
+
+
+def _is_name_of(key: object, stem: str) -> bool:
+    """Whether a file may have this name: that of its key, where `_` or `-` may stand for dots, slashes and colons."""
+    pattern = re.sub(r"(?:/|:|\\\.)+", "[/:_.-]+", re.escape(str(key)))
+    return re.fullmatch(pattern, stem) is not None
 
 
 def _quote_as_written(message: str, written: str | None) -> str:
@@ -181,7 +203,9 @@ def _infer_kind(name: str, value: object) -> type[msgspec.Struct]:
     if name.startswith("offers/"):
         return OfferSpec
     keys = value.keys() if isinstance(value, dict) else set[str]()
-    is_selection = "fallback" in keys or ("variants" not in keys and keys & {"offers", "policy", "reward"})
+    is_selection = "fallback" in keys or (
+        not keys & {"variants", "rules", "default"} and keys & {"offers", "policy", "reward"}
+    )
     return SelectionSpec if is_selection else ExperimentSpec
 
 

@@ -44,12 +44,6 @@ def offer_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     yield from policy_problems(specs, known)
 
 
-def is_unrestricted(offer: OfferSpec) -> bool:
-    """Whether an offer may be shown to anyone at any time, as a fallback must."""
-    limits = (offer.audience, offer.start, offer.end, offer.purpose, offer.caps, offer.suppress)
-    return not any(limits) and offer.stock is None and offer.budget is None
-
-
 def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
     """Yield the problems of one offer: limits that cannot hold, renderings that contradict each other."""
     for index, cap in enumerate(offer.caps):
@@ -150,7 +144,7 @@ def _check_trigger(trigger: TriggerSpec) -> Iterator[str]:
     if len(given) != 1:
         yield f"has {' and '.join(given) or 'no condition'}; give one of event, date and when"
     if trigger.unless and trigger.event is None:
-        yield "unless needs an event that it can follow; remove it"
+        yield "has unless without an event that it can follow; give the event, or remove unless"
 
 
 def _check_weights(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterator[FieldProblem]:

@@ -6,10 +6,15 @@ from itertools import pairwise
 
 from engine.catalog.check.decode import FieldProblem, suggest_name
 from engine.catalog.check.defined_names import DefinedNames, check_defined
-from engine.catalog.check.offers import is_unrestricted, offer_problems
-from engine.catalog.spec.experiment import ExperimentSpec, MetricSpec
+from engine.catalog.check.flags import flag_problems, prerequisite_problems
+from engine.catalog.check.kpis import kpi_problems
+from engine.catalog.check.offers import offer_problems
+from engine.catalog.conditions.dates import reads_now
+from engine.catalog.spec.experiment import ExperimentSpec, MetricsFile, MetricSpec, is_in_money
+from engine.catalog.spec.flags import RULE
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
+from engine.catalog.spec.ramp import HeldRamp, timed_steps
 from engine.catalog.spec.segments import find_cycle, groups_in, segments_in
 from engine.errors import Problem
 from engine.metric_kinds import METRIC_KINDS
@@ -23,15 +28,18 @@ def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[P
         unread: the names of the files that could not; a name that they may define is not reported.
     """
     known = DefinedNames(specs, unread)
-    for spec in specs.experiments.values():
-        for path, message in _check_experiment(specs, spec, known):
-            yield Problem(specs.files[spec.key], path, message)
+    for file, prefix, spec in specs.all_experiments():
+        for path, message in _check_experiment(specs, spec, known, is_rule=bool(prefix)):
+            yield Problem(file, prefix + path, message)
+    yield from flag_problems(specs)
     for selection in specs.selections.values():
         for path, message in _check_selection(specs, selection, known):
             yield Problem(specs.files[selection.key], path, message)
     yield from _check_offers(specs, known)
     yield from offer_problems(specs, known)
     yield from _check_single_files(specs)
+    yield from kpi_problems(specs, known)
+    yield from _check_receivers(specs)
     yield from _check_placements(specs, known)
     yield from _check_layers(specs, known)
     yield from _check_cycles(specs, known)
@@ -45,44 +53,49 @@ def _check_segments(known: DefinedNames, path: str, condition: object) -> Iterat
         yield from check_defined(path, name, known.lists, "the lists of values in segments.yaml")
 
 
-def _check_experiment(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:
+def _check_experiment(
+    specs: Specs, spec: ExperimentSpec, known: DefinedNames, *, is_rule: bool
+) -> Iterator[FieldProblem]:
     """Yield the problems of one experiment: undefined names, variants, ranges, schedule, prerequisites."""
     if spec.metrics:
         yield from check_defined("metrics.primary", spec.metrics.primary, known.metrics, "metrics.yaml")
         for name, keys in (("secondary", spec.metrics.secondary), ("guardrails", spec.metrics.guardrails)):
             for index, key in enumerate(keys):
                 yield from check_defined(f"metrics.{name}[{index}]", key, known.metrics, "metrics.yaml")
-    for index, channel in enumerate(spec.channels or []):
+    for index, channel in enumerate([] if is_rule else spec.channels or []):
         yield from check_defined(f"channels[{index}]", channel, known.channels, "channels.yaml")
     if spec.layer:
         yield from check_defined("layer", spec.layer, known.layers, "layers.yaml")
+    for index, holdout in enumerate(spec.holdouts):
+        yield from check_defined(f"holdouts[{index}]", holdout, known.holdouts, "layers.yaml")
     yield from _check_segments(known, "audience", spec.audience)
     yield from _check_variants(specs, spec, known)
-    yield from _check_schedule(spec)
+    yield from _check_schedule(spec, specs.metrics)
     for index, need in enumerate(spec.prerequisites):
-        other = specs.experiments.get(need.experiment)
-        path = f"prerequisites[{index}]"
-        yield from check_defined(f"{path}.experiment", need.experiment, known.experiments, "this folder")
-        for variant in need.variants if other else []:
-            yield from check_defined(
-                f"{path}.variants", variant, [v.key for v in other.variants] if other else [], need.experiment
-            )
+        yield from check_defined(
+            f"prerequisites[{index}].experiment", need.experiment, known.experiments, "this folder"
+        )
+        for path, message in prerequisite_problems(need, specs.experiments.get(need.experiment)):
+            yield f"prerequisites[{index}]{path}", message
 
 
 def _check_variants(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:
     """Yield the problems of the variants' keys, weights and offers, and of their placement."""
     keys = [variant.key for variant in spec.variants]
+    if not keys:
+        yield "variants", "is missing; add two, or for 'kind: flag' one, or rules"
     for key, times in Counter(keys).items():
         if times > 1:
             yield "variants", f"{key!r} is given {times} times; give each variant its own key"
-    if spec.kind == "experiment" and len(keys) < 2:
-        yield "variants", "one variant is no experiment; add a second, or write 'kind: flag'"
+    if spec.kind == "experiment" and len(keys) == 1:
+        yield "variants", "one variant is not an experiment; add a second, or write 'kind: flag'"
     weights = [variant.weight for variant in spec.variants if variant.weight is not None]
     if weights and len(weights) < len(keys):
         yield "variants", f"{len(weights)} of {len(keys)} variants have a weight; give one to all or to none"
     elif weights and abs(sum(weights) - 1) > 1e-3:
         yield "variants", f"the weights sum to {sum(weights):g}, not to 1; make them shares of 1"
     yield from _check_ranges(spec)
+    yield from _check_end(spec)
     for index, force in enumerate(spec.force):
         yield from check_defined(f"force[{index}].variant", force.variant, keys, "the variants")
     for index, variant in enumerate(spec.variants):
@@ -96,6 +109,19 @@ def _check_variants(specs: Specs, spec: ExperimentSpec, known: DefinedNames) -> 
             selection.placement for selection in specs.selections.values()
         }:
             yield "placement", f"no file chooses offers for {spec.placement!r}; add one with its offers and fallback"
+
+
+def _check_end(spec: ExperimentSpec) -> Iterator[FieldProblem]:
+    """Yield what is missing or left over where an experiment is shipped."""
+    keys = [variant.key for variant in spec.variants]
+    if spec.status == "shipped" and spec.ship is None:
+        yield "ship", "is missing; name the variant that everyone has now"
+    if spec.ship is not None and spec.status != "shipped":
+        yield "ship", f"has no effect with status {spec.status!r}; write `status: shipped`, or leave it out"
+    if spec.ship is not None:
+        yield from check_defined("ship", spec.ship, keys, "the variants")
+    if spec.decided is not None and spec.status not in {"shipped", "stopped"}:
+        yield "decided", f"says that it is over, and its status is {spec.status!r}; ship or stop it, or leave it out"
 
 
 def _check_ranges(spec: ExperimentSpec) -> Iterator[FieldProblem]:
@@ -118,20 +144,51 @@ def _check_ranges(spec: ExperimentSpec) -> Iterator[FieldProblem]:
             )
 
 
-def _check_schedule(spec: ExperimentSpec) -> Iterator[FieldProblem]:
+def _check_schedule(spec: ExperimentSpec, metrics: MetricsFile) -> Iterator[FieldProblem]:
     """Yield the problems of dates and ramp, and of units that cannot be sticky or a fallback."""
     if spec.start and spec.end and spec.end <= spec.start:
         yield "end", f"{spec.end.isoformat()} is not after the start; move one of them"
-    times = [step.at for step in spec.ramp]
+    if isinstance(spec.ramp, HeldRamp):
+        yield from _check_held_ramp(spec, spec.ramp, metrics)
+    times = [step.at for step in timed_steps(spec.ramp)]
     if times != sorted(times):
         yield "ramp", "the steps are not in the order of their times; sort them"
-    shares = [spec.coverage, *(step.coverage for step in spec.ramp)]
+    shares = [spec.coverage, *(step.coverage for step in timed_steps(spec.ramp))]
     if shares != sorted(shares):
         yield "ramp", "the coverage goes down, which removes customers from their variant; let it only rise"
     if spec.sticky and "store" in {spec.unit, spec.fallback_unit}:
         yield "sticky", "a sticky variant is stored with a customer, and a store is not one; remove sticky"
     if spec.fallback_unit == spec.unit:
         yield "fallback_unit", f"{spec.unit!r} is the unit itself; name another or remove it"
+
+
+def _check_held_ramp(spec: ExperimentSpec, ramp: HeldRamp, metrics: MetricsFile) -> Iterator[FieldProblem]:
+    """Yield what keeps a ramp from holding itself: no control to compare with, no metric, no money to add up."""
+    if ramp.steps != sorted(set(ramp.steps)) or ramp.steps[0] <= 0:
+        yield "ramp.steps", "do not rise from above 0; give each coverage once, the lowest first"
+    if spec.coverage != 1:
+        yield "coverage", "stands beside a ramp that holds itself, whose steps are the coverage; leave it out"
+    if len(spec.variants) < 2:
+        yield "ramp", "holds itself by comparing with control, and there is one variant; give `variants`, control first"
+    if spec.metrics is None:
+        yield "ramp", "holds itself by the experiment's metrics, and it names none; add `metrics:`"
+    elif ramp.loss_budget is not None:
+        primary = next((one for one in metrics.metrics if one.key == spec.metrics.primary), None)
+        if primary and not (METRIC_KINDS[primary.kind].has_moments and is_in_money(primary)):
+            yield "ramp.loss_budget", f"is in money, and {primary.key!r} is not; give that metric `money:`, its worth"
+
+
+def _check_receivers(specs: Specs) -> Iterator[Problem]:
+    """Yield receivers that are given twice, or have nowhere to send to."""
+    file = f"{specs.folder}/notify.yaml"
+    for index, receiver in enumerate(specs.notify.receivers):
+        path = f"receivers[{index}]"
+        if [one.key for one in specs.notify.receivers].index(receiver.key) < index:
+            yield Problem(file, f"{path}.key", f"{receiver.key!r} is given twice; give each receiver its own key")
+        if receiver.webhook is None and not receiver.email:
+            yield Problem(file, path, "has neither a webhook nor email; give it one")
+        if receiver.email and receiver.smtp is None:
+            yield Problem(file, path, "sends e-mail and names no server; add `smtp: smtp://HOST:587`")
 
 
 def _check_selection(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterator[FieldProblem]:
@@ -155,7 +212,7 @@ def _check_selection(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> 
     yield from check_defined("fallback", spec.fallback, known.offers, "offers/")
     fallback = specs.offers.get(spec.fallback)
     if fallback:
-        if not is_unrestricted(fallback):
+        if not fallback.is_unrestricted:
             yield (
                 "fallback",
                 f"{spec.fallback!r} is not for everyone at any time; remove its audience, dates and limits",
@@ -198,16 +255,30 @@ def _check_single_files(specs: Specs) -> Iterator[Problem]:
                 f"placements[{index}].channels[{at}]", channel, _channel_keys(specs), "channels"
             ):
                 yield Problem(f"{specs.folder}/channels.yaml", path, message)
+    if specs.metrics.currency in specs.metrics.rates:
+        message = "is the shop's own currency, whose rate is 1; remove it"
+        yield Problem(f"{specs.folder}/metrics.yaml", f"rates.{specs.metrics.currency}", message)
     for index, metric in enumerate(specs.metrics.metrics):
-        for key, rule in _check_metric(metric):
-            yield Problem(f"{specs.folder}/metrics.yaml", f"metrics[{index}].{key}", f"is missing; {rule}")
+        for key, message in _check_metric(metric):
+            yield Problem(f"{specs.folder}/metrics.yaml", f"metrics[{index}].{key}", message)
+        for key in ("filter", "denominator_filter"):
+            if reads_now(getattr(metric, key)):
+                message = "compares with now, and a report must say the same tomorrow; compare with a fixed time"
+                yield Problem(f"{specs.folder}/metrics.yaml", f"metrics[{index}].{key}", message)
 
 
 def _check_metric(metric: MetricSpec) -> Iterator[FieldProblem]:
-    """Yield the key that the kind of metric requires, where it is missing."""
-    key = METRIC_KINDS[metric.kind].required
-    if key is not None and getattr(metric, key) is None:
-        yield key, f"a metric of kind {metric.kind} needs it"
+    """Yield the keys that the kind of metric requires and lacks, and those that only another kind has."""
+    kind = METRIC_KINDS[metric.kind]
+    for key in kind.required:
+        if getattr(metric, key) is None:
+            yield key, f"is missing; a metric of kind {metric.kind} needs it"
+    if metric.denominator is not None and not kind.has_denominator:
+        yield "denominator", f"a {metric.kind} has none; leave it out, or write kind: ratio"
+    if metric.quantile is not None and not kind.has_level:
+        yield "quantile", f"a {metric.kind} has none; leave it out, or write kind: quantile"
+    if metric.ripe and metric.window is None and "window" not in kind.required:
+        yield "window", "is missing; 'ripe: true' counts a customer once the window is over"
 
 
 def _check_placements(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
@@ -268,7 +339,10 @@ def _check_cycles(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
         if (segment.condition is None) == (segment.values is None):
             message = "has a condition and values, or neither; give it one of the two"
             yield Problem(f"{specs.folder}/segments.yaml", segment.key, message)
-    cycle = find_cycle({e.key: [need.experiment for need in e.prerequisites] for e in specs.experiments.values()})
+    needs: dict[str, list[str]] = {}
+    for _, _, spec in specs.all_experiments():
+        needs.setdefault(spec.key.partition(RULE)[0], []).extend(need.experiment for need in spec.prerequisites)
+    cycle = find_cycle(needs)
     if cycle:
         yield Problem(
             specs.files[cycle[0]], "prerequisites", f"{' → '.join(cycle)} leads back to itself; break the cycle"

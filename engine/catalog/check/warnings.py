@@ -6,11 +6,19 @@ from itertools import combinations
 from math import ceil, sqrt
 from statistics import NormalDist
 
-from engine.catalog.check.decode import FieldProblem
-from engine.catalog.check.null_comparisons import find_null_comparisons
+from engine.catalog.check.decode import FieldProblem, suggest_name
+from engine.catalog.check.null_comparisons import find_null_comparisons, find_text_dates
 from engine.catalog.check.policies import describe_exhausted_floor
-from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, ExperimentSpec, MetricSpec
+from engine.catalog.check.reserved_names import find_reserved_names
+from engine.catalog.spec.experiment import (
+    NOT_LEARNING,
+    USUAL_FLOOR,
+    ExperimentSpec,
+    MetricSpec,
+    Prerequisite,
+)
 from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.ramp import final_coverage
 from engine.errors import Problem
 from engine.metric_kinds import METRIC_KINDS
 from engine.vocabulary import DAY
@@ -24,16 +32,19 @@ MOST_NAMED = 3
 def find_warnings(specs: Specs, now: float) -> list[Problem]:
     """The warnings of a checked folder, in the order of its files; `now` in seconds since 1970."""
     found = [
-        Problem(specs.files[spec.key], path, message)
-        for spec in specs.experiments.values()
-        if spec.kind == "experiment" and spec.status != "stopped"
+        Problem(file, prefix + path, message)
+        for file, prefix, spec in specs.all_experiments()
+        if spec.kind == "experiment" and spec.status not in {"stopped", "shipped"}
         for path, message in _check_experiment(specs, spec, now)
     ]
     found += [
+        *_check_environment(specs),
         *_check_clashes(specs),
         *_check_selections(specs),
         *_check_fallbacks(specs),
         *find_null_comparisons(specs),
+        *find_text_dates(specs),
+        *find_reserved_names(specs),
     ]
     return sorted(found)
 
@@ -86,6 +97,14 @@ def _check_experiment(specs: Specs, spec: ExperimentSpec, now: float) -> Iterato
     yield from _check_power(specs, spec)
 
 
+def _check_environment(specs: Specs) -> Iterator[Problem]:
+    """Yield the warning that no flag has the environment that runs."""
+    names = sorted({name for spec in specs.experiments.values() for name in spec.environments})
+    if specs.environment is not None and names and specs.environment not in names:
+        message = f"no flag has the environment {specs.environment!r}; {suggest_name(specs.environment, names)}"
+        yield Problem(specs.folder, "COUNTERPOINT_ENVIRONMENT", message)
+
+
 def _check_power(specs: Specs, spec: ExperimentSpec) -> Iterator[FieldProblem]:
     """Yield the warning that the planned run is too short for the metric's least change worth detecting."""
     metric = specs.metric(spec.metrics.primary) if spec.metrics else None
@@ -110,14 +129,44 @@ def _check_power(specs: Specs, spec: ExperimentSpec) -> Iterator[FieldProblem]:
 
 def _final_shares(specs: Specs, spec: ExperimentSpec) -> tuple[float, float]:
     """The shares of all units that the control and the smallest variant have at the end of the ramp."""
+    admitted, sizes = _admitted_share(specs, spec), list(_variant_sizes(spec).values())
+    return admitted * sizes[0], admitted * min(sizes[1:])
+
+
+def _variant_sizes(spec: ExperimentSpec) -> dict[str, float]:
+    """The share of the admitted units that each variant has at the end of the ramp."""
+    coverage = final_coverage(spec.ramp, spec.coverage)
+    equal = 1 / len(spec.variants)
+    return {
+        variant.key: coverage * (equal if variant.weight is None else variant.weight)
+        if variant.range is None
+        else variant.range[1] - variant.range[0]
+        for variant in spec.variants
+    }
+
+
+def _admitted_share(specs: Specs, spec: ExperimentSpec) -> float:
+    """The share of all units that its layer, filters, holdouts and prerequisites let in, whoever is in its audience."""
     low, high = specs.layer_range(spec)
-    if spec.variants[0].range is not None:
-        sizes = [variant.range[1] - variant.range[0] for variant in spec.variants if variant.range is not None]
-    else:
-        coverage = spec.ramp[-1].coverage if spec.ramp else spec.coverage
-        equal = 1 / len(spec.variants)
-        sizes = [coverage * (equal if variant.weight is None else variant.weight) for variant in spec.variants]
-    return (high - low) * sizes[0], (high - low) * min(sizes[1:])
+    share = high - low
+    for each in spec.filters:
+        share *= sum(upper - lower for lower, upper in each.ranges)
+    for holdout in specs.layers.holdouts:
+        if holdout.covers(spec):
+            share *= 1 - holdout.share
+    for need in spec.prerequisites:
+        share *= _met_share(specs, need)
+    return share
+
+
+def _met_share(specs: Specs, need: Prerequisite) -> float:
+    """The share of all units that meet a prerequisite; 1 for the rules and values of a flag, which traits decide."""
+    other = specs.experiments.get(need.experiment)
+    if other is None or other.rules or not other.variants or not (need.variants or need.off):
+        return 1.0
+    sizes = _variant_sizes(other)
+    assigned = _admitted_share(specs, other) * sum(sizes[key] for key in need.variants or sizes)
+    return 1 - assigned if need.off else assigned
 
 
 def _check_selections(specs: Specs) -> Iterator[Problem]:
@@ -136,7 +185,7 @@ def _check_clashes(specs: Specs) -> Iterator[Problem]:
     """Yield pairs of experiments that one customer may enter at once and that set the same key of the payload."""
     by_key: dict[tuple[str | None, str], list[ExperimentSpec]] = defaultdict(list)
     for spec in specs.experiments.values():
-        if spec.kind == "experiment" and spec.status != "stopped":
+        if spec.kind == "experiment" and spec.status not in {"stopped", "shipped"}:
             for name in sorted({name for variant in spec.variants for name in variant.payload}):
                 by_key[spec.placement, name].append(spec)
     for (placement, name), setters in by_key.items():

@@ -110,7 +110,7 @@ def _decode_text(data: bytes) -> str:
 
 
 def _describe_syntax_error(error: yaml.MarkedYAMLError, text: str) -> str:
-    """What breaks the syntax, and where; a tab in the indent has a message of its own, as the most frequent cause."""
+    """The syntax error and its line; a tab in the indent has a message of its own, as the most frequent cause."""
     mark = error.problem_mark or error.context_mark
     what = " ".join(f"{error.problem or 'cannot be read'}".split())
     if mark is None:

@@ -5,8 +5,10 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
+from engine.catalog.conditions.dates import DATE_OPERATORS, read_date, read_span, suggest_time
 from engine.catalog.conditions.js_coercion import is_array
 from engine.catalog.conditions.js_regexp import PatternError, compile_pattern
+from engine.catalog.conditions.text_operators import OPERATORS_OF_VALUES, TEXT_OPERATORS, is_operand
 
 LOGICAL = ("$and", "$or", "$nor", "$not")
 _LISTS = ("$in", "$nin", "$ini", "$nini", "$all", "$alli")
@@ -15,10 +17,12 @@ _VERSIONS = ("$veq", "$vne", "$vgt", "$vgte", "$vlt", "$vlte")
 _GROUPS = ("$inGroup", "$notInGroup")
 _PATTERNS = ("$regex", "$regexi")
 _TYPES = ("string", "number", "boolean", "object", "array", "null")
-_BARE = frozenset(name[1:] for name in (*_LISTS, *_ORDERED, *_GROUPS, "$eq", "$ne", "$regex"))
+_BARE = frozenset(
+    name[1:] for name in (*_LISTS, *_ORDERED, *_GROUPS, *DATE_OPERATORS, *OPERATORS_OF_VALUES, "$eq", "$ne", "$regex")
+)
 OPERATORS = (
     *("$eq", "$ne", "$exists", "$type", "$size", "$elemMatch", "$not"),
-    *(_LISTS + _ORDERED + _VERSIONS + _GROUPS + _PATTERNS),
+    *(_LISTS + _ORDERED + _VERSIONS + _GROUPS + _PATTERNS + DATE_OPERATORS + OPERATORS_OF_VALUES),
 )
 
 
@@ -30,11 +34,40 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_bound(value: object) -> bool:
+    """Whether a date may be compared with it: a time with its offset, or `now`.
+
+    A day has no offset, and a number may be meant as a day: 20261231 is a second of 1970.
+    """
+    return value == "now" or (isinstance(value, str) and read_date(value) is not None and "T" in value.upper())
+
+
+def _is_period(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return len(value) == 2 and read_span(value[0]) is not None and _is_bound(value[1])
+    return read_span(value) is not None
+
+
 _OPERANDS: tuple[tuple[tuple[str, ...], Callable[[object], bool], str, str], ...] = (
     (_LISTS, is_array, "is not a list", "write 'NAME: [a, b]'"),
     (_ORDERED, lambda v: _is_number(v) or _is_text(v), "has no order", "give NAME a number or a text"),
     (_VERSIONS, _is_text, "is not a version in quotes", "write 'NAME: \"1.10.0\"'"),
     (_GROUPS, _is_text, "is not a group's name", "name one group"),
+    (
+        ("$before", "$after"),
+        _is_bound,
+        "is not a time with its zone",
+        "write 'NAME: TIME' or 'NAME: now'",
+    ),
+    (("$within",), _is_period, "is not a length of time", "write 'NAME: 30d' or 'NAME: [30d, TIME]'"),
+    (
+        TEXT_OPERATORS,
+        lambda v: is_operand("$contains", v),
+        "is neither a text nor a list of texts",
+        "write 'NAME: abc' or 'NAME: [abc, def]'",
+    ),
+    (("$ip",), lambda v: is_operand("$ip", v), "is not an address or network", "write 'NAME: [10.0.0.0/8, \"::1\"]'"),
+    (("$mod",), lambda v: is_operand("$mod", v), "is not a divisor and a remainder", "write 'NAME: [10, 3]'"),
     (("$exists",), lambda v: isinstance(v, bool), "is neither true nor false", "write 'NAME: true' or 'NAME: false'"),
     (("$type",), lambda v: v in _TYPES, "is not a type", f"known are {', '.join(_TYPES)}"),
 )
@@ -49,9 +82,16 @@ class ConditionProblem(NamedTuple):
     remedy: str
 
 
-_TEXT_TRAITS = re.compile(r"(^|[._])(id|version|zip|postcode|postal_code)$", re.IGNORECASE)
+_TEXT_TRAITS = re.compile(
+    r"(^|[._])(id|version|zip|postcode|postal_code|phone|sku|ean|gtin|loyalty_card)$", re.IGNORECASE
+)
 """Traits whose values are text though they may look like numbers: 1001 is not '1001', and 1.10 is 1.1."""
 _COMPARING = ("$eq", "$ne", "$in", "$nin", "$ini", "$nini", "$all", "$alli", *_ORDERED)
+
+
+def is_text_trait(name: str) -> bool:
+    """Whether the values of a trait of this name are text though they may look like numbers."""
+    return _TEXT_TRAITS.search(name) is not None
 
 
 def condition_problems(condition: object, groups: Collection[str] | None = None) -> list[ConditionProblem]:
@@ -65,6 +105,7 @@ def is_operators(value: object) -> bool:
 
 
 def _suggest_name(name: object, known: Collection[str]) -> str:
+    """The remedy for an unknown name: the nearest known one, or all of them."""
     near = difflib.get_close_matches(str(name), known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
 
@@ -96,7 +137,7 @@ def _check_document(condition: object, path: str, groups: Collection[str] | None
             )
         else:
             yield from _check_value(value, inner, groups)
-            if _TEXT_TRAITS.search(str(key)):
+            if is_text_trait(str(key)):
                 yield from _check_text_trait(value, inner)
 
 
@@ -171,7 +212,8 @@ def _check_operand(name: str, operand: object, path: str, groups: Collection[str
     else:
         for names, accepts, rule, remedy in _OPERANDS:
             if name in names and not accepts(operand):
-                yield ConditionProblem(path, operand, rule, remedy.replace("NAME", name))
+                meant = suggest_time(operand[-1] if isinstance(operand, list | tuple) and operand else operand)
+                yield ConditionProblem(path, operand, rule, remedy.replace("NAME", name).replace("TIME", meant))
 
 
 def _check_pattern(operand: object, path: str) -> Iterator[ConditionProblem]:

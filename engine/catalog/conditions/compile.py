@@ -1,14 +1,17 @@
 """Conditions in MongoDB's query form, compiled once into closures that decisions call.
 
 Operators have GrowthBook's semantics, those of `evalCondition` in its JavaScript SDK. A missing trait is null. A
-malformed part never holds, as in GrowthBook; `condition_problems` reports it before a plan runs.
+malformed part never holds, as in GrowthBook; `condition_problems` reports it before a plan runs. Dates have operators
+of their own (`dates`), which compare with the attribute `$now` of a decision, or with the present where there is none.
 """
 
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from engine.catalog.conditions.check import ConditionProblem, condition_problems, is_operators
+from engine.catalog.conditions.dates import Clock, compile_date
 from engine.catalog.conditions.js_coercion import (
     compile_comparison,
     deep_equal,
@@ -21,12 +24,21 @@ from engine.catalog.conditions.js_coercion import (
     type_of,
 )
 from engine.catalog.conditions.js_regexp import PatternError, compile_pattern
+from engine.catalog.conditions.text_operators import compile_text_operator
 
 __all__ = ["ConditionProblem", "and_terms", "compile_condition", "condition_fields", "condition_problems", "conjuncts"]
 
 SavedGroups = Mapping[str, Collection[object]]
 Predicate = Callable[[Mapping[str, object]], bool]
 ValueTest = Callable[[object], bool]
+
+
+class _Scope(NamedTuple):
+    """State that the tests of one condition share: the lists of values by name, and the time of the decision."""
+
+    groups: SavedGroups
+    clock: Clock
+
 
 _VERSION_NOISE = re.compile(r"^v|\+.*$")
 _VERSION_BORDER = re.compile(r"[-.]")
@@ -46,7 +58,16 @@ def compile_condition(condition: Mapping[str, object], groups: SavedGroups | Non
         >>> matches({"country": "DE", "loyalty": {"tier": 3}})
         True
     """
-    return _compile_document(condition, groups or {})
+    scope = _Scope(groups or {}, Clock())
+    test = _compile_document(condition, scope)
+    if not scope.clock.is_read:
+        return test
+
+    def test_now(traits: Mapping[str, object]) -> bool:
+        scope.clock.read(traits)
+        return test(traits)
+
+    return test_now
 
 
 def condition_fields(condition: Mapping[str, object]) -> frozenset[str]:
@@ -136,26 +157,26 @@ def _not(test: ValueTest) -> ValueTest:
     return lambda value: not test(value)
 
 
-def _compile_document(condition: object, groups: SavedGroups) -> ValueTest:
+def _compile_document(condition: object, scope: _Scope) -> ValueTest:
     """The test of a whole condition; what is no mapping never holds."""
     if not isinstance(condition, Mapping):
         return _never
-    return _all([_compile_term(key, value, groups) for key, value in condition.items()])
+    return _all([_compile_term(key, value, scope) for key, value in condition.items()])
 
 
-def _compile_term(key: str, value: object, groups: SavedGroups) -> ValueTest:
+def _compile_term(key: str, value: object, scope: _Scope) -> ValueTest:
     """The test of one key of a condition: a logical operator, or a trait with what it must be."""
     if key == "$not":
-        return _not(_compile_document(value, groups)) if isinstance(value, Mapping) else _never
+        return _not(_compile_document(value, scope)) if isinstance(value, Mapping) else _never
     if key in {"$and", "$or", "$nor"}:
         if not isinstance(value, list | tuple):
             return _never
-        parts = [_compile_document(part, groups) for part in value]
+        parts = [_compile_document(part, scope) for part in value]
         if key == "$and":
             return _all(parts)
         either = _any(parts) if parts else _always
         return _not(either) if key == "$nor" else either
-    return _compile_trait(key, _compile_value(value, groups))
+    return _compile_trait(key, _compile_value(value, scope))
 
 
 def _compile_trait(path: str, test: ValueTest) -> ValueTest:
@@ -175,7 +196,7 @@ def _compile_trait(path: str, test: ValueTest) -> ValueTest:
     return read
 
 
-def _compile_value(expected: object, groups: SavedGroups) -> ValueTest:
+def _compile_value(expected: object, scope: _Scope) -> ValueTest:
     """The test of one trait's value: a plain value is compared like JavaScript's `==`, operators by their own rules."""
     if expected is None:
         return lambda value: value is None
@@ -186,11 +207,11 @@ def _compile_value(expected: object, groups: SavedGroups) -> ValueTest:
     if isinstance(expected, int | float):
         return lambda value: (value if type(value) is int else to_number(value)) == expected
     if isinstance(expected, Mapping) and is_operators(expected):
-        return _all([_compile_operator(name, operand, groups) for name, operand in expected.items()])
+        return _all([_compile_operator(name, operand, scope) for name, operand in expected.items()])
     return lambda value: deep_equal(value, expected)
 
 
-def _compile_operator(name: str, operand: object, groups: SavedGroups) -> ValueTest:
+def _compile_operator(name: str, operand: object, scope: _Scope) -> ValueTest:
     """The test of one operator; an unknown one, or one with an operand of the wrong type, never holds."""
     match name:
         case "$eq":
@@ -204,23 +225,23 @@ def _compile_operator(name: str, operand: object, groups: SavedGroups) -> ValueT
         case "$nin" | "$nini":
             return _not(_among(operand, fold=name == "$nini")) if is_array(operand) else _never
         case "$inGroup":
-            return _among(list(groups.get(str(operand), ())))
+            return _among(list(scope.groups.get(str(operand), ())))
         case "$notInGroup":
-            return _not(_among(list(groups.get(str(operand), ()))))
+            return _not(_among(list(scope.groups.get(str(operand), ()))))
         case "$exists":
             must_exist = to_boolean(operand)
             return lambda value: (value is not None) is must_exist
         case "$type":
             return lambda value: type_of(value) == operand
         case "$not":
-            return _not(_compile_value(operand, groups))
+            return _not(_compile_value(operand, scope))
         case "$size":
-            size = _compile_value(operand, groups)
+            size = _compile_value(operand, scope)
             return lambda value: isinstance(value, list | tuple) and size(len(value))
         case "$elemMatch":
-            return _some_element(operand, groups)
+            return _some_element(operand, scope)
         case "$all" | "$alli":
-            return _every(operand, groups, fold=name == "$alli")
+            return _every(operand, scope, fold=name == "$alli")
         case "$regex" | "$regexi":
             return _pattern(operand, ignore_case=name == "$regexi")
         case "$veq" | "$vne":
@@ -229,6 +250,10 @@ def _compile_operator(name: str, operand: object, groups: SavedGroups) -> ValueT
         case "$vlt" | "$vlte" | "$vgt" | "$vgte":
             compare = compile_comparison(_VERSION_COMPARISONS[name], pad_version(operand))
             return lambda value: compare(pad_version(value))
+        case "$before" | "$after" | "$within":
+            return compile_date(name, operand, scope.clock)
+        case "$startsWith" | "$endsWith" | "$contains" | "$ip" | "$mod":
+            return compile_text_operator(name, operand)
         case _:
             return _never
 
@@ -260,12 +285,12 @@ def _among(options: object, *, fold: bool = False) -> ValueTest:
     return lambda value: any(map(holds, value)) if isinstance(value, list | tuple) else holds(value)
 
 
-def _every(options: object, groups: SavedGroups, *, fold: bool) -> ValueTest:
+def _every(options: object, scope: _Scope, *, fold: bool) -> ValueTest:
     """Whether a list has an item for each of the options."""
     if not isinstance(options, list | tuple):
         return _never
     tests = [
-        _folded(option) if fold and isinstance(option, str) else _compile_value(option, groups) for option in options
+        _folded(option) if fold and isinstance(option, str) else _compile_value(option, scope) for option in options
     ]
     return lambda value: isinstance(value, list | tuple) and all(any(map(test, value)) for test in tests)
 
@@ -276,11 +301,11 @@ def _folded(expected: str) -> ValueTest:
     return lambda value: to_text(value).lower() == lower
 
 
-def _some_element(expected: object, groups: SavedGroups) -> ValueTest:
+def _some_element(expected: object, scope: _Scope) -> ValueTest:
     """Whether an item of a list meets the operand; as in GrowthBook an item that is falsy never does."""
     if not isinstance(expected, Mapping):
         return _never
-    test = _compile_value(expected, groups) if is_operators(expected) else _compile_document(expected, groups)
+    test = _compile_value(expected, scope) if is_operators(expected) else _compile_document(expected, scope)
     return lambda value: isinstance(value, list | tuple) and any(to_boolean(item) and test(item) for item in value)
 
 

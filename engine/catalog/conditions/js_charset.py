@@ -27,7 +27,7 @@ def normalize(ranges: Iterable[tuple[int, int]]) -> Intervals:
 
 
 def complement(units: Intervals) -> Intervals:
-    """Every code unit that is not in `units`."""
+    """The code units that are not in `units`."""
     found, start = [], 0
     for low, high in units:
         if start < low:

@@ -98,7 +98,7 @@ def utf16_units(text: str) -> str:
 
 
 def _malformed(what: str) -> PatternError:
-    return PatternError(f"is no regular expression ({what})", "correct it")
+    return PatternError(f"is not a regular expression ({what})", "correct it")
 
 
 def _unsupported(what: str) -> PatternError:
@@ -175,7 +175,7 @@ class _PatternParser:
         return assertion
 
     def parse_group(self, depth: int) -> str:
-        """What follows a `(`: its kind, its alternatives and the `)`."""
+        """Parses a group after its `(`: its kind, its alternatives and the `)`."""
         if depth > MAX_DEPTH:
             raise PatternError(f"nests more than {MAX_DEPTH} groups", "flatten it")
         if self.accept("?"):
@@ -195,7 +195,7 @@ class _PatternParser:
         return f"(?:{inner})"
 
     def parse_class(self) -> Intervals:
-        """What follows a `[`, up to its `]`."""
+        """Parses a character class after its `[`, up to its `]`."""
         negated = self.accept("^")
         ranges: list[tuple[int, int]] = []
         while not self.accept("]"):
@@ -286,15 +286,17 @@ class _PatternParser:
 
 
 def _of(char: str) -> Intervals:
+    """The interval of one character."""
     return ((ord(char), ord(char)),)
 
 
 def _is_single(units: Intervals) -> bool:
+    """Whether the set has exactly one character."""
     return len(units) == 1 and units[0][0] == units[0][1]
 
 
 def _count_groups(pattern: str) -> int:
-    """How many capturing groups a pattern has: a number up to this is a back-reference."""
+    """The number of capturing groups of a pattern: a number up to this is a back-reference."""
     found, in_class, at = 0, False, 0
     while at < len(pattern):
         char = pattern[at]

@@ -1,7 +1,8 @@
 """Classifies what a change of the YAML does to customers who are already assigned, with a reason for each change.
 
 A change is `safe` if it removes no customer from an experiment and changes nobody's variant; a property test compares
-this with the assignments of both plans.
+this with the assignments of both plans. A change of the question that an experiment was started with is `unsafe` too:
+nobody moves, but who picks the metric or the method after a look at the data has no error rate.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,16 +10,25 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from engine.catalog.conditions.compile import and_terms
+from engine.catalog.diff.flags import compare_flags
 from engine.catalog.diff.offers import Change, FieldChange, Safety, offer_changes
-from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, LayerSpec
+from engine.catalog.spec.experiment import (
+    ExperimentMetrics,
+    ExperimentSpec,
+    HoldoutSpec,
+    LayerSpec,
+)
+from engine.catalog.spec.flags import rule_names
 from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.ramp import HeldRamp, timed_steps
 from engine.catalog.spec.segments import expand_segments
 
 NOBODY_MOVES: Mapping[str, str] = {
+    "title": "text only",
+    "decided": "it says when and why it was decided",
     "hypothesis": "text only",
     "owner": "text only",
-    "metrics": "the report has other metrics; nobody moves",
-    "analysis": "the report analyses the same data by another method; nobody moves",
+    "environments": "other environments only; what applies in this one is compared on its own",
     "force": "only the named testers change, and they count in no report",
 }
 RE_RANDOMIZES: Mapping[str, str] = {
@@ -26,7 +36,6 @@ RE_RANDOMIZES: Mapping[str, str] = {
     "hash_version": "every unit is hashed to another place",
     "unit": "another id is hashed, so every unit is assigned again",
     "fallback_unit": "units without their own id are hashed over another one",
-    "kind": "holdouts cover experiments and not flags, so people enter or leave",
     "bucket_version": "variants stored under the old version no longer apply",
     "placement": "it changes another placement",
     "layer": "another layer admits other units",
@@ -74,12 +83,19 @@ def _compare_experiment(
     """Yield the changes of one experiment; in a draft all are safe but that of its status."""
     if before.status != after.status:
         yield "status", *_compare_status(before.status, after.status)
-    changes = [
-        *_compare_fields_alone(before, after),
-        *_compare_admission(old, new, before, after),
-        *_compare_schedule(before, after, now),
-        *_compare_variants(before, after),
-    ]
+
+    def compare_alone(one: ExperimentSpec, two: ExperimentSpec) -> Iterator[FieldChange]:
+        yield from _compare_fields_alone(one, two)
+        yield from _compare_admission(old, new, one, two)
+        yield from _compare_schedule(one, two, now)
+
+    def compare_rule(one: ExperimentSpec, two: ExperimentSpec) -> Iterator[FieldChange]:
+        yield from compare_alone(one, two)
+        yield from _compare_variants(one, two)
+
+    has_rules = bool(before.rules or after.rules)
+    variants = compare_flags(before, after, compare_rule) if has_rules else _compare_variants(before, after)
+    changes = [*compare_alone(before, after), *variants]
     if before.status == "draft":
         changes = [(path, "safe", "it is a draft, so nobody is in it") for path, _, _ in changes]
     yield from changes
@@ -101,14 +117,18 @@ def _find_dependents(old: Specs, new: Specs, changed: list[Change]) -> Iterator[
 
 
 def _only_shows(path: str) -> bool:
-    """Whether a change is in the content of a variant, not in who is assigned to it."""
-    return path.startswith("variants[") and path.endswith("]")
+    """Whether a change is in the content of a variant or in the report, not in who is assigned to it."""
+    return path in {"metrics", "analysis"} or (path.startswith("variants[") and path.endswith("]"))
 
 
 def _compare_status(before: str, after: str) -> tuple[Safety, str]:
     """The class and the reason of a change of status."""
     if after == "draft" and before in {"running", "paused"}:
         return "unsafe", "a draft is never decided, so customers in it lose their variant; use paused or stopped"
+    if after == "shipped":
+        return "unsafe", "all of its audience but the holdouts has one variant from then on; right if it is decided"
+    if before == "shipped":
+        return "unsafe", "everyone has had one variant since it was shipped; start a new experiment with its own seed"
     if before == "running":
         return "unsafe", "everyone in it loses their variant at once; right if it is over, or does harm"
     if before == "stopped" and after == "running":
@@ -127,6 +147,9 @@ def _compare_fields_alone(before: ExperimentSpec, after: ExperimentSpec) -> Iter
                 yield field, "unsafe", reason
         elif getattr(before, field) != getattr(after, field):
             yield field, "unsafe", reason
+    yield from _compare_question(before, after)
+    if before.ship != after.ship and before.status == after.status == "shipped":
+        yield "ship", "unsafe", "all of its audience but the holdouts changes to the other variant at once"
     if before.sticky != after.sticky:
         verdict: Safety = "safe" if after.sticky else "unsafe"
         yield (
@@ -138,6 +161,29 @@ def _compare_fields_alone(before: ExperimentSpec, after: ExperimentSpec) -> Iter
         raised = after.min_bucket_version > before.min_bucket_version
         reason = "customers of older versions are excluded" if raised else "customers of older versions may return"
         yield "min_bucket_version", "unsafe", reason
+
+
+def _compare_question(before: ExperimentSpec, after: ExperimentSpec) -> Iterator[FieldChange]:
+    """Yield the changes of what decides the verdict; nobody moves by them."""
+    if before.metrics != after.metrics:
+        old, new = before.metrics, after.metrics
+        if old is None or (new is not None and _deciding(old) == _deciding(new)):
+            yield "metrics", "safe", "the report has other secondary metrics; nobody moves"
+        else:
+            reason = "the metric or the guardrails that decide the verdict are chosen after customers were exposed"
+            yield "metrics", "unsafe", f"{reason}, so alpha no longer bounds its errors; nobody moves"
+    if before.analysis != after.analysis:
+        longer = msgspec.structs.replace(before.analysis, min_days=after.analysis.min_days)
+        if longer == after.analysis and after.analysis.min_days > before.analysis.min_days:
+            yield "analysis", "safe", "the verdict waits longer; nobody moves"
+        else:
+            reason = "the method of the verdict is chosen after customers were exposed"
+            yield "analysis", "unsafe", f"{reason}, so alpha no longer bounds its errors; nobody moves"
+
+
+def _deciding(metrics: ExperimentMetrics) -> tuple[str, frozenset[str]]:
+    """The metrics on which the verdict rests."""
+    return metrics.primary, frozenset(metrics.guardrails)
 
 
 def _compare_admission(old: Specs, new: Specs, before: ExperimentSpec, after: ExperimentSpec) -> Iterator[FieldChange]:
@@ -161,10 +207,20 @@ def _compare_admission(old: Specs, new: Specs, before: ExperimentSpec, after: Ex
         fewer = all(need in before.prerequisites for need in after.prerequisites)
         reason = "a removed prerequisite admits customers" if fewer else "customers who do not meet it are removed"
         yield "prerequisites", "safe" if fewer else "unsafe", reason
-    if before.tags != after.tags:
-        more = _covering_holdouts(new, after) - _covering_holdouts(old, before)
-        reason = f"the holdout {', '.join(sorted(more))} now covers it" if more else "no holdout removes more customers"
-        yield "tags", "unsafe" if more else "safe", reason
+    for name in ("tags", "holdouts", "kind"):
+        if getattr(before, name) != getattr(after, name):
+            yield name, *_compare_cover(_covering_holdouts(old, before), _covering_holdouts(new, after), name)
+
+
+def _compare_cover(before: set[str], after: set[str], field: str) -> tuple[Safety, str]:
+    """The class and the reason of a change by which other holdouts may cover an experiment or flag."""
+    more, fewer = sorted(after - before), sorted(before - after)
+    if more:
+        return "unsafe", f"the holdout {', '.join(more)} now covers it"
+    if fewer and field != "tags":
+        remedy = f"; keep it out by 'holdouts: [{', '.join(fewer)}]'" if field == "kind" else ""
+        return "unsafe", f"the units of the holdout {', '.join(fewer)} enter, and it measures no total any more{remedy}"
+    return "safe", "no holdout removes more customers"
 
 
 def _compare_audience(old: Specs, new: Specs, before: ExperimentSpec, after: ExperimentSpec) -> Iterator[FieldChange]:
@@ -179,7 +235,7 @@ def _compare_audience(old: Specs, new: Specs, before: ExperimentSpec, after: Exp
 
 def _covering_holdouts(specs: Specs, spec: ExperimentSpec) -> set[str]:
     """The keys of the holdouts that cover an experiment."""
-    return {h.key for h in specs.layers.holdouts if not h.tags or set(h.tags) & set(spec.tags)}
+    return {holdout.key for holdout in specs.layers.holdouts if holdout.covers(spec)}
 
 
 def _compare_schedule(before: ExperimentSpec, after: ExperimentSpec, now: float) -> Iterator[FieldChange]:
@@ -202,7 +258,7 @@ def _compare_schedule(before: ExperimentSpec, after: ExperimentSpec, now: float)
         else:
             yield "end", "safe", "it ends at another time; until then everyone keeps their variant"
     if before.coverage != after.coverage or before.ramp != after.ramp:
-        times = {now, *(step.at.timestamp() for spec in (before, after) for step in spec.ramp)}
+        times = {now, *(step.at.timestamp() for spec in (before, after) for step in timed_steps(spec.ramp))}
         lower = any(_coverage_at(after, time) < _coverage_at(before, time) for time in times if time >= now)
         path = "coverage" if before.coverage != after.coverage else "ramp"
         reason = (
@@ -213,6 +269,8 @@ def _compare_schedule(before: ExperimentSpec, after: ExperimentSpec, now: float)
 
 def _coverage_at(spec: ExperimentSpec, time: float) -> float:
     """The coverage at a time, in seconds since 1970, by the ramp."""
+    if isinstance(spec.ramp, HeldRamp):
+        return spec.ramp.steps[-1]
     steps = [step.coverage for step in spec.ramp if step.at.timestamp() <= time]
     return steps[-1] if steps else spec.coverage
 
@@ -236,6 +294,7 @@ def _compare_variants(before: ExperimentSpec, after: ExperimentSpec) -> Iterator
 
 
 def _is_within(inner: list[float] | None, outer: list[float] | None) -> bool:
+    """Whether `outer` covers `inner`: a range that only grows keeps every unit in it."""
     return inner is not None and outer is not None and outer[0] <= inner[0] and inner[1] <= outer[1]
 
 
@@ -280,6 +339,8 @@ def _compare_holdout(before: HoldoutSpec | None, after: HoldoutSpec | None) -> t
         return "unsafe", "customers in experiments are held out"
     if (before.seed, before.unit, before.tags) != (after.seed, after.unit, after.tags):
         return "unsafe", "other customers are held out"
+    if before.share == after.share:
+        return "safe", "only its report changes"
     if after.share > before.share:
         return "unsafe", "more customers are held out, some of them in experiments now"
     return "safe", "fewer customers are held out; nobody is removed from an experiment"
@@ -289,6 +350,13 @@ def _read_value(spec: ExperimentSpec, path: str, specs: Specs) -> object:
     """The value at the path of a change, as JSON has it."""
     if path == "layer_range":
         return list(specs.layer_range(spec))
+    if path.startswith("rules."):
+        rules = dict(zip(rule_names(spec.rules), spec.rules, strict=True))
+        name, _, field = path.removeprefix("rules.").partition(".")
+        rule = rules.get(name)
+        return msgspec.to_builtins(rule if rule is None or not field else getattr(rule, field, rule))
+    if path.startswith("variants."):
+        return next((v.payload for v in spec.variants if v.key == path.removeprefix("variants.")), None)
     if path.startswith("variants["):
         variant = spec.variants[int(path[len("variants[") : path.index("]")])]
         return variant.weight if path.endswith(".weight") else msgspec.to_builtins(variant)

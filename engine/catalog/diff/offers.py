@@ -29,6 +29,7 @@ IDENTITIES: Mapping[str, str] = {
     "sources": "the next event merges traits by the new order",
     "binds": "an identifier is checked when it is next received",
     "holds": "an identifier is checked when it is next received",
+    "placeholders": "a value is judged when it is next received; what it joined before stays joined",
     "points_per_unit": "the next orders earn by the new rate; earned points stay",
     "tiers": "a customer's tier is computed when they next earn or lose points",
 }
@@ -46,7 +47,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Reasons(NamedTuple):
-    """Why changes of one kind of entry are safe, and what removing an entry does."""
+    """The reasons why changes of one kind of entry are safe, and the effect of removing an entry."""
 
     default: str
     by_field: Mapping[str, str] = {}
@@ -71,9 +72,29 @@ def offer_changes(old: Specs, new: Specs) -> Iterator[Change]:
     yield from _compare_entries("segments", old.segments, new.segments, SEGMENT_REASONS)
     metrics = [{metric.key: metric for metric in specs.metrics.metrics} for specs in (old, new)]
     yield from _compare_entries("metrics", metrics[0], metrics[1], METRIC_REASONS)
+    yield from _compare_money(old, new)
     for path, before, after in _compare_fields(old.customers, new.customers):
         reason = IDENTITIES.get(path, NEXT_EVENT)
         yield Change(key="identities", path=path, verdict="safe", reason=reason, old=before, new=after)
+
+
+def _compare_money(old: Specs, new: Specs) -> Iterator[Change]:
+    """Yield the changes of the shop's currency and of the rates of others."""
+    before, after = old.metrics, new.metrics
+    if before.currency != after.currency:
+        yield Change(
+            key="metrics",
+            path="currency",
+            verdict="unsafe",
+            reason=f"amounts that are stored and learnt stay in {before.currency} and are added to those to come",
+            old=before.currency,
+            new=after.currency,
+        )
+    for code in sorted({*before.rates, *after.rates}):
+        rates = before.rates.get(code), after.rates.get(code)
+        if rates[0] != rates[1]:
+            reason = f"events in {code} are rejected" if rates[1] is None else "applies to events from now on"
+            yield Change(key="metrics", path=f"rates.{code}", verdict="safe", reason=reason, old=rates[0], new=rates[1])
 
 
 def _compare_selections(old: Specs, new: Specs) -> Iterator[Change]:

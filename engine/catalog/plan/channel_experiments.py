@@ -36,13 +36,10 @@ def _as_indexed(experiment: Experiment, audience: Mapping[str, object]) -> Index
     """The experiment as the index takes offers: only its audience may exclude it."""
     return IndexedOffer(
         key=experiment.key,
-        channels=(),
         start=0.0,
         end=FOREVER,
-        purpose=None,
         audience={} if _bypasses_audience(experiment) else audience,
-        counters=(),
-        pools=(),
+        names={},
     )
 
 

@@ -3,7 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from engine.catalog.conditions.compile import compile_condition
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from engine.catalog.conditions.compile import compile_condition, condition_fields
+from engine.catalog.plan.audience_names import audience_names, read_names
 from engine.catalog.plan.channel_experiments import index_experiments
 from engine.catalog.plan.compile_offers import (
     compile_audience,
@@ -13,7 +17,8 @@ from engine.catalog.plan.compile_offers import (
     compile_variant_selection,
     to_timestamp,
 )
-from engine.catalog.plan.limits import watched_counters
+from engine.catalog.plan.features import Featurizer
+from engine.catalog.plan.limits import watched_counters, zoned_counters
 from engine.catalog.plan.plan import (
     FOREVER,
     ChannelExperiments,
@@ -24,13 +29,28 @@ from engine.catalog.plan.plan import (
     Offer,
     Plan,
     Ranges,
+    Requirement,
+    Rule,
 )
-from engine.catalog.spec.experiment import ExperimentSpec, FilterSpec, HoldoutSpec, IdentitiesFile, LayerSpec
+from engine.catalog.spec.experiment import (
+    ExperimentSpec,
+    FilterSpec,
+    HoldoutSpec,
+    IdentitiesFile,
+    LayerSpec,
+    MetricsFile,
+    Prerequisite,
+)
 from engine.catalog.spec.fields import seconds
+from engine.catalog.spec.flags import RULE, rule_experiments, value_of
 from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.identifiers import compile_placeholders
+from engine.catalog.spec.offer import MomentSpec
 from engine.catalog.spec.profile_rules import ProfileRules
+from engine.catalog.spec.ramp import HeldRamp
 from engine.catalog.spec.segments import expand_segments
 from engine.hashing import bucket, bucket_ranges, seeded_bucket
+from engine.metric_kinds import METRIC_KINDS
 
 
 def compile_plan(specs: Specs) -> Plan:
@@ -44,6 +64,8 @@ def compile_plan(specs: Specs) -> Plan:
     shown = [(channel, placement) for placement, shown_on in placements.items() for channel in shown_on]
     moments = {place: compile_moments(specs, offers, *place) for place in shown}
     of_variants = [selection for experiment in experiments.values() for selection in experiment.selections if selection]
+    policies = selections | {selection.key: selection for selection in of_variants}
+    audiences = audience_names(specs)
     return Plan(
         version=specs.version,
         channels=channels,
@@ -56,15 +78,16 @@ def compile_plan(specs: Specs) -> Plan:
             for key, selection in selections.items()
             for channel in specs.selections[key].channels or placements[selection.placement]
         },
-        policies=selections | {selection.key: selection for selection in of_variants},
+        policies=policies,
         offers=offers,
         metrics={metric.key: metric for metric in specs.metrics.metrics},
         currency=specs.metrics.currency,
-        rules=_compile_rules(specs.customers),
+        rules=_compile_rules(specs.customers, specs.moments.values(), specs.metrics),
         moments={place: compiled for place, compiled in moments.items() if compiled},
         outbound=frozenset(channel.key for channel in specs.channels.channels if channel.outbound),
         quiet={channel.key: channel.quiet for channel in specs.channels.channels if channel.quiet},
         watched=watched,
+        zoned=zoned_counters(specs),
         feedback_events=frozenset(event for offer in offers.values() for event in offer.limits.feedback_events),
         segments={
             key: compile_condition(expand_segments(segment.condition, specs.segments))
@@ -72,25 +95,42 @@ def compile_plan(specs: Specs) -> Plan:
             if segment.condition is not None
         },
         zone=specs.channels.zone,
+        holdouts={holdout.key: _compile_holdout(holdout) for holdout in specs.layers.holdouts},
+        audience_names=audiences,
+        read_names=read_names(audiences, policies.values(), experiments.values()),
+        kpis=tuple(specs.metrics.kpis),
     )
 
 
-def _compile_rules(spec: IdentitiesFile) -> ProfileRules:
-    """The rules of `identities.yaml`, with its spans in seconds and the usual limits where it has none."""
+def _compile_rules(spec: IdentitiesFile, moments: Iterable[MomentSpec], metrics: MetricsFile) -> ProfileRules:
+    """The rules of `identities.yaml`, with its spans in seconds and the usual limits where it has none.
+
+    The rules of money are those of `metrics.yaml`.
+    """
+    triggers = [moment.trigger for moment in moments]
     usual = ProfileRules()
     return ProfileRules(
         merge=spec.merge,
         sources=spec.sources,
         binds=usual.binds | spec.binds,
         holds=usual.holds | spec.holds,
+        placeholders=compile_placeholders(spec.placeholders),
         points_per_unit=spec.points_per_unit,
         tiers=spec.tiers,
         life=seconds(spec.life),
         anonymous_life=seconds(spec.anonymous_life),
+        return_period=seconds(spec.return_period),
         cart_life=seconds(spec.cart_life),
         step_life=seconds(spec.step_life),
         conversation_life=seconds(spec.conversation_life),
         half_life=seconds(spec.affinity_half_life),
+        watched_events=frozenset(
+            name for trigger in triggers for name in (trigger.event, *trigger.unless) if name is not None
+        ),
+        currency=metrics.currency,
+        rates=metrics.rates,
+        amounts=usual.amounts
+        | {metric.value for metric in metrics.metrics if metric.value and METRIC_KINDS[metric.kind].is_money},
     )
 
 
@@ -105,6 +145,7 @@ def _index_channel(specs: Specs, experiments: Iterable[Experiment], channel: str
 
 
 def _at_placement(experiments: Iterable[Experiment], channel: str, placement: str) -> tuple[Experiment, ...]:
+    """The channel's experiments on a placement, in the order of the plan."""
     return tuple(one for one in experiments if one.spec.placement == placement and _runs_on(one, channel))
 
 
@@ -125,8 +166,9 @@ def _compile_layer(spec: LayerSpec) -> Layer:
 
 
 def _compile_holdout(spec: HoldoutSpec) -> Holdout:
+    """A holdout with its hash; without a seed it is hashed by its key."""
     seed = spec.seed or f"holdout:{spec.key}"
-    return Holdout(key=spec.key, share=spec.share, unit=spec.unit, hash_unit=seeded_bucket(seed))
+    return Holdout(key=spec.key, share=spec.share, unit=spec.unit, hash_unit=seeded_bucket(seed), spec=spec)
 
 
 def _compile_filter(spec: FilterSpec) -> Filter:
@@ -141,8 +183,9 @@ def _compile_experiment(
     layers: Mapping[str, Layer],
     holdouts: list[tuple[HoldoutSpec, Holdout]],
 ) -> Experiment:
-    """One experiment with its layer and holdouts; a flag has no holdouts."""
+    """One experiment with its layer and holdouts."""
     low, high = specs.layer_range(spec)
+    is_shipped = spec.status == "shipped" and spec.ship is not None
     indices = {variant.key: index for index, variant in enumerate(spec.variants)}
     return Experiment(
         key=spec.key,
@@ -151,20 +194,62 @@ def _compile_experiment(
         end=to_timestamp(spec.end, FOREVER),
         hash_unit=_unit_hash(spec.seed or spec.key, spec.hash_version),
         steps=_compile_steps(spec),
+        held_steps=_compile_held_steps(spec),
         matches=compile_audience(specs, spec.audience),
-        layer=layers[spec.layer] if spec.layer else None,
+        layer=layers[spec.layer] if spec.layer and not is_shipped else None,
         low=low,
         high=high,
         filters=tuple(_compile_filter(each) for each in spec.filters),
-        holdouts=tuple(
-            holdout
-            for of, holdout in holdouts
-            if spec.kind == "experiment" and (not of.tags or set(of.tags) & set(spec.tags))
-        ),
+        holdouts=tuple(holdout for of, holdout in holdouts if of.covers(spec)),
         forced={customer: indices[force.variant] for force in spec.force for customer in force.customers},
-        prerequisites=tuple((need.experiment, frozenset(need.variants)) for need in spec.prerequisites),
+        prerequisites=tuple(_compile_requirement(specs, need) for need in spec.prerequisites),
         selections=tuple(compile_variant_selection(specs, spec, variant, offers) for variant in spec.variants),
+        logged_traits=_compile_logged_traits(specs, spec),
+        rules=tuple(
+            _compile_rule(_compile_experiment(specs, rule, offers, layers, holdouts), indices)
+            for rule in rule_experiments(spec)
+        ),
+        default=-1 if spec.default is None else indices[spec.default],
+        shipped=indices[spec.ship] if is_shipped and spec.ship is not None else -1,
     )
+
+
+def _compile_rule(experiment: Experiment, indices: Mapping[str, int]) -> Rule:
+    """One rule of a flag, given the flag's index of each variant."""
+    spec = experiment.spec
+    is_whole = experiment.steps == ((0.0, ((0.0, 1.0),)),) and not experiment.held_steps
+    covers_all = len(spec.variants) == 1 and is_whole
+    return Rule(
+        experiment=experiment,
+        indices=tuple(indices[variant.key] for variant in spec.variants),
+        is_plain=covers_all and not spec.filters,
+    )
+
+
+def _compile_requirement(specs: Specs, need: Prerequisite) -> Requirement:
+    """One prerequisite; a required value is that of some variants."""
+    other = specs.experiments[need.experiment]
+    variants = need.variants
+    if need.value is not UNSET:
+        values = {variant.key: value_of(variant, other.type) for variant in other.variants}
+        # In Python true equals 1, in JSON it does not.
+        is_truth = isinstance(need.value, bool)
+        variants = [key for key, value in values.items() if value == need.value and isinstance(value, bool) is is_truth]
+    return Requirement(
+        experiment=need.experiment,
+        variants=None if variants is None else frozenset(variants),
+        rules=None if need.rules is None else frozenset(f"{need.experiment}{RULE}{name}" for name in need.rules),
+        is_off=need.off is True,
+    )
+
+
+def _compile_logged_traits(specs: Specs, spec: ExperimentSpec) -> Featurizer | None:
+    """The traits that reports of the experiment need of each assignment; the log has channel, customer and device."""
+    names = sorted(condition_fields(expand_segments(spec.audience, specs.segments)))
+    names += [spec.analysis.stratum] if spec.analysis.stratum else []
+    names += ["store"] if spec.unit == "store" else []
+    logged = dict.fromkeys(name for name in names if name not in {"channel", "id"})
+    return Featurizer(tuple(logged)) if logged else None
 
 
 def _unit_hash(seed: str, version: int) -> Callable[[str], float]:
@@ -173,6 +258,7 @@ def _unit_hash(seed: str, version: int) -> Callable[[str], float]:
 
 
 def _hash_version_1(seed: str, unit: str) -> float:
+    """The first hash version, as a function of seed and unit."""
     return bucket(seed, unit, 1)
 
 
@@ -186,5 +272,14 @@ def _compile_steps(spec: ExperimentSpec) -> tuple[tuple[float, Ranges], ...]:
     def ranges(coverage: float) -> Ranges:
         return tuple(bucket_ranges(len(spec.variants), coverage, weights))
 
+    if isinstance(spec.ramp, HeldRamp):
+        return ((0.0, ranges(spec.ramp.steps[-1])),)
     ramp = sorted((step.at.timestamp(), ranges(step.coverage)) for step in spec.ramp)
     return ((0.0, ranges(spec.coverage)), *ramp)
+
+
+def _compile_held_steps(spec: ExperimentSpec) -> tuple[tuple[float, Ranges], ...]:
+    """The coverage of each step of a ramp that holds itself, with the variants' ranges; none of another ramp."""
+    if not isinstance(spec.ramp, HeldRamp):
+        return ()
+    return tuple((share, _compile_steps(replace(spec, ramp=[], coverage=share))[0][1]) for share in spec.ramp.steps)

@@ -120,17 +120,25 @@ def _index_offers(offers: Iterable[Offer]) -> OfferIndex:
         [
             IndexedOffer(
                 key=offer.key,
-                channels=offer.spec.renderings,
                 start=offer.start,
                 end=offer.end,
-                purpose=offer.spec.purpose,
                 audience=offer.spec.audience,
-                counters=offer.limits.read,
-                pools=offer.limits.pools,
+                names=_names_for_gates(offer),
             )
             for offer in offers
         ]
     )
+
+
+def _names_for_gates(offer: Offer) -> dict[str, Iterable[str]]:
+    """The names of an offer that gates look up, by the kind under which `OfferIndex.named` returns them."""
+    purpose = offer.spec.purpose
+    return {
+        "channel": offer.spec.renderings,
+        "purpose": () if purpose is None else (purpose,),
+        "counter": offer.limits.read,
+        "pool": offer.limits.pools,
+    }
 
 
 def _compile_moment(specs: Specs, spec: MomentSpec, offers: list[Offer]) -> Moment:
@@ -170,4 +178,5 @@ def _compile_arbitration(specs: Specs, spec: SelectionSpec, offers: list[Offer])
 
 
 def _is_named(offer: Offer, named: list[str] | TaggedOffers) -> bool:
+    """Whether an offer list or a tag selects the offer."""
     return offer.key in named if isinstance(named, list) else named.tagged in offer.spec.tags

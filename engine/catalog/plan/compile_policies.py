@@ -45,7 +45,7 @@ def offer_traits(policy: PolicySpec, offers: Iterable[OfferSpec]) -> dict[str, t
 
 
 def offer_attributes(offer: OfferSpec) -> dict[str, object]:
-    """What a policy may read of an offer: its attributes, its value, and true for each of its tags."""
+    """The attributes of an offer that a policy may read: its own, its value, and true for each of its tags."""
     return {"value": offer.value, **offer.attributes, "tags": dict.fromkeys(offer.tags, True)}
 
 

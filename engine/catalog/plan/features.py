@@ -1,16 +1,17 @@
 """The features of a policy: traits of customer and request as a vector, laid out alike in decisions and learning."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.catalog.conditions.compile import Predicate
 from engine.catalog.spec.experiment import FeatureSpec
 
-Value = str | float | bool | None
+Value = str | int | float | bool | None
 Context = dict[str, Value]
 Filler = Callable[[list[float], Value], None]
 
@@ -41,7 +42,8 @@ class Featurizer:
 
     `read` returns the values as they were used, which the log stores; `vector` computes the same vector from the log.
     With groups the last number of the vector is the index of the combination of their values, -1 where a value is not
-    in the list. Without features the vector is empty, or (1,) for a policy that needs a context.
+    in the list. Without features the vector is empty, or (1,) for a policy that needs a context. Featurizers of one
+    `layout` read and lay out the same.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class Featurizer:
         self.specs = tuple(FeatureSpec(trait=spec) if isinstance(spec, str) else spec for spec in specs)
         self.groups = tuple(groups)
         traits = (*(spec.trait for spec in self.specs), *(group.name for group in groups if group.matches is None))
-        self._paths = tuple((name, *_split_path(name)) for name in dict.fromkeys(traits))
+        self.traits = tuple(dict.fromkeys(traits))
+        self._paths = tuple((name, *_split_path(name)) for name in self.traits)
         self._segments = tuple((group.name, group.matches) for group in groups if group.matches is not None)
         self._fill = tuple((spec.trait, _filler(spec)) for spec in self.specs)
         self._empty = not (self.specs or self.groups or constant)
+        self.layout: Hashable = id(self) if groups else msgspec.json.encode((self.specs, constant))
         self.names = ("1", *(name for spec in self.specs for name in _names(spec)), *(["group"] if groups else []))
 
     @property

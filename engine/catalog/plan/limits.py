@@ -1,10 +1,10 @@
-"""How often an offer may be shown to a customer, compiled to counters that the profile stores.
+"""Limits on showing an offer to a customer, compiled to counters that the profile stores.
 
 A counter is named `event|scope`, such as `exposure|offer:second_coffee`. Its scope is `offer:KEY`, `tag:TAG`,
 `channel:KEY`, `moment:KEY`, or `*` for all offers. Only counters that some rule reads are stored: `watched_counters`.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from engine.catalog.spec.fields import seconds
@@ -85,22 +85,34 @@ class Limits:
 def watched_counters(specs: Specs) -> dict[str, int]:
     """The counters that any rule of the shop reads, each with the highest count compared; no other is stored."""
     watched: dict[str, int] = {}
-    caps = [
-        _compile_cap(cap, _scope(cap, None, channel.key)) for channel in specs.channels.channels for cap in channel.caps
-    ]
     for offer in specs.offers.values():
-        for spec in offer.caps:
-            channels = offer.renderings if spec.scope == "channel" else [""]
-            caps += [_compile_cap(spec, _scope(spec, offer, channel)) for channel in channels]
         rule = _suppression(offer)
         if rule is not None:
             watched |= {name: rule.after for name in (rule.outcome, rule.shown, rule.answered) if name is not None}
     for moment in specs.moments.values():
         if moment.once is not None:
             watched[f"{moment.once.event}|moment:{moment.key}"] = 1
-    for cap in caps:
+    for cap in _every_cap(specs):
         watched[cap.counter] = max(cap.count, watched.get(cap.counter, 0))
     return watched
+
+
+def zoned_counters(specs: Specs) -> frozenset[str]:
+    """The counters that are compared in calendar windows of the customer's time zone: who is counted also marks it."""
+    once = (moment for moment in specs.moments.values() if moment.once is not None and moment.once.per != "occurrence")
+    return frozenset(cap.counter for cap in _every_cap(specs) if cap.calendar and cap.zone is None) | frozenset(
+        f"{moment.once.event}|moment:{moment.key}" for moment in once if moment.once
+    )
+
+
+def _every_cap(specs: Specs) -> Iterator[Cap]:
+    """Yield every cap of channels and offers."""
+    for channel in specs.channels.channels:
+        yield from (_compile_cap(cap, _scope(cap, None, channel.key)) for cap in channel.caps)
+    for offer in specs.offers.values():
+        for spec in offer.caps:
+            channels = offer.renderings if spec.scope == "channel" else [""]
+            yield from (_compile_cap(spec, _scope(spec, offer, name)) for name in channels)
 
 
 def compile_limits(specs: Specs, offer: OfferSpec, watched: Collection[str]) -> Limits:

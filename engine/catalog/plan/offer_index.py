@@ -16,19 +16,20 @@ from engine.catalog.conditions.js_coercion import read_member, to_number, to_tex
 Bits = int
 TextKind = Literal["equal", "$eq", "$in"]
 Bound = Literal["$gt", "$gte", "$lt", "$lte"]
+_NO_NAMES: Mapping[str, Bits] = {}
 
 
 class IndexedOffer(NamedTuple):
-    """The properties of one offer by which the index selects."""
+    """The properties of one offer by which the index selects.
+
+    `names` are the names that a gate looks offers up by, under their kind: its channels, its counters and so on.
+    """
 
     key: str
-    channels: Iterable[str]
     start: float
     end: float
-    purpose: str | None
     audience: Mapping[str, object]
-    counters: Iterable[str]
-    pools: Iterable[str]
+    names: Mapping[str, Iterable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +88,16 @@ class OfferIndex:
     keys: tuple[str, ...]
     everything: Bits
     bits: Mapping[str, Bits]
-    channels: Mapping[str, Bits]
     edges: Sequence[float]
     dated: Sequence[Bits]
-    purposes: Mapping[str, Bits]
+    names: Mapping[str, Mapping[str, Bits]]
     texts: tuple[Texts, ...]
     bounds: tuple[Bounds, ...]
     terms: tuple[tuple[Predicate, Bits], ...]
-    counters: Mapping[str, Bits]
-    pools: Mapping[str, Bits]
+
+    def named(self, kind: str) -> Mapping[str, Bits]:
+        """By name, the offers that have this name of the kind; empty where no offer has one."""
+        return self.names.get(kind, _NO_NAMES)
 
     def within_dates(self, now: float) -> Bits:
         """The offers whose dates include `now` (seconds since 1970)."""
@@ -105,9 +107,11 @@ class OfferIndex:
         """The offers of `among` whose audience excludes the customer."""
         failing = 0
         for texts in self.texts:
-            failing |= texts.failing(attributes)
+            if texts.needing & among:
+                failing |= texts.failing(attributes)
         for bounds in self.bounds:
-            failing |= bounds.failing(attributes)
+            if bounds.needing & among:
+                failing |= bounds.failing(attributes)
         for matches, needing in self.terms:
             # A predicate costs more than the bits: skip it where every offer that needs it is excluded already.
             if needing & among & ~failing and not matches(attributes):
@@ -123,25 +127,24 @@ def build_offer_index(offers: Sequence[IndexedOffer]) -> OfferIndex:
         keys=tuple(offer.key for offer in offers),
         everything=(1 << len(offers)) - 1,
         bits={offer.key: 1 << place for place, offer in enumerate(offers)},
-        channels=_index_names(offer.channels for offer in offers),
         edges=edges,
         dated=dated,
-        purposes=_index_names(() if offer.purpose is None else (offer.purpose,) for offer in offers),
+        names=_index_names(offers),
         texts=texts,
         bounds=bounds,
         terms=terms,
-        counters=_index_names(offer.counters for offer in offers),
-        pools=_index_names(offer.pools for offer in offers),
     )
 
 
-def _index_names(names: Iterable[Iterable[str]]) -> dict[str, Bits]:
-    """By name, the offers that have it; `names` has those of each offer in order."""
-    bits: dict[str, Bits] = {}
-    for place, own in enumerate(names):
-        for name in own:
-            bits[name] = bits.get(name, 0) | 1 << place
-    return bits
+def _index_names(offers: Sequence[IndexedOffer]) -> dict[str, dict[str, Bits]]:
+    """By kind and name, the offers that have the name."""
+    index: dict[str, dict[str, Bits]] = {}
+    for place, offer in enumerate(offers):
+        for kind, names in offer.names.items():
+            bits = index.setdefault(kind, {})
+            for name in names:
+                bits[name] = bits.get(name, 0) | 1 << place
+    return index
 
 
 def _index_dates(offers: Sequence[IndexedOffer]) -> tuple[list[float], list[Bits]]:

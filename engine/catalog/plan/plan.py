@@ -6,7 +6,8 @@ Times are seconds since 1970, spans are seconds.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -14,7 +15,9 @@ from engine.catalog.conditions.compile import Predicate
 from engine.catalog.plan.features import Featurizer
 from engine.catalog.plan.limits import Limits
 from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
-from engine.catalog.spec.experiment import ExperimentSpec, MetricSpec, PolicySpec, Unit
+from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, MetricSpec, PolicySpec, Unit
+from engine.catalog.spec.flags import RULE
+from engine.catalog.spec.kpis import KpiSpec
 from engine.catalog.spec.offer import MomentSpec, OfferSpec, QuietSpec
 from engine.catalog.spec.profile_rules import ProfileRules
 from policies import Policy
@@ -119,6 +122,7 @@ class Holdout:
     share: float
     unit: Unit
     hash_unit: Callable[[str], float]
+    spec: HoldoutSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +154,25 @@ class Experiment:
     filters: tuple[Filter, ...]
     holdouts: tuple[Holdout, ...]
     forced: Mapping[str, int]
-    prerequisites: tuple[tuple[str, frozenset[str]], ...]
+    prerequisites: "tuple[Requirement, ...]"
     selections: tuple[Selection | None, ...]
+    logged_traits: Featurizer | None
+    """The traits that each assignment logs: those of its audience, strata and unit. None where it names none."""
+    rules: "tuple[Rule, ...]" = ()
+    default: int = -1
+    """The index of the variant that a flag gives where it assigns none; -1 without one."""
+    shipped: int = -1
+    """The index of the variant that all of its audience has since it was shipped; -1 if it was not."""
+    held_steps: tuple[tuple[float, Ranges], ...] = ()
+    """The coverage and ranges of each step of a ramp that holds itself; `steps` then has the last of them."""
+
+    def held_ranges(self, coverage: float) -> Ranges:
+        """The ranges at the last step of a ramp that holds itself up to `coverage`; at least those of the first."""
+        current = self.held_steps[0][1]
+        for share, ranges in self.held_steps:
+            if share <= coverage:
+                current = ranges
+        return current
 
     def ranges(self, now: float) -> Ranges:
         """The hash ranges of the variants at `now`, by the last step of the ramp that has begun."""
@@ -161,6 +182,46 @@ class Experiment:
                 break
             current = ranges
         return current
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of each variant among the units let in, from its hash ranges; sums to 1."""
+        sizes = [high - low for low, high in self.steps[-1][1]]
+        if not sum(sizes):  # nobody is let in at the end of the ramp
+            sizes = [1.0 if variant.weight is None else variant.weight for variant in self.spec.variants]
+        return tuple(size / sum(sizes) for size in sizes)
+
+    def coverage(self, now: float) -> float:
+        """The share of the units of its audience, holdouts aside, that have a variant at `now` (s since 1970).
+
+        That is its own coverage, of its part of the layer, of what its filters let in.
+        """
+        share = sum(high - low for low, high in self.ranges(now)) * (self.high - self.low if self.layer else 1.0)
+        for each in self.filters:
+            share *= sum(high - low for low, high in each.ranges)
+        return share
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What an experiment requires of another: one of its variants, one of its rules, or that it is off."""
+
+    experiment: str
+    variants: frozenset[str] | None = None
+    rules: frozenset[str] | None = None
+    is_off: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of a flag: its experiment, and the flag's index of each of its variants.
+
+    One that `is_plain` gives its only variant to all of its audience, so that it needs no id to hash.
+    """
+
+    experiment: Experiment
+    indices: tuple[int, ...]
+    is_plain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +263,7 @@ class ChannelExperiments:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything decisions read, in one immutable value; a change of the YAML replaces it whole."""
+    """The compiled shop, one immutable value that decisions read; a change of the YAML replaces it whole."""
 
     version: str
     channels: frozenset[str]
@@ -224,11 +285,34 @@ class Plan:
     quiet: Mapping[str, QuietSpec]
     """The quiet hours of the outbound channels that have any."""
     watched: Mapping[str, int]
+    zoned: frozenset[str]
     """The counters that caps, suppressions and moments read, each with the highest count that any of them compares."""
     feedback_events: frozenset[str]
     """The events after an exposure that change a counter, a stock or a budget of any offer."""
     segments: Mapping[str, Predicate]
     """The predicate of each segment that has a condition, over a customer's attributes."""
     zone: str
+    audience_names: frozenset[str] = frozenset()
+    """The traits that conditions, dates and caps read."""
+    read_names: frozenset[str] = frozenset()
+    """The first parts of the names of all traits that a decision may read."""
+    holdouts: Mapping[str, Holdout] = field(default_factory=dict)
     paused: frozenset[str] = frozenset()
     """Experiments paused by the kill switch, in addition to those paused in their files."""
+    kpis: tuple[KpiSpec, ...] = ()
+    """The nodes of the KPI tree, which reports read."""
+    ramped: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """The coverage that each ramp which holds itself has reached, by experiment; its first step where it has none."""
+
+    def current_ranges(self, experiment: Experiment, now: float) -> Ranges:
+        """The hash ranges of an experiment's variants at `now` (s since 1970)."""
+        if experiment.held_steps:
+            return experiment.held_ranges(self.ramped.get(experiment.key, 0.0))
+        return experiment.ranges(now)
+
+    def find_reported(self, key: str) -> Experiment | None:
+        """The experiment that reports know by this key: one of the plan, or `FLAG#RULE`; None if there is none."""
+        flag = self.experiments.get(key.partition(RULE)[0])
+        if flag is None or RULE not in key:
+            return flag
+        return next((rule.experiment for rule in flag.rules if rule.experiment.key == key), None)

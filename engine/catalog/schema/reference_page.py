@@ -1,5 +1,7 @@
 """The reference page of the YAML, generated as Markdown from the structs that decode it."""
 
+import inspect
+import textwrap
 import types
 from collections.abc import Iterator
 from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
@@ -33,7 +35,34 @@ is an error. With the JSON Schemas beside this page an editor completes keys and
 
 A *key* has letters, digits, _ and -, 64 at most. A *span* is a length of time: 30s, 15m, 24h, 7d. A *condition* is in
 MongoDB query form, such as `{country: {$in: [DE, AT]}, loyalty.tier: {$gte: 2}}`.
+
+A condition has GrowthBook's operators:
+
+- of values: `$eq`, `$ne`, `$lt`, `$lte`, `$gt`, `$gte`, `$in`, `$nin`, `$ini`, `$nini`, `$exists`, `$type`, `$not`
+- of texts and versions: `$regex`, `$regexi`, `$veq`, `$vne`, `$vlt`, `$vlte`, `$vgt`, `$vgte`
+- of lists: `$all`, `$alli`, `$size`, `$elemMatch`, `$inGroup`, `$notInGroup`
+- around conditions: `$and`, `$or`, `$nor`, `$not`; `$segment` names a segment
+
+Beside GrowthBook's there are operators of texts, addresses and remainders:
+
+| operator | takes | matches |
+|---|---|---|
+| `$startsWith`, `$endsWith`, `$contains` | a text, or a list of which one must fit | a text, or a list that has one |
+| `$ip` | an address or network such as `10.0.0.0/8`, or a list | a text that is an address in one of them |
+| `$mod` | `[divisor, remainder]` | a number whose whole part leaves that remainder |
+
+Dates have operators of their own:
+
+| operator | takes | matches a trait that is |
+|---|---|---|
+| `$before`, `$after` | `2026-11-01T00:00:00Z` or `now` | earlier, later |
+| `$within` | `30d`, or `[30d, 2026-11-01T00:00:00Z]` | at most so far from now or from that time, on either side |
+
+A trait's date is text with its offset (`2026-11-01T09:00:00+01:00`), a day (midnight UTC), or a number: seconds since
+1970, past the year 2100 milliseconds. Any other value, a date outside the years 1 to 9999 and a missing trait never
+match. `{contract_end: {$after: now, $within: 30d}}` matches contracts that end in the next 30 days.
 """
+WIDTH = 118
 NAMED_TYPES = ((fields.Key, "key"), (fields.Span, "span"), (fields.Condition, "condition"))
 BOUNDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
 
@@ -79,13 +108,17 @@ def _render_table(kind: StructType, *, heading: bool) -> list[str]:
         f"| `{field.encode_name}` | {_describe_type(hints[field.name])} | {_describe_default(field)} |"
         for field in msgspec.structs.fields(kind)
     ]
-    description = " ".join((kind.__doc__ or "").split())
+    paragraphs = inspect.cleandoc(kind.__doc__ or "").split("\n\n")
+    description = "\n\n".join(
+        textwrap.fill(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
+        for text in paragraphs
+    )
     title = [f"### {_name(kind)}", ""] if heading else []
     return [*title, description, "", "| key | takes | left out |", "|---|---|---|", *rows, ""]
 
 
 def _describe_type(hint: object, meta: Meta | None = None) -> str:
-    """What a key takes, in words: its named type, its description, or its plain type with bounds."""
+    """The values of a key, in words: its named type, its description, or its plain type with bounds."""
     for named, name in NAMED_TYPES:
         if hint == named:
             return name

@@ -2,16 +2,19 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
+from engine.catalog.spec.conclusion import ConclusionSpec
 from engine.catalog.spec.fields import (
     Condition,
     Count,
+    FlagKey,
     Interval,
     Key,
     Payload,
     Positive,
     Probability,
+    PropertyName,
     Share,
     Span,
     Spec,
@@ -19,12 +22,14 @@ from engine.catalog.spec.fields import (
     Weight,
     ZonedTime,
 )
+from engine.catalog.spec.kpis import KpiSpec
 from engine.catalog.spec.profile_rules import MergeRule
+from engine.catalog.spec.ramp import HeldRamp, RampStep
 from engine.customer import IdKind
-from engine.metric_kinds import MetricKindName
+from engine.metric_kinds import METRIC_KINDS, MetricKindName
 
 Unit = Literal["customer", "device", "store"]
-Status = Literal["draft", "running", "paused", "stopped"]
+Status = Literal["draft", "running", "paused", "stopped", "shipped"]
 
 USUAL_FLOOR = 0.01
 PolicyKind = Literal[
@@ -51,7 +56,7 @@ class PolicySpec(Spec, frozen=True, kw_only=True):
     `one_of`. Each combination of groups has its own estimate, shrunk towards the common one by an amount that the data
     determine. `attributes` are read from the offers like features from customers: an offer that was never shown starts
     from the estimates of offers with similar attributes. Both need a kind that reads features. `floor` is the least
-    probability of an offer that may be shown, and never more than an equal share; a floor above 0.01 must leave room
+    probability of an offer that may be shown, and never more than an equal share. A floor above 0.01 must leave room
     for all offers of the placement. `discount` weighs older observations down at every update.
     """
 
@@ -77,13 +82,15 @@ class VariantSpec(Spec, frozen=True, kw_only=True):
     """One variant of an experiment: a payload, or a policy or offers of its own for the experiment's placement.
 
     `range` is the part of the hash range [0, 1) that is assigned to it, instead of a weight and regardless of coverage.
-    Either all variants of an experiment have a range, or none.
+    Either all variants of an experiment have a range, or none. A variant of a flag may have a `value` instead of a
+    payload: true, a text, a number or a mapping, as the flag's type says.
     """
 
-    key: Key
+    key: FlagKey
     weight: Weight | None = None
     range: Interval | None = None
     payload: Payload = {}
+    value: object | UnsetType = UNSET
     policy: PolicySpec | None = None
     offers: list[Key] | None = None
 
@@ -92,7 +99,7 @@ class ForceSpec(Spec, frozen=True, kw_only=True):
     """Customers (testers, staff) who are assigned a variant regardless of the hash. No report counts them."""
 
     customers: Annotated[list[str], Meta(min_length=1)]
-    variant: Key
+    variant: FlagKey
 
 
 class ExperimentMetrics(Spec, frozen=True, kw_only=True):
@@ -108,10 +115,11 @@ class AnalysisSpec(Spec, frozen=True, kw_only=True):
 
     `planned` is the number of units at which a sequential interval is narrowest, and at which a group-sequential
     experiment ends after `looks` looks. With `tau`, the expected relative effect, the sequential method is the mixture
-    SPRT. `prior` is the mean and standard deviation of the relative effect before the data. `rope` is the relative
-    effect below which variants count as equivalent. A bayesian experiment ends when the expected loss of the better
-    variant, relative to control, is below `tolerance`. `adjust` estimates one slope per covariate for all variants
-    (`cuped`) or one for each variant (`lin`). `stratum` is a trait, or `channel`, within which variants are compared.
+    SPRT. `prior` is the mean and standard deviation of the relative effect before the data; a bayesian
+    experiment without one starts from 0 and 2 %. `rope` is the relative effect below which variants count as
+    equivalent. A bayesian experiment ends when the expected loss of the better variant, relative to control, is below
+    `tolerance`. `adjust` estimates one slope per covariate for all variants (`cuped`) or one for each variant (`lin`).
+    `stratum` is a trait, or `channel`, within which variants are compared.
     """
 
     method: Literal["fixed", "sequential", "group_sequential", "bayesian"] = "sequential"
@@ -126,21 +134,21 @@ class AnalysisSpec(Spec, frozen=True, kw_only=True):
     tolerance: Positive = 0.0005
     tau: Positive | None = None
     adjust: Literal["cuped", "lin"] = "cuped"
-    stratum: Text | None = None
-
-
-class RampStep(Spec, frozen=True, kw_only=True):
-    """From `at` on, the experiment has this `coverage`."""
-
-    at: ZonedTime
-    coverage: Share
+    stratum: PropertyName | None = None
 
 
 class Prerequisite(Spec, frozen=True, kw_only=True):
-    """Only customers assigned one of `variants` of `experiment` may enter this experiment."""
+    """Only customers who get this from another experiment or flag may enter.
 
-    experiment: Key
-    variants: Annotated[list[Key], Meta(min_length=1)]
+    Exactly one is given: `variants`, of which they have one; `value`, which their variant has; `rules`, one of which
+    decided the flag for them; or `off: true`, where it gives them no variant, or no more than its default.
+    """
+
+    experiment: FlagKey
+    variants: Annotated[list[FlagKey], Meta(min_length=1)] | None = None
+    value: object | UnsetType = UNSET
+    rules: Annotated[list[Key], Meta(min_length=1)] | None = None
+    off: Literal[True] | None = None
 
 
 class FilterSpec(Spec, frozen=True, kw_only=True):
@@ -152,15 +160,63 @@ class FilterSpec(Spec, frozen=True, kw_only=True):
     ranges: Annotated[list[Interval], Meta(min_length=1)]
 
 
+FlagType = Literal["boolean", "string", "number", "object"]
+
+
+class RuleSpec(Spec, frozen=True, kw_only=True):
+    """One rule of a flag: who is in `audience` gets `variant`, or one of `variants` by the hash.
+
+    With `coverage` below 1 only that share of the audience does; the others go on to the next rule. Several variants
+    make the rule an experiment, which `analyze FLAG#RULE` reports on. `key` names the rule; without one it is the value
+    of the audience's only trait, such as `de`, or `rule1`, `rule2` by its place. The name is part of the default seed.
+    """
+
+    key: Key | None = None
+    title: Text | None = None
+    hypothesis: Text | None = None
+    audience: Condition = {}
+    coverage: Share = 1.0
+    variant: FlagKey | None = None
+    variants: Annotated[list[VariantSpec], Meta(min_length=1, max_length=200)] = []
+    unit: Unit | None = None
+    fallback_unit: Unit | None = None
+    seed: Text | None = None
+    hash_version: Literal[1, 2] = 2
+    start: ZonedTime | None = None
+    end: ZonedTime | None = None
+    ramp: list[RampStep] | HeldRamp = []
+    filters: list[FilterSpec] = []
+    prerequisites: list[Prerequisite] = []
+    metrics: ExperimentMetrics | None = None
+    analysis: AnalysisSpec = AnalysisSpec()
+
+
+class EnvironmentSpec(Spec, frozen=True, kw_only=True):
+    """The keys of a flag that are different where `COUNTERPOINT_ENVIRONMENT` names this environment."""
+
+    status: Status | None = None
+    default: FlagKey | None = None
+    rules: Annotated[list[RuleSpec], Meta(max_length=200)] | None = None
+
+
 class ExperimentSpec(Spec, frozen=True, kw_only=True):
-    """One experiment, or with `kind: flag` a plain feature flag.
+    """One experiment, or with `kind: flag` a feature flag.
 
     With `sticky` a customer keeps the variant first assigned, even after ranges move. Raising `bucket_version` assigns
     those customers again; those whose stored version is below `min_bucket_version` are excluded.
+
+    A flag may have `rules`: in their order, the first that gives a variant decides. Everyone else gets `default`.
+    `variants` then only says what the values are, and may be left out. With a `type` each value is checked against it.
+    Holdouts cover experiments; a flag is covered by those that it names under `holdouts`, as a shipped experiment does.
+
+    With `status: shipped` all of its audience gets the variant `ship`, but the units of its holdouts. `decided` says
+    when and why it was shipped or stopped; `counterpoint conclude` writes both.
     """
 
-    key: Key
+    key: FlagKey
     kind: Literal["experiment", "flag"] = "experiment"
+    type: FlagType | None = None
+    title: Text | None = None
     hypothesis: Text | None = None
     owner: Text | None = None
     unit: Unit = "customer"
@@ -169,20 +225,26 @@ class ExperimentSpec(Spec, frozen=True, kw_only=True):
     seed: Text | None = None
     hash_version: Literal[1, 2] = 2
     status: Status = "running"
+    ship: FlagKey | None = None
+    decided: ConclusionSpec | None = None
     start: ZonedTime | None = None
     end: ZonedTime | None = None
     channels: list[Key] | None = None
     placement: Key | None = None
     audience: Condition = {}
     coverage: Share = 1.0
-    ramp: list[RampStep] = []
+    ramp: list[RampStep] | HeldRamp = []
     prerequisites: list[Prerequisite] = []
     filters: list[FilterSpec] = []
     sticky: bool = False
     bucket_version: Annotated[int, Meta(ge=0)] = 0
     min_bucket_version: Annotated[int, Meta(ge=0)] = 0
     tags: list[Key] = []
-    variants: Annotated[list[VariantSpec], Meta(min_length=1, max_length=200)]
+    holdouts: list[Key] = []
+    variants: Annotated[list[VariantSpec], Meta(min_length=1, max_length=200)] = []
+    rules: Annotated[list[RuleSpec], Meta(max_length=200)] = []
+    default: FlagKey | None = None
+    environments: dict[Key, EnvironmentSpec] = {}
     force: list[ForceSpec] = []
     metrics: ExperimentMetrics | None = None
     analysis: AnalysisSpec = AnalysisSpec()
@@ -198,20 +260,29 @@ class LayerSpec(Spec, frozen=True, kw_only=True):
     title: Text | None = None
     seed: Text | None = None
     hash_version: Literal[1, 2] = 2
-    reserve: dict[Key, Interval] = {}
+    reserve: dict[FlagKey, Interval] = {}
 
 
 class HoldoutSpec(Spec, frozen=True, kw_only=True):
     """Units excluded from all experiments (or those with one of `tags`) on every channel.
 
-    The difference between them and all others is the total effect of the experiments.
+    The difference between them and all others is the total effect of the experiments: `analyze KEY` reports it by
+    `metrics`; without them by the metrics in money and the primary metrics of the experiments.
     """
 
     key: Key
+    title: Text | None = None
     share: Share
     unit: Unit = "customer"
     seed: Text | None = None
     tags: list[Key] = []
+    metrics: ExperimentMetrics | None = None
+
+    def covers(self, spec: ExperimentSpec) -> bool:
+        """Whether its units are kept out of this experiment or flag."""
+        if spec.kind == "flag":
+            return self.key in spec.holdouts
+        return not self.tags or bool(set(self.tags) & set(spec.tags))
 
 
 class LayersFile(Spec, frozen=True, kw_only=True):
@@ -239,29 +310,30 @@ class MetricSpec(Spec, frozen=True, kw_only=True):
     """One metric: which events count, and how they become one number per customer.
 
     Events count from the first exposure, or `delay` after it, for `window`; `filter` is a condition on their
-    properties. A ratio divides by the number of `denominator` events, or by their sum of `denominator_value`. With
-    `covariate_window` the same metric over that span before the exposure reduces the variance (CUPED). `ripe` counts
-    only customers whose window is over, as a retention always does. Values above the quantile `winsorize` are set to
-    that quantile. `margin` is the largest relative loss that a guardrail tolerates; `money` is the worth of one unit
-    of the metric.
+    properties. A proportion or retention asks only whether an event occurred, whatever its `value`. A ratio divides
+    by the number of `denominator` events, or by their sum of `denominator_value`. With `covariate_window` the same
+    metric over that span before the exposure reduces the variance (CUPED). A customer counts once `delay` and `window`
+    are over; with `ripe: false` all count as they are, except in a retention. Values above the quantile `winsorize` of
+    the values other than zero are set to that quantile. `margin` is the largest relative loss that a guardrail
+    tolerates; `money` is the worth of one unit of the metric.
 
-    With what is expected of the metric `check` warns of a run that is too short: its `baseline` without any change,
-    its standard `deviation` (not needed for a proportion), the number of `daily_units`, and as `mde` the least
-    relative change worth detecting.
+    `check` warns of a run that is too short if four keys describe the metric. `baseline` is its value without any
+    change, `deviation` its standard deviation (not needed for a proportion). `daily_units` is the number of units per
+    day, and `mde` the least relative change worth detecting.
     """
 
     key: Key
     title: Text | None = None
     kind: MetricKindName = "proportion"
     event: Text
-    value: Text | None = None
+    value: PropertyName | None = None
     denominator: Text | None = None
-    denominator_value: Text | None = None
+    denominator_value: PropertyName | None = None
     denominator_filter: Condition = {}
     quantile: Probability | None = None
     delay: Span | None = None
     window: Span | None = None
-    ripe: bool = False
+    ripe: bool | None = None
     covariate_window: Span | None = None
     filter: Condition = {}
     winsorize: Annotated[float, Meta(gt=0.5, le=1)] | None = None
@@ -274,28 +346,54 @@ class MetricSpec(Spec, frozen=True, kw_only=True):
     mde: Positive | None = None
 
 
+def is_in_money(metric: MetricSpec) -> bool:
+    """Whether the metric is an amount of money, or has a worth in money."""
+    return metric.money is not None or METRIC_KINDS[metric.kind].is_money
+
+
+CurrencyCode = Annotated[
+    str,
+    Meta(
+        pattern="^[A-Z]{3}$",
+        description="an ISO 4217 code: EUR",
+        extra={"remedy": "use an ISO 4217 code such as EUR"},
+    ),
+]
+
+
 class MetricsFile(Spec, frozen=True, kw_only=True):
-    """`metrics.yaml`: the shop's metrics; every amount is in `currency`."""
+    """`metrics.yaml`: the shop's metrics, and as `kpis` which of them drives which; every amount is in `currency`.
+
+    An event that states another `currency` is converted where it enters: `rates` has what one unit of it is worth in
+    the shop's. Without a rate the event is rejected. Converted are `revenue`, a refund's `amount`, and the values of
+    metrics of kind revenue.
+    """
 
     metrics: Annotated[list[MetricSpec], Meta(min_length=1)]
-    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$", extra={"remedy": "use an ISO 4217 code such as EUR"})] = "EUR"
+    kpis: list[KpiSpec] = []
+    currency: CurrencyCode = "EUR"
+    rates: dict[CurrencyCode, Annotated[float, Meta(gt=0, le=1e6)]] = {}
 
 
 class IdentitiesFile(Spec, frozen=True, kw_only=True):
     """`identities.yaml`: how identifiers and traits are merged into one customer, and how long they are stored.
 
-    `binds` is the number of known customers that one value of an identifier kind may name; a value that names more (a
+    `binds` is the number of known customers that one value of an identifier kind may name. A value that names more (a
     tablet in the shop) identifies nobody. `holds` is the number of values of a kind stored for one customer.
+    `placeholders` are the shop's own values that name nobody, beside `undefined`, `null`, `0` and the like; as an
+    identifier or order id they count as absent. A refund within `return_period` finds its order, however many followed.
     """
 
     merge: dict[str, MergeRule] = {}
     sources: list[Key] = []
     binds: dict[IdKind, Count] = {}
     holds: dict[IdKind, Count] = {}
+    placeholders: list[Annotated[str, Meta(min_length=1, max_length=200)]] = []
     points_per_unit: Annotated[float, Meta(ge=0, extra={"remedy": "give points per unit of revenue"})] = 1.0
     tiers: list[Positive] = []
     life: Span = "400d"
     anonymous_life: Span = "90d"
+    return_period: Span = "100d"
     cart_life: Span = "7d"
     step_life: Span = "1d"
     conversation_life: Span = "3d"

@@ -14,12 +14,29 @@ Key = Annotated[
         extra={"remedy": "use letters, digits, _ and - only, 64 at most"},
     ),
 ]
+FlagKey = Annotated[
+    str,
+    Meta(
+        pattern="^[A-Za-z0-9_-][A-Za-z0-9_./:-]{0,63}$",
+        description="letters, digits, _ - . / and :, 64 at most",
+        extra={"remedy": "use letters, digits, _ - . / and :, 64 at most"},
+    ),
+]
+"""The key of an experiment, a flag or a variant."""
 Share = Annotated[float, Meta(ge=0, le=1, extra={"remedy": "give a share such as 0.5"})]
 Weight = Annotated[float, Meta(ge=0, le=1, extra={"remedy": "weights of the variants sum to 1"})]
 Probability = Annotated[float, Meta(gt=0, lt=1, extra={"remedy": "give a probability such as 0.05"})]
 Positive = Annotated[float, Meta(gt=0, extra={"remedy": "give a number above 0"})]
 Count = Annotated[int, Meta(ge=1, extra={"remedy": "give a whole number, 1 or more"})]
 Text = Annotated[str, Meta(min_length=1, extra={"remedy": "write some text or leave the key out"})]
+_WORD = r"""[^\s\u0000-\u001f\u007f"'`\\|;*?(){}\[\]<>]+"""
+PROPERTY_NAME = rf"^(?=.{{1,100}}$){_WORD}( {_WORD})*$(?!\n)"
+"""Nothing that quotes, groups or matches in a query language; what is left names traits in every script."""
+PROPERTY_NAME_RULE = "the name of a trait or property"
+PROPERTY_NAME_REMEDY = "use letters, digits, single spaces and _ . : / $ @ -, 100 at most"
+PropertyName = Annotated[
+    str, Meta(pattern=PROPERTY_NAME, description=PROPERTY_NAME_RULE, extra={"remedy": PROPERTY_NAME_REMEDY})
+]
 Condition = Annotated[
     dict[str, object], Meta(description="a condition in MongoDB query form", extra={"check": "condition"})
 ]

@@ -1,9 +1,10 @@
 """The specs of one folder of YAML, decoded and typed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.catalog.spec.experiment import (
     ExperimentSpec,
@@ -14,6 +15,8 @@ from engine.catalog.spec.experiment import (
     SegmentsFile,
     SegmentSpec,
 )
+from engine.catalog.spec.flags import rule_experiments
+from engine.catalog.spec.notify import NotifyFile
 from engine.catalog.spec.offer import ChannelsFile, MomentsFile, MomentSpec, OfferSpec, SelectionSpec, TaggedOffers
 
 SINGLE: Mapping[str, type[msgspec.Struct]] = {
@@ -23,12 +26,16 @@ SINGLE: Mapping[str, type[msgspec.Struct]] = {
     "metrics.yaml": MetricsFile,
     "identities.yaml": IdentitiesFile,
     "moments.yaml": MomentsFile,
+    "notify.yaml": NotifyFile,
 }
 
 
 @dataclass(frozen=True)
 class Specs:
-    """The decoded files of a folder; `version` is a digest of their bytes, `files` the file of each key."""
+    """The decoded files of a folder; `version` is a digest of their bytes, `files` the file of each key.
+
+    Flags are expanded (`engine.catalog.spec.flags`), as the `environment` changes them.
+    """
 
     folder: str
     version: str
@@ -42,6 +49,23 @@ class Specs:
     metrics: MetricsFile
     customers: IdentitiesFile = field(default_factory=IdentitiesFile)
     moments: Mapping[str, MomentSpec] = field(default_factory=dict)
+    notify: NotifyFile = field(default_factory=NotifyFile)
+    environment: str | None = None
+
+    def all_experiments(self) -> Iterator[tuple[str, str, ExperimentSpec]]:
+        """Yield each experiment and flag, then the experiments of its rules: the file, the path in it, the spec.
+
+        The rules of the environments that do not run here are among them, so that a check covers every environment.
+        """
+        for spec in self.experiments.values():
+            file = self.files[spec.key]
+            yield file, "", spec
+            overrides = {name: one.rules for name, one in spec.environments.items() if one.rules is not None}
+            running = self.environment if self.environment in overrides else ""  # its rules are those of the spec
+            for name, rules in [(running, spec.rules), *((key, overrides[key]) for key in overrides if key != running)]:
+                path = f"environments.{name}.rules" if name else "rules"
+                for index, rule in enumerate(rule_experiments(replace(spec, rules=rules))):
+                    yield file, f"{path}[{index}].", rule
 
     def metric(self, key: str) -> MetricSpec:
         """The metric of this key.

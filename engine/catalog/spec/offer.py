@@ -12,7 +12,7 @@ from engine.vocabulary import EXPOSURE, IGNORED
 class RewardSpec(Spec, frozen=True, kw_only=True):
     """The reward from which a policy learns: the metric, within `window` after the exposure.
 
-    An exposure without a reward by `settle` is learnt as a zero for the time being; a reward that arrives later within
+    An exposure without a reward by `settle` is learnt as a zero for the time being. A reward that arrives later within
     the window corrects it.
     """
 
@@ -53,7 +53,7 @@ class SelectionSpec(Spec, frozen=True, kw_only=True):
 
 
 class TaggedOffers(Spec, frozen=True, kw_only=True):
-    """All offers with this tag."""
+    """Selects all offers with a tag."""
 
     tagged: Key
 
@@ -62,7 +62,8 @@ class CapSpec(Spec, frozen=True, kw_only=True):
     """At most `count` of an event per customer and window.
 
     The `scope` counts the events of this offer, of all offers with a tag, of a channel, or all events of the customer.
-    A calendar window is a day, a week from Monday, a month or a year in the customer's time zone, or in `zone`.
+    A calendar window is a day, a week from Monday, a month or a year in the customer's time zone, or in `zone`. If the
+    customer changes zones, a window in which they were counted stays open until it ends in the zone of before.
     """
 
     count: Count
@@ -77,7 +78,7 @@ class CapSpec(Spec, frozen=True, kw_only=True):
 class SuppressSpec(Spec, frozen=True, kw_only=True, rename={"lasts": "for"}):
     """After `after` outcomes `within` a span, the offer is not shown to this customer `for` a span.
 
-    An offer is `ignored` when it was seen and not answered for a day, or when a channel reports so; any other outcome
+    An offer is `ignored` when it was seen and not answered for a day, or when a channel reports so. Any other outcome
     is the name of an event.
     """
 
@@ -91,7 +92,7 @@ class StockSpec(Spec, frozen=True, kw_only=True):
     """The offer is shown only while `at_least` items of the SKU are left; each showing reserves one item for `hold`.
 
     The reservation ends early when the customer collects the item. With `pace` the stock is spread over the time until
-    the offer's `end`: a shadow price, which rises with the rate of sale, reserves the last items for the customers with
+    the offer's `end`. A shadow price rises with the rate of sale, and reserves the last items for the customers with
     the highest expected value.
     """
 
@@ -111,6 +112,10 @@ class BudgetSpec(Spec, frozen=True, kw_only=True):
     cost: Positive = 1.0
     hold: Span = "1d"
     pace: bool = False
+
+
+NOT_RESTRICTING = frozenset(("key", "title", "tags", "attributes", "value", "lever", "renderings"))
+"""The fields of an offer that describe or weigh it; any other restricts who may see it, or when."""
 
 
 class OfferSpec(Spec, frozen=True, kw_only=True):
@@ -135,6 +140,11 @@ class OfferSpec(Spec, frozen=True, kw_only=True):
     stock: StockSpec | None = None
     budget: BudgetSpec | None = None
     renderings: Annotated[dict[Key, Payload], Meta(min_length=1)]
+
+    @property
+    def is_unrestricted(self) -> bool:
+        """Whether the offer may be shown to anyone at any time, as a fallback must."""
+        return not any(getattr(self, name) for name in self.__struct_fields__ if name not in NOT_RESTRICTING)
 
 
 class QuietSpec(Spec, frozen=True, kw_only=True, rename={"start": "from", "end": "to"}):
@@ -176,7 +186,7 @@ class ChannelsFile(Spec, frozen=True, kw_only=True):
 
 
 class TriggerSpec(Spec, frozen=True, kw_only=True):
-    """What starts a moment: an event of the customer, a date trait, or a condition that holds now (`when`).
+    """The start of a moment: an event of the customer, a date trait, or a condition that holds now (`when`).
 
     A date recurs every year unless `yearly` is false; 29 February falls on `leap_day` in other years. An event starts
     the moment `after` a span, `unless` one of these events followed it.

@@ -18,7 +18,10 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     `binds` is the number of known customers that one value of a kind may name; a value that names more identifies
     nobody. `holds` is the number of values of a kind stored for one customer. `sources` orders the channels for traits
-    merged by `source`, best first.
+    merged by `source`, best first. `placeholders` are the shop's own values that name nobody, as
+    `compile_placeholders` returns them. The last times of `watched_events`, which moments read, are
+    stored however many other events a customer has, besides those of the `recent_limit` newest others. The properties
+    `amounts` are money; an event in a currency of `rates` is converted into the shop's `currency`.
     """
 
     merge: dict[str, MergeRule] = {}
@@ -28,6 +31,7 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     life: Seconds = 400 * DAY
     anonymous_life: Seconds = 90 * DAY
     seen_life: Seconds = 14 * DAY
+    return_period: Seconds = 100 * DAY
     seen_limit: Count = 4096
     tombstone_life: Seconds = 90 * DAY
     half_life: Seconds = HALF_LIFE
@@ -43,6 +47,11 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     orders_limit: Count = 50
     visits_limit: Count = 8
     recent_limit: Count = 24
+    placeholders: frozenset[str] = frozenset()
+    watched_events: frozenset[str] = frozenset()
+    currency: str = "EUR"
+    rates: dict[str, float] = {}
+    amounts: frozenset[str] = frozenset(("revenue",))
 
     def bind_limit(self, kind: IdKind) -> int:
         """The number of known customers that a value of `kind` may name."""

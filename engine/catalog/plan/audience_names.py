@@ -1,0 +1,48 @@
+"""Names that decide who a customer is to the plan: those that its conditions, dates and caps read."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from engine.catalog.conditions.compile import condition_fields
+from engine.catalog.plan.plan import Experiment, Selection
+from engine.catalog.spec.folder import Specs
+
+_CONDITIONS = frozenset(("audience", "condition", "when"))
+
+
+def audience_names(specs: Specs) -> frozenset[str]:
+    """The traits that audiences, segments and moments read, and `timezone` where a cap ends by the customer's clock."""
+    parts = (specs.experiments, specs.selections, specs.offers, specs.segments, specs.moments)
+    return frozenset(name for part in parts for spec in part.values() for name in _read(msgspec.to_builtins(spec)))
+
+
+def read_names(
+    names: Iterable[str], selections: Iterable[Selection], experiments: Iterable[Experiment]
+) -> frozenset[str]:
+    """The first parts (`loyalty` of `loyalty.tier`) of all traits that a decision may read.
+
+    Those are `names`, from `audience_names`, the features of policies, the traits that experiments log, and the
+    customer's time zone.
+    """
+    featurizers = [part for one in selections for part in (one.features, one.logged_features)]
+    featurizers += [one.logged_traits for one in experiments if one.logged_traits is not None]
+    features = (name for part in featurizers for name in part.traits)
+    return frozenset(name.partition(".")[0] for name in (*names, *features, "timezone"))
+
+
+def _read(value: object) -> Iterator[str]:
+    """The names that a specification reads, at any depth."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if key in _CONDITIONS and isinstance(part, Mapping):
+                yield from condition_fields(part)
+            elif key == "trigger" and isinstance(part, Mapping) and isinstance(part.get("date"), str):
+                yield part["date"]
+            elif (key, part) == ("zone", "customer"):
+                yield "timezone"
+            if key != "payload":
+                yield from _read(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _read(part)

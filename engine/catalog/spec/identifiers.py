@@ -1,0 +1,108 @@
+"""Identifiers: their canonical form, and the values that stand for nobody.
+
+A shop's script turns a missing value into text such as `undefined` or `[object Object]`. If that counted as an
+identifier, all customers without one would be merged into one. So every identifier and order id passes
+`is_placeholder` where it enters, and a placeholder counts as absent. Matching ignores case, punctuation around a word,
+characters without width, the width of letters, the script of zeros, and the encoding of a URL or of HTML.
+"""
+
+import html
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
+from urllib.parse import unquote
+
+from msgspec.structs import replace
+
+from engine.customer import KINDS, CustomerIds, IdKind
+
+_MARK = r"(?:[^\w/\ue000-\uf8ff]|_)"  # a slash, or a character for private use, may be somebody's id
+_WORD = (
+    r"(?:undefined|null|nan|none|nil|void|n[/.]a|object(?: \w+)?|unknown|anonymous|guest|true|false|infinity"
+    r"|not (?:set|available|applicable|provided|found))"
+)
+# Marks and zeros alone (``, `-`, `+`, `0`, `000000`, the zero UUID), words between marks, the UUID of ones, -1, or the
+# name of a variable that a template did not replace. Zero may be written as `0e0` or `0x0`.
+_NOBODY = re.compile(
+    rf"(?:{_MARK}|0)*|[-+]?0+(?:\.0*)?e[-+]?\d+|0[xob]0+|{_MARK}*{_WORD}(?:{_MARK}+{_WORD})*{_MARK}*|f{{8}}(?:-?f{{4}}){{3}}-?f{{12}}|-1(?:\.0)?"
+    r"|\{\{.*\}\}|[$%#@]?\{[^{}]*\}|<%.*%>|%[sd@]|\[\[.*\]\]",
+    re.IGNORECASE | re.DOTALL,
+)
+_NO_MAILBOX = re.compile(r"[\W_0]*|undefined|null", re.IGNORECASE)  # Nan and Nil are also names of people
+COUNTRY_CODE_DIGITS = 3
+"""A phone with at most this many digits, zeros at its ends apart, is only a country code."""
+
+Placeholders = Collection[str]
+
+
+def normalize_identifier(kind: IdKind, value: str) -> str:
+    """Returns the canonical form of an identifier: e-mail addresses in lower case, phone numbers as ASCII digits."""
+    if kind == "email":
+        return value.strip().lower()
+    if kind == "phone":
+        value = value if value.isascii() else _plain(value)
+        return "".join(c for c in value if c in "+0123456789")
+    return value
+
+
+def compile_placeholders(values: Iterable[str]) -> frozenset[str]:
+    """Returns a shop's own placeholders in the forms that `is_placeholder` compares."""
+    texts = {value.strip().casefold() for value in values}
+    phones = {normalize_identifier("phone", text) for text in texts if not any(map(str.isalpha, text))}
+    return frozenset((texts | phones) - {""})
+
+
+def is_placeholder(value: str, kind: IdKind | None = None, placeholders: Placeholders = ()) -> bool:
+    """Whether a value of a kind of identifiers (None: an order id) stands for nobody.
+
+    >>> [is_placeholder(value) for value in ("undefined", "00000000-0000-0000-0000-000000000000", "u-1")]
+    [True, True, False]
+    >>> is_placeholder("+49", "phone"), is_placeholder("+49 30 1234567", "phone")
+    (True, False)
+    """
+    if not value.isascii() or "%" in value or "&" in value:
+        value = _plain(value)
+    if _NOBODY.fullmatch(value) or (placeholders and value.strip().casefold() in placeholders):
+        return True
+    if kind == "phone":
+        digits = normalize_identifier("phone", value)
+        return len(digits.strip("+0")) <= COUNTRY_CODE_DIGITS or digits in placeholders
+    if kind == "email":
+        local, at, domain = value.rpartition("@")
+        return bool(at and (_NO_MAILBOX.fullmatch(local.strip()) or _NOBODY.fullmatch(domain.partition(".")[0])))
+    return False
+
+
+def _plain(value: str) -> str:
+    """The value without encodings of URLs and HTML and format marks, with letters of one width and ASCII digits."""
+    if "%" in value:
+        value = unquote(value)
+    if "&" in value:
+        value = html.unescape(value)
+    plain = unicodedata.normalize("NFKC", value)
+    digits = (str(unicodedata.decimal(c, c)) for c in plain if unicodedata.category(c) not in ("Cf", "Cc"))
+    return "".join(digits)
+
+
+def present_ids(ids: CustomerIds, placeholders: Placeholders = ()) -> CustomerIds:
+    """Returns the identifiers without placeholders."""
+    absent: dict[str, None] = {}
+    for kind in KINDS:
+        value = getattr(ids, kind)
+        if value is not None and is_placeholder(value, kind, placeholders):
+            absent[kind] = None
+    return replace(ids, **absent) if absent else ids
+
+
+def describe_absent(ids: CustomerIds, present: CustomerIds) -> list[str]:
+    """Returns a warning for each identifier of `ids` that `present` lacks."""
+    return [
+        absence_warning(kind, value)
+        for kind in KINDS
+        if (value := getattr(ids, kind)) is not None and not getattr(present, kind)
+    ]
+
+
+def absence_warning(name: str, value: object) -> str:
+    """Returns the warning about a field whose value is a placeholder."""
+    return f"{name}: {value!r:.40} is a placeholder that names nobody; it counts as absent, so send a real id or none"

@@ -1,0 +1,54 @@
+"""Orders and refunds: what one event states of an order, and what all statements of one order come to.
+
+An order is what carries one order id, however many messages report it; a purchase without an id is an order of its own.
+The profile, the learner and the reports compute with these functions (the reports in SQL, see
+`analysis.sources.orders`), so that an order is worth the same to each, in whatever order its messages arrive:
+
+- Of several purchases under one id the one with the greatest (time, revenue) stands.
+- Refunds of an order add up. A refund without an amount is of the whole order.
+- What is left of an order is max(0, revenue - refunded), and nothing after a refund of the whole.
+- A refund without an order id lowers the customer's revenue by its amount and undoes no order.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from engine.customer import Order
+
+ORDER_ID_FIELDS: Final = ("order_id", "order")
+"""The properties that may name an order; the first that an event has counts."""
+AMOUNT_FIELDS: Final = ("amount", "revenue")
+"""The properties that may state a refund's amount; the first that an event has counts."""
+CENTS: Final = 4
+"""Decimals to which sums of money are rounded, so that they do not depend on the order of their terms."""
+
+
+def order_id(properties: Mapping[str, object]) -> str:
+    """The order that a purchase or a refund names, empty if it names none."""
+    for field in ORDER_ID_FIELDS:
+        if field in properties:
+            named = properties[field]
+            is_id = isinstance(named, str | int) and not isinstance(named, bool)
+            return str(named).strip() if is_id else ""
+    return ""
+
+
+def refund_amount(properties: Mapping[str, object]) -> float | None:
+    """The amount of a refund, at least 0; None if it states none, which is a refund of the whole order."""
+    for field in AMOUNT_FIELDS:
+        if field in properties:
+            stated = properties[field]
+            if isinstance(stated, bool) or not isinstance(stated, int | float):
+                return None
+            return abs(float(stated))
+    return None
+
+
+def net_revenue(order: Order) -> float:
+    """The revenue of an order after refunds."""
+    return 0.0 if order.full else max(0.0, round(order.revenue - order.refunded, CENTS))
+
+
+def is_counted(order: Order) -> bool:
+    """Whether it was placed (a refund may have come first) and not wholly refunded."""
+    return order.time > 0 and not order.full and (order.refunded < order.revenue or order.revenue == 0)
