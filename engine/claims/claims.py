@@ -1,8 +1,36 @@
-"""What must never be exceeded, claimed atomically: caps on a customer, stock and budgets for all of them.
+"""Claims on what must never be exceeded: caps on a customer, and the stock and budgets that customers share.
 
-All claims of a request travel together. Caps are counted in the customer's hash slot, each stock and budget in its
-own; where one of them is refused, what the same claim got from the others is given back, and what could not be given
-back expires. So a crash may leave an offer unshown for a while, never shown once too often.
+States of one claim in one pool, a stock or a budget (`pool.lua`):
+
+| state              | claim       | confirm     | release   | hold ends | after a day |
+|--------------------|-------------|-------------|-----------|-----------|-------------|
+| none               | claimed [1] | confirmed   | none      |           |             |
+| claimed (`h:ID`)   | claimed     | confirmed   | released  | expired   |             |
+| confirmed (`d:ID`) | confirmed   | confirmed   | confirmed |           | forgotten   |
+
+From `none` a claim is refused where too little is left. [1] With `hold` 0 it is confirmed at once.
+Released and expired claims leave nothing behind: they are `none` again, and their amount is back. A forgotten claim
+stays in `spent`. On caps a claim has two states: counted under its id, or not.
+
+Invariants:
+
+- No claim raises `spent + held` of a pool above its level or limit, and none adds to a cap's window beyond its limit.
+  `count` may: it records what already happened.
+- A claim counts once under its id, however often it is made, confirmed or released.
+- A claim is granted whole. What a refused claim got elsewhere is given back in a second round trip; where that fails,
+  holds expire. A crash may leave an offer unshown for a while, never shown once too often.
+
+Format in Redis (`engine/keyspace.py` has the keys):
+
+- counters of a customer, in the customer's hash slot: msgpack map from counter to [(time in s since 1970, claim)],
+  where a claim is the 6-byte BLAKE2b digest of its id, in hex. A counter is stored until its newest entry
+  is older than 400 days, the longest window that `check` allows: however many other offers a customer met, no cap and
+  no moment forgets. A counter `zone|NAME` has one entry: the latest that was counted while the customer's time zone
+  was NAME (`decision/windows.py`). Only counters that a rule of the plan reads are written, so their number has a
+  bound.
+- a pool, in a hash slot of its own: hash of `level` (stock only), `spent`, `held`, and `h:ID` and `d:ID` with the
+  amount of each claim. Amounts are whole ten-thousandths, so that sums are exact.
+- its holds: sorted set of claim ids by the end of the hold, or of the day for which a confirmed claim is remembered.
 """
 
 import asyncio
@@ -22,13 +50,12 @@ from engine.customers.redis.stored_entry import KEY_DIGITS
 from engine.errors import StoreUnavailable
 from engine.vocabulary import DAY
 
-UNIT = 10_000  # amounts are kept as whole ten-thousandths, so sums are exact
+UNIT = 10_000  # stored per 1.0 of an amount
 LIFE = 400 * DAY
 COUNTER_ENTRIES = 64
-COUNTERS = 256
 MOVES = 4
-NEWLY_TAKEN = 2  # pool.lua's reply to an amount that the claim did not hold or own before
-SECURED = 60.0  # seconds, for a confirmation of several to be done
+NEWLY_CLAIMED = 2  # pool.lua's reply where the claim was neither claimed nor confirmed before
+SECURED = 60.0  # seconds in which the confirmation of a claim in several pools must finish
 
 PoolKind = Literal["stock", "budget"]
 PoolAction = Literal["reserve", "secure", "confirm", "release", "undo", "level"]
@@ -39,17 +66,18 @@ _POOL = load_script(Path(__file__).with_name("pool.lua"))
 
 
 class CapCheck(msgspec.Struct, frozen=True, array_like=True):
-    """At most `limit` of what `counter` counts (`exposure|tag:loyalty`, say) later than `since` (s since 1970)."""
+    """At most `limit` entries of a counter such as `exposure|tag:loyalty` later than `since` (s since 1970)."""
 
     counter: str
     limit: int
     since: float
 
 
-class PoolShare(msgspec.Struct, frozen=True):
-    """`amount` of a stock or budget, held for `hold` seconds (0: taken at once) while at least `least` is left.
+class PoolShare(msgspec.Struct, frozen=True, kw_only=True):
+    """`amount` of a stock or budget, granted while at least `least` is left, and held for `hold` seconds.
 
-    A budget's `limit` is the plan's; a stock's (None) is the level that was last told.
+    With `hold` 0 a claim is confirmed at once. `limit` is the plan's for a budget, None for a stock, whose level the
+    shop sets.
     """
 
     pool: PoolKind
@@ -60,11 +88,11 @@ class PoolShare(msgspec.Struct, frozen=True):
     hold: float = 0.0
 
 
-class Claim(msgspec.Struct, frozen=True):
-    """What one offer needs: every cap holds, then every counter counts it; and its share of stock and budget.
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """The requirements of one offer: all `caps` hold, all `counters` count it, all `shares` are granted.
 
-    Under the same `id` (decision, placement and offer) a claim counts once, however often it is made. Its counters keep
-    the newest `most`.
+    `id` names decision and offer; a claim counts once under its id. `keep_entries` is how many entries its counters
+    store at least; `zone` is the customer's time zone, if counting is to mark it.
     """
 
     id: str
@@ -72,142 +100,159 @@ class Claim(msgspec.Struct, frozen=True):
     counters: list[str] = []
     shares: list[PoolShare] = []
     keep_entries: int = COUNTER_ENTRIES
+    zone: str = ""
 
 
 class Denial(msgspec.Struct, frozen=True):
-    """Why a claim was not granted: the first cap's counter, or the stock or budget."""
+    """The reason for which a claim was refused, with the counter of the first failed cap, or the stock or budget."""
 
     reason: DenialReason
     name: str
 
 
+class _CountedClaim(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A claim as `claims.lua` reads it."""
+
+    id: str
+    caps: list[CapCheck]
+    counters: list[str]
+    release: bool
+    keep_entries: int
+    zone: str
+
+
 class Claims:
-    """The claims behind `pipeline`. Every method raises StoreUnavailable where Redis does not answer in time."""
+    """The claims in one Redis. Every method raises StoreUnavailable where Redis does not answer in time."""
 
     def __init__(self, pipeline: RedisPipeline) -> None:
         self._pipeline = pipeline
 
     async def claim(self, key: ProfileKey, claims: Sequence[Claim], now: float) -> list[Denial | None]:
-        """None for each claim granted to the customer at `key` at `now`; several are counted in their order.
+        """The denial of each claim on the customer at `key`, None where it is granted; claims are counted in order.
 
-        One round trip; a second gives back what a claim got that was refused elsewhere.
+        Takes one round trip, and a second to give back the parts of refused claims.
         """
-        takes = [(index, take) for index, claim in enumerate(claims) for take in claim.shares]
-        taking = [self._pool("reserve", take, claims[index].id, now) for index, take in takes]
-        denials = await self._count(
-            key, [(_short(c.id), c.caps, c.counters, False, c.keep_entries) for c in claims], now
-        )
-        if not takes:
+        shares = [(index, share) for index, claim in enumerate(claims) for share in claim.shares]
+        reserving = [self._pool("reserve", share, claims[index].id, now) for index, share in shares]
+        denials = await self._count(key, [_counted(claim) for claim in claims], now)
+        if not shares:
             return denials
-        replies = await asyncio.gather(*taking)
-        for (index, take), reply in zip(takes, replies, strict=True):
+        replies = await asyncio.gather(*reserving)
+        for (index, share), reply in zip(shares, replies, strict=True):
             if not reply and denials[index] is None:
-                denials[index] = Denial(take.pool, take.name)
-        lost = [claim for claim, denial in zip(claims, denials, strict=True) if denial is not None and claim.shares]
-        if lost:
-            # Only what this call took anew is undone: a claim confirmed earlier was sold, whatever the caps say now.
+                denials[index] = Denial(share.pool, share.name)
+        refused = [claim for claim, denial in zip(claims, denials, strict=True) if denial is not None and claim.shares]
+        if refused:
+            # Only what this call claimed is undone: a claim confirmed earlier was sold, whatever the caps allow now.
             undone = [
-                self._pool("undo" if reply == NEWLY_TAKEN else "release", take, claims[index].id, now)
-                for (index, take), reply in zip(takes, replies, strict=True)
+                self._pool("undo" if reply == NEWLY_CLAIMED else "release", share, claims[index].id, now)
+                for (index, share), reply in zip(shares, replies, strict=True)
                 if denials[index] is not None
             ]
-            await self._count(
-                key, [(_short(claim.id), (), claim.counters, True, claim.keep_entries) for claim in lost], now
-            )
+            await self._count(key, [_counted(claim, caps=(), release=True) for claim in refused], now)
             await asyncio.gather(*undone)
         return denials
 
     async def count(self, key: ProfileKey, claim: Claim, now: float) -> None:
-        """Count what happened to the customer whatever the caps say: a redemption, a refusal, an exposure seen late."""
-        await self._count(key, [(_short(claim.id), (), claim.counters, False, claim.keep_entries)], now)
+        """Count an event that already happened, whatever the caps: a redemption, a refusal, an exposure seen late."""
+        await self._count(key, [_counted(claim, caps=())], now)
 
     async def confirm(self, claim: Claim, now: float) -> bool:
-        """Take for good what was held, all or nothing; after its hold expired, only if there is still enough.
+        """Confirm a claim in all of its pools or in none; after its hold expired, only if there is still enough.
 
-        Each stock and budget has a hash slot of its own, so several are first made sure of in a round trip of its own.
+        Pools are in different hash slots, so no script spans them: a claim in several is first secured in each.
         """
         if len(claim.shares) > 1:
-            sure = [msgspec.structs.replace(take, hold=SECURED) for take in claim.shares]
-            replies = await asyncio.gather(*(self._pool("secure", take, claim.id, now) for take in sure))
+            secured = [msgspec.structs.replace(share, hold=SECURED) for share in claim.shares]
+            replies = await asyncio.gather(*(self._pool("secure", share, claim.id, now) for share in secured))
             if not all(replies):
-                new = [take for take, reply in zip(sure, replies, strict=True) if reply == NEWLY_TAKEN]
-                await asyncio.gather(*(self._pool("release", take, claim.id, now) for take in new))
+                new = [share for share, reply in zip(secured, replies, strict=True) if reply == NEWLY_CLAIMED]
+                await asyncio.gather(*(self._pool("release", share, claim.id, now) for share in new))
                 return False
-        return all(await asyncio.gather(*(self._pool("confirm", take, claim.id, now) for take in claim.shares)))
+        return all(await asyncio.gather(*(self._pool("confirm", share, claim.id, now) for share in claim.shares)))
 
     async def release(self, key: ProfileKey, claim: Claim, now: float) -> None:
-        """Give back what a claim holds and counted; what was confirmed stays."""
-        released = [self._pool("release", take, claim.id, now) for take in claim.shares]
-        await self._count(key, [(_short(claim.id), (), claim.counters, True, claim.keep_entries)], now)
+        """Release a claim and take it off its counters; in pools where it was confirmed it stays confirmed."""
+        released = [self._pool("release", share, claim.id, now) for share in claim.shares]
+        await self._count(key, [_counted(claim, caps=(), release=True)], now)
         await asyncio.gather(*released)
 
     async def set_stock(self, sku: str, level: float, now: float) -> None:
-        """The level of a stock as counted by the shop at `now`; what is held is not in it yet."""
-        await self._pool("level", PoolShare("stock", sku, level), "", now)
+        """Set the level of a stock as the shop counted it at `now`, with the amounts on hold included."""
+        await self._pool("level", PoolShare(pool="stock", name=sku, amount=level), "", now)
 
-    async def read_left(self, take: PoolShare) -> float:
-        """How much of a stock or budget is neither gone nor held; a lapsed hold counts until the next claim."""
-        reply = await self._pipeline.send("HMGET", pool_key(take), "level", "spent", "held")
+    async def read_left(self, share: PoolShare) -> float:
+        """The amount of a pool that is neither spent nor held; expired holds count until the next claim."""
+        reply = await self._pipeline.send("HMGET", pool_key(share), "level", "spent", "held")
         if not isinstance(reply, list):
             raise TypeError(f"HMGET answered {reply!r}")
         level, spent, held = (float(value or 0) / UNIT for value in reply)
-        return (level if take.limit is None else take.limit) - spent - held
+        return (level if share.limit is None else share.limit) - spent - held
 
-    async def read_remaining(self, take: PoolShare, now: float) -> float:
-        """How much of a stock or budget is neither gone nor held at `now`; reads only."""
-        name = pool_key(take)
-        lapsed = self._pipeline.send("ZRANGEBYSCORE", f"{name}:holds", "-inf", repr(now))
-        left, ended = await asyncio.gather(self.read_left(take), lapsed)
+    async def read_remaining(self, share: PoolShare, now: float) -> float:
+        """The amount of a pool that is neither spent nor held at `now`; writes nothing."""
+        name = pool_key(share)
+        expired = self._pipeline.send("ZRANGEBYSCORE", f"{name}:holds", "-inf", repr(now))
+        left, ended = await asyncio.gather(self.read_left(share), expired)
         if not isinstance(ended, list) or not ended:
             return left
-        held = await self._pipeline.send("HMGET", name, *(f"h:{_text(one)}" for one in ended))
+        held = await self._pipeline.send("HMGET", name, *(f"h:{_text(claim)}" for claim in ended))
         if not isinstance(held, list):
             raise TypeError(f"HMGET answered {held!r}")
         return left + sum(float(_text(amount)) for amount in held if amount is not None) / UNIT
 
     async def read_counts(self, key: ProfileKey) -> Counts:
-        """When what was counted for the customer happened, by counter, as `since` windows see it."""
+        """The times (s since 1970) of the entries of each of a customer's counters."""
         return await self._pipeline.get([keyspace.counters(key)], lambda values: decode_counts(values[0]))
 
-    async def _count(
-        self, key: ProfileKey, claims: Sequence[tuple[str, Sequence[CapCheck], list[str], bool, int]], now: float
-    ) -> list[Denial | None]:
-        asked = [claim for claim in claims if claim[1] or claim[2]]
-        if not asked:
+    async def _count(self, key: ProfileKey, claims: Sequence[_CountedClaim], now: float) -> list[Denial | None]:
+        checked = [claim for claim in claims if claim.caps or claim.counters]
+        if not checked:
             return [None] * len(claims)
-        packed = msgspec.msgpack.encode((now, int(LIFE * 1000), COUNTERS, asked))
+        packed = msgspec.msgpack.encode((now, int(LIFE * 1000), checked))
         for _ in range(MOVES):
             reply = await self._pipeline.call(_CLAIMS, (keyspace.counters(key), keyspace.profile(key)), (packed,))
             if isinstance(reply, list):
                 failed = iter(reply)
-                return [_denied(claim[1], next(failed)) if claim[1] or claim[2] else None for claim in claims]
+                return [_denial(c.caps, next(failed)) if c.caps or c.counters else None for c in claims]
             if not isinstance(reply, bytes) or reply[:1] == b"T":
                 return [Denial("erased", "") for _ in claims]
-            key = reply[1 : 1 + KEY_DIGITS].decode()
-        raise StoreUnavailable(f"a customer moved {MOVES} times while they were claimed for; ask again")
+            key = reply[1 : 1 + KEY_DIGITS].decode()  # the customer was merged: claim on the merged profile
+        raise StoreUnavailable(f"a customer moved {MOVES} times while offers were claimed for them; ask again")
 
-    def _pool(self, verb: PoolAction, take: PoolShare, id_: str, now: float) -> "asyncio.Future[RedisReply]":
-        name = pool_key(take)
-        limit = "" if take.limit is None else round(take.limit * UNIT)
+    def _pool(self, action: PoolAction, share: PoolShare, id_: str, now: float) -> "asyncio.Future[RedisReply]":
+        name = pool_key(share)
+        limit = "" if share.limit is None else round(share.limit * UNIT)
         arguments = (
-            verb,
+            action,
             repr(now),
             int(LIFE * 1000),
             id_,
-            round(take.amount * UNIT),
-            round(take.least * UNIT) if verb == "reserve" else 0,
+            round(share.amount * UNIT),
+            round(share.least * UNIT) if action == "reserve" else 0,
             limit,
-            repr(take.hold),
+            repr(share.hold),
         )
         return self._pipeline.call(_POOL, (name, f"{name}:holds"), arguments)
 
 
+def _counted(claim: Claim, *, caps: Sequence[CapCheck] | None = None, release: bool = False) -> _CountedClaim:
+    return _CountedClaim(
+        id=_short(claim.id),
+        caps=claim.caps if caps is None else list(caps),
+        counters=claim.counters,
+        release=release,
+        keep_entries=claim.keep_entries,
+        zone=claim.zone,
+    )
+
+
 def _short(claim_id: str) -> str:
-    """Enough of a claim's id to tell it from the others on one customer."""
+    """The start of a claim's id, long enough to be unique among one customer's claims."""
     return blake2b(claim_id.encode(), digest_size=6).hexdigest()
 
 
-def _denied(caps: Sequence[CapCheck], failed: RedisReply) -> Denial | None:
+def _denial(caps: Sequence[CapCheck], failed: RedisReply) -> Denial | None:
     return Denial("cap", caps[failed - 1].counter) if isinstance(failed, int) and failed else None
 
 
@@ -215,6 +260,6 @@ def _text(value: bytes | int | None) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def pool_key(take: PoolShare) -> str:
-    """Where a stock or budget is stored."""
-    return keyspace.pool(take.pool, take.name)
+def pool_key(share: PoolShare) -> str:
+    """The Redis key of a stock or budget."""
+    return keyspace.pool(share.pool, share.name)

@@ -1,4 +1,16 @@
-"""From a decision to what the customer really gets: limited offers are claimed, one that is lost is drawn again."""
+"""Claims the limited offers of a decision; where a claim is refused, the placement is decided again without the offer.
+
+One decision's claims pass these states, of which `claims.py` has those of each claim in its pools:
+
+- claimed: made before the answer, or at the exposure of a prefetched decision
+- released: an offer of an earlier draw that the last draw does not show
+- confirmed, released: by events about the offer (`offer_outcomes.py`)
+- expired: without such an event, when the offer's `hold` ends
+
+Invariants: every shown offer with a limit is claimed before the answer, except a channel's fallback, which caps do not
+bind. The logged propensity is that of the last draw. After `ROUNDS` draws a placement is silent. This module stores
+nothing in Redis of its own; the pools that were found empty are remembered per process.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,13 +30,14 @@ ROUNDS = 8
 LOW = 64
 
 LostOffers = Mapping[str, Mapping[str, Gate]]
+"""By placement, the offers whose claims were refused, with the gate that closes each."""
 DecideAgain = Callable[[LostOffers], Decision]
 
 
 class OfferGrants:
-    """The claims of one worker, and which stocks and budgets it last found empty.
+    """The claims of one worker, and the stocks and budgets that it last found empty.
 
-    Every method raises StoreUnavailable where Redis does not answer in time; what was claimed until then expires.
+    Every method raises StoreUnavailable where Redis does not answer in time; claims made until then expire.
     """
 
     def __init__(self, claims: Claims) -> None:
@@ -33,34 +46,36 @@ class OfferGrants:
         self._claims = claims
 
     async def read_low_pools(self, plan: Plan, now: float) -> dict[str, float]:
-        """What is left now of the stocks and budgets that were found empty; those filled again are forgotten.
+        """The amount left at `now` in each pool that was found empty, by `stock:SKU` or `budget:OFFER`.
 
-        So are all by another plan, which may allow more.
+        Pools that were refilled are dropped from the list, and all of them under a new plan, which may allow more.
         """
         self._follow(plan)
         low = list(self.low.items())
-        left = await asyncio.gather(*(self._claims.read_remaining(take, now) for _, take in low))
-        for (pool, take), amount in zip(low, left, strict=True):
-            if amount >= max(take.amount, take.least):
+        left = await asyncio.gather(*(self._claims.read_remaining(share, now) for _, share in low))
+        for (pool, share), amount in zip(low, left, strict=True):
+            if amount >= max(share.amount, share.least):
                 self.low.pop(pool, None)
         return {pool: amount for (pool, _), amount in zip(low, left, strict=True)}
 
-    async def grant(self, plan: Plan, decision: Decision, key: ProfileKey, now: float, again: DecideAgain) -> Decision:
-        """The decision with every limited offer of it claimed for the customer at `key`.
+    async def grant(
+        self, plan: Plan, decision: Decision, key: ProfileKey, now: float, decide_again: DecideAgain
+    ) -> Decision:
+        """The decision after every limited offer in it was claimed for the customer at `key`.
 
-        A lost claim masks that offer and `again` draws from the others; what was claimed and is not shown after all is
-        given back. One round trip where nothing is lost. A fallback is shown past a channel's caps too, uncounted, but
-        not sent to a customer.
+        A refused claim masks its offer and `decide_again` draws from the others; claims on offers that are not shown in
+        the end are released. Takes one round trip where no claim is refused. A fallback is shown in spite of a
+        channel's caps, uncounted, but is not sent to a customer on an outbound channel.
         """
-        free: set[str] = set()
+        exempt: set[str] = set()
         lost: dict[str, dict[str, Gate]] = {}
-        got: dict[str, Claim] = {}
+        granted: dict[str, Claim] = {}
         for attempt in range(ROUNDS + 1):
-            wanted = self.required_claims(plan, decision, now)
-            if free:
-                wanted = {placement: claim for placement, claim in wanted.items() if claim.id not in free}
-            stale = [got.pop(name) for name in got.keys() - {claim.id for claim in wanted.values()}]
-            fresh = {placement: claim for placement, claim in wanted.items() if claim.id not in got}
+            required = self.required_claims(plan, decision, now)
+            if exempt:
+                required = {placement: claim for placement, claim in required.items() if claim.id not in exempt}
+            stale = [granted.pop(name) for name in granted.keys() - {claim.id for claim in required.values()}]
+            fresh = {placement: claim for placement, claim in required.items() if claim.id not in granted}
             if not fresh and not stale:
                 return decision
             denials = await self._claim(key, list(fresh.values()), stale, now)
@@ -68,44 +83,45 @@ class OfferGrants:
                 return decision
             for (placement, claim), denial in zip(fresh.items(), denials, strict=True):
                 if denial is None:
-                    got[claim.id] = claim
+                    granted[claim.id] = claim
                     continue
                 choice = decision.choices[placement]
                 if choice.reason in FALLBACK_REASONS and decision.channel not in plan.outbound:
-                    free.add(claim.id)
+                    exempt.add(claim.id)
                     continue
                 gone = [choice.offer.key, *(choice.candidates if attempt == ROUNDS - 1 else ())]
                 lost.setdefault(placement, {}).update(dict.fromkeys(gone, denial.reason))
-                self._note(plan, claim, denial)
-            decision = again(lost)
+                self._note_empty(plan, claim, denial)
+            decision = decide_again(lost)
         return decision
 
     def required_claims(self, plan: Plan, decision: Decision, now: float) -> dict[str, Claim]:
-        """What a decision must be granted before it may be seen, by placement."""
-        where = ShowingContext(decision.channel, decision.zone, now)
+        """The claims that must be granted before a decision is shown, by placement."""
+        showing = ShowingContext(decision.channel, decision.zone, now, decision.counts)
         return {
             placement: claim
             for placement, choice in decision.choices.items()
-            if (claim := required_claim(plan, decision.answer.decision_id, placement, choice, where)) is not None
+            if (claim := required_claim(plan, decision.answer.decision_id, placement, choice, showing)) is not None
         }
 
     async def claim_exposed(
-        self, plan: Plan, waiting: PendingDecision, decision_id: str, keys: Iterable[str], now: float
+        self, plan: Plan, pending: PendingDecision, decision_id: str, placements: Iterable[str], now: float
     ) -> dict[str, Denial]:
-        """Claim what was prefetched and is seen now; by placement, why its offer cannot be had any more."""
-        where = ShowingContext(waiting.channel, waiting.zone, now)
-        found: dict[str, Claim] = {}
-        for placement in keys:
-            offer, moment, began = waiting.offers.get(placement, ("", None, 0.0))
+        """Claim the offers of a prefetched decision that are exposed now; the denials by placement."""
+        counts = await self._claims.read_counts(pending.key) if plan.zoned else {}
+        showing = ShowingContext(pending.channel, pending.zone, now, counts)
+        claims: dict[str, Claim] = {}
+        for placement in placements:
+            offer, moment, began = pending.offers.get(placement, ("", None, 0.0))
             if offer in plan.offers:
                 choice = Choice(
                     offer=plan.offers[offer], reason="policy", propensity=1.0, moment=moment, moment_start=began
                 )
-                claim = required_claim(plan, decision_id, placement, choice, where)
+                claim = required_claim(plan, decision_id, placement, choice, showing)
                 if claim is not None:
-                    found[placement] = claim
-        denials = await self._claim(waiting.key, list(found.values()), [], now)
-        return {p: denial for p, denial in zip(found, denials, strict=True) if denial is not None}
+                    claims[placement] = claim
+        denials = await self._claim(pending.key, list(claims.values()), [], now)
+        return {placement: denial for placement, denial in zip(claims, denials, strict=True) if denial is not None}
 
     async def _claim(
         self, key: ProfileKey, fresh: Sequence[Claim], stale: Sequence[Claim], now: float
@@ -119,17 +135,39 @@ class OfferGrants:
             self.low.clear()
         self._plan = plan.version
 
-    def _note(self, plan: Plan, claim: Claim, denial: Denial) -> None:
+    def _note_empty(self, plan: Plan, claim: Claim, denial: Denial) -> None:
         self._follow(plan)
-        for take in claim.shares:
-            if (take.pool, take.name) == (denial.reason, denial.name):
-                self.low[f"{take.pool}:{take.name}"] = take
-        while len(self.low) > LOW:
+        for share in claim.shares:
+            if (share.pool, share.name) == (denial.reason, denial.name):
+                self.low[f"{share.pool}:{share.name}"] = share
+        while len(self.low) > LOW:  # the oldest first; a pool that is still empty comes back with its next denial
             del self.low[next(iter(self.low))]
 
 
+def is_unlimited(choice: Choice, channel: str) -> bool:
+    """Whether showing a choice needs no claim, and no later event can change one: most offers of most shops.
+
+    What `required_claim` and `pending_of` would find out, at a fraction of their cost.
+    """
+    limits = choice.offer.limits
+    return choice.is_silent or not (
+        limits.feedback_events
+        or limits.caps.get(channel)
+        or limits.exposed.get(channel)
+        or choice.moment is not None
+        or limits.stock is not None
+        or limits.budget is not None
+    )
+
+
 def pending_of(decision: Decision, key: ProfileKey, waits: Sequence[str]) -> PendingDecision | None:
-    """What must be kept of a decision: what `waits` to be seen, offers of which more will be heard; None if nothing."""
+    """The part of a decision that later events need; None if no event can follow.
+
+    Args:
+        decision: as it is answered.
+        key: the customer whose claims they are.
+        waits: the experiments and placements that are not exposed yet.
+    """
     offers = {
         placement: (choice.offer.key, choice.moment, choice.moment_start)
         for placement, choice in decision.choices.items()
@@ -137,8 +175,10 @@ def pending_of(decision: Decision, key: ProfileKey, waits: Sequence[str]) -> Pen
     }
     if not offers and not waits:
         return None
-    told = PendingDecision("", list(waits), key, offers, decision.channel, decision.zone)
+    pending = PendingDecision(
+        customer="", keys=list(waits), key=key, offers=offers, channel=decision.channel, zone=decision.zone
+    )
     if not waits:
-        return told
+        return pending
     customer = decision.answer.customer
-    return msgspec.structs.replace(told, customer=customer, unit=decision.unit, who=decision.customer_ids)
+    return msgspec.structs.replace(pending, customer=customer, unit=decision.unit, who=decision.customer_ids)

@@ -1,4 +1,16 @@
-"""What events say of offers: redemptions, refusals and answers are counted, holds become sales or are given back."""
+"""Applies events about offers: counts redemptions, refusals and answers; confirms or releases claims.
+
+| event               | caps                           | claim of the event's decision |
+|---------------------|--------------------------------|-------------------------------|
+| redemption          | rejected or counted            | claimed → confirmed           |
+| others of `CONFIRMS` | counted                       | claimed → confirmed           |
+| `RELEASES`          | counted                        | claimed → released            |
+| others              | counted                        | claimed, until it expires     |
+
+Invariants: a redemption is admitted before its batch is stored and applied after, so a rejected one changes no profile.
+An event counts once under its message id, however often it is delivered. The format in Redis is that of `claims.py`,
+and of `pending_exposures.py` for the offers of a decision.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,140 +21,205 @@ from msgspec.structs import replace
 from engine.catalog.plan.limits import Cap as Limit
 from engine.catalog.plan.plan import Moment, Offer, Plan
 from engine.claims.claims import Claim, Claims
-from engine.claims.pending_exposures import fetch_pending
-from engine.claims.requirements import ShowingContext, cap_check, claim_id, entries_to_keep, moment_checks, pool_shares
-from engine.customer import derive_attributes
-from engine.customers.model.events import Event, EventStatus, customer_ids, event_time
+from engine.claims.pending_exposures import LIFE, fetch_pending
+from engine.claims.requirements import (
+    ShowingContext,
+    cap_check,
+    claim_id,
+    entries_to_keep,
+    moment_checks,
+    pool_shares,
+    zone_to_mark,
+)
+from engine.customer import Profile, derive_attributes
+from engine.customers.ingest import UNREADABLE
+from engine.customers.model.events import EARLIEST, Event, EventStatus, customer_ids, event_time
 from engine.customers.store import ProfileStore
 from engine.decision.moments import customer_zone
+from engine.errors import UnreadableValueError
 from engine.vocabulary import CONFIRMS, REDEMPTION, RELEASES
 
-Batch = Sequence[Event | EventStatus]
+TOGETHER = 32
+"""Events whose offers are looked up in one round trip: more at once would keep decisions waiting."""
+
+FORGOTTEN = (
+    "decision_id: the offers of a decision are stored for 24 hours, so no cap on redemptions can be checked by it any "
+    "more; send the offer's key as properties.offer"
+)
+
+IncomingEvents = Sequence[Event | EventStatus]
+"""The events of one request in their order; an event that was rejected already stands as its status."""
 
 
 class _Redeemed(NamedTuple):
-    """An offer that is redeemed, its caps on redemptions, and the moments that brought it, with when they began."""
+    """A redeemed offer, its caps on redemptions, and the moments in which it was shown, with their begin."""
 
     offer: Offer
     caps: list[Limit]
     moments: list[tuple[Moment, float]]
 
 
-async def admit_redemptions(store: ProfileStore, claims: Claims, plan: Plan, batch: Batch, now: float) -> Batch:
-    """The batch, in which redemptions that a cap, or a moment that is once, does not allow any more are refused.
+async def admit_redemptions(
+    store: ProfileStore, claims: Claims, plan: Plan, batch: IncomingEvents, now: float
+) -> IncomingEvents:
+    """The batch with those redemptions rejected that a cap, or a moment that occurs once, does not allow.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
-    if REDEMPTION not in plan.feedback_events or not any(_redeems(item) for item in batch):
+    if REDEMPTION not in plan.feedback_events or not any(_is_redemption(item) for item in batch):
         return batch
-    return await asyncio.gather(*(_admitted(store, claims, plan, item, now) for item in batch))
+    admitted: list[Event | EventStatus] = []
+    for start in range(0, len(batch), TOGETHER):
+        part = batch[start : start + TOGETHER]
+        admitted += await asyncio.gather(*(_admit(store, claims, plan, item, now) for item in part))
+    return admitted
 
 
 async def apply_outcomes(
-    store: ProfileStore, claims: Claims, plan: Plan, batch: Batch, statuses: Sequence[EventStatus], now: float
+    store: ProfileStore, claims: Claims, plan: Plan, batch: IncomingEvents, statuses: Sequence[EventStatus], now: float
 ) -> None:
-    """Count what the events of a batch say of offers, and confirm or release what was held for them.
+    """Count the accepted events of a batch that are about offers, and confirm or release the offers' claims.
 
-    Told again of an event, nothing happens twice.
+    Applying an event again changes nothing.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
-    heard = [
+    accepted = [
         item
         for item, status in zip(batch, statuses, strict=True)
         if isinstance(item, Event) and status.status != "rejected" and item.event in plan.feedback_events
     ]
-    await asyncio.gather(*(_hear(store, claims, plan, event, now) for event in heard))
+    for start in range(0, len(accepted), TOGETHER):
+        part = accepted[start : start + TOGETHER]
+        await asyncio.gather(*(_apply(store, claims, plan, event, now) for event in part))
 
 
-async def _hear(store: ProfileStore, claims: Claims, plan: Plan, event: Event, now: float) -> None:
+async def _apply(store: ProfileStore, claims: Claims, plan: Plan, event: Event, now: float) -> None:
     name = event.event or ""
     offers = await _offers(store, plan, event)
     if not offers:
         return
-    key = (await store.fetch(customer_ids(event), now)).key
+    customer = await store.fetch(customer_ids(event), now)
+    key, zone = customer.key, _zone_of(customer.profile, plan, now)
     for offer in offers:
-        await claims.count(key, _counted(plan, offer, event), event_time(event, now))
-        takes = pool_shares(offer)
-        if takes and event.decision_id:
-            claim = Claim(claim_id(event.decision_id, offer.key), shares=takes)
+        await claims.count(key, _event_claim(plan, offer, event, zone), event_time(event, now))
+        shares = pool_shares(offer)
+        if shares and event.decision_id:
+            claim = Claim(id=claim_id(event.decision_id, offer.key), shares=shares)
             if name in CONFIRMS:
                 await claims.confirm(claim, now)
             elif name in RELEASES:
                 await claims.release(key, claim, now)
 
 
-async def _admitted(
+async def _admit(
     store: ProfileStore, claims: Claims, plan: Plan, item: Event | EventStatus, now: float
 ) -> Event | EventStatus:
-    if isinstance(item, EventStatus) or not _redeems(item):
+    if isinstance(item, EventStatus) or not _is_redemption(item):
         return item
-    about = [one for one in await _about(store, plan, item) if one.caps or one.moments]
-    if not about:
+    try:
+        return await _admit_readable(store, claims, plan, item, now)
+    except UnreadableValueError:
+        return EventStatus("rejected", item.message_id, UNREADABLE)
+
+
+async def _admit_readable(
+    store: ProfileStore, claims: Claims, plan: Plan, item: Event, now: float
+) -> Event | EventStatus:
+    offers = await _redeemed(store, plan, item)
+    if not offers and _is_forgotten(item, now) and _limits_redemptions(plan):
+        return EventStatus("rejected", item.message_id, FORGOTTEN)
+    redeemed = [one for one in offers if one.caps or one.moments]
+    if not redeemed:
         return item
-    found = await store.fetch(customer_ids(item), now)
-    zone = customer_zone(derive_attributes(found.profile, now), plan.zone)
-    where = ShowingContext(item.channel or "", zone, event_time(item, now))
-    asked: list[Claim] = []
-    for offer, limits, moments in about:
-        caps = [cap_check(cap, where) for cap in limits]
-        caps += [cap for moment, began in moments for cap in moment_checks(moment, where, began)]
-        asked.append(replace(_counted(plan, offer, item), caps=caps))
-    denials = await claims.claim(found.key, asked, where.now)
-    refused = [one.offer.key for one, denial in zip(about, denials, strict=True) if denial is not None]
+    customer = await store.fetch(customer_ids(item), now, counts=True)
+    zone = _zone_of(customer.profile, plan, now)
+    showing = ShowingContext(item.channel or "", zone, event_time(item, now), customer.counts)
+    required: list[Claim] = []
+    for offer, limits, moments in redeemed:
+        caps = [cap_check(cap, showing) for cap in limits]
+        caps += [cap for moment, began in moments for cap in moment_checks(moment, showing, began)]
+        required.append(replace(_event_claim(plan, offer, item, zone), caps=caps))
+    denials = await claims.claim(customer.key, required, showing.now)
+    refused = [one.offer.key for one, denial in zip(redeemed, denials, strict=True) if denial is not None]
     if not refused:
         return item
-    granted = [claim for claim, denial in zip(asked, denials, strict=True) if denial is None]
-    await asyncio.gather(*(claims.release(found.key, claim, now) for claim in granted))
+    granted = [claim for claim, denial in zip(required, denials, strict=True) if denial is None]
+    await asyncio.gather(*(claims.release(customer.key, claim, now) for claim in granted))
     return EventStatus("rejected", item.message_id, f"offer: {refused[0]} was redeemed as often as it may be")
 
 
-def _counted(plan: Plan, offer: Offer, event: Event) -> Claim:
-    """What an event about an offer counts, whatever the caps."""
+def _is_forgotten(event: Event, now: float) -> bool:
+    """Whether an event names only a decision, by whose id it is so old that its offers are not stored any more."""
+    if isinstance(event.properties.get("offer"), str) or not event.decision_id:
+        return False
+    try:
+        decided = int(event.decision_id[:12], 16) / 1000
+    except ValueError:
+        return False  # no id that the engine made
+    return EARLIEST < decided < now - LIFE
+
+
+def _limits_redemptions(plan: Plan) -> bool:
+    return any(_counts_redemptions(counter) for counter in plan.watched)
+
+
+def _zone_of(profile: Profile, plan: Plan, now: float) -> str:
+    return customer_zone(derive_attributes(profile, now), plan.zone)
+
+
+def _event_claim(plan: Plan, offer: Offer, event: Event, zone: str) -> Claim:
+    """The claim that counts an event about an offer; it has no caps."""
     counters = offer.limits.counters(event.event or "", event.channel, plan.watched)
-    return Claim(f"{event.message_id}:{offer.key}", counters=counters, keep_entries=entries_to_keep(plan, counters))
+    return Claim(
+        id=f"{event.message_id}:{offer.key}",
+        counters=counters,
+        keep_entries=entries_to_keep(plan, counters),
+        zone=zone_to_mark(plan, counters, zone),
+    )
 
 
-async def _about(store: ProfileStore, plan: Plan, event: Event) -> list[_Redeemed]:
-    """The offers that a redemption is about, each with what limits it."""
-    single = {
+async def _redeemed(store: ProfileStore, plan: Plan, event: Event) -> list[_Redeemed]:
+    """The offers of a redemption, each with its limits on redemptions."""
+    once = {
         moment.key: moment
         for moments in plan.moments.values()
         for moment in moments
-        if moment.counter is not None and _of_redemptions(moment.counter)
+        if moment.counter is not None and _counts_redemptions(moment.counter)
     }
-    shown = await fetch_pending(store.pipeline, event.decision_id) if event.decision_id and single else None
-    offered = shown.offers.values() if shown else ()
-    came = {offer: (single[moment], began) for offer, moment, began in offered if moment in single}
+    pending = await fetch_pending(store.pipeline, event.decision_id) if event.decision_id and once else None
+    shown = pending.offers.values() if pending else ()
+    moment_of = {offer: (once[moment], began) for offer, moment, began in shown if moment in once}
     found = []
     for offer in await _offers(store, plan, event):
-        limits = [cap for cap in offer.limits.all_caps if _of_redemptions(cap.counter)]
-        by = [came[offer.key]] if offer.key in came else []
-        if shown is None and not any(offer.key in selection.arms for selection in plan.policies.values()):
-            by = [
+        limits = [cap for cap in offer.limits.all_caps if _counts_redemptions(cap.counter)]
+        moments = [moment_of[offer.key]] if offer.key in moment_of else []
+        # Without a decision, an offer that no policy shows can only have come from a moment: each of them applies.
+        if pending is None and not any(offer.key in selection.arms for selection in plan.policies.values()):
+            moments = [
                 (one, 0.0)
-                for one in single.values()
+                for one in once.values()
                 if one.spec.once and one.spec.once.per != "occurrence" and offer.key in one.spec.offers
             ]
-        found.append(_Redeemed(offer, limits, by))
+        found.append(_Redeemed(offer, limits, moments))
     return found
 
 
 async def _offers(store: ProfileStore, plan: Plan, event: Event) -> list[Offer]:
-    """The offers an event is about: the one it names, or those of its decision of which more may be heard."""
-    told = event.properties.get("offer")
-    if isinstance(told, str):
-        return [plan.offers[told]] if told in plan.offers else []
-    shown = await fetch_pending(store.pipeline, event.decision_id) if event.decision_id else None
-    keys = [offer for offer, _, _ in shown.offers.values()] if shown else []
+    """The offers of an event: the one in its property `offer`, or those of its pending decision."""
+    named = event.properties.get("offer")
+    if isinstance(named, str):
+        return [plan.offers[named]] if named in plan.offers else []
+    pending = await fetch_pending(store.pipeline, event.decision_id) if event.decision_id else None
+    keys = [offer for offer, _, _ in pending.offers.values()] if pending else []
     return [plan.offers[key] for key in keys if key in plan.offers]
 
 
-def _redeems(item: Event | EventStatus) -> bool:
+def _is_redemption(item: Event | EventStatus) -> bool:
     return isinstance(item, Event) and item.type == "track" and item.event == REDEMPTION
 
 
-def _of_redemptions(counter: str) -> bool:
+def _counts_redemptions(counter: str) -> bool:
     return counter.startswith(f"{REDEMPTION}|")

@@ -1,4 +1,10 @@
-"""What must last by the plan, and how its shadow price moves: the same for the learner and for a dry run."""
+"""Paced pools and their shadow prices, computed alike by the learner and by a dry run.
+
+A pool is paced where the plan asks that a stock or budget lasts until its offers end. Its price starts at 0 with the
+first reading, is updated with every later one, and is dropped when the pool ends. Claimed and confirmed amounts count
+alike as gone. Invariants: prices are ≥ 0, and an offer costs the sum of its pools' prices. The learner stores the
+prices; this module reads and writes no Redis.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,37 +20,43 @@ from policies import Pacing, Policy
 
 
 class PacedPool(NamedTuple):
-    """A stock or budget that must last until `ends` (s since 1970), what one showing takes of it, and whose it is."""
+    """A stock or budget that must last from `begins` to `ends` (s since 1970).
 
-    take: PoolShare
+    `share` is the amount that one showing claims; `offers` are the offers that claim it.
+    """
+
+    share: PoolShare
     begins: float
     ends: float
     offers: tuple[str, ...]
 
 
 def paced_pools(plan: Plan) -> dict[str, PacedPool]:
-    """What must last by the plan, by `stock:SKU` or `budget:OFFER`; a stock of several offers until the last ends."""
+    """The paced pools of a plan, by `stock:SKU` or `budget:OFFER`; one of several offers lasts until the last ends."""
     found: dict[str, PacedPool] = {}
     for offer in plan.offers.values():
-        for take in _paced(offer):
-            name = f"{take.pool}:{take.name}"
-            other = found.get(name, PacedPool(take, offer.start, offer.end, ()))
+        for share in _paced_shares(offer):
+            name = f"{share.pool}:{share.name}"
+            other = found.get(name, PacedPool(share, offer.start, offer.end, ()))
             span = min(other.begins, offer.start), max(other.ends, offer.end)
-            found[name] = PacedPool(take, *span, (*other.offers, offer.key))
+            found[name] = PacedPool(share, *span, (*other.offers, offer.key))
     return found
 
 
-def update_pacing(before: Pacing | None, pool: PacedPool, left: float, now: float, seen: Sequence[float]) -> Pacing:
-    """The price of a pool at `now` (s since 1970) with `left` showings left; `seen` are what some were worth since."""
+def update_pacing(before: Pacing | None, pool: PacedPool, left: float, now: float, worths: Sequence[float]) -> Pacing:
+    """The pacing of a pool at `now` (s since 1970) with `left` showings left.
+
+    `worths` are the expected worths of showings since `before`; without any, the earlier worth is used.
+    """
     if before is None or now < before.now:
         return Pacing(left, pool.ends, now)
     used = before.left - left
-    worth = sum(seen) / len(seen) if seen else before.worth
+    worth = sum(worths) / len(worths) if worths else before.worth
     return replace(replace(before, ends=pool.ends).after(now, used, max(used, 0.0) * worth), left=left)
 
 
 def pools_by_offer(pools: Mapping[str, PacedPool]) -> dict[str, list[str]]:
-    """The names of the pools that each offer takes of."""
+    """The names of the pools that each offer claims."""
     found: dict[str, list[str]] = {}
     for name, pool in pools.items():
         for offer in pool.offers:
@@ -53,7 +65,7 @@ def pools_by_offer(pools: Mapping[str, PacedPool]) -> dict[str, list[str]]:
 
 
 def prices_by_offer(pools: Mapping[str, PacedPool], prices: Mapping[str, Pacing]) -> dict[str, float]:
-    """What showing each offer costs: the prices, above 0, of all it takes of."""
+    """The price of showing each offer, the sum over its pools; offers of price 0 are left out."""
     totals = {
         offer: sum(prices[name].price for name in names if name in prices)
         for offer, names in pools_by_offer(pools).items()
@@ -62,7 +74,7 @@ def prices_by_offer(pools: Mapping[str, PacedPool], prices: Mapping[str, Pacing]
 
 
 def expected_worth(selection: Selection, policy: Policy, offer: str, context: Mapping[str, Value]) -> float:
-    """What showing an offer in a context is worth: its expected reward, by its value and lever where they are asked."""
+    """The expected reward of showing an offer in a context, times its value and lever where arbitration uses them."""
     place = policy.arms.index(offer)
     x = selection.features.vector(context) if policy.dim else None
     worth = float(policy.expected(x, candidates=np.array([place]))[0])
@@ -72,7 +84,7 @@ def expected_worth(selection: Selection, policy: Policy, offer: str, context: Ma
     return worth
 
 
-def _paced(offer: Offer) -> list[PoolShare]:
+def _paced_shares(offer: Offer) -> list[PoolShare]:
     stock, budget = offer.limits.stock, offer.limits.budget
-    asked = {"stock": stock is not None and stock.pace, "budget": budget is not None and budget.pace}
-    return [take for take in pool_shares(offer) if asked[take.pool]]
+    is_paced = {"stock": stock is not None and stock.pace, "budget": budget is not None and budget.pace}
+    return [share for share in pool_shares(offer) if is_paced[share.pool]]

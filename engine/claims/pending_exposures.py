@@ -1,4 +1,13 @@
-"""Decisions of which more will be heard, kept for a day: asked for ahead of being seen, or with limited offers."""
+"""Decisions awaiting exposure or outcome events; stored for 24 h.
+
+A decision is pending where it was prefetched and is not exposed yet, or where it shows offers whose claims later events
+confirm or release. It is stored once, read by any number of events, and expires or is deleted with its customer.
+
+Invariants: a decision of an erased customer is not stored, in whatever order the erasure and the decision come. One
+whose parts were all exposed at once names no customer.
+
+Format in Redis: a string, the msgpack array of `PendingDecision`'s fields in their order.
+"""
 
 from collections.abc import Container
 
@@ -9,17 +18,19 @@ from engine.customer import CustomerIds
 from engine.customers.redis.keys import ProfileKey
 from engine.customers.redis.pipeline import RedisPipeline, StoredValues
 from engine.customers.redis.stored_entry import TOMBSTONE
+from engine.errors import UnreadableValueError
 from engine.hashing import identifier_digest
 
 LIFE = 86_400
 
 
-class PendingDecision(msgspec.Struct, frozen=True, array_like=True):
-    """For whom it was decided, and the experiments and placements that wait to be seen.
+class PendingDecision(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """The part of a decision that later events need.
 
-    Where none waits, as they were seen at once, it does not say for whom. `key` is where the customer's claims are;
-    `offers` are those by placement that must be claimed yet or heard of again, with the moment of truth and when it
-    began. `who` names a customer who was not seen yet, and `unit` is what their variants hang on.
+    `keys` are the experiments and placements that are not exposed yet; where there is none, `customer` is empty.
+    `key` is the profile that the claims belong to. `offers` are, by placement, the offers to be claimed, confirmed or
+    released, with their moment of truth and its begin (s since 1970). `who` are the identifiers of a customer without
+    an exposure so far, and `unit` is the id that their variants were assigned by.
     """
 
     customer: str
@@ -36,22 +47,23 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(PendingDecision).decode
 
 
-async def store_pending(pipeline: RedisPipeline, decision_id: str, prefetched: PendingDecision) -> None:
-    """Keep a decision until it is seen; not where its customer was erased meanwhile.
+async def store_pending(pipeline: RedisPipeline, decision_id: str, pending: PendingDecision) -> None:
+    """Store a pending decision, unless its customer was erased meanwhile.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
-    await pipeline.send("SET", keyspace.pending_decision(decision_id), _encode(prefetched), "EX", LIFE)
-    if not prefetched.customer:
+    await pipeline.send("SET", keyspace.pending_decision(decision_id), _encode(pending), "EX", LIFE)
+    if not pending.customer:
         return
-    erased: bool = await pipeline.get([keyspace.profile(prefetched.key)], _erased)
-    if erased:  # and `forget` may have looked before
+    # Looked up after the write: an erasure that scanned before it left the decision behind.
+    erased: bool = await pipeline.get([keyspace.profile(pending.key)], _is_erased)
+    if erased:
         await pipeline.send("DEL", keyspace.pending_decision(decision_id))
 
 
 async def fetch_pending(pipeline: RedisPipeline, decision_id: str) -> PendingDecision | None:
-    """The decision of this id, if it waits to be seen.
+    """The pending decision of this id, None if there is none.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
@@ -60,8 +72,8 @@ async def fetch_pending(pipeline: RedisPipeline, decision_id: str) -> PendingDec
     return found
 
 
-async def delete_pending_of(pipeline: RedisPipeline, who: Container[str]) -> None:
-    """Let go of what waits to be seen by the erased, by the digests of their names. Looks at all that waits.
+async def delete_pending_of(pipeline: RedisPipeline, erased: Container[str]) -> None:
+    """Delete the pending decisions of erased customers, by the digests of their ids. Scans all pending decisions.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
@@ -69,14 +81,23 @@ async def delete_pending_of(pipeline: RedisPipeline, who: Container[str]) -> Non
     async for names in pipeline.scan(keyspace.pending_decision("*")):
         values = await pipeline.get(names, list) if names else []
         for name, value in zip(names, values, strict=True):
-            of = None if value is None else _decode(value)
-            if of is not None and (identifier_digest(of.customer) in who or identifier_digest(of.unit) in who):
+            if value is None:
+                continue
+            try:
+                pending = _decode(value)
+            except msgspec.DecodeError:  # no exposure can be reported to it, and it may be of anyone
+                await pipeline.send("DEL", name)
+                continue
+            if identifier_digest(pending.customer) in erased or identifier_digest(pending.unit) in erased:
                 await pipeline.send("DEL", name)
 
 
-def _erased(values: StoredValues) -> bool:
+def _is_erased(values: StoredValues) -> bool:
     return values[0] == TOMBSTONE
 
 
 def _read(values: StoredValues) -> PendingDecision | None:
-    return None if values[0] is None else _decode(values[0])
+    try:
+        return None if values[0] is None else _decode(values[0])
+    except msgspec.DecodeError as error:
+        raise UnreadableValueError(f"pending decision: {error}; was it written by a newer version?") from error

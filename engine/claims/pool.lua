@@ -1,65 +1,69 @@
--- What can run out, stock or budget: KEYS pool, holds; ARGV what to do, now (s), life (ms), id, amount, least that
--- must be left before, limit ('' for the stored level), hold (s; 0 takes it at once). Amounts are whole numbers.
--- reserve, secure, confirm: 1 if it is theirs (however often asked), 0 if not. secure holds it at least so long from
--- now, and says 2 where it was not theirs before. release gives back what is held, undo what was taken too: 1. level:
--- sets it, forgets what went.
-local verb, now, life, id = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+-- One transition of one claim in a pool (a stock or a budget). The states and their fields are described in claims.py.
+-- KEYS: pool (hash), holds (sorted set). ARGV: action, now (s), life (ms), claim id, amount, least, limit, hold (s).
+--   least: the amount that must be left before the claim. limit: '' stands for the stored level of a stock.
+--   hold: 0 spends at once. Amounts are whole ten-thousandths.
+-- Actions and replies:
+--   reserve, secure, confirm  0: refused, nothing changed; 1: granted; 2: granted, and new to the pool (not by confirm)
+--   release, undo             1; undo also gives back what was spent
+--   level                     1; sets the level of a stock and restarts its count of what was spent
+local action, now, life, id = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local amount, least, hold = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[8])
 
-local function number(name) return tonumber(redis.call('HGET', KEYS[1], name) or '0') end
-local function drop(name)
-  redis.call('HINCRBY', KEYS[1], 'held', -number('h:' .. name))
-  redis.call('HDEL', KEYS[1], 'h:' .. name)
-  redis.call('ZREM', KEYS[2], name)
+local function number(field) return tonumber(redis.call('HGET', KEYS[1], field) or '0') end
+local function drop_hold(claim)
+  redis.call('HINCRBY', KEYS[1], 'held', -number('h:' .. claim))
+  redis.call('HDEL', KEYS[1], 'h:' .. claim)
+  redis.call('ZREM', KEYS[2], claim)
 end
-local function keep()
+local function extend_life()
   redis.call('PEXPIRE', KEYS[1], life)
   redis.call('PEXPIRE', KEYS[2], life)
 end
 
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[2])) do
-  if redis.call('HEXISTS', KEYS[1], 'h:' .. name) == 1 then drop(name)
-  else redis.call('ZREM', KEYS[2], name) redis.call('HDEL', KEYS[1], 'd:' .. name) end
+-- Holds that ended return their amount; of claims spent a day ago only the id is forgotten, `spent` stays.
+for _, claim in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[2])) do
+  if redis.call('HEXISTS', KEYS[1], 'h:' .. claim) == 1 then drop_hold(claim)
+  else redis.call('ZREM', KEYS[2], claim) redis.call('HDEL', KEYS[1], 'd:' .. claim) end
 end
 
-if verb == 'level' then
+if action == 'level' then
   redis.call('HSET', KEYS[1], 'level', ARGV[5], 'spent', 0)
-  keep()
+  extend_life()
   return 1
 end
 
-local held = redis.call('HEXISTS', KEYS[1], 'h:' .. id) == 1
-local done = redis.call('HEXISTS', KEYS[1], 'd:' .. id) == 1
-if verb == 'release' or verb == 'undo' then
-  if held then
-    drop(id)
-  elseif done and verb == 'undo' then
+local is_held = redis.call('HEXISTS', KEYS[1], 'h:' .. id) == 1
+local is_spent = redis.call('HEXISTS', KEYS[1], 'd:' .. id) == 1
+if action == 'release' or action == 'undo' then
+  if is_held then
+    drop_hold(id)
+  elseif is_spent and action == 'undo' then
     redis.call('HINCRBY', KEYS[1], 'spent', -number('d:' .. id))
     redis.call('HDEL', KEYS[1], 'd:' .. id)
     redis.call('ZREM', KEYS[2], id)
   end
   return 1
 end
-if held and verb == 'secure' then redis.call('ZADD', KEYS[2], 'GT', now + hold, id) end
-if done or (held and verb ~= 'confirm') then return 1 end
+if is_held and action == 'secure' then redis.call('ZADD', KEYS[2], 'GT', now + hold, id) end
+if is_spent or (is_held and action ~= 'confirm') then return 1 end
 
-if not held then
+if not is_held then
   local whole = ARGV[7] == '' and number('level') or tonumber(ARGV[7])
   local left = whole - number('spent') - number('held')
   if left < amount or left < least then return 0 end
 end
-if verb ~= 'confirm' and hold > 0 then
+if action ~= 'confirm' and hold > 0 then
   redis.call('HINCRBY', KEYS[1], 'held', ARGV[5])
   redis.call('HSET', KEYS[1], 'h:' .. id, ARGV[5])
   redis.call('ZADD', KEYS[2], now + hold, id)
 else
-  if held then
-    amount = number('h:' .. id)
-    drop(id)
+  if is_held then
+    amount = number('h:' .. id)  -- the amount of the day of the claim, whatever the offer costs now
+    drop_hold(id)
   end
   redis.call('HINCRBY', KEYS[1], 'spent', amount)
   redis.call('HSET', KEYS[1], 'd:' .. id, amount)
-  redis.call('ZADD', KEYS[2], now + 86400, id)
+  redis.call('ZADD', KEYS[2], now + 86400, id)  -- for a day a repeated confirmation is recognized
 end
-keep()
-return verb ~= 'confirm' and 2 or 1
+extend_life()
+return action ~= 'confirm' and 2 or 1

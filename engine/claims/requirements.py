@@ -1,4 +1,9 @@
-"""What must be claimed before a choice may be seen: caps, counters, and shares of stock and budget."""
+"""Translates the limits of a choice into the claim that must be granted before it is shown.
+
+The claim has the state `claimed` when the choice is shown, and becomes confirmed, released or expired as `claims.py`
+describes. Invariants: the same decision and offer always give the same claim id, so a repetition counts once; a choice
+without limits needs no claim. This module is pure: it reads and writes no Redis.
+"""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -7,66 +12,88 @@ from engine.catalog.plan.limits import Cap as Limit
 from engine.catalog.plan.plan import Moment, Offer, Plan
 from engine.catalog.spec.fields import seconds
 from engine.claims.claims import COUNTER_ENTRIES, CapCheck, Claim, PoolShare
+from engine.customer import Counts
 from engine.decision.gates import cap_window_start
 from engine.decision.moments import once_window_start
 from engine.decision.offers import Choice
 
 
 class ShowingContext(NamedTuple):
-    """On which channel, by which clock, and when (s since 1970)."""
+    """The channel, the customer's time zone, the time (s since 1970) of a showing, and the customer's counters."""
 
     channel: str
     zone: str
     now: float
+    counts: Counts
 
 
 def claim_id(decision_id: str, offer: str) -> str:
-    """The id of what is claimed for an offer of a decision, which shows no offer twice."""
+    """The id of the claim on an offer of a decision. A decision shows no offer twice, so the id is unique."""
     return f"{decision_id}:{offer}"
 
 
-def required_claim(plan: Plan, decision_id: str, placement: str, choice: Choice, where: ShowingContext) -> Claim | None:
-    """What a choice needs to be claimed before it may be seen; None if nothing."""
+def required_claim(
+    plan: Plan, decision_id: str, placement: str, choice: Choice, showing: ShowingContext
+) -> Claim | None:
+    """The claim that must be granted before a choice is shown; None where it has no limits."""
     if choice.is_silent:
         return None
     limits = choice.offer.limits
-    caps = [cap_check(cap, where) for cap in limits.caps.get(where.channel, ())]
-    counters = list(limits.exposed.get(where.channel, ()))
+    caps = [cap_check(cap, showing) for cap in limits.caps.get(showing.channel, ())]
+    counters = list(limits.exposed.get(showing.channel, ()))
     if choice.moment is not None:
-        moments = plan.moments.get((where.channel, placement), ())
+        moments = plan.moments.get((showing.channel, placement), ())
         for moment in moments:
             if moment.key == choice.moment:
-                caps += moment_checks(moment, where, choice.moment_start)
-    takes = pool_shares(choice.offer)
-    if not (caps or counters or takes):
+                caps += moment_checks(moment, showing, choice.moment_start)
+    shares = pool_shares(choice.offer)
+    if not (caps or counters or shares):
         return None
-    return Claim(claim_id(decision_id, choice.offer.key), caps, counters, takes, entries_to_keep(plan, counters))
-
-
-def entries_to_keep(plan: Plan, counters: Iterable[str]) -> int:
-    """How many must be kept of what these count, for every rule that reads them."""
-    return max((COUNTER_ENTRIES, *(plan.watched.get(counter, 0) for counter in counters)))
-
-
-def cap_check(cap: Limit, where: ShowingContext) -> CapCheck:
-    """A cap with the moment from which it counts."""
-    return CapCheck(cap.counter, cap.count, cap_window_start(cap, where.now, where.zone))
-
-
-def moment_checks(moment: Moment, where: ShowingContext, began: float) -> list[CapCheck]:
-    """What keeps a moment that began then from coming a second time; nothing where it may."""
-    return (
-        [CapCheck(moment.counter, 1, once_window_start(moment, where.now, where.zone, began))] if moment.counter else []
+    return Claim(
+        id=claim_id(decision_id, choice.offer.key),
+        caps=caps,
+        counters=counters,
+        shares=shares,
+        keep_entries=entries_to_keep(plan, counters),
+        zone=zone_to_mark(plan, counters, showing.zone),
     )
 
 
+def entries_to_keep(plan: Plan, counters: Iterable[str]) -> int:
+    """The number of entries to store per counter, so that every rule that reads one of them sees enough."""
+    return max((COUNTER_ENTRIES, *(plan.watched.get(counter, 0) for counter in counters)))
+
+
+def cap_check(cap: Limit, showing: ShowingContext) -> CapCheck:
+    """A cap with the begin of its window."""
+    return CapCheck(cap.counter, cap.count, cap_window_start(cap, showing.now, showing.zone, showing.counts))
+
+
+def moment_checks(moment: Moment, showing: ShowingContext, began: float) -> list[CapCheck]:
+    """The check that a moment that began at `began` has not occurred before; none where it may occur often."""
+    if not moment.counter:
+        return []
+    return [CapCheck(moment.counter, 1, once_window_start(moment, showing.now, showing.zone, showing.counts, began))]
+
+
+def zone_to_mark(plan: Plan, counters: Iterable[str], zone: str) -> str:
+    """The customer's time zone, if one of the counters is compared in its calendar windows; else empty."""
+    return "" if plan.zoned.isdisjoint(counters) else zone
+
+
 def pool_shares(offer: Offer) -> list[PoolShare]:
-    """What one showing of an offer holds of its stock and its budget."""
+    """The shares of stock and budget that one showing of an offer claims."""
     stock, budget = offer.limits.stock, offer.limits.budget
-    takes = []
+    shares = []
     if stock is not None:
-        takes.append(PoolShare("stock", stock.sku, 1.0, stock.at_least, hold=seconds(stock.hold)))
+        shares.append(
+            PoolShare(pool="stock", name=stock.sku, amount=1.0, least=stock.at_least, hold=seconds(stock.hold))
+        )
     if budget is not None:
         hold = seconds(budget.hold)
-        takes.append(PoolShare("budget", offer.key, budget.cost, budget.cost, limit=budget.amount, hold=hold))
-    return takes
+        shares.append(
+            PoolShare(
+                pool="budget", name=offer.key, amount=budget.cost, least=budget.cost, limit=budget.amount, hold=hold
+            )
+        )
+    return shares

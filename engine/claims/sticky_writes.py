@@ -1,4 +1,10 @@
-"""What a decision binds a customer to: sticky variants become part of the profile, in one write of their own."""
+"""Writes sticky variants into the profile.
+
+A sticky entry is absent, then stored with the first assigned decision, and dropped when its experiment is not live any
+more. Invariants: of two concurrent decisions the entry stored first stands; nothing is written for customers without a
+stored profile, being merged or erased, whose next decision writes its entries again. The entries are part of the
+profile's format in Redis (`engine/customers/redis/stored_entry.py`), written by compare-and-set (`write.lua`).
+"""
 
 from collections.abc import Container, Mapping
 from pathlib import Path
@@ -19,32 +25,33 @@ _WRITE = load_script(Path(pipeline_module.__file__).with_name("write.lua"))
 
 
 async def write_sticky(
-    store: ProfileStore, resolved: FetchedCustomer, kept: Mapping[str, str], live: Container[str]
+    store: ProfileStore, resolved: FetchedCustomer, entries: Mapping[str, str], live: Container[str]
 ) -> None:
-    """Keep `kept` with the customer, and let go what is held for experiments that are not `live` any more.
+    """Store a decision's sticky entries, and drop those of experiments that are not `live` any more.
 
-    What others kept since the customer was read stays. Nothing is written of a customer whom the store does not know
-    or who is on the way into another: the next decision has it to keep again.
+    An entry that another decision stored since the customer was read stands. Gives up after `ATTEMPTS` conflicts.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
-    if resolved.is_erased or not kept:
+    if resolved.is_erased or not entries:
         return
     key, seen, rules = resolved.key, resolved.profile.sticky, store.rules
-    slots = (keyspace.profile(key), keyspace.counted_messages(key), keyspace.counters(key))
+    slots = keyspace.customer_keys(key)
     stored: Entry = resolved.profile if resolved.is_settled else await store.pipeline.get([slots[0]], _entry)
     for _ in range(ATTEMPTS):
         if not isinstance(stored, Profile):
             return
-        held = stored.sticky
-        news = {name: variant for name, variant in kept.items() if held.get(name) == seen.get(name)}
-        if not news:
+        present = stored.sticky
+        new = {name: variant for name, variant in entries.items() if present.get(name) == seen.get(name)}
+        if not new:
             return
-        sticky = {name: variant for name, variant in held.items() if experiment_key(name) in live} | news
+        sticky = {name: variant for name, variant in present.items() if experiment_key(name) in live} | new
         life = int((rules.life if stored.is_known and not stored.shared else rules.anonymous_life) * 1000)
         value = encode_entry(replace(stored, sticky=sticky, version=stored.version + 1))
-        if await store.pipeline.call(_WRITE, slots, (entry_prefix(stored), value, life, b"", 0, b"", 0)):
+        if await store.pipeline.call(
+            _WRITE, slots, (entry_prefix(stored), value, life, b"", 0, b"", 0, b"", b"", b"", "")
+        ):
             return
         stored = await store.pipeline.get([slots[0]], _entry)
 

@@ -1,19 +1,22 @@
-"""The customer 360 as people and other systems read it: every field under its own name, times as RFC 3339."""
+"""The customer 360 that the API returns: every field of a profile under its own name, times as RFC 3339."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from engine.customer import Counts, Profile, derive_attributes, resumable_journey
+from engine.decision.windows import ZONE_MARK
 
 
 def customer_view(profile: Profile, now: float, counts: Counts | None = None) -> dict[str, object]:
-    """Everything of a customer as JSON data: what conditions read at `now`, and all it comes from.
+    """Returns the whole profile as JSON data: the attributes that conditions read at `now`, and their inputs.
 
-    The same events leave the same portrait, whatever order and however often they came in.
+    The same events give the same view, in whatever order and however often they arrived.
     """
     seen = derive_attributes(profile, now) | {"channels": sorted(profile.channels)}
     affinity = seen.get("affinity")
-    if isinstance(affinity, dict):  # sums of decays agree to rounding only, and come in the order they were told
+    if isinstance(
+        affinity, dict
+    ):  # the order of arrival changes the last digits of decayed sums and the order of the names
         seen["affinity"] = {name: _rounded(value) for name, value in sorted(affinity.items())}
     return {
         "customer": profile.id,
@@ -57,7 +60,9 @@ def customer_view(profile: Profile, now: float, counts: Counts | None = None) ->
         "events": _moments(profile.recent),
         "sticky": dict(sorted(profile.sticky.items())),
         "counted": {
-            name: [format_time(time) for time in sorted(times)] for name, times in sorted((counts or {}).items())
+            name: [format_time(time) for time in sorted(times)]
+            for name, times in sorted((counts or {}).items())
+            if not name.startswith(ZONE_MARK)  # how windows remember a zone, which is among the traits
         },
     }
 

@@ -1,4 +1,12 @@
-"""Who was erased lately, by identifier_digest, so that no record names them while the store that knows it is away."""
+"""Digests of recently erased customers, so that a process names none of them while the store is unreachable.
+
+Invariants:
+- The cache only grows. A digest is added within `SECONDS` of its announcement while the store answers.
+- It stores digests of identifiers (`identifier_digest`), never the identifiers.
+- The stream `ERASURES` carries announcements for 30 days (`ERASURES_LIFE`); a new process reads all of them.
+
+Redis format: an entry of the stream has the field `who`, whitespace-separated digests of one customer's identifiers.
+"""
 
 import asyncio
 
@@ -12,11 +20,11 @@ from engine.hashing import identifier_digest
 from engine.keyspace import ERASURES
 
 SECONDS = 0.5
-_PIECE = 1000
+_PAGE = 1000
 
 
 class ErasedCache:
-    """What one process heard of erasures; they are told for a month."""
+    """The digests of erased identifiers that one process has read."""
 
     def __init__(self, pipeline: RedisPipeline) -> None:
         self._pipeline = pipeline
@@ -24,21 +32,21 @@ class ErasedCache:
         self._digests: set[bytes] = set()
 
     async def run(self) -> None:
-        """Listen for as long as the process decides."""
+        """Reads announcements until the task is cancelled."""
         while True:
             if not await self.listen():
                 await asyncio.sleep(SECONDS)
 
     async def listen(self) -> bool:
-        """Hear what was told since the last time; whether there may be more."""
+        """Reads the announcements since the last call; returns whether there may be more."""
         try:
-            told = await self._pipeline.send("XRANGE", ERASURES, b"(" + self._since, "+", "COUNT", _PIECE)
+            entries = await self._pipeline.send("XRANGE", ERASURES, b"(" + self._since, "+", "COUNT", _PAGE)
         except StoreUnavailable:
             return False
-        for self._since, said in msgspec.convert(told or [], list[tuple[bytes, dict[bytes, bytes]]]):
-            self._digests.update(said[b"who"].split())
-        return bool(told)
+        for self._since, fields in msgspec.convert(entries or [], list[tuple[bytes, dict[bytes, bytes]]]):
+            self._digests.update(fields.get(b"who", b"").split())
+        return bool(entries)
 
     def names(self, ids: CustomerIds) -> bool:
-        """Whether they name somebody who was erased: the strongest does; a device may be another's too."""
+        """Whether the strongest of `ids` was erased. Weaker ones do not count: a device may be another customer's."""
         return identifier_digest(keys.strongest_identifier(ids)).encode() in self._digests

@@ -1,36 +1,63 @@
-"""Events into profiles: read, reduce, journal, then write only over what was read; what waits goes together."""
+"""Ingestion of events into profiles. `IngestQueue` is the only writer of profiles in a process.
+
+Invariants:
+- An accepted event is in the journal before a profile changes, so the log never lacks an event that a profile counts.
+- A message id counts once per customer. A repeat that arrives after a write but before its answer is a duplicate.
+- A write replaces only what was read (`WriteBatch`); if another process was faster, it reads and reduces again.
+- An event of an erased customer is rejected, and nothing of it is written.
+
+States of an item: waiting -> journaled -> written. Each attempt journals an item at most once, so an item that is
+journaled but not written is not journaled again. `status` is set when the outcome is known.
+
+Batches that arrive while one is written form the next one, so the events of one customer are one write.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from engine import keyspace
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customers.model.consent_sums import link_sources, source_tag
-from engine.customers.model.events import Accepted, Event, EventStatus, accepted_event, customer_ids, event_time
-from engine.customers.model.identity import resolve_identity
+from engine.customers.model.event_warnings import full_profile_warnings, limit_warnings
+from engine.customers.model.events import (
+    Accepted,
+    Event,
+    EventJournal,
+    EventStatus,
+    accepted_event,
+    customer_ids,
+    event_time,
+)
+from engine.customers.model.identity import EntryNotRead, resolve_identity
 from engine.customers.model.merge import record_unit
 from engine.customers.model.reducers import apply_event
 from engine.customers.redis import keys
+from engine.customers.redis.counted import message_digest
 from engine.customers.redis.keys import KeyedId, KeyHasher, ProfileKey
 from engine.customers.redis.pipeline import RedisPipeline
-from engine.customers.write_batch import WriteBatch, message_digest
+from engine.customers.time_slice import TimeSlice
+from engine.customers.write_batch import WriteBatch
 from engine.errors import StoreUnavailable
 from engine.vocabulary import REFUNDS
 
 ATTEMPTS = 32
-BATCH = 100  # more would keep the decisions of this process waiting
-
-EventJournal = Callable[[list[Accepted]], Awaitable[None]]
+UNREADABLE = (
+    "the stored customer cannot be read: it is damaged, or a newer version wrote it. Nothing was changed; update the "
+    "server, or restore the customer, and send the item again"
+)
+BATCH = 100  # a larger batch would delay the decisions of this process
 
 
 class _IngestItem:
-    """One event, or without one a decision that is seen (by `unit`), on its way; `status` is set once it is settled."""
+    """One event, or without one a login: the exposure of a decision that was bucketed by `unit`."""
 
     __slots__ = ("event", "idents", "journal", "journaled", "mark", "received", "status", "time", "unit", "written")
 
     def __init__(
         self,
+        *,
         event: Event | None,
         idents: list[KeyedId],
         time: float,
@@ -56,7 +83,7 @@ class _QueuedItems(NamedTuple):
 
 
 class IngestQueue:
-    """The one writer of profiles in a process: batches that come while one is written are the next."""
+    """Writes events and logins of one process, a batch at a time."""
 
     def __init__(self, pipeline: RedisPipeline, rules: ProfileRules, hash_: KeyHasher) -> None:
         self._pipeline = pipeline
@@ -68,10 +95,14 @@ class IngestQueue:
     async def batch(
         self, batch: Sequence[Event | EventStatus], received: float, journal: EventJournal
     ) -> list[EventStatus]:
-        """A status per item; errors as in `ProfileStore`."""
+        """Ingests a batch and returns a status per item; errors as in `ProfileStore`."""
         items = [
             _IngestItem(
-                event, keys.keyed_ids(customer_ids(event), self._hash), event_time(event, received), received, journal
+                event=event,
+                idents=keys.keyed_ids(customer_ids(event), self._hash),
+                time=event_time(event, received),
+                received=received,
+                journal=journal,
             )
             for event in batch
             if isinstance(event, Event)
@@ -84,8 +115,8 @@ class IngestQueue:
         ]
 
     async def login(self, idents: list[KeyedId], now: float, journal: EventJournal, unit: str) -> None:
-        """Bind and merge what `idents` name, of whom a decision was seen that hangs on `unit` (empty: none was)."""
-        await self._add([_IngestItem(None, idents, now, now, journal, unit)])
+        """Binds the identifiers and merges their customers, after an exposure of a decision that hashed `unit`."""
+        await self._add([_IngestItem(event=None, idents=idents, time=now, received=now, journal=journal, unit=unit)])
 
     async def _add(self, items: list[_IngestItem]) -> None:
         loop = asyncio.get_running_loop()
@@ -106,8 +137,8 @@ class IngestQueue:
                     taken.append(self._waiting.pop(0))
                     size += len(taken[-1].items)
                 try:
-                    await self._count([item for waiting in taken for item in waiting.items])
-                except Exception as error:  # noqa: BLE001 (whoever waits gets it; the next batches go on)
+                    await self._write([item for waiting in taken for item in waiting.items])
+                except Exception as error:  # noqa: BLE001 (the waiting callers get the error; later batches continue)
                     for waiting in taken:
                         if not waiting.future.done():
                             waiting.future.set_exception(error)
@@ -117,65 +148,85 @@ class IngestQueue:
         finally:
             self._running = None
 
-    async def _count(self, items: list[_IngestItem]) -> None:
+    async def _write(self, items: list[_IngestItem]) -> None:
         items = sorted(items, key=lambda item: item.time)
         begun: set[ProfileKey] = set()
+        reserved: dict[ProfileKey, set[str]] = {}
+        now = max(item.received for item in items)
         for _ in range(ATTEMPTS):
-            bench = await self._load(items, begun)
-            for journal, accepted in self._reduce(items, bench).items():
+            batch = WriteBatch(self.rules, self._hash, reserved)
+            await self._load(batch, items, begun)
+            for journal, accepted in (await self._reduce(items, batch)).items():
                 await journal(accepted)
-            if await bench.write(self._pipeline):
+            if await batch.write(self._pipeline, now):
                 return
-            begun.update(bench.begun)
-            for number in bench.written:
+            begun.update(batch.begun)
+            for number in batch.written:
                 items[number].written = True
         raise StoreUnavailable(f"a customer changed {ATTEMPTS} times while they were written; send the batch again")
 
-    async def _load(self, items: list[_IngestItem], begun: set[ProfileKey]) -> WriteBatch:
-        """Everything the items name and the visitors whose merge was `begun`, with what they lead to."""
-        bench = WriteBatch(self.rules, self._hash)
+    async def _load(self, batch: WriteBatch, items: list[_IngestItem], begun: set[ProfileKey]) -> None:
+        """Reads the entries that the items name and those whose merge has `begun`, and follows their pointers."""
         missing = begun | {ident.key for item in items for ident in item.idents}
         while missing:
             wanted = sorted(missing)
-            names = [name for key in wanted for name in (keyspace.profile(key), keyspace.counted_messages(key))]
+            names = [
+                name
+                for key in wanted
+                for name in (keyspace.profile(key), keyspace.counted_messages(key), keyspace.archived_orders(key))
+            ]
             values = await self._pipeline.get(names, list)
             for index, key in enumerate(wanted):
-                bench.put(key, values[2 * index], values[2 * index + 1])
-            missing = bench.led_to()
-        return bench
+                value, seen, orders = values[3 * index : 3 * index + 3]
+                batch.put(key, value, seen, orders)
+            missing = batch.unread_targets()
+        await batch.find_earlier(self._pipeline, [item.mark for item in items if item.mark])
 
-    def _reduce(self, items: Sequence[_IngestItem], bench: WriteBatch) -> dict[EventJournal, list[Accepted]]:
-        """Reduce every item on the bench; what is newly accepted, by the journal to tell."""
-        told: dict[EventJournal, list[Accepted]] = {}
-        for idents in bench.pending():
-            if not (found := resolve_identity(idents, bench.entries, self.rules, items[0].received)).is_erased:
-                bench.settle(found, items[0].received, items[0].received, idents)
+    async def _reduce(self, items: Sequence[_IngestItem], batch: WriteBatch) -> dict[EventJournal, list[Accepted]]:
+        """Applies every item to the batch; returns the newly accepted events by their journal.
+
+        Other requests run in between: nothing is written until all items are applied, and `write` detects changes.
+        """
+        time_slice = TimeSlice()
+        accepted: dict[EventJournal, list[Accepted]] = {}
+        for idents in batch.pending():
+            with contextlib.suppress(EntryNotRead):  # of values that cannot be read: the merge stays as it is
+                if not (found := resolve_identity(idents, batch.entries, self.rules, items[0].received)).is_erased:
+                    batch.settle(found, items[0].received, items[0].received, idents)
         for number, item in enumerate(items):
             if item.written:
                 continue
+            await time_slice.give_way()
             event = item.event
-            found = resolve_identity(item.idents, bench.entries, self.rules, item.time)
+            try:
+                found = resolve_identity(item.idents, batch.entries, self.rules, item.time)
+            except EntryNotRead as missing:
+                if event is None:
+                    raise batch.unreadable[missing.key] from None
+                item.status = EventStatus("rejected", event.message_id, UNREADABLE)
+                continue
             if found.is_erased:
                 if event is not None:
                     item.status = EventStatus(
                         "rejected", event.message_id, "the customer was erased; nothing is kept of them"
                     )
                 continue
-            if event is not None and bench.counted(found, item.idents, item.mark):
+            if event is not None and batch.counted(found, item.idents, item.mark):
                 item.status = item.status or EventStatus("duplicate", event.message_id)
                 continue
-            news = bench.settle(found, item.time, item.received, item.idents)
-            profile = bench.profile(found)
+            news = batch.settle(found, item.time, item.received, item.idents)
+            profile = batch.profile(found)
             if event is None:
-                named = [source_tag(ident.kind, ident.value) for ident in item.idents if ident.value]
-                bench.keep(found, record_unit(link_sources(profile, named, item.time), item.unit, item.time))
+                sources = [source_tag(ident.kind, ident.value) for ident in item.idents if ident.value]
+                batch.keep(found, record_unit(link_sources(profile, sources, item.time), item.unit, item.time))
             else:
                 after = apply_event(profile, event, item.time, self.rules)
-                bench.change(found, after, item.mark, item.idents, number)
+                batch.change(found, after, item.mark, item.idents, number)
                 taken_back = profile.revenue - after.revenue if event.event in REFUNDS else 0.0
                 news.append(accepted_event(event, after.id, item.time, item.received, taken_back))
-                item.status = EventStatus("accepted", event.message_id)
+                warnings = [*limit_warnings(found), *full_profile_warnings(event, after, self.rules)]
+                item.status = EventStatus("accepted", event.message_id, warnings=warnings)
             if news and not item.journaled:
-                told.setdefault(item.journal, []).extend(news)
+                accepted.setdefault(item.journal, []).extend(news)
             item.journaled = True
-        return told
+        return accepted

@@ -1,92 +1,156 @@
-"""What a batch reads, changes in memory and writes: every customer once, merges crash-safe across hash slots.
+"""One optimistic attempt to write a batch: entries as read, changes in memory, and crash-safe writes across hash slots.
 
-First the ways are laid: new identifiers point to their customer, and a visitor who is merged is frozen where they
-stand, naming whom they go to. Then customers are written, then what was frozen becomes a pointer. Whoever finds a
-frozen profile does the rest again; the customer remembers whom they hold, so again is once. Until all is done,
-the key of unfinished merges names the visitor for `redo`.
+Invariants:
+- A write names the prefix of the entry that was read (`entry_prefix`); after a concurrent change it fails.
+- A customer's profile and the digests of its messages change in one script, so a message counts exactly once.
+- A merge can be interrupted at any write and repeated: the target lists what it absorbed (`Profile.merged`), and the
+  source's counters are added by the script that writes the target.
+- A source is frozen before the target is written, so no event can be written to it and lost.
+- A target reserves new identifiers before anything points to it or is frozen for it. Of two processes that join
+  something to it, the second therefore reads what the first will add, and neither passes `binds` or `holds`.
+
+Redis formats: `cp:{key}` as in `redis/stored_entry.py`, digests of counted messages as in `redis/counted.py`.
+`redis/archived.py` has the formats of what is stored beside the profile, which changes in the same script. `cp:merges`
+maps source to target.
+
+Steps of `write`, in order:
+0. Targets get reservations of the identifiers that are about to join them.
+1. `cp:merges` gets the sources; new identifiers become pointers, and sources become frozen profiles (`M`).
+2. Targets are written with their digests and the counters of their new sources.
+3. Frozen sources and their aliases become pointers to the target, and `cp:merges` drops them.
+
+After a crash between these steps a process that reads a frozen profile resumes the merge; `ProfileStore.finish_merges`
+finds the others through `cp:merges`.
 """
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from engine import keyspace
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.customer import KINDS, Profile
+from engine.customer import KINDS, Order, Profile
+from engine.customers.model.archive import join_profile, split_profile
 from engine.customers.model.consent_sums import link_sources, source_tag
 from engine.customers.model.events import Accepted
-from engine.customers.model.identity import ResolvedIdentity, canonical_kind, shared_profile
+from engine.customers.model.identity import MergeSource, ResolvedIdentity, shared_profile
+from engine.customers.model.merge import MARK as MERGE_MARK
+from engine.customers.model.merge import merge_event, profile_kind
+from engine.customers.model.reservations import Reservation, drop_reservations, reserve_identifiers
+from engine.customers.redis.archived import decode_orders, encode_members, encode_orders
+from engine.customers.redis.counted import (
+    encode_earlier,
+    find_earlier,
+    is_full,
+    place_digests,
+    split_digests,
+)
 from engine.customers.redis.counts import merge_counts
 from engine.customers.redis.keys import KeyedId, KeyHasher, ProfileKey
-from engine.customers.redis.pipeline import RedisPipeline, RedisReply, StoredValues, load_script
-from engine.customers.redis.stored_entry import Entry, FrozenProfile, Pointer, decode_entry, encode_entry, entry_prefix
+from engine.customers.redis.merged_sources import SourceValues, read_source_values
+from engine.customers.redis.pipeline import RedisPipeline, RedisReply, load_script
+from engine.customers.redis.stored_entry import (
+    Entry,
+    FrozenProfile,
+    Pointer,
+    decode_entry,
+    earlier_targets,
+    encode_entry,
+    entry_prefix,
+    entry_targets,
+)
+from engine.errors import UnreadableValueError
 from engine.keyspace import UNFINISHED_MERGES as MERGES
-from engine.vocabulary import MERGED
-
-MARK = 8
-INLINE = 16
 
 _WRITE = load_script(Path(__file__).parent / "redis" / "write.lua")
 _BECOME = load_script(Path(__file__).parent / "redis" / "become.lua")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _CustomerWrite:
-    """One customer as they will be written; `sources` become pointers, of which those `taken` are new to them."""
+    """The pending write of one customer.
+
+    Attributes:
+        news: digests of new messages, which `items` of the batch brought.
+        sources: profiles to turn into pointers; `new_sources` are those that the customer has not absorbed yet.
+        bound: keys of identifiers to point to the customer.
+        used: keys of identifiers whose expiry starts again.
+    """
 
     name: KeyedId
     news: list[bytes] = field(default_factory=list)
     items: list[int] = field(default_factory=list)
     sources: dict[ProfileKey, Profile] = field(default_factory=dict)
-    taken: set[ProfileKey] = field(default_factory=set)
+    new_sources: set[ProfileKey] = field(default_factory=set)
     bound: set[ProfileKey] = field(default_factory=set)
     used: set[ProfileKey] = field(default_factory=set)
 
 
 class WriteBatch:
-    """The entries of one attempt: as stored, and as they are after what was reduced.
+    """The entries of one attempt, as stored and as changed.
 
-    After `write`, `written` are the items that are in the store; the merges of `begun` visitors must now be finished.
+    After `write`, `written` are the items in the store, `begun` the sources whose merges must be completed, and
+    `reserved` the identifiers that this and earlier attempts reserved, by customer.
     """
 
-    def __init__(self, rules: ProfileRules, hash_: KeyHasher) -> None:
+    def __init__(self, rules: ProfileRules, hash_: KeyHasher, reserved: dict[ProfileKey, set[str]]) -> None:
         self.entries: dict[ProfileKey, Entry] = {}
+        self.unreadable: dict[ProfileKey, UnreadableValueError] = {}
         self.written: list[int] = []
         self.begun: list[ProfileKey] = []
+        self.reserved = reserved
         self._rules = rules
         self._hash = hash_
         self._stored: dict[ProfileKey, Entry] = {}
         self._seen: dict[ProfileKey, bytes] = {}
+        self._archived: dict[ProfileKey, dict[str, Order]] = {}
         self._marks: dict[ProfileKey, set[bytes]] = {}
         self._drafts: dict[ProfileKey, _CustomerWrite] = {}
 
-    def put(self, key: ProfileKey, value: bytes | None, seen: bytes | None) -> None:
-        """What the store holds under `key`."""
-        self.entries[key] = self._stored[key] = decode_entry(value)
+    def put(self, key: ProfileKey, value: bytes | None, seen: bytes | None, orders: bytes | None) -> None:
+        """Adds the values that were read under `key`: the entry, digests of messages, and archived orders.
+
+        Values that cannot be read stay as they are: their key is `unreadable`, and so are the items that need it.
+        """
+        try:
+            entry, archived = decode_entry(value), decode_orders(orders)
+        except UnreadableValueError as error:
+            self.unreadable[key] = error
+            return
+        self._stored[key], self._archived[key] = entry, archived
+        if isinstance(entry, Profile):
+            entry = join_profile(entry, archived)
+        elif isinstance(entry, FrozenProfile):
+            entry = replace(entry, profile=join_profile(entry.profile, archived))
+        self.entries[key] = entry
         self._seen[key] = seen or b""
 
-    def led_to(self) -> set[ProfileKey]:
-        """Keys that what was read leads to, and that were not read yet."""
-        return {key for entry in self._stored.values() for key in _next(entry) if key not in self._stored}
+    def unread_targets(self) -> set[ProfileKey]:
+        """Returns the keys that entries point to and that have not been read."""
+        targets = {key for entry in self._stored.values() for key in entry_targets(entry)}
+        return targets - self._stored.keys() - self.unreadable.keys()
+
+    async def find_earlier(self, pipeline: RedisPipeline, digests: Sequence[bytes]) -> None:
+        """Looks for these digests among those that were moved out of the values that `put` got."""
+        full = [key for key, seen in self._seen.items() if is_full(seen, self._rules.seen_limit)]
+        found = await asyncio.gather(*(find_earlier(pipeline, key, digests) for key in full))
+        for key, marks in zip(full, found, strict=True):
+            self._marks_of(key).update(marks)
 
     def counted(self, found: ResolvedIdentity, idents: Sequence[KeyedId], mark: bytes) -> bool:
-        """Whether a message was counted: for the customer, or a visitor that turned out to be them.
-
-        Or for whomever one of `idents` named before it moved on.
-        """
+        """Whether a message was counted for the customer, one of its sources, or an earlier target of `idents`."""
         places = [found.name.key, *(source.key for source in found.sources)]
         for ident in idents:
             places += self._earlier(ident.key)
         return any(mark in self._marks_of(key) for key in dict.fromkeys(places))
 
     def _earlier(self, key: ProfileKey) -> list[ProfileKey]:
-        """The known customers that an identifier named before, and whom these became."""
+        """Returns the known customers that an identifier named earlier, and those they were merged into."""
         entry = self.entries.get(key)
-        waiting = list(_earlier(entry))
+        waiting = list(earlier_targets(entry))
         found: list[ProfileKey] = []
         while waiting:
             key = waiting.pop()
@@ -97,14 +161,14 @@ class WriteBatch:
         return found
 
     def profile(self, found: ResolvedIdentity) -> Profile:
-        """The customer as they are after what was settled."""
+        """Returns the customer after the changes so far."""
         entry = self.entries.get(found.name.key)
         return entry if isinstance(entry, Profile) else found.profile
 
     def settle(
         self, found: ResolvedIdentity, time: float, received: float, idents: Sequence[KeyedId]
     ) -> list[Accepted]:
-        """Take the customer up as `found` says; its merges, as events. `idents` are what named them at `time`."""
+        """Applies the merges and bindings of `found`, which `idents` named at `time`; returns the merges as events."""
         if found.is_settled:
             return []
         key = found.name.key
@@ -115,30 +179,43 @@ class WriteBatch:
                 draft.news += absorbed.news
                 draft.items += absorbed.items
                 draft.sources |= absorbed.sources
-                draft.taken |= absorbed.taken
+                draft.new_sources |= absorbed.new_sources
                 draft.bound |= absorbed.bound
                 for bound in (*absorbed.bound, *absorbed.sources):
                     self.entries[bound] = Pointer(key)
             draft.sources[source.key] = source.profile
             if not source.is_absorbed:
-                draft.taken.add(source.key)
+                draft.new_sources.add(source.key)
             self._marks_of(key).update(self._marks_of(source.key))
             self.entries[source.key] = Pointer(key)
         for ident, before in found.bindings:
             self.entries[ident.key] = Pointer(key, before)
             draft.bound.add(ident.key)
         for ident in found.blocked:
-            named = _next(self.entries.get(ident.key))
+            named = entry_targets(self.entries.get(ident.key))
             self.entries[ident.key] = replace(shared_profile(ident, self._rules, time), merged=list(named))
             draft.bound.add(ident.key)
         new = [source for source in found.sources if not source.is_absorbed]
         apart = [source_tag(found.name.kind, found.name.value)]
-        apart += [source_tag(canonical_kind(source.profile), source.profile.id) for source in new]
-        self.entries[key] = link_sources(found.profile, apart, time) if new else found.profile
-        return [_merged(source.profile.id, found.profile.id, time, received, idents) for source in new]
+        apart += [source_tag(profile_kind(source.profile), source.profile.id) for source in new]
+        self.entries[key] = link_sources(self._unmark(found.profile, new), apart, time) if new else found.profile
+        return [merge_event(source.profile.id, found.profile.id, time, received, idents) for source in new]
+
+    def _unmark(self, profile: Profile, sources: Sequence[MergeSource]) -> Profile:
+        """Removes the marks of sources that only this batch has seen: nothing of them is stored that could be repeated.
+
+        Another process may store a profile under such a key before it finds the pointer. With the mark, the merge of
+        that profile would count as done and its events would be lost.
+        """
+        unstored = {
+            source.key[:MERGE_MARK]
+            for source in sources
+            if not isinstance(self._stored.get(source.key), Profile | FrozenProfile)
+        }
+        return replace(profile, merged=[mark for mark in profile.merged if mark not in unstored])
 
     def pending(self) -> list[list[KeyedId]]:
-        """Merges begun by others: the customer each goes to, and what is frozen on the way there."""
+        """Returns the merges that others began: the target and the frozen source of each."""
         return [
             [KeyedId(entry.kind, entry.id, entry.to), KeyedId("anonymous_id", "", key)]
             for key, entry in self._stored.items()
@@ -146,7 +223,7 @@ class WriteBatch:
         ]
 
     def keep(self, found: ResolvedIdentity, profile: Profile) -> None:
-        """The customer as they are now, without a message that says so."""
+        """Changes the customer without a message."""
         if profile != self.profile(found):
             self._draft(found.name)
             self.entries[found.name.key] = profile
@@ -154,7 +231,7 @@ class WriteBatch:
     def change(
         self, found: ResolvedIdentity, profile: Profile, mark: bytes, idents: Sequence[KeyedId], item: int
     ) -> None:
-        """The customer after one more message, which `item` of the batch brought."""
+        """Changes the customer by a message, which is `item` of the batch."""
         key = found.name.key
         draft = self._draft(found.name)
         draft.news.append(mark)
@@ -163,13 +240,15 @@ class WriteBatch:
         self._marks_of(key).add(mark)
         self.entries[key] = profile
 
-    async def write(self, pipeline: RedisPipeline) -> bool:
-        """Write every customer over what was read; False if any was changed by others meanwhile."""
+    async def write(self, pipeline: RedisPipeline, now: float) -> bool:
+        """Writes every changed customer; returns False if another process changed one of them since the read."""
         drafts = list(self._drafts.values())
-        if not await self._lay_ways(pipeline, drafts):
+        if not await self._reserve(pipeline, drafts, now) or not await self._bind_and_freeze(pipeline, drafts):
             return False
-        caps = await self._caps(pipeline, drafts)
-        written = await asyncio.gather(*(self._write(pipeline, draft, caps) for draft in drafts))
+        sources = [key for draft in drafts for key in draft.new_sources]  # they are frozen, so what is read is final
+        full = [key for key in sources if is_full(self._seen.get(key, b""), self._rules.seen_limit)]
+        values = await read_source_values(pipeline, sources, full)
+        written = await asyncio.gather(*(self._write(pipeline, draft, values, now) for draft in drafts))
         done = [draft for draft, reply in zip(drafts, written, strict=True) if reply]
         self.written = [item for draft in done for item in draft.items]
         await asyncio.gather(*(call for draft in done for call in self._follow_up(pipeline, draft)))
@@ -178,77 +257,88 @@ class WriteBatch:
             await pipeline.send("HDEL", MERGES, *finished)
         return len(done) == len(drafts)
 
-    async def _lay_ways(self, pipeline: RedisPipeline, drafts: Sequence[_CustomerWrite]) -> bool:
-        """Bind new identifiers and freeze what is merged; False if another was quicker."""
-        ways: dict[ProfileKey, Pointer | Profile | FrozenProfile] = {}  # one for a tablet, however many drafts bound it
+    async def _reserve(self, pipeline: RedisPipeline, drafts: Sequence[_CustomerWrite], now: float) -> bool:
+        """Reserves new identifiers for the customers that get them; returns False if another process was faster."""
+        made: dict[ProfileKey, Reservation] = {}
+        for draft in drafts:
+            key = draft.name.key
+            stored, entry = self._stored.get(key), self.entries[key]
+            if isinstance(entry, Profile) and (draft.sources or draft.bound):
+                before = stored.profile if isinstance(stored, FrozenProfile) else stored
+                before = before if isinstance(before, Profile) else None
+                found = reserve_identifiers(entry, before, self.reserved.get(key, ()), now)
+                made |= {key: found} if found else {}
+        written = await asyncio.gather(*(self._write_entry(pipeline, key, one.profile) for key, one in made.items()))
+        for key, done in zip(made, written, strict=True):
+            if done:
+                self._stored[key] = made[key].profile
+                self.reserved.setdefault(key, set()).update(made[key].names)
+        return all(written)
+
+    async def _bind_and_freeze(self, pipeline: RedisPipeline, drafts: Sequence[_CustomerWrite]) -> bool:
+        """Binds new identifiers and freezes sources; returns False if another process was faster."""
+        # One write per key: several customers of the batch may bind the same tablet.
+        writes: dict[ProfileKey, Pointer | Profile | FrozenProfile] = {}
         for draft in drafts:
             for key in draft.sources.keys() | draft.bound:
                 stored, entry = self._stored.get(key), self.entries[key]
                 if key in draft.sources and isinstance(stored, Profile):
-                    ways[key] = FrozenProfile(draft.name.key, draft.name.kind, draft.name.value, stored)
+                    writes[key] = FrozenProfile(draft.name.key, draft.name.kind, draft.name.value, stored)
                 elif not isinstance(stored, FrozenProfile) and isinstance(entry, Pointer | Profile):
-                    ways.setdefault(key, entry)
-        if not ways:
+                    writes.setdefault(key, entry)
+        if not writes:
             return True
-        frozen = [(key, entry.to) for key, entry in ways.items() if isinstance(entry, FrozenProfile)]
+        frozen = [(key, entry.to) for key, entry in writes.items() if isinstance(entry, FrozenProfile)]
         if frozen:
             self.begun = [key for key, _ in frozen]
-            await pipeline.send("HSET", MERGES, *(word for pair in frozen for word in pair))
+            await pipeline.send("HSET", MERGES, *(key for pair in frozen for key in pair))
             await pipeline.send("PEXPIRE", MERGES, _ms(self._rules.life))
-        calls = [
-            pipeline.call(
-                _WRITE,
-                _keys(key),
-                (entry_prefix(self._stored.get(key)), encode_entry(entry), self._life(entry), b"", 0, b"", 0),
-            )
-            for key, entry in ways.items()
-        ]
-        return all(await asyncio.gather(*calls))
+        return all(await asyncio.gather(*(self._write_entry(pipeline, key, entry) for key, entry in writes.items())))
 
-    async def _caps(self, pipeline: RedisPipeline, drafts: Sequence[_CustomerWrite]) -> dict[ProfileKey, bytes]:
-        """What was counted for the visitors, now that nothing more is."""
-        sources = [key for draft in drafts for key in draft.taken]
-        if not sources:
-            return {}
-        values: StoredValues = await pipeline.get([keyspace.counters(key) for key in sources], list)
-        return {key: value for key, value in zip(sources, values, strict=True) if value is not None}
+    def _write_entry(
+        self, pipeline: RedisPipeline, key: ProfileKey, entry: Pointer | Profile | FrozenProfile
+    ) -> "asyncio.Future[RedisReply]":
+        """Writes an entry alone; what is stored beside it stays."""
+        before = entry_prefix(self._stored.get(key))
+        values = (before, encode_entry(entry), self._life(entry), b"", 0, b"", 0, b"", b"", b"", "")
+        return pipeline.call(_WRITE, keyspace.customer_keys(key), values)
 
     def _write(
-        self, pipeline: RedisPipeline, draft: _CustomerWrite, caps: dict[ProfileKey, bytes]
+        self, pipeline: RedisPipeline, draft: _CustomerWrite, values: SourceValues, now: float
     ) -> "asyncio.Future[RedisReply]":
         key = draft.name.key
         stored, entry = self._stored.get(key), self.entries[key]
         if not isinstance(entry, Profile):
             raise TypeError(f"{key} is written as a customer but is {type(entry).__name__}")
+        entry = drop_reservations(entry, self.reserved.get(key, ()), now)
+        entry, archive = split_profile(entry, self._rules)
+        of_sources = (member for source in draft.new_sources for member in values.members[source])
         life = self._life(entry)
-        marks, seen = self._counted(draft, entry.marks)
+        theirs = [draft.sources[source].marks for source in draft.new_sources]
+        seen = b"".join(self._seen.get(place, b"") for place in (*draft.new_sources, key))
+        placed = place_digests(b"".join((entry.marks, *theirs, *draft.news)), seen, self._rules.seen_limit)
+        older = encode_earlier(placed.leaving, (values.earlier.get(source, []) for source in draft.new_sources), now)
         version = stored.version + 1 if isinstance(stored, Profile) else 1
         return pipeline.call(
             _WRITE,
-            _keys(key),
+            keyspace.customer_keys(key),
             (
                 entry_prefix(stored),
-                encode_entry(replace(entry, version=version, marks=marks)),
+                encode_entry(replace(entry, version=version, marks=placed.marks)),
                 life,
-                seen,
+                placed.seen,
                 _ms(self._rules.seen_life),
-                merge_counts(caps.get(source) for source in draft.taken),
+                merge_counts(values.counts.get(source) for source in draft.new_sources),
                 life,
+                b"" if archive.orders == self._archived.get(key, {}) else encode_orders(archive.orders),
+                encode_members(archive.identifiers, of_sources),
+                older,
+                repr(now - self._rules.seen_life),
             ),
         )
 
-    def _counted(self, draft: _CustomerWrite, marks: bytes) -> tuple[bytes, bytes]:
-        """The messages counted for a customer: a few in the profile itself, or else in a value of their own."""
-        theirs = [draft.sources[source].marks for source in draft.taken]
-        lately = b"".join((marks, *theirs, *draft.news))
-        elsewhere = b"".join(self._seen.get(source, b"") for source in draft.taken)
-        if not elsewhere and len(lately) <= INLINE * MARK:
-            return b"".join(sorted(lately[i : i + MARK] for i in range(0, len(lately), MARK))), b""
-        seen = b"".join((elsewhere, self._seen.get(draft.name.key, b""), lately))
-        return b"", seen[-MARK * self._rules.seen_limit :]
-
     def _follow_up(self, pipeline: RedisPipeline, draft: _CustomerWrite) -> "list[asyncio.Future[RedisReply]]":
-        """Turn what became part of the customer into pointers, and keep alive those that led here."""
+        """Turns merged profiles into pointers, and starts the expiry of used pointers again."""
         to = draft.name.key
         life = self._life(self.entries[to])
         calls = []
@@ -257,12 +347,16 @@ class WriteBatch:
             if not isinstance(stored, Profile | FrozenProfile):
                 continue
             frozen = entry_prefix(stored) if isinstance(stored, FrozenProfile) else b"M" + to.encode()
-            moved = self.entries[key]  # a tablet that was merged may have moved on since
+            moved = self.entries[key]  # a later item of the batch may have rebound a merged tablet
             after = moved if isinstance(moved, Pointer | Profile) else Pointer(to)
-            calls.append(pipeline.call(_BECOME, _keys(key), (frozen, encode_entry(after), life)))
+            calls.append(pipeline.call(_BECOME, keyspace.customer_keys(key), (frozen, encode_entry(after), life)))
             aliases = {self._hash(kind, value) for kind in KINDS for value in profile.ids.get(kind, ())}
             calls += [
-                pipeline.call(_BECOME, _keys(alias), (encode_entry(Pointer(key)), encode_entry(Pointer(to)), life))
+                pipeline.call(
+                    _BECOME,
+                    keyspace.customer_keys(alias),
+                    (encode_entry(Pointer(key)), encode_entry(Pointer(to)), life),
+                )
                 for alias in aliases - {key, to} - draft.bound
             ]
         calls += [
@@ -275,7 +369,7 @@ class WriteBatch:
     def _draft(self, name: KeyedId) -> _CustomerWrite:
         draft = self._drafts.get(name.key)
         if draft is None:
-            draft = self._drafts[name.key] = _CustomerWrite(name)
+            draft = self._drafts[name.key] = _CustomerWrite(name=name)
         return draft
 
     def _marks_of(self, key: ProfileKey) -> set[bytes]:
@@ -283,8 +377,8 @@ class WriteBatch:
         if marks is None:
             entry = self._stored.get(key)
             profile = entry.profile if isinstance(entry, FrozenProfile) else entry
-            blob = self._seen.get(key, b"") + (profile.marks if isinstance(profile, Profile) else b"")
-            marks = self._marks[key] = {blob[i : i + MARK] for i in range(0, len(blob), MARK)}
+            inline = profile.marks if isinstance(profile, Profile) else b""
+            marks = self._marks[key] = split_digests(self._seen.get(key, b"") + inline)
         return marks
 
     def _life(self, entry: Entry) -> int:
@@ -292,35 +386,6 @@ class WriteBatch:
         return _ms(
             self._rules.life if known or isinstance(entry, Pointer | FrozenProfile) else self._rules.anonymous_life
         )
-
-
-def message_digest(message_id: str) -> bytes:
-    """How a message id is remembered: 64 bits of BLAKE2b."""
-    return blake2b(message_id.encode(), digest_size=MARK).digest()
-
-
-def _next(entry: Entry) -> tuple[ProfileKey, ...]:
-    """The keys that an entry leads to, now or before."""
-    if isinstance(entry, FrozenProfile):
-        return (entry.to,)
-    return (entry.to, *entry.before) if isinstance(entry, Pointer) else _earlier(entry)
-
-
-def _earlier(entry: Entry) -> tuple[ProfileKey, ...]:
-    if isinstance(entry, Pointer):
-        return entry.before
-    return tuple(entry.merged) if isinstance(entry, Profile) and entry.shared else ()
-
-
-def _merged(source: str, target: str, time: float, received: float, idents: Sequence[KeyedId]) -> Accepted:
-    """Who became part of whom, when, and by which identifiers that came together."""
-    by = {ident.kind: ident.value for ident in idents if ident.value}
-    said: dict[str, object] = {"from": source, "into": target, "by": by}
-    return Accepted(f"merge:{source}:{target}", time, received, target, MERGED, properties=said)
-
-
-def _keys(key: ProfileKey) -> tuple[str, str, str]:
-    return keyspace.profile(key), keyspace.counted_messages(key), keyspace.counters(key)
 
 
 def _ms(seconds: float) -> int:

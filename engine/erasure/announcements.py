@@ -9,6 +9,7 @@ Entries older than `ERASURES_LIFE` are trimmed. `customers.erased_cache` reads t
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from engine.customers.redis.pipeline import RedisPipeline
 from engine.journal.stream import Position, StreamClient
@@ -35,4 +36,5 @@ def read_announcements(client: StreamClient, since: Position) -> tuple[Mapping[s
             return announced, since
         for entry, fields in reply[0][1]:
             since = entry.decode()
-            announced |= dict.fromkeys(fields[b"who"].decode().split(), float(fields[b"at"]))
+            with suppress(KeyError, ValueError):  # an entry of another program
+                announced |= dict.fromkeys(fields[b"who"].decode().split(), float(fields[b"at"]))

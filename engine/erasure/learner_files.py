@@ -90,19 +90,27 @@ def erase_pending(client: StreamClient, data: Path, since: Position) -> Position
 
 
 def _connect(path: Path) -> closing[sqlite3.Connection]:
+    """A connection that waits up to 30 s for a learner's transaction to end."""
     return closing(sqlite3.connect(path, isolation_level=None, timeout=30.0))
 
 
 def _customers(db: sqlite3.Connection) -> Iterator[str]:
     """The customers in every table that has a column for them or stores records; some more than once."""
     columns = "SELECT m.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table' AND c.name = ?"
+    # SQLite binds values, not names of tables. These names are those of the learner's own schema, and they are quoted.
     for (table,) in db.execute(columns, ["customer"]).fetchall():
-        yield from (name for (name,) in db.execute(f"SELECT DISTINCT customer FROM {table}"))  # noqa: S608 (its own)
+        customers = f"SELECT DISTINCT customer FROM {_quote_name(table)}"  # noqa: S608 # nosec B608
+        yield from (name for (name,) in db.execute(customers))
     for (table,) in db.execute(columns, ["record"]).fetchall():
-        for (payload,) in db.execute(f"SELECT record FROM {table}"):  # noqa: S608 (its own)
+        records = f"SELECT record FROM {_quote_name(table)}"  # noqa: S608 # nosec B608
+        for (payload,) in db.execute(records):
             record = decode(payload)
             if not isinstance(record, RewardRecord | QuarantineRecord):
                 yield record.customer
+
+
+def _quote_name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _delete_records(

@@ -127,6 +127,7 @@ def _rewrite_append_only(client: StreamClient) -> bool:
 
 
 def _nodes(client: StreamClient) -> Iterator[Redis]:
+    """A client of every node: a cluster's AOF is rewritten node by node."""
     if isinstance(client, RedisCluster):
         yield from (node.redis_connection for node in client.nodes_manager.nodes_cache.values())
     else:
@@ -184,5 +185,5 @@ class LogErasures:
             thread.join()
 
     def finish(self, client: StreamClient, log: Path) -> int:
-        """Erase everybody announced so far; returns the number of rows deleted."""
+        """Erase all customers announced so far; returns the number of rows deleted."""
         return erase_logged(client, log)

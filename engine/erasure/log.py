@@ -6,6 +6,7 @@ for a second file. Other customers' rows made on an erased customer's device sta
 """
 
 import functools
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Collection, Container, Iterator, Mapping
@@ -21,6 +22,7 @@ from engine.journal.log import commit, parquet
 from engine.journal.log.erased_rows import without_device
 from engine.journal.log.parquet import LogTable
 from engine.keyspace import ERASURES_LIFE
+from engine.settings import PARTIALS_FOLDER
 
 RowMask = Callable[[pa.RecordBatch | pa.Table], pa.Array]
 """Rows to a boolean for each: true where the row stays."""
@@ -41,6 +43,11 @@ def erase_from_log(log: Path, ids: Collection[str], now: float) -> int:
     """
     record_erased(log, {identifier_digest(identifier): now for identifier in ids})
     return delete_rows(log, ids)
+
+
+def delete_partials(log: Path) -> None:
+    """Delete the statistics that reports stored by day, which name customers; the next report makes them again."""
+    shutil.rmtree(log / PARTIALS_FOLDER, ignore_errors=True)
 
 
 def delete_rows(log: Path, ids: Collection[str], unaffected: Container[FileId] = (), stop: Event | None = None) -> int:
@@ -66,6 +73,8 @@ def delete_rows(log: Path, ids: Collection[str], unaffected: Container[FileId] =
                 _FileEraser(log, table, path, ids, stays).rewrite(stop)
                 for path in files_to_search(log, table, unaffected, stop)
             )
+    if deleted:
+        delete_partials(log)
     return deleted
 
 
@@ -144,12 +153,12 @@ class _FileEraser:
             if file_id(self._path) != before:
                 return 0
             _raise_if_stopped(stop)
-            # Somebody reads the log. Waiting inside the commit would hold its lock, and the collector would wait too.
+            # A reader holds the log. Waiting inside the commit would hold its lock, and the collector would wait too.
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _count_deletions(self) -> int | None:
-        """How many rows go; None if the file need not change, 0 if only a device is removed from others' rows."""
+        """The number of rows to delete; None without a change, 0 if only a device is removed from others' rows."""
         rows = parquet.read_table(self._path, self._columns)
         count: int = rows.num_rows - (pc.sum(self._stays(rows)).as_py() or 0)
         names_device = "device" in self._columns and pc.any(_made_on(rows, self._ids)).as_py()
@@ -174,6 +183,7 @@ class _FileEraser:
 
 
 def _raise_if_stopped(stop: Event | None) -> None:
+    """End a long rewrite between two files when the process stops; the next start repeats it."""
     if stop is not None and stop.is_set():
         raise StoppedError
 

@@ -16,19 +16,28 @@ from collections.abc import Awaitable, Callable, Container, Iterable
 import msgspec
 
 from engine import keyspace
+from engine.catalog.spec.identifiers import is_placeholder
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.claims import pending_exposures
 from engine.customer import KINDS, Counts, IdKind, Profile
 from engine.customers.redis import keys
 from engine.customers.redis.counts import decode_counts
 from engine.customers.redis.keys import ProfileKey
-from engine.customers.redis.lookup import as_mapping, candidate_keys, find_customer, find_stored, read_entries
+from engine.customers.redis.lookup import (
+    as_mapping,
+    candidate_keys,
+    find_customer,
+    find_damaged,
+    find_stored,
+    read_entries,
+)
 from engine.customers.redis.pipeline import RedisPipeline
 from engine.customers.redis.stored_entry import TOMBSTONE, Pointer
 from engine.customers.redis.tombstones import write_tombstone
 from engine.customers.store import ProfileStore
 from engine.customers.unfinished_merges import read_begun_merges
 from engine.erasure.announcements import announce_erasure
+from engine.errors import BadInput, UnreadableValueError
 from engine.hashing import identifier_digest
 from engine.keyspace import ERASURES_LIFE, UNFINISHED_ERASURES
 
@@ -44,7 +53,7 @@ DeleteElsewhere = Callable[[RedisPipeline, Container[str]], Awaitable[None]]
 
 
 class Export(msgspec.Struct, frozen=True):
-    """Everything stored of one customer: the profile and the times of what was counted."""
+    """The stored data of one customer: the profile, and the times of counted events."""
 
     profile: Profile
     counts: Counts
@@ -64,7 +73,12 @@ _decode = msgspec.msgpack.Decoder(_BegunErasure).decode
 
 
 async def export_profile(store: ProfileStore, identifier: str) -> Export | None:
-    """Everything stored of the customer that `identifier` names, None if there is none."""
+    """The stored data of the customer that `identifier` names, None if there is none.
+
+    Raises:
+        BadInput: if `identifier` is a placeholder.
+    """
+    _require_identifier(store, identifier)
     found = await find_customer(store.pipeline, store.hash_key, identifier)
     if found is None:
         return None
@@ -77,7 +91,11 @@ async def erase_profile(store: ProfileStore, identifier: str, *also: DeleteElsew
 
     Their late events are refused while the tombstones live, also for a customer never seen (empty answer). `also`
     delete what is stored of them elsewhere in the store. `finish_erasures` completes an erasure that was cut short.
+
+    Raises:
+        BadInput: if `identifier` is a placeholder: many customers may have been sent with it.
     """
+    _require_identifier(store, identifier)
     digests = {identifier_digest(name) for name in keys.identifier_spellings(identifier)}
     begun, profile = await _begin(store, candidate_keys(store.hash_key, identifier), digests, time.time())
     await _delete_elsewhere(store.pipeline, begun.digests, also)
@@ -109,12 +127,21 @@ async def finish_erasures(store: ProfileStore, now: float, *also: DeleteElsewher
     return len(due)
 
 
+def _require_identifier(store: ProfileStore, identifier: str) -> None:
+    if is_placeholder(identifier, None, store.rules.placeholders) or not candidate_keys(store.hash_key, identifier):
+        raise BadInput(f"id: {identifier!r:.40} is a placeholder that names nobody; send a real id of the customer")
+
+
 async def _keys_without_tombstone(wire: RedisPipeline, begun: _BegunErasure) -> list[ProfileKey]:
     """The keys of an erasure that was interrupted before its customer's tombstone; empty if that is there.
 
     A device's entry that points to a later customer is left out: another person may have logged in on it meanwhile.
     """
-    entries = await read_entries(wire, [begun.key] if begun.key else begun.entries)
+    places = [begun.key] if begun.key else begun.entries
+    try:
+        entries = await read_entries(wire, places)
+    except UnreadableValueError:
+        return places
     keys_of_customer = [key for key, entry in entries.items() if not (isinstance(entry, Pointer) and entry.before)]
     return keys_of_customer if keys_of_customer and await find_stored(wire, keys_of_customer) else []
 
@@ -129,11 +156,14 @@ async def _begin(
     """
     wire, hash_ = store.pipeline, store.hash_key
     while True:
-        found = await find_stored(wire, places)
+        try:
+            found = await find_stored(wire, places)
+        except UnreadableValueError:  # a damaged customer is erased as far as their identifiers are known
+            found = await find_damaged(wire, places)
         begun = _BegunErasure(now, "", places, sorted(digests))
         if found:
             ids = found.profile.ids
-            names = {name for names_of_kind in ids.values() for name in names_of_kind} | {found.profile.id}
+            names = {name for names_of_kind in ids.values() for name in names_of_kind} | {found.profile.id} - {""}
             entries = {hash_(kind, name) for kind in KINDS for name in ids.get(kind, ())} - {found.key}
             begun = _BegunErasure(now, found.key, sorted(entries), sorted(digests.union(map(identifier_digest, names))))
         await wire.send("HSET", UNFINISHED_ERASURES, f"{now!r} {begun.key or places[0]}", _encode(begun))

@@ -8,7 +8,8 @@ import time
 
 import structlog
 
-from engine.customers.store import EventJournal, ProfileStore
+from engine.customers.model.events import EventJournal
+from engine.customers.store import ProfileStore
 from engine.erasure.profiles import DeleteElsewhere, finish_erasures
 from engine.errors import CounterpointError
 from engine.journal.log_once import LogOnce

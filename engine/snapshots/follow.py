@@ -17,11 +17,11 @@ from engine.decision.offers import Snapshot
 from engine.errors import BadInput, StoreUnavailable
 from engine.journal.log_once import LogOnce
 from engine.journal.spool import ship
-from engine.keyspace import LEARNER_FIGURES, SHADOW_PRICES, SNAPSHOT_HEADERS, TRIPPED_BREAKERS
+from engine.keyspace import LEARNER_FIGURES, RAMP_POSITIONS, SHADOW_PRICES, SNAPSHOT_HEADERS, TRIPPED_BREAKERS
 from engine.settings import Settings
-from engine.snapshots.header import Header, align_policy, meaning_of, parse_snapshot
+from engine.snapshots.header import Header, align_policy, load_usable_policy, meaning_of, parse_snapshot
 from engine.snapshots.publish import as_bytes, numbers_by_name, store_errors
-from policies import Bandit, load_policy
+from policies import Bandit
 
 INTERVAL = 0.25
 """Seconds between two polls."""
@@ -34,14 +34,16 @@ class Follower:
     """Follows what the learner publishes for a plan's selections; `run` it as a task.
 
     Readers take `snapshots`, one reference that is swapped whole. Beside it: `tripped` selections with the reason why
-    their breaker is open, shadow `prices` by offer, and the learner's `figures`. A snapshot that is damaged or does
-    not fit the plan is counted in `rejected` and the one before it stays in use.
+    their breaker is open, shadow `prices` by offer, the coverage that ramps have reached by experiment (`ramped`), and
+    the learner's `figures`. A snapshot that is damaged or does not fit the plan is counted in `rejected` and the one
+    before it stays in use.
     """
 
     def __init__(self, settings: Settings, plan: Callable[[], Plan], *, interval: float = INTERVAL) -> None:
         self.snapshots: Mapping[str, Snapshot] = {}
         self.tripped: Mapping[str, str] = {}
         self.prices: Mapping[str, float] = {}
+        self.ramped: Mapping[str, float] = {}
         self.figures: Mapping[str, float] = {}
         self.rejected = 0
         self._plan = plan
@@ -84,14 +86,18 @@ class Follower:
             pipeline.hgetall(SNAPSHOT_HEADERS)
             pipeline.hgetall(TRIPPED_BREAKERS)
             pipeline.hgetall(SHADOW_PRICES)
+            pipeline.hgetall(RAMP_POSITIONS)
             pipeline.hgetall(LEARNER_FIGURES)
-            lines, marks, priced, counted = await pipeline.execute()
+            lines, marks, priced, reached, counted = await pipeline.execute()
             self._polled = time.monotonic()
-            published = {key.decode(): line for key, line in lines.items()}
+            published = {key.decode(errors="replace"): line for key, line in lines.items()}
             changed = [key for key, line in published.items() if key in plan.policies and self._lines.get(key) != line]
             values = await self._client.mget([keyspace.snapshot(key) for key in changed]) if changed else []
-        self.tripped = {key.decode(): reason.decode() for key, reason in marks.items()}
+        self.tripped = {key.decode(errors="replace"): reason.decode(errors="replace") for key, reason in marks.items()}
         self.prices, self.figures = numbers_by_name(priced), numbers_by_name(counted)
+        ramped = numbers_by_name(reached)
+        if ramped != self.ramped:
+            self.ramped = ramped
         withdrawn = self._lines.keys() - published.keys()
         if not changed and not withdrawn and plan is self._fitted_to:
             return False
@@ -122,7 +128,7 @@ class Follower:
         """Decode a fetched snapshot; a damaged one leaves the one before it in use."""
         try:
             header, blob = parse_snapshot(key, value)
-            self._learnt[key] = header, load_policy(blob)
+            self._learnt[key] = header, load_usable_policy(blob)
         except (BadInput, ValueError) as error:
             self._reject(key, error)
 

@@ -4,16 +4,22 @@ A snapshot is one header line, a newline and the policy's bytes. The header read
 `VERSION TIME LEARNT MEANING DIGEST`, separated by spaces; the digest is that of the policy's bytes.
 """
 
+import warnings
 from dataclasses import replace
 from hashlib import blake2b
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from engine.catalog.plan.plan import Selection
 from engine.errors import BadInput
-from policies import Bandit, with_arms
-from policies.linear import Linear
+from policies import Bandit, load_policy, with_arms
+from policies.linear.regression import Linear
+
+_TOLERANCE = 1e-6
+_MOST = 2.0**53
+"""Above it neither Lua nor JSON has every whole number; `publish.lua` has the same limit."""
 
 
 class Header(NamedTuple):
@@ -90,10 +96,13 @@ def parse_header(line: bytes) -> Header:
     """The header in a line.
 
     Raises:
-        ValueError: if the line is no header.
+        ValueError: if the line is no header, or a number in it is none that a learner wrote.
     """
     version, at, learnt, meaning, digest = line.decode().split(" ")
-    return Header(int(version), float(at), float(learnt), meaning, digest)
+    header = Header(int(version), float(at), float(learnt), meaning, digest)
+    if not 0 <= header.version <= _MOST or not 0 <= header.time <= _MOST or not 0 <= header.learnt <= _MOST:
+        raise ValueError(f"version {version:.40}, time {at:.40} or weight {learnt:.40} is out of range")
+    return header
 
 
 def parse_snapshot(key: str, value: bytes) -> StoredSnapshot:
@@ -112,5 +121,28 @@ def parse_snapshot(key: str, value: bytes) -> StoredSnapshot:
     return StoredSnapshot(header, blob)
 
 
+def load_usable_policy(blob: bytes) -> Bandit:
+    """The policy in a snapshot's bytes, after a trial: one whose statistics were altered may have no probabilities.
+
+    Raises:
+        ValueError: if the bytes are no policy, or it cannot choose.
+    """
+    try:
+        policy = load_policy(blob)
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            chances = policy.probabilities(np.zeros(policy.dim))
+    except (ArithmeticError, LookupError, TypeError, ValueError, np.linalg.LinAlgError) as error:
+        raise ValueError(f"the bytes are not a policy that can choose: {error}") from error
+    if not all(np.isfinite(array).all() for array in policy.statistics.values()) or not np.isfinite(chances).all():
+        raise ValueError("the policy's statistics are not finite")
+    if (policy.statistics.get("count", np.zeros(1)) < 0).any():
+        raise ValueError("the policy counts less than nothing")
+    if (chances < 0).any() or abs(chances.sum() - 1) > _TOLERANCE:
+        raise ValueError(f"the policy's probabilities are {chances.tolist()}, which do not sum to 1")
+    return policy
+
+
 def _digest(blob: bytes) -> str:
+    """A digest of a snapshot's bytes, by which a reader notices a torn or foreign value."""
     return blake2b(blob, digest_size=16).hexdigest()

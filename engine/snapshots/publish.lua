@@ -4,9 +4,15 @@
 -- KEYS: headers by selection, the current snapshot, stored snapshots by header.
 -- ARGV: selection, version, header, snapshot, limit.
 -- Returns the version that is current afterwards.
+-- A header that no learner wrote is older than every other.
 local function read(header)
-  local version, time = string.match(header, '^(%d+) (%S+)')
-  return { header = header, version = tonumber(version), time = tonumber(time) }
+  local version, time, learnt = string.match(header, '^(%d+) (%S+) (%S+) %S+ %S+$')
+  version, time, learnt = tonumber(version), tonumber(time), tonumber(learnt)
+  local most = 2 ^ 53
+  if not (version and time and learnt and version <= most and time >= 0 and time <= most and learnt >= 0 and learnt <= most) then
+    return { header = header, version = -1, time = 0 }
+  end
+  return { header = header, version = version, time = time }
 end
 
 local current = redis.call('HGET', KEYS[1], ARGV[1])

@@ -1,23 +1,27 @@
-"""What the learner publishes to the decision servers: snapshots, open breakers, shadow prices and its own figures.
+"""Publishes the learner's results to the decision servers: snapshots, open breakers, shadow prices and its own figures.
 
 A snapshot replaces the current one only if its version is higher, in one script, so a learner that lost its lock cannot
 undo its successor's work. `STORED_VERSIONS` stay for a rollback, the older the sparser.
 """
 
+import functools
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
 from redis.exceptions import RedisError
 
 from engine import keyspace
 from engine.errors import BadInput, StoreUnavailable
 from engine.journal.stream import StreamClient
-from engine.keyspace import LEARNER_FIGURES, SHADOW_PRICES, SNAPSHOT_HEADERS, TRIPPED_BREAKERS
+from engine.keyspace import LEARNER_FIGURES, RAMP_POSITIONS, SHADOW_PRICES, SNAPSHOT_HEADERS, TRIPPED_BREAKERS
 from engine.snapshots.header import Header, StoredSnapshot, parse_header, parse_snapshot
 
 STORED_VERSIONS = 20
-"""How many versions of a policy stay in the store; `publish.lua` chooses which one to delete beyond that."""
+"""The number of versions of a policy that stay in the store; `publish.lua` chooses which one to delete beyond that."""
+_log = structlog.get_logger(__name__)
 _PUBLISH = Path(__file__).with_name("publish.lua").read_text(encoding="utf-8")
 
 
@@ -29,10 +33,14 @@ def publish_snapshot(client: StreamClient, key: str, header: Header, blob: bytes
 
 
 def current_headers(client: StreamClient) -> dict[str, Header]:
-    """The headers of all current snapshots, by selection."""
-    return {
-        as_bytes(key).decode(): parse_header(as_bytes(line)) for key, line in client.hgetall(SNAPSHOT_HEADERS).items()
-    }
+    """The headers of all current snapshots, by selection; one that was altered counts as missing."""
+    headers: dict[str, Header] = {}
+    for key, line in client.hgetall(SNAPSHOT_HEADERS).items():
+        try:
+            headers[as_bytes(key).decode()] = parse_header(as_bytes(line))
+        except ValueError as error:
+            report_altered(repr(key), as_bytes(line), str(error))
+    return headers
 
 
 def current_snapshot(client: StreamClient, key: str) -> StoredSnapshot | None:
@@ -47,7 +55,12 @@ def current_snapshot(client: StreamClient, key: str) -> StoredSnapshot | None:
 
 def stored_headers(client: StreamClient, key: str) -> list[Header]:
     """The headers of the snapshots that a rollback can choose from, the newest (the current one) first."""
-    found = [parse_header(as_bytes(line)) for line in client.hkeys(keyspace.stored_snapshots(key))]
+    found = []
+    for line in client.hkeys(keyspace.stored_snapshots(key)):
+        try:
+            found.append(parse_header(as_bytes(line)))
+        except ValueError as error:
+            report_altered(key, as_bytes(line), str(error))
     return sorted(found, reverse=True)
 
 
@@ -65,6 +78,14 @@ def stored_snapshot(client: StreamClient, key: str, header: Header) -> StoredSna
     return parse_snapshot(key, as_bytes(value))
 
 
+@functools.lru_cache(maxsize=256)
+def report_altered(key: str, line: bytes, error: str) -> None:
+    """Log an altered snapshot, given its header line; once, since it is read at every step."""
+    _log.error(
+        "a stored snapshot was altered; roll back to another version", key=key, header=repr(line[:80]), error=error
+    )
+
+
 def open_breaker(client: StreamClient, key: str, reason: str) -> None:
     """Open a selection's circuit breaker: decision servers answer with its fallback."""
     client.hset(TRIPPED_BREAKERS, key, reason)
@@ -78,7 +99,8 @@ def close_breaker(client: StreamClient, key: str) -> bool:
 def open_breakers(client: StreamClient) -> dict[str, str]:
     """The selections whose breaker is open, with the reasons."""
     return {
-        as_bytes(key).decode(): as_bytes(reason).decode() for key, reason in client.hgetall(TRIPPED_BREAKERS).items()
+        as_bytes(key).decode(errors="replace"): as_bytes(reason).decode(errors="replace")
+        for key, reason in client.hgetall(TRIPPED_BREAKERS).items()
     }
 
 
@@ -96,8 +118,18 @@ def shadow_prices(client: StreamClient) -> dict[str, float]:
     return numbers_by_name(client.hgetall(SHADOW_PRICES))
 
 
+def publish_ramp_position(client: StreamClient, experiment: str, coverage: float) -> None:
+    """Set the coverage that the ramp of an experiment has reached; decision servers read it at their next poll."""
+    client.hset(RAMP_POSITIONS, experiment, repr(coverage))
+
+
+def ramp_positions(client: StreamClient) -> dict[str, float]:
+    """The coverage that each ramp which holds itself has reached, by experiment."""
+    return numbers_by_name(client.hgetall(RAMP_POSITIONS))
+
+
 def publish_figures(client: StreamClient, figures: Mapping[str, float]) -> None:
-    """Let decision servers export what the learner counted, by name."""
+    """Publish the learner's counters by name, for decision servers to export."""
     if figures:
         client.hset(LEARNER_FIGURES, mapping={name: repr(figure) for name, figure in figures.items()})
 
@@ -112,10 +144,20 @@ def store_errors(action: str) -> Iterator[None]:
 
 
 def numbers_by_name(reply: Mapping[bytes | str, bytes | str]) -> dict[str, float]:
-    """A hash of numbers as the store replies with it."""
-    return {as_bytes(key).decode(): float(value) for key, value in reply.items()}
+    """A hash of numbers as the store replies with it, without those that are none."""
+    numbers: dict[str, float] = {}
+    for key, value in reply.items():
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            numbers[as_bytes(key).decode(errors="replace")] = number
+        else:
+            report_altered(repr(key), as_bytes(value), "a number is none; it counts as missing")
+    return numbers
 
 
 def as_bytes(answer: bytes | str) -> bytes:
-    """The client's types leave open whether it decodes replies; ours does not."""
+    """The reply as bytes: the client's types allow text too, but this client does not decode."""
     return answer if isinstance(answer, bytes) else answer.encode()

@@ -34,7 +34,7 @@ def with_claims(url: str, story: Callable[[Claims], Awaitable[T]]) -> T:
 
 
 def shown(name: str, limit: int = 2, window: float = 7 * DAY, now: float = NOW) -> Claim:
-    return Claim(name, [CapCheck(SHOWN, limit, now - window)], [SHOWN])
+    return Claim(id=name, caps=[CapCheck(SHOWN, limit, now - window)], counters=[SHOWN])
 
 
 def crowd(url: str, claim: Callable[[int], Claim]) -> list[Denial | None]:
@@ -56,18 +56,20 @@ def test_cap_three_grants_three(redis_url: str) -> None:
 
 
 def test_the_last_unit_goes_once_and_the_losers_count_nothing(redis_url: str) -> None:
-    take = PoolShare("stock", "COFFEE-12", least=1, hold=900)
+    take = PoolShare(pool="stock", name="COFFEE-12", least=1, hold=900)
     with_claims(redis_url, lambda claims: claims.set_stock("COFFEE-12", 1, NOW))
     counter = "exposure|*"
-    answers = crowd(redis_url, lambda n: Claim(f"c{n}", [CapCheck(counter, 1000, 0)], [counter], [take]))
+    answers = crowd(
+        redis_url, lambda n: Claim(id=f"c{n}", caps=[CapCheck(counter, 1000, 0)], counters=[counter], shares=[take])
+    )
     assert answers.count(None) == 1
     assert answers.count(Denial("stock", "COFFEE-12")) == 399
     assert len(with_claims(redis_url, lambda claims: claims.read_counts(KEY))[counter]) == 1
 
 
 def test_a_budget_never_overdraws(redis_url: str) -> None:
-    take = PoolShare("budget", "coffee", amount=1.4, limit=100.0)
-    answers = crowd(redis_url, lambda n: Claim(f"c{n}", shares=[take]))
+    take = PoolShare(pool="budget", name="coffee", amount=1.4, limit=100.0)
+    answers = crowd(redis_url, lambda n: Claim(id=f"c{n}", shares=[take]))
     assert answers.count(None) == 71
     assert with_claims(redis_url, lambda claims: claims.read_left(take)) == pytest.approx(0.6)
 
@@ -75,11 +77,11 @@ def test_a_budget_never_overdraws(redis_url: str) -> None:
 def test_all_caps_must_hold_and_a_window_rolls_on(redis_url: str) -> None:
     async def story(claims: Claims) -> None:
         week, day = CapCheck(SHOWN, 2, NOW - 7 * DAY), CapCheck("exposure|tag:loyalty", 1, NOW - DAY)
-        both = Claim("c1", [week, day], [SHOWN, "exposure|tag:loyalty"])
+        both = Claim(id="c1", caps=[week, day], counters=[SHOWN, "exposure|tag:loyalty"])
         assert await claims.claim(KEY, [both], NOW) == [None]
-        again = Claim("c2", [week, day], [SHOWN, "exposure|tag:loyalty"])
+        again = Claim(id="c2", caps=[week, day], counters=[SHOWN, "exposure|tag:loyalty"])
         assert await claims.claim(KEY, [again], NOW + 1) == [Denial("cap", "exposure|tag:loyalty")]
-        later = Claim("c3", [CapCheck(SHOWN, 1, NOW + 1)], [SHOWN])
+        later = Claim(id="c3", caps=[CapCheck(SHOWN, 1, NOW + 1)], counters=[SHOWN])
         assert await claims.claim(KEY, [later], NOW + 7 * DAY) == [None]
 
     with_claims(redis_url, story)
@@ -99,8 +101,8 @@ def test_claims_of_one_request_see_each_other_and_count_once_per_id(redis_url: s
 
 def test_a_hold_expires_when_it_is_not_collected(redis_url: str) -> None:
     async def story(claims: Claims) -> None:
-        bread = PoolShare("stock", "BREAD", least=1, hold=900)
-        mine, theirs = Claim("mine", shares=[bread]), Claim("theirs", shares=[bread])
+        bread = PoolShare(pool="stock", name="BREAD", least=1, hold=900)
+        mine, theirs = Claim(id="mine", shares=[bread]), Claim(id="theirs", shares=[bread])
         await claims.set_stock("BREAD", 1, NOW)
         assert await claims.claim(KEY, [mine], NOW) == [None]
         assert await claims.claim(KEY, [theirs], NOW + 899) == [Denial("stock", "BREAD")]
@@ -118,9 +120,9 @@ def test_a_hold_expires_when_it_is_not_collected(redis_url: str) -> None:
 def test_a_claim_refused_by_a_cap_spends_nothing(redis_url: str) -> None:
     async def story(claims: Claims) -> None:
         for hold in (0, 60):
-            take = PoolShare("budget", f"b{hold}", amount=2, limit=10, hold=hold)
+            take = PoolShare(pool="budget", name=f"b{hold}", amount=2, limit=10, hold=hold)
             for n, denial in enumerate([None, Denial("cap", f"cap{hold}")]):
-                claim = Claim(f"c{n}", [CapCheck(f"cap{hold}", 1, 0)], [f"cap{hold}"], [take])
+                claim = Claim(id=f"c{n}", caps=[CapCheck(f"cap{hold}", 1, 0)], counters=[f"cap{hold}"], shares=[take])
                 assert await claims.claim(KEY, [claim], NOW) == [denial]
             assert await claims.read_left(take) == 8
 
@@ -131,11 +133,11 @@ def test_a_refused_claim_does_not_undo_what_it_confirmed_before(redis_url: str) 
     """A prefetched offer may be bought before its exposure arrives, which a cap then refuses: the sale stands."""
 
     async def story(claims: Claims) -> None:
-        bread = PoolShare("stock", "BREAD", least=1, hold=60)
+        bread = PoolShare(pool="stock", name="BREAD", least=1, hold=60)
         await claims.set_stock("BREAD", 2, NOW)
-        await claims.count(KEY, Claim("earlier", counters=["shown"]), NOW)
-        assert await claims.confirm(Claim("sold", shares=[bread]), NOW)
-        sold = Claim("sold", [CapCheck("shown", 1, 0)], ["shown"], [bread])
+        await claims.count(KEY, Claim(id="earlier", counters=["shown"]), NOW)
+        assert await claims.confirm(Claim(id="sold", shares=[bread]), NOW)
+        sold = Claim(id="sold", caps=[CapCheck("shown", 1, 0)], counters=["shown"], shares=[bread])
         assert await claims.claim(KEY, [sold], NOW + 1) == [Denial("cap", "shown")]
         assert await claims.read_left(bread) == 1
 
@@ -143,7 +145,7 @@ def test_a_refused_claim_does_not_undo_what_it_confirmed_before(redis_url: str) 
 
 
 def test_an_unreported_stock_is_empty(redis_url: str) -> None:
-    claim = Claim("c", shares=[PoolShare("stock", "?", least=1)])
+    claim = Claim(id="c", shares=[PoolShare(pool="stock", name="?", least=1)])
     assert with_claims(redis_url, lambda claims: claims.claim(KEY, [claim], NOW)) == [Denial("stock", "?")]
 
 
@@ -172,11 +174,16 @@ def test_what_a_visitor_was_shown_counts_after_login(redis_url: str) -> None:
 def test_every_count_and_pool_has_a_life_and_a_bound(redis_url: str) -> None:
     async def story(claims: Claims) -> None:
         for n in range(600):
-            await claims.count(KEY, Claim(f"c{n}", counters=["exposure|*", f"exposure|offer:{n}"]), NOW + n)
+            await claims.count(KEY, Claim(id=f"c{n}", counters=["exposure|*", f"exposure|offer:{n}"]), NOW + n)
         counts = await claims.read_counts(KEY)
-        assert (len(counts), len(counts["exposure|*"])) == (256, 64)
-        assert "exposure|offer:599" in counts
-        await claims.claim(KEY, [Claim("c", shares=[PoolShare("budget", "b", limit=5.0, hold=60)])], NOW)
+        assert (len(counts), len(counts["exposure|*"])) == (601, 64)
+        cap = CapCheck("exposure|offer:0", 1, NOW - 365 * DAY)
+        again = Claim(id="again", caps=[cap], counters=["exposure|offer:0"])
+        assert await claims.claim(KEY, [again], NOW + 600) == [Denial("cap", "exposure|offer:0")]
+        await claims.count(KEY, Claim(id="late", counters=["exposure|offer:600"]), NOW + 500 + 400 * DAY)
+        counts = await claims.read_counts(KEY)
+        assert sorted(counts) == ["exposure|*", *(f"exposure|offer:{n}" for n in range(501, 601))]
+        await claims.claim(KEY, [Claim(id="c", shares=[PoolShare(pool="budget", name="b", limit=5.0, hold=60)])], NOW)
 
     with_claims(redis_url, story)
     with redis.Redis.from_url(redis_url) as client:
@@ -206,11 +213,11 @@ def test_two_refusals_in_thirty_days_suppress_for_sixty() -> None:
 
 
 def test_several_are_confirmed_together_or_not_at_all(redis_url: str) -> None:
-    stock = PoolShare("stock", "BREAD", least=1, hold=900)
-    budget = PoolShare("budget", "bread", amount=2, limit=2, hold=60)
+    stock = PoolShare(pool="stock", name="BREAD", least=1, hold=900)
+    budget = PoolShare(pool="budget", name="bread", amount=2, limit=2, hold=60)
 
     async def story(claims: Claims) -> None:
-        mine, other = Claim("mine", shares=[stock, budget]), Claim("other", shares=[budget])
+        mine, other = Claim(id="mine", shares=[stock, budget]), Claim(id="other", shares=[budget])
         await claims.set_stock("BREAD", 2, NOW)
         assert await claims.claim(KEY, [mine], NOW) == [None]
         assert await claims.claim(KEY, [other], NOW + 61) == [None]  # the budget's hold was over
@@ -222,7 +229,7 @@ def test_several_are_confirmed_together_or_not_at_all(redis_url: str) -> None:
             assert await claims.confirm(mine, NOW + late)
             assert (await claims.read_left(stock), await claims.read_left(budget)) == (1, 0)
         assert await claims.claim(KEY, [other], NOW + 904) == [Denial("budget", "bread")]
-        assert not await claims.confirm(Claim("third", shares=[stock, budget]), NOW + 904)
+        assert not await claims.confirm(Claim(id="third", shares=[stock, budget]), NOW + 904)
         assert await claims.read_left(stock) == 1
 
     with_claims(redis_url, story)

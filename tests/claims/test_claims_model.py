@@ -40,10 +40,10 @@ class ClaimModel(RuleBasedStateMachine):
 
     def claim_of(self, name: str) -> Claim:
         takes = [
-            PoolShare("stock", "sku", least=1, hold=HOLD),
-            PoolShare("budget", "offer", amount=COST, limit=BUDGET, hold=HOLD),
+            PoolShare(pool="stock", name="sku", least=1, hold=HOLD),
+            PoolShare(pool="budget", name="offer", amount=COST, limit=BUDGET, hold=HOLD),
         ]
-        return Claim(name, [CapCheck("shown", LIMIT, self.now - WINDOW)], ["shown"], takes)
+        return Claim(id=name, caps=[CapCheck("shown", LIMIT, self.now - WINDOW)], counters=["shown"], shares=takes)
 
     def live(self) -> set[str]:
         return {name for name, until in self.held.items() if until > self.now}

@@ -80,6 +80,33 @@ def test_one_customers_profile_has_a_bound(redis_url: str) -> None:
     assert seen == [500 * 8]
 
 
+def test_a_message_counts_once_however_many_follow_it(redis_url: str) -> None:
+    """Those of a till, and of a customer who was a visitor on it before, for as long as message ids are stored."""
+    rules = ProfileRules(seen_limit=50, seen_life=1000.0)
+
+    def messages(name: str, count: int, **ids: str) -> list[Event]:
+        return [Event("track", f"{name}{n}", event="purchase", properties={"revenue": 1}, **ids) for n in range(count)]
+
+    async def run() -> None:
+        store = ProfileStore.open(redis_url, rules, timeout=10)
+        visitor, known = messages("v", 300, anonymous_id="a"), messages("k", 300, user_id="u")
+        for batch in (visitor, known):
+            for start in range(0, 300, 60):
+                await store.ingest(batch[start : start + 60], NOW, silent)
+        await store.ingest([Event("identify", "login", user_id="u", anonymous_id="a")], NOW, silent)
+        statuses = await store.ingest([*known, *visitor], NOW + 900, silent)
+        assert {status.status for status in statuses} == {"duplicate"}
+        assert (await store.fetch(CustomerIds(user_id="u"), NOW)).profile.revenue == 600
+        await store.ingest(messages("m", 60, user_id="u"), NOW + 1100, silent)
+        with redis.Redis.from_url(redis_url) as client:
+            (older,) = client.keys("*:older")
+            assert 0 < client.ttl(older) <= 1000
+            assert client.zcard(older) == 60  # what was moved more than 1,000 seconds ago is dropped
+        await store.close()
+
+    asyncio.run(run())
+
+
 def test_customers_who_stay_away_are_forgotten(redis_url: str) -> None:
     short = ProfileRules(life=2.0, anonymous_life=2.0, seen_life=2.0, tombstone_life=2.0)
 
@@ -109,8 +136,8 @@ def test_holds_that_lapse_leave_nothing_behind(redis_url: str) -> None:
         store = ProfileStore.open(redis_url, timeout=10)
         claims = Claims(store.pipeline)
         for n in range(500):
-            take = PoolShare("budget", "offer", amount=1, limit=1e6, hold=60)
-            await claims.claim("0" * 24, [Claim(f"c{n}", shares=[take])], NOW + n * 30)
+            take = PoolShare(pool="budget", name="offer", amount=1, limit=1e6, hold=60)
+            await claims.claim("0" * 24, [Claim(id=f"c{n}", shares=[take])], NOW + n * 30)
         await store.close()
 
     asyncio.run(run())

@@ -27,7 +27,7 @@ def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
             await store.ingest([buy], NOW, silent)
             found = await store.fetch(CustomerIds(**visitor), NOW)
             await store.bind_customer(found, NOW, silent)
-            await claims.count(found.key, Claim(f"c{n}", counters=["exposure|*"]), NOW)
+            await claims.count(found.key, Claim(id=f"c{n}", counters=["exposure|*"]), NOW)
             await store.bind_customer(await store.fetch(CustomerIds(**visitor, **user), NOW), NOW, silent)
             app = await store.fetch(CustomerIds(**user), NOW, counts=True)
             assert (app.profile.revenue, app.profile.unit, app.counts) == (2.0, f"a-{n}", {"exposure|*": [NOW]})
@@ -38,10 +38,10 @@ def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
                 found.key,
                 [
                     Claim(
-                        f"d{n}",
-                        [CapCheck("exposure|*", 2, 0)],
-                        ["exposure|*"],
-                        [PoolShare("stock", "SKU", least=1, hold=60)],
+                        id=f"d{n}",
+                        caps=[CapCheck("exposure|*", 2, 0)],
+                        counters=["exposure|*"],
+                        shares=[PoolShare(pool="stock", name="SKU", least=1, hold=60)],
                     )
                 ],
                 NOW,
@@ -53,7 +53,7 @@ def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
         assert answers.count(Denial("stock", "SKU")) == 25
         for n in (7, 8):
             held_for = PendingDecision(
-                f"u-{n}", ["hero"], many[n].key, unit=f"a-{n}", who=CustomerIds(user_id=f"u-{n}")
+                customer=f"u-{n}", keys=["hero"], key=many[n].key, unit=f"a-{n}", who=CustomerIds(user_id=f"u-{n}")
             )
             await store_pending(store.pipeline, f"d-{n}", held_for)
         assert await erase_profile(store, "u-7") == {"user_id": ["u-7"], "anonymous_id": ["a-7"]}

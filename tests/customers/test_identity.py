@@ -105,7 +105,7 @@ def test_a_merge_that_a_crash_cut_short_is_finished_once(redis_url: str, again: 
     async def setup(store: ProfileStore) -> None:
         await store.ingest([*VISITOR, *KNOWN], NOW + 9, silent)
         found = await store.fetch(CustomerIds(anonymous_id="a-9"), NOW)
-        await Claims(store.pipeline).count(found.key, Claim("c", counters=["exposure|*"]), NOW)
+        await Claims(store.pipeline).count(found.key, Claim(id="c", counters=["exposure|*"]), NOW)
 
     async def after(store: ProfileStore) -> tuple[Profile, dict[str, list[float]]]:
         found = await store.fetch(CustomerIds(user_id="u-42"), NOW, counts=True)
@@ -205,7 +205,7 @@ def test_erasure_covers_aliases_and_late_events_create_nothing(redis_url: str) -
     async def story(store: ProfileStore) -> None:
         await store.ingest([*ALL, told("m7", 5, {"email": "ada@x.de"}, user_id="u-42")], NOW + 9, silent)
         key = (await store.fetch(CustomerIds(user_id="u-42"), NOW)).key
-        await Claims(store.pipeline).count(key, Claim("c", counters=["exposure|*"]), NOW)
+        await Claims(store.pipeline).count(key, Claim(id="c", counters=["exposure|*"]), NOW)
         told_ = await export_profile(store, "ada@x.de")
         assert told_ is not None
         assert (told_.profile.id, told_.counts) == ("u-42", {"exposure|*": [NOW]})
@@ -224,7 +224,7 @@ def test_erasure_covers_aliases_and_late_events_create_nothing(redis_url: str) -
         found = await store.fetch(CustomerIds(user_id="u-42", anonymous_id="a-9"), NOW)
         assert (found.is_known, found.is_erased, found.profile.revenue) == (False, True, 0.0)
         await store.bind_customer(found, NOW, silent)
-        (denial,) = await Claims(store.pipeline).claim(key, [Claim("d", counters=["exposure|*"])], NOW)
+        (denial,) = await Claims(store.pipeline).claim(key, [Claim(id="d", counters=["exposure|*"])], NOW)
         assert denial is not None
         assert denial.reason == "erased"
         assert (await store.find("u-42"), await export_profile(store, "u-42"), await erase_profile(store, "u-42")) == (

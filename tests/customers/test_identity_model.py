@@ -3,7 +3,7 @@
 import asyncio
 
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engine.customer import CustomerIds, Profile
@@ -40,7 +40,22 @@ async def live(store: ProfileStore) -> dict[str, Profile]:
     return found
 
 
+# A visitor whom one batch has seen alone is merged there, while another process stores their purchase.
+MERGED_BEFORE_STORED: list[tuple[str, dict[str, str], int]] = [
+    ("track", {"device_id": "d-1", "user_id": "u-2", "email": "x@x.de"}, 49),
+    ("track", {"device_id": "d-1", "anonymous_id": "a-2"}, 13),
+    ("alias", {"anonymous_id": "a-2", "device_id": "d-1"}, 0),
+    ("track", {"user_id": "u-1"}, 1),
+    ("decide", {"device_id": "d-1", "user_id": "u-3", "anonymous_id": "a-1", "email": "x@x.de"}, 0),
+    ("track", {"user_id": "u-1", "anonymous_id": "a-1"}, 0),
+    ("track", {"device_id": "d-1", "email": "x@x.de", "user_id": "u-2"}, 0),
+    ("identify", {"user_id": "u-1"}, 0),
+    ("track", {"user_id": "u-3", "email": "x@x.de", "device_id": "d-1", "anonymous_id": "a-2"}, 0),
+]
+
+
 @given(acts, st.booleans())
+@example(acts=MERGED_BEFORE_STORED, at_once=True)
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_purchase_is_lost_and_nobody_has_two_user_ids(
     redis_url: str,

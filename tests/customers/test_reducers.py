@@ -212,3 +212,15 @@ def test_complaint_and_answers() -> None:
     assert not derive_attributes(after([track("complaint_closed", NOW + 1), track("complaint_opened")]), NOW)[
         "complaint_open"
     ]
+
+
+@given(st.permutations([*range(100)]), st.sets(st.integers(0, 99), min_size=1, max_size=3))
+@settings(max_examples=30, deadline=None)
+def test_a_denial_outlasts_the_consents_of_any_number_of_other_browsers(order: list[int], denied: set[int]) -> None:
+    profile = EMPTY
+    for number in order:
+        traits = {"consent": {"marketing": number not in denied}}
+        event = Event("identify", "m", anonymous_id=f"a-{number}", traits=traits)
+        profile = apply_event(profile, event, NOW + number, RULES)
+        if denied <= set(order[: order.index(number) + 1]):
+            assert not has_consented(profile, "marketing", NOW + 200)

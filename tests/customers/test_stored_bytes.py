@@ -5,6 +5,7 @@ Expected values name every field, so two fields of one type that change places i
 
 import asyncio
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from engine import keyspace
 from engine.claims.claims import Claim, Claims, PoolShare
 from engine.claims.pending_exposures import PendingDecision, fetch_pending
 from engine.customer import (
+    ComplaintStatement,
     Consent,
     CustomerIds,
     Decayed,
+    IdKind,
     JourneyItem,
     Link,
     Order,
@@ -27,6 +30,8 @@ from engine.customer import (
     Trait,
 )
 from engine.customers.model.events import Accepted, Event
+from engine.customers.redis.archived import decode_orders, encode_orders, read_identifiers
+from engine.customers.redis.pipeline import RedisPipeline, connect_store
 from engine.customers.redis.stored_entry import (
     Entry,
     FrozenProfile,
@@ -86,6 +91,7 @@ FULL = Profile(
         }
     },
     trait_statements={"points_won": {"0a1b2c3d": Trait(value=4, time=T, source="till", known=True)}},
+    complaints=[ComplaintStatement(time=T + 6, opens=True, id="c-1"), ComplaintStatement(time=T + 7, opens=False)],
 )
 EXPECTED: dict[str, Entry] = {
     "profile": FULL,
@@ -132,8 +138,14 @@ def test_an_entry_is_read_and_written_as_before(name: str) -> None:
 
 
 def test_the_full_profile_leaves_no_field_at_its_default() -> None:
+    """But `joining`, which came later and is tested below: the bytes are those of the release before."""
     blank = Profile(id="", unit="")
-    assert [name for name in Profile.__struct_fields__ if getattr(FULL, name) == getattr(blank, name)] == []
+    assert [name for name in Profile.__struct_fields__ if getattr(FULL, name) == getattr(blank, name)] == ["joining"]
+
+
+def test_an_identifier_that_is_joining_is_stored_and_read() -> None:
+    joining = msgspec.structs.replace(FULL, joining={"email:a@example.com": T + 60})
+    assert decode_entry(encode_entry(joining)) == joining
 
 
 def test_customers_counts_and_pools_are_read_as_before(redis_url: str) -> None:
@@ -147,9 +159,9 @@ def test_customers_counts_and_pools_are_read_as_before(redis_url: str) -> None:
         assert visitor.profile == customer.profile
         assert customer.profile.revenue == 30.0
         assert customer.counts == {"exposure|socks": [T + 52], "exposure|shoes": [T, T + 52]}
-        assert await claims.read_remaining(PoolShare("stock", "SKU"), T + 60) == 7
-        assert await claims.read_remaining(PoolShare("budget", "shoes", limit=100.0), T + 60) == 97.5
-        assert await claims.read_remaining(PoolShare("budget", "shoes", limit=100.0), T + 900) == 100
+        assert await claims.read_remaining(PoolShare(pool="stock", name="SKU"), T + 60) == 7
+        assert await claims.read_remaining(PoolShare(pool="budget", name="shoes", limit=100.0), T + 60) == 97.5
+        assert await claims.read_remaining(PoolShare(pool="budget", name="shoes", limit=100.0), T + 900) == 100
         assert await fetch_pending(store.pipeline, "old") == PENDING
         assert (await fetch_pending(store.pipeline, "d-2")) is not None
         await store.close()
@@ -166,8 +178,8 @@ def test_messages_and_claims_of_the_earlier_release_stay_counted_once(redis_url:
         repeated = [Event("track", message, user_id="u-1", event="view") for message in ("m1", "v0", "v19")]
         assert {status.status for status in await store.ingest(repeated, T + 60, silent)} == {"duplicate"}
         customer = await store.fetch(CustomerIds(user_id="u-1"), T + 60)
-        share = PoolShare("stock", "SKU", 1, 1, hold=600.0)
-        known = Claim("d-2:shoes", counters=["exposure|shoes"], shares=[share])
+        share = PoolShare(pool="stock", name="SKU", amount=1, least=1, hold=600.0)
+        known = Claim(id="d-2:shoes", counters=["exposure|shoes"], shares=[share])
         assert await claims.claim(customer.key, [known], T + 60) == [None]
         assert await claims.read_counts(customer.key) == {"exposure|socks": [T + 52], "exposure|shoes": [T, T + 52]}
         assert await claims.confirm(known, T + 61)
@@ -175,3 +187,19 @@ def test_messages_and_claims_of_the_earlier_release_stay_counted_once(redis_url:
         await store.close()
 
     asyncio.run(run())
+
+
+def test_an_archive_is_read_and_written_as_before(redis_url: str) -> None:
+    orders = {"o-1": Order(12.5, T, 12.0, 2.5, full=True)}
+    stored = bytes.fromhex("81a36f2d3195cb4029000000000000cb" + struct.pack(">d", T).hex() + "cb4028000000000000")
+    stored += bytes.fromhex("cb4004000000000000c3")
+    assert (decode_orders(stored), encode_orders(orders)) == (orders, stored)
+
+    async def run() -> dict[IdKind, list[str]]:
+        pipeline = RedisPipeline(connect_store(redis_url, 10))
+        await pipeline.send("SADD", keyspace.archived_identifiers(A), "anonymous_id:a:1", "device_id:d-1")
+        found = await read_identifiers(pipeline, A)
+        await pipeline.close()
+        return found
+
+    assert asyncio.run(run()) == {"anonymous_id": ["a:1"], "device_id": ["d-1"]}

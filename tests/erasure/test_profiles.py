@@ -83,10 +83,12 @@ async def lived(store: ProfileStore) -> None:
     await store.ingest([bought("m1", anonymous_id="a-secret")], NOW, silent)
     await store.ingest([bought("m2", user_id="u-secret", anonymous_id="a-secret", email="secret@x.de")], NOW, silent)
     found = await store.fetch(CustomerIds(user_id="u-secret"), NOW)
-    await Claims(store.pipeline).count(found.key, Claim("c", counters=["exposure|*"]), NOW)
+    await Claims(store.pipeline).count(found.key, Claim(id="c", counters=["exposure|*"]), NOW)
     for n, name in enumerate(("u-secret", "a-secret")):
         ids = CustomerIds(user_id="u-secret")
-        await store_pending(store.pipeline, f"d{n}", PendingDecision(name, ["hero"], found.key, unit=name, who=ids))
+        await store_pending(
+            store.pipeline, f"d{n}", PendingDecision(customer=name, keys=["hero"], key=found.key, unit=name, who=ids)
+        )
 
 
 def left(url: str) -> tuple[dict[bytes, bytes], bytes]:
@@ -149,7 +151,9 @@ def test_what_a_decision_keeps_late_goes_with_the_second_look(redis_url: str) ->
         dying = Stepping(redis_url, 1)
         with suppress(StoreUnavailable):
             await store_pending(
-                dying, "d-late", PendingDecision("u-secret", ["hero"], found.key, unit="u-secret", who=None)
+                dying,
+                "d-late",
+                PendingDecision(customer="u-secret", keys=["hero"], key=found.key, unit="u-secret", who=None),
             )
         await dying.close()
         assert any(b"secret" in value for value in left(redis_url)[0].values())

@@ -1,14 +1,14 @@
-"""Affinities: sums that halve every half-life, so what a customer liked lately weighs most."""
+"""Affinities: exponentially decayed sums, so recent interest weighs most."""
 
 from engine.customer import Decayed
 
 
 def add_decayed(held: Decayed | None, more: Decayed | None, half_life: float) -> Decayed:
-    """Both sums as of the later of their times; at least one is given."""
+    """Returns the total of two decayed sums as of the later of their times; at least one is given."""
     if held is None or more is None:
         found = held or more
         if found is None:
-            raise ValueError("two sums that are not there have none")
+            raise ValueError("add_decayed needs at least one sum")
         return found
     if held.time < more.time:
         held, more = more, held
@@ -18,7 +18,7 @@ def add_decayed(held: Decayed | None, more: Decayed | None, half_life: float) ->
 def grow_affinity(
     held: dict[str, Decayed], name: str, weight: float, time: float, half_life: float, limit: int
 ) -> dict[str, Decayed]:
-    """The affinities after `weight` more for `name`; past the limit the faintest goes."""
+    """Returns the affinities after adding `weight` to `name`; past the limit the smallest decayed sum is dropped."""
     grown = held | {name: add_decayed(held.get(name), Decayed(weight, time), half_life)}
     if len(grown) <= limit:
         return grown

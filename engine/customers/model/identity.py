@@ -1,22 +1,37 @@
-"""Who the identifiers of a request name: one customer, and what must be bound, merged or blocked for that to hold.
+"""Identity resolution: the one customer that identifiers name, and the bindings and merges that make it so.
 
-Two rules keep strangers apart. A browser or a device (a shared tablet, a till) never joins two known customers; it
-moves on to the newest of them and, past the limit of its kind, names nobody. And nobody has two user ids: other
-personal identifiers that come together (an e-mail address and a loyalty card) are one person's.
+Invariants:
+- A browser or device (a shared tablet, a till) never joins two known customers. It is rebound to the newest of them
+  and, past the limit of its kind, blocked: it becomes a shared customer of its own that joins nobody.
+- No customer has two user ids. Other personal identifiers of one event (an e-mail address and a loyalty card) belong
+  to one person, within the next two limits.
+- `binds`: an identifier joins at most so many values of each stronger kind; a customer has at most so many values of
+  its strongest kind as each weaker identifier that it has may name. So no number of loyalty cards with one phone number
+  becomes one customer, at once or in a chain of merges. An identifier that would name more is blocked.
+- `holds`: a customer never has more personal identifiers of a kind. What would be one more stays a customer apart.
+- A merge that began is always finished, since its source is frozen. It passes no limit, also where several processes
+  begin merges at the same moment: the target reserves the source's identifiers before the source is frozen
+  (`write_batch`). Two user ids are never merged.
+- An erased identifier resolves to `is_erased`, and nothing is written for it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customer import KINDS, WEAK, IdKind, Profile
-from engine.customers.model.merge import MARK, add_identifiers, merge_profiles
+from engine.customers.model.merge import MARK, add_identifiers, merge_profiles, profile_kind
+from engine.customers.model.reservations import counted_ids
 from engine.customers.redis.keys import KeyedId, ProfileKey
 from engine.customers.redis.lookup import HOPS
 from engine.customers.redis.stored_entry import Entry, FrozenProfile, Pointer, Tombstone
+
+Ids = Mapping[str, Sequence[str]] | Mapping[IdKind, Sequence[str]]
+"""Identifiers of a customer by kind, as `Profile.ids`."""
 
 
 class EntryNotRead(Exception):
@@ -27,7 +42,7 @@ class EntryNotRead(Exception):
 
 
 class MergeSource(NamedTuple):
-    """A profile to merge; `held` where the customer has it already and only the pointer is missing."""
+    """A profile to merge; `is_absorbed` if the target contains it already and only the pointer is missing."""
 
     key: ProfileKey
     profile: Profile
@@ -35,15 +50,18 @@ class MergeSource(NamedTuple):
 
 
 class Binding(NamedTuple):
-    """An identifier that is to point at the customer; `before` as in `Pointer`."""
+    """An identifier to point to the customer; `before` as in `Pointer`."""
 
     ident: KeyedId
     before: tuple[ProfileKey, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedIdentity:
-    """The customer `name`: `base` as stored (None: new), `profile` with all merged, and what is to be written."""
+    """The customer `name`: `base` as stored (None: new), `profile` after all merges, and the writes this needs.
+
+    `apart` are identifiers that a limit kept from joining the customer; the `blocked` ones of them name nobody now.
+    """
 
     name: KeyedId
     profile: Profile
@@ -51,79 +69,141 @@ class ResolvedIdentity:
     sources: list[MergeSource] = field(default_factory=list)
     bindings: list[Binding] = field(default_factory=list)
     blocked: list[KeyedId] = field(default_factory=list)
+    apart: list[KeyedId] = field(default_factory=list)
     is_erased: bool = False
 
     @property
     def is_settled(self) -> bool:
-        """Whether the store already says all of this."""
+        """Whether the store needs no write."""
         return self.base is not None and not self.sources and not self.bindings and not self.blocked
 
 
-class _FollowedIdentifier(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FollowedIdentifier:
+    """An identifier, its `entry`, and the end of its pointers: `profile` is stored, or would be, at `name.key`.
+
+    `ids` are those that count towards limits at `now`.
+    """
+
     ident: KeyedId
     entry: Entry
-    name: KeyedId  # under whose key the profile stands, or would
-    profile: Profile | None
-    gone: bool
-    frozen: list[MergeSource]
+    name: KeyedId
+    now: float
+    profile: Profile | None = None
+    is_erased: bool = False
+    frozen: list[MergeSource] = field(default_factory=list)
+
+    @property
+    def ids(self) -> Ids:
+        if self.profile is None:
+            return {self.ident.kind: [self.ident.value]}
+        return counted_ids(self.profile, self.now)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Joining:
+    """The target customer at `key` and what joins it so far; `ids` are the identifiers that it then has."""
+
+    key: ProfileKey
+    is_known: bool
+    is_user: bool
+    ids: Ids
+    sources: list[MergeSource]
+    bindings: list[Binding]
+    blocked: list[KeyedId] = field(default_factory=list)
+    apart: list[KeyedId] = field(default_factory=list)
 
 
 def resolve_identity(
     idents: Sequence[KeyedId], entries: Mapping[ProfileKey, Entry], rules: ProfileRules, now: float
 ) -> ResolvedIdentity:
-    """The customer that `idents` (strongest first, at least one) name.
+    """Returns the customer that `idents` (strongest first, at least one) name.
 
     Raises:
-        Missing: if an entry that matters is not in `entries`.
+        EntryNotRead: if an entry that the result depends on is not in `entries`.
     """
-    first, *others = (_follow(ident, entries) for ident in idents)
-    if first.gone:
-        return ResolvedIdentity(first.name, new_profile(first.ident, rules, now), None, is_erased=True)
+    first, *others = (_follow(ident, entries, now) for ident in idents)
+    if first.is_erased:
+        erased = new_profile(first.ident, rules, now)
+        return ResolvedIdentity(name=first.name, profile=erased, base=None, is_erased=True)
     if first.profile is not None and first.profile.shared:
-        return ResolvedIdentity(first.name, first.profile, first.profile)
-    others = [found for found in others if not found.gone and not (found.profile and found.profile.shared)]
+        return ResolvedIdentity(name=first.name, profile=first.profile, base=first.profile)
+    others = [found for found in others if not found.is_erased and not (found.profile and found.profile.shared)]
+    return _join_identifiers(first, others, rules, now)
+
+
+def _join_identifiers(
+    first: _FollowedIdentifier, others: Sequence[_FollowedIdentifier], rules: ProfileRules, now: float
+) -> ResolvedIdentity:
+    """Returns the customer of `first` with those of `others` that may be joined to it, and those that stay apart."""
     target, sources, bindings = _target(first, others, rules)
     base, key = target.profile, target.name.key
-    known = target.name.kind not in WEAK or (base is not None and base.is_known)
-    user = target.name.kind == "user_id" or (base is not None and "user_id" in base.ids)
-    blocked: list[KeyedId] = []
+    joining = _Joining(
+        key=key,
+        is_known=target.name.kind not in WEAK or (base is not None and base.is_known),
+        is_user=target.name.kind == "user_id" or (base is not None and "user_id" in base.ids),
+        ids=_joined_ids(target, sources, bindings),
+        sources=sources,
+        bindings=bindings,
+    )
     for found in others:
-        if found.profile is None:
-            if found.name.key != key and not found.frozen and _has_room(base, found.ident, rules):
-                bindings.append(Binding(found.ident, ()))
-        elif found.name.key == key or any(found.name.key == source.key for source in sources):
-            continue
-        elif _joins(found, known=known, user=user):
-            sources.append(MergeSource(found.name.key, found.profile, is_absorbed=False))
-        elif known and isinstance(found.entry, Pointer):
-            before = tuple(k for k in dict.fromkeys((*found.entry.before, found.name.key)) if k != key)
-            if len(before) >= rules.bind_limit(found.ident.kind):
-                blocked.append(found.ident)
-            else:
-                bindings.append(Binding(found.ident, before))
+        _join(joining, first, found, rules)
     frozen = [source for found in (first, *others) if found.name.key == key for source in found.frozen]
     held = frozenset(base.merged) if base is not None else frozenset()
     sources = [
         MergeSource(k, profile, k[:MARK] in held)
-        for k, profile in {s.key: s.profile for s in (*frozen, *sources)}.items()
+        for k, profile in {s.key: s.profile for s in (*frozen, *joining.sources)}.items()
         if k != key
     ]
     view = _view(target.name, base, sources, rules, now)
     return ResolvedIdentity(
-        target.name,
-        add_identifiers(view, (target.name, *(binding.ident for binding in bindings)), rules),
-        base,
-        sources,
-        bindings,
-        blocked,
+        name=target.name,
+        profile=add_identifiers(view, (target.name, *(binding.ident for binding in joining.bindings))),
+        base=base,
+        sources=sources,
+        bindings=joining.bindings,
+        blocked=joining.blocked,
+        apart=joining.apart,
     )
 
 
+def _join(target: _Joining, first: _FollowedIdentifier, found: _FollowedIdentifier, rules: ProfileRules) -> None:
+    """Binds or merges what an identifier named, unless a limit keeps it apart. `first` came with it."""
+    if found.name.key == target.key or any(found.name.key == source.key for source in target.sources):
+        return
+    if found.profile is None:
+        if found.frozen:
+            return
+        if _fits(target.ids, found.ids, rules, (first, found)):
+            target.bindings.append(Binding(found.ident, ()))
+            target.ids = _union(target.ids, found.ids)
+        else:
+            target.apart.append(found.ident)
+    elif _joins(found, known=target.is_known, user=target.is_user):
+        if _fits(target.ids, found.ids, rules, (first, found)):
+            target.sources.append(MergeSource(found.name.key, found.profile, is_absorbed=False))
+            target.ids = _union(target.ids, found.ids)
+        else:
+            target.apart.append(found.ident)
+            if isinstance(found.entry, Pointer):
+                target.blocked.append(found.ident)
+    elif target.is_known and isinstance(found.entry, Pointer):
+        before = tuple(k for k in dict.fromkeys((*found.entry.before, found.name.key)) if k != target.key)
+        value: Ids = {found.ident.kind: [found.ident.value]}
+        if len(before) < rules.bind_limit(found.ident.kind) and _fits(target.ids, value, rules, (first,)):
+            target.bindings.append(Binding(found.ident, before))
+            target.ids = _union(target.ids, value)
+            return
+        target.apart.append(found.ident)
+        if len(before) >= rules.bind_limit(found.ident.kind):
+            target.blocked.append(found.ident)
+
+
 def new_profile(ident: KeyedId, rules: ProfileRules, now: float) -> Profile:
-    """A customer never seen before."""
+    """Returns the profile of a customer that the store does not have."""
     return Profile(
-        ident.value,
-        ident.value,
+        id=ident.value,
+        unit=ident.value,
         created=now,
         updated=now,
         ids={ident.kind: [ident.value]},
@@ -133,20 +213,21 @@ def new_profile(ident: KeyedId, rules: ProfileRules, now: float) -> Profile:
 
 
 def shared_profile(ident: KeyedId, rules: ProfileRules, now: float) -> Profile:
-    """What stands for an identifier that bound too many people: a customer of its own that joins nobody."""
+    """Returns the profile of an identifier that named too many customers: its own customer, which joins nobody."""
     return replace(new_profile(ident, rules, now), shared=True, version=1)
 
 
-def _follow(ident: KeyedId, entries: Mapping[ProfileKey, Entry]) -> _FollowedIdentifier:
+def _follow(ident: KeyedId, entries: Mapping[ProfileKey, Entry], now: float) -> _FollowedIdentifier:
     name = ident
     frozen: list[MergeSource] = []
     stored = entry = _entry(ident.key, entries)
+    followed = partial(_FollowedIdentifier, ident=ident, entry=stored, now=now)
     for _ in range(HOPS):
         match entry:
             case Pointer():
                 entry_after = _entry(entry.to, entries)
                 if entry_after is None:
-                    return _FollowedIdentifier(ident, stored, ident, None, gone=False, frozen=[])
+                    return followed(name=ident)
                 name = KeyedId(ident.kind, ident.value, entry.to)
                 entry = entry_after
             case FrozenProfile():
@@ -154,21 +235,17 @@ def _follow(ident: KeyedId, entries: Mapping[ProfileKey, Entry]) -> _FollowedIde
                 name = KeyedId(entry.kind, entry.id, entry.to)
                 entry = _entry(entry.to, entries)
             case Tombstone():
-                return _FollowedIdentifier(ident, stored, name, None, gone=True, frozen=[])
+                return followed(name=name, is_erased=True)
             case None:
-                return _FollowedIdentifier(ident, stored, name, None, gone=False, frozen=frozen)
+                return followed(name=name, frozen=frozen)
             case Profile():
-                kind = canonical_kind(entry)
-                return _FollowedIdentifier(
-                    ident, stored, KeyedId(kind, entry.id, name.key), entry, gone=False, frozen=frozen
-                )
+                name = KeyedId(profile_kind(entry), entry.id, name.key)
+                return followed(name=name, profile=entry, frozen=frozen)
     if not frozen:
-        return _FollowedIdentifier(ident, stored, ident, None, gone=False, frozen=[])
-    source = frozen[0]  # two merges that froze each other: the first of them thaws
-    kind = canonical_kind(source.profile)
-    return _FollowedIdentifier(
-        ident, stored, KeyedId(kind, source.profile.id, source.key), source.profile, gone=False, frozen=[]
-    )
+        return followed(name=ident)
+    source = frozen[0]  # two concurrent merges froze each other: the first profile becomes the target again
+    name = KeyedId(profile_kind(source.profile), source.profile.id, source.key)
+    return followed(name=name, profile=source.profile)
 
 
 def _entry(key: ProfileKey, entries: Mapping[ProfileKey, Entry]) -> Entry:
@@ -181,45 +258,76 @@ def _entry(key: ProfileKey, entries: Mapping[ProfileKey, Entry]) -> Entry:
 def _target(
     first: _FollowedIdentifier, others: Sequence[_FollowedIdentifier], rules: ProfileRules
 ) -> tuple[_FollowedIdentifier, list[MergeSource], list[Binding]]:
-    """Which of the found is the customer; with it what joins them on that account."""
+    """Returns the target customer, and the merges and bindings that follow from choosing it."""
     if first.profile is not None:
         for found in others:
             if (
                 found.profile is not None
                 and found.name.key != first.name.key
                 and _rank(found.profile) < _rank(first.profile)
-                and _joins(found, known=True, user="user_id" in first.profile.ids)
+                and _joins(found, known=True, user="user_id" in first.ids)
+                and _fits(first.ids, found.ids, rules, (first, found))
             ):
                 return found, [MergeSource(first.name.key, first.profile, is_absorbed=False)], []
         return first, [], []
     if first.frozen:
         return first, [], []
     for found in others:
-        if found.profile is not None and _takes(found.profile, first.ident, found.ident, rules):
+        if found.profile is not None and _takes(found.profile, first, found, rules):
             if KINDS.index(first.ident.kind) < _rank(found.profile):
                 return first, [MergeSource(found.name.key, found.profile, is_absorbed=False)], []
             return found, [], [Binding(first.ident, ())]
     return first, [], []
 
 
-def _takes(profile: Profile, ident: KeyedId, by: KeyedId, rules: ProfileRules) -> bool:
-    """Whether `ident`, never seen, is the customer `profile` that `by` came with."""
-    held = profile.ids.get(ident.kind, ())
-    if by.kind not in WEAK:
-        return len(held) < rules.hold_limit(ident.kind)
-    if ident.kind in WEAK:
-        return not profile.is_known and len(held) < rules.bind_limit(by.kind)
-    return not profile.is_known
+def _takes(profile: Profile, first: _FollowedIdentifier, by: _FollowedIdentifier, rules: ProfileRules) -> bool:
+    """Whether the new identifier `first` belongs to the customer `profile`, which `by` named in the same request."""
+    return (by.ident.kind not in WEAK or not profile.is_known) and _fits(profile.ids, first.ids, rules, (first, by))
 
 
-def _has_room(profile: Profile | None, ident: KeyedId, rules: ProfileRules) -> bool:
-    if profile is None or ident.kind in WEAK:
-        return True
-    return len(profile.ids.get(ident.kind, ())) < rules.hold_limit(ident.kind)
+def _fits(ids: Ids, others: Ids, rules: ProfileRules, named: Sequence[_FollowedIdentifier]) -> bool:
+    """Whether a customer with `ids` may get `others`, since `named` came together, within `holds` and `binds`.
+
+    A limit refuses growth only: a customer who is past it from before can still get values of other kinds.
+    """
+    both = _union(ids, others)
+    growing = [kind for kind in both if len(both[kind]) > max(len(ids.get(kind, ())), len(others.get(kind, ())))]
+    if any(len(both[kind]) > rules.hold_limit(kind) for kind in growing if kind not in WEAK):
+        return False
+    strongest, *weaker = both
+    if strongest not in WEAK:
+        weaker = [kind for kind in weaker if kind not in WEAK]
+        growing = [kind for kind in growing if kind not in WEAK]
+        named = [one for one in named if one.ident.kind not in WEAK]
+    if strongest in growing and any(len(both[strongest]) > rules.bind_limit(kind) for kind in weaker):
+        return False
+    for one in named:
+        earlier = len(one.entry.before) if isinstance(one.entry, Pointer) else 0
+        stronger = [kind for kind in growing if KINDS.index(kind) < KINDS.index(one.ident.kind)]
+        if any(len(both[kind]) + earlier > rules.bind_limit(one.ident.kind) for kind in stronger):
+            return False
+    return True
+
+
+def _union(ids: Ids, others: Ids) -> dict[IdKind, list[str]]:
+    return {
+        kind: list(dict.fromkeys((*ids.get(kind, ()), *others.get(kind, ()))))
+        for kind in KINDS
+        if kind in ids or kind in others
+    }
+
+
+def _joined_ids(target: _FollowedIdentifier, sources: Iterable[MergeSource], bindings: Iterable[Binding]) -> Ids:
+    ids: Ids = target.ids
+    for source in sources:
+        ids = _union(ids, counted_ids(source.profile, target.now))
+    for binding in bindings:
+        ids = _union(ids, {binding.ident.kind: [binding.ident.value]})
+    return ids
 
 
 def _joins(found: _FollowedIdentifier, *, known: bool, user: bool) -> bool:
-    """Whether the stored customer `found` is the one at hand, who is `known` or not and has a `user` id or not."""
+    """Whether `found` merges with the target, which is a `known` customer or not and has a `user` id or not."""
     other = found.profile
     if other is None or not other.is_known:
         return True
@@ -241,10 +349,5 @@ def _view(
     return view or new_profile(name, rules, now)
 
 
-def canonical_kind(profile: Profile) -> IdKind:
-    """The kind of the profile's canonical id."""
-    return next(kind for kind in KINDS if kind in profile.ids)
-
-
 def _rank(profile: Profile) -> int:
-    return KINDS.index(canonical_kind(profile))
+    return KINDS.index(profile_kind(profile))

@@ -1,31 +1,42 @@
-"""Two profiles that are one customer: traits by their rules, counts added, words by `words`."""
+"""Merges two profiles of one customer.
 
-from collections.abc import Iterable
-from typing import TypeVar
+Invariants:
+- Merging commutes for everything but the canonical id and the unit: those of the target stay, unless the target has
+  not been decided for (`undecided`) and the source has.
+- Merging is idempotent: `merged` lists the absorbed profiles by the first `MARK` digits of their keys, so a merge that
+  a crash interrupted can be repeated.
+- What events wrote is merged by the family that wrote it (`reducers.FAMILIES`): counts add up, an order of both
+  profiles counts once, a trait follows its rule, and of other statements the newest wins.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from msgspec.structs import replace
 
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.customer import KINDS, Decayed, Profile
-from engine.customers.model.affinity import add_decayed
-from engine.customers.model.consent_sums import merge_statements
-from engine.customers.model.orders import merge_orders
-from engine.customers.model.reducers import journey_order
-from engine.customers.model.traits import merge_traits
-from engine.customers.model.visits import merge_visits
+from engine.customer import KINDS, IdKind, Profile
+from engine.customers.model.consent_sums import earliest_links
+from engine.customers.model.events import Accepted
+from engine.customers.model.reducers import FAMILIES
 from engine.customers.redis.keys import KeyedId, ProfileKey
+from engine.vocabulary import MERGED
 
-MARK = 8  # digits of a key that tell a merged profile from the others
-MARKS = 32
+MARK = 8  # digits of a key that distinguish a merged profile from the others
+MARKS = 128
 UNITS = 8
 
-Time = TypeVar("Time", int, float)
+IDENTITY_FIELDS: Final = frozenset(
+    (
+        *("id", "unit", "undecided", "version", "created", "updated", "ids", "units", "merged", "marks", "shared"),
+        *("half_life", "sticky", "links", "joining"),
+    )
+)
+"""Fields of a profile that no event family changes; this module merges them, or the writer sets them."""
 
 
 def merge_profiles(target: Profile, source: Profile, key: ProfileKey, rules: ProfileRules, now: float) -> Profile:
-    """`target` with everything of `source`, which stood at `key`; its own id stays, as does its unit if it has one."""
-    orders = merge_orders(target, source, rules)
-    visits, past = merge_visits(target, source, rules)
+    """Returns `target` with everything of `source`, which was stored at `key`."""
     unit = source.unit if target.undecided and not source.undecided else target.unit
     theirs = {} if source.undecided else {source.unit: now}
     merged = replace(
@@ -35,37 +46,26 @@ def merge_profiles(target: Profile, source: Profile, key: ProfileKey, rules: Pro
         created=min(target.created, source.created),
         updated=max(target.updated, source.updated),
         ids={
-            kind: list(dict.fromkeys((*target.ids.get(kind, ()), *source.ids.get(kind, ()))))[-rules.hold_limit(kind) :]
+            kind: list(dict.fromkeys((*target.ids.get(kind, ()), *source.ids.get(kind, ()))))
             for kind in KINDS
             if kind in target.ids or kind in source.ids
         },
         units=_units(unit, theirs | source.units | target.units),
         merged=[*target.merged, key[:MARK]][-MARKS:],
-        traits=merge_traits(target.traits, source.traits, rules),
-        affinities=_affinities(target, source),
-        visits=visits,
-        past_visits=past,
-        channels=_newest(target.channels, source.channels),
-        recent=_newest(target.recent, source.recent),
-        complaint=max(filter(None, (target.complaint, source.complaint)), key=lambda c: (c[1], c[0]), default=None),
-        answers={
-            name: max(
-                (a for a in (target.answers.get(name), source.answers.get(name)) if a), key=lambda a: (a.time, a.score)
-            )
-            for name in target.answers | source.answers
-        },
-        journey={
-            name: max((h for h in (target.journey.get(name), source.journey.get(name)) if h), key=journey_order)
-            for name in target.journey | source.journey
-        },
         sticky=source.sticky | target.sticky,
-        **orders,
+        links=earliest_links((*target.links, *source.links)),
+        joining=source.joining | target.joining,
     )
-    return merge_statements(merged, source)
+    for family in FAMILIES:
+        merged = replace(merged, **family.merge(merged, source, rules))
+    return merged
 
 
 def record_unit(profile: Profile, unit: str, time: float) -> Profile:
-    """The profile after a decision was seen at `time` that hangs on `unit`: theirs, unless they have another."""
+    """Returns the profile after the exposure, at `time`, of a decision that was bucketed by `unit`.
+
+    An undecided profile takes the unit as its own; a decided one lists it under `units` as a possible crossover.
+    """
     if not unit or unit in ((profile.unit, *profile.units) if not profile.undecided else ()):
         return profile
     if profile.undecided:
@@ -73,27 +73,34 @@ def record_unit(profile: Profile, unit: str, time: float) -> Profile:
     return replace(profile, units=_units(profile.unit, {**profile.units, unit: time}))
 
 
-def add_identifiers(profile: Profile, idents: Iterable[KeyedId], rules: ProfileRules) -> Profile:
-    """The profile with `idents` among its own; the oldest past the limit of their kind are let go."""
+def add_identifiers(profile: Profile, idents: Iterable[KeyedId]) -> Profile:
+    """Returns the profile with `idents` added; `archive` splits off what is past the limit of a kind."""
     ids = profile.ids
     for kind, value, _ in idents:
         held = ids.get(kind, [])
         if value not in held:
-            ids = ids | {kind: [*held, value][-rules.hold_limit(kind) :]}
+            ids = ids | {kind: [*held, value]}
     return profile if ids is profile.ids else replace(profile, ids=ids)
+
+
+def profile_kind(profile: Profile) -> IdKind:
+    """Returns the kind of the profile's canonical id."""
+    return next(kind for kind in KINDS if kind in profile.ids)
+
+
+def merge_event(source: str, target: str, time: float, received: float, idents: Sequence[KeyedId]) -> Accepted:
+    """Returns the log record of a merge; `by` lists the identifiers that caused it."""
+    by = {ident.kind: ident.value for ident in idents if ident.value}
+    return Accepted(
+        message_id=f"merge:{source}:{target}",
+        time=time,
+        received=received,
+        customer=target,
+        event=MERGED,
+        properties={"from": source, "into": target, "by": by},
+    )
 
 
 def _units(unit: str, others: dict[str, float]) -> dict[str, float]:
     newest = sorted((time, other) for other, time in others.items() if other != unit)[-UNITS:]
     return {other: time for time, other in newest}
-
-
-def _newest(a: dict[str, Time], b: dict[str, Time]) -> dict[str, Time]:
-    return {name: max(a.get(name, moment), b.get(name, moment)) for name, moment in (a | b).items()}
-
-
-def _affinities(target: Profile, source: Profile) -> dict[str, Decayed]:
-    return {
-        name: add_decayed(target.affinities.get(name), source.affinities.get(name), target.half_life)
-        for name in target.affinities | source.affinities
-    }

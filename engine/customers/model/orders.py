@@ -1,16 +1,27 @@
-"""Orders and refunds, matched by their id whichever comes first; money and points are net of both."""
+"""Orders and refunds, matched by order id in whatever order they arrive; totals are net of refunds.
+
+Invariants:
+- The totals of a profile (`order_count`, `revenue`, `points`, `earned`, `tier`) equal the sums over all its orders.
+- An order id counts once per customer, also after a merge of two profiles that both hold it, within `return_period`:
+  these functions see all orders, and `archive` splits off what the profile does not store.
+- Amounts are rounded to `CENTS` digits after every step, so a sum does not depend on the order of its parts.
+
+States of an order: *refund only* (a refund arrived first; `time` is below zero) -> *placed* -> *partly refunded* ->
+*refunded* (`full`, or `refunded` reaches `revenue`). Only placed and partly refunded orders count.
+"""
 
 from bisect import bisect_right
-from typing import TypedDict
+from typing import Final, TypedDict
+
+from msgspec.structs import replace
 
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customer import Order, Profile
-
-CENTS = 4
+from engine.orders import CENTS, is_counted, net_revenue
 
 
 class OrderTotals(TypedDict, total=False):
-    """The fields of a profile that follow from its orders."""
+    """The fields of a profile that are computed from its orders."""
 
     orders: dict[str, Order]
     order_count: int
@@ -22,66 +33,57 @@ class OrderTotals(TypedDict, total=False):
     last_order: float
 
 
-def net_revenue(order: Order) -> float:
-    """What is left of an order's revenue."""
-    return 0.0 if order.full else max(0.0, round(order.revenue - order.refunded, CENTS))
-
-
-def is_counted(order: Order) -> bool:
-    """Whether it was placed (a refund may have come first) and not wholly refunded."""
-    return order.time > 0 and not order.full and (order.refunded < order.revenue or order.revenue == 0)
+ORDER_FIELDS: Final = tuple(OrderTotals.__annotations__)
 
 
 def earned_points(order: Order) -> float:
-    """The points an order earns: its share of what is not refunded."""
+    """Returns the points that an order earns, in proportion to the revenue that is not refunded."""
     if order.revenue <= 0:
         return 0.0 if order.full else round(order.points, CENTS)
-    return round(
-        order.points * net_revenue(order) / order.revenue, CENTS
-    )  # rounded here, sums do not hang on their order
+    # Rounding each order keeps sums independent of the order of their parts.
+    return round(order.points * net_revenue(order) / order.revenue, CENTS)
 
 
-def place_order(profile: Profile, key: str | None, told: Order, rules: ProfileRules) -> OrderTotals:
-    """A purchase; under an order id that was told before, the newer word stands."""
+def place_order(profile: Profile, key: str | None, order: Order, rules: ProfileRules) -> OrderTotals:
+    """Adds a purchase. A second purchase with the same order id replaces the first if it is newer."""
     if key is None:
-        change = _totals(profile, None, told, rules)
+        change = _totals(profile, None, order, rules)
     else:
         held = profile.orders.get(key)
         if held is None:
-            new = told
+            new = order
         else:
-            word = max(held, told, key=lambda o: (o.time, o.revenue, o.points))
-            new = Order(word.revenue, word.time, word.points, held.refunded, held.full)
+            newest = max(held, order, key=lambda o: (o.time, o.revenue, o.points))
+            new = replace(newest, refunded=held.refunded, full=held.full)
         change = _totals(profile, held, new, rules)
-        change["orders"] = _bounded(profile.orders | {key: new}, rules)
-    change["first_order"] = min(profile.first_order or told.time, told.time)
-    change["last_order"] = max(profile.last_order, told.time)
+        change["orders"] = profile.orders | {key: new}
+    change["first_order"] = min(profile.first_order or order.time, order.time)
+    change["last_order"] = max(profile.last_order, order.time)
     return change
 
 
 def refund_order(
     profile: Profile, key: str | None, amount: float | None, time: float, rules: ProfileRules
 ) -> OrderTotals:
-    """A refund of `amount`, or of the whole order (None). Without an order id it lowers the revenue alone."""
+    """Subtracts a refund of `amount`, or of the whole order (None). Without an order id it only lowers the totals."""
     amount = None if amount is None else round(amount, CENTS)
     if key is None:
         return _add(profile, 0, -(amount or 0.0), -round((amount or 0.0) * rules.points_per_unit, CENTS), rules)
     held = profile.orders.get(key)
-    before = held or Order(0.0, -time)  # a time below zero: the purchase is still to come
-    new = Order(
-        before.revenue,
-        min(before.time, -time) if before.time < 0 else before.time,
-        before.points,
-        round(before.refunded + (amount or 0.0), CENTS),
-        before.full or amount is None,
+    before = held or Order(0.0, -time)  # a time below zero marks a refund whose purchase has not arrived
+    new = replace(
+        before,
+        time=min(before.time, -time) if before.time < 0 else before.time,
+        refunded=round(before.refunded + (amount or 0.0), CENTS),
+        full=before.full or amount is None,
     )
     change = _totals(profile, held, new, rules)
-    change["orders"] = _bounded(profile.orders | {key: new}, rules)
+    change["orders"] = profile.orders | {key: new}
     return change
 
 
 def award_points(profile: Profile, points: float, rules: ProfileRules) -> OrderTotals:
-    """Points given or, below zero, spent; spending lowers no tier."""
+    """Adds points or, below zero, subtracts spent ones; spending points does not lower the tier."""
     points = round(points, CENTS)
     change = _add(profile, 0, 0.0, points, rules)
     if points < 0:
@@ -90,7 +92,7 @@ def award_points(profile: Profile, points: float, rules: ProfileRules) -> OrderT
 
 
 def merge_orders(target: Profile, source: Profile, rules: ProfileRules) -> OrderTotals:
-    """The orders of both; one that both hold counts once."""
+    """Returns the orders and totals of a merged customer; an order that both profiles hold counts once."""
     count = target.order_count + source.order_count
     revenue, points, gained = (
         target.revenue + source.revenue,
@@ -103,12 +105,12 @@ def merge_orders(target: Profile, source: Profile, rules: ProfileRules) -> Order
         if ours is None:
             orders[key] = theirs
             continue
-        word = max(ours, theirs, key=lambda o: (o.time, o.revenue, o.points))
+        newest = max(ours, theirs, key=lambda o: (o.time, o.revenue, o.points))
         both = Order(
-            word.revenue,
-            word.time if word.time > 0 else min(ours.time, theirs.time),
-            word.points,
-            round(ours.refunded + theirs.refunded, CENTS),
+            revenue=newest.revenue,
+            time=newest.time if newest.time > 0 else min(ours.time, theirs.time),
+            points=newest.points,
+            refunded=round(ours.refunded + theirs.refunded, CENTS),
             full=ours.full or theirs.full,
         )
         orders[key] = both
@@ -118,7 +120,7 @@ def merge_orders(target: Profile, source: Profile, rules: ProfileRules) -> Order
         gained += earned_points(both) - earned_points(ours) - earned_points(theirs)
     firsts = [t for t in (target.first_order, source.first_order) if t]
     return {
-        "orders": _bounded(orders, rules),
+        "orders": orders,
         "order_count": count,
         "revenue": round(revenue, CENTS),
         "points": round(points, CENTS),
@@ -150,10 +152,3 @@ def _add(profile: Profile, count: int, revenue: float, points: float, rules: Pro
         "earned": gained,
         "tier": bisect_right(rules.tiers, gained),
     }
-
-
-def _bounded(orders: dict[str, Order], rules: ProfileRules) -> dict[str, Order]:
-    if len(orders) <= rules.orders_limit:
-        return orders
-    oldest = min(orders, key=lambda key: abs(orders[key].time))
-    return {key: order for key, order in orders.items() if key != oldest}

@@ -1,4 +1,4 @@
-"""What is told of a customer, trait by trait: which word stands when two differ."""
+"""Traits: flattening nested JSON, and the rule by which one of two differing statements wins."""
 
 from collections.abc import Mapping
 from typing import TypeGuard
@@ -11,16 +11,16 @@ from engine.customer import Scalar, Trait, TraitValue
 TEXT = 512
 ITEMS = 50
 CONSENT = "consent."
-"""What the name of a trait begins with that is a consent to the purpose after it."""
+"""Prefix of a trait's name that makes it a consent to the purpose after it."""
 
 
-def flatten_traits(told: Mapping[str, object], prefix: str = "") -> dict[str, TraitValue]:
-    """Traits under dotted names: `{"loyalty": {"tier": 2}}` is `{"loyalty.tier": 2}`.
+def flatten_traits(given: Mapping[str, object], prefix: str = "") -> dict[str, TraitValue]:
+    """Returns traits under dotted names: `{"loyalty": {"tier": 2}}` becomes `{"loyalty.tier": 2}`.
 
-    What is no trait (a text over 512 characters, a list of anything but scalars) is left out.
+    Values that are no traits (a text over 512 characters, an item of a list that is no scalar) are left out.
     """
     flat: dict[str, TraitValue] = {}
-    for name, value in told.items():
+    for name, value in given.items():
         if isinstance(value, dict):
             flat |= flatten_traits(value, f"{prefix}{name}.")
         elif _fits(value):
@@ -30,30 +30,30 @@ def flatten_traits(told: Mapping[str, object], prefix: str = "") -> dict[str, Tr
     return flat
 
 
-def record_trait(held: dict[str, Trait], name: str, told: Trait, rules: ProfileRules) -> dict[str, Trait]:
-    """The traits after one more word on `name`; the same whatever the order the words come in."""
-    stands = held.get(name)
+def record_trait(held: dict[str, Trait], name: str, new: Trait, rules: ProfileRules) -> dict[str, Trait]:
+    """Returns the traits after one more statement about `name`; the order of statements does not matter."""
+    current = held.get(name)
     rule = rules.merge.get(name, "recency")
-    if stands is not None:
-        told = _later(stands, told, rule, rules)
+    if current is not None:
+        new = _winner(current, new, rule, rules)
     elif len(held) >= rules.traits_limit:
         return held
-    return held if told is stands else held | {name: told}
+    return held if new is current else held | {name: new}
 
 
-def merge_traits(a: dict[str, Trait], b: dict[str, Trait], rules: ProfileRules) -> dict[str, Trait]:
-    """The traits of two profiles that are one customer; those that are added up are settled by `words`."""
+def combine_traits(a: dict[str, Trait], b: dict[str, Trait], rules: ProfileRules) -> dict[str, Trait]:
+    """Returns the traits of two profiles, each by its rule; `consent_sums` then computes those with the rule `sum`."""
     both = dict(a)
-    for name, told in b.items():
-        stands = both.get(name)
-        if stands is not None:
-            both[name] = _later(stands, told, rules.merge.get(name, "recency"), rules)
+    for name, new in b.items():
+        current = both.get(name)
+        if current is not None:
+            both[name] = _winner(current, new, rules.merge.get(name, "recency"), rules)
         elif len(both) < rules.traits_limit:
-            both[name] = told
+            both[name] = new
     return both
 
 
-def _later(a: Trait, b: Trait, rule: MergeRule, rules: ProfileRules) -> Trait:
+def _winner(a: Trait, b: Trait, rule: MergeRule, rules: ProfileRules) -> Trait:
     newest = max(a, b, key=trait_order)
     match rule:
         case "recency" | "sum":
@@ -73,7 +73,7 @@ def _later(a: Trait, b: Trait, rule: MergeRule, rules: ProfileRules) -> Trait:
 
 
 def trait_order(trait: Trait) -> tuple[float, bool, str, bytes]:
-    """The order of words on one trait: the newest is the last."""
+    """The sort key of statements about one trait; the newest sorts last."""
     return trait.time, trait.known, trait.source, msgspec.json.encode(trait.value)
 
 
@@ -86,7 +86,7 @@ def _items(value: TraitValue) -> list[Scalar]:
 
 
 def as_number(value: TraitValue) -> float | None:
-    """The value as a number, None if it is none."""
+    """Returns the value as a number, or None if it is not one."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 

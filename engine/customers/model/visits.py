@@ -1,4 +1,4 @@
-"""Visits: runs of what a customer did with no longer pause than the visit gap, kept as intervals."""
+"""Visits: runs of events with no pause longer than the visit gap, stored as intervals."""
 
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customer import Profile
@@ -7,10 +7,10 @@ VisitSpan = tuple[int, int]
 
 
 def extend_visits(profile: Profile, time: float, rules: ProfileRules) -> tuple[list[VisitSpan], int]:
-    """The newest visits (first and last second each) and how many were before, after one more sign at `time`.
+    """Returns the newest visits (first and last second each) and the number of older ones, after an event at `time`.
 
-    Intervals that come within the gap of each other are one visit, so signs may come in any order; one from before
-    the oldest visit still kept belongs to those already counted.
+    Intervals closer than the gap are one visit, so events may arrive in any order. An event from before the oldest
+    stored visit belongs to those already counted.
     """
     moment = int(time)
     if len(profile.visits) >= rules.visits_limit and moment < profile.visits[0][0] - rules.visit_gap:
@@ -19,7 +19,7 @@ def extend_visits(profile: Profile, time: float, rules: ProfileRules) -> tuple[l
 
 
 def merge_visits(a: Profile, b: Profile, rules: ProfileRules) -> tuple[list[VisitSpan], int]:
-    """The visits of two profiles that are one customer."""
+    """Returns the visits of a merged customer."""
     return _bounded([*a.visits, *b.visits], a.past_visits + b.past_visits, rules)
 
 

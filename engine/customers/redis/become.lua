@@ -1,7 +1,7 @@
--- A merged profile becomes a pointer, and what was counted for it goes: KEYS profile, seen, caps; ARGV how the stored
--- value must start, the value ('' deletes), its life (ms). Doing it twice is doing it once.
+-- Replaces a merged profile by a pointer and deletes its counts: KEYS profile, seen, caps, orders, ids, older; ARGV required prefix of
+-- the stored value, new value, its life (ms). Idempotent.
 local have = redis.call('GET', KEYS[1])
 if not have or string.sub(have, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-redis.call('DEL', KEYS[2], KEYS[3])
+redis.call('DEL', unpack(KEYS, 2))
 return 1

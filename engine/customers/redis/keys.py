@@ -1,9 +1,10 @@
-"""Identifiers to store keys: a keyed hash of kind and value, so no key tells a person and no two kinds collide."""
+"""Store keys of identifiers: a keyed hash of kind and value, so no key reveals a person and no two kinds collide."""
 
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import NamedTuple
 
+from engine.catalog.spec.identifiers import normalize_identifier
 from engine.customer import KINDS, CustomerIds, IdKind
 
 ProfileKey = str
@@ -21,7 +22,7 @@ KeyHasher = Callable[[IdKind, str], ProfileKey]
 
 
 def key_hasher(secret: bytes) -> KeyHasher:
-    """The keyed hash of this installation: 96 bits of BLAKE2b. Another secret finds no customer of this one."""
+    """Returns the keyed hash of this installation, 96 bits of BLAKE2b. Each secret has its own customers."""
     seeded = {kind: blake2b(f"{kind}:".encode(), key=secret[:64], digest_size=12) for kind in KINDS}
 
     def key(kind: IdKind, value: str) -> ProfileKey:
@@ -33,7 +34,7 @@ def key_hasher(secret: bytes) -> KeyHasher:
 
 
 def keyed_ids(ids: CustomerIds, hash_: KeyHasher) -> list[KeyedId]:
-    """The identifiers that were given, strongest first."""
+    """Returns the given identifiers, strongest first."""
     found: list[KeyedId] = []
     if ids.user_id:
         found.append(KeyedId("user_id", ids.user_id, hash_("user_id", ids.user_id)))
@@ -50,17 +51,8 @@ def keyed_ids(ids: CustomerIds, hash_: KeyHasher) -> list[KeyedId]:
     return found
 
 
-def normalize_identifier(kind: IdKind, value: str) -> str:
-    """One way to write an identifier: e-mail addresses in lower case, phone numbers as digits."""
-    if kind == "email":
-        return value.strip().lower()
-    if kind == "phone":
-        return "".join(c for c in value if c in "+0123456789")
-    return value
-
-
 def identifier_spellings(value: str) -> set[str]:
-    """An identifier of a kind that is not told, as given and as it is written here: `Ada@X.de` is `ada@x.de` too."""
+    """Returns an identifier of unknown kind as given and in canonical form: `Ada@X.de` and `ada@x.de`."""
     found = {value}
     if "@" in value:
         found.add(normalize_identifier("email", value))
@@ -70,5 +62,5 @@ def identifier_spellings(value: str) -> set[str]:
 
 
 def strongest_identifier(ids: CustomerIds) -> str:
-    """The strongest identifier that was given, as it is written here; empty if there is none."""
+    """Returns the strongest given identifier in canonical form; empty if there is none."""
     return next((name for kind in KINDS if (name := normalize_identifier(kind, getattr(ids, kind) or ""))), "")

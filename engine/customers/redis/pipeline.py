@@ -1,4 +1,7 @@
-"""The way to Redis: everything asked within one tick of the event loop travels together, and nothing is retried."""
+"""Access to Redis: commands of one tick of the event loop share a round trip, and none is retried.
+
+A retry would wait longer than a storefront does, and could apply a write twice.
+"""
 
 import asyncio
 import hashlib
@@ -13,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
+from engine.customers.redis.read_connection import ReadConnection, ReadOutcome, TakeOutcome
 from engine.errors import StoreUnavailable
 
 IN_FLIGHT = 2
@@ -36,7 +40,7 @@ class Script(NamedTuple):
 
 
 class FollowUp(NamedTuple):
-    """What a reader needs besides what it asked for first."""
+    """A second look-up that a reader needs after its first."""
 
     keys: list[str]
     read: "ReadValues"
@@ -58,13 +62,13 @@ class _PendingWrite(NamedTuple):
 
 
 def load_script(path: Path) -> Script:
-    """The Lua script in a file."""
+    """Reads the Lua script in a file."""
     text = path.read_text(encoding="utf-8")
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 def connect_store(url: str, timeout: float = 0.05) -> RedisClient:
-    """A client of one server (`redis://`, `rediss://`, `unix://`) or of a cluster (`redis+cluster://host:port`).
+    """Returns a client of one server (`redis://`, `rediss://`, `unix://`) or of a cluster (`redis+cluster://host:port`).
 
     Every wait, for the connection or an answer, ends after `timeout` seconds; no command is sent twice.
     """
@@ -79,37 +83,62 @@ def connect_store(url: str, timeout: float = 0.05) -> RedisClient:
 
 
 class RedisPipeline:
-    """Reads and writes of one process, each coalesced per tick, at most two of each on their way."""
+    """The reads and writes of one process, each coalesced per tick, at most `IN_FLIGHT` batches of each at a time."""
 
-    def __init__(self, client: RedisClient) -> None:
+    def __init__(self, client: RedisClient, reads: ReadConnection | None = None) -> None:
+        """Serve from `client`, and batches that a caller collected from `reads` while that is open."""
         self.client = client
+        self._direct = reads
+        self._tasks: set[asyncio.Task[None]] = set()
         self._cluster = isinstance(client, RedisCluster)
         self._reads = _SendQueue(self._send_reads, READS)
         self._writes = _SendQueue(self._send_writes, WRITES)
 
     def get(self, keys: list[str], read: Callable[[StoredValues], T | FollowUp]) -> "asyncio.Future[T]":
-        """What `read` makes of the values of `keys`; where it answers `Again`, a second look-up follows.
+        """Returns the result of `read` for the values of `keys`; if it is a `FollowUp`, a second look-up follows.
 
-        The future raises StoreUnavailable where the store did not answer in time.
+        The future raises StoreUnavailable if the store does not answer in time.
         """
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._reads.add(_PendingRead(keys, read, future))
         return cast("asyncio.Future[T]", future)
 
+    def get_at_once(self, keys: list[str], take: TakeOutcome) -> None:
+        """Read `keys` in a round trip of their own, for a caller that has collected a batch itself.
+
+        `take` gets the values, or StoreUnavailable if the store does not answer in time.
+        """
+        direct = self._direct
+        if direct is not None and direct.is_open:
+            direct.read(keys, lambda found: take(_unavailable(found) if isinstance(found, Exception) else found))
+            return
+        if direct is not None:
+            direct.open_soon()
+        task = asyncio.get_running_loop().create_task(self._get_by_client(keys, take))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _get_by_client(self, keys: list[str], take: TakeOutcome) -> None:
+        try:
+            found: ReadOutcome = await self._get(keys)
+        except Exception as error:  # noqa: BLE001 (the caller gets it)
+            found = _unavailable(error)
+        take(found)
+
     def send(self, *command: Argument) -> "asyncio.Future[RedisReply]":
-        """The reply to one command; errors as in `get`."""
+        """Sends one command and returns its reply; errors as in `get`."""
         future: asyncio.Future[RedisReply] = asyncio.get_running_loop().create_future()
         self._writes.add(_PendingWrite(command, None, future))
         return future
 
     def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> "asyncio.Future[RedisReply]":
-        """The reply of a Lua script; `keys` share one hash slot. Errors as in `get`."""
+        """Runs a Lua script and returns its reply; `keys` share one hash slot. Errors as in `get`."""
         future: asyncio.Future[RedisReply] = asyncio.get_running_loop().create_future()
         self._writes.add(_PendingWrite(("EVALSHA", script.sha, len(keys), *keys, *arguments), script, future))
         return future
 
     async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
-        """The keys that look like `pattern`, some at a time; what is there all the while is among them.
+        """Yields the keys that match `pattern` in pages; a key that exists throughout the scan is among them.
 
         Raises:
             StoreUnavailable: if the store does not answer in time.
@@ -125,14 +154,28 @@ class RedisPipeline:
             raise _unavailable(error) from error
         yield found
 
+    async def read_eviction_policy(self) -> str | None:
+        """The store's `maxmemory-policy` if it deletes values to free memory (of any node); errors as in `scan`."""
+        try:
+            if isinstance(self.client, RedisCluster):
+                nodes = await self.client.info("memory", target_nodes=RedisCluster.PRIMARIES)
+            else:
+                nodes = {"": await self.client.info("memory")}
+        except (RedisError, OSError) as error:
+            raise _unavailable(error) from error
+        policies = [node.get("maxmemory_policy") for node in nodes.values()]
+        return next((policy for policy in policies if policy not in {None, "noeviction"}), None)
+
     async def close(self) -> None:
         """Close the connections."""
+        if self._direct is not None:
+            await self._direct.close()
         await self.client.aclose()
 
     async def _send_reads(self, batch: list[_PendingRead]) -> None:
         try:
             values = await self._get([key for item in batch for key in item.keys])
-        except Exception as error:  # noqa: BLE001 (nobody may wait for ever, whatever broke)
+        except Exception as error:  # noqa: BLE001 (every waiting caller must get an answer)
             _fail([item.future for item in batch], error)
             return
         start = 0
@@ -141,7 +184,7 @@ class RedisPipeline:
             if not future.done():
                 try:
                     found = read(values[start:end])
-                except Exception as error:  # noqa: BLE001 (whoever awaits it gets it; the others must still be served)
+                except Exception as error:  # noqa: BLE001 (its caller gets the error; the others must still be served)
                     future.set_exception(error)
                 else:
                     if type(found) is FollowUp:
@@ -170,7 +213,7 @@ class RedisPipeline:
                 )
                 for i, reply in zip(missing, again, strict=True):
                     replies[i] = reply
-        except Exception as error:  # noqa: BLE001 (nobody may wait for ever, whatever broke)
+        except Exception as error:  # noqa: BLE001 (every waiting caller must get an answer)
             _fail(futures, error)
             return
         for future, reply in zip(futures, replies, strict=True):
@@ -192,7 +235,7 @@ class RedisPipeline:
 
 
 class _SendQueue(Generic[T]):
-    """Items of one tick, sent together; what comes while two batches are on their way waits for one of them."""
+    """Sends the items of one tick together; with `IN_FLIGHT` batches in flight, later items wait for one to return."""
 
     def __init__(self, send: Callable[[list[T]], Coroutine[None, None, None]], size: int) -> None:
         self._send = send
@@ -213,22 +256,23 @@ class _SendQueue(Generic[T]):
             batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
             task = asyncio.get_running_loop().create_task(self._send(batch))
             self._flying.add(task)
-            task.add_done_callback(self._landed)
+            task.add_done_callback(self._on_sent)
 
-    def _landed(self, task: "asyncio.Task[None]") -> None:
+    def _on_sent(self, task: "asyncio.Task[None]") -> None:
         self._flying.discard(task)
         if self._waiting and not self._scheduled:
             self._flush()
 
 
 def _unavailable(error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(f"Redis: {type(error).__name__}: {error}; is it up and writable?")
+    problem = StoreUnavailable(f"Redis: {type(error).__name__}: {error}; is it up and writable?")
+    problem.__cause__ = error
+    return problem
 
 
 def _fail(futures: "Sequence[asyncio.Future[T]]", error: Exception) -> None:
     for future in futures:
         if not future.done():
             problem = _unavailable(error)
-            problem.__cause__ = error
             future.set_exception(problem)
-            future.exception()  # seen here, so that one of several that nobody awaits any more is not reported lost
+            future.exception()  # marks it retrieved: asyncio would log the futures whose callers stopped waiting

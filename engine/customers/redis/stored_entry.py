@@ -1,15 +1,24 @@
-"""What stands under an identifier's key: a profile, the way to one, one being merged into another, or a tombstone.
+"""The value under an identifier's key in Redis: a profile, a pointer, a frozen profile or a tombstone.
 
-The first byte tells which: `P` and four bytes of version before the profile's msgpack; `>` before the 24 digits of
-the key it points to and of every customer it pointed to earlier; `M` before the key merged into, the name of that
-customer and the frozen profile behind it; `T` a tombstone.
+Redis format, by the first byte:
+
+| byte | value |
+|---|---|
+| `P` | a profile: version (4 bytes, big endian), then the profile as a msgpack map |
+| `>` | a pointer: 24 digits of the key it points to, then 24 of each customer it pointed to earlier |
+| `M` | a profile frozen in a merge: 24 digits of the target's key, then a msgpack array of `FrozenProfile` |
+| `T` | a tombstone: the customer was erased |
+
+Transitions: nothing -> `P` or `>`; `P` -> `P` with the next version; `P` -> `M` -> `>` in a merge; `>` -> `>` when
+rebound; a `>` past its limit -> a shared `P`; any -> `T` by an erasure. A `T` stays until it expires. Every write
+compares the prefix of the stored value (`entry_prefix`), so concurrent writers cannot overwrite each other.
 """
 
 import msgspec
 
 from engine.customer import IdKind, Profile
 from engine.customers.redis.keys import ProfileKey
-from engine.errors import CounterpointError
+from engine.errors import UnreadableValueError
 
 KEY_DIGITS = 24
 TOMBSTONE = b"T"
@@ -17,14 +26,14 @@ HEADER = 5
 
 
 class Pointer(msgspec.Struct, frozen=True):
-    """The identifier names the customer at `to`; `before` are the known customers it named earlier."""
+    """A pointer to the customer at `to`; `before` are the known customers that the identifier named earlier."""
 
     to: ProfileKey
     before: tuple[ProfileKey, ...] = ()
 
 
 class FrozenProfile(msgspec.Struct, frozen=True, array_like=True):
-    """A profile on its way into the customer `id` at `to`: nothing more is written to it."""
+    """A profile that is being merged into the customer `id` at `to`; no event is written to it any more."""
 
     to: ProfileKey
     kind: IdKind
@@ -33,7 +42,7 @@ class FrozenProfile(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Tombstone(msgspec.Struct, frozen=True):
-    """An erased customer was here."""
+    """The mark of an erased customer."""
 
 
 ERASED = Tombstone()
@@ -44,10 +53,10 @@ Entry = Profile | Pointer | FrozenProfile | Tombstone | None
 
 
 def decode_entry(value: bytes | None) -> Entry:
-    """The entry of a stored value.
+    """Decodes a stored value.
 
     Raises:
-        CounterpointError: if the value is none that this version writes.
+        UnreadableValueError: if this version does not write such a value.
     """
     if value is None:
         return None
@@ -62,14 +71,14 @@ def decode_entry(value: bytes | None) -> Entry:
         if tag == b"M":
             return _decode_frozen(memoryview(value)[1 + KEY_DIGITS :])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CounterpointError(f"stored profile: {error}; was it written by a newer version?") from error
+        raise UnreadableValueError(f"stored profile: {error}; was it written by a newer version?") from error
     if tag == TOMBSTONE:
         return ERASED
-    raise CounterpointError(f"stored profile: starts with {tag!r}; was it written by a newer version?")
+    raise UnreadableValueError(f"stored profile: starts with {tag!r}; was it written by a newer version?")
 
 
 def encode_entry(entry: Profile | Pointer | FrozenProfile | Tombstone) -> bytes:
-    """The value to store."""
+    """Encodes an entry for the store."""
     match entry:
         case Profile():
             return b"P" + entry.version.to_bytes(4, "big") + _encode(entry)
@@ -82,7 +91,7 @@ def encode_entry(entry: Profile | Pointer | FrozenProfile | Tombstone) -> bytes:
 
 
 def entry_prefix(entry: Entry) -> bytes:
-    """How a stored value must start for a write over `entry` not to lose another's; empty: nothing is stored."""
+    """Returns the prefix that a stored value has while `entry` is unchanged; empty if nothing is stored."""
     if entry is None:
         return b""
     if isinstance(entry, Profile):
@@ -90,3 +99,17 @@ def entry_prefix(entry: Entry) -> bytes:
     if isinstance(entry, FrozenProfile):
         return b"M" + entry.to.encode()
     return encode_entry(entry)
+
+
+def entry_targets(entry: Entry) -> tuple[ProfileKey, ...]:
+    """Returns the keys that an entry points to or pointed to earlier."""
+    if isinstance(entry, FrozenProfile):
+        return (entry.to,)
+    return (entry.to, *entry.before) if isinstance(entry, Pointer) else earlier_targets(entry)
+
+
+def earlier_targets(entry: Entry) -> tuple[ProfileKey, ...]:
+    """Returns the keys of the known customers that an identifier named earlier."""
+    if isinstance(entry, Pointer):
+        return entry.before
+    return tuple(entry.merged) if isinstance(entry, Profile) and entry.shared else ()

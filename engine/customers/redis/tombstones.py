@@ -1,4 +1,4 @@
-"""Lays the tombstone that an erased customer, or a visitor merged into one, leaves under each identifier."""
+"""Writes the tombstones of an erased customer, one under each identifier."""
 
 from pathlib import Path
 
@@ -13,5 +13,4 @@ _ERASE = load_script(Path(__file__).with_name("erase.lua"))
 
 async def write_tombstone(pipeline: RedisPipeline, key: ProfileKey, over: bytes, rules: ProfileRules) -> RedisReply:
     """Replace the entry at `key`, if it begins with `over`, by a tombstone; truthy where it did."""
-    names = (keyspace.profile(key), keyspace.counted_messages(key), keyspace.counters(key))
-    return await pipeline.call(_ERASE, names, (over, TOMBSTONE, int(rules.tombstone_life * 1000)))
+    return await pipeline.call(_ERASE, keyspace.customer_keys(key), (over, TOMBSTONE, int(rules.tombstone_life * 1000)))

@@ -1,5 +1,8 @@
--- Write a customer if nobody else did: KEYS profile, seen, caps; ARGV how the stored value must start ('' for none),
--- the value, its life (ms), seen ids to store ('' leaves them), their life (ms), caps to add ('' for none), their life.
+-- Writes an entry if the stored one is unchanged: KEYS profile, seen, caps, orders, ids, older; ARGV required prefix of the stored value
+-- ('' if none may exist), new value, its life (ms), message digests to store ('' leaves the stored ones), their life
+-- (ms), counts to add ('' for none), their life (ms), archived orders to store ('' leaves the stored ones), archived
+-- identifiers to add ('' for none), older digests to add with their times ('' for none), the time (s) before which older
+-- digests are dropped. The archive lives as long as the value, older digests as long as the stored ones.
 local have = redis.call('GET', KEYS[1])
 if ARGV[1] == '' then
   if have then return 0 end
@@ -18,4 +21,16 @@ if ARGV[6] ~= '' then
   end
   redis.call('SET', KEYS[3], cmsgpack.pack(all), 'PX', ARGV[7])
 end
+if ARGV[8] ~= '' then redis.call('SET', KEYS[4], ARGV[8], 'PX', ARGV[3]) end
+if ARGV[9] ~= '' then
+  for _, member in ipairs(cmsgpack.unpack(ARGV[9])) do redis.call('SADD', KEYS[5], member) end
+end
+if ARGV[10] and ARGV[10] ~= '' then
+  local pairs_ = cmsgpack.unpack(ARGV[10])
+  for i = 1, #pairs_, 2 do redis.call('ZADD', KEYS[6], pairs_[i], pairs_[i + 1]) end
+  redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', '(' .. ARGV[11])
+  redis.call('PEXPIRE', KEYS[6], ARGV[5])
+end
+redis.call('PEXPIRE', KEYS[4], ARGV[3])
+redis.call('PEXPIRE', KEYS[5], 2 * ARGV[3])
 return 1

@@ -1,0 +1,52 @@
+"""The part of a profile that is stored beside it, so that a profile stays small and no promise loses what it rests on.
+
+A decision reads the profile alone. Writers read the archived orders too; erasure and export read the identifiers.
+
+- *Orders.* A profile has the `orders_limit` newest. Older ones within `return_period` of the customer's last event are
+  archived, so a refund finds its order and a repeated purchase is found out, however many orders followed.
+- *Identifiers.* A profile has the newest browsers and devices, as many as `holds` allows. Every other one is archived
+  for as long as the profile lives, so erasure and export reach all that was ever written under it.
+"""
+
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from engine.catalog.spec.profile_rules import ProfileRules
+from engine.customer import KINDS, WEAK, IdKind, Order, Profile
+
+
+class ArchivedParts(NamedTuple):
+    """Orders by their id, and identifiers with their kind, that are not in the profile."""
+
+    orders: dict[str, Order]
+    identifiers: list[tuple[IdKind, str]]
+
+
+def split_profile(profile: Profile, rules: ProfileRules) -> tuple[Profile, ArchivedParts]:
+    """Returns the profile within its limits, and the rest of it."""
+    former = [
+        (kind, value)
+        for kind in KINDS
+        if kind in WEAK
+        for value in profile.ids.get(kind, [])[: -rules.hold_limit(kind)]
+    ]
+    if former:
+        ids = {
+            kind: values[-rules.hold_limit(kind) :] if kind in WEAK else values
+            for kind in KINDS
+            if (values := profile.ids.get(kind))
+        }
+        profile = replace(profile, ids=dict(ids))
+    if len(profile.orders) <= rules.orders_limit:
+        return profile, ArchivedParts({}, former)
+    by_age = sorted(profile.orders, key=lambda key: (abs(profile.orders[key].time), key))
+    first = len(by_age) - rules.orders_limit
+    oldest = profile.updated - rules.return_period
+    earlier = {key: order for key in by_age[:first] if abs((order := profile.orders[key]).time) > oldest}
+    return replace(profile, orders={key: profile.orders[key] for key in by_age[first:]}), ArchivedParts(earlier, former)
+
+
+def join_profile(profile: Profile, orders: dict[str, Order]) -> Profile:
+    """Returns the profile with its archived orders."""
+    return replace(profile, orders=orders | profile.orders) if orders else profile

@@ -1,0 +1,109 @@
+"""Batches of events: their items are decoded one by one, so that a broken one is rejected alone."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from engine import json_body
+from engine.customers.model.event_rules import EVENT_BYTES, broken_rule
+from engine.customers.model.event_warnings import FIELDS, unknown_field_warnings
+from engine.customers.model.events import Event, EventStatus
+from engine.errors import BadInput
+
+BATCH_ITEMS = 1000
+"""Most events of a batch."""
+BATCH_COMMAS = 50_000
+"""Commas from which the items of a batch are counted before they are read: half a million may be sent at once."""
+BATCH_LISTS = 200_000
+"""Most lists and objects in a batch whose items must be separated because one of them is no JSON."""
+
+
+class _EventsBody(msgspec.Struct, frozen=True):
+    batch: list[msgspec.Raw]
+
+
+class _ItemName(msgspec.Struct, frozen=True):
+    message_id: str = ""
+
+
+_batch = msgspec.json.Decoder(_EventsBody)
+_item_name = msgspec.json.Decoder(_ItemName)
+_event = msgspec.json.Decoder(Event)
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class BatchItem(NamedTuple):
+    """An event, or its `rejected` status, and what of it is left out."""
+
+    item: Event | EventStatus
+    warnings: Sequence[str] = ()
+
+
+def decode_batch(body: bytes, limit: int = BATCH_ITEMS) -> Iterator[BatchItem]:
+    """Yields the items of an `/v1/events` body; an item that breaks a rule is its `rejected` status instead.
+
+    Raises:
+        BadInput: if the body is no JSON object with a list `batch` of at most `limit` items.
+    """
+    items = _split(body, limit)
+    if len(items) > limit:
+        raise BadInput(f"batch: {len(items)} items are over the limit of {limit}; send them in several batches")
+    return map(_decode, items)
+
+
+def _split(body: bytes, limit: int) -> Sequence[bytes | msgspec.Raw]:
+    """The items of a batch, unread, so that one which is no JSON is rejected alone."""
+    error: Exception | None = None
+    if body.count(b",") <= BATCH_COMMAS:
+        try:
+            return _batch.decode(body).batch
+        except json_body.UNREADABLE_JSON as found:
+            error = found
+    lists = body.count(b"[") + body.count(b"{")
+    separated = json_body.split_list(body, "batch", limit) if lists <= BATCH_LISTS else None
+    rest, items = separated or (body, None)
+    try:
+        read = _batch.decode(rest).batch  # in `rest` a null stands for each item
+    except json_body.UNREADABLE_JSON as found:
+        raise _no_batch(error or found, body) from found
+    return read if items is None else items
+
+
+def _no_batch(error: Exception, body: bytes) -> BadInput:
+    _, detail = json_body.describe(error, body)
+    return BadInput(f'body: {detail}; send {{"batch": [event, …]}} as JSON')
+
+
+def _decode(item: bytes | msgspec.Raw) -> BatchItem:
+    text = bytes(item)
+    event = _decode_event(text)
+    if isinstance(event, EventStatus):
+        return BatchItem(event)
+    unknown = [name for name in _fields.decode(text) if name not in FIELDS]
+    return BatchItem(event, unknown_field_warnings(unknown) if unknown else ())
+
+
+def _decode_event(text: bytes) -> Event | EventStatus:
+    if len(text) > EVENT_BYTES:
+        reason = f"the event has {len(text):,} bytes, over the limit of {EVENT_BYTES:,}; send several events"
+        return EventStatus("rejected", _message_id(text), reason)
+    if json_body.is_too_deep(text):
+        return EventStatus("rejected", _message_id(text), f"{json_body.TOO_DEEP}; /docs says what an item may have")
+    try:
+        event = _event.decode(text)
+    except msgspec.ValidationError as error:
+        return EventStatus("rejected", _message_id(text), f"{error}; /docs says what an item may have")
+    except json_body.UNREADABLE_JSON as error:
+        _, detail = json_body.describe(error, text)
+        return EventStatus("rejected", _message_id(text), detail)
+    broken = broken_rule(event, text.count(b","))
+    return event if broken is None else EventStatus("rejected", event.message_id, broken)
+
+
+def _message_id(item: bytes) -> str | None:
+    """The message id of an item that is rejected, so far as it can be read."""
+    try:
+        return _item_name.decode(json_body.replace_half_surrogates(item)).message_id or None
+    except json_body.UNREADABLE_JSON:
+        return None

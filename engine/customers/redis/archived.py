@@ -1,0 +1,69 @@
+"""Formats of the archive of a profile in Redis (`model/archive.py` says what it is for).
+
+- `keyspace.archived_orders`: a string, the msgpack map of order id to the array of `Order`'s fields.
+- `keyspace.archived_identifiers`: a set of texts, each the kind of an identifier, a colon and its value.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import msgspec
+
+from engine import keyspace
+from engine.customer import KINDS, IdKind, Order
+from engine.customers.redis.keys import ProfileKey
+from engine.customers.redis.pipeline import RedisPipeline, StoredValue
+from engine.errors import UnreadableValueError
+
+_decode = msgspec.msgpack.Decoder(dict[str, Order]).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def decode_orders(value: StoredValue) -> dict[str, Order]:
+    """Decodes archived orders; there are none if nothing is stored.
+
+    Raises:
+        UnreadableValueError: if this version does not write such a value.
+    """
+    try:
+        return _decode(value) if value is not None else {}
+    except msgspec.DecodeError as error:
+        raise UnreadableValueError(f"archived orders: {error}; were they written by a newer version?") from error
+
+
+def encode_orders(orders: dict[str, Order]) -> bytes:
+    """Encodes archived orders."""
+    return _encode(orders)
+
+
+def encode_members(identifiers: Iterable[tuple[IdKind, str]], members: Iterable[bytes] = ()) -> bytes:
+    """Encodes identifiers to add to a set, and members of another set, for `write.lua`; empty if there are none."""
+    texts = [*(f"{kind}:{value}" for kind, value in identifiers), *(member.decode() for member in members)]
+    return _encode(texts) if texts else b""
+
+
+async def read_members(pipeline: RedisPipeline, key: ProfileKey) -> list[bytes]:
+    """Reads the members of a customer's archived identifiers, sorted.
+
+    Raises:
+        StoreUnavailable: if Redis does not answer in time.
+    """
+    reply = await pipeline.send("SMEMBERS", keyspace.archived_identifiers(key))
+    return sorted(cast("Iterable[bytes]", reply))
+
+
+async def read_members_of(pipeline: RedisPipeline, keys: Sequence[ProfileKey]) -> dict[ProfileKey, list[bytes]]:
+    """Reads the members of several customers' archived identifiers; errors as in `read_members`."""
+    return dict(zip(keys, await asyncio.gather(*(read_members(pipeline, key) for key in keys)), strict=True))
+
+
+async def read_identifiers(pipeline: RedisPipeline, key: ProfileKey) -> dict[IdKind, list[str]]:
+    """Reads a customer's archived identifiers by kind; errors as in `read_members`."""
+    found: dict[IdKind, list[str]] = {}
+    for member in await read_members(pipeline, key):
+        name, _, value = member.decode().partition(":")
+        for kind in KINDS:
+            if kind == name:
+                found.setdefault(kind, []).append(value)
+    return found
