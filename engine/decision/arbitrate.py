@@ -12,7 +12,7 @@ from policies.batches import Floats, Ints
 
 
 class Factors(msgspec.Struct, frozen=True, gc=False):
-    """What an offer's probability is made of; 1 for a factor that the placement does not use.
+    """The factors of an offer's probability; 1 for a factor that the placement does not use.
 
     `price` is what its worth had to exceed, 0 where the offer is not scarce.
     """
@@ -62,7 +62,7 @@ def arbitrate(
 def worth_their_price(
     rule: Arbitration | None, expected: Floats, prices: Floats, places: Ints, attributes: Mapping[str, object]
 ) -> NDArray[np.bool_]:
-    """Which of the candidates at `places` are worth their shadow prices (n,) to this customer, bool (n,).
+    """Whether each candidate at `places` is worth its shadow price (n,) to this customer, bool (n,).
 
     An offer's worth is its expected reward (n,) times the factors that arbitration weighs it by. One with a price must
     bring that much more than the best of those without; the fallback is one of these and brings 0.

@@ -1,7 +1,11 @@
 """Assignment: which variant of an experiment a unit has, with a reason at every exit.
 
-The exits are asked in a fixed order: status and dates, forced, degraded, unit, sticky, holdout, layer and filters,
-prerequisites, audience, coverage. A unit that no exit catches gets the variant in whose range its hash lies.
+The exits are asked in a fixed order: status and dates, forced, degraded, unit, sticky, layer and filters,
+prerequisites, audience, coverage, holdout. A unit that no exit catches gets the variant in whose range its hash lies.
+
+A flag with rules asks them in their order, after status and dates, forced, its own audience and prerequisites. The
+first that gives a variant decides; a rule that gives none leaves the subject to the next. A flag with a default gives
+that wherever it would give no variant, so that it always has a value.
 """
 
 from collections.abc import Collection, Mapping
@@ -9,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.catalog.plan.plan import Experiment, Plan
+from engine.catalog.plan.plan import Experiment, Plan, Requirement, Rule
 from engine.catalog.spec.experiment import Unit
 from engine.decision import sticky
 from engine.hashing import choose_variant
@@ -18,6 +22,8 @@ AssignmentReason = Literal[
     "assigned",
     "forced",
     "sticky",
+    "rule",
+    "default",
     "holdout",
     "layer",
     "prerequisite",
@@ -28,26 +34,35 @@ AssignmentReason = Literal[
     "paused",
     "not_started",
     "ended",
+    "shipped",
     "degraded",
     "channel",
 ]
 """Why a unit has its variant, or has none.
 
-It has one: `assigned` by the hash; `forced` by its id; `sticky`, bound by an earlier decision.
-It has none: `holdout` it is held out; `layer` it is in another part of the layer, or outside a filter; `prerequisite`
-it is not in the variant of another experiment that this one needs; `audience` the condition does not match; `coverage`
-it is not let in (yet); `version` it saw the experiment in a blocked bucket version; `unit` the request names no such
-unit; `paused`, `not_started`, `ended` by the experiment's status and dates; `channel` the experiment runs on others;
-`degraded` the store is away, so an earlier variant cannot be looked up (a flag is evaluated all the same).
+It has one: `assigned` by the hash; `forced` by its id; `sticky`, bound by an earlier decision; `rule`, from a rule of
+a flag that gives its variant to all of its audience; `default`, as no rule of the flag gave one; `shipped`, as the
+experiment is over and all of its audience has this one.
+It has none: `holdout` it would have one, but is held out; `layer` it is in another part of the layer, or outside a
+filter; `prerequisite` it is not in the variant of another experiment that this one needs; `audience` the condition does
+not match; `coverage` it is not let in (yet); `version` it saw the experiment in a blocked bucket version; `unit` the
+request names no such unit; `paused`, `not_started`, `ended` by the experiment's status and dates; `channel` the
+experiment runs on others; `degraded` the store is away, so an earlier variant cannot be looked up (a flag is evaluated
+all the same).
+A flag with a default has that for a variant with each of these reasons.
 """
 
 
 class Assignment(msgspec.Struct, frozen=True, gc=False):
-    """The variant's index and the id it was hashed over; index -1 and no id where the reason gives no variant."""
+    """The variant's index and the id it was hashed over; index -1 and no id where the reason gives no variant.
+
+    `rule` is the experiment of the rule that decided, None where none did.
+    """
 
     reason: AssignmentReason
     index: int = -1
     unit: str = ""
+    rule: Experiment | None = None
 
 
 class Subject(msgspec.Struct, frozen=True, gc=False):
@@ -65,10 +80,20 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
 
 
 def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> Assignment:
-    """Which variant of `experiment` the subject has at `now` (s since 1970), and why."""
+    """The subject's variant of `experiment` at `now` (s since 1970), with the reason."""
+    found = _assign_without_default(plan, experiment, subject, now)
+    if found.index < 0 <= experiment.default:
+        return Assignment(found.reason, experiment.default)
+    return found
+
+
+def _assign_without_default(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> Assignment:
+    """The subject's variant, none where only the default of a flag is left."""
     spec = experiment.spec
     if spec.status == "paused" or experiment.key in plan.paused:
         return Assignment("paused")
+    if experiment.shipped >= 0:
+        return _assign_shipped(plan, experiment, subject, now)
     if spec.status == "stopped" or now >= experiment.end:
         return Assignment("ended")
     if now < experiment.start:
@@ -77,6 +102,8 @@ def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> 
         for name in subject.names:
             if name is not None and name in experiment.forced:
                 return Assignment("forced", experiment.forced[name], name)
+    if experiment.rules:
+        return _assign_by_rules(plan, experiment, subject, now)
     if subject.degraded and spec.kind == "experiment":
         return Assignment("degraded")
     unit = subject.units[spec.unit]
@@ -91,27 +118,118 @@ def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> 
     return _assign_by_hash(plan, experiment, subject, unit, now)
 
 
+def _assign_shipped(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> Assignment:
+    """The variant that was shipped, for all of the experiment's audience but who is held out."""
+    for name in subject.names:
+        if name is not None and name in experiment.forced:
+            return Assignment("forced", experiment.forced[name], name)
+    if not all(_is_met(plan, need, subject, now) for need in experiment.prerequisites):
+        return Assignment("prerequisite")
+    if experiment.matches and not experiment.matches(subject.attributes):
+        return Assignment("audience")
+    if _is_held_out(experiment, subject):
+        return Assignment("holdout")
+    return Assignment("shipped", experiment.shipped, subject.units[experiment.spec.unit] or "")
+
+
+def is_same_for_everyone(plan: Plan, experiment: Experiment, store: str | None, now: float) -> bool:
+    """Whether the assignment at `now` (s since 1970) needs no id of a customer, so that a stranger may be given it.
+
+    Whatever an earlier decision or another experiment may have settled for a customer needs one: sticky entries,
+    prerequisites, holdouts, and filters by a unit that the request does not name. `store` is the store it names.
+    """
+    spec = experiment.spec
+    if experiment.shipped >= 0:
+        return experiment.key in plan.paused or not (experiment.prerequisites or experiment.holdouts)
+    if spec.status != "running" or experiment.key in plan.paused or not experiment.start <= now < experiment.end:
+        return True
+    if spec.sticky or experiment.prerequisites or experiment.holdouts:
+        return False
+    if experiment.rules:
+        return all(rule.is_plain and not rule.experiment.prerequisites for rule in experiment.rules)
+    if spec.unit == "store" and store:
+        return all(rule.unit in {None, "store"} for rule in experiment.filters)
+    has_one_variant = plan.current_ranges(experiment, now) == ((0.0, 1.0),)
+    return has_one_variant and not (experiment.layer or experiment.filters)
+
+
 def _assign_by_hash(plan: Plan, experiment: Experiment, subject: Subject, unit: str, now: float) -> Assignment:
     """The assignment of a unit that is neither forced nor bound."""
-    for holdout in experiment.holdouts:
-        held_out = subject.units[holdout.unit]
-        if held_out and holdout.hash_unit(held_out) < holdout.share:
-            return Assignment("holdout")
     if experiment.layer and not experiment.low <= experiment.layer.hash_unit(unit) < experiment.high:
         return Assignment("layer")
     for rule in experiment.filters:
         filtered = unit if rule.unit is None else subject.units[rule.unit]
         if not filtered or choose_variant(rule.hash_unit(filtered), rule.ranges) < 0:
             return Assignment("layer")
-    for key, variants in experiment.prerequisites:
-        other = plan.experiments.get(key)
-        found = assign(plan, other, subject, now) if other else Assignment("ended")
-        if other is None or found.index < 0 or other.spec.variants[found.index].key not in variants:
-            return Assignment("prerequisite")
+    if not all(_is_met(plan, need, subject, now) for need in experiment.prerequisites):
+        return Assignment("prerequisite")
     if experiment.matches and not experiment.matches(subject.attributes):
         return Assignment("audience")
     place = experiment.hash_unit(unit)
-    for index, (low, high) in enumerate(experiment.ranges(now)):
+    for index, (low, high) in enumerate(plan.current_ranges(experiment, now)):
         if low <= place < high:
-            return Assignment("assigned", index, unit)
+            return Assignment("holdout") if _is_held_out(experiment, subject) else Assignment("assigned", index, unit)
     return Assignment("coverage")
+
+
+def _is_held_out(experiment: Experiment, subject: Subject) -> bool:
+    """Whether a holdout keeps the subject out.
+
+    It is asked last: who is held out would have a variant, so a holdout's units and those let in can be compared.
+    """
+    for holdout in experiment.holdouts:
+        unit = subject.units[holdout.unit]
+        if unit and holdout.hash_unit(unit) < holdout.share:
+            return True
+    return False
+
+
+def _assign_by_rules(plan: Plan, flag: Experiment, subject: Subject, now: float) -> Assignment:
+    """The assignment by the first rule of the flag that gives a variant; `default` where none does."""
+    if flag.matches and not flag.matches(subject.attributes):
+        return Assignment("audience")
+    if not all(_is_met(plan, need, subject, now) for need in flag.prerequisites):
+        return Assignment("prerequisite")
+    for rule in flag.rules:
+        found = _assign_by_rule(plan, rule, subject, now)
+        if found.index >= 0 and _is_held_out(flag, subject):
+            return Assignment("holdout")
+        if found.index >= 0:
+            return Assignment(found.reason, rule.indices[found.index], found.unit, rule.experiment)
+        if found.reason == "degraded":
+            return found
+    return Assignment("default")
+
+
+def _assign_by_rule(plan: Plan, rule: Rule, subject: Subject, now: float) -> Assignment:
+    """The assignment by one rule, with the rule's own index of the variant."""
+    experiment = rule.experiment
+    if not experiment.start <= now < experiment.end:
+        return Assignment("not_started" if now < experiment.start else "ended")
+    if experiment.matches and not experiment.matches(subject.attributes):
+        return Assignment("audience")
+    if experiment.key in plan.paused:
+        return Assignment("paused")
+    if rule.is_plain:
+        met = all(_is_met(plan, need, subject, now) for need in experiment.prerequisites)
+        return Assignment("rule", 0) if met else Assignment("prerequisite")
+    spec = experiment.spec
+    if subject.degraded and spec.kind == "experiment":
+        return Assignment("degraded")
+    unit = subject.units[spec.unit] or (subject.units[spec.fallback_unit] if spec.fallback_unit else None)
+    return _assign_by_hash(plan, experiment, subject, unit, now) if unit else Assignment("unit")
+
+
+def _is_met(plan: Plan, need: Requirement, subject: Subject, now: float) -> bool:
+    """Whether the subject has in another experiment what a prerequisite asks for."""
+    other = plan.experiments.get(need.experiment)
+    if other is None:  # a draft
+        return need.is_off
+    found = assign(plan, other, subject, now)
+    if need.is_off:
+        return found.index < 0 or (found.index == other.default and found.rule is None)
+    if found.index < 0:
+        return False
+    if need.rules is not None:
+        return found.rule is not None and found.rule.key in need.rules
+    return need.variants is not None and other.spec.variants[found.index].key in need.variants

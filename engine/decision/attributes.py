@@ -5,6 +5,7 @@ from datetime import datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+from engine.catalog.conditions.dates import NOW
 from engine.customer import Profile, derive_attributes
 from engine.decision.moments import customer_zone
 
@@ -31,6 +32,14 @@ def overlay_context(attributes: dict[str, object], context: Mapping[str, object]
 
     `loyalty.tier` names one trait, whether the context has it flat or nested.
     """
+    _overlay(attributes, context, {})
+
+
+Branches = dict[int, dict[str, object]]
+"""Copies of branches by their identity; each is made once, however many names of the context lead through it."""
+
+
+def _overlay(attributes: dict[str, object], context: Mapping[str, object], owned: Branches) -> None:
     for name, value in context.items():
         if "." not in name and type(value) is not dict:
             attributes[name] = value
@@ -39,26 +48,29 @@ def overlay_context(attributes: dict[str, object], context: Mapping[str, object]
         if 0 < name.count(".") < DEPTH:
             *path, leaf = name.split(".")
             for step in path:
-                tree = _own_branch(tree, step)
+                tree = _own_branch(tree, step, owned)
         if isinstance(value, dict) and isinstance(tree.get(leaf), dict):
-            overlay_context(_own_branch(tree, leaf), value)
+            _overlay(_own_branch(tree, leaf, owned), value, owned)
         else:
             tree[leaf] = value
 
 
-def _own_branch(tree: dict[str, object], name: str) -> dict[str, object]:
+def _own_branch(tree: dict[str, object], name: str, owned: Branches) -> dict[str, object]:
     """A copy of the branch of that name, put in its place: the branch may belong to the request, which stays as is."""
     branch = tree.get(name)
+    if isinstance(branch, dict) and owned.get(id(branch)) is branch:
+        return branch
     copy: dict[str, object] = dict(branch) if isinstance(branch, dict) else {}
+    owned[id(copy)] = copy
     tree[name] = copy
     return copy
 
 
 def local_clock(now: float, zone: str) -> dict[str, object]:
-    """Hour (0 to 24, with its fraction) and weekday (Monday 0) where the customer is, for features and conditions."""
+    """Hour (0 to 24, with its fraction) and weekday (Monday 0) where the customer is, and now, for conditions."""
     local = now + _utc_offset(zone, int(now // QUARTER))
     day = local // 86_400
-    return {"hour": (local - day * 86_400) / 3600, "weekday": int(day + 3) % 7}
+    return {"hour": (local - day * 86_400) / 3600, "weekday": int(day + 3) % 7, NOW: now}
 
 
 @lru_cache(1024)

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from engine.catalog.plan.plan import Plan, Selection
+from engine.catalog.spec.identifiers import is_placeholder
 from engine.customer import Counts, CustomerIds, Profile, resumable_journey
 from engine.decision.assign import Subject
 from engine.decision.attributes import build_attributes
@@ -34,7 +35,7 @@ TTL = 30
 
 
 class DecideRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a storefront asks: the customer, the channel, and which placements and experiments to decide."""
+    """The request of a storefront: the customer, the channel, and the placements and experiments to decide."""
 
     customer: CustomerIds
     channel: str
@@ -61,7 +62,7 @@ class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 
 class Availability(msgspec.Struct, frozen=True, gc=False):
-    """What limits the offers now, beside the profile.
+    """The limits of offers at the time of the decision, apart from the profile.
 
     `counts` and `pools` as read from the store, `prices` as the learner published them, and by placement the offers
     whose claim was denied in this decision.
@@ -77,7 +78,7 @@ UNRESTRICTED = Availability()
 
 
 class DecideOptions(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What else a decision depends on.
+    """The circumstances of a decision that are neither plan, profile nor request.
 
     Attributes:
         degraded: whether the profile could not be read: placements show their fallback, and the answer says so.
@@ -96,7 +97,7 @@ DEFAULT_OPTIONS = DecideOptions()
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the storefront gets; `ttl` in seconds."""
+    """The answer to the storefront; `ttl` in seconds. `warnings` name identifiers of the request that name nobody."""
 
     decision_id: str
     customer: str
@@ -106,14 +107,15 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     experiments: dict[str, ExperimentAnswer]
     offers: dict[str, OfferAnswer]
     resume: dict[str, object]
+    warnings: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The answer, and what is to be logged and stored if it is given.
 
-    `sticky_entries` are to be added to the customer's profile (usually none); `zone` is the customer's. `decide` leaves
-    the rest to its caller: `trace` is what a replay needs, `claims_key` where the customer's claims are stored,
-    `customer_ids` and `unit` the customer of a deferred exposure; nothing is stored about one who is `erased`.
+    `sticky_entries` are to be added to the customer's profile (usually none); `zone` and `counts` are the customer's.
+    `decide` leaves the rest to its caller: `trace` is what a replay needs, `claims_key` where the customer's claims are
+    stored, `customer_ids` and `unit` the customer of a deferred exposure; nothing is stored about one who is `erased`.
     """
 
     answer: Answer
@@ -123,6 +125,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     choices: dict[str, Choice]
     sticky_entries: dict[str, str] = {}
     zone: str = "UTC"
+    counts: Counts = {}
     claims_key: str = ""
     trace: bytes = b""
     customer_ids: CustomerIds = CustomerIds()
@@ -159,7 +162,7 @@ def decide(
         key = f"{profile.id}\0{request.channel}\0{now!r}".encode()
         decision_id = blake2b(key, digest_size=16).hexdigest()
     facts = _gather_facts(plan, profile, request, now, options.availability)
-    subject = _subject_of(profile, request, facts.attributes, degraded=options.degraded)
+    subject = _subject_of(profile, request, facts.attributes, plan.rules.placeholders, degraded=options.degraded)
     assigned, experiments = _assign_experiments(ExperimentAssigner(plan, subject, profile, now), request)
     choices = _choose_offers(
         plan, snapshots, request, facts, assigned=assigned, decision_id=decision_id, options=options
@@ -176,12 +179,13 @@ def decide(
     )
     return Decision(
         answer=answer,
-        device=request.customer.device_id,
+        device=subject.units["device"],
         channel=request.channel,
         assigned=assigned,
         choices=choices,
         sticky_entries=new_sticky_entries(assigned.values(), subject),
         zone=facts.zone,
+        counts=facts.counts,
     )
 
 
@@ -189,20 +193,22 @@ def _check_request(plan: Plan, request: DecideRequest) -> None:
     """Raise BadInput for a channel or placement that the plan does not have, or one asked for twice."""
     if request.channel not in plan.channels:
         raise BadInput(f"channel: {request.channel!r} is not a channel; use one of {', '.join(sorted(plan.channels))}")
+    seen: set[str] = set()
     for index, placement in enumerate(request.placements):
-        if index and placement in request.placements[:index]:
+        if placement in seen:
             raise BadInput(f"placements[{index}]: {placement!r} is asked for twice; ask once")
         if (request.channel, placement) not in plan.selections:
             on = ", ".join(sorted(p for c, p in plan.selections if c == request.channel)) or "(none)"
             raise BadInput(
                 f"placements[{index}]: {placement!r} is not a placement of {request.channel}; use one of {on}"
             )
+        seen.add(placement)
 
 
 def _gather_facts(
     plan: Plan, profile: Profile, request: DecideRequest, now: float, availability: Availability
 ) -> Facts:
-    """What gates, moments and policies read, for every placement of the request."""
+    """The facts that gates, moments and policies read, the same for every placement of the request."""
     attributes, zone = build_attributes(profile, request.channel, request.context, now, plan.zone)
     return Facts(
         profile=profile,
@@ -217,15 +223,21 @@ def _gather_facts(
 
 
 def _subject_of(
-    profile: Profile, request: DecideRequest, attributes: Mapping[str, object], *, degraded: bool
+    profile: Profile,
+    request: DecideRequest,
+    attributes: Mapping[str, object],
+    placeholders: Collection[str],
+    *,
+    degraded: bool,
 ) -> Subject:
     """The units and names of the request, for assignment."""
     ids, store = request.customer, request.context.get("store")
+    is_store = isinstance(store, str) and not is_placeholder(store, None, placeholders)
     return Subject(
         units={
             "customer": profile.unit,
             "device": ids.device_id or ids.anonymous_id,
-            "store": store if isinstance(store, str) else None,
+            "store": str(store) if is_store else None,
         },
         names=(profile.id, ids.user_id, ids.anonymous_id),
         attributes=attributes,
@@ -237,7 +249,7 @@ def _subject_of(
 def _assign_experiments(
     assigner: ExperimentAssigner, request: DecideRequest
 ) -> tuple[dict[str, Assigned], dict[str, ExperimentAnswer]]:
-    """What is assigned, and what each experiment answers: those asked for, then those of the placements."""
+    """The assignments and the answers of the experiments: those asked for, then those of the placements."""
     plan = assigner.plan
     assigned: dict[str, Assigned] = {}
     answers: dict[str, ExperimentAnswer] = {}
@@ -267,7 +279,7 @@ def _choose_offers(
     decision_id: str,
     options: DecideOptions,
 ) -> dict[str, Choice]:
-    """What each placement shows, in the order of the request: an offer shown in one is closed in those after it."""
+    """The choice of each placement, in the order of the request: an offer shown in one is closed in those after it."""
     choices: dict[str, Choice] = {}
     shown: list[str] = []
     silence = _quiet_silence(plan, facts)
@@ -310,7 +322,7 @@ def _selection_of(plan: Plan, channel: str, placement: str, assigned: Mapping[st
 
 
 def _quiet_silence(plan: Plan, facts: Facts) -> tuple[OfferReason, float | None] | None:
-    """Why nothing may be sent now, and until when, on an outbound channel in its quiet hours."""
+    """The reason why an outbound channel sends nothing in its quiet hours, and their end."""
     quiet = plan.quiet.get(facts.channel)
     until = quiet_until(quiet, facts.now, facts.zone) if quiet is not None else None
     if quiet is None or until is None:
@@ -333,7 +345,7 @@ def _withhold_fallback(plan: Plan, facts: Facts, choice: Choice, shown: Collecti
 
 
 def _offer_answer(choice: Choice, channel: str) -> OfferAnswer:
-    """What the storefront gets of a choice."""
+    """The answer of a choice to the storefront."""
     if choice.is_silent:
         return OfferAnswer(
             offer=None,

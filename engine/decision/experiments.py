@@ -5,19 +5,27 @@ from typing import Literal
 
 import msgspec
 
+from engine.catalog.plan.features import Context
 from engine.catalog.plan.plan import Experiment, Plan, Selection
+from engine.catalog.spec.flags import RULE
 from engine.customer import Profile
 from engine.decision import sticky
 from engine.decision.assign import Assignment, AssignmentReason, Subject, assign
 
 
 class ExperimentAnswer(msgspec.Struct, frozen=True, gc=False):
-    """The variant and its payload, or none; `reason` as in `AssignmentReason`, or `unknown` for no such experiment."""
+    """The variant and its payload, or none; `reason` as in `AssignmentReason`, or `unknown` for no such experiment.
+
+    `rule` is the name of the flag's rule that decided.
+    """
 
     variant: str | None
     payload: Mapping[str, object] | None
     reason: AssignmentReason | Literal["unknown"]
+    rule: str | msgspec.UnsetType = msgspec.UNSET
 
+
+NO_CONTEXT: Context = {}
 
 UNKNOWN = ExperimentAnswer(None, None, "unknown")
 
@@ -25,12 +33,14 @@ UNKNOWN = ExperimentAnswer(None, None, "unknown")
 class Assigned(msgspec.Struct, frozen=True, gc=False):
     """One experiment's part of a decision, for the log.
 
-    `crossover` is True where the customer may have met another variant as a visitor, before they were known.
+    `crossover` is True where the customer may have met another variant as a visitor, before they were known. `context`
+    has the traits that reports of the experiment need.
     """
 
     experiment: Experiment
     assignment: Assignment
     crossover: bool = False
+    context: Context = NO_CONTEXT
 
     @property
     def variant(self) -> str | None:
@@ -39,29 +49,36 @@ class Assigned(msgspec.Struct, frozen=True, gc=False):
         return self.experiment.spec.variants[index].key if index >= 0 else None
 
     @property
+    def logged(self) -> Experiment:
+        """The experiment under whose key the log has the assignment: that of the flag's rule, where one decided."""
+        return self.assignment.rule or self.experiment
+
+    @property
     def share(self) -> float:
         """The variant's share of all units let in, which is its propensity; 1 where the hash did not choose."""
         if self.assignment.reason != "assigned":
             return 1.0
-        variants = self.experiment.spec.variants
-        variant = variants[self.assignment.index]
-        if variant.range is None:
-            return 1 / len(variants) if variant.weight is None else variant.weight
-        sizes = [high - low for low, high in self.experiment.steps[-1][1]]
-        return sizes[self.assignment.index] / sum(sizes)
+        logged, index = self.logged, self.assignment.index
+        if logged is not self.experiment:  # the index is the flag's, not the rule's
+            index = [variant.key for variant in logged.spec.variants].index(self.variant or "")
+        variant = logged.spec.variants[index]
+        return logged.shares[index] if variant.weight is None else variant.weight
 
     @property
     def selection(self) -> Selection | None:
-        """How the variant chooses a placement's offers, if it has a policy or an offer list of its own."""
+        """The variant's own selection of a placement's offers, if it has a policy or an offer list of its own."""
         index = self.assignment.index
         return self.experiment.selections[index] if index >= 0 else None
 
     def answer(self) -> ExperimentAnswer:
-        """What the storefront gets of it."""
+        """The answer to the storefront."""
         assignment = self.assignment
         if assignment.index < 0:
             return ExperimentAnswer(None, None, assignment.reason)
         variant = self.experiment.spec.variants[assignment.index]
+        if assignment.rule is not None:
+            name = assignment.rule.key.rpartition(RULE)[2]
+            return ExperimentAnswer(variant.key, variant.payload, assignment.reason, name)
         return ExperimentAnswer(variant.key, variant.payload, assignment.reason)
 
 
@@ -80,7 +97,9 @@ class ExperimentAssigner(msgspec.Struct, frozen=True, gc=False):
             return Assigned(experiment, Assignment("channel"))
         assignment = assign(self.plan, experiment, self.subject, self.now)
         crossover = bool(self.profile.units) and self._crossed_over(experiment, assignment)
-        return Assigned(experiment, assignment, crossover)
+        traits = (assignment.rule or experiment).logged_traits if assignment.index >= 0 else None
+        context = traits.read(self.subject.attributes) if traits is not None else NO_CONTEXT
+        return Assigned(experiment, assignment, crossover, context)
 
     def assign_applicable(self, channel: str) -> dict[str, Assigned]:
         """The channel's experiments that have a variant for the subject, or hold it out."""

@@ -15,7 +15,7 @@ from engine.decision.offers import Choice, OfferReason
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """An offer that may be shown: its propensity, and the factors that it is made of (1 for one that is not used).
 
-    `price` is what one more showing of a scarce offer costs the others who want it; the offer's worth exceeds that.
+    `price` is the shadow price of a scarce offer; the offer's worth exceeds it.
     """
 
     offer: str
@@ -28,7 +28,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExplainedPlacement(msgspec.Struct, frozen=True, kw_only=True):
-    """What a placement would show and why: the candidates, best first, and the gate that closed each other offer."""
+    """The choice of a placement explained: the candidates, best first, and the gate that closed each other offer."""
 
     offer: str | None
     reason: OfferReason
@@ -41,13 +41,17 @@ class ExplainedPlacement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExplainedExperiment(msgspec.Struct, frozen=True, kw_only=True):
-    """The variant and its reason; `crossover`: the customer had another one as a visitor, before they were known."""
+    """The variant and its reason, with the flag's rule that decided.
+
+    `crossover`: the customer had another variant as a visitor, before they were known.
+    """
 
     variant: str | None
     payload: Mapping[str, object] | None
     reason: str
     unit: str | None
     crossover: bool
+    rule: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +81,7 @@ def build_explanation(decision: Decision) -> Explanation:
 
 
 def _explain_experiment(decision: Decision, key: str, answer: ExperimentAnswer) -> ExplainedExperiment:
+    """One experiment's answer with the unit it was hashed over."""
     assigned = decision.assigned.get(key)  # None for an experiment that the plan does not have
     return ExplainedExperiment(
         variant=answer.variant,
@@ -84,10 +89,12 @@ def _explain_experiment(decision: Decision, key: str, answer: ExperimentAnswer) 
         reason=answer.reason,
         unit=assigned.assignment.unit or None if assigned else None,
         crossover=assigned.crossover if assigned else False,
+        rule=answer.rule,
     )
 
 
 def _explain_placement(choice: Choice) -> ExplainedPlacement:
+    """One placement with its candidates by probability, and the gate of every closed offer."""
     candidates = []
     for offer, propensity in zip(choice.candidates, choice.probabilities, strict=True):
         factors = choice.factors.get(offer) or Factors(policy=1.0)  # a moment's offer has none

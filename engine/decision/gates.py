@@ -2,19 +2,25 @@
 
 `GATES` lists them in the order in which they are asked; an offer is closed by the first that closes it. To add a gate,
 add its name to `Gate` and its rule to `GATES`. A rule works on the bits of a whole collection of offers, so that its
-cost follows what the index finds and not the number of offers.
+cost follows what the index finds and not the number of offers; a rule that reads names looks them up with
+`OfferIndex.named`.
+
+A rule that raises an error is an error of the engine, and closes only the offers for which it does: they are asked one
+by one then, and each failure is returned with what passes.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Literal, Protocol
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from engine.catalog.plan.features import Context
 from engine.catalog.plan.limits import Cap, Suppression
 from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
 from engine.catalog.plan.plan import Offer
 from engine.customer import Counts, Profile, has_consented
-from engine.decision.windows import ignored_exposures, suppressed_until, window_start
+from engine.decision.windows import calendar_start, ignored_exposures, suppressed_until, window_start
+from policies.batches import Floats
 
 Gate = Literal[
     "dates",
@@ -29,20 +35,25 @@ Gate = Literal[
     "price",
     "moment",
     "erased",
+    "failed",
 ]
 """Why an offer is no candidate; `GATES` says what each one means."""
 
 Pools = Mapping[str, float]
-"""What is left of stocks and budgets that are known to be low, by `stock:SKU` and `budget:OFFER`."""
+"""Units and amounts left of stocks and budgets that are low, by `stock:SKU` and `budget:OFFER`."""
 Prices = Mapping[str, float]
-"""What one more showing of a scarce offer costs the other customers who want it, by the offer's key."""
+"""Shadow prices of scarce offers by the offer's key: the cost of one more showing to the other customers."""
 NOTHING: Counts = {}
 FULL: Pools = {}
 FREE: Prices = {}
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """All that gates, moments and policies read, for one request. `now` is in seconds since 1970."""
+    """The input of gates, moments and policies for one request. `now` is in seconds since 1970.
+
+    `vectors` has the context and the vector by the layouts of the featurizers that read them: placements with the same
+    features share them.
+    """
 
     profile: Profile
     attributes: Mapping[str, object]
@@ -52,6 +63,22 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     counts: Counts = NOTHING
     pools: Pools = FULL
     prices: Prices = FREE
+    vectors: dict[tuple[Hashable, Hashable], tuple[Context, Floats]] = msgspec.field(default_factory=dict)
+
+
+class GateFailure(NamedTuple):
+    """An error that a gate raised for one offer, or a moment's own condition for the moment."""
+
+    gate: Gate
+    candidate: str
+    error: Exception
+
+
+class Passing(NamedTuple):
+    """The offers that may be shown, as bits of their index, and the gates that failed on others."""
+
+    bits: Bits
+    failures: Sequence[GateFailure] = ()
 
 
 class OfferCollection(Protocol):
@@ -81,12 +108,18 @@ class GateRule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     for_staff: str
 
 
-def passing_offers(collection: OfferCollection, facts: Facts, shown: Collection[str] = ()) -> Bits:
-    """The offers that no gate closes, as bits of the collection's index."""
+def passing_offers(collection: OfferCollection, facts: Facts, shown: Collection[str] = ()) -> Passing:
+    """The offers that no gate closes."""
     passing = collection.index.everything
-    for closes in _CLOSING:
-        passing &= ~closes(collection, facts, shown, passing)
-    return passing
+    failures: list[GateFailure] = []
+    for gate, closes in _CLOSING:
+        try:
+            passing &= ~closes(collection, facts, shown, passing)
+        except Exception:  # noqa: BLE001 (it closes the offers that raise it; the caller reports it)
+            closed, failed = _close_one_by_one(gate, collection, facts, shown, passing)
+            passing &= ~closed
+            failures += failed
+    return Passing(passing, failures)
 
 
 def closing_gates(collection: OfferCollection, facts: Facts, shown: Collection[str] = ()) -> dict[str, Gate]:
@@ -94,11 +127,15 @@ def closing_gates(collection: OfferCollection, facts: Facts, shown: Collection[s
     index = collection.index
     passing = index.everything
     closed: dict[str, Gate] = {}
-    for gate, rule in GATES.items():
-        if rule.closes is not None:
-            closing = rule.closes(collection, facts, shown, passing) & passing
-            closed.update({index.keys[place]: gate for place in set_places(closing)})
-            passing &= ~closing
+    for gate, closes in _CLOSING:
+        try:
+            closing = closes(collection, facts, shown, passing) & passing
+            failed: list[GateFailure] = []
+        except Exception:  # noqa: BLE001 (`passing_offers` returned it)
+            closing, failed = _close_one_by_one(gate, collection, facts, shown, passing)
+        closed.update({index.keys[place]: gate for place in set_places(closing)})
+        closed.update({failure.candidate: "failed" for failure in failed})
+        passing &= ~closing
     return closed
 
 
@@ -115,8 +152,10 @@ def is_enough(offer: Offer, pool: str, left: float) -> bool:
     return budget is None or left >= budget.cost
 
 
-def cap_window_start(cap: Cap, now: float, zone: str) -> float:
-    """When the window of a cap began that `now` lies in (s since 1970); `zone` is the customer's."""
+def cap_window_start(cap: Cap, now: float, zone: str, counts: Counts) -> float:
+    """When the window of a cap began that `now` lies in (s since 1970); `zone` and `counts` are the customer's."""
+    if cap.calendar and cap.zone is None:
+        return calendar_start(now, cap.per, zone, counts)
     return window_start(now, cap.per, "calendar" if cap.calendar else "rolling", cap.zone or zone)
 
 
@@ -125,12 +164,13 @@ def _outside_dates(collection: OfferCollection, facts: Facts, _shown: Collection
 
 
 def _without_rendering(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
-    return passing & ~collection.index.channels.get(facts.channel, 0)
+    return passing & ~collection.index.named("channel").get(facts.channel, 0)
 
 
 def _without_consent(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
+    """The offers whose purpose the customer did not consent to, asked once per purpose."""
     closed = 0
-    for purpose, needing in collection.index.purposes.items():
+    for purpose, needing in collection.index.named("purpose").items():
         if needing & passing and not has_consented(facts.profile, purpose, facts.now):
             closed |= needing
     return closed
@@ -141,6 +181,7 @@ def _outside_audience(collection: OfferCollection, facts: Facts, _shown: Collect
 
 
 def _suppressed(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
+    """The offers whose past outcomes suppress them; only those that have counted something are looked at."""
     closed = 0
     if limited := passing & _counted_offers(collection, facts):
         for place in set_places(limited):
@@ -151,6 +192,7 @@ def _suppressed(collection: OfferCollection, facts: Facts, _shown: Collection[st
 
 
 def _capped(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
+    """The offers with a cap that is used up; only those that have counted something are looked at."""
     closed = 0
     if limited := passing & _counted_offers(collection, facts):
         for place in set_places(limited):
@@ -168,6 +210,7 @@ def _over_budget(collection: OfferCollection, facts: Facts, _shown: Collection[s
 
 
 def _shown_elsewhere(collection: OfferCollection, _facts: Facts, shown: Collection[str], _passing: Bits) -> Bits:
+    """The offers that another placement of the same answer shows."""
     closed = 0
     for key in shown:
         closed |= collection.index.bits.get(key, 0)
@@ -235,26 +278,47 @@ GATES: Mapping[Gate, GateRule] = {
         meaning="the customer was erased, so nothing is counted for them and no limited offer is shown",
         for_staff="nothing may be stored about this customer",
     ),
+    "failed": GateRule(  # whichever gate raised an error for the offer
+        closes=None,
+        meaning="a gate failed on this customer's data, which is an error of the engine; its log has it",
+        for_staff="it cannot be offered at the moment",
+    ),
 }
-"""Every gate, in the order in which they are asked; the last three are decided after the others."""
+"""Every gate, in the order in which they are asked; the last four are decided after or beside the others."""
 
-_CLOSING = tuple(rule.closes for rule in GATES.values() if rule.closes is not None)
+_CLOSING = tuple((gate, rule.closes) for gate, rule in GATES.items() if rule.closes is not None)
+
+
+def _close_one_by_one(
+    gate: Gate, collection: OfferCollection, facts: Facts, shown: Collection[str], passing: Bits
+) -> tuple[Bits, list[GateFailure]]:
+    """The offers that a gate closes where it fails on some of them, those included, and its failures."""
+    closes = GATES[gate].closes
+    closed, failures = 0, []
+    for place in set_places(passing):
+        bit = 1 << place
+        try:
+            closed |= closes(collection, facts, shown, bit) & bit if closes is not None else 0
+        except Exception as error:  # noqa: BLE001 (it closes this offer; the caller reports it)
+            closed |= bit
+            failures.append(GateFailure(gate, collection.index.keys[place], error))
+    return closed, failures
 
 
 def _counted_offers(collection: OfferCollection, facts: Facts) -> Bits:
     """The offers whose limits read a counter that has counted something for this customer."""
-    limited = 0
+    limited, counters = 0, collection.index.named("counter")
     for counter in facts.counts:
-        limited |= collection.index.counters.get(counter, 0)
+        limited |= counters.get(counter, 0)
     return limited
 
 
 def _short_of(collection: OfferCollection, pools: Pools, kind: str, passing: Bits) -> Bits:
     """The offers that need more of a pool of this kind than is left."""
-    closed = 0
+    closed, needing = 0, collection.index.named("pool")
     for pool, left in pools.items():
         if pool.startswith(kind):
-            for place in set_places(passing & collection.index.pools.get(pool, 0)):
+            for place in set_places(passing & needing.get(pool, 0)):
                 if not is_enough(collection.offers[place], pool, left):
                     closed |= 1 << place
     return closed
@@ -265,7 +329,7 @@ def _is_reached(cap: Cap, facts: Facts) -> bool:
     times = facts.counts.get(cap.counter)
     if not times or len(times) < cap.count:
         return False
-    start = cap_window_start(cap, facts.now, facts.zone)
+    start = cap_window_start(cap, facts.now, facts.zone, facts.counts)
     return sum(time > start for time in times) >= cap.count
 
 

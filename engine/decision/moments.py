@@ -8,13 +8,13 @@ import math
 from calendar import isleap
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
-from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from engine.catalog.plan.plan import Moment
 from engine.catalog.spec.offer import TriggerSpec
+from engine.customer import Counts
 from engine.decision.gates import Facts
-from engine.decision.windows import window_start
+from engine.decision.windows import calendar_start, is_zone
 from engine.vocabulary import DAY
 
 PERIODS = {"day": 1, "week": 7, "month": 30, "year": 365}
@@ -29,35 +29,25 @@ def moment_start(moment: Moment, facts: Facts) -> float | None:
         return None
     if moment.counter is not None:
         times = facts.counts.get(moment.counter, ())
-        counts_from = once_window_start(moment, facts.now, facts.zone, start)
+        counts_from = once_window_start(moment, facts.now, facts.zone, facts.counts, start)
         if any(time > counts_from for time in times):
             return None
     return start
 
 
-def once_window_start(moment: Moment, now: float, zone: str, start: float) -> float:
+def once_window_start(moment: Moment, now: float, zone: str, counts: Counts, start: float) -> float:
     """The time after which a count ends the moment; `start` is when the moment itself began (s since 1970)."""
     once = moment.spec.once
     if once is None or once.per == "occurrence":
         # An exposure in the very second in which the moment begins counts, too.
         return math.nextafter(start, -math.inf)
-    return window_start(now, PERIODS[once.per] * DAY, "calendar", zone)
+    return calendar_start(now, PERIODS[once.per] * DAY, zone, counts)
 
 
 def customer_zone(attributes: Mapping[str, object], default: str) -> str:
     """The customer's time zone, from their trait `timezone`; `default` where they have none that is known."""
     zone = attributes.get("timezone")
     return zone if isinstance(zone, str) and is_zone(zone) else default
-
-
-@lru_cache(maxsize=1024)
-def is_zone(name: str) -> bool:
-    """Whether the time zone database has `name`."""
-    try:
-        ZoneInfo(name)
-    except (OSError, ValueError, KeyError):
-        return False
-    return True
 
 
 def _triggered_at(moment: Moment, facts: Facts) -> float | None:
@@ -87,14 +77,24 @@ def _event_window_start(moment: Moment, trigger: TriggerSpec, facts: Facts) -> f
 
 
 def _date_window_start(moment: Moment, trigger: TriggerSpec, text: str, facts: Facts) -> float | None:
-    """The start of the window around a date; a yearly one of last December may still be open in January."""
+    """The start of the window around a date; a yearly one of last December may still be open in January.
+
+    A date whose window reaches past the years 1 to 9999 never opens it.
+    """
     today = _local_day(facts.now, facts.zone)
     for year in (today.year, today.year - 1):
         day = _day_in_year(text, year, trigger) if trigger.yearly else _parse_date(text)
         if day is None:
             return None
-        start = _midnight(day, facts.zone) + moment.after
-        end = _midnight(day + timedelta(days=moment.days), facts.zone) if moment.days else start + moment.window
+        try:
+            begin = _midnight(day, facts.zone)
+            start = begin + moment.after
+            end = start + moment.window
+            if moment.days:
+                day = _local_day(begin, facts.zone)  # the next day, where the date line took the day itself away
+                end = _midnight(day + timedelta(days=moment.days), facts.zone)
+        except OverflowError:  # within a window of the first or the last day that a calendar has
+            return None
         if start <= facts.now < end:
             return start
     return None
@@ -123,10 +123,12 @@ def _parse_date(text: str) -> date | None:
 
 
 def _local_day(time: float, zone: str) -> date:
+    """The calendar day of a time in a zone."""
     return datetime.fromtimestamp(time, ZoneInfo(zone)).date()
 
 
 def _midnight(day: date, zone: str) -> float:
+    """The time (s since 1970) at which a day begins in a zone."""
     return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).timestamp()
 
 

@@ -18,7 +18,7 @@ from engine.catalog.plan.features import Context
 from engine.catalog.plan.offer_index import Bits, set_places
 from engine.catalog.plan.plan import Moment, Offer, Selection
 from engine.decision.arbitrate import Factors, arbitrate, worth_their_price
-from engine.decision.gates import Facts, Gate, closing_gates, passing_offers
+from engine.decision.gates import Facts, Gate, GateFailure, closing_gates, passing_offers
 from engine.decision.moments import moment_start
 from engine.hashing import uniform_draw
 from policies import Policy
@@ -59,7 +59,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `candidates` and `probabilities` are the arms that could be drawn, `context` the features as used, `policy` the
     policy and its version (`home_hero@17`). `closed` (the gate that closed each other offer) and `factors` (what made
-    each probability) are filled for a trace only. Times are seconds since 1970.
+    each probability) are filled for a trace only. `failures` are errors of the engine that closed an offer or a moment.
+    Times are seconds since 1970.
     """
 
     offer: Offer
@@ -74,6 +75,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     moment: str | None = None
     moment_start: float = 0.0
     not_before: float | None = None
+    failures: Sequence[GateFailure] = ()
 
     @property
     def is_silent(self) -> bool:
@@ -118,10 +120,16 @@ class _Candidates(msgspec.Struct, frozen=True, gc=False):
 
 def choose_offer(query: OfferQuery) -> Choice:
     """Choose what a placement shows; the propensity is exactly the probability of the draw."""
-    choice = _choose_by_moment(query) if query.moments else None
-    if choice is not None:
-        return choice
-    passing = passing_offers(query.selection, query.facts, query.shown)
+    choice, failures = _choose_by_moment(query) if query.moments else (None, [])
+    if choice is None:
+        passing = passing_offers(query.selection, query.facts, query.shown)
+        failures += passing.failures
+        choice = _choose_by_policy(query, passing.bits)
+    return msgspec.structs.replace(choice, failures=failures) if failures else choice
+
+
+def _choose_by_policy(query: OfferQuery, passing: Bits) -> Choice:
+    """An offer that the policy draws among those that pass the gates; the fallback where none is left."""
     if not passing:
         return _fall_back(query)
     model = _current_model(query)
@@ -147,16 +155,22 @@ def draw(probabilities: Sequence[float], u: float) -> int:
     return max(index for index, p in enumerate(probabilities) if p > 0.0)
 
 
-def _choose_by_moment(query: OfferQuery) -> Choice | None:
-    """The first offer of the first moment that holds and has one that may be shown; None without any."""
+def _choose_by_moment(query: OfferQuery) -> tuple[Choice | None, list[GateFailure]]:
+    """The first offer of the first moment that holds and has one that may be shown, if any; and what failed."""
+    failures: list[GateFailure] = []
     for position, moment in enumerate(query.moments):
-        start = moment_start(moment, query.facts)
+        try:
+            start = moment_start(moment, query.facts)
+        except Exception as error:  # noqa: BLE001 (this moment does not hold; the caller reports it)
+            failures.append(GateFailure("moment", moment.key, error))
+            continue
         if start is None:
             continue
-        passing = passing_offers(moment, query.facts, query.shown)
+        passing, failed = passing_offers(moment, query.facts, query.shown)
+        failures += failed
         for offer in moment.offers:
             if passing & moment.index.bits[offer.key] and offer.key not in query.lost:
-                return Choice(
+                choice = Choice(
                     offer=offer,
                     reason="moment",
                     propensity=1.0,
@@ -166,7 +180,16 @@ def _choose_by_moment(query: OfferQuery) -> Choice | None:
                     moment=moment.key,
                     moment_start=start,
                 )
-    return None
+                return choice, failures
+    return None, failures
+
+
+def _holds(moment: Moment, facts: Facts) -> bool:
+    """Whether the moment holds now; one whose condition fails does not."""
+    try:
+        return moment_start(moment, facts) is not None
+    except Exception:  # noqa: BLE001 (`_choose_by_moment` returned it)
+        return False
 
 
 def _fall_back(query: OfferQuery, model: _Model | None = None, affordable: Ints | None = None) -> Choice:
@@ -185,8 +208,11 @@ def _current_model(query: OfferQuery) -> _Model:
     selection, snapshot = query.selection, query.snapshot
     if snapshot is not None and snapshot.fits is not None and snapshot.fits is not selection.arms:
         snapshot = None  # the plan was swapped and the snapshots are not aligned with it yet
-    context = selection.logged_features.read(query.facts.attributes)
-    x = selection.features.vector(context)
+    vectors, layouts = query.facts.vectors, (selection.logged_features.layout, selection.features.layout)
+    if layouts not in vectors:
+        read = selection.logged_features.read(query.facts.attributes)
+        vectors[layouts] = read, selection.features.vector(read)
+    context, x = vectors[layouts]
     if snapshot is None:
         return _Model(selection.prior, 0, False, context, x)
     return _Model(snapshot.policy, snapshot.version, snapshot.final, context, x)
@@ -267,7 +293,7 @@ def _closed(query: OfferQuery, affordable: Ints | None = None) -> dict[str, Gate
     closed = _closed_by_gates(query, query.moments)
     if affordable is not None:
         candidates = {selection.arms[place] for place in affordable.tolist()}
-        passing = passing_offers(selection, query.facts, query.shown)
+        passing = passing_offers(selection, query.facts, query.shown).bits
         priced_out = (selection.arms[place] for place in set_places(passing))
         closed |= {name: "price" for name in priced_out if name not in candidates}
     return closed
@@ -286,7 +312,7 @@ def _closed_by_gates(query: OfferQuery, moments: Sequence[Moment]) -> dict[str, 
     """The lost claims and the gates, of the moments that hold and of the selection."""
     closed = dict(query.lost)
     for moment in moments:
-        if moment_start(moment, query.facts) is not None:
+        if _holds(moment, query.facts):
             closed |= closing_gates(moment, query.facts, query.shown)
     return closed | closing_gates(query.selection, query.facts, query.shown)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from engine.catalog.plan.plan import Plan
-from engine.customer import Profile, Stage, derive_stage, resumable_journey
+from engine.customer import Profile, Stage, derive_stage, has_open_complaint, resumable_journey
 from engine.decision.decision import Decision
 from engine.decision.gates import GATES
 from engine.decision.offers import Choice, OfferReason
@@ -49,7 +49,7 @@ class CustomerSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentView(msgspec.Struct, frozen=True, kw_only=True):
-    """What `/v1/agent` answers."""
+    """The answer of `/v1/agent`."""
 
     decision_id: str
     degraded: bool
@@ -71,6 +71,7 @@ def build_agent_view(plan: Plan, decision: Decision, profile: Profile, now: floa
 
 
 def _suggest(plan: Plan, channel: str, placement: str, choice: Choice) -> Suggestion:
+    """One placement in staff's words; a closed offer has the sentence of its gate."""
     others = sorted(zip(choice.probabilities, choice.candidates, strict=True), reverse=True)
     offer = None if choice.is_silent else choice.offer
     return Suggestion(
@@ -84,7 +85,7 @@ def _suggest(plan: Plan, channel: str, placement: str, choice: Choice) -> Sugges
 
 
 def _say_why(plan: Plan, channel: str, placement: str, choice: Choice) -> str:
-    """Why this offer: the moment's title, or how often the policy chooses it in such cases."""
+    """The reason for an offer in words: the moment's title, or how often the policy chooses it in such cases."""
     if choice.reason == "moment":
         moments = plan.moments.get((channel, placement), ())
         title = next((moment.spec.title for moment in moments if moment.key == choice.moment), None)
@@ -99,6 +100,7 @@ def _say_why(plan: Plan, channel: str, placement: str, choice: Choice) -> str:
 
 
 def _summarize(profile: Profile, now: float) -> CustomerSummary:
+    """The customer's summary; channels and events with the latest first."""
     return CustomerSummary(
         customer=profile.id,
         known=profile.is_known,
@@ -109,7 +111,7 @@ def _summarize(profile: Profile, now: float) -> CustomerSummary:
         revenue=profile.revenue,
         last_seen=dict(sorted(profile.channels.items(), key=lambda seen: -seen[1])),
         recent=dict(sorted(profile.recent.items(), key=lambda event: -event[1])),
-        complaint_open=profile.complaint is not None and profile.complaint[0],
+        complaint_open=has_open_complaint(profile),
         satisfaction={name: answer.score for name, answer in profile.answers.items()},
         resume=resumable_journey(profile, now),
     )

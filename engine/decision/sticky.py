@@ -58,5 +58,6 @@ def _owners(spec: ExperimentSpec, units: Units) -> list[tuple[Unit, str]]:
 
 
 def _entry_name(spec: ExperimentSpec, version: int, kind: Unit, unit: str) -> str:
+    """The name of a sticky entry, as in the module's table."""
     name = f"{spec.key}__{version}"
     return name if kind == "customer" else f"{name}@{unit}"

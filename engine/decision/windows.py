@@ -1,14 +1,22 @@
-"""Windows of time: when a cap's window began, and how long past outcomes suppress an offer."""
+"""Windows of time: when a cap's window began, and how long past outcomes suppress an offer.
+
+A customer's calendar window is that of their time zone. Whoever changes the zone must gain no second day, so counting
+also marks the zone (`ZONE_MARK`): a window of a zone in which the customer was counted stays open until it ends there.
+"""
 
 import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Literal
 from zoneinfo import ZoneInfo
 
+from engine.customer import Counts
 from engine.vocabulary import DAY
 
 Window = Literal["rolling", "calendar"]
+ZONE_MARK = "zone|"
+"""The prefix of a counter whose entry is when the customer was last counted in the time zone that follows."""
 
 
 def window_start(now: float, per: float, window: Window, zone: str = "UTC") -> float:
@@ -36,6 +44,28 @@ def window_start(now: float, per: float, window: Window, zone: str = "UTC") -> f
         raise ValueError(f"{days:g} days are not a calendar window; use 1d, 7d, 30d, 365d or a rolling window")
     # Events count if they are later than the start, so one at midnight exactly must be later than this.
     return math.nextafter(start.timestamp(), -math.inf)
+
+
+def calendar_start(now: float, per: float, zone: str, counts: Counts) -> float:
+    """`window_start` of a calendar window of the customer, whose time zone is `zone` now and may have been another."""
+    start = window_start(now, per, "calendar", zone)
+    for counter, times in counts.items():
+        former = counter.removeprefix(ZONE_MARK)
+        if former not in (counter, zone) and is_zone(former):
+            began = window_start(now, per, "calendar", former)
+            if max(times, default=began) > began:
+                start = min(start, began)
+    return start
+
+
+@lru_cache(maxsize=1024)
+def is_zone(name: str) -> bool:
+    """Whether the time zone database has `name`."""
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError, KeyError):
+        return False
+    return True
 
 
 def suppressed_until(outcomes: Sequence[float], after: int, within: float, lasts: float) -> float:

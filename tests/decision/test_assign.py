@@ -201,6 +201,9 @@ REASONS: dict[AssignmentReason, tuple[Json, Json]] = {
     "paused": ({"status": "paused"}, {}),
     "not_started": ({"start": "2090-01-01T00:00:00Z"}, {}),
     "ended": ({"end": "2020-01-01T00:00:00Z"}, {}),
+    "shipped": ({"status": "shipped", "ship": "b", "coverage": 0, "end": "2020-01-01T00:00:00Z"}, {}),
+    "rule": ({"kind": "flag", "rules": [{"variant": "a"}], "default": "b"}, {}),
+    "default": ({"kind": "flag", "rules": [{"audience": {"vip": True}, "variant": "a"}], "default": "b"}, {}),
     "degraded": ({}, {"degraded": True}),
 }
 
@@ -221,7 +224,7 @@ def test_every_exit_has_its_reason(reason: AssignmentReason) -> None:
     customer = msgspec.structs.replace(subject("u-1", **attributes), sticky=held, degraded=degraded)
     got = assign(of, of.experiments["x"], customer, NOW)
     assert got.reason == reason
-    assert (got.index >= 0) is (reason in {"assigned", "forced", "sticky"})
+    assert (got.index >= 0) is (reason in {"assigned", "forced", "sticky", "rule", "default", "shipped"})
     if reason in {"forced", "sticky"}:
         assert (got.index, got.unit) == (1, "u-1")
 

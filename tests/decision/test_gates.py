@@ -1,6 +1,7 @@
 """The registry of gates: each has its rule and its words, and a trace names the gate of every offer that is closed."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,7 +9,8 @@ import yaml
 
 from engine.catalog import Plan, load_plan
 from engine.catalog.plan.offer_index import set_places
-from engine.customer import Profile, Trait
+from engine.customer import CustomerIds, Profile, Trait
+from engine.decision.decision import DecideOptions, DecideRequest, decide
 from engine.decision.gates import GATES, Facts, Gate, closing_gates, passing_offers
 
 NOW = 1_790_000_000.0
@@ -37,16 +39,16 @@ CLOSED = {
 }
 
 
-def shop(folder: Path) -> Plan:
+def shop(folder: Path, offers: Mapping[str, dict[str, Any]] = OFFERS) -> Plan:
     (folder / "offers").mkdir(parents=True)
-    for key, more in {**OFFERS, "z": {"renderings": {"web": {}, "app": {}}}}.items():
+    for key, more in {**offers, "z": {"renderings": {"web": {}, "app": {}}}}.items():
         text = yaml.safe_dump({"key": key, "renderings": {"web": {}}} | more)
         (folder / "offers" / f"{key}.yaml").write_text(text)
     files: dict[str, Any] = {
         "hero": {
             "key": "hero",
             "placement": "hero",
-            "offers": list(OFFERS),
+            "offers": list(offers),
             "policy": {"kind": "uniform"},
             "reward": {"metric": "click"},
             "fallback": "z",
@@ -80,6 +82,29 @@ def test_each_gate_closes_its_offer_and_a_trace_names_it(tmp_path: Path) -> None
         counts={"refused|offer:refused": [NOW - 60], "exposure|offer:capped": [NOW - 60]},
         pools={"stock:S": 0.0, "budget:spent": 0.0},
     )
-    passing = {selection.arms[place] for place in set_places(passing_offers(selection, facts, ["twice"]))}
+    passing = {selection.arms[place] for place in set_places(passing_offers(selection, facts, ["twice"]).bits)}
     assert closing_gates(selection, facts, ["twice"]) == CLOSED
     assert passing == OFFERS.keys() - CLOSED.keys() == {"plain"}
+
+
+class Unreadable(dict[str, object]):
+    """A trait that no condition can read."""
+
+    def __eq__(self, other: object) -> bool:
+        raise OverflowError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_a_gate_that_fails_closes_the_offers_it_fails_on_and_no_other(tmp_path: Path) -> None:
+    plan = shop(tmp_path / "shop", OFFERS | {"listed": {"audience": {"tiers": {"$elemMatch": {"a": 1}}}}})
+    profile = Profile("u", "u", traits={"tiers": Trait([Unreadable(a=1)], NOW)})  # type: ignore[list-item]
+    request = DecideRequest(customer=CustomerIds(user_id="u"), channel="web", placements=["hero"])
+    decision = decide(plan, {}, profile, request, NOW, options=DecideOptions(trace=True))
+    choice = decision.choices["hero"]
+    [failure] = choice.failures
+    assert (failure.gate, failure.candidate, type(failure.error)) == ("audience", "listed", OverflowError)
+    assert choice.closed["listed"] == "failed"
+    assert choice.reason == "policy"
+    assert "plain" in choice.candidates
+    assert "listed" not in choice.candidates

@@ -38,7 +38,7 @@ audiences = st.one_of(
 @given(st.lists(audiences, min_size=1, max_size=8), values, values)
 def test_the_audience_of_every_offer_is_as_its_condition_says(found: list[Any], country: Any, tier: Any) -> None:
     attributes = {"country": country, "loyalty": {"tier": tier}}
-    offers = [IndexedOffer(f"o{n}", ["web"], 0.0, float("inf"), None, one, (), ()) for n, one in enumerate(found)]
+    offers = [IndexedOffer(f"o{n}", 0.0, float("inf"), one, {}) for n, one in enumerate(found)]
     outside = build_offer_index(offers).outside_audience(attributes, (1 << len(offers)) - 1)
     inside = [place not in set(set_places(outside)) for place in range(len(offers))]
     assert inside == [compile_condition(one)(attributes) for one in found]
@@ -50,6 +50,6 @@ times = st.sampled_from([0.0, 10.0, 20.0, 30.0, float("inf")])
 @given(st.lists(st.tuples(times, times), min_size=1, max_size=8), st.sampled_from([0.0, 5.0, 10.0, 20.0, 29.9, 30.0]))
 def test_dates_hold_from_their_start_until_before_their_end(spans: list[tuple[float, float]], now: float) -> None:
     spans = [(min(a, b), max(a, b)) for a, b in spans]
-    offers = [IndexedOffer(f"o{n}", ["web"], start, end, None, {}, (), ()) for n, (start, end) in enumerate(spans)]
+    offers = [IndexedOffer(f"o{n}", start, end, {}, {}) for n, (start, end) in enumerate(spans)]
     running = set(set_places(build_offer_index(offers).within_dates(now)))
     assert running == {n for n, (start, end) in enumerate(spans) if start <= now < end}

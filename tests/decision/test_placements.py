@@ -1,11 +1,14 @@
 """Several placements in one answer: whatever happens, no offer stands in it twice."""
 
+from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from engine import decide
 from engine.catalog import Plan, load_plan
@@ -13,6 +16,7 @@ from engine.customer import CustomerIds, Profile, Trait
 from engine.decision.decision import Availability, DecideOptions, DecideRequest
 from engine.decision.staff_view import build_agent_view
 from engine.journal.from_decision import decision_record, exposable_keys
+from loadtests.growth import learn, write_shop
 
 NOW = 1_790_000_000.0
 PLACEMENTS = ("hero", "side", "foot", "bar")
@@ -113,3 +117,29 @@ def test_an_empty_placement_is_not_exposed_in_the_log(plan: Plan) -> None:
     assert exposable_keys(decision) == ["hero"]
     rows = {row.key: (row.variant, row.reason) for row in decision_record(decision, NOW).rows}
     assert rows == {"hero": ("z", "fallback"), "side": (None, "shown")}
+
+
+def test_choices_of_several_placements_follow_their_logged_propensities(tmp_path: Path) -> None:
+    """Chi-square over 4,000 decisions, also where an offer of an earlier placement left a subset of the candidates."""
+    plan = write_shop(tmp_path / "shop", 6, placements=3)
+    snapshots = learn(plan)
+    request = DecideRequest(
+        customer=CustomerIds(user_id="u"), channel="web", placements=[f"place_{n}" for n in range(3)]
+    )
+    shown: Counter[tuple[str, str]] = Counter()
+    expected: defaultdict[tuple[str, str], float] = defaultdict(float)
+    variance: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for number in range(4000):
+        profile = Profile("u", "u", traits={"spent": Trait(number % 40 * 100.0, NOW)})
+        decision = decide(plan, snapshots, profile, request, NOW, decision_id=f"d-{number}")
+        for placement, choice in decision.choices.items():
+            assert sum(choice.probabilities) == pytest.approx(1.0)
+            assert choice.propensity == choice.probabilities[choice.candidates.index(choice.offer.key)]
+            shown[placement, choice.offer.key] += 1
+            for name, p in zip(choice.candidates, choice.probabilities, strict=True):
+                expected[placement, name] += p
+                variance[placement, name] += p * (1 - p)
+    for cell, mean in expected.items():
+        assert abs(shown[cell] - mean) < 4.5 * variance[cell] ** 0.5 + 1e-9, cell
+    squares = sum((shown[cell] - mean) ** 2 / mean for cell, mean in expected.items())
+    assert squares < stats.chi2.ppf(1 - 1e-6, len(expected))
