@@ -11,10 +11,14 @@ from engine.journal.records import DecisionRecord, DecisionRow, ExposureRecord
 
 
 def records_of(decision: Decision, now: float, *, expose: bool) -> list[DecisionRecord | ExposureRecord]:
-    """The decision's records; with `expose` also its exposure. For an erased customer they carry no identifier."""
+    """The decision's records; with `expose` also its exposure.
+
+    For an erased customer they carry no identifier, and of experiments no traits: an audience may name an e-mail.
+    """
     if decision.erased:
         unnamed = msgspec.structs.replace(decision.answer, customer="")
-        decision = msgspec.structs.replace(decision, answer=unnamed, device=None, trace=b"")
+        assigned = {key: msgspec.structs.replace(one, context={}) for key, one in decision.assigned.items()}
+        decision = msgspec.structs.replace(decision, answer=unnamed, device=None, trace=b"", assigned=assigned)
     exposure = exposure_record(decision, now) if expose else None
     return [decision_record(decision, now), *([exposure] if exposure else [])]
 
@@ -22,7 +26,7 @@ def records_of(decision: Decision, now: float, *, expose: bool) -> list[Decision
 def decision_record(decision: Decision, now: float) -> DecisionRecord:
     """The record of an answered decision: a row per experiment and placement."""
     answer = decision.answer
-    rows = [_experiment(key, assigned) for key, assigned in decision.assigned.items()]
+    rows = [_experiment(assigned) for assigned in decision.assigned.values()]
     rows += [_offer(placement, choice) for placement, choice in decision.choices.items()]
     return DecisionRecord(
         decision_id=answer.decision_id,
@@ -45,7 +49,7 @@ def exposure_record(decision: Decision, now: float) -> ExposureRecord | None:
 def exposable_keys(decision: Decision) -> list[str]:
     """The keys that can be exposed: experiments with a variant, placements that show something."""
     return [
-        *(key for key, one in decision.assigned.items() if one.assignment.index >= 0),
+        *(one.logged.key for one in decision.assigned.values() if one.assignment.index >= 0),
         *(key for key, choice in decision.choices.items() if not choice.is_silent),
     ]
 
@@ -59,20 +63,24 @@ def logged_probabilities(decision: Decision) -> dict[str, Sequence[float]]:
     }
 
 
-def _experiment(key: str, assigned: Assigned) -> DecisionRow:
+def _experiment(assigned: Assigned) -> DecisionRow:
+    """The row of an assigned experiment; of a flag, under the key of the rule that decided."""
+    logged = assigned.logged
     # The first five by position, here and below: naming them all takes 5 % longer, in every answered decision.
     return DecisionRow(
         "experiment",
-        key,
+        logged.key,
         assigned.variant,
         assigned.assignment.reason,
         assigned.share,
+        context=assigned.context,
         crossover=assigned.crossover,
-        version=str(assigned.experiment.spec.bucket_version),
+        version=str(logged.spec.bucket_version),
     )
 
 
 def _offer(placement: str, choice: Choice) -> DecisionRow:
+    """The row of a placement; without a variant if it stays empty."""
     return DecisionRow(
         "offer",
         placement,

@@ -3,6 +3,7 @@
 Records are msgpack arrays with their tag first, so fields are identified by position: add new ones at the end only.
 """
 
+import functools
 from typing import Literal
 
 import msgspec
@@ -18,7 +19,7 @@ class DecisionRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One experiment or placement of an answered decision.
 
     `propensity` is the probability with which `variant` was chosen among `candidates`; `context` holds what the
-    policies of the placement read, whichever of them chose.
+    policies of the placement read, whichever of them chose, or the traits that reports of the experiment need.
     """
 
     kind: RowKind
@@ -27,7 +28,7 @@ class DecisionRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reason: str
     propensity: float
     candidates: list[str] = []
-    context: dict[str, str | float | bool | None] = {}
+    context: dict[str, str | int | float | bool | None] = {}
     policy: str | None = None
     crossover: bool = False
     version: str = ""  # the bucket version of an experiment: exposures are counted per version
@@ -46,6 +47,34 @@ class DecisionRecord(Record, frozen=True, array_like=True, gc=False, tag="decisi
     trace: bytes = b""  # see `traces`
 
 
+class EncodedRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A `DecisionRow` for the log: its candidates are as many as all else together and few of them are unlike."""
+
+    kind: RowKind
+    key: str
+    variant: str | None
+    reason: str
+    propensity: float
+    candidates: msgspec.Raw = msgspec.Raw(b"\x90")
+    context: dict[str, str | int | float | bool | None] = {}
+    policy: str | None = None
+    crossover: bool = False
+    version: str = ""
+
+
+class LoggedDecision(Record, frozen=True, array_like=True, gc=False, tag="decision"):
+    """A `DecisionRecord` for the log."""
+
+    decision_id: str
+    time: float
+    customer: str
+    device: str | None
+    channel: str
+    plan: str
+    rows: list[EncodedRow]
+    trace: bytes = b""
+
+
 class ExposureRecord(Record, frozen=True, array_like=True, gc=False, tag="exposure"):
     """The customer saw the decisions under `keys` (experiments or placements)."""
 
@@ -56,7 +85,7 @@ class ExposureRecord(Record, frozen=True, array_like=True, gc=False, tag="exposu
 
 
 class EventRecord(Record, frozen=True, array_like=True, gc=False, tag="event"):
-    """Something a customer did: `time` is when it happened by the corrected clock, `received` when it arrived."""
+    """An event of a customer: `time` is when it happened by the corrected clock, `received` when it arrived."""
 
     message_id: str
     time: float
@@ -89,8 +118,13 @@ class QuarantineRecord(Record, frozen=True, array_like=True, gc=False, tag="quar
 
 AnyRecord = DecisionRecord | ExposureRecord | EventRecord | RewardRecord | QuarantineRecord
 
+LoggedRecord = LoggedDecision | ExposureRecord | EventRecord | RewardRecord | QuarantineRecord
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)
+
+_logged_decoder: msgspec.msgpack.Decoder[LoggedRecord] = msgspec.msgpack.Decoder(LoggedRecord)
+_candidates_decoder = msgspec.msgpack.Decoder(list[str])
 
 
 def encode(record: AnyRecord) -> bytes:
@@ -105,3 +139,22 @@ def decode(payload: bytes) -> AnyRecord:
         msgspec.DecodeError: if the bytes are not a record that this version knows.
     """
     return _decoder.decode(payload)
+
+
+def decode_for_log(payload: bytes) -> LoggedRecord:
+    """As `decode`, but the candidates of a decision stay encoded; `candidates_of` decodes them."""
+    return _logged_decoder.decode(payload)
+
+
+def candidates_of(row: DecisionRow | EncodedRow) -> list[str]:
+    """The candidates of a row. Rows with the same ones share a list, which nobody may change.
+
+    Raises:
+        msgspec.DecodeError: if they are no list of text.
+    """
+    return row.candidates if isinstance(row, DecisionRow) else _decode_candidates(bytes(row.candidates))
+
+
+@functools.lru_cache(maxsize=4096)
+def _decode_candidates(encoded: bytes) -> list[str]:
+    return _candidates_decoder.decode(encoded)

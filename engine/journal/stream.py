@@ -1,7 +1,7 @@
 """Redis Streams between spools and readers, one per partition of customers.
 
 An entry holds one batch of one spool: `s` the spool's id, `p` the sequence number that the batch follows, `f` its
-frames (layout: `spool.spool`). Invariants:
+frames (layout: `spool.frames`). Invariants:
 
 1. A reader takes each record once: it remembers the last sequence number per spool (`Mark`) and skips older ones.
 2. Records of one spool and partition are read in the order of their sequence numbers.
@@ -19,7 +19,7 @@ from redis.retry import Retry
 
 from engine import keyspace
 from engine.errors import BadInput, JournalError
-from engine.journal.spool import spool
+from engine.journal.spool import frames
 from engine.keyspace import PARTITIONS
 
 StreamClient = redis.Redis | redis.RedisCluster
@@ -38,7 +38,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a reader is, by partition; it is stored in one transaction with the result of reading."""
+    """The position of a reader, by partition; it is stored in one transaction with the result of reading."""
 
     positions: dict[int, Position] = {}
     marks: dict[int, dict[str, Mark]] = {}
@@ -57,7 +57,7 @@ class Progress(msgspec.Struct, frozen=True):
         return Progress(positions, marks)
 
     def without_spools_before(self, seen: int) -> "Progress":
-        """Without the marks of spools whose last record is older than `seen` (ms since 1970)."""
+        """The same state without the marks of spools whose last record is older than `seen` (ms since 1970)."""
         return Progress(
             dict(self.positions),
             {
@@ -65,6 +65,9 @@ class Progress(msgspec.Struct, frozen=True):
                 for partition, of_spools in self.marks.items()
             },
         )
+
+
+_MOST_RECORDS = 2**53
 
 
 class Delivery(NamedTuple):
@@ -114,7 +117,7 @@ class Reader:
 
     @property
     def progress(self) -> Progress:
-        """Where the next reader starts, provided that everything read so far is stored."""
+        """The position from which the next reader starts, provided that everything read so far is stored."""
         return Progress(dict(self._positions), {p: dict(of_spools) for p, of_spools in self._marks.items()})
 
     def read(self, count: int = 16, *, besides: Collection[int] = ()) -> list[Delivery]:
@@ -135,13 +138,22 @@ class Reader:
         for partition, streams, last in zip(asked, answers[::2], answers[1::2], strict=True):
             for _, entries in streams:
                 deliveries += [self._take(partition, entry.decode(), fields) for entry, fields in entries]
-            if position_key(last.decode() if last else BEGINNING) < position_key(self._positions[partition]):
+            shipped = position_key(last.decode() if last else BEGINNING)
+            if shipped < position_key(self._positions[partition]) and self._is_shorter(partition):
                 # The store lost entries that were read already. New ones may get smaller ids, so read from the start.
                 self._positions[partition] = BEGINNING
         for partition in map(int, known):
             if self._only is None or partition in self._only:
                 self._positions.setdefault(partition, BEGINNING)
         return deliveries
+
+    def _is_shorter(self, partition: int) -> bool:
+        """Whether the stream ends before the position of this reader; another program's entries may lengthen it."""
+        try:
+            end = self._client.xinfo_stream(keyspace.partition(partition).stream)["last-generated-id"]
+        except redis.ResponseError:  # there is no stream
+            end = BEGINNING
+        return position_key(end.decode() if isinstance(end, bytes) else end) < position_key(self._positions[partition])
 
     def commit(self, progress: Progress) -> None:
         """Release the entries up to `progress`, which the caller has stored durably."""
@@ -155,6 +167,8 @@ class Reader:
         self._positions[partition] = position
         try:
             name, before, data = fields[b"s"].decode(), int(fields[b"p"]), fields[b"f"]
+            if not 0 <= before <= _MOST_RECORDS:
+                raise ValueError(f"{before} records were not shipped before this entry")
         except (KeyError, ValueError):
             return Delivery(partition, position, "", [], repr(fields).encode())
         marks = self._marks.setdefault(partition, {})
@@ -162,11 +176,10 @@ class Reader:
         taken = mark.seq if mark else 0
         if mark and before > taken:
             self.lost.append(LostRecords(partition, name, taken + 1, before))
-        found = list(spool.decode_frames(data))
-        fresh = [(frame.seq, frame.payload) for frame in found if frame.seq > taken]
+        fresh, whole = frames.decode_payloads(data, taken)
         if fresh:
             marks[name] = Mark(fresh[-1][0], position_key(position)[0])
-        return Delivery(partition, position, name, fresh, data[sum(len(frame.raw) for frame in found) :])
+        return Delivery(partition, position, name, fresh, data[whole:])
 
 
 def publish_collected(client: StreamClient, progress: Progress) -> None:
@@ -209,7 +222,7 @@ def trim_streams(client: StreamClient, partitions: list[int]) -> None:
 
 
 def register_reader(client: StreamClient, reader: str, partitions: int) -> None:
-    """Keep all entries for a reader that will start, unless it has committed a position before."""
+    """Retain all entries for a reader that will start, unless it has committed a position before."""
     for partition in range(partitions):
         client.hsetnx(keyspace.partition(partition).positions, reader, BEGINNING)
 
@@ -223,7 +236,7 @@ def has_entries_before(client: StreamClient, time: float) -> bool:
 
 
 def unregister_reader(client: StreamClient, name: str) -> None:
-    """Stop keeping entries for a reader that will not return."""
+    """Release the entries retained for a reader that will not return."""
     for partition in client.smembers(PARTITIONS):
         client.hdel(keyspace.partition(int(partition)).positions, name)
 
@@ -251,7 +264,7 @@ def connect_stream(url: str, timeout: float = 5.0) -> StreamClient:
             url, socket_timeout=timeout, socket_connect_timeout=timeout, protocol=2, retry=Retry(NoBackoff(), 0)
         )
     except ValueError as error:
-        raise BadInput(f"{url!r} is no address of a store: {error}; write redis://host:6379/0") from error
+        raise BadInput(f"{url!r} is not the address of a store: {error}; write redis://host:6379/0") from error
 
 
 def refuse_eviction(client: StreamClient) -> None:

@@ -9,21 +9,27 @@ from importlib.metadata import version
 
 import msgspec
 
-from engine.customer import Profile
+from engine.catalog.plan.plan import Plan
+from engine.customer import Profile, Trait, TraitValue
 from engine.decision.decision import Availability, DecideRequest
 from engine.errors import BadInput
 
 FORMAT = 1
+LOGGED_ENTRIES = 64
+"""Traits and affinities of a customer up to which all are in a trace, whether or not the plan reads them."""
+LOGGED_LENGTH = 200
+"""The longest text or list of a trait that the plan does not read and a trace still has."""
 UNMARKED = range(0x90, 0xA0)
 """First bytes of a msgpack array: traces written before the format byte, which equal format 1."""
 RELEASE = version("counterpoint")
 
 
 class Trace(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Time, request and profile of a decision; `tripped` selections had an open breaker, `paused` ones were paused.
+    """Time and request of a decision and the part of the profile that it reads (`traced_profile`).
 
-    `release` is the engine's version. `probabilities` has, by placement, the candidates' final probabilities where a
-    learnt policy chose, because its snapshot is deleted after a while.
+    `tripped` selections had an open breaker, `paused` ones were paused. `release` is the engine's version.
+    `probabilities` has, by placement, the candidates' final probabilities where a learnt policy chose, because its
+    snapshot is deleted after a while. `ramped` is the coverage that ramps which hold themselves had reached.
     """
 
     now: float
@@ -35,6 +41,49 @@ class Trace(msgspec.Struct, frozen=True, array_like=True, gc=False):
     paused: list[str] = []
     release: str = RELEASE
     probabilities: dict[str, Sequence[float]] = {}
+    ramped: dict[str, float] = {}
+
+
+def traced_profile(profile: Profile, plan: Plan, now: float) -> Profile:
+    """What a decision by this plan at `now` (s since 1970) can read of a profile: the decision is the same with it.
+
+    Orders, identifiers, visits and statements are only in the profile's sums, which stay. Traits and affinities that no
+    condition and no feature reads stay too, so that a report can split by them, unless they are many or long.
+    """
+    names = plan.read_names
+    affinities = profile.affinities
+    if len(affinities) > LOGGED_ENTRIES and "affinity" not in names:
+        affinities = {}
+    return msgspec.structs.replace(
+        profile,
+        ids={},
+        merged=[],
+        marks=b"",
+        traits=_read_traits(profile, names),
+        affinities=affinities,
+        orders={},
+        visits=[],
+        past_visits=profile.past_visits + len(profile.visits),
+        recent={name: at for name, at in profile.recent.items() if name in plan.rules.watched_events},
+        journey={key: item for key, item in profile.journey.items() if item.value is not None and item.until > now},
+        links=[],
+        consent_statements={},
+        trait_statements={},
+    )
+
+
+def _read_traits(profile: Profile, names: frozenset[str]) -> dict[str, Trait]:
+    """The traits that the plan reads, and of the others those that are short, while they are few."""
+    are_few = len(profile.traits) <= LOGGED_ENTRIES
+    return {
+        name: trait
+        for name, trait in profile.traits.items()
+        if name.partition(".")[0] in names or (are_few and _is_short(trait.value))
+    }
+
+
+def _is_short(value: TraitValue) -> bool:
+    return len(value) <= LOGGED_LENGTH if isinstance(value, str) else not isinstance(value, list)
 
 
 _FORMAT = bytes((FORMAT,))

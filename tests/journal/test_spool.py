@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from engine.errors import JournalError
 from engine.journal.spool import spool
+from engine.journal.spool.frames import Frame, decode_frames
 from engine.journal.spool.spool import START, Cursor, Spool
 
 
-def everything(path: Path, cursor: Cursor = START, limit: int = 100) -> list[spool.Frame]:
-    found: list[spool.Frame] = []
+def everything(path: Path, cursor: Cursor = START, limit: int = 100) -> list[Frame]:
+    found: list[Frame] = []
     while True:
         frames, cursor = spool.read_frames(path, cursor, limit)
         if not frames:
@@ -74,7 +75,7 @@ def test_an_altered_frame_is_not_read(tmp_path: Path, at: int) -> None:
     (segment,) = own.path.glob("*.seg")
     data = bytearray(segment.read_bytes())
     data[at] ^= 1
-    assert list(spool.decode_frames(bytes(data))) == []
+    assert list(decode_frames(bytes(data))) == []
 
 
 def test_a_full_disk_refuses_and_the_next_append_is_whole(tmp_path: Path) -> None:

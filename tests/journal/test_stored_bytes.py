@@ -25,6 +25,7 @@ from engine.journal.records import (
     RewardRecord,
 )
 from engine.journal.spool import spool
+from engine.journal.spool.frames import encode_frame
 from engine.journal.stream import Mark, Progress, Reader
 from engine.snapshots.header import parse_header, parse_snapshot
 from engine.snapshots.publish import current_headers, current_snapshot, stored_headers, stored_snapshot
@@ -48,6 +49,15 @@ TRACE = traces.Trace(
     release="0.9.0",
     probabilities={"hero": [0.25, 0.75]},
 )
+
+
+def _trace_of_nine_fields() -> bytes:
+    """The trace as the earlier release wrote it, before `ramped` was added at its end."""
+    blob = traces.encode_trace(TRACE)
+    assert (blob[1], blob[-1]) == (0x9A, 0x80)  # an array of ten, whose last is an empty map
+    return blob[:1] + b"\x99" + blob[2:-1]
+
+
 EXPECTED: dict[str, AnyRecord] = {
     "decision": DecisionRecord(
         decision_id="d-1",
@@ -77,7 +87,7 @@ EXPECTED: dict[str, AnyRecord] = {
                 policy="hero:web@7",
             ),
         ],
-        trace=traces.encode_trace(TRACE),
+        trace=_trace_of_nine_fields(),
     ),
     "decision without a device, trace or row": DecisionRecord(
         decision_id="d-2", time=1764000001.0, customer="", device=None, channel="email", plan="plan-1", rows=[]
@@ -137,7 +147,7 @@ def test_a_stored_segment_is_read_frame_by_frame(tmp_path: Path) -> None:
     assert [(frame.seq, frame.partition, frame.payload) for frame in frames] == sorted(
         (seq, partition, STORED[name]) for partition, shipped in SHIPPED.items() for seq, name in shipped
     )
-    assert b"".join(spool.encode_frame(frame.seq, frame.partition, frame.payload) for frame in frames) == stored
+    assert b"".join(encode_frame(frame.seq, frame.partition, frame.payload) for frame in frames) == stored
 
 
 def test_stored_stream_entries_are_read(redis_url: str) -> None:

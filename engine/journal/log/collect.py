@@ -25,7 +25,7 @@ from engine.journal.log import commit, compact, parquet
 from engine.journal.log.dedupe import Deduplicator
 from engine.journal.log.erased_rows import without_erased
 from engine.journal.log_once import LogOnce
-from engine.journal.records import AnyRecord, QuarantineRecord, decode
+from engine.journal.records import LoggedRecord, QuarantineRecord, decode_for_log
 from engine.journal.spool.drain import PATIENCE, Drain
 from engine.settings import Settings
 
@@ -38,6 +38,8 @@ _MARK_LIFE_MS = 7 * 86_400_000
 _PACK = 4096
 """Rows that are turned into columns together."""
 _COMPACT_SECONDS = 60.0
+_BROKEN_SOURCES = 10_000
+"""Entries that were quarantined, remembered for the case that a stream is read again from its start."""
 _log = structlog.get_logger(__name__)
 
 
@@ -57,17 +59,28 @@ class UncommittedRows:
         self._rows: dict[tuple[parquet.LogTable, str], list[parquet.Row]] = {}
         self._columns: dict[tuple[parquet.LogTable, str], list[pa.RecordBatch]] = {}
         self._deduplicator = Deduplicator(log)
+        self._broken: dict[str, None] = {}
 
     def take(self, delivery: stream.Delivery) -> None:
         """Turn the records of a delivery into rows; a record that cannot be used is quarantined with the reason."""
         now = stream.position_key(delivery.position)[0] / 1000
         for _, payload in delivery.frames:
             try:
-                self._add(decode(payload))
+                self._add(decode_for_log(payload))
             except (msgspec.MsgspecError, ValueError) as error:
                 self._add(QuarantineRecord(now, str(error), f"{delivery.spool}@{delivery.position}", payload))
         if delivery.broken:
-            self._add(QuarantineRecord(now, "no frame", f"{delivery.spool}@{delivery.position}", delivery.broken))
+            self._quarantine_broken(delivery, now)
+
+    def _quarantine_broken(self, delivery: stream.Delivery, now: float) -> None:
+        """Quarantine what of an entry is no frame, once: it has no sequence number by which a repetition is known."""
+        source = f"{delivery.partition}/{delivery.spool}@{delivery.position}"
+        if source in self._broken:
+            return
+        self._broken[source] = None
+        if len(self._broken) > _BROKEN_SOURCES:
+            del self._broken[next(iter(self._broken))]
+        self._add(QuarantineRecord(now, "no frame", f"{delivery.spool}@{delivery.position}", delivery.broken))
 
     def write(self, log: Path, progress: stream.Progress) -> Counter[str]:
         """Commit all rows; returns how many per table. After an OSError they stay uncommitted."""
@@ -92,7 +105,7 @@ class UncommittedRows:
         self._deduplicator.drop_old_days()
         return written
 
-    def _add(self, record: AnyRecord) -> None:
+    def _add(self, record: LoggedRecord) -> None:
         """Add the rows of a record that are not in the log yet."""
         table, day, rows = parquet.rows_of_record(record)
         rows = self._deduplicator.new_rows(record, day, rows)
@@ -117,7 +130,7 @@ class ErasureTask(Protocol):
         ...
 
     def finish(self, client: stream.StreamClient, log: Path) -> int:
-        """Delete the rows of everybody erased so far; returns how many."""
+        """Delete the rows of all customers erased so far; returns how many."""
         ...
 
 
@@ -150,6 +163,8 @@ def collect(
     client = stream.connect_stream(settings.redis)
     drained = Drain(settings, client, "collected") if drain else None
     waiting_logged = False
+    if drained:
+        _require_store(client)
     while True:
         with commit.collector_lock(settings.log) as is_ours:
             if is_ours is not None and is_ours():
@@ -172,6 +187,14 @@ def collect(
         if not waiting_logged and drained is None:
             _log.info("another collector works on this log; waiting to take over", log=str(settings.log))
             waiting_logged = True
+
+
+def _require_store(client: stream.StreamClient) -> None:
+    """Raise StoreUnavailable if the store does not answer, before a lock or a folder is made for it."""
+    try:
+        client.ping()
+    except RedisError as error:
+        raise StoreUnavailable(f"cannot collect: {error}; nothing is lost, run it again") from error
 
 
 class _LogGoneError(Exception):
@@ -284,6 +307,10 @@ class _Collector:
             _log.warning("cannot compact the log; it grows in small files", error=str(error))
 
     def _summary(self, waiting: int) -> CollectSummary:
+        """The result of collecting; every gap of lost records is also an error line in the log."""
         for lost in self._reader.lost:
-            _log.error("the store lost records before they were collected", **lost._asdict())
+            _log.error(
+                "the store lost records before they were collected; check its memory limit and its persistence",
+                **lost._asdict(),
+            )
         return CollectSummary(dict(self._written), len(self._reader.lost), waiting)

@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """What the log contains: the streams up to `progress`, after commit number `commit`.
+    """The contents of the log: the streams up to `progress`, after commit number `commit`.
 
     `publish` maps hidden names to names and `remove` lists names to delete, until they are settled. `erased` maps
     digests of erased customers to the time of erasure (s since 1970): their earlier records are dropped on arrival.
@@ -154,12 +154,12 @@ def read_checkpoint(log: Path) -> Checkpoint:
     except FileNotFoundError:
         return Checkpoint()
     except msgspec.MsgspecError as error:
-        raise JournalError(f"{path}: {error}; restore it from a backup of the log") from error
+        raise JournalError(f"{error}; restore it from a backup of the log", path) from error
 
 
 @contextmanager
 def log_read_lock(log: Path) -> Iterator[None]:
-    """While the block runs no file of the log is replaced or removed; new files may appear."""
+    """Locks the log for reading: no file is replaced or removed while the block runs; new files may appear."""
     log.mkdir(parents=True, exist_ok=True)
     with _locked(log / ".reading.lock", shared=True):
         yield

@@ -46,7 +46,7 @@ def compact_due(log: Path, now: float) -> None:
                     compact(log, table, day, least=least)
                 except pa.ArrowException as error:
                     _log.error(
-                        "cannot compact a day with a damaged file; it stays as it is",
+                        "cannot compact a day with a damaged file; restore the file from a backup",
                         table=table,
                         day=day,
                         error=str(error),

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.journal.log import parquet
-from engine.journal.records import AnyRecord, DecisionRecord, EventRecord, ExposureRecord
+from engine.journal.records import AnyRecord, DecisionRecord, EventRecord, ExposureRecord, LoggedDecision, LoggedRecord
 from engine.vocabulary import MERGED
 
 _COLUMNS: dict[parquet.LogTable, list[str]] = {
@@ -28,10 +28,8 @@ _COLUMNS: dict[parquet.LogTable, list[str]] = {
     "decisions": ["decision_id"],
     "exposures": ["decision_id", "key"],
 }
-_MARKS: dict[parquet.LogTable, str] = {"decisions": "r", "exposures": "rp"}
+_MARKS: dict[parquet.LogTable, frozenset[str]] = {"decisions": frozenset("r"), "exposures": frozenset("rp")}
 """The 13th character of a decision's id: `r` for an idempotency key, `p` for a decision made ahead of exposure."""
-_MOST_ALIASES = 16
-"""How many merged customers one customer's events are compared with."""
 
 
 class _MergeProperties(msgspec.Struct):
@@ -63,12 +61,14 @@ class HashSet:
     def __contains__(self, key: int) -> bool:
         if key in self._loose:
             return True
+        if not len(self._packed):
+            return False
         place = int(self._packed.searchsorted(key))
         return place < len(self._packed) and int(self._packed[place]) == key
 
 
 class Deduplicator:
-    """Remembers what was collected in the last `days` days.
+    """Stores the keys of records that were collected in the last `days` days.
 
     An event that is sent again under another identifier of its customer is normally refused at the API. One case
     reaches the log twice: the event was spooled, the profile was not written, and the visitor logged in before the
@@ -79,11 +79,13 @@ class Deduplicator:
         self._log = log
         self._days = days
         self._seen: dict[str, HashSet] = {}
-        self._merged: dict[str, dict[int, tuple[int, ...]]] = {}  # day -> customer -> customers merged with it
+        # Day -> customer -> the customers merged with it. All of them: an event is a repeat of any
+        # one's, and a repeat that is not found counts twice in every report.
+        self._merged: dict[str, dict[int, dict[int, None]]] = {}
         for day in sorted({found.name.removeprefix("day=") for found in log.glob("*/day=*")})[-days:]:
             self._load(day)
 
-    def new_rows(self, record: AnyRecord, day: str, rows: list[parquet.Row]) -> list[parquet.Row]:
+    def new_rows(self, record: AnyRecord | LoggedRecord, day: str, rows: list[parquet.Row]) -> list[parquet.Row]:
         """The rows of a record that are not in the log yet."""
         if isinstance(record, EventRecord):
             self._load_late(day)
@@ -91,9 +93,9 @@ class Deduplicator:
                 self._merge(day, record.properties)
             customer = hash(record.customer)
             aliases = [one for merged in self._merged.values() for one in merged.get(customer, ())]
-            keys = [hash(("events", one, record.message_id)) for one in (customer, *aliases)]
-            return rows if self._add_if_new(day, *keys) else []
-        if isinstance(record, DecisionRecord) and _may_repeat("decisions", record.decision_id):
+            others = [hash(("events", one, record.message_id)) for one in aliases]
+            return rows if self._add_if_new(day, hash(("events", customer, record.message_id)), *others) else []
+        if isinstance(record, DecisionRecord | LoggedDecision) and _may_repeat("decisions", record.decision_id):
             return rows if self._add_if_new(day, hash(("decisions", record.decision_id))) else []
         if isinstance(record, ExposureRecord) and _may_repeat("exposures", record.decision_id):
             keys = [hash(("exposures", record.decision_id, key)) for key in record.keys]
@@ -107,10 +109,11 @@ class Deduplicator:
             self._merged.pop(day, None)
 
     def _add_if_new(self, day: str, key: int, *others: int) -> bool:
-        """Remember `key`; False if it, or one of `others`, is known."""
+        """Add `key`; returns False if it, or one of `others`, is there already."""
         self._load_late(day)
-        if any(one in ids for ids in self._seen.values() for one in (key, *others)):
-            return False
+        for ids in self._seen.values():
+            if key in ids or (others and any(one in ids for one in others)):
+                return False
         self._seen[day].add(key)
         return True
 
@@ -132,7 +135,7 @@ class Deduplicator:
                 rows = parquet.read_table(file, columns)
                 if table in _MARKS:
                     marks = pc.utf8_slice_codeunits(rows["decision_id"], 12, 13)
-                    rows = rows.filter(pc.is_in(marks, pa.array(_MARKS[table])))
+                    rows = rows.filter(pc.is_in(marks, pa.array(sorted(_MARKS[table]))))
                 found = zip(*(rows[c].to_pylist() for c in columns), strict=True)
                 if table == "events":
                     for customer, message in found:
@@ -153,11 +156,9 @@ class Deduplicator:
         merged = self._merged.setdefault(day, {})
         before, after = hash(merge.before), hash(merge.after)
         for customer, alias in ((before, after), (after, before)):
-            known = merged.get(customer, ())
-            if alias not in known:
-                merged[customer] = (*known, alias)[-_MOST_ALIASES:]
+            merged.setdefault(customer, {})[alias] = None
 
 
 def _may_repeat(table: parquet.LogTable, decision_id: str) -> bool:
     """Whether the mark in a decision id says that its records may be spooled twice."""
-    return decision_id[12:13] in tuple(_MARKS[table])
+    return decision_id[12:13] in _MARKS[table]

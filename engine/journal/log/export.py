@@ -1,25 +1,21 @@
 """Exports a person's rows: from the Parquet log, and from the streams that are not collected yet."""
 
-from collections.abc import Iterator
-from contextlib import suppress
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-import msgspec
 import pyarrow.compute as pc
 from redis.exceptions import RedisError
 
-from engine import keyspace
 from engine.errors import StoreUnavailable
 from engine.journal import stream
 from engine.journal.log import commit, parquet
 from engine.journal.log.parquet import LogTable
-from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord, decode
-from engine.journal.spool import spool
+from engine.journal.uncollected import uncollected_records
 
-CustomerRecord = DecisionRecord | ExposureRecord | EventRecord
 CUSTOMER_TABLES: tuple[LogTable, ...] = ("decisions", "exposures", "events")
 UNREADABLE = {"trace"}
-_PIECE = 256
 
 
 def export_rows(log: Path, ids: set[str], redis: str = "") -> dict[str, list[dict[str, object]]]:
@@ -30,46 +26,75 @@ def export_rows(log: Path, ids: set[str], redis: str = "") -> dict[str, list[dic
     Raises:
         StoreUnavailable: if the store does not answer.
     """
-    found: dict[str, list[dict[str, object]]] = {table: [] for table in CUSTOMER_TABLES}
+    found = _empty_tables()
     collected: dict[int, stream.Position] = {}
     if log.is_dir():
         with commit.log_read_lock(log):
             collected = commit.read_checkpoint(log).progress.positions
             for table in CUSTOMER_TABLES:
-                for file in sorted((log / table).glob("day=*/*.parquet")):
-                    read = parquet.read_table(file, filters=pc.field("customer").isin(sorted(ids)))
-                    found[table] += [_plain(row) for row in read.to_pylist()]
+                found[table] += _rows_of_files((log / table).glob("day=*/*.parquet"), ids)
+    _add_uncollected(found, ids, redis, collected)
+    return found
+
+
+class RecentRows(NamedTuple):
+    """A customer's newest rows by table; `since` is the oldest day that was read, empty if the whole log was."""
+
+    rows: dict[str, list[dict[str, object]]]
+    since: str
+
+
+def recent_rows(log: Path, ids: set[str], redis: str, *, seconds: float) -> RecentRows:
+    """As `export_rows`, the newest days first, until all were read or `seconds` are over; a day is read whole.
+
+    Raises:
+        StoreUnavailable: if the store does not answer.
+    """
+    found = _empty_tables()
+    collected: dict[int, stream.Position] = {}
+    since, end = "", time.monotonic() + seconds
+    if log.is_dir():
+        with commit.log_read_lock(log):
+            collected = commit.read_checkpoint(log).progress.positions
+            days = sorted({path.name for table in CUSTOMER_TABLES for path in (log / table).glob("day=*")})
+            for day in reversed(days):
+                if time.monotonic() > end:
+                    break
+                since = day.removeprefix("day=")
+                for table in CUSTOMER_TABLES:
+                    found[table] += _rows_of_files((log / table / day).glob("*.parquet"), ids)
+            if days and since == days[0].removeprefix("day="):
+                since = ""
+    _add_uncollected(found, ids, redis, collected)
+    return RecentRows(found, since)
+
+
+def _empty_tables() -> dict[str, list[dict[str, object]]]:
+    return {table: [] for table in CUSTOMER_TABLES}
+
+
+def _rows_of_files(files: Iterable[Path], ids: set[str]) -> Iterator[dict[str, object]]:
+    """The customer's rows of Parquet files, in the order of their names."""
+    for file in sorted(files):
+        read = parquet.read_table(file, filters=pc.field("customer").isin(sorted(ids)))
+        yield from (_plain(row) for row in read.to_pylist())
+
+
+def _add_uncollected(
+    found: dict[str, list[dict[str, object]]], ids: set[str], redis: str, collected: dict[int, stream.Position]
+) -> None:
+    """Add the customer's records in the streams of the store that are not in the log.
+
+    Raises:
+        StoreUnavailable: if the store does not answer.
+    """
     try:
-        for record in _uncollected(redis, collected) if redis else ():
+        for record in uncollected_records(redis, collected) if redis else ():
             if record.customer in ids:
                 table, _, rows = parquet.rows_of_record(record)
                 found[table] += [_plain(row) for row in parquet.as_columns(table, rows).to_pylist()]
     except RedisError as error:
         raise StoreUnavailable(f"Redis: {error}; is it up?") from error
-    return found
-
-
-def _uncollected(redis: str, collected: dict[int, stream.Position]) -> Iterator[CustomerRecord]:
-    """Records in the streams that are not in the log yet."""
-    with stream.connect_stream(redis) as client:
-        for partition in sorted(int(one) for one in client.smembers(keyspace.PARTITIONS)):
-            names = keyspace.partition(partition)
-            committed = client.hget(names.positions, "collector")
-            known = (collected.get(partition, stream.BEGINNING), committed.decode() if committed else stream.BEGINNING)
-            position = max(known, key=stream.position_key)
-            while entries := client.xrange(names.stream, min=f"({position}", count=_PIECE):
-                position = entries[-1][0].decode()
-                for _, fields in entries:
-                    yield from _of_customers(fields.get(b"f", b""))
-
-
-def _of_customers(data: bytes) -> Iterator[CustomerRecord]:
-    """The records in an entry's frames that belong to a customer."""
-    for frame in spool.decode_frames(data):
-        with suppress(msgspec.MsgspecError):  # the collector quarantines it
-            record = decode(frame.payload)
-            if isinstance(record, DecisionRecord | ExposureRecord | EventRecord):
-                yield record
 
 
 def _plain(row: dict[str, object]) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """The columns of the Parquet log, and the rows that each record becomes.
 
-Columns are only ever added, at the end of meaning: files written by an older version lack them and read as null.
+Columns are added, never renamed or removed: they are null in files of an earlier release that lack them.
 """
 
 import datetime as dt
@@ -20,8 +20,10 @@ from engine.journal.records import (
     DecisionRecord,
     EventRecord,
     ExposureRecord,
-    QuarantineRecord,
+    LoggedDecision,
+    LoggedRecord,
     RewardRecord,
+    candidates_of,
 )
 
 LogTable = Literal["decisions", "exposures", "events", "rewards", "quarantine"]
@@ -32,6 +34,9 @@ _TIME = pa.timestamp("us", tz="UTC")
 _TEXT = pa.string()
 _log = structlog.get_logger(__name__)
 _END_OF_TIME = 253_402_300_800.0
+_DAY = 86_400_000_000
+"""Microseconds."""
+_encode_context = msgspec.json.Encoder().encode
 
 SCHEMAS: dict[LogTable, pa.Schema] = {
     "decisions": pa.schema(
@@ -74,7 +79,7 @@ SCHEMAS: dict[LogTable, pa.Schema] = {
 }
 
 
-def rows_of_record(record: AnyRecord) -> tuple[LogTable, str, list[Row]]:
+def rows_of_record(record: AnyRecord | LoggedRecord) -> tuple[LogTable, str, list[Row]]:
     """The table of `record`, its partition day and its rows.
 
     The day is that of the record's time in UTC. An event goes to the day on which it was received, so that a late
@@ -82,22 +87,21 @@ def rows_of_record(record: AnyRecord) -> tuple[LogTable, str, list[Row]]:
 
     Raises:
         ValueError: if a time is out of range, or text is not UTF-8.
+        msgspec.DecodeError: if the candidates of a decision are no list of text.
     """
-    match record:
-        case DecisionRecord():
-            return "decisions", day_of(record.time), _decision_rows(record)
-        case ExposureRecord():
-            time = _microseconds(record.time)
-            exposures: list[Row] = [(record.decision_id, time, key, record.customer) for key in record.keys]
-            return "exposures", day_of(record.time), exposures
-        case EventRecord():
-            return "events", day_of(record.received), [_event_row(record)]
-        case RewardRecord():
-            reward = (record.decision_id, record.key, record.reward, _microseconds(record.time))
-            return "rewards", day_of(record.time), [reward]
-        case QuarantineRecord():
-            quarantined = (_microseconds(record.time), record.reason, record.source, record.body)
-            return "quarantine", day_of(record.time), [quarantined]
+    if isinstance(record, LoggedDecision | DecisionRecord):
+        time = _microseconds(record.time)
+        return "decisions", _day(time // _DAY), _decision_rows(record, time)
+    if isinstance(record, EventRecord):
+        received = _microseconds(record.received)
+        return "events", _day(received // _DAY), [_event_row(record, received)]
+    time = _microseconds(record.time)
+    day = _day(time // _DAY)
+    if isinstance(record, ExposureRecord):
+        return "exposures", day, [(record.decision_id, time, key, record.customer) for key in record.keys]
+    if isinstance(record, RewardRecord):
+        return "rewards", day, [(record.decision_id, record.key, record.reward, time)]
+    return "quarantine", day, [(time, record.reason, record.source, record.body)]
 
 
 def day_of(time: float) -> str:
@@ -106,16 +110,32 @@ def day_of(time: float) -> str:
     Raises:
         ValueError: if it is before 1970 or after the year 9999.
     """
-    return _day(_microseconds(time) // 86_400_000_000)
+    return _day(_microseconds(time) // _DAY)
 
 
 def as_columns(table: LogTable, rows: list[Row]) -> pa.RecordBatch:
     """Rows as a record batch with every column of the table."""
     schema = SCHEMAS[table]
     return pa.record_batch(
-        [pa.array(values, type=field.type) for field, values in zip(schema, zip(*rows, strict=True), strict=True)],
+        [_as_column(field.type, values) for field, values in zip(schema, zip(*rows, strict=True), strict=True)],
         schema=schema,
     )
+
+
+def _as_column(kind: pa.DataType, values: tuple[object, ...]) -> pa.Array:
+    """One column. Of lists, which rows share (`candidates_of`), each is converted once."""
+    if not pa.types.is_list(kind):
+        return pa.array(values, type=kind)
+    places: dict[int, int] = {}
+    unlike: list[object] = []
+    indices: list[int] = []
+    for value in values:
+        place = places.setdefault(id(value), len(unlike))
+        if place == len(unlike):
+            unlike.append(value)
+        indices.append(place)
+    lists = pa.array(unlike, type=kind)
+    return lists if len(unlike) == len(indices) else lists.take(pa.array(indices, pa.int32()))
 
 
 def write_table(path: Path, table: LogTable, batches: list[pa.RecordBatch]) -> None:
@@ -166,6 +186,7 @@ def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 @functools.lru_cache(maxsize=1024)
 def _day(number: int) -> str:
+    """The date of a day number since 1970, as `YYYY-MM-DD`."""
     return (dt.date(1970, 1, 1) + dt.timedelta(days=number)).isoformat()
 
 
@@ -176,9 +197,8 @@ def _microseconds(time: float) -> int:
     return round(time * 1e6)
 
 
-def _decision_rows(record: DecisionRecord) -> list[Row]:
-    """The rows of a decision; only the first carries the trace, which is the largest part."""
-    time = _microseconds(record.time)
+def _decision_rows(record: DecisionRecord | LoggedDecision, time: int) -> list[Row]:
+    """The rows of a decision at `time` in microseconds; only the first has the trace, which is the largest part."""
     trace: bytes | None = record.trace or None
     rows: list[Row] = []
     for row in record.rows:
@@ -194,8 +214,8 @@ def _decision_rows(record: DecisionRecord) -> list[Row]:
                 row.variant,
                 row.reason,
                 row.propensity,
-                row.candidates,
-                msgspec.json.encode(row.context).decode() if row.context else "{}",
+                candidates_of(row),
+                _encode_context(row.context).decode() if row.context else "{}",
                 record.plan,
                 row.policy,
                 row.crossover,
@@ -207,11 +227,12 @@ def _decision_rows(record: DecisionRecord) -> list[Row]:
     return rows
 
 
-def _event_row(record: EventRecord) -> Row:
+def _event_row(record: EventRecord, received: int) -> Row:
+    """The row of an event; times in microseconds, properties as the JSON text that was received."""
     return (
         record.message_id,
         _microseconds(record.time),
-        _microseconds(record.received),
+        received,
         record.customer,
         record.event,
         record.decision_id,

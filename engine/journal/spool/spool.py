@@ -15,13 +15,7 @@ On disk:
     ROOT/SPOOL_ID/lock               locked (flock) by the worker for the life of its process
     ROOT/SPOOL_ID/<first seq>.seg    segments, named by the first sequence number that they may hold, 20 digits
 
-A segment is a sequence of frames without padding, little-endian:
-
-    bytes 0-3     length of the payload, unsigned
-    bytes 4-7     CRC-32 of the bytes that follow: sequence number, partition and payload
-    bytes 8-15    sequence number, unsigned
-    bytes 16-17   partition, unsigned
-    bytes 18-     payload: one encoded record
+A segment is a sequence of frames without padding (layout: `frames`).
 
 Life of a spool: *active* (its worker holds the lock) -> *orphaned* (the process ended, the lock is free) -> *adopted*
 (another process of this machine holds the lock and ships the rest) -> *removed* (all of it is collected).
@@ -32,7 +26,6 @@ import fcntl
 import math
 import os
 import shutil
-import struct
 import time
 import uuid
 import zlib
@@ -44,10 +37,8 @@ from typing import NamedTuple
 import structlog
 
 from engine.errors import JournalError
+from engine.journal.spool.frames import HEADER, Frame, decode_frames, encode_frame
 
-_LENGTH_CRC = struct.Struct("<II")
-_SEQ_PARTITION = struct.Struct("<QH")
-_HEADER = struct.Struct("<IIQH")
 _SUFFIX = ".seg"
 _LOW_SPACE = 4 << 20
 """Free bytes below which the server reports that it is not ready."""
@@ -56,15 +47,6 @@ _LEAST_SPACE = 1 << 20
 _SPACE_CHECK_SECONDS = 0.02
 """Between two checks of free space; less than `_LEAST_SPACE` is written in that time."""
 _log = structlog.get_logger(__name__)
-
-
-class Frame(NamedTuple):
-    """One record of a segment; `raw` is the frame with its header."""
-
-    seq: int
-    partition: int
-    payload: bytes
-    raw: bytes
 
 
 class Cursor(NamedTuple):
@@ -103,7 +85,7 @@ class Spool:
             lock = claim_spool(self.path)
         if lock is None:
             raise JournalError(
-                f"{self.path}: another process holds the lock of this new spool; give each machine its own --data"
+                "another process holds the lock of this new spool; give each machine its own --data", self.path
             )
         self._lock = lock
         self._segment = self._open_segment()
@@ -249,33 +231,12 @@ class Spool:
 
     def _refused(self, error: OSError) -> JournalError:
         return JournalError(
-            f"{self.path}: {error.strerror}; free the disk or restore the folder, nothing is answered until then"
+            f"{error.strerror}; free the disk or restore the folder, nothing is answered until then", self.path
         )
 
 
-def encode_frame(seq: int, partition: int, payload: bytes) -> bytes:
-    """One record as a frame, in a segment and in a stream (layout: see the module)."""
-    tail = _SEQ_PARTITION.pack(seq, partition)
-    return _LENGTH_CRC.pack(len(payload), zlib.crc32(payload, zlib.crc32(tail))) + tail + payload
-
-
-def decode_frames(data: bytes) -> Iterator[Frame]:
-    """The whole frames at the start of `data`; stops at a torn or altered one."""
-    at, end = 0, len(data)
-    while at + _HEADER.size <= end:
-        length, crc, seq, partition = _HEADER.unpack_from(data, at)
-        after = at + _HEADER.size + length
-        if after > end or length == 0:
-            return
-        payload = data[at + _HEADER.size : after]
-        if zlib.crc32(payload, zlib.crc32(data[at + _LENGTH_CRC.size : at + _HEADER.size])) != crc:
-            return
-        yield Frame(seq, partition, payload, data[at:after])
-        at = after
-
-
 def read_frames(path: Path, cursor: Cursor, limit: int = 256 << 10) -> tuple[list[Frame], Cursor]:
-    """About `limit` bytes of frames from `cursor` on, and the position after them.
+    """Reads about `limit` bytes of frames from `cursor` on; returns them and the position after them.
 
     At the end, or before a torn frame of the last segment, there are none and the position stays.
     """
@@ -383,6 +344,7 @@ def _is_same_file(file: int, path: Path) -> bool:
 
 
 def _segment_path(path: Path, segment: int) -> Path:
+    """The path of a segment; 20 digits, so that names sort like sequence numbers."""
     return path / f"{segment:020d}{_SUFFIX}"
 
 
@@ -391,8 +353,8 @@ def _bytes_at(path: Path, segment: int, offset: int, limit: int) -> bytes:
     with suppress(FileNotFoundError), _segment_path(path, segment).open("rb") as file:
         file.seek(offset)
         data = file.read(limit)
-        if len(data) >= _HEADER.size:
-            needed = _HEADER.size + int(_HEADER.unpack_from(data)[0])
+        if len(data) >= HEADER.size:
+            needed = HEADER.size + int(HEADER.unpack_from(data)[0])
             if needed > len(data):
                 data += file.read(needed - len(data))
         return data
