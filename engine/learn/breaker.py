@@ -1,6 +1,6 @@
 """The circuit breaker: trips a selection whose variant makes a guardrail worse than its margin allows.
 
-A tripped selection is answered with the fallback until somebody closes it (`counterpoint policy close`). The life of a
+A tripped selection shows the fallback until an operator closes it (`counterpoint policy close`). The life of a
 customer in a guarded experiment, by the clock of the streams, in the tables of `state.sql`:
 
     assigned by chance     a row in `under_guard`; its window begins with the decision and lasts the metric's, an hour
@@ -33,7 +33,8 @@ from engine.learn.merge_streams import Stamped
 from engine.learn.reward_rules import Properties, decode_properties, metric_amount
 from engine.learn.sequential_tests import AmountTest, SequentialTest, ShareTest
 from engine.metric_kinds import METRIC_KINDS
-from engine.vocabulary import MERGED
+from engine.orders import order_id
+from engine.vocabulary import MERGED, PURCHASES, names_of_same_event
 
 EVENT = "$breaker"
 """Name and customer of a trip's event in the log; no customer has this id."""
@@ -125,7 +126,8 @@ class Breaker:
         self._by_event: dict[str, list[GuardrailTest]] = {}
         for of_experiment in tests.values():
             for test in of_experiment:
-                self._by_event.setdefault(test.metric.event, []).append(test)
+                for event in names_of_same_event(test.metric.event):
+                    self._by_event.setdefault(event, []).append(test)
 
     def drop_unguarded(self) -> None:
         """Delete the customers of experiments or guardrails that the plan no longer has."""
@@ -184,7 +186,9 @@ class Breaker:
         if window is None:
             return
         begun, ended = window
-        message = blake2b(event.message_id.encode(), digest_size=8).digest()
+        order = order_id(properties) if event.event in PURCHASES else ""
+        # An order counts once, however many messages report it. A message id holds no NUL.
+        message = blake2b((f"\0{order}" if order else event.message_id).encode(), digest_size=8).digest()
         insert = "INSERT OR IGNORE INTO guard_heard VALUES (?, ?, ?, ?, ?)"
         if self._db.execute(insert, (*place, begun, message, ended)).rowcount:
             self._db.execute(
@@ -250,6 +254,7 @@ class Breaker:
 
 
 def _reason(test: GuardrailTest, variant: str) -> str:
+    """The reason of a trip, for the log and for the operator who may close it."""
     return (
         f"{test.metric.key} of {test.experiment}.{variant} is worse than {test.control}'s by more than "
         f"its margin of {test.metric.margin or 0:g} (sequential test, level {test.level:g})"

@@ -18,8 +18,7 @@ import numpy as np
 import structlog
 
 from engine.journal.records import EventRecord
-from engine.learn.join import Lesson
-from engine.learn.reward_rules import RewardRules
+from engine.learn.reward_rules import Lesson, RewardRules
 from policies import detect_change
 
 EVENT = "$change"
@@ -142,7 +141,7 @@ class ChangeDetector:
             self._db.execute("INSERT OR REPLACE INTO histories VALUES (?, ?, ?)", stored)
             if change is not None:
                 changes.append(RewardChange(selection, arm, *change))
-                _log.warning("what an offer earns has changed", **changes[-1]._asdict())
+                _log.warning("the reward rate of an offer has changed", **changes[-1]._asdict())
         return changes
 
     def counts(self) -> Mapping[SelectionArm, int]:
@@ -163,3 +162,8 @@ def change_event(change: RewardChange, at: float) -> EventRecord:
         revenue=None,
         properties=msgspec.json.encode(change._asdict()),
     )
+
+
+def change_figures(counts: Mapping[tuple[str, str], int], suffix: str) -> dict[str, float]:
+    """The number of reward changes as named figures, which the servers' `/metrics` reads."""
+    return {f"changes|{selection}/{arm}|{suffix}": float(n) for (selection, arm), n in counts.items()}

@@ -14,11 +14,12 @@ from functools import reduce
 
 import structlog
 
+from engine.errors import BadInput
 from engine.journal import stream
 from engine.learn.reward_rules import RewardRule, RewardRules
-from engine.snapshots.header import Header, StoredSnapshot, align_policy, prior_of
-from engine.snapshots.publish import current_headers, current_snapshot, publish_snapshot
-from policies import Bandit, dump_policy, load_policy, merge_policies
+from engine.snapshots.header import Header, StoredSnapshot, align_policy, load_usable_policy, prior_of
+from engine.snapshots.publish import current_headers, current_snapshot, publish_snapshot, report_altered
+from policies import Bandit, dump_policy, merge_policies
 
 MARK = "/"
 """Separates a part's name from its selection's key, which cannot contain it."""
@@ -49,8 +50,12 @@ def combine_parts(client: stream.StreamClient, rules: RewardRules) -> dict[str, 
         newest = max((headers[name].time for name in names), default=0.0)
         if not names or (current is not None and current.learnt == learnt and current.time >= newest):
             continue
-        parts = _fetch(client, names)
-        blob = dump_policy(_add_up(parts, rule))
+        try:
+            parts = _fetch(client, names)
+            blob = dump_policy(_add_up(parts, rule))
+        except (BadInput, ValueError) as error:  # its learner replaces it with its next lesson
+            report_altered(key, b" ".join(headers[name].line() for name in names), str(error))
+            continue
         version = current.version + 1 if current else 1
         # The clocks of two machines differ: a header older than its newest part would be combined again for ever.
         at = max(time.time(), *(part.header.time for part in parts))
@@ -73,9 +78,13 @@ def publish_remainder(client: stream.StreamClient, rules: RewardRules) -> None:
         if current is None or current.meaning != rule.meaning or current.learnt == learnt or newest > current.time:
             continue
         remainder = key + REMAINDER
-        others = _fetch(client, [name for name in names if name != remainder])
-        whole = _fetch(client, [key])
-        blob = dump_policy(merge_policies(_add_up(whole, rule), prior_of(rule.selection), _add_up(others, rule)))
+        try:
+            others = _fetch(client, [name for name in names if name != remainder])
+            whole = _fetch(client, [key])
+            blob = dump_policy(merge_policies(_add_up(whole, rule), prior_of(rule.selection), _add_up(others, rule)))
+        except (BadInput, ValueError) as error:  # nothing can be taken over from it
+            report_altered(key, current.line(), str(error))
+            continue
         version = headers[remainder].version + 1 if remainder in headers else 1
         learnt = current.learnt - sum(part.header.learnt for part in others)
         header = Header.of(version, time.time(), learnt, rule.meaning, blob)
@@ -89,10 +98,12 @@ def _matching_parts(headers: Mapping[str, Header], key: str, rule: RewardRule) -
 
 
 def _fetch(client: stream.StreamClient, names: Sequence[str]) -> list[StoredSnapshot]:
+    """The current snapshots under these names; a part that was never published is left out."""
     return [part for name in names if (part := current_snapshot(client, name)) is not None]
 
 
 def _add_up(parts: Sequence[StoredSnapshot], rule: RewardRule) -> Bandit:
+    """The sum of the parts' statistics about the common prior, which is counted once."""
     prior = prior_of(rule.selection)
-    policies = [align_policy(load_policy(part.blob), rule.selection) for part in parts]
+    policies = [align_policy(load_usable_policy(part.blob), rule.selection) for part in parts]
     return reduce(lambda total, policy: merge_policies(policy, total, prior), policies, prior)

@@ -6,15 +6,23 @@ Table `early` of the learner's file (`state.sql`). An arrival waits for `d` + de
     by `expire`, when the clock reaches its `due`: the join logs why it belongs to nothing
 
 Ids ascend in the order of arrival, and released records are processed in that order. A batch loads what it may touch
-and `write`s the changes in the learner's transaction.
+and `write`s the changes in the learner's transaction. `load_batch` loads all that a batch can reach, pending rows
+too: what waits decides which of those are needed.
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from engine.journal.records import EventRecord, ExposureRecord, decode, encode
+from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord, decode, encode
+from engine.learn.merge_streams import Stamped
+from engine.learn.pending import Aliases, PendingStore
+from engine.learn.reward_rules import RewardRules, decode_properties
+from engine.vocabulary import MERGED, PURCHASES, REFUNDS
+
+ORDERS = PURCHASES | REFUNDS
+"""Events that can change what another decision of their customer earned by the same order."""
 
 EarlyRecord = ExposureRecord | EventRecord
 _LOAD = "SELECT id, waits_for, partition, due, record FROM early"
@@ -92,6 +100,7 @@ class EarlyArrivals:
         self._db.executemany("INSERT INTO early VALUES (?, ?, ?, ?, ?)", rows)
 
     def _load(self, found: Iterable[tuple[int, str, int, float, bytes]]) -> list[EarlyArrival]:
+        """Index stored arrivals; one that is already loaded stays the same object."""
         loaded = []
         for id_, waits_for, partition, due, payload in found:
             of_key = self._by_key.setdefault(waits_for, {})
@@ -103,3 +112,42 @@ class EarlyArrivals:
                 self._stored.add(id_)
             loaded.append(of_key[id_])
         return loaded
+
+
+def load_batch(
+    records: Sequence[Stamped], rules: RewardRules, pending: PendingStore, early: EarlyArrivals, aliases: Aliases
+) -> None:
+    """Load all rows that a batch of records can reach; `Join` sees no others."""
+    decisions: set[str] = set()
+    customers: set[str] = set()
+    earning: set[str] = set()
+    merging: set[str] = set()
+    for _, _, record in records:
+        if isinstance(record, DecisionRecord | ExposureRecord):
+            decisions.add(record.decision_id)
+            customers.add(record.customer)
+        elif isinstance(record, EventRecord) and rules.uses(record.event):
+            customers.add(record.customer)
+            if record.event == MERGED:
+                merging |= _merged_ids(record)
+            else:
+                if record.decision_id:
+                    decisions.add(record.decision_id)
+                if not record.decision_id or record.event in ORDERS:
+                    earning.add(record.customer)
+    aliases.load(customers, merging)
+    pending.load(decisions, {aliases.current_id(customer) for customer in earning | merging})
+    everyone = {aliases.current_id(customer) for customer in customers | merging} | pending.customers
+    # A released early event may reward anything that its customer was exposed to.
+    waiting = {arrival.record.customer for arrival in early.load(decisions, everyone)}
+    aliases.load(waiting, ())
+    pending.load((), {aliases.current_id(customer) for customer in waiting})
+
+
+def _merged_ids(record: EventRecord) -> set[str]:
+    """The two customers that a merge event names; none if its properties cannot be read."""
+    try:
+        properties = decode_properties(record)
+    except ValueError:
+        return set()
+    return {str(properties.get("from")), str(properties.get("into"))}

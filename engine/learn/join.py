@@ -11,8 +11,13 @@ Every offer that a policy chose is one row of `pending`. Its state and what chan
     ZERO      learnt as 0, the window is open    on_reward: lesson r instead of 0     REWARDED
                                                  expire: window + settle; logs 0      CLOSED
     REWARDED  learnt and logged as r             on_refund: lesson rest instead of r  REFUNDED
+                                                 on_reward: another statement of the  REWARDED
+                                                 same order; lesson of what stands
                                                  expire: max(window, 30 d)            removed
-    REFUNDED  learnt and logged as the rest      expire: as REWARDED                  removed
+                                                 on_reward: the order names another   ZERO
+                                                 decision, which earns it; lesson 0
+    REFUNDED  learnt and logged as the rest      on_refund, on_reward: as REWARDED    REFUNDED
+                                                 expire: as REWARDED                  removed
     CLOSED    learnt and logged as 0; late       expire: max(window, 1 d)             removed
               events are recognized as late
     NO_OFFER  a decision without any such offer  expire: max(longest window, 1 d)     removed
@@ -20,6 +25,9 @@ Every offer that a policy chose is one row of `pending`. Its state and what chan
 
 The times of UNSEEN and NO_OFFER run from the decision, those of CLOSED from its beginning, the others from the
 exposure. If the plan no longer has the selection, `expire` removes the row.
+
+An order earns once, however many messages state it (`engine.orders` has the rules): the decision that one of them
+names earns it, else the exposure that the first of them rewarded. Refunds take back rewards of orders only.
 
 A lesson is one update of a policy (`teach`). An exposure or event whose decision or exposure has not arrived waits in
 `early_arrivals` for `HOLD` seconds and is then processed again (`replay_early`) or logged as unmatched
@@ -32,9 +40,7 @@ reads records again therefore learns the same.
 
 import heapq
 import math
-from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import msgspec
 
@@ -43,9 +49,7 @@ from engine.journal.records import (
     DecisionRow,
     EventRecord,
     ExposureRecord,
-    QuarantineRecord,
     RewardRecord,
-    encode,
 )
 from engine.learn.early_arrivals import EarlyArrival, EarlyArrivals, EarlyRecord
 from engine.learn.merge_streams import Stamped
@@ -61,25 +65,19 @@ from engine.learn.pending import (
     Pending,
     PendingStore,
 )
-from engine.learn.reward_rules import Properties, RewardRules, decode_properties, order_id
-from engine.metric_kinds import METRIC_KINDS
-from engine.vocabulary import MERGED, REFUNDS
+from engine.learn.reward_rules import DUPLICATE, Lesson, Properties, RewardBook, RewardRules, decode_properties
+from engine.orders import order_id
+from engine.vocabulary import MERGED, PURCHASES, REFUNDS
 
 HOLD = 300.0
 """Seconds for which an early record waits."""
 DAY = 86_400.0
 REFUNDABLE = 30 * DAY
 """Seconds after its exposure for which a reward can be refunded, or its window if that is longer."""
-SOURCE = "learner"
 _json = msgspec.json.Encoder()
 
-
-class Lesson(NamedTuple):
-    """One update of a policy: `row` earned `reward`; `instead` is the reward that was learnt before, if any was."""
-
-    row: Pending
-    reward: float
-    instead: float | None
+OTHERS_DECISION = "another customer's decision, rewarded"
+"""The counter of rewards that an event of one customer gave to the decision of another, by its id."""
 
 
 class Join:
@@ -90,9 +88,8 @@ class Join:
     """
 
     def __init__(self, rules: RewardRules, pending: PendingStore, early: EarlyArrivals, aliases: Aliases) -> None:
-        self.lessons: list[Lesson] = []
-        self.log: list[tuple[int, RewardRecord | QuarantineRecord]] = []
-        self.aside: Counter[str] = Counter()
+        self._rewards = RewardBook(rules)
+        self.lessons, self.log, self.aside = self._rewards.lessons, self._rewards.log, self._rewards.aside
         self._rules = rules
         self._pending = pending
         self._early = early
@@ -158,7 +155,7 @@ class Join:
         try:
             properties = decode_properties(event)
         except ValueError as error:
-            self._quarantine(event, partition, f"wrong type: {error}")
+            self._rewards.quarantine(event, partition, f"wrong type: {error}")
             return
         if event.event == MERGED:
             self.on_merge(str(properties.get("from")), str(properties.get("into")))
@@ -178,16 +175,19 @@ class Join:
 
     def on_reward(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
         """Reward the rows of the event's decision; without one, the customer's latest exposure that it can reward."""
+        order = order_id(properties) if event.event in PURCHASES else ""
+        if order and self._restate_order(event, properties, order):
+            return
         if event.decision_id:
             self._reward_decision(event, event.decision_id, properties, partition, due)
             return
         customer = self._aliases.current_id(event.customer)
         rows = self._pending.of_customer(customer)
         if any(row.cause == event.message_id for row in rows):
-            self._quarantine(event, partition, "duplicate: this message already earned a reward")
+            self._rewards.quarantine(event, partition, DUPLICATE)
             return
         newest = max(
-            (row for row in rows if _was_exposed_by(row, event.time) and self._earns(row, event, properties)),
+            (row for row in rows if _was_exposed_by(row, event.time) and self._rewards.earns(row, event, properties)),
             key=lambda row: (row.exposed, row.decision_id, row.key),
             default=None,
         )
@@ -199,20 +199,21 @@ class Join:
     def on_refund(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
         """Correct the reward of the event's decision, or of its order, by what was refunded."""
         order, customer = order_id(properties), self._aliases.current_id(event.customer)
+        if not event.decision_id and not order:
+            return
+        rows = self._rows_of_order(customer, order) if order else []
         if event.decision_id:
-            rows = self._pending.of_decision(event.decision_id)
-            rows = [row for row in rows if not order or row.purchase in {"", order}]
-        elif order:
-            rows = [row for row in self._pending.of_customer(customer) if row.purchase == order]
-        else:
-            rows = []
-        rewarded = [row for row in rows if row.status == REWARDED]
-        if not rewarded and any(row.status == REFUNDED for row in rows):
-            self._quarantine(event, partition, "second refund: this reward was refunded before")
-        elif not rewarded and (event.decision_id or order):
+            named = self._pending.of_decision(event.decision_id)
+            if named and not any(self._rewards.is_of_orders(row) for row in named if row.key):
+                return  # what it earned is no order: a click stays a click
+            rows += [row for row in named if not (order and row.purchase) and row not in rows]
+        rewarded = [row for row in rows if row.status in {REWARDED, REFUNDED} and self._rewards.is_of_orders(row)]
+        if not rewarded:
             self._add_early(f"d{event.decision_id}" if event.decision_id else f"c{customer}", partition, due, event)
+        elif all(row.refunded_whole for row in rewarded):
+            self._rewards.quarantine(event, partition, "second refund: this reward was refunded before")
         for row in rewarded:
-            self._refund_row(row, event)
+            self._rewards.refund(row, event, properties)
 
     def poll_due(self, now: float) -> None:
         """Expire what is due by `now`, each at its own time, so that the order is that of the due times."""
@@ -252,13 +253,13 @@ class Join:
         if isinstance(record, ExposureRecord):
             self.aside["exposure of an unknown decision"] += 1
         elif record.event in REFUNDS:
-            self._quarantine(record, arrival.partition, "unknown: no reward matches this refund")
+            self._rewards.quarantine(record, arrival.partition, "unknown: no reward matches this refund")
         elif not record.decision_id:
             self.aside["event of a customer who saw nothing"] += 1  # most events of a shop are of this kind: not logged
         elif self._pending.of_decision(record.decision_id):
-            self._quarantine(record, arrival.partition, f"not exposed: {record.decision_id} was never seen")
+            self._rewards.quarantine(record, arrival.partition, f"not exposed: {record.decision_id} was never seen")
         else:
-            self._quarantine(record, arrival.partition, f"unknown decision: {record.decision_id}")
+            self._rewards.quarantine(record, arrival.partition, f"unknown decision: {record.decision_id}")
 
     def replay_early(self, decision_id: str, customer: str | None = None) -> None:
         """Process what waited for a decision, or for an exposure of its customer."""
@@ -287,6 +288,7 @@ class Join:
         self._schedule(row)
 
     def _add_without_offer(self, record: DecisionRecord, partition: int) -> None:
+        """Store that a decision without an offer is known, until no event can refer to it."""
         due = record.time + max(self._rules.longest_window, DAY)
         customer = self._aliases.current_id(record.customer)
         row = Pending.without_offer(record.decision_id, customer, partition, time=record.time, due=due)
@@ -301,61 +303,59 @@ class Join:
         if not rows:
             self._add_early(f"d{decision_id}", partition, due, event)
             return
-        earning = [row for row in rows if self._earns(row, event, properties)]
+        earning = [row for row in rows if self._rewards.earns(row, event, properties)]
         exposed = [row for row in earning if row.status != UNSEEN]
         if earning and not exposed:
             self._add_early(f"d{decision_id}", partition, due, event)
+        customer = self._aliases.current_id(event.customer)
         for row in exposed:
+            if row.customer != customer:  # the event names the decision, so it counts; many of these are a mistake
+                self.aside[OTHERS_DECISION] += 1
             self._reward_row(row, event, properties)
 
-    def _earns(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
-        """Whether the rule of a row counts an event; properties may name the placement or the offer it is for."""
-        rule = self._rules.by_selection.get(row.selection)
-        return (
-            rule is not None
-            and rule.event == event.event
-            and properties.get("placement", row.key) == row.key
-            and properties.get("offer", row.arm) == row.arm
-            and rule.counts(properties)
-        )
-
     def _reward_row(self, row: Pending, event: EventRecord, properties: Properties) -> None:
-        """Reward a row, or quarantine the event with the rule that it breaks."""
-        rule = self._rules.by_selection[row.selection]
-        if row.cause and row.cause == event.message_id:
-            self._quarantine(event, row.partition, "duplicate: this message already earned a reward")
-        elif row.status in {REWARDED, REFUNDED}:
-            self._quarantine(event, row.partition, f"second reward: {row.decision_id} has one")
-        elif event.time > row.exposed + rule.window or row.status == CLOSED:
-            self._quarantine(event, row.partition, f"late: the window of {row.decision_id} is over")
-        else:
-            try:
-                amount = rule.amount(event, properties)
-            except ValueError as error:
-                self._quarantine(event, row.partition, str(error))
-                return
-            self.lessons.append(Lesson(row, amount, 0.0 if row.status == ZERO else None))
-            row.status, row.reward, row.rewarded = REWARDED, amount, event.time
-            row.cause, row.purchase = event.message_id, order_id(properties)
+        """Reward a row, and process what waited for its reward."""
+        if self._rewards.give(row, event, properties):
+            rule = self._rules.by_selection[row.selection]
             self._set_due(row, row.exposed + max(rule.window, REFUNDABLE))
-            self.log.append((row.partition, RewardRecord(row.decision_id, row.key, amount, event.time)))
             self.replay_early(row.decision_id, row.customer)
 
-    def _refund_row(self, row: Pending, event: EventRecord) -> None:
-        """Take a reward back; of an amount the part that was not refunded stays."""
-        rest = 0.0
-        if event.revenue is not None and 0 < event.revenue < row.reward and self._rewards_amount(row):
-            rest = row.reward - event.revenue
-        self.lessons.append(Lesson(row, rest, row.reward))
-        row.status, row.reward, row.dirty = REFUNDED, rest, True
-        # Readers of the log count the newest reward of a decision, so this record must be newer than the reward's.
-        at = max(event.time, row.rewarded + 1e-3)
-        self.log.append((row.partition, RewardRecord(row.decision_id, row.key, rest, at)))
+    def _rows_of_order(self, customer: str, order: str) -> list[Pending]:
+        """The customer's rows that an order rewarded."""
+        rows = self._pending.of_customer(customer)
+        return [row for row in rows if row.purchase == order and row.status in {REWARDED, REFUNDED}]
 
-    def _rewards_amount(self, row: Pending) -> bool:
-        """Whether the reward of a row is an amount, of which a part can be refunded."""
+    def _restate_order(self, event: EventRecord, properties: Properties, order: str) -> bool:
+        """Whether the event states an order that already earned, and needs nothing more.
+
+        The rewards follow the statement that stands. If the event names a decision that can earn the order and did
+        not, what others earned by it is taken back, and False returned: the decision earns it.
+        """
+        rows = self._rows_of_order(self._aliases.current_id(event.customer), order)
+        if not rows:
+            return False
+        named = [row for row in self._pending.of_decision(event.decision_id or "") if row.status != UNSEEN]
+        earning = [row for row in named if self._rewards.earns(row, event, properties)]
+        if earning and not any(row.purchase == order for row in earning):
+            for row in rows:
+                self._take_order_back(row, earning)
+            return False
+        if any(row.cause == event.message_id for row in rows):
+            self._rewards.quarantine(event, rows[0].partition, DUPLICATE)
+            return True
+        self.aside["order stated again"] += 1
+        for row in rows:
+            self._rewards.restate(row, event, properties)
+        return True
+
+    def _take_order_back(self, row: Pending, earning: Iterable[Pending]) -> None:
+        """Take back what a row earned by an order; its refunds go to the rows that earn the order instead."""
+        for other in earning:
+            if other.status in {OPEN, ZERO}:
+                other.refunded, other.refunded_whole = row.refunded, row.refunded_whole
+        self._rewards.take_back(row)
         rule = self._rules.by_selection.get(row.selection)
-        return rule is not None and METRIC_KINDS[rule.selection.reward.metric.kind].refund_leaves_rest
+        self._set_due(row, max(self._clock, row.exposed + (rule.window + rule.settle if rule else 0.0)))
 
     def _release(self, *keys: str) -> list[EarlyArrival]:
         return [arrival for key in keys for arrival in self._early.release(key)]
@@ -369,9 +369,11 @@ class Join:
                 self.on_event(arrival.record, arrival.partition, arrival.due)
 
     def _add_early(self, key: str, partition: int, due: float, record: EarlyRecord) -> None:
+        """Store a record until its decision or exposure arrives, or it is due."""
         self._schedule_early(self._early.add(key, partition, due, record))
 
     def _schedule_early(self, arrival: EarlyArrival) -> None:
+        """Poll an early arrival in this batch if it is due in it."""
         name = f"{arrival.id:020d}"  # equal due times are polled in the order of arrival
         self._early_by_name[name] = arrival
         if arrival.due <= self._horizon:
@@ -385,11 +387,6 @@ class Join:
         """Poll a row in this batch if it is due in it; a later batch loads it by its due time."""
         if row.due <= self._horizon:
             heapq.heappush(self._due, (row.due, row.decision_id, row.key))
-
-    def _quarantine(self, event: EventRecord, partition: int, reason: str) -> None:
-        """Log an event that cannot count; the part of `reason` before the colon names the counter."""
-        self.aside[reason.partition(":")[0]] += 1
-        self.log.append((partition, QuarantineRecord(event.received, reason, SOURCE, encode(event))))
 
 
 def _was_exposed_by(row: Pending, at: float) -> bool:

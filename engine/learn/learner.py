@@ -9,35 +9,38 @@ A batch, in this order:
 
 Whatever fails after `learn` is repeated by the next batch: publishing is idempotent by version, shipping by sequence
 number. Whatever fails before it is read again. A store that is away therefore costs time and nothing else.
+
+A learner with another file continues from the published snapshots at the committed position. So while a snapshot waits
+for its second, the commit waits too: what was learnt since is read again and not forgotten.
 """
 
+import math
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import structlog
 
-from engine import keyspace
 from engine.catalog.plan.plan import Plan
 from engine.erasure import learner_files
 from engine.errors import BadInput
 from engine.journal import stream
 from engine.journal.spool.drain import Drain
 from engine.learn.breaker import Breaker, guardrail_tests, trip_event
-from engine.learn.change_detection import ChangeDetector, change_event
+from engine.learn.change_detection import ChangeDetector, change_event, change_figures
 from engine.learn.combine import MARK, combine_parts, publish_remainder
-from engine.learn.early_arrivals import EarlyArrivals
+from engine.learn.early_arrivals import EarlyArrivals, load_batch
 from engine.learn.join import Join
-from engine.learn.merge_streams import Stamped, StreamMerger, drop_erased
+from engine.learn.merge_streams import Stamped, StreamMerger, drop_erased, report_lost, starting_progress
 from engine.learn.outbox import Outbox
-from engine.learn.pending import Aliases, PendingStore, load_batch
+from engine.learn.pending import Aliases, PendingStore
 from engine.learn.prices import PriceMover
 from engine.learn.reward_rules import NO_RULES, RewardRules, reward_rules
 from engine.learn.state import State, state_path
-from engine.learn.teach import Learnt, fit_to_plan, restart_from, teach
+from engine.learn.teach import Learnt, fit_to_plan, restart_from_snapshot, teach
 from engine.settings import Settings
-from engine.snapshots.header import Header, StoredSnapshot, align_policy
+from engine.snapshots.header import Header, align_policy
 from engine.snapshots.publish import (
     current_headers,
     current_snapshot,
@@ -47,7 +50,7 @@ from engine.snapshots.publish import (
     publish_snapshot,
     store_errors,
 )
-from policies import dump_policy, load_policy
+from policies import dump_policy
 
 INTERVAL = 0.1
 """Seconds between two reads of streams without news, and at least between two snapshots."""
@@ -59,6 +62,10 @@ ENTRIES = 16
 """Entries of each partition that are read at once."""
 _DUE_AT_ONCE = 5_000
 _PUBLISH_SHARE = 5  # publishing takes at most a sixth of the time
+_SNAPSHOT_SECONDS = 1.0
+_SNAPSHOT_GROWTH = 0.01
+"""A snapshot follows the one before it after so many seconds, or at once where it learnt so much more: each empties the
+propensities that the servers cache."""
 _TIDY_SECONDS = 5.0
 _MERGE_SECONDS = 31 * 86_400.0  # no reward can change for longer
 _MARK_MS = 7 * 86_400_000  # a spool that was silent for longer has no more entries
@@ -87,9 +94,13 @@ class Learner:
         self._detector = ChangeDetector(self._state.db)
         self._prices: PriceMover | None = None
         self._published: dict[str, int] = {}
+        self._headers: dict[str, Header | None] = {}  # last published or adopted; None if the store had none
         self._figures: dict[str, float] = {}
         self._erasures = stream.BEGINNING
         self._next_publish = 0.0
+        self._is_committed = True
+        """Whether the stream has the position that the file has."""
+        self._snapshots: dict[str, tuple[float, float]] = {}  # when each was published, and what it had learnt
         self._tidied = 0.0
 
     def close(self) -> None:
@@ -109,9 +120,9 @@ class Learner:
             return False
         with store_errors("handing over what was learnt"):
             if self._reader is not None and (progress := self._state.progress()) is not None:
-                self._publish(force=True)
+                self._publish(force=True, hasty=True)
                 self._outbox.ship(self._client)
-                self._reader.commit(progress)  # last: whoever reads from here has the policies of before
+                self._reader.commit(progress)  # last: a learner that continues here then has the policies
         _log.error(
             "the learner's file was deleted: starting over from the published snapshots and positions, without the "
             "decisions whose reward was open",
@@ -142,7 +153,7 @@ class Learner:
             deliveries = reader.read(self._entries, besides=self._merger.waiting)
         self._merger.add(deliveries, self._entries)
         taken = self._merger.take()
-        aside = _report_lost(reader)
+        aside = report_lost(reader)
         if taken.unreadable:
             aside["unreadable record"] += taken.unreadable
         busy = bool(deliveries or taken.records)
@@ -152,10 +163,10 @@ class Learner:
             self._process_due(now - SLACK, partial=True)
         if busy or aside:
             self._process_batch(taken.records, aside, taken.progress)
+        self._is_committed &= not busy
         with store_errors("publishing"):
-            if busy:
-                reader.commit(taken.progress)
-            published = self._publish(force=not busy)
+            published = self._publish(force=not busy, hasty=now is None)
+            self._commit(reader)
             if self._owned is not None:
                 combine_parts(self._client, self._rules)
             if self._prices is not None:
@@ -166,10 +177,37 @@ class Learner:
             self._tidy()
         return bool(busy or published or shipped)
 
+    def publish_last(self) -> None:
+        """Publish and commit what only this file has, since a learner with another one may go on.
+
+        Raises:
+            StoreUnavailable: if the store does not answer; then only a learner with this file knows the rest.
+        """
+        if self._reader is None or self._state.is_lost:
+            return
+        with store_errors("publishing before the end"):
+            self._publish(force=True, hasty=True)
+            self._commit(self._reader)
+            if self._owned is not None:
+                combine_parts(self._client, self._rules)
+            self._outbox.ship(self._client)
+
+    def _commit(self, reader: stream.Reader) -> None:
+        """Release the records up to the stored position, unless a policy that learnt from them is not published."""
+        if self._is_committed or self._has_unpublished():
+            return
+        if (progress := self._state.progress()) is not None:
+            reader.commit(progress)
+        self._is_committed = True
+
+    def _has_unpublished(self) -> bool:
+        published, rules = self._published, self._rules.by_selection
+        return any(one.version > published.get(key, 0) for key, one in self._learnt.items() if key in rules)
+
     def _start(self) -> stream.Reader:
         """Open the streams where this learner continues."""
         stream.refuse_eviction(self._client)
-        progress = self._starting_progress()
+        progress = starting_progress(self._client, self._state.progress(), self._own_partitions())
         if self._owned is not None:
             publish_remainder(self._client, self._rules)
         progress = progress.without_spools_before(int(time.time() * 1000) - _MARK_MS)
@@ -180,49 +218,58 @@ class Learner:
         self._reader.commit(self._reader.progress)  # from now on nothing unread is trimmed
         return self._reader
 
-    def _starting_progress(self) -> stream.Progress:
-        """The stored progress; of a partition that another learner read further, that learner's position.
-
-        What the other one learnt from it is in the published snapshots, which this learner adopts.
-        """
-        found = {p: self._client.hget(keyspace.partition(p).positions, stream.LEARNER) for p in self._own_partitions()}
-        committed = {p: _decode(position) for p, position in found.items() if position}
-        stored = self._state.progress()
-        if stored is None:
-            return stream.Progress(committed)
-        beyond = {
-            p: at
-            for p, at in committed.items()
-            if stream.position_key(at) > stream.position_key(stored.positions.get(p, stream.BEGINNING))
-        }
-        if beyond:
-            _log.info("another learner read further; continuing from its policies", partitions=sorted(beyond))
-        marks = {p: of_spools for p, of_spools in stored.marks.items() if p not in beyond}
-        return stream.Progress(stored.positions | beyond, marks)
-
     def _adopt_published(self) -> None:
         """Adopt snapshots that others published in place of this learner's, by a rollback or a warm start."""
         headers = current_headers(self._client)
         self._published = {
             key: headers[name].version for key in self._learnt if (name := key + self._suffix) in headers
         }
-        for key in self._published:
-            header, own, rule = headers[key + self._suffix], self._learnt[key], self._rules.by_selection.get(key)
-            is_own = header.version < own.version or (header.version, header.learnt) == (own.version, own.learnt)
+        for key, own in self._learnt.items():
+            header, rule = headers.get(key + self._suffix), self._rules.by_selection.get(key)
+            if header is None:
+                self._headers.setdefault(key, None)
+                continue
+            is_own = self._is_own(key, header)
             if is_own or rule is None:
                 continue
             try:
                 published = current_snapshot(self._client, key + self._suffix)
-                after = _replaced(own, published) if published else replace(own, version=header.version)
+                after = restart_from_snapshot(own, published) if published else replace(own, version=header.version)
+                fitted = fit_to_plan({key: after}, RewardRules({key: rule}, frozenset(), 0.0))[key]
             except (BadInput, ValueError) as error:
                 _log.error(
                     "a snapshot in place of the learner's cannot be read; replacing it", key=key, error=str(error)
                 )
-                after = replace(own, version=header.version + 1)
-            _log.info("adopted a snapshot from the store", key=key, version=header.version)
-            self._learnt[key] = fit_to_plan({key: after}, RewardRules({key: rule}, frozenset(), 0.0))[key]
+                fitted = replace(own, version=header.version + 1)
+            else:
+                _log.info("adopted a snapshot from the store", key=key, version=header.version)
+            self._learnt[key] = fitted
+            self._headers[key] = header
             with self._state.transaction():
                 self._state.put_policies({key: self._learnt[key]})
+
+    def _is_own(self, key: str, header: Header) -> bool:
+        """Whether a current snapshot is this learner's; others publish above it, or instead of the one it tried to.
+
+        One below it is of a store that lost the last. After a start, only the numbers in the learner's file tell.
+        """
+        own = self._learnt[key]
+        if key not in self._headers:
+            is_own = header.version < own.version or (header.version, header.learnt) == (own.version, own.learnt)
+            if is_own:
+                self._headers[key] = header
+            return is_own
+        known = self._headers[key]
+        return known is not None and (header == known or header.version < known.version)
+
+    def _number(self, changed: dict[str, Learnt]) -> dict[str, Learnt]:
+        """Policies under the version after the current one, so that nobody's rollback can be below or beside it."""
+        numbered: dict[str, Learnt] = {}
+        for key, one in changed.items():
+            known = self._headers.get(key)
+            latest = max(self._published.get(key, 0), known.version if known else 0)
+            numbered[key] = replace(one, version=min(one.version, latest + 1)) if latest else one
+        return numbered
 
     def _adopt_plan(self, plan: Plan) -> None:
         """Fit rules, guardrails, prices and policies to a new plan."""
@@ -231,7 +278,7 @@ class Learner:
         share = len(self._own_partitions()) / self._partitions
         self._breaker = Breaker(self._state.db, guardrail_tests(plan), share)
         self._prices = PriceMover(self._state.db, plan) if FIRST in self._own_partitions() else None
-        self._learnt = self._learnt | fit_to_plan(self._learnt, self._rules)
+        self._learnt = self._learnt | self._number(fit_to_plan(self._learnt, self._rules))
         with self._state.transaction():
             self._state.put_policies(self._learnt)
             self._breaker.drop_unguarded()
@@ -266,7 +313,8 @@ class Learner:
             join = Join(self._rules, pending, early, aliases)
             join.process(records, time_before, time_after)
             trips = self._breaker.process(records, time_after)
-            changed, unlearnt = teach(join.lessons, self._rules, self._learnt)
+            taught, unlearnt = teach(join.lessons, self._rules, self._learnt)
+            changed = self._number(taught)
             pending.write()  # after `teach`, which sets when each row was learnt
             early.write()
             aliases.write()
@@ -285,25 +333,39 @@ class Learner:
         if self._prices is not None:
             self._prices.observe((record for _, _, record in records), self._learnt)
 
-    def _publish(self, *, force: bool) -> bool:
-        """Publish the policies that changed: at the end of the streams (`force`), or when the last time is long ago."""
+    def _publish(self, *, force: bool, hasty: bool) -> bool:
+        """Publish the policies that changed: at the end of the streams (`force`), or when the last time is long ago.
+
+        One that changed little waits for a second, unless this may be the last chance (`hasty`).
+        """
         begun = time.monotonic()
         if begun < self._next_publish and not force:
             return False
-        published = False
-        for key, one in self._learnt.items():
-            rule = self._rules.by_selection.get(key)
-            if rule is None or one.version <= self._published.get(key, 0):
-                continue
+        rules = self._rules.by_selection
+        changed = {
+            key: one for key, one in self._learnt.items() if key in rules and one.version > self._published.get(key, 0)
+        }
+        # All or none: records are released once every lesson is published, and policies that wait in turn would never
+        # all be.
+        if not (hasty or any(self._is_due(key, one, begun) for key, one in changed.items())):
+            changed = {}
+        for key, one in changed.items():
+            rule = rules[key]
+            self._snapshots[key] = begun, one.learnt
             blob = dump_policy(align_policy(one.policy, rule.selection))
             header = Header.of(one.version, time.time(), one.learnt, one.meaning, blob)
-            publish_snapshot(self._client, key + self._suffix, header, blob)
-            published = True
+            self._headers[key] = header  # before: a reply may be lost
+            self._published[key] = publish_snapshot(self._client, key + self._suffix, header, blob)
         self._next_publish = begun + max(INTERVAL, _PUBLISH_SHARE * (time.monotonic() - begun))
-        return published
+        return bool(changed)
+
+    def _is_due(self, key: str, one: Learnt, now: float) -> bool:
+        """Whether a policy that changed is published now (`time.monotonic`): it learnt much, or waited a second."""
+        at, learnt = self._snapshots.get(key, (-math.inf, 0.0))
+        return abs(one.learnt - learnt) > _SNAPSHOT_GROWTH * learnt or now >= at + _SNAPSHOT_SECONDS
 
     def _publish_trips(self) -> None:
-        """Publish new trips, and drop those that somebody closed in the store."""
+        """Publish new trips, and drop those that were closed in the store."""
         known = self._state.published_trips()
         for selection in set(known).difference(open_breakers(self._client)) if known else ():
             self._state.drop_trip(selection)
@@ -317,7 +379,7 @@ class Learner:
         """Publish the counters that changed, for the metrics of the decision servers."""
         figures = {f"aside|{reason}|{self._suffix}": float(n) for reason, n in self._state.aside().items()}
         figures |= {f"learnt|{key}|{self._suffix}": one.learnt for key, one in self._learnt.items()}
-        figures |= _change_figures(self._detector.counts(), self._suffix)
+        figures |= change_figures(self._detector.counts(), self._suffix)
         publish_figures(self._client, dict(figures.items() - self._figures.items()))
         self._figures = figures
 
@@ -329,30 +391,5 @@ class Learner:
             self._tidied = time.monotonic()
 
     def _own_partitions(self) -> Collection[int]:
+        """The partitions that this learner reads: all of them unless it owns some."""
         return range(self._partitions) if self._owned is None else self._owned
-
-
-def _report_lost(reader: stream.Reader) -> Counter[str]:
-    """Log and count the records that the store lost before they were read."""
-    aside: Counter[str] = Counter()
-    if reader.lost:
-        _log.error("the store lost records that were never read", lost=[span._asdict() for span in reader.lost])
-        aside["lost by the store"] = sum(span.last - span.first + 1 for span in reader.lost)
-        reader.lost.clear()
-    return aside
-
-
-def _change_figures(counts: Mapping[tuple[str, str], int], suffix: str) -> dict[str, float]:
-    return {f"changes|{selection}/{arm}|{suffix}": float(n) for (selection, arm), n in counts.items()}
-
-
-def _replaced(own: Learnt, published: StoredSnapshot) -> Learnt:
-    """A published snapshot in place of the learner's own; unchanged if a learner with a new file learnt nothing yet."""
-    header, policy = published.header, load_policy(published.blob)
-    if own.version == 0:
-        return Learnt(policy, header.meaning, header.version, header.learnt)
-    return restart_from(replace(own, version=header.version), policy, header.meaning, header.learnt)
-
-
-def _decode(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

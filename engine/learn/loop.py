@@ -25,7 +25,7 @@ from engine.snapshots.publish import store_errors
 LONGEST_WAIT = 5.0
 """Seconds between two attempts to reach a store that is away."""
 GARBAGE_THRESHOLDS = (100_000, 20, 50)
-"""How many more objects are made than freed before cycles are collected: a batch holds many records and no cycle."""
+"""More objects made than freed, after which cycles are collected: a batch holds many records and no cycle."""
 _LOCK_WAIT = 1.0
 _log = structlog.get_logger(__name__)
 
@@ -120,6 +120,7 @@ def _run(
                 return True
             if not busy:
                 stop.wait(wait)
+        _publish_last(learner)
         return True
     finally:
         gc.set_threshold(*thresholds)
@@ -128,6 +129,15 @@ def _run(
         learner.close()
 
 
+def _publish_last(learner: Learner) -> None:
+    """Publish what waits for its second; without the store it stays in the file."""
+    try:
+        learner.publish_last()
+    except StoreUnavailable as error:
+        _log.warning("the last lessons are not published; they are in the learner's file", error=str(error))
+
+
 def _all_shipped(drain: Drain) -> bool:
+    """Whether every spool of this machine is in the streams."""
     with store_errors("waiting for the spools"):
         return drain.done()

@@ -17,13 +17,16 @@ from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
+import structlog
 
+from engine import keyspace
 from engine.hashing import identifier_digest
 from engine.journal import stream
 from engine.journal.records import AnyRecord, DecisionRecord, EventRecord, ExposureRecord, decode
 
 Due = tuple[float, int]  # the partition's clock (s since 1970), then the partition
 _DUE = itemgetter(0, 1)
+_log = structlog.get_logger(__name__)
 
 
 class Stamped(NamedTuple):
@@ -59,7 +62,7 @@ class Taken(NamedTuple):
 
 
 def time_of(record: AnyRecord) -> float:
-    """When the engine received a record (s since 1970), which moves the clock of its partition."""
+    """The time at which the engine received a record (s since 1970); it moves the clock of its partition."""
     return record.received if isinstance(record, EventRecord) else record.time
 
 
@@ -138,6 +141,41 @@ class StreamMerger:
         self._clocks[partition] = clock
 
 
+def starting_progress(
+    client: stream.StreamClient, stored: stream.Progress | None, partitions: Iterable[int]
+) -> stream.Progress:
+    """The progress that a learner stored; of a partition that another learner read further, that learner's position.
+
+    What the other one learnt from it is in the published snapshots, which this learner adopts.
+    """
+    found = {p: client.hget(keyspace.partition(p).positions, stream.LEARNER) for p in partitions}
+    committed = {p: at.decode() if isinstance(at, bytes) else at for p, at in found.items() if at}
+    if stored is None:
+        return stream.Progress(committed)
+    beyond = {
+        p: at
+        for p, at in committed.items()
+        if stream.position_key(at) > stream.position_key(stored.positions.get(p, stream.BEGINNING))
+    }
+    if beyond:
+        _log.info("another learner read further; continuing from its policies", partitions=sorted(beyond))
+    marks = {p: of_spools for p, of_spools in stored.marks.items() if p not in beyond}
+    return stream.Progress(stored.positions | beyond, marks)
+
+
+def report_lost(reader: stream.Reader) -> Counter[str]:
+    """Log and count the records that the store lost before they were read."""
+    aside: Counter[str] = Counter()
+    if reader.lost:
+        _log.error(
+            "the store lost records before they were read; check its memory limit and its persistence",
+            lost=[span._asdict() for span in reader.lost],
+        )
+        aside["lost by the store"] = sum(span.last - span.first + 1 for span in reader.lost)
+        reader.lost.clear()
+    return aside
+
+
 def _progress_after(progress: stream.Progress, frames: Iterable[_StreamFrame]) -> stream.Progress:
     """The progress of a reader that took these frames as well."""
     positions, marks = dict(progress.positions), {p: dict(of_spools) for p, of_spools in progress.marks.items()}
@@ -153,6 +191,7 @@ def _progress_after(progress: stream.Progress, frames: Iterable[_StreamFrame]) -
 
 
 def _decode_or_none(payload: bytes) -> AnyRecord | None:
+    """The record, or None for bytes that are not a record that this version knows."""
     try:
         return decode(payload)
     except (msgspec.MsgspecError, ValueError):  # counted here; the collector quarantines it with its bytes
@@ -160,6 +199,7 @@ def _decode_or_none(payload: bytes) -> AnyRecord | None:
 
 
 def _is_erased(record: AnyRecord, erased: Mapping[str, float]) -> bool:
+    """Whether the record's customer was erased after it was made."""
     if not isinstance(record, DecisionRecord | ExposureRecord | EventRecord):
         return False
     return time_of(record) <= erased.get(identifier_digest(record.customer), float("-inf"))

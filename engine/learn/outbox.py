@@ -18,7 +18,7 @@ from engine import keyspace
 from engine.journal import stream
 from engine.journal.records import AnyRecord, encode
 from engine.journal.spool import ship
-from engine.journal.spool.spool import encode_frame
+from engine.journal.spool.frames import encode_frame
 
 _SCRIPT = Path(ship.__file__).with_name("ship.lua").read_text(encoding="utf-8")
 _MOST_RECORDS = 2000

@@ -15,21 +15,20 @@ from typing import Self
 
 import msgspec
 
-from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord
-from engine.learn.early_arrivals import EarlyArrivals
-from engine.learn.merge_streams import Stamped
-from engine.learn.reward_rules import RewardRules, decode_properties
-from engine.vocabulary import MERGED
-
 UNSEEN, OPEN, ZERO, REWARDED, REFUNDED, CLOSED, NO_OFFER = 0, 1, 2, 3, 4, 5, 6
-"""States of a row, stored as numbers; the index `pending_of_customer` relies on `UNSEEN` to `REFUNDED` being 0 to 4."""
+"""States of a row, stored as numbers; `_BY_CUSTOMER` relies on `UNSEEN` to `REFUNDED` being 0 to 4."""
 
 _LIVE = frozenset({OPEN, ZERO, REWARDED, REFUNDED})
 _MOVABLE = _LIVE | {UNSEEN}
-_PUT = "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT = "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ADVANCE = (
+    "UPDATE pending SET context = ?, status = ?, due = ?, exposed = ?, learnt = ? WHERE decision_id = ? AND key = ?"
+)
+"""Of the changes of a row's life all but a few are of these columns; the others stay as they are in the file."""
 _BY_DECISION = "SELECT pending.* FROM json_each(?) asked JOIN pending ON decision_id = asked.value"
 _BY_CUSTOMER = """
-SELECT pending.* FROM json_each(?) asked JOIN pending ON customer = asked.value AND status BETWEEN 0 AND 4
+SELECT pending.* FROM json_each(?) asked
+JOIN pending ON customer = asked.value AND pending.key <> '' AND status BETWEEN 0 AND 4
 """
 _DUE = "SELECT * FROM pending WHERE due <= ? ORDER BY due"
 _MERGED_FROM = "SELECT customer, into_, at FROM json_each(?) asked JOIN merged ON customer = asked.value"
@@ -41,7 +40,9 @@ class Pending(msgspec.Struct, gc=False):
 
     `key` is the placement, `selection` the policy's. Times are seconds since 1970: `time` of the decision, `due` when
     time alone changes the state, `exposed`, and `rewarded` of the event with message id `cause` and order `purchase`.
-    `learnt` is the policy's clock (see `teach.Learnt`) when it learnt this row, 0 before.
+    `amount` is the reward before refunds, `revenue` that of the order, of which `refunded` (or all) was taken back.
+    `logged` is the time of the newest reward record. `learnt` is the policy's clock (see `teach.Learnt`) when it learnt
+    this row, 0 before.
     """
 
     decision_id: str
@@ -61,6 +62,11 @@ class Pending(msgspec.Struct, gc=False):
     rewarded: float = 0.0
     cause: str = ""
     purchase: str = ""
+    amount: float = 0.0
+    revenue: float = 0.0
+    refunded: float = 0.0
+    refunded_whole: bool = False
+    logged: float = 0.0
     is_removed: bool = False
     dirty: bool = False
 
@@ -95,7 +101,7 @@ class PendingStore:
         self._rows: dict[tuple[str, str], Pending] = {}
         self._by_decision: dict[str, list[Pending]] = {}
         self._by_customer: dict[str, list[Pending]] = {}
-        self._stored: set[tuple[str, str]] = set()
+        self._stored: dict[tuple[str, str], tuple[object, ...]] = {}
 
     def load(self, decisions: Collection[str], customers: Collection[str]) -> None:
         """Load all rows of these decisions, and the rows of these customers that an event can still change."""
@@ -140,8 +146,17 @@ class PendingStore:
 
     def write(self) -> None:
         """Store the changes, within the caller's transaction."""
-        changed = [row for row in self._rows.values() if row.dirty]
-        self._db.executemany(_PUT, [_columns(row) for row in changed if not row.is_removed])
+        whole: list[tuple[object, ...]] = []
+        advanced: list[tuple[object, ...]] = []
+        for place, row in self._rows.items():
+            if row.dirty and not row.is_removed:
+                columns, stored = _columns(row), self._stored.get(place)
+                if stored is not None and _is_same_but_advanced(stored, columns):
+                    advanced.append((columns[7], columns[9], columns[10], columns[11], columns[13], *place))
+                else:
+                    whole.append(columns)
+        self._db.executemany(_PUT, whole)
+        self._db.executemany(_ADVANCE, advanced)
         removed = [place for place, row in self._rows.items() if row.is_removed and place in self._stored]
         self._db.executemany("DELETE FROM pending WHERE decision_id = ? AND key = ?", removed)
 
@@ -153,7 +168,7 @@ class PendingStore:
             place = row.decision_id, row.key
             loaded = self._rows.get(place)
             if loaded is None:
-                self._stored.add(place)
+                self._stored[place] = values
                 self._index(row)
                 loaded = row
             rows.append(loaded)
@@ -216,6 +231,7 @@ class Aliases:
 
 
 def _columns(row: Pending) -> tuple[object, ...]:
+    """A row's values in the order of the table's columns."""
     return (
         row.decision_id,
         row.key,
@@ -236,46 +252,19 @@ def _columns(row: Pending) -> tuple[object, ...]:
         row.rewarded,
         row.cause,
         row.purchase,
+        row.amount,
+        row.revenue,
+        row.refunded,
+        row.refunded_whole,
+        row.logged,
     )
+
+
+def _is_same_but_advanced(stored: tuple[object, ...], columns: tuple[object, ...]) -> bool:
+    """Whether two rows differ at most in the columns that `_ADVANCE` writes."""
+    return stored[:7] == columns[:7] and (stored[8], stored[12], stored[14:]) == (columns[8], columns[12], columns[14:])
 
 
 def _json_list(values: Collection[str]) -> str:
     """A JSON array, which SQLite's json_each reads as a table: one parameter for any number of values."""
     return msgspec.json.encode(list(values)).decode()
-
-
-def load_batch(
-    records: Sequence[Stamped], rules: RewardRules, pending: PendingStore, early: EarlyArrivals, aliases: Aliases
-) -> None:
-    """Load all rows that a batch of records can reach; `Join` sees no others."""
-    decisions: set[str] = set()
-    customers: set[str] = set()
-    earning: set[str] = set()
-    merging: set[str] = set()
-    for _, _, record in records:
-        if isinstance(record, DecisionRecord | ExposureRecord):
-            decisions.add(record.decision_id)
-            customers.add(record.customer)
-        elif isinstance(record, EventRecord) and rules.uses(record.event):
-            customers.add(record.customer)
-            if record.event == MERGED:
-                merging |= _merged_ids(record)
-            elif record.decision_id:
-                decisions.add(record.decision_id)
-            else:
-                earning.add(record.customer)
-    aliases.load(customers, merging)
-    pending.load(decisions, {aliases.current_id(customer) for customer in earning | merging})
-    everyone = {aliases.current_id(customer) for customer in customers | merging} | pending.customers
-    # A released early event may reward anything that its customer was exposed to.
-    waiting = {arrival.record.customer for arrival in early.load(decisions, everyone)}
-    aliases.load(waiting, ())
-    pending.load((), {aliases.current_id(customer) for customer in waiting})
-
-
-def _merged_ids(record: EventRecord) -> set[str]:
-    try:
-        properties = decode_properties(record)
-    except ValueError:
-        return set()
-    return {str(properties.get("from")), str(properties.get("into"))}

@@ -58,9 +58,9 @@ class PriceMover:
             return False
         prices, before = {}, self._stored()
         for name, pool in self._pools.items():
-            left = units_left(client, pool.take, now)
+            left = units_left(client, pool.share, now)
             if left is not None and pool.begins <= now < pool.ends:
-                units = max(left, 0.0) / pool.take.amount
+                units = max(left, 0.0) / pool.share.amount
                 prices[name] = update_pacing(before.get(name), pool, units, now, self._worth.get(name, []))
         # StoredSnapshot before stored: if the store is away, the next call moves from the same prices again.
         publish_prices(client, prices_by_offer(self._pools, prices))
@@ -74,11 +74,12 @@ class PriceMover:
         return True
 
     def _stored(self) -> dict[str, Pacing]:
+        """The stored state of pacing by pool: `stock:SKU` or `budget:OFFER`."""
         return {name: _pacing.decode(blob) for name, blob in self._db.execute("SELECT pool, pacing FROM prices")}
 
 
 def units_left(client: stream.StreamClient, take: PoolShare, now: float) -> float | None:
-    """How much of a stock or budget is neither spent nor on hold at `now` (s since 1970).
+    """The amount of a stock or budget that is neither spent nor on hold at `now` (s since 1970).
 
     None if the stock of a SKU was never set. Holds that have ended count as left although no claim has released them
     yet.
@@ -94,4 +95,5 @@ def units_left(client: stream.StreamClient, take: PoolShare, now: float) -> floa
 
 
 def _decode(member: object) -> str:
+    """A member of a Redis reply as text."""
     return member.decode() if isinstance(member, bytes) else str(member)

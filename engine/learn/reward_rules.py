@@ -1,9 +1,15 @@
-"""The reward rule of each selection, compiled from the plan: which events earn a reward, how much, in which window."""
+"""The reward rule of each selection, compiled from the plan, and what it does to the rows of pending decisions.
+
+A rule says which events earn a reward, how much, and in which window. `RewardBook` gives rewards to rows, corrects them
+by later statements of the same order and by refunds, and makes a lesson and a record of each change.
+"""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -11,15 +17,18 @@ import numpy as np
 from engine.catalog.conditions.compile import Predicate, compile_condition
 from engine.catalog.plan.plan import Plan, Selection
 from engine.catalog.spec.experiment import NOT_LEARNING, MetricSpec
-from engine.journal.records import EventRecord
+from engine.customer import Order
+from engine.journal.records import EventRecord, QuarantineRecord, RewardRecord, encode
+from engine.learn.pending import CLOSED, REFUNDED, REWARDED, ZERO, Pending
 from engine.metric_kinds import METRIC_KINDS
+from engine.orders import CENTS, is_counted, net_revenue, order_id, refund_amount
 from engine.snapshots.header import meaning_of, prior_of
-from engine.vocabulary import MERGED, REFUNDS
+from engine.vocabulary import MERGED, PURCHASES, REFUNDS, names_of_same_event
 from policies.batches import LARGEST
 
-ORDER_FIELDS = ("order_id", "order")
-
 Properties = Mapping[str, object]
+SOURCE = "learner"
+DUPLICATE = "duplicate: this message already earned a reward"
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class RewardRule:
 
     selection: Selection
     learns: bool
-    event: str
+    events: frozenset[str]
     window: float
     settle: float
     matches: Predicate | None
@@ -44,7 +53,18 @@ class RewardRule:
 
     @cached_property
     def _check_rewards(self) -> Callable[[np.ndarray], None]:
+        """The check that the policy's own reward range imposes, made once per rule."""
         return prior_of(self.selection).check_rewards
+
+    @property
+    def is_of_orders(self) -> bool:
+        """Whether the reward is earned by orders, which a refund takes back; no refund undoes a click."""
+        return bool(self.events & PURCHASES) or self.selection.reward.metric.value == "revenue"
+
+    @property
+    def is_amount(self) -> bool:
+        """Whether the reward is an amount, of which a part can be refunded."""
+        return METRIC_KINDS[self.selection.reward.metric.kind].refund_leaves_rest
 
     def counts(self, properties: Properties) -> bool:
         """Whether the metric counts an event with these properties."""
@@ -83,19 +103,20 @@ NO_RULES = RewardRules({}, frozenset(), 0.0)
 def reward_rules(plan: Plan) -> RewardRules:
     """Compile the rules of every selection of the plan that has a policy."""
     rules = {key: _rule(selection) for key, selection in plan.policies.items()}
-    events = frozenset(rule.event for rule in rules.values())
+    events = frozenset(event for rule in rules.values() for event in rule.events)
     return RewardRules(rules, events, max((rule.window for rule in rules.values()), default=0.0))
 
 
 def metric_amount(metric: MetricSpec, event: EventRecord, properties: Properties) -> float:
-    """What an event adds to a metric: 1 if the metric counts events, otherwise the value that the event carries.
+    """The amount that an event adds to a metric: 1 if the metric counts events, else the value that the event carries.
 
     Raises:
         ValueError: if the value is not a number, not finite, or larger than a policy can compute with.
     """
-    if METRIC_KINDS[metric.kind].rewards_are_counts:
+    kind = METRIC_KINDS[metric.kind]
+    if kind.rewards_are_counts:
         return 1.0
-    name = metric.value or "revenue"
+    name = metric.value or kind.default_value or "revenue"
     value = event.revenue if name == "revenue" else properties.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"wrong type: {name} of {event.event!r} is {value!r}, not a number")  # noqa: TRY004
@@ -103,7 +124,7 @@ def metric_amount(metric: MetricSpec, event: EventRecord, properties: Properties
         raise ValueError(f"not finite: {name} of {event.event!r} is {value}")
     if abs(value) > LARGEST:
         raise ValueError(f"out of range: {name} of {event.event!r} is {value:g}, beyond {LARGEST:.0e}")
-    return float(value)
+    return kind.score(float(value))
 
 
 def decode_properties(event: EventRecord) -> Properties:
@@ -123,19 +144,136 @@ def decode_properties(event: EventRecord) -> Properties:
     return decoded
 
 
-def order_id(properties: Properties) -> str:
-    """The order that a purchase or a refund names; empty if it names none."""
-    named = next((properties[field] for field in ORDER_FIELDS if field in properties), "")
-    return str(named) if isinstance(named, str | int) else ""
-
-
 def _rule(selection: Selection) -> RewardRule:
+    """The reward rule of a selection; it settles within its window at the latest."""
     reward = selection.reward
     return RewardRule(
         selection=selection,
         learns=selection.policy.kind != NOT_LEARNING,
-        event=reward.metric.event,
+        events=names_of_same_event(reward.metric.event),
         window=reward.window,
         settle=min(reward.settle, reward.window),
         matches=compile_condition(reward.metric.filter) if reward.metric.filter else None,
     )
+
+
+class Lesson(NamedTuple):
+    """One update of a policy: `row` earned `reward`; `instead` is the reward that was learnt before, if any was."""
+
+    row: Pending
+    reward: float
+    instead: float | None
+
+
+class RewardBook:
+    """Gives rewards to rows and takes them back; `lessons`, `log` and `aside` are the results.
+
+    `log` has the records to add to the log with their partitions, `aside` the number of records that could not count
+    by reason. The caller sets when a row is due.
+    """
+
+    def __init__(self, rules: RewardRules) -> None:
+        self.lessons: list[Lesson] = []
+        self.log: list[tuple[int, RewardRecord | QuarantineRecord]] = []
+        self.aside: Counter[str] = Counter()
+        self._rules = rules
+
+    def earns(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
+        """Whether the rule of a row counts an event; properties may name the placement or the offer it is for."""
+        rule = self._rules.by_selection.get(row.selection)
+        return (
+            rule is not None
+            and event.event in rule.events
+            and properties.get("placement", row.key) == row.key
+            and properties.get("offer", row.arm) == row.arm
+            and rule.counts(properties)
+        )
+
+    def is_of_orders(self, row: Pending) -> bool:
+        """Whether the reward of a row is earned by orders; also where the plan no longer has its rule."""
+        rule = self._rules.by_selection.get(row.selection)
+        return rule is None or rule.is_of_orders
+
+    def give(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
+        """Whether a row earned by an event; if not, the event is quarantined with the rule that it breaks."""
+        rule = self._rules.by_selection[row.selection]
+        if row.cause and row.cause == event.message_id:
+            self.quarantine(event, row.partition, DUPLICATE)
+        elif row.status in {REWARDED, REFUNDED}:
+            self.quarantine(event, row.partition, f"second reward: {row.decision_id} has one")
+        elif event.time > row.exposed + rule.window or row.status == CLOSED:
+            self.quarantine(event, row.partition, f"late: the window of {row.decision_id} is over")
+        elif self._state(row, rule, event, properties):
+            row.cause = event.message_id
+            row.purchase = order_id(properties) if event.event in PURCHASES else ""
+            row.reward = self._left(row)
+            self.lessons.append(Lesson(row, row.reward, 0.0 if row.status == ZERO else None))
+            row.status = REFUNDED if row.refunded or row.refunded_whole else REWARDED
+            self._log_reward(row, event.time)
+            return True
+        return False
+
+    def restate(self, row: Pending, event: EventRecord, properties: Properties) -> None:
+        """Replace a row's reward by that of another statement of its order, if that statement is the newer one."""
+        rule = self._rules.by_selection.get(row.selection)
+        stands = (event.time, event.revenue or 0.0) > (row.rewarded, row.revenue)
+        counts = rule is not None and stands and event.time <= row.exposed + rule.window
+        if rule is not None and counts and self._state(row, rule, event, properties):
+            self._correct(row, event.time)
+
+    def refund(self, row: Pending, event: EventRecord, properties: Properties) -> None:
+        """Subtract a refund from a reward; of an amount the rest remains, of a conversion nothing."""
+        amount = refund_amount(properties)
+        if amount is None and not order_id(properties):
+            amount = event.revenue
+        row.refunded_whole = row.refunded_whole or amount is None
+        row.refunded = round(row.refunded + (amount or 0.0), CENTS)
+        row.status = REFUNDED
+        self._correct(row, event.time)
+
+    def take_back(self, row: Pending) -> None:
+        """Reset a row to the state before its reward, and correct what the policy learnt."""
+        row.amount = row.revenue = row.refunded = 0.0
+        row.refunded_whole = False
+        self._correct(row, row.rewarded)
+        row.cause = row.purchase = ""
+        row.status, row.rewarded = ZERO, 0.0
+
+    def quarantine(self, event: EventRecord, partition: int, reason: str) -> None:
+        """Log an event that cannot count; the part of `reason` before the colon names the counter."""
+        self.aside[reason.partition(":")[0]] += 1
+        self.log.append((partition, QuarantineRecord(event.received, reason, SOURCE, encode(event))))
+
+    def _state(self, row: Pending, rule: RewardRule, event: EventRecord, properties: Properties) -> bool:
+        """Whether the event's amount could be taken as the row's; if not, the event is quarantined."""
+        try:
+            amount = rule.amount(event, properties)
+        except ValueError as error:
+            self.quarantine(event, row.partition, str(error))
+            return False
+        row.amount, row.revenue, row.rewarded = amount, event.revenue or 0.0, event.time
+        return True
+
+    def _left(self, row: Pending) -> float:
+        """The rest of a reward after refunds: of an amount the order's share, of a conversion all or nothing."""
+        order = Order(row.revenue, 1.0, refunded=row.refunded, full=row.refunded_whole)
+        rule = self._rules.by_selection.get(row.selection)
+        if not is_counted(order):
+            return 0.0
+        if rule is None or not rule.is_amount or row.revenue <= 0 or not row.refunded:
+            return row.amount
+        return row.amount * (net_revenue(order) / row.revenue)
+
+    def _correct(self, row: Pending, at: float) -> None:
+        """Teach and log what a rewarded row earns now, if that changed."""
+        reward = self._left(row)
+        if reward != row.reward:
+            self.lessons.append(Lesson(row, reward, row.reward))
+            row.reward = reward
+            self._log_reward(row, at)
+        row.dirty = True
+
+    def _log_reward(self, row: Pending, at: float) -> None:
+        """Log a reward, later than those before: readers of the log count the newest record of a decision."""
+        row.logged = max(at, row.logged + 1e-3) if row.logged else at
+        self.log.append((row.partition, RewardRecord(row.decision_id, row.key, row.reward, row.logged)))

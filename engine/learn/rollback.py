@@ -101,6 +101,11 @@ def _target(client: stream.StreamClient, key: str, version: int | None) -> Heade
 
 
 def _stored_headers(client: stream.StreamClient, key: str) -> list[Header]:
+    """The headers of a selection's stored snapshots.
+
+    Raises:
+        BadInput: if it has none; the message lists the selections that have some.
+    """
     stored = stored_headers(client, key)
     if not stored:
         known = ", ".join(sorted(current_headers(client))) or "none"
@@ -109,6 +114,7 @@ def _stored_headers(client: stream.StreamClient, key: str) -> list[Header]:
 
 
 def _rewards(client: stream.StreamClient, key: str, header: Header) -> float | None:
+    """The number of rewards in a stored snapshot; None if it was deleted meanwhile or cannot be read."""
     try:
         policy = load_policy(stored_snapshot(client, key, header).blob)
     except (BadInput, ValueError):

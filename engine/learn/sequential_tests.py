@@ -71,6 +71,7 @@ class ShareTest(msgspec.Struct, frozen=True, tag="shares"):
         return most + math.log(sum(math.exp(capital - most) for capital in self.capital) / len(self.capital))
 
     def _loss(self, treated: float, control: float) -> float:
+        """The loss of the treated outcome against the control's beyond the margin; above zero it is harm."""
         return (1 - self.margin) * control - treated if self.up else treated - (1 + self.margin) * control
 
 

@@ -36,6 +36,18 @@ def state_path(data: Path, owned: Sequence[int] | None) -> Path:
     return data / "learn" / ("all.sqlite" if owned is None else f"{'-'.join(map(str, sorted(owned)))}.sqlite")
 
 
+_ADDED = {
+    "pending": (
+        ("amount REAL NOT NULL DEFAULT 0", "reward"),
+        ("revenue REAL NOT NULL DEFAULT 0", "0"),
+        ("refunded REAL NOT NULL DEFAULT 0", "0"),
+        ("refunded_whole INTEGER NOT NULL DEFAULT 0", "0"),
+        ("logged REAL NOT NULL DEFAULT 0", "rewarded"),
+    )
+}
+"""Columns that tables of earlier releases lack, by table and in their order, each with its value in rows that exist."""
+
+
 class State:
     """The learner's file. `id` is its name among the spools of the stream."""
 
@@ -44,13 +56,14 @@ class State:
         self.path = path
         self.db = sqlite3.connect(path, isolation_level=None)
         self.db.executescript(_SCHEMA)
+        self._add_columns()
         self._inode = _inode(path)
         self.db.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", [f"learner-{uuid.uuid4().hex}".encode()])
         self.id = self._meta("id").decode()
 
     @property
     def is_lost(self) -> bool:
-        """Whether the file was deleted or replaced: nobody will read again what is written to it."""
+        """Whether the file was deleted or replaced, so that what is written to it is lost."""
         return _inode(self.path) != self._inode
 
     def close(self) -> None:
@@ -69,7 +82,7 @@ class State:
         self.db.execute("COMMIT")
 
     def progress(self) -> Progress | None:
-        """How far the streams are read; None if they never were."""
+        """The position to which the streams are read; None if they never were."""
         stored = self._meta("progress")
         return msgspec.json.decode(stored, type=Progress) if stored else None
 
@@ -163,12 +176,26 @@ class State:
         """Delete a trip whose breaker was closed by hand; the selection is tested again."""
         self.db.execute("DELETE FROM trips WHERE selection = ?", [selection])
 
+    def _add_columns(self) -> None:
+        """Add the columns that are new since an earlier release to its tables."""
+        for table, columns in _ADDED.items():
+            present = {name for _, name, *_ in self.db.execute(f"PRAGMA table_info({table})")}
+            missing = [(column, value) for column, value in columns if column.split()[0] not in present]
+            if missing:
+                with self.transaction():
+                    for column, value in missing:
+                        self.db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+                        # SQLite binds no names; these and the values are the constants of `_ADDED`.
+                        self.db.execute(f"UPDATE {table} SET {column.split()[0]} = {value}")  # noqa: S608 # nosec B608
+
     def _meta(self, name: str) -> bytes:
+        """A value of the table `meta`; empty if it was never written."""
         row = self.db.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
         return bytes(row[0]) if row else b""
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file, which tell a replaced file from the open one; None if it is gone."""
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -1,5 +1,5 @@
 -- The learner's file; see state.py for what it guarantees. Times are seconds since 1970. Columns are read and written by
--- position: add one only at the end of a new table.
+-- position: add one only at the end of a table, and to state.py's list of added columns.
 PRAGMA journal_mode = wal;
 PRAGMA synchronous = full;  -- the stream is trimmed up to a position only after it is on the disk
 PRAGMA busy_timeout = 10000;
@@ -25,10 +25,18 @@ CREATE TABLE IF NOT EXISTS pending (
   rewarded REAL NOT NULL,
   cause TEXT NOT NULL,
   purchase TEXT NOT NULL,
+  amount REAL NOT NULL DEFAULT 0,
+  revenue REAL NOT NULL DEFAULT 0,
+  refunded REAL NOT NULL DEFAULT 0,
+  refunded_whole INTEGER NOT NULL DEFAULT 0,
+  logged REAL NOT NULL DEFAULT 0,
   PRIMARY KEY (decision_id, key)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pending_by_due ON pending (due);
-CREATE INDEX IF NOT EXISTS pending_of_customer ON pending (customer) WHERE status BETWEEN 0 AND 4;
+-- The condition names no column that changes: SQLite would rewrite the entry with every change of a row's state. Files of
+-- earlier releases have such an index.
+DROP INDEX IF EXISTS pending_of_customer;
+CREATE INDEX IF NOT EXISTS pending_by_customer ON pending (customer) WHERE key <> '';
 
 -- Exposures and events that arrived before the decision or exposure that they belong to: see early_arrivals.py.
 CREATE TABLE IF NOT EXISTS early (

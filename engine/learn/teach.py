@@ -17,9 +17,8 @@ import structlog
 
 from engine.catalog.plan.features import Value
 from engine.catalog.plan.plan import Selection
-from engine.learn.join import Lesson
-from engine.learn.reward_rules import RewardRule, RewardRules
-from engine.snapshots.header import align_policy, prior_of
+from engine.learn.reward_rules import Lesson, RewardRule, RewardRules
+from engine.snapshots.header import StoredSnapshot, align_policy, load_usable_policy, prior_of
 from policies import Bandit
 
 _context = msgspec.json.Decoder(dict[str, Value])
@@ -80,6 +79,18 @@ def restart_from(before: Learnt, policy: Bandit, meaning: str, learnt: float) ->
     """
     forgotten = (*(span for span in before.forgotten if span[1] <= learnt), (learnt, before.learnt))
     return Learnt(policy, meaning, before.version + 1, max(before.learnt, learnt), forgotten)
+
+
+def restart_from_snapshot(own: Learnt, published: StoredSnapshot) -> Learnt:
+    """A published snapshot in place of the learner's own; unchanged if a learner with a new file learnt nothing yet.
+
+    Raises:
+        ValueError: if its bytes are no policy that can choose.
+    """
+    header, policy = published.header, load_usable_policy(published.blob)
+    if own.version == 0:
+        return Learnt(policy, header.meaning, header.version, header.learnt)
+    return restart_from(replace(own, version=header.version), policy, header.meaning, header.learnt)
 
 
 def teach(

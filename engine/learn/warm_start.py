@@ -8,15 +8,17 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
 
+from engine.catalog.conditions.check import is_text_trait
 from engine.catalog.plan.features import Value
 from engine.catalog.plan.plan import Plan, Selection
-from engine.errors import BadInput
+from engine.errors import BadInput, MissingExtra
 from engine.journal import stream
 from engine.learn.combine import MARK, part_names
 from engine.learn.rollback import publish_as_current
@@ -143,7 +145,7 @@ def _teach_rows(policy: Bandit, selection: Selection, rows: Sequence[WarmRow], u
 def _log(selection: Selection, folder: Path, unused: Counter[str]) -> Iterator[list[WarmRow]]:
     """The exposures of a log whose reward window is over, in pieces; counts the others in `unused`."""
     tables = ("decisions", "exposures", "rewards")
-    files = {name: str(folder / name / "**" / "*.parquet") for name in tables}
+    files = {name: f"{escape(str(folder / name))}/**/*.parquet" for name in tables}
     missing = [name for name in tables if next((folder / name).glob("**/*.parquet"), None) is None]
     if missing:
         within = [folder / "log", *sorted(file for file in folder.iterdir() if file.suffix in _TABLES)]
@@ -162,10 +164,17 @@ def _table(selection: Selection, file: Path) -> Iterator[list[WarmRow]]:
     features = selection.features
     traits = list(dict.fromkeys([*(spec.trait for spec in features.specs), *(group.name for group in features.groups)]))
     with _duckdb(file) as connection:
-        table = connection.read_csv(str(file)) if file.suffix == ".csv" else connection.read_parquet(str(file))
+        path = escape(str(file))  # DuckDB reads a name with [, * or ? as a pattern
+        table = connection.read_csv(path) if file.suffix == ".csv" else connection.read_parquet(path)
         for name in ("arm", "reward", *traits):
             if name not in table.columns:
                 raise BadInput(f"{file}: has no column {name!r}, only {', '.join(table.columns)}; rename or add one")
+        if file.suffix == ".csv":
+            names = (
+                "arm",
+                *(trait for trait in traits if is_text_trait(trait)),
+            )  # DuckDB would read 2024_10 as a number
+            table = connection.read_csv(path, dtype=dict.fromkeys(names, "VARCHAR"))
         propensity = "propensity" if "propensity" in table.columns else str(1 / len(selection.arms))
         quoted = ['"' + trait.replace('"', '""') + '"' for trait in traits]
         chosen = table.project(
@@ -181,11 +190,9 @@ def _duckdb(source: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
     try:
         import duckdb  # noqa: PLC0415 (a learner runs without the analysis extra)
     except ImportError as error:
-        raise BadInput(
-            "duckdb is not installed: a warm start needs it; pip install 'counterpoint[analysis]'"
-        ) from error
+        raise MissingExtra("a warm start", "analysis") from error
     with duckdb.connect() as connection:
         try:
             yield connection
         except duckdb.Error as error:
-            raise BadInput(f"{source}: cannot be read: {str(error).splitlines()[0]}") from error
+            raise BadInput(f"{source}: cannot be read: {str(error).splitlines()[0]}; give {_EXPECTED}") from error

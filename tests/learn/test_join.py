@@ -274,3 +274,10 @@ def test_a_broken_record_stops_nothing(shop: Any) -> None:
     shop.learn()
     assert totals(shop)["a"] == (1, 1)
     assert shop.aside() == {"unreadable record": 1}
+
+
+def test_an_event_that_names_another_customers_decision_rewards_it_and_is_counted(shop: Any) -> None:
+    shop.send(*shop.shown("d1", 0, "a-customer"), shop.event("click", 5, "somebody-else", decision="d1"))
+    shop.learn()
+    assert shop.rewards() == [("d1", "hero", 1.0)]
+    assert shop.aside() == {"another customer's decision, rewarded": 1}

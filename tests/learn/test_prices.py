@@ -40,7 +40,7 @@ def take(shop: Any, at: float, first: int, count: int) -> None:
 
     async def steps(claims: Claims) -> None:
         for i in range(first, first + count):
-            claim = Claim(f"d{i}:a", shares=[PoolShare("stock", "BAG", 1.0, 1.0, hold=HOUR)])
+            claim = Claim(id=f"d{i}:a", shares=[PoolShare(pool="stock", name="BAG", amount=1.0, least=1.0, hold=HOUR)])
             assert await claims.claim("0" * 24, [claim], shop.t0 + at) == [None]
 
     in_store(shop, steps)
@@ -125,7 +125,9 @@ def test_a_budget_is_counted_in_showings(shop: Any) -> None:
 
     async def spend(claims: Claims) -> None:
         for i in range(30):
-            claim = Claim(f"d{i}:a", shares=[PoolShare("budget", "a", 2.0, 2.0, limit=200.0, hold=HOUR)])
+            claim = Claim(
+                id=f"d{i}:a", shares=[PoolShare(pool="budget", name="a", amount=2.0, least=2.0, limit=200.0, hold=HOUR)]
+            )
             assert await claims.claim("0" * 24, [claim], shop.t0 + 1000) == [None]
 
     shop.send(*shop.shown("d1", 0), shop.event("click", 5, decision="d1"))

@@ -75,6 +75,8 @@ def test_decisions_keep_their_state_and_are_written_back_byte_for_byte(state: St
         rewarded=T0 + 5,
         cause="m-1",
         purchase="o-1",
+        amount=12.5,
+        logged=T0 + 5,
     )
     for row in rows:
         row.dirty = True
@@ -111,8 +113,13 @@ def test_policies_prices_and_histories_are_read(state: State) -> None:
 def test_the_circuit_breaker_continues_with_its_evidence(state: State) -> None:
     rows = dict(state.db.execute("SELECT metric, evidence FROM evidence"))
     share, amount = (msgspec.json.decode(rows[name], type=SequentialTest) for name in ("click", "spend"))
-    assert share == ShareTest(0.02, up=True).add([(True, 0.0), (False, 1.0), (False, 1.0)])
-    assert amount == AmountTest(0.02, up=True).add([(True, 3.0), (False, 4.0)])
+    for stored, tested in (
+        (share, ShareTest(0.02, up=True).add([(True, 0.0), (False, 1.0), (False, 1.0)])),
+        (amount, AmountTest(0.02, up=True).add([(True, 3.0), (False, 4.0)])),
+    ):
+        assert type(stored) is type(tested)
+        for name in stored.__struct_fields__:  # another processor's logarithm may differ in the last bit
+            assert getattr(stored, name) == pytest.approx(getattr(tested, name), rel=1e-14), name
     assert state.published_trips() == ["bold.loud"]
     assert state.unpublished_trips() == [("hero", "click of bold.loud is worse")]
     state.mark_published("hero")

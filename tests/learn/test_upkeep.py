@@ -22,7 +22,7 @@ from engine.journal.spool.spool import partition_of
 from engine.learn import learn
 from engine.learn.rollback import rollback, versions
 from engine.learn.state import state_path
-from engine.learn.warm_start import warm_start
+from engine.learn.warm_start import _table, warm_start
 from engine.snapshots.header import Header
 from engine.snapshots.publish import current_headers, publish_snapshot
 
@@ -305,6 +305,12 @@ def test_a_warm_start_from_a_table_counts_what_it_could_not_use(shop: Any, tmp_p
     assert made.learnt == 2
     assert sum(made.unused.values()) == 3
     assert shop.learnt().statistics["count"].tolist() == [1, 1, 0]
+
+
+def test_the_arms_of_a_csv_are_names(shop: Any, tmp_path: Path) -> None:
+    file = tmp_path / "table[1].csv"
+    file.write_text("arm,reward\n2024_10,1\n1e5,1\n")
+    assert list(_table(shop.plan.policies["hero"], file)) == [[("2024_10", 1.0, 1 / 3, {}), ("1e5", 1.0, 1 / 3, {})]]
 
 
 def test_a_warm_start_from_a_table_knows_its_channels_apart(shop: Any, tmp_path: Path) -> None:

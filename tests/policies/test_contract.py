@@ -183,7 +183,7 @@ def test_names_that_do_not_exist_are_answered_with_those_that_do() -> None:
 
 def test_a_context_that_does_not_fit_is_refused() -> None:
     policy = taught("linear_thompson")
-    with pytest.raises(ValueError, match="was made for"):
+    with pytest.raises(ValueError, match="needs a context of shape"):
         policy.probabilities(np.ones(DIM + 1))
     with pytest.raises(ValueError, match="NaN"):
         policy.probabilities(np.array([1.0, np.nan, 0.0]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from policies import LinearThompson, LinUCB, dump_policy, load_policy, with_arms
-from policies.linear import next_tuning
+from policies.linear.regression import next_tuning
 
 ARMS = ("a", "b", "c")
 TRAITS = {"a": (1.0, 0.0), "b": (1.0, 1.0), "c": (1.0, 0.5), "d": (1.0, 2.0)}
@@ -103,7 +103,8 @@ def test_shrinkage_of_arms_is_the_one_that_they_were_made_with(pool: int) -> Non
     """30 arms of 3 coefficients tell a variance to 15 %, and the grid of it to a factor of 1.4."""
     random = np.random.default_rng(11)
     n, arms = 12_000, tuple(map(str, range(30)))
-    x = np.column_stack([np.ones(n), random.normal(size=(n, 2)), random.integers(0, 4, n)])
+    features = random.normal(size=(n, 2)) / np.sqrt(2)  # as the policy standardizes two features
+    x = np.column_stack([np.ones(n), features, random.integers(0, 4, n)])
     arm = random.integers(0, 30, n)
     own = 0.5 * random.normal(size=(30, 3)) + (0.2 * random.normal(size=(4, 30, 3)) if pool else np.zeros((4, 30, 3)))
     reward = (own[x[:, 3].astype(int), arm] * x[:, :3]).sum(axis=1) + random.normal(size=n)
@@ -151,7 +152,7 @@ def test_an_arm_whose_traits_come_with_it_starts_from_what_similar_ones_taught()
 def test_traits_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="every arm equally many"):
         LinearThompson(ARMS, 2, traits={"a": (1.0,)})
-    with pytest.raises(ValueError, match="ends with its group"):
+    with pytest.raises(ValueError, match="leaves no feature before the group"):
         LinearThompson(ARMS, 1, pool=2)
     with pytest.raises(ValueError, match="not positive"):
         LinearThompson(ARMS, 2, between=0.0)

@@ -8,7 +8,7 @@ import pytest
 from scipy import integrate, stats
 
 from policies import BetaThompson, GaussianThompson, LinearThompson, dump_policy, load_policy
-from policies.propensities import count_best, normal_pool
+from policies.joint_draws import Arms, Leaders, count_winners, joint_winners, normal_pool
 from policies.thompson import beta_best
 
 
@@ -114,7 +114,23 @@ def test_the_pool_does_not_depend_on_its_width() -> None:
     assert not np.array_equal(normal_pool(3, 5, 7), normal_pool(3, 4, 7))
     pool = normal_pool(3, 4, 4)
     assert pool.mean(axis=0) == pytest.approx(np.zeros(4), abs=1e-6)
-    assert count_best(pool).sum() == 1
+    assert count_winners(pool.argmax(axis=1), 4).sum() == 1
+
+
+@pytest.mark.parametrize("optimistic", [True, False])
+@pytest.mark.parametrize("shrink", [0.01, 1.0, 30.0])
+def test_a_search_among_the_leaders_finds_the_winners_of_all_scores(*, optimistic: bool, shrink: float) -> None:
+    random = np.random.default_rng(int(shrink * 100))
+    pool, common = normal_pool(1, 2, 700), normal_pool(1, 2, 1, stream=1)
+    for arms in (700, 640, 400):
+        mean = random.normal(size=arms).astype(np.float32) * np.float32(shrink)
+        spread = random.gamma(2.0, size=arms).astype(np.float32)
+        loading = random.uniform(-0.5, 1.0, (arms, 1)).astype(np.float32)
+        at = Arms(mean, spread, loading, optimistic)
+        deviations = pool[:, :arms] * spread + common * loading.T
+        scores = (np.maximum(deviations, deviations * np.float32(1e-3)) if optimistic else deviations) + mean
+        assert np.array_equal(joint_winners(at, pool, common, Leaders.of(pool)), scores.argmax(axis=1))
+        assert np.array_equal(joint_winners(at, pool, common), scores.argmax(axis=1))
 
 
 def test_rewards_outside_the_model_are_refused() -> None:
