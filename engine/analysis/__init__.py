@@ -1,9 +1,10 @@
-"""From the log, or any table, to what a growth team may believe."""
+"""Reports of experiments and offers, from the log or from any table."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from engine.analysis.bandits.aa_placement import aa_placement
     from engine.analysis.bandits.policy_report import policy_report
     from engine.analysis.design.question import ExperimentQuestion, MeasuredMetric
     from engine.analysis.report.aa import aa_experiment, aa_table
@@ -16,6 +17,7 @@ __all__ = [
     "MeasuredMetric",
     "Report",
     "aa_experiment",
+    "aa_placement",
     "aa_table",
     "analyze_experiment",
     "analyze_table",
@@ -27,6 +29,7 @@ _HOMES = {
     "MeasuredMetric": "design.question",
     "Report": "report.model",
     "aa_experiment": "report.aa",
+    "aa_placement": "bandits.aa_placement",
     "aa_table": "report.aa",
     "analyze_experiment": "report.experiment",
     "analyze_table": "report.table",

@@ -1,6 +1,6 @@
 """How often the intervals of an off-policy evaluation cover the true value, on simulated logs whose truth is known.
 
-`python -m tests.statistical.coverage` prints the table of docs/statistics/evaluate.md: 1,000 logs of each kind.
+`python -m tests.statistical.coverage` prints the table of docs/reference/statistics/evaluate.md: 1,000 logs per kind.
 """
 
 import sys

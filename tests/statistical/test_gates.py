@@ -7,7 +7,8 @@ import pytest
 
 from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import parse_measure
-from engine.analysis.report.quality import SEQUENTIAL_GATE, broken_parts, exposure_check
+from engine.analysis.report.quality import exposure_check
+from engine.analysis.report.sample_ratio import SEQUENTIAL_GATE, flag_broken_splits
 from engine.analysis.report.segments import shrink
 from engine.analysis.sources.aggregate import Group
 from engine.analysis.sources.strata import poststratify
@@ -144,7 +145,9 @@ def test_gates_stay_quiet_under_daily_looks() -> None:
         for day in range(days):
             row = channels[day]
             parts = {str(at): {"a": int(row[2 * at]), "b": int(row[2 * at + 1])} for at in range(3)}
-            broken = broken or bool(broken_parts(parts, weights, sequential=True))
+            broken = broken or bool(
+                flag_broken_splits({name: (part, weights) for name, part in parts.items()}, {}, sequential=True)
+            )
             seen = [dict(zip("ab", map(int, of[day]), strict=True)) for of in (assigned, exposed)]
             missing = missing or exposure_check(seen[0], seen[1], 0, 0, sequential=True).p < 0.001
         split, lost = split + broken, lost + missing

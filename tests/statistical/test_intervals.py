@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engine.analysis.design.methods import Inference, Relative
 from engine.analysis.design.metrics import parse_measure
-from engine.analysis.report.quality import SEQUENTIAL_GATE, sequential_ratio
+from engine.analysis.report.sample_ratio import SEQUENTIAL_GATE, sequential_ratio
 from engine.analysis.stats.bayes import Prior, normal_posterior
 from engine.analysis.stats.effects import (
     IntervalScale,

@@ -7,7 +7,7 @@ import pytest
 
 from tests.statistical.coverage import ESTIMATORS, KINDS, POLICIES, coverage
 
-LOGS = 40
+LOGS = 24
 HARDEST = ("arms alike", "arms alike, customers come often", "bandit's, arms alike, customers come often")
 
 

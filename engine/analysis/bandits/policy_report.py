@@ -1,31 +1,36 @@
-"""How each policy of a placement does in the log: exposures, reward rate, and what uniform choice would have earned."""
+"""Reports the policies of a placement from the log: reward rates, the values of offers, and whether rewards drift.
+
+Every interval is by customer: the rows of one customer are added before they are squared, and differences are paired.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from engine.analysis.design.methods import Inference
+from engine.analysis.bandits.arm_values import ArmScores, RowOwners, contrast_arms, score_arm, trend_p_value
+from engine.analysis.bandits.exposed_choices import ExposedChoices, read_exposed_choices
+from engine.analysis.bandits.quarantined import count_quarantined_rewards
+from engine.analysis.bandits.settled import Unsettled
+from engine.analysis.design.log_times import SECOND
 from engine.analysis.offpolicy.estimators import Estimate, ips, snips
-from engine.analysis.sources.engines import DuckDB
-from engine.analysis.sources.log import SECOND, read_log_table
-from engine.analysis.sources.log_read_lock import lock_log_for_reading
-from engine.analysis.stats.adaptive import estimate_arm_value, lagged_allocation
-from engine.analysis.stats.effects import absolute_effect, critical_t, interval_scale
+from engine.analysis.stats.clusters import ClusteredMean
 from engine.analysis.stats.estimate import Effect, NotEstimable
-from engine.analysis.stats.inference import Arm
+from engine.analysis.stats.multiplicity import holm
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Mapping, Sequence
 
-    from engine.analysis.sources.engines import ResultRow
-    from engine.analysis.stats.moments import Floats
+PERIODS = 4
+"""Periods with a value of their own; each has as many decisions."""
+MOST_CONTRASTED = 20
+"""With more offers there are no contrasts: the pairs would be hundreds."""
 
 
 class RewardRate(msgspec.Struct, frozen=True):
@@ -37,7 +42,7 @@ class RewardRate(msgspec.Struct, frozen=True):
 
 
 class PolicyRow(msgspec.Struct, frozen=True):
-    """One policy of a placement."""
+    """The exposures and rewards of one policy of a placement."""
 
     policy: str
     exposures: int
@@ -45,22 +50,54 @@ class PolicyRow(msgspec.Struct, frozen=True):
     rate: RewardRate | NotEstimable
 
 
-class OfferRow(msgspec.Struct, frozen=True):
-    """One offer of the placement: its reward rate had it been shown every time it could be (`value`, by AIPW).
+class PeriodValue(msgspec.Struct, frozen=True):
+    """An offer's value in the decisions from `start` to `end`."""
 
-    `naive_mean` is the plain mean of its rewards, biased because the policy showed it more while it did well.
+    start: str
+    end: str
+    value: Effect | NotEstimable
+
+
+class OfferRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The rewards of one offer of the placement.
+
+    `value` is the expected reward of showing it whenever it is a candidate, by AIPW: the mean over the time of the
+    log. `naive_mean` is the plain mean of its rewards, which is biased because a policy shows an offer more often
+    while its rewards are high.
     """
 
     offer: str
     exposures: int
     naive_mean: float
     value: Effect | NotEstimable
+    trend_p: float | None
+    """Of the hypothesis that its reward has no trend, adjusted for the number of offers by Holm's method."""
+    periods: list[PeriodValue]
+    """Its value in each quarter of the decisions."""
 
 
-class PolicyReport(msgspec.Struct, frozen=True):
+class OfferContrast(msgspec.Struct, frozen=True, kw_only=True):
+    """The value of an offer minus that of `against`, where both were candidates."""
+
+    offer: str
+    against: str
+    effect: Effect | NotEstimable
+
+
+class Drift(msgspec.Struct, frozen=True, kw_only=True):
+    """What the values assume about time, and whether the log contradicts that they hold for later."""
+
+    statement: str
+    p: float | None
+    """The least adjusted p-value of a trend; None where no offer has one."""
+    offers: list[str]
+    """Those whose reward changed: their adjusted p-value is below alpha."""
+
+
+class PolicyReport(msgspec.Struct, frozen=True, kw_only=True):
     """A placement's policies, and the off-policy value of choosing uniformly among the logged candidates.
 
-    `against_uniform` compares each policy's reward rate with that of the uniform slice, two-sided by Welch.
+    `against_uniform` compares each policy's reward rate with that of the uniform slice, paired by customer.
     """
 
     placement: str
@@ -70,6 +107,12 @@ class PolicyReport(msgspec.Struct, frozen=True):
     uniform_snips: Estimate | NotEstimable
     against_uniform: dict[str, Effect | NotEstimable]
     arms: list[OfferRow]
+    contrasts: list[OfferContrast]
+    """Every pair of offers; empty where there are more than 20."""
+    drift: Drift
+    unsettled: Unsettled
+    quarantined: dict[str, int] = {}
+    """Rewards of its decisions, or of unknown ones, that could not be used, by reason."""
 
     def json(self) -> bytes:
         """The report as JSON."""
@@ -77,109 +120,53 @@ class PolicyReport(msgspec.Struct, frozen=True):
 
 
 def policy_report(
-    log_dir: Path | str, placement: str, *, alpha: float = 0.05, as_of: datetime | None = None
+    log_dir: Path | str,
+    placement: str,
+    *,
+    alpha: float = 0.05,
+    as_of: datetime | None = None,
+    window: float | None = None,
+    ripe: bool = True,
 ) -> PolicyReport:
-    """The policies that chose a placement's offers, from the log's decisions, exposures and rewards.
+    """Report the policies that chose a placement's offers, from the log's decisions, exposures and rewards.
 
     A row is an exposed decision; a corrected reward replaces the earlier one. A policy is its name without the
-    snapshot's version ('home_hero@17' is home_hero); fallbacks, which no policy chose, are left out. With `as_of`
-    only what was decided, seen and rewarded until then counts.
+    snapshot's version ('home_hero@17' is home_hero); fallbacks, which no policy chose, are left out. Exposures
+    whose reward may still arrive do not count: `window` has the seconds in which one may, where the log has no zero
+    that tells; with `ripe` false they count as they are. With `as_of` only decisions, exposures and rewards until then
+    count.
 
     Raises:
         BadInput: if the placement has no decision in the log.
     """
     folder = Path(log_dir)
-    answer = _exposed(folder, placement, as_of)
-    if not answer:
+    log, unsettled = read_exposed_choices(folder, placement, as_of, window=window, ripe=ripe)
+    if log is None and unsettled.exposures:
+        raise BadInput(
+            f"placement {placement!r}: {unsettled.text} None has settled; report it after that, or --no-ripe counts "
+            "them as they are"
+        )
+    if log is None:
         until = f" until {as_of.isoformat(timespec='seconds')}" if as_of else ""
         raise BadInput(
             f"placement {placement!r} has no exposed decision of a policy in {folder}{until}; check the name"
         )
-    log = ExposedDecisions.of(answer)
-    arms_by_name = {name: _arm(log.reward[at], log.customer[at]) for name, at in log.by_policy().items()}
-    policies = [
-        PolicyRow(name, int(at.sum()), float(log.reward[at].sum()), _rate(arms_by_name[name], alpha))
-        for name, at in log.by_policy().items()
-    ]
+    means = {name: _mean_reward(log, at) for at, name in enumerate(log.policies)}
+    arms = {name: _score_offer(log, at) for at, name in enumerate(log.offers)}
+    rows = _offer_rows(log, arms, alpha)
     uniform = _uniform(log, alpha)
     return PolicyReport(
         placement=placement,
-        as_of=(as_of or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
-        policies=policies,
+        as_of=_format_time((as_of or datetime.now(UTC)).timestamp()),
+        policies=[_policy_row(log, at, means[name], alpha) for at, name in enumerate(log.policies)],
         uniform_ips=uniform[0],
         uniform_snips=uniform[1],
-        against_uniform=_against_uniform(arms_by_name, alpha),
-        arms=[_offer(log, str(offer), alpha) for offer in np.unique(log.offer)],
-    )
-
-
-def _exposed(folder: Path, placement: str, as_of: datetime | None) -> list[ResultRow]:
-    """The exposed choices of the placement's policies, in the order of time."""
-    source = DuckDB()
-    with lock_log_for_reading(folder):
-        tables = [read_log_table(source, folder, name) for name in ("decisions", "exposures", "rewards")]
-        if as_of is not None:
-            moment = int(as_of.timestamp() * SECOND)
-            tables = [table.filter(table["time"] <= moment) for table in tables]
-        decided, shown, earned = tables
-        chosen = decided.filter(
-            (decided["kind"] == "offer")
-            & (decided["key"] == placement)
-            & decided["policy"].notnull()
-            & decided["variant"].notnull()
-        )
-        seen = shown.filter(shown["key"] == placement).select("decision_id").distinct()
-        counted = earned.filter(earned["key"] == placement).group_by("decision_id")
-        last = counted.aggregate(reward=earned["reward"].argmax(earned["time"]))
-        rows = chosen.inner_join(seen, "decision_id").left_join(last, "decision_id")
-        ordered = rows.order_by("time", "decision_id").select(
-            "policy", "variant", "customer", "propensity", "candidates", reward=rows["reward"].fill_null(0.0)
-        )
-        return source.rows(ordered)
-
-
-@dataclass(frozen=True)
-class ExposedDecisions:
-    """The exposed decisions of a placement, in the order of time."""
-
-    policy: NDArray[np.str_]  # without the snapshot's version
-    snapshot: NDArray[np.str_]
-    offer: NDArray[np.str_]
-    customer: NDArray[np.str_]
-    propensity: Floats
-    candidates: list[list[str]]
-    reward: Floats
-
-    @classmethod
-    def of(cls, rows: list[ResultRow]) -> ExposedDecisions:
-        """The columns of rows (snapshot, offer, customer, propensity, candidates, reward)."""
-        snapshot, offer, customer, propensity, candidates, reward = zip(*rows, strict=True)
-        return cls(
-            policy=np.array([str(name).split("@")[0] for name in snapshot]),
-            snapshot=np.array(snapshot, dtype=np.str_),
-            offer=np.array(offer, dtype=np.str_),
-            customer=np.array(customer, dtype=np.str_),
-            propensity=np.array(propensity, dtype=np.float64),
-            candidates=[list(names or ()) for names in candidates],
-            reward=np.array(reward, dtype=np.float64),
-        )
-
-    def by_policy(self) -> dict[str, NDArray[np.bool_]]:
-        """For each policy the mask of its rows."""
-        return {str(name): self.policy == name for name in np.unique(self.policy)}
-
-
-def _uniform(log: ExposedDecisions, alpha: float) -> tuple[Estimate | NotEstimable, Estimate | NotEstimable]:
-    """IPS and SNIPS of uniform choice on what learned policies logged."""
-    learned = np.array([not is_uniform(name) for name in log.policy])
-    if learned.sum() < 2:
-        nothing = NotEstimable("no decision of a learned policy is in the log")
-        return nothing, nothing
-    target = 1.0 / np.array([max(len(names), 1) for names in log.candidates], dtype=np.float64)[learned]
-    reward, propensity, customer = log.reward[learned], log.propensity[learned], log.customer[learned]
-    return (
-        ips(reward, propensity, target, cluster=customer, alpha=alpha),
-        snips(reward, propensity, target, cluster=customer, alpha=alpha),
+        against_uniform=_against_uniform(means, alpha),
+        arms=rows,
+        contrasts=_contrasts(arms, alpha),
+        drift=_describe_drift(log, rows, alpha),
+        unsettled=unsettled,
+        quarantined=count_quarantined_rewards(folder, placement, as_of),
     )
 
 
@@ -188,51 +175,128 @@ def is_uniform(policy: str) -> bool:
     return policy.rpartition(".")[2] == "uniform"
 
 
-def _offer(log: ExposedDecisions, offer: str, alpha: float) -> OfferRow:
-    could = np.array([offer in names for names in log.candidates]) | (log.offer == offer)
-    taken, reward, propensity = log.offer[could] == offer, log.reward[could], log.propensity[could]
-    offers = int(np.mean([max(len(names), 1) for names, own in zip(log.candidates, could, strict=True) if own]))
-    allocation = lagged_allocation(taken, propensity, log.snapshot[could], max(offers, 1))
-    value = estimate_arm_value(reward, taken, propensity, allocation, alpha=alpha)
-    return OfferRow(offer, int(taken.sum()), float(reward[taken].mean()), value)
+def _mean_reward(log: ExposedChoices, policy: int) -> ClusteredMean:
+    """The mean reward per exposure of a policy."""
+    own = log.policy == policy
+    return ClusteredMean.of_rows(log.reward[own], np.ones(int(own.sum())), log.customer[own], log.customers)
 
 
-def _arm(reward: Floats, customer: NDArray[np.str_]) -> Arm:
-    """The mean reward per exposure; customers are independent, their exposures are not."""
-    _, index = np.unique(customer, return_inverse=True)
-    exposures = np.bincount(index).astype(float)
-    value = float(reward.mean())
-    clusters = len(exposures)
-    if clusters < 2:
-        return Arm(clusters, value, float("nan"))
-    residuals = np.bincount(index, weights=reward) - value * exposures
-    return Arm(clusters, value, float(residuals @ residuals) * clusters / (clusters - 1) / len(reward) ** 2)
+def _policy_row(log: ExposedChoices, policy: int, mean: ClusteredMean, alpha: float) -> PolicyRow:
+    rewards = log.reward[log.policy == policy]
+    rate: RewardRate | NotEstimable
+    if np.ptp(rewards) == 0 and mean.clusters > 1:
+        rate = NotEstimable(f"every reward is {mean.value:g}; an interval needs some that differ")
+    else:
+        effect = mean.effect(alpha)
+        rate = effect if isinstance(effect, NotEstimable) else RewardRate(effect.estimate, effect.low, effect.high)
+    return PolicyRow(log.policies[policy], len(rewards), float(rewards.sum()), rate)
 
 
-def _rate(arm: Arm, alpha: float) -> RewardRate | NotEstimable:
-    if arm.n < 2:
-        return NotEstimable("one customer only; an interval needs two")
-    if arm.variance == 0:
-        return NotEstimable(f"every reward is {arm.value:g}; an interval needs some that differ")
-    reach = critical_t(alpha, arm.n - 1) * arm.variance**0.5
-    return RewardRate(arm.value, arm.value - reach, arm.value + reach)
-
-
-def _against_uniform(arms: dict[str, Arm], alpha: float) -> dict[str, Effect | NotEstimable]:
-    uniform = next((arm for name, arm in arms.items() if is_uniform(name)), None)
+def _against_uniform(means: Mapping[str, ClusteredMean], alpha: float) -> dict[str, Effect | NotEstimable]:
+    """Each policy's mean reward less that of the uniform slice; a customer may have decisions of both."""
+    uniform = next((mean for name, mean in means.items() if is_uniform(name)), None)
     result: dict[str, Effect | NotEstimable] = {}
-    for name, arm in arms.items():
+    for name, mean in means.items():
         if is_uniform(name):
             continue
         if uniform is None:
             result[name] = NotEstimable("no uniform slice is in the log")
-        elif min(arm.n, uniform.n) < 2 or arm.variance + uniform.variance == 0:
-            result[name] = NotEstimable("too few customers, or no reward that differs")
-        else:
-            result[name] = _difference(uniform, arm, alpha)
+            continue
+        effect = (mean - uniform).effect(alpha)
+        if min(mean.clusters, uniform.clusters) < 2 or isinstance(effect, NotEstimable):
+            effect = NotEstimable("one of the two has fewer than two customers, or all rewards are equal")
+        result[name] = effect
     return result
 
 
-def _difference(uniform: Arm, arm: Arm, alpha: float) -> Effect | NotEstimable:
-    width = interval_scale(uniform, arm, Inference(method="fixed", alpha=alpha))
-    return width if isinstance(width, NotEstimable) else absolute_effect(uniform, arm, width)
+def _uniform(log: ExposedChoices, alpha: float) -> tuple[Estimate | NotEstimable, Estimate | NotEstimable]:
+    """IPS and SNIPS estimates of uniform choice on the rows of learned policies."""
+    learned = np.array([not is_uniform(name) for name in log.policies])[log.policy]
+    if learned.sum() < 2:
+        nothing = NotEstimable("no decision of a learned policy is in the log")
+        return nothing, nothing
+    customer = log.customer[learned]
+    if np.ptp(customer) == 0:
+        alone = NotEstimable("one customer only; an interval needs two")
+        return alone, alone
+    reward, propensity, target = log.reward[learned], log.propensity[learned], 1 / log.count_candidates()[learned]
+    return (
+        ips(reward, propensity, target, cluster=customer, alpha=alpha),
+        snips(reward, propensity, target, cluster=customer, alpha=alpha),
+    )
+
+
+def _score_offer(log: ExposedChoices, offer: int) -> ArmScores:
+    """An offer's scores in the rows in which it was a candidate."""
+    owners = RowOwners(policy=log.policy, customer=log.customer, customers=log.customers)
+    return score_arm(
+        candidate=log.find_candidates(offer),
+        taken=log.offer == offer,
+        propensity=log.propensity,
+        reward=log.reward,
+        owners=owners,
+    )
+
+
+def _offer_rows(log: ExposedChoices, arms: Mapping[str, ArmScores], alpha: float) -> list[OfferRow]:
+    """A row for each offer, with its value as a whole and in each period."""
+    trends = {name: trend_p_value(arm) for name, arm in arms.items()}
+    tested = [name for name, p in trends.items() if p is not None]
+    adjusted = dict(zip(tested, holm([p for p in trends.values() if p is not None]), strict=True))
+    edges = np.arange(1, PERIODS) * len(log) // PERIODS
+    return [
+        OfferRow(
+            offer=name,
+            exposures=arm.shown,
+            naive_mean=float(log.reward[arm.rows][arm.taken].mean()),
+            value=arm.value(alpha),
+            trend_p=adjusted.get(name),
+            periods=_period_values(log, arm, edges.tolist(), alpha),
+        )
+        for name, arm in arms.items()
+    ]
+
+
+def _period_values(log: ExposedChoices, arm: ArmScores, edges: Sequence[int], alpha: float) -> list[PeriodValue]:
+    """An offer's values in the periods of the log between the rows `edges`."""
+    bounds = [0, *edges, len(log)]
+    return [
+        PeriodValue(
+            start=_format_time(float(log.time[first]) / SECOND),
+            end=_format_time(float(log.time[last - 1]) / SECOND),
+            value=arm.select((arm.rows >= first) & (arm.rows < last)).value(alpha),
+        )
+        for first, last in pairwise(bounds)
+        if last > first
+    ]
+
+
+def _contrasts(arms: Mapping[str, ArmScores], alpha: float) -> list[OfferContrast]:
+    """The difference of each pair of offers."""
+    if len(arms) > MOST_CONTRASTED:
+        return []
+    return [
+        OfferContrast(offer=one, against=other, effect=contrast_arms(arms[one], arms[other], alpha))
+        for one, other in combinations(arms, 2)
+    ]
+
+
+def _describe_drift(log: ExposedChoices, rows: Sequence[OfferRow], alpha: float) -> Drift:
+    """What the values are means over, and which offers' rewards changed meanwhile."""
+    first, last = (_format_time(float(log.time[at]) / SECOND)[:16].replace("T", " ") for at in (0, -1))
+    known = [row.trend_p for row in rows if row.trend_p is not None]
+    drifting = [row.offer for row in rows if row.trend_p is not None and row.trend_p < alpha]
+    statement = f"Values are means over the time of the log, {first} to {last} UTC."
+    if drifting:
+        statement += (
+            f" The reward of {', '.join(drifting)} changed meanwhile, so these means do not hold for later: "
+            "read the values by period, and let the policy forget (`discount`)."
+        )
+    else:
+        seen = "no offer's reward shows a trend" if known else "the log is too small to test that"
+        statement += f" They hold for later if rewards stay as they are; {seen}."
+    return Drift(statement=statement, p=min(known, default=None), offers=drifting)
+
+
+def _format_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""How effects are inferred: one frozen struct of options that every report passes on unchanged."""
+"""The options of inference, a frozen struct that every report passes on unchanged."""
 
 import math
 from collections.abc import Mapping
@@ -13,6 +13,8 @@ from engine.errors import BadInput
 
 Method = Literal["fixed", "sequential", "group_sequential", "bayesian"]
 Relative = Literal["fieller", "log", "linear"]
+SCEPTICAL = Prior(0.0, 0.02)
+"""The prior of a bayesian experiment whose file names none: most changes move a metric by less than 2 %."""
 LEAST_ALPHA = 1e-12  # below it 1 - alpha / 2 has too few digits for its quantile
 LEAST_SD = 1e-9
 MOST_LOOKS = 50
@@ -38,7 +40,7 @@ class Inference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     looks: int = 5
     """Looks of a group-sequential experiment, evenly spaced up to `planned`."""
     spending: Spending = "obrien_fleming"
-    """How a group-sequential experiment spends alpha over its looks."""
+    """The alpha-spending function of a group-sequential experiment over its looks."""
     tau: float | None = None
     """The expected relative effect: `sequential` is then the mixture SPRT, see `sequential.sprt_multiplier`."""
     rope: float = 0.01
@@ -50,20 +52,25 @@ class Inference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     stratum: str | None = None
     """The trait or column within whose values variants are compared (post-stratification)."""
 
+    @property
+    def has_repeated_looks(self) -> bool:
+        """Whether reports may be read more than once before the end, so that the checks of the data must allow it."""
+        return self.method != "fixed"
+
     def __post_init__(self) -> None:
         if not LEAST_ALPHA <= self.alpha < 1:
             raise BadInput(f"alpha {self.alpha:g} is not between {LEAST_ALPHA:g} and 1; 0.05 gives 95% intervals")
         if self.planned < 2:
             raise BadInput(
-                f"{self.planned} planned units are no plan; name those at which the decision is due, as 5000"
+                f"{self.planned} planned units are too few; give the number at which you decide, such as 5000"
             )
         if self.tau is not None and not (math.isfinite(self.tau) and self.tau > 0):
-            raise BadInput(f"tau {self.tau:g} is no relative effect; name the expected one, such as 0.02")
+            raise BadInput(f"tau {self.tau:g} is not a relative effect above 0; give the expected one, such as 0.02")
         if not 1 <= self.looks <= MOST_LOOKS:
             raise BadInput(f"{self.looks} looks are not between 1 and {MOST_LOOKS}; for more ask for method sequential")
         if not math.isfinite(self.prior.mean) or not self.prior.sd >= LEAST_SD:
             raise BadInput(
-                f"prior {self.prior.mean:g},{self.prior.sd:g} is no finite mean with a standard deviation of "
+                f"prior {self.prior.mean:g},{self.prior.sd:g} is not a finite mean with a standard deviation of "
                 f"{LEAST_SD:g} or more; give two numbers such as 0,0.1"
             )
 

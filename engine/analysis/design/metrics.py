@@ -1,4 +1,4 @@
-"""What is measured: terms over a frame with one row per unit, and the short form `kind:COL` for anyone's table."""
+"""Metrics as terms over a frame with one row per unit, and the short form `kind:COL` for tables."""
 
 import re
 from typing import Literal
@@ -12,8 +12,17 @@ Direction = Literal["increase", "decrease"]
 Role = Literal["primary", "secondary", "guardrail"]
 Adjust = Literal["cuped", "lin"]  # one slope for both arms, or each its own
 
+PerUnit = Literal["sum", "any", "rows"]
+"""The value of a unit with several rows: their sum, whether any is not 0, or one value per row."""
+
 _TABLE_KINDS: dict[str, MetricKind] = {kind.name: kind for kind in METRIC_KINDS.values() if kind.table_form}
-_SPEC = re.compile(r"(?P<kind>\w+):(?P<body>[^|]+?)(?:\|(?P<covariates>.+))?")
+_PER_UNIT: dict[str, tuple[MetricKind, PerUnit]] = {
+    "sum": (METRIC_KINDS["mean"], "sum"),
+    "any": (METRIC_KINDS["proportion"], "any"),
+    "per-row mean": (METRIC_KINDS["mean"], "rows"),
+}
+"""Forms that say what the rows of one unit are to it; they need a column of the unit."""
+_SPEC = re.compile(r"(?P<kind>per-row mean|\w+):(?P<body>[^|]+?)(?:\|(?P<covariates>.+))?")
 
 
 class Term(msgspec.Struct, frozen=True):
@@ -47,11 +56,12 @@ class Measure(msgspec.Struct, frozen=True):
     role: Role = "secondary"
     margin: float = 0.0
     adjust: Adjust = "cuped"
-    stratified: bool = False  # its moments are weighted over strata, and no counts any more
+    stratified: bool = False  # its moments are weighted over strata, so they are no counts
+    per_unit: PerUnit | None = None  # None: one value per row, which the metric does not say
 
     @property
     def rules(self) -> MetricKind:
-        """What holds for its kind."""
+        """The rules of its kind."""
         return METRIC_KINDS[self.kind]
 
     @property
@@ -69,7 +79,8 @@ def parse_term(text: str) -> Term:
 def parse_measure(text: str, covariates: tuple[str, ...] = ()) -> Measure:
     """`mean:COL`, `proportion:COL`, `ratio:NUM/DEN` or `quantile:COL@0.9`, optionally with `|COVARIATE,…`.
 
-    A leading minus says that less is better: `-mean:latency_ms`.
+    Of units with several rows `sum:COL` is the mean of their sums, `any:COL` the share with a value other than 0, and
+    `per-row mean:COL` the mean of rows, as `mean:COL`. A leading minus says that less is better: `-mean:latency_ms`.
 
     Args:
         text: the specification.
@@ -80,10 +91,10 @@ def parse_measure(text: str, covariates: tuple[str, ...] = ()) -> Measure:
     """
     direction: Direction = "decrease" if text.strip().startswith("-") else "increase"
     match = _SPEC.fullmatch(text.strip().removeprefix("-"))
-    kind = _TABLE_KINDS.get(match["kind"]) if match else None
+    kind, per_unit = _PER_UNIT.get(match["kind"], (_TABLE_KINDS.get(match["kind"]), None)) if match else (None, None)
     if match is None or kind is None:
-        *forms, last = (known.table_form for known in _TABLE_KINDS.values())
-        raise BadInput(f"metric {text!r} is no metric; write {', '.join(map(str, forms))} or {last}")
+        forms = (*(str(known.table_form) for known in _TABLE_KINDS.values()), *(f"{form}:COL" for form in _PER_UNIT))
+        raise BadInput(f"metric {text!r} is not a metric; write {', '.join(forms[:-1])} or {forms[-1]}")
     body, names = match["body"].strip(), match["covariates"]
     if names and not kind.takes_covariates:
         raise BadInput(f"metric {text!r}: a {kind.name} takes no covariate; leave |{names} out")
@@ -98,4 +109,5 @@ def parse_measure(text: str, covariates: tuple[str, ...] = ()) -> Measure:
         raise BadInput(f"metric {text!r}: a column has no name; write NUM/DEN, as in ratio:orders/sessions")
     if kind.has_denominator != ("/" in body):
         raise BadInput(f"metric {text!r}: only a ratio has NUM/DEN, as in ratio:orders/sessions")
-    return Measure(body, kind.name, parse_term(body), terms, direction=direction)
+    name = f"{match['kind']}:{body}" if per_unit else body
+    return Measure(name, kind.name, parse_term(body), terms, direction=direction, per_unit=per_unit)

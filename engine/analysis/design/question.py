@@ -1,9 +1,12 @@
-"""What is asked of the log: an experiment's design and its metrics, as the analysis needs them."""
+"""The question that a report answers: an experiment's design and its metrics, as the analysis needs them."""
+
+from collections.abc import Mapping
 
 import msgspec
 
 from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import Direction
+from engine.catalog.conditions.compile import Predicate
 from engine.catalog.spec.experiment import Unit
 from engine.errors import BadInput
 from engine.metric_kinds import METRIC_KINDS, MetricKind, MetricKindName
@@ -29,34 +32,59 @@ class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
     window: float | None = None
     delay: float = 0.0
     quantile: float | None = None
-    winsorize: float | None = None  # values above this quantile of all units count as that quantile
+    winsorize: float | None = None  # values above this quantile of the non-zero values count as that quantile
     covariate_window: float | None = None  # CUPED: the same metric over this many seconds before the exposure
     direction: Direction = "increase"
     margin: float = 0.0  # the relative loss a guardrail tolerates
-    money: float | None = None  # what one more of it is worth, in the shop's currency
-    ripe: bool = False  # count only units whose window is over; a retention always does
+    money: float | None = None  # the worth of one unit of it, in the shop's currency
+    ripe: bool | None = None  # count only units whose window is over: by default; False counts all as they are
 
     def __post_init__(self) -> None:
         rules = self.rules
         if rules.needs_value and self.value is None:
-            raise BadInput(f"metric {self.name!r} is a {self.kind} and needs the value it is of, as in value: revenue")
+            raise BadInput(
+                f"metric {self.name!r} is a {self.kind} and needs the property that it measures, as in value: revenue"
+            )
         if rules.has_denominator != (self.denominator is not None):
             raise BadInput(f"metric {self.name!r}: a ratio, and only a ratio, has a denominator")
         if rules.has_level != (self.quantile is not None):
             raise BadInput(f"metric {self.name!r}: a quantile, and only a quantile, has a level, as in quantile: 0.9")
         if (rules.needs_whole_window or self.ripe) and self.window is None:
-            raise BadInput(f"metric {self.name!r} must be over to count and needs the window in which the event counts")
-        if rules.needs_whole_window and not self.ripe:
-            msgspec.structs.force_setattr(self, "ripe", True)
+            raise BadInput(
+                f"metric {self.name!r} counts units whose window is over, and has none; add one, as in window: 7d"
+            )
 
     @property
     def rules(self) -> MetricKind:
-        """What holds for its kind."""
+        """The rules of its kind."""
         return METRIC_KINDS[self.kind]
+
+    @property
+    def span(self) -> float:
+        """The seconds after the first exposure at which a unit's value is complete; 0 if it never is."""
+        return self.delay + (self.window or 0.0)
+
+    @property
+    def needs_closed_window(self) -> bool:
+        """Whether a unit counts only once its window is over; a retention always does."""
+        return bool(self.span) and (self.rules.needs_whole_window or self.ripe is not False)
+
+
+class ExperimentDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of an experiment's file that the head of a report repeats. Dates are planned, in ISO 8601."""
+
+    title: str = ""
+    hypothesis: str = ""
+    owner: str = ""
+    start: str | None = None
+    end: str | None = None
+    channels: list[str] = []
+    audience: dict[str, object] = {}
+    currency: str = ""
 
 
 class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """An experiment as far as its report depends on it. `weights` are the variants' shares, by key."""
+    """The parts of an experiment that its report depends on. `weights` are the variants' shares, by key."""
 
     key: str
     control: str
@@ -65,7 +93,23 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
     secondary: tuple[str, ...] = ()
     guardrails: tuple[str, ...] = ()
     inference: Inference = Inference()
+    description: ExperimentDescription = ExperimentDescription()
     unit: Unit = "customer"
+    segments: Mapping[str, Predicate] = {}  # those of segments.yaml, by key
+    zone: str = "UTC"  # of customers without a time zone of their own, for segments by the local hour
     start: float | None = None  # seconds since 1970: earlier exposures do not count
     coverage: float = 1.0  # the share of eligible units let in, to scale money to full traffic
+    ramp: tuple[tuple[float, float], ...] = ()  # where it changes: the coverage from each time on (s since 1970)
     min_days: float = 0.0
+    is_shipped: bool = False
+    decided: float | None = None  # the end of the day of the decision, in seconds since 1970: the report's last moment
+    covers: tuple[str, ...] = ()  # of a holdout: the keys of the experiments that its units are kept out of
+
+    def mean_coverage(self, begin: float, end: float) -> float:
+        """The coverage on average between two times (s since 1970); that of `end` if it is not after `begin`."""
+        if not self.ramp or end <= begin:
+            return next((share for at, share in reversed(self.ramp) if at <= end), self.coverage)
+        total = 0.0
+        for (at, share), until in zip(self.ramp, (*(at for at, _ in self.ramp[1:]), end), strict=True):
+            total += share * max(0.0, min(until, end) - max(at, begin))
+        return total / (end - begin)

@@ -1,52 +1,135 @@
-"""What the plan says of an experiment, as the question that its report answers."""
+"""Builds the question of an experiment's or a holdout's report from the compiled plan."""
 
-from engine.analysis.design.methods import Inference
-from engine.analysis.design.question import ExperimentQuestion, MeasuredMetric
+from collections.abc import Sequence
+from datetime import date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from engine.analysis.design.methods import SCEPTICAL, Inference
+from engine.analysis.design.question import ExperimentDescription, ExperimentQuestion, MeasuredMetric
 from engine.analysis.stats.bayes import Prior
 from engine.catalog.check.decode import suggest_name
-from engine.catalog.plan.plan import Plan
-from engine.catalog.spec.experiment import AnalysisSpec
+from engine.catalog.plan.plan import Experiment, Holdout, Plan
+from engine.catalog.spec.experiment import AnalysisSpec, ExperimentSpec
 from engine.catalog.spec.experiment import MetricSpec as CatalogMetric
 from engine.catalog.spec.fields import seconds
 from engine.errors import BadInput
 from engine.metric_kinds import METRIC_KINDS
 
+HELD_OUT, LET_IN = "held out", "let in"
+"""The two sides of a holdout's report."""
+
 
 def build_question(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[MeasuredMetric]]:
-    """The question of experiment `key`, its first variant being the control, and every metric of the shop.
+    """The question of experiment or holdout `key`, and every metric of the shop.
+
+    The control of an experiment is its first variant; of a holdout it is those who are held out.
 
     Raises:
-        BadInput: if the plan has no such experiment, or it names no metrics.
+        BadInput: if the plan has no such experiment or holdout, or no metric for it.
     """
-    experiment = plan.experiments.get(key)
+    experiment = plan.find_reported(key)
+    metrics = [measured_metric(metric) for metric in plan.metrics.values()]
+    if experiment is None and key in plan.holdouts:
+        return _build_holdout_question(plan, plan.holdouts[key]), metrics
     if experiment is None:
-        raise BadInput(f"{key!r} is no running or ended experiment; {suggest_name(key, list(plan.experiments))}")
+        known = [*plan.experiments, *plan.holdouts]
+        raise BadInput(f"{key!r} is not a running or ended experiment, nor a holdout; {suggest_name(key, known)}")
     spec = experiment.spec
     if spec.metrics is None:
         raise BadInput(f"{key!r} names no metrics; add 'metrics: {{primary: …}}' to its file")
-    equal = 1 / len(spec.variants)
     question = ExperimentQuestion(
         key=key,
         control=spec.variants[0].key,
-        weights={v.key: equal if v.weight is None else v.weight for v in spec.variants},
+        weights=dict(zip((variant.key for variant in spec.variants), experiment.shares, strict=True)),
         primary=spec.metrics.primary,
         secondary=tuple(spec.metrics.secondary),
         guardrails=tuple(spec.metrics.guardrails),
         inference=_build_inference(spec.analysis),
+        description=_describe(plan, spec),
         unit=spec.unit,
         start=experiment.start or None,
-        coverage=max(sum(high - low for low, high in ranges) for _, ranges in experiment.steps),
+        zone=plan.zone,
+        segments=plan.segments,
+        coverage=experiment.coverage(experiment.steps[-1][0]),
+        ramp=tuple((at, experiment.coverage(at)) for at, _ in experiment.steps) if len(experiment.steps) > 1 else (),
         min_days=float(spec.analysis.min_days),
+        is_shipped=spec.status == "shipped",
+        decided=_end_of_day(spec.decided.on, plan.zone) if spec.decided else None,
     )
-    return question, [_metric(metric) for metric in plan.metrics.values()]
+    return question, metrics
+
+
+def _end_of_day(day: date, zone: str) -> float:
+    """The end of a day in the shop's time zone, in seconds since 1970."""
+    return datetime.combine(day + timedelta(days=1), time(), ZoneInfo(zone)).timestamp()
+
+
+def _build_holdout_question(plan: Plan, holdout: Holdout) -> ExperimentQuestion:
+    """What all experiments that a holdout is kept out of come to together."""
+    spec = holdout.spec
+    covered = [
+        one
+        for experiment in plan.experiments.values()
+        for one in (experiment, *(rule.experiment for rule in experiment.rules))
+        if holdout.key in {each.key for each in one.holdouts}
+    ]
+    primary, *secondary = _holdout_metrics(plan, holdout, covered)
+    return ExperimentQuestion(
+        key=holdout.key,
+        control=HELD_OUT,
+        weights={HELD_OUT: holdout.share, LET_IN: 1.0 - holdout.share},
+        primary=primary,
+        secondary=tuple(secondary),
+        guardrails=tuple(spec.metrics.guardrails) if spec.metrics else (),
+        description=ExperimentDescription(
+            title=spec.title or spec.key,
+            channels=sorted(plan.channels),
+            currency=plan.currency,
+        ),
+        unit=holdout.unit,
+        zone=plan.zone,
+        segments=plan.segments,
+        covers=tuple(one.key for one in covered),
+    )
+
+
+def _holdout_metrics(plan: Plan, holdout: Holdout, covered: Sequence[Experiment]) -> list[str]:
+    """The metrics of a holdout's report, the primary one first.
+
+    Raises:
+        BadInput: if it names none, and there is none in money and none of an experiment.
+    """
+    if holdout.spec.metrics is not None:
+        return [holdout.spec.metrics.primary, *holdout.spec.metrics.secondary]
+    in_money = [key for key, metric in plan.metrics.items() if measured_metric(metric).money is not None]
+    judged = [one.spec.metrics.primary for one in covered if one.spec.metrics is not None]
+    names = list(dict.fromkeys((*in_money, *judged)))
+    if not names:
+        raise BadInput(f"{holdout.key!r} has no metric; add 'metrics: {{primary: …}}' to the holdout in layers.yaml")
+    return names
+
+
+def _describe(plan: Plan, spec: ExperimentSpec) -> ExperimentDescription:
+    """The facts of the experiment's file for the head of its report."""
+    return ExperimentDescription(
+        title=spec.title or spec.key,
+        hypothesis=spec.hypothesis or "",
+        owner=spec.owner or "",
+        start=spec.start.isoformat() if spec.start else None,
+        end=spec.end.isoformat() if spec.end else None,
+        channels=sorted(plan.channels) if spec.channels is None else list(spec.channels),
+        audience=dict(spec.audience),
+        currency=plan.currency,
+    )
 
 
 def _build_inference(spec: AnalysisSpec) -> Inference:
+    """The statistical options of an experiment's `analysis` section."""
     return Inference(
         method=spec.method,
         alpha=spec.alpha,
         relative=spec.relative,
-        prior=Prior(*spec.prior) if spec.prior else Prior(),
+        prior=Prior(*spec.prior) if spec.prior else _default_prior(spec),
         planned=spec.planned,
         looks=spec.looks,
         spending=spec.spending,
@@ -58,7 +141,13 @@ def _build_inference(spec: AnalysisSpec) -> Inference:
     )
 
 
-def _metric(metric: CatalogMetric) -> MeasuredMetric:
+def _default_prior(spec: AnalysisSpec) -> Prior:
+    """Sceptical where the prior decides; flat where the posterior is only shown beside another method's interval."""
+    return SCEPTICAL if spec.method == "bayesian" else Prior()
+
+
+def measured_metric(metric: CatalogMetric) -> MeasuredMetric:
+    """A metric of the catalog as the analysis computes it: kinds with defaults resolved, durations in seconds."""
     kind = METRIC_KINDS[metric.kind]
     return MeasuredMetric(
         name=metric.key,

@@ -27,7 +27,7 @@ SEED = 1
 FIRST_PART = 0.2
 """The share of the customers that trains a policy before its evaluation begins."""
 PARTS = 8
-"""How many policies, one after another, are evaluated on the customers that remain."""
+"""The number of policies that are trained one after another, each evaluated on the customers that remain."""
 LEAST_CUSTOMERS = 3
 
 
@@ -66,7 +66,7 @@ class RewardModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a target policy would do, and earn by the reward model, in n evaluated rows of the log."""
+    """A target policy's choices, and their rewards by the reward model, in n evaluated rows of the log."""
 
     rows: Ints
     """(n,) positions in the log."""
@@ -96,7 +96,8 @@ def fit_reward_model(log: LoggedChoices) -> RewardModel:
     fold = np.random.default_rng(SEED).permutation(log.customers)[log.customer] % folds
     training = [np.flatnonzero(fold != k) for k in range(folds)]
     prior = LinearThompson(log.arms, x.shape[1], traits=dict.fromkeys(log.arms, (1.0,)))
-    prior = replace(prior, between=_fit_linear(prior, log, x, np.arange(len(log))).between, tune=False)
+    whole = _fit_linear(prior, log, x, np.arange(len(log)))
+    prior = replace(prior, between=whole.between, scaling=whole.scaling, tune=False)
     return RewardModel(
         log=log,
         fold=fold,
@@ -114,9 +115,9 @@ def _fit_linear(prior: LinearThompson, log: LoggedChoices, x: Floats, rows: Ints
 
 def _coefficients(fitted: LinearThompson) -> Floats:
     """The posterior means (arms + 1, dim), the common one last."""
-    posterior = fitted.posterior
-    coefficients = np.vstack([np.asarray(posterior.mean, np.float64), posterior.common[:-1]])
-    coefficients[:, 0] += posterior.common[-1]  # the first feature is the constant 1
+    own, common = fitted.coefficients()
+    coefficients = np.vstack([own, common[:-1]])
+    coefficients[:, 0] += common[-1]  # the first feature is the constant 1
     return coefficients
 
 

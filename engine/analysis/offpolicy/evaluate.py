@@ -124,7 +124,7 @@ def _common_placement(files: Sequence[PolicyFile]) -> str | None:
     """The placement that the selections name, None where none does; raises BadInput if they name several."""
     placements = {file.placement for file in files if file.placement}
     if len(placements) > 1:
-        raise BadInput(f"the policies are of {' and '.join(sorted(placements))}; evaluate one placement at a time")
+        raise BadInput(f"the policies choose for {' and '.join(sorted(placements))}; evaluate one placement at a time")
     return next(iter(placements), None)
 
 
@@ -137,7 +137,7 @@ def _estimate_on_policy(log: LoggedChoices, alpha: float) -> ValueEstimate:
 def _compare_policies(
     scores: Mapping[str, tuple[Ints, Floats]], verdicts: Mapping[str, LogVerdict], log: LoggedChoices, alpha: float
 ) -> list[PolicyDifference]:
-    """Each policy against the log's, then every pair.
+    """Compares each policy with the one that logged, then every pair.
 
     Args:
         scores: by policy, the evaluated rows of `log` (n,) and their doubly robust scores (n,).

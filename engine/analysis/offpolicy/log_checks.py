@@ -13,11 +13,11 @@ LEAST_ESS = 200.0
 MOST_UNLOGGED_MASS = 0.01
 MOST_MISSING_FEATURE = 0.01
 WEIGHT_TOLERANCE = 0.2
-"""How far the mean weight may be from 1, however small the log."""
+"""The tolerated distance of the mean weight from 1, however small the log."""
 WEIGHT_ROUNDING = 0.01
-"""How far the mean weight may be from 1, however large the log: logged propensities are rounded."""
+"""The tolerated distance of the mean weight from 1, however large the log: logged propensities are rounded."""
 STANDARD_ERRORS = 4.0
-"""How many of its own standard errors the mean weight may be from 1: one log in 16,000 fails by chance."""
+"""The tolerated distance of the mean weight from 1 in its standard errors: one log in 16,000 fails by chance."""
 NO_FEATURES: Mapping[str, float] = {}
 
 

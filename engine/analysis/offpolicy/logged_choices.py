@@ -7,12 +7,14 @@ and a later state gives other probabilities.
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import numpy as np
 
+from engine.analysis.sources.duckdb_expressions import View, text_literal
 from engine.analysis.sources.engines import Cell, DuckDB
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
 from engine.analysis.sources.merged_customers import merged_customers_table
@@ -40,6 +42,7 @@ FROM {decisions} AS logged JOIN shown USING (decision_id, key) LEFT JOIN earned 
 WHERE kind = 'offer' AND policy IS NOT NULL AND variant IS NOT NULL AND key = {placement}
 ORDER BY time, decision_id
 """
+_TABLE = "SELECT * FROM read_parquet({}, union_by_name = true, hive_partitioning = false)"
 _ROUND_COLUMNS = ("timestamp", "item_id", "click", "propensity_score")
 """The columns of the Open Bandit Dataset that are not features."""
 _context_decoder = msgspec.json.Decoder(dict[str, Value])
@@ -73,7 +76,7 @@ class LoggedChoices:
     context: Ints
     """(n,) positions in `contexts`."""
     unsettled: int = 0
-    """How many rows have neither a reward nor a zero in the log yet."""
+    """The number of rows that have neither a reward nor a zero in the log yet."""
 
     def __len__(self) -> int:
         return self.arm.size
@@ -115,26 +118,29 @@ def read_logged_choices(source: Path, placement: str | None = None) -> LoggedCho
     if not source.is_file():
         raise BadInput(f"{source}: does not exist; give a log's folder or a CSV of the Open Bandit Dataset")
     if source.suffix != ".csv":
-        raise BadInput(f"{source}: is no folder and no .csv; give a log's folder or a CSV of the Open Bandit Dataset")
+        raise BadInput(
+            f"{source}: is neither a folder nor a .csv; give a log's folder or a CSV of the Open Bandit Dataset"
+        )
     return _check_choices(_read_rounds(source))
 
 
 def _read_log(folder: Path, placement: str | None) -> LoggedChoices:
     """The choices in a Parquet log."""
     source = DuckDB()
-    tables = {name: _table_sql(source, folder, name) for name in _LOG_COLUMNS}
+    tables = {name: _read_table(source, folder, name) for name in _LOG_COLUMNS}
     placements = _list_placements(source, folder, tables["decisions"])
     if placement is None and len(placements) > 1:
         raise BadInput(f"{folder}: has the placements {', '.join(placements)}; name one with --placement")
     chosen = placement or placements[0]
-    rows = source.run(_CHOICES_QUERY.format(**tables, **_merge_sql(source, folder), placement=_quote(chosen)))
+    views = {name: table.sql for name, table in tables.items()}
+    rows = source.run(_CHOICES_QUERY.format(**views, **_merge_sql(source, folder), placement=text_literal(chosen)))
     if not rows:
         raise BadInput(
             f"{folder}: placement {chosen!r} has no exposed decision of a policy; the log has {', '.join(placements)}"
         )
     ids, customers, offers, propensities, candidates, contexts, rewards = zip(*rows, strict=True)
     _check_propensities(folder, propensities, [f"decision {decision}" for decision in ids])
-    if not any(source.run(f"SELECT 1 FROM {tables['rewards']} WHERE key = {_quote(chosen)} LIMIT 1")):  # noqa: S608 # quoted
+    if not source.rows(tables["rewards"].filter(tables["rewards"]["key"] == chosen).select("key").limit(1)):
         raise BadInput(f"{folder}: rewards/ has no row of placement {chosen!r}; an evaluation needs rewards")
     candidate_sets = [_read_candidates(folder, *row) for row in zip(ids, offers, candidates, strict=True)]
     arms = tuple(sorted({name for names in set(candidate_sets) for name in names}))
@@ -160,14 +166,16 @@ def _read_log(folder: Path, placement: str | None) -> LoggedChoices:
 def _read_rounds(file: Path) -> LoggedChoices:
     """The choices in a CSV of the Open Bandit Dataset; each round counts as a customer of its own."""
     source = DuckDB()
-    table = f"read_csv({_quote(str(file))}, sample_size = -1)"
-    columns = _check_columns(source, table, str(file), _ROUND_COLUMNS)
-    features = [name for name in columns if name not in _ROUND_COLUMNS and not name.startswith("column")]
-    selected = ", ".join('"' + name.replace('"', '""') + '"' for name in features)
-    rows = source.run(
-        "SELECT CAST(item_id AS VARCHAR), try_cast(click AS DOUBLE), try_cast(propensity_score AS DOUBLE)"  # noqa: S608 # quoted
-        f"{', ' + selected if selected else ''} FROM {table} ORDER BY timestamp, item_id"
-    )
+    table = source.table(str(file))
+    _check_columns(table, str(file), _ROUND_COLUMNS)
+    features = [name for name in table.schema() if name not in _ROUND_COLUMNS and not name.startswith("column")]
+    choice = {
+        "item": table["item_id"].cast("string"),
+        "click": table["click"].try_cast("float64"),
+        "propensity": table["propensity_score"].try_cast("float64"),
+    }
+    values = {f"feature_{at}": table[name] for at, name in enumerate(features)}
+    rows = source.rows(table.order_by("timestamp", "item_id").select(**choice, **values))  # DuckDB keeps this order
     if not rows:
         raise BadInput(f"{file}: has no round below its header; give a log of the Open Bandit Dataset")
     items, clicks, propensities = ([row[index] for row in rows] for index in range(3))
@@ -193,11 +201,10 @@ def _read_rounds(file: Path) -> LoggedChoices:
     )
 
 
-def _list_placements(source: DuckDB, folder: Path, decisions: str) -> list[str]:
+def _list_placements(source: DuckDB, folder: Path, decisions: View) -> list[str]:
     """The placements for which a policy chose, at least one."""
-    rows = source.run(
-        f"SELECT DISTINCT key FROM {decisions} WHERE kind = 'offer' AND policy IS NOT NULL ORDER BY key"  # noqa: S608 # quoted in _table_sql
-    )
+    chosen = decisions.filter((decisions["kind"] == "offer") & decisions["policy"].notnull())
+    rows = source.rows(chosen.group_by("key").aggregate().order_by("key"))
     if not rows:
         raise BadInput(f"{folder}: has no decision of a policy; only offers that a policy chose can be evaluated")
     return [str(key) for (key,) in rows]
@@ -216,28 +223,26 @@ def _read_item_ids(source: DuckDB, file: Path) -> set[str]:
     """The ids of all items, also of those never shown; none where the file is missing."""
     if not file.is_file():
         return set()
-    table = f"read_csv({_quote(str(file))})"
-    _check_columns(source, table, str(file), ("item_id",))
-    return {str(item) for (item,) in source.run(f"SELECT CAST(item_id AS VARCHAR) FROM {table}")}  # noqa: S608 # quoted
+    table = source.table(str(file))
+    _check_columns(table, str(file), ("item_id",))
+    return {str(item) for (item,) in source.rows(table.select(item=table["item_id"].cast("string")))}
 
 
-def _table_sql(source: DuckDB, folder: Path, name: str) -> str:
-    """SQL that reads one table of the log, whose columns have been checked."""
+def _read_table(source: DuckDB, folder: Path, name: str) -> View:
+    """One table of the log, whose columns have been checked."""
     if next((folder / name).glob("**/*.parquet"), None) is None:
-        what = "rewards; an evaluation needs them" if name == "rewards" else "log; give DATA/log"
-        raise BadInput(f"{folder}: has no {name}/*.parquet, so it holds no {what}")
-    table = f"read_parquet({_quote(f'{folder / name}/**/*.parquet')}, union_by_name = true, hive_partitioning = false)"
-    _check_columns(source, table, f"{folder}/{name}", _LOG_COLUMNS[name])
-    return table
+        what = "an evaluation needs rewards" if name == "rewards" else "give the folder of a log, DATA/log"
+        raise BadInput(f"{folder}: has no {name}/*.parquet; {what}")
+    view = source.view(name, _TABLE, f"{escape(str(folder / name))}/**/*.parquet")
+    _check_columns(view, f"{folder}/{name}", _LOG_COLUMNS[name])
+    return view
 
 
-def _check_columns(source: DuckDB, table: str, place: str, needed: Sequence[str]) -> list[str]:
-    """The columns of a table; raises BadInput if a needed one is missing."""
-    columns = [str(row[0]) for row in source.run(f"DESCRIBE SELECT * FROM {table}")]  # noqa: S608 # quoted by callers
-    missing = [name for name in needed if name not in columns]
+def _check_columns(table: View, place: str, needed: Sequence[str]) -> None:
+    """Raises BadInput if a needed column of a table is missing."""
+    missing = [name for name in needed if name not in table.schema()]
     if missing:
         raise BadInput(f"{place}: has no column {' and no '.join(map(repr, missing))}; an evaluation needs it")
-    return columns
 
 
 def _check_propensities(place: Path, propensities: Sequence[Cell], labels: Sequence[str]) -> None:
@@ -260,7 +265,7 @@ def _check_choices(log: LoggedChoices) -> LoggedChoices:
     """The log itself; raises BadInput if no policy could be evaluated on it."""
     bad = ~np.isfinite(log.reward)
     if bad.any():
-        raise BadInput(f"{log.place}: {int(bad.sum()):,} rewards are no finite number; correct or remove them")
+        raise BadInput(f"{log.place}: {int(bad.sum()):,} rewards are not finite numbers; correct or remove them")
     if not log.reward.any():
         raise BadInput(f"{log.place}: every reward of {log.placement!r} is 0; an evaluation needs some that are not")
     if max(names.size for names in log.sets) < 2:
@@ -289,14 +294,9 @@ def _decode_context(folder: Path, text: str) -> Context:
     try:
         return _context_decoder.decode(text)
     except msgspec.MsgspecError as error:
-        raise BadInput(f"{folder}: context {text[:60]!r} is no JSON object of plain values ({error})") from error
+        raise BadInput(f"{folder}: context {text[:60]!r} is not a JSON object of plain values ({error})") from error
 
 
 def _plain_value(value: Cell) -> Value:
     """A cell as the value of a feature; None where its type cannot be one."""
     return value if isinstance(value, str | int | float | bool) else None
-
-
-def _quote(text: str) -> str:
-    """An SQL string literal."""
-    return "'" + text.replace("'", "''") + "'"

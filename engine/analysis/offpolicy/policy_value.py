@@ -82,7 +82,7 @@ class PolicyValue(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     """What limits the result although every check passed."""
     notes: list[str]
-    """How the policy was evaluated."""
+    """The way in which the policy was evaluated."""
     curve: LearningCurve | None = None
 
 

@@ -56,7 +56,7 @@ def read_policy(path: Path) -> PolicyFile:
     if problems:
         raise CatalogError(problems)
     if not isinstance(value, dict):
-        raise BadInput(f"--policy {path}: holds no policy; write `policy: {{kind: uniform}}`")
+        raise BadInput(f"--policy {path}: has no policy; write `policy: {{kind: uniform}}`")
     in_selection = "policy" in value
     if not in_selection and "key" in value:
         raise BadInput(
@@ -98,8 +98,9 @@ def read_policies(paths: Sequence[Path], taken: str) -> list[PolicyFile]:
         replace(file, name=str(path)) if names.count(file.name) > 1 else file
         for file, path in zip(files, paths, strict=True)
     ]
-    if len({file.name for file in renamed}) < len(renamed):
-        raise BadInput("a --policy file is named twice; name each once")
+    twice = [file.name for place, file in enumerate(renamed) if file.name in {one.name for one in renamed[:place]}]
+    if twice:
+        raise BadInput(f"--policy {twice[0]}: is named twice; name each file once")
     return renamed
 
 

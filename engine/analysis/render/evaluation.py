@@ -128,7 +128,7 @@ def _range(interval: ValueEstimate | BernsteinInterval) -> str:
 
 def _figure(value: float, sign: str = "-") -> str:
     """Four significant digits, and all digits before the point."""
-    return f"{value:{sign},.0f}" if abs(value) >= 1000 else f"{value:{sign}#.4g}"
+    return f"{value:{sign}z,.0f}" if abs(value) >= 1000 else f"{value:{sign}z#.4g}"
 
 
 def _differences_table(differences: list[PolicyDifference], level: str) -> Table:

@@ -1,18 +1,21 @@
-"""A report as one HTML file with its charts inside: it can be mailed, and asks no other machine for anything."""
+"""A report as one HTML file that embeds its charts and scripts, so that it can be mailed and opened offline."""
 
 from __future__ import annotations
 
 import html
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from engine.analysis.render.terminal import money_text, notes
-from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance
-from engine.errors import BadInput
+from engine.analysis.render.tabular import import_library
+from engine.analysis.render.terminal import describe_design, describe_first_verdict, heading, money_text, notes
+from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance, format_percents
+from engine.errors import BadInput, MissingExtra
 from engine.metric_kinds import METRIC_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import ModuleType
+
+    from altair import LayerChart
 
     from engine.analysis.design.metrics import Direction
     from engine.analysis.report.model import MetricReport, Report
@@ -21,77 +24,91 @@ if TYPE_CHECKING:
     Unit = Literal["%", "points", "number", "level"]
 
 
-class Chart(Protocol):
-    """What is used of an Altair chart."""
-
-    def to_json(self, *, indent: int | None) -> str:
-        """The Vega-Lite specification."""
-        ...
-
-
 GOOD, BAD, OPEN = "#1a7f4b", "#b3261e", "#5c6773"
 _FORMATS = {"%": "+.1~%", "points": "+.2~%", "number": "+.3~r", "level": ".3~r"}  # 0.031 is 3.1 points, never '31m'
-_STYLE = """
+_LABELS = {"%": "{:+z.1%}", "points": "{:+z.2%}", "number": "{:+z.3g}", "level": "{:.3g}"}
+_PAGE_STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1.5rem; color: #1b1f24 }
+"""
+_STYLE = """
 h1 { margin: 0; font-size: 1.3rem; font-weight: 600 } h2 { font-size: 1.1rem; margin: 2.2rem 0 .4rem }
 .as-of, .note { color: #5c6773 } .as-of { margin: 0 }
 .decision { border-left: .4rem solid; padding: .2rem 1rem; margin: 1.2rem 0 } .decision p { margin: .4rem 0 }
 .verdict { font-size: 1.7rem; font-weight: 700 } .good { border-color: #1a7f4b } .bad { border-color: #b3261e }
 .open { border-color: #c98a00 } .flag { color: #8a4b00; margin: .2rem 0 }
+.change { white-space: pre-line }
 table { border-collapse: collapse; margin: .6rem 0; width: 100%; font-size: .93rem }
 td, th { padding: .35rem .7rem; text-align: left }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 tbody tr.first { border-top: 1px solid #d5dae0 } .role { color: #5c6773; font-size: .85rem }
 """
-_PULLED = (
-    "In the unit of the metric, shares in points. Each segment is pulled towards the others by how much of its "
-    "distance is noise, so that the best of many is not just the luckiest."
+_SHRUNKEN = (
+    "In the unit of the metric, shares in points. Each segment's effect is shrunken towards the mean of all segments, "
+    "the more the noisier it is, so that the best of many is not merely the luckiest."
 )
 _TONES = {"ship": "good", "stop": "bad", "fix the data": "bad", "keep running": "open"}
 
 
 def report_html(report: Report) -> str:
-    """The whole report; needs the extra `dashboard`.
+    """The whole report as a page; needs the extra `dashboard`.
 
     Raises:
-        BadInput: if the extra is not installed.
+        MissingExtra: if the extra is not installed.
     """
 
     def body(alt: ModuleType, place: Place) -> Iterable[str]:
         yield _head(report)
         yield "<h2>Effects, relative to control</h2>"
-        yield place(_effects(alt, report))
+        yield place(effects_chart(alt, report))
         yield _table(report)
-        yield from paragraphs([*notes(report), *_words(report.metrics)])
+        yield from paragraphs(notes(report))
         yield _segments(alt, report, place)
         yield _novelty(alt, report, place)
         yield _data(report)
 
-    return page(report.experiment, body)
+    return page(heading(report), body)
+
+
+def notebook_html(report: Report) -> str:
+    """The report as a fragment of HTML without charts and scripts, for notebooks."""
+    parts = (_head(report), _table(report), *paragraphs(notes(report)), _data(report))
+    return f'<div class="counterpoint-report"><style>.counterpoint-report {{{_STYLE}}}</style>{"".join(parts)}</div>'
+
+
+def report_chart(report: Report) -> LayerChart:
+    """The relative effects with their intervals as an Altair chart.
+
+    Raises:
+        BadInput: if altair is not installed, or no metric has a relative effect.
+    """
+    chart = effects_chart(import_library("altair", "plot()"), report)
+    if chart is None:
+        raise BadInput(f"{report.experiment}: no metric has a relative effect; there is nothing to plot")
+    return chart
 
 
 class Place(Protocol):
-    """Keeps a chart for the end of the page, and gives the element it is drawn into."""
+    """Adds a chart's specification to the end of the page and returns the element that it is drawn into."""
 
-    def __call__(self, chart: Chart | None) -> str:
-        """The element, empty without a chart."""
+    def __call__(self, chart: LayerChart | None) -> str:
+        """The element's HTML, empty without a chart."""
         ...
 
 
 def page(title: str, body: Callable[[ModuleType, Place], Iterable[str]]) -> str:
-    """A page of its own with the charts that `body`, given Altair, places on it.
+    """A whole page of the parts of `body`, which gets the Altair module and a `Place` for charts.
 
     Raises:
-        BadInput: if the extra `dashboard` is not installed.
+        MissingExtra: if the extra `dashboard` is not installed.
     """
     try:
         import altair as alt  # noqa: PLC0415 # an optional extra, and slow to import
         import vl_convert  # noqa: PLC0415
     except ImportError as error:
-        raise BadInput("an HTML report needs altair; install counterpoint[dashboard]") from error
+        raise MissingExtra("an HTML report", "dashboard") from error
     specs: list[str] = []
 
-    def place(chart: Chart | None) -> str:
+    def place(chart: LayerChart | None) -> str:
         if chart is None:
             return ""
         specs.append(chart.to_json(indent=None))
@@ -104,7 +121,7 @@ def page(title: str, body: Callable[[ModuleType, Place], Iterable[str]]) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>{parts}"
+        f"<title>{html.escape(title)}</title><style>{_PAGE_STYLE}{_STYLE}</style></head><body>{parts}"
         f"<script>{_script(bundle)}</script><script>{calls}</script></body></html>"
     )
 
@@ -114,20 +131,22 @@ def _script(code: str) -> str:
 
 
 def paragraphs(lines: Iterable[str], kind: str = "") -> list[str]:
-    """A paragraph for each line of text, of a class of the page's style."""
+    """A paragraph for each line of text, with a class of the page's style."""
     return [f"<p{f' class={kind!r}' if kind else ''}>{html.escape(line)}</p>" for line in lines if line]
 
 
 def _head(report: Report) -> str:
-    decision = report.decision
+    advice = report.recommendation
     days = "" if report.days is None else f" {report.days:.0f} days of traffic."
-    said = [f"{decision.why}.", money_text(report)]
-    change = f"<p><strong>What would change this:</strong> {html.escape(decision.would_change)}</p>"
+    lines = [f"{advice.why}.", *describe_first_verdict(report), money_text(report)]
+    change = f"<p class='change'><strong>What would change this:</strong> {html.escape(advice.would_change)}</p>"
+    first = [report.cumulated] if report.cumulated else []
     return (
-        f"<h1>{html.escape(report.experiment)}</h1>"
+        f"{''.join(paragraphs(first))}<h1>{html.escape(heading(report))}</h1>"
         f'<p class="as-of">As of {report.as_of[:16].replace("T", " ")} UTC.{days}</p>'
-        f'<div class="decision {_TONES[decision.verdict]}"><p class="verdict">{decision.verdict.capitalize()}</p>'
-        f"{''.join(paragraphs(said))}{change if decision.would_change else ''}</div>"
+        f"{''.join(paragraphs(describe_design(report), 'note'))}"
+        f'<div class="decision {_TONES[advice.verdict]}"><p class="verdict">{advice.verdict.capitalize()}</p>'
+        f"{''.join(paragraphs(lines))}{change if advice.would_change else ''}</div>"
         f"{''.join(paragraphs(report.quality.flags, 'flag'))}"
     )
 
@@ -137,11 +156,11 @@ def _data(report: Report) -> str:
     units = ", ".join(f"{name} {count:,}" for name, count in report.units.items())
     split = "as asked" if quality.srm.ok else "not the one asked for"
     crossed = f"{quality.crossovers:,} units saw two variants"
-    said = [f"Units: {units}. The split is {split} (p = {quality.srm.p:.3g}); {crossed}."]
+    lines = [f"Units: {units}. The split is {split} (p = {quality.srm.p:.3g}); {crossed}."]
     if quality.exposure is not None:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in quality.exposure.shares.items())
-        said.append(f"Of those assigned were exposed: {shares} (p = {quality.exposure.p:.3g} that they are alike).")
-    return f"<h2>The data</h2>{''.join(paragraphs(said))}"
+        lines.append(f"Exposed, of those assigned: {shares} (p = {quality.exposure.p:.3g} of equal shares).")
+    return f"<h2>The data</h2>{''.join(paragraphs(lines))}"
 
 
 def _table(report: Report) -> str:
@@ -160,30 +179,29 @@ def _table(report: Report) -> str:
 
 def _cells(metric: MetricReport, control: str) -> Iterable[str]:
     yield f"<td>{html.escape(metric.variant)}</td>"
-    effect, show = metric.relative, "{:+.1%}"
+    effect, percent = metric.relative, True
     if isinstance(effect, NotEstimable):
-        effect, show = metric.absolute, "{:+.4g}"
+        effect, percent = metric.absolute, False
     if isinstance(effect, NotEstimable):
         yield f'<td colspan="6">{html.escape(effect.not_estimable)}</td>'
         return
     mean = METRIC_KINDS[metric.kind].format
+    shown = (effect.estimate, effect.low, effect.high)
+    estimate, low, high = format_percents(shown) if percent else [f"{value:+z.4g}" for value in shown]
     bayes = html.escape(format_chance(metric.bayes.chance_to_win)) if isinstance(metric.bayes, Bayes) else ""
     numbers = (
         mean.format(metric.mean[control]),
         mean.format(metric.mean[metric.variant]),
-        show.format(effect.estimate),
-        f"{show.format(effect.low)} to {show.format(effect.high)}",
+        estimate,
+        f"{low} to {high}",
         "" if metric.adjusted_p is None else f"{metric.adjusted_p:.3g}",
         bayes,
     )
     yield "".join(f'<td class="n">{number}</td>' for number in numbers)
 
 
-def _words(metrics: Iterable[MetricReport]) -> list[str]:
-    return [metric.words for metric in metrics if metric.role == "primary" and metric.words][:1]
-
-
-def _effects(alt: ModuleType, report: Report) -> Chart | None:
+def effects_chart(alt: ModuleType, report: Report) -> LayerChart | None:
+    """The relative effects with their intervals, None where no metric has one."""
     rows = [
         row_of(f"{metric.metric}, {metric.variant}", e, metric.direction)
         for metric in report.metrics
@@ -196,7 +214,7 @@ def _segments(alt: ModuleType, report: Report, place: Place) -> str:
     if not report.segments:
         return ""
     kinds = {metric.metric: metric for metric in report.metrics}
-    parts = [f"<h2>By {html.escape(report.segments[0].trait)}</h2>", f'<p class="note">{_PULLED}</p>']
+    parts = [f"<h2>By {html.escape(report.segments[0].trait)}</h2>", f'<p class="note">{_SHRUNKEN}</p>']
     for part in report.segments:
         metric = kinds[part.metric]
         rows = [
@@ -226,16 +244,17 @@ def _novelty(alt: ModuleType, report: Report, place: Place) -> str:
 
 
 def row_of(name: str, effect: Effect, direction: Direction) -> Row:
-    """A row of `intervals`, in the colour of what it says."""
+    """A row of `intervals`, green where the effect is significantly good, red where bad."""
     sign = 1 if direction == "increase" else -1
     side = sign * ((effect.low > 0) - (effect.high < 0))
     tone = GOOD if side > 0 else BAD if side < 0 else OPEN
     return {"name": name, "effect": effect.estimate, "low": effect.low, "high": effect.high, "tone": tone}
 
 
-def intervals(alt: ModuleType, rows: list[Row], title: str, unit: Unit) -> Chart:
-    """A line for each row: its interval, its estimate, and where zero is."""
-    base = alt.Chart(alt.Data(values=rows), width=620, height={"step": 30})
+def intervals(alt: ModuleType, rows: list[Row], title: str, unit: Unit) -> LayerChart:
+    """A line for each row with its interval and estimate, and a dashed line at zero."""
+    labelled = [row | {"label": _LABELS[unit].format(row["effect"])} for row in rows]
+    base = alt.Chart(alt.Data(values=labelled), width=620, height={"step": 30})
     if title:
         base = base.properties(title=alt.Title(title, anchor="start"))
     y = alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelLimit=220, minExtent=200, maxExtent=200, ticks=False))
@@ -243,8 +262,7 @@ def intervals(alt: ModuleType, rows: list[Row], title: str, unit: Unit) -> Chart
     tone = alt.Color("tone:N", scale=None)
     bar = base.mark_rule(strokeWidth=3).encode(y=y, x=alt.X("low:Q", title=None, axis=axis), x2="high:Q", color=tone)
     point = base.mark_point(filled=True, size=90, opacity=1).encode(y=y, x="effect:Q", color=tone)
-    text = alt.Text("effect:Q", format=_FORMATS[unit])
-    label = base.mark_text(dy=-11, fontSize=11).encode(y=y, x="effect:Q", text=text, color=tone)
+    label = base.mark_text(dy=-11, fontSize=11).encode(y=y, x="effect:Q", text="label:N", color=tone)
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 4]).encode(x="zero:Q")
-    chart: Chart = (zero + bar + point + label).configure_view(stroke=None).configure_axis(labelFontSize=12)
+    chart: LayerChart = (zero + bar + point + label).configure_view(stroke=None).configure_axis(labelFontSize=12)
     return chart

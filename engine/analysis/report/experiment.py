@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from engine.analysis.checks.balance import check_balance, flag_imbalance
+from engine.analysis.checks.count_uncounted import count_uncounted_events
+from engine.analysis.checks.open_windows import refuse_open_windows
+from engine.analysis.checks.planned_looks import flag_planned_looks
+from engine.analysis.checks.ratio_parts import add_ratio_parts
+from engine.analysis.design.log_times import DAY, SECOND
 from engine.analysis.design.metrics import Measure, Term
 from engine.analysis.report.compare import Evidence, compare, compare_all
-from engine.analysis.report.experiment_units import gather
+from engine.analysis.report.experiment_flags import count_daily_units, count_responses, experiment_flags
+from engine.analysis.report.experiment_units import ExperimentUnits, read_experiment_units
+from engine.analysis.report.guardrails import classify_guardrails, share_level
 from engine.analysis.report.model import Novelty, Quality, Report, SegmentReport
 from engine.analysis.report.money import Traffic, money_per_month
-from engine.analysis.report.novelty import faded, per_day
-from engine.analysis.report.quality import broken_parts, exposure_check, faults, sample_ratio
-from engine.analysis.report.segments import by_segment
-from engine.analysis.report.verdict import decide, judged, leader
+from engine.analysis.report.novelty import daily_effect, novelty_flags
+from engine.analysis.report.quality import exposure_check, exposure_flags
+from engine.analysis.report.segments import NO_SEGMENT, compare_segments
+from engine.analysis.report.verdict import describe_cumulated, leading_variant, recommend
 from engine.analysis.sources.aggregate import Group, Groups, aggregate_groups
 from engine.analysis.sources.engines import DuckDB
 from engine.analysis.sources.log import (
-    DAY,
-    SECOND,
     count_assigned_customers,
+    count_channel_exposures,
     count_exposure_faults,
+    find_end,
     list_traits,
-    metric_values,
 )
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
+from engine.analysis.sources.metric_sums import Members, metric_values
 from engine.analysis.sources.quantiles import estimate_quantiles
 from engine.analysis.sources.strata import poststratify
+from engine.analysis.sources.traced_traits import parse_segment
 from engine.analysis.stats.moments import empty_moments
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import ibis.expr.types as ir
 
@@ -42,7 +53,25 @@ if TYPE_CHECKING:
     from engine.analysis.report.model import MetricReport
     from engine.analysis.sources.engines import Cell
 
-WHALE = 0.05  # a unit that holds more of its variant's total decides alone what the mean is
+
+@dataclass(frozen=True, kw_only=True)
+class _Statistics:
+    """The statistics of one report: `groups` by variant, crossover and trait, and the measures asked for.
+
+    `segment` is the trait by which effects are reported as well.
+    """
+
+    question: ExperimentQuestion
+    data: ExperimentUnits
+    groups: Groups
+    asked: list[Measure]
+    evidence: Evidence
+    segment: str | None
+
+    @property
+    def units(self) -> dict[str, int]:
+        """The units of each variant, crossovers left out."""
+        return {name: self.evidence.groups[name].units for name in self.question.weights}
 
 
 def analyze_experiment(
@@ -57,237 +86,312 @@ def analyze_experiment(
 
     Args:
         question: the experiment's design.
-        metrics: every metric it names (others are left aside).
+        metrics: every metric it names (others are ignored).
         log_dir: the folder that holds `decisions/`, `exposures/` and `events/`.
-        as_of: count only what happened until then; now if left out.
-        segment: also report effects by this trait of the decision's context, or by `channel`.
+        as_of: count only what happened until then; now if left out, or when the experiment was decided.
+        segment: also report effects by this trait of the decision, by `channel`, by a segment of the question, or by
+            whether a condition holds, in YAML as in an audience.
 
     Raises:
         BadInput: if a metric it names is missing, no decision has the segment's trait, or the log is no log.
     """
     with lock_log_for_reading(Path(log_dir)):
-        return _report(question, metrics, Path(log_dir), as_of, segment)
+        source = DuckDB()
+        trait = segment or question.inference.stratum
+        split = parse_segment(trait, question.segments) if trait else None
+        until = as_of or find_end(source, Path(log_dir), question)
+        data = read_experiment_units(source, question, metrics, Path(log_dir), until, segment=split)
+        return _report(source, _aggregate(source, question, data, trait=trait, segment=segment))
 
 
-def _report(
-    question: ExperimentQuestion,
-    metrics: Sequence[MeasuredMetric],
-    log_dir: Path,
-    as_of: datetime | None,
-    segment: str | None,
-) -> Report:
-    source = DuckDB()
-    trait = segment or question.inference.stratum
-    data = gather(source, question, metrics, log_dir, as_of, trait)
-    moment, folder, specs, trend = data.moment, data.folder, data.specs, data.trend
-    members, units, measures = data.members, data.units, data.measures
-    found = aggregate_groups(source, units, ("variant", "crossed", "segment"), measures)
+def _aggregate(
+    source: DuckDB, question: ExperimentQuestion, data: ExperimentUnits, *, trait: str | None, segment: str | None
+) -> _Statistics:
+    """The moments and quantiles of each variant.
+
+    Raises:
+        BadInput: if no decision has the trait.
+    """
+    groups = aggregate_groups(source, data.units, ("variant", "crossed", "segment", "period"), data.measures)
+    if trait is not None and groups and all(key[2] is None for key in groups):
+        known = ", ".join(["channel", *list_traits(source, data.log_dir, question)])
+        raise BadInput(f"no decision of {question.key} in the log has the trait {trait!r}; it has {known}")
     quantiles = {
         spec.name: estimate_quantiles(
-            source, metric_values(source, folder, members, spec, moment), "x", spec.quantile or 0.5, label=spec.name
+            source,
+            metric_values(source, data.log_dir, _members_until(data, spec.name), spec, data.as_of),
+            "x",
+            spec.quantile or 0.5,
+            label=spec.name,
         )
-        for spec in specs
+        for spec in data.specs
         if not spec.rules.has_moments
     }
     stratified = question.inference.stratum is not None and trait == question.inference.stratum
-    asked = _roles(question, specs, measures, stratified=stratified)
-    totals = _totals(found, question, measures)
-    weighted = _stratified(found, question, measures) if stratified else totals
-    evidence = Evidence(question.control, weighted, quantiles, totals if stratified else {})
-    counts = {name: evidence.groups[name].units for name in question.weights}
-    if trait is not None and found and all(key[2] is None for key in found):
-        known = ", ".join(["channel", *list_traits(source, folder, question)])
-        raise BadInput(f"no decision of {question.key} in the log has the trait {trait!r}; it has {known}")
-    days = _days(source, units)
-    rises = _novelty(question, trend, measures, evidence)
-    sequential = question.inference.method == "sequential"
-    exposure = exposure_check(
-        count_assigned_customers(source, folder, question, moment),
-        counts if question.unit == "customer" else _customers(source, members),
-        *count_exposure_faults(source, folder, question, moment),
-        sequential=sequential,
+    weighted = stratified or len(data.allocation.shares) > 1
+    totals = _total_groups(groups, question, data.measures)
+    return _Statistics(
+        question=question,
+        data=data,
+        groups=groups,
+        asked=_assign_roles(question, data, stratified=weighted),
+        evidence=Evidence(
+            control=question.control,
+            groups=_poststratify_groups(groups, question, data.measures, by_trait=stratified) if weighted else totals,
+            quantiles=quantiles,
+            whole=totals if weighted else {},
+            refused=refuse_open_windows(data.open_windows, question.control),
+        ),
+        segment=segment,
     )
-    quality = Quality(
-        sample_ratio(counts, question.weights, daily=_looks(days) if sequential else None),
-        sum(group.units for key, group in found.items() if key[1]),
-        [*_flags(source, units, asked, found, question, days, segment), *faults(exposure), *faded(rises)],
-        exposure,
-        rises,
-    )
-    reports = judged(_explained(compare_all(asked, list(question.weights), evidence, question.inference), specs))
-    ran = _ran(source, units, moment)
+
+
+def _members_until(data: ExperimentUnits, metric: str) -> Members:
+    """The members up to the metric's last planned look, if it has one."""
+    look, table = data.looks.get(metric), data.members.table
+    return data.members if look is None else data.members._replace(table=table.filter(table["first"] <= look.last))
+
+
+def _report(source: DuckDB, found: _Statistics) -> Report:
+    question, data = found.question, found.data
+    quality = _check_quality(source, found)
+    reports = compare_all(found.asked, list(question.weights), found.evidence, question.inference)
+    measures = {measure.name: measure for measure in found.asked}
+    reports = add_ratio_parts(_annotate(source, reports, data), measures, found.evidence, question.inference)
+    reports = share_level(reports, measures, found.evidence, question.inference)
+    reports = classify_guardrails(reports)
+    period = _find_period(source, data.units, data.as_of)
     money = money_per_month(
         reports,
-        {spec.name: spec.money for spec in specs if spec.money is not None},
-        leader(reports),
-        evidence,
-        {measure.name: measure for measure in asked},
-        Traffic(ran, question.coverage),
+        {spec.name: spec.money for spec in data.specs if spec.money is not None},
+        leading_variant(reports),
+        evidence=found.evidence,
+        measures=measures,
+        traffic=Traffic(period.days, question.mean_coverage(period.first / SECOND, period.end / SECOND)),
+        alpha=question.inference.alpha,
     )
     return Report(
         experiment=question.key,
-        as_of=datetime.fromtimestamp(moment / SECOND, UTC).isoformat(timespec="seconds"),
+        as_of=_iso_time(data.as_of),
         control=question.control,
         alpha=question.inference.alpha,
-        units=counts,
+        units=found.units,
         quality=quality,
         metrics=reports,
-        decision=decide(reports, quality, question.inference, money=money, days=ran, min_days=question.min_days),
-        segments=_segments(segment, asked, found, question, measures) if segment else [],
-        days=ran,
+        recommendation=recommend(
+            reports,
+            quality,
+            question.inference,
+            experiment=question.key,
+            money=money,
+            days=period.days,
+            min_days=question.min_days,
+        ),
+        segments=_compare_segments(found) if found.segment else [],
+        days=period.days,
+        method=question.inference.method,
+        first_exposure=_iso_time(period.first) if period.first else None,
+        last_exposure=_iso_time(period.last) if period.last else None,
+        covers=list(question.covers),
+        cumulated=describe_cumulated(reports, question),
+        **msgspec.structs.asdict(question.description),
     )
 
 
-def _explained(reports: Sequence[MetricReport], specs: Sequence[MeasuredMetric]) -> list[MetricReport]:
-    """The covariates in people's words."""
+def _iso_time(moment: int) -> str:
+    """A time in microseconds since 1970 as ISO 8601."""
+    return datetime.fromtimestamp(moment / SECOND, UTC).isoformat(timespec="seconds")
+
+
+def _check_quality(source: DuckDB, found: _Statistics) -> Quality:
+    """The sample ratio, the exposed shares, novelty, and the flags of the report."""
+    question, data = found.question, found.data
+    sequential = question.inference.has_repeated_looks
+    exposure = exposure_check(
+        count_assigned_customers(source, data.log_dir, question, data.as_of),
+        found.units if question.unit == "customer" else _count_customers(source, data.members.table),
+        *count_exposure_faults(source, data.log_dir, question, data.as_of),
+        sequential=sequential,
+    )
+    channels = count_channel_exposures(source, data.log_dir, question, data.as_of)
+    daily = count_daily_units(source, data.units)
+    novelty = _novelty_windows(found)
+    looks = [daily[day] for day in sorted(daily)]
+    flags = experiment_flags(
+        source,
+        data.units,
+        question=question,
+        allocation=data.allocation,
+        measures=found.asked,
+        groups=found.groups,
+        daily=daily,
+    )
+    balance = check_balance(found.asked, found.evidence, question.inference)
+    stratum = question.inference.stratum
+    if stratum is not None and found.segment not in {None, stratum}:
+        flags.append(f"the metrics are not stratified by {stratum}: segments of {found.segment} were asked for")
+    return Quality(
+        srm=data.allocation.test_split(_count_periods(found.groups), looks if sequential else None),
+        crossovers=sum(group.units for key, group in found.groups.items() if key[1]),
+        flags=[
+            *flags,
+            *flag_imbalance(balance),
+            *data.notes,
+            *flag_planned_looks(data.looks, question.inference),
+            *exposure_flags(exposure, channels),
+            *novelty_flags(novelty),
+        ],
+        exposure=exposure,
+        novelty=novelty,
+        balance=balance,
+        uncounted=count_uncounted_events(
+            source, data.log_dir, question, members=data.members.table, specs=data.specs, as_of=data.as_of
+        ),
+    )
+
+
+def _annotate(source: DuckDB, reports: Sequence[MetricReport], data: ExperimentUnits) -> list[MetricReport]:
+    """The rows with their covariates described by metric and days, with their caps and response rates."""
+    response = {
+        measure.name: {
+            name: answered / n for name, (answered, n) in count_responses(source, data.units, measure).items() if n
+        }
+        for measure in data.measures
+        if measure.rules.is_of_answers
+    }
     before = {
         spec.name: [f"{spec.name} in the {spec.covariate_window * SECOND / DAY:g} days before"]
-        for spec in specs
+        for spec in data.specs
         if spec.covariate_window
     }
-    return [msgspec.structs.replace(row, covariates=before.get(row.metric, [])) for row in reports]
-
-
-def _ran(source: DuckDB, units: ir.Table, moment: int) -> float:
-    """Days from the first exposure to the report, or to the last exposure if that is over a day older."""
-    first, last = source.rows(units.aggregate(first=units["first"].min(), last=units["first"].max()))[0]
-    if first is None or last is None:
-        return 0.0
-    end = moment if moment - int(last) < DAY else int(last)
-    return (end - int(first)) / DAY
-
-
-def _roles(
-    question: ExperimentQuestion, specs: Sequence[MeasuredMetric], measures: Sequence[Measure], *, stratified: bool
-) -> list[Measure]:
-    """The measures that were asked for, quantiles among them, in the order of the specs."""
-    roles = dict.fromkeys(question.secondary, "secondary")
-    roles |= dict.fromkeys(question.guardrails, "guardrail") | {question.primary: "primary"}
-    made = {measure.name: measure for measure in measures}
-    for spec in specs:
-        if not spec.rules.has_moments:
-            level, direction = spec.quantile, spec.direction
-            made[spec.name] = Measure(spec.name, spec.kind, Term("x"), (), level, direction, margin=spec.margin)
-    adjust = question.inference.adjust
     return [
-        msgspec.structs.replace(made[spec.name], role=roles[spec.name], adjust=adjust, stratified=stratified)
-        for spec in specs
+        msgspec.structs.replace(
+            row,
+            covariates=before.get(row.metric, []),
+            winsorized=data.winsorized.get(row.metric),
+            response=response.get(row.metric, {}),
+            open_windows=data.open_windows.get(row.metric),
+        )
+        for row in reports
     ]
 
 
-def _stratified(found: Groups, question: ExperimentQuestion, measures: Sequence[Measure]) -> dict[str, Group]:
-    """As `_totals`, weighted over strata; plain where some variant has no units at all."""
-    strata: dict[Cell, dict[str, Group]] = {}
-    for (variant, crossed, part), group in found.items():
+class _Period(NamedTuple):
+    """The first and the last exposure and the end of the traffic, in microseconds; 0 without exposures."""
+
+    first: int
+    last: int
+    end: int
+
+    @property
+    def days(self) -> float:
+        """Days of traffic."""
+        return (self.end - self.first) / DAY
+
+
+def _find_period(source: DuckDB, units: ir.Table, as_of: int) -> _Period:
+    """The period from the first exposure to the report, or to the last exposure if that is over a day older."""
+    first, last = source.rows(units.aggregate(first=units["first"].min(), last=units["first"].max()))[0]
+    if first is None or last is None:
+        return _Period(0, 0, 0)
+    return _Period(int(first), int(last), as_of if as_of - int(last) < DAY else int(last))
+
+
+def _assign_roles(question: ExperimentQuestion, data: ExperimentUnits, *, stratified: bool) -> list[Measure]:
+    """The measures of the specs, quantiles among them, each with its role."""
+    roles = dict.fromkeys(question.secondary, "secondary")
+    roles |= dict.fromkeys(question.guardrails, "guardrail") | {question.primary: "primary"}
+    measures = {measure.name: measure for measure in data.measures}
+    for spec in data.specs:
+        if not spec.rules.has_moments:
+            measures[spec.name] = Measure(
+                name=spec.name,
+                kind=spec.kind,
+                y=Term("x"),
+                quantile=spec.quantile,
+                direction=spec.direction,
+                margin=spec.margin,
+            )
+    adjust = question.inference.adjust
+    return [
+        msgspec.structs.replace(measures[spec.name], role=roles[spec.name], adjust=adjust, stratified=stratified)
+        for spec in data.specs
+    ]
+
+
+def _count_periods(groups: Groups) -> dict[int, dict[str, int]]:
+    """The units by period and variant, crossovers left out."""
+    counts: dict[int, dict[str, int]] = {}
+    for (variant, crossed, _, period), group in groups.items():
+        if not crossed:
+            part = counts.setdefault(int(period or 0), {})
+            part[str(variant)] = part.get(str(variant), 0) + group.units
+    return counts
+
+
+def _poststratify_groups(
+    groups: Groups, question: ExperimentQuestion, measures: Sequence[Measure], *, by_trait: bool
+) -> dict[str, Group]:
+    """As `_total_groups`, weighted over the periods of the allocation, and over the values of the trait.
+
+    Not weighted where some variant has no units at all.
+    """
+    strata: dict[tuple[Cell, Cell], dict[str, Group]] = {}
+    for (variant, crossed, part, period), group in groups.items():
         if not crossed and variant in question.weights:
-            strata.setdefault(part, {})[str(variant)] = group
+            stratum = strata.setdefault((part if by_trait else None, period), {})
+            name = str(variant)
+            stratum[name] = stratum[name] + group if name in stratum else group
     if not all(any(name in part for part in strata.values()) for name in question.weights):
-        return _totals(found, question, measures)
+        return _total_groups(groups, question, measures)
     return poststratify([strata[part] for part in sorted(strata, key=str)], [m.name for m in measures]).weighted
 
 
-def _totals(found: Groups, question: ExperimentQuestion, measures: Sequence[Measure]) -> dict[str, Group]:
-    """Each variant's units over all segments, crossovers left out; a variant nobody saw has none."""
+def _total_groups(groups: Groups, question: ExperimentQuestion, measures: Sequence[Measure]) -> dict[str, Group]:
+    """Each variant's units over all segments, crossovers left out; a variant without units has an empty group."""
     none = Group(0, {measure.name: empty_moments(len(measure.columns)) for measure in measures})
     totals = dict.fromkeys(question.weights, none)
-    for (variant, crossed, _), group in found.items():
+    for (variant, crossed, _, _), group in groups.items():
         if not crossed and variant in totals:
             totals[str(variant)] = totals[str(variant)] + group
     return totals
 
 
-def _segments(
-    trait: str,
-    asked: Sequence[Measure],
-    found: Groups,
-    question: ExperimentQuestion,
-    measures: Sequence[Measure],
-) -> list[SegmentReport]:
+def _compare_segments(found: _Statistics) -> list[SegmentReport]:
+    """The effects within each value of the trait."""
+    question = found.question
     parts: dict[str, Groups] = {}
-    for key, group in found.items():
-        parts.setdefault("(none)" if key[2] is None else str(key[2]), {})[key] = group
-    evidence = {name: Evidence(question.control, _totals(part, question, measures)) for name, part in parts.items()}
+    for key, group in found.groups.items():
+        parts.setdefault(NO_SEGMENT if key[2] is None else str(key[2]), {})[key] = group
+    summed = partial(_poststratify_groups, by_trait=False) if len(found.data.allocation.shares) > 1 else _total_groups
+    evidence = {
+        name: Evidence(control=question.control, groups=summed(part, question, found.data.measures))
+        for name, part in parts.items()
+    }
     others = [name for name in question.weights if name != question.control]
-    plain = [msgspec.structs.replace(measure, stratified=False) for measure in asked]
-    return by_segment(trait, plain, others, evidence, question.inference)
+    plain = [msgspec.structs.replace(measure, stratified=False) for measure in found.asked]
+    return compare_segments(found.segment or "", plain, others, evidence, question.inference)
 
 
-def _novelty(
-    question: ExperimentQuestion, trend: Sequence[MeasuredMetric], measures: Sequence[Measure], evidence: Evidence
-) -> list[Novelty]:
-    made = {measure.name: measure for measure in measures}
+def _novelty_windows(found: _Statistics) -> list[Novelty]:
+    """The primary metric's daily effect in each window of days since the exposure."""
+    question = found.question
+    measures = {measure.name: measure for measure in found.data.measures}
     return [
         Novelty(
             variant,
             spec.delay / 86_400,
             (spec.delay + (spec.window or 0.0)) / 86_400,
-            per_day(compare(made[spec.name], variant, evidence, question.inference).absolute, spec.window or 1.0),
+            daily_effect(
+                compare(measures[spec.name], variant, found.evidence, question.inference).absolute, spec.window or 1.0
+            ),
         )
         for variant in question.weights
         if variant != question.control
-        for spec in trend
+        for spec in found.data.trend
     ]
 
 
-def _days(source: DuckDB, units: ir.Table) -> dict[int, dict[str, int]]:
-    """New units per day since 1970 and variant, crossovers left out."""
-    kept = units.filter(~units["crossed"])
-    kept = kept.select("variant", day=(kept["first"] // DAY).cast("int64"))
-    days: dict[int, dict[str, int]] = {}
-    for day, variant, count in source.rows(
-        kept.group_by("day", "variant").aggregate(units=kept.count()).order_by("day")
-    ):
-        days.setdefault(int(day or 0), {})[str(variant)] = int(count or 0)
-    return days
-
-
-def _looks(days: Mapping[int, dict[str, int]]) -> list[dict[str, int]]:
-    return [days[day] for day in sorted(days)]
-
-
-def _customers(source: DuckDB, members: ir.Table) -> dict[str, int]:
-    kept = members.group_by("variant").aggregate(n=members["customer"].nunique())
-    return {str(variant): int(n or 0) for variant, n in source.rows(kept)}
-
-
-def _flags(
-    source: DuckDB,
-    units: ir.Table,
-    asked: Sequence[Measure],
-    found: Groups,
-    question: ExperimentQuestion,
-    days: Mapping[int, dict[str, int]],
-    segment: str | None,
-) -> list[str]:
-    """What a reader must know before the numbers, a sentence each."""
-    flags, sequential = [], question.inference.method == "sequential"
-    if question.inference.stratum is not None and segment not in {None, question.inference.stratum}:
-        flags.append(
-            f"the metrics are not stratified by {question.inference.stratum} while segments of {segment} are asked for"
-        )
-    strangers = sorted({str(key[0]) for key in found} - set(question.weights))
-    if strangers:
-        flags.append(f"units saw variants that the experiment does not have: {', '.join(strangers)}; they are left out")
-    crossed = sum(group.units for key, group in found.items() if key[1])
-    if crossed:
-        flags.append(f"{crossed} units saw two variants and are left out")
-    by_part: dict[str, dict[str, int]] = {}
-    for (variant, is_crossed, part), group in found.items():
-        if not is_crossed and part is not None:
-            by_part.setdefault(str(part), {})[str(variant)] = group.units
-    flags += [
-        f"the split is off in segment {part}" for part in broken_parts(by_part, question.weights, sequential=sequential)
-    ]
-    dated = {datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m-%d"): part for day, part in days.items()}
-    flags += [f"the split is off on {day}" for day in broken_parts(dated, question.weights, sequential=sequential)]
-    for measure in asked:
-        if not measure.rules.has_dominant_units:
-            continue
-        column = units[measure.y.num]
-        kept = units.filter(~units["crossed"])
-        shares = kept.group_by("variant").aggregate(most=column.max(), total=column.sum(), n=kept.count())
-        for variant, most, total, n in sorted(source.rows(shares), key=str):
-            if total and int(n or 0) >= 100 and float(most or 0) / float(total) > WHALE:
-                share = float(most or 0) / float(total)
-                flags.append(f"one unit holds {share:.0%} of {measure.name} in {variant}; winsorize the metric")
-    return flags
+def _count_customers(source: DuckDB, members: ir.Table) -> dict[str, int]:
+    per_variant = members.group_by("variant").aggregate(n=members["customer"].nunique())
+    return {str(variant): int(n or 0) for variant, n in source.rows(per_variant)}

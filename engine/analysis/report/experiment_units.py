@@ -1,4 +1,4 @@
-"""An experiment's units with their values, once per report: who was exposed, and what each did."""
+"""An experiment's exposed units with their values of each metric, read from the log once per report."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.analysis.checks.open_windows import OpenWindows, count_open_windows
+from engine.analysis.checks.planned_looks import PlannedLook, find_planned_looks
+from engine.analysis.design.log_times import SECOND
 from engine.analysis.design.metrics import Measure, Term
+from engine.analysis.report.allocation import Allocation, read_allocation
+from engine.analysis.report.model import Winsorized
 from engine.analysis.report.novelty import novelty_specs
-from engine.analysis.sources.log import SECOND, exposed_members, measure_members
+from engine.analysis.sources.log import exposed_decisions, exposed_members, first_exposures
+from engine.analysis.sources.metric_sums import Members, flag_earlier_runs, measure_members
+from engine.analysis.sources.traced_traits import Segment
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -24,44 +31,72 @@ if TYPE_CHECKING:
     from engine.analysis.sources.engines import DuckDB
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """Tables of one report: `members` (unit and customer) and `units` with a column or two per measure.
+@dataclass(frozen=True, kw_only=True)
+class ExperimentUnits:
+    """The tables of one report: `members` (unit and customer) and `units` with a column or two per measure.
 
-    `measures` are those of the specs but for quantiles, then those of `trend`; `moment` is the report's date in
+    `winsorized` are the caps and `open_windows` the units that do not count yet, by metric, `looks`
+    the planned look that a group-sequential report is of, `notes` what else was corrected. `allocation` has the shares
+    that were served; `units` has their `period`.
+
+    `measures` are those of `specs` except quantiles, then those of `trend`; `as_of` is the report's date in
     microseconds.
     """
 
-    moment: int
-    folder: Path
+    as_of: int
+    log_dir: Path
     specs: list[MeasuredMetric]
     trend: list[MeasuredMetric]
-    members: ir.Table
+    members: Members
     units: ir.Table
     measures: list[Measure]
+    winsorized: dict[str, Winsorized]
+    open_windows: dict[str, OpenWindows]
+    looks: dict[str, PlannedLook]
+    notes: list[str]
+    allocation: Allocation
 
 
-def gather(
+def read_experiment_units(
     source: DuckDB,
     question: ExperimentQuestion,
     metrics: Sequence[MeasuredMetric],
     log_dir: Path,
     as_of: datetime | None,
-    segment: str | None = None,
-) -> Gathered:
+    segment: Segment | None = None,
+) -> ExperimentUnits:
     """The experiment's units; arguments and errors as `analyze_experiment`."""
-    moment = int((as_of.timestamp() if as_of else time.time()) * SECOND)
-    specs = _named(question, metrics)
-    members = source.keep("members", exposed_members(source, log_dir, question, moment, segment))
+    until = int((as_of.timestamp() if as_of else time.time()) * SECOND)
+    specs = _named_metrics(question, metrics)
+    decisions = source.keep("decided", exposed_decisions(source, log_dir, question, until, segment))
+    earlier = first_exposures(source, log_dir, question, until) if any(s.covariate_window for s in specs) else None
+    members = Members(source.keep("members", exposed_members(decisions)), decisions, earlier)
     summed = [spec for spec in specs if spec.rules.has_moments]
     trend = novelty_specs(specs[0])
-    frame, measures = measure_members(source, log_dir, members, [*summed, *trend], moment)
-    frame, measures = _per_unit(frame, measures, question)
-    units = _winsorized(source, source.keep("units", frame), summed, measures)
-    return Gathered(moment, log_dir, specs, trend, members, units, measures)
+    frame, measures = measure_members(source, log_dir, members, [*summed, *trend], until)
+    allocation = read_allocation(source, decisions, question.weights)
+    frame = frame.mutate(period=allocation.period(frame["plan"])).drop("plan")
+    frame, measures = _sum_per_unit(frame, measures, question)
+    frame = source.keep("units", frame)
+    looks = find_planned_looks(source, frame, question, specs, until)
+    units, winsorized = _winsorize(source, _cut_at_looks(frame, looks, measures), summed, measures)
+    return ExperimentUnits(
+        as_of=until,
+        log_dir=log_dir,
+        specs=specs,
+        trend=trend,
+        members=members,
+        units=units,
+        measures=measures,
+        winsorized=winsorized,
+        looks=looks,
+        notes=flag_earlier_runs(source, members),
+        open_windows=count_open_windows(source, members.table, specs, until),
+        allocation=allocation,
+    )
 
 
-def _named(question: ExperimentQuestion, metrics: Sequence[MeasuredMetric]) -> list[MeasuredMetric]:
+def _named_metrics(question: ExperimentQuestion, metrics: Sequence[MeasuredMetric]) -> list[MeasuredMetric]:
     """The metrics the experiment names, the primary one first."""
     known = {spec.name: spec for spec in metrics}
     names = dict.fromkeys((question.primary, *question.secondary, *question.guardrails))
@@ -73,15 +108,28 @@ def _named(question: ExperimentQuestion, metrics: Sequence[MeasuredMetric]) -> l
     return [known[name] for name in names]
 
 
-def _per_unit(frame: ir.Table, measures: list[Measure], question: ExperimentQuestion) -> tuple[ir.Table, list[Measure]]:
-    """Units that hold several customers (stores, devices): sums over these, and each mean per customer."""
+def _cut_at_looks(frame: ir.Table, looks: Mapping[str, PlannedLook], measures: Sequence[Measure]) -> ir.Table:
+    """The units with no value of a metric where they came after its last planned look."""
+    values = {
+        name: (frame["first"] <= looks[measure.name].last).ifelse(frame[name], None)
+        for measure in measures
+        if measure.name in looks and looks[measure.name].later
+        for name in measure.y.columns
+    }
+    return frame.mutate(**values) if values else frame
+
+
+def _sum_per_unit(
+    frame: ir.Table, measures: list[Measure], question: ExperimentQuestion
+) -> tuple[ir.Table, list[Measure]]:
+    """The sums over the customers of each unit (store, device), and measures whose means are per customer."""
     if question.unit == "customer":
         return frame, measures
     columns = sorted({column for measure in measures for column in measure.columns})
     sums = {column: frame[column].sum() for column in columns}
     sizes = {f"{column}_of": frame[column].count().cast("float64") for column in columns}
     first = frame["first"].min()
-    keys = ("unit", "variant", "crossed", "segment")
+    keys = ("unit", "variant", "crossed", "segment", "period")
     per_unit = frame.group_by(*keys).aggregate(first=first, **sums, **sizes)
     return per_unit, [
         msgspec.structs.replace(
@@ -97,23 +145,43 @@ def _per_customer(term: Term) -> Term:
     return term if term.den else Term(term.num, f"{term.num}_of")
 
 
-def _winsorized(
+def _winsorize(
     source: DuckDB, units: ir.Table, specs: Sequence[MeasuredMetric], measures: Sequence[Measure]
-) -> ir.Table:
-    """Values above a metric's quantile over all units count as that quantile."""
-    capped = {
-        measure.y.num: spec.winsorize
-        for spec, measure in zip(specs, measures, strict=False)
-        if spec.winsorize is not None
-    }
+) -> tuple[ir.Table, dict[str, Winsorized]]:
+    """The units with each metric capped at a quantile of its non-zero values, and the caps by metric.
+
+    Most units of a shop buy nothing: a quantile that counts their zeros is itself zero, and a cap at zero would delete
+    the metric. Values that are NaN or infinite stay as they are, since the report must name them.
+    """
+    capped = {measure.y.num: spec for spec, measure in zip(specs, measures, strict=False) if spec.winsorize is not None}
     if not capped:
-        return units
-    caps = source.rows(units.aggregate(**{name: units[name].quantile(level) for name, level in capped.items()}))[0]
-    return units.mutate(
-        **{
-            name: (units[name].isnan() | units[name].isinf()).ifelse(  # no value to cap, but one to tell of
-                units[name], units[name].clip(upper=float(cap or 0.0))
-            )
-            for name, cap in zip(capped, caps, strict=True)
-        }
-    )
+        return units, {}
+    quantiles = {
+        name: units[name].quantile(spec.winsorize, where=_is_finite(units[name]) & (units[name] != 0.0))
+        for name, spec in capped.items()
+    }
+    caps = {
+        name: float(cap)
+        for name, cap in zip(capped, source.rows(units.aggregate(**quantiles))[0], strict=True)
+        if cap is not None
+    }
+    if not caps:
+        return units, {}
+    above = {name: (_is_finite(units[name]) & (units[name] > cap)).sum() for name, cap in caps.items()}
+    totals = {f"{name}_n": units[name].count() for name in caps}
+    (row,) = source.rows(units.aggregate(**above, **totals))
+    counts, sizes = row[: len(caps)], row[len(caps) :]
+    winsorized = {
+        capped[name].name: Winsorized(
+            level=capped[name].winsorize or 1.0, cap=caps[name], share=int(count or 0) / max(int(total or 0), 1)
+        )
+        for name, count, total in zip(caps, counts, sizes, strict=True)
+    }
+    values = {
+        name: _is_finite(units[name]).ifelse(units[name].clip(upper=cap), units[name]) for name, cap in caps.items()
+    }
+    return units.mutate(**values), winsorized
+
+
+def _is_finite(column: ir.Value) -> ir.BooleanValue:
+    return ~(column.isnan() | column.isinf())

@@ -1,20 +1,33 @@
-"""The one object that command line, JSON and dashboard render: effects, quality and the decision they lead to."""
+"""The report object that the command line, JSON and the dashboard render: effects, data quality, recommendation."""
 
-from typing import Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from engine.analysis.checks.open_windows import OpenWindows
+from engine.analysis.checks.uncounted import UncountedEvents
 from engine.analysis.design.methods import Method
 from engine.analysis.design.metrics import Direction, Role
-from engine.analysis.report.quality import ExposureCheck, SampleRatio
+from engine.analysis.report.quality import ExposureCheck
+from engine.analysis.report.sample_ratio import SampleRatio
 from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable
 from engine.metric_kinds import MetricKindName
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    from altair import LayerChart
 
 Verdict = Literal["ship", "keep running", "stop", "fix the data"]
 
 
 class Novelty(msgspec.Struct, frozen=True):
-    """The primary metric's effect per unit and day, among units seen so long, in days since the first exposure."""
+    """The primary metric's effect per unit and day, in a window of days since a unit's first exposure.
+
+    Only units whose window is over are counted.
+    """
 
     variant: str
     from_day: float
@@ -22,22 +35,53 @@ class Novelty(msgspec.Struct, frozen=True):
     effect: Effect | NotEstimable
 
 
-class Quality(msgspec.Struct, frozen=True):
-    """What was checked before any number; `flags` are sentences for people."""
+class Balance(msgspec.Struct, frozen=True, kw_only=True):
+    """A covariate from before the exposure in control and a variant: `ok` unless it differs more than by chance.
+
+    `p` is times the number of covariates and variants.
+    """
+
+    metric: str
+    variant: str
+    covariate: str
+    mean: dict[str, float]
+    p: float
+    ok: bool
+
+
+class Quality(msgspec.Struct, frozen=True, kw_only=True):
+    """The checks of the data; `flags` are their findings as sentences, `uncounted` has events left out, by metric."""
 
     srm: SampleRatio
     crossovers: int = 0
     flags: list[str] = []
     exposure: ExposureCheck | None = None
     novelty: list[Novelty] = []
+    balance: list[Balance] = []
+    uncounted: dict[str, UncountedEvents] = {}
 
 
-class MetricReport(msgspec.Struct, frozen=True):
+class Winsorized(msgspec.Struct, frozen=True, kw_only=True):
+    """The cap of a winsorized metric: the quantile `level` of its non-zero values over the units of all variants.
+
+    `share` is the share of all units whose value is above the cap and counts as the cap.
+    """
+
+    level: float
+    cap: float
+    share: float
+
+
+class MetricReport(msgspec.Struct, frozen=True, kw_only=True):
     """One metric of one variant against control. `adjusted_p` is over the metrics and variants of its role.
 
-    `chance_best` and `loss_best` are against all variants, control too: the chance to be the best, and what choosing
-    this one loses to the best on average, relative to control. `guard` is set for guardrails: `passed` once shown to
-    be within a margin, `harmed` beyond it, `open` until then.
+    `chance_best` is the probability that the variant is the best of all variants and control, and `loss_best` the
+    expected loss against the best of them, relative to control. `guard` is set for guardrails: `passed` once the
+    interval lies within the margin, `harmed` once it lies beyond, `open` until then. `joint` is the relative effect of
+    a guardrail whose interval lies beyond its margin, with the interval that holds for all guardrails and variants
+    together: harm is judged by it. `parts` has the relative effects on the `numerator` and `denominator` of a ratio,
+    each per unit. `response` is the share of each
+    variant's units that answered, where the metric is of answers.
     """
 
     metric: str
@@ -53,16 +97,24 @@ class MetricReport(msgspec.Struct, frozen=True):
     bayes: Bayes | NotEstimable
     adjusted_p: float | None = None
     covariates: list[str] = []
+    raw_mean: dict[str, float] = {}
+    response: dict[str, float] = {}
+    """Each variant's mean before the adjustment for covariates, which `mean` has; empty without covariates."""
     variance_reduction: float | None = None
     margin: float | None = None
     guard: Literal["passed", "harmed", "open"] | None = None
+    joint: Effect | NotEstimable | None = None
+    parts: dict[str, Effect | NotEstimable] = {}
     chance_best: float | None = None
     loss_best: float | None = None
-    words: str = ""
+    winsorized: Winsorized | None = None
+    open_windows: OpenWindows | None = None
+    interpretation: str = msgspec.field(default="", name="words")
+    """The relation of the chance to win to the p-value and the interval, as a sentence."""
 
 
-class SegmentEffect(msgspec.Struct, frozen=True):
-    """A variant's absolute effect in one segment: as measured, and shrunken towards what all segments say."""
+class SegmentEffect(msgspec.Struct, frozen=True, kw_only=True):
+    """A variant's absolute effect in one segment: as measured, and shrunken towards the mean of all segments."""
 
     segment: str
     units: dict[str, int]
@@ -71,8 +123,8 @@ class SegmentEffect(msgspec.Struct, frozen=True):
     adjusted_p: float | None = None
 
 
-class SegmentReport(msgspec.Struct, frozen=True):
-    """One metric of one variant by segment; `heterogeneity_p` asks whether the segments differ at all."""
+class SegmentReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric of one variant by segment; `heterogeneity_p` tests whether all segments have the same effect."""
 
     metric: str
     variant: str
@@ -82,8 +134,11 @@ class SegmentReport(msgspec.Struct, frozen=True):
     effects: list[SegmentEffect]
 
 
-class Money(msgspec.Struct, frozen=True):
-    """What shipping `variant` would bring per month at full traffic, in the shop's currency, and how that is known."""
+class Money(msgspec.Struct, frozen=True, kw_only=True):
+    """The value of shipping `variant` per month at full traffic, in the shop's currency; `basis` is the traffic.
+
+    It is `settled` once the effect is significant: its interval excludes zero, at the adjusted p-value too.
+    """
 
     estimate: float
     low: float
@@ -91,10 +146,11 @@ class Money(msgspec.Struct, frozen=True):
     metric: str = ""
     variant: str = ""
     basis: str = ""
+    settled: bool = False
 
 
-class Decision(msgspec.Struct, frozen=True):
-    """What to do, why, and what it is worth."""
+class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict, its reason, its value in money and what would change it. `days_left` is until a verdict is due."""
 
     verdict: Verdict
     why: str
@@ -103,8 +159,22 @@ class Decision(msgspec.Struct, frozen=True):
     would_change: str = ""
 
 
-class Report(msgspec.Struct, frozen=True):
-    """The answer to one experiment's question."""
+class FirstVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The recommendation by the question of the first exposure, where it is other now; `plan` is the one that ran."""
+
+    plan: str
+    changes: list[str]
+    recommendation: Recommendation = msgspec.field(name="decision")
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The report of one experiment or table.
+
+    `title` to `currency` are those of the experiment's file, `start` and `end` the planned dates. `first_exposure` and
+    `last_exposure` are the dates in the log, and `days` the time between them. Of a holdout, `covers` are the
+    experiments that it is kept out of, and `cumulated` says what they come to together.
+    `first_verdict` is set where the question changed after the first exposure.
+    """
 
     experiment: str
     as_of: str
@@ -113,10 +183,62 @@ class Report(msgspec.Struct, frozen=True):
     units: dict[str, int]
     quality: Quality
     metrics: list[MetricReport]
-    decision: Decision
+    recommendation: Recommendation = msgspec.field(name="decision")
     segments: list[SegmentReport] = []
-    days: float | None = None  # between the first and the last exposure
+    days: float | None = None
+    method: Method = "sequential"
+    title: str = ""
+    hypothesis: str = ""
+    owner: str = ""
+    start: str | None = None
+    end: str | None = None
+    first_exposure: str | None = None
+    last_exposure: str | None = None
+    channels: list[str] = []
+    audience: dict[str, object] = {}
+    currency: str = ""
+    covers: list[str] = []
+    cumulated: str = ""
+    first_verdict: FirstVerdict | None = None
 
     def json(self) -> bytes:
         """The report as the JSON of the contract."""
         return msgspec.json.encode(self)
+
+    # The renderings import this module, and their libraries are optional.
+
+    def _repr_html_(self) -> str:
+        """The report as HTML for notebooks, without charts; see `plot`."""
+        from engine.analysis.render.html import notebook_html  # noqa: PLC0415
+
+        return notebook_html(self)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row per metric and variant; columns as `render.tabular.COLUMNS`.
+
+        Raises:
+            BadInput: if pandas is not installed.
+        """
+        from engine.analysis.render.tabular import pandas_frame  # noqa: PLC0415
+
+        return pandas_frame(self)
+
+    def to_polars(self) -> pl.DataFrame:
+        """As `to_pandas`.
+
+        Raises:
+            BadInput: if polars is not installed.
+        """
+        from engine.analysis.render.tabular import polars_frame  # noqa: PLC0415
+
+        return polars_frame(self)
+
+    def plot(self) -> LayerChart:
+        """The relative effects with their intervals as an Altair chart.
+
+        Raises:
+            BadInput: if altair is not installed, or no metric has a relative effect.
+        """
+        from engine.analysis.render.html import report_chart  # noqa: PLC0415
+
+        return report_chart(self)

@@ -1,4 +1,4 @@
-"""What an effect is worth: per month, at the traffic that was seen, with all eligible customers let in."""
+"""The value of an effect in money per month, at the traffic of the report and full coverage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NO_MONEY = NotEstimable("no metric of this report is in money")
 
 
 class Traffic(msgspec.Struct, frozen=True):
-    """What came in `days` at `coverage`, the share of eligible units let in."""
+    """The days of traffic and `coverage`, the share of eligible units that take part."""
 
     days: float
     coverage: float
@@ -33,22 +33,26 @@ def money_per_month(
     metrics: Sequence[MetricReport],
     worth: Mapping[str, float],
     variant: str | None,
+    *,
     evidence: Evidence,
     measures: Mapping[str, Measure],
     traffic: Traffic,
+    alpha: float,
 ) -> Money | NotEstimable:
-    """What a variant's effect on the first metric in money is worth per month at full traffic.
+    """The value per month, at full traffic, of a variant's effect on the first metric in money.
 
-    A mean is per unit, and a ratio per its denominator (a store's mean per customer), so the effect times as many of
-    these as came. New units come fewer the longer it runs, so a month is what a month like these days would bring.
+    A mean's effect is per unit and a ratio's per its denominator (a store's mean is per customer), so the effect is
+    multiplied by their number. An experiment that runs longer gets fewer new units a day; the month is extrapolated
+    from the days of the report.
 
     Args:
         metrics: all of the report.
-        worth: what one more of each metric in money is worth.
-        variant: which is asked for.
+        worth: the value of one more of each metric in money.
+        variant: the variant that would be shipped.
         evidence: the moments of all variants.
-        measures: what was measured, by metric.
-        traffic: what came, and in which time.
+        measures: the measures, by metric.
+        traffic: the days and the coverage of the report.
+        alpha: the level that an adjusted p-value is compared with.
     """
     found = next(
         (m for m in metrics if m.metric in worth and m.variant == variant and METRIC_KINDS[m.kind].has_moments), None
@@ -59,20 +63,26 @@ def money_per_month(
     if not isinstance(effect, Effect):
         return effect
     if traffic.days < 1:
-        return NotEstimable("less than a day of traffic was seen; a month cannot be told from it")
-    bearers = _bearers(measures[found.metric], evidence)
-    if not math.isfinite(bearers):
-        return NotEstimable(f"how often {found.metric} occurs cannot be told")
-    scale = bearers / traffic.days * MONTH / traffic.coverage * worth[found.metric]
+        return NotEstimable("the report covers less than a day of traffic; a month needs at least one")
+    count = _count_denominators(measures[found.metric], evidence)
+    if not math.isfinite(count):
+        return NotEstimable(f"the denominator of {found.metric} has values that are NaN or infinite")
+    scale = count / traffic.days * MONTH / traffic.coverage * worth[found.metric]
     low, high = sorted((effect.low * scale, effect.high * scale))
-    basis = (
-        f"{bearers / traffic.days:,.0f} a day came in over {traffic.days:.1f} days at {traffic.coverage:.0%} coverage"
+    basis = f"{count / traffic.days:,.0f} a day over {traffic.days:.1f} days at {traffic.coverage:.0%} coverage"
+    return Money(
+        estimate=effect.estimate * scale,
+        low=low,
+        high=high,
+        metric=found.metric,
+        variant=found.variant,
+        basis=basis,
+        settled=(effect.low > 0 or effect.high < 0) and (found.adjusted_p is None or found.adjusted_p <= alpha),
     )
-    return Money(effect.estimate * scale, low, high, found.metric, found.variant, basis)
 
 
-def _bearers(measure: Measure, evidence: Evidence) -> float:
-    """How many bear the metric's value: units, or what a ratio divides by."""
+def _count_denominators(measure: Measure, evidence: Evidence) -> float:
+    """The number of units, or the sum of a ratio's denominator."""
     if measure.y.den is None:
         return float(sum(group.units for group in evidence.groups.values()))
     return math.fsum(group.units * float(group.moments[measure.name].mean[1]) for group in evidence.groups.values())

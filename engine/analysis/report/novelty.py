@@ -1,4 +1,4 @@
-"""Does an effect wear off? The primary metric in windows of days since the exposure, on units seen through them."""
+"""Novelty: the primary metric's effect in windows of days since a unit's exposure, on units whose windows are over."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 DAY = 86_400.0
 EDGES = (0, 1, 3, 7, 14, 28)  # days
-FADES = 2.58  # standard errors between the first and the last window
+FADE_Z = 2.58  # standard errors between the first and the last window: 1 % two-sided
 
 
 def novelty_specs(primary: MeasuredMetric) -> list[MeasuredMetric]:
-    """The primary metric once per window; none for ratios, quantiles and retention, which are not sums over time."""
+    """The primary metric for each window; none for ratios, quantiles and retention, which are not sums over time."""
     if not primary.rules.has_daily_trend:
         return []
     end = primary.delay + primary.window if primary.window is not None else float("inf")
@@ -40,31 +40,31 @@ def novelty_specs(primary: MeasuredMetric) -> list[MeasuredMetric]:
     ]
 
 
-def per_day(effect: Effect | NotEstimable, window: float) -> Effect | NotEstimable:
-    """An effect over `window` seconds as an effect per day."""
+def daily_effect(effect: Effect | NotEstimable, window: float) -> Effect | NotEstimable:
+    """The effect per day of an effect over `window` seconds."""
     if isinstance(effect, NotEstimable):
         return effect
     days = window / DAY
     return Effect(effect.estimate / days, effect.low / days, effect.high / days, effect.se / days, effect.p)
 
 
-def faded(rows: Sequence[Novelty]) -> list[str]:
-    """A sentence per variant whose first window's effect is beyond chance larger than its last window's.
+def novelty_flags(rows: Sequence[Novelty]) -> list[str]:
+    """A sentence for each variant whose effect is significantly larger in the first window than in the last.
 
-    The windows hold the same units, whose sums go together, so adding their variances errs on the quiet side.
+    The windows hold the same units, whose sums correlate positively, so the sum of their variances is conservative.
     """
-    said = []
+    flags = []
     for variant, part in groupby(rows, key=lambda row: row.variant):
-        seen = [row for row in part if isinstance(row.effect, Effect)]
-        if len(seen) < 2:
+        windows = [row for row in part if isinstance(row.effect, Effect)]
+        if len(windows) < 2:
             continue
-        first, last = seen[0].effect, seen[-1].effect
+        first, last = windows[0].effect, windows[-1].effect
         if not isinstance(first, Effect) or not isinstance(last, Effect):
             continue
         distance = (first.estimate - last.estimate) / (first.se**2 + last.se**2) ** 0.5
-        if abs(distance) > FADES and abs(first.estimate) > abs(last.estimate):
-            said.append(
-                f"novelty: {variant}'s effect fades from {first.estimate:+.3g} a day at first to "
-                f"{last.estimate:+.3g} a day after day {seen[-1].from_day:g}"
+        if abs(distance) > FADE_Z and abs(first.estimate) > abs(last.estimate):
+            flags.append(
+                f"novelty: {variant}'s effect fades from {first.estimate:+z.3g} a day at first to "
+                f"{last.estimate:+z.3g} a day after day {windows[-1].from_day:g}"
             )
-    return said
+    return flags

@@ -1,4 +1,4 @@
-"""What the past says of a metric: the baseline of a power calculation, from a table or from the log."""
+"""Baselines of power calculations and priors of effects, from past experiments in the log or from a table."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.analysis.report.experiment_units import gather
-from engine.analysis.report.table import ALL, check_columns, parse_measures, quantile_of
+from engine.analysis.report.experiment_units import read_experiment_units
+from engine.analysis.report.table import ALL, parse_measures, table_quantiles
+from engine.analysis.report.table_checks import check_columns
 from engine.analysis.sources.aggregate import CROSSED, Group, aggregate_groups
 from engine.analysis.sources.clustered import build_unit_frame, row_centres
+from engine.analysis.sources.covariates import impute_covariates
 from engine.analysis.sources.engines import DuckDB, connect_engine
-from engine.analysis.sources.log import metric_values
+from engine.analysis.sources.frames import FrameOrFile, open_table, table_name
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
+from engine.analysis.sources.metric_sums import metric_values
 from engine.analysis.sources.quantiles import estimate_quantiles
 from engine.analysis.stats.bayes import estimate_prior
 from engine.analysis.stats.estimate import Effect, NotEstimable
@@ -34,11 +37,13 @@ if TYPE_CHECKING:
 LEAST_PAST = 3
 
 
-def baseline_of_table(path: str, metric: str, *, unit: str | None = None, engine: str = "duckdb") -> Baseline:
-    """A metric's mean and standard deviation per unit in a table, its covariates taken off.
+def baseline_of_table(
+    frame_or_file: FrameOrFile, metric: str, *, unit: str | None = None, engine: str = "duckdb"
+) -> Baseline:
+    """A metric's mean and standard deviation per unit in a table, net of its covariates.
 
     Args:
-        path: as `analyze_table`.
+        frame_or_file: as `analyze_table`.
         metric: `kind:COL|COVARIATE`, as `analyze_table`.
         unit: as `analyze_table`.
         engine: as `analyze_table`.
@@ -48,14 +53,13 @@ def baseline_of_table(path: str, metric: str, *, unit: str | None = None, engine
     """
     (measure,) = parse_measures([metric], ())
     source = connect_engine(engine)
-    table = source.table(path)
-    split = unit or next(iter(table.schema()))  # any column will do: its groups are added up
-    check_columns(source, path, table, split, unit, [measure])
+    table = open_table(source, frame_or_file, [] if unit is None or unit in measure.columns else [unit])
+    split = unit or next(iter(table.schema()))  # any column will do: its groups are summed
+    check_columns(source, table, [measure], path=table_name(frame_or_file), variant=split, unit=unit)
     if not measure.rules.has_moments:
-        return _of_quantile(quantile_of(source, table, None, unit, measure).get(ALL), measure.name)
-    frame, (framed,) = build_unit_frame(
-        table, split, unit, [measure], about=row_centres(source, table, unit, [measure])
-    )
+        return _quantile_baseline(table_quantiles(source, table, None, unit, measure).get(ALL), measure.name)
+    rows, measures = impute_covariates(source, table, [measure])
+    frame, (framed,) = build_unit_frame(rows, split, unit, measures, about=row_centres(source, rows, unit, measures))
     return _baseline(aggregate_groups(source, frame, (CROSSED,), [framed]), framed)
 
 
@@ -73,12 +77,12 @@ def baseline_of_log(
     """
     with lock_log_for_reading(Path(log_dir)):
         source = DuckDB()
-        data = gather(source, question, metrics, Path(log_dir), as_of)
+        data = read_experiment_units(source, question, metrics, Path(log_dir), as_of)
         spec = data.specs[0]
         if not spec.rules.has_moments:
-            rows = metric_values(source, data.folder, data.members, spec, data.moment)
+            rows = metric_values(source, data.log_dir, data.members, spec, data.as_of)
             found = estimate_quantiles(source, rows, "x", spec.quantile or 0.5, label=spec.name)
-            return _of_quantile(found.get(question.control), spec.name)
+            return _quantile_baseline(found.get(question.control), spec.name)
         measure = next(found for found in data.measures if found.name == question.primary)
         control = data.units.filter(data.units["variant"] == question.control)
         return _baseline(aggregate_groups(source, control, ("crossed",), [measure]), measure)
@@ -99,9 +103,9 @@ def baseline_of_plan(experiments: Path, key: str, metric: str | None, log_dir: P
 
 
 def past_prior(plan: Plan, question: ExperimentQuestion, log_dir: Path, *, as_of: datetime | None = None) -> Prior:
-    """What the plan's other experiments did to the primary metric, as a prior for this one (see `empirical_prior`).
+    """A prior of the primary metric's effect from its effects in the plan's other experiments (see `estimate_prior`).
 
-    Experiments whose split is broken teach nothing and are left out.
+    Experiments with a sample ratio mismatch are left out.
 
     Raises:
         BadInput: if there are fewer than three such effects.
@@ -141,10 +145,10 @@ def _baseline(found: dict[tuple[str | int | float | bool | None, ...], Group], m
     return Baseline("proportion" if plain else measure.kind, value, None if plain else sd)
 
 
-def _of_quantile(found: Arm | NotEstimable | None, name: str) -> Baseline:
-    """Its standard deviation is that which over the root of units is its standard error."""
+def _quantile_baseline(found: Arm | NotEstimable | None, name: str) -> Baseline:
+    """The baseline of a quantile: its standard deviation is its standard error times the root of the units."""
     if found is None:
-        raise BadInput(f"{name} has no row with a value in the past; a baseline needs some")
+        raise BadInput(f"{name} has no row with a value in the past; a baseline needs at least two")
     if isinstance(found, NotEstimable):
         raise BadInput(f"{name}: {found.not_estimable}; a baseline needs a variance")
     return Baseline("quantile", found.value, math.sqrt(found.variance * found.n))

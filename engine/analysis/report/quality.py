@@ -1,38 +1,37 @@
-"""Gates before any number: is the split of units the one that was asked for?"""
+"""The check of exposures before any effect: whether every variant exposed the same share of its assigned units."""
 
-import math
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from engine.analysis.report.sample_ratio import SEQUENTIAL_GATE
 from engine.analysis.stats.distributions import chi_square_sf
 from engine.analysis.stats.sequential import asymptotic_p
 
-FIXED_GATE = 0.001  # a report looked at once
-SEQUENTIAL_GATE = 0.01  # a report looked at daily: the sequential test keeps this over all looks
-PLANNED = 5000  # units around which the sequential exposure check is sharpest
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.analysis.stats.moments import Floats
+
+PLANNED = 5000  # units around which the sequential test is sharpest
+LEAST_ASSIGNED = 20  # customers of a channel, below which none of them being exposed may be chance
 
 
-class SampleRatio(msgspec.Struct, frozen=True):
-    """Sample ratio mismatch: Pearson's chi-square `p`, and `sequential_p`, which holds at every look."""
+class ExposureCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """The share of assigned units that were exposed. A share that differs between variants biases every effect.
 
-    p: float
-    ok: bool
-    expected: dict[str, float]
-    sequential_p: float | None = None
-
-
-class ExposureCheck(msgspec.Struct, frozen=True):
-    """Who of those assigned was exposed. A share that differs between variants biases whatever is measured after it.
-
-    `double` counts exposures sent twice for one decision, `orphans` those without a decision in the log.
+    `double` counts exposures sent twice for one decision, `orphans` exposures without a decision in the log.
     """
 
     shares: dict[str, float]
     p: float
     double: int
     orphans: int
+    assigned: int = 0
+    exposed: int = 0
 
 
 def exposure_check(
@@ -40,105 +39,85 @@ def exposure_check(
 ) -> ExposureCheck:
     """Tests whether the share of assigned units that were exposed is the same in every variant.
 
-    By chi-square, or where `sequential` so that a daily look is safe: the smallest of the variants' anytime-valid
-    p-values against all of them together, times their number.
+    By chi-square; with `sequential`, for repeated looks, by the smallest of the variants' anytime-valid p-values
+    against all others together, times the number of variants. Both are approximations for many units. Where a variant
+    has few exposed or few unexposed units, Fisher's exact p-values replace the first and bound the second from below.
     """
     names = [name for name in sorted(assigned) if assigned[name]]
-    seen = np.array([exposed.get(name, 0) for name in names], dtype=float)
     total = np.array([assigned[name] for name in names], dtype=float)
+    seen = np.minimum(np.array([exposed.get(name, 0) for name in names], dtype=float), total)
     p = 1.0
     if len(names) > 1 and 0 < seen.sum() < total.sum():
-        share = seen.sum() / total.sum()
-        z2 = (seen - total * share) ** 2 / (total * share * (1 - share))
-        if sequential:
-            units = int(total.sum())
-            z2 = z2 / (1 - total / total.sum())  # the variant is part of what it is compared with
-            p = min(1.0, len(names) * min(asymptotic_p(float(z), units, PLANNED, SEQUENTIAL_GATE) for z in np.sqrt(z2)))
-        else:
-            p = chi_square_sf(len(names) - 1, float(z2.sum()))
-    return ExposureCheck({n: float(s / t) for n, s, t in zip(names, seen, total, strict=True)}, p, double, orphans)
-
-
-def faults(exposure: ExposureCheck) -> list[str]:
-    """What a reader must know of the exposures, a sentence each."""
-    said = []
-    if exposure.double:
-        said.append(f"{exposure.double} exposures were sent twice for one decision; each counts once")
-    if exposure.orphans:
-        said.append(f"{exposure.orphans} exposures have no decision in the log and are left out")
-    return said
-
-
-def broken_parts(
-    parts: Mapping[str, Mapping[str, int]], weights: Mapping[str, float], *, sequential: bool = False
-) -> list[str]:
-    """The days or segments whose own split is off, at the gate divided by their number (Bonferroni).
-
-    `sequential` asks for the test that may be repeated as a segment grows.
-    """
-    names = sorted(weights)
-    shares = [weights[name] for name in names]
-    broken = []
-    for part, units in parts.items():
-        counts = [units.get(name, 0) for name in names]
-        p = sequential_ratio([counts], shares)[-1] if sequential else chi_square(counts, shares)
-        if p < (SEQUENTIAL_GATE if sequential else FIXED_GATE) / len(parts):
-            broken.append(part)
-    return broken
-
-
-def chi_square(observed: Sequence[int], weights: Sequence[float]) -> float:
-    """Pearson's p-value of counts against shares, without continuity correction (Fabijan et al. 2019).
-
-    An arm with no weight and no units takes no part; one with units but no weight makes the p-value zero.
-    """
-    counts, shares = np.asarray(observed, dtype=float), np.asarray(weights, dtype=float)
-    if np.any(counts[shares <= 0] > 0):
-        return 0.0
-    counts, shares = counts[shares > 0], shares[shares > 0]
-    if len(counts) < 2 or counts.sum() == 0:
-        return 1.0
-    expected = counts.sum() * shares / shares.sum()
-    return chi_square_sf(len(counts) - 1, float(((counts - expected) ** 2 / expected).sum()))
-
-
-def sequential_ratio(
-    batches: Sequence[Sequence[int]], weights: Sequence[float], concentration: float = 10_000
-) -> list[float]:
-    """Anytime-valid p-values of the split, one after each batch of counts (never rising).
-
-    Lindon and Malek 2022, "Anytime-Valid Inference For Multinomial Count Data", eq. 6: a Dirichlet prior with
-    parameters `concentration * weights` against the point null.
-    """
-    from scipy.special import gammaln  # noqa: PLC0415 # see distributions
-
-    shares = np.asarray(weights, dtype=float) / float(np.sum(weights))
-    used = shares > 0
-    alpha = concentration * shares[used]
-    counts = np.cumsum(np.asarray(batches, dtype=float)[:, used], axis=0)
-    totals = counts.sum(axis=1)
-    log_odds = (
-        gammaln(alpha.sum())
-        - gammaln(alpha.sum() + totals)
-        + (gammaln(alpha + counts) - gammaln(alpha)).sum(axis=1)
-        - counts @ np.log(shares[used])
+        p = _sequential_p(seen, total) if sequential else _fixed_p(seen, total)
+    return ExposureCheck(
+        shares={name: float(s / t) for name, s, t in zip(names, seen, total, strict=True)},
+        p=p,
+        double=double,
+        orphans=orphans,
+        assigned=int(total.sum()),
+        exposed=int(seen.sum()),
     )
-    return [float(p) for p in np.minimum.accumulate(np.minimum(1.0, np.exp(np.minimum(-log_odds, 0.0))))]
 
 
-def sample_ratio(
-    units: Mapping[str, int],
-    weights: Mapping[str, float],
-    *,
-    daily: Sequence[Mapping[str, int]] | None = None,
-) -> SampleRatio:
-    """Checks the units per variant against the weights; with `daily` counts, so that a daily look is safe."""
-    names = sorted(weights)
-    shares = [weights[name] for name in names]
-    p = chi_square([units.get(name, 0) for name in names], shares)
-    total = math.fsum(shares)
-    expected = {name: weights[name] / total for name in names}
-    if daily is None:
-        return SampleRatio(p, p >= FIXED_GATE, expected)
-    looks = sequential_ratio([[day.get(name, 0) for name in names] for day in daily], shares) if daily else [1.0]
-    return SampleRatio(p, looks[-1] >= SEQUENTIAL_GATE, expected, looks[-1])
+def _fixed_p(seen: Floats, total: Floats) -> float:
+    """Chi-square's p-value, or the smallest exact one times the number of comparisons; two variants are one."""
+    from engine.analysis.stats import proportions  # noqa: PLC0415 # see distributions
+
+    tables = _tables(seen, total)
+    if any(proportions.is_small(*table) for table in tables):
+        compared = tables[:1] if len(tables) == 2 else tables
+        return min(1.0, len(compared) * min(proportions.fisher_p(*table) for table in compared))
+    share = seen.sum() / total.sum()
+    z2 = (seen - total * share) ** 2 / (total * share * (1 - share))
+    return chi_square_sf(len(total) - 1, float(z2.sum()))
+
+
+def _sequential_p(seen: Floats, total: Floats) -> float:
+    """The smallest anytime-valid p-value times the number of variants."""
+    from engine.analysis.stats import proportions  # noqa: PLC0415 # see distributions
+
+    share, units = seen.sum() / total.sum(), int(total.sum())
+    z2 = (seen - total * share) ** 2 / (total * share * (1 - share) * (1 - total / total.sum()))
+    values = []
+    for z, table in zip(np.sqrt(z2), _tables(seen, total), strict=True):
+        p = asymptotic_p(float(z), units, PLANNED, SEQUENTIAL_GATE)
+        values.append(max(p, proportions.fisher_p(*table)) if proportions.is_small(*table) else p)
+    return min(1.0, len(values) * min(values))
+
+
+def _tables(seen: Floats, total: Floats) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """For each variant and all others together, the exposed and the assigned units."""
+    return [
+        ((int(own), int(seen.sum() - own)), (int(size), int(total.sum() - size)))
+        for own, size in zip(seen, total, strict=True)
+    ]
+
+
+def exposure_request(experiment: str) -> str:
+    """The lines that send an exposure, for a report without any."""
+    return (
+        f"Send an exposure when a customer sees the variant of {experiment}, with the decision_id of the answer that\n"
+        "assigned it (metadata.decisionId of a bulk OFREP evaluation, which never counts as seen by itself):\n"
+        "  POST /v1/exposures\n"
+        f'  {{"decision_id": "…", "experiments": ["{experiment}"]}}'
+    )
+
+
+def exposure_flags(exposure: ExposureCheck, channels: Mapping[str, tuple[int, int]]) -> list[str]:
+    """The faults of the exposures, a sentence each.
+
+    Args:
+        exposure: the check.
+        channels: the numbers of customers assigned and exposed, by channel.
+    """
+    flags = [
+        f"{channel}: {assigned:,} customers assigned, none seen; send exposures from this channel, "
+        "or the report leaves them out"
+        for channel, (assigned, exposed) in sorted(channels.items())
+        if exposure.exposed and assigned >= LEAST_ASSIGNED and not exposed
+    ]
+    if exposure.double:
+        flags.append(f"{exposure.double} exposures were sent twice for one decision; each counts once")
+    if exposure.orphans:
+        flags.append(f"{exposure.orphans} exposures have no decision in the log and are left out")
+    return flags

@@ -1,52 +1,114 @@
-"""The same inference on anyone's table: a Parquet or CSV file with a variant column."""
+"""The report of any table with a column of the variant: a Parquet or CSV file, a frame, or a table of an engine."""
 
 from __future__ import annotations
 
-import math
+import os
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.analysis.design.methods import decode_inference
+from engine.analysis.checks.balance import check_balance, flag_imbalance
+from engine.analysis.checks.planned_looks import refuse_overrun
+from engine.analysis.checks.ratio_parts import add_ratio_parts
+from engine.analysis.design.methods import Inference, decode_inference
 from engine.analysis.design.metrics import Measure, parse_measure
 from engine.analysis.report.compare import Evidence, compare_all
-from engine.analysis.report.model import Quality, Report
-from engine.analysis.report.quality import exposure_check, sample_ratio
-from engine.analysis.report.verdict import EXPOSURE_GATE, decide
-from engine.analysis.sources.aggregate import CROSSED, STRATUM, VARIANT, Group, Groups, aggregate_groups
-from engine.analysis.sources.clustered import (
-    ABOUT,
-    LAST,
-    ROWS,
-    UNIT,
-    WITH,
-    build_unit_frame,
-    count_clustered_rows,
-    flag_half_rows,
-    row_centres,
-    unwrap_single_rows,
+from engine.analysis.report.model import Quality, Report, SegmentReport
+from engine.analysis.report.sample_ratio import SampleRatio, flag_broken_splits, sample_ratio
+from engine.analysis.report.segments import compare_segments, segment_evidence
+from engine.analysis.report.table_checks import (
+    check_columns,
+    check_variants,
+    check_weights,
+    count_rows_without_unit,
+    flag_missing_values,
+    flag_unfit_plan,
+    invalid_shares,
 )
+from engine.analysis.report.verdict import recommend
+from engine.analysis.sources.aggregate import (
+    CROSSED,
+    STRATUM,
+    VARIANT,
+    Group,
+    Groups,
+    aggregate_groups,
+)
+from engine.analysis.sources.clustered import build_unit_frame, flag_half_rows, row_centres, unwrap_single_rows
+from engine.analysis.sources.covariates import find_complete_columns, impute_covariates
 from engine.analysis.sources.engines import DuckDB, connect_engine, ibis_table
+from engine.analysis.sources.frames import FrameOrFile, open_table, table_name
 from engine.analysis.sources.partials import newest_file, refresh_partials
 from engine.analysis.sources.quantiles import Quantiles, estimate_quantiles
 from engine.analysis.sources.strata import Stratified, poststratify
-from engine.analysis.stats.inference import not_a_share
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.analysis.sources.engines import Cell, Engine, Table
-    from engine.analysis.stats.estimate import NotEstimable
 
-ALL = "all"  # rows as one variant
-RESERVED = {VARIANT, CROSSED, STRATUM, UNIT, LAST}
+ALL = "all"  # the name of all rows as one variant
 
 
-def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
-    path: str,
+class TableQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """The columns, metrics and options of a table's report; fields as the arguments of `analyze_table`."""
+
+    path: str
+    variant: str
+    control: str
+    measures: list[Measure]
+    inference: Inference
+    unit: str | None = None
+    weights: dict[str, float] | None = None
+    partials: str | None = None
+    segment: str | None = None
+
+    @property
+    def stratum(self) -> str | None:
+        """The column within whose values variants are compared; None while segments of another one are reported."""
+        return self.inference.stratum if self.segment in {None, self.inference.stratum} else None
+
+    @property
+    def part(self) -> str | None:
+        """The column by whose values the units are grouped: the segment's, or the stratum."""
+        return self.segment or self.inference.stratum
+
+    @property
+    def names(self) -> list[str]:
+        """The columns whose values are names, not numbers; a column that a metric reads too is one of numbers."""
+        numbers = {column for measure in self.measures for column in measure.columns}
+        columns = (self.variant, self.unit, self.part)
+        return [column for column in columns if column is not None and column not in numbers]
+
+    @property
+    def summed(self) -> list[Measure]:
+        """The measures with moments."""
+        return [measure for measure in self.measures if measure.rules.has_moments]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableUnits:
+    """The statistics of a table's units: `evidence` by variant, and the measures over one row per unit.
+
+    `strata` is the number of strata in which every variant has two units, `unassigned` that of units without a variant,
+    `parts` the evidence by segment.
+    """
+
+    evidence: Evidence
+    framed: list[Measure]
+    crossovers: int
+    unassigned: int
+    strata: int
+    flags: list[str]
+    parts: dict[str, Evidence]
+
+
+def analyze_table(
+    frame_or_file: FrameOrFile,
     *,
     variant: str,
     control: str,
@@ -54,84 +116,191 @@ def analyze_table(  # noqa: PLR0913 # the command line's flags, one each
     unit: str | None = None,
     covariates: Sequence[str] = (),
     weights: Mapping[str, float] | None = None,
-    partials: str | None = None,
-    engine: str = "duckdb",
+    segment: str | None = None,
     **options: object,
 ) -> Report:
     """Compares every variant of a table with control.
 
     Args:
-        path: a Parquet or CSV file, a folder of Parquet files, or a table that the engine knows.
-        variant: the column that holds the variant of a row.
+        frame_or_file: the path of a Parquet or CSV file or of a folder of Parquet files, a table that the engine knows,
+            or a pandas, Polars, Arrow or Ibis table or a DuckDB relation.
+        variant: the column of the variant.
         control: the variant to compare with.
-        metrics: `mean:COL`, `proportion:COL`, `ratio:NUM/DEN`, `quantile:COL@0.9`; the first is the primary one.
-        unit: the column of the unit of assignment; rows of one unit are not independent and are taken together, units
-            seen in two variants are counted and left out. None: each row is a unit.
+        metrics: `mean:COL`, `proportion:COL`, `ratio:NUM/DEN`, `quantile:COL@0.9`; the first is the primary one. Of
+            units with several rows these are metrics of rows; `sum:COL` and `any:COL` are metrics of units.
+        unit: the column of the unit of assignment. Rows of one unit are not independent; units in two variants are
+            counted and left out. None: each row is a unit.
         covariates: columns (or NUM/DEN) from before the exposure, for metrics that name none of their own.
-        weights: the shares that were asked for; equal if left out.
-        partials: a folder to keep statistics of a folder's files in, so that the next report reads only new files.
-        engine: where to compute, see `sources.connect`.
-        options: the fields of `Inference` by name, such as `method`, `alpha`, `relative`, `prior` (mean and standard
-            deviation) and `stratum` (a column).
+        weights: the planned shares of the variants; equal by default.
+        segment: a column; also report the effect within each of its values.
+        options: `engine`, where to compute (see `sources.engines.connect_engine`); `partials`, a folder that stores
+            statistics of a folder's files, so that the next report reads only new files; and the fields of `Inference`
+            by name, such as `method`, `alpha`, `relative`, `prior` (mean and standard deviation), `stratum` (a column).
 
     Raises:
-        BadInput: if the table cannot answer, in one line that says why.
+        BadInput: if the table has no such column or variant, or a value that its metric cannot have.
     """
+    engine, partials = options.pop("engine", None) or "duckdb", options.pop("partials", None)
     inference = decode_inference(options)
-    stratum = inference.stratum
     if not metrics:
         raise BadInput("no metric is named; add one, as in --metric mean:revenue")
     measures = [
-        msgspec.structs.replace(m, adjust=inference.adjust, stratified=bool(stratum))
-        for m in parse_measures(metrics, tuple(covariates))
+        msgspec.structs.replace(
+            measure,
+            adjust=inference.adjust,
+            stratified=bool(inference.stratum) and segment in {None, inference.stratum},
+        )
+        for measure in parse_measures(metrics, tuple(covariates))
     ]
-    source = connect_engine(engine)
-    table = source.table(newest_file(path) if partials else path)
-    if partials and not {variant, *(column for measure in measures for column in measure.columns)} <= {*table.schema()}:
-        table = source.table(path)  # the newest file lacks a column, others may have it
-    check_columns(source, path, table, variant, unit, measures, stratum)
-    unowned, refused = _without_unit(source, path, table, unit), _no_shares(source, table, unit, measures)
-    about = row_centres(source, table, unit, measures)
-    frame, framed = build_unit_frame(table, variant, unit, measures, stratum, about=about)
-    found: Groups
-    if partials is None:
-        keys = (VARIANT, CROSSED, *([STRATUM] if stratum else []))
-        found = aggregate_groups(source, frame, keys, [m for m in framed if m.rules.has_moments])
-        found, framed = unwrap_single_rows(found, framed, measures)
-    else:
-        parts = refresh_partials(_addable(source, unit, stratum, measures), path, variant, measures, Path(partials))
-        found = {(name, False): group for name, group in parts.items()}
-    found = _without_nan(found, str(table.schema()[variant]))
-    quantiles = {m.name: quantile_of(source, table, variant, unit, m) for m in measures if not m.rules.has_moments}
-    named, whole, strata = _by_variant(found, [m.name for m in measures if m.rules.has_moments], stratum)
-    crossovers = sum(group.units for key, group in found.items() if key[1])
-    unassigned = sum(group.units for key, group in found.items() if key[0] is None and not key[1])
-    _check_variants(path, variant, control, named, crossovers)
-    if weights is not None:
-        _check_weights(weights, named)
-    units = {name: group.units for name, group in sorted(named.items())}
-    ratio = sample_ratio(units, dict(weights) if weights else dict.fromkeys(units, 1.0))
-    flags = [f"{unowned} rows without a {unit} are left out"] if unowned else []
-    flags += flag_half_rows(source, table, unit, measures)
-    flags += _flags(named, framed, unassigned, variant, sequential=inference.method == "sequential")
-    if stratum and strata < 2:
-        flags.append(f"no two values of {stratum} have two units in every variant; the metrics are not stratified")
-    if not ratio.ok and not weights:
-        flags.append("the shares were taken to be equal; give the shares that were asked for if they were not")
-    quality = Quality(ratio, crossovers, flags)
-    reports = compare_all(framed, list(units), Evidence(control, named, quantiles, whole, refused), inference)
-    asked_for = {measure.name: [str(term) for term in measure.covariates] for measure in measures}
-    reports = [msgspec.structs.replace(row, covariates=asked_for[row.metric]) for row in reports]
-    return Report(
-        experiment=Path(path).stem,
-        as_of=datetime.now(UTC).isoformat(timespec="seconds"),
+    asked = TableQuestion(
+        path=table_name(frame_or_file),
+        variant=variant,
         control=control,
-        alpha=inference.alpha,
+        measures=measures,
+        inference=inference,
+        unit=unit,
+        weights=None if weights is None else dict(weights),
+        partials=None if partials is None else str(partials),
+        segment=segment,
+    )
+    source = connect_engine(str(engine))
+    return _report(asked, read_table_units(source, _open_table(source, frame_or_file, asked), asked))
+
+
+def _open_table(source: Engine, frame_or_file: FrameOrFile, asked: TableQuestion) -> Table:
+    """The table with its columns checked."""
+    if asked.partials and not isinstance(frame_or_file, str | os.PathLike):
+        raise BadInput("partials: a frame has no files whose statistics could be stored; leave partials out")
+    table = source.table(newest_file(asked.path)) if asked.partials else open_table(source, frame_or_file, asked.names)
+    needed = {asked.variant, *(column for measure in asked.measures for column in measure.columns)}
+    if asked.partials and not needed <= {*table.schema()}:
+        table = source.table(asked.path)  # the newest file lacks a column, others may have it
+    check_columns(
+        source,
+        table,
+        asked.measures,
+        path=asked.path,
+        variant=asked.variant,
+        unit=asked.unit,
+        stratum=asked.part,
+    )
+    return table
+
+
+def read_table_units(source: Engine, table: Table, asked: TableQuestion) -> TableUnits:
+    """The statistics of each variant's units.
+
+    Raises:
+        BadInput: if no two variants can be compared.
+    """
+    unowned = count_rows_without_unit(source, table, path=asked.path, unit=asked.unit)
+    refused = invalid_shares(source, table, asked.unit, asked.measures)
+    groups, framed = _aggregate(source, table, asked)
+    groups = _merge_nan_variants(groups, str(table.schema()[asked.variant]))
+    quantiles = {
+        measure.name: table_quantiles(source, table, asked.variant, asked.unit, measure)
+        for measure in asked.measures
+        if not measure.rules.has_moments
+    }
+    parts = segment_evidence(groups, framed, asked.control, refused) if asked.segment else {}
+    weighted, whole, strata = _group_by_variant(groups, [measure.name for measure in asked.summed], asked.stratum)
+    crossovers = sum(group.units for key, group in groups.items() if key[1])
+    check_variants(asked.path, asked.variant, asked.control, groups=weighted, crossovers=crossovers)
+    if asked.weights is not None:
+        check_weights(asked.weights, weighted)
+    evidence = Evidence(control=asked.control, groups=weighted, quantiles=quantiles, whole=whole)
+    return TableUnits(
+        evidence=replace(evidence, refused=refused | refuse_overrun(evidence, asked.inference)),
+        framed=framed,
+        crossovers=crossovers,
+        unassigned=sum(group.units for key, group in groups.items() if key[0] is None and not key[1]),
+        strata=strata,
+        parts=parts,
+        flags=[
+            *([f"{unowned} rows without a {asked.unit} are left out"] if unowned else []),
+            *flag_half_rows(source, table, asked.unit, asked.measures),
+        ],
+    )
+
+
+def _aggregate(source: Engine, table: Table, asked: TableQuestion) -> tuple[Groups, list[Measure]]:
+    """The moments by variant, crossover and stratum, and the measures over one row per unit."""
+    if asked.partials is not None:
+        parts, framed = refresh_partials(
+            _check_addable(source, asked), asked.path, asked.variant, asked.measures, Path(asked.partials)
+        )
+        return {(name, False): group for name, group in parts.items()}, framed
+    rows, measures = impute_covariates(source, table, asked.measures)
+    about = row_centres(source, rows, asked.unit, measures)
+    frame, framed = build_unit_frame(rows, asked.variant, asked.unit, measures, asked.part, about=about)
+    keys = (VARIANT, CROSSED, *([STRATUM] if asked.part else []))
+    summed = [measure for measure in framed if measure.rules.has_moments]
+    # Where a row is a unit the frame's columns are the table's.
+    names = {column for measure in summed for column in measure.columns} if asked.unit is None else set()
+    complete = find_complete_columns(source, rows, names & set(table.schema()))
+    groups = aggregate_groups(source, frame, keys, summed, complete=complete)
+    return unwrap_single_rows(groups, framed, measures)
+
+
+def _report(asked: TableQuestion, data: TableUnits) -> Report:
+    """The report of a table's units."""
+    groups = data.evidence.groups
+    units = {name: group.units for name, group in sorted(groups.items())}
+    looks = [units] if asked.inference.has_repeated_looks else None
+    ratio = sample_ratio(units, asked.weights or dict.fromkeys(units, 1.0), looks=looks)
+    balance = check_balance(data.framed, data.evidence, asked.inference)
+    flags = [*_flags(asked, data, ratio), *flag_imbalance(balance)]
+    quality = Quality(srm=ratio, crossovers=data.crossovers, flags=flags, balance=balance)
+    covariates = {measure.name: [str(term) for term in measure.covariates] for measure in asked.measures}
+    reports = [
+        msgspec.structs.replace(row, covariates=covariates[row.metric])
+        for row in compare_all(data.framed, list(units), data.evidence, asked.inference)
+    ]
+    reports = add_ratio_parts(reports, {one.name: one for one in data.framed}, data.evidence, asked.inference)
+    return Report(
+        experiment=Path(asked.path).stem,
+        as_of=datetime.now(UTC).isoformat(timespec="seconds"),
+        control=asked.control,
+        alpha=asked.inference.alpha,
         units=units,
         quality=quality,
         metrics=reports,
-        decision=decide(reports, quality, inference),
+        method=asked.inference.method,
+        title=Path(asked.path).stem,
+        recommendation=recommend(reports, quality, asked.inference),
+        segments=_compare_segments(asked, data, units),
     )
+
+
+def _compare_segments(asked: TableQuestion, data: TableUnits, units: Mapping[str, int]) -> list[SegmentReport]:
+    """The effects within each value of the segment's column."""
+    plain = [msgspec.structs.replace(measure, stratified=False) for measure in data.framed]
+    others = [name for name in units if name != asked.control]
+    return compare_segments(asked.segment, plain, others, data.parts, asked.inference) if asked.segment else []
+
+
+def _flags(asked: TableQuestion, data: TableUnits, ratio: SampleRatio) -> list[str]:
+    """The faults of the data, a sentence each."""
+    flags = [*data.flags]
+    if data.unassigned:
+        flags.append(f"{data.unassigned} units without a {asked.variant} are left out")
+    flags += flag_missing_values(
+        data.evidence.whole or data.evidence.groups, data.framed, sequential=asked.inference.has_repeated_looks
+    )
+    if asked.inference.stratum and not asked.stratum:
+        stratum = asked.inference.stratum
+        flags.append(f"the metrics are not stratified by {stratum} while segments of {asked.segment} are reported")
+    shares = asked.weights or dict.fromkeys(data.evidence.groups, 1.0)
+    splits = {name: ({side: g.units for side, g in part.groups.items()}, shares) for name, part in data.parts.items()}
+    flags += flag_broken_splits(splits, {}, sequential=asked.inference.has_repeated_looks)
+    flags += flag_unfit_plan(data.evidence, asked.inference)
+    if asked.stratum and data.strata < 2:
+        flags.append(
+            f"no two values of {asked.stratum} have two units in every variant; the metrics are not stratified"
+        )
+    if not ratio.ok and not asked.weights:
+        flags.append("the shares were taken to be equal; give the planned shares if they were not")
+    return flags
 
 
 def parse_measures(metrics: Sequence[str], covariates: tuple[str, ...]) -> list[Measure]:
@@ -151,30 +320,31 @@ def parse_measures(metrics: Sequence[str], covariates: tuple[str, ...]) -> list[
     ]
 
 
-def _without_nan(found: Groups, kind: str) -> Groups:
-    """A number's NaN names no variant, and is one with what is missing."""
+def _merge_nan_variants(groups: Groups, kind: str) -> Groups:
+    """The groups with the variant NaN of a numeric column merged into the missing variant."""
     if not kind.startswith("float"):
-        return found
+        return groups
     merged: dict[tuple[Cell, ...], Group] = {}
-    for key, group in found.items():
+    for key, group in groups.items():
         known = (None, *key[1:]) if str(key[0]).lower() == "nan" else key
         merged[known] = merged[known] + group if known in merged else group
     return merged
 
 
-def _by_variant(found: Groups, metrics: Sequence[str], stratum: str | None) -> Stratified:
+def _group_by_variant(groups: Groups, metrics: Sequence[str], stratum: str | None) -> Stratified:
     """The groups of each variant, without crossovers."""
     strata: dict[Cell, dict[str, Group]] = {}
-    for key, group in found.items():
+    for key, group in groups.items():
         if key[0] is not None and not key[1]:
-            strata.setdefault(key[2] if stratum else None, {})[str(key[0])] = group
+            part = strata.setdefault(key[2] if stratum else None, {})
+            part[str(key[0])] = part[str(key[0])] + group if str(key[0]) in part else group
     if not stratum:
         return Stratified(strata.get(None, {}), {}, 1)
     return poststratify([strata[name] for name in sorted(strata, key=str)], metrics)
 
 
-def quantile_of(source: Engine, plain: Table, variant: str | None, unit: str | None, measure: Measure) -> Quantiles:
-    """Each variant's quantile over rows, or that of all; the rows of units seen in two variants are left out."""
+def table_quantiles(source: Engine, plain: Table, variant: str | None, unit: str | None, measure: Measure) -> Quantiles:
+    """The quantile of each variant's rows, or of all rows; the rows of units in two variants are left out."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     table, column = ibis_table(plain), measure.y.num
@@ -189,123 +359,25 @@ def quantile_of(source: Engine, plain: Table, variant: str | None, unit: str | N
     return estimate_quantiles(source, rows, "x", measure.quantile or 0.5, label=column)
 
 
-def check_columns(
-    source: Engine,
-    path: str,
-    table: Table,
-    variant: str,
-    unit: str | None,
-    measures: Sequence[Measure],
-    stratum: str | None = None,
-) -> None:
-    """Raises BadInput if a column is missing, or holds text where a metric needs numbers."""
-    schema = table.schema()
-    numbers = {column for measure in measures for column in measure.columns}
-    for column in [variant, *(name for name in (unit, stratum) if name), *sorted(numbers)]:
-        if column not in schema:
-            raise BadInput(f"{path} has no column {column!r}; it has {', '.join(schema)}")
-    for column in sorted(numbers):
-        if column in RESERVED or (unit and (column.endswith((ROWS, ABOUT)) or WITH in column)):
-            raise BadInput(f"{path}: column {column!r} is called as a column of the report's own; give it another name")
-        if not (schema[column].is_numeric() or schema[column].is_boolean()):
-            text = table[column].cast("string")
-            is_number = text.try_cast("float64").notnull()
-            seen = source.rows(table.filter(text.notnull() & ~is_number).select(example=text).limit(1))
-            if not seen and not source.rows(table.filter(text.notnull()).select(example=text).limit(1)):
-                raise BadInput(f"{path}: column {column!r} holds no value; a metric needs numbers")
-            what = "text" if schema[column] == "string" else f"values of type {schema[column]}"
-            example = f", for example {seen[0][0]!r}" if seen else ""
-            most = ", of 38 digits at most" if schema[column].startswith("decimal") else ""
-            raise BadInput(f"{path}: column {column!r} holds {what}{example}; a metric needs numbers{most}")
-
-
-def _check_weights(weights: Mapping[str, float], named: Mapping[str, Group]) -> None:
-    for name, share in weights.items():
-        if not (math.isfinite(share) and share >= 0):
-            raise BadInput(
-                f"weights: the share {share:g} of {name!r} is no number from 0 up; write control=0.9,new=0.1"
-            )
-    if not any(weights.values()):
-        raise BadInput("weights: every share is 0; write control=0.9,new=0.1")
-    missing = sorted(set(named) - set(weights))
-    if missing:
-        raise BadInput(f"weights: {missing[0]!r} has none; give every variant its share")
-
-
-def _check_variants(path: str, variant: str, control: str, named: Mapping[str, Group], crossovers: int) -> None:
-    if not named and crossovers:
-        raise BadInput(f"{path}: all {crossovers} units were seen in two variants of {variant}; none can be compared")
-    if not named:
-        raise BadInput(f"{path} has no row with a {variant}; a comparison needs two variants")
-    if control not in named:
-        seen = ", ".join(sorted(named)[:10]) or "none"
-        raise BadInput(f"{path}: no row has {variant} = {control!r}, the control; the variants are {seen}")
-    if len(named) < 2:
-        raise BadInput(f"{path}: {variant} has one variant only, {control!r}; a comparison needs two")
-
-
-def _addable(source: Engine, unit: str | None, stratum: str | None, measures: Sequence[Measure]) -> DuckDB:
-    """The engine, or BadInput if what is asked for cannot be had by adding up the statistics of single files."""
-    if unit:
+def _check_addable(source: Engine, asked: TableQuestion) -> DuckDB:
+    """The engine; raises BadInput if the report cannot be computed from the statistics of single files."""
+    if asked.unit:
         raise BadInput(
-            f"partials: rows of one {unit} may lie in several files, whose sums cannot be put together again; leave "
-            "--partials out, or have one row per unit and leave --unit out"
+            f"partials: rows of one {asked.unit} may lie in several files, whose statistics do not add up per unit; "
+            "leave --partials out, or have one row per unit and leave --unit out"
         )
-    quantile = next((measure.name for measure in measures if not measure.rules.has_moments), None)
+    quantile = next((measure.name for measure in asked.measures if not measure.rules.has_moments), None)
     if quantile:
-        raise BadInput(f"partials: the quantile {quantile} does not follow from those of single files; leave one out")
-    if stratum:
-        raise BadInput(f"partials: statistics are kept by variant, not by {stratum}; leave --partials or --stratum out")
+        raise BadInput(
+            f"partials: the quantile {quantile} cannot be computed from the statistics of single files; leave one out"
+        )
+    if any(measure.per_unit == "any" for measure in asked.measures):
+        raise BadInput("partials: any:COL is computed from the rows; leave --partials out, or write proportion:COL")
+    if asked.part:
+        option = "--segment" if asked.segment else "--stratum"
+        raise BadInput(
+            f"partials: statistics are stored by variant, not by {asked.part}; leave --partials or {option} out"
+        )
     if not isinstance(source, DuckDB):
-        raise BadInput("partials: statistics of files are kept by duckdb alone; leave --partials or --engine out")
+        raise BadInput("partials: statistics of files are stored by duckdb alone; leave --partials or --engine out")
     return source
-
-
-def _without_unit(source: Engine, path: str, table: Table, unit: str | None) -> int:
-    """How many rows belong to no unit."""
-    if unit is None:
-        return 0
-    column = table[unit]
-    owned, every = (int(n or 0) for n in source.rows(table.aggregate(owned=column.count(), every=table.count()))[0])
-    if every and not owned:
-        raise BadInput(f"{path}: column {unit!r} holds no value; name the column of the unit, or leave --unit out")
-    return every - owned
-
-
-def _no_shares(source: Engine, table: Table, unit: str | None, measures: Sequence[Measure]) -> dict[str, NotEstimable]:
-    """Proportions of values other than 0 and 1; where rows are units their variance tells."""
-    wild = {}
-    for measure in measures:
-        if unit is not None and measure.rules.is_share:
-            value = table[measure.y.num].cast("float64")
-            if source.rows(table.filter((value * (value - 1.0)) != 0.0).select(x=value).limit(1)):
-                wild[measure.name] = not_a_share(measure)
-    return wild
-
-
-def _flags(
-    named: Mapping[str, Group], measures: Sequence[Measure], unassigned: int, variant: str, *, sequential: bool
-) -> list[str]:
-    flags = [f"{unassigned} units without a {variant} are left out"] if unassigned else []
-    units = {name: group.units for name, group in named.items()}
-    for measure in measures:
-        if not measure.rules.has_moments:
-            continue
-        sides = [group.moments[measure.name] for group in named.values()]
-        known = dict(zip(named, (side.n for side in sides), strict=True))
-        short = sum(units.values()) - sum(known.values())
-        if short:
-            what = " or a covariate" if measure.covariates else ""
-            flags.append(f"{measure.name}: {short} units lack a value{what} and are left out")
-        kept = exposure_check(units, known, 0, 0, sequential=sequential)
-        if kept.p < EXPOSURE_GATE:
-            shares = ", ".join(f"{name} {share:.1%}" for name, share in kept.shares.items())
-            flags.append(
-                f"{measure.name}: a different share has a value in each variant ({shares}); they do not compare"
-            )
-        rows = count_clustered_rows(measure, sides)
-        if rows > sum(known.values()):
-            flags.append(
-                f"{measure.name}: {rows} rows of {sum(known.values())} units; rows of one unit are taken together"
-            )
-    return flags

@@ -1,7 +1,11 @@
-"""The verbs of Ibis that sums of a table need, as DuckDB's SQL: importing Ibis takes as long as ten million rows.
+"""The part of Ibis's expression language that sums of a table need, compiled to DuckDB's SQL without Ibis.
 
-A query in these verbs is written once. On DuckDB it becomes SQL text here; on other engines, and where the log needs
-joins, the same lines run on Ibis's own tables.
+Importing Ibis takes as long as reading ten million rows. A query in these methods is written once: on DuckDB it becomes
+SQL here; on other engines, and where the log needs joins, the same lines run on Ibis's own tables.
+
+Text enters DuckDB's SQL in two ways alone: through `text_literal` and `identifier` here, and through sqlglot, by which
+Ibis compiles. Bound parameters would do the same, but the first one makes DuckDB import pandas and pyarrow, which takes
+longer than the report.
 """
 
 from __future__ import annotations
@@ -9,8 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from engine.errors import BadInput
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     CastType = Literal["float64", "string"]
     SqlLiteral = str | float | bool | None
@@ -38,147 +44,186 @@ class SqlValue:
 
     sql: str
 
-    def __sub__(self, other: SqlValue | float) -> SqlValue:
-        return SqlValue(f"({self.sql} - {_sql(other)})")
+    def __add__(self, other: SqlValue | float) -> SqlValue:
+        return _expression("({} + {})", self, other)
 
-    def __mul__(self, other: SqlValue) -> SqlValue:
-        return SqlValue(f"({self.sql} * {other.sql})")
+    def __sub__(self, other: SqlValue | float) -> SqlValue:
+        return _expression("({} - {})", self, other)
+
+    def __mul__(self, other: SqlValue | float) -> SqlValue:
+        return _expression("({} * {})", self, other)
 
     def __eq__(self, other: SqlValue | SqlLiteral) -> SqlValue:  # type: ignore[override] # as in Ibis
-        return SqlValue(f"({self.sql} = {_sql(other)})")
+        return _expression("({} = {})", self, other)
 
     def __ne__(self, other: SqlValue | SqlLiteral) -> SqlValue:  # type: ignore[override] # as in Ibis
-        return SqlValue(f"({self.sql} <> {_sql(other)})")
+        return _expression("({} <> {})", self, other)
+
+    def __gt__(self, other: SqlValue | float) -> SqlValue:
+        return _expression("({} > {})", self, other)
 
     __hash__ = None  # type: ignore[assignment] # equality is an expression
 
     def __and__(self, other: SqlValue) -> SqlValue:
-        return SqlValue(f"({self.sql} AND {other.sql})")
+        return _expression("({} AND {})", self, other)
 
     def __invert__(self) -> SqlValue:
-        return SqlValue(f"(NOT {self.sql})")
+        return _expression("(NOT {})", self)
+
+    def abs(self) -> SqlValue:
+        """The value without its sign."""
+        return _expression("ABS({})", self)
 
     def cast(self, kind: CastType) -> SqlValue:
-        """As another type; what cannot be is an error."""
-        return SqlValue(f"CAST({self.sql} AS {_TYPES[kind]})")
+        """The value as another type; a value that cannot be converted is an error."""
+        return _expression(f"CAST({{}} AS {_TYPES[kind]})", self)
 
     def try_cast(self, kind: CastType) -> SqlValue:
-        """As another type; what cannot be is null."""
-        return SqlValue(f"TRY_CAST({self.sql} AS {_TYPES[kind]})")
+        """The value as another type; null where it cannot be converted."""
+        return _expression(f"TRY_CAST({{}} AS {_TYPES[kind]})", self)
 
     def notnull(self) -> SqlValue:
         """Whether there is a value."""
-        return SqlValue(f"({self.sql} IS NOT NULL)")
+        return _expression("({} IS NOT NULL)", self)
 
     def fill_null(self, other: SqlLiteral) -> SqlValue:
-        """The value, or `other` where there is none."""
-        return SqlValue(f"COALESCE({self.sql}, {_sql(other)})")
+        """The value, or `other` where it is null."""
+        return _expression("COALESCE({}, {})", self, other)
 
     def ifelse(self, yes: SqlValue | SqlLiteral, no: SqlValue | SqlLiteral) -> SqlValue:
-        """One value where this is true, the other elsewhere."""
-        return SqlValue(f"CASE WHEN {self.sql} THEN {_sql(yes)} ELSE {_sql(no)} END")
+        """`yes` where this condition is true, `no` elsewhere."""
+        return _expression("CASE WHEN {} THEN {} ELSE {} END", self, yes, no)
 
     def cases(self, *branches: tuple[SqlLiteral, float], else_: float) -> SqlValue:
-        """The number that stands beside this value."""
-        whens = " ".join(f"WHEN {_sql(value)} THEN {_sql(number)}" for value, number in branches)
-        return SqlValue(f"CASE {self.sql} {whens} ELSE {_sql(else_)} END")
+        """The number paired with this value in `branches`, `else_` for any other value."""
+        whens = " ".join("WHEN {} THEN {}" for _ in branches)
+        pairs = (part for branch in branches for part in branch)
+        return _expression(f"CASE {{}} {whens} ELSE {{}} END", self, *pairs, else_)
 
     def count(self) -> SqlValue:
-        """How many values a group has."""
-        return SqlValue(f"COUNT({self.sql})")
+        """The number of values in a group that are not null."""
+        return _expression("COUNT({})", self)
 
     def sum(self) -> SqlValue:
         """The sum over a group."""
-        return SqlValue(f"SUM({self.sql})")
+        return _expression("SUM({})", self)
 
     def mean(self) -> SqlValue:
         """The mean over a group."""
-        return SqlValue(f"AVG({self.sql})")
+        return _expression("AVG({})", self)
 
     def min(self) -> SqlValue:
-        """The least of a group."""
-        return SqlValue(f"MIN({self.sql})")
+        """The minimum of a group."""
+        return _expression("MIN({})", self)
 
     def max(self) -> SqlValue:
-        """The greatest of a group."""
-        return SqlValue(f"MAX({self.sql})")
+        """The maximum of a group."""
+        return _expression("MAX({})", self)
 
 
 @dataclass(frozen=True)
 class Query:
-    """Rows that can be asked further; `sql` is what stands after FROM."""
+    """Rows that can be queried further; `sql` is a table or a subquery after FROM."""
 
     sql: str
 
     def __getitem__(self, name: str) -> SqlValue:
-        return SqlValue(_name(name))
+        return SqlValue(identifier(name))
 
     def select(self, *names: str, **values: SqlValue | SqlLiteral) -> Query:
         """These columns, and these expressions."""
-        return self._query([*map(_name, names), *_named(values)])
+        return self._subquery([*map(self.__getitem__, names), *_aliased(values)])
 
     def mutate(self, **values: SqlValue | SqlLiteral) -> Query:
         """All columns, and these expressions."""
-        return self._query(["*", *_named(values)])
+        return self._subquery([SqlValue("*"), *_aliased(values)])
 
     def filter(self, condition: SqlValue) -> Query:
-        """The rows for which it is true."""
-        return self._query(["*"], f"WHERE {condition.sql}")
+        """The rows for which the condition is true."""
+        return self._subquery([SqlValue("*")], f"WHERE {condition.sql}")
 
     def limit(self, rows: int) -> Query:
-        """At most so many rows."""
-        return self._query(["*"], f"LIMIT {rows}")
+        """The first rows, at most `rows`."""
+        return self._subquery([SqlValue("*")], f"LIMIT {rows:d}")
 
     def order_by(self, *names: str) -> Query:
-        """The rows in order."""
-        return self._query(["*"], f"ORDER BY {', '.join(map(_name, names))}")
+        """The rows sorted by these columns."""
+        return self._subquery([SqlValue("*")], f"ORDER BY {', '.join(map(identifier, names))}")
 
     def count(self) -> SqlValue:
-        """How many rows a group has."""
+        """The number of rows in a group."""
         return SqlValue("COUNT(*)")
 
     def aggregate(self, **values: SqlValue) -> Query:
-        """One row of all."""
-        return self._query(_named(values))
+        """One row over all rows."""
+        return self._subquery(_aliased(values))
 
     def group_by(self, *names: str) -> Grouped:
-        """The rows by what these columns hold."""
+        """The rows grouped by these columns."""
         return Grouped(self, names)
 
-    def _query(self, columns: list[str], rest: str = "") -> Query:
-        return Query(f"(SELECT {', '.join(columns)} FROM {self.sql} {rest})")  # noqa: S608 # names and literals are quoted below
+    def _subquery(self, columns: Sequence[SqlValue], rest: str = "") -> Query:
+        # Each part is made in this module, by which its names are quoted and its values are literals.
+        selected = ", ".join(column.sql for column in columns)
+        return Query(f"(SELECT {selected} FROM {self.sql} {rest})")  # noqa: S608 # nosec B608
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class View(Query):
-    """A view that the engine has described."""
+    """A view of the engine, with the columns that it described."""
 
     columns: Mapping[str, ColumnType]
 
     def schema(self) -> Mapping[str, ColumnType]:
-        """Its columns and their types."""
+        """The columns and their types."""
         return self.columns
 
 
 @dataclass(frozen=True)
 class Grouped:
-    """Rows by what some columns hold."""
+    """Rows grouped by some columns."""
 
     rows: Query
     keys: tuple[str, ...]
 
     def aggregate(self, **values: SqlValue) -> Query:
-        """One row per group: its keys, then these."""
-        keys = [_name(key) for key in self.keys]
-        return self.rows._query([*keys, *_named(values)], f"GROUP BY {', '.join(keys)}")  # noqa: SLF001 # one file
+        """One row per group: its keys, then these expressions."""
+        keys = [self.rows[key] for key in self.keys]
+        grouping = f"GROUP BY {', '.join(key.sql for key in keys)}"
+        return self.rows._subquery([*keys, *_aliased(values)], grouping)  # noqa: SLF001 # one file
 
 
-def _named(values: Mapping[str, SqlValue | SqlLiteral]) -> list[str]:
-    return [f"{_sql(value)} AS {_name(name)}" for name, value in values.items()]
+def identifier(name: str) -> str:
+    """The name of a column or table in SQL.
+
+    Raises:
+        BadInput: if it contains a NUL, at which DuckDB ends the query.
+    """
+    return _quote(name, '"')
 
 
-def _name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def text_literal(text: str) -> str:
+    """The text as a literal in SQL: in DuckDB's plain literals the quote alone has a meaning.
+
+    Raises:
+        BadInput: if it contains a NUL, at which DuckDB ends the query.
+    """
+    return _quote(text, "'")
+
+
+def _quote(text: str, mark: str) -> str:
+    if "\0" in text:
+        raise BadInput(f"{text!r} contains a NUL character, which no name or value may; remove it")
+    return mark + text.replace(mark, mark * 2) + mark
+
+
+def _aliased(values: Mapping[str, SqlValue | SqlLiteral]) -> list[SqlValue]:
+    return [SqlValue(f"{_sql(value)} AS {identifier(name)}") for name, value in values.items()]
+
+
+def _expression(template: str, *operands: SqlValue | SqlLiteral) -> SqlValue:
+    """The template with an operand in the place of each `{}`."""
+    return SqlValue(template.format(*map(_sql, operands)))
 
 
 def _sql(value: SqlValue | SqlLiteral) -> str:
@@ -189,5 +234,6 @@ def _sql(value: SqlValue | SqlLiteral) -> str:
     if isinstance(value, bool):
         return str(value).upper()
     if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
-    return repr(value) if "e" in repr(value) else f"{value!r}e0"  # with an exponent it is a double, else a decimal
+        return text_literal(value)
+    number = repr(float(value))
+    return number if "e" in number else f"{number}e0"  # with an exponent it is a double, else a decimal

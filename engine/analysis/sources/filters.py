@@ -1,4 +1,4 @@
-"""A metric's filter on properties of events is the plan's own condition: a report counts what the learner counts."""
+"""Evaluates a metric's filter with the plan's compiled condition, so that a report counts what the learner counts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def register_filter(source: DuckDB, condition: Mapping[str, object]) -> None:
-    """Makes a condition known to the engine, once; `holds` then speaks of it."""
+    """Registers a condition as a function of the engine, for `matches_filter`; a registered one is left as it is."""
     from engine.catalog.conditions.compile import compile_condition  # noqa: PLC0415 # only metrics with a filter need it
 
     name, matches = _name(condition), compile_condition(condition)
-    if source.run(f"SELECT 1 FROM duckdb_functions() WHERE function_name = '{name}'"):  # noqa: S608 # letters and digits
+    if source.run("SELECT 1 FROM duckdb_functions() WHERE function_name = {}", name):
         return
 
     def check(properties: str | None) -> bool:
@@ -30,11 +30,11 @@ def register_filter(source: DuckDB, condition: Mapping[str, object]) -> None:
             return False
         return isinstance(found, dict) and matches(found)
 
-    source.connection.create_function(name, check, ["VARCHAR"], "BOOLEAN", null_handling="special")  # type: ignore[call-overload] # it takes the word
+    source.connection.create_function(name, check, ["VARCHAR"], "BOOLEAN", null_handling="special")  # type: ignore[call-overload] # its stub lacks the text
 
 
 def matches_filter(properties: ir.Value, condition: Mapping[str, object]) -> ir.BooleanValue:
-    """Whether a column of JSON meets a condition that was registered."""
+    """Whether the JSON of a column meets a condition that `register_filter` registered."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types

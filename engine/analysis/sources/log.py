@@ -1,86 +1,130 @@
-"""The log as tables: units exposed to an experiment, and what they did before and after it."""
+"""Reads the log as tables: the units exposed to an experiment, and their events before and after the exposure."""
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
+from glob import escape
 from typing import TYPE_CHECKING
 
-from engine.analysis.design.metrics import Measure, Term
+from engine.analysis.design.log_times import DAY, SECOND
 from engine.analysis.sources.engines import ibis_table
-from engine.analysis.sources.filters import matches_filter, register_filter
 from engine.analysis.sources.merged_customers import TABLES_OF_CUSTOMERS, merged_customers_table
+from engine.analysis.sources.traced_traits import UNIT_READERS, Segment, fill_from_traces
+from engine.catalog.spec.fields import PROPERTY_NAME, PROPERTY_NAME_REMEDY, PROPERTY_NAME_RULE
 from engine.errors import BadInput
-from engine.vocabulary import REFUNDS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     import ibis.expr.types as ir
 
-    from engine.analysis.design.question import ExperimentQuestion, MeasuredMetric
+    from engine.analysis.design.question import ExperimentQuestion
     from engine.analysis.sources.engines import DuckDB
 
-SECOND = 1_000_000  # times are microseconds since 1970: comparing integers needs no time zone database
-DAY = 86_400 * SECOND
-ASSIGNED = ("assigned", "sticky")  # reasons of a randomized assignment; forced and held-out units are not one
+ASSIGNED = ("assigned", "sticky")  # reasons of a randomized assignment; forced and held-out units are not randomized
+HOLDOUT = "holdout"
+SHIPPED = "shipped"
 
 _COLUMNS = {
     "decisions": "decision_id VARCHAR, time BIGINT, customer VARCHAR, device VARCHAR, channel VARCHAR, kind VARCHAR, "
     "key VARCHAR, variant VARCHAR, reason VARCHAR, propensity DOUBLE, candidates VARCHAR[], context VARCHAR, "
-    "policy VARCHAR, crossover BOOLEAN, version VARCHAR",
+    "plan VARCHAR, policy VARCHAR, crossover BOOLEAN, version VARCHAR",
     "exposures": "decision_id VARCHAR, time BIGINT, key VARCHAR, customer VARCHAR",
     "events": "message_id VARCHAR, time BIGINT, customer VARCHAR, event VARCHAR, decision_id VARCHAR, channel VARCHAR, "
     "revenue DOUBLE, properties VARCHAR",
     "rewards": "decision_id VARCHAR, key VARCHAR, reward DOUBLE, time BIGINT",
+    "quarantine": "time BIGINT, reason VARCHAR, source VARCHAR, body VARCHAR",
 }
 
 
 def read_log_table(source: DuckDB, log_dir: Path, name: str, since: int | None = None) -> ir.Table:
-    """One table of the log (`decisions`, `exposures`, `events`, `rewards`), empty if nothing was written yet.
+    """A table of the log (`decisions`, `exposures`, `events`, `rewards`, `quarantine`), empty if nothing is written.
 
-    `since` (microseconds) leaves files and row groups unread that hold older rows alone; a day's older rows may stay.
-    A customer is who they turned out to be.
+    `since` (microseconds) skips files and row groups that have only older rows; up to a day's older rows may remain.
+    A merged visitor's rows have the customer's identifier; the body of a quarantined record is hexadecimal.
 
     Raises:
-        BadInput: if the log's folder does not exist, or is another's.
+        BadInput: if the folder does not exist, or is not a log's.
     """
     if not log_dir.is_dir():
-        raise BadInput(f"{log_dir} is no folder; give the log's, which holds decisions/ and events/")
-    held = {entry.name for entry in log_dir.iterdir() if not entry.name.startswith((".", "_"))}
-    if held and held.isdisjoint((*_COLUMNS, "quarantine")):
-        raise BadInput(f"{log_dir} holds no log but {min(held)!r}; give the log's folder, which holds decisions/")
+        raise BadInput(f"{log_dir} is not a folder; give the log's, which holds decisions/ and events/")
+    entries = {entry.name for entry in log_dir.iterdir() if not entry.name.startswith((".", "_"))}
+    if entries and entries.isdisjoint(_COLUMNS):
+        raise BadInput(f"{log_dir} has {min(entries)!r} but no log; give the log's folder, which holds decisions/")
+    loaded = source.made.get(loaded_rows(log_dir, name))
+    if loaded is not None:
+        rows = ibis_table(source.view(f"loaded {name}", f"FROM {loaded}"))
+        return rows if since is None else rows.filter(rows["time"] >= since - DAY)
     columns = [part.rsplit(" ", 1) for part in _COLUMNS[name].split(", ")]
     if next((log_dir / name).glob("**/*.parquet"), None) is None:
         empty = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns)
         return ibis_table(source.view(name, f"SELECT {empty} WHERE false"))
-    path = str(log_dir / name).replace("'", "''")
-    reader = f"read_parquet('{path}/**/*.parquet', union_by_name = true, hive_partitioning = true) AS logged"
+    reader = "read_parquet({}, union_by_name = true, hive_partitioning = true) AS logged"
     bound = "" if since is None else f" WHERE logged.time >= to_timestamp({since // SECOND - DAY // SECOND})"
     read = {column: f"logged.{column}" for column, _ in columns} | {"time": "epoch_us(logged.time)"}
-    people = merged_customers_table(source, log_dir) if name in TABLES_OF_CUSTOMERS else None
-    if people is not None:
-        reader += f" LEFT JOIN {people} AS became ON logged.customer = became.old AND logged.time <= became.until"
+    if "body" in read:
+        read["body"] = "hex(logged.body)"
+    merges = merged_customers_table(source, log_dir) if name in TABLES_OF_CUSTOMERS else None
+    if merges is not None:
+        reader += f" LEFT JOIN {merges} AS became ON logged.customer = became.old AND logged.time <= became.until"
         read["customer"] = "coalesce(became.customer, logged.customer)"
     chosen = ", ".join(f"{value} AS {column}" for column, value in read.items())
-    return ibis_table(source.view(f"{name}{bound}", f"SELECT {chosen} FROM {reader}{bound}"))  # noqa: S608 # quoted above
+    files = f"{escape(str(log_dir / name))}/**/*.parquet"
+    # The text consists of column names and table names of this module; the path is bound.
+    return ibis_table(source.view(f"{name}{bound}", f"SELECT {chosen} FROM {reader}{bound}", files))  # noqa: S608 # nosec B608
+
+
+def loaded_rows(log_dir: Path, name: str) -> str:
+    """The key in `made` of a temporary table that a caller of several reports loaded: the rows of a table they need."""
+    return f"{log_dir}: {name}"
 
 
 def json_text(column: ir.Value, name: str) -> ir.StringValue:
-    """The text of a field of a JSON column; the name may hold dots."""
+    """The text of a field of a JSON column; the name may contain dots.
+
+    Raises:
+        BadInput: if the name is no name of a trait or property.
+    """
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    if not re.search(PROPERTY_NAME, name):
+        raise BadInput(f"{name!r} is not {PROPERTY_NAME_RULE}; {PROPERTY_NAME_REMEDY}")
 
     @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types
         signature=(("string", "string"), "string")
     )
     def json_extract_string(document: str, path: str) -> str: ...  # type: ignore[empty-body] # DuckDB's own
 
-    escaped = name.replace('"', '\\"')
-    return json_extract_string(column, f'$."{escaped}"')
+    return json_extract_string(column, _pointer(name))
+
+
+def json_kind(column: ir.Value, name: str) -> ir.StringValue:
+    """DuckDB's name of the type of a field of a JSON column, null where there is no such field."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types
+        signature=(("string", "string"), "string")
+    )
+    def json_type(document: str, path: str) -> str: ...  # type: ignore[empty-body] # DuckDB's own
+
+    return json_type(column, _pointer(name))
+
+
+def _pointer(name: str) -> str:
+    """The place of a field by RFC 6901; a path in JSONPath would have wildcards."""
+    return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
 def randomized_decisions(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> ir.Table:
-    """The experiment's randomized decisions, of its latest version only: a new version reassigns every unit."""
+    """The randomized decisions of the experiment's latest version; a new version reassigns every unit.
+
+    Of a holdout they are those of all experiments that it covers, with the side of the customer as their variant: who
+    is held out would have a variant otherwise, so both sides are drawn from the same customers.
+    """
     decided = read_log_table(source, log_dir, "decisions")
+    if question.covers:
+        return _drawn_by_holdout(decided, question, as_of)
     decided = decided.filter(
         (decided["kind"] == "experiment")
         & (decided["key"] == question.key)
@@ -88,170 +132,151 @@ def randomized_decisions(source: DuckDB, log_dir: Path, question: ExperimentQues
         & decided["reason"].isin(ASSIGNED)
         & (decided["time"] <= as_of)
     )
-    last = source.rows(decided.aggregate(version=decided["version"].argmax(decided["time"])))[0][0]
+    asked = f"{log_dir} {question.key} {as_of}"
+    if asked not in source.latest_versions:  # several checks of a report ask for the same decisions
+        latest = decided.aggregate(version=decided["version"].argmax(decided["time"]))
+        [[version]] = source.rows(latest)
+        source.latest_versions[asked] = None if version is None else str(version)
+    last = source.latest_versions[asked]
     return decided.filter(decided["version"] == last) if last else decided
 
 
-def exposed_members(
-    source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int, segment: str | None
-) -> ir.Table:
-    """One row per unit and customer: `unit, customer, variant, crossed, first, segment`; first exposure counts.
+def find_end(source: DuckDB, log_dir: Path, question: ExperimentQuestion) -> datetime | None:
+    """When the experiment was decided: its first decision after it was shipped, or the end of that day.
 
-    A unit seen in two variants, or flagged by the decision, is `crossed`.
+    None while it is open.
+    """
+    ends = [] if question.decided is None else [question.decided]
+    if question.is_shipped:
+        decided = read_log_table(source, log_dir, "decisions")
+        decided = decided.filter(decided["key"] == question.key)
+        drawn = decided.filter(decided["reason"].isin(ASSIGNED))
+        [[last]] = source.rows(drawn.aggregate(last=drawn["time"].max()))
+        shipped = decided.filter((decided["reason"] == SHIPPED) & (decided["time"] > (last or 0)))
+        [[first]] = source.rows(shipped.aggregate(first=shipped["time"].min()))
+        ends += [] if first is None else [int(first) / SECOND]
+    end = min(ends, default=None)
+    return None if end is None or end > datetime.now(UTC).timestamp() else datetime.fromtimestamp(end, UTC)
+
+
+def _drawn_by_holdout(decided: ir.Table, question: ExperimentQuestion, as_of: int) -> ir.Table:
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    decided = decided.filter(
+        (decided["kind"] == "experiment")
+        & decided["key"].isin(question.covers)
+        & decided["reason"].isin([*ASSIGNED, SHIPPED, HOLDOUT])
+        & (decided["time"] <= as_of)
+    )
+    is_held_out = decided["reason"] == HOLDOUT
+    held_out, let_in = question.weights
+    share = question.weights[held_out]
+    return decided.mutate(
+        variant=is_held_out.ifelse(held_out, let_in),
+        propensity=is_held_out.ifelse(share, 1.0 - share),
+        reason=ibis.literal(ASSIGNED[0]),
+        crossover=ibis.literal(value=False),
+    )
+
+
+def exposed_decisions(
+    source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int, segment: Segment | None
+) -> ir.Table:
+    """One row per exposure of the experiment, with the decision; of a holdout one per decision, seen or not.
+
+    Its columns are `decision_id, time, customer, variant, crossover, plan, reason, propensity, unit, segment`.
+    """
+    start = None if question.start is None else int(question.start * SECOND)
+    decided = randomized_decisions(source, log_dir, question, as_of)
+    own = ["decision_id", "customer", "variant", "crossover", "plan", "reason", "propensity"]
+    is_plain = question.unit == "customer" and segment is None
+    if not is_plain:  # what units and segments are read from
+        own += ["channel", "device", "context"]
+    if question.covers:
+        seen = decided.select(*own, "time")
+    else:
+        exposures = read_log_table(source, log_dir, "exposures", start)
+        exposures = exposures.filter((exposures["key"] == question.key) & (exposures["time"] <= as_of))
+        if start is not None:
+            exposures = exposures.filter(exposures["time"] >= start)
+        seen = exposures.select("decision_id", "time").join(decided.select(*own), "decision_id")
+    if is_plain:
+        return seen.mutate(unit=seen["customer"], segment=_logged_segment(seen, segment)).filter(
+            seen["customer"].notnull()
+        )
+    seen = source.keep("exposed", seen)
+    seen = seen.mutate(unit=_logged_unit(seen, question), segment=_logged_segment(seen, segment))
+    if question.unit != "customer":
+        missing = seen["unit"].isnull()
+        read = UNIT_READERS[question.unit]
+        seen = fill_from_traces(source, log_dir, seen, column="unit", missing=missing, read=read)
+    if segment is not None and segment.name != "channel":
+        missing = json_kind(seen["context"], segment.name).isnull() if segment.matches is None else seen["time"] > 0
+        read = segment.reader(question.zone)
+        seen = fill_from_traces(source, log_dir, seen, column="segment", missing=missing, read=read)
+    return seen.filter(seen["unit"].notnull()).drop("channel", "device", "context")
+
+
+def _logged_unit(seen: ir.Table, question: ExperimentQuestion) -> ir.Value:
+    """The unit of each decision; null where the log of an earlier release has none."""
+    return json_text(seen["context"], "store") if question.unit == "store" else seen[question.unit]
+
+
+def _logged_segment(seen: ir.Table, segment: Segment | None) -> ir.Value:
+    """The value of the segment in each decision; null where it was not logged."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    if segment is None or segment.matches is not None:
+        return ibis.null("string")
+    return seen["channel"] if segment.name == "channel" else json_text(seen["context"], segment.name)
+
+
+def first_exposures(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> ir.Table | None:
+    """Each customer's first exposure `ever` to the experiment's latest version, also before its `start`.
+
+    None if it has no start, so that no exposure can be older.
+    """
+    if question.start is None:
+        return None
+    exposures = read_log_table(source, log_dir, "exposures")
+    exposures = exposures.filter((exposures["key"] == question.key) & (exposures["time"] <= as_of))
+    decided = randomized_decisions(source, log_dir, question, as_of).select("decision_id", "customer")
+    seen = exposures.select("decision_id", "time").join(decided, "decision_id")
+    return seen.group_by("customer").aggregate(ever=seen["time"].min())
+
+
+def exposed_members(seen: ir.Table) -> ir.Table:
+    """One row per unit and customer: `unit, customer, variant, crossed, first, segment, plan`; first exposure counts.
+
+    `seen` is as of `exposed_decisions`. A unit seen in two variants, or flagged by the decision, is `crossed`.
     """
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
-    start = None if question.start is None else int(question.start * SECOND)
-    shown = read_log_table(source, log_dir, "exposures", start)
-    shown = shown.filter((shown["key"] == question.key) & (shown["time"] <= as_of))
-    if start is not None:
-        shown = shown.filter(shown["time"] >= start)
-    decided = randomized_decisions(source, log_dir, question, as_of)
-    unit = json_text(decided["context"], "store") if question.unit == "store" else decided[question.unit]
-    trait = ibis.null("string")
-    if segment is not None:
-        trait = decided["channel"] if segment == "channel" else json_text(decided["context"], segment)
-    decided = decided.select("decision_id", "customer", "variant", "crossover", unit=unit, segment=trait)
-    seen = shown.select("decision_id", "time").join(decided, "decision_id")
-    seen = seen.filter(seen["unit"].notnull())
-    order = seen["time"]
+    own = ("variant", "segment", "plan")
+    first = ibis.struct({name: seen[name] for name in own}).argmin(seen["time"])
     per_unit = seen.group_by("unit").aggregate(
-        variant=seen["variant"].argmin(order),
+        first_row=first,  # each column's own `argmin` would be sorted by itself
         other=seen["variant"].max(),
         least=seen["variant"].min(),
         flagged=seen["crossover"].any(),
-        segment=seen["segment"].argmin(order),
     )
     per_unit = per_unit.select(
         "unit",
-        "variant",
-        "segment",
+        **{name: per_unit["first_row"][name] for name in own},
         crossed=(per_unit["other"] != per_unit["least"]) | per_unit["flagged"].fill_null(False),
     )
     members = seen.group_by("unit", "customer").aggregate(first=seen["time"].min())
     return members.join(per_unit, "unit")
 
 
-def measure_members(
-    source: DuckDB, log_dir: Path, members: ir.Table, specs: Sequence[MeasuredMetric], as_of: int
-) -> tuple[ir.Table, list[Measure]]:
-    """The members with a column (or two) per metric, and the measures over these.
-
-    A metric that must be `ripe` is null for members whose window is not over yet.
-    """
-    done = _done(source, log_dir, members, specs, as_of)
-    sums: dict[str, ir.Value] = {}
-    measures = []
-    for index, spec in enumerate(specs):
-        columns, measure = _columns(done, spec, f"m{index}")
-        sums |= columns
-        measures.append(measure)
-    per_member = done.group_by("unit", "customer").aggregate(**sums)
-    joined = members.left_join(per_member, ["unit", "customer"])
-    values = {name: joined[name].fill_null(0.0) for name in sums}
-    for index, spec in enumerate(specs):
-        if spec.ripe:
-            ripe = joined["first"] <= as_of - int((spec.delay + (spec.window or 0.0)) * SECOND)
-            values[f"m{index}"] = ripe.ifelse(values[f"m{index}"], None)
-    own = ("unit", "customer", "variant", "crossed", "first", "segment")
-    return joined.select(*own, **values), measures
-
-
-def metric_values(source: DuckDB, log_dir: Path, members: ir.Table, spec: MeasuredMetric, as_of: int) -> ir.Table:
-    """The single values `x` of a quantile metric, with their `unit` and `variant`; crossed units are left out."""
-    kept = members.filter(~members["crossed"])
-    done = _done(source, log_dir, kept, [spec], as_of)
-    done = done.filter(_counts(done, spec, {spec.event}, before=False))
-    rows = done.join(kept.select("unit", "variant").distinct(), "unit")
-    return rows.select("unit", "variant", x=event_number(rows, spec.value or "revenue", None))
-
-
-def _done(source: DuckDB, log_dir: Path, members: ir.Table, specs: Sequence[MeasuredMetric], as_of: int) -> ir.Table:
-    """What the members did, with the time `since` their first exposure."""
-    longest = max((spec.covariate_window or 0.0 for spec in specs), default=0.0)
-    earliest = source.rows(members.aggregate(first=members["first"].min()))[0][0]
-    events = read_log_table(source, log_dir, "events", int(earliest or 0) - int(longest * SECOND))
-    for condition in (filtered for spec in specs for filtered in (spec.filter, spec.denominator_filter) if filtered):
-        register_filter(source, condition)
-    names = {name for spec in specs for name in (spec.event, spec.denominator) if name}
-    if any("revenue" in (spec.value, spec.denominator_value) for spec in specs):
-        names |= REFUNDS
-    events = events.filter(events["event"].isin(sorted(names)) & (events["time"] <= as_of))
-    events = events.select("customer", "event", "revenue", "properties", at=events["time"])
-    done = members.select("unit", "customer", "first").join(events, "customer")
-    done = done.mutate(since=done["at"] - done["first"])
-    return done.filter(done["since"] >= -int(longest * SECOND))
-
-
-def _columns(done: ir.Table, spec: MeasuredMetric, name: str) -> tuple[dict[str, ir.Value], Measure]:
-    covariates: tuple[Term, ...] = ()
-    columns = {name: _summed(done, spec, spec.event, spec.value, before=False)}
-    term = Term(name)
-    if spec.denominator:
-        columns[f"{name}_den"] = _summed(done, spec, spec.denominator, spec.denominator_value, before=False, below=True)
-        term = Term(name, f"{name}_den")
-    if spec.covariate_window:
-        columns[f"{name}_pre"] = _summed(done, spec, spec.event, spec.value, before=True)
-        covariates = (Term(f"{name}_pre"),)
-        if spec.denominator:
-            columns[f"{name}_pre_den"] = _summed(
-                done, spec, spec.denominator, spec.denominator_value, before=True, below=True
-            )
-            covariates = (Term(f"{name}_pre", f"{name}_pre_den"),)
-    return columns, Measure(
-        name=spec.name,
-        kind=spec.kind,
-        y=term,
-        covariates=covariates,
-        quantile=spec.quantile,
-        direction=spec.direction,
-        margin=spec.margin,
-    )
-
-
-def _counts(
-    done: ir.Table, spec: MeasuredMetric, names: Collection[str], *, before: bool, below: bool = False
-) -> ir.BooleanValue:
-    """Whether an event is one of these and the metric's, within its window after (or before) the exposure.
-
-    `below` asks for the denominator's, which has a filter of its own.
-    """
-    since, counted = done["since"], done["event"].isin(sorted(names))
-    if before:
-        counted = counted & (since < 0) & (since >= -int((spec.covariate_window or 0.0) * SECOND))
-    else:
-        counted = counted & (since >= int(spec.delay * SECOND))
-        if spec.window is not None:
-            counted = counted & (since < int((spec.delay + spec.window) * SECOND))
-    condition = spec.denominator_filter if below else spec.filter
-    return counted & matches_filter(done["properties"], condition) if condition else counted
-
-
-def _summed(
-    done: ir.Table, spec: MeasuredMetric, event: str, value: str | None, *, before: bool, below: bool = False
-) -> ir.Value:
-    """The event's values, or its count, summed over the metric's window."""
-    counted = _counts(done, spec, {event}, before=before, below=below)
-    adds = spec.rules.event_adds
-    if value == "revenue" and adds != "one":
-        refunds = _counts(done, spec, REFUNDS - {event}, before=before, below=below)
-        money = event_number(done, value, 0.0)
-        net = refunds.ifelse(-money.abs(), counted.ifelse(money, 0.0))
-        return net.cast("float64").sum()
-    if adds == "presence":
-        return counted.any().cast("float64")
-    amount = 1.0 if value is None or adds == "one" else event_number(done, value, 0.0)
-    return counted.ifelse(amount, 0.0).cast("float64").sum()
-
-
 def event_number(events: ir.Table, value: str, missing: float | None) -> ir.Value:
-    """The number an event carries: its revenue, or a property; `missing` where it carries none."""
+    """An event's number: its revenue, or a property; `missing` where it has none."""
     number = events["revenue"] if value == "revenue" else json_text(events["properties"], value).try_cast("float64")
     return number if missing is None else number.fill_null(missing)
 
 
 def count_assigned_customers(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> dict[str, int]:
-    """Customers assigned to each variant, whether or not they saw it."""
+    """The number of customers assigned to each variant, exposed or not."""
     decided = randomized_decisions(source, log_dir, question, as_of)
     if question.start is not None:
         decided = decided.filter(decided["time"] >= int(question.start * SECOND))
@@ -259,21 +284,40 @@ def count_assigned_customers(source: DuckDB, log_dir: Path, question: Experiment
     return {str(variant): int(units or 0) for variant, units in source.rows(counted)}
 
 
+def count_channel_exposures(
+    source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int
+) -> dict[str, tuple[int, int]]:
+    """The numbers of customers assigned, and of those exposed to one of these decisions, by channel."""
+    if question.covers:
+        return {}  # its units are those assigned, seen or not
+    decided = randomized_decisions(source, log_dir, question, as_of)
+    if question.start is not None:
+        decided = decided.filter(decided["time"] >= int(question.start * SECOND))
+    exposures = read_log_table(source, log_dir, "exposures")
+    exposures = exposures.filter((exposures["key"] == question.key) & (exposures["time"] <= as_of))
+    is_seen = decided["decision_id"].isin(exposures["decision_id"])
+    # By customer first: two counts of distinct customers take twice as long.
+    customers = (
+        decided.filter(decided["customer"].notnull()).group_by("channel", "customer").aggregate(is_seen=is_seen.any())
+    )
+    counted = customers.group_by("channel").aggregate(assigned=customers.count(), exposed=customers["is_seen"].sum())
+    return {str(channel): (int(n or 0), int(m or 0)) for channel, n, m in source.rows(counted) if channel is not None}
+
+
 def count_exposure_faults(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> tuple[int, int]:
-    """Exposures sent twice for one decision, and exposures without a decision in the log."""
-    shown = read_log_table(source, log_dir, "exposures")
-    shown = shown.filter((shown["key"] == question.key) & (shown["time"] <= as_of))
-    per_decision = shown.group_by("decision_id").aggregate(sent=shown.count())
+    """The number of repeated exposures of one decision, and of exposures whose decision is not in the log."""
+    exposures = read_log_table(source, log_dir, "exposures")
+    exposures = exposures.filter((exposures["key"] == question.key) & (exposures["time"] <= as_of))
+    ids = exposures.filter(exposures["decision_id"].notnull()).select("decision_id")
     known = read_log_table(source, log_dir, "decisions")
-    known = known.filter(known["key"] == question.key).select("decision_id").distinct()
-    orphans = per_decision.anti_join(known, "decision_id")
-    double = per_decision.aggregate(extra=(per_decision["sent"] - 1).sum())
-    counted = source.rows(double)[0][0], source.rows(orphans.aggregate(n=orphans.count()))[0][0]
-    return int(counted[0] or 0), int(counted[1] or 0)
+    orphans = ids.anti_join(known.filter(known["key"] == question.key).select("decision_id"), "decision_id")
+    [[sent, decisions]] = source.rows(ids.aggregate(sent=ids.count(), decisions=ids["decision_id"].nunique()))
+    [[unknown]] = source.rows(orphans.aggregate(n=orphans["decision_id"].nunique()))
+    return int(sent or 0) - int(decisions or 0), int(unknown or 0)
 
 
 def list_traits(source: DuckDB, log_dir: Path, question: ExperimentQuestion) -> list[str]:
-    """The names that the contexts of an experiment's decisions hold."""
+    """The names of the traits in the contexts of an experiment's decisions."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types
@@ -282,5 +326,6 @@ def list_traits(source: DuckDB, log_dir: Path, question: ExperimentQuestion) -> 
     def json_keys(document: str) -> list[str]: ...  # type: ignore[empty-body] # DuckDB's own
 
     decided = read_log_table(source, log_dir, "decisions")
-    names = decided.filter(decided["key"] == question.key).select(name=json_keys(decided["context"]).unnest())
+    decided = decided.filter(decided["key"].isin(question.covers or [question.key]))
+    names = decided.select(name=json_keys(decided["context"]).unnest())
     return [str(name) for (name,) in source.rows(names.distinct().order_by("name"))]

@@ -1,9 +1,11 @@
-"""A report reads the log several times; while it does, no compaction or erasure takes files away from under it."""
+"""Prevents compaction and erasure from removing the log's files while a report reads them several times."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
+
+from engine.errors import require_extras
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,7 +14,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def lock_log_for_reading(log_dir: Path) -> Iterator[None]:
-    """Holds the log's files where they are; a log that is missing or read-only has no one to hold them from."""
+    """Holds a shared lock on the log; a folder that is missing or read-only needs none, since nothing changes there.
+
+    Raises:
+        MissingExtra: if the libraries that read the log are not installed; no lock is taken then.
+    """
+    require_extras("a report from the log", "analysis")
     with ExitStack() as stack:
         if log_dir.is_dir():
             from engine.journal.log.commit import log_read_lock  # noqa: PLC0415 # slow to import, and tables do not need it

@@ -1,8 +1,8 @@
-"""Quantiles of single rows (latencies, basket values), whose rows come in clusters: the unit is what was assigned.
+"""Quantiles over rows (latencies, basket values) that are clustered by the unit of assignment.
 
 Deng, Knoblich and Lu 2018, "Applying the Delta Method in Metric Analytics", section 4: the order statistics around
 the quantile give its standard error for independent rows without estimating a density; the share of rows at or below
-it, a ratio over units, gives by how much clustering inflates that variance.
+it, a ratio over units, gives the factor by which clustering inflates that variance.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FEWEST_BEYOND = 5  # rows on the shorter side of the quantile; with fewer the or
 
 
 class _Sample(NamedTuple):
-    """One variant's rows: how many, and the value of their quantile."""
+    """The number of a variant's rows, and their quantile."""
 
     rows: int
     value: float
@@ -47,21 +47,21 @@ def estimate_quantiles(engine: Engine, rows: ir.Table, column: str, level: float
 
     Args:
         engine: where `rows` are read.
-        rows: a table with `variant`, `unit` and the value column. Rows without a value are left out. A null `unit`
-            column type is not allowed; give each row its own unit if rows are independent.
+        rows: a table with `variant`, `unit` and the value column. Rows without a value are excluded. The
+            `unit` is not null; independent rows have a unit each.
         column: the value column.
         level: between 0 and 1.
-        label: what people call the column, for the reasons of `NotEstimable`.
+        label: the column's name in the reasons of `NotEstimable`.
     """
     valued = rows.filter(rows[column].notnull() & rows["variant"].notnull())
     valued = valued.select("variant", "unit", x=valued[column].cast("float64"))
-    wild = (valued["x"].isnan() | valued["x"].isinf()).sum()  # they have no place in the order of the others
-    sizes = valued.group_by("variant").aggregate(n=valued.count(), q=valued["x"].quantile(level), wild=wild)
+    not_finite = (valued["x"].isnan() | valued["x"].isinf()).sum()  # NaN has no rank
+    sizes = valued.group_by("variant").aggregate(n=valued.count(), q=valued["x"].quantile(level), not_finite=not_finite)
     results: Quantiles = {}
     samples: dict[str, _Sample] = {}
-    for variant, n, quantile, wild_rows in engine.rows(sizes):
+    for variant, n, quantile, not_finite_rows in engine.rows(sizes):
         name, sample = str(variant), _Sample(int(n or 0), float(quantile or 0.0))
-        if wild_rows or not math.isfinite(sample.value):
+        if not_finite_rows or not math.isfinite(sample.value):
             results[name] = NotEstimable(f"{label} has values that are NaN or infinite", fault=True)
         elif refusal := _refuse_few_rows(sample.rows, level, label):
             results[name] = refusal
@@ -83,7 +83,7 @@ def sample_quantile(x: Floats, unit: NDArray[np.intp], level: float, *, label: s
         x: values (n,) in rising order.
         unit: the unit (n,) of each row, integers from 0.
         level: between 0 and 1.
-        label: what people call the values.
+        label: the name of the values in a reason.
     """
     n = len(x)
     if refusal := _refuse_few_rows(n, level, label):
@@ -102,7 +102,9 @@ def sample_quantile(x: Floats, unit: NDArray[np.intp], level: float, *, label: s
 def _refuse_few_rows(n: int, level: float, label: str) -> NotEstimable | None:
     if n * min(level, 1 - level) >= FEWEST_BEYOND:
         return None
-    return NotEstimable(f"{n} rows of {label} are too few for the {level:g} quantile; its order statistics need more")
+    return NotEstimable(
+        f"{n} rows of {label} are too few for the {level:g} quantile; a side of it has fewer than {FEWEST_BEYOND}"
+    )
 
 
 def _outer_ranks(n: int, level: float) -> tuple[int, int]:
@@ -121,24 +123,29 @@ def _estimate_arm(
         around: the values at `_outer_ranks`.
         share: moments over units of their rows at or below the quantile and of their rows.
         level: between 0 and 1.
-        label: what people call the values.
+        label: the name of the values in a reason.
     """
     n = sample.rows
     if share.n < 2:
         return NotEstimable(f"all {n} rows of {label} are of one unit, a variance needs two")
     spread = (around[1] - around[0]) / (2 * _Z)
     if spread == 0:
-        return NotEstimable(f"{n} rows of {label} are tied around the {level:g} quantile")
+        return NotEstimable(
+            f"{n} rows of {label} are tied around the {level:g} quantile",
+            remedy="Another level, at which values differ, or the mean would.",
+        )
     inflation = estimate_arm(share, _SHARE).variance / (level * (1 - level) / n)
     if inflation == 0:
-        return NotEstimable(f"the {share.n} units of {label} have one share of rows below the {level:g} quantile each")
+        return NotEstimable(
+            f"the {share.n} units of {label} have one and the same share of rows below the {level:g} quantile"
+        )
     return Arm(share.n, sample.value, spread**2 * inflation)
 
 
 def _read_order_statistics(
     engine: Engine, valued: ir.Table, samples: Mapping[str, _Sample], level: float
 ) -> dict[str, tuple[float, float]]:
-    """The values at `_outer_ranks`, per variant, in one query: variants with equally many rows share its columns."""
+    """The values at `_outer_ranks` by variant, in one query; variants with equal numbers of rows share its columns."""
     by_size: dict[int, list[str]] = {}
     for name, sample in samples.items():
         by_size.setdefault(sample.rows, []).append(name)

@@ -1,4 +1,4 @@
-"""Post-stratification: variants compared within strata known from before, so that their uneven mix adds no noise.
+"""Post-stratification: compares variants within strata known before the exposure, whose uneven mix adds noise.
 
 Miratrix, Sekhon and Yu 2013, "Adjusting treatment effect estimates by post-stratification in randomized experiments",
 eq. 3 and 16: strata weighted by their share of all units, each variance within its stratum.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Stratified(NamedTuple):
-    """Each variant's groups, weighted and not, and in how many strata it was compared at least."""
+    """Each variant's group, weighted by stratum and not, and the least number of strata of any metric."""
 
     weighted: dict[str, Group]
     whole: dict[str, Group]
@@ -30,47 +30,50 @@ class Stratified(NamedTuple):
 
 
 def poststratify(strata: Sequence[Stratum], metrics: Sequence[str]) -> Stratified:
-    """Each variant's moments as if its mix of strata were that of all units.
+    """Each variant's moments, weighted to the mix of strata of all units.
 
-    The mean is that of the stratum means, and the covariance that which over n is the mean's own. Strata in which some
-    variant has fewer than two units with a value have no variance there and are taken together.
+    The mean is the weighted mean of the stratum means; the covariance over n is the variance of that mean. Strata in
+    which a variant has fewer than two units with a value have no variance estimate; they are merged.
     """
     variants = sorted({name for stratum in strata for name in stratum})
     whole = {name: reduce(add, [stratum[name] for stratum in strata if name in stratum]) for name in variants}
     least = len(strata)
     moments: dict[str, dict[str, Moments]] = {name: {} for name in variants}
     for metric in metrics:
-        parts = _large([{name: s[name].moments[metric] for name in s} for s in strata], variants)
+        parts = _merge_small_strata([{name: s[name].moments[metric] for name in s} for s in strata], variants)
         least = min(least, len(parts))
         total = sum(part[name].n for part in parts for name in variants)
         shares = [sum(part[name].n for name in variants) / total if total else 0.0 for part in parts]
         for name in variants:
-            moments[name][metric] = _weighted([part[name] for part in parts], shares)
-    weighted = {name: Group(whole[name].units, {**whole[name].moments, **moments[name]}) for name in variants}
+            moments[name][metric] = _weight([part[name] for part in parts], shares)
+    weighted = {
+        name: Group(whole[name].units, {**whole[name].moments, **moments[name]}, whole[name].outcomes)
+        for name in variants
+    }
     return Stratified(weighted, whole, least)
 
 
-def _large(parts: Sequence[Mapping[str, Moments]], variants: Sequence[str]) -> list[dict[str, Moments]]:
-    """The strata with two units in every variant, the others added up and, if still small, put to the smallest."""
+def _merge_small_strata(parts: Sequence[Mapping[str, Moments]], variants: Sequence[str]) -> list[dict[str, Moments]]:
+    """The strata with two units in every variant; the others are merged and, if too small, joined to the smallest."""
     large: list[dict[str, Moments]] = []
     small: list[dict[str, Moments]] = []
     for part in parts:
         fits = all(name in part and part[name].n > 1 for name in variants)
         (large if fits else small).append(dict(part))
     if small:
-        rest = reduce(_together, small)
+        rest = reduce(_merge_parts, small)
         if large and not all(name in rest and rest[name].n > 1 for name in variants):
             large.sort(key=lambda part: sum(moments.n for moments in part.values()))
-            rest = _together(large.pop(0), rest)
+            rest = _merge_parts(large.pop(0), rest)
         large.append(rest)
     return large
 
 
-def _together(a: dict[str, Moments], b: dict[str, Moments]) -> dict[str, Moments]:
+def _merge_parts(a: dict[str, Moments], b: dict[str, Moments]) -> dict[str, Moments]:
     return {name: a[name] + b[name] if name in a and name in b else a.get(name, b.get(name)) for name in a | b}  # type: ignore[misc] # one has it
 
 
-def _weighted(parts: Sequence[Moments], shares: Sequence[float]) -> Moments:
+def _weight(parts: Sequence[Moments], shares: Sequence[float]) -> Moments:
     if len(parts) == 1:
         return parts[0]
     n = sum(part.n for part in parts)

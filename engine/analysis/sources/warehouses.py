@@ -1,4 +1,4 @@
-"""Where one machine ends: the same expressions on Spark and ClickHouse."""
+"""Spark and ClickHouse as engines, for tables beyond one machine."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import re
 from typing import TYPE_CHECKING, cast
 
 from engine.analysis.sources.engines import ResultRow, compile_sql, unbound_table
-from engine.errors import BadInput
+from engine.errors import BadInput, MissingExtra
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import ibis.expr.types as ir
 
     from engine.analysis.sources.engines import Frame
 
-_FILE = re.compile(r"[/\\]|\.(parquet|csv|tsv|txt)(\.\w+)?$", re.IGNORECASE)  # else it is a table's name
+_FILE = re.compile(r"[/\\]|\.(parquet|csv|tsv|txt)(\.\w+)?$", re.IGNORECASE)  # any other name is a table's
+_CSV = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
 _SAMPLED = re.compile(r"\bquantile(If)?\(")
 
 
@@ -31,39 +34,44 @@ class Spark:
             from pyspark.errors import PySparkException  # noqa: PLC0415
             from pyspark.sql import SparkSession  # noqa: PLC0415
         except ImportError as error:
-            raise BadInput("engine spark needs pyspark; install counterpoint[spark]") from error
+            raise MissingExtra("engine spark", "spark") from error
         self.failure = PySparkException
         builder = SparkSession.builder.config("spark.sql.session.timeZone", "UTC").config("spark.ui.enabled", "false")
         try:
             self.session = builder.getOrCreate()
-        except Exception as error:  # py4j raises its own and bare ones when Java is missing
+        except Exception as error:  # py4j raises errors of its own, and bare ones when Java is missing
             raise BadInput(f"engine spark did not start: {_first_line(error)}; it needs Java 17") from error
         self.session.sparkContext.setLogLevel("ERROR")
-        ibis.pyspark.connect(self.session)  # its compiler reads options that only connecting registers
+        ibis.pyspark.connect(self.session)  # the compiler reads options that are registered on connecting
         self._views = 0
 
-    def table(self, path: str) -> ir.Table:
+    def table(self, path: str, names: Sequence[str] = ()) -> ir.Table:
         """A Parquet or CSV file, a folder of Parquet files, or a table of the session's catalogue."""
         try:
             if not _FILE.search(path):
                 frame = self.session.table(path)
-            elif re.search(r"\.(csv|tsv|txt)(\.gz)?$", path, re.IGNORECASE):
-                frame = self.session.read.csv(path, header=True, inferSchema=True)
+            elif _CSV.search(path):
+                inferred = self.session.read.csv(path, header=True, inferSchema=True).dtypes
+                kinds = ", ".join(
+                    f"`{column.replace('`', '``')}` {'string' if column in names else kind}"
+                    for column, kind in inferred
+                )
+                frame = self.session.read.csv(path, header=True, schema=kinds)
             else:
                 frame = self.session.read.parquet(path)
         except self.failure as error:
-            raise BadInput(f"{path} cannot be read: {_first_line(error)}") from error
+            raise BadInput(f"{path} cannot be read: {_first_line(error)}; check its name and its rights") from error
         name = f"source_{self._views}"
         self._views += 1
         frame.createOrReplaceTempView(name)
         return unbound_table(name, dict(frame.dtypes))
 
-    def rows(self, asked: Frame) -> list[ResultRow]:
-        """Compiles and runs."""
+    def rows(self, query: Frame) -> list[ResultRow]:
+        """The rows of an expression."""
         try:
-            return [tuple(row) for row in self.session.sql(compile_sql(asked, "pyspark")).collect()]
+            return [tuple(row) for row in self.session.sql(compile_sql(query, "pyspark")).collect()]
         except self.failure as error:
-            raise BadInput(f"the data cannot be read: {_first_line(error)}") from error
+            raise BadInput(f"the data cannot be read: {_first_line(error)}; check the table's columns") from error
 
 
 class ClickHouse:
@@ -74,8 +82,8 @@ class ClickHouse:
             import clickhouse_connect  # noqa: PLC0415 # an optional engine
             from clickhouse_connect.driver.exceptions import Error  # noqa: PLC0415
         except ImportError as error:
-            raise BadInput("engine clickhouse needs clickhouse-connect; install counterpoint[clickhouse]") from error
-        logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it logs, it raises too
+            raise MissingExtra("engine clickhouse", "clickhouse") from error
+        logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # it also raises what it logs
         self.failure = Error
         self.embedded = url is None
         try:
@@ -85,24 +93,33 @@ class ClickHouse:
             raise BadInput(f"engine {url or 'clickhouse'} cannot be reached: {_first_line(error)}") from error
         self._views = 0
 
-    def table(self, path: str) -> ir.Table:
+    def table(self, path: str, names: Sequence[str] = ()) -> ir.Table:
         """A table of the server; a Parquet or CSV file where ClickHouse runs in this process."""
+        from sqlglot import expressions as sg  # noqa: PLC0415 # slow to import
+
         name = path
         try:
             if self.embedded and _FILE.search(path):
                 name = f"source_{self._views}"
                 self._views += 1
-                quoted = path.replace("\\", "\\\\").replace("'", "\\'")
-                self.client.command(f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM file('{quoted}')")  # noqa: S608 # quoted above
-            described = self.client.query(f"DESCRIBE TABLE {name}").result_rows
+                rows = sg.select("*").from_(sg.func("file", sg.Literal.string(path)))
+                if names and _CSV.search(path):
+                    hints = ", ".join(
+                        f"{sg.to_identifier(n, quoted=True).sql('clickhouse')} Nullable(String)" for n in names
+                    )
+                    hint = sg.EQ(this=sg.column("schema_inference_hints"), expression=sg.Literal.string(hints))
+                    rows.set("settings", [hint])
+                view = sg.Create(this=sg.to_table(name), kind="VIEW", replace=True, expression=rows)
+                self.client.command(view.sql("clickhouse"))
+            described = self.client.query(f"DESCRIBE TABLE {sg.to_identifier(name, quoted=True).sql('clickhouse')}")
         except self.failure as error:
-            raise BadInput(f"{path} cannot be read: {_first_line(error)}") from error
-        return unbound_table(name, {str(column): str(kind) for column, kind, *_ in described})
+            raise BadInput(f"{path} cannot be read: {_first_line(error)}; check its name and its rights") from error
+        return unbound_table(name, {str(column): str(kind) for column, kind, *_ in described.result_rows})
 
-    def rows(self, asked: Frame) -> list[ResultRow]:
-        """Compiles and runs; its plain quantile is sampled, so the exact one takes its place."""
-        sql = _SAMPLED.sub(r"quantileExactInclusive\1(", compile_sql(asked, "clickhouse"))
+    def rows(self, query: Frame) -> list[ResultRow]:
+        """The rows of an expression; ClickHouse's default quantile is sampled, so the exact one replaces it."""
+        sql = _SAMPLED.sub(r"quantileExactInclusive\1(", compile_sql(query, "clickhouse"))
         try:
             return [cast("ResultRow", tuple(row)) for row in self.client.query(sql).result_rows]
         except self.failure as error:
-            raise BadInput(f"the data cannot be read: {_first_line(error)}") from error
+            raise BadInput(f"the data cannot be read: {_first_line(error)}; check the table's columns") from error

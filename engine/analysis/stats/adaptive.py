@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engine.analysis.stats.clusters import match_freedom
 from engine.analysis.stats.effects import critical_t, two_sided_t_p
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.sequential import asymptotic_multiplier, asymptotic_p
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
     Flags = NDArray[np.bool_]
     Labels = NDArray[np.str_] | NDArray[np.int64]
 
-FEWEST_SHOWN = 30  # times an arm must have been shown for the normal limit to be near
+FEWEST_SHOWN = 30  # the least number of rounds of an arm for which the normal limit holds
 
 
 def running_means(reward: Floats, taken: Flags) -> Floats:
-    """The mean reward of the arm before each round, zero before its first; a model that no later reward enters."""
+    """The mean reward of the arm before each round, zero before its first: a model that uses no later reward."""
     own = np.where(taken, reward, 0.0)
     before: NDArray[np.int64] = np.cumsum(taken) - taken.astype(np.int64)
     earned = np.cumsum(own) - own
@@ -44,7 +45,9 @@ def aipw_scores(reward: Floats, taken: Flags, propensity: Floats, model: Floats)
     """
     bad = taken & ~((propensity > 0) & (propensity <= 1))
     if bad.any():
-        raise BadInput(f"propensity {propensity[bad][0]} is not in (0, 1]; use decisions logged with theirs only")
+        raise BadInput(
+            f"propensity {propensity[bad][0]} is not in (0, 1]; give the probability with which its arm was drawn"
+        )
     return model + np.where(taken, (reward - model) / np.where(taken, propensity, 1.0), 0.0)
 
 
@@ -98,8 +101,8 @@ def estimate_arm_value(
 ) -> Effect | NotEstimable:
     """An arm's mean reward, had it been shown every time, with its interval.
 
-    The first four arguments and errors as `weighted`; `planned` is the number of rounds at which the interval is
-    narrowest if it must hold at every look, None for a fixed horizon.
+    The first four arguments and the errors are those of `weighted_value`. `planned` is the number of rounds at which
+    the interval is narrowest if it must hold at every look, None for a fixed horizon.
     """
     shown = int(np.count_nonzero(taken))
     if shown < FEWEST_SHOWN:
@@ -111,25 +114,14 @@ def estimate_arm_value(
 def value_interval(
     value: float, errors: Floats, *, alpha: float = 0.05, planned: int | None = None
 ) -> Effect | NotEstimable:
-    """The interval of a value, or of the difference of two arms' values and errors from `weighted`."""
+    """The interval of a value, or of the difference of two arms' values and errors from `weighted_value`."""
     se = math.sqrt(float(errors @ errors))
     if se == 0:
         return NotEstimable("every reward is the same; an interval needs some that differ")
     if planned is None:
-        df = _freedom(errors)
+        df = match_freedom(errors, len(errors))
         reach, p = critical_t(alpha, df), two_sided_t_p(value / se, df)
     else:
         reach = asymptotic_multiplier(len(errors), planned, alpha)
         p = asymptotic_p(value / se, len(errors), planned, alpha)
     return Effect(value, value - reach * se, value + reach * se, se, p)
-
-
-def _freedom(errors: Floats) -> float:
-    """Degrees of freedom of a sum of squares with heavy tails, by matching its first two moments (Satterthwaite 1946).
-
-    An arm shown rarely has few and large errors, and with normal quantiles its interval would be too short.
-    """
-    squares = errors**2
-    total = float(squares.sum())
-    spread = float(squares @ squares) - total**2 / len(errors)
-    return max(2 * total**2 / spread, 1.0) if spread > 0 else math.inf

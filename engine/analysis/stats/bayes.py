@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Prior(msgspec.Struct, frozen=True, array_like=True):
-    """A belief about the relative effect before the data: normal with this mean and standard deviation."""
+    """A normal prior of the relative effect, by its mean and standard deviation."""
 
     mean: float = 0.0
     sd: float = math.inf
@@ -73,10 +73,10 @@ def chances_to_be_best(means: Sequence[float], sds: Sequence[float]) -> list[flo
 
 
 def expected_losses(means: Sequence[float], sds: Sequence[float]) -> list[float]:
-    """What choosing each of several independent normal values is expected to lose to the largest of them.
+    """The expected loss of choosing each of several independent normal values, against the largest of them.
 
     The mean of the largest is the range's end less the integral of the product of the distribution functions. Unlike
-    the loss against control alone it grows with the number of variants, of which some look good by chance.
+    the loss against control alone, it grows with the number of variants, so a lucky one of many does not win.
     """
     centre, spread = np.asarray(means, dtype=float), np.asarray(sds, dtype=float)
     largest = float(np.max(centre + 9 * spread))
@@ -86,10 +86,10 @@ def expected_losses(means: Sequence[float], sds: Sequence[float]) -> list[float]
 
 
 def _pieces(centre: Floats, spread: Floats) -> Iterator[tuple[Floats, Floats, Floats]]:
-    """Where the largest may lie: nodes (128,), weights and each value's distribution function (k, 128) there.
+    """Quadrature over the range of the largest: nodes (128,), weights and distribution functions (k, 128) by piece.
 
-    The values may lie far apart, and one be known a thousand times better than another, so that each step of a
-    distribution function has pieces of its own.
+    The values may be far apart, and their errors may differ a thousandfold. So each step of a distribution function
+    has pieces of its own.
     """
     from scipy.special import ndtr  # noqa: PLC0415 # see distributions
 
@@ -101,10 +101,10 @@ def _pieces(centre: Floats, spread: Floats) -> Iterator[tuple[Floats, Floats, Fl
 
 
 def estimate_prior(estimates: Sequence[float], ses: Sequence[float]) -> Prior:
-    """The prior that past experiments suggest: the mean and spread of their true relative effects.
+    """The prior estimated from past experiments: the mean and spread of their true relative effects.
 
     Paule and Mandel 1982, "Consensus Values and Weighting Factors": the spread at which the weighted squares around
-    the weighted mean equal their degrees of freedom. Few experiments don't know their mean well, so its error is added.
+    the weighted mean equal their degrees of freedom. The mean of few experiments is uncertain, so its error is added.
     With fewer than three the prior is flat.
     """
     if len(estimates) < 3:

@@ -42,7 +42,7 @@ def beta_chance_to_win(control: Beta, treatment: Beta) -> float:
 
 
 def beta_expected_loss(control: Beta, treatment: Beta) -> float:
-    """E[max(control - treatment, 0)], what choosing the treatment loses, in the proportion's own points."""
+    """E[max(control - treatment, 0)], the expected loss of choosing the treatment, in points of the proportion."""
     at, weight = _nodes(control, treatment, 1.0)
     mean = treatment.a / (treatment.a + treatment.b)
     below = at * betainc(treatment.a, treatment.b, at) - mean * betainc(treatment.a + 1, treatment.b, at)
@@ -64,6 +64,7 @@ def _nodes(control: Beta, treatment: Beta, ratio: float) -> tuple[Floats, Floats
 
 
 def _density(beta: Beta, at: Floats) -> Floats:
+    """The beta density at each point, by logarithms so that large counts do not overflow."""
     log_density = (beta.a - 1) * np.log(at) + (beta.b - 1) * np.log1p(-at) - betaln(beta.a, beta.b)
     return np.asarray(np.exp(log_density))
 
@@ -75,7 +76,7 @@ def _ratio_below(control: Beta, treatment: Beta, ratio: float) -> float:
 
 
 def _ratio_quantile(control: Beta, treatment: Beta, level: float) -> float:
-    """Where the ratio has `level` of it below, by Newton's steps of its logarithm, held within a bracket."""
+    """The quantile of the ratio, by Newton's method on its logarithm within a bracket."""
     low, high = -60.0, 60.0
     log = 0.0
     for _ in range(200):
@@ -97,7 +98,7 @@ def _ratio_quantile(control: Beta, treatment: Beta, level: float) -> float:
 def beta_binomial_posterior(
     control: Beta, treatment: Beta, alpha: float, *, good: float = 1.0, rope: float = 0.0
 ) -> Bayes:
-    """The posterior of a relative effect between two proportions; arguments as `normal`.
+    """The posterior of a relative effect between two proportions; arguments as in `normal_posterior`.
 
     The expected loss is a share of control's posterior mean.
     """

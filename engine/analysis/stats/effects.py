@@ -1,4 +1,4 @@
-"""Two arms become an effect: Welch's test or intervals that allow looks; relative by Fieller, log or linear delta."""
+"""Effects of two arms: Welch's test or intervals for several looks; relative by Fieller, log or linear delta."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from engine.analysis.stats.distributions import normal_cdf, normal_quantile
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.sequential import group_multiplier, group_p, mixture_multiplier, mixture_p, tuned_rho
+from engine.analysis.stats.small_arms import information
 
 if TYPE_CHECKING:
     from engine.analysis.design.methods import Inference, Relative
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def welch_df(a: Arm, b: Arm) -> float:
     """Welch and Satterthwaite's degrees of freedom (Welch 1947, eq. 28)."""
-    return (a.variance + b.variance) ** 2 / (a.variance**2 / (a.n - 1) + b.variance**2 / (b.n - 1))
+    return (a.variance + b.variance) ** 2 / (a.variance**2 / a.freedom + b.variance**2 / b.freedom)
 
 
 def two_sided_t_p(statistic: float, df: float) -> float:
@@ -40,7 +41,7 @@ def critical_t(alpha: float, df: float) -> float:
 
 @dataclass(frozen=True)
 class IntervalScale:
-    """How many standard errors an interval is wide to each side, and how to get the p-value of a z statistic."""
+    """The half width of an interval in standard errors, and the p-value of a z statistic."""
 
     multiplier: float
     df: float
@@ -64,11 +65,14 @@ def interval_scale(control: Arm, treatment: Arm, inference: Inference) -> Interv
     units = control.n + treatment.n
     alpha, planned = inference.alpha, inference.planned
     if inference.method == "sequential":
-        grown = units * tuned_rho(planned, alpha) ** 2
+        grown = information(control.n, treatment.n) * tuned_rho(planned, alpha) ** 2
         if inference.tau is not None:
             grown = (inference.tau * control.value) ** 2 / (control.variance + treatment.variance)
         if not grown > 0:
-            return NotEstimable("control's mean is zero, so tau, a share of it, is none")
+            return NotEstimable(
+                "control's mean is zero, so tau, which is relative to it, is not defined",
+                remedy="A mean other than zero, or no tau, would.",
+            )
         return IntervalScale(mixture_multiplier(grown, alpha), math.inf, units, inference, grown)
     if inference.method == "group_sequential":
         bound = group_multiplier(units, planned, inference.looks, inference.spending, alpha)
@@ -99,13 +103,13 @@ def relative_effect(control: Arm, treatment: Arm, width: IntervalScale, how: Rel
     the absolute interval divided by control's mean, covers less than it says.
     """
     if control.value == 0:
-        return NotEstimable("control's mean is zero, so no effect can be a share of it")
+        return NotEstimable("control's mean is zero, so the relative effect is not defined")
     a, b, va, vb, c = treatment.value, control.value, treatment.variance, control.variance, width.multiplier
     sign = math.copysign(1.0, b)
     estimate, se = _share(control, treatment)
     if how == "linear":
         if se == 0:
-            return NotEstimable("the variant's mean is zero without variation; a linear interval has no width")
+            return NotEstimable("every value of the variant is zero, so a linear interval has no width")
         return Effect(estimate, estimate - c * se, estimate + c * se, se, width.p(estimate / se))
     if how == "log":
         if a / b <= 0:
@@ -124,10 +128,10 @@ def relative_effect(control: Arm, treatment: Arm, width: IntervalScale, how: Rel
 def linear_delta_effect(control: Arm, treatment: Arm) -> tuple[float, float] | NotEstimable:
     """The relative effect and its linear delta standard error, the likelihood that a normal prior is combined with."""
     if control.value == 0:
-        return NotEstimable("control's mean is zero, so no effect can be a share of it")
+        return NotEstimable("control's mean is zero, so the relative effect is not defined")
     estimate, se = _share(control, treatment)
     if se == 0:
-        return NotEstimable("the variant's mean is zero without variation; no likelihood can be drawn from it")
+        return NotEstimable("every value of the variant is zero, so the relative effect has no standard error")
     return estimate, se
 
 

@@ -1,13 +1,19 @@
-"""What an analysis may say: an effect with its interval, or the reason why there is none."""
+"""Results of an analysis: an effect with its interval, or the reason why there is none."""
+
+from collections.abc import Sequence
 
 import msgspec
 
 
 class NotEstimable(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Stands in the place of numbers that the data cannot give; a `fault` does not go away with more of them."""
+    """Replaces numbers that the data do not determine; more data do not remove a `fault`.
+
+    `remedy` says what would give an estimate, where that is not simply more units.
+    """
 
     not_estimable: str
     fault: bool = False
+    remedy: str = ""
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -41,6 +47,16 @@ class Bayes(msgspec.Struct, frozen=True):
     model: str = "normal"
 
 
+def format_percents(values: Sequence[float], digits: int = 1) -> list[str]:
+    """Signed percentages with `digits` decimals, or with as many up to 4 as every value needs to differ from zero.
+
+    The format option `z` leaves zero without a minus sign.
+    """
+    enough = (n for n in range(digits, 5) if all(not value or round(abs(value), n + 2) > 0 for value in values))
+    decimals = next(enough, digits)
+    return [f"{value:+z.{decimals}%}" for value in values]
+
+
 def format_chance(value: float) -> str:
-    """A probability as people read it: nothing is certain."""
+    """A probability as text; beyond 0.1% and 99.9% a bound, because no estimate is certain."""
     return "> 99.9%" if value > 0.999 else "< 0.1%" if value < 0.001 else f"{value:.1%}"

@@ -1,4 +1,4 @@
-"""From moments to a value and its variance in each arm: means, ratios by the delta method, CUPED by regression.
+"""Estimates each arm's value and variance from moments: means, ratios by the delta method, CUPED by regression.
 
 Every metric is a mean or a ratio of means; a ratio is linearized (delta method: Deng, Knoblich and Lu 2018, "Applying
 the Delta Method in Metric Analytics", eq. 4), so that one variance formula serves all of them.
@@ -7,7 +7,7 @@ the Delta Method in Metric Analytics", eq. 4), so that one variance formula serv
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,18 +16,39 @@ from engine.analysis.stats.estimate import NotEstimable
 
 if TYPE_CHECKING:
     from engine.analysis.design.metrics import Measure, Term
-    from engine.analysis.stats.moments import Floats, Moments
+    from engine.analysis.stats.moments import Floats, Moments, Outcomes
 
-ROUNDING = 1e-13  # of the terms that a variance is the sum of: what is left of them is no variance
+ROUNDING = 1e-13  # relative to the summed terms; a smaller variance is rounding error
+CANCELLED = 1e-9  # of the sizes of all values, above which values of the other sign reduce their sum
+LEVERAGE = 3.0  # the growth of a variance in shares of the denominators, as the errors of large units are large
+VARIATION = "Values that differ between units would; check that the metric's events arrive with their values."
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A variant's value of a metric, the variance of that value, and the units behind it."""
+    """A variant's value of a metric, the variance of that value, and the units behind it.
+
+    `outcomes` is the number of units whose value is not zero, None where it is not known. `size` is the mean size of
+    the values, without their signs; None where no value is negative, so that it is the mean itself. `effective` is the
+    number of units with equally many rows that tell as much, where a few units have most of the rows; else None.
+    """
 
     n: int
     value: float
     variance: float
+    outcomes: int | None = None
+    size: float | None = None
+    effective: float | None = None
+
+    @property
+    def freedom(self) -> float:
+        """The degrees of freedom of the variance."""
+        return self.n - 1 if self.effective is None else max(min(self.n, self.effective) - 1, 1.0)
+
+    @property
+    def mean_size(self) -> float:
+        """The mean size of the values."""
+        return abs(self.value) if self.size is None else self.size
 
 
 def _gradient(moments: Moments, term: Term, at: int) -> tuple[float, Floats]:
@@ -69,7 +90,7 @@ def regression_slopes(total: Moments, measure: Measure) -> Floats:
 
 
 def _variance(moments: Moments, direction: Floats) -> float:
-    """The variance of a sum of the columns' means; none where it is no more than rounding of what it is made of."""
+    """The variance of a sum of the columns' means; zero where it is no more than rounding error of its terms."""
     covariance = moments.covariance
     variance = float(direction @ covariance @ direction)
     rounded = ROUNDING * float(abs(direction) @ abs(covariance) @ abs(direction))
@@ -91,7 +112,8 @@ def estimate_arms(control: Moments, treatment: Moments, measure: Measure) -> tup
         if measure.adjust == "lin" and measure.covariates and side.n < len(measure.covariates) + 2:
             return NotEstimable(
                 f"{name} has {side.n} units with a value, too few for slopes of its own on "
-                f"{len(measure.covariates)} covariates; cuped has one slope for all"
+                f"{len(measure.covariates)} covariates; cuped has one slope for all",
+                remedy="More units or `adjust: cuped` would.",
             )
     if not measure.stratified and not all(holds_zeros_and_ones(side, measure) for side in (control, treatment)):
         return not_a_share(measure)
@@ -115,12 +137,43 @@ def estimate_arms(control: Moments, treatment: Moments, measure: Measure) -> tup
         results.append(Arm(side.n, value, variance))
     if before <= ROUNDING * terms:
         little = ", or by no more than its sums are rounded" if before > 0 else ""
-        return NotEstimable(f"{measure.name} does not vary in either variant{little}")
+        return NotEstimable(f"{measure.name} does not vary in either variant{little}", remedy=VARIATION)
     if after <= ROUNDING * before:
         return NotEstimable(
             f"the covariates explain all of {measure.name}; is one of them measured after the exposure?", fault=True
         )
     return results[0], results[1], 1 - after / before
+
+
+def add_outcomes(arm: Arm, moments: Moments, measure: Measure, outcomes: Outcomes | None) -> Arm:
+    """The arm with the outcomes of its units, of which `moments` are the plain ones."""
+    if outcomes is None or moments.n == 0:
+        return arm
+    per_unit = float(moments.mean[1]) if measure.y.den is not None else 1.0
+    total = (float(moments.mean[0]) + measure.y.offset * per_unit) * moments.n
+    cancelled = outcomes.size - abs(total) > CANCELLED * outcomes.size
+    size = outcomes.size / moments.n / per_unit if cancelled and per_unit > 0 else None
+    return replace(arm, outcomes=outcomes.units, size=size)
+
+
+def correct_unequal_units(arm: Arm, moments: Moments, measure: Measure) -> Arm:
+    """The arm of a ratio with the error of units that have very unequal denominators, such as rows.
+
+    A unit with a large share s of the denominators hides its own error, because the ratio follows it: leaving it out
+    changes the ratio by 1 / (1 - s) times as much. Moments do not tell the s of each unit, but their sum of squares,
+    one over the effective units (Kish 1965). The variance grows by `LEVERAGE` times that, and has the degrees of
+    freedom of effective units. Without it 100 against 900 units with Pareto (1.5) numbers of rows cover 90 %.
+    """
+    if measure.y.den is None or moments.n < 2:
+        return arm
+    mean, variance = float(moments.mean[1]), float(moments.comoment[1, 1]) / moments.n
+    unequal = variance / mean**2 if mean > 0 else 0.0
+    weight = min(max(unequal - 1, 0.0), 1.0)
+    if weight == 0 or not math.isfinite(unequal):
+        return arm
+    effective = moments.n / (1 + unequal)
+    freedom = moments.n + weight * (effective - moments.n)
+    return replace(arm, variance=arm.variance * (1 + weight * LEVERAGE / effective), effective=freedom)
 
 
 def estimate_arm(moments: Moments, measure: Measure) -> Arm:
@@ -147,14 +200,22 @@ def holds_zeros_and_ones(side: Moments, measure: Measure) -> bool:
 
 def not_a_share(measure: Measure) -> NotEstimable:
     """The refusal of a proportion whose column holds values other than 0 and 1."""
-    return NotEstimable(f"{measure.name} holds values other than 0 and 1; ask for its mean", fault=True)
+    return NotEstimable(f"{measure.name} has values other than 0 and 1; ask for its mean", fault=True)
 
 
 def _why_not(side: Moments, measure: Measure) -> NotEstimable:
+    """The reason why a side with NaN or infinite moments gives no estimate."""
     if not np.all(np.isfinite(side.mean)):
-        own = side.mean[: len(measure.y.columns)]
-        what = f"a covariate of {measure.name}" if np.all(np.isfinite(own)) else measure.name
-        return NotEstimable(f"{what} has values that are NaN or infinite", fault=True)
+        own = len(measure.y.columns)
+        if not np.all(np.isfinite(side.mean[:own])):
+            return NotEstimable(f"{measure.name} has values that are NaN or infinite", fault=True)
+        bad = sorted({measure.columns[at] for at in np.flatnonzero(~np.isfinite(side.mean)) if at >= own})
+        names = ", ".join(dict.fromkeys(name.partition("__")[0] for name in bad))
+        return NotEstimable(
+            f"the covariate {names} of {measure.name} has values that are NaN or infinite",
+            fault=True,
+            remedy="Missing values that are null would be imputed; or leave the covariate out.",
+        )
     if not np.all(np.isfinite(side.comoment)):
         return NotEstimable(f"{measure.name} has values too large to be squared; divide the column first", fault=True)
-    return NotEstimable(f"the denominator of {measure.name} is zero")
+    return NotEstimable(f"the denominator of {measure.name} is zero", remedy="An event of the denominator would.")

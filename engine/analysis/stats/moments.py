@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-ROUNDING = 4e-16  # of its mean: what is left of a constant's deviation, two steps between neighbouring floats
+ROUNDING = 4e-16  # relative to the mean; a smaller deviation is a constant's rounding error (two ulps)
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Of `n` units: `mean` (k,) of k columns and `comoment` (k, k), the sums of products of deviations from it."""
+    """The moments of `n` units: `mean` (k,) of k columns and `comoment` (k, k), the sums of products of deviations."""
 
     n: int
     mean: Floats
@@ -53,6 +53,22 @@ class Moments:
         )
 
     __hash__ = None  # type: ignore[assignment] # arrays inside
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The values of a metric that are not zero: the number of units that have one, and the sum of their sizes.
+
+    The size of a value is what it is without its sign. Moments do not tell either: few large outcomes have the moments
+    of many small ones, and refunds cancel orders in a mean. `units` is None where they were not counted.
+    """
+
+    units: int | None
+    size: float
+
+    def __add__(self, other: Outcomes) -> Outcomes:
+        units = None if self.units is None or other.units is None else self.units + other.units
+        return Outcomes(units, self.size + other.size)
 
 
 def sample_moments(columns: Floats) -> Moments:
@@ -96,7 +112,9 @@ def moments_from_shifted_sums(
     if not np.all(np.isfinite(shift)):
         return Moments(n, np.where(np.isfinite(shift), start, np.nan), np.full_like(raw, np.nan))
     mean = start + shift / n
-    with np.errstate(over="ignore", invalid="ignore"):  # products past the largest float say so by not being finite
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # products above the largest float become infinite, which the estimates report
         comoment = raw - np.outer(shift, shift) / n
         constant = np.diagonal(comoment) <= n * (ROUNDING * mean) ** 2
     comoment[constant, :] = 0.0

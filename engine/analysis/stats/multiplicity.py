@@ -1,4 +1,4 @@
-"""p-values of many questions asked at once."""
+"""p-values adjusted for multiple comparisons."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Adjusted p-values that keep the chance of any false finding (Holm 1979)."""
+    """Adjusted p-values that control the probability of any false finding (Holm 1979)."""
     order = np.argsort(p, kind="stable")
     count = len(p)
     stepped = np.maximum.accumulate(np.asarray(p, dtype=float)[order] * (count - np.arange(count)))
@@ -14,7 +14,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(p: Sequence[float], *, dependent: bool = False) -> list[float]:
-    """Adjusted p-values that keep the share of false findings (Benjamini and Hochberg 1995).
+    """Adjusted p-values that control the share of false findings (Benjamini and Hochberg 1995).
 
     Args:
         p: the raw p-values.
@@ -28,6 +28,7 @@ def benjamini_hochberg(p: Sequence[float], *, dependent: bool = False) -> list[f
 
 
 def _back(ranked: np.ndarray, order: np.ndarray) -> list[float]:
+    """Put values sorted by `order` back into the order of the input."""
     result = np.empty(len(ranked))
     result[order] = ranked
     return [float(value) for value in result]

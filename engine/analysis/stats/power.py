@@ -1,4 +1,4 @@
-"""How many units an experiment needs, what it can find with those it has, and how surely.
+"""Sample size, least detectable effect and power of an experiment.
 
 Normal theory on the difference of means, each with the variance of its own arm (unpooled): for mean 0.10 -> 0.11 it
 gives 14,749 per arm where an arcsine or control's variance alone give 14,744 or 14,128. A ratio or a quantile comes in
@@ -20,13 +20,13 @@ from engine.errors import BadInput
 from engine.metric_kinds import METRIC_KINDS, MetricKind, MetricKindName
 
 FEWEST = 4  # units, of which a variance needs two on each side
-MOST = 10**13  # units beyond which no shop goes
+MOST = 10**13  # units; the search for a sample size ends here
 _BASELINE_KINDS: dict[str, MetricKind] = {kind.name: kind for kind in METRIC_KINDS.values() if kind.baseline_form}
 LARGEST = 1e100  # a baseline whose square is still a number
 
 
 class Baseline(msgspec.Struct, frozen=True):
-    """What is known of control: a unit's mean value and its standard deviation (None for a proportion)."""
+    """The control before the experiment: a unit's mean value and its standard deviation (None for a proportion)."""
 
     kind: MetricKindName
     value: float
@@ -56,7 +56,7 @@ class Design(msgspec.Struct, frozen=True):
 
 
 def compute_power(baseline: Baseline, mde: float, units: int, inference: Inference, *, share: float = 0.5) -> float:
-    """The chance that an effect of `mde` (relative) is found with `units` units, `share` of them in control.
+    """The probability that an effect of `mde` (relative) is found with `units` units, `share` of them in control.
 
     `fixed` and `bayesian` look once; `sequential` counts only its look at the end, so the true power is a little more;
     `group_sequential` counts every planned look.
@@ -69,12 +69,12 @@ def compute_power(baseline: Baseline, mde: float, units: int, inference: Inferen
         return _group_power(drift, inference)
     bound = normal_quantile(1 - inference.alpha / 2)
     if inference.method == "sequential":
-        bound = asymptotic_multiplier(units, inference.planned, inference.alpha)
+        bound = asymptotic_multiplier(round(4 * share * (1 - share) * units), inference.planned, inference.alpha)
     return normal_cdf(drift - bound) + normal_cdf(-drift - bound)
 
 
 def _group_power(drift: float, inference: Inference) -> float:
-    """The chance to cross at any planned look, by the recursion of `boundaries` with a drift."""
+    """The chance to cross at any planned look, by the recursion of `group_boundaries` with a drift."""
     fractions = [look / inference.looks for look in range(1, inference.looks + 1)]
     bounds = group_boundaries(fractions, [spent_error(inference.spending, at, inference.alpha) for at in fractions])
     x, w = gauss_legendre()
@@ -107,7 +107,7 @@ def sample_size(
     while compute_power(baseline, mde, high, inference, share=share) < power:
         low, high = high, high * 2
         if high > MOST:
-            raise BadInput(f"more than {MOST:.0e} units would be needed; a {mde:+.2%} effect is out of reach")
+            raise BadInput(f"more than {MOST:.0e} units would be needed for an effect of {mde:+.2%}; name a larger one")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (
@@ -129,7 +129,7 @@ def least_detectable_effect(
     top = 1 / baseline.value - 1 - 1e-9 if baseline.sd is None else 2.0**20
     while compute_power(baseline, min(high, top), units, inference, share=share) < power:
         if high > top:
-            raise BadInput(f"{units} units are too few to find any effect with a power of {power:g}")
+            raise BadInput(f"{units} units are too few to find any effect with a power of {power:g}; name more")
         low, high = high, high * 2
     for _ in range(100):
         middle = (low + high) / 2
@@ -139,6 +139,7 @@ def least_detectable_effect(
 
 
 def _design(baseline: Baseline, mde: float, units: int, inference: Inference, share: float) -> Design:
+    """The design with the power that `units` reach, and the formula by which it was computed."""
     reached = compute_power(baseline, mde, units, inference, share=share)
     formula = {
         "fixed": "normal, unpooled, one look at the end",
@@ -167,7 +168,7 @@ def solve_design(
     power: float | None,
     share: float = 0.5,
 ) -> Design:
-    """Whichever of effect, units and power is left out; with all but the effect left out, the units for a power of 0.8.
+    """The one of effect, units and power that is left out; from the effect alone, the units for a power of 0.8.
 
     `share` of the units are control's.
 
@@ -175,7 +176,7 @@ def solve_design(
         BadInput: if all or too few are given.
     """
     if mde is not None and not math.isfinite(mde):
-        raise BadInput(f"effect {mde:g} is no finite number; name a relative effect, as in --mde 0.02")
+        raise BadInput(f"effect {mde:g} is not a finite number; name a relative effect, as in --mde 0.02")
     if units is not None and not FEWEST <= units <= MOST:
         raise BadInput(f"{units:,} units are not between {FEWEST} and {MOST:.0e}; name those over control and variant")
     if mde is not None and units is not None:
@@ -191,12 +192,13 @@ def solve_design(
 
 
 def _check(baseline: Baseline, power: float, share: float) -> None:
+    """Raise BadInput for a power, a share or a baseline that no formula can use."""
     if not 0 < power < 1:
         raise BadInput(f"power {power:g} is not between 0 and 1; 0.8 is usual")
     if not 0 < share < 1:
-        raise BadInput(f"control's share {share:g} is not between 0 and 1")
+        raise BadInput(f"control's share {share:g} is not between 0 and 1; 0.5 is an even split")
     if baseline.value == 0:
-        raise BadInput("control's mean is 0, so no effect can be relative to it")
+        raise BadInput("control's mean is 0, so no effect is relative to it; name a metric with another mean")
     baseline.variance(baseline.value)
 
 

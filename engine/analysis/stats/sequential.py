@@ -1,4 +1,4 @@
-"""Intervals for those who look early: asymptotic confidence sequences, mixture SPRT, group-sequential boundaries."""
+"""Intervals valid at several looks: asymptotic confidence sequences, mixture SPRT, group-sequential boundaries."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def asymptotic_multiplier(units: int, planned: int, alpha: float) -> float:
 
 
 def asymptotic_p(z: float, units: int, planned: int, alpha: float) -> float:
-    """Its p-value; below alpha exactly where the interval excludes zero."""
+    """The p-value of the interval; it is below alpha exactly if the interval excludes zero."""
     return mixture_p(z, units * tuned_rho(planned, alpha) ** 2)
 
 
@@ -83,9 +83,9 @@ def group_boundaries(fractions: Sequence[float], errors: Sequence[float]) -> lis
         BadInput: if fractions or errors do not rise.
     """
     if not all(a < b for a, b in zip([0.0, *fractions], fractions, strict=False)):
-        raise BadInput(f"information fractions {list(fractions)} do not rise from above 0")
+        raise BadInput(f"information fractions {list(fractions)} do not increase from above 0; every look adds some")
     if not all(a <= b for a, b in zip([0.0, *errors], errors, strict=False)):
-        raise BadInput(f"the errors spent, {list(errors)}, do not rise")
+        raise BadInput(f"the errors spent, {list(errors)}, decrease; give each look at least as much as the one before")
     from scipy.special import ndtr  # noqa: PLC0415 # see distributions
 
     x, w = gauss_legendre()
@@ -114,7 +114,7 @@ def group_boundaries(fractions: Sequence[float], errors: Sequence[float]) -> lis
 
 
 def group_multiplier(units: int, planned: int, looks: int, kind: Spending, alpha: float) -> float | None:
-    """The boundary of a look now, the planned looks up to now having been taken; None before the first one is due."""
+    """The boundary of a look now, if all planned looks up to now were taken; None before the first is due."""
     fraction = min(units / planned, 1.0)
     due = [look / looks for look in range(1, looks + 1) if look / looks <= fraction]
     if not due:

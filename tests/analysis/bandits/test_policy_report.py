@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_its_page_is_one_file(write_log: Write, tmp_path: Path) -> None:
     log = write_log(**{name: [{**row, "key": "home_hero"} for row in rows] for name, rows in tables.items()})
     page = tmp_path / "hero.html"
 
-    assert analyze("home_hero", log=log, experiments=SHOP, html=page) == 0
+    assert analyze("home_hero", log=log, experiments=SHOP, ripe=False, html=page) == 0
     text = page.read_text(encoding="utf-8")
     assert "hero earns more than uniform choice: +0." in text
     assert text.count("vegaEmbed('#chart") == 2
@@ -81,7 +82,7 @@ def test_its_page_is_one_file(write_log: Write, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="--segment: home_hero is a placement, and its report has none; leave it out"):
         analyze("home_hero", log=log, experiments=SHOP, segment="channel")
     with pytest.raises(BadInput, match="; name a file in an existing folder"):
-        analyze("home_hero", log=log, experiments=SHOP, html=tmp_path / "none" / "x.html")
+        analyze("home_hero", log=log, experiments=SHOP, ripe=False, html=tmp_path / "none" / "x.html")
 
 
 def test_a_corrected_reward_replaces_the_first(write_log: Write) -> None:
@@ -109,23 +110,27 @@ def test_a_report_as_of_a_day_is_the_one_of_that_day(
 ) -> None:
     tables = offers(np.random.default_rng(14), 600, best=0.4)
     named = {name: [{**row, "key": "home_hero"} for row in rows] for name, rows in tables.items()}
-    early = policy_report(write_log(**named), "home_hero")
+    early = policy_report(write_log(**named), "home_hero", ripe=False)
     late = {
         name: [{**row, "decision_id": f"late-{row['decision_id']}", "time": 86_400.0} for row in rows]
         for name, rows in named.items()
     }
     log = write_log(**late)
     moment = datetime.fromtimestamp(START + 86_399, UTC)
-    assert analyze("home_hero", log=log, experiments=SHOP, as_of=moment.replace(tzinfo=None), json=True) == 0
+    assert (
+        analyze("home_hero", log=log, experiments=SHOP, as_of=moment.replace(tzinfo=None), ripe=False, json=True) == 0
+    )
     shown = msgspec.json.decode(capsys.readouterr().out)
     whole = msgspec.json.decode(early.json())
-    assert policy_report(log, "home_hero").policies[0].exposures == 2 * early.policies[0].exposures
+    with pytest.raises(BadInput, match=r"24 hours for a reward are over by 2026-11-0. .* --no-ripe counts them"):
+        analyze("home_hero", log=log, experiments=SHOP, as_of=moment)
+    assert policy_report(log, "home_hero", ripe=False).policies[0].exposures == 2 * early.policies[0].exposures
     assert shown["as_of"] == "2026-11-01T23:59:59+00:00"
     assert {**shown, "as_of": ""} == {**whole, "as_of": ""}
     with pytest.raises(BadInput, match=r"exposed decision .* until 2026-10-01T00:00:00\+00:00; check the name"):
         analyze("home_hero", log=log, experiments=SHOP, as_of=datetime(2026, 10, 1))  # noqa: DTZ001 # as on the command line
     page = tmp_path / "then.html"
-    assert analyze("home_hero", log=log, experiments=SHOP, as_of=moment, html=page) == 0
+    assert analyze("home_hero", log=log, experiments=SHOP, as_of=moment, ripe=False, html=page) == 0
     assert "As of 2026-11-01 23:59 UTC." in page.read_text(encoding="utf-8")
 
 
@@ -136,3 +141,74 @@ def test_what_the_log_cannot_say(write_log: Write) -> None:
     assert report.policies[0].rate == NotEstimable("every reward is 0; an interval needs some that differ")
     with pytest.raises(BadInput, match="'nowhere' has no exposed decision"):
         policy_report(log, "nowhere")
+
+
+def test_offers_are_contrasted_where_both_could_be_chosen(write_log: Write) -> None:
+    """`c` is a candidate in the second half alone, in which every offer pays 0.2 more."""
+    rng, tables = np.random.default_rng(21), {"decisions": [], "exposures": [], "rewards": []}
+    pays = {"a": 0.3, "b": 0.1, "c": 0.2}
+    for i in range(6000):
+        names = ["a", "b", "c"] if i >= 3000 else ["a", "b"]
+        offer = str(rng.choice(names))
+        base = {"decision_id": f"d{i}", "time": float(i), "key": "hero"}
+        who = {"customer": f"c{i % 700}"}
+        chosen = {"propensity": 1 / len(names), "candidates": names, "variant": offer, "policy": "hero@1"}
+        tables["decisions"].append({**base, **who, **chosen, "kind": "offer", "reason": "policy"})
+        tables["exposures"].append({**base, **who})
+        if rng.random() < pays[offer] + 0.2 * (i >= 3000):
+            tables["rewards"].append({**base, "reward": 1.0})
+    report = policy_report(write_log(**tables), "hero")
+    found = {(row.offer, row.against): row.effect for row in report.contrasts}
+    for (one, other), truth in {("a", "b"): 0.2, ("a", "c"): 0.1, ("b", "c"): -0.1}.items():
+        effect = found[one, other]
+        assert isinstance(effect, Effect)
+        assert effect.low < truth < effect.high
+        assert effect.high - effect.low < 0.15
+    Console(quiet=True).print(render_policies(report))
+
+
+def test_drift_is_stated_and_found_and_its_values_are_means_over_time(write_log: Write) -> None:
+    """A policy that shows `a` ever more, mixed row by row with a uniform slice and its own former snapshot."""
+    rng, tables = np.random.default_rng(22), {"decisions": [], "exposures": [], "rewards": []}
+    n = 8000
+    for i in range(n):
+        time = i / n
+        share = (0.5, 0.2 + 0.6 * (time > 0.5), 0.2 + 0.6 * (time > 0.4))[i % 3]
+        offer = "a" if rng.random() < share else "b"
+        base = {"decision_id": f"d{i}", "time": float(i), "key": "hero"}
+        who = {"customer": f"c{int(rng.integers(500))}"}
+        chosen = {"propensity": share if offer == "a" else 1 - share, "candidates": ["a", "b"], "variant": offer}
+        policy = ("uniform", f"hero@{int(time > 0.5)}", f"hero@{int(time > 0.4)}")[i % 3]
+        tables["decisions"].append({**base, **who, **chosen, "policy": policy, "kind": "offer", "reason": "policy"})
+        tables["exposures"].append({**base, **who})
+        if rng.random() < (0.04 + 0.16 * time if offer == "a" else 0.1):
+            tables["rewards"].append({**base, "reward": 1.0})
+    report = policy_report(write_log(**tables), "hero")
+    rows = {row.offer: row for row in report.arms}
+    for offer, truth in {"a": 0.12, "b": 0.1}.items():
+        value = rows[offer].value
+        assert isinstance(value, Effect)
+        assert value.low < truth < value.high
+    assert report.drift.offers == ["a"]
+    assert report.drift.p == rows["a"].trend_p
+    assert "The reward of a changed meanwhile" in report.drift.statement
+    for period, truth in zip(rows["a"].periods, (0.06, 0.10, 0.14, 0.18), strict=True):
+        assert isinstance(period.value, Effect)
+        assert period.value.low < truth < period.value.high
+        assert period.start < period.end
+    text = StringIO()
+    Console(width=120, file=text).print(render_policies(report))
+    assert "value by period" in text.getvalue()
+
+
+def test_few_customers_make_no_interval_of_an_offer(write_log: Write) -> None:
+    """One customer with nine tenths of the decisions: their taste would pass for everyone's."""
+    tables = offers(np.random.default_rng(23), 2000, best=0.4)
+    for name in ("decisions", "exposures"):
+        tables[name] = [
+            {**row, "customer": row["customer"] if i % 10 == 0 else "c0"} for i, row in enumerate(tables[name])
+        ]
+    report = policy_report(write_log(**tables), "hero")
+    for row in report.arms:
+        assert isinstance(row.value, NotEstimable)
+        assert "few customers make most of its decisions" in row.value.not_estimable

@@ -29,7 +29,7 @@ def test_an_unknown_name_lists_the_options() -> None:
         ({"method": "guess"}, r"'guess' - at `\$.method`"),
         ({"alpha": "0.05"}, r"Expected `float`, got `str` - at `\$.alpha`"),
         ({"alpha": 2.0}, "alpha 2 is not between"),
-        ({"prior": (0.0, -1.0)}, "prior 0,-1 is no finite mean"),
+        ({"prior": (0.0, -1.0)}, "prior 0,-1 is not a finite mean"),
     ],
 )
 def test_a_value_that_is_no_option_names_the_option(options: dict[str, object], message: str) -> None:

@@ -1,6 +1,7 @@
 """From YAML and a log to the report: what metrics.yaml says of a metric is what the report counts."""
 
 import json
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,12 +97,12 @@ def test_what_metrics_yaml_says_is_what_the_report_counts(tmp_path: Path, write_
     assert spend.variance_reduction > 0.9
     assert isinstance(spend.absolute, Effect)
     assert spend.absolute.low < 2.0 < spend.absolute.high
-    assert "prior" in spend.words or "belief" in spend.words
+    assert "prior" in spend.interpretation or "belief" in spend.interpretation
     assert found["coffee"].mean == pytest.approx({"control": 0.5, "one_page": 0.5})  # n is 2 and 3, a quarter of all
     assert found["back"].mean == {"control": 1.0, "one_page": 1.0}
     assert found["orders"].mean == {"control": 2.0, "one_page": 2.0}
-    assert isinstance(report.decision.money_per_month, Money)
-    assert report.decision.money_per_month.estimate == pytest.approx(
+    assert isinstance(report.recommendation.money_per_month, Money)
+    assert report.recommendation.money_per_month.estimate == pytest.approx(
         spend.absolute.estimate * 400 / report.days * 30 * 0.5  # type: ignore[operator]
     )
 
@@ -126,7 +127,7 @@ def test_stores_are_worth_what_their_customers_bring(tmp_path: Path, write_log: 
         row["variant"] = ("control", "one_page")[int(row["customer"][1:]) % 40 % 2]
     report = reported(tmp_path, write_log(**tables), unit="store")
     assert sum(report.units.values()) == 40
-    effect, money = by_name(report)["spend"].absolute, report.decision.money_per_month
+    effect, money = by_name(report)["spend"].absolute, report.recommendation.money_per_month
     assert isinstance(money, Money)
     assert isinstance(effect, Effect)
     assert money.estimate == pytest.approx(effect.estimate * 400 / report.days * 30 * 0.5)  # type: ignore[operator]
@@ -150,9 +151,9 @@ def test_strata_take_noise_off_that_no_covariate_knows(tmp_path: Path, write_log
 
 def test_coverage_is_the_width_of_all_variants_ranges(tmp_path: Path, write_log: Write) -> None:
     log = write_log(**shop())
-    whole = reported(tmp_path, log).decision.money_per_month
+    whole = reported(tmp_path, log).recommendation.money_per_month
     (tmp_path / "half").mkdir()
-    half = reported(tmp_path / "half", log, coverage="coverage: 0.5").decision.money_per_month
+    half = reported(tmp_path / "half", log, coverage="coverage: 0.5").recommendation.money_per_month
     assert isinstance(whole, Money)
     assert isinstance(half, Money)
     assert half.estimate == pytest.approx(2 * whole.estimate, rel=1e-3)
@@ -164,8 +165,8 @@ def test_minutes_are_no_month(tmp_path: Path, write_log: Write) -> None:
         for row in tables[name]:
             row["time"] = float(row["customer"][1:])
     report = reported(tmp_path, write_log(**tables))
-    assert report.decision.money_per_month == NotEstimable(
-        "less than a day of traffic was seen; a month cannot be told from it"
+    assert report.recommendation.money_per_month == NotEstimable(
+        "the report covers less than a day of traffic; a month needs at least one"
     )
 
 
@@ -183,7 +184,7 @@ def test_a_value_that_is_no_number_asks_to_fix_the_log(tmp_path: Path, write_log
     next(row for row in tables["events"] if row["message_id"] == "p0-1")["revenue"] = wild
     report = reported(tmp_path, write_log(**tables))
     assert by_name(report)["spend"].absolute == NotEstimable("spend has values that are NaN or infinite", fault=True)
-    assert report.decision.verdict == "fix the data"
+    assert report.recommendation.verdict == "fix the data"
     assert by_name(report)["coffee"].mean == pytest.approx({"control": 0.5, "one_page": 0.5})
 
 
@@ -222,3 +223,17 @@ def test_a_filter_means_what_the_plan_means(condition: dict[str, object], docume
     table = ibis_table(source.view("given", f"SELECT * FROM (VALUES {listed}) AS t(id, properties)"))
     rows = source.rows(table.select("id", ok=matches_filter(table["properties"], condition)).order_by("id"))
     assert [bool(ok) for _, ok in rows] == [compile_condition(condition)(document) for document in documents]
+
+
+@pytest.mark.parametrize(("analysis", "prior"), [("method: bayesian", (0.0, 0.02)), ("method: fixed", (0.0, math.inf))])
+def test_a_bayesian_experiment_without_a_prior_is_sceptical(
+    tmp_path: Path, analysis: str, prior: tuple[float, float]
+) -> None:
+    (tmp_path / "metrics.yaml").write_text(METRICS)
+    (tmp_path / "channels.yaml").write_text("channels: [{key: web}]\nplacements: []\n")
+    (tmp_path / "layers.yaml").write_text("layers: [{key: checkout}]\n")
+    text = EXPERIMENT.replace("UNIT", "customer")
+    text = text.replace("{method: fixed, min_days: 1, rope: 0.02, prior: [0.0, 0.1]}", f"{{{analysis}}}")
+    (tmp_path / "checkout.yaml").write_text(text)
+    question, _ = build_question(load_plan(tmp_path), "checkout")
+    assert (question.inference.prior.mean, question.inference.prior.sd) == prior

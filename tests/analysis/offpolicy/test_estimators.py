@@ -68,7 +68,7 @@ def test_arrays_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"reward": ["x", "y", "z"]}, "reward contains a value that is no number"),
+        ({"reward": ["x", "y", "z"]}, "reward contains a value that is not a number"),
         ({"predicted_logged": [0.1]}, r"predicted_logged has shape \(1,\); give one number for each of the 3"),
         ({"predicted_target": 0.1}, r"predicted_target has shape \(\)"),
         ({"predicted_target": [0.1, float("nan"), 0.1]}, "predicted_target contains NaN or infinity"),

@@ -219,7 +219,7 @@ def test_candidates_context_and_corrected_rewards_are_read(write_log: Write) -> 
         ({"propensity": 0.0}, r"propensity 0 is not in \(0, 1\]"),
         ({"propensity": 1.5}, r"propensity 1.5 is not in \(0, 1\]"),
         ({"candidates": None}, "decision d000003 has no candidates"),
-        ({"context": "[1]"}, "is no JSON object"),
+        ({"context": "[1]"}, "is not a JSON object"),
     ],
 )
 def test_a_decision_that_cannot_be_used_is_one_clear_line(

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.analysis import aa_table, analyze_table
+from engine.analysis.checks.random_splits import Rate
 from engine.analysis.design.methods import Inference, Method
-from engine.analysis.report.aa import Rate
 from engine.analysis.report.past_experiments import baseline_of_table
 from engine.analysis.sources.quantiles import sample_quantile
 from engine.analysis.stats.estimate import Effect, NotEstimable
@@ -73,6 +74,53 @@ def test_a_quantile_is_checked_by_what_a_report_would_claim(shop: str, tmp_path:
     a, b = (arm for arm in arms if isinstance(arm, Arm))
     assert b.value - a.value == pytest.approx(effect.estimate, rel=1e-12)
     assert math.sqrt(a.variance + b.variance) == pytest.approx(effect.se, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("fixed", {"share": 0.1}),
+        ("sequential", {"share": 0.1}),
+        ("sequential", {"unit": "who"}),
+        ("group_sequential", {"looks": 2}),
+    ],
+)
+def test_uneven_arms_and_several_looks_keep_their_level(shop: str, method: Method, options: dict[str, Any]) -> None:
+    runs = 20 if method == "group_sequential" else 200  # whose p-values are slow
+    (check,) = aa_table(shop, metrics=["mean:spend"], runs=runs, method=method, **options)
+    assert check.ok
+    assert check.estimated == 1.0
+    assert check.share == options.get("share", 0.5)
+    assert check.looks == {"fixed": 1, "sequential": 15, "group_sequential": 2}[method]
+    assert isinstance(check.false_positives, Rate)
+    assert check.false_positives.share <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
+
+
+def test_the_bayesian_rule_ships_what_does_nothing_by_a_flat_prior(tmp_path: Path) -> None:
+    """With 15 looks at 4,000 units: a sceptical prior hardly ever ships, a flat one too often."""
+    rng = np.random.default_rng(8)
+    pq.write_table(pa.table({"y": rng.exponential(10.0, 4000)}), tmp_path / "y.parquet")
+    shares = {}
+    for name, prior in (("flat", (0.0, 1000.0)), ("sceptical", (0.0, 0.02))):
+        asked = {"metrics": ["mean:y"], "runs": 200, "method": "bayesian", "prior": prior, "looks": 15}
+        (check,) = aa_table(str(tmp_path / "y.parquet"), **asked)
+        assert isinstance(check.false_ships, Rate)
+        shares[name] = check.false_ships.share
+        assert check.ok == check.false_ships.ok
+    assert shares["sceptical"] < shares["flat"]
+
+
+def test_a_split_with_too_few_outcomes_is_refused_in_words(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    spend = np.exp(rng.normal(size=3000)) * (rng.random(3000) < 0.02)
+    pq.write_table(pa.table({"spend": spend}), tmp_path / "few.parquet")
+    (check,) = aa_table(str(tmp_path / "few.parquet"), metrics=["mean:spend"], runs=50, share=0.05)
+    assert isinstance(check.false_positives, NotEstimable)
+    assert check.false_positives.not_estimable.startswith("too few outcomes")
+    assert check.estimated < 0.05
+    assert check.ok  # a report that claims nothing is not wrong
+    with pytest.raises(BadInput, match="share 1 of control is not between 0 and 1"):
+        aa_table(str(tmp_path / "few.parquet"), metrics=["mean:spend"], runs=50, share=1.0)
 
 
 def test_a_quantile_that_no_split_can_have(shop: str) -> None:

@@ -1,5 +1,6 @@
 """What a report says before and beside its numbers: exposures, novelty, whales, segments, the HTML file."""
 
+import itertools
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,14 +12,16 @@ import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy.stats import binom, fisher_exact
 
 from engine.analysis import ExperimentQuestion, MeasuredMetric, Report, aa_experiment, analyze_experiment
+from engine.analysis.checks.random_splits import Rate
 from engine.analysis.design.methods import Inference
 from engine.analysis.render.html import report_html
 from engine.analysis.render.terminal import render
-from engine.analysis.report.aa import Rate
 from engine.analysis.report.past_experiments import baseline_of_log
-from engine.analysis.report.quality import broken_parts, exposure_check
+from engine.analysis.report.quality import exposure_check
+from engine.analysis.report.sample_ratio import flag_broken_splits
 from engine.analysis.stats.bayes import estimate_prior, pool_effects
 from engine.analysis.stats.estimate import Effect, NotEstimable
 
@@ -67,8 +70,8 @@ def test_exposures_lost_in_one_variant_spoil_the_comparison(write_log: Write) ->
     assert report.quality.srm.ok
     assert report.quality.exposure is not None
     assert report.quality.exposure.shares == {"control": 1.0, "one_page": 0.8}
-    assert report.decision.verdict == "fix the data"
-    assert "a different share was exposed" in report.decision.why
+    assert report.recommendation.verdict == "fix the data"
+    assert "a different share was exposed" in report.recommendation.why
 
 
 def test_double_and_orphaned_exposures_are_counted(write_log: Write) -> None:
@@ -166,7 +169,11 @@ def test_group_sequential_waits_for_its_first_look(write_log: Write) -> None:
 
 def test_a_day_or_segment_whose_split_is_off() -> None:
     parts = {"web": {"a": 500, "b": 510}, "app": {"a": 600, "b": 400}}
-    assert broken_parts(parts, {"a": 0.5, "b": 0.5}) == ["app"]
+    even = {name: (part, {"a": 0.5, "b": 0.5}) for name, part in parts.items()}
+    (flag,) = flag_broken_splits(even, {})
+    assert flag.startswith("the split is off in segment app: a 600, b 400 (p = ")
+    (flag,) = flag_broken_splits({}, even, sequential=True)
+    assert flag.startswith("the split is off on app: ")
     assert exposure_check({"a": 100, "b": 100}, {"a": 90, "b": 90}, 0, 0).p == 1.0
 
 
@@ -216,5 +223,30 @@ def test_a_bayesian_experiment_ends_when_there_is_little_left_to_lose(write_log:
         log = write_log(decisions=decisions, exposures=exposures, events=events)
         decisions, exposures = [], []  # written once
         report = analyze_experiment(msgspec.structs.replace(question, primary=name), [spec], log, as_of=NOW)
-        verdicts.append(report.decision.verdict)
+        verdicts.append(report.recommendation.verdict)
     assert verdicts == ["ship", "keep running", "stop"]
+
+
+def test_the_exposures_of_few_units_are_tested_exactly() -> None:
+    """Three of five exposed against 99 % of a thousand: a normal approximation gives 1e-15."""
+    few: tuple[dict[str, int], dict[str, int]] = {"a": 1000, "b": 5}, {"a": 990, "b": 3}
+    exact = fisher_exact([[990, 10], [3, 2]]).pvalue
+    assert exact > 1e-3
+    assert exposure_check(*few, 0, 0).p == pytest.approx(exact, rel=1e-6)
+    assert exposure_check(*few, 0, 0, sequential=True).p >= exact
+    gone = exposure_check({"a": 40, "b": 40}, {"a": 40, "b": 20}, 0, 0)
+    assert gone.p == pytest.approx(fisher_exact([[40, 0], [20, 20]]).pvalue, rel=1e-6)
+    three = exposure_check({"a": 50, "b": 50, "c": 50}, {"a": 49, "b": 50, "c": 20}, 0, 0, sequential=True)
+    assert three.p < 1e-3
+
+
+@pytest.mark.parametrize("sizes", [(60, 60), (150, 8)])
+def test_the_gate_of_exposures_is_kept_for_few_units(sizes: tuple[int, int]) -> None:
+    """Summed over all outcomes at an exposed share of 95 %."""
+    chances = [binom(size, 0.95).pmf(np.arange(size + 1)) for size in sizes]
+    alarms = sum(
+        one * other
+        for (at, one), (by, other) in itertools.product(*(enumerate(side) for side in chances))
+        if one * other > 1e-9 and exposure_check(dict(zip("ab", sizes, strict=True)), {"a": at, "b": by}, 0, 0).p < 1e-3
+    )
+    assert alarms <= 1e-3

@@ -66,7 +66,7 @@ def test_units_of_one_row_are_rows(tmp_path: Path) -> None:
     alone, named = analyzed(path, *metrics, unit=None), analyzed(path, *metrics)
     for one, other in zip(alone.metrics, named.metrics, strict=True):
         assert numbers(one) == pytest.approx(numbers(other), rel=1e-9, abs=1e-12)
-        assert (one.covariates, one.words) == (other.covariates, other.words)
+        assert (one.covariates, one.interpretation) == (other.covariates, other.interpretation)
     assert named.metrics[1].bayes.model == "beta-binomial"  # type: ignore[union-attr] # it has one
     assert named.quality.flags == []
 
@@ -84,15 +84,15 @@ def test_covariates_are_called_as_they_were_asked_for(tmp_path: Path) -> None:
 
 def test_a_proportion_of_other_values_is_none(tmp_path: Path) -> None:
     report = analyzed(saved(tmp_path, u=OF, v=VARIANT, x=X), "proportion:x")
-    assert report.metrics[0].absolute == NotEstimable("x holds values other than 0 and 1; ask for its mean", fault=True)
-    assert report.decision.verdict == "fix the data"
+    assert report.metrics[0].absolute == NotEstimable("x has values other than 0 and 1; ask for its mean", fault=True)
+    assert report.recommendation.verdict == "fix the data"
 
 
 def test_rows_without_a_unit_are_told(tmp_path: Path) -> None:
     owners = pa.array([None if at % 10 == 0 else int(of) for at, of in enumerate(OF)], pa.int64())
     report = analyzed(saved(tmp_path, u=owners, v=VARIANT, x=X), "mean:x", "quantile:x@0.5")
     assert f"{owners.null_count} rows without a u are left out" in report.quality.flags
-    with pytest.raises(BadInput, match="column 'u' holds no value; name the column of the unit, or leave --unit out"):
+    with pytest.raises(BadInput, match="column 'u' has no value; name the column of the unit, or leave --unit out"):
         analyzed(saved(tmp_path, u=pa.nulls(OF.size, pa.int64()), v=VARIANT, x=X), "mean:x")
 
 
@@ -112,11 +112,12 @@ def test_a_row_with_half_a_ratio_counts_in_neither_half(tmp_path: Path) -> None:
         cut = analyzed(saved(tmp_path, u=OF, v=VARIANT, **whole, **beside), metric)
         assert numbers(cut.metrics[0]) == pytest.approx(numbers(report.metrics[at]), rel=1e-10)
         assert not any("lack one" in flag for flag in cut.quality.flags)
-    missing = {"a/den": gap[0] != gap[2], "b/den": gap[1] != gap[2], "pre/den": gap[2]}
+    missing = {"a/den": gap[0] != gap[2], "b/den": gap[1] != gap[2]}
     assert [flag for flag in report.quality.flags if "lack one" in flag] == [
         f"{name}: {rows.sum()} rows lack one of the two and are left out; write 0 where none is meant"
         for name, rows in missing.items()
     ]
+    assert any("rows lack the covariate pre/den; they count" in flag for flag in report.quality.flags)
     path = saved(tmp_path, u=OF, v=VARIANT, **arrays)
     sums = {name: np.bincount(OF, np.where(gap[0] | gap[2], 0.0, x)) for name, x in (("a", a), ("den", den))}
     assert baseline_of_table(path, "ratio:a/den", unit="u").value == pytest.approx(sums["a"].sum() / sums["den"].sum())
@@ -139,14 +140,16 @@ def test_a_variant_without_any_success_has_no_posterior(tmp_path: Path) -> None:
     """What is left of its sums by rounding is no variance, and no share of control."""
     won = np.where(VARIANT == 1, 0.0, (X > 0.3).astype(float))
     rare = np.where(RNG.random(OF.size) < 0.03, won, 0.0)
-    for y in (won, rare):
-        row = analyzed(saved(tmp_path, u=OF, v=VARIANT, y=y), "proportion:y").metrics[0]
-        assert row.mean["1"] == 0
-        assert row.bayes == NotEstimable(
-            "the variant's mean is zero without variation; no likelihood can be drawn from it"
-        )
-        assert isinstance(row.absolute, Effect)
-        assert row.absolute.se == pytest.approx(cluster_robust(y), rel=1e-9)
+    row = analyzed(saved(tmp_path, u=OF, v=VARIANT, y=won), "proportion:y").metrics[0]
+    assert row.mean["1"] == 0
+    assert row.bayes == NotEstimable("every value of the variant is zero, so the relative effect has no standard error")
+    assert isinstance(row.absolute, Effect)
+    # The variant's zero is no exact knowledge: it has the variance of both per unit, not none.
+    assert 1.1 * cluster_robust(won) < row.absolute.se < 3 * cluster_robust(won)
+    few = analyzed(saved(tmp_path, u=OF, v=VARIANT, y=rare), "proportion:y").metrics[0]
+    assert few.mean["1"] == 0
+    assert isinstance(few.absolute, NotEstimable)
+    assert few.absolute.not_estimable.startswith("too few outcomes: 290 units in 0 make about")
 
 
 def test_units_that_a_quantile_halves_alike_give_it_no_error(tmp_path: Path) -> None:
@@ -155,5 +158,5 @@ def test_units_that_a_quantile_halves_alike_give_it_no_error(tmp_path: Path) -> 
     halved = [0.2, 1.9, 0.5, 0.9, 0.91, 1.2, 1.3, 1.4, 1.41, 1.6]
     path = saved(tmp_path, u=units, v=(units > 5).astype(int), y=[*halved, *RNG.normal(size=30)])
     assert analyzed(path, "quantile:y@0.5").metrics[0].absolute == NotEstimable(
-        "the 2 units of y have one share of rows below the 0.5 quantile each"
+        "the 2 units of y have one and the same share of rows below the 0.5 quantile"
     )

@@ -66,15 +66,18 @@ def test_stored_files_are_not_read_again(tmp_path: Path) -> None:
 def test_what_partials_cannot_do(tmp_path: Path) -> None:
     day(tmp_path / "days", "1", 1)
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"unit": "x"}, "rows of one x may lie in several files, whose sums cannot be put together again; leave"),
-        ({"metrics": ["quantile:y@0.5"]}, "the quantile y@0.5 does not follow from those of single files; leave"),
-        ({"stratum": "x"}, "statistics are kept by variant, not by x; leave --partials or --stratum out"),
+        ({"unit": "x"}, "rows of one x may lie in several files, whose statistics do not add up per unit; leave"),
+        (
+            {"metrics": ["quantile:y@0.5"]},
+            "the quantile y@0.5 cannot be computed from the statistics of single files; leave",
+        ),
+        ({"stratum": "x"}, "statistics are stored by variant, not by x; leave --partials or --stratum out"),
     ]
     for cannot, why in refused:
         with pytest.raises(BadInput, match=why):
             analyzed(tmp_path / "days", partials=str(tmp_path / "s"), **cannot)
     (tmp_path / "none").mkdir()
-    with pytest.raises(BadInput, match="holds no Parquet file"):
+    with pytest.raises(BadInput, match="has no Parquet file"):
         analyzed(tmp_path / "none", partials=str(tmp_path / "s"))
 
 
@@ -109,7 +112,11 @@ def test_a_new_file_that_lacks_a_column_has_no_values_of_it(tmp_path: Path) -> N
     pq.write_table(pa.table({"variant": ["a", "b"], "y": [1.0, 2.0]}), days / "2.parquet")
     kept, full = analyzed(days, partials=store), analyzed(days)
     assert figures(kept) == pytest.approx(figures(full), rel=1e-10)
-    assert kept.quality.flags == full.quality.flags == ["y: 2 units lack a value or a covariate and are left out"]
+    assert (
+        kept.quality.flags
+        == full.quality.flags
+        == ["y: 2 units lack the covariate x; they count with its mean and an indicator"]
+    )
 
 
 def test_the_last_file_may_lack_a_column(tmp_path: Path) -> None:

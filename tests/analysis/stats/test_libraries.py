@@ -14,7 +14,7 @@ from engine.analysis.design.methods import Inference
 from engine.analysis.offpolicy.estimators import ips, snips
 from engine.analysis.report.model import MetricReport
 from engine.analysis.report.past_experiments import baseline_of_table
-from engine.analysis.report.quality import chi_square, sequential_ratio
+from engine.analysis.report.sample_ratio import chi_square, sequential_ratio
 from engine.analysis.stats import proportions
 from engine.analysis.stats.beta import Beta, beta_chance_to_win, beta_expected_loss, update_beta
 from engine.analysis.stats.estimate import Bayes, Effect
@@ -208,17 +208,17 @@ def test_sample_ratios(reference: dict[str, Any]) -> None:
         known = reference["formulas"][f"srm:{name}"]
         assert chi_square(known["observed"], known["weights"]) == pytest.approx(known["pearson_p"], **CLOSE)
         for concentration, p in known["dirichlet_multinomial_p"].items():
-            found = sequential_ratio([known["observed"]], known["weights"], float(concentration.removeprefix("k=")))
+            found = sequential_ratio([known["observed"]], known["weights"], [float(concentration.removeprefix("k="))])
             assert found[0] == pytest.approx(p, rel=1e-6)
     assert chi_square([9989, 10011], [1, 1]) == pytest.approx(reference["tea"]["srm-norm"]["pvalue"], **CLOSE)
     assert chi_square([9989, 10011], [1, 1]) == pytest.approx(reference["spotify"]["srm:users"], **CLOSE)
     daily = pq.read_table(FOLDER / "daily.parquet").to_pylist()
     days = [[row["n"] for row in daily if row["day"] == day] for day in range(14)]
-    ours = sequential_ratio(days, [1, 1])
+    ours = sequential_ratio(days, [1, 1], [10_000])
     theirs = reference["ssrm"]["sequential_p_values:daily (dirichlet_concentration=10000)"]
     assert ours == pytest.approx(theirs, rel=1e-6)
     odds = reference["savvi"]["sequential-srm:daily,k=100: 1/odds"]
-    assert sequential_ratio(days, [1, 1], 100) == pytest.approx(np.minimum.accumulate(np.minimum(odds, 1)), rel=1e-6)
+    assert sequential_ratio(days, [1, 1], [100]) == pytest.approx(np.minimum.accumulate(np.minimum(odds, 1)), rel=1e-6)
 
 
 def test_adjusted_p_values(reference: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ def test_a_cost_counted_below_zero_is_the_cost_turned_round(tmp_path: Path, meth
         turned = None if prior is None else (-prior[0], prior[1])
         below = analyzed(tmp_path, "mean:x", columns={"x": -SPENT}, prior=prior, **more)
         above = analyzed(tmp_path, "-mean:x", columns={"x": SPENT}, prior=turned, **more)
-        assert below.decision.verdict == above.decision.verdict == "ship"
+        assert below.recommendation.verdict == above.recommendation.verdict == "ship"
         one, other = below.metrics[0], above.metrics[0]
         assert isinstance(one.bayes, Bayes)
         assert isinstance(other.bayes, Bayes)

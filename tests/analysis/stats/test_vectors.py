@@ -12,7 +12,7 @@ from scipy import special
 
 from engine.analysis.design.methods import Inference, Relative
 from engine.analysis.design.metrics import parse_measure
-from engine.analysis.report.quality import chi_square, sequential_ratio
+from engine.analysis.report.sample_ratio import chi_square, sequential_ratio
 from engine.analysis.sources.aggregate import Group
 from engine.analysis.sources.strata import poststratify
 from engine.analysis.stats import proportions
@@ -166,10 +166,12 @@ def test_asymptotic_confidence_sequence_day_by_day() -> None:
 
 def test_sample_ratio_at_once_and_daily() -> None:
     given = vector("sequential")
-    assert sequential_ratio(given["units"], [0.5, 0.5]) == pytest.approx(given["srm_p"], rel=1e-7)
+    assert sequential_ratio(given["units"], [0.5, 0.5], [10_000]) == pytest.approx(given["srm_p"], rel=1e-7)
     batch = given["batch"]
-    assert sequential_ratio([batch["counts"]], [1, 1], 100)[0] == pytest.approx(batch["concentration_100"], rel=1e-7)
-    assert sequential_ratio([batch["counts"]], [1, 1])[0] == pytest.approx(batch["concentration_10000"], rel=1e-7)
+    assert sequential_ratio([batch["counts"]], [1, 1], [100])[0] == pytest.approx(batch["concentration_100"], rel=1e-7)
+    assert sequential_ratio([batch["counts"]], [1, 1], [10_000])[0] == pytest.approx(
+        batch["concentration_10000"], rel=1e-7
+    )
     assert chi_square(batch["counts"], [1, 1]) == pytest.approx(batch["pearson"], **CLOSE)
     three = given["three"]
     assert chi_square(three["counts"], three["weights"]) == pytest.approx(three["pearson"], **CLOSE)
@@ -325,7 +327,8 @@ def test_an_arm_of_as_many_units_as_slopes_has_no_variance_left() -> None:
     measure = msgspec.structs.replace(parse_measure("mean:y|a,b"), adjust="lin")
     refused = estimate_arms(sample_moments(small), sample_moments(large), measure)
     assert refused == NotEstimable(
-        "control has 3 units with a value, too few for slopes of its own on 2 covariates; cuped has one slope for all"
+        "control has 3 units with a value, too few for slopes of its own on 2 covariates; cuped has one slope for all",
+        remedy="More units or `adjust: cuped` would.",
     )
     exact = np.column_stack([large[:, 1] * 2 + large[:, 2] / 3, large[:, 1:]])
     for sides in ((exact, large), (large, exact)):

@@ -1,0 +1,152 @@
+"""The exposed choices of a placement as arrays. DuckDB joins, orders and numbers them: no row becomes an object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.analysis.bandits.settled import Unsettled, count_unsettled, leave_out_unsettled
+from engine.analysis.design.log_times import SECOND
+from engine.analysis.sources.engines import DuckDB
+from engine.analysis.sources.log import read_log_table
+from engine.analysis.sources.log_read_lock import lock_log_for_reading
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from engine.analysis.stats.moments import Floats
+    from policies.batches import Ints
+
+_CHOICES = "exposed_choices"
+# Names are numbered in their order, so that the same rows give the same arrays. A row without a customer is one of its
+# own. A set of candidates contains the offer that was chosen, whatever the log lists.
+_NUMBERED = """
+WITH logged AS (
+    SELECT time, decision_id, split_part(policy, '@', 1) AS policy, variant, propensity, reward,
+        coalesce(customer, decision_id) AS customer,
+        list_sort(list_distinct(list_append(coalesce(candidates, []), variant))) AS names
+    FROM exposed_choices
+)
+SELECT time, coalesce(propensity, 'nan'::DOUBLE) AS propensity, reward,
+    dense_rank() OVER (ORDER BY policy) - 1 AS policy, dense_rank() OVER (ORDER BY variant) - 1 AS offer,
+    dense_rank() OVER (ORDER BY names) - 1 AS candidates, dense_rank() OVER (ORDER BY customer) - 1 AS customer
+FROM logged ORDER BY time, decision_id
+"""
+_POLICIES = "SELECT DISTINCT split_part(policy, '@', 1) AS name FROM exposed_choices ORDER BY name"
+_OFFERS = "SELECT DISTINCT variant FROM exposed_choices ORDER BY variant"
+_SETS = """
+WITH sets AS (
+    SELECT DISTINCT list_sort(list_distinct(list_append(coalesce(candidates, []), variant))) AS names
+    FROM exposed_choices
+), numbered AS (SELECT names, row_number() OVER (ORDER BY names) AS number FROM sets)
+SELECT number, unnest(names) AS name FROM numbered ORDER BY number, name
+"""
+
+
+@dataclass(frozen=True)
+class ExposedChoices:
+    """The n exposed choices of a placement's policies, in the order of time."""
+
+    policies: tuple[str, ...]
+    """Without the snapshot's version."""
+    offers: tuple[str, ...]
+    """Those that were shown."""
+    policy: Ints
+    """(n,) positions in `policies`."""
+    offer: Ints
+    """(n,) positions in `offers`."""
+    customer: Ints
+    """(n,) numbered from 0."""
+    propensity: Floats
+    """(n,) the logged probability of the offer that was chosen."""
+    reward: Floats
+    """(n,) 0 where none has arrived."""
+    time: Ints
+    """(n,) microseconds since 1970."""
+    sets: tuple[tuple[str, ...], ...]
+    """The distinct sets of candidates."""
+    which: Ints
+    """(n,) positions in `sets`."""
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    @property
+    def customers(self) -> int:
+        """The number of customers."""
+        return int(self.customer.max()) + 1
+
+    def find_candidates(self, offer: int) -> NDArray[np.bool_]:
+        """Whether an offer, a position in `offers`, could be chosen in each row (n,)."""
+        return np.array([self.offers[offer] in names for names in self.sets])[self.which]
+
+    def count_candidates(self) -> Floats:
+        """The number of candidates of each row (n,)."""
+        return np.array([len(names) for names in self.sets], dtype=np.float64)[self.which]
+
+
+def read_exposed_choices(
+    folder: Path, placement: str, as_of: datetime | None, *, window: float | None = None, ripe: bool = True
+) -> tuple[ExposedChoices | None, Unsettled]:
+    """The exposed choices of a placement's policies whose reward has settled, None where there are none; the others.
+
+    The latest reward of a decision counts. With `as_of` only decisions, exposures and rewards until then count.
+    `window` and `ripe` are those of `policy_report`.
+
+    Raises:
+        BadInput: if the folder is not a log's.
+    """
+    source = DuckDB()
+    with lock_log_for_reading(folder):
+        unsettled = _keep_choices(source, folder, placement, as_of, window=window, ripe=ripe)
+    columns = source.columns(_NUMBERED)
+    if not len(columns["reward"]):
+        return None, unsettled
+    codes = {name: columns[name].astype(np.intp) for name in ("policy", "offer", "candidates", "customer", "time")}
+    choices = ExposedChoices(
+        policies=tuple(str(name) for (name,) in source.run(_POLICIES)),
+        offers=tuple(str(name) for (name,) in source.run(_OFFERS)),
+        policy=codes["policy"],
+        offer=codes["offer"],
+        customer=codes["customer"],
+        propensity=columns["propensity"].astype(np.float64),
+        reward=columns["reward"].astype(np.float64),
+        time=codes["time"],
+        sets=tuple(
+            tuple(str(name) for _, name in rows) for _, rows in groupby(source.run(_SETS), key=lambda row: row[0])
+        ),
+        which=codes["candidates"],
+    )
+    return choices, unsettled
+
+
+def _keep_choices(
+    source: DuckDB, folder: Path, placement: str, as_of: datetime | None, *, window: float | None, ripe: bool
+) -> Unsettled:
+    """Keeps the settled choices with their rewards in a temporary table."""
+    tables = [read_log_table(source, folder, name) for name in ("decisions", "exposures", "rewards")]
+    if as_of is not None:
+        moment = int(as_of.timestamp() * SECOND)
+        tables = [table.filter(table["time"] <= moment) for table in tables]
+    decided, shown, earned = tables
+    chosen = decided.filter(
+        (decided["kind"] == "offer")
+        & (decided["key"] == placement)
+        & decided["policy"].notnull()
+        & decided["variant"].notnull()
+    )
+    shown, earned = shown.filter(shown["key"] == placement), earned.filter(earned["key"] == placement)
+    seen = shown.group_by("decision_id").aggregate(exposed=shown["time"].min())
+    last = earned.group_by("decision_id").aggregate(reward=earned["reward"].argmax(earned["time"]))
+    joined = chosen.inner_join(seen, "decision_id").left_join(last, "decision_id")
+    columns = ("time", "decision_id", "policy", "variant", "customer", "propensity", "candidates")
+    every = source.keep("every_choice", joined.select(*columns, "exposed", "reward"))
+    rows, unsettled = leave_out_unsettled(source, every, earned, window) if ripe else count_unsettled(source, every)
+    source.keep(_CHOICES, rows.select(*columns, reward=rows["reward"].fill_null(0.0)))
+    return unsettled

@@ -1,0 +1,126 @@
+"""The shares with which an experiment's units were assigned, as their decisions logged them.
+
+Weights may be edited while an experiment runs. Every decision logs the share of its variant, so units of one plan, or
+of several with the same shares, form a period with one allocation. The split is tested within periods. Effects are
+weighted over periods like over strata: a comparison of totals would mix the periods' own changes into the effect
+(Simpson's paradox).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from engine.analysis.report.sample_ratio import SampleRatio, sample_ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import ibis.expr.types as ir
+
+    from engine.analysis.sources.engines import DuckDB
+
+    Counts = Mapping[str, int]
+    Shares = Mapping[str, float]
+
+DIGITS = 6
+TOLERANCE = 1e-6
+
+
+class Allocation(NamedTuple):
+    """The shares of the variants by period, in the order of time, and the period of each plan."""
+
+    shares: Sequence[Shares]
+    plans: Mapping[str | None, int]
+
+    def period(self, plan: ir.Value) -> ir.Value:
+        """The period of a column of plans; 0 for a plan without a logged share."""
+        import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+        known = [(name, index) for name, index in self.plans.items() if name is not None and index]
+        return plan.cases(*known, else_=0) if known else ibis.literal(0)
+
+    def expected(self, units: Mapping[int, Counts]) -> dict[str, float]:
+        """The shares expected among units, given by period and variant."""
+        sizes = {period: sum(counts.values()) for period, counts in units.items()}
+        total = sum(sizes.values())
+        if not total:
+            return dict(self.shares[0])
+        names = list(self.shares[0])
+        return {
+            name: math.fsum(self.shares[period][name] * size for period, size in sizes.items()) / total
+            for name in names
+        }
+
+    def test_split(self, units: Mapping[int, Counts], looks: Sequence[Mapping[int, Counts]] | None) -> SampleRatio:
+        """The test of the split: that of the single period, or the smallest p-value times the number of periods.
+
+        Args:
+            units: by period and variant.
+            looks: new units by period and variant at each look; None for a report at a single look.
+        """
+        tested = [period for period in range(len(self.shares)) if sum(units.get(period, {}).values())] or [0]
+        found = [
+            sample_ratio(
+                units.get(period, {}),
+                self.shares[period],
+                looks=None if looks is None else [look.get(period, {}) for look in looks],
+            )
+            for period in tested
+        ]
+        least = min(found, key=lambda one: one.p)
+        p = min(1.0, len(found) * least.p)
+        return msgspec.structs.replace(
+            least,
+            p=p,
+            ok=p >= least.gate,
+            expected=self.expected(units),
+            sequential_p=None if least.sequential_p is None else p,
+        )
+
+    def describe(self) -> str:
+        """The periods' shares, for people."""
+        listed = ["/".join(f"{share:.3g}" for share in shares.values()) for shares in self.shares]
+        return ", then ".join(listed)
+
+
+def read_allocation(source: DuckDB, decisions: ir.Table, weights: Shares) -> Allocation:
+    """The allocation by the shares that decisions logged; the planned `weights` where none did.
+
+    Args:
+        source: the engine of the log.
+        decisions: `time, plan, variant, reason, propensity`, one row per exposed decision.
+        weights: the planned share of each variant.
+    """
+    drawn = decisions.filter((decisions["reason"] == "assigned") & decisions["propensity"].notnull())
+    rows = source.rows(
+        drawn.group_by("plan", "variant")
+        .aggregate(share=drawn["propensity"].max(), first=drawn["time"].min())
+        .order_by("first")
+    )
+    by_plan: dict[str | None, dict[str, float]] = {}
+    for plan, variant, share, _ in rows:
+        by_plan.setdefault(None if plan is None else str(plan), {})[str(variant)] = float(share or 0.0)
+    shares: list[dict[str, float]] = []
+    plans: dict[str | None, int] = {}
+    for plan, logged in by_plan.items():
+        # A share of 1 is that of a row that was not drawn: it says nothing of the others.
+        drawn_shares = {name: share for name, share in logged.items() if 0 < share < 1}
+        is_known = drawn_shares and math.fsum(drawn_shares.values()) < 1 + TOLERANCE
+        allocation = _complete(drawn_shares if is_known else weights, weights)
+        if allocation not in shares:
+            shares.append(allocation)
+        plans[plan] = shares.index(allocation)
+    return Allocation(shares or [dict(weights)], plans)
+
+
+def _complete(logged: Shares, weights: Shares) -> dict[str, float]:
+    """The shares of all variants: what the logged ones leave goes to the others in proportion to their weights."""
+    others = {name: weight for name, weight in weights.items() if name not in logged}
+    rest, total = max(0.0, 1.0 - math.fsum(logged.values())), math.fsum(others.values())
+    shares = {
+        name: rest * others[name] / total if total and name in others else logged.get(name, 0.0) for name in weights
+    }
+    return {name: round(share, DIGITS) for name, share in shares.items()}
