@@ -1,0 +1,182 @@
+"""Partial statistics of the log by day: a report reads the days that are new or changed, and the stored rest.
+
+On disk, in `LOG/.partials/<layout>/`:
+
+| file | content |
+|---|---|
+| `<table>.json` | the blocks of a table: file, and for each of its days the digest of the log's files |
+| `<table>-<id>.parquet` | a block: the rows of one or more days, with the column `day` |
+
+A day whose files changed (late rows, compaction, erasure) has another digest: its rows are left out wherever they are
+stored, and made again. A block is written to a draft and renamed; the list names it only then. Blocks that no day is
+valid in are deleted, and many small ones become one. It is a cache: delete the folder at any time. Erasure does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from engine.analysis.sources.duckdb_expressions import identifier, text_literal
+from engine.errors import BadInput
+from engine.settings import PARTIALS_FOLDER
+
+if TYPE_CHECKING:
+    from engine.analysis.sources.engines import DuckDB
+
+LAYOUT: Final = 1
+"""The version of the tables' meaning; tables of another one are not read."""
+MOST_BLOCKS: Final = 12
+ABANDONED: Final = 3600.0
+"""Seconds after which a file that no list names belongs to no report that runs."""
+Fill = Callable[[Mapping[str, str]], str]
+"""SQL of a table's rows with a `day`, over the SQL of each of the log's tables that it reads."""
+
+
+class Block(msgspec.Struct, frozen=True):
+    """A stored file, the digest of each of its days that is valid, and how many days it holds with stale ones."""
+
+    file: str
+    days: dict[str, str]
+    held: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DailyTable:
+    """A table of partial statistics: which of the log's tables it reads, day by day, and how."""
+
+    name: str
+    reads: tuple[str, ...]
+    sql: Fill
+
+
+class DailyStore:
+    """The partial statistics of one log."""
+
+    def __init__(self, engine: DuckDB, log_dir: Path) -> None:
+        self._engine = engine
+        self._log = log_dir
+        self._folder = log_dir / PARTIALS_FOLDER / str(LAYOUT)
+
+    def is_usable(self) -> bool:
+        """Whether the log is laid out by day, and its folder can be written."""
+        if not self._log.is_dir() or not os.access(self._log, os.W_OK):
+            return False
+        folders = [one for table in ("events", "decisions", "exposures") for one in self._list(table)]
+        return bool(folders) and all(one.startswith("day=") for one in folders)
+
+    def read(self, table: DailyTable) -> str:
+        """SQL of the rows of all days of a table, after the missing ones were made.
+
+        Raises:
+            BadInput: if the log cannot be read.
+        """
+        wanted = self._digests(table)
+        blocks = [one for one in self._read_list(table.name) if (self._folder / one.file).exists()]
+        kept = [(one, [day for day, digest in one.days.items() if wanted.get(day) == digest]) for one in blocks]
+        stored = {day for _, days in kept for day in days}
+        missing = [day for day in wanted if day not in stored]
+        if missing:
+            fresh = self._write(table.name, table.sql(self._sources(table, missing)))
+            kept.append((Block(fresh, {day: wanted[day] for day in missing}, len(missing)), missing))
+        kept = [(one, days) for one, days in kept if days]
+        if len(kept) > MOST_BLOCKS:
+            merged = self._write(table.name, self._union(kept))
+            kept = [(Block(merged, wanted, len(wanted)), list(wanted))]
+        changed = [one.file for one, _ in kept] != [one.file for one in blocks]
+        if changed:
+            self._write_list(
+                table.name, [Block(one.file, {day: one.days[day] for day in days}, one.held) for one, days in kept]
+            )
+            self._sweep(table.name, {one.file for one in blocks} - {one.file for one, _ in kept})
+        return self._union(kept)
+
+    def _sweep(self, name: str, dropped: set[str]) -> None:
+        """Delete blocks that are not listed any more, and old ones that another report's list replaced."""
+        listed = {one.file for one in self._read_list(name)}
+        for path in [*self._folder.glob(f"{name}-*.parquet"), *self._folder.glob(f".{name}-*.parquet")]:
+            with contextlib.suppress(FileNotFoundError):
+                is_old = time.time() - path.stat().st_mtime > ABANDONED
+                if path.name not in listed and (is_old or path.name in dropped):
+                    path.unlink()
+
+    def _union(self, kept: list[tuple[Block, list[str]]]) -> str:
+        parts = []
+        for one, days in kept:
+            file = text_literal(str(self._folder / one.file))
+            listed = "" if len(days) == one.held else f" WHERE day IN ({', '.join(map(text_literal, days))})"
+            parts.append(f"SELECT * FROM read_parquet({file}){listed}")
+        return " UNION ALL BY NAME ".join(parts)
+
+    def _list(self, table: str) -> list[str]:
+        folder = self._log / table
+        return sorted(one.name for one in folder.iterdir() if one.is_dir()) if folder.is_dir() else []
+
+    def _files(self, table: str, day: str) -> list[Path]:
+        return sorted(self._log.joinpath(table, f"day={day}").glob("*.parquet"))
+
+    def _digests(self, table: DailyTable) -> dict[str, str]:
+        """The digest of the files of each day: names, sizes, times of change."""
+        found: dict[str, str] = {}
+        for day in sorted({name.removeprefix("day=") for read in table.reads for name in self._list(read)}):
+            states = [
+                (str(path), stat.st_size, stat.st_mtime_ns)
+                for read in table.reads
+                for path in self._files(read, day)
+                for stat in (path.stat(),)
+            ]
+            if states:
+                found[day] = hashlib.sha256(msgspec.json.encode(states)).hexdigest()[:24]
+        return found
+
+    def _sources(self, table: DailyTable, days: list[str]) -> dict[str, str]:
+        """SQL of the rows of some days of each table that is read; times in microseconds."""
+        sources = {}
+        for read in table.reads:
+            files = [text_literal(str(path)) for day in days for path in self._files(read, day)]
+            if not files:
+                sources[read] = ""
+                continue
+            listed = f"read_parquet([{', '.join(files)}], union_by_name = true, hive_partitioning = true)"
+            sources[read] = f"(SELECT * REPLACE (epoch_us(time) AS time, CAST(day AS VARCHAR) AS day) FROM {listed})"
+        return sources
+
+    def _write(self, name: str, sql: str) -> str:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = f"{name}-{uuid.uuid4().hex[:12]}.parquet"
+        draft = self._folder / f".{file}"
+        self._engine.run(f"COPY ({sql}) TO {text_literal(str(draft))} (FORMAT parquet, COMPRESSION zstd)")
+        draft.rename(self._folder / file)
+        return file
+
+    def _read_list(self, name: str) -> list[Block]:
+        try:
+            return msgspec.json.decode((self._folder / f"{name}.json").read_bytes(), type=list[Block])
+        except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+            return []
+
+    def _write_list(self, name: str, blocks: list[Block]) -> None:
+        draft = self._folder / f".{name}.{os.getpid()}"
+        draft.write_bytes(msgspec.json.encode(blocks))
+        draft.replace(self._folder / f"{name}.json")
+
+
+def load_daily(engine: DuckDB, store: DailyStore, table: DailyTable, *, select: str, place: str) -> None:
+    """Load a table into the temporary table `place`; `select` is SQL with `{rows}`.
+
+    A block that vanished meanwhile, since customers were erased, is made again.
+    """
+    statement = f"CREATE OR REPLACE TEMP TABLE {identifier(place)} AS "
+    try:
+        engine.run(statement + select.replace("{rows}", f"({store.read(table)})"))
+    except BadInput:
+        engine.run(statement + select.replace("{rows}", f"({store.read(table)})"))

@@ -1,0 +1,65 @@
+"""Choices: the decisions of policies that were seen, each with its propensity and what the customer ordered after it.
+
+The table `choices` has a row per choice: `decision_id, key, channel, customer, offer, propensity, candidates, time,
+context, fold, stage, orders, revenue`. Orders and revenue are those of the window after it, on any channel; choices
+whose window is not over are left out. `stage` is the journey stage before the choice, as far as orders say it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from engine.analysis.measure.columns import to_microseconds
+from engine.customer import LAPSED_AFTER, LOYAL_ORDERS
+
+if TYPE_CHECKING:
+    from engine.analysis.measure.sources import EventSource
+
+STAGE: Final = f"""
+CASE WHEN before.orders_before <= 0 THEN 'new'
+    WHEN before.time - before.last_order > {int(LAPSED_AFTER * 1_000_000)} THEN 'lapsed'
+    WHEN before.orders_before >= {LOYAL_ORDERS} THEN 'loyal' ELSE 'customer' END
+"""
+"""The journey stage of a row `before` with a `time`, `orders_before` it and a `last_order`; `customer.derive_stage`."""
+PLACED: Final = """
+SELECT customer, time, sum(CASE WHEN is_order THEN 1 ELSE 0 END) OVER upto AS orders,
+    sum(revenue) OVER upto AS revenue, max(CASE WHEN is_order THEN time END) OVER upto AS last_order
+FROM {orders} WINDOW upto AS (PARTITION BY customer ORDER BY time RANGE UNBOUNDED PRECEDING)
+"""
+"""What each customer had ordered up to each order."""
+_CHOICES = """
+WITH seen AS (SELECT decision_id, key, min(time) AS time FROM {exposures} GROUP BY ALL),
+shown AS (
+    SELECT decided.decision_id, decided.key, coalesce(channel, 'unknown') AS channel, customer, variant AS offer,
+        propensity, list_distinct(list_append(candidates, variant)) AS candidates, context, seen.time
+    FROM {decisions} AS decided JOIN seen USING (decision_id, key)
+    WHERE kind = 'offer' AND policy IS NOT NULL AND variant IS NOT NULL AND customer <> '' AND propensity > 0
+        AND len(list_distinct(list_append(candidates, variant))) > 1 AND seen.time <= {until} - {window}
+), placed AS ({placed}), before AS (
+    SELECT shown.*, coalesce(placed.orders, 0) AS orders_before, coalesce(placed.revenue, 0) AS revenue_before,
+        last_order
+    FROM shown ASOF LEFT JOIN placed ON shown.customer = placed.customer AND shown.time >= placed.time
+)
+SELECT before.* EXCLUDE (orders_before, revenue_before, last_order), hash(before.customer) % 2 AS fold,
+    {stage} AS stage,
+    coalesce(placed.orders, 0) - orders_before AS orders, coalesce(placed.revenue, 0) - revenue_before AS revenue
+FROM before ASOF LEFT JOIN placed
+    ON before.customer = placed.customer AND before.time + {window} >= placed.time
+"""
+
+
+def create_choices(source: EventSource, window_days: float) -> bool:
+    """Makes the table `choices` from a log; whether the log has any event.
+
+    Raises:
+        BadInput: if the window is no number of days.
+    """
+    until = source.last
+    if until is None:
+        return False
+    window = str(to_microseconds("outcome-window", window_days))
+    tables = {name: source.log_rows(name) for name in ("exposures", "decisions")}
+    source.create(
+        "choices", _CHOICES, until=str(until), window=window, placed=source.fill(PLACED), stage=STAGE, **tables
+    )
+    return True

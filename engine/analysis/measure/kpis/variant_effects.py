@@ -1,0 +1,233 @@
+"""What each experiment of the log did to the metrics of the KPI tree, with the covariance of the effects' errors."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import numpy as np
+
+from engine.analysis.design.methods import Inference
+from engine.analysis.design.question import ExperimentQuestion
+from engine.analysis.design.question_from_plan import measured_metric
+from engine.analysis.report.experiment_units import read_experiment_units
+from engine.analysis.sources.duckdb_expressions import identifier
+from engine.analysis.sources.log import loaded_rows
+from engine.errors import BadInput, CatalogError
+from engine.vocabulary import REFUNDS, names_of_same_event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from engine.analysis.design.metrics import Measure
+    from engine.analysis.design.question import MeasuredMetric
+    from engine.analysis.measure.sources import EventSource
+    from engine.catalog.archive import Archive
+    from engine.catalog.plan.plan import Plan
+    from engine.catalog.spec.experiment import ExperimentSpec
+    from policies.batches import Floats
+
+LEAST_UNITS: Final = 30
+_LAST_PLANS = """
+SELECT key, arg_max(plan, time), to_json(list_sort(list(DISTINCT variant))) FROM {decisions}
+WHERE kind = 'experiment' AND variant IS NOT NULL AND reason IN ('assigned', 'sticky') GROUP BY ALL ORDER BY 1
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantEffects:
+    """A variant's effects on several metrics against control: estimates and the covariance matrix of their errors.
+
+    `estimates` (m,) and `covariance` (m, m) are nan for a metric that has no effect yet.
+    """
+
+    experiment: str
+    variant: str
+    names: tuple[str, ...]
+    estimates: Floats
+    covariance: Floats
+
+    def pair(self, lead: str, lag: str) -> tuple[float, float, float, float, float] | None:
+        """The effects on lead and lag, their variances and covariance; None unless both are known."""
+        i, j = self.names.index(lead), self.names.index(lag)
+        c = self.covariance
+        found = (self.estimates[i], self.estimates[j], c[i, i], c[j, j], c[i, j])
+        return tuple(map(float, found)) if all(map(np.isfinite, found)) and c[i, i] > 0 and c[j, j] > 0 else None  # type: ignore[return-value]
+
+
+@dataclass(kw_only=True)
+class MeasuredTree:
+    """The effects of all experiments, and the correlation of metrics over the customers of their controls."""
+
+    effects: list[VariantEffects] = field(default_factory=list)
+    controls: dict[tuple[str, str], list[tuple[float, float, float, float]]] = field(default_factory=dict)
+    """For each pair of metrics, the weight, both variances and the covariance of each control."""
+
+    def correlation(self, lead: str, lag: str) -> tuple[float, int] | None:
+        """The correlation over customers within controls, and how many customers; None where there are too few."""
+        rows = np.array(self.controls.get((lead, lag), [])).reshape(-1, 4)
+        if not rows.size or rows[:, 0].sum() < LEAST_UNITS:
+            return None
+        weight = rows[:, 0]
+        first, second, both = (float(weight @ rows[:, at]) for at in (1, 2, 3))
+        if not (first > 0 and second > 0):
+            return None
+        return both / (first * second) ** 0.5, int(weight.sum())
+
+
+def measure_effects(
+    source: EventSource, plan: Plan, names: Sequence[str], *, archive: Archive | None = None
+) -> MeasuredTree:
+    """The effects of every experiment in the log, also of those whose file was deleted.
+
+    Args:
+        source: of a log.
+        plan: with the metrics.
+        names: of the metrics of the tree.
+        archive: of the plans that ran, for the variants of deleted experiments.
+    """
+    metrics = [spec for name in names if (spec := measured_metric(plan.metrics[name])).rules.has_moments]
+    tree = MeasuredTree()
+    if not metrics or source.log_dir is None:
+        return tree
+    _load_events(source, metrics)
+    specs = _specs_of(archive)
+    for key, version, variants in source.rows(_LAST_PLANS, decisions=source.log_rows("decisions")):
+        known = plan.find_reported(str(key))
+        design = specs(str(version)).get(str(key)) if known is None else known.spec
+        seen = msgspec.json.decode(str(variants), type=list[str])
+        question = _question(str(key), design, seen, metrics)
+        if known is not None and known.start:
+            question = msgspec.structs.replace(question, start=known.start)
+        with contextlib.suppress(BadInput):  # an experiment that has nothing to say is none of the past ones
+            _add_experiment(source, question, metrics, tree)
+    return tree
+
+
+def _load_events(source: EventSource, metrics: Sequence[MeasuredMetric]) -> None:
+    """Loads the events that the metrics count, which every experiment reads, from the log once."""
+    if source.log_dir is None:
+        return
+    named = {name for one in metrics for name in (one.event, one.denominator) if name is not None}
+    names = {other for name in named for other in names_of_same_event(name)} | REFUNDS
+    events = source.events
+    source.keep("metric_events", events.filter(events["event"].isin(sorted(names))))
+    source.engine.made[loaded_rows(source.log_dir, "events")] = "metric_events"
+
+
+def _specs_of(archive: Archive | None) -> Callable[[str], Mapping[str, ExperimentSpec]]:
+    """A function that reads the experiments of a plan, each plan once."""
+
+    @cache
+    def read(version: str) -> Mapping[str, ExperimentSpec]:
+        if archive is None:
+            return {}
+        try:
+            return archive.read_specs(version).experiments
+        except (BadInput, CatalogError, OSError):  # it ran elsewhere, or by rules of its time
+            return {}
+
+    return read
+
+
+def _question(
+    key: str, spec: ExperimentSpec | None, seen: list[str], metrics: Sequence[MeasuredMetric]
+) -> ExperimentQuestion:
+    variants = [one.key for one in spec.variants] if spec is not None and spec.variants else seen
+    if spec is None and "control" in seen:
+        variants = ["control", *(one for one in seen if one != "control")]
+    return ExperimentQuestion(
+        key=key,
+        control=variants[0],
+        weights=dict.fromkeys(variants, 1 / len(variants)),
+        primary=metrics[0].name,
+        secondary=tuple(one.name for one in metrics[1:]),
+        inference=Inference(method="fixed"),
+        unit="customer" if spec is None else spec.unit,
+    )
+
+
+def _add_experiment(
+    source: EventSource, question: ExperimentQuestion, metrics: Sequence[MeasuredMetric], tree: MeasuredTree
+) -> None:
+    if source.log_dir is None:
+        return
+    until = source.last
+    as_of = datetime.fromtimestamp(int(str(until or 0)) / 1e6, UTC)
+    data = read_experiment_units(source.engine, question, metrics, source.log_dir, as_of)
+    source.keep("kpi_units", data.units.filter(~data.units["crossed"]))
+    measures = data.measures[: len(metrics)]
+    arms = {variant: _moments(source, variant, measures) for variant in question.weights}
+    control = arms.pop(question.control)
+    names = tuple(one.name for one in measures)
+    for i, lead in enumerate(names):
+        for j, lag in enumerate(names):
+            if i != j and control.count[i, j] >= LEAST_UNITS:
+                c = control.covariance
+                row = (float(control.count[i, j]), float(c[i, i]), float(c[j, j]), float(c[i, j]))
+                tree.controls.setdefault((lead, lag), []).append(row)
+    for variant, arm in arms.items():
+        if arm.count.max() < LEAST_UNITS:
+            continue
+        enough = (np.minimum(np.diag(arm.count), np.diag(control.count)) >= LEAST_UNITS).astype(float)
+        mask = np.where(enough > 0, 1.0, np.nan)
+        tree.effects.append(
+            VariantEffects(
+                experiment=question.key,
+                variant=variant,
+                names=names,
+                estimates=(arm.mean - control.mean) * mask,
+                covariance=(arm.of_means + control.of_means) * mask * mask[:, None],
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ArmMoments:
+    mean: Floats
+    covariance: Floats
+    count: Floats
+
+    @property
+    def of_means(self) -> Floats:
+        """The covariance of the means: of each pair over the units that have both."""
+        own = np.maximum(np.diag(self.count), 1.0)
+        return np.asarray(self.covariance * self.count / (own[:, None] * own))
+
+
+def _moments(source: EventSource, variant: str, measures: Sequence[Measure]) -> _ArmMoments:
+    """The means (m,), covariances of units (m, m) and counts of pairs (m, m); ratios by the delta method."""
+    columns = [column for one in measures for column in one.y.columns]
+    literal = "'" + variant.replace("'", "''") + "'"
+    base = ", ".join(f"avg({identifier(column)})" for column in columns)
+    where = f"FROM kpi_units WHERE variant = {literal}"
+    found = source.engine.run(f"SELECT {base} {where}")[0]
+    means = dict(zip(columns, (float(str(one)) if one is not None else np.nan for one in found), strict=True))
+    values, centres = [], []
+    for one in measures:
+        top = identifier(one.y.num)
+        if one.y.den is None:
+            values.append(f"CAST({top} AS DOUBLE)")
+            centres.append(means[one.y.num] + one.y.offset)
+            continue
+        below = means[one.y.den]
+        ratio = means[one.y.num] / below if below else np.nan
+        is_known = np.isfinite(ratio)
+        linear = f"({top} - {ratio!r} * {identifier(one.y.den)}) / {below!r}" if is_known else "NULL::DOUBLE"
+        values.append(linear)
+        centres.append(ratio + one.y.offset if is_known else np.nan)
+    size = len(values)
+    pairs = [(i, j) for i in range(size) for j in range(i, size)]
+    parts = ", ".join(f"covar_samp(v{i}, v{j}), count(v{i} + v{j})" for i, j in pairs)
+    named = ", ".join(f"{value} AS v{at}" for at, value in enumerate(values))
+    row = source.engine.run(f"SELECT {parts} FROM (SELECT {named} {where})")[0]
+    covariance, count = np.full((size, size), np.nan), np.zeros((size, size))
+    for at, (i, j) in enumerate(pairs):
+        value, number = row[2 * at], row[2 * at + 1]
+        covariance[i, j] = covariance[j, i] = np.nan if value is None else float(str(value))
+        count[i, j] = count[j, i] = float(str(number or 0))
+    return _ArmMoments(mean=np.array(centres), covariance=covariance, count=count)

@@ -1,0 +1,44 @@
+"""The tables of a customer value report beside its models: churn, cost to serve, and an experiment's variants."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.analysis.measure.model import ReportCell, ReportTable
+from engine.analysis.stats.estimate import Effect, NotEstimable
+
+if TYPE_CHECKING:
+    from engine.analysis.measure.value.costs import CostToServe
+    from engine.analysis.measure.value.experiment_value import VariantValue
+
+
+def value_tables(
+    churn: Effect | NotEstimable, cost: CostToServe | NotEstimable, variants: list[VariantValue]
+) -> list[ReportTable]:
+    """Churn and cost to serve, where either is known; the variants of an experiment, where asked."""
+    rows: list[list[ReportCell]] = []
+    if isinstance(churn, Effect):
+        rows.append(["share of customers who have left", churn.estimate, churn.low, churn.high])
+    if not isinstance(cost, NotEstimable):
+        each = cost.per_customer
+        rows += [
+            ["cost to serve a customer until now", each.estimate, each.low, each.high],
+            ["cost to serve per order", cost.per_order, None, None],
+            ["cost to serve as a share of revenue", cost.share, None, None],
+        ]
+        if not isinstance(net := cost.net, NotEstimable):
+            rows.append(["value ahead after cost to serve", net.estimate, net.low, net.high])
+    found = []
+    if rows:
+        found.append(ReportTable(title="Churn and cost to serve", columns=["what", "value", "low", "high"], rows=rows))
+    if variants:
+        compared: list[list[ReportCell]] = []
+        for one in variants:
+            ends: list[ReportCell] = [None] * 3
+            if isinstance(one.effect, Effect):
+                ends = [one.effect.estimate, one.effect.low, one.effect.high]
+            compared.append([one.variant, one.customers, one.value, one.expected, *ends])
+        columns = ["variant", "customers", "value each", "of it expected", "effect", "low", "high"]
+        note = f"Causal: revenue since the exposure and expected value, against {variants[0].control}; 95% intervals."
+        found.append(ReportTable(title="Value by variant", columns=columns, rows=compared, note=note))
+    return found

@@ -1,0 +1,141 @@
+"""RFM: customers scored 1 to 5 by how recently, how often and for how much they ordered, in named segments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportTable
+from engine.analysis.stats.estimate import NotEstimable
+
+if TYPE_CHECKING:
+    from engine.analysis.measure.sources import EventSource
+
+LEAST_SCORED: Final = 5
+_LIMITS = [
+    "The scores rank this shop's customers among each other at this moment; they say nothing about another shop.",
+    "The segments describe the past. That an offer to a segment pays is a question for an experiment.",
+]
+# Ties share the lowest score that any of them has, so that a customer's score does not depend on the order of rows.
+_SCORES = """
+WITH customers AS (
+    SELECT customer, max(time) FILTER (is_order) AS last, count(*) FILTER (is_order) AS orders,
+        sum(revenue) AS revenue
+    FROM {orders} GROUP BY customer HAVING count(*) FILTER (is_order) > 0
+), scored AS (
+    SELECT *, least(5, 1 + floor(5 * percent_rank() OVER (ORDER BY last // 86400000000)))::INT AS r,
+        least(5, 1 + floor(5 * percent_rank() OVER (ORDER BY orders)))::INT AS f,
+        least(5, 1 + floor(5 * percent_rank() OVER (ORDER BY revenue)))::INT AS m
+    FROM customers
+)
+SELECT *, CASE
+    WHEN r >= 4 AND f >= 4 THEN 'champions'
+    WHEN r = 3 AND f >= 4 THEN 'loyal'
+    WHEN r <= 2 AND f >= 4 THEN 'cannot lose'
+    WHEN r >= 4 AND f >= 2 THEN 'promising'
+    WHEN r >= 4 THEN 'new'
+    WHEN r <= 2 AND f = 3 THEN 'at risk'
+    WHEN r = 3 THEN 'need attention'
+    ELSE 'asleep'
+END AS segment FROM scored
+"""
+_SEGMENTS = """
+SELECT segment, count(*), avg(r), avg(f), avg(m), avg(orders), sum(revenue),
+    sum(revenue) / nullif(sum(sum(revenue)) OVER (), 0), avg(({until} - last) / 86400e6)
+FROM rfm GROUP BY segment ORDER BY sum(revenue) DESC, segment
+"""
+
+
+class RfmSegment(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment: its customers, their mean scores, orders and days since the last, and their revenue until now."""
+
+    name: str
+    customers: int
+    recency: float
+    frequency: float
+    monetary: float
+    orders: float
+    revenue: float
+    share: float | None
+    days: float
+
+
+class RfmReport(MeasureReport, frozen=True, kw_only=True):
+    """The segments, those with the most revenue first."""
+
+    customers: int
+    segments: list[RfmSegment]
+
+    def tables(self) -> list[ReportTable]:
+        """A row per segment."""
+        columns = ["segment", "customers", "R", "F", "M", "orders each", "revenue", "share of revenue", "days since"]
+        return [
+            ReportTable(
+                title="Segments",
+                columns=columns,
+                rows=[list(msgspec.structs.astuple(segment)) for segment in self.segments],
+                note="R, F and M are mean scores from 1 to 5; days since the last order.",
+            )
+        ]
+
+    def picture(self) -> Picture | None:
+        """The revenue of each segment."""
+        marks = [PictureMark(name=segment.name, value=segment.revenue) for segment in self.segments]
+        return Picture(shape="bars", title="Revenue by segment", marks=marks, unit="money") if marks else None
+
+
+def measure_rfm(source: EventSource) -> tuple[RfmReport, dict[str, dict[str, str]]]:
+    """The report, and the trait `rfm` of each customer.
+
+    Raises:
+        BadInput: if the source cannot be read.
+    """
+    source.create("rfm", _SCORES)
+    until = source.last or 0
+    segments = [
+        RfmSegment(
+            name=str(name),
+            customers=int(str(customers)),
+            recency=float(r or 0),
+            frequency=float(f or 0),
+            monetary=float(m or 0),
+            orders=float(orders or 0),
+            revenue=float(revenue or 0),
+            share=None if share is None else float(share),
+            days=float(days or 0),
+        )
+        for name, customers, r, f, m, orders, revenue, share, days in source.rows(_SEGMENTS, until=str(until))
+    ]
+    customers = sum(segment.customers for segment in segments)
+    is_enough = customers >= LEAST_SCORED
+    segments = segments if is_enough else []
+    traits = source.rows("SELECT customer, segment FROM rfm ORDER BY customer") if is_enough else []
+    report = RfmReport(
+        report="rfm",
+        as_of=source.as_of,
+        sentence=_sentence(customers, segments),
+        money=_money(customers, segments),
+        standing="descriptive",
+        limits=_LIMITS,
+        currency=source.currency,
+        customers=customers,
+        segments=segments,
+    )
+    return report, {str(customer): {"rfm": str(segment)} for customer, segment in traits}
+
+
+def _sentence(customers: int, segments: list[RfmSegment]) -> str:
+    if not segments:
+        return f"{customers:,} customers have ordered; scores need {LEAST_SCORED}."
+    best = segments[0]
+    share = "" if best.share is None else f" and {best.share:.0%} of the revenue"
+    return f"Of {customers:,} customers, the segment '{best.name}' is {best.customers / customers:.0%}{share}."
+
+
+def _money(customers: int, segments: list[RfmSegment]) -> MoneyFigure | NotEstimable:
+    slipping = [segment for segment in segments if segment.name in {"cannot lose", "at risk"}]
+    if not segments:
+        return NotEstimable(f"only {customers:,} customers have ordered")
+    revenue = sum(segment.revenue for segment in slipping)
+    return MoneyFigure(what="past revenue of the segments 'cannot lose' and 'at risk'", estimate=revenue)
