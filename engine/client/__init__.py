@@ -1,4 +1,4 @@
-"""A thin typed client for Python storefronts: decide, expose, track, identify and flags, blocking and for asyncio.
+"""A thin typed client for Python storefronts: the verbs of `client.js`, blocking and for asyncio.
 
 A decision or flag always has an answer in time: the caller's fallback or default if the engine does not answer.
 
@@ -16,11 +16,11 @@ True
 from engine.client.asynchronous import AsyncClient
 from engine.client.messages import DecisionReply as Decision
 from engine.client.messages import ExperimentReply as ExperimentAnswer
-from engine.client.messages import NoAnswer, Rejected
+from engine.client.messages import NoAnswer, Rejected, Unsendable
 from engine.client.messages import OfferReply as OfferAnswer
 from engine.client.synchronous import Client
 from engine.customer import CustomerIds as Customer
-from engine.service.auth import prove
+from engine.customer import prove
 
 __all__ = [
     "AsyncClient",
@@ -31,5 +31,6 @@ __all__ = [
     "NoAnswer",
     "OfferAnswer",
     "Rejected",
+    "Unsendable",
     "prove",
 ]

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+import msgspec
 
 from engine.client.messages import (
     RETRYABLE,
@@ -16,6 +17,8 @@ from engine.client.messages import (
     Flag,
     NoAnswer,
     check_arguments,
+    click_item,
+    consent_item,
     decide_request,
     event_request,
     exposures_request,
@@ -81,10 +84,15 @@ class AsyncClient:
         return value_or_default(decision, key, default)
 
     async def expose(
-        self, decision_id: str, *, placements: Sequence[str] | None = None, experiments: Sequence[str] | None = None
+        self,
+        decision_id: str,
+        *,
+        placements: Sequence[str] | None = None,
+        experiments: Sequence[str] | None = None,
+        proof: str = "",
     ) -> dict[str, str]:
         """Report an exposure; the placements whose offer was refused, each with the reason."""
-        return read_refused(await self._send(exposures_request(decision_id, placements, experiments), ""))
+        return read_refused(await self._send(exposures_request(decision_id, placements, experiments), proof))
 
     async def track(
         self,
@@ -102,6 +110,28 @@ class AsyncClient:
     async def identify(self, customer: CustomerIds, traits: Mapping[str, object], *, proof: str = "") -> bool:
         """Report ids and traits of the customer; the answer is that of `track`."""
         request = event_request(customer, self.channel, {"type": "identify", "traits": traits})
+        return read_status(await self._send(request, proof))
+
+    async def click(self, customer: CustomerIds, decision: DecisionReply, placement: str, *, proof: str = "") -> bool:
+        """Report a click on the offer that the decision has for a placement. Answer and errors are those of `track`."""
+        request = event_request(customer, self.channel, click_item(decision, placement))
+        return read_status(await self._send(request, proof))
+
+    async def login(
+        self, customer: CustomerIds, user_id: str, traits: Mapping[str, object] | None = None, *, proof: str = ""
+    ) -> CustomerIds:
+        """Bind a visitor to a customer: what they saw and did before is that customer's. Errors are those of `track`.
+
+        Returns:
+            The ids to use from now on; `proof` is theirs.
+        """
+        known = msgspec.structs.replace(customer, user_id=user_id)
+        await self.identify(known, traits or {}, proof=proof)
+        return known
+
+    async def consent(self, customer: CustomerIds, purpose: str, *, granted: bool, proof: str = "") -> bool:
+        """Report that the customer grants or withdraws a consent. Answer and errors are those of `track`."""
+        request = event_request(customer, self.channel, consent_item(purpose, granted=granted))
         return read_status(await self._send(request, proof))
 
     async def close(self) -> None:

@@ -4,10 +4,13 @@ Every request can be repeated without counting twice: a decision carries an idem
 and an exposure counts once per decision and placement.
 """
 
+import logging
 import math
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -15,11 +18,18 @@ import msgspec
 
 from engine.customer import CustomerIds
 from engine.errors import BadInput, CounterpointError
+from engine.json_body import MAX_DEPTH
+from engine.vocabulary import CLICK, CONSENT_GIVEN, CONSENT_WITHDRAWN
+
+log = logging.getLogger(__name__)
 
 RETRYABLE = frozenset((408, 425, 429, 500, 502, 503, 504))
 """Status codes after which another attempt may succeed."""
 FIRST_PAUSE = 0.02
 """Seconds before the second attempt; each further pause is twice as long."""
+
+_encoder = msgspec.json.Encoder(decimal_format="number")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Flag = TypeVar("Flag", bool, str, int, float, dict[str, object], list[object])
 Experiments = Sequence[str] | Literal["*"]
@@ -31,6 +41,10 @@ class NoAnswer(CounterpointError):
 
 class Rejected(CounterpointError):
     """The engine rejected the request; the message names the field, the rule and the remedy."""
+
+
+class Unsendable(Rejected):
+    """A value of the request that JSON cannot carry, named with its place; nothing was sent."""
 
 
 class ExperimentReply(msgspec.Struct, frozen=True):
@@ -45,14 +59,14 @@ class OfferReply(msgspec.Struct, frozen=True):
     """The offer of one placement and its rendering on this channel.
 
     Without an offer the placement stays empty: during quiet hours, which end at `not_before`, or if another placement
-    of the answer shows the fallback already.
+    of the answer shows the fallback already. A publishable key gets neither `propensity` nor `policy`.
     """
 
     offer: str | None
     rendering: dict[str, object]
-    propensity: float
-    policy: str | None
     reason: str
+    propensity: float | None = None
+    policy: str | None = None
     moment: str | None = None
     not_before: datetime | None = None
 
@@ -91,6 +105,7 @@ class ClientRequest(msgspec.Struct, frozen=True):
 class _ItemReply(msgspec.Struct, frozen=True):
     status: str
     reason: str = ""
+    warnings: list[str] = []
 
 
 class _EventsReply(msgspec.Struct, frozen=True):
@@ -166,6 +181,20 @@ def event_request(customer: CustomerIds, channel: str, item: Mapping[str, object
     return _message("/v1/events", {"batch": [event]}, {})
 
 
+def click_item(decision: DecisionReply, placement: str) -> dict[str, object]:
+    """The item of a click on the offer that a decision has for a placement; without an answer, on the shop's own."""
+    answer = decision.offers.get(placement)
+    properties = {"placement": placement} | ({"offer": answer.offer} if answer and answer.offer else {})
+    item: dict[str, object] = {"type": "track", "event": CLICK, "properties": properties}
+    return item | ({"decision_id": decision.decision_id} if decision.decision_id else {})
+
+
+def consent_item(purpose: str, *, granted: bool) -> dict[str, object]:
+    """The item by which a customer grants or withdraws the consent to a purpose."""
+    event = CONSENT_GIVEN if granted else CONSENT_WITHDRAWN
+    return {"type": "track", "event": event, "properties": {"purpose": purpose}}
+
+
 def read_decision(body: bytes) -> DecisionReply:
     """Decode a decision.
 
@@ -191,6 +220,8 @@ def read_status(body: bytes) -> bool:
         raise NoAnswer(f"the answer is not the engine's: {error}; check the address") from error
     if item.status == "rejected":
         raise Rejected(item.reason)
+    for warning in item.warnings:
+        log.warning("the event counts, but %s", warning)
     return item.status == "accepted"
 
 
@@ -242,4 +273,36 @@ def retry_pause(attempt: int, retry_after: str, left: float) -> float | None:
 
 
 def _message(path: str, body: Mapping[str, object], headers: dict[str, str]) -> ClientRequest:
-    return ClientRequest(path, msgspec.json.encode(body), {"content-type": "application/json", **headers})
+    """A request with a JSON body.
+
+    Raises:
+        Unsendable: if a value in it cannot be sent.
+    """
+    _check_value(body, "")
+    try:
+        content = _encoder.encode(body)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise Unsendable(f"the request is no JSON: {error}; send texts, numbers, booleans, lists and dicts") from error
+    return ClientRequest(path, content, {"content-type": "application/json", **headers})
+
+
+def _check_value(value: object, place: str, depth: int = 0) -> None:
+    """Raise Unsendable for a value that would be refused, or would arrive as another."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            _check_value(name, f"{place}, a name" if place else "a name", depth)
+            _check_value(part, f"{place}.{name}" if place else str(name), depth + 1)
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            _check_value(part, f"{place}[{index}]", depth + 1)
+    if depth > MAX_DEPTH:
+        raise Unsendable(f"{place[:80]}: is nested more than {MAX_DEPTH} deep; send it flatter")
+    if isinstance(value, str) and (half := _SURROGATE.search(value)):
+        where = _SURROGATE.sub("\ufffd", place)
+        raise Unsendable(
+            f"{where}: has {half[0]!a}, half of a surrogate pair; decode the text as UTF-8 or UTF-16, or replace it"
+        )
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
+        raise Unsendable(f"{place}: {value} is not a number in JSON; leave it out")
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise Unsendable(f"{place}: {value:.3e} has more than 64 bits; send it as text")

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+import msgspec
 
 from engine.client.messages import (
     RETRYABLE,
@@ -15,6 +16,8 @@ from engine.client.messages import (
     Flag,
     NoAnswer,
     check_arguments,
+    click_item,
+    consent_item,
     decide_request,
     event_request,
     exposures_request,
@@ -97,9 +100,16 @@ class Client:
         return value_or_default(self.decide(customer, experiments=[key], context=context, proof=proof), key, default)
 
     def expose(
-        self, decision_id: str, *, placements: Sequence[str] | None = None, experiments: Sequence[str] | None = None
+        self,
+        decision_id: str,
+        *,
+        placements: Sequence[str] | None = None,
+        experiments: Sequence[str] | None = None,
+        proof: str = "",
     ) -> dict[str, str]:
         """Report that the customer sees what was decided with `expose=False`: all of it, or what is named.
+
+        A publishable key needs the `proof` that the decision was asked with.
 
         Returns:
             The placements whose offer was refused because its cap, stock or budget is used up, each with the reason;
@@ -109,7 +119,7 @@ class Client:
             Rejected: if there is no such decision.
             NoAnswer: if the engine did not answer in time.
         """
-        return read_refused(self._send(exposures_request(decision_id, placements, experiments), ""))
+        return read_refused(self._send(exposures_request(decision_id, placements, experiments), proof))
 
     def track(
         self,
@@ -132,6 +142,28 @@ class Client:
     def identify(self, customer: CustomerIds, traits: Mapping[str, object], *, proof: str = "") -> bool:
         """Report ids and traits of the customer. Answer and errors are those of `track`."""
         request = event_request(customer, self.channel, {"type": "identify", "traits": traits})
+        return read_status(self._send(request, proof))
+
+    def click(self, customer: CustomerIds, decision: DecisionReply, placement: str, *, proof: str = "") -> bool:
+        """Report a click on the offer that the decision has for a placement. Answer and errors are those of `track`."""
+        request = event_request(customer, self.channel, click_item(decision, placement))
+        return read_status(self._send(request, proof))
+
+    def login(
+        self, customer: CustomerIds, user_id: str, traits: Mapping[str, object] | None = None, *, proof: str = ""
+    ) -> CustomerIds:
+        """Bind a visitor to a customer: what they saw and did before is that customer's. Errors are those of `track`.
+
+        Returns:
+            The ids to use from now on; `proof` is theirs.
+        """
+        known = msgspec.structs.replace(customer, user_id=user_id)
+        self.identify(known, traits or {}, proof=proof)
+        return known
+
+    def consent(self, customer: CustomerIds, purpose: str, *, granted: bool, proof: str = "") -> bool:
+        """Report that the customer grants or withdraws a consent. Answer and errors are those of `track`."""
+        request = event_request(customer, self.channel, consent_item(purpose, granted=granted))
         return read_status(self._send(request, proof))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Who finds something to see: segment by stage by channel over a sample of customers, the holes shown."""
+"""Measures which customers of a sample have an offer, by segment, journey stage, channel and placement."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -19,11 +19,11 @@ EVERYONE = "(everyone)"
 STAGES: tuple[Stage, ...] = ("new", "engaged", "cart", "customer", "loyal", "lapsed")
 
 
-class CoverageCell(msgspec.Struct, frozen=True):
-    """The customers of a segment in a stage, and what one placement of a channel has for them.
+class CoverageCell(msgspec.Struct, frozen=True, kw_only=True):
+    """The customers of a segment in a stage, and the offers of one placement of a channel for them.
 
-    `offers` are those that at least one of them may have; `without` the share who get the fallback. A `hole` is a
-    cell with customers, more than half of whom get nothing of their own.
+    `offers` are the candidates of at least one of them; `without` is the share of customers who get the fallback. A
+    cell is a `hole` where that share exceeds one half.
     """
 
     segment: str
@@ -37,19 +37,19 @@ class CoverageCell(msgspec.Struct, frozen=True):
 
 
 def unmet_segments(specs: Specs, cells: Iterable[CoverageCell]) -> list[str]:
-    """The segments that nobody of the sample is in, so that nothing is known of what they find."""
+    """The segments without a customer in the sample, whose coverage is therefore unknown."""
     met = {cell.segment for cell in cells}
     return [key for key, segment in specs.segments.items() if segment.condition is not None and key not in met]
 
 
 def measure_coverage(plan: Plan, specs: Specs, sample: Iterable[SampledCustomer], now: float) -> list[CoverageCell]:
-    """Every segment by stage by channel and placement that has customers in the sample, the worst covered first."""
+    """The cells of all segments, stages, channels and placements with customers in the sample, the worst first."""
     segments = {
         key: compile_condition(expand_segments(segment.condition, specs.segments))
         for key, segment in specs.segments.items()
         if segment.condition is not None
     }
-    plan = replace(plan, quiet={})  # what is there to be said does not depend on the hour
+    plan = replace(plan, quiet={})  # coverage does not depend on the time of day
     placements = sorted({(channel, placement) for channel, placement in plan.selections})
     counts: defaultdict[tuple[str, Stage, str, str], int] = defaultdict(int)
     without: defaultdict[tuple[str, Stage, str, str], int] = defaultdict(int)
@@ -57,8 +57,8 @@ def measure_coverage(plan: Plan, specs: Specs, sample: Iterable[SampledCustomer]
     for one in sample:
         known = derive_attributes(one.profile, now)
         overlay_context(known, one.context)
-        mine = [EVERYONE, *(key for key, matches in segments.items() if matches(known))]
-        at = derive_stage(one.profile, now)
+        memberships = [EVERYONE, *(key for key, matches in segments.items() if matches(known))]
+        stage = derive_stage(one.profile, now)
         for channel, placement in placements:
             request = DecideRequest(
                 customer=CustomerIds(user_id=one.profile.id),
@@ -68,15 +68,22 @@ def measure_coverage(plan: Plan, specs: Specs, sample: Iterable[SampledCustomer]
                 expose=False,
             )
             choice = decide(plan, {}, one.profile, request, now).choices[placement]
-            for segment in mine:
-                key = (segment, at, channel, placement)
+            for segment in memberships:
+                key = (segment, stage, channel, placement)
                 counts[key] += 1
                 without[key] += choice.offer.key not in choice.candidates
                 offers[key].update(choice.candidates)
     cells = [
         CoverageCell(
-            *key, number, sorted(offers[key]), without[key] / number, 2 * without[key] > number
-        )  # key: the first fields
+            segment=key[0],
+            stage=key[1],
+            channel=key[2],
+            placement=key[3],
+            customers=number,
+            offers=sorted(offers[key]),
+            without=without[key] / number,
+            hole=2 * without[key] > number,
+        )
         for key, number in counts.items()
     ]
     return sorted(cells, key=lambda c: (-c.without, c.segment, STAGES.index(c.stage), c.channel, c.placement))

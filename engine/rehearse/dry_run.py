@@ -1,4 +1,4 @@
-"""What visits would come to: through the same `decide` that serves, with caps, stock and budgets kept in memory."""
+"""Runs visits through the same `decide` that serves requests, with caps, stock and budgets counted in memory."""
 
 import heapq
 from collections import Counter, defaultdict
@@ -17,20 +17,19 @@ from engine.decision.gates import Gate
 from engine.decision.offers import Choice, Snapshot
 from engine.hashing import uniform_draw
 from engine.rehearse.customers import SampledCustomer
+from engine.rehearse.generated_customers import STORES
 from engine.rehearse.preview import NO_SNAPSHOTS, channel_of, placement_of
 from engine.vocabulary import DAY, REDEMPTION
 from policies import Pacing
 
 Visit = tuple[float, DecideRequest, Profile]
-"""When (s since 1970), what is asked, and the customer."""
-
-STORES = 50
+"""A time (s since 1970), a request and the customer who makes it."""
 
 
-class OutcomeShare(msgspec.Struct, frozen=True):
-    """A variant, an offer, or a reason for neither: visits and customers it came to, its share of the visits.
+class OutcomeShare(msgspec.Struct, frozen=True, kw_only=True):
+    """The visits and customers with one outcome: a variant, an offer, or the reason for neither.
 
-    `value` is the mean value of the offers shown.
+    `share` is that of all visits; `value` is the mean value of the offers shown.
     """
 
     outcome: str
@@ -40,10 +39,11 @@ class OutcomeShare(msgspec.Struct, frozen=True):
     value: float
 
 
-class PoolUse(msgspec.Struct, frozen=True):
-    """A stock or budget: what there was (None: not told), what was redeemed, and what is held for others at the end.
+class PoolUse(msgspec.Struct, frozen=True, kw_only=True):
+    """The use of a stock or budget.
 
-    `ran_out` is when there was not enough for one more (s since 1970), None where it lasted.
+    `limit` is the amount at the start, None for a stock without a given level; `spent` was redeemed, and `held` is on
+    hold at the end. `ran_out` is the time (s since 1970) at which one more showing exceeded it, None where it lasted.
     """
 
     pool: Literal["stock", "budget"]
@@ -55,15 +55,15 @@ class PoolUse(msgspec.Struct, frozen=True):
 
 
 class ClosedGate(msgspec.Struct, frozen=True):
-    """In how many visits a gate kept an offer from being shown."""
+    """The number of visits in which a gate closed an offer."""
 
     offer: str
     gate: Gate
     visits: int
 
 
-class DryRun(msgspec.Struct, frozen=True):
-    """What came of the visits; the largest outcome first, the offers most often kept from customers first."""
+class DryRun(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcomes of all visits, the most frequent first; `kept` are the closed gates, the most frequent first."""
 
     key: str
     customers: int
@@ -76,9 +76,9 @@ class DryRun(msgspec.Struct, frozen=True):
 def visits_of_sample(
     plan: Plan, key: str, sample: Iterable[SampledCustomer], now: float, *, each: int = 1, days: float = 1.0
 ) -> Iterator[Visit]:
-    """The sample asks for an experiment or a placement, each customer `each` times, evenly over `days` from `now`.
+    """`each` visits of every customer to an experiment or a placement, evenly spread over `days` from `now`.
 
-    Each has a device of their own, and where stores are the unit they come to one of 50, unless their context says it.
+    Each customer has a device. Where stores are the unit, each visits one of 50 unless their context names a store.
 
     Raises:
         BadInput: if `key` is neither.
@@ -102,7 +102,7 @@ def visits_of_sample(
 
 
 def visits_of_log(plan: Plan, key: str, logged: Iterable[Visit]) -> Iterator[Visit]:
-    """Those of logged visits that could have asked for the experiment or the placement, asking for it alone.
+    """The logged visits on a channel of the experiment or the placement, restricted to requesting only that.
 
     Raises:
         BadInput: if `key` is neither.
@@ -126,23 +126,19 @@ def dry_run(
     redeemed: float = 1.0,
     snapshots: Mapping[str, Snapshot] = NO_SNAPSHOTS,
 ) -> DryRun:
-    """What the visits come to, in their order.
+    """Decide all visits in their order and sum up their outcomes.
+
+    Pools that are paced get the shadow prices that the learner would compute, from 0 at the first visit.
 
     Args:
         plan: with the experiment or placement `key`.
-        key: which of the two the visits ask for.
-        traffic: in the order of their times.
-        stock: the levels by SKU; a SKU that is not told of never runs out. What must last has its shadow price, which
-            begins at 0 and moves as the learner moves it.
-        redeemed: the share of those shown an offer who redeem it at once. The others' holds end as the offer says.
-        snapshots: the learnt policies; by default none has learnt anything.
+        key: the experiment or placement that the visits request.
+        traffic: the visits, ordered by time.
+        stock: the levels by SKU; a SKU without a level never runs out.
+        redeemed: the share of shown offers that are redeemed at once. The other claims expire after the offer's hold.
+        snapshots: the learnt policies; by default every policy is untrained.
     """
-    ledger, prices = _Ledger(plan, stock or {}), _ShadowPrices(plan, snapshots)
-    seen: Counter[str] = Counter()
-    who: defaultdict[str, set[str]] = defaultdict(set)
-    values: defaultdict[str, float] = defaultdict(float)
-    kept: Counter[tuple[str, Gate]] = Counter()
-    number = 0
+    ledger, prices, tally = _Ledger(plan, stock or {}), _ShadowPrices(plan, snapshots), _OutcomeCounts()
     for number, (now, request, profile) in enumerate(traffic, 1):
         availability = ledger.availability(profile.id, now)
         availability = msgspec.structs.replace(availability, prices=prices.at(now, availability.pools))
@@ -156,27 +152,17 @@ def dry_run(
             decision_id=decision_id,
             options=DecideOptions(availability=availability, trace=True),
         )
-        outcome = _outcome(key, decision)
-        seen[outcome] += 1
-        who[outcome].add(profile.id)
+        tally.add(_outcome(key, decision), profile.id, decision)
+        showing = ShowingContext(decision.channel, decision.zone, now, decision.counts)
         for placement, choice in decision.choices.items():
-            kept.update((offer, gate) for offer, gate in choice.closed.items())
             if choice.is_silent:
                 continue
-            values[outcome] += choice.offer.spec.value
-            prices.saw(choice)
-            claim = required_claim(
-                plan, decision_id, placement, choice, ShowingContext(decision.channel, decision.zone, now)
-            )
-            takes_it = choice.reason != "fallback" and uniform_draw(decision_id, REDEMPTION) < redeemed
-            told = choice.offer.limits.counters(REDEMPTION, decision.channel, plan.watched) if takes_it else []
-            ledger.seen(profile.id, claim, told, now, takes_it=takes_it)
-    outcomes = [
-        OutcomeShare(outcome, times, len(who[outcome]), times / number, values[outcome] / times)
-        for outcome, times in seen.most_common()
-    ]
-    gates = [ClosedGate(offer, gate, times) for (offer, gate), times in kept.most_common()]
-    return DryRun(key, len(set[str]().union(*who.values())), number, outcomes, ledger.limits(), gates)
+            prices.observe(choice)
+            claim = required_claim(plan, decision_id, placement, choice, showing)
+            redeems = choice.reason != "fallback" and uniform_draw(decision_id, REDEMPTION) < redeemed
+            counters = choice.offer.limits.counters(REDEMPTION, decision.channel, plan.watched) if redeems else []
+            ledger.show(profile.id, claim, counters, now, redeems=redeems)
+    return tally.report(key, ledger.limits())
 
 
 def _outcome(key: str, decision: Decision) -> str:
@@ -189,8 +175,47 @@ def _outcome(key: str, decision: Decision) -> str:
     return choice.offer.key if choice.reason == "policy" else f"{choice.offer.key} ({choice.reason})"
 
 
+class _OutcomeCounts:
+    """The visits, customers and offer values of each outcome, and the visits that each gate closed an offer in."""
+
+    def __init__(self) -> None:
+        self._visits: Counter[str] = Counter()
+        self._customers: defaultdict[str, set[str]] = defaultdict(set)
+        self._values: defaultdict[str, float] = defaultdict(float)
+        self._closed: Counter[tuple[str, Gate]] = Counter()
+
+    def add(self, outcome: str, customer: str, decision: Decision) -> None:
+        self._visits[outcome] += 1
+        self._customers[outcome].add(customer)
+        for choice in decision.choices.values():
+            self._closed.update((offer, gate) for offer, gate in choice.closed.items())
+            if not choice.is_silent:
+                self._values[outcome] += choice.offer.spec.value
+
+    def report(self, key: str, limits: list[PoolUse]) -> DryRun:
+        total = self._visits.total()
+        outcomes = [
+            OutcomeShare(
+                outcome=outcome,
+                visits=visits,
+                customers=len(self._customers[outcome]),
+                share=visits / total,
+                value=self._values[outcome] / visits,
+            )
+            for outcome, visits in self._visits.most_common()
+        ]
+        return DryRun(
+            key=key,
+            customers=len(set[str]().union(*self._customers.values())),
+            visits=total,
+            outcomes=outcomes,
+            limits=limits,
+            kept=[ClosedGate(offer, gate, visits) for (offer, gate), visits in self._closed.most_common()],
+        )
+
+
 class _Ledger:
-    """What was counted of customers, held and spent, as the store would keep it."""
+    """The counters of customers and the pools' amounts held and spent, as Redis would have them."""
 
     def __init__(self, plan: Plan, stock: Mapping[str, float]) -> None:
         self._whole = {f"stock:{sku}": level for sku, level in stock.items()}
@@ -209,27 +234,27 @@ class _Ledger:
             self._held[pool] -= amount
         return Availability(self._counts[customer], {pool: self._left(pool) for pool in self._whole})
 
-    def seen(self, customer: str, claim: Claim | None, told: Iterable[str], now: float, *, takes_it: bool) -> None:
+    def show(self, customer: str, claim: Claim | None, counters: Iterable[str], now: float, *, redeems: bool) -> None:
         counts = self._counts[customer]
         if claim and any(
             sum(time > cap.since for time in counts.get(cap.counter, ())) >= cap.limit for cap in claim.caps
         ):
-            return  # a fallback, which is shown past a channel's caps
-        for counter in (*(claim.counters if claim else ()), *told):
+            return  # a fallback, which is shown in spite of a channel's caps, uncounted
+        for counter in (*(claim.counters if claim else ()), *counters):
             counts.setdefault(counter, []).append(now)
-        for take in claim.shares if claim else ():
-            self._take(take, now, at_once=takes_it or not take.hold)
+        for share in claim.shares if claim else ():
+            self._claim(share, now, confirmed=redeems or not share.hold)
 
     def limits(self) -> list[PoolUse]:
         found = sorted({*self._spent, *self._held})
         return [
             PoolUse(
-                "stock" if pool.startswith("stock:") else "budget",
-                pool.partition(":")[2],
-                self._whole.get(pool),
-                self._spent[pool],
-                self._held[pool],
-                self._ran_out.get(pool),
+                pool="stock" if pool.startswith("stock:") else "budget",
+                name=pool.partition(":")[2],
+                limit=self._whole.get(pool),
+                spent=self._spent[pool],
+                held=self._held[pool],
+                ran_out=self._ran_out.get(pool),
             )
             for pool in found
         ]
@@ -237,19 +262,19 @@ class _Ledger:
     def _left(self, pool: str) -> float:
         return round(self._whole[pool] - self._spent.get(pool, 0.0) - self._held.get(pool, 0.0), 4)
 
-    def _take(self, take: PoolShare, now: float, *, at_once: bool) -> None:
-        pool = f"{take.pool}:{take.name}"
-        if at_once:
-            self._spent[pool] += take.amount
+    def _claim(self, share: PoolShare, now: float, *, confirmed: bool) -> None:
+        pool = f"{share.pool}:{share.name}"
+        if confirmed:
+            self._spent[pool] += share.amount
         else:
-            self._held[pool] += take.amount
-            heapq.heappush(self._holds, (now + take.hold, pool, take.amount))
-        if pool in self._whole and self._left(pool) < max(take.amount, take.least):
+            self._held[pool] += share.amount
+            heapq.heappush(self._holds, (now + share.hold, pool, share.amount))
+        if pool in self._whole and self._left(pool) < max(share.amount, share.least):
             self._ran_out.setdefault(pool, now)
 
 
 class _ShadowPrices:
-    """The shadow prices of what must last, as the learner would move them."""
+    """The shadow prices of paced pools, as the learner would compute them."""
 
     def __init__(self, plan: Plan, snapshots: Mapping[str, Snapshot]) -> None:
         self._pools = paced_pools(plan)
@@ -260,17 +285,17 @@ class _ShadowPrices:
         self._worth: defaultdict[str, list[float]] = defaultdict(list)
 
     def at(self, now: float, left: Mapping[str, float]) -> dict[str, float]:
-        """The prices by offer at `now`, with so much of each pool left."""
+        """The prices by offer at `now`, from the amounts left in the pools."""
         for name, pool in self._pools.items():
             if name in left and pool.begins <= now < pool.ends:
-                units = max(left[name], 0.0) / pool.take.amount
+                units = max(left[name], 0.0) / pool.share.amount
                 self._pacing[name] = update_pacing(self._pacing.get(name), pool, units, now, self._worth.pop(name, []))
             else:
                 self._pacing.pop(name, None)
         return prices_by_offer(self._pools, self._pacing)
 
-    def saw(self, choice: Choice) -> None:
-        """Take note of what showing a scarce offer was worth."""
+    def observe(self, choice: Choice) -> None:
+        """Record the expected worth of showing a paced offer, for the next price."""
         key = (choice.policy or "").rpartition("@")[0]
         selection = self._selections.get(key)
         if selection is None or choice.offer.key not in self._of_offer:

@@ -1,7 +1,7 @@
 """Compares policies in simulated shops, whose true reward probabilities are known, by their regret.
 
 The regret of a run is the sum, over its decisions, of the best offer's expected reward less that of the offer shown.
-Every policy of a comparison meets the same customers and the same luck: run `r` is drawn from `seed + r`.
+Every policy of a comparison sees the same customers and the same random draws: run `r` is drawn from `seed + r`.
 """
 
 import time
@@ -106,7 +106,7 @@ def _make_environment(name: str, rounds: int, seed: int) -> Environment:
 
 
 def _enter(name: str, spec: PolicySpec, environment: str, shop: Environment) -> tuple[Bandit, Environment]:
-    """An untrained policy, and the shop as the policy sees it.
+    """An untrained policy, and the environment as the policy observes it.
 
     A contextual policy gets a constant context where the shop has none. The last column of `channels` is the group:
     a policy that pools reads it, for the others it is dropped.

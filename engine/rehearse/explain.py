@@ -1,4 +1,4 @@
-"""A logged decision made again from its record, its plan and its snapshots: same code, same answer."""
+"""Repeats a logged decision from its record, its plan and its snapshots, and compares the answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import msgspec
 import numpy as np
-import pyarrow.compute as pc
 
 from engine.catalog.archive import Archive
 from engine.catalog.plan.compile import compile_plan
@@ -16,12 +15,12 @@ from engine.catalog.plan.plan import Plan
 from engine.decision.decision import DecideOptions, Decision, decide
 from engine.decision.explanation import Explanation, build_explanation
 from engine.decision.offers import Snapshot
-from engine.errors import BadInput
+from engine.errors import BadInput, MissingExtra, has_extra
 from engine.journal import traces
 from engine.journal.from_decision import decision_record
-from engine.journal.log import commit, parquet
 from engine.journal.records import DecisionRow
 from engine.journal.stream import StreamClient
+from engine.journal.uncollected import find_streamed_decision
 from engine.snapshots.header import align_policy
 from engine.snapshots.publish import stored_headers, stored_snapshot
 from policies import Bandit, load_policy
@@ -31,8 +30,8 @@ from policies.batches import Floats
 COLUMNS = ["key", "kind", "variant", "reason", "propensity", "candidates", "plan", "policy", "trace"]
 
 
-class LoggedRow(msgspec.Struct, frozen=True):
-    """One experiment or placement of a decision, as the log has it."""
+class LoggedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The logged row of one experiment or placement of a decision."""
 
     kind: str
     key: str
@@ -43,10 +42,14 @@ class LoggedRow(msgspec.Struct, frozen=True):
     candidates: list[str] = []
 
 
-class ReplayedDecision(msgspec.Struct, frozen=True):
-    """What was logged, the same decision made again with its reasons, and where the two differ.
+_FoundRow = tuple[LoggedRow, str, bytes]
+"""A row, the version of its plan, and the trace of its decision."""
 
-    Of the policies in `recorded` no snapshot is kept any more: the probabilities that their record has were drawn from.
+
+class ReplayedDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """The logged rows of a decision, the explanation of its repetition, and the differences between the two.
+
+    The policies in `recorded` have no stored snapshot any more; their offers are drawn from recorded probabilities.
     """
 
     decision_id: str
@@ -61,36 +64,36 @@ class ReplayedDecision(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, eq=False)
 class _RecordedPolicy(Bandit):
-    """A policy of which only what it said in one decision is left."""
+    """A policy without a snapshot, restricted to its recorded probabilities in one decision."""
 
     kind: ClassVar[str] = "as recorded"
-    said: Mapping[str, float] = field(default_factory=dict, kw_only=True)
+    recorded: Mapping[str, float] = field(default_factory=dict, kw_only=True)
 
     def chances(self, x: Floats, among: ArmPositions) -> Floats:  # noqa: ARG002 - as every policy
-        said = np.array([self.said.get(arm, 0.0) for arm in self.arms])[among]
-        return said if said.any() else np.ones(said.size)
+        chances = np.array([self.recorded.get(arm, 0.0) for arm in self.arms])[among]
+        return chances if chances.any() else np.ones(chances.size)
 
 
 def explain_decision(log: Path, archive: Archive, client: StreamClient, decision_id: str) -> ReplayedDecision:
-    """The decision made again, and why it was so.
+    """Repeat a logged decision and explain it.
 
     Args:
         log: the Parquet log's folder.
-        archive: the plans that ran.
-        client: the store that keeps the snapshots.
-        decision_id: as it was answered.
+        archive: the archived plans.
+        client: the store with the snapshots, and with the decisions that are not collected yet.
+        decision_id: the id in the decision's answer.
 
     Raises:
-        BadInput: if the decision is not in the log, or its plan is not kept any more, or a snapshot of which its record
-            has no probabilities.
+        BadInput: if the decision is not in the log, or its plan is not archived, or a snapshot is deleted and
+            the record has no probabilities.
+        MissingExtra: if the decision is not in the streams any more, and the libraries that read the log are missing.
+        StoreUnavailable: if the store does not answer.
     """
-    found = list(_rows(log, decision_id))
-    if not found:
-        raise BadInput(f"{decision_id!r} is not in {log}; check the id, or run 'counterpoint collect --drain' first")
+    found = _find_rows(log, client, decision_id)
     blob = next((trace for _, _, trace in found if trace), b"")
     trace = traces.decode_trace(blob)
     version = found[0][1]
-    plan = replace(compile_plan(archive.read_specs(version)), paused=frozenset(trace.paused))
+    plan = replace(compile_plan(archive.read_specs(version)), paused=frozenset(trace.paused), ramped=trace.ramped)
     logged = [row for row, _, _ in found]
     learnt = dict(_snapshots(plan, client, logged, trace.probabilities))
     decision = decide(
@@ -106,27 +109,71 @@ def explain_decision(log: Path, archive: Archive, client: StreamClient, decision
     )
     differences = list(_differences(logged, decision, trace.now))
     if differences and trace.release != traces.RELEASE:
-        differences.append(f"decided by Counterpoint {trace.release or 'of before'}, made again by {traces.RELEASE}")
+        differences.append(
+            f"decided by Counterpoint {trace.release or 'of an earlier release'}, repeated by {traces.RELEASE}"
+        )
     recorded = [f"{key}@{snapshot.version}" for key, snapshot in learnt.items() if snapshot.final]
     why = build_explanation(decision)
-    return ReplayedDecision(decision_id, trace.now, version, not differences, differences, logged, why, recorded)
+    return ReplayedDecision(
+        decision_id=decision_id,
+        time=trace.now,
+        plan=version,
+        same=not differences,
+        differences=differences,
+        logged=logged,
+        explanation=why,
+        recorded=recorded,
+    )
 
 
-def _rows(log: Path, decision_id: str) -> Iterator[tuple[LoggedRow, str, bytes]]:
-    """The rows of a decision; its id begins with the milliseconds of its time, which name the day's folder."""
+def _find_rows(log: Path, client: StreamClient, decision_id: str) -> list[_FoundRow]:
+    """The rows of a decision: from the log, or from the streams, where it is until the collector has taken it."""
+    unknown = BadInput(f"{decision_id!r} is not in {log}; check the id, or run 'counterpoint collect --drain' first")
     try:
-        day = datetime.fromtimestamp(int(decision_id[:12], 16) / 1000, UTC).date().isoformat()
+        time = int(decision_id[:12], 16) / 1000  # an id begins with its milliseconds since 1970
+        day = datetime.fromtimestamp(time, UTC).date().isoformat()
     except (ValueError, OverflowError):
-        return
-    if not log.is_dir():
-        return
+        raise unknown from None
+    folder = log / "decisions" / f"day={day}"
+    reads_log = has_extra("analysis")
+    found = list(_logged_rows(log, folder, decision_id)) if reads_log and folder.is_dir() else []
+    found = found or list(_streamed_rows(client, decision_id, time))
+    if not found and folder.is_dir() and not reads_log:
+        raise MissingExtra(f"a decision of {day}, which is in the log at {log},", "analysis")
+    if not found:
+        raise unknown
+    return found
+
+
+def _logged_rows(log: Path, folder: Path, decision_id: str) -> Iterator[_FoundRow]:
+    import pyarrow.compute as pc  # noqa: PLC0415 # a decision of the last seconds is explained without the log
+
+    from engine.journal.log import commit, parquet  # noqa: PLC0415
+
     with commit.log_read_lock(log):
-        for path in sorted((log / "decisions" / f"day={day}").glob("*.parquet")):
+        for path in sorted(folder.glob("*.parquet")):
             table = parquet.read_table(path, COLUMNS, pc.field("decision_id") == decision_id)
             for row in table.to_pylist():
                 names = ("kind", "key", "variant", "reason", "propensity", "policy")
                 shown = LoggedRow(**{name: row[name] for name in names}, candidates=row["candidates"] or [])
                 yield shown, row["plan"], row["trace"] or b""
+
+
+def _streamed_rows(client: StreamClient, decision_id: str, time: float) -> Iterator[_FoundRow]:
+    record = find_streamed_decision(client, decision_id, time)
+    if record is None:
+        return
+    for row in record.rows:
+        shown = LoggedRow(
+            kind=row.kind,
+            key=row.key,
+            variant=row.variant,
+            reason=row.reason,
+            propensity=row.propensity,
+            policy=row.policy,
+            candidates=row.candidates,
+        )
+        yield shown, record.plan, record.trace
 
 
 def _snapshots(
@@ -138,13 +185,13 @@ def _snapshots(
             continue
         header = next((h for h in stored_headers(client, key) if h.version == int(version)), None)
         if header is None and row.key in chances:
-            said = dict(zip(row.candidates, chances[row.key], strict=True))
-            policy: Bandit = _RecordedPolicy(plan.policies[key].arms, floor=0.0, said=said)
+            recorded = dict(zip(row.candidates, chances[row.key], strict=True))
+            policy: Bandit = _RecordedPolicy(plan.policies[key].arms, floor=0.0, recorded=recorded)
             yield key, Snapshot(policy, int(version), final=True)
             continue
         if header is None:
             raise BadInput(
-                f"{row.policy} is not kept any more; the log's propensity {row.propensity:g} is what is left"
+                f"{row.policy} has no stored snapshot any more; the log still has the propensity {row.propensity:g}"
             )
         policy = load_policy(stored_snapshot(client, key, header).blob)
         yield key, Snapshot(align_policy(policy, plan.policies[key]), header.version)

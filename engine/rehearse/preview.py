@@ -1,4 +1,4 @@
-"""Who would get what, without side effects, through the same `decide` that serves."""
+"""Decides for a sample of customers through the same `decide` that serves requests, without side effects."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -17,12 +17,12 @@ from engine.rehearse.customers import SampledCustomer
 NO_SNAPSHOTS: Mapping[str, Snapshot] = {}
 
 
-class PreviewRow(msgspec.Struct, frozen=True):
-    """What one customer would get. `detail` is the payload, or the candidates with their probabilities.
+class PreviewRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The variant or offer that one customer would get. `detail` is the payload, or the candidates' probabilities.
 
-    `propensity` is that of the offer; of a variant its share of those let in, None where the hash did not assign it.
-    `policy` is the one that chooses at the placement, with its version: the placement's own, or a variant's; None where
-    none has a say.
+    `propensity` is that of the offer, or the variant's share of the covered customers; None where the hash did not
+    assign the variant. `policy` is the one that chooses at the placement, with its version: the placement's own or a
+    variant's; None where no policy chooses.
     """
 
     customer: str
@@ -41,7 +41,7 @@ def preview(
     now: float,
     snapshots: Mapping[str, Snapshot] = NO_SNAPSHOTS,
 ) -> list[PreviewRow]:
-    """What each customer of the sample would get of an experiment or a placement at `now` (seconds since 1970).
+    """The decision on an experiment or a placement for each customer of the sample at `now` (s since 1970).
 
     Raises:
         BadInput: if `key` is neither.
@@ -49,11 +49,16 @@ def preview(
     return [_shown(key, one, decision) for one, decision in _decisions(plan, key, sample, now, snapshots)]
 
 
-def with_draft(specs: Specs, key: str) -> Specs:
-    """The specs with the draft `key`, and it alone, as if it ran."""
-    if key not in specs.experiments:
+def with_draft(specs: Specs, key: str, *, dated: bool = False) -> Specs:
+    """The specs with the draft `key` running; other drafts stay drafts.
+
+    It runs from now on whatever its `start`. With `dated` its dates hold, and an experiment that is no draft keeps its
+    status.
+    """
+    spec = specs.experiments.get(key)
+    if spec is None or (dated and spec.status != "draft"):
         return specs
-    started = msgspec.structs.replace(specs.experiments[key], status="running", start=None)
+    started = msgspec.structs.replace(spec, status="running", start=spec.start if dated else None)
     return replace(specs, experiments={**specs.experiments, key: started})
 
 
@@ -70,7 +75,7 @@ def placement_of(plan: Plan, key: str) -> str | None:
     if key in plan.policies:
         return plan.policies[key].placement
     known = list(dict.fromkeys([*plan.experiments, *plan.placements, *plan.policies]))
-    raise BadInput(f"{key!r} is no experiment and no placement; {suggest_name(key, known)}")
+    raise BadInput(f"{key!r} is neither an experiment nor a placement; {suggest_name(key, known)}")
 
 
 def channel_of(plan: Plan, key: str, placement: str | None) -> str:
@@ -93,7 +98,7 @@ def _decisions(
             context=one.context,
             expose=False,
         )
-        draw = f"preview of {key} for {one.profile.id}"  # asked again it shows the same
+        draw = f"preview of {key} for {one.profile.id}"  # the same draw in every preview
         yield (
             one,
             decide(plan, snapshots, one.profile, request, now, decision_id=draw, options=DecideOptions(trace=True)),
@@ -108,9 +113,25 @@ def _shown(key: str, one: SampledCustomer, decision: Decision) -> PreviewRow:
         answer = decision.answer.experiments[key]
         detail = msgspec.json.encode(answer.payload).decode() if answer.payload else ""
         share = decision.assigned[key].share if answer.reason == "assigned" else None
-        return PreviewRow(one.profile.id, channel, answer.variant, answer.reason, share, detail, policy)
+        return PreviewRow(
+            customer=one.profile.id,
+            channel=channel,
+            gets=answer.variant,
+            reason=answer.reason,
+            propensity=share,
+            detail=detail,
+            policy=policy,
+        )
     pairs = zip(choice.candidates, choice.probabilities, strict=True)
     detail = ", ".join(f"{offer} {p:.3f}" for offer, p in pairs)
     detail += "".join(f", {offer}: {gate}" for offer, gate in choice.closed.items())
     gets = None if choice.is_silent else choice.offer.key
-    return PreviewRow(one.profile.id, channel, gets, choice.reason, choice.propensity, detail, policy)
+    return PreviewRow(
+        customer=one.profile.id,
+        channel=channel,
+        gets=gets,
+        reason=choice.reason,
+        propensity=choice.propensity,
+        detail=detail,
+        policy=policy,
+    )

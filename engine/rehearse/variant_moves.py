@@ -1,4 +1,4 @@
-"""How many customers of a sample go from which variant to which when one plan follows another."""
+"""Counts the customers of a sample whose variant changes when one plan replaces another."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -6,14 +6,16 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from engine.catalog.plan.plan import Plan
+from engine.catalog.spec.experiment import Unit
 from engine.customer import Profile, derive_attributes
 from engine.decision.assign import Subject, assign
 from engine.decision.attributes import local_clock, overlay_context
 from engine.decision.moments import customer_zone
+from engine.rehearse.generated_customers import STORES
 
 
 class VariantMove(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"}):
-    """Customers who went from one variant to another; where there is no variant, its reason stands in brackets."""
+    """The number of customers who move from one variant to another; a reason in brackets stands for no variant."""
 
     experiment: str
     source: str
@@ -22,11 +24,16 @@ class VariantMove(msgspec.Struct, frozen=True, rename={"source": "from", "target
 
 
 def count_moves(old: Plan, new: Plan, sample: Iterable[Profile], now: float) -> list[VariantMove]:
-    """Every move of the sample at `now` (seconds since 1970), the largest of each experiment first."""
+    """All moves of the sample at `now` (s since 1970), the most frequent of each experiment first.
+
+    Each customer has a device and one of 50 stores, as in a dry run.
+    """
     keys = sorted({*old.experiments, *new.experiments})
     counts: dict[str, Counter[tuple[str, str]]] = {key: Counter() for key in keys}
-    for profile in sample:
-        subject = subject_of(profile, now, new.zone)
+    for number, profile in enumerate(sample):
+        known = subject_of(profile, now, new.zone)
+        more: dict[Unit, str | None] = {"device": f"device of {profile.id}", "store": f"store-{number % STORES}"}
+        subject = msgspec.structs.replace(known, units={**known.units, **more})
         for key in keys:
             before, after = _variant(old, key, subject, now), _variant(new, key, subject, now)
             if before != after:
@@ -37,7 +44,7 @@ def count_moves(old: Plan, new: Plan, sample: Iterable[Profile], now: float) -> 
 
 
 def subject_of(profile: Profile, now: float, zone: str, context: Mapping[str, object] | None = None) -> Subject:
-    """A customer as assignment sees them; their device and store are taken from `context`, `zone` is the shop's."""
+    """The subject of assignment for a customer; device and store come from `context`, `zone` is the shop's."""
     context = context or {}
     known = derive_attributes(profile, now)
     overlay_context(known, context)

@@ -1,5 +1,6 @@
 """The HTTP face as a Litestar application."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
@@ -10,20 +11,25 @@ from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
+from engine.service.access.pages import Pages
 from engine.service.auth import load_keys_from_settings
+from engine.service.decision_batches import DecisionBatches
 from engine.service.decision_flow import DecisionFlow
 from engine.service.endpoints.admin import admin_routes
 from engine.service.endpoints.decide import decide_routes
 from engine.service.endpoints.events import event_routes
 from engine.service.endpoints.explain import explain_routes
 from engine.service.endpoints.exposures import exposure_routes
+from engine.service.endpoints.files import script_routes, shop_routes
 from engine.service.endpoints.health import health_routes
 from engine.service.endpoints.ofrep import ofrep_routes
 from engine.service.endpoints.openapi import docs_routes
+from engine.service.endpoints.operations import OPERATIONS
 from engine.service.endpoints.profiles import profile_routes
 from engine.service.endpoints.stock import stock_routes
-from engine.service.http import PROBLEM, keep_encoded_slashes, request_id_of
-from engine.service.problems import Refusal
+from engine.service.guide.routes import guide_routes
+from engine.service.http import keep_encoded_slashes, request_id_of
+from engine.service.problems import PROBLEM, Refusal
 from engine.service.worker import Worker
 from engine.settings import Settings
 
@@ -34,12 +40,19 @@ NO_ROUTE = {
 
 
 class _App(Litestar):
+    pages: Pages | None = None
+    """Where requests for pages go; None where no dashboard is configured."""
+
     async def __call__(
         self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
     ) -> None:
-        """Keep the encoded slashes of ids: Litestar routes by the decoded path."""
+        """Pass pages on, and keep the encoded slashes of ids: Litestar routes by the decoded path."""
         if scope["type"] == ScopeType.HTTP:
-            scope = keep_encoded_slashes(cast("HTTPScope", scope))
+            request = cast("HTTPScope", scope)
+            if self.pages is not None and self.pages.takes(request):
+                await self.pages.answer(request, cast("Receive", receive), cast("Send", send))
+                return
+            scope = keep_encoded_slashes(request)
         await super().__call__(scope, receive, send)
 
 
@@ -52,18 +65,23 @@ def create_app(settings: Settings, *, logs_changes: bool = True) -> Litestar:
     """
     keys = load_keys_from_settings(settings)
     client, server, admin = keys.guard_for("client"), keys.guard_for("server"), keys.guard_for("admin")
+    public = keys.guard_for(None)
     worker = Worker(settings, logs_changes=logs_changes)
     flow = DecisionFlow(worker)
+    batches = DecisionBatches(flow, worker.store_health)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with worker.running():
             yield
+            await batches.drain()
+            if app.pages is not None:
+                await app.pages.close()
 
     limit = settings.body_limit
-    return _App(
+    app = _App(
         route_handlers=[
-            *decide_routes(worker, flow, client, limit),
+            *decide_routes(worker, flow, batches, client, limit),
             *exposure_routes(worker, client, limit),
             *event_routes(worker, client, limit),
             *ofrep_routes(worker, flow, client, limit),
@@ -71,23 +89,36 @@ def create_app(settings: Settings, *, logs_changes: bool = True) -> Litestar:
             *explain_routes(worker, flow, server, limit),
             *stock_routes(worker, server, limit),
             *profile_routes(worker, server, limit),
-            *health_routes(worker),
-            *docs_routes(),
+            *health_routes(worker, public),
+            *script_routes(public),
+            *shop_routes(public),
+            *guide_routes(public),
+            *docs_routes(public, needs_keys=settings.api_keys is not None),
         ],
         lifespan=[lifespan],
         exception_handlers={HTTPException: _answer_without_route},
         openapi_config=None,
         logging_config=None,
     )
+    if settings.dashboard is not None:
+        app.pages = Pages(settings.dashboard, {route.path.split("/")[1] for route in app.routes})
+    return app
 
 
 def _answer_without_route(request: "Request[object, object, State]", error: HTTPException) -> Response[bytes]:
     """The problem of a request that no endpoint takes, which Litestar answers."""
     refusal = Refusal(error.status_code, NO_ROUTE.get(error.status_code, error.detail))
     request_id = request_id_of(request.scope["headers"]).decode()
+    allowed = {"allow": _methods_of(request.url.path)} if refusal.status == 405 else {}
     return Response(
         refusal.body(request_id),
         status_code=error.status_code,
         media_type=PROBLEM.decode(),
-        headers={"x-request-id": request_id},
+        headers={"x-request-id": request_id} | allowed,
     )
+
+
+def _methods_of(path: str) -> str:
+    """The methods of an address, for the header `Allow`."""
+    methods = (one.method for one in OPERATIONS if re.fullmatch(re.sub(r"{\w+}", "[^/]+", one.path), path))
+    return ", ".join(sorted({method.upper() for method in methods}))

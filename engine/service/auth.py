@@ -4,8 +4,9 @@ The file of keys (`COUNTERPOINT_API_KEYS`, YAML or JSON) has each key itself or 
 
     keys:
       - {name: shop-backend, role: server, sha256: 9f86d081884c7d65…}
-      - {name: web-shop, role: client, key: pk-web-7c1f, secret: kept-by-the-backend, per_second: 200}
+      - {name: web-shop, role: client, key: pk-web-7c1f, secret: …, origins: [https://shop.example]}
 
+A `client` key lists the origins of its pages, which then may use it from a browser (`access.cors`).
 A role includes those before it: `client` (publishable, so its customers must be proven), `server`, `admin`. Without a
 file everyone on this machine may do everything, and the server listens on this machine only.
 """
@@ -13,37 +14,76 @@ file everyone on this machine may do everything, and the server listens on this 
 import hashlib
 import hmac
 import math
+import re
 import time
-from collections.abc import Callable, Iterable
-from ipaddress import ip_address
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from engine.customer import CustomerIds
+from engine.catalog.check.decode import FieldProblem, find_problems, shorten_value
+from engine.customer import CustomerIds, prove
 from engine.errors import BadInput
+from engine.service.access.cors import origin_of
+from engine.service.access.guesses import GuessLimiter
+from engine.service.access.hosts import is_loopback, require_loopback_host
 from engine.service.problems import Refusal
 from engine.settings import Settings
 
 KeyRole = Literal["client", "server", "admin"]
+DashboardRole = Literal["view", "operate", "admin"]
 RawHeaders = Iterable[tuple[bytes, bytes]]
-RequestGuard = Callable[[RawHeaders], "Caller"]
+
+_EXAMPLE_KEYS = frozenset(
+    hashlib.sha256(key).hexdigest() for key in (b"test", b"pk-web-7c1f", b"sk-shop-5e9d", b"ak-2f61-5d0c")
+)
+_EXAMPLE_SECRET = "kept-by-the-backend-7c1f"  # noqa: S105 (known to everyone, so it is refused)
+"""The keys and the secret of the documentation."""
 
 RANK: dict[KeyRole, int] = {"client": 0, "server": 1, "admin": 2}
+DASHBOARD_ROLES: dict[KeyRole, DashboardRole | None] = {"client": None, "server": "view", "admin": "admin"}
+"""What a key of each role may do in the dashboard, unless the file says otherwise."""
 PROOF_HEADER = b"x-customer-proof"
 
 
+_KEYS_REMEDY = "write keys: [{name: …, role: client | server | admin, key: …}]"
+_LONG = Meta(
+    pattern="(?s)^.{8,}$",
+    description="text with a length of at least 8",
+    extra={"remedy": "make one with: openssl rand -hex 24"},
+)
+_ORIGIN = Meta(
+    pattern=r"^[a-z][a-z0-9+.-]*://[^/\s]+$",
+    description="an origin",
+    extra={"remedy": "write scheme and host alone: https://shop.example.org"},
+)
+_SHA256 = Meta(
+    pattern="^[0-9a-f]{64}$",
+    description="64 hexadecimal digits",
+    extra={"remedy": "compute it with: printf %s KEY | sha256sum"},
+)
+
+
 class KeySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One key: its role, its rate on each worker, and for `client` the secret that its customers are signed with."""
+    """One key: its role and its rate on each worker.
+
+    `dashboard` says what a person with this key may do there (`engine.dashboard.sessions`).
+    For `client` also the secret that its customers are signed with, the origins of the pages that may use it, and the
+    names of events, properties and traits that it may say of a customer's worth (`access.client_statements`).
+    """
 
     name: Annotated[str, Meta(min_length=1)]
     role: KeyRole
-    key: Annotated[str, Meta(min_length=8)] | None = None
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
-    secret: Annotated[str, Meta(min_length=8)] | None = None
+    key: Annotated[str, _LONG] | None = None
+    sha256: Annotated[str, _SHA256] | None = None
+    secret: Annotated[str, _LONG] | None = None
     per_second: Annotated[float, Meta(ge=1)] | None = None
+    client_may_say: list[Annotated[str, Meta(min_length=1)]] = []
+    origins: list[Annotated[str, _ORIGIN]] = []
+    dashboard: DashboardRole | None = None
+    """What its holder may do in the dashboard; by default `view` for the role server and `admin` for admin."""
 
 
 class KeysFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,11 +95,24 @@ class KeysFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Caller:
     """The sender of a request: a name for the audit log, a role, and a token bucket for its rate."""
 
-    __slots__ = ("_filled_at", "_rate", "_secret", "_tokens", "name", "role")
+    __slots__ = ("_filled_at", "_rate", "_secret", "_tokens", "dashboard", "may_say", "name", "origins", "role")
 
-    def __init__(self, name: str, role: KeyRole, secret: str | None = None, per_second: float | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        role: KeyRole,
+        secret: str | None = None,
+        per_second: float | None = None,
+        *,
+        origins: Iterable[str] = (),
+        may_say: Iterable[str] = (),
+        dashboard: DashboardRole | None = None,
+    ) -> None:
         self.name = name
         self.role = role
+        self.dashboard = dashboard or DASHBOARD_ROLES[role]
+        self.origins = frozenset(origins)
+        self.may_say = frozenset(may_say)
         self._secret = (secret or "").encode()
         self._rate = per_second
         self._tokens = per_second or 0.0
@@ -87,6 +140,16 @@ class Caller:
         one_line = not any("\n" in (getattr(ids, name) or "") for name in ids.__struct_fields__)
         return one_line and hmac.compare_digest(prove(self._secret, ids).encode(), proof.lower().encode())
 
+    def require_origin(self, headers: RawHeaders) -> None:
+        """Refuse a page of an origin that the key does not list; a key without origins is not for browsers.
+
+        Raises:
+            Refusal: 403.
+        """
+        if self.origins and (origin := origin_of(headers)) and origin not in self.origins:
+            detail = f"the key {self.name} is not for pages of {origin!r}; add it to the key's origins"
+            raise Refusal(403, detail, "origin")
+
     def count_request(self, now: float) -> None:
         """Take one token at `now`, seconds of a monotonic clock; the bucket holds one second of the rate.
 
@@ -112,28 +175,44 @@ class Keys:
 
     def __init__(self, specs: Iterable[KeySpec] = ()) -> None:
         self._callers = [
-            (_key_digest(spec), Caller(spec.name, spec.role, spec.secret, spec.per_second)) for spec in specs
+            (
+                _key_digest(spec),
+                Caller(
+                    spec.name,
+                    spec.role,
+                    spec.secret,
+                    spec.per_second,
+                    origins=spec.origins,
+                    may_say=spec.client_may_say,
+                    dashboard=spec.dashboard,
+                ),
+            )
+            for spec in specs
         ]
+        self._guesses = GuessLimiter()
+        self.origins = frozenset(origin for _, caller in self._callers for origin in caller.origins)
 
-    def guard_for(self, least: KeyRole) -> RequestGuard:
-        """A function that identifies the caller by the request's headers.
+    def __bool__(self) -> bool:
+        return bool(self._callers)
 
-        It raises Refusal: 401 for no valid key, 403 for a role below `least`, 429 past the key's rate.
+    def dashboard_role_of(self, name: str) -> DashboardRole | None:
+        """The dashboard role of the key with this name; None for an unknown one."""
+        return next((caller.dashboard for _, caller in self._callers if caller.name == name), None)
+
+    def digest_of(self, name: str) -> bytes:
+        """The SHA-256 of the key with this name; empty for an unknown one."""
+        return next((digest for digest, caller in self._callers if caller.name == name), b"")
+
+    def guard_for(self, least: KeyRole | None) -> "RequestGuard":
+        """The guard of addresses that need a key of the role `least`; None for those that need no key."""
+        return RequestGuard(self, least)
+
+    def identify(self, headers: RawHeaders, peer: str) -> Caller:
+        """The caller whose key the request sends.
+
+        Raises:
+            Refusal: 401 for no valid key, 429 for a peer that sent too many unknown ones.
         """
-        rank = RANK[least]
-
-        def identify(headers: RawHeaders) -> Caller:
-            caller = self._find_caller(headers)
-            if RANK[caller.role] < rank:
-                detail = f"the key {caller.name} has role {caller.role}; this address needs a key of role {least}"
-                raise Refusal(403, detail, "authorization")
-            caller.count_request(time.monotonic())
-            return caller
-
-        return identify if self._callers else lambda _: ANYONE
-
-    def _find_caller(self, headers: RawHeaders) -> Caller:
-        """The caller whose key the request sends."""
         sent = b""
         for name, value in headers:
             if name == b"x-api-key":
@@ -145,35 +224,67 @@ class Keys:
         for known, caller in self._callers:  # compares all, in constant time each: the time says nothing of the keys
             if hmac.compare_digest(known, digest):
                 found = caller
-        if found is None:
-            detail = (
-                "the key is unknown; see the file that COUNTERPOINT_API_KEYS names"
-                if sent
-                else "no valid key was sent; send Authorization: Bearer KEY or X-API-Key: KEY"
-            )
-            raise Refusal(401, detail, "authorization", ((b"www-authenticate", b"Bearer"),))
-        return found
+        if found is not None:
+            self._guesses.admit(peer, found.name, time.monotonic())
+            return found
+        if sent:
+            self._guesses.count_failure(peer, time.monotonic())
+        detail = (
+            "the key is unknown; see the file that COUNTERPOINT_API_KEYS names"
+            if sent
+            else "no valid key was sent; send Authorization: Bearer KEY or X-API-Key: KEY"
+        )
+        raise Refusal(401, detail, "authorization", ((b"www-authenticate", b"Bearer"),))
 
 
-def prove(secret: bytes, ids: CustomerIds) -> str:
-    """Sign a customer: HMAC-SHA256 in hex over a line `name=value` for each id that is set, in `CustomerIds` order.
+class RequestGuard:
+    """Identifies the caller of an address by the request's headers and its peer."""
 
-    >>> prove(b"kept-by-the-backend", CustomerIds(user_id="u-42"))[:16]
-    'f3f72ce7330fdb68'
-    """
-    lines = "".join(f"{name}={value}\n" for name in ids.__struct_fields__ if (value := getattr(ids, name)) is not None)
-    return hmac.new(secret, lines.encode(), hashlib.sha256).hexdigest()
+    __slots__ = ("_keys", "_least", "origins")
+
+    def __init__(self, keys: Keys, least: KeyRole | None) -> None:
+        self._keys = keys
+        self._least = least
+        self.origins = keys.origins if least == "client" else frozenset()
+        """The origins whose pages may read answers from here."""
+
+    def __call__(self, headers: RawHeaders, peer: str = "") -> Caller:
+        """The caller.
+
+        Raises:
+            Refusal: 401 for no valid key, 403 for a role below `least` or a page of another origin, 421 for another
+                host than this machine where no keys are configured, 429 past the key's rate.
+        """
+        if not self._keys:
+            require_loopback_host(headers)
+            return ANYONE
+        if self._least is None:
+            return ANYONE
+        caller = self._keys.identify(headers, peer)
+        if RANK[caller.role] < RANK[self._least]:
+            detail = f"the key {caller.name} has role {caller.role}; this address needs a key of role {self._least}"
+            raise Refusal(403, detail, "authorization")
+        caller.require_origin(headers)
+        caller.count_request(time.monotonic())
+        return caller
 
 
 def load_keys_from_settings(settings: Settings) -> Keys:
     """The keys that the settings name.
 
     Raises:
-        BadInput: if the file is invalid; if there is none and other machines could connect.
+        BadInput: if the file is invalid; if other machines could connect, and there is none or it has example keys.
     """
     if settings.api_keys is not None:
-        return Keys(read_keys_file(settings.api_keys))
-    if not _is_loopback(settings.host):
+        specs = read_keys_file(settings.api_keys)
+        for index, spec in enumerate(specs if not is_loopback(settings.host) else ()):
+            if _key_digest(spec).hex() in _EXAMPLE_KEYS or spec.secret == _EXAMPLE_SECRET:
+                raise BadInput(
+                    f"{settings.api_keys} keys[{index}]: {spec.name} is the example of the documentation, which "
+                    "everyone knows; make a key and a secret of your own (openssl rand -hex 16)"
+                )
+        return Keys(specs)
+    if not is_loopback(settings.host):
         raise BadInput(
             f"--host {settings.host}: other machines need a key; name a file of keys with COUNTERPOINT_API_KEYS, or "
             "use --host 127.0.0.1"
@@ -185,32 +296,69 @@ def read_keys_file(path: Path) -> list[KeySpec]:
     """Read a YAML or JSON file of keys.
 
     Raises:
-        BadInput: if the file cannot be read or breaks a rule.
+        BadInput: if the file cannot be read, or with one line for each rule that it breaks.
     """
     try:
-        specs = msgspec.yaml.decode(path.read_bytes(), type=KeysFile).keys
+        data = msgspec.yaml.decode(path.read_bytes())
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}; COUNTERPOINT_API_KEYS must name a file that can be read") from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: {error}; write keys: [{{name: …, role: client | server | admin, key: …}}]") from error
-    for index, spec in enumerate(specs):
-        if (spec.key is None) == (spec.sha256 is None):
-            raise BadInput(f"{path} keys[{index}]: {spec.name} needs either key or sha256; set exactly one")
-        if spec.role == "client" and spec.secret is None:
-            raise BadInput(
-                f"{path} keys[{index}].secret: {spec.name} has role client, so its customers need one; add it"
-            )
-    if len({spec.name for spec in specs}) < len(specs) or len({_key_digest(spec) for spec in specs}) < len(specs):
-        raise BadInput(f"{path}: two keys have the same name or the same key; make them different")
-    return specs
+        raise BadInput(f"{path}: {error}; {_KEYS_REMEDY}") from error
+    entries = data.get("keys") if isinstance(data, dict) else None
+    problems = [f"{path}{f' {place}' if place else ''}: {message}" for place, message in _find_problems(data)]
+    if isinstance(entries, list):
+        problems += [f"{path} {place}: {message}" for place, message in _find_conflicts(entries)]
+    if problems:
+        raise BadInput("\n".join(problems))
+    return msgspec.convert(data, KeysFile).keys
+
+
+def _find_problems(data: object) -> Iterator[FieldProblem]:
+    """Yield the problems of single fields. A message never quotes a key, which would end up in a log."""
+    if not isinstance(data, dict):
+        yield "", f"is not a mapping; {_KEYS_REMEDY}"
+        return
+    for place, message in find_problems(data, KeysFile):
+        *_, name = place.split(".")
+        index = place.partition("[")[2].partition("]")[0]
+        if name in {"key", "secret", "sha256"} and index:
+            value = data["keys"][int(index)].get(name)
+            yield place, message.removeprefix(f"{shorten_value(value)} ")
+        else:
+            yield place, message
+
+
+def _find_conflicts(entries: Sequence[object]) -> Iterator[FieldProblem]:
+    """Yield the keys without exactly one of `key` and `sha256`, or without a secret, and those that are there twice."""
+    names: dict[str, int] = {}
+    digests: dict[bytes, int] = {}
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            continue
+        name, key, digest = (entry.get(field) for field in ("name", "key", "sha256"))
+        if (key is None) == (digest is None):
+            yield f"keys[{index}]", f"{name} needs either key or sha256; set exactly one"
+        elif isinstance(key, str) or (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
+            found = digests.setdefault(_digest_of(key, digest), index)
+            if found != index:
+                yield f"keys[{index}]", f"{name} has the same key as keys[{found}]; make a new one"
+        if isinstance(name, str) and names.setdefault(name, index) != index:
+            yield f"keys[{index}].name", f"{name!r} is the name of keys[{names[name]}] too; give it another"
+        if entry.get("role") == "client" and entry.get("secret") is None:
+            yield f"keys[{index}].secret", f"{name} has role client, so its customers need one; add it"
+        if entry.get("role") == "client" and entry.get("dashboard") is not None:
+            message = f"{name} has role client, which web pages publish; make a key of role server for a person"
+            yield f"keys[{index}].dashboard", message
+        for field in ("origins", "client_may_say"):
+            if entry.get(field) and entry.get("role") != "client":
+                message = f"{name} has role {entry.get('role')}, which no page may have; remove {field}"
+                yield f"keys[{index}].{field}", message
 
 
 def _key_digest(spec: KeySpec) -> bytes:
-    return bytes.fromhex(spec.sha256) if spec.sha256 else hashlib.sha256((spec.key or "").encode()).digest()
+    """The SHA-256 of a key, given as such or computed."""
+    return _digest_of(spec.key, spec.sha256)
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _digest_of(key: str | None, sha256: str | None) -> bytes:
+    return bytes.fromhex(sha256) if sha256 else hashlib.sha256((key or "").encode()).digest()

@@ -1,7 +1,7 @@
 """A decision from request to answer, in stages: fetch -> decide -> claim -> record -> answer.
 
 Every stage takes a list of tasks and returns their next states, in the same order. The list may hold all requests of
-one event-loop tick: what the stages read and write is sent together.
+one event-loop tick: what the stages read and write is sent together (`decision_batches`).
 
 | state | holds | made by |
 |---|---|---|
@@ -22,74 +22,53 @@ Invariants:
 2. The propensity that is logged is that of the last draw (promise 2): a lost claim masks its offer, `evaluate` draws
    from the renormalized rest, and the trace has the availability of that draw.
 3. Claim before answer (promise 4): a limited offer is in an exposed answer only if its claim was granted.
-4. The store failing in any stage degrades that one request (promise 6). Claims granted before that expire unused.
+4. The store failing in any stage, or taking longer in all than a decision may wait, degrades that one request
+   (promise 6). Claims granted before that expire unused.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import msgspec
+import structlog
 from msgspec.structs import replace
 
-from engine.claims.grant_offers import LostOffers, pending_of
+from engine.claims.grant_offers import LostOffers, is_unlimited, pending_of
 from engine.claims.pending_exposures import store_pending
 from engine.claims.sticky_writes import write_sticky
-from engine.customer import CustomerIds, Profile
-from engine.customers.redis.keys import strongest_identifier
-from engine.customers.store import FetchedCustomer
-from engine.decision.decision import UNRESTRICTED, Availability, DecideOptions, DecideRequest, Decision, decide
-from engine.errors import StoreUnavailable
+from engine.customer import Profile
+from engine.customers.store import BatchFetch, FetchedCustomer
+from engine.decision.decision import UNRESTRICTED, Availability, DecideOptions, Decision, decide
+from engine.decision.offers import Choice
+from engine.errors import StoreUnavailable, UnreadableValueError
 from engine.journal import traces
 from engine.journal.from_decision import exposable_keys, logged_probabilities, records_of
+from engine.service.access.public_answer import publish_answer
+from engine.service.decision_task import (
+    Decided,
+    DecidedTask,
+    DecisionTask,
+    FailedTask,
+    FetchedTask,
+    Prepared,
+    PreparedTask,
+    Read,
+    attempt,
+    each,
+    each_async,
+    unknown_profile,
+)
 from engine.service.idempotency import PreparedAnswer
 from engine.service.recorder import encode_records
+from engine.service.store_health import BudgetSpent, StoreBudget
 from engine.service.worker import Worker
 
+LowPools = dict[str, float] | Exception
+"""What is left of the pools that were found empty, or why that could not be read."""
 
-class DecisionTask(msgspec.Struct, frozen=True):
-    """A request to decide, at `now` (s since 1970)."""
-
-    request: DecideRequest
-    now: float
-    decision_id: str
-
-
-class FetchedTask(msgspec.Struct, frozen=True):
-    """A task whose customer was read."""
-
-    task: DecisionTask
-    customer: FetchedCustomer
-    availability: Availability
-
-
-class DecidedTask(msgspec.Struct, frozen=True):
-    """A task with its decision; `fetched` is None where it was decided without the store."""
-
-    task: DecisionTask
-    decision: Decision
-    fetched: FetchedTask | None
-
-
-class PreparedTask(msgspec.Struct, frozen=True):
-    """A decision whose answer is encoded; its records are not in the spool yet."""
-
-    decision: Decision
-    answer: PreparedAnswer
-
-
-class FailedTask(msgspec.Struct, frozen=True):
-    """A task that ends with an error: of the request, or of the engine."""
-
-    error: Exception
-
-
-Read = FetchedTask | DecidedTask | FailedTask
-Decided = DecidedTask | FailedTask
-Prepared = PreparedTask | FailedTask
-In = TypeVar("In")
-Out = TypeVar("Out")
+log = structlog.get_logger(__name__)
 
 
 class DecisionFlow:
@@ -104,7 +83,7 @@ class DecisionFlow:
         self._encode = msgspec.json.Encoder().encode
 
     async def answer(self, tasks: list[DecisionTask]) -> list[Prepared]:
-        """Take all stages: when this returns, the records are in the spool and the answers may be sent.
+        """Run all stages: when this returns, the records are in the spool and the answers may be sent.
 
         Raises:
             Refusal: 503 if the disk takes no more; then none of the answers may be sent.
@@ -114,46 +93,79 @@ class DecisionFlow:
         return prepared
 
     async def prepare(self, tasks: list[DecisionTask]) -> list[Prepared]:
-        """Take all stages but `record`, for an answer that is stored before its records are appended."""
-        decided = await self.decide_with_store(tasks)
-        decided = await self.store_prefetched(decided)
-        return _each(self._prepare_one, decided)
+        """Run all stages except `record`, for an answer that is stored before its records are appended."""
+        return each(self.prepare_one, await self.decide_and_store(tasks))
+
+    async def decide_and_store(self, tasks: list[DecisionTask]) -> list[Decided]:
+        """Fetch, decide, claim, and store what is prefetched."""
+        return await self.store_prefetched(await self.decide_with_store(tasks))
 
     async def decide_with_store(self, tasks: list[DecisionTask]) -> list[Decided]:
         """Fetch, decide and claim; while the store is away, decide without it. Nothing is recorded yet."""
         if self._health.is_away:
-            return _each(self.decide_degraded, tasks)
-        asked = time.monotonic()
-        read = await self.fetch_customers(tasks, asked)
-        return await self.claim_offers(self.decide_fetched(read), asked)
+            return each(self.decide_degraded, tasks)
+        asked, read = time.monotonic(), None
+        try:
+            async with StoreBudget(self._deadline_of(tasks)):
+                read = await self.fetch_customers(tasks, asked)
+                return await self.claim_offers(self.decide_fetched(read), asked)
+        except BudgetSpent:
+            if read is None:  # a store that answered reads is not away
+                self._health.record_failure(asked, time.monotonic())
+            return each(self.decide_degraded, tasks)
+
+    def new_deadline(self) -> float:
+        """The time at which a request that arrives now stops waiting for the store (s, event loop's clock)."""
+        return asyncio.get_running_loop().time() + self._worker.settings.store_timeout
+
+    def _deadline_of(self, tasks: list[DecisionTask]) -> float:
+        """The earliest deadline of the tasks."""
+        return min((task.deadline for task in tasks if task.deadline is not None), default=self.new_deadline())
 
     async def fetch_customers(self, tasks: list[DecisionTask], asked: float) -> list[Read]:
         """Read the customers, and what is left of the pools that were found empty; `asked` is now (monotonic)."""
         with_counts = bool(self._worker.plan.watched)
         # `fetch` queues a read, and those of one tick are sent together: all are queued before the first is awaited.
-        reads = _each(lambda task: self._store.fetch(task.request.customer, task.now, counts=with_counts), tasks)
-        pools: dict[str, float] | StoreUnavailable = {}
-        if self._grants.low and any(task.request.placements for task in tasks):
-            try:
-                pools = await self._grants.read_low_pools(self._worker.plan, tasks[0].now)
-            except StoreUnavailable as error:
-                pools = error
-        return [await self._await_read(task, read, pools, asked) for task, read in zip(tasks, reads, strict=True)]
+        reads = each(lambda task: self._store.fetch(task.request.customer, task.now, counts=with_counts), tasks)
+        pools = await self.read_pools(tasks)
+        return [await self.await_read(task, read, pools, asked) for task, read in zip(tasks, reads, strict=True)]
+
+    @property
+    def has_low_pools(self) -> bool:
+        """Whether a stock or budget was found empty, so that offers wait for what is left there."""
+        return bool(self._grants.low)
+
+    async def read_pools(self, tasks: Sequence[DecisionTask]) -> LowPools:
+        """What is left of the pools that were found empty, if the tasks may show offers; or why they are not read.
+
+        An error is returned, not raised, since it concerns only the tasks with placements (`use_read`).
+        """
+        if not self._grants.low or not any(task.request.placements for task in tasks):
+            return {}
+        try:
+            return await self._grants.read_low_pools(self._worker.plan, tasks[0].now)
+        except Exception as error:  # noqa: BLE001 (a pool whose number was damaged, or the store's failure)
+            return error
+
+    def read_batch(self, tasks: Sequence[DecisionTask], take: Callable[[list[BatchFetch]], None]) -> None:
+        """Read the customers of a batch, without their pools; `take` gets them in a later tick, each or its error."""
+        customers = [(task.request.customer, task.now) for task in tasks]
+        self._store.fetch_batch(customers, take, counts=bool(self._worker.plan.watched))
 
     def decide_fetched(self, tasks: list[Read]) -> list[Decided]:
         """Decide for the customers that were read."""
-        return [_attempt(self._decide_one, task) if isinstance(task, FetchedTask) else task for task in tasks]
+        return [attempt(self.decide_one, task) if isinstance(task, FetchedTask) else task for task in tasks]
 
     async def claim_offers(self, tasks: list[Decided], asked: float) -> list[Decided]:
         """Claim the limited offers for their customers, and write what the decisions bind customers to.
 
         `asked` is when `fetch_customers` began (monotonic).
         """
-        return await _each_async(lambda decided: self._claim_one(decided, asked), tasks)
+        return await each_async(lambda decided: self._claim_one(decided, asked), tasks)
 
     async def store_prefetched(self, tasks: list[Decided]) -> list[Decided]:
         """Store the prefetched decisions, so that their exposures can be reported."""
-        return await _each_async(self._store_one_prefetched, tasks)
+        return await each_async(self._store_one_prefetched, tasks)
 
     def record(self, tasks: list[Prepared]) -> None:
         """Append the records of all answers to the spool, in one write. Errors as in `answer`."""
@@ -180,7 +192,7 @@ class DecisionFlow:
     ) -> Decision:
         """`decide` by the running plan, snapshots and breakers; reads, claims and records nothing."""
         worker = self._worker
-        return decide(
+        decision = decide(
             worker.plan,
             worker.snapshots,
             profile,
@@ -189,8 +201,12 @@ class DecisionFlow:
             decision_id=task.decision_id,
             options=DecideOptions(degraded=degraded, tripped=worker.tripped, availability=availability, trace=trace),
         )
+        for placement, choice in decision.choices.items():
+            if choice.failures:
+                self._report_failures(placement, choice)
+        return decision
 
-    async def store_pending_exposure(self, decision: Decision) -> bool:
+    async def store_pending_exposure(self, decision: Decision, deadline: float | None = None) -> bool:
         """Store a decision until its exposure is reported; False if the store did not take it.
 
         A degraded decision, or one for an erased customer, is not stored: its exposure is not counted.
@@ -201,43 +217,87 @@ class DecisionFlow:
         if pending is None:
             return True
         try:
-            await store_pending(self._store.pipeline, decision.answer.decision_id, pending)
+            async with StoreBudget(self.new_deadline() if deadline is None else deadline):
+                await store_pending(self._store.pipeline, decision.answer.decision_id, pending)
         except StoreUnavailable:
             return False
         return True
 
-    async def _await_read(
+    def _report_failures(self, placement: str, choice: Choice) -> None:
+        """Count and log the errors of the engine that closed an offer or a moment."""
+        for gate, candidate, error in choice.failures:
+            self._worker.metrics.count_gate_failure(gate)
+            log.error("gate failed", gate=gate, candidate=candidate, placement=placement, exc_info=error)
+
+    async def await_read(
         self,
         task: DecisionTask,
         read: "asyncio.Future[FetchedCustomer] | FailedTask",
-        pools: dict[str, float] | StoreUnavailable,
+        pools: LowPools,
         asked: float,
     ) -> Read:
+        """Wait for one customer's read; a store that fails or is slow degrades this task alone."""
         if isinstance(read, FailedTask):
             return read
         try:
             customer = await read
-            if not task.request.placements:
-                pools = {}  # no offers, so no pools in the trace either
-            if isinstance(pools, StoreUnavailable):
-                raise pools
-        except StoreUnavailable:
-            return self._degrade(task, asked)
         except Exception as error:  # noqa: BLE001 (it ends this request; the others go on)
-            return FailedTask(error)
-        return FetchedTask(task, customer, Availability(customer.counts, pools, prices=self._worker.follower.prices))
+            return self.use_read(task, error, pools, asked)
+        return self.use_read(task, customer, pools, asked)
 
-    def _decide_one(self, fetched: FetchedTask) -> DecidedTask:
+    def use_read(
+        self, task: DecisionTask, read: FetchedCustomer | Exception, pools: LowPools, asked: float
+    ) -> FetchedTask | Decided:
+        """The task with its customer; without a store that answers it is degraded, and another error ends it."""
+        if not task.request.placements:
+            pools = {}  # no offers, so no pools in the trace either
+        failure = read if isinstance(read, Exception) else pools
+        match failure:
+            case StoreUnavailable():
+                return self.degrade(task, asked)
+            case UnreadableValueError():
+                return self._degrade_unreadable(task, failure)
+            case Exception():
+                return FailedTask(failure)
+        customer = cast("FetchedCustomer", read)
+        left = cast("dict[str, float]", pools)
+        return FetchedTask(task, customer, Availability(customer.counts, left, prices=self._worker.follower.prices))
+
+    def complete(self, decided: DecidedTask) -> DecidedTask:
+        """The decision that does not `needs_store`, as `claim_offers` returns it."""
+        if decided.fetched is None:
+            return decided
+        if self._health.is_suspect:
+            self._health.record_answer()
+        return self._complete_with(decided.decision, decided.fetched, decided.fetched.availability)
+
+    def needs_store(self, decided: DecidedTask) -> bool:
+        """Whether something must be written before the answer: a binding, claims, sticky variants, a prefetch."""
+        decision, fetched = decided.decision, decided.fetched
+        if fetched is None:
+            return False
+        customer = fetched.customer
+        if decision.sticky_entries or not customer.is_settled or customer.profile.undecided:
+            return True
+        if not fetched.task.request.expose:
+            return True
+        return not all(is_unlimited(choice, decision.channel) for choice in decision.choices.values())
+
+    def decide_one(self, fetched: FetchedTask) -> DecidedTask:
+        """Decide one task for the customer that was read."""
         decision = self.evaluate(fetched.task, fetched.customer.profile, availability=fetched.availability)
         return DecidedTask(fetched.task, decision, fetched)
 
     async def _claim_one(self, decided: DecidedTask, asked: float) -> Decided:
+        """Write one decision's claims, or decide it again without the store if that fails."""
         if decided.fetched is None:
             return decided
         try:
             claimed = await self._write_claims(decided.decision, decided.fetched)
         except StoreUnavailable:
-            return self._degrade(decided.task, asked)
+            return self.degrade(decided.task, asked)
+        except UnreadableValueError as error:
+            return self._degrade_unreadable(decided.task, error)
         if self._health.is_suspect:
             self._health.record_answer()
         return claimed
@@ -264,98 +324,64 @@ class DecisionFlow:
             await write_sticky(self._store, customer, decision.sticky_entries, self._worker.plan.experiments)
         if is_exposed and (pending := pending_of(decision, customer.key, ())) is not None:
             await store_pending(self._store.pipeline, task.decision_id, pending)
+        return self._complete_with(decision, fetched, availability)
+
+    def _complete_with(self, decision: Decision, fetched: FetchedTask, availability: Availability) -> DecidedTask:
+        """The decision with its customer, and the trace of its last draw."""
+        customer, profile = fetched.customer, fetched.customer.profile
         completed = replace(
             decision,
             claims_key=customer.key,
-            customer_ids=task.request.customer,
+            customer_ids=fetched.task.request.customer,
             unit=profile.unit,
             erased=customer.is_erased,
-            trace=self._trace(task, profile, availability, decision),
+            trace=self._trace(fetched.task, profile, availability, decision),
         )
-        return DecidedTask(task, completed, fetched)
+        return DecidedTask(fetched.task, completed, fetched)
 
     async def _store_one_prefetched(self, decided: DecidedTask) -> DecidedTask:
-        if decided.task.request.expose or await self.store_pending_exposure(decided.decision):
+        """Store one prefetched decision for its later exposure; without the store it becomes a degraded one."""
+        if decided.task.request.expose or await self.store_pending_exposure(decided.decision, decided.task.deadline):
             return decided
-        return self.decide_degraded(decided.task)  # an exposure that nobody can report must not be offered
+        return self.decide_degraded(
+            decided.task
+        )  # its exposure could not be reported, so a limited offer must not be shown
 
-    def _prepare_one(self, decided: DecidedTask) -> PreparedTask:
+    def prepare_one(self, decided: DecidedTask) -> PreparedTask:
+        """Encode one answer and its records; an erased customer's id is left out."""
         task, decision = decided.task, decided.decision
         records = encode_records(records_of(decision, task.now, expose=task.request.expose))
         customer = None if decision.erased else decision.answer.customer
-        return PreparedTask(decision, PreparedAnswer(self._encode(decision.answer), records, customer))
+        answer = replace(decision.answer, warnings=task.warnings) if task.warnings else decision.answer
+        encoded = self._encode(publish_answer(answer) if task.is_public else answer)
+        return PreparedTask(decision, PreparedAnswer(encoded, records, customer))
 
-    def _degrade(self, task: DecisionTask, asked: float) -> Decided:
-        """Decide a task without the store, which failed after it was `asked`."""
+    def degrade(self, task: DecisionTask, asked: float) -> Decided:
+        """Decide a task without the store, which failed or did not answer after it was `asked` (monotonic)."""
         self._health.record_failure(asked, time.monotonic())
-        return _attempt(self.decide_degraded, task)
+        return attempt(self.decide_degraded, task)
+
+    def _degrade_unreadable(self, task: DecisionTask, error: UnreadableValueError) -> Decided:
+        """Decide a task without its customer, whose stored values cannot be read; they stay as they are."""
+        log.error(
+            "a stored customer cannot be read; the decision is degraded", decision=task.decision_id, error=str(error)
+        )
+        return attempt(self.decide_degraded, task)
 
     def _trace(self, task: DecisionTask, profile: Profile, availability: Availability, decision: Decision) -> bytes:
-        """What `explain` needs to repeat the decision, encoded."""
+        """The encoded trace from which `explain` repeats the decision."""
         worker = self._worker
+        # While a claim waits the plan may be replaced, and the new one does not know what the deciding one read.
+        is_same_plan = decision.answer.plan == worker.plan.version
         trace = traces.Trace(
             now=task.now,
             request=task.request,
-            profile=profile,
+            profile=traces.traced_profile(profile, worker.plan, task.now) if is_same_plan else profile,
             availability=availability,
             degraded=decision.answer.degraded,
             tripped=list(worker.tripped),
             paused=list(worker.kill_switch.paused),
             probabilities=logged_probabilities(decision),
+            ramped=dict(worker.follower.ramped),
         )
         return traces.encode_trace(trace)
-
-
-def new_task(request: DecideRequest, now: float, decision_id: str) -> DecisionTask:
-    """The task of a request.
-
-    A request that names no customer but a store, as a sign or a kiosk sends it, is decided for the store.
-    """
-    store = request.context.get("store")
-    if isinstance(store, str) and request.customer == CustomerIds():
-        request = replace(request, customer=CustomerIds(device_id=f"store:{store}"))
-    return DecisionTask(request, now, decision_id)
-
-
-def unknown_profile(ids: CustomerIds) -> Profile:
-    """The profile that stands in for a customer while the store is away: nothing but the strongest identifier.
-
-    Raises:
-        BadInput: if no identifier is given.
-    """
-    name = strongest_identifier(ids)
-    return Profile(id=name, unit=name)
-
-
-def result_of(outcome: Out | FailedTask) -> Out:
-    """The task's result, or raise the error that ended it."""
-    if isinstance(outcome, FailedTask):
-        raise outcome.error
-    return outcome
-
-
-def _attempt(step: Callable[[In], Out], task: In) -> Out | FailedTask:
-    try:
-        return step(task)
-    except Exception as error:  # noqa: BLE001 (it ends this request; the others go on)
-        return FailedTask(error)
-
-
-def _each(step: Callable[[In], Out], tasks: Sequence[In | FailedTask]) -> list[Out | FailedTask]:
-    return [task if isinstance(task, FailedTask) else _attempt(step, task) for task in tasks]
-
-
-async def _each_async(step: Callable[[In], Awaitable[Out]], tasks: Sequence[In | FailedTask]) -> list[Out | FailedTask]:
-    """As `_each`; several steps run concurrently, so that their writes share round trips."""
-
-    async def attempt(task: In | FailedTask) -> Out | FailedTask:
-        if isinstance(task, FailedTask):
-            return task
-        try:
-            return await step(task)
-        except Exception as error:  # noqa: BLE001 (it ends this request; the others go on)
-            return FailedTask(error)
-
-    if len(tasks) == 1:  # a task of the event loop costs more than the step itself
-        return [await attempt(tasks[0])]
-    return await asyncio.gather(*map(attempt, tasks))

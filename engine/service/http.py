@@ -4,8 +4,9 @@ Everything every endpoint needs is here: methods, the caller's key, limits of th
 """
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable, Mapping
+import re
+import zlib
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import cast
 from urllib.parse import quote, unquote
 
@@ -14,18 +15,36 @@ from litestar.enums import HttpMethod
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler, asgi, route
 from litestar.types import ASGIApp, HTTPScope, Receive, Send
 
-from engine.errors import BadInput, JournalError
+from engine.errors import BadInput, JournalError, UnreadableValueError
+from engine.service.access.cors import cors_headers, options_headers
 from engine.service.auth import ANYONE, Caller, RawHeaders, RequestGuard
-from engine.service.problems import DISK_RETRY_SECONDS, Refusal, refuse_field, refuse_for_now
+from engine.service.ids import new_request_id
+from engine.service.problems import DISK_RETRY_SECONDS, PROBLEM, Refusal, refuse_field, refuse_for_now
 
 JSON = b"application/json"
-PROBLEM = b"application/problem+json"
-BODY_SECONDS = 10.0
-"""How long a body that comes in several parts may take; the servers below have no such limit."""
+BODY_SECONDS, BODY_GAP_SECONDS = 10.0, 5.0
+"""Seconds that a body may take in all, and between two of its parts; `connection` limits the head of a request."""
+_REQUEST_ID = re.compile(rb"[\x20-\x7e]{1,128}")
 ENCODED_SLASH, HAS_ENCODED_SLASH = "\ue000", "has_encoded_slash"
-METHODS = [HttpMethod.GET, HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE]
+WHOLE_BODY = "whole_body"
+"""The entry of a scope in which the fast path passes on the body."""
+ASGI_ENDPOINT = "asgi_endpoint"
+"""The option of a route with parameters that has its ASGI application, for the fast path."""
+TAKE = "take"
+"""The entry of a route's options with its `TakeWhole`."""
+METHODS = [
+    HttpMethod.GET,
+    HttpMethod.HEAD,
+    HttpMethod.POST,
+    HttpMethod.PUT,
+    HttpMethod.PATCH,
+    HttpMethod.DELETE,
+    HttpMethod.OPTIONS,
+]
 
 ReplyHeaders = tuple[tuple[bytes, bytes], ...]
+Headers = list[tuple[bytes, bytes]]
+WriteAnswer = Callable[[int, Headers, bytes], None]
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +78,56 @@ class Reply:
         self.headers = headers
 
 
+class WholeRequest:
+    """A request that the fast path read whole; `write` answers it, once."""
+
+    __slots__ = ("_headers_by_name", "body", "client", "headers", "path", "write")
+
+    def __init__(
+        self, path: str, headers: Headers, body: bytes, client: tuple[str, int] | None, write: WriteAnswer
+    ) -> None:
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self.client = client
+        self.write = write
+        self._headers_by_name = dict(headers)
+
+    def is_plain_json(self, limit: int) -> bool:
+        """Whether nothing about its headers and its body's size needs a second look; else `endpoint` judges it."""
+        headers = self._headers_by_name
+        return (
+            len(headers) == len(self.headers)
+            and headers.get(b"content-type") == JSON
+            and b"content-encoding" not in headers
+            and len(self.body) <= limit
+        )
+
+    def has_header(self, name: bytes) -> bool:
+        """Whether a header, given in lower case, was sent."""
+        return name in self._headers_by_name
+
+    def call_by(self, guard: RequestGuard) -> Call:
+        """The call, after the guard identified its caller. Errors as in `RequestGuard`."""
+        caller = guard(self.headers, _peer_address(self.client))
+        return Call(self.body, {}, self.headers, caller)
+
+    def answer(self, reply: Reply, origins: Collection[str]) -> None:
+        """Write a reply."""
+        self._write(reply, origins, request_id_of(self.headers))
+
+    def refuse(self, error: Exception, origins: Collection[str]) -> None:
+        """Write the problem that an error of a handler is answered with."""
+        request_id = request_id_of(self.headers)
+        self._write(_problem_reply(_refusal_of(error, self.path, request_id), request_id), origins, request_id)
+
+    def _write(self, reply: Reply, origins: Collection[str], request_id: bytes) -> None:
+        self.write(reply.status, _reply_headers(reply, self.headers, origins, request_id), reply.body)
+
+
 Handler = Callable[[Call], Awaitable[Reply]]
+TakeWhole = Callable[[WholeRequest], bool]
+"""Takes a request to answer it in a batch with others; or returns False, and the handler answers it."""
 RefusalFormat = Callable[[Refusal, Mapping[str, object]], Reply | None]
 """A protocol's own form of a refusal, given the parameters of the path; None leaves it as problem+json."""
 Route = ASGIRouteHandler | HTTPRouteHandler
@@ -72,6 +140,7 @@ def endpoint(
     limit: int,
     guard: RequestGuard | None = None,
     format_refusal: RefusalFormat | None = None,
+    take: TakeWhole | None = None,
 ) -> Route:
     """A Litestar route whose errors are answered as problem+json.
 
@@ -81,17 +150,26 @@ def endpoint(
         limit: most bytes of a body.
         guard: identifies the caller, before the body is read; without one anyone may call.
         format_refusal: a protocol's own form of refusals.
+        take: answers plain requests in batches; those that it leaves come to their handler.
     """
+    methods = [*handlers, "HEAD"] if "GET" in handlers else list(handlers)
     allowed = ", ".join(handlers).encode()
+    origins = guard.origins if guard else frozenset()
 
     async def handle(scope: HTTPScope, receive: Receive, headers: list[tuple[bytes, bytes]]) -> Reply:
         method = str(scope["method"])
+        if method == "OPTIONS":
+            return Reply(b"", 204, options_headers(headers, methods, origins))
         handler = handlers.get("GET" if method == "HEAD" else method)
         if handler is None:
             detail = f"{method} is not offered here; use {allowed.decode()}"
             raise Refusal(405, detail, "method", ((b"allow", allowed),))
-        caller = guard(headers) if guard else ANYONE
-        body = await _read_body(receive, headers, limit) if method == "POST" else b""
+        caller = guard(headers, _peer_address(scope.get("client"))) if guard else ANYONE
+        body = (
+            await _read_body(receive, headers, limit, whole=cast("bytes | None", scope.get(WHOLE_BODY)))
+            if method == "POST"
+            else b""
+        )
         return await handler(Call(body, _path_params(scope), headers, caller))
 
     async def answer(scope: HTTPScope, receive: Receive, send: Send) -> None:
@@ -101,37 +179,45 @@ def endpoint(
             reply = await handle(scope, receive, headers)
         except Exception as error:  # noqa: BLE001 (every request gets an answer; an unexpected error is logged)
             own = format_refusal(error, scope["path_params"]) if format_refusal and type(error) is Refusal else None
-            reply = own or _problem_reply(_refusal_of(error, scope, request_id), request_id)
-        sent = [*reply.headers, (b"x-request-id", request_id)]
-        if reply.status != 304:
-            sent.append((b"content-length", str(len(reply.body)).encode()))
+            reply = own or _problem_reply(_refusal_of(error, scope["path"], request_id), request_id)
+        sent = _reply_headers(reply, headers, origins, request_id)
         await send({"type": "http.response.start", "status": reply.status, "headers": sent})
         body = b"" if scope["method"] == "HEAD" else reply.body
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     if "{" not in path:
-        return asgi(path, copy_scope=False)(answer)
+        return asgi(path, copy_scope=False, opt={TAKE: take})(answer)
 
     # Litestar 2.25 has no path parameters for ASGI routes (KeyError), so an HTTP route returns an ASGI application.
     async def asgi_app() -> ASGIApp:
         return cast("ASGIApp", answer)
 
-    return route(path, http_method=METHODS)(asgi_app)
+    return route(path, http_method=METHODS, opt={ASGI_ENDPOINT: answer})(asgi_app)
 
 
-def _refusal_of(error: Exception, scope: HTTPScope, request_id: bytes) -> Refusal:
+def _reply_headers(reply: Reply, headers: Headers, origins: Collection[str], request_id: bytes) -> Headers:
+    """The headers of an answer."""
+    sent = [*reply.headers, *cors_headers(headers, origins), (b"x-request-id", request_id)]
+    if reply.status not in (204, 304):
+        sent.append((b"content-length", b"%d" % len(reply.body)))
+    return sent
+
+
+def _refusal_of(error: Exception, path: str, request_id: bytes) -> Refusal:
     """The refusal that an error of a handler is answered with; an unexpected one is logged with its traceback."""
     match error:
         case Refusal():
             return error
         case BadInput():
             return refuse_field(str(error))
+        case UnreadableValueError():
+            log.error("a stored value cannot be read", request_id=request_id.decode(), error=str(error))
+            return refuse_for_now("what is stored of this cannot be read; the server's log says why")
         case JournalError():
-            return refuse_for_now(str(error), seconds=DISK_RETRY_SECONDS)
-        case OverflowError():
-            return Refusal(400, "a number in it does not fit 64 bits; send it as text", "body")
+            log.error("a journal cannot be read or written", request_id=request_id.decode(), error=str(error))
+            return refuse_for_now(f"the journal: {error.reason}", seconds=DISK_RETRY_SECONDS)
         case _:
-            log.error("request failed", path=scope["path"], request_id=request_id.decode(), exc_info=error)
+            log.error("request failed", path=path, request_id=request_id.decode(), exc_info=error)
             return Refusal(500, "the engine failed on this request; its log has the error under this request id")
 
 
@@ -147,7 +233,14 @@ def keep_encoded_slashes(scope: HTTPScope) -> HTTPScope:
     return cast("HTTPScope", {**scope, "path": path, HAS_ENCODED_SLASH: True})
 
 
+def _peer_address(client: tuple[str, int] | None) -> str:
+    """The address at the other end of the connection; of IPv6 the network, since one peer has a whole one."""
+    host = client[0] if client else ""
+    return ":".join(host.split(":")[:4]) if ":" in host else host
+
+
 def _path_params(scope: HTTPScope) -> Mapping[str, object]:
+    """The parameters of the path, with the slashes that `keep_encoded_slashes` hid."""
     params: Mapping[str, object] = scope["path_params"]
     if HAS_ENCODED_SLASH not in scope:
         return params
@@ -155,18 +248,19 @@ def _path_params(scope: HTTPScope) -> Mapping[str, object]:
 
 
 def request_id_of(headers: RawHeaders) -> bytes:
-    """The `X-Request-Id` that the client sent, if it is ASCII of at most 128 characters; else a new one."""
+    """The `X-Request-Id` that the client sent, if it is printable ASCII of at most 128 characters; else a new one."""
     for name, value in headers:
-        if name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii():
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value
-    return b"%016x" % random.getrandbits(64)
+    return new_request_id()
 
 
-async def _read_body(receive: Receive, headers: list[tuple[bytes, bytes]], limit: int) -> bytes:
-    """The whole body.
+async def _read_body(receive: Receive, headers: list[tuple[bytes, bytes]], limit: int, *, whole: bytes | None) -> bytes:
+    """The whole body; `whole` is what the fast path has of it.
 
     Raises:
-        Refusal: 415 for another content type, 413 past `limit` bytes, 408 past `BODY_SECONDS`.
+        Refusal: 415 for another content type or encoding, 413 past `limit` bytes, as they come and inflated, 408 past
+            `BODY_SECONDS`.
     """
     kind = next((value for name, value in headers if name == b"content-type"), b"")
     if not kind and _may_be_empty(headers):
@@ -174,25 +268,60 @@ async def _read_body(receive: Receive, headers: list[tuple[bytes, bytes]], limit
     if kind.partition(b";")[0].strip().lower() != JSON:
         sent = repr(kind.decode("latin-1")) if kind else "missing"
         raise Refusal(415, f"the content type is {sent}; send application/json", "content-type")
-    message = await receive()
-    part = _body_part(message)
-    if not message.get("more_body"):
-        return _within_limit(part, limit)
-    parts = [part]
-    size = len(part)
+    encoding = next((value for name, value in headers if name == b"content-encoding"), b"identity").strip().lower()
+    if encoding not in (b"identity", b"gzip"):
+        detail = f"the content encoding is {encoding.decode('latin-1')!r}; send gzip, or the body as it is"
+        raise Refusal(415, detail, "content-encoding", ((b"accept-encoding", b"gzip, identity"),))
+    if whole is None:
+        whole = await receive_body(receive, headers, limit)
+    _require_room(limit - len(whole))
+    return _inflate(whole, limit) if encoding == b"gzip" else whole
+
+
+async def receive_body(receive: Receive, headers: list[tuple[bytes, bytes]], limit: int) -> bytes:
+    """The body as its parts come in, of at most `limit` bytes. Errors as in `_read_body`."""
+    _require_room(limit - _declared_length(headers))  # refused before it is read into memory
+    parts: list[bytes] = []
+    message: Mapping[str, object] = {"more_body": True}
+    ends = asyncio.get_running_loop().time() + BODY_SECONDS
+    while message.get("more_body"):
+        message = await _receive_part(receive, ends)
+        parts.append(_body_part(message))
+        limit -= len(parts[-1])
+        _require_room(limit)
+    return b"".join(parts)
+
+
+def _inflate(body: bytes, limit: int) -> bytes:
+    """The body that was sent with gzip; it is never inflated past `limit`, however small it came."""
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while message.get("more_body"):
-                _within_limit(b"", limit - size)  # refused before the rest is read into memory
-                message = await receive()
-                parts.append(_body_part(message))
-                size += len(parts[-1])
+        inflated: bytes = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise Refusal(400, f"the body is not gzip: {error}; remove Content-Encoding or compress it", "body") from None
+    _require_room(limit - len(inflated))
+    if not inflater.eof or inflater.unused_data:
+        raise Refusal(400, "the body is not one whole gzip member; compress it at once", "body")
+    return inflated
+
+
+async def _receive_part(receive: Receive, ends: float) -> Mapping[str, object]:
+    try:
+        async with asyncio.timeout_at(min(ends, asyncio.get_running_loop().time() + BODY_GAP_SECONDS)):
+            return await receive()
     except TimeoutError:
         raise Refusal(408, f"the body did not arrive within {BODY_SECONDS:g} s; send it at once", "body") from None
-    return _within_limit(b"".join(parts), limit)
+
+
+def _declared_length(headers: list[tuple[bytes, bytes]]) -> int:
+    """The length that the request says its body has; 0 if it says none."""
+    digits = next((value for name, value in headers if name == b"content-length"), b"")
+    digits = digits.lstrip(b"0")[:20]  # more digits are too many in any case
+    return int(digits) if digits.isdigit() else 0
 
 
 def _body_part(message: Mapping[str, object]) -> bytes:
+    """The bytes of one ASGI message of a body."""
     if message["type"] == "http.disconnect":
         raise Refusal(400, "the connection closed before the body was sent; send it again", "body")
     part = message.get("body", b"")
@@ -208,12 +337,13 @@ def _may_be_empty(headers: list[tuple[bytes, bytes]]) -> bool:
     return framing.keys() <= {b"content-length"} and framing.get(b"content-length", b"0") == b"0"
 
 
-def _within_limit(body: bytes, limit: int) -> bytes:
-    if limit < 0 or len(body) > limit:
+def _require_room(left: int) -> None:
+    """Refuse a body that leaves a negative number of bytes to its limit."""
+    if left < 0:
         raise Refusal(413, "the body is too large; send it in several requests", "body")
-    return body
 
 
 def _problem_reply(refusal: Refusal, request_id: bytes) -> Reply:
+    """A refusal as RFC 9457 `application/problem+json`."""
     headers = ((b"content-type", PROBLEM), *refusal.headers)
     return Reply(refusal.body(request_id.decode()), refusal.status, headers)

@@ -32,20 +32,22 @@ The entry in Redis (`keyspace.idempotent_answer` of a digest of the caller and t
 """
 
 import asyncio
+import math
 import os
 from collections.abc import Awaitable, Callable, Container
 from hashlib import blake2b, sha1
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from engine import keyspace
 from engine.customers.redis.pipeline import RedisPipeline, RedisReply, Script
-from engine.errors import StoreUnavailable
+from engine.errors import StoreUnavailable, UnreadableValueError
 from engine.hashing import identifier_digest
 from engine.service.problems import Refusal
 from engine.service.recorder import Payloads
-from engine.service.store_health import StoreHealth
+from engine.service.store_health import StoreBudget, StoreHealth
 
 LIFE = 60
 """Seconds; a client repeats a request at once, and a busy shop stores many answers in a minute."""
@@ -69,6 +71,7 @@ class PreparedAnswer(msgspec.Struct, frozen=True, array_like=True):
 
 _TEXT = Path(__file__).with_name("idempotency.lua").read_text(encoding="utf-8")
 _REPLACE = Script(_TEXT, sha1(_TEXT.encode(), usedforsecurity=False).hexdigest())
+log = structlog.get_logger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(PreparedAnswer).decode
 
@@ -81,13 +84,22 @@ class IdempotentAnswers:
         self._health = health
         self._append = append
 
-    async def answer_once(self, scope: str, body: bytes, prepare: Callable[[], Awaitable[PreparedAnswer]]) -> bytes:
+    async def answer_once(
+        self,
+        scope: str,
+        body: bytes,
+        prepare: Callable[[], Awaitable[PreparedAnswer]],
+        *,
+        deadline: float = math.inf,
+    ) -> bytes:
         """Answer a request: with the stored answer of its key if there is one, else with what `prepare` returns.
 
         Args:
             scope: the key together with whose key it is.
             body: the request's bytes; a repetition has the same.
             prepare: decides, and appends nothing: the records are appended here.
+            deadline: until when to wait for the store (s, of the event loop's clock). Another request with this key is
+                waited for longer, since it is about to answer.
 
         Raises:
             Refusal: 422 if the key was used for another body.
@@ -97,10 +109,14 @@ class IdempotentAnswers:
         name, digest = _entry_name(scope), _digest(body)
         in_progress = IN_PROGRESS + digest + os.urandom(8)
         try:
-            stored = await self._take_key(name, in_progress)
+            stored = await self._take_key(name, in_progress, deadline)
             if stored is not None:
                 return self._answer_stored(name, digest, stored)
+        except UnreadableValueError as error:
+            log.warning("a stored answer cannot be read; deciding again", error=str(error))
+            return self._answer_unstored(await prepare())
         except StoreUnavailable:
+            self._free_key(name, in_progress)  # it may have been taken all the same
             return self._answer_unstored(await prepare())
         try:
             prepared = await prepare()
@@ -114,15 +130,17 @@ class IdempotentAnswers:
         try:
             # Stored before its records are appended (invariant 2). An overtaker may have answered: then its answer is
             # the key's, and this one is dropped unrecorded.
-            stored = await self._replace(name, answered, IN_PROGRESS)
+            async with StoreBudget(deadline):
+                stored = await self._replace(name, answered, IN_PROGRESS)
         except StoreUnavailable:
             return self._answer_unstored(prepared)
         return self._answer_stored(name, digest, stored or answered)
 
-    async def _take_key(self, name: str, in_progress: bytes) -> bytes | None:
+    async def _take_key(self, name: str, in_progress: bytes, deadline: float) -> bytes | None:
         """None once `in_progress` is stored and the caller decides; else the answer, or another body's entry."""
-        replaces = b""
-        while (stored := await self._replace(name, in_progress, replaces)) is not None:
+        async with StoreBudget(deadline):
+            stored = await self._replace(name, in_progress, b"")
+        while stored is not None:
             if stored[:1] == ANSWERED or _is_of_another_body(stored, in_progress[1:]):
                 return stored
             replaces = b""
@@ -132,6 +150,7 @@ class IdempotentAnswers:
                     break
             else:
                 replaces = stored  # exactly this nonce: of many that waited, one overtakes
+            stored = await self._replace(name, in_progress, replaces)
         return None
 
     async def _replace(self, name: str, value: bytes, replaces: bytes) -> bytes | None:
@@ -144,10 +163,14 @@ class IdempotentAnswers:
         _ignore_failure(self._pipeline.call(_REPLACE, [name], [b"", LIFE, in_progress]))
 
     def _answer_stored(self, name: str, digest: bytes, value: bytes) -> bytes:
+        """The stored answer of a repeated request; records stored with it are appended first (invariant 2)."""
         if _is_of_another_body(value, digest):
             detail = f"the key was used for another body within {LIFE} s; send a new key with a new request"
             raise Refusal(422, detail, "idempotency-key")
-        prepared = _decode(value[1 + DIGEST :])
+        try:
+            prepared = _decode(value[1 + DIGEST :])
+        except msgspec.DecodeError as error:
+            raise UnreadableValueError(f"stored answer: {error}; was it written by a newer version?") from error
         if prepared.records:
             self._append(prepared.records)
             # Not awaited: where this write is lost, the next repetition appends the records again (invariant 2).
@@ -172,12 +195,17 @@ async def delete_answers(pipeline: RedisPipeline, digests: Container[str]) -> No
         for name, value in zip(names, values, strict=True):
             if value is None or value[:1] != ANSWERED:
                 continue
-            customer = _decode(value[1 + DIGEST :]).customer
+            try:
+                customer = _decode(value[1 + DIGEST :]).customer
+            except msgspec.DecodeError:
+                customer = None  # it answers nobody, and may be of anyone
+                await pipeline.send("DEL", name)
             if customer is not None and identifier_digest(customer) in digests:
                 await pipeline.send("DEL", name)
 
 
 def _is_of_another_body(value: bytes, digest: bytes) -> bool:
+    """Whether a stored value belongs to a request with another body under the same key."""
     return value[1 : 1 + DIGEST] != digest[:DIGEST]
 
 
@@ -187,8 +215,10 @@ def _ignore_failure(sent: "asyncio.Future[RedisReply]") -> None:
 
 
 def _digest(body: bytes) -> bytes:
+    """The digest that tells bodies apart."""
     return blake2b(body, digest_size=DIGEST).digest()
 
 
 def _entry_name(scope: str) -> str:
+    """The Redis key of an idempotency key; hashed, because the scope has ids of the customer."""
     return keyspace.idempotent_answer(blake2b(scope.encode(), digest_size=16).hexdigest())

@@ -11,6 +11,7 @@ The truth is one Redis hash (`keyspace.PAUSED_EXPERIMENTS`): the key of each pau
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -44,14 +45,15 @@ class KillSwitch:
         self._running: Plan | None = None
         self._with_pauses: Plan | None = None
 
-    def apply_to(self, plan: Plan) -> Plan:
-        """The plan with the paused keys marked; copied only when the plan or the pauses change."""
-        if not self.paused:
+    def apply_to(self, plan: Plan, ramped: Mapping[str, float]) -> Plan:
+        """The plan with the paused keys and the positions of ramps; copied only when one of the three changes."""
+        if not self.paused and not ramped:
             return plan
-        if self._with_pauses is None or plan is not self._running or self._with_pauses.paused != self.paused:
+        made = self._with_pauses
+        if made is None or plan is not self._running or made.paused != self.paused or made.ramped is not ramped:
             self._running = plan
-            self._with_pauses = replace(plan, paused=self.paused)
-        return self._with_pauses
+            self._with_pauses = made = replace(plan, paused=self.paused, ramped=ramped)
+        return made
 
     async def pause(self, key: str, pause: Pause) -> None:
         """Pause an experiment here at once, and at every other worker when it next reads the hash.
@@ -63,7 +65,7 @@ class KillSwitch:
         self.paused |= {key}
 
     async def resume(self, key: str) -> None:
-        """Let an experiment run again, unless its file says otherwise. Errors as in `pause`."""
+        """Resume an experiment, unless its file pauses it. Errors as in `pause`."""
         await self._pipeline.send("HDEL", PAUSED_EXPERIMENTS, key)
         self.paused -= {key}
 
@@ -74,7 +76,7 @@ class KillSwitch:
             StoreUnavailable: if the store does not answer in time.
         """
         keys = cast("list[bytes]", await self._pipeline.send("HKEYS", PAUSED_EXPERIMENTS))
-        self.paused = frozenset(key.decode() for key in keys)
+        self.paused = frozenset(key.decode(errors="replace") for key in keys)
 
     async def run(self) -> None:
         """Read the paused keys every `POLL_SECONDS` until cancelled."""

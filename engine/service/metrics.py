@@ -7,11 +7,14 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
-from engine.customers.model.events import EventStatus
+from engine.customers.model.events import Event, EventStatus
 from engine.decision.decision import Decision
+from engine.decision.gates import Gate
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 """Upper bounds of the latency histogram in seconds."""
+WARNED_FIELDS = frozenset((*Event.__struct_fields__, "consents", "cart", "step", "conversation"))
+"""Labels of the counter of warnings; names that clients make up are one label."""
 
 
 class ServiceMetrics:
@@ -30,6 +33,15 @@ class ServiceMetrics:
             "counterpoint_decide_seconds", "From the body read to the answer made", registry=registry, buckets=BUCKETS
         )
         self._events = Counter("counterpoint_events", "Items of event batches", ["status"], registry=registry)
+        self._event_warnings = Counter(
+            "counterpoint_event_warnings", "Parts of accepted events that are left out", ["field"], registry=registry
+        )
+        self._gate_failures = Counter(
+            "counterpoint_gate_failures",
+            "Offers and moments that an error of the engine closed; the log has the error",
+            ["gate"],
+            registry=registry,
+        )
         self.plans_refused = Counter("counterpoint_plans_refused", "Changed folders with problems", registry=registry)
         self.spool_lag = Gauge(
             "counterpoint_spool_lag_records",
@@ -60,6 +72,17 @@ class ServiceMetrics:
         """Count the items of an event batch by status."""
         for status in statuses:
             self._events.labels(status.status).inc()
+
+    def count_event_warnings(self, statuses: Iterable[EventStatus]) -> None:
+        """Count what was left out of accepted events, by the field that each warning names."""
+        for status in statuses:
+            for warning in status.warnings:
+                field = warning.partition(":")[0].partition(".")[0]
+                self._event_warnings.labels(field if field in WARNED_FIELDS else "unknown field").inc()
+
+    def count_gate_failure(self, gate: Gate) -> None:
+        """Count an offer or a moment that was closed because its gate raised an error."""
+        self._gate_failures.labels(gate).inc()
 
     def render(self) -> bytes:
         """The Prometheus text of all workers of this machine."""

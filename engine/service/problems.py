@@ -1,14 +1,14 @@
 """Errors of the HTTP face: RFC 9457 problem+json that names the field, its value, the rule and the remedy."""
 
-import re
 from http import HTTPStatus
 from typing import TypeVar
 
 import msgspec
 
-_PLACE = re.compile(r" - at `(?:key in )?\$(.*?)`$")
-_FIELD = re.compile(r"(?:required|unknown) field `([^`]+)`")
+from engine.errors import BadInput
+from engine.json_body import decode_json
 
+PROBLEM = b"application/problem+json"
 DISK_RETRY_SECONDS = 5
 """When a client should retry after a 503 of the disk, which takes longer to mend than the store to answer."""
 
@@ -75,27 +75,6 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         Refusal: 400 with the field or the place that breaks a rule.
     """
     try:
-        return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _refuse_body(error) from None
-
-
-def _refuse_body(error: Exception) -> Refusal:
-    """The refusal of a body that msgspec could not decode: names the field where msgspec does, else the body."""
-    if isinstance(error, msgspec.ValidationError):
-        text = str(error)
-        place = _PLACE.search(text)
-        path = place.group(1).lstrip(".") if place else ""
-        rule = _PLACE.sub("", text).replace("`", "'")
-        field = _FIELD.search(text)
-        if field:
-            path = f"{path}.{field.group(1)}" if path else field.group(1)
-            remedy = "remove it" if "unknown" in rule else "add it"
-        else:
-            remedy = "see /docs for the request's schema"
-        return Refusal(400, f"{rule}; {remedy}", path or "body")
-    if isinstance(error, RecursionError):
-        return Refusal(400, "the JSON is nested too deeply; send a flat request", "body")
-    if isinstance(error, UnicodeDecodeError):
-        return Refusal(400, f"the body is not UTF-8 at byte {error.start}; encode it as UTF-8", "body")
-    return Refusal(400, f"the body is not JSON: {error}; send a JSON object", "body")
+        return decode_json(decoder, body)
+    except BadInput as error:
+        raise refuse_field(str(error)) from None

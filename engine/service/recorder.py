@@ -1,6 +1,6 @@
 """Writes records to this worker's spool, each to the partition of its customer.
 
-A record is durable, by the spool's own rules, when `append` returns: whoever answers a request appends first and
+A record is durable, by the spool's own rules, when `append` returns: a handler appends first and
 answers afterwards. A full or deleted disk raises, so no answer leaves without its record.
 """
 
@@ -42,7 +42,7 @@ class Recorder:
         try:
             self._spool.append_many([(payload, partition_of(customer, partitions)) for payload, customer in payloads])
         except JournalError as error:
-            raise refuse_for_now(str(error), seconds=DISK_RETRY_SECONDS) from error
+            raise refuse_for_now(f"the spool: {error.reason}", seconds=DISK_RETRY_SECONDS) from error
 
     async def append_events(self, events: list[Accepted]) -> None:
         """Append accepted events: the journal of `ProfileStore`, which calls it before a profile changes."""
@@ -55,6 +55,7 @@ def encode_records(records: Sequence[SpoolRecord]) -> Payloads:
 
 
 def _event_record(event: Accepted) -> EventRecord:
+    """The log's record of an accepted event."""
     return EventRecord(
         message_id=event.message_id,
         time=event.time,

@@ -43,8 +43,8 @@ from engine.settings import Settings
 from engine.snapshots.follow import Follower
 
 PLAN_SECONDS = 0.3
-DRAIN_SECONDS = 8.0
-"""How long a stop waits for the shipper; what is left then stays in the spool."""
+DRAIN_SECONDS = 5.0
+"""Seconds that a stop waits for the shipper; records left then stay in the spool."""
 GC_THRESHOLDS = (50_000, 20, 50)
 """Far above CPython's: a request allocates hundreds of objects and no cycle, so early collections only cost time."""
 
@@ -81,8 +81,8 @@ class Worker:
 
     @property
     def plan(self) -> Plan:
-        """The running plan, with the experiments that the kill switch pauses."""
-        return self.kill_switch.apply_to(self.watch.plan)
+        """The running plan, with the experiments that the kill switch pauses and how far ramps have come."""
+        return self.kill_switch.apply_to(self.watch.plan, self.follower.ramped)
 
     @property
     def snapshots(self) -> Mapping[str, Snapshot]:
@@ -114,6 +114,7 @@ class Worker:
                 self.erased_cache.run(),
             )
         ]
+        await self.store_health.is_reachable()  # opens the connection: no decision's budget pays for that
         try:
             yield
         finally:
@@ -141,6 +142,7 @@ class Worker:
             self.metrics.flush()
 
     def _swap_plan(self, plan: Plan) -> None:
+        """Replace the plan, and the rules of both stores with it: they merge profiles by them."""
         self.watch.swap(plan)
         self.store.use_rules(plan.rules)
         self.event_store.use_rules(plan.rules)

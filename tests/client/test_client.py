@@ -1,6 +1,7 @@
 """The Python client against a real server, also through a network that loses answers."""
 
 import asyncio
+import decimal
 import doctest
 import importlib
 import shutil
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from engine.client import AsyncClient, Client, Customer, Decision, NoAnswer, Rejected, prove
+from engine.client import AsyncClient, Client, Customer, Decision, NoAnswer, Rejected, Unsendable, prove
 from engine.errors import BadInput
+
+PATIENT = {"COUNTERPOINT_STORE_TIMEOUT": "5"}  # degraded answers on a busy machine are tested elsewhere
 
 
 def records(server: Any, kind: str, **fields: Any) -> list[Any]:
@@ -78,6 +81,33 @@ def test_events_are_reported_and_a_wrong_one_is_rejected(server: Any) -> None:
         assert event.revenue == 12.5
         with pytest.raises(Rejected, match="event"):
             shop.track(anna, "")
+
+
+def test_a_visitor_logs_in_clicks_and_consents(server: Any) -> None:
+    visitor = Customer(anonymous_id="client-visitor")
+
+    async def again(customer: Customer, decision: Decision) -> tuple[Customer, bool, bool]:
+        async with AsyncClient(server.base, timeout=10) as shop:
+            known = await shop.login(customer, "client-login")
+            clicked = await shop.click(known, decision, "home_hero")
+            return known, clicked, await shop.consent(known, "marketing", granted=False)
+
+    with Client(server.base, timeout=10) as shop:
+        decision = shop.decide(visitor, placements=["home_hero"], experiments=["checkout_layout"])
+        known = shop.login(visitor, "client-login", {"first_name": "Ada"})
+        assert known == Customer(user_id="client-login", anonymous_id="client-visitor")
+        later = shop.decide(known, experiments=["checkout_layout"])
+        assert later.experiments["checkout_layout"] == decision.experiments["checkout_layout"]
+        assert shop.click(visitor, decision, "home_hero") is True
+        assert shop.click(visitor, Decision(), "home_hero") is True
+        assert shop.consent(known, "marketing", granted=True) is True
+        profile = server.get("/v1/profiles/client-login").json()
+        assert profile["traits"]["first_name"]["value"] == "Ada"
+        assert profile["consents"]["marketing"]["granted"] is True
+    assert asyncio.run(again(visitor, decision)) == (known, True, True)
+    clicks = records(server, "EventRecord", event="click", customer=later.customer)
+    assert [record.decision_id for record in clicks] == [decision.decision_id, None, decision.decision_id]
+    assert server.get("/v1/profiles/client-login").json()["consents"]["marketing"]["granted"] is False
 
 
 def test_a_wrong_request_is_an_error_and_not_the_fallback(server: Any) -> None:
@@ -161,7 +191,7 @@ def test_a_placement_stays_empty_and_a_prefetched_offer_is_used_up(
     )
     (folder / "top.yaml").write_text(NICHE.format(key="top", offer="once"))
     (folder / "side.yaml").write_text(NICHE.format(key="side", offer="back_in_stock"))
-    with serve(tmp_path, redis_url, folder) as server, Client(server.base, timeout=20) as client:
+    with serve(tmp_path, redis_url, folder, PATIENT) as server, Client(server.base, timeout=20) as client:
         anna = Customer(user_id="client-9")
         first, second = (client.decide(anna, placements=["top"], expose=False) for _ in range(2))
         assert (first.offers["top"].offer, second.offers["top"].offer) == ("once", "once")
@@ -210,3 +240,35 @@ def test_the_examples_in_the_documentation_hold(name: str) -> None:
 def test_a_client_that_could_never_be_answered_is_refused(client: Any, given: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=f"^{message}"):
         client(**given)
+
+
+def test_a_decimal_is_sent_as_a_number(server: Any) -> None:
+    with Client(server.base, timeout=10) as shop:
+        anna = Customer(user_id="client-decimal")
+        assert shop.track(anna, "purchase", {"revenue": decimal.Decimal("12.50"), "order_id": "o-decimal"})
+    [record] = records(server, "EventRecord", customer="client-decimal", event="purchase")
+    assert record.revenue == 12.5
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("caf\ud83d", r"properties\.note: has '\\ud83d', half of a surrogate pair"),
+        ({"\ude00": 1}, "half of a surrogate pair"),
+        (float("nan"), "properties.note: nan is not a number"),
+        (decimal.Decimal("Infinity"), "properties.note: Infinity is not a number"),
+        ([1, 2**64], r"properties.note\[1\]: .* has more than 64 bits"),
+        (object(), "is no JSON"),
+        ({(1, 2): 3}, "is no JSON"),
+    ],
+)
+def test_what_json_cannot_carry_is_an_error_of_its_own_class(server: Any, value: object, message: str) -> None:
+    with Client(server.base, timeout=10) as shop, pytest.raises(Unsendable, match=message):
+        shop.track(Customer(user_id="client-unsendable"), "view", {"note": value})
+
+
+def test_what_of_an_event_is_not_read_is_logged(server: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with Client(server.base, channel="fax", timeout=10) as shop:
+        assert shop.track(Customer(user_id="client-warned"), "view", {"points": "12"})
+    assert "properties.points: '12' is not a number" in caplog.text
+    assert "channel: 'fax' is not a channel" in caplog.text

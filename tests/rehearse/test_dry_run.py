@@ -12,8 +12,8 @@ from engine.customer import CustomerIds, Profile
 from engine.decision.decision import DecideRequest
 from engine.errors import BadInput
 from engine.journal.log.logged_requests import logged_requests
-from engine.rehearse.customers import make_customers
 from engine.rehearse.dry_run import DryRun, PoolUse, dry_run, visits_of_log, visits_of_sample
+from engine.rehearse.generated_customers import make_customers
 from tests.decision import test_prices as scarce
 from tests.decision.test_offers import DAY, NOW, shop
 
@@ -51,7 +51,9 @@ def test_a_budget_is_spent_once_and_says_when(tmp_path: Path) -> None:
     plan = shop(tmp_path, changed={"a": {"value": 2.0, "budget": {"amount": 50, "cost": 2, "hold": "1h"}}})
     result = tried(plan, 100)
     assert shown(result) == {"z (fallback)": 75, "a": 25}
-    assert result.limits == [PoolUse("budget", "a", 50.0, 50.0, 0.0, NOW + 24 * DAY / 100)]
+    assert result.limits == [
+        PoolUse(pool="budget", name="a", limit=50.0, spent=50.0, held=0.0, ran_out=NOW + 24 * DAY / 100)
+    ]
     held = tried(plan, 100, redeemed=0.0)
     # 25 at a time are held for an hour, 100 come in a day: four or five in each hour, so it never runs out
     assert shown(held) == {"a": 100}
@@ -68,7 +70,7 @@ def test_stock_is_that_which_was_told_and_else_lasts(tmp_path: Path) -> None:
     assert (told.limits[0].limit, told.limits[0].spent) == (10, 8)
     untold = tried(plan, 100)
     assert shown(untold) == {"a": 100}
-    assert untold.limits == [PoolUse("stock", "BREAD", None, 100.0, 0.0, None)]
+    assert untold.limits == [PoolUse(pool="stock", name="BREAD", limit=None, spent=100.0, held=0.0, ran_out=None)]
 
 
 def test_only_visits_that_could_ask_for_it_are_made_again(tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_only_visits_that_could_ask_for_it_are_made_again(tmp_path: Path) -> Non
     ((_, side, _),) = visits_of_sample(plan, "side", make_customers(1), NOW)
     found = list(visits_of_log(plan, "hero", [(NOW, hero, one), (NOW + 1, side, one)]))
     assert found == [(NOW, hero, one)]
-    with pytest.raises(BadInput, match="'her' is no experiment and no placement; did you mean 'hero'"):
+    with pytest.raises(BadInput, match="'her' is neither an experiment nor a placement; did you mean 'hero'"):
         list(visits_of_log(plan, "her", []))
 
 

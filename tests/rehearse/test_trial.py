@@ -9,7 +9,8 @@ import pytest
 from engine.catalog.check.load import build_specs
 from engine.catalog.plan.compile import compile_plan
 from engine.errors import BadInput
-from engine.rehearse.customers import make_customers, read_sample, with_channel
+from engine.rehearse.customers import read_sample, with_channel
+from engine.rehearse.generated_customers import make_customers
 from engine.rehearse.preview import preview
 
 NOW = 1_790_000_000.0

@@ -1,10 +1,12 @@
 """A decision server as it is deployed: its own process, a real store, the shipped shop and a few flags beside it."""
 
+import asyncio
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -15,10 +17,14 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+import uvloop
+from litestar import Litestar
 
 from engine import embedded
 from engine.journal.records import AnyRecord, decode
 from engine.journal.spool import spool
+from engine.service.http import Call, Reply, endpoint
 
 SHOP = Path(__file__).resolve().parents[2] / "experiments"
 
@@ -32,6 +38,11 @@ FLAGS = {
     "markets": "variants: [{key: both, payload: {value: [DE, AT]}}]",
     "beta_search": "audience: {country: {$in: [DE, AT]}}\nvariants: [{key: 'on', payload: {value: true}}]",
     "rollout": "coverage: 0.5\nvariants: [{key: 'on', payload: {value: true}}]",
+    "filtered": "filters: [{seed: part, ranges: [[0, 0.9]]}]\nvariants: [{key: 'on', payload: {value: true}}]",
+    "bound": "sticky: true\nvariants: [{key: 'on', payload: {value: true}}]",
+    "after": (
+        "prerequisites: [{experiment: dark_mode, variants: ['on']}]\nvariants: [{key: 'on', payload: {value: true}}]"
+    ),
     "bare": "variants: [{key: left, weight: 0.5}, {key: right, weight: 0.5}]",
     "resting": "status: paused\nvariants: [{key: 'on', payload: {value: true}}]",
     "null_value": "variants: [{key: 'null', payload: {value: null}}]",
@@ -90,11 +101,19 @@ Serve = Callable[..., AbstractContextManager[Server]]
 
 @contextmanager
 def serving(
-    place: Path, redis_url: str, experiments: Path, more: Mapping[str, str] = MappingProxyType({}), *words: str
+    place: Path,
+    redis_url: str,
+    experiments: Path,
+    more: Mapping[str, str] = MappingProxyType({}),
+    *words: str,
+    files: int | None = None,
 ) -> Iterator[Server]:
+    """A server of its own; with `files` it may open that many files."""
     port = free_port()
     command = [sys.executable, "-m", "engine", "serve", "--port", str(port), "--data", str(place / "data")]
     command += ["--experiments", str(experiments), "--redis", redis_url, *words]
+    if files is not None:
+        command = ["sh", "-c", f'ulimit -Sn {files}; exec "$@"', "sh", *command]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("COUNTERPOINT_")} | dict(more)
     place.mkdir(parents=True, exist_ok=True)
     with (place / "server.log").open("wb") as log:
@@ -135,3 +154,43 @@ def server(tmp_path_factory: pytest.TempPathFactory, valkey: embedded.Embedded, 
     patient = {"COUNTERPOINT_STORE_TIMEOUT": "5"}  # degraded answers on a busy machine are tested elsewhere
     with serving(tmp_path_factory.mktemp("server"), valkey.url, shop, patient) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def echo_app() -> Litestar:
+    """`POST /echo` answers the body and two headers of the request; its body may have 1,000 bytes."""
+
+    async def echo(call: Call) -> Reply:
+        await asyncio.sleep(0.01)
+        return Reply(call.body + call.header(b"x-extra").strip().encode("latin-1"))
+
+    async def large(call: Call) -> Reply:
+        return Reply(b"x" * int(call.header(b"x-size")))
+
+    routes = [endpoint("/echo", {"POST": echo}, limit=1000), endpoint("/large", {"POST": large}, limit=1000)]
+    return Litestar(routes, openapi_config=None, logging_config=None)
+
+
+@contextmanager
+def _serving_protocol(app: Litestar, protocol: type) -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+        config = uvicorn.Config(app, http=protocol, log_config=None, ws="none", timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
+
+        def serve() -> None:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(server.serve(sockets=[listener]))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def serve_protocol() -> Callable[[Litestar, type], AbstractContextManager[int]]:
+    """`with serve_protocol(app, protocol) as port`: uvicorn with a protocol of ours, in a thread."""
+    return _serving_protocol

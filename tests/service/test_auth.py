@@ -1,12 +1,17 @@
 import hashlib
+import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from engine.customer import CustomerIds
+from engine.client import Client
+from engine.customer import CustomerIds, prove
 from engine.errors import BadInput
-from engine.service.auth import Caller, Keys, KeySpec, load_keys_from_settings, prove, read_keys_file
+from engine.service.auth import Caller, Keys, KeySpec, load_keys_from_settings, read_keys_file
 from engine.service.problems import Refusal
 from engine.settings import Settings
 
@@ -24,7 +29,8 @@ DECIDE = {"customer": ANNA, "channel": "web", "experiments": ["checkout_layout"]
 def guarded(tmp_path_factory: pytest.TempPathFactory, serve: Any, shop: Path, valkey: Any) -> Any:
     place = tmp_path_factory.mktemp("guarded")
     (place / "keys.yaml").write_text(KEYS)
-    with serve(place, valkey.url, shop, {"COUNTERPOINT_API_KEYS": str(place / "keys.yaml")}) as server:
+    environment = {"COUNTERPOINT_API_KEYS": str(place / "keys.yaml"), "COUNTERPOINT_STORE_TIMEOUT": "5"}
+    with serve(place, valkey.url, shop, environment) as server:
         yield server
 
 
@@ -94,6 +100,84 @@ def test_of_a_batch_only_what_is_about_the_proven_customer_counts(guarded: Any) 
     assert "X-Customer-Proof" in answer.json()["statuses"][1]["reason"]
 
 
+def test_an_exposure_needs_the_proof_of_the_decisions_customer(guarded: Any) -> None:
+    proof, other = (prove(b"kept-by-the-backend", CustomerIds(**ids)) for ids in (ANNA, {"user_id": "bert"}))
+    body = DECIDE | {"expose": False}
+    answer = guarded.post("/v1/decide", body, x_api_key="pk-web-1", x_customer_proof=proof)
+    report = {"decision_id": answer.json()["decision_id"]}
+    for sent, status in (("", 403), (other, 403), (proof, 202)):
+        seen = guarded.post("/v1/exposures", report, x_api_key="pk-web-1", x_customer_proof=sent)
+        assert seen.status_code == status
+    assert guarded.post("/v1/exposures", report, x_api_key="sk-backend-1").status_code == 202
+    shop = Client(guarded.base, channel="web", key="pk-web-1", timeout=10)
+    decision = shop.decide(CustomerIds(**ANNA), experiments=["checkout_layout"], expose=False, proof=proof)
+    assert shop.expose(decision.decision_id, proof=proof) == {}
+
+
+def test_a_publishable_key_reads_no_propensity_and_no_policy(guarded: Any) -> None:
+    proof = prove(b"kept-by-the-backend", CustomerIds(**ANNA))
+    body = DECIDE | {"placements": ["home_hero"]}
+    for more in ({}, {"idempotency_key": "once"}):
+        public = guarded.post("/v1/decide", body, x_api_key="pk-web-1", x_customer_proof=proof, **more)
+        assert public.json()["offers"]["home_hero"].keys() <= {"offer", "rendering", "reason", "moment", "not_before"}
+        assert "propensity" not in public.text
+        private = guarded.post("/v1/decide", body, x_api_key="sk-backend-1", **more).json()
+        assert private["offers"]["home_hero"]["propensity"] > 0
+        assert {*private} == {*public.json()}
+    shop = Client(guarded.base, channel="web", key="pk-web-1", timeout=10)
+    assert shop.decide(CustomerIds(**ANNA), placements=["home_hero"], proof=proof).rendering("home_hero", {})
+
+
+def test_a_publishable_key_without_a_customer_evaluates_what_needs_none(guarded: Any) -> None:
+    flag = guarded.post("/ofrep/v1/evaluate/flags/dark_mode", {"context": {}}, x_api_key="pk-web-1")
+    assert (flag.status_code, flag.json()["value"]) == (200, True)
+    needs_one = guarded.post("/ofrep/v1/evaluate/flags/rollout", {"context": {}}, x_api_key="pk-web-1")
+    assert needs_one.json()["errorCode"] == "TARGETING_KEY_MISSING"
+    flags = guarded.post("/ofrep/v1/evaluate/flags", {"context": {}}, x_api_key="pk-web-1").json()["flags"]
+    assert {flag["key"] for flag in flags if "value" in flag} >= {"dark_mode", "greeting"}
+
+
+PROVEN = [
+    {"user_id": "u-42"},
+    {"user_id": "u-42", "email": "anna@example.org"},
+    {
+        "device_id": "d",
+        "loyalty_card": "7",
+        "phone": "+49 30",
+        "email": "é@ü.de",
+        "anonymous_id": "a=b",
+        "user_id": "😀",
+    },
+    {},
+]
+
+
+@pytest.mark.parametrize(
+    ("language", "run"),
+    [
+        (
+            "js",
+            [
+                "node",
+                "--input-type=module",
+                "-e",
+                "%s\nconsole.log(prove(process.argv[1], JSON.parse(process.argv[2])))",
+            ],
+        ),
+        ("php", ["php", "-r", "%s\necho prove($argv[1], json_decode($argv[2], true));"]),
+    ],
+)
+def test_the_documented_proofs_are_ours(language: str, run: list[str]) -> None:
+    if shutil.which(run[0]) is None:
+        pytest.skip(f"{run[0]} is not installed")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "operate.md").read_text()
+    code = page.partition(f"```{language}\n")[2].partition("```")[0]
+    for ids in PROVEN:
+        command = [*run[:-1], run[-1].replace("%s", code), "kept-by-the-backend", json.dumps(ids)]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        assert printed == prove(b"kept-by-the-backend", CustomerIds(**ids)), ids
+
+
 def test_without_keys_only_this_machine_can_be_served() -> None:
     for host in ("127.0.0.1", "::1", "localhost", "127.0.0.2"):
         load_keys_from_settings(Settings(host=host))
@@ -108,6 +192,31 @@ def test_with_keys_others_can_be_served(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "key",
+    [
+        "{name: a, role: admin, key: ak-2f61-5d0c}",
+        "{name: a, role: client, key: pk-own-1, secret: kept-by-the-backend-7c1f}",
+        "{name: a, role: admin, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08}",
+    ],
+)
+def test_the_keys_of_the_documentation_serve_this_machine_only(tmp_path: Path, key: str) -> None:
+    (tmp_path / "keys.yaml").write_text(f"keys: [{key}]")
+    load_keys_from_settings(Settings(host="127.0.0.1", api_keys=tmp_path / "keys.yaml"))
+    with pytest.raises(BadInput, match="example of the documentation"):
+        load_keys_from_settings(Settings(host="0.0.0.0", api_keys=tmp_path / "keys.yaml"))  # noqa: S104 (is refused)
+
+
+def test_every_key_of_the_documentation_is_an_example(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "operate.md").read_text()
+    keys = next(block for block in page.split("```yaml\n")[1:] if block.startswith("keys:")).partition("```")[0]
+    (tmp_path / "keys.yaml").write_text(keys)
+    for spec in read_keys_file(tmp_path / "keys.yaml"):
+        (tmp_path / "one.json").write_bytes(msgspec.json.encode({"keys": [spec]}))
+        with pytest.raises(BadInput, match=f"{spec.name} is the example"):
+            load_keys_from_settings(Settings(host="::", api_keys=tmp_path / "one.json"))
+
+
+@pytest.mark.parametrize(
     ("text", "named"),
     [
         ("keys: []", "keys"),
@@ -116,6 +225,12 @@ def test_with_keys_others_can_be_served(tmp_path: Path) -> None:
         ("keys: [{name: a, role: admin}]", "either key or sha256"),
         ("keys: [{name: a, role: admin, kee: abcdefgh}]", "kee"),
         ("keys: [{name: a, role: client, key: abcdefgh}]", "secret"),
+        ("keys: [{name: a, role: server, key: abcdefgh, origins: ['https://a.example']}]", "origins"),
+        (
+            "keys: [{name: a, role: client, key: abcdefgh, secret: abcdefgh, origins: ['https://a.example/x']}]",
+            "an origin",
+        ),
+        ("keys: [{name: a, role: client, key: abcdefgh, secret: abcdefgh, origins: ['*']}]", "an origin"),
         ("keys: [{name: a, role: admin, key: abcdefgh}, {name: b, role: admin, key: abcdefgh}]", "same key"),
         ("keys: {", "keys.yaml"),
     ],
@@ -127,6 +242,38 @@ def test_a_wrong_file_of_keys_is_refused_with_its_place(tmp_path: Path, text: st
         read_keys_file(path)
     with pytest.raises(BadInput, match="can be read"):
         read_keys_file(tmp_path / "none.yaml")
+
+
+def test_all_problems_of_a_file_of_keys_are_reported_at_once_and_no_key_is_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(
+        "keys:\n- {name: a, role: boss, key: s3cr3t}\n- {role: admin, sha256: 0bad}\n"
+        "- {name: c, role: client, kee: x}\n- {name: a, role: server, key: abcdefgh}\n"
+        "- {name: d, role: server, key: abcdefgh, per_second: 0.5, secret: hidden}\nrate: 3\n"
+    )
+    with pytest.raises(BadInput) as refused:
+        read_keys_file(path)
+    lines = str(refused.value).splitlines()
+    places = [line.removeprefix(f"{path} ").partition(":")[0] for line in lines]
+    assert sorted(places) == [
+        "keys[0].key",
+        "keys[0].role",
+        "keys[1].name",
+        "keys[1].sha256",
+        "keys[2]",
+        "keys[2].kee",
+        "keys[2].secret",
+        "keys[3].name",
+        "keys[4]",
+        "keys[4].per_second",
+        "keys[4].secret",
+        "rate",
+    ]
+    assert not [word for word in ("s3cr3t", "0bad", "hidden", "abcdefgh") if word in str(refused.value)]
+    for text in ("[]", "3", "", "keys: 3", "keys: [3]"):
+        path.write_text(text)
+        with pytest.raises(BadInput, match=r"keys\.yaml.*: .*; "):
+            read_keys_file(path)
 
 
 def test_a_rate_is_given_back_over_time() -> None:

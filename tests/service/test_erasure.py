@@ -99,7 +99,9 @@ def test_a_decision_made_while_its_customer_was_erased_is_not_kept(valkey: embed
         ids = CustomerIds(user_id="in-a-hurry")
         resolved = await store.fetch(ids, NOW)
         await erase_profile(store, "in-a-hurry")
-        pending = PendingDecision("in-a-hurry", ["home_hero"], resolved.key, unit="in-a-hurry", who=ids)
+        pending = PendingDecision(
+            customer="in-a-hurry", keys=["home_hero"], key=resolved.key, unit="in-a-hurry", who=ids
+        )
         await store_pending(store.pipeline, "d-in-a-hurry", pending)
         assert await fetch_pending(store.pipeline, "d-in-a-hurry") is None
         await store.close()

@@ -1,17 +1,22 @@
-import asyncio
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
-import uvicorn
-import uvloop
 from litestar import Litestar
 
-from engine.service.fast_path import fast_path_protocol, parse_plain_request
+from engine.service.access.connection import ConnectionLimits
+from engine.service.access.fast_path import fast_path_protocol, parse_plain_request
+from engine.service.app import create_app
 from engine.service.http import Call, Reply, endpoint
+from engine.service.server import HOT_PATHS
+from engine.settings import Settings
 
+ServeProtocol = Callable[[Litestar, type], AbstractContextManager[int]]
 HEAD = b"POST /echo HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n"
 
 
@@ -26,34 +31,17 @@ def served() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def port(served: list[str]) -> Iterator[int]:
-    async def echo(call: Call) -> Reply:
-        await asyncio.sleep(0.01)
-        return Reply(call.body + call.header(b"x-extra").encode())
-
-    app = Litestar([endpoint("/echo", {"POST": echo}, limit=1000)], openapi_config=None, logging_config=None)
-    protocol = fast_path_protocol(app, ["/echo"])
+def port(served: list[str], echo_app: Litestar, serve_protocol: ServeProtocol) -> Iterator[int]:
+    protocol = fast_path_protocol(echo_app, ["/echo"])
     answer = protocol._answer
 
-    async def counted(self: object, path: str, handler: object, headers: object, body: bytes, cycle: object) -> None:
+    async def counted(self: object, route: object, headers: object, body: bytes, cycle: object) -> None:
         served.append(body.decode())
-        await answer(self, path, handler, headers, body, cycle)
+        await answer(self, route, headers, body, cycle)
 
     protocol._answer = counted
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, http=protocol, log_config=None, timeout_graceful_shutdown=2))
-
-        def serve() -> None:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(server.serve(sockets=[listener]))
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        thread.join()
+    with serve_protocol(echo_app, protocol) as port:
+        yield port
 
 
 def exchange(port: int, *pieces: bytes, answers: int = 1, pause: float = 0.05) -> bytes:
@@ -141,5 +129,42 @@ def test_a_client_that_disconnects_early_harms_no_other(port: int) -> None:
     ],
 )
 def test_whatever_is_in_doubt_leaves_the_fast_path(change: Callable[[bytes], bytes]) -> None:
-    assert parse_plain_request(request(b"{}")) is not None
-    assert parse_plain_request(change(request(b"{}"))) is None
+    limits = ConnectionLimits()
+    assert parse_plain_request(request(b"{}"), limits) is not None
+    assert parse_plain_request(change(request(b"{}")), limits) is None
+
+
+@pytest.mark.parametrize("kind", ["str", "path"])
+def test_a_plain_parameter_at_the_end_of_a_path_takes_the_fast_path(kind: str) -> None:
+    async def handle(call: Call) -> Reply:
+        return Reply(str(call.path["key"]).encode())
+
+    path = f"/flags/{{key:{kind}}}"
+    app = Litestar([endpoint(path, {"POST": handle}, limit=100)], openapi_config=None)
+    protocol = fast_path_protocol(app, [path])
+
+    def params(line: bytes) -> object:
+        route = protocol._parameter_route(protocol, line)
+        return route and (route.path, route.params)
+
+    assert params(b"POST /flags/a.b-c:1 HTTP/1.1") == ("/flags/a.b-c:1", {"key": "a.b-c:1"})
+    for other in (b"", b".", b"..", b"a/b", b"a%2fb", b"a?b=c", b"a b", b"a#b", b"a\xc3\xa9", b"a;b"):
+        assert params(b"POST /flags/" + other + b" HTTP/1.1") is None, other
+    assert params(b"POST /flags/a HTTP/1.0") is None
+    assert params(b"GET /flags/a HTTP/1.1") is None
+
+
+def test_every_hot_path_is_a_route_that_takes_the_fast_path(tmp_path: Path, shop: Path, redis_url: str) -> None:
+    app = create_app(Settings(data=tmp_path, experiments=shop, redis=redis_url))
+    assert set(HOT_PATHS) <= {route.path for route in app.routes}
+    protocol = fast_path_protocol(app, HOT_PATHS)
+    assert len(protocol.endpoints) + len(protocol.prefixes) == len(HOT_PATHS)
+
+
+@pytest.mark.parametrize("path", ["dark_mode", "nowhere.b", "nowhere/b", "nowhere%2Fb", "nowhere%2fb"])
+def test_a_flag_is_evaluated_by_its_key_on_either_path(server: Any, path: str) -> None:
+    body = {"context": {"targetingKey": "ada", "channel": "web"}}
+    fast = server.post(f"/ofrep/v1/evaluate/flags/{path}", body)
+    slow = server.post(f"/ofrep/v1/evaluate/flags/{path}", body, TE="trailers")  # uvicorn's
+    assert fast.json()["key"] == slow.json()["key"] == unquote(path)
+    assert fast.status_code == slow.status_code == (200 if path == "dark_mode" else 404)

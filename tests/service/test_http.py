@@ -1,3 +1,5 @@
+import gzip
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -156,7 +158,7 @@ def test_what_is_prefetched_counts_as_seen_only_when_its_exposure_is_reported(se
     assert seen() == []
     refused(server, "/v1/exposures", {"decision_id": decision_id, "placements": ["till_prompt"]}, 400, "placements")
     assert server.post("/v1/exposures", {"decision_id": decision_id, "placements": ["home_hero"]}).status_code == 202
-    assert seen() == ["home_hero"]
+    assert seen() == ["home_hero", "hero_policy"]  # the experiment on the placement is seen with it
     assert server.post("/v1/exposures", {"decision_id": decision_id}).status_code == 202
     assert "checkout_layout" in seen()
 
@@ -222,3 +224,45 @@ def test_the_root_says_where_to_go_and_there_is_something(server: Any) -> None:
     assert (index.status_code, index.json()["name"]) == (200, "Counterpoint")
     for link in index.json()["links"].values():
         assert server.get(link).status_code == 200, link
+
+
+GZIPPED = {"content_encoding": "gzip"}
+
+
+def test_a_body_with_gzip_is_the_same_request(server: Any) -> None:
+    body = gzip.compress(json.dumps(DECIDE).encode())
+    for _ in range(20):  # some come in one piece, on the fast path, and some in two
+        answer = server.post("/v1/decide", body, **GZIPPED)
+        assert answer.status_code == 200
+    assert answer.json()["experiments"] == server.post("/v1/decide", DECIDE).json()["experiments"]
+    events = [{"type": "track", "message_id": f"gz{n}", "user_id": "u-gz", "event": "view"} for n in range(500)]
+    answer = server.post("/v1/events", gzip.compress(json.dumps({"batch": events}).encode()), **GZIPPED)
+    assert [status["status"] for status in answer.json()["statuses"]] == ["accepted"] * 500
+
+
+def test_a_body_is_never_inflated_past_the_limit(server: Any) -> None:
+    bomb = gzip.compress(b" " * 100_000_000)
+    assert len(bomb) < 100_000
+    refused(server, "/v1/events", bomb, 413, "body", **GZIPPED)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b"",
+        gzip.compress(b"{}")[:-4],
+        gzip.compress(b"{}") + gzip.compress(b"{}"),
+        gzip.compress(b"{}")[:-8] + bytes(8),
+    ],
+    ids=["plain", "empty", "cut", "two members", "another checksum"],
+)
+def test_what_is_not_gzip_is_refused(server: Any, body: bytes) -> None:
+    refused(server, "/v1/decide", body, 400, "body", **GZIPPED)
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "zstd"])
+def test_another_encoding_is_refused_with_those_that_are_understood(server: Any, encoding: str) -> None:
+    refused(server, "/v1/decide", b"{}", 415, "content-encoding", content_encoding=encoding)
+    answer = server.post("/v1/decide", b"{}", content_encoding=encoding)
+    assert answer.headers["accept-encoding"] == "gzip, identity"

@@ -1,10 +1,13 @@
 """Any id that a shop gives its customers and goods has an address."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
+
+from engine.service.ids import new_id
 
 
 @pytest.mark.parametrize("who", ["a/b", "/", "a/export", "x%2Fy", "a//b", "é/ü", "\ue000", "q?r#s", "plain"])
@@ -25,3 +28,10 @@ def test_a_sku_may_have_a_slash_and_a_route_may_not(server: Any) -> None:
     assert httpx.get(address).json()["left"] == 3
     assert httpx.get(f"{server.base}/v1%2Fstock/BAG").status_code == 404
     assert httpx.get(f"{server.base}/v1/stock/BAG/250").status_code == 404
+
+
+def test_threads_never_make_the_same_decision_id() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        ids = [id_ for some in pool.map(lambda _: [new_id(1e9) for _ in range(5000)], range(8)) for id_ in some]
+    assert len(set(ids)) == 40_000
+    assert {len(id_) for id_ in ids} == {32}

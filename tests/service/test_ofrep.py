@@ -102,6 +102,10 @@ def test_without_a_targeting_key_only_what_is_the_same_for_all_is_evaluated(prov
         provider.resolve_object_details("checkout_layout", {}, about())
     with pytest.raises(TargetingKeyMissingError):
         provider.resolve_boolean_details("rollout", False, None)
+    for settled in ("filtered", "bound", "after"):
+        with pytest.raises(TargetingKeyMissingError):
+            provider.resolve_boolean_details(settled, False, about(store="store-1"))
+        assert provider.resolve_boolean_details(settled, False, about("u-1")).value is True
     assert provider.resolve_boolean_details("dark_mode", False, about()).value is True
     assert provider.resolve_boolean_details("dark_mode", False, None).value is True
     assert provider.resolve_boolean_details("beta_search", False, about(country="AT")).value is True
@@ -109,8 +113,37 @@ def test_without_a_targeting_key_only_what_is_the_same_for_all_is_evaluated(prov
 
 
 def test_a_wrong_context_is_refused_as_such(provider: OFREPProvider) -> None:
-    with pytest.raises(InvalidContextError, match="fax"):
-        provider.resolve_boolean_details("dark_mode", False, about("u-1", channel="fax"))
+    with pytest.raises(InvalidContextError, match="length"):
+        provider.resolve_boolean_details("dark_mode", False, about("u" * 201))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "warning"),
+    [
+        ({"channel": "fax"}, "context.channel: 'fax' is not a channel"),
+        ({"channel": 3}, "context.channel: 3 is not a channel"),
+        ({"userId": [7]}, r"context.userId: [7] is not a string"),
+        ({"userId": True, "channel": "fax"}, r"context.userId: True is not a string"),
+        ({"userId": 42}, ""),
+    ],
+)
+def test_an_attribute_of_a_page_does_not_fail_its_flags(server: Any, attributes: dict[str, Any], warning: str) -> None:
+    context = {"targetingKey": "page-1", **attributes}
+    single = server.post(SINGLE + "bare", {"context": context})
+    bulk = server.post(BULK, {"context": context})
+    assert (single.status_code, bulk.status_code) == (200, 200)
+    for flag in (single.json(), *bulk.json()["flags"]):
+        assert "errorCode" not in flag
+        assert flag["metadata"].get("warning", "").startswith(warning)
+        assert ("warning" in flag["metadata"]) is bool(warning)
+
+
+def test_a_user_id_that_is_a_whole_number_is_its_digits(server: Any) -> None:
+    for index in range(20):
+        numbers = {"targetingKey": f"visitor-{index}", "userId": 9000 + index}
+        texts = {"targetingKey": f"visitor-{index}", "userId": str(9000 + index)}
+        first, second = (server.post(SINGLE + "bare", {"context": context}).json() for context in (numbers, texts))
+        assert first["variant"] == second["variant"]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +157,11 @@ def test_a_wrong_context_is_refused_as_such(provider: OFREPProvider) -> None:
         (b'{"context": 1}', "INVALID_CONTEXT"),
         (b'{"context": null}', "INVALID_CONTEXT"),
         (b'{"context": {"targetingKey": 7}}', "INVALID_CONTEXT"),
-        (b'{"context": {"targetingKey": "u", "channel": "fax"}}', "INVALID_CONTEXT"),
+        (b'{"context": {"targetingKey": "u", "n": 18446744073709551616}}', "PARSE_ERROR"),
+        (b'{"context": {"targetingKey": "' + b"u" * 60_000 + b'"}}', "INVALID_CONTEXT"),
+        (b'{"context": {"targetingKey": "' + b"u" * 900_000 + b'"}}', "PARSE_ERROR"),
+        (b'{"context": {"targetingKey": "u", "userId": "' + b"u" * 201 + b'"}}', "INVALID_CONTEXT"),
+        (b'{"context": {"targetingKey": "u", "a": ' + b"[" * 31 + b"]" * 31 + b"}}", "PARSE_ERROR"),
     ],
 )
 def test_every_400_has_the_protocols_form(server: Any, body: bytes, code: str) -> None:
@@ -198,7 +235,8 @@ def test_a_bulk_evaluation_of_nobody_returns_what_it_can_and_why_not_the_rest(se
     for body in ({"context": {}}, {}):
         flags = {flag["key"]: flag for flag in server.post(BULK, body).json()["flags"]}
         assert flags["dark_mode"]["value"] is True
-        assert flags["checkout_layout"]["errorCode"] == "TARGETING_KEY_MISSING"
+        for settled in ("checkout_layout", "filtered", "bound", "after"):
+            assert flags[settled]["errorCode"] == "TARGETING_KEY_MISSING"
 
 
 def test_an_unchanged_context_is_answered_304_and_leaves_nothing_in_the_log(server: Any) -> None:

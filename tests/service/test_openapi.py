@@ -98,3 +98,37 @@ def test_the_page_says_nothing_of_this_machine(server: Any) -> None:
     assert (
         str(Path(__file__).resolve().parents[2]) not in server.get("/docs").text + server.get("/docs/openapi.json").text
     )
+
+
+@pytest.mark.parametrize("one", OPERATIONS, ids=lambda one: f"{one.method} {one.path}")
+def test_a_method_that_no_framework_routes_is_refused_with_those_that_are_offered(server: Any, one: Operation) -> None:
+    answer = server.request("TRACE", path_of(one).replace("{id}", "u-1").replace("{sku}", "S-1"))
+    assert answer.status_code == 405
+    offered = {same.method.upper() for same in OPERATIONS if same.path == one.path}
+    assert {name.strip() for name in answer.headers["allow"].split(",")} == offered
+
+
+def test_the_document_asks_for_keys_where_the_server_does() -> None:
+    for needs_keys in (True, False):
+        paths: Any = openapi(needs_keys=needs_keys)["paths"]
+        assert bool(paths["/v1/decide"]["post"]["security"]) is needs_keys
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"customer": {}}, 400),
+        ({"customer": {"user_id": None}}, 400),
+        ({"customer": {"user_id": "0"}}, 400),
+        ({"customer": {"phone": " - "}}, 400),
+        ({"customer": {}, "context": {"store": "--"}}, 400),
+        ({"customer": {}, "context": {"store": "S12"}}, 200),
+        ({"customer": {"user_id": None, "email": "anna@example.org"}}, 200),
+    ],
+)
+def test_who_is_no_customer_is_none_to_the_document_either(server: Any, body: Any, status: int) -> None:
+    request = {"channel": "web", **body}
+    operation = openapi()["paths"]["/v1/decide"]["post"]  # type: ignore[index]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    assert server.post("/v1/decide", request).status_code == status
+    assert validator(schema).is_valid(request) is (status == 200)

@@ -68,7 +68,7 @@ def test_a_budget_that_is_raised_is_spent_at_once(serve: Serve, redis_url: str, 
     shutil.copytree(ROOT / "experiments", folder)
     bonus = folder / "offers/stay_bonus.yaml"
     bonus.write_text(bonus.read_text().replace("amount: 5000", "amount: 12.5"))
-    with serve(tmp_path, redis_url, folder) as server:
+    with serve(tmp_path, redis_url, folder, {"COUNTERPOINT_STORE_TIMEOUT": "5"}) as server:
 
         def kept(customer: str) -> str:
             asked = {"customer": {"user_id": customer}, "channel": "call_centre", "placements": ["till_prompt"]}

@@ -15,7 +15,8 @@ from engine.customer import CustomerIds
 from engine.customers.redis.pipeline import RedisPipeline, connect_store
 from engine.customers.store import ProfileStore
 from engine.decision.decision import DecideRequest
-from engine.service.decision_flow import DecisionFlow, new_task, result_of, unknown_profile
+from engine.service.decision_flow import DecisionFlow
+from engine.service.decision_task import new_task, result_of, unknown_profile
 from engine.service.store_health import FAILED_WAITS, StoreHealth
 from engine.service.worker import Worker
 from engine.settings import Settings
@@ -36,6 +37,21 @@ def slow(server: Any) -> tuple[int, int]:
     found = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if not line.startswith("#")}
     count, quick = (found[f"counterpoint_decide_seconds_{name}"] for name in ("count", 'bucket{le="1.0"}'))
     return int(count), int(count - quick)
+
+
+def test_a_store_that_begins_to_evict_is_reported(tmp_path: Path, serve: Any, shop: Path) -> None:
+    with embedded.running(tmp_path / "store") as store, serve(tmp_path, store.url, shop) as server:
+        deadline = time.monotonic() + 30
+        while server.get("/readyz").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with redis.Redis.from_url(store.url) as client:
+            client.config_set("maxmemory-policy", "allkeys-lru")
+            ready = server.get("/readyz")
+            assert (ready.status_code, ready.json()["ready"]) == (503, False)
+            assert "allkeys-lru" in ready.json()["why"][0]
+            client.config_set("maxmemory-policy", "noeviction")
+        assert server.get("/readyz").status_code == 200
 
 
 def test_a_store_that_hangs_is_waited_for_by_a_few_and_found_again(tmp_path: Path, serve: Any, shop: Path) -> None:
@@ -138,7 +154,7 @@ def test_a_stock_that_cannot_be_asked_for_leaves_no_error_behind(tmp_path: Path,
         left_over: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: left_over.append(context))
         worker = Worker(Settings(experiments=shop, data=tmp_path, redis="redis://127.0.0.1:1/0"))
-        worker.offer_grants.low["stock:ROAST-1"] = PoolShare("stock", "ROAST-1")
+        worker.offer_grants.low["stock:ROAST-1"] = PoolShare(pool="stock", name="ROAST-1")
         task = new_task(msgspec.convert(DECIDE, DecideRequest), time.time(), "d-1")
         [decided] = await DecisionFlow(worker).decide_with_store([task])
         assert result_of(decided).decision.answer.degraded

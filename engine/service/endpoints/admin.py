@@ -1,6 +1,8 @@
 """The kill switch: pause and resume, for admins, each with an audit record in the log."""
 
 import time
+from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 import structlog
@@ -23,9 +25,9 @@ AWAY = "the store is away and nothing is changed; send it again, or set status: 
 
 
 class SwitchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why the switch is used; the body may be left out."""
+    """The reason for using the switch; the body may be left out."""
 
-    reason: str = ""
+    reason: Annotated[str, msgspec.Meta(max_length=1000)] = ""
 
 
 class SwitchAnswer(msgspec.Struct, frozen=True):
@@ -58,15 +60,22 @@ def admin_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
 
 
 async def _switch(worker: Worker, call: Call, *, paused: bool) -> Reply:
-    """Use the switch, then record it: an audit record without its effect would be wrong, the reverse only late."""
-    key = str(call.path["key"])
+    reason = decode_body(_decoder, call.body).reason if call.body else ""
+    answer = await switch_experiment(worker, str(call.path["key"]), paused=paused, by=call.caller.name, reason=reason)
+    return Reply(_encode(answer))
+
+
+async def switch_experiment(worker: Worker, key: str, *, paused: bool, by: str, reason: str) -> SwitchAnswer:
+    """Use the switch, then record it: an audit record without its effect would be wrong, the reverse only late.
+
+    Raises:
+        Refusal: 404 for an unknown key, 503 if the store does not answer.
+    """
     plan = worker.watch.plan
     experiment = plan.experiments.get(key)
     if experiment is None and key not in plan.policies:
-        raise Refusal(404, f"{key!r} is no experiment or selection of plan {plan.version}; see /readyz", "key")
-    reason = decode_body(_decoder, call.body).reason if call.body else ""
+        raise Refusal(404, f"{key!r} is not an experiment or selection of plan {plan.version}; see /readyz", "key")
     now = time.time()
-    by = call.caller.name
     try:
         if paused:
             await worker.kill_switch.pause(key, Pause(by, now, reason))
@@ -76,6 +85,13 @@ async def _switch(worker: Worker, call: Call, *, paused: bool) -> Reply:
         raise refuse_for_now(AWAY) from None
     event = EXPERIMENT_PAUSED if paused else EXPERIMENT_RESUMED
     log.warning(event, experiment=key, by=by, reason=reason)
+    record_audit(worker, event, {"experiment": key, "by": by, "reason": reason}, now)
+    status = experiment.spec.status if experiment else "running"
+    return SwitchAnswer(key, paused, by, now, status)
+
+
+def record_audit(worker: Worker, event: str, properties: Mapping[str, object], now: float) -> None:
+    """Append an audit record, one of `vocabulary.AUDIT_EVENTS`, to the spool. Errors as in `Recorder.append`."""
     record = EventRecord(
         message_id=f"audit-{new_id(now)}",
         time=now,
@@ -85,8 +101,6 @@ async def _switch(worker: Worker, call: Call, *, paused: bool) -> Reply:
         decision_id=None,
         channel=None,
         revenue=None,
-        properties=_encode({"experiment": key, "by": by, "reason": reason}),
+        properties=_encode(properties),
     )
     worker.recorder.append([record])
-    status = experiment.spec.status if experiment else "running"
-    return Reply(_encode(SwitchAnswer(key, paused, by, now, status)))

@@ -1,51 +1,117 @@
 """`POST /v1/decide`: what a customer gets."""
 
+import asyncio
 import time
 
-import msgspec
+from msgspec.structs import replace
 
 from engine.decision.decision import DecideRequest
+from engine.service.access.client_statements import refuse_worth_in_context
 from engine.service.auth import PROOF_HEADER, RequestGuard
-from engine.service.decision_flow import DecisionFlow, PreparedTask, new_task, result_of
-from engine.service.http import Call, Reply, Route, endpoint
+from engine.service.decide_body import decode_decide
+from engine.service.decision_batches import Arrival, DecisionBatches
+from engine.service.decision_flow import DecisionFlow
+from engine.service.decision_task import DecisionTask, FailedTask, Prepared, PreparedTask, new_task, result_of
+from engine.service.http import Call, Reply, Route, WholeRequest, endpoint
 from engine.service.idempotency import PreparedAnswer
 from engine.service.ids import mark_repeatable, new_id
-from engine.service.problems import decode_body
 from engine.service.worker import Worker
 
-_decoder = msgspec.json.Decoder(DecideRequest)
+DEAD_SECONDS = 0.1
+"""A request past its deadline by more has waited for another with its key, which died, and starts over."""
 
 
-def decide_routes(worker: Worker, flow: DecisionFlow, guard: RequestGuard, limit: int) -> list[Route]:
-    """`/v1/decide`."""
+class DecideEndpoint:
+    """`/v1/decide` of one worker."""
 
-    async def handle_decide(call: Call) -> Reply:
-        began = time.perf_counter()
-        request = decode_body(_decoder, call.body)
-        call.caller.require_proof(request.customer, call.header(PROOF_HEADER))
+    def __init__(
+        self, worker: Worker, flow: DecisionFlow, batches: DecisionBatches, guard: RequestGuard, limit: int
+    ) -> None:
+        self._worker = worker
+        self._flow = flow
+        self._batches = batches
+        self._guard = guard
+        self._limit = limit
+
+    def take(self, request: WholeRequest) -> bool:
+        """Decide a plain request with the others of its tick, from its bytes to those of its answer."""
+        if not request.is_plain_json(self._limit) or request.has_header(b"idempotency-key"):
+            return False
+        # Neither function knows the arrival, which knows both: a cycle would stay until the garbage collector runs.
+        origins, began = self._guard.origins, time.monotonic()
+
+        def make_task() -> DecisionTask:
+            call = request.call_by(self._guard)
+            return self._task_of(call, self._decode(call))
+
+        def deliver(outcome: Prepared) -> None:
+            if isinstance(outcome, FailedTask):
+                request.refuse(outcome.error, origins)
+            else:
+                request.answer(Reply(self._counted(outcome, began)), origins)
+
+        self._batches.add(Arrival(make_task, deliver, self._flow.new_deadline()))
+        return True
+
+    async def handle(self, call: Call) -> Reply:
+        """Decide a request that did not come by the fast path, or has an idempotency key."""
+        request = self._decode(call)
         key = call.header(b"idempotency-key")
         if key:
-            return await answer_once(call, request, key, began)
-        now = time.time()
-        task = new_task(request, now, new_id(now, ahead=not request.expose))
-        [outcome] = await flow.answer([task])
-        return Reply(counted(result_of(outcome), began).answer)
+            return await self._answer_once(call, request, key)
+        outcome: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
+        arrival = Arrival(
+            lambda: self._task_of(call, request),
+            lambda prepared: None if outcome.done() else outcome.set_result(prepared),
+            self._flow.new_deadline(),
+        )
+        self._batches.add(arrival)
+        return Reply(self._counted(result_of(await outcome), arrival.asked))
 
-    async def answer_once(call: Call, request: DecideRequest, key: str, began: float) -> Reply:
+    async def _answer_once(self, call: Call, request: DecideRequest, key: str) -> Reply:
         """Answer a request with an idempotency key: the stored answer of the key if it has one."""
-        now = time.time()
+        flow, began, now, deadline = self._flow, time.monotonic(), time.time(), self._flow.new_deadline()
 
         async def prepare() -> PreparedAnswer:
-            [outcome] = await flow.prepare([new_task(request, now, mark_repeatable(new_id(now)))])
-            return counted(result_of(outcome), began)
+            waited = asyncio.get_running_loop().time() - deadline
+            ends = flow.new_deadline() if waited > DEAD_SECONDS else deadline
+            task = replace(self._new_task(call, request, now, mark_repeatable(new_id(now))), deadline=ends)
+            [outcome] = await flow.prepare([task])
+            prepared = result_of(outcome)
+            self._counted(prepared, began)
+            return prepared.answer
 
         # All customers of a page share its publishable key, so an idempotency key is theirs only with their ids.
         owner = repr(request.customer) if call.caller.role == "client" else ""
         scope = f"{call.caller.name}\0{owner}\0{key}"
-        return Reply(await worker.idempotent_answers.answer_once(scope, call.body, prepare))
+        answers = self._worker.idempotent_answers
+        return Reply(await answers.answer_once(scope, call.body, prepare, deadline=deadline))
 
-    def counted(prepared: PreparedTask, began: float) -> PreparedAnswer:
-        worker.metrics.count_decision(prepared.decision, time.perf_counter() - began)
-        return prepared.answer
+    def _decode(self, call: Call) -> DecideRequest:
+        """The request of a call, which its caller may make."""
+        request = decode_decide(call.body)
+        if call.caller.role == "client":
+            call.caller.require_proof(request.customer, call.header(PROOF_HEADER))
+            refuse_worth_in_context(request.context, self._worker.plan.audience_names, call.caller.may_say)
+        return request
 
-    return [endpoint("/v1/decide", {"POST": handle_decide}, limit=limit, guard=guard)]
+    def _task_of(self, call: Call, request: DecideRequest) -> DecisionTask:
+        now = time.time()
+        return self._new_task(call, request, now, new_id(now, ahead=not request.expose))
+
+    def _new_task(self, call: Call, request: DecideRequest, now: float, decision_id: str) -> DecisionTask:
+        is_public = call.caller.role == "client"
+        return new_task(request, now, decision_id, self._worker.plan.rules.placeholders, is_public=is_public)
+
+    def _counted(self, prepared: PreparedTask, began: float) -> bytes:
+        """The answer, which is counted as one that took the time since `began` (monotonic)."""
+        self._worker.metrics.count_decision(prepared.decision, time.monotonic() - began)
+        return prepared.answer.answer
+
+
+def decide_routes(
+    worker: Worker, flow: DecisionFlow, batches: DecisionBatches, guard: RequestGuard, limit: int
+) -> list[Route]:
+    """`/v1/decide`."""
+    decide = DecideEndpoint(worker, flow, batches, guard, limit)
+    return [endpoint("/v1/decide", {"POST": decide.handle}, limit=limit, guard=guard, take=decide.take)]

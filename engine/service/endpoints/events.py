@@ -1,20 +1,33 @@
 """`POST /v1/events`: what customers did and who they are, in batches."""
 
+import asyncio
 import time
+from collections.abc import Collection
 
 import msgspec
 
+from engine.catalog.plan.plan import Plan
 from engine.claims.claims import Claims
 from engine.claims.offer_outcomes import admit_redemptions, apply_outcomes
-from engine.customers.model.events import Event, EventStatus, customer_ids, decode_batch
+from engine.customers.model.currency import convert_batch
+from engine.customers.model.event_batch import decode_batch
+from engine.customers.model.event_warnings import event_warnings
+from engine.customers.model.events import Event, EventStatus, customer_ids
+from engine.customers.model.placeholders import present_batch, with_warnings
+from engine.customers.time_slice import TimeSlice
 from engine.errors import StoreUnavailable
-from engine.service.auth import PROOF_HEADER, RequestGuard
+from engine.json_body import MAX_BYTES
+from engine.service.access.client_statements import find_worth
+from engine.service.auth import PROOF_HEADER, Caller, RequestGuard
+from engine.service.endpoints.decision_owners import foreign_decision_warnings
 from engine.service.http import Call, Reply, Route, endpoint
+from engine.service.ids import may_be_of
 from engine.service.problems import refuse_for_now
 from engine.service.worker import Worker
 
 AWAY = "the store is away and no item of the batch has a status; send the same batch again"
 UNPROVEN = "customer: not proven by X-Customer-Proof; sign all ids of the item"
+OTHERS_DECISION = "decision_id: the decision was for another customer; send the ids that it was asked with"
 
 
 class BatchStatuses(msgspec.Struct, frozen=True):
@@ -31,30 +44,65 @@ def event_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
     claims = Claims(worker.event_store.pipeline)
 
     async def handle_events(call: Call) -> Reply:
-        batch = _reject_unproven(call, decode_batch(call.body))
         store, plan, now = worker.event_store, worker.plan, time.time()
+        # The proof covers the identifiers as they were sent; placeholders among them are dropped afterwards.
+        items, unread = await _decode_in_slices(call.body, plan)
+        proven = _reject_unproven(call, items, plan.audience_names)
+        present, absent = present_batch(proven, plan.rules.placeholders)
+        batch = convert_batch(present, plan.rules)
         try:
             # Redemptions past a cap are rejected before they are journaled; outcomes are applied after the events are
             # in the profiles. Each step is idempotent, so a batch that failed half way is sent again as it is.
             admitted = await admit_redemptions(store, claims, plan, batch, now)
             statuses = await store.ingest(admitted, now, worker.recorder.append_events)
             await apply_outcomes(store, claims, worker.plan, admitted, statuses=statuses, now=now)
+            foreign = await foreign_decision_warnings(store, admitted, statuses, now)
         except StoreUnavailable:
             raise refuse_for_now(AWAY) from None
         worker.metrics.count_events(statuses)
+        for warnings in (unread, absent, foreign):
+            statuses = with_warnings(statuses, warnings)
+        worker.metrics.count_event_warnings(statuses)
         return Reply(_encode(BatchStatuses(statuses)))
 
     return [endpoint("/v1/events", {"POST": handle_events}, limit=limit, guard=guard)]
 
 
-def _reject_unproven(call: Call, batch: list[Event | EventStatus]) -> list[Event | EventStatus]:
-    """The batch, in which items whose customer a publishable key does not prove are rejected."""
+async def _decode_in_slices(body: bytes, plan: Plan) -> tuple[list[Event | EventStatus], list[list[str]]]:
+    """The items of a batch and the warnings of each, in slices of time: a full batch is work for many milliseconds."""
+    time_slice = TimeSlice()
+    items: list[Event | EventStatus] = []
+    warnings: list[list[str]] = []
+    # To separate the items of a large batch in which one is no JSON takes long; a thread lets the others run.
+    batch = await asyncio.to_thread(decode_batch, body) if len(body) > MAX_BYTES else decode_batch(body)
+    for item, unknown in batch:
+        items.append(item)
+        unread = [] if isinstance(item, EventStatus) else event_warnings(item, plan.channels)
+        warnings.append([*unknown, *unread])
+        await time_slice.give_way()
+    return items, warnings
+
+
+def _reject_unproven(
+    call: Call, batch: list[Event | EventStatus], audience_names: Collection[str]
+) -> list[Event | EventStatus]:
+    """The batch, in which items are rejected that a publishable key may not send."""
     if call.caller.role != "client":
         return batch
     proof = call.header(PROOF_HEADER)
     return [
         item
-        if isinstance(item, EventStatus) or call.caller.is_proven(customer_ids(item), proof)
-        else EventStatus("rejected", item.message_id, UNPROVEN)
+        if isinstance(item, EventStatus) or (reason := _why_not(call.caller, item, proof, audience_names)) is None
+        else EventStatus("rejected", item.message_id, reason)
         for item in batch
     ]
+
+
+def _why_not(caller: Caller, item: Event, proof: str, audience_names: Collection[str]) -> str | None:
+    """The reason why a publishable key may not send an item; None if it may."""
+    ids = customer_ids(item)
+    if not caller.is_proven(ids, proof):
+        return UNPROVEN
+    if item.decision_id and not may_be_of(item.decision_id, ids):
+        return OTHERS_DECISION
+    return find_worth(item, audience_names, caller.may_say)

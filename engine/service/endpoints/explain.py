@@ -1,26 +1,32 @@
-"""`/v1/explain` and `/v1/agent`: what a customer would get and why, by `decide` itself, with no effect on anything."""
+"""`/v1/explain` and `/v1/agent`: what a customer would get and why, by `decide` itself.
+
+An explanation has no effect on anything. What staff are shown is a prefetched decision like any other: it is logged and
+awaits its exposure, so that what they offered, and what came of it, can be reported under its id.
+"""
 
 import asyncio
 import time
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.claims.requirements import pool_shares
-from engine.customer import Profile
-from engine.decision.decision import Availability, DecideRequest, Decision
+from engine.decision.decision import Availability, DecideRequest
 from engine.decision.explanation import build_explanation
 from engine.decision.staff_view import build_agent_view
 from engine.errors import StoreUnavailable
+from engine.journal.from_decision import records_of
 from engine.service.auth import RequestGuard
-from engine.service.decision_flow import DecisionFlow, new_task
+from engine.service.decide_body import decode_decide
+from engine.service.decision_flow import DecisionFlow
+from engine.service.decision_task import DecidedTask, FetchedTask, new_task, result_of
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.ids import new_id
-from engine.service.problems import decode_body, refuse_for_now
+from engine.service.problems import refuse_for_now
 from engine.service.worker import Worker
 
 AWAY = "the store is away, so the customer is unknown; ask again"
 
-_decoder = msgspec.json.Decoder(DecideRequest)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -28,12 +34,20 @@ def explain_routes(worker: Worker, flow: DecisionFlow, guard: RequestGuard, limi
     """`POST /v1/explain` and `POST /v1/agent`, each with the body of `/v1/decide`."""
 
     async def explain(call: Call) -> Reply:
-        decision, _, _ = await _decide_with_trace(worker, flow, call)
-        return Reply(_encode(build_explanation(decision)))
+        now = time.time()
+        decided = await decide_with_trace(worker, flow, decode_decide(call.body), now=now, decision_id=new_id(now))
+        return Reply(_encode(build_explanation(decided.decision)))
 
     async def agent(call: Call) -> Reply:
-        decision, profile, now = await _decide_with_trace(worker, flow, call)
-        return Reply(_encode(build_agent_view(worker.plan, decision, profile, now)))
+        now, request = time.time(), replace(decode_decide(call.body), expose=False)
+        decided = await decide_with_trace(worker, flow, request, now=now, decision_id=new_id(now, ahead=True))
+        plan, asked = worker.plan, time.monotonic()
+        stored = result_of((await flow.store_prefetched(await flow.claim_offers([decided], asked)))[0])
+        if stored.fetched is None:
+            raise refuse_for_now(AWAY)
+        decision, profile = stored.decision, stored.fetched.customer.profile
+        worker.recorder.append(records_of(decision, now, expose=False))
+        return Reply(_encode(build_agent_view(plan, decision, profile, now)))
 
     return [
         endpoint("/v1/explain", {"POST": explain}, limit=limit, guard=guard),
@@ -41,10 +55,15 @@ def explain_routes(worker: Worker, flow: DecisionFlow, guard: RequestGuard, limi
     ]
 
 
-async def _decide_with_trace(worker: Worker, flow: DecisionFlow, call: Call) -> tuple[Decision, Profile, float]:
-    """The decision with its trace, the customer's profile, and when it was decided (s since 1970)."""
-    now = time.time()
-    task = new_task(decode_body(_decoder, call.body), now, new_id(now))
+async def decide_with_trace(
+    worker: Worker, flow: DecisionFlow, request: DecideRequest, *, now: float, decision_id: str
+) -> DecidedTask:
+    """The decision with what closed each offer, at `now` (s since 1970); nothing is written.
+
+    Raises:
+        Refusal: 503 if the store does not answer.
+    """
+    task = new_task(request, now, decision_id, worker.plan.rules.placeholders)
     try:
         customer = await worker.store.fetch(task.request.customer, now, counts=True)
         pools = await _read_pools(worker, task.request, now)
@@ -52,11 +71,11 @@ async def _decide_with_trace(worker: Worker, flow: DecisionFlow, call: Call) -> 
         raise refuse_for_now(AWAY) from None
     availability = Availability(customer.counts, pools, prices=worker.follower.prices)
     decision = flow.evaluate(task, customer.profile, availability=availability, trace=True)
-    return decision, customer.profile, now
+    return DecidedTask(task, decision, FetchedTask(task, customer, availability))
 
 
 async def _read_pools(worker: Worker, request: DecideRequest, now: float) -> dict[str, float]:
-    """What is left of every stock and budget that an offer of the request's placements needs, low or not."""
+    """The rest of every stock and budget that an offer of the request's placements needs, low or not."""
     plan = worker.plan
     offers = [
         offer

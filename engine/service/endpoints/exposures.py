@@ -2,15 +2,19 @@
 
 import time
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
+from engine.catalog.plan.plan import Plan
+from engine.catalog.spec.flags import RULE
 from engine.claims.claims import DenialReason
 from engine.claims.pending_exposures import PendingDecision, fetch_pending
+from engine.customer import CustomerIds
 from engine.errors import StoreUnavailable
 from engine.journal.records import ExposureRecord
-from engine.service.auth import RequestGuard
+from engine.service.auth import PROOF_HEADER, RequestGuard
+from engine.service.decide_body import RequestName
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.problems import Refusal, decode_body, refuse_for_now
 from engine.service.worker import Worker
@@ -19,11 +23,11 @@ AWAY = "the store is away and the exposure is not counted; send it again"
 
 
 class ExposeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was seen of an earlier decision: all of it, unless placements or experiments are named."""
+    """The parts of an earlier decision that were seen: all, unless placements or experiments are named."""
 
-    decision_id: str
-    placements: list[str] | None = None
-    experiments: list[str] | None = None
+    decision_id: RequestName
+    placements: Annotated[list[RequestName], msgspec.Meta(max_length=100)] | None = None
+    experiments: Annotated[list[RequestName], msgspec.Meta(max_length=1000)] | None = None
 
 
 class ExposureAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,7 +51,8 @@ def exposure_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rou
             if pending is None or not pending.keys:
                 detail = f'{request.decision_id!r} awaits no exposure; decide with "expose": false, report within a day'
                 raise Refusal(404, detail, "decision_id")
-            keys, now = _exposed_keys(request, pending), time.time()
+            call.caller.require_proof(pending.who or CustomerIds(), call.header(PROOF_HEADER))
+            keys, now = _exposed_keys(request, pending, worker.plan), time.time()
             refused = await _claim(worker, pending, request.decision_id, keys, now)
         except StoreUnavailable:
             raise refuse_for_now(AWAY) from None
@@ -61,15 +66,24 @@ def exposure_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rou
     return [endpoint("/v1/exposures", {"POST": handle_exposures}, limit=limit, guard=guard)]
 
 
-def _exposed_keys(request: ExposeRequest, pending: PendingDecision) -> list[str]:
-    """The experiments and placements that the request names; all of the decision if it names none."""
+def _exposed_keys(request: ExposeRequest, pending: PendingDecision, plan: Plan) -> list[str]:
+    """The experiments and placements that the request names; all of the decision if it names none.
+
+    Whoever sees a placement sees the experiments on it too: their variant chose its offer.
+    """
     if request.placements is None and request.experiments is None:
         return pending.keys
+    # A flag is exposed as the rule that decided it.
+    known = {key.partition(RULE)[0]: key for key in pending.keys} | {key: key for key in pending.keys}
     keys = [*(request.experiments or []), *(request.placements or [])]
     for key in keys:
-        if key not in pending.keys:
+        if key not in known:
             raise Refusal(400, f"{key!r} is not in that decision; it has {', '.join(pending.keys)}", "placements")
-    return keys
+    placements = {*(request.placements or ())}
+    on_placements = (
+        key for key in pending.keys if key in plan.experiments and plan.experiments[key].spec.placement in placements
+    )
+    return list(dict.fromkeys((*(known[key] for key in keys), *on_placements)))
 
 
 async def _claim(

@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 import msgspec
 
+from engine.service.auth import RequestGuard
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.worker import Worker
 
@@ -24,7 +25,10 @@ class Index(msgspec.Struct, frozen=True):
 
 LINKS = {
     "docs": "/docs",
+    "guide": "/docs/guide",
     "openapi": "/docs/openapi.json",
+    "script": "/client.js",
+    "shop": "/shop",
     "live": "/healthz",
     "ready": "/readyz",
     "metrics": "/metrics",
@@ -47,9 +51,10 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     why: list[str]
 
 
-def health_routes(worker: Worker) -> list[Route]:
+def health_routes(worker: Worker, guard: RequestGuard) -> list[Route]:
     """`/`, `/healthz`, `/readyz`, `/readyz/degraded` and `/metrics` of a worker."""
-    index_body = msgspec.json.encode(Index("Counterpoint", version("counterpoint"), LINKS))
+    links = LINKS | ({"dashboard": "/"} if worker.settings.dashboard else {})
+    index_body = msgspec.json.encode(Index("Counterpoint", version("counterpoint"), links))
 
     async def index(_: Call) -> Reply:
         return Reply(index_body)
@@ -68,11 +73,11 @@ def health_routes(worker: Worker) -> list[Route]:
         return Reply(worker.metrics.render(), headers=((b"content-type", TEXT),))
 
     return [
-        endpoint("/", {"GET": index}, limit=0),
-        endpoint("/healthz", {"GET": live}, limit=0),
-        endpoint("/readyz", {"GET": ready}, limit=0),
-        endpoint("/readyz/degraded", {"GET": ready_degraded}, limit=0),
-        endpoint("/metrics", {"GET": metrics}, limit=0),
+        endpoint("/", {"GET": index}, limit=0, guard=guard),
+        endpoint("/healthz", {"GET": live}, limit=0, guard=guard),
+        endpoint("/readyz", {"GET": ready}, limit=0, guard=guard),
+        endpoint("/readyz/degraded", {"GET": ready_degraded}, limit=0, guard=guard),
+        endpoint("/metrics", {"GET": metrics}, limit=0, guard=guard),
     ]
 
 
@@ -91,12 +96,17 @@ async def check_readiness(worker: Worker, *, accept_degraded: bool = False) -> R
         why.append("the store does not answer; decisions are degraded")
     if write_refusal and not accept_degraded:
         why.append(f"the store takes no writes, and decisions that need one are degraded: {write_refusal}")
+    if policy := await worker.store_health.eviction_policy() if store else None:
+        why.append(
+            f"the store's maxmemory-policy is {policy}, which deletes answered decisions to make room; set it to "
+            "noeviction (CONFIG SET maxmemory-policy noeviction)"
+        )
     if (age is None or age > SNAPSHOT_SECONDS) and (store or not accept_degraded):
         why.append(f"the learnt policies were not read for over {SNAPSHOT_SECONDS:g} s; check the store")
     if worker.spool.gone:
-        why.append(f"the spool {worker.spool.path} was deleted; nothing is answered until its folder can be created")
+        why.append("the spool was deleted; nothing is answered until its folder can be created")
     elif worker.spool.full:
-        why.append(f"the disk of {worker.spool.path} is full; free space, or nothing is answered")
+        why.append("the disk of the spool is full; free space, or nothing is answered")
     if lag > LAG_RECORDS and (store or not accept_degraded):
         why.append(f"{lag} records wait in the spool, over {LAG_RECORDS}; see the log for why the stream takes none")
     return Readiness(

@@ -13,6 +13,7 @@ from typing import cast
 
 import msgspec
 
+from engine.service.auth import RequestGuard
 from engine.service.endpoints.operations import OPERATIONS, Operation
 from engine.service.http import JSON, Call, Reply, Route, endpoint
 from engine.service.problems import ProblemDetails
@@ -30,6 +31,7 @@ PUBLISHED_NAMES = {
     "BatchStatuses": "Statuses",
     "CustomerExport": "Exported",
     "CustomerSummary": "History",
+    "DecideBody": "DecideRequest",
     "ErasureResult": "Erased",
     "EventStatus": "Status",
     "ExposureAnswer": "Exposed",
@@ -40,8 +42,8 @@ PUBLISHED_NAMES = {
 Node = dict[str, object]
 
 
-def docs_routes() -> list[Route]:
-    """`/docs` and `/docs/openapi.json`."""
+def docs_routes(guard: RequestGuard, *, needs_keys: bool = True) -> list[Route]:
+    """`/docs` and `/docs/openapi.json`; a server without keys documents operations that need none."""
 
     async def page(_: Call) -> Reply:
         policy = b"default-src 'none'; style-src 'unsafe-inline'"
@@ -50,21 +52,21 @@ def docs_routes() -> list[Route]:
         )
 
     async def document(_: Call) -> Reply:
-        return Reply(msgspec.json.encode(openapi()), headers=((b"content-type", JSON),))
+        return Reply(msgspec.json.encode(openapi(needs_keys=needs_keys)), headers=((b"content-type", JSON),))
 
     return [
-        endpoint("/docs", {"GET": page}, limit=0),
-        endpoint("/docs/openapi.json", {"GET": document}, limit=0),
+        endpoint("/docs", {"GET": page}, limit=0, guard=guard),
+        endpoint("/docs/openapi.json", {"GET": document}, limit=0, guard=guard),
     ]
 
 
 @functools.cache
-def openapi() -> Node:
-    """The OpenAPI 3.1 document of all operations."""
+def openapi(*, needs_keys: bool = True) -> Node:
+    """The OpenAPI 3.1 document of all operations, of a server that has keys or of one that answers without."""
     types, schemas = _components()
     paths: dict[str, Node] = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, types)
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, types, needs_keys=needs_keys)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -102,7 +104,7 @@ def _any_json(kind: type) -> Node:
     raise NotImplementedError(f"{kind} has no JSON schema; annotate the field with a type that msgspec knows")
 
 
-def _operation(one: Operation, types: Mapping[type, object]) -> Node:
+def _operation(one: Operation, types: Mapping[type, object], *, needs_keys: bool) -> Node:
     """One operation object of the document; `types` gives the schema reference of each type."""
     parameters: list[Node] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
@@ -123,10 +125,11 @@ def _operation(one: Operation, types: Mapping[type, object]) -> Node:
         "description": f"{one.about} Needs a key of role {one.role}." if one.role else one.about,
         "parameters": parameters,
         "responses": responses,
-        "security": [{"bearer": []}, {"key": []}] if one.role else [],
+        "security": [{"bearer": []}, {"key": []}] if one.role and needs_keys else [],
     }
     if one.request:
-        content: Node = {"schema": types[one.request]}
+        schema = {"allOf": [types[one.request], one.rule]} if one.rule else types[one.request]
+        content: Node = {"schema": schema}
         if one.example is not None:
             content["example"] = one.example
         document["requestBody"] = {"required": one.role != "admin", "content": {"application/json": content}}
@@ -161,7 +164,7 @@ def _section(one: Operation) -> str:
     example = ""
     if one.example is not None:
         body = msgspec.json.format(msgspec.json.encode(one.example), indent=2).decode()
-        example = f"<p>Request</p><pre>{_escape(body)}</pre>"
+        example = f"<p>Request</p><pre tabindex='0'>{_escape(body)}</pre>"
     headers = _table((f"<code>{_escape(name)}</code>", _escape(about)) for name, about in one.headers.items())
     kinds = [(one.request, "takes"), (one.answer, f"answers {one.status} with")]
     links = ", ".join(
@@ -178,6 +181,7 @@ def _section(one: Operation) -> str:
 
 
 def _schema_name(kind: type) -> str:
+    """The published name of a struct's schema."""
     return PUBLISHED_NAMES.get(kind.__name__, kind.__name__)
 
 
@@ -220,6 +224,7 @@ def _title(one: Operation) -> str:
 
 
 def _anchor(one: Operation) -> str:
+    """The id of an operation's section on the page."""
     return re.sub(r"\W+", "-", f"{one.method}{one.path}").strip("-")
 
 

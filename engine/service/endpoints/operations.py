@@ -5,16 +5,18 @@ from typing import Literal
 
 import msgspec
 
+from engine.customer import KINDS
 from engine.customers.model.events import Event
-from engine.decision.decision import Answer, DecideRequest
+from engine.decision.decision import Answer
 from engine.decision.explanation import Explanation
 from engine.decision.staff_view import AgentView
 from engine.service.auth import KeyRole
+from engine.service.decide_body import DecideBody, EvaluationRequest
 from engine.service.endpoints.admin import SwitchAnswer, SwitchRequest
 from engine.service.endpoints.events import BatchStatuses
 from engine.service.endpoints.exposures import ExposeRequest, ExposureAnswer
+from engine.service.endpoints.flag_answers import ErrorCode, Evaluation, EvaluationReason, Failure
 from engine.service.endpoints.health import Index, Readiness
-from engine.service.endpoints.ofrep import ErrorCode, Evaluation, EvaluationReason, EvaluationRequest, Failure
 from engine.service.endpoints.profiles import CustomerExport, ErasureResult
 from engine.service.endpoints.stock import Stock, StockLevel
 
@@ -53,7 +55,10 @@ class Live(msgspec.Struct, frozen=True):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One method at one path. `role` is the least that a key needs, None for no key; other answers are problems."""
+    """One method at one path. `role` is the least that a key needs, None for no key; other answers are problems.
+
+    `rule` is a JSON schema of what the type of `request` does not say.
+    """
 
     method: Literal["get", "post", "delete"]
     path: str
@@ -61,6 +66,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     about: str = ""
     role: KeyRole | None = None
     request: type | None = None
+    rule: Mapping[str, object] = {}
     example: Mapping[str, object] | None = None
     headers: HeaderDocs = {}
     answer: type | None = None
@@ -71,8 +77,36 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PROOF = {"X-Customer-Proof": "with a client key: HMAC-SHA256 in hex over a line name=value for each id of the customer"}
+NO_CUSTOMER = "no customer has this id, or it is a placeholder, such as 0 or null, that names nobody"
 ANNA = {"user_id": "u-42", "anonymous_id": "a-9"}
 CONTEXT = {"targetingKey": "u-42", "anonymousId": "a-9", "channel": "web", "country": "DE"}
+
+SOMEBODY = {"not": {"pattern": "^[\\W_0]*$"}}
+"""Of a text: it is more than marks and zeros, which name nobody."""
+ANY_IDENTIFIER = {
+    "anyOf": [{"required": [kind], "properties": {kind: {"type": "string", **SOMEBODY}}} for kind in KINDS]
+}
+NAMES_A_CUSTOMER = {
+    "anyOf": [
+        {"properties": {"customer": ANY_IDENTIFIER}},
+        {
+            "required": ["context"],
+            "properties": {"context": {"required": ["store"], "properties": {"store": {"type": "string", **SOMEBODY}}}},
+        },
+    ]
+}
+NAMES_A_TARGET = {
+    "required": ["context"],
+    "properties": {
+        "context": {
+            "anyOf": [
+                {"required": [name], "properties": {name: {"type": "string", **SOMEBODY}}}
+                for name in ("targetingKey", "userId", "anonymousId", "deviceId")
+            ]
+        }
+    },
+}
+"""What a flag that depends on the customer needs; one that is the same for everyone is evaluated without."""
 
 OPERATIONS = (
     Operation(
@@ -80,10 +114,12 @@ OPERATIONS = (
         path="/v1/decide",
         summary="Decide what a customer gets",
         about="Offers for placements and variants of experiments, each with its reason. Not being assigned is an "
-        "answer, never an error. No offer stands in an answer twice: a placement whose fallback is shown in another "
+        "answer, never an error. The customer has at least one identifier, or the context a store. "
+        "No offer stands in an answer twice: a placement whose fallback is shown in another "
         "stays empty, with the reason shown. With expose: false nothing counts as seen until /v1/exposures reports it.",
         role="client",
-        request=DecideRequest,
+        request=DecideBody,
+        rule=NAMES_A_CUSTOMER,
         example={
             "customer": ANNA,
             "channel": "web",
@@ -107,6 +143,7 @@ OPERATIONS = (
         about="All of the decision, or the placements and experiments that are named; within a day. Caps, stock and "
         "budgets of a prefetched offer are claimed now: where one is refused, show the fallback instead.",
         role="client",
+        headers={"X-Customer-Proof": "with a client key: the proof that the decision was asked with"},
         request=ExposeRequest,
         answer=ExposureAnswer,
         status=202,
@@ -116,7 +153,8 @@ OPERATIONS = (
         method="post",
         path="/v1/events",
         summary="Send what customers did and who they are",
-        about="A message id counts once, however often it is sent.",
+        about="A message id counts once, however often it is sent. An item that a client key may not send is rejected "
+        "with the reason: of another customer, or of what the customer is worth.",
         role="client",
         request=EventBatch,
         example={
@@ -143,7 +181,8 @@ OPERATIONS = (
         about="Every candidate with its propensity and what made it, and the gate that closed each other offer. "
         "Changes nothing, logs nothing, counts nothing.",
         role="server",
-        request=DecideRequest,
+        request=DecideBody,
+        rule=NAMES_A_CUSTOMER,
         example={"customer": ANNA, "channel": "web", "placements": ["home_hero"]},
         answer=Explanation,
         failures={503: "the store is away; ask again"},
@@ -152,9 +191,11 @@ OPERATIONS = (
         method="post",
         path="/v1/agent",
         summary="The same for staff at a till or on the phone",
-        about="The offer, why it, why not the others in plain words, and the customer's history. Changes nothing.",
+        about="The offer, why it, why not the others in plain words, and the customer's history. Nothing counts as "
+        "seen: report what was offered to `/v1/exposures`, and what came of it as events, with the `decision_id`.",
         role="server",
-        request=DecideRequest,
+        request=DecideBody,
+        rule=NAMES_A_CUSTOMER,
         example={"customer": ANNA, "channel": "store", "placements": ["till_prompt"]},
         answer=AgentView,
         failures={503: "the store is away; ask again"},
@@ -186,7 +227,7 @@ OPERATIONS = (
         about="Traits, affinities, orders, points, consents, satisfaction, the journey, what was counted. Any "
         "identifier of the customer will do.",
         role="server",
-        failures={404: "no customer has this id", 503: "the store is away; ask again"},
+        failures={404: NO_CUSTOMER, 503: "the store is away; ask again"},
     ),
     Operation(
         method="delete",
@@ -195,7 +236,10 @@ OPERATIONS = (
         about="Profile, aliases, what was counted and the log; what comes late creates nothing.",
         role="server",
         answer=ErasureResult,
-        failures={503: "the store is away; ask again"},
+        failures={
+            404: "the id is a placeholder, such as 0 or null, and names nobody",
+            503: "the store is away; ask again",
+        },
     ),
     Operation(
         method="get",
@@ -203,7 +247,11 @@ OPERATIONS = (
         summary="Export everything stored about a customer",
         role="server",
         answer=CustomerExport,
-        failures={404: "no customer has this id", 503: "the store is away; ask again"},
+        failures={
+            404: NO_CUSTOMER,
+            501: "the server is installed without counterpoint[analysis], which reads the log",
+            503: "the store is away; ask again",
+        },
     ),
     Operation(
         method="post",
@@ -214,6 +262,7 @@ OPERATIONS = (
         "why stands in metadata.reason.",
         role="client",
         request=EvaluationRequest,
+        rule=NAMES_A_TARGET,
         example={"context": CONTEXT},
         headers=PROOF,
         answer=Evaluation,

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -14,15 +15,14 @@ from engine.customers.redis.keys import identifier_spellings
 from engine.decision.attributes import local_clock
 from engine.decision.moments import customer_zone
 from engine.erasure.learner_files import erase_from_learner_files
-from engine.erasure.log import erase_from_log
 from engine.erasure.profiles import Export, erase_profile, export_profile
-from engine.errors import JournalError, StoreUnavailable
-from engine.journal.log.export import export_rows
+from engine.errors import BadInput, JournalError, StoreUnavailable, has_extra, missing_extra
 from engine.service.auth import RequestGuard
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.idempotency import delete_answers
 from engine.service.problems import DISK_RETRY_SECONDS, Refusal, refuse_for_now
 from engine.service.worker import Worker
+from engine.settings import Settings
 
 AWAY = "the store is away, so the customer cannot be found; send it again"
 
@@ -32,7 +32,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class CustomerExport(msgspec.Struct, frozen=True):
-    """Everything stored about a customer: the profile, and the rows of the log by table."""
+    """The stored data of a customer: the profile, and the rows of the log by table."""
 
     customer: str
     profile: Mapping[str, object] | None
@@ -40,7 +40,7 @@ class CustomerExport(msgspec.Struct, frozen=True):
 
 
 class ErasureResult(msgspec.Struct, frozen=True):
-    """What was deleted: the identifiers of the customer, and the number of rows of the log."""
+    """The result of an erasure: the identifiers of the customer, and the number of deleted rows of the log."""
 
     ids: list[str]
     rows: int
@@ -50,40 +50,92 @@ def profile_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rout
     """`GET` and `DELETE /v1/profiles/{id}`, `GET /v1/profiles/{id}/export`, by any identifier of the customer."""
 
     async def show(call: Call) -> Reply:
-        stored = await _read_customer(worker, call)
-        if stored is None:
-            raise _unknown_customer(call)
-        return Reply(_encode(_view(worker, stored)))
+        return Reply(_encode(await show_customer(worker, str(call.path["id"]))))
 
     async def export(call: Call) -> Reply:
-        stored = await _read_customer(worker, call)
-        customer = str(call.path["id"])
-        ids = {*identifier_spellings(customer), *(_identifiers(stored) if stored else ())}
-        try:
-            rows = await asyncio.to_thread(export_rows, worker.settings.log, ids, worker.settings.redis)
-        except StoreUnavailable:
-            raise refuse_for_now(AWAY) from None
-        if stored is None and not any(rows.values()):
-            raise _unknown_customer(call)
-        profile = _view(worker, stored) if stored else None
-        return Reply(_encode(CustomerExport(customer, profile, rows)))
+        return Reply(_encode(await export_customer(worker, str(call.path["id"]))))
 
     async def delete(call: Call) -> Reply:
-        customer = str(call.path["id"])
-        # The store first: its tombstones reject what still arrives for the customer while the files are rewritten.
-        try:
-            erased = await erase_profile(worker.event_store, customer, delete_answers)
-        except StoreUnavailable:
-            raise refuse_for_now(AWAY) from None
-        ids = {*identifier_spellings(customer), *(value for values in erased.values() for value in values)}
-        rows = await _erase_from_files(worker, ids)
-        log.warning("customer erased", by=call.caller.name, ids=len(ids), rows=rows)
-        return Reply(_encode(ErasureResult(sorted(ids), rows)))
+        return Reply(_encode(await erase_customer(worker, str(call.path["id"]), by=call.caller.name)))
 
     return [
         endpoint("/v1/profiles/{id:str}", {"GET": show, "DELETE": delete}, limit=limit, guard=guard),
         endpoint("/v1/profiles/{id:str}/export", {"GET": export}, limit=limit, guard=guard),
     ]
+
+
+async def show_customer(worker: Worker, customer: str) -> Mapping[str, object]:
+    """The profile, the counters and the segments of a customer, by any identifier.
+
+    Raises:
+        Refusal: 404 for an unknown one, 503 if the store does not answer.
+    """
+    stored = await _read_customer(worker, customer)
+    if stored is None:
+        raise _unknown_customer(customer)
+    return _view(worker, stored)
+
+
+async def export_customer(worker: Worker, customer: str) -> CustomerExport:
+    """Everything that is stored of a customer. Errors as in `show_customer`, and 501 without the libraries."""
+    stored = await _read_customer(worker, customer)
+    ids = {*identifier_spellings(customer), *(_identifiers(stored) if stored else ())}
+    rows = await asyncio.to_thread(_export_rows, worker.settings, ids)
+    if stored is None and not any(rows.values()):
+        raise _unknown_customer(customer)
+    profile = _view(worker, stored) if stored else None
+    return CustomerExport(customer, profile, rows)
+
+
+async def erase_customer(worker: Worker, customer: str, *, by: str) -> ErasureResult:
+    """Erase a customer everywhere.
+
+    Raises:
+        Refusal: 404 for a placeholder, 503 if the store or the disk does not answer.
+    """
+    # The store first: its tombstones reject what still arrives for the customer while the files are rewritten.
+    try:
+        erased = await erase_profile(worker.event_store, customer, delete_answers)
+    except BadInput as error:
+        raise _names_nobody(error) from None
+    except StoreUnavailable:
+        raise refuse_for_now(AWAY) from None
+    ids = {*identifier_spellings(customer), *(value for values in erased.values() for value in values)}
+    rows = await _erase_from_files(worker, ids)
+    log.warning("customer erased", by=by, ids=len(ids), rows=rows)
+    return ErasureResult(sorted(ids), rows)
+
+
+def _export_rows(settings: Settings, ids: set[str]) -> dict[str, list[dict[str, object]]]:
+    """The customer's rows of the log and of the streams.
+
+    Raises:
+        Refusal: 501 if the libraries that read the log are not installed, 503 if the store is away.
+    """
+    try:
+        from engine.journal.log.export import export_rows  # noqa: PLC0415 # a server runs without the analysis extra
+
+        return export_rows(settings.log, ids, settings.redis)
+    except ImportError as error:
+        missing = missing_extra("an export", error)
+        raise Refusal(501, str(missing)) if missing else error from None
+    except StoreUnavailable:
+        raise refuse_for_now(AWAY) from None
+
+
+def _erase_from_log(log_folder: Path, ids: set[str], now: float) -> int:
+    """Delete the customer's rows from a log that is on this machine; returns how many.
+
+    The erasure is announced in the store, so a collector deletes the rows of a log that this process cannot read.
+    """
+    if not log_folder.is_dir():
+        return 0
+    if not has_extra("analysis"):
+        log.warning("the log is left to the collector to erase from: counterpoint[analysis] is not installed here")
+        return 0
+    from engine.erasure.log import erase_from_log  # noqa: PLC0415 # see above
+
+    return erase_from_log(log_folder, ids, now)
 
 
 async def _erase_from_files(worker: Worker, ids: set[str]) -> int:
@@ -95,21 +147,28 @@ async def _erase_from_files(worker: Worker, ids: set[str]) -> int:
     """
     settings, now = worker.settings, time.time()
     try:
-        rows = await asyncio.to_thread(erase_from_log, settings.log, ids, now) if settings.log.is_dir() else 0
+        rows = await asyncio.to_thread(_erase_from_log, settings.log, ids, now)
         await asyncio.to_thread(erase_from_learner_files, settings.data, ids, now)
     except (OSError, JournalError, sqlite3.Error) as error:
         log.warning("erasure incomplete in the files; the collector and the learner complete it", error=str(error))
         detail = (
-            f"erased from the store, but not from all files of {settings.data}: {error}; fix that, and the collector "
-            "and the learner complete the erasure"
+            "erased from the store, but not from all files of the data folder; the server's log says why. Mend that, "
+            "and the collector and the learner complete the erasure"
         )
         raise refuse_for_now(detail, seconds=DISK_RETRY_SECONDS) from None
     return rows
 
 
-async def _read_customer(worker: Worker, call: Call) -> Export | None:
+async def _read_customer(worker: Worker, customer: str) -> Export | None:
+    """The store's data of a customer; None for an unknown id.
+
+    Raises:
+        Refusal: 503 if the store does not answer; 404 if the id is a placeholder.
+    """
     try:
-        return await export_profile(worker.store, str(call.path["id"]))
+        return await export_profile(worker.event_store, customer)
+    except BadInput as error:
+        raise _names_nobody(error) from None
     except StoreUnavailable:
         raise refuse_for_now(AWAY) from None
 
@@ -124,8 +183,14 @@ def _view(worker: Worker, stored: Export) -> Mapping[str, object]:
 
 
 def _identifiers(stored: Export) -> list[str]:
+    """All ids of a customer, that of the profile first."""
     return [stored.profile.id, *(value for values in stored.profile.ids.values() for value in values)]
 
 
-def _unknown_customer(call: Call) -> Refusal:
-    return Refusal(404, f"{call.path['id']!r} is no customer's identifier; send any id that events named", "id")
+def _names_nobody(error: BadInput) -> Refusal:
+    """The refusal of an id that is a placeholder: no customer has it."""
+    return Refusal(404, str(error).removeprefix("id: "), "id")
+
+
+def _unknown_customer(customer: str) -> Refusal:
+    return Refusal(404, f"{customer!r} is not an identifier of a customer; send any id that events named", "id")

@@ -2,10 +2,11 @@
 
 import math
 import time
+from typing import Annotated
 
 import msgspec
 
-from engine.claims.claims import PoolShare
+from engine.claims.claims import Claims, PoolShare
 from engine.errors import StoreUnavailable
 from engine.journal.records import EventRecord
 from engine.service.auth import RequestGuard
@@ -22,11 +23,11 @@ HIGHEST = 1e9
 class StockLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A stock as counted on the shelves, without what was sold before the count."""
 
-    level: float
+    level: Annotated[float, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum": HIGHEST})]
 
 
 class Stock(msgspec.Struct, frozen=True):
-    """What is left of a stock: neither sold since the count nor held for a customer."""
+    """The rest of a stock: items neither sold since the count nor held for a customer."""
 
     sku: str
     left: float
@@ -37,16 +38,17 @@ _encode = msgspec.json.Encoder().encode
 
 
 def stock_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
-    """`POST` and `GET /v1/stock/{sku}`."""
+    """`POST` and `GET /v1/stock/{sku}`. They wait as long for the store as events do, not as short as a decision."""
+    claims = Claims(worker.event_store.pipeline)
 
     async def set_level(call: Call) -> Reply:
         sku = str(call.path["sku"])
         level = decode_body(_decoder, call.body).level
         if not 0 <= level <= HIGHEST or not math.isfinite(level):
-            raise Refusal(400, f"{level} is not between 0 and {HIGHEST:g}; send how many there are", "level")
+            raise Refusal(400, f"{level} is not between 0 and {HIGHEST:g}; send the number of items in stock", "level")
         now = time.time()
         try:
-            await worker.claims.set_stock(sku, level, now)
+            await claims.set_stock(sku, level, now)
         except StoreUnavailable:
             raise refuse_for_now(AWAY) from None
         record = EventRecord(
@@ -68,7 +70,7 @@ def stock_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
 
     async def read_left(sku: str) -> Reply:
         try:
-            left = await worker.claims.read_remaining(PoolShare("stock", sku), time.time())
+            left = await claims.read_remaining(PoolShare(pool="stock", name=sku), time.time())
         except StoreUnavailable:
             raise refuse_for_now(AWAY) from None
         return Reply(_encode(Stock(sku, left)))

@@ -1,0 +1,229 @@
+"""The fast path of hot requests: from the socket straight to the handler, and back with one write.
+
+uvicorn parses, queues and answers every request, and Litestar looks up its route. A plain POST to a hot path that
+arrived in one piece needs none of that: a sixth less CPU per decision (`loadtests/README.md`).
+
+Invariants:
+
+1. The fast path never guesses. Whatever `parse_plain_request` does not recognize as one complete, plain request goes to
+   uvicorn untouched and is judged there: stricter than HTTP is safe, laxer is request smuggling.
+2. Answers leave a connection in the order of its requests: the fast path starts only while no other request is parsed
+   or in progress on it. Bytes that arrive meanwhile go to uvicorn, which queues them behind `cycle`.
+3. The handler and the bytes of its answer are the same on both paths.
+
+| the connection | data arrives | becomes |
+|---|---|---|
+| idle | a plain request to a hot path | answering: `_FastCycle` is uvicorn's `cycle` until the answer is written |
+| idle | anything else | parsing, by uvicorn, until its message is complete |
+| answering, parsing | anything | uvicorn parses it and starts it when the request before is answered |
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import ClassVar, NamedTuple, cast
+
+from litestar import Litestar
+from litestar.routes import ASGIRoute, HTTPRoute
+from litestar.types import HTTPReceiveMessage, HTTPResponseStartEvent, HTTPScope, Message, Receive, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from engine.service.access.connection import BoundedProtocol, ConnectionLimits
+from engine.service.http import ASGI_ENDPOINT, TAKE, WHOLE_BODY, TakeWhole, WholeRequest
+
+HeaderList = list[tuple[bytes, bytes]]
+AsgiEndpoint = Callable[[HTTPScope, Receive, Send], Awaitable[None]]
+
+_UNUSUAL = frozenset((b"expect", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"))
+_NAME = bytes(byte for byte in range(33, 127) if chr(byte) not in '"(),/:;<=>?@[\\]{}')
+_TEXT = bytes(range(32, 127)) + b"\t"
+_HOST = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:[]"
+_MOST_DIGITS = 18
+_VERSION = b" HTTP/1.1"
+_POST = len(b"POST ")
+_PLAIN = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:"
+"""The bytes of a parameter that mean the same to every parser of a path."""
+_NO_PARAMS: Mapping[str, str] = {}
+_STAY_OPEN, _CLOSE = b"\r\n", b"connection: close\r\n\r\n"
+_NO_MORE_BODY = asyncio.Event()  # uvicorn sets it when more of a body comes; here nobody waits for more
+
+
+class HotRoute(NamedTuple):
+    """A hot path with its parameters: its handler, and what takes its plain requests in batches, if anything does."""
+
+    path: str
+    endpoint: AsgiEndpoint
+    take: TakeWhole | None = None
+    params: Mapping[str, str] = _NO_PARAMS
+
+
+class _FastCycle:
+    """The request in progress: the attributes that uvicorn's protocol reads and sets on its `cycle`."""
+
+    __slots__ = ("_connection", "disconnected", "keep_alive", "message_event", "response_complete")
+
+    def __init__(self, connection: "FastPathProtocol") -> None:
+        self._connection = connection
+        self.message_event = _NO_MORE_BODY
+        self.disconnected = False
+        self.keep_alive = True
+        self.response_complete = False
+
+    def write(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """Answer with one write."""
+        self.response_complete = True
+        connection = self._connection
+        if not self.disconnected:
+            lines = [b"%b: %b\r\n" % header for header in headers]
+            end = _STAY_OPEN if self.keep_alive else _CLOSE
+            connection.transport.write(b"".join((STATUS_LINE[status], *lines, end, body)))
+            if not self.keep_alive:
+                connection.transport.close()
+        connection.on_response_complete()  # also without a client: uvicorn starts the next queued request here
+
+
+class FastPathProtocol(BoundedProtocol):
+    """A bounded connection with the fast path in front of it."""
+
+    endpoints: ClassVar[Mapping[bytes, HotRoute]] = {}
+    """By request line."""
+    prefixes: ClassVar[Sequence[tuple[bytes, str, AsgiEndpoint]]] = ()
+    """For paths that end in a parameter: the request line up to it, the parameter's name, and the handler."""
+    _answered_at = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        """Answer a plain request on the fast path while the connection is idle; else pass the data to uvicorn."""
+        if self.is_idle:
+            line = data[: data.find(b"\r\n")]
+            route = self.endpoints.get(line) or self._parameter_route(line)
+            request = parse_plain_request(data, self.limits) if route else None
+            if route and request:
+                self.unset_timer()
+                cycle = _FastCycle(self)
+                self.cycle = cast("RequestResponseCycle", cycle)
+                if not (route.take and route.take(WholeRequest(route.path, *request, self.client, cycle.write))):
+                    task = self.loop.create_task(self._answer(route, *request, cycle))
+                    task.add_done_callback(self.tasks.discard)
+                    self.tasks.add(task)  # uvicorn waits for these when it stops
+                return
+        super().data_received(data)
+
+    def _parameter_route(self, line: bytes) -> HotRoute | None:
+        """The route of a request line that ends in a plain parameter."""
+        for prefix, name, endpoint in self.prefixes:
+            if line.startswith(prefix) and line.endswith(_VERSION):
+                value = line[len(prefix) : -len(_VERSION)]
+                # Neither a dot segment nor an escape: those are for the router.
+                if value and not value.translate(None, _PLAIN) and value.strip(b"."):
+                    path = line[_POST : -len(_VERSION)].decode("ascii")
+                    return HotRoute(path, endpoint, params={name: value.decode("ascii")})
+        return None
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's; where nothing waits, the timer that closes an idle connection is left running.
+
+        To start one for each answer costs more than to read its request. `timeout_keep_alive_handler` finds out how
+        long the connection was idle.
+        """
+        self._answered_at = self.loop.time()
+        is_plain = self.timeout_keep_alive_task is not None and isinstance(self.cycle, _FastCycle)
+        if is_plain and not (self.pipeline or self.has_waiting or self.flow.read_paused or self.transport.is_closing()):
+            self.server_state.total_requests += 1
+        else:
+            super().on_response_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if nothing came since its latest answer for as long as uvicorn allows; else look again.
+
+        While a request is answered there is no timer: its answer starts one.
+        """
+        self.timeout_keep_alive_task = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            return
+        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    async def _answer(self, route: HotRoute, headers: HeaderList, body: bytes, cycle: _FastCycle) -> None:
+        """Run the handler as an ASGI application and write its whole answer at once."""
+        started: list[Message] = []
+
+        async def receive() -> HTTPReceiveMessage:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                started.append(message)
+                return
+            start = cast("HTTPResponseStartEvent", started[0])
+            cycle.write(start["status"], start["headers"], cast("dict[str, bytes]", message)["body"])
+
+        scope: dict[str, object] = {
+            "type": "http",
+            "method": "POST",
+            "path": route.path,
+            "path_params": route.params,
+            "headers": headers,
+            "client": self.client,
+            WHOLE_BODY: body,
+        }
+        await route.endpoint(cast("HTTPScope", scope), cast("Receive", receive), send)
+
+
+def parse_plain_request(data: bytes, limits: ConnectionLimits) -> tuple[HeaderList, bytes] | None:
+    """Headers and body of `data` if it is exactly one complete request with nothing unusual in it; else None.
+
+    Stricter than HTTP: any doubt about where the request ends, or whether it is valid, is left to uvicorn.
+    """
+    head, _, body = data.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    if len(head) + 4 > limits.head_bytes or len(lines) - 1 > limits.headers:
+        return None
+    # Printable ASCII, tabs and whole line ends: a bare \n or \r ends a line for some parsers and not for others.
+    if head.translate(None, _TEXT) != b"\r\n" * (len(lines) - 1):
+        return None
+    headers: HeaderList = []
+    length = None
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        name, value = name.lower(), value.strip(b" \t")
+        if not colon or not name or name.translate(None, _NAME) or name in _UNUSUAL:
+            return None
+        if name == b"content-length":
+            if length is not None or not value.isdigit() or len(value) > _MOST_DIGITS:
+                return None
+            length = int(value)
+        elif name == b"connection":
+            if value.lower() != b"keep-alive":
+                return None
+        elif name == b"host" and value.translate(None, _HOST):
+            return None
+        headers.append((name, value))
+    return (headers, body) if length == len(body) else None  # else cut short, or followed by another request
+
+
+def fast_path_protocol(
+    app: Litestar, paths: Collection[str], connection_limits: ConnectionLimits | None = None
+) -> type[FastPathProtocol]:
+    """A protocol class for uvicorn whose fast path serves the routes of `app` with these paths."""
+
+    class Protocol(FastPathProtocol):
+        limits = connection_limits or ConnectionLimits()
+        endpoints: ClassVar[Mapping[bytes, HotRoute]] = {
+            f"POST {route.path} HTTP/1.1".encode(): HotRoute(
+                route.path, cast("AsgiEndpoint", route.route_handler.fn), route.route_handler.opt.get(TAKE)
+            )
+            for route in app.routes
+            if isinstance(route, ASGIRoute) and route.path in paths
+        }
+        prefixes: ClassVar[Sequence[tuple[bytes, str, AsgiEndpoint]]] = [
+            (f"POST {before}".encode(), parameter.partition(":")[0], cast("AsgiEndpoint", handler.opt[ASGI_ENDPOINT]))
+            for route in app.routes
+            if isinstance(route, HTTPRoute) and route.path in paths
+            for handler in route.route_handlers
+            if ASGI_ENDPOINT in handler.opt
+            for before, _, parameter in [route.path.removesuffix("}").partition("{")]
+        ]
+
+    return Protocol

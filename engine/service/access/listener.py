@@ -1,0 +1,33 @@
+"""The listening socket of a decision server, which its processes share."""
+
+import os
+import socket
+
+from engine.errors import BadInput
+
+BACKLOG = 2048
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket that the processes of one server share.
+
+    Raises:
+        BadInput: if the address cannot be bound.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise BadInput(f"--port {port}: cannot listen on {host}:{port} ({error.strerror}); choose another") from error
+    listener.listen(BACKLOG)
+    listener.set_inheritable(True)
+    return listener
+
+
+def adopt_listener(fd: int) -> socket.socket:
+    """The listening socket that the supervisor of this process opened and passed on as file descriptor `fd`."""
+    listener = socket.socket(fileno=fd)
+    os.set_inheritable(fd, False)
+    return listener

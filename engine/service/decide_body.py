@@ -1,0 +1,62 @@
+"""The body of a request for a decision: the one decoder of `/v1/decide`, `/v1/explain`, `/v1/agent` and OpenFeature.
+
+The limits are on the body and not on `DecideRequest`: requests that were logged before a limit are still explained.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import field
+
+from engine.decision.decision import DecideRequest
+from engine.errors import BadInput
+from engine.json_body import decode_json, describe
+
+RequestName = Annotated[str, msgspec.Meta(max_length=200)]
+"""The key of a channel, placement or experiment, or the name of an attribute."""
+Attributes = Annotated[dict[RequestName, object], msgspec.Meta(max_length=500)]
+
+
+class DecideBody(DecideRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The request of a storefront: the customer, the channel, and which placements and experiments to decide."""
+
+    channel: RequestName
+    placements: Annotated[list[RequestName], msgspec.Meta(max_length=100)] = field(default_factory=list)
+    experiments: Annotated[list[RequestName], msgspec.Meta(max_length=1000)] | Literal["*"] = field(
+        default_factory=list
+    )
+    context: Attributes = field(default_factory=dict)
+
+
+class EvaluationRequest(msgspec.Struct, frozen=True):
+    """The body of an OpenFeature evaluation: `targetingKey`, and the attributes that conditions read."""
+
+    context: dict[str, object] = {}
+
+
+_decoder = msgspec.json.Decoder(DecideBody)
+_evaluation = msgspec.json.Decoder(EvaluationRequest)
+
+
+def decode_decide(body: bytes) -> DecideRequest:
+    """The request of a body.
+
+    Raises:
+        BadInput: `field: rule; remedy`, for a body that breaks a rule of `DecideBody`.
+    """
+    return decode_json(_decoder, body)
+
+
+def decode_context(body: bytes) -> dict[str, object]:
+    """The context of an OpenFeature request; errors as in `decode_decide`."""
+    return decode_json(_evaluation, body).context
+
+
+def build_request(values: Mapping[str, object]) -> DecideRequest:
+    """The request that a body with these values would be, by the same rules; errors as in `decode_decide`."""
+    try:
+        return msgspec.convert(values, DecideBody)
+    except msgspec.ValidationError as error:
+        place, detail = describe(error, b"")
+        raise BadInput(f"{place}: {detail}") from None

@@ -1,0 +1,343 @@
+"""Takes all requests for a decision that one tick of the event loop brought through `decision_flow` together.
+
+    arrive -> decode all -> one read -> decide all -> encode all -> one write to the spool -> answer all
+
+A batch is calls from the event loop, not a task, which would cost a lone request a tenth of its CPU. Nothing waits for
+a batch to fill: it starts in the tick after its first request, unless `IN_FLIGHT` batches are on their way; those that
+arrive meanwhile are the next one.
+
+Invariants:
+
+1. A request that fails, or that needs more than the common way, leaves its batch: a second look-up, writes before the
+   answer (`DecisionFlow.needs_store`) and a prefetch are tasks of their own, whose writes of one tick share a round
+   trip. The others are answered without them.
+2. A batch holds the event loop for about `HOLD_SECONDS`; then what is decided is recorded and answered, and other work
+   has its turn.
+3. Each request has its own budget from its arrival, also while it waits for a batch. The one timer here watches the
+   oldest; past its deadline a request whose customer is not read is decided without the store, at once.
+4. Each request is answered once, by `deliver`, after its records are in the spool.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+
+import structlog
+from msgspec.structs import replace
+
+from engine.customers.store import BatchFetch, FetchedCustomer
+from engine.service.decision_flow import DecisionFlow, LowPools
+from engine.service.decision_task import Decided, DecidedTask, DecisionTask, FailedTask, FetchedTask, Prepared, attempt
+from engine.service.store_health import BudgetSpent, StoreBudget, StoreHealth
+
+IN_FLIGHT = 2
+"""Batches at a time: while one waits for the store, the other is decided. A third would wait for the CPU anyway, and
+make all of them smaller."""
+MOST_REQUESTS = 512
+"""Requests of one batch: a burst is read at once, since a request that is read is no longer degraded for its wait."""
+HOLD_SECONDS = 0.005
+"""By the wall clock: reading the clock of the thread after each decision took a fifth of its CPU."""
+LOOK_SECONDS = 0.001
+"""After a deadline, for what arrived while this process waited for a CPU."""
+_EXPIRED_AT_ONCE = 32
+
+log = structlog.get_logger(__name__)
+
+
+class Arrival:
+    """A request that waits for its decision: what makes its task, and what takes the outcome.
+
+    `deadline` is by the event loop's clock, `asked` when it arrived by the monotonic one (both s).
+    """
+
+    __slots__ = ("asked", "deadline", "deliver", "is_open", "is_unread", "make_task", "task")
+
+    def __init__(
+        self, make_task: Callable[[], DecisionTask], deliver: Callable[[Prepared], None], deadline: float
+    ) -> None:
+        self.make_task = make_task
+        self.deliver = deliver
+        self.deadline = deadline
+        self.asked = time.monotonic()
+        self.is_unread = True
+        """Whether its customer is not read yet, so that the end of its budget degrades it."""
+        self.is_open = True
+        """Whether its batch has to answer it."""
+        self.task: DecisionTask | None = None
+
+
+ReadArrival = tuple[Arrival, DecisionTask, BatchFetch]
+
+
+class DecisionBatches:
+    """The batches of one worker, from `add` to the answers."""
+
+    def __init__(self, flow: DecisionFlow, health: StoreHealth) -> None:
+        self._flow = flow
+        self._health = health
+        self._arrived: list[Arrival] = []
+        self._unread: deque[Arrival] = deque()
+        self._settled: list[tuple[Arrival, Decided]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._in_flight = 0
+        self._ended = asyncio.Event()
+        """Set when a batch has ended."""
+        self._is_starting = False
+
+    def add(self, arrival: Arrival) -> None:
+        """Decide a request with the others of this tick."""
+        self._arrived.append(arrival)
+        self._unread.append(arrival)
+        self._start()
+        self._watch()
+
+    async def drain(self) -> None:
+        """Wait until everything that arrived is answered; their budgets bound that."""
+        while self._arrived or self._in_flight:
+            self._ended.clear()
+            await self._ended.wait()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+            await asyncio.sleep(0)  # for `_finish_settled`
+
+    def _start(self) -> None:
+        """Start the next batch if there is one and the store may be asked."""
+        if self._arrived and not self._is_starting and self._in_flight < IN_FLIGHT:
+            self._is_starting = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _begin(self) -> None:
+        """Take what arrived, up to its read."""
+        batch, self._arrived = self._arrived[:MOST_REQUESTS], self._arrived[MOST_REQUESTS:]
+        self._is_starting = False
+        self._in_flight += 1
+        usual: list[tuple[Arrival, DecisionTask]] = []
+        try:
+            usual = self._decode(batch)
+            self._start()
+            if usual:
+                self._read(usual)
+            else:
+                self._end()
+        except Exception as error:  # noqa: BLE001 (an error of ours; every request gets an answer)
+            taken = [arrival for arrival, _ in usual] or [arrival for arrival in batch if arrival not in self._arrived]
+            self._fail(taken, error)
+
+    def _end(self) -> None:
+        """Make room for the next batch."""
+        while self._unread and not self._unread[0].is_unread:
+            self._unread.popleft()
+        self._in_flight -= 1
+        self._ended.set()
+        self._start()
+
+    def _fail(self, taken: Sequence[Arrival], error: Exception) -> None:
+        """End a batch with an error of ours; those that it has answered, or that left it, do not notice."""
+        self._finish([(arrival, FailedTask(error)) for arrival in taken if arrival.is_open])
+        self._end()
+
+    def _decode(self, batch: Sequence[Arrival]) -> list[tuple[Arrival, DecisionTask]]:
+        """Make the tasks of the batch; those that are refused, or whose way is another, leave it.
+
+        Bodies that take long to decode are those of the next batch.
+        """
+        usual: list[tuple[Arrival, DecisionTask]] = []
+        over: list[tuple[Arrival, Decided]] = []
+        began = time.monotonic()
+        for number, arrival in enumerate(batch):
+            if time.monotonic() - began > HOLD_SECONDS:
+                self._arrived = [*batch[number:], *self._arrived]
+                break
+            if not arrival.is_unread:
+                continue
+            task = attempt(lambda one: one.make_task(), arrival)
+            if isinstance(task, FailedTask):
+                arrival.is_unread = False
+                over.append((arrival, task))
+            elif self._health.is_away:
+                arrival.is_unread = False
+                over.append((arrival, attempt(self._flow.decide_degraded, task)))
+            elif task.request.expose:
+                arrival.task = task
+                usual.append((arrival, task))
+            else:
+                arrival.is_unread = False
+                timed = replace(task, deadline=arrival.deadline)
+                self._leave(arrival, self._prefetch(timed))
+        self._finish(over)
+        return usual
+
+    def _read(self, usual: Sequence[tuple[Arrival, DecisionTask]]) -> None:
+        """Read the customers, and the pools that were found empty."""
+        tasks = [task for _, task in usual]
+        if self._flow.has_low_pools:
+            self._spawn(self._read_with_pools(usual, tasks))
+        else:
+            self._flow.read_batch(tasks, partial(self._take_customers, usual, {}))
+
+    async def _read_with_pools(
+        self, usual: Sequence[tuple[Arrival, DecisionTask]], tasks: Sequence[DecisionTask]
+    ) -> None:
+        """As `_read`; the pools are read at the same time as the customers."""
+        customers: asyncio.Future[list[BatchFetch]] = asyncio.get_running_loop().create_future()
+        self._flow.read_batch(tasks, customers.set_result)
+        left = await self._flow.read_pools(tasks)
+        self._take_customers(usual, left, await customers)
+
+    def _take_customers(
+        self, usual: Sequence[tuple[Arrival, DecisionTask]], pools: LowPools, customers: Sequence[BatchFetch]
+    ) -> None:
+        """Decide for the customers that were read, except where the budget ended meanwhile."""
+        read = [
+            (arrival, task, customer)
+            for (arrival, task), customer in zip(usual, customers, strict=True)
+            if arrival.is_unread
+        ]
+        for arrival, _, _ in read:
+            arrival.is_unread = False
+        self._decide(read, pools)
+
+    def _decide(self, read: Sequence[ReadArrival], pools: LowPools) -> None:
+        """Decide, record and answer, a part of the batch at a time."""
+        done: list[tuple[Arrival, Decided]] = []
+        began = time.monotonic()
+        number = 0
+        try:
+            while number < len(read) and time.monotonic() - began <= HOLD_SECONDS:
+                arrival = read[number][0]
+                decided = attempt(lambda one: self._decide_one(*one, pools), read[number])
+                if decided is not None:
+                    done.append((arrival, decided))
+                number += 1
+            self._finish(done)
+        except Exception as error:  # noqa: BLE001 (an error of ours; every request gets an answer)
+            self._fail([arrival for arrival, _, _ in read], error)
+            return
+        if number < len(read):
+            asyncio.get_running_loop().call_soon(self._decide, read[number:], pools)
+        else:
+            self._end()
+
+    def _decide_one(self, arrival: Arrival, task: DecisionTask, read: BatchFetch, pools: LowPools) -> Decided | None:
+        """Decide one request; None where it leaves the batch for what it must look up or write."""
+        flow, asked = self._flow, arrival.asked
+        if isinstance(read, asyncio.Future):
+            self._leave(arrival, self._follow(arrival, task, read, pools))
+            return None
+        found = flow.use_read(task, read, pools, asked)
+        if not isinstance(found, FetchedTask):
+            return found
+        decided = attempt(flow.decide_one, found)
+        if isinstance(decided, FailedTask):
+            return decided
+        if flow.needs_store(decided):
+            self._leave(arrival, self._settle(arrival, decided))
+            return None
+        return attempt(flow.complete, decided)
+
+    async def _settle(self, arrival: Arrival, decided: DecidedTask) -> Decided:
+        """Write what one decision needs written; past its budget, or without the store, degrade it."""
+        try:
+            async with StoreBudget(arrival.deadline):
+                [settled] = await self._flow.claim_offers([decided], arrival.asked)
+                return settled
+        except BudgetSpent:
+            return attempt(self._flow.decide_degraded, decided.task)
+
+    async def _follow(
+        self, arrival: Arrival, task: DecisionTask, second: asyncio.Future[FetchedCustomer], pools: LowPools
+    ) -> Decided:
+        """Decide for a customer whose identifiers point elsewhere, after the second look-up."""
+        flow, read = self._flow, None
+        try:
+            async with StoreBudget(arrival.deadline):
+                read = await flow.await_read(task, second, pools, arrival.asked)
+                [settled] = await flow.claim_offers(flow.decide_fetched([read]), arrival.asked)
+                return settled
+        except BudgetSpent:
+            return attempt(flow.decide_degraded, task) if read else flow.degrade(task, arrival.asked)
+
+    async def _prefetch(self, task: DecisionTask) -> Decided:
+        """Decide what is exposed later, and store it."""
+        [decided] = await self._flow.decide_and_store([task])
+        return decided
+
+    def _leave(self, arrival: Arrival, deciding: Coroutine[None, None, Decided]) -> None:
+        """Have a task of its own decide a request."""
+        arrival.is_open = False
+        self._spawn(self._alone(arrival, deciding))
+
+    async def _alone(self, arrival: Arrival, deciding: Coroutine[None, None, Decided]) -> None:
+        """Finish a request that left its batch."""
+        try:
+            decided = await deciding
+        except Exception as error:  # noqa: BLE001 (every request gets an answer)
+            decided = FailedTask(error)
+        self._finish_soon(arrival, decided)
+
+    def _finish_soon(self, arrival: Arrival, decided: Decided) -> None:
+        """Record and answer, together with the others of this tick."""
+        if not self._settled:
+            asyncio.get_running_loop().call_soon(self._finish_settled)
+        self._settled.append((arrival, decided))
+
+    def _finish_settled(self) -> None:
+        settled, self._settled = self._settled, []
+        self._finish(settled)
+
+    def _finish(self, decided: Sequence[tuple[Arrival, Decided]]) -> None:
+        """Encode, write the records of all to the spool at once, then answer all."""
+        if not decided:
+            return
+        prepared: list[Prepared] = [
+            one if isinstance(one, FailedTask) else attempt(self._flow.prepare_one, one) for _, one in decided
+        ]
+        try:
+            self._flow.record(prepared)
+        except Exception as error:  # noqa: BLE001 (nothing is in the spool, so no answer may leave)
+            prepared = [one if isinstance(one, FailedTask) else FailedTask(error) for one in prepared]
+        for (arrival, _), outcome in zip(decided, prepared, strict=True):
+            arrival.is_open = arrival.is_unread = False
+            try:
+                arrival.deliver(outcome)
+            except Exception:  # the others are answered
+                log.exception("a decision could not be delivered")
+
+    def _watch(self) -> None:
+        """Have the timer end the budget of the oldest request."""
+        if self._timer is None and self._unread:
+            self._timer = asyncio.get_running_loop().call_at(self._unread[0].deadline, self._look_once_more)
+
+    def _look_once_more(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._expire)
+
+    def _expire(self) -> None:
+        """Decide without the store for those whose budget is spent."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        now, spent = loop.time(), list[tuple[Arrival, Decided]]()
+        while self._unread and len(spent) < _EXPIRED_AT_ONCE:
+            arrival = self._unread[0]
+            if arrival.is_unread and arrival.deadline > now:
+                break
+            self._unread.popleft()
+            if arrival.is_unread:
+                arrival.is_unread = False
+                spent.append((arrival, self._degrade(arrival)))
+        self._finish(spent)
+        self._watch()
+
+    def _degrade(self, arrival: Arrival) -> Decided:
+        """Decide without the store for a request whose customer was not read in time."""
+        task = attempt(lambda one: one.task or one.make_task(), arrival)
+        if isinstance(task, FailedTask):
+            return task
+        return self._flow.degrade(task, arrival.asked)
