@@ -1,0 +1,145 @@
+"""Computes one result in a process of its own, at low priority: pages and decisions do not wait for DuckDB.
+
+Every report is the object that the command line prints for the same question.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from engine.catalog.archive import Archive
+from engine.catalog.watch import PlanWatch
+from engine.dashboard.board.results import Job, Result, failed_result
+from engine.errors import CounterpointError
+
+if TYPE_CHECKING:
+    from engine.analysis.measure.model import MeasureReport
+    from engine.analysis.report.model import Report
+    from engine.settings import Settings
+
+NICE = 5
+"""The niceness of the process: where a core is short, a decision server gets three times as much of it."""
+REPLAYED_VISITS = 2000
+"""The last decisions of the log that the funnel of gates is computed from."""
+
+_watches: dict[str, PlanWatch] = {}
+
+
+class HistoryPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What a report of a past time found: the units of each variant and the report's row of each metric and variant."""
+
+    at: float
+    report: Report
+
+
+def start_process() -> None:
+    """Make this process yield to those that serve."""
+    os.nice(max(0, NICE - os.nice(0)))
+
+
+def compute(settings: Settings, job: Job, source: str) -> Result:
+    """The result of a job; a reason in place of its value where the data or the plan do not allow one."""
+    began, now = time.perf_counter(), time.time()
+    try:
+        value = _COMPUTE[job.kind](settings, job)
+    except CounterpointError as error:
+        return failed_result(str(error), now, time.perf_counter() - began)
+    return Result(value, "", now, time.perf_counter() - began, source)
+
+
+def _watch(settings: Settings) -> PlanWatch:
+    """The running plan, read again if a file changed."""
+    place = str(settings.experiments)
+    watch = _watches.get(place)
+    if watch is None:
+        watch = _watches[place] = PlanWatch(settings.experiments, Archive(settings.data / "plans"), logs_changes=False)
+    watch.poll()
+    return watch
+
+
+def _experiment(settings: Settings, job: Job) -> Report:
+    from engine.analysis import analyze_experiment  # noqa: PLC0415 # slow to import
+    from engine.analysis.checks.changed_question import add_first_verdict  # noqa: PLC0415
+    from engine.analysis.design.question_from_plan import build_question  # noqa: PLC0415
+
+    question, metrics = build_question(_watch(settings).plan, job.key)
+    report = analyze_experiment(question, metrics, settings.log, segment=str(job.detail) or None)
+    return add_first_verdict(report, settings.log, Archive(settings.data / "plans"), question, metrics)
+
+
+def _history(settings: Settings, job: Job) -> HistoryPoint:
+    from engine.analysis import analyze_experiment  # noqa: PLC0415 # slow to import
+    from engine.analysis.design.question_from_plan import build_question  # noqa: PLC0415
+
+    question, metrics = build_question(_watch(settings).plan, job.key)
+    at = float(str(job.detail))
+    primary = [metric for metric in metrics if metric.name == question.primary]
+    question = msgspec.structs.replace(question, secondary=(), guardrails=())
+    moment = datetime.fromtimestamp(at, UTC)
+    return HistoryPoint(at=at, report=analyze_experiment(question, primary, settings.log, as_of=moment))
+
+
+def _placement(settings: Settings, job: Job) -> object:
+    from engine.analysis import policy_report  # noqa: PLC0415 # slow to import
+
+    return policy_report(settings.log, job.key)
+
+
+def _allocation(settings: Settings, job: Job) -> object:
+    from engine.analysis.bandits.allocation_history import allocation_history  # noqa: PLC0415 # slow to import
+
+    return allocation_history(settings.log, job.key)
+
+
+def _activity(settings: Settings, job: Job) -> object:
+    from engine.analysis.measure.activity import read_activity  # noqa: PLC0415 # slow to import
+
+    del job
+    return read_activity(settings.log)
+
+
+def _gates(settings: Settings, job: Job) -> object:
+    from engine.journal.log.logged_requests import latest_requests  # noqa: PLC0415 # slow to import
+    from engine.rehearse.dry_run import dry_run, visits_of_log  # noqa: PLC0415
+
+    plan = _watch(settings).plan
+    logged = ((one.now, one.request, one.profile) for one in latest_requests(settings.log, REPLAYED_VISITS))
+    return dry_run(plan, job.key, visits_of_log(plan, job.key, logged))
+
+
+def _coverage(settings: Settings, job: Job) -> object:
+    from engine.rehearse.coverage import measure_coverage  # noqa: PLC0415 # slow to import
+    from engine.rehearse.customers import make_one_per_stage  # noqa: PLC0415
+
+    del job
+    watch, now = _watch(settings), time.time()
+    purposes = {offer.purpose for offer in watch.specs.offers.values() if offer.purpose is not None}
+    return measure_coverage(watch.plan, watch.specs, make_one_per_stage(purposes, now), now)
+
+
+def _measure(settings: Settings, job: Job) -> MeasureReport:
+    from engine.analysis.measure.sources import EventSource  # noqa: PLC0415 # slow to import
+    from engine.analysis.sources.log_read_lock import lock_log_for_reading  # noqa: PLC0415
+    from engine.dashboard.board.measures import build_measure  # noqa: PLC0415
+
+    plan = _watch(settings).plan
+    source = EventSource(log_dir=settings.log, files=(), names={}, until=None, currency=plan.currency)
+    with lock_log_for_reading(settings.log):
+        return build_measure(settings, plan, job.key, source)
+
+
+_COMPUTE = {
+    "experiment": _experiment,
+    "history": _history,
+    "placement": _placement,
+    "allocation": _allocation,
+    "activity": _activity,
+    "coverage": _coverage,
+    "gates": _gates,
+    "measure": _measure,
+}

@@ -1,0 +1,71 @@
+"""The measurement reports that the pages offer, each with the options that the command line has by default."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.analysis.measure.channels import measure_channels
+from engine.analysis.measure.journeys.attribution import AttributionOptions, measure_attribution
+from engine.analysis.measure.journeys.funnel import measure_funnel
+from engine.analysis.measure.journeys.journeys import measure_journeys
+from engine.analysis.measure.kpis.report import measure_kpis
+from engine.analysis.measure.opportunity.report import OpportunityOptions, measure_opportunity
+from engine.analysis.measure.programme import measure_programme
+from engine.analysis.measure.satisfaction import SatisfactionOptions, measure_satisfaction
+from engine.analysis.measure.value.clv import ClvOptions, measure_clv
+from engine.analysis.measure.value.cohorts import measure_cohorts
+from engine.analysis.measure.value.rfm import measure_rfm
+from engine.catalog.archive import Archive
+from engine.dashboard.board.measure_names import MEASURES
+from engine.errors import BadInput
+from engine.vocabulary import CLICK, PURCHASE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from engine.analysis.measure.model import MeasureReport
+    from engine.analysis.measure.sources import EventSource
+    from engine.catalog.plan.plan import Plan
+    from engine.settings import Settings
+
+
+def build_measure(settings: Settings, plan: Plan, name: str, source: EventSource) -> MeasureReport:
+    """One report.
+
+    Raises:
+        BadInput: if there is none of this name, or the log does not have what it needs.
+    """
+    build = _BUILD.get(name)
+    if build is None:
+        raise BadInput(f"measure {name!r}: is no report; the reports are {', '.join(MEASURES)}")
+    return build(settings, plan, source)
+
+
+def _programme(settings: Settings, plan: Plan, source: EventSource) -> MeasureReport:
+    files = {key: (one.spec.status, one.spec.variants[0].key) for key, one in plan.experiments.items()}
+    archive = Archive(settings.data / "plans")
+    return measure_programme(source, files, archive=archive, window_days=14.0)
+
+
+def _kpis(settings: Settings, plan: Plan, source: EventSource) -> MeasureReport:
+    return measure_kpis(source, plan, archive=Archive(settings.data / "plans"))
+
+
+def _satisfaction(settings: Settings, plan: Plan, source: EventSource) -> MeasureReport:
+    del settings, plan
+    return measure_satisfaction(source, SatisfactionOptions(question="nps", asked=None, by=(), experiment=None))
+
+
+_BUILD: dict[str, Callable[[Settings, Plan, EventSource], MeasureReport]] = {
+    "programme": _programme,
+    "kpis": _kpis,
+    "opportunity": lambda _settings, _plan, source: measure_opportunity(source, OpportunityOptions()),
+    "channels": lambda _settings, _plan, source: measure_channels(source),
+    "clv": lambda _settings, _plan, source: measure_clv(source, ClvOptions())[0],
+    "rfm": lambda _settings, _plan, source: measure_rfm(source)[0],
+    "cohorts": lambda _settings, _plan, source: measure_cohorts(source, by="month", period="month"),
+    "funnel": lambda _settings, _plan, source: measure_funnel(source, [CLICK, PURCHASE], window_days=7.0),
+    "journeys": lambda _settings, _plan, source: measure_journeys(source, gap_days=7.0, zone="UTC"),
+    "attribution": lambda _settings, _plan, source: measure_attribution(source, AttributionOptions()),
+    "satisfaction": _satisfaction,
+}

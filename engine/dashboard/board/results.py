@@ -1,0 +1,103 @@
+"""Results that pages read: computed by another process, kept here with the time they are of.
+
+A page never waits for a computation. It shows the newest `Result` with its time, and asks for a newer one.
+"""
+
+import threading
+import time
+from collections.abc import Hashable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Literal, NamedTuple
+
+JobKind = Literal["experiment", "history", "placement", "allocation", "measure", "gates", "activity", "coverage"]
+
+RETRY_SECONDS = 5.0
+"""The seconds that a failed computation counts as, so that what fails at once is not repeated at once."""
+
+
+class Job(NamedTuple):
+    """One computation: its kind, the experiment, placement or report it is of, and one more argument.
+
+    Of an experiment `detail` is the trait of its segments, of a history the time of one point.
+    """
+
+    kind: JobKind
+    key: str
+    detail: Hashable = ""
+
+
+class Result(NamedTuple):
+    """The value of a job or the reason why it has none, when it was computed (s since 1970), and how long that took.
+
+    `source` names the log and the plan that it was computed from; a result of another source is to be renewed.
+    A failure has none, so that it is computed again after a rest.
+    """
+
+    value: object
+    reason: str
+    at: float
+    seconds: float
+    source: str
+
+
+def failed_result(reason: str, at: float, seconds: float = 0.0) -> Result:
+    """The result of a computation that failed for `reason`; it rests as one that took `RETRY_SECONDS`, or longer."""
+    return Result(None, reason, at, max(seconds, RETRY_SECONDS), "")
+
+
+class Results:
+    """The newest result of each job, and which jobs a page asked for lately."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[Job, Result] = {}
+        self._wanted: dict[Job, float] = {}
+        self.changed = threading.Event()
+        """Set when a page asks for a job, so that the refresher need not wait."""
+
+    def read(self, job: Job) -> Result | None:
+        """The newest result of a job that a page shows, which keeps it fresh; None while it is computed first."""
+        with self._lock:
+            is_new = job not in self._wanted
+            self._wanted[job] = time.time()
+            found = self._found.get(job)
+        if is_new:
+            self.changed.set()
+        return found
+
+    def peek(self, job: Job) -> Result | None:
+        """As `read`, without asking for the job."""
+        with self._lock:
+            return self._found.get(job)
+
+    def write(self, job: Job, result: Result) -> None:
+        """Replace the result of a job."""
+        with self._lock:
+            self._found[job] = result
+
+    def wanted(self, since: float) -> Mapping[Job, float]:
+        """The jobs that a page asked for since then, and when; older ones are forgotten."""
+        with self._lock:
+            self._wanted = {job: at for job, at in self._wanted.items() if at >= since}
+            return dict(self._wanted)
+
+    def drop(self, keep: AbstractSet[Job], before: float) -> None:
+        """Forget results from before then, but those of jobs that are in `keep` or that somebody asks for."""
+        with self._lock:
+            self._found = {
+                job: found
+                for job, found in self._found.items()
+                if found.at >= before or job in keep or job in self._wanted
+            }
+
+    @property
+    def oldest(self) -> float | None:
+        """The time of the oldest result; None without any."""
+        with self._lock:
+            return min((found.at for found in self._found.values()), default=None)
+
+    @property
+    def newest(self) -> float | None:
+        """The time of the newest result; None without any."""
+        with self._lock:
+            return max((found.at for found in self._found.values()), default=None)

@@ -1,0 +1,40 @@
+"""The dashboard's process: one event loop of its own, apart from those that decide."""
+
+import asyncio
+import signal
+import socket
+
+import uvicorn
+
+from engine.dashboard.app import create_dashboard
+from engine.settings import Settings
+
+STOP_SECONDS = 1
+
+
+def serve_dashboard(settings: Settings, listener: socket.socket) -> None:
+    """Serve pages until SIGTERM or SIGINT; SIGTERM ends the process with 0.
+
+    Args:
+        settings: of the engine whose pages these are.
+        listener: from `listen` or `adopt_listener`.
+    """
+    signal.signal(signal.SIGTERM, _exit)  # uvicorn stops on it, and raises it again when it has stopped
+    config = uvicorn.Config(
+        create_dashboard(settings),
+        http="httptools",
+        ws="none",
+        proxy_headers=False,
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    with asyncio.Runner() as runner:
+        runner.run(uvicorn.Server(config).serve(sockets=[listener]))
+
+
+def _exit(*_: object) -> None:
+    raise SystemExit(0)

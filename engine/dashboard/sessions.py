@@ -1,0 +1,180 @@
+"""Who looks: signed cookies, roles, and tokens that prove that a form is ours.
+
+The cookie is a `Session` as JSON with its HMAC under a secret of the data folder, so every dashboard on that folder
+accepts it and nothing has to be stored. It names the key that logged in by a digest: taking the key out of the file, or
+replacing it under the same name, and starting the dashboard again ends its sessions.
+
+| key | may |
+|---|---|
+| role `client` | nothing: it is published in web pages |
+| role `server` | `view` |
+| role `admin` | `admin` |
+| any but `client`, with `dashboard: view`, `operate` or `admin` | that |
+
+Without a file of keys everyone on this machine is an admin, as at the API, and needs a session only for its token.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from engine.errors import BadInput
+from engine.service.access.hosts import require_loopback_host
+from engine.service.auth import ANYONE, Caller, DashboardRole, Keys
+from engine.service.problems import Refusal
+
+COOKIE = "counterpoint_session"
+SESSION_SECONDS = 12 * 3_600.0
+RANKS: dict[DashboardRole | None, int] = {None: 0, "view": 1, "operate": 2, "admin": 3}
+RequestHeaders = Iterable[tuple[bytes, bytes]]
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """One browser: its random id, who logged in with which role and key, and until when (s since 1970).
+
+    `role` is None before the login. `key` is a digest of the key under the secret; empty without a key.
+    """
+
+    id: str
+    name: str = ""
+    role: DashboardRole | None = None
+    key: str = ""
+    ends: float = 0.0
+
+
+class Sessions:
+    """Reads and writes sessions; `is_open` where no keys are configured, so that everyone on this machine is admin."""
+
+    def __init__(self, keys: Keys, data: Path) -> None:
+        self._keys = keys
+        self._secret = _read_secret(data)
+        self.is_open = not keys
+
+    def read(self, headers: RequestHeaders, cookie: str | None) -> tuple[Session, bool]:
+        """The session of a request, and whether it is new, so that its cookie has to be sent.
+
+        Raises:
+            Refusal: 421 for another host than this machine where no keys are configured.
+        """
+        if self.is_open:
+            require_loopback_host(headers)
+        found = self._decode(cookie or "")
+        if found is not None and found.ends > time.time() and self._is_valid(found):
+            return found, False
+        return self._start(ANYONE if self.is_open else None), True
+
+    def log_in(self, key: str, peer: str) -> Session:
+        """The session of a key.
+
+        Raises:
+            Refusal: 401 for an unknown key, 403 for one of a role without pages, 429 after too many guesses.
+        """
+        caller = self._keys.identify([(b"x-api-key", key.strip().encode(errors="replace"))], peer)
+        if caller.dashboard is None:
+            raise Refusal(403, f"the key {caller.name} has the role {caller.role}, which has no dashboard", "key")
+        return self._start(caller)
+
+    def log_out(self) -> Session:
+        """A session of nobody."""
+        return self._start(ANYONE if self.is_open else None)
+
+    def encode(self, session: Session) -> str:
+        """The value of the cookie."""
+        body = urlsafe_b64encode(msgspec.json.encode(session)).decode()
+        return f"{body}.{self._sign('session', body)}"
+
+    def token(self, session: Session) -> str:
+        """The token that every form of the session sends."""
+        return self._sign("form", session.id)
+
+    def require_own_form(self, session: Session, token: str, headers: RequestHeaders) -> None:
+        """Refuse a change that was not asked for by a page of ours.
+
+        Raises:
+            Refusal: 403.
+        """
+        named = {name: value.decode("latin-1") for name, value in headers}
+        site = named.get(b"sec-fetch-site", "same-origin")
+        origin = named.get(b"origin", "")
+        is_ours = site in {"same-origin", "none"} and (not origin or urlsplit(origin).netloc == named.get(b"host", ""))
+        if not is_ours or not _is_equal(self.token(session), token):
+            raise Refusal(403, "this form is too old, or another site sent it; load the page again and repeat")
+
+    def _start(self, caller: Caller | None) -> Session:
+        role = caller.dashboard if caller else None
+        name = caller.name if caller else ""
+        return Session(
+            id=secrets.token_urlsafe(18),
+            name=name,
+            role=role,
+            key=self._key_mark(name),
+            ends=time.time() + SESSION_SECONDS,
+        )
+
+    def _key_mark(self, name: str) -> str:
+        """What differs once another key has this name; empty for a name without a key."""
+        digest = self._keys.digest_of(name)
+        return self._sign("key", digest.hex())[:16] if digest else ""
+
+    def _is_valid(self, session: Session) -> bool:
+        """Whether the key that logged in is still the one of its name in the file, with the same role."""
+        if self.is_open:
+            return session.role == "admin"
+        if session.role is None:
+            return True
+        has_same_role = self._keys.dashboard_role_of(session.name) == session.role
+        return has_same_role and _is_equal(self._key_mark(session.name), session.key)
+
+    def _decode(self, cookie: str) -> Session | None:
+        body, _, signature = cookie.partition(".")
+        if not signature or not _is_equal(self._sign("session", body), signature):
+            return None
+        try:
+            return msgspec.json.decode(urlsafe_b64decode(body), type=Session)
+        except (ValueError, msgspec.MsgspecError):
+            return None
+
+    def _sign(self, use: str, text: str) -> str:
+        return hmac.new(self._secret, f"{use} {text}".encode(errors="replace"), hashlib.sha256).hexdigest()
+
+
+def has_role(session: Session, least: DashboardRole) -> bool:
+    """Whether the session may do what needs the role `least`."""
+    return RANKS[session.role] >= RANKS[least]
+
+
+def _is_equal(known: str, sent: str) -> bool:
+    """Whether both are equal, in constant time; `compare_digest` refuses text with other characters than ASCII."""
+    return hmac.compare_digest(known.encode(), sent.encode(errors="replace"))
+
+
+def _read_secret(data: Path) -> bytes:
+    """The secret of the data folder, made if necessary; only this user can read it.
+
+    Raises:
+        BadInput: if it cannot be read or written.
+    """
+    path = data / "dashboard.secret"
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        try:
+            made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            pass
+        else:
+            with os.fdopen(made, "wb") as file:
+                file.write(secrets.token_bytes(32))
+        secret = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}; the dashboard signs its cookies with this file") from error
+    if len(secret) < 32:
+        raise BadInput(f"{path}: is shorter than 32 bytes; delete it, and the dashboard makes another")
+    return secret

@@ -1,0 +1,218 @@
+"""Offers: which customers a gate keeps from which offer, and what is left of stocks and budgets."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from engine.analysis.measure.activity import ActivityReport, ShownOffer
+from engine.catalog.plan.plan import Offer
+from engine.claims.requirements import pool_shares
+from engine.dashboard.board.results import Job
+from engine.dashboard.charts.bars import Bar, BarChart, bar_chart
+from engine.dashboard.figures import format_figure, format_share
+from engine.dashboard.tables import (
+    DataTable,
+    TableCell,
+    Tone,
+    columns_of,
+    count_cell,
+    money_cell,
+    share_cell,
+    text_cell,
+)
+from engine.dashboard.web import Page, PageVisit, link_to
+from engine.decision.gates import GATES
+from engine.errors import StoreUnavailable
+from engine.rehearse.coverage import CoverageCell
+from engine.rehearse.dry_run import DryRun
+from engine.service.problems import Refusal
+
+Left = dict[str, float | None]
+"""The amount left by pool, `budget:KEY` or `stock:SKU`; None where the store does not say."""
+
+
+async def offers(visit: PageVisit) -> Page:
+    """All offers with what is left of their limits, and the holes of the catalogue."""
+    desk = visit.desk
+    activity = desk.results.read(Job("activity", ""))
+    shown = activity.value.shown if activity and isinstance(activity.value, ActivityReport) else []
+    holes = desk.results.read(Job("coverage", ""))
+    cells = holes.value if holes is not None and isinstance(holes.value, list) else []
+    left = await read_left(visit, list(desk.plan.offers.values()))
+    placements = dict.fromkeys(placement for _, placement in desk.plan.selections)
+    return Page(
+        template="offers.html",
+        title="Offers",
+        context={
+            "placements": [(name, link_to("offers", name)) for name in placements],
+            "waits": holes is None,
+            "holes": sum(cell.hole for cell in cells),
+            "cells": len(cells),
+        },
+        tables=(_offers_table(visit, left, shown), _holes_table(cells)),
+    )
+
+
+async def placement_offers(visit: PageVisit) -> Page:
+    """The funnel of gates of one placement, on the newest decisions of the log."""
+    placement = visit.path["placement"]
+    if placement not in visit.desk.plan.placements:
+        raise Refusal(404, f"{placement!r} is not a placement of the running plan; see the list of offers")
+    result = visit.desk.results.read(Job("gates", placement))
+    run = result.value if result is not None and isinstance(result.value, DryRun) else None
+    return Page(
+        template="placement.html",
+        title=f"Offers on {placement}",
+        context={
+            "placement": placement,
+            "run": run,
+            "reason": result.reason if result else "",
+            "computed": result.at if result else None,
+            "outcomes": _outcomes_chart(run) if run else None,
+            "funnel": _funnel_chart(run) if run else None,
+        },
+        tables=(_outcomes_table(run), _gates_table(run), _limits_table(run)),
+    )
+
+
+async def read_left(visit: PageVisit, found: Sequence[Offer]) -> Left:
+    """What is left of the stock and budget of each offer."""
+    shares = {f"{share.pool}:{share.name}": share for offer in found for share in pool_shares(offer)}
+    now, claims = time.time(), visit.desk.worker.claims
+    try:
+        values = await asyncio.gather(*(claims.read_remaining(share, now) for share in shares.values()))
+    except StoreUnavailable:
+        return dict.fromkeys(shares)
+    return dict(zip(shares, values, strict=True))
+
+
+def _offers_table(visit: PageVisit, left: Left, shown: Sequence[ShownOffer]) -> DataTable:
+    titles = {
+        "offer": "Offer",
+        "title": "Title",
+        "value": "Value",
+        "purpose": "Consent to",
+        "channels": "Channels",
+        "shown": "Shown, 30 days",
+        "stock": "Stock left",
+        "budget": "Budget left",
+        "caps": "Caps",
+    }
+    counts: dict[str, int] = {}
+    for one in shown:
+        counts[one.offer] = counts.get(one.offer, 0) + one.decisions
+    rows = [_offer_row(offer, left, counts, visit.desk.plan.currency) for offer in visit.desk.plan.offers.values()]
+    return DataTable(
+        name="offers",
+        title="Offers",
+        columns=columns_of(titles, figures=("value", "shown", "stock", "budget")),
+        rows=rows,
+        empty="The shop has no offer. Add a file to offers/ in the editor.",
+    )
+
+
+def _offer_row(offer: Offer, left: Left, counts: dict[str, int], currency: str) -> list[TableCell]:
+    spec = offer.spec
+    caps = [f"{cap.count} {cap.event} per {cap.per}" for cap in spec.caps]
+    stock = left.get(f"stock:{spec.stock.sku}") if spec.stock else None
+    return [
+        text_cell(offer.key, href=link_to("editor", key=offer.key)),
+        text_cell(spec.title or ""),
+        money_cell(spec.value, currency),
+        text_cell(spec.purpose or ""),
+        text_cell(", ".join(spec.renderings)),
+        count_cell(counts.get(offer.key, 0)),
+        _left_cell(stock, spec.stock.at_least if spec.stock else 0),
+        _left_cell(left.get(f"budget:{offer.key}"), spec.budget.cost if spec.budget else 0, currency),
+        text_cell(", ".join(caps)),
+    ]
+
+
+def _left_cell(left: float | None, least: float, currency: str = "") -> TableCell:
+    """What is left, red where it is not enough for one more showing."""
+    if left is None:
+        return TableCell(None, " ")
+    tone: Tone = "bad" if left < least else ""
+    return money_cell(left, currency, tone=tone) if currency else count_cell(left, tone=tone)
+
+
+def _holes_table(cells: Sequence[CoverageCell]) -> DataTable:
+    titles = {
+        "segment": "Segment",
+        "stage": "Stage",
+        "channel": "Channel",
+        "placement": "Placement",
+        "without": "Without an offer",
+        "offers": "Offers for them",
+    }
+    rows = [
+        [
+            *(text_cell(name) for name in (cell.segment, cell.stage, cell.channel, cell.placement)),
+            share_cell(cell.without, tone="bad" if cell.hole else ""),
+            text_cell(", ".join(cell.offers)),
+        ]
+        for cell in cells
+    ]
+    columns = columns_of(titles, figures=("without",))
+    note = "A made-up customer of each stage of the journey, who consented to everything."
+    return DataTable(name="holes", title="Where the shop has something to say", columns=columns, rows=rows, note=note)
+
+
+def _outcomes_chart(run: DryRun) -> BarChart | None:
+    bars = [Bar(name=row.outcome, value=row.share, text=format_share(row.share)) for row in run.outcomes[:12]]
+    return bar_chart("What the visits got", bars)
+
+
+def _funnel_chart(run: DryRun) -> BarChart | None:
+    """For each gate, how often it closed an offer, added up over offers and visits, in the order of the gates."""
+    closed: dict[str, int] = {}
+    for row in run.kept:
+        closed[row.gate] = closed.get(row.gate, 0) + row.visits
+    ordered = [(str(gate), closed[gate]) for gate in GATES if gate in closed]
+    bars = [Bar(name=gate, value=float(number), text=format_figure(number)) for gate, number in ordered]
+    return bar_chart("How often each gate closed an offer", bars)
+
+
+def _outcomes_table(run: DryRun | None) -> DataTable:
+    titles = {"outcome": "Outcome", "visits": "Visits", "customers": "Customers", "share": "Share", "value": "Value"}
+    rows = [
+        [
+            text_cell(row.outcome),
+            count_cell(row.visits),
+            count_cell(row.customers),
+            share_cell(row.share),
+            count_cell(row.value),
+        ]
+        for row in (run.outcomes if run else [])
+    ]
+    columns = columns_of(titles, figures=list(titles)[1:])
+    return DataTable(name="outcomes", title="What the visits got", columns=columns, rows=rows)
+
+
+def _gates_table(run: DryRun | None) -> DataTable:
+    titles = {"offer": "Offer", "gate": "Gate", "visits": "Visits", "share": "Share of visits", "meaning": "Because"}
+    rows = []
+    for row in run.kept if run else []:
+        share = row.visits / run.visits if run and run.visits else None
+        cells = [text_cell(row.offer), text_cell(row.gate), count_cell(row.visits), share_cell(share)]
+        rows.append([*cells, text_cell(GATES[row.gate].meaning)])
+    columns = columns_of(titles, figures=("visits", "share"))
+    empty = "No gate closed an offer: every offer could be shown to everyone."
+    return DataTable(name="gates", title="Why offers were not shown", columns=columns, rows=rows, empty=empty)
+
+
+def _limits_table(run: DryRun | None) -> DataTable:
+    titles = {"pool": "Limit", "name": "Of", "amount": "Amount", "spent": "Spent", "held": "On hold"}
+    titles |= {"ran_out": "Ran out"}
+    rows = [
+        [
+            text_cell(row.pool),
+            text_cell(row.name),
+            *(count_cell(amount) for amount in (row.limit, row.spent, row.held)),
+            text_cell("yes" if row.ran_out is not None else "no", tone="bad" if row.ran_out is not None else ""),
+        ]
+        for row in (run.limits if run else [])
+    ]
+    columns = columns_of(titles, figures=("amount", "spent", "held"))
+    empty = "No offer here has a stock or a budget."
+    return DataTable(name="limits", title="What these visits use up", columns=columns, rows=rows, empty=empty)

@@ -1,0 +1,203 @@
+"""One experiment in a row: its state, its verdict in a sentence and in money, and the lights of its checks."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from engine.analysis.design.methods import Method
+from engine.analysis.render.terminal import money_text
+from engine.analysis.report.model import MetricReport, Money, Report
+from engine.analysis.stats.estimate import Effect
+from engine.catalog.spec.experiment import ExperimentSpec
+from engine.dashboard.board.desk import Desk
+from engine.dashboard.board.results import Job, Result
+from engine.dashboard.figures import DAY, format_change, format_money, format_share, format_span, format_span_of
+from engine.dashboard.tables import Tone
+from engine.dashboard.web import link_to
+
+STATE_TONES: dict[str, Tone] = {"running": "good", "paused": "warn", "draft": "muted", "scheduled": "muted"}
+VERDICT_TONES: dict[str, Tone] = {"ship": "good", "stop": "bad", "fix the data": "bad", "keep running": "warn"}
+LOOKS: dict[Method, tuple[str, str]] = {
+    "sequential": ("that holds at every look", "The band holds at every look, so it may be watched daily."),
+    "group_sequential": ("that holds at the planned looks", "The band holds at the planned looks only."),
+    "fixed": ("of a single look", "The band is of a single look, at the end: do not stop because it leaves 0 earlier."),
+    "bayesian": ("of a single look", "The band is of a single look: do not stop because it leaves 0 once."),
+}
+"""What an interval over time holds for, by the method of its report: for a label, and as a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Light:
+    """One check: its name, whether it is good, and the sentence behind it."""
+
+    name: str
+    tone: Tone
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One experiment; `report` is None until it was computed, `reason` says why there is none."""
+
+    key: str
+    title: str
+    owner: str
+    state: str
+    href: str
+    spec: ExperimentSpec
+    paused_by: bool
+    report: Report | None = None
+    reason: str = ""
+    computed: float | None = None
+    lights: list[Light] = field(default_factory=list)
+    verdict: str = ""
+    tone: Tone = "muted"
+    why: str = ""
+    money: Money | None = None
+    money_line: str = ""
+    effect: str = ""
+    days_left: float | None = None
+    units: int = 0
+
+    @property
+    def needs_decision(self) -> bool:
+        """Whether somebody should decide today."""
+        return self.verdict in {"ship", "stop", "fix the data"} and self.state in {"running", "paused"}
+
+    @property
+    def worth(self) -> float:
+        """The size of the amount that hangs on the decision, for the order of the list."""
+        return abs(self.money.estimate) if self.money else 0.0
+
+    @property
+    def money_short(self) -> str:
+        """The amount per month in a few characters, with its interval where it is not settled."""
+        if self.money is None or self.report is None:
+            return ""
+        unit = self.report.currency
+        if self.money.settled:
+            return f"{format_money(self.money.estimate, unit, signed=True)} a month"
+        low = format_money(self.money.low, "", signed=True)
+        return f"{low} to {format_money(self.money.high, unit, signed=True)} a month"
+
+    @property
+    def left(self) -> str:
+        """Days until a verdict is due."""
+        return format_span(self.days_left * DAY) if self.days_left is not None else ""
+
+
+def keep_fresh(desk: Desk, shown: Sequence[Summary]) -> None:
+    """Have the reports of the experiments on a page renewed as the log grows."""
+    for one in shown:
+        if one.state != "draft" and one.spec.metrics is not None:
+            desk.results.read(Job("experiment", one.key, "channel"))
+
+
+def summaries(desk: Desk) -> list[Summary]:
+    """All experiments of the folder, drafts included: those that need a decision first."""
+    found = [summarize(desk, key) for key in desk.worker.watch.specs.experiments]
+    order = {"running": 1, "paused": 2, "scheduled": 3, "draft": 4}
+    return sorted(found, key=lambda one: (not one.needs_decision, -one.worth, order.get(one.state, 5), one.key))
+
+
+def summarize(desk: Desk, key: str) -> Summary:
+    """One experiment."""
+    spec = desk.worker.watch.specs.experiments[key]
+    paused = key in desk.worker.kill_switch.paused
+    result = desk.results.peek(Job("experiment", key, "channel"))
+    report = result.value if result is not None and isinstance(result.value, Report) else None
+    plain = Summary(
+        key=key,
+        title=spec.title or key,
+        owner=spec.owner or "",
+        state=state_of(spec, time.time(), is_paused=paused),
+        href=link_to("experiments", key),
+        spec=spec,
+        paused_by=paused,
+        reason=_reason(spec, result),
+        computed=result.at if result else None,
+    )
+    return plain if report is None else _with_report(plain, report)
+
+
+def state_of(spec: ExperimentSpec, now: float, *, is_paused: bool) -> str:
+    """Whether it runs now, by its file, its dates and the kill switch."""
+    if spec.status != "running":
+        return spec.status
+    if is_paused:
+        return "paused"
+    if spec.start is not None and spec.start.timestamp() > now:
+        return "scheduled"
+    if spec.end is not None and spec.end.timestamp() <= now:
+        return "ended"
+    return "running"
+
+
+def primary_rows(report: Report) -> list[MetricReport]:
+    """The rows of the primary metric, one for each variant."""
+    return [row for row in report.metrics if row.role == "primary"]
+
+
+def _with_report(plain: Summary, report: Report) -> Summary:
+    advice = report.recommendation
+    money = advice.money_per_month if isinstance(advice.money_per_month, Money) else None
+    rows = [row for row in primary_rows(report) if isinstance(row.relative, Effect)]
+    best = max(rows, key=lambda row: row.chance_best or 0.0, default=None)
+    effect = ""
+    if best is not None and isinstance(best.relative, Effect):
+        span = format_span_of(best.relative.low, best.relative.high)
+        effect = f"{best.variant}: {best.metric} {format_change(best.relative.estimate)} ({span})"
+    return Summary(
+        **{
+            **{name: getattr(plain, name) for name in ("key", "title", "owner", "state", "href", "spec", "paused_by")},
+            "computed": plain.computed,
+            "report": report,
+            "lights": lights_of(report),
+            "verdict": advice.verdict,
+            "tone": VERDICT_TONES[advice.verdict],
+            "why": f"{advice.why}.",
+            "money": money,
+            "money_line": money_text(report),
+            "effect": effect,
+            "days_left": advice.days_left,
+            "units": sum(report.units.values()),
+        }
+    )
+
+
+def _reason(spec: ExperimentSpec, result: Result | None) -> str:
+    """Why there is no report, and what to do about it."""
+    if spec.status == "draft":
+        return "A draft: try it in the editor with preview, then set status: running."
+    if spec.metrics is None:
+        return "It names no metrics, so nothing is measured: add metrics: {primary: …} to its file."
+    if result is None:
+        return "Its first report is being computed."
+    return result.reason
+
+
+def lights_of(report: Report) -> list[Light]:
+    """The lights of a report: the split, the guardrails, the exposures, and the other flags of its data."""
+    quality = report.quality
+    split = "The units split as planned" if quality.srm.ok else "The units do not split as planned: the data are faulty"
+    found = [Light(name="Split", tone="good" if quality.srm.ok else "bad", text=f"{split} (p = {quality.srm.p:.2g}).")]
+    guards = [row for row in report.metrics if row.role == "guardrail"]
+    harmed = [f"{row.metric} of {row.variant}" for row in guards if row.guard == "harmed"]
+    still_open = [f"{row.metric} of {row.variant}" for row in guards if row.guard == "open"]
+    if harmed:
+        found.append(Light(name="Guardrails", tone="bad", text=f"Harmed: {', '.join(harmed)}."))
+    elif still_open:
+        found.append(Light(name="Guardrails", tone="warn", text=f"Not yet shown to be safe: {', '.join(still_open)}."))
+    elif guards:
+        found.append(Light(name="Guardrails", tone="good", text="All are shown to be no worse than their margins."))
+    exposure = quality.exposure
+    if exposure is not None:
+        share = exposure.exposed / exposure.assigned if exposure.assigned else 0.0
+        tone: Tone = "bad" if exposure.p < 0.001 else "warn" if share < 0.5 or exposure.orphans else "good"
+        text = f"{format_share(share)} of those assigned saw it; equal over the variants at p = {exposure.p:.2g}."
+        found.append(Light(name="Exposures", tone=tone, text=text))
+    if quality.flags:
+        found.append(
+            Light(name="Data", tone="warn", text=" ".join(f"{flag[:1].upper()}{flag[1:]}." for flag in quality.flags))
+        )
+    return found

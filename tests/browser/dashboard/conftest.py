@@ -1,0 +1,118 @@
+"""A whole engine with a day's traffic and Debian's Chromium, for the tests that look at pages."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from playwright.sync_api import Browser, sync_playwright
+
+from engine.settings import Settings
+from engine.up import run_engine
+
+SHOP = Path(__file__).resolve().parents[3] / "experiments"
+CHROMIUM = "/usr/bin/chromium"
+"""Installed by apt, on the test machine by `.ci/run`: without it these tests fail."""
+ADMIN, VIEWER = "ak-browser-tests-admin", "sk-browser-tests-view"
+SCRIPT = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+"""What somebody could type into any field."""
+KEYS = [
+    {"name": "anna", "role": "admin", "key": ADMIN},
+    {"name": "vera", "role": "server", "key": VIEWER},
+    {"name": "web", "role": "client", "key": "pk-browser-tests", "secret": "signs-customers"},
+]
+CUSTOMERS = 240
+
+
+@dataclass(frozen=True)
+class Engine:
+    base: str
+    settings: Settings
+
+    def api(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        headers = {"authorization": f"Bearer {ADMIN}"}
+        answer = httpx.request(method, f"{self.base}{path}", json=body, headers=headers, timeout=10)
+        assert answer.status_code < 300, answer.text
+        return answer
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """`counterpoint up` with keys, its shop and an experiment whose texts are scripts, after some traffic."""
+    folder = tmp_path_factory.mktemp("browser")
+    experiments = shutil.copytree(SHOP, folder / "experiments")
+    hostile = yaml.safe_load((experiments / "checkout_layout.yaml").read_text())
+    hostile |= {"key": "hostile", "title": SCRIPT, "hypothesis": SCRIPT, "owner": SCRIPT}
+    hostile["variants"] = [{"key": "control"}, {"key": "other", "payload": {"text": SCRIPT}}]
+    del hostile["force"], hostile["layer"]
+    (experiments / "hostile.yaml").write_text(yaml.safe_dump(hostile))
+    draft = hostile | {"key": "a_draft", "title": "A draft", "status": "draft"}
+    (experiments / "a_draft.yaml").write_text(yaml.safe_dump(draft))
+    keys = folder / "keys.yaml"
+    keys.write_text(yaml.safe_dump({"keys": KEYS}))
+    # On a busy machine a decision may wait for the store longer than 50 ms, and a degraded one has no variant.
+    patient = 5.0
+    settings = Settings(experiments=experiments, data=folder / "data", port=0, api_keys=keys, store_timeout=patient)
+    with run_engine(settings, threading.Event()) as (base, served):
+        running = Engine(base, served)
+        _send_traffic(running)
+        yield running
+
+
+def _send_traffic(engine: Engine) -> None:
+    """Customers with scripts for names, who come and order; every other one only looks."""
+    batch = []
+    for number in range(CUSTOMERS):
+        traits = {"loyalty.tier": number % 4, "affinity.coffee": (number % 10) / 10, "nickname": SCRIPT}
+        identify = {"type": "identify", "message_id": f"i{number}", "user_id": f"u-{number}", "traits": traits}
+        batch.append(identify)
+    engine.api("POST", "/v1/events", {"batch": batch})
+    experiments = ["checkout_layout", "hostile", "hero_policy"]
+    for number in range(CUSTOMERS):
+        channel = ("web", "app")[number % 2]
+        body = {"customer": {"user_id": f"u-{number}"}, "channel": channel, "placements": ["home_hero"]}
+        answer = engine.api("POST", "/v1/decide", body | {"experiments": experiments}).json()
+        event = {"user_id": f"u-{number}", "decision_id": answer["decision_id"], "channel": channel, "type": "track"}
+        sent = [event | {"event": SCRIPT, "message_id": f"s{number}", "properties": {"note": SCRIPT}}]
+        if number % 3 == 0:
+            sent.append(event | {"event": "click", "message_id": f"c{number}"})
+        if number % 4 == 0:
+            order = {"revenue": 10.0 + number % 7, "order_id": f"o{number}"}
+            sent.append(event | {"event": "purchase", "message_id": f"p{number}", "properties": order})
+        engine.api("POST", "/v1/events", {"batch": sent})
+
+
+@pytest.fixture(scope="module")
+def ready(engine: Engine) -> Engine:
+    """The engine once its pages have their first figures."""
+    with httpx.Client(base_url=engine.base, follow_redirects=True, timeout=10) as client:
+        log_in(client)
+        deadline = time.monotonic() + 240
+        while True:
+            rows = client.get("/experiments?format=json").json()
+            if sum(row["units"] == CUSTOMERS for row in rows) == 3:
+                break
+            assert time.monotonic() < deadline, rows
+            time.sleep(1)
+    return engine
+
+
+def log_in(client: httpx.Client, key: str = ADMIN) -> httpx.Response:
+    """Log in as a person would: load the form, send it with its token."""
+    form = client.get("/login").text
+    token = form.partition('name="token" value="')[2].partition('"')[0]
+    return client.post("/login", data={"token": token, "key": key, "next": "/"})
