@@ -1,6 +1,7 @@
 """Counterpoint: experiments and offers, decided for every channel of one shop."""
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +22,13 @@ _MODULES = {
     "decide": "engine.decision.decision",
     "load_plan": "engine.catalog",
 }
+
+
+_MARK = os.path.join(os.path.dirname(__file__), "compiled.txt")  # noqa: PTH118, PTH120 (before any other import)
+if os.path.exists(_MARK):  # noqa: PTH110 (as above)
+    from engine.compiled import refuse_outdated
+
+    refuse_outdated(_MARK)
 
 
 def __getattr__(name: str) -> object:

@@ -15,7 +15,6 @@ from pathlib import Path
 import httpx
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from engine import embedded
 from engine.analysis import analyze_experiment, policy_report
@@ -25,7 +24,8 @@ from engine.catalog import load_plan
 from engine.erasure.listener import LogErasures
 from engine.errors import BadInput, CounterpointError
 from engine.journal.log.collect import collect
-from engine.service.server import listen
+from engine.progress import relay_lines, track_progress
+from engine.service.access.listener import listen
 from engine.settings import Settings
 from engine.up import run_engine
 
@@ -89,8 +89,10 @@ def run_demo(
     with listen(settings.host, settings.port):  # before the data of an earlier demo is deleted for nothing
         _empty_folder(settings.data)
     err.print("Starting the store, a decision server, the learner and the collector …")
-    with run_engine(settings, stop) as (base, served):
-        err.print(f"Counterpoint answers at {base}")
+    with relay_lines(err) as stderr, run_engine(settings, stop, stderr) as (base, served):
+        err.print(
+            f"Counterpoint answers at {base}\n  the shop       {base}/shop\n  the dashboard  {base}/", soft_wrap=True
+        )
         asyncio.run(_traffic(base, customers, stop, err))
         if stop.is_set():
             return 0
@@ -98,12 +100,15 @@ def run_demo(
         stop.wait(REWARD_SECONDS)
         collect(served, LogErasures(), drain=True)
         plan = load_plan(settings.experiments)
-        out.print(render_policies(policy_report(settings.log, "home_hero")))
+        out.print(render_policies(policy_report(settings.log, "home_hero", ripe=False)))
         for key in plan.experiments:
             question, metrics = build_question(plan, key)
             out.print(render(analyze_experiment(question, metrics, settings.log)))
         if not once:
-            err.print(f"\nStill serving at {base}; Ctrl-C ends it.\nA report again, from its log:", soft_wrap=True)
+            err.print(
+                f"\nOpen the shop at {base}/shop and the dashboard at {base}/ now. Ctrl-C ends both.", soft_wrap=True
+            )
+            err.print("A report again, from its log:")
             err.print(f"  .venv/bin/counterpoint analyze hero_policy --data {settings.data}", soft_wrap=True)
             stop.wait()
     return 0
@@ -129,14 +134,12 @@ async def _traffic(base: str, customers: int, stop: threading.Event, err: Consol
         for index in range(customers)
     ]
     visits = [(shopper, visit) for visit in range(VISITS) for shopper in chance.sample(shoppers, len(shoppers))]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     async with httpx.AsyncClient(base_url=base, timeout=10) as client:
-        with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
-            bar = progress.add_task("Customers identify themselves", total=len(shoppers))
+        with track_progress(err, "Customers identify themselves", len(shoppers)) as advance:
             for start in range(0, len(shoppers), 200):
                 await _identify(client, shoppers[start : start + 200])
-                progress.advance(bar, min(200, len(shoppers) - start))
-            bar = progress.add_task("Customers visit the shop", total=len(visits))
+                advance(min(200, len(shoppers) - start))
+        with track_progress(err, "Customers visit the shop", len(visits)) as advance:
             queue = iter(visits)
 
             async def visit() -> None:
@@ -144,7 +147,7 @@ async def _traffic(base: str, customers: int, stop: threading.Event, err: Consol
                     if stop.is_set():
                         return
                     await _visit(client, shopper, random.Random(f"{SEED}-{shopper.user_id}-{number}"))
-                    progress.advance(bar)
+                    advance(1)
 
             await asyncio.gather(*(visit() for _ in range(AT_ONCE)))
 

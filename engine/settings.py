@@ -10,6 +10,8 @@ import msgspec
 from engine.errors import BadInput
 
 DATA = Path(".data")
+PARTIALS_FOLDER = ".partials"
+"""Within a log: statistics of reports by day, a cache, which erasure deletes."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,14 +24,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     partitions: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 4
-    store_timeout: Annotated[float, msgspec.Meta(gt=0)] = 0.1
-    """How long a decision waits for the store; after that it is answered without profile, degraded."""
+    store_timeout: Annotated[float, msgspec.Meta(gt=0)] = 0.05
+    """The time that a decision waits for the store in all; after that it is answered without profile, degraded."""
     event_timeout: Annotated[float, msgspec.Meta(gt=0)] = 2.0
-    """How long requests wait that cannot be answered without the store: events, exposures, the kill switch."""
+    """The wait of requests that cannot be answered without the store: events, exposures, the kill switch."""
     body_limit: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
     fsync: bool = False
     """Whether an append to the spool waits for the disk, so that records also survive the loss of the machine."""
     api_keys: Path | None = None
+    dashboard: Annotated[str, msgspec.Meta(pattern=r"^https?://")] | None = None
+    """The address of the dashboard's process, to which decision servers pass requests for pages."""
+    environment: str | None = None
+    """The environment whose keys flags take from `environments`; read where the YAML is (`catalog.check.load`)."""
 
     @property
     def spool(self) -> Path:
@@ -47,10 +53,11 @@ RULES = {
     "port": "a whole number from 0 to 65535",
     "workers": "a whole number from 1 to 256",
     "partitions": "a whole number from 1 to 1024",
-    "store_timeout": "a number of seconds above 0, 0.1 say",
+    "store_timeout": "a number of seconds above 0, 0.05 say",
     "event_timeout": "a number of seconds above 0, 2 say",
     "body_limit": "a whole number of bytes, 1000000 say",
     "fsync": "true or false",
+    "dashboard": "an address: http://127.0.0.1:8081",
 }
 """What a setting must be, for messages; settings that are missing here accept any text."""
 
@@ -86,6 +93,11 @@ def from_environment(environment: Mapping[str, str] = os.environ, **overrides: o
         name = str(error).rpartition("$.")[2].rstrip("`")
         place = f"{prefix}{name.upper()}" if overrides.get(name) is None else f"--{name.replace('_', '-')}"
         raise BadInput(f"{place} {values[name]}: is not {RULES[name]}") from error
+
+
+def keep_files_private() -> None:
+    """Let no other user of the machine read what this process and its children write: it is about customers."""
+    os.umask(0o077)
 
 
 def _convert_path(kind: type, value: object) -> object:

@@ -1,7 +1,7 @@
 """Runs everything on one machine: store, decision servers, learner and collector, restarted when one dies.
 
 Start:  check the plan and the keys -> wait for an engine that is ending -> listen -> store -> register the learner
-        -> children -> wait until /readyz answers 200
+        -> children, the dashboard last -> wait until /readyz answers 200
 Run:    two threads restart what died, one for the children and one for the store, and sync the store's file
 End:    children in reverse order, so that the spools are shipped and collected -> store
 
@@ -19,19 +19,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
-import httpx
 import msgspec
 import structlog
 
 from engine import embedded
 from engine.catalog.archive import Archive
-from engine.catalog.watch import PlanWatch
-from engine.errors import BadInput, CounterpointError, StoppedError
+from engine.catalog.watch import check_start
+from engine.errors import BadInput, CounterpointError, StoppedError, has_extra
 from engine.journal import stream
 from engine.processes import Child, Supervisor, counterpoint_command
+from engine.service.access.listener import listen
 from engine.service.auth import load_keys_from_settings
-from engine.service.server import listen
 from engine.settings import STORE_ADDRESS_FILE, Settings
 
 log = structlog.get_logger(__name__)
@@ -48,40 +48,52 @@ class NotReadyError(CounterpointError):
 
 
 @contextmanager
-def run_engine(settings: Settings, stop: threading.Event) -> Iterator[tuple[str, Settings]]:
+def run_engine(settings: Settings, stop: threading.Event, stderr: int | None = None) -> Iterator[tuple[str, Settings]]:
     """Run the whole engine on its embedded store for the block.
+
+    Args:
+        settings: of the engine; port 0 takes a free one.
+        stop: ends a start that is under way.
+        stderr: a file descriptor for the log lines of its processes; without one they inherit ours.
 
     Yields:
         The engine's base URL, and the settings with the store and the port that it uses.
 
     Raises:
-        BadInput: if the port is taken, or the data directory cannot be used or is another engine's for too long.
+        BadInput: if the experiments are no folder, the port is taken, or the data directory cannot be used or is
+            another engine's for too long.
         CatalogError: if the experiments have problems and no earlier plan is stored.
         NotReadyError: if it does not become ready.
         StoppedError: if `stop` was set before that.
     """
-    try:
-        settings.data.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--data {settings.data}: {error.strerror}; name a folder that can be written") from error
-    # Raises where a server would refuse the folder or the keys.
-    PlanWatch(settings.experiments, Archive(settings.data / "plans"), logs_changes=False)
+    # A start that fails writes nothing, so all that can be refused is checked before the data folder is made.
+    check_start(settings.experiments, Archive(settings.data / "plans"))
     load_keys_from_settings(settings)
     _await_free_folder(settings.data, stop)
-    with listen(settings.host, settings.port) as listener, _run_store(settings.data, stop) as store:
+    with (
+        listen(settings.host, settings.port) as listener,
+        listen("127.0.0.1", 0) as pages,
+        _run_store(_make_folder(settings.data), stop) as store,
+    ):
         settings = msgspec.structs.replace(settings, redis=store.url, port=listener.getsockname()[1])
+        if has_extra("dashboard"):
+            settings = msgspec.structs.replace(settings, dashboard=f"http://127.0.0.1:{pages.getsockname()[1]}")
         environment = _child_environment(settings, _new_meters(settings.data))
         supervisor = Supervisor()
         with stream.connect_stream(store.url) as client:
             # The learner starts slowly; without this the collector would trim records that it has not read.
             stream.register_reader(client, stream.LEARNER, settings.partitions)
         with _tend(supervisor, store):
-            supervisor.add(Child("collector", counterpoint_command("collect"), environment))
-            supervisor.add(Child("learner", counterpoint_command("learn", "--quiet"), environment))
+            supervisor.add(Child("collector", counterpoint_command("collect"), environment, stderr=stderr))
+            supervisor.add(Child("learner", counterpoint_command("learn", "--quiet"), environment, stderr=stderr))
             for index in range(settings.workers):
-                supervisor.add(_server(index, environment, listener.fileno()))
+                supervisor.add(_server(index, environment, listener.fileno(), stderr))
             base = f"http://{settings.host}:{settings.port}"
+            if settings.dashboard is not None:
+                supervisor.add(_dashboard(environment, pages.fileno(), stderr))
             _await_ready(base, supervisor, stop)
+            command = counterpoint_command("supervise", "--quiet")
+            supervisor.add(Child("supervisor", command, environment, stderr=stderr))
             yield base, settings
 
 
@@ -117,21 +129,37 @@ def serve_many(settings: Settings, listener: socket.socket) -> None:
             while not stop.wait(_TEND_SECONDS):
                 supervisor.tend()
         finally:
-            supervisor.end()
+            supervisor.end(together=True)
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and Ctrl-C set."""
+    """An event that SIGTERM and Ctrl-C set.
+
+    A handler runs in the main thread between two instructions. If it set the event while that thread waits for it and
+    holds its lock, both would hang. So it writes to a pipe, and a thread that reads the pipe sets the event.
+    """
     stop = threading.Event()
+    reader, writer = os.pipe()
+
+    def set_when_signalled() -> None:
+        os.read(reader, 1)
+        stop.set()
+
+    threading.Thread(target=set_when_signalled, name="signals", daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: os.write(writer, b"\0"))
     return stop
 
 
-def _server(index: int, environment: Mapping[str, str], fd: int) -> Child:
+def _server(index: int, environment: Mapping[str, str], fd: int, stderr: int | None = None) -> Child:
     """One of the decision servers; only the first logs changes of the plan."""
     arguments = ("--fd", str(fd)) if index == 0 else ("--fd", str(fd), "--quiet")
-    return Child(f"server {index + 1}", counterpoint_command("serve", *arguments), environment, (fd,))
+    return Child(f"server {index + 1}", counterpoint_command("serve", *arguments), environment, (fd,), stderr)
+
+
+def _dashboard(environment: Mapping[str, str], fd: int, stderr: int | None) -> Child:
+    """The process of the pages; the servers pass requests for them on to it."""
+    return Child("dashboard", counterpoint_command("dashboard", "--fd", str(fd)), environment, (fd,), stderr)
 
 
 def _new_meters(data: Path) -> Path:
@@ -156,6 +184,15 @@ def _as_text(value: object) -> str:
     return str(value.resolve()) if isinstance(value, Path) else str(value)
 
 
+def _make_folder(data: Path) -> Path:
+    """The data folder, made if necessary."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--data {data}: {error.strerror}; name a folder that can be written") from error
+    return data
+
+
 def _await_free_folder(data: Path, stop: threading.Event) -> None:
     """Wait for an engine on the same data folder that may be ending."""
     if embedded.is_in_use(data / "store"):
@@ -169,18 +206,18 @@ def _await_free_folder(data: Path, stop: threading.Event) -> None:
 
 
 def _await_ready(base: str, supervisor: Supervisor, stop: threading.Event) -> None:
-    """Wait until the engine answers that it is ready; a child that dies meanwhile is not waited for."""
+    """Wait until the engine answers that it is ready; a child that fails meanwhile is not waited for."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if stop.is_set():
             raise StoppedError
         for child in supervisor.children:
-            if child.deaths or not child.running:
+            if child.failed:
                 raise NotReadyError(f"{child.name} ended while it started; its lines above say why")
         try:
-            if httpx.get(f"{base}/readyz", timeout=2).status_code == 200:
+            with urlopen(f"{base}/readyz", timeout=2):  # noqa: S310 # our own address; it raises unless 200
                 return
-        except httpx.TransportError:
+        except OSError:  # not ready (`HTTPError` is one), or not listening yet
             pass
         stop.wait(_TEND_SECONDS)
     raise NotReadyError(f"{base}/readyz was not ready within {START_SECONDS:g} s; request it, or read the lines above")
@@ -240,7 +277,7 @@ def _tend(supervisor: Supervisor, store: _Store) -> Iterator[None]:
                 one.tend()
                 pause = _TEND_SECONDS
             except (CounterpointError, OSError) as error:
-                log.warning("cannot be restarted yet", error=str(error))
+                log.warning("a process of this engine cannot be restarted yet; trying again", error=str(error))
                 pause = _RETRY_SECONDS
 
     threads = [threading.Thread(target=tend, args=(one,), daemon=True) for one in (supervisor, store)]

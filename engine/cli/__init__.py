@@ -4,18 +4,40 @@ import sys
 
 from cyclopts import CycloptsError
 
-from engine.cli import catalog, customers, evaluate, explain, reports, roles, simulate
+from engine.cli import catalog, conclude, customers, evaluate, explain, measure, reports, roles, simulate, supervise
 from engine.cli.app import app, print_error, print_problems
-from engine.errors import CatalogError, CounterpointError, StoppedError
+from engine.cli.encoding import adapt_streams
+from engine.errors import CatalogError, CounterpointError, StoppedError, missing_extra
 
-__all__ = ["app", "catalog", "customers", "evaluate", "explain", "main", "reports", "roles", "simulate"]
+__all__ = [
+    "app",
+    "catalog",
+    "conclude",
+    "customers",
+    "evaluate",
+    "explain",
+    "main",
+    "measure",
+    "reports",
+    "roles",
+    "simulate",
+    "supervise",
+]
+
+for _name in app:
+    app[_name].help_format = "markdown"
+DESTRUCTIVE = ("erase",)
+"""Verbs that a misspelled word must not suggest: what they delete does not come back."""
 
 
 def main() -> None:
     """Run one verb and exit with its code."""
+    adapt_streams()
     try:
         code = app(result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
+        for verb in DESTRUCTIVE:  # the message, which is made now, suggests and lists what is shown
+            app[verb].show = False
         print_error(f"{error} `counterpoint --help` lists the verbs, `counterpoint VERB --help` a verb's options.")
         code = 2
     except CatalogError as error:
@@ -26,9 +48,21 @@ def main() -> None:
     except CounterpointError as error:
         print_error(str(error))
         code = 2
+    except ImportError as error:
+        missing = missing_extra(f"counterpoint {_verb()}", error)
+        if missing is None:
+            raise
+        print_error(str(missing))
+        code = 2
     except BrokenPipeError:  # the reader of a pipe has enough: `counterpoint … | head`
         code = 0
     except OSError as error:
         print_error(f"{error.filename or 'this machine'}: {error.strerror or error}")
         code = 2
     sys.exit(code or 0)
+
+
+def _verb() -> str:
+    """The verb of this process's command line: `analyze`, `policy warm-start`, `measure clv`."""
+    words = sys.argv[1:3]
+    return " ".join(words if words[:1] in (["policy"], ["measure"]) else words[:1])

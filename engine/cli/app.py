@@ -1,4 +1,4 @@
-"""What all verbs share: the application, its groups and options, and how answers and errors are printed."""
+"""The command-line application: the groups and options of all verbs, and how answers and errors are printed."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO, cast
 
 import cyclopts
 import msgspec
@@ -14,14 +14,16 @@ from cyclopts import Group, Parameter
 from rich.console import Console
 from rich.table import Column, Table
 
+from engine.cli.encoding import json_for_output
 from engine.errors import CatalogError
-from engine.settings import Settings, from_environment
+from engine.settings import Settings, from_environment, keep_files_private
 
 app = cyclopts.App(
     name="counterpoint",
     help="Experiments and offers, decided for every channel of one shop.",
     version=lambda: version("counterpoint"),
     version_flags=["--version"],
+    help_format="plaintext",  # of the list of verbs: the import of a Markdown parser is a quarter of its time
     default_parameter=Parameter(negative_iterable=()),
 )
 RUN, DESIGN, REPORT, CUSTOMERS = (Group.create_ordered(name) for name in ("Run", "Design", "Report", "Customers"))
@@ -47,6 +49,7 @@ def open_store(data: Path | None, redis: str | None) -> Iterator[Settings]:
     """Settings whose store answers: the named one, or the embedded one of the data directory, started if necessary."""
     from engine.up import reach_store
 
+    keep_files_private()
     is_named = redis is not None or "COUNTERPOINT_REDIS" in os.environ
     with reach_store(from_environment(data=data, redis=redis), is_named=is_named) as settings:
         yield settings
@@ -54,7 +57,7 @@ def open_store(data: Path | None, redis: str | None) -> Iterator[Settings]:
 
 def print_json(value: object) -> None:
     """Print one JSON document on standard output."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.write(json_for_output(msgspec.json.encode(value)) + "\n")
 
 
 def print_line(text: str) -> None:
@@ -89,8 +92,10 @@ def log_to_stderr() -> None:
     """Write log lines to standard error, so that standard output is the answer alone."""
     import structlog
 
+    from engine.progress import ConsoleFile
+
     structlog.configure(
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", ConsoleFile(err))),
         wrapper_class=structlog.make_filtering_bound_logger("info"),
         processors=[
             structlog.processors.add_log_level,

@@ -32,16 +32,26 @@ if TYPE_CHECKING:
     from engine.catalog.spec.folder import Specs
     from engine.decision.offers import Snapshot
     from engine.rehearse.coverage import CoverageCell
+    from engine.rehearse.customers import SampledCustomer
     from engine.rehearse.preview import PreviewRow
+    from engine.rehearse.variant_moves import VariantMove
 
 PlanKey = Annotated[str, Parameter(help="The key of an experiment or a placement.")]
 Channel = Annotated[
     str | None,
     Parameter(help="The channel of customers who name none; web by default, or the first by name if there is no web."),
 ]
-Customers = Annotated[Path, Parameter(help="JSON, JSON Lines or CSV: user_id, traits, context.")]
+Customers = Annotated[
+    Path | None,
+    Parameter(help="JSON, JSON Lines or CSV: user_id, traits, context, channel; 20 generated ones by default."),
+]
+At = Annotated[
+    str | None, Parameter(help="The time of the decisions, in RFC 3339: 2026-11-27T18:00:00+01:00. Now by default.")
+]
 SAMPLE = 10_000
-"""Customers of a sample that nobody gave."""
+"""Customers that are generated where no file is given."""
+PREVIEWED = 20
+"""Customers that are generated for a preview."""
 
 
 @app.command(group=DESIGN)
@@ -53,7 +63,7 @@ def check(folder: Folder = None, *, json: AsJson = False) -> int:
 
     folder = from_environment(experiments=folder).experiments
     if not folder.is_dir():
-        raise BadInput(f"{folder}: is not a folder; name the folder that holds channels.yaml")
+        raise BadInput(f"{folder}: is not a folder; name the folder that has channels.yaml")
     try:
         specs = load_specs(folder)
     except CatalogError as error:
@@ -105,36 +115,43 @@ def plan(
     old: Annotated[Path, Parameter(help="The folder of YAML that runs.")],
     new: Annotated[Path, Parameter(help="The folder of YAML that is to run.")],
     *,
-    profiles: Annotated[Path | None, Parameter(help="A sample of customers; 10,000 generated ids by default.")] = None,
+    profiles: Annotated[Path | None, Parameter(help="A sample of customers; 10,000 generated ones by default.")] = None,
+    exit_code: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Exit with 1 if something unsafe is in the change.")
+    ] = False,
     json: AsJson = False,
 ) -> int:
     """Show what a change does: each change safe or unsafe, and who of a sample moves from which variant to which."""
     from engine.catalog.check.load import load_specs
     from engine.catalog.diff.experiments import compare_specs
     from engine.catalog.plan.compile import compile_plan
-    from engine.rehearse.customers import make_customers, read_sample
+    from engine.rehearse.generated_customers import make_customers
     from engine.rehearse.variant_moves import count_moves
 
     before, after = load_specs(old), load_specs(new)
-    sample = [one.profile for one in (read_sample(profiles) if profiles else make_customers(SAMPLE))]
     now = time.time()
+    customers = read_customers(profiles, before, after) if profiles else make_customers(SAMPLE, before, after, now=now)
+    sample = [one.profile for one in customers]
     changes = compare_specs(before, after, now)
     moves = count_moves(compile_plan(before), compile_plan(after), sample, now)
+    is_unsafe = any(change.verdict == "unsafe" for change in changes)
     if json:
         print_json({"changes": changes, "moves": moves, "sample": len(sample)})
-        return 0
-    if not changes:
+    elif changes:
+        print_line(f"{old} → {new}")
+        _print_changes(changes)
+        _print_moves(moves, len(sample))
+    else:
         print_line("No change has an effect on a customer.")
-        return 0
-    print_line(f"{old} → {new}")
-    _print_changes(changes)
+    return 1 if exit_code and is_unsafe else 0
+
+
+def _print_moves(moves: "Sequence[VariantMove]", sample: int) -> None:
     for move in moves:
-        share = move.customers / len(sample)
-        moved = f"{move.customers:,} of {len(sample):,} ({share:.1%})"
+        moved = f"{move.customers:,} of {sample:,} ({move.customers / sample:.1%})"
         print_line(f"{move.experiment}: {moved} {move.source} → {move.target}")
     if not moves:
-        print_line(f"None of {format_count(len(sample), 'customer')} moves.")
-    return 0
+        print_line(f"None of {format_count(sample, 'customer')} moves.")
 
 
 def _print_changes(changes: "Sequence[Change]") -> None:
@@ -150,8 +167,9 @@ def _print_changes(changes: "Sequence[Change]") -> None:
 def preview(
     key: PlanKey,
     *,
-    customers: Customers,
+    customers: Customers = None,
     channel: Channel = None,
+    at: At = None,
     experiments: Folder = None,
     data: Data = None,
     redis: Redis = None,
@@ -159,23 +177,39 @@ def preview(
 ) -> int:
     """Show who gets what of an experiment (a draft too) or a placement, and why, without side effects.
 
+    With --at every date, ramp, hour and quiet hour is that of the given time, also of a draft.
+
     The policies are those in the store of the data directory; if none runs there, as they are before learning.
     """
     from engine.catalog.check.load import load_specs
     from engine.catalog.plan.compile import compile_plan
-    from engine.rehearse.customers import read_sample, with_channel
+    from engine.rehearse.customers import with_channel
+    from engine.rehearse.generated_customers import make_customers
     from engine.rehearse.preview import preview as preview_customers
     from engine.rehearse.preview import with_draft
 
+    now = time.time() if at is None else _parse_time(at)
     settings = from_environment(experiments=experiments, data=data, redis=redis)
-    plan = compile_plan(with_draft(load_specs(settings.experiments), key))
+    specs = with_draft(load_specs(settings.experiments), key, dated=at is not None)
+    found = read_customers(customers, specs) if customers else make_customers(PREVIEWED, specs, now=now, key=key)
+    plan, sample = compile_plan(specs), with_channel(found, channel)
     snapshots = read_snapshots(settings, plan, is_named=redis is not None)
-    rows = preview_customers(plan, key, with_channel(read_sample(customers), channel), time.time(), snapshots)
+    rows = preview_customers(plan, key, sample, now, snapshots)
     if json:
         print_json(rows)
     else:
         _print_preview(rows, of_placement=key not in plan.experiments)
     return 0
+
+
+def _parse_time(text: str) -> float:
+    """A time of the command line in seconds since 1970."""
+    from engine.catalog.conditions.dates import RFC3339, read_date
+
+    found = read_date(text) if RFC3339.fullmatch(text) else None
+    if found is None:
+        raise BadInput(f"--at {text}: is not a time with its offset; write it as 2026-11-27T18:00:00+01:00 (RFC 3339)")
+    return found
 
 
 def _print_preview(rows: "Sequence[PreviewRow]", *, of_placement: bool) -> None:
@@ -211,6 +245,17 @@ def as_yaml_line(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(as_yaml_line, value))}]"
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def read_customers(file: Path, *shops: "Specs") -> "list[SampledCustomer]":
+    """The customers of a sample file; their traits that no shop reads are reported on standard error."""
+    from engine.rehearse.customers import read_sample
+    from engine.rehearse.trait_names import text_traits, unread_traits
+
+    sample = read_sample(file, text_traits(*shops))
+    for line in unread_traits(sample, *shops):
+        print_error(f"{file}: {line}")
+    return sample
 
 
 def read_snapshots(settings: Settings, plan: "Plan", *, is_named: bool) -> "dict[str, Snapshot]":
@@ -263,11 +308,11 @@ def coverage(
     from engine.catalog.check.load import load_specs
     from engine.catalog.plan.compile import compile_plan
     from engine.rehearse.coverage import measure_coverage, unmet_segments
-    from engine.rehearse.customers import make_one_per_stage, read_sample
+    from engine.rehearse.customers import make_one_per_stage
 
     specs, now = load_specs(from_environment(experiments=experiments).experiments), time.time()
     purposes = {offer.purpose for offer in specs.offers.values() if offer.purpose is not None}
-    sample = read_sample(profiles) if profiles else make_one_per_stage(purposes, now)
+    sample = read_customers(profiles, specs) if profiles else make_one_per_stage(purposes, now)
     cells = measure_coverage(compile_plan(specs), specs, sample, now)
     if json:
         print_json(cells)

@@ -1,6 +1,5 @@
 """Verbs for one customer's data (`export`, `erase`), and for the learnt policies (`policy …`)."""
 
-import asyncio
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +22,7 @@ from engine.cli.app import (
     print_json,
     print_line,
 )
-from engine.errors import BadInput
+from engine.errors import BadInput, require_extras
 from engine.settings import from_environment
 
 if TYPE_CHECKING:
@@ -43,6 +42,8 @@ app.command(policy)
 @app.command(group=CUSTOMERS)
 def export(customer: Customer, *, data: Data = None, redis: Redis = None, json: AsJson = True) -> int:  # noqa: ARG001 (always JSON)
     """Export everything stored about a customer, found by any of their ids, as one JSON document."""
+    import asyncio
+
     from engine.customers.customer_view import customer_view
     from engine.customers.redis.keys import identifier_spellings
     from engine.journal.log.export import export_rows
@@ -63,13 +64,20 @@ def export(customer: Customer, *, data: Data = None, redis: Redis = None, json: 
 @app.command(group=CUSTOMERS)
 def erase(customer: Customer, *, data: Data = None, redis: Redis = None, json: AsJson = False) -> int:
     """Erase a customer everywhere: profile, aliases, caps, records in flight, learner's files and log."""
-    from engine.erasure.learner_files import erase_from_learner_files
-    from engine.erasure.log import erase_from_log
+    import asyncio
 
+    from engine.erasure.learner_files import erase_from_learner_files
+
+    if is_here := from_environment(data=data).log.is_dir():  # another machine's log is its collector's to erase from
+        require_extras("counterpoint erase", "analysis")
     with open_store(data, redis) as settings:
         ids = asyncio.run(_erase(settings.redis, customer))
     now = time.time()
-    rows = erase_from_log(settings.log, ids, now) if settings.log.is_dir() else 0
+    rows = 0
+    if is_here:
+        from engine.erasure.log import erase_from_log
+
+        rows = erase_from_log(settings.log, ids, now)
     erase_from_learner_files(settings.data, ids, now)
     if json:
         print_json({"ids": sorted(ids), "rows": rows})

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from engine.cli.app import REPORT, AsJson, Data, app, log_to_stderr, out, print_json
+from engine.cli.app import REPORT, AsJson, Data, app, err, log_to_stderr, out, print_json
+from engine.errors import require_extras
 from engine.settings import from_environment
 
 
@@ -57,6 +58,7 @@ def replay(
     json: AsJson = False,
 ) -> int:
     """Replay the logged rounds of a public dataset on a running engine, which learns where it agrees with the log."""
+    require_extras("counterpoint replay", "embedded", "analysis")
     from tempfile import TemporaryDirectory
 
     from engine.obd_replay import render_replay, replay_obd
@@ -65,7 +67,7 @@ def replay(
     log_to_stderr()
     with TemporaryDirectory(prefix=f"counterpoint-{dataset}-") as folder:
         settings = from_environment(data=data or Path(folder) / "data", port=port)
-        report = replay_obd(settings, source, stop_on_signals(), campaign=campaign, rounds=rounds)
+        report = replay_obd(settings, source, stop_on_signals(), campaign=campaign, rounds=rounds, err=err)
     if json:
         print_json(report)
     else:

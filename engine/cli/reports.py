@@ -1,6 +1,5 @@
 """Reports as verbs: an experiment or a placement from the log, or anyone's table; checks and sample sizes."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,28 +15,30 @@ from engine.cli.app import (
     Folder,
     LogFolder,
     app,
-    new_table,
     out,
     print_error,
     print_json,
     print_line,
 )
+from engine.cli.report_options import (
+    EVEN_SPLITS,
+    Alpha,
+    IntervalMethod,
+    Metrics,
+    SplitOptions,
+    TableFile,
+    UnitColumn,
+    parse_prior,
+    refuse_for_placement,
+)
+from engine.cli.split_checks import print_checks, split_log, split_table
 from engine.errors import BadInput
 from engine.settings import from_environment
 
 if TYPE_CHECKING:
-    from engine.analysis.report.aa import Check
     from engine.analysis.report.model import Report
     from engine.catalog import Plan
-
-IntervalMethod = Literal["fixed", "sequential", "group_sequential", "bayesian"]
-Metrics = Annotated[
-    list[str] | None,
-    Parameter(name="--metric", help="mean:COL, proportion:COL, ratio:NUM/DEN or quantile:COL@0.9; may be repeated."),
-]
-TableFile = Annotated[str | None, Parameter(help="A Parquet or CSV file of your own instead of the log.")]
-UnitColumn = Annotated[str | None, Parameter(help="The table's column of the unit of assignment.")]
-Alpha = Annotated[float | None, Parameter(help="One minus the coverage of intervals; the file's, or 0.05, by default.")]
+    from engine.catalog.archive import Archive
 
 
 @Parameter(name="*")
@@ -100,7 +101,9 @@ def analyze(
     *,
     log: LogFolder = None,
     as_of: Annotated[datetime | None, Parameter(help="Count only what happened until then (UTC).")] = None,
-    segment: Annotated[str | None, Parameter(help="Also the effect within each value of this trait.")] = None,
+    segment: Annotated[
+        str | None, Parameter(help="Also the effect within each value of this trait, or of this column of a --table.")
+    ] = None,
     table: TableFile = None,
     columns: TableOptions = NO_TABLE,
     inference: InferenceOptions = DEFAULT_INFERENCE,
@@ -108,6 +111,10 @@ def analyze(
         str | None,
         Parameter(help="MEAN,SD of the relative effect before the data, or past: that of other experiments."),
     ] = None,
+    ripe: Annotated[
+        bool,
+        Parameter(help="Of a placement: leave out exposures whose reward may still arrive; --no-ripe counts them."),
+    ] = True,
     html: Annotated[Path | None, Parameter(help="Write the report as one page with its charts.")] = None,
     experiments: Folder = None,
     data: Data = None,
@@ -115,31 +122,35 @@ def analyze(
 ) -> int:
     """Report one experiment from the log, or compare the variants of any table with --table."""
     if (key is None) == (table is None):
-        raise BadInput("analyze: name either an experiment of the log or a --table, not both and not neither")
+        raise BadInput("analyze: name either an experiment of the log or a --table")
     if table is not None:
-        if segment is not None or as_of is not None:
-            raise BadInput("analyze --table: --segment and --as-of apply to the log only; leave them out")
-        _print_report(_analyze_table(table, columns, inference, prior), html, json=json)
+        _refuse_unripe(ripe=ripe)
+        if as_of is not None:
+            raise BadInput("analyze --table: --as-of applies to the log only; leave it out, or filter the table")
+        _print_report(_analyze_table(table, columns, inference, prior, segment), html, json=json)
         return 0
     _refuse_table_options(columns)
     from engine.catalog import load_plan
+    from engine.catalog.archive import Archive
 
     settings = from_environment(experiments=experiments, data=data)
     plan, source = load_plan(settings.experiments), log or settings.log
     until = as_of.replace(tzinfo=as_of.tzinfo or UTC) if as_of else None
     name = key or ""
     if name not in plan.experiments and name in {placement for _, placement in plan.selections}:
-        _refuse_for_placement(name, {**inference.given(), "segment": segment, "prior": prior})
-        _print_policy_report(name, source, until, html, json=json)
+        refuse_for_placement(name, {**inference.given(), "segment": segment, "prior": prior})
+        chosen = [one.reward.window for (_, placement), one in plan.selections.items() if placement == name]
+        _print_policy_report(name, source, until, html, window=max(chosen), ripe=ripe, json=json)
         return 0
+    _refuse_unripe(ripe=ripe)
     question = _Question(key=name, until=until, segment=segment, prior=prior)
-    _print_report(_analyze_log(plan, source, question, inference), html, json=json)
+    _print_report(_analyze_log(plan, source, Archive(settings.data / "plans"), question, inference), html, json=json)
     return 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Question:
-    """What `analyze KEY` asks of the log."""
+    """The options of `analyze KEY`."""
 
     key: str
     until: datetime | None
@@ -147,7 +158,9 @@ class _Question:
     prior: str | None
 
 
-def _analyze_table(table: str, columns: TableOptions, inference: InferenceOptions, prior: str | None) -> "Report":
+def _analyze_table(
+    table: str, columns: TableOptions, inference: InferenceOptions, prior: str | None, segment: str | None
+) -> "Report":
     from engine.analysis import analyze_table
 
     if columns.variant is None or columns.control is None or not columns.metric:
@@ -159,7 +172,8 @@ def _analyze_table(table: str, columns: TableOptions, inference: InferenceOption
         metrics=columns.metric,
         unit=columns.unit,
         covariates=columns.covariate or (),
-        prior=_parse_prior(prior),
+        segment=segment,
+        prior=parse_prior(prior),
         weights=_parse_weights(columns.weights),
         partials=str(columns.partials) if columns.partials else None,
         engine=" ".join(columns.engine or ["duckdb"]),
@@ -167,11 +181,14 @@ def _analyze_table(table: str, columns: TableOptions, inference: InferenceOption
     )
 
 
-def _analyze_log(plan: "Plan", log: Path, asked: _Question, inference: InferenceOptions) -> "Report":
+def _analyze_log(
+    plan: "Plan", log: Path, archive: "Archive", asked: _Question, inference: InferenceOptions
+) -> "Report":
     """The report of an experiment, with the options of the command line in place of its file's."""
     from msgspec.structs import replace
 
     from engine.analysis import analyze_experiment
+    from engine.analysis.checks.changed_question import add_first_verdict
     from engine.analysis.design.question_from_plan import build_question
     from engine.analysis.report.past_experiments import past_prior
     from engine.analysis.stats.bayes import Prior
@@ -180,10 +197,12 @@ def _analyze_log(plan: "Plan", log: Path, asked: _Question, inference: Inference
     options = inference.given()
     if asked.prior == "past":
         options["prior"] = past_prior(plan, question, log, as_of=asked.until)
-    elif (prior := _parse_prior(asked.prior)) is not None:
+    elif (prior := parse_prior(asked.prior)) is not None:
         options["prior"] = Prior(*prior)
-    question = replace(question, inference=replace(question.inference, **options))
-    return analyze_experiment(question, metrics, log, as_of=asked.until, segment=asked.segment)
+    asked_now = replace(question, inference=replace(question.inference, **options))
+    report = analyze_experiment(asked_now, metrics, log, as_of=asked.until, segment=asked.segment)
+    # Options of the command line are a question of this reader, not a change of the experiment's.
+    return add_first_verdict(report, log, archive, question, metrics, as_of=asked.until)
 
 
 def _refuse_table_options(columns: TableOptions) -> None:
@@ -195,11 +214,12 @@ def _refuse_table_options(columns: TableOptions) -> None:
         raise BadInput(f"--engine {engine}: the log is read by DuckDB; leave it out, or name a --table")
 
 
-def _refuse_for_placement(placement: str, given: Mapping[str, object]) -> None:
-    """Refuse options that the report of a placement does not have."""
-    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
-    if names:
-        raise BadInput(f"{', '.join(names)}: {placement} is a placement, and its report has none; leave it out")
+def _refuse_unripe(*, ripe: bool) -> None:
+    """Refuse --no-ripe where it would be ignored."""
+    if not ripe:
+        raise BadInput(
+            "--no-ripe: is for a placement; of an experiment, metrics.yaml has `ripe` by metric; leave it out"
+        )
 
 
 def _print_report(report: "Report", html: Path | None, *, json: bool) -> None:
@@ -215,12 +235,21 @@ def _print_report(report: "Report", html: Path | None, *, json: bool) -> None:
         out.print(render(report))
 
 
-def _print_policy_report(placement: str, log: Path, until: datetime | None, html: Path | None, *, json: bool) -> None:
+def _print_policy_report(
+    placement: str,
+    log: Path,
+    until: datetime | None,
+    html: Path | None,
+    *,
+    window: float,
+    ripe: bool,
+    json: bool,
+) -> None:
     """Print how the policies of a placement compare, as far as learning policies can be compared."""
     from engine.analysis import policy_report
     from engine.analysis.render.terminal import render_policies
 
-    report = policy_report(log, placement, as_of=until)
+    report = policy_report(log, placement, as_of=until, window=window, ripe=ripe)
     if html is not None:
         from engine.analysis.render.html_policies import policies_html
 
@@ -243,57 +272,34 @@ def _write_page(file: Path, page: str) -> None:
 
 @app.command(group=REPORT)
 def aa(
-    key: Annotated[str | None, Parameter(help="An experiment of the log.")] = None,
+    key: Annotated[str | None, Parameter(help="An experiment of the log, or a placement.")] = None,
     *,
     table: TableFile = None,
     metric: Metrics = None,
     unit: UnitColumn = None,
     runs: Annotated[int, Parameter(help="How often the units are split at random.")] = 1000,
     alpha: Alpha = None,
+    splits: SplitOptions = EVEN_SPLITS,
     log: LogFolder = None,
     experiments: Folder = None,
     data: Data = None,
     json: AsJson = False,
 ) -> int:
     """Split real data at random and count the effects found, which cannot exist; exit 1 if alpha is not kept."""
-    from msgspec.structs import replace
-
-    from engine.analysis import aa_experiment, aa_table
-    from engine.analysis.design.question_from_plan import build_question
-    from engine.catalog import load_plan
-
     if (key is None) == (table is None):
-        raise BadInput("aa: name either an experiment of the log or a --table, not both and not neither")
+        raise BadInput("aa: name either an experiment or a placement of the log, or a --table")
     if table is not None:
-        checks = aa_table(table, metrics=metric or [], unit=unit, alpha=0.05 if alpha is None else alpha, runs=runs)
+        checks = split_table(table, metric or [], unit, splits, runs=runs, alpha=alpha)
     else:
         _refuse_table_options(TableOptions(metric=metric, unit=unit))
         settings = from_environment(experiments=experiments, data=data)
-        question, metrics = build_question(load_plan(settings.experiments), key or "")
-        if alpha is not None:
-            question = replace(question, inference=replace(question.inference, alpha=alpha))
-        checks = aa_experiment(question, metrics, log or settings.log, runs=runs)
+        checks = split_log(key or "", settings.experiments, log or settings.log, splits, runs=runs, alpha=alpha)
     failed = not all(check.ok for check in checks)
     if json:
         print_json({"ok": not failed, "checks": checks})
     else:
-        _print_checks(checks)
+        print_checks(checks)
     return int(failed)
-
-
-def _print_checks(checks: "Sequence[Check]") -> None:
-    from engine.analysis.stats.estimate import NotEstimable
-
-    table = new_table("metric", "false positives", "coverage", "ok", figures=["false positives", "coverage"])
-    for check in checks:
-        cells = []
-        for part in (check.false_positives, check.coverage):
-            if isinstance(part, NotEstimable):
-                cells.append(part.not_estimable)
-            else:
-                cells.append(f"{part.share:.1%} ({part.low:.1%} to {part.high:.1%})")
-        table.add_row(check.metric, *cells, "yes" if check.ok else "no")
-    out.print(table)
 
 
 @app.command(group=DESIGN)
@@ -354,13 +360,3 @@ def _parse_weights(text: str | None) -> dict[str, float] | None:
         return {name: float(share) for name, _, share in (part.partition("=") for part in text.split(","))}
     except ValueError:
         raise BadInput(f"--weights {text}: is not NAME=SHARE,…; write control=0.9,new=0.1") from None
-
-
-def _parse_prior(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        mean, sd = (float(part) for part in text.split(","))
-    except ValueError:
-        raise BadInput(f"--prior {text}: is not MEAN,SD; give two numbers such as 0,0.1") from None
-    return mean, sd

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from engine.cli.app import RUN, Data, Folder, Redis, app, err, format_count, log_to_stderr, out, print_error
-from engine.errors import BadInput
-from engine.settings import Settings, from_environment
+from engine.errors import BadInput, require_extras
+from engine.settings import Settings, from_environment, keep_files_private
 
 if TYPE_CHECKING:
     from engine.catalog import Plan
 
 Host = Annotated[str | None, Parameter(help="The address to listen on; this machine alone by default.")]
 Port = Annotated[int | None, Parameter(help="The port to listen on; 8080 by default, 0 takes a free one.")]
+DASHBOARD_PORT = 8081
 Quiet = Annotated[bool, Parameter(help="Do not log changes of the plan: another process of `up` does.", show=False)]
 Workers = Annotated[int | None, Parameter(help="How many processes decide; 1 by default.")]
 
@@ -30,10 +31,12 @@ def up(
     workers: Workers = None,
 ) -> int:
     """Run everything on this machine: embedded store, decision servers, learner, collector."""
+    require_extras("counterpoint up", "embedded", "analysis")
     from engine.up import run_engine, stop_on_signals
 
     settings = from_environment(experiments=experiments, data=data, host=host, port=port, workers=workers)
     log_to_stderr()
+    keep_files_private()
     stop = stop_on_signals()
     with run_engine(settings, stop) as (base, settings):
         print_error(f"Counterpoint answers at {base}, {_access(settings)}. Data: {settings.data}. Ctrl-C ends it.")
@@ -54,16 +57,22 @@ def serve(
     quiet: Quiet = False,
 ) -> int:
     """Serve decisions: one process, or --workers N of them."""
+    from engine.catalog.archive import Archive
+    from engine.catalog.watch import check_start
+    from engine.service.access.listener import adopt_listener, listen
     from engine.service.auth import load_keys_from_settings
-    from engine.service.server import adopt_listener, listen, serve_requests
+    from engine.service.server import serve_requests
     from engine.up import serve_many
 
     settings = from_environment(experiments=experiments, data=data, redis=redis, host=host, port=port, workers=workers)
     log_to_stderr()
+    keep_files_private()
     if fd is not None:
         serve_requests(settings, adopt_listener(fd), logs_changes=not quiet)
         return 0
-    load_keys_from_settings(settings)  # a bad file of keys is reported before the address is announced
+    # What is refused is reported before the address is announced.
+    check_start(settings.experiments, Archive(settings.data / "plans"))
+    load_keys_from_settings(settings)
     with listen(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         print_error(f"Decisions at http://{settings.host}:{port}, {_access(settings)}. Data: {settings.data}.")
@@ -94,21 +103,25 @@ def learn(
     prices.
     """
     from engine.catalog.archive import Archive
-    from engine.catalog.watch import PlanWatch
+    from engine.catalog.watch import PlanWatch, check_start
     from engine.learn import learn as run_learner
     from engine.up import stop_on_signals
 
     settings = from_environment(experiments=experiments, data=data, redis=redis)
+    unknown = [number for number in partition or [] if not 0 <= number < settings.partitions]
+    if unknown:
+        raise BadInput(f"--partition {unknown[0]}: is not a partition; name one from 0 to {settings.partitions - 1}")
     log_to_stderr()
-    watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"), logs_changes=not quiet)
+    keep_files_private()
+    archive = Archive(settings.data / "plans")
+    if not quiet:
+        check_start(settings.experiments, archive)
+    watch = PlanWatch(settings.experiments, archive, logs_changes=not quiet)
 
     def current_plan() -> "Plan":
         watch.poll()
         return watch.plan
 
-    unknown = [number for number in partition or [] if not 0 <= number < settings.partitions]
-    if unknown:
-        raise BadInput(f"--partition {unknown[0]}: there are {settings.partitions}, numbered from 0")
     owned, stop = sorted(set(partition)) if partition else None, stop_on_signals()
     if owned and (others := sorted(set(range(settings.partitions)) - set(owned))):
         print_error(_split_warning(owned, others))
@@ -132,6 +145,7 @@ def collect(
 
     settings = from_environment(data=data, redis=redis)
     log_to_stderr()
+    keep_files_private()
     stop = stop_on_signals()
     if not drain:
         run_collector(settings, LogErasures(), stop=stop)
@@ -150,6 +164,39 @@ def collect(
 
 
 @app.command(group=RUN)
+def dashboard(
+    *,
+    experiments: Folder = None,
+    data: Data = None,
+    redis: Redis = None,
+    host: Host = None,
+    port: Annotated[int | None, Parameter(help="The port to listen on; 8081 by default, 0 takes a free one.")] = None,
+    fd: Annotated[int | None, Parameter(help="An inherited listening socket; used by `up`.", show=False)] = None,
+) -> int:
+    """Serve the dashboard's pages: a process of its own, which reads the log and the store and decides nothing."""
+    require_extras("counterpoint dashboard", "analysis", "dashboard")
+    from engine.catalog.archive import Archive
+    from engine.catalog.watch import check_start
+    from engine.dashboard.server import serve_dashboard
+    from engine.service.access.listener import adopt_listener, listen
+    from engine.service.auth import load_keys_from_settings
+
+    settings = from_environment(experiments=experiments, data=data, redis=redis, host=host, port=port)
+    log_to_stderr()
+    keep_files_private()
+    if fd is not None:
+        serve_dashboard(settings, adopt_listener(fd))
+        return 0
+    check_start(settings.experiments, Archive(settings.data / "plans"))
+    load_keys_from_settings(settings)
+    with listen(settings.host, DASHBOARD_PORT if port is None else port) as listener:
+        port = listener.getsockname()[1]
+        print_error(f"Dashboard at http://{settings.host}:{port}, {_access(settings)}. Data: {settings.data}.")
+        serve_dashboard(settings, listener)
+    return 0
+
+
+@app.command(group=RUN)
 def demo(
     *,
     once: Annotated[
@@ -162,12 +209,14 @@ def demo(
     ] = None,
 ) -> int:
     """Run a simulated shop: traffic over HTTP, learning, reports. Then serve on, unless --once."""
+    require_extras("counterpoint demo", "embedded", "analysis")
     from engine.demo import run_demo
     from engine.up import stop_on_signals
 
     if customers < 1:
         raise BadInput(f"--customers {customers}: is below 1; leave it out for 4,000")
     log_to_stderr()
+    keep_files_private()
     settings = from_environment(port=port, data=data or Path(".data/demo"))
     return run_demo(settings, customers, once=once, stop=stop_on_signals(), out=out, err=err)
 
@@ -177,7 +226,7 @@ def _access(settings: Settings) -> str:
 
 
 def _split_warning(owned: Sequence[int], others: Sequence[int]) -> str:
-    """What a learner of some partitions cannot do."""
+    """A warning of the limits of a learner that has some of the partitions only."""
     mine, rest = (", ".join(map(str, some)) for some in (owned, others))
     prices = "" if 0 in owned else " The learner of partition 0 moves the shadow prices."
     return (

@@ -24,12 +24,13 @@ from engine.cli.app import (
     print_json,
     print_line,
 )
-from engine.cli.catalog import SAMPLE, Channel, PlanKey, read_snapshots
+from engine.cli.catalog import SAMPLE, Channel, PlanKey, read_customers, read_snapshots
 from engine.errors import BadInput
 from engine.settings import from_environment
 
 if TYPE_CHECKING:
     from engine.catalog import Plan
+    from engine.catalog.spec.folder import Specs
     from engine.rehearse.dry_run import DryRun, Visit
 
 Name = Literal["bernoulli", "linear", "logistic", "drifting", "delayed", "coming_and_going", "channels", "digits"]
@@ -98,7 +99,7 @@ def simulate(
     _refuse_for_shop(key, shop, traffic)
     redeemed = 1.0 if redeem is None else redeem
     if not 0 <= redeemed <= 1:
-        raise BadInput(f"simulate: --redeem {redeemed:g} is not between 0 and 1")
+        raise BadInput(f"simulate: --redeem {redeemed:g} is not between 0 and 1; give a share such as 0.1")
     settings = from_environment(experiments=experiments, data=data, redis=redis)
 
     from engine.catalog.check.load import load_specs
@@ -106,8 +107,9 @@ def simulate(
     from engine.rehearse.dry_run import dry_run
     from engine.rehearse.preview import with_draft
 
-    plan = compile_plan(with_draft(load_specs(settings.experiments), key))
-    visits = _visits(plan, key, traffic)
+    specs = with_draft(load_specs(settings.experiments), key)
+    plan = compile_plan(specs)
+    visits = _visits(plan, specs, key, traffic)
     snapshots = read_snapshots(settings, plan, is_named=redis is not None)
     result = dry_run(plan, key, visits, stock=_stock_levels(stock or [], plan), redeemed=redeemed, snapshots=snapshots)
     if json:
@@ -139,11 +141,12 @@ def _refuse(why: str, **given: object) -> None:
             raise BadInput(f"simulate: {name if name.isupper() else '--' + name} {why}")
 
 
-def _visits(plan: "Plan", key: str, traffic: TrafficOptions) -> "Iterator[Visit]":
+def _visits(plan: "Plan", specs: "Specs", key: str, traffic: TrafficOptions) -> "Iterator[Visit]":
     """The visits of a log, of a file of customers, or of generated customers."""
     from engine.journal.log.logged_requests import logged_requests
-    from engine.rehearse.customers import make_customers, read_sample, with_channel
+    from engine.rehearse.customers import with_channel
     from engine.rehearse.dry_run import visits_of_log, visits_of_sample
+    from engine.rehearse.generated_customers import make_customers
 
     each = 1 if traffic.visits is None else traffic.visits
     days = 1.0 if traffic.days is None else traffic.days
@@ -153,8 +156,12 @@ def _visits(plan: "Plan", key: str, traffic: TrafficOptions) -> "Iterator[Visit]
             raise BadInput(f"simulate: --{name} {value:g} is below {least}; raise it or leave it out")
     if traffic.log:
         return visits_of_log(plan, key, ((one.now, one.request, one.profile) for one in logged_requests(traffic.log)))
-    sample = read_sample(traffic.profiles) if traffic.profiles else make_customers(customers)
-    return visits_of_sample(plan, key, with_channel(sample, traffic.channel), time.time(), each=each, days=days)
+    now = time.time()
+    if traffic.profiles:
+        sample = read_customers(traffic.profiles, specs)
+    else:
+        sample = make_customers(customers, specs, now=now, key=key)
+    return visits_of_sample(plan, key, with_channel(sample, traffic.channel), now, each=each, days=days)
 
 
 def _stock_levels(given: list[str], plan: "Plan") -> dict[str, float]:

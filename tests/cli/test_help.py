@@ -8,9 +8,9 @@ import pytest
 from engine.cli import app
 
 VERBS = {
-    "Run": {"up", "serve", "learn", "collect", "demo", "policy"},
-    "Design": {"check", "coverage", "plan", "power", "preview", "schema", "simulate"},
-    "Report": {"aa", "analyze", "evaluate", "explain", "replay", "report"},
+    "Run": {"up", "serve", "learn", "collect", "dashboard", "demo", "policy", "supervise"},
+    "Design": {"check", "conclude", "coverage", "plan", "power", "preview", "schema", "simulate"},
+    "Report": {"aa", "analyze", "evaluate", "explain", "measure", "replay", "report"},
     "Customers": {"erase", "export"},
 }
 

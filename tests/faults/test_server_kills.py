@@ -14,7 +14,7 @@ import httpx
 
 from engine.erasure.listener import LogErasures
 from engine.journal.log.collect import collect
-from engine.service.server import listen
+from engine.service.access.listener import listen
 from engine.settings import Settings
 
 ROOT = Path(__file__).parents[2]

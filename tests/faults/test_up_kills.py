@@ -11,11 +11,11 @@ from pathlib import Path
 
 import httpx
 
-from engine.service.server import listen
+from engine.service.access.listener import listen
 
 ROOT = Path(__file__).parents[2]
 ASK = {"customer": {"user_id": "u-1"}, "channel": "web", "placements": ["home_hero"]}
-ROLES = {"serve", "learn", "collect"}
+ROLES = {"serve", "learn", "collect", "dashboard", "supervise"}
 LAG = "counterpoint_spool_lag_records"
 
 
@@ -41,7 +41,9 @@ def descendants(pid: int) -> dict[str, int]:
             state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
             words = (place / "cmdline").read_text().split("\0")
             if int(parent) == pid and state != "Z":
-                found[next((word for word in words if word in ROLES), "store")] = int(place.name)
+                role = next((word for word in words if word in ROLES), "store")
+                assert role not in found, f"two children are the {role}: {words}"
+                found[role] = int(place.name)
     return found
 
 

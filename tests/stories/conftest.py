@@ -45,9 +45,10 @@ def write_shop(folder: Path, shop: Mapping[str, Any]) -> Path:
     placements = [{"key": key, "channels": list(CHANNELS)} for key in shop["placements"]]
     zone = shop.get("zone", "UTC")
     _write(folder / "channels.yaml", {"channels": channels, "placements": placements, "zone": zone})
-    _write(folder / "metrics.yaml", {"metrics": METRICS})
+    _write(folder / "metrics.yaml", {"metrics": shop.get("metrics", METRICS), **shop.get("money", {})})
     _write(folder / "moments.yaml", {"moments": shop.get("moments", [])})
     _write(folder / "layers.yaml", shop.get("layers", {}))
+    _write(folder / "identities.yaml", shop.get("identities", {}))
     return folder
 
 
@@ -115,7 +116,8 @@ class Shop:
         """All that was answered until now is in the Parquet log."""
         command = [sys.executable, "-m", "engine", "collect", "--drain"]
         command += ["--data", str(self.settings.data), "--redis", self.settings.redis]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
 
     def stock(self, sku: str, level: float) -> None:
         answer = self.client().post(f"/v1/stock/{sku}", json={"level": level})

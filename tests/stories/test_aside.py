@@ -1,5 +1,6 @@
 """Rewards that cannot be right, sent over HTTP: each is kept aside with its reason, counted, and never learnt."""
 
+import json
 import threading
 import time
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from engine.analysis import policy_report
 from engine.catalog import load_plan
 from engine.journal import stream
 from engine.learn import learn
@@ -31,7 +33,7 @@ def surveyed(shop: Any, decision: str, csat: Any, message: str | None = None, us
 def test_each_has_its_reason_in_the_log_and_its_count_on_the_page(open_shop: Any) -> None:
     shop = open_shop(SHOP, workers=1)
     plan = load_plan(shop.settings.experiments)
-    shown = [shop.decide("web", "hero", user_id=f"u{n}") for n in range(4)]
+    shown = [shop.decide("web", "hero", user_id=f"u{n + 1}") for n in range(4)]
     ids = [one["decision_id"] for one in shown]
     assert surveyed(shop, ids[0], 4.0, "first") == "accepted"
     assert surveyed(shop, ids[0], 4.0, "first") == "duplicate"
@@ -66,6 +68,8 @@ def test_each_has_its_reason_in_the_log_and_its_count_on_the_page(open_shop: Any
         "wrong type: csat of 'survey' is 'NaN', not a number",
         "wrong type: csat of 'survey' is True, not a number",
     ]
+    report = json.loads(policy_report(shop.settings.log, "hero", ripe=False).json())
+    assert report["quarantined"] == {"second reward": 1, "unknown decision": 1, "wrong type": 2}
     wanted = {"second reward": 1.0, "unknown decision": 1.0, "wrong type": 2.0}
     deadline = time.monotonic() + 20
     while (found := aside(shop)) != wanted:

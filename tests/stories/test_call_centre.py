@@ -1,11 +1,16 @@
 """Story 4: a customer calls to cancel; two refusals in 30 days buy peace for 60; a holdout measures the saves."""
 
+import threading
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import duckdb
 import pytest
 import time_machine
+
+from engine.catalog import load_plan
+from engine.learn import learn
 
 START = datetime(2026, 11, 2, 10, tzinfo=UTC)
 SHOP = {
@@ -85,6 +90,42 @@ def test_two_refusals_in_thirty_days_suppress_for_sixty(open_shop: Any) -> None:
     assert closed(80.1) is None
     with time_machine.travel(START + timedelta(days=30), tick=True):
         assert shop.offer("call_centre", "script", user_id="ada", context=CANCEL) in ("upgrade", "insurance")
+
+
+def test_what_staff_are_shown_is_a_decision_that_is_exposed_refused_and_rewarded(open_shop: Any) -> None:
+    learned = SHOP["placements"]["script"] | {"policy": {"kind": "gaussian_thompson", "floor": 0.02}}
+    shop = open_shop(SHOP | {"placements": {"script": learned}})
+    plan = load_plan(shop.settings.experiments)
+    learn(shop.settings, lambda: plan, threading.Event(), once=True)
+    body = {"channel": "call_centre", "placements": ["script"], "context": CANCEL}
+
+    def ask(user: str) -> dict[str, Any]:
+        answer = shop.client().post("/v1/agent", json={"customer": {"user_id": user}, **body})
+        assert answer.status_code == 200, answer.text
+        view: dict[str, Any] = answer.json()
+        return view
+
+    before = shop.client().get("/v1/profiles/ada")
+    for user in ("ada", "ada", "bo"):
+        view = ask(user)
+        seen = shop.client().post("/v1/exposures", json={"decision_id": view["decision_id"], "placements": ["script"]})
+        assert (seen.status_code, seen.json()["status"]) == (202, "accepted"), seen.text
+        offer = view["suggestions"]["script"]["offer"]
+        if user == "bo":
+            assert shop.tell("click", user_id=user, decision_id=view["decision_id"]) == "accepted"
+        elif offer == "half_price":
+            assert shop.tell("refused", user_id=user, decision_id=view["decision_id"]) == "accepted"
+    assert before.status_code == 404  # asking alone makes nobody known
+    unseen = ask("cy")["decision_id"]
+    learn(shop.settings, lambda: plan, threading.Event(), once=True)
+    shop.collect()
+    read = f"FROM '{shop.settings.log}/{{}}/**/*.parquet'"
+    rewards = duckdb.sql("SELECT decision_id, reward " + read.format("rewards")).fetchall()
+    assert rewards == [(view["decision_id"], 1.0)]
+    decided = {row[0] for row in duckdb.sql("SELECT decision_id " + read.format("decisions")).fetchall()}
+    exposed = {row[0] for row in duckdb.sql("SELECT decision_id " + read.format("exposures")).fetchall()}
+    assert decided - exposed == {unseen}
+    assert len(exposed) == 3
 
 
 def test_refusals_further_apart_suppress_nothing(open_shop: Any) -> None:

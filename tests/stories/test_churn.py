@@ -33,8 +33,11 @@ def come_and_go(shop: Any, first: int, last: int) -> None:
         shop.tell("click", decision_id=seen["decision_id"], **visitor)
         login = {"type": "identify", "message_id": f"login-{n}", **user, **visitor}
         shop.send(login)
-        for _ in range(20):  # more than a profile remembers itself
-            shop.tell("purchase", properties={"revenue": 5.0, "order_id": n}, device_id="till", **user)
+        bought = {"type": "track", "event": "purchase", "channel": "web", "device_id": "till", **user}
+        orders = [  # more than a profile remembers itself
+            bought | {"message_id": f"bought-{n}-{k}", "properties": {"revenue": 5.0, "order_id": n}} for k in range(20)
+        ]
+        assert shop.client().post("/v1/events", json={"batch": orders}).status_code == 200
         shop.tell("redemption", properties={"offer": "deal"}, decision_id=seen["decision_id"], **user)
         if n % 3 == 0:
             assert shop.client().delete(f"/v1/profiles/u-{n}").status_code == 200

@@ -1,0 +1,59 @@
+"""Options that several reports share, and what an option may say."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from engine.errors import BadInput
+
+IntervalMethod = Literal["fixed", "sequential", "group_sequential", "bayesian"]
+Metrics = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--metric",
+        help="mean:COL, proportion:COL, ratio:NUM/DEN, quantile:COL@0.9, per unit sum:COL or any:COL; repeatable.",
+    ),
+]
+TableFile = Annotated[str | None, Parameter(help="A Parquet or CSV file of your own instead of the log.")]
+UnitColumn = Annotated[str | None, Parameter(help="The table's column of the unit of assignment.")]
+Alpha = Annotated[float | None, Parameter(help="One minus the coverage of intervals; the file's, or 0.05, by default.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """The options of `aa` that say how the units are split and reported."""
+
+    method: Annotated[
+        IntervalMethod | None, Parameter(help="The method of the reports; the experiment's, or fixed, by default.")
+    ] = None
+    share: Annotated[
+        float | None, Parameter(help="Control's share of the units; the experiment's, or 0.5, by default.")
+    ] = None
+    looks: Annotated[
+        int | None, Parameter(help="How often a split is reported while its units arrive; 15, of fixed 1, by default.")
+    ] = None
+    prior: Annotated[str | None, Parameter(help="MEAN,SD of the relative effect before the data (bayesian).")] = None
+
+
+EVEN_SPLITS = SplitOptions()
+
+
+def refuse_for_placement(placement: str, given: Mapping[str, object]) -> None:
+    """Refuse options that the report of a placement does not have."""
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if names:
+        raise BadInput(f"{', '.join(names)}: {placement} is a placement, and its report has none; leave it out")
+
+
+def parse_prior(text: str | None) -> tuple[float, float] | None:
+    """The mean and the standard deviation that are written."""
+    if text is None:
+        return None
+    try:
+        mean, sd = (float(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"--prior {text}: is not MEAN,SD; give two numbers such as 0,0.1") from None
+    return mean, sd

@@ -1,0 +1,119 @@
+"""An experiment ends: `conclude` writes it into the YAML, all but the holdout get the variant, the report stays."""
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from engine.catalog.check.load import load_specs
+from engine.catalog.conclude import drop_key, set_key
+
+EXPERIMENT = {
+    "variants": [{"key": "two", "payload": {"pages": 2}}, {"key": "one", "payload": {"pages": 1}}],
+    "audience": {"country": "DE"},
+    "layer": "checkout",
+    "metrics": {"primary": "click"},
+    "analysis": {"method": "fixed", "min_days": 1},
+}
+LAYERS = {
+    "layers": [{"key": "checkout", "reserve": {"steps": [0.0, 0.7]}}],
+    "holdouts": [{"key": "q4", "share": 0.2, "metrics": {"primary": "click"}}],
+}
+
+
+def verb(shop: Any, *words: str, code: int = 0) -> str:
+    command = [sys.executable, "-m", "engine", *words, "--experiments", str(shop.settings.experiments)]
+    command += ["--data", str(shop.settings.data)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == code, done.stderr + done.stdout
+    return done.stdout + done.stderr
+
+
+def visit(shop: Any, numbers: range) -> dict[str, int]:
+    """The number of German customers by reason; every third of them clicks."""
+    reasons: dict[str, int] = {}
+    for n in numbers:
+        answer = shop.decide("web", experiments=["steps"], context={"country": "DE"}, user_id=f"u{n}")
+        found = answer["experiments"]["steps"]
+        reasons[found["reason"]] = reasons.get(found["reason"], 0) + 1
+        if n % 3 == 0:
+            shop.tell("click", user_id=f"u{n}")
+    return reasons
+
+
+def test_a_concluded_experiment_ships_to_all_but_the_holdout_and_keeps_its_report(open_shop: Any) -> None:
+    shop = open_shop({"offers": {"a": {}}, "placements": {}, "experiments": {"steps": EXPERIMENT}, "layers": LAYERS})
+    before = visit(shop, range(90))
+    shop.collect()
+    file = shop.settings.experiments / "steps.yaml"
+    file.write_text("# the team's own note\n" + file.read_text())
+    first = json.loads(verb(shop, "analyze", "steps", "--json"))
+    answer = verb(shop, "conclude", "steps", "--ship", "one", "--why", "It's simpler: fewer steps", "--yes")
+    assert "ship one" in answer
+    spec = load_specs(shop.settings.experiments).experiments["steps"]
+    assert (spec.status, spec.ship) == ("shipped", "one")
+    assert spec.decided is not None
+    assert spec.decided.why == "It's simpler: fewer steps"
+    assert file.read_text().startswith("# the team's own note\n")
+    deadline = time.monotonic() + 60
+    while visit(shop, range(1, 2)).keys() & {"assigned", "layer", "coverage"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(1.0)  # for the other server, which looks as often
+    after = visit(shop, range(200, 290))
+    assert set(after) == {"shipped", "holdout"}
+    assert before["assigned"] < after["shipped"]
+    assert shop.decide("web", experiments=["steps"], user_id="x")["experiments"]["steps"]["reason"] == "audience"
+    shop.collect()
+    report = json.loads(verb(shop, "analyze", "steps", "--json"))
+    assert report["units"] == first["units"]
+    assert [row["mean"] for row in report["metrics"]] == [row["mean"] for row in first["metrics"]]
+    frozen = json.loads((shop.settings.data / "reports" / "steps.json").read_text())
+    assert frozen["report"]["units"] == first["units"]
+    holdout = json.loads(verb(shop, "analyze", "q4", "--json"))
+    assert holdout["units"]["let in"] >= after["shipped"] + before["assigned"]
+    assert holdout["units"]["held out"] >= after["holdout"]
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        (["--why", "x"], "give either --ship VARIANT or --stop"),
+        (["--stop"], "--why is missing"),
+        (["--ship", "three", "--why", "x", "--yes"], "'three' is not"),
+        (["--stop", "--why", "x"], "add --yes"),
+    ],
+)
+def test_what_cannot_be_concluded_changes_nothing(open_shop: Any, words: list[str], rule: str) -> None:
+    shop = open_shop({"offers": {"a": {}}, "placements": {}, "experiments": {"steps": EXPERIMENT}, "layers": LAYERS})
+    file = shop.settings.experiments / "steps.yaml"
+    text = file.read_text()
+    visit(shop, range(10))
+    shop.collect()
+    command = [sys.executable, "-m", "engine", "conclude", "steps", *words]
+    command += ["--experiments", str(shop.settings.experiments), "--data", str(shop.settings.data)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL)
+    assert done.returncode != 0
+    assert rule in done.stderr
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ("key: a\n", "key: a\nstatus: shipped\n"),
+        ("key: a\nstatus: running  # soon\nunit: customer", "key: a\nstatus: shipped\nunit: customer"),
+        ("key: a\nstatus:\n  running\n\nunit: customer\n", "key: a\nstatus: shipped\n\nunit: customer\n"),
+    ],
+)
+def test_one_key_is_set_and_the_rest_stays(text: str, changed: str) -> None:
+    assert set_key(text, "status", "shipped") == changed
+
+
+def test_a_key_is_dropped_with_all_its_lines() -> None:
+    text = "a: 1\ndecided:\n  on: 2026-01-01\n\n  why: x\nb:\n- 1\n- 2\nc: 3\n"
+    assert drop_key(text, "decided") == "a: 1\nb:\n- 1\n- 2\nc: 3\n"
+    assert drop_key(text, "b") == "a: 1\ndecided:\n  on: 2026-01-01\n\n  why: x\nc: 3\n"
