@@ -62,13 +62,18 @@ def write(folder: Path, numbers: range) -> Path:
     return folder
 
 
-def seconds(plan: Plan) -> float:
-    profile = Profile(
+def buyer() -> Profile:
+    """A customer who may be shown 30 of the offers."""
+    return Profile(
         "u-1",
         "u-1",
         traits={"country": Trait("C0", NOW), "loyalty.tier": Trait(2, NOW)},
         consents={"marketing": Consent(True, NOW)},
     )
+
+
+def seconds(plan: Plan) -> float:
+    profile = buyer()
     request = DecideRequest(customer=CustomerIds(user_id="u-1"), channel="web", placements=["hero"])
     options = DecideOptions(availability=Availability({"exposure|offer:offer_3": [NOW - 60.0]}))
     start = time.process_time()

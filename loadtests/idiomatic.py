@@ -6,7 +6,10 @@ and records nothing.
 
 import argparse
 import asyncio
+import multiprocessing
+import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -61,24 +64,33 @@ def app(redis: str) -> Litestar:
     return Litestar([decide, ready], lifespan=[lifespan], openapi_config=None, logging_config=None)
 
 
+def serve(listener: socket.socket, redis: str) -> None:
+    """Serve on a listening socket, which several processes may share."""
+    config = uvicorn.Config(
+        app(redis),
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        backlog=2048,
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(uvicorn.Server(config).serve(sockets=[listener]))
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--port", type=int, required=True)
     arguments.add_argument("--redis", required=True)
+    arguments.add_argument("--workers", type=int, default=1)
     given = arguments.parse_args()
     with socket.create_server(("127.0.0.1", given.port), backlog=2048) as listener:
-        config = uvicorn.Config(
-            app(given.redis),
-            loop="uvloop",
-            http="httptools",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            date_header=False,
-            backlog=2048,
-        )
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(uvicorn.Server(config).serve(sockets=[listener]))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn passes it on; the other processes end then too
+        for _ in range(given.workers - 1):
+            multiprocessing.Process(target=serve, args=(listener, given.redis), daemon=True).start()
+        serve(listener, given.redis)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def requests(path: str, body: str, customers: int, headers: str = "") -> list[by
     made = []
     for number in range(customers):
         text = body.replace("%d", str(number)).encode()
-        head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n{headers}"
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{headers}"
         made.append(f"{head}content-length: {len(text)}\r\n\r\n".encode() + text)
     random.Random(1).shuffle(made)
     return made

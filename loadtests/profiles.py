@@ -118,8 +118,10 @@ async def speed(url: str) -> None:
     async def claimer(first: int) -> None:
         for n in range(count // CONCURRENT):
             name = f"c{first}-{n}"
-            cap, unit = CapCheck("exposure|*", 3, NOW - 86_400), PoolShare("stock", "SKU", least=1, hold=900)
-            await claims.claim(hash_("user_id", f"u-{n}"), [Claim(name, [cap], ["exposure|*"], [unit])], NOW)
+            cap, unit = CapCheck("exposure|*", 3, NOW - 86_400), PoolShare(pool="stock", name="SKU", least=1, hold=900)
+            await claims.claim(
+                hash_("user_id", f"u-{n}"), [Claim(id=name, caps=[cap], counters=["exposure|*"], shares=[unit])], NOW
+            )
 
     await claims.set_stock("SKU", 1e6, NOW)
     await asyncio.gather(*(claimer(n) for n in range(CONCURRENT)))
