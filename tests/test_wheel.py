@@ -163,6 +163,7 @@ LACKING = [
     (("aa", "--table", "t.csv", "--metric", "mean:y"), ANALYSIS),
     (("evaluate", "--log", "log", "--policy", "p.yaml"), ANALYSIS),
     (("report", "home_hero"), ANALYSIS),
+    (("status",), ANALYSIS),
     (("collect", "--drain", "--redis", "redis://127.0.0.1:1"), ANALYSIS),
     (("export", "u-1", "--redis", "redis://127.0.0.1:1"), ANALYSIS),
     (("erase", "u-1", "--redis", "redis://127.0.0.1:1", "--data", "data"), ANALYSIS),

@@ -4,7 +4,19 @@ import sys
 
 from cyclopts import CycloptsError
 
-from engine.cli import catalog, conclude, customers, evaluate, explain, measure, reports, roles, simulate, supervise
+from engine.cli import (
+    catalog,
+    conclude,
+    customers,
+    evaluate,
+    explain,
+    measure,
+    reports,
+    roles,
+    simulate,
+    status,
+    supervise,
+)
 from engine.cli.app import app, print_error, print_problems
 from engine.cli.encoding import adapt_streams
 from engine.errors import CatalogError, CounterpointError, StoppedError, missing_extra
@@ -21,6 +33,7 @@ __all__ = [
     "reports",
     "roles",
     "simulate",
+    "status",
     "supervise",
 ]
 

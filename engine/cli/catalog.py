@@ -23,7 +23,7 @@ from engine.cli.app import (
     print_json,
     print_line,
 )
-from engine.errors import BadInput, CatalogError, StoreUnavailable
+from engine.errors import BadInput, CatalogError, Problem, StoreUnavailable
 from engine.settings import STORE_ADDRESS_FILE, Settings, from_environment
 
 if TYPE_CHECKING:
@@ -55,7 +55,12 @@ PREVIEWED = 20
 
 
 @app.command(group=DESIGN)
-def check(folder: Folder = None, *, json: AsJson = False) -> int:
+def check(
+    folder: Folder = None,
+    *,
+    log: Annotated[Path | None, Parameter(help="The Parquet log, to also warn of flags that are stale by it.")] = None,
+    json: AsJson = False,
+) -> int:
     """Validate every YAML file and show all problems at once; exit 1 if there are any."""
     from engine.catalog.check.load import load_specs
     from engine.catalog.check.warnings import find_warnings
@@ -76,6 +81,8 @@ def check(folder: Folder = None, *, json: AsJson = False) -> int:
         return 1
     plan = compile_plan(specs)
     warnings = find_warnings(specs, time.time())
+    if log is not None:
+        warnings = sorted([*warnings, *_find_stale(specs, log)])
     if json:
         print_json({"ok": True, "problems": [], "warnings": warnings, "plan": plan.version})
         return 0
@@ -84,6 +91,14 @@ def check(folder: Folder = None, *, json: AsJson = False) -> int:
     found = f"No problems, {format_count(len(warnings), 'warning')}"
     print_line(f"{folder}: {_sizes(specs, plan)}. {found}. Plan {plan.version}.")
     return 0
+
+
+def _find_stale(specs: "Specs", log: Path) -> "Iterator[Problem]":
+    """Yield a warning for each flag that is stale by the log."""
+    from engine.analysis.checks.stale_flags import find_stale_flags
+
+    for one in find_stale_flags(specs.experiments, log, time.time()):
+        yield Problem(specs.files[one.key], "", one.text)
 
 
 def _sizes(specs: "Specs", plan: "Plan") -> str:

@@ -3,10 +3,10 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 import msgspec
 
+from engine.analysis.checks.lights import Tone
 from engine.dashboard.figures import (
     NONE,
     format_figure,
@@ -18,7 +18,6 @@ from engine.dashboard.figures import (
 )
 
 CellValue = str | int | float | bool | None
-Tone = Literal["", "good", "bad", "warn", "muted"]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """Beginnings of a text that a spreadsheet would run as a formula."""

@@ -49,6 +49,7 @@ from engine.supervise.notices import (
 )
 from engine.supervise.ramp import LOSS_LEVEL, RampLook, RampState, next_state
 from engine.supervise.receivers import Message, NotDelivered, send
+from engine.supervise.running_state import read_pauses
 from engine.vocabulary import DAY, RAMP_MOVED
 
 EVERY = 60.0
@@ -277,18 +278,6 @@ def running_experiments(plan: Plan, now: float) -> Iterator[Experiment]:
             is_running = one.spec.status == "running" and one.start <= now < one.end
             if is_running and one.spec.metrics is not None and len(one.spec.variants) > 1:
                 yield one
-
-
-def read_pauses(client: stream.StreamClient) -> dict[str, Pause]:
-    """The experiments that the kill switch pauses; one whose value is damaged is paused by nobody."""
-    found: dict[str, Pause] = {}
-    for key, value in client.hgetall(PAUSED_EXPERIMENTS).items():
-        name = key.decode(errors="replace") if isinstance(key, bytes) else key
-        try:
-            found[name] = msgspec.json.decode(value, type=Pause)
-        except msgspec.DecodeError:
-            found[name] = Pause("", 0.0)
-    return found
 
 
 def has_held_ramps(plan: Plan) -> bool:

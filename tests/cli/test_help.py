@@ -10,7 +10,7 @@ from engine.cli import app
 VERBS = {
     "Run": {"up", "serve", "learn", "collect", "dashboard", "demo", "policy", "supervise"},
     "Design": {"check", "conclude", "coverage", "plan", "power", "preview", "schema", "simulate"},
-    "Report": {"aa", "analyze", "evaluate", "explain", "measure", "replay", "report"},
+    "Report": {"aa", "analyze", "evaluate", "explain", "measure", "replay", "report", "status"},
     "Customers": {"erase", "export"},
 }
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import msgspec
 from markupsafe import Markup
 
+from engine.analysis.checks.lights import Tone
 from engine.dashboard.charts.svg import SIZE, Scale, percent, tag
-from engine.dashboard.tables import Tone
 
 
 class IntervalRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ import time
 
 from engine.analysis.bandits.allocation_history import ALL_CHANNELS, AllocationHistory
 from engine.analysis.bandits.policy_report import PolicyReport, RewardRate
+from engine.analysis.checks.lights import Light, Tone
 from engine.analysis.offpolicy.estimators import Estimate
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.catalog.plan.plan import Selection
@@ -14,7 +15,6 @@ from engine.dashboard.charts.lines import LineChart, area_chart
 from engine.dashboard.tables import (
     DataTable,
     TableCell,
-    Tone,
     columns_of,
     count_cell,
     moment_cell,
@@ -22,7 +22,6 @@ from engine.dashboard.tables import (
     text_cell,
 )
 from engine.dashboard.views.learnt import posterior_tables, stored_versions, versions_table
-from engine.dashboard.views.summary import Light
 from engine.dashboard.web import Page, PageVisit, Redirect, link_to
 from engine.learn.rollback import rollback
 from engine.service.endpoints.admin import record_audit

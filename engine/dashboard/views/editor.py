@@ -4,6 +4,7 @@ import asyncio
 import time
 from dataclasses import replace
 
+from engine.analysis.checks.lights import Tone
 from engine.catalog.diff.offers import Change
 from engine.dashboard.board.drafts import (
     DraftCheck,
@@ -14,7 +15,7 @@ from engine.dashboard.board.drafts import (
     text_of,
     write_draft,
 )
-from engine.dashboard.tables import DataTable, TableCell, Tone, columns_of, count_cell, share_cell, text_cell
+from engine.dashboard.tables import DataTable, TableCell, columns_of, count_cell, share_cell, text_cell
 from engine.dashboard.web import Download, Page, PageVisit, Redirect, link_to
 from engine.errors import BadInput, Problem
 from engine.service.endpoints.admin import record_audit

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
+from engine.analysis.checks.lights import Tone
 from engine.analysis.render.terminal import describe_design, notes
 from engine.analysis.report.model import MetricReport, Report, SegmentReport
 from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance
@@ -19,7 +20,6 @@ from engine.dashboard.figures import format_change, format_figure, format_moment
 from engine.dashboard.tables import (
     DataTable,
     TableCell,
-    Tone,
     columns_of,
     count_cell,
     moment_cell,

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from engine.analysis.checks.lights import Tone
 from engine.analysis.measure.activity import ActivityReport, ShownOffer
 from engine.catalog.plan.plan import Offer
 from engine.claims.requirements import pool_shares
@@ -13,7 +14,6 @@ from engine.dashboard.figures import format_figure, format_share
 from engine.dashboard.tables import (
     DataTable,
     TableCell,
-    Tone,
     columns_of,
     count_cell,
     money_cell,

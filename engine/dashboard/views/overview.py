@@ -2,13 +2,14 @@
 
 import time
 
+from engine.analysis.checks.lights import Light
 from engine.analysis.measure.activity import ActivityReport, DailyActivity
 from engine.dashboard.board.refresh import log_time
 from engine.dashboard.board.results import Job
 from engine.dashboard.figures import DAY, format_age, format_money
 from engine.dashboard.tables import DataTable, TableCell, columns_of, count_cell, money_cell, text_cell
 from engine.dashboard.views.experiments import experiments_table
-from engine.dashboard.views.summary import Light, keep_fresh, summaries
+from engine.dashboard.views.summary import keep_fresh, summaries
 from engine.dashboard.web import Page, PageVisit
 from engine.service.endpoints.health import check_readiness
 

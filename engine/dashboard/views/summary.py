@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from engine.analysis.checks.lights import Light, Tone, lights_of, state_of
 from engine.analysis.design.methods import Method
 from engine.analysis.render.terminal import money_text
 from engine.analysis.report.model import MetricReport, Money, Report
@@ -11,8 +12,7 @@ from engine.analysis.stats.estimate import Effect
 from engine.catalog.spec.experiment import ExperimentSpec
 from engine.dashboard.board.desk import Desk
 from engine.dashboard.board.results import Job, Result
-from engine.dashboard.figures import DAY, format_change, format_money, format_share, format_span, format_span_of
-from engine.dashboard.tables import Tone
+from engine.dashboard.figures import DAY, format_change, format_money, format_span, format_span_of
 from engine.dashboard.web import link_to
 
 STATE_TONES: dict[str, Tone] = {"running": "good", "paused": "warn", "draft": "muted", "scheduled": "muted"}
@@ -24,15 +24,6 @@ LOOKS: dict[Method, tuple[str, str]] = {
     "bayesian": ("of a single look", "The band is of a single look: do not stop because it leaves 0 once."),
 }
 """What an interval over time holds for, by the method of its report: for a label, and as a sentence."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Light:
-    """One check: its name, whether it is good, and the sentence behind it."""
-
-    name: str
-    tone: Tone
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,19 +111,6 @@ def summarize(desk: Desk, key: str) -> Summary:
     return plain if report is None else _with_report(plain, report)
 
 
-def state_of(spec: ExperimentSpec, now: float, *, is_paused: bool) -> str:
-    """Whether it runs now, by its file, its dates and the kill switch."""
-    if spec.status != "running":
-        return spec.status
-    if is_paused:
-        return "paused"
-    if spec.start is not None and spec.start.timestamp() > now:
-        return "scheduled"
-    if spec.end is not None and spec.end.timestamp() <= now:
-        return "ended"
-    return "running"
-
-
 def primary_rows(report: Report) -> list[MetricReport]:
     """The rows of the primary metric, one for each variant."""
     return [row for row in report.metrics if row.role == "primary"]
@@ -174,30 +152,3 @@ def _reason(spec: ExperimentSpec, result: Result | None) -> str:
     if result is None:
         return "Its first report is being computed."
     return result.reason
-
-
-def lights_of(report: Report) -> list[Light]:
-    """The lights of a report: the split, the guardrails, the exposures, and the other flags of its data."""
-    quality = report.quality
-    split = "The units split as planned" if quality.srm.ok else "The units do not split as planned: the data are faulty"
-    found = [Light(name="Split", tone="good" if quality.srm.ok else "bad", text=f"{split} (p = {quality.srm.p:.2g}).")]
-    guards = [row for row in report.metrics if row.role == "guardrail"]
-    harmed = [f"{row.metric} of {row.variant}" for row in guards if row.guard == "harmed"]
-    still_open = [f"{row.metric} of {row.variant}" for row in guards if row.guard == "open"]
-    if harmed:
-        found.append(Light(name="Guardrails", tone="bad", text=f"Harmed: {', '.join(harmed)}."))
-    elif still_open:
-        found.append(Light(name="Guardrails", tone="warn", text=f"Not yet shown to be safe: {', '.join(still_open)}."))
-    elif guards:
-        found.append(Light(name="Guardrails", tone="good", text="All are shown to be no worse than their margins."))
-    exposure = quality.exposure
-    if exposure is not None:
-        share = exposure.exposed / exposure.assigned if exposure.assigned else 0.0
-        tone: Tone = "bad" if exposure.p < 0.001 else "warn" if share < 0.5 or exposure.orphans else "good"
-        text = f"{format_share(share)} of those assigned saw it; equal over the variants at p = {exposure.p:.2g}."
-        found.append(Light(name="Exposures", tone=tone, text=text))
-    if quality.flags:
-        found.append(
-            Light(name="Data", tone="warn", text=" ".join(f"{flag[:1].upper()}{flag[1:]}." for flag in quality.flags))
-        )
-    return found
