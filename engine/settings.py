@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -31,6 +31,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_limit: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
     fsync: bool = False
     """Whether an append to the spool waits for the disk, so that records also survive the loss of the machine."""
+    full_disk: Literal["refuse", "answer"] = "refuse"
+    """What a decision gets whose record the full disk does not take: a 503, or a degraded answer without a record."""
     api_keys: Path | None = None
     dashboard: Annotated[str, msgspec.Meta(pattern=r"^https?://")] | None = None
     """The address of the dashboard's process, to which decision servers pass requests for pages."""
@@ -57,6 +59,7 @@ RULES = {
     "event_timeout": "a number of seconds above 0, 2 say",
     "body_limit": "a whole number of bytes, 1000000 say",
     "fsync": "true or false",
+    "full_disk": "refuse or answer",
     "dashboard": "an address: http://127.0.0.1:8081",
 }
 """What a setting must be, for messages; settings that are missing here accept any text."""

@@ -62,7 +62,9 @@ class Archive:
                 environment=specs.environment or msgspec.UNSET,
             )
             _replace_file(path, msgspec.json.encode(plan))
-        _replace_file(self.directory / "newest", specs.version.encode())
+        newest, version = self.directory / "newest", specs.version.encode()
+        if not newest.exists() or newest.read_bytes() != version:  # a server restarts on a full disk too
+            _replace_file(newest, version)
 
     def read_specs(self, version: str) -> Specs:
         """The specs of a plan that ran.
@@ -104,5 +106,9 @@ def last_author(folder: Path) -> str:
 def _replace_file(path: Path, data: bytes) -> None:
     """Write a file by renaming a draft, whose name has the process id so that two servers do not share it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(data)
-    draft.rename(path)
+    try:
+        draft.write_bytes(data)
+        draft.rename(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise

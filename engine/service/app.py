@@ -68,7 +68,7 @@ def create_app(settings: Settings, *, logs_changes: bool = True) -> Litestar:
     public = keys.guard_for(None)
     worker = Worker(settings, logs_changes=logs_changes)
     flow = DecisionFlow(worker)
-    batches = DecisionBatches(flow, worker.store_health)
+    batches = DecisionBatches(flow)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:

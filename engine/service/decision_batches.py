@@ -30,7 +30,7 @@ from msgspec.structs import replace
 from engine.customers.store import BatchFetch, FetchedCustomer
 from engine.service.decision_flow import DecisionFlow, LowPools
 from engine.service.decision_task import Decided, DecidedTask, DecisionTask, FailedTask, FetchedTask, Prepared, attempt
-from engine.service.store_health import BudgetSpent, StoreBudget, StoreHealth
+from engine.service.store_health import BudgetSpent, StoreBudget
 
 IN_FLIGHT = 2
 """Batches at a time: while one waits for the store, the other is decided. A third would wait for the CPU anyway, and
@@ -74,9 +74,8 @@ ReadArrival = tuple[Arrival, DecisionTask, BatchFetch]
 class DecisionBatches:
     """The batches of one worker, from `add` to the answers."""
 
-    def __init__(self, flow: DecisionFlow, health: StoreHealth) -> None:
+    def __init__(self, flow: DecisionFlow) -> None:
         self._flow = flow
-        self._health = health
         self._arrived: list[Arrival] = []
         self._unread: deque[Arrival] = deque()
         self._settled: list[tuple[Arrival, Decided]] = []
@@ -152,6 +151,7 @@ class DecisionBatches:
         usual: list[tuple[Arrival, DecisionTask]] = []
         over: list[tuple[Arrival, Decided]] = []
         began = time.monotonic()
+        degrading = attempt(DecisionFlow.is_degrading, self._flow)
         for number, arrival in enumerate(batch):
             if time.monotonic() - began > HOLD_SECONDS:
                 self._arrived = [*batch[number:], *self._arrived]
@@ -159,10 +159,12 @@ class DecisionBatches:
             if not arrival.is_unread:
                 continue
             task = attempt(lambda one: one.make_task(), arrival)
+            if isinstance(degrading, FailedTask) and isinstance(task, DecisionTask):
+                task = degrading
             if isinstance(task, FailedTask):
                 arrival.is_unread = False
                 over.append((arrival, task))
-            elif self._health.is_away:
+            elif degrading:
                 arrival.is_unread = False
                 over.append((arrival, attempt(self._flow.decide_degraded, task)))
             elif task.request.expose:
@@ -297,13 +299,7 @@ class DecisionBatches:
         """Encode, write the records of all to the spool at once, then answer all."""
         if not decided:
             return
-        prepared: list[Prepared] = [
-            one if isinstance(one, FailedTask) else attempt(self._flow.prepare_one, one) for _, one in decided
-        ]
-        try:
-            self._flow.record(prepared)
-        except Exception as error:  # noqa: BLE001 (nothing is in the spool, so no answer may leave)
-            prepared = [one if isinstance(one, FailedTask) else FailedTask(error) for one in prepared]
+        prepared = self._flow.answers.record_all([one for _, one in decided])
         for (arrival, _), outcome in zip(decided, prepared, strict=True):
             arrival.is_open = arrival.is_unread = False
             try:

@@ -10,15 +10,16 @@ one event-loop tick: what the stages read and write is sent together (`decision_
 | `DecidedTask` | the decision | `decide_fetched`; `decide_degraded` while the store is away |
 | | the same, with its claims | `claim_offers`: writes of one tick share a round trip |
 | | the same, its exposure pending | `store_prefetched`, with `expose: false` |
-| `PreparedTask` | the encoded answer, and its records | `prepare` |
+| `PreparedTask` | the encoded answer, and its records | `prepare`, or `RecordedAnswers` |
 | `FailedTask` | the error that ends this request | any stage; the other tasks go on |
 
 A stage passes on the tasks that are not its concern, so the unusual takes the same way: a lost claim draws again within
-`claim_offers`, a merge binds the customer there, an idempotency key stops before `record` and appends by itself.
+`claim_offers`, a merge binds the customer there, an idempotency key stops before that and appends by itself.
 
 Invariants:
 
-1. Record before answer (promise 1): `record` returns once the records are in the spool; only then is the answer sent.
+1. Record before answer (promise 1): when `RecordedAnswers.record_all` returns, the records are in the spool; only then
+   is the answer sent. Only where the operator set so, a full disk lets a degraded one leave without record, counted.
 2. The propensity that is logged is that of the last draw (promise 2): a lost claim masks its offer, `evaluate` draws
    from the renormalized rest, and the trace has the availability of that draw.
 3. Claim before answer (promise 4): a limited offer is in an exposed answer only if its claim was granted.
@@ -31,7 +32,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import cast
 
-import msgspec
 import structlog
 from msgspec.structs import replace
 
@@ -44,8 +44,7 @@ from engine.decision.decision import UNRESTRICTED, Availability, DecideOptions, 
 from engine.decision.offers import Choice
 from engine.errors import StoreUnavailable, UnreadableValueError
 from engine.journal import traces
-from engine.journal.from_decision import exposable_keys, logged_probabilities, records_of
-from engine.service.access.public_answer import publish_answer
+from engine.journal.from_decision import exposable_keys, logged_probabilities
 from engine.service.decision_task import (
     Decided,
     DecidedTask,
@@ -53,20 +52,19 @@ from engine.service.decision_task import (
     FailedTask,
     FetchedTask,
     Prepared,
-    PreparedTask,
     Read,
     attempt,
     each,
     each_async,
     unknown_profile,
 )
-from engine.service.idempotency import PreparedAnswer
-from engine.service.recorder import encode_records
+from engine.service.recorded_answers import RecordedAnswers
 from engine.service.store_health import BudgetSpent, StoreBudget
 from engine.service.worker import Worker
 
 LowPools = dict[str, float] | Exception
 """What is left of the pools that were found empty, or why that could not be read."""
+
 
 log = structlog.get_logger(__name__)
 
@@ -80,21 +78,19 @@ class DecisionFlow:
         self._health = worker.store_health
         self._grants = worker.offer_grants
         self._recorder = worker.recorder
-        self._encode = msgspec.json.Encoder().encode
+        self.answers = RecordedAnswers(worker, self.decide_degraded)
 
     async def answer(self, tasks: list[DecisionTask]) -> list[Prepared]:
         """Run all stages: when this returns, the records are in the spool and the answers may be sent.
 
         Raises:
-            Refusal: 503 if the disk takes no more; then none of the answers may be sent.
+            Refusal: 503 if the disk is full and answers need a record.
         """
-        prepared = await self.prepare(tasks)
-        self.record(prepared)
-        return prepared
+        return self.answers.record_all(await self.decide_and_store(tasks))
 
     async def prepare(self, tasks: list[DecisionTask]) -> list[Prepared]:
-        """Run all stages except `record`, for an answer that is stored before its records are appended."""
-        return each(self.prepare_one, await self.decide_and_store(tasks))
+        """Run all stages except `record_all`, for an answer that is stored before its records are appended."""
+        return each(self.answers.prepare_one, await self.decide_and_store(tasks))
 
     async def decide_and_store(self, tasks: list[DecisionTask]) -> list[Decided]:
         """Fetch, decide, claim, and store what is prefetched."""
@@ -102,7 +98,7 @@ class DecisionFlow:
 
     async def decide_with_store(self, tasks: list[DecisionTask]) -> list[Decided]:
         """Fetch, decide and claim; while the store is away, decide without it. Nothing is recorded yet."""
-        if self._health.is_away:
+        if self.is_degrading():
             return each(self.decide_degraded, tasks)
         asked, read = time.monotonic(), None
         try:
@@ -113,6 +109,14 @@ class DecisionFlow:
             if read is None:  # a store that answered reads is not away
                 self._health.record_failure(asked, time.monotonic())
             return each(self.decide_degraded, tasks)
+
+    def is_degrading(self) -> bool:
+        """Whether decisions are made without the store now: it is away, or they will have no record.
+
+        Raises:
+            Refusal: 503 if the disk takes no records and answers need one.
+        """
+        return not self._recorder.has_space() or self._health.is_away
 
     def new_deadline(self) -> float:
         """The time at which a request that arrives now stops waiting for the store (s, event loop's clock)."""
@@ -166,12 +170,6 @@ class DecisionFlow:
     async def store_prefetched(self, tasks: list[Decided]) -> list[Decided]:
         """Store the prefetched decisions, so that their exposures can be reported."""
         return await each_async(self._store_one_prefetched, tasks)
-
-    def record(self, tasks: list[Prepared]) -> None:
-        """Append the records of all answers to the spool, in one write. Errors as in `answer`."""
-        payloads = [payload for task in tasks if isinstance(task, PreparedTask) for payload in task.answer.records]
-        if payloads:
-            self._recorder.append_encoded(payloads)
 
     def decide_degraded(self, task: DecisionTask) -> DecidedTask:
         """Decide without the store: the customer is unknown, so placements show their fallbacks."""
@@ -346,15 +344,6 @@ class DecisionFlow:
         return self.decide_degraded(
             decided.task
         )  # its exposure could not be reported, so a limited offer must not be shown
-
-    def prepare_one(self, decided: DecidedTask) -> PreparedTask:
-        """Encode one answer and its records; an erased customer's id is left out."""
-        task, decision = decided.task, decided.decision
-        records = encode_records(records_of(decision, task.now, expose=task.request.expose))
-        customer = None if decision.erased else decision.answer.customer
-        answer = replace(decision.answer, warnings=task.warnings) if task.warnings else decision.answer
-        encoded = self._encode(publish_answer(answer) if task.is_public else answer)
-        return PreparedTask(decision, PreparedAnswer(encoded, records, customer))
 
     def degrade(self, task: DecisionTask, asked: float) -> Decided:
         """Decide a task without the store, which failed or did not answer after it was `asked` (monotonic)."""

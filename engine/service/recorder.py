@@ -1,10 +1,12 @@
 """Writes records to this worker's spool, each to the partition of its customer.
 
 A record is durable, by the spool's own rules, when `append` returns: a handler appends first and
-answers afterwards. A full or deleted disk raises, so no answer leaves without its record.
+answers afterwards. A full or deleted disk raises, so no answer leaves without its record, except where
+the operator set `full_disk: answer`: then decisions are degraded and answered without one, and counted.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -12,7 +14,7 @@ from engine.customers.model.events import Accepted
 from engine.errors import JournalError
 from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord, encode
 from engine.journal.spool.spool import Spool, partition_of
-from engine.service.problems import DISK_RETRY_SECONDS, refuse_for_now
+from engine.service.problems import DISK_RETRY_SECONDS, Refusal, refuse_for_now
 
 SpoolRecord = DecisionRecord | ExposureRecord | EventRecord
 Payloads = list[tuple[bytes, str]]
@@ -24,9 +26,25 @@ _encode_json = msgspec.json.Encoder().encode
 class Recorder:
     """The one writer of a worker's spool."""
 
-    def __init__(self, spool: Spool, partitions: int) -> None:
+    def __init__(self, spool: Spool, partitions: int, *, when_full: Literal["refuse", "answer"] = "refuse") -> None:
         self._spool = spool
         self._partitions = partitions
+        self.is_optional = when_full == "answer"
+        """Whether decisions are answered without a record while the disk takes none."""
+
+    def has_space(self) -> bool:
+        """Whether the disk takes records now; asked first, so that nothing is claimed for an answer that cannot leave.
+
+        Raises:
+            Refusal: 503 if it does not, and decisions need a record.
+        """
+        try:
+            self._spool.check_space()
+        except JournalError as error:
+            if self.is_optional:
+                return False
+            raise _refuse(error) from error
+        return True
 
     def append(self, records: Sequence[SpoolRecord]) -> None:
         """Append records to the spool, in one write.
@@ -42,7 +60,7 @@ class Recorder:
         try:
             self._spool.append_many([(payload, partition_of(customer, partitions)) for payload, customer in payloads])
         except JournalError as error:
-            raise refuse_for_now(f"the spool: {error.reason}", seconds=DISK_RETRY_SECONDS) from error
+            raise _refuse(error) from error
 
     async def append_events(self, events: list[Accepted]) -> None:
         """Append accepted events: the journal of `ProfileStore`, which calls it before a profile changes."""
@@ -52,6 +70,10 @@ class Recorder:
 def encode_records(records: Sequence[SpoolRecord]) -> Payloads:
     """The records as `Recorder.append_encoded` takes them."""
     return [(encode(record), record.customer) for record in records]
+
+
+def _refuse(error: JournalError) -> Refusal:
+    return refuse_for_now(f"the spool: {error.reason}", seconds=DISK_RETRY_SECONDS)
 
 
 def _event_record(event: Accepted) -> EventRecord:

@@ -35,8 +35,8 @@ from engine.journal.spool.ship import Shipper
 from engine.journal.spool.spool import Spool
 from engine.service.idempotency import IdempotentAnswers, delete_answers
 from engine.service.kill_switch import KillSwitch
-from engine.service.learner_metrics import LearnerMetrics
-from engine.service.metrics import ServiceMetrics
+from engine.service.metrics.counters import ServiceMetrics
+from engine.service.metrics.learner import LearnerMetrics
 from engine.service.recorder import Recorder
 from engine.service.store_health import StoreHealth
 from engine.settings import Settings
@@ -67,7 +67,7 @@ class Worker:
         self.store_health = StoreHealth(self.store.pipeline, settings.store_timeout)
         self.spool = Spool(settings.spool, fsync=settings.fsync)
         self.shipper = Shipper(self.spool, settings.redis)
-        self.recorder = Recorder(self.spool, settings.partitions)
+        self.recorder = Recorder(self.spool, settings.partitions, when_full=settings.full_disk)
         self.follower = Follower(settings, lambda: self.watch.plan)
         self.kill_switch = KillSwitch(self.event_store.pipeline)
         self.erased_cache = ErasedCache(self.event_store.pipeline)

@@ -81,7 +81,7 @@ class Asked:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.flow = DecisionFlow(worker)
-        self.batches = DecisionBatches(self.flow, worker.store_health)
+        self.batches = DecisionBatches(self.flow)
         self.order: list[int] = []
 
     def add(self, make: Callable[[], DecisionTask], number: int = 0) -> "asyncio.Future[Prepared]":

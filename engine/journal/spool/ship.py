@@ -216,7 +216,7 @@ class Shipper:
         """One step of the own spool and of every adopted one; True if any shipped something."""
         begun = time.monotonic()
         end = self._own.seq
-        busy = await self._shipment.step(client)
+        busy = self._own.is_open and await self._shipment.step(client)
         if self._shipment.seq >= end:
             self._current_at = begun
         for shipment, lock in list(self._adopted):
@@ -246,10 +246,11 @@ class Shipper:
     async def _tidy(self, client: AsyncStreamClient) -> None:
         """Delete collected segments and spools, and start a new segment when the current one is old."""
         await self._shipment.tidy(client)
-        old = self._life * len(spool.segments_of(self._own.path))  # fewer new segments while nobody collects
-        if self._own.size and time.monotonic() - self._rolled_at > old:
-            self._own.roll()
-            self._rolled_at = time.monotonic()
+        if self._own.size:
+            old = self._life * len(spool.segments_of(self._own.path))  # fewer new segments while nobody collects
+            if time.monotonic() - self._rolled_at > old:
+                self._own.roll()
+                self._rolled_at = time.monotonic()
         self._adopted = await remove_collected(self._adopted, client)
 
     async def _rest(self, seconds: float) -> None:

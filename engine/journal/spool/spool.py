@@ -23,7 +23,6 @@ Life of a spool: *active* (its worker holds the lock) -> *orphaned* (the process
 
 import errno
 import fcntl
-import math
 import os
 import shutil
 import time
@@ -38,6 +37,7 @@ import structlog
 
 from engine.errors import JournalError
 from engine.journal.spool.frames import HEADER, Frame, decode_frames, encode_frame
+from engine.journal.spool.space import free_bytes
 
 _SUFFIX = ".seg"
 _LOW_SPACE = 4 << 20
@@ -46,6 +46,9 @@ _LEAST_SPACE = 1 << 20
 """Free bytes below which appends are refused: a store on the same disk needs room to write what belongs to them."""
 _SPACE_CHECK_SECONDS = 0.02
 """Between two checks of free space; less than `_LEAST_SPACE` is written in that time."""
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NOT_OPEN = -1
+"""In the place of a file descriptor: the spool could not be created yet."""
 _log = structlog.get_logger(__name__)
 
 
@@ -80,15 +83,35 @@ class Spool:
         self._size = 0
         self._first = 1
         self._space_check_due = 0.0
-        with root_lock(root):
-            self.path.mkdir()
-            lock = claim_spool(self.path)
-        if lock is None:
-            raise JournalError(
-                "another process holds the lock of this new spool; give each machine its own --data", self.path
-            )
-        self._lock = lock
-        self._segment = self._open_segment()
+        self._lock = self._segment = _NOT_OPEN
+        try:
+            self._create()
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            _log.error("the disk of the spool is full; the spool is created once there is space", path=str(root))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the spool exists; on a full disk it is created by the first append that finds space."""
+        return self._segment != _NOT_OPEN
+
+    def check_space(self) -> None:
+        """Check that the next append will be taken, as far as the free space of the disk tells.
+
+        Raises:
+            JournalError: if the disk is full or nearly so.
+        """
+        if (now := time.monotonic()) < self._space_check_due:
+            return
+        if free_bytes(self._segment if self.is_open else self.root) < _LEAST_SPACE:
+            raise self._refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        if not self.is_open:
+            try:
+                self._create()
+            except OSError as error:
+                raise self._refused(error) from error
+        self._space_check_due = now + _SPACE_CHECK_SECONDS
 
     def append(self, payload: bytes, partition: int) -> int:
         """Append one record; returns its sequence number. Errors as `append_many`."""
@@ -100,10 +123,7 @@ class Spool:
         Raises:
             JournalError: if the disk is full or nearly so. None of the records is in the spool then.
         """
-        if (now := time.monotonic()) >= self._space_check_due:
-            if self._free_bytes() < _LEAST_SPACE:
-                raise self._refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-            self._space_check_due = now + _SPACE_CHECK_SECONDS
+        self.check_space()
         seq = self.seq
         parts: list[bytes] = []
         for payload, partition in records:
@@ -132,12 +152,12 @@ class Spool:
     @property
     def gone(self) -> bool:
         """Whether the spool was deleted or moved away and is not restored yet."""
-        return not _is_same_file(self._segment, _segment_path(self.path, self._first))
+        return self.is_open and not _is_same_file(self._segment, _segment_path(self.path, self._first))
 
     @property
     def full(self) -> bool:
         """Whether the disk is nearly full."""
-        return self._free_bytes() < _LOW_SPACE
+        return free_bytes(self._segment if self.is_open else self.root) < _LOW_SPACE
 
     @property
     def size(self) -> int:
@@ -162,18 +182,26 @@ class Spool:
 
     def close(self) -> None:
         """Release the lock. Records that are not collected wait for another process to adopt the spool."""
-        os.close(self._segment)
-        os.close(self._lock)
+        if self.is_open:
+            os.close(self._segment)
+            os.close(self._lock)
 
-    def _free_bytes(self) -> float:
-        """Free bytes on the disk; infinite where the file system does not report them."""
+    def _create(self) -> None:
+        """Create folder, lock and first segment; an error of the disk leaves none of them."""
+        with root_lock(self.root):
+            self.path.mkdir()
+            lock = claim_spool(self.path)
+        if lock is None:
+            raise JournalError(
+                "another process holds the lock of this new spool; give each machine its own --data", self.path
+            )
         try:
-            disk = os.fstatvfs(self._segment)
-        except OSError:
-            return math.inf
-        if not disk.f_blocks:
-            return math.inf
-        return (disk.f_bavail if os.geteuid() else disk.f_bfree) * disk.f_frsize
+            self._segment = self._open_segment()
+        except JournalError as error:
+            os.close(lock)
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise error.__cause__ or error from None
+        self._lock = lock
 
     def _open_segment(self) -> int:
         """Create the segment of the next sequence number; returns its file descriptor."""

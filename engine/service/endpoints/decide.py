@@ -57,7 +57,7 @@ class DecideEndpoint:
         """Decide a request that did not come by the fast path, or has an idempotency key."""
         request = self._decode(call)
         key = call.header(b"idempotency-key")
-        if key:
+        if key and self._worker.recorder.has_space():  # else it has no record to store with its answer
             return await self._answer_once(call, request, key)
         outcome: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
         arrival = Arrival(

@@ -15,6 +15,9 @@ LAG_RECORDS = 100_000
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
 
+_FULL_DISK = {"refuse": "nothing is answered", "answer": "decisions are degraded and not recorded"}
+
+
 class Index(msgspec.Struct, frozen=True):
     """The server's name and version, and the addresses that describe it."""
 
@@ -105,13 +108,13 @@ async def check_readiness(worker: Worker, *, accept_degraded: bool = False) -> R
         why.append(f"the learnt policies were not read for over {SNAPSHOT_SECONDS:g} s; check the store")
     if worker.spool.gone:
         why.append("the spool was deleted; nothing is answered until its folder can be created")
-    elif worker.spool.full:
-        why.append("the disk of the spool is full; free space, or nothing is answered")
+    elif worker.spool.full and not (accept_degraded and worker.recorder.is_optional):
+        why.append(f"the disk of the spool is full; free space, or {_FULL_DISK[worker.settings.full_disk]}")
     if lag > LAG_RECORDS and (store or not accept_degraded):
         why.append(f"{lag} records wait in the spool, over {LAG_RECORDS}; see the log for why the stream takes none")
     return Readiness(
         ready=not why,
-        degraded=not store or write_refusal is not None,
+        degraded=not store or write_refusal is not None or (worker.spool.full and worker.recorder.is_optional),
         plan=worker.watch.plan.version,
         plan_problems=[str(problem) for problem in worker.watch.problems],
         store=store,

@@ -18,7 +18,6 @@ from engine.customer import Profile
 from engine.decision.assign import is_same_for_everyone
 from engine.decision.decision import DecideRequest, Decision
 from engine.errors import BadInput
-from engine.journal.from_decision import records_of
 from engine.service.access.client_statements import worth_in_context
 from engine.service.auth import PROOF_HEADER, Caller, RequestGuard
 from engine.service.decide_body import build_request, decode_context
@@ -124,7 +123,7 @@ async def _evaluate_flag(worker: Worker, flow: DecisionFlow, answers: FlagAnswer
     context = _for_store(context, [experiment])
     expose = not context.is_anonymous
     decision = await _decide_flags(flow, context, [key], now)
-    worker.recorder.append(records_of(decision, now, expose=expose))
+    flow.answers.record_flags(decision, now, expose=expose)
     worker.metrics.count_decision(decision, time.perf_counter() - began)
     assigned, answer = decision.assigned[key], decision.answer
     metadata = Metadata(answer.decision_id, answer.plan, context.warning).encoded(assigned.assignment)
@@ -155,7 +154,7 @@ async def _evaluate_channel(worker: Worker, flow: DecisionFlow, answers: FlagAns
         return Reply(b"", 304, headers[1:])  # not recorded: the client goes on using the decision it has
     if not context.is_anonymous:
         await flow.store_pending_exposure(decision, deadline)
-    worker.recorder.append(records_of(decision, now, expose=False))
+    flow.answers.record_flags(decision, now, expose=False)
     worker.metrics.count_decision(decision, time.perf_counter() - began)
     whole = _encode({"decisionId": decision.answer.decision_id, "planVersion": plan.version})
     return Reply(b'{"flags":[%b],"metadata":%b}' % (b",".join(flags), whole), headers=headers)

@@ -1,7 +1,6 @@
 """The counters that an operator watches, in Prometheus form, added up over the workers of this machine."""
 
 import collections
-import os
 from bisect import bisect_left
 from collections.abc import Iterable
 
@@ -10,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from engine.customers.model.events import Event, EventStatus
 from engine.decision.decision import Decision
 from engine.decision.gates import Gate
+from engine.service.metrics.shared_files import share_counters
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 """Upper bounds of the latency histogram in seconds."""
@@ -21,7 +21,7 @@ class ServiceMetrics:
     """The counters of one worker."""
 
     def __init__(self) -> None:
-        shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        shared = share_counters()
         self.registry = CollectorRegistry()
         if shared:
             multiprocess.MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
@@ -29,6 +29,11 @@ class ServiceMetrics:
         registry = None if shared else self.registry
         self._decisions = Counter("counterpoint_decisions", "Answered decisions", ["channel"], registry=registry)
         self._degraded = Counter("counterpoint_degraded", "Decisions answered without the store", registry=registry)
+        self._unrecorded = Counter(
+            "counterpoint_unrecorded",
+            "Decisions answered without a record, since the disk of the spool took none",
+            registry=registry,
+        )
         self._seconds = Histogram(
             "counterpoint_decide_seconds", "From the body read to the answer made", registry=registry, buckets=BUCKETS
         )
@@ -67,6 +72,10 @@ class ServiceMetrics:
         for bucket, count in buckets.items():
             self._seconds._buckets[bucket].inc(count)  # noqa: SLF001 (its public `observe` takes one value at a time)
         self._seconds._sum.inc(sum(seconds for _, _, seconds in counted))  # noqa: SLF001 (as above)
+
+    def count_unrecorded(self, decisions: int = 1) -> None:
+        """Count decisions that were answered without a record."""
+        self._unrecorded.inc(decisions)
 
     def count_events(self, statuses: Iterable[EventStatus]) -> None:
         """Count the items of an event batch by status."""
