@@ -76,10 +76,10 @@ class Supervisor:
     children: list[Child] = field(default_factory=list)
     ending: bool = False
 
-    def add(self, child: Child) -> Child:
-        """Start a child and restart it from now on."""
+    def add(self, child: Child, *, ends_last: bool = False) -> Child:
+        """Start a child and restart it from now on; `end` ends those that end last after the others."""
         child.start()
-        self.children.append(child)
+        self.children.insert(0 if ends_last else len(self.children), child)
         return child
 
     def tend(self) -> None:

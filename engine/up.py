@@ -1,9 +1,9 @@
 """Runs everything on one machine: store, decision servers, learner and collector, restarted when one dies.
 
 Start:  check the plan and the keys -> wait for an engine that is ending -> listen -> store -> register the learner
-        -> children, the dashboard last -> wait until /readyz answers 200
+        -> servers -> wait until /readyz answers 200 -> the other children, whose start would take the servers' CPU
 Run:    two threads restart what died, one for the children and one for the store, and sync the store's file
-End:    children in reverse order, so that the spools are shipped and collected -> store
+End:    servers first and the collector last, so that the spools are shipped and collected -> store
 
 The listening socket is opened first and inherited by every server, so a server that is restarted loses no connection.
 """
@@ -29,6 +29,7 @@ from engine.catalog.archive import Archive
 from engine.catalog.watch import check_start
 from engine.errors import BadInput, CounterpointError, StoppedError, has_extra
 from engine.journal import stream
+from engine.journal.spool.spool import has_owners
 from engine.processes import Child, Supervisor, counterpoint_command
 from engine.service.access.listener import listen
 from engine.service.auth import load_keys_from_settings
@@ -71,7 +72,7 @@ def run_engine(settings: Settings, stop: threading.Event, stderr: int | None = N
     load_keys_from_settings(settings)
     _await_free_folder(settings.data, stop)
     with (
-        listen(settings.host, settings.port) as listener,
+        _listen_when_free(settings, stop) as listener,
         listen("127.0.0.1", 0) as pages,
         _run_store(_make_folder(settings.data), stop) as store,
     ):
@@ -84,14 +85,15 @@ def run_engine(settings: Settings, stop: threading.Event, stderr: int | None = N
             # The learner starts slowly; without this the collector would trim records that it has not read.
             stream.register_reader(client, stream.LEARNER, settings.partitions)
         with _tend(supervisor, store):
-            supervisor.add(Child("collector", counterpoint_command("collect"), environment, stderr=stderr))
-            supervisor.add(Child("learner", counterpoint_command("learn", "--quiet"), environment, stderr=stderr))
             for index in range(settings.workers):
                 supervisor.add(_server(index, environment, listener.fileno(), stderr))
             base = f"http://{settings.host}:{settings.port}"
+            _await_ready(base, supervisor, stop)
+            learner, collector = counterpoint_command("learn", "--quiet"), counterpoint_command("collect")
+            supervisor.add(Child("learner", learner, environment, stderr=stderr), ends_last=True)
+            supervisor.add(Child("collector", collector, environment, stderr=stderr), ends_last=True)
             if settings.dashboard is not None:
                 supervisor.add(_dashboard(environment, pages.fileno(), stderr))
-            _await_ready(base, supervisor, stop)
             command = counterpoint_command("supervise", "--quiet")
             supervisor.add(Child("supervisor", command, environment, stderr=stderr))
             yield base, settings
@@ -201,6 +203,19 @@ def _await_free_folder(data: Path, stop: threading.Event) -> None:
     while embedded.is_in_use(data / "store"):
         if time.monotonic() > deadline:
             raise BadInput(f"--data {data}: another engine runs there; end it, or name another folder")
+        if stop.wait(_TEND_SECONDS):
+            raise StoppedError
+
+
+def _listen_when_free(settings: Settings, stop: threading.Event) -> socket.socket:
+    """Listen; where the port is taken, wait for the servers of an engine on the same data folder that was killed."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return listen(settings.host, settings.port)
+        except BadInput:
+            if time.monotonic() > deadline or not has_owners(settings.spool):
+                raise
         if stop.wait(_TEND_SECONDS):
             raise StoppedError
 

@@ -73,7 +73,7 @@ def running(pid: int) -> bool:
 
 def test_killed_processes_are_restarted_and_end_with_up(tmp_path: Path) -> None:
     with up(tmp_path) as (engine, base):
-        until(lambda: ready(base))
+        until(lambda: ready(base) and descendants(engine.pid).keys() == ROLES | {"store"})
         before = descendants(engine.pid)
         os.kill(before["store"], signal.SIGSTOP)
         assert httpx.post(f"{base}/v1/decide", json=ASK, timeout=20).json()["degraded"]

@@ -327,6 +327,14 @@ def list_spools(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
+def has_owners(root: Path) -> bool:
+    """Whether a process holds a spool under `root`."""
+    found = claim_orphans(root) if root.is_dir() else []
+    for _, lock in found:
+        os.close(lock)
+    return len(found) < len(list_spools(root))
+
+
 def remove_spool(path: Path, lock: int) -> None:
     """Delete a spool of which every record is collected, and release its lock."""
     with root_lock(path.parent):
