@@ -5,6 +5,7 @@ import sys
 from cyclopts import CycloptsError
 
 from engine.cli import (
+    assertions,
     catalog,
     conclude,
     customers,
@@ -23,6 +24,7 @@ from engine.errors import CatalogError, CounterpointError, StoppedError, missing
 
 __all__ = [
     "app",
+    "assertions",
     "catalog",
     "conclude",
     "customers",

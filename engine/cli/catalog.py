@@ -65,12 +65,14 @@ def check(
     from engine.catalog.check.load import load_specs
     from engine.catalog.check.warnings import find_warnings
     from engine.catalog.plan.compile import compile_plan
+    from engine.rehearse.assertion_files import read_assertions
 
     folder = from_environment(experiments=folder).experiments
     if not folder.is_dir():
         raise BadInput(f"{folder}: is not a folder; name the folder that has channels.yaml")
     try:
         specs = load_specs(folder)
+        read_assertions(folder, specs)
     except CatalogError as error:
         if json:
             print_json({"ok": False, "problems": error.problems, "warnings": []})

@@ -46,7 +46,7 @@ def read_sample(path: Path, texts: Collection[str] = ()) -> list[SampledCustomer
     Raises:
         BadInput: if the file or one of its lines cannot be read; the line is named. If it has no customer.
     """
-    found = [_sampled(row) for row in read_sample_file(path, texts)]
+    found = [customer_of(row) for row in read_sample_file(path, texts)]
     if not found:
         raise BadInput(f"{path}: has no customer; give at least one, with a user_id")
     return found
@@ -57,7 +57,8 @@ def with_channel(sample: list[SampledCustomer], channel: str | None) -> list[Sam
     return [msgspec.structs.replace(one, channel=one.channel or channel) for one in sample]
 
 
-def _sampled(row: SampleRow) -> SampledCustomer:
+def customer_of(row: SampleRow) -> SampledCustomer:
+    """The customer of a row; a trait `consent.PURPOSE` is a consent."""
     traits: dict[str, Trait] = {}
     consents: dict[str, Consent] = {}
     for name, value in row.traits.items():

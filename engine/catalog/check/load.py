@@ -20,7 +20,7 @@ from engine.catalog.check.references import reference_problems
 from engine.catalog.check.yaml_text import MAX_BYTES, decode_yaml
 from engine.catalog.spec.experiment import ExperimentSpec, IdentitiesFile, LayersFile, MetricsFile, SegmentsFile
 from engine.catalog.spec.flags import expand_flag
-from engine.catalog.spec.folder import SINGLE, Specs
+from engine.catalog.spec.folder import SINGLE, TESTS, Specs
 from engine.catalog.spec.notify import NotifyFile
 from engine.catalog.spec.offer import ChannelsFile, MomentsFile, OfferSpec, SelectionSpec
 from engine.errors import CatalogError, Problem
@@ -247,5 +247,6 @@ def _find_stray_files(folder: Path) -> Iterator[Problem]:
         name = path.relative_to(folder).as_posix()
         if path.is_file() and path.suffix in {".yml", ".json", ".py"}:
             yield Problem(f"{folder.name}/{name}", "", "is not read; only .yaml files are, rename or remove it")
-        elif path.suffix == ".yaml" and name.count("/") > (1 if name.startswith("offers/") else 0):
-            yield Problem(f"{folder.name}/{name}", "", "is in a folder that is not read; move it up or to offers/")
+        elif path.suffix == ".yaml" and name.count("/") > (1 if name.startswith(("offers/", TESTS)) else 0):
+            message = "is in a folder that is not read; move it up, to offers/ or to tests/"
+            yield Problem(f"{folder.name}/{name}", "", message)

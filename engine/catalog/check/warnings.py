@@ -110,7 +110,7 @@ def _check_power(specs: Specs, spec: ExperimentSpec) -> Iterator[FieldProblem]:
     metric = specs.metric(spec.metrics.primary) if spec.metrics else None
     if metric is None or metric.daily_units is None or metric.mde is None or len(spec.variants) < 2:
         return
-    shares = _final_shares(specs, spec)
+    shares = final_shares(specs, spec)
     if not all(shares):
         return
     units = required_units(metric, metric.mde, spec.analysis.alpha, shares)
@@ -127,7 +127,7 @@ def _check_power(specs: Specs, spec: ExperimentSpec) -> Iterator[FieldProblem]:
         yield path, message
 
 
-def _final_shares(specs: Specs, spec: ExperimentSpec) -> tuple[float, float]:
+def final_shares(specs: Specs, spec: ExperimentSpec) -> tuple[float, float]:
     """The shares of all units that the control and the smallest variant have at the end of the ramp."""
     admitted, sizes = _admitted_share(specs, spec), list(_variant_sizes(spec).values())
     return admitted * sizes[0], admitted * min(sizes[1:])

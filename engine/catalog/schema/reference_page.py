@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 import msgspec
 from msgspec import Meta
 
-from engine.catalog.spec import experiment, fields, offer
+from engine.catalog.spec import assertions, experiment, fields, offer
 
 StructType = type[msgspec.Struct]
 FILES: tuple[tuple[str, StructType], ...] = (
@@ -25,6 +25,7 @@ FILES: tuple[tuple[str, StructType], ...] = (
     ("`metrics.yaml`", experiment.MetricsFile),
     ("`moments.yaml`", offer.MomentsFile),
     ("`identities.yaml`", experiment.IdentitiesFile),
+    ("`tests/<any name>.yaml`, what `counterpoint test` checks", assertions.AssertionsFile),
 )
 HEAD = """# Reference of the YAML in `experiments/`
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from engine.catalog.schema.reference_page import render_reference
+from engine.catalog.spec.assertions import AssertionsFile
 from engine.catalog.spec.experiment import ExperimentSpec
 from engine.catalog.spec.folder import SINGLE
 from engine.catalog.spec.offer import OfferSpec, SelectionSpec
@@ -20,6 +21,7 @@ KINDS: Mapping[str, type[msgspec.Struct]] = {
     "selection": SelectionSpec,
     "offer": OfferSpec,
     **{name.removesuffix(".yaml"): kind for name, kind in SINGLE.items()},
+    "tests": AssertionsFile,
 }
 """The struct of every kind of file, by the name of its schema."""
 

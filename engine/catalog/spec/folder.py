@@ -28,6 +28,8 @@ SINGLE: Mapping[str, type[msgspec.Struct]] = {
     "moments.yaml": MomentsFile,
     "notify.yaml": NotifyFile,
 }
+TESTS = "tests/"
+"""The folder of assertions beside the experiments, which the plan does not read."""
 
 
 @dataclass(frozen=True)

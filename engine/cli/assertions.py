@@ -1,0 +1,85 @@
+"""The verb that checks a growth team's own assertions."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from rich.markup import escape
+
+from engine.cli.app import DESIGN, AsJson, app, format_count, new_table, out, print_error, print_json, print_line
+from engine.cli.catalog import read_customers
+from engine.errors import require_extras
+from engine.settings import from_environment
+
+if TYPE_CHECKING:
+    from engine.catalog.spec.folder import Specs
+    from engine.rehearse.assertions import PowerFinding
+
+SAMPLED = 5_000
+"""Customers that are generated where no file is given."""
+
+
+@app.command(name="test", group=DESIGN)
+def check_tests(
+    folder: Annotated[Path | None, Parameter(help="The folder of YAML; ./experiments by default.")] = None,
+    *,
+    customers: Annotated[
+        Path | None, Parameter(help="The sample of customers, as in preview; 5,000 generated ones by default.")
+    ] = None,
+    full: Annotated[
+        bool, Parameter(name="--all", negative="", show_default=False, help="Show assertions that hold, too.")
+    ] = False,
+    json: AsJson = False,
+) -> int:
+    """Check the assertions in FOLDER/tests/*.yaml; exit 1 if one does not hold.
+
+    Each says what customers with given traits get, what sampled customers never or always see, or which power an
+    experiment has. Nothing is written, and no store is needed.
+    """
+    from engine.catalog.check.load import load_specs
+    from engine.rehearse.assertion_files import read_assertions
+    from engine.rehearse.assertions import check_assertions
+    from engine.rehearse.generated_customers import make_customers
+
+    folder = from_environment(experiments=folder).experiments
+    specs, now = load_specs(folder), time.time()
+    assertions = read_assertions(folder, specs)
+    sample = read_customers(customers, specs) if customers else []
+    if not sample and any(one.spec.customers is not None for one in assertions):
+        sample = make_customers(SAMPLED, specs, now=now)
+    results = list(check_assertions(assertions, specs, sample, now, _planned_power))
+    failed = [one for one in results if not one.ok]
+    if json:
+        print_json({"ok": not failed, "passed": len(results) - len(failed), "failed": len(failed), "results": results})
+        return int(bool(failed))
+    if not assertions:
+        print_error(f"{folder}/tests has no assertion; write tests/shop.yaml, see docs/how-to/test-your-shop.md")
+    shown = results if full else failed
+    headers = ("", "test", "given", "expected", "got", "why")
+    table = new_table(*headers)
+    table.columns[1].min_width = 20
+    for one in shown:
+        word = "[green]ok[/]" if one.ok else "[bold red]FAILED[/]"
+        cells = (f"{one.file}: {one.test}", one.given, one.expected, one.got, one.why)
+        table.add_row(word, *map(escape, cells))
+    if shown:
+        out.print(table)
+    print_line(f"{format_count(len(results) - len(failed), 'assertion')} hold, {len(failed):,} failed.")
+    return int(bool(failed))
+
+
+def _planned_power(specs: "Specs", key: str, metric: str, days: float, effect: float | None) -> "PowerFinding":
+    """The power of an experiment by a metric."""
+    from engine.catalog.check.warnings import final_shares
+    from engine.rehearse.assertions import PowerFinding
+
+    require_extras("the power of an experiment", "analysis")
+    from engine.analysis.design.planned_power import planned_power
+
+    spec = specs.experiments[key]
+    if len(spec.variants) < 2:
+        return PowerFinding(key, metric, None, f"{key} has no two variants to compare")
+    shares = final_shares(specs, spec)
+    power, why = planned_power(specs.metric(metric), spec.analysis, shares, days=days, effect=effect)
+    return PowerFinding(key, metric, power, why)

@@ -1,0 +1,114 @@
+"""What sampled customers see, on every channel: properties that hold for all of a group, or for nobody in it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from engine.catalog.conditions.compile import compile_condition
+from engine.catalog.plan.plan import Plan
+from engine.catalog.spec.assertions import AssertionSpec, SampledCustomers
+from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.segments import expand_segments
+from engine.customer import CustomerIds
+from engine.decision.attributes import build_attributes
+from engine.decision.decision import DecideOptions, DecideRequest, Decision, decide
+from engine.rehearse.customers import SampledCustomer
+from engine.rehearse.generated_customers import STORES
+
+MOST_DECIDED = 200
+"""Customers of the group that are decided for, on every channel."""
+GIVEN = ("assigned", "forced", "sticky", "rule", "shipped")
+"""The reasons by which an experiment gives a variant, rather than the default for those without."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenBy:
+    """The customers of a group that see something, with where and why, and those that do not."""
+
+    customers: int
+    seen: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
+
+
+def check_customers(
+    plan: Plan, specs: Specs, spec: AssertionSpec, name: str, *, sample: Iterable[SampledCustomer], now: float
+) -> SeenBy:
+    """Which customers of the group see `name`: an offer, an experiment that gives a variant, or `EXPERIMENT=VARIANT`.
+
+    A customer sees what any request of any channel may show at `now` (s since 1970); the group has one if it names one.
+    """
+    who = spec.customers or SampledCustomers()
+    seen: list[str] = []
+    unseen: list[str] = []
+    number = 0
+    for one in _members(plan, specs, who, sample, now):
+        number += 1
+        channels = [who.channel] if who.channel else sorted(plan.channels)
+        places = [_sight(_decide(plan, one, channel, number, now), name) for channel in channels]
+        where = next((place for place in places if place), "")
+        if where:
+            seen.append(f"{one.profile.id} sees {name}: {where}")
+        else:
+            unseen.append(f"{one.profile.id} does not see {name} on {', '.join(channels)}")
+        if number >= MOST_DECIDED:
+            break
+    return SeenBy(customers=number, seen=seen, unseen=unseen)
+
+
+def shown_offers(decision: Decision, placement: str) -> dict[str, float]:
+    """The offers that a placement may show, with their probabilities; empty where it shows nothing."""
+    choice = decision.choices[placement]
+    if choice.is_silent:
+        return {}
+    pairs = dict(zip(choice.candidates, choice.probabilities, strict=True)) or {choice.offer.key: choice.propensity}
+    return {offer: float(p) for offer, p in pairs.items() if p > 0}
+
+
+def _members(
+    plan: Plan, specs: Specs, who: SampledCustomers, sample: Iterable[SampledCustomer], now: float
+) -> Iterator[SampledCustomer]:
+    """Yield the sampled customers of the group."""
+    matches = compile_condition(expand_segments(who.audience, specs.segments))
+    holdouts = [one for key, one in plan.holdouts.items() if who.held_out in {True, key}]
+    for number, one in enumerate(sample):
+        units = _units(one, number)
+        is_out = any(holdout.hash_unit(units[holdout.unit]) < holdout.share for holdout in holdouts)
+        attributes, _ = build_attributes(one.profile, who.channel or "", one.context, now, plan.zone)
+        if (who.held_out is None or is_out) and matches(attributes):
+            yield one
+
+
+def _units(one: SampledCustomer, number: int) -> dict[str, str]:
+    """The ids of a customer, by kind of unit."""
+    store = one.context.get("store")
+    return {
+        "customer": one.profile.unit,
+        "device": f"device of {one.profile.id}",
+        "store": store if isinstance(store, str) else f"store-{number % STORES}",
+    }
+
+
+def _decide(plan: Plan, one: SampledCustomer, channel: str, number: int, now: float) -> Decision:
+    """All that a channel may show a customer."""
+    units = _units(one, number)
+    request = DecideRequest(
+        customer=CustomerIds(user_id=one.profile.id, device_id=units["device"]),
+        channel=channel,
+        placements=[placement for on, placement in plan.selections if on == channel],
+        experiments="*",
+        context={"store": units["store"], **one.context},
+        expose=False,
+    )
+    options = DecideOptions(trace=True)
+    return decide(plan, {}, one.profile, request, now, decision_id=f"test for {one.profile.id}", options=options)
+
+
+def _sight(decision: Decision, name: str) -> str:
+    """Where a decision shows `name`, and why; empty where it does not."""
+    key, _, variant = name.partition("=")
+    answer = decision.answer.experiments.get(key)
+    if answer is not None and answer.reason in GIVEN and variant in {"", answer.variant}:
+        return f"{answer.variant} on {decision.channel} ({answer.reason})"
+    for placement, choice in decision.choices.items():
+        if not variant and key in shown_offers(decision, placement):
+            return f"at {placement} on {decision.channel} ({choice.reason})"
+    return ""
