@@ -56,6 +56,8 @@ FIELDS: list[tuple[str, Json, Json, str, str]] = [
     ("ranges for weights", {"variants": WEIGHTED}, {"variants": RANGES}, "variants", "unsafe"),
     ("seed", {}, {"seed": "again"}, "seed", "unsafe"),
     ("hash version", {}, {"hash_version": 1}, "hash_version", "unsafe"),
+    ("hash", {}, {"hash": "eppo"}, "hash", "unsafe"),
+    ("buckets", {"hash": "eppo"}, {"hash": "eppo", "buckets": 100}, "buckets", "unsafe"),
     ("unit", {}, {"unit": "device"}, "unit", "unsafe"),
     ("fallback", {"unit": "device"}, {"unit": "device", "fallback_unit": "customer"}, "fallback_unit", "unsafe"),
     ("kind", {}, {"kind": "flag"}, "kind", "unsafe"),

@@ -76,6 +76,7 @@ def test_an_environment_has_its_own_default(monkeypatch: pytest.MonkeyPatch) -> 
         ("object", [{"key": "a"}, {"key": "b", "value": {"x": 1}}], [{}, {"x": 1}]),
         ("object", [{"key": "a", "payload": {"value": 1}}], [{"value": 1}]),
         ("boolean", [{"key": "a", "payload": {"value": True}}], [{"value": True}]),
+        ("boolean", [{"key": "on"}, {"key": "as_coded", "value": None}], [{"value": True}, {"value": None}]),
     ],
 )
 def test_every_variant_has_a_value_of_the_type(kind: str, variants: list[Json], values: list[Json]) -> None:
@@ -111,6 +112,7 @@ def test_every_variant_has_a_value_of_the_type(kind: str, variants: list[Json], 
         ({"environments": {"staging": {"default": "new", "rules": [{"variants": []}]}}}, "environments.staging.rules"),
         ({"prerequisites": [{"experiment": "checkout.v2", "off": True}]}, "back to itself"),
         ({"rules": [{"variant": "new", "start": 20270101}]}, "rules[0].start"),
+        ({"rules": [{"variant": "new", "buckets": 9}]}, "rules[0].buckets: has no effect with the hash growthbook"),
         ({"rules": [{"variant": "new", "varaint": 1}]}, "did you mean 'variant'"),
     ],
 )

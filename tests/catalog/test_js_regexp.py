@@ -57,6 +57,7 @@ def test_what_is_no_pattern_says_so(pattern: str) -> None:
         ("(?=a)b", "a lookaround"),
         ("(?<!a)b", "a lookaround"),
         (r"(a)\1", "a back-reference"),
+        ("^[[:alpha:]_]+$", r"the POSIX class \[:alpha:\]"),
         (r"(?<n>a)\k<n>", "a back-reference"),
         ("a{1001}", "repeats more than 1000 times"),
         ("(?:a{1,100}){1,100}b", "is too large"),

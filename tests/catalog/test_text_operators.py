@@ -1,4 +1,4 @@
-"""`$startsWith`, `$endsWith`, `$contains`, `$ip` and `$mod`: their matches, and what `check` says of operands."""
+"""Operators of texts, versions, addresses and remainders: their matches, and what `check` says of operands."""
 
 from typing import Any
 
@@ -18,6 +18,22 @@ CASES: list[tuple[dict[str, Any], Any, bool]] = [
     ({"$contains": ["xx", "ff"]}, ["Tee", "Kaffee"], True),
     ({"$contains": "ff"}, None, False),
     ({"$not": {"$contains": "ff"}}, None, True),
+    ({"$semver": ">=1.2.3"}, "1.10.0", True),
+    ({"$semver": ">=1.2.3"}, "v1.2", False),
+    ({"$semver": "=1.2"}, "1.2.0+build.7", True),
+    ({"$semver": "2.0.0"}, "2", True),
+    ({"$semver": "!=2.0.0"}, "2.0.0", False),
+    ({"$semver": "!=2.0.0"}, "two", False),
+    ({"$semver": "<2.0.0"}, "2.0.0-rc.1", True),
+    ({"$semver": "<2.0.0-rc.2"}, "2.0.0-rc.10", False),
+    ({"$semver": ">2.0.0-1"}, "2.0.0-alpha", True),
+    ({"$semver": ">2.0.0-alpha"}, "2.0.0-alpha.0", True),
+    ({"$semver": "^2.0.0"}, "2.9.1", True),
+    ({"$semver": "~2.1.0"}, "2.2.0", False),
+    ({"$semver": ["<1.0.0", ">=2.0.0"]}, "2.1.0", True),
+    ({"$semver": "=1.0.0"}, 1, False),
+    ({"$semver": "=1.0.0"}, "01.0.0", False),
+    ({"$semver": "=1.0.0"}, None, False),
     ({"$ip": "10.0.0.0/8"}, "10.20.30.40", True),
     ({"$ip": "10.0.0.0/8"}, "11.0.0.1", False),
     ({"$ip": ["192.0.2.1", "2001:db8::/32"]}, "192.0.2.1", True),
@@ -50,6 +66,8 @@ def test_an_operator_matches(operators: dict[str, Any], value: Any, *, matches: 
         ({"$endsWith": ["a", 1]}, "$endsWith: abc"),
         ({"$ip": "10.0.0.0/99"}, "10.0.0.0/8"),
         ({"$ip": "home"}, "10.0.0.0/8"),
+        ({"$semver": ">=one"}, ">=1.2.0"),
+        ({"$semver": 1.2}, ">=1.2.0"),
         ({"$mod": [0, 1]}, "[10, 3]"),
         ({"$mod": 4}, "[10, 3]"),
         ({"$mod": [4]}, "[10, 3]"),

@@ -13,6 +13,7 @@ from engine.catalog.conditions.dates import reads_now
 from engine.catalog.spec.experiment import ExperimentSpec, MetricsFile, MetricSpec, is_in_money
 from engine.catalog.spec.flags import RULE
 from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.hashed import USUAL_BUCKETS
 from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
 from engine.catalog.spec.ramp import HeldRamp, timed_steps
 from engine.catalog.spec.segments import find_cycle, groups_in, segments_in
@@ -125,7 +126,11 @@ def _check_end(spec: ExperimentSpec) -> Iterator[FieldProblem]:
 
 
 def _check_ranges(spec: ExperimentSpec) -> Iterator[FieldProblem]:
-    """Yield the problems of variants' own ranges: empty, overlapping, or beside weights and coverage."""
+    """Yield the problems of hash and ranges: buckets without effect, ranges empty, overlapping, or beside weights."""
+    for path, hashed in (("", spec), *((f"filters[{index}].", each) for index, each in enumerate(spec.filters))):
+        if hashed.buckets is not None and hashed.hash not in USUAL_BUCKETS:
+            with_buckets = ", ".join(USUAL_BUCKETS)
+            yield f"{path}buckets", f"has no effect with the hash {hashed.hash}, only with {with_buckets}; leave it out"
     own = [(variant.range[0], variant.range[1]) for variant in spec.variants if variant.range is not None]
     if not own:
         return

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from engine.catalog.conditions.dates import DATE_OPERATORS, read_date, read_span, suggest_time
 from engine.catalog.conditions.js_coercion import is_array
 from engine.catalog.conditions.js_regexp import PatternError, compile_pattern
+from engine.catalog.conditions.semver import is_semver_operand
 from engine.catalog.conditions.text_operators import OPERATORS_OF_VALUES, TEXT_OPERATORS, is_operand
 
 LOGICAL = ("$and", "$or", "$nor", "$not")
@@ -23,6 +24,7 @@ _BARE = frozenset(
 OPERATORS = (
     *("$eq", "$ne", "$exists", "$type", "$size", "$elemMatch", "$not"),
     *(_LISTS + _ORDERED + _VERSIONS + _GROUPS + _PATTERNS + DATE_OPERATORS + OPERATORS_OF_VALUES),
+    "$semver",
 )
 
 
@@ -67,6 +69,7 @@ _OPERANDS: tuple[tuple[tuple[str, ...], Callable[[object], bool], str, str], ...
         "write 'NAME: abc' or 'NAME: [abc, def]'",
     ),
     (("$ip",), lambda v: is_operand("$ip", v), "is not an address or network", "write 'NAME: [10.0.0.0/8, \"::1\"]'"),
+    (("$semver",), is_semver_operand, "is not a version with its comparison", "write 'NAME: \">=1.2.0\"'"),
     (("$mod",), lambda v: is_operand("$mod", v), "is not a divisor and a remainder", "write 'NAME: [10, 3]'"),
     (("$exists",), lambda v: isinstance(v, bool), "is neither true nor false", "write 'NAME: true' or 'NAME: false'"),
     (("$type",), lambda v: v in _TYPES, "is not a type", f"known are {', '.join(_TYPES)}"),

@@ -24,6 +24,7 @@ from engine.catalog.conditions.js_coercion import (
     type_of,
 )
 from engine.catalog.conditions.js_regexp import PatternError, compile_pattern
+from engine.catalog.conditions.semver import compile_semver
 from engine.catalog.conditions.text_operators import compile_text_operator
 
 __all__ = ["ConditionProblem", "and_terms", "compile_condition", "condition_fields", "condition_problems", "conjuncts"]
@@ -254,6 +255,8 @@ def _compile_operator(name: str, operand: object, scope: _Scope) -> ValueTest:
             return compile_date(name, operand, scope.clock)
         case "$startsWith" | "$endsWith" | "$contains" | "$ip" | "$mod":
             return compile_text_operator(name, operand)
+        case "$semver":
+            return compile_semver(operand)
         case _:
             return _never
 

@@ -42,6 +42,7 @@ _COUNT = re.compile(r"\{([0-9]+)(?:(,)([0-9]*))?\}")
 _HEX = re.compile(r"x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})")
 _OCTAL = re.compile(r"[0-3][0-7]{0,2}|[4-7][0-7]?")
 _NAME = re.compile(r"<([A-Za-z_$][A-Za-z0-9_$]*)>")
+_POSIX = re.compile(r"\[[:.=][a-z]+[:.=]\]")
 _CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
 
 
@@ -199,6 +200,9 @@ class _PatternParser:
         negated = self.accept("^")
         ranges: list[tuple[int, int]] = []
         while not self.accept("]"):
+            posix = _POSIX.match(self.pattern, self.at)
+            if posix:  # JavaScript reads [[:alpha:]] as one of [ : a l p h, and then a ]
+                raise PatternError(f"has the POSIX class {posix[0]}, which JavaScript does not know", "write a-zA-Z")
             low = self.parse_class_atom()
             if self.pattern[self.at : self.at + 1] == "-" and self.pattern[self.at + 1 : self.at + 2] not in {"]", ""}:
                 self.at += 1

@@ -34,6 +34,8 @@ NOBODY_MOVES: Mapping[str, str] = {
 RE_RANDOMIZES: Mapping[str, str] = {
     "seed": "every unit is hashed to another place",
     "hash_version": "every unit is hashed to another place",
+    "hash": "every unit is hashed to another place",
+    "buckets": "every unit is hashed to another place",
     "unit": "another id is hashed, so every unit is assigned again",
     "fallback_unit": "units without their own id are hashed over another one",
     "bucket_version": "variants stored under the old version no longer apply",

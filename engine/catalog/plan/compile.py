@@ -19,6 +19,7 @@ from engine.catalog.plan.compile_offers import (
 )
 from engine.catalog.plan.features import Featurizer
 from engine.catalog.plan.limits import watched_counters, zoned_counters
+from engine.catalog.plan.peer_hashing import peer_place
 from engine.catalog.plan.plan import (
     FOREVER,
     ChannelExperiments,
@@ -44,6 +45,7 @@ from engine.catalog.spec.experiment import (
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.flags import RULE, rule_experiments, value_of
 from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.hashed import Hashed
 from engine.catalog.spec.identifiers import compile_placeholders
 from engine.catalog.spec.offer import MomentSpec
 from engine.catalog.spec.profile_rules import ProfileRules
@@ -162,7 +164,7 @@ def _compile_experiments(specs: Specs, offers: Mapping[str, Offer]) -> dict[str,
 
 def _compile_layer(spec: LayerSpec) -> Layer:
     # GrowthBook hashes a namespace under `__name`: an imported one keeps every unit's place.
-    return Layer(key=spec.key, hash_unit=_unit_hash(spec.seed or f"__{spec.key}", spec.hash_version))
+    return Layer(key=spec.key, hash_unit=_growthbook_hash(spec.seed or f"__{spec.key}", spec.hash_version))
 
 
 def _compile_holdout(spec: HoldoutSpec) -> Holdout:
@@ -173,7 +175,7 @@ def _compile_holdout(spec: HoldoutSpec) -> Holdout:
 
 def _compile_filter(spec: FilterSpec) -> Filter:
     ranges = tuple((low, high) for low, high in spec.ranges)
-    return Filter(unit=spec.unit, hash_unit=_unit_hash(spec.seed, spec.hash_version), ranges=ranges)
+    return Filter(unit=spec.unit, hash_unit=_unit_hash(spec.seed, spec), ranges=ranges)
 
 
 def _compile_experiment(
@@ -192,7 +194,7 @@ def _compile_experiment(
         spec=spec,
         start=to_timestamp(spec.start, 0.0),
         end=to_timestamp(spec.end, FOREVER),
-        hash_unit=_unit_hash(spec.seed or spec.key, spec.hash_version),
+        hash_unit=_unit_hash(spec.seed or spec.key, spec),
         steps=_compile_steps(spec),
         held_steps=_compile_held_steps(spec),
         matches=compile_audience(specs, spec.audience),
@@ -252,7 +254,14 @@ def _compile_logged_traits(specs: Specs, spec: ExperimentSpec) -> Featurizer | N
     return Featurizer(tuple(logged)) if logged else None
 
 
-def _unit_hash(seed: str, version: int) -> Callable[[str], float]:
+def _unit_hash(seed: str, spec: Hashed) -> Callable[[str], float]:
+    """The place of a unit in [0, 1) by the hash of an experiment, a rule or a filter."""
+    if spec.hash == "growthbook":
+        return _growthbook_hash(seed, spec.hash_version)
+    return peer_place(spec.hash, seed, spec.buckets)
+
+
+def _growthbook_hash(seed: str, version: int) -> Callable[[str], float]:
     """The place of a unit in [0, 1) by GrowthBook's hash of this version."""
     return seeded_bucket(seed) if version == 2 else partial(_hash_version_1, seed)
 

@@ -44,11 +44,12 @@ A condition has GrowthBook's operators:
 - of lists: `$all`, `$alli`, `$size`, `$elemMatch`, `$inGroup`, `$notInGroup`
 - around conditions: `$and`, `$or`, `$nor`, `$not`; `$segment` names a segment
 
-Beside GrowthBook's there are operators of texts, addresses and remainders:
+Beside GrowthBook's there are operators of texts, versions, addresses and remainders:
 
 | operator | takes | matches |
 |---|---|---|
 | `$startsWith`, `$endsWith`, `$contains` | a text, or a list of which one must fit | a text, or a list that has one |
+| `$semver` | `">=1.2.3"`, with `=` `!=` `<` `<=` `>` `>=` `^` or `~`, or a list | a version of which one holds |
 | `$ip` | an address or network such as `10.0.0.0/8`, or a list | a text that is an address in one of them |
 | `$mod` | `[divisor, remainder]` | a number whose whole part leaves that remainder |
 
@@ -102,12 +103,19 @@ def _structs_in(hint: object) -> Iterator[StructType]:
         yield from _structs_in(inner)
 
 
+def _fields_of(base: type) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """The fields of a struct's base; none of one that is no struct."""
+    return msgspec.structs.fields(base) if issubclass(base, msgspec.Struct) and base is not msgspec.Struct else ()
+
+
 def _render_table(kind: StructType, *, heading: bool) -> list[str]:
     """The lines of one struct: its title, its docstring, and a row for each key."""
     hints = get_type_hints(kind, include_extras=True)
+    inherited = {field.name for base in kind.__bases__ for field in _fields_of(base)}
+    ordered = sorted(msgspec.structs.fields(kind), key=lambda field: field.name in inherited)
     rows = [
         f"| `{field.encode_name}` | {_describe_type(hints[field.name])} | {_describe_default(field)} |"
-        for field in msgspec.structs.fields(kind)
+        for field in ordered
     ]
     paragraphs = inspect.cleandoc(kind.__doc__ or "").split("\n\n")
     description = "\n\n".join(

@@ -22,6 +22,7 @@ from engine.catalog.spec.fields import (
     Weight,
     ZonedTime,
 )
+from engine.catalog.spec.hashed import Hashed
 from engine.catalog.spec.kpis import KpiSpec
 from engine.catalog.spec.profile_rules import MergeRule
 from engine.catalog.spec.ramp import HeldRamp, RampStep
@@ -151,19 +152,18 @@ class Prerequisite(Spec, frozen=True, kw_only=True):
     off: Literal[True] | None = None
 
 
-class FilterSpec(Spec, frozen=True, kw_only=True):
+class FilterSpec(Hashed, frozen=True, kw_only=True):
     """Only units whose hash under `seed` lies in one of `ranges`: a layer that other experiments need not name."""
 
     seed: Text
     unit: Unit | None = None
-    hash_version: Literal[1, 2] = 2
     ranges: Annotated[list[Interval], Meta(min_length=1)]
 
 
 FlagType = Literal["boolean", "string", "number", "object"]
 
 
-class RuleSpec(Spec, frozen=True, kw_only=True):
+class RuleSpec(Hashed, frozen=True, kw_only=True):
     """One rule of a flag: who is in `audience` gets `variant`, or one of `variants` by the hash.
 
     With `coverage` below 1 only that share of the audience does; the others go on to the next rule. Several variants
@@ -181,7 +181,6 @@ class RuleSpec(Spec, frozen=True, kw_only=True):
     unit: Unit | None = None
     fallback_unit: Unit | None = None
     seed: Text | None = None
-    hash_version: Literal[1, 2] = 2
     start: ZonedTime | None = None
     end: ZonedTime | None = None
     ramp: list[RampStep] | HeldRamp = []
@@ -199,7 +198,7 @@ class EnvironmentSpec(Spec, frozen=True, kw_only=True):
     rules: Annotated[list[RuleSpec], Meta(max_length=200)] | None = None
 
 
-class ExperimentSpec(Spec, frozen=True, kw_only=True):
+class ExperimentSpec(Hashed, frozen=True, kw_only=True):
     """One experiment, or with `kind: flag` a feature flag.
 
     With `sticky` a customer keeps the variant first assigned, even after ranges move. Raising `bucket_version` assigns
@@ -223,7 +222,6 @@ class ExperimentSpec(Spec, frozen=True, kw_only=True):
     fallback_unit: Unit | None = None
     layer: Key | None = None
     seed: Text | None = None
-    hash_version: Literal[1, 2] = 2
     status: Status = "running"
     ship: FlagKey | None = None
     decided: ConclusionSpec | None = None

@@ -75,6 +75,8 @@ def rule_experiments(spec: ExperimentSpec) -> list[ExperimentSpec]:
             fallback_unit=rule.fallback_unit or spec.fallback_unit,
             seed=rule.seed or f"{spec.seed or spec.key}{RULE}{name}",
             hash_version=rule.hash_version,
+            hash=rule.hash,
+            buckets=rule.buckets,
             status=spec.status,
             start=rule.start or spec.start,
             end=rule.end or spec.end,
@@ -99,7 +101,9 @@ def variants_of_rule(rule: RuleSpec) -> list[VariantSpec]:
 
 
 def has_type(value: object, kind: FlagType) -> bool:
-    """Whether a value is of the flag's type; true is no number."""
+    """Whether a value is of the flag's type; true is no number. Null is of any: it leaves the default of the code."""
+    if value is None:
+        return True
     if kind == "boolean":
         return isinstance(value, bool)
     if kind == "number":

@@ -100,6 +100,8 @@ def flag_value(spec: ExperimentSpec, index: int) -> object:
     returned as no value.
     """
     payload = spec.variants[index].payload
+    if payload == {"value": None}:
+        return msgspec.UNSET
     if spec.type == "object":
         return payload
     if not any(variant.payload for variant in spec.variants):
@@ -109,7 +111,7 @@ def flag_value(spec: ExperimentSpec, index: int) -> object:
     value = payload["value"]
     if type(value) is int and any(type(variant.payload.get("value")) is float for variant in spec.variants):
         return float(value)
-    return msgspec.UNSET if value is None else value
+    return value
 
 
 def _encode_flag(assigned: Assigned) -> EncodedFlag:
