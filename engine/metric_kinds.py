@@ -11,12 +11,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 MetricKindName = Literal[
-    "proportion", "mean", "count", "revenue", "ratio", "quantile", "retention", "csat", "nps", "ces"
+    "proportion",
+    "mean",
+    "count",
+    "revenue",
+    "ratio",
+    "quantile",
+    "retention",
+    "csat",
+    "nps",
+    "ces",
+    "funnel",
+    "threshold",
+    "active_days",
 ]
 """The names in `metrics.yaml`, in reports and on the command line."""
-EventAdds = Literal["amount", "one", "presence"]
-"""What an event adds to its customer: the number it carries, or one; `presence` is one however many there are."""
-COUNTED: frozenset[EventAdds] = frozenset(("one", "presence"))
+EventAdds = Literal["amount", "one", "presence", "days"]
+"""What an event adds to its customer: the number it carries, or one.
+
+`presence` is one however many events there are, `days` one for each calendar day with an event.
+"""
+COUNTED: frozenset[EventAdds] = frozenset(("one", "presence", "days"))
 """What adds 1, whatever number the event carries."""
 
 
@@ -56,6 +71,11 @@ class MetricKind:
     needs_whole_window: bool = False
     """Whether only units count whose window is over."""
 
+    has_steps: bool = False
+    """Whether it asks for several events in an order; the steps are in the place of its event."""
+    has_least: bool = False
+    """Whether a unit counts 1 from a least number of events, or a least sum of their values, on; else 0."""
+
     is_of_answers: bool = False
     """Whether it is a mean over answers, not over customers: who does not answer has no score, and not a score of 0."""
     score_bounds: tuple[float, float] | None = None
@@ -71,6 +91,11 @@ class MetricKind:
     def is_money(self) -> bool:
         """Whether its value is an amount in the shop's currency, into which events are converted."""
         return self.default_money is not None
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether its value depends on several events of a unit together, so that no single event earns a reward."""
+        return self.has_steps or self.has_least or self.event_adds == "days"
 
     @property
     def rewards_are_counts(self) -> bool:
@@ -156,5 +181,21 @@ METRIC_KINDS: Mapping[MetricKindName, MetricKind] = {
         MetricKind(name="csat", default_value="csat", is_of_answers=True, baseline_form="mean,sd"),
         MetricKind(name="nps", default_value="nps", is_of_answers=True, score_bounds=(6, 9), baseline_form="mean,sd"),
         MetricKind(name="ces", default_value="ces", is_of_answers=True, baseline_form="mean,sd"),
+        MetricKind(
+            name="funnel",
+            required=("steps", "window"),
+            event_adds="presence",
+            has_steps=True,
+            is_share=True,
+            baseline_form="share",
+        ),
+        MetricKind(
+            name="threshold",
+            required=("at_least", "window"),
+            has_least=True,
+            is_share=True,
+            baseline_form="share",
+        ),
+        MetricKind(name="active_days", event_adds="days", has_dominant_units=True, baseline_form="mean,sd"),
     )
 }

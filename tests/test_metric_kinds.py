@@ -10,7 +10,7 @@ import pytest
 
 from engine.analysis.design.metrics import parse_measure
 from engine.analysis.stats.power import parse_baseline
-from engine.catalog.spec.experiment import MetricSpec
+from engine.catalog.spec.metrics import MetricSpec
 from engine.errors import BadInput
 from engine.metric_kinds import METRIC_KINDS, MetricKind, MetricKindName
 

@@ -10,6 +10,8 @@ customer in a guarded experiment, by the clock of the streams, in the tables of 
     the test crosses its level                 a row in `trips`, an event in the log; the test starts over
 
 - Every customer counts once per guardrail, in the variant of the first decision.
+- A customer's value adds up; of a funnel it is the number of steps reached in order. A threshold and a funnel are 1 or
+  0 once the window is over, by the least value and by all steps.
 - The outcomes enter a test in the order in which their windows end, so the batches of records do not matter.
 - The level of an experiment, `alpha`, is divided by its guardrails times its variants (Bonferroni), and between
   learners that have partitions of their own.
@@ -26,14 +28,14 @@ import msgspec
 
 from engine.catalog.conditions.compile import Predicate, compile_condition
 from engine.catalog.plan.plan import Experiment, Plan
-from engine.catalog.spec.experiment import MetricSpec
 from engine.catalog.spec.fields import seconds
+from engine.catalog.spec.metrics import MetricSpec
 from engine.journal.records import DecisionRecord, EventRecord
 from engine.learn.merge_streams import Stamped
 from engine.learn.reward_rules import Properties, decode_properties, metric_amount
 from engine.learn.sequential_tests import AmountTest, SequentialTest, ShareTest
 from engine.metric_kinds import METRIC_KINDS
-from engine.orders import order_id
+from engine.orders import CENTS, order_id
 from engine.vocabulary import MERGED, PURCHASES, names_of_same_event
 
 EVENT = "$breaker"
@@ -69,12 +71,32 @@ class GuardrailTest:
     """By variant other than the control: the selections that choose its offers."""
     window: float
     level: float
-    matches: Predicate | None
+    steps: Sequence[tuple[frozenset[str], Predicate | None]]
+    """The events that count, with the condition on their properties; a funnel has several, in order."""
 
     def new_test(self) -> SequentialTest:
         """A test without outcomes."""
-        kind = ShareTest if METRIC_KINDS[self.metric.kind].rewards_are_counts else AmountTest
+        rules = METRIC_KINDS[self.metric.kind]
+        kind = ShareTest if rules.rewards_are_counts or rules.is_share else AmountTest
         return kind(self.metric.margin or 0.0, self.metric.direction == "up")
+
+    def amount(self, event: EventRecord, properties: Properties, value: float) -> float:
+        """The amount that an event adds to a customer's value so far; 0 if it does not count.
+
+        Raises:
+            ValueError: if the event lacks the number that the metric is of.
+        """
+        at = min(int(value), len(self.steps) - 1) if len(self.steps) > 1 else 0
+        names, matches = self.steps[at]
+        if event.event not in names or value >= len(self.steps) > 1:
+            return 0.0
+        counts = matches is None or matches(properties)
+        return metric_amount(self.metric, event, properties) if counts else 0.0
+
+    def outcome(self, value: float) -> float:
+        """What a customer's value counts in the test."""
+        least = self.metric.at_least if len(self.steps) == 1 else float(len(self.steps))
+        return value if least is None else float(round(value, CENTS) >= least)
 
 
 def guardrail_tests(plan: Plan) -> dict[str, list[GuardrailTest]]:
@@ -107,7 +129,10 @@ def _of_experiment(plan: Plan, experiment: Experiment) -> list[GuardrailTest]:
             closes=closes,
             window=min(seconds(metric.window), HOUR) if metric.window else HOUR,
             level=spec.analysis.alpha / comparisons,
-            matches=compile_condition(metric.filter) if metric.filter else None,
+            steps=[
+                (names_of_same_event(step.event), compile_condition(step.filter) if step.filter else None)
+                for step in metric.ordered_steps
+            ],
         )
         for metric in (plan.metrics[key] for key in keys)
     ]
@@ -126,7 +151,7 @@ class Breaker:
         self._by_event: dict[str, list[GuardrailTest]] = {}
         for of_experiment in tests.values():
             for test in of_experiment:
-                for event in names_of_same_event(test.metric.event):
+                for event in frozenset(name for names, _ in test.steps for name in names):
                     self._by_event.setdefault(event, []).append(test)
 
     def drop_unguarded(self) -> None:
@@ -169,23 +194,24 @@ class Breaker:
                 self._move_customer(str(properties.get("from")), str(properties.get("into")))
                 return
             for test in self._by_event[event.event]:
-                if test.matches is None or test.matches(properties):
-                    self._add_outcome(test, event, properties, at)
+                self._add_outcome(test, event, properties, at)
         except ValueError:  # no guardrail counts it; the join quarantines it if it could be a reward too
             return
 
     def _add_outcome(self, test: GuardrailTest, event: EventRecord, properties: Properties, at: float) -> None:
         """Add an event to its customer's outcome if it falls into the window and did not count before."""
-        amount = metric_amount(test.metric, event, properties)
         place = test.experiment, test.metric.key
         window = self._db.execute(
-            "SELECT begun, ended FROM under_guard WHERE experiment = ? AND metric = ? AND customer = ? "
+            "SELECT begun, ended, value FROM under_guard WHERE experiment = ? AND metric = ? AND customer = ? "
             "AND ended + ? > ? AND ? BETWEEN begun AND ended",
             (*place, event.customer, GRACE, at, event.time),
         ).fetchone()
         if window is None:
             return
-        begun, ended = window
+        begun, ended, value = window
+        amount = test.amount(event, properties, value)
+        if not amount:
+            return
         order = order_id(properties) if event.event in PURCHASES else ""
         # An order counts once, however many messages report it. A message id holds no NUL.
         message = blake2b((f"\0{order}" if order else event.message_id).encode(), digest_size=8).digest()
@@ -232,7 +258,7 @@ class Breaker:
                     continue
                 key = (experiment, metric, compared)
                 state = states.get(key) or self._stored_test(test, key)
-                states[key] = state.add([(variant == compared, value)])
+                states[key] = state.add([(variant == compared, test.outcome(value))])
                 if states[key].log_evidence() >= -math.log(test.level * self._share):
                     reason = _reason(test, compared)
                     trips += [Trip(selection, reason, experiment, ended + GRACE) for selection in selections]

@@ -16,7 +16,8 @@ import numpy as np
 
 from engine.catalog.conditions.compile import Predicate, compile_condition
 from engine.catalog.plan.plan import Plan, Selection
-from engine.catalog.spec.experiment import NOT_LEARNING, MetricSpec
+from engine.catalog.spec.experiment import NOT_LEARNING
+from engine.catalog.spec.metrics import MetricSpec
 from engine.customer import Order
 from engine.journal.records import EventRecord, QuarantineRecord, RewardRecord, encode
 from engine.learn.pending import CLOSED, REFUNDED, REWARDED, ZERO, Pending
@@ -114,7 +115,7 @@ def metric_amount(metric: MetricSpec, event: EventRecord, properties: Properties
         ValueError: if the value is not a number, not finite, or larger than a policy can compute with.
     """
     kind = METRIC_KINDS[metric.kind]
-    if kind.rewards_are_counts:
+    if kind.rewards_are_counts or (kind.has_least and metric.value is None):
         return 1.0
     name = metric.value or kind.default_value or "revenue"
     value = event.revenue if name == "revenue" else properties.get(name)
@@ -150,7 +151,7 @@ def _rule(selection: Selection) -> RewardRule:
     return RewardRule(
         selection=selection,
         learns=selection.policy.kind != NOT_LEARNING,
-        events=names_of_same_event(reward.metric.event),
+        events=frozenset(name for event in reward.metric.events for name in names_of_same_event(event)),
         window=reward.window,
         settle=min(reward.settle, reward.window),
         matches=compile_condition(reward.metric.filter) if reward.metric.filter else None,

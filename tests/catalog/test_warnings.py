@@ -8,7 +8,7 @@ import yaml
 
 from engine.catalog.check.load import load_specs
 from engine.catalog.check.warnings import find_warnings, required_units
-from engine.catalog.spec.experiment import MetricSpec
+from engine.catalog.spec.metrics import MetricSpec
 from tests.catalog.folder import Json, experiment, specs
 
 NOW = 1_790_000_000.0  # 2026-09-21

@@ -12,13 +12,13 @@ from engine.catalog.spec.experiment import (
     ForceSpec,
     LayersFile,
     LayerSpec,
-    MetricsFile,
     Prerequisite,
     SegmentSpec,
     Unit,
     VariantSpec,
 )
 from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.metrics import MetricsFile
 from engine.catalog.spec.offer import ChannelsFile, ChannelSpec
 from engine.decision.assign import Assignment, Subject, assign
 from engine.decision.sticky import new_sticky_entry

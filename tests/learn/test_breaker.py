@@ -148,3 +148,28 @@ def test_a_guardrail_that_holds_trips_nothing(shop: Any) -> None:
     shop.pass_time(3 * 3600)
     shop.learn()
     assert open_breakers(shop.client) == {}
+
+
+@pytest.mark.parametrize("guarded", ["in_order", "twice", "hours"])
+def test_a_guardrail_of_several_events_opens_it(shop: Any, guarded: str) -> None:
+    shop.guard()
+    metrics = (shop.folder / "metrics.yaml").read_text() + (
+        "  - {key: in_order, kind: funnel, window: 1h, steps: [view, {event: cart, filter: {size: {$gte: 2}}}]}\n"
+        "  - {key: twice, kind: threshold, event: purchase, value: revenue, at_least: 20, window: 1h}\n"
+        "  - {key: hours, kind: active_days, event: cart, window: 1h}\n"
+    )
+    (shop.folder / "metrics.yaml").write_text(metrics)
+    (shop.folder / "bold.yaml").write_text((shop.folder / "bold.yaml").read_text().replace("[click]", f"[{guarded}]"))
+    records: list[Any] = []
+    for i in range(240):
+        records += visit(shop, i, "loud" if i % 2 else "calm", click=False)
+        steps = [("view", 1), ("cart", 2)] if i % 2 == 0 else [("cart", 1), ("view", 2)] if i % 3 else []
+        records += [shop.event(name, i + at, f"u{i}", properties=b'{"size": 2}') for name, at in steps]
+        earned = [12.0, 12.0] if i % 2 == 0 else [12.0]
+        records += [shop.event("purchase", i + 3 + at, f"u{i}", revenue=revenue) for at, revenue in enumerate(earned)]
+    shop.send(*records)
+    shop.learn()
+    shop.pass_time(3 * 3600)
+    shop.learn()
+    (reason,) = open_breakers(shop.client).values()
+    assert reason.startswith(f"{guarded} of bold.loud is worse than calm's")

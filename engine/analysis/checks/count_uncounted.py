@@ -42,7 +42,7 @@ def count_uncounted_events(
     events = _named_events(source, log_dir, question, members=members, specs=specs, as_of=as_of)
     sums: dict[str, ir.Value] = {}
     for at, spec in enumerate(specs):
-        own = events["event"].isin(sorted(names_of_same_event(spec.event)))
+        own = events["event"].isin(sorted(_names(spec)))
         if spec.filter:
             register_filter(source, spec.filter)
             own = own & matches_filter(events["properties"], spec.filter)
@@ -55,6 +55,10 @@ def count_uncounted_events(
         for at, spec in enumerate(specs)
     }
     return {name: one for name, one in found.items() if one != UncountedEvents()}
+
+
+def _names(spec: MeasuredMetric) -> set[str]:
+    return {name for event in spec.events for name in names_of_same_event(event)}
 
 
 def _named_events(
@@ -74,7 +78,7 @@ def _named_events(
     first = members.group_by("customer").aggregate(first=members["first"].min())
     earliest = source.rows(first.aggregate(first=first["first"].min()))[0][0]
     events = read_log_table(source, log_dir, "events", None if earliest is None else int(earliest) - DAY)
-    names = {name for spec in specs for name in names_of_same_event(spec.event)}
+    names = {name for spec in specs for name in _names(spec)}
     events = events.filter(events["event"].isin(sorted(names)) & (events["time"] <= as_of))
     asked = events.filter(events["decision_id"].notnull()).select("decision_id").distinct()
     # The few ids that events name select from the many decisions of the log, not the other way about.

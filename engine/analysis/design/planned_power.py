@@ -11,7 +11,8 @@ from engine.errors import BadInput
 from engine.metric_kinds import METRIC_KINDS
 
 if TYPE_CHECKING:
-    from engine.catalog.spec.experiment import AnalysisSpec, MetricSpec
+    from engine.catalog.spec.experiment import AnalysisSpec
+    from engine.catalog.spec.metrics import MetricSpec
 
 
 def planned_power(

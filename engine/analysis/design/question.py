@@ -12,6 +12,13 @@ from engine.errors import BadInput
 from engine.metric_kinds import METRIC_KINDS, MetricKind, MetricKindName
 
 
+class MeasuredStep(msgspec.Struct, frozen=True):
+    """A step of a funnel: an event whose properties meet the filter."""
+
+    event: str
+    filter: dict[str, object] = {}
+
+
 class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
     """A metric over a customer's events after the first exposure; `filter` is a condition on their properties.
 
@@ -19,11 +26,18 @@ class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
     whether there was any, `retention` whether there was any in the `window` that begins `delay` after the exposure,
     `ratio` divides by the sum of `denominator_value` (or the count) of `denominator` events, `quantile` is of single
     events' values. Windows and delays are seconds; no window means up to the report's date.
+
+    `funnel` asks whether the events of `steps` came in their order, `within` so many seconds, `threshold` whether the
+    sum (or the count) is `at_least` so large, and `active_days` counts the days, by the clock of `zone`, with an event.
     """
 
     name: str
     kind: MetricKindName
-    event: str
+    event: str = ""
+    steps: tuple[MeasuredStep, ...] = ()
+    within: float | None = None
+    at_least: float | None = None
+    zone: str = "UTC"
     value: str | None = None
     denominator: str | None = None
     denominator_value: str | None = None
@@ -49,6 +63,12 @@ class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
             raise BadInput(f"metric {self.name!r}: a ratio, and only a ratio, has a denominator")
         if rules.has_level != (self.quantile is not None):
             raise BadInput(f"metric {self.name!r}: a quantile, and only a quantile, has a level, as in quantile: 0.9")
+        if rules.has_steps != bool(self.steps) or rules.has_steps == bool(self.event):
+            raise BadInput(f"metric {self.name!r}: a funnel, and only a funnel, has steps in the place of an event")
+        if rules.has_least != (self.at_least is not None):
+            raise BadInput(
+                f"metric {self.name!r}: a threshold, and only a threshold, has a least value, as in at_least: 3"
+            )
         if (rules.needs_whole_window or self.ripe) and self.window is None:
             raise BadInput(
                 f"metric {self.name!r} counts units whose window is over, and has none; add one, as in window: 7d"
@@ -58,6 +78,11 @@ class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
     def rules(self) -> MetricKind:
         """The rules of its kind."""
         return METRIC_KINDS[self.kind]
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """The events that it counts, each once; those of a ratio's denominator are not among them."""
+        return tuple(dict.fromkeys(step.event for step in self.steps)) if self.steps else (self.event,)
 
     @property
     def span(self) -> float:

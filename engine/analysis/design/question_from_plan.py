@@ -5,13 +5,13 @@ from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from engine.analysis.design.methods import SCEPTICAL, Inference
-from engine.analysis.design.question import ExperimentDescription, ExperimentQuestion, MeasuredMetric
+from engine.analysis.design.question import ExperimentDescription, ExperimentQuestion, MeasuredMetric, MeasuredStep
 from engine.analysis.stats.bayes import Prior
 from engine.catalog.check.decode import suggest_name
 from engine.catalog.plan.plan import Experiment, Holdout, Plan
 from engine.catalog.spec.experiment import AnalysisSpec, ExperimentSpec
-from engine.catalog.spec.experiment import MetricSpec as CatalogMetric
 from engine.catalog.spec.fields import seconds
+from engine.catalog.spec.metrics import MetricSpec as CatalogMetric
 from engine.errors import BadInput
 from engine.metric_kinds import METRIC_KINDS
 
@@ -28,7 +28,7 @@ def build_question(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[Measu
         BadInput: if the plan has no such experiment or holdout, or no metric for it.
     """
     experiment = plan.find_reported(key)
-    metrics = [measured_metric(metric) for metric in plan.metrics.values()]
+    metrics = [measured_metric(metric, plan.zone) for metric in plan.metrics.values()]
     if experiment is None and key in plan.holdouts:
         return _build_holdout_question(plan, plan.holdouts[key]), metrics
     if experiment is None:
@@ -146,13 +146,20 @@ def _default_prior(spec: AnalysisSpec) -> Prior:
     return SCEPTICAL if spec.method == "bayesian" else Prior()
 
 
-def measured_metric(metric: CatalogMetric) -> MeasuredMetric:
-    """A metric of the catalog as the analysis computes it: kinds with defaults resolved, durations in seconds."""
+def measured_metric(metric: CatalogMetric, zone: str = "UTC") -> MeasuredMetric:
+    """A metric of the catalog as the analysis computes it: kinds with defaults resolved, durations in seconds.
+
+    `zone` is the shop's time zone, in which days are counted.
+    """
     kind = METRIC_KINDS[metric.kind]
     return MeasuredMetric(
         name=metric.key,
         kind=kind.measured_as or kind.name,
-        event=metric.event,
+        event=metric.event or "",
+        steps=tuple(MeasuredStep(step.event, step.filter) for step in metric.ordered_steps) if metric.steps else (),
+        within=seconds(metric.within) if metric.within else None,
+        at_least=metric.at_least,
+        zone=zone if kind.event_adds == "days" else "UTC",
         value=metric.value or kind.default_value,
         denominator=metric.denominator,
         denominator_value=metric.denominator_value,

@@ -9,6 +9,7 @@ from engine.analysis.design.metrics import Measure, Term
 from engine.analysis.sources.filters import matches_filter, register_filter
 from engine.analysis.sources.log import event_number, read_log_table
 from engine.analysis.sources.orders import EventSum, with_orders
+from engine.analysis.values.funnels import FunnelValue, passed_members
 from engine.vocabulary import PURCHASES, REFUNDS, names_of_same_event
 
 if TYPE_CHECKING:
@@ -42,16 +43,24 @@ def measure_members(
     """
     events = _member_events(source, log_dir, members, specs, as_of)
     sums: list[EventSum] = []
+    funnels: list[FunnelValue] = []
     measures = []
     for index, spec in enumerate(specs):
-        added, measure = _sums(events, spec, f"m{index}")
+        added, passed, measure = _values(events, spec, f"m{index}")
         sums += added
+        funnels += passed
         measures.append(measure)
     columns = {name: column for each in sums for name, column in each.per_order(events).items()}
-    rows = events.group_by("unit", "customer", "row").aggregate(**columns)
-    per_member = rows.group_by("unit", "customer").aggregate(**{each.name: each.total(rows) for each in sums})
-    joined = members.table.left_join(per_member, ["unit", "customer"])
-    values = {each.name: joined[each.name].fill_null(0.0) for each in sums}
+    joined = members.table
+    if columns:
+        rows = events.group_by("unit", "customer", "row").aggregate(**columns)
+        per_member = rows.group_by("unit", "customer").aggregate(**{each.name: each.total(rows) for each in sums})
+        joined = joined.left_join(per_member, ["unit", "customer"]).drop("unit_right", "customer_right")
+    for funnel in funnels:
+        per_member = passed_members(events, funnel)
+        joined = joined.left_join(per_member, ["unit", "customer"]).drop("unit_right", "customer_right")
+    names = [*(each.name for each in sums), *(each.name for each in funnels)]
+    values = {name: joined[name].fill_null(0.0) for name in names}
     for spec, measure in zip(specs, measures, strict=True):
         if spec.needs_closed_window:
             is_over = _is_window_over(joined, spec, as_of)
@@ -98,7 +107,7 @@ def _member_events(
     own_members = _with_first_ever(members)
     earliest = source.rows(own_members.aggregate(first=own_members["ever"].min()))[0][0]
     events = read_log_table(source, log_dir, "events", int(earliest or 0) - int(longest * SECOND))
-    for condition in (filtered for spec in specs for filtered in (spec.filter, spec.denominator_filter) if filtered):
+    for condition in (filtered for spec in specs for filtered in _filters(spec) if filtered):
         register_filter(source, condition)
     asked = [(event, value) for spec in specs for event, value in _parts(spec)]
     names = {name for event, _ in asked for name in names_of_same_event(event)}
@@ -143,9 +152,16 @@ def flag_earlier_runs(source: DuckDB, members: Members) -> list[str]:
 
 def _parts(spec: MeasuredMetric) -> Iterator[tuple[str, str | None]]:
     """The events of a metric, each with the value that it sums."""
-    yield spec.event, spec.value
+    yield from ((event, spec.value) for event in spec.events)
     if spec.denominator:
         yield spec.denominator, spec.denominator_value
+
+
+def _filters(spec: MeasuredMetric) -> Iterator[dict[str, object]]:
+    """The conditions of a metric on its events' properties, empty where it has none."""
+    yield spec.filter
+    yield spec.denominator_filter
+    yield from (step.filter for step in spec.steps)
 
 
 def _is_of_orders(event: str, value: str | None) -> bool:
@@ -153,10 +169,40 @@ def _is_of_orders(event: str, value: str | None) -> bool:
     return event in PURCHASES or (value == "revenue" and event not in REFUNDS)
 
 
+def _values(events: ir.Table, spec: MeasuredMetric, name: str) -> tuple[list[EventSum], list[FunnelValue], Measure]:
+    """The sums and funnels of a metric, and its measure over them."""
+    if spec.rules.has_steps:
+        return [], *_funnels(events, spec, name)
+    sums, measure = _answer_sums(events, spec, name) if spec.rules.is_of_answers else _sums(events, spec, name)
+    return sums, [], measure
+
+
+def _funnels(events: ir.Table, spec: MeasuredMetric, name: str) -> tuple[list[FunnelValue], Measure]:
+    """The funnel of a metric and that of its covariate, and its measure over them."""
+    refunds = any(_is_of_orders(event, None) for event in spec.events)
+    funnels = []
+    for suffix, before in (("", False), ("_pre", True)) if spec.covariate_window else (("", False),):
+        steps = []
+        for step in spec.steps:
+            taken = _in_window(events, spec, names_of_same_event(step.event), before=before)
+            steps.append(taken & matches_filter(events["properties"], step.filter) if step.filter else taken)
+        taken_back = _in_window(events, spec, REFUNDS, before=before) if refunds else None
+        names = tuple(names_of_same_event(step.event) for step in spec.steps)
+        funnels.append(
+            FunnelValue(name=f"{name}{suffix}", steps=steps, events=names, within=spec.within, refunds=taken_back)
+        )
+    return funnels, Measure(
+        name=spec.name,
+        kind=spec.kind,
+        y=Term(name),
+        covariates=tuple(Term(each.name) for each in funnels[1:]),
+        direction=spec.direction,
+        margin=spec.margin,
+    )
+
+
 def _sums(events: ir.Table, spec: MeasuredMetric, name: str) -> tuple[list[EventSum], Measure]:
-    """The sums of a metric, and its measure over them."""
-    if spec.rules.is_of_answers:
-        return _answer_sums(events, spec, name)
+    """The sums of a metric of one event, and its measure over them."""
     sums = [_sum(events, spec, name, event=spec.event, value=spec.value)]
     below, value = spec.denominator, spec.denominator_value
     covariates: tuple[Term, ...] = ()
@@ -230,7 +276,9 @@ def _sum(
         taken = taken & matches_filter(events["properties"], condition)
     refunds = _in_window(events, spec, REFUNDS, before=before) if _is_of_orders(event, value) else None
     adds: EventAdds = "one" if value is None and spec.rules.event_adds == "amount" else spec.rules.event_adds
-    return EventSum(name=name, adds=adds, value=value, taken=taken, refunds=refunds)
+    return EventSum(
+        name=name, adds=adds, value=value, taken=taken, refunds=refunds, at_least=spec.at_least, zone=spec.zone
+    )
 
 
 def _in_window(

@@ -19,6 +19,8 @@ from engine.orders import AMOUNT_FIELDS, CENTS, ORDER_ID_FIELDS
 from engine.vocabulary import PURCHASES, REFUNDS
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import ibis.expr.types as ir
 
     from engine.metric_kinds import EventAdds
@@ -55,7 +57,8 @@ class EventSum:
     """One sum over events: its name, which `events` it takes in its window, which `refunds`, and what an event adds.
 
     `value` is the property that it sums; `refunds` is None where they do not matter to it. With `bounds` a value adds
-    -100 up to the first, 100 from the second, and 0 between them.
+    -100 up to the first, 100 from the second, and 0 between them. With `at_least` a customer has 1 from that sum on,
+    else 0. `zone` is the time zone of the days that are counted.
     """
 
     name: str
@@ -64,13 +67,19 @@ class EventSum:
     taken: ir.BooleanValue
     refunds: ir.BooleanValue | None
     bounds: tuple[float, float] | None = None
+    at_least: float | None = None
+    zone: str = "UTC"
 
     def per_order(self, events: ir.Table) -> dict[str, ir.Value]:
         """The columns of a row."""
+        days = {}
+        if self.adds == "days":
+            days = {f"{self.name}_d": _local_day(events["at"], self.zone).collect(where=self.taken, distinct=True)}
         if self.refunds is None:
-            return {self.name: self._plain(events)}
+            return {self.name: self._plain(events), **days}
         rank, stated, value = _rank(events), self.taken.any().nullif(False).cast("float64"), self._value(events)
         return {
+            **days,
             f"{self.name}_v": stated if value is None else value.argmax(rank, where=self.taken),
             f"{self.name}_r": events["revenue"].fill_null(0.0).argmax(rank, where=self.taken),
             f"{self.name}_f": events["given_back"].fill_null(0.0).sum(where=self.refunds),
@@ -99,7 +108,14 @@ class EventSum:
     def total(self, rows: ir.Table) -> ir.FloatingValue:
         """The sum over the rows of a customer."""
         added = self.per_row(rows)
-        return added.max() if self.adds == "presence" else added.sum()
+        if self.adds == "days":
+            days = rows[f"{self.name}_d"].collect(where=added > 0.0)
+            return days.flatten().unique().length().cast("float64")
+        total = added.max() if self.adds == "presence" else added.sum()
+        if self.at_least is None:
+            return total
+        # A sum of amounts such as 0.1 + 0.2 is compared in the digits that money has.
+        return (total.round(CENTS) >= round(self.at_least, CENTS)).cast("float64")
 
     def _refunded(self, rows: ir.Table) -> ir.FloatingValue:
         return rows[f"{self.name}_f"].fill_null(0.0).round(CENTS)
@@ -119,6 +135,23 @@ class EventSum:
             return number
         low, high = self.bounds
         return (number >= high).ifelse(100.0, (number <= low).ifelse(-100.0, 0.0))
+
+
+def _local_day(at: ir.IntegerValue, zone: str) -> ir.StringValue:
+    """The calendar day of a time (microseconds since 1970) by the clock of a zone."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types
+        signature=(("int64",), "timestamp('UTC')")
+    )
+    def make_timestamptz(microseconds: int) -> datetime: ...  # type: ignore[empty-body] # DuckDB's own
+
+    @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # as above
+        signature=(("string", "timestamp('UTC')"), "timestamp")
+    )
+    def timezone(zone: str, at: datetime) -> datetime: ...  # type: ignore[empty-body] # DuckDB's own
+
+    return timezone(zone, make_timestamptz(at)).date()
 
 
 def _rank(events: ir.Table) -> ir.Value:

@@ -18,9 +18,10 @@ import msgspec
 from engine.catalog.check.decode import find_problems
 from engine.catalog.check.references import reference_problems
 from engine.catalog.check.yaml_text import MAX_BYTES, decode_yaml
-from engine.catalog.spec.experiment import ExperimentSpec, IdentitiesFile, LayersFile, MetricsFile, SegmentsFile
+from engine.catalog.spec.experiment import ExperimentSpec, IdentitiesFile, LayersFile, SegmentsFile
 from engine.catalog.spec.flags import expand_flag
 from engine.catalog.spec.folder import SINGLE, TESTS, Specs
+from engine.catalog.spec.metrics import MetricsFile
 from engine.catalog.spec.notify import NotifyFile
 from engine.catalog.spec.offer import ChannelsFile, MomentsFile, OfferSpec, SelectionSpec
 from engine.errors import CatalogError, Problem

@@ -8,8 +8,9 @@ import numpy as np
 from engine.catalog.check.decode import FieldProblem, suggest_name
 from engine.catalog.check.defined_names import DefinedNames
 from engine.catalog.plan.compile_policies import CHANNEL, offer_attributes
-from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, FeatureSpec, MetricSpec, PolicySpec
+from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, FeatureSpec, PolicySpec
 from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.metrics import MetricSpec
 from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
 from engine.errors import Problem
 from engine.metric_kinds import METRIC_KINDS
@@ -90,7 +91,8 @@ def _check_policy(
 
 def _check_reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator[FieldProblem]:
     """Yield the problem of a reward outside [0, 1] for a policy that learns from successes."""
-    if METRIC_KINDS[metric.kind].rewards_are_counts or takes_amounts(policy.kind):
+    kind = METRIC_KINDS[metric.kind]
+    if kind.needs_history or kind.rewards_are_counts or takes_amounts(policy.kind):
         return
     able = ", ".join(kind for kind in KINDS if kind != NOT_LEARNING and takes_amounts(kind))
     rule = f"{policy.kind!r} learns from rewards between 0 and 1, and {metric.key!r} is of kind {metric.kind}"

@@ -8,12 +8,13 @@ from engine.catalog.check.decode import FieldProblem, suggest_name
 from engine.catalog.check.defined_names import DefinedNames, check_defined
 from engine.catalog.check.flags import flag_problems, prerequisite_problems
 from engine.catalog.check.kpis import kpi_problems
+from engine.catalog.check.metrics import metric_problems, reward_problems
 from engine.catalog.check.offers import offer_problems
-from engine.catalog.conditions.dates import reads_now
-from engine.catalog.spec.experiment import ExperimentSpec, MetricsFile, MetricSpec, is_in_money
+from engine.catalog.spec.experiment import ExperimentSpec
 from engine.catalog.spec.flags import RULE
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.hashed import USUAL_BUCKETS
+from engine.catalog.spec.metrics import MetricsFile, is_in_money
 from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
 from engine.catalog.spec.ramp import HeldRamp, timed_steps
 from engine.catalog.spec.segments import find_cycle, groups_in, segments_in
@@ -39,6 +40,7 @@ def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[P
     yield from _check_offers(specs, known)
     yield from offer_problems(specs, known)
     yield from _check_single_files(specs)
+    yield from metric_problems(specs)
     yield from kpi_problems(specs, known)
     yield from _check_receivers(specs)
     yield from _check_placements(specs, known)
@@ -203,6 +205,9 @@ def _check_selection(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> 
     for index, channel in enumerate(spec.channels or []):
         yield from check_defined(f"channels[{index}]", channel, shown_on, f"the channels of {spec.placement}")
     yield from check_defined("reward.metric", spec.reward.metric, known.metrics, "metrics.yaml")
+    rewarded = next((one for one in specs.metrics.metrics if one.key == spec.reward.metric), None)
+    if rewarded is not None:
+        yield from reward_problems(rewarded)
     if isinstance(spec.offers, TaggedOffers):
         if known.has_all_offers and not any(spec.offers.tagged in offer.tags for offer in specs.offers.values()):
             yield "offers.tagged", f"no offer has the tag {spec.offers.tagged!r}; tag one in offers/"
@@ -244,7 +249,7 @@ def _check_offers(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 
 
 def _check_single_files(specs: Specs) -> Iterator[Problem]:
-    """Yield keys that are defined twice, placements on undefined channels, and incomplete metrics."""
+    """Yield keys that are defined twice, and placements on undefined channels."""
     lists: Mapping[str, tuple[str, list[str]]] = {
         "channels.yaml": ("channels", _channel_keys(specs)),
         "metrics.yaml": ("metrics", [metric.key for metric in specs.metrics.metrics]),
@@ -263,27 +268,6 @@ def _check_single_files(specs: Specs) -> Iterator[Problem]:
     if specs.metrics.currency in specs.metrics.rates:
         message = "is the shop's own currency, whose rate is 1; remove it"
         yield Problem(f"{specs.folder}/metrics.yaml", f"rates.{specs.metrics.currency}", message)
-    for index, metric in enumerate(specs.metrics.metrics):
-        for key, message in _check_metric(metric):
-            yield Problem(f"{specs.folder}/metrics.yaml", f"metrics[{index}].{key}", message)
-        for key in ("filter", "denominator_filter"):
-            if reads_now(getattr(metric, key)):
-                message = "compares with now, and a report must say the same tomorrow; compare with a fixed time"
-                yield Problem(f"{specs.folder}/metrics.yaml", f"metrics[{index}].{key}", message)
-
-
-def _check_metric(metric: MetricSpec) -> Iterator[FieldProblem]:
-    """Yield the keys that the kind of metric requires and lacks, and those that only another kind has."""
-    kind = METRIC_KINDS[metric.kind]
-    for key in kind.required:
-        if getattr(metric, key) is None:
-            yield key, f"is missing; a metric of kind {metric.kind} needs it"
-    if metric.denominator is not None and not kind.has_denominator:
-        yield "denominator", f"a {metric.kind} has none; leave it out, or write kind: ratio"
-    if metric.quantile is not None and not kind.has_level:
-        yield "quantile", f"a {metric.kind} has none; leave it out, or write kind: quantile"
-    if metric.ripe and metric.window is None and "window" not in kind.required:
-        yield "window", "is missing; 'ripe: true' counts a customer once the window is over"
 
 
 def _check_placements(specs: Specs, known: DefinedNames) -> Iterator[Problem]:

@@ -10,14 +10,9 @@ from engine.catalog.check.decode import FieldProblem, suggest_name
 from engine.catalog.check.null_comparisons import find_null_comparisons, find_text_dates
 from engine.catalog.check.policies import describe_exhausted_floor
 from engine.catalog.check.reserved_names import find_reserved_names
-from engine.catalog.spec.experiment import (
-    NOT_LEARNING,
-    USUAL_FLOOR,
-    ExperimentSpec,
-    MetricSpec,
-    Prerequisite,
-)
+from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, ExperimentSpec, Prerequisite
 from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.metrics import MetricSpec
 from engine.catalog.spec.ramp import final_coverage
 from engine.errors import Problem
 from engine.metric_kinds import METRIC_KINDS

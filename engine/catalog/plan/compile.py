@@ -39,7 +39,6 @@ from engine.catalog.spec.experiment import (
     HoldoutSpec,
     IdentitiesFile,
     LayerSpec,
-    MetricsFile,
     Prerequisite,
 )
 from engine.catalog.spec.fields import seconds
@@ -47,6 +46,7 @@ from engine.catalog.spec.flags import RULE, rule_experiments, value_of
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.hashed import Hashed
 from engine.catalog.spec.identifiers import compile_placeholders
+from engine.catalog.spec.metrics import MetricsFile
 from engine.catalog.spec.offer import MomentSpec
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.catalog.spec.ramp import HeldRamp

@@ -15,9 +15,10 @@ from engine.catalog.conditions.compile import Predicate
 from engine.catalog.plan.features import Featurizer
 from engine.catalog.plan.limits import Limits
 from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
-from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, MetricSpec, PolicySpec, Unit
+from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, PolicySpec, Unit
 from engine.catalog.spec.flags import RULE
 from engine.catalog.spec.kpis import KpiSpec
+from engine.catalog.spec.metrics import MetricSpec
 from engine.catalog.spec.offer import MomentSpec, OfferSpec, QuietSpec
 from engine.catalog.spec.profile_rules import ProfileRules
 from policies import Policy

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 import msgspec
 from msgspec import Meta
 
-from engine.catalog.spec import assertions, experiment, fields, offer
+from engine.catalog.spec import assertions, experiment, fields, metrics, offer
 
 StructType = type[msgspec.Struct]
 FILES: tuple[tuple[str, StructType], ...] = (
@@ -22,7 +22,7 @@ FILES: tuple[tuple[str, StructType], ...] = (
     ("`channels.yaml`", offer.ChannelsFile),
     ("`layers.yaml`", experiment.LayersFile),
     ("`segments.yaml`", experiment.SegmentsFile),
-    ("`metrics.yaml`", experiment.MetricsFile),
+    ("`metrics.yaml`", metrics.MetricsFile),
     ("`moments.yaml`", offer.MomentsFile),
     ("`identities.yaml`", experiment.IdentitiesFile),
     ("`tests/<any name>.yaml`, what `counterpoint test` checks", assertions.AssertionsFile),

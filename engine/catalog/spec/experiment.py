@@ -1,4 +1,4 @@
-"""The YAML of experiments, layers, segments, metrics and identities, as structs that reject unknown keys."""
+"""The YAML of experiments, layers, segments and identities, as structs that reject unknown keys."""
 
 from typing import Annotated, Literal
 
@@ -23,11 +23,9 @@ from engine.catalog.spec.fields import (
     ZonedTime,
 )
 from engine.catalog.spec.hashed import Hashed
-from engine.catalog.spec.kpis import KpiSpec
 from engine.catalog.spec.profile_rules import MergeRule
 from engine.catalog.spec.ramp import HeldRamp, RampStep
 from engine.customer import IdKind
-from engine.metric_kinds import METRIC_KINDS, MetricKindName
 
 Unit = Literal["customer", "device", "store"]
 Status = Literal["draft", "running", "paused", "stopped", "shipped"]
@@ -302,75 +300,6 @@ class SegmentsFile(Spec, frozen=True, kw_only=True):
     """`segments.yaml`: named conditions and lists of values, defined once for every condition that uses them."""
 
     segments: list[SegmentSpec] = []
-
-
-class MetricSpec(Spec, frozen=True, kw_only=True):
-    """One metric: which events count, and how they become one number per customer.
-
-    Events count from the first exposure, or `delay` after it, for `window`; `filter` is a condition on their
-    properties. A proportion or retention asks only whether an event occurred, whatever its `value`. A ratio divides
-    by the number of `denominator` events, or by their sum of `denominator_value`. With `covariate_window` the same
-    metric over that span before the exposure reduces the variance (CUPED). A customer counts once `delay` and `window`
-    are over; with `ripe: false` all count as they are, except in a retention. Values above the quantile `winsorize` of
-    the values other than zero are set to that quantile. `margin` is the largest relative loss that a guardrail
-    tolerates; `money` is the worth of one unit of the metric.
-
-    `check` warns of a run that is too short if four keys describe the metric. `baseline` is its value without any
-    change, `deviation` its standard deviation (not needed for a proportion). `daily_units` is the number of units per
-    day, and `mde` the least relative change worth detecting.
-    """
-
-    key: Key
-    title: Text | None = None
-    kind: MetricKindName = "proportion"
-    event: Text
-    value: PropertyName | None = None
-    denominator: Text | None = None
-    denominator_value: PropertyName | None = None
-    denominator_filter: Condition = {}
-    quantile: Probability | None = None
-    delay: Span | None = None
-    window: Span | None = None
-    ripe: bool | None = None
-    covariate_window: Span | None = None
-    filter: Condition = {}
-    winsorize: Annotated[float, Meta(gt=0.5, le=1)] | None = None
-    direction: Literal["up", "down"] = "up"
-    margin: Annotated[float, Meta(ge=0)] | None = None
-    money: float | None = None
-    baseline: Positive | None = None
-    deviation: Positive | None = None
-    daily_units: Positive | None = None
-    mde: Positive | None = None
-
-
-def is_in_money(metric: MetricSpec) -> bool:
-    """Whether the metric is an amount of money, or has a worth in money."""
-    return metric.money is not None or METRIC_KINDS[metric.kind].is_money
-
-
-CurrencyCode = Annotated[
-    str,
-    Meta(
-        pattern="^[A-Z]{3}$",
-        description="an ISO 4217 code: EUR",
-        extra={"remedy": "use an ISO 4217 code such as EUR"},
-    ),
-]
-
-
-class MetricsFile(Spec, frozen=True, kw_only=True):
-    """`metrics.yaml`: the shop's metrics, and as `kpis` which of them drives which; every amount is in `currency`.
-
-    An event that states another `currency` is converted where it enters: `rates` has what one unit of it is worth in
-    the shop's. Without a rate the event is rejected. Converted are `revenue`, a refund's `amount`, and the values of
-    metrics of kind revenue.
-    """
-
-    metrics: Annotated[list[MetricSpec], Meta(min_length=1)]
-    kpis: list[KpiSpec] = []
-    currency: CurrencyCode = "EUR"
-    rates: dict[CurrencyCode, Annotated[float, Meta(gt=0, le=1e6)]] = {}
 
 
 class IdentitiesFile(Spec, frozen=True, kw_only=True):

@@ -6,16 +6,9 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec.structs import replace
 
-from engine.catalog.spec.experiment import (
-    ExperimentSpec,
-    IdentitiesFile,
-    LayersFile,
-    MetricsFile,
-    MetricSpec,
-    SegmentsFile,
-    SegmentSpec,
-)
+from engine.catalog.spec.experiment import ExperimentSpec, IdentitiesFile, LayersFile, SegmentsFile, SegmentSpec
 from engine.catalog.spec.flags import rule_experiments
+from engine.catalog.spec.metrics import MetricsFile, MetricSpec
 from engine.catalog.spec.notify import NotifyFile
 from engine.catalog.spec.offer import ChannelsFile, MomentsFile, MomentSpec, OfferSpec, SelectionSpec, TaggedOffers
 

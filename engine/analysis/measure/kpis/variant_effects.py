@@ -90,7 +90,7 @@ def measure_effects(
         names: of the metrics of the tree.
         archive: of the plans that ran, for the variants of deleted experiments.
     """
-    metrics = [spec for name in names if (spec := measured_metric(plan.metrics[name])).rules.has_moments]
+    metrics = [spec for name in names if (spec := measured_metric(plan.metrics[name], plan.zone)).rules.has_moments]
     tree = MeasuredTree()
     if not metrics or source.log_dir is None:
         return tree
@@ -112,7 +112,7 @@ def _load_events(source: EventSource, metrics: Sequence[MeasuredMetric]) -> None
     """Loads the events that the metrics count, which every experiment reads, from the log once."""
     if source.log_dir is None:
         return
-    named = {name for one in metrics for name in (one.event, one.denominator) if name is not None}
+    named = {name for one in metrics for name in (*one.events, one.denominator) if name is not None}
     names = {other for name in named for other in names_of_same_event(name)} | REFUNDS
     events = source.events
     source.keep("metric_events", events.filter(events["event"].isin(sorted(names))))

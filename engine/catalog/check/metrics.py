@@ -1,0 +1,68 @@
+"""Checks that a metric has the keys of its kind, and no others."""
+
+from collections.abc import Iterator
+
+from engine.catalog.check.decode import FieldProblem
+from engine.catalog.conditions.dates import reads_now
+from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.metrics import MetricSpec
+from engine.errors import Problem
+from engine.metric_kinds import METRIC_KINDS
+
+
+def metric_problems(specs: Specs) -> Iterator[Problem]:
+    """Yield incomplete metrics, keys of other kinds, and conditions that would change from day to day."""
+    for index, metric in enumerate(specs.metrics.metrics):
+        for key, message in (*_check_kind(metric), *_check_filters(metric)):
+            yield Problem(f"{specs.folder}/metrics.yaml", f"metrics[{index}].{key}", message)
+
+
+def reward_problems(metric: MetricSpec) -> Iterator[FieldProblem]:
+    """Yield the problem of a metric that no single event can earn, and so no policy learn from."""
+    if METRIC_KINDS[metric.kind].needs_history:
+        rule = f"{metric.key!r} is of kind {metric.kind}, which no single event decides"
+        yield "reward.metric", f"{rule}; reward one of its events by a metric of kind proportion or mean"
+
+
+def _check_filters(metric: MetricSpec) -> Iterator[FieldProblem]:
+    filters = {"filter": metric.filter, "denominator_filter": metric.denominator_filter}
+    if metric.steps is not None:
+        filters |= {f"steps[{at}].filter": step.filter for at, step in enumerate(metric.ordered_steps)}
+    for key, condition in filters.items():
+        if reads_now(condition):
+            yield key, "compares with now, and a report must say the same tomorrow; compare with a fixed time"
+
+
+def _check_kind(metric: MetricSpec) -> Iterator[FieldProblem]:
+    """Yield the keys that the kind of metric requires and lacks, and those that only another kind has."""
+    kind = METRIC_KINDS[metric.kind]
+    for key in kind.required:
+        if getattr(metric, key) is None:
+            yield key, f"is missing; a metric of kind {metric.kind} needs it"
+    yield from _check_steps(metric)
+    if metric.at_least is not None and not kind.has_least:
+        yield "at_least", "belongs to a threshold; leave it out, or write kind: threshold"
+    if metric.value is not None and kind.event_adds == "days":
+        yield "value", f"{metric.kind} count days, whatever an event carries; leave it out"
+    if metric.denominator is not None and not kind.has_denominator:
+        yield "denominator", f"a {metric.kind} has none; leave it out, or write kind: ratio"
+    if metric.quantile is not None and not kind.has_level:
+        yield "quantile", f"a {metric.kind} has none; leave it out, or write kind: quantile"
+    if metric.ripe and metric.window is None and "window" not in kind.required:
+        yield "window", "is missing; 'ripe: true' counts a customer once the window is over"
+
+
+def _check_steps(metric: MetricSpec) -> Iterator[FieldProblem]:
+    """Yield a missing event, and keys that belong to a funnel only or to any kind but a funnel."""
+    if not METRIC_KINDS[metric.kind].has_steps:
+        if metric.event is None:
+            yield "event", "is missing; name the event that counts, as in 'event: purchase'"
+        for key, is_given in (("steps", metric.steps is not None), ("within", metric.within is not None)):
+            if is_given:
+                yield key, "belongs to a funnel; leave it out, or write kind: funnel"
+        return
+    given = {"event": metric.event, "value": metric.value, "filter": metric.filter}
+    for key, other in given.items():
+        if other:
+            remedy = "write '{event: …, filter: …}' as a step" if key == "filter" else "its events are its steps"
+            yield key, f"a {metric.kind} has none; {remedy}"
