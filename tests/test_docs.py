@@ -93,6 +93,8 @@ def file_of(example: str) -> str | None:
     value = msgspec.yaml.decode(example)
     if "key" in value:
         return f"offers/{value['key']}.yaml" if "renderings" in value else f"{value['key']}.yaml"
+    if example.startswith("# experiments/units.yaml\n"):
+        return "units.yaml"
     named = {"channels", "layers", "metrics", "moments", "segments"} & value.keys()
     return f"{named.pop()}.yaml" if named else None
 

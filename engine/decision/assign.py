@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from engine.catalog.plan.plan import Experiment, Plan, Requirement, Rule
-from engine.catalog.spec.experiment import Unit
+from engine.catalog.spec.units import Unit
 from engine.decision import sticky
 from engine.hashing import choose_variant
 
@@ -66,7 +66,7 @@ class Assignment(msgspec.Struct, frozen=True, gc=False):
 
 
 class Subject(msgspec.Struct, frozen=True, gc=False):
-    """The customer, device and store of a decision, as assignment reads them.
+    """The customer, device, store and other units of a decision, as assignment reads them.
 
     `units` are the ids to hash over, by kind; `names` all ids by which a variant can be forced; `sticky` the entries of
     `engine.decision.sticky` from earlier decisions; `degraded` says that the profile could not be read.
@@ -132,23 +132,25 @@ def _assign_shipped(plan: Plan, experiment: Experiment, subject: Subject, now: f
     return Assignment("shipped", experiment.shipped, subject.units[experiment.spec.unit] or "")
 
 
-def is_same_for_everyone(plan: Plan, experiment: Experiment, store: str | None, now: float) -> bool:
+def is_same_for_everyone(plan: Plan, experiment: Experiment, named: Collection[Unit], now: float) -> bool:
     """Whether the assignment at `now` (s since 1970) needs no id of a customer, so that a stranger may be given it.
 
     Whatever an earlier decision or another experiment may have settled for a customer needs one: sticky entries,
-    prerequisites, holdouts, and filters by a unit that the request does not name. `store` is the store it names.
+    prerequisites, and holdouts and filters by a unit that the request does not name. `named` are the units other than
+    customers and devices that it names.
     """
     spec = experiment.spec
+    needs_id = bool(experiment.prerequisites) or any(holdout.unit not in named for holdout in experiment.holdouts)
     if experiment.shipped >= 0:
-        return experiment.key in plan.paused or not (experiment.prerequisites or experiment.holdouts)
+        return experiment.key in plan.paused or not needs_id
     if spec.status != "running" or experiment.key in plan.paused or not experiment.start <= now < experiment.end:
         return True
-    if spec.sticky or experiment.prerequisites or experiment.holdouts:
+    if spec.sticky or needs_id:
         return False
     if experiment.rules:
         return all(rule.is_plain and not rule.experiment.prerequisites for rule in experiment.rules)
-    if spec.unit == "store" and store:
-        return all(rule.unit in {None, "store"} for rule in experiment.filters)
+    if spec.unit in named:
+        return all(rule.unit is None or rule.unit in named for rule in experiment.filters)
     has_one_variant = plan.current_ranges(experiment, now) == ((0.0, 1.0),)
     return has_one_variant and not (experiment.layer or experiment.filters)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from engine.catalog.plan.plan import Plan, Selection
-from engine.catalog.spec.identifiers import is_placeholder
+from engine.catalog.spec.units import Unit
 from engine.customer import Counts, CustomerIds, Profile, resumable_journey
 from engine.decision.assign import Subject
 from engine.decision.attributes import build_attributes
@@ -28,6 +28,7 @@ from engine.decision.offers import (
     choose_offer,
 )
 from engine.decision.quiet import quiet_until
+from engine.decision.units import read_store, read_units
 from engine.errors import BadInput
 
 TTL = 30
@@ -162,7 +163,7 @@ def decide(
         key = f"{profile.id}\0{request.channel}\0{now!r}".encode()
         decision_id = blake2b(key, digest_size=16).hexdigest()
     facts = _gather_facts(plan, profile, request, now, options.availability)
-    subject = _subject_of(profile, request, facts.attributes, plan.rules.placeholders, degraded=options.degraded)
+    subject = _subject_of(plan, profile, request, facts.attributes, degraded=options.degraded)
     assigned, experiments = _assign_experiments(ExperimentAssigner(plan, subject, profile, now), request)
     choices = _choose_offers(
         plan, snapshots, request, facts, assigned=assigned, decision_id=decision_id, options=options
@@ -223,22 +224,19 @@ def _gather_facts(
 
 
 def _subject_of(
-    profile: Profile,
-    request: DecideRequest,
-    attributes: Mapping[str, object],
-    placeholders: Collection[str],
-    *,
-    degraded: bool,
+    plan: Plan, profile: Profile, request: DecideRequest, attributes: Mapping[str, object], *, degraded: bool
 ) -> Subject:
     """The units and names of the request, for assignment."""
-    ids, store = request.customer, request.context.get("store")
-    is_store = isinstance(store, str) and not is_placeholder(store, None, placeholders)
+    ids, placeholders = request.customer, plan.rules.placeholders
+    units: dict[Unit, str | None] = {
+        "customer": profile.unit,
+        "device": ids.device_id or ids.anonymous_id,
+        "store": read_store(request.context, placeholders),
+    }
+    if plan.unit_traits:
+        units |= read_units(plan.unit_traits, attributes, placeholders)
     return Subject(
-        units={
-            "customer": profile.unit,
-            "device": ids.device_id or ids.anonymous_id,
-            "store": str(store) if is_store else None,
-        },
+        units=units,
         names=(profile.id, ids.user_id, ids.anonymous_id),
         attributes=attributes,
         sticky=profile.sticky,

@@ -97,9 +97,7 @@ class ExperimentAssigner(msgspec.Struct, frozen=True, gc=False):
             return Assigned(experiment, Assignment("channel"))
         assignment = assign(self.plan, experiment, self.subject, self.now)
         crossover = bool(self.profile.units) and self._crossed_over(experiment, assignment)
-        traits = (assignment.rule or experiment).logged_traits if assignment.index >= 0 else None
-        context = traits.read(self.subject.attributes) if traits is not None else NO_CONTEXT
-        return Assigned(experiment, assignment, crossover, context)
+        return Assigned(experiment, assignment, crossover, self._read_context(experiment, assignment))
 
     def assign_applicable(self, channel: str) -> dict[str, Assigned]:
         """The channel's experiments that have a variant for the subject, or hold it out."""
@@ -110,6 +108,18 @@ class ExperimentAssigner(msgspec.Struct, frozen=True, gc=False):
             for one in assigned
             if one.assignment.index >= 0 or one.assignment.reason == "holdout"
         }
+
+    def _read_context(self, experiment: Experiment, assignment: Assignment) -> Context:
+        """The traits that reports of the experiment and of its holdouts need, with units as they were hashed."""
+        has_context = assignment.index >= 0 or assignment.reason == "holdout"
+        traits = (assignment.rule or experiment).logged_traits if has_context else None
+        if traits is None:
+            return NO_CONTEXT
+        context = traits.read(self.subject.attributes)
+        for unit, trait in self.plan.unit_traits.items():
+            if trait in context:
+                context[trait] = self.subject.units[unit]
+        return context
 
     def _crossed_over(self, experiment: Experiment, assignment: Assignment) -> bool:
         """Whether one of the visitors that turned out to be this customer had another variant until then."""

@@ -14,7 +14,8 @@ the experiment in a version whose results must not mix with the running one.
 from collections.abc import Mapping
 from typing import Literal
 
-from engine.catalog.spec.experiment import ExperimentSpec, Unit
+from engine.catalog.spec.experiment import ExperimentSpec
+from engine.catalog.spec.units import Unit
 
 Units = Mapping[Unit, str | None]
 

@@ -1,8 +1,9 @@
 """Makes up customers whose traits and consents come from the values that a shop's conditions compare.
 
 Every trait that a condition names is drawn from the values around its operands: those of a list, a number and its
-neighbours, a date and the days beside it, or nothing. Half of the customers are made to meet one of the conditions, so
-that a narrow audience has members too. The shares among them are those of no real shop.
+neighbours, a date and the days beside it, or nothing. The trait of a unit has one of 50 ids, or none. Half of the
+customers are made to meet one of the conditions, so that a narrow audience has members too. The shares among them are
+those of no real shop.
 
 Customer `c-N` is the same in every run with the same conditions.
 """
@@ -53,6 +54,9 @@ def make_customers(number: int, *shops: Specs, now: float = 0.0, key: str | None
         for trait, value in _list_values(condition, now):
             if trait not in RESERVED_CONTEXT - {"id"}:  # the engine sets the others in every decision
                 found.setdefault(trait, {})[repr(value)] = value
+    for shop in shops:
+        for unit, trait in shop.units.traits.items():  # as many as stores, unless conditions name some
+            found.setdefault(trait, {f"{unit}-{n}": f"{unit}-{n}" for n in range(STORES)})
     values = {trait: list(options.values()) for trait, options in found.items()}
     audience = _audience(shops, key) if key else {}
     recipes = [one for condition in ([audience] if audience else conditions) for one in _recipes(condition, values)]

@@ -28,7 +28,7 @@ def unread_traits(sample: Iterable[SampledCustomer], *shops: Specs) -> list[str]
 
 
 def text_traits(*shops: Specs) -> frozenset[str]:
-    """The traits that conditions and policies compare with texts, and never with another value."""
+    """The traits that conditions and policies compare with texts, and never with another value, and ids of units."""
     texts: set[str] = set()
     others: set[str] = set()
     for specs in shops:
@@ -38,7 +38,7 @@ def text_traits(*shops: Specs) -> frozenset[str]:
             operands += [(one.trait, value) for one in lists for value in one.one_of or ()]
         texts |= {trait for trait, value in operands if isinstance(value, str)}
         others |= {trait for trait, value in operands if isinstance(value, int | float)}
-    return frozenset(texts - others)
+    return frozenset((texts | {trait for specs in shops for trait in specs.units.traits.values()}) - others)
 
 
 def _operands(condition: Mapping[str, object], specs: Specs) -> Iterator[tuple[str, object]]:
@@ -72,14 +72,14 @@ def _is_part(name: str, other: str) -> bool:
 
 
 def _names(specs: Specs) -> frozenset[str]:
-    """The names of the traits that conditions, policies, moments, strata and rules of merging read."""
+    """The names of the traits that conditions, policies, moments, strata, units and rules of merging read."""
     names = {name for *_, condition in list_conditions(specs) for name in condition_fields(condition)}
     for policy in _policies(specs):
         names |= {one if isinstance(one, str) else one.trait for one in (*policy.features, *policy.pool)}
     names |= {moment.trigger.date for moment in specs.moments.values() if moment.trigger.date is not None}
     strata = (experiment.analysis.stratum for _, _, experiment in specs.all_experiments())
     names |= {stratum for stratum in strata if stratum is not None}
-    return frozenset(names | specs.customers.merge.keys())
+    return frozenset(names | specs.customers.merge.keys() | set(specs.units.traits.values()))
 
 
 def _policies(specs: Specs) -> Iterator[PolicySpec]:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from engine.catalog.plan.plan import Plan
-from engine.catalog.spec.experiment import Unit
+from engine.catalog.spec.units import Unit
 from engine.customer import Profile, derive_attributes
 from engine.decision.assign import Subject, assign
 from engine.decision.attributes import local_clock, overlay_context
 from engine.decision.moments import customer_zone
+from engine.decision.units import read_units
 from engine.rehearse.generated_customers import STORES
 
 
@@ -33,14 +34,20 @@ def count_moves(old: Plan, new: Plan, sample: Iterable[Profile], now: float) -> 
     for number, profile in enumerate(sample):
         known = subject_of(profile, now, new.zone)
         more: dict[Unit, str | None] = {"device": f"device of {profile.id}", "store": f"store-{number % STORES}"}
-        subject = msgspec.structs.replace(known, units={**known.units, **more})
+        one, two = (_with_units(known, plan, more) for plan in (old, new))
         for key in keys:
-            before, after = _variant(old, key, subject, now), _variant(new, key, subject, now)
+            before, after = _variant(old, key, one, now), _variant(new, key, two, now)
             if before != after:
                 counts[key][before, after] += 1
     return [
         VariantMove(key, before, after, number) for key in keys for (before, after), number in counts[key].most_common()
     ]
+
+
+def _with_units(subject: Subject, plan: Plan, more: Mapping[Unit, str | None]) -> Subject:
+    """The subject with a device, a store and the units of the plan's `units.yaml`."""
+    named = read_units(plan.unit_traits, subject.attributes, plan.rules.placeholders)
+    return msgspec.structs.replace(subject, units={**subject.units, **more, **named})
 
 
 def subject_of(profile: Profile, now: float, zone: str, context: Mapping[str, object] | None = None) -> Subject:

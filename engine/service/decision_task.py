@@ -7,11 +7,13 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from engine.catalog.spec.identifiers import describe_absent, is_placeholder, present_ids
+from engine.catalog.spec.identifiers import describe_absent, present_ids
+from engine.catalog.spec.units import Unit
 from engine.customer import CustomerIds, Profile
 from engine.customers.redis.keys import strongest_identifier
 from engine.customers.store import FetchedCustomer
 from engine.decision.decision import Availability, DecideRequest, Decision
+from engine.decision.units import read_store
 from engine.errors import BadInput
 from engine.service.idempotency import PreparedAnswer
 from engine.service.ids import tag_customer
@@ -85,10 +87,10 @@ def new_task(
     customer = present_ids(request.customer, placeholders)
     absent = describe_absent(request.customer, customer)
     request = replace(request, customer=customer) if absent else request
-    store = request.context.get("store")
+    store = read_store(request.context, placeholders)
     nobody = request.customer == CustomerIds()
-    if nobody and isinstance(store, str) and not is_placeholder(store, None, placeholders):
-        request = replace(request, customer=store_as_customer(store))
+    if nobody and store is not None:
+        request = replace(request, customer=unit_as_customer("store", store))
     elif absent and customer == CustomerIds():
         raise BadInput(f"customer: no identifier is left; {'; '.join(absent)}")
     return DecisionTask(
@@ -101,9 +103,9 @@ def new_task(
     )
 
 
-def store_as_customer(store: str) -> CustomerIds:
-    """The identifiers under which a store is decided for where no customer is named."""
-    return CustomerIds(device_id=f"store:{store}")
+def unit_as_customer(unit: Unit, name: str) -> CustomerIds:
+    """The identifiers under which a store, or another unit, is decided for where no customer is named."""
+    return CustomerIds(device_id=f"{unit}:{name}")
 
 
 def unknown_profile(ids: CustomerIds) -> Profile:

@@ -45,4 +45,4 @@ def test_only_what_needs_no_customer_is_the_same_for_everyone(
         "asked.yaml": {"key": "asked", **spec},
     }
     plan = compile_plan(build_specs("shop", {name: json.dumps(value).encode() for name, value in files.items()}))
-    assert is_same_for_everyone(plan, plan.experiments["asked"], store, NOW) is same
+    assert is_same_for_everyone(plan, plan.experiments["asked"], {"store"} if store else (), NOW) is same

@@ -49,6 +49,7 @@ def write_shop(folder: Path, shop: Mapping[str, Any]) -> Path:
     _write(folder / "moments.yaml", {"moments": shop.get("moments", [])})
     _write(folder / "layers.yaml", shop.get("layers", {}))
     _write(folder / "identities.yaml", shop.get("identities", {}))
+    _write(folder / "units.yaml", shop.get("units", {}))
     return folder
 
 

@@ -17,7 +17,7 @@ from engine.analysis import analyze_experiment
 from engine.analysis.design.question_from_plan import build_question
 from engine.catalog import load_plan
 
-UNITS = ("customer", "device", "store")
+UNITS = ("customer", "device", "store", "company")
 STRATA = (None, "channel", "country", "loyalty.tier")
 SEGMENTS = (None, "channel", "country", "loyalty.tier", "loyalty.tier: {$gte: 1}")
 ONCE: list[tuple[str, str | None, str | None]] = [
@@ -27,6 +27,8 @@ ONCE: list[tuple[str, str | None, str | None]] = [
     ("customer", "country", None),
     ("device", "channel", "loyalty.tier"),
     ("store", "loyalty.tier", "country"),
+    ("company", None, "loyalty.tier"),
+    ("company", "country", "channel"),
 ]
 CUSTOMERS = 96
 METRICS: list[dict[str, Any]] = [
@@ -54,7 +56,8 @@ def shop_of(pairs: list[tuple[str, str | None]]) -> dict[str, Any]:
             "metrics": {"primary": "revenue", "secondary": [key for key in KEYS if key != "revenue"]},
             "analysis": analysis,
         }
-    return {"offers": {"a": {}}, "placements": {}, "experiments": experiments, "metrics": METRICS}
+    units = {"company": {"trait": "company.id"}}
+    return {"offers": {"a": {}}, "placements": {}, "experiments": experiments, "metrics": METRICS, "units": units}
 
 
 def name_of(unit: str, stratum: str | None) -> str:
@@ -105,7 +108,7 @@ def open_visited(open_shop: Any, pairs: list[tuple[str, str | None]]) -> Any:
     batch = []
     for n in range(CUSTOMERS):
         ids = {"user_id": f"u{n}", "anonymous_id": f"d{n % 48}"}
-        shop.identify({"loyalty.tier": n % 3}, user_id=f"u{n}")
+        shop.identify({"loyalty.tier": n % 3, "company.id": 100 + n % 16}, user_id=f"u{n}")
         context = {"store": f"S{n % 24}", "country": "DE" if n % 5 else "AT"}
         shop.decide("web" if n % 2 else "app", experiments="*", context=context, **ids)
         for at, (event, properties) in enumerate(events_of(n)):
@@ -141,7 +144,7 @@ def test_every_unit_stratum_and_segment_has_every_metric(open_shop: Any) -> None
         served = variants_of(shop, key)
         question, metrics = build_question(plan, key)
         report = analyze_experiment(question, metrics, shop.settings.log, segment=segment, as_of=later)
-        assert sum(report.units.values()) == {"customer": 96, "device": 48, "store": 24}[unit]
+        assert sum(report.units.values()) == {"customer": 96, "device": 48, "store": 24, "company": 16}[unit]
         assert [row.metric for row in report.metrics] == ["revenue", *(one for one in KEYS if one != "revenue")]
         assert not [flag for flag in report.quality.flags if "trait" in flag and segment == stratum]
         if stratum is None:

@@ -7,7 +7,7 @@ import msgspec
 from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import Direction
 from engine.catalog.conditions.compile import Predicate
-from engine.catalog.spec.experiment import Unit
+from engine.catalog.spec.units import Unit
 from engine.errors import BadInput
 from engine.metric_kinds import METRIC_KINDS, MetricKind, MetricKindName
 
@@ -120,6 +120,8 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
     inference: Inference = Inference()
     description: ExperimentDescription = ExperimentDescription()
     unit: Unit = "customer"
+    unit_trait: str | None = None  # the trait with the unit's id; None of customers and devices
+    placeholders: frozenset[str] = frozenset()  # ids that name no unit, beside the usual ones
     segments: Mapping[str, Predicate] = {}  # those of segments.yaml, by key
     zone: str = "UTC"  # of customers without a time zone of their own, for segments by the local hour
     start: float | None = None  # seconds since 1970: earlier exposures do not count

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from engine.analysis.design.log_times import DAY, SECOND
 from engine.analysis.sources.engines import ibis_table
 from engine.analysis.sources.merged_customers import TABLES_OF_CUSTOMERS, merged_customers_table
-from engine.analysis.sources.traced_traits import UNIT_READERS, Segment, fill_from_traces
+from engine.analysis.sources.traced_traits import Segment, fill_from_traces, unit_reader
 from engine.catalog.spec.fields import PROPERTY_NAME, PROPERTY_NAME_REMEDY, PROPERTY_NAME_RULE
 from engine.errors import BadInput
 
@@ -208,7 +208,7 @@ def exposed_decisions(
     seen = seen.mutate(unit=_logged_unit(seen, question), segment=_logged_segment(seen, segment))
     if question.unit != "customer":
         missing = seen["unit"].isnull()
-        read = UNIT_READERS[question.unit]
+        read = unit_reader(question)
         seen = fill_from_traces(source, log_dir, seen, column="unit", missing=missing, read=read)
     if segment is not None and segment.name != "channel":
         missing = json_kind(seen["context"], segment.name).isnull() if segment.matches is None else seen["time"] > 0
@@ -219,7 +219,8 @@ def exposed_decisions(
 
 def _logged_unit(seen: ir.Table, question: ExperimentQuestion) -> ir.Value:
     """The unit of each decision; null where the log of an earlier release has none."""
-    return json_text(seen["context"], "store") if question.unit == "store" else seen[question.unit]
+    trait = question.unit_trait
+    return seen[question.unit] if trait is None else json_text(seen["context"], trait)
 
 
 def _logged_segment(seen: ir.Table, segment: Segment | None) -> ir.Value:

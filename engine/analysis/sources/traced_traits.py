@@ -16,6 +16,7 @@ from engine.catalog.conditions.check import condition_problems
 from engine.catalog.conditions.compile import Predicate, compile_condition
 from engine.catalog.conditions.js_coercion import read_member
 from engine.decision.attributes import build_attributes
+from engine.decision.units import read_store, read_unit
 from engine.errors import BadInput
 from engine.journal.traces import Trace, decode_trace
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     import ibis.expr.types as ir
 
+    from engine.analysis.design.question import ExperimentQuestion
     from engine.analysis.sources.engines import DuckDB
 
 TraceReader = Callable[[Trace], str | None]
@@ -84,17 +86,20 @@ def read_path(attributes: Mapping[str, object], path: str) -> object:
     return value
 
 
-def _read_store(trace: Trace) -> str | None:
-    store = trace.request.context.get("store")
-    return store if isinstance(store, str) else None
+def unit_reader(question: ExperimentQuestion) -> TraceReader:
+    """Reads the unit in a trace, for experiments that do not assign customers."""
+    trait, placeholders = question.unit_trait, question.placeholders
 
+    def read(trace: Trace) -> str | None:
+        request = trace.request
+        if trait is None:
+            return request.customer.device_id or request.customer.anonymous_id
+        if question.unit == "store":
+            return read_store(request.context, placeholders)
+        attributes, _ = build_attributes(trace.profile, request.channel, request.context, trace.now, question.zone)
+        return read_unit(attributes, trait, placeholders)
 
-def _read_device(trace: Trace) -> str | None:
-    return trace.request.customer.device_id or trace.request.customer.anonymous_id
-
-
-UNIT_READERS: Mapping[str, TraceReader] = {"store": _read_store, "device": _read_device}
-"""Readers of the unit in a trace, for experiments that do not assign customers."""
+    return read
 
 
 def fill_from_traces(

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 
 from engine.catalog.check.decode import FieldProblem, suggest_name
 from engine.catalog.spec.folder import SINGLE, Specs
+from engine.catalog.spec.units import BUILT_IN
 
 Names = Collection[str] | None
 """The defined names; None where their file could not be read, so that any name may be defined."""
@@ -38,6 +39,7 @@ class DefinedNames:
         self.holdouts = unless_unread("layers.yaml", [holdout.key for holdout in specs.layers.holdouts])
         self.conditions = unless_unread("segments.yaml", [one.key for one in segments if one.condition is not None])
         self.lists = unless_unread("segments.yaml", [one.key for one in segments if one.values is not None])
+        self.units = unless_unread("units.yaml", [*BUILT_IN, *specs.units.units])
         self.offers: Collection[str] = [*specs.offers, *sorted(offers)]
         self.experiments: Collection[str] = [*specs.experiments, *sorted(others)]
         self.has_all_offers = not offers

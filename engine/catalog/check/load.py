@@ -20,10 +20,11 @@ from engine.catalog.check.references import reference_problems
 from engine.catalog.check.yaml_text import MAX_BYTES, decode_yaml
 from engine.catalog.spec.experiment import ExperimentSpec, IdentitiesFile, LayersFile, SegmentsFile
 from engine.catalog.spec.flags import expand_flag
-from engine.catalog.spec.folder import SINGLE, TESTS, Specs
+from engine.catalog.spec.folder import SINGLE, TESTS, UNWRAPPED, Specs
 from engine.catalog.spec.metrics import MetricsFile
 from engine.catalog.spec.notify import NotifyFile
 from engine.catalog.spec.offer import ChannelsFile, MomentsFile, OfferSpec, SelectionSpec
+from engine.catalog.spec.units import UnitsFile
 from engine.errors import CatalogError, Problem
 
 Keyed = TypeVar("Keyed", ExperimentSpec, SelectionSpec, OfferSpec)
@@ -140,7 +141,7 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
     channels, metrics = read.get("channels.yaml"), read.get("metrics.yaml")
     layers, segments = read.get("layers.yaml"), read.get("segments.yaml")
     customers = read.get("identities.yaml")
-    moments, notify = read.get("moments.yaml"), read.get("notify.yaml")
+    moments, notify, units = read.get("moments.yaml"), read.get("notify.yaml"), read.get("units.yaml")
     return Specs(
         folder=folder,
         version=version,
@@ -156,6 +157,7 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
         customers=customers if isinstance(customers, IdentitiesFile) else IdentitiesFile(),
         moments={moment.key: moment for moment in moments.moments} if isinstance(moments, MomentsFile) else {},
         notify=notify if isinstance(notify, NotifyFile) else NotifyFile(),
+        units=units if isinstance(units, UnitsFile) else UnitsFile(),
         environment=environment or None,
     )
 
@@ -173,6 +175,8 @@ def _decode_file(folder: str, name: str, data: bytes) -> _DecodedFile:
     if problems:
         return _DecodedFile(spec=None, key=None, problems=problems)
     kind = _infer_kind(name, value)
+    if name in UNWRAPPED:
+        return _decode_unwrapped(file, UNWRAPPED[name], value, kind)
     problems = [
         Problem(file, path, _quote_as_written(message, spellings.get(path)))
         for path, message in find_problems(value, kind)
@@ -184,6 +188,16 @@ def _decode_file(folder: str, name: str, data: bytes) -> _DecodedFile:
         problems.append(Problem(file, "key", message))
     spec = _convert_valid_part(value, problems, kind)
     return _DecodedFile(spec=spec, key=key if isinstance(key, str) else None, problems=problems)
+
+
+def _decode_unwrapped(file: str, field: str, value: object, kind: type[msgspec.Struct]) -> _DecodedFile:
+    """A file that is a mapping by key, as its struct has it under `field`; problems name the places in the file."""
+    wrapped = {field: {} if value is None else value}
+    problems = [Problem(file, path, message) for path, message in find_problems(wrapped, kind)]
+    spec = _convert_valid_part(wrapped, problems, kind)
+    within = f"{field}."
+    problems = [Problem(file, one.path.removeprefix(within).removeprefix(field), one.message) for one in problems]
+    return _DecodedFile(spec=spec, key=None, problems=problems)
 
 
 def _is_name_of(key: object, stem: str) -> bool:

@@ -10,6 +10,7 @@ from engine.catalog.check.flags import flag_problems, prerequisite_problems
 from engine.catalog.check.kpis import kpi_problems
 from engine.catalog.check.metrics import metric_problems, reward_problems
 from engine.catalog.check.offers import offer_problems
+from engine.catalog.check.units import unit_problems
 from engine.catalog.spec.experiment import ExperimentSpec
 from engine.catalog.spec.flags import RULE
 from engine.catalog.spec.folder import Specs
@@ -43,6 +44,7 @@ def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[P
     yield from metric_problems(specs)
     yield from kpi_problems(specs, known)
     yield from _check_receivers(specs)
+    yield from unit_problems(specs, known)
     yield from _check_placements(specs, known)
     yield from _check_layers(specs, known)
     yield from _check_cycles(specs, known)
@@ -163,8 +165,10 @@ def _check_schedule(spec: ExperimentSpec, metrics: MetricsFile) -> Iterator[Fiel
     shares = [spec.coverage, *(step.coverage for step in timed_steps(spec.ramp))]
     if shares != sorted(shares):
         yield "ramp", "the coverage goes down, which removes customers from their variant; let it only rise"
-    if spec.sticky and "store" in {spec.unit, spec.fallback_unit}:
-        yield "sticky", "a sticky variant is stored with a customer, and a store is not one; remove sticky"
+    shared = {spec.unit, spec.fallback_unit} - {"customer", "device", None}
+    if spec.sticky and shared:
+        what = min(unit for unit in shared if unit)
+        yield "sticky", f"a sticky variant is stored with a customer, and a {what} is not one; remove sticky"
     if spec.fallback_unit == spec.unit:
         yield "fallback_unit", f"{spec.unit!r} is the unit itself; name another or remove it"
 

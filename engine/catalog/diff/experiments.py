@@ -12,6 +12,7 @@ import msgspec
 from engine.catalog.conditions.compile import and_terms
 from engine.catalog.diff.flags import compare_flags
 from engine.catalog.diff.offers import Change, FieldChange, Safety, offer_changes
+from engine.catalog.diff.units import compare_units
 from engine.catalog.spec.experiment import (
     ExperimentMetrics,
     ExperimentSpec,
@@ -58,6 +59,7 @@ def compare_specs(old: Specs, new: Specs, now: float) -> list[Change]:
         *_find_dependents(old, new, experiments),
         *_compare_layers(old, new),
         *_compare_holdouts(old, new),
+        *compare_units(old, new),
         *offer_changes(old, new),
     ]
 

@@ -12,9 +12,13 @@ _CONDITIONS = frozenset(("audience", "condition", "when"))
 
 
 def audience_names(specs: Specs) -> frozenset[str]:
-    """The traits that audiences, segments and moments read, and `timezone` where a cap ends by the customer's clock."""
+    """The traits that audiences, segments and moments read, and those that name units.
+
+    `timezone` is one where a cap ends by the customer's clock.
+    """
     parts = (specs.experiments, specs.selections, specs.offers, specs.segments, specs.moments)
-    return frozenset(name for part in parts for spec in part.values() for name in _read(msgspec.to_builtins(spec)))
+    read = (name for part in parts for spec in part.values() for name in _read(msgspec.to_builtins(spec)))
+    return frozenset((*read, *specs.units.traits.values()))
 
 
 def read_names(
@@ -26,7 +30,8 @@ def read_names(
     customer's time zone.
     """
     featurizers = [part for one in selections for part in (one.features, one.logged_features)]
-    featurizers += [one.logged_traits for one in experiments if one.logged_traits is not None]
+    tested = [part for one in experiments for part in (one, *(rule.experiment for rule in one.rules))]
+    featurizers += [one.logged_traits for one in tested if one.logged_traits is not None]
     features = (name for part in featurizers for name in part.traits)
     return frozenset(name.partition(".")[0] for name in (*names, *features, "timezone"))
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from engine.catalog.plan.offer_index import IndexedOffer, build_offer_index
 from engine.catalog.plan.plan import FOREVER, ChannelExperiments, Experiment, Layer, LayerSlots
-from engine.catalog.spec.experiment import Unit
+from engine.catalog.spec.units import Unit
 
 
 def index_experiments(

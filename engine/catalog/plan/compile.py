@@ -101,6 +101,7 @@ def compile_plan(specs: Specs) -> Plan:
         audience_names=audiences,
         read_names=read_names(audiences, policies.values(), experiments.values()),
         kpis=tuple(specs.metrics.kpis),
+        unit_traits=specs.units.traits,
     )
 
 
@@ -206,7 +207,7 @@ def _compile_experiment(
         forced={customer: indices[force.variant] for force in spec.force for customer in force.customers},
         prerequisites=tuple(_compile_requirement(specs, need) for need in spec.prerequisites),
         selections=tuple(compile_variant_selection(specs, spec, variant, offers) for variant in spec.variants),
-        logged_traits=_compile_logged_traits(specs, spec),
+        logged_traits=_compile_logged_traits(specs, spec, [of for of, _ in holdouts if of.covers(spec)]),
         rules=tuple(
             _compile_rule(_compile_experiment(specs, rule, offers, layers, holdouts), indices)
             for rule in rule_experiments(spec)
@@ -245,11 +246,12 @@ def _compile_requirement(specs: Specs, need: Prerequisite) -> Requirement:
     )
 
 
-def _compile_logged_traits(specs: Specs, spec: ExperimentSpec) -> Featurizer | None:
-    """The traits that reports of the experiment need of each assignment; the log has channel, customer and device."""
+def _compile_logged_traits(specs: Specs, spec: ExperimentSpec, holdouts: Iterable[HoldoutSpec]) -> Featurizer | None:
+    """The traits that reports of the experiment and of its holdouts need; the log has channel, customer and device."""
     names = sorted(condition_fields(expand_segments(spec.audience, specs.segments)))
     names += [spec.analysis.stratum] if spec.analysis.stratum else []
-    names += ["store"] if spec.unit == "store" else []
+    units = (spec.unit, *(holdout.unit for holdout in holdouts))
+    names += [trait for unit in units if (trait := specs.units.trait_of(unit)) is not None]
     logged = dict.fromkeys(name for name in names if name not in {"channel", "id"})
     return Featurizer(tuple(logged)) if logged else None
 

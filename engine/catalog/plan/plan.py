@@ -15,12 +15,13 @@ from engine.catalog.conditions.compile import Predicate
 from engine.catalog.plan.features import Featurizer
 from engine.catalog.plan.limits import Limits
 from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
-from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, PolicySpec, Unit
+from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, PolicySpec
 from engine.catalog.spec.flags import RULE
 from engine.catalog.spec.kpis import KpiSpec
 from engine.catalog.spec.metrics import MetricSpec
 from engine.catalog.spec.offer import MomentSpec, OfferSpec, QuietSpec
 from engine.catalog.spec.profile_rules import ProfileRules
+from engine.catalog.spec.units import STORE_TRAIT, Unit
 from policies import Policy
 
 Ranges = tuple[tuple[float, float], ...]
@@ -302,8 +303,14 @@ class Plan:
     """Experiments paused by the kill switch, in addition to those paused in their files."""
     kpis: tuple[KpiSpec, ...] = ()
     """The nodes of the KPI tree, which reports read."""
+    unit_traits: Mapping[Unit, str] = field(default_factory=dict)
+    """The trait with the id of each unit of `units.yaml`."""
     ramped: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """The coverage that each ramp which holds itself has reached, by experiment; its first step where it has none."""
+
+    def trait_of(self, unit: Unit) -> str | None:
+        """The trait with the id of a unit; None of a customer or device, whose ids are no trait."""
+        return STORE_TRAIT if unit == STORE_TRAIT else self.unit_traits.get(unit)
 
     def current_ranges(self, experiment: Experiment, now: float) -> Ranges:
         """The hash ranges of an experiment's variants at `now` (s since 1970)."""

@@ -6,13 +6,14 @@
 from collections.abc import Mapping
 from inspect import cleandoc
 from pathlib import Path
+from typing import get_type_hints
 
 import msgspec
 
 from engine.catalog.schema.reference_page import render_reference
 from engine.catalog.spec.assertions import AssertionsFile
 from engine.catalog.spec.experiment import ExperimentSpec
-from engine.catalog.spec.folder import SINGLE
+from engine.catalog.spec.folder import SINGLE, UNWRAPPED
 from engine.catalog.spec.offer import OfferSpec, SelectionSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -29,8 +30,8 @@ KINDS: Mapping[str, type[msgspec.Struct]] = {
 def build_schemas() -> dict[str, dict[str, object]]:
     """The JSON Schema of every kind of YAML file, by the name of the schema file."""
     return {
-        f"{name}.json": {"$schema": DIALECT, **_clean(msgspec.json.schema(kind, schema_hook=_anything))}
-        for name, kind in KINDS.items()
+        f"{name}.json": {"$schema": DIALECT, **_clean(msgspec.json.schema(_content(name), schema_hook=_anything))}
+        for name in KINDS
     }
 
 
@@ -49,6 +50,12 @@ def write_schemas(folder: Path) -> list[Path]:
     page = folder / "README.md"
     page.write_text(render_reference(), encoding="utf-8")
     return [*paths, page]
+
+
+def _content(name: str) -> object:
+    """The type of a kind of file: its struct, or the mapping that the file is without it."""
+    field = UNWRAPPED.get(f"{name}.yaml")
+    return KINDS[name] if field is None else get_type_hints(KINDS[name], include_extras=True)[field]
 
 
 def _anything(_kind: type) -> dict[str, object]:

@@ -25,9 +25,9 @@ from engine.catalog.spec.fields import (
 from engine.catalog.spec.hashed import Hashed
 from engine.catalog.spec.profile_rules import MergeRule
 from engine.catalog.spec.ramp import HeldRamp, RampStep
+from engine.catalog.spec.units import Unit
 from engine.customer import IdKind
 
-Unit = Literal["customer", "device", "store"]
 Status = Literal["draft", "running", "paused", "stopped", "shipped"]
 
 USUAL_FLOOR = 0.01

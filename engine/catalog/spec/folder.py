@@ -11,6 +11,7 @@ from engine.catalog.spec.flags import rule_experiments
 from engine.catalog.spec.metrics import MetricsFile, MetricSpec
 from engine.catalog.spec.notify import NotifyFile
 from engine.catalog.spec.offer import ChannelsFile, MomentsFile, MomentSpec, OfferSpec, SelectionSpec, TaggedOffers
+from engine.catalog.spec.units import UnitsFile
 
 SINGLE: Mapping[str, type[msgspec.Struct]] = {
     "channels.yaml": ChannelsFile,
@@ -20,7 +21,10 @@ SINGLE: Mapping[str, type[msgspec.Struct]] = {
     "identities.yaml": IdentitiesFile,
     "moments.yaml": MomentsFile,
     "notify.yaml": NotifyFile,
+    "units.yaml": UnitsFile,
 }
+UNWRAPPED: Mapping[str, str] = {"units.yaml": "units"}
+"""Files that are the mapping itself, which their struct has under this name."""
 TESTS = "tests/"
 """The folder of assertions beside the experiments, which the plan does not read."""
 
@@ -45,6 +49,7 @@ class Specs:
     customers: IdentitiesFile = field(default_factory=IdentitiesFile)
     moments: Mapping[str, MomentSpec] = field(default_factory=dict)
     notify: NotifyFile = field(default_factory=NotifyFile)
+    units: UnitsFile = field(default_factory=UnitsFile)
     environment: str | None = None
 
     def all_experiments(self) -> Iterator[tuple[str, str, ExperimentSpec]]:

@@ -14,15 +14,17 @@ from msgspec.structs import replace
 
 from engine.catalog.plan.plan import Experiment, Plan
 from engine.catalog.spec.identifiers import absence_warning, is_placeholder
+from engine.catalog.spec.units import Unit
 from engine.customer import Profile
 from engine.decision.assign import is_same_for_everyone
 from engine.decision.decision import DecideRequest, Decision
+from engine.decision.units import units_in_context
 from engine.errors import BadInput
 from engine.service.access.client_statements import worth_in_context
 from engine.service.auth import PROOF_HEADER, Caller, RequestGuard
 from engine.service.decide_body import build_request, decode_context
 from engine.service.decision_flow import DecisionFlow
-from engine.service.decision_task import DecisionTask, new_task, result_of, store_as_customer
+from engine.service.decision_task import DecisionTask, new_task, result_of, unit_as_customer
 from engine.service.endpoints.flag_answers import (
     ErrorCode,
     Failure,
@@ -72,11 +74,9 @@ class FlagContext(msgspec.Struct, frozen=True):
         customer = self.request.customer
         return not any(getattr(customer, name) for name in customer.__struct_fields__)
 
-    @property
-    def store(self) -> str | None:
-        """The store that the request names."""
-        store = self.request.context.get("store")
-        return store if isinstance(store, str) else None
+    def units(self, plan: Plan) -> Mapping[Unit, str]:
+        """The store and the other units that the request names itself; no ids of customers and devices."""
+        return units_in_context(plan.unit_traits, self.request.context, plan.rules.placeholders)
 
 
 _encode = msgspec.json.Encoder().encode
@@ -118,9 +118,9 @@ async def _evaluate_flag(worker: Worker, flow: DecisionFlow, answers: FlagAnswer
     if experiment is None:
         raise NotEvaluated("FLAG_NOT_FOUND", f"{key!r} is not an experiment or flag of the running plan; check its key")
     now = time.time()
-    if context.is_anonymous and not is_same_for_everyone(plan, experiment, context.store, now):
+    if context.is_anonymous and not is_same_for_everyone(plan, experiment, context.units(plan), now):
         raise NotEvaluated("TARGETING_KEY_MISSING", _needs_targeting_key(key))
-    context = _for_store(context, [experiment])
+    context = _for_unit(context, [experiment], context.units(plan))
     expose = not context.is_anonymous
     decision = await _decide_flags(flow, context, [key], now)
     flow.answers.record_flags(decision, now, expose=expose)
@@ -143,8 +143,9 @@ async def _evaluate_channel(worker: Worker, flow: DecisionFlow, answers: FlagAns
         if experiment.spec.channels is None or context.request.channel in experiment.spec.channels
     ]
     is_known = not context.is_anonymous
-    keys = [e.key for e in experiments if is_known or is_same_for_everyone(plan, e, context.store, now)]
-    context = _for_store(context, [plan.experiments[key] for key in keys])
+    units = {} if is_known else context.units(plan)
+    keys = [e.key for e in experiments if is_known or is_same_for_everyone(plan, e, units, now)]
+    context = _for_unit(context, [plan.experiments[key] for key in keys], units)
     decision = await _decide_flags(flow, context, keys, now, deadline=deadline)
     metadata = Metadata(decision.answer.decision_id, plan.version, context.warning)
     flags, digests = _encode_flags(answers, decision, [e.key for e in experiments], metadata)
@@ -228,15 +229,16 @@ def _read_context(call: Call, plan: Plan) -> FlagContext:
     return flags
 
 
-def _for_store(context: FlagContext, experiments: Sequence[Experiment]) -> FlagContext:
-    """The context with its store as the customer, as `/v1/decide` has it, where nobody is named and a store is tested.
+def _for_unit(context: FlagContext, experiments: Sequence[Experiment], units: Mapping[Unit, str]) -> FlagContext:
+    """The context with its store, or another unit, as the customer where nobody is named and such a unit is tested.
 
     Otherwise an experiment on stores would have no exposure. The `experiments` are the same for everyone in the store.
     """
-    tested = any(experiment.spec.unit == "store" for experiment in experiments)
-    if not context.is_anonymous or not context.store or not tested:
+    tested = [unit for unit in units if any(experiment.spec.unit == unit for experiment in experiments)]
+    if not context.is_anonymous or not tested:
         return context
-    return replace(context, request=replace(context.request, customer=store_as_customer(context.store)))
+    customer = unit_as_customer(tested[0], units[tested[0]])
+    return replace(context, request=replace(context.request, customer=customer))
 
 
 def _without_worth(request: DecideRequest, plan: Plan, caller: Caller, warnings: list[str]) -> DecideRequest:

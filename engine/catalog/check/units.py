@@ -1,0 +1,38 @@
+"""Checks units: that each name of one is defined, and that `units.yaml` redefines none."""
+
+from collections.abc import Iterator
+
+from engine.catalog.check.decode import FieldProblem
+from engine.catalog.check.defined_names import DefinedNames, check_defined
+from engine.catalog.spec.experiment import ExperimentSpec
+from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.units import BUILT_IN
+from engine.errors import Problem
+from engine.vocabulary import RESERVED_CONTEXT
+
+
+def unit_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
+    """Yield the problems of `units.yaml`, and the units that are named anywhere and not defined."""
+    file = f"{specs.folder}/units.yaml"
+    for key, unit in specs.units.units.items():
+        if key in BUILT_IN:
+            yield Problem(file, key, f"{key!r} is a unit already; give yours another name")
+        if unit.trait in RESERVED_CONTEXT:
+            message = f"{unit.trait!r} is set by the engine in every decision; name a trait of the customer"
+            yield Problem(file, f"{key}.trait", message)
+    for file, prefix, spec in specs.all_experiments():
+        for path, message in _check_experiment(spec, known):
+            yield Problem(file, prefix + path, message)
+    for index, holdout in enumerate(specs.layers.holdouts):
+        for path, message in check_defined(f"holdouts[{index}].unit", holdout.unit, known.units, "units.yaml"):
+            yield Problem(f"{specs.folder}/layers.yaml", path, message)
+
+
+def _check_experiment(spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:
+    """Yield the units of one experiment that are not defined."""
+    yield from check_defined("unit", spec.unit, known.units, "units.yaml")
+    if spec.fallback_unit is not None:
+        yield from check_defined("fallback_unit", spec.fallback_unit, known.units, "units.yaml")
+    for index, each in enumerate(spec.filters):
+        if each.unit is not None:
+            yield from check_defined(f"filters[{index}].unit", each.unit, known.units, "units.yaml")
