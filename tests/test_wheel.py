@@ -83,7 +83,7 @@ def environment(wheel: Path, folder: Path, *extras: str) -> dict[str, str]:
 
 def run(env: dict[str, str], *words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "engine", *words]
-    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False, timeout=240)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from engine.errors import BadInput
 
 def run(*words: str) -> tuple[int, Any, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "engine", "simulate", *words], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-m", "engine", "simulate", *words], capture_output=True, text=True, check=False, timeout=240
     )
     return (
         done.returncode,

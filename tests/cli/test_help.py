@@ -17,7 +17,7 @@ VERBS = {
 
 def run(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "engine", *words], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-m", "engine", *words], capture_output=True, text=True, check=False, timeout=240
     )
 
 

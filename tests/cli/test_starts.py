@@ -24,7 +24,7 @@ def start(folder: Path, *words: str, **variables: str) -> "subprocess.CompletedP
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
         cwd=folder,
         env={"PYTHONPATH": str(SHOP.parent), **variables},
     )

@@ -20,7 +20,7 @@ def run(*words: str, code: int = 0) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=240,
         env={**os.environ, "COLUMNS": "80"},
     )
     assert done.returncode == code, done.stderr

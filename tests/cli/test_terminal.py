@@ -35,7 +35,7 @@ with relay_lines(err) as stderr, track_progress(err, "Letters are sorted", 40) a
 def run(*words: str, **variables: str) -> "subprocess.CompletedProcess[bytes]":
     env = {**os.environ, **variables}
     command = [sys.executable, "-m", "engine", *words]
-    return subprocess.run(command, capture_output=True, check=False, env=env, timeout=60)
+    return subprocess.run(command, capture_output=True, check=False, env=env, timeout=240)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def blocks() -> Iterator[tuple[str, str, str]]:
 
 def refusal(command: list[str], text: str) -> str:
     """What a tool says against a text; empty if it takes it."""
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=240)
     return "" if done.returncode == 0 else done.stderr + done.stdout
 
 
@@ -147,7 +147,7 @@ def write_tables(folder: Path) -> None:
 def send_traffic(base: str) -> None:
     """Customers who look, order and answer, over HTTP."""
     chance = random.Random(12)
-    with httpx.Client(base_url=base, timeout=30) as client:
+    with httpx.Client(base_url=base, timeout=120) as client:
         for number in range(150):
             who, channel = {"user_id": f"u-{number}"}, chance.choice(("web", "app"))
             body = {"customer": who, "channel": channel, "placements": ["home_hero"], "experiments": "*"}

@@ -206,7 +206,7 @@ def test_django(shop: Any) -> None:
     environment = shop.environment() | {"SHOP_ENGINE_URL": shop.base.replace("localhost", "127.0.0.1")}
     command = [sys.executable, "shopfront.py"]
     done = subprocess.run(
-        command, cwd=shop.folder, env=environment, capture_output=True, text=True, check=False, timeout=60
+        command, cwd=shop.folder, env=environment, capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 0, done.stderr
     assert logged(shop, "events", "event = 'purchase' AND revenue = 12.5")

@@ -53,13 +53,13 @@ class Server:
 
     def ask(self, **headers: str) -> httpx.Response:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        return httpx.post(f"{self.base}/v1/decide", json=ASK, headers=sent, timeout=60)
+        return httpx.post(f"{self.base}/v1/decide", json=ASK, headers=sent, timeout=240)
 
     def evaluate(self) -> httpx.Response:
-        return httpx.post(self.base + FLAG, json={"context": {"targetingKey": "u-1"}}, timeout=60)
+        return httpx.post(self.base + FLAG, json={"context": {"targetingKey": "u-1"}}, timeout=240)
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.base + path, timeout=60)
+        return httpx.get(self.base + path, timeout=240)
 
     def recorded(self) -> set[str]:
         """The decisions in the spools."""

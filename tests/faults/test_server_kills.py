@@ -83,7 +83,7 @@ def test_no_answered_decision_is_lost_or_doubled_by_twenty_kills(redis_url: str,
                 server.send_signal(signal.SIGKILL)
                 server.wait()
                 server = _serve(listener.fileno(), settings)
-            httpx.get(f"{base}/healthz", timeout=30)
+            httpx.get(f"{base}/healthz", timeout=120)
         finally:
             for load in loads:
                 load.done.set()

@@ -173,7 +173,7 @@ def test_a_trait_that_nothing_reads_is_reported(verb: tuple[str, ...], tmp_path:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=240,
         cwd=tmp_path,
         env={**os.environ, "COLUMNS": "300", "PYTHONPATH": str(SHOP.parent)},
     )

@@ -63,14 +63,14 @@ class Server:
             return httpx.post(
                 self.base + path, content=body, headers={"content-type": "application/json"} | sent, timeout=30
             )
-        return httpx.post(self.base + path, json=body, headers=sent, timeout=30)
+        return httpx.post(self.base + path, json=body, headers=sent, timeout=120)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        return httpx.get(self.base + path, headers=sent, timeout=30)
+        return httpx.get(self.base + path, headers=sent, timeout=120)
 
     def request(self, method: str, path: str) -> httpx.Response:
-        return httpx.request(method, self.base + path, timeout=30)
+        return httpx.request(method, self.base + path, timeout=120)
 
     def records(self) -> list[AnyRecord]:
         """All that is in the spools: nothing collects here, so all that was ever answered."""

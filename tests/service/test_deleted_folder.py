@@ -47,7 +47,7 @@ def test_other_users_of_the_machine_read_nothing(tmp_path: Path, redis_url: str,
         with serve(tmp_path, redis_url, shop) as server:
             assert server.post("/v1/decide", DECIDE).status_code == 200
         verb = [sys.executable, "-m", "engine", "collect", "--drain", "--data", str(server.data), "--redis", redis_url]
-        subprocess.run(verb, check=True, timeout=120)
+        subprocess.run(verb, check=True, timeout=240)
     finally:
         os.umask(umask)
     files = [path for path in server.data.rglob("*") if path.is_file()]

@@ -44,7 +44,7 @@ def test_a_delete_reaches_the_files_of_every_learner(server: Any) -> None:
         with state.transaction():  # what ended before leaves its bytes
             state.db.execute("INSERT INTO early VALUES (1, 'd-gone', 0, 0.0, 'd-gone-' || hex(zeroblob(20000)))")
         state.db.execute("DELETE FROM early")
-    answer = httpx.delete(f"{server.base}/v1/profiles/gone", timeout=30)
+    answer = httpx.delete(f"{server.base}/v1/profiles/gone", timeout=120)
     assert answer.status_code == 200, answer.text
     for state in states:
         with closing(state):
@@ -81,7 +81,7 @@ def test_what_was_asked_ahead_or_with_a_key_goes_with_the_customer(
     ask(expose=True, idempotency_key=f"before-{way}")
     assert len(kept(valkey.url, who)) == 3
     if way == "http":
-        assert httpx.delete(f"{server.base}/v1/profiles/{who}", timeout=30).status_code == 200
+        assert httpx.delete(f"{server.base}/v1/profiles/{who}", timeout=120).status_code == 200
     else:
         words = ["erase", who, "--redis", valkey.url, "--data", str(server.data)]
         subprocess.run([sys.executable, "-m", "engine", *words], check=True, capture_output=True)
@@ -151,7 +151,7 @@ def test_while_the_store_is_away_no_record_names_the_erased(tmp_path: Path, serv
         serve(tmp_path, store.url, shop, {"COUNTERPOINT_STORE_TIMEOUT": "5"}) as server,
         redis.Redis.from_url(store.url) as client,
     ):
-        assert httpx.delete(f"{server.base}/v1/profiles/gone@x.de", timeout=30).status_code == 200
+        assert httpx.delete(f"{server.base}/v1/profiles/gone@x.de", timeout=120).status_code == 200
         time.sleep(8 * SECONDS)  # until every worker has read it
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
         client.config_set("replica-serve-stale-data", "no")  # it refuses all but a few commands

@@ -117,7 +117,7 @@ class Shop:
         """All that was answered until now is in the Parquet log."""
         command = [sys.executable, "-m", "engine", "collect", "--drain"]
         command += ["--data", str(self.settings.data), "--redis", self.settings.redis]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
 
     def stock(self, sku: str, level: float) -> None:
@@ -153,7 +153,7 @@ def worker(settings: Settings) -> Iterator[str]:
         thread.start()
         base = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
-            httpx.get(f"{base}/healthz", timeout=30)
+            httpx.get(f"{base}/healthz", timeout=120)
             yield base
         finally:
             server.should_exit = True
@@ -169,7 +169,7 @@ def open_shop(redis_url: str, tmp_path: Path) -> Iterator[Open]:
             folder = write_shop(tmp_path / "experiments", shop)
             settings = Settings(redis=redis_url, data=tmp_path / "data", experiments=folder, store_timeout=5.0)
             bases = [stack.enter_context(worker(settings)) for _ in range(workers)]
-            clients = [stack.enter_context(httpx.Client(base_url=base, timeout=30)) for base in bases]
+            clients = [stack.enter_context(httpx.Client(base_url=base, timeout=120)) for base in bases]
             return Shop(settings, bases, clients)
 
         yield opened

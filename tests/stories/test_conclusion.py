@@ -27,7 +27,7 @@ LAYERS = {
 def verb(shop: Any, *words: str, code: int = 0) -> str:
     command = [sys.executable, "-m", "engine", *words, "--experiments", str(shop.settings.experiments)]
     command += ["--data", str(shop.settings.data)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == code, done.stderr + done.stdout
     return done.stdout + done.stderr
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_concluded_changes_nothing(open_shop: Any, words: list[st
     shop.collect()
     command = [sys.executable, "-m", "engine", "conclude", "steps", *words]
     command += ["--experiments", str(shop.settings.experiments), "--data", str(shop.settings.data)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, stdin=subprocess.DEVNULL)
     assert done.returncode != 0
     assert rule in done.stderr
     assert file.read_text() == text

@@ -32,7 +32,7 @@ OFREP = "/ofrep/v1/evaluate/flags"
 def analyze(shop: Any, key: str) -> Any:
     command = [sys.executable, "-m", "engine", "analyze", key, "--json", "--log", str(shop.settings.log)]
     command += ["--experiments", str(shop.settings.experiments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -91,6 +91,6 @@ def test_explain_replays_a_decision_of_a_rule(open_shop: Any) -> None:
     shop.collect()
     command = [sys.executable, "-m", "engine", "explain", answer["decision_id"], "--json"]
     command += ["--data", str(shop.settings.data), "--redis", shop.settings.redis]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     assert '"rule": "employee"' in json.dumps(json.loads(done.stdout))

@@ -24,7 +24,7 @@ SHOP = {
 def analyze(shop: Any, key: str, *more: str) -> str:
     command = [sys.executable, "-m", "engine", "analyze", key, "--log", str(shop.settings.log), *more]
     command += ["--experiments", str(shop.settings.experiments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout
 
 
 def reason_of(shop: Any, user: str, key: str, **context: Any) -> str:
@@ -91,7 +91,7 @@ def test_a_plan_says_whether_shipping_ends_the_holdout(open_shop: Any, tmp_path:
         spec = {"key": "one", "hypothesis": "It helps.", "kind": "flag", "variants": HALVES, **more}
         (folder / "one.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
         command = [sys.executable, "-m", "engine", "plan", str(shop.settings.experiments), str(folder), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
         changes: list[dict[str, Any]] = json.loads(done.stdout)["changes"]
         return [change for change in changes if change["path"] == "kind"]
 

@@ -13,7 +13,7 @@ SHOP = {"offers": {"a": {}, "b": {}}, "placements": {"hero": {"offers": ["a", "b
 def measure(shop: Any, *words: str) -> Any:
     command = [sys.executable, "-m", "engine", "measure", *words, "--json"]
     command += ["--log", str(shop.settings.log), "--experiments", str(shop.settings.experiments)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout)
 
 
 def test_what_customers_did_is_what_the_reports_say(open_shop: Any) -> None:

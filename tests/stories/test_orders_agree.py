@@ -159,6 +159,6 @@ def _once(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def analyze(shop: Any, *more: str) -> Any:
     command = [sys.executable, "-m", "engine", "analyze", "layout", "--json", "--log", str(shop.settings.log)]
     command += ["--experiments", str(shop.settings.experiments), *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -31,7 +31,7 @@ SHOP = {
 def crowd(shop: Any, placement: str, customers: int, size: int = 400) -> list[dict[str, Any]]:
     async def run() -> list[dict[str, Any]]:
         limits = httpx.Limits(max_connections=64)
-        async with httpx.AsyncClient(limits=limits, timeout=60) as client:
+        async with httpx.AsyncClient(limits=limits, timeout=240) as client:
 
             async def one(number: int) -> dict[str, Any]:
                 body = {
@@ -75,7 +75,7 @@ def test_a_request_sent_many_times_at_once_with_one_key_counts_once(open_shop: A
     body = {"customer": {"user_id": "ada"}, "channel": "web", "placements": ["thrice"]}
 
     async def run(key: str) -> set[bytes]:
-        async with httpx.AsyncClient(timeout=60, headers={"idempotency-key": key}) as client:
+        async with httpx.AsyncClient(timeout=240, headers={"idempotency-key": key}) as client:
             asked = (client.post(f"{shop.bases[number % 2]}/v1/decide", json=body) for number in range(24))
             return {answer.content for answer in await asyncio.gather(*asked)}
 
@@ -99,7 +99,7 @@ def test_an_event_answered_at_one_worker_is_seen_by_the_next_decision_at_the_oth
     total, flights = int(os.environ.get("READS", "600")), 50
 
     async def run() -> list[bool]:
-        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=flights), timeout=60) as client:
+        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=flights), timeout=240) as client:
 
             async def one(number: int) -> bool:
                 item = {
@@ -164,7 +164,7 @@ def test_explaining_changes_nothing(open_shop: Any) -> None:
     for customer in ({"user_id": "ada"}, {"anonymous_id": "a-1", "user_id": "ada"}, {"anonymous_id": "new"}):
         body = {"customer": customer, "channel": "web", "placements": list(SHOP["placements"]), "experiments": "*"}
         for base in shop.bases:
-            assert httpx.post(f"{base}/v1/explain", json=body, timeout=30).status_code == 200
+            assert httpx.post(f"{base}/v1/explain", json=body, timeout=120).status_code == 200
     assert settled(shop) == before
 
 
@@ -186,7 +186,7 @@ def test_previewing_simulating_and_explaining_by_the_verbs_change_nothing(open_s
         ["explain", decision, *places[2:], *at_store],
     ):
         command = [sys.executable, "-m", "engine", *words, "--json"]
-        done = subprocess.run(command, check=False, capture_output=True, timeout=60)
+        done = subprocess.run(command, check=False, capture_output=True, timeout=240)
         assert done.returncode == 0, done.stderr.decode()
         assert json.loads(done.stdout) is not None
     assert settled(shop) == before

@@ -28,7 +28,7 @@ def shop_with(**experiment: Any) -> dict[str, Any]:
 def analyze(shop: Any, *more: str, fails: bool = False) -> Any:
     command = [sys.executable, "-m", "engine", "analyze", "layout", "--json", "--log", str(shop.settings.log)]
     command += ["--experiments", str(shop.settings.experiments), *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert (done.returncode == 0) is not fails, done.stderr
     return done.stderr if fails else json.loads(done.stdout)
 
@@ -36,7 +36,7 @@ def analyze(shop: Any, *more: str, fails: bool = False) -> Any:
 def analyze_text(shop: Any, *more: str) -> str:
     command = [sys.executable, "-m", "engine", "analyze", "layout", "--log", str(shop.settings.log), *more]
     command += ["--experiments", str(shop.settings.experiments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout
 
 
 def segments_of(report: Any) -> dict[str, int]:

@@ -31,8 +31,8 @@ SHOP = {
 def analyze(shop: Any) -> Any:
     command = [sys.executable, "-m", "engine", "analyze", "layout", "--log", str(shop.settings.log)]
     command += ["--experiments", str(shop.settings.experiments)]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, timeout=120)
-    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, timeout=240)
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
     return json.loads(done.stdout), " ".join(text.stdout.split())
 
 

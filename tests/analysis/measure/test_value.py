@@ -151,7 +151,7 @@ def test_the_page_has_the_sentence_the_picture_and_what_it_is_not(tmp_path: Path
     file = write_csv(tmp_path / "orders.csv", ["customer", "time", "revenue"], rows)
     page = tmp_path / "page.html"
     command = [sys.executable, "-m", "engine", "measure", "rfm", "--table", file, "--json", "--html", str(page)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
     report = json.loads(done.stdout)
     text = page.read_text()
     assert report["sentence"].replace("'", "&#x27;") in text

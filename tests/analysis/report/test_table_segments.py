@@ -104,7 +104,7 @@ def test_the_command_line_reports_segments_of_a_table(shop: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=240,
         env={**os.environ, "COLUMNS": "200"},
     )
     assert done.returncode == 0, done.stderr

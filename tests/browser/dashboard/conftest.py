@@ -37,7 +37,7 @@ class Engine:
 
     def api(self, method: str, path: str, body: Any = None) -> httpx.Response:
         headers = {"authorization": f"Bearer {ADMIN}"}
-        answer = httpx.request(method, f"{self.base}{path}", json=body, headers=headers, timeout=10)
+        answer = httpx.request(method, f"{self.base}{path}", json=body, headers=headers, timeout=60)
         assert answer.status_code < 300, answer.text
         return answer
 
@@ -99,7 +99,7 @@ def _send_traffic(engine: Engine) -> None:
 @pytest.fixture(scope="module")
 def ready(engine: Engine) -> Engine:
     """The engine once its pages have their first figures."""
-    with httpx.Client(base_url=engine.base, follow_redirects=True, timeout=10) as client:
+    with httpx.Client(base_url=engine.base, follow_redirects=True, timeout=60) as client:
         log_in(client)
         deadline = time.monotonic() + 240
         while True:

@@ -96,7 +96,7 @@ def test_a_script_in_any_field_stays_text(page: Page) -> None:
 
 
 def test_every_page_is_light_and_its_tables_download(ready: Engine) -> None:
-    with httpx.Client(base_url=ready.base, follow_redirects=True, timeout=10) as client:
+    with httpx.Client(base_url=ready.base, follow_redirects=True, timeout=60) as client:
         log_in(client)
         for path in PAGES:
             answer = client.get(path)
@@ -112,7 +112,7 @@ def test_every_page_is_light_and_its_tables_download(ready: Engine) -> None:
 
 
 def test_the_figures_are_those_of_the_command_line(ready: Engine) -> None:
-    with httpx.Client(base_url=ready.base, follow_redirects=True, timeout=10) as client:
+    with httpx.Client(base_url=ready.base, follow_redirects=True, timeout=60) as client:
         log_in(client)
         rows = client.get("/experiments/checkout_layout?table=metrics&format=json").json()
         listed = {row["experiment"]: row for row in client.get("/experiments?format=json").json()}
@@ -123,7 +123,7 @@ def test_the_figures_are_those_of_the_command_line(ready: Engine) -> None:
 
 
 def test_a_login_is_needed_and_a_publishable_key_has_none(ready: Engine) -> None:
-    with httpx.Client(base_url=ready.base, timeout=10) as client:
+    with httpx.Client(base_url=ready.base, timeout=60) as client:
         answer = client.get("/experiments?q=x")
         assert answer.status_code == 303
         assert answer.headers["location"] == "/login?next=%2Fexperiments%3Fq%3Dx"
@@ -139,7 +139,7 @@ def test_a_login_is_needed_and_a_publishable_key_has_none(ready: Engine) -> None
 
 
 def test_a_viewer_may_look_and_not_switch(ready: Engine) -> None:
-    with httpx.Client(base_url=ready.base, timeout=10) as client:
+    with httpx.Client(base_url=ready.base, timeout=60) as client:
         log_in(client, VIEWER)
         text = client.get("/experiments/checkout_layout").text
         assert "Pause on all servers" not in text
@@ -149,7 +149,7 @@ def test_a_viewer_may_look_and_not_switch(ready: Engine) -> None:
 
 
 def test_another_sites_form_is_refused(ready: Engine) -> None:
-    with httpx.Client(base_url=ready.base, timeout=10) as client:
+    with httpx.Client(base_url=ready.base, timeout=60) as client:
         log_in(client)
         token = client.get("/").text.partition('data-token="')[2].partition('"')[0]
         body = {"token": token, "key": "checkout_layout", "do": "pause"}
@@ -228,7 +228,7 @@ def test_a_draft_is_checked_rehearsed_written_and_run(page: Page, ready: Engine)
 
 def test_a_file_that_somebody_else_changed_is_not_overwritten(ready: Engine) -> None:
     path = ready.settings.experiments / "push_message.yaml"
-    with httpx.Client(base_url=ready.base, timeout=10) as client:
+    with httpx.Client(base_url=ready.base, timeout=60) as client:
         log_in(client)
         opened = client.get("/editor?file=push_message.yaml").text
         token, seen = (opened.partition(f'name="{name}" value="')[2].partition('"')[0] for name in ("token", "seen"))
@@ -278,7 +278,7 @@ def test_live_figures_arrive_by_themselves(page: Page, ready: Engine) -> None:
 
 
 def test_what_people_did_is_in_the_audit_log(ready: Engine) -> None:
-    with httpx.Client(base_url=ready.base, follow_redirects=True, timeout=10) as client:
+    with httpx.Client(base_url=ready.base, follow_redirects=True, timeout=60) as client:
         log_in(client)
         for _ in range(100):
             rows = client.get("/audit?table=actions&format=json").json()
