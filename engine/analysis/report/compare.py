@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -55,8 +54,7 @@ REPEATED = ("sequential", "group_sequential")
 """The methods whose intervals hold at several looks."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """The statistics of each variant: moments by measure, and quantiles, which have no moments.
 
     `whole` has the moments of stratified measures before they were weighted, `refused` the measures whose values do
@@ -65,9 +63,9 @@ class Evidence:
 
     control: str
     groups: Mapping[str, Group]
-    quantiles: Mapping[str, Quantiles] = field(default_factory=dict)
-    whole: Mapping[str, Group] = field(default_factory=dict)
-    refused: Mapping[str, NotEstimable] = field(default_factory=dict)
+    quantiles: Mapping[str, Quantiles] = msgspec.field(default_factory=dict)
+    whole: Mapping[str, Group] = msgspec.field(default_factory=dict)
+    refused: Mapping[str, NotEstimable] = msgspec.field(default_factory=dict)
 
     def sides(self, measure: Measure, variant: str) -> tuple[Arm, Arm, float] | NotEstimable:
         """The values of control and of the variant, and the share of variance that covariates removed."""
@@ -159,8 +157,7 @@ def compare(measure: Measure, variant: str, evidence: Evidence, inference: Infer
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Effects:
+class _Effects(msgspec.Struct, frozen=True, kw_only=True):
     """Both effects of two arms, the arms with the variances by which they were estimated, and a note on these."""
 
     absolute: Effect

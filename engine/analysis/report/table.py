@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,15 +10,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.analysis.checks.balance import check_balance, flag_imbalance
-from engine.analysis.checks.planned_looks import refuse_overrun
 from engine.analysis.checks.ratio_parts import add_ratio_parts
 from engine.analysis.design.methods import Inference, decode_inference
 from engine.analysis.design.metrics import Measure, parse_measure
 from engine.analysis.report.compare import Evidence, compare_all
 from engine.analysis.report.model import Quality, Report, SegmentReport
 from engine.analysis.report.sample_ratio import SampleRatio, flag_broken_splits, sample_ratio
-from engine.analysis.report.segments import compare_segments, segment_evidence
 from engine.analysis.report.table_checks import (
+    check_addable,
     check_columns,
     check_variants,
     check_weights,
@@ -39,10 +37,8 @@ from engine.analysis.sources.aggregate import (
 )
 from engine.analysis.sources.clustered import build_unit_frame, flag_half_rows, row_centres, unwrap_single_rows
 from engine.analysis.sources.covariates import find_complete_columns, impute_covariates
-from engine.analysis.sources.engines import DuckDB, connect_engine, ibis_table
+from engine.analysis.sources.engines import connect_engine, ibis_table
 from engine.analysis.sources.frames import FrameOrFile, open_table, table_name
-from engine.analysis.sources.partials import newest_file, refresh_partials
-from engine.analysis.sources.quantiles import Quantiles, estimate_quantiles
 from engine.analysis.sources.strata import Stratified, poststratify
 from engine.errors import BadInput
 
@@ -50,6 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.analysis.sources.engines import Cell, Engine, Table
+    from engine.analysis.sources.quantiles import Quantiles
+    from engine.analysis.stats.estimate import NotEstimable
 
 ALL = "all"  # the name of all rows as one variant
 
@@ -90,8 +88,7 @@ class TableQuestion(msgspec.Struct, frozen=True, kw_only=True):
         return [measure for measure in self.measures if measure.rules.has_moments]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TableUnits:
+class TableUnits(msgspec.Struct, frozen=True, kw_only=True):
     """The statistics of a table's units: `evidence` by variant, and the measures over one row per unit.
 
     `strata` is the number of strata in which every variant has two units, `unassigned` that of units without a variant,
@@ -171,7 +168,12 @@ def _open_table(source: Engine, frame_or_file: FrameOrFile, asked: TableQuestion
     """The table with its columns checked."""
     if asked.partials and not isinstance(frame_or_file, str | os.PathLike):
         raise BadInput("partials: a frame has no files whose statistics could be stored; leave partials out")
-    table = source.table(newest_file(asked.path)) if asked.partials else open_table(source, frame_or_file, asked.names)
+    if asked.partials:
+        from engine.analysis.sources.partials import newest_file  # noqa: PLC0415 # a cold report is mostly imports
+
+        table = source.table(newest_file(asked.path))
+    else:
+        table = open_table(source, frame_or_file, asked.names)
     needed = {asked.variant, *(column for measure in asked.measures for column in measure.columns)}
     if asked.partials and not needed <= {*table.schema()}:
         table = source.table(asked.path)  # the newest file lacks a column, others may have it
@@ -202,7 +204,7 @@ def read_table_units(source: Engine, table: Table, asked: TableQuestion) -> Tabl
         for measure in asked.measures
         if not measure.rules.has_moments
     }
-    parts = segment_evidence(groups, framed, asked.control, refused) if asked.segment else {}
+    parts = _segment_evidence(asked, groups, framed, refused)
     weighted, whole, strata = _group_by_variant(groups, [measure.name for measure in asked.summed], asked.stratum)
     crossovers = sum(group.units for key, group in groups.items() if key[1])
     check_variants(asked.path, asked.variant, asked.control, groups=weighted, crossovers=crossovers)
@@ -210,7 +212,7 @@ def read_table_units(source: Engine, table: Table, asked: TableQuestion) -> Tabl
         check_weights(asked.weights, weighted)
     evidence = Evidence(control=asked.control, groups=weighted, quantiles=quantiles, whole=whole)
     return TableUnits(
-        evidence=replace(evidence, refused=refused | refuse_overrun(evidence, asked.inference)),
+        evidence=msgspec.structs.replace(evidence, refused=refused | _refuse_overrun(evidence, asked.inference)),
         framed=framed,
         crossovers=crossovers,
         unassigned=sum(group.units for key, group in groups.items() if key[0] is None and not key[1]),
@@ -226,8 +228,10 @@ def read_table_units(source: Engine, table: Table, asked: TableQuestion) -> Tabl
 def _aggregate(source: Engine, table: Table, asked: TableQuestion) -> tuple[Groups, list[Measure]]:
     """The moments by variant, crossover and stratum, and the measures over one row per unit."""
     if asked.partials is not None:
+        from engine.analysis.sources.partials import refresh_partials  # noqa: PLC0415 # see _open_table
+
         parts, framed = refresh_partials(
-            _check_addable(source, asked), asked.path, asked.variant, asked.measures, Path(asked.partials)
+            check_addable(source, asked), asked.path, asked.variant, asked.measures, Path(asked.partials)
         )
         return {(name, False): group for name, group in parts.items()}, framed
     rows, measures = impute_covariates(source, table, asked.measures)
@@ -240,6 +244,26 @@ def _aggregate(source: Engine, table: Table, asked: TableQuestion) -> tuple[Grou
     complete = find_complete_columns(source, rows, names & set(table.schema()))
     groups = aggregate_groups(source, frame, keys, summed, complete=complete)
     return unwrap_single_rows(groups, framed, measures)
+
+
+def _refuse_overrun(evidence: Evidence, inference: Inference) -> dict[str, NotEstimable]:
+    """The measures that are read after their last planned look, with the reason."""
+    if inference.method != "group_sequential":
+        return {}
+    from engine.analysis.checks.planned_looks import refuse_overrun  # noqa: PLC0415 # see _open_table
+
+    return refuse_overrun(evidence, inference)
+
+
+def _segment_evidence(
+    asked: TableQuestion, groups: Groups, framed: Sequence[Measure], refused: Mapping[str, NotEstimable]
+) -> dict[str, Evidence]:
+    """The evidence by value of the segment's column."""
+    if not asked.segment:
+        return {}
+    from engine.analysis.report.segments import segment_evidence  # noqa: PLC0415 # see _open_table
+
+    return segment_evidence(groups, framed, asked.control, refused)
 
 
 def _report(asked: TableQuestion, data: TableUnits) -> Report:
@@ -274,9 +298,13 @@ def _report(asked: TableQuestion, data: TableUnits) -> Report:
 
 def _compare_segments(asked: TableQuestion, data: TableUnits, units: Mapping[str, int]) -> list[SegmentReport]:
     """The effects within each value of the segment's column."""
+    if not asked.segment:
+        return []
+    from engine.analysis.report.segments import compare_segments  # noqa: PLC0415 # see _open_table
+
     plain = [msgspec.structs.replace(measure, stratified=False) for measure in data.framed]
     others = [name for name in units if name != asked.control]
-    return compare_segments(asked.segment, plain, others, data.parts, asked.inference) if asked.segment else []
+    return compare_segments(asked.segment, plain, others, data.parts, asked.inference)
 
 
 def _flags(asked: TableQuestion, data: TableUnits, ratio: SampleRatio) -> list[str]:
@@ -347,6 +375,8 @@ def table_quantiles(source: Engine, plain: Table, variant: str | None, unit: str
     """The quantile of each variant's rows, or of all rows; the rows of units in two variants are left out."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
+    from engine.analysis.sources.quantiles import estimate_quantiles  # noqa: PLC0415 # see _open_table
+
     table, column = ibis_table(plain), measure.y.num
     rows = table.select(
         variant=ibis.literal(ALL) if variant is None else table[variant].cast("string"),
@@ -357,27 +387,3 @@ def table_quantiles(source: Engine, plain: Table, variant: str | None, unit: str
         seen = rows.group_by("unit").aggregate(least=rows["variant"].min(), most=rows["variant"].max())
         rows = rows.semi_join(seen.filter(seen["least"] == seen["most"]), "unit")
     return estimate_quantiles(source, rows, "x", measure.quantile or 0.5, label=column)
-
-
-def _check_addable(source: Engine, asked: TableQuestion) -> DuckDB:
-    """The engine; raises BadInput if the report cannot be computed from the statistics of single files."""
-    if asked.unit:
-        raise BadInput(
-            f"partials: rows of one {asked.unit} may lie in several files, whose statistics do not add up per unit; "
-            "leave --partials out, or have one row per unit and leave --unit out"
-        )
-    quantile = next((measure.name for measure in asked.measures if not measure.rules.has_moments), None)
-    if quantile:
-        raise BadInput(
-            f"partials: the quantile {quantile} cannot be computed from the statistics of single files; leave one out"
-        )
-    if any(measure.per_unit == "any" for measure in asked.measures):
-        raise BadInput("partials: any:COL is computed from the rows; leave --partials out, or write proportion:COL")
-    if asked.part:
-        option = "--segment" if asked.segment else "--stratum"
-        raise BadInput(
-            f"partials: statistics are stored by variant, not by {asked.part}; leave --partials or {option} out"
-        )
-    if not isinstance(source, DuckDB):
-        raise BadInput("partials: statistics of files are stored by duckdb alone; leave --partials or --engine out")
-    return source

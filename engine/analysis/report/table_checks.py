@@ -10,6 +10,7 @@ from engine.analysis.report.verdict import EXPOSURE_GATE
 from engine.analysis.sources.aggregate import CROSSED, STRATUM, VARIANT
 from engine.analysis.sources.clustered import LAST, OWN_ENDINGS, UNIT, WITH, count_clustered_rows
 from engine.analysis.sources.covariates import IMPUTED, MISSING_VALUE, count_missing, is_indicator
+from engine.analysis.sources.engines import DuckDB
 from engine.analysis.stats.inference import not_a_share
 from engine.analysis.stats.sequential import asymptotic_multiplier
 from engine.errors import BadInput
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from engine.analysis.design.methods import Inference
     from engine.analysis.design.metrics import Measure, Term
     from engine.analysis.report.compare import Evidence
+    from engine.analysis.report.table import TableQuestion
     from engine.analysis.sources.aggregate import Group
     from engine.analysis.sources.engines import Engine, Table
     from engine.analysis.stats.estimate import NotEstimable
@@ -213,3 +215,31 @@ def _lacks_all(side: Moments, measure: Measure, indicator: Term) -> bool:
     at = measure.columns.index(indicator.num)
     rows = float(side.mean[at + 1]) if indicator.den is not None else 1.0
     return side.n == 0 or count_missing(side, measure, indicator) == round(rows * side.n)
+
+
+def check_addable(source: Engine, asked: TableQuestion) -> DuckDB:
+    """The engine of a report that adds up the statistics of single files.
+
+    Raises:
+        BadInput: if the report cannot be computed from these.
+    """
+    if asked.unit:
+        raise BadInput(
+            f"partials: rows of one {asked.unit} may lie in several files, whose statistics do not add up per unit; "
+            "leave --partials out, or have one row per unit and leave --unit out"
+        )
+    quantile = next((measure.name for measure in asked.measures if not measure.rules.has_moments), None)
+    if quantile:
+        raise BadInput(
+            f"partials: the quantile {quantile} cannot be computed from the statistics of single files; leave one out"
+        )
+    if any(measure.per_unit == "any" for measure in asked.measures):
+        raise BadInput("partials: any:COL is computed from the rows; leave --partials out, or write proportion:COL")
+    if asked.part:
+        option = "--segment" if asked.segment else "--stratum"
+        raise BadInput(
+            f"partials: statistics are stored by variant, not by {asked.part}; leave --partials or {option} out"
+        )
+    if not isinstance(source, DuckDB):
+        raise BadInput("partials: statistics of files are stored by duckdb alone; leave --partials or --engine out")
+    return source

@@ -7,7 +7,6 @@ Columns are centred at a pilot mean before they are summed: sums of squares of l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -32,16 +31,15 @@ MISSING = -1  # the count of a measure that lacks a value in some unit of the gr
 ROUNDED = 1e-9  # of its centre, below which a value that was summed about it is zero
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     """A group of units (a variant, or a variant on a day): their number, and the moments of each measure by name.
 
     `outcomes` are those of the metric, then those of each covariate, where they are known.
     """
 
     units: int
-    moments: Mapping[str, Moments] = field(default_factory=dict)
-    outcomes: Mapping[str, tuple[Outcomes, ...]] = field(default_factory=dict)
+    moments: Mapping[str, Moments] = msgspec.field(default_factory=dict)
+    outcomes: Mapping[str, tuple[Outcomes, ...]] = msgspec.field(default_factory=dict)
 
     def __add__(self, other: Group) -> Group:
         moments, outcomes = {**self.moments, **other.moments}, {**self.outcomes, **other.outcomes}
@@ -55,8 +53,7 @@ class Group:
 Groups = dict[tuple["Cell", ...], Group]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sums:
+class _Sums(msgspec.Struct, frozen=True, kw_only=True):
     """How a pass sums: the centre of the columns, the terms whose outcomes it counts, those with values of each sign.
 
     Of others the size of all values is that of their sum. `is_masked`: a measure counts the units that have its values.
@@ -69,13 +66,12 @@ class _Sums:
     complete: AbstractSet[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class Centre:
+class Centre(msgspec.Struct, frozen=True):
     """The values at which columns are centred: one per column, or one per column and value of the first key."""
 
     key: str
     means: Mapping[str, Mapping[Cell, float]]
-    everywhere: Mapping[str, float] = field(default_factory=dict)
+    everywhere: Mapping[str, float] = msgspec.field(default_factory=dict)
 
     def of(self, column: str, value: Cell) -> float:
         """The centre of a column in a group."""

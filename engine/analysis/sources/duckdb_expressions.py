@@ -10,8 +10,9 @@ longer than the report.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from engine.errors import BadInput
 
@@ -38,8 +39,7 @@ class ColumnType(str):
         return self == "boolean"
 
 
-@dataclass(frozen=True, eq=False)
-class SqlValue:
+class SqlValue(msgspec.Struct, frozen=True, eq=False):
     """An expression over a row, or over the rows of a group."""
 
     sql: str
@@ -121,8 +121,7 @@ class SqlValue:
         return _expression("MAX({})", self)
 
 
-@dataclass(frozen=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """Rows that can be queried further; `sql` is a table or a subquery after FROM."""
 
     sql: str
@@ -168,8 +167,7 @@ class Query:
         return Query(f"(SELECT {selected} FROM {self.sql} {rest})")  # noqa: S608 # nosec B608
 
 
-@dataclass(frozen=True, kw_only=True)
-class View(Query):
+class View(Query, frozen=True, kw_only=True):
     """A view of the engine, with the columns that it described."""
 
     columns: Mapping[str, ColumnType]
@@ -179,8 +177,7 @@ class View(Query):
         return self.columns
 
 
-@dataclass(frozen=True)
-class Grouped:
+class Grouped(msgspec.Struct, frozen=True):
     """Rows grouped by some columns."""
 
     rows: Query

@@ -8,8 +8,9 @@ and the p-value agree, and where a variance rises with its mean the interval rea
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from engine.analysis.stats.effects import absolute_effect, critical_t, relative_effect
 from engine.analysis.stats.estimate import Effect, NotEstimable
@@ -31,7 +32,7 @@ LARGEST_RATIO = 1e4
 def plug_in_arms(control: Arm, treatment: Arm, loan: Loan) -> tuple[Arm, Arm]:
     """The arms with the variances at their own means, or at the mean of both where one is zero or has no variance."""
     ours, theirs = (
-        replace(arm, variance=max(arm.variance, at) if loan.is_repeated else at)
+        msgspec.structs.replace(arm, variance=max(arm.variance, at) if loan.is_repeated else at)
         for arm in (control, treatment)
         for at in [loan.variance(arm, arm.value if arm.variance > 0 and arm.value else loan.mean)]
     )
@@ -45,7 +46,7 @@ def borrowed_effects(
     ours, theirs = plug_in_arms(control, treatment, loan)
     if math.isfinite(width.df):
         df = (1 - loan.weight) * width.df + loan.weight * (control.n + treatment.n - 2)
-        width = replace(width, df=df, multiplier=critical_t(width.inference.alpha, df))
+        width = msgspec.structs.replace(width, df=df, multiplier=critical_t(width.inference.alpha, df))
     plain = absolute_effect(ours, theirs, width)
     units = control.n + treatment.n
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from engine.analysis.stats.distributions import normal_cdf, normal_quantile
 from engine.analysis.stats.estimate import Effect, NotEstimable
@@ -39,8 +40,7 @@ def critical_t(alpha: float, df: float) -> float:
     return float(stdtrit(df, 1 - alpha / 2))
 
 
-@dataclass(frozen=True)
-class IntervalScale:
+class IntervalScale(msgspec.Struct, frozen=True):
     """The half width of an interval in standard errors, and the p-value of a z statistic."""
 
     multiplier: float

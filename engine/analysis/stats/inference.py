@@ -7,9 +7,9 @@ the Delta Method in Metric Analytics", eq. 4), so that one variance formula serv
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from engine.analysis.stats.estimate import NotEstimable
@@ -24,8 +24,7 @@ LEVERAGE = 3.0  # the growth of a variance in shares of the denominators, as the
 VARIATION = "Values that differ between units would; check that the metric's events arrive with their values."
 
 
-@dataclass(frozen=True)
-class Arm:
+class Arm(msgspec.Struct, frozen=True):
     """A variant's value of a metric, the variance of that value, and the units behind it.
 
     `outcomes` is the number of units whose value is not zero, None where it is not known. `size` is the mean size of
@@ -153,7 +152,7 @@ def add_outcomes(arm: Arm, moments: Moments, measure: Measure, outcomes: Outcome
     total = (float(moments.mean[0]) + measure.y.offset * per_unit) * moments.n
     cancelled = outcomes.size - abs(total) > CANCELLED * outcomes.size
     size = outcomes.size / moments.n / per_unit if cancelled and per_unit > 0 else None
-    return replace(arm, outcomes=outcomes.units, size=size)
+    return msgspec.structs.replace(arm, outcomes=outcomes.units, size=size)
 
 
 def correct_unequal_units(arm: Arm, moments: Moments, measure: Measure) -> Arm:
@@ -173,7 +172,7 @@ def correct_unequal_units(arm: Arm, moments: Moments, measure: Measure) -> Arm:
         return arm
     effective = moments.n / (1 + unequal)
     freedom = moments.n + weight * (effective - moments.n)
-    return replace(arm, variance=arm.variance * (1 + weight * LEVERAGE / effective), effective=freedom)
+    return msgspec.structs.replace(arm, variance=arm.variance * (1 + weight * LEVERAGE / effective), effective=freedom)
 
 
 def estimate_arm(moments: Moments, measure: Measure) -> Arm:

@@ -6,9 +6,9 @@ eq. 1.5), so that one pass of plain sums, the same on every engine, keeps its di
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 ROUNDING = 4e-16  # relative to the mean; a smaller deviation is a constant's rounding error (two ulps)
 
 
-@dataclass(frozen=True, eq=False)
-class Moments:
+class Moments(msgspec.Struct, frozen=True, eq=False):
     """The moments of `n` units: `mean` (k,) of k columns and `comoment` (k, k), the sums of products of deviations."""
 
     n: int
@@ -55,8 +54,7 @@ class Moments:
     __hash__ = None  # type: ignore[assignment] # arrays inside
 
 
-@dataclass(frozen=True)
-class Outcomes:
+class Outcomes(msgspec.Struct, frozen=True):
     """The values of a metric that are not zero: the number of units that have one, and the sum of their sizes.
 
     The size of a value is what it is without its sign. Moments do not tell either: few large outcomes have the moments

@@ -24,8 +24,9 @@ The figures are in `docs/explanation/calibration.md`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from engine.analysis.stats.estimate import NotEstimable
 from engine.analysis.stats.inference import Arm
@@ -158,8 +159,7 @@ def _times(least: float, count: float) -> str:
     return f"{max(least / count, 1.1):.1f} times"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Loan:
+class Loan(msgspec.Struct, frozen=True, kw_only=True):
     """The variance that the arms of a comparison lend each other, as a function of an arm's mean.
 
     `weight` is the share of an arm's variance that is borrowed, `unit` the variance of one unit at `mean`, the mean of
