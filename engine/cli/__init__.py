@@ -5,7 +5,6 @@ import sys
 from cyclopts import CycloptsError
 
 from engine.cli import (
-    assertions,
     catalog,
     conclude,
     customers,
@@ -19,6 +18,7 @@ from engine.cli import (
     supervise,
 )
 from engine.cli.app import app, print_error, print_problems
+from engine.cli.design import assertions, changes
 from engine.cli.encoding import adapt_streams
 from engine.errors import CatalogError, CounterpointError, StoppedError, missing_extra
 
@@ -26,6 +26,7 @@ __all__ = [
     "app",
     "assertions",
     "catalog",
+    "changes",
     "conclude",
     "customers",
     "evaluate",

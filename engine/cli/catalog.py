@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,13 +29,11 @@ from engine.settings import STORE_ADDRESS_FILE, Settings, from_environment
 
 if TYPE_CHECKING:
     from engine.catalog import Plan
-    from engine.catalog.diff.offers import Change
     from engine.catalog.spec.folder import Specs
     from engine.decision.offers import Snapshot
     from engine.rehearse.coverage import CoverageCell
     from engine.rehearse.customers import SampledCustomer
     from engine.rehearse.preview import PreviewRow
-    from engine.rehearse.variant_moves import VariantMove
 
 PlanKey = Annotated[str, Parameter(help="The key of an experiment or a placement.")]
 Channel = Annotated[
@@ -128,59 +127,6 @@ def schema(folder: Annotated[Path, Parameter(help="The folder to write the schem
 
 
 @app.command(group=DESIGN)
-def plan(
-    old: Annotated[Path, Parameter(help="The folder of YAML that runs.")],
-    new: Annotated[Path, Parameter(help="The folder of YAML that is to run.")],
-    *,
-    profiles: Annotated[Path | None, Parameter(help="A sample of customers; 10,000 generated ones by default.")] = None,
-    exit_code: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Exit with 1 if something unsafe is in the change.")
-    ] = False,
-    json: AsJson = False,
-) -> int:
-    """Show what a change does: each change safe or unsafe, and who of a sample moves from which variant to which."""
-    from engine.catalog.check.load import load_specs
-    from engine.catalog.diff.experiments import compare_specs
-    from engine.catalog.plan.compile import compile_plan
-    from engine.rehearse.generated_customers import make_customers
-    from engine.rehearse.variant_moves import count_moves
-
-    before, after = load_specs(old), load_specs(new)
-    now = time.time()
-    customers = read_customers(profiles, before, after) if profiles else make_customers(SAMPLE, before, after, now=now)
-    sample = [one.profile for one in customers]
-    changes = compare_specs(before, after, now)
-    moves = count_moves(compile_plan(before), compile_plan(after), sample, now)
-    is_unsafe = any(change.verdict == "unsafe" for change in changes)
-    if json:
-        print_json({"changes": changes, "moves": moves, "sample": len(sample)})
-    elif changes:
-        print_line(f"{old} → {new}")
-        _print_changes(changes)
-        _print_moves(moves, len(sample))
-    else:
-        print_line("No change has an effect on a customer.")
-    return 1 if exit_code and is_unsafe else 0
-
-
-def _print_moves(moves: "Sequence[VariantMove]", sample: int) -> None:
-    for move in moves:
-        moved = f"{move.customers:,} of {sample:,} ({move.customers / sample:.1%})"
-        print_line(f"{move.experiment}: {moved} {move.source} → {move.target}")
-    if not moves:
-        print_line(f"None of {format_count(sample, 'customer')} moves.")
-
-
-def _print_changes(changes: "Sequence[Change]") -> None:
-    table = new_table("", "what", "why")
-    for change in sorted(changes, key=lambda change: change.verdict != "unsafe"):
-        style = "bold red" if change.verdict == "unsafe" else "green"
-        what = " ".join((change.key, *filter(None, (change.path,)), *differences(change.old, change.new)))
-        table.add_row(f"[{style}]{change.verdict}[/]", escape(what), escape(change.reason))
-    out.print(table)
-
-
-@app.command(group=DESIGN)
 def preview(
     key: PlanKey,
     *,
@@ -209,7 +155,10 @@ def preview(
     settings = from_environment(experiments=experiments, data=data, redis=redis)
     specs = with_draft(load_specs(settings.experiments), key, dated=at is not None)
     found = read_customers(customers, specs) if customers else make_customers(PREVIEWED, specs, now=now, key=key)
-    plan, sample = compile_plan(specs), with_channel(found, channel)
+    plan, sample = (
+        at_current_steps(compile_plan(specs), settings, is_named=redis is not None),
+        with_channel(found, channel),
+    )
     snapshots = read_snapshots(settings, plan, is_named=redis is not None)
     rows = preview_customers(plan, key, sample, now, snapshots)
     if json:
@@ -273,6 +222,18 @@ def read_customers(file: Path, *shops: "Specs") -> "list[SampledCustomer]":
     for line in unread_traits(sample, *shops):
         print_error(f"{file}: {line}")
     return sample
+
+
+def at_current_steps(plan: "Plan", settings: Settings, *, is_named: bool) -> "Plan":
+    """The plan with its ramps where the store has them, or the log; steps that are assumed go to standard error."""
+    if not any(one.held_steps or one.rules for one in plan.experiments.values()):
+        return plan
+    from engine.supervise.running_state import assumed_steps, read_running_state
+
+    running = read_running_state(settings, settings.log, is_named=is_named)
+    for line in assumed_steps(plan, running):
+        print_error(f"{line}.")
+    return replace(plan, ramped=running.ramped)
 
 
 def read_snapshots(settings: Settings, plan: "Plan", *, is_named: bool) -> "dict[str, Snapshot]":

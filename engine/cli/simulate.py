@@ -24,7 +24,7 @@ from engine.cli.app import (
     print_json,
     print_line,
 )
-from engine.cli.catalog import SAMPLE, Channel, PlanKey, read_customers, read_snapshots
+from engine.cli.catalog import SAMPLE, Channel, PlanKey, at_current_steps, read_customers, read_snapshots
 from engine.errors import BadInput
 from engine.settings import from_environment
 
@@ -108,7 +108,7 @@ def simulate(
     from engine.rehearse.preview import with_draft
 
     specs = with_draft(load_specs(settings.experiments), key)
-    plan = compile_plan(specs)
+    plan = at_current_steps(compile_plan(specs), settings, is_named=redis is not None)
     visits = _visits(plan, specs, key, traffic)
     snapshots = read_snapshots(settings, plan, is_named=redis is not None)
     result = dry_run(plan, key, visits, stock=_stock_levels(stock or [], plan), redeemed=redeemed, snapshots=snapshots)

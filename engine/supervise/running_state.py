@@ -61,7 +61,7 @@ def read_running_state(settings: Settings, log_dir: Path, *, is_named: bool) -> 
         except StoreUnavailable:
             if is_named:
                 raise
-    if (log_dir / "events").is_dir() and has_extra("analysis"):
+    if (log_dir / "decisions").is_dir() and has_extra("analysis"):
         return _read_from_log(log_dir)
     return RunningState()
 

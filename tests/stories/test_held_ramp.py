@@ -17,6 +17,7 @@ import yaml
 
 from engine.catalog import load_plan
 from engine.catalog.check.load import load_specs
+from engine.cli import app
 from engine.keyspace import PAUSED_EXPERIMENTS
 from engine.supervise.loop import supervise
 
@@ -163,7 +164,10 @@ def test_a_harm_is_stopped_within_its_budget_and_people_are_told(
 
 
 def test_a_good_change_reaches_everyone_by_itself(
-    open_shop: Any, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    open_shop: Any,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv(SECRET, "shared")
     with time_machine.travel(START, tick=True) as clock:
@@ -174,6 +178,20 @@ def test_a_good_change_reaches_everyone_by_itself(
         clock.shift(timedelta(days=1, minutes=1))
         assert [one.title for one in look(shop) if one.kind == "ramp"] == [f"{RULE}: at 1 of its audience"]
         assert wait_for_coverage(shop, 1.0) == 1.0
+        shop.collect()  # without a store at hand, rehearsals take the step of the log
+        where = ("--experiments", str(shop.settings.experiments), "--data", str(shop.settings.data))
+        german = shop.settings.data / "germans.json"
+        german.write_text(json.dumps([{"user_id": f"x{n}", "traits": {"country": "DE"}} for n in range(40)]))
+        capsys.readouterr()
+        assert not app(["preview", KEY, "--customers", str(german), "--json", *where], result_action="return_value")
+        rehearsed = capsys.readouterr()
+        assert {row["reason"] for row in json.loads(rehearsed.out)} == {"assigned"}
+        assert rehearsed.err == ""
+        nowhere = ["--data", str(shop.settings.data / "nowhere"), *where[:2]]
+        assert not app(["preview", KEY, "--customers", str(german), "--json", *nowhere], result_action="return_value")
+        rehearsed = capsys.readouterr()
+        assert {row["reason"] for row in json.loads(rehearsed.out)} == {"assigned", "default"}
+        assert f"{RULE}: no store or log is at hand, so its first one is assumed, 0.6 of" in rehearsed.err
         clock.shift(timedelta(days=1, minutes=1))
         assert [one.title for one in look(shop) if one.kind == "ramp"] == [f"{RULE}: its ramp is over"]
     assert receiver.titles("ramp") == [f"{RULE}: at 1 of its audience", f"{RULE}: its ramp is over"]

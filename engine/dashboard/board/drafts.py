@@ -9,7 +9,7 @@ import re
 import secrets
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -94,14 +94,15 @@ def check_draft(desk: Desk, name: str, text: str) -> DraftCheck:
         own = f"{folder.name}/{name}"
         return DraftCheck(problems=sorted(error.problems, key=lambda problem: (problem.file != own, problem)))
     changes = compare_specs(running, specs, now)
-    before, after = desk.worker.watch.plan, compile_plan(specs)
+    plans = (desk.worker.watch.plan, compile_plan(specs))
+    before, after = (replace(plan, ramped=desk.plan.ramped) for plan in plans)
     most = min(SAMPLE, max(20, MOST_ASSIGNMENTS // max(1, len(after.experiments))))
     sample, is_real = _sample(desk, specs, now, most)
     key = _key_of(specs, f"{folder.name}/{name}")
     rows = []
     if key:
         started = with_draft(specs, key)
-        rehearsed = after if started is specs else compile_plan(started)
+        rehearsed = after if started is specs else replace(compile_plan(started), ramped=desk.plan.ramped)
         rows = preview(rehearsed, key, _on_channels(rehearsed, key, sample), now, desk.worker.snapshots)
     return DraftCheck(
         warnings=[problem for problem in find_warnings(specs, now) if problem.file == f"{folder.name}/{name}"],
