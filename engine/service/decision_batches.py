@@ -16,6 +16,7 @@ Invariants:
 3. Each request has its own budget from its arrival, also while it waits for a batch. The one timer here watches the
    oldest; past its deadline a request whose customer is not read is decided without the store, at once.
 4. Each request is answered once, by `deliver`, after its records are in the spool.
+5. `admission` counts those that wait. Whoever calls `add` asks it first, so that the queue is one of a budget's length.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ import structlog
 from msgspec.structs import replace
 
 from engine.customers.store import BatchFetch, FetchedCustomer
+from engine.service.access.admission import Admission
 from engine.service.decision_flow import DecisionFlow, LowPools
 from engine.service.decision_task import Decided, DecidedTask, DecisionTask, FailedTask, FetchedTask, Prepared, attempt
 from engine.service.store_health import BudgetSpent, StoreBudget
@@ -75,6 +77,7 @@ class DecisionBatches:
     """The batches of one worker, from `add` to the answers."""
 
     def __init__(self, flow: DecisionFlow) -> None:
+        self.admission = Admission(flow.budget)
         self._flow = flow
         self._arrived: list[Arrival] = []
         self._unread: deque[Arrival] = deque()
@@ -88,6 +91,7 @@ class DecisionBatches:
 
     def add(self, arrival: Arrival) -> None:
         """Decide a request with the others of this tick."""
+        self.admission.waiting += 1
         self._arrived.append(arrival)
         self._unread.append(arrival)
         self._start()
@@ -223,6 +227,8 @@ class DecisionBatches:
         except Exception as error:  # noqa: BLE001 (an error of ours; every request gets an answer)
             self._fail([arrival for arrival, _, _ in read], error)
             return
+        if number:
+            self.admission.record_cost(number, time.monotonic() - began)
         if number < len(read):
             asyncio.get_running_loop().call_soon(self._decide, read[number:], pools)
         else:
@@ -302,6 +308,7 @@ class DecisionBatches:
         prepared = self._flow.answers.record_all([one for _, one in decided])
         for (arrival, _), outcome in zip(decided, prepared, strict=True):
             arrival.is_open = arrival.is_unread = False
+            self.admission.waiting -= 1
             try:
                 arrival.deliver(outcome)
             except Exception:  # the others are answered

@@ -118,9 +118,14 @@ class DecisionFlow:
         """
         return not self._recorder.has_space() or self._health.is_away
 
+    @property
+    def budget(self) -> float:
+        """The time (s) that a decision may wait in all before it is answered without what it waits for."""
+        return self._worker.settings.store_timeout
+
     def new_deadline(self) -> float:
         """The time at which a request that arrives now stops waiting for the store (s, event loop's clock)."""
-        return asyncio.get_running_loop().time() + self._worker.settings.store_timeout
+        return asyncio.get_running_loop().time() + self.budget
 
     def _deadline_of(self, tasks: list[DecisionTask]) -> float:
         """The earliest deadline of the tasks."""

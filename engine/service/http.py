@@ -79,18 +79,29 @@ class Reply:
 
 
 class WholeRequest:
-    """A request that the fast path read whole; `write` answers it, once."""
+    """A request that the fast path read whole; `write` answers it, once.
 
-    __slots__ = ("_headers_by_name", "body", "client", "headers", "path", "write")
+    `hold` reads its connection no more for a while, after an answer that has `Retry-After`.
+    """
+
+    __slots__ = ("_headers_by_name", "body", "client", "headers", "hold", "path", "write")
 
     def __init__(
-        self, path: str, headers: Headers, body: bytes, client: tuple[str, int] | None, write: WriteAnswer
+        self,
+        path: str,
+        headers: Headers,
+        body: bytes,
+        *,
+        client: tuple[str, int] | None,
+        write: WriteAnswer,
+        hold: Callable[[], None],
     ) -> None:
         self.path = path
         self.headers = headers
         self.body = body
         self.client = client
         self.write = write
+        self.hold = hold
         self._headers_by_name = dict(headers)
 
     def is_plain_json(self, limit: int) -> bool:

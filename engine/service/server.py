@@ -17,6 +17,8 @@ from policies.special import load_special
 
 STOP_SECONDS = 3
 """Seconds that a stop waits for the requests in progress; draining the spool follows (`worker.DRAIN_SECONDS`)."""
+_ACCEPTS = 16
+"""Connections that one turn of the event loop may accept."""
 _OWN_FILES = 128
 """File descriptors that a process needs besides its connections."""
 HOT_PATHS = (
@@ -56,7 +58,9 @@ def serve_requests(settings: Settings, listener: socket.socket, *, logs_changes:
         backlog=BACKLOG,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(uvicorn.Server(config).serve(sockets=[listener]))
+        # An event loop of uvloop 0.23 (libuv 1.52) accepts one connection per turn and listening socket. Under load a
+        # turn takes milliseconds, so that a probe would wait seconds to be accepted; each duplicate accepts one more.
+        runner.run(uvicorn.Server(config).serve(sockets=[listener, *(listener.dup() for _ in range(_ACCEPTS - 1))]))
 
 
 def most_connections() -> int:

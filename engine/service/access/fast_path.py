@@ -27,12 +27,20 @@ from litestar.routes import ASGIRoute, HTTPRoute
 from litestar.types import HTTPReceiveMessage, HTTPResponseStartEvent, HTTPScope, Message, Receive, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from engine.service.access.admission import refuse_overload
 from engine.service.access.connection import BoundedProtocol, ConnectionLimits
 from engine.service.http import ASGI_ENDPOINT, TAKE, WHOLE_BODY, TakeWhole, WholeRequest
+from engine.service.ids import new_request_id
+from engine.service.problems import PROBLEM
 
 HeaderList = list[tuple[bytes, bytes]]
 AsgiEndpoint = Callable[[HTTPScope, Receive, Send], Awaitable[None]]
 
+MOST_IN_PROGRESS = 1024
+"""Requests of a process that its handlers answer, each by itself: more events and exposures than it stores in a second
+or two. Decisions have a queue of their own (`admission`)."""
+HELD_SECONDS = 0.5
+"""Half of the shortest `Retry-After`."""
 _UNUSUAL = frozenset((b"expect", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"))
 _NAME = bytes(byte for byte in range(33, 127) if chr(byte) not in '"(),/:;<=>?@[\\]{}')
 _TEXT = bytes(range(32, 127)) + b"\t"
@@ -100,12 +108,45 @@ class FastPathProtocol(BoundedProtocol):
                 self.unset_timer()
                 cycle = _FastCycle(self)
                 self.cycle = cast("RequestResponseCycle", cycle)
-                if not (route.take and route.take(WholeRequest(route.path, *request, self.client, cycle.write))):
+                if self._takes_whole(route, request, cycle):
+                    return
+                if len(self.tasks) >= MOST_IN_PROGRESS:
+                    self._refuse_overload(cycle)
+                else:
                     task = self.loop.create_task(self._answer(route, *request, cycle))
                     task.add_done_callback(self.tasks.discard)
                     self.tasks.add(task)  # uvicorn waits for these when it stops
                 return
         super().data_received(data)
+
+    def _takes_whole(self, route: HotRoute, request: tuple[HeaderList, bytes], cycle: _FastCycle) -> bool:
+        """Whether the route answers the request together with others."""
+        if route.take is None:
+            return False
+        headers, body = request
+        whole = WholeRequest(
+            route.path, headers, body, client=self.client, write=cycle.write, hold=self._hold_after_refusal
+        )
+        return route.take(whole)
+
+    def _hold_after_refusal(self) -> None:
+        """Read no more for a while: a client that sends again before its `Retry-After` must not cost others theirs."""
+        if not (self.transport.is_closing() or self.flow.is_held):
+            self.flow.hold()
+            self.loop.call_later(HELD_SECONDS, self._release_after_refusal)
+
+    def _release_after_refusal(self) -> None:
+        if not (self._ahead or self.flow.write_paused):  # else what holds the reading then releases it
+            self.flow.release()
+
+    def _refuse_overload(self, cycle: _FastCycle) -> None:
+        """Answer 503 where as many requests are in progress as may be."""
+        refusal, request_id = refuse_overload(), new_request_id()
+        body = refusal.body(request_id.decode())
+        length = b"%d" % len(body)
+        headers = [(b"content-type", PROBLEM), (b"x-request-id", request_id), (b"content-length", length)]
+        cycle.write(refusal.status, [*refusal.headers, *headers], body)
+        self._hold_after_refusal()
 
     def _parameter_route(self, line: bytes) -> HotRoute | None:
         """The route of a request line that ends in a plain parameter."""

@@ -6,6 +6,7 @@ import time
 from msgspec.structs import replace
 
 from engine.decision.decision import DecideRequest
+from engine.service.access.admission import refuse_overload
 from engine.service.access.client_statements import refuse_worth_in_context
 from engine.service.auth import PROOF_HEADER, RequestGuard
 from engine.service.decide_body import decode_decide
@@ -37,6 +38,11 @@ class DecideEndpoint:
         """Decide a plain request with the others of its tick, from its bytes to those of its answer."""
         if not request.is_plain_json(self._limit) or request.has_header(b"idempotency-key"):
             return False
+        if self._batches.admission.is_full:
+            self._worker.metrics.count_refused()
+            request.refuse(refuse_overload(), self._guard.origins)
+            request.hold()
+            return True
         # Neither function knows the arrival, which knows both: a cycle would stay until the garbage collector runs.
         origins, began = self._guard.origins, time.monotonic()
 
@@ -55,6 +61,9 @@ class DecideEndpoint:
 
     async def handle(self, call: Call) -> Reply:
         """Decide a request that did not come by the fast path, or has an idempotency key."""
+        if self._batches.admission.is_full:
+            self._worker.metrics.count_refused()
+            raise refuse_overload()
         request = self._decode(call)
         key = call.header(b"idempotency-key")
         if key and self._worker.recorder.has_space():  # else it has no record to store with its answer

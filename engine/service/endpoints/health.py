@@ -1,5 +1,6 @@
 """Liveness, readiness, and the page that Prometheus reads."""
 
+import asyncio
 from importlib.metadata import version
 
 import msgspec
@@ -90,8 +91,12 @@ async def check_readiness(worker: Worker, *, accept_degraded: bool = False) -> R
     With `accept_degraded` a worker that can only answer fallbacks is ready: what fails because the store is away, the
     age of the snapshots and the lag of the spool, then does not count (docs/decisions/0003-ready-without-the-store.md).
     """
-    store = await worker.store_health.is_reachable()
-    write_refusal = await worker.store_health.write_refusal() if store else None
+    health = worker.store_health
+    # Sent together: while the server is busy each round trip takes a turn of its event loop.
+    store, write_refusal, policy = await asyncio.gather(
+        health.is_reachable(), health.write_refusal(), health.eviction_policy()
+    )
+    write_refusal = write_refusal if store else None
     age = worker.follower.age
     lag = worker.shipper.lag().records
     why = []
@@ -99,7 +104,7 @@ async def check_readiness(worker: Worker, *, accept_degraded: bool = False) -> R
         why.append("the store does not answer; decisions are degraded")
     if write_refusal and not accept_degraded:
         why.append(f"the store takes no writes, and decisions that need one are degraded: {write_refusal}")
-    if policy := await worker.store_health.eviction_policy() if store else None:
+    if policy:
         why.append(
             f"the store's maxmemory-policy is {policy}, which deletes answered decisions to make room; set it to "
             "noeviction (CONFIG SET maxmemory-policy noeviction)"

@@ -34,6 +34,11 @@ class ServiceMetrics:
             "Decisions answered without a record, since the disk of the spool took none",
             registry=registry,
         )
+        self._refused = Counter(
+            "counterpoint_overload_refused",
+            "Decisions refused at once, since more were waiting than can be made in time",
+            registry=registry,
+        )
         self._seconds = Histogram(
             "counterpoint_decide_seconds", "From the body read to the answer made", registry=registry, buckets=BUCKETS
         )
@@ -55,6 +60,7 @@ class ServiceMetrics:
             multiprocess_mode="livesum",
         )
         self._unflushed: list[tuple[str, bool, float]] = []
+        self._unflushed_refused = 0
 
     def count_decision(self, decision: Decision, seconds: float) -> None:
         """Count one answered decision; `render` shows it after the next `flush`."""
@@ -63,6 +69,9 @@ class ServiceMetrics:
     def flush(self) -> None:
         """Add what was counted to the counters, all at once: each update of a shared counter costs system calls."""
         counted, self._unflushed = self._unflushed, []
+        refused, self._unflushed_refused = self._unflushed_refused, 0
+        if refused:
+            self._refused.inc(refused)
         if not counted:
             return
         for channel, count in collections.Counter(channel for channel, _, _ in counted).items():
@@ -72,6 +81,10 @@ class ServiceMetrics:
         for bucket, count in buckets.items():
             self._seconds._buckets[bucket].inc(count)  # noqa: SLF001 (its public `observe` takes one value at a time)
         self._seconds._sum.inc(sum(seconds for _, _, seconds in counted))  # noqa: SLF001 (as above)
+
+    def count_refused(self) -> None:
+        """Count one decision that was refused for want of room; `render` shows it after the next `flush`."""
+        self._unflushed_refused += 1
 
     def count_unrecorded(self, decisions: int = 1) -> None:
         """Count decisions that were answered without a record."""
