@@ -9,8 +9,8 @@ position: append a field with a default, and never reorder or remove one.
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -136,6 +136,23 @@ class JourneyItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
     until: float
 
 
+class SeriesTally(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The events of one step of a window; the sum is in ten-thousandths, `value` the least, greatest or first."""
+
+    step: int
+    count: int = 0
+    total: int = 0
+    value: Scalar = None
+    time: float = 0.0
+
+
+class TraitSeries(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The newest events, oldest first, and the tallies of older ones by their step."""
+
+    points: list[tuple[float, Scalar]] = []
+    tallies: list[SeriesTally] = []
+
+
 class Profile(
     msgspec.Struct,
     frozen=True,
@@ -178,6 +195,9 @@ class Profile(
         "trait_statements": "P",
         "complaints": "q",
         "joining": "j",
+        "order_facts": "F",
+        "series": "Z",
+        "archived_series": "z",
     },
 ):
     """One customer. Times are seconds since 1970, UTC; money is in the shop's currency, net of refunds.
@@ -200,6 +220,9 @@ class Profile(
         links: which identifiers were linked when; with `consent_statements` and `trait_statements` the newest statement
             of each identifier, where several made one. See `engine.customers.model.consent_sums`.
         joining: identifiers that a merge in progress brings, as `kind:value`, and until when they count towards limits.
+        series: what the shop's own traits store, by the digest of their definition (`engine.traits.rules`).
+        archived_series: the same of the orders that are archived beside the profile.
+        order_facts: by order, the properties of its purchase that such traits read.
     """
 
     id: str
@@ -238,6 +261,9 @@ class Profile(
     trait_statements: dict[str, dict[str, Trait]] = {}
     complaints: list[ComplaintStatement] = []
     joining: dict[str, float] = {}
+    order_facts: dict[str, dict[str, Scalar]] = {}
+    series: dict[str, TraitSeries] = {}
+    archived_series: dict[str, TraitSeries] = {}
 
     @property
     def is_known(self) -> bool:
@@ -245,11 +271,19 @@ class Profile(
         return any(kind not in ("anonymous_id", "device_id") for kind in self.ids)
 
 
-def derive_attributes(profile: Profile, now: float) -> dict[str, object]:
+class ComputedTraits(Protocol):
+    """The traits that the shop defines, each with its value for a customer; see `engine.traits.rules`."""
+
+    def read(self, profile: Profile, now: float) -> Iterable[tuple[str, Scalar]]:
+        """Yields each trait that has a value for the customer at `now` (s since 1970)."""
+
+
+def derive_attributes(profile: Profile, now: float, computed: ComputedTraits | None = None) -> dict[str, object]:
     """The customer as conditions and policy features read them, at `now` (s since 1970).
 
     A trait is at top level under its name; a dotted name nests (`loyalty.tier` is `{"loyalty": {"tier": …}}`). A trait
-    that the shop sent replaces a computed one of the same name. What was never seen is absent.
+    that the shop sent replaces one of the engine's of the same name. One that the shop defines (`computed`) replaces
+    what was sent, unless no event wrote the profile, as in a sample or a record. What was never seen is absent.
     """
     count = profile.order_count
     visits = profile.past_visits + len(profile.visits)
@@ -281,6 +315,9 @@ def derive_attributes(profile: Profile, now: float) -> dict[str, object]:
             _nest(tree, name, trait.value)
         else:
             tree[name] = trait.value
+    if computed is not None:
+        values = computed.read(profile, now)
+        tree |= {name: value for name, value in values if profile.version or name not in profile.traits}
     return tree
 
 

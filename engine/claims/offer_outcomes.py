@@ -167,7 +167,7 @@ def _limits_redemptions(plan: Plan) -> bool:
 
 
 def _zone_of(profile: Profile, plan: Plan, now: float) -> str:
-    return customer_zone(derive_attributes(profile, now), plan.zone)
+    return customer_zone(derive_attributes(profile, now, plan.rules.computed), plan.zone)
 
 
 def _event_claim(plan: Plan, offer: Offer, event: Event, zone: str) -> Claim:

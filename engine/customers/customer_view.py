@@ -3,16 +3,20 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from engine.customer import Counts, Profile, derive_attributes, resumable_journey
+import msgspec
+
+from engine.customer import ComputedTraits, Counts, Profile, TraitSeries, derive_attributes, resumable_journey
 from engine.decision.windows import ZONE_MARK
 
 
-def customer_view(profile: Profile, now: float, counts: Counts | None = None) -> dict[str, object]:
+def customer_view(
+    profile: Profile, now: float, counts: Counts | None = None, computed: ComputedTraits | None = None
+) -> dict[str, object]:
     """Returns the whole profile as JSON data: the attributes that conditions read at `now`, and their inputs.
 
     The same events give the same view, in whatever order and however often they arrived.
     """
-    seen = derive_attributes(profile, now) | {"channels": sorted(profile.channels)}
+    seen = derive_attributes(profile, now, computed) | {"channels": sorted(profile.channels)}
     affinity = seen.get("affinity")
     if isinstance(
         affinity, dict
@@ -58,18 +62,28 @@ def customer_view(profile: Profile, now: float, counts: Counts | None = None) ->
         },
         "channels": _moments(profile.channels),
         "events": _moments(profile.recent),
+        "series": _sorted_series(profile.series),
+        "archived_series": _sorted_series(profile.archived_series),
         "sticky": dict(sorted(profile.sticky.items())),
-        "counted": {
-            name: [format_time(time) for time in sorted(times)]
-            for name, times in sorted((counts or {}).items())
-            if not name.startswith(ZONE_MARK)  # how windows remember a zone, which is among the traits
-        },
+        "counted": _counted(counts or {}),
+    }
+
+
+def _counted(counts: Counts) -> dict[str, list[str]]:
+    return {
+        name: [format_time(time) for time in sorted(times)]
+        for name, times in sorted(counts.items())
+        if not name.startswith(ZONE_MARK)  # how windows remember a zone, which is among the traits
     }
 
 
 def format_time(time: float) -> str:
     """A time (s since 1970) as RFC 3339 text in UTC."""
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _sorted_series(series: Mapping[str, TraitSeries]) -> object:
+    return msgspec.to_builtins(dict(sorted(series.items())))
 
 
 def _rounded(value: object) -> object:

@@ -32,7 +32,7 @@ from msgspec.structs import replace
 
 from engine import keyspace
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.customer import KINDS, Order, Profile
+from engine.customer import KINDS, Profile
 from engine.customers.model.archive import join_profile, split_profile
 from engine.customers.model.consent_sums import link_sources, source_tag
 from engine.customers.model.events import Accepted
@@ -40,7 +40,7 @@ from engine.customers.model.identity import MergeSource, ResolvedIdentity, share
 from engine.customers.model.merge import MARK as MERGE_MARK
 from engine.customers.model.merge import merge_event, profile_kind
 from engine.customers.model.reservations import Reservation, drop_reservations, reserve_identifiers
-from engine.customers.redis.archived import decode_orders, encode_members, encode_orders
+from engine.customers.redis.archived import ArchivedOrders, decode_orders, encode_members, encode_orders
 from engine.customers.redis.counted import (
     encode_earlier,
     find_earlier,
@@ -106,7 +106,7 @@ class WriteBatch:
         self._hash = hash_
         self._stored: dict[ProfileKey, Entry] = {}
         self._seen: dict[ProfileKey, bytes] = {}
-        self._archived: dict[ProfileKey, dict[str, Order]] = {}
+        self._archived: dict[ProfileKey, ArchivedOrders] = {}
         self._marks: dict[ProfileKey, set[bytes]] = {}
         self._drafts: dict[ProfileKey, _CustomerWrite] = {}
 
@@ -122,9 +122,9 @@ class WriteBatch:
             return
         self._stored[key], self._archived[key] = entry, archived
         if isinstance(entry, Profile):
-            entry = join_profile(entry, archived)
+            entry = join_profile(entry, *archived)
         elif isinstance(entry, FrozenProfile):
-            entry = replace(entry, profile=join_profile(entry.profile, archived))
+            entry = replace(entry, profile=join_profile(entry.profile, *archived))
         self.entries[key] = entry
         self._seen[key] = seen or b""
 
@@ -312,6 +312,7 @@ class WriteBatch:
             raise TypeError(f"{key} is written as a customer but is {type(entry).__name__}")
         entry = drop_reservations(entry, self.reserved.get(key, ()), now)
         entry, archive = split_profile(entry, self._rules)
+        archived = ArchivedOrders(archive.orders, archive.facts)
         of_sources = (member for source in draft.new_sources for member in values.members[source])
         life = self._life(entry)
         theirs = [draft.sources[source].marks for source in draft.new_sources]
@@ -330,7 +331,7 @@ class WriteBatch:
                 _ms(self._rules.seen_life),
                 merge_counts(values.counts.get(source) for source in draft.new_sources),
                 life,
-                b"" if archive.orders == self._archived.get(key, {}) else encode_orders(archive.orders),
+                b"" if archived == self._archived.get(key, ArchivedOrders({})) else encode_orders(archived),
                 encode_members(archive.identifiers, of_sources),
                 older,
                 repr(now - self._rules.seen_life),

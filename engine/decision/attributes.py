@@ -6,7 +6,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from engine.catalog.conditions.dates import NOW
-from engine.customer import Profile, derive_attributes
+from engine.customer import ComputedTraits, Profile, derive_attributes
 from engine.decision.moments import customer_zone
 
 QUARTER = 900
@@ -15,10 +15,16 @@ DEPTH = 10
 
 
 def build_attributes(
-    profile: Profile, channel: str, context: Mapping[str, object], now: float, default_zone: str
+    profile: Profile,
+    channel: str,
+    context: Mapping[str, object],
+    now: float,
+    default_zone: str,
+    *,
+    computed: ComputedTraits,
 ) -> tuple[dict[str, object], str]:
     """The attributes of a decision at `now` (s since 1970), and the customer's time zone."""
-    attributes = derive_attributes(profile, now)
+    attributes = derive_attributes(profile, now, computed)
     overlay_context(attributes, context)
     zone = customer_zone(attributes, default_zone)
     attributes["id"] = profile.id

@@ -210,7 +210,9 @@ def _gather_facts(
     plan: Plan, profile: Profile, request: DecideRequest, now: float, availability: Availability
 ) -> Facts:
     """The facts that gates, moments and policies read, the same for every placement of the request."""
-    attributes, zone = build_attributes(profile, request.channel, request.context, now, plan.zone)
+    attributes, zone = build_attributes(
+        profile, request.channel, request.context, now, plan.zone, computed=plan.rules.computed
+    )
     return Facts(
         profile=profile,
         attributes=attributes,

@@ -66,7 +66,7 @@ def _triggered_at(moment: Moment, facts: Facts) -> float | None:
 def _event_window_start(moment: Moment, trigger: TriggerSpec, facts: Facts) -> float | None:
     """The start of the window after the customer's last event of the trigger, unless a later one cancels it."""
     recent = facts.profile.recent
-    at = recent.get(trigger.event or "")
+    at = recent.get(trigger.event or "") if moment.occurred is None else moment.occurred.newest(facts.profile)
     if at is None or any(recent.get(name, 0.0) > at for name in trigger.unless):
         return None
     start = at + moment.after

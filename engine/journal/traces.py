@@ -48,7 +48,8 @@ def traced_profile(profile: Profile, plan: Plan, now: float) -> Profile:
     """What a decision by this plan at `now` (s since 1970) can read of a profile: the decision is the same with it.
 
     Orders, identifiers, visits and statements are only in the profile's sums, which stay. Traits and affinities that no
-    condition and no feature reads stay too, so that a report can split by them, unless they are many or long.
+    condition and no feature reads stay too, so that a report can split by them, unless they are many or long. The
+    shop's own traits stay as their values at `now`; version 0 says that no event wrote this profile.
     """
     names = plan.read_names
     affinities = profile.affinities
@@ -59,7 +60,8 @@ def traced_profile(profile: Profile, plan: Plan, now: float) -> Profile:
         ids={},
         merged=[],
         marks=b"",
-        traits=_read_traits(profile, names),
+        version=0,
+        traits=_read_traits(profile, names) | _computed_traits(profile, plan, now),
         affinities=affinities,
         orders={},
         visits=[],
@@ -69,7 +71,17 @@ def traced_profile(profile: Profile, plan: Plan, now: float) -> Profile:
         links=[],
         consent_statements={},
         trait_statements={},
+        order_facts={},
+        series={digest: one for digest, one in profile.series.items() if digest in plan.rules.computed.unnamed},
+        archived_series={},
     )
+
+
+def _computed_traits(profile: Profile, plan: Plan, now: float) -> dict[str, Trait]:
+    """The values of the traits that the shop defines and the plan reads."""
+    return {
+        name: Trait(value, now) for name, value in plan.rules.computed.read(profile, now) if name in plan.read_names
+    }
 
 
 def _read_traits(profile: Profile, names: frozenset[str]) -> dict[str, Trait]:

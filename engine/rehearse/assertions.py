@@ -154,7 +154,9 @@ def _unmet(asked: _Asked, audience: Mapping[str, object], decision: Decision) ->
     """The first part of an audience that the customer does not meet."""
     spec = asked.assertion.spec
     profile = _customer(spec, decision.answer.customer).profile
-    attributes, _ = build_attributes(profile, decision.channel, spec.context, asked.now, asked.plan.zone)
+    attributes, _ = build_attributes(
+        profile, decision.channel, spec.context, asked.now, asked.plan.zone, computed=asked.plan.rules.computed
+    )
     parts = list(conjuncts(expand_segments(audience, asked.specs.segments)))
     unmet = next((part for part in parts if not compile_condition(part)(attributes)), audience)
     return as_flow(unmet)

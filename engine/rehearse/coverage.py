@@ -55,7 +55,7 @@ def measure_coverage(plan: Plan, specs: Specs, sample: Iterable[SampledCustomer]
     without: defaultdict[tuple[str, Stage, str, str], int] = defaultdict(int)
     offers: defaultdict[tuple[str, Stage, str, str], set[str]] = defaultdict(set)
     for one in sample:
-        known = derive_attributes(one.profile, now)
+        known = derive_attributes(one.profile, now, plan.rules.computed)
         overlay_context(known, one.context)
         memberships = [EVERYONE, *(key for key, matches in segments.items() if matches(known))]
         stage = derive_stage(one.profile, now)

@@ -72,7 +72,9 @@ def _members(
     for number, one in enumerate(sample):
         units = _units(one, number)
         is_out = any(holdout.hash_unit(units[holdout.unit]) < holdout.share for holdout in holdouts)
-        attributes, _ = build_attributes(one.profile, who.channel or "", one.context, now, plan.zone)
+        attributes, _ = build_attributes(
+            one.profile, who.channel or "", one.context, now, plan.zone, computed=plan.rules.computed
+        )
         if (who.held_out is None or is_out) and matches(attributes):
             yield one
 

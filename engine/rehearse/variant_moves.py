@@ -32,7 +32,7 @@ def count_moves(old: Plan, new: Plan, sample: Iterable[Profile], now: float) -> 
     keys = sorted({*old.experiments, *new.experiments})
     counts: dict[str, Counter[tuple[str, str]]] = {key: Counter() for key in keys}
     for number, profile in enumerate(sample):
-        known = subject_of(profile, now, new.zone)
+        known = subject_of(profile, now, new)
         more: dict[Unit, str | None] = {"device": f"device of {profile.id}", "store": f"store-{number % STORES}"}
         one, two = (_with_units(known, plan, more) for plan in (old, new))
         for key in keys:
@@ -50,10 +50,10 @@ def _with_units(subject: Subject, plan: Plan, more: Mapping[Unit, str | None]) -
     return msgspec.structs.replace(subject, units={**subject.units, **more, **named})
 
 
-def subject_of(profile: Profile, now: float, zone: str, context: Mapping[str, object] | None = None) -> Subject:
-    """The subject of assignment for a customer; device and store come from `context`, `zone` is the shop's."""
+def subject_of(profile: Profile, now: float, plan: Plan, context: Mapping[str, object] | None = None) -> Subject:
+    """The subject of assignment for a customer; device and store come from `context`."""
     context = context or {}
-    known = derive_attributes(profile, now)
+    known = derive_attributes(profile, now, plan.rules.computed)
     overlay_context(known, context)
     device, store = context.get("device_id"), context.get("store")
     return Subject(
@@ -63,7 +63,7 @@ def subject_of(profile: Profile, now: float, zone: str, context: Mapping[str, ob
             "store": store if isinstance(store, str) else None,
         },
         names=frozenset((profile.id,)),
-        attributes={**known, "id": profile.id, **local_clock(now, customer_zone(known, zone))},
+        attributes={**known, "id": profile.id, **local_clock(now, customer_zone(known, plan.zone))},
         sticky=profile.sticky,
     )
 

@@ -26,11 +26,13 @@ from engine.customer import (
     Link,
     Order,
     Profile,
+    SeriesTally,
     SurveyAnswer,
     Trait,
+    TraitSeries,
 )
 from engine.customers.model.events import Accepted, Event
-from engine.customers.redis.archived import decode_orders, encode_orders, read_identifiers
+from engine.customers.redis.archived import ArchivedOrders, decode_orders, encode_orders, read_identifiers
 from engine.customers.redis.pipeline import RedisPipeline, connect_store
 from engine.customers.redis.stored_entry import (
     Entry,
@@ -138,14 +140,29 @@ def test_an_entry_is_read_and_written_as_before(name: str) -> None:
 
 
 def test_the_full_profile_leaves_no_field_at_its_default() -> None:
-    """But `joining`, which came later and is tested below: the bytes are those of the release before."""
+    """But those that came later and are tested below: the bytes are those of the release before."""
     blank = Profile(id="", unit="")
-    assert [name for name in Profile.__struct_fields__ if getattr(FULL, name) == getattr(blank, name)] == ["joining"]
+    later = ["joining", "order_facts", "series", "archived_series"]
+    assert [name for name in Profile.__struct_fields__ if getattr(FULL, name) == getattr(blank, name)] == later
 
 
 def test_an_identifier_that_is_joining_is_stored_and_read() -> None:
     joining = msgspec.structs.replace(FULL, joining={"email:a@example.com": T + 60})
     assert decode_entry(encode_entry(joining)) == joining
+
+
+def test_series_of_traits_are_stored_by_place_and_read() -> None:
+    series = TraitSeries(
+        points=[(T, None), (T + 1, "tea")], tallies=[SeriesTally(step=3, count=2, total=5, value=1.5, time=T)]
+    )
+    traits = {
+        "order_facts": {"o-1": {"items": 2}},
+        "series": {"0a1b2c3d": series},
+        "archived_series": {"0a1b2c3d": series},
+    }
+    computed = msgspec.structs.replace(FULL, **traits)
+    assert decode_entry(encode_entry(computed)) == computed
+    assert msgspec.json.decode(msgspec.json.encode(series)) == [[[T, None], [T + 1, "tea"]], [[3, 2, 5, 1.5, T]]]
 
 
 def test_customers_counts_and_pools_are_read_as_before(redis_url: str) -> None:
@@ -193,7 +210,11 @@ def test_an_archive_is_read_and_written_as_before(redis_url: str) -> None:
     orders = {"o-1": Order(12.5, T, 12.0, 2.5, full=True)}
     stored = bytes.fromhex("81a36f2d3195cb4029000000000000cb" + struct.pack(">d", T).hex() + "cb4028000000000000")
     stored += bytes.fromhex("cb4004000000000000c3")
-    assert (decode_orders(stored), encode_orders(orders)) == (orders, stored)
+    archived = ArchivedOrders(orders)
+    assert (decode_orders(stored), encode_orders(archived)) == (archived, stored)
+    with_facts = ArchivedOrders(orders, {"o-1": {"items": 2}})
+    assert decode_orders(encode_orders(with_facts)) == with_facts
+    assert encode_orders(with_facts) == b"\xc1\x92" + stored + bytes.fromhex("81a36f2d3181a56974656d7302")
 
     async def run() -> dict[IdKind, list[str]]:
         pipeline = RedisPipeline(connect_store(redis_url, 10))

@@ -169,7 +169,7 @@ def _drifted(world: World, first: int, last: int, arm: Ints) -> Floats:
 
 
 @dataclass
-class Tally:
+class SeriesTally:
     """Intervals of one kind over all runs."""
 
     asked: int = 0
@@ -207,9 +207,9 @@ def score_run(world: World, logs: Logs, run: int) -> list[ArmScores]:
     ]
 
 
-def measure(world: World, runs: int, seed: int) -> tuple[Tally, Tally, float]:
+def measure(world: World, runs: int, seed: int) -> tuple[SeriesTally, SeriesTally, float]:
     """The coverage of arms and of contrasts, and the share of the runs in which a trend was found."""
-    arms, contrasts, trends = Tally(), Tally(), 0
+    arms, contrasts, trends = SeriesTally(), SeriesTally(), 0
     for part in parts(runs):
         logs = simulate(world, len(part), np.random.default_rng((seed, part[0])))
         for run in range(len(part)):

@@ -19,6 +19,7 @@ from engine.decision.attributes import build_attributes
 from engine.decision.units import read_store, read_unit
 from engine.errors import BadInput
 from engine.journal.traces import Trace, decode_trace
+from engine.traits.rules import NO_TRAITS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,9 @@ class Segment(msgspec.Struct, frozen=True):
 
         def read(trace: Trace) -> str | None:
             request = trace.request
-            attributes, _ = build_attributes(trace.profile, request.channel, request.context, trace.now, zone)
+            attributes, _ = build_attributes(
+                trace.profile, request.channel, request.context, trace.now, zone, computed=NO_TRAITS
+            )
             return _text(read_path(attributes, self.name) if self.matches is None else self.matches(attributes))
 
         return read
@@ -96,7 +99,9 @@ def unit_reader(question: ExperimentQuestion) -> TraceReader:
             return request.customer.device_id or request.customer.anonymous_id
         if question.unit == "store":
             return read_store(request.context, placeholders)
-        attributes, _ = build_attributes(trace.profile, request.channel, request.context, trace.now, question.zone)
+        attributes, _ = build_attributes(
+            trace.profile, request.channel, request.context, trace.now, question.zone, computed=NO_TRAITS
+        )
         return read_unit(attributes, trait, placeholders)
 
     return read

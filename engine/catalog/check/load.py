@@ -24,6 +24,7 @@ from engine.catalog.spec.folder import SINGLE, TESTS, UNWRAPPED, Specs
 from engine.catalog.spec.metrics import MetricsFile
 from engine.catalog.spec.notify import NotifyFile
 from engine.catalog.spec.offer import ChannelsFile, MomentsFile, OfferSpec, SelectionSpec
+from engine.catalog.spec.traits import TraitsFile
 from engine.catalog.spec.units import UnitsFile
 from engine.errors import CatalogError, Problem
 
@@ -142,6 +143,7 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
     layers, segments = read.get("layers.yaml"), read.get("segments.yaml")
     customers = read.get("identities.yaml")
     moments, notify, units = read.get("moments.yaml"), read.get("notify.yaml"), read.get("units.yaml")
+    traits = read.get("traits.yaml")
     return Specs(
         folder=folder,
         version=version,
@@ -159,6 +161,7 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
         notify=notify if isinstance(notify, NotifyFile) else NotifyFile(),
         units=units if isinstance(units, UnitsFile) else UnitsFile(),
         environment=environment or None,
+        traits=traits if isinstance(traits, TraitsFile) else TraitsFile(),
     )
 
 

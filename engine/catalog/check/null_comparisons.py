@@ -6,6 +6,7 @@ A missing trait is null, as in GrowthBook: in comparisons it counts as 0, as ver
 
 from collections.abc import Iterator, Mapping
 
+from engine.catalog.check.traits import always_numbers
 from engine.catalog.conditions.check import is_operators
 from engine.catalog.conditions.compile import compile_condition
 from engine.catalog.conditions.dates import DATE_OPERATORS, looks_like_date
@@ -27,13 +28,14 @@ TraitTerm = tuple[str, Mapping[str, object], bool]
 
 def find_null_comparisons(specs: Specs) -> Iterator[Problem]:
     """Yield the comparisons in the shop's conditions that a customer without the trait meets as well."""
+    present = ALWAYS_PRESENT | always_numbers(specs)
     for file, path, condition in list_conditions(specs):
         terms = list(_list_terms(condition))
         must_exist = {trait for trait, operators, negated in terms if not negated and operators.get("$exists") is True}
         for trait, operators, negated in terms:
             names = set(_list_names(operators))
             effect = _null_effect(names)
-            if trait in ALWAYS_PRESENT or trait in must_exist or effect is None:
+            if trait in present or trait in must_exist or effect is None:
                 continue
             holds = compile_condition({trait: operators})({})
             if holds is not negated or (holds and names & (_NUMBERS | _VERSIONS)):

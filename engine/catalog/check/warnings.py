@@ -10,6 +10,7 @@ from engine.catalog.check.decode import FieldProblem, suggest_name
 from engine.catalog.check.null_comparisons import find_null_comparisons, find_text_dates
 from engine.catalog.check.policies import describe_exhausted_floor
 from engine.catalog.check.reserved_names import find_reserved_names
+from engine.catalog.check.traits import find_unread_traits
 from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, ExperimentSpec, Prerequisite
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.metrics import MetricSpec
@@ -40,6 +41,7 @@ def find_warnings(specs: Specs, now: float) -> list[Problem]:
         *find_null_comparisons(specs),
         *find_text_dates(specs),
         *find_reserved_names(specs),
+        *find_unread_traits(specs),
     ]
     return sorted(found)
 

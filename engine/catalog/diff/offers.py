@@ -58,6 +58,9 @@ class _Reasons(NamedTuple):
 OFFER_REASONS = _Reasons(PER_REQUEST, OFFER)
 MOMENT_REASONS = _Reasons("each request evaluates it")
 SEGMENT_REASONS = _Reasons("each request evaluates it; experiments that it removes people from are listed separately")
+TRAIT_REASONS = _Reasons(
+    "its window begins empty at each customer; `counterpoint traits backfill` fills it from the log"
+)
 METRIC_REASONS = _Reasons("reports count by the new definition; nobody moves")
 CHANNEL_REASONS = _Reasons(PER_REQUEST, {"caps": COUNTED}, REMOVED)
 PLACEMENT_REASONS = _Reasons(PER_REQUEST, removed=REMOVED)
@@ -70,6 +73,7 @@ def offer_changes(old: Specs, new: Specs) -> Iterator[Change]:
     yield from _compare_entries("moments", old.moments, new.moments, MOMENT_REASONS)
     yield from _compare_channels(old, new)
     yield from _compare_entries("segments", old.segments, new.segments, SEGMENT_REASONS)
+    yield from _compare_entries("traits", old.traits.traits, new.traits.traits, TRAIT_REASONS)
     metrics = [{metric.key: metric for metric in specs.metrics.metrics} for specs in (old, new)]
     yield from _compare_entries("metrics", metrics[0], metrics[1], METRIC_REASONS)
     yield from _compare_money(old, new)

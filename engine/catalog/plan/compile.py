@@ -17,6 +17,7 @@ from engine.catalog.plan.compile_offers import (
     compile_variant_selection,
     to_timestamp,
 )
+from engine.catalog.plan.compile_traits import compile_traits
 from engine.catalog.plan.features import Featurizer
 from engine.catalog.plan.limits import watched_counters, zoned_counters
 from engine.catalog.plan.peer_hashing import peer_place
@@ -37,7 +38,6 @@ from engine.catalog.spec.experiment import (
     ExperimentSpec,
     FilterSpec,
     HoldoutSpec,
-    IdentitiesFile,
     LayerSpec,
     Prerequisite,
 )
@@ -46,8 +46,6 @@ from engine.catalog.spec.flags import RULE, rule_experiments, value_of
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.hashed import Hashed
 from engine.catalog.spec.identifiers import compile_placeholders
-from engine.catalog.spec.metrics import MetricsFile
-from engine.catalog.spec.offer import MomentSpec
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.catalog.spec.ramp import HeldRamp
 from engine.catalog.spec.segments import expand_segments
@@ -67,7 +65,7 @@ def compile_plan(specs: Specs) -> Plan:
     moments = {place: compile_moments(specs, offers, *place) for place in shown}
     of_variants = [selection for experiment in experiments.values() for selection in experiment.selections if selection]
     policies = selections | {selection.key: selection for selection in of_variants}
-    audiences = audience_names(specs)
+    audiences = audience_names(specs) | specs.traits.traits.keys()
     return Plan(
         version=specs.version,
         channels=channels,
@@ -84,7 +82,7 @@ def compile_plan(specs: Specs) -> Plan:
         offers=offers,
         metrics={metric.key: metric for metric in specs.metrics.metrics},
         currency=specs.metrics.currency,
-        rules=_compile_rules(specs.customers, specs.moments.values(), specs.metrics),
+        rules=_compile_rules(specs),
         moments={place: compiled for place, compiled in moments.items() if compiled},
         outbound=frozenset(channel.key for channel in specs.channels.channels if channel.outbound),
         quiet={channel.key: channel.quiet for channel in specs.channels.channels if channel.quiet},
@@ -105,12 +103,13 @@ def compile_plan(specs: Specs) -> Plan:
     )
 
 
-def _compile_rules(spec: IdentitiesFile, moments: Iterable[MomentSpec], metrics: MetricsFile) -> ProfileRules:
+def _compile_rules(specs: Specs) -> ProfileRules:
     """The rules of `identities.yaml`, with its spans in seconds and the usual limits where it has none.
 
-    The rules of money are those of `metrics.yaml`.
+    The rules of money are those of `metrics.yaml`, the traits those of `traits.yaml`.
     """
-    triggers = [moment.trigger for moment in moments]
+    spec, metrics = specs.customers, specs.metrics
+    triggers = [moment.trigger for moment in specs.moments.values()]
     usual = ProfileRules()
     return ProfileRules(
         merge=spec.merge,
@@ -134,6 +133,7 @@ def _compile_rules(spec: IdentitiesFile, moments: Iterable[MomentSpec], metrics:
         rates=metrics.rates,
         amounts=usual.amounts
         | {metric.value for metric in metrics.metrics if metric.value and METRIC_KINDS[metric.kind].is_money},
+        computed=compile_traits(specs),
     )
 
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from engine.catalog.conditions.compile import Predicate, compile_condition
 from engine.catalog.plan.compile_policies import build_features, build_logged_features, build_prior
+from engine.catalog.plan.compile_traits import compile_trigger
 from engine.catalog.plan.limits import compile_limits
 from engine.catalog.plan.offer_index import IndexedOffer, OfferIndex, build_offer_index
 from engine.catalog.plan.plan import (
@@ -154,6 +155,7 @@ def _compile_moment(specs: Specs, spec: MomentSpec, offers: list[Offer]) -> Mome
         offers=tuple(offers),
         index=_index_offers(offers),
         counter=f"{spec.once.event}|moment:{spec.key}" if spec.once else None,
+        occurred=compile_trigger(specs, spec.trigger),
     )
 
 

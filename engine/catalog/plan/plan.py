@@ -22,6 +22,7 @@ from engine.catalog.spec.metrics import MetricSpec
 from engine.catalog.spec.offer import MomentSpec, OfferSpec, QuietSpec
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.catalog.spec.units import STORE_TRAIT, Unit
+from engine.traits.rules import TraitRule
 from policies import Policy
 
 Ranges = tuple[tuple[float, float], ...]
@@ -74,6 +75,8 @@ class Moment:
     index: OfferIndex
     counter: str | None
     """The counter of a moment that ends after one event; None where it lasts for all of its window."""
+    occurred: TraitRule | None = None
+    """When the event of a trigger with a filter last was."""
 
 
 @dataclass(frozen=True, slots=True)

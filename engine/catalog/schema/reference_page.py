@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 import msgspec
 from msgspec import Meta
 
-from engine.catalog.spec import assertions, experiment, fields, metrics, offer, units
+from engine.catalog.spec import assertions, experiment, fields, metrics, offer, traits, units
 
 StructType = type[msgspec.Struct]
 FILES: tuple[tuple[str, StructType], ...] = (
@@ -27,6 +27,7 @@ FILES: tuple[tuple[str, StructType], ...] = (
     ("`identities.yaml`", experiment.IdentitiesFile),
     ("`tests/<any name>.yaml`, what `counterpoint test` checks", assertions.AssertionsFile),
     ("`units.yaml`, a mapping from the name of each unit", units.UnitSpec),
+    ("`traits.yaml`, a mapping from the name of each trait", traits.TraitSpec),
 )
 HEAD = """# Reference of the YAML in `experiments/`
 

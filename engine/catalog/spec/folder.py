@@ -11,6 +11,7 @@ from engine.catalog.spec.flags import rule_experiments
 from engine.catalog.spec.metrics import MetricsFile, MetricSpec
 from engine.catalog.spec.notify import NotifyFile
 from engine.catalog.spec.offer import ChannelsFile, MomentsFile, MomentSpec, OfferSpec, SelectionSpec, TaggedOffers
+from engine.catalog.spec.traits import TraitsFile
 from engine.catalog.spec.units import UnitsFile
 
 SINGLE: Mapping[str, type[msgspec.Struct]] = {
@@ -22,8 +23,9 @@ SINGLE: Mapping[str, type[msgspec.Struct]] = {
     "moments.yaml": MomentsFile,
     "notify.yaml": NotifyFile,
     "units.yaml": UnitsFile,
+    "traits.yaml": TraitsFile,
 }
-UNWRAPPED: Mapping[str, str] = {"units.yaml": "units"}
+UNWRAPPED: Mapping[str, str] = {"units.yaml": "units", "traits.yaml": "traits"}
 """Files that are the mapping itself, which their struct has under this name."""
 TESTS = "tests/"
 """The folder of assertions beside the experiments, which the plan does not read."""
@@ -51,6 +53,7 @@ class Specs:
     notify: NotifyFile = field(default_factory=NotifyFile)
     units: UnitsFile = field(default_factory=UnitsFile)
     environment: str | None = None
+    traits: TraitsFile = field(default_factory=TraitsFile)
 
     def all_experiments(self) -> Iterator[tuple[str, str, ExperimentSpec]]:
         """Yield each experiment and flag, then the experiments of its rules: the file, the path in it, the spec.

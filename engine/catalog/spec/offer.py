@@ -189,10 +189,12 @@ class TriggerSpec(Spec, frozen=True, kw_only=True):
     """The start of a moment: an event of the customer, a date trait, or a condition that holds now (`when`).
 
     A date recurs every year unless `yearly` is false; 29 February falls on `leap_day` in other years. An event starts
-    the moment `after` a span, `unless` one of these events followed it.
+    the moment `after` a span, `unless` one of these events followed it. With a `filter` on its properties only such
+    events do: `{event: beacon, filter: {shelf: coffee}}`.
     """
 
     event: Text | None = None
+    filter: Condition = {}
     date: Text | None = None
     when: Condition = {}
     yearly: bool = True

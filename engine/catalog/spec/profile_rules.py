@@ -6,6 +6,7 @@ import msgspec
 
 from engine.catalog.spec.fields import Count
 from engine.customer import HALF_LIFE, IdKind
+from engine.traits.rules import NO_TRAITS, TraitRules
 from engine.vocabulary import DAY, NOT_VISITS
 
 MergeRule = Literal["recency", "source", "sum", "max", "union", "known_wins"]
@@ -21,7 +22,8 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     merged by `source`, best first. `placeholders` are the shop's own values that name nobody, as
     `compile_placeholders` returns them. The last times of `watched_events`, which moments read, are
     stored however many other events a customer has, besides those of the `recent_limit` newest others. The properties
-    `amounts` are money; an event in a currency of `rates` is converted into the shop's `currency`.
+    `amounts` are money; an event in a currency of `rates` is converted into the shop's `currency`. `computed` are the
+    shop's own traits.
     """
 
     merge: dict[str, MergeRule] = {}
@@ -52,6 +54,7 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     currency: str = "EUR"
     rates: dict[str, float] = {}
     amounts: frozenset[str] = frozenset(("revenue",))
+    computed: TraitRules = NO_TRAITS
 
     def bind_limit(self, kind: IdKind) -> int:
         """The number of known customers that a value of `kind` may name."""

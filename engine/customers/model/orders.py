@@ -11,13 +11,15 @@ States of an order: *refund only* (a refund arrived first; `time` is below zero)
 """
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import Final, TypedDict
 
 from msgspec.structs import replace
 
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.customer import Order, Profile
+from engine.customer import Order, Profile, Scalar
 from engine.orders import CENTS, is_counted, net_revenue
+from engine.traits.rules import facts_order
 
 
 class OrderTotals(TypedDict, total=False):
@@ -31,6 +33,7 @@ class OrderTotals(TypedDict, total=False):
     tier: int
     first_order: float
     last_order: float
+    order_facts: dict[str, dict[str, Scalar]]
 
 
 ORDER_FIELDS: Final = tuple(OrderTotals.__annotations__)
@@ -44,8 +47,10 @@ def earned_points(order: Order) -> float:
     return round(order.points * net_revenue(order) / order.revenue, CENTS)
 
 
-def place_order(profile: Profile, key: str | None, order: Order, rules: ProfileRules) -> OrderTotals:
-    """Adds a purchase. A second purchase with the same order id replaces the first if it is newer."""
+def place_order(
+    profile: Profile, key: str | None, order: Order, rules: ProfileRules, facts: Mapping[str, Scalar] | None = None
+) -> OrderTotals:
+    """Adds a purchase, with what traits read of it. A second one with the same order id replaces it if it is newer."""
     if key is None:
         change = _totals(profile, None, order, rules)
     else:
@@ -57,6 +62,11 @@ def place_order(profile: Profile, key: str | None, order: Order, rules: ProfileR
             new = replace(newest, refunded=held.refunded, full=held.full)
         change = _totals(profile, held, new, rules)
         change["orders"] = profile.orders | {key: new}
+        stated = profile.order_facts.get(key, {})
+        stands = _newer_facts(held, stated, order, dict(facts or {}))
+        if stands != stated:
+            others = {one: known for one, known in profile.order_facts.items() if one != key}
+            change["order_facts"] = others | {key: stands} if stands else others
     change["first_order"] = min(profile.first_order or order.time, order.time)
     change["last_order"] = max(profile.last_order, order.time)
     return change
@@ -100,8 +110,10 @@ def merge_orders(target: Profile, source: Profile, rules: ProfileRules) -> Order
         target.earned + source.earned,
     )
     orders = dict(target.orders)
+    facts = dict(target.order_facts)
     for key, theirs in source.orders.items():
         ours = orders.get(key)
+        facts[key] = _newer_facts(ours, facts.get(key, {}), theirs, source.order_facts.get(key, {}))
         if ours is None:
             orders[key] = theirs
             continue
@@ -128,7 +140,19 @@ def merge_orders(target: Profile, source: Profile, rules: ProfileRules) -> Order
         "tier": bisect_right(rules.tiers, round(gained, CENTS)),
         "first_order": min(firsts, default=0.0),
         "last_order": max(target.last_order, source.last_order),
+        "order_facts": {key: known for key, known in facts.items() if known},
     }
+
+
+def _newer_facts(
+    held: Order | None, stated: dict[str, Scalar], order: Order, facts: dict[str, Scalar]
+) -> dict[str, Scalar]:
+    """The facts of the statement of an order that stands; `stated` are those of the one that is held."""
+    if held is None or (order.time, order.revenue) > (held.time, held.revenue):
+        return facts
+    if (order.time, order.revenue) < (held.time, held.revenue):
+        return stated
+    return max(stated, facts, key=facts_order)
 
 
 def _totals(profile: Profile, old: Order | None, new: Order, rules: ProfileRules) -> OrderTotals:

@@ -19,6 +19,7 @@ from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customer import COMPLAINT_FIELD, Consent, JourneyItem, Order, Profile, SurveyAnswer, Trait
 from engine.customers.model.affinity import add_decayed, grow_affinity
 from engine.customers.model.complaints import merge_complaints, record_complaint
+from engine.customers.model.computed.series import extend_traits, merge_computed
 from engine.customers.model.consent_sums import (
     link_sources,
     merge_consents,
@@ -95,10 +96,13 @@ def apply_event(profile: Profile, event: Event, time: float, rules: ProfileRules
 
 
 def apply_traits(profile: Profile, event: Event, time: float, rules: ProfileRules) -> ProfileChanges:
-    """Applies the traits of an identify; a boolean with the prefix `CONSENT` is a consent, not a trait."""
+    """Applies the traits of an identify.
+
+    A boolean with the prefix `CONSENT` is a consent, and what `traits.yaml` defines is computed and never stated.
+    """
     source, by = event.channel or "", _by(event)
     for name, value in flatten_traits(event.traits).items():
-        if name.startswith(CONSENT) and isinstance(value, bool):
+        if (name.startswith(CONSENT) and isinstance(value, bool)) or name in rules.computed.names:
             continue
         statement = Trait(value, time, source, event.user_id is not None)
         if rules.merge.get(name) == "sum" and (name in profile.traits or len(profile.traits) < rules.traits_limit):
@@ -141,7 +145,8 @@ def apply_order(profile: Profile, event: Event, time: float, rules: ProfileRules
     if event.event in PURCHASES:
         revenue = _number(properties.get("revenue")) or 0.0
         gained = revenue * rules.points_per_unit if points is None else points
-        return place_order(profile, key, Order(revenue, time, gained), rules)
+        facts = rules.computed.facts_of(properties) if rules.computed.of_orders and key is not None else None
+        return place_order(profile, key, Order(revenue, time, gained), rules, facts)
     if event.event in REFUNDS:
         return refund_order(profile, key, refund_amount(properties), time, rules)
     if points is not None and points != 0:
@@ -310,5 +315,6 @@ FAMILIES: Final[tuple[EventFamily, ...]] = (
     ),
     EventFamily(fields=("answers",), apply=record_answer, merge=_merge_answers),
     EventFamily(fields=("journey",), apply=update_journey, merge=_merge_journey),
+    EventFamily(fields=("series", "archived_series"), apply=extend_traits, merge=merge_computed),
 )
 """The registry: what `apply_event` and `merge_profiles` do to a profile, in this order."""

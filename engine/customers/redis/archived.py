@@ -1,40 +1,58 @@
 """Formats of the archive of a profile in Redis (`model/archive.py` says what it is for).
 
-- `keyspace.archived_orders`: a string, the msgpack map of order id to the array of `Order`'s fields.
+- `keyspace.archived_orders`: a string, the msgpack map of order id to the array of `Order`'s fields. Where traits read
+  more of an order, the byte `0xc1`, which no msgpack begins with, and a msgpack array of that map and one of the facts.
 - `keyspace.archived_identifiers`: a set of texts, each the kind of an identifier, a colon and its value.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, NamedTuple, cast
 
 import msgspec
 
 from engine import keyspace
-from engine.customer import KINDS, IdKind, Order
+from engine.customer import KINDS, IdKind, Order, Scalar
 from engine.customers.redis.keys import ProfileKey
 from engine.customers.redis.pipeline import RedisPipeline, StoredValue
 from engine.errors import UnreadableValueError
 
+_WITH_FACTS = b"\xc1"
 _decode = msgspec.msgpack.Decoder(dict[str, Order]).decode
+_decode_both = msgspec.msgpack.Decoder(tuple[dict[str, Order], dict[str, dict[str, Scalar]]]).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def decode_orders(value: StoredValue) -> dict[str, Order]:
+_NO_FACTS: Final[Mapping[str, dict[str, Scalar]]] = MappingProxyType({})
+
+
+class ArchivedOrders(NamedTuple):
+    """Orders that are not in the profile, by id, and their facts."""
+
+    orders: dict[str, Order]
+    facts: Mapping[str, dict[str, Scalar]] = _NO_FACTS
+
+
+def decode_orders(value: StoredValue) -> ArchivedOrders:
     """Decodes archived orders; there are none if nothing is stored.
 
     Raises:
         UnreadableValueError: if this version does not write such a value.
     """
     try:
-        return _decode(value) if value is not None else {}
+        if value is None:
+            return ArchivedOrders({})
+        return ArchivedOrders(*_decode_both(value[1:])) if value[:1] == _WITH_FACTS else ArchivedOrders(_decode(value))
     except msgspec.DecodeError as error:
         raise UnreadableValueError(f"archived orders: {error}; were they written by a newer version?") from error
 
 
-def encode_orders(orders: dict[str, Order]) -> bytes:
+def encode_orders(archived: ArchivedOrders) -> bytes:
     """Encodes archived orders."""
-    return _encode(orders)
+    return (
+        _WITH_FACTS + _encode((archived.orders, dict(archived.facts))) if archived.facts else _encode(archived.orders)
+    )
 
 
 def encode_members(identifiers: Iterable[tuple[IdKind, str]], members: Iterable[bytes] = ()) -> bytes:

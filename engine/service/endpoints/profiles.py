@@ -176,10 +176,10 @@ async def _read_customer(worker: Worker, customer: str) -> Export | None:
 def _view(worker: Worker, stored: Export) -> Mapping[str, object]:
     """The customer's profile and counters, with the segments they belong to now."""
     now = time.time()
-    attributes = derive_attributes(stored.profile, now)
+    attributes = derive_attributes(stored.profile, now, worker.plan.rules.computed)
     attributes |= {"id": stored.profile.id, **local_clock(now, customer_zone(attributes, worker.plan.zone))}
     segments = [key for key, matches in worker.plan.segments.items() if matches(attributes)]
-    return customer_view(stored.profile, now, stored.counts) | {"segments": segments}
+    return customer_view(stored.profile, now, stored.counts, worker.plan.rules.computed) | {"segments": segments}
 
 
 def _identifiers(stored: Export) -> list[str]:
