@@ -11,7 +11,7 @@ DECISIONS ?= 100000
 ENGINE_TESTS := tests/analysis/sources/test_engines.py
 COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
 
-.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts bench bench-policies bench-analysis bench-parts bench-overload bench-coverage obd cdnow replay lock clean
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts bench bench-policies bench-analysis bench-parts bench-overload bench-coverage skew obd cdnow replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -128,6 +128,9 @@ bench-overload: .venv/dev.stamp ## 8,000 connections at one server: what it refu
 
 bench-coverage: .venv/dev.stamp ## how often the intervals of `evaluate` cover the truth, on 6,000 simulated logs
 	$(BIN)/python -m tests.statistical.coverage
+
+skew: .venv/dev.stamp ## a million random events: traits of live profiles against those computed from the log
+	$(BIN)/python -m loadtests.skew
 
 OBD := .cache/obd/obp/dataset/obd
 $(OBD): | .venv/bin/python

@@ -16,6 +16,7 @@ from engine.cli import (
     simulate,
     status,
     supervise,
+    traits,
 )
 from engine.cli.app import app, print_error, print_problems
 from engine.cli.design import assertions, changes
@@ -38,6 +39,7 @@ __all__ = [
     "simulate",
     "status",
     "supervise",
+    "traits",
 ]
 
 for _name in app:
@@ -81,4 +83,4 @@ def main() -> None:
 def _verb() -> str:
     """The verb of this process's command line: `analyze`, `policy warm-start`, `measure clv`."""
     words = sys.argv[1:3]
-    return " ".join(words if words[:1] in (["policy"], ["measure"]) else words[:1])
+    return " ".join(words if words[:1] in (["policy"], ["measure"], ["traits"]) else words[:1])

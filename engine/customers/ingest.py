@@ -14,11 +14,13 @@ Batches that arrive while one is written form the next one, so the events of one
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from engine import keyspace
 from engine.catalog.spec.profile_rules import ProfileRules
+from engine.customers.model.computed.series import newly_bounded
 from engine.customers.model.consent_sums import link_sources, source_tag
 from engine.customers.model.event_warnings import full_profile_warnings, limit_warnings
 from engine.customers.model.events import (
@@ -89,6 +91,8 @@ class IngestQueue:
         self._pipeline = pipeline
         self.rules = rules
         self._hash = hash_
+        self.bounded: Counter[str] = Counter()
+        """How often the series of a trait passed its bound since this was last read and cleared."""
         self._waiting: list[_QueuedItems] = []
         self._running: asyncio.Task[None] | None = None
 
@@ -222,6 +226,8 @@ class IngestQueue:
             else:
                 after = apply_event(profile, event, item.time, self.rules)
                 batch.change(found, after, item.mark, item.idents, number)
+                if self.rules.computed.rules and not item.journaled:
+                    self.bounded.update(newly_bounded(profile, after, self.rules.computed))
                 taken_back = profile.revenue - after.revenue if event.event in REFUNDS else 0.0
                 news.append(accepted_event(event, after.id, item.time, item.received, taken_back))
                 warnings = [*limit_warnings(found), *full_profile_warnings(event, after, self.rules)]

@@ -14,6 +14,7 @@ customer or erased. A first exposure goes from unknown to a final unit in one wr
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
@@ -204,6 +205,11 @@ class ProfileStore:
         are one write.
         """
         return await self._ingest.batch(batch, received, journal)
+
+    def take_bounded(self) -> Counter[str]:
+        """How often the series of each trait passed its bound since the last call."""
+        taken, self._ingest.bounded = self._ingest.bounded, Counter()
+        return taken
 
     async def find(self, identifier: str) -> Profile | None:
         """Returns the customer that `identifier` names as any kind, the strongest kind first."""

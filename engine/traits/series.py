@@ -68,7 +68,8 @@ class SeriesRule:
                 return isinstance(value, int | float | bool) or (isinstance(value, str) and len(value) <= TEXT)
 
     def point(self, time: float, value: object) -> Point:
-        """The point of an event that `takes` admits."""
+        """The point of an event that `takes` admits; its time is in microseconds, as in the log."""
+        time = round(time * 1e6) / 1e6
         if self.aggregate in {"count", "rate", "time_since"}:
             return time, None
         if self.aggregate == "distinct":  # 48 bits of its hash stand for a value, however long it is
@@ -105,9 +106,11 @@ def merge_unread(a: TraitSeries, b: TraitSeries) -> TraitSeries:
     return TraitSeries(points, steps)
 
 
-def is_tallied(series: TraitSeries) -> bool:
-    """Whether events of a window are past the exact ones."""
-    return bool(series.tallies)
+def is_past_bound(rule: SeriesRule, series: TraitSeries) -> bool:
+    """Whether a read may be off: events of a window are in tallies, or more values than `distinct` tells apart."""
+    if rule.aggregate == "distinct":
+        return len(series.points) >= DISTINCT
+    return rule.window > 0 and bool(series.tallies)
 
 
 def read_series(rule: SeriesRule, series: Iterable[TraitSeries], now: float, more: Iterable[Point] = ()) -> Scalar:

@@ -11,7 +11,7 @@ VERBS = {
     "Run": {"up", "serve", "learn", "collect", "dashboard", "demo", "policy", "supervise"},
     "Design": {"check", "conclude", "coverage", "plan", "power", "preview", "schema", "simulate", "test"},
     "Report": {"aa", "analyze", "evaluate", "explain", "measure", "replay", "report", "status"},
-    "Customers": {"erase", "export"},
+    "Customers": {"erase", "export", "traits"},
 }
 
 

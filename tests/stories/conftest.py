@@ -50,6 +50,10 @@ def write_shop(folder: Path, shop: Mapping[str, Any]) -> Path:
     _write(folder / "layers.yaml", shop.get("layers", {}))
     _write(folder / "identities.yaml", shop.get("identities", {}))
     _write(folder / "units.yaml", shop.get("units", {}))
+    if shop.get("segments"):
+        _write(folder / "segments.yaml", {"segments": shop["segments"]})
+    if "traits" in shop:
+        _write(folder / "traits.yaml", shop["traits"])
     return folder
 
 

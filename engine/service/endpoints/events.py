@@ -60,6 +60,7 @@ def event_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
         except StoreUnavailable:
             raise refuse_for_now(AWAY) from None
         worker.metrics.count_events(statuses)
+        worker.metrics.count_bounded_traits(store.take_bounded())
         for warnings in (unread, absent, foreign):
             statuses = with_warnings(statuses, warnings)
         worker.metrics.count_event_warnings(statuses)

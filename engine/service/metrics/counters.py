@@ -2,7 +2,7 @@
 
 import collections
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
@@ -45,6 +45,12 @@ class ServiceMetrics:
         self._events = Counter("counterpoint_events", "Items of event batches", ["status"], registry=registry)
         self._event_warnings = Counter(
             "counterpoint_event_warnings", "Parts of accepted events that are left out", ["field"], registry=registry
+        )
+        self._bounded_traits = Counter(
+            "counterpoint_traits_bounded",
+            "Customers whose series of a trait passed its bound",
+            ["trait"],
+            registry=registry,
         )
         self._gate_failures = Counter(
             "counterpoint_gate_failures",
@@ -101,6 +107,11 @@ class ServiceMetrics:
             for warning in status.warnings:
                 field = warning.partition(":")[0].partition(".")[0]
                 self._event_warnings.labels(field if field in WARNED_FIELDS else "unknown field").inc()
+
+    def count_bounded_traits(self, bounded: Mapping[str, int]) -> None:
+        """Count customers whose series of a trait passed its bound; one without a name is of a moment's trigger."""
+        for trait, number in bounded.items():
+            self._bounded_traits.labels(trait or "(trigger)").inc(number)
 
     def count_gate_failure(self, gate: Gate) -> None:
         """Count an offer or a moment that was closed because its gate raised an error."""

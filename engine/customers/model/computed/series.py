@@ -11,7 +11,7 @@ from engine.catalog.spec.profile_rules import ProfileRules
 from engine.customer import Profile, TraitSeries
 from engine.customers.model.events import Event
 from engine.traits.rules import TraitRules
-from engine.traits.series import EMPTY, extend_series, merge_series, merge_unread
+from engine.traits.series import EMPTY, extend_series, is_past_bound, merge_series, merge_unread
 
 SERIES: Final = 128
 """Most series of one customer."""
@@ -34,6 +34,18 @@ def merge_computed(target: Profile, source: Profile, rules: ProfileRules) -> Map
         "series": _bounded(_merge(target.series, source.series, rules.computed), rules.computed),
         "archived_series": _merge(target.archived_series, source.archived_series, rules.computed),
     }
+
+
+def newly_bounded(before: Profile, after: Profile, rules: TraitRules) -> list[str]:
+    """Returns the traits whose series passed its bound with this change."""
+    return [
+        rule.name
+        for digest, series in after.series.items()
+        if series is not (earlier := before.series.get(digest, EMPTY))
+        and (rule := rules.by_digest.get(digest)) is not None
+        and is_past_bound(rule.series, series)
+        and not is_past_bound(rule.series, earlier)
+    ]
 
 
 def _merge(

@@ -1,0 +1,1 @@
+"""Computes the traits that the shop defines from the log, with the reducers that count live events."""
