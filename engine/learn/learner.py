@@ -32,7 +32,7 @@ from engine.learn.change_detection import ChangeDetector, change_event, change_f
 from engine.learn.combine import MARK, combine_parts, publish_remainder
 from engine.learn.early_arrivals import EarlyArrivals, load_batch
 from engine.learn.join import Join
-from engine.learn.merge_streams import Stamped, StreamMerger, drop_erased, report_lost, starting_progress
+from engine.learn.merge_streams import Stamped, StreamMerger, drop_erased, has_positions, report_lost, starting_progress
 from engine.learn.outbox import Outbox
 from engine.learn.pending import Aliases, PendingStore
 from engine.learn.prices import PriceMover
@@ -215,7 +215,9 @@ class Learner:
             self._client, stream.LEARNER, progress, partitions=self._partitions, only=self._owned
         )
         self._merger = StreamMerger(progress, self._state.clocks())
-        self._reader.commit(self._reader.progress)  # from now on nothing unread is trimmed
+        if not has_positions(self._client, self._own_partitions()):
+            self._reader.commit(self._reader.progress)  # from now on nothing unread is trimmed
+        self._is_committed = False  # the file may know what a killed learner had not published
         return self._reader
 
     def _adopt_published(self) -> None:
@@ -229,8 +231,7 @@ class Learner:
             if header is None:
                 self._headers.setdefault(key, None)
                 continue
-            is_own = self._is_own(key, header)
-            if is_own or rule is None:
+            if self._is_own(key, header) or rule is None:
                 continue
             try:
                 published = current_snapshot(self._client, key + self._suffix)

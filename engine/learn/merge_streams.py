@@ -148,8 +148,7 @@ def starting_progress(
 
     What the other one learnt from it is in the published snapshots, which this learner adopts.
     """
-    found = {p: client.hget(keyspace.partition(p).positions, stream.LEARNER) for p in partitions}
-    committed = {p: at.decode() if isinstance(at, bytes) else at for p, at in found.items() if at}
+    committed = _committed_positions(client, partitions)
     if stored is None:
         return stream.Progress(committed)
     beyond = {
@@ -161,6 +160,17 @@ def starting_progress(
         _log.info("another learner read further; continuing from its policies", partitions=sorted(beyond))
     marks = {p: of_spools for p, of_spools in stored.marks.items() if p not in beyond}
     return stream.Progress(stored.positions | beyond, marks)
+
+
+def _committed_positions(client: stream.StreamClient, partitions: Iterable[int]) -> dict[int, str]:
+    """Returns the positions up to which learners released the records, of the partitions that have one."""
+    found = {p: client.hget(keyspace.partition(p).positions, stream.LEARNER) for p in partitions}
+    return {p: at.decode() if isinstance(at, bytes) else at for p, at in found.items() if at}
+
+
+def has_positions(client: stream.StreamClient, partitions: Collection[int]) -> bool:
+    """Returns whether a learner released records of every one of these partitions before."""
+    return len(_committed_positions(client, partitions)) == len(partitions)
 
 
 def report_lost(reader: stream.Reader) -> Counter[str]:

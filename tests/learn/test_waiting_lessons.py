@@ -118,3 +118,24 @@ def test_a_learner_that_stops_publishes_what_waits(
     after = successor(shop, tmp_path, request.node.callspec.params["learner"])
     assert end(shop, after) == {"a": FIRST, "b": 2, "c": 0}
     after.close()
+
+
+def test_a_learner_killed_as_it_starts_again_keeps_for_others_what_was_not_published(
+    shop: Any, learner: Learner, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owned = request.node.callspec.params["learner"]
+    teach_first(shop, learner)
+    teach_waiting(shop, learner, 2)
+    learner.close()
+    again = Learner(shop.settings, owned)
+    monkeypatch.setattr(again, "_publish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        again.step(shop.plan, shop.t0)
+    again.close()
+    after = successor(shop, tmp_path, owned)
+    assert end(shop, after) == {"a": FIRST, "b": 2, "c": 0}
+    after.close()
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
