@@ -21,6 +21,7 @@ from engine.cli import (
 from engine.cli.app import app, print_error, print_problems
 from engine.cli.design import assertions, changes
 from engine.cli.encoding import adapt_streams
+from engine.cli.operations import quarantine
 from engine.errors import CatalogError, CounterpointError, StoppedError, missing_extra
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "explain",
     "main",
     "measure",
+    "quarantine",
     "reports",
     "roles",
     "simulate",
@@ -83,4 +85,4 @@ def main() -> None:
 def _verb() -> str:
     """The verb of this process's command line: `analyze`, `policy warm-start`, `measure clv`."""
     words = sys.argv[1:3]
-    return " ".join(words if words[:1] in (["policy"], ["measure"], ["traits"]) else words[:1])
+    return " ".join(words if words[:1] in (["measure"], ["policy"], ["quarantine"], ["traits"]) else words[:1])

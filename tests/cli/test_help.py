@@ -8,7 +8,7 @@ import pytest
 from engine.cli import app
 
 VERBS = {
-    "Run": {"up", "serve", "learn", "collect", "dashboard", "demo", "policy", "supervise"},
+    "Run": {"up", "serve", "learn", "collect", "dashboard", "demo", "policy", "quarantine", "supervise"},
     "Design": {"check", "conclude", "coverage", "plan", "power", "preview", "schema", "simulate", "test"},
     "Report": {"aa", "analyze", "evaluate", "explain", "measure", "replay", "report", "status"},
     "Customers": {"erase", "export", "traits"},

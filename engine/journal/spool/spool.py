@@ -40,6 +40,8 @@ from engine.journal.spool.frames import HEADER, Frame, decode_frames, encode_fra
 from engine.journal.spool.space import free_bytes
 
 _SUFFIX = ".seg"
+FIRST_SEGMENT = f"{1:020d}{_SUFFIX}"
+"""The name of a spool's first segment."""
 _LOW_SPACE = 4 << 20
 """Free bytes below which the server reports that it is not ready."""
 _LEAST_SPACE = 1 << 20
