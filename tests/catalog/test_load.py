@@ -209,9 +209,12 @@ def test_a_file_with_another_key_than_its_name_defines_both() -> None:
             "audience: {address.zip: {$not: {$in: [1e5]}}}",
             "100000.0 is a number, and this trait is text; quote it: '1e5'",
         ),
+        ("audience: {consent.marketing: 'yes'}", "'yes' is neither true nor false, which this trait is; write true"),
+        ("audience: {consent.sms: {$ne: 'No'}}", "'No' is neither true nor false, which this trait is; write false"),
+        ("audience: {complaint_open: {$in: [0]}}", "0 is neither true nor false, which this trait is; write false"),
     ],
 )
-def test_times_ids_and_versions_are_text(tmp_path: Path, line: str, message: str) -> None:
+def test_times_ids_versions_and_consents_have_their_type(tmp_path: Path, line: str, message: str) -> None:
     shutil.copytree(SHIPPED, tmp_path / "shop")
     file = tmp_path / "shop/checkout_layout.yaml"
     file.write_text(f"{file.read_text()}{line}\n")

@@ -89,6 +89,9 @@ _TEXT_TRAITS = re.compile(
     r"(^|[._])(id|version|zip|postcode|postal_code|phone|sku|ean|gtin|loyalty_card)$", re.IGNORECASE
 )
 """Traits whose values are text though they may look like numbers: 1001 is not '1001', and 1.10 is 1.1."""
+_FLAG_TRAITS = re.compile(r"^(consent\.\w+|complaint_open)$")
+"""Traits that the engine keeps as true or false."""
+_NO = ("no", "n", "off", "false", "0", "denied", "refused", "")
 _COMPARING = ("$eq", "$ne", "$in", "$nin", "$ini", "$nini", "$all", "$alli", *_ORDERED)
 
 
@@ -142,6 +145,8 @@ def _check_document(condition: object, path: str, groups: Collection[str] | None
             yield from _check_value(value, inner, groups)
             if is_text_trait(str(key)):
                 yield from _check_text_trait(value, inner)
+            if _FLAG_TRAITS.match(str(key)):
+                yield from _check_flag_trait(value, inner)
 
 
 def _check_text_trait(value: object, path: str) -> Iterator[ConditionProblem]:
@@ -157,6 +162,21 @@ def _check_text_trait(value: object, path: str) -> Iterator[ConditionProblem]:
             place = f"{path}[{index}]" if values is value else path
             rule = "is a number, and this trait is text"
             yield ConditionProblem(place, number, rule, f"quote it: '{number}'")
+
+
+def _check_flag_trait(value: object, path: str) -> Iterator[ConditionProblem]:
+    """Report values that a consent or an open complaint never has; only a missing one is null."""
+    if isinstance(value, Mapping) and is_operators(value):
+        for name, operand in value.items():
+            if name in _COMPARING or name == "$not":
+                yield from _check_flag_trait(operand, _join(path, name))
+        return
+    values = value if isinstance(value, list | tuple) else (value,)
+    for index, one in enumerate(values):
+        if one is not None and not isinstance(one, bool):
+            meant = "false" if str(one).lower() in _NO else "true"
+            place = f"{path}[{index}]" if values is value else path
+            yield ConditionProblem(place, one, "is neither true nor false, which this trait is", f"write {meant}")
 
 
 def _check_alternatives(
