@@ -1,4 +1,4 @@
-"""Event names and their classes, names reserved in a context, and seconds per unit of time.
+"""Event names and their classes, names reserved in a context, names of list items, and seconds per unit of time.
 
 The profile, the claims, the learner, the log and the reports all read the meaning of an event here, so an order, a
 refund or a complaint means the same to each. A literal event name stands in this module only.
@@ -142,3 +142,20 @@ RESERVED_CONTEXT: Final = frozenset(("id", "channel", "hour", "weekday"))
 def names_of_same_event(event: str) -> frozenset[str]:
     """The names that mean what `event` means: every name of a purchase is an order, any other name is itself alone."""
     return PURCHASES if event in PURCHASES else frozenset((event,))
+
+
+def item_name(placement: str, position: int) -> str:
+    """The name of the item at a position from 1; the placement's key for position 0, a single offer.
+
+    Exposures, claims and rewards are about one item of a list: `home_row[2]` is the second that `home_row` shows. Keys
+    contain no brackets. In the Parquet log the name is two columns, `key` and `position`.
+    """
+    return f"{placement}[{position}]" if position else placement
+
+
+def split_item(name: str) -> tuple[str, int]:
+    """The placement and the position that a name stands for; 0 for anything but an item of a list."""
+    if not name.endswith("]"):
+        return name, 0
+    placement, _, number = name[:-1].rpartition("[")
+    return (placement, int(number)) if placement and number.isdecimal() else (name, 0)

@@ -13,18 +13,19 @@ nothing in Redis of its own; the pools that were found empty are remembered per 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
 from engine.catalog.plan.plan import Plan
 from engine.claims.claims import Claim, Claims, Denial, PoolShare
 from engine.claims.pending_exposures import PendingDecision
-from engine.claims.requirements import ShowingContext, required_claim
+from engine.claims.requirements import ShowingContext, claim_id, required_claim
 from engine.customers.redis.keys import ProfileKey
 from engine.decision.decision import Decision
 from engine.decision.gates import Gate
 from engine.decision.offers import FALLBACK_REASONS, Choice
+from engine.vocabulary import split_item
 
 ROUNDS = 8
 LOW = 64
@@ -81,47 +82,58 @@ class OfferGrants:
             denials = await self._claim(key, list(fresh.values()), stale, now)
             if not any(denials):
                 return decision
-            for (placement, claim), denial in zip(fresh.items(), denials, strict=True):
+            items = dict(decision.items())
+            for (name, claim), denial in zip(fresh.items(), denials, strict=True):
                 if denial is None:
                     granted[claim.id] = claim
                     continue
-                choice = decision.choices[placement]
+                choice = items[name]
                 if choice.reason in FALLBACK_REASONS and decision.channel not in plan.outbound:
                     exempt.add(claim.id)
                     continue
-                gone = [choice.offer.key, *(choice.candidates if attempt == ROUNDS - 1 else ())]
-                lost.setdefault(placement, {}).update(dict.fromkeys(gone, denial.reason))
+                placement, _ = split_item(name)
+                gone = {choice.offer.key, *(choice.candidates if attempt == ROUNDS - 1 else ())}
+                lost.setdefault(placement, {}).update(dict.fromkeys(sorted(gone), denial.reason))
                 self._note_empty(plan, claim, denial)
+            if attempt == ROUNDS - 1:
+                _keep_granted(lost, decision, {claim.id for claim in required.values()} & granted.keys())
             decision = decide_again(lost)
         return decision
 
     def required_claims(self, plan: Plan, decision: Decision, now: float) -> dict[str, Claim]:
-        """The claims that must be granted before a decision is shown, by placement."""
+        """The claims that must be granted before a decision is shown, by placement or item."""
         showing = ShowingContext(decision.channel, decision.zone, now, decision.counts)
         return {
-            placement: claim
-            for placement, choice in decision.choices.items()
-            if (claim := required_claim(plan, decision.answer.decision_id, placement, choice, showing)) is not None
+            name: claim
+            for name, choice in decision.items()
+            if (claim := required_claim(plan, decision.answer.decision_id, name, choice, showing)) is not None
         }
 
     async def claim_exposed(
-        self, plan: Plan, pending: PendingDecision, decision_id: str, placements: Iterable[str], now: float
+        self, plan: Plan, pending: PendingDecision, decision_id: str, names: Iterable[str], now: float
     ) -> dict[str, Denial]:
-        """Claim the offers of a prefetched decision that are exposed now; the denials by placement."""
+        """Claim the offers of a prefetched decision that are exposed now; the denials by placement or item.
+
+        Of a list whose claims are all or nothing, one denied item denies the others that are exposed with it.
+        """
         counts = await self._claims.read_counts(pending.key) if plan.zoned else {}
         showing = ShowingContext(pending.channel, pending.zone, now, counts)
         claims: dict[str, Claim] = {}
-        for placement in placements:
-            offer, moment, began = pending.offers.get(placement, ("", None, 0.0))
+        for name in names:
+            offer, moment, began = pending.offers.get(name, ("", None, 0.0))
             if offer in plan.offers:
                 choice = Choice(
                     offer=plan.offers[offer], reason="policy", propensity=1.0, moment=moment, moment_start=began
                 )
-                claim = required_claim(plan, decision_id, placement, choice, showing)
+                claim = required_claim(plan, decision_id, name, choice, showing)
                 if claim is not None:
-                    claims[placement] = claim
+                    claims[name] = claim
         denials = await self._claim(pending.key, list(claims.values()), [], now)
-        return {placement: denial for placement, denial in zip(claims, denials, strict=True) if denial is not None}
+        denied = {name: denial for name, denial in zip(claims, denials, strict=True) if denial is not None}
+        whole = _denied_whole(plan, pending.channel, names, denied)
+        broken = [claim for name, claim in claims.items() if name in whole and name not in denied]
+        await asyncio.gather(*(self._claims.release(pending.key, claim, now) for claim in broken))
+        return whole | denied
 
     async def _claim(
         self, key: ProfileKey, fresh: Sequence[Claim], stale: Sequence[Claim], now: float
@@ -144,12 +156,33 @@ class OfferGrants:
             del self.low[next(iter(self.low))]
 
 
+def _keep_granted(lost: dict[str, dict[str, Gate]], decision: Decision, granted: Collection[str]) -> None:
+    """Leave of lists that lost an offer in the last draw only what was granted: the rest of the list is shown."""
+    for placement, gone in lost.items():
+        for item in decision.choices[placement].below and decision.choices[placement].items:
+            if claim_id(decision.answer.decision_id, item.offer.key) in granted:
+                gone.pop(item.offer.key, None)
+
+
+def _denied_whole(plan: Plan, channel: str, names: Iterable[str], denied: Mapping[str, Denial]) -> dict[str, Denial]:
+    """The exposed items of each list that must be shown as a whole and has a denied one, with that denial."""
+    first: dict[str, Denial] = {}
+    for name, denial in denied.items():
+        placement, position = split_item(name)
+        selection = plan.selections.get((channel, placement))
+        if position and selection is not None and selection.is_whole:
+            first.setdefault(placement, denial)
+    return {name: first[placement] for name in names if (placement := split_item(name)[0]) in first}
+
+
 def is_unlimited(choice: Choice, channel: str) -> bool:
     """Whether showing a choice needs no claim, and no later event can change one: most offers of most shops.
 
     What `required_claim` and `pending_of` would find out, at a fraction of their cost.
     """
     limits = choice.offer.limits
+    if choice.below and not all(is_unlimited(item, channel) for item in choice.below):
+        return False
     return choice.is_silent or not (
         limits.feedback_events
         or limits.caps.get(channel)
@@ -166,12 +199,12 @@ def pending_of(decision: Decision, key: ProfileKey, waits: Sequence[str]) -> Pen
     Args:
         decision: as it is answered.
         key: the customer whose claims they are.
-        waits: the experiments and placements that are not exposed yet.
+        waits: the experiments, placements and items that are not exposed yet.
     """
     offers = {
-        placement: (choice.offer.key, choice.moment, choice.moment_start)
-        for placement, choice in decision.choices.items()
-        if not choice.is_silent and (placement in waits or choice.offer.limits.feedback_events)
+        name: (choice.offer.key, choice.moment, choice.moment_start)
+        for name, choice in decision.items()
+        if not choice.is_silent and (name in waits or choice.offer.limits.feedback_events)
     }
     if not offers and not waits:
         return None

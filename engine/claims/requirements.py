@@ -16,6 +16,7 @@ from engine.customer import Counts
 from engine.decision.gates import cap_window_start
 from engine.decision.moments import once_window_start
 from engine.decision.offers import Choice
+from engine.vocabulary import split_item
 
 
 class ShowingContext(NamedTuple):
@@ -32,16 +33,18 @@ def claim_id(decision_id: str, offer: str) -> str:
     return f"{decision_id}:{offer}"
 
 
-def required_claim(
-    plan: Plan, decision_id: str, placement: str, choice: Choice, showing: ShowingContext
-) -> Claim | None:
-    """The claim that must be granted before a choice is shown; None where it has no limits."""
+def required_claim(plan: Plan, decision_id: str, name: str, choice: Choice, showing: ShowingContext) -> Claim | None:
+    """The claim that must be granted before a choice is shown; None where it has no limits.
+
+    `name` is the placement, or the item of a list.
+    """
     if choice.is_silent:
         return None
     limits = choice.offer.limits
     caps = [cap_check(cap, showing) for cap in limits.caps.get(showing.channel, ())]
     counters = list(limits.exposed.get(showing.channel, ()))
     if choice.moment is not None:
+        placement, _ = split_item(name)
         moments = plan.moments.get((showing.channel, placement), ())
         for moment in moments:
             if moment.key == choice.moment:

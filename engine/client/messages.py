@@ -19,7 +19,7 @@ import msgspec
 from engine.customer import CustomerIds
 from engine.errors import BadInput, CounterpointError
 from engine.json_body import MAX_DEPTH
-from engine.vocabulary import CLICK, CONSENT_GIVEN, CONSENT_WITHDRAWN
+from engine.vocabulary import CLICK, CONSENT_GIVEN, CONSENT_WITHDRAWN, split_item
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +56,16 @@ class ExperimentReply(msgspec.Struct, frozen=True):
 
 
 class OfferReply(msgspec.Struct, frozen=True):
-    """The offer of one placement and its rendering on this channel.
+    """The offer of one placement and its rendering on this channel, or of a list the `items`, the first one first.
 
     Without an offer the placement stays empty: during quiet hours, which end at `not_before`, or if another placement
     of the answer shows the fallback already. A publishable key gets neither `propensity` nor `policy`.
     """
 
-    offer: str | None
-    rendering: dict[str, object]
     reason: str
+    offer: str | None = None
+    rendering: dict[str, object] = {}
+    items: "list[OfferReply]" = []
     propensity: float | None = None
     policy: str | None = None
     moment: str | None = None
@@ -182,8 +183,14 @@ def event_request(customer: CustomerIds, channel: str, item: Mapping[str, object
 
 
 def click_item(decision: DecisionReply, placement: str) -> dict[str, object]:
-    """The item of a click on the offer that a decision has for a placement; without an answer, on the shop's own."""
-    answer = decision.offers.get(placement)
+    """The item of a click on the offer that a decision has for a placement; without an answer, on the shop's own.
+
+    `row[2]` is the second item of the list that the placement `row` shows.
+    """
+    place, position = split_item(placement)
+    answer = decision.offers.get(place)
+    if answer is not None and position:
+        answer = answer.items[position - 1] if position <= len(answer.items) else None
     properties = {"placement": placement} | ({"offer": answer.offer} if answer and answer.offer else {})
     item: dict[str, object] = {"type": "track", "event": CLICK, "properties": properties}
     return item | ({"decision_id": decision.decision_id} if decision.decision_id else {})

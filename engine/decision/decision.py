@@ -3,7 +3,7 @@
 Pure: no I/O, no clock, no global. The same plan, snapshots, profile, request, time and options give the same decision.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Annotated, Literal
@@ -17,6 +17,7 @@ from engine.decision.assign import Subject
 from engine.decision.attributes import build_attributes
 from engine.decision.experiments import UNKNOWN, Assigned, ExperimentAnswer, ExperimentAssigner, new_sticky_entries
 from engine.decision.gates import Facts, Pools, Prices, is_capped
+from engine.decision.lists import choose_shown
 from engine.decision.offers import (
     FALLBACK_REASONS,
     NONE_LOST,
@@ -25,11 +26,11 @@ from engine.decision.offers import (
     OfferQuery,
     OfferReason,
     Snapshot,
-    choose_offer,
 )
 from engine.decision.quiet import quiet_until
 from engine.decision.units import read_store, read_units
 from engine.errors import BadInput
+from engine.vocabulary import item_name
 
 TTL = 30
 """Seconds for which a storefront may cache an answer."""
@@ -51,10 +52,15 @@ class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
     There is none in the quiet hours of an outbound channel (`not_before` says when to ask again) nor past its caps,
     and none where another placement of the answer shows the fallback already.
+
+    A placement that shows several has them under `items`, the first position first, in the place of an offer and a
+    rendering. The propensity of an item is the probability of its offer given those above it, and that of the whole is
+    the probability of the list. The list is empty where nothing is shown.
     """
 
-    offer: str | None
-    rendering: Mapping[str, object]
+    offer: str | msgspec.UnsetType | None = msgspec.UNSET
+    rendering: Mapping[str, object] | msgspec.UnsetType = msgspec.UNSET
+    items: "list[OfferAnswer] | msgspec.UnsetType" = msgspec.UNSET
     propensity: float
     policy: str | None
     reason: OfferReason
@@ -132,6 +138,12 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     customer_ids: CustomerIds = CustomerIds()
     unit: str = ""
     erased: bool = False
+
+    def items(self) -> Iterator[tuple[str, Choice]]:
+        """Yield the name of each item with its choice; a placement that shows one offer is one item of its own name."""
+        for placement, choice in self.choices.items():
+            for item in choice.items:
+                yield item_name(placement, item.position), item
 
 
 def decide(
@@ -289,10 +301,9 @@ def _choose_offers(
         if silence is not None:
             reason, until = silence
             choice = Choice(offer=selection.fallback, reason=reason, propensity=1.0, not_before=until)
-        elif options.degraded:
-            choice = Choice(offer=selection.fallback, reason="fallback", propensity=1.0)
-        elif selection.key in options.tripped:
-            choice = Choice(offer=selection.fallback, reason="breaker", propensity=1.0)
+        elif options.degraded or selection.key in options.tripped:
+            why: OfferReason = "fallback" if options.degraded else "breaker"
+            choice = Choice(offer=selection.fallback, reason=why, propensity=1.0)
         else:
             query = OfferQuery(
                 selection=selection,
@@ -304,12 +315,14 @@ def _choose_offers(
                 lost=lost,
                 trace=options.trace,
             )
-            choice = choose_offer(query)
+            choice = choose_shown(query)
+        if selection.count > 1 and not choice.position:
+            choice = msgspec.structs.replace(choice, position=1)
         if choice.reason in FALLBACK_REASONS:  # any other passed the gates, which close what is capped or shown
             choice = _withhold_fallback(plan, facts, choice, shown, lost)
         choices[placement] = choice
         if not choice.is_silent:
-            shown.append(choice.offer.key)
+            shown += (item.offer.key for item in choice.items)
     return choices
 
 
@@ -346,6 +359,15 @@ def _withhold_fallback(plan: Plan, facts: Facts, choice: Choice, shown: Collecti
 
 def _offer_answer(choice: Choice, channel: str) -> OfferAnswer:
     """The answer of a choice to the storefront."""
+    not_before = None if choice.not_before is None else datetime.fromtimestamp(choice.not_before, UTC)
+    if choice.position:
+        return OfferAnswer(
+            items=[] if choice.is_silent else [_item_answer(item, channel) for item in choice.items],
+            propensity=choice.joint,
+            policy=choice.policy,
+            reason=choice.reason,
+            not_before=not_before,
+        )
     if choice.is_silent:
         return OfferAnswer(
             offer=None,
@@ -353,8 +375,13 @@ def _offer_answer(choice: Choice, channel: str) -> OfferAnswer:
             propensity=choice.propensity,
             policy=None,
             reason=choice.reason,
-            not_before=None if choice.not_before is None else datetime.fromtimestamp(choice.not_before, UTC),
+            not_before=not_before,
         )
+    return _item_answer(choice, channel)
+
+
+def _item_answer(choice: Choice, channel: str) -> OfferAnswer:
+    """The answer of one offer that is shown."""
     return OfferAnswer(
         offer=choice.offer.key,
         rendering=choice.offer.spec.renderings.get(channel, {}),

@@ -38,6 +38,8 @@ class ExplainedPlacement(msgspec.Struct, frozen=True, kw_only=True):
     candidates: list[Candidate]
     closed: Mapping[str, Gate]
     features: Context
+    below: "list[ExplainedPlacement] | msgspec.UnsetType" = msgspec.UNSET
+    """Of a list, the positions after the first, each given those above it."""
 
 
 class ExplainedExperiment(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,4 +110,5 @@ def _explain_placement(choice: Choice) -> ExplainedPlacement:
         candidates=sorted(candidates, key=lambda candidate: -candidate.propensity),
         closed=choice.closed,
         features=choice.context,
+        below=[_explain_placement(item) for item in choice.below] if choice.position == 1 else msgspec.UNSET,
     )

@@ -5,6 +5,7 @@ left. The offer is drawn from exactly the probabilities that are logged, with a 
 id and the placement: the logged propensity is exact, and a decision can be replayed.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
@@ -21,6 +22,7 @@ from engine.decision.arbitrate import Factors, arbitrate, worth_their_price
 from engine.decision.gates import Facts, Gate, GateFailure, closing_gates, passing_offers
 from engine.decision.moments import moment_start
 from engine.hashing import uniform_draw
+from engine.vocabulary import item_name
 from policies import Policy
 from policies.batches import Floats, Ints
 
@@ -61,6 +63,9 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     policy and its version (`home_hero@17`). `closed` (the gate that closed each other offer) and `factors` (what made
     each probability) are filled for a trace only. `failures` are errors of the engine that closed an offer or a moment.
     Times are seconds since 1970.
+
+    The choice of a list is that of its first position, with the others in `below`. The propensity of each is the
+    probability of its offer given those above it. `position` counts from 1; it is 0 where one offer is shown.
     """
 
     offer: Offer
@@ -76,6 +81,18 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     moment_start: float = 0.0
     not_before: float | None = None
     failures: Sequence[GateFailure] = ()
+    position: int = 0
+    below: "tuple[Choice, ...]" = ()
+
+    @property
+    def items(self) -> "tuple[Choice, ...]":
+        """The choices of all positions, this one first."""
+        return (self, *self.below)
+
+    @property
+    def joint(self) -> float:
+        """The probability of the whole list, which is that of the offer where one is shown."""
+        return math.prod(item.propensity for item in self.items)
 
     @property
     def is_silent(self) -> bool:
@@ -86,7 +103,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class OfferQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """All that the choice for one placement depends on.
 
-    `shown` are the offers that other placements of the answer show, `lost` those whose claim was denied.
+    `shown` are the offers that other placements of the answer, or positions above, show; `lost` those whose claim was
+    denied. `position` is that of a list, from 1; 0 where one offer is shown.
     """
 
     selection: Selection
@@ -97,6 +115,7 @@ class OfferQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     shown: Collection[str] = ()
     lost: LostClaims = NONE_LOST
     trace: bool = False
+    position: int = 0
 
 
 class _Model(msgspec.Struct, frozen=True, gc=False):
@@ -269,7 +288,8 @@ def _without_lost(query: OfferQuery, candidates: _Candidates) -> _Candidates:
 def _draw_candidate(query: OfferQuery, model: _Model, places: Ints, candidates: _Candidates) -> Choice:
     """The candidate that the decision's own number falls on; a redraw has a number of its own."""
     selection = query.selection
-    draw_key = f"{selection.placement}#{len(query.lost)}" if query.lost else selection.placement
+    place = item_name(selection.placement, query.position)
+    draw_key = f"{place}#{len(query.lost)}" if query.lost else place
     drawn = draw(candidates.probabilities, uniform_draw(query.decision_id, draw_key))
     return Choice(
         offer=selection.offers[candidates.places[drawn]],

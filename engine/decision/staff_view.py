@@ -29,6 +29,8 @@ class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     next_best: list[str]
     not_now: dict[str, str]
+    items: "list[Suggestion] | msgspec.UnsetType" = msgspec.UNSET
+    """All positions of a list, where the placement shows one; the suggestion itself is the first."""
 
 
 class CustomerSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,11 +65,20 @@ def build_agent_view(plan: Plan, decision: Decision, profile: Profile, now: floa
         decision_id=decision.answer.decision_id,
         degraded=decision.answer.degraded,
         suggestions={
-            placement: _suggest(plan, decision.channel, placement, choice)
+            placement: _suggest_all(plan, decision.channel, placement, choice)
             for placement, choice in decision.choices.items()
         },
         history=_summarize(profile, now),
     )
+
+
+def _suggest_all(plan: Plan, channel: str, placement: str, choice: Choice) -> Suggestion:
+    """One placement in staff's words, with its list where it shows one."""
+    first = _suggest(plan, channel, placement, choice)
+    if not choice.position or choice.is_silent:
+        return first
+    items = [_suggest(plan, channel, placement, item) for item in choice.items]
+    return msgspec.structs.replace(first, items=items)
 
 
 def _suggest(plan: Plan, channel: str, placement: str, choice: Choice) -> Suggestion:

@@ -27,7 +27,8 @@ def decision_record(decision: Decision, now: float) -> DecisionRecord:
     """The record of an answered decision: a row per experiment and placement."""
     answer = decision.answer
     rows = [_experiment(assigned) for assigned in decision.assigned.values()]
-    rows += [_offer(placement, choice) for placement, choice in decision.choices.items()]
+    for placement, choice in decision.choices.items():
+        rows += [_offer(placement, item, choice) for item in choice.items]
     return DecisionRecord(
         decision_id=answer.decision_id,
         time=now,
@@ -47,18 +48,18 @@ def exposure_record(decision: Decision, now: float) -> ExposureRecord | None:
 
 
 def exposable_keys(decision: Decision) -> list[str]:
-    """The keys that can be exposed: experiments with a variant, placements that show something."""
+    """What can be exposed: experiments with a variant, placements that show something, of lists each item."""
     return [
         *(one.logged.key for one in decision.assigned.values() if one.assignment.index >= 0),
-        *(key for key, choice in decision.choices.items() if not choice.is_silent),
+        *(name for name, choice in decision.items() if not choice.is_silent),
     ]
 
 
 def logged_probabilities(decision: Decision) -> dict[str, Sequence[float]]:
-    """The candidates' probabilities by placement, in their order, where a learnt policy chose."""
+    """The candidates' probabilities by placement or item, in their order, where a learnt policy chose."""
     return {
-        placement: choice.probabilities
-        for placement, choice in decision.choices.items()
+        name: choice.probabilities
+        for name, choice in decision.items()
         if choice.policy is not None and not choice.policy.endswith("@0")
     }
 
@@ -79,8 +80,8 @@ def _experiment(assigned: Assigned) -> DecisionRow:
     )
 
 
-def _offer(placement: str, choice: Choice) -> DecisionRow:
-    """The row of a placement; without a variant if it stays empty."""
+def _offer(placement: str, choice: Choice, shown: Choice) -> DecisionRow:
+    """The row of a placement, or of one item of the list that is `shown`; without a variant if it stays empty."""
     return DecisionRow(
         "offer",
         placement,
@@ -90,4 +91,6 @@ def _offer(placement: str, choice: Choice) -> DecisionRow:
         candidates=choice.candidates,
         context=choice.context,
         policy=choice.policy,
+        position=choice.position,
+        joint=shown.joint if choice.position else 0.0,
     )

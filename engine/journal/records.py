@@ -32,6 +32,8 @@ class DecisionRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     policy: str | None = None
     crossover: bool = False
     version: str = ""  # the bucket version of an experiment: exposures are counted per version
+    position: int = 0  # of a list's item, from 1; its propensity is given the offers above it
+    joint: float = 0.0  # the probability of the item's whole list
 
 
 class DecisionRecord(Record, frozen=True, array_like=True, gc=False, tag="decision"):
@@ -60,6 +62,8 @@ class EncodedRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     policy: str | None = None
     crossover: bool = False
     version: str = ""
+    position: int = 0
+    joint: float = 0.0
 
 
 class LoggedDecision(Record, frozen=True, array_like=True, gc=False, tag="decision"):
@@ -76,7 +80,7 @@ class LoggedDecision(Record, frozen=True, array_like=True, gc=False, tag="decisi
 
 
 class ExposureRecord(Record, frozen=True, array_like=True, gc=False, tag="exposure"):
-    """The customer saw the decisions under `keys` (experiments or placements)."""
+    """The customer saw the decisions under `keys` (experiments, placements, or items of lists: `home_row[2]`)."""
 
     decision_id: str
     time: float
@@ -99,7 +103,10 @@ class EventRecord(Record, frozen=True, array_like=True, gc=False, tag="event"):
 
 
 class RewardRecord(Record, frozen=True, array_like=True, gc=False, tag="reward"):
-    """A reward joined to the decision that earned it; a correction carries the same id and key, later in the log."""
+    """A reward joined to the decision that earned it; a correction carries the same id and key, later in the log.
+
+    The key is that of a placement, or names the item of a list.
+    """
 
     decision_id: str
     key: str

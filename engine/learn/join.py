@@ -65,9 +65,9 @@ from engine.learn.pending import (
     Pending,
     PendingStore,
 )
-from engine.learn.reward_rules import DUPLICATE, Lesson, Properties, RewardBook, RewardRules, decode_properties
+from engine.learn.reward_rules import DUPLICATE, NO_ITEM, Lesson, Properties, RewardBook, RewardRules, decode_properties
 from engine.orders import order_id
-from engine.vocabulary import MERGED, PURCHASES, REFUNDS
+from engine.vocabulary import MERGED, PURCHASES, REFUNDS, item_name
 
 HOLD = 300.0
 """Seconds for which an early record waits."""
@@ -273,7 +273,7 @@ class Join:
         rule = self._rules.by_selection.get(selection)
         row = Pending(
             decision_id=record.decision_id,
-            key=offer.key,
+            key=item_name(offer.key, offer.position),
             selection=selection,
             customer=self._aliases.current_id(record.customer),
             partition=partition,
@@ -304,6 +304,9 @@ class Join:
             self._add_early(f"d{decision_id}", partition, due, event)
             return
         earning = [row for row in rows if self._rewards.earns(row, event, properties)]
+        if not earning and any(self._rewards.lacks_item(row, event, properties) for row in rows):
+            self._rewards.quarantine(event, partition, NO_ITEM)
+            return
         exposed = [row for row in earning if row.status != UNSEEN]
         if earning and not exposed:
             self._add_early(f"d{decision_id}", partition, due, event)

@@ -20,7 +20,7 @@ UNSEEN, OPEN, ZERO, REWARDED, REFUNDED, CLOSED, NO_OFFER = 0, 1, 2, 3, 4, 5, 6
 
 _LIVE = frozenset({OPEN, ZERO, REWARDED, REFUNDED})
 _MOVABLE = _LIVE | {UNSEEN}
-_PUT = "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT = "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADVANCE = (
     "UPDATE pending SET context = ?, status = ?, due = ?, exposed = ?, learnt = ? WHERE decision_id = ? AND key = ?"
 )
@@ -38,11 +38,12 @@ _MERGED_INTO = "SELECT customer, into_, at FROM json_each(?) asked JOIN merged O
 class Pending(msgspec.Struct, gc=False):
     """One offer that a policy chose, or a decision without any (`NO_OFFER`); its fields are the columns in order.
 
-    `key` is the placement, `selection` the policy's. Times are seconds since 1970: `time` of the decision, `due` when
-    time alone changes the state, `exposed`, and `rewarded` of the event with message id `cause` and order `purchase`.
+    `key` is the placement or the item of a list, `selection` the policy's. Times are seconds since 1970: `time` of the
+    decision, `due` when time alone changes the state, `exposed`, and `rewarded` of the event with message id `cause`
+    and order `purchase`.
     `amount` is the reward before refunds, `revenue` that of the order, of which `refunded` (or all) was taken back.
     `logged` is the time of the newest reward record. `learnt` is the policy's clock (see `teach.Learnt`) when it learnt
-    this row, 0 before.
+    this row, 0 before, and `weight` that of the lesson.
     """
 
     decision_id: str
@@ -67,6 +68,7 @@ class Pending(msgspec.Struct, gc=False):
     refunded: float = 0.0
     refunded_whole: bool = False
     logged: float = 0.0
+    weight: float = 1.0
     is_removed: bool = False
     dirty: bool = False
 
@@ -257,6 +259,7 @@ def _columns(row: Pending) -> tuple[object, ...]:
         row.refunded,
         row.refunded_whole,
         row.logged,
+        row.weight,
     )
 
 

@@ -24,12 +24,13 @@ from engine.learn.pending import CLOSED, REFUNDED, REWARDED, ZERO, Pending
 from engine.metric_kinds import METRIC_KINDS
 from engine.orders import CENTS, is_counted, net_revenue, order_id, refund_amount
 from engine.snapshots.header import meaning_of, prior_of
-from engine.vocabulary import MERGED, PURCHASES, REFUNDS, names_of_same_event
+from engine.vocabulary import MERGED, PURCHASES, REFUNDS, names_of_same_event, split_item
 from policies.batches import LARGEST
 
 Properties = Mapping[str, object]
 SOURCE = "learner"
 DUPLICATE = "duplicate: this message already earned a reward"
+NO_ITEM = "no item: the decision shows a list; send properties.offer, or properties.placement as home_row[2]"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class RewardRule:
     def _check_rewards(self) -> Callable[[np.ndarray], None]:
         """The check that the policy's own reward range imposes, made once per rule."""
         return prior_of(self.selection).check_rewards
+
+    @property
+    def is_count(self) -> bool:
+        """Whether a reward is 1 or 0, so that an expected one is a probability."""
+        return METRIC_KINDS[self.selection.reward.metric.kind].rewards_are_counts
 
     @property
     def is_of_orders(self) -> bool:
@@ -180,15 +186,15 @@ class RewardBook:
         self._rules = rules
 
     def earns(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
-        """Whether the rule of a row counts an event; properties may name the placement or the offer it is for."""
-        rule = self._rules.by_selection.get(row.selection)
-        return (
-            rule is not None
-            and event.event in rule.events
-            and properties.get("placement", row.key) == row.key
-            and properties.get("offer", row.arm) == row.arm
-            and rule.counts(properties)
-        )
+        """Whether the rule of a row counts an event; properties may name the placement or the offer it is for.
+
+        An item of a list must be named, by its offer or as `home_row[2]`.
+        """
+        return self._counts(row, event, properties) and not _names_no_item(row, properties)
+
+    def lacks_item(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
+        """Whether a row would earn an event if the event named which item of the list it is for."""
+        return self._counts(row, event, properties) and _names_no_item(row, properties)
 
     def is_of_orders(self, row: Pending) -> bool:
         """Whether the reward of a row is earned by orders; also where the plan no longer has its rule."""
@@ -245,6 +251,16 @@ class RewardBook:
         self.aside[reason.partition(":")[0]] += 1
         self.log.append((partition, QuarantineRecord(event.received, reason, SOURCE, encode(event))))
 
+    def _counts(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
+        rule = self._rules.by_selection.get(row.selection)
+        return (
+            rule is not None
+            and event.event in rule.events
+            and properties.get("placement", row.key) in (row.key, split_item(row.key)[0])
+            and properties.get("offer", row.arm) == row.arm
+            and rule.counts(properties)
+        )
+
     def _state(self, row: Pending, rule: RewardRule, event: EventRecord, properties: Properties) -> bool:
         """Whether the event's amount could be taken as the row's; if not, the event is quarantined."""
         try:
@@ -278,3 +294,8 @@ class RewardBook:
         """Log a reward, later than those before: readers of the log count the newest record of a decision."""
         row.logged = max(at, row.logged + 1e-3) if row.logged else at
         self.log.append((row.partition, RewardRecord(row.decision_id, row.key, row.reward, row.logged)))
+
+
+def _names_no_item(row: Pending, properties: Properties) -> bool:
+    """Whether a row is an item of a list, and neither its offer nor its place is named."""
+    return row.key.endswith("]") and "offer" not in properties and properties.get("placement") != row.key

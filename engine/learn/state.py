@@ -25,8 +25,10 @@ from engine.journal.stream import Progress
 from engine.learn.breaker import GRACE
 from engine.learn.teach import Learnt
 from policies import dump_policy, load_policy
+from policies.examination import PositionSums
 
 _spans = msgspec.json.Decoder(tuple[tuple[float, float], ...])
+_examined = msgspec.json.Decoder(tuple[PositionSums, ...])
 _log = structlog.get_logger(__name__)
 _SCHEMA = Path(__file__).with_name("state.sql").read_text(encoding="utf-8")
 
@@ -43,7 +45,9 @@ _ADDED = {
         ("refunded REAL NOT NULL DEFAULT 0", "0"),
         ("refunded_whole INTEGER NOT NULL DEFAULT 0", "0"),
         ("logged REAL NOT NULL DEFAULT 0", "rewarded"),
-    )
+        ("weight REAL NOT NULL DEFAULT 1", "1"),
+    ),
+    "policies": (("examined BLOB NOT NULL DEFAULT '[]'", "'[]'"),),
 }
 """Columns that tables of earlier releases lack, by table and in their order, each with its value in rows that exist."""
 
@@ -130,10 +134,12 @@ class State:
     def policies(self) -> dict[str, Learnt]:
         """The stored policies by selection; one that cannot be read is reported and starts over."""
         policies: dict[str, Learnt] = {}
-        rows = self.db.execute("SELECT key, meaning, version, learnt, forgotten, policy FROM policies")
-        for key, meaning, version, learnt, spans, blob in rows:
+        rows = self.db.execute("SELECT key, meaning, version, learnt, forgotten, policy, examined FROM policies")
+        for key, meaning, version, learnt, spans, blob, examined in rows:
+            sums = _examined.decode(examined)
             try:
-                policies[key] = Learnt(load_policy(blob), meaning, version, learnt, _spans.decode(spans))
+                policy, forgotten = load_policy(blob), _spans.decode(spans)
+                policies[key] = Learnt(policy, meaning, version, learnt, forgotten=forgotten, examined=sums)
             except ValueError as error:
                 _log.error("a policy of an earlier release cannot be read and starts over", key=key, error=str(error))
         return policies
@@ -141,11 +147,8 @@ class State:
     def put_policies(self, learnt: Mapping[str, Learnt]) -> None:
         """Store policies by selection."""
         self.db.executemany(
-            "INSERT OR REPLACE INTO policies VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (key, one.meaning, one.version, one.learnt, msgspec.json.encode(one.forgotten), dump_policy(one.policy))
-                for key, one in learnt.items()
-            ],
+            "INSERT OR REPLACE INTO policies VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(key, *_policy_columns(one)) for key, one in learnt.items()],
         )
 
     def add_aside(self, counts: Counter[str]) -> None:
@@ -192,6 +195,12 @@ class State:
         """A value of the table `meta`; empty if it was never written."""
         row = self.db.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
         return bytes(row[0]) if row else b""
+
+
+def _policy_columns(one: Learnt) -> tuple[object, ...]:
+    """The columns of a stored policy after its key."""
+    spans, examined = msgspec.json.encode(one.forgotten), msgspec.json.encode(one.examined)
+    return one.meaning, one.version, one.learnt, spans, dump_policy(one.policy), examined
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

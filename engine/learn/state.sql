@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS pending (
   refunded REAL NOT NULL DEFAULT 0,
   refunded_whole INTEGER NOT NULL DEFAULT 0,
   logged REAL NOT NULL DEFAULT 0,
+  weight REAL NOT NULL DEFAULT 1,
   PRIMARY KEY (decision_id, key)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pending_by_due ON pending (due);
@@ -53,14 +54,16 @@ CREATE INDEX IF NOT EXISTS early_by_due ON early (due);
 CREATE TABLE IF NOT EXISTS merged (customer TEXT PRIMARY KEY, into_ TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS merged_into ON merged (into_);
 
--- The policies by selection: `learnt` is the policy's clock, `forgotten` JSON spans of it that a rollback removed.
+-- The policies by selection: `learnt` is the policy's clock, `forgotten` JSON spans of it that a rollback removed,
+-- `examined` JSON of examination.PositionSums for the positions of a list.
 CREATE TABLE IF NOT EXISTS policies (
   key TEXT PRIMARY KEY,
   meaning TEXT NOT NULL,
   version INTEGER NOT NULL,
   learnt REAL NOT NULL,
   forgotten BLOB NOT NULL,
-  policy BLOB NOT NULL
+  policy BLOB NOT NULL,
+  examined BLOB NOT NULL DEFAULT '[]'
 );
 
 -- Records that the learner adds to the log, until they are in Parquet: see outbox.py.

@@ -2,7 +2,8 @@
 
 - A lesson is applied once: it is stored with the stream position of its records in the learner's one transaction.
 - A correction (reward r instead of r') adds (r', -w) and (r, w), where w is the weight that the first lesson still has
-  after forgetting: `discount` to the power of the lessons since then.
+  after forgetting: `discount` to the power of the weight of the lessons since then.
+- A lesson has the weight 1, or of a list's item the weight that `examination` gives it.
 - A correction of a lesson that a rollback removed is applied as a first lesson.
 - Arms that leave the plan stay behind the plan's arms, so an arm that returns continues where it left.
 """
@@ -19,7 +20,9 @@ from engine.catalog.plan.features import Value
 from engine.catalog.plan.plan import Selection
 from engine.learn.reward_rules import Lesson, RewardRule, RewardRules
 from engine.snapshots.header import StoredSnapshot, align_policy, load_usable_policy, prior_of
+from engine.vocabulary import split_item
 from policies import Bandit
+from policies.examination import ExaminedList, PositionSums
 
 _context = msgspec.json.Decoder(dict[str, Value])
 _log = structlog.get_logger(__name__)
@@ -30,7 +33,8 @@ class Learnt:
     """A policy of the learner: over the plan's arms, and behind them the arms of earlier plans.
 
     `learnt` is its clock, the number of first lessons it was ever taught. Lessons within the `forgotten` spans of the
-    clock, each (after, up to), are not in the policy: a rollback removed them.
+    clock, each (after, up to), are not in the policy: a rollback removed them. `examined` are the sums of a list's
+    positions.
     """
 
     policy: Bandit
@@ -38,6 +42,7 @@ class Learnt:
     version: int = 0
     learnt: float = 0.0
     forgotten: tuple[tuple[float, float], ...] = ()
+    examined: tuple[PositionSums, ...] = ()
 
     def contains(self, at: float) -> bool:
         """Whether the lesson at `at` on the clock is in the policy."""
@@ -78,7 +83,14 @@ def restart_from(before: Learnt, policy: Bandit, meaning: str, learnt: float) ->
     A snapshot that others taught may be ahead of this learner's clock, which then continues from there.
     """
     forgotten = (*(span for span in before.forgotten if span[1] <= learnt), (learnt, before.learnt))
-    return Learnt(policy, meaning, before.version + 1, max(before.learnt, learnt), forgotten)
+    return replace(
+        before,
+        policy=policy,
+        meaning=meaning,
+        version=before.version + 1,
+        learnt=max(before.learnt, learnt),
+        forgotten=forgotten,
+    )
 
 
 def restart_from_snapshot(own: Learnt, published: StoredSnapshot) -> Learnt:
@@ -89,7 +101,7 @@ def restart_from_snapshot(own: Learnt, published: StoredSnapshot) -> Learnt:
     """
     header, policy = published.header, load_usable_policy(published.blob)
     if own.version == 0:
-        return Learnt(policy, header.meaning, header.version, header.learnt)
+        return Learnt(policy, header.meaning, header.version, header.learnt, examined=own.examined)
     return restart_from(replace(own, version=header.version), policy, header.meaning, header.learnt)
 
 
@@ -120,27 +132,47 @@ def _teach_policy(lessons: Iterable[Lesson], rule: RewardRule, before: Learnt, a
     policy, clock = before.policy, before.learnt
     positions = {arm: index for index, arm in enumerate(policy.arms)}
     vector = rule.selection.features.vector
+    listed = _examine_list(rule, before)
     observations: list[tuple[int, float, float, float]] = []  # arm, reward, propensity, weight
     contexts: list[np.ndarray] = []
-    for row, reward, instead in lessons:
+    for lesson in lessons:
+        row, reward, instead = lesson
         arm = positions.get(row.arm)
         if arm is None:
             aside["unknown arm"] += 1
             continue
         copies = 1
+        x = vector(_context.decode(row.context) if row.context else {}) if policy.dim else None
+        weight = 1.0
+        if listed is not None and (position := split_item(row.key)[1]):
+            expected = float(policy.expected(x, candidates=np.array([arm]))[0])
+            weight = listed.weight(position, reward, expected, is_count=rule.is_count)
+            listed.observe(position, reward, instead, expected)
         if instead is not None and row.learnt and before.contains(row.learnt):
-            weight = policy.discount ** (clock - row.learnt)
-            observations.append((arm, instead, row.propensity, -weight))
-            observations.append((arm, reward, row.propensity, weight))
+            left = policy.discount ** (clock - row.learnt)
+            observations.append((arm, instead, row.propensity, -left * row.weight))
+            observations.append((arm, reward, row.propensity, left * weight))
+            clock += left * (weight - row.weight)
             copies = 2
         else:
-            clock += 1.0
+            clock += weight
             row.learnt, row.dirty = clock, True
-            observations.append((arm, reward, row.propensity, 1.0))
-        if policy.dim:
-            contexts += [vector(_context.decode(row.context) if row.context else {})] * copies
+            observations.append((arm, reward, row.propensity, weight))
+        if weight != row.weight:
+            row.weight, row.dirty = weight, True
+        if x is not None:
+            contexts += [x] * copies
     if not observations:
         return before
     arms, rewards, propensities, weights = (np.array(column) for column in zip(*observations, strict=True))
     after = policy.update(np.array(contexts) if policy.dim else None, arms, rewards, propensities, weights)
-    return replace(before, policy=after, version=before.version + 1, learnt=clock)
+    examined = before.examined if listed is None else listed.sums
+    return replace(before, policy=after, version=before.version + 1, learnt=clock, examined=examined)
+
+
+def _examine_list(rule: RewardRule, before: Learnt) -> ExaminedList | None:
+    """The examination of the selection's positions; None where it shows one offer."""
+    selection = rule.selection
+    if selection.count == 1:
+        return None
+    return ExaminedList(selection.reward.examination, before.examined, selection.count)

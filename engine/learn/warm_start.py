@@ -34,22 +34,31 @@ WarmRow = tuple[str, float | None, float, Mapping[str, Value]]
 """Arm, reward, propensity, features."""
 _ROWS_AT_ONCE = 50_000
 _LOG = """
-WITH shown AS (
-    SELECT decision_id, key, min(time) AS time FROM read_parquet($exposures, hive_partitioning = false)
+WITH exposures AS (
+    FROM read_parquet($exposures, hive_partitioning = false, union_by_name = true)
+    UNION ALL BY NAME SELECT NULL::INTEGER AS position WHERE false
+), rewards AS (
+    FROM read_parquet($rewards, hive_partitioning = false, union_by_name = true)
+    UNION ALL BY NAME SELECT NULL::INTEGER AS position WHERE false
+), decisions AS (
+    FROM read_parquet($decisions, hive_partitioning = false, union_by_name = true)
+    UNION ALL BY NAME SELECT NULL::INTEGER AS position WHERE false
+), shown AS (
+    SELECT decision_id, coalesce(position, 0) AS place, min(time) AS time FROM exposures
     WHERE key = $key GROUP BY ALL
 ), earned AS (
-    SELECT decision_id, arg_max(reward, time) AS reward FROM read_parquet($rewards, hive_partitioning = false)
+    SELECT decision_id, coalesce(position, 0) AS place, arg_max(reward, time) AS reward FROM rewards
     WHERE key = $key GROUP BY ALL
 ), chosen AS (
-    SELECT * FROM read_parquet($decisions, hive_partitioning = false)
+    SELECT *, coalesce(position, 0) AS place FROM decisions
     WHERE kind = 'offer' AND key = $key AND policy IS NOT NULL
 ), clock AS (
     SELECT max(epoch(time)) AS now
-    FROM (SELECT time FROM shown UNION ALL SELECT time FROM read_parquet($rewards, hive_partitioning = false))
+    FROM (SELECT time FROM shown UNION ALL SELECT time FROM rewards)
 )
 SELECT variant, coalesce(reward, 0.0), propensity, context, epoch(shown.time) + $window <= now
-FROM chosen JOIN shown USING (decision_id) LEFT JOIN earned USING (decision_id), clock
-ORDER BY shown.time, decision_id
+FROM chosen JOIN shown USING (decision_id, place) LEFT JOIN earned USING (decision_id, place), clock
+ORDER BY shown.time, decision_id, place
 """
 _TABLES = (".parquet", ".csv")
 _EXPECTED = "a log's folder (DATA/log), or a Parquet or CSV file with the columns arm and reward"

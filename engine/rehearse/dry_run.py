@@ -19,7 +19,7 @@ from engine.hashing import uniform_draw
 from engine.rehearse.customers import SampledCustomer
 from engine.rehearse.generated_customers import STORES
 from engine.rehearse.preview import NO_SNAPSHOTS, channel_of, placement_of
-from engine.vocabulary import DAY, REDEMPTION
+from engine.vocabulary import DAY, REDEMPTION, item_name
 from policies import Pacing
 
 Visit = tuple[float, DecideRequest, Profile]
@@ -29,7 +29,8 @@ Visit = tuple[float, DecideRequest, Profile]
 class OutcomeShare(msgspec.Struct, frozen=True, kw_only=True):
     """The visits and customers with one outcome: a variant, an offer, or the reason for neither.
 
-    `share` is that of all visits; `value` is the mean value of the offers shown.
+    `share` is that of all visits, of which one that is shown a list has several outcomes; `value` is the mean value of
+    the offers shown.
     """
 
     outcome: str
@@ -152,48 +153,57 @@ def dry_run(
             decision_id=decision_id,
             options=DecideOptions(availability=availability, trace=True),
         )
-        tally.add(_outcome(key, decision), profile.id, decision)
+        tally.add(_outcomes(key, decision), profile.id, decision)
         showing = ShowingContext(decision.channel, decision.zone, now, decision.counts)
-        for placement, choice in decision.choices.items():
+        for name, choice in decision.items():
             if choice.is_silent:
                 continue
             prices.observe(choice)
-            claim = required_claim(plan, decision_id, placement, choice, showing)
-            redeems = choice.reason != "fallback" and uniform_draw(decision_id, REDEMPTION) < redeemed
+            claim = required_claim(plan, decision_id, name, choice, showing)
+            kept = item_name(REDEMPTION, choice.position)
+            redeems = choice.reason != "fallback" and uniform_draw(decision_id, kept) < redeemed
             counters = choice.offer.limits.counters(REDEMPTION, decision.channel, plan.watched) if redeems else []
             ledger.show(profile.id, claim, counters, now, redeems=redeems)
     return tally.report(key, ledger.limits())
 
 
-def _outcome(key: str, decision: Decision) -> str:
+def _outcomes(key: str, decision: Decision) -> dict[str, float]:
+    """What the visit gets, with its value: a variant, an offer, or each offer of a list."""
     if key in decision.assigned:
         answer = decision.answer.experiments[key]
-        return answer.variant or f"({answer.reason})"
-    (choice,) = decision.choices.values()
+        shown = (choice for _, choice in decision.items() if not choice.is_silent)
+        return {answer.variant or f"({answer.reason})": sum(choice.offer.spec.value for choice in shown)}
+    return dict(map(_outcome, (choice for _, choice in decision.items())))
+
+
+def _outcome(choice: Choice) -> tuple[str, float]:
     if choice.is_silent:
-        return f"({choice.reason})"
-    return choice.offer.key if choice.reason == "policy" else f"{choice.offer.key} ({choice.reason})"
+        return f"({choice.reason})", 0.0
+    name = choice.offer.key if choice.reason == "policy" else f"{choice.offer.key} ({choice.reason})"
+    return name, choice.offer.spec.value
 
 
 class _OutcomeCounts:
     """The visits, customers and offer values of each outcome, and the visits that each gate closed an offer in."""
 
     def __init__(self) -> None:
+        self._total = 0
         self._visits: Counter[str] = Counter()
         self._customers: defaultdict[str, set[str]] = defaultdict(set)
         self._values: defaultdict[str, float] = defaultdict(float)
         self._closed: Counter[tuple[str, Gate]] = Counter()
 
-    def add(self, outcome: str, customer: str, decision: Decision) -> None:
-        self._visits[outcome] += 1
-        self._customers[outcome].add(customer)
+    def add(self, outcomes: Mapping[str, float], customer: str, decision: Decision) -> None:
+        self._total += 1
+        for outcome, value in outcomes.items():
+            self._visits[outcome] += 1
+            self._customers[outcome].add(customer)
+            self._values[outcome] += value
         for choice in decision.choices.values():
             self._closed.update((offer, gate) for offer, gate in choice.closed.items())
-            if not choice.is_silent:
-                self._values[outcome] += choice.offer.spec.value
 
     def report(self, key: str, limits: list[PoolUse]) -> DryRun:
-        total = self._visits.total()
+        total = self._total
         outcomes = [
             OutcomeShare(
                 outcome=outcome,

@@ -23,15 +23,16 @@ from engine.journal.stream import StreamClient
 from engine.journal.uncollected import find_streamed_decision
 from engine.snapshots.header import align_policy
 from engine.snapshots.publish import stored_headers, stored_snapshot
+from engine.vocabulary import item_name
 from policies import Bandit, load_policy
 from policies.base import ArmPositions
 from policies.batches import Floats
 
-COLUMNS = ["key", "kind", "variant", "reason", "propensity", "candidates", "plan", "policy", "trace"]
+COLUMNS = ["key", "kind", "variant", "reason", "propensity", "candidates", "plan", "policy", "trace", "position"]
 
 
 class LoggedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The logged row of one experiment or placement of a decision."""
+    """The logged row of one experiment or placement of a decision; `position` is that of a list's item, from 1."""
 
     kind: str
     key: str
@@ -40,6 +41,12 @@ class LoggedRow(msgspec.Struct, frozen=True, kw_only=True):
     propensity: float
     policy: str | None
     candidates: list[str] = []
+    position: int = 0
+
+    @property
+    def name(self) -> str:
+        """The key, or the name of the item."""
+        return item_name(self.key, self.position)
 
 
 _FoundRow = tuple[LoggedRow, str, bytes]
@@ -64,13 +71,18 @@ class ReplayedDecision(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, eq=False)
 class _RecordedPolicy(Bandit):
-    """A policy without a snapshot, restricted to its recorded probabilities in one decision."""
+    """A policy without a snapshot, restricted to its recorded probabilities in one decision.
+
+    `recorded` has those of each position of a list, the first one first: the set of candidates tells which is asked.
+    """
 
     kind: ClassVar[str] = "as recorded"
-    recorded: Mapping[str, float] = field(default_factory=dict, kw_only=True)
+    recorded: Sequence[Mapping[str, float]] = field(default=(), kw_only=True)
 
     def chances(self, x: Floats, among: ArmPositions) -> Floats:  # noqa: ARG002 - as every policy
-        chances = np.array([self.recorded.get(arm, 0.0) for arm in self.arms])[among]
+        asked = np.array(self.arms, dtype=object)[among].tolist()
+        chosen = next((one for one in self.recorded if one.keys() <= set(asked)), {})
+        chances = np.array([chosen.get(arm, 0.0) for arm in asked])
         return chances if chances.any() else np.ones(chances.size)
 
 
@@ -155,7 +167,11 @@ def _logged_rows(log: Path, folder: Path, decision_id: str) -> Iterator[_FoundRo
             table = parquet.read_table(path, COLUMNS, pc.field("decision_id") == decision_id)
             for row in table.to_pylist():
                 names = ("kind", "key", "variant", "reason", "propensity", "policy")
-                shown = LoggedRow(**{name: row[name] for name in names}, candidates=row["candidates"] or [])
+                shown = LoggedRow(
+                    **{name: row[name] for name in names},
+                    candidates=row["candidates"] or [],
+                    position=row["position"] or 0,
+                )
                 yield shown, row["plan"], row["trace"] or b""
 
 
@@ -172,6 +188,7 @@ def _streamed_rows(client: StreamClient, decision_id: str, time: float) -> Itera
             propensity=row.propensity,
             policy=row.policy,
             candidates=row.candidates,
+            position=row.position,
         )
         yield shown, record.plan, record.trace
 
@@ -184,8 +201,12 @@ def _snapshots(
         if version == "0" or key not in plan.policies:
             continue
         header = next((h for h in stored_headers(client, key) if h.version == int(version)), None)
-        if header is None and row.key in chances:
-            recorded = dict(zip(row.candidates, chances[row.key], strict=True))
+        if header is None and row.name in chances:
+            recorded = [
+                dict(zip(one.candidates, chances[one.name], strict=True))
+                for one in logged
+                if one.policy == row.policy and one.name in chances
+            ]
             policy: Bandit = _RecordedPolicy(plan.policies[key].arms, floor=0.0, recorded=recorded)
             yield key, Snapshot(policy, int(version), final=True)
             continue
@@ -198,12 +219,14 @@ def _snapshots(
 
 
 def _differences(logged: list[LoggedRow], decision: Decision, now: float) -> Iterator[str]:
-    made: dict[str, DecisionRow] = {row.key: row for row in decision_record(decision, now).rows}
+    made: dict[str, DecisionRow] = {
+        item_name(row.key, row.position): row for row in decision_record(decision, now).rows
+    }
     for row in logged:
-        again = made.get(row.key)
+        again = made.get(row.name)
         if again is None:
-            yield f"{row.key}: was {row.variant}, and is not decided any more"
+            yield f"{row.name}: was {row.variant}, and is not decided any more"
         elif (again.variant, again.reason) != (row.variant, row.reason):
-            yield f"{row.key}: was {row.variant} ({row.reason}), is {again.variant} ({again.reason})"
+            yield f"{row.name}: was {row.variant} ({row.reason}), is {again.variant} ({again.reason})"
         elif abs(again.propensity - row.propensity) > 1e-9:
-            yield f"{row.key}: the propensity was {row.propensity!r}, is {again.propensity!r}"
+            yield f"{row.name}: the propensity was {row.propensity!r}, is {again.propensity!r}"

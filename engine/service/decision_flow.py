@@ -205,7 +205,7 @@ class DecisionFlow:
             options=DecideOptions(degraded=degraded, tripped=worker.tripped, availability=availability, trace=trace),
         )
         for placement, choice in decision.choices.items():
-            if choice.failures:
+            if choice.failures:  # those of a list's first position stand for all
                 self._report_failures(placement, choice)
         return decision
 

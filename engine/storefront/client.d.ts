@@ -28,6 +28,8 @@ export interface OfferAnswer {
   moment?: string;
   /** The end of quiet hours. */
   not_before?: string;
+  /** The items of a list, instead of an offer and a rendering. */
+  items?: OfferAnswer[];
 }
 
 /** The fields of an answer of the engine. */
@@ -54,6 +56,7 @@ export class Decision implements Answer {
   degraded: boolean;
   ttl: number;
   experiments: Record<string, ExperimentAnswer>;
+  /** By placement; the items of a list also by their names, such as `row[2]`. */
   offers: Record<string, OfferAnswer>;
   resume: Fields;
   /** The key of the visitor's variant, or `fallback` if they have none. */

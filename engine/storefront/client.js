@@ -14,7 +14,7 @@ const SEEN_MS = 1000;
 const FLUSH_MS = 400;
 const BATCH = 50;
 const MOST_WAITING = 1000;
-const BEACON_BYTES = 60_000; // browsers let a page that leaves send 64 kB
+const BEACON_BYTES = 60_000; // a page that leaves may send 64 kB
 const STEPS = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1];
 const RETRYABLE = [408, 425, 429, 500, 502, 503, 504];
 
@@ -23,6 +23,8 @@ export class Decision {
   constructor(answer) {
     const empty = { decision_id: "", customer: "", degraded: true, ttl: 0, experiments: {}, offers: {}, resume: {} };
     Object.assign(this, empty, answer);
+    const { offers } = this;
+    for (const name in offers) offers[name].items?.forEach((item, at) => (offers[`${name}[${at + 1}]`] = item));
   }
 
   /** The key of the visitor's variant, or `fallback` if they have none. */
@@ -112,10 +114,10 @@ export class Counterpoint {
   /** Decides for all elements with `data-placement` or `data-experiment`, and draws them in one frame. */
   async show({ root = document, experiments = [], draw = fill, ...request } = {}) {
     const elements = [...root.querySelectorAll("[data-placement], [data-experiment]")];
-    // What the page hid, and shows by now, is not replaced before a visitor's eyes.
+    // What the page hid, and shows by now, is not replaced.
     const hidden = new Set(elements.filter((element) => !isVisible(element)));
     const named = (name, more = []) =>
-      [...new Set([...more, ...elements.map((element) => element.dataset[name]).filter(Boolean)])];
+      [...new Set([...more, ...elements.map((element) => element.dataset[name]?.split("[")[0]).filter(Boolean)])];
     const asked = experiments === "*" ? "*" : named("experiment", experiments);
     const decision = await this.decide({ ...request, placements: named("placement"), experiments: asked });
     const late = new Set([...hidden].filter(isVisible));
@@ -143,7 +145,7 @@ export class Counterpoint {
       state = offer.offer ? "offer" : "empty";
       if (offer.offer) draw(element, offer.rendering, offer);
     }
-    element.style.visibility = state === "empty" ? "hidden" : ""; // its room stays: nothing moves
+    element.style.visibility = state === "empty" ? "hidden" : ""; // its room stays
     element.dataset.state = state;
     this.watch(element, decision, {
       placements: state === "offer" ? [placement] : [],
@@ -196,13 +198,13 @@ export class Counterpoint {
     this.#event({ type: "identify", traits }, this.#ids);
   }
 
-  /** Binds the visitor to a customer: what they saw and did before is that customer's. */
+  /** Binds the visitor to a customer. */
   login(userId, traits = {}) {
     this.#ids = { user_id: userId, anonymous_id: this.#ids.anonymous_id };
     this.identify(traits);
   }
 
-  /** Forgets the customer; the next visitor of this browser is somebody else. */
+  /** Forgets the customer. */
   logout() {
     this.#ids = { anonymous_id: newId() };
     this.#fixedId = undefined;
@@ -235,7 +237,7 @@ export class Counterpoint {
   #moved({ target, isIntersecting, intersectionRatio, intersectionRect: part, rootBounds }) {
     const state = this.#shown.get(target);
     if (!state) return;
-    // Of what is larger than the screen, half of the screen is enough.
+    // Of what is larger, half of the screen is enough.
     const screen = rootBounds ? rootBounds.width * rootBounds.height : innerWidth * innerHeight;
     const area = part.width * part.height;
     state.inView = isIntersecting && area > 0 && (intersectionRatio >= 0.5 || area >= 0.5 * screen);

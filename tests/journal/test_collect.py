@@ -108,18 +108,23 @@ def test_every_record_becomes_its_rows(settings: Settings) -> None:
             False,
             "",
             b"\x00trace",
+            None,
+            None,
             day,
         ),
         (
             *(*common, "offer", "hero", "tea", "policy", 0.25, ["tea", "milk"], '{"tier":"gold","hour":7.0}', "plan-1"),
-            *("h@1", True, "", None, day),
+            *("h@1", True, "", None, None, None, day),
         ),
     ]
-    assert rows(settings, "exposures") == [("d-1", noon, "layout", "u-1", day), ("d-1", noon, "hero", "u-1", day)]
+    assert rows(settings, "exposures") == [
+        ("d-1", noon, "layout", "u-1", None, day),
+        ("d-1", noon, "hero", "u-1", None, day),
+    ]
     assert rows(settings, "events") == [
         ("m-1", noon - dt.timedelta(days=1), noon, "u-1", "purchase", "d-1", "store", 12.5, '{"revenue": 12.5}', day)
     ]
-    assert rows(settings, "rewards") == [("d-1", "hero", 1.0, noon, day)]
+    assert rows(settings, "rewards") == [("d-1", "hero", 1.0, noon, None, day)]
     assert rows(settings, "quarantine") == [(noon, "too old", "events", b"\xff", day)]
 
 

@@ -89,6 +89,27 @@ EXPECTED: dict[str, AnyRecord] = {
         ],
         trace=_trace_of_nine_fields(),
     ),
+    "decision of a list": DecisionRecord(
+        decision_id="d-3",
+        time=1764000001.5,
+        customer="u-1",
+        device=None,
+        channel="web",
+        plan="plan-1",
+        rows=[
+            DecisionRow(
+                kind="offer",
+                key="row",
+                variant="hats",
+                reason="policy",
+                propensity=0.5,
+                candidates=["hats", "socks"],
+                policy="row@7",
+                position=2,
+                joint=0.125,
+            )
+        ],
+    ),
     "decision without a device, trace or row": DecisionRecord(
         decision_id="d-2", time=1764000001.0, customer="", device=None, channel="email", plan="plan-1", rows=[]
     ),
@@ -118,6 +139,8 @@ EXPECTED: dict[str, AnyRecord] = {
     "reward": RewardRecord(decision_id="d-1", key="hero", reward=49.5, time=1764000007.0),
     "quarantine": QuarantineRecord(time=1764000008.0, reason="unknown event", source="http", body=b"\x00\xff{"),
 }
+LENGTHENED = {"decision"}
+"""Stored before `position` and `joint` were added at the end of a decision's rows."""
 SHIPPED = {0: [(3, "event")], 1: [(1, "decision"), (2, "exposure"), (4, "reward")]}
 """By partition: sequence number and name of each record of the stored segment."""
 
@@ -130,7 +153,8 @@ def test_every_type_of_record_has_stored_bytes() -> None:
 @pytest.mark.parametrize("name", STORED)
 def test_a_stored_record_is_read_and_written_as_before(name: str) -> None:
     assert records.decode(STORED[name]) == EXPECTED[name]
-    assert records.encode(EXPECTED[name]) == STORED[name]
+    if name not in LENGTHENED:
+        assert records.encode(EXPECTED[name]) == STORED[name]
 
 
 def test_the_trace_of_a_stored_decision_is_read() -> None:

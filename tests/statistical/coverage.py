@@ -77,7 +77,9 @@ def simulated(kind: Kind, n: int, rng: np.random.Generator) -> LoggedChoices:
             x = np.column_stack([np.ones(rows.size), context[rows]])
             policy = policy.update(x, arm[rows], reward[rows], propensity[rows])
     sets, which = (np.arange(len(ARMS)),), np.zeros(n, np.intp)
-    return LoggedChoices("simulated", "hero", ARMS, arm, reward, propensity, customer, sets, which, CONTEXTS, context)
+    n = len(arm)
+    rows = (arm, reward, propensity, customer, sets, which, CONTEXTS, context, np.zeros(n, np.intp), np.arange(n))
+    return LoggedChoices("simulated", "hero", ARMS, *rows)
 
 
 def value(policy: Bandit, means: Floats) -> float:

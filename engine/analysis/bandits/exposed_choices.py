@@ -28,7 +28,7 @@ _CHOICES = "exposed_choices"
 # own. A set of candidates contains the offer that was chosen, whatever the log lists.
 _NUMBERED = """
 WITH logged AS (
-    SELECT time, decision_id, split_part(policy, '@', 1) AS policy, variant, propensity, reward,
+    SELECT time, decision_id, position, split_part(policy, '@', 1) AS policy, variant, propensity, reward,
         coalesce(customer, decision_id) AS customer,
         list_sort(list_distinct(list_append(coalesce(candidates, []), variant))) AS names
     FROM exposed_choices
@@ -36,7 +36,7 @@ WITH logged AS (
 SELECT time, coalesce(propensity, 'nan'::DOUBLE) AS propensity, reward,
     dense_rank() OVER (ORDER BY policy) - 1 AS policy, dense_rank() OVER (ORDER BY variant) - 1 AS offer,
     dense_rank() OVER (ORDER BY names) - 1 AS candidates, dense_rank() OVER (ORDER BY customer) - 1 AS customer
-FROM logged ORDER BY time, decision_id
+FROM logged ORDER BY time, decision_id, position
 """
 _POLICIES = "SELECT DISTINCT split_part(policy, '@', 1) AS name FROM exposed_choices ORDER BY name"
 _OFFERS = "SELECT DISTINCT variant FROM exposed_choices ORDER BY variant"
@@ -51,7 +51,7 @@ SELECT number, unnest(names) AS name FROM numbered ORDER BY number, name
 
 @dataclass(frozen=True)
 class ExposedChoices:
-    """The n exposed choices of a placement's policies, in the order of time."""
+    """The n exposed choices of a placement's policies, in the order of time; of a list each item is one."""
 
     policies: tuple[str, ...]
     """Without the snapshot's version."""
@@ -142,10 +142,11 @@ def _keep_choices(
         & decided["variant"].notnull()
     )
     shown, earned = shown.filter(shown["key"] == placement), earned.filter(earned["key"] == placement)
-    seen = shown.group_by("decision_id").aggregate(exposed=shown["time"].min())
-    last = earned.group_by("decision_id").aggregate(reward=earned["reward"].argmax(earned["time"]))
-    joined = chosen.inner_join(seen, "decision_id").left_join(last, "decision_id")
-    columns = ("time", "decision_id", "policy", "variant", "customer", "propensity", "candidates")
+    seen = shown.group_by("decision_id", "position").aggregate(exposed=shown["time"].min())
+    last = earned.group_by("decision_id", "position").aggregate(reward=earned["reward"].argmax(earned["time"]))
+    item = ["decision_id", "position"]
+    joined = chosen.inner_join(seen, item).left_join(last, item)
+    columns = ("time", "decision_id", "position", "policy", "variant", "customer", "propensity", "candidates")
     every = source.keep("every_choice", joined.select(*columns, "exposed", "reward"))
     rows, unsettled = leave_out_unsettled(source, every, earned, window) if ripe else count_unsettled(source, every)
     source.keep(_CHOICES, rows.select(*columns, reward=rows["reward"].fill_null(0.0)))

@@ -65,14 +65,14 @@ def leave_out_unsettled(
 
     Args:
         source: the engine of the log.
-        rows: `decision_id, exposed, reward` (null: none yet) and more, one row per exposed decision.
-        earned: `decision_id, reward, time`, the placement's rewards until the report's date.
+        rows: `decision_id, position, exposed, reward` (null: none yet) and more, one row per exposed decision or item.
+        earned: `decision_id, position, reward, time`, the placement's rewards until the report's date.
         window: seconds in which a reward may come, where the log has no zero yet.
     """
-    per_decision = earned.group_by("decision_id").aggregate(
+    per_decision = earned.group_by("decision_id", "position").aggregate(
         most=earned["reward"].abs().max(), first=earned["time"].min()
     )
-    delays = rows.select("decision_id", "exposed").join(per_decision, "decision_id")
+    delays = rows.select("decision_id", "position", "exposed").join(per_decision, ["decision_id", "position"])
     delays = delays.mutate(delay=delays["first"] - delays["exposed"])
     is_zero = delays["most"] == 0.0  # a refund makes a zero of a reward, whenever it comes
     zeros, others, last = source.rows(

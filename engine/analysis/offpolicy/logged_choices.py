@@ -16,6 +16,7 @@ import numpy as np
 
 from engine.analysis.sources.duckdb_expressions import View, text_literal
 from engine.analysis.sources.engines import Cell, DuckDB
+from engine.analysis.sources.log import WITH_POSITION
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
 from engine.analysis.sources.merged_customers import merged_customers_table
 from engine.catalog.plan.features import Context, Value
@@ -36,13 +37,16 @@ _LOG_COLUMNS = {
 # A reward may be corrected: the latest of a decision counts. A row without a customer is a customer of its own.
 _CHOICES_QUERY = """
 WITH shown AS (SELECT DISTINCT decision_id, key FROM {exposures}),
-earned AS (SELECT decision_id, key, arg_max(reward, time) AS reward FROM {rewards} GROUP BY ALL)
-SELECT decision_id, coalesce({customer}, decision_id), variant, propensity, candidates, context, reward
-FROM {decisions} AS logged JOIN shown USING (decision_id, key) LEFT JOIN earned USING (decision_id, key) {merges}
+earned AS (
+    SELECT decision_id, key, coalesce(position, 0) AS place, arg_max(reward, time) AS reward FROM {rewards} GROUP BY ALL
+), logged AS (SELECT *, coalesce(position, 0) AS place FROM {decisions})
+SELECT decision_id, coalesce({customer}, decision_id), variant, propensity, candidates, context, reward, place
+FROM logged JOIN shown USING (decision_id, key) LEFT JOIN earned USING (decision_id, key, place) {merges}
 WHERE kind = 'offer' AND policy IS NOT NULL AND variant IS NOT NULL AND key = {placement}
-ORDER BY time, decision_id
+ORDER BY time, decision_id, place
 """
-_TABLE = "SELECT * FROM read_parquet({}, union_by_name = true, hive_partitioning = false)"
+"""Of a list that was seen in part every item is a row: whether a position was looked at is part of its reward."""
+_TABLE = WITH_POSITION.format("read_parquet({}, union_by_name = true, hive_partitioning = false)")[1:-1]
 _ROUND_COLUMNS = ("timestamp", "item_id", "click", "propensity_score")
 """The columns of the Open Bandit Dataset that are not features."""
 _context_decoder = msgspec.json.Decoder(dict[str, Value])
@@ -75,6 +79,10 @@ class LoggedChoices:
     """The distinct contexts."""
     context: Ints
     """(n,) positions in `contexts`."""
+    position: Ints
+    """(n,) of an item of a list, from 1; 0 where one offer was shown."""
+    decision: Ints
+    """(n,) the number of the row's decision, in the order of the rows; the items of a list share it."""
     unsettled: int = 0
     """The number of rows that have neither a reward nor a zero in the log yet."""
 
@@ -96,6 +104,8 @@ class LoggedChoices:
             customer=np.unique(self.customer[rows], return_inverse=True)[1].ravel(),
             which=self.which[rows],
             context=self.context[rows],
+            position=self.position[rows],
+            decision=self.decision[rows],
         )
 
 
@@ -138,7 +148,7 @@ def _read_log(folder: Path, placement: str | None) -> LoggedChoices:
         raise BadInput(
             f"{folder}: placement {chosen!r} has no exposed decision of a policy; the log has {', '.join(placements)}"
         )
-    ids, customers, offers, propensities, candidates, contexts, rewards = zip(*rows, strict=True)
+    ids, customers, offers, propensities, candidates, contexts, rewards, places = zip(*rows, strict=True)
     _check_propensities(folder, propensities, [f"decision {decision}" for decision in ids])
     if not source.rows(tables["rewards"].filter(tables["rewards"]["key"] == chosen).select("key").limit(1)):
         raise BadInput(f"{folder}: rewards/ has no row of placement {chosen!r}; an evaluation needs rewards")
@@ -159,6 +169,8 @@ def _read_log(folder: Path, placement: str | None) -> LoggedChoices:
         which=which,
         contexts=tuple(_decode_context(folder, str(text)) for text in texts),
         context=context,
+        position=np.array(places, dtype=np.intp),
+        decision=_encode_distinct(ids)[1],
         unsettled=sum(reward is None for reward in rewards),
     )
 
@@ -198,6 +210,8 @@ def _read_rounds(file: Path) -> LoggedChoices:
             {name: _plain_value(v) for name, v in zip(features, values, strict=True)} for values in contexts
         ),
         context=context,
+        position=np.zeros(len(rows), np.intp),
+        decision=np.arange(len(rows)),
     )
 
 

@@ -29,20 +29,25 @@ SHIPPED = "shipped"
 _COLUMNS = {
     "decisions": "decision_id VARCHAR, time BIGINT, customer VARCHAR, device VARCHAR, channel VARCHAR, kind VARCHAR, "
     "key VARCHAR, variant VARCHAR, reason VARCHAR, propensity DOUBLE, candidates VARCHAR[], context VARCHAR, "
-    "plan VARCHAR, policy VARCHAR, crossover BOOLEAN, version VARCHAR",
-    "exposures": "decision_id VARCHAR, time BIGINT, key VARCHAR, customer VARCHAR",
+    "plan VARCHAR, policy VARCHAR, crossover BOOLEAN, version VARCHAR, position INTEGER",
+    "exposures": "decision_id VARCHAR, time BIGINT, key VARCHAR, customer VARCHAR, position INTEGER",
     "events": "message_id VARCHAR, time BIGINT, customer VARCHAR, event VARCHAR, decision_id VARCHAR, channel VARCHAR, "
     "revenue DOUBLE, properties VARCHAR",
-    "rewards": "decision_id VARCHAR, key VARCHAR, reward DOUBLE, time BIGINT",
+    "rewards": "decision_id VARCHAR, key VARCHAR, reward DOUBLE, time BIGINT, position INTEGER",
     "quarantine": "time BIGINT, reason VARCHAR, source VARCHAR, body VARCHAR",
 }
+
+
+WITH_POSITION = "(FROM {} UNION ALL BY NAME SELECT NULL::INTEGER AS position WHERE false)"
+"""The rows of files of which some, or all, were written before lists had a `position`."""
 
 
 def read_log_table(source: DuckDB, log_dir: Path, name: str, since: int | None = None) -> ir.Table:
     """A table of the log (`decisions`, `exposures`, `events`, `rewards`, `quarantine`), empty if nothing is written.
 
     `since` (microseconds) skips files and row groups that have only older rows; up to a day's older rows may remain.
-    A merged visitor's rows have the customer's identifier; the body of a quarantined record is hexadecimal.
+    A merged visitor's rows have the customer's identifier; the body of a quarantined record is hexadecimal. The
+    `position` of an item of a list counts from 1, and is 0 for what is no list.
 
     Raises:
         BadInput: if the folder does not exist, or is not a log's.
@@ -60,9 +65,13 @@ def read_log_table(source: DuckDB, log_dir: Path, name: str, since: int | None =
     if next((log_dir / name).glob("**/*.parquet"), None) is None:
         empty = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns)
         return ibis_table(source.view(name, f"SELECT {empty} WHERE false"))
-    reader = "read_parquet({}, union_by_name = true, hive_partitioning = true) AS logged"
+    reader = "read_parquet({}, union_by_name = true, hive_partitioning = true)"
+    has_position = any(column == "position" for column, _ in columns)
+    reader = f"{WITH_POSITION.format(reader) if has_position else reader} AS logged"
     bound = "" if since is None else f" WHERE logged.time >= to_timestamp({since // SECOND - DAY // SECOND})"
     read = {column: f"logged.{column}" for column, _ in columns} | {"time": "epoch_us(logged.time)"}
+    if has_position:
+        read["position"] = "coalesce(logged.position, 0)"
     if "body" in read:
         read["body"] = "hex(logged.body)"
     merges = merged_customers_table(source, log_dir) if name in TABLES_OF_CUSTOMERS else None

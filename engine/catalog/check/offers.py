@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 from engine.catalog.check.decode import FieldProblem
 from engine.catalog.check.defined_names import DefinedNames, check_defined
 from engine.catalog.check.policies import policy_problems
+from engine.catalog.plan.compile_offers import list_length
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import CapSpec, OfferSpec, SelectionSpec, TaggedOffers, TriggerSpec
@@ -41,6 +42,7 @@ def offer_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     yield from (Problem(f"{specs.folder}/moments.yaml", *found) for found in _check_moments(specs, known))
     for selection in specs.selections.values():
         yield from (Problem(specs.files[selection.key], *found) for found in _check_weights(specs, selection, known))
+        yield from (Problem(specs.files[selection.key], *found) for found in _check_list(specs, selection))
     yield from policy_problems(specs, known)
 
 
@@ -145,6 +147,23 @@ def _check_trigger(trigger: TriggerSpec) -> Iterator[str]:
         yield f"has {' and '.join(given) or 'no condition'}; give one of event, date and when"
     if trigger.unless and trigger.event is None:
         yield "has unless without an event that it can follow; give the event, or remove unless"
+
+
+def _check_list(specs: Specs, spec: SelectionSpec) -> Iterator[FieldProblem]:
+    """Yield what is wrong with a list: shares of other positions, a length that its offers cannot fill."""
+    count, shares = list_length(specs, spec), spec.reward.examination
+    if shares != "learnt" and len(shares) != count:
+        yield (
+            "reward.examination",
+            f"has {len(shares)} shares for {count} positions; give one for each, or 'learnt'",
+        )
+    if count == 1 and spec.claims == "all":
+        yield "claims", "'all' has no effect on a single offer; give a count above 1, or remove it"
+    if count > 1 and spec.claims == "all" and isinstance(spec.offers, list) and len(spec.offers) < count:
+        yield (
+            "count",
+            f"{count} is more than its {len(spec.offers)} offers, so 'claims: all' never shows a list; lower it",
+        )
 
 
 def _check_weights(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> Iterator[FieldProblem]:

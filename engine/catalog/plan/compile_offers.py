@@ -89,11 +89,21 @@ def _compile_choice(
             metric=specs.metric(spec.reward.metric),
             window=seconds(spec.reward.window),
             settle=seconds(spec.reward.settle),
+            examination=None if spec.reward.examination == "learnt" else tuple(spec.reward.examination),
         ),
         fallback=offers[spec.fallback],
         index=_index_offers(chosen),
         arbitration=_compile_arbitration(specs, spec, chosen),
+        count=list_length(specs, spec),
+        is_whole=spec.claims == "all",
     )
+
+
+def list_length(specs: Specs, spec: SelectionSpec) -> int:
+    """The number of offers that a selection shows: its own `count`, else that of its placement."""
+    if spec.count is not None:
+        return spec.count
+    return next((place.count for place in specs.channels.placements if place.key == spec.placement), 1)
 
 
 def compile_moments(specs: Specs, offers: Mapping[str, Offer], channel: str, placement: str) -> tuple[Moment, ...]:

@@ -81,11 +81,15 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """The reward of a policy: the metric within `window` seconds of the exposure, 0 for now after `settle` seconds."""
+    """The reward of a policy: the metric within `window` seconds of the exposure, 0 for now after `settle` seconds.
+
+    `examination` is the share of customers who look at each position of a list; None where it is learnt.
+    """
 
     metric: MetricSpec
     window: float
     settle: float
+    examination: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,10 @@ class Selection:
     index: OfferIndex
     arbitration: Arbitration | None
     """None where the policy's own probabilities are final."""
+    count: int = 1
+    """The number of offers that it shows; above 1 they are a list."""
+    is_whole: bool = False
+    """Whether a list that cannot have `count` items gives way to the fallback."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,28 @@ from engine.catalog.spec.experiment import PolicySpec
 from engine.catalog.spec.fields import Condition, Count, Key, Payload, Positive, Span, Spec, Text, TimeOfDay, ZonedTime
 from engine.vocabulary import EXPOSURE, IGNORED
 
+MOST_ITEMS = 50
+ListLength = Annotated[
+    int,
+    Meta(ge=1, le=MOST_ITEMS, extra={"remedy": f"give a whole number from 1 to {MOST_ITEMS}"}),
+]
+Examined = Annotated[float, Meta(gt=0, le=1, extra={"remedy": "give the share who look there, such as 0.7"})]
+
 
 class RewardSpec(Spec, frozen=True, kw_only=True):
     """The reward from which a policy learns: the metric, within `window` after the exposure.
 
     An exposure without a reward by `settle` is learnt as a zero for the time being. A reward that arrives later within
     the window corrects it.
+
+    Of a list, `examination` is the share of customers who look at each position, such as `[1, 0.7, 0.5]`: an offer
+    that earned nothing far down teaches less. `learnt` estimates the shares from the rewards, and is the default.
     """
 
     metric: Key
     window: Span = "24h"
     settle: Span = "10m"
+    examination: list[Examined] | Literal["learnt"] = "learnt"
 
 
 class ArbitrationSpec(Spec, frozen=True, kw_only=True):
@@ -39,7 +50,13 @@ class ContextWeightSpec(Spec, frozen=True, kw_only=True):
 
 
 class SelectionSpec(Spec, frozen=True, kw_only=True):
-    """How the offers of one placement are chosen."""
+    """How the offers of one placement are chosen.
+
+    With `count` above 1, here or at the placement, it shows a list. The list is drawn without replacement, each
+    position from the policy's probabilities over the offers that are left. Each item is claimed by itself. With
+    `claims: skip` another offer takes the place of one that cannot be claimed, and if none is left the list is shorter.
+    With `claims: all` the list has all of its items, or the fallback is shown.
+    """
 
     key: Key
     placement: Key
@@ -48,6 +65,8 @@ class SelectionSpec(Spec, frozen=True, kw_only=True):
     policy: PolicySpec
     reward: RewardSpec
     fallback: Key
+    count: ListLength | None = None
+    claims: Literal["skip", "all"] = "skip"
     arbitration: ArbitrationSpec = ArbitrationSpec()
     weights: list[ContextWeightSpec] = []
 
@@ -170,10 +189,11 @@ class ChannelSpec(Spec, frozen=True, kw_only=True):
 
 
 class PlacementSpec(Spec, frozen=True, kw_only=True):
-    """A place on one or more channels where one offer is shown."""
+    """A place on one or more channels where one offer is shown, or an ordered list of `count` offers."""
 
     key: Key
     channels: Annotated[list[Key], Meta(min_length=1)]
+    count: ListLength = 1
     title: Text | None = None
 
 

@@ -6,7 +6,7 @@ The streams deliver a spooled record once. Three kinds of records may still be s
 |---|---|---|
 | event | a client repeats a batch whose answer it did not get | (customer, message id), over merged customers |
 | decision with an idempotency key (`r` in its id) | its worker died before it spooled the answer | decision id |
-| exposure of such a decision, or of one made ahead (`p`) | the exposure is sent again | (decision id, key) |
+| exposure of such a decision, or of one made ahead (`p`) | the exposure is sent again | (decision id, key, position) |
 
 Hashes of the last days' keys are in memory; a late record loads its own day and the next.
 """
@@ -21,12 +21,12 @@ import pyarrow.compute as pc
 
 from engine.journal.log import parquet
 from engine.journal.records import AnyRecord, DecisionRecord, EventRecord, ExposureRecord, LoggedDecision, LoggedRecord
-from engine.vocabulary import MERGED
+from engine.vocabulary import MERGED, split_item
 
 _COLUMNS: dict[parquet.LogTable, list[str]] = {
     "events": ["customer", "message_id"],
     "decisions": ["decision_id"],
-    "exposures": ["decision_id", "key"],
+    "exposures": ["decision_id", "key", "position"],
 }
 _MARKS: dict[parquet.LogTable, frozenset[str]] = {"decisions": frozenset("r"), "exposures": frozenset("rp")}
 """The 13th character of a decision's id: `r` for an idempotency key, `p` for a decision made ahead of exposure."""
@@ -98,7 +98,8 @@ class Deduplicator:
         if isinstance(record, DecisionRecord | LoggedDecision) and _may_repeat("decisions", record.decision_id):
             return rows if self._add_if_new(day, hash(("decisions", record.decision_id))) else []
         if isinstance(record, ExposureRecord) and _may_repeat("exposures", record.decision_id):
-            keys = [hash(("exposures", record.decision_id, key)) for key in record.keys]
+            names = map(split_item, record.keys)
+            keys = [hash(("exposures", record.decision_id, key, at or None)) for key, at in names]
             return [row for key, row in zip(keys, rows, strict=True) if self._add_if_new(day, key)]
         return rows
 

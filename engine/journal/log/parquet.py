@@ -25,6 +25,7 @@ from engine.journal.records import (
     RewardRecord,
     candidates_of,
 )
+from engine.vocabulary import split_item
 
 LogTable = Literal["decisions", "exposures", "events", "rewards", "quarantine"]
 TABLES: tuple[LogTable, ...] = get_args(LogTable)
@@ -58,9 +59,13 @@ SCHEMAS: dict[LogTable, pa.Schema] = {
             "crossover": pa.bool_(),
             "version": _TEXT,
             "trace": pa.binary(),  # on the first row of a decision only
+            "position": pa.int32(),  # from 1, of an item of a list
+            "joint": pa.float64(),  # the probability of the list
         }
     ),
-    "exposures": pa.schema({"decision_id": _TEXT, "time": _TIME, "key": _TEXT, "customer": _TEXT}),
+    "exposures": pa.schema(
+        {"decision_id": _TEXT, "time": _TIME, "key": _TEXT, "customer": _TEXT, "position": pa.int32()}
+    ),
     "events": pa.schema(
         {
             "message_id": _TEXT,
@@ -74,7 +79,9 @@ SCHEMAS: dict[LogTable, pa.Schema] = {
             "properties": _TEXT,
         }
     ),
-    "rewards": pa.schema({"decision_id": _TEXT, "key": _TEXT, "reward": pa.float64(), "time": _TIME}),
+    "rewards": pa.schema(
+        {"decision_id": _TEXT, "key": _TEXT, "reward": pa.float64(), "time": _TIME, "position": pa.int32()}
+    ),
     "quarantine": pa.schema({"time": _TIME, "reason": _TEXT, "source": _TEXT, "body": pa.binary()}),
 }
 
@@ -98,9 +105,11 @@ def rows_of_record(record: AnyRecord | LoggedRecord) -> tuple[LogTable, str, lis
     time = _microseconds(record.time)
     day = _day(time // _DAY)
     if isinstance(record, ExposureRecord):
-        return "exposures", day, [(record.decision_id, time, key, record.customer) for key in record.keys]
+        names = map(split_item, record.keys)
+        return "exposures", day, [(record.decision_id, time, key, record.customer, at or None) for key, at in names]
     if isinstance(record, RewardRecord):
-        return "rewards", day, [(record.decision_id, record.key, record.reward, time)]
+        key, at = split_item(record.key)
+        return "rewards", day, [(record.decision_id, key, record.reward, time, at or None)]
     return "quarantine", day, [(time, record.reason, record.source, record.body)]
 
 
@@ -146,15 +155,16 @@ def write_table(path: Path, table: LogTable, batches: list[pa.RecordBatch]) -> N
 def read_table(path: Path, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
     """The named columns of a file (all by default), with `filters` some of its rows.
 
-    Empty where the file was compacted away meanwhile, or is damaged: one damaged file does not stop the others.
+    Columns that an older file lacks are null. Empty where the file was compacted away meanwhile, or is damaged: one
+    damaged file does not stop the others.
     """
+    schema = SCHEMAS[next(table for table in TABLES if table == path.parent.parent.name)]
     try:
-        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
+        return pq.read_table(path, columns=columns, filters=filters, partitioning=None, schema=schema)
     except FileNotFoundError:
         pass
     except (pa.ArrowException, OSError) as error:
         _log.error("cannot read a file of the log; restore it from a backup", path=str(path), error=str(error))
-    schema = SCHEMAS[next(table for table in TABLES if table == path.parent.parent.name)]
     return schema.empty_table().select(columns or schema.names)
 
 
@@ -221,6 +231,8 @@ def _decision_rows(record: DecisionRecord | LoggedDecision, time: int) -> list[R
                 row.crossover,
                 row.version,
                 trace,
+                row.position or None,
+                row.joint if row.position else None,
             )
         )
         trace = None

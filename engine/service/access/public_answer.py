@@ -9,16 +9,17 @@ from datetime import datetime
 
 import msgspec
 
-from engine.decision.decision import Answer
+from engine.decision.decision import Answer, OfferAnswer
 from engine.decision.experiments import ExperimentAnswer
 from engine.decision.offers import OfferReason
 
 
 class PublicOffer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An offer without its propensity and policy."""
+    """An offer, or the items of a list, without propensities and policies."""
 
-    offer: str | None
-    rendering: Mapping[str, object]
+    offer: str | msgspec.UnsetType | None = msgspec.UNSET
+    rendering: Mapping[str, object] | msgspec.UnsetType = msgspec.UNSET
+    items: "list[PublicOffer] | msgspec.UnsetType" = msgspec.UNSET
     reason: OfferReason
     moment: str | None = None
     not_before: datetime | None = None
@@ -40,5 +41,18 @@ class PublicAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 def publish_answer(answer: Answer) -> PublicAnswer:
     """The answer as a publishable key gets it."""
-    given = {name: value for name, value in msgspec.structs.asdict(answer).items() if value is not msgspec.UNSET}
-    return msgspec.convert(given, PublicAnswer, from_attributes=True)
+    given = msgspec.structs.asdict(answer)
+    offers = {placement: _publish_offer(offer) for placement, offer in answer.offers.items()}
+    return PublicAnswer(**(given | {"offers": offers}))
+
+
+def _publish_offer(offer: OfferAnswer) -> PublicOffer:
+    items = offer.items if offer.items is msgspec.UNSET else [_publish_offer(item) for item in offer.items]
+    return PublicOffer(
+        offer=offer.offer,
+        rendering=offer.rendering,
+        items=items,
+        reason=offer.reason,
+        moment=offer.moment,
+        not_before=offer.not_before,
+    )

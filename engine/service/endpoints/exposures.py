@@ -18,12 +18,16 @@ from engine.service.decide_body import RequestName
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.problems import Refusal, decode_body, refuse_for_now
 from engine.service.worker import Worker
+from engine.vocabulary import split_item
 
 AWAY = "the store is away and the exposure is not counted; send it again"
 
 
 class ExposeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The parts of an earlier decision that were seen: all, unless placements or experiments are named."""
+    """The parts of an earlier decision that were seen: all, unless placements or experiments are named.
+
+    `home_row` among the placements is its whole list, `home_row[2]` the second item alone.
+    """
 
     decision_id: RequestName
     placements: Annotated[list[RequestName], msgspec.Meta(max_length=100)] | None = None
@@ -31,7 +35,10 @@ class ExposeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExposureAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The result of an exposure. `refused` has the placements whose offer is used up: show their fallback instead."""
+    """The result of an exposure. `refused` has the placements whose offer is used up: show their fallback instead.
+
+    Of a list it has the items, such as `home_row[2]`: take them out.
+    """
 
     status: Literal["accepted", "refused"]
     refused: dict[str, DenialReason] = {}
@@ -74,16 +81,19 @@ def _exposed_keys(request: ExposeRequest, pending: PendingDecision, plan: Plan) 
     if request.placements is None and request.experiments is None:
         return pending.keys
     # A flag is exposed as the rule that decided it.
-    known = {key.partition(RULE)[0]: key for key in pending.keys} | {key: key for key in pending.keys}
+    known = {key.partition(RULE)[0]: [key] for key in pending.keys} | {key: [key] for key in pending.keys}
+    for key in pending.keys:
+        if (placement := split_item(key)[0]) != key:  # naming a list names its items
+            known.setdefault(placement, []).append(key)
     keys = [*(request.experiments or []), *(request.placements or [])]
     for key in keys:
         if key not in known:
             raise Refusal(400, f"{key!r} is not in that decision; it has {', '.join(pending.keys)}", "placements")
-    placements = {*(request.placements or ())}
+    placements = {split_item(name)[0] for name in request.placements or ()}
     on_placements = (
         key for key in pending.keys if key in plan.experiments and plan.experiments[key].spec.placement in placements
     )
-    return list(dict.fromkeys((*(known[key] for key in keys), *on_placements)))
+    return list(dict.fromkeys((*(name for key in keys for name in known[key]), *on_placements)))
 
 
 async def _claim(

@@ -370,3 +370,21 @@ def test_a_page_of_another_origin_reports_with_its_key_also_when_it_goes(
         found = await_records(engine, lambda one: isinstance(one, EventRecord) and one.event in ("view", "click"), 2)
         assert {one.event for one in found} == {"view", "click"}
         assert printed == []
+
+
+def test_a_list_is_drawn_item_by_item_and_its_clicks_name_the_item(open_tab: Any) -> None:
+    row = "".join(f"<p data-placement='row[{place}]'><b data-field='headline'>own</b></p>" for place in (1, 2, 3))
+    tab = open_tab(row, "", PATIENT)
+    found = tab.run("""
+        const items = ["tea", "cake"].map((offer) => ({offer, rendering: {headline: offer}, reason: "policy"}));
+        const decision = new cp.Decision({decision_id: "d-1", offers: {row: {items, reason: "policy"}}});
+        const parts = [...document.querySelectorAll("p")];
+        for (const part of parts) shop.draw(part, decision);
+        const sent = [];
+        shop.track = (event, properties) => sent.push(properties);
+        shop.click(decision, "row[2]");
+        return {texts: parts.map((part) => part.textContent), states: parts.map((part) => part.dataset.state), sent};
+    """)
+    assert found["texts"] == ["tea", "cake", "own"]
+    assert found["states"] == ["offer", "offer", "fallback"]
+    assert found["sent"] == [{"placement": "row[2]", "offer": "cake"}]

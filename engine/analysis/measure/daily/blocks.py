@@ -27,13 +27,16 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
+from engine.analysis.sources.log import WITH_POSITION
 from engine.errors import BadInput
 from engine.settings import PARTIALS_FOLDER
 
 if TYPE_CHECKING:
     from engine.analysis.sources.engines import DuckDB
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
+ITEM_TABLES: Final = frozenset(("decisions", "exposures"))
+"""Tables of the log with a row per item of a list."""
 """The version of the tables' meaning; tables of another one are not read."""
 MOST_BLOCKS: Final = 12
 ABANDONED: Final = 3600.0
@@ -147,7 +150,10 @@ class DailyStore:
                 sources[read] = ""
                 continue
             listed = f"read_parquet([{', '.join(files)}], union_by_name = true, hive_partitioning = true)"
-            sources[read] = f"(SELECT * REPLACE (epoch_us(time) AS time, CAST(day AS VARCHAR) AS day) FROM {listed})"
+            sources[read] = (
+                "(SELECT * REPLACE (epoch_us(time) AS time, CAST(day AS VARCHAR) AS day) "
+                f"FROM {WITH_POSITION.format(listed) if read in ITEM_TABLES else listed})"
+            )
         return sources
 
     def _write(self, name: str, sql: str) -> str:

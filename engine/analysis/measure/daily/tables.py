@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from engine.analysis.measure.daily.blocks import DailyTable
+from engine.analysis.measure.daily.blocks import ITEM_TABLES, DailyTable
 from engine.analysis.sources.duckdb_expressions import text_literal
 from engine.vocabulary import MERGED, NOT_VISITS, PURCHASES, QUESTIONS
 
@@ -71,9 +71,10 @@ WHERE event = {text_literal(MERGED)}
 """
 _DECISIONS = """
 SELECT day, decision_id, time, customer, channel, kind, key, variant, reason, propensity, candidates, context, plan,
-    policy, version
+    policy, version, coalesce(position, 0) AS position
 FROM {rows}
 """
+_EXPOSURES = "SELECT day, decision_id, time, key, customer, coalesce(position, 0) AS position FROM {rows}"
 NO_GAP: Final = str(1 << 62)
 EVENT_TABLES: Final[Mapping[str, str]] = {
     "visits": _VISITS,
@@ -96,8 +97,8 @@ def short_gap_tables(gap: str) -> Mapping[str, str]:
 
 def daily_table(name: str, order_sql: str = "") -> DailyTable:
     """The partial statistics of this name; `order_sql` is that of orders over the rows of events."""
-    if name in {"decisions", "exposures"}:
-        sql = _DECISIONS if name == "decisions" else "SELECT day, decision_id, time, key, customer FROM {rows}"
+    if name in ITEM_TABLES:
+        sql = _DECISIONS if name == "decisions" else _EXPOSURES
         return DailyTable(name=name, reads=(name,), sql=lambda sources: sql.replace("{rows}", sources[name]))
     if name == "merges":
         return DailyTable(

@@ -26,8 +26,8 @@ WITH model AS (
     SELECT key, channel, offer, 1 - fold AS fold, avg({outcome}) AS expected FROM choices GROUP BY ALL
 ), common AS (SELECT avg({outcome}) AS expected FROM choices),
 arms AS (
-    SELECT decision_id, key, channel, customer, propensity, choices.offer AS chosen, {outcome} AS outcome, fold,
-        len(candidates) AS size, unnest(candidates) AS arm, {has_reference} AS has_reference
+    SELECT decision_id, key, position, channel, customer, propensity, choices.offer AS chosen, {outcome} AS outcome,
+        fold, len(candidates) AS size, unnest(candidates) AS arm, {has_reference} AS has_reference
     FROM choices
 ), scored AS (
     SELECT arms.*, coalesce(model.expected, common.expected) AS expected,
@@ -40,7 +40,7 @@ arms AS (
     SELECT *, expected + error AS value,
         sum(expected + error) OVER decision AS every,
         sum(CASE WHEN arm = {reference} THEN expected + error END) OVER decision AS of_reference
-    FROM scored WINDOW decision AS (PARTITION BY decision_id, key)
+    FROM scored WINDOW decision AS (PARTITION BY decision_id, key, position)
 ), contrasts AS (
     SELECT arm, channel, customer, chosen = arm AS is_shown,
         value - CASE WHEN has_reference THEN of_reference ELSE (every - value) / (size - 1) END AS contrast

@@ -1,8 +1,9 @@
 """Choices: the decisions of policies that were seen, each with its propensity and what the customer ordered after it.
 
-The table `choices` has a row per choice: `decision_id, key, channel, customer, offer, propensity, candidates, time,
-context, fold, stage, orders, revenue`. Orders and revenue are those of the window after it, on any channel; choices
-whose window is not over are left out. `stage` is the journey stage before the choice, as far as orders say it.
+The table `choices` has a row per choice, of a list one per item: `decision_id, key, position, channel, customer, offer,
+propensity, candidates, time, context, fold, stage, orders, revenue`. Orders and revenue are those of the window after
+it, on any channel; choices whose window is not over are left out. `stage` is the journey stage before the choice, as
+far as orders say it.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ FROM {orders} WINDOW upto AS (PARTITION BY customer ORDER BY time RANGE UNBOUNDE
 """
 """What each customer had ordered up to each order."""
 _CHOICES = """
-WITH seen AS (SELECT decision_id, key, min(time) AS time FROM {exposures} GROUP BY ALL),
+WITH seen AS (SELECT decision_id, key, position, min(time) AS time FROM {exposures} GROUP BY ALL),
 shown AS (
-    SELECT decided.decision_id, decided.key, coalesce(channel, 'unknown') AS channel, customer, variant AS offer,
-        propensity, list_distinct(list_append(candidates, variant)) AS candidates, context, seen.time
-    FROM {decisions} AS decided JOIN seen USING (decision_id, key)
+    SELECT decided.decision_id, decided.key, decided.position, coalesce(channel, 'unknown') AS channel, customer,
+        variant AS offer, propensity, list_distinct(list_append(candidates, variant)) AS candidates, context, seen.time
+    FROM {decisions} AS decided JOIN seen USING (decision_id, key, position)
     WHERE kind = 'offer' AND policy IS NOT NULL AND variant IS NOT NULL AND customer <> '' AND propensity > 0
         AND len(list_distinct(list_append(candidates, variant))) > 1 AND seen.time <= {until} - {window}
 ), placed AS ({placed}), before AS (

@@ -26,9 +26,10 @@ _LOG_TOUCHES = """
 SELECT any_value(seen.customer) AS customer, min(seen.time) AS time, any_value(decided.channel) AS channel,
     any_value(decided.variant) AS offer
 FROM {exposures} AS seen
-JOIN {decisions} AS decided ON decided.decision_id = seen.decision_id AND decided.key = seen.key
+JOIN {decisions} AS decided
+    ON decided.decision_id = seen.decision_id AND decided.key = seen.key AND decided.position = seen.position
 WHERE decided.kind = 'offer' AND decided.variant IS NOT NULL AND seen.customer <> '' {until}
-GROUP BY seen.decision_id, seen.key
+GROUP BY seen.decision_id, seen.key, seen.position
 """
 # A touch belongs to the customer's next order if that is within the window, else to a journey without conversion.
 _STEPS = """

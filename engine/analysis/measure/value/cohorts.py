@@ -41,7 +41,8 @@ LEFT JOIN (
     SELECT begun.customer, arg_max(decided.variant, seen.time) AS offer
     FROM (SELECT customer, min(time) AS started FROM {orders} WHERE is_order GROUP BY ALL) AS begun
     JOIN {exposures} AS seen ON seen.customer = begun.customer AND seen.time <= begun.started
-    JOIN {decisions} AS decided ON decided.decision_id = seen.decision_id AND decided.key = seen.key
+    JOIN {decisions} AS decided
+        ON decided.decision_id = seen.decision_id AND decided.key = seen.key AND decided.position = seen.position
     WHERE decided.kind = 'offer' AND decided.variant IS NOT NULL GROUP BY ALL
 ) AS shown USING (customer)
 """
