@@ -88,7 +88,7 @@ def test_a_carousel_of_four_learns_item_by_item(open_shop: Any, redis_url: str) 
 
     report = policy_report(log, "row", ripe=False)
     values = {row.offer: row.naive_mean for row in report.arms}
-    assert values["cake"] == 1.0
+    assert values["cake"] > 0.9  # the vague visitor may have seen it, and clicked nothing that has a name
     assert sum(value for offer, value in values.items() if offer != "cake") == 0.0
     assert report.quarantined == {"no item": 1}
     assert sum(row.exposures for row in report.arms) == 120 * 3 + 4  # and the four of the vague visitor
