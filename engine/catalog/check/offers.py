@@ -152,6 +152,8 @@ def _check_trigger(trigger: TriggerSpec) -> Iterator[str]:
 def _check_list(specs: Specs, spec: SelectionSpec) -> Iterator[FieldProblem]:
     """Yield what is wrong with a list: shares of other positions, a length that its offers cannot fill."""
     count, shares = list_length(specs, spec), spec.reward.examination
+    if not any(place.key == spec.placement for place in specs.channels.placements):
+        return  # which is another problem
     if shares != "learnt" and len(shares) != count:
         yield (
             "reward.examination",
