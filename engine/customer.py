@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from engine.vocabulary import DAY
+from engine.vocabulary import CAMPAIGN, DAY
 
 HALF_LIFE = 30 * DAY
 """Seconds in which an affinity loses half its weight, unless `identities.yaml` says otherwise."""
@@ -28,11 +28,6 @@ WEAK: frozenset[IdKind] = frozenset(("anonymous_id", "device_id"))
 COMPLAINT_FIELD: Final = "complaint"
 """The field of a profile in which earlier releases stored whether a complaint is open."""
 
-LOYAL_ORDERS = 5
-"""Orders from which a customer is loyal."""
-LAPSED_AFTER = 180 * DAY
-"""Seconds since the last order after which a customer has lapsed."""
-
 Scalar = str | int | float | bool | None
 TraitValue = Scalar | list[Scalar]
 Stage = Literal["new", "engaged", "cart", "customer", "loyal", "lapsed"]
@@ -40,6 +35,17 @@ Counts = Mapping[str, Sequence[float]]
 """Counter -> times (s since 1970) of what it counted for one customer, oldest first."""
 
 Identifier = Annotated[str, msgspec.Meta(max_length=200)]
+
+
+class StageRules(NamedTuple):
+    """Where the stages of the journey begin; `lapsed_after` is in seconds since the last order."""
+
+    engaged_visits: int = 2
+    loyal_orders: int = 5
+    lapsed_after: float = 180 * DAY
+
+
+STAGE_RULES: Final = StageRules()
 
 
 class CustomerIds(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -203,26 +209,21 @@ class Profile(
     """One customer. Times are seconds since 1970, UTC; money is in the shop's currency, net of refunds.
 
     Attributes:
-        id: the canonical customer id.
-        unit: the id that experiments hash; until a decision was seen (`undecided`) it is the id and may still change.
+        id: the canonical customer id; `unit` is what experiments hash, until a decision was seen (`undecided`) the id.
         ids: every identifier bound to the customer, by kind.
-        units: units of visitors who turned out to be this customer, and when they did. Another variant under one of
-            them until then is a crossover.
+        units: units of visitors who turned out to be this customer, and when: until then a variant may be a crossover.
         shared: the identifier bound too many people, so it identifies nobody.
         merged: tags of the profiles merged into this one, which make a repeated merge harmless.
         marks: digests of the messages counted most recently, which make a repeated message harmless.
         earned: points from orders, before redemptions.
         visits: the newest visits, first and last second of each; `past_visits` counts the older ones.
         recent: the time of the last event of each kind.
-        complaint: whether a complaint is open and when that was stated, as earlier releases stored it.
-        complaints: what was stated of complaints, oldest first; `has_open_complaint` says what it comes to.
-        sticky: sticky entries, as `engine.decision.sticky` names them.
+        complaints: what was stated of complaints, oldest first; `complaint` is how earlier releases stored it.
         links: which identifiers were linked when; with `consent_statements` and `trait_statements` the newest statement
             of each identifier, where several made one. See `engine.customers.model.consent_sums`.
         joining: identifiers that a merge in progress brings, as `kind:value`, and until when they count towards limits.
-        series: what the shop's own traits store, by the digest of their definition (`engine.traits.rules`).
-        archived_series: the same of the orders that are archived beside the profile.
-        order_facts: by order, the properties of its purchase that such traits read.
+        series: what the shop's traits store, by digest (`engine.traits`), of archived orders in `archived_series`;
+            `order_facts` are what they read of each order's purchase.
     """
 
     id: str
@@ -272,14 +273,15 @@ class Profile(
 
 
 class ComputedTraits(Protocol):
-    """The traits that the shop defines, each with its value for a customer; see `engine.traits.rules`."""
+    """The traits and stages that the shop defines; see `engine.traits.rules`."""
 
-    def read(self, profile: Profile, now: float) -> Iterable[tuple[str, Scalar]]:
-        """Yields each trait that has a value for the customer at `now` (s since 1970)."""
+    @property
+    def stages(self) -> StageRules: ...  # noqa: D102
+    def read(self, profile: Profile, now: float) -> Iterable[tuple[str, Scalar]]: ...  # noqa: D102
 
 
 def derive_attributes(profile: Profile, now: float, computed: ComputedTraits | None = None) -> dict[str, object]:
-    """The customer as conditions and policy features read them, at `now` (s since 1970).
+    """The customer as conditions and features read them at `now` (s since 1970).
 
     A trait is at top level under its name; a dotted name nests (`loyalty.tier` is `{"loyalty": {"tier": …}}`). A trait
     that the shop sent replaces one of the engine's of the same name. One that the shop defines (`computed`) replaces
@@ -294,7 +296,7 @@ def derive_attributes(profile: Profile, now: float, computed: ComputedTraits | N
         "monetary": profile.revenue,
         "channels": list(profile.channels),
         "complaint_open": has_open_complaint(profile),
-        "stage": derive_stage(profile, now),
+        "stage": derive_stage(profile, now, STAGE_RULES if computed is None else computed.stages),
     }
     orders: dict[str, object] = {"count": count, "revenue": profile.revenue}
     if profile.last_order and count:  # an order that was refunded in full is none
@@ -366,19 +368,20 @@ def resumable_journey(profile: Profile, now: float) -> dict[str, object]:
     """The cart, step and conversation that any channel can resume at `now` (s since 1970)."""
     if not profile.journey:
         return {}
-    return {name: item.value for name, item in profile.journey.items() if item.value is not None and item.until > now}
+    items = (one for one in profile.journey.items() if one[0] != CAMPAIGN and one[1].until > now)
+    return {name: item.value for name, item in items if item.value is not None}
 
 
-def derive_stage(profile: Profile, now: float) -> Stage:
-    """The journey stage: lapsed and loyal customers by their orders, then an open cart, then any second visit."""
+def derive_stage(profile: Profile, now: float, rules: StageRules = STAGE_RULES) -> Stage:
+    """The journey stage: lapsed and loyal customers by their orders, then an open cart, then their visits."""
     if profile.order_count:
-        if now - profile.last_order > LAPSED_AFTER:
+        if now - profile.last_order > rules.lapsed_after:
             return "lapsed"
-        return "loyal" if profile.order_count >= LOYAL_ORDERS else "customer"
+        return "loyal" if profile.order_count >= rules.loyal_orders else "customer"
     cart = profile.journey.get("cart")
     if cart is not None and cart.value is not None and cart.until > now:
         return "cart"
-    return "engaged" if profile.past_visits + len(profile.visits) > 1 else "new"
+    return "engaged" if profile.past_visits + len(profile.visits) >= rules.engaged_visits else "new"
 
 
 def _is_in_force(consent: Consent, now: float) -> bool:

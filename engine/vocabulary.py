@@ -10,6 +10,8 @@ from typing import Final
 MINUTE: Final = 60.0
 HOUR: Final = 3_600.0
 DAY: Final = 86_400.0
+VISIT_GAP: Final = 1_800.0
+"""Seconds without an event after which the next one begins another visit."""
 
 PURCHASE: Final = "purchase"
 PURCHASES: Final = frozenset((PURCHASE, "order_completed", "order_placed"))
@@ -134,6 +136,13 @@ PAGE_CONTEXT: Final = frozenset(
 )
 """Names under which the context of a publishable key may say where and how a visitor is, also where audiences read
 them. Other names that audiences read are traits of the customer, which the shop's server states."""
+
+CAMPAIGN: Final = "campaign"
+CAMPAIGN_CONTEXT: Final = (
+    *("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content", CAMPAIGN, "ad"),
+    *("gclid", "fbclid", "msclkid"),
+)
+"""Properties of an event that say which campaign or ad brought the visitor; later decisions of the visit read them."""
 
 RESERVED_CONTEXT: Final = frozenset(("id", "channel", "hour", "weekday"))
 """Names that the engine sets in every decision's context; what a request sends under them is overwritten."""

@@ -290,8 +290,10 @@ def coverage(
 
     specs, now = load_specs(from_environment(experiments=experiments).experiments), time.time()
     purposes = {offer.purpose for offer in specs.offers.values() if offer.purpose is not None}
-    sample = read_customers(profiles, specs) if profiles else make_one_per_stage(purposes, now)
-    cells = measure_coverage(compile_plan(specs), specs, sample, now)
+    plan = compile_plan(specs)
+    stages = plan.rules.computed.stages
+    sample = read_customers(profiles, specs) if profiles else make_one_per_stage(purposes, now, stages)
+    cells = measure_coverage(plan, specs, sample, now)
     if json:
         print_json(cells)
         return 0

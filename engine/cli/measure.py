@@ -86,8 +86,15 @@ def open_source(options: MeasureOptions, **columns: str | None) -> "EventSource"
         until = int(moment.timestamp() * 1_000_000)
     settings = from_environment(experiments=options.experiments, data=options.data)
     log = None if options.table else options.log or settings.log
-    currency = "" if options.table else _currency(settings.experiments)
-    return EventSource(log_dir=log, files=tuple(options.table or ()), names=given, until=until, currency=currency)
+    source = EventSource(log_dir=log, files=tuple(options.table or ()), names=given, until=until)
+    if options.table or not (settings.experiments / "metrics.yaml").is_file():
+        return source
+    from dataclasses import replace
+
+    from engine.catalog import load_plan
+
+    plan = load_plan(settings.experiments)
+    return replace(source, currency=plan.currency, stages=plan.rules.computed.stages, rfm=plan.rfm)
 
 
 def run_report(
@@ -121,15 +128,6 @@ def print_measure(report: "MeasureReport", html: Path | None, *, json: bool) -> 
         from engine.analysis.render.measure_text import render_measure
 
         out.print(render_measure(report))
-
-
-def _currency(experiments: Path) -> str:
-    """The shop's currency; none without its YAML."""
-    if not (experiments / "metrics.yaml").is_file():
-        return ""
-    from engine.catalog import load_plan
-
-    return load_plan(experiments).currency
 
 
 @measure.command

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from engine.catalog.plan.plan import Plan
-from engine.customer import Profile, Stage, derive_stage, has_open_complaint, resumable_journey
+from engine.customer import Profile, Stage, StageRules, derive_stage, has_open_complaint, resumable_journey
 from engine.decision.decision import Decision
 from engine.decision.gates import GATES
 from engine.decision.offers import Choice, OfferReason
@@ -68,7 +68,7 @@ def build_agent_view(plan: Plan, decision: Decision, profile: Profile, now: floa
             placement: _suggest_all(plan, decision.channel, placement, choice)
             for placement, choice in decision.choices.items()
         },
-        history=_summarize(profile, now),
+        history=_summarize(profile, now, plan.rules.computed.stages),
     )
 
 
@@ -110,12 +110,12 @@ def _say_why(plan: Plan, channel: str, placement: str, choice: Choice) -> str:
     return REASONS[choice.reason]
 
 
-def _summarize(profile: Profile, now: float) -> CustomerSummary:
+def _summarize(profile: Profile, now: float, stages: StageRules) -> CustomerSummary:
     """The customer's summary; channels and events with the latest first."""
     return CustomerSummary(
         customer=profile.id,
         known=profile.is_known,
-        stage=derive_stage(profile, now),
+        stage=derive_stage(profile, now, stages),
         tier=profile.tier,
         points=profile.points,
         orders=profile.order_count,

@@ -10,9 +10,10 @@ from importlib.metadata import version
 import msgspec
 
 from engine.catalog.plan.plan import Plan
-from engine.customer import Profile, Trait, TraitValue
+from engine.customer import STAGE_RULES, Profile, Trait, TraitValue, derive_stage
 from engine.decision.decision import Availability, DecideRequest
 from engine.errors import BadInput
+from engine.vocabulary import CAMPAIGN
 
 FORMAT = 1
 LOGGED_ENTRIES = 64
@@ -67,7 +68,11 @@ def traced_profile(profile: Profile, plan: Plan, now: float) -> Profile:
         visits=[],
         past_visits=profile.past_visits + len(profile.visits),
         recent={name: at for name, at in profile.recent.items() if name in plan.rules.watched_events},
-        journey={key: item for key, item in profile.journey.items() if item.value is not None and item.until > now},
+        journey={
+            key: item
+            for key, item in profile.journey.items()
+            if key != CAMPAIGN and item.value is not None and item.until > now
+        },
         links=[],
         consent_statements={},
         trait_statements={},
@@ -78,8 +83,17 @@ def traced_profile(profile: Profile, plan: Plan, now: float) -> Profile:
 
 
 def _computed_traits(profile: Profile, plan: Plan, now: float) -> dict[str, Trait]:
-    """The values of the traits that the shop defines and the plan reads."""
-    return {
+    """The values of the traits that the shop defines and the plan reads, and the stage where the shop defines stages.
+
+    Reports split by these without the plan.
+    """
+    stages = plan.rules.computed.stages
+    own = (
+        {}
+        if stages == STAGE_RULES or "stage" in profile.traits
+        else {"stage": Trait(derive_stage(profile, now, stages), now)}
+    )
+    return own | {
         name: Trait(value, now) for name, value in plan.rules.computed.read(profile, now) if name in plan.read_names
     }
 

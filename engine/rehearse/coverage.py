@@ -58,7 +58,7 @@ def measure_coverage(plan: Plan, specs: Specs, sample: Iterable[SampledCustomer]
         known = derive_attributes(one.profile, now, plan.rules.computed)
         overlay_context(known, one.context)
         memberships = [EVERYONE, *(key for key, matches in segments.items() if matches(known))]
-        stage = derive_stage(one.profile, now)
+        stage = derive_stage(one.profile, now, plan.rules.computed.stages)
         for channel, placement in placements:
             request = DecideRequest(
                 customer=CustomerIds(user_id=one.profile.id),

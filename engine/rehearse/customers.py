@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.customer import LAPSED_AFTER, LOYAL_ORDERS, Consent, JourneyItem, Profile, Stage, Trait
+from engine.customer import STAGE_RULES, Consent, JourneyItem, Profile, Stage, StageRules, Trait
 from engine.customers.model.traits import CONSENT
 from engine.errors import BadInput
 from engine.rehearse.sample_file import SampleRow, read_sample_file
@@ -20,20 +20,20 @@ class SampledCustomer(msgspec.Struct, frozen=True):
     channel: str | None = None
 
 
-def make_one_per_stage(purposes: Iterable[str], now: float) -> list[SampledCustomer]:
+def make_one_per_stage(purposes: Iterable[str], now: float, stages: StageRules = STAGE_RULES) -> list[SampledCustomer]:
     """A customer in each stage of the journey at `now` (s since 1970), with consent to all `purposes`."""
     agreed = {purpose: Consent(granted=True, time=now) for purpose in purposes}
-    long_ago = now - LAPSED_AFTER - DAY
+    long_ago = now - stages.lapsed_after - DAY
 
     def one(stage: Stage, **known: object) -> SampledCustomer:
         return SampledCustomer(msgspec.structs.replace(Profile(id=stage, unit=stage, consents=agreed), **known))
 
     return [
         one("new"),
-        one("engaged", past_visits=2),
+        one("engaged", past_visits=stages.engaged_visits),
         one("cart", journey={"cart": JourneyItem({"items": 1}, now, now + DAY)}),
         one("customer", order_count=1, last_order=now),
-        one("loyal", order_count=LOYAL_ORDERS, last_order=now),
+        one("loyal", order_count=stages.loyal_orders, last_order=now),
         one("lapsed", order_count=1, last_order=long_ago),
     ]
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from engine.customer import Order, Profile, Scalar, TraitSeries
+from engine.customer import STAGE_RULES, Order, Profile, Scalar, StageRules, TraitSeries
 from engine.orders import is_counted, net_revenue, order_id, refund_amount
 from engine.traits.series import EMPTY, Point, SeriesRule, extend_series, read_series
-from engine.vocabulary import PURCHASES, REFUNDS
+from engine.vocabulary import CAMPAIGN, PURCHASES, REFUNDS, VISIT_GAP
 
 REVENUE: Final = "revenue"
 MATCHED: Final = "?"
@@ -98,9 +98,11 @@ class TraitRules:
     names: frozenset[str] = frozenset()
     unnamed: frozenset[str] = frozenset()
     """The digests of rules that only moments read."""
+    stages: StageRules = STAGE_RULES
 
     def read(self, profile: Profile, now: float) -> Iterator[tuple[str, Scalar]]:
-        """Yield each named trait that has a value for the customer at `now` (s since 1970)."""
+        """Yield each named trait that has a value for the customer at `now` (s since 1970), and their campaign."""
+        yield from _campaign_of(profile, now)
         for rule in self.rules:
             if rule.name and (value := rule.read(profile, now)) is not None:
                 yield rule.name, value
@@ -131,8 +133,18 @@ class TraitRules:
         return folded
 
 
-def index_traits(rules: Iterable[TraitRule]) -> TraitRules:
-    """The rules with their indexes."""
+def _campaign_of(profile: Profile, now: float) -> Iterator[tuple[str, Scalar]]:
+    """Yield what brought the customer to the visit that is under way at `now`, for as long as the campaign lasts."""
+    item = profile.journey.get(CAMPAIGN)
+    if item is None or item.until <= now or not isinstance(item.value, dict):
+        return
+    began = int(item.time)
+    if any(start <= began <= end and now <= end + VISIT_GAP for start, end in profile.visits):
+        yield from item.value.items()
+
+
+def index_traits(rules: Iterable[TraitRule], stages: StageRules = STAGE_RULES) -> TraitRules:
+    """The rules with their indexes, and where the stages of the journey begin."""
     every = tuple(rules)
     stored = {rule.digest: rule for rule in every}  # a count and a rate of the same events share a series
     by_event: dict[str, tuple[TraitRule, ...]] = {}
@@ -146,6 +158,7 @@ def index_traits(rules: Iterable[TraitRule]) -> TraitRules:
         of_orders=tuple(rule for rule in stored.values() if rule.is_of_orders),
         by_digest=stored,
         names=frozenset(rule.name for rule in every if rule.name),
+        stages=stages,
         unnamed=frozenset(rule.digest for rule in every if not rule.name),
     )
 

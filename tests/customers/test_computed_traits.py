@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.customer import Profile, derive_attributes
+from engine.customer import Profile, derive_attributes, resumable_journey
 from engine.customers.model.archive import join_profile, split_profile
 from engine.customers.model.events import Event
 from engine.customers.model.merge import merge_profiles
@@ -186,3 +186,35 @@ def test_a_trait_forgets_what_leaves_its_window_and_time_since_grows() -> None:
     later = values(profile, NOW + DAY)
     assert (later["views_7d"], later["longest"]) == (1, 7.5)
     assert "longest" not in values(profile, NOW + 8 * DAY)
+
+
+def test_a_shop_sets_where_stages_begin() -> None:
+    own = plan(segments={"stages": {"engaged_visits": 3, "loyal_orders": 2, "lapsed_after": "30d"}}).rules.computed
+    orders = [Event("track", "m", user_id="u", event="purchase", properties={"order_id": key}) for key in "ab"]
+    twice = joined([(one, NOW) for one in orders])
+    assert [derive_attributes(twice, NOW, rules)["stage"] for rules in (None, own)] == ["customer", "loyal"]
+    later = NOW + 31 * DAY
+    assert [derive_attributes(twice, later, rules)["stage"] for rules in (None, own)] == ["customer", "lapsed"]
+    visits = joined([view(0), view(DAY)])
+    assert [derive_attributes(visits, NOW, rules)["stage"] for rules in (None, own)] == ["engaged", "new"]
+
+
+def test_a_campaign_is_read_until_its_visit_ends_and_no_longer_than_its_life() -> None:
+    came = {"utm_source": "newsletter", "ad": "spring", "seconds": 3}
+    pages = [view(0, **came), view(-20 * 60), view(-45 * 60)]
+
+    def campaign(profile: Profile, minutes: float) -> tuple[object, object]:
+        attributes = derive_attributes(profile, NOW + minutes * 60, RULES.computed)
+        return attributes.get("utm_source"), attributes.get("ad")
+
+    for order in (pages, pages[::-1]):
+        profile = joined(order)
+        assert campaign(profile, 74) == ("newsletter", "spring")
+        assert campaign(profile, 76) == (None, None)
+        assert resumable_journey(profile, NOW) == {}
+    assert campaign(joined([view(0, **came), view(-3 * 3600)]), 181) == (None, None)  # the next visit
+    all_day = [view(0, **came), *(view(-number * 1500) for number in range(1, 60))]
+    assert campaign(joined(all_day), 23.9 * 60) == ("newsletter", "spring")
+    assert campaign(joined(all_day), 24.1 * 60) == (None, None)
+    newer = joined([*pages, view(-50 * 60, utm_source="search")])
+    assert campaign(newer, 55) == ("search", None)

@@ -23,6 +23,8 @@ from engine.analysis.sources.engines import DuckDB, ibis_table
 from engine.analysis.sources.log import read_log_table
 from engine.analysis.sources.merged_customers import create_merged_customers
 from engine.analysis.sources.orders import ORDER_EVENTS, EventSum, with_orders
+from engine.catalog.spec.traits import RFM_SEGMENTS, RfmSpec
+from engine.customer import STAGE_RULES, StageRules
 from engine.errors import BadInput
 from engine.vocabulary import PURCHASE, PURCHASES, REFUNDS
 
@@ -95,13 +97,18 @@ def _bounded_engine() -> DuckDB:
 
 @dataclass(frozen=True)
 class EventSource:
-    """Events of a log or of tables. `names` are the columns of tables by role, `until` a moment in microseconds."""
+    """Events of a log or of tables. `names` are the columns of tables by role, `until` a moment in microseconds.
+
+    `stages` and `rfm` are those of the shop.
+    """
 
     log_dir: Path | None = None
     files: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     until: int | None = None
     currency: str = ""
+    stages: StageRules = STAGE_RULES
+    rfm: tuple[RfmSpec, ...] = RFM_SEGMENTS
     engine: DuckDB = field(default_factory=_bounded_engine)
 
     @cached_property

@@ -162,6 +162,7 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
         units=units if isinstance(units, UnitsFile) else UnitsFile(),
         environment=environment or None,
         traits=traits if isinstance(traits, TraitsFile) else TraitsFile(),
+        grouping=segments if isinstance(segments, SegmentsFile) else SegmentsFile(),
     )
 
 

@@ -10,7 +10,7 @@ from engine.catalog.check.flags import flag_problems, prerequisite_problems
 from engine.catalog.check.kpis import kpi_problems
 from engine.catalog.check.metrics import metric_problems, reward_problems
 from engine.catalog.check.offers import offer_problems
-from engine.catalog.check.traits import trait_problems
+from engine.catalog.check.traits import rfm_problems, trait_problems
 from engine.catalog.check.units import unit_problems
 from engine.catalog.spec.experiment import ExperimentSpec
 from engine.catalog.spec.flags import RULE
@@ -45,6 +45,7 @@ def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[P
     yield from metric_problems(specs)
     yield from kpi_problems(specs, known)
     yield from trait_problems(specs, known)
+    yield from rfm_problems(specs)
     yield from _check_receivers(specs)
     yield from unit_problems(specs, known)
     yield from _check_placements(specs, known)

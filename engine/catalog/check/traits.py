@@ -38,6 +38,25 @@ def trait_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
             yield Problem(f"{specs.folder}/moments.yaml", f"{where}.{path}", message)
 
 
+def rfm_problems(specs: Specs) -> Iterator[Problem]:
+    """Yield RFM segments of one name, with an empty range, and lists that leave customers without a segment."""
+    segments = specs.grouping.rfm
+    for index, segment in enumerate(segments):
+        path = f"rfm[{index}]"
+        if segment.name in [one.name for one in segments[:index]]:
+            message = f"{segment.name!r} is given twice; give each segment its own name"
+            yield Problem(f"{specs.folder}/segments.yaml", f"{path}.name", message)
+        for name in ("recency", "frequency", "monetary"):
+            scores = getattr(segment, name)
+            if scores is not None and scores[0] > scores[1]:
+                message = f"{scores} is empty; put the lowest score first"
+                yield Problem(f"{specs.folder}/segments.yaml", f"{path}.{name}", message)
+        if segment.takes_all != (index == len(segments) - 1):
+            rule = "takes everyone, so none is left for those below it" if segment.takes_all else "is the last"
+            message = f"{rule}; end the list with a segment without scores, for everyone else"
+            yield Problem(f"{specs.folder}/segments.yaml", path, message)
+
+
 def find_unread_traits(specs: Specs) -> Iterator[Problem]:
     """Yield the traits that no condition, moment or policy reads: they take room in every profile."""
     read = audience_names(specs) | set(_features(specs))

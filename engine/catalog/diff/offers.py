@@ -23,6 +23,7 @@ OFFER: Mapping[str, str] = {
 }
 ZONE = "days, quiet hours and birthdays of customers without a time zone of their own begin at another time"
 REMOVED = "requests that name it are rejected; change the storefronts first"
+STAGES = "each request reads the stage by the new threshold; audiences that ask for it reach others"
 NEXT_EVENT = "applies from the next event on"
 IDENTITIES: Mapping[str, str] = {
     "merge": "the next event merges traits by the new rule",
@@ -73,6 +74,10 @@ def offer_changes(old: Specs, new: Specs) -> Iterator[Change]:
     yield from _compare_entries("moments", old.moments, new.moments, MOMENT_REASONS)
     yield from _compare_channels(old, new)
     yield from _compare_entries("segments", old.segments, new.segments, SEGMENT_REASONS)
+    for path, before, after in _compare_fields(old.grouping.stages, new.grouping.stages):
+        yield Change(key="segments", path=f"stages.{path}", verdict="safe", reason=STAGES, old=before, new=after)
+    if old.grouping.rfm != new.grouping.rfm:
+        yield Change(key="segments", path="rfm", verdict="safe", reason="`measure rfm` sorts by the new segments")
     yield from _compare_entries("traits", old.traits.traits, new.traits.traits, TRAIT_REASONS)
     metrics = [{metric.key: metric for metric in specs.metrics.metrics} for specs in (old, new)]
     yield from _compare_entries("metrics", metrics[0], metrics[1], METRIC_REASONS)

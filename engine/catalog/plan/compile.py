@@ -49,6 +49,7 @@ from engine.catalog.spec.identifiers import compile_placeholders
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.catalog.spec.ramp import HeldRamp
 from engine.catalog.spec.segments import expand_segments
+from engine.catalog.spec.traits import RFM_SEGMENTS
 from engine.hashing import bucket, bucket_ranges, seeded_bucket
 from engine.metric_kinds import METRIC_KINDS
 
@@ -99,6 +100,7 @@ def compile_plan(specs: Specs) -> Plan:
         audience_names=audiences,
         read_names=read_names(audiences, policies.values(), experiments.values()),
         kpis=tuple(specs.metrics.kpis),
+        rfm=tuple(specs.grouping.rfm) or RFM_SEGMENTS,
         unit_traits=specs.units.traits,
     )
 
@@ -125,6 +127,7 @@ def _compile_rules(specs: Specs) -> ProfileRules:
         cart_life=seconds(spec.cart_life),
         step_life=seconds(spec.step_life),
         conversation_life=seconds(spec.conversation_life),
+        campaign_life=seconds(spec.campaign_life),
         half_life=seconds(spec.affinity_half_life),
         watched_events=frozenset(
             name for trigger in triggers for name in (trigger.event, *trigger.unless) if name is not None

@@ -10,6 +10,7 @@ from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import TriggerSpec
 from engine.catalog.spec.segments import expand_segments
 from engine.catalog.spec.traits import TraitSpec
+from engine.customer import StageRules
 from engine.traits.rules import TraitRule, TraitRules, index_traits
 from engine.traits.series import Aggregate, SeriesRule, series_digest
 from engine.vocabulary import DAY, names_of_same_event
@@ -21,7 +22,13 @@ def compile_traits(specs: Specs) -> TraitRules:
     """The traits of the shop, and one without a name for each trigger that reads its event's properties."""
     named = [_compile_trait(specs, name, spec) for name, spec in specs.traits.traits.items()]
     found = {rule.digest: rule for rule in _compile_triggers(specs)}
-    return index_traits([*named, *found.values()])
+    stages = specs.grouping.stages
+    rules = StageRules(
+        engaged_visits=stages.engaged_visits,
+        loyal_orders=stages.loyal_orders,
+        lapsed_after=seconds(stages.lapsed_after),
+    )
+    return index_traits([*named, *found.values()], rules)
 
 
 def compile_trigger(specs: Specs, trigger: TriggerSpec) -> TraitRule | None:

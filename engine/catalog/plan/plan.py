@@ -21,6 +21,7 @@ from engine.catalog.spec.kpis import KpiSpec
 from engine.catalog.spec.metrics import MetricSpec
 from engine.catalog.spec.offer import MomentSpec, OfferSpec, QuietSpec
 from engine.catalog.spec.profile_rules import ProfileRules
+from engine.catalog.spec.traits import RFM_SEGMENTS, RfmSpec
 from engine.catalog.spec.units import STORE_TRAIT, Unit
 from engine.traits.rules import TraitRule
 from policies import Policy
@@ -313,6 +314,7 @@ class Plan:
     paused: frozenset[str] = frozenset()
     """Experiments paused by the kill switch, in addition to those paused in their files."""
     kpis: tuple[KpiSpec, ...] = ()
+    rfm: tuple[RfmSpec, ...] = RFM_SEGMENTS
     """The nodes of the KPI tree, which reports read."""
     unit_traits: Mapping[Unit, str] = field(default_factory=dict)
     """The trait with the id of each unit of `units.yaml`."""

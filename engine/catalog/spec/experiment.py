@@ -25,6 +25,7 @@ from engine.catalog.spec.fields import (
 from engine.catalog.spec.hashed import Hashed
 from engine.catalog.spec.profile_rules import MergeRule
 from engine.catalog.spec.ramp import HeldRamp, RampStep
+from engine.catalog.spec.traits import RfmSpec, StagesSpec
 from engine.catalog.spec.units import Unit
 from engine.customer import IdKind
 
@@ -297,9 +298,11 @@ class SegmentSpec(Spec, frozen=True, kw_only=True):
 
 
 class SegmentsFile(Spec, frozen=True, kw_only=True):
-    """`segments.yaml`: named conditions and lists of values, defined once for every condition that uses them."""
+    """`segments.yaml`: named conditions and lists of values, the stages of the journey, and the segments of RFM."""
 
     segments: list[SegmentSpec] = []
+    stages: StagesSpec = StagesSpec()
+    rfm: list[RfmSpec] = []
 
 
 class IdentitiesFile(Spec, frozen=True, kw_only=True):
@@ -309,6 +312,7 @@ class IdentitiesFile(Spec, frozen=True, kw_only=True):
     tablet in the shop) identifies nobody. `holds` is the number of values of a kind stored for one customer.
     `placeholders` are the shop's own values that name nobody, beside `undefined`, `null`, `0` and the like; as an
     identifier or order id they count as absent. A refund within `return_period` finds its order, however many followed.
+    What campaign or ad brought a visitor is read until their visit ends, and no longer than `campaign_life`.
     """
 
     merge: dict[str, MergeRule] = {}
@@ -324,4 +328,5 @@ class IdentitiesFile(Spec, frozen=True, kw_only=True):
     cart_life: Span = "7d"
     step_life: Span = "1d"
     conversation_life: Span = "3d"
+    campaign_life: Span = "1d"
     affinity_half_life: Span = "30d"

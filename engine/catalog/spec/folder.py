@@ -54,6 +54,7 @@ class Specs:
     units: UnitsFile = field(default_factory=UnitsFile)
     environment: str | None = None
     traits: TraitsFile = field(default_factory=TraitsFile)
+    grouping: SegmentsFile = field(default_factory=SegmentsFile)
 
     def all_experiments(self) -> Iterator[tuple[str, str, ExperimentSpec]]:
         """Yield each experiment and flag, then the experiments of its rules: the file, the path in it, the spec.

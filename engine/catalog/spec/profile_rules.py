@@ -7,7 +7,7 @@ import msgspec
 from engine.catalog.spec.fields import Count
 from engine.customer import HALF_LIFE, IdKind
 from engine.traits.rules import NO_TRAITS, TraitRules
-from engine.vocabulary import DAY, NOT_VISITS
+from engine.vocabulary import DAY, NOT_VISITS, VISIT_GAP
 
 MergeRule = Literal["recency", "source", "sum", "max", "union", "known_wins"]
 
@@ -39,11 +39,12 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     half_life: Seconds = HALF_LIFE
     points_per_unit: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     tiers: list[float] = []
-    visit_gap: Seconds = 1800.0
+    visit_gap: Seconds = VISIT_GAP
     not_visits: frozenset[str] = NOT_VISITS
     cart_life: Seconds = 7 * DAY
     step_life: Seconds = 1 * DAY
     conversation_life: Seconds = 3 * DAY
+    campaign_life: Seconds = 1 * DAY
     traits_limit: Count = 100
     affinities_limit: Count = 50
     orders_limit: Count = 50

@@ -34,6 +34,8 @@ from engine.customers.model.traits import CONSENT, flatten_traits, record_trait
 from engine.customers.model.visits import extend_visits, merge_visits
 from engine.orders import order_id, refund_amount
 from engine.vocabulary import (
+    CAMPAIGN,
+    CAMPAIGN_CONTEXT,
     CART_CLEARED,
     CART_UPDATED,
     COMPLAINTS,
@@ -212,7 +214,7 @@ def apply_consent(profile: Profile, event: Event, time: float, rules: ProfileRul
 
 
 def update_journey(profile: Profile, event: Event, time: float, rules: ProfileRules) -> ProfileChanges:
-    """Updates the journey: the newest cart, step and conversation; a purchase ends cart and step."""
+    """Updates the journey: the newest cart, step, conversation and campaign; a purchase ends cart and step."""
     properties = event.properties
     lives = {"cart": rules.cart_life, "step": rules.step_life, "conversation": rules.conversation_life}
     updates: dict[str, object] = {name: properties[name] for name in lives if name in properties}
@@ -224,6 +226,9 @@ def update_journey(profile: Profile, event: Event, time: float, rules: ProfileRu
         updates["conversation"] = None
     elif event.event in PURCHASES:
         updates |= {"cart": None, "step": None}
+    came_by = {name: text for name in CAMPAIGN_CONTEXT if isinstance(text := properties.get(name), str) and text}
+    if came_by:
+        updates[CAMPAIGN], lives[CAMPAIGN] = {name: text[:NAMES] for name, text in came_by.items()}, rules.campaign_life
     journey = profile.journey
     for name, value in updates.items():
         size = len(msgspec.msgpack.encode(value))

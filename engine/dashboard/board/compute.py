@@ -119,7 +119,9 @@ def _coverage(settings: Settings, job: Job) -> object:
     del job
     watch, now = _watch(settings), time.time()
     purposes = {offer.purpose for offer in watch.specs.offers.values() if offer.purpose is not None}
-    return measure_coverage(watch.plan, watch.specs, make_one_per_stage(purposes, now), now)
+    return measure_coverage(
+        watch.plan, watch.specs, make_one_per_stage(purposes, now, watch.plan.rules.computed.stages), now
+    )
 
 
 def _measure(settings: Settings, job: Job) -> MeasureReport:
@@ -128,7 +130,9 @@ def _measure(settings: Settings, job: Job) -> MeasureReport:
     from engine.dashboard.board.measures import build_measure  # noqa: PLC0415
 
     plan = _watch(settings).plan
-    source = EventSource(log_dir=settings.log, files=(), names={}, until=None, currency=plan.currency)
+    source = EventSource(
+        log_dir=settings.log, files=(), names={}, until=None, currency=plan.currency, stages=plan.rules.computed.stages
+    )
     with lock_log_for_reading(settings.log):
         return build_measure(settings, plan, job.key, source)
 

@@ -17,7 +17,8 @@ from engine.analysis.measure.value.clv import ClvOptions, measure_clv
 from engine.analysis.measure.value.rfm import measure_rfm
 from engine.analysis.measure.value.sbg import ContractRetention, fit_contracts
 from engine.analysis.stats.estimate import NotEstimable
-from engine.errors import BadInput
+from engine.errors import BadInput, CatalogError
+from tests.catalog.folder import plan
 
 CDNOW = Path(__file__).parents[3] / ".cache/cdnow/lifetimes/datasets"
 needs_cdnow = pytest.mark.skipif(not CDNOW.is_dir(), reason="`make cdnow` fetches the orders")
@@ -114,6 +115,23 @@ def test_nothing_is_invented_from_a_tiny_table(tmp_path: Path) -> None:
     scores, segments = measure_rfm(EventSource(files=(file,)))
     assert isinstance(scores.money, NotEstimable)
     assert (scores.segments, segments) == ([], {})
+
+
+def test_a_shop_names_its_own_rfm_segments(tmp_path: Path) -> None:
+    rfm = [
+        {"name": "fans", "recency": [3, 5], "monetary": [4, 5]},
+        {"name": "gone", "recency": [1, 2], "slipping": True},
+        {"name": "others"},
+    ]
+    own = plan(segments={"rfm": rfm}).rfm
+    rows = [[f"c{number}", f"2026-01-{number + 1:02}", 10.0 + number] for number in range(10)]
+    file = write_csv(tmp_path / "orders.csv", ["customer", "time", "revenue"], rows)
+    report, traits = measure_rfm(EventSource(files=(file,), rfm=own))
+    assert {segment.name for segment in report.segments} == {"fans", "gone", "others"}
+    assert (traits["c9"], traits["c0"]) == ({"rfm": "fans"}, {"rfm": "gone"})
+    assert report.money.estimate == sum(10.0 + number for number in range(10) if traits[f"c{number}"]["rfm"] == "gone")
+    with pytest.raises(CatalogError, match="end the list with a segment without scores"):
+        plan(segments={"rfm": rfm[:2]})
 
 
 def test_a_refund_lowers_what_an_order_is_worth(tmp_path: Path) -> None:

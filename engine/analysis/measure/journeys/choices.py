@@ -11,17 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from engine.analysis.measure.columns import to_microseconds
-from engine.customer import LAPSED_AFTER, LOYAL_ORDERS
 
 if TYPE_CHECKING:
     from engine.analysis.measure.sources import EventSource
+    from engine.customer import StageRules
 
-STAGE: Final = f"""
-CASE WHEN before.orders_before <= 0 THEN 'new'
-    WHEN before.time - before.last_order > {int(LAPSED_AFTER * 1_000_000)} THEN 'lapsed'
-    WHEN before.orders_before >= {LOYAL_ORDERS} THEN 'loyal' ELSE 'customer' END
-"""
-"""The journey stage of a row `before` with a `time`, `orders_before` it and a `last_order`; `customer.derive_stage`."""
 PLACED: Final = """
 SELECT customer, time, sum(CASE WHEN is_order THEN 1 ELSE 0 END) OVER upto AS orders,
     sum(revenue) OVER upto AS revenue, max(CASE WHEN is_order THEN time END) OVER upto AS last_order
@@ -49,6 +43,15 @@ FROM before ASOF LEFT JOIN placed
 """
 
 
+def stage_sql(stages: StageRules) -> str:
+    """SQL of the stage of a row `before` with `time`, `orders_before` and `last_order`; as `customer.derive_stage`."""
+    return (
+        "CASE WHEN before.orders_before <= 0 THEN 'new' "
+        f"WHEN before.time - before.last_order > {int(stages.lapsed_after * 1_000_000)} THEN 'lapsed' "
+        f"WHEN before.orders_before >= {int(stages.loyal_orders)} THEN 'loyal' ELSE 'customer' END"
+    )
+
+
 def create_choices(source: EventSource, window_days: float) -> bool:
     """Makes the table `choices` from a log; whether the log has any event.
 
@@ -61,6 +64,12 @@ def create_choices(source: EventSource, window_days: float) -> bool:
     window = str(to_microseconds("outcome-window", window_days))
     tables = {name: source.log_rows(name) for name in ("exposures", "decisions")}
     source.create(
-        "choices", _CHOICES, until=str(until), window=window, placed=source.fill(PLACED), stage=STAGE, **tables
+        "choices",
+        _CHOICES,
+        until=str(until),
+        window=window,
+        placed=source.fill(PLACED),
+        stage=stage_sql(source.stages),
+        **tables,
     )
     return True

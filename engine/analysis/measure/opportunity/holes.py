@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from engine.analysis.measure.columns import to_microseconds
-from engine.analysis.measure.journeys.choices import PLACED, STAGE
+from engine.analysis.measure.journeys.choices import PLACED, stage_sql
 from engine.analysis.measure.opportunity.cells import MONTH
 from engine.analysis.measure.shares import ShareEstimate, wilson_share
 
@@ -73,7 +73,7 @@ def find_holes(source: EventSource, *, segment: str, days: float, window_days: f
         decisions=source.log_rows("decisions"),
         placed=source.fill(PLACED),
         segment=segment,
-        stage=STAGE,
+        stage=stage_sql(source.stages),
         window=str(to_microseconds("outcome-window", window_days)),
         until=str(until),
     )

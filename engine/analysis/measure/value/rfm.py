@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportTable
+from engine.analysis.sources.duckdb_expressions import text_literal
 from engine.analysis.stats.estimate import NotEstimable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.analysis.measure.sources import EventSource
+    from engine.catalog.spec.traits import RfmSpec
 
 LEAST_SCORED: Final = 5
 _LIMITS = [
@@ -29,16 +33,7 @@ WITH customers AS (
         least(5, 1 + floor(5 * percent_rank() OVER (ORDER BY revenue)))::INT AS m
     FROM customers
 )
-SELECT *, CASE
-    WHEN r >= 4 AND f >= 4 THEN 'champions'
-    WHEN r = 3 AND f >= 4 THEN 'loyal'
-    WHEN r <= 2 AND f >= 4 THEN 'cannot lose'
-    WHEN r >= 4 AND f >= 2 THEN 'promising'
-    WHEN r >= 4 THEN 'new'
-    WHEN r <= 2 AND f = 3 THEN 'at risk'
-    WHEN r = 3 THEN 'need attention'
-    ELSE 'asleep'
-END AS segment FROM scored
+SELECT *, {segment} AS segment FROM scored
 """
 _SEGMENTS = """
 SELECT segment, count(*), avg(r), avg(f), avg(m), avg(orders), sum(revenue),
@@ -91,7 +86,7 @@ def measure_rfm(source: EventSource) -> tuple[RfmReport, dict[str, dict[str, str
     Raises:
         BadInput: if the source cannot be read.
     """
-    source.create("rfm", _SCORES)
+    source.create("rfm", _SCORES, segment=_segment_sql(source.rfm))
     until = source.last or 0
     segments = [
         RfmSegment(
@@ -115,7 +110,7 @@ def measure_rfm(source: EventSource) -> tuple[RfmReport, dict[str, dict[str, str
         report="rfm",
         as_of=source.as_of,
         sentence=_sentence(customers, segments),
-        money=_money(customers, segments),
+        money=_money(customers, segments, [rule.name for rule in source.rfm if rule.slipping]),
         standing="descriptive",
         limits=_LIMITS,
         currency=source.currency,
@@ -123,6 +118,16 @@ def measure_rfm(source: EventSource) -> tuple[RfmReport, dict[str, dict[str, str
         segments=segments,
     )
     return report, {str(customer): {"rfm": str(segment)} for customer, segment in traits}
+
+
+def _segment_sql(rules: Sequence[RfmSpec]) -> str:
+    """SQL of the first segment whose scores a row has."""
+    cases = []
+    for rule in rules:
+        bounds = {"r": rule.recency, "f": rule.frequency, "m": rule.monetary}
+        terms = [f"{name} BETWEEN {int(of[0])} AND {int(of[1])}" for name, of in bounds.items() if of is not None]
+        cases.append(f"WHEN {' AND '.join(terms or ['true'])} THEN {text_literal(rule.name)}")
+    return f"CASE {' '.join(cases)} END"
 
 
 def _sentence(customers: int, segments: list[RfmSegment]) -> str:
@@ -133,9 +138,11 @@ def _sentence(customers: int, segments: list[RfmSegment]) -> str:
     return f"Of {customers:,} customers, the segment '{best.name}' is {best.customers / customers:.0%}{share}."
 
 
-def _money(customers: int, segments: list[RfmSegment]) -> MoneyFigure | NotEstimable:
-    slipping = [segment for segment in segments if segment.name in {"cannot lose", "at risk"}]
+def _money(customers: int, segments: list[RfmSegment], slipping: list[str]) -> MoneyFigure | NotEstimable:
     if not segments:
         return NotEstimable(f"only {customers:,} customers have ordered")
-    revenue = sum(segment.revenue for segment in slipping)
-    return MoneyFigure(what="past revenue of the segments 'cannot lose' and 'at risk'", estimate=revenue)
+    if not slipping:
+        return NotEstimable("no segment of segments.yaml is 'slipping: true'")
+    revenue = sum(segment.revenue for segment in segments if segment.name in slipping)
+    names = " and ".join(repr(name) for name in slipping)
+    return MoneyFigure(what=f"past revenue of the segments {names}", estimate=revenue)
