@@ -5,6 +5,7 @@ import sys
 from cyclopts import CycloptsError
 
 from engine.cli import (
+    bridges,
     catalog,
     conclude,
     customers,
@@ -27,6 +28,7 @@ from engine.errors import CatalogError, CounterpointError, StoppedError, missing
 __all__ = [
     "app",
     "assertions",
+    "bridges",
     "catalog",
     "changes",
     "conclude",

@@ -229,7 +229,8 @@ def _is_met(plan: Plan, need: Requirement, subject: Subject, now: float) -> bool
         return need.is_off
     found = assign(plan, other, subject, now)
     if need.is_off:
-        return found.index < 0 or (found.index == other.default and found.rule is None)
+        by_experiment = found.rule is not None and found.reason != "rule"
+        return found.index < 0 or (found.index == other.default and not by_experiment)
     if found.index < 0:
         return False
     if need.rules is not None:

@@ -26,6 +26,8 @@ _MASK = 0xFFFFFFFF
 _VARIANT_SEED = 86_028_157
 """The seed with which Unleash hashes variants, so that they are independent of rollouts."""
 _LONG = float(0xFFFFFFFFFFFFFFF)
+FLAGSMITH_PLACES = 9998
+"""The number of places of Flagsmith's hash."""
 
 
 def peer_place(name: HashName, seed: str, buckets: int | None = None) -> Callable[[str], float]:
@@ -85,9 +87,11 @@ def _flagsmith(seed: str, unit: str) -> float:
     text = f"{seed}{unit}"
     times = 1
     while True:
-        value = int(md5(_encode(",".join([text] * times)), usedforsecurity=False).hexdigest(), 16) % 9999
-        if value < 9998:
-            return value / 9998
+        value = int(md5(_encode(",".join([text] * times)), usedforsecurity=False).hexdigest(), 16) % (
+            FLAGSMITH_PLACES + 1
+        )
+        if value < FLAGSMITH_PLACES:
+            return value / FLAGSMITH_PLACES
         times += 1
 
 

@@ -1,0 +1,179 @@
+"""Flagsmith's environment documents, and the evaluation contexts of its engine.
+
+https://docs.flagsmith.com/clients/server-side (local evaluation): `{"feature_states": […], "project": {"segments":
+[…]}}`, or `{"features": {…}, "segments": {…}}`. A flag has the value `{enabled, value}`. Overrides of identities come
+first, then those of segments by their priority.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from engine.catalog.plan.peer_hashing import FLAGSMITH_PLACES
+from engine.imports.draft import Draft, Split
+from engine.imports.flagsmith_segments import SegmentReader, read_segments
+from engine.imports.model import Json, Unsupported
+from engine.imports.predicates import ALWAYS, Hash, Tree, trait
+from engine.imports.shared_parts import ReadFlag, SharedParts
+from engine.imports.source_values import read_source
+
+LAST = float("inf")
+
+
+class FlagsmithOption(msgspec.Struct, frozen=True):
+    """A value of a feature with several, with its share in percent."""
+
+    value: object
+    weight: float
+    priority: float = LAST
+
+
+class FlagsmithState(msgspec.Struct, frozen=True):
+    """What a feature is, for everyone or for a segment."""
+
+    key: str
+    name: str
+    enabled: bool = False
+    value: object = None
+    variants: list[FlagsmithOption] = []
+    priority: float | None = None
+
+
+def read_flagsmith(document: Json, shop: SharedParts) -> Iterator[tuple[str, ReadFlag]]:
+    """Yield the features of a document.
+
+    Raises:
+        Unsupported: if it is neither of the two forms.
+    """
+    source = _ContextSource(document) if isinstance(document.get("features"), Mapping) else _EnvironmentSource(document)
+    shop.name_flags(state.name for state in source.features)
+    for state in source.features:
+        yield state.name, lambda state=state: _read(state, source, shop)  # type: ignore[misc]
+
+
+class _ContextSource:
+    """The evaluation context of Flagsmith's engine; the customer's id is the identity's key."""
+
+    def __init__(self, document: Json) -> None:
+        features, segments = document["features"], document.get("segments")
+        self.features = [
+            read_source(one, FlagsmithState) for one in (features if isinstance(features, Mapping) else {}).values()
+        ]
+        self.prefix = ""
+        self.segments = read_segments(segments if isinstance(segments, Mapping) else {})
+        self.overrides = {
+            name: [read_source(one, FlagsmithState) for one in _listed(segment, "overrides")]
+            for name, segment in (segments if isinstance(segments, Mapping) else {}).items()
+        }
+        self.identities: list[tuple[str, FlagsmithState]] = []
+
+
+class _EnvironmentSource:
+    """An environment document; an identity is hashed as `ENVIRONMENT_IDENTIFIER`."""
+
+    def __init__(self, document: Json) -> None:
+        states = document.get("feature_states")
+        if not isinstance(states, list):
+            raise Unsupported("has neither 'features' nor 'feature_states'; give an environment document of Flagsmith")
+        self.features = [_state(one) for one in states]
+        self.prefix = f"{document.get('api_key', '')}_"
+        project = document.get("project")
+        listed = _listed(project, "segments")
+        keyed = {str(_get(one, "id")): {**_mapping(one), "key": str(_get(one, "id"))} for one in listed}
+        self.segments = read_segments(keyed)
+        self.overrides = {
+            str(_get(one, "id")): [_state(state) for state in _listed(one, "feature_states")] for one in listed
+        }
+        self.identities = [
+            (str(_get(one, "identifier")), _state(state))
+            for one in _listed(document, "identity_overrides")
+            for state in _listed(one, "identity_features")
+        ]
+
+
+def _read(state: FlagsmithState, source: _ContextSource | _EnvironmentSource, shop: SharedParts) -> Draft:
+    """The draft of one feature."""
+    draft = Draft(state.name, shop.keys[state.name])
+    reader = SegmentReader(draft, shop, source.prefix)
+    for identifier, override in source.identities:
+        if override.name == state.name:
+            _decide(draft, trait("id", {"$in": [identifier]}), override, f"identity-{identifier}", source.prefix)
+    overrides = [
+        (override, source.segments[name])
+        for name, listed in source.overrides.items()
+        for override in listed
+        if override.name == state.name
+    ]
+    for override, segment in sorted(overrides, key=lambda one: LAST if one[0].priority is None else one[0].priority):
+        _decide(draft, reader.read(segment), override, segment.name or segment.key, source.prefix)
+    draft.default = draft.variant({"enabled": state.enabled, "value": state.value}, "default")
+    if state.variants:
+        _decide(draft, ALWAYS, state, "variants", source.prefix, rest=False)
+    return draft
+
+
+def _decide(draft: Draft, tree: Tree, state: FlagsmithState, name: str, prefix: str, *, rest: bool = True) -> None:
+    """Append the rules of one state of a feature: its options by the hash, then its own value."""
+    if state.variants:
+        parts: list[tuple[str, float, float]] = []
+        low = start = 0.0
+        for number, option in enumerate(sorted(state.variants, key=lambda one: one.priority), 1):
+            high = _end(start + option.weight)
+            value = {"enabled": state.enabled, "value": option.value}
+            key = draft.variant(value, f"{name}-{number}", within=[one for one, *_ in parts])
+            parts.append((key, low, high))
+            low, start = high, start + option.weight
+        draft.add(tree, Split(Hash(f"{state.key},{prefix}", "flagsmith"), parts), name)
+    if rest:
+        draft.add(tree, draft.variant({"enabled": state.enabled, "value": state.value}), name)
+
+
+def _end(percent: float) -> float:
+    """The end of a half-open range that has the places below a percentage."""
+    low, high = 0, FLAGSMITH_PLACES
+    while low < high:  # places * 100 / 9998 rise with their number: the first that is not below
+        middle = (low + high) // 2
+        if middle / FLAGSMITH_PLACES * 100 < percent:
+            low = middle + 1
+        else:
+            high = middle
+    return 1.0 if low >= FLAGSMITH_PLACES else max(round((low - 0.5) / FLAGSMITH_PLACES, 7), 0.0)
+
+
+def _state(raw: object) -> FlagsmithState:
+    """A feature state of an environment document."""
+    feature, segment = _mapping(_get(raw, "feature")), _mapping(_get(raw, "feature_segment"))
+    options = _listed(raw, "multivariate_feature_state_values")
+    with_ids = all(_get(one, "id") for one in options)
+    rows = sorted(options, key=lambda one: _get(one, "id") if with_ids else str(_get(one, "mv_fs_value_uuid")))  # type: ignore[arg-type,return-value]
+    return read_source(
+        {
+            "key": str(_get(raw, "django_id") or _get(raw, "featurestate_uuid") or ""),
+            "name": feature.get("name"),
+            "enabled": _get(raw, "enabled"),
+            "value": _get(raw, "feature_state_value"),
+            "priority": segment.get("priority"),
+            "variants": [
+                {
+                    "value": _get(_get(one, "multivariate_feature_option"), "value"),
+                    "weight": _get(one, "percentage_allocation"),
+                    "priority": at,
+                }
+                for at, one in enumerate(rows)
+            ],
+        },
+        FlagsmithState,
+    )
+
+
+def _mapping(raw: object) -> dict[str, object]:
+    return dict(raw) if isinstance(raw, Mapping) else {}
+
+
+def _get(raw: object, name: str) -> object:
+    return raw.get(name) if isinstance(raw, Mapping) else None
+
+
+def _listed(raw: object, name: str) -> Sequence[object]:
+    found = _get(raw, name)
+    return found if isinstance(found, list) else []

@@ -1,0 +1,306 @@
+"""Imported flags give every customer the value that the other system's own library gives."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.catalog.check.load import build_specs
+from engine.catalog.plan.compile import compile_plan
+from engine.catalog.plan.plan import Plan
+from engine.catalog.spec.flags import value_of
+from engine.customer import CustomerIds, Profile
+from engine.decision.decision import DecideRequest, decide
+from engine.imports.import_flags import SYSTEMS, import_flags, to_yaml
+from engine.imports.model import ImportResult
+
+NOW = 1_790_000_000.0
+Json = dict[str, Any]
+
+
+def imported(system: str, document: Json) -> tuple[ImportResult, Plan]:
+    """The import of a document, and the plan of its files, in which `check` finds nothing."""
+    result = import_flags(system, document)
+    return result, compile_plan(build_specs("to", {name: to_yaml(one) for name, one in result.files.items()}))
+
+
+def value(result: ImportResult, plan: Plan, flag: str, customer: str | None, context: Json | None = None) -> Any:
+    """What one flag gives a customer; None where it leaves the code's default."""
+    key = result.flags[flag]
+    assert key is not None, [str(note) for note in result.notes]
+    profile = Profile(id=customer or "", unit=customer or "")
+    request = DecideRequest(
+        customer=CustomerIds(user_id=customer), channel="web", experiments=[key], context=context or {}
+    )
+    spec = plan.experiments[key].spec
+    index = decide(plan, {}, profile, request, NOW).assigned[key].assignment.index
+    return value_of(spec.variants[index], spec.type)
+
+
+@pytest.mark.parametrize("system", sorted(SYSTEMS.keys() - {"growthbook"}))
+def test_every_customer_keeps_the_value(system: str) -> None:
+    case = json.loads(Path(f"tests/vectors/import_{system}.json").read_text(encoding="utf-8"))
+    result, plan = imported(system, case["document"])
+    wrong = [
+        (flag, customer, expected, got)
+        for flag, values in case["values"].items()
+        for (customer, context), expected in zip(case["customers"], values, strict=True)
+        if (got := value(result, plan, flag, customer, context)) != expected
+        or isinstance(got, bool) is not isinstance(expected, bool)
+    ]
+    assert wrong == []
+    assert len(case["values"]) == 22
+
+
+def growthbook(*rules: Json, default: Any = "no") -> Json:
+    return {"features": {"f": {"defaultValue": default, "rules": list(rules)}}}
+
+
+CASES: list[tuple[str, Json, str, list[tuple[str | None, Json, Any]]]] = [
+    (
+        "growthbook",
+        growthbook({"condition": {"id": {"$in": ["a"]}}, "force": "yes"}, {"force": "v", "range": [0, 0]}),
+        "f",
+        [("a", {}, "yes"), ("b", {}, "no")],
+    ),
+    (
+        "growthbook",
+        {
+            "features": {
+                "parent": {"defaultValue": False, "rules": [{"condition": {"plan": "pro"}, "force": True}]},
+                "child": {
+                    "defaultValue": 1,
+                    "rules": [
+                        {"parentConditions": [{"id": "parent", "condition": {"value": True}, "gate": True}]},
+                        {"force": 2},
+                    ],
+                },
+            }
+        },
+        "child",
+        [("a", {"plan": "pro"}, 2), ("a", {}, None)],
+    ),
+    (
+        "unleash",
+        {
+            "version": 2,
+            "features": [
+                {"name": "old", "enabled": False, "strategies": [{"name": "default"}]},
+                {
+                    "name": "new",
+                    "enabled": True,
+                    "strategies": [],
+                    "dependencies": [{"feature": "old", "enabled": False}],
+                },
+            ],
+        },
+        "new",
+        [("a", {}, True)],
+    ),
+    (
+        "unleash",
+        {
+            "features": [
+                {
+                    "name": "f",
+                    "enabled": True,
+                    "strategies": [
+                        {
+                            "name": "default",
+                            "constraints": [
+                                {
+                                    "contextName": "plan",
+                                    "operator": "STR_CONTAINS",
+                                    "values": ["a.b"],
+                                    "caseInsensitive": True,
+                                }
+                            ],
+                        }
+                    ],
+                }
+            ]
+        },
+        "f",
+        [("u", {"plan": "xA.Bx"}, True), ("u", {"plan": "xAxBx"}, False), ("u", {}, False)],
+    ),
+    (
+        "launchdarkly",
+        {"flagValues": {"simple": 5}, "flags": {}},
+        "simple",
+        [("a", {}, 5)],
+    ),
+    (
+        "launchdarkly",
+        {
+            "flags": {
+                "f": {
+                    "on": True,
+                    "variations": ["x", "y"],
+                    "targets": [{"values": ["a"], "variation": 1}],
+                    "rules": [
+                        {
+                            "clauses": [{"attribute": "email", "op": "endsWith", "values": ["@b.c"], "negate": True}],
+                            "variation": 1,
+                        }
+                    ],
+                    "fallthrough": {"variation": 0},
+                    "offVariation": 0,
+                }
+            }
+        },
+        "f",
+        [("a", {}, "y"), ("b", {}, "x"), ("b", {"email": "d@e.f"}, "y"), ("b", {"email": "d@b.c"}, "x")],
+    ),
+    (
+        "launchdarkly",
+        {"flags": {"f": {"on": False, "variations": ["x"], "fallthrough": {"variation": 0}}}},
+        "f",
+        [("a", {}, None)],
+    ),
+    (
+        "flagd",
+        {
+            "flags": {
+                "f": {
+                    "state": "ENABLED",
+                    "variants": {"on": True, "off": False},
+                    "defaultVariant": "off",
+                    "targeting": {"if": [{"ends_with": [{"var": "email"}, "@b.c"]}, "on", None]},
+                },
+                "disabled": {"state": "DISABLED", "variants": {"on": True}, "defaultVariant": "on"},
+            }
+        },
+        "f",
+        [("a", {"email": "d@b.c"}, True), ("a", {"email": "d@e.f"}, False), ("a", {}, False)],
+    ),
+    (
+        "flagd",
+        {"flags": {"f": {"state": "DISABLED", "variants": {"on": 1}, "defaultVariant": "on"}}},
+        "f",
+        [("a", {}, None)],
+    ),
+    (
+        "flagsmith",
+        {
+            "api_key": "env",
+            "feature_states": [{"feature": {"name": "f"}, "enabled": True, "feature_state_value": 1, "django_id": 7}],
+            "project": {
+                "segments": [
+                    {
+                        "id": 3,
+                        "name": "adults",
+                        "rules": [
+                            {
+                                "type": "ALL",
+                                "rules": [
+                                    {
+                                        "type": "ANY",
+                                        "conditions": [{"property_": "age", "operator": "GREATER_THAN", "value": "17"}],
+                                        "rules": [],
+                                    }
+                                ],
+                                "conditions": [],
+                            }
+                        ],
+                        "feature_states": [
+                            {"feature": {"name": "f"}, "enabled": False, "feature_state_value": 2, "django_id": 8}
+                        ],
+                    }
+                ]
+            },
+            "identity_overrides": [
+                {
+                    "identifier": "a",
+                    "identity_features": [{"feature": {"name": "f"}, "enabled": True, "feature_state_value": 3}],
+                }
+            ],
+        },
+        "f",
+        [
+            ("a", {"age": 20}, {"enabled": True, "value": 3}),
+            ("b", {"age": 20}, {"enabled": False, "value": 2}),
+            ("b", {"age": "2"}, {"enabled": False, "value": 2}),
+            ("b", {}, {"enabled": True, "value": 1}),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("system", "document", "flag", "values"), CASES, ids=str)
+def test_a_construct_means_the_same(
+    system: str, document: Json, flag: str, values: list[tuple[str | None, Json, Any]]
+) -> None:
+    result, plan = imported(system, document)
+    assert [value(result, plan, flag, customer, context) for customer, context, _ in values] == [v for *_, v in values]
+
+
+@pytest.mark.parametrize(
+    ("system", "document", "note"),
+    [
+        (
+            "unleash",
+            {"features": [{"name": "f", "enabled": True, "strategies": [{"name": "mine"}]}]},
+            "the strategy 'mine' is not",
+        ),
+        (
+            "launchdarkly",
+            {"flags": {"f": {"on": True, "variations": [1], "fallthrough": {"variation": 3}}}},
+            "MALFORMED_FLAG",
+        ),
+        (
+            "launchdarkly",
+            {
+                "flags": {
+                    "f": {
+                        "on": True,
+                        "variations": [1],
+                        "fallthrough": {"variation": 0},
+                        "rules": [{"variation": 0, "clauses": [{"attribute": "kind", "op": "in", "values": ["user"]}]}],
+                    }
+                }
+            },
+            "asks for the kind of the context",
+        ),
+        (
+            "flagd",
+            {
+                "flags": {
+                    "f": {
+                        "state": "ENABLED",
+                        "variants": {"on": 1},
+                        "targeting": {"if": [{">": [{"+": [1, 2]}, 1]}, "on"]},
+                    }
+                }
+            },
+            "computes a value with '\\+'",
+        ),
+        (
+            "eppo",
+            {
+                "flags": {
+                    "f": {"enabled": True, "variationType": "INTEGER", "variations": {"a": {"key": "a", "value": "x"}}}
+                }
+            },
+            "TYPE_MISMATCH",
+        ),
+        (
+            "growthbook",
+            growthbook({"condition": {"email": {"$regex": "(?=a)b"}}, "force": 1}),
+            "check says: .*lookaround",
+        ),
+        ("growthbook", {"features": {"a b": {"defaultValue": 1}}}, "its key here is a-b"),
+    ],
+    ids=lambda one: str(one)[:40],
+)
+def test_what_is_not_kept_is_named_with_its_reason(system: str, document: Json, note: str) -> None:
+    result, _ = imported(system, document)
+    assert any(re.search(note, str(one)) for one in result.notes), result.notes
+
+
+def test_a_flag_that_cannot_be_kept_takes_those_with_it_that_need_it() -> None:
+    bad = {"defaultValue": 1, "rules": [{"condition": {"a": {"$regex": "(?=a)"}}, "force": 2}]}
+    child = {"defaultValue": 1, "rules": [{"parentConditions": [{"id": "bad", "condition": {"value": 2}}], "force": 3}]}
+    result, _ = imported("growthbook", {"features": {"bad": bad, "child": child, "good": {"defaultValue": 1}}})
+    assert result.flags == {"bad": None, "child": None, "good": "good"}
