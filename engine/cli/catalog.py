@@ -133,6 +133,11 @@ def preview(
     customers: Customers = None,
     channel: Channel = None,
     at: At = None,
+    link: Annotated[
+        str | None, Parameter(help="Make a link to this page, whose bearer sees the --variant; nothing is logged.")
+    ] = None,
+    variant: Annotated[str | None, Parameter(help="With --link: the variant, or the placement's offer.")] = None,
+    expires: Annotated[str, Parameter(help="With --link: for how long it works, 30d at most.")] = "24h",
     experiments: Folder = None,
     data: Data = None,
     redis: Redis = None,
@@ -143,6 +148,8 @@ def preview(
     With --at every date, ramp, hour and quiet hour is that of the given time, also of a draft.
 
     The policies are those in the store of the data directory; if none runs there, as they are before learning.
+
+    With --link it makes a link instead. Its bearer sees the --variant on the shop's own pages; no report counts them.
     """
     from engine.catalog.check.load import load_specs
     from engine.catalog.plan.compile import compile_plan
@@ -153,6 +160,13 @@ def preview(
 
     now = time.time() if at is None else _parse_time(at)
     settings = from_environment(experiments=experiments, data=data, redis=redis)
+    if link is not None:
+        from engine.cli.design.preview_link import print_link
+
+        specs = load_specs(settings.experiments)
+        return print_link(settings, specs, key, variant, link=link, expires=expires, json=json)
+    if variant is not None:
+        raise BadInput(f"--variant {variant}: is for --link, which makes a link to it; leave it out, or add --link URL")
     specs = with_draft(load_specs(settings.experiments), key, dated=at is not None)
     found = read_customers(customers, specs) if customers else make_customers(PREVIEWED, specs, now=now, key=key)
     plan, sample = (

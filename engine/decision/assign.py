@@ -21,6 +21,7 @@ from engine.hashing import choose_variant
 AssignmentReason = Literal[
     "assigned",
     "forced",
+    "preview",
     "sticky",
     "rule",
     "default",
@@ -40,9 +41,9 @@ AssignmentReason = Literal[
 ]
 """Why a unit has its variant, or has none.
 
-It has one: `assigned` by the hash; `forced` by its id; `sticky`, bound by an earlier decision; `rule`, from a rule of
-a flag that gives its variant to all of its audience; `default`, as no rule of the flag gave one; `shipped`, as the
-experiment is over and all of its audience has this one.
+It has one: `assigned` by the hash; `forced` by its id; `preview` by a signed token of the request; `sticky`, bound by
+an earlier decision; `rule`, from a rule of a flag that gives its variant to all of its audience; `default`, as no rule
+of the flag gave one; `shipped`, as the experiment is over and all of its audience has this one.
 It has none: `holdout` it would have one, but is held out; `layer` it is in another part of the layer, or outside a
 filter; `prerequisite` it is not in the variant of another experiment that this one needs; `audience` the condition does
 not match; `coverage` it is not let in (yet); `version` it saw the experiment in a blocked bucket version; `unit` the
@@ -69,7 +70,8 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
     """The customer, device, store and other units of a decision, as assignment reads them.
 
     `units` are the ids to hash over, by kind; `names` all ids by which a variant can be forced; `sticky` the entries of
-    `engine.decision.sticky` from earlier decisions; `degraded` says that the profile could not be read.
+    `engine.decision.sticky` from earlier decisions; `degraded` says that the profile could not be read; `preview` has
+    the variants that are forced, by experiment.
     """
 
     units: Mapping[Unit, str | None]
@@ -77,10 +79,15 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
     attributes: Mapping[str, object]
     sticky: Mapping[str, str] = {}
     degraded: bool = False
+    preview: Mapping[str, str] = {}
 
 
 def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> Assignment:
     """The subject's variant of `experiment` at `now` (s since 1970), with the reason."""
+    if subject.preview and experiment.key in subject.preview:
+        variant = subject.preview[experiment.key]
+        index = next(at for at, one in enumerate(experiment.spec.variants) if one.key == variant)
+        return Assignment("preview", index, subject.units.get(experiment.spec.unit) or "")
     found = _assign_without_default(plan, experiment, subject, now)
     if found.index < 0 <= experiment.default:
         return Assignment(found.reason, experiment.default)

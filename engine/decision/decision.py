@@ -91,12 +91,14 @@ class DecideOptions(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         degraded: whether the profile could not be read: placements show their fallback, and the answer says so.
         tripped: selections whose circuit breaker is open: their placements show the fallback.
         availability: what limits the offers now.
+        preview: the variant or offer that a preview forces, by experiment and placement; all are those of the plan.
         trace: whether to record why each offer is not shown, and what made the probabilities of the others.
     """
 
     degraded: bool = False
     tripped: Collection[str] = ()
     availability: Availability = UNRESTRICTED
+    preview: Mapping[str, str] = {}
     trace: bool = False
 
 
@@ -175,7 +177,7 @@ def decide(
         key = f"{profile.id}\0{request.channel}\0{now!r}".encode()
         decision_id = blake2b(key, digest_size=16).hexdigest()
     facts = _gather_facts(plan, profile, request, now, options.availability)
-    subject = _subject_of(plan, profile, request, facts.attributes, degraded=options.degraded)
+    subject = _subject_of(plan, profile, request, facts.attributes, options)
     assigned, experiments = _assign_experiments(ExperimentAssigner(plan, subject, profile, now), request)
     choices = _choose_offers(
         plan, snapshots, request, facts, assigned=assigned, decision_id=decision_id, options=options
@@ -238,7 +240,7 @@ def _gather_facts(
 
 
 def _subject_of(
-    plan: Plan, profile: Profile, request: DecideRequest, attributes: Mapping[str, object], *, degraded: bool
+    plan: Plan, profile: Profile, request: DecideRequest, attributes: Mapping[str, object], options: DecideOptions
 ) -> Subject:
     """The units and names of the request, for assignment."""
     ids, placeholders = request.customer, plan.rules.placeholders
@@ -254,7 +256,8 @@ def _subject_of(
         names=(profile.id, ids.user_id, ids.anonymous_id),
         attributes=attributes,
         sticky=profile.sticky,
-        degraded=degraded,
+        degraded=options.degraded,
+        preview=options.preview,
     )
 
 
@@ -267,6 +270,9 @@ def _assign_experiments(
     answers: dict[str, ExperimentAnswer] = {}
     if request.experiments == "*":
         assigned = assigner.assign_applicable(request.channel)
+        for key in assigner.subject.preview:
+            if key in plan.experiments:
+                assigned[key] = assigner.assign(plan.experiments[key])
     else:
         for key in request.experiments:
             answers[key] = UNKNOWN  # in the order of the request; replaced below where it is known
@@ -298,7 +304,9 @@ def _choose_offers(
     for placement in request.placements:
         selection = _selection_of(plan, request.channel, placement, assigned)
         lost = options.availability.lost.get(placement, NONE_LOST)
-        if silence is not None:
+        if placement in options.preview:
+            choice = Choice(offer=plan.offers[options.preview[placement]], reason="preview", propensity=1.0)
+        elif silence is not None:
             reason, until = silence
             choice = Choice(offer=selection.fallback, reason=reason, propensity=1.0, not_before=until)
         elif options.degraded or selection.key in options.tripped:

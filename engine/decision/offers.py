@@ -26,10 +26,11 @@ from engine.vocabulary import item_name
 from policies import Policy
 from policies.batches import Floats, Ints
 
-OfferReason = Literal["policy", "moment", "fallback", "breaker", "shown", "deferred", "dropped"]
+OfferReason = Literal["policy", "moment", "preview", "fallback", "breaker", "shown", "deferred", "dropped"]
 """Why a placement shows what it shows.
 
-An offer: `policy` it was drawn; `moment` its moment of truth is now. The fallback: `fallback` no other offer may be
+An offer: `policy` it was drawn; `moment` its moment of truth is now; `preview` a signed token of
+the request forces it. The fallback: `fallback` no other offer may be
 shown now, or the store is away; `breaker` the placement's circuit breaker is open. Nothing: `shown` the fallback stands
 in another placement of this answer; on an outbound channel, `deferred` until `not_before` or `dropped` in its quiet
 hours, and `dropped` past its caps.

@@ -12,6 +12,7 @@ from engine.decision.offers import Choice, OfferReason
 
 REASONS: Mapping[OfferReason, str] = {
     "fallback": "nothing else may be offered now",
+    "preview": "a preview forces it",
     "breaker": "the learnt choice is switched off",
     "shown": "all that may be offered is on this screen already",
     "deferred": "the customer is not disturbed at this hour",

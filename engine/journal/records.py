@@ -9,6 +9,8 @@ from typing import Literal
 import msgspec
 
 RowKind = Literal["experiment", "offer"]
+PREVIEW_MARK = "v"
+"""The 13th character of the id of a decision for the bearer of a preview, which has no record."""
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):  # records hold no cycles

@@ -18,7 +18,7 @@ from engine.decision.offers import Snapshot
 from engine.errors import BadInput, MissingExtra, has_extra
 from engine.journal import traces
 from engine.journal.from_decision import decision_record
-from engine.journal.records import DecisionRow
+from engine.journal.records import PREVIEW_MARK, DecisionRow
 from engine.journal.stream import StreamClient
 from engine.journal.uncollected import find_streamed_decision
 from engine.snapshots.header import align_policy
@@ -140,6 +140,10 @@ def explain_decision(log: Path, archive: Archive, client: StreamClient, decision
 
 def _find_rows(log: Path, client: StreamClient, decision_id: str) -> list[_FoundRow]:
     """The rows of a decision: from the log, or from the streams, where it is until the collector has taken it."""
+    if decision_id[12:13] == PREVIEW_MARK:
+        raise BadInput(
+            f"{decision_id!r} was forced by a preview, so it is not logged; send its token to POST /v1/explain"
+        )
     unknown = BadInput(f"{decision_id!r} is not in {log}; check the id, or run 'counterpoint collect --drain' first")
     try:
         time = int(decision_id[:12], 16) / 1000  # an id begins with its milliseconds since 1970

@@ -86,10 +86,18 @@ class KeySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What its holder may do in the dashboard; by default `view` for the role server and `admin` for admin."""
 
 
+class PreviewSecret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A secret that signs preview tokens (`service.previews.tokens`); `name` says which it is."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    secret: Annotated[str, _LONG]
+
+
 class KeysFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file of keys."""
+    """The file of keys; of `previews` the first signs and all verify."""
 
     keys: Annotated[list[KeySpec], Meta(min_length=1)]
+    previews: list[PreviewSecret] = []
 
 
 class Caller:
@@ -293,6 +301,11 @@ def load_keys_from_settings(settings: Settings) -> Keys:
 
 
 def read_keys_file(path: Path) -> list[KeySpec]:
+    """The keys of a file; errors as in `read_access_file`."""
+    return read_access_file(path).keys
+
+
+def read_access_file(path: Path) -> KeysFile:
     """Read a YAML or JSON file of keys.
 
     Raises:
@@ -310,7 +323,7 @@ def read_keys_file(path: Path) -> list[KeySpec]:
         problems += [f"{path} {place}: {message}" for place, message in _find_conflicts(entries)]
     if problems:
         raise BadInput("\n".join(problems))
-    return msgspec.convert(data, KeysFile).keys
+    return msgspec.convert(data, KeysFile)
 
 
 def _find_problems(data: object) -> Iterator[FieldProblem]:
@@ -320,9 +333,10 @@ def _find_problems(data: object) -> Iterator[FieldProblem]:
         return
     for place, message in find_problems(data, KeysFile):
         *_, name = place.split(".")
-        index = place.partition("[")[2].partition("]")[0]
+        part, _, rest = place.partition("[")
+        index = rest.partition("]")[0]
         if name in {"key", "secret", "sha256"} and index:
-            value = data["keys"][int(index)].get(name)
+            value = data[part][int(index)].get(name)
             yield place, message.removeprefix(f"{shorten_value(value)} ")
         else:
             yield place, message

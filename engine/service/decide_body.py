@@ -27,6 +27,8 @@ class DecideBody(DecideRequest, frozen=True, kw_only=True, forbid_unknown_fields
         default_factory=list
     )
     context: Attributes = field(default_factory=dict)
+    preview: Annotated[str, msgspec.Meta(max_length=4000)] | msgspec.UnsetType = msgspec.UNSET
+    """A preview token, whose variants and offers its bearer sees; or it is in the header `X-Counterpoint-Preview`."""
 
 
 class EvaluationRequest(msgspec.Struct, frozen=True):
@@ -39,7 +41,7 @@ _decoder = msgspec.json.Decoder(DecideBody)
 _evaluation = msgspec.json.Decoder(EvaluationRequest)
 
 
-def decode_decide(body: bytes) -> DecideRequest:
+def decode_decide(body: bytes) -> DecideBody:
     """The request of a body.
 
     Raises:
@@ -51,6 +53,11 @@ def decode_decide(body: bytes) -> DecideRequest:
 def decode_context(body: bytes) -> dict[str, object]:
     """The context of an OpenFeature request; errors as in `decode_decide`."""
     return decode_json(_evaluation, body).context
+
+
+def preview_token(request: DecideBody, header: str) -> str:
+    """The preview token of a request, in its body or its header; empty where there is none."""
+    return header if isinstance(request.preview, msgspec.UnsetType) else request.preview
 
 
 def build_request(values: Mapping[str, object]) -> DecideRequest:

@@ -9,6 +9,7 @@ import os
 from hashlib import blake2b
 
 from engine.customer import KINDS, CustomerIds
+from engine.journal.records import PREVIEW_MARK
 
 _IDS_PER_READ = 400
 _BARE = 32
@@ -41,6 +42,16 @@ def new_id(now: float, *, ahead: bool = False) -> str:
 def mark_repeatable(decision_id: str) -> str:
     """The id of a decision whose records may be spooled twice: its 13th character is `r`, which is no hex digit."""
     return f"{decision_id[:12]}r{decision_id[13:]}"
+
+
+def mark_preview(decision_id: str) -> str:
+    """The id of a decision for the bearer of a preview: its 13th character is `v`. Nothing that names it counts."""
+    return f"{decision_id[:12]}{PREVIEW_MARK}{decision_id[13:]}"
+
+
+def is_preview(decision_id: str) -> bool:
+    """Whether a decision was one for the bearer of a preview."""
+    return decision_id[12:13] == PREVIEW_MARK
 
 
 def tag_customer(decision_id: str, ids: CustomerIds) -> str:

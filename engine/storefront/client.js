@@ -18,7 +18,6 @@ const BEACON_BYTES = 60_000; // a page that leaves may send 64 kB
 const STEPS = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1];
 const RETRYABLE = [408, 425, 429, 500, 502, 503, 504];
 
-/** One answer of the engine, or the fallback of a call that had none. */
 export class Decision {
   constructor(answer) {
     const empty = { decision_id: "", customer: "", degraded: true, ttl: 0, experiments: {}, offers: {}, resume: {} };
@@ -27,12 +26,10 @@ export class Decision {
     for (const name in offers) offers[name].items?.forEach((item, at) => (offers[`${name}[${at + 1}]`] = item));
   }
 
-  /** The key of the visitor's variant, or `fallback` if they have none. */
   variant(experiment, fallback) {
     return this.experiments[experiment]?.variant ?? fallback;
   }
 
-  /** The payload of the visitor's variant, or `fallback` if they have none. */
   payload(experiment, fallback) {
     return this.experiments[experiment]?.payload ?? fallback;
   }
@@ -43,11 +40,11 @@ export class Decision {
   }
 }
 
-/** A client of one page, for one channel. */
 export class Counterpoint {
   #url;
   #key;
   #proof;
+  #preview = /counterpoint_preview=([^&]+)/.exec(location.search)?.[1];
   #consented;
   #fixedId;
   #ids;
@@ -78,7 +75,6 @@ export class Counterpoint {
     });
   }
 
-  /** The identifiers of the visitor. */
   get ids() {
     return { ...this.#ids };
   }
@@ -91,7 +87,7 @@ export class Counterpoint {
     const late = new Promise((resolve) => {
       timer = setTimeout(() => resolve(abort.abort()), timeout);
     });
-    const body = { customer: ids, channel: this.channel, placements, experiments, context, expose: false };
+    const body = { customer: ids, channel: this.channel, placements, experiments, context, expose: false, preview: this.#preview };
     const answer = await Promise.race([late, this.#ask(body, ids, abort.signal)]);
     clearTimeout(timer);
     const decision = new Decision(answer ?? fallback);
@@ -187,13 +183,11 @@ export class Counterpoint {
     this.#event({ type: "track", event, properties, ...more }, this.#owners.get(decision)?.ids ?? this.#ids);
   }
 
-  /** Reports a click on the offer of a placement. */
   click(decision, placement) {
     const offer = decision.offers[placement]?.offer;
     this.track("click", { placement, ...(offer && { offer }) }, decision);
   }
 
-  /** Reports traits of the visitor. */
   identify(traits = {}) {
     this.#event({ type: "identify", traits }, this.#ids);
   }
@@ -344,6 +338,8 @@ export class Counterpoint {
       const reply = await answer.json();
       if (answer.ok) return reply;
       console.error(`counterpoint: /v1/decide: ${reply.detail}`);
+      if (body.preview) // an old link
+        return this.#ask({ ...body, preview: (this.#preview = undefined) }, ids, signal);
     } catch {
       // No answer in time, or none of the engine.
     }
@@ -410,7 +406,6 @@ export class Counterpoint {
   }
 }
 
-/** Connects a page to the engine. */
 export function connect(options) {
   return new Counterpoint(options);
 }

@@ -205,6 +205,7 @@ REASONS: dict[AssignmentReason, tuple[Json, Json]] = {
     "rule": ({"kind": "flag", "rules": [{"variant": "a"}], "default": "b"}, {}),
     "default": ({"kind": "flag", "rules": [{"audience": {"vip": True}, "variant": "a"}], "default": "b"}, {}),
     "degraded": ({}, {"degraded": True}),
+    "preview": ({"status": "paused", "audience": {"vip": True}}, {"preview": {"x": "b"}}),
 }
 
 
@@ -221,11 +222,12 @@ def test_every_exit_has_its_reason(reason: AssignmentReason) -> None:
         layers={"holdouts": [{"key": "h", "share": 1, "tags": ["held"]}]},
     )
     held, degraded = attributes.pop("held", {}), attributes.pop("degraded", False)
-    customer = msgspec.structs.replace(subject("u-1", **attributes), sticky=held, degraded=degraded)
+    forced = attributes.pop("preview", {})
+    customer = msgspec.structs.replace(subject("u-1", **attributes), sticky=held, degraded=degraded, preview=forced)
     got = assign(of, of.experiments["x"], customer, NOW)
     assert got.reason == reason
-    assert (got.index >= 0) is (reason in {"assigned", "forced", "sticky", "rule", "default", "shipped"})
-    if reason in {"forced", "sticky"}:
+    assert (got.index >= 0) is (reason in {"assigned", "forced", "preview", "sticky", "rule", "default", "shipped"})
+    if reason in {"forced", "preview", "sticky"}:
         assert (got.index, got.unit) == (1, "u-1")
 
 

@@ -12,7 +12,8 @@ from engine.service.problems import Refusal
 HeaderPairs = tuple[tuple[bytes, bytes], ...]
 
 _REQUEST_HEADERS = (
-    b"authorization, content-type, idempotency-key, if-none-match, x-api-key, x-customer-proof, x-request-id"
+    b"authorization, content-type, idempotency-key, if-none-match, x-api-key, x-counterpoint-preview, "
+    b"x-customer-proof, x-request-id"
 )
 _ANSWER_HEADERS = b"ETag, Retry-After, X-Request-Id"
 _PREFLIGHT_SECONDS = b"600"

@@ -3,21 +3,29 @@
 import asyncio
 import time
 
+import msgspec
 from msgspec.structs import replace
 
 from engine.decision.decision import DecideRequest
 from engine.service.access.admission import refuse_overload
 from engine.service.access.client_statements import refuse_worth_in_context
+from engine.service.access.public_answer import publish_answer
 from engine.service.auth import PROOF_HEADER, RequestGuard
-from engine.service.decide_body import decode_decide
+from engine.service.decide_body import DecideBody, decode_decide, preview_token
 from engine.service.decision_batches import Arrival, DecisionBatches
 from engine.service.decision_flow import DecisionFlow
 from engine.service.decision_task import DecisionTask, FailedTask, Prepared, PreparedTask, new_task, result_of
 from engine.service.http import Call, Reply, Route, WholeRequest, endpoint
 from engine.service.idempotency import PreparedAnswer
 from engine.service.ids import mark_repeatable, new_id
+from engine.service.previews.decisions import decide_preview
+from engine.service.previews.tokens import HEADER
+from engine.service.problems import Refusal
 from engine.service.worker import Worker
 
+PREVIEW_NAME = b'"preview"'
+"""What the body of a request with a preview has: those are not decided in batches."""
+_encode = msgspec.json.Encoder().encode
 DEAD_SECONDS = 0.1
 """A request past its deadline by more has waited for another with its key, which died, and starts over."""
 
@@ -43,6 +51,8 @@ class DecideEndpoint:
             request.refuse(refuse_overload(), self._guard.origins)
             request.hold()
             return True
+        if PREVIEW_NAME in request.body or request.has_header(HEADER):
+            return False
         # Neither function knows the arrival, which knows both: a cycle would stay until the garbage collector runs.
         origins, began = self._guard.origins, time.monotonic()
 
@@ -65,6 +75,9 @@ class DecideEndpoint:
             self._worker.metrics.count_refused()
             raise refuse_overload()
         request = self._decode(call)
+        token = preview_token(request, call.header(HEADER))
+        if token:
+            return await self._preview(call, request, token)
         key = call.header(b"idempotency-key")
         if key and self._worker.recorder.has_space():  # else it has no record to store with its answer
             return await self._answer_once(call, request, key)
@@ -96,7 +109,14 @@ class DecideEndpoint:
         answers = self._worker.idempotent_answers
         return Reply(await answers.answer_once(scope, call.body, prepare, deadline=deadline))
 
-    def _decode(self, call: Call) -> DecideRequest:
+    async def _preview(self, call: Call, request: DecideBody, token: str) -> Reply:
+        """Answer the bearer of a preview; nothing is recorded, so an idempotency key has no effect."""
+        plain = replace(request, preview=msgspec.UNSET)
+        decision = await decide_preview(self._worker, plain, token, seconds=self._worker.settings.store_timeout)
+        is_public = call.caller.role == "client"
+        return Reply(_encode(publish_answer(decision.answer) if is_public else decision.answer))
+
+    def _decode(self, call: Call) -> DecideBody:
         """The request of a call, which its caller may make."""
         request = decode_decide(call.body)
         if call.caller.role == "client":
@@ -104,7 +124,9 @@ class DecideEndpoint:
             refuse_worth_in_context(request.context, self._worker.plan.audience_names, call.caller.may_say)
         return request
 
-    def _task_of(self, call: Call, request: DecideRequest) -> DecisionTask:
+    def _task_of(self, call: Call, request: DecideBody) -> DecisionTask:
+        if request.preview is not msgspec.UNSET:  # a name that is escaped: `handle` did not see it
+            raise Refusal(400, "preview: its name has an escape; write it plainly", "preview")
         now = time.time()
         return self._new_task(call, request, now, new_id(now, ahead=not request.expose))
 

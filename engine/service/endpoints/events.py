@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.catalog.plan.plan import Plan
 from engine.claims.claims import Claims
@@ -21,12 +22,13 @@ from engine.service.access.client_statements import find_worth
 from engine.service.auth import PROOF_HEADER, Caller, RequestGuard
 from engine.service.endpoints.decision_owners import foreign_decision_warnings
 from engine.service.http import Call, Reply, Route, endpoint
-from engine.service.ids import may_be_of
+from engine.service.ids import is_preview, may_be_of
 from engine.service.problems import refuse_for_now
 from engine.service.worker import Worker
 
 AWAY = "the store is away and no item of the batch has a status; send the same batch again"
 UNPROVEN = "customer: not proven by X-Customer-Proof; sign all ids of the item"
+PREVIEWED = "decision_id: the decision was a preview; the event counts for no decision"
 OTHERS_DECISION = "decision_id: the decision was for another customer; send the ids that it was asked with"
 
 
@@ -76,10 +78,12 @@ async def _decode_in_slices(body: bytes, plan: Plan) -> tuple[list[Event | Event
     warnings: list[list[str]] = []
     # To separate the items of a large batch in which one is no JSON takes long; a thread lets the others run.
     batch = await asyncio.to_thread(decode_batch, body) if len(body) > MAX_BYTES else decode_batch(body)
-    for item, unknown in batch:
+    for sent, unknown in batch:
+        of_preview = isinstance(sent, Event) and sent.decision_id is not None and is_preview(sent.decision_id)
+        item = replace(sent, decision_id=None) if of_preview else sent
         items.append(item)
         unread = [] if isinstance(item, EventStatus) else event_warnings(item, plan.channels)
-        warnings.append([*unknown, *unread])
+        warnings.append([*unknown, *unread, *([PREVIEWED] if of_preview else [])])
         await time_slice.give_way()
     return items, warnings
 

@@ -17,11 +17,13 @@ from engine.decision.staff_view import build_agent_view
 from engine.errors import StoreUnavailable
 from engine.journal.from_decision import records_of
 from engine.service.auth import RequestGuard
-from engine.service.decide_body import decode_decide
+from engine.service.decide_body import decode_decide, preview_token
 from engine.service.decision_flow import DecisionFlow
 from engine.service.decision_task import DecidedTask, FetchedTask, new_task, result_of
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.ids import new_id
+from engine.service.previews.decisions import decide_preview
+from engine.service.previews.tokens import HEADER
 from engine.service.problems import refuse_for_now
 from engine.service.worker import Worker
 
@@ -34,12 +36,17 @@ def explain_routes(worker: Worker, flow: DecisionFlow, guard: RequestGuard, limi
     """`POST /v1/explain` and `POST /v1/agent`, each with the body of `/v1/decide`."""
 
     async def explain(call: Call) -> Reply:
-        now = time.time()
-        decided = await decide_with_trace(worker, flow, decode_decide(call.body), now=now, decision_id=new_id(now))
+        now, request = time.time(), decode_decide(call.body)
+        token = preview_token(request, call.header(HEADER))
+        if token:
+            plain = replace(request, preview=msgspec.UNSET)
+            decision = await decide_preview(worker, plain, token, seconds=worker.settings.store_timeout)
+            return Reply(_encode(build_explanation(decision)))
+        decided = await decide_with_trace(worker, flow, request, now=now, decision_id=new_id(now))
         return Reply(_encode(build_explanation(decided.decision)))
 
     async def agent(call: Call) -> Reply:
-        now, request = time.time(), replace(decode_decide(call.body), expose=False)
+        now, request = time.time(), replace(decode_decide(call.body), expose=False, preview=msgspec.UNSET)
         decided = await decide_with_trace(worker, flow, request, now=now, decision_id=new_id(now, ahead=True))
         plan, asked = worker.plan, time.monotonic()
         stored = result_of((await flow.store_prefetched(await flow.claim_offers([decided], asked)))[0])

@@ -16,6 +16,7 @@ from engine.journal.records import ExposureRecord
 from engine.service.auth import PROOF_HEADER, RequestGuard
 from engine.service.decide_body import RequestName
 from engine.service.http import Call, Reply, Route, endpoint
+from engine.service.ids import is_preview
 from engine.service.problems import Refusal, decode_body, refuse_for_now
 from engine.service.worker import Worker
 from engine.vocabulary import split_item
@@ -38,9 +39,10 @@ class ExposureAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The result of an exposure. `refused` has the placements whose offer is used up: show their fallback instead.
 
     Of a list it has the items, such as `home_row[2]`: take them out.
+    With status `preview` the decision was one for the bearer of a preview, and nothing is counted.
     """
 
-    status: Literal["accepted", "refused"]
+    status: Literal["accepted", "refused", "preview"]
     refused: dict[str, DenialReason] = {}
 
 
@@ -53,6 +55,8 @@ def exposure_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rou
 
     async def handle_exposures(call: Call) -> Reply:
         request = decode_body(_decoder, call.body)
+        if is_preview(request.decision_id):
+            return Reply(_encode(ExposureAnswer("preview")), 202)
         try:
             pending = await fetch_pending(worker.event_store.pipeline, request.decision_id)
             if pending is None or not pending.keys:

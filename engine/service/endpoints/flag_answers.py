@@ -139,7 +139,7 @@ def _reason(spec: ExperimentSpec, assigned: Assigned) -> EvaluationReason:
             return "TARGETING_MATCH" if spec.audience or spec.prerequisites else "STATIC"
         case "shipped":
             return "TARGETING_MATCH" if spec.audience or spec.prerequisites else "STATIC"
-        case "forced":
+        case "forced" | "preview":
             return "TARGETING_MATCH"
         case "paused" | "not_started" | "ended":
             return "DISABLED"

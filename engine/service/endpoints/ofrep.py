@@ -34,6 +34,8 @@ from engine.service.endpoints.flag_answers import (
 )
 from engine.service.http import JSON, Call, Reply, Route, endpoint
 from engine.service.ids import new_id
+from engine.service.previews.decisions import decide_preview
+from engine.service.previews.tokens import ATTRIBUTE, HEADER
 from engine.service.problems import Refusal
 from engine.service.worker import Worker
 
@@ -62,11 +64,13 @@ class NotEvaluated(Exception):
 class FlagContext(msgspec.Struct, frozen=True):
     """The request that `/v1/decide` would have of the same customer, without experiments yet.
 
-    `warning` says which attributes were not used as the identifier or the channel that their names stand for.
+    `warning` says which attributes were not used as the identifier or the channel that their names stand for. `preview`
+    is the token of a preview, if one was sent.
     """
 
     request: DecideRequest
     warning: str
+    preview: str = ""
 
     @property
     def is_anonymous(self) -> bool:
@@ -115,6 +119,9 @@ async def _evaluate_flag(worker: Worker, flow: DecisionFlow, answers: FlagAnswer
     plan = worker.plan
     context = _read_context(call, plan)
     experiment = plan.experiments.get(key)
+    if context.preview:
+        decision = await _preview_flags(worker, context, [key])
+        return _encode_preview(answers, decision, context, key)
     if experiment is None:
         raise NotEvaluated("FLAG_NOT_FOUND", f"{key!r} is not an experiment or flag of the running plan; check its key")
     now = time.time()
@@ -146,16 +153,21 @@ async def _evaluate_channel(worker: Worker, flow: DecisionFlow, answers: FlagAns
     units = {} if is_known else context.units(plan)
     keys = [e.key for e in experiments if is_known or is_same_for_everyone(plan, e, units, now)]
     context = _for_unit(context, [plan.experiments[key] for key in keys], units)
-    decision = await _decide_flags(flow, context, keys, now, deadline=deadline)
+    if context.preview:
+        decision = await _preview_flags(worker, context, keys)
+    else:
+        decision = await _decide_flags(flow, context, keys, now, deadline=deadline)
     metadata = Metadata(decision.answer.decision_id, plan.version, context.warning)
-    flags, digests = _encode_flags(answers, decision, [e.key for e in experiments], metadata)
+    shown = dict.fromkeys([*(e.key for e in experiments), *decision.assigned])
+    flags, digests = _encode_flags(answers, decision, list(shown), metadata)
     etag = _etag(digests, context, now)
     headers = ((b"content-type", JSON), (b"etag", etag.encode()))
     if _matches(call.header(b"if-none-match"), etag):
         return Reply(b"", 304, headers[1:])  # not recorded: the client goes on using the decision it has
-    if not context.is_anonymous:
-        await flow.store_pending_exposure(decision, deadline)
-    flow.answers.record_flags(decision, now, expose=False)
+    if not context.preview:
+        if not context.is_anonymous:
+            await flow.store_pending_exposure(decision, deadline)
+        flow.answers.record_flags(decision, now, expose=False)
     worker.metrics.count_decision(decision, time.perf_counter() - began)
     whole = _encode({"decisionId": decision.answer.decision_id, "planVersion": plan.version})
     return Reply(b'{"flags":[%b],"metadata":%b}' % (b",".join(flags), whole), headers=headers)
@@ -191,6 +203,24 @@ async def _decide_flags(
     return result_of(decided).decision
 
 
+async def _preview_flags(worker: Worker, context: FlagContext, keys: list[str]) -> Decision:
+    """Decide for the bearer of a preview: the experiments `keys`, and those that it forces on the channel."""
+    request = replace(context.request, experiments=keys, expose=False)
+    profile = NOBODY if context.is_anonymous else None
+    seconds = worker.settings.store_timeout
+    return await decide_preview(worker, request, context.preview, seconds=seconds, profile=profile, adds_forced=True)
+
+
+def _encode_preview(answers: FlagAnswers, decision: Decision, context: FlagContext, key: str) -> bytes:
+    """One flag of a preview."""
+    assigned = decision.assigned.get(key)
+    if assigned is None:
+        raise NotEvaluated("FLAG_NOT_FOUND", f"{key!r} is not an experiment or flag of the running plan; check its key")
+    answer = decision.answer
+    metadata = Metadata(answer.decision_id, answer.plan, context.warning).encoded(assigned.assignment)
+    return encode_evaluation(answers.encoded(assigned), metadata)
+
+
 def _read_context(call: Call, plan: Plan) -> FlagContext:
     """Decode the body, by the rules of `/v1/decide`.
 
@@ -218,12 +248,13 @@ def _read_context(call: Call, plan: Plan) -> FlagContext:
     values = {
         "customer": {"user_id": user, "anonymous_id": anonymous, "device_id": device},
         "channel": _read_channel(context, plan, warnings),
-        "context": {name: value for name, value in context.items() if name != "targetingKey"},
+        "context": {name: value for name, value in context.items() if name not in {"targetingKey", ATTRIBUTE}},
     }
     request = build_request(values)
     if call.caller.role == "client":
         request = _without_worth(request, plan, call.caller, warnings)
-    flags = FlagContext(request, "; ".join(warnings))
+    token = call.header(HEADER) or context.get(ATTRIBUTE)
+    flags = FlagContext(request, "; ".join(warnings), token if isinstance(token, str) else "")
     if not flags.is_anonymous:  # what needs no identifier has nobody to prove
         call.caller.require_proof(request.customer, call.header(PROOF_HEADER))
     return flags

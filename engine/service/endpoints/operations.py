@@ -77,6 +77,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PROOF = {"X-Customer-Proof": "with a client key: HMAC-SHA256 in hex over a line name=value for each id of the customer"}
+PREVIEW = {"X-Counterpoint-Preview": "the token of a preview, which forces what its bearer gets; 403 once it expired"}
 NO_CUSTOMER = "no customer has this id, or it is a placeholder, such as 0 or null, that names nobody"
 ANNA = {"user_id": "u-42", "anonymous_id": "a-9"}
 CONTEXT = {"targetingKey": "u-42", "anonymousId": "a-9", "channel": "web", "country": "DE"}
@@ -129,6 +130,7 @@ OPERATIONS = (
             "expose": True,
         },
         headers=PROOF
+        | PREVIEW
         | {"Idempotency-Key": "the same key with the same body has the same answer for a minute, logged once"},
         answer=Answer,
         failures={
@@ -184,6 +186,7 @@ OPERATIONS = (
         request=DecideBody,
         rule=NAMES_A_CUSTOMER,
         example={"customer": ANNA, "channel": "web", "placements": ["home_hero"]},
+        headers=PREVIEW,
         answer=Explanation,
         failures={503: "the store is away; ask again"},
     ),
@@ -264,7 +267,7 @@ OPERATIONS = (
         request=EvaluationRequest,
         rule=NAMES_A_TARGET,
         example={"context": CONTEXT},
-        headers=PROOF,
+        headers=PROOF | PREVIEW,
         answer=Evaluation,
         failures={404: "FLAG_NOT_FOUND"},
         failure=Failure,
@@ -277,7 +280,7 @@ OPERATIONS = (
         role="client",
         request=EvaluationRequest,
         example={"context": CONTEXT},
-        headers=PROOF | {"If-None-Match": "the ETag of the answer at hand: 304 if nothing changed"},
+        headers=PROOF | PREVIEW | {"If-None-Match": "the ETag of the answer at hand: 304 if nothing changed"},
         answer=BulkEvaluation,
         failures={304: "nothing changed"},
         failure=Failure,

@@ -15,6 +15,8 @@ from playwright.sync_api import BrowserContext, Route
 
 from engine.customer import CustomerIds, prove
 from engine.journal.records import EventRecord, ExposureRecord
+from engine.service.previews.tokens import sign_preview
+from engine.settings import Settings
 
 SCRIPT = Path(__file__).resolve().parents[3] / "engine/storefront"
 HERO = """
@@ -91,6 +93,27 @@ def test_an_offer_is_drawn_before_the_next_frame_and_moves_nothing(open_tab: Any
     assert found["shifts"] == 0
     assert found["image"].startswith("/page/")
     assert tab.printed == []
+
+
+def test_a_page_shows_the_preview_of_its_address_and_an_old_one_not(open_tab: Any, server: Any) -> None:
+    tab = open_tab(HERO, CSS)
+    reasons = []
+    for seconds in (60, -60):
+        token = sign_preview(Settings(data=server.data), {"home_hero": "tasting_set"}, time.time() + seconds)
+        script = """
+            history.replaceState(null, '', `/page?counterpoint_preview=${argument}`);
+            const shown = cp.connect({timeout: 20000});
+            const decision = await shown.show({});
+            shown.expose(decision, {placements: ['home_hero']});
+            await shown.flush();
+            return decision.offers.home_hero.reason;
+        """
+        reasons.append(tab.run(script, token))
+    assert reasons[0] == "preview"
+    assert reasons[1] != "preview"
+    assert "the token expired on" in " ".join(tab.printed)
+    [seen] = await_records(server, lambda one: isinstance(one, ExposureRecord))
+    assert "home_hero" in seen.keys  # of the second page alone
 
 
 @pytest.mark.parametrize("failure", ["silence", "refusal", "nonsense"])
