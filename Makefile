@@ -11,7 +11,7 @@ DECISIONS ?= 100000
 ENGINE_TESTS := tests/analysis/sources/test_engines.py
 COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
 
-.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts bench bench-policies bench-analysis bench-parts bench-overload bench-coverage skew obd cdnow replay lock clean
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback bench bench-policies bench-analysis bench-parts bench-overload bench-coverage skew obd cdnow replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -98,6 +98,9 @@ calibrate-bandits: .venv/dev.stamp ## coverage of bandits' arms and contrasts, 1
 
 calibrate-measure: .venv/dev.stamp ## surrogates, causal credit and holdouts in 200 and 300 simulated worlds each
 	$(BIN)/python -m tests.statistical.measure_worlds
+
+calibrate-switchback: .venv/dev.stamp ## coverage of switchbacks' intervals, 2,000 simulated ones in each of 18 worlds
+	$(BIN)/python -m tests.statistical.switchback_worlds
 
 bench: .venv/dev.stamp ## decide beside an idiomatic Litestar handler; assignment beside GrowthBook's SDK; 1,000 experiments
 	$(BIN)/python -m loadtests.bench

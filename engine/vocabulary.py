@@ -144,6 +144,9 @@ CAMPAIGN_CONTEXT: Final = (
 )
 """Properties of an event that say which campaign or ad brought the visitor; later decisions of the visit read them."""
 
+PERIOD: Final = "$period"
+"""The name in a logged context of the begin of a switchback's period, in seconds since 1970."""
+
 RESERVED_CONTEXT: Final = frozenset(("id", "channel", "hour", "weekday"))
 """Names that the engine sets in every decision's context; what a request sends under them is overwritten."""
 

@@ -330,14 +330,16 @@ def power(
 ) -> int:
     """Compute the sample size, the least effect or the power: whichever of the three is left out."""
     from engine.analysis.design.methods import decode_inference
-    from engine.analysis.report.past_experiments import baseline_of_plan, baseline_of_table
+    from engine.analysis.report.past_experiments import baseline_of_plan, baseline_of_table, daily_units_of_plan
     from engine.analysis.stats.power import parse_baseline, solve_design
 
+    daily = 0.0
     if key is not None:
         if table is not None or unit is not None:
             raise BadInput("power: name either an experiment of the log or a --table, not both")
         settings = from_environment(experiments=experiments, data=data)
         baseline = baseline_of_plan(settings.experiments, key, metric, log or settings.log)
+        daily = daily_units_of_plan(settings.experiments, key, log or settings.log)
     elif metric is None:
         raise BadInput("power: name an experiment of the log, or a baseline as in --metric proportion:0.1")
     else:
@@ -350,6 +352,8 @@ def power(
     print_line(f"{result.kind} at {result.baseline:g}, alpha {result.alpha:g}, {result.formula}:")
     found = f"{result.mde:+.2%} with power {result.power:.1%}"
     print_line(f"{result.units:,} units over control and one variant find {found}.")
+    if daily:  # of a switchback a unit is a store in a period
+        print_line(f"At {daily:,.4g} units a day, as in the log, that takes {result.units / daily:,.3g} days.")
     return 0
 
 

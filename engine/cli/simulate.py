@@ -1,4 +1,4 @@
-"""`simulate`: a dry run of the shop, or of policies in simulated shops."""
+"""`simulate`: a dry run of the shop, or of policies in simulated shops; `balance`: a seed for few units."""
 
 import math
 import time
@@ -233,4 +233,44 @@ def _simulate_environment(environment: str, options: EnvironmentOptions, *, json
         margin = "" if one.error is None else f" ± {one.error:,.1f}"
         table.add_row(one.policy, one.kind, f"{one.regret:,.1f}{margin}", f"{one.of_uniform:.0%}", f"{one.seconds:.2f}")
     out.print(table)
+    return 0
+
+
+@app.command(group=DESIGN)
+def balance(
+    key: Annotated[str, Parameter(help="An experiment by stores or another unit; a draft too.")],
+    *,
+    covariates: Annotated[Path, Parameter(help="A CSV or Parquet file with a row per unit, and what is known of it.")],
+    column: Annotated[
+        list[str] | None, Parameter(help="A column to balance; every column of numbers by default.")
+    ] = None,
+    seeds: Annotated[int, Parameter(help="How many seeds to try.")] = 1000,
+    experiments: Folder = None,
+    json: AsJson = False,
+) -> int:
+    """Propose a seed under which few units, such as stores, fall into variants that are alike; nothing is written."""
+    from engine.analysis.design.unit_balance import propose_seed
+    from engine.catalog.check.decode import suggest_name
+    from engine.catalog.check.load import load_specs
+    from engine.catalog.plan.compile import compile_plan
+    from engine.rehearse.preview import with_draft
+
+    specs = load_specs(from_environment(experiments=experiments).experiments)
+    plan = compile_plan(with_draft(specs, key))
+    if key not in plan.experiments:
+        raise BadInput(f"{key!r} is not an experiment; {suggest_name(key, list(specs.experiments))}")
+    found = propose_seed(plan.experiments[key], str(covariates), covariates=column or (), seeds=seeds)
+    if json:
+        print_json(found)
+        return 0
+    counts = ", ".join(f"{name} {count}" for name, count in found.units.items())
+    print_line(f"Write 'seed: {found.seed}' into {key}.yaml: the best of {found.tried:,} seeds. Units: {counts}.")
+    table = new_table("covariate", *(f"mean of {name}" for name in found.units), "difference", "usual")
+    for row in found.covariates:
+        means = [f"{row.means[name]:,.4g}" for name in found.units]
+        table.add_row(row.covariate, *means, f"{row.difference:.2f}", f"{row.usual:.2f}")
+    out.print(table)
+    print_line(
+        f"Differences are in standard deviations of a {found.unit}; by the present seed the largest is {found.now:.2f}."
+    )
     return 0

@@ -9,11 +9,13 @@ that wherever it would give no variant, so that it always has a value.
 """
 
 from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
 
 from engine.catalog.plan.plan import Experiment, Plan, Requirement, Rule
+from engine.catalog.plan.switchback import Switchback
 from engine.catalog.spec.units import Unit
 from engine.decision import sticky
 from engine.hashing import choose_variant
@@ -177,8 +179,18 @@ def _assign_by_hash(plan: Plan, experiment: Experiment, subject: Subject, unit: 
     place = experiment.hash_unit(unit)
     for index, (low, high) in enumerate(plan.current_ranges(experiment, now)):
         if low <= place < high:
-            return Assignment("holdout") if _is_held_out(experiment, subject) else Assignment("assigned", index, unit)
+            if _is_held_out(experiment, subject):
+                return Assignment("holdout")
+            return _assign_period(experiment.switchback, unit, now) or Assignment("assigned", index, unit)
     return Assignment("coverage")
+
+
+def _assign_period(design: Switchback | None, unit: str, now: float) -> Assignment | None:
+    """The variant of a unit that a switchback lets in, in the period of `now`; None of any other experiment."""
+    if design is None:
+        return None
+    begin = datetime.fromtimestamp(design.begin(now), UTC).isoformat(timespec="seconds")
+    return Assignment("assigned", design.choose(unit, now), f"{unit} {begin}")
 
 
 def _is_held_out(experiment: Experiment, subject: Subject) -> bool:

@@ -11,6 +11,7 @@ from engine.catalog.spec.flags import RULE
 from engine.customer import Profile
 from engine.decision import sticky
 from engine.decision.assign import Assignment, AssignmentReason, Subject, assign
+from engine.vocabulary import PERIOD
 
 
 class ExperimentAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -119,6 +120,8 @@ class ExperimentAssigner(msgspec.Struct, frozen=True, gc=False):
         for unit, trait in self.plan.unit_traits.items():
             if trait in context:
                 context[trait] = self.subject.units[unit]
+        if experiment.switchback is not None:
+            context[PERIOD] = experiment.switchback.begin(self.now)
         return context
 
     def _crossed_over(self, experiment: Experiment, assignment: Assignment) -> bool:

@@ -59,6 +59,7 @@ FIELDS: list[tuple[str, Json, Json, str, str]] = [
     ("hash", {}, {"hash": "eppo"}, "hash", "unsafe"),
     ("buckets", {"hash": "eppo"}, {"hash": "eppo", "buckets": 100}, "buckets", "unsafe"),
     ("unit", {}, {"unit": "device"}, "unit", "unsafe"),
+    ("switchback", {}, {"switchback": {"every": "2h"}}, "switchback", "unsafe"),
     ("fallback", {"unit": "device"}, {"unit": "device", "fallback_unit": "customer"}, "fallback_unit", "unsafe"),
     ("kind", {}, {"kind": "flag"}, "kind", "unsafe"),
     ("layer", {}, {"layer": "other"}, "layer", "unsafe"),

@@ -9,7 +9,19 @@ from engine.cli import app
 
 VERBS = {
     "Run": {"up", "serve", "learn", "collect", "dashboard", "demo", "policy", "quarantine", "supervise"},
-    "Design": {"check", "conclude", "coverage", "import", "plan", "power", "preview", "schema", "simulate", "test"},
+    "Design": {
+        "balance",
+        "check",
+        "conclude",
+        "coverage",
+        "import",
+        "plan",
+        "power",
+        "preview",
+        "schema",
+        "simulate",
+        "test",
+    },
     "Report": {"aa", "analyze", "evaluate", "explain", "measure", "replay", "report", "status"},
     "Customers": {"erase", "export", "traits"},
 }

@@ -7,6 +7,7 @@ import msgspec
 from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import Direction
 from engine.catalog.conditions.compile import Predicate
+from engine.catalog.plan.switchback import Switchback
 from engine.catalog.spec.units import Unit
 from engine.errors import BadInput
 from engine.metric_kinds import METRIC_KINDS, MetricKind, MetricKindName
@@ -106,6 +107,7 @@ class ExperimentDescription(msgspec.Struct, frozen=True, kw_only=True):
     channels: list[str] = []
     audience: dict[str, object] = {}
     currency: str = ""
+    design: str = ""
 
 
 class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +123,8 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
     description: ExperimentDescription = ExperimentDescription()
     unit: Unit = "customer"
     unit_trait: str | None = None  # the trait with the unit's id; None of customers and devices
+    switchback: Switchback | None = None  # then a unit of the report is a unit in one period
+    has_period_strata: bool = False  # of a switchback: its stratum is the unit at one time of day
     placeholders: frozenset[str] = frozenset()  # ids that name no unit, beside the usual ones
     segments: Mapping[str, Predicate] = {}  # those of segments.yaml, by key
     zone: str = "UTC"  # of customers without a time zone of their own, for segments by the local hour

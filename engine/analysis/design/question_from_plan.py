@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from msgspec.structs import replace
+
 from engine.analysis.design.methods import SCEPTICAL, Inference
 from engine.analysis.design.question import ExperimentDescription, ExperimentQuestion, MeasuredMetric, MeasuredStep
 from engine.analysis.stats.bayes import Prior
 from engine.catalog.check.decode import suggest_name
 from engine.catalog.plan.plan import Experiment, Holdout, Plan
-from engine.catalog.spec.experiment import AnalysisSpec, ExperimentSpec
+from engine.catalog.plan.switchback import Switchback
+from engine.catalog.spec.experiment import AnalysisSpec
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.metrics import MetricSpec as CatalogMetric
+from engine.catalog.spec.units import SwitchbackSpec
 from engine.errors import BadInput
 from engine.metric_kinds import METRIC_KINDS
 
@@ -44,10 +48,12 @@ def build_question(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[Measu
         primary=spec.metrics.primary,
         secondary=tuple(spec.metrics.secondary),
         guardrails=tuple(spec.metrics.guardrails),
-        inference=_build_inference(spec.analysis),
-        description=_describe(plan, spec),
+        inference=_build_inference(spec.analysis, plan.trait_of(spec.unit) if experiment.switchback else None),
+        description=_describe(plan, experiment),
         unit=spec.unit,
         unit_trait=plan.trait_of(spec.unit),
+        switchback=experiment.switchback,
+        has_period_strata=experiment.switchback is not None and spec.analysis.stratum is None,
         placeholders=frozenset(plan.rules.placeholders),
         start=experiment.start or None,
         zone=plan.zone,
@@ -58,6 +64,8 @@ def build_question(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[Measu
         is_shipped=spec.status == "shipped",
         decided=_end_of_day(spec.decided.on, plan.zone) if spec.decided else None,
     )
+    if experiment.switchback:  # before a period lies another one, whose variant is no covariate
+        metrics = [replace(metric, covariate_window=None) for metric in metrics]
     return question, metrics
 
 
@@ -113,8 +121,9 @@ def _holdout_metrics(plan: Plan, holdout: Holdout, covered: Sequence[Experiment]
     return names
 
 
-def _describe(plan: Plan, spec: ExperimentSpec) -> ExperimentDescription:
+def _describe(plan: Plan, experiment: Experiment) -> ExperimentDescription:
     """The facts of the experiment's file for the head of its report."""
+    spec = experiment.spec
     return ExperimentDescription(
         title=spec.title or spec.key,
         hypothesis=spec.hypothesis or "",
@@ -124,11 +133,26 @@ def _describe(plan: Plan, spec: ExperimentSpec) -> ExperimentDescription:
         channels=sorted(plan.channels) if spec.channels is None else list(spec.channels),
         audience=dict(spec.audience),
         currency=plan.currency,
+        design=_describe_design(experiment.switchback, spec.switchback) if experiment.switchback else "",
     )
 
 
-def _build_inference(spec: AnalysisSpec) -> Inference:
-    """The statistical options of an experiment's `analysis` section."""
+def _describe_design(design: Switchback, spec: SwitchbackSpec | None) -> str:
+    """A switchback's design, and what its effects rest on."""
+    if spec is None:
+        return ""
+    washout = f"what was decided in the first {spec.washout} of each is left out" if spec.washout else "no washout"
+    series = "time of day" if design.series > 1 else "consecutive periods"
+    balance = f"balanced over {series} within {len(design.block)} cycles" if design.block else "drawn independently"
+    return (
+        f"a switchback: each {spec.by} in periods of {spec.every}, {balance}; {washout}. A unit is a {spec.by} in a "
+        "period. An effect that outlasts the washout carries over into the next period and draws the estimate towards "
+        "zero."
+    )
+
+
+def _build_inference(spec: AnalysisSpec, stratum: str | None) -> Inference:
+    """The statistical options of an experiment's `analysis` section; `stratum` is that of one that names none."""
     return Inference(
         method=spec.method,
         alpha=spec.alpha,
@@ -141,7 +165,7 @@ def _build_inference(spec: AnalysisSpec) -> Inference:
         rope=spec.rope,
         tolerance=spec.tolerance,
         adjust=spec.adjust,
-        stratum=spec.stratum,
+        stratum=spec.stratum or stratum,
     )
 
 

@@ -68,6 +68,7 @@ def describe_design(report: Report) -> list[str]:
         *([f"Owner: {report.owner}."] if report.owner else []),
         *([f"Dates: {planned}."] if planned else []),
         f"Channels: {', '.join(report.channels)}. Audience: {audience}.",
+        *([f"Design: {report.design}"] if report.design else []),
         f"{method} Currency: {report.currency}.",
     ]
 

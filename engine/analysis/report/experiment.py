@@ -39,8 +39,8 @@ from engine.analysis.sources.log import (
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
 from engine.analysis.sources.metric_sums import Members, metric_values
 from engine.analysis.sources.quantiles import estimate_quantiles
-from engine.analysis.sources.strata import poststratify
-from engine.analysis.sources.traced_traits import parse_segment
+from engine.analysis.sources.strata import join_thin_slots, poststratify
+from engine.analysis.sources.traced_traits import find_split
 from engine.analysis.stats.moments import empty_moments
 from engine.errors import BadInput
 
@@ -97,8 +97,7 @@ def analyze_experiment(
     """
     with lock_log_for_reading(Path(log_dir)):
         source = DuckDB()
-        trait = segment or question.inference.stratum
-        split = parse_segment(trait, question.segments) if trait else None
+        trait, split = segment or question.inference.stratum, find_split(question, segment)
         until = as_of or find_end(source, Path(log_dir), question)
         data = read_experiment_units(source, question, metrics, Path(log_dir), until, segment=split)
         return _report(source, _aggregate(source, question, data, trait=trait, segment=segment))
@@ -113,6 +112,7 @@ def _aggregate(
         BadInput: if no decision has the trait.
     """
     groups = aggregate_groups(source, data.units, ("variant", "crossed", "segment", "period"), data.measures)
+    groups = join_thin_slots(groups, list(question.weights))
     if trait is not None and groups and all(key[2] is None for key in groups):
         known = ", ".join(["channel", *list_traits(source, data.log_dir, question)])
         raise BadInput(f"no decision of {question.key} in the log has the trait {trait!r}; it has {known}")

@@ -72,7 +72,7 @@ def read_experiment_units(
     earlier = first_exposures(source, log_dir, question, until) if any(s.covariate_window for s in specs) else None
     members = Members(source.keep("members", exposed_members(decisions)), decisions, earlier)
     summed = [spec for spec in specs if spec.rules.has_moments]
-    trend = novelty_specs(specs[0])
+    trend = [] if question.switchback else novelty_specs(specs[0])  # a period is not days long
     frame, measures = measure_members(source, log_dir, members, [*summed, *trend], until)
     allocation = read_allocation(source, decisions, question.weights)
     frame = frame.mutate(period=allocation.period(frame["plan"])).drop("plan")

@@ -197,6 +197,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     channels: list[str] = []
     audience: dict[str, object] = {}
     currency: str = ""
+    design: str = ""  # of a switchback: its periods, and what its effects rest on
     covers: list[str] = []
     cumulated: str = ""
     first_verdict: FirstVerdict | None = None

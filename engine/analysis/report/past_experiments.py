@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
+from engine.analysis.design.log_times import DAY
 from engine.analysis.report.experiment_units import read_experiment_units
 from engine.analysis.report.table import ALL, parse_measures, table_quantiles
 from engine.analysis.report.table_checks import check_columns
@@ -19,9 +23,11 @@ from engine.analysis.sources.frames import FrameOrFile, open_table, table_name
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
 from engine.analysis.sources.metric_sums import metric_values
 from engine.analysis.sources.quantiles import estimate_quantiles
+from engine.analysis.sources.traced_traits import find_split
 from engine.analysis.stats.bayes import estimate_prior
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.inference import Arm, residual_sd
+from engine.analysis.stats.moments import Moments
 from engine.analysis.stats.power import Baseline
 from engine.errors import BadInput
 
@@ -77,7 +83,8 @@ def baseline_of_log(
     """
     with lock_log_for_reading(Path(log_dir)):
         source = DuckDB()
-        data = read_experiment_units(source, question, metrics, Path(log_dir), as_of)
+        split = find_split(question, None)
+        data = read_experiment_units(source, question, metrics, Path(log_dir), as_of, segment=split)
         spec = data.specs[0]
         if not spec.rules.has_moments:
             rows = metric_values(source, data.log_dir, data.members, spec, data.as_of)
@@ -85,7 +92,38 @@ def baseline_of_log(
             return _quantile_baseline(found.get(question.control), spec.name)
         measure = next(found for found in data.measures if found.name == question.primary)
         control = data.units.filter(data.units["variant"] == question.control)
-        return _baseline(aggregate_groups(source, control, ("crossed",), [measure]), measure)
+        groups = aggregate_groups(source, control, ("crossed", "segment"), [measure])
+        kept = [group for (crossed, _), group in groups.items() if not crossed and group.units > 1]
+        return _baseline({(False,): _pool_within(kept, measure.name)} if kept else {}, measure)
+
+
+def _pool_within(strata: Sequence[Group], metric: str) -> Group:
+    """All strata as one group whose variance is that within them, which is left where a report compares within them."""
+    whole = reduce(add, strata)
+    parts = [group.moments[metric] for group in strata]
+    n, degrees = sum(part.n for part in parts), sum(part.n - 1 for part in parts)
+    if len(parts) < 2 or degrees < 1:
+        return whole
+    comoment = np.sum([part.comoment for part in parts], axis=0) * ((n - 1) / degrees)
+    pooled = Moments(n, whole.moments[metric].mean, comoment)
+    return Group(whole.units, {**whole.moments, metric: pooled}, whole.outcomes)
+
+
+def daily_units_of_plan(experiments: Path, key: str, log_dir: Path) -> float:
+    """The new units per day of the plan's experiment `key` in the log; 0 if there are none.
+
+    Raises:
+        BadInput: as `baseline_of_plan`.
+    """
+    from engine.analysis.design.question_from_plan import build_question  # noqa: PLC0415 # as below
+    from engine.catalog import load_plan  # noqa: PLC0415
+
+    question, metrics = build_question(load_plan(experiments), key)
+    with lock_log_for_reading(Path(log_dir)):
+        source = DuckDB()
+        first = read_experiment_units(source, question, metrics, Path(log_dir), None).units["first"]
+        [[units, begin, end]] = source.rows(first.as_table().aggregate(n=first.count(), a=first.min(), b=first.max()))
+    return int(units or 0) / max(1.0, (int(end or 0) - int(begin or 0)) / DAY)
 
 
 def baseline_of_plan(experiments: Path, key: str, metric: str | None, log_dir: Path) -> Baseline:

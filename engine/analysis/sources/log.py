@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from engine.analysis.design.log_times import DAY, SECOND
 from engine.analysis.sources.engines import ibis_table
 from engine.analysis.sources.merged_customers import TABLES_OF_CUSTOMERS, merged_customers_table
+from engine.analysis.sources.strata import SLOT
 from engine.analysis.sources.traced_traits import Segment, fill_from_traces, unit_reader
 from engine.catalog.spec.fields import PROPERTY_NAME, PROPERTY_NAME_REMEDY, PROPERTY_NAME_RULE
 from engine.errors import BadInput
+from engine.vocabulary import PERIOD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from engine.analysis.design.question import ExperimentQuestion
     from engine.analysis.sources.engines import DuckDB
+    from engine.catalog.plan.switchback import Switchback
 
 ASSIGNED = ("assigned", "sticky")  # reasons of a randomized assignment; forced and held-out units are not randomized
 HOLDOUT = "holdout"
@@ -193,11 +196,15 @@ def exposed_decisions(
 ) -> ir.Table:
     """One row per exposure of the experiment, with the decision; of a holdout one per decision, seen or not.
 
-    Its columns are `decision_id, time, customer, variant, crossover, plan, reason, propensity, unit, segment`.
+    Its columns are `decision_id, time, customer, variant, crossover, plan, reason, propensity, unit, segment`; of a
+    switchback also `washed`, whether the decision was in the washout of its period.
     """
     start = None if question.start is None else int(question.start * SECOND)
     decided = randomized_decisions(source, log_dir, question, as_of)
     own = ["decision_id", "customer", "variant", "crossover", "plan", "reason", "propensity"]
+    if question.switchback is not None:
+        decided = decided.mutate(begun=_period_of(decided, question.switchback), decided=decided["time"])
+        own += ["begun", "decided"]
     is_plain = question.unit == "customer" and segment is None
     if not is_plain:  # what units and segments are read from
         own += ["channel", "device", "context"]
@@ -223,7 +230,28 @@ def exposed_decisions(
         missing = json_kind(seen["context"], segment.name).isnull() if segment.matches is None else seen["time"] > 0
         read = segment.reader(question.zone)
         seen = fill_from_traces(source, log_dir, seen, column="segment", missing=missing, read=read)
-    return seen.filter(seen["unit"].notnull()).drop("channel", "device", "context")
+    seen = seen.filter(seen["unit"].notnull()).drop("channel", "device", "context")
+    return seen if question.switchback is None else _in_periods(seen, question.switchback, segment)
+
+
+def _period_of(decided: ir.Table, design: Switchback) -> ir.Value:
+    """The begin of the period of each decision in microseconds, as logged, else by its time."""
+    every, origin = int(design.every * SECOND), int(design.origin * SECOND)
+    computed = ((decided["time"] - origin) // every).cast("int64") * every + origin
+    logged = (json_text(decided["context"], PERIOD).try_cast("float64") * SECOND).cast("int64")
+    return logged.fill_null(computed)
+
+
+def _in_periods(seen: ir.Table, design: Switchback, segment: Segment | None) -> ir.Table:
+    """The exposures with the unit in its period as their unit, and whether they were decided in the washout."""
+    if segment is not None and segment.by_period:
+        number = (seen["begun"] - int(design.origin * SECOND)) // int(design.every * SECOND)
+        slot = (number % design.series).cast("int64").cast("string")
+        seen = seen.mutate(segment=seen["segment"].concat(SLOT, slot))
+    return seen.mutate(
+        unit=seen["unit"].concat("@", seen["begun"].cast("string")),
+        washed=seen["decided"] - seen["begun"] < int(design.washout * SECOND),
+    ).drop("begun", "decided")
 
 
 def _logged_unit(seen: ir.Table, question: ExperimentQuestion) -> ir.Value:
@@ -275,8 +303,25 @@ def exposed_members(seen: ir.Table) -> ir.Table:
         **{name: per_unit["first_row"][name] for name in own},
         crossed=(per_unit["other"] != per_unit["least"]) | per_unit["flagged"].fill_null(False),
     )
+    if "washed" in seen.columns:
+        return _switched_members(seen).join(per_unit, "unit")
     members = seen.group_by("unit", "customer").aggregate(first=seen["time"].min())
     return members.join(per_unit, "unit")
+
+
+def _switched_members(seen: ir.Table) -> ir.Table:
+    """The members of a switchback: `unit, customer, first, until`.
+
+    An event counts for the store and period in which its customer was last exposed: from the first exposure there up
+    to the first one in another, `until`. What was decided in a washout ends the one before and counts for none itself.
+    """
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    kept = seen["time"].min(where=~seen["washed"])
+    members = seen.group_by("unit", "customer").aggregate(first=kept, entered=seen["time"].min())
+    window = ibis.window(group_by="customer", order_by=["entered", "unit"])
+    members = members.mutate(until=members["entered"].lead().over(window))
+    return members.filter(members["first"].notnull()).drop("entered")
 
 
 def event_number(events: ir.Table, value: str, missing: float | None) -> ir.Value:

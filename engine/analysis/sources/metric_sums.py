@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class Members(NamedTuple):
     """An experiment's members (`unit, customer, variant, crossed, first, segment, plan`), and its decisions.
 
+    Of a switchback they also have `until`, after which events count for another period.
+
     `earlier` has each customer's first exposure `ever`, where an earlier run may have exposed them already.
     """
 
@@ -126,12 +128,15 @@ def _member_events(
     joined = joined.mutate(
         since=(is_named & (since < 0)).ifelse(0, since), ahead=(is_named & (ahead < 0)).ifelse(0, ahead)
     )
+    if "until" in joined.columns:
+        joined = joined.filter(joined["until"].isnull() | (joined["at"] < joined["until"]))
     return joined.filter((joined["since"] >= 0) | (joined["ahead"] >= -int(longest * SECOND)))
 
 
 def _with_first_ever(members: Members) -> ir.Table:
     """The `unit, customer, first` of the members, and the first exposure `ever`."""
-    own = members.table.select("unit", "customer", "first")
+    until = ["until"] if "until" in members.table.columns else []  # of a switchback
+    own = members.table.select("unit", "customer", "first", *until)
     if members.earlier is None:
         return own.mutate(ever=own["first"])
     earlier = members.earlier.rename(seen_by="customer")

@@ -18,7 +18,15 @@ from engine.analysis.stats.moments import Moments
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from engine.analysis.sources.aggregate import Groups
+
     Stratum = Mapping[str, Group]  # by variant
+
+
+SLOT = "\x1f"
+"""Stands between a unit and the time of day in the stratum of a switchback."""
+MOST_THIN = 0.25
+"""The share of strata without two units in each variant from which on times of day are joined."""
 
 
 class Stratified(NamedTuple):
@@ -51,6 +59,27 @@ def poststratify(strata: Sequence[Stratum], metrics: Sequence[str]) -> Stratifie
         for name in variants
     }
     return Stratified(weighted, whole, least)
+
+
+def join_thin_slots(groups: Groups, variants: Sequence[str]) -> Groups:
+    """The groups by variant, crossover, stratum and period, of a switchback without times of day if it is short.
+
+    Until most strata of a store at one time of day have two periods of each variant, a stratum is a store.
+    """
+    units: dict[str, dict[str, int]] = {}
+    for (variant, crossed, stratum, _), group in groups.items():
+        if not crossed and isinstance(stratum, str) and SLOT in stratum:
+            counts = units.setdefault(stratum, {})
+            counts[str(variant)] = counts.get(str(variant), 0) + group.units
+    thin = sum(any(counts.get(name, 0) < 2 for name in variants) for counts in units.values())
+    if not units or thin <= MOST_THIN * len(units):
+        return groups
+    joined: Groups = {}
+    for (variant, crossed, stratum, period), group in groups.items():
+        whole = stratum.partition(SLOT)[0] if isinstance(stratum, str) else stratum
+        key = (variant, crossed, whole, period)
+        joined[key] = joined[key] + group if key in joined else group
+    return joined
 
 
 def _merge_small_strata(parts: Sequence[Mapping[str, Moments]], variants: Sequence[str]) -> list[dict[str, Moments]]:

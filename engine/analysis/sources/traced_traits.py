@@ -34,10 +34,14 @@ _CONDITION = re.compile(r"[:{]")
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """Splits a report by the trait `name` (or `channel`), or by whether `matches` holds, which `name` describes."""
+    """Splits a report by the trait `name` (or `channel`), or by whether `matches` holds, which `name` describes.
+
+    With `by_period` it is also split by the time of day of a switchback's periods.
+    """
 
     name: str
     matches: Predicate | None = None
+    by_period: bool = False
 
     def reader(self, zone: str) -> TraceReader:
         """Reads the segment's value from a trace; `zone` is the shop's, for customers without a time zone."""
@@ -79,6 +83,19 @@ def parse_segment(text: str, named: Mapping[str, Predicate] | None = None) -> Se
         path, value, rule, remedy = problems[0]
         raise BadInput(f"--segment {text!r}: {path}: {value!r} {rule}; {remedy}")
     return Segment(text, compile_condition(condition))
+
+
+def find_split(question: ExperimentQuestion, segment: str | None) -> Segment | None:
+    """The segment that a report is split by: the one asked for, else the stratum of the question.
+
+    Raises:
+        BadInput: as `parse_segment`.
+    """
+    trait = segment or question.inference.stratum
+    if trait is None:
+        return None
+    split = parse_segment(trait, question.segments)
+    return split if segment else msgspec.structs.replace(split, by_period=question.has_period_strata)
 
 
 def read_path(attributes: Mapping[str, object], path: str) -> object:

@@ -149,7 +149,9 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
         version=version,
         files={spec.key: f"{folder}/{name}" for name, spec in read.items() if isinstance(spec, ExperimentSpec)}
         | {spec.key: f"{folder}/{name}" for name, spec in read.items() if isinstance(spec, SelectionSpec)},
-        experiments={key: expand_flag(spec, environment) for key, spec in _by_key(read, ExperimentSpec).items()},
+        experiments={
+            key: _with_unit(expand_flag(spec, environment)) for key, spec in _by_key(read, ExperimentSpec).items()
+        },
         selections=_by_key(read, SelectionSpec),
         offers=_by_key(read, OfferSpec),
         channels=channels if isinstance(channels, ChannelsFile) else ChannelsFile(channels=[]),
@@ -164,6 +166,13 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
         traits=traits if isinstance(traits, TraitsFile) else TraitsFile(),
         grouping=segments if isinstance(segments, SegmentsFile) else SegmentsFile(),
     )
+
+
+def _with_unit(spec: ExperimentSpec) -> ExperimentSpec:
+    """The experiment with the unit that its switchback is by, unless it names one itself."""
+    if spec.switchback is None or spec.unit != "customer":
+        return spec
+    return msgspec.structs.replace(spec, unit=spec.switchback.by)
 
 
 def _by_key(read: Mapping[str, msgspec.Struct], kind: type[Keyed]) -> dict[str, Keyed]:

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from engine.catalog.check.decode import FieldProblem
 from engine.catalog.check.defined_names import DefinedNames, check_defined
 from engine.catalog.spec.experiment import ExperimentSpec
+from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
-from engine.catalog.spec.units import BUILT_IN
+from engine.catalog.spec.units import BUILT_IN, SwitchbackSpec
 from engine.errors import Problem
 from engine.vocabulary import RESERVED_CONTEXT
 
@@ -31,8 +32,26 @@ def unit_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 def _check_experiment(spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:
     """Yield the units of one experiment that are not defined."""
     yield from check_defined("unit", spec.unit, known.units, "units.yaml")
+    if spec.switchback is not None:
+        yield from _check_switchback(spec, spec.switchback, known)
     if spec.fallback_unit is not None:
         yield from check_defined("fallback_unit", spec.fallback_unit, known.units, "units.yaml")
     for index, each in enumerate(spec.filters):
         if each.unit is not None:
             yield from check_defined(f"filters[{index}].unit", each.unit, known.units, "units.yaml")
+
+
+def _check_switchback(spec: ExperimentSpec, design: SwitchbackSpec, known: DefinedNames) -> Iterator[FieldProblem]:
+    """Yield what a switchback cannot be by, and the keys that have no meaning beside one."""
+    yield from check_defined("switchback.by", design.by, known.units, "units.yaml")
+    if design.by in {"customer", "device"}:
+        yield "switchback.by", f"{design.by!r} would see the variants change; name store, or a unit of units.yaml"
+    elif spec.unit != design.by:
+        yield "unit", f"{spec.unit!r} is not the unit that switches, {design.by!r}; leave it out"
+    if design.washout is not None and seconds(design.washout) >= seconds(design.every):
+        yield "switchback.washout", f"{design.washout} leaves nothing of {design.every}; give a shorter one"
+    for name in ("sticky", "fallback_unit", "rules"):
+        if getattr(spec, name):
+            yield name, "has no meaning beside a switchback, whose variants change by time; remove it"
+    if any(variant.range is not None for variant in spec.variants):
+        yield "variants", "a switchback draws the variants of a period by their weights; give weights, no ranges"

@@ -42,6 +42,7 @@ RE_RANDOMIZES: Mapping[str, str] = {
     "bucket_version": "variants stored under the old version no longer apply",
     "placement": "it changes another placement",
     "layer": "another layer admits other units",
+    "switchback": "other periods are drawn, so every store changes its variants",
 }
 
 
@@ -246,7 +247,9 @@ def _compare_schedule(before: ExperimentSpec, after: ExperimentSpec, now: float)
     """Yield the changes of start, end and coverage; what matters is whether they take effect before or after now."""
     began = before.start.timestamp() if before.start else 0.0
     begins = after.start.timestamp() if after.start else 0.0
-    if began != begins:
+    if began != begins and after.switchback and began <= now:
+        yield "start", "unsafe", "periods are counted from the start, so every store changes its variants"
+    elif began != begins:
         later = begins > began and began <= now
         reason = (
             "it has begun, and customers in it lose their variant until then" if later else "nobody in it is removed"

@@ -34,6 +34,7 @@ from engine.catalog.plan.plan import (
     Requirement,
     Rule,
 )
+from engine.catalog.plan.switchback import Switchback, compile_switchback
 from engine.catalog.spec.experiment import (
     ExperimentSpec,
     FilterSpec,
@@ -179,7 +180,7 @@ def _compile_holdout(spec: HoldoutSpec) -> Holdout:
 
 def _compile_filter(spec: FilterSpec) -> Filter:
     ranges = tuple((low, high) for low, high in spec.ranges)
-    return Filter(unit=spec.unit, hash_unit=_unit_hash(spec.seed, spec), ranges=ranges)
+    return Filter(unit=spec.unit, hash_unit=unit_hash(spec.seed, spec), ranges=ranges)
 
 
 def _compile_experiment(
@@ -198,7 +199,7 @@ def _compile_experiment(
         spec=spec,
         start=to_timestamp(spec.start, 0.0),
         end=to_timestamp(spec.end, FOREVER),
-        hash_unit=_unit_hash(spec.seed or spec.key, spec),
+        hash_unit=unit_hash(spec.seed or spec.key, spec),
         steps=_compile_steps(spec),
         held_steps=_compile_held_steps(spec),
         matches=compile_audience(specs, spec.audience),
@@ -211,12 +212,28 @@ def _compile_experiment(
         prerequisites=tuple(_compile_requirement(specs, need) for need in spec.prerequisites),
         selections=tuple(compile_variant_selection(specs, spec, variant, offers) for variant in spec.variants),
         logged_traits=_compile_logged_traits(specs, spec, [of for of, _ in holdouts if of.covers(spec)]),
+        switchback=_compile_switchback(spec),
         rules=tuple(
             _compile_rule(_compile_experiment(specs, rule, offers, layers, holdouts), indices)
             for rule in rule_experiments(spec)
         ),
         default=-1 if spec.default is None else indices[spec.default],
         shipped=indices[spec.ship] if is_shipped and spec.ship is not None else -1,
+    )
+
+
+def _compile_switchback(spec: ExperimentSpec) -> Switchback | None:
+    """The design of an experiment that changes its variants by time."""
+    design = spec.switchback
+    if design is None:
+        return None
+    equal = 1 / len(spec.variants)
+    return compile_switchback(
+        spec.seed or spec.key,
+        every=seconds(design.every),
+        washout=seconds(design.washout) if design.washout else 0.0,
+        start=to_timestamp(spec.start, 0.0),
+        weights=[equal if variant.weight is None else variant.weight for variant in spec.variants],
     )
 
 
@@ -259,7 +276,7 @@ def _compile_logged_traits(specs: Specs, spec: ExperimentSpec, holdouts: Iterabl
     return Featurizer(tuple(logged)) if logged else None
 
 
-def _unit_hash(seed: str, spec: Hashed) -> Callable[[str], float]:
+def unit_hash(seed: str, spec: Hashed) -> Callable[[str], float]:
     """The place of a unit in [0, 1) by the hash of an experiment, a rule or a filter."""
     if spec.hash == "growthbook":
         return _growthbook_hash(seed, spec.hash_version)

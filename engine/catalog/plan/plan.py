@@ -15,6 +15,7 @@ from engine.catalog.conditions.compile import Predicate
 from engine.catalog.plan.features import Featurizer
 from engine.catalog.plan.limits import Limits
 from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
+from engine.catalog.plan.switchback import Switchback
 from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, PolicySpec
 from engine.catalog.spec.flags import RULE
 from engine.catalog.spec.kpis import KpiSpec
@@ -177,6 +178,7 @@ class Experiment:
     """The index of the variant that a flag gives where it assigns none; -1 without one."""
     shipped: int = -1
     """The index of the variant that all of its audience has since it was shipped; -1 if it was not."""
+    switchback: Switchback | None = None
     held_steps: tuple[tuple[float, Ranges], ...] = ()
     """The coverage and ranges of each step of a ramp that holds itself; `steps` then has the last of them."""
 

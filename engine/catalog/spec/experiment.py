@@ -26,7 +26,7 @@ from engine.catalog.spec.hashed import Hashed
 from engine.catalog.spec.profile_rules import MergeRule
 from engine.catalog.spec.ramp import HeldRamp, RampStep
 from engine.catalog.spec.traits import RfmSpec, StagesSpec
-from engine.catalog.spec.units import Unit
+from engine.catalog.spec.units import SwitchbackSpec, Unit
 from engine.customer import IdKind
 
 Status = Literal["draft", "running", "paused", "stopped", "shipped"]
@@ -219,6 +219,7 @@ class ExperimentSpec(Hashed, frozen=True, kw_only=True):
     owner: Text | None = None
     unit: Unit = "customer"
     fallback_unit: Unit | None = None
+    switchback: SwitchbackSpec | None = None
     layer: Key | None = None
     seed: Text | None = None
     status: Status = "running"

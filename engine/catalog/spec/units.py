@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from engine.catalog.spec.fields import Key, PropertyName, Spec, Text
+from engine.catalog.spec.fields import Key, PropertyName, Span, Spec, Text
 
 BUILT_IN = ("customer", "device", "store")
 """The units that need no definition; a store is what the request names as `store`."""
@@ -30,6 +30,18 @@ class UnitSpec(Spec, frozen=True, kw_only=True):
 
     trait: PropertyName
     title: Text | None = None
+
+
+class SwitchbackSpec(Spec, frozen=True, kw_only=True):
+    """An experiment whose variant changes by time: each `by`, a store, has one variant `every` so long.
+
+    The unit of the report is a store in a period. What is decided in the first `washout` of a period does not count, as
+    customers may still be under the variant of the period before.
+    """
+
+    every: Span
+    by: Unit = STORE_TRAIT
+    washout: Span | None = None
 
 
 UnitsByKey = dict[Key, UnitSpec]
