@@ -29,7 +29,7 @@ from engine.catalog.archive import Archive
 from engine.catalog.watch import check_start
 from engine.errors import BadInput, CounterpointError, StoppedError, has_extra
 from engine.journal import stream
-from engine.journal.spool.spool import has_owners
+from engine.journal.spool.spool import claim_orphans, list_spools
 from engine.processes import Child, Supervisor, counterpoint_command
 from engine.service.access.listener import listen
 from engine.service.auth import load_keys_from_settings
@@ -214,10 +214,18 @@ def _listen_when_free(settings: Settings, stop: threading.Event) -> socket.socke
         try:
             return listen(settings.host, settings.port)
         except BadInput:
-            if time.monotonic() > deadline or not has_owners(settings.spool):
+            if time.monotonic() > deadline or not _has_servers(settings.spool):
                 raise
         if stop.wait(_TEND_SECONDS):
             raise StoppedError
+
+
+def _has_servers(spools: Path) -> bool:
+    """Whether a process holds one of the spools."""
+    found = claim_orphans(spools) if spools.is_dir() else []
+    for _, lock in found:
+        os.close(lock)
+    return len(found) < len(list_spools(spools))
 
 
 def _await_ready(base: str, supervisor: Supervisor, stop: threading.Event) -> None:

@@ -9,7 +9,7 @@ frames (layout: `spool.frames`). Invariants:
 4. Records that the store lost are reported: a batch that follows a number not yet read leaves a gap (`LostRecords`).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -20,7 +20,7 @@ from redis.retry import Retry
 from engine import keyspace
 from engine.errors import BadInput, JournalError
 from engine.journal.spool import frames
-from engine.keyspace import PARTITIONS
+from engine.keyspace import LEARNER_FIGURES, PARTITIONS
 
 StreamClient = redis.Redis | redis.RedisCluster
 Position = str
@@ -219,6 +219,12 @@ def trim_streams(client: StreamClient, partitions: list[int]) -> None:
         if positions:
             milliseconds, count = min(map(position_key, positions))
             client.xtrim(names.stream, minid=f"{milliseconds}-{count + 1}", approximate=False)
+
+
+def publish_counts(client: StreamClient, counts: Mapping[str, int]) -> None:
+    """Publish the counters of a process by name, `kind|label|process`, for decision servers to export."""
+    if counts:
+        client.hset(LEARNER_FIGURES, mapping={name: str(count) for name, count in counts.items()})
 
 
 def register_reader(client: StreamClient, reader: str, partitions: int) -> None:

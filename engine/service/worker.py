@@ -9,6 +9,7 @@ What happens to a request is in `decision_flow` and `endpoints`.
 | plan | looks at the experiments folder, swaps in a new plan together with its fitted snapshots |
 | recovery | finishes merges and erasures that a crash cut short |
 | kill switch, store health, erased cache | keep this worker's view of the store current |
+| pulse | measures spool, streams and event loop for `/metrics` |
 
 Order at the stop: the server has answered its last request before it begins. The shipper starts to drain the spool, the
 other tasks end, the shipper gets `DRAIN_SECONDS`, and the connections close. What is not shipped by then stays in the
@@ -37,6 +38,7 @@ from engine.service.idempotency import IdempotentAnswers, delete_answers
 from engine.service.kill_switch import KillSwitch
 from engine.service.metrics.counters import ServiceMetrics
 from engine.service.metrics.learner import LearnerMetrics
+from engine.service.metrics.pulse import Pulse
 from engine.service.recorder import Recorder
 from engine.service.store_health import StoreHealth
 from engine.settings import Settings
@@ -78,6 +80,8 @@ class Worker:
         )
         self.metrics = ServiceMetrics()
         self.metrics.registry.register(LearnerMetrics(self.follower))
+        self.pulse = Pulse(settings.redis, self.spool, self.shipper, self.follower)
+        self.pulse.register(self.metrics.shared, self.metrics.registry)
 
     @property
     def plan(self) -> Plan:
@@ -112,6 +116,7 @@ class Worker:
                 self.kill_switch.run(),
                 self.store_health.run(),
                 self.erased_cache.run(),
+                self.pulse.run(),
             )
         ]
         await self.store_health.is_reachable()  # opens the connection: no decision's budget pays for that

@@ -27,6 +27,7 @@ from engine.journal.log.erased_rows import without_erased
 from engine.journal.log_once import LogOnce
 from engine.journal.records import LoggedRecord, QuarantineRecord, decode_for_log
 from engine.journal.spool.drain import PATIENCE, Drain
+from engine.journal.stream import LEARNER
 from engine.settings import Settings
 
 _READER = "collector"
@@ -60,6 +61,8 @@ class UncommittedRows:
         self._columns: dict[tuple[parquet.LogTable, str], list[pa.RecordBatch]] = {}
         self._deduplicator = Deduplicator(log)
         self._broken: dict[str, None] = {}
+        self.figures = Counter[str]()
+        """What was deduplicated and quarantined since the start, by name (`stream.publish_counts`)."""
 
     def take(self, delivery: stream.Delivery) -> None:
         """Turn the records of a delivery into rows; a record that cannot be used is quarantined with the reason."""
@@ -68,6 +71,7 @@ class UncommittedRows:
             try:
                 self._add(decode_for_log(payload))
             except (msgspec.MsgspecError, ValueError) as error:
+                self.figures["quarantined|unreadable|collector"] += 1
                 self._add(QuarantineRecord(now, str(error), f"{delivery.spool}@{delivery.position}", payload))
         if delivery.broken:
             self._quarantine_broken(delivery, now)
@@ -80,6 +84,7 @@ class UncommittedRows:
         self._broken[source] = None
         if len(self._broken) > _BROKEN_SOURCES:
             del self._broken[next(iter(self._broken))]
+        self.figures["quarantined|no frame|collector"] += 1
         self._add(QuarantineRecord(now, "no frame", f"{delivery.spool}@{delivery.position}", delivery.broken))
 
     def write(self, log: Path, progress: stream.Progress) -> Counter[str]:
@@ -108,7 +113,12 @@ class UncommittedRows:
     def _add(self, record: LoggedRecord) -> None:
         """Add the rows of a record that are not in the log yet."""
         table, day, rows = parquet.rows_of_record(record)
+        before = len(rows)
         rows = self._deduplicator.new_rows(record, day, rows)
+        if len(rows) < before:
+            self.figures[f"deduplicated|{table}|collector"] += before - len(rows)
+        if isinstance(record, QuarantineRecord) and record.source == LEARNER:
+            self.figures[f"quarantined|{record.reason.partition(':')[0]:.40}|collector"] += 1
         if rows:
             pending = self._rows.setdefault((table, day), [])
             pending += rows
@@ -297,7 +307,13 @@ class _Collector:
             self._reader.commit(self._committed)
             stream.publish_collected(self._client, self._committed)
             stream.trim_streams(self._client, list(self._committed.positions))
+            stream.publish_counts(self._client, self._figures())
             self._published = now
+
+    def _figures(self) -> dict[str, int]:
+        """What this collector counted since it started, by name."""
+        collected = {f"collected|{table}|collector": count for table, count in self._written.items()}
+        return {**collected, **self._rows.figures, "lost|collector|collector": len(self._reader.lost)}
 
     def _compact(self) -> None:
         """Merge small files where that is due; a full disk only postpones it."""

@@ -202,6 +202,11 @@ class Shipper:
         """Make `run` ship the rest within some seconds, release every spool and return."""
         self._stopping.set()
 
+    @property
+    def adopted(self) -> int:
+        """How many spools of dead processes this one ships."""
+        return len(self._adopted)
+
     def lag(self) -> Lag:
         """The lag of the streams behind the worker's own spool."""
         records = self._own.seq - self._shipment.seq

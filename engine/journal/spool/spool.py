@@ -106,7 +106,7 @@ class Spool:
         """
         if (now := time.monotonic()) < self._space_check_due:
             return
-        if free_bytes(self._segment if self.is_open else self.root) < _LEAST_SPACE:
+        if self.free < _LEAST_SPACE:
             raise self._refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         if not self.is_open:
             try:
@@ -159,7 +159,12 @@ class Spool:
     @property
     def full(self) -> bool:
         """Whether the disk is nearly full."""
-        return free_bytes(self._segment if self.is_open else self.root) < _LOW_SPACE
+        return self.free < _LOW_SPACE
+
+    @property
+    def free(self) -> float:
+        """Free bytes on the disk; infinite where the file system does not report them."""
+        return free_bytes(self._segment if self.is_open else self.root)
 
     @property
     def size(self) -> int:
@@ -327,14 +332,6 @@ def claim_orphans(root: Path) -> list[tuple[Path, int]]:
 def list_spools(root: Path) -> list[Path]:
     """All spools under `root`."""
     return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-
-
-def has_owners(root: Path) -> bool:
-    """Whether a process holds a spool under `root`."""
-    found = claim_orphans(root) if root.is_dir() else []
-    for _, lock in found:
-        os.close(lock)
-    return len(found) < len(list_spools(root))
 
 
 def remove_spool(path: Path, lock: int) -> None:

@@ -73,7 +73,7 @@ def health_routes(worker: Worker, guard: RequestGuard) -> list[Route]:
         return _readiness_reply(await check_readiness(worker, accept_degraded=True))
 
     async def metrics(_: Call) -> Reply:
-        worker.metrics.spool_lag.set(worker.shipper.lag().records)
+        worker.pulse.measure_spool()
         return Reply(worker.metrics.render(), headers=((b"content-type", TEXT),))
 
     return [

@@ -4,7 +4,7 @@ import collections
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
 
 from engine.customers.model.events import Event, EventStatus
 from engine.decision.decision import Decision
@@ -59,18 +59,20 @@ class ServiceMetrics:
             registry=registry,
         )
         self.plans_refused = Counter("counterpoint_plans_refused", "Changed folders with problems", registry=registry)
-        self.spool_lag = Gauge(
-            "counterpoint_spool_lag_records",
-            "Spooled, not yet in the stream",
-            registry=registry,
-            multiprocess_mode="livesum",
+        self._offers = Counter(
+            "counterpoint_offers", "Answered placements by reason", ["placement", "reason"], registry=registry
         )
-        self._unflushed: list[tuple[str, bool, float]] = []
+        self._assignments = Counter(
+            "counterpoint_assignments", "Answered experiments and flags by reason", ["reason"], registry=registry
+        )
+        self.shared = registry
+        """Where metrics are registered that processes share; None where they do so by files."""
+        self._unflushed: list[tuple[Decision, float]] = []
         self._unflushed_refused = 0
 
     def count_decision(self, decision: Decision, seconds: float) -> None:
         """Count one answered decision; `render` shows it after the next `flush`."""
-        self._unflushed.append((decision.channel, decision.answer.degraded, seconds))
+        self._unflushed.append((decision, seconds))
 
     def flush(self) -> None:
         """Add what was counted to the counters, all at once: each update of a shared counter costs system calls."""
@@ -80,13 +82,22 @@ class ServiceMetrics:
             self._refused.inc(refused)
         if not counted:
             return
-        for channel, count in collections.Counter(channel for channel, _, _ in counted).items():
+        for channel, count in collections.Counter(decision.channel for decision, _ in counted).items():
             self._decisions.labels(channel).inc(count)
-        self._degraded.inc(sum(degraded for _, degraded, _ in counted))
-        buckets = collections.Counter(bisect_left(BUCKETS, seconds) for _, _, seconds in counted)
+        answers = [decision.answer for decision, _ in counted]
+        self._degraded.inc(sum(answer.degraded for answer in answers))
+        offers = collections.Counter(
+            (placement, offer.reason) for answer in answers for placement, offer in answer.offers.items()
+        )
+        for (placement, reason), count in offers.items():
+            self._offers.labels(placement, reason).inc(count)
+        assigned = collections.Counter(one.reason for answer in answers for one in answer.experiments.values())
+        for assigned_for, count in assigned.items():
+            self._assignments.labels(assigned_for).inc(count)
+        buckets = collections.Counter(bisect_left(BUCKETS, seconds) for _, seconds in counted)
         for bucket, count in buckets.items():
             self._seconds._buckets[bucket].inc(count)  # noqa: SLF001 (its public `observe` takes one value at a time)
-        self._seconds._sum.inc(sum(seconds for _, _, seconds in counted))  # noqa: SLF001 (as above)
+        self._seconds._sum.inc(sum(seconds for _, seconds in counted))  # noqa: SLF001 (as above)
 
     def count_refused(self) -> None:
         """Count one decision that was refused for want of room; `render` shows it after the next `flush`."""

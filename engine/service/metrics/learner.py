@@ -1,7 +1,7 @@
-"""The learner's counters on the Prometheus page of every decision server."""
+"""The counters of learner and collector on the Prometheus page of every decision server."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -41,6 +41,7 @@ class LearnerMetrics(Collector):
         tripped = GaugeMetricFamily("counterpoint_breaker_open", "Circuit breakers that are open", labels=["selection"])
         for selection in self._follower.tripped:
             tripped.add_metric([selection], 1.0)
+        yield from self._collector_families(by_kind)
         versions = GaugeMetricFamily(
             "counterpoint_snapshot_version", "Version in use at this worker", labels=["selection"]
         )
@@ -52,3 +53,17 @@ class LearnerMetrics(Collector):
             self._follower.rejected,
         )
         yield from (aside, changes, learnt, prices, tripped, versions, rejected)
+
+    @staticmethod
+    def _collector_families(by_kind: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
+        """What the collector counted since it started."""
+        for kind, meaning, label in (
+            ("collected", "Rows written to the log", "table"),
+            ("deduplicated", "Rows that were in the log already and were dropped", "table"),
+            ("quarantined", "Records that could not be counted or learnt; the log's quarantine has them", "reason"),
+            ("lost", "Gaps of records that the store lost before they were collected", "reader"),
+        ):
+            family = CounterMetricFamily(f"counterpoint_{kind}", meaning, labels=[label])
+            for name, count in by_kind.get(kind, {}).items():
+                family.add_metric([name], count)
+            yield family
