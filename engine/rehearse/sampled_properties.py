@@ -59,7 +59,10 @@ def shown_offers(decision: Decision, placement: str) -> dict[str, float]:
     choice = decision.choices[placement]
     if choice.is_silent:
         return {}
-    pairs = dict(zip(choice.candidates, choice.probabilities, strict=True)) or {choice.offer.key: choice.propensity}
+    pairs: dict[str, float] = {}
+    for item in choice.items:  # of a list, an offer may be shown where any position may show it
+        own = dict(zip(item.candidates, item.probabilities, strict=True)) or {item.offer.key: item.propensity}
+        pairs = {offer: max(p, pairs.get(offer, 0.0)) for offer, p in (pairs | own).items()}
     return {offer: float(p) for offer, p in pairs.items() if p > 0}
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from engine import keyspace
 from engine.analysis import policy_report
+from engine.analysis.offpolicy.evaluate import evaluate
 from engine.catalog import load_plan
 from engine.catalog.archive import Archive
 from engine.journal import stream
@@ -92,6 +94,12 @@ def test_a_carousel_of_four_learns_item_by_item(open_shop: Any, redis_url: str) 
     assert sum(value for offer, value in values.items() if offer != "cake") == 0.0
     assert report.quarantined == {"no item": 1}
     assert sum(row.exposures for row in report.arms) == 120 * 3 + 4  # and the four of the vague visitor
+
+    (shop.settings.data / "even.yaml").write_text("policy: {kind: uniform}\n")
+    judged = evaluate(log, [shop.settings.data / "even.yaml"])
+    assert judged.decisions == 121
+    assert judged.on_policy.value == pytest.approx(sum(bool(row["reward"]) for row in rewards) / 121)
+    assert [row.position for row in judged.policies[0].positions] == [1, 2, 3, 4]
 
     archive = Archive(shop.settings.data / "plans")
     with stream.connect_stream(redis_url) as client:

@@ -14,6 +14,7 @@ import numpy as np
 
 from engine.analysis.offpolicy.crossfit import fit_reward_model, predict, train_progressively
 from engine.analysis.offpolicy.estimators import Spread, ips
+from engine.analysis.offpolicy.list_value import as_lists, score_lists
 from engine.analysis.offpolicy.logged_choices import LoggedChoices, read_logged_choices
 from engine.analysis.offpolicy.policy_value import (
     LogVerdict,
@@ -99,24 +100,28 @@ def evaluate(
     targets = [make_target(file, log) for file in files]
     model = fit_reward_model(log)
     values: list[PolicyValue] = []
-    scores = {LOGGED_POLICY: (np.arange(len(log)), log.reward)}
+    units = as_lists(log) if log.has_lists else log
+    scores = {LOGGED_POLICY: (np.arange(len(units)), units.reward)}
     for target in targets:
         predictions = predict(target, model, train_progressively(target))
         values.append(evaluate_policy(target, predictions, alpha, curve=curve))
         own = log.select_rows(predictions.rows)
-        scores[target.file.name] = (predictions.rows, doubly_robust_scores(own, predictions))
+        if log.has_lists:
+            scores[target.file.name] = (np.unique(own.decision), score_lists(own, predictions).dr)
+        else:
+            scores[target.file.name] = (predictions.rows, doubly_robust_scores(own, predictions))
     return EvaluationReport(
         log=log.place,
         placement=log.placement,
-        decisions=len(log),
+        decisions=len(units),
         customers=log.customers,
         arms=len(log.arms),
         rewarded=int(np.count_nonzero(log.reward)),
         unsettled=log.unsettled,
         alpha=alpha,
-        on_policy=_estimate_on_policy(log, alpha),
+        on_policy=_estimate_on_policy(units, alpha),
         policies=values,
-        differences=_compare_policies(scores, {value.policy: value.verdict for value in values}, log, alpha),
+        differences=_compare_policies(scores, {value.policy: value.verdict for value in values}, units, alpha),
     )
 
 
@@ -129,8 +134,9 @@ def _common_placement(files: Sequence[PolicyFile]) -> str | None:
 
 
 def _estimate_on_policy(log: LoggedChoices, alpha: float) -> ValueEstimate:
-    """The mean reward of the logged choices: IPS whose target is the logging policy itself."""
-    estimate = ips(log.reward, log.propensity, log.propensity, cluster=log.customer, alpha=alpha)
+    """The mean reward of the logged choices, of lists their sum: IPS whose target is the logging policy itself."""
+    ones = np.ones(len(log))
+    estimate = ips(log.reward, ones, ones, cluster=log.customer, alpha=alpha)
     return add_intervals(estimate, log.reward, log, alpha)
 
 

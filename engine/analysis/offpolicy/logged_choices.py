@@ -94,6 +94,11 @@ class LoggedChoices:
         """The number of customers."""
         return int(self.customer.max()) + 1
 
+    @property
+    def has_lists(self) -> bool:
+        """Whether the rows are items of lists."""
+        return bool(self.position.any())
+
     def select_rows(self, rows: Ints) -> "LoggedChoices":
         """The choices at positions `rows` (m,), with their customers numbered from 0."""
         return replace(

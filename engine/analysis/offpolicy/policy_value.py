@@ -14,6 +14,14 @@ from engine.analysis.offpolicy.estimators import (
     switch_dr,
 )
 from engine.analysis.offpolicy.learning_curve import LearningCurve, replay_learning_curve
+from engine.analysis.offpolicy.list_value import (
+    ListScores,
+    PositionValue,
+    as_lists,
+    mean_of_scores,
+    score_lists,
+    value_positions,
+)
 from engine.analysis.offpolicy.log_checks import LogCheck, check_log
 from engine.analysis.offpolicy.logged_choices import LoggedChoices
 from engine.analysis.offpolicy.target_policies import TargetPolicy
@@ -84,6 +92,8 @@ class PolicyValue(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
     """The way in which the policy was evaluated."""
     curve: LearningCurve | None = None
+    positions: list[PositionValue] = []
+    """Of lists, the value at each position."""
 
 
 def evaluate_policy(target: TargetPolicy, predictions: Predictions, alpha: float, *, curve: bool) -> PolicyValue:
@@ -96,16 +106,22 @@ def evaluate_policy(target: TargetPolicy, predictions: Predictions, alpha: float
         curve: whether to replay the log for a learning curve.
     """
     log = target.log.select_rows(predictions.rows)
-    weights = predictions.target / log.propensity
+    if log.has_lists:
+        scores, units = score_lists(log, predictions), as_lists(log)
+        weights, values = scores.weights, estimate_list_values(scores, units, alpha)
+        positions = value_positions(log, scores, units, alpha)
+    else:
+        weights, units, positions = predictions.target / log.propensity, log, []
+        values = estimate_values(log, predictions, alpha)
     unlogged = float(predictions.unlogged.mean())
-    checks = check_log(weights, log.customer, unlogged, target.missing_features(log))
+    checks = check_log(weights, units.customer, unlogged, target.missing_features(log))
     failures = [check.why for check in checks if not check.ok]
     value = {check.name: check.value for check in checks}
     return PolicyValue(
         policy=target.file.name,
         kind=target.file.spec.kind,
         arms=len(target.arms),
-        decisions=len(log),
+        decisions=len(units),
         customers=log.customers,
         verdict=LogVerdict(is_estimable=not failures, why="; ".join(failures) or "every check passed"),
         checks=checks,
@@ -113,11 +129,25 @@ def evaluate_policy(target: TargetPolicy, predictions: Predictions, alpha: float
         mean_weight=value["mean weight"],
         largest_weight=value["largest weight"],
         unlogged_mass=unlogged,
-        **msgspec.structs.asdict(estimate_values(log, predictions, alpha)),
-        warnings=[*_warn_ignored(target), *_warn_few_rewards(log, weights), *_warn_even(target, predictions)],
-        notes=[*_note_training(target, log), *target.notes(log)],
-        curve=replay_learning_curve(target) if curve else None,
+        **msgspec.structs.asdict(values),
+        warnings=[*_warn_ignored(target), *_warn_few_rewards(units, weights), *_warn_even(target, predictions)],
+        notes=[*_note_lists(units), *_note_training(target, units), *target.notes(log)],
+        curve=replay_learning_curve(target) if curve and not log.has_lists else None,
+        positions=positions,
     )
+
+
+def estimate_list_values(scores: ListScores, lists: LoggedChoices, alpha: float) -> PolicyValues:
+    """The estimators' values of lists; `lists` has a row for each, with the sum of its items' rewards."""
+    if not scores.weights.any():
+        none = NotEstimable("the policy never chooses a logged list")
+        return PolicyValues(ips=none, snips=none, dr=none, switch_dr=none, threshold=None)
+    estimates = [
+        add_intervals(mean_of_scores(each, scores.weights, lists.customer, alpha), each, lists, alpha)
+        for each in (scores.ips, scores.snips, scores.dr)
+    ]
+    switch = NotEstimable("SWITCH-DR is of single offers; read the cascade DR")
+    return PolicyValues(ips=estimates[0], snips=estimates[1], dr=estimates[2], switch_dr=switch, threshold=None)
 
 
 def estimate_values(log: LoggedChoices, predictions: Predictions, alpha: float) -> PolicyValues:
@@ -215,6 +245,13 @@ def _warn_ignored(target: TargetPolicy) -> list[str]:
     return [
         f"{name} of its file is not evaluated; the placement would choose otherwise" for name in target.file.ignored
     ]
+
+
+def _note_lists(units: LoggedChoices) -> list[str]:
+    """A note on what the value of a list is."""
+    if not units.has_lists:
+        return []
+    return ["per list: the sum of its items' rewards, where a reward may depend on the items above it, not below"]
 
 
 def _note_training(target: TargetPolicy, log: LoggedChoices) -> list[str]:

@@ -77,6 +77,8 @@ def _render_policy(policy: PolicyValue, level: str) -> list[RenderableType]:
         _passed_checks(policy) if policy.verdict.is_estimable else _checks_table(policy),
         _estimators_table(policy, level),
     ]
+    if policy.positions:
+        lines.append(_positions_table(policy, level))
     if policy.curve is not None:
         lines.append(_render_curve(policy.curve))
     return lines
@@ -112,6 +114,18 @@ def _estimators_table(policy: PolicyValue, level: str) -> Table:
     named = (("IPS", policy.ips), ("SNIPS", policy.snips), ("DR", policy.dr), ("SWITCH-DR", policy.switch_dr))
     for name, value in named:
         table.add_row(name, *_estimator_cells(value))
+    return table
+
+
+def _positions_table(policy: PolicyValue, level: str) -> Table:
+    """The value at each position of a list, beside the log's own."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("position", no_wrap=True)
+    for name in ("value (IPS)", f"{level} interval", "in the log"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in policy.positions:
+        interval = f"{_figure(row.ips.low)} to {_figure(row.ips.high)}"
+        table.add_row(str(row.position), f"{row.ips.value:#.4g}", interval, f"{row.logged:#.4g}")
     return table
 
 
