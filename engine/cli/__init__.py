@@ -20,7 +20,7 @@ from engine.cli import (
     traits,
 )
 from engine.cli.app import app, print_error, print_problems
-from engine.cli.design import assertions, changes
+from engine.cli.design import assertions, changes, starter_folder
 from engine.cli.encoding import adapt_streams
 from engine.cli.operations import quarantine
 from engine.errors import CatalogError, CounterpointError, StoppedError, missing_extra
@@ -41,6 +41,7 @@ __all__ = [
     "reports",
     "roles",
     "simulate",
+    "starter_folder",
     "status",
     "supervise",
     "traits",

@@ -4,13 +4,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from engine.catalog.conditions.compile import compile_condition
-from engine.catalog.plan.plan import Plan
+from engine.catalog.plan.plan import Holdout, Plan
 from engine.catalog.spec.assertions import AssertionSpec, SampledCustomers
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.segments import expand_segments
+from engine.catalog.spec.units import Unit
 from engine.customer import CustomerIds
 from engine.decision.attributes import build_attributes
 from engine.decision.decision import DecideOptions, DecideRequest, Decision, decide
+from engine.decision.units import read_units
 from engine.rehearse.customers import SampledCustomer
 from engine.rehearse.generated_customers import STORES
 
@@ -39,9 +41,9 @@ def check_customers(
     who = spec.customers or SampledCustomers()
     seen: list[str] = []
     unseen: list[str] = []
-    number = 0
-    for one in _members(plan, specs, who, sample, now):
-        number += 1
+    customers = 0
+    for number, one in _members(plan, specs, who, sample, now):
+        customers += 1
         channels = [who.channel] if who.channel else sorted(plan.channels)
         places = [_sight(_decide(plan, one, channel, number, now), name) for channel in channels]
         where = next((place for place in places if place), "")
@@ -49,9 +51,9 @@ def check_customers(
             seen.append(f"{one.profile.id} sees {name}: {where}")
         else:
             unseen.append(f"{one.profile.id} does not see {name} on {', '.join(channels)}")
-        if number >= MOST_DECIDED:
+        if customers >= MOST_DECIDED:
             break
-    return SeenBy(customers=number, seen=seen, unseen=unseen)
+    return SeenBy(customers=customers, seen=seen, unseen=unseen)
 
 
 def shown_offers(decision: Decision, placement: str) -> dict[str, float]:
@@ -68,18 +70,24 @@ def shown_offers(decision: Decision, placement: str) -> dict[str, float]:
 
 def _members(
     plan: Plan, specs: Specs, who: SampledCustomers, sample: Iterable[SampledCustomer], now: float
-) -> Iterator[SampledCustomer]:
-    """Yield the sampled customers of the group."""
+) -> Iterator[tuple[int, SampledCustomer]]:
+    """Yield the sampled customers of the group, each with its place in the sample."""
     matches = compile_condition(expand_segments(who.audience, specs.segments))
     holdouts = [one for key, one in plan.holdouts.items() if who.held_out in {True, key}]
     for number, one in enumerate(sample):
-        units = _units(one, number)
-        is_out = any(holdout.hash_unit(units[holdout.unit]) < holdout.share for holdout in holdouts)
         attributes, _ = build_attributes(
             one.profile, who.channel or "", one.context, now, plan.zone, computed=plan.rules.computed
         )
+        units: dict[Unit, str | None] = {**_units(one, number)}
+        units |= read_units(plan.unit_traits, attributes, plan.rules.placeholders)
+        is_out = any(_holds_out(holdout, units[holdout.unit]) for holdout in holdouts)
         if (who.held_out is None or is_out) and matches(attributes):
-            yield one
+            yield number, one
+
+
+def _holds_out(holdout: Holdout, unit: str | None) -> bool:
+    """Whether a holdout has a unit; a customer without such a unit, a company say, is in none."""
+    return unit is not None and holdout.hash_unit(unit) < holdout.share
 
 
 def _units(one: SampledCustomer, number: int) -> dict[str, str]:

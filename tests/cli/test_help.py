@@ -15,6 +15,7 @@ VERBS = {
         "conclude",
         "coverage",
         "import",
+        "init",
         "plan",
         "power",
         "preview",

@@ -13,6 +13,7 @@ from engine.cli import app
 SHIPPED = Path(__file__).resolve().parents[2] / "experiments"
 VALUES = [{"key": "old", "value": False}, {"key": "new", "value": True}]
 HALVES = [{"key": "old", "weight": 0.5}, {"key": "new", "weight": 0.5}]
+FIRMS = {"key": "firms", "share": 0.5, "unit": "company"}
 RULES = [
     {"audience": {"employee": True}, "variant": "new"},
     {"audience": {"country": "DE"}, "variants": HALVES, "metrics": {"primary": "conversion"}},
@@ -30,7 +31,8 @@ FILES: Mapping[str, Any] = {
             {"key": "bare", "event": "purchase"},
         ]
     },
-    "layers.yaml": {"holdouts": [{"key": "q4", "share": 0.2}]},
+    "layers.yaml": {"holdouts": [{"key": "q4", "share": 0.2}, FIRMS]},
+    "units.yaml": {"company": {"trait": "company.id"}},
     "segments.yaml": {"segments": [{"key": "germans", "condition": {"country": "DE"}}]},
     "checkout.v2.yaml": {
         "key": "checkout.v2",
@@ -101,13 +103,14 @@ def test_what_holds_holds(run: Run) -> None:
         {"expect": {"draft": {"variant": ["a", "b", None]}, "till": ["a", "b", None]}},
         {"given": {"age": 17}, "channel": "app", "expect": {"hero": "tea"}},
         {"given": {"age": 18}, "expect": {"hero": {"only": ["tea", "wine"], "may": ["wine"], "never": ["banner"]}}},
-        {"experiment": "steps", "expect": {"power": {"conversion": 0.8, "days": 21}}},
+        {"experiment": "steps", "expect": {"power": {"conversion": 0.8, "days": 42}}},
         {"customers": {"audience": {"age": {"$lt": 18}}}, "never": ["wine"], "always": ["tea"]},
+        {"customers": {"held_out": "firms"}, "never": ["steps"], "always": ["tea"]},
         "no held-out customer sees steps or draft",
         "every customer in germans on web sees tea",
     )
     assert [one for one in found["results"] if not one["ok"]] == []
-    assert found["passed"] == 16
+    assert found["passed"] == 18
 
 
 FAILING: list[tuple[Any, str]] = [
