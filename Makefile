@@ -11,7 +11,7 @@ DECISIONS ?= 100000
 ENGINE_TESTS := tests/analysis/sources/test_engines.py
 COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
 
-.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback bench bench-policies bench-analysis bench-parts bench-overload bench-coverage skew bench-lists obd cdnow replay lock clean
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback bench bench-policies bench-analysis bench-parts bench-overload bench-coverage due skew bench-lists obd cdnow replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -137,6 +137,9 @@ skew: .venv/dev.stamp ## a million random events: traits of live profiles agains
 
 bench-lists: .venv/dev.stamp $(OBD) ## regret of lists beside independent draws and even lists; the Open Bandit sample: four minutes
 	$(BIN)/python -m tests.statistical.list_worlds
+
+due: .venv/dev.stamp ## a day of messages to 100,000 customers, killed twice: half an hour
+	$(BIN)/python -m loadtests.due
 
 OBD := .cache/obd/obp/dataset/obd
 $(OBD): | .venv/bin/python

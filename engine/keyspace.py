@@ -99,6 +99,39 @@ def pool_holds(kind: str, name: str) -> str:
     return f"{pool(kind, name)}:holds"
 
 
+def roster(shard: int) -> str:
+    """The customers whose key begins with this hexadecimal digit, for campaigns to go over."""
+    return f"cp:{{roster{shard:x}}}"
+
+
+def roster_looks(shard: int) -> str:
+    """The customers of a shard whose moments are to be looked at, by when."""
+    return f"{roster(shard)}:looks"
+
+
+ROSTER_PROGRESS: Final = "cp:rosters"
+
+
+def due_message(key: str, cause: str) -> str:
+    """The message of a campaign or a moment to the customer at `key`."""
+    return f"cp:{{{key}}}:send:{cause}"
+
+
+def due(channel: str) -> str:
+    """The messages of a channel that wait or are leased, by when they are due."""
+    return f"cp:{{due:{channel}}}"
+
+
+def due_capacity(channel: str) -> str:
+    """How many messages of a channel were handed out in each minute."""
+    return f"{due(channel)}:taken"
+
+
+def due_lease(decision_id: str) -> str:
+    """The customer and the cause of a message that was handed out under this decision."""
+    return f"cp:{{lease:{decision_id[:64]}}}"
+
+
 def idempotent_answer(digest: str) -> str:
     """The answer given under an idempotency key; `?` times 32 gives the pattern of all."""
     return f"cp:{{r:{digest}}}"
@@ -154,6 +187,18 @@ KEYSPACE: Final = (
         pool("budget", "OFFER"), "hash: amount spent, amount on hold, and the amount of each hold", "400 days", "claims"
     ),
     KeyPattern(pool_holds("stock", "SKU"), "sorted set: claim by the end of its hold", "400 days", "claims"),
+    KeyPattern(roster(0), "sorted set: keys of customers, in their order", "never", "due"),
+    KeyPattern(roster_looks(0), "sorted set: keys of customers by when to look at their moments", "never", "due"),
+    KeyPattern(ROSTER_PROGRESS, "hash: campaign and day, or `moments`, to how far it has come", "never", "due"),
+    KeyPattern(
+        due_message("HASH", "CAUSE"),
+        "string: msgpack of one message's state",
+        "a week after its occurrence ends",
+        "due",
+    ),
+    KeyPattern(due("CHANNEL"), "sorted set: customer and cause by when the message is due", "never", "due"),
+    KeyPattern(due_capacity("CHANNEL"), "hash: minute since 1970 to the messages handed out", "25 hours", "due"),
+    KeyPattern(due_lease("ID"), "string: customer and cause", "a day after the lease", "due"),
     KeyPattern(idempotent_answer("DIGEST"), "string: request digest and answer", "60 seconds", "service"),
     KeyPattern(PARTITIONS, "set: numbers of the partitions that have records", "never", "journal"),
     KeyPattern(partition(0).stream, "stream: frames of records, trimmed once collected", "never", "journal"),

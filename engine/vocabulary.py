@@ -143,6 +143,10 @@ CAMPAIGN_CONTEXT: Final = (
     *("gclid", "fbclid", "msclkid"),
 )
 """Properties of an event that say which campaign or ad brought the visitor; later decisions of the visit read them."""
+CAMPAIGN_CHANNEL: Final = "campaigns"
+"""The channel of the decisions by which campaigns choose channel and hour: no storefront asks for it."""
+SILENCE: Final = "silence"
+"""What is logged in place of an offer where nothing is shown or sent, to learn what showing is worth."""
 
 PERIOD: Final = "$period"
 """The name in a logged context of the begin of a switchback's period, in seconds since 1970."""

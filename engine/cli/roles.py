@@ -7,7 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from engine.cli.app import RUN, Data, Folder, Redis, app, err, format_count, log_to_stderr, out, print_error
+from engine.cli.app import (
+    RUN,
+    AsJson,
+    Data,
+    Folder,
+    Redis,
+    app,
+    err,
+    format_count,
+    log_to_stderr,
+    open_store,
+    out,
+    print_error,
+    print_json,
+    print_line,
+)
 from engine.errors import BadInput, require_extras
 from engine.settings import Settings, from_environment, keep_files_private
 
@@ -219,6 +234,55 @@ def demo(
     keep_files_private()
     settings = from_environment(port=port, data=data or Path(".data/demo"))
     return run_demo(settings, customers, once=once, stop=stop_on_signals(), out=out, err=err)
+
+
+@app.command(group=RUN)
+def due(
+    *,
+    channel: Annotated[str, Parameter(help="A channel that writes to customers (outbound: true).")],
+    out: Annotated[Path, Parameter(name="--out", help="The Parquet file to write, one row per message.")],
+    part: Annotated[int, Parameter(help="Messages that are confirmed at a time.", show=False)] = 1000,
+    limit: Annotated[int | None, Parameter(help="How many messages at most; all that are due by default.")] = None,
+    lease: Annotated[int, Parameter(help="Seconds for which another sender waits for what this one lost.")] = 900,
+    experiments: Folder = None,
+    data: Data = None,
+    redis: Redis = None,
+    json: AsJson = False,
+) -> int:
+    """Write the messages that are due on a channel into a file, and confirm them as sent.
+
+    Each is decided, claimed and logged as any request. A run that was killed goes on where it was, by the same command:
+    nobody is in the file twice, and nobody is forgotten.
+    """
+    require_extras("counterpoint due", "analysis")
+    import asyncio
+
+    from msgspec.structs import replace
+
+    from engine.service.due.batch import DueBatch, write_due_batch
+    from engine.settings import from_environment
+
+    if limit is not None and limit < 1:
+        raise BadInput(f"--limit {limit}: is below 1; leave it out for all messages")
+    if not 1 <= lease <= 86_400:
+        raise BadInput(f"--lease {lease}: is not between 1 and 86400 seconds; leave it out for 900")
+    log_to_stderr()
+    folder = from_environment(experiments=experiments).experiments
+    with open_store(data, redis) as stored:
+        settings = replace(stored, experiments=folder)
+        batch = DueBatch(channel=channel, file=out, limit=limit, lease=float(lease), part=part)
+        summary = asyncio.run(write_due_batch(settings, batch, _report))
+    if json:
+        print_json(summary)
+        return 0
+    left = "" if summary.left is None else f" The capacity of {channel} allows {summary.left:,} more now."
+    print_line(f"{format_count(summary.messages, 'message')} in {summary.file}.{left}")
+    return 0
+
+
+def _report(written: int) -> None:
+    """Print how far the file has come."""
+    print_error(f"{format_count(written, 'message')} written …")
 
 
 def _access(settings: Settings) -> str:

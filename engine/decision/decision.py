@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from engine.catalog.plan.plan import Plan, Selection
+from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.units import Unit
 from engine.customer import Counts, CustomerIds, Profile, resumable_journey
 from engine.decision.assign import Subject
@@ -28,9 +28,10 @@ from engine.decision.offers import (
     Snapshot,
 )
 from engine.decision.quiet import quiet_until
+from engine.decision.selections import selection_at
 from engine.decision.units import read_store, read_units
 from engine.errors import BadInput
-from engine.vocabulary import item_name
+from engine.vocabulary import CAMPAIGN_CHANNEL, item_name
 
 TTL = 30
 """Seconds for which a storefront may cache an answer."""
@@ -206,6 +207,8 @@ def decide(
 
 def _check_request(plan: Plan, request: DecideRequest) -> None:
     """Raise BadInput for a channel or placement that the plan does not have, or one asked for twice."""
+    if request.channel == CAMPAIGN_CHANNEL and plan.campaigns.keys() >= set(request.placements):
+        return  # the engine's own: `schedule` and the replay of what it chose
     if request.channel not in plan.channels:
         raise BadInput(f"channel: {request.channel!r} is not a channel; use one of {', '.join(sorted(plan.channels))}")
     seen: set[str] = set()
@@ -302,7 +305,7 @@ def _choose_offers(
     shown: list[str] = []
     silence = _quiet_silence(plan, facts)
     for placement in request.placements:
-        selection = _selection_of(plan, request.channel, placement, assigned)
+        selection = selection_at(plan, request.channel, placement, assigned)
         lost = options.availability.lost.get(placement, NONE_LOST)
         if placement in options.preview:
             choice = Choice(offer=plan.offers[options.preview[placement]], reason="preview", propensity=1.0)
@@ -332,14 +335,6 @@ def _choose_offers(
         if not choice.is_silent:
             shown += (item.offer.key for item in choice.items)
     return choices
-
-
-def _selection_of(plan: Plan, channel: str, placement: str, assigned: Mapping[str, Assigned]) -> Selection:
-    """The placement's selection, or that of the variant which the customer has in an experiment on it."""
-    selection = plan.selections[channel, placement]
-    for experiment in plan.by_placement.get((channel, placement), ()):
-        selection = assigned[experiment.key].selection or selection
-    return selection
 
 
 def _quiet_silence(plan: Plan, facts: Facts) -> tuple[OfferReason, float | None] | None:

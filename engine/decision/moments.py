@@ -8,6 +8,7 @@ import math
 from calendar import isleap
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from engine.catalog.plan.plan import Moment
@@ -50,6 +51,40 @@ def customer_zone(attributes: Mapping[str, object], default: str) -> str:
     return zone if isinstance(zone, str) and is_zone(zone) else default
 
 
+class TimeSpan(NamedTuple):
+    """The time in which a moment lasts for a customer (s since 1970): from `start` up to `end`."""
+
+    start: float
+    end: float
+
+
+def next_window(moment: Moment, facts: Facts) -> TimeSpan | None:
+    """The window of an event or a date that is open now, or else the next; None where none is known of."""
+    trigger = moment.spec.trigger
+    if trigger.event is not None:
+        window = _event_window(moment, trigger, facts)
+        return window if window is not None and facts.now < window.end else None
+    value = _value_at(facts.attributes, trigger.date) if trigger.date is not None else None
+    if not isinstance(value, str):
+        return None
+    today = local_day(facts.now, facts.zone)
+    for year in (today.year - 1, today.year, today.year + 1):
+        window = _date_window(moment, trigger, value, year, facts.zone)
+        if window is not None and facts.now < window.end:
+            return window
+    return None
+
+
+def midnight(day: date, zone: str) -> float:
+    """The time (s since 1970) at which a day begins in a zone."""
+    return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).timestamp()
+
+
+def local_day(time: float, zone: str) -> date:
+    """The calendar day of a time in a zone."""
+    return datetime.fromtimestamp(time, ZoneInfo(zone)).date()
+
+
 def _triggered_at(moment: Moment, facts: Facts) -> float | None:
     """When the window that is open now began, whatever ended it since; None outside of any window."""
     trigger = moment.spec.trigger
@@ -60,11 +95,17 @@ def _triggered_at(moment: Moment, facts: Facts) -> float | None:
         return _date_window_start(moment, trigger, value, facts) if isinstance(value, str) else None
     if moment.trigger is None or not moment.trigger(facts.attributes):
         return None
-    return _midnight(_local_day(facts.now, facts.zone), facts.zone)  # a condition has no time: it holds from today on
+    return midnight(local_day(facts.now, facts.zone), facts.zone)  # a condition has no time: it holds from today on
 
 
 def _event_window_start(moment: Moment, trigger: TriggerSpec, facts: Facts) -> float | None:
-    """The start of the window after the customer's last event of the trigger, unless a later one cancels it."""
+    """The start of the window after the customer's last event of the trigger, if it is open now."""
+    window = _event_window(moment, trigger, facts)
+    return window.start if window is not None and window.start <= facts.now < window.end else None
+
+
+def _event_window(moment: Moment, trigger: TriggerSpec, facts: Facts) -> TimeSpan | None:
+    """The window after the customer's last event of the trigger, unless a later one cancels it."""
     recent = facts.profile.recent
     at = recent.get(trigger.event or "") if moment.occurred is None else moment.occurred.newest(facts.profile)
     if at is None or any(recent.get(name, 0.0) > at for name in trigger.unless):
@@ -72,32 +113,40 @@ def _event_window_start(moment: Moment, trigger: TriggerSpec, facts: Facts) -> f
     start = at + moment.after
     end = start + moment.window
     if moment.days:
-        end = _midnight(_local_day(start, facts.zone) + timedelta(days=moment.days), facts.zone)
-    return start if start <= facts.now < end else None
+        end = midnight(local_day(start, facts.zone) + timedelta(days=moment.days), facts.zone)
+    return TimeSpan(start, end)
 
 
 def _date_window_start(moment: Moment, trigger: TriggerSpec, text: str, facts: Facts) -> float | None:
-    """The start of the window around a date; a yearly one of last December may still be open in January.
-
-    A date whose window reaches past the years 1 to 9999 never opens it.
-    """
-    today = _local_day(facts.now, facts.zone)
+    """The start of the window around a date; a yearly one of last December may still be open in January."""
+    today = local_day(facts.now, facts.zone)
     for year in (today.year, today.year - 1):
-        day = _day_in_year(text, year, trigger) if trigger.yearly else _parse_date(text)
-        if day is None:
+        window = _date_window(moment, trigger, text, year, facts.zone)
+        if window is None:
             return None
-        try:
-            begin = _midnight(day, facts.zone)
-            start = begin + moment.after
-            end = start + moment.window
-            if moment.days:
-                day = _local_day(begin, facts.zone)  # the next day, where the date line took the day itself away
-                end = _midnight(day + timedelta(days=moment.days), facts.zone)
-        except OverflowError:  # within a window of the first or the last day that a calendar has
-            return None
-        if start <= facts.now < end:
-            return start
+        if window.start <= facts.now < window.end:
+            return window.start
     return None
+
+
+def _date_window(moment: Moment, trigger: TriggerSpec, text: str, year: int, zone: str) -> TimeSpan | None:
+    """The window around a date, in this year if it is yearly; None where the text is no date.
+
+    A date whose window reaches past the years 1 to 9999 has none.
+    """
+    day = _day_in_year(text, year, trigger) if trigger.yearly else _parse_date(text)
+    if day is None:
+        return None
+    try:
+        begin = midnight(day, zone)
+        start = begin + moment.after
+        end = start + moment.window
+        if moment.days:
+            day = local_day(begin, zone)  # the next day, where the date line took the day itself away
+            end = midnight(day + timedelta(days=moment.days), zone)
+    except OverflowError:  # within a window of the first or the last day that a calendar has
+        return None
+    return TimeSpan(start, end)
 
 
 def _day_in_year(text: str, year: int, trigger: TriggerSpec) -> date | None:
@@ -120,16 +169,6 @@ def _parse_date(text: str) -> date | None:
         return date.fromisoformat(text[:10])
     except ValueError:
         return None
-
-
-def _local_day(time: float, zone: str) -> date:
-    """The calendar day of a time in a zone."""
-    return datetime.fromtimestamp(time, ZoneInfo(zone)).date()
-
-
-def _midnight(day: date, zone: str) -> float:
-    """The time (s since 1970) at which a day begins in a zone."""
-    return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).timestamp()
 
 
 def _value_at(attributes: Mapping[str, object], path: str) -> object:

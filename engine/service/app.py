@@ -17,6 +17,7 @@ from engine.service.decision_batches import DecisionBatches
 from engine.service.decision_flow import DecisionFlow
 from engine.service.endpoints.admin import admin_routes
 from engine.service.endpoints.decide import decide_routes
+from engine.service.endpoints.due import due_routes
 from engine.service.endpoints.events import event_routes
 from engine.service.endpoints.explain import explain_routes
 from engine.service.endpoints.exposures import exposure_routes
@@ -88,6 +89,7 @@ def create_app(settings: Settings, *, logs_changes: bool = True) -> Litestar:
             *admin_routes(worker, admin, limit),
             *explain_routes(worker, flow, server, limit),
             *stock_routes(worker, server, limit),
+            *due_routes(worker, server, limit),
             *profile_routes(worker, server, limit),
             *health_routes(worker, public),
             *script_routes(public),

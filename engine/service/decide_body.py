@@ -12,6 +12,7 @@ from msgspec import field
 from engine.decision.decision import DecideRequest
 from engine.errors import BadInput
 from engine.json_body import decode_json, describe
+from engine.vocabulary import CAMPAIGN_CHANNEL
 
 RequestName = Annotated[str, msgspec.Meta(max_length=200)]
 """The key of a channel, placement or experiment, or the name of an attribute."""
@@ -47,7 +48,10 @@ def decode_decide(body: bytes) -> DecideBody:
     Raises:
         BadInput: `field: rule; remedy`, for a body that breaks a rule of `DecideBody`.
     """
-    return decode_json(_decoder, body)
+    request = decode_json(_decoder, body)
+    if request.channel == CAMPAIGN_CHANNEL:
+        raise BadInput(f"channel: {CAMPAIGN_CHANNEL!r} is where campaigns choose; ask /v1/due for their messages")
+    return request
 
 
 def decode_context(body: bytes) -> dict[str, object]:

@@ -35,7 +35,7 @@ from typing import cast
 import structlog
 from msgspec.structs import replace
 
-from engine.claims.grant_offers import LostOffers, is_unlimited, pending_of
+from engine.claims.grant_offers import LostOffers, OfferGrants, is_unlimited, pending_of
 from engine.claims.pending_exposures import store_pending
 from engine.claims.sticky_writes import write_sticky
 from engine.customer import Profile
@@ -72,11 +72,12 @@ log = structlog.get_logger(__name__)
 class DecisionFlow:
     """The stages, on the parts of one worker."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, *, patient: bool = False) -> None:
+        """Uses the store that waits as long as events may, if `patient`: where no storefront waits for the answer."""
         self._worker = worker
-        self._store = worker.store
+        self._store = worker.event_store if patient else worker.store
         self._health = worker.store_health
-        self._grants = worker.offer_grants
+        self._grants = OfferGrants(worker.event_claims) if patient else worker.offer_grants
         self._recorder = worker.recorder
         self.answers = RecordedAnswers(worker, self.decide_degraded)
 

@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import cast
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 import structlog
 from litestar.enums import HttpMethod
@@ -50,17 +50,40 @@ log = structlog.get_logger(__name__)
 
 
 class Call:
-    """One request: its body, the parameters of its path, its headers and who sent it."""
+    """One request: its body, the parameters of its path and of its query, its headers and who sent it.
 
-    __slots__ = ("_headers", "body", "caller", "path")
+    `is_head`: only the headers of the answer are sent, so a handler that changes something does not.
+    """
+
+    __slots__ = ("_headers", "_query", "body", "caller", "is_head", "path")
 
     def __init__(
-        self, body: bytes, path: Mapping[str, object], headers: list[tuple[bytes, bytes]], caller: Caller
+        self,
+        body: bytes,
+        path: Mapping[str, object],
+        headers: list[tuple[bytes, bytes]],
+        caller: Caller,
+        *,
+        query: bytes = b"",
+        is_head: bool = False,
     ) -> None:
         self.body = body
         self.path = path
         self.caller = caller
+        self.is_head = is_head
         self._headers = headers
+        self._query = query
+
+    @classmethod
+    def of(cls, scope: HTTPScope, body: bytes, headers: list[tuple[bytes, bytes]], caller: Caller) -> "Call":
+        """The call of a request that the framework routed."""
+        query, is_head = scope.get("query_string", b""), scope["method"] == "HEAD"
+        return cls(body, _path_params(scope), headers, caller, query=query, is_head=is_head)
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters of the query; of one that is given twice the last."""
+        return dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
 
     def header(self, name: bytes) -> str:
         """The value of a header, given in lower case; empty where it is not sent."""
@@ -181,7 +204,7 @@ def endpoint(
             if method == "POST"
             else b""
         )
-        return await handler(Call(body, _path_params(scope), headers, caller))
+        return await handler(Call.of(scope, body, headers, caller))
 
     async def answer(scope: HTTPScope, receive: Receive, send: Send) -> None:
         headers = list(scope["headers"])

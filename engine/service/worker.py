@@ -74,6 +74,7 @@ class Worker:
         self.kill_switch = KillSwitch(self.event_store.pipeline)
         self.erased_cache = ErasedCache(self.event_store.pipeline)
         self.claims = Claims(self.store.pipeline)
+        self.event_claims = Claims(self.event_store.pipeline)
         self.offer_grants = OfferGrants(self.claims)
         self.idempotent_answers = IdempotentAnswers(
             self.store.pipeline, self.store_health, self.recorder.append_encoded

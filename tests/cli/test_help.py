@@ -8,7 +8,7 @@ import pytest
 from engine.cli import app
 
 VERBS = {
-    "Run": {"up", "serve", "learn", "collect", "dashboard", "demo", "policy", "quarantine", "supervise"},
+    "Run": {"up", "serve", "learn", "collect", "dashboard", "demo", "due", "policy", "quarantine", "supervise"},
     "Design": {
         "balance",
         "check",

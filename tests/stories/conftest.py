@@ -47,6 +47,7 @@ def write_shop(folder: Path, shop: Mapping[str, Any]) -> Path:
     _write(folder / "channels.yaml", {"channels": channels, "placements": placements, "zone": zone})
     _write(folder / "metrics.yaml", {"metrics": shop.get("metrics", METRICS), **shop.get("money", {})})
     _write(folder / "moments.yaml", {"moments": shop.get("moments", [])})
+    _write(folder / "campaigns.yaml", {"campaigns": shop.get("campaigns", [])})
     _write(folder / "layers.yaml", shop.get("layers", {}))
     _write(folder / "identities.yaml", shop.get("identities", {}))
     _write(folder / "units.yaml", shop.get("units", {}))

@@ -101,6 +101,9 @@ def test_a_growth_team_and_a_storefront_follow_their_guides(running_desk: Desk) 
     added = running_desk.follow("add-an-offer.md")
     assert "home_hero@" in added
     assert '"offer":"gift_wrap","propensity"' in added
+    sent = running_desk.follow("send-messages.md")
+    assert '{"items":[' in sent
+    assert '"results":{"THE-DECISION-ID":"unknown"}' in sent
     report = running_desk.follow("read-a-report.md")
     assert "KEEP RUNNING" in report
     assert "revenue: before removed" in report

@@ -23,7 +23,7 @@ from engine.catalog.spec.flags import expand_flag
 from engine.catalog.spec.folder import SINGLE, TESTS, UNWRAPPED, Specs
 from engine.catalog.spec.metrics import MetricsFile
 from engine.catalog.spec.notify import NotifyFile
-from engine.catalog.spec.offer import ChannelsFile, MomentsFile, OfferSpec, SelectionSpec
+from engine.catalog.spec.offer import CampaignsFile, ChannelsFile, MomentsFile, OfferSpec, SelectionSpec
 from engine.catalog.spec.traits import TraitsFile
 from engine.catalog.spec.units import UnitsFile
 from engine.errors import CatalogError, Problem
@@ -143,7 +143,7 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
     layers, segments = read.get("layers.yaml"), read.get("segments.yaml")
     customers = read.get("identities.yaml")
     moments, notify, units = read.get("moments.yaml"), read.get("notify.yaml"), read.get("units.yaml")
-    traits = read.get("traits.yaml")
+    traits, campaigns = read.get("traits.yaml"), read.get("campaigns.yaml")
     return Specs(
         folder=folder,
         version=version,
@@ -162,6 +162,7 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
         moments={moment.key: moment for moment in moments.moments} if isinstance(moments, MomentsFile) else {},
         notify=notify if isinstance(notify, NotifyFile) else NotifyFile(),
         units=units if isinstance(units, UnitsFile) else UnitsFile(),
+        campaigns={one.key: one for one in campaigns.campaigns} if isinstance(campaigns, CampaignsFile) else {},
         environment=environment or None,
         traits=traits if isinstance(traits, TraitsFile) else TraitsFile(),
         grouping=segments if isinstance(segments, SegmentsFile) else SegmentsFile(),

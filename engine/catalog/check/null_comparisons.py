@@ -88,6 +88,10 @@ def list_conditions(specs: Specs) -> Iterator[tuple[str, str, Mapping[str, objec
     for index, moment in enumerate(specs.moments.values()):
         yield f"{specs.folder}/moments.yaml", f"moments[{index}].audience", moment.audience
         yield f"{specs.folder}/moments.yaml", f"moments[{index}].trigger.when", moment.trigger.when
+    for index, campaign in enumerate(specs.campaigns.values()):
+        yield f"{specs.folder}/campaigns.yaml", f"campaigns[{index}].audience", campaign.audience
+        for at, reach in enumerate(campaign.channels):
+            yield f"{specs.folder}/campaigns.yaml", f"campaigns[{index}].channels[{at}].when", reach.when
 
 
 def _list_terms(condition: Mapping[str, object], *, negated: bool = False) -> Iterator[TraitTerm]:

@@ -86,27 +86,31 @@ def _check_cap(path: str, cap: CapSpec, tags: Iterable[str] | None) -> Iterator[
         yield f"{path}.tag", "is missing; name the tag whose offers this cap counts"
     if cap.scope != "tag" and cap.tag is not None:
         yield f"{path}.tag", f"{cap.tag!r} has no effect; add 'scope: tag' or remove it"
-    yield from _check_zone(f"{path}.zone", cap.zone, customer=True)
+    yield from check_zone(f"{path}.zone", cap.zone, customer=True)
 
 
 def _check_channels(specs: Specs) -> Iterator[FieldProblem]:
     """Yield the problems of the channels' time zones, caps and quiet hours."""
-    yield from _check_zone("zone", specs.channels.zone, customer=False)
+    yield from check_zone("zone", specs.channels.zone, customer=False)
     for index, channel in enumerate(specs.channels.channels):
         path = f"channels[{index}]"
         for at, cap in enumerate(channel.caps):
             yield from _check_cap(f"{path}.caps[{at}]", cap, None)
             if cap.scope == "tag" and cap.tag is None:
                 yield f"{path}.caps[{at}].tag", "is missing; name the tag whose offers this cap counts"
+        for name in ("capacity", "address"):
+            if getattr(channel, name) and not channel.outbound:
+                message = "is of channels that write to customers; add 'outbound: true', or leave it out"
+                yield f"{path}.{name}", message
         if channel.quiet and not channel.outbound:
             yield f"{path}.quiet", "quiet hours need a channel that writes to customers; add 'outbound: true'"
         if channel.quiet:
-            yield from _check_zone(f"{path}.quiet.zone", channel.quiet.zone, customer=True)
+            yield from check_zone(f"{path}.quiet.zone", channel.quiet.zone, customer=True)
             if channel.quiet.start == channel.quiet.end:
                 yield f"{path}.quiet.to", f"{channel.quiet.end!r} is also their start; give them another end"
 
 
-def _check_zone(path: str, zone: str, *, customer: bool) -> Iterator[FieldProblem]:
+def check_zone(path: str, zone: str, *, customer: bool) -> Iterator[FieldProblem]:
     """Yield the problem of a name that is not a time zone; `customer` allows the customer's own."""
     if zone == "customer" and customer:
         return

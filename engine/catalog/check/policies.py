@@ -78,7 +78,7 @@ def _check_policy(
     """Yield the problems of one policy at a placement, without those of its floor."""
     metric = next((one for one in specs.metrics.metrics if one.key == selection.reward.metric), None)
     if metric is not None:
-        yield from _check_reward(policy, metric, path)
+        yield from check_reward(policy, metric, path)
     contextual = KINDS[policy.kind].contextual
     for name, given in (("pool", policy.pool), ("attributes", policy.attributes)):
         if given and not contextual:
@@ -89,7 +89,7 @@ def _check_policy(
         yield from _check_attributes(specs, policy, f"{path}.attributes")
 
 
-def _check_reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator[FieldProblem]:
+def check_reward(policy: PolicySpec, metric: MetricSpec, path: str) -> Iterator[FieldProblem]:
     """Yield the problem of a reward outside [0, 1] for a policy that learns from successes."""
     kind = METRIC_KINDS[metric.kind]
     if kind.needs_history or kind.rewards_are_counts or takes_amounts(policy.kind):

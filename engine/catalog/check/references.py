@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 
+from engine.catalog.check.campaigns import campaign_problems
 from engine.catalog.check.decode import FieldProblem, suggest_name
 from engine.catalog.check.defined_names import DefinedNames, check_defined
 from engine.catalog.check.flags import flag_problems, prerequisite_problems
@@ -41,6 +42,7 @@ def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[P
             yield Problem(specs.files[selection.key], path, message)
     yield from _check_offers(specs, known)
     yield from offer_problems(specs, known)
+    yield from campaign_problems(specs, known)
     yield from _check_single_files(specs)
     yield from metric_problems(specs)
     yield from kpi_problems(specs, known)

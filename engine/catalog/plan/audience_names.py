@@ -12,11 +12,11 @@ _CONDITIONS = frozenset(("audience", "condition", "when"))
 
 
 def audience_names(specs: Specs) -> frozenset[str]:
-    """The traits that audiences, segments and moments read, and those that name units.
+    """The traits that audiences, segments, moments and campaigns read, and those that name units.
 
-    `timezone` is one where a cap ends by the customer's clock.
+    `timezone` is one where a cap or a campaign goes by the customer's clock.
     """
-    parts = (specs.experiments, specs.selections, specs.offers, specs.segments, specs.moments)
+    parts = (specs.experiments, specs.selections, specs.offers, specs.segments, specs.moments, specs.campaigns)
     read = (name for part in parts for spec in part.values() for name in _read(msgspec.to_builtins(spec)))
     return frozenset((*read, *specs.units.traits.values()))
 

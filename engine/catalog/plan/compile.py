@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from engine.catalog.conditions.compile import compile_condition, condition_fields
 from engine.catalog.plan.audience_names import audience_names, read_names
 from engine.catalog.plan.channel_experiments import index_experiments
+from engine.catalog.plan.compile_campaigns import compile_campaign, compile_capacities
 from engine.catalog.plan.compile_offers import (
     compile_audience,
     compile_moments,
@@ -66,7 +67,8 @@ def compile_plan(specs: Specs) -> Plan:
     shown = [(channel, placement) for placement, shown_on in placements.items() for channel in shown_on]
     moments = {place: compile_moments(specs, offers, *place) for place in shown}
     of_variants = [selection for experiment in experiments.values() for selection in experiment.selections if selection]
-    policies = selections | {selection.key: selection for selection in of_variants}
+    campaigns = {key: compile_campaign(specs, key) for key in specs.campaigns}
+    policies = selections | {one.key: one for one in (*of_variants, *(each.selection for each in campaigns.values()))}
     audiences = audience_names(specs) | specs.traits.traits.keys()
     return Plan(
         version=specs.version,
@@ -103,6 +105,9 @@ def compile_plan(specs: Specs) -> Plan:
         kpis=tuple(specs.metrics.kpis),
         rfm=tuple(specs.grouping.rfm) or RFM_SEGMENTS,
         unit_traits=specs.units.traits,
+        campaigns=campaigns,
+        capacities=compile_capacities(specs),
+        addresses={one.key: one.address for one in specs.channels.channels if one.address is not None},
     )
 
 

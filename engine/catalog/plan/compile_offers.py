@@ -92,7 +92,7 @@ def _compile_choice(
             examination=None if spec.reward.examination == "learnt" else tuple(spec.reward.examination),
         ),
         fallback=offers[spec.fallback],
-        index=_index_offers(chosen),
+        index=index_offers(chosen),
         arbitration=_compile_arbitration(specs, spec, chosen),
         count=list_length(specs, spec),
         is_whole=spec.claims == "all",
@@ -125,7 +125,7 @@ def to_timestamp(time: datetime | None, default: float) -> float:
     return default if time is None else time.timestamp()
 
 
-def _index_offers(offers: Iterable[Offer]) -> OfferIndex:
+def index_offers(offers: Iterable[Offer]) -> OfferIndex:
     """The index of offers, in their order."""
     return build_offer_index(
         [
@@ -163,7 +163,7 @@ def _compile_moment(specs: Specs, spec: MomentSpec, offers: list[Offer]) -> Mome
         days=int(spec.window[:-1]) if spec.window.endswith("d") else 0,
         after=seconds(spec.trigger.after) if spec.trigger.after else 0.0,
         offers=tuple(offers),
-        index=_index_offers(offers),
+        index=index_offers(offers),
         counter=f"{spec.once.event}|moment:{spec.key}" if spec.once else None,
         occurred=compile_trigger(specs, spec.trigger),
     )

@@ -20,10 +20,11 @@ from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, PolicySp
 from engine.catalog.spec.flags import RULE
 from engine.catalog.spec.kpis import KpiSpec
 from engine.catalog.spec.metrics import MetricSpec
-from engine.catalog.spec.offer import MomentSpec, OfferSpec, QuietSpec
+from engine.catalog.spec.offer import CampaignSpec, MomentSpec, OfferSpec, QuietSpec
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.catalog.spec.traits import RFM_SEGMENTS, RfmSpec
 from engine.catalog.spec.units import STORE_TRAIT, Unit
+from engine.customer import IdKind
 from engine.traits.rules import TraitRule
 from policies import Policy
 
@@ -119,6 +120,34 @@ class Selection:
     """The number of offers that it shows; above 1 they are a list."""
     is_whole: bool = False
     """Whether a list that cannot have `count` items gives way to the fallback."""
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignArm:
+    """A channel of a campaign from one minute of the day up to another; the offer is chosen at `placement`."""
+
+    key: str
+    channel: str
+    placement: str
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """One campaign: on the weekdays `days` (Monday 0) its selection chooses one of `arms`, or silence.
+
+    `matches` is its audience, None where it has none.
+    """
+
+    key: str
+    spec: CampaignSpec
+    selection: Selection
+    arms: Mapping[str, CampaignArm]
+    matches: Predicate | None
+    days: frozenset[int]
+    start: float
+    end: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +349,12 @@ class Plan:
     """The nodes of the KPI tree, which reports read."""
     unit_traits: Mapping[Unit, str] = field(default_factory=dict)
     """The trait with the id of each unit of `units.yaml`."""
+    campaigns: Mapping[str, Campaign] = field(default_factory=dict)
+    """The campaigns; their selections are among `policies`."""
+    capacities: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    """How many messages of a channel are handed out in how many seconds, where that is limited."""
+    addresses: Mapping[str, IdKind] = field(default_factory=dict)
+    """The kind of identifier without which a channel does not reach a customer."""
     ramped: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """The coverage that each ramp which holds itself has reached, by experiment; its first step where it has none."""
 

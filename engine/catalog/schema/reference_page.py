@@ -24,6 +24,7 @@ FILES: tuple[tuple[str, StructType], ...] = (
     ("`segments.yaml`", experiment.SegmentsFile),
     ("`metrics.yaml`", metrics.MetricsFile),
     ("`moments.yaml`", offer.MomentsFile),
+    ("`campaigns.yaml`", offer.CampaignsFile),
     ("`identities.yaml`", experiment.IdentitiesFile),
     ("`tests/<any name>.yaml`, what `counterpoint test` checks", assertions.AssertionsFile),
     ("`units.yaml`, a mapping from the name of each unit", units.UnitSpec),

@@ -55,6 +55,14 @@ Span = Annotated[
         extra={"remedy": "write a number and s, m, h or d, such as 24h"},
     ),
 ]
+HandOutRate = Annotated[
+    str,
+    Meta(
+        pattern="^[1-9][0-9]{0,8}/(m|h|d)$",
+        description="a number per minute, hour or day: 10000/h",
+        extra={"remedy": "write a number and /m, /h or /d, such as 10000/h"},
+    ),
+]
 Interval = Annotated[list[Share], Meta(min_length=2, max_length=2, description="from the first up to the second")]
 TimeOfDay = Annotated[
     str,
@@ -71,6 +79,12 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def seconds(span: str) -> float:
     """The length of a `Span` in seconds: `24h` is 86400.0."""
     return timedelta(seconds=int(span[:-1]) * SECONDS[span[-1]]).total_seconds()
+
+
+def count_and_seconds(rate: str) -> tuple[int, float]:
+    """The number and the period in seconds of a `HandOutRate`: `10000/h` is (10000, 3600.0)."""
+    count, _, period = rate.partition("/")
+    return int(count), float(SECONDS[period])
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

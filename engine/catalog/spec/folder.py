@@ -10,7 +10,16 @@ from engine.catalog.spec.experiment import ExperimentSpec, IdentitiesFile, Layer
 from engine.catalog.spec.flags import rule_experiments
 from engine.catalog.spec.metrics import MetricsFile, MetricSpec
 from engine.catalog.spec.notify import NotifyFile
-from engine.catalog.spec.offer import ChannelsFile, MomentsFile, MomentSpec, OfferSpec, SelectionSpec, TaggedOffers
+from engine.catalog.spec.offer import (
+    CampaignsFile,
+    CampaignSpec,
+    ChannelsFile,
+    MomentsFile,
+    MomentSpec,
+    OfferSpec,
+    SelectionSpec,
+    TaggedOffers,
+)
 from engine.catalog.spec.traits import TraitsFile
 from engine.catalog.spec.units import UnitsFile
 
@@ -24,6 +33,7 @@ SINGLE: Mapping[str, type[msgspec.Struct]] = {
     "notify.yaml": NotifyFile,
     "units.yaml": UnitsFile,
     "traits.yaml": TraitsFile,
+    "campaigns.yaml": CampaignsFile,
 }
 UNWRAPPED: Mapping[str, str] = {"units.yaml": "units", "traits.yaml": "traits"}
 """Files that are the mapping itself, which their struct has under this name."""
@@ -52,6 +62,7 @@ class Specs:
     moments: Mapping[str, MomentSpec] = field(default_factory=dict)
     notify: NotifyFile = field(default_factory=NotifyFile)
     units: UnitsFile = field(default_factory=UnitsFile)
+    campaigns: Mapping[str, CampaignSpec] = field(default_factory=dict)
     environment: str | None = None
     traits: TraitsFile = field(default_factory=TraitsFile)
     grouping: SegmentsFile = field(default_factory=SegmentsFile)

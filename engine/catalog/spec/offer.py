@@ -1,11 +1,25 @@
-"""The YAML of offers, selections, channels, placements and moments of truth, as structs that reject unknown keys."""
+"""The YAML of offers, placements, channels, moments of truth and campaigns, as structs that reject unknown keys."""
 
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from engine.catalog.spec.experiment import PolicySpec
-from engine.catalog.spec.fields import Condition, Count, Key, Payload, Positive, Span, Spec, Text, TimeOfDay, ZonedTime
+from engine.catalog.spec.fields import (
+    Condition,
+    Count,
+    HandOutRate,
+    Key,
+    Payload,
+    Positive,
+    Span,
+    Spec,
+    Text,
+    TimeOfDay,
+    ZonedTime,
+)
+from engine.catalog.spec.notify import Weekday
+from engine.customer import IdKind
 from engine.vocabulary import EXPOSURE, IGNORED
 
 MOST_ITEMS = 50
@@ -179,12 +193,16 @@ class ChannelSpec(Spec, frozen=True, kw_only=True):
     """A channel; on an `outbound` one the shop writes to the customers. Its `caps` hold for every offer.
 
     Where a cap of the channel is reached, an outbound channel sends nothing and any other shows the fallback.
+    `/v1/due` hands out no more messages of the channel than its `capacity`, and none to customers without an identifier
+    of the kind `address`.
     """
 
     key: Key
     title: Text | None = None
     outbound: bool = False
     quiet: QuietSpec | None = None
+    capacity: HandOutRate | None = None
+    address: IdKind | None = None
     caps: list[CapSpec] = []
 
 
@@ -251,3 +269,52 @@ class MomentsFile(Spec, frozen=True, kw_only=True):
     """`moments.yaml`: when some offers precede all others; of several moments at once the first in the file applies."""
 
     moments: list[MomentSpec] = []
+
+
+WEEKDAYS: tuple[Weekday, ...] = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+"""As `date.weekday` counts them."""
+
+
+class ScheduleSpec(Spec, frozen=True, kw_only=True):
+    """The days of a campaign and its hours: each of `at` lasts until the next, the last one until midnight.
+
+    They are those of the customer's time zone, or of `zone`.
+    """
+
+    days: Annotated[list[Weekday], Meta(min_length=1)]
+    at: Annotated[list[TimeOfDay], Meta(min_length=1, max_length=24)]
+    zone: Text = "customer"
+
+
+class CampaignChannelSpec(Spec, frozen=True, kw_only=True):
+    """A channel that a campaign may use, for customers who match `when`; the offer is chosen at `placement`."""
+
+    channel: Key
+    placement: Key
+    when: Condition = {}
+
+
+class CampaignSpec(Spec, frozen=True, kw_only=True):
+    """One campaign. On each of its days the policy chooses for every customer: a channel and an hour, or silence.
+
+    A person gets at most one message of it a day. `purpose` is the consent that any message needs. The choice is logged
+    as that of a placement with the campaign's key; its arms are `email@09:00` and the like, and `silence`, from which
+    the report knows what a message is worth. `/v1/due` hands the messages out.
+    """
+
+    key: Key
+    title: Text | None = None
+    schedule: ScheduleSpec
+    channels: Annotated[list[CampaignChannelSpec], Meta(min_length=1)]
+    audience: Condition = {}
+    purpose: Key | None = None
+    start: ZonedTime | None = None
+    end: ZonedTime | None = None
+    policy: PolicySpec
+    reward: RewardSpec
+
+
+class CampaignsFile(Spec, frozen=True, kw_only=True):
+    """`campaigns.yaml`: the messages that the shop sends on days of the week. A moment sends by itself."""
+
+    campaigns: list[CampaignSpec] = []

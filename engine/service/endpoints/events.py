@@ -9,13 +9,16 @@ from msgspec.structs import replace
 
 from engine.catalog.plan.plan import Plan
 from engine.claims.claims import Claims
-from engine.claims.offer_outcomes import admit_redemptions, apply_outcomes
+from engine.claims.offer_outcomes import IncomingEvents, admit_redemptions, apply_outcomes
 from engine.customers.model.currency import convert_batch
 from engine.customers.model.event_batch import decode_batch
 from engine.customers.model.event_warnings import event_warnings
 from engine.customers.model.events import Event, EventStatus, customer_ids
 from engine.customers.model.placeholders import present_batch, with_warnings
+from engine.customers.redis.keys import ProfileKey, keyed_ids
+from engine.customers.store import ProfileStore
 from engine.customers.time_slice import TimeSlice
+from engine.due.index import SAFETY_SECONDS, DueIndex
 from engine.errors import StoreUnavailable
 from engine.json_body import MAX_BYTES
 from engine.service.access.client_statements import find_worth
@@ -44,6 +47,7 @@ _encode = msgspec.json.Encoder().encode
 def event_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
     """`/v1/events`."""
     claims = Claims(worker.event_store.pipeline)
+    index = DueIndex(worker.event_store.pipeline)
 
     async def handle_events(call: Call) -> Reply:
         store, plan, now = worker.event_store, worker.plan, time.time()
@@ -56,7 +60,10 @@ def event_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
             # Redemptions past a cap are rejected before they are journaled; outcomes are applied after the events are
             # in the profiles. Each step is idempotent, so a batch that failed half way is sent again as it is.
             admitted = await admit_redemptions(store, claims, plan, batch, now)
+            changed = _changed_keys(store, admitted) if plan.outbound else set[ProfileKey]()
+            await index.note(changed, now + SAFETY_SECONDS)
             statuses = await store.ingest(admitted, now, worker.recorder.append_events)
+            await index.note(changed, now)
             await apply_outcomes(store, claims, worker.plan, admitted, statuses=statuses, now=now)
             foreign = await foreign_decision_warnings(store, admitted, statuses, now)
         except StoreUnavailable:
@@ -69,6 +76,12 @@ def event_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
         return Reply(_encode(BatchStatuses(statuses)))
 
     return [endpoint("/v1/events", {"POST": handle_events}, limit=limit, guard=guard)]
+
+
+def _changed_keys(store: ProfileStore, batch: IncomingEvents) -> set[ProfileKey]:
+    """The keys of the customers whose profile a batch changes, to be looked at for what is due."""
+    named = (keyed_ids(customer_ids(item), store.hash_key) for item in batch if isinstance(item, Event))
+    return {idents[0].key for idents in named if idents}
 
 
 async def _decode_in_slices(body: bytes, plan: Plan) -> tuple[list[Event | EventStatus], list[list[str]]]:

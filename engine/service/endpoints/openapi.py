@@ -114,6 +114,10 @@ def _operation(one: Operation, types: Mapping[type, object], *, needs_keys: bool
         {"name": name, "in": "header", "description": about, "schema": {"type": "string"}}
         for name, about in one.headers.items()
     ]
+    parameters += [
+        {"name": name, "in": "query", "required": name == "channel", "description": about, "schema": {"type": "string"}}
+        for name, about in one.query.items()
+    ]
     schema = types[one.answer] if one.answer else {"type": "string"}
     responses: Node = {str(one.status): {"description": "OK", "content": {one.media: {"schema": schema}}}}
     failures = {**(BODY_FAILURES if one.request else {}), **(KEY_FAILURES if one.role else {}), **one.failures}

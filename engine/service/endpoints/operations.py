@@ -12,7 +12,9 @@ from engine.decision.explanation import Explanation
 from engine.decision.staff_view import AgentView
 from engine.service.auth import KeyRole
 from engine.service.decide_body import DecideBody, EvaluationRequest
+from engine.service.due.desk import DueAnswer
 from engine.service.endpoints.admin import SwitchAnswer, SwitchRequest
+from engine.service.endpoints.due import ConfirmAnswer, ConfirmRequest
 from engine.service.endpoints.events import BatchStatuses
 from engine.service.endpoints.exposures import ExposeRequest, ExposureAnswer
 from engine.service.endpoints.flag_answers import ErrorCode, Evaluation, EvaluationReason, Failure
@@ -69,6 +71,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     rule: Mapping[str, object] = {}
     example: Mapping[str, object] | None = None
     headers: HeaderDocs = {}
+    query: HeaderDocs = {}
     answer: type | None = None
     status: int = 200
     media: str = "application/json"
@@ -222,6 +225,33 @@ OPERATIONS = (
         role="server",
         answer=Stock,
         failures={503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="get",
+        path="/v1/due",
+        summary="Hand out the messages of a channel that are due",
+        about="Those of campaigns and moments whose time is now, each decided and claimed, under a lease. Send them, "
+        "then confirm; what is not confirmed by `lease_until` is handed out again, with the same `message_id`.",
+        role="server",
+        query={
+            "channel": "a channel with `outbound: true`",
+            "limit": "how many at most: 100 unless given, up to 1000",
+            "lease": "seconds of the lease: 900 unless given, up to 86400",
+        },
+        answer=DueAnswer,
+        failures={400: "a parameter breaks its rule", 503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="post",
+        path="/v1/due/confirm",
+        summary="Confirm that messages were sent, or release them",
+        about="By decision id. `sent` is the exposure; `released` messages are due again at once; `dropped` ones are "
+        "not sent. Reporting again changes nothing.",
+        role="server",
+        request=ConfirmRequest,
+        example={"sent": ["01930f3a7c21p2b4c8d1e6f7a9b3c5d"]},
+        answer=ConfirmAnswer,
+        failures={503: "the store is away; send the same report again"},
     ),
     Operation(
         method="get",

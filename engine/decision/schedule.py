@@ -1,0 +1,150 @@
+"""When the shop writes: the days of campaigns, and the messages that moments are about to send to a customer.
+
+Pure, as all that decides. A *cause* is what sends: a campaign by its key, a moment on a channel as `KEY@CHANNEL`. An
+*occurrence* is one time that it does, the day of a campaign or the start of a moment: each customer gets at most one
+message of a cause and an occurrence.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from engine.catalog.plan.plan import Campaign, CampaignArm, Moment, Plan
+from engine.customer import Profile
+from engine.decision.attributes import build_attributes
+from engine.decision.gates import Facts, Gate
+from engine.decision.moments import local_day, midnight, moment_start, next_window
+from engine.vocabulary import DAY, HOUR
+
+MOST_AHEAD = 14 * HOUR
+"""The zone where a day begins first is so many seconds ahead of UTC."""
+MOST_BEHIND = 12 * HOUR
+HOLDING = "holding"
+"""The occurrence of a moment whose condition holds: it ends once the condition does not."""
+
+
+class DueMoment(NamedTuple):
+    """A message that a moment sends on a channel, due now and up to `end` (s since 1970)."""
+
+    cause: str
+    occurrence: str
+    channel: str
+    placement: str
+    end: float
+
+
+class NextMoments(NamedTuple):
+    """The messages that moments send to a customer now, those whose condition has ended, and when to look again."""
+
+    due: list[DueMoment]
+    ended: list[str]
+    look_at: float | None
+
+
+def sending_moments(plan: Plan) -> Iterator[tuple[str, str, Moment]]:
+    """Yield each moment that sends by itself, with its channel and placement there: of several the first."""
+    seen: set[tuple[str, str]] = set()
+    for (channel, placement), moments in plan.moments.items():
+        for moment in moments if channel in plan.outbound else ():
+            if (channel, moment.key) not in seen:
+                seen.add((channel, moment.key))
+                yield channel, placement, moment
+
+
+def find_next_moments(plan: Plan, profile: Profile, now: float) -> NextMoments:
+    """The messages of moments for one customer; a moment that begins later is looked at when it does."""
+    due: list[DueMoment] = []
+    ended: list[str] = []
+    looks: list[float] = []
+    for channel, placement, moment in sending_moments(plan):
+        attributes, zone = attributes_of(plan, profile, channel, now)
+        facts = Facts(profile=profile, attributes=attributes, channel=channel, now=now, zone=zone)
+        one = DueMoment(cause=f"{moment.key}@{channel}", occurrence="", channel=channel, placement=placement, end=now)
+        if moment.trigger is not None:
+            tomorrow = midnight(local_day(now, zone) + timedelta(days=1), zone)
+            looks.append(tomorrow)  # a condition may begin to hold, or end, by the passing of time alone
+            if moment_start(moment, facts) is None:
+                ended.append(one.cause)
+            elif _is_reachable(plan, profile, channel):
+                due.append(one._replace(occurrence=HOLDING, end=tomorrow))
+            continue
+        window = next_window(moment, facts)
+        if window is None:
+            continue
+        if window.start > now:
+            looks.append(window.start)
+            continue
+        looks.append(window.end)
+        is_meant = moment.matches is None or moment.matches(attributes)
+        if is_meant and _is_reachable(plan, profile, channel):
+            due.append(one._replace(occurrence=f"{window.start:.0f}", end=window.end))
+    return NextMoments(due, ended, min(looks, default=None))
+
+
+def open_days(campaign: Campaign, now: float) -> list[date]:
+    """The days of a campaign that are now, for any customer."""
+    today = datetime.fromtimestamp(now, UTC).date()
+    found = []
+    for day in (today - timedelta(days=1), today, today + timedelta(days=1)):
+        begin, end = _span_of_day(campaign, day)
+        if day.weekday() in campaign.days and begin <= now < end and campaign.start <= now < campaign.end:
+            found.append(day)
+    return found
+
+
+def local_span(plan: Plan, campaign: Campaign, profile: Profile, day: date, now: float) -> tuple[float, float] | None:
+    """The begin and end of a campaign's day for a customer (s since 1970); None once it is over there."""
+    zone = campaign_zone(plan, campaign, profile, now)
+    end = midnight(day + timedelta(days=1), zone)
+    return (midnight(day, zone), end) if now < end else None
+
+
+def closed_arms(plan: Plan, campaign: Campaign, profile: Profile, day: date, now: float) -> Mapping[str, Gate]:
+    """The arms of a campaign that cannot be chosen any more for a customer: their hour is over, or nothing reaches."""
+    zone = campaign_zone(plan, campaign, profile, now)
+    closed: dict[str, Gate] = {}
+    for arm in campaign.arms.values():
+        if _on_the_wall(day, arm.end, zone) <= now:
+            closed[arm.key] = "dates"
+        elif not _is_reachable(plan, profile, arm.channel):
+            closed[arm.key] = "channel"
+    return closed
+
+
+def time_of_arm(arm: CampaignArm, day: date, zone: str) -> float:
+    """When the message of an arm is due (s since 1970), by the clock on the wall in a zone."""
+    return _on_the_wall(day, arm.begin, zone)
+
+
+def attributes_of(plan: Plan, profile: Profile, channel: str, now: float) -> tuple[dict[str, object], str]:
+    """The attributes of a customer on a channel, without a request, and their time zone."""
+    return build_attributes(profile, channel, {}, now, plan.zone, computed=plan.rules.computed)
+
+
+def campaign_zone(plan: Plan, campaign: Campaign, profile: Profile, now: float) -> str:
+    """The time zone of a campaign's hours: its own, or the customer's."""
+    zone = campaign.spec.schedule.zone
+    return zone if zone != "customer" else attributes_of(plan, profile, "", now)[1]
+
+
+def _on_the_wall(day: date, minute: int, zone: str) -> float:
+    """When the clocks of a zone show a minute of a day (s since 1970), on days of 23 and 25 hours too."""
+    days, minute = divmod(minute, 1440)
+    clock = datetime.combine(day + timedelta(days=days), time(minute // 60, minute % 60), ZoneInfo(zone))
+    return clock.timestamp()
+
+
+def _is_reachable(plan: Plan, profile: Profile, channel: str) -> bool:
+    """Whether the customer has the identifier that the channel writes to."""
+    kind = plan.addresses.get(channel)
+    return kind is None or bool(profile.ids.get(kind))
+
+
+def _span_of_day(campaign: Campaign, day: date) -> tuple[float, float]:
+    """From when to when a day is somewhere, or in the campaign's zone (s since 1970)."""
+    zone = campaign.spec.schedule.zone
+    if zone != "customer":
+        return midnight(day, zone), midnight(day + timedelta(days=1), zone)
+    begin = midnight(day, "UTC")
+    return begin - MOST_AHEAD, begin + DAY + MOST_BEHIND

@@ -1,0 +1,1 @@
+"""Messages that are due: which customers to look at, which message waits when, and what became of each."""

@@ -1,0 +1,175 @@
+"""The customers to look at, and the messages of each channel by when they are due.
+
+| key | has | added to | left |
+|---|---|---|---|
+| roster, 16 shards | every customer, in the order of their keys | around each event | once they are gone |
+| looks, by shard | customers to look at for moments, by when | with the roster | at the look, or moved |
+| due, by channel | messages that wait or are leased, by when | by the planner | sent, dropped |
+| minutes, by channel | messages taken in each minute | by a take | after the capacity's period |
+
+Invariants: an event notes its customer before the profile changes, for a look a minute later, and again afterwards, for
+one at once: a crash in between loses no look. A sweep goes over the roster page by page and stores how far it has come
+after each page, so that a crash repeats a page and leaves none out.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from engine import keyspace
+from engine.customers.redis.keys import ProfileKey
+from engine.customers.redis.pipeline import RedisPipeline, RedisReply, load_script
+from engine.due.sends import SendKey
+from engine.errors import StoreUnavailable
+
+SHARDS = 16
+SAFETY_SECONDS = 60.0
+"""After a note whose event may still be on its way to the profile."""
+DONE = "done"
+MOMENTS = "moments"
+MANY = 1000
+
+_TAKE = load_script(Path(__file__).with_name("take.lua"))
+_LOOKED = load_script(Path(__file__).with_name("looked.lua"))
+
+
+class Look(NamedTuple):
+    """A customer to look at, and when (s since 1970)."""
+
+    key: ProfileKey
+    at: float
+
+
+class LeasedPage(NamedTuple):
+    """The messages that a take leased, their times before it, and what is left of the capacity (None: no limit)."""
+
+    places: list[SendKey]
+    times: list[float]
+    left: int | None
+
+
+class DueIndex:
+    """The indexes in one Redis. Every method raises StoreUnavailable where Redis does not answer in time."""
+
+    def __init__(self, pipeline: RedisPipeline) -> None:
+        self._pipeline = pipeline
+
+    async def note(self, keys: Iterable[ProfileKey], at: float) -> None:
+        """Put customers on the roster, to be looked at at `at` (s since 1970)."""
+        by_shard: dict[int, list[ProfileKey]] = {}
+        for key in keys:
+            by_shard.setdefault(shard_of(key), []).append(key)
+        commands = []
+        for shard, members in by_shard.items():
+            for start in range(0, len(members), MANY):
+                part = members[start : start + MANY]
+                roster = [item for key in part for item in (0, key)]
+                looks = [item for key in part for item in (repr(at), key)]
+                commands.append(self._pipeline.send("ZADD", keyspace.roster(shard), *roster))
+                commands.append(self._pipeline.send("ZADD", keyspace.roster_looks(shard), *looks))
+        await asyncio.gather(*commands)
+
+    async def list_looks(self, now: float, limit: int) -> list[Look]:
+        """Up to `limit` customers of each shard whose look is due, the earliest first."""
+        command = ("-inf", repr(now), "WITHSCORES", "LIMIT", 0, limit)
+        replies = await asyncio.gather(
+            *(self._pipeline.send("ZRANGEBYSCORE", keyspace.roster_looks(shard), *command) for shard in range(SHARDS))
+        )
+        return [look for reply in replies for look in _looks(reply)]
+
+    async def end_look(self, look: Look, next_look: float | None, *, is_gone: bool) -> None:
+        """Store when to look at a customer next; one who `is_gone` leaves the roster. A newer note stands."""
+        shard = shard_of(look.key)
+        later = "" if next_look is None else repr(next_look)
+        keys = (keyspace.roster_looks(shard), keyspace.roster(shard))
+        await self._pipeline.call(_LOOKED, keys, (look.key, repr(look.at), later, "1" if is_gone else "0"))
+
+    async def read_page(self, shard: int, after: str, limit: int) -> list[ProfileKey]:
+        """The customers of a shard that follow `after`, in the order of their keys."""
+        start = f"({after}" if after else "-"
+        reply = await self._pipeline.send("ZRANGEBYLEX", keyspace.roster(shard), start, "+", "LIMIT", 0, limit)
+        return [key.decode() for key in _texts(reply)]
+
+    async def read_progress(self, names: Sequence[str]) -> list[str]:
+        """How far each of these has come; empty where it has not begun."""
+        if not names:
+            return []
+        reply = await self._pipeline.send("HMGET", keyspace.ROSTER_PROGRESS, *names)
+        if not isinstance(reply, list):
+            raise TypeError(f"HMGET answered {reply!r}")
+        return [value.decode() if isinstance(value, bytes) else "" for value in reply]
+
+    async def store_progress(self, name: str, progress: str) -> None:
+        """Store how far one has come."""
+        await self._pipeline.send("HSET", keyspace.ROSTER_PROGRESS, name, progress)
+
+    async def forget_progress(self, current: Iterable[str]) -> None:
+        """Drop what is stored of campaigns' days that are over: all but `current` and `moments`."""
+        reply = await self._pipeline.send("HKEYS", keyspace.ROSTER_PROGRESS)
+        stale = {name.decode() for name in _texts(reply)} - {MOMENTS, *current}
+        if stale:
+            await self._pipeline.send("HDEL", keyspace.ROSTER_PROGRESS, *stale)
+
+    async def note_all(self, now: float) -> int:
+        """Note every stored customer, after a change of what is sent; returns how many keys there were."""
+        noted = 0
+        async for names in self._pipeline.scan(keyspace.profile("[0-9a-f]" * 24)):
+            keys = [name[4:-1] for name in names]  # of `cp:{KEY}`
+            await self.note(keys, now)
+            noted += len(keys)
+        return noted
+
+    async def add(self, channel: str, place: SendKey, at: float) -> None:
+        """Let a message of a channel be due at `at` (s since 1970), in place of an earlier time."""
+        await self._pipeline.send("ZADD", keyspace.due(channel), repr(at), place.member)
+
+    async def remove(self, channel: str, place: SendKey) -> None:
+        """Drop a message from the index."""
+        await self._pipeline.send("ZREM", keyspace.due(channel), place.member)
+
+    async def take(
+        self, channel: str, limit: int, capacity: tuple[int, float] | None, now: float, lease: float
+    ) -> LeasedPage:
+        """Lease up to `limit` messages for `lease` seconds, within the channel's capacity."""
+        count, period = capacity or ("", 0.0)
+        keys = (keyspace.due(channel), keyspace.due_capacity(channel))
+        reply = await self._pipeline.call(_TAKE, keys, (repr(now), repr(lease), limit, count, repr(period)))
+        if not isinstance(reply, list) or not isinstance(reply[0], int):
+            raise StoreUnavailable(f"a take of {channel} answered {reply!r}; ask again")
+        found = [item for item in reply[1:] if isinstance(item, bytes)]
+        places = [SendKey.parse(member) for member in found[::2]]
+        return LeasedPage(places, [float(at) for at in found[1::2]], None if capacity is None else reply[0])
+
+    async def read_places(self, channel: str, start: int, count: int) -> list[SendKey]:
+        """The messages of a channel's index from a rank on, the latest first."""
+        reply = await self._pipeline.send("ZREVRANGE", keyspace.due(channel), start, start + count - 1)
+        return [SendKey.parse(member) for member in _texts(reply)]
+
+    async def give_back(self, channel: str, taken: float, count: int = 1) -> None:
+        """Give messages that were not sent back to the capacity of the minute in which they were taken."""
+        await self._pipeline.send("HINCRBY", keyspace.due_capacity(channel), int(taken // 60), -count)
+
+    async def count_due(self, channel: str, now: float) -> int:
+        """How many messages of a channel are due."""
+        reply = await self._pipeline.send("ZCOUNT", keyspace.due(channel), "-inf", repr(now))
+        return reply if isinstance(reply, int) else 0
+
+
+def shard_of(key: ProfileKey) -> int:
+    """The shard of a customer's key."""
+    return int(key[0], 16)
+
+
+def _looks(reply: object) -> list[Look]:
+    """The members of a reply with their scores: pairs, or in turn where the store speaks the older protocol."""
+    if not isinstance(reply, list):
+        raise TypeError(f"the store answered {reply!r} in place of a list")
+    pairs = reply if reply and isinstance(reply[0], list | tuple) else zip(reply[::2], reply[1::2], strict=True)
+    return [Look(member.decode(), float(score)) for member, score in pairs]
+
+
+def _texts(reply: RedisReply) -> list[bytes]:
+    if not isinstance(reply, list):
+        raise TypeError(f"the store answered {reply!r} in place of a list")
+    return [item for item in reply if isinstance(item, bytes)]

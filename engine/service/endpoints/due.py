@@ -1,0 +1,94 @@
+"""`GET /v1/due` hands out the messages of a channel that are due; `POST /v1/due/confirm` says what became of them."""
+
+from typing import Annotated
+
+import msgspec
+
+from engine.errors import StoreUnavailable, UnreadableValueError
+from engine.service.auth import RequestGuard
+from engine.service.due.confirm import Confirmation, Outcome, confirm_messages
+from engine.service.due.desk import LEASE, DueDesk
+from engine.service.http import Call, Reply, Route, endpoint
+from engine.service.problems import Refusal, decode_body, refuse_for_now
+from engine.service.worker import Worker
+
+AWAY = "the store is away; what was leased returns when its lease ends, ask again"
+UNCONFIRMED = "the store is away and not all is confirmed; send the same report again"
+MOST = 1000
+LONGEST_LEASE = 86_400
+DecisionIds = Annotated[list[Annotated[str, msgspec.Meta(max_length=200)]], msgspec.Meta(max_length=MOST)]
+
+
+class ConfirmRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What became of messages, by decision id: `sent`, `released` to be due again, `dropped` never to be sent."""
+
+    sent: DecisionIds = []
+    released: DecisionIds = []
+    dropped: DecisionIds = []
+
+
+class ConfirmAnswer(msgspec.Struct, frozen=True):
+    """What each message is now. `expired`: it was handed out again since; `unknown`: it never was, or days ago."""
+
+    results: dict[str, Confirmation]
+
+
+_decoder = msgspec.json.Decoder(ConfirmRequest)
+_encode = msgspec.json.Encoder().encode
+
+
+def due_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
+    """`/v1/due` and `/v1/due/confirm`."""
+    desk = DueDesk(worker)
+
+    async def hand_out(call: Call) -> Reply:
+        query = call.query
+        unknown = query.keys() - {"channel", "limit", "lease"}
+        if unknown:
+            name = min(unknown)
+            raise Refusal(400, f"{name!r} is not a parameter; use channel, limit and lease", name)
+        channel = query.get("channel", "")
+        if channel not in worker.plan.outbound:
+            channels = ", ".join(sorted(worker.plan.outbound)) or "(none; write `outbound: true` in channels.yaml)"
+            detail = f"{channel!r} is not a channel that writes to customers; use one of {channels}"
+            raise Refusal(400, detail, "channel")
+        count = _number(query, "limit", 100, MOST)
+        lease = _number(query, "lease", int(LEASE), LONGEST_LEASE)
+        if call.is_head:
+            return Reply(b"")
+        try:
+            return Reply(_encode(await desk.hand_out(channel, count, lease)))
+        except (StoreUnavailable, UnreadableValueError):
+            raise refuse_for_now(AWAY) from None
+
+    async def confirm(call: Call) -> Reply:
+        request = decode_body(_decoder, call.body)
+        groups: list[tuple[Outcome, list[str]]] = [
+            ("sent", request.sent),
+            ("released", request.released),
+            ("dropped", request.dropped),
+        ]
+        reported: dict[str, Outcome] = {}
+        for outcome, ids in groups:
+            for id_ in ids:
+                if reported.setdefault(id_, outcome) != outcome:
+                    raise Refusal(400, f"{id_!r} is {reported[id_]} and {outcome}; report one outcome", outcome)
+        try:
+            return Reply(_encode(ConfirmAnswer(await confirm_messages(worker, list(reported.items())))))
+        except (StoreUnavailable, UnreadableValueError):
+            raise refuse_for_now(UNCONFIRMED) from None
+
+    return [
+        endpoint("/v1/due", {"GET": hand_out}, limit=limit, guard=guard),
+        endpoint("/v1/due/confirm", {"POST": confirm}, limit=limit, guard=guard),
+    ]
+
+
+def _number(query: dict[str, str], name: str, usual: int, most: int) -> int:
+    """A whole number of the query, from 1 to `most`."""
+    text = query.get(name)
+    if text is None:
+        return usual
+    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= most:
+        raise Refusal(400, f"{text!r} is not a whole number from 1 to {most}; leave it out for {usual}", name)
+    return int(text)

@@ -1,0 +1,227 @@
+"""Story: what the shop writes, to whom, by which channel and when: campaigns, moments, leases and confirmations."""
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import time_machine
+
+from engine.journal.records import AnyRecord, DecisionRecord, ExposureRecord, decode
+from engine.journal.spool import spool
+
+MONDAY = datetime(2026, 11, 30, 9, 30, tzinfo=UTC)
+PEOPLE = [f"u-{n:02}" for n in range(40)]
+WEEKLY = {
+    "key": "weekly",
+    "schedule": {"days": ["monday"], "at": ["09:00", "18:00"]},
+    "channels": [{"channel": "email", "placement": "letter"}, {"channel": "app", "placement": "letter"}],
+    "purpose": "marketing",
+    "audience": {"country": "DE"},
+    "policy": {"kind": "uniform"},
+    "reward": {"metric": "click", "window": "7d"},
+}
+SHOP = {
+    "offers": {"coffee": {"purpose": "marketing"}, "cake": {"stock": {"sku": "CAKE", "hold": "1h"}}},
+    "placements": {"letter": {"offers": ["coffee", "cake"]}},
+    "channels": {
+        "email": {"outbound": True, "caps": [{"count": 1, "per": "1d", "scope": "channel"}]},
+        "app": {"outbound": True, "capacity": "5/h", "address": "user_id"},
+    },
+    "campaigns": [WEEKLY],
+}
+BIRTHDAY = {
+    "key": "birthday",
+    "trigger": {"date": "birthday"},
+    "window": "1d",
+    "placements": ["letter"],
+    "channels": ["email"],
+    "offers": ["cake"],
+    "once": {"per": "year"},
+}
+CART = {
+    "key": "cart",
+    "trigger": {"event": "cart_updated", "after": "30m", "unless": ["purchase"]},
+    "window": "2d",
+    "placements": ["letter"],
+    "channels": ["app"],
+    "offers": ["coffee"],
+    "once": {"per": "occurrence"},
+}
+
+
+def due(shop: Any, channel: str, limit: int = 100, **more: Any) -> list[dict[str, Any]]:
+    """All messages that are due, asked for until there are no more."""
+    items: list[dict[str, Any]] = []
+    while True:
+        answer = shop.client().get("/v1/due", params={"channel": channel, "limit": limit} | more)
+        assert answer.status_code == 200, answer.text
+        items += answer.json()["items"]
+        if not answer.json()["more"]:
+            return items
+
+
+def confirm(shop: Any, **outcomes: list[str]) -> Counter[str]:
+    answer = shop.client().post("/v1/due/confirm", json=outcomes)
+    assert answer.status_code == 200, answer.text
+    return Counter(answer.json()["results"].values())
+
+
+def records(shop: Any) -> list[AnyRecord]:
+    """All that was ever answered: nothing collects here."""
+    found: list[AnyRecord] = []
+    for path in spool.list_spools(shop.settings.spool):
+        cursor = spool.START
+        while (page := spool.read_frames(path, cursor))[0]:
+            cursor = page[1]
+            found += [decode(frame.payload) for frame in page[0]]
+    return found
+
+
+def people(shop: Any) -> None:
+    batch = [one for user in PEOPLE for one in statements(user)]
+    answer = shop.client().post("/v1/events", json={"batch": batch})
+    assert {one["status"] for one in answer.json()["statuses"]} == {"accepted"}
+
+
+def statements(user: str, country: str = "DE") -> list[dict[str, Any]]:
+    """Who they are, and that they may be written to."""
+    consent = {"event": "consent", "properties": {"purpose": "marketing", "granted": True}}
+    return [
+        {"type": "identify", "message_id": f"i-{user}", "user_id": user, "traits": {"country": country}},
+        {"type": "track", "message_id": f"c-{user}", "user_id": user} | consent,
+    ]
+
+
+def test_each_person_hears_once_on_the_channel_and_at_the_hour_that_were_drawn(open_shop: Any) -> None:
+    shop = open_shop(SHOP)
+    with time_machine.travel(MONDAY - timedelta(days=1), tick=True):
+        people(shop)
+        shop.identify({"country": "FR"}, user_id="u-paris")
+        shop.identify({"country": "DE"}, user_id="u-without-consent")
+        assert due(shop, "email") == []
+    sent: dict[str, list[Any]] = {"email": [], "app": []}
+    for hours in range(14):
+        with time_machine.travel(MONDAY + timedelta(hours=hours), tick=True):
+            app = due(shop, "app")
+            assert len(app) <= 5  # the capacity of an hour
+            for channel, items in (("email", due(shop, "email")), ("app", app)):
+                sent[channel] += [(item["customer"], hours) for item in items]
+                assert all(item["lease_until"] and item["cause"] == "weekly" for item in items)
+                if items:
+                    assert confirm(shop, sent=[item["decision_id"] for item in items]) == {"sent": len(items)}
+    log = records(shop)
+    decisions = [one for one in log if isinstance(one, DecisionRecord)]
+    drawn = {one.customer: one.rows[0] for one in decisions if one.rows[0].key == "weekly"}
+    assert set(drawn) == {*PEOPLE, "u-without-consent"}
+    without = drawn.pop("u-without-consent")
+    assert (without.variant, without.propensity) == ("silence", 1.0)  # without consent nothing else can be drawn
+    arms = ["email@09:00", "email@18:00", "app@09:00", "app@18:00", "silence"]
+    assert all(row.propensity == pytest.approx(0.2) and row.candidates == arms for row in drawn.values())
+    for channel, items in sent.items():
+        hour = {one: str(row.variant)[-5:] for one, row in drawn.items() if str(row.variant).startswith(channel)}
+        assert sorted(one for one, _ in items) == sorted(hour)
+        assert all((hours > 8) == (hour[one] == "18:00") for one, hours in items)
+    exposed = [one.decision_id for one in log if isinstance(one, ExposureRecord)]
+    assert len(set(exposed)) == len(exposed) == len(drawn) + 1 + sum(map(len, sent.values()))
+
+
+def test_an_unconfirmed_lease_returns_and_a_confirmed_one_does_not(open_shop: Any) -> None:
+    shop = open_shop(SHOP | {"campaigns": [WEEKLY | {"channels": WEEKLY["channels"][:1]}]})
+    with time_machine.travel(MONDAY - timedelta(days=1), tick=True):
+        people(shop)
+        shop.stock("CAKE", 100)
+    with time_machine.travel(MONDAY, tick=True):
+        first = due(shop, "email", lease=60)
+        assert len(first) > 5
+        assert due(shop, "email") == []  # handed out once
+        sent, released, dropped = (first[n]["decision_id"] for n in range(3))
+        assert confirm(shop, sent=[sent, "nobody"], released=[released], dropped=[dropped]) == {
+            "sent": 1,
+            "unknown": 1,
+            "released": 1,
+            "dropped": 1,
+        }
+        assert confirm(shop, sent=[sent]) == {"sent": 1}  # again, and nothing changes
+        assert [item["message_id"] for item in due(shop, "email", lease=60)] == [first[1]["message_id"]]
+    with time_machine.travel(MONDAY + timedelta(minutes=2), tick=True):
+        again = due(shop, "email")
+        assert {item["message_id"] for item in again} == {item["message_id"] for item in [first[1], *first[3:]]}
+        assert confirm(shop, sent=[first[3]["decision_id"]]) == {"expired": 1}
+        assert confirm(shop, sent=[item["decision_id"] for item in again]) == {"sent": len(again)}
+        left = shop.client().get("/v1/stock/CAKE").json()["left"]
+        cakes = sum(item["offer"] == "cake" for item in [first[0], *again])
+        assert left == 100 - cakes  # no lease that ended holds a cake
+
+
+def test_moments_are_due_when_they_begin(open_shop: Any) -> None:
+    shop = open_shop(SHOP | {"campaigns": [], "moments": [BIRTHDAY, CART]})
+    with time_machine.travel(MONDAY - timedelta(days=1), tick=True):
+        shop.stock("CAKE", 5)
+        shop.identify({"birthday": "1990-11-30", "timezone": "Europe/Berlin"}, user_id="u-born")
+        shop.identify({"birthday": "1990-12-24"}, user_id="u-later")
+        assert due(shop, "email") == []
+    with time_machine.travel(MONDAY, tick=True):
+        assert [(item["customer"], item["offer"], item["reason"]) for item in due(shop, "email")] == [
+            ("u-born", "cake", "moment")
+        ]
+        shop.consent("marketing", user_id="u-cart")
+        shop.tell("cart_updated", user_id="u-cart", properties={"cart": {"items": 1}})
+        shop.consent("marketing", user_id="u-bought")
+        shop.tell("cart_updated", user_id="u-bought", properties={"cart": {"items": 1}})
+        assert due(shop, "app") == []
+        shop.tell("purchase", user_id="u-bought", properties={"revenue": 3})
+    with time_machine.travel(MONDAY + timedelta(minutes=31), tick=True):
+        (item,) = due(shop, "app")
+        assert (item["customer"], item["offer"], item["cause"]) == ("u-cart", "coffee", "cart")
+        confirm(shop, sent=[item["decision_id"]])
+    with time_machine.travel(MONDAY + timedelta(hours=20), tick=True):
+        assert due(shop, "app") == []
+
+
+def test_one_who_turns_out_to_be_two_gets_one_message(open_shop: Any) -> None:
+    shop = open_shop(SHOP | {"campaigns": [WEEKLY | {"channels": WEEKLY["channels"][:1]}]})
+    with time_machine.travel(MONDAY - timedelta(days=1), tick=True):
+        for n in range(12):
+            for ids in ({"anonymous_id": f"a-{n}"}, {"user_id": f"u-{n}"}):
+                shop.identify({"country": "DE"}, **ids)
+                shop.consent("marketing", **ids)
+    with time_machine.travel(MONDAY, tick=True):
+        (first,) = shop.client().get("/v1/due", params={"channel": "email", "limit": 1}).json()["items"]
+        for n in range(12):
+            shop.send({"type": "alias", "message_id": f"x-{n}", "user_id": f"u-{n}", "anonymous_id": f"a-{n}"})
+        items = [first, *due(shop, "email")]
+        assert confirm(shop, sent=[item["decision_id"] for item in items]) == {"sent": len(items)}
+        names = {item["customer"].replace("a-", "u-") for item in items}
+        assert len(names) == len(items)
+    with time_machine.travel(MONDAY + timedelta(hours=9), tick=True):
+        assert not {item["customer"] for item in due(shop, "email")} & names
+
+
+def test_quiet_hours_move_a_message_and_consent_withdrawn_stops_it(open_shop: Any) -> None:
+    quiet = SHOP["channels"] | {"email": {"outbound": True, "quiet": {"from": "08:00", "to": "11:00"}}}  # type: ignore[operator]
+    shop = open_shop(SHOP | {"channels": quiet, "campaigns": [WEEKLY | {"channels": WEEKLY["channels"][:1]}]})
+    with time_machine.travel(MONDAY - timedelta(days=1), tick=True):
+        people(shop)
+    with time_machine.travel(MONDAY, tick=True):
+        assert due(shop, "email") == []
+        shop.tell("consent_withdrawn", user_id="u-00", properties={"purpose": "marketing"})
+    with time_machine.travel(MONDAY + timedelta(hours=2), tick=True):
+        morning = {item["customer"] for item in due(shop, "email")}
+        assert 4 <= len(morning) <= 25  # of 40 the morning's third
+        assert "u-00" not in morning
+
+
+@pytest.mark.parametrize(
+    ("query", "rule"),
+    [
+        ({"channel": "web"}, "writes to customers"),
+        ({"channel": "email", "limit": "0"}, "from 1 to 1000"),
+        ({"channel": "email", "lease": "x"}, "whole number"),
+        ({"channel": "email", "hour": "9"}, "not a parameter"),
+    ],
+)
+def test_a_parameter_that_breaks_its_rule_is_refused(open_shop: Any, query: Any, rule: str) -> None:
+    answer = open_shop(SHOP, workers=1).client().get("/v1/due", params=query)
+    assert answer.status_code == 400
+    assert rule in answer.json()["detail"]
