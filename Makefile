@@ -4,14 +4,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 RESOLVE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header
-COMPILE := $(RESOLVE) --extra analysis --extra embedded --extra dashboard
+COMPILE := $(RESOLVE) --extra analysis --extra embedded --extra dashboard --extra postgres
 DEMO_ARGS ?=
 DECISIONS ?= 100000
 
-ENGINE_TESTS := tests/analysis/sources/test_engines.py
+ENGINE_TESTS := tests/analysis/sources/test_engines.py tests/analysis/sources/test_engine_tables.py
 COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
 
-.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback bench bench-policies bench-analysis bench-parts bench-overload bench-coverage due skew bench-lists obd cdnow replay lock clean
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback bench bench-policies bench-analysis bench-warehouse bench-parts bench-overload bench-coverage due skew bench-lists obd cdnow replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -118,6 +118,9 @@ bench-analysis: .venv/dev.stamp ## reports beside tea-tasting, and beside the ba
 	$(BIN)/python -m loadtests.analysis
 	$(BIN)/python -m loadtests.reports_sql
 	$(BIN)/python -m loadtests.measure
+
+bench-warehouse: .venv/dev.stamp ## a report over 2 million orders in PostgreSQL beside SQL written by hand; needs postgresql
+	$(BIN)/python -m loadtests.warehouse
 
 bench-parts: .venv/dev.stamp ## journal, profiles, learner and start-up, each alone
 	$(BIN)/python -m loadtests.journal

@@ -13,6 +13,7 @@ EXTRAS = {
     "dashboard": ("altair", "jinja2", "vl_convert"),
     "spark": ("pyspark",),
     "clickhouse": ("chdb", "clickhouse_connect"),
+    "postgres": ("psycopg",),
 }
 """Extra -> the modules that only it brings."""
 _NOUNS = {
@@ -21,6 +22,7 @@ _NOUNS = {
     "dashboard": "the chart libraries",
     "spark": "Spark",
     "clickhouse": "ClickHouse",
+    "postgres": "the driver of PostgreSQL",
 }
 
 

@@ -98,6 +98,11 @@ class MetricKind:
         return self.has_steps or self.has_least or self.event_adds == "days"
 
     @property
+    def is_sum_of_rows(self) -> bool:
+        """Whether the rows of a table alone give it: sums, numbers, days and presences of a unit's rows do."""
+        return self.has_moments and not (self.has_denominator or self.has_steps or self.is_of_answers)
+
+    @property
     def rewards_are_counts(self) -> bool:
         """Whether a rewarded event counts 1, so that rewards lie between 0 and 1; else rewards are amounts."""
         return self.event_adds in COUNTED

@@ -68,7 +68,7 @@ def users(count: int) -> Path:
 
 def _select(count: int, extra: str = "") -> str:
     return (
-        "SELECT i AS user_id, "  # noqa: S608 # numbers of ours only
+        "SELECT i AS user_id, "  # numbers of ours only
         "CASE WHEN hash(i) % 2 = 0 THEN 'control' ELSE 'treatment' END AS variant, pre_revenue, "
         "pre_revenue * 0.5 + random() * 30 AS revenue, 1 + (random() * 8)::int AS sessions, "
         "(random() * 4)::int AS orders, 1 + (random() * 8)::int AS pre_sessions, (random() * 4)::int AS pre_orders"

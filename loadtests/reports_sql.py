@@ -86,7 +86,7 @@ def written_log(decisions: int) -> tuple[Path, Path]:
         for name, text in FILES.items():
             (root / "plan" / name).write_text(text)
         base = (  # a fifth of the customers buys
-            f"SELECT i, 'u' || (hash(i) % {decisions // 5}) AS customer, "  # noqa: S608 # numbers of ours only
+            f"SELECT i, 'u' || (hash(i) % {decisions // 5}) AS customer, "  # numbers of ours only
             f"make_timestamptz({START}::bigint * 1000000 + i * 600000) AS time FROM range({decisions}) t(i)"
         )
         tables = {

@@ -91,11 +91,13 @@ def test_lines_and_sentences_are_short(page: Path) -> None:
 def file_of(example: str) -> str | None:
     """The name of the file that an example shows whole, None for a fragment of a file."""
     value = msgspec.yaml.decode(example)
+    if not isinstance(value, dict):
+        return None
     if "key" in value:
         return f"offers/{value['key']}.yaml" if "renderings" in value else f"{value['key']}.yaml"
     if example.startswith("# experiments/units.yaml\n"):
         return "units.yaml"
-    named = {"channels", "layers", "metrics", "moments", "segments"} & value.keys()
+    named = {"channels", "layers", "metrics", "moments", "segments", "sources"} & value.keys()
     return f"{named.pop()}.yaml" if named else None
 
 

@@ -135,6 +135,7 @@ def _of_experiment(plan: Plan, experiment: Experiment) -> list[GuardrailTest]:
             ],
         )
         for metric in (plan.metrics[key] for key in keys)
+        if metric.source is None  # its rows come later than the breaker could act
     ]
 
 

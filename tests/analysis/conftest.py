@@ -1,6 +1,6 @@
 """Writers of small logs with the collector's Parquet layout."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from tests.postgres import start_postgres
 
 TIME = pa.timestamp("us", tz="UTC")
 START = 1_793_491_200.0  # 2026-11-01T00:00:00Z
@@ -97,3 +99,10 @@ def write_log(tmp_path: Path) -> WriteLog:
         return tmp_path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a real PostgreSQL without tables."""
+    with start_postgres() as address:
+        yield address

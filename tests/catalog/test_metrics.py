@@ -49,6 +49,64 @@ def test_a_key_that_is_missing_or_of_another_kind_is_named(metric: dict[str, Any
     assert any(one.startswith(wanted) for one in found), found
 
 
+ROWS = {"table": "orders", "at": "warehouse", "customer": "cid", "time": "at"}
+MEAN = {"key": "m", "kind": "mean", "source": ROWS | {"value": "margin"}, "window": "7d"}
+SOURCES = {"sources": [{"key": "warehouse", "kind": "postgres", "address": "WAREHOUSE_URL"}]}
+
+
+def test_a_metric_may_be_read_from_a_table() -> None:
+    assert problems(MEAN | {"filter": {"state": {"$in": ["paid"]}, "n": {"$gte": 2}}}, sources=SOURCES) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "wanted"),
+    [
+        (
+            MEAN | {"source": ROWS | {"at": "wharehouse"}},
+            "metrics[1].source.at 'wharehouse' is not in sources.yaml; did",
+        ),
+        (MEAN | {"source": ROWS}, "metrics[1].source.value is missing; a mean needs the column that it adds up"),
+        (
+            MEAN | {"source": {"table": "orders", "at": "warehouse", "time": "at"}},
+            "metrics[1].source.customer is missing",
+        ),
+        (MEAN | {"source": ROWS | {"table": "a\nb"}}, "metrics[1].source.table 'a\\nb' is not the name of a table"),
+        (MEAN | {"event": "purchase"}, "metrics[1].event is of events, and this metric is read from a table"),
+        (
+            MEAN | {"kind": "quantile", "quantile": 0.9},
+            "metrics[1].kind a quantile is not read from tables",
+        ),
+        (MEAN | {"filter": {"$or": [{"a": 1}]}}, "metrics[1].filter.$or does not apply to a table's columns"),
+        (MEAN | {"filter": {"a": {"$regex": "x"}}}, "metrics[1].filter.a compares a table's column by '$regex'; use"),
+        (
+            MEAN | {"source": ROWS | {"currency": "cur"}, "kind": "count"},
+            "metrics[1].source.currency is the",
+        ),
+    ],
+)
+def test_check_says_what_is_wrong_with_a_table_without_connecting(metric: dict[str, Any], wanted: str) -> None:
+    found = problems(metric, sources=SOURCES)
+    assert any(one.startswith(wanted) for one in found), found
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ({"kind": "postgres"}, "sources[0].address is missing; write the name of the environment variable"),
+        (
+            {"kind": "postgres", "address": "postgresql://me:secret@db/shop"},
+            "sources[0].address 'postgresql://me:secret@",
+        ),
+        ({"kind": "files"}, "sources[0].path is missing; write the path of its folder or file"),
+        ({"kind": "spark", "path": "x"}, "sources[0].path is not used by a connection of kind spark; leave it out"),
+        ({"kind": "oracle"}, "sources[0].kind 'oracle' is not one of files, sqlite, postgres"),
+    ],
+)
+def test_a_connection_has_what_its_kind_needs(source: dict[str, Any], wanted: str) -> None:
+    found = problems(sources={"sources": [{"key": "warehouse"} | source]})
+    assert any(one.startswith(wanted) for one in found), found
+
+
 def test_no_policy_is_rewarded_by_a_metric_of_several_events() -> None:
     channels = {**BASE["channels.yaml"], "placements": [{"key": "hero", "channels": ["web", "app"]}]}
     selection = {"key": "hero", "placement": "hero", "offers": {"tagged": "x"}, "policy": {"kind": "uniform"}}

@@ -49,6 +49,8 @@ def write_shop(folder: Path, shop: Mapping[str, Any]) -> Path:
     _write(folder / "moments.yaml", {"moments": shop.get("moments", [])})
     _write(folder / "campaigns.yaml", {"campaigns": shop.get("campaigns", [])})
     _write(folder / "layers.yaml", shop.get("layers", {}))
+    if "sources" in shop:
+        _write(folder / "sources.yaml", {"sources": shop["sources"]})
     _write(folder / "identities.yaml", shop.get("identities", {}))
     _write(folder / "units.yaml", shop.get("units", {}))
     if shop.get("segments"):

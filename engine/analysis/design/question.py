@@ -8,7 +8,9 @@ from engine.analysis.design.methods import Inference
 from engine.analysis.design.metrics import Direction
 from engine.catalog.conditions.compile import Predicate
 from engine.catalog.plan.switchback import Switchback
+from engine.catalog.spec.sources import SourceSpec
 from engine.catalog.spec.units import Unit
+from engine.customer import IdKind
 from engine.errors import BadInput
 from engine.metric_kinds import METRIC_KINDS, MetricKind, MetricKindName
 
@@ -18,6 +20,35 @@ class MeasuredStep(msgspec.Struct, frozen=True):
 
     event: str
     filter: dict[str, object] = {}
+
+
+class MeasuredTable(msgspec.Struct, frozen=True, kw_only=True):
+    """The table outside the log whose rows are a metric's events, and its columns.
+
+    `rates` has the worth of one unit of each currency in the shop's, the shop's own included.
+    """
+
+    connection: SourceSpec
+    table: str
+    customer: str
+    time: str
+    value: str | None = None
+    currency: str | None = None
+    identifier: IdKind | None = None
+    rates: dict[str, float] = {}
+
+
+class MeasuredExposures(msgspec.Struct, frozen=True, kw_only=True):
+    """A table outside the log of the exposures to an experiment, and its columns; `key` is the experiment's there."""
+
+    connection: SourceSpec
+    table: str
+    customer: str
+    time: str
+    variant: str
+    experiment: str | None = None
+    key: str | None = None
+    identifier: IdKind | None = None
 
 
 class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,11 +61,13 @@ class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
 
     `funnel` asks whether the events of `steps` came in their order, `within` so many seconds, `threshold` whether the
     sum (or the count) is `at_least` so large, and `active_days` counts the days, by the clock of `zone`, with an event.
+    With a `source` the rows of its table are the events, and `filter` is of its columns.
     """
 
     name: str
     kind: MetricKindName
     event: str = ""
+    source: MeasuredTable | None = None
     steps: tuple[MeasuredStep, ...] = ()
     within: float | None = None
     at_least: float | None = None
@@ -56,7 +89,7 @@ class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         rules = self.rules
-        if rules.needs_value and self.value is None:
+        if rules.needs_value and self.value is None and self.source is None:
             raise BadInput(
                 f"metric {self.name!r} is a {self.kind} and needs the property that it measures, as in value: revenue"
             )
@@ -64,7 +97,7 @@ class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
             raise BadInput(f"metric {self.name!r}: a ratio, and only a ratio, has a denominator")
         if rules.has_level != (self.quantile is not None):
             raise BadInput(f"metric {self.name!r}: a quantile, and only a quantile, has a level, as in quantile: 0.9")
-        if rules.has_steps != bool(self.steps) or rules.has_steps == bool(self.event):
+        if rules.has_steps != bool(self.steps) or rules.has_steps == bool(self.event or self.source):
             raise BadInput(f"metric {self.name!r}: a funnel, and only a funnel, has steps in the place of an event")
         if rules.has_least != (self.at_least is not None):
             raise BadInput(
@@ -83,7 +116,9 @@ class MeasuredMetric(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def events(self) -> tuple[str, ...]:
         """The events that it counts, each once; those of a ratio's denominator are not among them."""
-        return tuple(dict.fromkeys(step.event for step in self.steps)) if self.steps else (self.event,)
+        if self.steps:
+            return tuple(dict.fromkeys(step.event for step in self.steps))
+        return (self.event,) if self.event else ()
 
     @property
     def span(self) -> float:
@@ -134,6 +169,7 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
     min_days: float = 0.0
     is_shipped: bool = False
     decided: float | None = None  # the end of the day of the decision, in seconds since 1970: the report's last moment
+    exposures: MeasuredExposures | None = None  # None: those of the log
     covers: tuple[str, ...] = ()  # of a holdout: the keys of the experiments that its units are kept out of
 
     def mean_coverage(self, begin: float, end: float) -> float:

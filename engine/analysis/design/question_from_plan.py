@@ -7,7 +7,14 @@ from zoneinfo import ZoneInfo
 from msgspec.structs import replace
 
 from engine.analysis.design.methods import SCEPTICAL, Inference
-from engine.analysis.design.question import ExperimentDescription, ExperimentQuestion, MeasuredMetric, MeasuredStep
+from engine.analysis.design.question import (
+    ExperimentDescription,
+    ExperimentQuestion,
+    MeasuredExposures,
+    MeasuredMetric,
+    MeasuredStep,
+    MeasuredTable,
+)
 from engine.analysis.stats.bayes import Prior
 from engine.catalog.check.decode import suggest_name
 from engine.catalog.plan.plan import Experiment, Holdout, Plan
@@ -15,6 +22,7 @@ from engine.catalog.plan.switchback import Switchback
 from engine.catalog.spec.experiment import AnalysisSpec
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.metrics import MetricSpec as CatalogMetric
+from engine.catalog.spec.sources import ExposuresSpec, TableSpec
 from engine.catalog.spec.units import SwitchbackSpec
 from engine.errors import BadInput
 from engine.metric_kinds import METRIC_KINDS
@@ -32,7 +40,7 @@ def build_question(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[Measu
         BadInput: if the plan has no such experiment or holdout, or no metric for it.
     """
     experiment = plan.find_reported(key)
-    metrics = [measured_metric(metric, plan.zone) for metric in plan.metrics.values()]
+    metrics = [measured_metric(metric, plan) for metric in plan.metrics.values()]
     if experiment is None and key in plan.holdouts:
         return _build_holdout_question(plan, plan.holdouts[key]), metrics
     if experiment is None:
@@ -61,6 +69,7 @@ def build_question(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[Measu
         coverage=experiment.coverage(experiment.steps[-1][0]),
         ramp=tuple((at, experiment.coverage(at)) for at, _ in experiment.steps) if len(experiment.steps) > 1 else (),
         min_days=float(spec.analysis.min_days),
+        exposures=None if spec.exposures is None else _measured_exposures(spec.exposures, plan),
         is_shipped=spec.status == "shipped",
         decided=_end_of_day(spec.decided.on, plan.zone) if spec.decided else None,
     )
@@ -113,7 +122,7 @@ def _holdout_metrics(plan: Plan, holdout: Holdout, covered: Sequence[Experiment]
     """
     if holdout.spec.metrics is not None:
         return [holdout.spec.metrics.primary, *holdout.spec.metrics.secondary]
-    in_money = [key for key, metric in plan.metrics.items() if measured_metric(metric).money is not None]
+    in_money = [key for key, metric in plan.metrics.items() if measured_metric(metric, plan).money is not None]
     judged = [one.spec.metrics.primary for one in covered if one.spec.metrics is not None]
     names = list(dict.fromkeys((*in_money, *judged)))
     if not names:
@@ -174,11 +183,34 @@ def _default_prior(spec: AnalysisSpec) -> Prior:
     return SCEPTICAL if spec.method == "bayesian" else Prior()
 
 
-def measured_metric(metric: CatalogMetric, zone: str = "UTC") -> MeasuredMetric:
-    """A metric of the catalog as the analysis computes it: kinds with defaults resolved, durations in seconds.
+def _measured_exposures(given: ExposuresSpec, plan: Plan) -> MeasuredExposures:
+    return MeasuredExposures(
+        connection=plan.sources[given.at],
+        table=given.table,
+        customer=given.customer,
+        time=given.time,
+        variant=given.variant,
+        experiment=given.experiment,
+        key=given.key,
+        identifier=given.identifier,
+    )
 
-    `zone` is the shop's time zone, in which days are counted.
-    """
+
+def _measured_table(table: TableSpec, plan: Plan) -> MeasuredTable:
+    return MeasuredTable(
+        connection=plan.sources[table.at],
+        table=table.table,
+        customer=table.customer,
+        time=table.time,
+        value=table.value,
+        currency=table.currency,
+        identifier=table.identifier,
+        rates={plan.currency: 1.0, **plan.rules.rates} if table.currency else {},
+    )
+
+
+def measured_metric(metric: CatalogMetric, plan: Plan) -> MeasuredMetric:
+    """A metric of the plan as the analysis computes it: kinds with defaults resolved, durations in seconds."""
     kind = METRIC_KINDS[metric.kind]
     return MeasuredMetric(
         name=metric.key,
@@ -187,8 +219,9 @@ def measured_metric(metric: CatalogMetric, zone: str = "UTC") -> MeasuredMetric:
         steps=tuple(MeasuredStep(step.event, step.filter) for step in metric.ordered_steps) if metric.steps else (),
         within=seconds(metric.within) if metric.within else None,
         at_least=metric.at_least,
-        zone=zone if kind.event_adds == "days" else "UTC",
-        value=metric.value or kind.default_value,
+        source=None if metric.source is None else _measured_table(metric.source, plan),
+        zone=plan.zone if kind.event_adds == "days" else "UTC",
+        value=None if metric.source else metric.value or kind.default_value,
         denominator=metric.denominator,
         denominator_value=metric.denominator_value,
         denominator_filter=metric.denominator_filter,

@@ -18,6 +18,7 @@ from engine.analysis.report.novelty import novelty_specs
 from engine.analysis.sources.log import exposed_decisions, exposed_members, first_exposures
 from engine.analysis.sources.metric_sums import Members, flag_earlier_runs, measure_members
 from engine.analysis.sources.traced_traits import Segment
+from engine.analysis.values.table_exposures import load_table_exposures
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def read_experiment_units(
     """The experiment's units; arguments and errors as `analyze_experiment`."""
     until = int((as_of.timestamp() if as_of else time.time()) * SECOND)
     specs = _named_metrics(question, metrics)
+    load_table_exposures(source, log_dir, question)
     decisions = source.keep("decided", exposed_decisions(source, log_dir, question, until, segment))
     earlier = first_exposures(source, log_dir, question, until) if any(s.covariate_window for s in specs) else None
     members = Members(source.keep("members", exposed_members(decisions)), decisions, earlier)

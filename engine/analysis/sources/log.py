@@ -98,17 +98,21 @@ def json_text(column: ir.Value, name: str) -> ir.StringValue:
     Raises:
         BadInput: if the name is no name of a trait or property.
     """
-    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
-
     if not re.search(PROPERTY_NAME, name):
         raise BadInput(f"{name!r} is not {PROPERTY_NAME_RULE}; {PROPERTY_NAME_REMEDY}")
+    return json_at(column, _pointer(name))
+
+
+def json_at(column: ir.Value, pointer: str) -> ir.StringValue:
+    """The text at a place of a JSON column, by RFC 6901."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types
         signature=(("string", "string"), "string")
     )
     def json_extract_string(document: str, path: str) -> str: ...  # type: ignore[empty-body] # DuckDB's own
 
-    return json_extract_string(column, _pointer(name))
+    return json_extract_string(column, pointer)
 
 
 def json_kind(column: ir.Value, name: str) -> ir.StringValue:

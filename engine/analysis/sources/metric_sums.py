@@ -10,6 +10,7 @@ from engine.analysis.sources.filters import matches_filter, register_filter
 from engine.analysis.sources.log import event_number, read_log_table
 from engine.analysis.sources.orders import EventSum, with_orders
 from engine.analysis.values.funnels import FunnelValue, passed_members
+from engine.analysis.values.table_values import TableMetric, measure_tables
 from engine.vocabulary import PURCHASES, REFUNDS, names_of_same_event
 
 if TYPE_CHECKING:
@@ -43,11 +44,17 @@ def measure_members(
 
     A metric is null for members whose window is not over yet, unless it is to count them as they are.
     """
-    events = _member_events(source, log_dir, members, specs, as_of)
+    of_events = [spec for spec in specs if spec.source is None]
+    events = _member_events(source, log_dir, members, of_events, as_of) if of_events else members.table
     sums: list[EventSum] = []
     funnels: list[FunnelValue] = []
+    tables: list[TableMetric] = []
     measures = []
     for index, spec in enumerate(specs):
+        if spec.source is not None:
+            tables.append(TableMetric(f"m{index}", spec, spec.source))
+            measures.append(_measure(spec, tables[-1].columns))
+            continue
         added, passed, measure = _values(events, spec, f"m{index}")
         sums += added
         funnels += passed
@@ -61,7 +68,12 @@ def measure_members(
     for funnel in funnels:
         per_member = passed_members(events, funnel)
         joined = joined.left_join(per_member, ["unit", "customer"]).drop("unit_right", "customer_right")
+    if tables:
+        exposed = _with_first_ever(members)
+        per_member = measure_tables(source, log_dir, exposed=exposed, metrics=tables, as_of=as_of)
+        joined = joined.left_join(per_member, ["unit", "customer"]).drop("unit_right", "customer_right")
     names = [*(each.name for each in sums), *(each.name for each in funnels)]
+    names += [name for each in tables for name in each.columns]
     values = {name: joined[name].fill_null(0.0) for name in names}
     for spec, measure in zip(specs, measures, strict=True):
         if spec.needs_closed_window:
@@ -196,11 +208,16 @@ def _funnels(events: ir.Table, spec: MeasuredMetric, name: str) -> tuple[list[Fu
         funnels.append(
             FunnelValue(name=f"{name}{suffix}", steps=steps, events=names, within=spec.within, refunds=taken_back)
         )
-    return funnels, Measure(
+    return funnels, _measure(spec, [each.name for each in funnels])
+
+
+def _measure(spec: MeasuredMetric, columns: Sequence[str]) -> Measure:
+    """The measure of a metric that is a mean over units; the columns after the first are covariates."""
+    return Measure(
         name=spec.name,
         kind=spec.kind,
-        y=Term(name),
-        covariates=tuple(Term(each.name) for each in funnels[1:]),
+        y=Term(columns[0]),
+        covariates=tuple(Term(name) for name in columns[1:]),
         direction=spec.direction,
         margin=spec.margin,
     )

@@ -51,12 +51,12 @@ class Spark:
             if not _FILE.search(path):
                 frame = self.session.table(path)
             elif _CSV.search(path):
-                inferred = self.session.read.csv(path, header=True, inferSchema=True).dtypes
+                inferred = self.session.read.csv(path, header=True, escape='"', inferSchema=True).dtypes
                 kinds = ", ".join(
                     f"`{column.replace('`', '``')}` {'string' if column in names else kind}"
                     for column, kind in inferred
                 )
-                frame = self.session.read.csv(path, header=True, schema=kinds)
+                frame = self.session.read.csv(path, header=True, escape='"', schema=kinds)
             else:
                 frame = self.session.read.parquet(path)
         except self.failure as error:

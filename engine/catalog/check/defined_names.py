@@ -35,6 +35,7 @@ class DefinedNames:
         self.channels = unless_unread("channels.yaml", [channel.key for channel in specs.channels.channels])
         self.placements = unless_unread("channels.yaml", [placement.key for placement in specs.channels.placements])
         self.metrics = unless_unread("metrics.yaml", [metric.key for metric in specs.metrics.metrics])
+        self.sources = unless_unread("sources.yaml", [source.key for source in specs.sources.sources])
         self.layers = unless_unread("layers.yaml", [layer.key for layer in specs.layers.layers])
         self.holdouts = unless_unread("layers.yaml", [holdout.key for holdout in specs.layers.holdouts])
         self.conditions = unless_unread("segments.yaml", [one.key for one in segments if one.condition is not None])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from engine.catalog.check.decode import FieldProblem
 from engine.catalog.check.defined_names import DefinedNames, check_defined
 from engine.catalog.spec.folder import Specs
-from engine.catalog.spec.kpis import KPI_TIERS, KpiSpec
+from engine.catalog.spec.metrics import KPI_TIERS, KpiSpec
 from engine.catalog.spec.segments import find_cycle
 from engine.errors import Problem
 

@@ -24,6 +24,7 @@ from engine.catalog.spec.folder import SINGLE, TESTS, UNWRAPPED, Specs
 from engine.catalog.spec.metrics import MetricsFile
 from engine.catalog.spec.notify import NotifyFile
 from engine.catalog.spec.offer import CampaignsFile, ChannelsFile, MomentsFile, OfferSpec, SelectionSpec
+from engine.catalog.spec.sources import SourcesFile
 from engine.catalog.spec.traits import TraitsFile
 from engine.catalog.spec.units import UnitsFile
 from engine.errors import CatalogError, Problem
@@ -144,6 +145,7 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
     customers = read.get("identities.yaml")
     moments, notify, units = read.get("moments.yaml"), read.get("notify.yaml"), read.get("units.yaml")
     traits, campaigns = read.get("traits.yaml"), read.get("campaigns.yaml")
+    sources = read.get("sources.yaml")
     return Specs(
         folder=folder,
         version=version,
@@ -163,6 +165,7 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
         notify=notify if isinstance(notify, NotifyFile) else NotifyFile(),
         units=units if isinstance(units, UnitsFile) else UnitsFile(),
         campaigns={one.key: one for one in campaigns.campaigns} if isinstance(campaigns, CampaignsFile) else {},
+        sources=sources if isinstance(sources, SourcesFile) else SourcesFile(),
         environment=environment or None,
         traits=traits if isinstance(traits, TraitsFile) else TraitsFile(),
         grouping=segments if isinstance(segments, SegmentsFile) else SegmentsFile(),

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 
 from engine.catalog.check.decode import FieldProblem
+from engine.catalog.check.defined_names import DefinedNames
+from engine.catalog.check.sources import table_problems
 from engine.catalog.conditions.dates import reads_now
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.metrics import MetricSpec
@@ -10,15 +12,18 @@ from engine.errors import Problem
 from engine.metric_kinds import METRIC_KINDS
 
 
-def metric_problems(specs: Specs) -> Iterator[Problem]:
+def metric_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     """Yield incomplete metrics, keys of other kinds, and conditions that would change from day to day."""
     for index, metric in enumerate(specs.metrics.metrics):
-        for key, message in (*_check_kind(metric), *_check_filters(metric)):
+        for key, message in (*_check_kind(metric), *_check_filters(metric), *table_problems(metric, known)):
             yield Problem(f"{specs.folder}/metrics.yaml", f"metrics[{index}].{key}", message)
 
 
 def reward_problems(metric: MetricSpec) -> Iterator[FieldProblem]:
     """Yield the problem of a metric that no single event can earn, and so no policy learn from."""
+    if metric.source is not None:
+        rule = f"{metric.key!r} is read from a table, and policies learn from events"
+        yield "reward.metric", f"{rule}; reward a metric with an event"
     if METRIC_KINDS[metric.kind].needs_history:
         rule = f"{metric.key!r} is of kind {metric.kind}, which no single event decides"
         yield "reward.metric", f"{rule}; reward one of its events by a metric of kind proportion or mean"
@@ -37,7 +42,7 @@ def _check_kind(metric: MetricSpec) -> Iterator[FieldProblem]:
     """Yield the keys that the kind of metric requires and lacks, and those that only another kind has."""
     kind = METRIC_KINDS[metric.kind]
     for key in kind.required:
-        if getattr(metric, key) is None:
+        if getattr(metric, key) is None and not (key == "value" and metric.source is not None):
             yield key, f"is missing; a metric of kind {metric.kind} needs it"
     yield from _check_steps(metric)
     if metric.at_least is not None and not kind.has_least:
@@ -55,7 +60,7 @@ def _check_kind(metric: MetricSpec) -> Iterator[FieldProblem]:
 def _check_steps(metric: MetricSpec) -> Iterator[FieldProblem]:
     """Yield a missing event, and keys that belong to a funnel only or to any kind but a funnel."""
     if not METRIC_KINDS[metric.kind].has_steps:
-        if metric.event is None:
+        if metric.event is None and metric.source is None:
             yield "event", "is missing; name the event that counts, as in 'event: purchase'"
         for key, is_given in (("steps", metric.steps is not None), ("within", metric.within is not None)):
             if is_given:

@@ -11,6 +11,7 @@ from engine.catalog.check.flags import flag_problems, prerequisite_problems
 from engine.catalog.check.kpis import kpi_problems
 from engine.catalog.check.metrics import metric_problems, reward_problems
 from engine.catalog.check.offers import offer_problems
+from engine.catalog.check.sources import exposures_problems, source_problems
 from engine.catalog.check.traits import rfm_problems, trait_problems
 from engine.catalog.check.units import unit_problems
 from engine.catalog.spec.experiment import ExperimentSpec
@@ -44,7 +45,8 @@ def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[P
     yield from offer_problems(specs, known)
     yield from campaign_problems(specs, known)
     yield from _check_single_files(specs)
-    yield from metric_problems(specs)
+    yield from source_problems(specs)
+    yield from metric_problems(specs, known)
     yield from kpi_problems(specs, known)
     yield from trait_problems(specs, known)
     yield from rfm_problems(specs)
@@ -80,6 +82,7 @@ def _check_experiment(
         yield from check_defined(f"holdouts[{index}]", holdout, known.holdouts, "layers.yaml")
     yield from _check_segments(known, "audience", spec.audience)
     yield from _check_variants(specs, spec, known)
+    yield from exposures_problems(spec, known)
     yield from _check_schedule(spec, specs.metrics)
     for index, need in enumerate(spec.prerequisites):
         yield from check_defined(

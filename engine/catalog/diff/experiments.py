@@ -123,7 +123,7 @@ def _find_dependents(old: Specs, new: Specs, changed: list[Change]) -> Iterator[
 
 def _only_shows(path: str) -> bool:
     """Whether a change is in the content of a variant or in the report, not in who is assigned to it."""
-    return path in {"metrics", "analysis"} or (path.startswith("variants[") and path.endswith("]"))
+    return path in {"metrics", "exposures", "analysis"} or (path.startswith("variants[") and path.endswith("]"))
 
 
 def _compare_status(before: str, after: str) -> tuple[Safety, str]:
@@ -177,6 +177,12 @@ def _compare_question(before: ExperimentSpec, after: ExperimentSpec) -> Iterator
         else:
             reason = "the metric or the guardrails that decide the verdict are chosen after customers were exposed"
             yield "metrics", "unsafe", f"{reason}, so alpha no longer bounds its errors; nobody moves"
+    if before.exposures != after.exposures:
+        yield (
+            "exposures",
+            "unsafe",
+            "the report counts other exposures, chosen after customers were exposed; nobody moves",
+        )
     if before.analysis != after.analysis:
         longer = msgspec.structs.replace(before.analysis, min_days=after.analysis.min_days)
         if longer == after.analysis and after.analysis.min_days > before.analysis.min_days:

@@ -108,6 +108,7 @@ def compile_plan(specs: Specs) -> Plan:
         campaigns=campaigns,
         capacities=compile_capacities(specs),
         addresses={one.key: one.address for one in specs.channels.channels if one.address is not None},
+        sources={source.key: source for source in specs.sources.sources},
     )
 
 

@@ -18,10 +18,10 @@ from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
 from engine.catalog.plan.switchback import Switchback
 from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, PolicySpec
 from engine.catalog.spec.flags import RULE
-from engine.catalog.spec.kpis import KpiSpec
-from engine.catalog.spec.metrics import MetricSpec
+from engine.catalog.spec.metrics import KpiSpec, MetricSpec
 from engine.catalog.spec.offer import CampaignSpec, MomentSpec, OfferSpec, QuietSpec
 from engine.catalog.spec.profile_rules import ProfileRules
+from engine.catalog.spec.sources import SourceSpec
 from engine.catalog.spec.traits import RFM_SEGMENTS, RfmSpec
 from engine.catalog.spec.units import STORE_TRAIT, Unit
 from engine.customer import IdKind
@@ -355,6 +355,8 @@ class Plan:
     """How many messages of a channel are handed out in how many seconds, where that is limited."""
     addresses: Mapping[str, IdKind] = field(default_factory=dict)
     """The kind of identifier without which a channel does not reach a customer."""
+    sources: Mapping[str, SourceSpec] = field(default_factory=dict)
+    """The connections to tables outside the log, which reports read."""
     ramped: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """The coverage that each ramp which holds itself has reached, by experiment; its first step where it has none."""
 

@@ -25,6 +25,7 @@ from engine.catalog.spec.fields import (
 from engine.catalog.spec.hashed import Hashed
 from engine.catalog.spec.profile_rules import MergeRule
 from engine.catalog.spec.ramp import HeldRamp, RampStep
+from engine.catalog.spec.sources import ExposuresSpec
 from engine.catalog.spec.traits import RfmSpec, StagesSpec
 from engine.catalog.spec.units import SwitchbackSpec, Unit
 from engine.customer import IdKind
@@ -245,6 +246,7 @@ class ExperimentSpec(Hashed, frozen=True, kw_only=True):
     environments: dict[Key, EnvironmentSpec] = {}
     force: list[ForceSpec] = []
     metrics: ExperimentMetrics | None = None
+    exposures: ExposuresSpec | None = None
     analysis: AnalysisSpec = AnalysisSpec()
 
 

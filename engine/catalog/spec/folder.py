@@ -20,6 +20,7 @@ from engine.catalog.spec.offer import (
     SelectionSpec,
     TaggedOffers,
 )
+from engine.catalog.spec.sources import SourcesFile
 from engine.catalog.spec.traits import TraitsFile
 from engine.catalog.spec.units import UnitsFile
 
@@ -34,6 +35,7 @@ SINGLE: Mapping[str, type[msgspec.Struct]] = {
     "units.yaml": UnitsFile,
     "traits.yaml": TraitsFile,
     "campaigns.yaml": CampaignsFile,
+    "sources.yaml": SourcesFile,
 }
 UNWRAPPED: Mapping[str, str] = {"units.yaml": "units", "traits.yaml": "traits"}
 """Files that are the mapping itself, which their struct has under this name."""
@@ -63,6 +65,7 @@ class Specs:
     notify: NotifyFile = field(default_factory=NotifyFile)
     units: UnitsFile = field(default_factory=UnitsFile)
     campaigns: Mapping[str, CampaignSpec] = field(default_factory=dict)
+    sources: SourcesFile = field(default_factory=SourcesFile)
     environment: str | None = None
     traits: TraitsFile = field(default_factory=TraitsFile)
     grouping: SegmentsFile = field(default_factory=SegmentsFile)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from engine.catalog.spec.fields import Condition, Key, Positive, Probability, PropertyName, Span, Spec, Text
-from engine.catalog.spec.kpis import KpiSpec
+from engine.catalog.spec.sources import TableSpec
 from engine.metric_kinds import METRIC_KINDS, MetricKindName
 
 
@@ -31,6 +31,8 @@ class MetricSpec(Spec, frozen=True, kw_only=True):
     step is an event, or `{event: …, filter: …}`. A `threshold` is the share with `at_least` so many events, or with
     `value` so large a sum of it. `active_days` are the calendar days, in the shop's zone, with such an event.
 
+    With a `source` the rows of a table outside the log are the events. `filter` is then a condition on its columns.
+
     `check` warns of a run that is too short if four keys describe the metric. `baseline` is its value without any
     change, `deviation` its standard deviation (not needed for a proportion). `daily_units` is the number of units per
     day, and `mde` the least relative change worth detecting.
@@ -40,6 +42,7 @@ class MetricSpec(Spec, frozen=True, kw_only=True):
     title: Text | None = None
     kind: MetricKindName = "proportion"
     event: Text | None = None
+    source: TableSpec | None = None
     steps: Annotated[list[Text | StepSpec], Meta(min_length=2, max_length=10)] | None = None
     within: Span | None = None
     at_least: Positive | None = None
@@ -78,6 +81,25 @@ class MetricSpec(Spec, frozen=True, kw_only=True):
 def is_in_money(metric: MetricSpec) -> bool:
     """Whether the metric is an amount of money, or has a worth in money."""
     return metric.money is not None or METRIC_KINDS[metric.kind].is_money
+
+
+KpiTier = Literal["implementation", "strategy", "business"]
+"""Operational lead measures, what customers experience, and what the business lives on, in the order of cause."""
+KPI_TIERS: tuple[KpiTier, ...] = ("implementation", "strategy", "business")
+
+
+class KpiSpec(Spec, frozen=True, kw_only=True):
+    """One node of the KPI tree: a metric of this file, its tier, and the metrics that it is expected to drive.
+
+    A driven metric is a node of its own, of the same tier or a later one. `assumed` is the slope that the team expects
+    of such an edge: the change of the driven metric when this one rises by 1. `measure kpis` shows it beside the slope
+    that past experiments have, and never computes with it.
+    """
+
+    metric: Key
+    tier: KpiTier
+    drives: list[Key] = []
+    assumed: dict[Key, float] = {}
 
 
 CurrencyCode = Annotated[

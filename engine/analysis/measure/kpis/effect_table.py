@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.analysis.measure.columns import check_numbers
 from engine.analysis.measure.kpis.variant_effects import MeasuredTree, VariantEffects
-from engine.catalog.spec.kpis import KpiSpec
+from engine.catalog.spec.metrics import KpiSpec
 from engine.errors import BadInput
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from engine.vocabulary import CLICK, NOT_VISITS, QUESTIONS
 if TYPE_CHECKING:
     from engine.analysis.measure.model import MoneyFigure
     from engine.analysis.measure.sources import EventSource
-    from engine.catalog.spec.kpis import KpiTier
+    from engine.catalog.spec.metrics import KpiTier
 
 LEAST: Final = 30
 _REACH = """

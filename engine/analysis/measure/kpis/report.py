@@ -28,7 +28,7 @@ from engine.analysis.measure.model import (
 )
 from engine.analysis.sources.duckdb_expressions import text_literal
 from engine.analysis.stats.estimate import NotEstimable
-from engine.catalog.spec.kpis import KPI_TIERS
+from engine.catalog.spec.metrics import KPI_TIERS
 from engine.vocabulary import PURCHASES
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from engine.analysis.measure.sources import EventSource
     from engine.catalog.archive import Archive
     from engine.catalog.plan.plan import Plan
-    from engine.catalog.spec.kpis import KpiSpec
+    from engine.catalog.spec.metrics import KpiSpec
 
 EdgeState = Literal["assumed", "correlational", "validated"]
 _LIMITS = [

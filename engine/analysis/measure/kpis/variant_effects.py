@@ -90,7 +90,7 @@ def measure_effects(
         names: of the metrics of the tree.
         archive: of the plans that ran, for the variants of deleted experiments.
     """
-    metrics = [spec for name in names if (spec := measured_metric(plan.metrics[name], plan.zone)).rules.has_moments]
+    metrics = [spec for name in names if (spec := measured_metric(plan.metrics[name], plan)).rules.has_moments]
     tree = MeasuredTree()
     if not metrics or source.log_dir is None:
         return tree

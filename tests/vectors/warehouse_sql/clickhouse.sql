@@ -1,0 +1,145 @@
+SELECT
+  "t5"."n" AS "n",
+  SUM(
+    CASE
+      WHEN (
+        "t5"."at" >= "t5"."t0"
+      ) AND (
+        "t5"."at" < "t5"."t1"
+      ) AND "t5"."m0_is"
+      THEN "t5"."m0_v"
+      ELSE 0.0
+    END
+  ) AS "m0",
+  MAX(
+    CASE
+      WHEN (
+        "t5"."at" >= "t5"."t0"
+      ) AND (
+        "t5"."at" < "t5"."t1"
+      ) AND "t5"."m1_is"
+      THEN 1.0
+      ELSE 0.0
+    END
+  ) AS "m1",
+  SUM(
+    CASE
+      WHEN (
+        "t5"."at" >= "t5"."t0"
+      ) AND (
+        "t5"."at" < "t5"."t1"
+      ) AND "t5"."m2_is"
+      THEN 1.0
+      ELSE 0.0
+    END
+  ) AS "m2",
+  SUM(
+    CASE
+      WHEN (
+        "t5"."at" >= "t5"."t0"
+      ) AND (
+        "t5"."at" < "t5"."t1"
+      ) AND "t5"."m3_is"
+      THEN "t5"."m3_v" * "t5"."m3_r"
+      ELSE 0.0
+    END
+  ) AS "m3",
+  SUM(
+    CASE
+      WHEN (
+        "t5"."at" >= "t5"."t0"
+      )
+      AND (
+        "t5"."at" < "t5"."t1"
+      )
+      AND "t5"."m3_is"
+      AND isNotNull("t5"."m3_v")
+      AND isNull("t5"."m3_r")
+      THEN 1.0
+      ELSE 0.0
+    END
+  ) AS "m3_unknown",
+  SUM(
+    CASE
+      WHEN (
+        "t5"."at" >= "t5"."t0"
+      ) AND (
+        "t5"."at" < "t5"."t1"
+      ) AND "t5"."m4_is"
+      THEN 1.0
+      ELSE 0.0
+    END
+  ) AS "m4",
+  CAST(uniqExactIf(
+    (
+      toRelativeSecondNum("t5"."at") + 3600
+    ) - (
+      (
+        toRelativeSecondNum("t5"."at") + 3600
+      ) % 86400
+    ),
+    (
+      "t5"."at" >= "t5"."t0"
+    ) AND (
+      "t5"."at" < "t5"."t1"
+    ) AND "t5"."m5_is"
+  ) AS Nullable(Float64)) AS "m5",
+  SUM(
+    CASE
+      WHEN (
+        "t5"."at" >= "t5"."t0"
+      ) AND (
+        "t5"."at" < "t5"."t1"
+      ) AND "t5"."m6_is"
+      THEN 1.0
+      ELSE 0.0
+    END
+  ) AS "m6"
+FROM (
+  SELECT
+    "t2"."n" AS "n",
+    "t2"."id" AS "id",
+    "t2"."t0" AS "t0",
+    "t2"."t1" AS "t1",
+    "t4"."at" AS "at",
+    "t4"."m0_is" AS "m0_is",
+    "t4"."m0_v" AS "m0_v",
+    "t4"."m1_is" AS "m1_is",
+    "t4"."m1_v" AS "m1_v",
+    "t4"."m2_is" AS "m2_is",
+    "t4"."m3_is" AS "m3_is",
+    "t4"."m3_v" AS "m3_v",
+    "t4"."m3_r" AS "m3_r",
+    "t4"."m4_is" AS "m4_is",
+    "t4"."m5_is" AS "m5_is",
+    "t4"."m6_is" AS "m6_is"
+  FROM "counterpoint_exposed" AS "t2"
+  INNER JOIN (
+    SELECT
+      CAST("t1"."c""id; DROP" AS Nullable(String)) AS "id",
+      toTimeZone(CAST("t1"."shipped at" AS Nullable(DateTime64(6, 'UTC'))), 'UTC') AS "at",
+      TRUE AS "m0_is",
+      CAST("t1"."margin" AS Nullable(Float64)) AS "m0_v",
+      TRUE AND CAST("t1"."state" AS Nullable(String)) IN ('paid', 'it''s') AS "m1_is",
+      CAST("t1"."margin" AS Nullable(Float64)) AS "m1_v",
+      TRUE AND (
+        CAST("t1"."margin" AS Nullable(Float64)) >= 2
+      ) AS "m2_is",
+      TRUE AS "m3_is",
+      CAST("t1"."margin" AS Nullable(Float64)) AS "m3_v",
+      CASE UPPER(TRIM(BOTH ' \t\n\r\v\f' FROM CAST("t1"."cur" AS Nullable(String))))
+        WHEN 'EUR'
+        THEN 1.0
+        WHEN 'USD'
+        THEN 0.9
+        ELSE NULL
+      END AS "m3_r",
+      TRUE AS "m4_is",
+      TRUE AS "m5_is",
+      TRUE AS "m6_is"
+    FROM "shop"."orders" AS "t1"
+  ) AS "t4"
+    ON "t2"."id" = "t4"."id"
+) AS "t5"
+GROUP BY
+  "t5"."n"

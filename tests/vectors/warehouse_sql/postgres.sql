@@ -1,0 +1,150 @@
+SELECT
+  "t5"."n",
+  SUM(
+    CASE
+      WHEN (
+        "t5"."at" >= "t5"."t0"
+      ) AND (
+        "t5"."at" < "t5"."t1"
+      ) AND "t5"."m0_is"
+      THEN "t5"."m0_v"
+      ELSE 0.0
+    END
+  ) AS "m0",
+  MAX(
+    CASE
+      WHEN (
+        "t5"."at" >= "t5"."t0"
+      ) AND (
+        "t5"."at" < "t5"."t1"
+      ) AND "t5"."m1_is"
+      THEN 1.0
+      ELSE 0.0
+    END
+  ) AS "m1",
+  SUM(
+    CASE
+      WHEN (
+        "t5"."at" >= "t5"."t0"
+      ) AND (
+        "t5"."at" < "t5"."t1"
+      ) AND "t5"."m2_is"
+      THEN 1.0
+      ELSE 0.0
+    END
+  ) AS "m2",
+  SUM(
+    CASE
+      WHEN (
+        "t5"."at" >= "t5"."t0"
+      ) AND (
+        "t5"."at" < "t5"."t1"
+      ) AND "t5"."m3_is"
+      THEN "t5"."m3_v" * "t5"."m3_r"
+      ELSE 0.0
+    END
+  ) AS "m3",
+  SUM(
+    CASE
+      WHEN (
+        "t5"."at" >= "t5"."t0"
+      )
+      AND (
+        "t5"."at" < "t5"."t1"
+      )
+      AND "t5"."m3_is"
+      AND (
+        "t5"."m3_v" IS NOT NULL
+      )
+      AND (
+        "t5"."m3_r" IS NULL
+      )
+      THEN 1.0
+      ELSE 0.0
+    END
+  ) AS "m3_unknown",
+  SUM(
+    CASE
+      WHEN (
+        "t5"."at" >= "t5"."t0"
+      ) AND (
+        "t5"."at" < "t5"."t1"
+      ) AND "t5"."m4_is"
+      THEN 1.0
+      ELSE 0.0
+    END
+  ) AS "m4",
+  CAST(COUNT(
+    DISTINCT (
+      EXTRACT('epoch' FROM "t5"."at") + 3600
+    ) - (
+      (
+        EXTRACT('epoch' FROM "t5"."at") + 3600
+      ) % 86400
+    )
+  ) FILTER(WHERE
+    (
+      "t5"."at" >= "t5"."t0"
+    ) AND (
+      "t5"."at" < "t5"."t1"
+    ) AND "t5"."m5_is") AS DOUBLE PRECISION) AS "m5",
+  SUM(
+    CASE
+      WHEN (
+        "t5"."at" >= "t5"."t0"
+      ) AND (
+        "t5"."at" < "t5"."t1"
+      ) AND "t5"."m6_is"
+      THEN 1.0
+      ELSE 0.0
+    END
+  ) AS "m6"
+FROM (
+  SELECT
+    "t2"."n",
+    "t2"."id",
+    "t2"."t0",
+    "t2"."t1",
+    "t4"."at",
+    "t4"."m0_is",
+    "t4"."m0_v",
+    "t4"."m1_is",
+    "t4"."m1_v",
+    "t4"."m2_is",
+    "t4"."m3_is",
+    "t4"."m3_v",
+    "t4"."m3_r",
+    "t4"."m4_is",
+    "t4"."m5_is",
+    "t4"."m6_is"
+  FROM "counterpoint_exposed" AS "t2"
+  INNER JOIN (
+    SELECT
+      CAST("t1"."c""id; DROP" AS VARCHAR) AS "id",
+      CAST("t1"."shipped at" AS TIMESTAMPTZ(6)) AS "at",
+      TRUE AS "m0_is",
+      CAST("t1"."margin" AS DOUBLE PRECISION) AS "m0_v",
+      TRUE AND CAST("t1"."state" AS VARCHAR) IN ('paid', 'it''s') AS "m1_is",
+      CAST("t1"."margin" AS DOUBLE PRECISION) AS "m1_v",
+      TRUE AND (
+        CAST("t1"."margin" AS DOUBLE PRECISION) >= 2
+      ) AS "m2_is",
+      TRUE AS "m3_is",
+      CAST("t1"."margin" AS DOUBLE PRECISION) AS "m3_v",
+      CASE UPPER(TRIM(' 	
+' FROM CAST("t1"."cur" AS VARCHAR)))
+        WHEN 'EUR'
+        THEN 1.0
+        WHEN 'USD'
+        THEN 0.9
+        ELSE NULL
+      END AS "m3_r",
+      TRUE AS "m4_is",
+      TRUE AS "m5_is",
+      TRUE AS "m6_is"
+    FROM "shop"."orders" AS "t1"
+  ) AS "t4"
+    ON "t2"."id" = "t4"."id"
+) AS "t5"
+GROUP BY
+  1
