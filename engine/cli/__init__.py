@@ -22,12 +22,13 @@ from engine.cli import (
 from engine.cli.app import app, print_error, print_problems
 from engine.cli.design import assertions, changes, starter_folder
 from engine.cli.encoding import adapt_streams
-from engine.cli.operations import quarantine
+from engine.cli.operations import backup, quarantine
 from engine.errors import CatalogError, CounterpointError, StoppedError, missing_extra
 
 __all__ = [
     "app",
     "assertions",
+    "backup",
     "bridges",
     "catalog",
     "changes",

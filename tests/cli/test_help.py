@@ -8,7 +8,10 @@ import pytest
 from engine.cli import app
 
 VERBS = {
-    "Run": {"up", "serve", "learn", "collect", "dashboard", "demo", "due", "policy", "quarantine", "supervise"},
+    "Run": {
+        *("up", "serve", "learn", "collect", "dashboard", "demo", "due", "policy", "supervise"),
+        *("backup", "restore", "quarantine"),
+    },
     "Design": {
         "balance",
         "check",

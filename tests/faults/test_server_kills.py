@@ -33,7 +33,7 @@ def _serve(fd: int, settings: Settings) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment, pass_fds=(fd,), stderr=subprocess.DEVNULL)
 
 
-class _Load:
+class Load:
     """Requests decisions without pause and records the id of every answer."""
 
     def __init__(self, base: str, number: int) -> None:
@@ -72,7 +72,7 @@ def test_no_answered_decision_is_lost_or_doubled_by_twenty_kills(redis_url: str,
     with listen("127.0.0.1", 0) as listener:
         base = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = _serve(listener.fileno(), settings)
-        loads = [_Load(base, number) for number in range(4)]
+        loads = [Load(base, number) for number in range(4)]
         try:
             for _ in range(KILLS):
                 before = sum(len(load.answered) for load in loads)

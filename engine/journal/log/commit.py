@@ -18,7 +18,7 @@ files are replaced or removed), `.collector.lock` (one collector per log).
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from engine.errors import JournalError
 from engine.journal.spool.spool import sync_directory
 from engine.journal.stream import Progress
 
-_CHECKPOINT = ".checkpoint.json"
+CHECKPOINT = ".checkpoint.json"
 _log = structlog.get_logger(__name__)
 
 
@@ -89,13 +89,13 @@ def commit_change(log: Path, change: Callable[[Checkpoint], LogChange], *, wait:
             for directory in {path.parent for path in changes.add}:
                 sync_directory(directory)
                 sync_directory(directory.parent)
-            prepared = log / f"{_CHECKPOINT}.tmp"
+            prepared = log / f"{CHECKPOINT}.tmp"
             prepared.write_bytes(msgspec.json.encode(after))
             _sync(prepared)
             with _locked(log / ".reading.lock", needed=replaced, wait=wait):
                 for temporary in hidden.values():
                     temporary.stat()  # raises if another process deleted it while cleaning up
-                prepared.replace(log / _CHECKPOINT)
+                prepared.replace(log / CHECKPOINT)
                 _complete(log)
         except Exception as error:
             for temporary in hidden.values():
@@ -142,13 +142,22 @@ def recover_log(log: Path) -> Checkpoint:
         return checkpoint
 
 
+def committed_files(log: Path, tables: Collection[str]) -> tuple[bytes, list[Path]]:
+    """The checkpoint's bytes and the files of the tables that belong to it. Call it within `log_read_lock`."""
+    with _locked(log / ".commit.lock"):
+        settle_log(log)
+        checkpoint = log / CHECKPOINT
+        files = [path for table in tables for path in log.glob(f"{table}/day=*/*.parquet")]
+        return checkpoint.read_bytes() if checkpoint.exists() else b"{}", files
+
+
 def read_checkpoint(log: Path) -> Checkpoint:
     """The checkpoint of the log; an empty one if nothing was committed yet.
 
     Raises:
         JournalError: if the file is damaged.
     """
-    path = log / _CHECKPOINT
+    path = log / CHECKPOINT
     try:
         return msgspec.json.decode(path.read_bytes(), type=Checkpoint)
     except FileNotFoundError:

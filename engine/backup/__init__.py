@@ -1,0 +1,1 @@
+"""Copies of a whole installation, and how they come to life elsewhere."""
