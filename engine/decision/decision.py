@@ -4,7 +4,6 @@ Pure: no I/O, no clock, no global. The same plan, snapshots, profile, request, t
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Annotated, Literal
 
@@ -13,6 +12,7 @@ import msgspec
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.units import Unit
 from engine.customer import Counts, CustomerIds, Profile, resumable_journey
+from engine.decision.answers import OfferAnswer, answer_offer
 from engine.decision.assign import Subject
 from engine.decision.attributes import build_attributes
 from engine.decision.experiments import UNKNOWN, Assigned, ExperimentAnswer, ExperimentAssigner, new_sticky_entries
@@ -46,27 +46,6 @@ class DecideRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     experiments: Annotated[list[str], msgspec.Meta(max_length=1000)] | Literal["*"] = []
     context: dict[str, object] = {}
     expose: bool = True
-
-
-class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """The offer to show and its rendering for the channel.
-
-    There is none in the quiet hours of an outbound channel (`not_before` says when to ask again) nor past its caps,
-    and none where another placement of the answer shows the fallback already.
-
-    A placement that shows several has them under `items`, the first position first, in the place of an offer and a
-    rendering. The propensity of an item is the probability of its offer given those above it, and that of the whole is
-    the probability of the list. The list is empty where nothing is shown.
-    """
-
-    offer: str | msgspec.UnsetType | None = msgspec.UNSET
-    rendering: Mapping[str, object] | msgspec.UnsetType = msgspec.UNSET
-    items: "list[OfferAnswer] | msgspec.UnsetType" = msgspec.UNSET
-    propensity: float
-    policy: str | None
-    reason: OfferReason
-    moment: str | None = None
-    not_before: datetime | None = None
 
 
 class Availability(msgspec.Struct, frozen=True, gc=False):
@@ -190,7 +169,7 @@ def decide(
         degraded=options.degraded,
         ttl=TTL,
         experiments=experiments,
-        offers={placement: _offer_answer(choice, request.channel) for placement, choice in choices.items()},
+        offers={placement: answer_offer(plan, choice, facts) for placement, choice in choices.items()},
         resume=resumable_journey(profile, now),
     )
     return Decision(
@@ -358,38 +337,3 @@ def _withhold_fallback(plan: Plan, facts: Facts, choice: Choice, shown: Collecti
     if facts.channel in plan.outbound and (key in lost or is_capped(choice.offer, facts)):
         return msgspec.structs.replace(choice, reason="dropped")
     return choice
-
-
-def _offer_answer(choice: Choice, channel: str) -> OfferAnswer:
-    """The answer of a choice to the storefront."""
-    not_before = None if choice.not_before is None else datetime.fromtimestamp(choice.not_before, UTC)
-    if choice.position:
-        return OfferAnswer(
-            items=[] if choice.is_silent else [_item_answer(item, channel) for item in choice.items],
-            propensity=choice.joint,
-            policy=choice.policy,
-            reason=choice.reason,
-            not_before=not_before,
-        )
-    if choice.is_silent:
-        return OfferAnswer(
-            offer=None,
-            rendering={},
-            propensity=choice.propensity,
-            policy=None,
-            reason=choice.reason,
-            not_before=not_before,
-        )
-    return _item_answer(choice, channel)
-
-
-def _item_answer(choice: Choice, channel: str) -> OfferAnswer:
-    """The answer of one offer that is shown."""
-    return OfferAnswer(
-        offer=choice.offer.key,
-        rendering=choice.offer.spec.renderings.get(channel, {}),
-        propensity=choice.propensity,
-        policy=choice.policy,
-        reason=choice.reason,
-        moment=choice.moment,
-    )

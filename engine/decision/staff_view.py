@@ -6,6 +6,7 @@ import msgspec
 
 from engine.catalog.plan.plan import Plan
 from engine.customer import Profile, Stage, StageRules, derive_stage, has_open_complaint, resumable_journey
+from engine.decision.answers import OfferAnswer
 from engine.decision.decision import Decision
 from engine.decision.gates import GATES
 from engine.decision.offers import Choice, OfferReason
@@ -66,30 +67,32 @@ def build_agent_view(plan: Plan, decision: Decision, profile: Profile, now: floa
         decision_id=decision.answer.decision_id,
         degraded=decision.answer.degraded,
         suggestions={
-            placement: _suggest_all(plan, decision.channel, placement, choice)
-            for placement, choice in decision.choices.items()
+            placement: _suggest_all(plan, decision, placement, choice) for placement, choice in decision.choices.items()
         },
         history=_summarize(profile, now, plan.rules.computed.stages),
     )
 
 
-def _suggest_all(plan: Plan, channel: str, placement: str, choice: Choice) -> Suggestion:
+def _suggest_all(plan: Plan, decision: Decision, placement: str, choice: Choice) -> Suggestion:
     """One placement in staff's words, with its list where it shows one."""
-    first = _suggest(plan, channel, placement, choice)
-    if not choice.position or choice.is_silent:
-        return first
-    items = [_suggest(plan, channel, placement, item) for item in choice.items]
-    return msgspec.structs.replace(first, items=items)
+    answer = decision.answer.offers[placement]
+    if not choice.position or choice.is_silent or answer.items is msgspec.UNSET:
+        return _suggest(plan, decision.channel, placement, choice, answer)
+    items = [
+        _suggest(plan, decision.channel, placement, item, shown)
+        for item, shown in zip(choice.items, answer.items, strict=True)
+    ]
+    return msgspec.structs.replace(items[0], items=items)
 
 
-def _suggest(plan: Plan, channel: str, placement: str, choice: Choice) -> Suggestion:
+def _suggest(plan: Plan, channel: str, placement: str, choice: Choice, answer: OfferAnswer) -> Suggestion:
     """One placement in staff's words; a closed offer has the sentence of its gate."""
     others = sorted(zip(choice.probabilities, choice.candidates, strict=True), reverse=True)
     offer = None if choice.is_silent else choice.offer
     return Suggestion(
         offer=offer.key if offer else None,
         title=offer.spec.title or offer.key if offer else "",
-        rendering=offer.spec.renderings.get(channel, {}) if offer else {},
+        rendering={} if answer.rendering is msgspec.UNSET else answer.rendering,
         why=_say_why(plan, channel, placement, choice),
         next_best=[key for _, key in others if key != choice.offer.key],
         not_now={key: GATES[gate].for_staff for key, gate in choice.closed.items()},

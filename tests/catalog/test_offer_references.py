@@ -73,7 +73,17 @@ def test_a_consistent_shop_has_no_problem(tmp_path: Path) -> None:
         (
             "offers/drink.yaml",
             {"renderings": {"web": {"price": 2}, "till": {"price": 3}}},
-            "renderings.web.price: 2 here is 3 on till; one offer has the same price on every channel",
+            "renderings.web.price: 2 here is 3 on till; one offer has the same price on every channel and language",
+        ),
+        (
+            "offers/drink.yaml",
+            {"renderings": {"web": {"de": {"price": 3}, "en": {"price": 2}}}},
+            "renderings.web.en.price: 2 here is 3 on web.de",
+        ),
+        (
+            "offers/drink.yaml",
+            {"renderings": {"web": {"de": {"headline": "a"}, "en": {"headline": "b"}, "image": "c.jpg"}}},
+            "renderings.web: has de and en beside 'image'; repeat it in each language",
         ),
         ("offers/drink.yaml", {"caps": [{"count": 1, "per": "2d", "window": "calendar"}]}, "is not a calendar window"),
         ("offers/drink.yaml", {"caps": [{"count": 1, "per": "500d"}]}, "longer than 400 days"),

@@ -35,6 +35,15 @@ SHOP = {
 }
 
 
+SPOKEN = {
+    "web": {
+        "de": {"headline": "Später auschecken", "price": 20},
+        "en": {"headline": "Late check-out", "price": 20},
+    },
+    "desk": {"headline": "Late check-out", "price": 20},
+}
+
+
 def booked(shop: Any, guest: str, **traits: Any) -> None:
     shop.identify({"trips": 4, **traits}, user_id=guest)
     shop.tell("booking", properties={"step": "booked"}, user_id=guest)
@@ -76,3 +85,23 @@ def test_much_effort_suppresses_the_upsell_and_offers_recovery(open_shop: Any) -
     assert shop.tell("survey", properties={"ces": 1}, user_id="bo") == "accepted"
     why = shop.explain("desk", "desk", user_id="bo")
     assert (why["offer"], why["closed"]["suite_upgrade"]) == ("recovery_drink", "audience")
+
+
+def test_a_guest_reads_in_their_language(open_shop: Any) -> None:
+    spoken = {"late_checkout": {"renderings": SPOKEN}}
+    shop = open_shop({"offers": spoken, "placements": {"room": {"offers": ["late_checkout"]}}})
+
+    def read(guest: str, channel: str = "web", **context: Any) -> tuple[str, Any]:
+        offer = shop.decide(channel, "room", user_id=guest, context=context)["offers"]["room"]
+        return offer["rendering"]["headline"], offer.get("language")
+
+    for guest, language in (("ada", "de-AT"), ("bob", "en_GB"), ("eve", "fr")):
+        shop.identify({"language": language}, user_id=guest)
+    assert read("ada") == ("Später auschecken", "de")
+    assert read("bob") == ("Late check-out", "en")
+    assert read("eve") == ("Später auschecken", "de")  # the first, as the shop names no default
+    assert read("stranger", language="fr-CH, en;q=0.8") == ("Late check-out", "en")  # as a browser says it
+    assert read("ada", language="en") == ("Late check-out", "en")  # the request knows the present better
+    assert read("ada", "desk") == ("Late check-out", None)
+    body = {"customer": {"user_id": "bob"}, "channel": "web", "placements": ["room"]}
+    assert shop.client().post("/v1/agent", json=body).json()["suggestions"]["room"]["rendering"]["price"] == 20

@@ -7,6 +7,7 @@ from engine.catalog.check.decode import FieldProblem
 from engine.catalog.check.defined_names import DefinedNames, check_defined
 from engine.catalog.check.policies import policy_problems
 from engine.catalog.plan.compile_offers import list_length
+from engine.catalog.plan.languages import is_language, split_languages
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import CapSpec, OfferSpec, SelectionSpec, TaggedOffers, TriggerSpec
@@ -62,15 +63,27 @@ def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
             yield f"{name}.pace", "needs a time over which to spread it; give the offer an end"
     first: dict[str, tuple[str, object]] = {}
     for channel, rendering in offer.renderings.items():
-        for name in TERMS:
-            if name in rendering:
-                other, value = first.setdefault(name, (channel, rendering[name]))
-                if value != rendering[name]:
-                    difference = f"{rendering[name]!r} here is {value!r} on {other}"
-                    yield (
-                        f"renderings.{channel}.{name}",
-                        f"{difference}; one offer has the same {name} on every channel",
-                    )
+        yield from _check_languages(f"renderings.{channel}", rendering)
+        spoken = {f"{channel}.{tag}": one for tag, one in split_languages(rendering).items()} or {channel: rendering}
+        for place, one in spoken.items():
+            for name in TERMS:
+                if name in one:
+                    other, value = first.setdefault(name, (place, one[name]))
+                    if value != one[name]:
+                        difference = f"{one[name]!r} here is {value!r} on {other}"
+                        yield (
+                            f"renderings.{place}.{name}",
+                            f"{difference}; one offer has the same {name} on every channel and language",
+                        )
+
+
+def _check_languages(path: str, rendering: Mapping[str, object]) -> Iterator[FieldProblem]:
+    """Yield a rendering that is partly by language: every customer would get its languages as fields."""
+    spoken = [key for key, value in rendering.items() if is_language(key) and isinstance(value, Mapping)]
+    others = [key for key in rendering if key not in spoken]
+    if len(spoken) > 1 and others:
+        languages = " and ".join(spoken)
+        yield path, f"has {languages} beside {others[0]!r}; repeat it in each language, or give no language"
 
 
 def _check_cap(path: str, cap: CapSpec, tags: Iterable[str] | None) -> Iterator[FieldProblem]:
@@ -92,6 +105,8 @@ def _check_cap(path: str, cap: CapSpec, tags: Iterable[str] | None) -> Iterator[
 def _check_channels(specs: Specs) -> Iterator[FieldProblem]:
     """Yield the problems of the channels' time zones, caps and quiet hours."""
     yield from check_zone("zone", specs.channels.zone, customer=False)
+    if specs.channels.language is not None and not is_language(specs.channels.language):
+        yield "language", f"{specs.channels.language!r} is not a language; write a code of ISO 639-1 such as de"
     for index, channel in enumerate(specs.channels.channels):
         path = f"channels[{index}]"
         for at, cap in enumerate(channel.caps):

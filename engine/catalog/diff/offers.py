@@ -148,6 +148,10 @@ def _compare_channels(old: Specs, new: Specs) -> Iterator[Change]:
     zones = old.channels.zone, new.channels.zone
     if zones[0] != zones[1]:
         yield Change(key="channels", path="zone", verdict="safe", reason=ZONE, old=zones[0], new=zones[1])
+    languages = old.channels.language, new.channels.language
+    if languages[0] != languages[1]:
+        reason = "customers whose language an offer does not speak see another one"
+        yield Change(key="channels", path="language", verdict="safe", reason=reason, old=languages[0], new=languages[1])
     channels = [{channel.key: channel for channel in specs.channels.channels} for specs in (old, new)]
     yield from _compare_entries("channels", channels[0], channels[1], CHANNEL_REASONS)
     places = [{place.key: place for place in specs.channels.placements} for specs in (old, new)]

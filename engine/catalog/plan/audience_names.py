@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from engine.catalog.conditions.compile import condition_fields
+from engine.catalog.plan.languages import LANGUAGE_TRAITS
 from engine.catalog.plan.plan import Experiment, Selection
 from engine.catalog.spec.folder import Specs
 
@@ -27,13 +28,13 @@ def read_names(
     """The first parts (`loyalty` of `loyalty.tier`) of all traits that a decision may read.
 
     Those are `names`, from `audience_names`, the features of policies, the traits that experiments log, and the
-    customer's time zone.
+    customer's time zone and language.
     """
     featurizers = [part for one in selections for part in (one.features, one.logged_features)]
     tested = [part for one in experiments for part in (one, *(rule.experiment for rule in one.rules))]
     featurizers += [one.logged_traits for one in tested if one.logged_traits is not None]
     features = (name for part in featurizers for name in part.traits)
-    return frozenset(name.partition(".")[0] for name in (*names, *features, "timezone"))
+    return frozenset(name.partition(".")[0] for name in (*names, *features, "timezone", *LANGUAGE_TRAITS))
 
 
 def _read(value: object) -> Iterator[str]:

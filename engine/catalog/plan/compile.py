@@ -99,6 +99,7 @@ def compile_plan(specs: Specs) -> Plan:
             if segment.condition is not None
         },
         zone=specs.channels.zone,
+        language=specs.channels.language,
         holdouts={holdout.key: _compile_holdout(holdout) for holdout in specs.layers.holdouts},
         audience_names=audiences,
         read_names=read_names(audiences, policies.values(), experiments.values()),

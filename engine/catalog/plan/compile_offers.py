@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from engine.catalog.conditions.compile import Predicate, compile_condition
 from engine.catalog.plan.compile_policies import build_features, build_logged_features, build_prior
 from engine.catalog.plan.compile_traits import compile_trigger
+from engine.catalog.plan.languages import split_languages
 from engine.catalog.plan.limits import compile_limits
 from engine.catalog.plan.offer_index import IndexedOffer, OfferIndex, build_offer_index
 from engine.catalog.plan.plan import (
@@ -44,6 +45,7 @@ def compile_offer(specs: Specs, key: str, watched: Collection[str]) -> Offer:
         start=to_timestamp(spec.start, 0.0),
         end=to_timestamp(spec.end, FOREVER),
         limits=compile_limits(specs, spec, watched),
+        languages={channel: spoken for channel, one in spec.renderings.items() if (spoken := split_languages(one))},
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from engine.catalog.conditions.compile import Predicate
 from engine.catalog.plan.features import Featurizer
+from engine.catalog.plan.languages import NO_LANGUAGES, Rendering
 from engine.catalog.plan.limits import Limits
 from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
 from engine.catalog.plan.switchback import Switchback
@@ -42,6 +43,8 @@ class Offer:
     start: float
     end: float
     limits: Limits
+    languages: Mapping[str, Mapping[str, Rendering]] = field(default_factory=lambda: NO_LANGUAGES)
+    """By channel, the renderings by language, where they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +340,8 @@ class Plan:
     segments: Mapping[str, Predicate]
     """The predicate of each segment that has a condition, over a customer's attributes."""
     zone: str
+    language: str | None = None
+    """The language of customers whose own is not known, or that an offer does not speak."""
     audience_names: frozenset[str] = frozenset()
     """The traits that conditions, dates and caps read."""
     read_names: frozenset[str] = frozenset()

@@ -156,6 +156,7 @@ class OfferSpec(Spec, frozen=True, kw_only=True):
 
     `attributes` describe it to policies that learn from similar offers; its tags are read there as `tags.KEY`.
     Price, currency, discount, terms and dates (`until`, `valid_from`, …) are the same in every rendering that has them.
+    A rendering may be by language, `{de: …, en: …}`: the customer's `language`, from traits or context, chooses.
     """
 
     key: Key
@@ -216,11 +217,16 @@ class PlacementSpec(Spec, frozen=True, kw_only=True):
 
 
 class ChannelsFile(Spec, frozen=True, kw_only=True):
-    """`channels.yaml`: channels and placements. `zone` is the time zone of customers without the trait `timezone`."""
+    """`channels.yaml`: channels and placements.
+
+    `zone` is the time zone of customers without the trait `timezone`. `language` is that of customers whose own is not
+    known or not spoken by an offer; without one it is the first language of the offer's rendering.
+    """
 
     channels: Annotated[list[ChannelSpec], Meta(min_length=1)]
     placements: list[PlacementSpec] = []
     zone: Text = "UTC"
+    language: Text | None = None
 
 
 class TriggerSpec(Spec, frozen=True, kw_only=True):

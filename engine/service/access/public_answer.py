@@ -9,7 +9,8 @@ from datetime import datetime
 
 import msgspec
 
-from engine.decision.decision import Answer, OfferAnswer
+from engine.decision.answers import OfferAnswer
+from engine.decision.decision import Answer
 from engine.decision.experiments import ExperimentAnswer
 from engine.decision.offers import OfferReason
 
@@ -22,6 +23,7 @@ class PublicOffer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     items: "list[PublicOffer] | msgspec.UnsetType" = msgspec.UNSET
     reason: OfferReason
     moment: str | None = None
+    language: str | None = None
     not_before: datetime | None = None
 
 
@@ -54,5 +56,6 @@ def _publish_offer(offer: OfferAnswer) -> PublicOffer:
         items=items,
         reason=offer.reason,
         moment=offer.moment,
+        language=offer.language,
         not_before=offer.not_before,
     )

@@ -1,0 +1,85 @@
+"""The answer of a placement to the storefront: the offer or the list that it shows, in the customer's language."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import msgspec
+
+from engine.catalog.plan.languages import choose_language, preferred_languages
+from engine.catalog.plan.plan import Offer, Plan
+from engine.decision.gates import Facts
+from engine.decision.offers import Choice, OfferReason
+
+
+class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """The offer to show and its rendering for the channel.
+
+    There is none in the quiet hours of an outbound channel (`not_before` says when to ask again) nor past its caps,
+    and none where another placement of the answer shows the fallback already.
+
+    A placement that shows several has them under `items`, the first position first, in the place of an offer and a
+    rendering. The propensity of an item is the probability of its offer given those above it, and that of the whole is
+    the probability of the list. The list is empty where nothing is shown. `language` is that of the rendering, where it
+    is by language.
+    """
+
+    offer: str | msgspec.UnsetType | None = msgspec.UNSET
+    rendering: Mapping[str, object] | msgspec.UnsetType = msgspec.UNSET
+    items: "list[OfferAnswer] | msgspec.UnsetType" = msgspec.UNSET
+    propensity: float
+    policy: str | None
+    reason: OfferReason
+    moment: str | None = None
+    language: str | None = None
+    not_before: datetime | None = None
+
+
+def answer_offer(plan: Plan, choice: Choice, facts: Facts) -> OfferAnswer:
+    """The answer of a choice."""
+    not_before = None if choice.not_before is None else datetime.fromtimestamp(choice.not_before, UTC)
+    if choice.position:
+        return OfferAnswer(
+            items=[] if choice.is_silent else [_answer_item(plan, item, facts) for item in choice.items],
+            propensity=choice.joint,
+            policy=choice.policy,
+            reason=choice.reason,
+            not_before=not_before,
+        )
+    if choice.is_silent:
+        return OfferAnswer(
+            offer=None,
+            rendering={},
+            propensity=choice.propensity,
+            policy=None,
+            reason=choice.reason,
+            not_before=not_before,
+        )
+    return _answer_item(plan, choice, facts)
+
+
+def render_offer(
+    plan: Plan, offer: Offer, channel: str, attributes: Mapping[str, object]
+) -> tuple[Mapping[str, object], str | None]:
+    """An offer's rendering on a channel, with its language where it is by language.
+
+    The language is the customer's, by trait or context, if the offer speaks it; else the shop's; else its first.
+    """
+    spoken = offer.languages.get(channel)
+    if spoken is None:
+        return offer.spec.renderings.get(channel, {}), None
+    language = choose_language(list(spoken), preferred_languages(attributes), plan.language)
+    return spoken[language], language
+
+
+def _answer_item(plan: Plan, choice: Choice, facts: Facts) -> OfferAnswer:
+    """The answer of one offer that is shown."""
+    rendering, language = render_offer(plan, choice.offer, facts.channel, facts.attributes)
+    return OfferAnswer(
+        offer=choice.offer.key,
+        rendering=rendering,
+        propensity=choice.propensity,
+        policy=choice.policy,
+        reason=choice.reason,
+        moment=choice.moment,
+        language=language,
+    )
