@@ -27,9 +27,9 @@ from engine.decision.offers import (
     OfferReason,
     Snapshot,
 )
-from engine.decision.quiet import quiet_until
 from engine.decision.selections import selection_at
 from engine.decision.units import read_store, read_units
+from engine.decision.windows import quiet_until
 from engine.errors import BadInput
 from engine.vocabulary import CAMPAIGN_CHANNEL, item_name
 

@@ -2,18 +2,24 @@
 
 A customer's calendar window is that of their time zone. Whoever changes the zone must gain no second day, so counting
 also marks the zone (`ZONE_MARK`): a window of a zone in which the customer was counted stays open until it ends there.
+
+Quiet hours, when an outbound channel sends nothing, go by the customer's clock or one of their own. They are quiet
+exactly while the clock on the wall shows a time from `start` up to `end`. So they end where clocks are put forward past
+`end`, and begin again where clocks are put back behind it.
 """
 
 import math
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from functools import lru_cache
 from typing import Literal
 from zoneinfo import ZoneInfo
 
+from engine.catalog.spec.offer import QuietSpec
 from engine.customer import Counts
 from engine.vocabulary import DAY
 
+_DAY = timedelta(days=1)
 Window = Literal["rolling", "calendar"]
 ZONE_MARK = "zone|"
 """The prefix of a counter whose entry is when the customer was last counted in the time zone that follows."""
@@ -88,3 +94,48 @@ def ignored_exposures(
     return [
         at for at in shown if at + patience <= now and not any(at <= answer <= at + patience for answer in answered)
     ]
+
+
+def quiet_until(quiet: QuietSpec, now: float, zone: str) -> float | None:
+    """The first moment after `now` that is not quiet (s since 1970); None where `now` is not.
+
+    `zone` is the customer's.
+    """
+    place = ZoneInfo(zone if quiet.zone == "customer" else quiet.zone)
+    start, end = time.fromisoformat(quiet.start), time.fromisoformat(quiet.end)
+    if not _is_quiet(datetime.fromtimestamp(now, place), start, end):
+        return None
+    until = _next_end(now, place, end)
+    changed = _offset_change(now, until, place)
+    if changed is None:
+        return until
+    # Clocks change before `end`: either they skip it, or what is left is counted from the change.
+    return _next_end(changed, place, end) if _is_quiet(datetime.fromtimestamp(changed, place), start, end) else changed
+
+
+def _is_quiet(local: datetime, start: time, end: time) -> bool:
+    clock = local.time().replace(tzinfo=None)
+    # Hours that end before they start go past midnight.
+    return start <= clock < end if start <= end else clock >= start or clock < end
+
+
+def _next_end(now: float, zone: ZoneInfo, end: time) -> float:
+    """When the clock shows `end` next, if it is not changed before; a whole second after `now`."""
+    clock = datetime.fromtimestamp(now, zone).replace(tzinfo=None)
+    waits = (datetime.combine(clock, end) - clock) % _DAY
+    return float(round(now + (waits or _DAY).total_seconds()))
+
+
+def _offset_change(after: float, up_to: float, zone: ZoneInfo) -> float | None:
+    """The second at which a zone's clocks change, if they do in this time, which is no longer than a day."""
+    low, high = int(after), int(up_to)
+    before = datetime.fromtimestamp(after, zone).utcoffset()
+    if datetime.fromtimestamp(high, zone).utcoffset() == before:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if datetime.fromtimestamp(middle, zone).utcoffset() == before:
+            low = middle
+        else:
+            high = middle
+    return float(high)

@@ -11,8 +11,7 @@ from engine.catalog.spec.offer import QuietSpec
 from engine.customer import CustomerIds, Profile, Trait
 from engine.decision.attributes import local_clock
 from engine.decision.decision import DecideRequest, decide
-from engine.decision.quiet import quiet_until
-from engine.decision.windows import window_start
+from engine.decision.windows import quiet_until, window_start
 from engine.vocabulary import DAY
 from tests.catalog.folder import plan
 

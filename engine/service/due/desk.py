@@ -27,7 +27,8 @@ from engine.catalog.plan.plan import Plan
 from engine.claims.claims import Claim
 from engine.claims.requirements import claim_id, pool_shares
 from engine.customer import has_consented
-from engine.decision.decision import DecideRequest, OfferAnswer
+from engine.decision.answers import OfferAnswer
+from engine.decision.decision import DecideRequest
 from engine.decision.offers import OfferReason
 from engine.decision.schedule import attributes_of
 from engine.due.customers import FoundCustomer, Gone, ReadCustomer, keys_of, read_customers, strongest_id
