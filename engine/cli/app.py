@@ -44,14 +44,18 @@ Redis = Annotated[
 ]
 
 
+def is_store_named(redis: str | None) -> bool:
+    """Whether an option or the environment names the store, so that it has to answer."""
+    return redis is not None or "COUNTERPOINT_REDIS" in os.environ
+
+
 @contextmanager
 def open_store(data: Path | None, redis: str | None) -> Iterator[Settings]:
     """Settings whose store answers: the named one, or the embedded one of the data directory, started if necessary."""
     from engine.up import reach_store
 
     keep_files_private()
-    is_named = redis is not None or "COUNTERPOINT_REDIS" in os.environ
-    with reach_store(from_environment(data=data, redis=redis), is_named=is_named) as settings:
+    with reach_store(from_environment(data=data, redis=redis), is_named=is_store_named(redis)) as settings:
         yield settings
 
 

@@ -18,6 +18,7 @@ from engine.cli.app import (
     Redis,
     app,
     format_count,
+    is_store_named,
     new_table,
     out,
     print_error,
@@ -170,10 +171,10 @@ def preview(
     specs = with_draft(load_specs(settings.experiments), key, dated=at is not None)
     found = read_customers(customers, specs) if customers else make_customers(PREVIEWED, specs, now=now, key=key)
     plan, sample = (
-        at_current_steps(compile_plan(specs), settings, is_named=redis is not None),
+        at_current_steps(compile_plan(specs), settings, is_named=is_store_named(redis)),
         with_channel(found, channel),
     )
-    snapshots = read_snapshots(settings, plan, is_named=redis is not None)
+    snapshots = read_snapshots(settings, plan, is_named=is_store_named(redis))
     rows = preview_customers(plan, key, sample, now, snapshots)
     if json:
         print_json(rows)

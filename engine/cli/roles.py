@@ -1,6 +1,5 @@
 """The roles of the engine as verbs: all of them on one machine (`up`, `demo`), or one each."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ from engine.cli.app import (
     app,
     err,
     format_count,
+    is_store_named,
     log_to_stderr,
     open_store,
     out,
@@ -165,8 +165,7 @@ def collect(
     if not drain:
         run_collector(settings, LogErasures(), stop=stop)
         return 0
-    is_named = redis is not None or "COUNTERPOINT_REDIS" in os.environ
-    with reach_store(settings, is_named=is_named) as settings:
+    with reach_store(settings, is_named=is_store_named(redis)) as settings:
         summary = run_collector(settings, LogErasures(), drain=True, stop=stop)
     rows = ", ".join(f"{number:,} {table}" for table, number in summary.rows.items()) or "nothing new"
     print_error(f"Collected {rows}.")

@@ -18,6 +18,7 @@ from engine.cli.app import (
     Redis,
     app,
     format_count,
+    is_store_named,
     new_table,
     out,
     print_error,
@@ -108,9 +109,9 @@ def simulate(
     from engine.rehearse.preview import with_draft
 
     specs = with_draft(load_specs(settings.experiments), key)
-    plan = at_current_steps(compile_plan(specs), settings, is_named=redis is not None)
+    plan = at_current_steps(compile_plan(specs), settings, is_named=is_store_named(redis))
     visits = _visits(plan, specs, key, traffic)
-    snapshots = read_snapshots(settings, plan, is_named=redis is not None)
+    snapshots = read_snapshots(settings, plan, is_named=is_store_named(redis))
     result = dry_run(plan, key, visits, stock=_stock_levels(stock or [], plan), redeemed=redeemed, snapshots=snapshots)
     if json:
         print_json(result)

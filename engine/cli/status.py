@@ -5,7 +5,20 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from engine.cli.app import REPORT, AsJson, Data, Folder, LogFolder, Redis, app, new_table, out, print_json, print_line
+from engine.cli.app import (
+    REPORT,
+    AsJson,
+    Data,
+    Folder,
+    LogFolder,
+    Redis,
+    app,
+    is_store_named,
+    new_table,
+    out,
+    print_json,
+    print_line,
+)
 from engine.errors import require_extras
 from engine.settings import from_environment
 
@@ -42,7 +55,7 @@ def status(
     settings = from_environment(experiments=experiments, data=data, redis=redis)
     folder = log or settings.log
     specs = load_specs(settings.experiments)
-    running = read_running_state(settings, folder, is_named=redis is not None)
+    running = read_running_state(settings, folder, is_named=is_store_named(redis))
     found = read_shop_status(specs, running, folder, time.time())
     if json:
         print_json(found)

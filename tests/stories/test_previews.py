@@ -12,9 +12,11 @@ import duckdb
 import pytest
 import time_machine
 import yaml
+from litestar.testing import TestClient
 
 from engine.cli import app
 from engine.errors import BadInput
+from engine.service.app import create_app
 from engine.service.previews.tokens import PreviewRefused, read_preview, sign_preview
 from engine.settings import Settings
 from tests.stories.conftest import write_shop
@@ -153,6 +155,17 @@ def test_a_preview_that_expired_was_altered_or_names_nothing_is_refused(open_sho
     assert post(shop, "/v1/decide", ask("u1", preview=token))["experiments"]["steps"]["variant"] == "one"
     file.write_text("a-new-secret\n")
     assert "was altered, or its secret was replaced" in refusal(token)
+
+
+def test_without_the_store_a_preview_is_shown_all_the_same(tmp_path: Path) -> None:
+    folder = write_shop(tmp_path / "experiments", SHOP)
+    settings = Settings(redis="redis://127.0.0.1:1", data=tmp_path / "data", experiments=folder)
+    token = sign_preview(settings, {"steps": "one", "hero": "vip"}, time.time() + 60)
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        answer = client.post("/v1/decide", json=ask("u1", preview=token)).json()
+    assert answer["degraded"]
+    assert answer["experiments"]["steps"]["variant"] == "one"
+    assert answer["offers"]["hero"]["offer"] == "vip"
 
 
 def test_the_file_of_keys_may_have_the_secrets(tmp_path: Path) -> None:

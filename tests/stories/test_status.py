@@ -54,8 +54,8 @@ def verb(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def test_status_shows_every_experiment_flag_and_placement_in_a_line(open_shop: Any, verb: Callable[..., str]) -> None:
     shop = open_shop(SHOP)
     where = ("--experiments", str(shop.settings.experiments), "--data", str(shop.settings.data))
-    before = json.loads(verb("status", "--json", *where))
-    assert {line["traffic"] for line in before["lines"]} == {None}
+    before = verb("status", *where)
+    assert "has no log yet" in before
     ages_ago = datetime.now(UTC) - timedelta(days=100)
     with time_machine.travel(ages_ago, tick=True):
         shop.decide("web", experiments=["banner.v1", "checkout.v2"], user_id="first")
@@ -88,8 +88,7 @@ def test_status_shows_every_experiment_flag_and_placement_in_a_line(open_shop: A
     [stale] = found["stale"]
     assert (stale["key"], stale["variant"], stale["since"]) == ("banner.v1", "on", ages_ago.date().isoformat())
     assert lines["banner.v1"]["next"] == f"Stale: {stale['text']}."
-    table = verb("status", *where, "--redis", shop.settings.redis)
-    assert all(key in table for key in lines)
-    assert f"stale: banner.v1: gave only 'on' since {stale['since']} (100 days)" in table
+    assert stale["text"].startswith(f"gave only 'on' since {stale['since']} (100 days)")
+    assert all(key in before for key in lines)
     checked = json.loads(verb("check", str(shop.settings.experiments), "--log", str(shop.settings.log), "--json"))
     assert [one["message"] for one in checked["warnings"] if one["file"].endswith("banner_v1.yaml")] == [stale["text"]]

@@ -18,6 +18,7 @@ from engine.cli.app import (
     Redis,
     app,
     format_count,
+    is_store_named,
     new_table,
     out,
     print_json,
@@ -70,7 +71,7 @@ def plan(
     if json and markdown:
         raise BadInput("plan: --json and --markdown are two forms of one answer; leave one out")
     settings = from_environment(data=data, redis=redis)
-    is_named, log_dir = redis is not None, log or settings.log
+    is_named, log_dir = is_store_named(redis), log or settings.log
     found = _compare(old, new, profiles, settings, log_dir, is_named=is_named, has_evidence=evidence)
     if json:
         print_json(found)

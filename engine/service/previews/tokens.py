@@ -5,8 +5,8 @@ placement, and until when (s since 1970). The signature is HMAC-SHA256 of it.
 
 The secrets are `previews` in the file of keys; without any, the lines of `DATA/preview.key`, which is made at the first
 use. The first secret signs and all of them verify: to rotate, put a new one first, and delete the old one when its
-tokens have expired. To revoke every token at once, delete all others at once. The file is read for each token, so a
-change needs no restart.
+tokens have expired. To revoke every token at once, delete all others at once. A file that changed is read again, so
+that needs no restart.
 """
 
 import binascii
@@ -17,6 +17,7 @@ import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -90,7 +91,11 @@ def read_secrets(settings: Settings) -> list[bytes]:
         BadInput: if their file cannot be used.
     """
     if settings.api_keys is not None:
-        known = [one.secret.encode() for one in read_access_file(settings.api_keys).previews]
+        try:
+            stat = settings.api_keys.stat()
+        except OSError as error:
+            raise BadInput(f"{settings.api_keys}: cannot be read ({error.strerror}); it has the keys") from error
+        known = _secrets_of_keys(settings.api_keys, stat.st_mtime_ns, stat.st_size)
         if known:
             return known
     path = settings.data / SECRET_FILE
@@ -103,6 +108,12 @@ def read_secrets(settings: Settings) -> list[bytes]:
     if not lines or any(len(line) < 8 for line in lines):
         raise BadInput(f"{path}: a secret has fewer than 8 characters; delete the file, and a new one is made")
     return [line.encode() for line in lines]
+
+
+@lru_cache(maxsize=4)
+def _secrets_of_keys(path: Path, _changed: int, _size: int) -> list[bytes]:
+    """The secrets in a file of keys as it was when it changed last: to decode it for each token would take too long."""
+    return [one.secret.encode() for one in read_access_file(path).previews]
 
 
 def _make_secret(path: Path) -> str:
