@@ -6,12 +6,14 @@ serve until they are stopped run beside the others, which wait for them. Ports a
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -28,11 +30,16 @@ READY_SECONDS = 90
 
 @dataclass
 class Reader:
-    """A reader in an empty folder; `ports` has the ports of the machine that stand for those of the page."""
+    """A reader in an empty folder; `ports` has the ports of the machine that stand for those of the page.
+
+    `log` is the log of the engine, where the rows of this reader are those since `began`.
+    """
 
     folder: Path
     ports: dict[str, str]
     running: ExitStack
+    log: Path
+    began: datetime
     printed: list[str] = field(default_factory=list)
 
     @property
@@ -136,12 +143,40 @@ class Reader:
         return text
 
 
-@pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
+def now() -> datetime:
+    """The whole second: clients in PHP send no others."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def free_ports() -> dict[str, str]:
     with ExitStack() as probes:
         ports = [probes.enter_context(listen("127.0.0.1", 0)).getsockname()[1] for _ in range(2)]
+    return {"8080": str(ports[0]), "8000": str(ports[1])}
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
     with ExitStack() as running:
-        yield Reader(tmp_path, {"8080": str(ports[0]), "8000": str(ports[1])}, running)
+        yield Reader(tmp_path, free_ports(), running, tmp_path / ".data/log", now())
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """A reader with the repository's shop and a running engine, which asks for no keys; its pages share both."""
+    folder = tmp_path_factory.mktemp("engine")
+    shutil.copytree(ROOT / "experiments", folder / "experiments")
+    with ExitStack() as running:
+        found = Reader(folder, free_ports(), running, folder / ".data/log", now())
+        found.run("counterpoint up")
+        yield found
+
+
+@pytest.fixture
+def shop(engine: Reader, tmp_path: Path) -> Iterator[Reader]:
+    """A reader in an empty folder of the engine that runs."""
+    with ExitStack() as running:
+        ports = engine.ports | {"8000": free_ports()["8000"]}
+        yield Reader(tmp_path, ports, running, engine.log, now())
 
 
 @pytest.fixture

@@ -37,22 +37,15 @@ def chromium_page(require_tools: Any) -> Iterator[Page]:
         assert faults == []
 
 
-@pytest.fixture
-def shop(reader: Any) -> Any:
-    """A reader with the repository's shop and a running engine, which asks for no keys."""
-    shutil.copytree(ROOT / "experiments", reader.folder / "experiments")
-    reader.run("counterpoint up")
-    return reader
-
-
 def logged(reader: Any, table: str, where: str = "true") -> list[tuple[Any, ...]]:
-    """Rows of the log, after everything answered was collected."""
-    files = reader.folder / f".data/log/{table}/*/*.parquet"
+    """Rows that the reader's shop wrote into the log, after everything answered was collected."""
+    files = reader.log / f"{table}/*/*.parquet"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             rows = duckdb.sql(
-                f"SELECT decision_id FROM read_parquet('{files}', union_by_name=true) WHERE {where}"
+                f"SELECT decision_id FROM read_parquet('{files}', union_by_name=true) "
+                f"WHERE time >= TIMESTAMPTZ '{reader.began.isoformat()}' AND {where}"
             ).fetchall()
         except duckdb.IOException:
             rows = []
