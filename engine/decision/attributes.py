@@ -1,17 +1,41 @@
-"""The attributes of a decision: what conditions and features read, from profile, request and clock."""
+"""The attributes of a decision: what conditions and features read, from profile, request and clock.
+
+Of a customer who has not consented to profiling: who they are, and not what they did.
+"""
 
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from engine.catalog.conditions.dates import NOW
-from engine.customer import ComputedTraits, Profile, derive_attributes
+from engine.catalog.plan.plan import Plan
+from engine.customer import COMPLAINT_FIELD, ComputedTraits, Profile, derive_attributes, has_consented
 from engine.decision.moments import customer_zone
 
 QUARTER = 900
 DEPTH = 10
 """Dots in a name of a request's context: a name with more is one plain name, as each step costs a mapping."""
+STATED: Final = (
+    *("id", "unit", "version", "created", "updated", "ids", "units", "merged", "marks", "shared", "undecided"),
+    *("traits", "points", "earned", "tier", COMPLAINT_FIELD, "complaints", "consents", "sticky", "links"),
+    *("consent_statements", "trait_statements", "joining", "half_life"),
+)
+"""The fields of a profile that are no history: identity, stated traits, consents, variants, points, open complaints."""
+
+
+def usable_profile(plan: Plan, profile: Profile, now: float) -> Profile:
+    """The profile that a decision at `now` (s since 1970) may use.
+
+    Where `identities.yaml` names a purpose under `profiling` and the customer has not consented to it, the profile has
+    no orders, visits, affinities, answers, journeys or times of events, and nothing computed from them. Caps hold all
+    the same: they protect the customer.
+    """
+    purpose = plan.rules.profiling
+    if purpose is None or has_consented(profile, purpose, now):
+        return profile
+    return Profile(**{name: getattr(profile, name) for name in STATED})
 
 
 def build_attributes(

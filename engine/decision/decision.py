@@ -14,7 +14,7 @@ from engine.catalog.spec.units import Unit
 from engine.customer import Counts, CustomerIds, Profile, resumable_journey
 from engine.decision.answers import OfferAnswer, answer_offer
 from engine.decision.assign import Subject
-from engine.decision.attributes import build_attributes
+from engine.decision.attributes import build_attributes, usable_profile
 from engine.decision.experiments import UNKNOWN, Assigned, ExperimentAnswer, ExperimentAssigner, new_sticky_entries
 from engine.decision.gates import Facts, Pools, Prices, is_capped
 from engine.decision.lists import choose_shown
@@ -156,7 +156,8 @@ def decide(
     if decision_id is None:
         key = f"{profile.id}\0{request.channel}\0{now!r}".encode()
         decision_id = blake2b(key, digest_size=16).hexdigest()
-    facts = _gather_facts(plan, profile, request, now, options.availability)
+    usable = usable_profile(plan, profile, now)
+    facts = _gather_facts(plan, usable, request, now, options.availability)
     subject = _subject_of(plan, profile, request, facts.attributes, options)
     assigned, experiments = _assign_experiments(ExperimentAssigner(plan, subject, profile, now), request)
     choices = _choose_offers(

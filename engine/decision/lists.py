@@ -7,6 +7,10 @@ the positions is the probability of the list.
 
 An offer counts against its caps within the list as if it had been shown before those below it: a list never has more
 offers of a tag than the tag's cap allows.
+
+A placement with `silence` is held out in that share of the decisions that would show an offer. Whether one is, is drawn
+by a hash of its id and the placement, apart from the draw of the offer. So the probability of silence is exactly the
+share, and that of an offer its own times the rest. A fallback, a preview and an open breaker are never held out.
 """
 
 from collections.abc import Sequence
@@ -15,11 +19,16 @@ from msgspec.structs import replace
 
 from engine.decision.gates import Facts
 from engine.decision.offers import FALLBACK_REASONS, Choice, OfferQuery, choose_offer
+from engine.hashing import uniform_draw
+from engine.vocabulary import SILENCE
+
+HELD_OUT_REASONS = ("policy", "moment")
+"""The reasons of choices that may be held out."""
 
 
 def choose_shown(query: OfferQuery) -> Choice:
-    """Choose the offer of a placement, or its list."""
-    return choose_offer(query) if query.selection.count == 1 else choose_list(query)
+    """Choose the offer of a placement, or its list, or silence where the placement holds out."""
+    return hold_out(query, choose_offer(query) if query.selection.count == 1 else choose_list(query))
 
 
 def choose_list(query: OfferQuery) -> Choice:
@@ -65,3 +74,22 @@ def _count_exposures(facts: Facts, items: Sequence[Choice]) -> Facts:
     for name in added:
         counts[name] = [*counts.get(name, ()), facts.now]
     return replace(facts, counts=counts)
+
+
+def hold_out(query: OfferQuery, choice: Choice) -> Choice:
+    """The choice with its probability beside silence, or silence in its place."""
+    share = query.selection.silence
+    if not share or choice.reason not in HELD_OUT_REASONS:
+        return choice
+    candidates = [*choice.candidates, SILENCE]
+    probabilities = [*(p * (1.0 - share) for p in choice.probabilities), share]
+    is_silent = uniform_draw(query.decision_id, f"{query.selection.placement}#{SILENCE}") < share
+    return replace(
+        choice,
+        reason="silence" if is_silent else choice.reason,
+        propensity=share if is_silent else choice.propensity * (1.0 - share),
+        candidates=candidates,
+        probabilities=probabilities,
+        moment=None if is_silent else choice.moment,
+        below=() if is_silent else choice.below,
+    )

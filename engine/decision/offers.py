@@ -26,14 +26,14 @@ from engine.vocabulary import item_name
 from policies import Policy
 from policies.batches import Floats, Ints
 
-OfferReason = Literal["policy", "moment", "preview", "fallback", "breaker", "shown", "deferred", "dropped"]
+OfferReason = Literal["policy", "moment", "preview", "fallback", "breaker", "shown", "deferred", "dropped", "silence"]
 """Why a placement shows what it shows.
 
-An offer: `policy` it was drawn; `moment` its moment of truth is now; `preview` a signed token of
-the request forces it. The fallback: `fallback` no other offer may be
-shown now, or the store is away; `breaker` the placement's circuit breaker is open. Nothing: `shown` the fallback stands
-in another placement of this answer; on an outbound channel, `deferred` until `not_before` or `dropped` in its quiet
-hours, and `dropped` past its caps.
+An offer: `policy` it was drawn; `moment` its moment of truth is now; `preview` a signed token of the request forces
+it. The fallback: `fallback` no other offer may be shown now, or the store is away; `breaker` the placement's circuit
+breaker is open. Nothing: `shown` the fallback stands in another placement of this answer; on an outbound channel,
+`deferred` until `not_before` or `dropped` in its quiet hours, and `dropped` past its caps; `silence` the decision is
+held out.
 """
 FALLBACK_REASONS = ("fallback", "breaker")
 """The reasons for which the fallback is shown."""
@@ -98,7 +98,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def is_silent(self) -> bool:
         """Whether the placement stays empty."""
-        return self.reason in ("shown", "deferred", "dropped")
+        return self.reason in ("shown", "deferred", "dropped", "silence")
 
 
 class OfferQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from engine.catalog.plan.plan import Campaign, CampaignArm, Moment, Plan
 from engine.customer import Profile
-from engine.decision.attributes import build_attributes
+from engine.decision.attributes import build_attributes, usable_profile
 from engine.decision.gates import Facts, Gate
 from engine.decision.moments import local_day, midnight, moment_start, next_window
 from engine.vocabulary import DAY, HOUR
@@ -54,6 +54,7 @@ def sending_moments(plan: Plan) -> Iterator[tuple[str, str, Moment]]:
 
 def find_next_moments(plan: Plan, profile: Profile, now: float) -> NextMoments:
     """The messages of moments for one customer; a moment that begins later is looked at when it does."""
+    profile = usable_profile(plan, profile, now)
     due: list[DueMoment] = []
     ended: list[str] = []
     looks: list[float] = []
@@ -119,7 +120,8 @@ def time_of_arm(arm: CampaignArm, day: date, zone: str) -> float:
 
 def attributes_of(plan: Plan, profile: Profile, channel: str, now: float) -> tuple[dict[str, object], str]:
     """The attributes of a customer on a channel, without a request, and their time zone."""
-    return build_attributes(profile, channel, {}, now, plan.zone, computed=plan.rules.computed)
+    usable = usable_profile(plan, profile, now)
+    return build_attributes(usable, channel, {}, now, plan.zone, computed=plan.rules.computed)
 
 
 def campaign_zone(plan: Plan, campaign: Campaign, profile: Profile, now: float) -> str:

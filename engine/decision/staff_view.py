@@ -18,6 +18,7 @@ REASONS: Mapping[OfferReason, str] = {
     "shown": "all that may be offered is on this screen already",
     "deferred": "the customer is not disturbed at this hour",
     "dropped": "the customer is not to be disturbed now",
+    "silence": "nothing is offered this time, to learn what offers are worth",
 }
 """Why a placement shows what it shows, for the reasons that need no facts of the decision."""
 

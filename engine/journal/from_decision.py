@@ -8,6 +8,7 @@ from engine.decision.decision import Decision
 from engine.decision.experiments import Assigned
 from engine.decision.offers import Choice
 from engine.journal.records import DecisionRecord, DecisionRow, ExposureRecord
+from engine.vocabulary import SILENCE
 
 
 def records_of(decision: Decision, now: float, *, expose: bool) -> list[DecisionRecord | ExposureRecord]:
@@ -48,10 +49,13 @@ def exposure_record(decision: Decision, now: float) -> ExposureRecord | None:
 
 
 def exposable_keys(decision: Decision) -> list[str]:
-    """What can be exposed: experiments with a variant, placements that show something, of lists each item."""
+    """What can be exposed: experiments with a variant, placements that show something, of lists each item.
+
+    A placement that is held out is exposed as well: its silence is compared with what others show.
+    """
     return [
         *(one.logged.key for one in decision.assigned.values() if one.assignment.index >= 0),
-        *(name for name, choice in decision.items() if not choice.is_silent),
+        *(name for name, choice in decision.items() if not choice.is_silent or choice.reason == SILENCE),
     ]
 
 
@@ -85,7 +89,7 @@ def _offer(placement: str, choice: Choice, shown: Choice) -> DecisionRow:
     return DecisionRow(
         "offer",
         placement,
-        None if choice.is_silent else choice.offer.key,
+        choice.offer.key if not choice.is_silent else SILENCE if choice.reason == SILENCE else None,
         choice.reason,
         choice.propensity,
         candidates=choice.candidates,

@@ -20,7 +20,7 @@ from engine.catalog.plan.features import Value
 from engine.catalog.plan.plan import Selection
 from engine.learn.reward_rules import Lesson, RewardRule, RewardRules
 from engine.snapshots.header import StoredSnapshot, align_policy, load_usable_policy, prior_of
-from engine.vocabulary import split_item
+from engine.vocabulary import SILENCE, split_item
 from policies import Bandit
 from policies.examination import ExaminedList, PositionSums
 
@@ -139,7 +139,8 @@ def _teach_policy(lessons: Iterable[Lesson], rule: RewardRule, before: Learnt, a
         row, reward, instead = lesson
         arm = positions.get(row.arm)
         if arm is None:
-            aside["unknown arm"] += 1
+            if row.arm != SILENCE:  # a decision that was held out teaches reports, and no policy
+                aside["unknown arm"] += 1
             continue
         copies = 1
         x = vector(_context.decode(row.context) if row.context else {}) if policy.dim else None

@@ -31,6 +31,7 @@ from engine.claims.grant_offers import OfferGrants
 from engine.customers.erased_cache import ErasedCache
 from engine.customers.store import ProfileStore
 from engine.decision.offers import Snapshot
+from engine.due.index import DueIndex
 from engine.erasure.recovery import recover_erasures, recover_merges
 from engine.journal.spool.ship import Shipper
 from engine.journal.spool.spool import Spool
@@ -75,6 +76,7 @@ class Worker:
         self.erased_cache = ErasedCache(self.event_store.pipeline)
         self.claims = Claims(self.store.pipeline)
         self.event_claims = Claims(self.event_store.pipeline)
+        self.due_index = DueIndex(self.event_store.pipeline)
         self.offer_grants = OfferGrants(self.claims)
         self.idempotent_answers = IdempotentAnswers(
             self.store.pipeline, self.store_health, self.recorder.append_encoded

@@ -15,6 +15,7 @@ from engine.catalog.plan.compile_policies import CHANNEL
 from engine.catalog.plan.features import Featurizer, PoolGroup, Value
 from engine.catalog.spec.experiment import NOT_LEARNING, FeatureSpec, PolicySpec
 from engine.errors import BadInput, CatalogError, Problem
+from engine.vocabulary import SILENCE
 from policies import KINDS, Bandit, make_policy
 from policies.batches import Floats, Ints
 
@@ -126,7 +127,8 @@ class TargetPolicy:
     def candidates(self) -> list[Ints]:
         """The positions of the arms it may choose, for each of the log's sets of candidates; may be empty."""
         offers = self.file.offers
-        allowed = np.array([offers is None or name in offers for name in self.log.arms])
+        # A policy chooses among offers: silence is a hold-out of the placement, unless the file names it as an arm.
+        allowed = np.array([name != SILENCE if offers is None else name in offers for name in self.log.arms])
         new = np.arange(len(self.log.arms), len(self.arms))
         return [np.concatenate([names[allowed[names]], new]) for names in self.log.sets]
 

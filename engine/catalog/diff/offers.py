@@ -138,7 +138,7 @@ def _compare_selection(old: Specs, new: Specs, before: SelectionSpec, after: Sel
         yield "reward", "safe" if same else "unsafe", reason
     if before.offers != after.offers:
         yield "offers", "safe", "new offers start from the prior, the others keep their learnt state"
-    for field in ("placement", "channels", "fallback", "count", "claims", "weights", "arbitration"):
+    for field in ("placement", "channels", "fallback", "count", "claims", "silence", "weights", "arbitration"):
         if getattr(before, field) != getattr(after, field):
             yield field, "unsafe" if field == "placement" else "safe", PER_REQUEST
 

@@ -123,6 +123,7 @@ def _compile_rules(specs: Specs) -> ProfileRules:
     usual = ProfileRules()
     return ProfileRules(
         merge=spec.merge,
+        profiling=spec.profiling,
         sources=spec.sources,
         binds=usual.binds | spec.binds,
         holds=usual.holds | spec.holds,

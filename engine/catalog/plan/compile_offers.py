@@ -98,6 +98,7 @@ def _compile_choice(
         arbitration=_compile_arbitration(specs, spec, chosen),
         count=list_length(specs, spec),
         is_whole=spec.claims == "all",
+        silence=spec.silence,
     )
 
 

@@ -123,6 +123,8 @@ class Selection:
     """The number of offers that it shows; above 1 they are a list."""
     is_whole: bool = False
     """Whether a list that cannot have `count` items gives way to the fallback."""
+    silence: float = 0.0
+    """The share of its decisions that are held out: nothing is shown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -316,9 +316,11 @@ class IdentitiesFile(Spec, frozen=True, kw_only=True):
     `placeholders` are the shop's own values that name nobody, beside `undefined`, `null`, `0` and the like; as an
     identifier or order id they count as absent. A refund within `return_period` finds its order, however many followed.
     What campaign or ad brought a visitor is read until their visit ends, and no longer than `campaign_life`.
+    `profiling` is the purpose that lets decisions use a customer's history: their orders, visits and affinities.
     """
 
     merge: dict[str, MergeRule] = {}
+    profiling: Key | None = None
     sources: list[Key] = []
     binds: dict[IdKind, Count] = {}
     holds: dict[IdKind, Count] = {}

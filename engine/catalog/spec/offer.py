@@ -30,6 +30,9 @@ ListLength = Annotated[
 Examined = Annotated[float, Meta(gt=0, le=1, extra={"remedy": "give the share who look there, such as 0.7"})]
 
 
+HeldOutShare = Annotated[float, Meta(ge=0, lt=1, extra={"remedy": "give a share below 1, such as 0.05"})]
+
+
 class RewardSpec(Spec, frozen=True, kw_only=True):
     """The reward from which a policy learns: the metric, within `window` after the exposure.
 
@@ -70,6 +73,9 @@ class SelectionSpec(Spec, frozen=True, kw_only=True):
     position from the policy's probabilities over the offers that are left. Each item is claimed by itself. With
     `claims: skip` another offer takes the place of one that cannot be claimed, and if none is left the list is shorter.
     With `claims: all` the list has all of its items, or the fallback is shown.
+
+    With `silence` the placement stays empty in that share of the decisions that would show an offer. It is logged with
+    its propensity, so that reports know what showing is worth.
     """
 
     key: Key
@@ -81,6 +87,7 @@ class SelectionSpec(Spec, frozen=True, kw_only=True):
     fallback: Key
     count: ListLength | None = None
     claims: Literal["skip", "all"] = "skip"
+    silence: HeldOutShare = 0.0
     arbitration: ArbitrationSpec = ArbitrationSpec()
     weights: list[ContextWeightSpec] = []
 

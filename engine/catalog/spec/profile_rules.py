@@ -23,7 +23,7 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `compile_placeholders` returns them. The last times of `watched_events`, which moments read, are
     stored however many other events a customer has, besides those of the `recent_limit` newest others. The properties
     `amounts` are money; an event in a currency of `rates` is converted into the shop's `currency`. `computed` are the
-    shop's own traits.
+    shop's own traits. Without the consent `profiling`, where it is set, decisions use no history.
     """
 
     merge: dict[str, MergeRule] = {}
@@ -56,6 +56,7 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     rates: dict[str, float] = {}
     amounts: frozenset[str] = frozenset(("revenue",))
     computed: TraitRules = NO_TRAITS
+    profiling: str | None = None
 
     def bind_limit(self, kind: IdKind) -> int:
         """The number of known customers that a value of `kind` may name."""

@@ -41,7 +41,7 @@ from engine.service.due.planner import Planner
 from engine.service.ids import new_id, tag_customer
 from engine.service.recorder import encode_records
 from engine.service.worker import Worker
-from engine.vocabulary import DAY
+from engine.vocabulary import DAY, SILENCE
 
 LEASE = 900.0
 """Seconds of a lease, if the sender asks for no other."""
@@ -184,7 +184,11 @@ class DueDesk:
             if isinstance(outcome, DecidedTask) and not outcome.decision.answer.degraded
         ]
         # Record before answer, as every decision: exposed is what the sender confirms.
-        records = [record for _, decision in answered for record in records_of(decision, now, expose=False)]
+        records = [
+            record
+            for one, decision in answered
+            for record in records_of(decision, now, expose=decision.choices[one.send.placement].reason == SILENCE)
+        ]
         if records:
             self._worker.recorder.append_encoded(encode_records(records))
         items = await asyncio.gather(
