@@ -219,6 +219,7 @@ def _gather_facts(
         counts=availability.counts,
         pools=availability.pools,
         prices=availability.prices,
+        is_silenced=plan.silenced_when is not None and plan.silenced_when(attributes),
     )
 
 
@@ -329,12 +330,13 @@ def _quiet_silence(plan: Plan, facts: Facts) -> tuple[OfferReason, float | None]
 def _withhold_fallback(plan: Plan, facts: Facts, choice: Choice, shown: Collection[str], lost: LostClaims) -> Choice:
     """The choice of a fallback, or silence where it must not be shown.
 
-    No gate closes a fallback. But the shop does not write to a customer past their caps, and an answer shows no offer
-    twice.
+    No gate closes a fallback. But the shop does not write to a customer past their caps, or while its `suppress` holds,
+    and an answer shows no offer twice.
     """
     key = choice.offer.key
     if key in shown:
         return msgspec.structs.replace(choice, reason="shown")
-    if facts.channel in plan.outbound and (key in lost or is_capped(choice.offer, facts)):
+    is_silent = facts.is_silenced and not choice.offer.is_spared
+    if facts.channel in plan.outbound and (is_silent or key in lost or is_capped(choice.offer, facts)):
         return msgspec.structs.replace(choice, reason="dropped")
     return choice

@@ -28,6 +28,7 @@ Gate = Literal[
     "consent",
     "audience",
     "suppressed",
+    "silenced",
     "cap",
     "stock",
     "budget",
@@ -51,8 +52,8 @@ FREE: Prices = {}
 class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The input of gates, moments and policies for one request. `now` is in seconds since 1970.
 
-    `vectors` has the context and the vector by the layouts of the featurizers that read them: placements with the same
-    features share them.
+    `is_silenced` says that the shop's `suppress` holds for the customer. `vectors` has the context and the vector by the
+    layouts of the featurizers that read them: placements with the same features share them.
     """
 
     profile: Profile
@@ -63,6 +64,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     counts: Counts = NOTHING
     pools: Pools = FULL
     prices: Prices = FREE
+    is_silenced: bool = False
     vectors: dict[tuple[Hashable, Hashable], tuple[Context, Floats]] = msgspec.field(default_factory=dict)
 
 
@@ -191,6 +193,11 @@ def _suppressed(collection: OfferCollection, facts: Facts, _shown: Collection[st
     return closed
 
 
+def _silenced(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
+    """All but the spared offers, while the shop's `suppress` holds."""
+    return passing & ~collection.index.named("spared").get("spared", 0) if facts.is_silenced else 0
+
+
 def _capped(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
     """The offers with a cap that is used up; only those that have counted something are looked at."""
     closed = 0
@@ -242,6 +249,11 @@ GATES: Mapping[Gate, GateRule] = {
         closes=_suppressed,
         meaning="the offer had too many outcomes of the kind that its `suppress` counts",
         for_staff="the customer turned it down lately",
+    ),
+    "silenced": GateRule(
+        closes=_silenced,
+        meaning="the condition of the shop's `suppress` holds for the customer, and it does not except the offer",
+        for_staff="nothing is sold to the customer now",
     ),
     "cap": GateRule(
         closes=_capped,

@@ -86,6 +86,8 @@ def test_a_consistent_shop_has_no_problem(tmp_path: Path) -> None:
             "renderings.web: has de and en beside 'image'; repeat it in each language",
         ),
         ("offers/drink.yaml", {"caps": [{"count": 1, "per": "2d", "window": "calendar"}]}, "is not a calendar window"),
+        ("channels.yaml", {"suppress": {"when": "complain_open"}}, "suppress.when: 'complain_open' is not in"),
+        ("channels.yaml", {"suppress": {"when": "complaint_open", "except": ["drnk"]}}, "did you mean 'drink'?"),
         ("offers/drink.yaml", {"caps": [{"count": 1, "per": "500d"}]}, "longer than 400 days"),
         ("offers/drink.yaml", {"caps": [{"count": 1, "per": "1d", "scope": "tag"}]}, "caps[0].tag: is missing"),
         ("offers/drink.yaml", {"caps": [{"count": 1, "per": "1d", "zone": "Berlin"}]}, "'Berlin' is not a time zone"),

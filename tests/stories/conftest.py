@@ -44,7 +44,10 @@ def write_shop(folder: Path, shop: Mapping[str, Any]) -> Path:
     channels = [{"key": channel} | shop.get("channels", {}).get(channel, {}) for channel in CHANNELS]
     placements = [{"key": key, "channels": list(CHANNELS)} for key in shop["placements"]]
     zone = shop.get("zone", "UTC")
-    _write(folder / "channels.yaml", {"channels": channels, "placements": placements, "zone": zone})
+    _write(
+        folder / "channels.yaml",
+        {"channels": channels, "placements": placements, "zone": zone, **shop.get("folder", {})},
+    )
     _write(folder / "metrics.yaml", {"metrics": shop.get("metrics", METRICS), **shop.get("money", {})})
     _write(folder / "moments.yaml", {"moments": shop.get("moments", [])})
     _write(folder / "campaigns.yaml", {"campaigns": shop.get("campaigns", [])})

@@ -30,3 +30,45 @@ def test_resolving_one_of_two_complaints_leaves_the_other_open(open_shop: Any, n
     assert shop.client().get("/v1/profiles/ada").json()["attributes"]["complaint_open"] is True
     tell("complaint_closed", names[1], user_id="ada")
     assert shown() == "upsell"
+
+
+SILENT = {
+    "offers": {
+        "upsell": {},
+        "sorry": {"tags": ["recovery"]},
+        "birthday": {},
+    },
+    "placements": {
+        "hero": {"offers": ["upsell", "sorry"]},
+        "row": {"offers": ["upsell", "sorry"], "count": 2},
+        "mail": {"offers": ["upsell"]},
+    },
+    "channels": {"email": {"outbound": True}},
+    "moments": [
+        {"key": "now", "trigger": {"when": {"birthday": True}}, "placements": ["hero"], "offers": ["birthday"]}
+    ],
+    "folder": {"suppress": {"when": "complaint_open", "except": ["recovery"]}},
+}
+
+
+def test_a_complaint_silences_sales_everywhere_but_recovery(open_shop: Any) -> None:
+    shop = open_shop(SILENT)
+    shop.identify({"birthday": True}, user_id="ada")
+    assert shop.offer("web", "hero", user_id="ada") == "birthday"
+    assert shop.offer("email", "mail", user_id="ada") == "upsell"
+    assert shop.tell("complaint", user_id="ada", channel="call_centre") == "accepted"
+    for channel in ("web", "store", "call_centre", "email"):
+        assert shop.offer(channel, "hero", user_id="ada") == "sorry"
+    items = shop.decide("web", "row", user_id="ada")["offers"]["row"]["items"]
+    assert [item["offer"] for item in items] == ["sorry"]
+    assert shop.offer("web", "mail", user_id="ada") == "banner"
+    silent = shop.decide("email", "mail", user_id="ada")["offers"]["mail"]
+    assert (silent["offer"], silent["reason"]) == (None, "dropped")
+    closed = shop.explain("web", "hero", user_id="ada")["closed"]
+    assert closed == {"upsell": "silenced", "birthday": "silenced"}
+    body = {"customer": {"user_id": "ada"}, "channel": "call_centre", "placements": ["hero"]}
+    view = shop.client().post("/v1/agent", json=body).json()
+    assert view["suggestions"]["hero"]["not_now"]["upsell"] == "nothing is sold to the customer now"
+    assert shop.offer("web", "hero", user_id="bob") in ("upsell", "sorry")
+    assert shop.tell("complaint_resolved", user_id="ada") == "accepted"
+    assert shop.offer("web", "hero", user_id="ada") == "birthday"

@@ -11,6 +11,7 @@ from engine.catalog.plan.languages import is_language, split_languages
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import CapSpec, OfferSpec, SelectionSpec, TaggedOffers, TriggerSpec
+from engine.catalog.spec.segments import segments_in
 from engine.errors import Problem
 from engine.vocabulary import DAY
 
@@ -28,6 +29,8 @@ TERMS = (
     "end",
 )
 """The keys that must be equal in all renderings of one offer."""
+COMPLAINT_OPEN = "complaint_open"
+"""The attribute of a customer that `suppress` may name beside segments."""
 CALENDAR = ("1d", "7d", "30d", "365d")
 LONGEST = 400 * DAY
 """The counts of a customer are stored for so many seconds; no rule can look back further."""
@@ -38,7 +41,7 @@ def offer_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     for offer in specs.offers.values():
         file = f"{specs.folder}/offers/{offer.key}.yaml"
         yield from (Problem(file, *found) for found in _check_offer(offer))
-    for found in _check_channels(specs):
+    for found in (*_check_channels(specs), *_check_silence(specs, known)):
         yield Problem(f"{specs.folder}/channels.yaml", *found)
     yield from (Problem(f"{specs.folder}/moments.yaml", *found) for found in _check_moments(specs, known))
     for selection in specs.selections.values():
@@ -166,6 +169,21 @@ def _check_trigger(trigger: TriggerSpec) -> Iterator[str]:
         yield f"has {' and '.join(given) or 'no condition'}; give one of event, date and when"
     if trigger.unless and trigger.event is None:
         yield "has unless without an event that it can follow; give the event, or remove unless"
+
+
+def _check_silence(specs: Specs, known: DefinedNames) -> Iterator[FieldProblem]:
+    """Yield the names in the shop's `suppress` that name nothing."""
+    silence = specs.channels.suppress
+    if silence is None:
+        return
+    segments = [silence.when] if isinstance(silence.when, str) else segments_in(silence.when)
+    for name in segments:
+        if name != COMPLAINT_OPEN:
+            yield from check_defined("suppress.when", name, known.conditions, "the conditions of segments.yaml")
+    named = {name for offer in specs.offers.values() for name in (offer.key, *offer.tags)}
+    for at, name in enumerate(silence.spared):
+        if known.has_all_offers:
+            yield from check_defined(f"suppress.except[{at}]", name, sorted(named), "offers/, as a key or a tag")
 
 
 def _check_list(specs: Specs, spec: SelectionSpec) -> Iterator[FieldProblem]:

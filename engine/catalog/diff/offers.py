@@ -152,6 +152,9 @@ def _compare_channels(old: Specs, new: Specs) -> Iterator[Change]:
     if languages[0] != languages[1]:
         reason = "customers whose language an offer does not speak see another one"
         yield Change(key="channels", path="language", verdict="safe", reason=reason, old=languages[0], new=languages[1])
+    if old.channels.suppress != new.channels.suppress:
+        before, after = _to_plain(old.channels.suppress), _to_plain(new.channels.suppress)
+        yield Change(key="channels", path="suppress", verdict="safe", reason=PER_REQUEST, old=before, new=after)
     channels = [{channel.key: channel for channel in specs.channels.channels} for specs in (old, new)]
     yield from _compare_entries("channels", channels[0], channels[1], CHANNEL_REASONS)
     places = [{place.key: place for place in specs.channels.placements} for specs in (old, new)]

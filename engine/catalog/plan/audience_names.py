@@ -5,9 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from engine.catalog.conditions.compile import condition_fields
+from engine.catalog.plan.compile_offers import silencing_condition
 from engine.catalog.plan.languages import LANGUAGE_TRAITS
 from engine.catalog.plan.plan import Experiment, Selection
 from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.segments import expand_segments
 
 _CONDITIONS = frozenset(("audience", "condition", "when"))
 
@@ -19,7 +21,8 @@ def audience_names(specs: Specs) -> frozenset[str]:
     """
     parts = (specs.experiments, specs.selections, specs.offers, specs.segments, specs.moments, specs.campaigns)
     read = (name for part in parts for spec in part.values() for name in _read(msgspec.to_builtins(spec)))
-    return frozenset((*read, *specs.units.traits.values()))
+    silencing = condition_fields(expand_segments(silencing_condition(specs), specs.segments))
+    return frozenset((*read, *silencing, *specs.units.traits.values()))
 
 
 def read_names(

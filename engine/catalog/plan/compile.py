@@ -16,6 +16,7 @@ from engine.catalog.plan.compile_offers import (
     compile_offer,
     compile_selection,
     compile_variant_selection,
+    silencing_condition,
     to_timestamp,
 )
 from engine.catalog.plan.compile_traits import compile_traits
@@ -100,6 +101,7 @@ def compile_plan(specs: Specs) -> Plan:
         },
         zone=specs.channels.zone,
         language=specs.channels.language,
+        silenced_when=compile_audience(specs, silencing_condition(specs)),
         holdouts={holdout.key: _compile_holdout(holdout) for holdout in specs.layers.holdouts},
         audience_names=audiences,
         read_names=read_names(audiences, policies.values(), experiments.values()),

@@ -27,6 +27,9 @@ from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import MomentSpec, SelectionSpec, TaggedOffers
 from engine.catalog.spec.segments import expand_segments
 
+SPARED = "spared"
+"""The name under which the index has the offers that the shop's `suppress` leaves open."""
+
 
 def compile_offer(specs: Specs, key: str, watched: Collection[str]) -> Offer:
     """One offer with its audience and limits.
@@ -36,7 +39,7 @@ def compile_offer(specs: Specs, key: str, watched: Collection[str]) -> Offer:
         key: the offer's key.
         watched: the counters that any rule of the shop reads; see `watched_counters`.
     """
-    spec = specs.offers[key]
+    spec, silence = specs.offers[key], specs.channels.suppress
     spec = replace(spec, audience=expand_segments(spec.audience, specs.segments))
     return Offer(
         key=key,
@@ -45,6 +48,7 @@ def compile_offer(specs: Specs, key: str, watched: Collection[str]) -> Offer:
         start=to_timestamp(spec.start, 0.0),
         end=to_timestamp(spec.end, FOREVER),
         limits=compile_limits(specs, spec, watched),
+        is_spared=silence is None or not {key, *spec.tags}.isdisjoint(silence.spared),
         languages={channel: spoken for channel, one in spec.renderings.items() if (spoken := split_languages(one))},
     )
 
@@ -109,6 +113,16 @@ def list_length(specs: Specs, spec: SelectionSpec) -> int:
     return next((place.count for place in specs.channels.placements if place.key == spec.placement), 1)
 
 
+def silencing_condition(specs: Specs) -> Mapping[str, object]:
+    """The condition of the shop's `suppress`; empty without one."""
+    silence = specs.channels.suppress
+    if silence is None:
+        return {}
+    if not isinstance(silence.when, str):
+        return silence.when
+    return {"$segment": silence.when} if silence.when in specs.segments else {silence.when: True}
+
+
 def compile_moments(specs: Specs, offers: Mapping[str, Offer], channel: str, placement: str) -> tuple[Moment, ...]:
     """The moments of truth of a placement on a channel, in the order of the file."""
     return tuple(
@@ -152,6 +166,7 @@ def _names_for_gates(offer: Offer) -> dict[str, Iterable[str]]:
         "purpose": () if purpose is None else (purpose,),
         "counter": offer.limits.read,
         "pool": offer.limits.pools,
+        "spared": (SPARED,) if offer.is_spared else (),
     }
 
 

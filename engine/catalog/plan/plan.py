@@ -45,6 +45,8 @@ class Offer:
     limits: Limits
     languages: Mapping[str, Mapping[str, Rendering]] = field(default_factory=lambda: NO_LANGUAGES)
     """By channel, the renderings by language, where they are."""
+    is_spared: bool = True
+    """Whether the shop's `suppress` leaves it open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +346,8 @@ class Plan:
     zone: str
     language: str | None = None
     """The language of customers whose own is not known, or that an offer does not speak."""
+    silenced_when: Predicate | None = None
+    """Where it holds, every offer that is not spared is closed."""
     audience_names: frozenset[str] = frozenset()
     """The traits that conditions, dates and caps read."""
     read_names: frozenset[str] = frozenset()

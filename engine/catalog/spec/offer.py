@@ -223,17 +223,30 @@ class PlacementSpec(Spec, frozen=True, kw_only=True):
     title: Text | None = None
 
 
+class SilenceSpec(Spec, frozen=True, kw_only=True, rename={"spared": "except"}):
+    """While `when` holds for a customer, no offer is shown to them but those `except` names, by key or tag.
+
+    `when` is `complaint_open`, a segment, or a condition. Fallbacks are shown still, but not sent on an outbound
+    channel.
+    """
+
+    when: Text | Condition
+    spared: list[Key] = []
+
+
 class ChannelsFile(Spec, frozen=True, kw_only=True):
     """`channels.yaml`: channels and placements.
 
     `zone` is the time zone of customers without the trait `timezone`. `language` is that of customers whose own is not
-    known or not spoken by an offer; without one it is the first language of the offer's rendering.
+    known or not spoken by an offer; without one it is the first language of the offer's rendering. `suppress` silences
+    all offers but some while a condition holds.
     """
 
     channels: Annotated[list[ChannelSpec], Meta(min_length=1)]
     placements: list[PlacementSpec] = []
     zone: Text = "UTC"
     language: Text | None = None
+    suppress: SilenceSpec | None = None
 
 
 class TriggerSpec(Spec, frozen=True, kw_only=True):
