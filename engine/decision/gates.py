@@ -52,8 +52,8 @@ FREE: Prices = {}
 class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The input of gates, moments and policies for one request. `now` is in seconds since 1970.
 
-    `is_silenced` says that the shop's `suppress` holds for the customer. `vectors` has the context and the vector by the
-    layouts of the featurizers that read them: placements with the same features share them.
+    `is_silenced` says that the shop's `suppress` holds for the customer. `vectors` has the context and the vector by
+    the layouts of the featurizers that read them: placements with the same features share them.
     """
 
     profile: Profile
