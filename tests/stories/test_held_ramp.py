@@ -15,6 +15,8 @@ import redis
 import time_machine
 import yaml
 
+from engine.analysis import analyze_experiment
+from engine.analysis.design.question_from_plan import build_question
 from engine.catalog import load_plan
 from engine.catalog.check.load import load_specs
 from engine.cli import app
@@ -163,6 +165,21 @@ def test_a_harm_is_stopped_within_its_budget_and_people_are_told(
     assert len({headers["idempotency-key"] for headers, _ in receiver.got}) == len(receiver.got)
 
 
+def expect_money_of_both_steps(shop: Any) -> None:
+    """The month is extrapolated by the coverage of each day, not by that which the ramp has at the end."""
+    question, metrics = build_question(load_plan(shop.settings.experiments), RULE)
+    report = analyze_experiment(question, metrics, shop.settings.log)
+    [first, last] = report.ramp
+    assert (first.coverage, last.coverage) == (0.8, 1.0)
+    assert first.units + last.units == sum(report.units.values())
+    assert last.units == 60
+    money, [order] = report.recommendation.money_per_month, [row for row in report.metrics if row.metric == "order"]
+    first_days, last_days = 1 + 1 / 1440, (report.days or 0.0) - 1 - 1 / 1440
+    coverage = (0.8 * first_days + last_days) / (report.days or 1.0)
+    monthly = order.absolute.estimate * sum(report.units.values()) / (report.days or 1.0) * 30 * WORTH / coverage
+    assert money.estimate == pytest.approx(monthly, rel=2e-3)  # seconds of a busy machine between the moves
+
+
 def test_a_good_change_reaches_everyone_by_itself(
     open_shop: Any,
     receiver: Receiver,
@@ -171,10 +188,10 @@ def test_a_good_change_reaches_everyone_by_itself(
 ) -> None:
     monkeypatch.setenv(SECRET, "shared")
     with time_machine.travel(START, tick=True) as clock:
-        shop = open_with(open_shop, receiver, [0.6, 1.0], 20_000.0)
-        visit(shop, range(400), {"old": 0.3, "new": 0.45})
+        shop = open_with(open_shop, receiver, [0.8, 1.0], 20_000.0)
+        visit(shop, range(300), {"old": 0.3, "new": 0.45})
         look(shop)
-        assert 0.3 < wait_for_coverage(shop, 0.3) < 0.9
+        assert 0.5 < wait_for_coverage(shop, 0.5) < 1.0
         clock.shift(timedelta(days=1, minutes=1))
         assert [one.title for one in look(shop) if one.kind == "ramp"] == [f"{RULE}: at 1 of its audience"]
         assert wait_for_coverage(shop, 1.0) == 1.0
@@ -191,7 +208,10 @@ def test_a_good_change_reaches_everyone_by_itself(
         assert not app(["preview", KEY, "--customers", str(german), "--json", *nowhere], result_action="return_value")
         rehearsed = capsys.readouterr()
         assert {row["reason"] for row in json.loads(rehearsed.out)} == {"assigned", "default"}
-        assert f"{RULE}: no store or log is at hand, so its first one is assumed, 0.6 of" in rehearsed.err
-        clock.shift(timedelta(days=1, minutes=1))
+        assert f"{RULE}: no store or log is at hand, so its first one is assumed, 0.8 of" in rehearsed.err
+        clock.shift(timedelta(hours=23))
+        visit(shop, range(300, 360), {"old": 0.3, "new": 0.45})
+        clock.shift(timedelta(hours=1, minutes=1))
         assert [one.title for one in look(shop) if one.kind == "ramp"] == [f"{RULE}: its ramp is over"]
+        expect_money_of_both_steps(shop)
     assert receiver.titles("ramp") == [f"{RULE}: at 1 of its audience", f"{RULE}: its ramp is over"]

@@ -9,7 +9,7 @@ from engine.analysis.design.metrics import Direction
 from engine.catalog.conditions.compile import Predicate
 from engine.catalog.plan.switchback import Switchback
 from engine.catalog.spec.sources import SourceSpec
-from engine.catalog.spec.units import Unit
+from engine.catalog.spec.units import STORE_TRAIT, Unit
 from engine.customer import IdKind
 from engine.errors import BadInput
 from engine.metric_kinds import METRIC_KINDS, MetricKind, MetricKindName
@@ -157,7 +157,7 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
     inference: Inference = Inference()
     description: ExperimentDescription = ExperimentDescription()
     unit: Unit = "customer"
-    unit_trait: str | None = None  # the trait with the unit's id; None of customers and devices
+    unit_trait: str | None = None  # of a unit of units.yaml: the trait with its id
     switchback: Switchback | None = None  # then a unit of the report is a unit in one period
     has_period_strata: bool = False  # of a switchback: its stratum is the unit at one time of day
     placeholders: frozenset[str] = frozenset()  # ids that name no unit, beside the usual ones
@@ -166,11 +166,17 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
     start: float | None = None  # seconds since 1970: earlier exposures do not count
     coverage: float = 1.0  # the share of eligible units let in, to scale money to full traffic
     ramp: tuple[tuple[float, float], ...] = ()  # where it changes: the coverage from each time on (s since 1970)
+    held_steps: tuple[float, ...] = ()  # the steps of a ramp that holds itself, whose moves are in the log
     min_days: float = 0.0
     is_shipped: bool = False
     decided: float | None = None  # the end of the day of the decision, in seconds since 1970: the report's last moment
     exposures: MeasuredExposures | None = None  # None: those of the log
     covers: tuple[str, ...] = ()  # of a holdout: the keys of the experiments that its units are kept out of
+
+    @property
+    def trait(self) -> str | None:
+        """The trait in a decision's context with the unit's id; None of customers and devices."""
+        return STORE_TRAIT if self.unit == STORE_TRAIT else self.unit_trait
 
     def mean_coverage(self, begin: float, end: float) -> float:
         """The coverage on average between two times (s since 1970); that of `end` if it is not after `begin`."""

@@ -68,6 +68,7 @@ def build_question(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[Measu
         segments=plan.segments,
         coverage=experiment.coverage(experiment.steps[-1][0]),
         ramp=tuple((at, experiment.coverage(at)) for at, _ in experiment.steps) if len(experiment.steps) > 1 else (),
+        held_steps=tuple(share for share, _ in experiment.held_steps),
         min_days=float(spec.analysis.min_days),
         exposures=None if spec.exposures is None else _measured_exposures(spec.exposures, plan),
         is_shipped=spec.status == "shipped",

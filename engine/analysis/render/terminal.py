@@ -15,7 +15,7 @@ from engine.analysis.checks.open_windows import describe_open_windows
 from engine.analysis.checks.ratio_parts import parts_text
 from engine.analysis.checks.uncounted import describe_uncounted_events
 from engine.analysis.design.methods import Method
-from engine.analysis.report.model import MetricReport, Money, Report, SegmentReport
+from engine.analysis.report.model import MetricReport, Money, RampPeriod, Report, SegmentReport
 from engine.analysis.report.money import NO_MONEY
 from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance, format_percents
 from engine.metric_kinds import METRIC_KINDS
@@ -69,8 +69,14 @@ def describe_design(report: Report) -> list[str]:
         *([f"Dates: {planned}."] if planned else []),
         f"Channels: {', '.join(report.channels)}. Audience: {audience}.",
         *([f"Design: {report.design}"] if report.design else []),
+        *([f"Ramp: {describe_steps(report.ramp)}."] if report.ramp else []),
         f"{method} Currency: {report.currency}.",
     ]
+
+
+def describe_steps(ramp: list[RampPeriod]) -> str:
+    """The steps of a ramp: `5% to 2026-06-02 (120 units), 50% to 2026-06-03 (900 units)`."""
+    return ", ".join(f"{step.coverage:.3g} to {step.end[:16]} ({step.units:,} units)" for step in ramp)
 
 
 def describe_first_verdict(report: Report) -> list[str]:

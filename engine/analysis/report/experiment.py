@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from engine.analysis.checks.balance import check_balance, flag_imbalance
 from engine.analysis.checks.count_uncounted import count_uncounted_events
 from engine.analysis.checks.open_windows import refuse_open_windows
+from engine.analysis.checks.periods import describe_ramp, find_period, with_ramp_history
 from engine.analysis.checks.planned_looks import flag_planned_looks
 from engine.analysis.checks.ratio_parts import add_ratio_parts
-from engine.analysis.design.log_times import DAY, SECOND
+from engine.analysis.design.log_times import DAY, SECOND, iso_time
 from engine.analysis.design.metrics import Measure, Term
 from engine.analysis.report.compare import Evidence, compare, compare_all
 from engine.analysis.report.experiment_flags import count_daily_units, count_responses, experiment_flags
@@ -99,6 +100,7 @@ def analyze_experiment(
         source = DuckDB()
         trait, split = segment or question.inference.stratum, find_split(question, segment)
         until = as_of or find_end(source, Path(log_dir), question)
+        question = with_ramp_history(source, Path(log_dir), question, until)
         data = read_experiment_units(source, question, metrics, Path(log_dir), until, segment=split)
         return _report(source, _aggregate(source, question, data, trait=trait, segment=segment))
 
@@ -160,7 +162,7 @@ def _report(source: DuckDB, found: _Statistics) -> Report:
     reports = add_ratio_parts(_annotate(source, reports, data), measures, found.evidence, question.inference)
     reports = share_level(reports, measures, found.evidence, question.inference)
     reports = classify_guardrails(reports)
-    period = _find_period(source, data.units, data.as_of)
+    period = find_period(source, data.units, data.as_of)
     money = money_per_month(
         reports,
         {spec.name: spec.money for spec in data.specs if spec.money is not None},
@@ -172,7 +174,7 @@ def _report(source: DuckDB, found: _Statistics) -> Report:
     )
     return Report(
         experiment=question.key,
-        as_of=_iso_time(data.as_of),
+        as_of=iso_time(data.as_of / SECOND),
         control=question.control,
         alpha=question.inference.alpha,
         units=found.units,
@@ -190,17 +192,13 @@ def _report(source: DuckDB, found: _Statistics) -> Report:
         segments=_compare_segments(found) if found.segment else [],
         days=period.days,
         method=question.inference.method,
-        first_exposure=_iso_time(period.first) if period.first else None,
-        last_exposure=_iso_time(period.last) if period.last else None,
+        first_exposure=iso_time(period.first / SECOND) if period.first else None,
+        last_exposure=iso_time(period.last / SECOND) if period.last else None,
         covers=list(question.covers),
+        ramp=describe_ramp(source, data.units, question, period),
         cumulated=describe_cumulated(reports, question),
         **msgspec.structs.asdict(question.description),
     )
-
-
-def _iso_time(moment: int) -> str:
-    """A time in microseconds since 1970 as ISO 8601."""
-    return datetime.fromtimestamp(moment / SECOND, UTC).isoformat(timespec="seconds")
 
 
 def _check_quality(source: DuckDB, found: _Statistics) -> Quality:
@@ -274,27 +272,6 @@ def _annotate(source: DuckDB, reports: Sequence[MetricReport], data: ExperimentU
         )
         for row in reports
     ]
-
-
-class _Period(NamedTuple):
-    """The first and the last exposure and the end of the traffic, in microseconds; 0 without exposures."""
-
-    first: int
-    last: int
-    end: int
-
-    @property
-    def days(self) -> float:
-        """Days of traffic."""
-        return (self.end - self.first) / DAY
-
-
-def _find_period(source: DuckDB, units: ir.Table, as_of: int) -> _Period:
-    """The period from the first exposure to the report, or to the last exposure if that is over a day older."""
-    first, last = source.rows(units.aggregate(first=units["first"].min(), last=units["first"].max()))[0]
-    if first is None or last is None:
-        return _Period(0, 0, 0)
-    return _Period(int(first), int(last), as_of if as_of - int(last) < DAY else int(last))
 
 
 def _assign_roles(question: ExperimentQuestion, data: ExperimentUnits, *, stratified: bool) -> list[Measure]:

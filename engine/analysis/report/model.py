@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 Verdict = Literal["ship", "keep running", "stop", "fix the data"]
 
 
+class RampPeriod(msgspec.Struct, frozen=True, kw_only=True):
+    """A step of a ramp in the report's period: the share of its audience that it let in, and the units that came."""
+
+    coverage: float
+    begin: str
+    end: str
+    units: int
+
+
 class Novelty(msgspec.Struct, frozen=True):
     """The primary metric's effect per unit and day, in a window of days since a unit's first exposure.
 
@@ -199,6 +208,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     currency: str = ""
     design: str = ""  # of a switchback: its periods, and what its effects rest on
     covers: list[str] = []
+    ramp: list[RampPeriod] = []
     cumulated: str = ""
     first_verdict: FirstVerdict | None = None
 

@@ -64,6 +64,8 @@ def money_per_month(
         return effect
     if traffic.days < 1:
         return NotEstimable("the report covers less than a day of traffic; a month needs at least one")
+    if not traffic.coverage > 0:
+        return NotEstimable("nobody was let in by the ramp in the period of the report, as its moves in the log say")
     count = _count_denominators(measures[found.metric], evidence)
     if not math.isfinite(count):
         return NotEstimable(f"the denominator of {found.metric} has values that are NaN or infinite")

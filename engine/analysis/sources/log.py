@@ -260,7 +260,7 @@ def _in_periods(seen: ir.Table, design: Switchback, segment: Segment | None) -> 
 
 def _logged_unit(seen: ir.Table, question: ExperimentQuestion) -> ir.Value:
     """The unit of each decision; null where the log of an earlier release has none."""
-    trait = question.unit_trait
+    trait = question.trait
     return seen[question.unit] if trait is None else json_text(seen["context"], trait)
 
 

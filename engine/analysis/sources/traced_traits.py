@@ -108,7 +108,7 @@ def read_path(attributes: Mapping[str, object], path: str) -> object:
 
 def unit_reader(question: ExperimentQuestion) -> TraceReader:
     """Reads the unit in a trace, for experiments that do not assign customers."""
-    trait, placeholders = question.unit_trait, question.placeholders
+    trait, placeholders = question.trait, question.placeholders
 
     def read(trace: Trace) -> str | None:
         request = trace.request

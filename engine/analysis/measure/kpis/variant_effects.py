@@ -100,7 +100,7 @@ def measure_effects(
         known = plan.find_reported(str(key))
         design = specs(str(version)).get(str(key)) if known is None else known.spec
         seen = msgspec.json.decode(str(variants), type=list[str])
-        question = _question(str(key), design, seen, metrics)
+        question = _with_unit(plan, str(key), _question(str(key), design, seen, metrics))
         if known is not None and known.start:
             question = msgspec.structs.replace(question, start=known.start)
         with contextlib.suppress(BadInput):  # an experiment that has nothing to say is none of the past ones
@@ -132,6 +132,14 @@ def _specs_of(archive: Archive | None) -> Callable[[str], Mapping[str, Experimen
             return {}
 
     return read
+
+
+def _with_unit(plan: Plan, key: str, question: ExperimentQuestion) -> ExperimentQuestion:
+    """The question with the trait of its unit and its periods; by customer where the plan has no such unit any more."""
+    known, trait = plan.find_reported(key), plan.trait_of(question.unit)
+    if question.unit not in {"customer", "device"} and trait is None:
+        return msgspec.structs.replace(question, unit="customer")
+    return msgspec.structs.replace(question, unit_trait=trait, switchback=known.switchback if known else None)
 
 
 def _question(
