@@ -7,11 +7,12 @@ RESOLVE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 COMPILE := $(RESOLVE) --extra analysis --extra embedded --extra dashboard --extra postgres
 DEMO_ARGS ?=
 DECISIONS ?= 100000
+MINUTES ?= 30
 
 ENGINE_TESTS := tests/analysis/sources/test_engines.py tests/analysis/sources/test_engine_tables.py
 COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
 
-.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback bench bench-policies bench-analysis bench-warehouse bench-parts bench-overload bench-coverage due skew bench-lists obd cdnow replay lock clean
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback bench bench-policies bench-analysis bench-warehouse bench-parts bench-overload bench-coverage soak due skew bench-lists obd cdnow replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -131,6 +132,9 @@ bench-parts: .venv/dev.stamp ## journal, profiles, learner and start-up, each al
 bench-overload: .venv/dev.stamp ## 8,000 connections at one server: what it refuses, and how soon it is well again
 	$(BIN)/python -m loadtests.overload
 	$(BIN)/python -m loadtests.overload --impatient
+
+soak: .venv/dev.stamp ## mixed load with a random fault every minute, and a ledger of every answer: 30 minutes
+	$(BIN)/python -m tests.faults.soak.soak --minutes $(MINUTES)
 
 bench-coverage: .venv/dev.stamp ## how often the intervals of `evaluate` cover the truth, on 6,000 simulated logs
 	$(BIN)/python -m tests.statistical.coverage
