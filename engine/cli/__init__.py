@@ -22,7 +22,7 @@ from engine.cli import (
 from engine.cli.app import app, print_error, print_problems
 from engine.cli.design import assertions, changes, starter_folder
 from engine.cli.encoding import adapt_streams
-from engine.cli.operations import backup, quarantine
+from engine.cli.operations import backup, doctor, quarantine
 from engine.errors import CatalogError, CounterpointError, StoppedError, missing_extra
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "changes",
     "conclude",
     "customers",
+    "doctor",
     "evaluate",
     "explain",
     "main",

@@ -10,7 +10,7 @@ from engine.cli import app
 VERBS = {
     "Run": {
         *("up", "serve", "learn", "collect", "dashboard", "demo", "due", "policy", "supervise"),
-        *("backup", "restore", "quarantine"),
+        *("backup", "doctor", "restore", "quarantine"),
     },
     "Design": {
         "balance",
