@@ -15,6 +15,7 @@ from engine.decision.decision import DecideOptions, DecideRequest, Decision, dec
 from engine.decision.units import read_units
 from engine.rehearse.customers import SampledCustomer
 from engine.rehearse.generated_customers import STORES
+from engine.vocabulary import SILENCE
 
 MOST_DECIDED = 200
 """Customers of the group that are decided for, on every channel."""
@@ -59,11 +60,13 @@ def check_customers(
 def shown_offers(decision: Decision, placement: str) -> dict[str, float]:
     """The offers that a placement may show, with their probabilities; empty where it shows nothing."""
     choice = decision.choices[placement]
-    if choice.is_silent:
+    if choice.is_silent and choice.reason != SILENCE:  # what holds out a share of the decisions shows the others
         return {}
     pairs: dict[str, float] = {}
     for item in choice.items:  # of a list, an offer may be shown where any position may show it
-        own = dict(zip(item.candidates, item.probabilities, strict=True)) or {item.offer.key: item.propensity}
+        own = {offer: p for offer, p in zip(item.candidates, item.probabilities, strict=True) if offer != SILENCE} or {
+            item.offer.key: item.propensity
+        }
         pairs = {offer: max(p, pairs.get(offer, 0.0)) for offer, p in (pairs | own).items()}
     return {offer: float(p) for offer, p in pairs.items() if p > 0}
 

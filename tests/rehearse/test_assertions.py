@@ -60,6 +60,7 @@ FILES: Mapping[str, Any] = {
         "offers": ["tea", "wine"],
         "policy": {"kind": "uniform"},
         "reward": {"metric": "click"},
+        "silence": 0.3,
         "fallback": "banner",
     },
     **{
@@ -135,7 +136,7 @@ FAILING: list[tuple[Any, str]] = [
         {"expect": {"power": {"click": 0.8, "days": 9}}},
         "no draft or running experiment has the primary metric",
     ),
-    ("no held-out customer sees tea", "sees tea: at hero on app (policy)"),
+    ("no held-out customer sees tea", "sees tea: at hero on app ("),
     ("every customer sees steps=one", "does not see steps=one on app, web"),
     ({"customers": {"audience": {"age": 99}}, "never": ["tea"]}, "is one of these, so it says nothing"),
 ]
