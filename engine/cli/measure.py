@@ -234,7 +234,7 @@ def attribution(
     window: Annotated[float, Parameter(help="Days before an order in which a touch counts.")] = 30.0,
     half_life: Annotated[float, Parameter(help="Days in which a touch loses half its credit (decay).")] = 7.0,
     outcome_window: Annotated[float, Parameter(help="Days after a showing whose orders it may have caused.")] = 7.0,
-    against: Annotated[str | None, Parameter(help="The offer that causal credit compares with, if possible.")] = None,
+    against: Annotated[str | None, Parameter(help="The offer that causal credit compares with, not silence.")] = None,
     path: Annotated[str | None, Parameter(help="The tables' column of paths, 'web > email > store'.")] = None,
     conversions: Annotated[str | None, Parameter(help="Their column of conversions; 1 by default.")] = None,
     total: Annotated[str | None, Parameter(help="Their column of journeys, with those that did not convert.")] = None,

@@ -1,6 +1,7 @@
 """Attribution: known credits, conservation, and causal credit that holds where rules go wrong."""
 
 import importlib.util
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ assert _spec is not None
 assert _spec.loader is not None
 worlds = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(worlds)
+
+
+ARMS = ["coffee", "cake", "silence"]
+DAY = 86_400.0
 
 
 def measure(file: Path, header: str, rows: list[str], **options: Any) -> Any:
@@ -115,6 +120,34 @@ def test_causal_credit_covers_the_truth_where_rules_are_wrong(tmp_path: Path) ->
     assert cells == 36
     assert covered >= cells * 0.95 - 3 * (cells * 0.95 * 0.05) ** 0.5
     assert last == "idle"  # it changes nothing, and has the most orders after it
+
+
+def test_a_hold_out_says_what_an_offer_earns_over_silence(write_log: Callable[..., Path]) -> None:
+    """Coffee adds 4 to what a customer spends and cake nothing; keen customers, who spend 20 anyway, get more cake."""
+    rng = np.random.default_rng(5)
+    tables: dict[str, list[dict[str, Any]]] = {"decisions": [], "exposures": [], "events": []}
+    for n in range(1500):
+        keen = rng.random() < 0.5
+        chances = np.array([0.2, 0.6, 0.2] if keen else [0.6, 0.2, 0.2])
+        drawn = int(rng.choice(3, p=chances))
+        ids = {"decision_id": f"d{n}", "customer": f"c{n}", "key": "hero"}
+        choice = {"kind": "offer", "variant": ARMS[drawn], "propensity": chances[drawn], "policy": "hero@1"}
+        channel = {"channel": "web" if n % 2 else "app"}
+        tables["decisions"].append({**ids, **choice, **channel, "time": 10.0, "candidates": ARMS, "context": "{}"})
+        tables["exposures"].append({**ids, "time": 11.0})
+        spends = (20.0 if keen else 4.0) + (4.0 if drawn == 0 else 0.0) + rng.uniform(-3, 3)
+        order = {"message_id": f"o{n}", "event": "purchase", "customer": f"c{n}", "channel": "web"}
+        tables["events"].append({**order, "time": DAY, "revenue": spends})
+    tables["events"].append({"message_id": "end", "event": "visit", "customer": "c0", "time": 20 * DAY})
+    source = EventSource(log_dir=write_log(**tables))
+    found = {(row.offer, row.channel): row for row in causal_credits(source, window_days=7.0)}
+    assert set(found) == {(offer, channel) for offer in ("coffee", "cake") for channel in ("web", "app")}
+    for (offer, _), row in found.items():
+        assert isinstance(row.revenue, Effect)
+        assert row.revenue.low < (4.0 if offer == "coffee" else 0.0) < row.revenue.high
+    naive = measure_attribution(source, AttributionOptions(by="offer")).credits
+    by_rule = {row.name: row.value["last"] for row in naive}
+    assert by_rule["cake"] > 1.2 * by_rule["coffee"]  # it changes nothing, and the rule credits it with more
 
 
 def test_nothing_is_invented(tmp_path: Path) -> None:

@@ -66,7 +66,10 @@ class AttributionReport(MeasureReport, frozen=True, kw_only=True):
             [row.offer, row.channel, row.shown, *_effect_row(row.credit), *_effect_row(row.money)]
             for row in self.causal
         ]
-        note = "Causal: by the logged propensities, doubly robust, against what else could be shown; 95% intervals."
+        note = (
+            "Causal: by the logged propensities, doubly robust, against silence where it was drawn too, else against "
+            "what else could be shown; 95% intervals."
+        )
         return [*found, ReportTable(title="Causal credit (causal)", columns=columns, rows=rows, note=note)]
 
     def picture(self) -> Picture | None:

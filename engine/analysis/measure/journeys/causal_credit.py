@@ -1,9 +1,10 @@
 """Causal credit of an offer on a channel: what showing it changed, from the logged propensities.
 
 In the decisions in which an offer could be shown, doubly robust scores compare it with what else could be: with one
-named offer, or with an even choice among the other candidates. The reward model is the mean of each offer by placement
-and channel on the other half of the customers. The standard error is over customers, since their decisions depend on
-each other; the interval is corrected for skewness (`offpolicy.estimators.Spread`).
+named offer, with silence where the placement holds out, or with an even choice among the other candidates. The reward
+model is the mean of each offer by placement and channel on the other half of the customers. The standard error is over
+customers, since their decisions depend on each other; the interval is corrected for skewness
+(`offpolicy.estimators.Spread`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from engine.analysis.measure.journeys.choices import create_choices
 from engine.analysis.offpolicy.estimators import Spread
 from engine.analysis.sources.duckdb_expressions import text_literal
 from engine.analysis.stats.estimate import Effect, NotEstimable
+from engine.vocabulary import SILENCE
 
 if TYPE_CHECKING:
     from engine.analysis.measure.sources import EventSource
@@ -84,13 +86,13 @@ def causal_credits(
     Args:
         source: of a log.
         window_days: what is ordered within so many days after a decision is its outcome.
-        against: the offer to compare with where it was a candidate; else, and elsewhere, the other candidates.
+        against: the offer to compare with where it was a candidate, silence if none is named; elsewhere the others.
         alpha: one minus the intervals' coverage.
     """
     if not create_choices(source, window_days):
         return []
-    reference = text_literal(against or "")
-    has = f"list_contains(candidates, {reference})" if against else "false"
+    reference = text_literal(against or SILENCE)
+    has = f"list_contains(candidates, {reference})"
     found: list[list[tuple[object, ...]]] = [
         list(source.rows(_EFFECTS, outcome=outcome, reference=reference, has_reference=has))
         for outcome in ("orders", "revenue")

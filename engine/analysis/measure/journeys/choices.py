@@ -1,4 +1,6 @@
-"""Choices: the decisions of policies that were seen, each with its propensity and what the customer ordered after it.
+"""Choices: the drawn decisions that were seen, each with its propensity and what the customer ordered after it.
+
+A policy drew them, or a hold-out did between a moment's offer and silence.
 
 The table `choices` has a row per choice, of a list one per item: `decision_id, key, position, channel, customer, offer,
 propensity, candidates, time, context, fold, stage, orders, revenue`. Orders and revenue are those of the window after
@@ -11,6 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from engine.analysis.measure.columns import to_microseconds
+from engine.analysis.sources.duckdb_expressions import text_literal
+from engine.vocabulary import SILENCE
 
 if TYPE_CHECKING:
     from engine.analysis.measure.sources import EventSource
@@ -28,7 +32,8 @@ shown AS (
     SELECT decided.decision_id, decided.key, decided.position, coalesce(channel, 'unknown') AS channel, customer,
         variant AS offer, propensity, list_distinct(list_append(candidates, variant)) AS candidates, context, seen.time
     FROM {decisions} AS decided JOIN seen USING (decision_id, key, position)
-    WHERE kind = 'offer' AND policy IS NOT NULL AND variant IS NOT NULL AND customer <> '' AND propensity > 0
+    WHERE kind = 'offer' AND (policy IS NOT NULL OR list_contains(candidates, {silence})) AND variant IS NOT NULL
+        AND customer <> '' AND propensity > 0
         AND len(list_distinct(list_append(candidates, variant))) > 1 AND seen.time <= {until} - {window}
 ), placed AS ({placed}), before AS (
     SELECT shown.*, coalesce(placed.orders, 0) AS orders_before, coalesce(placed.revenue, 0) AS revenue_before,
@@ -69,6 +74,7 @@ def create_choices(source: EventSource, window_days: float) -> bool:
         until=str(until),
         window=window,
         placed=source.fill(PLACED),
+        silence=text_literal(SILENCE),
         stage=stage_sql(source.stages),
         **tables,
     )
