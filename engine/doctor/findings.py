@@ -214,6 +214,9 @@ def _check_log(settings: Settings) -> Iterator[Diagnosis]:
 
 
 def _check_server(url: str) -> Iterator[Diagnosis]:
+    if not url.startswith(("http://", "https://")):
+        yield _problem("server", f"{url}: is no address of a server", "write http://HOST:PORT")
+        return
     try:
         with urlopen(f"{url}/readyz", timeout=10) as answer:  # noqa: S310 (the operator's own address)
             body = answer.read()
