@@ -19,6 +19,7 @@ from engine.catalog.spec.assertions import (
     SampledCustomers,
 )
 from engine.catalog.spec.experiment import ExperimentSpec
+from engine.catalog.spec.flags import rule_experiments
 from engine.catalog.spec.folder import TESTS, Specs
 from engine.catalog.spec.segments import segments_in
 from engine.errors import CatalogError, Problem
@@ -183,8 +184,15 @@ def _check_power(value: object, spec: AssertionSpec, specs: Specs) -> Iterator[F
     for name in power_fields(value)["metrics"]:
         if name not in known:
             yield str(name), f"{name!r} is not in metrics.yaml; {suggest_name(name, known)}"
-    if spec.experiment is not None and spec.experiment not in specs.experiments:
-        yield "", f"{spec.experiment!r} is not an experiment; {suggest_name(spec.experiment, list(specs.experiments))}"
+    experiments = measured_experiments(specs)
+    if spec.experiment is not None and spec.experiment not in experiments:
+        yield "", f"{spec.experiment!r} is not an experiment; {suggest_name(spec.experiment, list(experiments))}"
+
+
+def measured_experiments(specs: Specs) -> dict[str, ExperimentSpec]:
+    """The experiments and flags of a folder, and the rules of flags under the keys of their reports."""
+    rules = {rule.key: rule for spec in specs.experiments.values() for rule in rule_experiments(spec)}
+    return {**specs.experiments, **rules}
 
 
 def power_fields(value: Mapping[str, object]) -> dict[str, dict[str, object]]:

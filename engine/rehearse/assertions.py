@@ -20,7 +20,7 @@ from engine.customer import CustomerIds
 from engine.customers.model.traits import flatten_traits
 from engine.decision.attributes import build_attributes
 from engine.decision.decision import DecideOptions, DecideRequest, Decision, decide
-from engine.rehearse.assertion_files import Assertion, as_flow, expected_variants, power_fields
+from engine.rehearse.assertion_files import Assertion, as_flow, expected_variants, measured_experiments, power_fields
 from engine.rehearse.customers import SampledCustomer, customer_of
 from engine.rehearse.generated_customers import STORES
 from engine.rehearse.preview import channel_of, with_draft
@@ -196,7 +196,7 @@ def _check_power(asked: _Asked, value: object, power_of: PowerOf) -> Iterator[As
     for metric, least in wanted.metrics.items():
         open_ones = (
             spec.key
-            for spec in specs.experiments.values()
+            for spec in measured_experiments(specs).values()
             if spec.metrics is not None and spec.metrics.primary == metric and spec.status in {"draft", "running"}
         )
         keys = [named] if named is not None else list(open_ones)

@@ -48,7 +48,7 @@ class AssertionSpec(Spec, frozen=True, kw_only=True):
     channel: Key | None = None
     context: dict[str, object] = {}
     at: ZonedTime | None = None
-    experiment: FlagKey | None = None
+    experiment: Text | None = None
     expect: Expectations | None = None
     customers: SampledCustomers | None = None
     always: list[Text] = []

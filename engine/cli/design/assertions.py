@@ -72,12 +72,13 @@ def check_tests(
 def _planned_power(specs: "Specs", key: str, metric: str, days: float, effect: float | None) -> "PowerFinding":
     """The power of an experiment by a metric."""
     from engine.catalog.check.warnings import final_shares
+    from engine.rehearse.assertion_files import measured_experiments
     from engine.rehearse.assertions import PowerFinding
 
     require_extras("the power of an experiment", "analysis")
     from engine.analysis.design.planned_power import planned_power
 
-    spec = specs.experiments[key]
+    spec = measured_experiments(specs)[key]
     if len(spec.variants) < 2:
         return PowerFinding(key, metric, None, f"{key} has no two variants to compare")
     shares = final_shares(specs, spec)
