@@ -107,6 +107,7 @@ bench: .venv/dev.stamp ## decide beside an idiomatic Litestar handler; assignmen
 	$(BIN)/python -m loadtests.bench
 	$(BIN)/python -m loadtests.plans
 	$(BIN)/python -m loadtests.collection
+	$(BIN)/python -m loadtests.feed
 	$(BIN)/python -m loadtests.growth
 	$(BIN)/python -m loadtests.openloop
 	$(BIN)/python -m loadtests.assignment

@@ -218,8 +218,9 @@ class Bandit(ABC):
         if traits is not None:
             raise ValueError(f"{self.kind} has no traits of arms; they are for contextual policies")
         empty = replace(self, arms=arms, statistics={})
-        kept = [arm for arm in arms if arm in set(self.arms)]
-        new, old = [arms.index(arm) for arm in kept], [self.arms.index(arm) for arm in kept]
+        places = {arm: place for place, arm in enumerate(self.arms)}
+        new = [place for place, arm in enumerate(arms) if arm in places]
+        old = [places[arms[place]] for place in new]
         statistics = dict(self.statistics)
         for name in empty.statistics.keys() - self.common:
             statistics[name] = np.array(empty.statistics[name])

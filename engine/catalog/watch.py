@@ -24,6 +24,7 @@ import structlog
 
 from engine.catalog.archive import Archive, last_author
 from engine.catalog.check.load import build_specs, read_folder
+from engine.catalog.feeds.rows import FEEDS, SUFFIXES
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.folder import Specs
@@ -31,7 +32,7 @@ from engine.catalog.spec.notify import NotifyFile
 from engine.errors import BadInput, CatalogError, Problem
 
 Fingerprint = tuple[tuple[str, int, int], ...]
-"""The path, the time of change (ns) and the size of every YAML file."""
+"""The path, the time of change (ns) and the size of every YAML file and of every file that may be a feed."""
 
 STILL_SECONDS = 1.0
 """Seconds without a change in the folder before a change is read."""
@@ -201,11 +202,11 @@ def _count_restrictions(spec: object, name: str) -> int:
 def _read_fingerprint(folder: Path) -> Fingerprint:
     """Path, time of change and size of each file, without reading any; a missing folder has no files."""
     files: list[tuple[str, int, int]] = []
-    for place in (folder, folder / "offers"):
+    for place in (folder, folder / "offers", folder / FEEDS):
         try:
             with os.scandir(place) as entries:
                 for entry in entries:
-                    if entry.name.endswith(".yaml"):
+                    if entry.name.endswith((".yaml", *SUFFIXES)):
                         stat = entry.stat()
                         files.append((entry.path, stat.st_mtime_ns, stat.st_size))
         except FileNotFoundError:

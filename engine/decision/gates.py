@@ -116,7 +116,9 @@ def passing_offers(collection: OfferCollection, facts: Facts, shown: Collection[
     failures: list[GateFailure] = []
     for gate, closes in _CLOSING:
         try:
-            passing &= ~closes(collection, facts, shown, passing)
+            # `a ^ (a & b)` is `a & ~b` without the complement, which costs several times as much of 100,000 offers.
+            if closed := closes(collection, facts, shown, passing):
+                passing ^= passing & closed
         except Exception:  # noqa: BLE001 (it closes the offers that raise it; the caller reports it)
             closed, failed = _close_one_by_one(gate, collection, facts, shown, passing)
             passing &= ~closed
@@ -162,11 +164,12 @@ def cap_window_start(cap: Cap, now: float, zone: str, counts: Counts) -> float:
 
 
 def _outside_dates(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
-    return passing & ~collection.index.within_dates(facts.now)
+    index = collection.index
+    return passing ^ (passing & index.within_dates(facts.now)) if index.edges else 0
 
 
 def _without_rendering(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
-    return passing & ~collection.index.named("channel").get(facts.channel, 0)
+    return passing ^ (passing & collection.index.named("channel").get(facts.channel, 0))
 
 
 def _without_consent(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from engine.catalog.plan.features import Context
-from engine.catalog.plan.offer_index import Bits, set_places
+from engine.catalog.plan.offer_index import FEW_OFFERS, Bits, set_places
 from engine.catalog.plan.plan import Moment, Offer, Selection
 from engine.decision.arbitrate import Factors, arbitrate, worth_their_price
 from engine.decision.gates import Facts, Gate, GateFailure, closing_gates, passing_offers
@@ -338,9 +338,35 @@ def _closed_by_gates(query: OfferQuery, moments: Sequence[Moment]) -> dict[str, 
     return closed | closing_gates(query.selection, query.facts, query.shown)
 
 
-@lru_cache(256)
 def _places(bits: Bits, size: int) -> Ints:
-    """The places of the bits that are set, in order; read-only, as it is cached."""
+    """The places of the bits that are set, in order; read-only, as they are cached.
+
+    To hash the bits of 100,000 offers takes as long as the rest of a decision, so those are found by their ends.
+    """
+    if size <= FEW_OFFERS:
+        return _cached_places(bits, size)
+    ends = (size, bits & _END, bits >> max(bits.bit_length() - 64, 0))
+    found = _by_ends.get(ends)
+    if found is not None and found[0] == bits:
+        return found[1]
+    if len(_by_ends) >= CACHED_PLACES:
+        _by_ends.clear()
+    places = _read_places(bits, size)
+    _by_ends[ends] = bits, places
+    return places
+
+
+CACHED_PLACES = 256
+_END = (1 << 64) - 1
+_by_ends: dict[tuple[int, Bits, Bits], tuple[Bits, Ints]] = {}
+
+
+@lru_cache(CACHED_PLACES)
+def _cached_places(bits: Bits, size: int) -> Ints:
+    return _read_places(bits, size)
+
+
+def _read_places(bits: Bits, size: int) -> Ints:
     packed = np.frombuffer(bits.to_bytes((size + 7) // 8, "little"), dtype=np.uint8)
     places: Ints = np.unpackbits(packed, bitorder="little").view(np.bool_).nonzero()[0]
     places.flags.writeable = False

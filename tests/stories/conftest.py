@@ -58,6 +58,8 @@ def write_shop(folder: Path, shop: Mapping[str, Any]) -> Path:
     _write(folder / "units.yaml", shop.get("units", {}))
     if shop.get("segments"):
         _write(folder / "segments.yaml", {"segments": shop["segments"]})
+    for name, text in shop.get("feeds", {}).items():
+        (folder / name).write_text(text, encoding="utf-8")
     if "traits" in shop:
         _write(folder / "traits.yaml", shop["traits"])
     return folder

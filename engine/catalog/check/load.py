@@ -18,6 +18,8 @@ import msgspec
 from engine.catalog.check.decode import find_problems
 from engine.catalog.check.references import reference_problems
 from engine.catalog.check.yaml_text import MAX_BYTES, decode_yaml
+from engine.catalog.feeds.check import read_feeds, with_feeds
+from engine.catalog.feeds.rows import SUFFIXES
 from engine.catalog.spec.experiment import ExperimentSpec, IdentitiesFile, LayersFile, SegmentsFile
 from engine.catalog.spec.flags import expand_flag
 from engine.catalog.spec.folder import SINGLE, TESTS, UNWRAPPED, Specs
@@ -73,7 +75,7 @@ def read_folder(folder: Path) -> tuple[dict[str, bytes], list[Problem]]:
         except OSError as error:
             message = f"cannot be read: {error.strerror}; let this user read it"
             problems.append(Problem(f"{folder.name}/{name}", "", message))
-    return files, [*problems, *_find_stray_files(folder)]
+    return files | read_feeds(folder, files), [*problems, *_find_stray_files(folder)]
 
 
 def build_specs(
@@ -90,10 +92,11 @@ def build_specs(
     Raises:
         CatalogError: with every problem of every file, if there is one.
     """
-    decoded = {name: _decode_file(folder, name, data) for name, data in sorted(files.items())}
+    texts = {name: data for name, data in files.items() if not name.endswith(SUFFIXES)}
+    decoded = {name: _decode_file(folder, name, data) for name, data in sorted(texts.items())}
     environment = os.environ.get(ENVIRONMENT, "") if environment is None else environment
     read = {name: file.spec for name, file in decoded.items() if file.spec is not None}
-    specs = _collect_specs(folder, _digest_files(files, environment), read, environment)
+    specs = with_feeds(_collect_specs(folder, _digest_files(files, environment), read, environment), files)
     found = [*problems, *(problem for file in decoded.values() for problem in file.problems)]
     found += [
         Problem(f"{folder}/{name}", "", "is missing; every shop has one") for name in REQUIRED if name not in files

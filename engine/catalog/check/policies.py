@@ -11,7 +11,7 @@ from engine.catalog.plan.compile_policies import CHANNEL, offer_attributes
 from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, FeatureSpec, PolicySpec
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.metrics import MetricSpec
-from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
+from engine.catalog.spec.offer import OffersSpec, SelectionSpec
 from engine.errors import Problem
 from engine.metric_kinds import METRIC_KINDS
 from policies import KINDS, make_policy
@@ -60,9 +60,7 @@ def describe_exhausted_floor(policy: PolicySpec, offers: int) -> str:
     )
 
 
-def _check_floor(
-    specs: Specs, policy: PolicySpec, named: list[str] | TaggedOffers, path: str
-) -> Iterator[FieldProblem]:
+def _check_floor(specs: Specs, policy: PolicySpec, named: list[str] | OffersSpec, path: str) -> Iterator[FieldProblem]:
     """Yield the problem of a floor that leaves no room to learn; the usual floor is only warned of.
 
     Of many offers that are named, a customer may have few.
@@ -85,7 +83,7 @@ def _check_policy(
             kinds = ", ".join(kind for kind, made in KINDS.items() if made.contextual)
             yield f"{path}.{name}", f"{policy.kind} reads no attributes or groups; use one of {kinds}"
     yield from _check_pool(specs, selection, policy, f"{path}.pool")
-    if known.has_all_offers:
+    if known.has_all_offers and not any(items.error for items in specs.feeds.values()):
         yield from _check_attributes(specs, policy, f"{path}.attributes")
 
 
@@ -124,7 +122,7 @@ def _check_pool(specs: Specs, selection: SelectionSpec, policy: PolicySpec, path
 def _check_attributes(specs: Specs, policy: PolicySpec, path: str) -> Iterator[FieldProblem]:
     """Yield attributes that no offer has, and texts that are read as numbers."""
     known = set[str]()
-    for offer in specs.offers.values():
+    for offer in specs.every_offer():
         known.update(offer_attributes(offer).keys() - {"tags"}, (f"tags.{tag}" for tag in offer.tags))
     for index, attribute in enumerate(policy.attributes):
         name = attribute if isinstance(attribute, str) else attribute.trait
@@ -136,5 +134,5 @@ def _check_attributes(specs: Specs, policy: PolicySpec, path: str) -> Iterator[F
 
 def _find_text(specs: Specs, name: str) -> str | None:
     """A text that some offer has as this attribute, None where all are numbers."""
-    values: Iterable[object] = (offer.attributes.get(name) for offer in specs.offers.values())
+    values: Iterable[object] = (offer.attributes.get(name) for offer in specs.every_offer())
     return next((value for value in values if isinstance(value, str)), None)

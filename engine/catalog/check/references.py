@@ -14,12 +14,13 @@ from engine.catalog.check.offers import offer_problems
 from engine.catalog.check.sources import exposures_problems, source_problems
 from engine.catalog.check.traits import rfm_problems, trait_problems
 from engine.catalog.check.units import unit_problems
+from engine.catalog.feeds.check import feed_problems
 from engine.catalog.spec.experiment import ExperimentSpec
 from engine.catalog.spec.flags import RULE
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.hashed import USUAL_BUCKETS
 from engine.catalog.spec.metrics import MetricsFile, is_in_money
-from engine.catalog.spec.offer import SelectionSpec, TaggedOffers
+from engine.catalog.spec.offer import OffersSpec, SelectionSpec
 from engine.catalog.spec.ramp import HeldRamp, timed_steps
 from engine.catalog.spec.segments import find_cycle, groups_in, segments_in
 from engine.errors import Problem
@@ -44,6 +45,7 @@ def reference_problems(specs: Specs, unread: Collection[str] = ()) -> Iterator[P
     yield from _check_offers(specs, known)
     yield from offer_problems(specs, known)
     yield from campaign_problems(specs, known)
+    yield from feed_problems(specs, known)
     yield from _check_single_files(specs)
     yield from source_problems(specs)
     yield from metric_problems(specs, known)
@@ -220,8 +222,13 @@ def _check_selection(specs: Specs, spec: SelectionSpec, known: DefinedNames) -> 
     rewarded = next((one for one in specs.metrics.metrics if one.key == spec.reward.metric), None)
     if rewarded is not None:
         yield from reward_problems(rewarded)
-    if isinstance(spec.offers, TaggedOffers):
-        if known.has_all_offers and not any(spec.offers.tagged in offer.tags for offer in specs.offers.values()):
+    if isinstance(spec.offers, OffersSpec):
+        if (
+            known.has_all_offers
+            and spec.offers.tagged is not None
+            and spec.offers.feed is None
+            and not any(spec.offers.tagged in offer.tags for offer in specs.offers.values())
+        ):
             yield "offers.tagged", f"no offer has the tag {spec.offers.tagged!r}; tag one in offers/"
     else:
         for index, key in enumerate(spec.offers):

@@ -11,6 +11,7 @@ from engine.catalog.check.null_comparisons import find_null_comparisons, find_te
 from engine.catalog.check.policies import describe_exhausted_floor
 from engine.catalog.check.reserved_names import find_reserved_names
 from engine.catalog.check.traits import find_unread_traits
+from engine.catalog.feeds.check import find_bad_rows
 from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, ExperimentSpec, Prerequisite
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.metrics import MetricSpec
@@ -42,6 +43,7 @@ def find_warnings(specs: Specs, now: float) -> list[Problem]:
         *find_text_dates(specs),
         *find_reserved_names(specs),
         *find_unread_traits(specs),
+        *find_bad_rows(specs),
     ]
     return sorted(found)
 

@@ -13,7 +13,7 @@ from engine.catalog.plan.compile_campaigns import compile_campaign, compile_capa
 from engine.catalog.plan.compile_offers import (
     compile_audience,
     compile_moments,
-    compile_offer,
+    compile_offers,
     compile_selection,
     compile_variant_selection,
     silencing_condition,
@@ -60,7 +60,7 @@ from engine.metric_kinds import METRIC_KINDS
 def compile_plan(specs: Specs) -> Plan:
     """The plan of specs in which `load_specs` found no problem."""
     watched = watched_counters(specs)
-    offers = {key: compile_offer(specs, key, watched) for key in specs.offers}
+    offers = compile_offers(specs, watched)
     selections = {key: compile_selection(specs, offers, key) for key in specs.selections}
     experiments = _compile_experiments(specs, offers)
     placements = {placement.key: frozenset(placement.channels) for placement in specs.channels.placements}

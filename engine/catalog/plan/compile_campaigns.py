@@ -96,7 +96,6 @@ def _compile_offer(spec: OfferSpec) -> Offer:
     return Offer(
         key=spec.key,
         spec=spec,
-        matches=compile_condition(spec.audience) if spec.audience else None,
         start=0.0,
         end=FOREVER,
         limits=_UNLIMITED,

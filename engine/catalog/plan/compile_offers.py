@@ -1,6 +1,6 @@
 """Checked specs -> compiled offers, the selections of placements, and the moments that precede them."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 
 import numpy as np
@@ -10,7 +10,7 @@ from engine.catalog.conditions.compile import Predicate, compile_condition
 from engine.catalog.plan.compile_policies import build_features, build_logged_features, build_prior
 from engine.catalog.plan.compile_traits import compile_trigger
 from engine.catalog.plan.languages import split_languages
-from engine.catalog.plan.limits import compile_limits
+from engine.catalog.plan.limits import compile_limits, events_by_scope
 from engine.catalog.plan.offer_index import IndexedOffer, OfferIndex, build_offer_index
 from engine.catalog.plan.plan import (
     FOREVER,
@@ -24,33 +24,41 @@ from engine.catalog.plan.plan import (
 from engine.catalog.spec.experiment import ExperimentSpec, VariantSpec
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
-from engine.catalog.spec.offer import MomentSpec, SelectionSpec, TaggedOffers
+from engine.catalog.spec.offer import MomentSpec, OfferSpec, SelectionSpec, TaggedOffers
 from engine.catalog.spec.segments import expand_segments
 
 SPARED = "spared"
 """The name under which the index has the offers that the shop's `suppress` leaves open."""
 
 
-def compile_offer(specs: Specs, key: str, watched: Collection[str]) -> Offer:
-    """One offer with its audience and limits.
+def compile_offers(specs: Specs, watched: Collection[str]) -> dict[str, Offer]:
+    """The offers of the folder and the items of its feeds, with their audiences and limits.
 
     Args:
         specs: the shop's specs.
-        key: the offer's key.
         watched: the counters that any rule of the shop reads; see `watched_counters`.
     """
-    spec, silence = specs.offers[key], specs.channels.suppress
-    spec = replace(spec, audience=expand_segments(spec.audience, specs.segments))
-    return Offer(
-        key=key,
-        spec=spec,
-        matches=compile_condition(spec.audience) if spec.audience else None,
-        start=to_timestamp(spec.start, 0.0),
-        end=to_timestamp(spec.end, FOREVER),
-        limits=compile_limits(specs, spec, watched),
-        is_spared=silence is None or not {key, *spec.tags}.isdisjoint(silence.spared),
-        languages={channel: spoken for channel, one in spec.renderings.items() if (spoken := split_languages(one))},
-    )
+    by_scope, silence = events_by_scope(watched), specs.channels.suppress
+    return {
+        spec.key: Offer(
+            key=spec.key,
+            spec=spec,
+            start=to_timestamp(spec.start, 0.0),
+            end=to_timestamp(spec.end, FOREVER),
+            limits=compile_limits(specs, spec, watched, by_scope),
+            is_spared=silence is None or not {spec.key, *spec.tags}.isdisjoint(silence.spared),
+            languages={channel: spoken for channel, one in spec.renderings.items() if (spoken := split_languages(one))},
+        )
+        for spec in _expanded(specs)
+    }
+
+
+def _expanded(specs: Specs) -> Iterator[OfferSpec]:
+    """Yield every offer with the segments in its audience expanded, as those of feeds are already."""
+    for spec in specs.offers.values():
+        yield replace(spec, audience=expand_segments(spec.audience, specs.segments))
+    for items in specs.feeds.values():
+        yield from items.offers.values()
 
 
 def compile_selection(specs: Specs, offers: Mapping[str, Offer], key: str) -> Selection:
@@ -79,8 +87,10 @@ def _compile_choice(
     if isinstance(named, list):
         # A list sets the order of the arms; a tag leaves them in the order of the files.
         chosen = [offers[offer] for offer in named]
+    elif named.feed is not None:
+        chosen = [offers[offer] for offer in specs.items_of(named)]
     else:
-        chosen = [offer for offer in offers.values() if _is_named(offer, named)]
+        chosen = [offer for offer in offers.values() if named.tagged in offer.spec.tags]
     features = build_features(specs, policy, spec.placement)
     return Selection(
         key=key,

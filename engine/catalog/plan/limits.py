@@ -82,10 +82,19 @@ class Limits:
         return [*counters, answered] if event in ANSWERS and answered in watched else counters
 
 
+def events_by_scope(watched: Iterable[str]) -> dict[str, frozenset[str]]:
+    """The events of watched counters by their scope; under `*` those of counters that any offer may add to."""
+    found: dict[str, set[str]] = {"*": set()}
+    for counter in watched:
+        event, _, scope = counter.partition("|")
+        found.setdefault("*" if scope.startswith("channel:") else scope, set()).add(event)
+    return {scope: frozenset(events) for scope, events in found.items()}
+
+
 def watched_counters(specs: Specs) -> dict[str, int]:
     """The counters that any rule of the shop reads, each with the highest count compared; no other is stored."""
     watched: dict[str, int] = {}
-    for offer in specs.offers.values():
+    for offer in specs.every_offer():
         rule = _suppression(offer)
         if rule is not None:
             watched |= {name: rule.after for name in (rule.outcome, rule.shown, rule.answered) if name is not None}
@@ -109,14 +118,16 @@ def _every_cap(specs: Specs) -> Iterator[Cap]:
     """Yield every cap of channels and offers."""
     for channel in specs.channels.channels:
         yield from (_compile_cap(cap, _scope(cap, None, channel.key)) for cap in channel.caps)
-    for offer in specs.offers.values():
+    for offer in specs.every_offer():
         for spec in offer.caps:
             channels = offer.renderings if spec.scope == "channel" else [""]
             yield from (_compile_cap(spec, _scope(spec, offer, name)) for name in channels)
 
 
-def compile_limits(specs: Specs, offer: OfferSpec, watched: Collection[str]) -> Limits:
-    """The limits of an offer: its own rules and those of its channels."""
+def compile_limits(
+    specs: Specs, offer: OfferSpec, watched: Collection[str], by_scope: Mapping[str, frozenset[str]]
+) -> Limits:
+    """The limits of an offer: its own rules and those of its channels; `by_scope` is `events_by_scope(watched)`."""
     names = (
         f"offer:{offer.key}",
         *(f"tag:{tag}" for tag in offer.tags),
@@ -127,7 +138,7 @@ def compile_limits(specs: Specs, offer: OfferSpec, watched: Collection[str]) -> 
         caps={channel.key: tuple(_list_caps(offer, channel)) for channel in shown_on},
         exposed={channel.key: _exposure_counters(names, channel.key, watched) for channel in shown_on},
         names=names,
-        feedback_events=_feedback_events(offer, names, watched),
+        feedback_events=_feedback_events(offer, names, by_scope),
         suppression=_suppression(offer),
         stock=offer.stock,
         budget=offer.budget,
@@ -140,20 +151,16 @@ def _exposure_counters(names: Iterable[str], channel: str, watched: Collection[s
     return tuple(counter for counter in counters if counter in watched)
 
 
-def _feedback_events(offer: OfferSpec, names: Collection[str], watched: Iterable[str]) -> frozenset[str]:
+def _feedback_events(
+    offer: OfferSpec, names: Collection[str], by_scope: Mapping[str, frozenset[str]]
+) -> frozenset[str]:
     """The events after an exposure that change a counter, the stock or the budget of the offer."""
-    events = {counter.partition("|")[0] for counter in watched if _may_count(counter, names)} - {EXPOSURE}
+    events = by_scope["*"].union(*(by_scope[name] for name in names if name in by_scope)) - {EXPOSURE}
     if ANSWERED in events:  # `answered` is no event of its own: any of these events is an answer
         events = (events - {ANSWERED}) | ANSWERS
     if offer.stock or offer.budget:
         events |= CONFIRMS | RELEASES
     return frozenset(events)
-
-
-def _may_count(counter: str, names: Collection[str]) -> bool:
-    """Whether an event about an offer with these scopes may add to the counter."""
-    name = counter.partition("|")[2]
-    return name == "*" or name.startswith("channel:") or name in names
 
 
 def _list_caps(offer: OfferSpec, channel: ChannelSpec) -> Iterable[Cap]:

@@ -16,7 +16,50 @@ from engine.catalog.conditions.js_coercion import read_member, to_number, to_tex
 Bits = int
 TextKind = Literal["equal", "$eq", "$in"]
 Bound = Literal["$gt", "$gte", "$lt", "$lte"]
+FEW_OFFERS = 4096
+"""Offers up to which the bits of every name are stored."""
+STORED_NAMES = 4096
+"""Of more offers, the names with most offers whose bits are stored: 50 MB of 100,000 offers."""
 _NO_NAMES: Mapping[str, Bits] = {}
+
+
+class PlaceBits(Mapping[str, Bits]):
+    """The bits of names, made when they are asked for: of 100,000 offers each bit alone is an integer of 12 kB."""
+
+    def __init__(self, places: Mapping[str, Sequence[int]]) -> None:
+        several = sorted((name for name, at in places.items() if len(at) > 1), key=lambda name: -len(places[name]))
+        self._bits = {name: _bits_of(places[name]) for name in several[:STORED_NAMES]}
+        self._places = {name: at[0] if len(at) == 1 else tuple(at) for name, at in places.items()}
+
+    def __getitem__(self, name: str) -> Bits:
+        bits = self._bits.get(name)
+        if bits is not None:
+            return bits
+        at = self._places[name]
+        return 1 << at if isinstance(at, int) else _bits_of(at)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _bits_by_name(places: Mapping[str, Sequence[int]], offers: int) -> Mapping[str, Bits]:
+    """The bits of each name among so many offers."""
+    return {name: _bits_of(at) for name, at in places.items()} if offers <= FEW_OFFERS else PlaceBits(places)
+
+
+def _bits_of(places: Iterable[int]) -> Bits:
+    """The bits at these places, in one step for each byte."""
+    at = tuple(places)
+    found = bytearray((max(at, default=0) >> 3) + 1)
+    for place in at:
+        found[place >> 3] |= 1 << (place & 7)
+    return int.from_bytes(found, "little")
 
 
 class IndexedOffer(NamedTuple):
@@ -46,15 +89,15 @@ class Texts:
         value = _read_path(attributes, self.path)
         having = self.having
         if isinstance(value, str):
-            return self.needing & ~having.get(value, 0)
+            return self.needing ^ (self.needing & having.get(value, 0))
         if self.kind == "equal":
-            return self.needing & ~having.get(to_text(value), 0)
+            return self.needing ^ (self.needing & having.get(to_text(value), 0))
         accepting = 0
         if self.kind == "$in" and isinstance(value, list | tuple):
             for item in value:
                 if isinstance(item, str):
                     accepting |= having.get(item, 0)
-        return self.needing & ~accepting
+        return self.needing ^ (self.needing & accepting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +144,8 @@ class OfferIndex:
 
     def within_dates(self, now: float) -> Bits:
         """The offers whose dates include `now` (seconds since 1970)."""
+        if not self.edges:
+            return self.dated[0]
         return self.dated[bisect_right(self.edges, now)]
 
     def outside_audience(self, attributes: Mapping[str, object], among: Bits) -> Bits:
@@ -126,7 +171,7 @@ def build_offer_index(offers: Sequence[IndexedOffer]) -> OfferIndex:
     return OfferIndex(
         keys=tuple(offer.key for offer in offers),
         everything=(1 << len(offers)) - 1,
-        bits={offer.key: 1 << place for place, offer in enumerate(offers)},
+        bits=_bits_by_name({offer.key: (place,) for place, offer in enumerate(offers)}, len(offers)),
         edges=edges,
         dated=dated,
         names=_index_names(offers),
@@ -136,15 +181,15 @@ def build_offer_index(offers: Sequence[IndexedOffer]) -> OfferIndex:
     )
 
 
-def _index_names(offers: Sequence[IndexedOffer]) -> dict[str, dict[str, Bits]]:
+def _index_names(offers: Sequence[IndexedOffer]) -> dict[str, Mapping[str, Bits]]:
     """By kind and name, the offers that have the name."""
-    index: dict[str, dict[str, Bits]] = {}
+    index: dict[str, dict[str, list[int]]] = {}
     for place, offer in enumerate(offers):
         for kind, names in offer.names.items():
-            bits = index.setdefault(kind, {})
+            places = index.setdefault(kind, {})
             for name in names:
-                bits[name] = bits.get(name, 0) | 1 << place
-    return index
+                places.setdefault(name, []).append(place)
+    return {kind: _bits_by_name(places, len(offers)) for kind, places in index.items()}
 
 
 def _index_dates(offers: Sequence[IndexedOffer]) -> tuple[list[float], list[Bits]]:
@@ -171,68 +216,73 @@ def _index_audiences(
     audiences: Sequence[Mapping[str, object]],
 ) -> tuple[tuple[Texts, ...], tuple[Bounds, ...], tuple[tuple[Predicate, Bits], ...]]:
     """The terms of all audiences: those on texts, those on numbers, and the others as predicates."""
-    texts: dict[tuple[str, TextKind], dict[str, Bits]] = {}
-    needing: dict[tuple[str, TextKind], Bits] = {}
-    bounds: dict[str, list[tuple[float, Bound, Bits]]] = {}
-    others: dict[str, tuple[Mapping[str, object], Bits]] = {}
+    texts: dict[tuple[str, TextKind], dict[str, list[int]]] = {}
+    needing: dict[tuple[str, TextKind], dict[int, None]] = {}
+    bounds: dict[str, list[tuple[float, Bound, int]]] = {}
+    others: dict[str, tuple[Mapping[str, object], list[int]]] = {}
     for place, audience in enumerate(audiences):
-        bit = 1 << place
         for term in conjuncts(audience):
             named = _parse_text_term(term)
             bound = _parse_bound(term)
             # A second term on the same trait needs both to hold, which one table cannot express.
-            if named is not None and not needing.get(named[:2], 0) & bit:
+            if named is not None and place not in needing.get(named[:2], ()):
                 path, kind, options = named
-                needing[path, kind] = needing.get((path, kind), 0) | bit
+                needing.setdefault((path, kind), {})[place] = None
                 table = texts.setdefault((path, kind), {})
-                for option in options:
-                    table[option] = table.get(option, 0) | bit
+                for option in dict.fromkeys(options):
+                    table.setdefault(option, []).append(place)
             elif bound is not None:
                 path, operator, number = bound
-                bounds.setdefault(path, []).append((number, operator, bit))
+                bounds.setdefault(path, []).append((number, operator, place))
             else:
-                text = repr(term)
-                others[text] = (term, others[text][1] | bit if text in others else bit)
+                others.setdefault(repr(term), (term, []))[1].append(place)
     return (
         tuple(
-            Texts(path=tuple(path.split(".")), kind=kind, needing=needing[path, kind], having=table)
+            Texts(
+                path=tuple(path.split(".")),
+                kind=kind,
+                needing=_bits_of(needing[path, kind]),
+                having=_bits_by_name(table, len(audiences)),
+            )
             for (path, kind), table in texts.items()
         ),
         tuple(_index_bounds(path, terms) for path, terms in bounds.items()),
-        tuple((compile_condition(term), bits) for term, bits in others.values()),
+        tuple((compile_condition(term), _bits_of(places)) for term, places in others.values()),
     )
 
 
-def _index_bounds(path: str, terms: Sequence[tuple[float, Bound, Bits]]) -> Bounds:
+def _index_bounds(path: str, terms: Sequence[tuple[float, Bound, int]]) -> Bounds:
     """Sweep the edges upwards and record which offers fail below the lowest edge, at each edge, and above it.
 
     An offer with several bounds on the trait fails while any of them does, hence a count of broken bounds per offer.
     """
-    failing = needing = 0
-    for _, _, bit in terms:
-        needing |= bit
-    counts: dict[Bits, int] = {}
+    needing = _bits_of(place for _, _, place in terms)
+    counts: dict[int, int] = {}
+    failing = 0
 
-    def count_broken(bit: Bits, change: int) -> None:
+    def count_broken(changes: Iterable[tuple[int, int]]) -> None:
         nonlocal failing
-        counts[bit] = counts.get(bit, 0) + change
-        failing = failing | bit if counts[bit] else failing & ~bit
+        flipped = set[int]()
+        for place, change in changes:
+            before = counts.get(place, 0)
+            counts[place] = before + change
+            if bool(before) != bool(counts[place]):
+                flipped ^= {place}
+        failing ^= _bits_of(flipped)
 
-    by_edge: dict[float, list[tuple[Bound, Bits]]] = {}
-    for number, operator, bit in terms:
-        by_edge.setdefault(number, []).append((operator, bit))
-        if operator in ("$gt", "$gte"):
-            count_broken(bit, 1)
+    by_edge: dict[float, list[tuple[Bound, int]]] = {}
+    for number, operator, place in terms:
+        by_edge.setdefault(number, []).append((operator, place))
+    count_broken((place, 1) for _, operator, place in terms if operator in ("$gt", "$gte"))
     below, at = [failing], []
     edges = sorted(by_edge)
     for edge in edges:
-        for operator, bit in by_edge[edge]:
-            if operator in ("$gte", "$lt"):
-                count_broken(bit, -1 if operator == "$gte" else 1)
+        here = by_edge[edge]
+        count_broken(
+            (place, -1 if operator == "$gte" else 1) for operator, place in here if operator in ("$gte", "$lt")
+        )
         at.append(failing)
-        for operator, bit in by_edge[edge]:
-            if operator in ("$gt", "$lte"):
-                count_broken(bit, -1 if operator == "$gt" else 1)
+        count_broken((place, -1 if operator == "$gt" else 1) for operator, place in here if operator in ("$gt", "$lte"))
         below.append(failing)
     return Bounds(path=tuple(path.split(".")), edges=edges, below=below, at=at, needing=needing)
 
@@ -266,6 +316,11 @@ def _parse_bound(term: Mapping[str, object]) -> tuple[str, Bound, float] | None:
 
 def set_places(bits: Bits) -> Iterator[int]:
     """Yield the places of the set bits, lowest first."""
+    if bits >> FEW_OFFERS:  # byte by byte: each step on the whole integer would cost its length
+        for at, byte in enumerate(bits.to_bytes((bits.bit_length() + 7) // 8, "little")):
+            if byte:
+                yield from (8 * at + place for place in set_places(byte))
+        return
     while bits:
         low = bits & -bits
         yield low.bit_length() - 1

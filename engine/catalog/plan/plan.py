@@ -35,11 +35,10 @@ FOREVER = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One offer as a placement may show it; `matches` is its audience, None where it has none."""
+    """One offer as a placement may show it. The index of its collection has its audience."""
 
     key: str
     spec: OfferSpec
-    matches: Predicate | None
     start: float
     end: float
     limits: Limits

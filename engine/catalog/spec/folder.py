@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec.structs import replace
 
+from engine.catalog.feeds.items import FeedItems, feed_name
 from engine.catalog.spec.experiment import ExperimentSpec, IdentitiesFile, LayersFile, SegmentsFile, SegmentSpec
 from engine.catalog.spec.flags import rule_experiments
 from engine.catalog.spec.metrics import MetricsFile, MetricSpec
@@ -17,6 +18,7 @@ from engine.catalog.spec.offer import (
     MomentsFile,
     MomentSpec,
     OfferSpec,
+    OffersSpec,
     SelectionSpec,
     TaggedOffers,
 )
@@ -69,6 +71,8 @@ class Specs:
     environment: str | None = None
     traits: TraitsFile = field(default_factory=TraitsFile)
     grouping: SegmentsFile = field(default_factory=SegmentsFile)
+    feeds: Mapping[str, FeedItems] = field(default_factory=dict)
+    """The items of each entry with a feed, by `feed_name`; they are not among `offers`."""
 
     def all_experiments(self) -> Iterator[tuple[str, str, ExperimentSpec]]:
         """Yield each experiment and flag, then the experiments of its rules: the file, the path in it, the spec.
@@ -93,10 +97,24 @@ class Specs:
         """
         return next(metric for metric in self.metrics.metrics if metric.key == key)
 
-    def named(self, offers: list[str] | TaggedOffers) -> list[str]:
-        """The keys of the offers that a list names, or that have the tag."""
+    def every_offer(self) -> Iterator[OfferSpec]:
+        """Yield the offers of the folder, then the items of its feeds."""
+        yield from self.offers.values()
+        for items in self.feeds.values():
+            yield from items.offers.values()
+
+    def items_of(self, offers: list[str] | OffersSpec) -> Mapping[str, OfferSpec]:
+        """The items of a selection's feed, by key; none of a list or a tag."""
+        if isinstance(offers, list) or offers.feed is None or (items := self.feeds.get(feed_name(offers))) is None:
+            return {}
+        return items.offers
+
+    def named(self, offers: list[str] | TaggedOffers | OffersSpec) -> list[str]:
+        """The keys of the offers that a list names, that have the tag, or that are items of the feed."""
         if isinstance(offers, list):
             return offers
+        if isinstance(offers, OffersSpec) and offers.feed is not None:
+            return list(self.items_of(offers))
         return [offer.key for offer in self.offers.values() if offers.tagged in offer.tags]
 
     def layer_range(self, spec: ExperimentSpec) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from engine.catalog.spec.fields import (
     Key,
     Payload,
     Positive,
+    PropertyName,
     Span,
     Spec,
     Text,
@@ -31,6 +32,14 @@ Examined = Annotated[float, Meta(gt=0, le=1, extra={"remedy": "give the share wh
 
 
 HeldOutShare = Annotated[float, Meta(ge=0, lt=1, extra={"remedy": "give a share below 1, such as 0.05"})]
+FeedFile = Annotated[
+    str,
+    Meta(
+        pattern=r"^(feeds/)?[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(csv|jsonl|ndjson|parquet)$",
+        description="a file beside the YAML that ends with .csv, .jsonl, .ndjson or .parquet",
+        extra={"remedy": "name a file in the folder of the YAML, such as products.csv"},
+    ),
+]
 
 
 class RewardSpec(Spec, frozen=True, kw_only=True):
@@ -81,7 +90,7 @@ class SelectionSpec(Spec, frozen=True, kw_only=True):
     key: Key
     placement: Key
     channels: list[Key] | None = None
-    offers: "list[Key] | TaggedOffers"
+    offers: "list[Key] | OffersSpec"
     policy: PolicySpec
     reward: RewardSpec
     fallback: Key
@@ -152,6 +161,35 @@ class BudgetSpec(Spec, frozen=True, kw_only=True):
     cost: Positive = 1.0
     hold: Span = "1d"
     pace: bool = False
+
+
+class OffersSpec(Spec, frozen=True, kw_only=True):
+    """The offers of a placement that are not listed: all with the tag `tagged`, or one for each row of a `feed`.
+
+    A feed is a CSV, JSON Lines or Parquet file in the folder of the YAML, which is read again when it changes. `key`,
+    `title`, `price`, `value` and `tags` name its columns, `attributes` further ones by the name under which policies
+    read them; `price` is an attribute too. `prefix` begins the keys of its offers. `{column}` in a text of the
+    `rendering`, the `audience` or the `stock` is what the row has there. Every item has the entry's gates: `purpose`,
+    `audience`, dates, `caps`, `suppress` and `stock`. A row that is wrong is left out, and `check` names it.
+    """
+
+    tagged: Key | None = None
+    feed: FeedFile | None = None
+    key: PropertyName | None = None
+    prefix: Key | None = None
+    title: PropertyName | None = None
+    price: PropertyName | None = None
+    value: PropertyName | None = None
+    tags: PropertyName | None = None
+    attributes: dict[Key, PropertyName] = {}
+    purpose: Key | None = None
+    audience: Condition = {}
+    start: ZonedTime | None = None
+    end: ZonedTime | None = None
+    caps: list[CapSpec] = []
+    suppress: SuppressSpec | None = None
+    stock: StockSpec | None = None
+    rendering: dict[Key, Payload] = {}
 
 
 NOT_RESTRICTING = frozenset(("key", "title", "tags", "attributes", "value", "lever", "renderings"))

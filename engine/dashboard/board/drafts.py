@@ -64,7 +64,7 @@ class DraftCheck:
 def folder_files(folder: Path) -> dict[str, bytes]:
     """The bytes of the folder's YAML files, by name."""
     files, _ = read_folder(folder)
-    return files
+    return {name: data for name, data in files.items() if name.endswith(".yaml")}
 
 
 def text_of(data: bytes) -> str:

@@ -1,0 +1,1 @@
+"""Catalogues by feed: the rows of a file become the offers of a placement."""
