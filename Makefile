@@ -12,7 +12,7 @@ MINUTES ?= 30
 ENGINE_TESTS := tests/analysis/sources/test_engines.py tests/analysis/sources/test_engine_tables.py
 COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
 
-.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback bench bench-policies bench-analysis bench-warehouse bench-parts bench-overload bench-coverage soak due skew bench-lists obd cdnow replay lock clean
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-days bench bench-policies bench-analysis bench-warehouse bench-parts bench-overload bench-coverage soak due skew bench-lists obd cdnow replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -102,6 +102,9 @@ calibrate-measure: .venv/dev.stamp ## surrogates, causal credit and holdouts in 
 
 calibrate-switchback: .venv/dev.stamp ## coverage of switchbacks' intervals, 2,000 simulated ones in each of 18 worlds
 	$(BIN)/python -m tests.statistical.switchback_worlds
+
+calibrate-days: .venv/dev.stamp ## days until a verdict, predicted and true, in 200 simulated worlds
+	$(BIN)/python -m tests.statistical.days_worlds
 
 bench: .venv/dev.stamp ## decide beside an idiomatic Litestar handler; assignment beside GrowthBook's SDK; 1,000 experiments
 	$(BIN)/python -m loadtests.bench

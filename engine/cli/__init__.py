@@ -20,7 +20,7 @@ from engine.cli import (
     traits,
 )
 from engine.cli.app import app, print_error, print_problems
-from engine.cli.design import assertions, changes, starter_folder
+from engine.cli.design import assertions, changes, interactions, starter_folder
 from engine.cli.encoding import adapt_streams
 from engine.cli.operations import backup, doctor, quarantine
 from engine.errors import CatalogError, CounterpointError, StoppedError, missing_extra
@@ -37,6 +37,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "explain",
+    "interactions",
     "main",
     "measure",
     "quarantine",

@@ -38,6 +38,9 @@ class SplitOptions:
     prior: Annotated[str | None, Parameter(help="MEAN,SD of the relative effect before the data (bayesian).")] = None
 
 
+DaysOfDraft = Annotated[
+    bool, Parameter(help="Of a draft: the days until a verdict, from the log's visits, by method, audience and more.")
+]
 EVEN_SPLITS = SplitOptions()
 
 

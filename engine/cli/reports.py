@@ -23,6 +23,7 @@ from engine.cli.app import (
 from engine.cli.report_options import (
     EVEN_SPLITS,
     Alpha,
+    DaysOfDraft,
     IntervalMethod,
     Metrics,
     SplitOptions,
@@ -323,6 +324,7 @@ def power(
     method: IntervalMethod = "fixed",
     planned: Annotated[int | None, Parameter(help="As in analyze.")] = None,
     looks: Annotated[int | None, Parameter(help="As in analyze.")] = None,
+    days: DaysOfDraft = False,
     log: LogFolder = None,
     experiments: Folder = None,
     data: Data = None,
@@ -334,10 +336,15 @@ def power(
     from engine.analysis.stats.power import parse_baseline, solve_design
 
     daily = 0.0
+    settings = from_environment(experiments=experiments, data=data)
+    if days:
+        from engine.cli.design.power_days import print_days
+
+        given = {"--table": table, "--unit": unit, "--units": units, "--power": power}
+        return print_days(settings.experiments, log or settings.log, key, given, metric=metric, mde=mde, json=json)
     if key is not None:
         if table is not None or unit is not None:
             raise BadInput("power: name either an experiment of the log or a --table, not both")
-        settings = from_environment(experiments=experiments, data=data)
         baseline = baseline_of_plan(settings.experiments, key, metric, log or settings.log)
         daily = daily_units_of_plan(settings.experiments, key, log or settings.log)
     elif metric is None:

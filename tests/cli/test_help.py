@@ -26,7 +26,7 @@ VERBS = {
         "simulate",
         "test",
     },
-    "Report": {"aa", "analyze", "evaluate", "explain", "measure", "replay", "report", "status"},
+    "Report": {"aa", "analyze", "evaluate", "explain", "interactions", "measure", "replay", "report", "status"},
     "Customers": {"erase", "export", "traits"},
 }
 

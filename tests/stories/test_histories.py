@@ -6,6 +6,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 import time_machine
 
@@ -96,5 +97,10 @@ def test_what_customers_did_in_order_and_how_often(open_shop: Any) -> None:
     control = counted["regular"]["x"]
     planned = verb(shop, "power", "layout", "--metric", "regular", "--mde", "0.2")
     assert (planned["kind"], planned["baseline"]) == ("proportion", pytest.approx(sum(control) / len(control)))
+    days = verb(shop, "power", "layout", "--days", "--mde", "0.9", "--metric", "regular")
+    assert days["baseline"] == pytest.approx(np.mean([one for own in counted["regular"].values() for one in own]))
+    assert days["rows"][0]["units_per_day"] == 70  # two hours of a day
+    assert {row["vary"] for row in days["rows"]} == {"drafted", "method"}
+    assert all(1 <= row["days"] <= row["days_80"] for row in days["rows"])
     tree = verb(shop, "measure", "kpis")
     assert [(edge["lag"], edge["customers"]) for edge in tree["edges"]] == [("regular", len(control)), ("days", 0)]
