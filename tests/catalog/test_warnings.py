@@ -43,8 +43,18 @@ def test_a_bare_experiment_lacks_its_hypothesis_and_its_metrics() -> None:
     ]
 
 
+DECIDED = {"decided": {"on": "2026-01-01", "why": "No effect: the colour does not matter"}}
+
+
 def test_flags_and_stopped_experiments_have_no_warnings() -> None:
-    assert warned_of(experiment("x", kind="flag"), experiment("y", status="stopped")) == []
+    assert warned_of(experiment("x", kind="flag"), experiment("y", status="stopped", **DECIDED)) == []
+
+
+def test_an_experiment_that_is_over_says_what_was_learnt() -> None:
+    silent = {"status": "stopped", "decided": {"on": "2026-01-01"}}
+    shipped = {"status": "shipped", "ship": "a"}
+    found = warned_of(experiment("x", status="stopped"), experiment("y", **silent), experiment("z", **shipped))
+    assert found == [("x.yaml", "decided"), ("y.yaml", "decided"), ("z.yaml", "decided")]
 
 
 @pytest.mark.parametrize(("start", "warned"), [("2026-01-01T00:00:00Z", True), ("2026-09-01T00:00:00Z", False)])
@@ -110,7 +120,7 @@ def test_the_sample_size_equals_that_of_r() -> None:
         (paying("x", "l"), paying("y", "l"), False),
         (paying("x", channels=["web"]), paying("y", channels=["app"]), False),
         (paying("x", channels=["web"]), paying("y"), True),
-        (paying("x"), paying("y", status="stopped"), False),
+        (paying("x"), paying("y", status="stopped", **DECIDED), False),
         (paying("x"), experiment("y", **GOOD), False),
     ],
 )

@@ -143,6 +143,7 @@ class ExperimentDescription(msgspec.Struct, frozen=True, kw_only=True):
     audience: dict[str, object] = {}
     currency: str = ""
     design: str = ""
+    conclusion: str = ""
 
 
 class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from engine.analysis.stats.bayes import Prior
 from engine.catalog.check.decode import suggest_name
 from engine.catalog.plan.plan import Experiment, Holdout, Plan
 from engine.catalog.plan.switchback import Switchback
-from engine.catalog.spec.experiment import AnalysisSpec
+from engine.catalog.spec.experiment import AnalysisSpec, ExperimentSpec
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.metrics import MetricSpec as CatalogMetric
 from engine.catalog.spec.sources import ExposuresSpec, TableSpec
@@ -143,8 +143,18 @@ def _describe(plan: Plan, experiment: Experiment) -> ExperimentDescription:
         channels=sorted(plan.channels) if spec.channels is None else list(spec.channels),
         audience=dict(spec.audience),
         currency=plan.currency,
+        conclusion=_describe_conclusion(spec),
         design=_describe_design(experiment.switchback, spec.switchback) if experiment.switchback else "",
     )
+
+
+def _describe_conclusion(spec: ExperimentSpec) -> str:
+    """How the experiment was decided, and what was learnt."""
+    if spec.decided is None:
+        return ""
+    what = f"{spec.ship} was shipped" if spec.status == "shipped" else "it was stopped"
+    who = f" by {spec.decided.by}" if spec.decided.by else ""
+    return f"{what} on {spec.decided.on.isoformat()}{who}" + (f": {spec.decided.why}" if spec.decided.why else "")
 
 
 def _describe_design(design: Switchback, spec: SwitchbackSpec | None) -> str:

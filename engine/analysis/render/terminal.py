@@ -69,6 +69,7 @@ def describe_design(report: Report) -> list[str]:
         *([f"Dates: {planned}."] if planned else []),
         f"Channels: {', '.join(report.channels)}. Audience: {audience}.",
         *([f"Design: {report.design}"] if report.design else []),
+        *([f"Decided: {report.conclusion}"] if report.conclusion else []),
         *([f"Ramp: {describe_steps(report.ramp)}."] if report.ramp else []),
         f"{method} Currency: {report.currency}.",
     ]

@@ -206,6 +206,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     channels: list[str] = []
     audience: dict[str, object] = {}
     currency: str = ""
+    conclusion: str = ""  # of an experiment that is over: the day, the person and the reason of its decision
     design: str = ""  # of a switchback: its periods, and what its effects rest on
     covers: list[str] = []
     ramp: list[RampPeriod] = []

@@ -35,6 +35,7 @@ def find_warnings(specs: Specs, now: float) -> list[Problem]:
         for path, message in _check_experiment(specs, spec, now)
     ]
     found += [
+        *_check_conclusions(specs),
         *_check_environment(specs),
         *_check_clashes(specs),
         *_check_selections(specs),
@@ -94,6 +95,19 @@ def _check_experiment(specs: Specs, spec: ExperimentSpec, now: float) -> Iterato
         if days > LONG_DAYS:
             yield "end", f"is missing, and it has run for {days:.0f} days; decide, or give it an end"
     yield from _check_power(specs, spec)
+
+
+def _check_conclusions(specs: Specs) -> Iterator[Problem]:
+    """Yield the experiments that are over and do not say what was learnt."""
+    for file, prefix, spec in specs.all_experiments():
+        is_over = spec.kind == "experiment" and spec.status in {"stopped", "shipped"}
+        if is_over and not prefix and not (spec.decided and spec.decided.why):
+            key = spec.key
+            message = (
+                f"does not say why it is {spec.status}, so the next one learns nothing from it; add `decided: "
+                f"{{on: DATE, why: TEXT}}`; `counterpoint conclude {key}` writes it"
+            )
+            yield Problem(file, "decided", message)
 
 
 def _check_environment(specs: Specs) -> Iterator[Problem]:
