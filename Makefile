@@ -166,6 +166,15 @@ $(CDNOW): | .venv/bin/python
 
 cdnow: $(CDNOW) ## the orders of CDNOW's customers, out of a package, into an ignored folder
 
+OPENFEATURE := .cache/openfeature/node_modules/.package-lock.json
+$(OPENFEATURE): tests/node/package.json tests/node/package-lock.json
+	@mkdir -p .cache/openfeature
+	cp $^ .cache/openfeature
+	cd .cache/openfeature && npm ci --no-audit --no-fund
+
+.PHONY: openfeature
+openfeature: $(OPENFEATURE) ## OpenFeature's SDKs and providers for Node, into an ignored folder; needs npm
+
 replay: .venv/run.stamp $(OBD) ## its 10,000 random rounds through the running engine
 	$(BIN)/counterpoint replay obd
 

@@ -5,7 +5,7 @@ prerequisites, audience, coverage, holdout. A unit that no exit catches gets the
 
 A flag with rules asks them in their order, after status and dates, forced, its own audience and prerequisites. The
 first that gives a variant decides; a rule that gives none leaves the subject to the next. A flag with a default gives
-that wherever it would give no variant, so that it always has a value.
+that wherever it would give no variant, so that it always has a value; without rules and shares it gives it to everyone.
 """
 
 from collections.abc import Collection, Mapping
@@ -111,7 +111,7 @@ def _assign_without_default(plan: Plan, experiment: Experiment, subject: Subject
         for name in subject.names:
             if name is not None and name in experiment.forced:
                 return Assignment("forced", experiment.forced[name], name)
-    if experiment.rules:
+    if experiment.rules or experiment.is_constant:
         return _assign_by_rules(plan, experiment, subject, now)
     if subject.degraded and spec.kind == "experiment":
         return Assignment("degraded")
@@ -156,7 +156,7 @@ def is_same_for_everyone(plan: Plan, experiment: Experiment, named: Collection[U
         return True
     if spec.sticky or needs_id:
         return False
-    if experiment.rules:
+    if experiment.rules or experiment.is_constant:
         return all(rule.is_plain and not rule.experiment.prerequisites for rule in experiment.rules)
     if spec.unit in named:
         return all(rule.unit is None or rule.unit in named for rule in experiment.filters)

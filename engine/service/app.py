@@ -22,6 +22,7 @@ from engine.service.endpoints.events import event_routes
 from engine.service.endpoints.explain import explain_routes
 from engine.service.endpoints.exposures import exposure_routes
 from engine.service.endpoints.files import script_routes, shop_routes
+from engine.service.endpoints.flag_stream import FlagChanges, flag_stream_routes
 from engine.service.endpoints.health import health_routes
 from engine.service.endpoints.ofrep import ofrep_routes
 from engine.service.endpoints.openapi import docs_routes
@@ -43,6 +44,8 @@ NO_ROUTE = {
 class _App(Litestar):
     pages: Pages | None = None
     """Where requests for pages go; None where no dashboard is configured."""
+    flag_changes: FlagChanges | None = None
+    """The open streams of notices, which a server that stops has to end."""
 
     async def __call__(
         self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
@@ -70,6 +73,7 @@ def create_app(settings: Settings, *, logs_changes: bool = True) -> Litestar:
     worker = Worker(settings, logs_changes=logs_changes)
     flow = DecisionFlow(worker)
     batches = DecisionBatches(flow)
+    changes = FlagChanges(lambda: worker.plan)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -86,6 +90,7 @@ def create_app(settings: Settings, *, logs_changes: bool = True) -> Litestar:
             *exposure_routes(worker, client, limit),
             *event_routes(worker, client, limit),
             *ofrep_routes(worker, flow, client, limit),
+            *flag_stream_routes(changes, public),
             *admin_routes(worker, admin, limit),
             *explain_routes(worker, flow, server, limit),
             *stock_routes(worker, server, limit),
@@ -102,9 +107,16 @@ def create_app(settings: Settings, *, logs_changes: bool = True) -> Litestar:
         openapi_config=None,
         logging_config=None,
     )
+    app.flag_changes = changes
     if settings.dashboard is not None:
         app.pages = Pages(settings.dashboard, {route.path.split("/")[1] for route in app.routes})
     return app
+
+
+def end_streams(app: Litestar) -> None:
+    """End the streams of an application: a server that stops waits for the answers that it has begun."""
+    if isinstance(app, _App) and app.flag_changes is not None:
+        app.flag_changes.close()
 
 
 def _answer_without_route(request: "Request[object, object, State]", error: HTTPException) -> Response[bytes]:

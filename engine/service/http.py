@@ -17,6 +17,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Send
 
 from engine.errors import BadInput, JournalError, UnreadableValueError
 from engine.service.access.cors import cors_headers, options_headers
+from engine.service.access.parts import Parts, send_parts
 from engine.service.auth import ANYONE, Caller, RawHeaders, RequestGuard
 from engine.service.ids import new_request_id
 from engine.service.problems import DISK_RETRY_SECONDS, PROBLEM, Refusal, refuse_field, refuse_for_now
@@ -91,14 +92,21 @@ class Call:
 
 
 class Reply:
-    """One answer; by default JSON with status 200."""
+    """One answer; by default JSON with status 200. One in `parts` has no body."""
 
-    __slots__ = ("body", "headers", "status")
+    __slots__ = ("body", "headers", "parts", "status")
 
-    def __init__(self, body: bytes, status: int = 200, headers: ReplyHeaders = ((b"content-type", JSON),)) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        status: int = 200,
+        headers: ReplyHeaders = ((b"content-type", JSON),),
+        parts: Parts | None = None,
+    ) -> None:
         self.body = body
         self.status = status
         self.headers = headers
+        self.parts = parts
 
 
 class WholeRequest:
@@ -216,8 +224,7 @@ def endpoint(
             reply = own or _problem_reply(_refusal_of(error, scope["path"], request_id), request_id)
         sent = _reply_headers(reply, headers, origins, request_id)
         await send({"type": "http.response.start", "status": reply.status, "headers": sent})
-        body = b"" if scope["method"] == "HEAD" else reply.body
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+        await _send_body(reply, scope, receive, send)
 
     if "{" not in path:
         return asgi(path, copy_scope=False, opt={TAKE: take})(answer)
@@ -229,10 +236,18 @@ def endpoint(
     return route(path, http_method=METHODS, opt={ASGI_ENDPOINT: answer})(asgi_app)
 
 
+async def _send_body(reply: Reply, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    """Send the body of an answer, part by part where it has parts; HEAD gets none."""
+    is_head = scope["method"] == "HEAD"
+    if reply.parts is not None and not is_head:
+        await send_parts(reply.parts, receive, send)
+    await send({"type": "http.response.body", "body": b"" if is_head else reply.body, "more_body": False})
+
+
 def _reply_headers(reply: Reply, headers: Headers, origins: Collection[str], request_id: bytes) -> Headers:
     """The headers of an answer."""
     sent = [*reply.headers, *cors_headers(headers, origins), (b"x-request-id", request_id)]
-    if reply.status not in (204, 304):
+    if reply.status not in (204, 304) and reply.parts is None:
         sent.append((b"content-length", b"%d" % len(reply.body)))
     return sent
 

@@ -7,11 +7,12 @@ import socket
 
 import uvicorn
 import uvloop
+from litestar import Litestar
 
 from engine.service.access.connection import ConnectionLimits
 from engine.service.access.fast_path import fast_path_protocol
 from engine.service.access.listener import BACKLOG
-from engine.service.app import create_app
+from engine.service.app import create_app, end_streams
 from engine.settings import Settings
 from policies.special import load_special
 
@@ -60,7 +61,22 @@ def serve_requests(settings: Settings, listener: socket.socket, *, logs_changes:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         # An event loop of uvloop 0.23 (libuv 1.52) accepts one connection per turn and listening socket. Under load a
         # turn takes milliseconds, so that a probe would wait seconds to be accepted; each duplicate accepts one more.
-        runner.run(uvicorn.Server(config).serve(sockets=[listener, *(listener.dup() for _ in range(_ACCEPTS - 1))]))
+        runner.run(
+            _StreamEndingServer(config, app).serve(sockets=[listener, *(listener.dup() for _ in range(_ACCEPTS - 1))])
+        )
+
+
+class _StreamEndingServer(uvicorn.Server):
+    """A server that ends the streams of notices when it stops, instead of waiting for their clients."""
+
+    def __init__(self, config: uvicorn.Config, app: Litestar) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop as uvicorn does."""
+        end_streams(self._app)
+        await super().shutdown(sockets)
 
 
 def most_connections() -> int:

@@ -67,6 +67,23 @@ def test_an_environment_has_its_own_default(monkeypatch: pytest.MonkeyPatch) -> 
     assert ["did you mean 'staging'" in one.message for one in find_warnings(specs(CHECKOUT), NOW)].count(True) == 1
 
 
+def test_a_flag_without_rules_and_shares_gives_its_default() -> None:
+    switch = {
+        "key": "s",
+        "kind": "flag",
+        "type": "boolean",
+        "variants": [{"key": "on"}, {"key": "off"}],
+        "default": "on",
+    }
+    assert set(answers(plan(switch), "s")) == {("on", "default", "")}
+    assert set(answers(plan(switch | {"audience": {"a": 1}}), "s")) == {("on", "audience", "")}
+    halves = [{"key": "on", "weight": 0.5}, {"key": "off", "weight": 0.5}]
+    assert {answer[:2] for answer in answers(plan(switch | {"variants": halves}), "s")} == {
+        ("on", "assigned"),
+        ("off", "assigned"),
+    }
+
+
 @pytest.mark.parametrize(
     ("kind", "variants", "values"),
     [

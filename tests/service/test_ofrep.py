@@ -15,7 +15,9 @@ from openfeature.exception import (
     TargetingKeyMissingError,
     TypeMismatchError,
 )
-from openfeature.flag_evaluation import Reason
+from openfeature.flag_evaluation import FlagEvaluationDetails, Reason
+
+from engine.client.exposure_hook import ExposureHook
 
 SINGLE = "/ofrep/v1/evaluate/flags/"
 BULK = "/ofrep/v1/evaluate/flags"
@@ -229,6 +231,24 @@ def test_a_bulk_evaluation_is_never_an_exposure_until_it_is_reported(server: Any
     answer = server.post("/v1/exposures", {"decision_id": decision_id, "experiments": ["checkout_layout"]})
     assert answer.status_code == 202
     assert exposed(server, decision_id) == ["checkout_layout"]
+
+
+def test_the_hook_reports_a_prefetched_flag_once(server: Any) -> None:
+    bulk = server.post(BULK, {"context": {"targetingKey": "u-hook"}}).json()
+    flag = next(flag for flag in bulk["flags"] if flag["key"] == "dark_mode")
+    details = FlagEvaluationDetails(
+        "dark_mode", value=flag["value"], variant=flag["variant"], flag_metadata=flag["metadata"]
+    )
+    hook = ExposureHook(server.base, timeout=60)
+    sent = hook.report("dark_mode", details)
+    assert sent is not None
+    assert sent.result(60) is True
+    assert hook.report("dark_mode", details) is None
+    single = server.post(SINGLE + "dark_mode", {"context": {"targetingKey": "u-hook"}}).json()
+    seen = FlagEvaluationDetails("dark_mode", True, single["variant"], flag_metadata=single["metadata"])
+    assert hook.report("dark_mode", seen) is None  # it counted by itself
+    hook.close()
+    assert exposed(server, bulk["metadata"]["decisionId"]) == ["dark_mode"]
 
 
 def test_a_bulk_evaluation_of_nobody_returns_what_it_can_and_why_not_the_rest(server: Any) -> None:

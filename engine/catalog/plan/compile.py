@@ -228,6 +228,7 @@ def _compile_experiment(
             for rule in rule_experiments(spec)
         ),
         default=-1 if spec.default is None else indices[spec.default],
+        is_constant=spec.default is not None and not spec.rules and not _has_shares(spec),
         shipped=indices[spec.ship] if is_shipped and spec.ship is not None else -1,
     )
 
@@ -245,6 +246,12 @@ def _compile_switchback(spec: ExperimentSpec) -> Switchback | None:
         start=to_timestamp(spec.start, 0.0),
         weights=[equal if variant.weight is None else variant.weight for variant in spec.variants],
     )
+
+
+def _has_shares(spec: ExperimentSpec) -> bool:
+    """Whether the hash chooses among the variants of a flag without rules: one says for how many."""
+    is_whole = spec.coverage == 1 and not (spec.ramp or spec.filters or spec.layer or spec.sticky or spec.metrics)
+    return not is_whole or any(one.weight is not None or one.range is not None for one in spec.variants)
 
 
 def _compile_rule(experiment: Experiment, indices: Mapping[str, int]) -> Rule:

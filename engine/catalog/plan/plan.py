@@ -211,6 +211,8 @@ class Experiment:
     rules: "tuple[Rule, ...]" = ()
     default: int = -1
     """The index of the variant that a flag gives where it assigns none; -1 without one."""
+    is_constant: bool = False
+    """Whether a flag gives its default to all of its audience, as it has neither rules nor shares."""
     shipped: int = -1
     """The index of the variant that all of its audience has since it was shipped; -1 if it was not."""
     switchback: Switchback | None = None

@@ -41,8 +41,9 @@ def shop_routes(guard: RequestGuard) -> list[Route]:
 
 
 def script_routes(guard: RequestGuard) -> list[Route]:
-    """`/client.js` and `/client.d.ts`."""
-    return [file_route(f"/{name}", SCRIPT_FOLDER / name, guard, ANY_PAGE) for name in ("client.js", "client.d.ts")]
+    """`/client.js` with its types, and `/exposure-hook.js`."""
+    names = ("client.js", "client.d.ts", "exposure-hook.js")
+    return [file_route(f"/{name}", SCRIPT_FOLDER / name, guard, ANY_PAGE) for name in names]
 
 
 def file_route(address: str, path: Path, guard: RequestGuard, headers: ReplyHeaders = ()) -> Route:

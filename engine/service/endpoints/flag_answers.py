@@ -3,6 +3,7 @@
 `encode` writes what the structs below say; the form of an experiment lasts as long as its compiled experiment.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Literal, NamedTuple
@@ -86,6 +87,28 @@ class FlagAnswers:
         if form is None:
             form = forms[at] = _encode_flag(assigned)
         return form
+
+
+class RecentPrefetches:
+    """The decision ids of the latest evaluations of all flags by their ETags, so that equal results keep their id.
+
+    The decision with that id is in the log, and awaits its exposures until after the ETag changes.
+    """
+
+    MOST = 10_000
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[str, str] = OrderedDict()
+
+    def find(self, etag: str) -> str | None:
+        """The id of the decision with these results, if this process recorded one."""
+        return self._ids.get(etag)
+
+    def add(self, etag: str, decision_id: str) -> None:
+        """Remember a decision that was recorded, and forget the oldest."""
+        self._ids[etag] = decision_id
+        if len(self._ids) > self.MOST:
+            self._ids.popitem(last=False)
 
 
 def encode_evaluation(flag: EncodedFlag, metadata: bytes) -> bytes:

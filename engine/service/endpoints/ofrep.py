@@ -30,8 +30,10 @@ from engine.service.endpoints.flag_answers import (
     Failure,
     FlagAnswers,
     Metadata,
+    RecentPrefetches,
     encode_evaluation,
 )
+from engine.service.endpoints.flag_stream import STREAM_PATH
 from engine.service.http import JSON, Call, Reply, Route, endpoint
 from engine.service.ids import new_id
 from engine.service.previews.decisions import decide_preview
@@ -84,12 +86,13 @@ class FlagContext(msgspec.Struct, frozen=True):
 
 
 _encode = msgspec.json.Encoder().encode
+_STREAMS = _encode([{"type": "sse", "endpoint": {"requestUri": STREAM_PATH}, "inactivityDelaySec": 120}])
 _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
 
 def ofrep_routes(worker: Worker, flow: DecisionFlow, guard: RequestGuard, limit: int) -> list[Route]:
     """The single and the bulk evaluation."""
-    answers = FlagAnswers()
+    answers, recent = FlagAnswers(), RecentPrefetches()
 
     async def single(call: Call) -> Reply:
         key = str(call.path["key"]).removeprefix("/")
@@ -100,7 +103,7 @@ def ofrep_routes(worker: Worker, flow: DecisionFlow, guard: RequestGuard, limit:
 
     async def bulk(call: Call) -> Reply:
         try:
-            return await _evaluate_channel(worker, flow, answers, call)
+            return await _evaluate_channel(worker, flow, answers, recent, call)
         except Exception as error:  # noqa: BLE001 (the protocol has its own form for every failure)
             return _failure_reply(error, msgspec.UNSET)
 
@@ -137,7 +140,9 @@ async def _evaluate_flag(worker: Worker, flow: DecisionFlow, answers: FlagAnswer
     return encode_evaluation(answers.encoded(assigned), metadata)
 
 
-async def _evaluate_channel(worker: Worker, flow: DecisionFlow, answers: FlagAnswers, call: Call) -> Reply:
+async def _evaluate_channel(
+    worker: Worker, flow: DecisionFlow, answers: FlagAnswers, recent: RecentPrefetches, call: Call
+) -> Reply:
     """Evaluate all flags of the channel; 304 if nothing changed since the ETag that the client has."""
     began = time.perf_counter()
     deadline = flow.new_deadline()
@@ -157,38 +162,45 @@ async def _evaluate_channel(worker: Worker, flow: DecisionFlow, answers: FlagAns
         decision = await _preview_flags(worker, context, keys)
     else:
         decision = await _decide_flags(flow, context, keys, now, deadline=deadline)
-    metadata = Metadata(decision.answer.decision_id, plan.version, context.warning)
-    shown = dict.fromkeys([*(e.key for e in experiments), *decision.assigned])
-    flags, digests = _encode_flags(answers, decision, list(shown), metadata)
-    etag = _etag(digests, context, now)
+    shown = list(dict.fromkeys([*(e.key for e in experiments), *decision.assigned]))
+    etag = _etag([_digest_flag(answers, decision, key) for key in shown], context, now)
     headers = ((b"content-type", JSON), (b"etag", etag.encode()))
     if _matches(call.header(b"if-none-match"), etag):
         return Reply(b"", 304, headers[1:])  # not recorded: the client goes on using the decision it has
-    if not context.preview:
-        if not context.is_anonymous:
-            await flow.store_pending_exposure(decision, deadline)
-        flow.answers.record_flags(decision, now, expose=False)
+    decision_id = None if context.preview else recent.find(etag)
+    if decision_id is None:
+        decision_id = decision.answer.decision_id
+        if not context.preview:
+            if not context.is_anonymous:
+                await flow.store_pending_exposure(decision, deadline)
+            flow.answers.record_flags(decision, now, expose=False)
+            if not (decision.answer.degraded or decision.erased):
+                recent.add(etag, decision_id)
     worker.metrics.count_decision(decision, time.perf_counter() - began)
-    whole = _encode({"decisionId": decision.answer.decision_id, "planVersion": plan.version})
-    return Reply(b'{"flags":[%b],"metadata":%b}' % (b",".join(flags), whole), headers=headers)
+    metadata = Metadata(decision_id, plan.version, context.warning)
+    flags = b",".join(_encode_flag_of(answers, decision, key, metadata) for key in shown)
+    whole = _encode({"decisionId": decision_id, "planVersion": plan.version})
+    body = b'{"flags":[%b],"metadata":%b,"eventStreams":%b}' % (flags, whole, _STREAMS)
+    return Reply(body, headers=headers)
 
 
-def _encode_flags(
-    answers: FlagAnswers, decision: Decision, keys: list[str], metadata: Metadata
-) -> tuple[list[bytes], list[bytes]]:
-    """The flags with these keys as JSON, and a digest of each; a failure is its own digest."""
-    flags, digests = [], []
-    for key in keys:
-        assigned = decision.assigned.get(key)
-        if assigned is None:
-            failure = _encode(Failure("TARGETING_KEY_MISSING", _needs_targeting_key(key), key))
-            flags.append(failure)
-            digests.append(failure)
-        else:
-            flag = answers.encoded(assigned)
-            flags.append(encode_evaluation(flag, metadata.encoded(assigned.assignment)))
-            digests.append(flag.digest)
-    return flags, digests
+def _digest_flag(answers: FlagAnswers, decision: Decision, key: str) -> bytes:
+    """A digest of one flag's result; a failure is its own."""
+    assigned = decision.assigned.get(key)
+    return _encode_failure(key) if assigned is None else answers.encoded(assigned).digest
+
+
+def _encode_flag_of(answers: FlagAnswers, decision: Decision, key: str, metadata: Metadata) -> bytes:
+    """One flag of a decision as JSON."""
+    assigned = decision.assigned.get(key)
+    if assigned is None:
+        return _encode_failure(key)
+    return encode_evaluation(answers.encoded(assigned), metadata.encoded(assigned.assignment))
+
+
+def _encode_failure(key: str) -> bytes:
+    """The answer for a flag that cannot be evaluated without a customer."""
+    return _encode(Failure("TARGETING_KEY_MISSING", _needs_targeting_key(key), key))
 
 
 async def _decide_flags(

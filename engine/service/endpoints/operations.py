@@ -43,11 +43,26 @@ class BulkFlag(msgspec.Struct, frozen=True):
     errorDetails: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815 (the protocol's name)
 
 
+class StreamEndpoint(msgspec.Struct, frozen=True):
+    """The address of a stream, from the protocol's base URL on."""
+
+    requestUri: str  # noqa: N815 (the protocol's name)
+
+
+class EventStream(msgspec.Struct, frozen=True):
+    """Where a page is notified that flags may have changed."""
+
+    type: Literal["sse"]
+    endpoint: StreamEndpoint
+    inactivityDelaySec: int  # noqa: N815 (the protocol's name)
+
+
 class BulkEvaluation(msgspec.Struct, frozen=True):
     """All flags of a channel."""
 
     flags: list[BulkFlag]
     metadata: dict[str, str]
+    eventStreams: list[EventStream]  # noqa: N815 (the protocol's name)
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -314,6 +329,15 @@ OPERATIONS = (
         answer=BulkEvaluation,
         failures={304: "nothing changed"},
         failure=Failure,
+    ),
+    Operation(
+        method="get",
+        path="/ofrep/v1/stream",
+        summary="OpenFeature: be notified when flags may have changed",
+        about="Server-sent events, which eventStreams of an evaluation of all flags names: evaluate again on each. A "
+        "notice says nothing else, so it needs no key.",
+        media="text/event-stream",
+        failures={503: "too many pages listen; poll instead"},
     ),
     Operation(
         method="post",
