@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 
@@ -61,6 +62,10 @@ def test_a_batch_that_is_killed_twice_has_each_person_once(open_shop: Any, tmp_p
     assert sorted(row["customer"] for row in written) == sorted(n for n, arm in drawn.items() if arm == "email@00:00")
     assert sorted(by_app) == sorted(name for name, arm in drawn.items() if arm == "app@00:00")
     assert len(drawn) == len(PEOPLE)
+    draw = next(one.decision_id for one in decisions.values() if one.rows[0].key == "weekly")
+    words = ["explain", draw, "--data", str(shop.settings.data), "--redis", shop.settings.redis, "--json"]
+    replayed = subprocess.run([sys.executable, "-m", "engine", *words], capture_output=True, text=True, check=True)
+    assert msgspec.json.decode(replayed.stdout)["differences"] == []
     exposed = {one.decision_id for one in log if isinstance(one, ExposureRecord)}
     sent = {row["decision_id"] for row in written}
     assert sent <= exposed  # a confirmation is the exposure
