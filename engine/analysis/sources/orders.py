@@ -2,7 +2,8 @@
 
 `engine.orders` has the rules, here in SQL. The events of one order become one row (`per_order`), which holds of each
 sum the statement that stands and the refunds, within that sum's window; the rows of a customer then add up (`total`).
-A purchase or a refund without an order id is a row of its own, and other events of a customer are one row together.
+A purchase or a refund without an order id, and any other event with revenue, is a row of its own; the other events of
+a customer are one row together.
 
 Refunds of an order that has no statement in the window change nothing: the order was placed before the exposure. A
 refund without an order id lowers a sum of revenue by its amount.
@@ -48,7 +49,9 @@ def with_orders(events: ir.Table) -> ir.Table:
         is_number = kind.isin(["BIGINT", "UBIGINT", "HUGEINT", "DOUBLE"])
         number = json_text(events["properties"], field).try_cast("float64")
         amount = kind.notnull().ifelse(is_number.ifelse(number, ibis.null("float64")), amount)
-    alone = events["event"].isin(sorted(ORDER_EVENTS)).ifelse("m" + events["message_id"], "")
+    # Any event with an amount is a row too: of the statements of one row only the last stands.
+    is_alone = events["event"].isin(sorted(ORDER_EVENTS)) | events["revenue"].notnull()
+    alone = is_alone.ifelse("m" + events["message_id"], "")
     return events.mutate(order_id=order, given_back=amount.abs(), row=order.isnull().ifelse(alone, "o" + order))
 
 

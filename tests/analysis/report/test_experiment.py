@@ -82,6 +82,18 @@ def test_values_are_summed_per_customer_after_the_first_exposure(write_log: Writ
     assert effect.se == pytest.approx(np.sqrt(np.var([10, 0], ddof=1) / 2 + np.var([20, 10], ddof=1) / 2))
 
 
+def test_the_revenue_of_any_event_adds_up(write_log: Write) -> None:
+    renewed = [
+        bought("a", 10.0, HOUR, event="renewal"),
+        bought("a", 5.0, 2 * HOUR, event="renewal"),
+        bought("b", None, HOUR, event="renewal"),
+        bought("d", 7.0, HOUR, event="renewal"),
+    ]
+    metric = msgspec.structs.replace(REVENUE, event="renewal")
+    report = analyze_experiment(QUESTION, [metric], write_log(**together(*shop(), *renewed)), as_of=NOW)
+    assert means(report, "revenue") == pytest.approx({"control": 7.5, "one_page": 3.5})
+
+
 def test_an_assignment_that_was_not_seen_does_not_count(write_log: Write) -> None:
     unseen = shown("e", "one_page") | {"exposures": []}
     forced = shown("f", "one_page", reason="forced")
