@@ -11,6 +11,8 @@ import time_machine
 
 from engine.analysis import analyze_experiment
 from engine.analysis.design.question_from_plan import build_question
+from engine.analysis.report.aa import aa_experiment
+from engine.analysis.report.past_experiments import baseline_of_log, daily_units_of_plan
 from engine.catalog import load_plan
 from engine.catalog.check.load import load_specs
 from engine.errors import CatalogError
@@ -62,6 +64,9 @@ def test_each_store_and_period_is_a_unit_and_an_event_counts_once(open_shop: Any
         shop.collect()
         question, metrics = build_question(load_plan(shop.settings.experiments), "fees")
         report = analyze_experiment(question, metrics, shop.settings.log)
+        baseline = baseline_of_log(question, metrics, shop.settings.log)
+        daily = daily_units_of_plan(shop.settings.experiments, "fees", shop.settings.log)
+        checks = aa_experiment(question, metrics, shop.settings.log, runs=20)
     for store in range(STORES):  # every time of day has each variant once within two days
         for period in range(0, 4 * DAYS, 8):
             for slot in range(period, period + 4):
@@ -74,6 +79,16 @@ def test_each_store_and_period_is_a_unit_and_an_event_counts_once(open_shop: Any
     row = next(one for one in report.metrics if one.metric == "revenue")
     assert row.mean == pytest.approx({variant: statistics.mean(values) for variant, values in orders.items()})
     assert "carries over" in report.design
+    # Power counts store-periods, with the deviation that is left within a store at one time of day.
+    assert baseline.value == pytest.approx(statistics.mean(orders["flat"]))
+    strata: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for (store, period), variant in served.items():
+        if variant == "flat":
+            strata[store, period % 4].append(2 * (10.0 * (store + 1) + period) + 1)
+    spread = sum(statistics.variance(values) * (len(values) - 1) for values in strata.values())
+    assert baseline.sd == pytest.approx((spread / (len(orders["flat"]) - len(strata))) ** 0.5)
+    assert daily == pytest.approx(4 * STORES, rel=0.1)
+    assert [check.metric for check in checks] == ["revenue", "click"]
 
 
 def test_what_a_switchback_cannot_have_is_refused(tmp_path: Path) -> None:
