@@ -130,6 +130,8 @@ class PlanWatch:
         self.plan = plan
         if self._logs_changes:
             log.info("plan swapped", plan=plan.version)
+            if any(plan.bad_rows.values()):
+                log.warning("rows of feeds are left out; `counterpoint check` names them", rows=dict(plan.bad_rows))
 
     def _load(self) -> tuple[Specs, dict[str, bytes]]:
         """The checked specs of the folder, and the bytes of its files."""

@@ -82,6 +82,7 @@ class Worker:
             self.store.pipeline, self.store_health, self.recorder.append_encoded
         )
         self.metrics = ServiceMetrics()
+        self.metrics.set_bad_rows(self.watch.plan.bad_rows)
         self.metrics.registry.register(LearnerMetrics(self.follower))
         self.pulse = Pulse(settings.redis, self.spool, self.shipper, self.follower)
         self.pulse.register(self.metrics.shared, self.metrics.registry)
@@ -152,6 +153,7 @@ class Worker:
     def _swap_plan(self, plan: Plan) -> None:
         """Replace the plan, and the rules of both stores with it: they merge profiles by them."""
         self.watch.swap(plan)
+        self.metrics.set_bad_rows(plan.bad_rows)
         self.store.use_rules(plan.rules)
         self.event_store.use_rules(plan.rules)
 

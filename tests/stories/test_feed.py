@@ -57,6 +57,7 @@ def test_a_feed_is_served_under_its_gates_and_replaced_while_old_decisions_stay_
         time.sleep(0.3)
     assert offer == "pan"
     assert shop.offer("web", "hero", user_id="u-2", context={"shelf": "light"}) == "banner"
+    assert 'counterpoint_feed_rows_left_out{selection="hero"} 0.0' in shop.client().get("/metrics").text
     shop.collect()
     replayed = explain(shop, first["decision_id"])
     assert replayed["same"], replayed["differences"]

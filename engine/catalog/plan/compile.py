@@ -107,6 +107,7 @@ def compile_plan(specs: Specs) -> Plan:
         read_names=read_names(audiences, policies.values(), experiments.values()),
         kpis=tuple(specs.metrics.kpis),
         rfm=tuple(specs.grouping.rfm) or RFM_SEGMENTS,
+        bad_rows={key: items.bad for key, spec in specs.selections.items() if (items := specs.feed_of(spec.offers))},
         unit_traits=specs.units.traits,
         campaigns=campaigns,
         capacities=compile_capacities(specs),

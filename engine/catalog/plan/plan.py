@@ -358,6 +358,8 @@ class Plan:
     """Experiments paused by the kill switch, in addition to those paused in their files."""
     kpis: tuple[KpiSpec, ...] = ()
     rfm: tuple[RfmSpec, ...] = RFM_SEGMENTS
+    bad_rows: Mapping[str, int] = field(default_factory=dict)
+    """Rows of feeds that are left out, by the selection that reads the feed."""
     """The nodes of the KPI tree, which reports read."""
     unit_traits: Mapping[Unit, str] = field(default_factory=dict)
     """The trait with the id of each unit of `units.yaml`."""

@@ -105,9 +105,12 @@ class Specs:
 
     def items_of(self, offers: list[str] | OffersSpec) -> Mapping[str, OfferSpec]:
         """The items of a selection's feed, by key; none of a list or a tag."""
-        if isinstance(offers, list) or offers.feed is None or (items := self.feeds.get(feed_name(offers))) is None:
-            return {}
-        return items.offers
+        items = self.feed_of(offers)
+        return {} if items is None else items.offers
+
+    def feed_of(self, offers: list[str] | OffersSpec) -> FeedItems | None:
+        """The feed of a selection; None of a list or a tag."""
+        return None if isinstance(offers, list) or offers.feed is None else self.feeds.get(feed_name(offers))
 
     def named(self, offers: list[str] | TaggedOffers | OffersSpec) -> list[str]:
         """The keys of the offers that a list names, that have the tag, or that are items of the feed."""

@@ -4,7 +4,7 @@ import collections
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 from engine.customers.model.events import Event, EventStatus
 from engine.decision.decision import Decision
@@ -59,6 +59,13 @@ class ServiceMetrics:
             registry=registry,
         )
         self.plans_refused = Counter("counterpoint_plans_refused", "Changed folders with problems", registry=registry)
+        self._bad_rows = Gauge(
+            "counterpoint_feed_rows_left_out",
+            "Rows of the running plan's feeds that are no offers",
+            ["selection"],
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
         self._offers = Counter(
             "counterpoint_offers", "Answered placements by reason", ["placement", "reason"], registry=registry
         )
@@ -118,6 +125,11 @@ class ServiceMetrics:
             for warning in status.warnings:
                 field = warning.partition(":")[0].partition(".")[0]
                 self._event_warnings.labels(field if field in WARNED_FIELDS else "unknown field").inc()
+
+    def set_bad_rows(self, rows: Mapping[str, int]) -> None:
+        """Show how many rows of each feed are left out."""
+        for selection, number in rows.items():
+            self._bad_rows.labels(selection).set(number)
 
     def count_bounded_traits(self, bounded: Mapping[str, int]) -> None:
         """Count customers whose series of a trait passed its bound; one without a name is of a moment's trigger."""
