@@ -35,6 +35,8 @@ ROOT = Path(__file__).parents[1]
 PORT = 18_084
 BUDGET, REFUSAL, READY, RECOVERY = 0.05, 0.1, 0.1, 10.0
 """Seconds: of a decision (the setting's default), of a refusal, of `/readyz`, and of the way back."""
+_SETTLE = 3.0
+"""Seconds after all connections are open that do not count: until then some wait to be accepted."""
 BODY = '{"customer": {"user_id": "u-%d"}, "channel": "web", "placements": ["home_hero"]}'
 PROBE = """
 import sys, time, urllib.error, urllib.request
@@ -110,6 +112,7 @@ async def overload(connections: int, seconds: float, *, patient: bool) -> None:
         made = [Customer(request, patient=patient) for request in requests[start : start + 200]]
         await asyncio.gather(*(loop.create_connection(lambda one=one: one, "127.0.0.1", PORT) for one in made))
         await asyncio.sleep(600 / connections)
+    await asyncio.sleep(_SETTLE)
     for counted in (Customer.answered, Customer.refused):
         del counted[:]
     Customer.degraded = Customer.failed = 0
@@ -191,7 +194,13 @@ def main() -> int:
             uvloop.run(overload(given.connections, given.seconds, patient=not given.impatient))
             back = recover()
             probe.kill()
-            ready = [float(line) for line in probe.communicate()[0].splitlines()]
+            # By time: those of the last seconds, when all connections were open.
+            ready, left = [], given.seconds
+            for line in reversed(probe.communicate()[0].splitlines()):
+                ready.append(float(line))
+                left -= ready[-1] + 0.1
+                if left < 0:
+                    break
         finally:
             server.terminate()
             server.wait()

@@ -18,7 +18,7 @@ from policies.special import load_special
 
 STOP_SECONDS = 3
 """Seconds that a stop waits for the requests in progress; draining the spool follows (`worker.DRAIN_SECONDS`)."""
-_ACCEPTS = 16
+_ACCEPTS = 32
 """Connections that one turn of the event loop may accept."""
 _OWN_FILES = 128
 """File descriptors that a process needs besides its connections."""
