@@ -1,6 +1,7 @@
 """Story 4: a customer calls to cancel; two refusals in 30 days buy peace for 60; a holdout measures the saves."""
 
 import threading
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -150,3 +151,34 @@ def test_a_permanent_holdout_stays_out_of_the_experiment(open_shop: Any) -> None
     assert 10 <= len(held) <= 50  # 30 of 150 expected, four standard errors
     again = shop.decide("store", user_id=f"u-{held[0]}", experiments=["saves"])
     assert again["experiments"]["saves"]["reason"] == "holdout"
+
+
+def test_staff_see_what_was_offered_seen_and_refused_and_with_whom(open_shop: Any) -> None:
+    shop = open_shop({"offers": {"tea": {}, "cake": {}}, "placements": {"script": {"offers": ["tea", "cake"]}}})
+
+    def history() -> list[dict[str, Any]]:
+        found = shop.client().get("/v1/profiles/ada/offers").json()
+        assert (found["customer"], found["since"]) == ("ada", "")
+        return list(found["offers"])
+
+    shop.identify({"tier": 1}, user_id="ada")
+    assert history() == []
+    desk = {"staff": "ben", "store": "S12"}
+    first = shop.decide("store", "script", user_id="ada", context=desk)
+    refused = {"offer": first["offers"]["script"]["offer"], "staff": "ben"}
+    assert shop.tell("refused", channel="store", user_id="ada", decision_id=first["decision_id"], properties=refused)
+    shop.collect()
+    ahead = shop.decide("call_centre", "script", user_id="ada", context={"staff": "eve"}, expose=False)
+    deadline = time.monotonic() + 30
+    while len(history()) < 2 and time.monotonic() < deadline:  # a record is in the streams a moment after its answer
+        time.sleep(0.02)
+    newest, oldest = history()
+    assert (newest["staff"], newest["channel"], newest.get("seen"), newest.get("outcomes")) == (
+        *("eve", "call_centre"),
+        *(None, None),
+    )
+    assert newest["decision_id"] == ahead["decision_id"]
+    assert (oldest["offer"], oldest["staff"], oldest["store"]) == (refused["offer"], "ben", "S12")
+    assert oldest["seen"] == oldest["offered"]
+    [outcome] = oldest["outcomes"]
+    assert (outcome["event"], outcome["channel"], outcome["staff"]) == ("refused", "store", "ben")

@@ -44,8 +44,10 @@ class RecentRows(NamedTuple):
     since: str
 
 
-def recent_rows(log: Path, ids: set[str], redis: str, *, seconds: float) -> RecentRows:
+def recent_rows(log: Path, ids: set[str], redis: str, *, seconds: float, traced: bool = False) -> RecentRows:
     """As `export_rows`, the newest days first, until all were read or `seconds` are over; a day is read whole.
+
+    With `traced` the decisions have their traces, as bytes.
 
     Raises:
         StoreUnavailable: if the store does not answer.
@@ -62,10 +64,10 @@ def recent_rows(log: Path, ids: set[str], redis: str, *, seconds: float) -> Rece
                     break
                 since = day.removeprefix("day=")
                 for table in CUSTOMER_TABLES:
-                    found[table] += _rows_of_files((log / table / day).glob("*.parquet"), ids)
+                    found[table] += _rows_of_files((log / table / day).glob("*.parquet"), ids, traced=traced)
             if days and since == days[0].removeprefix("day="):
                 since = ""
-    _add_uncollected(found, ids, redis, collected)
+    _add_uncollected(found, ids, redis, collected, traced=traced)
     return RecentRows(found, since)
 
 
@@ -73,15 +75,20 @@ def _empty_tables() -> dict[str, list[dict[str, object]]]:
     return {table: [] for table in CUSTOMER_TABLES}
 
 
-def _rows_of_files(files: Iterable[Path], ids: set[str]) -> Iterator[dict[str, object]]:
+def _rows_of_files(files: Iterable[Path], ids: set[str], *, traced: bool = False) -> Iterator[dict[str, object]]:
     """The customer's rows of Parquet files, in the order of their names."""
     for file in sorted(files):
         read = parquet.read_table(file, filters=pc.field("customer").isin(sorted(ids)))
-        yield from (_plain(row) for row in read.to_pylist())
+        yield from (_plain(row, traced=traced) for row in read.to_pylist())
 
 
 def _add_uncollected(
-    found: dict[str, list[dict[str, object]]], ids: set[str], redis: str, collected: dict[int, stream.Position]
+    found: dict[str, list[dict[str, object]]],
+    ids: set[str],
+    redis: str,
+    collected: dict[int, stream.Position],
+    *,
+    traced: bool = False,
 ) -> None:
     """Add the customer's records in the streams of the store that are not in the log.
 
@@ -92,15 +99,15 @@ def _add_uncollected(
         for record in uncollected_records(redis, collected) if redis else ():
             if record.customer in ids:
                 table, _, rows = parquet.rows_of_record(record)
-                found[table] += [_plain(row) for row in parquet.as_columns(table, rows).to_pylist()]
+                found[table] += [_plain(row, traced=traced) for row in parquet.as_columns(table, rows).to_pylist()]
     except RedisError as error:
         raise StoreUnavailable(f"Redis: {error}; is it up?") from error
 
 
-def _plain(row: dict[str, object]) -> dict[str, object]:
-    """A row for JSON: times as text, without the columns that only Counterpoint reads."""
+def _plain(row: dict[str, object], *, traced: bool = False) -> dict[str, object]:
+    """A row for JSON: times as text, without the columns that only Counterpoint reads unless `traced`."""
     return {
         name: value.isoformat() if hasattr(value, "isoformat") else value
         for name, value in row.items()
-        if name not in UNREADABLE
+        if traced or name not in UNREADABLE
     }

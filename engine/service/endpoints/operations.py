@@ -19,7 +19,7 @@ from engine.service.endpoints.events import BatchStatuses
 from engine.service.endpoints.exposures import ExposeRequest, ExposureAnswer
 from engine.service.endpoints.flag_answers import ErrorCode, Evaluation, EvaluationReason, Failure
 from engine.service.endpoints.health import Index, Readiness
-from engine.service.endpoints.profiles import CustomerExport, ErasureResult
+from engine.service.endpoints.profiles import CustomerExport, ErasureResult, OfferHistory
 from engine.service.endpoints.stock import Stock, StockLevel
 
 HeaderDocs = Mapping[str, str]
@@ -295,6 +295,21 @@ OPERATIONS = (
         summary="Export everything stored about a customer",
         role="server",
         answer=CustomerExport,
+        failures={
+            404: NO_CUSTOMER,
+            501: "the server is installed without counterpoint[analysis], which reads the log",
+            503: "the store is away; ask again",
+        },
+    ),
+    Operation(
+        method="get",
+        path="/v1/profiles/{id}/offers",
+        summary="What a customer was offered, for staff",
+        about="Each offer with its channel, when it was offered and seen, what came of it (a refusal, a redemption), "
+        "the `staff` and `store` of the request's context, and the `staff` of the event. The newest first; `since` is "
+        "the oldest day that was read within a second, empty if the whole log was.",
+        role="server",
+        answer=OfferHistory,
         failures={
             404: NO_CUSTOMER,
             501: "the server is installed without counterpoint[analysis], which reads the log",

@@ -17,6 +17,7 @@ from engine.decision.moments import customer_zone
 from engine.erasure.learner_files import erase_from_learner_files
 from engine.erasure.profiles import Export, erase_profile, export_profile
 from engine.errors import BadInput, JournalError, StoreUnavailable, has_extra, missing_extra
+from engine.journal.log.offer_history import OfferedOffer, build_offer_history
 from engine.service.auth import RequestGuard
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.idempotency import delete_answers
@@ -24,6 +25,8 @@ from engine.service.problems import DISK_RETRY_SECONDS, Refusal, refuse_for_now
 from engine.service.worker import Worker
 from engine.settings import Settings
 
+HISTORY_SECONDS = 1.0
+"""The time for which days of the log are read for a history of offers, the newest first."""
 AWAY = "the store is away, so the customer cannot be found; send it again"
 
 log = structlog.get_logger(__name__)
@@ -39,6 +42,14 @@ class CustomerExport(msgspec.Struct, frozen=True):
     log: dict[str, list[dict[str, object]]]
 
 
+class OfferHistory(msgspec.Struct, frozen=True):
+    """A customer's offers, the newest first; `since` is the oldest day that was read, empty if the whole log was."""
+
+    customer: str
+    offers: "list[OfferedOffer]"
+    since: str
+
+
 class ErasureResult(msgspec.Struct, frozen=True):
     """The result of an erasure: the identifiers of the customer, and the number of deleted rows of the log."""
 
@@ -47,7 +58,7 @@ class ErasureResult(msgspec.Struct, frozen=True):
 
 
 def profile_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
-    """`GET` and `DELETE /v1/profiles/{id}`, `GET /v1/profiles/{id}/export`, by any identifier of the customer."""
+    """`/v1/profiles/{id}`, its `/export` and its `/offers`, by any identifier of the customer."""
 
     async def show(call: Call) -> Reply:
         return Reply(_encode(await show_customer(worker, str(call.path["id"]))))
@@ -55,12 +66,16 @@ def profile_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rout
     async def export(call: Call) -> Reply:
         return Reply(_encode(await export_customer(worker, str(call.path["id"]))))
 
+    async def offers(call: Call) -> Reply:
+        return Reply(_encode(await show_offers(worker, str(call.path["id"]))))
+
     async def delete(call: Call) -> Reply:
         return Reply(_encode(await erase_customer(worker, str(call.path["id"]), by=call.caller.name)))
 
     return [
         endpoint("/v1/profiles/{id:str}", {"GET": show, "DELETE": delete}, limit=limit, guard=guard),
         endpoint("/v1/profiles/{id:str}/export", {"GET": export}, limit=limit, guard=guard),
+        endpoint("/v1/profiles/{id:str}/offers", {"GET": offers}, limit=limit, guard=guard),
     ]
 
 
@@ -87,6 +102,15 @@ async def export_customer(worker: Worker, customer: str) -> CustomerExport:
     return CustomerExport(customer, profile, rows)
 
 
+async def show_offers(worker: Worker, customer: str) -> OfferHistory:
+    """What a customer was offered. Errors as in `export_customer`."""
+    stored = await _read_customer(worker, customer)
+    if stored is None:
+        raise _unknown_customer(customer)
+    found, since = await asyncio.to_thread(_read_offers, worker.settings, set(_identifiers(stored)))
+    return OfferHistory(stored.profile.id, found, since)
+
+
 async def erase_customer(worker: Worker, customer: str, *, by: str) -> ErasureResult:
     """Erase a customer everywhere.
 
@@ -104,6 +128,20 @@ async def erase_customer(worker: Worker, customer: str, *, by: str) -> ErasureRe
     rows = await _erase_from_files(worker, ids)
     log.warning("customer erased", by=by, ids=len(ids), rows=rows)
     return ErasureResult(sorted(ids), rows)
+
+
+def _read_offers(settings: Settings, ids: set[str]) -> "tuple[list[OfferedOffer], str]":
+    """The customer's offers, and the oldest day that was read. Errors as in `_export_rows`."""
+    try:
+        from engine.journal.log.export import recent_rows  # noqa: PLC0415 # see `_export_rows`
+
+        recent = recent_rows(settings.log, ids, settings.redis, seconds=HISTORY_SECONDS, traced=True)
+    except ImportError as error:
+        missing = missing_extra("a history of offers", error)
+        raise Refusal(501, str(missing)) if missing else error from None
+    except StoreUnavailable:
+        raise refuse_for_now(AWAY) from None
+    return build_offer_history(recent.rows), recent.since
 
 
 def _export_rows(settings: Settings, ids: set[str]) -> dict[str, list[dict[str, object]]]:
