@@ -13,12 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
+from msgspec.structs import replace
+
 from engine.catalog.check.null_comparisons import list_conditions
 from engine.catalog.conditions.check import is_operators
 from engine.catalog.conditions.compile import compile_condition, condition_fields, conjuncts
 from engine.catalog.conditions.dates import read_date, read_span
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.segments import expand_segments
+from engine.catalog.spec.units import STORE_TRAIT
 from engine.customer import Consent, Profile, Trait, TraitValue
 from engine.customers.model.traits import CONSENT
 from engine.hashing import uniform_draw
@@ -46,7 +49,8 @@ def make_customers(number: int, *shops: Specs, now: float = 0.0, key: str | None
         number: how many.
         shops: the specs whose conditions give the values and whose offers give the purposes of consents.
         now: the time (s since 1970) that dates are drawn around, and of the consents.
-        key: an experiment; where it has an audience, half of the customers are made for that one and no other.
+        key: an experiment; where it has an audience, half of the customers are made for that one and no other. Where it
+            is by store, each customer visits one.
     """
     conditions = [*_conditions(shops)]
     found: dict[str, dict[str, TraitValue]] = {}
@@ -62,7 +66,13 @@ def make_customers(number: int, *shops: Specs, now: float = 0.0, key: str | None
     recipes = [one for condition in ([audience] if audience else conditions) for one in _recipes(condition, values)]
     purposes = {offer.purpose for shop in shops for offer in shop.offers.values() if offer.purpose is not None}
     names = [value for value in values.pop("id", ()) if isinstance(value, str)]
-    return list(_draw(number, values, recipes, sorted(purposes), names, now=now))
+    made = list(_draw(number, values, recipes, sorted(purposes), names, now=now))
+    tested = (shop.experiments[key] for shop in shops if key in shop.experiments) if key else ()
+    is_by_store = any(spec.unit == STORE_TRAIT for spec in tested)
+    return [
+        replace(one, context={STORE_TRAIT: f"store-{number % STORES}"}) if is_by_store else one
+        for number, one in enumerate(made)
+    ]
 
 
 def _conditions(shops: Sequence[Specs]) -> Iterator[Mapping[str, object]]:

@@ -15,7 +15,10 @@ from engine.analysis.report.aa import aa_experiment
 from engine.analysis.report.past_experiments import baseline_of_log, daily_units_of_plan
 from engine.catalog import load_plan
 from engine.catalog.check.load import load_specs
+from engine.catalog.plan.compile import compile_plan
 from engine.errors import CatalogError
+from engine.rehearse.generated_customers import make_customers
+from engine.rehearse.preview import preview
 from tests.stories.conftest import write_shop
 
 START = datetime(2026, 6, 1, tzinfo=UTC)
@@ -89,6 +92,15 @@ def test_each_store_and_period_is_a_unit_and_an_event_counts_once(open_shop: Any
     assert baseline.sd == pytest.approx((spread / (len(orders["flat"]) - len(strata))) ** 0.5)
     assert daily == pytest.approx(4 * STORES, rel=0.1)
     assert [check.metric for check in checks] == ["revenue", "click"]
+
+
+def test_a_preview_shows_stores_in_a_period(tmp_path: Path) -> None:
+    specs = load_specs(write_shop(tmp_path / "shop", shop_with()))
+    customers = make_customers(200, specs, key="fees")
+    rows = preview(compile_plan(specs), "fees", customers, START.timestamp())
+    had = {(one.context["store"], row.gets) for one, row in zip(customers, rows, strict=True)}
+    assert len(had) == 50  # one variant in each store
+    assert {variant for _, variant in had} == {"flat", "surge"}
 
 
 def test_what_a_switchback_cannot_have_is_refused(tmp_path: Path) -> None:
