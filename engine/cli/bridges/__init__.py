@@ -1,5 +1,5 @@
-"""Verbs for other systems: they import their flags."""
+"""Verbs for other systems: they import their flags, and serve agents."""
 
-from engine.cli.bridges import imports
+from engine.cli.bridges import agents, imports
 
-__all__ = ["imports"]
+__all__ = ["agents", "imports"]
