@@ -238,7 +238,7 @@ def _await_ready(base: str, supervisor: Supervisor, stop: threading.Event) -> No
             if child.failed:
                 raise NotReadyError(f"{child.name} ended while it started; its lines above say why")
         try:
-            with urlopen(f"{base}/readyz", timeout=2):  # noqa: S310 # our own address; it raises unless 200
+            with urlopen(f"{base}/readyz", timeout=2):  # noqa: S310 # our own address; it raises unless 200 # nosec B310
                 return
         except OSError:  # not ready (`HTTPError` is one), or not listening yet
             pass

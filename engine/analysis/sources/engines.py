@@ -176,7 +176,7 @@ class DuckDB:
             f"{identifier(column)}::DOUBLE AS {identifier(column)}" if kind.is_float64() else identifier(column)
             for column, kind in schema.items()
         )
-        rows = f"SELECT {columns} FROM ({compile_sql(expression, 'duckdb')})"  # noqa: S608 # names of our own columns
+        rows = f"SELECT {columns} FROM ({compile_sql(expression, 'duckdb')})"  # noqa: S608 # names of our own columns # nosec B608
         self.run(f"CREATE OR REPLACE TEMP TABLE {identifier(name)} AS {rows}")
         return ibis.table(schema, name=name)
 

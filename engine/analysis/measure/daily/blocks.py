@@ -117,7 +117,7 @@ class DailyStore:
         for one, days in kept:
             file = text_literal(str(self._folder / one.file))
             listed = "" if len(days) == one.held else f" WHERE day IN ({', '.join(map(text_literal, days))})"
-            parts.append(f"SELECT * FROM read_parquet({file}){listed}")
+            parts.append(f"SELECT * FROM read_parquet({file}){listed}")  # nosec B608
         return " UNION ALL BY NAME ".join(parts)
 
     def _list(self, table: str) -> list[str]:
@@ -152,7 +152,7 @@ class DailyStore:
             listed = f"read_parquet([{', '.join(files)}], union_by_name = true, hive_partitioning = true)"
             sources[read] = (
                 "(SELECT * REPLACE (epoch_us(time) AS time, CAST(day AS VARCHAR) AS day) "
-                f"FROM {WITH_POSITION.format(listed) if read in ITEM_TABLES else listed})"
+                f"FROM {WITH_POSITION.format(listed) if read in ITEM_TABLES else listed})"  # nosec B608
             )
         return sources
 

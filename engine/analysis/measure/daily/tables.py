@@ -27,7 +27,7 @@ FROM {rows} WHERE contains(properties, '"intent"') GROUP BY ALL
 _ANSWERS = f"""
 SELECT day, customer, time, channel, event, properties FROM {{rows}}
 WHERE {" OR ".join(f"contains(properties, '{name}') OR starts_with(event, '{name}')" for name in QUESTIONS)}
-"""
+"""  # nosec B608
 _RESPONSES = """
 SELECT day, customer, time, decision_id, event, channel,
     CASE WHEN contains(properties, '"cost"') THEN TRY_CAST(properties ->> '$.cost' AS DOUBLE) END AS cost,
@@ -47,7 +47,7 @@ WITH seen AS (
     SELECT *, sum(CASE WHEN begins THEN 1 ELSE 0 END) OVER moves AS part
     FROM begun WINDOW moves AS (PARTITION BY day, customer ORDER BY time, message_id)
 )
-"""
+"""  # nosec B608
 _STRETCHES = """
 SELECT day, customer, min(time) AS first, max(time) AS time, arg_min(channel, (time, message_id)) AS started,
     arg_max(channel, (time, message_id)) AS finished, arg_max(event, (time, message_id)) AS event,
@@ -64,11 +64,11 @@ _DEMAND = f"""
 SELECT day, coalesce(channel, 'unknown') AS channel, coalesce(properties ->> '$.store', '') AS place,
     time // 3600000000 AS hour, count(*) AS n
 FROM {{rows}} WHERE event IN ({_PLACED}) GROUP BY ALL
-"""
+"""  # nosec B608
 _MERGES = f"""
 SELECT day, properties ->> '$.from' AS old, properties ->> '$.into' AS target, received FROM {{rows}}
 WHERE event = {text_literal(MERGED)}
-"""
+"""  # nosec B608
 _DECISIONS = """
 SELECT day, decision_id, time, customer, channel, kind, key, variant, reason, propensity, candidates, context, plan,
     policy, version, coalesce(position, 0) AS position

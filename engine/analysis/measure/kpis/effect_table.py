@@ -32,7 +32,7 @@ def read_effect_table(source: EventSource) -> tuple[list[KpiSpec], MeasuredTree]
     covariance = source.number_sql("covariance", "0")
     tree, edges = MeasuredTree(), set()
     for experiment, lead, lag, *cells in source.engine.run(
-        f"SELECT {names}, {values}, {covariance} FROM {source.table.sql}"
+        f"SELECT {names}, {values}, {covariance} FROM {source.table.sql}"  # nosec B608
     ):
         x, x_se, y, y_se, shared = (np.nan if cell is None else float(str(cell)) for cell in cells)
         if (np.isfinite(x) and not x_se > 0) or (np.isfinite(y) and not y_se > 0):

@@ -232,7 +232,7 @@ def _moments(source: EventSource, variant: str, measures: Sequence[Measure]) -> 
     pairs = [(i, j) for i in range(size) for j in range(i, size)]
     parts = ", ".join(f"covar_samp(v{i}, v{j}), count(v{i} + v{j})" for i, j in pairs)
     named = ", ".join(f"{value} AS v{at}" for at, value in enumerate(values))
-    row = source.engine.run(f"SELECT {parts} FROM (SELECT {named} {where})")[0]
+    row = source.engine.run(f"SELECT {parts} FROM (SELECT {named} {where})")[0]  # nosec B608
     covariance, count = np.full((size, size), np.nan), np.zeros((size, size))
     for at, (i, j) in enumerate(pairs):
         value, number = row[2 * at], row[2 * at + 1]

