@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple, get_args
 
 from msgspec.structs import replace
@@ -12,6 +11,7 @@ from engine.catalog.spec.experiment import FlagType
 from engine.catalog.spec.flags import BOOLEANS, has_type
 from engine.imports.model import Json, Kept, Note
 from engine.imports.predicates import LATEST, Alternative, Hash, InRange, Tree, alternatives
+from engine.imports.source_values import write_time
 
 CODE_DEFAULT = "code_default"
 """The variant without a value: the default in the caller's code."""
@@ -100,7 +100,7 @@ class Draft:
             rule["filters"] = [{**self._hash(share.by), "ranges": [[share.low, share.high]]} for share in one.shares]
         for key, moment in (("start", one.start), ("end", one.end)):
             if abs(moment) != LATEST:
-                rule[key] = datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
+                rule[key] = write_time(moment)
         self.rules.append({**rule, **more, **outcome})
 
     def _free_name(self, name: str | None) -> str:

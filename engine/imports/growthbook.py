@@ -14,7 +14,7 @@ from engine.catalog.conditions.compile import compile_condition
 from engine.catalog.conditions.js_coercion import to_text
 from engine.hashing import bucket_ranges
 from engine.imports.draft import Draft, Split
-from engine.imports.model import Criteria, Json, Unsupported
+from engine.imports.model import Criteria, Json, Note, Unsupported
 from engine.imports.predicates import ALWAYS, Hash, InRange, TraitTest, Tree, all_of
 from engine.imports.shared_parts import ReadFlag, SharedParts
 from engine.imports.source_values import quote_numbers, read_source
@@ -95,7 +95,10 @@ def read_growthbook(document: Json, shop: SharedParts) -> Iterator[tuple[str, Re
     shop.name_flags(features)
     groups = document.get("savedGroups")
     for name, values in (groups if isinstance(groups, Mapping) else {}).items():
-        shop.add_segment(str(name), {"values": _with_texts(values)})
+        if listed := _with_texts(values):
+            shop.add_segment(str(name), {"values": listed})
+        else:
+            shop.notes.append(Note("", f"savedGroups.{name}", "not kept", "is no list of values, or an empty one"))
     for name, raw in features.items():
         yield name, lambda name=name, raw=raw: _GrowthBookReader(name, raw, shop, features).read()  # type: ignore[misc]
 

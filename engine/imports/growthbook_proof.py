@@ -5,6 +5,7 @@ asked by `decide`, as the service does. The customers are made up from the value
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import msgspec
 from msgspec import UNSET
@@ -19,7 +20,8 @@ from engine.decision.decision import DecideRequest, decide
 from engine.hashing import bucket, bucket_ranges, choose_variant, in_namespace
 from engine.imports.growthbook import GrowthBookFeature, GrowthBookRule
 from engine.imports.import_flags import to_yaml
-from engine.imports.model import Criteria, ImportResult, Json
+from engine.imports.model import Criteria, ImportResult, Json, Unsupported
+from engine.imports.source_values import read_source
 from engine.rehearse.generated_customers import make_customers
 
 NOW = 1_790_000_000.0
@@ -47,11 +49,18 @@ class Proof(msgspec.Struct, frozen=True):
     differences: list[Difference]
 
 
-def prove_growthbook(document: Json, result: ImportResult, number: int = 10_000) -> Proof:
-    """Compare the values of `number` customers under the imported folder with those of GrowthBook's rules."""
+def prove_growthbook(
+    document: Json, result: ImportResult, number: int = 10_000, existing: Mapping[str, bytes] | None = None
+) -> Proof:
+    """Compare the values of `number` customers under the imported folder with those of GrowthBook's rules.
+
+    The folder has the `existing` files beside the imported ones.
+    """
     source = _Source(document)
-    specs = build_specs("to", {name: to_yaml(content) for name, content in result.files.items()})
+    new = {name: to_yaml(content) for name, content in result.files.items()}
+    specs = build_specs("to", {**(existing or {}), **new})
     plan = compile_plan(specs)
+    channel = "web" if "web" in plan.channels else next(iter(plan.channels))
     keys = {feature: key for feature, key in result.flags.items() if key is not None}
     compared = equal = 0
     differences: list[Difference] = []
@@ -59,7 +68,7 @@ def prove_growthbook(document: Json, result: ImportResult, number: int = 10_000)
         profile = one.profile
         request = DecideRequest(
             customer=CustomerIds(user_id=profile.id),
-            channel="web",
+            channel=channel,
             experiments=list(keys.values()),
             context=one.context,
         )
@@ -85,11 +94,14 @@ class _Source:
     """GrowthBook's features with the lists of values that their conditions name."""
 
     def __init__(self, document: Json) -> None:
-        features, groups = document["features"], document.get("savedGroups")
-        self.features: Mapping[str, GrowthBookFeature] = msgspec.convert(features, dict[str, GrowthBookFeature])
-        found = msgspec.convert(groups or {}, dict[str, list[object]])
+        self.features = _read_features(document["features"])
         self.predicates: dict[int, Predicate] = {}
-        self.groups = {name: [*values, *(str(value) for value in values)] for name, values in found.items()}
+        groups = document.get("savedGroups")
+        self.groups = {
+            str(name): [*values, *(str(value) for value in values)]
+            for name, values in (groups if isinstance(groups, Mapping) else {}).items()
+            if isinstance(values, list)
+        }
 
     def value(self, name: str, attributes: Mapping[str, object]) -> object:
         """The value of a feature, by the first rule that gives one."""
@@ -141,6 +153,15 @@ class _Source:
     def _place(self, rule: GrowthBookRule, seed: str, attributes: Mapping[str, object]) -> float | None:
         unit = attributes.get(rule.hash_attribute)
         return None if unit in (None, "") else bucket(seed, str(unit), rule.hash_version or 1)
+
+
+def _read_features(raw: object) -> dict[str, GrowthBookFeature]:
+    """The features as the import reads them, without the malformed, which it does not keep."""
+    found: dict[str, GrowthBookFeature] = {}
+    for name, one in (raw if isinstance(raw, Mapping) else {}).items():
+        with suppress(Unsupported):
+            found[name] = read_source(one, GrowthBookFeature)
+    return found
 
 
 def _is_in_rollout(rule: GrowthBookRule, place: float | None) -> bool:

@@ -97,6 +97,9 @@ def _read(name: str, read: ReadFlag, shop: SharedParts) -> Draft | None:
     except Unsupported as error:
         shop.notes.append(Note(name, "", "not kept", str(error)))
         return None
+    except (ValueError, ArithmeticError) as error:  # a number that no calculation of a reader expects
+        shop.notes.append(Note(name, "", "not kept", f"has a value that cannot be read: {error}"))
+        return None
 
 
 def _build_files(shop: SharedParts, drafts: Mapping[str, Draft | None], before: Mapping[str, bytes]) -> dict[str, Json]:

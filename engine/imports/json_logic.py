@@ -6,6 +6,7 @@ mappings, has no counterpart.
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from math import isfinite
 from typing import NamedTuple
 
 from engine.catalog.conditions.check import is_text_trait
@@ -203,7 +204,9 @@ def _ordered(name: str, one: Literal | Variable, other: Literal | Variable) -> T
     if isinstance(one, Literal):
         return _constant(holds(one.value))
     if one.name == TIMESTAMP:
-        seconds = float(other.value)
+        seconds = read_number(other.value)
+        if seconds is None or not isfinite(seconds):
+            raise Unsupported(f"compares the time with {other.value!r}, which is no number of seconds")
         return During(start=seconds) if name.startswith(">") else During(end=seconds)
     tree = trait(one.name, {_ORDER[name]: str(other.value) if is_text_trait(one.name) else other.value})
     return _with_default(one, tree, _constant(holds(one.default)))

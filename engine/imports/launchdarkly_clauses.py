@@ -4,7 +4,6 @@ A clause about an attribute that is missing never holds, also where it is negate
 """
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -12,7 +11,7 @@ from engine.catalog.conditions.check import is_text_trait
 from engine.catalog.conditions.semver import read_version
 from engine.imports.model import Unsupported
 from engine.imports.predicates import NEVER, Tree, all_of, any_of, negate, trait
-from engine.imports.source_values import read_number, read_time
+from engine.imports.source_values import read_number, read_time, write_time
 
 _ORDER: Mapping[str, tuple[str, Callable[[list[float]], float]]] = {
     "lessThan": ("$lt", max),
@@ -89,4 +88,4 @@ def _comparable(name: str, values: list[object]) -> list[object]:
 def _time(value: object) -> str | None:
     """A bound of `$before` and `$after`: RFC 3339 text, of milliseconds too."""
     seconds = read_time(value)
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+    return None if seconds is None else write_time(seconds)

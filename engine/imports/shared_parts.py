@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+from engine.catalog.spec.folder import SINGLE
 from engine.imports.draft import Draft, flag_key, safe_name
 from engine.imports.model import Criteria, Json, Note, Unsupported
 
@@ -19,7 +20,7 @@ class SharedParts:
         self.keys: dict[str, str] = {}
         self.segments: dict[str, Json] = {}
         self.notes: list[Note] = []
-        self._files: set[str] = set()
+        self._files: set[str] = set(SINGLE)  # what a file of these names has is no flag
         self._reading: list[str] = []
 
     def name_flags(self, names: Iterable[str]) -> None:
@@ -27,12 +28,17 @@ class SharedParts:
         for name in names:
             key, number = flag_key(name), 2
             wanted = key
+            is_reserved = file_of(key).lower() in SINGLE
             while file_of(key).lower() in self._files:
                 key, number = f"{wanted[:60]}-{number}", number + 1
             self._files.add(file_of(key).lower())
             self.keys[name] = key
             if key != name:
                 why = f"its key here is {key}: letters, digits, _ - . / and :, 64 at most, each file name once"
+                if is_reserved:
+                    why = (
+                        f"its key here is {key}, as {file_of(wanted).lower()} is no flag's file; ask for {key} in code"
+                    )
                 self.notes.append(Note(name, "key", "changed", why))
 
     @contextmanager

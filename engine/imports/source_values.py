@@ -68,6 +68,18 @@ def read_time(value: object) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+def write_time(seconds: float) -> str:
+    """A moment (s since 1970) as RFC 3339 text.
+
+    Raises:
+        Unsupported: if no year from 1 to 9999 has it.
+    """
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        raise Unsupported(f"has the time {seconds:.17g} s since 1970, which is in no year from 1 to 9999") from None
+
+
 def escape_pattern(text: str) -> str:
     """A pattern of JavaScript that matches the text itself."""
     return _MARKS.sub(lambda mark: f"\\{mark[0]}", text)

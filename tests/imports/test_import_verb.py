@@ -59,6 +59,22 @@ def test_ten_thousand_customers_keep_their_values(tmp_path: Path) -> None:
         import_flags_of("growthbook", source, to=to)
 
 
+def test_values_are_compared_in_a_folder_that_has_files_and_without_what_is_malformed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "shop"
+    to.mkdir()
+    (to / "channels.yaml").write_text("channels: [{key: app, title: App}]\n", encoding="utf-8")
+    source = tmp_path / "features.json"
+    half = {"defaultValue": 0, "rules": [{"force": 1, "coverage": "0.5"}]}
+    features = {"x": None, "half": half, "metrics": {"defaultValue": 1}}
+    source.write_text(json.dumps({"features": features, "savedGroups": {"g": None}}), encoding="utf-8")
+    assert import_flags_of("growthbook", source, to=to, ids=500, json=True) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["flags"] == {"x": None, "half": "half", "metrics": "metrics-2"}
+    assert answer["proof"] == {"customers": 500, "compared": 1_000, "equal": 1_000, "differences": []}
+
+
 def test_people_on_the_boundary_of_a_rollout_stay_in_it() -> None:
     for version in (1, 2):
         for coverage in (0.0, 0.1, 0.29, 0.333, 0.5, 0.57, 0.9999, 1.0):

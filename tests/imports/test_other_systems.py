@@ -11,6 +11,7 @@ from engine.catalog.check.load import build_specs
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.flags import value_of
+from engine.catalog.spec.folder import SINGLE
 from engine.customer import CustomerIds, Profile
 from engine.decision.decision import DecideRequest, decide
 from engine.imports.import_flags import SYSTEMS, import_flags, to_yaml
@@ -37,6 +38,13 @@ def value(result: ImportResult, plan: Plan, flag: str, customer: str | None, con
     spec = plan.experiments[key].spec
     index = decide(plan, {}, profile, request, NOW).assigned[key].assignment.index
     return value_of(spec.variants[index], spec.type)
+
+
+def eppo_without_shards() -> Json:
+    shards = [{"salt": "s", "ranges": [{"start": 0, "end": 1}]}]
+    allocation = {"key": "a", "splits": [{"variationKey": "on", "shards": shards}]}
+    flag = {"enabled": True, "variations": {"on": {"key": "on", "value": "x"}}, "allocations": [allocation]}
+    return {"flags": {"f": {**flag, "totalShards": 0}}}
 
 
 @pytest.mark.parametrize("system", sorted(SYSTEMS.keys() - {"growthbook"}))
@@ -291,6 +299,33 @@ def test_a_construct_means_the_same(
             "check says: .*lookaround",
         ),
         ("growthbook", {"features": {"a b": {"defaultValue": 1}}}, "its key here is a-b"),
+        *(
+            (
+                "flagd",
+                {"flags": {"f": {"state": "ENABLED", "variants": {"on": 1}, "targeting": {"if": [test, "on"]}}}},
+                why,
+            )
+            for test, why in (
+                ({">": [{"var": "$flagd.timestamp"}, 99_999_999_999_999]}, "not kept; has the time 99999999999999 s"),
+                ({"<": [{"var": "$flagd.timestamp"}, "soon"]}, "not kept; compares the time with 'soon'"),
+            )
+        ),
+        (
+            "launchdarkly",
+            {
+                "flags": {
+                    "f": {
+                        "on": True,
+                        "variations": [1],
+                        "fallthrough": {"variation": 0},
+                        "rules": [{"variation": 0, "clauses": [{"attribute": "a", "op": "after", "values": [1e18]}]}],
+                    }
+                }
+            },
+            "not kept; has the time 1000000000000000 s",
+        ),
+        ("growthbook", growthbook({"force": 1, "coverage": 1e308}), "not kept; has a value that cannot be read"),
+        ("eppo", eppo_without_shards(), "not kept; has a value that cannot be read"),
     ],
     ids=lambda one: str(one)[:40],
 )
@@ -304,3 +339,12 @@ def test_a_flag_that_cannot_be_kept_takes_those_with_it_that_need_it() -> None:
     child = {"defaultValue": 1, "rules": [{"parentConditions": [{"id": "bad", "condition": {"value": 2}}], "force": 3}]}
     result, _ = imported("growthbook", {"features": {"bad": bad, "child": child, "good": {"defaultValue": 1}}})
     assert result.flags == {"bad": None, "child": None, "good": "good"}
+
+
+def test_a_flag_never_takes_the_name_of_a_file_that_is_no_flag() -> None:
+    on = {"state": "ENABLED", "variants": {"on": True}, "defaultVariant": "on"}
+    names = [*(name.removesuffix(".yaml") for name in SINGLE), "Metrics"]
+    result, plan = imported("flagd", {"flags": dict.fromkeys(names, on)})
+    assert result.flags == {**{name: f"{name}-2" for name in names}, "Metrics": "Metrics-3"}
+    assert all(value(result, plan, name, "ann") is True for name in names)
+    assert any(re.search("metrics key: changed; .* metrics.yaml is no flag's file", str(one)) for one in result.notes)

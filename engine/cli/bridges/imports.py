@@ -39,8 +39,8 @@ def import_flags_of(
     existing = read_folder(to)[0] if to.is_dir() else {}
     result = import_flags(system, document, existing)
     proof = None
-    if system == "growthbook" and ids > 0 and not existing:
-        proof = prove_growthbook(document, result, ids)
+    if system == "growthbook" and ids > 0:
+        proof = prove_growthbook(document, result, ids, existing)
     write_import(result, to)
     if json:
         print_json(
