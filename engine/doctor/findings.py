@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from http.client import HTTPException, InvalidURL
 from typing import Literal
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -213,23 +214,38 @@ def _check_log(settings: Settings) -> Iterator[Diagnosis]:
             yield _warning("log", f"{held:,} records are in quarantine", remedy)
 
 
+def _read_ready(url: str) -> bytes:
+    try:
+        with urlopen(f"{url}/readyz", timeout=10) as answer:  # noqa: S310 (the operator's own address) # nosec B310
+            return bytes(answer.read())
+    except HTTPError as error:
+        return error.read()
+
+
 def _check_server(url: str) -> Iterator[Diagnosis]:
     if not url.startswith(("http://", "https://")):
         yield _problem("server", f"{url}: is no address of a server", "write http://HOST:PORT")
         return
     try:
-        with urlopen(f"{url}/readyz", timeout=10) as answer:  # noqa: S310 (the operator's own address) # nosec B310
-            body = answer.read()
-    except HTTPError as error:
-        body = error.read()
+        body = _read_ready(url)
+    except HTTPException as error:
+        if isinstance(error, InvalidURL):
+            yield _problem("server", f"{url}: is no address of a server: {error}", "write http://HOST:PORT")
+            return
+        detail = f"{url}: does not answer as a decision server ({type(error).__name__})"
+        yield _problem("server", detail, "name the address that serves /readyz; if it is this, its log has the reason")
+        return
     except OSError as error:
         yield _problem("server", f"{url}: {error}", "start it; its log says why it ended")
+        return
+    except ValueError as error:
+        yield _problem("server", f"{url}: is no address of a server: {error}", "write http://HOST:PORT")
         return
     try:
         ready = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         why = msgspec.json.decode(ready.get("why", msgspec.Raw(b"[]")), type=list[str])
         problems = msgspec.json.decode(ready.get("plan_problems", msgspec.Raw(b"[]")), type=list[str])
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError):
         yield _problem("server", f"{url}: is no decision server", "name the address that serves /readyz")
         return
     for text in why:

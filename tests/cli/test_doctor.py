@@ -53,3 +53,12 @@ def test_the_verb_ends_with_1_where_something_is_wrong(tmp_path: Path, redis_url
     run = [sys.executable, "-m", "engine", *words]
     done = subprocess.run([*run, "--server", "http://127.0.0.1:9"], capture_output=True, text=True, check=False)
     assert (done.returncode, json.loads(done.stdout)[-1]["subject"]) == (1, "server")
+
+
+def test_a_server_that_cannot_be_asked_is_a_finding(redis_url: str) -> None:
+    store = redis_url.partition("://")[2].partition("/")[0]
+    for url in (f"http://{store}", "http://host:abc", "http://a b", "http://[", f"http://{'x' * 70}.de", "ftp://x"):
+        (found,) = (one for one in examine(Settings(redis=redis_url), [url]) if one.subject == "server")
+        assert found.severity == "problem"
+        assert url in found.detail
+        assert "http://HOST:PORT" in found.remedy or "/readyz" in found.remedy
