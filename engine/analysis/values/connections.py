@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import quote
 
 from engine.analysis.sources.engines import compile_sql
+from engine.analysis.values.addresses import find_secrets
 from engine.analysis.values.table_rows import EXPOSED, unbound_columns
 from engine.errors import BadInput, MissingExtra
 
@@ -88,7 +89,10 @@ def _read_address(spec: SourceSpec) -> str:
 def refuse_connection(spec: SourceSpec, error: Exception, address: str = "") -> BadInput:
     """The error of a connection that failed."""
     where = f"the address in {spec.address}" if spec.address else f"its path {spec.path!r}" if spec.path else "its host"
-    return BadInput(f"source {spec.key} cannot be reached: {_first_line(error, spec, address)}; check {where}")
+    text = _first_line(error, spec, address)
+    if address and find_secrets(address) is None:
+        where += ": write @ : / ? # % and spaces of its password as %40 %3A %2F %3F %23 %25 %20"
+    return BadInput(f"source {spec.key} cannot be reached: {text}; check {where}")
 
 
 def refuse_query(spec: SourceSpec, error: Exception, address: str = "") -> BadInput:
@@ -98,9 +102,16 @@ def refuse_query(spec: SourceSpec, error: Exception, address: str = "") -> BadIn
 
 
 def _first_line(error: Exception, spec: SourceSpec, address: str) -> str:
-    """The first line of an error, without the address, which has a password."""
-    text = str(error).strip().partition("\n")[0] or type(error).__name__
-    return text.replace(address, f"${spec.address}") if address else text
+    """The first line of an error without the address; its kind alone where that line may name a part of a password."""
+    kind = type(error).__name__
+    text = str(error).strip().partition("\n")[0] or kind
+    if not address:
+        return text
+    text, secrets = text.replace(address, f"${spec.address}"), find_secrets(address)
+    if secrets is not None and not any(secret in text for secret in secrets):
+        return text
+    state = getattr(error, "sqlstate", None)
+    return f"{kind} (SQLSTATE {state})" if state else f"{kind} (its text may have a part of the password)"
 
 
 def split_name(name: str) -> tuple[str, list[str]]:
@@ -205,7 +216,7 @@ class _Postgres:
         """The rows, with the exposures in a temporary table that the transaction drops."""
         try:
             connection = self._driver.connect(self._address, connect_timeout=_CONNECT_SECONDS)
-        except self._driver.Error as error:
+        except (self._driver.Error, ValueError) as error:
             raise refuse_connection(self._spec, error, self._address) from error
         with closing(connection), connection.cursor() as cursor:
             try:

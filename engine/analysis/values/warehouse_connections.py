@@ -9,7 +9,7 @@ from engine.analysis.sources.engines import compile_sql
 from engine.analysis.sources.warehouses import ClickHouse, Spark
 from engine.analysis.values.connections import Exposures, FetchedRow, refuse_connection, refuse_query, split_name
 from engine.analysis.values.table_rows import EXPOSED, unbound_columns
-from engine.errors import BadInput
+from engine.errors import BadInput, MissingExtra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,13 @@ class _ClickHouseTables:
 
     def __init__(self, spec: SourceSpec, address: str | None) -> None:
         self._spec, self._address = spec, address or ""
-        self._engine = ClickHouse(address)
+        try:
+            self._engine = ClickHouse(address)
+        except (BadInput, ValueError) as error:
+            if address is None or isinstance(error, MissingExtra):
+                raise
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            raise refuse_connection(spec, cause, address) from error
 
     def table(self, name: str, columns: Sequence[str]) -> ir.Table:
         """A table of the server, `database.table` or of the usual database; in this process a file."""

@@ -11,8 +11,11 @@ from msgspec.structs import replace
 
 from engine.analysis import analyze_experiment
 from engine.analysis.design.question_from_plan import build_question
+from engine.analysis.sources.engines import DuckDB
+from engine.analysis.values.connections import NOBODY, connect
 from engine.analysis.values.table_rows import RowSum, list_table_columns, sum_rows, unbound_columns
 from engine.analysis.values.warehouse_connections import warehouse_sql
+from engine.catalog.spec.sources import SourceSpec
 from engine.errors import BadInput
 from tests.analysis.sources.tables import (
     CHANNELS,
@@ -91,6 +94,19 @@ def test_postgres_agrees(log: Path, postgres: str, monkeypatch: pytest.MonkeyPat
     agrees(report_of(log, source, table="shop.orders"))
     with pytest.raises(BadInput, match=r"source warehouse: the query failed: .*does not exist"):
         report_of(log, source, table="shop.orders", value="profit")
+
+
+@pytest.mark.parametrize("mark", ["@", "/", "?", "#", "%zz", " ", "%00"])
+def test_no_error_has_a_part_of_a_password_that_is_badly_escaped(mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("psycopg")
+    monkeypatch.setenv("WAREHOUSE", f"postgresql://reader:hush{mark}quiet@127.0.0.1:1/shop")
+    spec = SourceSpec(key="warehouse", kind="postgres", address="WAREHOUSE")
+    refuses = pytest.raises(BadInput, match=r"source warehouse cannot be reached: .*WAREHOUSE")
+    with refuses as refused:
+        connect(spec, DuckDB()).fetch(unbound_columns(["id"], "orders"), NOBODY)
+    assert "hush" not in str(refused.value)
+    assert "quiet" not in str(refused.value)
+    assert mark == "%00" or "%40" in str(refused.value)
 
 
 def test_exposures_may_be_in_a_table_too(log: Path, tmp_path: Path) -> None:
