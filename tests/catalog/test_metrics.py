@@ -55,7 +55,8 @@ SOURCES = {"sources": [{"key": "warehouse", "kind": "postgres", "address": "WARE
 
 
 def test_a_metric_may_be_read_from_a_table() -> None:
-    assert problems(MEAN | {"filter": {"state": {"$in": ["paid"]}, "n": {"$gte": 2}}}, sources=SOURCES) == []
+    wanted = {"state": {"$in": ["paid"]}, "n": {"$gte": 2, "$lt": 2.5}}
+    assert problems(MEAN | {"filter": wanted}, sources=SOURCES) == []
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,17 @@ def test_a_metric_may_be_read_from_a_table() -> None:
         ),
         (MEAN | {"filter": {"$or": [{"a": 1}]}}, "metrics[1].filter.$or does not apply to a table's columns"),
         (MEAN | {"filter": {"a": {"$regex": "x"}}}, "metrics[1].filter.a compares a table's column by '$regex'; use"),
+        *(
+            (MEAN | {"filter": {"a": wanted}}, "metrics[1].filter.a compares a table's column with ")
+            for wanted in (
+                {"$in": ["paid", 1]},
+                {"$in": [1, "paid"]},
+                {"$nin": [True, "paid"]},
+                {"$in": [True, 1]},
+                {"$in": []},
+                {"$ne": "paid", "$gt": 1},
+            )
+        ),
         (
             MEAN | {"source": ROWS | {"currency": "cur"}, "kind": "count"},
             "metrics[1].source.currency is the",

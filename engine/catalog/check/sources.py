@@ -70,6 +70,7 @@ def _check_filter(condition: Mapping[str, object]) -> Iterator[FieldProblem]:
             yield f"filter.{column}", "does not apply to a table's columns; write 'column: value' lines"
             continue
         operators = wanted if isinstance(wanted, Mapping) else {"$eq": wanted}
+        constants: list[object] = []
         for name, operand in operators.items():
             if name in MEMBERSHIPS:
                 fits = isinstance(operand, list) and all(isinstance(one, _LITERALS) for one in operand)
@@ -78,6 +79,17 @@ def _check_filter(condition: Mapping[str, object]) -> Iterator[FieldProblem]:
             if not fits:
                 able = ", ".join(sorted(COMPARISONS | MEMBERSHIPS))
                 yield f"filter.{column}", f"compares a table's column by {name!r}; use {able} with texts or numbers"
+                break
+            constants += operand if isinstance(operand, list) else [operand]
+        else:
+            if len({_kind_of(one) for one in constants}) != 1:
+                found = f"compares a table's column with {constants!r:.80}, which is not of one kind"
+                yield f"filter.{column}", f"{found}; write texts only, numbers only, or true and false"
+
+
+def _kind_of(literal: object) -> type:
+    """The kind of a constant, as which its column is read: true and false are no numbers."""
+    return next(kind for kind in (bool, str, float) if isinstance(literal, kind) or kind is float)
 
 
 def exposures_problems(spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:
