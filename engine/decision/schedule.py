@@ -1,8 +1,9 @@
 """When the shop writes: the days of campaigns, and the messages that moments are about to send to a customer.
 
-Pure, as all that decides. A *cause* is what sends: a campaign by its key, a moment on a channel as `KEY@CHANNEL`. An
-*occurrence* is one time that it does, the day of a campaign or the start of a moment: each customer gets at most one
-message of a cause and an occurrence.
+Pure, as all that decides. A *cause* is what sends: a campaign on one day as `KEY/DAY`, a moment on a channel as
+`KEY@CHANNEL`. An *occurrence* is one time that it does, the day of a campaign or the start of a moment: each customer
+gets at most one message of a cause and an occurrence. Days of a campaign overlap, since zones do, and a lease of one
+day may run into the next: so each has its own cause, and a draw replaces no message of another day.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,17 @@ HOLDING = "holding"
 """The occurrence of a moment whose condition holds: it ends once the condition does not."""
 
 
+class DayCause(NamedTuple):
+    """The cause of a campaign's messages of one day."""
+
+    campaign: str
+    day: date
+
+    def __str__(self) -> str:
+        """The cause as it is stored."""
+        return f"{self.campaign}/{self.day}"
+
+
 class DueMoment(NamedTuple):
     """A message that a moment sends on a channel, due now and up to `end` (s since 1970)."""
 
@@ -40,6 +52,12 @@ class NextMoments(NamedTuple):
     due: list[DueMoment]
     ended: list[str]
     look_at: float | None
+
+
+def name_cause(cause: str) -> tuple[str, bool]:
+    """The key of the campaign or moment that a cause is of, and whether it is a campaign."""
+    campaign, is_day, _ = cause.partition("/")
+    return (campaign, True) if is_day else (cause.partition("@")[0], False)
 
 
 def sending_moments(plan: Plan) -> Iterator[tuple[str, str, Moment]]:
@@ -95,10 +113,23 @@ def open_days(campaign: Campaign, now: float) -> list[date]:
 
 
 def local_span(plan: Plan, campaign: Campaign, profile: Profile, day: date, now: float) -> tuple[float, float] | None:
-    """The begin and end of a campaign's day for a customer (s since 1970); None once it is over there."""
+    """The begin and end of a campaign's day for a customer (s since 1970); None while it is another day there."""
     zone = campaign_zone(plan, campaign, profile, now)
-    end = midnight(day + timedelta(days=1), zone)
-    return (midnight(day, zone), end) if now < end else None
+    begin, end = midnight(day, zone), midnight(day + timedelta(days=1), zone)
+    return (begin, end) if begin <= now < end else None
+
+
+def next_day_begin(plan: Plan, profile: Profile, now: float) -> float | None:
+    """When a campaign's day next begins for a customer, of those that have begun somewhere; None if none does.
+
+    Days that begin somewhere within an hour count: a look and the sweep of a day may pass each other.
+    """
+    begins: list[float] = []
+    for campaign in plan.campaigns.values():
+        if days := open_days(campaign, now + HOUR):
+            zone = campaign_zone(plan, campaign, profile, now)
+            begins += [begin for day in days if (begin := midnight(day, zone)) > now]
+    return min(begins, default=None)
 
 
 def closed_arms(plan: Plan, campaign: Campaign, profile: Profile, day: date, now: float) -> Mapping[str, Gate]:

@@ -70,6 +70,15 @@ class DueIndex:
                 commands.append(self._pipeline.send("ZADD", keyspace.roster_looks(shard), *looks))
         await asyncio.gather(*commands)
 
+    async def note_later(self, looks: Iterable[Look]) -> None:
+        """Look at customers of the roster at these times; an earlier look stands, and finds when to look next."""
+        by_shard: dict[int, list[str]] = {}
+        for look in looks:
+            by_shard.setdefault(shard_of(look.key), []).extend((repr(look.at), look.key))
+        await asyncio.gather(
+            *(self._pipeline.send("ZADD", keyspace.roster_looks(shard), "LT", *of) for shard, of in by_shard.items())
+        )
+
     async def list_looks(self, now: float, limit: int) -> list[Look]:
         """Up to `limit` customers of each shard whose look is due, the earliest first."""
         command = ("-inf", repr(now), "WITHSCORES", "LIMIT", 0, limit)

@@ -3,10 +3,12 @@
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import time_machine
 
+from engine.catalog.spec.offer import WEEKDAYS
 from engine.journal.records import AnyRecord, DecisionRecord, ExposureRecord, decode
 from engine.journal.spool import spool
 
@@ -225,3 +227,34 @@ def test_a_parameter_that_breaks_its_rule_is_refused(open_shop: Any, query: Any,
     answer = open_shop(SHOP, workers=1).client().get("/v1/due", params=query)
     assert answer.status_code == 400
     assert rule in answer.json()["detail"]
+
+
+def test_a_campaign_on_consecutive_days_loses_no_evening(open_shop: Any) -> None:
+    """A day begins somewhere while the day before has its evening still to come."""
+    daily = WEEKLY | {"schedule": {"days": list(WEEKDAYS), "at": ["23:00"]}, "channels": WEEKLY["channels"][:1]}
+    shop = open_shop(SHOP | {"campaigns": [daily], "channels": {"email": {"outbound": True}}})
+    midnight = datetime(2026, 11, 30, 0, 30, tzinfo=UTC)
+    with time_machine.travel(midnight, tick=True):
+        people(shop)
+        shop.identify({"timezone": "Asia/Tokyo"}, user_id="u-00")
+    sent: list[tuple[str, str, int]] = []
+    leased: list[str] = []
+    for hour in (0, 11, 14, 23, 24, 35, 38, 47, 48):
+        with time_machine.travel(midnight + timedelta(hours=hour), tick=True):
+            shop.identify({"city": f"C-{hour}"}, user_id="u-01")  # an event draws nothing again
+            items = due(shop, "email", lease=3600 * 10)
+            sent += [(item["customer"], item["occurrence"], hour % 24) for item in items]
+            assert confirm(shop, sent=leased)["expired"] == 0  # leased late on the day before
+            leased = [item["decision_id"] for item in items]
+    draws = [one for one in records(shop) if isinstance(one, DecisionRecord) and one.rows[0].key == "weekly"]
+    zones = {"u-00": ZoneInfo("Asia/Tokyo")}
+    arms = {
+        (one.customer, str(datetime.fromtimestamp(one.time, zones.get(one.customer, UTC)).date())): one.rows[0].variant
+        for one in draws
+    }
+    assert len(arms) == len(draws) == 3 * len(PEOPLE)  # each of them once on each day
+    days = {"2026-11-30", "2026-12-01"}
+    assert sorted((who, day) for who, day, _ in sent) == sorted(
+        (who, day) for (who, day), arm in arms.items() if day in days and arm != "silence"
+    )
+    assert all(hour == (14 if who == "u-00" else 23) for who, _, hour in sent)

@@ -30,7 +30,7 @@ from engine.customer import has_consented
 from engine.decision.answers import OfferAnswer
 from engine.decision.decision import DecideRequest
 from engine.decision.offers import OfferReason
-from engine.decision.schedule import attributes_of
+from engine.decision.schedule import attributes_of, name_cause
 from engine.due.customers import FoundCustomer, Gone, ReadCustomer, keys_of, read_customers, strongest_id
 from engine.due.index import DueIndex
 from engine.due.sends import SETTLED, Send, SendKey, StoredSend, read_sends, replace_send
@@ -268,8 +268,8 @@ class DueDesk:
             return None
         offers = [item.offer.key for item in choice.items if not item.is_silent]
         claimed = replace(send, offers=offers, exposes=exposable_keys(decision))
-        moment, _, on_channel = place.cause.partition("@")
-        is_over = bool(on_channel) and choice.moment != moment
+        cause, is_campaign = name_cause(place.cause)
+        is_over = not is_campaign and choice.moment != cause
         if choice.is_silent or is_over or decision.erased:
             if not choice.is_silent:
                 await self._release_claims(plan, leased.customer, claimed, now)
@@ -284,7 +284,7 @@ class DueDesk:
         return DueItem(
             decision_id=send.decision_id,
             message_id=message_id(place, send),
-            cause=moment,
+            cause=cause,
             occurrence=send.occurrence,
             channel=send.channel,
             placement=send.placement,
@@ -364,9 +364,12 @@ def _why_not(plan: Plan, place: SendKey, send: Send, customer: ReadCustomer, rel
         waits = one.send.state in ("drawn", "waiting")
         if not waits or (place.key != customer.key and (at.key == customer.key or at.key < place.key)):
             return "merged"
-    campaign = plan.campaigns.get(place.cause)
+    cause, is_campaign = name_cause(place.cause)
+    if not is_campaign:
+        return None
+    campaign = plan.campaigns.get(cause)
     if campaign is None:
-        return None if "@" in place.cause else "plan"
+        return "plan"
     purpose, profile = campaign.spec.purpose, customer.profile
     if purpose is not None and not has_consented(profile, purpose, now):
         return "consent"

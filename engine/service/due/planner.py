@@ -18,12 +18,14 @@ from engine.customers.time_slice import TimeSlice
 from engine.decision.decision import Availability, DecideRequest
 from engine.decision.schedule import (
     HOLDING,
+    DayCause,
     DueMoment,
     attributes_of,
     campaign_zone,
     closed_arms,
     find_next_moments,
     local_span,
+    next_day_begin,
     open_days,
     sending_moments,
     time_of_arm,
@@ -96,6 +98,9 @@ class Planner:
         await self._index.note([key for key, one in found.items() if isinstance(one, Gone)], now)
         campaign, day = days[name]
         await self._draw(plan, campaign, day, list(present.values()), now)
+        # A day that begins for them later is drawn when it does.
+        begins = [(key, next_day_begin(plan, one.profile, now)) for key, one in present.items()]
+        await self._index.note_later(Look(key, begin) for key, begin in begins if begin is not None)
         last = number == SHARDS - 1
         reached = f"{shard}:{keys[-1]}" if len(keys) == page else DONE if last else f"{number + 1}:"
         await self._index.store_progress(name, reached)
@@ -113,7 +118,8 @@ class Planner:
             if isinstance(customer, FoundCustomer) and customer.key == look.key:
                 upcoming = find_next_moments(plan, customer.profile, now)
                 moments.append((customer, upcoming.due, upcoming.ended))
-                ends.append((look, upcoming.look_at, False))
+                later = [at for at in (upcoming.look_at, next_day_begin(plan, customer.profile, now)) if at is not None]
+                ends.append((look, min(later, default=None), False))
             elif isinstance(customer, FoundCustomer | Gone):
                 ends.append((look, None, True))
             else:
@@ -179,7 +185,8 @@ class Planner:
         self, plan: Plan, campaign: Campaign, day: date, customers: Sequence[FoundCustomer], now: float
     ) -> None:
         """Draw a campaign's arm for each of these customers who has none yet on this day."""
-        stored = await self._read_all([(customer, campaign.key) for customer in customers])
+        cause = str(DayCause(campaign.key, day))
+        stored = await self._read_all([(customer, cause) for customer in customers])
         drawn: list[tuple[SendKey, Send, bytes]] = []
         new: list[tuple[SendKey, Send, bytes]] = []
         time_slice = TimeSlice()
@@ -191,7 +198,7 @@ class Planner:
                 continue
             send = self._draw_arm(plan, campaign, day, customer, now)
             if send is not None:
-                place = SendKey(customer.key, campaign.key)
+                place = SendKey(customer.key, cause)
                 new.append((place, send, next(one.value for at, one in known if at == place)))
         values = await asyncio.gather(
             *(replace_send(self._pipeline, place, before, send, now) for place, send, before in new)
