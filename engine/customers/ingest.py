@@ -5,9 +5,11 @@ Invariants:
 - A message id counts once per customer. A repeat that arrives after a write but before its answer is a duplicate.
 - A write replaces only what was read (`WriteBatch`); if another process was faster, it reads and reduces again.
 - An event of an erased customer is rejected, and nothing of it is written.
+- An item that cannot be applied, or whose customer could not be stored with it, fails alone: where a batch does, it is
+  reduced again with every item tried by itself first. Such an event is rejected before it is journaled.
 
 States of an item: waiting -> journaled -> written. Each attempt journals an item at most once, so an item that is
-journaled but not written is not journaled again. `status` is set when the outcome is known.
+journaled but not written is not journaled again. `status`, or the `error` of a login, is set when the outcome is known.
 
 Batches that arrive while one is written form the next one, so the events of one customer are one write.
 """
@@ -32,13 +34,14 @@ from engine.customers.model.events import (
     customer_ids,
     event_time,
 )
-from engine.customers.model.identity import EntryNotRead, resolve_identity
+from engine.customers.model.identity import EntryNotRead, ResolvedIdentity, resolve_identity
 from engine.customers.model.merge import record_unit
 from engine.customers.model.reducers import apply_event
 from engine.customers.redis import keys
 from engine.customers.redis.counted import message_digest
 from engine.customers.redis.keys import KeyedId, KeyHasher, ProfileKey
 from engine.customers.redis.pipeline import RedisPipeline
+from engine.customers.redis.stored_entry import encode_entry
 from engine.customers.time_slice import TimeSlice
 from engine.customers.write_batch import WriteBatch
 from engine.errors import StoreUnavailable
@@ -49,13 +52,19 @@ UNREADABLE = (
     "the stored customer cannot be read: it is damaged, or a newer version wrote it. Nothing was changed; update the "
     "server, or restore the customer, and send the item again"
 )
+UNSTORABLE = (
+    "the customer cannot be stored with this event ({error}). Nothing was changed; send the item without that value"
+)
 BATCH = 100  # a larger batch would delay the decisions of this process
 
 
 class _IngestItem:
     """One event, or without one a login: the exposure of a decision that was bucketed by `unit`."""
 
-    __slots__ = ("event", "idents", "journal", "journaled", "mark", "received", "status", "time", "unit", "written")
+    __slots__ = (
+        *("error", "event", "idents", "journal", "journaled", "mark", "received", "status", "time", "unit"),
+        "written",
+    )
 
     def __init__(
         self,
@@ -77,6 +86,15 @@ class _IngestItem:
         self.journaled = False
         self.written = False
         self.status: EventStatus | None = None
+        self.error: Exception | None = None
+
+
+class _Reduced(NamedTuple):
+    """The items that were applied to a batch, their newly accepted events by journal, and series that became full."""
+
+    items: list[_IngestItem]
+    accepted: dict[EventJournal, list[Accepted]]
+    bounded: Counter[str]
 
 
 class _QueuedItems(NamedTuple):
@@ -147,8 +165,9 @@ class IngestQueue:
                         if not waiting.future.done():
                             waiting.future.set_exception(error)
                 for waiting in taken:
+                    fault = next((item.error for item in waiting.items if item.error is not None), None)
                     if not waiting.future.done():
-                        waiting.future.set_result(None)
+                        waiting.future.set_result(None) if fault is None else waiting.future.set_exception(fault)
         finally:
             self._running = None
 
@@ -157,11 +176,23 @@ class IngestQueue:
         begun: set[ProfileKey] = set()
         reserved: dict[ProfileKey, set[str]] = {}
         now = max(item.received for item in items)
+        one_by_one = False
         for _ in range(ATTEMPTS):
             batch = WriteBatch(self.rules, self._hash, reserved)
             await self._load(batch, items, begun)
-            for journal, accepted in (await self._reduce(items, batch)).items():
+            try:
+                reduced = await self._reduce(items, batch, one_by_one=one_by_one)
+                batch.check_storable()
+            except Exception:
+                if one_by_one:
+                    raise
+                one_by_one = True
+                continue
+            for journal, accepted in reduced.accepted.items():
                 await journal(accepted)
+            self.bounded.update(reduced.bounded)
+            for item in reduced.items:
+                item.journaled = True
             if await batch.write(self._pipeline, now):
                 return
             begun.update(batch.begun)
@@ -186,13 +217,13 @@ class IngestQueue:
             missing = batch.unread_targets()
         await batch.find_earlier(self._pipeline, [item.mark for item in items if item.mark])
 
-    async def _reduce(self, items: Sequence[_IngestItem], batch: WriteBatch) -> dict[EventJournal, list[Accepted]]:
-        """Applies every item to the batch; returns the newly accepted events by their journal.
+    async def _reduce(self, items: Sequence[_IngestItem], batch: WriteBatch, *, one_by_one: bool) -> _Reduced:
+        """Applies every item to the batch; with `one_by_one` each is tried first, and left out if it fails.
 
         Other requests run in between: nothing is written until all items are applied, and `write` detects changes.
         """
         time_slice = TimeSlice()
-        accepted: dict[EventJournal, list[Accepted]] = {}
+        reduced = _Reduced([], {}, Counter())
         for idents in batch.pending():
             with contextlib.suppress(EntryNotRead):  # of values that cannot be read: the merge stays as it is
                 if not (found := resolve_identity(idents, batch.entries, self.rules, items[0].received)).is_erased:
@@ -206,8 +237,9 @@ class IngestQueue:
                 found = resolve_identity(item.idents, batch.entries, self.rules, item.time)
             except EntryNotRead as missing:
                 if event is None:
-                    raise batch.unreadable[missing.key] from None
-                item.status = EventStatus("rejected", event.message_id, UNREADABLE)
+                    item.error = batch.unreadable[missing.key]
+                else:
+                    item.status = EventStatus("rejected", event.message_id, UNREADABLE)
                 continue
             if found.is_erased:
                 if event is not None:
@@ -218,21 +250,45 @@ class IngestQueue:
             if event is not None and batch.counted(found, item.idents, item.mark):
                 item.status = item.status or EventStatus("duplicate", event.message_id)
                 continue
-            news = batch.settle(found, item.time, item.received, item.idents)
-            profile = batch.profile(found)
-            if event is None:
-                sources = [source_tag(ident.kind, ident.value) for ident in item.idents if ident.value]
-                batch.keep(found, record_unit(link_sources(profile, sources, item.time), item.unit, item.time))
-            else:
-                after = apply_event(profile, event, item.time, self.rules)
-                batch.change(found, after, item.mark, item.idents, number)
-                if self.rules.computed.rules and not item.journaled:
-                    self.bounded.update(newly_bounded(profile, after, self.rules.computed))
-                taken_back = profile.revenue - after.revenue if event.event in REFUNDS else 0.0
-                news.append(accepted_event(event, after.id, item.time, item.received, taken_back))
-                warnings = [*limit_warnings(found), *full_profile_warnings(event, after, self.rules)]
-                item.status = EventStatus("accepted", event.message_id, warnings=warnings)
-            if news and not item.journaled:
-                accepted.setdefault(item.journal, []).extend(news)
-            item.journaled = True
-        return accepted
+            if one_by_one and (error := self._try(item, found)) is not None:
+                if event is None:
+                    item.error = error
+                else:
+                    item.status = EventStatus("rejected", event.message_id, UNSTORABLE.format(error=error))
+                continue
+            self._apply(item, number, found, batch, reduced)
+        return reduced
+
+    def _try(self, item: _IngestItem, found: ResolvedIdentity) -> Exception | None:
+        """The error of applying an item to its customer as merged, and of encoding the outcome; None if it has none."""
+        after = found.profile
+        try:
+            if item.event is not None:
+                after = apply_event(after, item.event, item.time, self.rules)
+            encode_entry(after)
+        except Exception as error:  # noqa: BLE001 (it is of this item; the others are written)
+            return error
+        return None
+
+    def _apply(
+        self, item: _IngestItem, number: int, found: ResolvedIdentity, batch: WriteBatch, reduced: _Reduced
+    ) -> None:
+        """Applies one item, which is `number` of the batch."""
+        event, item.error = item.event, None
+        news = batch.settle(found, item.time, item.received, item.idents)
+        profile = batch.profile(found)
+        if event is None:
+            sources = [source_tag(ident.kind, ident.value) for ident in item.idents if ident.value]
+            batch.keep(found, record_unit(link_sources(profile, sources, item.time), item.unit, item.time))
+        else:
+            after = apply_event(profile, event, item.time, self.rules)
+            batch.change(found, after, item.mark, item.idents, number)
+            if self.rules.computed.rules and not item.journaled:
+                reduced.bounded.update(newly_bounded(profile, after, self.rules.computed))
+            taken_back = profile.revenue - after.revenue if event.event in REFUNDS else 0.0
+            news.append(accepted_event(event, after.id, item.time, item.received, taken_back))
+            warnings = [*limit_warnings(found), *full_profile_warnings(event, after, self.rules)]
+            item.status = EventStatus("accepted", event.message_id, warnings=warnings)
+        if news and not item.journaled:
+            reduced.accepted.setdefault(item.journal, []).extend(news)
+        reduced.items.append(item)

@@ -240,6 +240,11 @@ class WriteBatch:
         self._marks_of(key).add(mark)
         self.entries[key] = profile
 
+    def check_storable(self) -> None:
+        """Raises what encoding a changed customer raises, before anything of the batch is journaled or written."""
+        for key in self._drafts:
+            encode_entry(self.entries[key])
+
     async def write(self, pipeline: RedisPipeline, now: float) -> bool:
         """Writes every changed customer; returns False if another process changed one of them since the read."""
         drafts = list(self._drafts.values())

@@ -30,6 +30,8 @@ TEXT: Final = 200
 MOST: Final = 1e9
 _SCALE: Final = 10_000
 _MOST_TOTAL: Final = 2**62
+_MOST_WHOLE: Final = 2**63
+"""Where whole numbers no longer fit in msgpack's 64 bits; a larger number stays the float that it came as."""
 
 Point = tuple[float, Scalar]
 """When an event was (s since 1970), and its value."""
@@ -78,12 +80,12 @@ class SeriesRule:
 
 
 def _plain(value: object) -> Scalar:
-    """A number to the ten-thousandth; 2 and 2.0 are one value."""
+    """A number to the ten-thousandth; 2 and 2.0 are one value, as far as a stored whole number reaches."""
     if isinstance(value, bool | str):
         return value
     if isinstance(value, int | float):
         number = round(float(value), 4) if abs(value) <= MOST else value
-        return int(number) if number == int(number) else number
+        return int(number) if abs(number) < _MOST_WHOLE and number == int(number) else number
     return str(value)
 
 

@@ -12,6 +12,7 @@ from engine.customer import CustomerIds, derive_attributes
 from engine.customers.model.events import Accepted, Event
 from engine.customers.store import ProfileStore
 from engine.errors import StoreUnavailable
+from tests.catalog.folder import plan
 
 NOW = 1_790_000_000.0
 T = TypeVar("T")
@@ -82,6 +83,24 @@ def test_an_event_counts_once_and_says_so(redis_url: str) -> None:
         seen = derive_attributes((await store.fetch(CustomerIds(user_id="u-42"), NOW)).profile, NOW)
         assert seen["orders"] == {"count": 1, "revenue": 12.5, "last_days": 0.0}
         assert [(e.message_id, e.customer, e.revenue) for e in log.events] == [("m1", "u-42", 12.5)]
+
+    with_store(redis_url, story)
+
+
+def test_a_value_that_cannot_be_stored_costs_its_own_event_alone(redis_url: str) -> None:
+    async def story(store: ProfileStore, log: Log) -> None:
+        store.use_rules(plan(traits={"seen": {"last": "view", "of": "score"}}).rules)
+        large = track("m1", "view", user_id="u-1", properties={"score": 1e30})
+        poison = Event("identify", "m2", user_id="u-1", traits={"a": 1, "n": 10**30}, timestamp=NOW)
+        good = [track(f"m{number}", "view", user_id=user) for number, user in ((3, "u-1"), (4, "u-2"))]
+        other = store.ingest([track("m5", "view", user_id="u-3")], NOW, log)  # of another request, in the same write
+        mine, others = await asyncio.gather(store.ingest([large, poison, *good], NOW, log), other)
+        assert [one.status for one in (*mine, *others)] == ["accepted", "rejected", *["accepted"] * 3]
+        assert "Nothing was changed" in (mine[1].reason or "")
+        assert sorted(one.message_id for one in log.events) == ["m1", "m3", "m4", "m5"]
+        profile = (await store.fetch(CustomerIds(user_id="u-1"), NOW)).profile
+        assert (derive_attributes(profile, NOW, store.rules.computed)["seen"], profile.traits) == (1e30, {})
+        assert [one.status for one in await store.ingest([large, poison], NOW, log)] == ["duplicate", "rejected"]
 
     with_store(redis_url, story)
 
