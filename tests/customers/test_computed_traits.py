@@ -16,6 +16,7 @@ from engine.customers.model.archive import join_profile, split_profile
 from engine.customers.model.events import Event
 from engine.customers.model.merge import merge_profiles
 from engine.customers.model.reducers import apply_event
+from engine.traits.rules import facts_order
 from engine.traits.series import DISTINCT, POINTS, STEPS
 from engine.vocabulary import DAY
 from tests.catalog.folder import plan
@@ -90,6 +91,11 @@ def values(profile: Profile, now: float = NOW) -> dict[str, object]:
     return {name: attributes[name] for name in TRAITS if name in attributes}
 
 
+def standing(statement: tuple[float, float, dict[str, Any]]) -> object:
+    """The latest and largest statement of an order stands; of two equal ones, that of which the traits read more."""
+    return statement[:2], facts_order(RULES.computed.facts_of(statement[2]))
+
+
 def by_hand(events: Sequence[Happened]) -> dict[str, object]:
     """The traits from the list of all events, by the words of the reference."""
     orders: dict[str, tuple[float, float, dict[str, Any]]] = {}
@@ -101,7 +107,7 @@ def by_hand(events: Sequence[Happened]) -> dict[str, object]:
         if event.event in ("purchase", "order_completed"):
             key = str(said.get("order_id", number))
             statement = (time, float(said["revenue"]), said)
-            orders[key] = max(orders.get(key, statement), statement, key=lambda one: (one[:2], len(one[2])))
+            orders[key] = max(orders.get(key, statement), statement, key=standing)
         elif event.event == "refund":
             if "order_id" not in said:
                 loose.append((time, -float(said.get("amount", 0))))
