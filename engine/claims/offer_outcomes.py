@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from engine.catalog.plan.limits import Cap as Limit
 from engine.catalog.plan.plan import Moment, Offer, Plan
 from engine.claims.claims import Claim, Claims
-from engine.claims.pending_exposures import LIFE, fetch_pending
+from engine.claims.pending_exposures import LIFE, PendingDecision, PendingOffer, fetch_pending
 from engine.claims.requirements import (
     ShowingContext,
     cap_check,
@@ -37,7 +37,7 @@ from engine.customers.model.events import EARLIEST, Event, EventStatus, customer
 from engine.customers.store import ProfileStore
 from engine.decision.moments import customer_zone
 from engine.errors import UnreadableValueError
-from engine.vocabulary import CONFIRMS, REDEMPTION, RELEASES
+from engine.vocabulary import CONFIRMS, REDEMPTION, RELEASES, split_item
 
 TOGETHER = 32
 """Events whose offers are looked up in one round trip: more at once would keep decisions waiting."""
@@ -190,7 +190,7 @@ async def _redeemed(store: ProfileStore, plan: Plan, event: Event) -> list[_Rede
         if moment.counter is not None and _counts_redemptions(moment.counter)
     }
     pending = await fetch_pending(store.pipeline, event.decision_id) if event.decision_id and once else None
-    shown = pending.offers.values() if pending else ()
+    shown = _concerned(pending, event) if pending else ()
     moment_of = {offer: (once[moment], began) for offer, moment, began in shown if moment in once}
     found = []
     for offer in await _offers(store, plan, event):
@@ -208,13 +208,27 @@ async def _redeemed(store: ProfileStore, plan: Plan, event: Event) -> list[_Rede
 
 
 async def _offers(store: ProfileStore, plan: Plan, event: Event) -> list[Offer]:
-    """The offers of an event: the one in its property `offer`, or those of its pending decision."""
+    """The offers of an event: the one in its property `offer`, or those of its pending decision that it concerns."""
     named = event.properties.get("offer")
     if isinstance(named, str):
         return [plan.offers[named]] if named in plan.offers else []
     pending = await fetch_pending(store.pipeline, event.decision_id) if event.decision_id else None
-    keys = [offer for offer, _, _ in pending.offers.values()] if pending else []
-    return [plan.offers[key] for key in keys if key in plan.offers]
+    keys = [offer for offer, _, _ in _concerned(pending, event)] if pending else []
+    return [plan.offers[key] for key in dict.fromkeys(keys) if key in plan.offers]
+
+
+def _concerned(pending: PendingDecision, event: Event) -> list[PendingOffer]:
+    """What an event concerns of a decision's offers: of its placement if it names one, and of a list only a named item.
+
+    An item is named by its offer, or by its place as in `home_row[2]`; the learner requires the same.
+    """
+    offer, placement = event.properties.get("offer"), event.properties.get("placement")
+    if isinstance(offer, str):
+        named = {name: shown for name, shown in pending.offers.items() if shown[0] == offer}
+        return [named[placement]] if isinstance(placement, str) and placement in named else [*named.values()]
+    if isinstance(placement, str):
+        return [pending.offers[placement]] if placement in pending.offers else []
+    return [shown for name, shown in pending.offers.items() if not split_item(name)[1]]
 
 
 def _is_redemption(item: Event | EventStatus) -> bool:

@@ -22,21 +22,23 @@ from engine.errors import UnreadableValueError
 from engine.hashing import identifier_digest
 
 LIFE = 86_400
+PendingOffer = tuple[str, str | None, float]
+"""An offer that a decision shows, with its moment of truth and the moment's begin (s since 1970)."""
 
 
 class PendingDecision(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """The part of a decision that later events need.
 
     `keys` are the experiments and placements that are not exposed yet; where there is none, `customer` is empty.
-    `key` is the profile that the claims belong to. `offers` are, by placement, the offers to be claimed, confirmed or
-    released, with their moment of truth and its begin (s since 1970). `who` are the identifiers of a customer without
-    an exposure so far, and `unit` is the id that their variants were assigned by.
+    `key` is the profile that the claims belong to. `offers` are, by placement or item of a list, the offers to be
+    claimed, confirmed or released. `who` are the identifiers of a customer without an exposure so far, and `unit` is
+    the id that their variants were assigned by.
     """
 
     customer: str
     keys: list[str]
     key: ProfileKey = ""
-    offers: dict[str, tuple[str, str | None, float]] = {}
+    offers: dict[str, PendingOffer] = {}
     channel: str = ""
     zone: str = "UTC"
     unit: str = ""

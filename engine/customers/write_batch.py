@@ -243,7 +243,8 @@ class WriteBatch:
     def check_storable(self) -> None:
         """Raises what encoding a changed customer raises, before anything of the batch is journaled or written."""
         for key in self._drafts:
-            encode_entry(self.entries[key])
+            if (entry := self.entries[key]) is not None:
+                encode_entry(entry)
 
     async def write(self, pipeline: RedisPipeline, now: float) -> bool:
         """Writes every changed customer; returns False if another process changed one of them since the read."""

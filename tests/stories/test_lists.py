@@ -143,3 +143,32 @@ def test_each_item_is_claimed_and_another_takes_the_place_of_one_that_is_gone(op
     ready = shop.decide("web", "set", user_id="last", expose=False)["decision_id"]  # the tea was given back
     answer = shop.client().post("/v1/exposures", json={"decision_id": ready})
     assert answer.json() == {"status": "accepted"}
+
+
+def test_an_outcome_counts_for_the_item_that_it_names_and_without_a_name_for_none(open_shop: Any) -> None:
+    stocked = {key: {"stock": {"sku": key, "hold": "1h"}} for key in ITEMS[:4]}
+    pair = CAROUSEL | {"count": 2, "offers": ["tea", "cake"]}
+    one = {"offers": ["beans"]}
+    offers = {"offers": {key: {} for key in ITEMS} | stocked}
+    shop = open_shop(offers | {"placements": {"row": pair, "hero": one, "side": {"offers": ["cups"]}}}, workers=1)
+    for sku in stocked:
+        shop.stock(sku, 5)
+
+    def held_after(*named: dict[str, str]) -> set[str]:
+        """The SKUs of a decision that are still on hold after refusals with these properties."""
+        held = {sku: left(sku) for sku in stocked}
+        decision = shop.decide("web", "row", "hero", "side", user_id="u-1")
+        assert {sku for sku in stocked if left(sku) == held[sku] - 1} == {*stocked}
+        items = [item["offer"] for item in decision["offers"]["row"]["items"]]
+        for properties in named:
+            shop.tell("refused", user_id="u-1", decision_id=decision["decision_id"], properties=properties)
+        found = {sku for sku in stocked if left(sku) == held[sku] - 1}
+        return {f"row[{items.index(sku) + 1}]" if sku in items else sku for sku in found}
+
+    def left(sku: str) -> float:
+        return float(shop.client().get(f"/v1/stock/{sku}").json()["left"])
+
+    assert held_after({"placement": "row[2]"}) == {"row[1]", "beans", "cups"}
+    assert held_after({"placement": "row"}, {"placement": "row[3]"}) == {"row[1]", "row[2]", "beans", "cups"}
+    assert held_after({"placement": "hero"}) == {"row[1]", "row[2]", "cups"}
+    assert held_after({}) == {"row[1]", "row[2]"}
