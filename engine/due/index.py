@@ -79,6 +79,11 @@ class DueIndex:
             *(self._pipeline.send("ZADD", keyspace.roster_looks(shard), "LT", *of) for shard, of in by_shard.items())
         )
 
+    async def forget(self, keys: Iterable[ProfileKey]) -> None:
+        """Take erased customers off the roster."""
+        places = [(key, roster(shard_of(key))) for key in keys for roster in (keyspace.roster, keyspace.roster_looks)]
+        await asyncio.gather(*(self._pipeline.send("ZREM", name, key) for key, name in places))
+
     async def list_looks(self, now: float, limit: int) -> list[Look]:
         """Up to `limit` customers of each shard whose look is due, the earliest first."""
         command = ("-inf", repr(now), "WITHSCORES", "LIMIT", 0, limit)

@@ -20,6 +20,7 @@ Invariants:
   a crash they are appended again, and the collector drops the second copy (`service.ids.mark_repeatable`).
 
 Format in Redis: a string, the msgpack array of `Send`'s fields in their order. It names nobody, except as `drawn`.
+An erasure deletes it (`engine.due.erased`).
 """
 
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ it are refused. The note of a begun erasure is a msgpack array, stored in the ha
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Container, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 
 import msgspec
 
@@ -36,6 +36,7 @@ from engine.customers.redis.stored_entry import TOMBSTONE, Pointer
 from engine.customers.redis.tombstones import write_tombstone
 from engine.customers.store import ProfileStore
 from engine.customers.unfinished_merges import read_begun_merges
+from engine.due.erased import delete_messages_of
 from engine.erasure.announcements import announce_erasure
 from engine.errors import BadInput, UnreadableValueError
 from engine.hashing import identifier_digest
@@ -98,7 +99,7 @@ async def erase_profile(store: ProfileStore, identifier: str, *also: DeleteElsew
     _require_identifier(store, identifier)
     digests = {identifier_digest(name) for name in keys.identifier_spellings(identifier)}
     begun, profile = await _begin(store, candidate_keys(store.hash_key, identifier), digests, time.time())
-    await _delete_elsewhere(store.pipeline, begun.digests, also)
+    await _sweep(store.pipeline, [begun], also)
     return {kind: profile.ids[kind] for kind in KINDS if kind in profile.ids} if profile else {}
 
 
@@ -114,15 +115,15 @@ async def finish_erasures(store: ProfileStore, now: float, *also: DeleteElsewher
     due = {field: begun for field, begun in stored.items() if begun.at + SECOND_SWEEP_SECONDS <= now}
     if not due:
         return 0
-    digests: set[str] = set()
+    swept: list[_BegunErasure] = []
     for begun in due.values():
         if profile_keys := await _keys_without_tombstone(wire, begun):
             resumed, _ = await _begin(store, profile_keys, set(begun.digests), now)
-            digests.update(resumed.digests)
+            swept.append(resumed)
         else:
             await _lay_tombstones(wire, store.rules, begun)
-            digests.update(begun.digests)
-    await _delete_elsewhere(wire, digests, also)
+            swept.append(begun)
+    await _sweep(wire, swept, also)
     await wire.send("HDEL", UNFINISHED_ERASURES, *due)
     return len(due)
 
@@ -188,7 +189,11 @@ async def _lay_tombstones(wire: RedisPipeline, rules: ProfileRules, begun: _Begu
             await write_tombstone(wire, source, b"M" + target.encode(), rules)
 
 
-async def _delete_elsewhere(wire: RedisPipeline, digests: Container[str], also: Iterable[DeleteElsewhere]) -> None:
-    """Sweep: delete pending decisions, and what the `also` functions store."""
+async def _sweep(wire: RedisPipeline, erased: Sequence[_BegunErasure], also: Iterable[DeleteElsewhere]) -> None:
+    """Delete messages to the erased and their pending decisions, and what the `also` functions store."""
+    places = {key for begun in erased for key in (begun.key, *begun.entries) if key}
+    merged = {source for source, target in (await read_begun_merges(wire)).items() if target in places}
+    await delete_messages_of(wire, places | merged)
+    digests = {digest for begun in erased for digest in begun.digests}
     for delete in (pending_exposures.delete_pending_of, *also):
         await delete(wire, digests)
