@@ -32,6 +32,9 @@ SENTENCE_RULE = (
     "write 'no held-out customer sees KEY', or 'every customer in SEGMENT on CHANNEL sees EXPERIMENT=VARIANT'"
 )
 
+ANY_VARIANT = "name a variant or a value, a list of them, null for no variant, or one of variant, value, reason, rule"
+ANY_OFFER = "name an offer or a list, null for nothing, or one of only, may, never and reason"
+
 
 class Assertion(NamedTuple):
     """One assertion of a file: where it stands, how it is called, what it says."""
@@ -158,6 +161,8 @@ def _check_expectation(key: str, value: object, spec: AssertionSpec, specs: Spec
         yield from _check_power(value, spec, specs)
     elif key in specs.experiments:
         yield from find_problems(value, ExpectedVariant) if isinstance(value, Mapping) else ()
+        if _says_nothing(value, ExpectedVariant) or not all(_lists_of_variants(value)):
+            yield "", f"{as_flow(value)} says nothing; {ANY_VARIANT}"
         experiment = specs.experiments[key]
         if experiment.type in {None, "string"}:
             texts = [one for one in expected_variants(value) if isinstance(one, str)]
@@ -165,6 +170,8 @@ def _check_expectation(key: str, value: object, spec: AssertionSpec, specs: Spec
     elif key in placements:
         if isinstance(value, Mapping):
             yield from find_problems(value, ExpectedOffers)
+            if _says_nothing(value, ExpectedOffers):
+                yield "", f"{as_flow(value)} says nothing; {ANY_OFFER}"
         names = [one for part in (value.values() if isinstance(value, Mapping) else [value]) for one in _texts(part)]
         reasons = _texts(value.get("reason")) if isinstance(value, Mapping) else []
         for name in names:
@@ -175,11 +182,30 @@ def _check_expectation(key: str, value: object, spec: AssertionSpec, specs: Spec
         yield "", f"{key!r} is neither an experiment nor a placement; {suggest_name(key, known)}"
 
 
+def _says_nothing(value: object, kind: type[ExpectedVariant | ExpectedOffers]) -> bool:
+    """Whether a mapping leaves out, or leaves empty, all that can be expected: every decision would meet it."""
+    if not isinstance(value, Mapping):
+        return False
+    try:
+        return msgspec.convert(value, kind, strict=False) == kind()
+    except msgspec.ValidationError:
+        return False  # `find_problems` reports it
+
+
+def _lists_of_variants(value: object) -> Iterator[object]:
+    """Yield the lists of which one variant is enough; an empty one would be met by every decision."""
+    for one in (value, value.get("variant") if isinstance(value, Mapping) else None):
+        if isinstance(one, list):
+            yield one
+
+
 def _check_power(value: object, spec: AssertionSpec, specs: Specs) -> Iterator[FieldProblem]:
     if not isinstance(value, Mapping):
         yield "", f"{value!r} is not a mapping; write {{METRIC: 0.8, days: 14}}"
         return
     yield from find_problems(power_fields(value), ExpectedPower)
+    if not power_fields(value)["metrics"]:
+        yield "", f"{as_flow(value)} says nothing; name a metric and its power, as in {{METRIC: 0.8, days: 14}}"
     known = [one.key for one in specs.metrics.metrics]
     for name in power_fields(value)["metrics"]:
         if name not in known:

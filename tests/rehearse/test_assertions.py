@@ -164,6 +164,15 @@ MISTAKEN: list[tuple[Any, str]] = [
     ({"expect": {"steps": {"variants": "one"}}}, "'variants' is not a known key; did you mean 'variant'?"),
     ({"expect": {"power": {"conversoin": 0.8, "days": 1}}}, "did you mean 'conversion'?"),
     ({"expect": {"power": {"conversion": 0.8}}}, "is missing"),
+    *(
+        ({"expect": {key: value}}, "says nothing; name a")
+        for key, values in {
+            "checkout.v2": [[], {}, {"rule": None}, {"variant": [], "reason": "rule"}],
+            "hero": [{}, {"may": [], "never": []}],
+            "power": [{"days": 14}, {"days": 14, "effect": 0.1}],
+        }.items()
+        for value in values
+    ),
     ({"given": {}}, "has not exactly one of `expect`"),
     ({"customers": {"held_out": "q5"}, "never": ["tea"]}, "'q5' is no holdout"),
     ({"customers": {}}, "says nothing of its customers"),
@@ -179,6 +188,7 @@ def test_a_mistake_in_an_assertion_is_a_problem_of_check(run: Run) -> None:
     for n, (_, message) in enumerate(MISTAKEN):
         lines = [line for line in text.splitlines() if line.startswith(f"shop/tests/shop.yaml tests[{n}]")]
         assert any(message in line for line in lines), (message, lines)
+    assert run({"expect": {"hero": []}}, verb="check", words=())[0] == 0  # nothing may be shown
 
 
 def test_the_shipped_shop_keeps_its_own_assertions(capsys: pytest.CaptureFixture[str]) -> None:

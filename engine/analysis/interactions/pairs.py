@@ -59,12 +59,16 @@ class Interaction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InteractionReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The contrasts of all running pairs, those that were found first; `apart` are pairs that share a layer."""
+    """The contrasts of all running pairs, those that were found first; `apart` are pairs that share a layer.
+
+    `skipped` has the experiments that were compared with none, and why.
+    """
 
     as_of: str
     alpha: float
     interactions: list[Interaction]
     apart: list[tuple[str, str]]
+    skipped: dict[str, str] = {}
 
 
 class _Running(NamedTuple):
@@ -85,7 +89,13 @@ def find_interactions(plan: Plan, log_dir: Path, *, now: float, alpha: float = 0
     """
     until = int(now * SECOND)
     every = (each for one in plan.experiments.values() for each in (one, *(rule.experiment for rule in one.rules)))
-    running = [one for one in every if _runs(one, now)]
+    open_ones = [one for one in every if _runs(one, now)]
+    skipped = {
+        one.key: f"its exposures are in the table {one.spec.exposures.table}, and only those of the log are compared"
+        for one in open_ones
+        if one.spec.exposures is not None
+    }
+    running = [one for one in open_ones if one.key not in skipped]
     apart = [(a.key, b.key) for a, b in combinations(running, 2) if _share_layer(a, b)]
     found: list[Interaction] = []
     with lock_log_for_reading(log_dir):
@@ -99,6 +109,7 @@ def find_interactions(plan: Plan, log_dir: Path, *, now: float, alpha: float = 0
         alpha=alpha,
         interactions=adjust(found, plan, alpha),
         apart=apart,
+        skipped=skipped,
     )
 
 

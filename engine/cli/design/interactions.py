@@ -51,4 +51,6 @@ def interactions(
     )
     if found.apart:
         print_line(f"{len(found.apart)} pairs share a layer, and so no customer.")
+    for key, why in found.skipped.items():
+        print_line(f"{key} is left out: {why}.")
     return 0

@@ -74,6 +74,11 @@ def write_shop(folder: Path) -> Path:
             f"key: {key}\n{place}variants: [{{key: old}}, {{key: new}}]\nmetrics: {{primary: spend}}\n"
         )
     (folder / "metrics.yaml").write_text("metrics: [{key: spend, kind: revenue, event: purchase}]\n")
+    table = "{table: seen, at: files, customer: c, time: t, variant: v}"
+    (folder / "moved.yaml").write_text(
+        f"key: moved\nvariants: [{{key: old}}, {{key: new}}]\nmetrics: {{primary: spend}}\nexposures: {table}\n"
+    )
+    (folder / "sources.yaml").write_text(f"sources: [{{key: files, kind: files, path: {folder}}}]\n")
     (folder / "channels.yaml").write_text("channels: [{key: web}]\n")
     (folder / "layers.yaml").write_text("layers: [{key: checkout, reserve: {price: [0, 0.5], font: [0.5, 1]}}]\n")
     return folder
@@ -105,4 +110,6 @@ def test_a_planted_interaction_is_named_with_the_layer_that_prevents_it(
     assert found[0]["contrast"]["low"] < -7 < found[0]["contrast"]["high"]
     assert found[0]["prevent"].startswith("write 'layer: checkout' in badge too, and in layers.yaml a range for each")
     assert report["apart"] == [["font", "price"]]
+    assert list(report["skipped"]) == ["moved"]
+    assert "moved" not in {key for one in report["interactions"] for key in one["experiments"]}
     assert any("smallest of the four cells has 0 units" in str(one["contrast"]) for one in report["interactions"])
