@@ -8,6 +8,7 @@ import msgspec
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.folder import Specs
+from engine.catalog.spec.ramp import final_coverage
 from engine.decision.decision import decide
 from engine.errors import BadInput
 from engine.journal.traces import Trace
@@ -18,12 +19,16 @@ from engine.rehearse.preview import NO_SNAPSHOTS, with_draft
 def draft_plans(specs: Specs, key: str) -> dict[str, Plan]:
     """The plan with the draft `key` running: as written, for all customers, and in the whole of its layer.
 
+    A ramp has reached its end in each: its dates say nothing of the days of the log, nor do the steps it would take.
+
     Raises:
         BadInput: if there is no such experiment.
     """
     if key not in specs.experiments:
         raise BadInput(f"{key!r} is not an experiment; name one of {', '.join(specs.experiments) or 'none'}")
-    spec = specs.experiments[key]
+    drafted = specs.experiments[key]
+    spec = msgspec.structs.replace(drafted, ramp=[], coverage=final_coverage(drafted.ramp, drafted.coverage))
+    specs = replace(specs, experiments={**specs.experiments, key: spec})
     found = {"as drafted": with_draft(specs, key)}
     changes: dict[str, dict[str, object]] = {
         "all customers": {"audience": {}, "filters": []},
@@ -31,7 +36,7 @@ def draft_plans(specs: Specs, key: str) -> dict[str, Plan]:
     }
     for name, change in changes.items():
         if any(getattr(spec, field) != value for field, value in change.items()):
-            changed = msgspec.structs.replace(spec, ramp=[], **change)
+            changed = msgspec.structs.replace(spec, **change)
             found[name] = with_draft(replace(specs, experiments={**specs.experiments, key: changed}), key)
     return {name: compile_plan(one) for name, one in found.items()}
 

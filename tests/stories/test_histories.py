@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 import time_machine
 
+from engine.catalog.check.load import load_specs
+from engine.journal.log.logged_requests import logged_requests
+from engine.rehearse.arrivals import draft_plans, first_arrivals
+
 START = datetime(2026, 11, 3, 22, 0, tzinfo=UTC)  # an hour before midnight in Berlin
 METRICS = [
     {
@@ -26,6 +30,15 @@ KPIS = [
     {"metric": "regular", "tier": "business"},
     {"metric": "days", "tier": "business"},
 ]
+HALVES: dict[str, Any] = {"variants": [{"key": "x", "weight": 0.5}, {"key": "y", "weight": 0.5}]}
+MEASURED: dict[str, Any] = {
+    "metrics": {"primary": "bought", "secondary": ["spender", "days"], "guardrails": ["regular"]},
+    "analysis": {"method": "fixed", "min_days": 1},
+}
+RAMPS: dict[str, Any] = {
+    "held": {"ramp": {"steps": [0.01, 1.0], "every": "1d"}},
+    "dated": {"coverage": 0.01, "ramp": [{"at": "2126-01-01T00:00:00Z", "coverage": 1.0}]},
+}
 SHOP = {
     "zone": "Europe/Berlin",
     "metrics": [metric | {"window": "5d", "ripe": False} for metric in METRICS],
@@ -33,11 +46,8 @@ SHOP = {
     "offers": {"a": {}},
     "placements": {},
     "experiments": {
-        "layout": {
-            "variants": [{"key": "x", "weight": 0.5}, {"key": "y", "weight": 0.5}],
-            "metrics": {"primary": "bought", "secondary": ["spender", "days"], "guardrails": ["regular"]},
-            "analysis": {"method": "fixed", "min_days": 1},
-        }
+        "layout": {**HALVES, **MEASURED},
+        **{key: {"status": "draft", **HALVES, **MEASURED, **ramp} for key, ramp in RAMPS.items()},
     },
 }
 
@@ -97,10 +107,15 @@ def test_what_customers_did_in_order_and_how_often(open_shop: Any) -> None:
     control = counted["regular"]["x"]
     planned = verb(shop, "power", "layout", "--metric", "regular", "--mde", "0.2")
     assert (planned["kind"], planned["baseline"]) == ("proportion", pytest.approx(sum(control) / len(control)))
-    days = verb(shop, "power", "layout", "--days", "--mde", "0.9", "--metric", "regular")
+    days = verb(shop, "power", "held", "--days", "--mde", "0.9", "--metric", "regular")
     assert days["baseline"] == pytest.approx(np.mean([one for own in counted["regular"].values() for one in own]))
     assert days["rows"][0]["units_per_day"] == 70  # two hours of a day
+    assert days["coverage"] == 1.0
     assert {row["vary"] for row in days["rows"]} == {"drafted", "method"}
     assert all(1 <= row["days"] <= row["days_80"] for row in days["rows"])
+    specs = load_specs(shop.settings.experiments)
+    for key in RAMPS:
+        arrived = first_arrivals(draft_plans(specs, key)["as drafted"], key, logged_requests(shop.settings.log))
+        assert len(arrived) == 70, key
     tree = verb(shop, "measure", "kpis")
     assert [(edge["lag"], edge["customers"]) for edge in tree["edges"]] == [("regular", len(control)), ("days", 0)]

@@ -16,6 +16,8 @@ from engine.analysis import analyze_experiment
 from engine.analysis.design.question_from_plan import build_question
 from engine.catalog import load_plan
 from engine.cli import app
+from engine.cli.design.power_days import report_days
+from engine.errors import BadInput
 from engine.snapshots.publish import publish_ramp_position
 
 VARIANTS = [{"key": "old", "weight": 0.5}, {"key": "new", "weight": 0.5}]
@@ -30,9 +32,15 @@ SHOP = {
         "steps": STEPS,
         "wide": STEPS | {"key": "wide", "audience": {"country": "DE"}},
         "again": STEPS | {"key": "again"},
+        "tagged": STEPS | {"key": "tagged"},
+        "paying": STEPS | {"key": "paying"},
+        "counted": STEPS | {"key": "counted"},
         "banner": {"key": "banner", "kind": "flag", "type": "string", "rules": [RULE], "default": "old"},
     },
 }
+
+
+SEEN = ["steps", "wide", "again", "tagged", "paying", "counted"]
 
 
 def edit(folder: Path, key: str, **more: Any) -> None:
@@ -55,28 +63,53 @@ def plan(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return run
 
 
+def write_next(shop: Any, folder: Path) -> Path:
+    new = shutil.copytree(shop.settings.experiments, folder / "next")
+    edit(new, "steps", audience={"country": {"$in": ["DE", "AT"]}})
+    edit(new, "wide", audience={})
+    edit(new, "again", seed="another")
+    edit(new, "tagged", audience={"tags": "regular"})
+    edit(new, "paying", audience={"plan": "pro"})
+    edit(new, "counted", audience={"views_7d": {"$gte": 0}})
+    (new / "traits.yaml").write_text("views_7d: {count: view, window: 7d}\n")
+    rule = RULE | {"variants": [{"key": "old", "weight": 0.2}, {"key": "new", "weight": 0.8}]}
+    edit(new, "banner", rules=[rule])
+    return new
+
+
+def check_untraced(evidence: dict[str, Any], new: Path, log: Path) -> None:
+    """Traces have short traits that their plan did not read, and neither lists nor what traits.yaml defines since."""
+    for key, name in (("tagged", "tags"), ("counted", "views_7d")):
+        one = evidence.pop(key)
+        assert [one[field] for field in ("dropped", "moved", "rate", "days_added")] == [None] * 4
+        assert (one["exposed"], one["untraced"]) == (90, [name])
+        assert one["text"].startswith(f"the log's traces do not have {name}, which the new plan reads")
+        with pytest.raises(BadInput, match=f"traces do not have {name}, which {key} reads"):
+            report_days(new, log, key, metric=None, mde=0.5)
+
+
 def test_a_change_is_shown_with_the_people_it_drops(open_shop: Any, tmp_path: Path, plan: Callable[..., str]) -> None:
     shop = open_shop(SHOP)
     with redis.Redis.from_url(shop.settings.redis) as client:
         publish_ramp_position(client, "banner#everyone", 1.0)
+    traits = {"tags": ["regular"], "plan": "pro"}
+    known = [{"type": "identify", "message_id": f"i{n}", "user_id": f"u{n}", "traits": traits} for n in range(90)]
+    shop.client().post("/v1/events", json={"batch": known}).raise_for_status()
     countries = {f"u{n}": ("DE", "AT", "CH")[n % 3] for n in range(90)}
     for days_ago in (10, 0):
         with time_machine.travel(datetime.now(UTC) - timedelta(days=days_ago), tick=True):
             for name, country in list(countries.items())[0 if days_ago else 45 : 45 if days_ago else 90]:
-                shop.decide("web", experiments=["steps", "wide", "again"], context={"country": country}, user_id=name)
+                shop.decide("web", experiments=SEEN, context={"country": country}, user_id=name)
     shop.collect()
-    new = shutil.copytree(shop.settings.experiments, tmp_path / "next")
-    edit(new, "steps", audience={"country": {"$in": ["DE", "AT"]}})
-    edit(new, "wide", audience={})
-    edit(new, "again", seed="another")
-    rule = RULE | {"variants": [{"key": "old", "weight": 0.2}, {"key": "new", "weight": 0.8}]}
-    edit(new, "banner", rules=[rule])
+    new = write_next(shop, tmp_path)
     sample = tmp_path / "sample.json"
     sample.write_text(json.dumps([{"user_id": f"u{n}", "traits": {"country": "DE"}} for n in range(300)]))
     where = [str(shop.settings.experiments), str(new), "--data", str(shop.settings.data), "--profiles", str(sample)]
     found = json.loads(plan(*where, "--redis", shop.settings.redis, "--evidence", "--json"))
     evidence = {one["key"]: one for one in found["evidence"]}
-    steps, wide, again = (evidence.pop(key) for key in ("steps", "wide", "again"))
+    steps, wide, again = (evidence.pop(key) for key in SEEN[:3])
+    check_untraced(evidence, new, shop.settings.log)
+    assert evidence.pop("paying")["text"].startswith("drops nobody")
     assert not evidence  # nobody was exposed to the flag
     assert (wide["exposed"], wide["dropped"], wide["moved"], wide["rate"]) == (30, 0, 0, 3.0)
     assert wide["text"].startswith("drops nobody")

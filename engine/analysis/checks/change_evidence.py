@@ -3,6 +3,9 @@
 Every exposed unit's last exposed decision is decided again, from its trace, by both plans at one time. Who has a
 variant by the running plan and none by the new one is dropped; who has another one is moved: neither can be compared
 any more, so as many others have to come. They come as fast as the log's last requests would enter by the new plan.
+
+A trace has the traits that its plan read, and not all others. Where the new plan reads one that no trace has, or that
+is computed in another way, nothing is counted: the decisions would be those of customers without it.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ from engine.decision.decision import decide
 from engine.errors import BadInput
 from engine.journal.log.logged_requests import latest_requests
 from engine.journal.traces import Trace, decode_trace
+from engine.journal.untraced_names import find_untraced, redefined_traits, traced_among
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import ibis.expr.types as ir
@@ -35,6 +39,8 @@ GIVEN = ("assigned", "sticky", "forced", "rule", "shipped")
 """The reasons with which a customer has a variant, rather than the default for those without."""
 MOST_UNITS = 20_000
 """Exposed units that are decided again; of more, these are a random part, and the numbers are scaled."""
+NamesRead = tuple[frozenset[str], frozenset[str]]
+"""The names that the decision on an experiment reads, by the running plan and by the new one."""
 MOST_REQUESTS = 4_000
 """The last requests of the log, from which the new rate is estimated."""
 
@@ -43,26 +49,30 @@ class ChangeEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """What a change does to one experiment, flag or rule.
 
     Of `exposed` customers it drops some and moves some to another variant. `rate` is how many enter per customer that
-    enters by the running plan; `days_added` is None where nothing is measured, or nobody would come any more.
+    enters by the running plan; `days_added` is None where nothing is measured, or nobody would come any more. All of
+    these are None where the log's traces do not have the traits `untraced`, which the new plan reads.
     """
 
     key: str
     exposed: int
-    dropped: int
-    moved: int
+    dropped: int | None
+    moved: int | None
     rate: float | None
     days_added: float | None
     text: str
     is_estimate: bool = False
+    untraced: list[str] = []
 
 
-def measure_change(before: Plan, after: Plan, keys: Sequence[str], log_dir: Path, now: float) -> list[ChangeEvidence]:
+def measure_change(
+    before: Plan, after: Plan, keys: Mapping[str, NamesRead], log_dir: Path, now: float
+) -> list[ChangeEvidence]:
     """The evidence on each of these experiments or flags that both plans have and the log has exposures of.
 
     Args:
         before: the running plan, with the positions of its ramps.
         after: the plan that would replace it.
-        keys: of experiments and flags; a rule is part of its flag.
+        keys: of experiments and flags, each with the names that its decision reads; a rule is part of its flag.
         log_dir: the log.
         now: the time (s since 1970) at which both decide.
 
@@ -70,6 +80,7 @@ def measure_change(before: Plan, after: Plan, keys: Sequence[str], log_dir: Path
         BadInput: if the folder is no log.
     """
     known = [key for key in keys if key in before.experiments]
+    redefined = redefined_traits(before, after)
     found: list[ChangeEvidence] = []
     if not known:
         return found
@@ -79,8 +90,14 @@ def measure_change(before: Plan, after: Plan, keys: Sequence[str], log_dir: Path
         traces = {key: list(_traces(source, log_dir, key, now)) for key in known if exposed[key]}
     requests = latest_requests(log_dir, MOST_REQUESTS) if traces else []
     for key, traced in traces.items():
-        found.append(_measure(before, after, key, exposed=exposed[key], traced=traced, requests=requests, now=now))
-    return [_with_days(before, one, log_dir) for one in found]
+        old, new = keys[key]
+        untraced = sorted({*find_untraced(new - old, [*traced, *requests]), *(new & redefined)})
+        if untraced:
+            found.append(_not_counted(key, exposed[key], untraced))
+            continue
+        one = _measure(before, after, key, exposed=exposed[key], traced=traced, requests=requests, now=now)
+        found.append(_with_lacking(_with_days(before, one, log_dir), new - old, traced))
+    return found
 
 
 def _exposed_decisions(source: DuckDB, log_dir: Path, key: str, now: float) -> ir.Table:
@@ -147,6 +164,31 @@ def _measure(
     )
 
 
+def _not_counted(key: str, exposed: int, untraced: list[str]) -> ChangeEvidence:
+    """The evidence where the log cannot say how the new plan decides."""
+    text = (
+        f"the log's traces do not have {', '.join(untraced)}, which the new plan reads, so nobody can be counted; "
+        "they have it some days after a segment of the running plan reads it"
+    )
+    return ChangeEvidence(
+        key=key, exposed=exposed, dropped=None, moved=None, rate=None, days_added=None, text=text, untraced=untraced
+    )
+
+
+def _with_lacking(one: ChangeEvidence, names: frozenset[str], traced: Sequence[Trace]) -> ChangeEvidence:
+    """The evidence with how many people count as without a trait, which only some traces have."""
+    lacking = dict.fromkeys(sorted(names), 0)
+    for trace in traced if names else ():
+        for name in names - traced_among(names, trace):
+            lacking[name] += 1
+    parts = [
+        f"{count:,} of {len(traced):,} people have no {name} in the log's traces and count as without it"
+        for name, count in lacking.items()
+        if count
+    ]
+    return msgspec.structs.replace(one, text="; ".join([one.text, *parts]))
+
+
 def _given(plan: Plan, key: str, trace: Trace, now: float) -> tuple[str, object] | None:
     """The variant, and the rule, that a plan gives the customer of a request; None where it gives none."""
     if key not in plan.experiments or trace.request.channel not in plan.channels:
@@ -179,7 +221,7 @@ def _days_added(before: Plan, one: ChangeEvidence, log_dir: Path) -> tuple[float
     With n units in d days, and D days left by the report, a verdict takes n (d + D) / d units. Of these k = n less the
     dropped and the moved stay, and n / d times the rate come each day.
     """
-    lost = (one.dropped + one.moved) / one.exposed
+    lost = ((one.dropped or 0) + (one.moved or 0)) / one.exposed
     reports = [one.key] if before.experiments[one.key].spec.metrics is not None else []
     rules = [rule.experiment for rule in before.experiments[one.key].rules]
     reports = reports or [rule.key for rule in rules if rule.spec.metrics is not None and len(rule.spec.variants) > 1]

@@ -1,6 +1,7 @@
 """Names that decide who a customer is to the plan: those that its conditions, dates and caps read."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 
@@ -38,6 +39,41 @@ def read_names(
     featurizers += [one.logged_traits for one in tested if one.logged_traits is not None]
     features = (name for part in featurizers for name in part.traits)
     return frozenset(name.partition(".")[0] for name in (*names, *features, "timezone", *LANGUAGE_TRAITS))
+
+
+def experiment_names(specs: Specs, key: str) -> frozenset[str]:
+    """The traits, as dotted paths, that decide who has a variant of an experiment or a flag.
+
+    They are those of its conditions and units, of the experiments that it needs, and the units of its holdouts.
+    """
+    found: set[str] = set()
+    asked, left = set[str](), [key]
+    while left:
+        spec = specs.experiments.get(left.pop())
+        if spec is None or spec.key in asked:
+            continue
+        asked.add(spec.key)
+        units = {one.unit for one in specs.layers.holdouts if one.covers(spec)}
+        for node in _mappings(msgspec.to_builtins(spec)):
+            units |= {node["unit"]} if isinstance(node.get("unit"), str) else set()
+            left += [node["experiment"]] if isinstance(node.get("experiment"), str) else []
+            for name in _CONDITIONS & node.keys():
+                if isinstance(node[name], Mapping):
+                    found |= condition_fields(expand_segments(node[name], specs.segments))
+        found |= {specs.units.traits[unit] for unit in units if unit in specs.units.traits}
+    return frozenset(found)
+
+
+def _mappings(value: object) -> Iterator[Mapping[str, Any]]:
+    """Yield the mappings in a specification, at any depth; a payload and a value are the shop's own."""
+    if isinstance(value, Mapping):
+        yield value
+        for key, part in value.items():
+            if key not in {"payload", "value"}:
+                yield from _mappings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _mappings(part)
 
 
 def _read(value: object) -> Iterator[str]:

@@ -95,6 +95,7 @@ def _compare(
     """What the change from one folder to another does."""
     from engine.catalog.check.load import load_specs
     from engine.catalog.diff.experiments import compare_specs
+    from engine.catalog.plan.audience_names import experiment_names
     from engine.catalog.plan.compile import compile_plan
     from engine.rehearse.generated_customers import make_customers
     from engine.rehearse.variant_moves import count_moves
@@ -119,7 +120,8 @@ def _compare(
     from engine.analysis.checks.change_evidence import measure_change
 
     keys = list(dict.fromkeys([*(change.key for change in changes), *(move.experiment for move in found.moves)]))
-    return msgspec.structs.replace(found, evidence=measure_change(plans[0], plans[1], keys, log_dir, now))
+    names = {key: (experiment_names(before, key), experiment_names(after, key)) for key in keys}
+    return msgspec.structs.replace(found, evidence=measure_change(plans[0], plans[1], names, log_dir, now))
 
 
 def _print_plan(found: PlannedChange, title: str) -> None:

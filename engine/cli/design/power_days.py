@@ -38,6 +38,7 @@ class DaysReport(msgspec.Struct, frozen=True, kw_only=True):
     """The days until a verdict of experiment `key` on a metric, with the relative effect `mde`.
 
     `baseline` and `deviation` are of the customers that the draft would have let in during the log's `log_days`.
+    `coverage` is that at the end of its ramp, where it has one: every row counts with it from the first day on.
     """
 
     key: str
@@ -46,6 +47,7 @@ class DaysReport(msgspec.Struct, frozen=True, kw_only=True):
     baseline: float
     deviation: float | None
     log_days: float
+    coverage: float | None = None
     rows: list[DaysRow]
 
 
@@ -74,6 +76,8 @@ def print_days(
         f"{report.key}: days until a verdict on {report.metric} with an effect of {report.mde:+.1%}; it is "
         f"{report.baseline:.4g} in {report.log_days:.0f} days of the log"
     )
+    if report.coverage is not None:
+        print_line(f"It has a ramp; every row counts with the coverage at its end, {report.coverage:.4g}, from day one")
     for row in report.rows:
         days, late = ("more than 730" if one is None else f"{one:.0f}" for one in (row.days, row.days_80))
         what = f"{row.vary}: {row.value}"
@@ -90,7 +94,10 @@ def report_days(folder: Path, log: Path, key: str, *, metric: str | None, mde: f
     from engine.analysis.design.question_from_plan import build_question
     from engine.analysis.planning.first_values import find_log_end
     from engine.catalog.check.load import load_specs
+    from engine.catalog.plan.audience_names import experiment_names
+    from engine.catalog.spec.ramp import final_coverage
     from engine.journal.log.logged_requests import logged_requests
+    from engine.journal.untraced_names import find_untraced
     from engine.rehearse.arrivals import draft_plans, first_arrivals
 
     specs = load_specs(folder)
@@ -103,9 +110,17 @@ def report_days(folder: Path, log: Path, key: str, *, metric: str | None, mde: f
     if not effect:
         raise BadInput("power --days: name the relative effect to find, as in --mde 0.05, or mde in metrics.yaml")
     traces = list(logged_requests(log))
+    untraced = find_untraced(experiment_names(specs, key), traces)
+    if untraced:
+        raise BadInput(
+            f"power --days: the log's traces do not have {', '.join(untraced)}, which {key} reads, so its customers "
+            "cannot be counted; they have it some days after a segment of the running plan reads it"
+        )
     begin, end = traces[0].now, max(find_log_end(log), traces[-1].now, traces[0].now + 1.0)
     arrived = {name: first_arrivals(plan, key, traces) for name, plan in plans.items()}
-    return _Days(question=question, spec=spec, effect=effect, log=log, span=(begin, end), arrived=arrived).report()
+    found = _Days(question=question, spec=spec, effect=effect, log=log, span=(begin, end), arrived=arrived).report()
+    drafted = specs.experiments[key]
+    return replace(found, coverage=final_coverage(drafted.ramp, drafted.coverage)) if drafted.ramp else found
 
 
 @dataclass(frozen=True, kw_only=True)
