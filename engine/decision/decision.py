@@ -288,7 +288,7 @@ def _choose_offers(
     for placement in request.placements:
         selection = selection_at(plan, request.channel, placement, assigned)
         lost = options.availability.lost.get(placement, NONE_LOST)
-        if placement in options.preview:
+        if placement in options.preview and placement not in plan.experiments:  # the key of both is an experiment's
             choice = Choice(offer=plan.offers[options.preview[placement]], reason="preview", propensity=1.0)
         elif silence is not None:
             reason, until = silence

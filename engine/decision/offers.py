@@ -272,12 +272,17 @@ def _weigh_candidates(query: OfferQuery, model: _Model, places: Ints) -> _Candid
 
 
 def _without_lost(query: OfferQuery, candidates: _Candidates) -> _Candidates:
-    """The candidates less those whose claim was denied, their probabilities renormalized."""
+    """The candidates less those whose claim was denied, their probabilities renormalized.
+
+    None is left where all the others have probability 0: those are never shown, so the fallback is.
+    """
     if query.lost.keys().isdisjoint(candidates.names):
         return candidates
     names = candidates.names
     kept = [place for place, name in enumerate(names) if name not in query.lost]
     total = sum(candidates.probabilities[place] for place in kept)
+    if not total:
+        return _Candidates([], [], [])
     return _Candidates(
         [candidates.places[place] for place in kept],
         [names[place] for place in kept],

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import field
+from msgspec.structs import replace
 
 from engine.decision.decision import DecideRequest
 from engine.errors import BadInput
@@ -29,7 +30,8 @@ class DecideBody(DecideRequest, frozen=True, kw_only=True, forbid_unknown_fields
     )
     context: Attributes = field(default_factory=dict)
     preview: Annotated[str, msgspec.Meta(max_length=4000)] | msgspec.UnsetType = msgspec.UNSET
-    """A preview token, whose variants and offers its bearer sees; or it is in the header `X-Counterpoint-Preview`."""
+    """A preview token, whose variants and offers its bearer sees; or it is in the header `X-Counterpoint-Preview`.
+    An empty one is none."""
 
 
 class EvaluationRequest(msgspec.Struct, frozen=True):
@@ -51,7 +53,7 @@ def decode_decide(body: bytes) -> DecideBody:
     request = decode_json(_decoder, body)
     if request.channel == CAMPAIGN_CHANNEL:
         raise BadInput(f"channel: {CAMPAIGN_CHANNEL!r} is where campaigns choose; ask /v1/due for their messages")
-    return request
+    return replace(request, preview=msgspec.UNSET) if request.preview == "" else request
 
 
 def decode_context(body: bytes) -> dict[str, object]:

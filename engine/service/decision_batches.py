@@ -16,7 +16,9 @@ Invariants:
 3. Each request has its own budget from its arrival, also while it waits for a batch. The one timer here watches the
    oldest; past its deadline a request whose customer is not read is decided without the store, at once.
 4. Each request is answered once, by `deliver`, after its records are in the spool.
-5. `admission` counts those that wait. Whoever calls `add` asks it first, so that the queue is one of a budget's length.
+5. `admission` counts those that wait. Whoever calls `add` asks `is_full` first, so that the queue for the CPU stays
+   short; those that wait for the store are no part of it.
+6. Only a store that was asked can fail: a budget that ends in the queue for the CPU says nothing about the store.
 """
 
 import asyncio
@@ -33,6 +35,7 @@ from engine.service.access.admission import Admission
 from engine.service.decision_flow import DecisionFlow, LowPools
 from engine.service.decision_task import Decided, DecidedTask, DecisionTask, FailedTask, FetchedTask, Prepared, attempt
 from engine.service.store_health import BudgetSpent, StoreBudget
+from engine.service.store_waits import StoreWaits
 
 IN_FLIGHT = 2
 """Batches at a time: while one waits for the store, the other is decided. A third would wait for the CPU anyway, and
@@ -41,6 +44,8 @@ MOST_REQUESTS = 512
 """Requests of one batch: a burst is read at once, since a request that is read is no longer degraded for its wait."""
 HOLD_SECONDS = 0.005
 """By the wall clock: reading the clock of the thread after each decision took a fifth of its CPU."""
+LATE_SECONDS = 0.01
+"""A request is unread for so long past its deadline only if the CPU has more to do than it can."""
 LOOK_SECONDS = 0.001
 """After a deadline, for what arrived while this process waited for a CPU."""
 _EXPIRED_AT_ONCE = 32
@@ -85,9 +90,31 @@ class DecisionBatches:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._in_flight = 0
+        self._waits = StoreWaits()
         self._ended = asyncio.Event()
         """Set when a batch has ended."""
         self._is_starting = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a decision that comes now would wait for the CPU longer than it may."""
+        waiting, most = self.admission.waiting, self.admission.most
+        return waiting >= most and (self._is_late() or waiting - self._count_idle() >= most)
+
+    def _is_late(self) -> bool:
+        """Whether the CPU has not come to a request whose budget is spent."""
+        self._drop_read()
+        return bool(self._unread) and self._unread[0].deadline + LATE_SECONDS < asyncio.get_running_loop().time()
+
+    def _count_idle(self) -> int:
+        """The requests that wait for a slow store: it was asked for them, or has yet to answer the batches before."""
+        if not self._waits.is_slow:
+            return 0
+        return len(self._waits) + (len(self._arrived) if self._waits.reads == IN_FLIGHT else 0)
+
+    def _drop_read(self) -> None:
+        while self._unread and not self._unread[0].is_unread:
+            self._unread.popleft()
 
     def add(self, arrival: Arrival) -> None:
         """Decide a request with the others of this tick."""
@@ -136,8 +163,7 @@ class DecisionBatches:
 
     def _end(self) -> None:
         """Make room for the next batch."""
-        while self._unread and not self._unread[0].is_unread:
-            self._unread.popleft()
+        self._drop_read()
         self._in_flight -= 1
         self._ended.set()
         self._start()
@@ -188,6 +214,7 @@ class DecisionBatches:
             self._spawn(self._read_with_pools(usual, tasks))
         else:
             self._flow.read_batch(tasks, partial(self._take_customers, usual, {}))
+        self._waits.begin_read([arrival for arrival, _ in usual])
 
     async def _read_with_pools(
         self, usual: Sequence[tuple[Arrival, DecisionTask]], tasks: Sequence[DecisionTask]
@@ -202,6 +229,7 @@ class DecisionBatches:
         self, usual: Sequence[tuple[Arrival, DecisionTask]], pools: LowPools, customers: Sequence[BatchFetch]
     ) -> None:
         """Decide for the customers that were read, except where the budget ended meanwhile."""
+        self._waits.end_read([arrival for arrival, _ in usual])
         read = [
             (arrival, task, customer)
             for (arrival, task), customer in zip(usual, customers, strict=True)
@@ -281,6 +309,7 @@ class DecisionBatches:
     def _leave(self, arrival: Arrival, deciding: Coroutine[None, None, Decided]) -> None:
         """Have a task of its own decide a request."""
         arrival.is_open = False
+        self._waits.begin_write(arrival)
         self._spawn(self._alone(arrival, deciding))
 
     async def _alone(self, arrival: Arrival, deciding: Coroutine[None, None, Decided]) -> None:
@@ -289,6 +318,7 @@ class DecisionBatches:
             decided = await deciding
         except Exception as error:  # noqa: BLE001 (every request gets an answer)
             decided = FailedTask(error)
+        self._waits.end(arrival)
         self._finish_soon(arrival, decided)
 
     def _finish_soon(self, arrival: Arrival, decided: Decided) -> None:
@@ -309,6 +339,7 @@ class DecisionBatches:
         for (arrival, _), outcome in zip(decided, prepared, strict=True):
             arrival.is_open = arrival.is_unread = False
             self.admission.waiting -= 1
+            self._waits.end(arrival)
             try:
                 arrival.deliver(outcome)
             except Exception:  # the others are answered
@@ -335,6 +366,8 @@ class DecisionBatches:
             if arrival.is_unread:
                 arrival.is_unread = False
                 spent.append((arrival, self._degrade(arrival)))
+        if spent:
+            self._arrived = [arrival for arrival in self._arrived if arrival.is_unread]
         self._finish(spent)
         self._watch()
 
@@ -343,4 +376,7 @@ class DecisionBatches:
         task = attempt(lambda one: one.task or one.make_task(), arrival)
         if isinstance(task, FailedTask):
             return task
-        return self._flow.degrade(task, arrival.asked)
+        asked = self._waits.asked_at(arrival)
+        if asked is None and self._waits.reads < IN_FLIGHT:
+            return attempt(self._flow.decide_degraded, task)
+        return self._flow.degrade(task, asked or arrival.asked)

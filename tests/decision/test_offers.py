@@ -134,6 +134,14 @@ def test_a_lost_claim_leaves_the_others_renormalized(tmp_path: Path) -> None:
     assert (nothing.offer.key, nothing.reason, nothing.propensity) == ("z", "fallback", 1.0)
 
 
+def test_where_only_offers_of_probability_zero_are_left_the_fallback_is_shown(tmp_path: Path) -> None:
+    plan = shop(tmp_path, policy={"kind": "uniform", "floor": 0.0}, arbitration={"value": True})
+    lost: dict[str, Any] = {"a": "stock", "b": "stock"}  # c has no value, so it is never drawn
+    choice = ask(plan, availability=Availability(lost={"hero": lost})).choices["hero"]
+    assert (choice.offer.key, choice.reason, choice.propensity) == ("z", "fallback", 1.0)
+    assert choice.closed.items() >= lost.items()
+
+
 CAPPED = {
     "a": {"caps": [{"count": 2, "per": "7d"}, {"count": 1, "per": "1d", "window": "calendar", "event": "redemption"}]}
 }

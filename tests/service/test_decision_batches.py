@@ -27,6 +27,7 @@ from engine.journal.records import DecisionRecord, decode
 from engine.journal.spool import spool
 from engine.journal.traces import decode_trace
 from engine.service import decision_batches
+from engine.service.access.admission import MOST
 from engine.service.decision_batches import IN_FLIGHT, MOST_REQUESTS, Arrival, DecisionBatches
 from engine.service.decision_flow import DecisionFlow
 from engine.service.decision_task import DecisionTask, FailedTask, Prepared, PreparedTask, new_task
@@ -261,6 +262,34 @@ def test_without_a_store_each_is_degraded_and_recorded(tmp_path: Path, shop: Pat
     assert all(degraded(one) for one in outcomes)
     decoded = [decode(one) for one in records]
     assert len([one for one in decoded if isinstance(one, DecisionRecord)]) == many
+
+
+def test_waiting_for_a_store_that_hangs_is_no_overload(
+    tmp_path: Path, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decision_batches, "HOLD_SECONDS", 60.0)  # a slow machine cuts no batch in two
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+
+        async def ask(asked: Asked) -> list[Prepared]:
+            waves = []
+            while len(waves) < 5:
+                while asked.batches.is_full:  # noqa: ASYNC110 (until the store is found to be slow)
+                    await asyncio.sleep(0.01)
+                waves.append(asyncio.ensure_future(asked.together([plain("known-1")] * (MOST // 4))))
+                for _ in range(10):
+                    await asyncio.sleep(0)
+            assert asked.order == []
+            silent.close()
+            outcomes = [one for wave in waves for one in await wave]
+            busy = asyncio.ensure_future(asked.together([plain("known-1")] * MOST))
+            await asyncio.sleep(0)
+            assert asked.batches.is_full  # the CPU has not come to any of them yet
+            return [*outcomes, *await busy]
+
+        port = silent.getsockname()[1]
+        outcomes = run(ask, tmp_path, shop, f"redis://127.0.0.1:{port}/0", timeout=30.0)
+    assert len(outcomes) == MOST // 4 * 5 + MOST
+    assert all(degraded(one) for one in outcomes)
 
 
 def test_a_choice_called_unlimited_needs_no_claim_and_no_later_event(shop: Path) -> None:

@@ -1,17 +1,22 @@
+import asyncio
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import pytest
 from litestar import Litestar
 
+from engine.catalog.plan.plan import Plan
+from engine.service.access import fast_path
 from engine.service.access.connection import ConnectionLimits
 from engine.service.access.fast_path import fast_path_protocol, parse_plain_request
 from engine.service.app import create_app
+from engine.service.endpoints.flag_stream import FlagChanges
 from engine.service.http import Call, Reply, endpoint
 from engine.service.server import HOT_PATHS
 from engine.settings import Settings
@@ -152,6 +157,41 @@ def test_a_plain_parameter_at_the_end_of_a_path_takes_the_fast_path(kind: str) -
         assert params(b"POST /flags/" + other + b" HTTP/1.1") is None, other
     assert params(b"POST /flags/a HTTP/1.0") is None
     assert params(b"GET /flags/a HTTP/1.1") is None
+
+
+def test_open_streams_leave_room_for_requests(serve_protocol: ServeProtocol, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_path, "MOST_IN_PROGRESS", 2)
+    changes, released = FlagChanges(lambda: cast("Plan", None)), asyncio.Event()
+
+    async def stream(_: Call) -> Reply:
+        return changes.reply()
+
+    async def wait(_: Call) -> Reply:
+        await released.wait()
+        return Reply(b"{}")
+
+    async def release(_: Call) -> Reply:
+        released.set()
+        changes.close()
+        return Reply(b"{}")
+
+    routes = [endpoint("/stream", {"GET": stream}, limit=0), endpoint("/release", {"GET": release}, limit=0)]
+    app = Litestar([*routes, endpoint("/echo", {"POST": wait}, limit=100)], openapi_config=None)
+    with serve_protocol(app, fast_path_protocol(app, ["/echo"])) as port, ExitStack() as opened:
+
+        def send(message: bytes) -> socket.socket:
+            connection = opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+            connection.sendall(message)
+            return connection
+
+        streams = [send(b"GET /stream HTTP/1.1\r\nhost: h\r\n\r\n") for _ in range(4)]
+        assert all(one.recv(15) == b"HTTP/1.1 200 OK" for one in streams)
+        # Two wait at their handler; the third finds no room.
+        asked = [send(request(b"{}")) for _ in range(3)]
+        [refused], _, _ = select.select(asked, [], [], 60)
+        assert b"503 Service Unavailable" in refused.recv(1000)
+        send(b"GET /release HTTP/1.1\r\nhost: h\r\n\r\n").recv(1000)
+        assert all(b"200 OK" in one.recv(1000) for one in asked if one is not refused)
 
 
 def test_every_hot_path_is_a_route_that_takes_the_fast_path(tmp_path: Path, shop: Path, redis_url: str) -> None:

@@ -168,6 +168,27 @@ def test_without_the_store_a_preview_is_shown_all_the_same(tmp_path: Path) -> No
     assert answer["offers"]["hero"]["offer"] == "vip"
 
 
+def test_a_variant_of_an_experiment_with_the_key_of_a_placement_is_previewed(tmp_path: Path) -> None:
+    folder = write_shop(tmp_path / "experiments", SHOP)
+    chosen = yaml.safe_load((folder / "hero.yaml").read_text())
+    (folder / "hero_choice.yaml").write_text(yaml.safe_dump(chosen | {"key": "hero_choice"}))
+    (folder / "hero.yaml").write_text(yaml.safe_dump(SHOP["experiments"]["next"] | {"key": "hero"}))
+    settings = Settings(redis="redis://127.0.0.1:1", data=tmp_path / "data", experiments=folder)
+    token = sign_preview(settings, {"hero": "b"}, time.time() + 60)
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        answer = client.post("/v1/decide", json=ask("u1", experiments=["hero"], preview=token))
+        assert answer.status_code == 200, answer.text
+        # An empty token is none, and hides no other.
+        empty = ask("u1", experiments=["hero"], preview="")
+        plain = client.post("/v1/decide", json=empty)
+        by_header = client.post("/v1/decide", json=empty, headers={"X-Counterpoint-Preview": token})
+    assert answer.json()["experiments"]["hero"]["variant"] == "b"
+    assert answer.json()["offers"]["hero"]["offer"] == "banner"
+    assert plain.status_code == 200, plain.text
+    assert "preview" not in plain.text
+    assert by_header.json()["experiments"] == answer.json()["experiments"]
+
+
 def test_the_file_of_keys_may_have_the_secrets(tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
     keys = [{"name": "a", "role": "admin", "key": "ak-0123456789"}]

@@ -1,18 +1,21 @@
-"""How many decisions may wait for their answer: as many as are made within the budget of one.
+"""How many decisions may wait for the CPU: as many as are made within twice the budget of one.
 
 A queue that is longer answers everybody late. So a decision that comes while it is full is refused at once, with 503
 and `Retry-After`, for a tenth of the CPU of an answer. The time of a decision is measured, by the wall clock: on a busy
-machine fewer are admitted.
+machine fewer are admitted. Those past the first budget's worth are degraded, which still is an answer.
+
+A decision that waits for the store is none of the queue: it costs nothing until the store answers or its budget ends,
+and then it is degraded (promise 6). `DecisionBatches.is_full` counts which of both a decision waits for.
 """
 
 from engine.service.problems import Refusal, refuse_for_now
 
-_LEAST, MOST = 64, 1024
-"""Decisions that may wait on any machine, and with any budget; those whose budget ends are degraded."""
+_LEAST, MOST = 300, 1024
+"""Decisions that may wait for the CPU on any machine, and with any budget; those whose budget ends are degraded."""
 _FIRST_COST = 0.0002
 """Seconds of a decision before any was measured."""
-_SHARE = 0.5
-"""The share of the budget that decisions may fill: reading requests, the store's answers and refusals take the rest."""
+_BUDGETS = 2.0
+"""The budgets that waiting decisions may fill."""
 _SMOOTHING = 0.1
 
 
@@ -26,15 +29,12 @@ class Admission:
 
     def __init__(self, budget: float) -> None:
         self.waiting = 0
-        self._budget = budget * _SHARE
+        """For the CPU or for the store."""
+        self.most = _LEAST
+        """How many may wait for the CPU."""
+        self._budget = budget * _BUDGETS
         self._cost = _FIRST_COST
-        self._most = _LEAST
         self._limit()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether a decision that comes now would wait longer than it may."""
-        return self.waiting >= self._most
 
     def record_cost(self, decisions: int, seconds: float) -> None:
         """Take the time that some decisions took, of which each held the event loop a part."""
@@ -42,4 +42,4 @@ class Admission:
         self._limit()
 
     def _limit(self) -> None:
-        self._most = min(MOST, max(_LEAST, int(self._budget / self._cost)))
+        self.most = min(MOST, max(_LEAST, int(self._budget / self._cost)))

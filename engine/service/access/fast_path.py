@@ -37,8 +37,9 @@ HeaderList = list[tuple[bytes, bytes]]
 AsgiEndpoint = Callable[[HTTPScope, Receive, Send], Awaitable[None]]
 
 MOST_IN_PROGRESS = 1024
-"""Requests of a process that its handlers answer, each by itself: more events and exposures than it stores in a second
-or two. Decisions have a queue of their own (`admission`)."""
+"""Requests of a process that the fast path has its handlers answer, each by itself: more events and exposures than it
+stores in a second or two. Decisions have a queue of their own (`admission`). Streams and pages, which may stay open for
+an hour and do nothing meanwhile, are uvicorn's and do not count."""
 HELD_SECONDS = 0.5
 """Half of the shortest `Retry-After`."""
 _UNUSUAL = frozenset((b"expect", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"))
@@ -96,6 +97,8 @@ class FastPathProtocol(BoundedProtocol):
     """By request line."""
     prefixes: ClassVar[Sequence[tuple[bytes, str, AsgiEndpoint]]] = ()
     """For paths that end in a parameter: the request line up to it, the parameter's name, and the handler."""
+    in_progress: ClassVar[set[asyncio.Task[None]]] = set()
+    """The requests of all connections that the fast path has handlers answer."""
     _answered_at = 0.0
 
     def data_received(self, data: bytes) -> None:
@@ -110,14 +113,23 @@ class FastPathProtocol(BoundedProtocol):
                 self.cycle = cast("RequestResponseCycle", cycle)
                 if self._takes_whole(route, request, cycle):
                     return
-                if len(self.tasks) >= MOST_IN_PROGRESS:
+                if len(self.in_progress) >= MOST_IN_PROGRESS:
                     self._refuse_overload(cycle)
                 else:
-                    task = self.loop.create_task(self._answer(route, *request, cycle))
-                    task.add_done_callback(self.tasks.discard)
-                    self.tasks.add(task)  # uvicorn waits for these when it stops
+                    self._start_answer(route, request, cycle)
                 return
         super().data_received(data)
+
+    def _start_answer(self, route: HotRoute, request: tuple[HeaderList, bytes], cycle: _FastCycle) -> None:
+        """Have the route's handler answer the request by itself."""
+        task = self.loop.create_task(self._answer(route, *request, cycle))
+        self.in_progress.add(task)
+        self.tasks.add(task)  # uvicorn waits for these when it stops
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self.in_progress.discard(task)
+        self.tasks.discard(task)
 
     def _takes_whole(self, route: HotRoute, request: tuple[HeaderList, bytes], cycle: _FastCycle) -> bool:
         """Whether the route answers the request together with others."""
@@ -251,6 +263,7 @@ def fast_path_protocol(
 
     class Protocol(FastPathProtocol):
         limits = connection_limits or ConnectionLimits()
+        in_progress: ClassVar[set[asyncio.Task[None]]] = set()
         endpoints: ClassVar[Mapping[bytes, HotRoute]] = {
             f"POST {route.path} HTTP/1.1".encode(): HotRoute(
                 route.path, cast("AsgiEndpoint", route.route_handler.fn), route.route_handler.opt.get(TAKE)

@@ -46,7 +46,7 @@ class DecideEndpoint:
         """Decide a plain request with the others of its tick, from its bytes to those of its answer."""
         if not request.is_plain_json(self._limit) or request.has_header(b"idempotency-key"):
             return False
-        if self._batches.admission.is_full:
+        if self._batches.is_full:
             self._worker.metrics.count_refused()
             request.refuse(refuse_overload(), self._guard.origins)
             request.hold()
@@ -71,7 +71,7 @@ class DecideEndpoint:
 
     async def handle(self, call: Call) -> Reply:
         """Decide a request that did not come by the fast path, or has an idempotency key."""
-        if self._batches.admission.is_full:
+        if self._batches.is_full:
             self._worker.metrics.count_refused()
             raise refuse_overload()
         request = self._decode(call)

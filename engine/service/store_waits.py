@@ -1,0 +1,67 @@
+"""The requests of one worker that wait for the store, and whether it really is the store that they wait for.
+
+An answer of the store may have arrived and wait for the CPU, as everything else does. So the store is slow only if a
+read has no answer `SLOW_SECONDS` after it was sent, and the event loop has looked at its sockets since. It stays slow
+until a read is answered sooner.
+"""
+
+import asyncio
+import time
+from collections.abc import Hashable, Sequence
+
+SLOW_SECONDS = 0.01
+_LOOK_SECONDS = 0.001
+"""For what arrived while this process waited for a CPU."""
+
+
+class StoreWaits:
+    """The reads in progress, each named by its first request, and the requests that the store was asked for."""
+
+    def __init__(self) -> None:
+        self.is_slow = False
+        self._timers: dict[Hashable, asyncio.TimerHandle | None] = {}
+        """By read; None once it found the store slow."""
+        self._asked: dict[Hashable, float] = {}
+
+    def __len__(self) -> int:
+        """How many requests wait for the store's answer."""
+        return len(self._asked)
+
+    @property
+    def reads(self) -> int:
+        """How many reads are in progress."""
+        return len(self._timers)
+
+    def asked_at(self, request: Hashable) -> float | None:
+        """When the store was asked for a request that waits for it (monotonic, s); None if it was not."""
+        return self._asked.get(request)
+
+    def begin_read(self, requests: Sequence[Hashable]) -> None:
+        """Note a read for some requests, at least one."""
+        self._asked.update(dict.fromkeys(requests, time.monotonic()))
+        loop, read = asyncio.get_running_loop(), requests[0]
+        self._timers[read] = loop.call_later(SLOW_SECONDS, self._look_once_more, read)
+
+    def end_read(self, requests: Sequence[Hashable]) -> None:
+        """Note that the read for these requests was answered, or failed."""
+        timer = self._timers.pop(requests[0])
+        if timer is not None:
+            timer.cancel()
+            self.is_slow = False
+        for request in requests:
+            self.end(request)
+
+    def begin_write(self, request: Hashable) -> None:
+        """Note that a request waits for a write, or for a look-up of its own."""
+        self._asked[request] = time.monotonic()
+
+    def end(self, request: Hashable) -> None:
+        """Note that a request waits no longer, whether or not it did."""
+        self._asked.pop(request, None)
+
+    def _look_once_more(self, read: Hashable) -> None:
+        self._timers[read] = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._find_slow, read)
+
+    def _find_slow(self, read: Hashable) -> None:
+        self._timers[read] = None
+        self.is_slow = True
