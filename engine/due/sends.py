@@ -14,6 +14,8 @@
 Invariants:
 
 - Every change names the value that it replaces (`replace.lua`), so of two processes one goes on.
+- A message names the decisions whose claims may not be released yet (`unreleased_ids`) in the same change that makes
+  them void: after a crash they are released again, which changes nothing if they were.
 - A message is in the index before its state says so, and leaves it after its state does: what a crash leaves in the
   index is found there, and what it finds decides.
 - The arm that counts is the one stored as `drawn`. Its records are stored with it and appended before it waits: after
@@ -49,6 +51,7 @@ class Send(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """The state of a message (see the module). Times are seconds since 1970; `closes` is the end of its occurrence.
 
     `offers` and `exposes` are of the last lease: what was claimed, and the keys that a confirmation exposes.
+    `owed` are earlier decisions whose claims are to be released.
     `taken` is when it last counted against the channel's capacity, `holder` who may take it back early.
     """
 
@@ -65,6 +68,7 @@ class Send(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     why: str = ""
     records: list[tuple[bytes, str]] = []
     holder: str = ""
+    owed: list[str] = []
 
 
 class SendKey(NamedTuple):
@@ -90,6 +94,12 @@ class StoredSend(NamedTuple):
 
     send: Send | None
     value: bytes
+
+
+def unreleased_ids(send: Send) -> list[str]:
+    """The decisions of a message whose claims nobody has confirmed and somebody may have to release."""
+    is_void = send.state in ("waiting", "leased", "dropped") and send.decision_id
+    return [*send.owed, send.decision_id] if is_void else send.owed
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -5,10 +5,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
+import redis
 import time_machine
+from msgspec.structs import replace
 
+from engine import keyspace
 from engine.catalog.spec.offer import WEEKDAYS
+from engine.due.sends import Send
 from engine.journal.records import AnyRecord, DecisionRecord, ExposureRecord, decode
 from engine.journal.spool import spool
 
@@ -145,6 +150,7 @@ def test_an_unconfirmed_lease_returns_and_a_confirmed_one_does_not(open_shop: An
             "dropped": 1,
         }
         assert confirm(shop, sent=[sent]) == {"sent": 1}  # again, and nothing changes
+        assert confirm(shop, released=[released]) == {"released": 1}
         assert [item["message_id"] for item in due(shop, "email", lease=60)] == [first[1]["message_id"]]
     with time_machine.travel(MONDAY + timedelta(minutes=2), tick=True):
         again = due(shop, "email")
@@ -212,6 +218,48 @@ def test_quiet_hours_move_a_message_and_consent_withdrawn_stops_it(open_shop: An
         morning = {item["customer"] for item in due(shop, "email")}
         assert 4 <= len(morning) <= 25  # of 40 the morning's third
         assert "u-00" not in morning
+
+
+def test_a_running_lease_stands_and_one_that_was_lost_uses_up_no_cap(open_shop: Any) -> None:
+    """What races and crashes leave behind: a message moved forward in the index, claims that were not released."""
+    campaign = WEEKLY | {"channels": WEEKLY["channels"][:1], "schedule": {"days": ["monday"], "at": ["00:00"]}}
+    caps = [{"count": 1, "per": "1d"}]
+    shop = open_shop(
+        {
+            "offers": {"coffee": {"caps": caps}},
+            "placements": {"letter": {"offers": ["coffee"]}},
+            "channels": {"email": {"outbound": True}},
+            "campaigns": [campaign],
+        }
+    )
+    store = redis.Redis.from_url(shop.settings.redis)
+
+    def bring_forward() -> None:
+        members = store.zrange(keyspace.due("email"), 0, -1)
+        store.zadd(keyspace.due("email"), dict.fromkeys(members, 0.0), xx=True)
+
+    with time_machine.travel(MONDAY, tick=True):
+        people(shop)
+        first = due(shop, "email", lease=60)
+        assert len(first) > 5
+        bring_forward()
+        assert due(shop, "email") == []  # the others have their leases
+        released = [item["decision_id"] for item in first[:3]]
+        assert confirm(shop, released=released) == {"released": 3}
+        assert confirm(shop, released=released) == {"released": 3}
+        again = due(shop, "email", lease=60)
+        assert {item["customer"] for item in again} == {item["customer"] for item in first[:3]}
+        assert confirm(shop, released=released) == {"expired": 3}
+    # A process wins a lease and dies before it releases what the lease before claimed.
+    for key in store.scan_iter(keyspace.due_message("*", "weekly/*")):
+        send = msgspec.msgpack.decode(store.get(key) or b"", type=Send)
+        if send.state == "leased":
+            lost = replace(send, owed=[send.decision_id], decision_id="d-lost", offers=[], exposes=[])
+            store.set(key, msgspec.msgpack.encode(lost))
+    with time_machine.travel(MONDAY + timedelta(minutes=2), tick=True):
+        last = due(shop, "email")
+        assert {(item["customer"], item["offer"]) for item in last} == {(one["customer"], "coffee") for one in first}
+        assert confirm(shop, sent=[item["decision_id"] for item in last]) == {"sent": len(first)}
 
 
 @pytest.mark.parametrize(

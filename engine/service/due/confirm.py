@@ -6,8 +6,8 @@
 | released | released | | is due again at once |
 | dropped | released | | is not sent in this occurrence |
 
-Confirming again changes nothing: the collector counts each key of an exposure once. A message that was handed out to
-another sender since, because its lease had ended, is `expired`: its decision is not the one that counts.
+The same report again changes nothing: the collector counts each key of an exposure once. A message that was handed
+out to another sender since, because its lease had ended, is `expired`: its decision is not the one that counts.
 """
 
 import asyncio
@@ -18,13 +18,12 @@ from typing import Literal, NamedTuple
 from msgspec.structs import replace
 
 from engine import keyspace
-from engine.catalog.plan.plan import Plan
 from engine.customers.redis.pipeline import StoredValues
 from engine.due.customers import FoundCustomer, ReadCustomer, read_customers
 from engine.due.index import DueIndex
-from engine.due.sends import Send, SendKey, StoredSend, read_sends, replace_send
+from engine.due.sends import Send, SendKey, SendState, StoredSend, read_sends, replace_send
 from engine.journal.records import ExposureRecord
-from engine.service.due.desk import release_of
+from engine.service.due.release import release_leases
 from engine.service.worker import Worker
 
 Outcome = Literal["sent", "released", "dropped"]
@@ -102,9 +101,10 @@ def _state_of(decision_id: str, outcome: Outcome, stored: StoredSend | None) -> 
         return "expired"
     if send.state == "sent":
         return "sent"
-    if send.state != "leased":
-        return outcome if send.state == "dropped" and outcome == "dropped" else "expired"
-    return None
+    if send.state == "leased":
+        return None
+    repeated: dict[SendState, Confirmation] = {"dropped": "dropped", "waiting": "released"}
+    return outcome if repeated.get(send.state) == outcome else "expired"
 
 
 async def _store(worker: Worker, index: DueIndex, one: _Reported, now: float) -> Confirmation:
@@ -113,23 +113,15 @@ async def _store(worker: Worker, index: DueIndex, one: _Reported, now: float) ->
     if one.outcome == "sent":
         after = replace(send, state="sent")
     else:
-        await _release(worker, worker.plan, one, now)
         after = replace(send, state="waiting" if one.outcome == "released" else "dropped", at=now, why="sender")
     if one.outcome == "released":
         await index.add(send.channel, one.place, now)
     if await replace_send(pipeline, one.place, one.value, after, now) is None:
         return "expired"
+    if one.outcome != "sent":
+        await release_leases(worker, worker.plan, one.customer, send, now)
     if one.outcome != "released":
         await index.remove(send.channel, one.place)
     if one.outcome != "sent" and send.channel in worker.plan.capacities:
         await index.give_back(send.channel, send.taken)
     return one.outcome
-
-
-async def _release(worker: Worker, plan: Plan, one: _Reported, now: float) -> None:
-    """Release what the lease claimed."""
-    if not isinstance(one.customer, FoundCustomer):
-        return
-    for offer in one.send.offers:
-        if offer in plan.offers:
-            await worker.event_claims.release(one.customer.key, release_of(plan, one.send, offer), now)

@@ -3,9 +3,11 @@
 A message is taken from the index (`DueIndex.take`), leased in its own state, decided as any request, claimed, recorded,
 and answered, in this order. Invariants:
 
-1. A message is handed out by one process: its state goes from the value that was read to `leased`.
+1. A message is handed out by one process: its state goes from the value that was read to `leased`. The state decides,
+   not the index: a message whose lease runs is put back, whatever brought it forward, except for its holder.
 2. Caps, consent, quiet hours, stock and budget are asked when it is handed out, and claimed before it leaves. A lease
-   that ended unconfirmed was decided for nothing: its claims are released before the message is decided again.
+   that ended unconfirmed was decided for nothing: its claims are released before the message is decided again, and
+   after the state has changed, since until then it may be confirmed.
 3. What a crash leaves behind returns when the lease ends. So a sender that dies after sending and before confirming
    gets the message again, with the same `message_id`, by which its provider can recognize it.
 4. A message whose customer has another of the same occurrence, under an identifier that was merged into them, is
@@ -24,8 +26,6 @@ from msgspec.structs import replace
 
 from engine import keyspace
 from engine.catalog.plan.plan import Plan
-from engine.claims.claims import Claim
-from engine.claims.requirements import claim_id, pool_shares
 from engine.customer import has_consented
 from engine.decision.answers import OfferAnswer
 from engine.decision.decision import DecideRequest
@@ -33,11 +33,12 @@ from engine.decision.offers import OfferReason
 from engine.decision.schedule import attributes_of, name_cause
 from engine.due.customers import FoundCustomer, Gone, ReadCustomer, keys_of, read_customers, strongest_id
 from engine.due.index import DueIndex
-from engine.due.sends import SETTLED, Send, SendKey, StoredSend, read_sends, replace_send
+from engine.due.sends import SETTLED, Send, SendKey, StoredSend, read_sends, replace_send, unreleased_ids
 from engine.journal.from_decision import exposable_keys, records_of
 from engine.service.decision_flow import DecisionFlow
 from engine.service.decision_task import Decided, DecidedTask, DecisionTask, FailedTask
 from engine.service.due.planner import Planner
+from engine.service.due.release import release_leases
 from engine.service.ids import new_id, tag_customer
 from engine.service.recorder import encode_records
 from engine.service.worker import Worker
@@ -221,17 +222,23 @@ class DueDesk:
         channel = terms.channel
         send, now = own.send, terms.now
         if send is None or send.state in SETTLED or send.channel != channel:
+            if send is not None and send.state == "dropped":
+                await release_leases(self._worker, plan, customer, send, now)  # a crash may have come before
             await self._index.remove(channel, place)
             return None
         if send.state == "drawn" or not isinstance(customer, FoundCustomer | Gone):
             await self._index.add(channel, place, now + AGAIN_SECONDS)
             return None
+        if send.state == "leased" and send.at > now and not (send.holder and send.holder == terms.holder):
+            await self._index.add(channel, place, send.at)
+            return None
         ids = strongest_id(customer.profile) if isinstance(customer, FoundCustomer) else None
         why = _why_not(plan, place, send, customer, _Related(others, now))
-        if send.state == "leased":
-            await self._release_claims(plan, customer, send, now)
         if why is not None or ids is None or not isinstance(customer, FoundCustomer):
-            await self._drop(place, send, own.value, why or "gone", now)
+            dropped = replace(send, state="dropped", why=why or "gone")
+            if await replace_send(self._pipeline, place, own.value, dropped, now) is not None:
+                await release_leases(self._worker, plan, customer, send, now)
+                await self._index.remove(channel, place)
             return None
         decision_id = tag_customer(new_id(now, ahead=True), ids)
         leased = replace(
@@ -243,10 +250,12 @@ class DueDesk:
             exposes=[],
             taken=now,
             holder=terms.holder,
+            owed=unreleased_ids(send),
         )
         value = await replace_send(self._pipeline, place, own.value, leased, now)
         if value is None:
             return None
+        await release_leases(self._worker, plan, customer, send, now)
         task = DecisionTask(
             request=DecideRequest(customer=ids, channel=channel, placements=[send.placement]),
             now=now,
@@ -259,7 +268,10 @@ class DueDesk:
         """What becomes of a leased message by its decision: it is answered, waits, or is dropped."""
         place, send, value = leased.place, leased.send, leased.value
         if isinstance(outcome, FailedTask) or outcome.decision.answer.degraded:
-            await self._wait(place, send, value, now + AGAIN_SECONDS, now)
+            # It may have claimed, though no answer came: as after a crash, the next lease releases that.
+            again = now + AGAIN_SECONDS
+            await self._index.add(send.channel, place, again)
+            await replace_send(self._pipeline, place, value, replace(send, at=again, owed=[]), now)
             return None
         decision = outcome.decision
         choice = decision.choices[send.placement]
@@ -267,19 +279,25 @@ class DueDesk:
             await self._wait(place, send, value, choice.not_before, now)
             return None
         offers = [item.offer.key for item in choice.items if not item.is_silent]
-        claimed = replace(send, offers=offers, exposes=exposable_keys(decision))
+        claimed = replace(send, offers=offers, exposes=exposable_keys(decision), owed=[])
         cause, is_campaign = name_cause(place.cause)
         is_over = not is_campaign and choice.moment != cause
         if choice.is_silent or is_over or decision.erased:
+            # These claims are of this decision alone, which nobody has seen: they go, whoever has the message now.
             if not choice.is_silent:
-                await self._release_claims(plan, leased.customer, claimed, now)
-            await self._drop(place, claimed, value, "over" if is_over else choice.reason, now)
+                await release_leases(self._worker, plan, leased.customer, claimed, now)
+            why = "over" if is_over else choice.reason
+            dropped = replace(claimed, state="dropped", why=why, decision_id="")
+            if await replace_send(self._pipeline, place, value, dropped, now) is not None:
+                await self._index.remove(send.channel, place)
             return None
         await self._pipeline.send(
             "SET", keyspace.due_lease(send.decision_id), place.member, "EX", int(send.at - now + DAY)
         )
         if await replace_send(self._pipeline, place, value, claimed, now) is None:
-            return None  # its lease ended meanwhile, and another process has it
+            # Its lease ended meanwhile, and another process has it, which may have looked before this one claimed.
+            await release_leases(self._worker, plan, leased.customer, claimed, now)
+            return None
         answer = decision.answer.offers[send.placement]
         return DueItem(
             decision_id=send.decision_id,
@@ -303,44 +321,8 @@ class DueDesk:
     async def _wait(self, place: SendKey, send: Send, value: bytes, at: float, now: float) -> None:
         """Let a leased message wait until `at` (s since 1970)."""
         await self._index.add(send.channel, place, at)
-        await replace_send(self._pipeline, place, value, replace(send, state="waiting", at=at, decision_id=""), now)
-
-    async def _drop(self, place: SendKey, send: Send, value: bytes, why: str, now: float) -> None:
-        """Send a message never, for the reason `why`."""
-        dropped = replace(send, state="dropped", why=why, decision_id="")
-        if await replace_send(self._pipeline, place, value, dropped, now) is not None:
-            await self._index.remove(send.channel, place)
-
-    async def _release_claims(self, plan: Plan, customer: ReadCustomer, send: Send, now: float) -> None:
-        """Release what the last lease of a message claimed.
-
-        A process that died before it stored the offer may have claimed any that its decision could show.
-        """
-        if not isinstance(customer, FoundCustomer):
-            return
-        selection = plan.selections.get((send.channel, send.placement))
-        offers = set(send.offers or (selection.arms if selection else ()))
-        if not send.offers and selection is not None:
-            offers.add(selection.fallback.key)
-            moments = plan.moments.get((send.channel, send.placement), ())
-            offers.update(offer.key for moment in moments for offer in moment.offers)
-        await asyncio.gather(
-            *(
-                self._worker.event_claims.release(customer.key, release_of(plan, send, key), now)
-                for key in sorted(offers)
-                if key in plan.offers
-            )
-        )
-
-
-def release_of(plan: Plan, send: Send, offer: str) -> Claim:
-    """The claim that showing an offer in the last lease of a message made, to be released."""
-    limits = plan.offers[offer].limits
-    return Claim(
-        id=claim_id(send.decision_id, offer),
-        counters=list(limits.exposed.get(send.channel, ())),
-        shares=pool_shares(plan.offers[offer]),
-    )
+        waiting = replace(send, state="waiting", at=at, decision_id="", owed=[])
+        await replace_send(self._pipeline, place, value, waiting, now)
 
 
 def message_id(place: SendKey, send: Send) -> str:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from engine.catalog.plan.plan import Campaign, Plan
+from engine.customers.redis.keys import ProfileKey
 from engine.customers.store import FetchedCustomer
 from engine.customers.time_slice import TimeSlice
 from engine.decision.decision import Availability, DecideRequest
@@ -32,7 +33,7 @@ from engine.decision.schedule import (
 )
 from engine.due.customers import FoundCustomer, Gone, keys_of, read_customers, strongest_id
 from engine.due.index import DONE, MOMENTS, SHARDS, DueIndex, Look
-from engine.due.sends import Send, SendKey, StoredSend, read_sends, replace_send
+from engine.due.sends import Send, SendKey, StoredSend, read_sends, replace_send, unreleased_ids
 from engine.service.decision_flow import DecisionFlow
 from engine.service.decision_task import DecisionTask, FetchedTask
 from engine.service.ids import mark_repeatable, new_id, tag_customer
@@ -118,25 +119,31 @@ class Planner:
             if isinstance(customer, FoundCustomer) and customer.key == look.key:
                 upcoming = find_next_moments(plan, customer.profile, now)
                 moments.append((customer, upcoming.due, upcoming.ended))
-                later = [at for at in (upcoming.look_at, next_day_begin(plan, customer.profile, now)) if at is not None]
-                ends.append((look, min(later, default=None), False))
+                begin = next_day_begin(plan, customer.profile, now)
+                ends.append((look, _earliest(upcoming.look_at, begin), False))
             elif isinstance(customer, FoundCustomer | Gone):
                 ends.append((look, None, True))
             else:
                 ends.append((look, now + 1.0, False))
         merged = {one.key for key, one in found.items() if isinstance(one, FoundCustomer) and one.key != key}
         await self._index.note(merged, now)
-        await self._plan_moments(moments, now)
+        busy = await self._plan_moments(moments, now)
         customers = [customer for customer, _, _ in moments]
         for campaign in plan.campaigns.values() if customers else ():
             for day in open_days(campaign, now):
                 await self._draw(plan, campaign, day, customers, now)
-        await asyncio.gather(*(self._index.end_look(look, at, is_gone=gone) for look, at, gone in ends))
+        await asyncio.gather(
+            *(self._index.end_look(look, _earliest(at, busy.get(look.key)), is_gone=gone) for look, at, gone in ends)
+        )
 
     async def _plan_moments(
         self, customers: Iterable[tuple[FoundCustomer, list[DueMoment], list[str]]], now: float
-    ) -> None:
-        """Let the messages of moments wait, each occurrence once; conditions that ended may begin again."""
+    ) -> dict[ProfileKey, float]:
+        """Let the messages of moments wait, each occurrence once; conditions that ended may begin again.
+
+        Returns until when (s since 1970) a sender has an earlier message of a moment, by customer.
+        """
+        busy: dict[ProfileKey, float] = {}
         wanted = [(customer, due) for customer, moments, _ in customers for due in moments]
         stored = await self._read_all([(customer, due.cause) for customer, due in wanted])
         writes: list[Coroutine[None, None, object]] = []
@@ -153,6 +160,11 @@ class Planner:
             same = [(at, one) for at, one in known if one.send and one.send.occurrence == due.occurrence]
             if not same:
                 own = next(one for at, one in known if at == place)
+                if own.send and own.send.state == "leased" and own.send.at > now:
+                    busy[customer.key] = min(own.send.at, busy.get(customer.key, own.send.at))
+                    continue
+                if own.send:
+                    send = replace(send, owed=unreleased_ids(own.send))
                 writes.append(self._begin(place, own, send, now))
             elif due.occurrence == HOLDING:
                 writes += [self._prolong(at, one, due.end, now) for at, one in same]
@@ -160,9 +172,11 @@ class Planner:
         for known in await self._read_all(ended):
             for at, one in known:
                 if one.send and one.send.occurrence == HOLDING and one.send.state != "leased":
-                    over = replace(one.send, occurrence="over", state="dropped", why="over")
+                    ids = unreleased_ids(one.send)
+                    over = replace(one.send, occurrence="over", state="dropped", why="over", decision_id="", owed=ids)
                     writes.append(replace_send(self._pipeline, at, one.value, over, now))
         await asyncio.gather(*writes)
+        return busy
 
     async def _begin(self, place: SendKey, before: StoredSend, send: Send, now: float) -> None:
         """Let a message wait: first in the index, which a crash leaves to be read, then in its own state."""
@@ -261,3 +275,8 @@ class Planner:
             closes=span[1],
             records=list(prepared.answer.records),
         )
+
+
+def _earliest(*times: float | None) -> float | None:
+    """The first of some times; None where there is none."""
+    return min((time for time in times if time is not None), default=None)
