@@ -11,7 +11,7 @@ import msgspec
 
 from engine.catalog.plan.peer_hashing import FLAGSMITH_PLACES
 from engine.imports.draft import Draft, Split
-from engine.imports.flagsmith_segments import SegmentReader, read_segments
+from engine.imports.flagsmith_segments import FlagsmithSegment, SegmentReader
 from engine.imports.model import Json, Unsupported
 from engine.imports.predicates import ALWAYS, Hash, Tree, trait
 from engine.imports.shared_parts import ReadFlag, SharedParts
@@ -46,9 +46,9 @@ def read_flagsmith(document: Json, shop: SharedParts) -> Iterator[tuple[str, Rea
         Unsupported: if it is neither of the two forms.
     """
     source = _ContextSource(document) if isinstance(document.get("features"), Mapping) else _EnvironmentSource(document)
-    shop.name_flags(state.name for state in source.features)
-    for state in source.features:
-        yield state.name, lambda state=state: _read(state, source, shop)  # type: ignore[misc]
+    shop.name_flags(name for name, state in source.features if isinstance(state, FlagsmithState))
+    for name, state in source.features:
+        yield name, lambda state=state: _read(state, source, shop)  # type: ignore[misc]
 
 
 class _ContextSource:
@@ -56,11 +56,10 @@ class _ContextSource:
 
     def __init__(self, document: Json) -> None:
         features, segments = document["features"], document.get("segments")
-        self.features = [
-            read_source(one, FlagsmithState) for one in (features if isinstance(features, Mapping) else {}).values()
-        ]
+        named = features if isinstance(features, Mapping) else {}
+        self.features = [_name_state(str(name), one) for name, one in named.items()]
         self.prefix = ""
-        self.segments = read_segments(segments if isinstance(segments, Mapping) else {})
+        self.segments: Mapping[str, object] = segments if isinstance(segments, Mapping) else {}
         self.overrides = {
             name: [read_source(one, FlagsmithState) for one in _listed(segment, "overrides")]
             for name, segment in (segments if isinstance(segments, Mapping) else {}).items()
@@ -75,12 +74,12 @@ class _EnvironmentSource:
         states = document.get("feature_states")
         if not isinstance(states, list):
             raise Unsupported("has neither 'features' nor 'feature_states'; give an environment document of Flagsmith")
-        self.features = [_state(one) for one in states]
+        self.features = [_name_state(f"feature_states[{at}]", _raw_state(one)) for at, one in enumerate(states)]
         self.prefix = f"{document.get('api_key', '')}_"
         project = document.get("project")
         listed = _listed(project, "segments")
         keyed = {str(_get(one, "id")): {**_mapping(one), "key": str(_get(one, "id"))} for one in listed}
-        self.segments = read_segments(keyed)
+        self.segments: Mapping[str, object] = keyed
         self.overrides = {
             str(_get(one, "id")): [_state(state) for state in _listed(one, "feature_states")] for one in listed
         }
@@ -91,8 +90,14 @@ class _EnvironmentSource:
         ]
 
 
-def _read(state: FlagsmithState, source: _ContextSource | _EnvironmentSource, shop: SharedParts) -> Draft:
-    """The draft of one feature."""
+def _read(state: FlagsmithState | Unsupported, source: _ContextSource | _EnvironmentSource, shop: SharedParts) -> Draft:
+    """The draft of one feature.
+
+    Raises:
+        Unsupported: if it is malformed, or has what is not supported.
+    """
+    if isinstance(state, Unsupported):
+        raise state
     draft = Draft(state.name, shop.keys[state.name])
     reader = SegmentReader(draft, shop, source.prefix)
     for identifier, override in source.identities:
@@ -105,7 +110,8 @@ def _read(state: FlagsmithState, source: _ContextSource | _EnvironmentSource, sh
         if override.name == state.name
     ]
     for override, segment in sorted(overrides, key=lambda one: LAST if one[0].priority is None else one[0].priority):
-        _decide(draft, reader.read(segment), override, segment.name or segment.key, source.prefix)
+        read = read_source(segment, FlagsmithSegment)
+        _decide(draft, reader.read(read), override, read.name or read.key, source.prefix)
     draft.default = draft.variant({"enabled": state.enabled, "value": state.value}, "default")
     if state.variants:
         _decide(draft, ALWAYS, state, "variants", source.prefix, rest=False)
@@ -140,30 +146,41 @@ def _end(percent: float) -> float:
     return 1.0 if low >= FLAGSMITH_PLACES else max(round((low - 0.5) / FLAGSMITH_PLACES, 7), 0.0)
 
 
+def _name_state(place: str, raw: object) -> tuple[str, FlagsmithState | Unsupported]:
+    """A feature's name and state; where it is malformed its place in the document, and the error."""
+    try:
+        state = read_source(raw, FlagsmithState)
+    except Unsupported as error:
+        return place, error
+    return state.name, state
+
+
 def _state(raw: object) -> FlagsmithState:
     """A feature state of an environment document."""
+    return read_source(_raw_state(raw), FlagsmithState)
+
+
+def _raw_state(raw: object) -> dict[str, object]:
+    """A feature state of an environment document, with the keys that evaluation contexts have."""
     feature, segment = _mapping(_get(raw, "feature")), _mapping(_get(raw, "feature_segment"))
     options = _listed(raw, "multivariate_feature_state_values")
     with_ids = all(_get(one, "id") for one in options)
     rows = sorted(options, key=lambda one: _get(one, "id") if with_ids else str(_get(one, "mv_fs_value_uuid")))  # type: ignore[arg-type,return-value]
-    return read_source(
-        {
-            "key": str(_get(raw, "django_id") or _get(raw, "featurestate_uuid") or ""),
-            "name": feature.get("name"),
-            "enabled": _get(raw, "enabled"),
-            "value": _get(raw, "feature_state_value"),
-            "priority": segment.get("priority"),
-            "variants": [
-                {
-                    "value": _get(_get(one, "multivariate_feature_option"), "value"),
-                    "weight": _get(one, "percentage_allocation"),
-                    "priority": at,
-                }
-                for at, one in enumerate(rows)
-            ],
-        },
-        FlagsmithState,
-    )
+    return {
+        "key": str(_get(raw, "django_id") or _get(raw, "featurestate_uuid") or ""),
+        "name": feature.get("name"),
+        "enabled": _get(raw, "enabled"),
+        "value": _get(raw, "feature_state_value"),
+        "priority": segment.get("priority"),
+        "variants": [
+            {
+                "value": _get(_get(one, "multivariate_feature_option"), "value"),
+                "weight": _get(one, "percentage_allocation"),
+                "priority": at,
+            }
+            for at, one in enumerate(rows)
+        ],
+    }
 
 
 def _mapping(raw: object) -> dict[str, object]:

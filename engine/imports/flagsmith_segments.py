@@ -28,7 +28,7 @@ from engine.imports.predicates import (
     trait,
 )
 from engine.imports.shared_parts import SharedParts
-from engine.imports.source_values import read_number, read_source, text_forms
+from engine.imports.source_values import read_number, text_forms
 
 _ORDER: Mapping[str, str] = {
     "GREATER_THAN": "$gt",
@@ -69,11 +69,6 @@ class FlagsmithSegment(msgspec.Struct, frozen=True):
     key: str
     name: str = ""
     rules: list[FlagsmithRule] = []
-
-
-def read_segments(segments: Mapping[str, object]) -> dict[str, FlagsmithSegment]:
-    """The segments by their keys."""
-    return {name: read_source(one, FlagsmithSegment) for name, one in segments.items()}
 
 
 class SegmentReader:

@@ -92,10 +92,9 @@ def read_unleash(document: Json, shop: SharedParts) -> Iterator[tuple[str, ReadF
     features = {str(one.get("name")): one for one in raw if isinstance(one, Mapping)}
     shop.name_flags(features)
     listed = document.get("segments")
-    segments = {}
-    for one in listed if isinstance(listed, list) else []:
-        segment = read_source(one, UnleashSegment)
-        segments[segment.id] = segment
+    segments = {
+        str(one.get("id")): one for one in (listed if isinstance(listed, list) else []) if isinstance(one, Mapping)
+    }
     for name, one in features.items():
         yield name, lambda one=one: _UnleashReader(one, shop, features, segments).read()  # type: ignore[misc]
 
@@ -104,7 +103,7 @@ class _UnleashReader:
     """Reads one feature into a draft."""
 
     def __init__(
-        self, raw: object, shop: SharedParts, features: Mapping[str, object], segments: Mapping[int, UnleashSegment]
+        self, raw: object, shop: SharedParts, features: Mapping[str, object], segments: Mapping[str, object]
     ) -> None:
         self.feature = read_source(raw, UnleashFeature)
         self.shop, self.features, self.segments = shop, features, segments
@@ -149,12 +148,13 @@ class _UnleashReader:
         """When a strategy is on."""
         parts: list[Tree] = [self._strategy(strategy)]
         for number in strategy.segments or []:
-            segment = self.segments.get(number)
-            if segment is None:
+            raw = self.segments.get(str(number))
+            if raw is None:
                 self.draft.note(
                     strategy.name, "not kept", f"segment {number} is not in the document, so it is never on"
                 )
                 return NEVER
+            segment = read_source(raw, UnleashSegment)
             parts += [self._constraint(strategy.name, one) for one in segment.constraints]
         parts += [self._constraint(strategy.name, one) for one in strategy.constraints or []]
         return all_of(parts)

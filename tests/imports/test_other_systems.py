@@ -348,3 +348,37 @@ def test_a_flag_never_takes_the_name_of_a_file_that_is_no_flag() -> None:
     assert result.flags == {**{name: f"{name}-2" for name in names}, "Metrics": "Metrics-3"}
     assert all(value(result, plan, name, "ann") is True for name in names)
     assert any(re.search("metrics key: changed; .* metrics.yaml is no flag's file", str(one)) for one in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("system", "document", "kept"),
+    [
+        (
+            "unleash",
+            {
+                "features": [
+                    None,
+                    {"name": "a", "strategies": 3},
+                    {"name": "b", "enabled": True, "strategies": [{"name": "default", "segments": [7]}]},
+                    {"name": "ok", "enabled": True},
+                ],
+                "segments": [{"id": 7, "constraints": 1}],
+            },
+            {"a": None, "b": None, "ok": "ok"},
+        ),
+        (
+            "flagsmith",
+            {"feature_states": [None, {"feature": {"name": "ok"}, "enabled": True}]},
+            {"feature_states[0]": None, "ok": "ok"},
+        ),
+        (
+            "flagsmith",
+            {"features": {"a": None, "ok": {"key": "1", "name": "ok"}}, "segments": {"s": {"key": 1, "rules": 2}}},
+            {"a": None, "ok": "ok"},
+        ),
+        ("flagd", {"flags": {"a": 1, "ok": {"state": "ENABLED", "variants": {"on": 1}}}}, {"a": None, "ok": "ok"}),
+    ],
+    ids=lambda one: str(one)[:20],
+)
+def test_a_malformed_flag_stops_no_other(system: str, document: Json, kept: Json) -> None:
+    assert imported(system, document)[0].flags == kept
