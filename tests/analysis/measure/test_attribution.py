@@ -12,7 +12,9 @@ import pytest
 from engine.analysis.measure.journeys.attribution import AttributionOptions, measure_attribution
 from engine.analysis.measure.journeys.causal_credit import causal_credits
 from engine.analysis.measure.journeys.credit import RULES
+from engine.analysis.measure.opportunity.report import measure_opportunity
 from engine.analysis.measure.sources import EventSource
+from engine.analysis.measure.value.cohorts import measure_cohorts
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.errors import BadInput
 
@@ -145,7 +147,14 @@ def test_a_hold_out_says_what_an_offer_earns_over_silence(write_log: Callable[..
     for (offer, _), row in found.items():
         assert isinstance(row.revenue, Effect)
         assert row.revenue.low < (4.0 if offer == "coffee" else 0.0) < row.revenue.high
+    against = {row.offer for row in causal_credits(source, window_days=7.0, against="cake")}
+    cells = measure_opportunity(source).cells
+    cohorts = measure_cohorts(source, by="offer", period="week").periods
+    assert against == {"coffee"}
+    assert {one.offer for one in cells} == {"coffee", "cake"}  # silence is no offer
+    assert {row.cohort for row in cohorts} == {"coffee", "cake", "unknown"}
     naive = measure_attribution(source, AttributionOptions(by="offer")).credits
+    assert {row.name for row in naive} == {"coffee", "cake"}
     by_rule = {row.name: row.value["last"] for row in naive}
     assert by_rule["cake"] > 1.2 * by_rule["coffee"]  # it changes nothing, and the rule credits it with more
 

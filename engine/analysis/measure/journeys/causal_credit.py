@@ -46,7 +46,7 @@ arms AS (
 ), contrasts AS (
     SELECT arm, channel, customer, chosen = arm AS is_shown,
         value - CASE WHEN has_reference THEN of_reference ELSE (every - value) / (size - 1) END AS contrast
-    FROM valued WHERE NOT (has_reference AND arm = {reference})
+    FROM valued WHERE arm <> {silence} AND NOT (has_reference AND arm = {reference})
 ), people AS (
     SELECT arm, channel, customer, sum(contrast) AS contrast, count(*) AS decisions,
         count(*) FILTER (is_shown) AS shown
@@ -92,10 +92,13 @@ def causal_credits(
     if not create_choices(source, window_days):
         return []
     reference = text_literal(against or SILENCE)
-    has = f"list_contains(candidates, {reference})"
+    named = {
+        "reference": reference,
+        "has_reference": f"list_contains(candidates, {reference})",
+        "silence": text_literal(SILENCE),
+    }
     found: list[list[tuple[object, ...]]] = [
-        list(source.rows(_EFFECTS, outcome=outcome, reference=reference, has_reference=has))
-        for outcome in ("orders", "revenue")
+        list(source.rows(_EFFECTS, outcome=outcome, **named)) for outcome in ("orders", "revenue")
     ]
     money = {(str(row[0]), str(row[1])): row for row in found[1]}
     effects = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from engine.analysis.measure.columns import check_numbers, to_microseconds
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
 from engine.errors import BadInput
-from engine.vocabulary import PURCHASES, REFUNDS
+from engine.vocabulary import PURCHASES, REFUNDS, SILENCE
 
 if TYPE_CHECKING:
     from engine.analysis.measure.sources import EventSource
@@ -28,7 +28,7 @@ SELECT any_value(seen.customer) AS customer, min(seen.time) AS time, any_value(d
 FROM {exposures} AS seen
 JOIN {decisions} AS decided
     ON decided.decision_id = seen.decision_id AND decided.key = seen.key AND decided.position = seen.position
-WHERE decided.kind = 'offer' AND decided.variant IS NOT NULL AND seen.customer <> '' {until}
+WHERE decided.kind = 'offer' AND decided.variant <> {silence} AND seen.customer <> '' {until}
 GROUP BY seen.decision_id, seen.key, seen.position
 """
 # A touch belongs to the customer's next order if that is within the window, else to a journey without conversion.
@@ -82,11 +82,11 @@ def create_steps(source: EventSource, name: TouchName, window_days: float) -> No
 
 
 def touches_sql(source: EventSource) -> str:
-    """The touches `customer, time, channel, offer`: a log's exposures, or a table's rows that are no orders."""
+    """The touches `customer, time, channel, offer`: exposures of a log's offers, or rows of a table but orders."""
     if source.log_dir is not None:
         until = "" if source.until is None else f"AND seen.time <= {source.until}"
         tables = {"exposures": source.log_rows("exposures"), "decisions": source.log_rows("decisions")}
-        return source.fill(_LOG_TOUCHES, until=until, **tables)
+        return source.fill(_LOG_TOUCHES, until=until, silence=text_literal(SILENCE), **tables)
     columns = source.require("customer", "time", "event")
     names = ", ".join(text_literal(name) for name in sorted(PURCHASES | REFUNDS))
     until = "" if source.until is None else f"AND {source.time_sql()} <= {source.until}"

@@ -13,7 +13,7 @@ from engine.analysis.sources.duckdb_expressions import text_literal
 from engine.analysis.stats.distributions import normal_quantile
 from engine.analysis.stats.effects import critical_t
 from engine.analysis.stats.estimate import Effect, NotEstimable
-from engine.vocabulary import CLICK, NOT_VISITS, QUESTIONS
+from engine.vocabulary import CLICK, NOT_VISITS, QUESTIONS, SILENCE
 
 if TYPE_CHECKING:
     from engine.analysis.measure.model import MoneyFigure
@@ -27,7 +27,7 @@ WITH seen AS (
 ), shown AS (
     SELECT DISTINCT seen.customer FROM {exposures} AS seen
     JOIN {decisions} AS decided ON decided.decision_id = seen.decision_id AND decided.key = seen.key
-    WHERE decided.kind = 'offer' AND decided.variant IS NOT NULL
+    WHERE decided.kind = 'offer' AND decided.variant <> {silence}
 ), ordered AS (SELECT DISTINCT customer FROM {orders} WHERE is_order)
 SELECT count(*), count(shown.customer), count(ordered.customer)
 FROM seen LEFT JOIN shown USING (customer) LEFT JOIN ordered USING (customer)
@@ -38,7 +38,7 @@ WITH shown AS (
     SELECT decided.decision_id, any_value(decided.customer) AS customer
     FROM {exposures} AS seen JOIN {decisions} AS decided
         ON decided.decision_id = seen.decision_id AND decided.key = seen.key
-    WHERE decided.kind = 'offer' AND decided.variant IS NOT NULL GROUP BY ALL
+    WHERE decided.kind = 'offer' AND decided.variant <> {silence} GROUP BY ALL
 ), answered AS (
     SELECT decision_id, max(CASE WHEN event = {click} THEN 1 ELSE 0 END) AS clicked,
         sum(cost) AS cost
@@ -92,7 +92,7 @@ def read_levels(source: EventSource, placed: str, alpha: float) -> list[KpiLevel
         placed: the names of orders, as SQL.
         alpha: one minus the intervals' coverage.
     """
-    tables = {name: source.log_rows(name) for name in ("exposures", "decisions")}
+    tables = {name: source.log_rows(name) for name in ("exposures", "decisions")} | {"silence": text_literal(SILENCE)}
     not_visits = ", ".join(text_literal(name) for name in sorted(NOT_VISITS))
     (seen, shown, ordered), *_ = source.rows(_REACH, not_visits=not_visits, **tables)
     counts = [int(str(one)) for one in (seen, shown, ordered)]

@@ -5,6 +5,8 @@ showing it instead of today's choice adds. Scores are averaged over the decision
 customers. Many cells are noisy, so each is moved towards zero, the more the noisier it is: the best of many is then not
 too large. Zero is the centre since today's choice is a mean of the offers' values. How far true uplifts spread around
 it is the spread at which the weighted squares equal their number (empirical Bayes; Paule and Mandel 1982).
+
+Silence, in decisions that a hold-out or a campaign leaves without an offer, is one of today's choices and no offer.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from scipy.optimize import brentq
 
+from engine.analysis.sources.duckdb_expressions import text_literal
 from engine.analysis.stats.bayes import Prior, update_normal
 from engine.analysis.stats.distributions import normal_quantile
 from engine.analysis.stats.estimate import Effect, NotEstimable
+from engine.vocabulary import SILENCE
 
 if TYPE_CHECKING:
     from engine.analysis.measure.sources import EventSource
@@ -41,6 +45,7 @@ arms AS (
     FROM arms CROSS JOIN common
     LEFT JOIN model ON model.key = arms.key AND model.channel = arms.channel AND model.segment = arms.segment
         AND model.offer = arms.arm AND model.fold = arms.fold
+    WHERE arm <> {silence}
 ), people AS (
     SELECT segment, key, channel, arm, customer, sum(contrast) AS contrast, count(*) AS decisions,
         count(*) FILTER (is_shown) AS shown
@@ -92,7 +97,7 @@ def measure_cells(source: EventSource, *, days: float, margin: float, alpha: flo
         alpha: one minus the intervals' coverage.
     """
     cells = []
-    for segment, key, channel, offer, *numbers in source.rows(_SCORES):
+    for segment, key, channel, offer, *numbers in source.rows(_SCORES, silence=text_literal(SILENCE)):
         mean, decisions, shown, customers, squares = (float(str(cell)) for cell in numbers)
         measured = _measure(mean, (decisions, shown, customers), squares, alpha)
         cells.append(

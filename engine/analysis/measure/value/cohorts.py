@@ -8,7 +8,9 @@ import msgspec
 
 from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportCell, ReportTable
 from engine.analysis.measure.shares import ShareEstimate, wilson_share
+from engine.analysis.sources.duckdb_expressions import text_literal
 from engine.analysis.stats.estimate import NotEstimable
+from engine.vocabulary import SILENCE
 
 if TYPE_CHECKING:
     from engine.analysis.measure.sources import EventSource
@@ -43,7 +45,7 @@ LEFT JOIN (
     JOIN {exposures} AS seen ON seen.customer = begun.customer AND seen.time <= begun.started
     JOIN {decisions} AS decided
         ON decided.decision_id = seen.decision_id AND decided.key = seen.key AND decided.position = seen.position
-    WHERE decided.kind = 'offer' AND decided.variant IS NOT NULL GROUP BY ALL
+    WHERE decided.kind = 'offer' AND decided.variant <> {silence} GROUP BY ALL
 ) AS shown USING (customer)
 """
 # Offset k of a customer is over if the period first + k is; those whose period is not over count in no share of k.
@@ -146,7 +148,10 @@ def _create_cohorts(source: EventSource, by: CohortKind, period: str) -> None:
     name, offers = {"month": _LABELS[period], "channel": "channel", "offer": "offer"}[by], ""
     if by == "offer" and source.log_dir is not None:
         offers = source.fill(
-            _LOG_OFFERS, exposures=source.log_rows("exposures"), decisions=source.log_rows("decisions")
+            _LOG_OFFERS,
+            exposures=source.log_rows("exposures"),
+            decisions=source.log_rows("decisions"),
+            silence=text_literal(SILENCE),
         )
     elif by == "offer":
         named = source.require("offer", "customer")
