@@ -23,7 +23,7 @@ from engine.journal.stream import StreamClient
 from engine.journal.uncollected import find_streamed_decision
 from engine.snapshots.header import align_policy
 from engine.snapshots.publish import stored_headers, stored_snapshot
-from engine.vocabulary import item_name
+from engine.vocabulary import SILENCE, item_name
 from policies import Bandit, load_policy
 from policies.base import ArmPositions
 from policies.batches import Floats
@@ -207,7 +207,7 @@ def _snapshots(
         header = next((h for h in stored_headers(client, key) if h.version == int(version)), None)
         if header is None and row.name in chances:
             recorded = [
-                dict(zip(one.candidates, chances[one.name], strict=True))
+                _policy_chances(dict(zip(one.candidates, chances[one.name], strict=True)), plan.policies[key].arms)
                 for one in logged
                 if one.policy == row.policy and one.name in chances
             ]
@@ -220,6 +220,17 @@ def _snapshots(
             )
         policy = load_policy(stored_snapshot(client, key, header).blob)
         yield key, Snapshot(align_policy(policy, plan.policies[key]), header.version)
+
+
+def _policy_chances(recorded: Mapping[str, float], arms: Sequence[str]) -> Mapping[str, float]:
+    """The policy's probabilities of a record, which may have those of a held-out placement beside silence.
+
+    The repetition holds out again. To a campaign's policy silence is an arm.
+    """
+    if SILENCE in arms or SILENCE not in recorded:
+        return recorded
+    rest = sum(chance for arm, chance in recorded.items() if arm != SILENCE)
+    return {arm: chance / rest for arm, chance in recorded.items() if arm != SILENCE}
 
 
 def _differences(logged: list[LoggedRow], decision: Decision, now: float) -> Iterator[str]:
