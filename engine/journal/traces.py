@@ -11,6 +11,7 @@ import msgspec
 
 from engine.catalog.plan.plan import Plan
 from engine.customer import STAGE_RULES, Profile, Trait, TraitValue, derive_stage
+from engine.decision.attributes import usable_profile
 from engine.decision.decision import Availability, DecideRequest
 from engine.errors import BadInput
 from engine.vocabulary import CAMPAIGN
@@ -51,7 +52,10 @@ def traced_profile(profile: Profile, plan: Plan, now: float) -> Profile:
     Orders, identifiers, visits and statements are only in the profile's sums, which stay. Traits and affinities that no
     condition and no feature reads stay too, so that a report can split by them, unless they are many or long. The
     shop's own traits stay as their values at `now`; version 0 says that no event wrote this profile.
+
+    Of a customer without consent to profiling, what a decision may not use is left out before anything is computed.
     """
+    profile = usable_profile(plan, profile, now)
     names = plan.read_names
     affinities = profile.affinities
     if len(affinities) > LOGGED_ENTRIES and "affinity" not in names:

@@ -3,19 +3,30 @@
 from collections import Counter
 from typing import Any
 
+from engine.catalog.archive import Archive
+from engine.customer import derive_attributes
+from engine.journal import stream
 from engine.journal.records import DecisionRecord, ExposureRecord
+from engine.journal.traces import decode_trace
+from engine.rehearse.explain import explain_decision
 from tests.stories.test_due import due, records
 
 SHARE = 0.25
 SHOP = {
-    "offers": {"coffee": {}, "cake": {}, "gift": {"audience": {"orders.count": {"$gte": 1}}}},
-    "placements": {"hero": {"offers": ["coffee", "cake"], "silence": SHARE}, "thanks": {"offers": ["gift"]}},
+    "offers": {"coffee": {}, "cake": {}, "gift": {"audience": {"orders.count": {"$gte": 1}}}}
+    | {"card": {"audience": {"bought": {"$gte": 1}}}},
+    "placements": {
+        "hero": {"offers": ["coffee", "cake"], "silence": SHARE},
+        "thanks": {"offers": ["gift"]},
+        "club": {"offers": ["card"]},
+    },
     "moments": [
         {"key": "vip", "trigger": {"when": {"vip": True}}, "placements": ["hero"], "offers": ["gift"]},
         {"key": "back", "trigger": {"event": "cart_updated"}, "placements": ["thanks"], "offers": ["coffee"]},
     ],
     "channels": {"email": {"outbound": True}},
     "identities": {"profiling": "profiling"},
+    "traits": {"bought": {"count": "purchase"}},
 }
 
 
@@ -60,3 +71,25 @@ def test_without_consent_to_profiling_decisions_use_no_history(open_shop: Any) -
     assert [item["customer"] for item in due(shop, "email")] == ["yes"]
     shop.tell("consent_withdrawn", user_id="yes", properties={"purpose": "profiling"})
     assert shop.decide("web", "thanks", user_id="yes")["offers"]["thanks"]["reason"] == "fallback"
+
+
+def test_what_is_logged_of_a_decision_without_consent_has_no_history_and_repeats_it(
+    open_shop: Any, redis_url: str
+) -> None:
+    shop = open_shop(SHOP, workers=1)
+    for user in ("yes", "no"):
+        shop.tell("purchase", user_id=user, properties={"revenue": 5})
+    shop.consent("profiling", user_id="yes")
+    decided = [shop.decide("web", "club", user_id=user) for user in ("yes", "no")]
+    assert [one["offers"]["club"]["reason"] for one in decided] == ["policy", "fallback"]
+    log = [one for one in records(shop) if isinstance(one, DecisionRecord)]
+    logged = [decode_trace(one.trace).profile for one in log]
+    assert [derive_attributes(one, 0.0)["bought"] for one in logged] == [1, 0]
+    assert logged[1].order_count == 0
+    shop.collect()
+    with stream.connect_stream(redis_url) as client:
+        for one in decided:
+            again = explain_decision(
+                shop.settings.log, Archive(shop.settings.data / "plans"), client, one["decision_id"]
+            )
+            assert again.differences == []
