@@ -2,7 +2,7 @@
 
 | key | has | added to | left |
 |---|---|---|---|
-| roster, 16 shards | every customer, in the order of their keys | around each event | once they are gone |
+| roster, 16 shards | every customer, by key | around each event, if the plan sends | once they are gone |
 | looks, by shard | customers to look at for moments, by when | with the roster | at the look, or moved |
 | due, by channel | messages that wait or are leased, by when | by the planner | sent, dropped |
 | minutes, by channel | messages taken in each minute | by a take | after the capacity's period |
@@ -133,6 +133,10 @@ class DueIndex:
             await self.note(keys, now)
             noted += len(keys)
         return noted
+
+    async def forget_noted(self) -> None:
+        """Let the next step note all customers."""
+        await self._pipeline.send("HDEL", keyspace.ROSTER_PROGRESS, MOMENTS)
 
     async def add(self, channel: str, place: SendKey, at: float) -> None:
         """Let a message of a channel be due at `at` (s since 1970), in place of an earlier time."""

@@ -317,8 +317,7 @@ class DecisionFlow:
         if is_exposed:
             if not customer.is_settled or profile.undecided:
                 await self._store.bind_customer(customer, task.now, self._recorder.append_events)
-                if self._worker.plan.outbound:
-                    await self._worker.due_index.note([customer.key], task.now)
+                await self._worker.roster.note(self._worker.plan, [customer.key], task.now)
 
             def draw_again(lost: LostOffers) -> Decision:
                 nonlocal availability  # that of the last draw goes into the trace

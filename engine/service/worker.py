@@ -35,6 +35,7 @@ from engine.due.index import DueIndex
 from engine.erasure.recovery import recover_erasures, recover_merges
 from engine.journal.spool.ship import Shipper
 from engine.journal.spool.spool import Spool
+from engine.service.due.roster import Roster
 from engine.service.idempotency import IdempotentAnswers, delete_answers
 from engine.service.kill_switch import KillSwitch
 from engine.service.metrics.counters import ServiceMetrics
@@ -76,7 +77,7 @@ class Worker:
         self.erased_cache = ErasedCache(self.event_store.pipeline)
         self.claims = Claims(self.store.pipeline)
         self.event_claims = Claims(self.event_store.pipeline)
-        self.due_index = DueIndex(self.event_store.pipeline)
+        self.roster = Roster(DueIndex(self.event_store.pipeline))
         self.offer_grants = OfferGrants(self.claims)
         self.idempotent_answers = IdempotentAnswers(
             self.store.pipeline, self.store_health, self.recorder.append_encoded

@@ -1,5 +1,6 @@
 """Story: what the shop writes, to whom, by which channel and when: campaigns, moments, leases and confirmations."""
 
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,10 +10,12 @@ import msgspec
 import pytest
 import redis
 import time_machine
+import yaml
 from msgspec.structs import replace
 
 from engine import keyspace
 from engine.catalog.spec.offer import WEEKDAYS
+from engine.due.index import SHARDS
 from engine.due.sends import Send
 from engine.journal.records import AnyRecord, DecisionRecord, ExposureRecord, decode
 from engine.journal.spool import spool
@@ -260,6 +263,43 @@ def test_a_running_lease_stands_and_one_that_was_lost_uses_up_no_cap(open_shop: 
         last = due(shop, "email")
         assert {(item["customer"], item["offer"]) for item in last} == {(one["customer"], "coffee") for one in first}
         assert confirm(shop, sent=[item["decision_id"] for item in last]) == {"sent": len(first)}
+
+
+def test_customers_are_listed_only_for_a_plan_that_sends_and_then_all(open_shop: Any) -> None:
+    daily = WEEKLY | {"channels": WEEKLY["channels"][:1], "schedule": {"days": list(WEEKDAYS), "at": ["00:00"]}}
+    shop = open_shop(SHOP | {"channels": {"email": {"outbound": True}}, "campaigns": [daily]}, workers=1)
+    store = redis.Redis.from_url(shop.settings.redis)
+    file = shop.settings.experiments / "campaigns.yaml"
+
+    def wait_for_plan(campaigns: list[Any]) -> None:
+        before = shop.client().get("/readyz").json()["plan"]
+        file.write_text(yaml.safe_dump({"campaigns": campaigns}))
+        deadline = time.monotonic() + 60
+        while shop.client().get("/readyz").json()["plan"] == before and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def meet(user: str) -> None:
+        for statement in statements(user):
+            assert shop.send(statement) == "accepted"
+
+    def listed() -> int:
+        return sum(int(store.zcard(keyspace.roster(shard))) for shard in range(SHARDS))
+
+    with time_machine.travel(MONDAY, tick=True):
+        met = [f"v-{n}" for n in range(12)]
+        meet(met[0])
+        due(shop, "email")
+        assert listed() == 1
+        wait_for_plan([])
+        for user in met[1:]:
+            meet(user)
+        due(shop, "email")
+        assert listed() == 1
+        wait_for_plan([daily])
+        due(shop, "email")
+        assert listed() == len(met)
+    drawn = [one.customer for one in records(shop) if isinstance(one, DecisionRecord) and one.rows[0].key == "weekly"]
+    assert sorted(drawn) == sorted(met)
 
 
 @pytest.mark.parametrize(

@@ -36,13 +36,19 @@ def _check_campaign(specs: Specs, spec: CampaignSpec, known: DefinedNames) -> It
 
 
 def _check_channels(specs: Specs, spec: CampaignSpec, known: DefinedNames) -> Iterator[FieldProblem]:
-    """Yield channels that are given twice, and placements that they do not have."""
+    """Yield channels that are given twice or write to nobody, and placements that they do not have."""
+    outbound = {channel.key: channel.outbound for channel in specs.channels.channels}
     placements = {place.key: place.channels for place in specs.channels.placements}
     seen: set[str] = set()
     for index, reach in enumerate(spec.channels):
         path = f"channels[{index}]"
         yield from check_defined(f"{path}.channel", reach.channel, known.channels, "channels.yaml")
         yield from check_defined(f"{path}.placement", reach.placement, known.placements, "channels.yaml")
+        if not outbound.get(reach.channel, True):
+            able = ", ".join(key for key, is_outbound in outbound.items() if is_outbound)
+            use = f"or use one of {able}" if able else "no channel has it yet"
+            message = f"{reach.channel!r} does not write to customers; give it 'outbound: true' in channels.yaml, {use}"
+            yield f"{path}.channel", message
         if reach.channel in seen:
             yield f"{path}.channel", f"{reach.channel!r} is given twice; name it once"
         seen.add(reach.channel)

@@ -36,6 +36,7 @@ from engine.due.index import DONE, MOMENTS, SHARDS, DueIndex, Look
 from engine.due.sends import Send, SendKey, StoredSend, read_sends, replace_send, unreleased_ids
 from engine.service.decision_flow import DecisionFlow
 from engine.service.decision_task import DecisionTask, FetchedTask
+from engine.service.due.roster import sends_by_itself
 from engine.service.ids import mark_repeatable, new_id, tag_customer
 from engine.service.worker import Worker
 from engine.vocabulary import CAMPAIGN_CHANNEL
@@ -68,9 +69,11 @@ class Planner:
         return is_swept and not looks
 
     async def _note_all_once(self, plan: Plan, now: float) -> None:
-        """Note all customers when moments begin to send in another way: no event says so."""
+        """Note all customers when campaigns begin, or moments send in another way: no event says so."""
+        if not sends_by_itself(plan):
+            return
         sent = [(channel, place, msgspec.to_builtins(moment.spec)) for channel, place, moment in sending_moments(plan)]
-        parts = (plan.zone, plan.addresses, sent)
+        parts = (plan.zone, plan.addresses, bool(plan.campaigns), sent)
         digest = blake2b(msgspec.json.encode(parts, order="sorted"), digest_size=8).hexdigest()
         [noted] = await self._index.read_progress([MOMENTS])
         if noted != digest:

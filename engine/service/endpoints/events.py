@@ -18,7 +18,7 @@ from engine.customers.model.placeholders import present_batch, with_warnings
 from engine.customers.redis.keys import ProfileKey, keyed_ids
 from engine.customers.store import ProfileStore
 from engine.customers.time_slice import TimeSlice
-from engine.due.index import SAFETY_SECONDS, DueIndex
+from engine.due.index import SAFETY_SECONDS
 from engine.errors import StoreUnavailable
 from engine.json_body import MAX_BYTES
 from engine.service.access.client_statements import find_worth
@@ -47,7 +47,6 @@ _encode = msgspec.json.Encoder().encode
 def event_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
     """`/v1/events`."""
     claims = Claims(worker.event_store.pipeline)
-    index = DueIndex(worker.event_store.pipeline)
 
     async def handle_events(call: Call) -> Reply:
         store, plan, now = worker.event_store, worker.plan, time.time()
@@ -60,10 +59,10 @@ def event_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
             # Redemptions past a cap are rejected before they are journaled; outcomes are applied after the events are
             # in the profiles. Each step is idempotent, so a batch that failed half way is sent again as it is.
             admitted = await admit_redemptions(store, claims, plan, batch, now)
-            changed = _changed_keys(store, admitted) if plan.outbound else set[ProfileKey]()
-            await index.note(changed, now + SAFETY_SECONDS)
+            changed = _changed_keys(store, admitted) if await worker.roster.follow(plan) else set[ProfileKey]()
+            await worker.roster.note(plan, changed, now + SAFETY_SECONDS)
             statuses = await store.ingest(admitted, now, worker.recorder.append_events)
-            await index.note(changed, now)
+            await worker.roster.note(plan, changed, now)
             await apply_outcomes(store, claims, worker.plan, admitted, statuses=statuses, now=now)
             foreign = await foreign_decision_warnings(store, admitted, statuses, now)
         except StoreUnavailable:

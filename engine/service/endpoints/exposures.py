@@ -108,7 +108,7 @@ async def _claim(
     store = worker.event_store
     if pending.who and not await store.bind_exposed(pending.who, pending.unit, now, worker.recorder.append_events):
         raise Refusal(404, "the customer was erased; their exposures are not counted, send none", "decision_id")
-    if pending.who and worker.plan.outbound:
-        await worker.due_index.note([keyed_ids(pending.who, store.hash_key)[0].key], now)
+    if pending.who:
+        await worker.roster.note(worker.plan, [keyed_ids(pending.who, store.hash_key)[0].key], now)
     denials = await worker.offer_grants.claim_exposed(worker.plan, pending, decision_id, keys, now)
     return {placement: denial.reason for placement, denial in denials.items()}
