@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-TRIP, BUDGET = 0.4, 1.0  # unbounded, the decisions below take more than seven trips
+TRIP, BUDGET = 1.0, 3.5  # unbounded, the decisions below take more than seven trips
 LIMITED = """
 key: limited_{n}
 caps: [{{count: 5, per: 7d, event: exposure}}]
