@@ -292,20 +292,24 @@ def coverage(
         bool, Parameter(name="--all", negative="", show_default=False, help="Every row, the covered ones too.")
     ] = False,
     experiments: Folder = None,
+    data: Data = None,
+    redis: Redis = None,
     json: AsJson = False,
 ) -> int:
     """Show where the shop has nothing to say: the holes of segment by stage by channel, or --all of the table.
 
-    A hole is where most customers get nothing of their own. With --json every row is there, the holes first.
+    A hole is where most customers get nothing of their own. With --json every row is there, the holes first. Ramps that
+    hold themselves are at the step that the store of the data directory has, or else the log.
     """
     from engine.catalog.check.load import load_specs
     from engine.catalog.plan.compile import compile_plan
     from engine.rehearse.coverage import measure_coverage, unmet_segments
     from engine.rehearse.customers import make_one_per_stage
 
-    specs, now = load_specs(from_environment(experiments=experiments).experiments), time.time()
+    settings = from_environment(experiments=experiments, data=data, redis=redis)
+    specs, now = load_specs(settings.experiments), time.time()
     purposes = {offer.purpose for offer in specs.offers.values() if offer.purpose is not None}
-    plan = compile_plan(specs)
+    plan = at_current_steps(compile_plan(specs), settings, is_named=is_store_named(redis))
     stages = plan.rules.computed.stages
     sample = read_customers(profiles, specs) if profiles else make_one_per_stage(purposes, now, stages)
     cells = measure_coverage(plan, specs, sample, now)

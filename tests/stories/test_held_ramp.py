@@ -209,6 +209,9 @@ def test_a_good_change_reaches_everyone_by_itself(
         rehearsed = capsys.readouterr()
         assert {row["reason"] for row in json.loads(rehearsed.out)} == {"assigned", "default"}
         assert f"{RULE}: no store or log is at hand, so its first one is assumed, 0.8 of" in rehearsed.err
+        for folder, is_assumed in ((where, False), (nowhere, True)):
+            assert not app(["coverage", "--json", *folder], result_action="return_value")
+            assert ("so its first one is assumed" in capsys.readouterr().err) == is_assumed
         clock.shift(timedelta(hours=23))
         visit(shop, range(300, 360), {"old": 0.3, "new": 0.45})
         clock.shift(timedelta(hours=1, minutes=1))
