@@ -43,6 +43,7 @@ k-1,Kettle again,1,kitchen,
 l-5,,12,light,Lumo
 l-6,Lamp,12,light
 l-7,Bulb,2,light,Lumo
+silence,Bell,2,light,Lumo
 """
 
 
@@ -86,8 +87,8 @@ def test_good_rows_are_served_under_the_entrys_gates_and_bad_ones_are_named(tmp_
     assert item.limits.pools == ("stock:k-2",)
     assert "exposure|offer:k-2" in plan.watched
     found = [problem for problem in find_warnings(load_specs(folder), NOW) if problem.file.endswith("products.csv")]
-    assert [problem.path for problem in found] == ["row 3", "row 4", "row 5", "row 6", "row 7"]
-    reasons = ["no key", "not a number", "in a row above", "title is empty", "4 cells"]
+    assert [problem.path for problem in found] == ["row 3", "row 4", "row 5", "row 6", "row 7", "row 9"]
+    reasons = ["no key", "not a number", "in a row above", "title is empty", "4 cells", "use a prefix"]
     assert all(reason in problem.message for reason, problem in zip(reasons, found, strict=True))
 
 

@@ -36,7 +36,8 @@ MAIL = {"key": "mail", "outbound": True}
 
 
 def problems(tmp_path: Path, file: str, **change: Any) -> list[str]:
-    for name, value in FILES.items():
+    silence = {file: {"key": "silence", "renderings": {"web": {}}}} if file == "offers/silence.yaml" else {}
+    for name, value in (FILES | silence).items():
         path = tmp_path / "shop" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump({**value, **change} if name == file else value))
@@ -85,6 +86,7 @@ def test_a_consistent_shop_has_no_problem(tmp_path: Path) -> None:
             {"renderings": {"web": {"de": {"headline": "a"}, "en": {"headline": "b"}, "image": "c.jpg"}}},
             "renderings.web: has de and en beside 'image'; repeat it in each language",
         ),
+        ("offers/silence.yaml", {}, "key: 'silence' is what the log has where nothing is shown on purpose"),
         ("offers/drink.yaml", {"caps": [{"count": 1, "per": "2d", "window": "calendar"}]}, "is not a calendar window"),
         ("channels.yaml", {"suppress": {"when": "complain_open"}}, "suppress.when: 'complain_open' is not in"),
         ("channels.yaml", {"suppress": {"when": "complaint_open", "except": ["drnk"]}}, "did you mean 'drink'?"),

@@ -13,7 +13,7 @@ from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import CapSpec, OfferSpec, SelectionSpec, TaggedOffers, TriggerSpec
 from engine.catalog.spec.segments import segments_in
 from engine.errors import Problem
-from engine.vocabulary import DAY
+from engine.vocabulary import DAY, SILENCE
 
 TERMS = (
     "price",
@@ -52,6 +52,8 @@ def offer_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
 
 def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
     """Yield the problems of one offer: limits that cannot hold, renderings that contradict each other."""
+    if offer.key == SILENCE:
+        yield "key", f"{SILENCE!r} is what the log has where nothing is shown on purpose; give the offer another key"
     for index, cap in enumerate(offer.caps):
         yield from _check_cap(f"caps[{index}]", cap, offer.tags)
     if offer.suppress and seconds(offer.suppress.within) + seconds(offer.suppress.lasts) > LONGEST:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from engine.catalog.feeds.rows import BadRow, FeedRow, FeedUnreadable, read_rows
 from engine.catalog.spec.offer import OfferSpec, OffersSpec
+from engine.vocabulary import SILENCE
 
 MOST_ITEMS: Final = 200_000
 MOST_NAMED: Final = 20
@@ -120,6 +121,8 @@ class _ItemMaker:
         key = f"{self._spec.prefix or ''}{_plain_text(named)}"
         if not _KEY.fullmatch(key):
             raise BadRow(f"{self._key} {key!r:.40} is no key; use letters, digits, _ and - only, 64 at most")
+        if key == SILENCE:
+            raise BadRow(f"{self._key} {key!r} is what the log has where nothing is shown on purpose; use a prefix")
         attributes: dict[str, str | float | bool] = {name: _number(row, column) for name, column in self._numbers}
         for name, column in self._attributes.items():
             if row.get(column) is not None:
