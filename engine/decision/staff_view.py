@@ -10,6 +10,7 @@ from engine.decision.answers import OfferAnswer
 from engine.decision.decision import Decision
 from engine.decision.gates import GATES
 from engine.decision.offers import Choice, OfferReason
+from engine.vocabulary import SILENCE
 
 REASONS: Mapping[OfferReason, str] = {
     "fallback": "nothing else may be offered now",
@@ -24,7 +25,7 @@ REASONS: Mapping[OfferReason, str] = {
 
 
 class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
-    """One placement for staff; `next_best` are the other candidates, best first."""
+    """One placement for staff; `next_best` are the offers that it could show too, best first."""
 
     offer: str | None
     title: str
@@ -88,14 +89,15 @@ def _suggest_all(plan: Plan, decision: Decision, placement: str, choice: Choice)
 
 def _suggest(plan: Plan, channel: str, placement: str, choice: Choice, answer: OfferAnswer) -> Suggestion:
     """One placement in staff's words; a closed offer has the sentence of its gate."""
-    others = sorted(zip(choice.probabilities, choice.candidates, strict=True), reverse=True)
     offer = None if choice.is_silent else choice.offer
+    not_next = {SILENCE} if choice.reason == SILENCE else {SILENCE, choice.offer.key}  # a held-out offer was not shown
+    others = sorted(zip(choice.probabilities, choice.candidates, strict=True), reverse=True)
     return Suggestion(
         offer=offer.key if offer else None,
         title=offer.spec.title or offer.key if offer else "",
         rendering={} if answer.rendering is msgspec.UNSET else answer.rendering,
         why=_say_why(plan, channel, placement, choice),
-        next_best=[key for _, key in others if key != choice.offer.key],
+        next_best=[key for _, key in others if key not in not_next],
         not_now={key: GATES[gate].for_staff for key, gate in choice.closed.items()},
     )
 

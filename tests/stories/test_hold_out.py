@@ -73,6 +73,16 @@ def test_without_consent_to_profiling_decisions_use_no_history(open_shop: Any) -
     assert shop.decide("web", "thanks", user_id="yes")["offers"]["thanks"]["reason"] == "fallback"
 
 
+def test_staff_are_offered_no_silence_and_when_held_out_every_offer_that_could_be_shown(open_shop: Any) -> None:
+    shop = open_shop(SHOP, workers=1)
+    found = set()
+    for number in range(60):
+        body = {"customer": {"user_id": f"u-{number}"}, "channel": "web", "placements": ["hero"]}
+        view = shop.client().post("/v1/agent", json=body).json()["suggestions"]["hero"]
+        found.add((view["offer"], *sorted(view["next_best"])))
+    assert found == {("coffee", "cake"), ("cake", "coffee"), (None, "cake", "coffee")}
+
+
 def test_what_is_logged_of_a_decision_without_consent_has_no_history_and_repeats_it(
     open_shop: Any, redis_url: str
 ) -> None:
