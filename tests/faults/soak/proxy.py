@@ -94,11 +94,18 @@ class TcpProxy:
 def running_proxy(target: str) -> Iterator[TcpProxy]:
     """A proxy to the store at `target` for the block."""
     proxy = TcpProxy(target)
+    with serving(proxy):
+        yield proxy
+
+
+@contextmanager
+def serving(proxy: TcpProxy) -> Iterator[None]:
+    """Run a proxy for the block."""
     thread = threading.Thread(target=proxy.run, daemon=True)
     thread.start()
     proxy.wait()
     try:
-        yield proxy
+        yield
     finally:
         proxy.stop()
         thread.join()
