@@ -33,6 +33,7 @@ FLAG: Json = {
     "default": "a",
     "rules": [{"key": "vips", "audience": {"vip": True}, "variant": "b"}, HALF | {"coverage": 0.5}],
 }
+SEEN = {"table": "seen", "at": "warehouse", "customer": "cid", "variant": "arm", "time": "seen_at"}
 FIELDS: list[tuple[str, Json, Json, str, str]] = [
     ("higher coverage", {"coverage": 0.2}, {"coverage": 0.3}, "coverage", "safe"),
     ("lower coverage", {"coverage": 0.3}, {"coverage": 0.2}, "coverage", "unsafe"),
@@ -60,6 +61,7 @@ FIELDS: list[tuple[str, Json, Json, str, str]] = [
     ("buckets", {"hash": "eppo"}, {"hash": "eppo", "buckets": 100}, "buckets", "unsafe"),
     ("unit", {}, {"unit": "device"}, "unit", "unsafe"),
     ("switchback", {}, {"switchback": {"every": "2h"}}, "switchback", "unsafe"),
+    ("exposures", {}, {"exposures": SEEN}, "exposures", "unsafe"),
     ("fallback", {"unit": "device"}, {"unit": "device", "fallback_unit": "customer"}, "fallback_unit", "unsafe"),
     ("kind", {}, {"kind": "flag"}, "kind", "unsafe"),
     ("layer", {}, {"layer": "other"}, "layer", "unsafe"),
@@ -130,6 +132,7 @@ FIELDS: list[tuple[str, Json, Json, str, str]] = [
     ("anything in a draft", {"status": "draft"}, {"status": "draft", "seed": "y"}, "seed", "safe"),
 ]
 HOUSE: Json = {
+    "sources": {"sources": [{"key": "warehouse", "kind": "files", "path": "tables"}]},
     "layers": {
         "layers": [{"key": "l"}, {"key": "other"}],
         "holdouts": [{"key": "all", "share": 0.05}, {"key": "tagged", "share": 0.3, "tags": ["held"]}],
