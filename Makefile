@@ -59,8 +59,8 @@ wheels: .venv/fast.stamp ## dist/: a wheel with compiled modules for this machin
 demo: .venv/run.stamp ## a shop comes alive: traffic, learning, a report; then keeps serving
 	@$(BIN)/counterpoint demo $(DEMO_ARGS)
 
-test: .venv/dev.stamp ## lint, types and every test but those on Spark and ClickHouse: ten minutes
-	@echo "Running lint, types and every test: about ten minutes on two cores. Since $$(date +%H:%M:%S) …"
+test: .venv/dev.stamp ## lint, types and every test but those on Spark and ClickHouse: twenty minutes
+	@echo "Running lint, types and every test: about twenty minutes on two cores. Since $$(date +%H:%M:%S) …"
 	@$(MAKE) --no-print-directory lint types unit
 	@echo "Passed at $$(date +%H:%M:%S). \`make test-engines\` adds Spark and ClickHouse (500 MB, needs Java)."
 
@@ -80,7 +80,7 @@ types: .venv/dev.stamp ## mypy, strict
 	$(BIN)/mypy
 
 unit: .venv/dev.stamp pure ## every test, on two cores; those on Spark and ClickHouse where they are installed
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 pictures: .venv/dev.stamp ## take the README's pictures of a demo, in Chromium
 	@mkdir -p docs/pictures
