@@ -58,6 +58,9 @@ def serve_requests(settings: Settings, listener: socket.socket, *, logs_changes:
         timeout_graceful_shutdown=STOP_SECONDS,
         backlog=BACKLOG,
     )
+    # `dup` sets the mode of its original again, which all processes of the listener share: were that to wait, a worker
+    # that starts would let those that serve wait in `accept` for the next connection.
+    listener.setblocking(False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         # An event loop of uvloop 0.23 (libuv 1.52) accepts one connection per turn and listening socket. Under load a
         # turn takes milliseconds, so that a probe would wait seconds to be accepted; each duplicate accepts one more.

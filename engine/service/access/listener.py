@@ -22,6 +22,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise BadInput(f"--port {port}: cannot listen on {host}:{port} ({error.strerror}); choose another") from error
     listener.listen(BACKLOG)
+    listener.setblocking(False)
     listener.set_inheritable(True)
     return listener
 
