@@ -11,7 +11,7 @@ from litestar import Litestar
 
 from engine.service.access.connection import ConnectionLimits
 from engine.service.access.fast_path import fast_path_protocol
-from engine.service.access.listener import BACKLOG
+from engine.service.access.listener import BACKLOG, duplicate_listener
 from engine.service.app import create_app, end_streams
 from engine.settings import Settings
 from policies.special import load_special
@@ -58,15 +58,10 @@ def serve_requests(settings: Settings, listener: socket.socket, *, logs_changes:
         timeout_graceful_shutdown=STOP_SECONDS,
         backlog=BACKLOG,
     )
-    # `dup` sets the mode of its original again, which all processes of the listener share: were that to wait, a worker
-    # that starts would let those that serve wait in `accept` for the next connection.
-    listener.setblocking(False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         # An event loop of uvloop 0.23 (libuv 1.52) accepts one connection per turn and listening socket. Under load a
         # turn takes milliseconds, so that a probe would wait seconds to be accepted; each duplicate accepts one more.
-        runner.run(
-            _StreamEndingServer(config, app).serve(sockets=[listener, *(listener.dup() for _ in range(_ACCEPTS - 1))])
-        )
+        runner.run(_StreamEndingServer(config, app).serve(sockets=duplicate_listener(listener, _ACCEPTS)))
 
 
 class _StreamEndingServer(uvicorn.Server):

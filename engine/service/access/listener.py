@@ -32,3 +32,13 @@ def adopt_listener(fd: int) -> socket.socket:
     listener = socket.socket(fileno=fd)
     os.set_inheritable(fd, False)
     return listener
+
+
+def duplicate_listener(listener: socket.socket, count: int) -> list[socket.socket]:
+    """A listening socket `count` times, none of which waits in `accept`.
+
+    `socket.dup` sets the mode of its original again, which all processes of the listener share: were that to wait, a
+    worker that starts would let those that serve wait in `accept` for the next connection.
+    """
+    listener.setblocking(False)
+    return [listener, *(listener.dup() for _ in range(count - 1))]
