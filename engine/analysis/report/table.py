@@ -36,7 +36,7 @@ from engine.analysis.sources.aggregate import (
     aggregate_groups,
 )
 from engine.analysis.sources.clustered import build_unit_frame, flag_half_rows, row_centres, unwrap_single_rows
-from engine.analysis.sources.covariates import find_complete_columns, impute_covariates
+from engine.analysis.sources.covariates import covariate_terms, find_complete_columns, impute_covariates
 from engine.analysis.sources.engines import connect_engine, ibis_table
 from engine.analysis.sources.frames import FrameOrFile, open_table, table_name
 from engine.analysis.sources.strata import Stratified, poststratify
@@ -234,14 +234,19 @@ def _aggregate(source: Engine, table: Table, asked: TableQuestion) -> tuple[Grou
             check_addable(source, asked), asked.path, asked.variant, asked.measures, Path(asked.partials)
         )
         return {(name, False): group for name, group in parts.items()}, framed
-    rows, measures = impute_covariates(source, table, asked.measures)
+    # One count serves the covariates and, where a row is a unit and the frame's columns are the table's, the sums.
+    terms = covariate_terms(asked.measures)
+    names = {column for term in terms for column in term.columns}
+    if asked.unit is None:
+        names |= {column for measure in asked.measures if measure.rules.has_moments for column in measure.columns}
+    complete = find_complete_columns(source, table, names & set(table.schema()))
+    rows, measures = impute_covariates(source, table, asked.measures, complete=complete)
     about = row_centres(source, rows, asked.unit, measures)
     frame, framed = build_unit_frame(rows, asked.variant, asked.unit, measures, asked.part, about=about)
     keys = (VARIANT, CROSSED, *([STRATUM] if asked.part else []))
     summed = [measure for measure in framed if measure.rules.has_moments]
-    # Where a row is a unit the frame's columns are the table's.
-    names = {column for measure in summed for column in measure.columns} if asked.unit is None else set()
-    complete = find_complete_columns(source, rows, names & set(table.schema()))
+    if asked.unit is not None:
+        complete = set()
     groups = aggregate_groups(source, frame, keys, summed, complete=complete)
     return unwrap_single_rows(groups, framed, measures)
 

@@ -33,11 +33,20 @@ def covariate_terms(measures: Sequence[Measure]) -> list[Term]:
     return sorted({term for measure in measures for term in measure.covariates}, key=str)
 
 
-def impute_covariates(source: Engine, table: Frame, measures: Sequence[Measure]) -> tuple[Frame, list[Measure]]:
-    """The table and the measures with each covariate that lacks values imputed, and its indicator."""
+def impute_covariates(
+    source: Engine, table: Frame, measures: Sequence[Measure], *, complete: AbstractSet[str] | None = None
+) -> tuple[Frame, list[Measure]]:
+    """The table and the measures with each covariate that lacks values imputed, and its indicator.
+
+    Args:
+        source: The engine that reads the table.
+        table: One row for each unit or more.
+        measures: What is estimated.
+        complete: The columns known to have no missing value; None to count.
+    """
     terms = covariate_terms(measures)
     columns = {column for term in terms for column in term.columns}
-    if not terms or find_complete_columns(source, table, columns) == columns:
+    if not terms or columns <= (find_complete_columns(source, table, columns) if complete is None else complete):
         return table, list(measures)
     rows, means = covariate_means(source, table, terms)
     lacking = [term for term in terms if rows[term] < rows[None]]  # without any value it is a constant, of no effect

@@ -87,6 +87,8 @@ class DuckDB:
 
         self.connection = connection or duckdb.connect()
         self.connection.execute("SET enable_progress_bar = false")  # it would go to standard output
+        # A report asks the same files several times; a file that changed is read again.
+        self.connection.execute("SET parquet_metadata_cache = true")
         self.failure = duckdb.Error
         self._views: dict[str, View] = {}
         self.made: dict[str, str | None] = {}
