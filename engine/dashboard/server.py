@@ -20,8 +20,9 @@ def serve_dashboard(settings: Settings, listener: socket.socket) -> None:
         listener: from `listen` or `adopt_listener`.
     """
     signal.signal(signal.SIGTERM, _exit)  # uvicorn stops on it, and raises it again when it has stopped
+    stopping = asyncio.Event()
     config = uvicorn.Config(
-        create_dashboard(settings),
+        create_dashboard(settings, stopping),
         http="httptools",
         ws="none",
         proxy_headers=False,
@@ -33,7 +34,19 @@ def serve_dashboard(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=STOP_SECONDS,
     )
     with asyncio.Runner() as runner:
-        runner.run(uvicorn.Server(config).serve(sockets=[listener]))
+        runner.run(_PageServer(config, stopping).serve(sockets=[listener]))
+
+
+class _PageServer(uvicorn.Server):
+    """Ends open streams first: a stop would wait for them, then cancel them with a traceback in the log."""
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping.set()
+        await super().shutdown(sockets)
 
 
 def _exit(*_: object) -> None:

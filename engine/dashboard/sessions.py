@@ -2,7 +2,8 @@
 
 The cookie is a `Session` as JSON with its HMAC under a secret of the data folder, so every dashboard on that folder
 accepts it and nothing has to be stored. It names the key that logged in by a digest: taking the key out of the file, or
-replacing it under the same name, and starting the dashboard again ends its sessions.
+replacing it under the same name, and starting the dashboard again ends its sessions. That of a person who logged in by
+OpenID Connect names the provider's settings in the same way.
 
 | key | may |
 |---|---|
@@ -10,6 +11,7 @@ replacing it under the same name, and starting the dashboard again ends its sess
 | role `server` | `view` |
 | role `admin` | `admin` |
 | any but `client`, with `dashboard: view`, `operate` or `admin` | that |
+| none: an account of the provider (`engine.dashboard.openid`) | the most that `roles` gives its claim |
 
 Without a file of keys everyone on this machine is an admin, as at the API, and needs a session only for its token.
 """
@@ -20,43 +22,51 @@ import os
 import secrets
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
+from engine.dashboard.openid import OpenIdLogin, PendingLogin
 from engine.errors import BadInput
 from engine.service.access.hosts import require_loopback_host
-from engine.service.auth import ANYONE, Caller, DashboardRole, Keys
+from engine.service.access.openid_settings import DashboardRole, OpenIdSpec
+from engine.service.auth import ANYONE, Caller, Keys
 from engine.service.problems import Refusal
 
 COOKIE = "counterpoint_session"
+PENDING_COOKIE = "counterpoint_login"
 SESSION_SECONDS = 12 * 3_600.0
 RANKS: dict[DashboardRole | None, int] = {None: 0, "view": 1, "operate": 2, "admin": 3}
+Sealed = TypeVar("Sealed", "Session", PendingLogin)
 RequestHeaders = Iterable[tuple[bytes, bytes]]
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """One browser: its random id, who logged in with which role and key, and until when (s since 1970).
 
-    `role` is None before the login. `key` is a digest of the key under the secret; empty without a key.
+    `role` is None before the login. `key` is a digest of the key under the secret; empty without a key. `openid` is the
+    mark of the provider's settings; empty for a login with a key.
     """
 
     id: str
     name: str = ""
     role: DashboardRole | None = None
     key: str = ""
+    openid: str = ""
     ends: float = 0.0
 
 
 class Sessions:
     """Reads and writes sessions; `is_open` where no keys are configured, so that everyone on this machine is admin."""
 
-    def __init__(self, keys: Keys, data: Path) -> None:
+    def __init__(self, keys: Keys, data: Path, openid: OpenIdSpec | None = None) -> None:
         self._keys = keys
         self._secret = _read_secret(data)
         self.is_open = not keys
+        self.openid = OpenIdLogin(openid, self._sign) if openid else None
 
     def read(self, headers: RequestHeaders, cookie: str | None) -> tuple[Session, bool]:
         """The session of a request, and whether it is new, so that its cookie has to be sent.
@@ -66,7 +76,7 @@ class Sessions:
         """
         if self.is_open:
             require_loopback_host(headers)
-        found = self._decode(cookie or "")
+        found = self._open("session", cookie or "", Session)
         if found is not None and found.ends > time.time() and self._is_valid(found):
             return found, False
         return self._start(ANYONE if self.is_open else None), True
@@ -82,14 +92,45 @@ class Sessions:
             raise Refusal(403, f"the key {caller.name} has the role {caller.role}, which has no dashboard", "key")
         return self._start(caller)
 
+    def log_in_by_claims(self, claims: Mapping[str, object]) -> Session:
+        """The session of a person who logged in at the provider.
+
+        Args:
+            claims: of the verified ID token.
+
+        Raises:
+            Refusal: 403 for one without any role here.
+        """
+        if self.openid is None:
+            raise Refusal(404, "no login by OpenID Connect is configured")
+        spec = self.openid.spec
+        name, role = spec.name_of(claims), spec.role_of(claims)
+        if role is None:
+            why = f"none of the values of {spec.claim} is in openid.roles; ask for one"
+            raise Refusal(403, f"the account {name} has no role here: {why}")
+        return Session(
+            id=secrets.token_urlsafe(18),
+            name=name,
+            role=role,
+            openid=self.openid.mark,
+            ends=time.time() + SESSION_SECONDS,
+        )
+
+    def seal(self, pending: PendingLogin) -> str:
+        """The value of the cookie of a login that is under way."""
+        return self._seal("pending", pending)
+
+    def unseal(self, cookie: str) -> PendingLogin | None:
+        """The login of a cookie; None if it is not one of ours."""
+        return self._open("pending", cookie, PendingLogin)
+
     def log_out(self) -> Session:
         """A session of nobody."""
         return self._start(ANYONE if self.is_open else None)
 
     def encode(self, session: Session) -> str:
         """The value of the cookie."""
-        body = urlsafe_b64encode(msgspec.json.encode(session)).decode()
-        return f"{body}.{self._sign('session', body)}"
+        return self._seal("session", session)
 
     def token(self, session: Session) -> str:
         """The token that every form of the session sends."""
@@ -130,17 +171,24 @@ class Sessions:
             return session.role == "admin"
         if session.role is None:
             return True
+        if session.openid:
+            return self.openid is not None and _is_equal(self.openid.mark, session.openid)
         has_same_role = self._keys.dashboard_role_of(session.name) == session.role
         return has_same_role and _is_equal(self._key_mark(session.name), session.key)
 
-    def _decode(self, cookie: str) -> Session | None:
+    def _open(self, use: str, cookie: str, kind: type[Sealed]) -> Sealed | None:
+        """What a cookie has, signed for this use; None for any other cookie."""
         body, _, signature = cookie.partition(".")
-        if not signature or not _is_equal(self._sign("session", body), signature):
+        if not signature or not _is_equal(self._sign(use, body), signature):
             return None
         try:
-            return msgspec.json.decode(urlsafe_b64decode(body), type=Session)
+            return msgspec.json.decode(urlsafe_b64decode(body), type=kind)
         except (ValueError, msgspec.MsgspecError):
             return None
+
+    def _seal(self, use: str, value: Session | PendingLogin) -> str:
+        body = urlsafe_b64encode(msgspec.json.encode(value)).decode()
+        return f"{body}.{self._sign(use, body)}"
 
     def _sign(self, use: str, text: str) -> str:
         return hmac.new(self._secret, f"{use} {text}".encode(errors="replace"), hashlib.sha256).hexdigest()

@@ -6,7 +6,7 @@ other hosts' scripts, styles, frames and forms, so a `<script>` that somebody ty
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -19,12 +19,13 @@ from litestar.handlers import HTTPRouteHandler, route
 from litestar.response import Stream as StreamingResponse
 
 from engine.dashboard.board.desk import Desk
+from engine.dashboard.openid import LOGIN_SECONDS
 from engine.dashboard.rendering import render_page
-from engine.dashboard.sessions import COOKIE, SESSION_SECONDS, Session, has_role
+from engine.dashboard.sessions import COOKIE, PENDING_COOKIE, SESSION_SECONDS, Session, has_role
 from engine.dashboard.tables import DataTable, table_csv, table_json
 from engine.errors import CounterpointError, StoreUnavailable
 from engine.service.access.hosts import is_loopback
-from engine.service.auth import DashboardRole
+from engine.service.access.openid_settings import DashboardRole
 from engine.service.problems import Refusal
 
 WebRequest = Request[Any, Any, State]
@@ -58,8 +59,21 @@ class PageVisit:
     query: Mapping[str, str] = field(default_factory=dict)
     form: Mapping[str, str] = field(default_factory=dict)
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    cookies: Mapping[str, str] = field(default_factory=dict)
     peer: str = ""
-    theme: str = ""
+    is_secure: bool = False
+
+    @property
+    def theme(self) -> str:
+        """The theme that the person chose; empty to follow the system."""
+        theme = self.cookies.get("theme", "")
+        return theme if theme in THEMES else ""
+
+    @property
+    def own_address(self) -> str:
+        """The address by which the browser reached us, as `https://host`: as good as the `Host` that it sent."""
+        host = dict(self.headers).get(b"host", b"").decode("latin-1")
+        return f"{'https' if self.is_secure else 'http'}://{host}"
 
     def may(self, role: DashboardRole) -> bool:
         """Whether the person has at least this role."""
@@ -79,10 +93,14 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class Redirect:
-    """Another page to go to; a new session replaces the cookie."""
+    """Another page to go to; a new session replaces the cookie.
+
+    `pending` is the cookie of a login that is under way; an empty one removes it.
+    """
 
     to: str
     session: Session | None = None
+    pending: str | None = None
     cookies: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -134,7 +152,7 @@ def page_route(
             answer = await _answer(visit, get, post if request.method == "POST" else None, role)
         except Exception as error:  # noqa: BLE001 # every error becomes a page that says what to do
             answer, visit = _error_page(error), _bare_visit(request, desk, session)
-        return _respond(visit, answer, is_secure=_is_secure(request), fresh=session if is_new and session.id else None)
+        return _respond(visit, answer, fresh=session if is_new and session.id else None)
 
     return route(path, http_method=methods, opt={"role": role})(handle)
 
@@ -159,24 +177,12 @@ async def _visit(request: WebRequest, desk: Desk, session: Session) -> PageVisit
     form: dict[str, str] = {}
     if request.method == "POST":
         form = {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
-    bare = _bare_visit(request, desk, session)
-    return PageVisit(
-        desk=desk,
-        session=session,
-        path=bare.path,
-        url=bare.url,
-        query=bare.query,
-        form=form,
-        headers=bare.headers,
-        peer=bare.peer,
-        theme=bare.theme,
-    )
+    return replace(_bare_visit(request, desk, session), form=form)
 
 
 def _bare_visit(request: WebRequest, desk: Desk, session: Session) -> PageVisit:
     """The visit without its form, which an error page does not need."""
     query = {name: value for name, value in request.query_params.items() if isinstance(value, str)}
-    theme = request.cookies.get("theme", "")
     peer = request.client.host if request.client else ""
     if is_loopback(peer):  # only the decision server may name another peer
         peer = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip() or peer
@@ -187,18 +193,15 @@ def _bare_visit(request: WebRequest, desk: Desk, session: Session) -> PageVisit:
         url=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
         query=query,
         headers=tuple(request.scope["headers"]),
+        cookies=request.cookies,
         peer=peer,
-        theme=theme if theme in THEMES else "",
+        is_secure=request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https",
     )
 
 
-def _is_secure(request: WebRequest) -> bool:
-    return request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
-
-
-def _respond(visit: PageVisit, answer: PageAnswer, *, is_secure: bool, fresh: Session | None) -> Response[Any]:
+def _respond(visit: PageVisit, answer: PageAnswer, *, fresh: Session | None) -> Response[Any]:
     """The response of an answer, with the cookies that it sets."""
-    response = _response(visit, answer)
+    response, is_secure = _response(visit, answer), visit.is_secure
     session = answer.session if isinstance(answer, Redirect) and answer.session else fresh
     if session is not None:
         response.set_cookie(
@@ -208,6 +211,16 @@ def _respond(visit: PageVisit, answer: PageAnswer, *, is_secure: bool, fresh: Se
             path="/",
             httponly=True,
             samesite="lax",
+            secure=is_secure,
+        )
+    if isinstance(answer, Redirect) and answer.pending is not None:
+        response.set_cookie(
+            PENDING_COOKIE,
+            answer.pending,
+            max_age=int(LOGIN_SECONDS) if answer.pending else 0,
+            path="/login",
+            httponly=True,
+            samesite="lax",  # strict would keep it from the way back, which begins on the provider's page
             secure=is_secure,
         )
     for name, value in answer.cookies.items() if isinstance(answer, Redirect) else ():

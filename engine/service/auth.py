@@ -29,11 +29,11 @@ from engine.errors import BadInput
 from engine.service.access.cors import origin_of
 from engine.service.access.guesses import GuessLimiter
 from engine.service.access.hosts import is_loopback, require_loopback_host
+from engine.service.access.openid_settings import DashboardRole, OpenIdSpec, openid_problems
 from engine.service.problems import Refusal
 from engine.settings import Settings
 
 KeyRole = Literal["client", "server", "admin"]
-DashboardRole = Literal["view", "operate", "admin"]
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 _EXAMPLE_KEYS = frozenset(
@@ -94,10 +94,11 @@ class PreviewSecret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class KeysFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file of keys; of `previews` the first signs and all verify."""
+    """The file of keys; of `previews` the first signs and all verify; `openid` is a login for the dashboard."""
 
     keys: Annotated[list[KeySpec], Meta(min_length=1)]
     previews: list[PreviewSecret] = []
+    openid: OpenIdSpec | None = None
 
 
 class Caller:
@@ -321,9 +322,12 @@ def read_access_file(path: Path) -> KeysFile:
     problems = [f"{path}{f' {place}' if place else ''}: {message}" for place, message in _find_problems(data)]
     if isinstance(entries, list):
         problems += [f"{path} {place}: {message}" for place, message in _find_conflicts(entries)]
-    if problems:
+    found = None if problems else msgspec.convert(data, KeysFile)
+    if found is not None and found.openid is not None:
+        problems = [f"{path} {place}: {message}" for place, message in openid_problems(found.openid)]
+    if found is None or problems:
         raise BadInput("\n".join(problems))
-    return msgspec.convert(data, KeysFile)
+    return found
 
 
 def _find_problems(data: object) -> Iterator[FieldProblem]:
@@ -338,6 +342,8 @@ def _find_problems(data: object) -> Iterator[FieldProblem]:
         if name in {"key", "secret", "sha256"} and index:
             value = data[part][int(index)].get(name)
             yield place, message.removeprefix(f"{shorten_value(value)} ")
+        elif place == "openid.client_secret":
+            yield place, "is not text; put it in quotes"
         else:
             yield place, message
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from engine.dashboard.app import create_dashboard
+from engine.processes import counterpoint_command
 from engine.settings import Settings
 
 SHOP = Path(__file__).resolve().parents[2] / "experiments"
@@ -155,6 +157,21 @@ def test_a_file_that_is_not_utf8_is_refused_with_the_reason(settings: Settings) 
         assert "byte 6 is not UTF-8" in answer.text
         assert client.post("/editor/write", data=form).status_code == 409
         assert path.read_bytes() == data
+
+
+def test_an_open_stream_ends_without_a_traceback(settings: Settings, tmp_path: Path) -> None:
+    open_settings = ("--data", str(tmp_path / "data"), "--experiments", str(settings.experiments))
+    command = counterpoint_command("dashboard", "--port", "0", "--redis", settings.redis, *open_settings)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        base = process.stderr.readline().partition("http://")[2].partition(",")[0]
+        with httpx.stream("GET", f"http://{base}/live/events", timeout=60) as answer:
+            parts = answer.iter_text()
+            assert next(parts).startswith("data: ")
+            process.terminate()
+            assert all(part.startswith("data: ") for part in parts)
+        assert "Error" not in process.stderr.read()
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("key", [VIEWER, OPERATOR])

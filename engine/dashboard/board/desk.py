@@ -1,5 +1,6 @@
 """What the views read: the worker of this process, the results, the sessions."""
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 
@@ -30,6 +31,8 @@ class Desk:
     sessions: Sessions
     history: PlanHistory
     live: LiveFigures
+    stopping: asyncio.Event
+    """Set when the process ends."""
     started: float = field(default_factory=time.time)
 
     @property

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import msgspec
 
@@ -48,11 +49,15 @@ async def live(visit: PageVisit) -> Page:
 
 
 async def live_events(visit: PageVisit) -> Stream:
-    """The figures, once a second."""
+    """The figures, once a second until the process stops."""
+    stopping = visit.desk.stopping
 
     async def parts() -> AsyncIterator[bytes]:
         for _ in range(int(LONGEST_SECONDS / EVENT_SECONDS)):
             yield b"data: " + msgspec.json.encode(visit.desk.live.read()) + b"\n\n"
-            await asyncio.sleep(EVENT_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), EVENT_SECONDS)
+            if stopping.is_set():
+                return
 
     return Stream(parts=parts(), media_type="text/event-stream")

@@ -5,6 +5,7 @@ from functools import partial
 from litestar.handlers import HTTPRouteHandler
 
 from engine.dashboard.board.desk import Desk
+from engine.dashboard.openid import DONE
 from engine.dashboard.views import entry
 from engine.dashboard.views.audit import audit
 from engine.dashboard.views.bandits import bandit, bandits, roll_back
@@ -52,6 +53,8 @@ def page_routes(desk: Desk) -> list[HTTPRouteHandler]:
         page("/editor/write", post=write, role="admin"),
         page("/healthz", entry.healthy, role=None),
         page("/login", entry.login_page, entry.log_in, role=None),
+        page("/login/openid", entry.begin_openid, role=None),
+        page(DONE, entry.finish_openid, role=None),
         page("/logout", post=entry.log_out, role=None),
         page("/theme", post=entry.set_theme, role=None),
         page("/{address:path}", entry.no_page, role=None),

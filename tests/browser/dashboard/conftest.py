@@ -1,6 +1,8 @@
 """A whole engine with a day's traffic and Debian's Chromium, for the tests that look at pages."""
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from engine.settings import Settings
 from engine.up import run_engine
+from tests.dashboard.openid_provider import CLIENT, SECRET
 
 SHOP = Path(__file__).resolve().parents[3] / "experiments"
 CHROMIUM = "/usr/bin/chromium"
@@ -51,7 +54,17 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def issuer() -> Iterator[str]:
+    """An OpenID provider, in a process of its own."""
+    command = [sys.executable, str(Path(__file__).parents[2] / "dashboard" / "openid_provider.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout
+        yield started.stdout.readline().strip()
+        started.terminate()
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory, issuer: str) -> Iterator[Engine]:
     """`counterpoint up` with keys, its shop and an experiment whose texts are scripts, after some traffic."""
     folder = tmp_path_factory.mktemp("browser")
     experiments = shutil.copytree(SHOP, folder / "experiments")
@@ -63,7 +76,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     draft = hostile | {"key": "a_draft", "title": "A draft", "status": "draft"}
     (experiments / "a_draft.yaml").write_text(yaml.safe_dump(draft))
     keys = folder / "keys.yaml"
-    keys.write_text(yaml.safe_dump({"keys": KEYS}))
+    openid = {"issuer": issuer, "client_id": CLIENT, "client_secret": SECRET, "title": "a staff account"}
+    openid |= {"roles": {"view": ["everyone"], "operate": ["growth"]}}
+    keys.write_text(yaml.safe_dump({"keys": KEYS, "openid": openid}))
     # On a busy machine a decision may wait for the store longer than 50 ms, and a degraded one has no variant.
     patient = 5.0
     settings = Settings(experiments=experiments, data=folder / "data", port=0, api_keys=keys, store_timeout=patient)

@@ -138,6 +138,24 @@ def test_a_login_is_needed_and_a_publishable_key_has_none(ready: Engine) -> None
         assert client.get("/").status_code == 200
 
 
+def test_a_person_logs_in_at_the_provider(ready: Engine, chromium: Browser) -> None:
+    context = chromium.new_context(base_url=ready.base)
+    page = context.new_page()
+    printed: list[str] = []
+    page.on("console", lambda message: printed.append(message.text))
+    page.goto("/experiments/checkout_layout")
+    page.get_by_role("link", name="Log in with a staff account").click()
+    page.get_by_label("Account").fill("olga")
+    page.get_by_role("button", name="Allow").click()
+    page.wait_for_url("**/experiments/checkout_layout")
+    expect(page.get_by_role("button", name="Pause on all servers")).to_be_visible()
+    expect(page.get_by_text("olga@example.org").first).to_be_attached()
+    page.goto("/editor?key=checkout_layout")
+    expect(page.get_by_role("button", name="Write to the experiments folder")).to_have_count(0)
+    context.close()
+    assert printed == []
+
+
 def test_a_viewer_may_look_and_not_switch(ready: Engine) -> None:
     with httpx.Client(base_url=ready.base, timeout=60) as client:
         log_in(client, VIEWER)
@@ -287,6 +305,6 @@ def test_what_people_did_is_in_the_audit_log(ready: Engine) -> None:
             }:
                 break
             time.sleep(0.5)
-        assert {row["who"] for row in rows} <= {"anna", "vera"}
+        assert {row["who"] for row in rows} <= {"anna", "vera", "olga@example.org"}
         assert "experiment paused" in {row["what"] for row in rows}
         assert not any("u-7" in str(row) for row in rows)

@@ -1,0 +1,267 @@
+"""Login by OpenID Connect, at a provider in a process of its own."""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from litestar import Litestar
+from litestar.testing import TestClient
+
+from engine.dashboard.app import create_dashboard
+from engine.errors import BadInput
+from engine.service.auth import read_keys_file
+from engine.settings import Settings
+from tests.dashboard.openid_provider import CLIENT, SECRET
+
+SHOP = Path(__file__).resolve().parents[2] / "experiments"
+OWN = "http://127.0.0.1:9"
+"""The address of the dashboard, at which nothing listens: tests pass on what a browser would send there."""
+KEYS = [{"name": "anna", "role": "admin", "key": "ak-openid-admin"}]
+ROLES = {"view": ["everyone"], "operate": ["growth"], "admin": ["platform"]}
+Client = TestClient[Litestar]
+
+
+class ProviderProcess:
+    def __init__(self, issuer: str) -> None:
+        self.issuer = issuer
+
+    def set(self, **change: Any) -> None:
+        httpx.post(f"{self.issuer}/set", json=change).raise_for_status()
+
+    def log_in(self, address: str, account: str) -> str:
+        """The address that the provider sends the browser of this account back to."""
+        assert httpx.get(address).status_code == 200, address
+        return httpx.post(address, data={"account": account}).headers["location"]
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[ProviderProcess]:
+    command = [sys.executable, str(Path(__file__).with_name("openid_provider.py"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout
+        yield ProviderProcess(started.stdout.readline().strip())
+        started.terminate()
+
+
+@pytest.fixture
+def provider(process: ProviderProcess) -> Iterator[ProviderProcess]:
+    yield process
+    process.set(alg="RS256", sign="own", claims={}, document={})
+
+
+def openid(provider: ProviderProcess, **other: Any) -> dict[str, Any]:
+    own = {"client_id": CLIENT, "client_secret": SECRET, "address": OWN, "title": "the shop's accounts"}
+    return {"issuer": provider.issuer, "roles": ROLES, **own, **other}
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_url: str, provider: ProviderProcess) -> Settings:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(yaml.safe_dump({"keys": KEYS, "openid": openid(provider)}))
+    experiments = shutil.copytree(SHOP, tmp_path / "experiments")
+    return Settings(experiments=experiments, data=tmp_path / "data", redis=redis_url, api_keys=keys)
+
+
+@contextmanager
+def visitor(settings: Settings) -> Iterator[Client]:
+    with TestClient(create_dashboard(settings), raise_server_exceptions=False) as client:
+        client.follow_redirects = False
+        yield client
+
+
+def log_in(client: Client, provider: ProviderProcess, account: str, target: str = "/") -> httpx.Response:
+    begun = client.get("/login/openid", params={"next": target})
+    assert begun.status_code == 303, begun.text
+    return client.get(provider.log_in(begun.headers["location"], account).removeprefix(OWN))
+
+
+def role_of(client: Client) -> str:
+    """What the person may do, by what the pages let them."""
+    if client.get("/").status_code != 200:
+        return "none"
+    page = client.get("/experiments/checkout_layout").text
+    may_switch, may_erase = (
+        "Pause on all servers" in page,
+        "notify.yaml needs" not in client.get("/editor?file=notify.yaml").text,
+    )
+    return "admin" if may_erase else "operate" if may_switch else "view"
+
+
+@pytest.mark.parametrize(("account", "role"), [("anna", "admin"), ("olga", "operate"), ("vera", "view")])
+def test_an_account_gets_the_most_that_its_groups_may(
+    settings: Settings, provider: ProviderProcess, account: str, role: str
+) -> None:
+    with visitor(settings) as client:
+        assert "Log in with the shop&#39;s accounts" in client.get("/login").text
+        done = log_in(client, provider, account, "/experiments?q=x")
+        assert (done.status_code, done.headers["location"]) == (303, "/experiments?q=x")
+        cookies = done.headers.get_list("set-cookie")
+        assert all("HttpOnly" in one and "SameSite=lax" in one for one in cookies)
+        assert role_of(client) == role
+        assert f"{account}@example.org" in client.get("/").text
+
+
+def test_both_algorithms_and_a_new_key_are_accepted(settings: Settings, provider: ProviderProcess) -> None:
+    with visitor(settings) as client:
+        for change in ({"alg": "ES256"}, {"rotate": True}, {"alg": "RS256"}):
+            provider.set(**change)
+            assert log_in(client, provider, "vera").status_code == 303, change
+            client.cookies.clear()
+
+
+FORGED = {
+    "not signed": {"sign": "none"},
+    "signed by the public key": {"sign": "hmac"},
+    "signed by a stranger": {"sign": "stranger"},
+    "of another issuer": {"claims": {"iss": "https://elsewhere.example"}},
+    "for another client": {"claims": {"aud": "another"}},
+    "for two clients, issued to the other": {"claims": {"aud": [CLIENT, "another"], "azp": "another"}},
+    "for two clients, issued to nobody": {"claims": {"aud": [CLIENT, "another"]}},
+    "expired": {"claims": {"exp": int(time.time()) - 3600}},
+    "of the future": {"claims": {"iat": int(time.time()) + 360_000}},
+    "of another login": {"claims": {"nonce": "another"}},
+    "without a nonce": {"claims": {"nonce": None}},
+    "without an end": {"claims": {"exp": None}},
+    "without a subject": {"claims": {"sub": None}},
+}
+
+
+@pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
+def test_a_token_that_is_not_for_this_login_is_refused(
+    settings: Settings, provider: ProviderProcess, change: dict[str, Any]
+) -> None:
+    provider.set(**change)
+    with visitor(settings) as client:
+        done = log_in(client, provider, "anna")
+        assert done.status_code == 401
+        assert 'role="alert"' in done.text
+        assert client.get("/").status_code == 303
+
+
+def test_only_the_browser_that_began_a_login_ends_it_and_once(settings: Settings, provider: ProviderProcess) -> None:
+    with visitor(settings) as client:
+        begun = client.get("/login/openid").headers["location"]
+        back = provider.log_in(begun, "anna").removeprefix(OWN)
+        mine = client.cookies["counterpoint_login"]
+        client.get("/login/openid")
+        second = client.cookies["counterpoint_login"]  # of another login in the same browser
+
+        def come_back(address: str, cookie: str) -> int:
+            client.cookies.clear()
+            return client.get(address, headers={"cookie": f"counterpoint_login={cookie}"}).status_code
+
+        for cookie in ("", second, "e30.00", f"{mine}0"):
+            assert come_back(back, cookie) == 401
+        assert come_back(back.replace("state=", "state=x"), mine) == 401
+        assert come_back(back.replace("iss=http", "iss=https"), mine) == 401
+        assert come_back(back, mine) == 303
+        assert client.get("/").status_code == 200
+        assert come_back(back, mine) == 401  # the code was used
+
+
+def test_who_has_no_role_or_is_not_let_in_reads_why(settings: Settings, provider: ProviderProcess) -> None:
+    with visitor(settings) as client:
+        refused = log_in(client, provider, "nina")
+        assert refused.status_code == 403
+        assert "nina@example.org has no role here" in refused.text
+        refused = log_in(client, provider, "mallory")
+        assert refused.status_code == 403
+        assert "(access_denied)" in refused.text
+        provider.set(claims={"email_verified": False, "email": "anna@example.org"})
+        assert log_in(client, provider, "vera").status_code == 303
+        assert "id-vera" in client.get("/").text
+        assert log_in(client, provider, "vera", "//evil.example").headers["location"] == "/"
+
+
+def test_sessions_end_when_the_roles_change(settings: Settings, provider: ProviderProcess) -> None:
+    assert settings.api_keys
+    with visitor(settings) as client:
+        log_in(client, provider, "anna")
+        cookie = {"cookie": f"counterpoint_session={client.cookies['counterpoint_session']}"}
+    for other, status in (({}, 200), ({"roles": {"view": ["everyone"]}}, 303)):
+        settings.api_keys.write_text(yaml.safe_dump({"keys": KEYS, "openid": openid(provider, **other)}))
+        with visitor(settings) as client:
+            assert client.get("/", headers=cookie).status_code == status
+    settings.api_keys.write_text(yaml.safe_dump({"keys": KEYS}))
+    with visitor(settings) as client:
+        assert client.get("/", headers=cookie).status_code == 303
+        assert client.get("/login/openid").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("change", "other", "reason"),
+    [
+        ({"document": {"issuer": "https://elsewhere.example"}}, {}, "its discovery document is of"),
+        ({"document": {"token_endpoint": "http://login.example/token"}}, {}, "is not https"),
+        ({}, {"client_secret": "another"}, "check client_id and client_secret"),
+        ({}, {"issuer": "http://127.0.0.1:9"}, "http://127.0.0.1:9/.well-known/openid-configuration"),
+    ],
+)
+def test_a_provider_that_fails_leaves_the_login_by_key(
+    settings: Settings, provider: ProviderProcess, change: dict[str, Any], other: dict[str, Any], reason: str
+) -> None:
+    assert settings.api_keys
+    provider.set(**change)
+    settings.api_keys.write_text(yaml.safe_dump({"keys": KEYS, "openid": openid(provider, **other)}))
+    with visitor(settings) as client:
+        answer = client.get("/login/openid")
+        if answer.status_code == 303:
+            answer = client.get(provider.log_in(answer.headers["location"], "anna").removeprefix(OWN))
+        assert answer.status_code == 502
+        assert reason in answer.text
+        assert "log in with a key" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("other", "problem"),
+    [
+        ({"issuer": "http://login.example.org"}, "sends what logs in unencrypted; use https"),
+        ({"address": "http://dashboard.example.org"}, "sends what logs in unencrypted; use https"),
+        ({"scopes": ["email"]}, "lacks 'openid'"),
+        ({"roles": {"owner": ["x"]}}, "owner"),
+        ({"roles": {}}, "roles"),
+        ({"client_secret": 12345678}, "client_secret"),
+    ],
+)
+def test_a_wrong_section_is_refused_with_its_place(
+    tmp_path: Path, provider: ProviderProcess, other: dict[str, Any], problem: str
+) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(yaml.safe_dump({"keys": KEYS, "openid": openid(provider, **other)}))
+    with pytest.raises(BadInput) as refused:
+        read_keys_file(path)
+    assert "openid." in str(refused.value)
+    assert problem in str(refused.value)
+    assert "12345678" not in str(refused.value)
+
+
+def test_without_an_address_only_this_machine_logs_in(settings: Settings, provider: ProviderProcess) -> None:
+    assert settings.api_keys
+    spec = openid(provider)
+    del spec["address"]
+    settings.api_keys.write_text(yaml.safe_dump({"keys": KEYS, "openid": spec}))
+    with visitor(settings) as client:
+        assert client.get("/login/openid", headers={"host": "evil.example"}).status_code == 421
+        begun = client.get("/login/openid", headers={"host": "127.0.0.1:9"})
+        assert "redirect_uri=http%3A%2F%2F127.0.0.1%3A9%2Flogin" in begun.headers["location"]
+
+
+def test_claims_may_be_nested_or_a_single_text(settings: Settings, provider: ProviderProcess) -> None:
+    assert settings.api_keys
+    for claim, claims in (
+        ("realm_access.roles", {"realm_access": {"roles": ["growth"]}}),
+        ("https://shop.example/role", {"https://shop.example/role": "growth"}),
+    ):
+        provider.set(claims=claims)
+        settings.api_keys.write_text(yaml.safe_dump({"keys": KEYS, "openid": openid(provider, claim=claim)}))
+        with visitor(settings) as client:
+            assert log_in(client, provider, "nina").status_code == 303
+            assert role_of(client) == "operate"
