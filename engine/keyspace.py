@@ -90,7 +90,7 @@ def pending_decision(decision_id: str) -> str:
 
 
 def pool(kind: str, name: str) -> str:
-    """A pool by its `kind`, stock or budget: its level and the amounts spent and on hold, in ten-thousandths."""
+    """A pool by its `kind`, stock, shelf or budget: its level and the amounts spent and on hold, in ten-thousandths."""
     return f"cp:{{{kind}:{name}}}"
 
 
@@ -186,6 +186,7 @@ KEYSPACE: Final = (
     KeyPattern(
         pool("budget", "OFFER"), "hash: amount spent, amount on hold, and the amount of each hold", "400 days", "claims"
     ),
+    KeyPattern(pool("shelf", "PLACE/SKU"), "hash: as of a stock, of what one place has of a SKU", "400 days", "claims"),
     KeyPattern(pool_holds("stock", "SKU"), "sorted set: claim by the end of its hold", "400 days", "claims"),
     KeyPattern(roster(0), "sorted set: keys of customers, in their order", "never", "due"),
     KeyPattern(roster_looks(0), "sorted set: keys of customers by when to look at their moments", "never", "due"),

@@ -97,7 +97,7 @@ def file_of(example: str) -> str | None:
         return f"offers/{value['key']}.yaml" if "renderings" in value else f"{value['key']}.yaml"
     if example.startswith("# experiments/units.yaml\n"):
         return "units.yaml"
-    named = {"channels", "layers", "metrics", "moments", "segments", "sources"} & value.keys()
+    named = {"channels", "layers", "metrics", "moments", "places", "segments", "sources"} & value.keys()
     return f"{named.pop()}.yaml" if named else None
 
 

@@ -18,6 +18,7 @@ MADE = {
     keyspace.pending_decision("ID"),
     keyspace.pool("stock", "SKU"),
     keyspace.pool("budget", "OFFER"),
+    keyspace.pool("shelf", "PLACE/SKU"),
     keyspace.pool_holds("stock", "SKU"),
     keyspace.roster(0),
     keyspace.roster_looks(0),

@@ -28,7 +28,7 @@ Format in Redis (`engine/keyspace.py` has the keys):
   no moment forgets. A counter `zone|NAME` has one entry: the latest that was counted while the customer's time zone
   was NAME (`decision/windows.py`). Only counters that a rule of the plan reads are written, so their number has a
   bound.
-- a pool, in a hash slot of its own: hash of `level` (stock only), `spent`, `held`, and `h:ID` and `d:ID` with the
+- a pool, in a hash slot of its own: hash of `level` (stocks only), `spent`, `held`, and `h:ID` and `d:ID` with the
   amount of each claim. Amounts are whole ten-thousandths, so that sums are exact.
 - its holds: sorted set of claim ids by the end of the hold, or of the day for which a confirmed claim is remembered.
 """
@@ -40,8 +40,10 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from engine import keyspace
+from engine.catalog.plan.places import shelf_name
 from engine.customer import Counts
 from engine.customers.redis.counts import decode_counts
 from engine.customers.redis.keys import ProfileKey
@@ -57,7 +59,7 @@ MOVES = 4
 NEWLY_CLAIMED = 2  # pool.lua's reply where the claim was neither claimed nor confirmed before
 SECURED = 60.0  # seconds in which the confirmation of a claim in several pools must finish
 
-PoolKind = Literal["stock", "budget"]
+PoolKind = Literal["stock", "shelf", "budget"]
 PoolAction = Literal["reserve", "secure", "confirm", "release", "undo", "level"]
 DenialReason = Literal["cap", "stock", "budget", "erased"]
 
@@ -75,6 +77,8 @@ class CapCheck(msgspec.Struct, frozen=True, array_like=True):
 
 class PoolShare(msgspec.Struct, frozen=True, kw_only=True):
     """`amount` of a stock or budget, granted while at least `least` is left, and held for `hold` seconds.
+
+    A `shelf` is the stock of one place; its name is `PLACE/SKU`.
 
     With `hold` 0 a claim is confirmed at once. `limit` is the plan's for a budget, None for a stock, whose level the
     shop sets.
@@ -104,7 +108,10 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Denial(msgspec.Struct, frozen=True):
-    """The reason for which a claim was refused, with the counter of the first failed cap, or the stock or budget."""
+    """The reason for which a claim was refused, with the counter of the first failed cap, or the stock or budget.
+
+    Of the stock of one place the reason is `stock`, and the name `PLACE/SKU`.
+    """
 
     reason: DenialReason
     name: str
@@ -140,7 +147,7 @@ class Claims:
         replies = await asyncio.gather(*reserving)
         for (index, share), reply in zip(shares, replies, strict=True):
             if not reply and denials[index] is None:
-                denials[index] = Denial(share.pool, share.name)
+                denials[index] = Denial(denial_reason(share.pool), share.name)
         refused = [claim for claim, denial in zip(claims, denials, strict=True) if denial is not None and claim.shares]
         if refused:
             # Only what this call claimed is undone: a claim confirmed earlier was sold, whatever the caps allow now.
@@ -163,7 +170,7 @@ class Claims:
         Pools are in different hash slots, so no script spans them: a claim in several is first secured in each.
         """
         if len(claim.shares) > 1:
-            secured = [msgspec.structs.replace(share, hold=SECURED) for share in claim.shares]
+            secured = [replace(share, hold=SECURED) for share in claim.shares]
             replies = await asyncio.gather(*(self._pool("secure", share, claim.id, now) for share in secured))
             if not all(replies):
                 new = [share for share, reply in zip(secured, replies, strict=True) if reply == NEWLY_CLAIMED]
@@ -177,9 +184,9 @@ class Claims:
         await self._count(key, [_counted(claim, caps=(), release=True)], now)
         await asyncio.gather(*released)
 
-    async def set_stock(self, sku: str, level: float, now: float) -> None:
-        """Set the level of a stock as the shop counted it at `now`, with the amounts on hold included."""
-        await self._pool("level", PoolShare(pool="stock", name=sku, amount=level), "", now)
+    async def set_stock(self, sku: str, level: float, now: float, place: str | None = None) -> None:
+        """Set the level of a stock, or of one place's, as counted at `now`, with the amounts on hold included."""
+        await self._pool("level", replace(stock_share(sku, place), amount=level), "", now)
 
     async def read_left(self, share: PoolShare) -> float:
         """The amount of a pool that is neither spent nor held; expired holds count until the next claim."""
@@ -254,6 +261,16 @@ def _short(claim_id: str) -> str:
 
 def _denial(caps: Sequence[CapCheck], failed: RedisReply) -> Denial | None:
     return Denial("cap", caps[failed - 1].counter) if isinstance(failed, int) and failed else None
+
+
+def stock_share(sku: str, place: str | None = None) -> PoolShare:
+    """One item of a stock, or of what a place has of the SKU."""
+    return PoolShare(pool="stock", name=sku) if place is None else PoolShare(pool="shelf", name=shelf_name(place, sku))
+
+
+def denial_reason(pool: PoolKind) -> DenialReason:
+    """The reason of a claim that a pool of this kind refused."""
+    return "stock" if pool == "shelf" else pool
 
 
 def _text(value: bytes | int | None) -> str:

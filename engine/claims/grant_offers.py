@@ -17,13 +17,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
+from engine.catalog.plan.places import NearPlace, shelf_name
 from engine.catalog.plan.plan import Plan
-from engine.claims.claims import Claim, Claims, Denial, PoolShare
-from engine.claims.pending_exposures import PendingDecision
+from engine.catalog.spec.fields import seconds
+from engine.catalog.spec.limits.stock import PlaceSpec
+from engine.claims.claims import Claim, Claims, Denial, PoolShare, denial_reason
+from engine.claims.pending_exposures import LIFE, PendingDecision
 from engine.claims.requirements import ShowingContext, claim_id, required_claim
 from engine.customers.redis.keys import ProfileKey
 from engine.decision.decision import Decision
-from engine.decision.gates import Gate
+from engine.decision.gates import Gate, Pools
 from engine.decision.offers import FALLBACK_REASONS, Choice
 from engine.vocabulary import split_item
 
@@ -32,7 +35,14 @@ LOW = 64
 
 LostOffers = Mapping[str, Mapping[str, Gate]]
 """By placement, the offers whose claims were refused, with the gate that closes each."""
-DecideAgain = Callable[[LostOffers], Decision]
+DecideAgain = Callable[[LostOffers, Pools], Decision]
+"""Decides again without the lost offers, given what is left of places that turned out to be short of an item."""
+CountShelf = Callable[[str, bool], None]
+"""Counts the claim of an item at a place, and whether it was granted."""
+
+
+def _count_nothing(_place: str, _is_granted: bool) -> None:  # noqa: FBT001 (as CountShelf)
+    pass
 
 
 class OfferGrants:
@@ -41,13 +51,14 @@ class OfferGrants:
     Every method raises StoreUnavailable where Redis does not answer in time; claims made until then expire.
     """
 
-    def __init__(self, claims: Claims) -> None:
+    def __init__(self, claims: Claims, count_shelf: CountShelf = _count_nothing) -> None:
+        self._count_shelf = count_shelf
         self.low: dict[str, PoolShare] = {}
         self._plan: str | None = None
         self._claims = claims
 
     async def read_low_pools(self, plan: Plan, now: float) -> dict[str, float]:
-        """The amount left at `now` in each pool that was found empty, by `stock:SKU` or `budget:OFFER`.
+        """What is left at `now` in each pool that was found empty: `stock:SKU`, `shelf:PLACE/SKU`, `budget:OFFER`.
 
         Pools that were refilled are dropped from the list, and all of them under a new plan, which may allow more.
         """
@@ -65,12 +76,14 @@ class OfferGrants:
         """The decision after every limited offer in it was claimed for the customer at `key`.
 
         A refused claim masks its offer and `decide_again` draws from the others; claims on offers that are not shown in
-        the end are released. Takes one round trip where no claim is refused. A fallback is shown in spite of a
-        channel's caps, uncounted, but is not sent to a customer on an outbound channel.
+        the end are released. Takes one round trip where no claim is refused. An item that a place turns out not to have
+        is looked for at the further places in one more; the offer is masked if none has it. A fallback is shown in
+        spite of a channel's caps, uncounted, but is not sent to a customer on an outbound channel.
         """
         exempt: set[str] = set()
         lost: dict[str, dict[str, Gate]] = {}
         granted: dict[str, Claim] = {}
+        short: dict[str, float] = {}
         for attempt in range(ROUNDS + 1):
             required = self.required_claims(plan, decision, now)
             if exempt:
@@ -91,14 +104,36 @@ class OfferGrants:
                 if choice.reason in FALLBACK_REASONS and decision.channel not in plan.outbound:
                     exempt.add(claim.id)
                     continue
+                if attempt < ROUNDS - 1 and await self._find_elsewhere(choice, claim, denial, short, now):
+                    continue
                 placement, _ = split_item(name)
                 gone = {choice.offer.key, *(choice.candidates if attempt == ROUNDS - 1 else ())}
                 lost.setdefault(placement, {}).update(dict.fromkeys(sorted(gone), denial.reason))
                 self._note_empty(plan, claim, denial)
             if attempt == ROUNDS - 1:
                 _keep_granted(lost, decision, {claim.id for claim in required.values()} & granted.keys())
-            decision = decide_again(lost)
+            decision = decide_again(lost, short)
         return decision
+
+    async def _find_elsewhere(
+        self, choice: Choice, claim: Claim, denial: Denial, short: dict[str, float], now: float
+    ) -> bool:
+        """Whether a further place has the item that a place did not have; `short` gets the places that have not.
+
+        The offer stays where one has: it was drawn, and which place hands it over changes no probability.
+        """
+        lacking = next((one for one in claim.shares if (one.pool, one.name) == ("shelf", denial.name)), None)
+        if lacking is None:
+            return False
+        sku = lacking.name.partition("/")[2]
+        others = [msgspec.structs.replace(lacking, name=shelf_name(near.place.key, sku)) for near in choice.further]
+        left = await asyncio.gather(*(self._claims.read_remaining(share, now) for share in others))
+        amounts = [(lacking, 0.0), *zip(others, left, strict=True)]
+        empty = [(share, amount) for share, amount in amounts if amount < max(share.amount, share.least)]
+        for share, amount in empty:
+            short[f"shelf:{share.name}"] = amount
+            self._note_low(share)
+        return len(empty) < len(amounts)
 
     def required_claims(self, plan: Plan, decision: Decision, now: float) -> dict[str, Claim]:
         """The claims that must be granted before a decision is shown, by placement or item."""
@@ -123,7 +158,12 @@ class OfferGrants:
             offer, moment, began = pending.offers.get(name, ("", None, 0.0))
             if offer in plan.offers:
                 choice = Choice(
-                    offer=plan.offers[offer], reason="policy", propensity=1.0, moment=moment, moment_start=began
+                    offer=plan.offers[offer],
+                    reason="policy",
+                    propensity=1.0,
+                    moment=moment,
+                    moment_start=began,
+                    place=_reserved_place(plan, pending, offer),
                 )
                 claim = required_claim(plan, decision_id, name, choice, showing)
                 if claim is not None:
@@ -140,6 +180,10 @@ class OfferGrants:
     ) -> list[Denial | None]:
         releases = asyncio.gather(*(self._claims.release(key, claim, now) for claim in stale))
         denials, _ = await asyncio.gather(self._claims.claim(key, fresh, now), releases)
+        for claim, denial in zip(fresh, denials, strict=True):
+            for share in claim.shares:
+                if share.pool == "shelf":
+                    self._count_shelf(share.name.partition("/")[0], denial is None)
         return denials
 
     def _follow(self, plan: Plan) -> None:
@@ -150,8 +194,11 @@ class OfferGrants:
     def _note_empty(self, plan: Plan, claim: Claim, denial: Denial) -> None:
         self._follow(plan)
         for share in claim.shares:
-            if (share.pool, share.name) == (denial.reason, denial.name):
-                self.low[f"{share.pool}:{share.name}"] = share
+            if (denial_reason(share.pool), share.name) == (denial.reason, denial.name):
+                self._note_low(share)
+
+    def _note_low(self, share: PoolShare) -> None:
+        self.low[f"{share.pool}:{share.name}"] = share
         while len(self.low) > LOW:  # the oldest first; a pool that is still empty comes back with its next denial
             del self.low[next(iter(self.low))]
 
@@ -173,6 +220,15 @@ def _denied_whole(plan: Plan, channel: str, names: Iterable[str], denied: Mappin
         if position and selection is not None and selection.is_whole:
             first.setdefault(placement, denial)
     return {name: first[placement] for name in names if (placement := split_item(name)[0]) in first}
+
+
+def _reserved_place(plan: Plan, pending: PendingDecision, offer: str) -> NearPlace | None:
+    """The place at which a decision offered the item; a place that was removed from the plan keeps its stock."""
+    key = pending.places.get(offer)
+    if key is None:
+        return None
+    place = None if plan.places is None else plan.places.by_key.get(key)
+    return NearPlace(PlaceSpec(key=key, latitude=0.0, longitude=0.0) if place is None else place, None)
 
 
 def is_unlimited(choice: Choice, channel: str) -> bool:
@@ -209,9 +265,22 @@ def pending_of(decision: Decision, key: ProfileKey, waits: Sequence[str]) -> Pen
     if not offers and not waits:
         return None
     pending = PendingDecision(
-        customer="", keys=list(waits), key=key, offers=offers, channel=decision.channel, zone=decision.zone
+        customer="",
+        keys=list(waits),
+        key=key,
+        offers=offers,
+        channel=decision.channel,
+        zone=decision.zone,
+        places={one.offer.key: one.place.place.key for _, one in decision.items() if one.place and not one.is_silent},
     )
     if not waits:
         return pending
     customer = decision.answer.customer
     return msgspec.structs.replace(pending, customer=customer, unit=decision.unit, who=decision.customer_ids)
+
+
+def pending_life(decision: Decision) -> float:
+    """The seconds for which a pending decision is stored: a day past the longest hold that its offers reserve."""
+    limits = [choice.offer.limits for _, choice in decision.items()]
+    holds = [seconds(one.hold) for each in limits for one in (each.stock, each.budget) if one is not None]
+    return max(holds, default=0.0) + LIFE

@@ -103,9 +103,10 @@ async def _apply(store: ProfileStore, claims: Claims, plan: Plan, event: Event, 
         return
     customer = await store.fetch(customer_ids(event), now)
     key, zone = customer.key, _zone_of(customer.profile, plan, now)
+    places = await _places(store, event) if any(offer.limits.hand_over for offer in offers) else {}
     for offer in offers:
         await claims.count(key, _event_claim(plan, offer, event, zone), event_time(event, now))
-        shares = pool_shares(offer)
+        shares = pool_shares(offer, places.get(offer.key, _named_place(plan, event)))
         if shares and event.decision_id:
             claim = Claim(id=claim_id(event.decision_id, offer.key), shares=shares)
             if name in CONFIRMS:
@@ -215,6 +216,18 @@ async def _offers(store: ProfileStore, plan: Plan, event: Event) -> list[Offer]:
     pending = await fetch_pending(store.pipeline, event.decision_id) if event.decision_id else None
     keys = [offer for offer, _, _ in _concerned(pending, event)] if pending else []
     return [plan.offers[key] for key in dict.fromkeys(keys) if key in plan.offers]
+
+
+async def _places(store: ProfileStore, event: Event) -> dict[str, str]:
+    """The places that the decision of an event reserved items at, by offer."""
+    pending = await fetch_pending(store.pipeline, event.decision_id) if event.decision_id else None
+    return {} if pending is None else pending.places
+
+
+def _named_place(plan: Plan, event: Event) -> str | None:
+    """The place in an event's property `place`, for a decision that is not stored any more."""
+    named = event.properties.get("place")
+    return named if isinstance(named, str) and plan.places is not None and named in plan.places.by_key else None
 
 
 def _concerned(pending: PendingDecision, event: Event) -> list[PendingOffer]:

@@ -1,4 +1,4 @@
-"""Decisions awaiting exposure or outcome events; stored for 24 h.
+"""Decisions awaiting exposure or outcome events; stored for 24 h, and a day past the longest hold of their offers.
 
 A decision is pending where it was prefetched and is not exposed yet, or where it shows offers whose claims later events
 confirm or release. It is stored once, read by any number of events, and expires or is deleted with its customer.
@@ -32,7 +32,8 @@ class PendingDecision(msgspec.Struct, frozen=True, array_like=True, kw_only=True
     `keys` are the experiments and placements that are not exposed yet; where there is none, `customer` is empty.
     `key` is the profile that the claims belong to. `offers` are, by placement or item of a list, the offers to be
     claimed, confirmed or released. `who` are the identifiers of a customer without an exposure so far, and `unit` is
-    the id that their variants were assigned by.
+    the id that their variants were assigned by. `places` hand the items of `offers` over, where places do, by their
+    keys.
     """
 
     customer: str
@@ -43,19 +44,22 @@ class PendingDecision(msgspec.Struct, frozen=True, array_like=True, kw_only=True
     zone: str = "UTC"
     unit: str = ""
     who: CustomerIds | None = None
+    places: dict[str, str] = {}
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(PendingDecision).decode
 
 
-async def store_pending(pipeline: RedisPipeline, decision_id: str, pending: PendingDecision) -> None:
-    """Store a pending decision, unless its customer was erased meanwhile.
+async def store_pending(
+    pipeline: RedisPipeline, decision_id: str, pending: PendingDecision, life: float = LIFE
+) -> None:
+    """Store a pending decision for `life` seconds, unless its customer was erased meanwhile.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
-    await pipeline.send("SET", keyspace.pending_decision(decision_id), _encode(pending), "EX", LIFE)
+    await pipeline.send("SET", keyspace.pending_decision(decision_id), _encode(pending), "EX", int(life))
     if not pending.customer:
         return
     # Looked up after the write: an erasure that scanned before it left the decision behind.

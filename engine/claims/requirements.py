@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from engine.catalog.plan.limits import Cap as Limit
+from engine.catalog.plan.places import shelf_name
 from engine.catalog.plan.plan import Moment, Offer, Plan
 from engine.catalog.spec.fields import seconds
 from engine.claims.claims import COUNTER_ENTRIES, CapCheck, Claim, PoolShare
@@ -49,7 +50,7 @@ def required_claim(plan: Plan, decision_id: str, name: str, choice: Choice, show
         for moment in moments:
             if moment.key == choice.moment:
                 caps += moment_checks(moment, showing, choice.moment_start)
-    shares = pool_shares(choice.offer)
+    shares = pool_shares(choice.offer, None if choice.place is None else choice.place.place.key)
     if not (caps or counters or shares):
         return None
     return Claim(
@@ -84,13 +85,22 @@ def zone_to_mark(plan: Plan, counters: Iterable[str], zone: str) -> str:
     return "" if plan.zoned.isdisjoint(counters) else zone
 
 
-def pool_shares(offer: Offer) -> list[PoolShare]:
-    """The shares of stock and budget that one showing of an offer claims."""
+def pool_shares(offer: Offer, place: str | None = None) -> list[PoolShare]:
+    """The shares of stock and budget that one showing of an offer claims.
+
+    Of an item that places hand over, `place` has the share of stock; there is none without a place.
+    """
     stock, budget = offer.limits.stock, offer.limits.budget
     shares = []
-    if stock is not None:
+    if stock is not None and (offer.limits.hand_over is None or place is not None):
         shares.append(
-            PoolShare(pool="stock", name=stock.sku, amount=1.0, least=stock.at_least, hold=seconds(stock.hold))
+            PoolShare(
+                pool="stock" if offer.limits.hand_over is None else "shelf",
+                name=stock.sku if offer.limits.hand_over is None or place is None else shelf_name(place, stock.sku),
+                amount=1.0,
+                least=stock.at_least,
+                hold=seconds(stock.hold),
+            )
         )
     if budget is not None:
         hold = seconds(budget.hold)
@@ -100,3 +110,13 @@ def pool_shares(offer: Offer) -> list[PoolShare]:
             )
         )
     return shares
+
+
+def every_share(plan: Plan, offer: Offer) -> list[PoolShare]:
+    """The shares that a showing of an offer may claim: of an item that places hand over, one at each of them."""
+    rule, places = offer.limits.hand_over, plan.places
+    if rule is None or places is None:
+        return pool_shares(offer)
+    able = [key for key, place in places.by_key.items() if rule.may_hand_over(place)]
+    shares = {(share.pool, share.name): share for key in able for share in pool_shares(offer, key)}
+    return [*shares.values()] or pool_shares(offer)

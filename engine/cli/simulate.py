@@ -166,8 +166,11 @@ def _visits(plan: "Plan", specs: "Specs", key: str, traffic: TrafficOptions) -> 
 
 
 def _stock_levels(given: list[str], plan: "Plan") -> dict[str, float]:
-    """The levels of `--stock SKU=LEVEL` by SKU."""
-    known = {offer.spec.stock.sku for offer in plan.offers.values() if offer.spec.stock}
+    """The levels of `--stock SKU=LEVEL` by SKU, or by `PLACE/SKU`."""
+    from engine.claims.requirements import every_share
+
+    shares = [share for offer in plan.offers.values() for share in every_share(plan, offer)]
+    known = {share.name for share in shares if share.pool != "budget"}
     levels = {}
     for text in given:
         sku, _, level = text.rpartition("=")

@@ -70,6 +70,7 @@ class OfferReply(msgspec.Struct, frozen=True):
     policy: str | None = None
     moment: str | None = None
     not_before: datetime | None = None
+    place: dict[str, object] | None = None
 
 
 class DecisionReply(msgspec.Struct, frozen=True):

@@ -6,9 +6,28 @@ from datetime import UTC, datetime
 import msgspec
 
 from engine.catalog.plan.languages import choose_language, preferred_languages
+from engine.catalog.plan.places import NearPlace
 from engine.catalog.plan.plan import Offer, Plan
+from engine.catalog.spec.limits.stock import HandOver
 from engine.decision.gates import Facts
 from engine.decision.offers import Choice, OfferReason
+
+
+class PlaceAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Where an offer's item is: the place that hands it over, and how.
+
+    `km` is its distance from the request, where that has a position. It is reserved for `hold` once the offer is
+    exposed.
+    """
+
+    key: str
+    by: HandOver
+    hold: str
+    title: str | None = None
+    address: str | None = None
+    latitude: float
+    longitude: float
+    km: float | None = None
 
 
 class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -20,7 +39,7 @@ class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     A placement that shows several has them under `items`, the first position first, in the place of an offer and a
     rendering. The propensity of an item is the probability of its offer given those above it, and that of the whole is
     the probability of the list. The list is empty where nothing is shown. `language` is that of the rendering, where it
-    is by language.
+    is by language; `place` hands the item over, where each place has a stock of its own.
     """
 
     offer: str | msgspec.UnsetType | None = msgspec.UNSET
@@ -32,6 +51,7 @@ class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     moment: str | None = None
     language: str | None = None
     not_before: datetime | None = None
+    place: PlaceAnswer | None = None
 
 
 def answer_offer(plan: Plan, choice: Choice, facts: Facts) -> OfferAnswer:
@@ -82,4 +102,22 @@ def _answer_item(plan: Plan, choice: Choice, facts: Facts) -> OfferAnswer:
         reason=choice.reason,
         moment=choice.moment,
         language=language,
+        place=None if choice.place is None else _answer_place(choice.offer, choice.place),
+    )
+
+
+def _answer_place(offer: Offer, near: NearPlace) -> PlaceAnswer | None:
+    """The place that hands the item of an offer over."""
+    stock, (place, km) = offer.limits.stock, near
+    if stock is None or stock.by is None:
+        return None
+    return PlaceAnswer(
+        key=place.key,
+        by=stock.by,
+        hold=stock.hold,
+        title=place.title,
+        address=place.address,
+        latitude=place.latitude,
+        longitude=place.longitude,
+        km=None if km is None else round(km, 3),
     )

@@ -9,13 +9,21 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from engine.catalog.plan.places import NOWHERE
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.units import Unit
 from engine.customer import Counts, CustomerIds, Profile, resumable_journey
 from engine.decision.answers import OfferAnswer, answer_offer
 from engine.decision.assign import Subject
 from engine.decision.attributes import build_attributes, usable_profile
-from engine.decision.experiments import UNKNOWN, Assigned, ExperimentAnswer, ExperimentAssigner, new_sticky_entries
+from engine.decision.experiments import (
+    UNKNOWN,
+    Assigned,
+    ExperimentAnswer,
+    ExperimentAssigner,
+    new_sticky_entries,
+    selection_at,
+)
 from engine.decision.gates import Facts, Pools, Prices, is_capped
 from engine.decision.lists import choose_shown
 from engine.decision.offers import (
@@ -27,7 +35,6 @@ from engine.decision.offers import (
     OfferReason,
     Snapshot,
 )
-from engine.decision.selections import selection_at
 from engine.decision.units import read_store, read_units
 from engine.decision.windows import quiet_until
 from engine.errors import BadInput
@@ -52,13 +59,15 @@ class Availability(msgspec.Struct, frozen=True, gc=False):
     """The limits of offers at the time of the decision, apart from the profile.
 
     `counts` and `pools` as read from the store, `prices` as the learner published them, and by placement the offers
-    whose claim was denied in this decision.
+    whose claim was denied in this decision. `short` are places that turned out not to have an item: another one hands
+    it over, and no gate closes the offer that was drawn.
     """
 
     counts: Counts = {}
     pools: Pools = {}
     lost: Mapping[str, LostClaims] = {}
     prices: Prices = {}
+    short: Pools = {}
 
 
 UNRESTRICTED = Availability()
@@ -218,8 +227,10 @@ def _gather_facts(
         zone=zone,
         counts=availability.counts,
         pools=availability.pools,
+        short=availability.short,
         prices=availability.prices,
         is_silenced=plan.silenced_when is not None and plan.silenced_when(attributes),
+        vicinity=NOWHERE if plan.places is None else plan.places.around(attributes),
     )
 
 

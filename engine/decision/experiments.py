@@ -11,7 +11,7 @@ from engine.catalog.spec.flags import RULE
 from engine.customer import Profile
 from engine.decision import sticky
 from engine.decision.assign import Assignment, AssignmentReason, Subject, assign
-from engine.vocabulary import PERIOD
+from engine.vocabulary import CAMPAIGN_CHANNEL, PERIOD
 
 
 class ExperimentAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -145,3 +145,13 @@ def new_sticky_entries(assigned: Iterable[Assigned], subject: Subject) -> dict[s
         if spec.sticky and one.variant is not None and one.assignment.reason in ("assigned", "sticky"):
             entries |= sticky.new_sticky_entry(spec, subject.units, subject.sticky, one.variant)
     return entries
+
+
+def selection_at(plan: Plan, channel: str, placement: str, assigned: Mapping[str, Assigned]) -> Selection:
+    """The placement's selection, or that of the variant which the customer has in an experiment on it."""
+    if channel == CAMPAIGN_CHANNEL:
+        return plan.campaigns[placement].selection
+    selection = plan.selections[channel, placement]
+    for experiment in plan.by_placement.get((channel, placement), ()):
+        selection = assigned[experiment.key].selection or selection
+    return selection

@@ -10,6 +10,7 @@ from engine.decision.decision import Decision
 from engine.decision.experiments import ExperimentAnswer
 from engine.decision.gates import Gate
 from engine.decision.offers import Choice, OfferReason
+from engine.decision.shelves import ShelfReason
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +39,8 @@ class ExplainedPlacement(msgspec.Struct, frozen=True, kw_only=True):
     candidates: list[Candidate]
     closed: Mapping[str, Gate]
     features: Context
+    places: Mapping[str, list[ShelfReason]] | msgspec.UnsetType = msgspec.UNSET
+    """By offer whose item places hand over: every place, the nearest first, with what it is to the item."""
     below: "list[ExplainedPlacement] | msgspec.UnsetType" = msgspec.UNSET
     """Of a list, the positions after the first, each given those above it."""
 
@@ -110,5 +113,6 @@ def _explain_placement(choice: Choice) -> ExplainedPlacement:
         candidates=sorted(candidates, key=lambda candidate: -candidate.propensity),
         closed=choice.closed,
         features=choice.context,
+        places=choice.shelves or msgspec.UNSET,
         below=[_explain_placement(item) for item in choice.below] if choice.position == 1 else msgspec.UNSET,
     )

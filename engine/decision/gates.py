@@ -17,6 +17,7 @@ import msgspec
 from engine.catalog.plan.features import Context
 from engine.catalog.plan.limits import Cap, Suppression
 from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
+from engine.catalog.plan.places import NOWHERE, Vicinity
 from engine.catalog.plan.plan import Offer
 from engine.customer import Counts, Profile, has_consented
 from engine.decision.windows import calendar_start, ignored_exposures, suppressed_until, window_start
@@ -30,6 +31,7 @@ Gate = Literal[
     "suppressed",
     "silenced",
     "cap",
+    "place",
     "stock",
     "budget",
     "shown",
@@ -41,7 +43,7 @@ Gate = Literal[
 """Why an offer is no candidate; `GATES` says what each one means."""
 
 Pools = Mapping[str, float]
-"""Units and amounts left of stocks and budgets that are low, by `stock:SKU` and `budget:OFFER`."""
+"""What is left of stocks and budgets that are low, by `stock:SKU`, `shelf:PLACE/SKU` and `budget:OFFER`."""
 Prices = Mapping[str, float]
 """Shadow prices of scarce offers by the offer's key: the cost of one more showing to the other customers."""
 NOTHING: Counts = {}
@@ -52,6 +54,7 @@ FREE: Prices = {}
 class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The input of gates, moments and policies for one request. `now` is in seconds since 1970.
 
+    `vicinity` are the shop's places around the request; `short` what was found out after the draw, which no gate reads.
     `is_silenced` says that the shop's `suppress` holds for the customer. `vectors` has the context and the vector by
     the layouts of the featurizers that read them: placements with the same features share them.
     """
@@ -65,6 +68,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     pools: Pools = FULL
     prices: Prices = FREE
     is_silenced: bool = False
+    vicinity: Vicinity = NOWHERE
+    short: Pools = FULL
     vectors: dict[tuple[Hashable, Hashable], tuple[Context, Floats]] = msgspec.field(default_factory=dict)
 
 
@@ -211,8 +216,26 @@ def _capped(collection: OfferCollection, facts: Facts, _shown: Collection[str], 
     return closed
 
 
+def _out_of_reach(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
+    """The offers that no place near the request hands over, asked once per rule."""
+    closed = 0
+    for needing in collection.index.named("hand_over").values():
+        if asked := needing & passing:
+            rule = collection.offers[next(set_places(asked))].limits.hand_over
+            if rule is not None and not facts.vicinity.reached(rule):
+                closed |= needing
+    return closed
+
+
 def _out_of_stock(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
-    return _short_of(collection, facts.pools, "stock:", passing) if facts.pools else 0
+    if not facts.pools:
+        return 0
+    closed, by_sku = _short_of(collection, facts.pools, "stock:", passing), collection.index.named("shelf")
+    for sku in {pool.partition("/")[2] for pool in facts.pools if pool.startswith("shelf:")}:
+        for place in set_places(passing & by_sku.get(sku, 0)):
+            if not collection.offers[place].limits.places_with_stock(facts.vicinity, facts.pools):
+                closed |= 1 << place
+    return closed
 
 
 def _over_budget(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
@@ -263,9 +286,14 @@ GATES: Mapping[Gate, GateRule] = {
         meaning="a cap of the offer or of the channel is reached",
         for_staff="the customer had it as often as allowed",
     ),
+    "place": GateRule(
+        closes=_out_of_reach,
+        meaning="no place that hands its item over is near, or where the customer is, is not known",
+        for_staff="not available near the customer",
+    ),
     "stock": GateRule(
         closes=_out_of_stock,
-        meaning="what is left of its SKU is sold or reserved",
+        meaning="what is left of its SKU is sold or reserved, at every place that hands it over",
         for_staff="sold out",
     ),
     "budget": GateRule(

@@ -17,10 +17,12 @@ import numpy as np
 
 from engine.catalog.plan.features import Context
 from engine.catalog.plan.offer_index import FEW_OFFERS, Bits, set_places
+from engine.catalog.plan.places import NearPlace
 from engine.catalog.plan.plan import Moment, Offer, Selection
 from engine.decision.arbitrate import Factors, arbitrate, worth_their_price
 from engine.decision.gates import Facts, Gate, GateFailure, closing_gates, passing_offers
 from engine.decision.moments import moment_start
+from engine.decision.shelves import ShelfReason, explain_shelves
 from engine.hashing import uniform_draw
 from engine.vocabulary import item_name
 from policies import Policy
@@ -67,6 +69,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     The choice of a list is that of its first position, with the others in `below`. The propensity of each is the
     probability of its offer given those above it. `position` counts from 1; it is 0 where one offer is shown.
+
+    `place` hands the offer's item over, and those `further` away could; a trace has the `shelves` of each offer.
     """
 
     offer: Offer
@@ -84,6 +88,9 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     failures: Sequence[GateFailure] = ()
     position: int = 0
     below: "tuple[Choice, ...]" = ()
+    place: NearPlace | None = None
+    further: Sequence[NearPlace] = ()
+    shelves: Mapping[str, list[ShelfReason]] = {}
 
     @property
     def items(self) -> "tuple[Choice, ...]":
@@ -145,7 +152,22 @@ def choose_offer(query: OfferQuery) -> Choice:
         passing = passing_offers(query.selection, query.facts, query.shown)
         failures += passing.failures
         choice = _choose_by_policy(query, passing.bits)
+    if choice.offer.limits.hand_over is not None or query.trace:
+        choice = _with_place(query, choice)
     return msgspec.structs.replace(choice, failures=failures) if failures else choice
+
+
+def _with_place(query: OfferQuery, choice: Choice) -> Choice:
+    """The choice with the nearest place that has its item; in a trace with those of every offer."""
+    facts = query.facts
+    limits, pools = choice.offer.limits, {**facts.pools, **facts.short}
+    able = limits.places_with_stock(facts.vicinity, pools) or limits.places_with_stock(facts.vicinity, facts.pools)
+    place, *further = able or (None,)  # where all are short its claim is denied, which masks the offer
+    shelves = {}
+    if query.trace:
+        offers = (*query.selection.offers, *(offer for moment in query.moments for offer in moment.offers))
+        shelves = {offer.key: explain_shelves(offer, facts) for offer in offers if offer.limits.hand_over is not None}
+    return msgspec.structs.replace(choice, place=place, further=further, shelves=shelves)
 
 
 def _choose_by_policy(query: OfferQuery, passing: Bits) -> Choice:

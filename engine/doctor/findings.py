@@ -19,6 +19,8 @@ import msgspec
 import redis
 
 from engine.catalog import load_plan
+from engine.claims.claims import pool_key
+from engine.claims.requirements import every_share
 from engine.errors import CatalogError, CounterpointError, StoreUnavailable, has_extra
 from engine.journal import stream
 from engine.journal.log.commit import read_checkpoint
@@ -54,6 +56,7 @@ def examine(settings: Settings, servers: Sequence[str] = ()) -> list[Diagnosis]:
         ("disk", _check_disks),
         ("limits", _check_limits),
         ("store", _check_store),
+        ("stock by place", _check_shelves),
         ("streams", _check_streams),
         ("spools", _check_spools),
         ("log", _check_log),
@@ -153,6 +156,28 @@ def _check_store(settings: Settings) -> Iterator[Diagnosis]:
         if abs(ahead) > CLOCK_SECONDS:
             yield _warning("store", f"its clock is {ahead:+.1f} s from this one", "run a time service on both machines")
         yield _ok("store", f"answers; {used / 1e6:,.0f} MB used")
+
+
+def _check_shelves(settings: Settings) -> Iterator[Diagnosis]:
+    try:
+        plan = load_plan(settings.experiments)
+    except CatalogError:
+        return  # the experiments have a finding of their own
+    shelves = {
+        share.name: share
+        for offer in plan.offers.values()
+        for share in every_share(plan, offer)
+        if share.pool == "shelf"
+    }
+    if not shelves:
+        return
+    with closing(stream.connect_stream(settings.redis)) as client:
+        unset = [name for name, share in shelves.items() if not client.hexists(pool_key(share), "level")]
+    if unset:
+        detail = f"{len(unset):,} of {len(shelves):,} were never counted and so are empty, such as {unset[0]}"
+        yield _warning("stock by place", detail, "POST /v1/stock/{sku}/places/{place}, or many by POST /v1/stock")
+    else:
+        yield _ok("stock by place", f"all {len(shelves):,} were counted")
 
 
 def _check_streams(settings: Settings) -> Iterator[Diagnosis]:

@@ -10,7 +10,7 @@ import msgspec
 from engine.catalog.plan.plan import Plan
 from engine.claims.claims import Claim, PoolShare
 from engine.claims.pacing import expected_worth, paced_pools, pools_by_offer, prices_by_offer, update_pacing
-from engine.claims.requirements import ShowingContext, required_claim
+from engine.claims.requirements import ShowingContext, every_share, required_claim
 from engine.customer import CustomerIds, Profile
 from engine.decision.decision import Availability, DecideOptions, DecideRequest, Decision, decide
 from engine.decision.gates import Gate
@@ -135,7 +135,7 @@ def dry_run(
         plan: with the experiment or placement `key`.
         key: the experiment or placement that the visits request.
         traffic: the visits, ordered by time.
-        stock: the levels by SKU; a SKU without a level never runs out.
+        stock: the levels by SKU, or by `PLACE/SKU`; one without a level never runs out.
         redeemed: the share of shown offers that are redeemed at once. The other claims expire after the offer's hold.
         snapshots: the learnt policies; by default every policy is untrained.
     """
@@ -228,7 +228,8 @@ class _Ledger:
     """The counters of customers and the pools' amounts held and spent, as Redis would have them."""
 
     def __init__(self, plan: Plan, stock: Mapping[str, float]) -> None:
-        self._whole = {f"stock:{sku}": level for sku, level in stock.items()}
+        shares = {share.name: share for offer in plan.offers.values() for share in every_share(plan, offer)}
+        self._whole = {f"{shares[name].pool if name in shares else 'stock'}:{name}": stock[name] for name in stock}
         for offer in plan.offers.values():
             if offer.limits.budget is not None:
                 self._whole[f"budget:{offer.key}"] = offer.limits.budget.amount
@@ -259,7 +260,7 @@ class _Ledger:
         found = sorted({*self._spent, *self._held})
         return [
             PoolUse(
-                pool="stock" if pool.startswith("stock:") else "budget",
+                pool="budget" if pool.startswith("budget:") else "stock",
                 name=pool.partition(":")[2],
                 limit=self._whole.get(pool),
                 spent=self._spent[pool],

@@ -35,12 +35,13 @@ from typing import cast
 import structlog
 from msgspec.structs import replace
 
-from engine.claims.grant_offers import LostOffers, OfferGrants, is_unlimited, pending_of
+from engine.claims.grant_offers import LostOffers, OfferGrants, is_unlimited, pending_life, pending_of
 from engine.claims.pending_exposures import store_pending
 from engine.claims.sticky_writes import write_sticky
 from engine.customer import Profile
 from engine.customers.store import BatchFetch, FetchedCustomer
 from engine.decision.decision import UNRESTRICTED, Availability, DecideOptions, Decision, decide
+from engine.decision.gates import Pools
 from engine.decision.offers import Choice
 from engine.errors import StoreUnavailable, UnreadableValueError
 from engine.journal import traces
@@ -77,7 +78,9 @@ class DecisionFlow:
         self._worker = worker
         self._store = worker.event_store if patient else worker.store
         self._health = worker.store_health
-        self._grants = OfferGrants(worker.event_claims) if patient else worker.offer_grants
+        self._grants = (
+            OfferGrants(worker.event_claims, worker.metrics.count_shelf_claim) if patient else worker.offer_grants
+        )
         self._recorder = worker.recorder
         self.answers = RecordedAnswers(worker, self.decide_degraded)
 
@@ -222,7 +225,7 @@ class DecisionFlow:
             return True
         try:
             async with StoreBudget(self.new_deadline() if deadline is None else deadline):
-                await store_pending(self._store.pipeline, decision.answer.decision_id, pending)
+                await store_pending(self._store.pipeline, decision.answer.decision_id, pending, pending_life(decision))
         except StoreUnavailable:
             return False
         return True
@@ -319,16 +322,16 @@ class DecisionFlow:
                 await self._store.bind_customer(customer, task.now, self._recorder.append_events)
                 await self._worker.roster.note(self._worker.plan, [customer.key], task.now)
 
-            def draw_again(lost: LostOffers) -> Decision:
+            def draw_again(lost: LostOffers, short: Pools) -> Decision:
                 nonlocal availability  # that of the last draw goes into the trace
-                availability = replace(availability, lost=lost)
+                availability = replace(availability, lost=lost, short=short)
                 return self.evaluate(task, profile, availability=availability)
 
             decision = await self._grants.grant(self._worker.plan, decision, customer.key, task.now, draw_again)
         if decision.sticky_entries:
             await write_sticky(self._store, customer, decision.sticky_entries, self._worker.plan.experiments)
         if is_exposed and (pending := pending_of(decision, customer.key, ())) is not None:
-            await store_pending(self._store.pipeline, task.decision_id, pending)
+            await store_pending(self._store.pipeline, task.decision_id, pending, pending_life(decision))
         return self._complete_with(decision, fetched, availability)
 
     def _complete_with(self, decision: Decision, fetched: FetchedTask, availability: Availability) -> DecidedTask:

@@ -78,11 +78,11 @@ class Worker:
         self.claims = Claims(self.store.pipeline)
         self.event_claims = Claims(self.event_store.pipeline)
         self.roster = Roster(DueIndex(self.event_store.pipeline))
-        self.offer_grants = OfferGrants(self.claims)
         self.idempotent_answers = IdempotentAnswers(
             self.store.pipeline, self.store_health, self.recorder.append_encoded
         )
         self.metrics = ServiceMetrics()
+        self.offer_grants = OfferGrants(self.claims, self.metrics.count_shelf_claim)
         self.metrics.set_bad_rows(self.watch.plan.bad_rows)
         self.metrics.registry.register(LearnerMetrics(self.follower))
         self.pulse = Pulse(settings.redis, self.spool, self.shipper, self.follower)

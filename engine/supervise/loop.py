@@ -29,7 +29,7 @@ from engine.catalog.plan.plan import Experiment, Plan
 from engine.catalog.spec.notify import NoticeKind, NotifyFile, ReceiverSpec
 from engine.catalog.spec.ramp import HeldRamp
 from engine.claims.claims import UNIT, PoolShare, pool_key
-from engine.claims.requirements import pool_shares
+from engine.claims.requirements import every_share
 from engine.errors import BadInput, StoreUnavailable
 from engine.journal import stream
 from engine.journal.records import EventRecord, encode
@@ -221,13 +221,13 @@ class Supervision:
         """What is left of each stock and budget of the offers, and the whole of it."""
         found: dict[tuple[NoticeKind, str], tuple[float, float]] = {}
         for offer in plan.offers.values():
-            for share in pool_shares(offer):
+            for share in every_share(plan, offer):
                 left = units_left(self._client, share, now)
                 if left is None:
                     continue
                 kind: NoticeKind = "budget" if share.pool == "budget" else "stock"
                 name = offer.key if kind == "budget" else share.name
-                whole = share.limit if share.limit is not None else stock_level(self._client, share.name)
+                whole = share.limit if share.limit is not None else stock_level(self._client, share)
                 found[kind, name] = left, whole
         return found
 
@@ -301,9 +301,9 @@ def _current_state(stored: RampState | None, ramp: HeldRamp, position: float, no
     return stored
 
 
-def stock_level(client: stream.StreamClient, sku: str) -> float:
+def stock_level(client: stream.StreamClient, share: PoolShare) -> float:
     """The level of a stock as the shop set it last."""
-    return float(client.hget(pool_key(PoolShare(pool="stock", name=sku)), "level") or 0) / UNIT
+    return float(client.hget(pool_key(share), "level") or 0) / UNIT
 
 
 def supervise(

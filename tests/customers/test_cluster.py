@@ -3,7 +3,9 @@
 import asyncio
 import time
 
-from engine.claims.claims import CapCheck, Claim, Claims, Denial, PoolShare
+from msgspec.structs import replace
+
+from engine.claims.claims import CapCheck, Claim, Claims, Denial, stock_share
 from engine.claims.pending_exposures import PendingDecision, fetch_pending, store_pending
 from engine.customer import CustomerIds
 from engine.customers.model.events import Accepted, Event
@@ -21,6 +23,7 @@ def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
         store = ProfileStore.open(cluster_url, timeout=10)
         claims = Claims(store.pipeline)
         await claims.set_stock("SKU", 5, NOW)
+        await claims.set_stock("SKU", 4, NOW, "hamburg")
         for n in range(30):
             visitor, user = {"anonymous_id": f"a-{n}"}, {"user_id": f"u-{n}"}
             buy = Event("track", f"m{n}", event="purchase", properties={"revenue": 2.0}, timestamp=NOW, **visitor)
@@ -41,7 +44,7 @@ def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
                         id=f"d{n}",
                         caps=[CapCheck("exposure|*", 2, 0)],
                         counters=["exposure|*"],
-                        shares=[PoolShare(pool="stock", name="SKU", least=1, hold=60)],
+                        shares=[replace(stock_share("SKU", "hamburg" if n % 2 else None), least=1, hold=60)],
                     )
                 ],
                 NOW,
@@ -49,8 +52,9 @@ def test_customers_merge_and_claims_hold_across_slots(cluster_url: str) -> None:
             for n, found in enumerate(many)
         ]
         answers = [denial for (denial,) in await asyncio.gather(*units)]
-        assert answers.count(None) == 5
-        assert answers.count(Denial("stock", "SKU")) == 25
+        assert answers.count(None) == 5 + 4
+        assert answers.count(Denial("stock", "SKU")) == 10
+        assert answers.count(Denial("stock", "hamburg/SKU")) == 11
         for n in (7, 8):
             held_for = PendingDecision(
                 customer=f"u-{n}", keys=["hero"], key=many[n].key, unit=f"a-{n}", who=CustomerIds(user_id=f"u-{n}")

@@ -56,6 +56,8 @@ def write_shop(folder: Path, shop: Mapping[str, Any]) -> Path:
         _write(folder / "sources.yaml", {"sources": shop["sources"]})
     _write(folder / "identities.yaml", shop.get("identities", {}))
     _write(folder / "units.yaml", shop.get("units", {}))
+    if "places" in shop:
+        _write(folder / "places.yaml", {"places": shop["places"]})
     if shop.get("segments"):
         _write(folder / "segments.yaml", {"segments": shop["segments"]})
     for name, text in shop.get("feeds", {}).items():

@@ -23,6 +23,7 @@ from engine.catalog.feeds.rows import SUFFIXES
 from engine.catalog.spec.experiment import ExperimentSpec, IdentitiesFile, LayersFile, SegmentsFile
 from engine.catalog.spec.flags import expand_flag
 from engine.catalog.spec.folder import SINGLE, TESTS, UNWRAPPED, Specs
+from engine.catalog.spec.limits.stock import PlacesFile
 from engine.catalog.spec.metrics import MetricsFile
 from engine.catalog.spec.notify import NotifyFile
 from engine.catalog.spec.offer import CampaignsFile, ChannelsFile, MomentsFile, OfferSpec, SelectionSpec
@@ -148,7 +149,7 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
     customers = read.get("identities.yaml")
     moments, notify, units = read.get("moments.yaml"), read.get("notify.yaml"), read.get("units.yaml")
     traits, campaigns = read.get("traits.yaml"), read.get("campaigns.yaml")
-    sources = read.get("sources.yaml")
+    sources, places = read.get("sources.yaml"), read.get("places.yaml")
     return Specs(
         folder=folder,
         version=version,
@@ -172,6 +173,7 @@ def _collect_specs(folder: str, version: str, read: Mapping[str, msgspec.Struct]
         environment=environment or None,
         traits=traits if isinstance(traits, TraitsFile) else TraitsFile(),
         grouping=segments if isinstance(segments, SegmentsFile) else SegmentsFile(),
+        places=places.places if isinstance(places, PlacesFile) else (),
     )
 
 

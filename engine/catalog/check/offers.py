@@ -10,7 +10,9 @@ from engine.catalog.plan.compile_offers import list_length
 from engine.catalog.plan.languages import is_language, split_languages
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
-from engine.catalog.spec.offer import CapSpec, OfferSpec, SelectionSpec, TaggedOffers, TriggerSpec
+from engine.catalog.spec.limits.caps import CapSpec
+from engine.catalog.spec.limits.stock import StockSpec
+from engine.catalog.spec.offer import OfferSpec, OffersSpec, SelectionSpec, TaggedOffers, TriggerSpec
 from engine.catalog.spec.segments import segments_in
 from engine.errors import Problem
 from engine.vocabulary import DAY, SILENCE
@@ -41,12 +43,21 @@ def offer_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     for offer in specs.offers.values():
         file = f"{specs.folder}/offers/{offer.key}.yaml"
         yield from (Problem(file, *found) for found in _check_offer(offer))
+        if offer.stock is not None:
+            yield from (Problem(file, *found) for found in _check_stock("stock", offer.stock, known))
     for found in (*_check_channels(specs), *_check_silence(specs, known)):
         yield Problem(f"{specs.folder}/channels.yaml", *found)
     yield from (Problem(f"{specs.folder}/moments.yaml", *found) for found in _check_moments(specs, known))
     for selection in specs.selections.values():
         yield from (Problem(specs.files[selection.key], *found) for found in _check_weights(specs, selection, known))
         yield from (Problem(specs.files[selection.key], *found) for found in _check_list(specs, selection))
+        if isinstance(selection.offers, OffersSpec) and selection.offers.stock is not None:
+            stock = _check_stock("offers.stock", selection.offers.stock, known)
+            yield from (Problem(specs.files[selection.key], *found) for found in stock)
+    for at, place in enumerate(specs.places):
+        if place.key in {one.key for one in specs.places[:at]}:
+            message = f"{place.key!r} is given twice; give each place its own key"
+            yield Problem(f"{specs.folder}/places.yaml", f"places[{at}].key", message)
     yield from policy_problems(specs, known)
 
 
@@ -80,6 +91,22 @@ def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
                             f"renderings.{place}.{name}",
                             f"{difference}; one offer has the same {name} on every channel and language",
                         )
+
+
+def _check_stock(path: str, stock: StockSpec, known: DefinedNames) -> Iterator[FieldProblem]:
+    """Yield the problems of a stock: keys that only one by place has, places that are not defined."""
+    if stock.by is None:
+        for name in ("within", "places"):
+            if getattr(stock, name) is not None:
+                yield f"{path}.{name}", "is of a stock that places have; add 'by: pick_up' or 'by: ship'"
+        return
+    if stock.pace:
+        yield f"{path}.pace", "spreads one stock over time, not that of each place; remove it, or remove by"
+    if known.places is not None and not known.places:
+        yield f"{path}.by", "needs places; list them in places.yaml"
+        return
+    for at, key in enumerate(stock.places or []):
+        yield from check_defined(f"{path}.places[{at}]", key, known.places, "places.yaml")
 
 
 def _check_languages(path: str, rendering: Mapping[str, object]) -> Iterator[FieldProblem]:

@@ -68,6 +68,7 @@ TRAIT_REASONS = _Reasons(
 )
 METRIC_REASONS = _Reasons("reports count by the new definition; nobody moves")
 CHANNEL_REASONS = _Reasons(PER_REQUEST, {"caps": COUNTED}, REMOVED)
+PLACE_REASONS = _Reasons("its stock stays; the next showing goes by the new places")
 PLACEMENT_REASONS = _Reasons(PER_REQUEST, removed=REMOVED)
 
 
@@ -83,6 +84,8 @@ def offer_changes(old: Specs, new: Specs) -> Iterator[Change]:
         yield Change(key="segments", path=f"stages.{path}", verdict="safe", reason=STAGES, old=before, new=after)
     if old.grouping.rfm != new.grouping.rfm:
         yield Change(key="segments", path="rfm", verdict="safe", reason="`measure rfm` sorts by the new segments")
+    places = [{place.key: place for place in specs.places} for specs in (old, new)]
+    yield from _compare_entries("places", places[0], places[1], PLACE_REASONS)
     yield from _compare_entries("traits", old.traits.traits, new.traits.traits, TRAIT_REASONS)
     metrics = [{metric.key: metric for metric in specs.metrics.metrics} for specs in (old, new)]
     yield from _compare_entries("metrics", metrics[0], metrics[1], METRIC_REASONS)

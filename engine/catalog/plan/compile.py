@@ -23,6 +23,7 @@ from engine.catalog.plan.compile_traits import compile_traits
 from engine.catalog.plan.features import Featurizer
 from engine.catalog.plan.limits import watched_counters, zoned_counters
 from engine.catalog.plan.peer_hashing import peer_place
+from engine.catalog.plan.places import PLACE_NAMES, compile_places
 from engine.catalog.plan.plan import (
     FOREVER,
     ChannelExperiments,
@@ -104,7 +105,9 @@ def compile_plan(specs: Specs) -> Plan:
         silenced_when=compile_audience(specs, silencing_condition(specs)),
         holdouts={holdout.key: _compile_holdout(holdout) for holdout in specs.layers.holdouts},
         audience_names=audiences,
-        read_names=read_names(audiences, policies.values(), experiments.values()),
+        read_names=read_names(
+            {*audiences, *(PLACE_NAMES if specs.places else ())}, policies.values(), experiments.values()
+        ),
         kpis=tuple(specs.metrics.kpis),
         rfm=tuple(specs.grouping.rfm) or RFM_SEGMENTS,
         bad_rows={key: items.bad for key, spec in specs.selections.items() if (items := specs.feed_of(spec.offers))},
@@ -113,6 +116,7 @@ def compile_plan(specs: Specs) -> Plan:
         capacities=compile_capacities(specs),
         addresses={one.key: one.address for one in specs.channels.channels if one.address is not None},
         sources={source.key: source for source in specs.sources.sources},
+        places=compile_places(specs.places),
     )
 
 

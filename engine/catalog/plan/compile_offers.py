@@ -177,6 +177,8 @@ def _names_for_gates(offer: Offer) -> dict[str, Iterable[str]]:
         "counter": offer.limits.read,
         "pool": offer.limits.pools,
         "spared": (SPARED,) if offer.is_spared else (),
+        "shelf": () if offer.limits.shelf_sku is None else (offer.limits.shelf_sku,),
+        "hand_over": () if offer.limits.hand_over is None else (offer.limits.hand_over.name,),
     }
 
 

@@ -7,9 +7,12 @@ A counter is named `event|scope`, such as `exposure|offer:second_coffee`. Its sc
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from engine.catalog.plan.places import HandOverRule, NearPlace, Vicinity, hand_over_rule, shelf_name
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
-from engine.catalog.spec.offer import BudgetSpec, CapSpec, ChannelSpec, OfferSpec, StockSpec, SuppressSpec
+from engine.catalog.spec.limits.caps import CapSpec, SuppressSpec
+from engine.catalog.spec.limits.stock import BudgetSpec, StockSpec
+from engine.catalog.spec.offer import ChannelSpec, OfferSpec
 from engine.vocabulary import ANSWERED, ANSWERS, CONFIRMS, EXPOSURE, IGNORED, RELEASES
 
 
@@ -55,6 +58,8 @@ class Limits:
     suppression: Suppression | None
     stock: StockSpec | None
     budget: BudgetSpec | None
+    hand_over: HandOverRule | None = None
+    """Which places hand its item over; None where its stock has no place."""
 
     @property
     def all_caps(self) -> frozenset[Cap]:
@@ -70,9 +75,22 @@ class Limits:
 
     @property
     def pools(self) -> tuple[str, ...]:
-        """The names of the stock and the budget that must not be empty."""
-        stock = () if self.stock is None else (f"stock:{self.stock.sku}",)
+        """The names of the stock and the budget that must not be empty; the stock of one place stands under `shelf`."""
+        stock = () if self.stock is None or self.hand_over is not None else (f"stock:{self.stock.sku}",)
         return stock if self.budget is None else (*stock, f"budget:{self.names[0].removeprefix('offer:')}")
+
+    @property
+    def shelf_sku(self) -> str | None:
+        """The SKU that each place has a stock of; None where its stock has no place."""
+        return None if self.stock is None or self.hand_over is None else self.stock.sku
+
+    def places_with_stock(self, vicinity: Vicinity, pools: Mapping[str, float]) -> list[NearPlace]:
+        """The places that can hand the item over, the nearest first: none that `pools` says is short of it."""
+        if self.hand_over is None or self.stock is None:
+            return []
+        sku, least = self.stock.sku, max(1, self.stock.at_least)
+        reached = vicinity.reached(self.hand_over)
+        return [near for near in reached if pools.get(f"shelf:{shelf_name(near.place.key, sku)}", least) >= least]
 
     def counters(self, event: str, channel: str | None, watched: Collection[str]) -> list[str]:
         """The watched counters that an event about the offer adds to."""
@@ -142,6 +160,7 @@ def compile_limits(
         suppression=_suppression(offer),
         stock=offer.stock,
         budget=offer.budget,
+        hand_over=hand_over_rule(offer.stock) if offer.stock else None,
     )
 
 

@@ -16,6 +16,7 @@ from engine.catalog.plan.features import Featurizer
 from engine.catalog.plan.languages import NO_LANGUAGES, Rendering
 from engine.catalog.plan.limits import Limits
 from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
+from engine.catalog.plan.places import Places
 from engine.catalog.plan.switchback import Switchback
 from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, PolicySpec
 from engine.catalog.spec.flags import RULE
@@ -371,6 +372,8 @@ class Plan:
     """The kind of identifier without which a channel does not reach a customer."""
     sources: Mapping[str, SourceSpec] = field(default_factory=dict)
     """The connections to tables outside the log, which reports read."""
+    places: Places | None = None
+    """The places that have a stock of their own."""
     ramped: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """The coverage that each ramp which holds itself has reached, by experiment; its first step where it has none."""
 

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from engine.catalog.spec import assertions, experiment, fields, metrics, offer, traits, units
+from engine.catalog.spec.limits import stock
 
 StructType = type[msgspec.Struct]
 FILES: tuple[tuple[str, StructType], ...] = (
@@ -25,6 +26,7 @@ FILES: tuple[tuple[str, StructType], ...] = (
     ("`metrics.yaml`", metrics.MetricsFile),
     ("`moments.yaml`", offer.MomentsFile),
     ("`campaigns.yaml`", offer.CampaignsFile),
+    ("`places.yaml`", stock.PlacesFile),
     ("`identities.yaml`", experiment.IdentitiesFile),
     ("`tests/<any name>.yaml`, what `counterpoint test` checks", assertions.AssertionsFile),
     ("`units.yaml`, a mapping from the name of each unit", units.UnitSpec),

@@ -1,6 +1,6 @@
 """The specs of one folder of YAML, decoded and typed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from engine.catalog.feeds.items import FeedItems, feed_name
 from engine.catalog.spec.experiment import ExperimentSpec, IdentitiesFile, LayersFile, SegmentsFile, SegmentSpec
 from engine.catalog.spec.flags import rule_experiments
+from engine.catalog.spec.limits.stock import PlacesFile, PlaceSpec
 from engine.catalog.spec.metrics import MetricsFile, MetricSpec
 from engine.catalog.spec.notify import NotifyFile
 from engine.catalog.spec.offer import (
@@ -38,6 +39,7 @@ SINGLE: Mapping[str, type[msgspec.Struct]] = {
     "traits.yaml": TraitsFile,
     "campaigns.yaml": CampaignsFile,
     "sources.yaml": SourcesFile,
+    "places.yaml": PlacesFile,
 }
 UNWRAPPED: Mapping[str, str] = {"units.yaml": "units", "traits.yaml": "traits"}
 """Files that are the mapping itself, which their struct has under this name."""
@@ -71,6 +73,7 @@ class Specs:
     environment: str | None = None
     traits: TraitsFile = field(default_factory=TraitsFile)
     grouping: SegmentsFile = field(default_factory=SegmentsFile)
+    places: Sequence[PlaceSpec] = ()
     feeds: Mapping[str, FeedItems] = field(default_factory=dict)
     """The items of each entry with a feed, by `feed_name`; they are not among `offers`."""
 

@@ -7,7 +7,6 @@ from msgspec import Meta
 from engine.catalog.spec.experiment import PolicySpec
 from engine.catalog.spec.fields import (
     Condition,
-    Count,
     HandOutRate,
     Key,
     Payload,
@@ -19,9 +18,11 @@ from engine.catalog.spec.fields import (
     TimeOfDay,
     ZonedTime,
 )
+from engine.catalog.spec.limits.caps import CapSpec, SuppressSpec
+from engine.catalog.spec.limits.stock import BudgetSpec, StockSpec
 from engine.catalog.spec.notify import Weekday
 from engine.customer import IdKind
-from engine.vocabulary import EXPOSURE, IGNORED
+from engine.vocabulary import EXPOSURE
 
 MOST_ITEMS = 50
 ListLength = Annotated[
@@ -105,62 +106,6 @@ class TaggedOffers(Spec, frozen=True, kw_only=True):
     """Selects all offers with a tag."""
 
     tagged: Key
-
-
-class CapSpec(Spec, frozen=True, kw_only=True):
-    """At most `count` of an event per customer and window.
-
-    The `scope` counts the events of this offer, of all offers with a tag, of a channel, or all events of the customer.
-    A calendar window is a day, a week from Monday, a month or a year in the customer's time zone, or in `zone`. If the
-    customer changes zones, a window in which they were counted stays open until it ends in the zone of before.
-    """
-
-    count: Count
-    per: Span
-    window: Literal["rolling", "calendar"] = "rolling"
-    zone: Text = "customer"
-    event: Text = EXPOSURE
-    scope: Literal["offer", "tag", "channel", "customer"] = "offer"
-    tag: Key | None = None
-
-
-class SuppressSpec(Spec, frozen=True, kw_only=True, rename={"lasts": "for"}):
-    """After `after` outcomes `within` a span, the offer is not shown to this customer `for` a span.
-
-    An offer is `ignored` when it was seen and not answered for a day, or when a channel reports so. Any other outcome
-    is the name of an event.
-    """
-
-    after: Annotated[int, Meta(ge=1, le=64, extra={"remedy": "give a whole number from 1 to 64"})]
-    outcome: Text = IGNORED
-    within: Span
-    lasts: Span
-
-
-class StockSpec(Spec, frozen=True, kw_only=True):
-    """The offer is shown only while `at_least` items of the SKU are left; each showing reserves one item for `hold`.
-
-    The reservation ends early when the customer collects the item. With `pace` the stock is spread over the time until
-    the offer's `end`. A shadow price rises with the rate of sale, and reserves the last items for the customers with
-    the highest expected value.
-    """
-
-    sku: Text
-    at_least: Count = 1
-    hold: Span = "15m"
-    pace: bool = False
-
-
-class BudgetSpec(Spec, frozen=True, kw_only=True):
-    """The total `amount` that the offer may cost. Each showing reserves its `cost` until it is redeemed or `hold` ends.
-
-    With `pace` the budget is spread over the time until the offer's `end`, as a stock is.
-    """
-
-    amount: Positive
-    cost: Positive = 1.0
-    hold: Span = "1d"
-    pace: bool = False
 
 
 class OffersSpec(Spec, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from engine.analysis.checks.lights import Tone
 from engine.analysis.measure.activity import ActivityReport, ShownOffer
 from engine.catalog.plan.plan import Offer
-from engine.claims.requirements import pool_shares
+from engine.claims.requirements import every_share
 from engine.dashboard.board.results import Job
 from engine.dashboard.charts.bars import Bar, BarChart, bar_chart
 from engine.dashboard.figures import format_figure, format_share
@@ -28,7 +28,7 @@ from engine.rehearse.dry_run import DryRun
 from engine.service.problems import Refusal
 
 Left = dict[str, float | None]
-"""The amount left by pool, `budget:KEY` or `stock:SKU`; None where the store does not say."""
+"""The amount left by pool, `budget:KEY`, `stock:SKU` or `shelf:PLACE/SKU`; None where the store does not say."""
 
 
 async def offers(visit: PageVisit) -> Page:
@@ -49,7 +49,7 @@ async def offers(visit: PageVisit) -> Page:
             "holes": sum(cell.hole for cell in cells),
             "cells": len(cells),
         },
-        tables=(_offers_table(visit, left, shown), _holes_table(cells)),
+        tables=(_offers_table(visit, left, shown), _shelves_table(visit, left), _holes_table(cells)),
     )
 
 
@@ -77,7 +77,7 @@ async def placement_offers(visit: PageVisit) -> Page:
 
 async def read_left(visit: PageVisit, found: Sequence[Offer]) -> Left:
     """What is left of the stock and budget of each offer."""
-    shares = {f"{share.pool}:{share.name}": share for offer in found for share in pool_shares(offer)}
+    shares = {f"{share.pool}:{share.name}": share for offer in found for share in every_share(visit.desk.plan, offer)}
     now, claims = time.time(), visit.desk.worker.claims
     try:
         values = await asyncio.gather(*(claims.read_remaining(share, now) for share in shares.values()))
@@ -114,7 +114,7 @@ def _offers_table(visit: PageVisit, left: Left, shown: Sequence[ShownOffer]) -> 
 def _offer_row(offer: Offer, left: Left, counts: dict[str, int], currency: str) -> list[TableCell]:
     spec = offer.spec
     caps = [f"{cap.count} {cap.event} per {cap.per}" for cap in spec.caps]
-    stock = left.get(f"stock:{spec.stock.sku}") if spec.stock else None
+    stock = _stock_left(offer, left)
     return [
         text_cell(offer.key, href=link_to("editor", key=offer.key)),
         text_cell(spec.title or ""),
@@ -126,6 +126,36 @@ def _offer_row(offer: Offer, left: Left, counts: dict[str, int], currency: str) 
         _left_cell(left.get(f"budget:{offer.key}"), spec.budget.cost if spec.budget else 0, currency),
         text_cell(", ".join(caps)),
     ]
+
+
+def _stock_left(offer: Offer, left: Left) -> float | None:
+    """What is left of an offer's stock; where places hand its item over, at all of them together."""
+    sku = offer.limits.shelf_sku
+    if sku is None:
+        return left.get(f"stock:{offer.spec.stock.sku}") if offer.spec.stock else None
+    amounts = [
+        amount
+        for pool, amount in left.items()
+        if pool.startswith("shelf:") and pool.partition("/")[2] == sku and amount is not None
+    ]
+    return sum(amounts) if amounts else None
+
+
+def _shelves_table(visit: PageVisit, left: Left) -> DataTable:
+    places = {} if visit.desk.plan.places is None else visit.desk.plan.places.by_key
+    rows = []
+    for pool, amount in left.items():
+        if pool.startswith("shelf:"):
+            place, _, sku = pool.removeprefix("shelf:").partition("/")
+            title = places[place].title if place in places else None
+            rows.append([text_cell(sku), text_cell(title or place), _left_cell(amount, 1)])
+    return DataTable(
+        name="shelves",
+        title="Stock by place",
+        columns=columns_of({"sku": "SKU", "place": "Place", "left": "Left"}, figures=("left",)),
+        rows=rows,
+        empty="No offer's item is handed over by places.",
+    )
 
 
 def _left_cell(left: float | None, least: float, currency: str = "") -> TableCell:

@@ -9,7 +9,7 @@ import asyncio
 
 from engine.catalog.plan.plan import Plan
 from engine.claims.claims import Claim
-from engine.claims.requirements import claim_id, pool_shares
+from engine.claims.requirements import claim_id, every_share
 from engine.due.customers import FoundCustomer, ReadCustomer
 from engine.due.sends import Send, unreleased_ids
 from engine.service.worker import Worker
@@ -50,5 +50,5 @@ def _claim_of(plan: Plan, send: Send, decision_id: str, offer: str) -> Claim:
     return Claim(
         id=claim_id(decision_id, offer),
         counters=list(limits.exposed.get(send.channel, ())),
-        shares=pool_shares(plan.offers[offer]),
+        shares=every_share(plan, plan.offers[offer]),
     )

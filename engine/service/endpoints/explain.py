@@ -10,7 +10,7 @@ import time
 import msgspec
 from msgspec.structs import replace
 
-from engine.claims.requirements import pool_shares
+from engine.claims.requirements import every_share
 from engine.decision.decision import Availability, DecideRequest
 from engine.decision.explanation import build_explanation
 from engine.decision.staff_view import build_agent_view
@@ -93,6 +93,6 @@ async def _read_pools(worker: Worker, request: DecideRequest, now: float) -> dic
             *(offer for moment in plan.moments.get((request.channel, placement), ()) for offer in moment.offers),
         )
     ]
-    shares = {f"{share.pool}:{share.name}": share for offer in offers for share in pool_shares(offer)}
+    shares = {f"{share.pool}:{share.name}": share for offer in offers for share in every_share(plan, offer)}
     left = await asyncio.gather(*(worker.claims.read_remaining(share, now) for share in shares.values()))
     return dict(zip(shares, left, strict=True))

@@ -14,7 +14,8 @@ from typing import cast
 import msgspec
 
 from engine.service.auth import RequestGuard
-from engine.service.endpoints.operations import OPERATIONS, Operation
+from engine.service.endpoints.operation import Operation
+from engine.service.endpoints.operations import OPERATIONS
 from engine.service.http import JSON, Call, Reply, Route, endpoint
 from engine.service.problems import ProblemDetails
 

@@ -1,98 +1,20 @@
 """The operations of the HTTP face, for its documentation; the examples are answered by the shipped shop."""
 
-from collections.abc import Mapping
-from typing import Literal
-
-import msgspec
-
 from engine.customer import KINDS
-from engine.customers.model.events import Event
 from engine.decision.decision import Answer
 from engine.decision.explanation import Explanation
 from engine.decision.staff_view import AgentView
-from engine.service.auth import KeyRole
 from engine.service.decide_body import DecideBody, EvaluationRequest
 from engine.service.due.desk import DueAnswer
 from engine.service.endpoints.admin import SwitchAnswer, SwitchRequest
 from engine.service.endpoints.due import ConfirmAnswer, ConfirmRequest
 from engine.service.endpoints.events import BatchStatuses
 from engine.service.endpoints.exposures import ExposeRequest, ExposureAnswer
-from engine.service.endpoints.flag_answers import ErrorCode, Evaluation, EvaluationReason, Failure
+from engine.service.endpoints.flag_answers import Evaluation, Failure
 from engine.service.endpoints.health import Index, Readiness
+from engine.service.endpoints.operation import BulkEvaluation, EventBatch, Live, Operation
 from engine.service.endpoints.profiles import CustomerExport, ErasureResult, OfferHistory
-from engine.service.endpoints.stock import Stock, StockLevel
-
-HeaderDocs = Mapping[str, str]
-
-
-class EventBatch(msgspec.Struct, frozen=True):
-    """Up to 1,000 events; each gets a status of its own."""
-
-    batch: list[Event]
-
-
-class BulkFlag(msgspec.Struct, frozen=True):
-    """An evaluation with its reason, or a failure with its errorCode."""
-
-    key: str
-    reason: EvaluationReason | msgspec.UnsetType = msgspec.UNSET
-    variant: str | msgspec.UnsetType = msgspec.UNSET
-    metadata: dict[str, str | float | bool] | msgspec.UnsetType = msgspec.UNSET
-    value: object = msgspec.UNSET
-    errorCode: ErrorCode | msgspec.UnsetType = msgspec.UNSET  # noqa: N815 (the protocol's name)
-    errorDetails: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815 (the protocol's name)
-
-
-class StreamEndpoint(msgspec.Struct, frozen=True):
-    """The address of a stream, from the protocol's base URL on."""
-
-    requestUri: str  # noqa: N815 (the protocol's name)
-
-
-class EventStream(msgspec.Struct, frozen=True):
-    """Where a page is notified that flags may have changed."""
-
-    type: Literal["sse"]
-    endpoint: StreamEndpoint
-    inactivityDelaySec: int  # noqa: N815 (the protocol's name)
-
-
-class BulkEvaluation(msgspec.Struct, frozen=True):
-    """All flags of a channel."""
-
-    flags: list[BulkFlag]
-    metadata: dict[str, str]
-    eventStreams: list[EventStream]  # noqa: N815 (the protocol's name)
-
-
-class Live(msgspec.Struct, frozen=True):
-    """The process answers."""
-
-    status: Literal["live"]
-
-
-class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One method at one path. `role` is the least that a key needs, None for no key; other answers are problems.
-
-    `rule` is a JSON schema of what the type of `request` does not say.
-    """
-
-    method: Literal["get", "post", "delete"]
-    path: str
-    summary: str
-    about: str = ""
-    role: KeyRole | None = None
-    request: type | None = None
-    rule: Mapping[str, object] = {}
-    example: Mapping[str, object] | None = None
-    headers: HeaderDocs = {}
-    query: HeaderDocs = {}
-    answer: type | None = None
-    status: int = 200
-    media: str = "application/json"
-    failures: Mapping[int, str] = {}
-    failure: type | None = None
-
+from engine.service.endpoints.stock import Stock, StockLevel, StockLevels, StockPlaces, StockStatuses
 
 PROOF = {"X-Customer-Proof": "with a client key: HMAC-SHA256 in hex over a line name=value for each id of the customer"}
 PREVIEW = {"X-Counterpoint-Preview": "the token of a preview, which forces what its bearer gets; 403 once it expired"}
@@ -240,6 +162,51 @@ OPERATIONS = (
         role="server",
         answer=Stock,
         failures={503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="post",
+        path="/v1/stock",
+        summary="Set many stocks",
+        about="Up to 1,000 levels, each of a SKU, or of a SKU at a place of places.yaml; each gets its own status. "
+        "Sending a batch again is harmless until something is sold in between.",
+        role="server",
+        request=StockLevels,
+        example={"levels": [{"sku": "COFFEE-12", "level": 40}]},
+        answer=StockStatuses,
+        failures={503: "the store is away; send the batch again"},
+    ),
+    Operation(
+        method="get",
+        path="/v1/stock/{sku}/places",
+        summary="Where a SKU is",
+        about="Every place with what is left there, the nearest to the query's position first.",
+        role="server",
+        query={
+            "place": "a place of places.yaml, from which distances are measured",
+            "latitude": "degrees, with longitude: the position from which distances are measured",
+            "longitude": "degrees",
+        },
+        answer=StockPlaces,
+        failures={400: "a parameter breaks its rule", 503: "the store is away; ask again"},
+    ),
+    Operation(
+        method="post",
+        path="/v1/stock/{sku}/places/{place}",
+        summary="Set how many of a SKU a place has",
+        about="As counted on its shelves, including what is held for customers there.",
+        role="server",
+        request=StockLevel,
+        example={"level": 3},
+        answer=Stock,
+        failures={404: "no such place in places.yaml", 503: "the store is away; nothing was changed"},
+    ),
+    Operation(
+        method="get",
+        path="/v1/stock/{sku}/places/{place}",
+        summary="What is left of a SKU at a place",
+        role="server",
+        answer=Stock,
+        failures={404: "no such place in places.yaml", 503: "the store is away; ask again"},
     ),
     Operation(
         method="get",

@@ -1,12 +1,14 @@
-"""`/v1/stock/{sku}`: how many there are of a SKU, set by the shop's back office, and how many are left."""
+"""`/v1/stock`: how many there are of a SKU, in all or at a place, set by the back office, and how many are left."""
 
+import asyncio
 import math
 import time
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
-from engine.claims.claims import Claims, PoolShare
+from engine.catalog.plan.places import PLACE_NAMES, Places
+from engine.claims.claims import Claims, stock_share
 from engine.errors import StoreUnavailable
 from engine.journal.records import EventRecord
 from engine.service.auth import RequestGuard
@@ -18,61 +20,214 @@ from engine.vocabulary import STOCK_LEVEL
 
 AWAY = "the store is away and nothing is changed; send it again"
 HIGHEST = 1e9
+MOST_LEVELS = 1000
+TOGETHER = 64
+"""Levels that are set in one round trip: more at once would keep decisions waiting."""
+Level = Annotated[float, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum": HIGHEST})]
 
 
 class StockLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A stock as counted on the shelves, without what was sold before the count."""
 
-    level: Annotated[float, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum": HIGHEST})]
+    level: Level
 
 
-class Stock(msgspec.Struct, frozen=True):
+class PlacedLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One of many levels: of a SKU in all, or at a place."""
+
+    sku: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    level: Level
+    place: str | None = None
+
+
+class StockLevels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Many levels at once."""
+
+    levels: Annotated[list[PlacedLevel], msgspec.Meta(min_length=1, max_length=MOST_LEVELS)]
+
+
+class StockStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one level; a rejected one says why."""
+
+    sku: str
+    status: Literal["set", "rejected"]
+    place: str | None = None
+    reason: str = ""
+
+
+class StockStatuses(msgspec.Struct, frozen=True):
+    """The status of each level, in their order."""
+
+    statuses: list[StockStatus]
+
+
+class Stock(msgspec.Struct, frozen=True, omit_defaults=True):
     """The rest of a stock: items neither sold since the count nor held for a customer."""
 
     sku: str
     left: float
+    place: str | None = None
+
+
+class PlaceStock(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What is left of a SKU at a place; `km` is its distance, where the query has a position."""
+
+    place: str
+    left: float
+    title: str | None = None
+    address: str | None = None
+    collects: bool
+    ships: bool
+    km: float | None = None
+
+
+class StockPlaces(msgspec.Struct, frozen=True):
+    """Where a SKU is, the nearest place first."""
+
+    sku: str
+    places: list[PlaceStock]
 
 
 _decoder = msgspec.json.Decoder(StockLevel)
+_bulk_decoder = msgspec.json.Decoder(StockLevels)
 _encode = msgspec.json.Encoder().encode
 
 
-def stock_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
-    """`POST` and `GET /v1/stock/{sku}`. They wait as long for the store as events do, not as short as a decision."""
-    claims = Claims(worker.event_store.pipeline)
+class StockDesk:
+    """Sets and reads stocks. It waits as long for the store as events do, not as short as a decision."""
 
-    async def set_level(call: Call) -> Reply:
-        sku = str(call.path["sku"])
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._claims = Claims(worker.event_store.pipeline)
+
+    async def set_level(self, call: Call) -> Reply:
+        """Set one stock."""
+        sku, place = self._named(call)
         level = decode_body(_decoder, call.body).level
-        if not 0 <= level <= HIGHEST or not math.isfinite(level):
-            raise Refusal(400, f"{level} is not between 0 and {HIGHEST:g}; send the number of items in stock", "level")
+        if problem := _level_problem(level):
+            raise Refusal(400, problem, "level")
+        await self._set([PlacedLevel(sku, level, place)], call.caller.name)
+        return await self.get_left(call)
+
+    async def set_levels(self, call: Call) -> Reply:
+        """Set many stocks; those that break a rule are rejected by themselves."""
+        levels = decode_body(_bulk_decoder, call.body).levels
+        problems = [_level_problem(one.level) or self._place_problem(one.place) for one in levels]
+        await self._set([one for one, problem in zip(levels, problems, strict=True) if not problem], call.caller.name)
+        statuses = [
+            StockStatus(one.sku, "rejected" if problem else "set", one.place, problem)
+            for one, problem in zip(levels, problems, strict=True)
+        ]
+        return Reply(_encode(StockStatuses(statuses)))
+
+    async def get_left(self, call: Call) -> Reply:
+        """What is left of one stock."""
+        sku, place = self._named(call)
+        try:
+            left = await self._claims.read_remaining(stock_share(sku, place), time.time())
+        except StoreUnavailable:
+            raise refuse_for_now(AWAY) from None
+        return Reply(_encode(Stock(sku, left, place)))
+
+    async def get_places(self, call: Call) -> Reply:
+        """What is left of a SKU at each place, the nearest first."""
+        sku, places = str(call.path["sku"]), self._worker.plan.places
+        near = () if places is None else places.around(_read_position(call.query, places)).places
+        shares = [stock_share(sku, one.place.key) for one in near]
         now = time.time()
         try:
-            await claims.set_stock(sku, level, now)
+            left = await asyncio.gather(*(self._claims.read_remaining(share, now) for share in shares))
         except StoreUnavailable:
             raise refuse_for_now(AWAY) from None
-        record = EventRecord(
-            message_id=f"stock-{new_id(now)}",
-            time=now,
-            received=now,
-            customer="",
-            event=STOCK_LEVEL,
-            decision_id=None,
-            channel=None,
-            revenue=None,
-            properties=_encode({"sku": sku, "level": level, "by": call.caller.name}),
-        )
-        worker.recorder.append([record])
-        return await read_left(sku)
+        found = [
+            PlaceStock(
+                place=place.key,
+                left=amount,
+                title=place.title,
+                address=place.address,
+                collects=place.collects,
+                ships=place.ships,
+                km=None if km is None else round(km, 3),
+            )
+            for (place, km), amount in zip(near, left, strict=True)
+        ]
+        return Reply(_encode(StockPlaces(sku, found)))
 
-    async def get_left(call: Call) -> Reply:
-        return await read_left(str(call.path["sku"]))
-
-    async def read_left(sku: str) -> Reply:
+    async def _set(self, levels: list[PlacedLevel], by: str) -> None:
+        """Set the levels, then record who did; a level that was set twice is the same level."""
+        now = time.time()
         try:
-            left = await claims.read_remaining(PoolShare(pool="stock", name=sku), time.time())
+            for start in range(0, len(levels), TOGETHER):
+                part = levels[start : start + TOGETHER]
+                await asyncio.gather(*(self._claims.set_stock(one.sku, one.level, now, one.place) for one in part))
         except StoreUnavailable:
             raise refuse_for_now(AWAY) from None
-        return Reply(_encode(Stock(sku, left)))
+        if levels:
+            self._worker.recorder.append([_audit_record(one, by, now) for one in levels])
 
-    return [endpoint("/v1/stock/{sku:str}", {"GET": get_left, "POST": set_level}, limit=limit, guard=guard)]
+    def _named(self, call: Call) -> tuple[str, str | None]:
+        """The SKU and the place of a path."""
+        place = call.path.get("place")
+        if place is not None and (problem := self._place_problem(str(place))):
+            raise Refusal(404, problem, "place")
+        return str(call.path["sku"]), None if place is None else str(place)
+
+    def _place_problem(self, place: str | None) -> str:
+        known = self._worker.plan.places
+        if place is None or (known is not None and place in known.by_key):
+            return ""
+        return f"{place!r} is not in places.yaml; use one of {', '.join(known.by_key) if known else '(none)'}"
+
+
+def stock_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
+    """`/v1/stock`, `/v1/stock/{sku}`, `/v1/stock/{sku}/places` and `/v1/stock/{sku}/places/{place}`."""
+    desk = StockDesk(worker)
+    one = {"GET": desk.get_left, "POST": desk.set_level}
+    return [
+        endpoint("/v1/stock", {"POST": desk.set_levels}, limit=limit, guard=guard),
+        endpoint("/v1/stock/{sku:str}", one, limit=limit, guard=guard),
+        endpoint("/v1/stock/{sku:str}/places", {"GET": desk.get_places}, limit=limit, guard=guard),
+        endpoint("/v1/stock/{sku:str}/places/{place:str}", one, limit=limit, guard=guard),
+    ]
+
+
+def _level_problem(level: float) -> str:
+    if 0 <= level <= HIGHEST and math.isfinite(level):
+        return ""
+    return f"{level} is not between 0 and {HIGHEST:g}; send the number of items in stock"
+
+
+def _read_position(query: dict[str, str], places: Places) -> dict[str, object]:
+    """The position in a query, as the context of a decision would have it."""
+    position: dict[str, object] = {}
+    for name, text in query.items():
+        if name not in PLACE_NAMES:
+            raise Refusal(400, f"{name!r} is not a parameter; use place, or latitude and longitude", name)
+        if name == "place":
+            if text not in places.by_key:
+                raise Refusal(400, f"{text!r} is not in places.yaml; use one of {', '.join(places.by_key)}", name)
+            position[name] = text
+            continue
+        try:
+            position[name] = float(text)
+        except ValueError:
+            raise Refusal(400, f"{text!r} is not a number of degrees; write it as 53.55", name) from None
+    if position and not places.has_position(position):
+        raise Refusal(400, "latitude and longitude are degrees up to 90 and 180; give both", "latitude")
+    return position
+
+
+def _audit_record(level: PlacedLevel, by: str, now: float) -> EventRecord:
+    """The record of a level that somebody set."""
+    place = {} if level.place is None else {"place": level.place}
+    return EventRecord(
+        message_id=f"stock-{new_id(now)}",
+        time=now,
+        received=now,
+        customer="",
+        event=STOCK_LEVEL,
+        decision_id=None,
+        channel=None,
+        revenue=None,
+        properties=_encode({"sku": level.sku, "level": level.level, **place, "by": by}),
+    )

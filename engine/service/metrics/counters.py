@@ -69,6 +69,9 @@ class ServiceMetrics:
         self._offers = Counter(
             "counterpoint_offers", "Answered placements by reason", ["placement", "reason"], registry=registry
         )
+        self._shelf_claims = Counter(
+            "counterpoint_shelf_claims", "Items claimed at a place", ["place", "outcome"], registry=registry
+        )
         self._assignments = Counter(
             "counterpoint_assignments", "Answered experiments and flags by reason", ["reason"], registry=registry
         )
@@ -139,6 +142,10 @@ class ServiceMetrics:
     def count_gate_failure(self, gate: Gate) -> None:
         """Count an offer or a moment that was closed because its gate raised an error."""
         self._gate_failures.labels(gate).inc()
+
+    def count_shelf_claim(self, place: str, is_granted: bool) -> None:  # noqa: FBT001 (a callback of the claims)
+        """Count the claim of an item at a place."""
+        self._shelf_claims.labels(place, "granted" if is_granted else "refused").inc()
 
     def render(self) -> bytes:
         """The Prometheus text of all workers of this machine."""

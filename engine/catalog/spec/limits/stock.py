@@ -1,0 +1,71 @@
+"""The YAML of what customers share: stocks, for the whole shop or by place, and budgets; and `places.yaml`."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from engine.catalog.spec.fields import Count, Key, Positive, Span, Spec, Text
+
+Latitude = Annotated[float, Meta(ge=-90, le=90, extra={"remedy": "give degrees, north of the equator above 0"})]
+Longitude = Annotated[float, Meta(ge=-180, le=180, extra={"remedy": "give degrees, east of Greenwich above 0"})]
+Kilometres = Annotated[float, Meta(ge=0, le=20_100, extra={"remedy": "give kilometres, such as 25"})]
+HandOver = Literal["pick_up", "ship"]
+
+
+class StockSpec(Spec, frozen=True, kw_only=True):
+    """The offer is shown only while `at_least` items of the SKU are left; each showing reserves one item for `hold`.
+
+    The reservation ends early when the customer collects the item. With `pace` the stock is spread over the time until
+    the offer's `end`. A shadow price rises with the rate of sale, and reserves the last items for the customers with
+    the highest expected value.
+
+    With `by` each place of `places.yaml` has a stock of its own, and the nearest one that has the item hands it over.
+    With `by: pick_up` the customer collects it there, at most `within` kilometres away (25 unless given). With
+    `by: ship` the place sends it. `places` names those that may; without it, all of their kind do.
+    """
+
+    sku: Text
+    at_least: Count = 1
+    hold: Span = "15m"
+    pace: bool = False
+    by: HandOver | None = None
+    within: Kilometres | None = None
+    places: Annotated[list[Key], Meta(min_length=1)] | None = None
+
+
+class BudgetSpec(Spec, frozen=True, kw_only=True):
+    """The total `amount` that the offer may cost. Each showing reserves its `cost` until it is redeemed or `hold` ends.
+
+    With `pace` the budget is spread over the time until the offer's `end`, as a stock is.
+    """
+
+    amount: Positive
+    cost: Positive = 1.0
+    hold: Span = "1d"
+    pace: bool = False
+
+
+class PlaceSpec(Spec, frozen=True, kw_only=True):
+    """A shop or a warehouse, at degrees of latitude and longitude.
+
+    Customers collect items there if it `collects`, and it sends them if it `ships`.
+    """
+
+    key: Key
+    title: Text | None = None
+    address: Text | None = None
+    latitude: Latitude
+    longitude: Longitude
+    collects: bool = True
+    ships: bool = True
+
+
+class PlacesFile(Spec, frozen=True, kw_only=True):
+    """`places.yaml`: the places that have a stock of their own.
+
+    A request is near the place that `place` in its context names, or at its `latitude` and `longitude`. Traits of the
+    customer by these names stand in where the context has none. Of equal distances, and without a position, the first
+    place in the file precedes.
+    """
+
+    places: Annotated[list[PlaceSpec], Meta(min_length=1)]

@@ -1,0 +1,39 @@
+"""Why an offer's item is handed over at one place and not at another, for `explain`."""
+
+from typing import Literal
+
+import msgspec
+
+from engine.catalog.plan.places import shelf_name
+from engine.catalog.plan.plan import Offer
+from engine.decision.gates import Facts
+
+
+class ShelfReason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One place and an offer's item: the place is `first`, may be `next`, or does not hand it over, and `why`.
+
+    `km` is the distance from the request, where that has a position; `left` the items there, where that was read.
+    """
+
+    place: str
+    status: Literal["first", "next", "not"]
+    why: str = ""
+    km: float | None = None
+    left: float | None = None
+
+
+def explain_shelves(offer: Offer, facts: Facts) -> list[ShelfReason]:
+    """Every place of the shop with what it is to the offer's item, the nearest first."""
+    rule, stock = offer.limits.hand_over, offer.limits.stock
+    if rule is None or stock is None:
+        return []
+    pools = {**facts.pools, **facts.short}
+    able = offer.limits.places_with_stock(facts.vicinity, pools)
+    found = []
+    for near in facts.vicinity.places:
+        why = rule.why_not(near) or ("" if near in able else "what it has is sold or reserved")
+        status: Literal["first", "next", "not"] = "not" if why else "first" if near == able[0] else "next"
+        left = pools.get(f"shelf:{shelf_name(near.place.key, stock.sku)}")
+        km = None if near.km is None else round(near.km, 3)
+        found.append(ShelfReason(place=near.place.key, status=status, why=why, km=km, left=left))
+    return found

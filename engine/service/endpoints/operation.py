@@ -1,0 +1,81 @@
+"""One operation of the HTTP face as its documentation has it, and the bodies that only the documentation names."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from engine.customers.model.events import Event
+from engine.service.auth import KeyRole
+from engine.service.endpoints.flag_answers import ErrorCode, EvaluationReason
+
+HeaderDocs = Mapping[str, str]
+
+
+class EventBatch(msgspec.Struct, frozen=True):
+    """Up to 1,000 events; each gets a status of its own."""
+
+    batch: list[Event]
+
+
+class BulkFlag(msgspec.Struct, frozen=True):
+    """An evaluation with its reason, or a failure with its errorCode."""
+
+    key: str
+    reason: EvaluationReason | msgspec.UnsetType = msgspec.UNSET
+    variant: str | msgspec.UnsetType = msgspec.UNSET
+    metadata: dict[str, str | float | bool] | msgspec.UnsetType = msgspec.UNSET
+    value: object = msgspec.UNSET
+    errorCode: ErrorCode | msgspec.UnsetType = msgspec.UNSET  # noqa: N815 (the protocol's name)
+    errorDetails: str | msgspec.UnsetType = msgspec.UNSET  # noqa: N815 (the protocol's name)
+
+
+class StreamEndpoint(msgspec.Struct, frozen=True):
+    """The address of a stream, from the protocol's base URL on."""
+
+    requestUri: str  # noqa: N815 (the protocol's name)
+
+
+class EventStream(msgspec.Struct, frozen=True):
+    """Where a page is notified that flags may have changed."""
+
+    type: Literal["sse"]
+    endpoint: StreamEndpoint
+    inactivityDelaySec: int  # noqa: N815 (the protocol's name)
+
+
+class BulkEvaluation(msgspec.Struct, frozen=True):
+    """All flags of a channel."""
+
+    flags: list[BulkFlag]
+    metadata: dict[str, str]
+    eventStreams: list[EventStream]  # noqa: N815 (the protocol's name)
+
+
+class Live(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["live"]
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One method at one path. `role` is the least that a key needs, None for no key; other answers are problems.
+
+    `rule` is a JSON schema of what the type of `request` does not say.
+    """
+
+    method: Literal["get", "post", "delete"]
+    path: str
+    summary: str
+    about: str = ""
+    role: KeyRole | None = None
+    request: type | None = None
+    rule: Mapping[str, object] = {}
+    example: Mapping[str, object] | None = None
+    headers: HeaderDocs = {}
+    query: HeaderDocs = {}
+    answer: type | None = None
+    status: int = 200
+    media: str = "application/json"
+    failures: Mapping[int, str] = {}
+    failure: type | None = None

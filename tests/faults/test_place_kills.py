@@ -1,0 +1,126 @@
+"""A decision server is killed under load while the last items of a place are reserved: none is reserved twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import yaml
+
+from engine.service.access.listener import listen
+
+KILLS = 5
+LEVEL = 60
+HOLD = 20
+SHOP = {
+    "channels.yaml": {"channels": [{"key": "web"}], "placements": [{"key": "hero", "channels": ["web"]}]},
+    "metrics.yaml": {"metrics": [{"key": "click", "event": "click"}]},
+    "places.yaml": {"places": [{"key": "hamburg", "latitude": 53.55, "longitude": 9.99}]},
+    "hero.yaml": {
+        "key": "hero",
+        "placement": "hero",
+        "offers": ["kettle"],
+        "policy": {"kind": "uniform"},
+        "reward": {"metric": "click"},
+        "fallback": "banner",
+    },
+    "offers/kettle.yaml": {
+        "key": "kettle",
+        "stock": {"sku": "KETTLE", "by": "pick_up", "hold": f"{HOLD}s"},
+        "renderings": {"web": {"headline": "Kettle"}},
+    },
+    "offers/banner.yaml": {"key": "banner", "renderings": {"web": {"headline": "Hello"}}},
+}
+
+
+def serve(fd: int, folder: Path, redis_url: str) -> subprocess.Popen[bytes]:
+    environment = {
+        **os.environ,
+        "COUNTERPOINT_EXPERIMENTS": str(folder / "experiments"),
+        "COUNTERPOINT_DATA": str(folder / "data"),
+        "COUNTERPOINT_REDIS": redis_url,
+    }
+    command = [sys.executable, "-m", "engine", "serve", "--fd", str(fd)]
+    return subprocess.Popen(command, env=environment, pass_fds=(fd,), stderr=subprocess.DEVNULL)
+
+
+class Customers:
+    """Ask for the kettle without pause; each reserved one is bought at once by every second customer."""
+
+    def __init__(self, base: str, number: int) -> None:
+        self.reserved: list[str] = []
+        self.done = threading.Event()
+        self._base, self._number = base, number
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        asked = 0
+        client = httpx.Client(base_url=self._base, timeout=20)
+        while not self.done.is_set():
+            asked += 1
+            customer = {"user_id": f"u-{self._number}-{asked}"}
+            body = {"customer": customer, "channel": "web", "placements": ["hero"], "context": {"place": "hamburg"}}
+            try:
+                answer = client.post("/v1/decide", json=body)
+            except httpx.TransportError:
+                client.close()
+                client = httpx.Client(base_url=self._base, timeout=20)
+                continue
+            if answer.status_code == 200 and answer.json()["offers"]["hero"]["offer"] == "kettle":
+                self.reserved.append(answer.json()["decision_id"])
+            time.sleep(0.02)
+        client.close()
+
+
+def test_no_item_of_a_place_is_reserved_twice_by_kills_under_load(redis_url: str, tmp_path: Path) -> None:
+    chance = random.Random(20261130)
+    for name, content in SHOP.items():
+        path = tmp_path / "experiments" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content))
+    with listen("127.0.0.1", 0) as listener:
+        base = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server = serve(listener.fileno(), tmp_path, redis_url)
+        place = f"{base}/v1/stock/KETTLE/places/hamburg"
+        httpx.post(place, json={"level": LEVEL}, timeout=120).raise_for_status()
+        crowds = [Customers(base, number) for number in range(4)]
+        try:
+            for _ in range(KILLS):
+                before = sum(len(crowd.reserved) for crowd in crowds)
+                deadline = time.monotonic() + 20
+                while sum(len(crowd.reserved) for crowd in crowds) < before + 3 and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                    if httpx.get(place, timeout=120).json()["left"] == 0:
+                        break
+                time.sleep(chance.uniform(0, 0.05))
+                server.send_signal(signal.SIGKILL)
+                server.wait()
+                server = serve(listener.fileno(), tmp_path, redis_url)
+            left = httpx.get(place, timeout=120).json()["left"]
+        finally:
+            for crowd in crowds:
+                crowd.done.set()
+            for crowd in crowds:
+                crowd.thread.join()
+        reserved = [decision for crowd in crowds for decision in crowd.reserved]
+        assert len(reserved) == len(set(reserved)) > 0
+        # A kill between a claim and its answer leaves a hold that ends by itself.
+        events = [
+            {"type": "track", "event": "purchase", "message_id": f"m-{n}", "user_id": f"b-{n}", "decision_id": one}
+            for n, one in enumerate(reserved)
+        ]
+        statuses = httpx.post(f"{base}/v1/events", json={"batch": events}, timeout=120).json()["statuses"]
+        assert {one["status"] for one in statuses} == {"accepted"}
+        deadline = time.monotonic() + 60
+        while (left := httpx.get(place, timeout=120).json()["left"]) + len(reserved) != LEVEL:
+            assert left + len(reserved) <= LEVEL
+            assert time.monotonic() < deadline
+            time.sleep(0.25)
+        server.send_signal(signal.SIGKILL)
+        server.wait()
