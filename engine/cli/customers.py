@@ -1,6 +1,8 @@
 """Verbs for one customer's data (`export`, `erase`), and for the learnt policies (`policy …`)."""
 
+import os
 import time
+from getpass import getuser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +25,8 @@ from engine.cli.app import (
     print_line,
 )
 from engine.errors import BadInput, require_extras
-from engine.settings import from_environment
+from engine.settings import Settings, from_environment
+from engine.vocabulary import CUSTOMER_ERASED, CUSTOMER_EXPORTED
 
 if TYPE_CHECKING:
     from engine.erasure.profiles import Export
@@ -54,8 +57,9 @@ def export(customer: Customer, *, data: Data = None, redis: Redis = None, json: 
         if stored:
             ids |= {stored.profile.id, *(value for values in stored.profile.ids.values() for value in values)}
         rows = export_rows(settings.log, ids, settings.redis)
-    if stored is None and not any(rows.values()):
-        raise BadInput(f"{customer!r}: nothing is stored under this id; give any other id of the customer")
+        if stored is None and not any(rows.values()):
+            raise BadInput(f"{customer!r}: nothing is stored under this id; give any other id of the customer")
+        _record_audit(settings, CUSTOMER_EXPORTED, {})
     profile = customer_view(stored.profile, time.time(), stored.counts) if stored else None
     print_json({"customer": customer, "profile": profile, "log": rows})
     return 0
@@ -72,13 +76,14 @@ def erase(customer: Customer, *, data: Data = None, redis: Redis = None, json: A
         require_extras("counterpoint erase", "analysis")
     with open_store(data, redis) as settings:
         ids = asyncio.run(_erase(settings.redis, customer))
-    now = time.time()
-    rows = 0
-    if is_here:
-        from engine.erasure.log import erase_from_log
+        now = time.time()
+        rows = 0
+        if is_here:
+            from engine.erasure.log import erase_from_log
 
-        rows = erase_from_log(settings.log, ids, now)
-    erase_from_learner_files(settings.data, ids, now)
+            rows = erase_from_log(settings.log, ids, now)
+        erase_from_learner_files(settings.data, ids, now)
+        _record_audit(settings, CUSTOMER_ERASED, {"rows": rows})
     if json:
         print_json({"ids": sorted(ids), "rows": rows})
     else:
@@ -171,6 +176,21 @@ async def _export(redis: str, customer: str) -> "Export | None":
         return await export_profile(store, customer)
     finally:
         await store.close()
+
+
+def _record_audit(settings: Settings, event: str, properties: dict[str, object]) -> None:
+    """Record that this was done at the command line, and by which user of the machine; never of whose data."""
+    from uuid import uuid4
+
+    from engine.journal.audit import append_audit, ship_audit
+
+    try:
+        user = getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = str(os.getuid())
+    by = {"by": f"{user}, command line", **properties}
+    append_audit(settings, event, by, message_id=f"audit-{uuid4().hex}", now=time.time())
+    ship_audit(settings)
 
 
 async def _erase(redis: str, customer: str) -> set[str]:

@@ -32,8 +32,7 @@ from engine.claims.claims import UNIT, PoolShare, pool_key
 from engine.claims.requirements import every_share
 from engine.errors import BadInput, StoreUnavailable
 from engine.journal import stream
-from engine.journal.records import EventRecord, encode
-from engine.journal.spool.spool import Spool, partition_of
+from engine.journal.audit import append_audit
 from engine.keyspace import PAUSED_EXPERIMENTS
 from engine.learn.prices import units_left
 from engine.metric_kinds import METRIC_KINDS
@@ -57,7 +56,6 @@ EVERY = 60.0
 SUPERVISOR = "ramp"
 """Who paused an experiment whose ramp returned everyone to control."""
 WEEK = 7 * DAY
-_NOBODY = ""
 _log = structlog.get_logger(__name__)
 
 
@@ -198,23 +196,8 @@ class Supervision:
     def _record(self, key: str, after: RampState, now: float) -> None:
         """Append the audit event of a move to the log, by a spool that a server or the collector ships."""
         properties = {"experiment": key, "coverage": after.coverage, "status": after.status, "reason": after.reason}
-        record = EventRecord(
-            message_id=f"ramp-{key}-{after.since!r}",
-            time=now,
-            received=now,
-            customer=_NOBODY,
-            event=RAMP_MOVED,
-            decision_id=None,
-            channel=None,
-            revenue=None,
-            properties=msgspec.json.encode(properties),
-        )
-        self._settings.spool.mkdir(parents=True, exist_ok=True)
-        spool = Spool(self._settings.spool, fsync=self._settings.fsync)
-        try:
-            spool.append(encode(record), partition_of(_NOBODY, self._settings.partitions))
-        finally:
-            spool.close()
+        message_id = f"ramp-{key}-{after.since!r}"
+        append_audit(self._settings, RAMP_MOVED, properties, message_id=message_id, now=now)
         _log.warning("ramp moved", experiment=key, coverage=after.coverage, status=after.status, reason=after.reason)
 
     def _read_pools(self, plan: Plan, now: float) -> dict[tuple[NoticeKind, str], tuple[float, float]]:

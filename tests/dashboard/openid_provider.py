@@ -53,6 +53,8 @@ class Provider(BaseHTTPRequestHandler):
             self.answer({"issuer": self.issuer, **own, **self.document})
         elif url.path == "/jwks":
             self.answer({"keys": [self.public(alg, kid, key) for alg, (kid, key) in self.keys.items()]})
+        elif url.path == "/favicon.ico":
+            self.answer("", 200, "image/x-icon")
         elif url.path == "/authorize" and self.is_asked_well(dict(parse_qsl(url.query))):
             self.answer(PAGE.format(query=url.query.replace("&", "&amp;")), kind="text/html")
         else:

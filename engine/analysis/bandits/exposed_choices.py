@@ -33,7 +33,7 @@ WITH logged AS (
         list_sort(list_distinct(list_append(coalesce(candidates, []), variant))) AS names
     FROM exposed_choices
 )
-SELECT time, coalesce(propensity, 'nan'::DOUBLE) AS propensity, reward,
+SELECT time, coalesce(position, 0) AS position, coalesce(propensity, 'nan'::DOUBLE) AS propensity, reward,
     dense_rank() OVER (ORDER BY policy) - 1 AS policy, dense_rank() OVER (ORDER BY variant) - 1 AS offer,
     dense_rank() OVER (ORDER BY names) - 1 AS candidates, dense_rank() OVER (ORDER BY customer) - 1 AS customer
 FROM logged ORDER BY time, decision_id, position
@@ -61,6 +61,8 @@ class ExposedChoices:
     """(n,) positions in `policies`."""
     offer: Ints
     """(n,) positions in `offers`."""
+    position: Ints
+    """(n,) places in a list, from 1; 0 where the placement shows a single offer."""
     customer: Ints
     """(n,) numbered from 0."""
     propensity: Floats
@@ -114,6 +116,7 @@ def read_exposed_choices(
         offers=tuple(str(name) for (name,) in source.run(_OFFERS)),
         policy=codes["policy"],
         offer=codes["offer"],
+        position=columns["position"].astype(np.intp),
         customer=codes["customer"],
         propensity=columns["propensity"].astype(np.float64),
         reward=columns["reward"].astype(np.float64),

@@ -27,6 +27,8 @@ from engine.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from engine.analysis.stats.moments import Floats
+
 PERIODS = 4
 """Periods with a value of their own; each has as many decisions."""
 MOST_CONTRASTED = 20
@@ -76,6 +78,15 @@ class OfferRow(msgspec.Struct, frozen=True, kw_only=True):
     """Its value in each quarter of the decisions."""
 
 
+class PositionRow(msgspec.Struct, frozen=True):
+    """The exposures and rewards of one position of a list, from 1, of all of its policies."""
+
+    position: int
+    exposures: int
+    rewards: float
+    rate: RewardRate | NotEstimable
+
+
 class OfferContrast(msgspec.Struct, frozen=True, kw_only=True):
     """The value of an offer minus that of `against`, where both were candidates."""
 
@@ -111,6 +122,8 @@ class PolicyReport(msgspec.Struct, frozen=True, kw_only=True):
     """Every pair of offers; empty where there are more than 20."""
     drift: Drift
     unsettled: Unsettled
+    positions: list[PositionRow] = []
+    """The positions of a list; empty for a placement that shows a single offer."""
     quarantined: dict[str, int] = {}
     """Rewards of its decisions, or of unknown ones, that could not be used, by reason."""
 
@@ -166,6 +179,7 @@ def policy_report(
         contrasts=_contrasts(arms, alpha),
         drift=_describe_drift(log, rows, alpha),
         unsettled=unsettled,
+        positions=[_position_row(log, int(at), alpha) for at in np.unique(log.position) if at],
         quarantined=count_quarantined_rewards(folder, placement, as_of),
     )
 
@@ -183,13 +197,21 @@ def _mean_reward(log: ExposedChoices, policy: int) -> ClusteredMean:
 
 def _policy_row(log: ExposedChoices, policy: int, mean: ClusteredMean, alpha: float) -> PolicyRow:
     rewards = log.reward[log.policy == policy]
-    rate: RewardRate | NotEstimable
+    return PolicyRow(log.policies[policy], len(rewards), float(rewards.sum()), _reward_rate(rewards, mean, alpha))
+
+
+def _position_row(log: ExposedChoices, position: int, alpha: float) -> PositionRow:
+    own = log.position == position
+    rewards = log.reward[own]
+    mean = ClusteredMean.of_rows(rewards, np.ones(len(rewards)), log.customer[own], log.customers)
+    return PositionRow(position, len(rewards), float(rewards.sum()), _reward_rate(rewards, mean, alpha))
+
+
+def _reward_rate(rewards: Floats, mean: ClusteredMean, alpha: float) -> RewardRate | NotEstimable:
     if np.ptp(rewards) == 0 and mean.clusters > 1:
-        rate = NotEstimable(f"every reward is {mean.value:g}; an interval needs some that differ")
-    else:
-        effect = mean.effect(alpha)
-        rate = effect if isinstance(effect, NotEstimable) else RewardRate(effect.estimate, effect.low, effect.high)
-    return PolicyRow(log.policies[policy], len(rewards), float(rewards.sum()), rate)
+        return NotEstimable(f"every reward is {mean.value:g}; an interval needs some that differ")
+    effect = mean.effect(alpha)
+    return effect if isinstance(effect, NotEstimable) else RewardRate(effect.estimate, effect.low, effect.high)
 
 
 def _against_uniform(means: Mapping[str, ClusteredMean], alpha: float) -> dict[str, Effect | NotEstimable]:

@@ -103,6 +103,13 @@ def _activity(settings: Settings, job: Job) -> object:
     return read_activity(settings.log)
 
 
+def _stale(settings: Settings, job: Job) -> object:
+    from engine.analysis.checks.stale_flags import find_stale_flags  # noqa: PLC0415 # slow to import
+
+    del job
+    return find_stale_flags(_watch(settings).specs.experiments, settings.log, time.time())
+
+
 def _gates(settings: Settings, job: Job) -> object:
     from engine.journal.log.logged_requests import latest_requests  # noqa: PLC0415 # slow to import
     from engine.rehearse.dry_run import dry_run, visits_of_log  # noqa: PLC0415
@@ -145,5 +152,6 @@ _COMPUTE = {
     "activity": _activity,
     "coverage": _coverage,
     "gates": _gates,
+    "stale": _stale,
     "measure": _measure,
 }

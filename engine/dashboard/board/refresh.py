@@ -168,9 +168,10 @@ class Refresher:
 def standing_jobs(plan: Plan) -> Iterator[Job]:
     """The reports that are computed without being asked for."""
     yield Job("activity", "")
-    for key, experiment in plan.experiments.items():
-        if experiment.spec.metrics is not None:
-            yield Job("experiment", key, "channel")
+    for experiment in plan.experiments.values():
+        for one in (experiment, *(rule.experiment for rule in experiment.rules)):
+            if one.spec.metrics is not None:
+                yield Job("experiment", one.key, "channel")
     for placement in dict.fromkeys(placement for _, placement in plan.selections):
         yield Job("placement", placement)
 

@@ -9,7 +9,9 @@ from collections.abc import Hashable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Literal, NamedTuple
 
-JobKind = Literal["experiment", "history", "placement", "allocation", "measure", "gates", "activity", "coverage"]
+JobKind = Literal[
+    "experiment", "history", "placement", "allocation", "measure", "gates", "activity", "coverage", "stale"
+]
 
 RETRY_SECONDS = 5.0
 """The seconds that a failed computation counts as, so that what fails at once is not repeated at once."""

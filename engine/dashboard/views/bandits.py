@@ -83,12 +83,14 @@ async def bandit(visit: PageVisit) -> Page:
             "allocation": _allocation_chart(history, shown) if history else None,
             "policies": _rates_chart(report) if report else None,
             "values": _values_chart(report) if report and report.arms else None,
+            "positions": _positions_chart(report) if report and report.positions else None,
             "stored": stored,
             "posteriors": posteriors,
         },
         tables=(
             _policies_table(report),
             _offers_table(report),
+            _positions_table(report),
             _allocation_table(history),
             *(versions_table(key, found) for key, found in stored),
             *posteriors,
@@ -168,6 +170,12 @@ def _values_chart(report: PolicyReport) -> IntervalChart:
     return interval_chart("Value of each offer", rows, heads=heads, tick=TickFormat("number"), zero=False)
 
 
+def _positions_chart(report: PolicyReport) -> IntervalChart:
+    rows = [_level_row(str(row.position), row.rate, f"{row.exposures:,} showings") for row in report.positions]
+    heads = ("Position", "Reward per showing", "Reward, 95% interval", "Showings")
+    return interval_chart("Reward of each position", rows, heads=heads, tick=TickFormat("number"), zero=False)
+
+
 def _level_row(name: str, found: Effect | RewardRate | NotEstimable, side: str) -> IntervalRow:
     if isinstance(found, NotEstimable):
         return IntervalRow(name=name, reason=found.not_estimable, side=side)
@@ -196,6 +204,18 @@ def _policies_table(report: PolicyReport | None) -> DataTable:
         rows.append([*head, *(count_cell(end) for end in (*ends, *gains))])
     columns = columns_of(titles, figures=list(titles)[1:])
     return DataTable(name="policies", title="Reward of each policy", columns=columns, rows=rows)
+
+
+def _positions_table(report: PolicyReport | None) -> DataTable:
+    titles = {"position": "Position", "exposures": "Showings", "rewards": "Rewards", "rate": "Reward per showing"}
+    titles |= {"low": "From", "high": "To"}
+    rows = []
+    for row in report.positions if report else []:
+        rate = row.rate if isinstance(row.rate, RewardRate) else None
+        ends = (rate.estimate, rate.low, rate.high) if rate else (None, None, None)
+        rows.append([count_cell(cell) for cell in (row.position, row.exposures, row.rewards, *ends)])
+    columns = columns_of(titles, figures=list(titles))
+    return DataTable(name="positions", title="Reward of each position", columns=columns, rows=rows)
 
 
 def _offers_table(report: PolicyReport | None) -> DataTable:

@@ -9,10 +9,9 @@ from engine.analysis.checks.lights import Tone
 from engine.analysis.render.terminal import describe_design, notes
 from engine.analysis.report.model import MetricReport, Report, SegmentReport
 from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance
-from engine.catalog.diff.offers import Change
 from engine.dashboard.board.compute import HistoryPoint
-from engine.dashboard.board.plan_history import FileChange
 from engine.dashboard.board.refresh import read_history
+from engine.dashboard.board.reported import file_key, reported_specs
 from engine.dashboard.board.results import Job
 from engine.dashboard.charts.intervals import IntervalChart, IntervalRow, TickFormat, interval_chart
 from engine.dashboard.charts.lines import Line, LineChart, LinePoint, line_chart
@@ -26,7 +25,8 @@ from engine.dashboard.tables import (
     share_cell,
     text_cell,
 )
-from engine.dashboard.views.summary import LOOKS, STATE_TONES, summarize
+from engine.dashboard.views.experiment_file import changes_table, list_splits, read_file_changes
+from engine.dashboard.views.summary import LOOKS, STATE_TONES, stale_flags, summarize
 from engine.dashboard.web import Page, PageVisit, Redirect, link_to
 from engine.metric_kinds import METRIC_KINDS
 from engine.service.endpoints.admin import switch_experiment
@@ -37,19 +37,20 @@ async def experiment(visit: PageVisit) -> Page:
     """The page of one experiment."""
     key, desk = visit.path["key"], visit.desk
     specs = desk.worker.watch.specs
-    if key not in specs.experiments:
+    known = reported_specs(specs)
+    if key not in known:
         raise Refusal(404, f"{key!r} is not an experiment of the running plan; see the list of experiments")
-    trait, traits = visit.query.get("by", "") or "channel", _traits(visit)
+    trait, traits = visit.query.get("by", "") or "channel", list_splits(visit)
     if trait not in traits:
         raise Refusal(404, f"by={trait}: is no trait to split by; the traits are {', '.join(traits)}")
     desk.results.read(Job("experiment", key, "channel"))
-    one = summarize(desk, key)
+    one = summarize(desk, known[key], stale_flags(desk))
     split = desk.results.read(Job("experiment", key, trait)) if trait != "channel" else None
     by_trait = split.value if split is not None and isinstance(split.value, Report) else None
     report = one.report
     segments = (by_trait or report) if trait != "channel" else report
     history = read_history(desk.results, report, time.time()) if report else []
-    changes = await asyncio.to_thread(_file_changes, visit, key)
+    changes = await asyncio.to_thread(read_file_changes, visit, key)
     parts = report_parts(report, segments, history) if report and report.units else {}
     return Page(
         template="experiment.html",
@@ -67,11 +68,14 @@ async def experiment(visit: PageVisit) -> Page:
             "split_reason": split.reason if split else "",
             "changes": changes,
             "yaml": changes[0].after if changes else "",
-            "file": specs.files.get(key, ""),
+            "file": specs.files.get(file_key(key), ""),
+            "switch_key": file_key(key),
+            "flag": link_to("experiments", file_key(key)) if file_key(key) != key else "",
+            "rules": [(rule, link_to("experiments", rule)) for rule in known if rule != key and file_key(rule) == key],
             "moment": format_moment,
             **{name: parts.get(name) for name in ("forest", "bayes", "effect", "units", "by", "heterogeneity")},
         },
-        tables=(*report_tables(report, segments, history), _changes_table(changes)),
+        tables=(*report_tables(report, segments, history), changes_table(changes)),
     )
 
 
@@ -79,7 +83,7 @@ async def switch(visit: PageVisit) -> Redirect:
     """Pause or resume an experiment, with the reason for the audit log."""
     key, reason = visit.form.get("key", ""), visit.form.get("reason", "").strip()[:1000]
     paused = visit.form.get("do") == "pause"
-    await switch_experiment(visit.desk.worker, key, paused=paused, by=visit.session.name, reason=reason)
+    await switch_experiment(visit.desk.worker, file_key(key), paused=paused, by=visit.session.name, reason=reason)
     return Redirect(to=link_to("experiments", key))
 
 
@@ -364,37 +368,3 @@ def _segments_table(report: Report | None) -> DataTable:
     columns = columns_of(titles, figures=list(titles)[4:])
     note = "In the unit of the metric. Shrunken towards the mean of all segments, the more the noisier a segment is."
     return DataTable(name="segments", title="By segment", columns=columns, rows=rows, note=note)
-
-
-def _changes_table(changes: Sequence[FileChange]) -> DataTable:
-    titles = {"time": "When", "author": "Who", "plan": "Plan", "safety": "Safety", "path": "What", "reason": "Effect"}
-    rows = []
-    for one in changes:
-        listed: Sequence[Change | None] = one.changes or [None]
-        for change in listed:
-            tone: Tone = "bad" if change is not None and change.verdict == "unsafe" else ""
-            rows.append(
-                [
-                    moment_cell(one.plan.time),
-                    text_cell(one.plan.author),
-                    text_cell(one.plan.version),
-                    text_cell(change.verdict if change else "", tone=tone),
-                    text_cell(
-                        (change.path or "whole file") if change else "first seen" if not one.before else "wording"
-                    ),
-                    text_cell(change.reason if change else ""),
-                ]
-            )
-    return DataTable(name="changes", title="Who changed what", columns=columns_of(titles), rows=rows)
-
-
-def _file_changes(visit: PageVisit, key: str) -> list[FileChange]:
-    desk = visit.desk
-    file = desk.worker.watch.specs.files.get(key, "")
-    return desk.history.changes_of(file.partition("/")[2] if "/" in file else file, key)
-
-
-def _traits(visit: PageVisit) -> list[str]:
-    """What the effects can be split by: the channel, the shop's segments and the traits that audiences read."""
-    plan = visit.desk.plan
-    return ["channel", *sorted(plan.segments), *sorted(plan.audience_names - {"channel"})]

@@ -1,16 +1,18 @@
 """One experiment in a row: its state, its verdict in a sentence and in money, and the lights of its checks."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.analysis.checks.lights import Light, Tone, lights_of, state_of
+from engine.analysis.checks.stale_flags import StaleFlag
 from engine.analysis.design.methods import Method
 from engine.analysis.render.terminal import money_text
 from engine.analysis.report.model import MetricReport, Money, Report
 from engine.analysis.stats.estimate import Effect
 from engine.catalog.spec.experiment import ExperimentSpec
 from engine.dashboard.board.desk import Desk
+from engine.dashboard.board.reported import file_key, reported_specs
 from engine.dashboard.board.results import Job, Result
 from engine.dashboard.figures import DAY, format_change, format_money, format_span, format_span_of
 from engine.dashboard.web import link_to
@@ -85,16 +87,23 @@ def keep_fresh(desk: Desk, shown: Sequence[Summary]) -> None:
 
 
 def summaries(desk: Desk) -> list[Summary]:
-    """All experiments of the folder, drafts included: those that need a decision first."""
-    found = [summarize(desk, key) for key in desk.worker.watch.specs.experiments]
+    """All experiments of the folder, drafts and rules of flags included: those that need a decision first."""
+    stale = stale_flags(desk)
+    found = [summarize(desk, spec, stale) for spec in reported_specs(desk.worker.watch.specs).values()]
     order = {"running": 1, "paused": 2, "scheduled": 3, "draft": 4}
     return sorted(found, key=lambda one: (not one.needs_decision, -one.worth, order.get(one.state, 5), one.key))
 
 
-def summarize(desk: Desk, key: str) -> Summary:
-    """One experiment."""
-    spec = desk.worker.watch.specs.experiments[key]
-    paused = key in desk.worker.kill_switch.paused
+def stale_flags(desk: Desk) -> dict[str, StaleFlag]:
+    """The flags that the code could do without, by key, by the newest look at the log."""
+    result = desk.results.read(Job("stale", ""))
+    return {one.key: one for one in result.value} if result and isinstance(result.value, list) else {}
+
+
+def summarize(desk: Desk, spec: ExperimentSpec, stale: Mapping[str, StaleFlag]) -> Summary:
+    """One experiment, or a rule of a flag."""
+    key = spec.key
+    paused = file_key(key) in desk.worker.kill_switch.paused
     result = desk.results.peek(Job("experiment", key, "channel"))
     report = result.value if result is not None and isinstance(result.value, Report) else None
     plain = Summary(
@@ -107,6 +116,7 @@ def summarize(desk: Desk, key: str) -> Summary:
         paused_by=paused,
         reason=_reason(spec, result),
         computed=result.at if result else None,
+        lights=[Light(name="Stale", tone="warn", text=f"It {stale[key].text}.")] if key in stale else [],
     )
     return plain if report is None else _with_report(plain, report)
 
@@ -130,7 +140,7 @@ def _with_report(plain: Summary, report: Report) -> Summary:
             **{name: getattr(plain, name) for name in ("key", "title", "owner", "state", "href", "spec", "paused_by")},
             "computed": plain.computed,
             "report": report,
-            "lights": lights_of(report),
+            "lights": [*lights_of(report), *plain.lights],
             "verdict": advice.verdict,
             "tone": VERDICT_TONES[advice.verdict],
             "why": f"{advice.why}.",
@@ -147,6 +157,8 @@ def _reason(spec: ExperimentSpec, result: Result | None) -> str:
     """Why there is no report, and what to do about it."""
     if spec.status == "draft":
         return "A draft: try it in the editor with preview, then set status: running."
+    if spec.metrics is None and spec.kind == "flag":
+        return "A flag: it gives a value, and measures nothing by itself. A rule with metrics has a report of its own."
     if spec.metrics is None:
         return "It names no metrics, so nothing is measured: add metrics: {primary: …} to its file."
     if result is None:

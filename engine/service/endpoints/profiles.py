@@ -19,11 +19,13 @@ from engine.erasure.profiles import Export, erase_profile, export_profile
 from engine.errors import BadInput, JournalError, StoreUnavailable, has_extra, missing_extra
 from engine.journal.log.offer_history import OfferedOffer, build_offer_history
 from engine.service.auth import RequestGuard
+from engine.service.endpoints.admin import record_audit
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.idempotency import delete_answers
 from engine.service.problems import DISK_RETRY_SECONDS, Refusal, refuse_for_now
 from engine.service.worker import Worker
 from engine.settings import Settings
+from engine.vocabulary import CUSTOMER_ERASED, CUSTOMER_EXPORTED
 
 HISTORY_SECONDS = 1.0
 """The time for which days of the log are read for a history of offers, the newest first."""
@@ -64,13 +66,17 @@ def profile_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rout
         return Reply(_encode(await show_customer(worker, str(call.path["id"]))))
 
     async def export(call: Call) -> Reply:
-        return Reply(_encode(await export_customer(worker, str(call.path["id"]))))
+        found = await export_customer(worker, str(call.path["id"]))
+        record_audit(worker, CUSTOMER_EXPORTED, {"by": call.caller.name}, time.time())
+        return Reply(_encode(found))
 
     async def offers(call: Call) -> Reply:
         return Reply(_encode(await show_offers(worker, str(call.path["id"]))))
 
     async def delete(call: Call) -> Reply:
-        return Reply(_encode(await erase_customer(worker, str(call.path["id"]), by=call.caller.name)))
+        result = await erase_customer(worker, str(call.path["id"]), by=call.caller.name)
+        record_audit(worker, CUSTOMER_ERASED, {"by": call.caller.name, "rows": result.rows}, time.time())
+        return Reply(_encode(result))
 
     return [
         endpoint("/v1/profiles/{id:str}", {"GET": show, "DELETE": delete}, limit=limit, guard=guard),

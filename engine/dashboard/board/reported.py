@@ -1,0 +1,24 @@
+"""What has a page among the experiments: experiments, flags, and the rules of flags that are experiments."""
+
+from engine.catalog.spec.experiment import ExperimentSpec
+from engine.catalog.spec.flags import RULE, rule_experiments
+from engine.catalog.spec.folder import Specs
+
+
+def reported_specs(specs: Specs) -> dict[str, ExperimentSpec]:
+    """The experiments and flags of a folder by key, each flag before its rules, `FLAG#RULE`, that have a report."""
+    found: dict[str, ExperimentSpec] = {}
+    for key, spec in specs.experiments.items():
+        found[key] = spec
+        found |= {rule.key: rule for rule in rule_experiments(spec) if is_reported(rule)}
+    return found
+
+
+def is_reported(rule: ExperimentSpec) -> bool:
+    """Whether a rule of a flag has a page of its own: it compares variants, or names metrics."""
+    return rule.kind == "experiment" or rule.metrics is not None
+
+
+def file_key(key: str) -> str:
+    """The key that stands in the file: of a rule that of its flag, which the kill switch stops as well."""
+    return key.partition(RULE)[0]
