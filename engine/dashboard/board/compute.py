@@ -26,6 +26,8 @@ NICE = 5
 """The niceness of the process: where a core is short, a decision server gets three times as much of it."""
 REPLAYED_VISITS = 2000
 """The last decisions of the log that the funnel of gates is computed from."""
+MOST_SAMPLED = 400
+"""The last decisions of the log whose customers drafts are tried on."""
 
 _watches: dict[str, PlanWatch] = {}
 
@@ -119,6 +121,16 @@ def _gates(settings: Settings, job: Job) -> object:
     return dry_run(plan, job.key, visits_of_log(plan, job.key, logged))
 
 
+def _sample(settings: Settings, job: Job) -> object:
+    from engine.journal.log.logged_requests import latest_requests  # noqa: PLC0415 # slow to import
+    from engine.rehearse.customers import SampledCustomer  # noqa: PLC0415
+
+    del job
+    traces = latest_requests(settings.log, MOST_SAMPLED)
+    seen = {one.profile.id: SampledCustomer(one.profile, one.request.context, one.request.channel) for one in traces}
+    return tuple(seen.values())
+
+
 def _coverage(settings: Settings, job: Job) -> object:
     from engine.rehearse.coverage import measure_coverage  # noqa: PLC0415 # slow to import
     from engine.rehearse.customers import make_one_per_stage  # noqa: PLC0415
@@ -152,6 +164,7 @@ _COMPUTE = {
     "activity": _activity,
     "coverage": _coverage,
     "gates": _gates,
+    "sample": _sample,
     "stale": _stale,
     "measure": _measure,
 }

@@ -10,7 +10,6 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,9 +20,10 @@ from engine.catalog.diff.offers import Change
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.folder import Specs
+from engine.dashboard.board.compute import MOST_SAMPLED
 from engine.dashboard.board.desk import Desk
+from engine.dashboard.board.results import Job
 from engine.errors import BadInput, CatalogError, Problem
-from engine.journal.log.logged_requests import latest_requests
 from engine.rehearse.customers import SampledCustomer
 from engine.rehearse.generated_customers import make_customers
 from engine.rehearse.preview import PreviewRow, placement_of, preview, with_draft
@@ -35,8 +35,6 @@ PREVIEWED = 12
 """Customers of a preview."""
 MOST_ASSIGNMENTS = 8_000
 """Assignments that are computed to count who moves: customers times experiments."""
-SAMPLE, SAMPLE_LIFE = 400, 60.0
-"""Customers of the sample, and the seconds for which it is not read again."""
 
 _writing = threading.Lock()
 """Taken from the check of a draft until its file is in place: of two writers of one file, the second is refused."""
@@ -96,7 +94,7 @@ def check_draft(desk: Desk, name: str, text: str) -> DraftCheck:
     changes = compare_specs(running, specs, now)
     plans = (desk.worker.watch.plan, compile_plan(specs))
     before, after = (replace(plan, ramped=desk.plan.ramped) for plan in plans)
-    most = min(SAMPLE, max(20, MOST_ASSIGNMENTS // max(1, len(after.experiments))))
+    most = min(MOST_SAMPLED, max(20, MOST_ASSIGNMENTS // max(1, len(after.experiments))))
     sample, is_real = _sample(desk, specs, now, most)
     key = _key_of(specs, f"{folder.name}/{name}")
     rows = []
@@ -107,7 +105,7 @@ def check_draft(desk: Desk, name: str, text: str) -> DraftCheck:
     return DraftCheck(
         warnings=[problem for problem in find_warnings(specs, now) if problem.file == f"{folder.name}/{name}"],
         changes=sorted(changes, key=lambda change: change.verdict != "unsafe"),
-        moves=count_moves(before, after, [one.profile for one in sample], now),
+        moves=count_moves(before, after, [one.profile for one in sample], now) if changes else [],
         sample=len(sample),
         is_real=is_real,
         key=key,
@@ -202,21 +200,11 @@ def _key_of(specs: Specs, file: str) -> str:
 
 def _sample(desk: Desk, specs: Specs, now: float, most: int) -> tuple[list[SampledCustomer], bool]:
     """Customers of the log's newest decisions, or made-up ones where it has none."""
-    found = _recent_customers(desk.settings.log, int(now // SAMPLE_LIFE))
+    result = desk.results.read(Job("sample", ""))
+    found = result.value if result is not None and isinstance(result.value, tuple) else ()
     if not found:
         return make_customers(most, specs, now=now), False
     return list(found[-most:]), True
-
-
-@lru_cache(maxsize=2)
-def _recent_customers(log: Path, _minute: int) -> tuple[SampledCustomer, ...]:
-    """The customers of the newest decisions, read once a minute: a draft is checked at every pause of typing."""
-    try:
-        traces = latest_requests(log, SAMPLE)
-    except BadInput:
-        return ()
-    seen = {one.profile.id: SampledCustomer(one.profile, one.request.context, one.request.channel) for one in traces}
-    return tuple(seen.values())
 
 
 def _on_channels(plan: Plan, key: str, sample: list[SampledCustomer]) -> list[SampledCustomer]:

@@ -168,6 +168,7 @@ class Refresher:
 def standing_jobs(plan: Plan) -> Iterator[Job]:
     """The reports that are computed without being asked for."""
     yield Job("activity", "")
+    yield Job("sample", "")
     for experiment in plan.experiments.values():
         for one in (experiment, *(rule.experiment for rule in experiment.rules)):
             if one.spec.metrics is not None:

@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from typing import Literal, NamedTuple
 
 JobKind = Literal[
-    "experiment", "history", "placement", "allocation", "measure", "gates", "activity", "coverage", "stale"
+    "experiment", "history", "placement", "allocation", "measure", "gates", "activity", "coverage", "stale", "sample"
 ]
 
 RETRY_SECONDS = 5.0
