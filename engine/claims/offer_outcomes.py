@@ -103,10 +103,10 @@ async def _apply(store: ProfileStore, claims: Claims, plan: Plan, event: Event, 
         return
     customer = await store.fetch(customer_ids(event), now)
     key, zone = customer.key, _zone_of(customer.profile, plan, now)
-    places = await _places(store, event) if any(offer.limits.hand_over for offer in offers) else {}
+    places, channel = await _reserved(store, event) if any(_depends(offer) for offer in offers) else ({}, "")
     for offer in offers:
         await claims.count(key, _event_claim(plan, offer, event, zone), event_time(event, now))
-        shares = pool_shares(offer, places.get(offer.key, _named_place(plan, event)))
+        shares = pool_shares(offer, places.get(offer.key, _named_place(plan, event)), channel)
         if shares and event.decision_id:
             claim = Claim(id=claim_id(event.decision_id, offer.key), shares=shares)
             if name in CONFIRMS:
@@ -218,10 +218,15 @@ async def _offers(store: ProfileStore, plan: Plan, event: Event) -> list[Offer]:
     return [plan.offers[key] for key in dict.fromkeys(keys) if key in plan.offers]
 
 
-async def _places(store: ProfileStore, event: Event) -> dict[str, str]:
-    """The places that the decision of an event reserved items at, by offer."""
+def _depends(offer: Offer) -> bool:
+    """Whether what a showing claimed depends on its place or channel."""
+    return offer.limits.hand_over is not None or bool(offer.limits.budget and offer.limits.budget.costs)
+
+
+async def _reserved(store: ProfileStore, event: Event) -> tuple[dict[str, str], str]:
+    """Of the decision of an event: the places that it reserved items at, by offer, and its channel."""
     pending = await fetch_pending(store.pipeline, event.decision_id) if event.decision_id else None
-    return {} if pending is None else pending.places
+    return ({}, "") if pending is None else (pending.places, pending.channel)
 
 
 def _named_place(plan: Plan, event: Event) -> str | None:

@@ -50,7 +50,8 @@ def required_claim(plan: Plan, decision_id: str, name: str, choice: Choice, show
         for moment in moments:
             if moment.key == choice.moment:
                 caps += moment_checks(moment, showing, choice.moment_start)
-    shares = pool_shares(choice.offer, None if choice.place is None else choice.place.place.key)
+    place = None if choice.place is None else choice.place.place.key
+    shares = pool_shares(choice.offer, place, showing.channel)
     if not (caps or counters or shares):
         return None
     return Claim(
@@ -85,10 +86,11 @@ def zone_to_mark(plan: Plan, counters: Iterable[str], zone: str) -> str:
     return "" if plan.zoned.isdisjoint(counters) else zone
 
 
-def pool_shares(offer: Offer, place: str | None = None) -> list[PoolShare]:
+def pool_shares(offer: Offer, place: str | None = None, channel: str = "") -> list[PoolShare]:
     """The shares of stock and budget that one showing of an offer claims.
 
-    Of an item that places hand over, `place` has the share of stock; there is none without a place.
+    Of an item that places hand over, `place` has the share of stock; there is none without a place. A budget's share is
+    the cost on the channel.
     """
     stock, budget = offer.limits.stock, offer.limits.budget
     shares = []
@@ -106,7 +108,12 @@ def pool_shares(offer: Offer, place: str | None = None) -> list[PoolShare]:
         hold = seconds(budget.hold)
         shares.append(
             PoolShare(
-                pool="budget", name=offer.key, amount=budget.cost, least=budget.cost, limit=budget.amount, hold=hold
+                pool="budget",
+                name=offer.key,
+                amount=budget.cost_on(channel),
+                least=budget.cost_on(channel),
+                limit=budget.amount,
+                hold=hold,
             )
         )
     return shares

@@ -306,6 +306,20 @@ def kpis(*, options: MeasureOptions = DEFAULTS) -> int:
 
 
 @measure.command
+def ledger(*, options: MeasureOptions = DEFAULTS) -> int:
+    """Ledger: what offers with a budget promised, and how much of it was redeemed, refunded, released, expired."""
+    from engine.analysis.measure.value.ledger import archived_offers, measure_ledger
+    from engine.catalog import load_plan
+    from engine.catalog.archive import Archive
+
+    settings = from_environment(experiments=options.experiments, data=options.data)
+    plan = load_plan(settings.experiments)
+    offers_of = archived_offers(Archive(settings.data / "plans"), plan)
+    run_report(options, lambda source: measure_ledger(source, offers_of, plan.version))
+    return 0
+
+
+@measure.command
 def opportunity(
     *,
     options: MeasureOptions = DEFAULTS,

@@ -153,12 +153,12 @@ def is_capped(offer: Offer, facts: Facts) -> bool:
     return any(_is_reached(cap, facts) for cap in offer.limits.caps.get(facts.channel, ()))
 
 
-def is_enough(offer: Offer, pool: str, left: float) -> bool:
-    """Whether `left` of a stock or budget suffices to show the offer one more time."""
+def is_enough(offer: Offer, pool: str, left: float, channel: str) -> bool:
+    """Whether `left` of a stock or budget suffices to show the offer one more time on a channel."""
     stock, budget = offer.limits.stock, offer.limits.budget
     if pool.startswith("stock:"):
         return stock is None or left >= max(1, stock.at_least)
-    return budget is None or left >= budget.cost
+    return budget is None or left >= budget.cost_on(channel)
 
 
 def cap_window_start(cap: Cap, now: float, zone: str, counts: Counts) -> float:
@@ -230,7 +230,7 @@ def _out_of_reach(collection: OfferCollection, facts: Facts, _shown: Collection[
 def _out_of_stock(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
     if not facts.pools:
         return 0
-    closed, by_sku = _short_of(collection, facts.pools, "stock:", passing), collection.index.named("shelf")
+    closed, by_sku = _short_of(collection, facts, "stock:", passing), collection.index.named("shelf")
     for sku in {pool.partition("/")[2] for pool in facts.pools if pool.startswith("shelf:")}:
         for place in set_places(passing & by_sku.get(sku, 0)):
             if not collection.offers[place].limits.places_with_stock(facts.vicinity, facts.pools):
@@ -239,7 +239,7 @@ def _out_of_stock(collection: OfferCollection, facts: Facts, _shown: Collection[
 
 
 def _over_budget(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
-    return _short_of(collection, facts.pools, "budget:", passing) if facts.pools else 0
+    return _short_of(collection, facts, "budget:", passing) if facts.pools else 0
 
 
 def _shown_elsewhere(collection: OfferCollection, _facts: Facts, shown: Collection[str], _passing: Bits) -> Bits:
@@ -356,13 +356,13 @@ def _counted_offers(collection: OfferCollection, facts: Facts) -> Bits:
     return limited
 
 
-def _short_of(collection: OfferCollection, pools: Pools, kind: str, passing: Bits) -> Bits:
+def _short_of(collection: OfferCollection, facts: Facts, kind: str, passing: Bits) -> Bits:
     """The offers that need more of a pool of this kind than is left."""
     closed, needing = 0, collection.index.named("pool")
-    for pool, left in pools.items():
+    for pool, left in facts.pools.items():
         if pool.startswith(kind):
             for place in set_places(passing & needing.get(pool, 0)):
-                if not is_enough(collection.offers[place], pool, left):
+                if not is_enough(collection.offers[place], pool, left, facts.channel):
                     closed |= 1 << place
     return closed
 

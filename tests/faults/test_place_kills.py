@@ -7,12 +7,22 @@ import subprocess
 import sys
 import threading
 import time
+from decimal import Decimal
 from pathlib import Path
 
 import httpx
+import redis
 import yaml
 
+from engine import keyspace
+from engine.analysis.measure.sources import EventSource
+from engine.analysis.measure.value.ledger import archived_offers, measure_ledger
+from engine.catalog import load_plan
+from engine.catalog.archive import Archive
+from engine.erasure.listener import LogErasures
+from engine.journal.log.collect import collect
 from engine.service.access.listener import listen
+from engine.settings import Settings
 
 KILLS = 5
 LEVEL = 60
@@ -31,6 +41,7 @@ SHOP = {
     },
     "offers/kettle.yaml": {
         "key": "kettle",
+        "budget": {"amount": 1000, "cost": 0.07, "hold": f"{HOLD}s"},
         "stock": {"sku": "KETTLE", "by": "pick_up", "hold": f"{HOLD}s"},
         "renderings": {"web": {"headline": "Kettle"}},
     },
@@ -76,6 +87,20 @@ class Customers:
                 self.reserved.append(answer.json()["decision_id"])
             time.sleep(0.02)
         client.close()
+
+
+def check_ledger(folder: Path, redis_url: str, sold: int) -> None:
+    """The ledger of what was answered agrees with the live counter, to the last digit."""
+    settings = Settings(redis=redis_url, data=folder / "data", experiments=folder / "experiments")
+    collect(settings, LogErasures(), drain=True)
+    plan = load_plan(settings.experiments)
+    offers_of = archived_offers(Archive(settings.data / "plans"), plan)
+    total = measure_ledger(EventSource(log_dir=settings.log), offers_of, plan.version).total
+    assert total.promised == total.redeemed + total.refunded + total.released + total.expired + total.open
+    assert total.redeemed == Decimal("0.07") * sold
+    with redis.Redis.from_url(redis_url) as client:
+        spent = Decimal(int(client.hget(keyspace.pool("budget", "kettle"), "spent") or 0))
+    assert spent / 10_000 == total.redeemed
 
 
 def test_no_item_of_a_place_is_reserved_twice_by_kills_under_load(redis_url: str, tmp_path: Path) -> None:
@@ -124,3 +149,4 @@ def test_no_item_of_a_place_is_reserved_twice_by_kills_under_load(redis_url: str
             time.sleep(0.25)
         server.send_signal(signal.SIGKILL)
         server.wait()
+    check_ledger(tmp_path, redis_url, len(reserved))

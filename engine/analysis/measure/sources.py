@@ -158,8 +158,8 @@ class EventSource:
     @cached_property
     def daily(self) -> DailyStore | None:
         """The stored partial statistics of the log; None of tables, up to another moment, or where none can be kept."""
-        if self.log_dir is None or self.until is not None:
-            return None
+        if self.log_dir is None or self.until is not None or not (self.log_dir / "events").is_dir():
+            return None  # a log without an event has no day to store
         store = DailyStore(self.engine, self.log_dir)
         return store if store.is_usable() else None
 

@@ -74,6 +74,12 @@ def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
             "budget.cost",
             f"{offer.budget.cost:g} is more than the whole amount, so it is never shown; lower the cost",
         )
+    for channel, cost in offer.budget.costs.items() if offer.budget else ():
+        path = f"budget.costs.{channel}"
+        if channel not in offer.renderings:
+            yield path, f"the offer has no rendering for {channel!r}; add one, or remove its cost"
+        elif offer.budget and cost > offer.budget.amount:
+            yield path, f"{cost:g} is more than the whole amount, so it is never shown there; lower it"
     for name, limit in (("stock", offer.stock), ("budget", offer.budget)):
         if limit and limit.pace and offer.end is None:
             yield f"{name}.pace", "needs a time over which to spread it; give the offer an end"

@@ -7,6 +7,7 @@ MEASURES: dict[str, tuple[str, str]] = {
     "channels": ("Channels", "Who buys where, and what are customers of several channels worth?"),
     "clv": ("Customer lifetime value", "Who is still a customer, and what will they bring?"),
     "rfm": ("Recency, frequency, money", "Which customers are champions, and which slip away?"),
+    "ledger": ("Ledger", "What was promised, and what became of it?"),
     "cohorts": ("Cohorts", "How many customers order again?"),
     "funnel": ("Funnel", "How many who clicked an offer order?"),
     "journeys": ("Journeys", "How do customers move between channels, and where do they stop?"),

@@ -14,6 +14,7 @@ from engine.analysis.measure.programme import measure_programme
 from engine.analysis.measure.satisfaction import SatisfactionOptions, measure_satisfaction
 from engine.analysis.measure.value.clv import ClvOptions, measure_clv
 from engine.analysis.measure.value.cohorts import measure_cohorts
+from engine.analysis.measure.value.ledger import archived_offers, measure_ledger
 from engine.analysis.measure.value.rfm import measure_rfm
 from engine.catalog.archive import Archive
 from engine.dashboard.board.measure_names import MEASURES
@@ -51,6 +52,10 @@ def _kpis(settings: Settings, plan: Plan, source: EventSource) -> MeasureReport:
     return measure_kpis(source, plan, archive=Archive(settings.data / "plans"))
 
 
+def _ledger(settings: Settings, plan: Plan, source: EventSource) -> MeasureReport:
+    return measure_ledger(source, archived_offers(Archive(settings.data / "plans"), plan), plan.version)
+
+
 def _satisfaction(settings: Settings, plan: Plan, source: EventSource) -> MeasureReport:
     del settings, plan
     return measure_satisfaction(source, SatisfactionOptions(question="nps", asked=None, by=(), experiment=None))
@@ -63,6 +68,7 @@ _BUILD: dict[str, Callable[[Settings, Plan, EventSource], MeasureReport]] = {
     "channels": lambda _settings, _plan, source: measure_channels(source),
     "clv": lambda _settings, _plan, source: measure_clv(source, ClvOptions())[0],
     "rfm": lambda _settings, _plan, source: measure_rfm(source)[0],
+    "ledger": _ledger,
     "cohorts": lambda _settings, _plan, source: measure_cohorts(source, by="month", period="month"),
     "funnel": lambda _settings, _plan, source: measure_funnel(source, [CLICK, PURCHASE], window_days=7.0),
     "journeys": lambda _settings, _plan, source: measure_journeys(source, gap_days=7.0, zone="UTC"),

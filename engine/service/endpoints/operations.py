@@ -196,7 +196,6 @@ OPERATIONS = (
         about="As counted on its shelves, including what is held for customers there.",
         role="server",
         request=StockLevel,
-        example={"level": 3},
         answer=Stock,
         failures={404: "no such place in places.yaml", 503: "the store is away; nothing was changed"},
     ),

@@ -36,13 +36,20 @@ class StockSpec(Spec, frozen=True, kw_only=True):
 class BudgetSpec(Spec, frozen=True, kw_only=True):
     """The total `amount` that the offer may cost. Each showing reserves its `cost` until it is redeemed or `hold` ends.
 
+    `costs` are those of channels where it costs another amount, such as a letter's postage on top.
+
     With `pace` the budget is spread over the time until the offer's `end`, as a stock is.
     """
 
     amount: Positive
     cost: Positive = 1.0
+    costs: dict[Key, Positive] = {}
     hold: Span = "1d"
     pace: bool = False
+
+    def cost_on(self, channel: str) -> float:
+        """What one showing on a channel reserves."""
+        return self.costs.get(channel, self.cost)
 
 
 class PlaceSpec(Spec, frozen=True, kw_only=True):
