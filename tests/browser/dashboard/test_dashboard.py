@@ -1,6 +1,5 @@
 """The dashboard in Debian's Chromium: every page, with every role, in light and dark, narrow and wide."""
 
-import importlib.resources
 import re
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 
+from tests.browser.accessibility import find_violations
 from tests.browser.dashboard.conftest import ADMIN, CUSTOMERS, VIEWER, Engine, log_in
 
 PAGES = [
@@ -34,10 +34,6 @@ PAGES = [
     "/audit",
     "/editor?key=hostile",
 ]
-AXE = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
-RUN_AXE = """(theme) => axe.run(document, theme === 'light' ? {resultTypes: ['violations']}
-    : {resultTypes: ['violations'], runOnly: {type: 'rule', values: ['color-contrast']}})"""
-"""All rules in light; in dark the one that depends on colours."""
 MOST_BYTES = 200_000
 
 
@@ -72,18 +68,7 @@ def test_every_page_is_accessible_in_both_themes_and_widths(page: Page) -> None:
     found = []
     for path in PAGES:
         page.goto(path)
-        page.evaluate(AXE)
-        for theme in ("light", "dark"):
-            for width in (360, 1440):
-                page.set_viewport_size({"width": width, "height": 900})
-                page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
-                result = page.evaluate(RUN_AXE, theme)
-                for one in result["violations"]:
-                    places = [node["target"] for node in one["nodes"]][:3]
-                    found.append(f"{path} {theme} {width}: {one['id']} ({one['impact']}) {places}")
-                wide = page.evaluate("document.documentElement.scrollWidth")
-                if wide > width:
-                    found.append(f"{path} {width}: is {wide} wide")
+        found += find_violations(page)
     assert not found, "\n".join(found)
 
 

@@ -1,6 +1,5 @@
 """The demo shop at `/shop`, used as its visitors do: every step on a decision server as it is deployed."""
 
-import importlib.resources
 import re
 import shutil
 import subprocess
@@ -12,7 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-AXE = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+from tests.browser.accessibility import find_violations
+
 HOSTILE = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>"
 SHOP = Path(__file__).resolve().parents[3] / "experiments"
 
@@ -110,31 +110,16 @@ def test_a_crowd_shops_and_can_be_stopped(page: Page) -> None:
 
 
 def test_the_shop_is_accessible_in_both_themes_and_widths(page: Page) -> None:
-    found = []
     page.locator("#login").click()
     expect(page.locator("#app .hero")).to_have_attribute("data-state", "offer")
-    page.evaluate(AXE)
-    for width in (1440, 360):
-        page.set_viewport_size({"width": width, "height": 900})
-        for theme in ("light", "dark"):
-            page.emulate_media(color_scheme=theme, reduced_motion="reduce")  # type: ignore[arg-type]
-            result = page.evaluate("() => axe.run(document)")
-            found += [f"{theme} {width} {one['id']}: {one['nodes'][0]['html']}" for one in result["violations"]]
-            assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
-    assert found == []
+    assert find_violations(page) == []
 
 
 def test_the_guide_is_accessible_in_both_themes_and_widths(page: Page) -> None:
     found = []
     for path in ("/docs/guide", "/docs/guide/tutorial/first-experiment", "/docs/guide/schema", "/docs"):
         page.goto(path)
-        page.evaluate(AXE)
-        for width in (1440, 360):
-            page.set_viewport_size({"width": width, "height": 900})
-            for theme in ("light", "dark"):
-                page.emulate_media(color_scheme=theme, reduced_motion="reduce")  # type: ignore[arg-type]
-                violations = page.evaluate("() => axe.run(document)")["violations"]
-                found += [f"{path} {theme} {width} {one['id']}: {one['nodes'][0]['html']}" for one in violations]
+        found += find_violations(page)
     assert found == []
 
 
