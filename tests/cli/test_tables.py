@@ -3,26 +3,18 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from engine.cli.catalog import differences
+from tests.verbs import run_verb
 
 SHOP = Path(__file__).resolve().parents[2] / "experiments"
 
 
 def run(*words: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "engine", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-        env={**os.environ, "COLUMNS": "80"},
-    )
+    done = run_verb(*words, env={**os.environ, "COLUMNS": "80"})
     assert done.returncode == code, done.stderr
     return done.stdout or done.stderr
 

@@ -1,7 +1,5 @@
 """A backup that is taken under load and restored elsewhere has every decision once, and the same reports."""
 
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,13 +19,13 @@ from engine.journal.log.collect import collect
 from engine.settings import STORE_ADDRESS_FILE, Settings
 from tests.faults.test_server_kills import Load
 from tests.faults.test_up_kills import ROOT, ready, until, up
+from tests.verbs import run_verb
 
 SHOP = ROOT / "experiments"
 
 
 def run(*words: str) -> str:
-    command = [sys.executable, "-m", "engine", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    done = run_verb(*words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,8 +1,6 @@
 """`counterpoint import`: what it writes passes `check`, nothing is overwritten, and GrowthBook's values stay."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from engine.cli.bridges.imports import import_flags_of
 from engine.errors import BadInput
 from engine.hashing import bucket
 from engine.imports.growthbook import rollout_end
+from tests.verbs import run_verb
 
 FEATURES = {
     "features": {
@@ -44,16 +43,13 @@ def test_ten_thousand_customers_keep_their_values(tmp_path: Path) -> None:
     source = tmp_path / "features.json"
     source.write_text(json.dumps(FEATURES), encoding="utf-8")
     to = tmp_path / "moved"
-    words = [sys.executable, "-m", "engine", "import", "growthbook", str(source), "--to", str(to), "--json"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=240)
+    done = run_verb("import", "growthbook", str(source), "--to", str(to), "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["proof"] == {"customers": 10_000, "compared": 30_000, "equal": 30_000, "differences": []}
     assert answer["flags"] == {"checkout": "checkout", "dark": "dark", "child": "child"}
     assert sorted(path.name for path in to.iterdir()) == answer["files"]
-    checked = subprocess.run(
-        [sys.executable, "-m", "engine", "check", str(to)], capture_output=True, text=True, check=False, timeout=240
-    )
+    checked = run_verb("check", str(to))
     assert checked.returncode == 0, checked.stderr
     with pytest.raises(BadInput, match=r"has .*checkout\.yaml.* already; import into a new folder"):
         import_flags_of("growthbook", source, to=to)

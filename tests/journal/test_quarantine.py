@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,6 +13,7 @@ from engine.journal.log.quarantine import ReplaySummary, replay_quarantine
 from engine.journal.records import DecisionRecord, DecisionRow, EventRecord, QuarantineRecord, encode
 from engine.journal.spool.spool import Spool
 from engine.settings import Settings
+from tests.verbs import run_verb
 
 NOON = 1_790_000_000.0
 DECISION = DecisionRecord("d-1", NOON, "u-1", None, "web", "plan", [DecisionRow("offer", "hero", "tea", "policy", 0.5)])
@@ -50,8 +49,7 @@ def counts(settings: Settings) -> dict[str, int]:
 
 
 def run(settings: Settings, *words: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "engine", "quarantine", *words, "--data", str(settings.data), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_verb("quarantine", *words, "--data", str(settings.data), "--json")
     return done.returncode, done.stdout
 
 

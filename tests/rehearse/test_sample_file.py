@@ -5,8 +5,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +19,7 @@ from engine.rehearse.customers import read_sample
 from engine.rehearse.preview import preview
 from engine.rehearse.trait_names import text_traits
 from tests.catalog.folder import experiment, plan, specs
+from tests.verbs import run_verb
 
 SHOP = Path(__file__).resolve().parents[2] / "experiments"
 NOW = 1_790_000_000.0
@@ -168,15 +167,7 @@ def test_a_trait_that_nothing_reads_is_reported(verb: tuple[str, ...], tmp_path:
     file = tmp_path / "customers.csv"
     file.write_text("user_id,loyalty.tier,loyalty.teir,consent.marketing\nx,2,2,true\n")
     words = (*verb, str(file), "--experiments", str(folder), "--json")
-    done = subprocess.run(
-        [sys.executable, "-m", "engine", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-        cwd=tmp_path,
-        env={**os.environ, "COLUMNS": "300", "PYTHONPATH": str(SHOP.parent)},
-    )
+    done = run_verb(*words, cwd=tmp_path, env={**os.environ, "COLUMNS": "300"})
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
     (line,) = (line for line in done.stderr.splitlines() if "reads the trait" in line)

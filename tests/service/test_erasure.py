@@ -1,8 +1,6 @@
 """A customer who is deleted is in the store and in the learner's files no more, and nothing of them comes in late."""
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -26,6 +24,7 @@ from engine.keyspace import ERASURES
 from engine.learn.merge_streams import Stamped, drop_erased
 from engine.learn.pending import UNSEEN, Pending, PendingStore
 from engine.learn.state import State, state_path
+from tests.verbs import run_verb
 
 NOW = 1_790_000_000.0
 
@@ -83,8 +82,7 @@ def test_what_was_asked_ahead_or_with_a_key_goes_with_the_customer(
     if way == "http":
         assert httpx.delete(f"{server.base}/v1/profiles/{who}", timeout=120).status_code == 200
     else:
-        words = ["erase", who, "--redis", valkey.url, "--data", str(server.data)]
-        subprocess.run([sys.executable, "-m", "engine", *words], check=True, capture_output=True)
+        run_verb("erase", who, "--redis", valkey.url, "--data", str(server.data), check=True)
     assert kept(valkey.url, who) == []
     ask(expose=False)
     first, again = (ask(expose=True, idempotency_key=f"late-{way}") for _ in range(2))

@@ -3,8 +3,6 @@
 import asyncio
 import itertools
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,6 +18,7 @@ import yaml
 
 from engine.service.app import create_app
 from engine.settings import Settings
+from tests.verbs import run_verb
 
 CHANNELS = ("web", "app", "email", "store", "call_centre", "desk")
 BANNER = {"key": "banner", "renderings": {channel: {"headline": "Good to see you"} for channel in CHANNELS}}
@@ -129,9 +128,7 @@ class Shop:
 
     def collect(self) -> None:
         """All that was answered until now is in the Parquet log."""
-        command = [sys.executable, "-m", "engine", "collect", "--drain"]
-        command += ["--data", str(self.settings.data), "--redis", self.settings.redis]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
+        done = run_verb("collect", "--drain", "--data", str(self.settings.data), "--redis", self.settings.redis)
         assert done.returncode == 0, done.stderr
 
     def stock(self, sku: str, level: float) -> None:

@@ -13,6 +13,7 @@ import pytest
 from engine.catalog.spec.offer import WEEKDAYS
 from engine.journal.records import DecisionRecord, ExposureRecord
 from tests.stories.test_due import WEEKLY, due, records, statements
+from tests.verbs import run_verb
 
 PEOPLE = [f"u-{n:03}" for n in range(120)]
 DAILY = WEEKLY | {"schedule": {"days": list(WEEKDAYS), "at": ["00:00"]}}
@@ -64,7 +65,7 @@ def test_a_batch_that_is_killed_twice_has_each_person_once(open_shop: Any, tmp_p
     assert len(drawn) == len(PEOPLE)
     draw = next(one.decision_id for one in decisions.values() if one.rows[0].key == "weekly")
     words = ["explain", draw, "--data", str(shop.settings.data), "--redis", shop.settings.redis, "--json"]
-    replayed = subprocess.run([sys.executable, "-m", "engine", *words], capture_output=True, text=True, check=True)
+    replayed = run_verb(*words, check=True)
     assert msgspec.json.decode(replayed.stdout)["differences"] == []
     exposed = {one.decision_id for one in log if isinstance(one, ExposureRecord)}
     sent = {row["decision_id"] for row in written}

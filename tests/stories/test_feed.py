@@ -1,12 +1,11 @@
 """A placement sells from a feed: its gates hold, a new file replaces it, and old decisions are still explained."""
 
 import json
-import subprocess
-import sys
 import time
 from typing import Any
 
 from tests.stories.conftest import Open, Shop
+from tests.verbs import run_verb
 
 HEADER = "sku,title,price,shelf\n"
 SHOP: dict[str, Any] = {
@@ -31,9 +30,8 @@ SHOP: dict[str, Any] = {
 
 
 def explain(shop: Shop, decision: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "engine", "explain", decision, "--json"]
-    command += ["--data", str(shop.settings.data), "--redis", shop.settings.redis]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    places = ("--data", str(shop.settings.data), "--redis", shop.settings.redis)
+    done = run_verb("explain", decision, "--json", *places)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found

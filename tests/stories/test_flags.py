@@ -1,11 +1,11 @@
 """A flag with rules over HTTP: what each customer gets, what the log has of it, and the report of one of its rules."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import duckdb
+
+from tests.verbs import run_verb
 
 SPLIT = [{"key": "old", "weight": 0.5}, {"key": "new", "weight": 0.5}]
 FLAG = {
@@ -30,9 +30,8 @@ OFREP = "/ofrep/v1/evaluate/flags"
 
 
 def analyze(shop: Any, key: str) -> Any:
-    command = [sys.executable, "-m", "engine", "analyze", key, "--json", "--log", str(shop.settings.log)]
-    command += ["--experiments", str(shop.settings.experiments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    folders = ("--log", str(shop.settings.log), "--experiments", str(shop.settings.experiments))
+    done = run_verb("analyze", key, "--json", *folders)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -89,8 +88,7 @@ def test_explain_replays_a_decision_of_a_rule(open_shop: Any) -> None:
     shop = open_shop({"offers": {"a": {}}, "placements": {}, "experiments": {"team_checkout_v2": FLAG}})
     answer = shop.decide("web", experiments=[KEY], context={"country": "DE", "employee": True}, user_id="u1")
     shop.collect()
-    command = [sys.executable, "-m", "engine", "explain", answer["decision_id"], "--json"]
-    command += ["--data", str(shop.settings.data), "--redis", shop.settings.redis]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    places = ("--data", str(shop.settings.data), "--redis", shop.settings.redis)
+    done = run_verb("explain", answer["decision_id"], "--json", *places)
     assert done.returncode == 0, done.stderr
     assert '"rule": "employee"' in json.dumps(json.loads(done.stdout))

@@ -3,10 +3,12 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from engine.service.access.listener import listen
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs/how-to"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+PATIENT_CURL = 'curl() { command curl --retry 15 --retry-all-errors --retry-delay 1 --no-progress-meter "$@"; }'
+"""Servers read what a guide has just written within seconds, which pass before a person has read the next line."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Desk:
 
     def follow(self, guide: str, **replaced: str) -> str:
         """Write the guide's files and run its commands as one script, in their order; returns what they print."""
-        script = ["set -e", "trap 'jobs -p | xargs -r kill' EXIT"]
+        script = ["set -e", "trap 'jobs -p | xargs -r kill' EXIT", PATIENT_CURL]
         for language, text in BLOCK.findall((GUIDES / guide).read_text(encoding="utf-8")):
             block = text.replace("8080", str(self.port))
             for old, new in replaced.items():
@@ -42,18 +46,23 @@ class Desk:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
         }
-        done = subprocess.run(
+        running = subprocess.Popen(
             ["/bin/bash", "-c", "\n".join(script)],
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
-            timeout=300,
+            start_new_session=True,  # so that what the guide leaves running ends with it, however it ends
         )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+        try:
+            printed, _ = running.communicate(timeout=300)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+        assert running.returncode == 0, printed
+        return printed
 
 
 @pytest.fixture

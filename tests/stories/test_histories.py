@@ -1,8 +1,6 @@
 """Funnels, thresholds and active days, from YAML and HTTP to `analyze`, `power` and `measure kpis`."""
 
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +11,7 @@ import time_machine
 from engine.catalog.check.load import load_specs
 from engine.journal.log.logged_requests import logged_requests
 from engine.rehearse.arrivals import draft_plans, first_arrivals
+from tests.verbs import run_verb
 
 START = datetime(2026, 11, 3, 22, 0, tzinfo=UTC)  # an hour before midnight in Berlin
 METRICS = [
@@ -53,10 +52,8 @@ SHOP = {
 
 
 def verb(shop: Any, *words: str) -> Any:
-    command = [sys.executable, "-m", "engine", *words, "--json", "--experiments", str(shop.settings.experiments)]
-    done = subprocess.run(
-        [*command, "--data", str(shop.settings.data)], check=False, capture_output=True, text=True, timeout=120
-    )
+    folders = ("--experiments", str(shop.settings.experiments), "--data", str(shop.settings.data))
+    done = run_verb(*words, "--json", *folders)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -3,13 +3,13 @@
 import json
 import random
 import shutil
-import subprocess
-import sys
 import time
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.verbs import run_verb
 
 HALVES = [{"key": "x", "weight": 0.5}, {"key": "y", "weight": 0.5}]
 PLAIN = {"variants": HALVES, "metrics": {"primary": "revenue"}}
@@ -22,9 +22,8 @@ SHOP = {
 
 
 def analyze(shop: Any, key: str, *more: str) -> str:
-    command = [sys.executable, "-m", "engine", "analyze", key, "--log", str(shop.settings.log), *more]
-    command += ["--experiments", str(shop.settings.experiments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout
+    folders = ("--log", str(shop.settings.log), "--experiments", str(shop.settings.experiments))
+    return run_verb("analyze", key, *more, *folders, check=True).stdout
 
 
 def reason_of(shop: Any, user: str, key: str, **context: Any) -> str:
@@ -90,8 +89,7 @@ def test_a_plan_says_whether_shipping_ends_the_holdout(open_shop: Any, tmp_path:
         shutil.copytree(shop.settings.experiments, folder)
         spec = {"key": "one", "hypothesis": "It helps.", "kind": "flag", "variants": HALVES, **more}
         (folder / "one.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
-        command = [sys.executable, "-m", "engine", "plan", str(shop.settings.experiments), str(folder), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
+        done = run_verb("plan", str(shop.settings.experiments), str(folder), "--json", check=True)
         changes: list[dict[str, Any]] = json.loads(done.stdout)["changes"]
         return [change for change in changes if change["path"] == "kind"]
 

@@ -1,19 +1,18 @@
 """From events over HTTP to the reports of `measure`, and back to the profile."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+
+from tests.verbs import run_verb
 
 SHOP = {"offers": {"a": {}, "b": {}}, "placements": {"hero": {"offers": ["a", "b"]}}}
 
 
 def measure(shop: Any, *words: str) -> Any:
-    command = [sys.executable, "-m", "engine", "measure", *words, "--json"]
-    command += ["--log", str(shop.settings.log), "--experiments", str(shop.settings.experiments)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout)
+    folders = ("--log", str(shop.settings.log), "--experiments", str(shop.settings.experiments))
+    return json.loads(run_verb("measure", *words, "--json", *folders, check=True).stdout)
 
 
 def test_what_customers_did_is_what_the_reports_say(open_shop: Any) -> None:

@@ -3,8 +3,6 @@
 import json
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ import pytest
 
 from engine.catalog import load_plan
 from engine.learn import learn
+from tests.verbs import run_verb
 
 CASES = int(os.environ.get("FUZZ", "240"))
 """Customers; `FUZZ=100000` is the long run."""
@@ -157,8 +156,7 @@ def _once(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def analyze(shop: Any, *more: str) -> Any:
-    command = [sys.executable, "-m", "engine", "analyze", "layout", "--json", "--log", str(shop.settings.log)]
-    command += ["--experiments", str(shop.settings.experiments), *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    folders = ("--log", str(shop.settings.log), "--experiments", str(shop.settings.experiments))
+    done = run_verb("analyze", "layout", "--json", *folders, *more)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

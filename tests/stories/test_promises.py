@@ -4,8 +4,6 @@ import asyncio
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 import redis
+
+from tests.verbs import run_verb
 
 SHOP = {
     "offers": {
@@ -185,8 +185,7 @@ def test_previewing_simulating_and_explaining_by_the_verbs_change_nothing(open_s
         ["coverage", "--profiles", str(customers), *places[:2]],
         ["explain", decision, *places[2:], *at_store],
     ):
-        command = [sys.executable, "-m", "engine", *words, "--json"]
-        done = subprocess.run(command, check=False, capture_output=True, timeout=240)
-        assert done.returncode == 0, done.stderr.decode()
+        done = run_verb(*words, "--json")
+        assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) is not None
     assert settled(shop) == before

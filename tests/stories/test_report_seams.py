@@ -1,8 +1,6 @@
 """From YAML and HTTP to the report: every unit, stratum and segment, and the shares that the plan serves."""
 
 import json
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +8,8 @@ from typing import Any
 import duckdb
 import pytest
 import yaml
+
+from tests.verbs import run_verb
 
 METRIC = {"metrics": {"primary": "click"}}
 HALVES = [{"key": "x", "weight": 0.5}, {"key": "y", "weight": 0.5}]
@@ -26,17 +26,15 @@ def shop_with(**experiment: Any) -> dict[str, Any]:
 
 
 def analyze(shop: Any, *more: str, fails: bool = False) -> Any:
-    command = [sys.executable, "-m", "engine", "analyze", "layout", "--json", "--log", str(shop.settings.log)]
-    command += ["--experiments", str(shop.settings.experiments), *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    folders = ("--log", str(shop.settings.log), "--experiments", str(shop.settings.experiments))
+    done = run_verb("analyze", "layout", "--json", *folders, *more)
     assert (done.returncode == 0) is not fails, done.stderr
     return done.stderr if fails else json.loads(done.stdout)
 
 
 def analyze_text(shop: Any, *more: str) -> str:
-    command = [sys.executable, "-m", "engine", "analyze", "layout", "--log", str(shop.settings.log), *more]
-    command += ["--experiments", str(shop.settings.experiments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout
+    folders = ("--log", str(shop.settings.log), "--experiments", str(shop.settings.experiments))
+    return run_verb("analyze", "layout", *more, *folders, check=True).stdout
 
 
 def segments_of(report: Any) -> dict[str, int]:

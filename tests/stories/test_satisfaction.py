@@ -2,12 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.verbs import run_verb
 
 SHOP = {
     "metrics": [
@@ -29,10 +29,8 @@ SHOP = {
 
 
 def analyze(shop: Any) -> Any:
-    command = [sys.executable, "-m", "engine", "analyze", "layout", "--log", str(shop.settings.log)]
-    command += ["--experiments", str(shop.settings.experiments)]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, timeout=240)
-    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
+    words = ["analyze", "layout", "--log", str(shop.settings.log), "--experiments", str(shop.settings.experiments)]
+    done, text = run_verb(*words, "--json", check=True), run_verb(*words, check=True)
     return json.loads(done.stdout), " ".join(text.stdout.split())
 
 

@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -14,6 +12,7 @@ import yaml
 
 from engine.vocabulary import DAY
 from tests.stories.conftest import Open, Shop, worker
+from tests.verbs import run_verb
 
 TRAITS: dict[str, Any] = {
     "orders_30d": {"count": "purchase", "window": "30d"},
@@ -60,11 +59,8 @@ def attributes(shop: Shop, customer: str) -> dict[str, Any]:
 
 
 def backfill(shop: Shop) -> dict[str, Any]:
-    command = [sys.executable, "-m", "engine", "traits", "backfill", "--json"]
-    command += ["--experiments", str(shop.settings.experiments), "--data", str(shop.settings.data)]
-    done = subprocess.run(
-        [*command, "--redis", shop.settings.redis], check=False, capture_output=True, text=True, timeout=120
-    )
+    folders = ("--experiments", str(shop.settings.experiments), "--data", str(shop.settings.data))
+    done = run_verb("traits", "backfill", "--json", *folders, "--redis", shop.settings.redis)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -90,9 +86,8 @@ def test_conditions_segments_features_and_moments_read_the_shops_own_traits(open
     shop.tell("beacon", user_id="u-2", properties={"shelf": "coffee"})
     assert shop.offer("web", "hero", user_id="u-2") == "coffee_shelf"
     shop.collect()
-    command = [sys.executable, "-m", "engine", "explain", decided["decision_id"], "--json"]
-    command += ["--data", str(shop.settings.data), "--redis", shop.settings.redis]
-    replayed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+    words = ["explain", decided["decision_id"], "--data", str(shop.settings.data), "--redis", shop.settings.redis]
+    replayed = json.loads(run_verb(*words, "--json", check=True).stdout)
     assert replayed["same"], replayed["differences"]
 
 

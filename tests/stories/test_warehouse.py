@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.postgres import start_postgres
+from tests.verbs import run_verb
 
 psycopg = pytest.importorskip("psycopg")
 ROWS = {"table": "shop.orders", "at": "warehouse", "customer": "cid", "time": "shipped_at"}
@@ -62,10 +61,9 @@ def test_a_report_joins_the_warehouse_by_any_identifier(open_shop: Any, warehous
         )
         with db.cursor() as cursor:
             cursor.executemany("INSERT INTO shop.orders (cid, margin) VALUES (%s, %s)", orders)
-    command = [sys.executable, "-m", "engine", "analyze", "layout", "--json", "--data", str(shop.settings.data)]
-    command += ["--experiments", str(shop.settings.experiments), "--as-of", "2099-01-01"]
-    known = {**os.environ, "WAREHOUSE_URL": warehouse}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, env=known)
+    words = ["analyze", "layout", "--json", "--data", str(shop.settings.data), "--as-of", "2099-01-01"]
+    words += ["--experiments", str(shop.settings.experiments)]
+    done = run_verb(*words, env={**os.environ, "WAREHOUSE_URL": warehouse})
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     rows = {row["metric"]: row["mean"] for row in report["metrics"]}

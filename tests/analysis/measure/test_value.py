@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from engine.analysis.measure.value.sbg import ContractRetention, fit_contracts
 from engine.analysis.stats.estimate import NotEstimable
 from engine.errors import BadInput, CatalogError
 from tests.catalog.folder import plan
+from tests.verbs import run_verb
 
 CDNOW = Path(__file__).parents[3] / ".cache/cdnow/lifetimes/datasets"
 needs_cdnow = pytest.mark.skipif(not CDNOW.is_dir(), reason="`make cdnow` fetches the orders")
@@ -168,8 +167,7 @@ def test_the_page_has_the_sentence_the_picture_and_what_it_is_not(tmp_path: Path
     rows = [[f"c{rng.integers(90)}", f"2026-{1 + n % 9:02}-{1 + n % 28:02}", 5.0 + n % 7] for n in range(400)]
     file = write_csv(tmp_path / "orders.csv", ["customer", "time", "revenue"], rows)
     page = tmp_path / "page.html"
-    command = [sys.executable, "-m", "engine", "measure", "rfm", "--table", file, "--json", "--html", str(page)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
+    done = run_verb("measure", "rfm", "--table", file, "--json", "--html", str(page), check=True)
     report = json.loads(done.stdout)
     text = page.read_text()
     assert report["sentence"].replace("'", "&#x27;") in text

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from engine.analysis.interactions.contrasts import SIGNS, CellSizes, estimate_co
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.inference import Arm
 from engine.analysis.stats.multiplicity import holm
+from tests.verbs import run_verb
 
 EXPERIMENTS = {"price": "checkout", "badge": None, "color": None, "font": "checkout"}
 UNITS = 3000
@@ -101,9 +100,8 @@ def test_a_planted_interaction_is_named_with_the_layer_that_prevents_it(
             events.append(event)
             events.append(event | {"message_id": f"e{n}", "time": 30.0, "revenue": 1e3 * shown["badge"]})  # too early
     log = write_log(decisions=decisions, exposures=exposures, events=events)
-    command = [sys.executable, "-m", "engine", "interactions", "--log", str(log), "--as-of", "2026-11-05"]
-    command += ["--experiments", str(write_shop(tmp_path / "shop"))]
-    done = subprocess.run([*command, "--json"], check=True, capture_output=True, text=True, timeout=120)
+    shop = ("--experiments", str(write_shop(tmp_path / "shop")))
+    done = run_verb("interactions", "--log", str(log), "--as-of", "2026-11-05", "--json", *shop, check=True)
     report = json.loads(done.stdout)
     found = [one for one in report["interactions"] if one["found"]]
     assert [sorted(one["experiments"]) for one in found] == [["badge", "price"]]

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from engine.analysis import Report, analyze_table
 from engine.analysis.render.terminal import notes
 from engine.analysis.stats.estimate import Effect
 from engine.errors import BadInput
+from tests.verbs import run_verb
 
 RNG = np.random.default_rng(31)
 N = 3_000
@@ -99,14 +98,7 @@ def test_a_split_that_is_off_in_a_segment_is_flagged(tmp_path: Path) -> None:
 
 def test_the_command_line_reports_segments_of_a_table(shop: Path) -> None:
     words = ["analyze", "--table", str(shop), "--variant", "arm", "--control", "control", "--metric", "mean:y"]
-    done = subprocess.run(
-        [sys.executable, "-m", "engine", *words, "--segment", "tier", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-        env={**os.environ, "COLUMNS": "200"},
-    )
+    done = run_verb(*words, "--segment", "tier", "--json", env={**os.environ, "COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
     (part,) = json.loads(done.stdout)["segments"]
     assert part["trait"] == "tier"

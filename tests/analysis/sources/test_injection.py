@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import ibis
@@ -21,6 +20,7 @@ from engine.analysis.sources.engines import DuckDB, ibis_table
 from engine.analysis.sources.log import json_text
 from engine.errors import BadInput
 from tests.analysis.conftest import WriteLog
+from tests.verbs import run_verb
 
 CONTENT = "the recipe of the house"
 READS_A_FILE = "x'[1:1] || (SELECT string_agg(content,'|') FROM read_text('{file}')) || '"
@@ -78,14 +78,7 @@ def shop(folder: Path, *, stratum: str = "tier", value: str = "net") -> Path:
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "engine", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-        env={**os.environ, "COLUMNS": "300"},
-    )
+    return run_verb(*words, env={**os.environ, "COLUMNS": "300"})
 
 
 @pytest.fixture
