@@ -268,7 +268,7 @@ def read_snapshots(settings: Settings, plan: "Plan", *, is_named: bool) -> "dict
     snapshots = {}
     try:
         with stream.connect_stream(settings.redis) as client, store_errors("reading what is learnt"):
-            for key, selection in plan.policies.items():
+            for key, selection in plan.taught.items():
                 stored = current_snapshot(client, key)
                 if stored is not None and stored.header.meaning == meaning_of(selection):
                     policy = align_policy(load_policy(stored.blob), selection)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from engine.catalog.plan.creatives import Creative, DrawnCreative
 from engine.catalog.plan.languages import choose_language, preferred_languages
 from engine.catalog.plan.places import NearPlace
 from engine.catalog.plan.plan import Offer, Plan
@@ -40,6 +41,8 @@ class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     rendering. The propensity of an item is the probability of its offer given those above it, and that of the whole is
     the probability of the list. The list is empty where nothing is shown. `language` is that of the rendering, where it
     is by language; `place` hands the item over, where each place has a stock of its own.
+    `creative` is the one that is shown of an offer that has several: the propensity is then that of the
+    offer with this creative, and `creative_propensity` the probability of the creative given the offer.
     """
 
     offer: str | msgspec.UnsetType | None = msgspec.UNSET
@@ -50,6 +53,8 @@ class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     reason: OfferReason
     moment: str | None = None
     language: str | None = None
+    creative: str | None = None
+    creative_propensity: float | None = None
     not_before: datetime | None = None
     place: PlaceAnswer | None = None
 
@@ -77,31 +82,52 @@ def answer_offer(plan: Plan, choice: Choice, facts: Facts) -> OfferAnswer:
     return _answer_item(plan, choice, facts)
 
 
+def find_creative(offer: Offer, channel: str, key: str | None) -> Creative | None:
+    """A creative of an offer on a channel: the one with this key, else the first; None where the offer has none."""
+    creatives = offer.creatives.get(channel, ())
+    return next((one for one in creatives if one.key == key), creatives[0] if creatives else None)
+
+
+def force_creative(offer: Offer, channel: str, key: str) -> DrawnCreative | None:
+    """A creative that a preview names; None where it names none."""
+    if not key or not any(one.key == key for one in offer.creatives.get(channel, ())):
+        return None
+    return DrawnCreative(key=key, propensity=1.0, candidates=[key], probabilities=[1.0])
+
+
 def render_offer(
-    plan: Plan, offer: Offer, channel: str, attributes: Mapping[str, object]
+    plan: Plan, offer: Offer, channel: str, attributes: Mapping[str, object], key: str | None = None
 ) -> tuple[Mapping[str, object], str | None]:
     """An offer's rendering on a channel, with its language where it is by language.
 
-    The language is the customer's, by trait or context, if the offer speaks it; else the shop's; else its first.
+    The language is the customer's, by trait or context, if the offer speaks it; else the shop's; else its first. Of
+    several creatives it is the one with the `key`, or the first.
     """
-    spoken = offer.languages.get(channel)
-    if spoken is None:
-        return offer.spec.renderings.get(channel, {}), None
+    creative = find_creative(offer, channel, key)
+    spoken = offer.languages.get(channel) if creative is None else creative.languages
+    if not spoken:
+        own = offer.spec.renderings.get(channel, {}) if creative is None else creative.rendering
+        return ({} if isinstance(own, list) else own), None
     language = choose_language(list(spoken), preferred_languages(attributes), plan.language)
     return spoken[language], language
 
 
 def _answer_item(plan: Plan, choice: Choice, facts: Facts) -> OfferAnswer:
     """The answer of one offer that is shown."""
-    rendering, language = render_offer(plan, choice.offer, facts.channel, facts.attributes)
+    creative = choice.creative
+    rendering, language = render_offer(
+        plan, choice.offer, facts.channel, facts.attributes, None if creative is None else creative.key
+    )
     return OfferAnswer(
         offer=choice.offer.key,
         rendering=rendering,
-        propensity=choice.propensity,
+        propensity=choice.shown_propensity,
         policy=choice.policy,
         reason=choice.reason,
         moment=choice.moment,
         language=language,
+        creative=None if creative is None else creative.key,
+        creative_propensity=None if creative is None else creative.propensity,
         place=None if choice.place is None else _answer_place(choice.offer, choice.place),
     )
 

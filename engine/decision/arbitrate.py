@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.catalog.plan.plan import Arbitration
+from engine.catalog.plan.arbitration import Arbitration
 from policies import worth_showing
 from policies.batches import Floats, Ints
 

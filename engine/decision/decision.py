@@ -13,7 +13,7 @@ from engine.catalog.plan.places import NOWHERE
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.units import Unit
 from engine.customer import Counts, CustomerIds, Profile, resumable_journey
-from engine.decision.answers import OfferAnswer, answer_offer
+from engine.decision.answers import OfferAnswer, answer_offer, force_creative
 from engine.decision.assign import Subject
 from engine.decision.attributes import build_attributes, usable_profile
 from engine.decision.experiments import (
@@ -300,7 +300,7 @@ def _choose_offers(
         selection = selection_at(plan, request.channel, placement, assigned)
         lost = options.availability.lost.get(placement, NONE_LOST)
         if placement in options.preview and placement not in plan.experiments:  # the key of both is an experiment's
-            choice = Choice(offer=plan.offers[options.preview[placement]], reason="preview", propensity=1.0)
+            choice = _force_offer(plan, request.channel, options.preview[placement])
         elif silence is not None:
             reason, until = silence
             choice = Choice(offer=selection.fallback, reason=reason, propensity=1.0, not_before=until)
@@ -317,6 +317,7 @@ def _choose_offers(
                 shown=shown,
                 lost=lost,
                 trace=options.trace,
+                creative_snapshot=None if selection.creatives is None else snapshots.get(selection.creatives.key),
             )
             choice = choose_shown(query)
         if selection.count > 1 and not choice.position:
@@ -327,6 +328,13 @@ def _choose_offers(
         if not choice.is_silent:
             shown += (item.offer.key for item in choice.items)
     return choices
+
+
+def _force_offer(plan: Plan, channel: str, forced: str) -> Choice:
+    """The offer of a preview; `OFFER/CREATIVE` forces a creative of it too."""
+    key, _, creative = forced.partition("/")
+    offer = plan.offers[key]
+    return Choice(offer=offer, reason="preview", propensity=1.0, creative=force_creative(offer, channel, creative))
 
 
 def _quiet_silence(plan: Plan, facts: Facts) -> tuple[OfferReason, float | None] | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from engine.catalog.plan.creatives import DrawnCreative
 from engine.catalog.plan.features import Context
 from engine.decision.arbitrate import Factors
 from engine.decision.decision import Decision
@@ -28,8 +29,20 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     price: float = 0.0
 
 
+class ExplainedCreative(msgspec.Struct, frozen=True, kw_only=True):
+    """The creative of the offer, its probability given the offer, and that of each that the channel has."""
+
+    key: str
+    propensity: float
+    policy: str | None
+    candidates: dict[str, float]
+
+
 class ExplainedPlacement(msgspec.Struct, frozen=True, kw_only=True):
-    """The choice of a placement explained: the candidates, best first, and the gate that closed each other offer."""
+    """The choice of a placement explained: the candidates, best first, and the gate that closed each other offer.
+
+    `propensity` is that of the offer with its creative, where it has one.
+    """
 
     offer: str | None
     reason: OfferReason
@@ -43,6 +56,7 @@ class ExplainedPlacement(msgspec.Struct, frozen=True, kw_only=True):
     """By offer whose item places hand over: every place, the nearest first, with what it is to the item."""
     below: "list[ExplainedPlacement] | msgspec.UnsetType" = msgspec.UNSET
     """Of a list, the positions after the first, each given those above it."""
+    creative: ExplainedCreative | msgspec.UnsetType = msgspec.UNSET
 
 
 class ExplainedExperiment(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +121,7 @@ def _explain_placement(choice: Choice) -> ExplainedPlacement:
     return ExplainedPlacement(
         offer=None if choice.is_silent else choice.offer.key,
         reason=choice.reason,
-        propensity=choice.propensity,
+        propensity=choice.shown_propensity,
         policy=choice.policy,
         moment=choice.moment,
         candidates=sorted(candidates, key=lambda candidate: -candidate.propensity),
@@ -115,4 +129,14 @@ def _explain_placement(choice: Choice) -> ExplainedPlacement:
         features=choice.context,
         places=choice.shelves or msgspec.UNSET,
         below=[_explain_placement(item) for item in choice.below] if choice.position == 1 else msgspec.UNSET,
+        creative=msgspec.UNSET if choice.creative is None else _explain_creative(choice.creative),
+    )
+
+
+def _explain_creative(creative: DrawnCreative) -> ExplainedCreative:
+    return ExplainedCreative(
+        key=creative.key,
+        propensity=creative.propensity,
+        policy=creative.policy,
+        candidates=dict(zip(creative.candidates, creative.probabilities, strict=True)),
     )

@@ -11,24 +11,34 @@ offers of a tag than the tag's cap allows.
 A placement with `silence` is held out in that share of the decisions that would show an offer. Whether one is, is drawn
 by a hash of its id and the placement, apart from the draw of the offer. So the probability of silence is exactly the
 share, and that of an offer its own times the rest. A fallback, a preview and an open breaker are never held out.
+
+An offer that has several creatives on the channel is shown by one of them. The choice is hierarchical: limits, prices
+and silence are the offer's, which is drawn first; then a creative is, from the probabilities of the selection of
+creatives over those that the channel has. Its number is a hash of the decision's id and the place, apart from that of
+the offer: the probability of an offer with its creative is exactly the product of the two, and a replay draws the same.
+What is held out, a fallback and a preview draw none; of such an offer the first creative is shown. A moment's offer
+that is no arm of the placement has no policy, and its creatives are drawn evenly.
 """
 
 from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from engine.catalog.plan.creatives import DrawnCreative
+from engine.catalog.plan.plan import Selection
 from engine.decision.gates import Facts
-from engine.decision.offers import FALLBACK_REASONS, Choice, OfferQuery, choose_offer
+from engine.decision.offers import FALLBACK_REASONS, Choice, OfferQuery, choose_offer, current_model, draw
 from engine.hashing import uniform_draw
-from engine.vocabulary import SILENCE
+from engine.vocabulary import SILENCE, item_name
 
-HELD_OUT_REASONS = ("policy", "moment")
-"""The reasons of choices that may be held out."""
+DRAWN_REASONS = ("policy", "moment")
+"""The reasons of choices that may be held out, and of offers whose creative is drawn."""
 
 
 def choose_shown(query: OfferQuery) -> Choice:
-    """Choose the offer of a placement, or its list, or silence where the placement holds out."""
-    return hold_out(query, choose_offer(query) if query.selection.count == 1 else choose_list(query))
+    """Choose the offer of a placement, or its list, or silence where it holds out; then the creatives, if any."""
+    choice = hold_out(query, choose_offer(query) if query.selection.count == 1 else choose_list(query))
+    return choice if query.selection.creatives is None and not choice.offer.creatives else draw_creatives(query, choice)
 
 
 def choose_list(query: OfferQuery) -> Choice:
@@ -79,7 +89,7 @@ def _count_exposures(facts: Facts, items: Sequence[Choice]) -> Facts:
 def hold_out(query: OfferQuery, choice: Choice) -> Choice:
     """The choice with its probability beside silence, or silence in its place."""
     share = query.selection.silence
-    if not share or choice.reason not in HELD_OUT_REASONS:
+    if not share or choice.reason not in DRAWN_REASONS:
         return choice
     candidates = [*choice.candidates, SILENCE]
     probabilities = [*(p * (1.0 - share) for p in choice.probabilities), share]
@@ -93,3 +103,37 @@ def hold_out(query: OfferQuery, choice: Choice) -> Choice:
         moment=None if is_silent else choice.moment,
         below=() if is_silent else choice.below,
     )
+
+
+def draw_creatives(query: OfferQuery, choice: Choice) -> Choice:
+    """The choice with a creative of its offer, and of each offer of a list, where the channel has some."""
+    drawn = _draw_creative(query, choice)
+    if not drawn.below:
+        return drawn
+    return replace(drawn, below=tuple(_draw_creative(query, item) for item in drawn.below))
+
+
+def _draw_creative(query: OfferQuery, choice: Choice) -> Choice:
+    channel = query.facts.channel
+    creatives = choice.offer.creatives.get(channel)
+    if creatives is None or choice.reason not in DRAWN_REASONS:
+        return choice
+    keys = [one.key for one in creatives]
+    probabilities, policy = [1 / len(keys)] * len(keys), None
+    selection = query.selection.creatives
+    if selection is not None and (choice.offer.key, channel) in selection.places:
+        probabilities, policy = _weigh_creatives(query, selection, choice.offer.key)
+    name = f"{item_name(query.selection.placement, choice.position)}#creative"
+    at = draw(probabilities, uniform_draw(query.decision_id, name))
+    creative = DrawnCreative(
+        key=keys[at], propensity=probabilities[at], candidates=keys, probabilities=probabilities, policy=policy
+    )
+    return replace(choice, creative=creative)
+
+
+def _weigh_creatives(query: OfferQuery, selection: Selection, offer: str) -> tuple[list[float], str]:
+    """The probabilities of an offer's creatives on the channel, in their order, and the policy with its version."""
+    model = current_model(selection, query.creative_snapshot, query.facts)
+    places = selection.places[offer, query.facts.channel]
+    probabilities: list[float] = model.policy.probabilities(model.x, candidates=places).tolist()
+    return probabilities, f"{selection.key}@{model.version}"

@@ -8,15 +8,15 @@ id and the placement: the logged propensity is exact, and a decision can be repl
 import math
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
 from itertools import accumulate
 from typing import Literal
 
 import msgspec
 import numpy as np
 
+from engine.catalog.plan.creatives import DrawnCreative
 from engine.catalog.plan.features import Context
-from engine.catalog.plan.offer_index import FEW_OFFERS, Bits, set_places
+from engine.catalog.plan.offer_index import Bits, places_of, set_places
 from engine.catalog.plan.places import NearPlace
 from engine.catalog.plan.plan import Moment, Offer, Selection
 from engine.decision.arbitrate import Factors, arbitrate, worth_their_price
@@ -67,6 +67,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     each probability) are filled for a trace only. `failures` are errors of the engine that closed an offer or a moment.
     Times are seconds since 1970.
 
+    `propensity` is that of the offer, whichever `creative` of it is shown.
+
     The choice of a list is that of its first position, with the others in `below`. The propensity of each is the
     probability of its offer given those above it. `position` counts from 1; it is 0 where one offer is shown.
 
@@ -91,6 +93,12 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     place: NearPlace | None = None
     further: Sequence[NearPlace] = ()
     shelves: Mapping[str, list[ShelfReason]] = {}
+    creative: DrawnCreative | None = None
+
+    @property
+    def shown_propensity(self) -> float:
+        """The probability of the offer with its creative, which is logged and answered."""
+        return self.propensity if self.creative is None else self.propensity * self.creative.propensity
 
     @property
     def items(self) -> "tuple[Choice, ...]":
@@ -99,8 +107,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def joint(self) -> float:
-        """The probability of the whole list, which is that of the offer where one is shown."""
-        return math.prod(item.propensity for item in self.items)
+        """The probability of all that is shown: of the list, or of the one offer, with creatives."""
+        return math.prod(item.shown_propensity for item in self.items)
 
     @property
     def is_silent(self) -> bool:
@@ -112,7 +120,8 @@ class OfferQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """All that the choice for one placement depends on.
 
     `shown` are the offers that other placements of the answer, or positions above, show; `lost` those whose claim was
-    denied. `position` is that of a list, from 1; 0 where one offer is shown.
+    denied. `position` is that of a list, from 1; 0 where one offer is shown. `creative_snapshot` is the policy of the
+    selection's creatives.
     """
 
     selection: Selection
@@ -124,9 +133,10 @@ class OfferQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     lost: LostClaims = NONE_LOST
     trace: bool = False
     position: int = 0
+    creative_snapshot: Snapshot | None = None
 
 
-class _Model(msgspec.Struct, frozen=True, gc=False):
+class Model(msgspec.Struct, frozen=True, gc=False):
     """The policy that chooses, and the context as it reads it: `x` is float64 (dim,)."""
 
     policy: Policy
@@ -174,8 +184,8 @@ def _choose_by_policy(query: OfferQuery, passing: Bits) -> Choice:
     """An offer that the policy draws among those that pass the gates; the fallback where none is left."""
     if not passing:
         return _fall_back(query)
-    model = _current_model(query)
-    places = _places(passing, len(query.selection.offers))
+    model = current_model(query.selection, query.snapshot, query.facts)
+    places = places_of(passing, len(query.selection.offers))
     if query.facts.prices:
         places = _affordable_places(query, model, places)
         if not places.size:
@@ -234,7 +244,7 @@ def _holds(moment: Moment, facts: Facts) -> bool:
         return False
 
 
-def _fall_back(query: OfferQuery, model: _Model | None = None, affordable: Ints | None = None) -> Choice:
+def _fall_back(query: OfferQuery, model: Model | None = None, affordable: Ints | None = None) -> Choice:
     """The selection's fallback, which no gate can close."""
     return Choice(
         offer=query.selection.fallback,
@@ -245,22 +255,21 @@ def _fall_back(query: OfferQuery, model: _Model | None = None, affordable: Ints 
     )
 
 
-def _current_model(query: OfferQuery) -> _Model:
+def current_model(selection: Selection, snapshot: Snapshot | None, facts: Facts) -> Model:
     """The published policy, or the prior where none is published that fits the selection."""
-    selection, snapshot = query.selection, query.snapshot
     if snapshot is not None and snapshot.fits is not None and snapshot.fits is not selection.arms:
         snapshot = None  # the plan was swapped and the snapshots are not aligned with it yet
-    vectors, layouts = query.facts.vectors, (selection.logged_features.layout, selection.features.layout)
+    vectors, layouts = facts.vectors, (selection.logged_features.layout, selection.features.layout)
     if layouts not in vectors:
-        read = selection.logged_features.read(query.facts.attributes)
+        read = selection.logged_features.read(facts.attributes)
         vectors[layouts] = read, selection.features.vector(read)
     context, x = vectors[layouts]
     if snapshot is None:
-        return _Model(selection.prior, 0, False, context, x)
-    return _Model(snapshot.policy, snapshot.version, snapshot.final, context, x)
+        return Model(selection.prior, 0, False, context, x)
+    return Model(snapshot.policy, snapshot.version, snapshot.final, context, x)
 
 
-def _affordable_places(query: OfferQuery, model: _Model, places: Ints) -> Ints:
+def _affordable_places(query: OfferQuery, model: Model, places: Ints) -> Ints:
     """Those of `places` whose offers are worth their price to this customer; all of them where nothing has a price."""
     selection, prices = query.selection, query.facts.prices
     if model.final or prices.keys().isdisjoint(selection.index.bits):
@@ -270,7 +279,7 @@ def _affordable_places(query: OfferQuery, model: _Model, places: Ints) -> Ints:
     return places[worth_their_price(selection.arbitration, expected, price, places, query.facts.attributes)]
 
 
-def _weigh_candidates(query: OfferQuery, model: _Model, places: Ints) -> _Candidates:
+def _weigh_candidates(query: OfferQuery, model: Model, places: Ints) -> _Candidates:
     """The candidates with their final probabilities: the policy's, changed by arbitration where there is one."""
     selection, rule = query.selection, query.selection.arbitration
     arms = selection.arms
@@ -313,7 +322,7 @@ def _without_lost(query: OfferQuery, candidates: _Candidates) -> _Candidates:
     )
 
 
-def _draw_candidate(query: OfferQuery, model: _Model, places: Ints, candidates: _Candidates) -> Choice:
+def _draw_candidate(query: OfferQuery, model: Model, places: Ints, candidates: _Candidates) -> Choice:
     """The candidate that the decision's own number falls on; a redraw has a number of its own."""
     selection = query.selection
     place = item_name(selection.placement, query.position)
@@ -363,38 +372,3 @@ def _closed_by_gates(query: OfferQuery, moments: Sequence[Moment]) -> dict[str, 
         if _holds(moment, query.facts):
             closed |= closing_gates(moment, query.facts, query.shown)
     return closed | closing_gates(query.selection, query.facts, query.shown)
-
-
-def _places(bits: Bits, size: int) -> Ints:
-    """The places of the bits that are set, in order; read-only, as they are cached.
-
-    To hash the bits of 100,000 offers takes as long as the rest of a decision, so those are found by their ends.
-    """
-    if size <= FEW_OFFERS:
-        return _cached_places(bits, size)
-    ends = (size, bits & _END, bits >> max(bits.bit_length() - 64, 0))
-    found = _by_ends.get(ends)
-    if found is not None and found[0] == bits:
-        return found[1]
-    if len(_by_ends) >= CACHED_PLACES:
-        _by_ends.clear()
-    places = _read_places(bits, size)
-    _by_ends[ends] = bits, places
-    return places
-
-
-CACHED_PLACES = 256
-_END = (1 << 64) - 1
-_by_ends: dict[tuple[int, Bits, Bits], tuple[Bits, Ints]] = {}
-
-
-@lru_cache(CACHED_PLACES)
-def _cached_places(bits: Bits, size: int) -> Ints:
-    return _read_places(bits, size)
-
-
-def _read_places(bits: Bits, size: int) -> Ints:
-    packed = np.frombuffer(bits.to_bytes((size + 7) // 8, "little"), dtype=np.uint8)
-    places: Ints = np.unpackbits(packed, bitorder="little").view(np.bool_).nonzero()[0]
-    places.flags.writeable = False
-    return places

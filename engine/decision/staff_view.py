@@ -30,6 +30,7 @@ class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
     offer: str | None
     title: str
     rendering: Mapping[str, object]
+    creative: str | msgspec.UnsetType = msgspec.UNSET
     why: str
     next_best: list[str]
     not_now: dict[str, str]
@@ -96,6 +97,7 @@ def _suggest(plan: Plan, channel: str, placement: str, choice: Choice, answer: O
         offer=offer.key if offer else None,
         title=offer.spec.title or offer.key if offer else "",
         rendering={} if answer.rendering is msgspec.UNSET else answer.rendering,
+        creative=answer.creative or msgspec.UNSET,
         why=_say_why(plan, channel, placement, choice),
         next_best=[key for _, key in others if key not in not_next],
         not_now={key: GATES[gate].for_staff for key, gate in choice.closed.items()},

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import msgspec
 
+from engine.catalog.plan.creatives import CREATIVES, DrawnCreative
 from engine.decision.decision import Decision
 from engine.decision.experiments import Assigned
 from engine.decision.offers import Choice
-from engine.journal.records import DecisionRecord, DecisionRow, ExposureRecord
+from engine.journal.records import CreativeRow, DecisionRecord, DecisionRow, ExposureRecord
 from engine.vocabulary import SILENCE
 
 
@@ -60,12 +61,18 @@ def exposable_keys(decision: Decision) -> list[str]:
 
 
 def logged_probabilities(decision: Decision) -> dict[str, Sequence[float]]:
-    """The candidates' probabilities by placement or item, in their order, where a learnt policy chose."""
-    return {
-        name: choice.probabilities
-        for name, choice in decision.items()
-        if choice.policy is not None and not choice.policy.endswith("@0")
-    }
+    """The candidates' probabilities by placement or item, in their order, where a learnt policy chose.
+
+    Those of an item's creatives stand under its name and `CREATIVES`.
+    """
+    found: dict[str, Sequence[float]] = {}
+    for name, choice in decision.items():
+        if choice.policy is not None and not choice.policy.endswith("@0"):
+            found[name] = choice.probabilities
+        creative = choice.creative
+        if creative is not None and creative.policy is not None and not creative.policy.endswith("@0"):
+            found[name + CREATIVES] = creative.probabilities
+    return found
 
 
 def _experiment(assigned: Assigned) -> DecisionRow:
@@ -91,10 +98,15 @@ def _offer(placement: str, choice: Choice, shown: Choice) -> DecisionRow:
         placement,
         choice.offer.key if not choice.is_silent else SILENCE if choice.reason == SILENCE else None,
         choice.reason,
-        choice.propensity,
+        choice.shown_propensity,
         candidates=choice.candidates,
         context=choice.context,
         policy=choice.policy,
         position=choice.position,
         joint=shown.joint if choice.position else 0.0,
+        creative=None if choice.creative is None else _creative(choice.creative),
     )
+
+
+def _creative(drawn: DrawnCreative) -> CreativeRow:
+    return CreativeRow(drawn.key, drawn.propensity, drawn.candidates, drawn.policy)

@@ -17,10 +17,20 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):  # records
     """One entry of the log. Times are seconds since 1970, UTC."""
 
 
+class CreativeRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The creative of an offer; `propensity` is its probability given the offer, among these candidates."""
+
+    key: str
+    propensity: float
+    candidates: list[str]
+    policy: str | None = None
+
+
 class DecisionRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One experiment or placement of an answered decision.
 
-    `propensity` is the probability with which `variant` was chosen among `candidates`; `context` holds what the
+    `propensity` is the probability with which `variant` was chosen among `candidates`, times that of its `creative`
+    where it has one; `offer_propensity` is that of the variant alone. `context` holds what the
     policies of the placement read, whichever of them chose, or the traits that reports of the experiment need.
     """
 
@@ -36,6 +46,12 @@ class DecisionRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     version: str = ""  # the bucket version of an experiment: exposures are counted per version
     position: int = 0  # of a list's item, from 1; its propensity is given the offers above it
     joint: float = 0.0  # the probability of the item's whole list
+    creative: CreativeRow | None = None
+
+    @property
+    def offer_propensity(self) -> float:
+        """The probability of the variant, whichever creative of it is shown."""
+        return self.propensity if self.creative is None else self.propensity / self.creative.propensity
 
 
 class DecisionRecord(Record, frozen=True, array_like=True, gc=False, tag="decision"):
@@ -66,6 +82,7 @@ class EncodedRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     version: str = ""
     position: int = 0
     joint: float = 0.0
+    creative: CreativeRow | None = None
 
 
 class LoggedDecision(Record, frozen=True, array_like=True, gc=False, tag="decision"):

@@ -44,6 +44,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from engine.catalog.plan.creatives import creative_arm
 from engine.journal.records import (
     DecisionRecord,
     DecisionRow,
@@ -269,7 +270,7 @@ class Join:
 
     def _add_offer(self, record: DecisionRecord, offer: DecisionRow, partition: int) -> None:
         """Add the row of an offer, UNSEEN until its exposure."""
-        selection = (offer.policy or "").rpartition("@")[0]  # logged as KEY@VERSION
+        selection, creative = (offer.policy or "").rpartition("@")[0], offer.creative  # logged as KEY@VERSION
         rule = self._rules.by_selection.get(selection)
         row = Pending(
             decision_id=record.decision_id,
@@ -278,11 +279,13 @@ class Join:
             customer=self._aliases.current_id(record.customer),
             partition=partition,
             arm=offer.variant or "",
-            propensity=offer.propensity,
+            propensity=offer.offer_propensity,
             context=_json.encode(offer.context) if offer.context else b"",
             time=record.time,
             status=UNSEEN,
             due=record.time + max(rule.window if rule else DAY, DAY),
+            creative=creative_arm(offer.variant or "", creative.key) if creative and creative.policy else "",
+            creative_propensity=creative.propensity if creative else 1.0,
         )
         self._pending.add(row)
         self._schedule(row)

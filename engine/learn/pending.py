@@ -20,7 +20,10 @@ UNSEEN, OPEN, ZERO, REWARDED, REFUNDED, CLOSED, NO_OFFER = 0, 1, 2, 3, 4, 5, 6
 
 _LIVE = frozenset({OPEN, ZERO, REWARDED, REFUNDED})
 _MOVABLE = _LIVE | {UNSEEN}
-_PUT = "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT = (
+    "INSERT OR REPLACE INTO pending VALUES "
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _ADVANCE = (
     "UPDATE pending SET context = ?, status = ?, due = ?, exposed = ?, learnt = ? WHERE decision_id = ? AND key = ?"
 )
@@ -43,7 +46,9 @@ class Pending(msgspec.Struct, gc=False):
     and order `purchase`.
     `amount` is the reward before refunds, `revenue` that of the order, of which `refunded` (or all) was taken back.
     `logged` is the time of the newest reward record. `learnt` is the policy's clock (see `teach.Learnt`) when it learnt
-    this row, 0 before, and `weight` that of the lesson.
+    this row, 0 before, and `weight` that of the lesson. `creative` is the arm of the selection of creatives, empty
+    where the offer has none; `propensity` is then that of the offer, and the fields of the creative are those of its
+    own policy.
     """
 
     decision_id: str
@@ -69,6 +74,10 @@ class Pending(msgspec.Struct, gc=False):
     refunded_whole: bool = False
     logged: float = 0.0
     weight: float = 1.0
+    creative: str = ""
+    creative_propensity: float = 1.0
+    creative_learnt: float = 0.0
+    creative_weight: float = 1.0
     is_removed: bool = False
     dirty: bool = False
 
@@ -260,6 +269,10 @@ def _columns(row: Pending) -> tuple[object, ...]:
         row.refunded_whole,
         row.logged,
         row.weight,
+        row.creative,
+        row.creative_propensity,
+        row.creative_learnt,
+        row.creative_weight,
     )
 
 

@@ -109,7 +109,7 @@ NO_RULES = RewardRules({}, frozenset(), 0.0)
 
 def reward_rules(plan: Plan) -> RewardRules:
     """Compile the rules of every selection of the plan that has a policy."""
-    rules = {key: _rule(selection) for key, selection in plan.policies.items()}
+    rules = {key: _rule(selection) for key, selection in plan.taught.items()}
     events = frozenset(event for rule in rules.values() for event in rule.events)
     return RewardRules(rules, events, max((rule.window for rule in rules.values()), default=0.0))
 

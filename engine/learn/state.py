@@ -46,6 +46,10 @@ _ADDED = {
         ("refunded_whole INTEGER NOT NULL DEFAULT 0", "0"),
         ("logged REAL NOT NULL DEFAULT 0", "rewarded"),
         ("weight REAL NOT NULL DEFAULT 1", "1"),
+        ("creative TEXT NOT NULL DEFAULT ''", "''"),
+        ("creative_propensity REAL NOT NULL DEFAULT 1", "1"),
+        ("creative_learnt REAL NOT NULL DEFAULT 0", "0"),
+        ("creative_weight REAL NOT NULL DEFAULT 1", "1"),
     ),
     "policies": (("examined BLOB NOT NULL DEFAULT '[]'", "'[]'"),),
 }

@@ -31,6 +31,10 @@ CREATE TABLE IF NOT EXISTS pending (
   refunded_whole INTEGER NOT NULL DEFAULT 0,
   logged REAL NOT NULL DEFAULT 0,
   weight REAL NOT NULL DEFAULT 1,
+  creative TEXT NOT NULL DEFAULT '',
+  creative_propensity REAL NOT NULL DEFAULT 1,
+  creative_learnt REAL NOT NULL DEFAULT 0,
+  creative_weight REAL NOT NULL DEFAULT 1,
   PRIMARY KEY (decision_id, key)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pending_by_due ON pending (due);

@@ -3,6 +3,8 @@
 - A lesson is applied once: it is stored with the stream position of its records in the learner's one transaction.
 - A correction (reward r instead of r') adds (r', -w) and (r, w), where w is the weight that the first lesson still has
   after forgetting: `discount` to the power of the weight of the lessons since then.
+- A lesson of an offer that is shown by one of its creatives is one of the creative as well: two policies learn it,
+  each on its own clock.
 - A lesson has the weight 1, or of a list's item the weight that `examination` gives it.
 - A correction of a lesson that a rollback removed is applied as a first lesson.
 - Arms that leave the plan stay behind the plan's arms, so an arm that returns continues where it left.
@@ -16,8 +18,10 @@ import msgspec
 import numpy as np
 import structlog
 
+from engine.catalog.plan.creatives import CREATIVES
 from engine.catalog.plan.features import Value
 from engine.catalog.plan.plan import Selection
+from engine.learn.pending import Pending
 from engine.learn.reward_rules import Lesson, RewardRule, RewardRules
 from engine.snapshots.header import StoredSnapshot, align_policy, load_usable_policy, prior_of
 from engine.vocabulary import SILENCE, split_item
@@ -47,6 +51,59 @@ class Learnt:
     def contains(self, at: float) -> bool:
         """Whether the lesson at `at` on the clock is in the policy."""
         return not any(low < at <= high for low, high in self.forgotten)
+
+
+TaughtLesson = tuple["Pending | _CreativeOf", float, float | None]
+"""A row, its reward, and the reward that was learnt before, if any was."""
+
+
+class _CreativeOf:
+    """A row as the policy of the creatives learns it: with the creative in the place of the offer."""
+
+    __slots__ = ("_row",)
+
+    def __init__(self, row: Pending) -> None:
+        self._row = row
+
+    @property
+    def key(self) -> str:
+        return self._row.key
+
+    @property
+    def arm(self) -> str:
+        return self._row.creative
+
+    @property
+    def propensity(self) -> float:
+        return self._row.creative_propensity
+
+    @property
+    def context(self) -> bytes:
+        return self._row.context
+
+    @property
+    def learnt(self) -> float:
+        return self._row.creative_learnt
+
+    @learnt.setter
+    def learnt(self, clock: float) -> None:
+        self._row.creative_learnt = clock
+
+    @property
+    def weight(self) -> float:
+        return self._row.creative_weight
+
+    @weight.setter
+    def weight(self, weight: float) -> None:
+        self._row.creative_weight = weight
+
+    @property
+    def dirty(self) -> bool:
+        return self._row.dirty
+
+    @dirty.setter
+    def dirty(self, dirty: bool) -> None:
+        self._row.dirty = dirty
 
 
 def fit_to_plan(learnt: Mapping[str, Learnt], rules: RewardRules) -> dict[str, Learnt]:
@@ -113,9 +170,13 @@ def teach(
     Returns:
         The policies that changed by selection, and the number of lessons that could not be taught by reason.
     """
-    by_selection: dict[str, list[Lesson]] = {}
+    by_selection: dict[str, list[TaughtLesson]] = {}
     for lesson in lessons:
-        by_selection.setdefault(lesson.row.selection, []).append(lesson)
+        row = lesson.row
+        by_selection.setdefault(row.selection, []).append(lesson)
+        if row.creative:
+            creative = _CreativeOf(row), lesson.reward, lesson.instead
+            by_selection.setdefault(row.selection + CREATIVES, []).append(creative)
     changed: dict[str, Learnt] = {}
     aside: Counter[str] = Counter()
     for key, of_selection in by_selection.items():
@@ -127,7 +188,7 @@ def teach(
     return changed, aside
 
 
-def _teach_policy(lessons: Iterable[Lesson], rule: RewardRule, before: Learnt, aside: Counter[str]) -> Learnt:
+def _teach_policy(lessons: Iterable[TaughtLesson], rule: RewardRule, before: Learnt, aside: Counter[str]) -> Learnt:
     """One policy after its lessons; counts those of unknown arms in `aside` and sets the rows' `learnt`."""
     policy, clock = before.policy, before.learnt
     positions = {arm: index for index, arm in enumerate(policy.arms)}

@@ -42,7 +42,7 @@ WITH exposures AS (
     UNION ALL BY NAME SELECT NULL::INTEGER AS position WHERE false
 ), decisions AS (
     FROM read_parquet($decisions, hive_partitioning = false, union_by_name = true)
-    UNION ALL BY NAME SELECT NULL::INTEGER AS position WHERE false
+    UNION ALL BY NAME SELECT NULL::INTEGER AS position, NULL::DOUBLE AS creative_propensity WHERE false
 ), shown AS (
     SELECT decision_id, coalesce(position, 0) AS place, min(time) AS time FROM exposures
     WHERE key = $key GROUP BY ALL
@@ -56,7 +56,8 @@ WITH exposures AS (
     SELECT max(epoch(time)) AS now
     FROM (SELECT time FROM shown UNION ALL SELECT time FROM rewards)
 )
-SELECT variant, coalesce(reward, 0.0), propensity, context, epoch(shown.time) + $window <= now
+SELECT variant, coalesce(reward, 0.0), propensity / coalesce(creative_propensity, 1), context,
+    epoch(shown.time) + $window <= now
 FROM chosen JOIN shown USING (decision_id, place) LEFT JOIN earned USING (decision_id, place), clock
 ORDER BY shown.time, decision_id, place
 """

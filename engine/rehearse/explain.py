@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
 
 from engine.catalog.archive import Archive
 from engine.catalog.plan.compile import compile_plan
+from engine.catalog.plan.creatives import CREATIVES, creative_arm
 from engine.catalog.plan.plan import Plan
 from engine.decision.decision import DecideOptions, Decision, decide
 from engine.decision.explanation import Explanation, build_explanation
@@ -29,10 +30,16 @@ from policies.base import ArmPositions
 from policies.batches import Floats
 
 COLUMNS = ["key", "kind", "variant", "reason", "propensity", "candidates", "plan", "policy", "trace", "position"]
+_OF_CREATIVE = ("creative", "creative_propensity", "creative_policy")
+COLUMNS += [*_OF_CREATIVE, "creatives"]
 
 
 class LoggedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The logged row of one experiment or placement of a decision; `position` is that of a list's item, from 1."""
+    """The logged row of one experiment or placement of a decision; `position` is that of a list's item, from 1.
+
+    The propensity is that of the variant with its `creative`, `creative_propensity` that of the creative given the
+    variant.
+    """
 
     kind: str
     key: str
@@ -42,6 +49,10 @@ class LoggedRow(msgspec.Struct, frozen=True, kw_only=True):
     policy: str | None
     candidates: list[str] = []
     position: int = 0
+    creative: str | None = None
+    creative_propensity: float | None = None
+    creatives: list[str] = []
+    creative_policy: str | None = None
 
     @property
     def name(self) -> str:
@@ -170,11 +181,12 @@ def _logged_rows(log: Path, folder: Path, decision_id: str) -> Iterator[_FoundRo
         for path in sorted(folder.glob("*.parquet")):
             table = parquet.read_table(path, COLUMNS, pc.field("decision_id") == decision_id)
             for row in table.to_pylist():
-                names = ("kind", "key", "variant", "reason", "propensity", "policy")
+                names = ("kind", "key", "variant", "reason", "propensity", "policy", *_OF_CREATIVE)
                 shown = LoggedRow(
                     **{name: row[name] for name in names},
                     candidates=row["candidates"] or [],
                     position=row["position"] or 0,
+                    creatives=row["creatives"] or [],
                 )
                 yield shown, row["plan"], row["trace"] or b""
 
@@ -184,6 +196,7 @@ def _streamed_rows(client: StreamClient, decision_id: str, time: float) -> Itera
     if record is None:
         return
     for row in record.rows:
+        creative = row.creative
         shown = LoggedRow(
             kind=row.kind,
             key=row.key,
@@ -193,6 +206,10 @@ def _streamed_rows(client: StreamClient, decision_id: str, time: float) -> Itera
             policy=row.policy,
             candidates=row.candidates,
             position=row.position,
+            creative=creative.key if creative else None,
+            creative_propensity=creative.propensity if creative else None,
+            creatives=creative.candidates if creative else [],
+            creative_policy=creative.policy if creative else None,
         )
         yield shown, record.plan, record.trace
 
@@ -200,26 +217,45 @@ def _streamed_rows(client: StreamClient, decision_id: str, time: float) -> Itera
 def _snapshots(
     plan: Plan, client: StreamClient, logged: list[LoggedRow], chances: Mapping[str, Sequence[float]]
 ) -> Iterator[tuple[str, Snapshot]]:
-    for row in logged:
-        key, _, version = (row.policy or "@0").rpartition("@")
-        if version == "0" or key not in plan.policies:
+    drawn, taught = [each for row in logged for each in _draws_of(row)], plan.taught
+    for one in drawn:
+        key, _, version = (one.policy or "@0").rpartition("@")
+        selection = taught.get(key)
+        if version == "0" or selection is None:
             continue
         header = next((h for h in stored_headers(client, key) if h.version == int(version)), None)
-        if header is None and row.name in chances:
+        if header is None and one.name in chances:
             recorded = [
-                _policy_chances(dict(zip(one.candidates, chances[one.name], strict=True)), plan.policies[key].arms)
-                for one in logged
-                if one.policy == row.policy and one.name in chances
+                _policy_chances(dict(zip(each.arms, chances[each.name], strict=True)), selection.arms)
+                for each in drawn
+                if each.policy == one.policy and each.name in chances
             ]
-            policy: Bandit = _RecordedPolicy(plan.policies[key].arms, floor=0.0, recorded=recorded)
+            policy: Bandit = _RecordedPolicy(selection.arms, floor=0.0, recorded=recorded)
             yield key, Snapshot(policy, int(version), final=True)
             continue
         if header is None:
             raise BadInput(
-                f"{row.policy} has no stored snapshot any more; the log still has the propensity {row.propensity:g}"
+                f"{one.policy} has no stored snapshot any more; the log still has the propensity {one.propensity:g}"
             )
         policy = load_policy(stored_snapshot(client, key, header).blob)
-        yield key, Snapshot(align_policy(policy, plan.policies[key]), header.version)
+        yield key, Snapshot(align_policy(policy, selection), header.version)
+
+
+class _Draw(NamedTuple):
+    """One draw of a logged row by a policy: its name among recorded probabilities, its arms and their policy."""
+
+    name: str
+    arms: list[str]
+    policy: str | None
+    propensity: float
+
+
+def _draws_of(row: LoggedRow) -> Iterator[_Draw]:
+    """Yield the draw of a row's offer, and that of its creative if it has one."""
+    yield _Draw(row.name, row.candidates, row.policy, row.propensity)
+    if row.creative is not None:
+        arms = [creative_arm(row.variant or "", key) for key in row.creatives]
+        yield _Draw(row.name + CREATIVES, arms, row.creative_policy, row.propensity)
 
 
 def _policy_chances(recorded: Mapping[str, float], arms: Sequence[str]) -> Mapping[str, float]:
@@ -243,5 +279,7 @@ def _differences(logged: list[LoggedRow], decision: Decision, now: float) -> Ite
             yield f"{row.name}: was {row.variant}, and is not decided any more"
         elif (again.variant, again.reason) != (row.variant, row.reason):
             yield f"{row.name}: was {row.variant} ({row.reason}), is {again.variant} ({again.reason})"
+        elif (creative := again.creative.key if again.creative else None) != row.creative:
+            yield f"{row.name}: the creative was {row.creative}, is {creative}"
         elif abs(again.propensity - row.propensity) > 1e-9:
             yield f"{row.name}: the propensity was {row.propensity!r}, is {again.propensity!r}"

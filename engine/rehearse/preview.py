@@ -30,6 +30,7 @@ class PreviewRow(msgspec.Struct, frozen=True, kw_only=True):
     gets: str | None
     reason: str
     propensity: float | None
+    creative: str | None = None
     detail: str
     policy: str | None = None
 
@@ -124,14 +125,18 @@ def _shown(key: str, one: SampledCustomer, decision: Decision) -> PreviewRow:
         )
     pairs = zip(choice.candidates, choice.probabilities, strict=True)
     detail = ", ".join(f"{offer} {p:.3f}" for offer, p in pairs)
+    if choice.creative is not None:
+        creatives = zip(choice.creative.candidates, choice.creative.probabilities, strict=True)
+        detail += f"; creatives {', '.join(f'{key} {p:.3f}' for key, p in creatives)}"
     detail += "".join(f", {offer}: {gate}" for offer, gate in choice.closed.items())
     gets = None if choice.is_silent else choice.offer.key
     return PreviewRow(
         customer=one.profile.id,
         channel=channel,
         gets=gets,
+        creative=choice.creative.key if choice.creative else None,
         reason=choice.reason,
-        propensity=choice.propensity,
+        propensity=choice.shown_propensity,
         detail=detail,
         policy=policy,
     )

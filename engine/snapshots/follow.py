@@ -91,7 +91,8 @@ class Follower:
             lines, marks, priced, reached, counted = await pipeline.execute()
             self._polled = time.monotonic()
             published = {key.decode(errors="replace"): line for key, line in lines.items()}
-            changed = [key for key, line in published.items() if key in plan.policies and self._lines.get(key) != line]
+            taught = plan.taught
+            changed = [key for key, line in published.items() if key in taught and self._lines.get(key) != line]
             values = await self._client.mget([keyspace.snapshot(key) for key in changed]) if changed else []
         self.tripped = {key.decode(errors="replace"): reason.decode(errors="replace") for key, reason in marks.items()}
         self.prices, self.figures = numbers_by_name(priced), numbers_by_name(counted)
@@ -135,8 +136,9 @@ class Follower:
     def _fit(self, plan: Plan, fresh: frozenset[str]) -> dict[str, Snapshot]:
         """The policies whose meaning is that of `plan`, over its arms; those that did not change are reused."""
         fitted: dict[str, Snapshot] = {}
+        taught = plan.taught
         for key, (header, policy) in self._learnt.items():
-            selection = plan.policies.get(key)
+            selection = taught.get(key)
             before = self.snapshots.get(key)
             if selection is None or header.meaning != meaning_of(selection):
                 continue

@@ -55,6 +55,7 @@ DECISION = DecisionRecord(
     ],
     b"\x00trace",
 )
+NO_CREATIVE = (None, None, None, None)
 EVENT = EventRecord("m-1", NOON - DAY, NOON, "u-1", "purchase", "d-1", "store", 12.5, b'{"revenue": 12.5}')
 
 
@@ -108,13 +109,13 @@ def test_every_record_becomes_its_rows(settings: Settings) -> None:
             False,
             "",
             b"\x00trace",
-            None,
-            None,
+            *(None, None),
+            *NO_CREATIVE,
             day,
         ),
         (
             *(*common, "offer", "hero", "tea", "policy", 0.25, ["tea", "milk"], '{"tier":"gold","hour":7.0}', "plan-1"),
-            *("h@1", True, "", None, None, None, day),
+            *("h@1", True, "", None, None, None, *NO_CREATIVE, day),
         ),
     ]
     assert rows(settings, "exposures") == [

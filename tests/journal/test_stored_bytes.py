@@ -17,6 +17,7 @@ from engine.journal import records, traces
 from engine.journal.log import commit
 from engine.journal.records import (
     AnyRecord,
+    CreativeRow,
     DecisionRecord,
     DecisionRow,
     EventRecord,
@@ -110,6 +111,28 @@ EXPECTED: dict[str, AnyRecord] = {
             )
         ],
     ),
+    "decision of a creative": DecisionRecord(
+        decision_id="d-4",
+        time=1764000001.75,
+        customer="u-1",
+        device=None,
+        channel="web",
+        plan="plan-1",
+        rows=[
+            DecisionRow(
+                kind="offer",
+                key="hero",
+                variant="hats",
+                reason="policy",
+                propensity=0.125,
+                candidates=["hats", "socks"],
+                policy="hero@7",
+                creative=CreativeRow(
+                    key="photo", propensity=0.25, candidates=["photo", "text"], policy="hero#creatives@5"
+                ),
+            )
+        ],
+    ),
     "decision without a device, trace or row": DecisionRecord(
         decision_id="d-2", time=1764000001.0, customer="", device=None, channel="email", plan="plan-1", rows=[]
     ),
@@ -139,8 +162,8 @@ EXPECTED: dict[str, AnyRecord] = {
     "reward": RewardRecord(decision_id="d-1", key="hero", reward=49.5, time=1764000007.0),
     "quarantine": QuarantineRecord(time=1764000008.0, reason="unknown event", source="http", body=b"\x00\xff{"),
 }
-LENGTHENED = {"decision"}
-"""Stored before `position` and `joint` were added at the end of a decision's rows."""
+LENGTHENED = {"decision", "decision of a list"}
+"""Stored before `position` and `joint`, or `creative`, were added at the end of a decision's rows."""
 SHIPPED = {0: [(3, "event")], 1: [(1, "decision"), (2, "exposure"), (4, "reward")]}
 """By partition: sequence number and name of each record of the stored segment."""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from engine.analysis.sources.duckdb_expressions import View, text_literal
 from engine.analysis.sources.engines import Cell, DuckDB
-from engine.analysis.sources.log import WITH_POSITION
+from engine.analysis.sources.log import OFFER_PROPENSITY, with_added_columns
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
 from engine.analysis.sources.merged_customers import merged_customers_table
 from engine.catalog.plan.features import Context, Value
@@ -40,13 +40,12 @@ WITH shown AS (SELECT DISTINCT decision_id, key FROM {exposures}),
 earned AS (
     SELECT decision_id, key, coalesce(position, 0) AS place, arg_max(reward, time) AS reward FROM {rewards} GROUP BY ALL
 ), logged AS (SELECT *, coalesce(position, 0) AS place FROM {decisions})
-SELECT decision_id, coalesce({customer}, decision_id), variant, propensity, candidates, context, reward, place
+SELECT decision_id, coalesce({customer}, decision_id), variant, {offer_propensity}, candidates, context, reward, place
 FROM logged JOIN shown USING (decision_id, key) LEFT JOIN earned USING (decision_id, key, place) {merges}
 WHERE kind = 'offer' AND policy IS NOT NULL AND variant IS NOT NULL AND key = {placement}
 ORDER BY time, decision_id, place
 """
 """Of a list that was seen in part every item is a row: whether a position was looked at is part of its reward."""
-_TABLE = WITH_POSITION.format("read_parquet({}, union_by_name = true, hive_partitioning = false)")[1:-1]
 _ROUND_COLUMNS = ("timestamp", "item_id", "click", "propensity_score")
 """The columns of the Open Bandit Dataset that are not features."""
 _context_decoder = msgspec.json.Decoder(dict[str, Value])
@@ -147,7 +146,7 @@ def _read_log(folder: Path, placement: str | None) -> LoggedChoices:
     if placement is None and len(placements) > 1:
         raise BadInput(f"{folder}: has the placements {', '.join(placements)}; name one with --placement")
     chosen = placement or placements[0]
-    views = {name: table.sql for name, table in tables.items()}
+    views = {name: table.sql for name, table in tables.items()} | {"offer_propensity": OFFER_PROPENSITY}
     rows = source.run(_CHOICES_QUERY.format(**views, **_merge_sql(source, folder), placement=text_literal(chosen)))
     if not rows:
         raise BadInput(
@@ -252,7 +251,8 @@ def _read_table(source: DuckDB, folder: Path, name: str) -> View:
     if next((folder / name).glob("**/*.parquet"), None) is None:
         what = "an evaluation needs rewards" if name == "rewards" else "give the folder of a log, DATA/log"
         raise BadInput(f"{folder}: has no {name}/*.parquet; {what}")
-    view = source.view(name, _TABLE, f"{escape(str(folder / name))}/**/*.parquet")
+    reader = with_added_columns("read_parquet({}, union_by_name = true, hive_partitioning = false)", name)
+    view = source.view(name, reader[1:-1], f"{escape(str(folder / name))}/**/*.parquet")
     _check_columns(view, f"{folder}/{name}", _LOG_COLUMNS[name])
     return view
 

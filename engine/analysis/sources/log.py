@@ -32,7 +32,8 @@ SHIPPED = "shipped"
 _COLUMNS = {
     "decisions": "decision_id VARCHAR, time BIGINT, customer VARCHAR, device VARCHAR, channel VARCHAR, kind VARCHAR, "
     "key VARCHAR, variant VARCHAR, reason VARCHAR, propensity DOUBLE, candidates VARCHAR[], context VARCHAR, "
-    "plan VARCHAR, policy VARCHAR, crossover BOOLEAN, version VARCHAR, position INTEGER",
+    "plan VARCHAR, policy VARCHAR, crossover BOOLEAN, version VARCHAR, position INTEGER, creative VARCHAR, "
+    "creative_propensity DOUBLE, creatives VARCHAR[]",
     "exposures": "decision_id VARCHAR, time BIGINT, key VARCHAR, customer VARCHAR, position INTEGER",
     "events": "message_id VARCHAR, time BIGINT, customer VARCHAR, event VARCHAR, decision_id VARCHAR, channel VARCHAR, "
     "revenue DOUBLE, properties VARCHAR",
@@ -41,8 +42,14 @@ _COLUMNS = {
 }
 
 
-WITH_POSITION = "(FROM {} UNION ALL BY NAME SELECT NULL::INTEGER AS position WHERE false)"
-"""The rows of files of which some, or all, were written before lists had a `position`."""
+_NEWER = {"decisions": "NULL::VARCHAR AS creative, NULL::DOUBLE AS creative_propensity, NULL::VARCHAR[] AS creatives, "}
+OFFER_PROPENSITY = "propensity / coalesce(creative_propensity, 1)"
+"""The probability of the offer of a logged decision, whichever creative of it was shown."""
+
+
+def with_added_columns(reader: str, name: str) -> str:
+    """The rows of files of a table of which some, or all, were written before lists, or creatives, had columns."""
+    return f"(FROM {reader} UNION ALL BY NAME SELECT {_NEWER.get(name, '')}NULL::INTEGER AS position WHERE false)"
 
 
 def read_log_table(source: DuckDB, log_dir: Path, name: str, since: int | None = None) -> ir.Table:
@@ -50,7 +57,8 @@ def read_log_table(source: DuckDB, log_dir: Path, name: str, since: int | None =
 
     `since` (microseconds) skips files and row groups that have only older rows; up to a day's older rows may remain.
     A merged visitor's rows have the customer's identifier; the body of a quarantined record is hexadecimal. The
-    `position` of an item of a list counts from 1, and is 0 for what is no list.
+    `position` of an item of a list counts from 1, and is 0 for what is no list. The `propensity` of a decision is that
+    of the variant, whichever creative was shown: the log has that of both, and `creative_propensity` given the variant.
 
     Raises:
         BadInput: if the folder does not exist, or is not a log's.
@@ -70,11 +78,13 @@ def read_log_table(source: DuckDB, log_dir: Path, name: str, since: int | None =
         return ibis_table(source.view(name, f"SELECT {empty} WHERE false"))
     reader = "read_parquet({}, union_by_name = true, hive_partitioning = true)"
     has_position = any(column == "position" for column, _ in columns)
-    reader = f"{WITH_POSITION.format(reader) if has_position else reader} AS logged"
+    reader = f"{with_added_columns(reader, name) if has_position else reader} AS logged"
     bound = "" if since is None else f" WHERE logged.time >= to_timestamp({since // SECOND - DAY // SECOND})"
     read = {column: f"logged.{column}" for column, _ in columns} | {"time": "epoch_us(logged.time)"}
     if has_position:
         read["position"] = "coalesce(logged.position, 0)"
+    if name == "decisions":
+        read["propensity"] = OFFER_PROPENSITY
     if "body" in read:
         read["body"] = "hex(logged.body)"
     merges = merged_customers_table(source, log_dir) if name in TABLES_OF_CUSTOMERS else None

@@ -1,18 +1,20 @@
 """Checks offers, channels and moments: one price on every channel, limits that can hold, names that are defined."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from zoneinfo import ZoneInfo
 
-from engine.catalog.check.decode import FieldProblem
+from engine.catalog.check.decode import FieldProblem, find_problems
 from engine.catalog.check.defined_names import DefinedNames, check_defined
 from engine.catalog.check.policies import policy_problems
 from engine.catalog.plan.compile_offers import list_length
-from engine.catalog.plan.languages import is_language, split_languages
-from engine.catalog.spec.fields import seconds
+from engine.catalog.plan.creatives import each_rendering, shown_of
+from engine.catalog.plan.languages import is_language
+from engine.catalog.spec.fields import Key, seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.limits.caps import CapSpec
 from engine.catalog.spec.limits.stock import StockSpec
-from engine.catalog.spec.offer import OfferSpec, OffersSpec, SelectionSpec, TaggedOffers, TriggerSpec
+from engine.catalog.spec.offer import OfferSpec, OffersSpec, Renderings, SelectionSpec, TaggedOffers, TriggerSpec
 from engine.catalog.spec.segments import segments_in
 from engine.errors import Problem
 from engine.vocabulary import DAY, SILENCE
@@ -21,7 +23,8 @@ TERMS = (
     "price",
     "currency",
     "discount",
-    "terms",
+    "percent",
+    "percentage",
     "valid_from",
     "valid_until",
     "valid_to",
@@ -31,6 +34,16 @@ TERMS = (
     "end",
 )
 """The keys that must be equal in all renderings of one offer."""
+LEGAL = ("terms", "legal", "small_print", "disclaimer")
+"""The keys whose texts must be equal in all renderings of one language, and have the same numbers in any other."""
+_NUMBER = r"\d{1,6}(?:[.,]\d{1,2})?"
+_COINS = "€|£|[$]|EUR|USD|GBP|CHF"
+PROMISED = {
+    "percentage": re.compile(rf"(?<![\d.,])({_NUMBER})\s?(?:%|percent|per cent|Prozent|pour cent|por ciento)"),
+    "price": re.compile(rf"(?:{_COINS})\s?({_NUMBER})(?![\d%])|(?<![\d.,])({_NUMBER})\s?(?:{_COINS})"),
+    "day": re.compile(r"(?<!\d)(\d{4}-\d\d?-\d\d?|\d\d?\.\d\d?\.\d{4})(?!\d)"),
+}
+"""What the texts of a rendering promise, as `check` finds it."""
 COMPLAINT_OPEN = "complaint_open"
 """The attribute of a customer that `suppress` may name beside segments."""
 CALENDAR = ("1d", "7d", "30d", "365d")
@@ -83,20 +96,102 @@ def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
     for name, limit in (("stock", offer.stock), ("budget", offer.budget)):
         if limit and limit.pace and offer.end is None:
             yield f"{name}.pace", "needs a time over which to spread it; give the offer an end"
-    first: dict[str, tuple[str, object]] = {}
-    for channel, rendering in offer.renderings.items():
-        yield from _check_languages(f"renderings.{channel}", rendering)
-        spoken = {f"{channel}.{tag}": one for tag, one in split_languages(rendering).items()} or {channel: rendering}
-        for place, one in spoken.items():
-            for name in TERMS:
-                if name in one:
-                    other, value = first.setdefault(name, (place, one[name]))
-                    if value != one[name]:
-                        difference = f"{one[name]!r} here is {value!r} on {other}"
-                        yield (
-                            f"renderings.{place}.{name}",
-                            f"{difference}; one offer has the same {name} on every channel and language",
-                        )
+    malformed = list(_check_renderings(offer.renderings))
+    yield from malformed or _check_terms(offer)
+
+
+def _check_renderings(renderings: Renderings) -> Iterator[FieldProblem]:
+    """Yield creatives without a key of their own, and renderings that are by language in part."""
+    for channel, one in renderings.items():
+        path = f"renderings.{channel}"
+        if not isinstance(one, list):
+            yield from _check_languages(path, one)
+            continue
+        keys = [creative.get("key") for creative in one]
+        for at, creative in enumerate(one):
+            yield from _check_creative(f"{path}[{at}]", creative, keys[:at])
+            yield from _check_languages(f"{path}[{at}]", shown_of(creative))
+
+
+def _check_creative(path: str, creative: Mapping[str, object], before: list[object]) -> Iterator[FieldProblem]:
+    """Yield the problems of a creative's key and attributes; `before` are the keys of those before it."""
+    key, attributes = creative.get("key"), creative.get("attributes")
+    if key is None:
+        yield f"{path}.key", "is missing; name the creative, such as photo: reports and policies know it by that"
+        return
+    yield from find_problems(key, Key, f"{path}.key")
+    if key in before:
+        yield f"{path}.key", f"{key!r} is the key of another creative of the channel; give each its own"
+    if attributes is not None:
+        yield from find_problems(attributes, dict[Key, str | float | bool], f"{path}.attributes")
+
+
+def _check_terms(offer: OfferSpec) -> Iterator[FieldProblem]:
+    """Yield terms that differ between the channels, creatives and languages of an offer.
+
+    Legal texts are compared within a language; of two languages their numbers are.
+    """
+    first: dict[tuple[str, ...], tuple[str, object]] = {}
+    for place, language, one in each_rendering(offer.renderings):
+        for name in (*TERMS, *LEGAL):
+            if name not in one:
+                continue
+            value = one[name]
+            known = {(name,): _numbers_in(value), (name, language): value} if name in LEGAL else {(name,): value}
+            for compared, each in known.items():
+                other, expected = first.setdefault(compared, (place, each))
+                if expected != each:
+                    difference = f"{value!r} here is {expected!r} on {other}"
+                    if len(compared) == 1 and name in LEGAL:
+                        difference = f"the numbers {each!r} here are {expected!r} on {other}"
+                    yield (
+                        f"renderings.{place}.{name}",
+                        f"{difference}; one offer has the same {name} on every channel and language, in every creative",
+                    )
+                    break
+
+
+def _numbers_in(value: object) -> str:
+    """The numbers of a text in their order, whatever separates their digits."""
+    return " ".join(re.sub(r"[.,]", "", found) for found in re.findall(r"\d[\d.,]*\d|\d", str(value)))
+
+
+def find_unlike_terms(specs: Specs) -> Iterator[Problem]:
+    """Yield offers whose texts promise unlike percentages, prices or days on two channels, creatives or languages."""
+    for offer in specs.offers.values():
+        first: dict[str, tuple[str, set[str]]] = {}
+        for place, _, one in each_rendering(offer.renderings):
+            texts = " ".join(text for name, text in _texts_of(one) if name not in (*TERMS, *LEGAL))
+            for what, pattern in PROMISED.items():
+                found = {_normalize_term("".join(parts)) for parts in pattern.findall(texts)}
+                if not found:
+                    continue
+                other, expected = first.setdefault(what, (place, found))
+                if found != expected:
+                    here, there = (", ".join(sorted(each)) for each in (found, expected))
+                    path, file = f"renderings.{place}", f"{specs.folder}/offers/{offer.key}.yaml"
+                    message = f"promises the {what} {here}, and {other} promises {there}; is it the same offer?"
+                    yield Problem(file, path, message)
+
+
+def _normalize_term(text: str) -> str:
+    """A price, percentage or day as it is compared: `12,50` is `12.5`, `1.12.2026` is `2026-12-1`."""
+    days = [part.lstrip("0") for part in re.split(r"[-./]", text)]
+    if len(days) == 3:
+        return "-".join(days if len(days[0]) == 4 else reversed(days))
+    return f"{float(text.replace(',', '.')):g}"
+
+
+def _texts_of(value: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the texts of a rendering at any depth, each with its key."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _texts_of(part, str(key))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts_of(part, name)
 
 
 def _check_stock(path: str, stock: StockSpec, known: DefinedNames) -> Iterator[FieldProblem]:
@@ -119,6 +214,9 @@ def _check_languages(path: str, rendering: Mapping[str, object]) -> Iterator[Fie
     """Yield a rendering that is partly by language: every customer would get its languages as fields."""
     spoken = [key for key, value in rendering.items() if is_language(key) and isinstance(value, Mapping)]
     others = [key for key in rendering if key not in spoken]
+    for key, value in rendering.items():
+        if is_language(key) and isinstance(value, list):
+            yield f"{path}.{key}", "is a list; give the creatives as a list, and in each of them the languages"
     if len(spoken) > 1 and others:
         languages = " and ".join(spoken)
         yield path, f"has {languages} beside {others[0]!r}; repeat it in each language, or give no language"

@@ -8,6 +8,7 @@ import numpy as np
 from engine.catalog.check.decode import FieldProblem, suggest_name
 from engine.catalog.check.defined_names import DefinedNames
 from engine.catalog.plan.compile_policies import CHANNEL, offer_attributes
+from engine.catalog.plan.creatives import creatives_of
 from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, FeatureSpec, PolicySpec
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.metrics import MetricSpec
@@ -26,6 +27,11 @@ def policy_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
         for found in _check_policy(specs, selection, selection.policy, "policy", known):
             yield Problem(specs.files[selection.key], *found)
         for found in _check_floor(specs, selection.policy, selection.offers, "policy.floor"):
+            yield Problem(specs.files[selection.key], *found)
+        if selection.creatives is not None:
+            for found in _check_policy(specs, selection, selection.creatives, "creatives", known):
+                yield Problem(specs.files[selection.key], *found)
+        for found in _check_creatives(specs, selection):
             yield Problem(specs.files[selection.key], *found)
     for experiment in specs.experiments.values():
         base = next((s for s in specs.selections.values() if s.placement == experiment.placement), None)
@@ -68,6 +74,25 @@ def _check_floor(specs: Specs, policy: PolicySpec, named: list[str] | OffersSpec
     offers = len(set(specs.named(named)))
     if policy.floor > USUAL_FLOOR and policy.floor * offers >= 1:
         yield path, describe_exhausted_floor(policy, offers)
+
+
+def _check_creatives(specs: Specs, selection: SelectionSpec) -> Iterator[FieldProblem]:
+    """Yield a policy of creatives that has none to choose from, or whose floor leaves it no choice."""
+    named = set(specs.named(selection.offers))
+    counts = [
+        (len(one), offer.key)
+        for offer in specs.every_offer()
+        if offer.key in named
+        for one in offer.renderings.values()
+        if isinstance(one, list)
+    ]
+    policy = selection.creatives or selection.policy
+    most, offer_key = max(counts, default=(0, ""))
+    if selection.creatives is not None and not counts and specs.named(selection.offers):
+        yield "creatives", "no offer of the placement has several renderings on a channel; remove it"
+    elif policy.floor > USUAL_FLOOR and most > 1 and policy.floor * most >= 1:
+        path = "policy.floor" if selection.creatives is None else "creatives.floor"
+        yield path, f"{offer_key} has {most} creatives on a channel, and {describe_exhausted_floor(policy, most)}"
 
 
 def _check_policy(
@@ -123,7 +148,8 @@ def _check_attributes(specs: Specs, policy: PolicySpec, path: str) -> Iterator[F
     """Yield attributes that no offer has, and texts that are read as numbers."""
     known = set[str]()
     for offer in specs.every_offer():
-        known.update(offer_attributes(offer).keys() - {"tags"}, (f"tags.{tag}" for tag in offer.tags))
+        for one in (offer, *creatives_of(offer).values()):
+            known.update(offer_attributes(one).keys() - {"tags"}, (f"tags.{tag}" for tag in offer.tags))
     for index, attribute in enumerate(policy.attributes):
         name = attribute if isinstance(attribute, str) else attribute.trait
         if name not in known:
@@ -134,5 +160,6 @@ def _check_attributes(specs: Specs, policy: PolicySpec, path: str) -> Iterator[F
 
 def _find_text(specs: Specs, name: str) -> str | None:
     """A text that some offer has as this attribute, None where all are numbers."""
-    values: Iterable[object] = (offer.attributes.get(name) for offer in specs.every_offer())
+    every = (one for offer in specs.every_offer() for one in (offer, *creatives_of(offer).values()))
+    values: Iterable[object] = (one.attributes.get(name) for one in every)
     return next((value for value in values if isinstance(value, str)), None)

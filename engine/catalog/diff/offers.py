@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from engine.catalog.spec.experiment import PolicySpec
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import SelectionSpec
 
@@ -131,10 +132,15 @@ def _compare_selections(old: Specs, new: Specs) -> Iterator[Change]:
 def _compare_selection(old: Specs, new: Specs, before: SelectionSpec, after: SelectionSpec) -> Iterator[FieldChange]:
     """Yield the changes of one selection; those that lose its placement or its learnt state are unsafe."""
     one, two = before.policy, after.policy
-    if (one.kind, one.features, one.pool, one.attributes) != (two.kind, two.features, two.pool, two.attributes):
+    if _learns_as(one) != _learns_as(two):
         yield "policy", "unsafe", "its learnt state does not fit the new policy, which starts from its prior"
     elif one != two:
         yield "policy", "safe", "it learns or explores differently from now on and keeps its learnt state"
+    if before.creatives != after.creatives:
+        chosen = [spec.creatives or spec.policy for spec in (before, after)]
+        is_new = _learns_as(chosen[0]) != _learns_as(chosen[1])
+        reason = "what is learnt of creatives does not fit the new policy" if is_new else "it keeps its learnt state"
+        yield "creatives", "unsafe" if is_new else "safe", reason
     same = old.metric(before.reward.metric) == new.metric(after.reward.metric)
     if before.reward != after.reward or not same:
         reason = "rewards have another window" if same else "its learnt state is of another reward"
@@ -144,6 +150,11 @@ def _compare_selection(old: Specs, new: Specs, before: SelectionSpec, after: Sel
     for field in ("placement", "channels", "fallback", "count", "claims", "silence", "weights", "arbitration"):
         if getattr(before, field) != getattr(after, field):
             yield field, "unsafe" if field == "placement" else "safe", PER_REQUEST
+
+
+def _learns_as(policy: PolicySpec) -> tuple[object, ...]:
+    """What a policy's learnt state depends on."""
+    return policy.kind, policy.features, policy.pool, policy.attributes
 
 
 def _compare_channels(old: Specs, new: Specs) -> Iterator[Change]:

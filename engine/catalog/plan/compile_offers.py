@@ -1,5 +1,6 @@
 """Checked specs -> compiled offers, the selections of placements, and the moments that precede them."""
 
+import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 
@@ -7,21 +8,21 @@ import numpy as np
 from msgspec.structs import replace
 
 from engine.catalog.conditions.compile import Predicate, compile_condition
+from engine.catalog.plan.arbitration import Arbitration, ContextWeight
 from engine.catalog.plan.compile_policies import build_features, build_logged_features, build_prior
 from engine.catalog.plan.compile_traits import compile_trigger
-from engine.catalog.plan.languages import split_languages
+from engine.catalog.plan.creatives import CREATIVES, compile_creatives, creative_arm, creatives_of
+from engine.catalog.plan.languages import Rendering, split_languages
 from engine.catalog.plan.limits import compile_limits, events_by_scope
 from engine.catalog.plan.offer_index import IndexedOffer, OfferIndex, build_offer_index
 from engine.catalog.plan.plan import (
     FOREVER,
-    Arbitration,
-    ContextWeight,
     Moment,
     Offer,
     Reward,
     Selection,
 )
-from engine.catalog.spec.experiment import ExperimentSpec, VariantSpec
+from engine.catalog.spec.experiment import ExperimentSpec, PolicySpec, VariantSpec
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import MomentSpec, OfferSpec, SelectionSpec, TaggedOffers
@@ -47,10 +48,17 @@ def compile_offers(specs: Specs, watched: Collection[str]) -> dict[str, Offer]:
             end=to_timestamp(spec.end, FOREVER),
             limits=compile_limits(specs, spec, watched, by_scope),
             is_spared=silence is None or not {spec.key, *spec.tags}.isdisjoint(silence.spared),
-            languages={channel: spoken for channel, one in spec.renderings.items() if (spoken := split_languages(one))},
+            languages=_compile_languages(spec),
+            creatives=compile_creatives(spec.renderings),
         )
         for spec in _expanded(specs)
     }
+
+
+def _compile_languages(spec: OfferSpec) -> dict[str, Mapping[str, Rendering]]:
+    """The renderings by language, by channel, where a channel's one rendering is by language."""
+    plain = {channel: one for channel, one in spec.renderings.items() if not isinstance(one, list)}
+    return {channel: spoken for channel, one in plain.items() if (spoken := split_languages(one))}
 
 
 def _expanded(specs: Specs) -> Iterator[OfferSpec]:
@@ -92,7 +100,7 @@ def _compile_choice(
     else:
         chosen = [offer for offer in offers.values() if named.tagged in offer.spec.tags]
     features = build_features(specs, policy, spec.placement)
-    return Selection(
+    selection = Selection(
         key=key,
         placement=spec.placement,
         policy=policy,
@@ -113,6 +121,37 @@ def _compile_choice(
         count=list_length(specs, spec),
         is_whole=spec.claims == "all",
         silence=spec.silence,
+    )
+    return dataclasses.replace(selection, creatives=_compile_creatives(specs, spec.creatives or policy, selection))
+
+
+def _compile_creatives(specs: Specs, policy: PolicySpec, selection: Selection) -> Selection | None:
+    """How the creatives of a selection's offers are chosen; None where no offer has any."""
+    arms = {
+        creative_arm(offer.key, key): spec
+        for offer in selection.offers
+        if offer.creatives
+        for key, spec in creatives_of(offer.spec).items()
+    }
+    if not arms:
+        return None
+    features = build_features(specs, policy, selection.placement)
+    at = {arm: place for place, arm in enumerate(arms)}
+    return dataclasses.replace(
+        selection,
+        key=selection.key + CREATIVES,
+        policy=policy,
+        offers=(),
+        arms=tuple(arms),
+        features=features,
+        prior=build_prior(policy, features, arms),
+        arbitration=None,
+        silence=0.0,
+        places={
+            (offer.key, channel): np.array([at[creative_arm(offer.key, one.key)] for one in creatives])
+            for offer in selection.offers
+            for channel, creatives in offer.creatives.items()
+        },
     )
 
 

@@ -1,6 +1,6 @@
 """Checked policy specs -> the features that a policy reads of customers and offers, and its prior."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from engine.catalog.conditions.compile import compile_condition
 from engine.catalog.plan.features import Featurizer, PoolGroup
@@ -29,19 +29,21 @@ def build_logged_features(specs: Specs, placement: str) -> Featurizer:
 
 
 def build_prior(policy: PolicySpec, features: Featurizer, offers: Mapping[str, OfferSpec]) -> Bandit:
-    """The policy over these offers before any observation."""
+    """The policy over these arms, each with its offer or creative, before any observation."""
     parameters: dict[str, Parameter] = {"floor": policy.floor, "discount": policy.discount}
     if features.pool:
         parameters["pool"] = features.pool
     if policy.attributes:
-        parameters["traits"] = offer_traits(policy, offers.values())
+        parameters["traits"] = offer_traits(policy, offers)
     return make_policy(policy.kind, tuple(offers), features.dim, **parameters)
 
 
-def offer_traits(policy: PolicySpec, offers: Iterable[OfferSpec]) -> dict[str, tuple[float, ...]]:
-    """The attributes of each offer as numbers; the first is 1, for what all offers have in common."""
+def offer_traits(policy: PolicySpec, offers: Mapping[str, OfferSpec]) -> dict[str, tuple[float, ...]]:
+    """The attributes of the offer of each arm as numbers; the first is 1, for what all offers have in common."""
     features = Featurizer(policy.attributes)
-    return {offer.key: tuple(features.vector(features.read(offer_attributes(offer))).tolist()) for offer in offers}
+    return {
+        arm: tuple(features.vector(features.read(offer_attributes(offer))).tolist()) for arm, offer in offers.items()
+    }
 
 
 def offer_attributes(offer: OfferSpec) -> dict[str, object]:
@@ -61,7 +63,8 @@ def _compile_group(specs: Specs, pooled: str | FeatureSpec, placement: str) -> P
 
 def _policies_at(specs: Specs, placement: str) -> Iterator[PolicySpec]:
     """Yield the placement's own policy and those of experiments' variants there, drafts excluded."""
-    yield from (spec.policy for spec in specs.selections.values() if spec.placement == placement)
+    own = [spec for spec in specs.selections.values() if spec.placement == placement]
+    yield from (policy for spec in own for policy in (spec.policy, spec.creatives) if policy is not None)
     for experiment in specs.experiments.values():
         if experiment.placement == placement and experiment.status != "draft":
             yield from (variant.policy for variant in experiment.variants if variant.policy is not None)

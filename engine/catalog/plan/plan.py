@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-import numpy as np
-
 from engine.catalog.conditions.compile import Predicate
+from engine.catalog.plan.arbitration import Arbitration
+from engine.catalog.plan.creatives import NO_CREATIVES, Creative
 from engine.catalog.plan.features import Featurizer
 from engine.catalog.plan.languages import NO_LANGUAGES, Rendering
 from engine.catalog.plan.limits import Limits
@@ -29,6 +29,7 @@ from engine.catalog.spec.units import STORE_TRAIT, Unit
 from engine.customer import IdKind
 from engine.traits.rules import TraitRule
 from policies import Policy
+from policies.batches import Ints
 
 Ranges = tuple[tuple[float, float], ...]
 FOREVER = float("inf")
@@ -44,28 +45,10 @@ class Offer:
     end: float
     limits: Limits
     languages: Mapping[str, Mapping[str, Rendering]] = field(default_factory=lambda: NO_LANGUAGES)
-    """By channel, the renderings by language, where they are."""
+    creatives: Mapping[str, tuple[Creative, ...]] = field(default_factory=lambda: NO_CREATIVES)
+    """By channel, the renderings by language, and those from which a policy chooses, where they are."""
     is_spared: bool = True
     """Whether the shop's `suppress` leaves it open."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContextWeight:
-    """Where `matches` holds, the probabilities of the arms in `bits` are multiplied by `weight`."""
-
-    matches: Predicate | None
-    bits: Bits
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class Arbitration:
-    """The factors on the policy's probabilities: float64 (arms,) values and levers, None where all are equal."""
-
-    policy: bool
-    weights: tuple[ContextWeight, ...]
-    value: np.ndarray | None
-    lever: np.ndarray | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +110,9 @@ class Selection:
     """Whether a list that cannot have `count` items gives way to the fallback."""
     silence: float = 0.0
     """The share of its decisions that are held out: nothing is shown."""
+    creatives: "Selection | None" = None
+    places: Mapping[tuple[str, str], Ints] = field(default_factory=dict)
+    """How the creatives of its offers are chosen: a selection whose `places` are its arms by offer and channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,10 +344,10 @@ class Plan:
     paused: frozenset[str] = frozenset()
     """Experiments paused by the kill switch, in addition to those paused in their files."""
     kpis: tuple[KpiSpec, ...] = ()
+    """The nodes of the KPI tree, which reports read."""
     rfm: tuple[RfmSpec, ...] = RFM_SEGMENTS
     bad_rows: Mapping[str, int] = field(default_factory=dict)
     """Rows of feeds that are left out, by the selection that reads the feed."""
-    """The nodes of the KPI tree, which reports read."""
     unit_traits: Mapping[Unit, str] = field(default_factory=dict)
     """The trait with the id of each unit of `units.yaml`."""
     campaigns: Mapping[str, Campaign] = field(default_factory=dict)
@@ -376,6 +362,11 @@ class Plan:
     """The places that have a stock of their own."""
     ramped: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """The coverage that each ramp which holds itself has reached, by experiment; its first step where it has none."""
+
+    @property
+    def taught(self) -> dict[str, Selection]:
+        """Every policy and those of their creatives, by the key of the selection: all that learn."""
+        return {each.key: each for one in self.policies.values() for each in (one, one.creatives) if each is not None}
 
     def trait_of(self, unit: Unit) -> str | None:
         """The trait with the id of a unit; None of a customer or device, whose ids are no trait."""

@@ -31,7 +31,8 @@ ListLength = Annotated[
 ]
 Examined = Annotated[float, Meta(gt=0, le=1, extra={"remedy": "give the share who look there, such as 0.7"})]
 
-
+Renderings = dict[Key, Payload | Annotated[list[Payload], Meta(min_length=1, description="creatives")]]
+"""By channel: one rendering, or several from which a policy chooses."""
 HeldOutShare = Annotated[float, Meta(ge=0, lt=1, extra={"remedy": "give a share below 1, such as 0.05"})]
 FeedFile = Annotated[
     str,
@@ -86,6 +87,9 @@ class SelectionSpec(Spec, frozen=True, kw_only=True):
 
     With `silence` the placement stays empty in that share of the decisions that would show an offer. It is logged with
     its propensity, so that reports know what showing is worth.
+
+    Where an offer has several renderings on a channel, `creatives` is the policy that chooses one of them after the
+    offer; without it that is a policy as the placement's own.
     """
 
     key: Key
@@ -93,6 +97,7 @@ class SelectionSpec(Spec, frozen=True, kw_only=True):
     channels: list[Key] | None = None
     offers: "list[Key] | OffersSpec"
     policy: PolicySpec
+    creatives: PolicySpec | None = None
     reward: RewardSpec
     fallback: Key
     count: ListLength | None = None
@@ -134,9 +139,11 @@ class OffersSpec(Spec, frozen=True, kw_only=True):
     caps: list[CapSpec] = []
     suppress: SuppressSpec | None = None
     stock: StockSpec | None = None
-    rendering: dict[Key, Payload] = {}
+    rendering: Renderings = {}
 
 
+OWN_OF_CREATIVE = frozenset(("key", "attributes"))
+"""The names in a creative that are the engine's, and not the storefront's."""
 NOT_RESTRICTING = frozenset(("key", "title", "tags", "attributes", "value", "lever", "renderings"))
 """The fields of an offer that describe or weigh it; any other restricts who may see it, or when."""
 
@@ -147,6 +154,8 @@ class OfferSpec(Spec, frozen=True, kw_only=True):
     `attributes` describe it to policies that learn from similar offers; its tags are read there as `tags.KEY`.
     Price, currency, discount, terms and dates (`until`, `valid_from`, …) are the same in every rendering that has them.
     A rendering may be by language, `{de: …, en: …}`: the customer's `language`, from traits or context, chooses.
+    It may be a list of creatives, `[{key: photo, …}, {key: text, …}]`, from which a policy chooses; `attributes` of a
+    creative are read as those of the offer are.
     """
 
     key: Key
@@ -163,7 +172,7 @@ class OfferSpec(Spec, frozen=True, kw_only=True):
     suppress: SuppressSpec | None = None
     stock: StockSpec | None = None
     budget: BudgetSpec | None = None
-    renderings: Annotated[dict[Key, Payload], Meta(min_length=1)]
+    renderings: Annotated[Renderings, Meta(min_length=1)]
 
     @property
     def is_unrestricted(self) -> bool:

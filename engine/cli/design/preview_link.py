@@ -14,6 +14,7 @@ from engine.settings import Settings
 
 if TYPE_CHECKING:
     from engine.catalog.spec.folder import Specs
+    from engine.catalog.spec.offer import OfferSpec
 
 LONGEST_DAYS = 30
 """Days for which a link may work: it is shared, and whoever has it sees what is not public."""
@@ -60,7 +61,7 @@ def _find_forced(specs: "Specs", key: str, variant: str | None) -> str:
     if experiment is not None:
         known, kind = [one.key for one in experiment.variants], "a variant of"
     elif key in {one.key for one in specs.channels.placements}:
-        known, kind = list(specs.offers), "an offer for"
+        known, kind = [name for offer in specs.offers.values() for name in _forced_names(offer)], "an offer for"
     else:
         names = [*specs.experiments, *(one.key for one in specs.channels.placements)]
         raise BadInput(f"{key!r} is neither an experiment nor a placement; {suggest_name(key, names)}")
@@ -69,6 +70,13 @@ def _find_forced(specs: "Specs", key: str, variant: str | None) -> str:
     if variant not in known:
         raise BadInput(f"--variant {variant}: is not {kind} {key}; {suggest_name(variant, known)}")
     return variant
+
+
+def _forced_names(offer: "OfferSpec") -> list[str]:
+    """What forces an offer: its key, and that with each of its creatives."""
+    from engine.catalog.plan.creatives import creative_arm, creatives_of
+
+    return [offer.key, *(creative_arm(offer.key, key) for key in creatives_of(offer))]
 
 
 def _read_span(text: str) -> float:

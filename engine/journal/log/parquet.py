@@ -37,6 +37,7 @@ _log = structlog.get_logger(__name__)
 _END_OF_TIME = 253_402_300_800.0
 _DAY = 86_400_000_000
 """Microseconds."""
+_NO_CREATIVE = (None, None, None, None)
 _encode_context = msgspec.json.Encoder().encode
 
 SCHEMAS: dict[LogTable, pa.Schema] = {
@@ -61,6 +62,10 @@ SCHEMAS: dict[LogTable, pa.Schema] = {
             "trace": pa.binary(),  # on the first row of a decision only
             "position": pa.int32(),  # from 1, of an item of a list
             "joint": pa.float64(),  # the probability of the list
+            "creative": _TEXT,
+            "creative_propensity": pa.float64(),  # given the offer; `propensity` is that of both
+            "creatives": pa.list_(_TEXT),  # the candidates of the creative
+            "creative_policy": _TEXT,
         }
     ),
     "exposures": pa.schema(
@@ -233,6 +238,11 @@ def _decision_rows(record: DecisionRecord | LoggedDecision, time: int) -> list[R
                 trace,
                 row.position or None,
                 row.joint if row.position else None,
+                *(
+                    _NO_CREATIVE
+                    if (one := row.creative) is None
+                    else (one.key, one.propensity, one.candidates, one.policy)
+                ),
             )
         )
         trace = None

@@ -24,6 +24,7 @@ class PublicOffer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     reason: OfferReason
     moment: str | None = None
     language: str | None = None
+    creative: str | None = None
     not_before: datetime | None = None
 
 
@@ -57,5 +58,6 @@ def _publish_offer(offer: OfferAnswer) -> PublicOffer:
         reason=offer.reason,
         moment=offer.moment,
         language=offer.language,
+        creative=offer.creative,
         not_before=offer.not_before,
     )

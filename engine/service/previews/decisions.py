@@ -13,7 +13,7 @@ from functools import lru_cache
 import msgspec
 
 from engine.catalog.plan.compile import compile_plan
-from engine.catalog.plan.plan import Plan
+from engine.catalog.plan.plan import Offer, Plan
 from engine.catalog.spec.folder import Specs
 from engine.customer import Profile
 from engine.decision.decision import Availability, DecideOptions, DecideRequest, Decision, decide
@@ -87,10 +87,20 @@ def check_preview(plan: Plan, found: PreviewPass, channel: str) -> None:
                 raise PreviewRefused(f"forces {value!r}, which is no variant of {key}; make a new link")
         elif key not in plan.placements:
             raise PreviewRefused(f"forces {key!r}, which is not here any more; make a new link")
-        elif value not in plan.offers:
-            raise PreviewRefused(f"forces the offer {value!r}, which is not here any more; make a new link")
-        elif channel in plan.placements[key] and channel not in plan.offers[value].spec.renderings:
-            raise PreviewRefused(f"forces the offer {value!r}, which has no rendering for {channel}; add one")
+        elif (offer := value.partition("/")[0]) not in plan.offers:
+            raise PreviewRefused(f"forces the offer {offer!r}, which is not here any more; make a new link")
+        elif channel in plan.placements[key]:
+            _check_rendering(plan.offers[offer], value.partition("/")[2], channel)
+
+
+def _check_rendering(offer: Offer, creative: str, channel: str) -> None:
+    """Refuse an offer that the channel cannot show, or a creative that it does not have there."""
+    if channel not in offer.spec.renderings:
+        raise PreviewRefused(f"forces the offer {offer.key!r}, which has no rendering for {channel}; add one")
+    if creative and creative not in [one.key for one in offer.creatives.get(channel, ())]:
+        raise PreviewRefused(
+            f"forces the creative {creative!r}, which {offer.key} has not on {channel}; make a new link"
+        )
 
 
 async def _plan_with(worker: Worker, found: PreviewPass) -> Plan:

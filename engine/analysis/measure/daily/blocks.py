@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
-from engine.analysis.sources.log import WITH_POSITION
+from engine.analysis.sources.log import with_added_columns
 from engine.errors import BadInput
 from engine.settings import PARTIALS_FOLDER
 
@@ -152,7 +152,7 @@ class DailyStore:
             listed = f"read_parquet([{', '.join(files)}], union_by_name = true, hive_partitioning = true)"
             sources[read] = (
                 "(SELECT * REPLACE (epoch_us(time) AS time, CAST(day AS VARCHAR) AS day) "
-                f"FROM {WITH_POSITION.format(listed) if read in ITEM_TABLES else listed})"  # nosec B608
+                f"FROM {with_added_columns(listed, read) if read in ITEM_TABLES else listed})"  # nosec B608
             )
         return sources
 

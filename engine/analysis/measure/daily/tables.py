@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.analysis.measure.daily.blocks import ITEM_TABLES, DailyTable
 from engine.analysis.sources.duckdb_expressions import text_literal
+from engine.analysis.sources.log import OFFER_PROPENSITY
 from engine.vocabulary import MERGED, NOT_VISITS, PURCHASES, QUESTIONS
 
 if TYPE_CHECKING:
@@ -69,11 +70,11 @@ _MERGES = f"""
 SELECT day, properties ->> '$.from' AS old, properties ->> '$.into' AS target, received FROM {{rows}}
 WHERE event = {text_literal(MERGED)}
 """  # nosec B608
-_DECISIONS = """
-SELECT day, decision_id, time, customer, channel, kind, key, variant, reason, propensity, candidates, context, plan,
-    policy, version, coalesce(position, 0) AS position
-FROM {rows}
-"""
+_DECISIONS = f"""
+SELECT day, decision_id, time, customer, channel, kind, key, variant, reason, {OFFER_PROPENSITY} AS propensity,
+    candidates, context, plan, policy, version, coalesce(position, 0) AS position
+FROM {{rows}}
+"""  # nosec B608
 _EXPOSURES = "SELECT day, decision_id, time, key, customer, coalesce(position, 0) AS position FROM {rows}"
 NO_GAP: Final = str(1 << 62)
 EVENT_TABLES: Final[Mapping[str, str]] = {

@@ -1,0 +1,27 @@
+"""The factors of `arbitration`, compiled: what multiplies to the probabilities of a policy."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.catalog.conditions.compile import Predicate
+from engine.catalog.plan.offer_index import Bits
+
+
+@dataclass(frozen=True, slots=True)
+class ContextWeight:
+    """Where `matches` holds, the probabilities of the arms in `bits` are multiplied by `weight`."""
+
+    matches: Predicate | None
+    bits: Bits
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Arbitration:
+    """The factors on the policy's probabilities: float64 (arms,) values and levers, None where all are equal."""
+
+    policy: bool
+    weights: tuple[ContextWeight, ...]
+    value: np.ndarray | None
+    lever: np.ndarray | None
