@@ -34,6 +34,7 @@ def read_names(
     Those are `names`, from `audience_names`, the features of policies, the traits that experiments log, and the
     customer's time zone and language.
     """
+    # Those of creatives are among the logged ones.
     featurizers = [part for one in selections for part in (one.features, one.logged_features)]
     tested = [part for one in experiments for part in (one, *(rule.experiment for rule in one.rules))]
     featurizers += [one.logged_traits for one in tested if one.logged_traits is not None]

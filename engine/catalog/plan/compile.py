@@ -71,7 +71,6 @@ def compile_plan(specs: Specs) -> Plan:
     of_variants = [selection for experiment in experiments.values() for selection in experiment.selections if selection]
     campaigns = {key: compile_campaign(specs, key) for key in specs.campaigns}
     policies = selections | {one.key: one for one in (*of_variants, *(each.selection for each in campaigns.values()))}
-    creatives = [one.creatives for one in policies.values() if one.creatives is not None]
     audiences = audience_names(specs) | specs.traits.traits.keys()
     return Plan(
         version=specs.version,
@@ -107,7 +106,7 @@ def compile_plan(specs: Specs) -> Plan:
         holdouts={holdout.key: _compile_holdout(holdout) for holdout in specs.layers.holdouts},
         audience_names=audiences,
         read_names=read_names(
-            {*audiences, *(PLACE_NAMES if specs.places else ())}, (*policies.values(), *creatives), experiments.values()
+            {*audiences, *(PLACE_NAMES if specs.places else ())}, policies.values(), experiments.values()
         ),
         kpis=tuple(specs.metrics.kpis),
         rfm=tuple(specs.grouping.rfm) or RFM_SEGMENTS,
