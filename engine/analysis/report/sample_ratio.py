@@ -121,16 +121,15 @@ def sequential_ratio(
     used = shares > 0
     totals = np.cumsum(np.asarray(batches, dtype=float), axis=0)
     counts, n = totals[:, used], totals[:, used].sum(axis=1)
-    logs = []
-    for concentration in concentrations:
-        alpha = concentration * shares[used]
-        logs.append(
-            _log_gamma(alpha.sum())
-            - _log_gamma(alpha.sum() + n)
-            + (_log_gamma(alpha + counts) - _log_gamma(alpha)).sum(axis=1)
-            - counts @ np.log(shares[used])
-        )
-    log_evidence = np.logaddexp.reduce(np.array(logs), axis=0) - math.log(len(concentrations))
+    alphas = np.outer(concentrations, shares[used])
+    alone, whole = alphas[:, np.newaxis], alphas.sum(axis=1)[:, np.newaxis]
+    logs = (
+        _log_gamma(whole)
+        - _log_gamma(whole + n)
+        + (_log_gamma(alone + counts) - _log_gamma(alone)).sum(axis=2)
+        - counts @ np.log(shares[used])
+    )
+    log_evidence = np.logaddexp.reduce(logs, axis=0) - math.log(len(concentrations))
     p = np.exp(-np.maximum(log_evidence, 0.0))
     p[totals[:, ~used].sum(axis=1) > 0] = 0.0
     return [float(value) for value in np.minimum.accumulate(p)]
