@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,17 @@ class Tab:
 
     def stop_clock(self) -> None:
         self.page.clock.pause_at(self.page.evaluate("Date.now()") + 1000)
+
+
+def await_records(server: Any, wanted: Any, count: int = 1) -> list[Any]:
+    """The records that `wanted` chooses, once there are as many."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        found = [one for one in server.records() if wanted(one)]
+        if len(found) >= count:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{len(found)} of {count} records")
 
 
 def serve_page(route: Route, body: str, css: str = "") -> None:
