@@ -101,7 +101,9 @@ def run_demo(
         collect(served, LogErasures(), drain=True)
         plan = load_plan(settings.experiments)
         out.print(render_policies(policy_report(settings.log, "home_hero", ripe=False)))
-        for key in plan.experiments:
+        for key, experiment in plan.experiments.items():
+            if experiment.spec.metrics is None:  # a flag measures nothing by itself
+                continue
             question, metrics = build_question(plan, key)
             out.print(render(analyze_experiment(question, metrics, settings.log)))
         if not once:

@@ -35,6 +35,10 @@ MOST_CONTRASTED = 20
 """With more offers there are no contrasts: the pairs would be hundreds."""
 
 
+class NothingExposed(BadInput):
+    """The log has no exposed decision of a policy of the placement."""
+
+
 class RewardRate(msgspec.Struct, frozen=True):
     """A mean reward per exposure with its interval, clustered by customer."""
 
@@ -161,7 +165,7 @@ def policy_report(
         )
     if log is None:
         until = f" until {as_of.isoformat(timespec='seconds')}" if as_of else ""
-        raise BadInput(
+        raise NothingExposed(
             f"placement {placement!r} has no exposed decision of a policy in {folder}{until}; check the name"
         )
     means = {name: _mean_reward(log, at) for at, name in enumerate(log.policies)}

@@ -60,6 +60,10 @@ def figure_text(figure: MoneyFigure | NotEstimable, currency: str) -> str:
     return f"{figure.what.capitalize()}: {figure.estimate:z,.2f}{unit}{span}."
 
 
+LEAST_SHOWN = 0.0001
+"""Figures that are nearer to zero are shown as such: their digits say nothing."""
+
+
 def cell_text(cell: ReportCell) -> str:
     """A cell for people: large numbers without decimals, others with four significant digits."""
     if cell is None:
@@ -68,6 +72,8 @@ def cell_text(cell: ReportCell) -> str:
         return cell
     if isinstance(cell, int) or float(cell).is_integer():
         return f"{cell:,.0f}"
+    if abs(cell) < LEAST_SHOWN:
+        return f"< {LEAST_SHOWN}" if cell > 0 else f"> -{LEAST_SHOWN}"
     return f"{cell:z,.0f}" if abs(cell) >= 10_000 else f"{cell:z,.2f}" if abs(cell) >= 100 else f"{cell:z.4g}"
 
 

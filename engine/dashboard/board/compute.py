@@ -15,7 +15,7 @@ import msgspec
 from engine.catalog.archive import Archive
 from engine.catalog.watch import PlanWatch
 from engine.dashboard.board.results import Job, Result, failed_result
-from engine.errors import CounterpointError
+from engine.errors import BadInput, CounterpointError
 
 if TYPE_CHECKING:
     from engine.analysis.measure.model import MeasureReport
@@ -88,8 +88,13 @@ def _history(settings: Settings, job: Job) -> HistoryPoint:
 
 def _placement(settings: Settings, job: Job) -> object:
     from engine.analysis import policy_report  # noqa: PLC0415 # slow to import
+    from engine.analysis.bandits.policy_report import NothingExposed  # noqa: PLC0415
 
-    return policy_report(settings.log, job.key)
+    try:
+        return policy_report(settings.log, job.key)
+    except NothingExposed as error:
+        why = "No offer that a policy chose was seen here yet. Ask for the placement (POST /v1/decide), and expose it."
+        raise BadInput(why) from error
 
 
 def _allocation(settings: Settings, job: Job) -> object:

@@ -33,7 +33,7 @@ FILE_NAME = re.compile(r"(offers/)?[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,120}\.yaml")
 MOST_BYTES = 200_000
 PREVIEWED = 12
 """Customers of a preview."""
-MOST_ASSIGNMENTS = 8_000
+MOST_ASSIGNMENTS = 4_000
 """Assignments that are computed to count who moves: customers times experiments."""
 
 _writing = threading.Lock()

@@ -4,7 +4,8 @@ What is computed, in this order:
 
 | | which | again |
 |---|---|---|
-| asked for | what a page showed within `WANTED_SECONDS` | when log or plan changed, and the result is old enough |
+| asked for | what a page was about within `WANTED_SECONDS` | when log or plan changed, and the result is old enough |
+| listed | what a list showed within `WANTED_SECONDS` | the same |
 | standing | the report of every experiment and every placement | the same, but rarer |
 | history | points in time of these reports | when the plan changed: a point is of the past, and time adds new ones |
 
@@ -95,11 +96,12 @@ class Refresher:
         if log_time(self._settings.log) is None:
             return None
         now, source, plan = time.time(), self.source(), self._read_plan()
-        wanted = self._results.wanted(now - WANTED_SECONDS)
+        wanted, listed = (read(now - WANTED_SECONDS) for read in (self._results.wanted, self._results.listed))
         standing = list(standing_jobs(plan))
         self._results.drop({*standing, *self._points(standing, now)}, now - FORGET_SECONDS)
         for jobs, rest, least in (
             (wanted, REST, LEAST_SECONDS),
+            (listed, REST, LEAST_SECONDS),
             (standing, STANDING_REST, STANDING_SECONDS),
         ):
             due = [job for job in jobs if job.kind != "history" and self._is_due(job, source, now, rest, least)]
@@ -182,7 +184,8 @@ def history_times(report: Report, now: float) -> list[float]:
     if report.first_exposure is None or report.last_exposure is None:
         return []
     first = datetime.fromisoformat(report.first_exposure).timestamp()
-    last = min(now, datetime.fromisoformat(report.last_exposure).timestamp() + STEPS[0])
+    # What came after the last exposure may be on its way to the log still, and a point is computed once.
+    last = min(now, datetime.fromisoformat(report.last_exposure).timestamp())
     step = next((step for step in STEPS if (last - first) / step <= MOST_POINTS), STEPS[-1])
     begin = int(first // step) + 1
     return [number * step for number in range(begin, int(last // step) + 1)][-MOST_POINTS:]

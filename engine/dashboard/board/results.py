@@ -54,6 +54,7 @@ class Results:
         self._lock = threading.Lock()
         self._found: dict[Job, Result] = {}
         self._wanted: dict[Job, float] = {}
+        self._listed: dict[Job, float] = {}
         self.changed = threading.Event()
         """Set when a page asks for a job, so that the refresher need not wait."""
 
@@ -66,6 +67,11 @@ class Results:
         if is_new:
             self.changed.set()
         return found
+
+    def keep_listed(self, job: Job) -> None:
+        """Keep a job fresh that a list shows, after those that a page is about."""
+        with self._lock:
+            self._listed[job] = time.time()
 
     def peek(self, job: Job) -> Result | None:
         """As `read`, without asking for the job."""
@@ -83,13 +89,19 @@ class Results:
             self._wanted = {job: at for job, at in self._wanted.items() if at >= since}
             return dict(self._wanted)
 
+    def listed(self, since: float) -> Mapping[Job, float]:
+        """As `wanted`, of the jobs that lists show."""
+        with self._lock:
+            self._listed = {job: at for job, at in self._listed.items() if at >= since}
+            return dict(self._listed)
+
     def drop(self, keep: AbstractSet[Job], before: float) -> None:
         """Forget results from before then, but those of jobs that are in `keep` or that somebody asks for."""
         with self._lock:
             self._found = {
                 job: found
                 for job, found in self._found.items()
-                if found.at >= before or job in keep or job in self._wanted
+                if found.at >= before or job in keep or job in self._wanted or job in self._listed
             }
 
     @property

@@ -51,7 +51,7 @@ async def experiment(visit: PageVisit) -> Page:
     segments = (by_trait or report) if trait != "channel" else report
     history = read_history(desk.results, report, time.time()) if report else []
     changes = await asyncio.to_thread(read_file_changes, visit, key)
-    parts = report_parts(report, segments, history) if report and report.units else {}
+    parts = report_parts(report, segments, history) if report and one.units else {}
     return Page(
         template="experiment.html",
         title=one.title,

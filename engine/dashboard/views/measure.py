@@ -1,6 +1,6 @@
 """Measurement reports: a sentence, a figure in money, a picture, the tables, and what they are not."""
 
-from engine.analysis.measure.model import MeasureReport, Picture, ReportTable
+from engine.analysis.measure.model import MeasureReport, Picture, ReportCell, ReportTable
 from engine.analysis.render.measure_text import cell_text, figure_text, is_figure, title_of
 from engine.dashboard.board.measure_names import MEASURES
 from engine.dashboard.board.results import Job
@@ -11,6 +11,10 @@ from engine.dashboard.figures import format_figure, format_money, format_share, 
 from engine.dashboard.tables import DataTable, TableCell, TableColumn
 from engine.dashboard.web import Page, PageVisit, link_to
 from engine.service.problems import Refusal
+
+SHARES = frozenset(("without offer", "of step before", "of first", "removal effect"))
+"""Columns of shares whose names do not begin with that word."""
+EMPTY = "Nothing is here yet. The sentence above says what is missing; it fills as customers see, click and order."
 
 
 async def measures(visit: PageVisit) -> Page:
@@ -64,8 +68,20 @@ async def measure(visit: PageVisit) -> Page:
 def data_table(at: int, table: ReportTable) -> DataTable:
     """A report's table as one of the pages."""
     columns = [TableColumn(name, name, is_figure(table, place)) for place, name in enumerate(table.columns)]
-    rows = [[TableCell(cell, cell_text(cell)) for cell in row] for row in table.rows]
-    return DataTable(name=f"t{at}", title=table.title, columns=columns, rows=rows, note=table.note)
+    rows = [
+        [
+            _cell(cell, is_share=name in SHARES or name.startswith("share"))
+            for cell, name in zip(row, table.columns, strict=True)
+        ]
+        for row in table.rows
+    ]
+    return DataTable(name=f"t{at}", title=table.title, columns=columns, rows=rows, note=table.note, empty=EMPTY)
+
+
+def _cell(cell: ReportCell, *, is_share: bool) -> TableCell:
+    if is_share and isinstance(cell, int | float):
+        return TableCell(cell, format_share(cell))
+    return TableCell(cell, cell_text(cell))
 
 
 def _bars(picture: Picture, currency: str) -> BarChart | None:

@@ -11,6 +11,7 @@ from engine.analysis.render.terminal import money_text
 from engine.analysis.report.model import MetricReport, Money, Report
 from engine.analysis.stats.estimate import Effect
 from engine.catalog.spec.experiment import ExperimentSpec
+from engine.catalog.spec.flags import RULE
 from engine.dashboard.board.desk import Desk
 from engine.dashboard.board.reported import file_key, reported_specs
 from engine.dashboard.board.results import Job, Result
@@ -83,7 +84,7 @@ def keep_fresh(desk: Desk, shown: Sequence[Summary]) -> None:
     """Have the reports of the experiments on a page renewed as the log grows."""
     for one in shown:
         if one.state != "draft" and one.spec.metrics is not None:
-            desk.results.read(Job("experiment", one.key, "channel"))
+            desk.results.keep_listed(Job("experiment", one.key, "channel"))
 
 
 def summaries(desk: Desk) -> list[Summary]:
@@ -108,7 +109,7 @@ def summarize(desk: Desk, spec: ExperimentSpec, stale: Mapping[str, StaleFlag]) 
     report = result.value if result is not None and isinstance(result.value, Report) else None
     plain = Summary(
         key=key,
-        title=spec.title or key,
+        title=_title_of(spec),
         owner=spec.owner or "",
         state=state_of(spec, time.time(), is_paused=paused),
         href=link_to("experiments", key),
@@ -119,6 +120,12 @@ def summarize(desk: Desk, spec: ExperimentSpec, stale: Mapping[str, StaleFlag]) 
         lights=[Light(name="Stale", tone="warn", text=f"It {stale[key].text}.")] if key in stale else [],
     )
     return plain if report is None else _with_report(plain, report)
+
+
+def _title_of(spec: ExperimentSpec) -> str:
+    """The title; a rule of a flag has that of its flag, so its own name follows."""
+    _, is_rule, name = spec.key.partition(RULE)
+    return f"{spec.title}: {name}" if spec.title and is_rule else spec.title or spec.key
 
 
 def primary_rows(report: Report) -> list[MetricReport]:
