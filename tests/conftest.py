@@ -20,7 +20,10 @@ from engine import embedded
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = ssl.get_default_verify_paths().openssl_capath
 
-SLOW_FIRST = ("tests/statistical/", "tests/test_demo.py", "tests/faults/", "tests/test_obd_replay.py", "tests/stories/")
+SLOW_FIRST = (
+    *("tests/browser/", "tests/docs/", "tests/faults/", "tests/statistical/", "tests/test_demo.py"),
+    *("tests/test_obd_replay.py", "tests/stories/", "tests/dashboard/"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.verbs import run_verb
+
 SHOP = Path(__file__).resolve().parents[2] / "experiments"
 NARROW = {
     "latin-1": {"PYTHONIOENCODING": "latin-1"},
@@ -97,13 +99,13 @@ def test_piped_progress_is_lines() -> None:
 
 @pytest.mark.parametrize("word", ["erse", "eras", "eraze", "ease"])
 def test_a_misspelled_verb_never_suggests_erase(word: str) -> None:
-    done = run(word, "u-1")
+    done = run_verb(word, "u-1")
     assert done.returncode == 2
-    assert b"erase" not in done.stderr
+    assert "erase" not in done.stderr
 
 
 def test_plan_exits_with_1_where_something_unsafe_is_in_the_change(changed: Path) -> None:
-    assert run("plan", str(SHOP), str(changed)).returncode == 0
-    assert run("plan", str(SHOP), str(changed), "--exit-code").returncode == 1
-    assert run("plan", str(SHOP), str(changed), "--exit-code", "--json").returncode == 1
-    assert run("plan", str(SHOP), str(SHOP), "--exit-code").returncode == 0
+    assert run_verb("plan", str(SHOP), str(changed)).returncode == 0
+    assert run_verb("plan", str(SHOP), str(changed), "--exit-code").returncode == 1
+    assert run_verb("plan", str(SHOP), str(changed), "--exit-code", "--json").returncode == 1
+    assert run_verb("plan", str(SHOP), str(SHOP), "--exit-code").returncode == 0

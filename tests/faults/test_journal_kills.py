@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,24 +15,17 @@ from engine import embedded
 from engine.erasure.listener import LogErasures
 from engine.journal.log.collect import CollectSummary, collect
 from engine.settings import Settings
+from tests.verbs import forked_script
 
 SCRIPT = Path(__file__).with_name("journal_process.py")
 KILLS = 20
 
 
 @contextmanager
-def process(role: str, data: Path, url: str, name: str = "") -> Iterator[subprocess.Popen[bytes]]:
-    running = subprocess.Popen(
-        [sys.executable, str(SCRIPT), role, str(data), url, name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    assert running.stdout is not None
-    assert running.stdout.readline() == b"ready\n"
-    try:
-        yield running
-    finally:
-        running.kill()
-        running.wait()
-        running.stdout.close()
+def process(role: str, data: Path, url: str, name: str = "") -> Iterator[None]:
+    with forked_script(SCRIPT, role, str(data), url, name) as (_, printed):
+        assert printed.readline() == b"ready\n"
+        yield
 
 
 def drain(data: Path, url: str) -> CollectSummary:

@@ -2,11 +2,10 @@
 
 import os
 import random
-import signal
-import subprocess
-import sys
+import socket
 import threading
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import duckdb
@@ -16,21 +15,20 @@ from engine.erasure.listener import LogErasures
 from engine.journal.log.collect import collect
 from engine.service.access.listener import listen
 from engine.settings import Settings
+from tests.verbs import start_server
 
 ROOT = Path(__file__).parents[2]
 KILLS = 20
 SEED = 20261122
 
 
-def _serve(fd: int, settings: Settings) -> subprocess.Popen[bytes]:
-    environment = {
-        **os.environ,
+def _serve(listener: socket.socket, settings: Settings) -> ForkServerProcess:
+    places = {
         "COUNTERPOINT_EXPERIMENTS": str(ROOT / "experiments"),
         "COUNTERPOINT_DATA": str(settings.data),
         "COUNTERPOINT_REDIS": settings.redis,
     }
-    command = [sys.executable, "-m", "engine", "serve", "--fd", str(fd)]
-    return subprocess.Popen(command, env=environment, pass_fds=(fd,), stderr=subprocess.DEVNULL)
+    return start_server(listener, os.environ | places)
 
 
 class Load:
@@ -71,7 +69,7 @@ def test_no_answered_decision_is_lost_or_doubled_by_twenty_kills(redis_url: str,
     settings = Settings(redis=redis_url, data=tmp_path, experiments=ROOT / "experiments")
     with listen("127.0.0.1", 0) as listener:
         base = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = _serve(listener.fileno(), settings)
+        server = _serve(listener, settings)
         loads = [Load(base, number) for number in range(4)]
         try:
             for _ in range(KILLS):
@@ -80,17 +78,17 @@ def test_no_answered_decision_is_lost_or_doubled_by_twenty_kills(redis_url: str,
                 while sum(len(load.answered) for load in loads) < before + 5 and time.monotonic() < deadline:
                     time.sleep(0.01)
                 time.sleep(chance.uniform(0, 0.2))
-                server.send_signal(signal.SIGKILL)
-                server.wait()
-                server = _serve(listener.fileno(), settings)
+                server.kill()
+                server.join()
+                server = _serve(listener, settings)
             httpx.get(f"{base}/healthz", timeout=120)
         finally:
             for load in loads:
                 load.done.set()
             for load in loads:
                 load.thread.join()
-            server.send_signal(signal.SIGKILL)
-            server.wait()
+            server.kill()
+            server.join()
     answered = [decision for load in loads for decision in load.answered]
     assert len(answered) == len(set(answered)) > KILLS * 5
     collect(settings, LogErasures(), drain=True)

@@ -3,8 +3,6 @@
 import math
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import closing
@@ -21,6 +19,7 @@ from engine.learn.learner import Learner
 from engine.learn.state import State, state_path
 from engine.snapshots.publish import current_snapshot
 from policies import load_policy
+from tests.verbs import forked_script
 
 SCRIPT = Path(__file__).with_name("learner_process.py")
 KILLS = 20
@@ -93,18 +92,11 @@ def same(one: Any, other: Any) -> None:
 
 def killed_at(shop: Any, data: Path, learnt: float, later: float, during: str) -> None:
     """Run a learner and kill it `later` seconds after it has learnt so much, in a batch or as it publishes."""
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(shop.folder), str(data), shop.settings.redis, str(learnt), during],
-        stdout=subprocess.PIPE,
-    )
-    with process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"\n"
-            time.sleep(later)
-        finally:
-            process.kill()
-    assert process.returncode == -signal.SIGKILL
+    words = (str(shop.folder), str(data), shop.settings.redis, str(learnt), during)
+    with forked_script(SCRIPT, *words) as (process, printed):
+        assert printed.readline() == b"\n"
+        time.sleep(later)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def filled(shop: Any, draw: random.Random, count: int) -> Any:

@@ -140,8 +140,8 @@ Open = Callable[..., Shop]
 
 
 @contextmanager
-def worker(settings: Settings) -> Iterator[str]:
-    """A decision server in a thread of this process; its base URL."""
+def worker(settings: Settings, started: list[uvicorn.Server] | None = None) -> Iterator[str]:
+    """A decision server in a thread of this process; its base URL. The server is added to `started`."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -154,6 +154,8 @@ def worker(settings: Settings) -> Iterator[str]:
             timeout_graceful_shutdown=2,
         )
         server = uvicorn.Server(config)
+        if started is not None:
+            started.append(server)
 
         def serve() -> None:
             # uvloop keeps its own clock: a traveller's would leave timers waiting for years
@@ -174,13 +176,16 @@ def worker(settings: Settings) -> Iterator[str]:
 @pytest.fixture
 def open_shop(redis_url: str, tmp_path: Path) -> Iterator[Open]:
     """`open_shop(shop, workers=2)`: a shop from plain data, at so many workers on one store."""
+    servers: list[uvicorn.Server] = []
     with ExitStack() as stack:
 
         def opened(shop: Mapping[str, Any], workers: int = 2) -> Shop:
             folder = write_shop(tmp_path / "experiments", shop)
             settings = Settings(redis=redis_url, data=tmp_path / "data", experiments=folder, store_timeout=5.0)
-            bases = [stack.enter_context(worker(settings)) for _ in range(workers)]
+            bases = [stack.enter_context(worker(settings, servers)) for _ in range(workers)]
             clients = [stack.enter_context(httpx.Client(base_url=base, timeout=120)) for base in bases]
             return Shop(settings, bases, clients)
 
         yield opened
+        for server in servers:  # they end beside each other
+            server.should_exit = True

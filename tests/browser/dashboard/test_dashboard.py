@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, StorageState, expect
 
 from tests.browser.accessibility import find_violations
 from tests.browser.dashboard.conftest import ADMIN, CUSTOMERS, VIEWER, Engine, log_in
@@ -37,10 +37,24 @@ PAGES = [
 MOST_BYTES = 200_000
 
 
+@pytest.fixture(scope="module")
+def logged_in(ready: Engine, chromium: Browser) -> StorageState:
+    """The cookies of somebody who logged in as an admin, with the form."""
+    with chromium.new_context(base_url=ready.base) as context:
+        form = context.new_page()
+        form.goto("/")
+        form.get_by_label("Your key").fill(ADMIN)
+        form.get_by_role("button", name="Log in").click()
+        expect(form.get_by_role("heading", level=1)).to_be_visible()
+        return context.storage_state()
+
+
 @pytest.fixture
-def page(ready: Engine, chromium: Browser) -> Iterator[Page]:
-    """A page of somebody who is logged in as an admin; it fails on a console error or a request to another host."""
-    context = chromium.new_context(base_url=ready.base, viewport={"width": 1440, "height": 900})
+def page(ready: Engine, chromium: Browser, logged_in: StorageState) -> Iterator[Page]:
+    """A page of the admin who is logged in; it fails on a console error or a request to another host."""
+    context = chromium.new_context(
+        base_url=ready.base, viewport={"width": 1440, "height": 900}, storage_state=logged_in
+    )
     opened = context.new_page()
     faults: list[str] = []
 
@@ -55,10 +69,6 @@ def page(ready: Engine, chromium: Browser) -> Iterator[Page]:
     opened.on("console", on_console)
     opened.on("pageerror", lambda error: faults.append(str(error)))
     opened.on("request", on_request)
-    opened.goto("/")
-    opened.get_by_label("Your key").fill(ADMIN)
-    opened.get_by_role("button", name="Log in").click()
-    expect(opened.get_by_role("heading", level=1)).to_be_visible()
     yield opened
     context.close()
     assert not faults
