@@ -61,7 +61,8 @@ demo: .venv/run.stamp ## a shop comes alive: traffic, learning, a report; then k
 
 test: .venv/dev.stamp ## lint, types and every test but those on Spark and ClickHouse: twenty minutes
 	@echo "Running lint, types and every test: about twenty minutes on two cores. Since $$(date +%H:%M:%S) …"
-	@$(MAKE) --no-print-directory lint types unit
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory --jobs=2 types unit
 	@echo "Passed at $$(date +%H:%M:%S). \`make test-engines\` adds Spark and ClickHouse (500 MB, needs Java)."
 
 test-fast: .venv/dev.stamp fast ## the compiled modules against the pure ones, bit for bit: four minutes
