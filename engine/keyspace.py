@@ -38,6 +38,7 @@ ERASURES: Final = "cp:{erased}"
 ERASURES_LIFE: Final = 30 * DAY
 """Seconds for which an erasure is announced. No spool or stream stores a record for longer."""
 UNFINISHED_ERASURES: Final = "cp:{erased}:begun"
+COUPON_OFFERS: Final = "cp:coupons"
 PAUSED_EXPERIMENTS: Final = "cp:paused"
 STORE_PROBE: Final = "cp:{probe}"
 
@@ -97,6 +98,12 @@ def pool(kind: str, name: str) -> str:
 def pool_holds(kind: str, name: str) -> str:
     """The end of each hold on the pool."""
     return f"{pool(kind, name)}:holds"
+
+
+def coupons(offer: str) -> tuple[str, str, str]:
+    """The coupon codes of an offer: their states, the claims on them, and those that are free; in one hash slot."""
+    codes = f"cp:{{coupon:{offer}}}"
+    return codes, f"{codes}:claims", f"{codes}:free"
 
 
 def roster(shard: int) -> str:
@@ -188,6 +195,10 @@ KEYSPACE: Final = (
     ),
     KeyPattern(pool("shelf", "PLACE/SKU"), "hash: as of a stock, of what one place has of a SKU", "400 days", "claims"),
     KeyPattern(pool_holds("stock", "SKU"), "sorted set: claim by the end of its hold", "400 days", "claims"),
+    KeyPattern(COUPON_OFFERS, "set: offers that coupon codes were imported for", "never", "claims"),
+    KeyPattern(coupons("OFFER")[0], "hash: state of each coupon code, and the codes of claims", "never", "claims"),
+    KeyPattern(coupons("OFFER")[1], "sorted set: claims on coupon codes by when they are forgotten", "never", "claims"),
+    KeyPattern(coupons("OFFER")[2], "list: coupon codes that nobody has", "never", "claims"),
     KeyPattern(roster(0), "sorted set: keys of customers, in their order", "never", "due"),
     KeyPattern(roster_looks(0), "sorted set: keys of customers by when to look at their moments", "never", "due"),
     KeyPattern(ROSTER_PROGRESS, "hash: campaign and day, or `moments`, to how far it has come", "never", "due"),

@@ -38,7 +38,20 @@ STILL_SECONDS = 1.0
 """Seconds without a change in the folder before a change is read."""
 LOOSENING_SECONDS = 5.0
 """The same seconds for a change that takes a restriction away."""
-_RESTRICTIONS = ("audience", "purpose", "start", "end", "caps", "suppress", "stock", "budget", "quiet", "once", "layer")
+_RESTRICTIONS = (
+    "audience",
+    "purpose",
+    "start",
+    "end",
+    "caps",
+    "suppress",
+    "stock",
+    "budget",
+    "coupons",
+    "quiet",
+    "once",
+    "layer",
+)
 """Fields of specs without which more customers are reached, or more often."""
 
 log = structlog.get_logger(__name__)

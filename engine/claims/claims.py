@@ -34,16 +34,17 @@ Format in Redis (`engine/keyspace.py` has the keys):
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 from msgspec.structs import replace
 
 from engine import keyspace
 from engine.catalog.plan.places import shelf_name
+from engine.claims.coupons import change_coupon, count_codes, read_codes
 from engine.customer import Counts
 from engine.customers.redis.counts import decode_counts
 from engine.customers.redis.keys import ProfileKey
@@ -59,9 +60,9 @@ MOVES = 4
 NEWLY_CLAIMED = 2  # pool.lua's reply where the claim was neither claimed nor confirmed before
 SECURED = 60.0  # seconds in which the confirmation of a claim in several pools must finish
 
-PoolKind = Literal["stock", "shelf", "budget"]
+PoolKind = Literal["stock", "shelf", "budget", "coupon"]
 PoolAction = Literal["reserve", "secure", "confirm", "release", "undo", "level"]
-DenialReason = Literal["cap", "stock", "budget", "erased"]
+DenialReason = Literal["cap", "stock", "budget", "coupon", "erased"]
 
 _CLAIMS = load_script(Path(__file__).with_name("claims.lua"))
 _POOL = load_script(Path(__file__).with_name("pool.lua"))
@@ -78,7 +79,7 @@ class CapCheck(msgspec.Struct, frozen=True, array_like=True):
 class PoolShare(msgspec.Struct, frozen=True, kw_only=True):
     """`amount` of a stock or budget, granted while at least `least` is left, and held for `hold` seconds.
 
-    A `shelf` is the stock of one place; its name is `PLACE/SKU`.
+    A `shelf` is the stock of one place; its name is `PLACE/SKU`. A `coupon` is a code of an offer (`coupons.py`).
 
     With `hold` 0 a claim is confirmed at once. `limit` is the plan's for a budget, None for a stock, whose level the
     shop sets.
@@ -140,7 +141,7 @@ class Claims:
         Takes one round trip, and a second to give back the parts of refused claims.
         """
         shares = [(index, share) for index, claim in enumerate(claims) for share in claim.shares]
-        reserving = [self._pool("reserve", share, claims[index].id, now) for index, share in shares]
+        reserving = [self._change("reserve", share, claims[index].id, now, key) for index, share in shares]
         denials = await self._count(key, [_counted(claim) for claim in claims], now)
         if not shares:
             return denials
@@ -152,7 +153,7 @@ class Claims:
         if refused:
             # Only what this call claimed is undone: a claim confirmed earlier was sold, whatever the caps allow now.
             undone = [
-                self._pool("undo" if reply == NEWLY_CLAIMED else "release", share, claims[index].id, now)
+                self._change("undo" if reply == NEWLY_CLAIMED else "release", share, claims[index].id, now, key)
                 for (index, share), reply in zip(shares, replies, strict=True)
                 if denials[index] is not None
             ]
@@ -171,16 +172,23 @@ class Claims:
         """
         if len(claim.shares) > 1:
             secured = [replace(share, hold=SECURED) for share in claim.shares]
-            replies = await asyncio.gather(*(self._pool("secure", share, claim.id, now) for share in secured))
+            replies = await asyncio.gather(*(self._change("secure", share, claim.id, now) for share in secured))
             if not all(replies):
                 new = [share for share, reply in zip(secured, replies, strict=True) if reply == NEWLY_CLAIMED]
-                await asyncio.gather(*(self._pool("release", share, claim.id, now) for share in new))
+                await asyncio.gather(*(self._change("release", share, claim.id, now) for share in new))
                 return False
-        return all(await asyncio.gather(*(self._pool("confirm", share, claim.id, now) for share in claim.shares)))
+        return all(await asyncio.gather(*(self._change("confirm", share, claim.id, now) for share in claim.shares)))
 
-    async def release(self, key: ProfileKey, claim: Claim, now: float) -> None:
-        """Release a claim and take it off its counters; in pools where it was confirmed it stays confirmed."""
-        released = [self._pool("release", share, claim.id, now) for share in claim.shares]
+    async def release(self, key: ProfileKey, claim: Claim, now: float, *, is_unseen: bool = False) -> None:
+        """Release a claim and take it off its counters; in pools where it was confirmed it stays confirmed.
+
+        A coupon code that `is_unseen` is free again; any other stays with its customer.
+        """
+        actions = ["undo" if share.pool == "coupon" and is_unseen else "release" for share in claim.shares]
+        released = [
+            self._change(cast("PoolAction", action), share, claim.id, now, key)
+            for action, share in zip(actions, claim.shares, strict=True)
+        ]
         await self._count(key, [_counted(claim, caps=(), release=True)], now)
         await asyncio.gather(*released)
 
@@ -198,6 +206,8 @@ class Claims:
 
     async def read_remaining(self, share: PoolShare, now: float) -> float:
         """The amount of a pool that is neither spent nor held at `now`; writes nothing."""
+        if share.pool == "coupon":
+            return (await count_codes(self._pipeline, share.name, now)).free
         name = pool_key(share)
         expired = self._pipeline.send("ZRANGEBYSCORE", f"{name}:holds", "-inf", repr(now))
         left, ended = await asyncio.gather(self.read_left(share), expired)
@@ -207,6 +217,10 @@ class Claims:
         if not isinstance(held, list):
             raise TypeError(f"HMGET answered {held!r}")
         return left + sum(float(_text(amount)) for amount in held if amount is not None) / UNIT
+
+    async def read_codes(self, claims: Mapping[str, str]) -> dict[str, str]:
+        """The coupon codes that claims have, by offer; `claims` are claim ids by offer."""
+        return await read_codes(self._pipeline, claims)
 
     async def read_counts(self, key: ProfileKey) -> Counts:
         """The times (s since 1970) of the entries of each of a customer's counters."""
@@ -226,6 +240,15 @@ class Claims:
                 return [Denial("erased", "") for _ in claims]
             key = reply[1 : 1 + KEY_DIGITS].decode()  # the customer was merged: claim on the merged profile
         raise StoreUnavailable(f"a customer moved {MOVES} times while offers were claimed for them; ask again")
+
+    def _change(
+        self, action: PoolAction, share: PoolShare, id_: str, now: float, key: ProfileKey = ""
+    ) -> "asyncio.Future[RedisReply]":
+        """One transition of a claim in a pool, for the customer at `key`."""
+        if share.pool != "coupon":
+            return self._pool(action, share, id_, now)
+        arguments = (action, repr(now), id_, key, repr(share.hold + DAY))
+        return change_coupon(self._pipeline, share.name, arguments)
 
     def _pool(self, action: PoolAction, share: PoolShare, id_: str, now: float) -> "asyncio.Future[RedisReply]":
         name = pool_key(share)

@@ -37,11 +37,11 @@ LostOffers = Mapping[str, Mapping[str, Gate]]
 """By placement, the offers whose claims were refused, with the gate that closes each."""
 DecideAgain = Callable[[LostOffers, Pools], Decision]
 """Decides again without the lost offers, given what is left of places that turned out to be short of an item."""
-CountShelf = Callable[[str, bool], None]
-"""Counts the claim of an item at a place, and whether it was granted."""
+CountClaim = Callable[[PoolShare, bool], None]
+"""Counts the claim of an item at a place or of a coupon code, and whether it was granted."""
 
 
-def _count_nothing(_place: str, _is_granted: bool) -> None:  # noqa: FBT001 (as CountShelf)
+def _count_nothing(_share: PoolShare, _is_granted: bool) -> None:  # noqa: FBT001 (as CountClaim)
     pass
 
 
@@ -51,8 +51,8 @@ class OfferGrants:
     Every method raises StoreUnavailable where Redis does not answer in time; claims made until then expire.
     """
 
-    def __init__(self, claims: Claims, count_shelf: CountShelf = _count_nothing) -> None:
-        self._count_shelf = count_shelf
+    def __init__(self, claims: Claims, count_claim: CountClaim = _count_nothing) -> None:
+        self._count_claim = count_claim
         self.low: dict[str, PoolShare] = {}
         self._plan: str | None = None
         self._claims = claims
@@ -69,6 +69,13 @@ class OfferGrants:
             if amount >= max(share.amount, share.least):
                 self.low.pop(pool, None)
         return {pool: amount for (pool, _), amount in zip(low, left, strict=True)}
+
+    async def read_coupons(self, decision: Decision) -> dict[str, str]:
+        """The coupon codes that a decision's claims have, by offer."""
+        shown = [choice.offer for _, choice in decision.items() if not choice.is_silent]
+        id_ = decision.answer.decision_id
+        claims = {offer.key: claim_id(id_, offer.key) for offer in shown if offer.limits.coupons is not None}
+        return await self._claims.read_codes(claims) if claims else {}
 
     async def grant(
         self, plan: Plan, decision: Decision, key: ProfileKey, now: float, decide_again: DecideAgain
@@ -178,12 +185,13 @@ class OfferGrants:
     async def _claim(
         self, key: ProfileKey, fresh: Sequence[Claim], stale: Sequence[Claim], now: float
     ) -> list[Denial | None]:
-        releases = asyncio.gather(*(self._claims.release(key, claim, now) for claim in stale))
+        undone = (self._claims.release(key, claim, now, is_unseen=True) for claim in stale)
+        releases = asyncio.gather(*undone)
         denials, _ = await asyncio.gather(self._claims.claim(key, fresh, now), releases)
         for claim, denial in zip(fresh, denials, strict=True):
             for share in claim.shares:
-                if share.pool == "shelf":
-                    self._count_shelf(share.name.partition("/")[0], denial is None)
+                if share.pool in ("shelf", "coupon"):
+                    self._count_claim(share, denial is None)
         return denials
 
     def _follow(self, plan: Plan) -> None:
@@ -194,7 +202,8 @@ class OfferGrants:
     def _note_empty(self, plan: Plan, claim: Claim, denial: Denial) -> None:
         self._follow(plan)
         for share in claim.shares:
-            if (denial_reason(share.pool), share.name) == (denial.reason, denial.name):
+            is_short = (denial_reason(share.pool), share.name) == (denial.reason, denial.name)
+            if is_short and share.pool != "coupon":  # whoever has a code already is shown it when no other is left
                 self._note_low(share)
 
     def _note_low(self, share: PoolShare) -> None:
@@ -246,6 +255,7 @@ def is_unlimited(choice: Choice, channel: str) -> bool:
         or choice.moment is not None
         or limits.stock is not None
         or limits.budget is not None
+        or limits.coupons is not None
     )
 
 
@@ -282,5 +292,5 @@ def pending_of(decision: Decision, key: ProfileKey, waits: Sequence[str]) -> Pen
 def pending_life(decision: Decision) -> float:
     """The seconds for which a pending decision is stored: a day past the longest hold that its offers reserve."""
     limits = [choice.offer.limits for _, choice in decision.items()]
-    holds = [seconds(one.hold) for each in limits for one in (each.stock, each.budget) if one is not None]
+    holds = [seconds(one.hold) for each in limits for one in (each.stock, each.budget, each.coupons) if one]
     return max(holds, default=0.0) + LIFE

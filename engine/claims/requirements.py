@@ -116,6 +116,8 @@ def pool_shares(offer: Offer, place: str | None = None, channel: str = "") -> li
                 hold=hold,
             )
         )
+    if offer.limits.coupons is not None:
+        shares.append(PoolShare(pool="coupon", name=offer.key, hold=seconds(offer.limits.coupons.hold)))
     return shares
 
 

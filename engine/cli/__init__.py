@@ -22,7 +22,7 @@ from engine.cli import (
 from engine.cli.app import app, print_error, print_problems
 from engine.cli.design import assertions, changes, interactions, starter_folder
 from engine.cli.encoding import adapt_streams
-from engine.cli.operations import backup, doctor, quarantine
+from engine.cli.operations import backup, coupons, doctor, quarantine
 from engine.errors import CatalogError, CounterpointError, StoppedError, missing_extra
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "catalog",
     "changes",
     "conclude",
+    "coupons",
     "customers",
     "doctor",
     "evaluate",
@@ -52,6 +53,8 @@ __all__ = [
 
 for _name in app:
     app[_name].help_format = "markdown"
+GROUPS = ("measure", "policy", "quarantine", "traits", "coupons")
+"""Verbs that have verbs of their own."""
 DESTRUCTIVE = ("erase",)
 """Verbs that a misspelled word must not suggest: what they delete does not come back."""
 
@@ -91,4 +94,4 @@ def main() -> None:
 def _verb() -> str:
     """The verb of this process's command line: `analyze`, `policy warm-start`, `measure clv`."""
     words = sys.argv[1:3]
-    return " ".join(words if words[:1] in (["measure"], ["policy"], ["quarantine"], ["traits"]) else words[:1])
+    return " ".join(words if words and words[0] in GROUPS else words[:1])

@@ -71,6 +71,7 @@ class OfferReply(msgspec.Struct, frozen=True):
     moment: str | None = None
     not_before: datetime | None = None
     place: dict[str, object] | None = None
+    coupon: str | None = None
 
 
 class DecisionReply(msgspec.Struct, frozen=True):

@@ -40,7 +40,8 @@ class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     A placement that shows several has them under `items`, the first position first, in the place of an offer and a
     rendering. The propensity of an item is the probability of its offer given those above it, and that of the whole is
     the probability of the list. The list is empty where nothing is shown. `language` is that of the rendering, where it
-    is by language; `place` hands the item over, where each place has a stock of its own.
+    is by language; `place` hands the item over, where each place has a stock of its own; `coupon` is the customer's own
+    code, once it is reserved.
     `creative` is the one that is shown of an offer that has several: the propensity is then that of the
     offer with this creative, and `creative_propensity` the probability of the creative given the offer.
     """
@@ -57,6 +58,7 @@ class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     creative_propensity: float | None = None
     not_before: datetime | None = None
     place: PlaceAnswer | None = None
+    coupon: str | None = None
 
 
 def answer_offer(plan: Plan, choice: Choice, facts: Facts) -> OfferAnswer:
@@ -110,6 +112,25 @@ def render_offer(
         return ({} if isinstance(own, list) else own), None
     language = choose_language(list(spoken), preferred_languages(attributes), plan.language)
     return spoken[language], language
+
+
+def fill_coupon(answer: OfferAnswer, codes: Mapping[str, str]) -> OfferAnswer:
+    """The answer with the customer's code in place of `{coupon}` in its texts; `codes` are by offer."""
+    if isinstance(answer.items, list):
+        return msgspec.structs.replace(answer, items=[fill_coupon(item, codes) for item in answer.items])
+    code = codes.get(answer.offer) if isinstance(answer.offer, str) else None
+    if code is None or not isinstance(answer.rendering, Mapping):
+        return answer
+    filled = {key: _fill_text(value, code) for key, value in answer.rendering.items()}
+    return msgspec.structs.replace(answer, rendering=filled, coupon=code)
+
+
+def _fill_text(value: object, code: str) -> object:
+    if isinstance(value, str):
+        return value.replace("{coupon}", code)
+    if isinstance(value, Mapping):
+        return {key: _fill_text(one, code) for key, one in value.items()}
+    return [_fill_text(one, code) for one in value] if isinstance(value, list) else value
 
 
 def _answer_item(plan: Plan, choice: Choice, facts: Facts) -> OfferAnswer:

@@ -13,7 +13,7 @@ from engine.catalog.plan.places import NOWHERE
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.units import Unit
 from engine.customer import Counts, CustomerIds, Profile, resumable_journey
-from engine.decision.answers import OfferAnswer, answer_offer, force_creative
+from engine.decision.answers import OfferAnswer, answer_offer, fill_coupon, force_creative
 from engine.decision.assign import Subject
 from engine.decision.attributes import build_attributes, usable_profile
 from engine.decision.experiments import (
@@ -192,6 +192,14 @@ def decide(
         zone=facts.zone,
         counts=facts.counts,
     )
+
+
+def with_coupons(decision: Decision, codes: Mapping[str, str]) -> Decision:
+    """The decision with the customer's coupon codes in its answer, by offer."""
+    if not codes:
+        return decision
+    offers = {placement: fill_coupon(one, codes) for placement, one in decision.answer.offers.items()}
+    return msgspec.structs.replace(decision, answer=msgspec.structs.replace(decision.answer, offers=offers))
 
 
 def _check_request(plan: Plan, request: DecideRequest) -> None:

@@ -34,6 +34,7 @@ Gate = Literal[
     "place",
     "stock",
     "budget",
+    "coupon",
     "shown",
     "price",
     "moment",
@@ -156,6 +157,8 @@ def is_capped(offer: Offer, facts: Facts) -> bool:
 def is_enough(offer: Offer, pool: str, left: float, channel: str) -> bool:
     """Whether `left` of a stock or budget suffices to show the offer one more time on a channel."""
     stock, budget = offer.limits.stock, offer.limits.budget
+    if pool.startswith("coupon:"):
+        return left >= 1
     if pool.startswith("stock:"):
         return stock is None or left >= max(1, stock.at_least)
     return budget is None or left >= budget.cost_on(channel)
@@ -242,6 +245,10 @@ def _over_budget(collection: OfferCollection, facts: Facts, _shown: Collection[s
     return _short_of(collection, facts, "budget:", passing) if facts.pools else 0
 
 
+def _without_code(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
+    return _short_of(collection, facts, "coupon:", passing) if facts.pools else 0
+
+
 def _shown_elsewhere(collection: OfferCollection, _facts: Facts, shown: Collection[str], _passing: Bits) -> Bits:
     """The offers that another placement of the same answer shows."""
     closed = 0
@@ -300,6 +307,11 @@ GATES: Mapping[Gate, GateRule] = {
         closes=_over_budget,
         meaning="what is left of its budget is spent or reserved",
         for_staff="its budget is spent",
+    ),
+    "coupon": GateRule(
+        closes=_without_code,
+        meaning="no coupon code of it is left, and the customer has none yet",
+        for_staff="all its codes are given away",
     ),
     "shown": GateRule(
         closes=_shown_elsewhere,

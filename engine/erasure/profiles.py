@@ -19,6 +19,7 @@ from engine import keyspace
 from engine.catalog.spec.identifiers import is_placeholder
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.claims import pending_exposures
+from engine.claims.coupons import forget_customers
 from engine.customer import KINDS, Counts, IdKind, Profile
 from engine.customers.redis import keys
 from engine.customers.redis.counts import decode_counts
@@ -194,6 +195,7 @@ async def _sweep(wire: RedisPipeline, erased: Sequence[_BegunErasure], also: Ite
     places = {key for begun in erased for key in (begun.key, *begun.entries) if key}
     merged = {source for source, target in (await read_begun_merges(wire)).items() if target in places}
     await delete_messages_of(wire, places | merged)
+    await forget_customers(wire, places | merged)
     digests = {digest for begun in erased for digest in begun.digests}
     for delete in (pending_exposures.delete_pending_of, *also):
         await delete(wire, digests)

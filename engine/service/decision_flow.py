@@ -40,7 +40,7 @@ from engine.claims.pending_exposures import store_pending
 from engine.claims.sticky_writes import write_sticky
 from engine.customer import Profile
 from engine.customers.store import BatchFetch, FetchedCustomer
-from engine.decision.decision import UNRESTRICTED, Availability, DecideOptions, Decision, decide
+from engine.decision.decision import UNRESTRICTED, Availability, DecideOptions, Decision, decide, with_coupons
 from engine.decision.gates import Pools
 from engine.decision.offers import Choice
 from engine.errors import StoreUnavailable, UnreadableValueError
@@ -78,9 +78,7 @@ class DecisionFlow:
         self._worker = worker
         self._store = worker.event_store if patient else worker.store
         self._health = worker.store_health
-        self._grants = (
-            OfferGrants(worker.event_claims, worker.metrics.count_shelf_claim) if patient else worker.offer_grants
-        )
+        self._grants = OfferGrants(worker.event_claims, worker.metrics.count_claim) if patient else worker.offer_grants
         self._recorder = worker.recorder
         self.answers = RecordedAnswers(worker, self.decide_degraded)
 
@@ -328,6 +326,7 @@ class DecisionFlow:
                 return self.evaluate(task, profile, availability=availability)
 
             decision = await self._grants.grant(self._worker.plan, decision, customer.key, task.now, draw_again)
+            decision = with_coupons(decision, await self._grants.read_coupons(decision))
         if decision.sticky_entries:
             await write_sticky(self._store, customer, decision.sticky_entries, self._worker.plan.experiments)
         if is_exposed and (pending := pending_of(decision, customer.key, ())) is not None:

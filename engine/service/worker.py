@@ -82,7 +82,7 @@ class Worker:
             self.store.pipeline, self.store_health, self.recorder.append_encoded
         )
         self.metrics = ServiceMetrics()
-        self.offer_grants = OfferGrants(self.claims, self.metrics.count_shelf_claim)
+        self.offer_grants = OfferGrants(self.claims, self.metrics.count_claim)
         self.metrics.set_bad_rows(self.watch.plan.bad_rows)
         self.metrics.registry.register(LearnerMetrics(self.follower))
         self.pulse = Pulse(settings.redis, self.spool, self.shipper, self.follower)

@@ -21,6 +21,7 @@ const NOT_NOW = {
   audience: "not for this customer",
   suppressed: "declined or ignored before",
   cap: "shown often enough",
+  coupon: "no codes left",
   place: "not near",
   stock: "out of stock",
   budget: "its budget is used up",

@@ -205,6 +205,8 @@ class Supervision:
         found: dict[tuple[NoticeKind, str], tuple[float, float]] = {}
         for offer in plan.offers.values():
             for share in every_share(plan, offer):
+                if share.pool == "coupon":
+                    continue  # its codes are counted by the metrics of the servers
                 left = units_left(self._client, share, now)
                 if left is None:
                     continue

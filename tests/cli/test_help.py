@@ -7,7 +7,7 @@ from tests.verbs import run_verb
 
 VERBS = {
     "Run": {
-        *("up", "serve", "learn", "collect", "dashboard", "demo", "due", "mcp", "policy", "supervise"),
+        *("up", "serve", "learn", "collect", "coupons", "dashboard", "demo", "due", "mcp", "policy", "supervise"),
         *("backup", "doctor", "restore", "quarantine"),
     },
     "Design": {

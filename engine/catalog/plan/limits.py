@@ -11,7 +11,7 @@ from engine.catalog.plan.places import HandOverRule, NearPlace, Vicinity, hand_o
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.limits.caps import CapSpec, SuppressSpec
-from engine.catalog.spec.limits.stock import BudgetSpec, StockSpec
+from engine.catalog.spec.limits.stock import BudgetSpec, CouponsSpec, StockSpec
 from engine.catalog.spec.offer import ChannelSpec, OfferSpec
 from engine.vocabulary import ANSWERED, ANSWERS, CONFIRMS, EXPOSURE, IGNORED, RELEASES
 
@@ -58,6 +58,7 @@ class Limits:
     suppression: Suppression | None
     stock: StockSpec | None
     budget: BudgetSpec | None
+    coupons: CouponsSpec | None = None
     hand_over: HandOverRule | None = None
     """Which places hand its item over; None where its stock has no place."""
 
@@ -77,7 +78,9 @@ class Limits:
     def pools(self) -> tuple[str, ...]:
         """The names of the stock and the budget that must not be empty; the stock of one place stands under `shelf`."""
         stock = () if self.stock is None or self.hand_over is not None else (f"stock:{self.stock.sku}",)
-        return stock if self.budget is None else (*stock, f"budget:{self.names[0].removeprefix('offer:')}")
+        key = self.names[0].removeprefix("offer:") if self.names else ""
+        budget = () if self.budget is None else (f"budget:{key}",)
+        return (*stock, *budget) if self.coupons is None else (*stock, *budget, f"coupon:{key}")
 
     @property
     def shelf_sku(self) -> str | None:
@@ -160,6 +163,7 @@ def compile_limits(
         suppression=_suppression(offer),
         stock=offer.stock,
         budget=offer.budget,
+        coupons=offer.coupons,
         hand_over=hand_over_rule(offer.stock) if offer.stock else None,
     )
 
@@ -177,7 +181,7 @@ def _feedback_events(
     events = by_scope["*"].union(*(by_scope[name] for name in names if name in by_scope)) - {EXPOSURE}
     if ANSWERED in events:  # `answered` is no event of its own: any of these events is an answer
         events = (events - {ANSWERED}) | ANSWERS
-    if offer.stock or offer.budget:
+    if offer.stock or offer.budget or offer.coupons:
         events |= CONFIRMS | RELEASES
     return frozenset(events)
 

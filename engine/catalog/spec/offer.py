@@ -19,7 +19,7 @@ from engine.catalog.spec.fields import (
     ZonedTime,
 )
 from engine.catalog.spec.limits.caps import CapSpec, SuppressSpec
-from engine.catalog.spec.limits.stock import BudgetSpec, StockSpec
+from engine.catalog.spec.limits.stock import BudgetSpec, CouponsSpec, StockSpec
 from engine.catalog.spec.notify import Weekday
 from engine.customer import IdKind
 from engine.vocabulary import EXPOSURE
@@ -172,6 +172,7 @@ class OfferSpec(Spec, frozen=True, kw_only=True):
     suppress: SuppressSpec | None = None
     stock: StockSpec | None = None
     budget: BudgetSpec | None = None
+    coupons: CouponsSpec | None = None
     renderings: Annotated[Renderings, Meta(min_length=1)]
 
     @property

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from engine.catalog.plan.plan import Plan
 from engine.claims.claims import Claims
+from engine.claims.coupon_events import redeem_coupons, return_rejected
 from engine.claims.offer_outcomes import IncomingEvents, admit_redemptions, apply_outcomes
 from engine.customers.model.currency import convert_batch
 from engine.customers.model.event_batch import decode_batch
@@ -58,7 +59,9 @@ def event_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
         try:
             # Redemptions past a cap are rejected before they are journaled; outcomes are applied after the events are
             # in the profiles. Each step is idempotent, so a batch that failed half way is sent again as it is.
-            admitted = await admit_redemptions(store, claims, plan, batch, now)
+            redeemed = await redeem_coupons(store.pipeline, plan, batch, now)
+            admitted = await admit_redemptions(store, claims, plan, redeemed, now)
+            await return_rejected(store.pipeline, redeemed, admitted, now)
             changed = _changed_keys(store, admitted) if await worker.roster.follow(plan) else set[ProfileKey]()
             await worker.roster.note(plan, changed, now + SAFETY_SECONDS)
             statuses = await store.ingest(admitted, now, worker.recorder.append_events)

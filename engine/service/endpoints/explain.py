@@ -10,7 +10,9 @@ import time
 import msgspec
 from msgspec.structs import replace
 
+from engine.claims.coupons import has_code
 from engine.claims.requirements import every_share
+from engine.customers.redis.keys import ProfileKey
 from engine.decision.decision import Availability, DecideRequest
 from engine.decision.explanation import build_explanation
 from engine.decision.staff_view import build_agent_view
@@ -73,7 +75,7 @@ async def decide_with_trace(
     task = new_task(request, now, decision_id, worker.plan.rules.placeholders)
     try:
         customer = await worker.store.fetch(task.request.customer, now, counts=True)
-        pools = await _read_pools(worker, task.request, now)
+        pools = await _read_pools(worker, task.request, now, customer.key)
     except StoreUnavailable:
         raise refuse_for_now(AWAY) from None
     availability = Availability(customer.counts, pools, prices=worker.follower.prices)
@@ -81,8 +83,11 @@ async def decide_with_trace(
     return DecidedTask(task, decision, FetchedTask(task, customer, availability))
 
 
-async def _read_pools(worker: Worker, request: DecideRequest, now: float) -> dict[str, float]:
-    """The rest of every stock and budget that an offer of the request's placements needs, low or not."""
+async def _read_pools(worker: Worker, request: DecideRequest, now: float, key: ProfileKey) -> dict[str, float]:
+    """The rest of every stock and budget that an offer of the request's placements needs, low or not.
+
+    Of coupon codes it has at least one for the customer at `key` if they have a code already.
+    """
     plan = worker.plan
     offers = [
         offer
@@ -95,4 +100,8 @@ async def _read_pools(worker: Worker, request: DecideRequest, now: float) -> dic
     ]
     shares = {f"{share.pool}:{share.name}": share for offer in offers for share in every_share(plan, offer)}
     left = await asyncio.gather(*(worker.claims.read_remaining(share, now) for share in shares.values()))
-    return dict(zip(shares, left, strict=True))
+    pools = dict(zip(shares, left, strict=True))
+    for pool, share in shares.items():
+        if share.pool == "coupon" and pools[pool] < 1 and await has_code(worker.store.pipeline, share.name, key):
+            pools[pool] = 1.0
+    return pools

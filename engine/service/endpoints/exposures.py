@@ -10,6 +10,7 @@ from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.flags import RULE
 from engine.claims.claims import DenialReason
 from engine.claims.pending_exposures import PendingDecision, fetch_pending
+from engine.claims.requirements import claim_id
 from engine.customer import CustomerIds
 from engine.customers.redis.keys import keyed_ids
 from engine.errors import StoreUnavailable
@@ -40,11 +41,13 @@ class ExposureAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The result of an exposure. `refused` has the placements whose offer is used up: show their fallback instead.
 
     Of a list it has the items, such as `home_row[2]`: take them out.
+    `coupons` has, by placement, the code that the customer got now.
     With status `preview` the decision was one for the bearer of a preview, and nothing is counted.
     """
 
     status: Literal["accepted", "refused", "preview"]
     refused: dict[str, DenialReason] = {}
+    coupons: dict[str, str] = {}
 
 
 _decoder = msgspec.json.Decoder(ExposeRequest)
@@ -66,6 +69,7 @@ def exposure_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rou
             call.caller.require_proof(pending.who or CustomerIds(), call.header(PROOF_HEADER))
             keys, now = _exposed_keys(request, pending, worker.plan), time.time()
             refused = await _claim(worker, pending, request.decision_id, keys, now)
+            coupons = await _read_coupons(worker, pending, request.decision_id, keys)
         except StoreUnavailable:
             raise refuse_for_now(AWAY) from None
         exposed = [key for key in keys if key not in refused]
@@ -73,7 +77,7 @@ def exposure_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rou
             # Record before answer, and after the claims: what was refused was not seen.
             worker.recorder.append([ExposureRecord(request.decision_id, now, pending.customer, exposed)])
         status: Literal["accepted", "refused"] = "refused" if refused and not exposed else "accepted"
-        return Reply(_encode(ExposureAnswer(status, dict(refused))), 202)
+        return Reply(_encode(ExposureAnswer(status, dict(refused), coupons)), 202)
 
     return [endpoint("/v1/exposures", {"POST": handle_exposures}, limit=limit, guard=guard)]
 
@@ -99,6 +103,15 @@ def _exposed_keys(request: ExposeRequest, pending: PendingDecision, plan: Plan) 
         key for key in pending.keys if key in plan.experiments and plan.experiments[key].spec.placement in placements
     )
     return list(dict.fromkeys((*(name for key in keys for name in known[key]), *on_placements)))
+
+
+async def _read_coupons(worker: Worker, pending: PendingDecision, decision_id: str, keys: list[str]) -> dict[str, str]:
+    """The coupon codes of what was exposed, by placement or item."""
+    shown = {key: pending.offers[key][0] for key in keys if key in pending.offers}
+    offers = {key: worker.plan.offers[offer] for key, offer in shown.items() if offer in worker.plan.offers}
+    claims = {one.key: claim_id(decision_id, one.key) for one in offers.values() if one.limits.coupons is not None}
+    codes = await worker.event_claims.read_codes(claims) if claims else {}
+    return {key: codes[one.key] for key, one in offers.items() if one.key in codes}
 
 
 async def _claim(

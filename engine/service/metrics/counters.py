@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
+from engine.claims.claims import PoolShare
 from engine.customers.model.events import Event, EventStatus
 from engine.decision.decision import Decision
 from engine.decision.gates import Gate
@@ -69,9 +70,9 @@ class ServiceMetrics:
         self._offers = Counter(
             "counterpoint_offers", "Answered placements by reason", ["placement", "reason"], registry=registry
         )
-        self._shelf_claims = Counter(
-            "counterpoint_shelf_claims", "Items claimed at a place", ["place", "outcome"], registry=registry
-        )
+        names = ("place", "outcome"), ("offer", "outcome")
+        self._shelf_claims = Counter("counterpoint_shelf_claims", "Items claimed", names[0], registry=registry)
+        self._coupon_claims = Counter("counterpoint_coupon_claims", "Codes claimed", names[1], registry=registry)
         self._assignments = Counter(
             "counterpoint_assignments", "Answered experiments and flags by reason", ["reason"], registry=registry
         )
@@ -143,9 +144,13 @@ class ServiceMetrics:
         """Count an offer or a moment that was closed because its gate raised an error."""
         self._gate_failures.labels(gate).inc()
 
-    def count_shelf_claim(self, place: str, is_granted: bool) -> None:  # noqa: FBT001 (a callback of the claims)
-        """Count the claim of an item at a place."""
-        self._shelf_claims.labels(place, "granted" if is_granted else "refused").inc()
+    def count_claim(self, share: PoolShare, is_granted: bool) -> None:  # noqa: FBT001 (a callback of the claims)
+        """Count the claim of an item at a place, or of a coupon code."""
+        outcome = "granted" if is_granted else "refused"
+        if share.pool == "coupon":
+            self._coupon_claims.labels(share.name, outcome).inc()
+        else:
+            self._shelf_claims.labels(share.name.partition("/")[0], outcome).inc()
 
     def render(self) -> bytes:
         """The Prometheus text of all workers of this machine."""

@@ -52,6 +52,17 @@ class BudgetSpec(Spec, frozen=True, kw_only=True):
         return self.costs.get(channel, self.cost)
 
 
+class CouponsSpec(Spec, frozen=True, kw_only=True):
+    """Each showing gives its customer a code of their own, which `counterpoint coupons import` added.
+
+    `{coupon}` in a text of the rendering is the code. While no code is left, the offer is shown only to customers who
+    have one. Until `hold` ends after the showing, a purchase or redemption by the decision redeems the code; by the
+    property `coupon` it does so at any time.
+    """
+
+    hold: Span = "30d"
+
+
 class PlaceSpec(Spec, frozen=True, kw_only=True):
     """A shop or a warehouse, at degrees of latitude and longitude.
 

@@ -1,0 +1,69 @@
+"""Orders and redemptions that name a coupon code stand for the decision that gave it.
+
+An event of `CONFIRMS` with the property `coupon` and no `decision_id` gets those of the code: its decision and offer.
+So caps, budget, learner and ledger take it as they take one that names the decision. The code is redeemed before the
+batch is stored, under the event's message id: the same event sent again is the same redemption. A redemption by a code
+that is not valid is rejected; an order is stored without it, since it was placed all the same.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from engine.catalog.plan.plan import Plan
+from engine.claims.coupons import redeem_code, return_code
+from engine.claims.offer_outcomes import IncomingEvents
+from engine.customers.model.events import Event, EventStatus
+from engine.customers.redis.pipeline import RedisPipeline
+from engine.vocabulary import CONFIRMS, REDEMPTION
+
+INVALID = "coupon: is unknown, revoked, not given to anybody, or redeemed already; do not accept it"
+
+
+async def redeem_coupons(pipeline: RedisPipeline, plan: Plan, batch: IncomingEvents, now: float) -> IncomingEvents:
+    """The batch with the decisions of the codes that it redeems, and redemptions by other codes rejected.
+
+    Raises:
+        StoreUnavailable: if Redis does not answer in time.
+    """
+    offers = [key for key, offer in plan.offers.items() if offer.limits.coupons is not None]
+    if not offers or not any(_coupon_of(item) for item in batch):
+        return batch
+    return await asyncio.gather(*(_redeem(pipeline, offers, item, now) for item in batch))
+
+
+async def return_rejected(pipeline: RedisPipeline, before: IncomingEvents, after: IncomingEvents, now: float) -> None:
+    """Take back the redemption of codes whose events were rejected afterwards, as past a cap.
+
+    Raises:
+        StoreUnavailable: if Redis does not answer in time.
+    """
+    for item, admitted in zip(before, after, strict=True):
+        if isinstance(item, Event) and isinstance(admitted, EventStatus) and item.decision_id:
+            code, offer = item.properties.get("coupon"), item.properties.get("offer")
+            if isinstance(code, str) and isinstance(offer, str):
+                await return_code(pipeline, offer, code, item.message_id, now)
+
+
+async def _redeem(
+    pipeline: RedisPipeline, offers: Sequence[str], item: Event | EventStatus, now: float
+) -> Event | EventStatus:
+    code = _coupon_of(item)
+    if code is None or isinstance(item, EventStatus):
+        return item
+    named = item.properties.get("offer")
+    for offer in [named] if isinstance(named, str) and named in offers else offers:
+        claim = await redeem_code(pipeline, offer, code, item.message_id, now)
+        if claim:
+            decision_id = claim.rpartition(":")[0]
+            return replace(item, decision_id=decision_id, properties={**item.properties, "offer": offer})
+    return EventStatus("rejected", item.message_id, INVALID) if item.event == REDEMPTION else item
+
+
+def _coupon_of(item: Event | EventStatus) -> str | None:
+    """The code that an event redeems by itself; None of one that names its decision."""
+    if not isinstance(item, Event) or item.event not in CONFIRMS or item.decision_id:
+        return None
+    code = item.properties.get("coupon")
+    return code if isinstance(code, str) and code else None

@@ -1,0 +1,125 @@
+"""Unique coupon codes of an offer: imported, drawn once, redeemed or revoked; a code is shown to one person at most.
+
+| state of a code | draw | redeem | release | undo | revoke |
+|---|---|---|---|---|---|
+| free | drawn | | | | revoked |
+| drawn | | redeemed | drawn: it stays with its customer | free, if nobody has seen it | revoked |
+| redeemed | | | | | redeemed |
+| revoked | | | | | revoked |
+
+A customer who is shown the offer again gets their own code again, until it is redeemed or revoked. What was shown and
+then refused is not given to another: its first customer may have noted it. Only a code that left no answer goes back.
+
+Format in Redis, all keys of an offer in one hash slot:
+
+- a hash: `c:CODE` the state; `k:CODE` the newest claim of a code; `r:CODE` the message that redeemed it; `w:KEY` the
+  code of the customer at KEY; `h:ID` and `d:ID` the code of a claim, drawn and redeemed; `f:ID` marks a claim whose
+  code nobody had before; `imported`, `redeemed` and `revoked` count.
+- a sorted set of claim ids by when they are forgotten: a day after the hold. The code stays where it is.
+- a list of free codes, drawn in the order of their import.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from engine import keyspace
+from engine.customers.redis.keys import ProfileKey
+from engine.customers.redis.pipeline import RedisPipeline, RedisReply, load_script
+
+AT_ONCE = 1000
+"""Codes that one call of the script takes."""
+_COUPON = load_script(Path(__file__).with_name("coupon.lua"))
+
+
+class CouponCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """The codes of one offer: free, with customers, redeemed and revoked; `imported` is their sum."""
+
+    offer: str
+    imported: int
+    free: int
+    drawn: int
+    redeemed: int
+    revoked: int
+
+
+def change_coupon(pipeline: RedisPipeline, offer: str, arguments: Sequence[str]) -> "asyncio.Future[RedisReply]":
+    """One action on the codes of an offer, with the arguments of `coupon.lua`.
+
+    Raises:
+        StoreUnavailable: if Redis does not answer in time.
+    """
+    return pipeline.call(_COUPON, keyspace.coupons(offer), tuple(arguments))
+
+
+async def import_codes(pipeline: RedisPipeline, offer: str, codes: Sequence[str], now: float) -> int:
+    """Add codes to those of an offer; the number of them that are new. Importing again adds none."""
+    await pipeline.send("SADD", keyspace.COUPON_OFFERS, offer)
+    new = 0
+    for start in range(0, len(codes), AT_ONCE):
+        reply = await change_coupon(pipeline, offer, ["import", repr(now), *codes[start : start + AT_ONCE]])
+        new += reply if isinstance(reply, int) else 0
+    return new
+
+
+async def revoke_code(pipeline: RedisPipeline, offer: str, code: str, now: float) -> str:
+    """Revoke a code that is free or drawn; its state before, empty for an unknown code."""
+    return _text(await change_coupon(pipeline, offer, ["revoke", repr(now), code]))
+
+
+async def redeem_code(pipeline: RedisPipeline, offer: str, code: str, message_id: str, now: float) -> str:
+    """Redeem a code for an event; the claim that it was given under, empty where it cannot be redeemed."""
+    return _text(await change_coupon(pipeline, offer, ["redeem", repr(now), code, message_id]))
+
+
+async def return_code(pipeline: RedisPipeline, offer: str, code: str, message_id: str, now: float) -> None:
+    """Take back the redemption of a code for an event; nothing if another one redeemed it."""
+    await change_coupon(pipeline, offer, ["undo_redeem", repr(now), code, message_id])
+
+
+async def count_codes(pipeline: RedisPipeline, offer: str, now: float) -> CouponCounts:
+    """How many codes of an offer are in each state."""
+    reply = await change_coupon(pipeline, offer, ["count", repr(now)])
+    if not isinstance(reply, list):
+        raise TypeError(f"coupon.lua answered {reply!r}")
+    free, imported, redeemed, revoked = (int(_text(value)) for value in reply)
+    drawn = imported - free - redeemed - revoked
+    return CouponCounts(offer=offer, imported=imported, free=free, drawn=drawn, redeemed=redeemed, revoked=revoked)
+
+
+async def read_codes(pipeline: RedisPipeline, claims: Mapping[str, str]) -> dict[str, str]:
+    """The codes that claims have, by offer; `claims` are claim ids by offer."""
+    found = await asyncio.gather(
+        *(pipeline.send("HGET", keyspace.coupons(offer)[0], f"h:{claim}") for offer, claim in claims.items())
+    )
+    return {offer: _text(code) for offer, code in zip(claims, found, strict=True) if code is not None}
+
+
+async def has_code(pipeline: RedisPipeline, offer: str, key: ProfileKey) -> bool:
+    """Whether the customer at `key` has a code of the offer that can be redeemed."""
+    code = await pipeline.send("HGET", keyspace.coupons(offer)[0], f"w:{key}")
+    return code is not None and await pipeline.send("HGET", keyspace.coupons(offer)[0], f"c:{_text(code)}") == b"drawn"
+
+
+async def offers_with_codes(pipeline: RedisPipeline) -> list[str]:
+    """The offers that codes were ever imported for."""
+    reply = await pipeline.send("SMEMBERS", keyspace.COUPON_OFFERS)
+    return sorted(map(_text, reply)) if isinstance(reply, list | set) else []
+
+
+async def forget_customers(pipeline: RedisPipeline, erased: Iterable[ProfileKey]) -> None:
+    """Delete which codes erased customers had. The codes stay used: nobody else gets them.
+
+    Raises:
+        StoreUnavailable: if Redis does not answer in time.
+    """
+    fields = [f"w:{key}" for key in erased]
+    if fields:
+        for offer in await offers_with_codes(pipeline):
+            await pipeline.send("HDEL", keyspace.coupons(offer)[0], *fields)
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
