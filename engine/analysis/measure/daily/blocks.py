@@ -34,10 +34,10 @@ from engine.settings import PARTIALS_FOLDER
 if TYPE_CHECKING:
     from engine.analysis.sources.engines import DuckDB
 
-LAYOUT: Final = 2
+LAYOUT: Final = 3
+"""The version of the tables' meaning; tables of another one are not read."""
 ITEM_TABLES: Final = frozenset(("decisions", "exposures"))
 """Tables of the log with a row per item of a list."""
-"""The version of the tables' meaning; tables of another one are not read."""
 MOST_BLOCKS: Final = 12
 ABANDONED: Final = 3600.0
 """Seconds after which a file that no list names belongs to no report that runs."""

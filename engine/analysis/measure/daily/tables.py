@@ -16,6 +16,7 @@ from engine.vocabulary import MERGED, NOT_VISITS, PURCHASES, QUESTIONS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_NO_GAP: Final = str(1 << 62)
 _NOT_VISITS = ", ".join(text_literal(name) for name in sorted(NOT_VISITS))
 _PLACED = ", ".join(text_literal(name) for name in sorted(PURCHASES))
 _VISITS = """
@@ -36,31 +37,68 @@ SELECT day, customer, time, decision_id, event, channel,
 FROM {rows} WHERE decision_id IS NOT NULL OR contains(properties, '"cost"') OR contains(properties, '"category"')
 """
 # A stretch is a customer's events of a day up to an order or the day's end; readers join those of several days.
-STRETCHES: Final = f"""
+# Events at one moment have the order of a hash, so that every reading of them gives the same stretches.
+_SEEN = f"""
 WITH seen AS (
     SELECT day, customer, time, event, coalesce(channel, 'unknown') AS channel, event IN ({_PLACED}) AS orders,
-        coalesce(TRY_CAST(revenue AS DOUBLE), 0) AS revenue, message_id
+        coalesce(TRY_CAST(revenue AS DOUBLE), 0) AS revenue,
+        CAST(time AS HUGEINT) * 1048576 + hash(event, channel) % 1048576 AS place
     FROM {{rows}} WHERE event NOT IN ({_NOT_VISITS}) AND NOT starts_with(event, '$')
-), begun AS (
-    SELECT *, coalesce(lag(orders) OVER moves OR time - lag(time) OVER moves > {{gap}}, true) AS begins
-    FROM seen WINDOW moves AS (PARTITION BY day, customer ORDER BY time, message_id)
-), numbered AS (
-    SELECT *, sum(CASE WHEN begins THEN 1 ELSE 0 END) OVER moves AS part
-    FROM begun WINDOW moves AS (PARTITION BY day, customer ORDER BY time, message_id)
 )
 """  # nosec B608
-_STRETCHES = """
-SELECT day, customer, min(time) AS first, max(time) AS time, arg_min(channel, (time, message_id)) AS started,
-    arg_max(channel, (time, message_id)) AS finished, arg_max(event, (time, message_id)) AS event,
-    bool_or(orders) AS orders, coalesce(sum(revenue) FILTER (orders), 0) AS revenue
-FROM numbered GROUP BY day, customer, part
+_ENDS = """
+    min(time) AS first, max(time) AS time, arg_min(channel, place) AS started, arg_max(channel, place) AS finished,
+    arg_max(event, place) AS event
 """
-_MOVES = """
+_NUMBERED = """
+, begun AS (
+    SELECT *, coalesce(lag(orders) OVER moves OR time - lag(time) OVER moves > {gap}, true) AS begins
+    FROM {found} WINDOW moves AS (PARTITION BY day, customer ORDER BY place)
+), numbered AS (
+    SELECT *, sum(CASE WHEN begins THEN 1 ELSE 0 END) OVER moves AS part
+    FROM begun WINDOW moves AS (PARTITION BY day, customer ORDER BY place)
+)
+"""
+_OF_PARTS = f"""
+SELECT day, customer, {_ENDS}, bool_or(orders) AS orders, coalesce(sum(revenue) FILTER (orders), 0) AS revenue
+FROM numbered GROUP BY day, customer, part
+"""  # nosec B608
+_MOVES_OF_PARTS = """
 SELECT day, channel, following, count(*) AS n FROM (
     SELECT day, channel, lead(channel) OVER steps AS following
-    FROM numbered WINDOW steps AS (PARTITION BY day, customer, part ORDER BY time, message_id)
+    FROM numbered WINDOW steps AS (PARTITION BY day, customer, part ORDER BY place)
 ) WHERE following IS NOT NULL GROUP BY ALL
 """
+# Most customers order nothing on most days: such a day is one stretch, which needs no sorting of its events.
+_STRETCHES = (
+    _SEEN
+    + ", ordered AS (SELECT DISTINCT day, customer FROM seen WHERE orders)"
+    + _NUMBERED.format(gap=_NO_GAP, found="seen SEMI JOIN ordered USING (day, customer)")
+    + f"""
+SELECT day, customer, {_ENDS}, false AS orders, CAST(0 AS DOUBLE) AS revenue
+FROM seen GROUP BY day, customer HAVING NOT bool_or(orders)
+UNION ALL {_OF_PARTS}
+"""  # nosec B608
+)
+# A day without an order on a single channel has moves from that channel to itself only.
+_MOVES = (
+    _SEEN
+    + """
+, days AS (
+    SELECT day, customer, min(channel) AS channel, count(*) AS n,
+        bool_or(orders) OR min(channel) <> max(channel) AS is_mixed
+    FROM seen GROUP BY ALL
+), steps AS (
+    SELECT day, channel, CASE WHEN NOT lag(orders) OVER moves THEN lag(channel) OVER moves END AS before
+    FROM seen SEMI JOIN (SELECT day, customer FROM days WHERE is_mixed) USING (day, customer)
+    WINDOW moves AS (PARTITION BY day, customer ORDER BY place)
+)
+SELECT day, channel, following, CAST(sum(n) AS BIGINT) AS n FROM (
+    SELECT day, channel, channel AS following, n - 1 AS n FROM days WHERE NOT is_mixed AND n > 1
+    UNION ALL SELECT day, before, channel, 1 FROM steps WHERE before IS NOT NULL
+) GROUP BY ALL
+"""
+)
 _DEMAND = f"""
 SELECT day, coalesce(channel, 'unknown') AS channel, coalesce(properties ->> '$.store', '') AS place,
     time // 3600000000 AS hour, count(*) AS n
@@ -76,14 +114,13 @@ SELECT day, decision_id, time, customer, channel, kind, key, variant, reason, {O
 FROM {{rows}}
 """  # nosec B608
 _EXPOSURES = "SELECT day, decision_id, time, key, customer, coalesce(position, 0) AS position FROM {rows}"
-NO_GAP: Final = str(1 << 62)
 EVENT_TABLES: Final[Mapping[str, str]] = {
     "visits": _VISITS,
     "motives": _MOTIVES,
     "feedback": _ANSWERS,
     "responses": _RESPONSES,
-    "stretches": STRETCHES.replace("{gap}", NO_GAP) + _STRETCHES,
-    "moves": STRETCHES.replace("{gap}", NO_GAP) + _MOVES,
+    "stretches": _STRETCHES,
+    "moves": _MOVES,
     "demand": _DEMAND,
 }
 """Tables of events: SQL with `{rows}`."""
@@ -93,7 +130,8 @@ WITHOUT_CUSTOMERS: Final = frozenset(("moves", "demand"))
 
 def short_gap_tables(gap: str) -> Mapping[str, str]:
     """Stretches and moves for a gap of less than a day, which splits the events of a day too."""
-    return {name: STRETCHES.replace("{gap}", gap) + sql for name, sql in (("stretches", _STRETCHES), ("moves", _MOVES))}
+    parts = _SEEN + _NUMBERED.format(gap=gap, found="seen")
+    return {"stretches": parts + _OF_PARTS, "moves": parts + _MOVES_OF_PARTS}
 
 
 def daily_table(name: str, order_sql: str = "") -> DailyTable:

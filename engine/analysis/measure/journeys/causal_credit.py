@@ -20,45 +20,64 @@ from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.vocabulary import SILENCE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.analysis.measure.sources import EventSource
 
 LEAST_CUSTOMERS: Final = 30
+# Choices from the same candidates share what the model expects of each, so that no decision's arms are sorted.
+# With the chosen arm's error e, the contrast of an arm is `base + e * weight`.
 _EFFECTS = """
 WITH model AS (
-    SELECT key, channel, offer, 1 - fold AS fold, avg({outcome}) AS expected FROM choices GROUP BY ALL
-), common AS (SELECT avg({outcome}) AS expected FROM choices),
-arms AS (
-    SELECT decision_id, key, position, channel, customer, propensity, choices.offer AS chosen, {outcome} AS outcome,
-        fold, len(candidates) AS size, unnest(candidates) AS arm, {has_reference} AS has_reference
-    FROM choices
+    SELECT key, channel, offer, 1 - fold AS fold, avg(orders) AS orders, avg(revenue) AS revenue
+    FROM choices GROUP BY ALL
+), common AS (SELECT avg(orders) AS orders, avg(revenue) AS revenue FROM choices),
+pools AS (
+    SELECT row_number() OVER () AS pool, * FROM (SELECT DISTINCT key, channel, fold, candidates FROM choices)
+), arms AS (
+    SELECT pool, arm, pools.channel, len(candidates) AS size, list_contains(candidates, {reference}) AS has_reference,
+        coalesce(model.orders, common.orders) AS orders, coalesce(model.revenue, common.revenue) AS revenue
+    FROM (SELECT *, unnest(candidates) AS arm FROM pools) AS pools CROSS JOIN common
+    LEFT JOIN model ON model.key = pools.key AND model.channel = pools.channel AND model.offer = pools.arm
+        AND model.fold = pools.fold
+), sums AS (
+    SELECT pool, sum(orders) AS orders, sum(revenue) AS revenue, sum(CASE WHEN arm = {reference} THEN orders END)
+        AS reference_orders, sum(CASE WHEN arm = {reference} THEN revenue END) AS reference_revenue
+    FROM arms GROUP BY ALL
+), bases AS (
+    SELECT pool, arm, channel, size, has_reference,
+        arms.orders - CASE WHEN has_reference THEN reference_orders ELSE (sums.orders - arms.orders) / (size - 1) END
+            AS orders,
+        arms.revenue
+            - CASE WHEN has_reference THEN reference_revenue ELSE (sums.revenue - arms.revenue) / (size - 1) END
+            AS revenue
+    FROM arms JOIN sums USING (pool) WHERE arm <> {silence} AND NOT (has_reference AND arm = {reference})
 ), scored AS (
-    SELECT arms.*, coalesce(model.expected, common.expected) AS expected,
-        CASE WHEN arm = chosen THEN (outcome - coalesce(model.expected, common.expected)) / propensity ELSE 0 END
-            AS error
-    FROM arms CROSS JOIN common
-    LEFT JOIN model ON model.key = arms.key AND model.channel = arms.channel AND model.offer = arms.arm
-        AND model.fold = arms.fold
-), valued AS (
-    SELECT *, expected + error AS value,
-        sum(expected + error) OVER decision AS every,
-        sum(CASE WHEN arm = {reference} THEN expected + error END) OVER decision AS of_reference
-    FROM scored WINDOW decision AS (PARTITION BY decision_id, key, position)
+    SELECT arms.pool, hash(customer) AS person, offer AS chosen, (choices.orders - arms.orders) / propensity AS orders,
+        (choices.revenue - arms.revenue) / propensity AS revenue
+    FROM choices JOIN pools USING (key, channel, fold, candidates)
+    JOIN arms ON arms.pool = pools.pool AND arms.arm = choices.offer
 ), contrasts AS (
-    SELECT arm, channel, customer, chosen = arm AS is_shown,
-        value - CASE WHEN has_reference THEN of_reference ELSE (every - value) / (size - 1) END AS contrast
-    FROM valued WHERE arm <> {silence} AND NOT (has_reference AND arm = {reference})
+    SELECT arm, channel, person, chosen = arm AS is_shown, bases.orders, bases.revenue,
+        CASE WHEN chosen = arm THEN 1.0 WHEN NOT has_reference THEN -1.0 / (size - 1)
+            WHEN chosen = {reference} THEN -1.0 ELSE 0.0 END AS weight,
+        scored.orders AS order_error, scored.revenue AS revenue_error
+    FROM scored JOIN bases USING (pool)
 ), people AS (
-    SELECT arm, channel, customer, sum(contrast) AS contrast, count(*) AS decisions,
-        count(*) FILTER (is_shown) AS shown
-    FROM contrasts GROUP BY ALL
+    SELECT arm, channel, sum(orders + weight * order_error) AS orders, sum(revenue + weight * revenue_error) AS revenue,
+        count(*) AS decisions, count(*) FILTER (is_shown) AS shown
+    FROM contrasts GROUP BY arm, channel, person
 ), means AS (
-    SELECT arm, channel, sum(contrast) / sum(decisions) AS mean, sum(decisions) AS decisions, sum(shown) AS shown,
-        count(*) AS customers
+    SELECT arm, channel, sum(orders) / sum(decisions) AS orders, sum(revenue) / sum(decisions) AS revenue,
+        sum(decisions) AS decisions, sum(shown) AS shown, count(*) AS customers
     FROM people GROUP BY ALL
 )
-SELECT arm, channel, any_value(mean), any_value(means.decisions), any_value(means.shown), any_value(customers),
-    sum(pow(contrast - mean * people.decisions, 2)), sum(pow(contrast - mean * people.decisions, 3))
-FROM people JOIN means USING (arm, channel) GROUP BY ALL ORDER BY 5 DESC, arm, channel
+SELECT arm, channel, any_value(means.decisions), any_value(means.shown), any_value(customers),
+    any_value(means.orders), sum(pow(people.orders - means.orders * people.decisions, 2)),
+    sum(pow(people.orders - means.orders * people.decisions, 3)),
+    any_value(means.revenue), sum(pow(people.revenue - means.revenue * people.decisions, 2)),
+    sum(pow(people.revenue - means.revenue * people.decisions, 3))
+FROM people JOIN means USING (arm, channel) GROUP BY ALL ORDER BY 4 DESC, arm, channel
 """
 
 
@@ -91,38 +110,30 @@ def causal_credits(
     """
     if not create_choices(source, window_days):
         return []
-    reference = text_literal(against or SILENCE)
-    named = {
-        "reference": reference,
-        "has_reference": f"list_contains(candidates, {reference})",
-        "silence": text_literal(SILENCE),
-    }
-    found: list[list[tuple[object, ...]]] = [
-        list(source.rows(_EFFECTS, outcome=outcome, **named)) for outcome in ("orders", "revenue")
-    ]
-    money = {(str(row[0]), str(row[1])): row for row in found[1]}
+    rows = source.rows(_EFFECTS, reference=text_literal(against or SILENCE), silence=text_literal(SILENCE))
     effects = []
-    for row in found[0]:
-        offer, channel = str(row[0]), str(row[1])
-        shown, decisions = int(str(row[4])), int(str(row[3]))
-        orders, revenue = _effect(row, alpha), _effect(money[offer, channel], alpha)
+    for arm, channel, *cells in rows:
+        decisions, shown, customers, *moments = (float(str(cell)) for cell in cells)
+        counts = decisions, shown, customers
+        orders, revenue = _effect(counts, moments[:3], alpha), _effect(counts, moments[3:], alpha)
         effects.append(
             CausalCredit(
-                offer=offer,
-                channel=channel,
-                shown=shown,
-                decisions=decisions,
+                offer=str(arm),
+                channel=str(channel),
+                shown=int(shown),
+                decisions=int(decisions),
                 orders=orders,
                 revenue=revenue,
-                credit=_times(orders, shown),
-                money=_times(revenue, shown),
+                credit=_times(orders, int(shown)),
+                money=_times(revenue, int(shown)),
             )
         )
     return effects
 
 
-def _effect(row: tuple[object, ...], alpha: float) -> Effect | NotEstimable:
-    mean, decisions, shown, customers, squares, cubes = (float(str(cell)) for cell in row[2:])
+def _effect(counts: tuple[float, float, float], moments: Sequence[float], alpha: float) -> Effect | NotEstimable:
+    """The effect with its interval; `moments` are the mean, and the sums of squares and cubes over customers."""
+    (decisions, shown, customers), (mean, squares, cubes) = counts, moments
     if min(customers, shown, decisions - shown) < LEAST_CUSTOMERS:
         return NotEstimable(
             f"shown {shown:.0f} times of {decisions:.0f} to {customers:.0f} customers; an effect "

@@ -30,7 +30,8 @@ _CHOICES = """
 WITH seen AS (SELECT decision_id, key, position, min(time) AS time FROM {exposures} GROUP BY ALL),
 shown AS (
     SELECT decided.decision_id, decided.key, decided.position, coalesce(channel, 'unknown') AS channel, customer,
-        variant AS offer, propensity, list_distinct(list_append(candidates, variant)) AS candidates, context, seen.time
+        variant AS offer, propensity, list_sort(list_distinct(list_append(candidates, variant))) AS candidates,
+        context, seen.time
     FROM {decisions} AS decided JOIN seen USING (decision_id, key, position)
     WHERE kind = 'offer' AND (policy IS NOT NULL OR list_contains(candidates, {silence})) AND variant IS NOT NULL
         AND customer <> '' AND propensity > 0

@@ -34,22 +34,21 @@ _SCORES = """
 WITH model AS (
     SELECT key, channel, segment, offer, 1 - fold AS fold, avg(revenue) AS expected FROM parts GROUP BY ALL
 ), common AS (SELECT avg(revenue) AS expected FROM parts),
-arms AS (
-    SELECT segment, key, channel, customer, propensity, offer AS chosen, revenue, fold, unnest(candidates) AS arm
-    FROM parts
-), contrasts AS (
-    SELECT arms.segment, arms.key, arms.channel, customer, arm, arm = chosen AS is_shown,
-        coalesce(model.expected, common.expected) - revenue
-        + CASE WHEN arm = chosen THEN (revenue - coalesce(model.expected, common.expected)) / propensity ELSE 0 END
-            AS contrast
-    FROM arms CROSS JOIN common
-    LEFT JOIN model ON model.key = arms.key AND model.channel = arms.channel AND model.segment = arms.segment
-        AND model.offer = arms.arm AND model.fold = arms.fold
-    WHERE arm <> {silence}
+pools AS (
+    SELECT row_number() OVER () AS pool, * FROM (SELECT DISTINCT key, channel, segment, fold, candidates FROM parts)
+), arms AS (
+    SELECT pool, arm, pools.segment, pools.key, pools.channel, coalesce(model.expected, common.expected) AS expected
+    FROM (SELECT *, unnest(candidates) AS arm FROM pools) AS pools CROSS JOIN common
+    LEFT JOIN model ON model.key = pools.key AND model.channel = pools.channel AND model.segment = pools.segment
+        AND model.offer = pools.arm AND model.fold = pools.fold
+), chosen AS (
+    SELECT pool, hash(customer) AS person, offer, revenue, propensity
+    FROM parts JOIN pools USING (key, channel, segment, fold, candidates)
 ), people AS (
-    SELECT segment, key, channel, arm, customer, sum(contrast) AS contrast, count(*) AS decisions,
-        count(*) FILTER (is_shown) AS shown
-    FROM contrasts GROUP BY ALL
+    SELECT segment, key, channel, arm,
+        sum(expected - revenue + CASE WHEN arm = offer THEN (revenue - expected) / propensity ELSE 0 END) AS contrast,
+        count(*) AS decisions, count(*) FILTER (arm = offer) AS shown
+    FROM chosen JOIN arms USING (pool) WHERE arm <> {silence} GROUP BY segment, key, channel, arm, person
 ), means AS (
     SELECT segment, key, channel, arm, sum(contrast) / sum(decisions) AS mean, sum(decisions) AS decisions,
         sum(shown) AS shown, count(*) AS customers
