@@ -38,6 +38,7 @@ from engine.settings import from_environment
 
 if TYPE_CHECKING:
     from engine.analysis.report.model import Report
+    from engine.analysis.sources.traced_traits import ReportSplit
     from engine.catalog import Plan
     from engine.catalog.archive import Archive
 
@@ -103,7 +104,11 @@ def analyze(
     log: LogFolder = None,
     as_of: Annotated[datetime | None, Parameter(help="Count only what happened until then (UTC).")] = None,
     segment: Annotated[
-        str | None, Parameter(help="Also the effect within each value of this trait, or of this column of a --table.")
+        str | None,
+        Parameter(
+            help="Also the effect within each value of this trait, or of this column of a --table; of a placement, the "
+            "creatives."
+        ),
     ] = None,
     table: TableFile = None,
     columns: TableOptions = NO_TABLE,
@@ -139,9 +144,10 @@ def analyze(
     until = as_of.replace(tzinfo=as_of.tzinfo or UTC) if as_of else None
     name = key or ""
     if name not in plan.experiments and name in {placement for _, placement in plan.selections}:
-        refuse_for_placement(name, {**inference.given(), "segment": segment, "prior": prior})
+        refuse_for_placement(name, {**inference.given(), "prior": prior})
         chosen = [one.reward.window for (_, placement), one in plan.selections.items() if placement == name]
-        _print_policy_report(name, source, until, html, window=max(chosen), ripe=ripe, json=json)
+        split = _split_of(plan, segment)
+        _print_policy_report(name, source, until, html, window=max(chosen), ripe=ripe, split=split, json=json)
         return 0
     _refuse_unripe(ripe=ripe)
     question = _Question(key=name, until=until, segment=segment, prior=prior)
@@ -236,6 +242,13 @@ def _print_report(report: "Report", html: Path | None, *, json: bool) -> None:
         out.print(render(report))
 
 
+def _split_of(plan: "Plan", segment: str | None) -> "ReportSplit | None":
+    """What the creatives of a placement are split by."""
+    from engine.analysis.sources.traced_traits import ReportSplit, parse_segment
+
+    return None if segment is None else ReportSplit(parse_segment(segment, plan.segments), plan.zone)
+
+
 def _print_policy_report(
     placement: str,
     log: Path,
@@ -244,13 +257,16 @@ def _print_policy_report(
     *,
     window: float,
     ripe: bool,
+    split: "ReportSplit | None",
     json: bool,
 ) -> None:
     """Print how the policies of a placement compare, as far as learning policies can be compared."""
     from engine.analysis import policy_report
     from engine.analysis.render.terminal import render_policies
 
-    report = policy_report(log, placement, as_of=until, window=window, ripe=ripe)
+    report = policy_report(log, placement, as_of=until, window=window, ripe=ripe, split=split)
+    if split is not None and not report.creatives:
+        raise BadInput(f"--segment: splits the creatives of a placement, and {placement} showed none; leave it out")
     if html is not None:
         from engine.analysis.render.html_policies import policies_html
 
@@ -286,7 +302,7 @@ def aa(
     data: Data = None,
     json: AsJson = False,
 ) -> int:
-    """Split real data at random and count the effects found, which cannot exist; exit 1 if alpha is not kept."""
+    """ReportSplit real data at random and count the effects found, which cannot exist; exit 1 if alpha is not kept."""
     if (key is None) == (table is None):
         raise BadInput("aa: name either an experiment or a placement of the log, or a --table")
     if table is not None:

@@ -11,13 +11,15 @@ import numpy as np
 from engine.analysis.bandits.settled import Unsettled, count_unsettled, leave_out_unsettled
 from engine.analysis.design.log_times import SECOND
 from engine.analysis.sources.engines import DuckDB
-from engine.analysis.sources.log import read_log_table
+from engine.analysis.sources.log import json_text, read_log_table
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
+from engine.analysis.sources.traced_traits import ReportSplit, fill_from_traces
 
 if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    import ibis.expr.types as ir
     from numpy.typing import NDArray
 
     from engine.analysis.stats.moments import Floats
@@ -49,6 +51,33 @@ SELECT number, unnest(names) AS name FROM numbered ORDER BY number, name
 """
 
 
+_CREATIVES = """
+SELECT variant, channel, segment, creative, creatives, creative_policy, coalesce(customer, decision_id),
+    creative_propensity, reward
+FROM exposed_choices WHERE creative IS NOT NULL ORDER BY time, decision_id, position
+"""
+
+
+@dataclass(frozen=True)
+class CreativeChoices:
+    """The m showings of offers that have creatives, in the order of time."""
+
+    offer: tuple[str, ...]
+    channel: tuple[str, ...]
+    segment: tuple[str | None, ...]
+    """None where the report is not split, or the showing has no value."""
+    creative: tuple[str, ...]
+    candidates: tuple[frozenset[str], ...]
+    policy: tuple[str, ...]
+    """Without the snapshot's version; empty where the creatives were drawn evenly."""
+    customer: Ints
+    """(m,) numbered from 0."""
+    propensity: Floats
+    """(m,) the probability of the creative given the offer."""
+    reward: Floats
+    """(m,)."""
+
+
 @dataclass(frozen=True)
 class ExposedChoices:
     """The n exposed choices of a placement's policies, in the order of time; of a list each item is one."""
@@ -75,6 +104,8 @@ class ExposedChoices:
     """The distinct sets of candidates."""
     which: Ints
     """(n,) positions in `sets`."""
+    shown: CreativeChoices | None = None
+    """Those with a creative; None where no offer has any."""
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -94,19 +125,25 @@ class ExposedChoices:
 
 
 def read_exposed_choices(
-    folder: Path, placement: str, as_of: datetime | None, *, window: float | None = None, ripe: bool = True
+    folder: Path,
+    placement: str,
+    as_of: datetime | None,
+    *,
+    window: float | None = None,
+    ripe: bool = True,
+    split: ReportSplit | None = None,
 ) -> tuple[ExposedChoices | None, Unsettled]:
     """The exposed choices of a placement's policies whose reward has settled, None where there are none; the others.
 
     The latest reward of a decision counts. With `as_of` only decisions, exposures and rewards until then count.
-    `window` and `ripe` are those of `policy_report`.
+    `window`, `ripe` and `split` are those of `policy_report`.
 
     Raises:
         BadInput: if the folder is not a log's.
     """
     source = DuckDB()
     with lock_log_for_reading(folder):
-        unsettled = _keep_choices(source, folder, placement, as_of, window=window, ripe=ripe)
+        unsettled = _keep_choices(source, folder, placement, as_of, window=window, ripe=ripe, split=split)
     columns = source.columns(_NUMBERED)
     if not len(columns["reward"]):
         return None, unsettled
@@ -125,12 +162,58 @@ def read_exposed_choices(
             tuple(str(name) for _, name in rows) for _, rows in groupby(source.run(_SETS), key=lambda row: row[0])
         ),
         which=codes["candidates"],
+        shown=_read_creatives(source),
     )
     return choices, unsettled
 
 
+def _read_creatives(source: DuckDB) -> CreativeChoices | None:
+    """The showings with a creative."""
+    rows = source.run(_CREATIVES)
+    if not rows:
+        return None
+    offers, channels, segments, creatives, candidates, policies, customers, propensities, rewards = zip(
+        *rows, strict=True
+    )
+    return CreativeChoices(
+        offer=tuple(map(str, offers)),
+        channel=tuple("unknown" if one is None else str(one) for one in channels),
+        segment=tuple(None if one is None else str(one) for one in segments),
+        creative=tuple(map(str, creatives)),
+        candidates=tuple(frozenset(map(str, one)) if isinstance(one, list) else frozenset() for one in candidates),
+        policy=tuple("" if one is None else str(one).partition("@")[0] for one in policies),
+        customer=np.unique(np.array([str(one) for one in customers]), return_inverse=True)[1].ravel(),
+        propensity=np.array(propensities, dtype=np.float64),
+        reward=np.array(rewards, dtype=np.float64),
+    )
+
+
+def _split_choices(source: DuckDB, folder: Path, rows: ir.Table, split: ReportSplit | None) -> ir.Table:
+    """The rows with the value of the segment that the report is split by."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    if split is None:
+        return rows.mutate(segment=ibis.null("string"))
+    segment = split.segment
+    is_logged = segment.matches is None
+    own = json_text(rows["context"], segment.name) if is_logged else ibis.null("string")
+    rows = source.keep("split_choices", rows.mutate(segment=rows["channel"] if segment.name == "channel" else own))
+    if segment.name == "channel":
+        return rows
+    missing = rows["creative"].notnull() & (rows["segment"].isnull() if is_logged else rows["time"] > 0)
+    read = segment.reader(split.zone)
+    return fill_from_traces(source, folder, rows, column="segment", missing=missing, read=read)
+
+
 def _keep_choices(
-    source: DuckDB, folder: Path, placement: str, as_of: datetime | None, *, window: float | None, ripe: bool
+    source: DuckDB,
+    folder: Path,
+    placement: str,
+    as_of: datetime | None,
+    *,
+    window: float | None,
+    ripe: bool,
+    split: ReportSplit | None,
 ) -> Unsettled:
     """Keeps the settled choices with their rewards in a temporary table."""
     tables = [read_log_table(source, folder, name) for name in ("decisions", "exposures", "rewards")]
@@ -150,7 +233,11 @@ def _keep_choices(
     item = ["decision_id", "position"]
     joined = chosen.inner_join(seen, item).left_join(last, item)
     columns = ("time", "decision_id", "position", "policy", "variant", "customer", "propensity", "candidates")
-    every = source.keep("every_choice", joined.select(*columns, "exposed", "reward"))
+    of_creatives = ("channel", "context", "creative", "creative_propensity", "creatives", "creative_policy")
+    every = source.keep("every_choice", joined.select(*columns, *of_creatives, "exposed", "reward"))
     rows, unsettled = leave_out_unsettled(source, every, earned, window) if ripe else count_unsettled(source, every)
-    source.keep(_CHOICES, rows.select(*columns, reward=rows["reward"].fill_null(0.0)))
+    rows = _split_choices(
+        source, folder, rows.select(*columns, *of_creatives, reward=rows["reward"].fill_null(0.0)), split
+    )
+    source.keep(_CHOICES, rows.drop("context"))
     return unsettled

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from engine.analysis.bandits.arm_values import ArmScores, RowOwners, contrast_arms, score_arm, trend_p_value
+from engine.analysis.bandits.creative_values import CreativeValue, value_creatives
 from engine.analysis.bandits.exposed_choices import ExposedChoices, read_exposed_choices
 from engine.analysis.bandits.quarantined import count_quarantined_rewards
 from engine.analysis.bandits.settled import Unsettled
@@ -27,6 +28,7 @@ from engine.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from engine.analysis.sources.traced_traits import ReportSplit
     from engine.analysis.stats.moments import Floats
 
 PERIODS = 4
@@ -128,6 +130,8 @@ class PolicyReport(msgspec.Struct, frozen=True, kw_only=True):
     unsettled: Unsettled
     positions: list[PositionRow] = []
     """The positions of a list; empty for a placement that shows a single offer."""
+    creatives: list[CreativeValue] = []
+    """The creatives by offer, channel and segment; empty where no offer has any."""
     quarantined: dict[str, int] = {}
     """Rewards of its decisions, or of unknown ones, that could not be used, by reason."""
 
@@ -144,20 +148,21 @@ def policy_report(
     as_of: datetime | None = None,
     window: float | None = None,
     ripe: bool = True,
+    split: ReportSplit | None = None,
 ) -> PolicyReport:
     """Report the policies that chose a placement's offers, from the log's decisions, exposures and rewards.
 
     A row is an exposed decision; a corrected reward replaces the earlier one. A policy is its name without the
     snapshot's version ('home_hero@17' is home_hero); fallbacks, which no policy chose, are left out. Exposures
     whose reward may still arrive do not count: `window` has the seconds in which one may, where the log has no zero
-    that tells; with `ripe` false they count as they are. With `as_of` only decisions, exposures and rewards until then
-    count.
+    that tells; with `ripe` false they count as they are. `split` splits the values of creatives by a segment. With
+    `as_of` only decisions, exposures and rewards until then count.
 
     Raises:
         BadInput: if the placement has no decision in the log.
     """
     folder = Path(log_dir)
-    log, unsettled = read_exposed_choices(folder, placement, as_of, window=window, ripe=ripe)
+    log, unsettled = read_exposed_choices(folder, placement, as_of, window=window, ripe=ripe, split=split)
     if log is None and unsettled.exposures:
         raise BadInput(
             f"placement {placement!r}: {unsettled.text} None has settled; report it after that, or --no-ripe counts "
@@ -182,6 +187,7 @@ def policy_report(
         arms=rows,
         contrasts=_contrasts(arms, alpha),
         drift=_describe_drift(log, rows, alpha),
+        creatives=[] if log.shown is None else list(value_creatives(log.shown, alpha)),
         unsettled=unsettled,
         positions=[_position_row(log, int(at), alpha) for at in np.unique(log.position) if at],
         quarantined=count_quarantined_rewards(folder, placement, as_of),

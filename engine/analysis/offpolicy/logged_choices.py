@@ -14,9 +14,8 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from engine.analysis.sources.duckdb_expressions import View, text_literal
+from engine.analysis.sources.duckdb_expressions import OFFER_PROPENSITY, View, text_literal, with_added_columns
 from engine.analysis.sources.engines import Cell, DuckDB
-from engine.analysis.sources.log import OFFER_PROPENSITY, with_added_columns
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
 from engine.analysis.sources.merged_customers import merged_customers_table
 from engine.catalog.plan.features import Context, Value

@@ -44,6 +44,9 @@ def policies_html(report: PolicyReport) -> str:
             yield place(_levels_chart(alt, [(row.offer, row.value) for row in report.arms]))
             yield _offers_table(report)
             yield from paragraphs([report.drift.statement])
+        if report.creatives:
+            yield f'<h2>Reward per showing of the offer, by creative</h2><p class="note">{_UNBIASED}</p>'
+            yield _creatives_table(report)
         if report.contrasts:
             yield "<h2>Differences between offers</h2>"
             yield _contrasts_table(report)
@@ -90,6 +93,18 @@ def _offers_table(report: PolicyReport) -> str:
         head += [f"from {period.start[:16].replace('T', ' ')}" for period in report.arms[0].periods]
         for cells, row in zip(rows, report.arms, strict=True):
             cells += [_level_cells(period.value)[0] for period in row.periods]
+    return _table(head, rows)
+
+
+def _creatives_table(report: PolicyReport) -> str:
+    """The creatives by offer, channel and segment."""
+    rows = []
+    for row in report.creatives:
+        place = row.channel if row.segment is None else f"{row.channel}, {row.segment}"
+        gain = row.against_first
+        effect = f"{gain.estimate:+z.4f} ({_interval(gain, '+')})" if isinstance(gain, Effect) else ""
+        rows.append([row.offer, row.creative, place, f"{row.exposures:,}", *_level_cells(row.value), effect])
+    head = ("offer", "creative", "channel", "exposures", "value", "95% interval", "against the first")
     return _table(head, rows)
 
 

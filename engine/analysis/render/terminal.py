@@ -281,7 +281,9 @@ def render_policies(report: PolicyReport) -> RenderableType:
             else f"{value.value:.4f} ({value.low:.4f} to {value.high:.4f}), effective sample {value.ess:,.0f}"
         )
         lines.append(Text(f"Uniform choice would have earned, by {name}: {earned}"))
-    lines.extend((_offers_table(report), *_contrast_lines(report), Text(report.drift.statement)))
+    lines.extend(
+        (_offers_table(report), *_creatives_table(report), *_contrast_lines(report), Text(report.drift.statement))
+    )
     return Group(*lines)
 
 
@@ -316,6 +318,28 @@ def _offers_table(report: PolicyReport) -> RenderableType:
         cells = [f"{row.offer}\n  {row.exposures:,}", shown, f"{row.naive_mean:.4f}"]
         table.add_row(*cells, *(_period_cell(row) for _ in report.drift.offers[:1]))
     return table
+
+
+def _creatives_table(report: PolicyReport) -> list[RenderableType]:
+    """The creatives by offer, channel and segment; nothing where no offer has any."""
+    if not report.creatives:
+        return []
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("creative, channel\n  exposures")
+    table.add_column("value\n95% interval", justify="right")
+    table.add_column("against the first\n95% interval", justify="right")
+    for row in report.creatives:
+        place = row.channel if row.segment is None else f"{row.channel}, {row.segment}"
+        cells = [
+            ""
+            if found is None
+            else found.not_estimable
+            if isinstance(found, NotEstimable)
+            else f"{found.estimate:{sign}z.4f}\n{found.low:{sign}z.4f} to {found.high:{sign}z.4f}"
+            for found, sign in ((row.value, ""), (row.against_first, "+"))
+        ]
+        table.add_row(f"{row.offer}/{row.creative}, {place}\n  {row.exposures:,}", *cells)
+    return [table]
 
 
 def _period_cell(row: OfferRow) -> str:

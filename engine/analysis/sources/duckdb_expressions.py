@@ -234,3 +234,19 @@ def _sql(value: SqlValue | SqlLiteral) -> str:
         return text_literal(value)
     number = repr(float(value))
     return number if "e" in number else f"{number}e0"  # with an exponent it is a double, else a decimal
+
+
+_OF_CREATIVE = {
+    "creative": "VARCHAR",
+    "creative_propensity": "DOUBLE",
+    "creatives": "VARCHAR[]",
+    "creative_policy": "VARCHAR",
+}
+_NEWER = {"decisions": "".join(f"NULL::{kind} AS {name}, " for name, kind in _OF_CREATIVE.items())}
+OFFER_PROPENSITY = "propensity / coalesce(creative_propensity, 1)"
+"""The probability of the offer of a logged decision, whichever creative of it was shown."""
+
+
+def with_added_columns(reader: str, name: str) -> str:
+    """The rows of files of a table of which some, or all, were written before lists, or creatives, had columns."""
+    return f"(FROM {reader} UNION ALL BY NAME SELECT {_NEWER.get(name, '')}NULL::INTEGER AS position WHERE false)"

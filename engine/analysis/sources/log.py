@@ -8,6 +8,7 @@ from glob import escape
 from typing import TYPE_CHECKING
 
 from engine.analysis.design.log_times import DAY, SECOND
+from engine.analysis.sources.duckdb_expressions import OFFER_PROPENSITY, with_added_columns
 from engine.analysis.sources.engines import ibis_table
 from engine.analysis.sources.merged_customers import TABLES_OF_CUSTOMERS, merged_customers_table
 from engine.analysis.sources.strata import SLOT
@@ -33,23 +34,13 @@ _COLUMNS = {
     "decisions": "decision_id VARCHAR, time BIGINT, customer VARCHAR, device VARCHAR, channel VARCHAR, kind VARCHAR, "
     "key VARCHAR, variant VARCHAR, reason VARCHAR, propensity DOUBLE, candidates VARCHAR[], context VARCHAR, "
     "plan VARCHAR, policy VARCHAR, crossover BOOLEAN, version VARCHAR, position INTEGER, creative VARCHAR, "
-    "creative_propensity DOUBLE, creatives VARCHAR[]",
+    "creative_propensity DOUBLE, creatives VARCHAR[], creative_policy VARCHAR",
     "exposures": "decision_id VARCHAR, time BIGINT, key VARCHAR, customer VARCHAR, position INTEGER",
     "events": "message_id VARCHAR, time BIGINT, customer VARCHAR, event VARCHAR, decision_id VARCHAR, channel VARCHAR, "
     "revenue DOUBLE, properties VARCHAR",
     "rewards": "decision_id VARCHAR, key VARCHAR, reward DOUBLE, time BIGINT, position INTEGER",
     "quarantine": "time BIGINT, reason VARCHAR, source VARCHAR, body VARCHAR",
 }
-
-
-_NEWER = {"decisions": "NULL::VARCHAR AS creative, NULL::DOUBLE AS creative_propensity, NULL::VARCHAR[] AS creatives, "}
-OFFER_PROPENSITY = "propensity / coalesce(creative_propensity, 1)"
-"""The probability of the offer of a logged decision, whichever creative of it was shown."""
-
-
-def with_added_columns(reader: str, name: str) -> str:
-    """The rows of files of a table of which some, or all, were written before lists, or creatives, had columns."""
-    return f"(FROM {reader} UNION ALL BY NAME SELECT {_NEWER.get(name, '')}NULL::INTEGER AS position WHERE false)"
 
 
 def read_log_table(source: DuckDB, log_dir: Path, name: str, since: int | None = None) -> ir.Table:

@@ -56,6 +56,13 @@ class Segment(msgspec.Struct, frozen=True):
         return read
 
 
+class ReportSplit(msgspec.Struct, frozen=True):
+    """The segment that a placement's report is split by; `zone` is the shop's, for customers without one."""
+
+    segment: Segment
+    zone: str = "UTC"
+
+
 def parse_segment(text: str, named: Mapping[str, Predicate] | None = None) -> Segment:
     """The segment that a text asks for: a trait, a segment of `segments.yaml`, or a condition in YAML.
 

@@ -96,14 +96,14 @@ def _check_offer(offer: OfferSpec) -> Iterator[FieldProblem]:
     for name, limit in (("stock", offer.stock), ("budget", offer.budget)):
         if limit and limit.pace and offer.end is None:
             yield f"{name}.pace", "needs a time over which to spread it; give the offer an end"
-    malformed = list(_check_renderings(offer.renderings))
+    malformed = list(check_renderings("renderings", offer.renderings))
     yield from malformed or _check_terms(offer)
 
 
-def _check_renderings(renderings: Renderings) -> Iterator[FieldProblem]:
+def check_renderings(place: str, renderings: Renderings) -> Iterator[FieldProblem]:
     """Yield creatives without a key of their own, and renderings that are by language in part."""
     for channel, one in renderings.items():
-        path = f"renderings.{channel}"
+        path = f"{place}.{channel}"
         if not isinstance(one, list):
             yield from _check_languages(path, one)
             continue

@@ -10,6 +10,7 @@ import msgspec
 
 from engine.catalog.check.decode import FieldProblem
 from engine.catalog.check.defined_names import DefinedNames, check_defined
+from engine.catalog.check.offers import check_renderings
 from engine.catalog.feeds.items import FeedItems, expand_feed, feed_name
 from engine.catalog.feeds.rows import MOST_BYTES
 from engine.catalog.spec.folder import Specs
@@ -98,6 +99,7 @@ def _check_entry(
         yield "offers.rendering", "is missing; give one per channel, such as web: {headline: '{title}'}"
     for channel in entry.rendering:
         yield from check_defined(f"offers.rendering.{channel}", channel, known.channels, "channels.yaml")
+    yield from check_renderings("offers.rendering", entry.rendering)
     for name in segments_in(entry.audience):
         yield from check_defined("offers.audience", name, known.conditions, "the conditions of segments.yaml")
     items = specs.feeds.get(feed_name(entry))

@@ -38,7 +38,7 @@ ATTEMPTS = 5
 
 T = TypeVar("T")
 _TEXTS = ("decision_id", "message_id", "cause", "occurrence", "channel", "placement", "customer")
-_CHOICE = ("offer", "rendering", "policy", "reason")
+_CHOICE = ("offer", "rendering", "policy", "reason", "creative")
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in (*_TEXTS, *KINDS, *_CHOICE)),
@@ -173,7 +173,7 @@ def _finish_part(part: Path, table: pa.Table, confirmed: Sequence[bool]) -> int:
 def _row(item: DueItem) -> dict[str, object]:
     """One message as a row."""
     row: dict[str, object] = {name: getattr(item, name) for name in (*_TEXTS, "policy", "reason")}
-    row["offer"] = item.offer or None
+    row["offer"], row["creative"] = item.offer or None, item.creative or None
     row |= {kind: values[-1] for kind, values in item.ids.items() if values}
     row["rendering"] = msgspec.json.encode(item.items or item.rendering).decode()
     return row | {"propensity": item.propensity, "time": item.time}

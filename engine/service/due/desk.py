@@ -74,6 +74,7 @@ class DueItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     offer: str | msgspec.UnsetType | None = msgspec.UNSET
     rendering: Mapping[str, object] | msgspec.UnsetType = msgspec.UNSET
     items: list[OfferAnswer] | msgspec.UnsetType = msgspec.UNSET
+    creative: str | msgspec.UnsetType = msgspec.UNSET
     propensity: float
     policy: str | None
     reason: OfferReason
@@ -311,6 +312,7 @@ class DueDesk:
             offer=answer.offer,
             rendering=answer.rendering,
             items=answer.items,
+            creative=answer.creative or msgspec.UNSET,
             propensity=answer.propensity,
             policy=answer.policy,
             reason=answer.reason,

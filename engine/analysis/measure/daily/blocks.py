@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engine.analysis.sources.duckdb_expressions import identifier, text_literal
-from engine.analysis.sources.log import with_added_columns
+from engine.analysis.sources.duckdb_expressions import identifier, text_literal, with_added_columns
 from engine.errors import BadInput
 from engine.settings import PARTIALS_FOLDER
 

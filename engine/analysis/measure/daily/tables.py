@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from engine.analysis.measure.daily.blocks import ITEM_TABLES, DailyTable
-from engine.analysis.sources.duckdb_expressions import text_literal
-from engine.analysis.sources.log import OFFER_PROPENSITY
+from engine.analysis.sources.duckdb_expressions import OFFER_PROPENSITY, text_literal
 from engine.vocabulary import MERGED, NOT_VISITS, PURCHASES, QUESTIONS
 
 if TYPE_CHECKING:
