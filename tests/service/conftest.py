@@ -158,10 +158,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, valkey: embedded.Embedded, 
 
 @pytest.fixture(scope="session")
 def echo_app() -> Litestar:
-    """`POST /echo` answers the body and two headers of the request; its body may have 1,000 bytes."""
+    """`POST /echo` answers the body and two headers of the request; its body may have 1,000 bytes.
+
+    It takes 10 ms, or the seconds that the header `x-pause` asks for.
+    """
 
     async def echo(call: Call) -> Reply:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(float(call.header(b"x-pause") or 0.01))
         return Reply(call.body + call.header(b"x-extra").strip().encode("latin-1"))
 
     async def large(call: Call) -> Reply:

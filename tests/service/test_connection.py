@@ -128,7 +128,10 @@ def test_a_connection_that_is_slow_ends(port: int, status: int | None, pieces: l
 
 @pytest.mark.parametrize(
     ("count", "sent"),
-    [(100, b"".join(request(b'{"n": %d}' % n) for n in range(100))), (3000, request(b"{}") * 3000)],
+    [
+        (100, b"".join(request(b'{"n": %d}' % n) for n in range(100))),
+        (3000, request(b"{}", b"x-pause: 0.001\r\n") * 3000),
+    ],
 )
 def test_requests_sent_ahead_are_all_answered_in_order(port: int, count: int, sent: bytes) -> None:
     with connect(port) as connection:
