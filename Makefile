@@ -12,7 +12,7 @@ MINUTES ?= 30
 ENGINE_TESTS := tests/analysis/sources/test_engines.py tests/analysis/sources/test_engine_tables.py
 COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
 
-.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-days bench bench-policies bench-analysis bench-warehouse bench-parts bench-overload bench-coverage soak due skew bench-lists obd cdnow replay lock clean
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-days bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak due skew bench-lists obd cdnow replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -133,6 +133,10 @@ bench-parts: .venv/dev.stamp ## journal, profiles, learner and start-up, each al
 	$(BIN)/python -m loadtests.profiles
 	$(BIN)/python -m loadtests.learn
 	$(BIN)/python -m loadtests.startup
+
+bench-dashboard: .venv/dev.stamp ## every page beside 10 million exposures, and decisions with ten dashboards open: an hour
+	$(BIN)/python -m loadtests.dashboard
+	$(BIN)/python -m loadtests.dashboards_open
 
 bench-overload: .venv/dev.stamp ## 8,000 connections at one server: what it refuses, and how soon it is well again
 	$(BIN)/python -m loadtests.overload

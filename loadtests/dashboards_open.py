@@ -32,7 +32,8 @@ from loadtests.dashboard import write_log, write_shop
 TABS = ("/", "/experiments", "/experiments/e7", "/bandits/home_hero", "/offers", "/moments", "/measure", "/live")
 LIVE = 3
 """Tabs of the last page, so that there are ten."""
-BODY = {"channel": "web", "placements": ["home_hero"], "experiments": ["e7", "checkout_layout"]}
+BODY = {"customer": {"user_id": "u-%d"}, "channel": "web", "expose": True}
+BODY |= {"placements": ["home_hero"], "experiments": ["e7", "checkout_layout"]}
 EXPERIMENTS, EXPOSURES = 200, 1_000_000
 MOST = 1.05
 RENEW = re.compile(r'data-renew="(\d+)"')

@@ -190,7 +190,8 @@ def _bare_visit(request: WebRequest, desk: Desk, session: Session) -> PageVisit:
         desk=desk,
         session=session,
         path={name: str(value).removeprefix("/") for name, value in request.path_params.items()},
-        url=request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+        url=quote(request.scope["path"], safe="/:@!$&'()*+,;=~")
+        + (f"?{request.url.query}" if request.url.query else ""),
         query=query,
         headers=tuple(request.scope["headers"]),
         cookies=request.cookies,

@@ -89,6 +89,7 @@ def test_a_rule_has_a_page_and_who_deleted_or_exported_is_in_the_audit_log(setti
         page = wait_for(client, RULE, lambda text: "Effect over time" in text).text
         assert "checkout.v2#de" in page
         assert "The switch is that of the flag checkout.v2" in page
+        assert f'href="{RULE}?table=metrics&amp;format=csv"' in page
         shown = table(client, f"{RULE}?table=metrics&format=json")
         question, metrics = build_question(compile_plan(load_specs(settings.experiments)), "checkout.v2#de")
         report = analyze_experiment(question, metrics, settings.log)

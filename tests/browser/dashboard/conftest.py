@@ -73,10 +73,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory, issuer: str) -> Iterator[En
     hostile["variants"] = [{"key": "control"}, {"key": "other", "payload": {"text": SCRIPT}}]
     del hostile["force"], hostile["layer"]
     (experiments / "hostile.yaml").write_text(yaml.safe_dump(hostile))
+    _write_hostile_files(experiments)
     draft = hostile | {"key": "a_draft", "title": "A draft", "status": "draft"}
     (experiments / "a_draft.yaml").write_text(yaml.safe_dump(draft))
     keys = folder / "keys.yaml"
-    openid = {"issuer": issuer, "client_id": CLIENT, "client_secret": SECRET, "title": "a staff account"}
+    openid = {"issuer": issuer, "client_id": CLIENT, "client_secret": SECRET, "title": f"a staff account{SCRIPT[:39]}"}
     openid |= {"roles": {"view": ["everyone"], "operate": ["growth"]}}
     keys.write_text(yaml.safe_dump({"keys": KEYS, "openid": openid}))
     # On a busy machine a decision may wait for the store longer than 50 ms, and a degraded one has no variant.
@@ -88,6 +89,25 @@ def engine(tmp_path_factory: pytest.TempPathFactory, issuer: str) -> Iterator[En
         yield running
 
 
+def _write_hostile_files(experiments: Path) -> None:
+    """A flag, an offer, a moment and a campaign with scripts for texts."""
+    rule = {"key": "de", "title": SCRIPT, "hypothesis": SCRIPT, "audience": {"country": "DE"}}
+    rule |= {
+        "variants": [{"key": "old", "weight": 0.5}, {"key": "new", "weight": 0.5}],
+        "metrics": {"primary": "click"},
+    }
+    flag = {"key": "hostile.flag", "kind": "flag", "type": "string", "title": SCRIPT, "owner": SCRIPT}
+    flag |= {"variants": [{"key": "old", "value": SCRIPT}, {"key": "new", "value": "x"}], "rules": [rule]}
+    (experiments / "hostile.flag.yaml").write_text(yaml.safe_dump(flag | {"default": "old"}))
+    for name, part in (("moments", "moments"), ("campaigns", "campaigns")):
+        path = experiments / f"{name}.yaml"
+        found = yaml.safe_load(path.read_text())
+        found[part][0]["title"] = SCRIPT
+        path.write_text(yaml.safe_dump(found))
+    offer = experiments / "offers" / "tasting_set.yaml"
+    offer.write_text(yaml.safe_dump(yaml.safe_load(offer.read_text()) | {"title": SCRIPT}))
+
+
 def _send_traffic(engine: Engine) -> None:
     """Customers with scripts for names, who come and order; every other one only looks."""
     batch = []
@@ -95,7 +115,8 @@ def _send_traffic(engine: Engine) -> None:
         traits = {"loyalty.tier": number % 4, "affinity.coffee": (number % 10) / 10, "nickname": SCRIPT}
         identify = {"type": "identify", "message_id": f"i{number}", "user_id": f"u-{number}", "traits": traits}
         batch.append(identify)
-    engine.api("POST", "/v1/events", {"batch": batch})
+    scripted = {"type": "identify", "message_id": "script", "user_id": SCRIPT, "traits": {"nickname": SCRIPT}}
+    engine.api("POST", "/v1/events", {"batch": [*batch, scripted]})
     experiments = ["checkout_layout", "hostile", "hero_policy"]
     for number in range(CUSTOMERS):
         channel = ("web", "app")[number % 2]
@@ -109,6 +130,8 @@ def _send_traffic(engine: Engine) -> None:
             order = {"revenue": 10.0 + number % 7, "order_id": f"o{number}"}
             sent.append(event | {"event": "purchase", "message_id": f"p{number}", "properties": order})
         engine.api("POST", "/v1/events", {"batch": sent})
+    for verb in ("pause", "resume"):
+        engine.api("POST", f"/v1/experiments/hostile/{verb}", {"reason": SCRIPT})
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,15 @@
 import re
 import time
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, StorageState, expect
 
+from engine.dashboard.board.measure_names import MEASURES
 from tests.browser.accessibility import find_violations
-from tests.browser.dashboard.conftest import ADMIN, CUSTOMERS, VIEWER, Engine, log_in
+from tests.browser.dashboard.conftest import ADMIN, CUSTOMERS, SCRIPT, VIEWER, Engine, log_in
 
 PAGES = [
     "/",
@@ -18,6 +19,8 @@ PAGES = [
     "/experiments/checkout_layout",
     "/experiments/hostile",
     "/experiments/a_draft",
+    "/experiments/hostile.flag",
+    "/experiments/hostile.flag%23de",
     "/bandits",
     "/bandits/home_hero",
     "/offers",
@@ -83,7 +86,10 @@ def test_every_page_is_accessible_in_both_themes_and_widths(page: Page) -> None:
 
 
 def test_a_script_in_any_field_stays_text(page: Page) -> None:
-    for path in PAGES:
+    someone = quote(SCRIPT, safe="")
+    more = [f"/customers/{someone}", f"/timeline?id={someone}", f"/experiments?q={someone}", "/bandits/monday_letter"]
+    more += [f"/measure/{name}" for name in MEASURES]
+    for path in (*PAGES, *more, f"/editor?file={someone}", "/editor?key=hostile.flag"):
         page.goto(path)
         page.wait_for_timeout(50)
         assert page.title() != "owned", path
@@ -139,6 +145,7 @@ def test_a_person_logs_in_at_the_provider(ready: Engine, chromium: Browser) -> N
     printed: list[str] = []
     page.on("console", lambda message: printed.append(message.text) if message.type == "error" else None)
     page.goto("/experiments/checkout_layout")
+    assert "owned" not in page.title()
     page.get_by_role("link", name="Log in with a staff account").click()
     page.get_by_label("Account").fill("olga")
     page.get_by_role("button", name="Allow").click()

@@ -221,6 +221,18 @@ def test_nothing_is_lost_when_the_page_goes_or_the_tab_closes(open_tab: Any, ser
     assert events(server, ids, 3).count("view") == 2
 
 
+def test_what_was_seen_is_reported_though_the_tab_closes_first(open_tab: Any, server: Any) -> None:
+    tab = open_tab(HERO, CSS, PATIENT)
+    decision = tab.run("""
+        const decision = await shop.decide({placements: ['home_hero']});
+        shop.expose(decision, {placements: ['home_hero']});
+        return decision.decision_id;
+    """)
+    tab.page.close()
+    found = await_records(server, lambda one: isinstance(one, ExposureRecord) and one.decision_id == decision)
+    assert "home_hero" in {key for one in found for key in one.keys}
+
+
 def test_what_could_not_be_sent_is_sent_by_the_next_page_and_counts_once(
     open_tab: Any, server: Any, context: BrowserContext
 ) -> None:
