@@ -59,8 +59,8 @@ wheels: .venv/fast.stamp ## dist/: a wheel with compiled modules for this machin
 demo: .venv/run.stamp ## a shop comes alive: traffic, learning, a report; then keeps serving
 	@$(BIN)/counterpoint demo $(DEMO_ARGS)
 
-test: .venv/dev.stamp ## lint, types and every test but those on Spark and ClickHouse: twenty minutes
-	@echo "Running lint, types and every test: about twenty minutes on two cores. Since $$(date +%H:%M:%S) …"
+test: .venv/dev.stamp ## lint, types and every test but those on Spark and ClickHouse: thirteen minutes
+	@echo "Running lint, types and every test: about thirteen minutes on two cores. Since $$(date +%H:%M:%S) …"
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory --jobs=2 types unit
 	@echo "Passed at $$(date +%H:%M:%S). \`make test-engines\` adds Spark and ClickHouse (500 MB, needs Java)."
