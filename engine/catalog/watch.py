@@ -48,6 +48,7 @@ _RESTRICTIONS = (
     "stock",
     "budget",
     "coupons",
+    "exclusive",
     "quiet",
     "once",
     "layer",

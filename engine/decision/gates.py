@@ -250,10 +250,10 @@ def _without_code(collection: OfferCollection, facts: Facts, _shown: Collection[
 
 
 def _shown_elsewhere(collection: OfferCollection, _facts: Facts, shown: Collection[str], _passing: Bits) -> Bits:
-    """The offers that another placement of the same answer shows."""
-    closed = 0
+    """The offers that another placement of the same answer shows, and those that such an offer excludes."""
+    closed, excluded = 0, collection.index.named("excluded_by")
     for key in shown:
-        closed |= collection.index.bits.get(key, 0)
+        closed |= collection.index.bits.get(key, 0) | excluded.get(key, 0)
     return closed
 
 
@@ -315,7 +315,7 @@ GATES: Mapping[Gate, GateRule] = {
     ),
     "shown": GateRule(
         closes=_shown_elsewhere,
-        meaning="another placement of the same answer shows it",
+        meaning="another placement of the same answer shows it, or an offer that excludes it",
         for_staff="already on this screen",
     ),
     "price": GateRule(  # closed in `offers`, once the policy has estimated what the offers are worth

@@ -20,6 +20,7 @@ OFFER: Mapping[str, str] = {
     "caps": COUNTED,
     "suppress": COUNTED,
     "stock": "reservations stay; the next showing uses the new stock",
+    "exclusive": "each answer combines offers by the new groups",
     "coupons": "codes that customers have stay theirs",
     "budget": "what was spent or is reserved counts against the new amount",
 }

@@ -40,6 +40,10 @@ def compile_offers(specs: Specs, watched: Collection[str]) -> dict[str, Offer]:
         watched: the counters that any rule of the shop reads; see `watched_counters`.
     """
     by_scope, silence = events_by_scope(watched), specs.channels.suppress
+    groups: dict[str, set[str]] = {}
+    for offer in specs.offers.values():
+        for group in offer.exclusive:
+            groups.setdefault(group, set()).add(offer.key)
     return {
         spec.key: Offer(
             key=spec.key,
@@ -47,6 +51,7 @@ def compile_offers(specs: Specs, watched: Collection[str]) -> dict[str, Offer]:
             start=to_timestamp(spec.start, 0.0),
             end=to_timestamp(spec.end, FOREVER),
             limits=compile_limits(specs, spec, watched, by_scope),
+            excluded_by=frozenset(key for group in spec.exclusive for key in groups[group] if key != spec.key),
             is_spared=silence is None or not {spec.key, *spec.tags}.isdisjoint(silence.spared),
             languages=_compile_languages(spec),
             creatives=compile_creatives(spec.renderings),
@@ -215,6 +220,7 @@ def _names_for_gates(offer: Offer) -> dict[str, Iterable[str]]:
         "purpose": () if purpose is None else (purpose,),
         "counter": offer.limits.read,
         "pool": offer.limits.pools,
+        "excluded_by": offer.excluded_by,
         "spared": (SPARED,) if offer.is_spared else (),
         "shelf": () if offer.limits.shelf_sku is None else (offer.limits.shelf_sku,),
         "hand_over": () if offer.limits.hand_over is None else (offer.limits.hand_over.name,),

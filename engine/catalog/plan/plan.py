@@ -49,6 +49,8 @@ class Offer:
     """By channel, the renderings by language, and those from which a policy chooses, where they are."""
     is_spared: bool = True
     """Whether the shop's `suppress` leaves it open."""
+    excluded_by: frozenset[str] = frozenset()
+    """The offers that exclude it from an answer: those with which it shares an exclusive group."""
 
 
 @dataclass(frozen=True, slots=True)

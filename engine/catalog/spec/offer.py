@@ -156,6 +156,8 @@ class OfferSpec(Spec, frozen=True, kw_only=True):
     A rendering may be by language, `{de: …, en: …}`: the customer's `language`, from traits or context, chooses.
     It may be a list of creatives, `[{key: photo, …}, {key: text, …}]`, from which a policy chooses; `attributes` of a
     creative are read as those of the offer are.
+
+    Of the offers that name the same group under `exclusive`, an answer shows at most one.
     """
 
     key: Key
@@ -173,6 +175,7 @@ class OfferSpec(Spec, frozen=True, kw_only=True):
     stock: StockSpec | None = None
     budget: BudgetSpec | None = None
     coupons: CouponsSpec | None = None
+    exclusive: list[Key] = []
     renderings: Annotated[Renderings, Meta(min_length=1)]
 
     @property
