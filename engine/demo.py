@@ -99,7 +99,7 @@ def run_demo(
         err.print("Collecting the log …")
         stop.wait(REWARD_SECONDS)
         collect(served, LogErasures(), drain=True)
-        plan = load_plan(settings.experiments)
+        plan = load_plan(settings.experiments, settings.plans)
         out.print(render_policies(policy_report(settings.log, "home_hero", ripe=False)))
         for key, experiment in plan.experiments.items():
             if experiment.spec.metrics is None:  # a flag measures nothing by itself

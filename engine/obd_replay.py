@@ -313,7 +313,7 @@ def _await_learner(settings: Settings, stop: threading.Event) -> None:
 
 def learned_probabilities(settings: Settings, rounds: Sequence[Round]) -> NDArray[np.float64]:
     """The probability (n,) with which the policy in the store chooses the logged item of each round."""
-    selection = load_plan(settings.experiments).policies[PLACEMENT]
+    selection = load_plan(settings.experiments, settings.plans).policies[PLACEMENT]
     with connect_stream(settings.redis) as client:
         published = current_snapshot(client, PLACEMENT)
     policy = align_policy(load_policy(published.blob), selection) if published else selection.prior

@@ -45,6 +45,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.data / "spool"
 
     @property
+    def plans(self) -> Path:
+        """The archive of the plans that ran."""
+        return self.data / "plans"
+
+    @property
     def log(self) -> Path:
         """The folder of the Parquet log."""
         return self.data / "log"

@@ -68,7 +68,7 @@ def run_engine(settings: Settings, stop: threading.Event, stderr: int | None = N
         StoppedError: if `stop` was set before that.
     """
     # A start that fails writes nothing, so all that can be refused is checked before the data folder is made.
-    check_start(settings.experiments, Archive(settings.data / "plans"))
+    check_start(settings.experiments, Archive(settings.plans))
     load_keys_from_settings(settings)
     _await_free_folder(settings.data, stop)
     with (

@@ -146,6 +146,11 @@ CAMPAIGN_CONTEXT: Final = (
 """Properties of an event that say which campaign or ad brought the visitor; later decisions of the visit read them."""
 CAMPAIGN_CHANNEL: Final = "campaigns"
 """The channel of the decisions by which campaigns choose channel and hour: no storefront asks for it."""
+HELD_OUT: Final = "held out"
+LET_IN: Final = "let in"
+"""The two sides of a holdout in its report."""
+KEPT_MARK: Final = "~"
+"""Separates the key of a kept plan's policy from the holdout that keeps the plan: `home_hero~q4`."""
 SILENCE: Final = "silence"
 """What is logged in place of an offer where nothing is shown or sent, to learn what showing is worth."""
 

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "load_plan"]
 
 
-def load_plan(folder: Path | str) -> "Plan":
-    """The checked and compiled plan of a folder of YAML.
+def load_plan(folder: Path | str, plans: Path | None = None) -> "Plan":
+    """The checked and compiled plan of a folder of YAML; `plans` is the archive of those that its holdouts keep.
 
     Raises:
         CatalogError: with every problem of every file, if there is one.
@@ -18,7 +18,7 @@ def load_plan(folder: Path | str) -> "Plan":
     from engine.catalog.check.load import load_specs  # noqa: PLC0415
     from engine.catalog.plan.compile import compile_plan  # noqa: PLC0415 (as `Plan`)
 
-    return compile_plan(load_specs(Path(folder)))
+    return compile_plan(load_specs(Path(folder), plans))
 
 
 def __getattr__(name: str) -> object:

@@ -15,32 +15,23 @@ plan at once: they write the same content. The version is a digest of the files,
 import gzip
 import os
 import pwd
-import zlib
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
+from engine.catalog.archived_plan import (
+    KEPT,
+    ArchivedPlan,
+    feed_path,
+    read_archived_files,
+    read_archived_plan,
+    read_kept_plans,
+)
 from engine.catalog.check.load import build_specs
 from engine.catalog.feeds.rows import SUFFIXES
 from engine.catalog.spec.folder import Specs
-from engine.errors import BadInput
-
-
-class ArchivedPlan(msgspec.Struct, frozen=True, kw_only=True, rename={"author": "who"}):
-    """One archived plan: its files and environment, its first run (s since 1970), the author of its last change.
-
-    `feeds` has the digest of each feed, whose bytes are stored once beside the plans.
-    """
-
-    version: str
-    time: float
-    author: str
-    folder: str
-    files: dict[str, str]
-    environment: str | msgspec.UnsetType = msgspec.UNSET
-    feeds: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Archive:
@@ -61,8 +52,9 @@ class Archive:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self._path(specs.version)
         if not path.exists():
-            text = {name: data.decode() for name, data in files.items() if not name.endswith(SUFFIXES)}
-            feeds = {name: self._store_feed(data) for name, data in files.items() if name.endswith(SUFFIXES)}
+            own = {name: data for name, data in files.items() if not name.startswith(KEPT)}
+            text = {name: data.decode() for name, data in own.items() if not name.endswith(SUFFIXES)}
+            feeds = {name: self._store_feed(data) for name, data in own.items() if name.endswith(SUFFIXES)}
             plan = ArchivedPlan(
                 version=specs.version,
                 time=now,
@@ -82,15 +74,12 @@ class Archive:
 
         Raises:
             BadInput: if the archive has no plan of this version.
+            CatalogError: if this release finds a problem in it, such as a plan that it keeps and that is missing.
         """
-        path = self._path(version)
-        if not path.exists():
-            raise BadInput(
-                f"plan {version!r} is not in the archive {self.directory}; use the data directory on which it ran"
-            )
-        plan = msgspec.json.decode(path.read_bytes(), type=ArchivedPlan)
-        files = {name: text.encode() for name, text in plan.files.items()} | self.read_feeds(plan)
-        return build_specs(plan.folder, files, environment=plan.environment or "")
+        plan = read_archived_plan(self.directory, version)
+        files = read_archived_files(self.directory, plan)
+        kept, problems = read_kept_plans(plan.folder, files, self.directory)
+        return build_specs(plan.folder, {**files, **kept}, problems, environment=plan.environment or "")
 
     def read_newest(self) -> Specs | None:
         """The specs of the plan that ran last; None where none has run."""
@@ -100,32 +89,14 @@ class Archive:
             return None
         return self.read_specs(version)
 
-    def read_feeds(self, plan: ArchivedPlan) -> dict[str, bytes]:
-        """The bytes of the feeds that a plan read, by name.
-
-        Raises:
-            BadInput: if one is not in the archive any more.
-        """
-        found: dict[str, bytes] = {}
-        for name, digest in (plan.feeds or {}).items():
-            path = self._feed_path(digest)
-            try:
-                found[name] = gzip.decompress(path.read_bytes())
-            except (OSError, EOFError, zlib.error) as error:
-                raise BadInput(f"{path}: {error}; restore it, the plan {plan.version} reads {name} there") from error
-        return found
-
     def _store_feed(self, data: bytes) -> str:
         """Store a feed unless it is stored already; returns its digest."""
         digest = sha256(data).hexdigest()
-        path = self._feed_path(digest)
+        path = feed_path(self.directory, digest)
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             _replace_file(path, gzip.compress(data, 6, mtime=0))
         return digest
-
-    def _feed_path(self, digest: str) -> Path:
-        return self.directory / "feeds" / f"{digest}.gz"
 
     def _path(self, version: str) -> Path:
         return self.directory / f"{version}.json"

@@ -149,7 +149,7 @@ class PlanWatch:
 
     def _load(self) -> tuple[Specs, dict[str, bytes]]:
         """The checked specs of the folder, and the bytes of its files."""
-        files, problems = read_folder(self.folder)
+        files, problems = read_folder(self.folder, self._archive.directory if self._archive else None)
         return build_specs(self.folder.name, files, problems), files
 
     def _store(self, specs: Specs, files: dict[str, bytes]) -> Plan:
@@ -180,7 +180,7 @@ def check_start(folder: Path, archive: Archive) -> None:
     """
     if not folder.is_dir():
         raise BadInput(f"--experiments {folder}: is not a folder; name the folder that has channels.yaml")
-    files, problems = read_folder(folder)
+    files, problems = read_folder(folder, archive.directory)
     try:
         build_specs(folder.name, files, problems)
     except CatalogError:

@@ -59,6 +59,7 @@ def check(
     folder: Folder = None,
     *,
     log: Annotated[Path | None, Parameter(help="The Parquet log, to also warn of flags that are stale by it.")] = None,
+    data: Data = None,
     json: AsJson = False,
 ) -> int:
     """Validate every YAML file and show all problems at once; exit 1 if there are any."""
@@ -67,11 +68,12 @@ def check(
     from engine.catalog.plan.compile import compile_plan
     from engine.rehearse.assertion_files import read_assertions
 
-    folder = from_environment(experiments=folder).experiments
+    settings = from_environment(experiments=folder, data=data)
+    folder = settings.experiments
     if not folder.is_dir():
         raise BadInput(f"{folder}: is not a folder; name the folder that has channels.yaml")
     try:
-        specs = load_specs(folder)
+        specs = load_specs(folder, settings.plans)
         read_assertions(folder, specs)
     except CatalogError as error:
         if json:
@@ -164,11 +166,11 @@ def preview(
     if link is not None:
         from engine.cli.design.preview_link import print_link
 
-        specs = load_specs(settings.experiments)
+        specs = load_specs(settings.experiments, settings.plans)
         return print_link(settings, specs, key, variant, link=link, expires=expires, json=json)
     if variant is not None:
         raise BadInput(f"--variant {variant}: is for --link, which makes a link to it; leave it out, or add --link URL")
-    specs = with_draft(load_specs(settings.experiments), key, dated=at is not None)
+    specs = with_draft(load_specs(settings.experiments, settings.plans), key, dated=at is not None)
     found = read_customers(customers, specs) if customers else make_customers(PREVIEWED, specs, now=now, key=key)
     plan, sample = (
         at_current_steps(compile_plan(specs), settings, is_named=is_store_named(redis)),
@@ -307,7 +309,7 @@ def coverage(
     from engine.rehearse.customers import make_one_per_stage
 
     settings = from_environment(experiments=experiments, data=data, redis=redis)
-    specs, now = load_specs(settings.experiments), time.time()
+    specs, now = load_specs(settings.experiments, settings.plans), time.time()
     purposes = {offer.purpose for offer in specs.offers.values() if offer.purpose is not None}
     plan = at_current_steps(compile_plan(specs), settings, is_named=is_store_named(redis))
     stages = plan.rules.computed.stages

@@ -57,7 +57,7 @@ def conclude(
     if not why.strip():
         raise BadInput("conclude: --why is missing; say in a sentence why, or what was learnt")
     settings = from_environment(experiments=experiments, data=data)
-    specs = load_specs(settings.experiments)
+    specs = load_specs(settings.experiments, settings.plans)
     plan = compile_plan(specs)
     question, metrics = build_question(plan, key)
     report = analyze_experiment(question, metrics, log or settings.log)

@@ -142,7 +142,8 @@ def warm_start(
     from engine.catalog import load_plan
     from engine.learn.warm_start import warm_start as start_warm
 
-    plan = load_plan(from_environment(experiments=experiments).experiments)
+    own = from_environment(experiments=experiments, data=data)
+    plan = load_plan(own.experiments, own.plans)
     with open_store(data, redis) as settings:
         started = start_warm(settings, plan, key, source)
     print_line(f"{key}@{started.version} is current now, from {format_count(started.learnt, 'reward')}.")

@@ -28,7 +28,7 @@ def explain(
         open_store(data, redis) as settings,
         stream.connect_stream(settings.redis) as client,
     ):
-        replayed = explain_decision(settings.log, Archive(settings.data / "plans"), client, decision_id)
+        replayed = explain_decision(settings.log, Archive(settings.plans), client, decision_id)
     if json:
         print_json(replayed)
     else:

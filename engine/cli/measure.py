@@ -93,7 +93,7 @@ def open_source(options: MeasureOptions, **columns: str | None) -> "EventSource"
 
     from engine.catalog import load_plan
 
-    plan = load_plan(settings.experiments)
+    plan = load_plan(settings.experiments, settings.plans)
     return replace(source, currency=plan.currency, stages=plan.rules.computed.stages, rfm=plan.rfm)
 
 
@@ -299,8 +299,8 @@ def kpis(*, options: MeasureOptions = DEFAULTS) -> int:
     from engine.catalog.archive import Archive
 
     settings = from_environment(experiments=options.experiments, data=options.data)
-    plan = None if options.table else load_plan(settings.experiments)
-    archive = Archive(settings.data / "plans")
+    plan = None if options.table else load_plan(settings.experiments, settings.plans)
+    archive = Archive(settings.plans)
     run_report(options, lambda source: measure_kpis(source, plan, archive=archive))
     return 0
 
@@ -349,9 +349,9 @@ def programme(
     settings = from_environment(experiments=options.experiments, data=options.data)
     files: dict[str, tuple[str, str]] = {}
     if settings.experiments.is_dir():
-        specs = {key: one.spec for key, one in load_plan(settings.experiments).experiments.items()}
+        specs = {key: one.spec for key, one in load_plan(settings.experiments, settings.plans).experiments.items()}
         files = {key: (spec.status, spec.variants[0].key) for key, spec in specs.items()}
-    archive = Archive(settings.data / "plans")
+    archive = Archive(settings.plans)
     run_report(options, lambda source: measure_programme(source, files, archive=archive, window_days=window))
     return 0
 

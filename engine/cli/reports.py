@@ -140,7 +140,7 @@ def analyze(
     from engine.catalog.archive import Archive
 
     settings = from_environment(experiments=experiments, data=data)
-    plan, source = load_plan(settings.experiments), log or settings.log
+    plan, source = load_plan(settings.experiments, settings.plans), log or settings.log
     until = as_of.replace(tzinfo=as_of.tzinfo or UTC) if as_of else None
     name = key or ""
     if name not in plan.experiments and name in {placement for _, placement in plan.selections}:
@@ -151,7 +151,7 @@ def analyze(
         return 0
     _refuse_unripe(ripe=ripe)
     question = _Question(key=name, until=until, segment=segment, prior=prior)
-    _print_report(_analyze_log(plan, source, Archive(settings.data / "plans"), question, inference), html, json=json)
+    _print_report(_analyze_log(plan, source, Archive(settings.plans), question, inference), html, json=json)
     return 0
 
 

@@ -86,7 +86,7 @@ def serve(
         serve_requests(settings, adopt_listener(fd), logs_changes=not quiet)
         return 0
     # What is refused is reported before the address is announced.
-    check_start(settings.experiments, Archive(settings.data / "plans"))
+    check_start(settings.experiments, Archive(settings.plans))
     load_keys_from_settings(settings)
     with listen(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
@@ -128,7 +128,7 @@ def learn(
         raise BadInput(f"--partition {unknown[0]}: is not a partition; name one from 0 to {settings.partitions - 1}")
     log_to_stderr()
     keep_files_private()
-    archive = Archive(settings.data / "plans")
+    archive = Archive(settings.plans)
     if not quiet:
         check_start(settings.experiments, archive)
     watch = PlanWatch(settings.experiments, archive, logs_changes=not quiet)
@@ -201,7 +201,7 @@ def dashboard(
     if fd is not None:
         serve_dashboard(settings, adopt_listener(fd))
         return 0
-    check_start(settings.experiments, Archive(settings.data / "plans"))
+    check_start(settings.experiments, Archive(settings.plans))
     load_keys_from_settings(settings)
     with listen(settings.host, DASHBOARD_PORT if port is None else port) as listener:
         port = listener.getsockname()[1]

@@ -108,7 +108,7 @@ def simulate(
     from engine.rehearse.dry_run import dry_run
     from engine.rehearse.preview import with_draft
 
-    specs = with_draft(load_specs(settings.experiments), key)
+    specs = with_draft(load_specs(settings.experiments, settings.plans), key)
     plan = at_current_steps(compile_plan(specs), settings, is_named=is_store_named(redis))
     visits = _visits(plan, specs, key, traffic)
     snapshots = read_snapshots(settings, plan, is_named=is_store_named(redis))

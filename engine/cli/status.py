@@ -54,7 +54,7 @@ def status(
 
     settings = from_environment(experiments=experiments, data=data, redis=redis)
     folder = log or settings.log
-    specs = load_specs(settings.experiments)
+    specs = load_specs(settings.experiments, settings.plans)
     running = read_running_state(settings, folder, is_named=is_store_named(redis))
     found = read_shop_status(specs, running, folder, time.time())
     if json:

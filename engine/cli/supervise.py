@@ -38,7 +38,7 @@ def supervise(
     settings = from_environment(experiments=experiments, data=data, redis=redis)
     log_to_stderr()
     keep_files_private()
-    watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"), logs_changes=not quiet)
+    watch = PlanWatch(settings.experiments, Archive(settings.plans), logs_changes=not quiet)
 
     def current() -> "tuple[Plan, NotifyFile]":
         watch.poll()

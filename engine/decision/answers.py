@@ -1,6 +1,6 @@
 """The answer of a placement to the storefront: the offer or the list that it shows, in the customer's language."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 
 import msgspec
@@ -10,8 +10,8 @@ from engine.catalog.plan.languages import choose_language, preferred_languages
 from engine.catalog.plan.places import NearPlace
 from engine.catalog.plan.plan import Offer, Plan
 from engine.catalog.spec.limits.stock import HandOver
-from engine.decision.gates import Facts
-from engine.decision.offers import Choice, OfferReason
+from engine.decision.gates import Facts, is_capped
+from engine.decision.offers import Choice, LostClaims, OfferReason
 
 
 class PlaceAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -168,3 +168,25 @@ def _answer_place(offer: Offer, near: NearPlace) -> PlaceAnswer | None:
         longitude=place.longitude,
         km=None if km is None else round(km, 3),
     )
+
+
+def withhold_fallback(plan: Plan, facts: Facts, choice: Choice, shown: Collection[str], lost: LostClaims) -> Choice:
+    """The choice of a fallback, or silence where it must not be shown.
+
+    No gate closes a fallback. But the shop does not write to a customer past their caps, or while its `suppress` holds,
+    and an answer shows no offer twice.
+    """
+    key = choice.offer.key
+    if key in shown:
+        return msgspec.structs.replace(choice, reason="shown")
+    is_silent = facts.is_silenced and not choice.offer.is_spared
+    if facts.channel in plan.outbound and (is_silent or key in lost or is_capped(choice.offer, facts)):
+        return msgspec.structs.replace(choice, reason="dropped")
+    return choice
+
+
+def force_offer(plan: Plan, channel: str, forced: str) -> Choice:
+    """The offer of a preview; `OFFER/CREATIVE` forces a creative of it too."""
+    key, _, creative = forced.partition("/")
+    offer = plan.offers[key]
+    return Choice(offer=offer, reason="preview", propensity=1.0, creative=force_creative(offer, channel, creative))

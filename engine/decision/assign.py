@@ -46,7 +46,8 @@ AssignmentReason = Literal[
 It has one: `assigned` by the hash; `forced` by its id; `preview` by a signed token of the request; `sticky`, bound by
 an earlier decision; `rule`, from a rule of a flag that gives its variant to all of its audience; `default`, as no rule
 of the flag gave one; `shipped`, as the experiment is over and all of its audience has this one.
-It has none: `holdout` it would have one, but is held out; `layer` it is in another part of the layer, or outside a
+It has none: `holdout` it would have one, but is held out (of a frozen holdout it has what the kept plan gives, if
+anything); `layer` it is in another part of the layer, or outside a
 filter; `prerequisite` it is not in the variant of another experiment that this one needs; `audience` the condition does
 not match; `coverage` it is not let in (yet); `version` it saw the experiment in a blocked bucket version; `unit` the
 request names no such unit; `paused`, `not_started`, `ended` by the experiment's status and dates; `channel` the
@@ -59,13 +60,15 @@ A flag with a default has that for a variant with each of these reasons.
 class Assignment(msgspec.Struct, frozen=True, gc=False):
     """The variant's index and the id it was hashed over; index -1 and no id where the reason gives no variant.
 
-    `rule` is the experiment of the rule that decided, None where none did.
+    `rule` is the experiment of the rule that decided, None where none did. `kept` is the experiment as an archived plan
+    has it, where that decided: the index is of its variants.
     """
 
     reason: AssignmentReason
     index: int = -1
     unit: str = ""
     rule: Experiment | None = None
+    kept: Experiment | None = None
 
 
 class Subject(msgspec.Struct, frozen=True, gc=False):
@@ -73,7 +76,7 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
 
     `units` are the ids to hash over, by kind; `names` all ids by which a variant can be forced; `sticky` the entries of
     `engine.decision.sticky` from earlier decisions; `degraded` says that the profile could not be read; `preview` has
-    the variants that are forced, by experiment.
+    the variants that are forced, by experiment; `kept` is the archived plan that decides for who is held out by it.
     """
 
     units: Mapping[Unit, str | None]
@@ -82,6 +85,7 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
     sticky: Mapping[str, str] = {}
     degraded: bool = False
     preview: Mapping[str, str] = {}
+    kept: Plan | None = None
 
 
 def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> Assignment:
@@ -90,10 +94,24 @@ def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> 
         variant = subject.preview[experiment.key]
         index = next(at for at, one in enumerate(experiment.spec.variants) if one.key == variant)
         return Assignment("preview", index, subject.units.get(experiment.spec.unit) or "")
+    if subject.kept is not None:
+        return _assign_kept(subject.kept, experiment, subject, now)
     found = _assign_without_default(plan, experiment, subject, now)
     if found.index < 0 <= experiment.default:
         return Assignment(found.reason, experiment.default)
     return found
+
+
+def _assign_kept(kept: Plan, experiment: Experiment, subject: Subject, now: float) -> Assignment:
+    """What the archived plan gives a subject that a frozen holdout holds out; a flag that it does not have its default.
+
+    The reason is `holdout` whatever it gives, so that no report of today's experiment counts the subject.
+    """
+    own = kept.experiments.get(experiment.key)
+    if own is None:
+        return Assignment("holdout", experiment.default)
+    found = assign(kept, own, msgspec.structs.replace(subject, kept=None), now)
+    return Assignment("holdout", found.index, found.unit, found.rule, own)
 
 
 def _assign_without_default(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> Assignment:
@@ -149,13 +167,17 @@ def is_same_for_everyone(plan: Plan, experiment: Experiment, named: Collection[U
     customers and devices that it names.
     """
     spec = experiment.spec
-    needs_id = bool(experiment.prerequisites) or any(holdout.unit not in named for holdout in experiment.holdouts)
+    holdouts = (*experiment.holdouts, *plan.frozen)
+    needs_id = bool(experiment.prerequisites) or any(holdout.unit not in named for holdout in holdouts)
     if experiment.shipped >= 0:
         return experiment.key in plan.paused or not needs_id
-    if spec.status != "running" or experiment.key in plan.paused or not experiment.start <= now < experiment.end:
+    is_off = spec.status != "running" or not experiment.start <= now < experiment.end
+    if experiment.key in plan.paused or (is_off and not plan.frozen):
         return True
     if spec.sticky or needs_id:
         return False
+    if is_off:
+        return True
     if experiment.rules or experiment.is_constant:
         return all(rule.is_plain and not rule.experiment.prerequisites for rule in experiment.rules)
     if spec.unit in named:
@@ -198,11 +220,7 @@ def _is_held_out(experiment: Experiment, subject: Subject) -> bool:
 
     It is asked last: who is held out would have a variant, so a holdout's units and those let in can be compared.
     """
-    for holdout in experiment.holdouts:
-        unit = subject.units[holdout.unit]
-        if unit and holdout.hash_unit(unit) < holdout.share:
-            return True
-    return False
+    return any(holdout.holds_out(subject.units[holdout.unit]) for holdout in experiment.holdouts)
 
 
 def _assign_by_rules(plan: Plan, flag: Experiment, subject: Subject, now: float) -> Assignment:

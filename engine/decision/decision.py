@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from engine.catalog.plan.places import NOWHERE
-from engine.catalog.plan.plan import Plan
+from engine.catalog.plan.plan import Plan, Selection
 from engine.catalog.spec.units import Unit
 from engine.customer import Counts, CustomerIds, Profile, resumable_journey
-from engine.decision.answers import OfferAnswer, answer_offer, fill_coupon, force_creative
+from engine.decision.answers import OfferAnswer, answer_offer, fill_coupon, force_offer, withhold_fallback
 from engine.decision.assign import Subject
 from engine.decision.attributes import build_attributes, usable_profile
 from engine.decision.experiments import (
@@ -21,10 +21,14 @@ from engine.decision.experiments import (
     Assigned,
     ExperimentAnswer,
     ExperimentAssigner,
+    HoldoutSide,
+    holdout_sides,
+    is_tripped,
+    kept_selection_at,
     new_sticky_entries,
     selection_at,
 )
-from engine.decision.gates import Facts, Pools, Prices, is_capped
+from engine.decision.gates import Facts, Pools, Prices
 from engine.decision.lists import choose_shown
 from engine.decision.offers import (
     FALLBACK_REASONS,
@@ -111,9 +115,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The answer, and what is to be logged and stored if it is given.
 
-    `sticky_entries` are to be added to the customer's profile (usually none); `zone` and `counts` are the customer's.
-    `decide` leaves the rest to its caller: `trace` is what a replay needs, `claims_key` where the customer's claims are
-    stored, `customer_ids` and `unit` the customer of a deferred exposure; nothing is stored about one who is `erased`.
+    `sides` are those of frozen holdouts. `sticky_entries` are to be added to the customer's profile (usually none);
+    `zone` and `counts` are the customer's. `decide` leaves the rest to its caller: `trace` is what a replay needs,
+    `claims_key` where the customer's claims are stored, `customer_ids` and `unit` the customer of a deferred exposure;
+    nothing is stored about one who is `erased`.
     """
 
     answer: Answer
@@ -121,6 +126,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     channel: str
     assigned: dict[str, Assigned]
     choices: dict[str, Choice]
+    sides: tuple[HoldoutSide, ...] = ()
     sticky_entries: dict[str, str] = {}
     zone: str = "UTC"
     counts: Counts = {}
@@ -162,16 +168,20 @@ def decide(
         BadInput: for a channel or placement that the plan does not have.
     """
     _check_request(plan, request)
-    if decision_id is None:
-        key = f"{profile.id}\0{request.channel}\0{now!r}".encode()
-        decision_id = blake2b(key, digest_size=16).hexdigest()
-    usable = usable_profile(plan, profile, now)
-    facts = _gather_facts(plan, usable, request, now, options.availability)
+    decision_id = decision_id or _digest_id(profile, request, now)
+    facts = _gather_facts(plan, usable_profile(plan, profile, now), request, now, options.availability)
     subject = _subject_of(plan, profile, request, facts.attributes, options)
     assigned, experiments = _assign_experiments(ExperimentAssigner(plan, subject, profile, now), request)
-    choices = _choose_offers(
-        plan, snapshots, request, facts, assigned=assigned, decision_id=decision_id, options=options
+    query = _PlacementQuery(
+        plan=plan,
+        kept=subject.kept,
+        snapshots=snapshots,
+        facts=facts,
+        assigned=assigned,
+        decision_id=decision_id,
+        options=options,
     )
+    choices = _choose_offers(query, request)
     answer = Answer(
         decision_id=decision_id,
         customer=profile.id,
@@ -188,6 +198,7 @@ def decide(
         channel=request.channel,
         assigned=assigned,
         choices=choices,
+        sides=holdout_sides(plan, subject) if plan.frozen else (),
         sticky_entries=new_sticky_entries(assigned.values(), subject),
         zone=facts.zone,
         counts=facts.counts,
@@ -200,6 +211,12 @@ def with_coupons(decision: Decision, codes: Mapping[str, str]) -> Decision:
         return decision
     offers = {placement: fill_coupon(one, codes) for placement, one in decision.answer.offers.items()}
     return msgspec.structs.replace(decision, answer=msgspec.structs.replace(decision.answer, offers=offers))
+
+
+def _digest_id(profile: Profile, request: DecideRequest, now: float) -> str:
+    """The id of a decision whose caller gives none."""
+    key = f"{profile.id}\0{request.channel}\0{now!r}".encode()
+    return blake2b(key, digest_size=16).hexdigest()
 
 
 def _check_request(plan: Plan, request: DecideRequest) -> None:
@@ -255,6 +272,7 @@ def _subject_of(
     if plan.unit_traits:
         units |= read_units(plan.unit_traits, attributes, placeholders)
     return Subject(
+        kept=plan.find_kept(units) if plan.frozen else None,
         units=units,
         names=(profile.id, ids.user_id, ids.anonymous_id),
         attributes=attributes,
@@ -279,70 +297,93 @@ def _assign_experiments(
     else:
         for key in request.experiments:
             answers[key] = UNKNOWN  # in the order of the request; replaced below where it is known
-            if key in plan.experiments and key not in assigned:
-                assigned[key] = assigner.assign(plan.experiments[key])
+            experiment = assigner.find(key)
+            if experiment is not None and key not in assigned:
+                assigned[key] = assigner.assign(experiment)
+    plans = (plan,) if assigner.subject.kept is None else (plan, assigner.subject.kept)
     for placement in request.placements:
-        for experiment in plan.by_placement.get((request.channel, placement), ()):
-            if experiment.key not in assigned:
-                assigned[experiment.key] = assigner.assign(experiment)
+        for each in plans:
+            for experiment in each.by_placement.get((request.channel, placement), ()):
+                if experiment.key not in assigned:
+                    assigned[experiment.key] = assigner.assign(experiment)
     for key, one in assigned.items():
         answers[key] = one.answer()
     return assigned, answers
 
 
-def _choose_offers(
-    plan: Plan,
-    snapshots: Mapping[str, Snapshot],
-    request: DecideRequest,
-    facts: Facts,
-    *,
-    assigned: Mapping[str, Assigned],
-    decision_id: str,
-    options: DecideOptions,
-) -> dict[str, Choice]:
+class _PlacementQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What the choices of all placements depend on; `kept` is the archived plan of who is held out by it."""
+
+    plan: Plan
+    kept: Plan | None
+    snapshots: Mapping[str, Snapshot]
+    facts: Facts
+    assigned: Mapping[str, Assigned]
+    decision_id: str
+    options: DecideOptions
+
+
+def _choose_offers(query: _PlacementQuery, request: DecideRequest) -> dict[str, Choice]:
     """The choice of each placement, in the order of the request: an offer shown in one is closed in those after it."""
+    plan, facts, options = query.plan, query.facts, query.options
     choices: dict[str, Choice] = {}
     shown: list[str] = []
     silence = _quiet_silence(plan, facts)
     for placement in request.placements:
-        selection = selection_at(plan, request.channel, placement, assigned)
         lost = options.availability.lost.get(placement, NONE_LOST)
         if placement in options.preview and placement not in plan.experiments:  # the key of both is an experiment's
-            choice = _force_offer(plan, request.channel, options.preview[placement])
-        elif silence is not None:
-            reason, until = silence
-            choice = Choice(offer=selection.fallback, reason=reason, propensity=1.0, not_before=until)
-        elif options.degraded or selection.key in options.tripped:
-            why: OfferReason = "fallback" if options.degraded else "breaker"
-            choice = Choice(offer=selection.fallback, reason=why, propensity=1.0)
+            choice = force_offer(plan, request.channel, options.preview[placement])
+            count = selection_at(plan, request.channel, placement, {}).count
         else:
-            query = OfferQuery(
-                selection=selection,
-                snapshot=snapshots.get(selection.key),
-                facts=facts,
-                decision_id=decision_id,
-                moments=plan.moments.get((request.channel, placement), ()),
-                shown=shown,
-                lost=lost,
-                trace=options.trace,
-                creative_snapshot=None if selection.creatives is None else snapshots.get(selection.creatives.key),
-            )
-            choice = choose_shown(query)
-        if selection.count > 1 and not choice.position:
+            choice, count = _choose_at(query, request.channel, placement, shown, silence)
+        if count > 1 and not choice.position:
             choice = msgspec.structs.replace(choice, position=1)
         if choice.reason in FALLBACK_REASONS:  # any other passed the gates, which close what is capped or shown
-            choice = _withhold_fallback(plan, facts, choice, shown, lost)
+            choice = withhold_fallback(plan, facts, choice, shown, lost)
         choices[placement] = choice
         if not choice.is_silent:
             shown += (item.offer.key for item in choice.items)
     return choices
 
 
-def _force_offer(plan: Plan, channel: str, forced: str) -> Choice:
-    """The offer of a preview; `OFFER/CREATIVE` forces a creative of it too."""
-    key, _, creative = forced.partition("/")
-    offer = plan.offers[key]
-    return Choice(offer=offer, reason="preview", propensity=1.0, creative=force_creative(offer, channel, creative))
+def _choose_at(
+    query: _PlacementQuery,
+    channel: str,
+    placement: str,
+    shown: Collection[str],
+    silence: tuple[OfferReason, float | None] | None,
+) -> tuple[Choice, int]:
+    """The choice of one placement, and the number of offers that it shows: by the plan that decides for the customer.
+
+    Where the kept plan does not have the placement it shows today's fallback, and sends nothing on an outbound channel.
+    """
+    plan, options = query.kept or query.plan, query.options
+    if query.kept is None:
+        selection: Selection | None = selection_at(plan, channel, placement, query.assigned)
+    else:
+        selection = kept_selection_at((query.plan, query.kept), channel, placement, query.assigned)
+    if selection is None:
+        today = selection_at(query.plan, channel, placement, {})
+        reason: OfferReason = "dropped" if channel in query.plan.outbound else "fallback"
+        return Choice(offer=today.fallback, reason=reason, propensity=1.0), today.count
+    if silence is not None:
+        why, until = silence
+        return Choice(offer=selection.fallback, reason=why, propensity=1.0, not_before=until), selection.count
+    if options.degraded or is_tripped(selection, options.tripped):
+        why = "fallback" if options.degraded else "breaker"
+        return Choice(offer=selection.fallback, reason=why, propensity=1.0), selection.count
+    asked = OfferQuery(
+        selection=selection,
+        snapshot=query.snapshots.get(selection.key),
+        facts=query.facts,
+        decision_id=query.decision_id,
+        moments=plan.moments.get((channel, placement), ()),
+        shown=shown,
+        lost=options.availability.lost.get(placement, NONE_LOST),
+        trace=options.trace,
+        creative_snapshot=None if selection.creatives is None else query.snapshots.get(selection.creatives.key),
+    )
+    return choose_shown(asked), selection.count
 
 
 def _quiet_silence(plan: Plan, facts: Facts) -> tuple[OfferReason, float | None] | None:
@@ -352,18 +393,3 @@ def _quiet_silence(plan: Plan, facts: Facts) -> tuple[OfferReason, float | None]
     if quiet is None or until is None:
         return None
     return ("deferred", until) if quiet.then == "defer" else ("dropped", None)
-
-
-def _withhold_fallback(plan: Plan, facts: Facts, choice: Choice, shown: Collection[str], lost: LostClaims) -> Choice:
-    """The choice of a fallback, or silence where it must not be shown.
-
-    No gate closes a fallback. But the shop does not write to a customer past their caps, or while its `suppress` holds,
-    and an answer shows no offer twice.
-    """
-    key = choice.offer.key
-    if key in shown:
-        return msgspec.structs.replace(choice, reason="shown")
-    is_silent = facts.is_silenced and not choice.offer.is_spared
-    if facts.channel in plan.outbound and (is_silent or key in lost or is_capped(choice.offer, facts)):
-        return msgspec.structs.replace(choice, reason="dropped")
-    return choice

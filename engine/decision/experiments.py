@@ -1,17 +1,17 @@
 """The experiments of one decision: which are asked for, what each answers, what is logged and bound."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import msgspec
 
 from engine.catalog.plan.features import Context
-from engine.catalog.plan.plan import Experiment, Plan, Selection
+from engine.catalog.plan.plan import Experiment, Holdout, Plan, Selection
 from engine.catalog.spec.flags import RULE
 from engine.customer import Profile
 from engine.decision import sticky
 from engine.decision.assign import Assignment, AssignmentReason, Subject, assign
-from engine.vocabulary import CAMPAIGN_CHANNEL, PERIOD
+from engine.vocabulary import CAMPAIGN_CHANNEL, KEPT_MARK, PERIOD
 
 
 class ExperimentAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -27,6 +27,20 @@ class ExperimentAnswer(msgspec.Struct, frozen=True, gc=False):
 
 
 NO_CONTEXT: Context = {}
+
+
+class HoldoutSide(msgspec.Struct, frozen=True, gc=False):
+    """The side of a frozen holdout on which a customer is, for the log; `context` has the unit that was hashed."""
+
+    holdout: Holdout
+    is_held_out: bool
+    context: Context = NO_CONTEXT
+
+    @property
+    def share(self) -> float:
+        """The side's share of all units."""
+        return self.holdout.share if self.is_held_out else 1.0 - self.holdout.share
+
 
 UNKNOWN = ExperimentAnswer(None, None, "unknown")
 
@@ -44,15 +58,20 @@ class Assigned(msgspec.Struct, frozen=True, gc=False):
     context: Context = NO_CONTEXT
 
     @property
+    def decided(self) -> Experiment:
+        """The experiment whose variants the assignment means: that of the archived plan, where that decided."""
+        return self.assignment.kept or self.experiment
+
+    @property
     def variant(self) -> str | None:
         """The key of the variant, None where there is none."""
         index = self.assignment.index
-        return self.experiment.spec.variants[index].key if index >= 0 else None
+        return self.decided.spec.variants[index].key if index >= 0 else None
 
     @property
     def logged(self) -> Experiment:
         """The experiment under whose key the log has the assignment: that of the flag's rule, where one decided."""
-        return self.assignment.rule or self.experiment
+        return self.assignment.rule or self.decided
 
     @property
     def share(self) -> float:
@@ -69,14 +88,14 @@ class Assigned(msgspec.Struct, frozen=True, gc=False):
     def selection(self) -> Selection | None:
         """The variant's own selection of a placement's offers, if it has a policy or an offer list of its own."""
         index = self.assignment.index
-        return self.experiment.selections[index] if index >= 0 else None
+        return self.decided.selections[index] if index >= 0 else None
 
     def answer(self) -> ExperimentAnswer:
         """The answer to the storefront."""
         assignment = self.assignment
         if assignment.index < 0:
             return ExperimentAnswer(None, None, assignment.reason)
-        variant = self.experiment.spec.variants[assignment.index]
+        variant = self.decided.spec.variants[assignment.index]
         if assignment.rule is not None:
             name = assignment.rule.key.rpartition(RULE)[2]
             return ExperimentAnswer(variant.key, variant.payload, assignment.reason, name)
@@ -93,7 +112,8 @@ class ExperimentAssigner(msgspec.Struct, frozen=True, gc=False):
 
     def assign(self, experiment: Experiment) -> Assigned:
         """The experiment's assignment, `channel` where it does not run on the request's channel."""
-        channels = experiment.spec.channels
+        kept = self.subject.kept
+        channels = (kept.experiments.get(experiment.key, experiment) if kept else experiment).spec.channels
         if channels is not None and self.subject.attributes["channel"] not in channels:
             return Assigned(experiment, Assignment("channel"))
         assignment = assign(self.plan, experiment, self.subject, self.now)
@@ -102,18 +122,28 @@ class ExperimentAssigner(msgspec.Struct, frozen=True, gc=False):
 
     def assign_applicable(self, channel: str) -> dict[str, Assigned]:
         """The channel's experiments that have a variant for the subject, or hold it out."""
-        subject = self.subject
-        assigned = map(self.assign, self.plan.by_channel[channel].find_applicable(subject.attributes, subject.units))
+        subject, plan = self.subject, self.plan
+        found = list(plan.by_channel[channel].find_applicable(subject.attributes, subject.units))
+        kept = subject.kept.by_channel.get(channel) if subject.kept is not None else None
+        if kept is not None:  # what only the kept plan has, or has for others than today's
+            asked = {one.key for one in found}
+            also = kept.find_applicable(subject.attributes, subject.units)
+            found += [plan.experiments.get(one.key, one) for one in also if one.key not in asked]
         return {
             one.experiment.key: one
-            for one in assigned
+            for one in map(self.assign, found)
             if one.assignment.index >= 0 or one.assignment.reason == "holdout"
         }
+
+    def find(self, key: str) -> Experiment | None:
+        """The experiment of this key, of today's plan or else of the one that is kept for the subject."""
+        kept = self.subject.kept
+        return self.plan.experiments.get(key) or (kept.experiments.get(key) if kept is not None else None)
 
     def _read_context(self, experiment: Experiment, assignment: Assignment) -> Context:
         """The traits that reports of the experiment and of its holdouts need, with units as they were hashed."""
         has_context = assignment.index >= 0 or assignment.reason == "holdout"
-        traits = (assignment.rule or experiment).logged_traits if has_context else None
+        traits = (assignment.rule or assignment.kept or experiment).logged_traits if has_context else None
         if traits is None:
             return NO_CONTEXT
         context = traits.read(self.subject.attributes)
@@ -130,11 +160,26 @@ class ExperimentAssigner(msgspec.Struct, frozen=True, gc=False):
         if assignment.reason not in ("assigned", "sticky") or experiment.spec.unit != "customer":
             return False
         for unit, until in profile.units.items():
-            visitor = msgspec.structs.replace(subject, units={**subject.units, "customer": unit}, sticky={})
+            units = {**subject.units, "customer": unit}
+            visitor = msgspec.structs.replace(subject, units=units, sticky={}, kept=self.plan.find_kept(units))
             earlier = assign(self.plan, experiment, visitor, min(self.now, until))
-            if earlier.index >= 0 and earlier.index != assignment.index:
+            if earlier.kept is not None or (earlier.index >= 0 and earlier.index != assignment.index):
                 return True
         return False
+
+
+def holdout_sides(plan: Plan, subject: Subject) -> tuple[HoldoutSide, ...]:
+    """The side of each frozen holdout, up to the one whose plan decides: who is behind it is in none of the others."""
+    sides: list[HoldoutSide] = []
+    for holdout in plan.frozen:
+        unit = subject.units.get(holdout.unit)
+        if unit:
+            trait = plan.trait_of(holdout.unit)
+            is_held_out = holdout.holds_out(unit)
+            sides.append(HoldoutSide(holdout, is_held_out, {trait: unit} if trait else NO_CONTEXT))
+            if is_held_out:
+                break
+    return tuple(sides)
 
 
 def new_sticky_entries(assigned: Iterable[Assigned], subject: Subject) -> dict[str, str]:
@@ -148,10 +193,32 @@ def new_sticky_entries(assigned: Iterable[Assigned], subject: Subject) -> dict[s
 
 
 def selection_at(plan: Plan, channel: str, placement: str, assigned: Mapping[str, Assigned]) -> Selection:
-    """The placement's selection, or that of the variant which the customer has in an experiment on it."""
+    """The placement's selection, or that of the variant which is `assigned` in an experiment on it."""
     if channel == CAMPAIGN_CHANNEL:
         return plan.campaigns[placement].selection
     selection = plan.selections[channel, placement]
     for experiment in plan.by_placement.get((channel, placement), ()):
-        selection = assigned[experiment.key].selection or selection
+        if experiment.key in assigned:
+            selection = assigned[experiment.key].selection or selection
     return selection
+
+
+def kept_selection_at(
+    plans: tuple[Plan, Plan], channel: str, placement: str, assigned: Mapping[str, Assigned]
+) -> Selection | None:
+    """The selection at a placement of today's plan by the archived one (`plans`: today's, archived), if that has one.
+
+    A campaign of that plan chooses while today's has the same arms: messages have the days and hours of today's.
+    """
+    today, kept = plans
+    if channel == CAMPAIGN_CHANNEL:
+        campaign, arms = kept.campaigns.get(placement), today.campaigns[placement].selection.arms
+        return campaign.selection if campaign is not None and campaign.selection.arms == arms else None
+    if (channel, placement) not in kept.selections:
+        return None
+    return selection_at(kept, channel, placement, assigned)
+
+
+def is_tripped(selection: Selection, tripped: Collection[str]) -> bool:
+    """Whether the breaker of a selection is open, or that of today's selection whose name a kept plan's has."""
+    return bool(tripped) and (selection.key in tripped or selection.key.partition(KEPT_MARK)[0] in tripped)

@@ -83,6 +83,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     experiments: dict[str, ExplainedExperiment]
     placements: dict[str, ExplainedPlacement]
     resume: dict[str, object]
+    holdout: str | msgspec.UnsetType = msgspec.UNSET
+    """The frozen holdout whose plan decided, where one did."""
 
 
 def build_explanation(decision: Decision) -> Explanation:
@@ -96,6 +98,7 @@ def build_explanation(decision: Decision) -> Explanation:
         experiments={key: _explain_experiment(decision, key, one) for key, one in answer.experiments.items()},
         placements={placement: _explain_placement(choice) for placement, choice in decision.choices.items()},
         resume=answer.resume,
+        holdout=next((side.holdout.key for side in decision.sides if side.is_held_out), msgspec.UNSET),
     )
 
 

@@ -87,7 +87,7 @@ def _problem(subject: str, detail: str, remedy: str) -> Diagnosis:
 
 def _check_experiments(settings: Settings) -> Iterator[Diagnosis]:
     try:
-        plan = load_plan(settings.experiments)
+        plan = load_plan(settings.experiments, settings.plans)
     except CatalogError as error:
         detail = f"{settings.experiments}: {len(error.problems)} problems; servers run the plan of before"
         yield _problem("experiments", detail, f"counterpoint check {settings.experiments}")

@@ -6,10 +6,10 @@ import msgspec
 
 from engine.catalog.plan.creatives import CREATIVES, DrawnCreative
 from engine.decision.decision import Decision
-from engine.decision.experiments import Assigned
+from engine.decision.experiments import Assigned, HoldoutSide
 from engine.decision.offers import Choice
 from engine.journal.records import CreativeRow, DecisionRecord, DecisionRow, ExposureRecord
-from engine.vocabulary import SILENCE
+from engine.vocabulary import HELD_OUT, LET_IN, SILENCE
 
 
 def records_of(decision: Decision, now: float, *, expose: bool) -> list[DecisionRecord | ExposureRecord]:
@@ -20,15 +20,18 @@ def records_of(decision: Decision, now: float, *, expose: bool) -> list[Decision
     if decision.erased:
         unnamed = msgspec.structs.replace(decision.answer, customer="")
         assigned = {key: msgspec.structs.replace(one, context={}) for key, one in decision.assigned.items()}
-        decision = msgspec.structs.replace(decision, answer=unnamed, device=None, trace=b"", assigned=assigned)
+        decision = msgspec.structs.replace(
+            decision, answer=unnamed, device=None, trace=b"", assigned=assigned, sides=()
+        )
     exposure = exposure_record(decision, now) if expose else None
     return [decision_record(decision, now), *([exposure] if exposure else [])]
 
 
 def decision_record(decision: Decision, now: float) -> DecisionRecord:
-    """The record of an answered decision: a row per experiment and placement."""
+    """The record of an answered decision: a row per experiment, placement and frozen holdout."""
     answer = decision.answer
     rows = [_experiment(assigned) for assigned in decision.assigned.values()]
+    rows += [_holdout_side(side) for side in decision.sides]
     for placement, choice in decision.choices.items():
         rows += [_offer(placement, item, choice) for item in choice.items]
     return DecisionRecord(
@@ -89,6 +92,13 @@ def _experiment(assigned: Assigned) -> DecisionRow:
         crossover=assigned.crossover,
         version=str(logged.spec.bucket_version),
     )
+
+
+def _holdout_side(side: HoldoutSide) -> DecisionRow:
+    """The row of a frozen holdout, which its report counts: every decision has one, whatever was asked for."""
+    reason = "holdout" if side.is_held_out else "assigned"
+    variant = HELD_OUT if side.is_held_out else LET_IN
+    return DecisionRow("experiment", side.holdout.key, variant, reason, side.share, context=side.context)
 
 
 def _offer(placement: str, choice: Choice, shown: Choice) -> DecisionRow:

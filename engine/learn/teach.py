@@ -24,7 +24,7 @@ from engine.catalog.plan.plan import Selection
 from engine.learn.pending import Pending
 from engine.learn.reward_rules import Lesson, RewardRule, RewardRules
 from engine.snapshots.header import StoredSnapshot, align_policy, load_usable_policy, prior_of
-from engine.vocabulary import SILENCE, split_item
+from engine.vocabulary import KEPT_MARK, SILENCE, split_item
 from policies import Bandit
 from policies.examination import ExaminedList, PositionSums
 
@@ -115,7 +115,7 @@ def fit_to_plan(learnt: Mapping[str, Learnt], rules: RewardRules) -> dict[str, L
         before = learnt.get(key)
         prior = prior_of(rule.selection)
         if before is None:
-            policies[key] = Learnt(prior, rule.meaning)
+            policies[key] = _begin(key, rule, learnt)
         elif before.meaning != rule.meaning or (before.policy.kind, before.policy.dim) != (prior.kind, prior.dim):
             _log.warning("kind, features or reward changed: the policy starts over from its prior", key=key)
             policies[key] = restart_from(before, prior, rule.meaning, 0.0)
@@ -124,6 +124,22 @@ def fit_to_plan(learnt: Mapping[str, Learnt], rules: RewardRules) -> dict[str, L
             is_new = policy.arms != before.policy.arms
             policies[key] = replace(before, policy=policy, version=before.version + is_new)
     return policies
+
+
+def _begin(key: str, rule: RewardRule, learnt: Mapping[str, Learnt]) -> Learnt:
+    """A policy that the learner did not know: its prior.
+
+    That of a plan which a holdout keeps begins with what today's of its name has learnt, if both read the same and earn
+    the same, and learns apart from it.
+    """
+    prior = prior_of(rule.selection)
+    base = key.partition(KEPT_MARK)[0] + (CREATIVES if key.endswith(CREATIVES) else "")
+    source = learnt.get(base) if KEPT_MARK in key else None
+    if source is None or source.meaning != rule.meaning:
+        return Learnt(prior, rule.meaning)
+    if (source.policy.kind, source.policy.dim) != (prior.kind, prior.dim):
+        return Learnt(prior, rule.meaning)
+    return replace(source, policy=with_plan_arms(source.policy, rule.selection), version=1)
 
 
 def with_plan_arms(policy: Bandit, selection: Selection) -> Bandit:

@@ -47,7 +47,8 @@ def count_moves(old: Plan, new: Plan, sample: Iterable[Profile], now: float) -> 
 def _with_units(subject: Subject, plan: Plan, more: Mapping[Unit, str | None]) -> Subject:
     """The subject with a device, a store and the units of the plan's `units.yaml`."""
     named = read_units(plan.unit_traits, subject.attributes, plan.rules.placeholders)
-    return msgspec.structs.replace(subject, units={**subject.units, **more, **named})
+    units = {**subject.units, **more, **named}
+    return msgspec.structs.replace(subject, units=units, kept=plan.find_kept(units))
 
 
 def subject_of(profile: Profile, now: float, plan: Plan, context: Mapping[str, object] | None = None) -> Subject:
@@ -56,15 +57,17 @@ def subject_of(profile: Profile, now: float, plan: Plan, context: Mapping[str, o
     known = derive_attributes(profile, now, plan.rules.computed)
     overlay_context(known, context)
     device, store = context.get("device_id"), context.get("store")
+    units: dict[Unit, str | None] = {
+        "customer": profile.unit,
+        "device": device if isinstance(device, str) else None,
+        "store": store if isinstance(store, str) else None,
+    }
     return Subject(
-        units={
-            "customer": profile.unit,
-            "device": device if isinstance(device, str) else None,
-            "store": store if isinstance(store, str) else None,
-        },
+        units=units,
         names=frozenset((profile.id,)),
         attributes={**known, "id": profile.id, **local_clock(now, customer_zone(known, plan.zone))},
         sticky=profile.sticky,
+        kept=plan.find_kept(units),
     )
 
 
@@ -73,4 +76,4 @@ def _variant(plan: Plan, key: str, subject: Subject, now: float) -> str:
     if experiment is None:
         return "(none)"
     got = assign(plan, experiment, subject, now)
-    return experiment.spec.variants[got.index].key if got.index >= 0 else f"({got.reason})"
+    return (got.kept or experiment).spec.variants[got.index].key if got.index >= 0 else f"({got.reason})"

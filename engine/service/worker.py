@@ -64,7 +64,7 @@ class Worker:
 
     def __init__(self, settings: Settings, *, logs_changes: bool = True) -> None:
         self.settings = settings
-        self.watch = PlanWatch(settings.experiments, Archive(settings.data / "plans"), logs_changes=logs_changes)
+        self.watch = PlanWatch(settings.experiments, Archive(settings.plans), logs_changes=logs_changes)
         rules = self.watch.plan.rules
         self.store = ProfileStore.open(settings.redis, rules, timeout=settings.store_timeout)
         self.event_store = ProfileStore.open(settings.redis, rules, timeout=settings.event_timeout)

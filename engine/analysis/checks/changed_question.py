@@ -52,7 +52,7 @@ def find_first_question(
     Raises:
         BadInput: if the folder is not a log's.
     """
-    if question.covers:
+    if question.is_holdout:
         return None
     with lock_log_for_reading(log_dir):
         source = DuckDB()

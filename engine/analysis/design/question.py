@@ -172,7 +172,18 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
     is_shipped: bool = False
     decided: float | None = None  # the end of the day of the decision, in seconds since 1970: the report's last moment
     exposures: MeasuredExposures | None = None  # None: those of the log
+    side_key: str | None = None  # of a frozen holdout: its key, under which every decision logs its side
     covers: tuple[str, ...] = ()  # of a holdout: the keys of the experiments that its units are kept out of
+
+    @property
+    def is_holdout(self) -> bool:
+        """Whether the question is that of a holdout, whose units count whether or not they saw anything."""
+        return bool(self.covers) or self.side_key is not None
+
+    @property
+    def logged_keys(self) -> tuple[str, ...]:
+        """The keys of the decisions that count."""
+        return self.covers if self.covers and self.side_key is None else (self.key,)
 
     @property
     def trait(self) -> str | None:

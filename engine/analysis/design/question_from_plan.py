@@ -26,9 +26,7 @@ from engine.catalog.spec.sources import ExposuresSpec, TableSpec
 from engine.catalog.spec.units import SwitchbackSpec
 from engine.errors import BadInput
 from engine.metric_kinds import METRIC_KINDS
-
-HELD_OUT, LET_IN = "held out", "let in"
-"""The two sides of a holdout's report."""
+from engine.vocabulary import HELD_OUT, LET_IN
 
 
 def build_question(plan: Plan, key: str) -> tuple[ExperimentQuestion, list[MeasuredMetric]]:
@@ -91,7 +89,7 @@ def _build_holdout_question(plan: Plan, holdout: Holdout) -> ExperimentQuestion:
         one
         for experiment in plan.experiments.values()
         for one in (experiment, *(rule.experiment for rule in experiment.rules))
-        if holdout.key in {each.key for each in one.holdouts}
+        if holdout.kept is not None or holdout.key in {each.key for each in one.holdouts}
     ]
     primary, *secondary = _holdout_metrics(plan, holdout, covered)
     return ExperimentQuestion(
@@ -112,6 +110,7 @@ def _build_holdout_question(plan: Plan, holdout: Holdout) -> ExperimentQuestion:
         zone=plan.zone,
         segments=plan.segments,
         covers=tuple(one.key for one in covered),
+        side_key=holdout.key if holdout.kept is not None else None,
     )
 
 

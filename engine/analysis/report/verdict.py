@@ -338,9 +338,11 @@ def interval_text(metric: MetricReport) -> str:
 
 def describe_cumulated(reports: Sequence[MetricReport], question: ExperimentQuestion) -> str:
     """The effect on the primary metric as a sentence; empty for an experiment."""
-    if not question.covers:
+    if not question.is_holdout:
         return ""
     what = f"All {len(question.covers)} experiments and flags together" if len(question.covers) > 1 else "It alone"
+    if question.side_key is not None:
+        what = "Everything that changed since the kept plan"
     row = next(row for row in reports if row.metric == question.primary)
     absolute, relative = row.absolute, row.relative
     if not isinstance(absolute, Effect):

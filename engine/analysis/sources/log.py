@@ -137,10 +137,10 @@ def randomized_decisions(source: DuckDB, log_dir: Path, question: ExperimentQues
     """The randomized decisions of the experiment's latest version; a new version reassigns every unit.
 
     Of a holdout they are those of all experiments that it covers, with the side of the customer as their variant: who
-    is held out would have a variant otherwise, so both sides are drawn from the same customers.
+    is held out would have a variant otherwise, so both are the same kind. Of a frozen one all decisions state the side.
     """
     decided = read_log_table(source, log_dir, "decisions")
-    if question.covers:
+    if question.is_holdout:
         return _drawn_by_holdout(decided, question, as_of)
     decided = decided.filter(
         (decided["kind"] == "experiment")
@@ -181,7 +181,7 @@ def _drawn_by_holdout(decided: ir.Table, question: ExperimentQuestion, as_of: in
 
     decided = decided.filter(
         (decided["kind"] == "experiment")
-        & decided["key"].isin(question.covers)
+        & decided["key"].isin(question.logged_keys)
         & decided["reason"].isin([*ASSIGNED, SHIPPED, HOLDOUT])
         & (decided["time"] <= as_of)
     )
@@ -213,7 +213,7 @@ def exposed_decisions(
     is_plain = question.unit == "customer" and segment is None
     if not is_plain:  # what units and segments are read from
         own += ["channel", "device", "context"]
-    if question.covers:
+    if question.is_holdout:
         seen = decided.select(*own, "time")
     else:
         exposures = read_log_table(source, log_dir, "exposures", start)
@@ -348,7 +348,7 @@ def count_channel_exposures(
     source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int
 ) -> dict[str, tuple[int, int]]:
     """The numbers of customers assigned, and of those exposed to one of these decisions, by channel."""
-    if question.covers:
+    if question.is_holdout:
         return {}  # its units are those assigned, seen or not
     decided = randomized_decisions(source, log_dir, question, as_of)
     if question.start is not None:
@@ -386,6 +386,6 @@ def list_traits(source: DuckDB, log_dir: Path, question: ExperimentQuestion) -> 
     def json_keys(document: str) -> list[str]: ...  # type: ignore[empty-body] # DuckDB's own
 
     decided = read_log_table(source, log_dir, "decisions")
-    decided = decided.filter(decided["key"].isin(question.covers or [question.key]))
+    decided = decided.filter(decided["key"].isin(question.logged_keys))
     names = decided.select(name=json_keys(decided["context"]).unnest())
     return [str(name) for (name,) in source.rows(names.distinct().order_by("name"))]

@@ -9,12 +9,14 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from engine.catalog.archived_plan import KEPT, named_versions, read_kept_plans, unpack_plan
 from engine.catalog.check.decode import find_problems
 from engine.catalog.check.references import reference_problems
 from engine.catalog.check.yaml_text import MAX_BYTES, decode_yaml
@@ -31,6 +33,7 @@ from engine.catalog.spec.sources import SourcesFile
 from engine.catalog.spec.traits import TraitsFile
 from engine.catalog.spec.units import UnitsFile
 from engine.errors import CatalogError, Problem
+from engine.settings import DATA
 
 Keyed = TypeVar("Keyed", ExperimentSpec, SelectionSpec, OfferSpec)
 REQUIRED = ("channels.yaml", "metrics.yaml")
@@ -48,18 +51,21 @@ class _DecodedFile(NamedTuple):
     problems: list[Problem]
 
 
-def load_specs(folder: Path) -> Specs:
-    """The checked specs of `folder`.
+def load_specs(folder: Path, plans: Path | None = None) -> Specs:
+    """The checked specs of `folder`; `plans` is the archive of `read_folder`.
 
     Raises:
         CatalogError: with every problem of every file, if there is one.
     """
-    files, problems = read_folder(folder)
+    files, problems = read_folder(folder, plans)
     return build_specs(folder.name, files, problems)
 
 
-def read_folder(folder: Path) -> tuple[dict[str, bytes], list[Problem]]:
+def read_folder(folder: Path, plans: Path | None = None) -> tuple[dict[str, bytes], list[Problem]]:
     """The bytes of a folder's files by their names in it, and the problems of those that cannot be read.
+
+    The plans that its holdouts keep are among the files; `plans` is their archive, by default that of the data
+    directory which the environment names.
 
     Raises:
         CatalogError: if `folder` is not a directory.
@@ -76,7 +82,9 @@ def read_folder(folder: Path) -> tuple[dict[str, bytes], list[Problem]]:
         except OSError as error:
             message = f"cannot be read: {error.strerror}; let this user read it"
             problems.append(Problem(f"{folder.name}/{name}", "", message))
-    return files | read_feeds(folder, files), [*problems, *_find_stray_files(folder)]
+    archive = plans or Path(os.environ.get("COUNTERPOINT_DATA", DATA)) / "plans"
+    kept, missing = read_kept_plans(folder.name, files, archive)
+    return {**files, **read_feeds(folder, files), **kept}, [*problems, *missing, *_find_stray_files(folder)]
 
 
 def build_specs(
@@ -93,11 +101,14 @@ def build_specs(
     Raises:
         CatalogError: with every problem of every file, if there is one.
     """
+    kept, problems = _build_kept(files, problems)
+    files = {name: data for name, data in files.items() if not name.startswith(KEPT)}
     texts = {name: data for name, data in files.items() if not name.endswith(SUFFIXES)}
     decoded = {name: _decode_file(folder, name, data) for name, data in sorted(texts.items())}
     environment = os.environ.get(ENVIRONMENT, "") if environment is None else environment
     read = {name: file.spec for name, file in decoded.items() if file.spec is not None}
     specs = with_feeds(_collect_specs(folder, _digest_files(files, environment), read, environment), files)
+    specs = replace(specs, kept=kept)
     found = [*problems, *(problem for file in decoded.values() for problem in file.problems)]
     found += [
         Problem(f"{folder}/{name}", "", "is missing; every shop has one") for name in REQUIRED if name not in files
@@ -112,6 +123,23 @@ def build_specs(
     if found:
         raise CatalogError(found)
     return specs
+
+
+def _build_kept(files: Mapping[str, bytes], problems: Sequence[Problem]) -> tuple[dict[str, Specs], Sequence[Problem]]:
+    """The specs of the kept plans by version, and `problems` with those that this release finds in them."""
+    packed = {name: data for name, data in files.items() if name.startswith(KEPT)}
+    kept: dict[str, Specs] = {}
+    found = list(problems)
+    for version in {version for _, version in named_versions(files)}:
+        name = f"{KEPT}{version}"
+        if name not in packed:
+            continue  # its reader has reported it
+        plan = unpack_plan(packed[name])
+        try:
+            kept[version] = build_specs(plan.folder, {**plan.files, **packed}, environment=plan.environment)
+        except CatalogError as error:
+            found += [msgspec.structs.replace(one, file=f"{name}/{one.file}") for one in error.problems]
+    return kept, found
 
 
 def _digest_files(files: Mapping[str, bytes], environment: str) -> str:

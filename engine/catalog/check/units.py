@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from engine.catalog.check.decode import FieldProblem
 from engine.catalog.check.defined_names import DefinedNames, check_defined
-from engine.catalog.spec.experiment import ExperimentSpec
+from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.units import BUILT_IN, SwitchbackSpec
@@ -27,6 +27,23 @@ def unit_problems(specs: Specs, known: DefinedNames) -> Iterator[Problem]:
     for index, holdout in enumerate(specs.layers.holdouts):
         for path, message in check_defined(f"holdouts[{index}].unit", holdout.unit, known.units, "units.yaml"):
             yield Problem(f"{specs.folder}/layers.yaml", path, message)
+        for path, message in _check_frozen(specs, holdout):
+            yield Problem(f"{specs.folder}/layers.yaml", f"holdouts[{index}].{path}", message)
+
+
+def _check_frozen(specs: Specs, holdout: HoldoutSpec) -> Iterator[FieldProblem]:
+    """Yield what a holdout that keeps a plan must not have beside it."""
+    if holdout.keeps is None:
+        return
+    if holdout.tags:
+        yield "tags", "has no meaning beside 'keeps': the kept plan decides everything for its units; remove it"
+    if holdout.keeps not in specs.kept:
+        yield "keeps", f"plan {holdout.keeps!r} could not be read from the archive; name a plan that ran"
+    for spec in specs.experiments.values():
+        if spec.key == holdout.key:
+            yield "key", f"{holdout.key!r} is an experiment too, and the log has rows of both; rename the holdout"
+        if holdout.key in spec.holdouts:
+            yield "keeps", f"covers {spec.key!r} already, which names it under 'holdouts'; remove it there"
 
 
 def _check_experiment(spec: ExperimentSpec, known: DefinedNames) -> Iterator[FieldProblem]:

@@ -348,10 +348,14 @@ def _compare_holdout(before: HoldoutSpec | None, after: HoldoutSpec | None) -> t
     """The class and the reason of a change of one holdout; None is one that is not defined."""
     if after is None:
         return "unsafe", "its customers enter experiments, and the total effect can no longer be measured"
+    if before is None and after.keeps is not None:
+        return "unsafe", f"its customers go back to the plan {after.keeps}, offers included"
     if before is None:
         return "unsafe", "customers in experiments are held out"
     if (before.seed, before.unit, before.tags) != (after.seed, after.unit, after.tags):
         return "unsafe", "other customers are held out"
+    if before.keeps != after.keeps:
+        return "unsafe", "another plan decides for its customers, so its report mixes two comparisons"
     if before.share == after.share:
         return "safe", "only its report changes"
     if after.share > before.share:

@@ -54,7 +54,7 @@ def experiment_names(specs: Specs, key: str) -> frozenset[str]:
         if spec is None or spec.key in asked:
             continue
         asked.add(spec.key)
-        units = {one.unit for one in specs.layers.holdouts if one.covers(spec)}
+        units = {one.unit for one in specs.layers.holdouts if one.covers(spec) or one.keeps is not None}
         for node in _mappings(msgspec.to_builtins(spec)):
             units |= {node["unit"]} if isinstance(node.get("unit"), str) else set()
             left += [node["experiment"]] if isinstance(node.get("experiment"), str) else []

@@ -7,6 +7,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from engine.catalog.conditions.compile import compile_condition, condition_fields
+from engine.catalog.kept_plans import every_counter, join_kept, limited_plans, with_kept_reads
 from engine.catalog.plan.audience_names import audience_names, read_names
 from engine.catalog.plan.channel_experiments import index_experiments
 from engine.catalog.plan.compile_campaigns import compile_campaign, compile_capacities
@@ -21,7 +22,8 @@ from engine.catalog.plan.compile_offers import (
 )
 from engine.catalog.plan.compile_traits import compile_traits
 from engine.catalog.plan.features import Featurizer
-from engine.catalog.plan.limits import watched_counters, zoned_counters
+from engine.catalog.plan.limits import zoned_counters
+from engine.catalog.plan.offer_index import Layer
 from engine.catalog.plan.peer_hashing import peer_place
 from engine.catalog.plan.places import PLACE_NAMES, compile_places
 from engine.catalog.plan.plan import (
@@ -30,7 +32,6 @@ from engine.catalog.plan.plan import (
     Experiment,
     Filter,
     Holdout,
-    Layer,
     Offer,
     Plan,
     Ranges,
@@ -59,8 +60,20 @@ from engine.metric_kinds import METRIC_KINDS
 
 
 def compile_plan(specs: Specs) -> Plan:
-    """The plan of specs in which `load_specs` found no problem."""
-    watched = watched_counters(specs)
+    """The plan of specs in which `load_specs` found no problem, with the plans that its holdouts keep."""
+    today = with_kept_reads(specs)
+    return _compile_with_kept(today, today, every_counter(today, today))
+
+
+def _compile_with_kept(specs: Specs, today: Specs, watched: Mapping[str, int]) -> Plan:
+    """The plan joined with those that it keeps, which have the limits of `today`; all count the same events."""
+    plan = _compile(specs, watched)
+    kept = {key: _compile_with_kept(one, today, watched) for key, one in limited_plans(specs, today).items()}
+    return join_kept(plan, kept) if kept else plan
+
+
+def _compile(specs: Specs, watched: Mapping[str, int]) -> Plan:
+    """The plan of a folder alone."""
     offers = compile_offers(specs, watched)
     selections = {key: compile_selection(specs, offers, key) for key in specs.selections}
     experiments = _compile_experiments(specs, offers)
@@ -70,7 +83,8 @@ def compile_plan(specs: Specs) -> Plan:
     moments = {place: compile_moments(specs, offers, *place) for place in shown}
     of_variants = [selection for experiment in experiments.values() for selection in experiment.selections if selection]
     campaigns = {key: compile_campaign(specs, key) for key in specs.campaigns}
-    policies = selections | {one.key: one for one in (*of_variants, *(each.selection for each in campaigns.values()))}
+    chosen = (*selections.values(), *of_variants, *(each.selection for each in campaigns.values()))
+    policies = {selection.key: selection for selection in chosen}
     audiences = audience_names(specs) | specs.traits.traits.keys()
     return Plan(
         version=specs.version,

@@ -28,7 +28,7 @@ def compile_campaign(specs: Specs, key: str) -> Campaign:
     offers = (*(_compile_arm(specs, spec, arm) for arm in arms), _compile_silence())
     features = build_features(specs, spec.policy, key)
     selection = Selection(
-        key=key,
+        key=f"{key}{specs.policy_suffix}",
         placement=key,
         policy=spec.policy,
         offers=offers,

@@ -106,7 +106,7 @@ def _compile_choice(
         chosen = [offer for offer in offers.values() if named.tagged in offer.spec.tags]
     features = build_features(specs, policy, spec.placement)
     selection = Selection(
-        key=key,
+        key=f"{key}{specs.policy_suffix}",
         placement=spec.placement,
         policy=policy,
         offers=tuple(chosen),

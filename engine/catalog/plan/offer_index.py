@@ -1,12 +1,11 @@
 """The offers of a collection as bits of integers, indexed by the terms that decide who may see them.
 
-Bit i stands for the i-th offer. A term shared by a thousand offers is evaluated once, and a bit operation applies it to
-all of them: the cost of a decision follows the distinct terms, not the number of offers. Terms that compare one trait
-with texts or numbers are looked up in tables; all others are predicates.
+Bit i stands for the i-th offer. A term shared by a thousand offers is evaluated once and applied to all by one bit
+operation. Terms that compare one trait with texts or numbers are looked up in tables; all others are predicates.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 
 from engine.catalog.conditions.compile import Predicate, compile_condition, conjuncts
 from engine.catalog.conditions.js_coercion import read_member, to_number, to_text
+from engine.catalog.spec.units import Unit
 from policies.batches import Ints
 
 Bits = int
@@ -370,7 +370,31 @@ def _cached_places(bits: Bits, size: int) -> Ints:
 
 
 def _read_places(bits: Bits, size: int) -> Ints:
-    packed = np.frombuffer(bits.to_bytes((size + 7) // 8, "little"), dtype=np.uint8)
-    places: Ints = np.unpackbits(packed, bitorder="little").view(np.bool_).nonzero()[0]
-    places.flags.writeable = False
+    data = np.frombuffer(bits.to_bytes((size + 7) // 8, "little"), np.uint8)
+    places: Ints = np.unpackbits(data, bitorder="little").view(np.bool_).nonzero()[0]
+    places.setflags(write=False)
     return places
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer: the place in [0, 1) to which it hashes a unit decides which of its experiments the unit may enter."""
+
+    key: str
+    hash_unit: Callable[[str], float]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSlots:
+    """A layer's experiments of one unit: `inside[i]` are those whose range covers `edges[i - 1]` up to `edges[i]`."""
+
+    layer: Layer
+    unit: Unit
+    members: Bits
+    edges: Sequence[float]
+    inside: Sequence[Bits]
+
+    def outside_range(self, units: Mapping[Unit, str | None]) -> Bits:
+        """The experiments of the layer whose range does not cover the unit; none where the request has no such unit."""
+        unit = units[self.unit]
+        return self.members & ~self.inside[bisect_right(self.edges, self.layer.hash_unit(unit))] if unit else 0

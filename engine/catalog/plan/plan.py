@@ -4,9 +4,8 @@ Its structs are read on the hot path: conditions are closures, seeds are hashed,
 Times are seconds since 1970, spans are seconds.
 """
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from engine.catalog.conditions.compile import Predicate
@@ -15,7 +14,7 @@ from engine.catalog.plan.creatives import NO_CREATIVES, Creative
 from engine.catalog.plan.features import Featurizer
 from engine.catalog.plan.languages import NO_LANGUAGES, Rendering
 from engine.catalog.plan.limits import Limits
-from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
+from engine.catalog.plan.offer_index import Bits, Layer, LayerSlots, OfferIndex, set_places
 from engine.catalog.plan.places import Places
 from engine.catalog.plan.switchback import Switchback
 from engine.catalog.spec.experiment import ExperimentSpec, HoldoutSpec, PolicySpec
@@ -146,22 +145,22 @@ class Campaign:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """A layer: the place in [0, 1) to which it hashes a unit decides which of its experiments the unit may enter."""
-
-    key: str
-    hash_unit: Callable[[str], float]
-
-
-@dataclass(frozen=True, slots=True)
 class Holdout:
-    """A holdout: units that hash below `share` enter none of the experiments it covers."""
+    """A holdout: units that hash below `share` enter none of the experiments it covers.
+
+    Where it is frozen they are decided by `kept`, an archived plan under today's limits.
+    """
 
     key: str
     share: float
     unit: Unit
     hash_unit: Callable[[str], float]
     spec: HoldoutSpec
+    kept: "Plan | None" = None
+
+    def holds_out(self, unit: str | None) -> bool:
+        """Whether a unit is held out; a request that names no such unit is not."""
+        return bool(unit) and self.hash_unit(unit or "") < self.share
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,22 +266,6 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerSlots:
-    """A layer's experiments of one unit: `inside[i]` are those whose range covers `edges[i - 1]` up to `edges[i]`."""
-
-    layer: Layer
-    unit: Unit
-    members: Bits
-    edges: Sequence[float]
-    inside: Sequence[Bits]
-
-    def outside_range(self, units: Mapping[Unit, str | None]) -> Bits:
-        """The experiments of the layer whose range does not cover the unit; none where the request has no such unit."""
-        unit = units[self.unit]
-        return self.members & ~self.inside[bisect_right(self.edges, self.layer.hash_unit(unit))] if unit else 0
-
-
-@dataclass(frozen=True, slots=True)
 class ChannelExperiments:
     """A channel's experiments as bits; those whose audience or layer range excludes the customer are skipped."""
 
@@ -364,6 +347,20 @@ class Plan:
     """The places that have a stock of their own."""
     ramped: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """The coverage that each ramp which holds itself has reached, by experiment; its first step where it has none."""
+    frozen: tuple[Holdout, ...] = ()
+    """The holdouts whose units an archived plan decides."""
+
+    def find_kept(self, units: Mapping[Unit, str | None]) -> "Plan | None":
+        """The archived plan that decides for a customer with these units; None where this one does.
+
+        What is paused today is paused in it. A ramp in it that holds itself stays at its first step.
+        """
+        for holdout in self.frozen:
+            if holdout.kept is not None and holdout.holds_out(units.get(holdout.unit)):
+                in_files = {key for key, one in self.experiments.items() if one.spec.status == "paused"}
+                kept = replace(holdout.kept, paused=self.paused | in_files)
+                return kept.find_kept(units) or kept
+        return None
 
     @property
     def taught(self) -> dict[str, Selection]:

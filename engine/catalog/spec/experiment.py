@@ -263,11 +263,20 @@ class LayerSpec(Spec, frozen=True, kw_only=True):
     reserve: dict[FlagKey, Interval] = {}
 
 
+KeptVersion = Annotated[
+    str, Meta(pattern="^[0-9a-f]{12}$", extra={"remedy": "give the version that `counterpoint check` prints"})
+]
+"""The version of a plan: twelve hexadecimal digits."""
+
+
 class HoldoutSpec(Spec, frozen=True, kw_only=True):
     """Units excluded from all experiments (or those with one of `tags`) on every channel.
 
     The difference between them and all others is the total effect of the experiments: `analyze KEY` reports it by
     `metrics`; without them by the metrics in money and the primary metrics of the experiments.
+
+    With `keeps`, the version of an archived plan, it is frozen: that plan decides its units' experiments, flags and
+    offers, while today's caps, stock, consents and kill switch hold. Its report compares them with everyone else.
     """
 
     key: Key
@@ -276,10 +285,13 @@ class HoldoutSpec(Spec, frozen=True, kw_only=True):
     unit: Unit = "customer"
     seed: Text | None = None
     tags: list[Key] = []
+    keeps: KeptVersion | None = None
     metrics: ExperimentMetrics | None = None
 
     def covers(self, spec: ExperimentSpec) -> bool:
-        """Whether its units are kept out of this experiment or flag."""
+        """Whether its units are kept out of this experiment or flag; a frozen one leaves that to the plan it keeps."""
+        if self.keeps is not None:
+            return False
         if spec.kind == "flag":
             return self.key in spec.holdouts
         return not self.tags or bool(set(self.tags) & set(spec.tags))

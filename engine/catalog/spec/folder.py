@@ -76,6 +76,10 @@ class Specs:
     places: Sequence[PlaceSpec] = ()
     feeds: Mapping[str, FeedItems] = field(default_factory=dict)
     """The items of each entry with a feed, by `feed_name`; they are not among `offers`."""
+    kept: "Mapping[str, Specs]" = field(default_factory=dict)
+    """The archived plans that holdouts keep, by version."""
+    policy_suffix: str = ""
+    """What follows the key of each policy, so that a kept plan's learns apart from today's."""
 
     def all_experiments(self) -> Iterator[tuple[str, str, ExperimentSpec]]:
         """Yield each experiment and flag, then the experiments of its rules: the file, the path in it, the spec.

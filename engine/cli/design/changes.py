@@ -101,7 +101,7 @@ def _compare(
     from engine.rehearse.variant_moves import count_moves
     from engine.supervise.running_state import assumed_steps, read_running_state
 
-    before, after = load_specs(old), load_specs(new)
+    before, after = load_specs(old, settings.plans), load_specs(new, settings.plans)
     now = time.time()
     customers = read_customers(profiles, before, after) if profiles else make_customers(SAMPLE, before, after, now=now)
     sample = [one.profile for one in customers]

@@ -30,7 +30,9 @@ def interactions(
         raise BadInput(f"--alpha {alpha:g} is not between 0 and 1; 0.05 is usual")
     settings = from_environment(experiments=experiments, data=data)
     now = as_of.replace(tzinfo=as_of.tzinfo or UTC).timestamp() if as_of else time.time()
-    found = find_interactions(load_plan(settings.experiments), log or settings.log, now=now, alpha=alpha)
+    found = find_interactions(
+        load_plan(settings.experiments, settings.plans), log or settings.log, now=now, alpha=alpha
+    )
     if json:
         print_json(found)
         return 0

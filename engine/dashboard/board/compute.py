@@ -59,7 +59,7 @@ def _watch(settings: Settings) -> PlanWatch:
     place = str(settings.experiments)
     watch = _watches.get(place)
     if watch is None:
-        watch = _watches[place] = PlanWatch(settings.experiments, Archive(settings.data / "plans"), logs_changes=False)
+        watch = _watches[place] = PlanWatch(settings.experiments, Archive(settings.plans), logs_changes=False)
     watch.poll()
     return watch
 
@@ -71,7 +71,7 @@ def _experiment(settings: Settings, job: Job) -> Report:
 
     question, metrics = build_question(_watch(settings).plan, job.key)
     report = analyze_experiment(question, metrics, settings.log, segment=str(job.detail) or None)
-    return add_first_verdict(report, settings.log, Archive(settings.data / "plans"), question, metrics)
+    return add_first_verdict(report, settings.log, Archive(settings.plans), question, metrics)
 
 
 def _history(settings: Settings, job: Job) -> HistoryPoint:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
+from engine.catalog.archived_plan import read_kept_plans
 from engine.catalog.check.load import build_specs, read_folder
 from engine.catalog.check.warnings import find_warnings
 from engine.catalog.diff.experiments import compare_specs
@@ -83,11 +84,12 @@ def check_draft(desk: Desk, name: str, text: str) -> DraftCheck:
     """
     _require_name(name, text)
     folder, now = desk.settings.experiments, time.time()
-    files, _ = read_folder(folder)
+    files, _ = read_folder(folder, desk.settings.plans)
     files[name] = text.encode()
+    kept, missing = read_kept_plans(folder.name, files, desk.settings.plans)
     running = desk.worker.watch.specs
     try:
-        specs = build_specs(folder.name, files)
+        specs = build_specs(folder.name, {**files, **kept}, missing)
     except CatalogError as error:
         own = f"{folder.name}/{name}"
         return DraftCheck(problems=sorted(error.problems, key=lambda problem: (problem.file != own, problem)))

@@ -44,12 +44,12 @@ def build_measure(settings: Settings, plan: Plan, name: str, source: EventSource
 
 def _programme(settings: Settings, plan: Plan, source: EventSource) -> MeasureReport:
     files = {key: (one.spec.status, one.spec.variants[0].key) for key, one in plan.experiments.items()}
-    archive = Archive(settings.data / "plans")
+    archive = Archive(settings.plans)
     return measure_programme(source, files, archive=archive, window_days=14.0)
 
 
 def _kpis(settings: Settings, plan: Plan, source: EventSource) -> MeasureReport:
-    return measure_kpis(source, plan, archive=Archive(settings.data / "plans"))
+    return measure_kpis(source, plan, archive=Archive(settings.plans))
 
 
 def _ledger(settings: Settings, plan: Plan, source: EventSource) -> MeasureReport:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.catalog.archive import ArchivedPlan
+from engine.catalog.archived_plan import ArchivedPlan
 from engine.catalog.check.load import build_specs
 from engine.catalog.diff.experiments import compare_specs
 from engine.catalog.diff.offers import Change

@@ -11,7 +11,8 @@ import pytest
 from engine.analysis.measure.programme import measure_programme
 from engine.analysis.measure.sources import EventSource
 from engine.analysis.stats.estimate import Effect, NotEstimable
-from engine.catalog.archive import Archive, ArchivedPlan
+from engine.catalog.archive import Archive
+from engine.catalog.archived_plan import ArchivedPlan
 from engine.catalog.check.load import read_folder
 
 SHOP = Path(__file__).parents[3] / "experiments"
