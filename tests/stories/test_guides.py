@@ -20,6 +20,8 @@ from engine.service.access.listener import listen
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs/how-to"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+GUARD = "(while kill -0 TESTS; do sleep 1; done; kill -KILL -- -$$) > /dev/null 2>&1 & disown"
+"""Ends the guide and all that it runs once the tests are gone, even where these were killed."""
 PATIENT_CURL = 'curl() { command curl --retry 15 --retry-all-errors --retry-delay 1 --no-progress-meter "$@"; }'
 """Servers read what a guide has just written within seconds, which pass before a person has read the next line."""
 
@@ -33,7 +35,12 @@ class Desk:
 
     def follow(self, guide: str, **replaced: str) -> str:
         """Write the guide's files and run its commands as one script, in their order; returns what they print."""
-        script = ["set -e", "trap 'jobs -p | xargs -r kill' EXIT", PATIENT_CURL]
+        script = [
+            "set -e",
+            GUARD.replace("TESTS", str(os.getpid())),
+            "trap 'jobs -p | xargs -r kill' EXIT",
+            PATIENT_CURL,
+        ]
         for language, text in BLOCK.findall((GUIDES / guide).read_text(encoding="utf-8")):
             block = text.replace("8080", str(self.port))
             for old, new in replaced.items():
@@ -75,9 +82,14 @@ def desk(tmp_path: Path) -> Desk:
 @pytest.fixture
 def running_desk(desk: Desk) -> Iterator[Desk]:
     """A desk where `counterpoint up` serves."""
-    words = [sys.executable, "-m", "engine", "up", "--port", str(desk.port)]
+    script = f'{GUARD.replace("TESTS", str(os.getpid()))}\nexec "$@"'
+    words = ["/bin/bash", "-c", script, "up", sys.executable, "-m", "engine", "up", "--port", str(desk.port)]
     process = subprocess.Popen(
-        words, cwd=desk.folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+        words,
+        cwd=desk.folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         deadline = time.monotonic() + 60
@@ -87,7 +99,11 @@ def running_desk(desk: Desk) -> Iterator[Desk]:
         yield desk
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def is_ready(port: int) -> bool:
