@@ -346,3 +346,30 @@ def test_a_campaign_on_consecutive_days_loses_no_evening(open_shop: Any) -> None
         (who, day) for (who, day), arm in arms.items() if day in days and arm != "silence"
     )
     assert all(hour == (14 if who == "u-00" else 23) for who, _, hour in sent)
+
+
+def test_a_message_names_its_creative_whose_joint_probability_is_logged(open_shop: Any) -> None:
+    subjects = [{"key": "plain", "subject": "Coffee"}, {"key": "bold", "subject": "COFFEE"}]
+    coffee = SHOP["offers"]["coffee"] | {"renderings": {"email": subjects, "app": {"text": "Coffee"}}}  # type: ignore[index]
+    shop = open_shop(SHOP | {"offers": {"coffee": coffee}, "placements": {"letter": {"offers": ["coffee"]}}})
+    with time_machine.travel(MONDAY - timedelta(days=1), tick=True):
+        people(shop)
+    with time_machine.travel(MONDAY, tick=True):
+        mails, pushes = due(shop, "email"), due(shop, "app")
+    assert {(item["creative"], item["rendering"]["subject"]) for item in mails} == {
+        ("plain", "Coffee"),
+        ("bold", "COFFEE"),
+    }
+    assert {item["propensity"] for item in mails} == {0.5}
+    assert all("creative" not in item for item in pushes)
+    logged = {
+        record.decision_id: row
+        for record in records(shop)
+        if isinstance(record, DecisionRecord)
+        for row in record.rows
+        if row.key == "letter"
+    }
+    for item in mails:
+        row = logged[item["decision_id"]]
+        assert row.creative is not None
+        assert (row.creative.key, row.propensity, row.offer_propensity) == (item["creative"], 0.5, 1.0)
