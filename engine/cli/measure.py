@@ -10,6 +10,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from engine.cli.app import REPORT, AsJson, Data, Folder, LogFolder, app, out, print_error, print_json
+from engine.cli.report_options import TraitValues, ValueOptions, write_values
 from engine.errors import BadInput, require_extras
 from engine.settings import from_environment
 
@@ -51,21 +52,7 @@ class MeasureOptions:
     json: AsJson = False
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class ValueOptions:
-    """Where the values of each customer are written."""
-
-    csv: Annotated[Path | None, Parameter(help="Write each customer's values to this file.")] = None
-    write_traits: Annotated[
-        bool, Parameter(negative="", show_default=False, help="Write them to the profiles, as traits.")
-    ] = False
-    server: Annotated[str, Parameter(help="The server that --write-traits sends to.")] = "http://127.0.0.1:8080"
-    key: Annotated[str | None, Parameter(help="Its API key, of the role server.")] = None
-
-
 DEFAULTS, NO_TRAITS = MeasureOptions(), ValueOptions()
-TraitValues = dict[str, Mapping[str, float | str]]
 _ROLES = ("customer", "time", "revenue", "event", "channel", "offer", "order")
 
 
@@ -112,22 +99,31 @@ def run_report(
     return report
 
 
-def print_measure(report: "MeasureReport", html: Path | None, *, json: bool) -> None:
-    """Print a report as JSON or as tables, or write its page."""
+def print_measures(reports: "Mapping[str, MeasureReport]", html: Path | None, *, json: bool) -> None:
+    """Print reports as JSON or as tables, or write their page."""
     if html is not None:
         from engine.analysis.render.measure_page import measure_html
 
         try:
-            html.write_text(measure_html(report), encoding="utf-8")
+            html.write_text(measure_html(*reports.values()), encoding="utf-8")
         except OSError as error:
             raise BadInput(f"--html {html}: cannot be written ({error.strerror}); name a file in a folder") from error
         print_error(f"Wrote {html}.")
     if json:
-        print_json(report)
+        print_json(reports)
     elif html is None:
         from engine.analysis.render.measure_text import render_measure
 
-        out.print(render_measure(report))
+        for report in reports.values():
+            out.print(render_measure(report))
+
+
+def print_measure(report: "MeasureReport", html: Path | None, *, json: bool) -> None:
+    """Print one report as JSON or as tables, or write its page."""
+    if html is not None or not json:
+        print_measures({report.report: report}, html, json=False)
+    if json:
+        print_json(report)
 
 
 @measure.command
@@ -165,7 +161,7 @@ def clv(
 
     summary = {"frequency": frequency, "recency": recency, "age": age, "monetary": monetary}
     run_report(options, build, **summary, tenure=tenure, ended=ended, cost=cost)
-    _write_values(traits, written)
+    write_values(traits, written)
     return 0
 
 
@@ -182,7 +178,7 @@ def rfm(*, options: MeasureOptions = DEFAULTS, written: ValueOptions = NO_TRAITS
         return report
 
     run_report(options, build)
-    _write_values(traits, written)
+    write_values(traits, written)
     return 0
 
 
@@ -314,7 +310,7 @@ def ledger(*, options: MeasureOptions = DEFAULTS) -> int:
 
     settings = from_environment(experiments=options.experiments, data=options.data)
     plan = load_plan(settings.experiments)
-    offers_of = archived_offers(Archive(settings.data / "plans"), plan)
+    offers_of = archived_offers(Archive(settings.plans), plan)
     run_report(options, lambda source: measure_ledger(source, offers_of, plan.version))
     return 0
 
@@ -342,17 +338,42 @@ def programme(
     window: Annotated[float, Parameter(help="Days after a first exposure whose revenue counts.")] = 14.0,
 ) -> int:
     """Programme: every experiment of the log, deleted files too, and what all come to, beside the holdout."""
-    from engine.analysis.measure.programme import measure_programme
+    from engine.analysis.measure.programme import measure_programme, plan_files
     from engine.catalog import load_plan
     from engine.catalog.archive import Archive
 
     settings = from_environment(experiments=options.experiments, data=options.data)
     files: dict[str, tuple[str, str]] = {}
+    whys: dict[str, str] = {}
     if settings.experiments.is_dir():
-        specs = {key: one.spec for key, one in load_plan(settings.experiments, settings.plans).experiments.items()}
-        files = {key: (spec.status, spec.variants[0].key) for key, spec in specs.items()}
+        files, whys = plan_files(load_plan(settings.experiments, settings.plans))
     archive = Archive(settings.plans)
-    run_report(options, lambda source: measure_programme(source, files, archive=archive, window_days=window))
+    run_report(options, lambda source: measure_programme(source, files, archive=archive, whys=whys, window_days=window))
+    return 0
+
+
+@measure.command(name="all")
+def measure_everything(
+    *,
+    options: MeasureOptions = DEFAULTS,
+    step: Annotated[
+        list[str] | None, Parameter(name="--step", help="A step of the funnel; click, then purchase by default.")
+    ] = None,
+) -> int:
+    """All reports of the log from one reading of it."""
+    from engine.analysis.measure.all_reports import measure_all
+    from engine.analysis.sources.log_read_lock import lock_log_for_reading
+    from engine.catalog import load_plan
+    from engine.catalog.archive import Archive
+
+    source = open_source(options)
+    if source.log_dir is None:
+        raise BadInput("measure all: reads the log only; ask for one report of a --table")
+    settings = from_environment(experiments=options.experiments, data=options.data)
+    plan = load_plan(settings.experiments, settings.plans)
+    with lock_log_for_reading(source.log_dir):
+        reports = measure_all(source, plan, archive=Archive(settings.plans), steps=step)
+    print_measures(reports, options.html, json=options.json)
     return 0
 
 
@@ -365,30 +386,3 @@ def _control_of(options: MeasureOptions, experiment: str | None) -> str | None:
 
     found = load_plan(folder).find_reported(experiment)
     return found.spec.variants[0].key if found is not None and found.spec.variants else None
-
-
-def _write_values(traits: TraitValues, written: ValueOptions) -> None:
-    """Write the customers' values to a file, and to the profiles as identify events, which change nothing else."""
-    if not traits and (written.csv is not None or written.write_traits):
-        raise BadInput("--csv, --write-traits: nothing can be estimated, so nothing was written")
-    if written.csv is not None:
-        _write_csv(written.csv, traits)
-    if written.write_traits:
-        from engine.cli.profile_traits import send_traits
-
-        print_error(f"Wrote traits of {send_traits(traits, written.server, written.key):,} customers.")
-
-
-def _write_csv(file: Path, traits: TraitValues) -> None:
-    """Write a row per customer."""
-    from csv import writer
-
-    names = list(next(iter(traits.values())))
-    try:
-        with file.open("w", encoding="utf-8", newline="") as lines:
-            rows = writer(lines)
-            rows.writerow(["customer", *names])
-            rows.writerows([customer, *values.values()] for customer, values in traits.items())
-    except OSError as error:
-        raise BadInput(f"--csv {file}: cannot be written ({error.strerror}); name a file in a folder") from error
-    print_error(f"Wrote {file}.")

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from engine.cli.app import print_error
 from engine.errors import BadInput
 
 IntervalMethod = Literal["fixed", "sequential", "group_sequential", "bayesian"]
@@ -60,3 +62,47 @@ def parse_prior(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         raise BadInput(f"--prior {text}: is not MEAN,SD; give two numbers such as 0,0.1") from None
     return mean, sd
+
+
+TraitValues = dict[str, Mapping[str, float | str]]
+"""Values of each customer, by the name of the trait."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ValueOptions:
+    """Where the values of each customer are written."""
+
+    csv: Annotated[Path | None, Parameter(help="Write each customer's values to this file.")] = None
+    write_traits: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Write them to the profiles, as traits.")
+    ] = False
+    server: Annotated[str, Parameter(help="The server that --write-traits sends to.")] = "http://127.0.0.1:8080"
+    key: Annotated[str | None, Parameter(help="Its API key, of the role server.")] = None
+
+
+def write_values(traits: TraitValues, written: ValueOptions) -> None:
+    """Write the customers' values to a file, and to the profiles as identify events, which change nothing else."""
+    if not traits and (written.csv is not None or written.write_traits):
+        raise BadInput("--csv, --write-traits: nothing can be estimated, so nothing was written")
+    if written.csv is not None:
+        _write_csv(written.csv, traits)
+    if written.write_traits:
+        from engine.cli.profile_traits import send_traits
+
+        print_error(f"Wrote traits of {send_traits(traits, written.server, written.key):,} customers.")
+
+
+def _write_csv(file: Path, traits: TraitValues) -> None:
+    """Write a row per customer."""
+    from csv import writer
+
+    names = list(next(iter(traits.values())))
+    try:
+        with file.open("w", encoding="utf-8", newline="") as lines:
+            rows = writer(lines)
+            rows.writerow(["customer", *names])
+            rows.writerows([customer, *values.values()] for customer, values in traits.items())
+    except OSError as error:
+        raise BadInput(f"--csv {file}: cannot be written ({error.strerror}); name a file in a folder") from error
+    print_error(f"Wrote {file}.")

@@ -186,7 +186,7 @@ def holdout_difference(source: EventSource, alpha: float) -> Effect | NotEstimab
     """The mean revenue of customers who were let into experiments, less the holdout's."""
     if source.log_dir is None:
         return NotEstimable("a table has no holdout")
-    rows = source.rows(_HOLDOUT, decisions=source.log_rows("decisions"))
+    rows = source.once("holdout", lambda: source.rows(_HOLDOUT, decisions=source.log_rows("decisions")))
     sides = {bool(held_out): _side(cells) for held_out, *cells in rows}
     empty = (0, 0.0, 0.0)
     return _difference(sides.get(False, empty), sides.get(True, empty), alpha, "customers let in, and of the holdout")

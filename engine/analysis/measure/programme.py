@@ -21,6 +21,8 @@ from engine.errors import BadInput, CatalogError
 if TYPE_CHECKING:
     from engine.analysis.measure.sources import EventSource
     from engine.catalog.archive import Archive
+    from engine.catalog.plan.plan import Plan
+    from engine.catalog.spec.experiment import ExperimentSpec
 
 CONTROL: Final = "control"
 ENDED: Final = ("shipped", "stopped", "deleted")
@@ -66,6 +68,7 @@ class PastEffect(msgspec.Struct, frozen=True, kw_only=True):
     """One variant of one experiment: its revenue per customer against `control`, as measured and shrunken.
 
     `customers` are those of both whose window is over, `waiting` those whose window is open, who count in no effect.
+    `why` is what its file, or the archived one, says under `decided.why`: what was learnt; empty where it says nothing.
     """
 
     experiment: str
@@ -78,6 +81,7 @@ class PastEffect(msgspec.Struct, frozen=True, kw_only=True):
     measured: Effect | NotEstimable
     shrunken: float | None
     outcome: str
+    why: str = ""
 
 
 class ProgrammeReport(MeasureReport, frozen=True, kw_only=True):
@@ -118,11 +122,11 @@ class ProgrammeReport(MeasureReport, frozen=True, kw_only=True):
             rows.append(
                 [
                     *(row.experiment, row.status, row.variant, row.control, row.customers, row.waiting, row.days),
-                    *(*ends, row.shrunken, row.outcome),
+                    *(*ends, row.shrunken, row.outcome, row.why or None),
                 ]
             )
         columns = ["experiment", "file", "variant", "control", "customers", "waiting", "days", "effect", "low", "high"]
-        columns += ["shrunken", "outcome"]
+        columns += ["shrunken", "outcome", "why"]
         pace: list[list[ReportCell]] = [[f"experiments: {name}", count] for name, count in self.by_status.items()]
         outcomes = dict.fromkeys((row.outcome for row in self.effects), 0)
         for row in self.effects:
@@ -150,6 +154,7 @@ def measure_programme(
     files: Mapping[str, tuple[str, str]],
     *,
     archive: Archive | None = None,
+    whys: Mapping[str, str] | None = None,
     window_days: float = 14.0,
     alpha: float = 0.05,
 ) -> ProgrammeReport:
@@ -158,7 +163,8 @@ def measure_programme(
     Args:
         source: of a log.
         files: the status and the control of each experiment that has a file.
-        archive: of the plans that ran, for the control of an experiment whose file was deleted.
+        archive: of the plans that ran, for the control and the `why` of an experiment whose file was deleted.
+        whys: what each experiment's file says under `decided.why`.
         window_days: days after a customer's first exposure whose revenue counts; who has fewer until now is left out.
         alpha: one minus the intervals' coverage.
 
@@ -172,12 +178,15 @@ def measure_programme(
     rows = [(str(r[0]), str(r[1]), [float(str(cell)) for cell in r[2:]]) for r in source.rows(_VARIANTS)]
     keys = list(dict.fromkeys(key for key, _, _ in rows))
     effects = []
-    archived = _archived_controls(source, archive, [key for key in keys if key not in files])
+    archived = _archived_specs(source, archive, [key for key in keys if key not in files])
+    known = {key: one.decided.why for key, one in archived.items() if one.decided and one.decided.why} | dict(
+        whys or {}
+    )
     for key in keys:
         variants = {variant: cells for name, variant, cells in rows if name == key}
-        status, first = files.get(key, ("deleted", archived.get(key, CONTROL)))
+        status, first = files.get(key, ("deleted", archived[key].variants[0].key if key in archived else CONTROL))
         effects += _effects((key, status), _choose_control(variants, [first, CONTROL]), variants, alpha)
-    effects = _shrink(effects)
+    effects = [msgspec.structs.replace(row, why=known.get(row.experiment, "")) for row in _shrink(effects)]
     chosen = _best(effects)
     naive = [row.measured.estimate for row in chosen if isinstance(row.measured, Effect)]
     shrunken = [row.shrunken for row in chosen if row.shrunken is not None]
@@ -206,6 +215,13 @@ def measure_programme(
     )
 
 
+def plan_files(plan: Plan) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
+    """The status and control of each experiment of a plan, and why it was decided where its file says so."""
+    specs = {key: one.spec for key, one in plan.experiments.items()}
+    files = {key: (str(spec.status), spec.variants[0].key) for key, spec in specs.items()}
+    return files, {key: spec.decided.why for key, spec in specs.items() if spec.decided and spec.decided.why}
+
+
 def _decision_days(rows: list[tuple[str, str, list[float]]], statuses: Mapping[str, str]) -> float | None:
     """The median of days from first to last exposure of the experiments that ended."""
     spans = []
@@ -216,22 +232,22 @@ def _decision_days(rows: list[tuple[str, str, list[float]]], statuses: Mapping[s
     return median(spans) if spans else None
 
 
-def _archived_controls(source: EventSource, archive: Archive | None, keys: list[str]) -> dict[str, str]:
-    """The first variant of each experiment in the plan of its last decision, where the archive has that plan."""
+def _archived_specs(source: EventSource, archive: Archive | None, keys: list[str]) -> dict[str, ExperimentSpec]:
+    """Each experiment with variants as the plan of its last decision has it, where the archive has that plan."""
     if archive is None or not keys:
         return {}
 
     @cache
-    def controls(version: str) -> dict[str, str]:
+    def specs(version: str) -> dict[str, ExperimentSpec]:
         try:
-            specs = archive.read_specs(version)
+            found = archive.read_specs(version)
         except (BadInput, CatalogError, OSError):  # it ran elsewhere, or by rules of its time
             return {}
-        return {key: one.variants[0].key for key, one in specs.experiments.items() if one.variants}
+        return {key: one for key, one in found.experiments.items() if one.variants}
 
     plans = {str(key): str(plan) for key, plan in source.rows(_PLANS, decisions=source.log_rows("decisions"))}
-    found = {key: controls(plans[key]).get(key) for key in keys if key in plans}
-    return {key: control for key, control in found.items() if control is not None}
+    archived = {key: specs(plans[key]).get(key) for key in keys if key in plans}
+    return {key: spec for key, spec in archived.items() if spec is not None}
 
 
 def _choose_control(variants: Iterable[str], likely: Iterable[str]) -> str:

@@ -6,13 +6,13 @@ events holds orders only. So orders, refunds, answers and steps mean the same, w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from engine.analysis.design.log_times import SECOND
 from engine.analysis.measure.columns import check_numbers
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from engine.analysis.sources.duckdb_expressions import View
     from engine.analysis.sources.engines import ResultRow
 
+Found = TypeVar("Found")
 ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "customer": ("customer", "customer_id", "user_id", "user", "id"),
     "time": ("time", "timestamp", "date", "at"),
@@ -110,6 +111,8 @@ class EventSource:
     stages: StageRules = STAGE_RULES
     rfm: tuple[RfmSpec, ...] = RFM_SEGMENTS
     engine: DuckDB = field(default_factory=_bounded_engine)
+    found: dict[str, object] = field(default_factory=dict)
+    """What several reports of this source ask for, by what it is."""
 
     @cached_property
     def events(self) -> ir.Table:
@@ -172,6 +175,12 @@ class EventSource:
     def place(self) -> str:
         """What the events were read from, for messages."""
         return ", ".join(self.files) if self.files else str(self.log_dir)
+
+    def once(self, name: str, build: Callable[[], Found]) -> Found:
+        """What `build` finds, which is found once per source."""
+        if name not in self.found:
+            self.found[name] = build()
+        return cast("Found", self.found[name])
 
     def keep(self, name: str, expression: ir.Table) -> ir.Table:
         """The rows of an expression in a temporary table of this source."""

@@ -12,7 +12,7 @@ from engine.analysis.render.tabular import import_library
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from types import ModuleType
 
     from altair import LayerChart
@@ -27,6 +27,7 @@ _STYLE = """<style>
 .standing { display: inline-block; padding: .1rem .6rem; border: 2px solid #c98a00; color: #8a4b00; font-weight: 700 }
 .standing.causal { border-color: #1a7f4b; color: #1a7f4b } .figure { font-size: 1.25rem; font-weight: 600 }
 td.long { min-width: 13rem }
+section + section { border-top: 1px solid #d5dae0; margin-top: 3rem; padding-top: 2rem }
 .sentence { font-size: 1.15rem } .scroll { overflow-x: auto } [id^=chart] { width: 100%; max-width: 50rem }
 </style>"""
 _FORMATS = {"money": ",.0f", "share": ".0%", "number": ",.3~r"}
@@ -38,8 +39,8 @@ _SERIES = 12
 """Series of a picture that get a colour of their own and a place in its legend."""
 
 
-def measure_html(report: MeasureReport) -> str:
-    """The whole report as a page; needs the extra `dashboard`.
+def measure_html(*reports: MeasureReport) -> str:
+    """Whole reports as a page, several below each other with links to each; needs the extra `dashboard`.
 
     Raises:
         MissingExtra: if the extra is not installed.
@@ -47,14 +48,29 @@ def measure_html(report: MeasureReport) -> str:
 
     def body(alt: ModuleType, place: Place) -> Iterable[str]:
         yield _STYLE
-        yield _head(report)
-        picture = report.picture()
-        if picture is not None and picture.marks:
-            yield place(_chart(alt, picture))
-        yield from (_table(table) for table in report.tables())
-        yield _limits(report)
+        if len(reports) > 1:
+            yield _contents(reports)
+        for report in reports:
+            yield f'<section id="{html.escape(report.report)}">'
+            yield _head(report)
+            picture = report.picture()
+            if picture is not None and picture.marks:
+                yield place(_chart(alt, picture))
+            yield from (_table(table) for table in report.tables())
+            yield _limits(report)
+            yield "</section>"
 
-    return page(title_of(report), body)
+    return page(title_of(reports[0]) if len(reports) == 1 else "All reports", body)
+
+
+def _contents(reports: Sequence[MeasureReport]) -> str:
+    """A line for each report: its title, which leads to it, and its figure in money."""
+    items = "".join(
+        f'<li><a href="#{html.escape(one.report)}">{html.escape(title_of(one))}</a>: '
+        f"{html.escape(figure_text(one.money, one.currency))} ({html.escape(one.standing)})</li>"
+        for one in reports
+    )
+    return f"<h1>All reports</h1><ul>{items}</ul>"
 
 
 def measure_notebook(report: MeasureReport) -> str:

@@ -10,7 +10,7 @@ from engine.analysis.measure.journeys.funnel import measure_funnel
 from engine.analysis.measure.journeys.journeys import measure_journeys
 from engine.analysis.measure.kpis.report import measure_kpis
 from engine.analysis.measure.opportunity.report import OpportunityOptions, measure_opportunity
-from engine.analysis.measure.programme import measure_programme
+from engine.analysis.measure.programme import measure_programme, plan_files
 from engine.analysis.measure.satisfaction import SatisfactionOptions, measure_satisfaction
 from engine.analysis.measure.value.clv import ClvOptions, measure_clv
 from engine.analysis.measure.value.cohorts import measure_cohorts
@@ -43,9 +43,9 @@ def build_measure(settings: Settings, plan: Plan, name: str, source: EventSource
 
 
 def _programme(settings: Settings, plan: Plan, source: EventSource) -> MeasureReport:
-    files = {key: (one.spec.status, one.spec.variants[0].key) for key, one in plan.experiments.items()}
+    files, whys = plan_files(plan)
     archive = Archive(settings.plans)
-    return measure_programme(source, files, archive=archive, window_days=14.0)
+    return measure_programme(source, files, archive=archive, whys=whys, window_days=14.0)
 
 
 def _kpis(settings: Settings, plan: Plan, source: EventSource) -> MeasureReport:
@@ -53,7 +53,7 @@ def _kpis(settings: Settings, plan: Plan, source: EventSource) -> MeasureReport:
 
 
 def _ledger(settings: Settings, plan: Plan, source: EventSource) -> MeasureReport:
-    return measure_ledger(source, archived_offers(Archive(settings.data / "plans"), plan), plan.version)
+    return measure_ledger(source, archived_offers(Archive(settings.plans), plan), plan.version)
 
 
 def _satisfaction(settings: Settings, plan: Plan, source: EventSource) -> MeasureReport:

@@ -86,12 +86,19 @@ def test_the_control_is_the_first_variant_of_the_file_or_of_the_archived_plan(
     files = {name: data.decode() for name, data in read_folder(SHOP)[0].items()}
     name = "checkout_layout.yaml"
     files[name] = files[name].replace("key: control", "key: before").replace("one_page", "amber")
+    files[name] = files[name].replace("status: running", "status: stopped")
+    files[name] += "\ndecided: {on: 2026-11-20, why: One page sells more.}\n"
     archive = tmp_path / "plans"
     archive.mkdir()
     plan = ArchivedPlan(version="p1", time=0.0, author="a", folder="shop", files=files)
     (archive / "p1.json").write_bytes(msgspec.json.encode(plan))
     (row,) = measure_programme(source, {}, archive=Archive(archive)).effects
     assert (row.status, row.control, row.outcome) == ("deleted", "before", "gain")
+    assert row.why == "One page sells more."
+    report = measure_programme(
+        source, {"checkout_layout": ("shipped", "before")}, whys={"checkout_layout": "It sells."}
+    )
+    assert report.tables()[2].rows[0][-1] == "It sells."
 
 
 @pytest.mark.parametrize("late", [0, 50, 200])

@@ -68,6 +68,8 @@ def create_choices(source: EventSource, window_days: float) -> bool:
     if until is None:
         return False
     window = str(to_microseconds("outcome-window", window_days))
+    if source.engine.made.get("choices") == window:
+        return True
     tables = {name: source.log_rows(name) for name in ("exposures", "decisions")}
     source.create(
         "choices",
@@ -79,4 +81,5 @@ def create_choices(source: EventSource, window_days: float) -> bool:
         stage=stage_sql(source.stages),
         **tables,
     )
+    source.engine.made["choices"] = window
     return True

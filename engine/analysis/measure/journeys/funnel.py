@@ -26,20 +26,23 @@ _LIMITS = [
     "That a change of a step brings them on is a question for an experiment.",
     "The channel is that of the first step.",
 ]
+# Read and numbered once for all steps. Events that are no step only matter where none may lie between the steps.
 _EVENTS = """
-SELECT customer, time, event, channel, revenue, row_number() OVER (PARTITION BY customer ORDER BY time, message_id) AS n
-FROM {events}
+SELECT customer, time, event, channel, row_number() OVER (PARTITION BY customer ORDER BY time, message_id) AS n
+FROM {events} WHERE {kept}
 """
+# DuckDB 1.5 gives a null a match in an ASOF join, so a step that was not reached has a number that none is above.
+_NEVER: Final = (1 << 63) - 1
 # Every first step is a start; of a customer's starts the one that gets furthest counts, the earliest of these.
-_STARTS = "SELECT customer, channel, time AS t0, n AS n0 FROM ({all}) WHERE event IN ({names})"
+_STARTS = "SELECT customer, channel, time AS t0, n AS n0 FROM funnel_events WHERE event IN ({names})"
 _ORDERED = """
 SELECT so.*, step.time AS t{k}, step.n AS n{k} FROM ({before}) AS so
-ASOF LEFT JOIN (SELECT customer, time, n FROM ({all}) WHERE event IN ({names})) AS step
-    ON so.customer = step.customer AND so.n{j} < step.n
+ASOF LEFT JOIN (SELECT customer, time, n FROM funnel_events WHERE event IN ({names})) AS step
+    ON so.customer = step.customer AND coalesce(so.n{j}, {never}) < step.n
 """
 _STRICT = """
 SELECT so.*, step.time AS t{k}, step.n AS n{k} FROM ({before}) AS so
-LEFT JOIN ({all}) AS step ON so.customer = step.customer AND step.n = so.n{j} + 1 AND step.event IN ({names})
+LEFT JOIN funnel_events AS step ON so.customer = step.customer AND step.n = so.n{j} + 1 AND step.event IN ({names})
 """
 _FURTHEST = """
 SELECT *, {depth} AS depth FROM ({walked}) QUALIFY row_number() OVER (PARTITION BY customer ORDER BY depth DESC, t0) = 1
@@ -120,12 +123,12 @@ def measure_funnel(
 
 
 def _create_funnel(source: EventSource, steps: list[str], window_days: float, order: FunnelOrder) -> None:
-    every = source.fill(_EVENTS)
     names = [", ".join(text_literal(name) for name in sorted(names_of_same_event(step))) for step in steps]
-    walked = _STARTS.format(all=every, names=names[0])
+    source.create("funnel_events", _EVENTS, kept="true" if order == "strict" else f"event IN ({', '.join(names)})")
+    walked = _STARTS.format(names=names[0])
     for k in range(1, len(steps)):
         template = _ORDERED if order == "ordered" else _STRICT
-        walked = template.format(before=walked, all=every, names=names[k], k=k, j=k - 1)
+        walked = template.format(before=walked, names=names[k], k=k, j=k - 1, never=_NEVER)
     window = to_microseconds("window", window_days)
     depth = " + ".join(["1", *(f"CASE WHEN t{k} <= t0 + {window} THEN 1 ELSE 0 END" for k in range(1, len(steps)))])
     source.create("funnel", _FURTHEST, depth=depth, walked=walked)

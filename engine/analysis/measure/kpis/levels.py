@@ -122,7 +122,11 @@ def read_levels(source: EventSource, placed: str, alpha: float) -> list[KpiLevel
 
 
 def _answers(source: EventSource) -> list[tuple[str, Effect | NotEstimable]]:
-    scores = {row.question: row for row in measure_satisfaction(source).scores if row.by == "all"}
+    scores = {
+        row.question: row
+        for row in source.once("satisfaction", lambda: measure_satisfaction(source)).scores
+        if row.by == "all"
+    }
     found: list[tuple[str, Effect | NotEstimable]] = []
     for name in QUESTIONS:
         row = scores.get(name)
@@ -137,7 +141,7 @@ def _answers(source: EventSource) -> list[tuple[str, Effect | NotEstimable]]:
 
 
 def _value(source: EventSource) -> Effect | NotEstimable:
-    report, _ = measure_clv(source)
+    report, _ = source.once("clv", lambda: measure_clv(source))
     money: MoneyFigure | NotEstimable = report.money
     if isinstance(money, NotEstimable):
         return money
