@@ -36,12 +36,16 @@ class MoneyFigure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportTable(msgspec.Struct, frozen=True, kw_only=True):
-    """A table behind a report. A column's numbers are flush right; None is a cell without a number."""
+    """A table behind a report. A column's numbers are flush right; None is a cell without a number.
+
+    The columns at `shares` hold shares from 0 to 1, which people read in percent.
+    """
 
     title: str
     columns: list[str]
     rows: list[list[ReportCell]]
     note: str = ""
+    shares: list[int] = []
 
 
 class PictureMark(msgspec.Struct, frozen=True, kw_only=True):

@@ -119,7 +119,10 @@ def _table(table: ReportTable) -> str:
     head = "".join(f"<th{kind}>{html.escape(name)}</th>" for kind, name in zip(kinds, table.columns, strict=True))
     rows = "".join(
         "<tr>"
-        + "".join(f"<td{kind}>{html.escape(cell_text(c))}</td>" for kind, c in zip(kinds, row, strict=True))
+        + "".join(
+            f"<td{kinds[at]}>{html.escape(cell_text(cell, is_share=at in table.shares))}</td>"
+            for at, cell in enumerate(row)
+        )
         + "</tr>"
         for row in table.rows[:MOST_PAGE_ROWS]
     )

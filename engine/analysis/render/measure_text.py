@@ -64,12 +64,14 @@ LEAST_SHOWN = 0.0001
 """Figures that are nearer to zero are shown as such: their digits say nothing."""
 
 
-def cell_text(cell: ReportCell) -> str:
-    """A cell for people: large numbers without decimals, others with four significant digits."""
+def cell_text(cell: ReportCell, *, is_share: bool = False) -> str:
+    """A cell for people: shares in percent, large numbers without decimals, others with four significant digits."""
     if cell is None:
         return "-"
     if isinstance(cell, str):
         return cell
+    if is_share:
+        return f"{cell:.1%}"
     if isinstance(cell, int) or float(cell).is_integer():
         return f"{cell:,.0f}"
     if abs(cell) < LEAST_SHOWN:
@@ -88,7 +90,7 @@ def _table(table: ReportTable) -> Table:
     for at, name in enumerate(table.columns):
         shown.add_column(name, justify="right" if is_figure(table, at) else "left", overflow="fold")
     for row in table.rows[:MOST_ROWS]:
-        shown.add_row(*(Text(cell_text(cell)) for cell in row))
+        shown.add_row(*(Text(cell_text(cell, is_share=at in table.shares)) for at, cell in enumerate(row)))
     return shown
 
 

@@ -70,8 +70,8 @@ def data_table(at: int, table: ReportTable) -> DataTable:
     columns = [TableColumn(name, name, is_figure(table, place)) for place, name in enumerate(table.columns)]
     rows = [
         [
-            _cell(cell, is_share=name in SHARES or name.startswith("share"))
-            for cell, name in zip(row, table.columns, strict=True)
+            _cell(cell, is_share=place in table.shares or name in SHARES or name.startswith("share"))
+            for place, (cell, name) in enumerate(zip(row, table.columns, strict=True))
         ]
         for row in table.rows
     ]

@@ -79,7 +79,9 @@ class FunnelReport(MeasureReport, frozen=True, kw_only=True):
             ends: list[ReportCell] = [None] * 3 if before is None else [before.estimate, before.low, before.high]
             first = None if row.of_first is None else row.of_first.estimate
             rows.append([row.channel, row.step, row.customers, *ends, first, row.hours])
-        return [ReportTable(title="Steps", columns=columns, rows=rows, note="95% intervals by Wilson.")]
+        return [
+            ReportTable(title="Steps", columns=columns, rows=rows, note="95% intervals by Wilson.", shares=[3, 4, 5, 6])
+        ]
 
     def picture(self) -> Picture | None:
         """The customers at each step."""
@@ -177,7 +179,7 @@ def _worth(source: EventSource, found: list[FunnelStep], steps: list[str]) -> tu
 
 
 def _sentence(rows: list[FunnelStep], worst: str) -> str:
-    if not rows:
+    if not rows or not rows[0].customers:
         return "Nobody took the first step."
     first, last = rows[0], rows[-1]
     share = "" if last.of_first is None else f" ({last.of_first.estimate:.1%})"

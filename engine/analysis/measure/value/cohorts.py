@@ -94,7 +94,8 @@ class CohortReport(MeasureReport, frozen=True, kw_only=True):
                 found = [cells.get((cohort, later)) for later in offsets]
                 rows.append([cohort, *(None if one is None else _cell(one, value) for one in found)])
             columns = [self.by, *(f"+{later}" for later in offsets)]
-            return ReportTable(title=title, columns=columns, rows=rows, note=note)
+            shares = list(range(1, len(columns))) if value == "share" else []
+            return ReportTable(title=title, columns=columns, rows=rows, note=note, shares=shares)
 
         return [
             grid("Customers who ordered", "active", f"By {self.period}s after the {self.period} of the first order."),

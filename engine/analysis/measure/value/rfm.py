@@ -71,6 +71,7 @@ class RfmReport(MeasureReport, frozen=True, kw_only=True):
                 columns=columns,
                 rows=[list(msgspec.structs.astuple(segment)) for segment in self.segments],
                 note="R, F and M are mean scores from 1 to 5; days since the last order.",
+                shares=[7],
             )
         ]
 
