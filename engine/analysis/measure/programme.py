@@ -171,11 +171,7 @@ def measure_programme(
     Raises:
         BadInput: if the source is a table, or the window is no number of days.
     """
-    window = to_microseconds("window", window_days)
-    tables = {name: source.log_rows(name) for name in ("decisions", "exposures")}
-    until = source.last or 0
-    source.create("units", _UNITS, window=str(window), until=str(until), **tables)
-    rows = [(str(r[0]), str(r[1]), [float(str(cell)) for cell in r[2:]]) for r in source.rows(_VARIANTS)]
+    rows = _read_variants(source, to_microseconds("window", window_days))
     keys = list(dict.fromkeys(key for key, _, _ in rows))
     effects = []
     archived = _archived_specs(source, archive, [key for key in keys if key not in files])
@@ -190,11 +186,9 @@ def measure_programme(
     chosen = _best(effects)
     naive = [row.measured.estimate for row in chosen if isinstance(row.measured, Effect)]
     shrunken = [row.shrunken for row in chosen if row.shrunken is not None]
-    months = (max(c[4] for _, _, c in rows) - min(c[3] for _, _, c in rows)) / 86_400 / 30.4 if rows else 0.0
-    exposed, ripe = (sum(c[at] for _, _, c in rows) for at in (5, 0))
-    waiting = 1 - ripe / exposed if exposed else None
+    months, waiting = _span_and_waiting([cells for _, _, cells in rows])
     holdout = holdout_difference(source, alpha)
-    statuses = [files.get(key, ("deleted", ""))[0] for key in keys]
+    statuses = {key: files.get(key, ("deleted", ""))[0] for key in keys}
     return ProgrammeReport(
         report="programme",
         as_of=source.as_of,
@@ -204,8 +198,8 @@ def measure_programme(
         limits=_LIMITS,
         currency=source.currency,
         experiments=len(keys),
-        by_status=dict(Counter(statuses)),
-        decision_days=_decision_days(rows, dict(zip(keys, statuses, strict=True))),
+        by_status=dict(Counter(statuses.values())),
+        decision_days=_decision_days(rows, statuses),
         per_month=len(keys) / months if months >= 1 else None,
         waiting=waiting,
         effects=effects,
@@ -220,6 +214,22 @@ def plan_files(plan: Plan) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
     specs = {key: one.spec for key, one in plan.experiments.items()}
     files = {key: (str(spec.status), spec.variants[0].key) for key, spec in specs.items()}
     return files, {key: spec.decided.why for key, spec in specs.items() if spec.decided and spec.decided.why}
+
+
+def _read_variants(source: EventSource, window: int) -> list[tuple[str, str, list[float]]]:
+    """The experiment, variant and numbers of each variant, from the table `units`, which this makes."""
+    tables = {name: source.log_rows(name) for name in ("decisions", "exposures")}
+    source.create("units", _UNITS, window=str(window), until=str(source.last or 0), **tables)
+    return [(str(r[0]), str(r[1]), [float(str(cell)) for cell in r[2:]]) for r in source.rows(_VARIANTS)]
+
+
+def _span_and_waiting(rows: list[list[float]]) -> tuple[float, float | None]:
+    """The months from the first exposure to the last, and the share of customers whose window is open."""
+    if not rows:
+        return 0.0, None
+    exposed, ripe = (sum(cells[at] for cells in rows) for at in (5, 0))
+    months = (max(cells[4] for cells in rows) - min(cells[3] for cells in rows)) / 86_400 / 30.4
+    return months, 1 - ripe / exposed if exposed else None
 
 
 def _decision_days(rows: list[tuple[str, str, list[float]]], statuses: Mapping[str, str]) -> float | None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from engine.analysis.sources.duckdb_expressions import View
     from engine.analysis.sources.engines import ResultRow
 
-Found = TypeVar("Found")
+_Found = TypeVar("_Found")
 ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "customer": ("customer", "customer_id", "user_id", "user", "id"),
     "time": ("time", "timestamp", "date", "at"),
@@ -176,11 +176,11 @@ class EventSource:
         """What the events were read from, for messages."""
         return ", ".join(self.files) if self.files else str(self.log_dir)
 
-    def once(self, name: str, build: Callable[[], Found]) -> Found:
+    def once(self, name: str, build: Callable[[], _Found]) -> _Found:
         """What `build` finds, which is found once per source."""
         if name not in self.found:
             self.found[name] = build()
-        return cast("Found", self.found[name])
+        return cast("_Found", self.found[name])
 
     def keep(self, name: str, expression: ir.Table) -> ir.Table:
         """The rows of an expression in a temporary table of this source."""
