@@ -6,15 +6,19 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from engine.catalog.archive import Archive
 from engine.catalog.watch import PlanWatch
 from engine.errors import CatalogError
+from engine.learn.reward_rules import reward_rules
+from engine.learn.teach import fit_to_plan
 from tests.stories.conftest import write_shop
 
 HALVES = [{"key": "x", "weight": 0.5}, {"key": "y", "weight": 0.5}]
@@ -223,3 +227,21 @@ def test_plan_says_that_customers_go_back(tmp_path: Path) -> None:
     previewed = run("preview", "theme", "--experiments", str(new), "--data", str(tmp_path / "data"), "--json")
     reasons = {row["reason"] for row in json.loads(previewed)}
     assert "holdout" in reasons
+
+
+def test_a_kept_policy_begins_with_what_todays_learnt_and_learns_apart(tmp_path: Path) -> None:
+    learning = {"policy": {"kind": "beta_thompson"}}
+    before = {**BEFORE, "placements": {"hero": {"offers": ["a", "b"], **learning}, "mail": {"offers": ["b"]}}}
+    version = archive_before(tmp_path, before)
+    now = {**frozen(version), "placements": {"hero": {"offers": ["a", "c"], **learning}, "mail": {"offers": ["c"]}}}
+    plan = PlanWatch(write_shop(tmp_path / "today", now), Archive(tmp_path / "data" / "plans")).plan
+    rules = reward_rules(plan)
+    fresh = fit_to_plan({}, rules)
+    ones = np.ones(3)
+    learnt = replace(fresh["hero"], policy=fresh["hero"].policy.update(None, np.zeros(3, dtype=int), ones, ones / 2))
+    began = fit_to_plan({"hero": learnt}, rules)
+    assert began["hero~q4"].policy.arms == ("a", "b", "c")  # its own arms, then the other that it knows
+    assert began["hero~q4"].policy.seen == 3
+    taught = began["hero~q4"].policy.update(None, np.ones(5, dtype=int), np.ones(5), np.ones(5) / 2)
+    later = fit_to_plan({**began, "hero~q4": replace(began["hero~q4"], policy=taught)}, rules)
+    assert (later["hero"].policy.seen, later["hero~q4"].policy.seen) == (3, 8)
