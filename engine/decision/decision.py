@@ -71,7 +71,7 @@ class Availability(msgspec.Struct, frozen=True, gc=False):
     pools: Pools = {}
     lost: Mapping[str, LostClaims] = {}
     prices: Prices = {}
-    short: Pools = {}
+    short: Pools | msgspec.UnsetType = msgspec.UNSET  # rare, so left out of the traces of all other decisions
 
 
 UNRESTRICTED = Availability()
@@ -252,7 +252,7 @@ def _gather_facts(
         zone=zone,
         counts=availability.counts,
         pools=availability.pools,
-        short=availability.short,
+        short=availability.short or {},
         prices=availability.prices,
         is_silenced=plan.silenced_when is not None and plan.silenced_when(attributes),
         vicinity=NOWHERE if plan.places is None else plan.places.around(attributes),
