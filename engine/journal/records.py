@@ -84,6 +84,11 @@ class EncodedRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     joint: float = 0.0
     creative: CreativeRow | None = None
 
+    @property
+    def offer_propensity(self) -> float:
+        """The probability of the variant, whichever creative of it is shown."""
+        return self.propensity if self.creative is None else self.propensity / self.creative.propensity
+
 
 class LoggedDecision(Record, frozen=True, array_like=True, gc=False, tag="decision"):
     """A `DecisionRecord` for the log."""
@@ -96,6 +101,18 @@ class LoggedDecision(Record, frozen=True, array_like=True, gc=False, tag="decisi
     plan: str
     rows: list[EncodedRow]
     trace: bytes = b""
+
+
+class UntracedDecision(Record, frozen=True, array_like=True, gc=False, tag="decision"):
+    """A `DecisionRecord` for the learner, without its trace."""
+
+    decision_id: str
+    time: float
+    customer: str
+    device: str | None
+    channel: str
+    plan: str
+    rows: list[EncodedRow]
 
 
 class ExposureRecord(Record, frozen=True, array_like=True, gc=False, tag="exposure"):
@@ -146,10 +163,13 @@ AnyRecord = DecisionRecord | ExposureRecord | EventRecord | RewardRecord | Quara
 
 LoggedRecord = LoggedDecision | ExposureRecord | EventRecord | RewardRecord | QuarantineRecord
 
+LearnerRecord = UntracedDecision | ExposureRecord | EventRecord | RewardRecord | QuarantineRecord
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)
 
 _logged_decoder: msgspec.msgpack.Decoder[LoggedRecord] = msgspec.msgpack.Decoder(LoggedRecord)
+_learner_decoder: msgspec.msgpack.Decoder[LearnerRecord] = msgspec.msgpack.Decoder(LearnerRecord)
 _candidates_decoder = msgspec.msgpack.Decoder(list[str])
 
 
@@ -170,6 +190,11 @@ def decode(payload: bytes) -> AnyRecord:
 def decode_for_log(payload: bytes) -> LoggedRecord:
     """As `decode`, but the candidates of a decision stay encoded; `candidates_of` decodes them."""
     return _logged_decoder.decode(payload)
+
+
+def decode_for_learner(payload: bytes) -> LearnerRecord:
+    """As `decode`, but a decision's candidates stay encoded and its trace is skipped."""
+    return _learner_decoder.decode(payload)
 
 
 def candidates_of(row: DecisionRow | EncodedRow) -> list[str]:

@@ -30,7 +30,7 @@ from engine.catalog.conditions.compile import Predicate, compile_condition
 from engine.catalog.plan.plan import Experiment, Plan
 from engine.catalog.spec.fields import seconds
 from engine.catalog.spec.metrics import MetricSpec
-from engine.journal.records import DecisionRecord, EventRecord
+from engine.journal.records import EventRecord, UntracedDecision
 from engine.learn.merge_streams import Stamped
 from engine.learn.reward_rules import Properties, decode_properties, metric_amount
 from engine.learn.sequential_tests import AmountTest, SequentialTest, ShareTest
@@ -168,13 +168,13 @@ class Breaker:
         if not self._tests:
             return []
         for at, _, record in records:
-            if isinstance(record, DecisionRecord):
+            if isinstance(record, UntracedDecision):
                 self._on_decision(record, at)
             elif isinstance(record, EventRecord) and (record.event in self._by_event or record.event == MERGED):
                 self._on_event(record, at)
         return self._test_outcomes(until)
 
-    def _on_decision(self, record: DecisionRecord, at: float) -> None:
+    def _on_decision(self, record: UntracedDecision, at: float) -> None:
         """Open the window of a customer who is assigned for the first time."""
         for row in record.rows:
             if row.kind != "experiment" or row.reason != "assigned" or row.variant is None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from engine.journal.records import DecisionRecord, EventRecord, ExposureRecord, decode, encode
+from engine.journal.records import EventRecord, ExposureRecord, UntracedDecision, decode, encode
 from engine.learn.merge_streams import Stamped
 from engine.learn.pending import Aliases, PendingStore
 from engine.learn.reward_rules import RewardRules, decode_properties
@@ -46,21 +46,22 @@ class EarlyArrivals:
         self._db = db
         (last,) = db.execute("SELECT max(id) FROM early").fetchone()
         self._next_id = (last or 0) + 1
-        self._any_stored = last is not None
+        self.any_stored = last is not None
+        """Whether anything waits in the file."""
         self._by_key: dict[str, dict[int, EarlyArrival]] = {}
         self._stored: set[int] = set()
         self._removed: list[int] = []
 
     def load(self, decisions: Iterable[str], customers: Iterable[str]) -> list[EarlyArrival]:
         """Load and return what waits for these decisions or customers."""
-        if not self._any_stored:
+        if not self.any_stored:
             return []
         keys = [*(f"d{id_}" for id_ in decisions), *(f"c{customer}" for customer in customers)]
         return self._load(self._db.execute(_LOAD_WAITING, [msgspec.json.encode(keys).decode()]))
 
     def load_due(self, until: float) -> list[EarlyArrival]:
         """Load and return what is due by `until` (s since 1970), the earliest first."""
-        if not self._any_stored:
+        if not self.any_stored:
             return []
         return self._load(self._db.execute(f"{_LOAD} WHERE due <= ? ORDER BY due, id", (until,)))
 
@@ -123,11 +124,9 @@ def load_batch(
     earning: set[str] = set()
     merging: set[str] = set()
     for _, _, record in records:
-        if isinstance(record, DecisionRecord | ExposureRecord):
-            decisions.add(record.decision_id)
-            customers.add(record.customer)
-        elif isinstance(record, EventRecord) and rules.uses(record.event):
-            customers.add(record.customer)
+        if isinstance(record, EventRecord):
+            if not rules.uses(record.event):
+                continue
             if record.event == MERGED:
                 merging |= _merged_ids(record)
             else:
@@ -135,9 +134,16 @@ def load_batch(
                     decisions.add(record.decision_id)
                 if not record.decision_id or record.event in ORDERS:
                     earning.add(record.customer)
+        elif isinstance(record, UntracedDecision | ExposureRecord):
+            decisions.add(record.decision_id)
+        else:
+            continue
+        customers.add(record.customer)
     aliases.load(customers, merging)
     pending.load(decisions, {aliases.current_id(customer) for customer in earning | merging})
-    everyone = {aliases.current_id(customer) for customer in customers | merging} | pending.customers
+    if not early.any_stored:
+        return
+    everyone = {aliases.current_id(customer) for customer in customers | merging} | pending.customers_of(decisions)
     # A released early event may reward anything that its customer was exposed to.
     waiting = {arrival.record.customer for arrival in early.load(decisions, everyone)}
     aliases.load(waiting, ())

@@ -39,19 +39,12 @@ reads records again therefore learns the same.
 """
 
 import heapq
-import math
 from collections.abc import Iterable
 
 import msgspec
 
 from engine.catalog.plan.creatives import creative_arm
-from engine.journal.records import (
-    DecisionRecord,
-    DecisionRow,
-    EventRecord,
-    ExposureRecord,
-    RewardRecord,
-)
+from engine.journal.records import EncodedRow, EventRecord, ExposureRecord, RewardRecord, UntracedDecision
 from engine.learn.early_arrivals import EarlyArrival, EarlyArrivals, EarlyRecord
 from engine.learn.merge_streams import Stamped
 from engine.learn.pending import (
@@ -98,22 +91,26 @@ class Join:
         # (due, decision id, key) of a row, or (due, "", name) of an early arrival. Stale ones are skipped when polled.
         self._due: list[tuple[float, str, str]] = []
         self._early_by_name: dict[str, EarlyArrival] = {}
+        self._policies: dict[str, tuple[str, float]] = {}  # what `find` found
         self._horizon = 0.0
         self._clock = 0.0
 
     def process(self, records: Iterable[Stamped], clock: float, until: float) -> None:
         """Process records in their order, while the clock goes from `clock` to `until` (s since 1970)."""
         self._clock, self._horizon = clock, until
-        for row in self._pending.load_due(until):
-            self._schedule(row)
+        self._due = [(row.due, row.decision_id, row.key) for row in self._pending.load_due(until)]
+        heapq.heapify(self._due)
         arrivals = self._early.load_due(until)
         # `expire_early` asks whether their decisions are known.
         self._pending.load({one.record.decision_id for one in arrivals if one.record.decision_id}, ())
         for arrival in arrivals:
             self._schedule_early(arrival)
         for at, partition, record in records:
-            self.poll_due(at)
-            if isinstance(record, DecisionRecord):
+            if self._due and self._due[0][0] <= at:
+                self.poll_due(at)
+            elif at > self._clock:
+                self._clock = at
+            if isinstance(record, UntracedDecision):
                 self.on_decision(record, partition)
             elif isinstance(record, ExposureRecord):
                 self.on_exposure(record, partition, self._clock + HOLD)
@@ -121,7 +118,7 @@ class Join:
                 self.on_event(record, partition, self._clock + HOLD)
         self.poll_due(until)
 
-    def on_decision(self, record: DecisionRecord, partition: int) -> None:
+    def on_decision(self, record: UntracedDecision, partition: int) -> None:
         """Add a row for each offer that a policy chose, and process what waited for the decision."""
         if self._pending.of_decision(record.decision_id):
             self.aside["decision twice"] += 1
@@ -134,7 +131,8 @@ class Join:
             self._add_offer(record, row, partition)
         if not offers:  # stored all the same, so that its events are not quarantined as of an unknown decision
             self._add_without_offer(record, partition)
-        self.replay_early(record.decision_id)
+        if not self._early.is_empty:
+            self.replay_early(record.decision_id)
 
     def on_exposure(self, record: ExposureRecord, partition: int, due: float) -> None:
         """Open the rows that the customer was exposed to; without a decision the exposure waits until `due`."""
@@ -148,7 +146,7 @@ class Join:
                 rule = self._rules.by_selection.get(row.selection)
                 row.status, row.exposed, opened = OPEN, record.time, True
                 self._set_due(row, record.time + (rule.settle if rule else HOLD))
-        if opened:
+        if opened and not self._early.is_empty:
             self.replay_early(record.decision_id, rows[0].customer)
 
     def on_event(self, event: EventRecord, partition: int, due: float) -> None:
@@ -188,7 +186,11 @@ class Join:
             self._rewards.quarantine(event, partition, DUPLICATE)
             return
         newest = max(
-            (row for row in rows if _was_exposed_by(row, event.time) and self._rewards.earns(row, event, properties)),
+            (
+                row
+                for row in rows
+                if self._rewards.was_exposed(row, event.time) and self._rewards.earns(row, event, properties)
+            ),
             key=lambda row: (row.exposed, row.decision_id, row.key),
             default=None,
         )
@@ -268,13 +270,13 @@ class Join:
             keys = [f"d{decision_id}"] if customer is None else [f"d{decision_id}", f"c{customer}"]
             self._process_early(self._release(*keys))
 
-    def _add_offer(self, record: DecisionRecord, offer: DecisionRow, partition: int) -> None:
+    def _add_offer(self, record: UntracedDecision, offer: EncodedRow, partition: int) -> None:
         """Add the row of an offer, UNSEEN until its exposure."""
-        selection, creative = (offer.policy or "").rpartition("@")[0], offer.creative  # logged as KEY@VERSION
-        rule = self._rules.by_selection.get(selection)
+        policy, creative = offer.policy or "", offer.creative
+        selection, window = self._policies.get(policy) or self._policies.setdefault(policy, self._rules.find(policy))
         row = Pending(
             decision_id=record.decision_id,
-            key=item_name(offer.key, offer.position),
+            key=item_name(offer.key, offer.position) if offer.position else offer.key,
             selection=selection,
             customer=self._aliases.current_id(record.customer),
             partition=partition,
@@ -283,14 +285,14 @@ class Join:
             context=_json.encode(offer.context) if offer.context else b"",
             time=record.time,
             status=UNSEEN,
-            due=record.time + max(rule.window if rule else DAY, DAY),
+            due=record.time + max(window, DAY),
             creative=creative_arm(offer.variant or "", creative.key) if creative and creative.policy else "",
             creative_propensity=creative.propensity if creative else 1.0,
         )
         self._pending.add(row)
         self._schedule(row)
 
-    def _add_without_offer(self, record: DecisionRecord, partition: int) -> None:
+    def _add_without_offer(self, record: UntracedDecision, partition: int) -> None:
         """Store that a decision without an offer is known, until no event can refer to it."""
         due = record.time + max(self._rules.longest_window, DAY)
         customer = self._aliases.current_id(record.customer)
@@ -322,6 +324,7 @@ class Join:
     def _reward_row(self, row: Pending, event: EventRecord, properties: Properties) -> None:
         """Reward a row, and process what waited for its reward."""
         if self._rewards.give(row, event, properties):
+            row.dirty = True
             rule = self._rules.by_selection[row.selection]
             self._set_due(row, row.exposed + max(rule.window, REFUNDABLE))
             self.replay_early(row.decision_id, row.customer)
@@ -358,7 +361,7 @@ class Join:
         """Take back what a row earned by an order; its refunds go to the rows that earn the order instead."""
         for other in earning:
             if other.status in {OPEN, ZERO}:
-                other.refunded, other.refunded_whole = row.refunded, row.refunded_whole
+                other.refunded, other.refunded_whole, other.dirty = row.refunded, row.refunded_whole, True
         self._rewards.take_back(row)
         rule = self._rules.by_selection.get(row.selection)
         self._set_due(row, max(self._clock, row.exposed + (rule.window + rule.settle if rule else 0.0)))
@@ -386,15 +389,11 @@ class Join:
             heapq.heappush(self._due, (arrival.due, "", name))
 
     def _set_due(self, row: Pending, due: float) -> None:
-        row.due, row.dirty = due, True
-        self._schedule(row)
+        row.due, row.advanced = due, True
+        if due <= self._horizon:
+            heapq.heappush(self._due, (due, row.decision_id, row.key))
 
     def _schedule(self, row: Pending) -> None:
         """Poll a row in this batch if it is due in it; a later batch loads it by its due time."""
         if row.due <= self._horizon:
             heapq.heappush(self._due, (row.due, row.decision_id, row.key))
-
-
-def _was_exposed_by(row: Pending, at: float) -> bool:
-    """Whether a row was exposed by `at`; a time in whole seconds stands for any moment of that second."""
-    return (math.floor(row.exposed) if at.is_integer() else row.exposed) <= at

@@ -58,7 +58,7 @@ FIRST = 0
 """The partition whose learner moves the prices; trips and changes are logged in it."""
 SLACK = 10.0
 """Seconds by which the clock of streams without news stays behind ours: records may still be in a spool."""
-ENTRIES = 16
+ENTRIES = 32
 """Entries of each partition that are read at once."""
 _DUE_AT_ONCE = 5_000
 _PUBLISH_SHARE = 5  # publishing takes at most a sixth of the time
@@ -81,6 +81,7 @@ class Learner:
         self._state = State(state_path(settings.data, owned))
         self._data = settings.data
         self._client = stream.connect_stream(settings.redis)
+        self._pending = PendingStore(self._state.db)
         self._outbox = Outbox(self._state.db, self._state.id)
         self._time = self._state.time()
         self._entries = entries
@@ -158,7 +159,7 @@ class Learner:
             aside["unreadable record"] += taken.unreadable
         busy = bool(deliveries or taken.records)
         if taken.records:
-            self._process_due(taken.records[0].at)
+            self._process_due(taken.records[0][0])
         elif now is not None and not busy:
             self._process_due(now - SLACK, partial=True)
         if busy or aside:
@@ -304,11 +305,12 @@ class Learner:
     ) -> None:
         """Learn from records and from time, in one transaction with the progress."""
         time_before = self._time
-        time_after = max(time_before, until, *(at for at, _, _ in records))
+        time_after = max(time_before, until, records[-1][0] if records else until)
         clocks = {partition: at for at, partition, _ in records}
-        with self._state.transaction():
-            pending, early = PendingStore(self._state.db), EarlyArrivals(self._state.db)
-            aliases = Aliases(self._state.db)
+        pending = self._pending
+        with self._state.transaction(failed=pending.clear):
+            pending.begin()
+            early, aliases = EarlyArrivals(self._state.db), Aliases(self._state.db)
             records = drop_erased(records, self._state.erased())
             load_batch(records, self._rules, pending, early, aliases)
             join = Join(self._rules, pending, early, aliases)

@@ -3,12 +3,21 @@
 Both are tables of the learner's file (`state.sql`: `pending`, `merged`). A batch loads the rows that it may touch,
 changes them in memory, and writes the changed ones back in the learner's transaction:
 
-    load, load_due  ->  add, move_customer, remove, or assignments to a row that set `dirty`  ->  write
+    begin  ->  load, load_due  ->  add, move_customer, remove, or assignments to a row that set `dirty` or `advanced`
+           ->  write
 
 A row that was not loaded is invisible to the batch, so `load_batch` loads everything that its records can reach.
 States and transitions of a row: see `join`.
+
+The store keeps up to `MOST_HOT` rows in memory from batch to batch, the newest, since most rows change soon after they
+were added. Invariants:
+
+- A decision is kept with all of its rows or with none; after `write` they are what the file has.
+- Another process that writes to the file (an erasure) changes its `data_version`; then, and after a batch that failed
+  (`clear`), nothing is kept. A row's `rowid` may have changed too.
 """
 
+import itertools
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from typing import Self
@@ -20,20 +29,33 @@ UNSEEN, OPEN, ZERO, REWARDED, REFUNDED, CLOSED, NO_OFFER = 0, 1, 2, 3, 4, 5, 6
 
 _LIVE = frozenset({OPEN, ZERO, REWARDED, REFUNDED})
 _MOVABLE = _LIVE | {UNSEEN}
-_PUT = (
-    "INSERT OR REPLACE INTO pending VALUES "
-    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+MOST_HOT = 32_768
+"""Rows that stay in memory between batches, 0.6 kB each."""
+_COLUMNS = (
+    "decision_id, key, selection, customer, partition, arm, propensity, context, time, status, due, exposed, reward, "
+    "learnt, rewarded, cause, purchase, amount, revenue, refunded, refunded_whole, logged, weight, creative, "
+    "creative_propensity, creative_learnt, creative_weight"
 )
-_ADVANCE = (
-    "UPDATE pending SET context = ?, status = ?, due = ?, exposed = ?, learnt = ? WHERE decision_id = ? AND key = ?"
+_MARKS = ", ".join("?" * 27)
+# SQLite binds no names; these are the constants above.
+_INSERT = f"INSERT INTO pending ({_COLUMNS}, rowid) VALUES ({_MARKS}, ?)"  # noqa: S608 # nosec B608
+_INSERT_UNREWARDED = (
+    f"INSERT INTO pending ({_COLUMNS}, rowid) "  # noqa: S608 # nosec B608
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0.0, ?, 0.0, '', '', 0.0, 0.0, 0.0, 0, 0.0, 1.0, '', 1.0, 0.0, 1.0, ?)"
 )
+_UPDATE = f"UPDATE pending SET ({_COLUMNS}) = ({_MARKS}) WHERE rowid = ?"  # noqa: S608 # nosec B608
+_ADVANCE = "UPDATE pending SET status = ?, due = ?, exposed = ?, learnt = ? WHERE rowid = ?"
 """Of the changes of a row's life all but a few are of these columns; the others stay as they are in the file."""
-_BY_DECISION = "SELECT pending.* FROM json_each(?) asked JOIN pending ON decision_id = asked.value"
+_CLOSE = "UPDATE pending SET status = ?, due = ?, exposed = ?, learnt = ?, context = x'' WHERE rowid = ?"
+_BY_DECISION = "SELECT pending.*, pending.rowid FROM json_each(?) asked JOIN pending ON decision_id = asked.value"
+_BY_ROWID = "SELECT pending.*, pending.rowid FROM json_each(?) asked JOIN pending ON pending.rowid = asked.value"
 _BY_CUSTOMER = """
-SELECT pending.* FROM json_each(?) asked
+SELECT pending.*, pending.rowid FROM json_each(?) asked
 JOIN pending ON customer = asked.value AND pending.key <> '' AND status BETWEEN 0 AND 4
 """
-_DUE = "SELECT * FROM pending WHERE due <= ? ORDER BY due"
+_LAST = "SELECT (SELECT max(rowid) FROM pending), (SELECT max(decision_id) FROM pending)"
+"""Two selections: of one with both SQLite would read every row."""
+_DUE = "SELECT rowid FROM pending WHERE due <= ? ORDER BY due"
 _MERGED_FROM = "SELECT customer, into_, at FROM json_each(?) asked JOIN merged ON customer = asked.value"
 _MERGED_INTO = "SELECT customer, into_, at FROM json_each(?) asked JOIN merged ON into_ = asked.value"
 
@@ -49,6 +71,9 @@ class Pending(msgspec.Struct, gc=False):
     this row, 0 before, and `weight` that of the lesson. `creative` is the arm of the selection of creatives, empty
     where the offer has none; `propensity` is then that of the offer, and the fields of the creative are those of its
     own policy.
+
+    `rowid` is its number in the file, 0 before it is written. Whoever changes the row sets `advanced`, or `dirty` if
+    more than `status`, `due`, `exposed` and `learnt` changed.
     """
 
     decision_id: str
@@ -78,8 +103,10 @@ class Pending(msgspec.Struct, gc=False):
     creative_propensity: float = 1.0
     creative_learnt: float = 0.0
     creative_weight: float = 1.0
+    rowid: int = 0
     is_removed: bool = False
     dirty: bool = False
+    advanced: bool = False
 
     @classmethod
     def without_offer(cls, decision_id: str, customer: str, partition: int, *, time: float, due: float) -> Self:
@@ -105,35 +132,82 @@ class Pending(msgspec.Struct, gc=False):
 
 
 class PendingStore:
-    """The pending rows that a batch may touch; `write` stores what changed."""
+    """The pending rows that a batch may touch; `write` stores what changed, in the learner's transaction."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._rows: dict[tuple[str, str], Pending] = {}
+        self._rows: dict[int, Pending] = {}
         self._by_decision: dict[str, list[Pending]] = {}
+        self._partial: set[str] = set()
+        """Decisions of which a row was loaded without the others."""
         self._by_customer: dict[str, list[Pending]] = {}
-        self._stored: dict[tuple[str, str], tuple[object, ...]] = {}
+        """The rows of the customers that were asked for; of others none is looked up."""
+        self._touched: list[Pending] = []
+        self._version = -1
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a batch; drops the rows of earlier ones if another process has written to the file since."""
+        (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        if version != self._version:
+            self.clear()
+            self._version = version
+        self._by_customer.clear()
+        self._touched.clear()
+        last, self._newest = self._db.execute(_LAST).fetchone()
+        self._next = (last or 0) + 1
+
+    def clear(self) -> None:
+        """Drop the rows of earlier batches, also after a batch that was rolled back."""
+        self._rows.clear()
+        self._by_decision.clear()
+        self._partial.clear()
 
     def load(self, decisions: Collection[str], customers: Collection[str]) -> None:
         """Load all rows of these decisions, and the rows of these customers that an event can still change."""
-        if decisions:
-            self._load(self._db.execute(_BY_DECISION, [_json_list(decisions)]))
-        if customers:
-            self._load(self._db.execute(_BY_CUSTOMER, [_json_list(customers)]))
+        unknown, newest, kept = [], self._newest or "", self._by_decision
+        for decision_id in decisions:
+            if decision_id in kept and decision_id not in self._partial:
+                self._touched += kept[decision_id]
+            elif decision_id <= newest:  # ids sort by time: one beyond the newest of the file is not in it
+                unknown.append(decision_id)
+        if unknown:
+            self._load(self._db.execute(_BY_DECISION, [_json_list(unknown)]))
+            self._partial.difference_update(unknown)
+        asked = [customer for customer in customers if customer not in self._by_customer]
+        if asked:
+            for customer in asked:
+                self._by_customer[customer] = []
+            rows = self._load(self._db.execute(_BY_CUSTOMER, [_json_list(asked)]), partial=True)
+            for row in rows:
+                self._by_customer[row.customer].append(row)
 
     def load_due(self, until: float) -> list[Pending]:
-        """Load and return the rows that are due by `until` (s since 1970), the earliest first."""
-        return self._load(self._db.execute(_DUE, (until,)))
+        """Load and return the rows that are due by `until` (s since 1970), first those in memory."""
+        known = self._rows
+        ids = [id_ for (id_,) in self._db.execute(_DUE, (until,))]
+        due = [known[id_] for id_ in ids if id_ in known]
+        self._touched += due
+        if len(due) < len(ids):
+            asked = msgspec.json.encode([id_ for id_ in ids if id_ not in known]).decode()
+            due += self._load(self._db.execute(_BY_ROWID, [asked]), partial=True)
+        return due
 
-    @property
-    def customers(self) -> set[str]:
-        """The customers of the loaded rows."""
-        return set(self._by_customer)
+    def customers_of(self, decisions: Iterable[str]) -> set[str]:
+        """The customers of the loaded rows of these decisions, and those whose rows were loaded."""
+        of_decisions = {row.customer for id_ in decisions for row in self._by_decision.get(id_, ())}
+        return of_decisions | {customer for customer, rows in self._by_customer.items() if rows}
 
     def add(self, row: Pending) -> None:
         """Add the row of a new decision."""
-        row.dirty = True
-        self._index(row)
+        of_decision = self._by_decision.get(row.decision_id)
+        if of_decision is None:
+            self._by_decision[row.decision_id] = [row]
+        else:
+            of_decision.append(row)
+        self._touched.append(row)
+        if row.customer in self._by_customer:
+            self._by_customer[row.customer].append(row)
 
     def of_decision(self, decision_id: str) -> Sequence[Pending]:
         """The loaded rows of a decision."""
@@ -152,43 +226,68 @@ class PendingStore:
 
     def remove(self, row: Pending) -> None:
         """Drop a row that no event and no time can change any more."""
-        row.is_removed = row.dirty = True
-        self._by_decision[row.decision_id].remove(row)
+        row.is_removed = True
+        of_decision = self._by_decision[row.decision_id]
+        of_decision.remove(row)
+        if not of_decision:
+            del self._by_decision[row.decision_id]
 
     def write(self) -> None:
-        """Store the changes, within the caller's transaction."""
-        whole: list[tuple[object, ...]] = []
-        advanced: list[tuple[object, ...]] = []
-        for place, row in self._rows.items():
-            if row.dirty and not row.is_removed:
-                columns, stored = _columns(row), self._stored.get(place)
-                if stored is not None and _is_same_but_advanced(stored, columns):
-                    advanced.append((columns[7], columns[9], columns[10], columns[11], columns[13], *place))
+        """Store the changes, within the caller's transaction, and keep the newest rows for the next batch."""
+        removed: list[tuple[int]] = []
+        statements: dict[str, list[tuple[object, ...]]] = {_UPDATE: [], _ADVANCE: [], _CLOSE: []}
+        statements |= {_INSERT: [], _INSERT_UNREWARDED: []}
+        updated, advanced, closed, inserted, unrewarded = statements.values()
+        for row in self._touched:
+            if row.is_removed:
+                if row.rowid and self._rows.pop(row.rowid, None) is not None:
+                    removed.append((row.rowid,))
+            elif not row.rowid:
+                row.rowid = self._next
+                self._next += 1
+                self._rows[row.rowid] = row
+                if row.dirty or row.logged or row.creative:
+                    inserted.append((*_columns(row), row.rowid))
                 else:
-                    whole.append(columns)
-        self._db.executemany(_PUT, whole)
-        self._db.executemany(_ADVANCE, advanced)
-        removed = [place for place, row in self._rows.items() if row.is_removed and place in self._stored]
-        self._db.executemany("DELETE FROM pending WHERE decision_id = ? AND key = ?", removed)
+                    unrewarded.append(_unrewarded_columns(row))
+            elif row.dirty:
+                updated.append((*_columns(row), row.rowid))
+            elif row.advanced:
+                change = row.status, row.due, row.exposed, row.learnt, row.rowid
+                (closed if row.status == CLOSED else advanced).append(change)
+            row.dirty = row.advanced = False
+        self._db.executemany("DELETE FROM pending WHERE rowid = ?", removed)
+        for statement, rows in statements.items():
+            self._db.executemany(statement, rows)
+        self._drop_cold()
 
-    def _load(self, found: Iterable[tuple[object, ...]]) -> list[Pending]:
-        """Index rows of the table; one that is loaded already is returned as this batch changed it."""
+    def _drop_cold(self) -> None:
+        """Drop decisions whose rows are not all in memory, and the oldest ones beyond `MOST_HOT`."""
+        cold = [id_ for id_ in self._partial if id_ in self._by_decision]
+        if len(self._rows) > MOST_HOT:
+            cold += itertools.islice(self._by_decision, len(self._by_decision) // 2)
+        for id_ in cold:
+            for row in self._by_decision.pop(id_, ()):
+                del self._rows[row.rowid]
+        self._partial.clear()
+
+    def _load(self, found: Iterable[tuple[object, ...]], *, partial: bool = False) -> list[Pending]:
+        """Index rows of the table; one that is in memory already is returned as this batch changed it.
+
+        With `partial` the other rows of their decisions may be missing.
+        """
         rows = []
         for values in found:
-            row = Pending(*values)  # type: ignore[arg-type] # the columns have the fields' types
-            place = row.decision_id, row.key
-            loaded = self._rows.get(place)
-            if loaded is None:
-                self._stored[place] = values
-                self._index(row)
-                loaded = row
-            rows.append(loaded)
+            row = self._rows.get(values[-1])  # type: ignore[call-overload] # the number of the row
+            if row is None:
+                row = Pending(*values)  # type: ignore[arg-type] # the columns have the fields' types
+                self._rows[row.rowid] = row
+                if partial and row.decision_id not in self._by_decision:
+                    self._partial.add(row.decision_id)
+                self._by_decision.setdefault(row.decision_id, []).append(row)
+            rows.append(row)
+        self._touched += rows
         return rows
-
-    def _index(self, row: Pending) -> None:
-        self._rows[row.decision_id, row.key] = row
-        self._by_decision.setdefault(row.decision_id, []).append(row)
-        self._by_customer.setdefault(row.customer, []).append(row)
 
 
 class Aliases:
@@ -276,9 +375,24 @@ def _columns(row: Pending) -> tuple[object, ...]:
     )
 
 
-def _is_same_but_advanced(stored: tuple[object, ...], columns: tuple[object, ...]) -> bool:
-    """Whether two rows differ at most in the columns that `_ADVANCE` writes."""
-    return stored[:7] == columns[:7] and (stored[8], stored[12], stored[14:]) == (columns[8], columns[12], columns[14:])
+def _unrewarded_columns(row: Pending) -> tuple[object, ...]:
+    """The values of a row without a reward and a creative that `_INSERT_UNREWARDED` binds."""
+    return (
+        row.decision_id,
+        row.key,
+        row.selection,
+        row.customer,
+        row.partition,
+        row.arm,
+        row.propensity,
+        b"" if row.status == CLOSED else row.context,
+        row.time,
+        row.status,
+        row.due,
+        row.exposed,
+        row.learnt,
+        row.rowid,
+    )
 
 
 def _json_list(values: Collection[str]) -> str:

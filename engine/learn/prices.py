@@ -14,7 +14,7 @@ from engine.catalog.plan.plan import Plan
 from engine.claims.claims import UNIT, PoolShare, pool_key
 from engine.claims.pacing import expected_worth, paced_pools, pools_by_offer, prices_by_offer, update_pacing
 from engine.journal import stream
-from engine.journal.records import AnyRecord, DecisionRecord
+from engine.journal.records import LearnerRecord, UntracedDecision
 from engine.learn.teach import Learnt
 from engine.snapshots.publish import publish_prices
 from policies import Pacing
@@ -35,12 +35,12 @@ class PriceMover:
         self._worth: dict[str, list[float]] = {}
         self._last_move = float("-inf")
 
-    def observe(self, records: Iterable[AnyRecord], learnt: Mapping[str, Learnt]) -> None:
+    def observe(self, records: Iterable[LearnerRecord], learnt: Mapping[str, Learnt]) -> None:
         """Record what each showing of a scarce offer was worth: the scale on which its price moves."""
         if not self._of_offer:
             return
         for record in records:
-            for row in record.rows if isinstance(record, DecisionRecord) else ():
+            for row in record.rows if isinstance(record, UntracedDecision) else ():
                 key = (row.policy or "").rpartition("@")[0]
                 selection = self._selections.get(key)
                 if row.variant in self._of_offer and selection and row.variant in selection.arms and key in learnt:

@@ -99,6 +99,12 @@ class RewardRules:
     events: frozenset[str]
     longest_window: float
 
+    def find(self, policy: str) -> tuple[str, float]:
+        """The selection of a policy that is logged as KEY@VERSION, and its window in seconds; 0 without a rule."""
+        selection = policy.rpartition("@")[0]
+        rule = self.by_selection.get(selection)
+        return selection, rule.window if rule else 0.0
+
     def uses(self, event: str) -> bool:
         """Whether an event of this name can change what is learnt."""
         return event in self.events or event in REFUNDS or event == MERGED
@@ -195,6 +201,10 @@ class RewardBook:
     def lacks_item(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
         """Whether a row would earn an event if the event named which item of the list it is for."""
         return self._counts(row, event, properties) and _names_no_item(row, properties)
+
+    def was_exposed(self, row: Pending, at: float) -> bool:
+        """Whether a row was exposed by `at`; a time in whole seconds stands for any moment of that second."""
+        return (math.floor(row.exposed) if at.is_integer() else row.exposed) <= at
 
     def is_of_orders(self, row: Pending) -> bool:
         """Whether the reward of a row is earned by orders; also where the plan no longer has its rule."""

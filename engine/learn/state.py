@@ -14,7 +14,7 @@ Invariants:
 import sqlite3
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +38,7 @@ def state_path(data: Path, owned: Sequence[int] | None) -> Path:
     return data / "learn" / ("all.sqlite" if owned is None else f"{'-'.join(map(str, sorted(owned)))}.sqlite")
 
 
+_BEFORE = "pending_before"
 _ADDED = {
     "pending": (
         ("amount REAL NOT NULL DEFAULT 0", "reward"),
@@ -63,8 +64,10 @@ class State:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.db = sqlite3.connect(path, isolation_level=None)
+        self._set_pending_aside()
         self.db.executescript(_SCHEMA)
         self._add_columns()
+        self._take_pending_over()
         self._inode = _inode(path)
         self.db.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", [f"learner-{uuid.uuid4().hex}".encode()])
         self.id = self._meta("id").decode()
@@ -79,15 +82,18 @@ class State:
         self.db.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Commit everything that the block writes, or nothing."""
+    def transaction(self, failed: Callable[[], None] | None = None) -> Iterator[None]:
+        """Commit everything that the block writes, or nothing; then call `failed`."""
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self.db.execute("COMMIT")
         except BaseException:
-            self.db.execute("ROLLBACK")
+            if failed is not None:
+                failed()
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
             raise
-        self.db.execute("COMMIT")
 
     def progress(self) -> Progress | None:
         """The position to which the streams are read; None if they never were."""
@@ -183,12 +189,31 @@ class State:
         """Delete a trip whose breaker was closed by hand; the selection is tested again."""
         self.db.execute("DELETE FROM trips WHERE selection = ?", [selection])
 
+    def _set_pending_aside(self) -> None:
+        """Rename the table `pending` of a release that stored it without row numbers."""
+        created = self.db.execute("SELECT sql FROM sqlite_master WHERE name = 'pending'").fetchone()
+        if created is None or "WITHOUT ROWID" not in created[0].upper():
+            return
+        self._add_columns()
+        self.db.execute("PRAGMA secure_delete = on")
+        with self.transaction():
+            for index in ("pending_of_customer", "pending_by_customer", "pending_by_due"):
+                self.db.execute(f"DROP INDEX IF EXISTS {index}")
+            self.db.execute(f"ALTER TABLE pending RENAME TO {_BEFORE}")
+
+    def _take_pending_over(self) -> None:
+        """Move the rows of a table that was set aside, also by a process that died then, into `pending`."""
+        if self.db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [_BEFORE]).fetchone():
+            with self.transaction():
+                self.db.execute(f"INSERT INTO pending SELECT * FROM {_BEFORE} ORDER BY decision_id, key")  # noqa: S608 # nosec B608
+                self.db.execute(f"DROP TABLE {_BEFORE}")
+
     def _add_columns(self) -> None:
         """Add the columns that are new since an earlier release to its tables."""
         for table, columns in _ADDED.items():
             present = {name for _, name, *_ in self.db.execute(f"PRAGMA table_info({table})")}
             missing = [(column, value) for column, value in columns if column.split()[0] not in present]
-            if missing:
+            if present and missing:
                 with self.transaction():
                     for column, value in missing:
                         self.db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")

@@ -6,7 +6,8 @@ PRAGMA busy_timeout = 10000;
 PRAGMA cache_size = -16384;  -- KiB. It fills as customers come: at 64 MB the learner grew for an hour, and was no faster
 PRAGMA secure_delete = on;  -- an erased customer leaves no bytes in free pages
 
--- One row per offer that a policy chose, until no event can change its reward; status as in pending.py.
+-- One row per offer that a policy chose, until no event can change its reward; status as in pending.py. With row numbers:
+-- rows are appended, changed by number, and small in the indexes.
 CREATE TABLE IF NOT EXISTS pending (
   decision_id TEXT NOT NULL,
   key TEXT NOT NULL,
@@ -34,9 +35,10 @@ CREATE TABLE IF NOT EXISTS pending (
   creative TEXT NOT NULL DEFAULT '',
   creative_propensity REAL NOT NULL DEFAULT 1,
   creative_learnt REAL NOT NULL DEFAULT 0,
-  creative_weight REAL NOT NULL DEFAULT 1,
-  PRIMARY KEY (decision_id, key)
-) WITHOUT ROWID;
+  creative_weight REAL NOT NULL DEFAULT 1
+);
+-- Not unique, which costs: `PendingStore` adds a decision only where there is none.
+CREATE INDEX IF NOT EXISTS pending_by_decision ON pending (decision_id);
 CREATE INDEX IF NOT EXISTS pending_by_due ON pending (due);
 -- The condition names no column that changes: SQLite would rewrite the entry with every change of a row's state. Files of
 -- earlier releases have such an index.

@@ -11,7 +11,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -96,6 +96,14 @@ class _CreativeOf:
     @weight.setter
     def weight(self, weight: float) -> None:
         self._row.creative_weight = weight
+
+    @property
+    def advanced(self) -> bool:
+        return self._row.dirty
+
+    @advanced.setter
+    def advanced(self, advanced: bool) -> None:
+        self._row.dirty = advanced  # `PendingStore` writes the fields of a creative with all others only
 
     @property
     def dirty(self) -> bool:
@@ -208,10 +216,10 @@ def _teach_policy(lessons: Iterable[TaughtLesson], rule: RewardRule, before: Lea
     """One policy after its lessons; counts those of unknown arms in `aside` and sets the rows' `learnt`."""
     policy, clock = before.policy, before.learnt
     positions = {arm: index for index, arm in enumerate(policy.arms)}
-    vector = rule.selection.features.vector
+    read_numbers = rule.selection.features.numbers if policy.dim else None
     listed = _examine_list(rule, before)
     observations: list[tuple[int, float, float, float]] = []  # arm, reward, propensity, weight
-    contexts: list[np.ndarray] = []
+    contexts: list[Sequence[float]] = []
     for lesson in lessons:
         row, reward, instead = lesson
         arm = positions.get(row.arm)
@@ -220,7 +228,7 @@ def _teach_policy(lessons: Iterable[TaughtLesson], rule: RewardRule, before: Lea
                 aside["unknown arm"] += 1
             continue
         copies = 1
-        x = vector(_context.decode(row.context) if row.context else {}) if policy.dim else None
+        x = None if read_numbers is None else read_numbers(_context.decode(row.context) if row.context else {})
         weight = 1.0
         if listed is not None and (position := split_item(row.key)[1]):
             expected = float(policy.expected(x, candidates=np.array([arm]))[0])
@@ -234,12 +242,12 @@ def _teach_policy(lessons: Iterable[TaughtLesson], rule: RewardRule, before: Lea
             copies = 2
         else:
             clock += weight
-            row.learnt, row.dirty = clock, True
+            row.learnt, row.advanced = clock, True
             observations.append((arm, reward, row.propensity, weight))
         if weight != row.weight:
             row.weight, row.dirty = weight, True
         if x is not None:
-            contexts += [x] * copies
+            contexts += [x] if copies == 1 else [x] * copies
     if not observations:
         return before
     arms, rewards, propensities, weights = (np.array(column) for column in zip(*observations, strict=True))

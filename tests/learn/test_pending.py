@@ -3,11 +3,12 @@
 import random
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from engine.learn import pending
 from engine.learn.pending import CLOSED, OPEN, REFUNDED, REWARDED, UNSEEN, ZERO, Pending, PendingStore
 from engine.learn.state import State, state_path
 
@@ -56,19 +57,23 @@ def change(draw: random.Random, store: PendingStore, row: Pending) -> None:
 
 
 def as_stored(row: Pending) -> Columns:
-    values = tuple(getattr(row, name) for name in row.__struct_fields__[:-2])
+    values = tuple(getattr(row, name) for name in row.__struct_fields__[:27])
     context = b"" if row.status == CLOSED else row.context
     return (*values[:7], context, *values[8:])
 
 
+@pytest.mark.parametrize("is_kept", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_a_file_has_the_rows_of_a_dictionary_after_random_batches(state: State, seed: int) -> None:
+def test_a_file_has_the_rows_of_a_dictionary_after_random_batches(state: State, seed: int, *, is_kept: bool) -> None:
     draw = random.Random(seed)
     model: dict[str, Columns] = {}
+    kept = PendingStore(state.db)
     for batch in range(8):
         with state.transaction():
-            store = PendingStore(state.db)
-            store.load(list(model), ())
+            store = kept if is_kept else PendingStore(state.db)
+            store.begin()
+            store.load(list(model), CUSTOMERS if draw.random() < 0.5 else ())
+            assert len(store.load_due(50.0)) == sum(columns[10] <= 50 for columns in model.values())
             rows = [row for id_ in model for row in store.of_decision(id_)]
             for row in draw.sample(rows, min(len(rows), 6)):
                 if draw.random() < 0.15:
@@ -93,6 +98,60 @@ def loaded_of_customers(db: sqlite3.Connection) -> set[str]:
     store = PendingStore(db)
     store.load((), CUSTOMERS)
     return {row.decision_id for number in range(40) for row in store.of_decision(f"d{number}")}
+
+
+def test_rows_that_another_process_changed_are_read_again(state: State) -> None:
+    draw, kept = random.Random(1), PendingStore(state.db)
+    with state.transaction():
+        for number in range(6):
+            kept.add(new_row(draw, number))
+        kept.write()
+    with closing(sqlite3.connect(state.path, isolation_level=None)) as other:  # an erasure does both
+        other.execute("DELETE FROM pending WHERE decision_id < 'd4'")
+        other.execute("VACUUM")
+    with state.transaction():
+        kept.begin()
+        kept.load([f"d{number}" for number in range(6)], ())
+        rows = [row for number in range(6) for row in kept.of_decision(f"d{number}")]
+        for row in rows:
+            row.status, row.advanced = CLOSED, True
+        kept.write()
+    assert [row.decision_id for row in rows] == ["d4", "d5"]
+    stored = state.db.execute("SELECT decision_id, status, context FROM pending ORDER BY decision_id").fetchall()
+    assert stored == [("d4", CLOSED, b""), ("d5", CLOSED, b"")]
+
+
+def test_a_batch_that_failed_leaves_nothing_in_memory(state: State) -> None:
+    kept = PendingStore(state.db)
+    with state.transaction():
+        kept.add(new_row(random.Random(2), 1))
+        kept.write()
+    with suppress(ZeroDivisionError), state.transaction(failed=kept.clear):
+        kept.begin()
+        kept.load(["d1"], ())
+        kept.remove(kept.of_decision("d1")[0])
+        kept.write()
+        raise ZeroDivisionError
+    kept.begin()
+    kept.load(["d1"], ())
+    assert [row.decision_id for row in kept.of_decision("d1")] == ["d1"]
+
+
+def test_only_the_newest_rows_stay_in_memory(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending, "MOST_HOT", 10)
+    draw, kept = random.Random(3), PendingStore(state.db)
+    for batch in range(6):
+        with state.transaction():
+            kept.begin()
+            for number in range(batch * 4, batch * 4 + 4):
+                kept.add(new_row(draw, number))
+            kept.write()
+    loaded = [number for number in range(24) if kept.of_decision(f"d{number}")]
+    assert loaded == list(range(24))[-len(loaded) :]
+    assert 0 < len(loaded) <= 10
+    kept.begin()
+    kept.load([f"d{number}" for number in range(24)], ())
+    assert all(kept.of_decision(f"d{number}") for number in range(24))
 
 
 def test_rows_of_a_customer_are_found_by_an_index(state: State) -> None:

@@ -77,11 +77,20 @@ def test_decisions_keep_their_state_and_are_written_back_byte_for_byte(state: St
         purchase="o-1",
         amount=12.5,
         logged=T0 + 5,
+        rowid=rows[3].rowid,
     )
     for row in rows:
         row.dirty = True
     pending.write()
     assert state.db.execute("SELECT * FROM pending").fetchall() == before
+
+
+def test_a_learner_that_died_as_it_took_the_decisions_over_loses_none(state: State) -> None:
+    before = state.db.execute("SELECT * FROM pending").fetchall()
+    state.db.execute("ALTER TABLE pending RENAME TO pending_before")
+    with closing(State(state.path)) as again:
+        assert again.db.execute("SELECT * FROM pending").fetchall() == before
+        assert not again.db.execute("SELECT * FROM sqlite_master WHERE name = 'pending_before'").fetchall()
 
 
 def test_early_arrivals_merges_and_the_outbox_are_read(state: State) -> None:

@@ -21,7 +21,7 @@ from engine.erasure.profiles import erase_profile
 from engine.hashing import identifier_digest
 from engine.journal.records import DecisionRecord, ExposureRecord
 from engine.keyspace import ERASURES
-from engine.learn.merge_streams import Stamped, drop_erased
+from engine.learn.merge_streams import drop_erased
 from engine.learn.pending import UNSEEN, Pending, PendingStore
 from engine.learn.state import State, state_path
 from tests.verbs import run_verb
@@ -51,7 +51,7 @@ def test_a_delete_reaches_the_files_of_every_learner(server: Any) -> None:
             assert state.db.execute(
                 "SELECT count(*) FROM erased WHERE digest = ?", [identifier_digest("gone")]
             ).fetchone() == (1,)
-            late = [Stamped(1.0, 0, ExposureRecord("d-late", 1.0, who, ["hero"])) for who in ("gone", "stays")]
+            late = [(1.0, 0, ExposureRecord("d-late", 1.0, who, ["hero"])) for who in ("gone", "stays")]
             assert drop_erased(late, state.erased()) == late[1:]
     assert not [path for path in (server.data / "learn").iterdir() if b"d-gone" in path.read_bytes()]
 

@@ -82,14 +82,18 @@ class Featurizer:
 
     def vector(self, context: Mapping[str, Value]) -> NDArray[np.float64]:
         """The features as float64 (dim,); a missing or unreadable value is 0 in all of its places."""
+        return np.array(self.numbers(context))
+
+    def numbers(self, context: Mapping[str, Value]) -> list[float]:
+        """The numbers of `vector`, as a list."""
         if self._empty:
-            return np.empty(0)
+            return []
         out = [1.0]
         for trait, fill in self._fill:
             fill(out, context.get(trait))
         if self.groups:
             out.append(self._group_index(context))
-        return np.array(out)
+        return out
 
     def _group_index(self, context: Mapping[str, Value]) -> float:
         """The index of the combination of group values, the last group fastest; -1 where a value is not listed."""
