@@ -79,6 +79,8 @@ def identifier(dice: random.Random) -> object:
 
 def as_text(found: object) -> str | None:
     """How a page means an identifier: text, or a whole number; anything else identifies nobody."""
+    if isinstance(found, float) and found.is_integer() and -(2**63) <= found < 2**64:
+        found = int(found)
     if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
         return None
     return None if is_placeholder(str(found), None) else str(found)

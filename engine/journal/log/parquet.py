@@ -128,10 +128,11 @@ def day_of(time: float) -> str:
 
 
 def as_columns(table: LogTable, rows: list[Row]) -> pa.RecordBatch:
-    """Rows as a record batch with every column of the table."""
+    """Rows as a record batch with every column of the table; a record without any part has no rows."""
     schema = SCHEMAS[table]
+    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
     return pa.record_batch(
-        [_as_column(field.type, values) for field, values in zip(schema, zip(*rows, strict=True), strict=True)],
+        [_as_column(field.type, values) for field, values in zip(schema, columns, strict=True)],
         schema=schema,
     )
 

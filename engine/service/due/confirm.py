@@ -27,7 +27,7 @@ from engine.service.due.release import release_leases
 from engine.service.worker import Worker
 
 Outcome = Literal["sent", "released", "dropped"]
-Confirmation = Literal["sent", "released", "dropped", "expired", "unknown"]
+Confirmation = Literal["sent", "released", "dropped", "expired", "unknown", "contradictory"]
 PAGE = 500
 
 

@@ -28,7 +28,11 @@ class ConfirmRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class ConfirmAnswer(msgspec.Struct, frozen=True):
-    """What each message is now. `expired`: it was handed out again since; `unknown`: it never was, or days ago."""
+    """What each message is now.
+
+    `expired`: it was handed out again since. `unknown`: it never was, or days ago. `contradictory`: it stands under two
+    outcomes and is as before; report one.
+    """
 
     results: dict[str, Confirmation]
 
@@ -68,13 +72,14 @@ def due_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]:
             ("released", request.released),
             ("dropped", request.dropped),
         ]
-        reported: dict[str, Outcome] = {}
+        reported: dict[str, set[Outcome]] = {}
         for outcome, ids in groups:
             for id_ in ids:
-                if reported.setdefault(id_, outcome) != outcome:
-                    raise Refusal(400, f"{id_!r} is {reported[id_]} and {outcome}; report one outcome", outcome)
+                reported.setdefault(id_, set()).add(outcome)
+        clear = [(id_, outcome) for id_, outcomes in reported.items() if len(outcomes) == 1 for outcome in outcomes]
+        results: dict[str, Confirmation] = {id_: "contradictory" for id_, all_ in reported.items() if len(all_) > 1}
         try:
-            return Reply(_encode(ConfirmAnswer(await confirm_messages(worker, list(reported.items())))))
+            return Reply(_encode(ConfirmAnswer(results | await confirm_messages(worker, clear))))
         except (StoreUnavailable, UnreadableValueError):
             raise refuse_for_now(UNCONFIRMED) from None
 

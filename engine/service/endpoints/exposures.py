@@ -42,12 +42,14 @@ class ExposureAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Of a list it has the items, such as `home_row[2]`: take them out.
     `coupons` has, by placement, the code that the customer got now.
-    With status `preview` the decision was one for the bearer of a preview, and nothing is counted.
+    With status `preview` the decision was one for the bearer of a preview, and nothing is counted. `unknown` has the
+    names that the decision does not have; the others count.
     """
 
     status: Literal["accepted", "refused", "preview"]
     refused: dict[str, DenialReason] = {}
     coupons: dict[str, str] = {}
+    unknown: list[str] = []
 
 
 _decoder = msgspec.json.Decoder(ExposeRequest)
@@ -67,7 +69,7 @@ def exposure_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rou
                 detail = f'{request.decision_id!r} awaits no exposure; decide with "expose": false, report within a day'
                 raise Refusal(404, detail, "decision_id")
             call.caller.require_proof(pending.who or CustomerIds(), call.header(PROOF_HEADER))
-            keys, now = _exposed_keys(request, pending, worker.plan), time.time()
+            (keys, unknown), now = _exposed_keys(request, pending, worker.plan), time.time()
             refused = await _claim(worker, pending, request.decision_id, keys, now)
             coupons = await _read_coupons(worker, pending, request.decision_id, keys)
         except StoreUnavailable:
@@ -77,32 +79,37 @@ def exposure_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rou
             # Record before answer, and after the claims: what was refused was not seen.
             worker.recorder.append([ExposureRecord(request.decision_id, now, pending.customer, exposed)])
         status: Literal["accepted", "refused"] = "refused" if refused and not exposed else "accepted"
-        return Reply(_encode(ExposureAnswer(status, dict(refused), coupons)), 202)
+        return Reply(_encode(ExposureAnswer(status, dict(refused), coupons, unknown)), 202)
 
     return [endpoint("/v1/exposures", {"POST": handle_exposures}, limit=limit, guard=guard)]
 
 
-def _exposed_keys(request: ExposeRequest, pending: PendingDecision, plan: Plan) -> list[str]:
-    """The experiments and placements that the request names; all of the decision if it names none.
+def _exposed_keys(request: ExposeRequest, pending: PendingDecision, plan: Plan) -> tuple[list[str], list[str]]:
+    """The experiments and placements that the request names, all of the decision if it names none; unknown names.
 
     Whoever sees a placement sees the experiments on it too: their variant chose its offer.
+
+    Raises:
+        Refusal: 404 if the decision has none of the names.
     """
     if request.placements is None and request.experiments is None:
-        return pending.keys
+        return pending.keys, []
     # A flag is exposed as the rule that decided it.
     known = {key.partition(RULE)[0]: [key] for key in pending.keys} | {key: [key] for key in pending.keys}
     for key in pending.keys:
         if (placement := split_item(key)[0]) != key:  # naming a list names its items
             known.setdefault(placement, []).append(key)
-    keys = [*(request.experiments or []), *(request.placements or [])]
-    for key in keys:
-        if key not in known:
-            raise Refusal(400, f"{key!r} is not in that decision; it has {', '.join(pending.keys)}", "placements")
+    names = list(dict.fromkeys((*(request.experiments or ()), *(request.placements or ()))))
+    unknown = [name for name in names if name not in known]
+    if unknown and len(unknown) == len(names):
+        parts = ", ".join(pending.keys)
+        raise Refusal(404, f"{unknown[0]!r} is not in that decision; it has {parts}", "placements")
     placements = {split_item(name)[0] for name in request.placements or ()}
     on_placements = (
         key for key in pending.keys if key in plan.experiments and plan.experiments[key].spec.placement in placements
     )
-    return list(dict.fromkeys((*(name for key in keys for name in known[key]), *on_placements)))
+    shown = (key for name in names for key in known.get(name, ()))
+    return list(dict.fromkeys((*shown, *on_placements))), unknown
 
 
 async def _read_coupons(worker: Worker, pending: PendingDecision, decision_id: str, keys: list[str]) -> dict[str, str]:

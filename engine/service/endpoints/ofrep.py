@@ -48,6 +48,9 @@ ETAG_SECONDS = 43_200
 UNREADABLE = frozenset((400, 408, 413, 415))
 """Statuses of a body that could not be read, which the protocol calls PARSE_ERROR."""
 
+LONGEST = 2.0**63
+"""A whole number has at most 64 bits."""
+
 log = structlog.get_logger(__name__)
 
 NOBODY = Profile(id="", unit="-")
@@ -301,6 +304,8 @@ def _read_identifier(
     """The first of the named attributes that is an identifier; a whole number, as pages have them, is its digits."""
     for name in names:
         value = context.get(name)
+        if isinstance(value, float) and value.is_integer() and -LONGEST <= value < 2 * LONGEST:
+            value = int(value)  # 3013.0 is the same number in JSON
         if isinstance(value, str | int) and not isinstance(value, bool):
             if value == "":
                 continue
