@@ -1,8 +1,10 @@
 """Exposures and events that arrive before the decision or exposure that they belong to, stored until it arrives.
 
-Table `early` of the learner's file (`state.sql`). An arrival waits for `d` + decision id or `c` + customer; it leaves
+Table `early` of the learner's file (`state.sql`). An arrival waits for `d` + decision id, `c` + customer, or `s` +
+customer if it is a second order; it leaves
 
-    by `release`, when that decision or an exposure of that customer arrives: the join processes it again
+    by `release`, when that decision or an exposure of that customer arrives, or the decision that earned the first
+        order turns out to be another: the join processes it again
     by `expire`, when the clock reaches its `due`: the join logs why it belongs to nothing
 
 Ids ascend in the order of arrival, and released records are processed in that order. A batch loads what it may touch
@@ -56,7 +58,7 @@ class EarlyArrivals:
         """Load and return what waits for these decisions or customers."""
         if not self.any_stored:
             return []
-        keys = [*(f"d{id_}" for id_ in decisions), *(f"c{customer}" for customer in customers)]
+        keys = [*(f"d{id_}" for id_ in decisions), *(f"{kind}{customer}" for customer in customers for kind in "cs")]
         return self._load(self._db.execute(_LOAD_WAITING, [msgspec.json.encode(keys).decode()]))
 
     def load_due(self, until: float) -> list[EarlyArrival]:
@@ -145,7 +147,8 @@ def load_batch(
         return
     everyone = {aliases.current_id(customer) for customer in customers | merging} | pending.customers_of(decisions)
     # A released early event may reward anything that its customer was exposed to.
-    waiting = {arrival.record.customer for arrival in early.load(decisions, everyone)}
+    own = {row.decision_id for customer in everyone for row in pending.of_customer(customer)}
+    waiting = {arrival.record.customer for arrival in early.load(decisions | own, everyone)}
     aliases.load(waiting, ())
     pending.load((), {aliases.current_id(customer) for customer in waiting})
 

@@ -27,7 +27,9 @@ The times of UNSEEN and NO_OFFER run from the decision, those of CLOSED from its
 exposure. If the plan no longer has the selection, `expire` removes the row.
 
 An order earns once, however many messages state it (`engine.orders` has the rules): the decision that one of them
-names earns it, else the exposure that the first of them rewarded. Refunds take back rewards of orders only.
+names earns it, else the exposure that the first of them rewarded. Refunds take back rewards of orders only. A decision
+earns one order: the statements of another wait for `HOLD` seconds, since the first may turn out to be another
+decision's, and are then logged as second rewards.
 
 A lesson is one update of a policy (`teach`). An exposure or event whose decision or exposure has not arrived waits in
 `early_arrivals` for `HOLD` seconds and is then processed again (`replay_early`) or logged as unmatched
@@ -39,7 +41,7 @@ reads records again therefore learns the same.
 """
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -92,6 +94,7 @@ class Join:
         self._due: list[tuple[float, str, str]] = []
         self._early_by_name: dict[str, EarlyArrival] = {}
         self._policies: dict[str, tuple[str, float]] = {}  # what `find` found
+        self._settled: set[str] = set()  # customers whose second orders may now be rewarded, or restate a reward
         self._horizon = 0.0
         self._clock = 0.0
 
@@ -169,7 +172,7 @@ class Join:
         moved = self._aliases.merge(before, after, self._clock)
         if moved is not None:
             self._pending.move_customer(*moved)
-            released = self._release(*(f"c{customer}" for customer in moved))
+            released = self._release(*(f"{kind}{customer}" for customer in moved for kind in "cs"))
             self._process_early(sorted(released, key=lambda arrival: arrival.id))
 
     def on_reward(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
@@ -179,7 +182,14 @@ class Join:
             return
         if event.decision_id:
             self._reward_decision(event, event.decision_id, properties, partition, due)
-            return
+        else:
+            self._reward_newest(event, properties, partition, due)
+        self._rewards.restate_moved()
+        settled, self._settled = self._settled, set()
+        self._process_early(self._release(*(f"s{customer}" for customer in sorted(settled))))
+
+    def _reward_newest(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
+        """Reward the customer's latest exposure that an event can reward."""
         customer = self._aliases.current_id(event.customer)
         rows = self._pending.of_customer(customer)
         if any(row.cause == event.message_id for row in rows):
@@ -197,7 +207,7 @@ class Join:
         if newest is None or event.time > newest.exposed + self._rules.by_selection[newest.selection].window:
             self._add_early(f"c{customer}", partition, due, event)
         else:
-            self._reward_row(newest, event, properties)
+            self._reward_rows([newest], event, properties, partition, due)
 
     def on_refund(self, event: EventRecord, properties: Properties, partition: int, due: float) -> None:
         """Correct the reward of the event's decision, or of its order, by what was refunded."""
@@ -257,6 +267,9 @@ class Join:
             self.aside["exposure of an unknown decision"] += 1
         elif record.event in REFUNDS:
             self._rewards.quarantine(record, arrival.partition, "unknown: no reward matches this refund")
+        elif arrival.waits_for.startswith("s"):
+            decision = record.decision_id or "the newest decision"
+            self._rewards.quarantine(record, arrival.partition, f"second reward: {decision} has one")
         elif not record.decision_id:
             self.aside["event of a customer who saw nothing"] += 1  # most events of a shop are of this kind: not logged
         elif self._pending.of_decision(record.decision_id):
@@ -316,18 +329,26 @@ class Join:
         if earning and not exposed:
             self._add_early(f"d{decision_id}", partition, due, event)
         customer = self._aliases.current_id(event.customer)
-        for row in exposed:
-            if row.customer != customer:  # the event names the decision, so it counts; many of these are a mistake
-                self.aside[OTHERS_DECISION] += 1
-            self._reward_row(row, event, properties)
+        # The event names the decision, so it counts; many of these are a mistake.
+        self.aside[OTHERS_DECISION] += sum(row.customer != customer for row in exposed)
+        self._reward_rows(exposed, event, properties, partition, due)
 
-    def _reward_row(self, row: Pending, event: EventRecord, properties: Properties) -> None:
-        """Reward a row, and process what waited for its reward."""
-        if self._rewards.give(row, event, properties):
-            row.dirty = True
-            rule = self._rules.by_selection[row.selection]
-            self._set_due(row, row.exposed + max(rule.window, REFUNDABLE))
-            self.replay_early(row.decision_id, row.customer)
+    def _reward_rows(
+        self, rows: Sequence[Pending], event: EventRecord, properties: Properties, partition: int, due: float
+    ) -> None:
+        """Reward rows, and process what waited for their reward; wait where all of them have earned another order."""
+        order = order_id(properties) if event.event in PURCHASES else ""
+        if order and rows and all(self._rewards.has_other_order(row, order) for row in rows):
+            self._add_early(f"s{rows[0].customer}", partition, due, event)
+            return
+        for row in rows:
+            if self._rewards.give(row, event, properties):
+                row.dirty = True
+                rule = self._rules.by_selection[row.selection]
+                self._set_due(row, row.exposed + max(rule.window, REFUNDABLE))
+                self.replay_early(row.decision_id, row.customer)
+                if order:
+                    self._settled.add(row.customer)
 
     def _rows_of_order(self, customer: str, order: str) -> list[Pending]:
         """The customer's rows that an order rewarded."""
@@ -335,36 +356,16 @@ class Join:
         return [row for row in rows if row.purchase == order and row.status in {REWARDED, REFUNDED}]
 
     def _restate_order(self, event: EventRecord, properties: Properties, order: str) -> bool:
-        """Whether the event states an order that already earned, and needs nothing more.
-
-        The rewards follow the statement that stands. If the event names a decision that can earn the order and did
-        not, what others earned by it is taken back, and False returned: the decision earns it.
-        """
+        """Whether an event states an order that earned before, and needs nothing more (`RewardBook.restate_order`)."""
         rows = self._rows_of_order(self._aliases.current_id(event.customer), order)
-        if not rows:
-            return False
-        named = [row for row in self._pending.of_decision(event.decision_id or "") if row.status != UNSEEN]
-        earning = [row for row in named if self._rewards.earns(row, event, properties)]
-        if earning and not any(row.purchase == order for row in earning):
-            for row in rows:
-                self._take_order_back(row, earning)
-            return False
-        if any(row.cause == event.message_id for row in rows):
-            self._rewards.quarantine(event, rows[0].partition, DUPLICATE)
-            return True
-        self.aside["order stated again"] += 1
+        named = self._pending.of_decision(event.decision_id or "")
+        is_done = bool(rows) and self._rewards.restate_order(rows, named, event, properties)
         for row in rows:
-            self._rewards.restate(row, event, properties)
-        return True
-
-    def _take_order_back(self, row: Pending, earning: Iterable[Pending]) -> None:
-        """Take back what a row earned by an order; its refunds go to the rows that earn the order instead."""
-        for other in earning:
-            if other.status in {OPEN, ZERO}:
-                other.refunded, other.refunded_whole, other.dirty = row.refunded, row.refunded_whole, True
-        self._rewards.take_back(row)
-        rule = self._rules.by_selection.get(row.selection)
-        self._set_due(row, max(self._clock, row.exposed + (rule.window + rule.settle if rule else 0.0)))
+            if row.status == ZERO:  # taken back
+                self._settled.add(row.customer)
+                rule = self._rules.by_selection.get(row.selection)
+                self._set_due(row, max(self._clock, row.exposed + (rule.window + rule.settle if rule else 0.0)))
+        return is_done
 
     def _release(self, *keys: str) -> list[EarlyArrival]:
         return [arrival for key in keys for arrival in self._early.release(key)]

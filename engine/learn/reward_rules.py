@@ -6,7 +6,7 @@ by later statements of the same order and by refunds, and makes a lesson and a r
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from engine.catalog.spec.experiment import NOT_LEARNING
 from engine.catalog.spec.metrics import MetricSpec
 from engine.customer import Order
 from engine.journal.records import EventRecord, QuarantineRecord, RewardRecord, encode
-from engine.learn.pending import CLOSED, REFUNDED, REWARDED, ZERO, Pending
+from engine.learn.pending import CLOSED, OPEN, REFUNDED, REWARDED, UNSEEN, ZERO, Pending
 from engine.metric_kinds import METRIC_KINDS
 from engine.orders import CENTS, is_counted, net_revenue, order_id, refund_amount
 from engine.snapshots.header import meaning_of, prior_of
@@ -178,6 +178,15 @@ class Lesson(NamedTuple):
     instead: float | None
 
 
+class Statement(NamedTuple):
+    """A statement of an order by the metric that it rewards: its time, its revenue and what it earns."""
+
+    metric: MetricSpec | None
+    time: float
+    revenue: float
+    amount: float
+
+
 class RewardBook:
     """Gives rewards to rows and takes them back; `lessons`, `log` and `aside` are the results.
 
@@ -190,6 +199,7 @@ class RewardBook:
         self.log: list[tuple[int, RewardRecord | QuarantineRecord]] = []
         self.aside: Counter[str] = Counter()
         self._rules = rules
+        self._moved: list[tuple[Pending, str, Statement]] = []  # statements of orders that other decisions earn now
 
     def earns(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
         """Whether the rule of a row counts an event; properties may name the placement or the offer it is for.
@@ -238,6 +248,51 @@ class RewardBook:
         if rule is not None and counts and self._state(row, rule, event, properties):
             self._correct(row, event.time)
 
+    def has_other_order(self, row: Pending, order: str) -> bool:
+        """Whether a row is rewarded by another order."""
+        return row.status in {REWARDED, REFUNDED} and bool(row.purchase) and row.purchase != order
+
+    def restate_order(
+        self, rows: Sequence[Pending], named: Sequence[Pending], event: EventRecord, properties: Properties
+    ) -> bool:
+        """Whether the rows that an order rewarded earn what another statement of it says; the newest stands.
+
+        Where the event names a decision whose rows `named` can earn the order and did not, what others earned by it is
+        taken back, and False returned: that decision earns it.
+        """
+        order = rows[0].purchase
+        earning = [row for row in named if row.status != UNSEEN and self.earns(row, event, properties)]
+        if earning and not any(row.purchase == order for row in earning):
+            free = [row for row in earning if not self.has_other_order(row, order)]
+            for row in rows if free else ():
+                self._move_order(row, free)
+            return False
+        if any(row.cause == event.message_id for row in rows):
+            self.quarantine(event, rows[0].partition, DUPLICATE)
+            return True
+        self.aside["order stated again"] += 1
+        for row in rows:
+            self.restate(row, event, properties)
+        return True
+
+    def _move_order(self, row: Pending, earning: Iterable[Pending]) -> None:
+        """Take back what a row earned by an order; its statement and refunds go to the rows that earn it instead."""
+        for other in earning:
+            if other.status in {OPEN, ZERO}:
+                other.refunded, other.refunded_whole, other.dirty = row.refunded, row.refunded_whole, True
+                statement = Statement(self._metric_of(row), row.rewarded, row.revenue, row.amount)
+                self._moved.append((other, row.purchase, statement))
+        self.take_back(row)
+
+    def restate_moved(self) -> None:
+        """Let the rows that orders were moved to follow the statements of before, where those are the newer."""
+        for row, order, (metric, at, revenue, amount) in self._moved:
+            is_newer = (at, revenue) > (row.rewarded, row.revenue)
+            if row.purchase == order and is_newer and metric == self._metric_of(row):
+                row.rewarded, row.revenue, row.amount = at, revenue, amount
+                self._correct(row, at)
+        self._moved.clear()
+
     def refund(self, row: Pending, event: EventRecord, properties: Properties) -> None:
         """Subtract a refund from a reward; of an amount the rest remains, of a conversion nothing."""
         amount = refund_amount(properties)
@@ -260,6 +315,10 @@ class RewardBook:
         """Log an event that cannot count; the part of `reason` before the colon names the counter."""
         self.aside[reason.partition(":")[0]] += 1
         self.log.append((partition, QuarantineRecord(event.received, reason, SOURCE, encode(event))))
+
+    def _metric_of(self, row: Pending) -> MetricSpec | None:
+        rule = self._rules.by_selection.get(row.selection)
+        return rule.selection.reward.metric if rule else None
 
     def _counts(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
         rule = self._rules.by_selection.get(row.selection)

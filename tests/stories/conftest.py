@@ -5,13 +5,15 @@ import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 import pytest
+import redis
 import uvicorn
 import uvloop
 import yaml
@@ -173,6 +175,23 @@ def worker(settings: Settings, started: list[uvicorn.Server] | None = None) -> I
             thread.join(30)
 
 
+@contextmanager
+def running_shop(
+    redis_url: str,
+    place: Path,
+    shop: Mapping[str, Any],
+    workers: int = 2,
+    started: list[uvicorn.Server] | None = None,
+) -> Iterator[Shop]:
+    """A shop from plain data in an empty folder, at so many workers on one store; they are added to `started`."""
+    with ExitStack() as stack:
+        folder = write_shop(place / "experiments", shop)
+        settings = Settings(redis=redis_url, data=place / "data", experiments=folder, store_timeout=5.0)
+        bases = [stack.enter_context(worker(settings, started)) for _ in range(workers)]
+        clients = [stack.enter_context(httpx.Client(base_url=base, timeout=120)) for base in bases]
+        yield Shop(settings, bases, clients)
+
+
 @pytest.fixture
 def open_shop(redis_url: str, tmp_path: Path) -> Iterator[Open]:
     """`open_shop(shop, workers=2)`: a shop from plain data, at so many workers on one store."""
@@ -180,12 +199,25 @@ def open_shop(redis_url: str, tmp_path: Path) -> Iterator[Open]:
     with ExitStack() as stack:
 
         def opened(shop: Mapping[str, Any], workers: int = 2) -> Shop:
-            folder = write_shop(tmp_path / "experiments", shop)
-            settings = Settings(redis=redis_url, data=tmp_path / "data", experiments=folder, store_timeout=5.0)
-            bases = [stack.enter_context(worker(settings, servers)) for _ in range(workers)]
-            clients = [stack.enter_context(httpx.Client(base_url=base, timeout=120)) for base in bases]
-            return Shop(settings, bases, clients)
+            return stack.enter_context(running_shop(redis_url, tmp_path, shop, workers, servers))
 
         yield opened
         for server in servers:  # they end beside each other
             server.should_exit = True
+
+
+OpenNext = Callable[..., AbstractContextManager[Shop]]
+
+
+@pytest.fixture
+def open_next_shop(redis_url: str, tmp_path: Path) -> OpenNext:
+    """`with open_next_shop(shop, workers=1) as one`: one of many shops, each in an empty store and folder."""
+
+    @contextmanager
+    def opened(shop: Mapping[str, Any], workers: int = 1) -> Iterator[Shop]:
+        with redis.Redis.from_url(redis_url) as client:
+            client.flushall()
+        with TemporaryDirectory(dir=tmp_path) as place, running_shop(redis_url, Path(place), shop, workers) as one:
+            yield one
+
+    return opened
