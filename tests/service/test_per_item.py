@@ -22,10 +22,10 @@ def test_an_exposure_of_an_unknown_name_counts_the_known_ones(server: Any) -> No
     assert ["home_hero" in one.keys and "nowhere" not in one.keys for one in seen] == [True]
 
 
-def test_an_exposure_of_no_known_name_is_a_404(server: Any) -> None:
+def test_an_exposure_of_no_known_name_is_refused(server: Any) -> None:
     decision_id = decide(server, placements=["home_hero"])["decision_id"]
     answer = server.post("/v1/exposures", {"decision_id": decision_id, "placements": ["nowhere"]})
-    assert answer.status_code == 404
+    assert answer.status_code == 400
     assert "'nowhere' is not in that decision; it has hero_policy, home_hero" in answer.json()["detail"]
 
 
