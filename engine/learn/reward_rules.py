@@ -178,7 +178,7 @@ class Lesson(NamedTuple):
     instead: float | None
 
 
-class Statement(NamedTuple):
+class OrderStatement(NamedTuple):
     """A statement of an order by the metric that it rewards: its time, its revenue and what it earns."""
 
     metric: MetricSpec | None
@@ -199,7 +199,9 @@ class RewardBook:
         self.log: list[tuple[int, RewardRecord | QuarantineRecord]] = []
         self.aside: Counter[str] = Counter()
         self._rules = rules
-        self._moved: list[tuple[Pending, str, Statement]] = []  # statements of orders that other decisions earn now
+        self._moved: list[
+            tuple[Pending, str, OrderStatement]
+        ] = []  # statements of orders that other decisions earn now
 
     def earns(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
         """Whether the rule of a row counts an event; properties may name the placement or the offer it is for.
@@ -280,7 +282,7 @@ class RewardBook:
         for other in earning:
             if other.status in {OPEN, ZERO}:
                 other.refunded, other.refunded_whole, other.dirty = row.refunded, row.refunded_whole, True
-                statement = Statement(self._metric_of(row), row.rewarded, row.revenue, row.amount)
+                statement = OrderStatement(self._metric_of(row), row.rewarded, row.revenue, row.amount)
                 self._moved.append((other, row.purchase, statement))
         self.take_back(row)
 
