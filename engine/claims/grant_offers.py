@@ -8,7 +8,8 @@ One decision's claims pass these states, of which `claims.py` has those of each 
 - expired: without such an event, when the offer's `hold` ends
 
 Invariants: every shown offer with a limit is claimed before the answer, except a channel's fallback, which caps do not
-bind. The logged propensity is that of the last draw. After `ROUNDS` draws a placement is silent. This module stores
+bind. Of an item that places hand over, the place that is answered is the one that has the claim. The logged propensity
+is that of the last draw. After `ROUNDS` draws a placement is silent. This module stores
 nothing in Redis of its own; the pools that were found empty are remembered per process.
 """
 
@@ -35,8 +36,9 @@ LOW = 64
 
 LostOffers = Mapping[str, Mapping[str, Gate]]
 """By placement, the offers whose claims were refused, with the gate that closes each."""
-DecideAgain = Callable[[LostOffers, Pools], Decision]
-"""Decides again without the lost offers, given what is left of places that turned out to be short of an item."""
+DecideAgain = Callable[[LostOffers, Pools, Mapping[str, str]], Decision]
+"""Decides again without the lost offers, given what is left of places that turned out to be short of an item, and by
+offer the places where its item is claimed: the redraw leaves it there."""
 CountClaim = Callable[[PoolShare, bool], None]
 """Counts the claim of an item at a place or of a coupon code, and whether it was granted."""
 
@@ -95,7 +97,9 @@ class OfferGrants:
             required = self.required_claims(plan, decision, now)
             if exempt:
                 required = {placement: claim for placement, claim in required.items() if claim.id not in exempt}
-            stale = [granted.pop(name) for name in granted.keys() - {claim.id for claim in required.values()}]
+            needed = {claim.id: claim for claim in required.values()}
+            # A claim that was granted for other shares or caps is no claim on what is shown now.
+            stale = [granted.pop(name) for name, claim in [*granted.items()] if needed.get(name) != claim]
             fresh = {placement: claim for placement, claim in required.items() if claim.id not in granted}
             if not fresh and not stale:
                 return decision
@@ -118,8 +122,8 @@ class OfferGrants:
                 lost.setdefault(placement, {}).update(dict.fromkeys(sorted(gone), denial.reason))
                 self._note_empty(plan, claim, denial)
             if attempt == ROUNDS - 1:
-                _keep_granted(lost, decision, {claim.id for claim in required.values()} & granted.keys())
-            decision = decide_again(lost, short)
+                _keep_granted(lost, decision, granted.keys())
+            decision = decide_again(lost, short, _reserved_places(decision, granted))
         return decision
 
     async def _find_elsewhere(
@@ -185,9 +189,9 @@ class OfferGrants:
     async def _claim(
         self, key: ProfileKey, fresh: Sequence[Claim], stale: Sequence[Claim], now: float
     ) -> list[Denial | None]:
-        undone = (self._claims.release(key, claim, now, is_unseen=True) for claim in stale)
-        releases = asyncio.gather(*undone)
-        denials, _ = await asyncio.gather(self._claims.claim(key, fresh, now), releases)
+        # Released first: a fresh claim may have the id, and need the last unit, of a stale one.
+        await asyncio.gather(*(self._claims.release(key, claim, now, is_unseen=True) for claim in stale))
+        denials = await self._claims.claim(key, fresh, now)
         for claim, denial in zip(fresh, denials, strict=True):
             for share in claim.shares:
                 if share.pool in ("shelf", "coupon"):
@@ -218,6 +222,15 @@ def _keep_granted(lost: dict[str, dict[str, Gate]], decision: Decision, granted:
         for item in decision.choices[placement].below and decision.choices[placement].items:
             if claim_id(decision.answer.decision_id, item.offer.key) in granted:
                 gone.pop(item.offer.key, None)
+
+
+def _reserved_places(decision: Decision, granted: Collection[str]) -> dict[str, str]:
+    """By offer, the places that have the granted claims of a decision."""
+    return {
+        choice.offer.key: choice.place.place.key
+        for _, choice in decision.items()
+        if choice.place is not None and claim_id(decision.answer.decision_id, choice.offer.key) in granted
+    }
 
 
 def _denied_whole(plan: Plan, channel: str, names: Iterable[str], denied: Mapping[str, Denial]) -> dict[str, Denial]:

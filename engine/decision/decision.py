@@ -64,7 +64,8 @@ class Availability(msgspec.Struct, frozen=True, gc=False):
 
     `counts` and `pools` as read from the store, `prices` as the learner published them, and by placement the offers
     whose claim was denied in this decision. `short` are places that turned out not to have an item: another one hands
-    it over, and no gate closes the offer that was drawn.
+    it over, and no gate closes the offer that was drawn. `reserved` are the places, by offer, where this decision has
+    claimed the item: a redraw that shows the offer again leaves it there.
     """
 
     counts: Counts = {}
@@ -72,6 +73,7 @@ class Availability(msgspec.Struct, frozen=True, gc=False):
     lost: Mapping[str, LostClaims] = {}
     prices: Prices = {}
     short: Pools | msgspec.UnsetType = msgspec.UNSET  # rare, so left out of the traces of all other decisions
+    reserved: Mapping[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 
 UNRESTRICTED = Availability()
@@ -253,6 +255,7 @@ def _gather_facts(
         counts=availability.counts,
         pools=availability.pools,
         short=availability.short or {},
+        reserved=availability.reserved or {},
         prices=availability.prices,
         is_silenced=plan.silenced_when is not None and plan.silenced_when(attributes),
         vicinity=NOWHERE if plan.places is None else plan.places.around(attributes),

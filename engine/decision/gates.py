@@ -55,7 +55,7 @@ FREE: Prices = {}
 class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The input of gates, moments and policies for one request. `now` is in seconds since 1970.
 
-    `vicinity` are the shop's places around the request; `short` what was found out after the draw, which no gate reads.
+    `vicinity` are the shop's places around the request. No gate reads `short` and `reserved`, known after a draw.
     `is_silenced` says that the shop's `suppress` holds for the customer. `vectors` has the context and the vector by
     the layouts of the featurizers that read them: placements with the same features share them.
     """
@@ -71,6 +71,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     is_silenced: bool = False
     vicinity: Vicinity = NOWHERE
     short: Pools = FULL
+    reserved: Mapping[str, str] = {}
     vectors: dict[tuple[Hashable, Hashable], tuple[Context, Floats]] = msgspec.field(default_factory=dict)
 
 

@@ -22,7 +22,7 @@ from engine.catalog.plan.plan import Moment, Offer, Selection
 from engine.decision.arbitrate import Factors, arbitrate, worth_their_price
 from engine.decision.gates import Facts, Gate, GateFailure, closing_gates, passing_offers
 from engine.decision.moments import moment_start
-from engine.decision.shelves import ShelfReason, explain_shelves
+from engine.decision.shelves import ShelfReason, able_places, explain_shelves
 from engine.hashing import uniform_draw
 from engine.vocabulary import item_name
 from policies import Policy
@@ -168,10 +168,10 @@ def choose_offer(query: OfferQuery) -> Choice:
 
 
 def _with_place(query: OfferQuery, choice: Choice) -> Choice:
-    """The choice with the nearest place that has its item; in a trace with those of every offer."""
+    """The choice with the place that hands its item over; in a trace with those of every offer."""
     facts = query.facts
-    limits, pools = choice.offer.limits, {**facts.pools, **facts.short}
-    able = limits.places_with_stock(facts.vicinity, pools) or limits.places_with_stock(facts.vicinity, facts.pools)
+    limits = choice.offer.limits
+    able = able_places(choice.offer, facts) or limits.places_with_stock(facts.vicinity, facts.pools)
     place, *further = able or (None,)  # where all are short its claim is denied, which masks the offer
     shelves = {}
     if query.trace:

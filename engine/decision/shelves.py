@@ -1,10 +1,10 @@
-"""Why an offer's item is handed over at one place and not at another, for `explain`."""
+"""Which places can hand an offer's item over, and for `explain` why not the others."""
 
 from typing import Literal
 
 import msgspec
 
-from engine.catalog.plan.places import shelf_name
+from engine.catalog.plan.places import NearPlace, shelf_name
 from engine.catalog.plan.plan import Offer
 from engine.decision.gates import Facts
 
@@ -22,13 +22,26 @@ class ShelfReason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     left: float | None = None
 
 
+def able_places(offer: Offer, facts: Facts) -> list[NearPlace]:
+    """The places that can hand an offer's item over, the nearest first.
+
+    Before them stands the place where this decision has claimed the item: that its last unit is gone is by that claim.
+    """
+    able = offer.limits.places_with_stock(facts.vicinity, {**facts.pools, **facts.short})
+    key = facts.reserved.get(offer.key)
+    if key is None:
+        return able
+    anywhere = offer.limits.places_with_stock(facts.vicinity, {})
+    return [near for near in anywhere if near.place.key == key] + [near for near in able if near.place.key != key]
+
+
 def explain_shelves(offer: Offer, facts: Facts) -> list[ShelfReason]:
     """Every place of the shop with what it is to the offer's item, the nearest first."""
     rule, stock = offer.limits.hand_over, offer.limits.stock
     if rule is None or stock is None:
         return []
     pools = {**facts.pools, **facts.short}
-    able = offer.limits.places_with_stock(facts.vicinity, pools)
+    able = able_places(offer, facts)
     found = []
     for near in facts.vicinity.places:
         why = rule.why_not(near) or ("" if near in able else "what it has is sold or reserved")

@@ -29,7 +29,7 @@ Invariants:
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import structlog
@@ -320,9 +320,9 @@ class DecisionFlow:
                 await self._store.bind_customer(customer, task.now, self._recorder.append_events)
                 await self._worker.roster.note(self._worker.plan, [customer.key], task.now)
 
-            def draw_again(lost: LostOffers, short: Pools) -> Decision:
+            def draw_again(lost: LostOffers, short: Pools, reserved: Mapping[str, str]) -> Decision:
                 nonlocal availability  # that of the last draw goes into the trace
-                availability = replace(availability, lost=lost, short=short)
+                availability = replace(availability, lost=lost, short=short, reserved=reserved)
                 return self.evaluate(task, profile, availability=availability)
 
             decision = await self._grants.grant(self._worker.plan, decision, customer.key, task.now, draw_again)

@@ -1,10 +1,12 @@
 """Stock by place over HTTP: buy online and pick up in store, ship from the nearest, and the last unit of a shop."""
 
 import json
+import random
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -197,3 +199,75 @@ def test_a_decision_with_a_place_replays_from_the_log_and_a_place_is_in_the_audi
         shelves = replayed["explanation"]["placements"]["hero"]["places"]["kettle"]
         first = [one["place"] for one in shelves if one["status"] == "first"]
         assert first == ([decision["offers"]["hero"]["place"]["key"]] if "place" in decision["offers"]["hero"] else [])
+
+
+TWICE: dict[str, Any] = {
+    "places": PLACES,
+    "offers": {
+        "kettle": KETTLE,
+        "kettle_with_tea": {"stock": {**KETTLE["stock"]}},
+        "kettle_club": {"stock": {**KETTLE["stock"], "at_least": 2}, "caps": [{"count": 1, "per": "7d"}]},
+        "last_call": {"stock": {**KETTLE["stock"], "within": 20_000}, "budget": {"amount": 30}},
+        "sofa": {"stock": {"sku": "SOFA", "by": "ship", "hold": "1h"}},
+        "sofa_red": {"stock": {"sku": "SOFA", "by": "ship", "hold": "1h"}, "caps": [{"count": 2, "per": "7d"}]},
+        "poster": {"budget": {"amount": 20}},
+    },
+    "placements": {
+        "hero": {"offers": ["kettle"]},
+        "row": {"offers": ["kettle_with_tea"]},
+        "list": {"offers": ["kettle_club", "last_call", "sofa", "poster"], "count": 2},
+        "home": {"offers": ["kettle_club", "sofa_red", "last_call", "sofa"]},
+        "whole": {"offers": ["kettle", "kettle_with_tea", "sofa_red"], "count": 2, "claims": "all"},
+    },
+}
+Promises = Counter[tuple[str, str]]
+"""Items by SKU and place."""
+
+
+def promised(decision: dict[str, Any], refused: dict[str, str]) -> Promises:
+    """What the answer of a decision promises, less the placements and items whose exposure was refused."""
+    found: Promises = Counter()
+    for placement, answer in decision["offers"].items():
+        items = {f"{placement}[{n}]": item for n, item in enumerate(answer.get("items", ()), 1)} or {placement: answer}
+        for name, item in items.items():
+            if name not in refused and item.get("offer") in TWICE["offers"] and "place" in item:
+                found[TWICE["offers"][item["offer"]]["stock"]["sku"], item["place"]["key"]] += 1
+    return found
+
+
+def test_two_offers_of_one_item_in_an_answer_are_reserved_at_two_places(open_shop: Any) -> None:
+    shop = open_shop(TWICE)
+    set_levels(shop, ("KETTLE", HAMBURG, 1), ("KETTLE", LUEBECK, 1))
+    seen = shop.decide("web", "hero", "row", user_id="ada", context=ALTONA)
+    assert promised(seen, {}) == {("KETTLE", HAMBURG): 1, ("KETTLE", LUEBECK): 1}
+    assert [left(shop, "KETTLE", place) for place in (HAMBURG, LUEBECK)] == [0, 0]
+    for offer in ("kettle", "kettle_with_tea"):
+        sold = {"revenue": 40.0, "order_id": f"o-{offer}", "offer": offer}
+        shop.tell("purchase", user_id="ada", decision_id=seen["decision_id"], channel="store", properties=sold)
+    with time_machine.travel(time.time() + 3 * DAY, tick=True):
+        assert [left(shop, "KETTLE", place) for place in (HAMBURG, LUEBECK)] == [0, 0]  # both sold, each at its place
+
+
+def test_what_answers_promise_is_what_is_reserved_place_by_place(open_shop: Any) -> None:
+    """Of random shelves, placements and customers; at once, or when a prefetched decision is exposed."""
+    shop, dice = open_shop(TWICE), random.Random(13)
+    total: Promises = Counter()
+    pairs = [(sku, place["key"]) for sku in ("KETTLE", "SOFA") for place in PLACES]
+    for trial in range(80):
+        levels = {pair: total[pair] + dice.choice([0, 1, 1, 2]) for pair in pairs}
+        set_levels(shop, *((sku, place, level) for (sku, place), level in levels.items()))
+        for _ in range(dice.randint(1, 2)):
+            placements = dice.sample(sorted(TWICE["placements"]), dice.randint(2, 4))
+            context = dice.choice([ALTONA, {"place": LUEBECK}, {"place": BERLIN}])
+            at_once = dice.random() < 0.7
+            customer = f"u-{dice.randrange(60)}"
+            seen = shop.decide("web", *placements, user_id=customer, context=context, expose=at_once)
+            refused = {}
+            if not at_once:
+                answer = shop.client().post("/v1/exposures", json={"decision_id": seen["decision_id"]})
+                refused = answer.json().get("refused", {})
+            total += promised(seen, refused)
+        for sku, place in pairs:
+            remains = left(shop, sku, place)
+            assert levels[sku, place] - remains == total[sku, place], (trial, sku, place, seen)
+            assert remains >= 0
