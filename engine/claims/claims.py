@@ -44,7 +44,7 @@ from msgspec.structs import replace
 
 from engine import keyspace
 from engine.catalog.plan.places import shelf_name
-from engine.claims.coupons import change_coupon, count_codes, read_codes
+from engine.claims.coupons import change_coupon, count_codes, show_codes
 from engine.customer import Counts
 from engine.customers.redis.counts import decode_counts
 from engine.customers.redis.keys import ProfileKey
@@ -182,7 +182,7 @@ class Claims:
     async def release(self, key: ProfileKey, claim: Claim, now: float, *, is_unseen: bool = False) -> None:
         """Release a claim and take it off its counters; in pools where it was confirmed it stays confirmed.
 
-        A coupon code that `is_unseen` is free again; any other stays with its customer.
+        A coupon code that `is_unseen` is free again; any other stays with its customer and can still be redeemed.
         """
         actions = ["undo" if share.pool == "coupon" and is_unseen else "release" for share in claim.shares]
         released = [
@@ -218,9 +218,9 @@ class Claims:
             raise TypeError(f"HMGET answered {held!r}")
         return left + sum(float(_text(amount)) for amount in held if amount is not None) / UNIT
 
-    async def read_codes(self, claims: Mapping[str, str]) -> dict[str, str]:
-        """The coupon codes that claims have, by offer; `claims` are claim ids by offer."""
-        return await read_codes(self._pipeline, claims)
+    async def show_codes(self, claims: Mapping[str, str], now: float) -> dict[str, str]:
+        """The coupon codes that claims have, by offer, for an answer that shows them; `claims` are ids by offer."""
+        return await show_codes(self._pipeline, claims, now)
 
     async def read_counts(self, key: ProfileKey) -> Counts:
         """The times (s since 1970) of the entries of each of a customer's counters."""

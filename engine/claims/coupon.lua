@@ -1,13 +1,14 @@
 -- One transition of an offer's coupon codes. The states and their fields are described in coupons.py.
 -- KEYS: codes (hash), claims (sorted set), free codes (list). ARGV: action, now (s), claim id, customer, life (s).
---   import takes codes in place of the claim id and what follows; revoke and find take one code there.
+--   import takes codes in place of the claim id and what follows; revoke takes one code there.
 -- Actions and replies:
 --   reserve                   0: no code is left; 1: the claim has one; 2: it has one, and is new
+--   show                      the code of the claim, which is about to be answered; '' if it has none
 --   secure, confirm           0: refused, nothing changed; 1: granted
---   release, undo             1; undo also returns a code that nobody has seen
+--   release, undo             1; undo also returns a code that was never shown
 --   import                    the number of codes that are new
 --   revoke                    the state before, or '' for an unknown code
---   redeem                    the claim id of the code, or '' where it is not drawn; takes code and message id
+--   redeem                    the claim that showed the code last, or '' where it is not valid; takes code and message
 --   undo_redeem               1; takes back the redemption of a code by this message
 --   count                     {free, imported, redeemed, revoked}
 local action, now = ARGV[1], tonumber(ARGV[2])
@@ -40,7 +41,7 @@ elseif action == 'redeem' then
   if state ~= 'drawn' then return '' end
   redis.call('HSET', KEYS[1], 'c:' .. code, 'redeemed', 'r:' .. code, message, 'd:' .. claim, code)
   redis.call('HINCRBY', KEYS[1], 'redeemed', 1)
-  redis.call('HDEL', KEYS[1], 'h:' .. claim, 'f:' .. claim)
+  redis.call('HDEL', KEYS[1], 'h:' .. claim)
   redis.call('ZADD', KEYS[2], 'GT', now + 86400, claim)
   return claim
 elseif action == 'undo_redeem' then
@@ -56,13 +57,22 @@ elseif action == 'count' then
   return {redis.call('LLEN', KEYS[3]), number('imported'), number('redeemed'), number('revoked')}
 end
 
+-- From here on a claim that is not shown counts in `n:CODE`: a code is free again with the last of them, and only if
+-- it was never shown. Two decisions of one customer share their code, and either of them may be refused first.
+local function end_unseen(claim, code)
+  if redis.call('HDEL', KEYS[1], 'u:' .. claim) == 0 then return false end
+  if code and redis.call('HINCRBY', KEYS[1], 'n:' .. code, -1) <= 0 then redis.call('HDEL', KEYS[1], 'n:' .. code) end
+  return true
+end
+
 local id, who, life = ARGV[3], ARGV[4], tonumber(ARGV[5])
 for _, claim in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[2])) do
-  redis.call('HDEL', KEYS[1], 'h:' .. claim, 'd:' .. claim, 'f:' .. claim)
+  end_unseen(claim, get('h:' .. claim))
+  redis.call('HDEL', KEYS[1], 'h:' .. claim, 'd:' .. claim)
   redis.call('ZREM', KEYS[2], claim)
 end
 local code = get('h:' .. id)
-if get('d:' .. id) then return 1 end
+if get('d:' .. id) then return action == 'show' and '' or 1 end
 
 if action == 'reserve' then
   if code then return 1 end
@@ -70,28 +80,36 @@ if action == 'reserve' then
   if not (code and get('c:' .. code) == 'drawn') then
     code = redis.call('LPOP', KEYS[3])
     if not code then return 0 end
-    redis.call('HSET', KEYS[1], 'c:' .. code, 'drawn', 'f:' .. id, '1')
+    redis.call('HSET', KEYS[1], 'c:' .. code, 'drawn')
     if who ~= '' then redis.call('HSET', KEYS[1], 'w:' .. who, code) end
   end
-  redis.call('HSET', KEYS[1], 'h:' .. id, code, 'k:' .. code, id)
+  redis.call('HSET', KEYS[1], 'h:' .. id, code, 'u:' .. id, '1')
+  redis.call('HINCRBY', KEYS[1], 'n:' .. code, 1)
   redis.call('ZADD', KEYS[2], now + life, id)
   return 2
-end
-if not code then return (action == 'release' or action == 'undo') and 1 or 0 end
-if action == 'secure' then return get('c:' .. code) == 'drawn' and 1 or 0 end
-if action == 'confirm' then
-  if get('c:' .. code) ~= 'drawn' then return 0 end
-  redis.call('HSET', KEYS[1], 'c:' .. code, 'redeemed', 'd:' .. id, code)
-  redis.call('HINCRBY', KEYS[1], 'redeemed', 1)
-  redis.call('HDEL', KEYS[1], 'h:' .. id, 'f:' .. id)
+elseif action == 'show' then
+  if code and end_unseen(id, code) and get('c:' .. code) == 'drawn' then
+    redis.call('HSET', KEYS[1], 'k:' .. code, id)
+  end
+  return code or ''
+elseif action == 'release' then
+  return 1  -- a refused offer may be bought later: its claim ends with its life
+elseif action == 'undo' then
+  if not (code and end_unseen(id, code)) then return 1 end
+  redis.call('HDEL', KEYS[1], 'h:' .. id)
+  redis.call('ZREM', KEYS[2], id)
+  if get('c:' .. code) == 'drawn' and not get('k:' .. code) and not get('n:' .. code) and get('w:' .. who) == code then
+    redis.call('HSET', KEYS[1], 'c:' .. code, 'free')
+    redis.call('RPUSH', KEYS[3], code)
+    redis.call('HDEL', KEYS[1], 'w:' .. who)
+  end
   return 1
 end
-if action == 'undo' and get('f:' .. id) and get('c:' .. code) == 'drawn' then
-  redis.call('HSET', KEYS[1], 'c:' .. code, 'free')
-  redis.call('RPUSH', KEYS[3], code)
-  redis.call('HDEL', KEYS[1], 'k:' .. code)
-  if who ~= '' then redis.call('HDEL', KEYS[1], 'w:' .. who) end
+if not code or get('c:' .. code) ~= 'drawn' then return 0 end
+if action == 'confirm' then
+  redis.call('HSET', KEYS[1], 'c:' .. code, 'redeemed', 'd:' .. id, code)
+  redis.call('HINCRBY', KEYS[1], 'redeemed', 1)
+  end_unseen(id, code)
+  redis.call('HDEL', KEYS[1], 'h:' .. id)
 end
-redis.call('HDEL', KEYS[1], 'h:' .. id, 'f:' .. id)
-redis.call('ZREM', KEYS[2], id)
 return 1

@@ -3,19 +3,24 @@
 | state of a code | draw | redeem | release | undo | revoke |
 |---|---|---|---|---|---|
 | free | drawn | | | | revoked |
-| drawn | | redeemed | drawn: it stays with its customer | free, if nobody has seen it | revoked |
+| drawn | | redeemed | drawn: it stays with its customer | free, if it was never shown and no claim waits | revoked |
 | redeemed | | | | | redeemed |
 | revoked | | | | | revoked |
 
 A customer who is shown the offer again gets their own code again, until it is redeemed or revoked. What was shown and
 then refused is not given to another: its first customer may have noted it. Only a code that left no answer goes back.
 
+A claim is reserved, then shown just before the answer, or undone where the answer does not show it. Decisions of one
+customer at the same moment have claims on one code. So a code goes back with the last claim that waits for its answer,
+and an event that names the code stands for the claim that was shown last, never for one that is undone.
+
 Format in Redis, all keys of an offer in one hash slot:
 
-- a hash: `c:CODE` the state; `k:CODE` the newest claim of a code; `r:CODE` the message that redeemed it; `w:KEY` the
-  code of the customer at KEY; `h:ID` and `d:ID` the code of a claim, drawn and redeemed; `f:ID` marks a claim whose
-  code nobody had before; `imported`, `redeemed` and `revoked` count.
-- a sorted set of claim ids by when they are forgotten: a day after the hold. The code stays where it is.
+- a hash: `c:CODE` the state; `k:CODE` the claim that showed the code last; `r:CODE` the message that redeemed it;
+  `w:KEY` the code of the customer at KEY; `h:ID` and `d:ID` the code of a claim, drawn and redeemed; `u:ID` marks a
+  claim that is not shown yet, `n:CODE` counts those of a code; `imported`, `redeemed` and `revoked` count.
+- a sorted set of claim ids by when they are forgotten: a day after the hold. The code stays where it is. A released
+  claim is there until then too: a refused offer may be bought later.
 - a list of free codes, drawn in the order of their import.
 """
 
@@ -70,7 +75,7 @@ async def revoke_code(pipeline: RedisPipeline, offer: str, code: str, now: float
 
 
 async def redeem_code(pipeline: RedisPipeline, offer: str, code: str, message_id: str, now: float) -> str:
-    """Redeem a code for an event; the claim that it was given under, empty where it cannot be redeemed."""
+    """Redeem a code for an event; the claim that showed it last, empty where it cannot be redeemed."""
     return _text(await change_coupon(pipeline, offer, ["redeem", repr(now), code, message_id]))
 
 
@@ -89,12 +94,12 @@ async def count_codes(pipeline: RedisPipeline, offer: str, now: float) -> Coupon
     return CouponCounts(offer=offer, imported=imported, free=free, drawn=drawn, redeemed=redeemed, revoked=revoked)
 
 
-async def read_codes(pipeline: RedisPipeline, claims: Mapping[str, str]) -> dict[str, str]:
-    """The codes that claims have, by offer; `claims` are claim ids by offer."""
+async def show_codes(pipeline: RedisPipeline, claims: Mapping[str, str], now: float) -> dict[str, str]:
+    """The codes that claims have, by offer, for an answer that shows them; `claims` are claim ids by offer."""
     found = await asyncio.gather(
-        *(pipeline.send("HGET", keyspace.coupons(offer)[0], f"h:{claim}") for offer, claim in claims.items())
+        *(change_coupon(pipeline, offer, ["show", repr(now), claim, "", ""]) for offer, claim in claims.items())
     )
-    return {offer: _text(code) for offer, code in zip(claims, found, strict=True) if code is not None}
+    return {offer: _text(code) for offer, code in zip(claims, found, strict=True) if code}
 
 
 async def has_code(pipeline: RedisPipeline, offer: str, key: ProfileKey) -> bool:

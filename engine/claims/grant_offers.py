@@ -72,12 +72,12 @@ class OfferGrants:
                 self.low.pop(pool, None)
         return {pool: amount for (pool, _), amount in zip(low, left, strict=True)}
 
-    async def read_coupons(self, decision: Decision) -> dict[str, str]:
-        """The coupon codes that a decision's claims have, by offer."""
+    async def show_coupons(self, decision: Decision, now: float) -> dict[str, str]:
+        """The coupon codes that a decision's claims have, by offer, for its answer."""
         shown = [choice.offer for _, choice in decision.items() if not choice.is_silent]
         id_ = decision.answer.decision_id
         claims = {offer.key: claim_id(id_, offer.key) for offer in shown if offer.limits.coupons is not None}
-        return await self._claims.read_codes(claims) if claims else {}
+        return await self._claims.show_codes(claims, now) if claims else {}
 
     async def grant(
         self, plan: Plan, decision: Decision, key: ProfileKey, now: float, decide_again: DecideAgain
@@ -183,7 +183,7 @@ class OfferGrants:
         denied = {name: denial for name, denial in zip(claims, denials, strict=True) if denial is not None}
         whole = _denied_whole(plan, pending.channel, names, denied)
         broken = [claim for name, claim in claims.items() if name in whole and name not in denied]
-        await asyncio.gather(*(self._claims.release(pending.key, claim, now) for claim in broken))
+        await asyncio.gather(*(self._claims.release(pending.key, claim, now, is_unseen=True) for claim in broken))
         return whole | denied
 
     async def _claim(

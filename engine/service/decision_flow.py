@@ -326,7 +326,7 @@ class DecisionFlow:
                 return self.evaluate(task, profile, availability=availability)
 
             decision = await self._grants.grant(self._worker.plan, decision, customer.key, task.now, draw_again)
-            decision = with_coupons(decision, await self._grants.read_coupons(decision))
+            decision = with_coupons(decision, await self._grants.show_coupons(decision, task.now))
         if decision.sticky_entries:
             await write_sticky(self._store, customer, decision.sticky_entries, self._worker.plan.experiments)
         if is_exposed and (pending := pending_of(decision, customer.key, ())) is not None:

@@ -71,10 +71,10 @@ def exposure_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Rou
             call.caller.require_proof(pending.who or CustomerIds(), call.header(PROOF_HEADER))
             (keys, unknown), now = _exposed_keys(request, pending, worker.plan), time.time()
             refused = await _claim(worker, pending, request.decision_id, keys, now)
-            coupons = await _read_coupons(worker, pending, request.decision_id, keys)
+            exposed = [key for key in keys if key not in refused]
+            coupons = await _show_coupons(worker, pending, request.decision_id, exposed, now)
         except StoreUnavailable:
             raise refuse_for_now(AWAY) from None
-        exposed = [key for key in keys if key not in refused]
         if exposed or not keys:
             # Record before answer, and after the claims: what was refused was not seen.
             worker.recorder.append([ExposureRecord(request.decision_id, now, pending.customer, exposed)])
@@ -112,12 +112,14 @@ def _exposed_keys(request: ExposeRequest, pending: PendingDecision, plan: Plan) 
     return list(dict.fromkeys((*shown, *on_placements))), unknown
 
 
-async def _read_coupons(worker: Worker, pending: PendingDecision, decision_id: str, keys: list[str]) -> dict[str, str]:
+async def _show_coupons(
+    worker: Worker, pending: PendingDecision, decision_id: str, exposed: list[str], now: float
+) -> dict[str, str]:
     """The coupon codes of what was exposed, by placement or item."""
-    shown = {key: pending.offers[key][0] for key in keys if key in pending.offers}
+    shown = {key: pending.offers[key][0] for key in exposed if key in pending.offers}
     offers = {key: worker.plan.offers[offer] for key, offer in shown.items() if offer in worker.plan.offers}
     claims = {one.key: claim_id(decision_id, one.key) for one in offers.values() if one.limits.coupons is not None}
-    codes = await worker.event_claims.read_codes(claims) if claims else {}
+    codes = await worker.event_claims.show_codes(claims, now) if claims else {}
     return {key: codes[one.key] for key, one in offers.items() if one.key in codes}
 
 

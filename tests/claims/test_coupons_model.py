@@ -1,0 +1,106 @@
+"""Coupon codes against a model: decisions of few customers reserve, show and undo their claims in any order."""
+
+import asyncio
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from redis import Redis
+
+from engine.claims.claims import Claim, Claims, PoolShare
+from engine.claims.coupons import CouponCounts, count_codes, import_codes, redeem_code, return_code
+from engine.customers.redis.pipeline import RedisPipeline, connect_store
+
+OFFER = "welcome"
+NOW = 1000.0
+KEYS = [str(n) * 24 for n in range(3)]
+CODES = [f"CODE-{n}" for n in range(4)]
+SHARE = PoolShare(pool="coupon", name=OFFER, hold=600.0)
+
+
+class CouponModel(RuleBasedStateMachine):
+    """`waiting` are claims reserved and not answered yet; `shown` are those of each code, the last one last."""
+
+    url = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with Redis.from_url(self.url) as client:
+            client.flushall()
+        self.loop = asyncio.new_event_loop()
+        self.pipeline = RedisPipeline(connect_store(self.url, 10))
+        self.claims = Claims(self.pipeline)
+        self.made = 0
+        self.waiting: dict[str, str] = {}
+        self.owner: dict[str, str] = {}
+        self.shown: dict[str, list[str]] = {}
+        self.seen: dict[str, str] = {}
+        self.redeemed: set[str] = set()
+        self.loop.run_until_complete(import_codes(self.pipeline, OFFER, CODES, NOW))
+
+    @rule(key=st.sampled_from(KEYS))
+    def reserve(self, key: str) -> None:
+        name, self.made = f"d{self.made}:{OFFER}", self.made + 1
+        ((denial),) = self.loop.run_until_complete(
+            self.claims.claim(key, [Claim(id=name, shares=[SHARE])], NOW),
+        )
+        has_one = any(who == key and code not in self.redeemed for code, who in self.seen.items())
+        has_one |= key in self.waiting.values()
+        if denial is None:
+            self.waiting[name] = key
+        else:
+            assert not has_one
+            assert self.counts().free == 0
+
+    @precondition(lambda self: self.waiting)
+    @rule(chosen=st.integers(0, 99))
+    def show(self, chosen: int) -> None:
+        name = sorted(self.waiting)[chosen % len(self.waiting)]
+        key = self.waiting.pop(name)
+        (code,) = self.loop.run_until_complete(self.claims.show_codes({OFFER: name}, NOW)).values()
+        assert self.seen.setdefault(code, key) == key, "one code was shown to two customers"
+        if code not in self.redeemed:
+            self.shown.setdefault(code, []).append(name)
+
+    @precondition(lambda self: self.waiting)
+    @rule(chosen=st.integers(0, 99))
+    def undo(self, chosen: int) -> None:
+        name = sorted(self.waiting)[chosen % len(self.waiting)]
+        key = self.waiting.pop(name)
+        claim = Claim(id=name, shares=[SHARE])
+        self.loop.run_until_complete(self.claims.release(key, claim, NOW, is_unseen=True))
+
+    @rule(code=st.sampled_from(CODES), is_rejected=st.booleans())
+    def redeem(self, code: str, is_rejected: bool) -> None:  # noqa: FBT001 (Hypothesis draws it)
+        claim = self.loop.run_until_complete(redeem_code(self.pipeline, OFFER, code, f"m-{self.made}", NOW))
+        assert claim == ("" if code in self.redeemed else self.shown.get(code, [""])[-1])
+        if claim and is_rejected:
+            self.loop.run_until_complete(return_code(self.pipeline, OFFER, code, f"m-{self.made}", NOW))
+        elif claim:
+            self.redeemed.add(code)
+        self.made += 1
+
+    @invariant()
+    def what_nobody_saw_or_waits_for_is_free(self) -> None:
+        found = self.counts()
+        assert found.redeemed == len(self.redeemed)
+        seen = len(self.seen)
+        assert found.imported - found.free <= seen + len(set(self.waiting.values()))
+        if not self.waiting:
+            assert found.free == len(CODES) - seen
+
+    def counts(self) -> CouponCounts:
+        return self.loop.run_until_complete(count_codes(self.pipeline, OFFER, NOW))
+
+    def teardown(self) -> None:
+        self.loop.run_until_complete(self.pipeline.close())
+        self.loop.close()
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_coupons_do_as_their_model(redis_url: str, seed: int) -> None:
+    CouponModel.url = redis_url
+    run_state_machine_as_test(
+        CouponModel, settings=settings(max_examples=40, stateful_step_count=25, deadline=None, derandomize=bool(seed))
+    )

@@ -1,0 +1,67 @@
+"""Coupon codes over HTTP where other limits refuse the offer, a refusal is taken back or an event is rejected."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from engine import keyspace
+from tests.stories.test_coupons import SHOP, counts, fill, shown
+
+WELCOME: dict[str, Any] = SHOP["offers"]["welcome"]
+
+
+def shop_with(**limits: Any) -> dict[str, Any]:
+    return {**SHOP, "offers": {"welcome": WELCOME | limits}}
+
+
+def spent(shop: Any) -> Decimal:
+    """What the live counter of the offer's budget has spent."""
+    with redis.Redis.from_url(shop.settings.redis) as client:
+        return Decimal(int(client.hget(keyspace.pool("budget", "welcome"), "spent") or 0)) / 10_000
+
+
+def test_a_code_stands_for_the_decision_that_showed_it_and_not_for_a_refused_one(
+    open_shop: Any, tmp_path: Path
+) -> None:
+    limits = {"stock": {"sku": "BAG", "hold": "2h"}, "budget": {"amount": 100, "cost": 3, "hold": "2h"}}
+    shop = open_shop(shop_with(**limits))
+    fill(shop, tmp_path, 3)
+    shop.stock("BAG", 1)
+    assert shown(shop, user_id="ada")["coupon"] == "CODE-0"
+    assert shown(shop, user_id="ada")["offer"] == "banner"  # the only bag is on hold for the first decision
+    assert shop.tell("purchase", user_id="ada", properties={"coupon": "CODE-0", "revenue": 9.0}) == "accepted"
+    assert counts(shop) == (2, 0, 1, 0)
+    assert spent(shop) == 3
+
+
+@pytest.mark.parametrize("by", ["decision", "code"])
+def test_a_refused_offer_that_is_bought_later_spends_its_code_and_budget(
+    open_shop: Any, tmp_path: Path, by: str
+) -> None:
+    shop = open_shop(shop_with(budget={"amount": 100, "cost": 3, "hold": "2h"}))
+    fill(shop, tmp_path, 3)
+    made = shop.decide("web", "hero", user_id="ada")
+    decision = {"decision_id": made["decision_id"]}
+    assert shop.tell("refused", user_id="ada", **decision) == "accepted"
+    bought = decision if by == "decision" else {}
+    properties = {"revenue": 9.0} | ({} if bought else {"coupon": "CODE-0"})
+    assert shop.tell("purchase", user_id="ada", properties=properties, **bought) == "accepted"
+    assert counts(shop) == (2, 0, 1, 0)
+    assert spent(shop) == 3
+    assert shop.tell("redemption", user_id="bo", properties={"coupon": "CODE-0"}) == "rejected"
+
+
+def test_an_exposure_answers_the_codes_of_what_it_counts(open_shop: Any, tmp_path: Path) -> None:
+    shop = open_shop(shop_with(caps=[{"count": 1, "per": "30d"}]), workers=1)
+    fill(shop, tmp_path, 3)
+    first, second = (shop.decide("web", "hero", user_id="ada", expose=False)["decision_id"] for _ in range(2))
+    client = shop.client()
+    for _ in range(2):
+        answer = client.post("/v1/exposures", json={"decision_id": first}).json()
+        assert answer == {"status": "accepted", "coupons": {"hero": "CODE-0"}}
+    refused = client.post("/v1/exposures", json={"decision_id": second}).json()
+    assert refused == {"status": "refused", "refused": {"hero": "cap"}}
+    assert counts(shop) == (2, 1, 0, 0)
