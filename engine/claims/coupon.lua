@@ -9,7 +9,7 @@
 --   import                    the number of codes that are new
 --   revoke                    the state before, or '' for an unknown code
 --   redeem                    the claim that showed the code last, or '' where it is not valid; takes code and message
---   undo_redeem               1; takes back the redemption of a code by this message
+--   undo_redeem               1; takes back the redemption of a code by this message, unless that was confirmed
 --   count                     {free, imported, redeemed, revoked}
 local action, now = ARGV[1], tonumber(ARGV[2])
 local function get(field) return redis.call('HGET', KEYS[1], field) end
@@ -46,7 +46,7 @@ elseif action == 'redeem' then
   return claim
 elseif action == 'undo_redeem' then
   local code, claim = ARGV[3], get('k:' .. ARGV[3])
-  if get('r:' .. code) == ARGV[4] and get('c:' .. code) == 'redeemed' then
+  if get('r:' .. code) == ARGV[4] and get('c:' .. code) == 'redeemed' and not get('b:' .. code) then
     redis.call('HSET', KEYS[1], 'c:' .. code, 'drawn', 'h:' .. claim, code)
     redis.call('HINCRBY', KEYS[1], 'redeemed', -1)
     redis.call('HDEL', KEYS[1], 'r:' .. code, 'd:' .. claim)
@@ -72,7 +72,12 @@ for _, claim in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[2])) do
   redis.call('ZREM', KEYS[2], claim)
 end
 local code = get('h:' .. id)
-if get('d:' .. id) then return action == 'show' and '' or 1 end
+local redeemed = get('d:' .. id)
+if redeemed then
+  -- The event that redeemed the code is stored: it stays redeemed, whatever becomes of a later delivery.
+  if action == 'secure' or action == 'confirm' then redis.call('HSET', KEYS[1], 'b:' .. redeemed, '1') end
+  return action == 'show' and '' or 1
+end
 
 if action == 'reserve' then
   if code then return 1 end

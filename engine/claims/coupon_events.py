@@ -2,8 +2,9 @@
 
 An event of `CONFIRMS` with the property `coupon` and no `decision_id` gets those of the code: its decision and offer.
 So caps, budget, learner and ledger take it as they take one that names the decision. The code is redeemed before the
-batch is stored, under the event's message id: the same event sent again is the same redemption. A redemption by a code
-that is not valid is rejected; an order is stored without it, since it was placed all the same.
+batch is stored, under the event's message id: the same event sent again is the same redemption. Where the event is then
+rejected, the code is valid again, unless an earlier delivery of the event was accepted. A redemption by a code that is
+not valid is rejected; an order is stored without it, since it was placed all the same.
 """
 
 import asyncio
@@ -33,14 +34,18 @@ async def redeem_coupons(pipeline: RedisPipeline, plan: Plan, batch: IncomingEve
     return await asyncio.gather(*(_redeem(pipeline, offers, item, now) for item in batch))
 
 
-async def return_rejected(pipeline: RedisPipeline, before: IncomingEvents, after: IncomingEvents, now: float) -> None:
-    """Take back the redemption of codes whose events were rejected afterwards, as past a cap.
+async def return_rejected(
+    pipeline: RedisPipeline, redeemed: IncomingEvents, statuses: Sequence[EventStatus], now: float
+) -> None:
+    """Take back the redemption of codes whose events were rejected after all: past a cap, or of an erased customer.
+
+    One that an earlier delivery of the same event brought stays, since its outcome was applied.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.
     """
-    for item, admitted in zip(before, after, strict=True):
-        if isinstance(item, Event) and isinstance(admitted, EventStatus) and item.decision_id:
+    for item, status in zip(redeemed, statuses, strict=True):
+        if isinstance(item, Event) and status.status == "rejected" and item.decision_id:
             code, offer = item.properties.get("coupon"), item.properties.get("offer")
             if isinstance(code, str) and isinstance(offer, str):
                 await return_code(pipeline, offer, code, item.message_id, now)

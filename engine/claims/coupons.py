@@ -16,9 +16,10 @@ and an event that names the code stands for the claim that was shown last, never
 
 Format in Redis, all keys of an offer in one hash slot:
 
-- a hash: `c:CODE` the state; `k:CODE` the claim that showed the code last; `r:CODE` the message that redeemed it;
-  `w:KEY` the code of the customer at KEY; `h:ID` and `d:ID` the code of a claim, drawn and redeemed; `u:ID` marks a
-  claim that is not shown yet, `n:CODE` counts those of a code; `imported`, `redeemed` and `revoked` count.
+- a hash: `c:CODE` the state; `k:CODE` the claim that showed the code last; `r:CODE` the message that redeemed it, and
+  `b:CODE` that this message is stored; `w:KEY` the code of the customer at KEY; `h:ID` and `d:ID` the code of a claim,
+  drawn and redeemed; `u:ID` marks a claim that is not shown yet, `n:CODE` counts those of a code; `imported`,
+  `redeemed` and `revoked` count.
 - a sorted set of claim ids by when they are forgotten: a day after the hold. The code stays where it is. A released
   claim is there until then too: a refused offer may be bought later.
 - a list of free codes, drawn in the order of their import.
@@ -80,7 +81,7 @@ async def redeem_code(pipeline: RedisPipeline, offer: str, code: str, message_id
 
 
 async def return_code(pipeline: RedisPipeline, offer: str, code: str, message_id: str, now: float) -> None:
-    """Take back the redemption of a code for an event; nothing if another one redeemed it."""
+    """Take back the redemption of a code for an event; nothing if another one did, or if it is confirmed."""
     await change_coupon(pipeline, offer, ["undo_redeem", repr(now), code, message_id])
 
 

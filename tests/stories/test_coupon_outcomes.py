@@ -65,3 +65,29 @@ def test_an_exposure_answers_the_codes_of_what_it_counts(open_shop: Any, tmp_pat
     refused = client.post("/v1/exposures", json={"decision_id": second}).json()
     assert refused == {"status": "refused", "refused": {"hero": "cap"}}
     assert counts(shop) == (2, 1, 0, 0)
+
+
+def test_a_code_of_an_event_that_is_rejected_in_the_end_stays_valid(open_shop: Any, tmp_path: Path) -> None:
+    shop = open_shop(SHOP)
+    fill(shop, tmp_path, 3)
+    assert shown(shop, user_id="ada")["coupon"] == "CODE-0"
+    assert shop.client().delete("/v1/profiles/ada").status_code == 200
+    by_code = {"properties": {"coupon": "CODE-0", "revenue": 5.0}}
+    assert shop.tell("redemption", user_id="ada", **by_code) == "rejected"
+    assert shop.tell("purchase", user_id="ada", **by_code) == "rejected"
+    assert counts(shop) == (2, 1, 0, 0)
+    assert shop.tell("redemption", user_id="ben", **by_code) == "accepted"
+    assert counts(shop) == (2, 0, 1, 0)
+
+
+def test_a_repetition_that_is_rejected_does_not_make_a_redeemed_code_valid(open_shop: Any, tmp_path: Path) -> None:
+    shop = open_shop(SHOP)
+    fill(shop, tmp_path, 3)
+    assert shown(shop, user_id="ada")["coupon"] == "CODE-0"
+    at_till = {"type": "track", "event": "redemption", "user_id": "ada", "channel": "store", "message_id": "r-1"}
+    at_till |= {"properties": {"coupon": "CODE-0"}}
+    assert shop.send(at_till) == "accepted"
+    assert shop.client().delete("/v1/profiles/ada").status_code == 200
+    assert shop.send(at_till) == "rejected"
+    assert counts(shop) == (2, 0, 1, 0)
+    assert shop.tell("redemption", user_id="ben", properties={"coupon": "CODE-0"}) == "rejected"

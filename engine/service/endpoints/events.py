@@ -61,11 +61,11 @@ def event_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
             # in the profiles. Each step is idempotent, so a batch that failed half way is sent again as it is.
             redeemed = await redeem_coupons(store.pipeline, plan, batch, now)
             admitted = await admit_redemptions(store, claims, plan, redeemed, now)
-            await return_rejected(store.pipeline, redeemed, admitted, now)
             changed = _changed_keys(store, admitted) if await worker.roster.follow(plan) else set[ProfileKey]()
             await worker.roster.note(plan, changed, now + SAFETY_SECONDS)
             statuses = await store.ingest(admitted, now, worker.recorder.append_events)
             await worker.roster.note(plan, changed, now)
+            await return_rejected(store.pipeline, redeemed, statuses, now)
             await apply_outcomes(store, claims, worker.plan, admitted, statuses=statuses, now=now)
             foreign = await foreign_decision_warnings(store, admitted, statuses, now)
         except StoreUnavailable:
