@@ -9,12 +9,14 @@ One decision's claims pass these states, of which `claims.py` has those of each 
 
 Invariants: every shown offer with a limit is claimed before the answer, except a channel's fallback, which caps do not
 bind. Of an item that places hand over, the place that is answered is the one that has the claim. The logged propensity
-is that of the last draw. After `ROUNDS` draws a placement is silent. This module stores
-nothing in Redis of its own; the pools that were found empty are remembered per process.
+is that of the last draw. From draw `ROUNDS` on, a placement that is refused loses every candidate that was not granted,
+so that draws come to an end; what another placement then shows instead is claimed as well. This module stores nothing
+in Redis of its own; the pools that were found empty are remembered per process.
 """
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import count
 
 import msgspec
 
@@ -93,7 +95,8 @@ class OfferGrants:
         lost: dict[str, dict[str, Gate]] = {}
         granted: dict[str, Claim] = {}
         short: dict[str, float] = {}
-        for attempt in range(ROUNDS + 1):
+        for attempt in count(1):  # ends: each draw without an answer closes at least one more offer
+            is_late = attempt >= ROUNDS
             required = self.required_claims(plan, decision, now)
             if exempt:
                 required = {placement: claim for placement, claim in required.items() if claim.id not in exempt}
@@ -102,10 +105,10 @@ class OfferGrants:
             stale = [granted.pop(name) for name, claim in [*granted.items()] if needed.get(name) != claim]
             fresh = {placement: claim for placement, claim in required.items() if claim.id not in granted}
             if not fresh and not stale:
-                return decision
+                break
             denials = await self._claim(key, list(fresh.values()), stale, now)
             if not any(denials):
-                return decision
+                break
             items = dict(decision.items())
             for (name, claim), denial in zip(fresh.items(), denials, strict=True):
                 if denial is None:
@@ -115,13 +118,13 @@ class OfferGrants:
                 if choice.reason in FALLBACK_REASONS and decision.channel not in plan.outbound:
                     exempt.add(claim.id)
                     continue
-                if attempt < ROUNDS - 1 and await self._find_elsewhere(choice, claim, denial, short, now):
+                if not is_late and await self._find_elsewhere(choice, claim, denial, short, now):
                     continue
                 placement, _ = split_item(name)
-                gone = {choice.offer.key, *(choice.candidates if attempt == ROUNDS - 1 else ())}
+                gone = {choice.offer.key, *(choice.candidates if is_late else ())}
                 lost.setdefault(placement, {}).update(dict.fromkeys(sorted(gone), denial.reason))
                 self._note_empty(plan, claim, denial)
-            if attempt == ROUNDS - 1:
+            if is_late:
                 _keep_granted(lost, decision, granted.keys())
             decision = decide_again(lost, short, _reserved_places(decision, granted))
         return decision

@@ -271,3 +271,33 @@ def test_what_answers_promise_is_what_is_reserved_place_by_place(open_shop: Any)
             remains = left(shop, sku, place)
             assert levels[sku, place] - remains == total[sku, place], (trial, sku, place, seen)
             assert remains >= 0
+
+
+RARE = [f"rare_{n}" for n in range(24)]
+RARITIES: dict[str, Any] = {
+    "places": PLACES[:1],
+    "offers": {key: {"stock": {"sku": key, "by": "pick_up", "hold": "2d"}} for key in RARE} | {"plain": {}},
+    "placements": {
+        "hero": {"offers": RARE},
+        "row": {"offers": RARE},
+        "list": {"offers": RARE, "count": 3},
+        "rest": {"offers": ["plain"]},
+    },
+}
+
+
+def test_an_answer_after_any_number_of_refusals_promises_only_what_is_reserved(open_shop: Any) -> None:
+    """A placement that gives up frees an offer for the next one, which must then be claimed there."""
+    shop, dice = open_shop(RARITIES, workers=1), random.Random(2)
+    total = Counter[str]()
+    for trial in range(50):
+        set_levels(shop, *((sku, HAMBURG, total[sku] + 1) for sku in RARE))
+        shop.decide("web", "rest", user_id="ada")  # the worker reads that nothing is sold out
+        levels = {sku: total[sku] + (dice.random() < 0.15) for sku in RARE}
+        set_levels(shop, *((sku, HAMBURG, level) for sku, level in levels.items()))
+        placements = dice.sample(["hero", "row", "list"], 3)
+        seen = shop.decide("web", *placements, user_id=f"u-{trial}", context=ALTONA)
+        for answer in seen["offers"].values():
+            total.update(item["offer"] for item in answer.get("items") or [answer] if "place" in item)
+        remains = {sku: left(shop, sku, HAMBURG) for sku in RARE}
+        assert {sku: levels[sku] - remains[sku] for sku in RARE} == {sku: total[sku] for sku in RARE}, trial
