@@ -10,6 +10,7 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
+import duckdb
 import httpx
 import redis
 import yaml
@@ -96,7 +97,11 @@ def check_ledger(folder: Path, redis_url: str, sold: int) -> None:
     plan = load_plan(settings.experiments)
     offers_of = archived_offers(Archive(settings.data / "plans"), plan)
     total = measure_ledger(EventSource(log_dir=settings.log), offers_of, plan.version).total
-    assert total.promised == total.redeemed + total.refunded + total.released + total.expired + total.open
+    shown = duckdb.read_parquet(str(settings.log / "decisions/*/*.parquet"))
+    kettles = set(shown.filter("kind = 'offer' AND variant = 'kettle'").select("decision_id").fetchall())
+    seen = set(duckdb.read_parquet(str(settings.log / "exposures/*/*.parquet")).select("decision_id").fetchall())
+    assert len(kettles & seen) >= sold
+    assert total.promised == Decimal("0.07") * len(kettles & seen)
     assert total.redeemed == Decimal("0.07") * sold
     with redis.Redis.from_url(redis_url) as client:
         spent = Decimal(int(client.hget(keyspace.pool("budget", "kettle"), "spent") or 0))

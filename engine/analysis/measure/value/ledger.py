@@ -6,7 +6,7 @@ decided. It is in exactly one state at the moment of the report:
 | state | since |
 |---|---|
 | redeemed | an order or a redemption named the decision |
-| refunded | an order that redeemed it was refunded: by the decision, or by its order id |
+| refunded | an order that redeemed it was refunded: by the decision, or by its order id; a named offer alone |
 | released | the offer was refused or ignored before its hold ended |
 | expired | its hold ended without any of these |
 | open | none of these yet |
@@ -73,22 +73,25 @@ FROM seen JOIN shown USING (decision_id, key, position)
 JOIN ledger_costs AS cost ON cost.plan = shown.plan AND cost.offer = shown.offer
     AND cost.channel = shown.channel
 """
-# An event concerns the offer that it names, or the placement, or else every placement that shows one offer.
+# Whether an event concerns a promise: by the offer that it names, or the placement; else as `otherwise` has it.
+_CONCERNS = """CASE
+    WHEN one.offer IS NOT NULL THEN one.offer = promise.offer
+    WHEN one.placement IS NOT NULL THEN one.placement = promise.key
+        OR one.placement = promise.key || '[' || promise.position || ']'
+    ELSE {otherwise} END"""
+# Without such a name an event by decision concerns every placement that shows one offer, a refund by order all of it.
 _STATES = """
 WITH about AS (
-    SELECT promise.decision_id, promise.offer, one.event, one.time, one.customer, one.order_id
+    SELECT promise.decision_id, promise.offer, promise.key, promise.position,
+        one.event, one.time, one.customer, one.order_id
     FROM ledger_promises AS promise JOIN ledger_events AS one USING (decision_id)
-    WHERE CASE
-        WHEN one.offer IS NOT NULL THEN one.offer = promise.offer
-        WHEN one.placement IS NOT NULL THEN one.placement = promise.key
-            OR one.placement = promise.key || '[' || promise.position || ']'
-        ELSE promise.position = 0 END
+    WHERE {by_decision}
 ), redeemed AS (
-    SELECT DISTINCT decision_id, offer, customer, order_id FROM about WHERE event IN ({confirms})
+    SELECT DISTINCT decision_id, offer, key, position, customer, order_id FROM about WHERE event IN ({confirms})
 ), refunded AS (
-    SELECT DISTINCT redeemed.decision_id, redeemed.offer FROM redeemed JOIN ledger_events AS back
-        ON back.event IN ({refunds}) AND (back.decision_id = redeemed.decision_id
-            OR (back.order_id = redeemed.order_id AND back.customer = redeemed.customer))
+    SELECT DISTINCT promise.decision_id, promise.offer FROM redeemed AS promise JOIN ledger_events AS one
+        ON one.event IN ({refunds}) AND ((one.decision_id = promise.decision_id AND {by_decision})
+            OR (one.order_id = promise.order_id AND one.customer = promise.customer AND {by_order}))
 ), released AS (
     SELECT decision_id, offer, min(time) AS time FROM about WHERE event IN ({releases}) GROUP BY ALL
 )
@@ -169,6 +172,8 @@ def measure_ledger(source: EventSource, offers_of: OffersOf, current: str) -> Le
     source.rows(_CONCERNED, names=_texts(CONFIRMS | REFUNDS | RELEASES))
     source.rows(_PROMISED, until=until, **tables)
     names = {"confirms": _texts(CONFIRMS), "refunds": _texts(REFUNDS), "releases": _texts(RELEASES)}
+    names["by_decision"] = _CONCERNS.format(otherwise="promise.position = 0")
+    names["by_order"] = _CONCERNS.format(otherwise="TRUE")
     found: dict[tuple[str, str], dict[str, int]] = {}
     counts: dict[tuple[str, str], int] = {}
     for offer, channel, state, count, amount in source.rows(_STATES, until=until, **names):
