@@ -107,6 +107,8 @@ class Sessions:
         name, role = spec.name_of(claims), spec.role_of(claims)
         if role is None:
             why = f"none of the values of {spec.claim} is in openid.roles; ask for one"
+            if spec.is_unverified(claims):
+                why = "the provider does not say that its e-mail address is verified (email_verified); verify it there"
             raise Refusal(403, f"the account {name} has no role here: {why}")
         return Session(
             id=secrets.token_urlsafe(18),

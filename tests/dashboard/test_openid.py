@@ -181,6 +181,26 @@ def test_who_has_no_role_or_is_not_let_in_reads_why(settings: Settings, provider
         assert log_in(client, provider, "vera", "//evil.example").headers["location"] == "/"
 
 
+@pytest.mark.parametrize("verified", [None, False, "true", 1])
+def test_an_address_that_is_not_verified_has_no_role_by_it(
+    settings: Settings, provider: ProviderProcess, verified: object
+) -> None:
+    assert settings.api_keys
+    by_email = {"claim": "email", "roles": {"admin": ["anna@example.org"]}}
+    settings.api_keys.write_text(yaml.safe_dump({"keys": KEYS, "openid": openid(provider, **by_email)}))
+    with visitor(settings) as client:
+        provider.set(claims={"email": "anna@example.org", "email_verified": verified})
+        refused = log_in(client, provider, "nina")
+        assert refused.status_code == 403
+        assert "(email_verified); verify it there" in refused.text
+        assert role_of(client) == "none"
+        provider.set(claims={"email_verified": True})
+        assert log_in(client, provider, "anna").status_code == 303
+        assert role_of(client) == "admin"
+        client.cookies.clear()
+        assert "none of the values of email is in openid.roles" in log_in(client, provider, "vera").text
+
+
 def test_sessions_end_when_the_roles_change(settings: Settings, provider: ProviderProcess) -> None:
     assert settings.api_keys
     with visitor(settings) as client:

@@ -43,11 +43,20 @@ class OpenIdSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     roles: Annotated[dict[DashboardRole, list[Annotated[str, _WORD]]], Meta(min_length=1)]
 
     def role_of(self, claims: Mapping[str, object]) -> DashboardRole | None:
-        """The most that the claims allow; None without any role."""
+        """The most that the claims allow; None without any role, and for an e-mail address that is not verified."""
+        if self.is_unverified(claims):
+            return None
         found = read_claim(claims, self.claim)
         listed = found if isinstance(found, list) else [found]
         values = {one for one in listed if isinstance(one, str)}
         return next((role for role in ROLE_ORDER if values & set(self.roles.get(role, ()))), None)
+
+    def is_unverified(self, claims: Mapping[str, object]) -> bool:
+        """Whether roles go by e-mail address and the provider does not say that this one is verified.
+
+        At many providers people enter any address (OpenID Connect Core 1.0, 5.7).
+        """
+        return self.claim == "email" and claims.get("email_verified") is not True
 
     def name_of(self, claims: Mapping[str, object]) -> str:
         """The name for the audit log: the claim `name`, or the subject where that is missing or not verified."""
