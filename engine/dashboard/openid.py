@@ -20,6 +20,7 @@ import secrets
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -166,6 +167,7 @@ class OpenIdLogin:
                     if not is_protected(one):
                         raise _provider_error(f"{one!r} of its discovery document is not https")
                 self._provider = time.monotonic(), found
+                self._keys = []  # read again with it: the provider may have withdrawn one
             return self._provider[1]
 
     async def _exchange(self, code: str, pending: PendingLogin) -> str:
@@ -194,16 +196,7 @@ class OpenIdLogin:
     async def _verify(self, token: str, nonce: str) -> dict[str, object]:
         """The claims of an ID token, by OpenID Connect Core 1.0, 3.1.3.7."""
         try:
-            header = jwt.get_unverified_header(token)
-            claims: dict[str, object] = jwt.decode(
-                token,
-                await self._key(header),
-                algorithms=ALGORITHMS,
-                audience=self.spec.client_id,
-                issuer=self.spec.issuer,
-                leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "iat", "iss", "aud", "sub"], "enforce_minimum_key_length": True},
-            )
+            claims = await self._read_claims(token)
         except jwt.PyJWTError as error:
             log.warning("an ID token was refused", reason=str(error))
             raise Refusal(401, f"the ID token of the provider is not valid ({error}); ask who runs it") from error
@@ -214,17 +207,32 @@ class OpenIdLogin:
             raise Refusal(401, "the ID token was issued to another client (azp); ask who runs the provider")
         return claims
 
-    async def _key(self, header: Mapping[str, object]) -> jwt.PyJWK:
-        """The provider's key that the header names; its keys are read again if it is not among the known ones."""
+    async def _read_claims(self, token: str) -> dict[str, object]:
+        """The claims of a token that one of the provider's keys signed; the keys are read again if no known one did.
+
+        Without a key id in its header it may be any key of the algorithm.
+        """
+        header = jwt.get_unverified_header(token)
         if header.get("alg") not in ALGORITHMS:
             raise jwt.InvalidAlgorithmError(f"alg is none of {', '.join(ALGORITHMS)}")
         for is_fresh in (False, True):
             if is_fresh:
                 self._keys = await self._fetch_keys()
             fitting = [key for key in self._keys if key.algorithm_name == header["alg"]]
-            named = [key for key in fitting if "kid" not in header or key.key_id == header["kid"]]
-            if len(named) == 1:
-                return named[0]
+            for key in fitting:
+                if "kid" in header and key.key_id != header["kid"]:
+                    continue
+                with suppress(jwt.InvalidSignatureError):
+                    claims: dict[str, object] = jwt.decode(
+                        token,
+                        key,
+                        algorithms=ALGORITHMS,
+                        audience=self.spec.client_id,
+                        issuer=self.spec.issuer,
+                        leeway=LEEWAY_SECONDS,
+                        options={"require": ["exp", "iat", "iss", "aud", "sub"], "enforce_minimum_key_length": True},
+                    )
+                    return claims
         raise jwt.InvalidKeyError("signed by a key that the provider does not publish")
 
     async def _fetch_keys(self) -> list[jwt.PyJWK]:

@@ -2,7 +2,8 @@
 
 It checks what a real one checks: the client and its secret, the callback, that a code is used once, and the code
 verifier. `POST /set` takes JSON and changes what it issues: `alg`, `claims` that replace those of the token (null
-removes one), `sign` (`own`, `stranger`, `none`, `hmac`), `rotate` to sign by a new key, and fields of its `document`.
+removes one), `sign` (`own`, `stranger`, `none`, `hmac`, `withdrawn`), `rotate` to sign by a new key, which withdraws
+the one before, `has_names` (false: several keys without names), and fields of its `document`.
 """
 
 import hashlib
@@ -35,9 +36,11 @@ def make_key(alg: str) -> Any:
 class Provider(BaseHTTPRequestHandler):
     keys: ClassVar[dict[str, Any]] = {alg: (alg, make_key(alg)) for alg in ("RS256", "ES256")}
     """Of each algorithm the id of its key, and the key."""
+    withdrawn: ClassVar[dict[str, Any]] = {}
     stranger = make_key("RS256")
+    unused = make_key("RS256")
     codes: ClassVar[dict[str, dict[str, str]]] = {}
-    alg, sign = "RS256", "own"
+    alg, sign, has_names = "RS256", "own", True
     claims: ClassVar[dict[str, Any]] = {}
     document: ClassVar[dict[str, Any]] = {}
 
@@ -52,7 +55,11 @@ class Provider(BaseHTTPRequestHandler):
             own = {name: f"{self.issuer}/{path}" for name, path in places.items()}
             self.answer({"issuer": self.issuer, **own, **self.document})
         elif url.path == "/jwks":
-            self.answer({"keys": [self.public(alg, kid, key) for alg, (kid, key) in self.keys.items()]})
+            named = [self.public(alg, kid, key) for alg, (kid, key) in self.keys.items()]
+            nameless = [self.public("RS256", "", self.unused), *named] if not self.has_names else []
+            for one in nameless:
+                del one["kid"]
+            self.answer({"keys": nameless or named})
         elif url.path == "/favicon.ico":
             self.answer("", 200, "image/x-icon")
         elif url.path == "/authorize" and self.is_asked_well(dict(parse_qsl(url.query))):
@@ -72,6 +79,7 @@ class Provider(BaseHTTPRequestHandler):
 
     def set(self, change: dict[str, Any]) -> None:
         if change.pop("rotate", False):
+            Provider.withdrawn = self.keys
             Provider.keys = {alg: (f"{alg}-{time.time_ns()}", make_key(alg)) for alg in self.keys}
         for name, value in change.items():
             setattr(Provider, name, value)
@@ -122,7 +130,7 @@ class Provider(BaseHTTPRequestHandler):
         }
         claims |= {"nonce": asked["nonce"], "email": f"{account}@example.org", "groups": GROUPS[account]} | self.claims
         claims = {name: value for name, value in claims.items() if value is not None}
-        kid, key = self.keys[self.alg]
+        kid, key = (self.withdrawn if self.sign == "withdrawn" else self.keys)[self.alg]
         if self.sign == "none":
             return jwt.encode(claims, None, "none", {"kid": kid})
         if self.sign == "hmac":  # by the public key, which everyone has
@@ -131,7 +139,8 @@ class Provider(BaseHTTPRequestHandler):
             signed = head + b"." + urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=")
             signature = urlsafe_b64encode(hmac.digest(public, signed, "sha256")).rstrip(b"=")
             return (signed + b"." + signature).decode()
-        return jwt.encode(claims, self.stranger if self.sign == "stranger" else key, self.alg, {"kid": kid})
+        header = {"kid": kid} if self.has_names else None
+        return jwt.encode(claims, self.stranger if self.sign == "stranger" else key, self.alg, header)
 
     def public(self, alg: str, kid: str, key: Any) -> dict[str, Any]:
         made: dict[str, Any] = jwt.get_algorithm_by_name(alg).to_jwk(key.public_key(), as_dict=True)

@@ -15,6 +15,7 @@ import yaml
 from litestar import Litestar
 from litestar.testing import TestClient
 
+from engine.dashboard import openid as openid_login
 from engine.dashboard.app import create_dashboard
 from engine.errors import BadInput
 from engine.service.auth import read_keys_file
@@ -54,7 +55,7 @@ def process() -> Iterator[ProviderProcess]:
 @pytest.fixture
 def provider(process: ProviderProcess) -> Iterator[ProviderProcess]:
     yield process
-    process.set(alg="RS256", sign="own", claims={}, document={})
+    process.set(alg="RS256", sign="own", has_names=True, claims={}, document={})
 
 
 def openid(provider: ProviderProcess, **other: Any) -> dict[str, Any]:
@@ -115,6 +116,34 @@ def test_both_algorithms_and_a_new_key_are_accepted(settings: Settings, provider
             provider.set(**change)
             assert log_in(client, provider, "vera").status_code == 303, change
             client.cookies.clear()
+
+
+def test_a_key_that_the_provider_withdrew_ends_with_the_discovery_document(
+    settings: Settings, provider: ProviderProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with visitor(settings) as client:
+        assert log_in(client, provider, "vera").status_code == 303
+        provider.set(rotate=True, sign="withdrawn")
+        client.cookies.clear()
+        monkeypatch.setattr(openid_login, "DISCOVERY_SECONDS", -1.0)
+        refused = log_in(client, provider, "vera")
+        assert refused.status_code == 401
+        assert "signed by a key that the provider does not publish" in refused.text
+        provider.set(sign="own")
+        assert log_in(client, provider, "vera").status_code == 303
+
+
+def test_of_several_keys_without_a_name_each_is_tried(settings: Settings, provider: ProviderProcess) -> None:
+    provider.set(has_names=False)
+    with visitor(settings) as client:
+        for change in ({}, {"rotate": True}, {"alg": "ES256"}):
+            provider.set(**change)
+            assert log_in(client, provider, "vera").status_code == 303, change
+            client.cookies.clear()
+        provider.set(alg="RS256", sign="stranger")
+        refused = log_in(client, provider, "vera")
+        assert refused.status_code == 401
+        assert "signed by a key that the provider does not publish" in refused.text
 
 
 FORGED = {
