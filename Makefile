@@ -8,11 +8,13 @@ COMPILE := $(RESOLVE) --extra analysis --extra embedded --extra dashboard --extr
 DEMO_ARGS ?=
 DECISIONS ?= 100000
 MINUTES ?= 30
+CASES ?= 100000
+SEED ?= 1
 
 ENGINE_TESTS := tests/analysis/sources/test_engines.py tests/analysis/sources/test_engine_tables.py
 COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
 
-.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-days bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak due skew bench-lists obd cdnow replay lock clean
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-days bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak due fuzz skew bench-lists obd cdnow replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -147,6 +149,10 @@ soak: .venv/dev.stamp ## mixed load with a random fault every minute, and a ledg
 
 bench-coverage: .venv/dev.stamp ## how often the intervals of `evaluate` cover the truth, on 6,000 simulated logs
 	$(BIN)/python -m tests.statistical.coverage
+
+FUZZED := tests/stories/test_orders_agree.py tests/stories/test_differential.py tests/service/test_ofrep_and_decide.py
+fuzz: .venv/dev.stamp ## two readings of one thing on CASES random cases each, by SEED: forty minutes
+	FUZZ=$(CASES) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -q -n 0 --timeout=0 -s --durations=4 $(FUZZED)
 
 skew: .venv/dev.stamp ## a million random events: traits of live profiles against those computed from the log
 	$(BIN)/python -m loadtests.skew
