@@ -43,3 +43,18 @@ def test_a_customer_whose_decision_had_no_part_can_be_read(server: Any, page: st
     bare = decide(server, customer=ids)
     server.post("/v1/exposures", {"decision_id": bare["decision_id"]})
     assert server.get(f"/v1/profiles/items-2{page}").status_code == 200
+
+
+def test_a_level_that_breaks_a_rule_is_rejected_and_the_others_are_set(server: Any) -> None:
+    levels = [{"sku": "good", "level": 3}, {"sku": "bad", "level": "3"}, {"sku": "more", "level": 1, "x": {}}, 7]
+    answer = server.post("/v1/stock", {"levels": levels})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["statuses"]
+    assert [(one["sku"], one["status"]) for one in found] == [
+        ("good", "set"),
+        ("bad", "rejected"),
+        ("more", "rejected"),
+        ("", "rejected"),
+    ]
+    assert found[1]["reason"].startswith("level: ")
+    assert server.get("/v1/stock/good").json()["left"] == 3

@@ -9,8 +9,9 @@ import msgspec
 
 from engine.catalog.plan.places import PLACE_NAMES, Places
 from engine.claims.claims import Claims, stock_share
-from engine.errors import StoreUnavailable
+from engine.errors import BadInput, StoreUnavailable
 from engine.journal.records import EventRecord
+from engine.json_body import UNREADABLE_JSON, decode_json
 from engine.service.auth import RequestGuard
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.ids import new_id
@@ -44,6 +45,14 @@ class StockLevels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Many levels at once."""
 
     levels: Annotated[list[PlacedLevel], msgspec.Meta(min_length=1, max_length=MOST_LEVELS)]
+
+
+class _LevelsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    levels: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=MOST_LEVELS)]
+
+
+class _LevelName(msgspec.Struct, frozen=True):
+    sku: str = ""
 
 
 class StockStatus(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -89,7 +98,9 @@ class StockPlaces(msgspec.Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(StockLevel)
-_bulk_decoder = msgspec.json.Decoder(StockLevels)
+_placed_decoder = msgspec.json.Decoder(PlacedLevel)
+_bulk_decoder = msgspec.json.Decoder(_LevelsBody)
+_sku_decoder = msgspec.json.Decoder(_LevelName)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -111,14 +122,23 @@ class StockDesk:
 
     async def set_levels(self, call: Call) -> Reply:
         """Set many stocks; those that break a rule are rejected by themselves."""
-        levels = decode_body(_bulk_decoder, call.body).levels
-        problems = [_level_problem(one.level) or self._place_problem(one.place) for one in levels]
-        await self._set([one for one, problem in zip(levels, problems, strict=True) if not problem], call.caller.name)
-        statuses = [
-            StockStatus(one.sku, "rejected" if problem else "set", one.place, problem)
-            for one, problem in zip(levels, problems, strict=True)
-        ]
+        levels = [self._read_level(sent) for sent in decode_body(_bulk_decoder, call.body).levels]
+        await self._set([one for one in levels if isinstance(one, PlacedLevel)], call.caller.name)
+        statuses = [StockStatus(one.sku, "set", one.place) if isinstance(one, PlacedLevel) else one for one in levels]
         return Reply(_encode(StockStatuses(statuses)))
+
+    def _read_level(self, sent: msgspec.Raw) -> PlacedLevel | StockStatus:
+        """One of many levels, or why it is rejected."""
+        try:
+            level = decode_json(_placed_decoder, bytes(sent))
+        except BadInput as error:
+            try:
+                sku = _sku_decoder.decode(sent).sku
+            except UNREADABLE_JSON:
+                sku = ""
+            return StockStatus(sku, "rejected", reason=str(error))
+        problem = _level_problem(level.level) or self._place_problem(level.place)
+        return StockStatus(level.sku, "rejected", level.place, problem) if problem else level
 
     async def get_left(self, call: Call) -> Reply:
         """What is left of one stock."""
