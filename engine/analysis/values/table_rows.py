@@ -11,10 +11,8 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 from zoneinfo import ZoneInfo
-
-from engine.metric_kinds import COUNTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,17 +137,23 @@ def _meets(column: ir.Value, wanted: object) -> ir.BooleanValue:
 
 
 def _sum(joined: ir.Table, one: RowSum, inside: ir.BooleanValue, span: tuple[datetime, datetime]) -> ir.FloatingValue:
-    rules, has_value = one.spec.rules, f"{one.name}_v" in joined.columns
-    if rules.event_adds == "presence":
-        return inside.ifelse(1.0, 0.0).max()
-    if rules.event_adds == "days":
-        return _local_day(joined["at"], one.spec.zone, span).nunique(where=inside).cast("float64")
-    if rules.event_adds in COUNTED or not has_value:
-        return inside.ifelse(1.0, 0.0).sum()
-    value = joined[f"{one.name}_v"]
-    if f"{one.name}_r" in joined.columns:
-        value = value * joined[f"{one.name}_r"]
-    return inside.ifelse(value, 0.0).sum()
+    counted = inside.ifelse(1.0, 0.0)
+    match one.spec.rules.event_adds:
+        case "presence":
+            return counted.max()
+        case "days":
+            return _local_day(joined["at"], one.spec.zone, span).nunique(where=inside).cast("float64")
+        case "one":
+            return counted.sum()
+        case "amount":
+            if f"{one.name}_v" not in joined.columns:
+                return counted.sum()
+            value = joined[f"{one.name}_v"]
+            if f"{one.name}_r" in joined.columns:
+                value = value * joined[f"{one.name}_r"]
+            return inside.ifelse(value, 0.0).sum()
+        case other:
+            assert_never(other)
 
 
 def _local_day(at: ir.TimestampValue, zone: str, span: tuple[datetime, datetime]) -> ir.IntegerValue:
