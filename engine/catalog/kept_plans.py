@@ -3,6 +3,7 @@
 The archived plan decides: its experiments, flags, moments, policies, audiences and renderings. What protects customers
 and stocks is today's: an offer has the caps of both plans, today's stock, budget, purpose and dates where it is still
 in the folder, and channels have today's caps. The items of a feed are today's rows, as nothing else can be bought.
+A fallback of before that is limited by now gives way to today's (`decision.experiments.kept_selection_at`).
 
 Its policies learn apart from today's, under keys of their own (`home_hero~q4`), from the held-out customers alone. Both
 plans read one profile, so a trait of both is defined as today; counters and traits are the union of both.

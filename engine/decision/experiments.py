@@ -1,6 +1,7 @@
 """The experiments of one decision: which are asked for, what each answers, what is logged and bound."""
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 import msgspec
@@ -209,6 +210,7 @@ def kept_selection_at(
     """The selection at a placement of today's plan by the archived one (`plans`: today's, archived), if that has one.
 
     A campaign of that plan chooses while today's has the same arms: messages have the days and hours of today's.
+    Nothing closes a fallback, so one that is limited by now, in stock or in time, gives way to today's.
     """
     today, kept = plans
     if channel == CAMPAIGN_CHANNEL:
@@ -216,7 +218,10 @@ def kept_selection_at(
         return campaign.selection if campaign is not None and campaign.selection.arms == arms else None
     if (channel, placement) not in kept.selections:
         return None
-    return selection_at(kept, channel, placement, assigned)
+    selection = selection_at(kept, channel, placement, assigned)
+    if selection.fallback.spec.is_unrestricted:
+        return selection
+    return replace(selection, fallback=today.selections[channel, placement].fallback)
 
 
 def is_tripped(selection: Selection, tripped: Collection[str]) -> bool:

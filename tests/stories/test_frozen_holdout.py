@@ -143,6 +143,25 @@ def test_the_limits_of_today_hold_for_who_is_held_out(open_shop: Any, tmp_path: 
             time.sleep(0.05)
 
 
+@pytest.mark.parametrize("limit", [{"stock": {"sku": "B"}}, {"end": "2026-01-01T00:00:00Z"}, {"purpose": "marketing"}])
+def test_a_fallback_of_before_that_is_limited_today_gives_way_to_that_of_today(
+    open_shop: Any, tmp_path: Path, limit: dict[str, Any]
+) -> None:
+    version = archive_before(tmp_path)
+    offers = {**TODAY["offers"], "banner": limit, "d": {}, "b": {"end": "2026-01-01T00:00:00Z"}}
+    placements = {key: {**one, "fallback": "d"} for key, one in TODAY["placements"].items()}
+    shop = open_shop(frozen(version, share=1, offers=offers, placements=placements))
+    shop.stock("B", 0)
+    shown = [shop.decide("web", "hero", "strip", user_id=f"u{n}")["offers"] for n in range(5)]
+    assert {(one["hero"]["offer"], one["hero"]["reason"]) for one in shown} == {("d", "fallback")}
+    shop.client().post("/v1/experiments/hero/pause", json={"reason": "test"})
+    until = time.monotonic() + 20
+    while (one := shop.decide("web", "hero", user_id="u1")["offers"]["hero"])["reason"] != "breaker":
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert one["offer"] == "d"
+
+
 def test_the_report_compares_everyone_with_the_kept_plan(open_shop: Any, tmp_path: Path) -> None:
     """Also who was only asked for an offer, or for nothing that the kept plan has."""
     version, chance, held = archive_before(tmp_path), random.Random(3), 0
