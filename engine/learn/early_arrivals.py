@@ -148,9 +148,11 @@ def load_batch(
     everyone = {aliases.current_id(customer) for customer in customers | merging} | pending.customers_of(decisions)
     # A released early event may reward anything that its customer was exposed to.
     own = {row.decision_id for customer in everyone for row in pending.of_customer(customer)}
-    waiting = {arrival.record.customer for arrival in early.load(decisions | own, everyone)}
+    arrivals = early.load(decisions | own, everyone)
+    waiting = {arrival.record.customer for arrival in arrivals}
     aliases.load(waiting, ())
-    pending.load((), {aliases.current_id(customer) for customer in waiting})
+    named = {arrival.record.decision_id for arrival in arrivals if arrival.record.decision_id}
+    pending.load(named, {aliases.current_id(customer) for customer in waiting})
 
 
 def _merged_ids(record: EventRecord) -> set[str]:

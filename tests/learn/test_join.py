@@ -244,6 +244,29 @@ def test_a_partial_refund_takes_its_part_back(shop: Any) -> None:
     assert totals(shop, "till")["a"] == (1, 10)
 
 
+@pytest.mark.parametrize("cut", ["in one batch", "a batch each"])
+def test_a_second_order_of_another_customer_waits_for_the_decision_that_it_names(shop: Any, cut: str) -> None:
+    def order(number: int, at: float, decision: str) -> Any:
+        properties = f'{{"order_id": "o{number}"}}'.encode()
+        return shop.event("purchase", at, "u", decision, revenue=float(number), properties=properties)
+
+    for number in (1, 2, 3):
+        shop.send(*shop.shown(f"d{number}", 0, "a", key="till", arm="abc"[number - 1]))
+    for record in (
+        order(1, 5, "d1"),
+        order(2, 6, "d1"),
+        order(3, 7, "d2"),
+        shop.event("$merge", 8, "u", properties=b'{"from": "a", "into": "u"}'),
+        order(1, 9, "d3"),  # so d1 earns the second
+    ):
+        shop.send(record, partition=0)
+        if cut == "a batch each":
+            shop.learn()
+    shop.learn()
+    assert totals(shop, "till") == {"a": (1, 2), "b": (1, 3), "c": (1, 1)}
+    assert shop.reasons() == []
+
+
 def test_a_refund_may_come_before_the_reward(shop: Any) -> None:
     shop.send(*shop.shown("d1", 0, key="till"), shop.event("refund", 6, decision="d1"))
     shop.learn()
