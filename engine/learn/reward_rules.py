@@ -230,7 +230,7 @@ class RewardBook:
             self.quarantine(event, row.partition, DUPLICATE)
         elif row.status in {REWARDED, REFUNDED}:
             self.quarantine(event, row.partition, f"second reward: {row.decision_id} has one")
-        elif event.time > row.exposed + rule.window or row.status == CLOSED:
+        elif self._is_late(row, event):
             self.quarantine(event, row.partition, f"late: the window of {row.decision_id} is over")
         elif self._state(row, rule, event, properties):
             row.cause = event.message_id
@@ -260,10 +260,11 @@ class RewardBook:
         """Whether the rows that an order rewarded earn what another statement of it says; the newest stands.
 
         Where the event names a decision whose rows `named` can earn the order and did not, what others earned by it is
-        taken back, and False returned: that decision earns it.
+        taken back, and False returned: that decision earns it. One whose window is over can not.
         """
         order = rows[0].purchase
-        earning = [row for row in named if row.status != UNSEEN and self.earns(row, event, properties)]
+        seen = [row for row in named if row.status != UNSEEN and not self._is_late(row, event)]
+        earning = [row for row in seen if self.earns(row, event, properties)]
         if earning and not any(row.purchase == order for row in earning):
             free = [row for row in earning if not self.has_other_order(row, order)]
             for row in rows if free else ():
@@ -317,6 +318,13 @@ class RewardBook:
         """Log an event that cannot count; the part of `reason` before the colon names the counter."""
         self.aside[reason.partition(":")[0]] += 1
         self.log.append((partition, QuarantineRecord(event.received, reason, SOURCE, encode(event))))
+
+    def _is_late(self, row: Pending, event: EventRecord) -> bool:
+        """Whether a row without a reward can have none by an event any more."""
+        if row.status in {REWARDED, REFUNDED}:
+            return False
+        rule = self._rules.by_selection.get(row.selection)
+        return row.status == CLOSED or rule is None or event.time > row.exposed + rule.window
 
     def _metric_of(self, row: Pending) -> MetricSpec | None:
         rule = self._rules.by_selection.get(row.selection)

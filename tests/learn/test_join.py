@@ -267,6 +267,17 @@ def test_a_second_order_of_another_customer_waits_for_the_decision_that_it_names
     assert shop.reasons() == []
 
 
+def test_an_order_stays_with_its_decision_if_the_window_of_the_one_it_names_is_over(shop: Any) -> None:
+    def order(at: float, decision: str | None = None) -> Any:
+        return shop.event("purchase", at, decision=decision, revenue=12.5, properties=b'{"order_id": "o1"}')
+
+    shop.send(*shop.shown("d1", 0, key="till"), *shop.shown("d2", 2 * HOUR, key="till", arm="b"))
+    shop.send(order(2 * HOUR + 5), order(2 * HOUR + 6, "d1"))
+    shop.learn()
+    assert totals(shop, "till")["b"] == (1, 12.5)
+    assert shop.aside() == {"order stated again": 1}
+
+
 def test_a_refund_may_come_before_the_reward(shop: Any) -> None:
     shop.send(*shop.shown("d1", 0, key="till"), shop.event("refund", 6, decision="d1"))
     shop.learn()
