@@ -169,7 +169,7 @@ class PendingStore:
         for decision_id in decisions:
             if decision_id in kept and decision_id not in self._partial:
                 self._touched += kept[decision_id]
-            elif decision_id <= newest:  # ids sort by time: one beyond the newest of the file is not in it
+            elif decision_id <= newest:  # one beyond the highest of the file is not in it
                 unknown.append(decision_id)
         if unknown:
             self._load(self._db.execute(_BY_DECISION, [_json_list(unknown)]))

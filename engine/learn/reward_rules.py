@@ -199,9 +199,8 @@ class RewardBook:
         self.log: list[tuple[int, RewardRecord | QuarantineRecord]] = []
         self.aside: Counter[str] = Counter()
         self._rules = rules
-        self._moved: list[
-            tuple[Pending, str, OrderStatement]
-        ] = []  # statements of orders that other decisions earn now
+        # The statements of orders that other decisions earn now.
+        self._moved: list[tuple[Pending, str, OrderStatement]] = []
 
     def earns(self, row: Pending, event: EventRecord, properties: Properties) -> bool:
         """Whether the rule of a row counts an event; properties may name the placement or the offer it is for.

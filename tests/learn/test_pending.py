@@ -40,8 +40,14 @@ def new_row(draw: random.Random, number: int) -> Pending:
 
 def change(draw: random.Random, store: PendingStore, row: Pending) -> None:
     """One change of a row's life, of those that time makes and of those that a reward, refund or merge makes."""
-    row.dirty = True
-    match draw.randrange(6):
+    if row.status == CLOSED:  # it is only removed
+        return
+    kind = draw.randrange(6)
+    if kind < 3:
+        row.advanced = True
+    else:
+        row.dirty = True
+    match kind:
         case 0:
             row.status, row.exposed, row.due = OPEN, draw.random(), draw.uniform(0, 100)
         case 1:
@@ -83,7 +89,10 @@ def test_a_file_has_the_rows_of_a_dictionary_after_random_batches(state: State, 
             # The id of a removed row may come again, in the same batch too.
             for number in {batch * 3, batch * 3 + 1, draw.randrange(batch * 3 + 1)}:
                 if not store.of_decision(f"d{number}"):
-                    store.add(new_row(draw, number))
+                    row = new_row(draw, number)
+                    store.add(row)
+                    if draw.random() < 0.3:
+                        change(draw, store, row)
             store.write()
             known = {f"d{number}" for number in range(batch * 3 + 2)}
             model = {id_: as_stored(row) for id_ in sorted(known) for row in store.of_decision(id_)}
