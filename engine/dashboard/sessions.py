@@ -67,6 +67,8 @@ class Sessions:
         self._secret = _read_secret(data)
         self.is_open = not keys
         self.openid = OpenIdLogin(openid, self._sign) if openid else None
+        self.is_encrypted = openid is not None and (openid.address or "").startswith("https://")
+        """Whether browsers reach the dashboard by https, by the settings."""
 
     def read(self, headers: RequestHeaders, cookie: str | None) -> tuple[Session, bool]:
         """The session of a request, and whether it is new, so that its cookie has to be sent.

@@ -196,7 +196,9 @@ def _bare_visit(request: WebRequest, desk: Desk, session: Session) -> PageVisit:
         headers=tuple(request.scope["headers"]),
         cookies=request.cookies,
         peer=peer,
-        is_secure=request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https",
+        is_secure=desk.sessions.is_encrypted
+        or request.url.scheme == "https"
+        or request.headers.get("x-forwarded-proto") == "https",
     )
 
 

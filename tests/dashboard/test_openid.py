@@ -303,6 +303,37 @@ def test_without_an_address_only_this_machine_logs_in(settings: Settings, provid
         assert "redirect_uri=http%3A%2F%2F127.0.0.1%3A9%2Flogin" in begun.headers["location"]
 
 
+@pytest.mark.parametrize(
+    ("address", "header", "is_secure"),
+    [
+        ("https://counterpoint.example.org", {}, True),
+        (OWN, {}, False),
+        (OWN, {"x-forwarded-proto": "https"}, True),
+    ],
+)
+def test_cookies_are_secure_where_browsers_come_by_https(
+    settings: Settings, provider: ProviderProcess, address: str, header: dict[str, str], *, is_secure: bool
+) -> None:
+    assert settings.api_keys
+    settings.api_keys.write_text(yaml.safe_dump({"keys": KEYS, "openid": openid(provider, address=address)}))
+    with visitor(settings) as client:
+        client.headers.update(header)
+        page = client.get("/login")
+        token = page.text.partition('name="token" value="')[2].partition('"')[0]
+        session = {"cookie": page.headers["set-cookie"].partition(";")[0]}
+        form = {"token": token, "theme": "dark", "key": KEYS[0]["key"]}
+        set_by = [
+            page,
+            client.get("/login/openid"),
+            client.post("/theme", data=form, headers=session),
+            client.post("/login", data=form, headers=session),
+        ]
+        cookies = [cookie for answer in set_by for cookie in answer.headers.get_list("set-cookie")]
+        names = {cookie.partition("=")[0] for cookie in cookies}
+        assert names == {"counterpoint_session", "counterpoint_login", "theme"}
+        assert {"; Secure" in cookie for cookie in cookies} == {is_secure}
+
+
 def test_claims_may_be_nested_or_a_single_text(settings: Settings, provider: ProviderProcess) -> None:
     assert settings.api_keys
     for claim, claims in (
