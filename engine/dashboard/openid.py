@@ -127,13 +127,17 @@ class OpenIdLogin:
             Refusal: 401 or 403 for an answer that is not the one asked for, 502 if the provider fails.
         """
         if pending is None or pending.ends < time.time() or not _is_equal(pending.state, answer.get("state", "")):
-            raise Refusal(401, "this login was begun in another browser, or too long ago; begin again")
+            minutes = f"{LOGIN_SECONDS / 60:.0f} minutes"
+            why = f"this login was begun in another browser or tab, or more than {minutes} ago"
+            raise Refusal(401, f"{why}; log in again, in one tab and within {minutes}")
         if answer.get("iss", self.spec.issuer) != self.spec.issuer:  # RFC 9207
-            raise Refusal(401, "the answer is not from the provider that was asked; begin again")
+            why = f"the answer (iss) is not from {self.spec.issuer}, which was asked"
+            raise Refusal(401, f"{why}; log in again here, and if it repeats compare openid.issuer with the provider's")
         if "error" in answer or not answer.get("code"):
             error = answer.get("error", "")
             known = error if _ERROR.fullmatch(error) else "no code"
-            raise Refusal(403, f"the provider did not log you in ({known}); begin again, or ask who runs it")
+            remedy = "log in again with an account that may, or ask who runs it"
+            raise Refusal(403, f"the provider did not log you in ({known}); {remedy}")
         token = await self._exchange(answer["code"], pending)
         return await self._verify(token, self._nonce(pending.state))
 
@@ -189,8 +193,11 @@ class OpenIdLogin:
         answer = _decode(body, TokenAnswer, provider.token_endpoint)
         if answer.error in {"invalid_client", "unauthorized_client"}:
             raise _provider_error(f"it answers {answer.error}; check client_id and client_secret")
+        if answer.error == "invalid_grant":
+            raise Refusal(401, "the code of this login was used before, or is too old; log in again, without reloading")
         if not answer.id_token:
-            raise Refusal(401, "the provider gave no ID token for this login; begin again")
+            known = answer.error if _ERROR.fullmatch(answer.error) else "no reason"
+            raise Refusal(401, f"the provider gave no ID token ({known}); log in again, or ask who runs it")
         return answer.id_token
 
     async def _verify(self, token: str, nonce: str) -> dict[str, object]:
@@ -201,7 +208,7 @@ class OpenIdLogin:
             log.warning("an ID token was refused", reason=str(error))
             raise Refusal(401, f"the ID token of the provider is not valid ({error}); ask who runs it") from error
         if not _is_equal(nonce, str(claims.get("nonce", ""))):
-            raise Refusal(401, "the ID token is of another login (nonce); begin again")
+            raise Refusal(401, "the ID token is of another login (nonce); log in again, in one tab")
         audience, party = claims["aud"], claims.get("azp")
         if party != self.spec.client_id and (party is not None or (isinstance(audience, list) and len(audience) > 1)):
             raise Refusal(401, "the ID token was issued to another client (azp); ask who runs the provider")

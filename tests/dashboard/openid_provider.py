@@ -2,8 +2,8 @@
 
 It checks what a real one checks: the client and its secret, the callback, that a code is used once, and the code
 verifier. `POST /set` takes JSON and changes what it issues: `alg`, `claims` that replace those of the token (null
-removes one), `sign` (`own`, `stranger`, `none`, `hmac`, `withdrawn`), `rotate` to sign by a new key, which withdraws
-the one before, `has_names` (false: several keys without names), and fields of its `document`.
+removes one), `sign` (`own`, `stranger`, `none`, `hmac`, `withdrawn`, `nothing`), `rotate` to sign by a new key, which
+withdraws the one before, `has_names` (false: several keys without names), and fields of its `document`.
 """
 
 import hashlib
@@ -117,7 +117,8 @@ class Provider(BaseHTTPRequestHandler):
         if not asked or asked["redirect_uri"] != form["redirect_uri"] or asked["code_challenge"] != challenge:
             self.answer({"error": "invalid_grant"}, 400)
             return
-        self.answer({"access_token": "x", "token_type": "Bearer", "id_token": self.token(asked)})
+        token = {} if self.sign == "nothing" else {"id_token": self.token(asked)}
+        self.answer({"access_token": "x", "token_type": "Bearer"} | token)
 
     def token(self, asked: dict[str, str]) -> str:
         now, account = int(time.time()), asked["account"]

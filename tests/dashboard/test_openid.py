@@ -196,6 +196,27 @@ def test_only_the_browser_that_began_a_login_ends_it_and_once(settings: Settings
         assert come_back(back, mine) == 401  # the code was used
 
 
+def test_a_login_that_fails_says_why_and_what_to_do(settings: Settings, provider: ProviderProcess) -> None:
+    with visitor(settings) as client:
+
+        def reason(account: str = "anna", become: tuple[str, str] = ("", "")) -> str:
+            begun = client.get("/login/openid").headers["location"]
+            back = provider.log_in(begun, account).removeprefix(OWN).replace(*become)
+            return client.get(back).text.partition('role="alert"')[2].partition("</p>")[0]
+
+        found = {
+            "more than 10 minutes ago; log in again, in one tab": reason(become=("state=", "state=x")),
+            "compare openid.issuer with the provider": reason(become=("iss=http", "iss=https")),
+            "(access_denied); log in again with an account that may": reason("mallory"),
+            "was used before, or is too old; log in again": reason(become=("code=", "code=x")),
+        }
+        provider.set(claims={"nonce": "another"})
+        found["of another login (nonce); log in again"] = reason()
+        provider.set(sign="nothing")
+        found["gave no ID token (no reason); log in again"] = reason()
+        assert {why: text for why, text in found.items() if why.lower() not in text.lower()} == {}
+
+
 def test_who_has_no_role_or_is_not_let_in_reads_why(settings: Settings, provider: ProviderProcess) -> None:
     with visitor(settings) as client:
         refused = log_in(client, provider, "nina")
