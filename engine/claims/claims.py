@@ -44,7 +44,7 @@ from msgspec.structs import replace
 
 from engine import keyspace
 from engine.catalog.plan.places import shelf_name
-from engine.claims.coupons import change_coupon, count_codes, show_codes
+from engine.claims.coupons import change_coupon, count_codes, merged_into, show_codes
 from engine.customer import Counts
 from engine.customers.redis.counts import decode_counts
 from engine.customers.redis.keys import ProfileKey
@@ -135,13 +135,21 @@ class Claims:
     def __init__(self, pipeline: RedisPipeline) -> None:
         self._pipeline = pipeline
 
-    async def claim(self, key: ProfileKey, claims: Sequence[Claim], now: float) -> list[Denial | None]:
+    async def claim(
+        self, key: ProfileKey, claims: Sequence[Claim], now: float, absorbed: Sequence[ProfileKey] = ()
+    ) -> list[Denial | None]:
         """The denial of each claim on the customer at `key`, None where it is granted; claims are counted in order.
 
-        Takes one round trip, and a second to give back the parts of refused claims.
+        Takes one round trip, and a second to give back the parts of refused claims. Where a coupon is claimed, it may
+        be the one of a profile that was `absorbed`: to look at those takes a round trip before.
         """
         shares = [(index, share) for index, claim in enumerate(claims) for share in claim.shares]
-        reserving = [self._change("reserve", share, claims[index].id, now, key) for index, share in shares]
+        if absorbed:
+            has_coupons = any(share.pool == "coupon" for _, share in shares)
+            absorbed = await merged_into(self._pipeline, key, absorbed) if has_coupons else ()
+        reserving = [
+            self._change("reserve", share, claims[index].id, now, key, absorbed=absorbed) for index, share in shares
+        ]
         denials = await self._count(key, [_counted(claim) for claim in claims], now)
         if not shares:
             return denials
@@ -242,12 +250,19 @@ class Claims:
         raise StoreUnavailable(f"a customer moved {MOVES} times while offers were claimed for them; ask again")
 
     def _change(
-        self, action: PoolAction, share: PoolShare, id_: str, now: float, key: ProfileKey = ""
+        self,
+        action: PoolAction,
+        share: PoolShare,
+        id_: str,
+        now: float,
+        key: ProfileKey = "",
+        *,
+        absorbed: Sequence[ProfileKey] = (),
     ) -> "asyncio.Future[RedisReply]":
         """One transition of a claim in a pool, for the customer at `key`."""
         if share.pool != "coupon":
             return self._pool(action, share, id_, now)
-        arguments = (action, repr(now), id_, key, repr(share.hold + DAY))
+        arguments = (action, repr(now), id_, key, repr(share.hold + DAY), *absorbed)
         return change_coupon(self._pipeline, share.name, arguments)
 
     def _pool(self, action: PoolAction, share: PoolShare, id_: str, now: float) -> "asyncio.Future[RedisReply]":

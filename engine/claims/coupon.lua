@@ -1,5 +1,6 @@
 -- One transition of an offer's coupon codes. The states and their fields are described in coupons.py.
--- KEYS: codes (hash), claims (sorted set), free codes (list). ARGV: action, now (s), claim id, customer, life (s).
+-- KEYS: codes (hash), claims (sorted set), free codes (list). ARGV: action, now (s), claim id, customer, life (s), and
+--   to reserve the customers that were merged into this one.
 --   import takes codes in place of the claim id and what follows; revoke takes one code there.
 -- Actions and replies:
 --   reserve                   0: no code is left; 1: the claim has one; 2: it has one, and is new
@@ -81,13 +82,21 @@ end
 
 if action == 'reserve' then
   if code then return 1 end
-  code = who ~= '' and get('w:' .. who)
-  if not (code and get('c:' .. code) == 'drawn') then
+  local function valid_of(customer)
+    local own = get('w:' .. customer)
+    return own and get('c:' .. own) == 'drawn' and own
+  end
+  code = valid_of(who)
+  for i = 6, #ARGV do
+    code = code or valid_of(ARGV[i])
+    if code and get('w:' .. ARGV[i]) == code then redis.call('HDEL', KEYS[1], 'w:' .. ARGV[i]) end
+  end
+  if not code then
     code = redis.call('LPOP', KEYS[3])
     if not code then return 0 end
     redis.call('HSET', KEYS[1], 'c:' .. code, 'drawn')
-    if who ~= '' then redis.call('HSET', KEYS[1], 'w:' .. who, code) end
   end
+  redis.call('HSET', KEYS[1], 'w:' .. who, code)
   redis.call('HSET', KEYS[1], 'h:' .. id, code, 'u:' .. id, '1')
   redis.call('HINCRBY', KEYS[1], 'n:' .. code, 1)
   redis.call('ZADD', KEYS[2], now + life, id)

@@ -10,6 +10,9 @@
 A customer who is shown the offer again gets their own code again, until it is redeemed or revoked. What was shown and
 then refused is not given to another: its first customer may have noted it. Only a code that left no answer goes back.
 
+A login merges customers. The code of the merged one becomes that of the customer when they are shown the offer next and
+have none: a merge writes no coupons, so it cannot fail or stop half way by them.
+
 A claim is reserved, then shown just before the answer, or undone where the answer does not show it. Decisions of one
 customer at the same moment have claims on one code. So a code goes back with the last claim that waits for its answer,
 and an event that names the code stands for the claim that was shown last, never for one that is undone.
@@ -38,6 +41,14 @@ from engine.customers.redis.pipeline import RedisPipeline, RedisReply, load_scri
 AT_ONCE = 1000
 """Codes that one call of the script takes."""
 _COUPON = load_script(Path(__file__).with_name("coupon.lua"))
+
+
+class CustomerCode(msgspec.Struct, frozen=True, kw_only=True):
+    """The code of a customer for an offer; `state` is drawn, redeemed or revoked."""
+
+    offer: str
+    code: str
+    state: str
 
 
 class CouponCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,10 +114,32 @@ async def show_codes(pipeline: RedisPipeline, claims: Mapping[str, str], now: fl
     return {offer: _text(code) for offer, code in zip(claims, found, strict=True) if code}
 
 
-async def has_code(pipeline: RedisPipeline, offer: str, key: ProfileKey) -> bool:
-    """Whether the customer at `key` has a code of the offer that can be redeemed."""
-    code = await pipeline.send("HGET", keyspace.coupons(offer)[0], f"w:{key}")
-    return code is not None and await pipeline.send("HGET", keyspace.coupons(offer)[0], f"c:{_text(code)}") == b"drawn"
+async def read_codes(
+    pipeline: RedisPipeline, offer: str, key: ProfileKey, absorbed: Sequence[ProfileKey] = ()
+) -> list[CustomerCode]:
+    """The codes of an offer that the customer at `key`, with those `absorbed`, has; without the merged ones mostly one.
+
+    Raises:
+        StoreUnavailable: if Redis does not answer in time.
+    """
+    codes, *_ = keyspace.coupons(offer)
+    owners = [key, *await merged_into(pipeline, key, absorbed)]
+    owned = await asyncio.gather(*(pipeline.send("HGET", codes, f"w:{owner}") for owner in owners))
+    names = list(dict.fromkeys(_text(code) for code in owned if code is not None))
+    states = await asyncio.gather(*(pipeline.send("HGET", codes, f"c:{code}") for code in names))
+    return [CustomerCode(offer=offer, code=code, state=_text(state)) for code, state in zip(names, states, strict=True)]
+
+
+async def merged_into(pipeline: RedisPipeline, key: ProfileKey, absorbed: Sequence[ProfileKey]) -> list[ProfileKey]:
+    """Those of the profiles that the customer at `key` absorbed whose entries lead to them still.
+
+    A browser that was shared too widely is a customer of its own again, and keeps its code.
+    """
+    if not absorbed:
+        return []
+    values = await pipeline.get([keyspace.profile(one) for one in absorbed], list)
+    here = tuple(mark + key.encode() for mark in (b">", b"M"))
+    return [one for one, value in zip(absorbed, values, strict=True) if value is not None and value.startswith(here)]
 
 
 async def offers_with_codes(pipeline: RedisPipeline) -> list[str]:

@@ -82,9 +82,16 @@ class OfferGrants:
         return await self._claims.show_codes(claims, now) if claims else {}
 
     async def grant(
-        self, plan: Plan, decision: Decision, key: ProfileKey, now: float, decide_again: DecideAgain
+        self,
+        plan: Plan,
+        decision: Decision,
+        key: ProfileKey,
+        now: float,
+        decide_again: DecideAgain,
+        *,
+        absorbed: Sequence[ProfileKey] = (),
     ) -> Decision:
-        """The decision after every limited offer in it was claimed for the customer at `key`.
+        """The decision after every limited offer in it was claimed for the customer at `key`, with those `absorbed`.
 
         A refused claim masks its offer and `decide_again` draws from the others; claims on offers that are not shown in
         the end are released. Takes one round trip where no claim is refused. An item that a place turns out not to have
@@ -106,7 +113,7 @@ class OfferGrants:
             fresh = {placement: claim for placement, claim in required.items() if claim.id not in granted}
             if not fresh and not stale:
                 break
-            denials = await self._claim(key, list(fresh.values()), stale, now)
+            denials = await self._claim(key, list(fresh.values()), stale, now, absorbed)
             if not any(denials):
                 break
             items = dict(decision.items())
@@ -159,9 +166,18 @@ class OfferGrants:
         }
 
     async def claim_exposed(
-        self, plan: Plan, pending: PendingDecision, decision_id: str, names: Iterable[str], now: float
+        self,
+        plan: Plan,
+        pending: PendingDecision,
+        decision_id: str,
+        names: Iterable[str],
+        now: float,
+        *,
+        absorbed: Sequence[ProfileKey] = (),
     ) -> dict[str, Denial]:
         """Claim the offers of a prefetched decision that are exposed now; the denials by placement or item.
+
+        The customer is the one at `pending.key`, with those `absorbed`.
 
         Of a list whose claims are all or nothing, one denied item denies the others that are exposed with it.
         """
@@ -182,7 +198,7 @@ class OfferGrants:
                 claim = required_claim(plan, decision_id, name, choice, showing)
                 if claim is not None:
                     claims[name] = claim
-        denials = await self._claim(pending.key, list(claims.values()), [], now)
+        denials = await self._claim(pending.key, list(claims.values()), [], now, absorbed)
         denied = {name: denial for name, denial in zip(claims, denials, strict=True) if denial is not None}
         whole = _denied_whole(plan, pending.channel, names, denied)
         broken = [claim for name, claim in claims.items() if name in whole and name not in denied]
@@ -190,11 +206,16 @@ class OfferGrants:
         return whole | denied
 
     async def _claim(
-        self, key: ProfileKey, fresh: Sequence[Claim], stale: Sequence[Claim], now: float
+        self,
+        key: ProfileKey,
+        fresh: Sequence[Claim],
+        stale: Sequence[Claim],
+        now: float,
+        absorbed: Sequence[ProfileKey],
     ) -> list[Denial | None]:
         # Released first: a fresh claim may have the id, and need the last unit, of a stale one.
         await asyncio.gather(*(self._claims.release(key, claim, now, is_unseen=True) for claim in stale))
-        denials = await self._claims.claim(key, fresh, now)
+        denials = await self._claims.claim(key, fresh, now, absorbed)
         for claim, denial in zip(fresh, denials, strict=True):
             for share in claim.shares:
                 if share.pool in ("shelf", "coupon"):

@@ -61,7 +61,8 @@ def export(customer: Customer, *, data: Data = None, redis: Redis = None, json: 
             raise BadInput(f"{customer!r}: nothing is stored under this id; give any other id of the customer")
         _record_audit(settings, CUSTOMER_EXPORTED, {})
     profile = customer_view(stored.profile, time.time(), stored.counts) if stored else None
-    print_json({"customer": customer, "profile": profile, "log": rows})
+    coupons = stored.coupons if stored else []
+    print_json({"customer": customer, "profile": profile, "log": rows, "coupons": coupons})
     return 0
 
 

@@ -19,8 +19,9 @@ from engine import keyspace
 from engine.catalog.spec.identifiers import is_placeholder
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.claims import pending_exposures
-from engine.claims.coupons import forget_customers
+from engine.claims.coupons import CustomerCode, forget_customers, offers_with_codes, read_codes
 from engine.customer import KINDS, Counts, IdKind, Profile
+from engine.customers.model.merge import absorbed_keys
 from engine.customers.redis import keys
 from engine.customers.redis.counts import decode_counts
 from engine.customers.redis.keys import ProfileKey
@@ -55,10 +56,11 @@ DeleteElsewhere = Callable[[RedisPipeline, Container[str]], Awaitable[None]]
 
 
 class Export(msgspec.Struct, frozen=True):
-    """The stored data of one customer: the profile, and the times of counted events."""
+    """The stored data of one customer: the profile, the times of counted events, and the coupon codes."""
 
     profile: Profile
     counts: Counts
+    coupons: list[CustomerCode]
 
 
 class _BegunErasure(msgspec.Struct, frozen=True, array_like=True):
@@ -85,7 +87,11 @@ async def export_profile(store: ProfileStore, identifier: str) -> Export | None:
     if found is None:
         return None
     key, profile = found
-    return Export(profile, await store.pipeline.get([keyspace.counters(key)], lambda values: decode_counts(values[0])))
+    counts = await store.pipeline.get([keyspace.counters(key)], lambda values: decode_counts(values[0]))
+    absorbed = absorbed_keys(profile, store.hash_key)
+    offers = await offers_with_codes(store.pipeline)
+    codes = await asyncio.gather(*(read_codes(store.pipeline, offer, key, absorbed) for offer in offers))
+    return Export(profile, counts, [code for of_offer in codes for code in of_offer])
 
 
 async def erase_profile(store: ProfileStore, identifier: str, *also: DeleteElsewhere) -> dict[IdKind, list[str]]:

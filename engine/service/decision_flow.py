@@ -39,6 +39,7 @@ from engine.claims.grant_offers import LostOffers, OfferGrants, is_unlimited, pe
 from engine.claims.pending_exposures import store_pending
 from engine.claims.sticky_writes import write_sticky
 from engine.customer import Profile
+from engine.customers.model.merge import absorbed_keys
 from engine.customers.store import BatchFetch, FetchedCustomer
 from engine.decision.decision import UNRESTRICTED, Availability, DecideOptions, Decision, decide, with_coupons
 from engine.decision.gates import Pools
@@ -325,7 +326,10 @@ class DecisionFlow:
                 availability = replace(availability, lost=lost, short=short, reserved=reserved)
                 return self.evaluate(task, profile, availability=availability)
 
-            decision = await self._grants.grant(self._worker.plan, decision, customer.key, task.now, draw_again)
+            absorbed = absorbed_keys(profile, self._store.hash_key)
+            decision = await self._grants.grant(
+                self._worker.plan, decision, customer.key, task.now, draw_again, absorbed=absorbed
+            )
             decision = with_coupons(decision, await self._grants.show_coupons(decision, task.now))
         if decision.sticky_entries:
             await write_sticky(self._store, customer, decision.sticky_entries, self._worker.plan.experiments)

@@ -1,5 +1,6 @@
 """Coupon codes over HTTP where other limits refuse the offer, a refusal is taken back or an event is rejected."""
 
+import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import redis
 
 from engine import keyspace
 from tests.stories.test_coupons import SHOP, counts, fill, shown
+from tests.verbs import run_verb
 
 WELCOME: dict[str, Any] = SHOP["offers"]["welcome"]
 
@@ -91,3 +93,56 @@ def test_a_repetition_that_is_rejected_does_not_make_a_redeemed_code_valid(open_
     assert shop.send(at_till) == "rejected"
     assert counts(shop) == (2, 0, 1, 0)
     assert shop.tell("redemption", user_id="ben", properties={"coupon": "CODE-0"}) == "rejected"
+
+
+@pytest.mark.parametrize("is_prefetched", [False, True])
+def test_a_login_carries_the_code_of_the_visitor(open_shop: Any, tmp_path: Path, is_prefetched: bool) -> None:  # noqa: FBT001 (pytest)
+    shop = open_shop(SHOP)
+    fill(shop, tmp_path, 3)
+
+    def get_code(**ids: str) -> Any:
+        if not is_prefetched:
+            return shown(shop, **ids)["coupon"]
+        made = shop.decide("web", "hero", expose=False, **ids)
+        return shop.client().post("/v1/exposures", json={"decision_id": made["decision_id"]}).json()["coupons"]["hero"]
+
+    before = shop.decide("web", "hero", expose=False, anonymous_id="browser")
+    assert get_code(anonymous_id="browser") == "CODE-0"
+    assert shop.tell("click", user_id="ada", anonymous_id="browser") == "accepted"
+    assert get_code(user_id="ada") == "CODE-0"
+    assert get_code(anonymous_id="browser") == "CODE-0"
+    late = shop.client().post("/v1/exposures", json={"decision_id": before["decision_id"]}).json()
+    assert late["coupons"] == {"hero": "CODE-0"}
+    assert counts(shop) == (2, 1, 0, 0)
+    assert shop.tell("login", user_id="bo", anonymous_id="browser") == "accepted"  # another person on the browser
+    assert get_code(user_id="bo") == "CODE-1"
+    assert get_code(user_id="ada") == "CODE-0"
+    assert counts(shop) == (1, 2, 0, 0)
+
+
+def test_a_customer_with_a_code_keeps_it_after_a_login(open_shop: Any, tmp_path: Path) -> None:
+    shop = open_shop(shop_with(caps=[]))
+    fill(shop, tmp_path, 3)
+    assert shown(shop, user_id="ada")["coupon"] == "CODE-0"
+    assert shown(shop, anonymous_id="browser")["coupon"] == "CODE-1"
+    assert shop.tell("click", user_id="ada", anonymous_id="browser") == "accepted"
+    assert shown(shop, user_id="ada", anonymous_id="browser")["coupon"] == "CODE-0"
+    assert shop.tell("redemption", user_id="ada", properties={"coupon": "CODE-0"}) == "accepted"
+    assert shop.explain("web", "hero", user_id="ada")["offer"] == "welcome"
+    assert shown(shop, user_id="ada")["coupon"] == "CODE-1"  # the other one that they have seen
+    assert counts(shop) == (1, 1, 1, 0)
+
+
+def test_an_export_has_the_codes_of_the_customer(open_shop: Any, tmp_path: Path) -> None:
+    shop = open_shop(SHOP)
+    fill(shop, tmp_path, 3)
+    assert shown(shop, anonymous_id="browser")["coupon"] == "CODE-0"
+    assert shown(shop, user_id="bo")["coupon"] == "CODE-1"
+    assert shop.tell("redemption", user_id="ada", anonymous_id="browser", properties={"coupon": "CODE-0"}) == "accepted"
+    expected = [{"offer": "welcome", "code": "CODE-0", "state": "redeemed"}]
+    assert shop.client().get("/v1/profiles/ada/export").json()["coupons"] == expected
+    places = ("--data", str(shop.settings.data), "--redis", shop.settings.redis)
+    done = run_verb("export", "ada", *places)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["coupons"] == expected
+    assert json.loads(run_verb("export", "bo", *places).stdout)["coupons"][0]["state"] == "drawn"

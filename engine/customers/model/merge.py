@@ -19,7 +19,7 @@ from engine.customer import KINDS, IdKind, Profile
 from engine.customers.model.consent_sums import earliest_links
 from engine.customers.model.events import Accepted
 from engine.customers.model.reducers import FAMILIES
-from engine.customers.redis.keys import KeyedId, ProfileKey
+from engine.customers.redis.keys import KeyedId, KeyHasher, ProfileKey
 from engine.vocabulary import MERGED
 
 MARK = 8  # digits of a key that distinguish a merged profile from the others
@@ -81,6 +81,15 @@ def add_identifiers(profile: Profile, idents: Iterable[KeyedId]) -> Profile:
         if value not in held:
             ids = ids | {kind: [*held, value]}
     return profile if ids is profile.ids else replace(profile, ids=ids)
+
+
+def absorbed_keys(profile: Profile, hash_: KeyHasher) -> list[ProfileKey]:
+    """Returns the keys of the profiles that were merged into this one, as far as it lists them."""
+    if not profile.merged:
+        return []
+    marks = frozenset(profile.merged)
+    every = (hash_(kind, value) for kind in KINDS for value in profile.ids.get(kind, ()))
+    return [key for key in every if key[:MARK] in marks]
 
 
 def profile_kind(profile: Profile) -> IdKind:

@@ -10,9 +10,10 @@ import time
 import msgspec
 from msgspec.structs import replace
 
-from engine.claims.coupons import has_code
+from engine.claims.coupons import read_codes
 from engine.claims.requirements import every_share
-from engine.customers.redis.keys import ProfileKey
+from engine.customers.model.merge import absorbed_keys
+from engine.customers.store import FetchedCustomer
 from engine.decision.decision import Availability, DecideRequest
 from engine.decision.explanation import build_explanation
 from engine.decision.staff_view import build_agent_view
@@ -75,7 +76,7 @@ async def decide_with_trace(
     task = new_task(request, now, decision_id, worker.plan.rules.placeholders)
     try:
         customer = await worker.store.fetch(task.request.customer, now, counts=True)
-        pools = await _read_pools(worker, task.request, now, customer.key)
+        pools = await _read_pools(worker, task.request, now, customer)
     except StoreUnavailable:
         raise refuse_for_now(AWAY) from None
     availability = Availability(customer.counts, pools, prices=worker.follower.prices)
@@ -83,10 +84,12 @@ async def decide_with_trace(
     return DecidedTask(task, decision, FetchedTask(task, customer, availability))
 
 
-async def _read_pools(worker: Worker, request: DecideRequest, now: float, key: ProfileKey) -> dict[str, float]:
+async def _read_pools(
+    worker: Worker, request: DecideRequest, now: float, customer: FetchedCustomer
+) -> dict[str, float]:
     """The rest of every stock and budget that an offer of the request's placements needs, low or not.
 
-    Of coupon codes it has at least one for the customer at `key` if they have a code already.
+    Of coupon codes it has at least one for the customer if they have a code already.
     """
     plan = worker.plan
     offers = [
@@ -101,7 +104,9 @@ async def _read_pools(worker: Worker, request: DecideRequest, now: float, key: P
     shares = {f"{share.pool}:{share.name}": share for offer in offers for share in every_share(plan, offer)}
     left = await asyncio.gather(*(worker.claims.read_remaining(share, now) for share in shares.values()))
     pools = dict(zip(shares, left, strict=True))
+    absorbed = absorbed_keys(customer.profile, worker.store.hash_key)
     for pool, share in shares.items():
-        if share.pool == "coupon" and pools[pool] < 1 and await has_code(worker.store.pipeline, share.name, key):
-            pools[pool] = 1.0
+        if share.pool == "coupon" and pools[pool] < 1:
+            codes = await read_codes(worker.store.pipeline, share.name, customer.key, absorbed)
+            pools[pool] = float(any(one.state == "drawn" for one in codes))
     return pools

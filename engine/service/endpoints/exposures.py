@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.flags import RULE
@@ -12,7 +13,8 @@ from engine.claims.claims import DenialReason
 from engine.claims.pending_exposures import PendingDecision, fetch_pending
 from engine.claims.requirements import claim_id
 from engine.customer import CustomerIds
-from engine.customers.redis.keys import keyed_ids
+from engine.customers.model.merge import absorbed_keys
+from engine.customers.redis.keys import ProfileKey, keyed_ids
 from engine.errors import StoreUnavailable
 from engine.journal.records import ExposureRecord
 from engine.service.auth import PROOF_HEADER, RequestGuard
@@ -117,10 +119,13 @@ async def _show_coupons(
 ) -> dict[str, str]:
     """The coupon codes of what was exposed, by placement or item."""
     shown = {key: pending.offers[key][0] for key in exposed if key in pending.offers}
-    offers = {key: worker.plan.offers[offer] for key, offer in shown.items() if offer in worker.plan.offers}
-    claims = {one.key: claim_id(decision_id, one.key) for one in offers.values() if one.limits.coupons is not None}
+    claims = {one: claim_id(decision_id, one) for one in shown.values() if _has_coupons(worker.plan, one)}
     codes = await worker.event_claims.show_codes(claims, now) if claims else {}
-    return {key: codes[one.key] for key, one in offers.items() if one.key in codes}
+    return {key: codes[one] for key, one in shown.items() if one in codes}
+
+
+def _has_coupons(plan: Plan, offer: str) -> bool:
+    return offer in plan.offers and plan.offers[offer].limits.coupons is not None
 
 
 async def _claim(
@@ -132,5 +137,10 @@ async def _claim(
         raise Refusal(404, "the customer was erased; their exposures are not counted, send none", "decision_id")
     if pending.who:
         await worker.roster.note(worker.plan, [keyed_ids(pending.who, store.hash_key)[0].key], now)
-    denials = await worker.offer_grants.claim_exposed(worker.plan, pending, decision_id, keys, now)
+    absorbed: list[ProfileKey] = []
+    if pending.who and any(_has_coupons(worker.plan, offer) for offer, *_ in pending.offers.values()):
+        customer = await store.fetch(pending.who, now)  # who may have logged in since the decision
+        pending, absorbed = replace(pending, key=customer.key), absorbed_keys(customer.profile, store.hash_key)
+    grants = worker.offer_grants
+    denials = await grants.claim_exposed(worker.plan, pending, decision_id, keys, now, absorbed=absorbed)
     return {placement: denial.reason for placement, denial in denials.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from engine.claims.coupons import CustomerCode
 from engine.customer import derive_attributes
 from engine.customers.customer_view import customer_view
 from engine.customers.redis.keys import identifier_spellings
@@ -37,11 +38,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 class CustomerExport(msgspec.Struct, frozen=True):
-    """The stored data of a customer: the profile, and the rows of the log by table."""
+    """The stored data of a customer: the profile, the rows of the log by table, and the coupon codes."""
 
     customer: str
     profile: Mapping[str, object] | None
     log: dict[str, list[dict[str, object]]]
+    coupons: list[CustomerCode]
 
 
 class OfferHistory(msgspec.Struct, frozen=True):
@@ -105,7 +107,7 @@ async def export_customer(worker: Worker, customer: str) -> CustomerExport:
     if stored is None and not any(rows.values()):
         raise _unknown_customer(customer)
     profile = _view(worker, stored) if stored else None
-    return CustomerExport(customer, profile, rows)
+    return CustomerExport(customer, profile, rows, stored.coupons if stored else [])
 
 
 async def show_offers(worker: Worker, customer: str) -> OfferHistory:
