@@ -8,13 +8,22 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import duckdb
+import httpx
 import pytest
 import redis
 import time_machine
 
 from engine import keyspace
+from engine.erasure.listener import LogErasures
+from engine.journal.log.collect import collect
+from engine.settings import Settings
+from tests.faults.soak.proxy import serving
+from tests.stories.conftest import Shop, worker, write_shop
+from tests.stories.test_due_lost_reply import LostReply
 
 HAMBURG, LUEBECK, BERLIN = "hamburg", "luebeck", "berlin"
 PLACES = [
@@ -301,3 +310,40 @@ def test_an_answer_after_any_number_of_refusals_promises_only_what_is_reserved(o
             total.update(item["offer"] for item in answer.get("items") or [answer] if "place" in item)
         remains = {sku: left(shop, sku, HAMBURG) for sku in RARE}
         assert {sku: levels[sku] - remains[sku] for sku in RARE} == {sku: total[sku] for sku in RARE}, trial
+
+
+def test_levels_set_before_the_store_went_away_are_named_and_recorded(redis_url: str, tmp_path: Path) -> None:
+    folder, proxy = write_shop(tmp_path / "experiments", SHOP), LostReply(redis_url)
+    with serving(proxy):
+        settings = Settings(redis=proxy.url, data=tmp_path / "data", experiments=folder, store_timeout=5.0)
+        with worker(settings) as base, httpx.Client(base_url=base, timeout=120) as client:
+            shop = Shop(settings, [base], [client])
+            levels = [{"sku": f"item-{n:03}", "place": HAMBURG, "level": n + 1} for n in range(130)]
+            proxy.word = b"item-100"
+            refused = client.post("/v1/stock", json={"levels": levels})
+            assert (refused.status_code, proxy.word) == (503, b"")
+            detail = refused.json()["detail"]
+            first = int(detail.partition("send the level of 'item-")[2][:3])
+            assert 64 <= first <= 100
+            assert f"the {first} levels before 'item-{first:03}' at {HAMBURG} are set" in detail
+            assert [left(shop, f"item-{n:03}", HAMBURG) for n in range(first)] == [n + 1 for n in range(first)]
+            assert left(shop, "item-129", HAMBURG) == 0
+            collect(settings, LogErasures(), drain=True)
+            recorded = audited(settings)
+            assert {f"item-{n:03}" for n in range(first)} <= set(recorded)
+            assert set(recorded) <= {f"item-{n:03}" for n in range(128)}
+            statuses = client.post("/v1/stock", json={"levels": levels[first:]}).json()["statuses"]
+            assert {one["status"] for one in statuses} == {"set"}
+            proxy.word = b"item-000"
+            alone = client.post(f"/v1/stock/item-000/places/{HAMBURG}", json={"level": 5})
+            assert alone.status_code == 503
+            assert "whether the level is set is not known" in alone.json()["detail"]
+        collect(settings, LogErasures(), drain=True)
+        assert set(audited(settings)) == {one["sku"] for one in levels}
+
+
+def audited(settings: Settings) -> list[str]:
+    """The SKUs of the levels in the audit log."""
+    files = str(settings.log / "events/**/*.parquet")
+    query = "SELECT properties->>'$.sku' FROM read_parquet(?) WHERE event = 'stock_level'"
+    return [sku for (sku,) in duckdb.execute(query, [files]).fetchall()]

@@ -19,7 +19,8 @@ from engine.service.problems import Refusal, decode_body, refuse_for_now
 from engine.service.worker import Worker
 from engine.vocabulary import STOCK_LEVEL
 
-AWAY = "the store is away and nothing is changed; send it again"
+NOT_READ = "the store is away, so what is left is not known; ask again"
+NOT_SET = "the store is away, so whether the level is set is not known; send it again"
 HIGHEST = 1e9
 MOST_LEVELS = 1000
 TOGETHER = 64
@@ -146,7 +147,7 @@ class StockDesk:
         try:
             left = await self._claims.read_remaining(stock_share(sku, place), time.time())
         except StoreUnavailable:
-            raise refuse_for_now(AWAY) from None
+            raise refuse_for_now(NOT_READ) from None
         return Reply(_encode(Stock(sku, left, place)))
 
     async def get_places(self, call: Call) -> Reply:
@@ -158,7 +159,7 @@ class StockDesk:
         try:
             left = await asyncio.gather(*(self._claims.read_remaining(share, now) for share in shares))
         except StoreUnavailable:
-            raise refuse_for_now(AWAY) from None
+            raise refuse_for_now(NOT_READ) from None
         found = [
             PlaceStock(
                 place=place.key,
@@ -174,16 +175,26 @@ class StockDesk:
         return Reply(_encode(StockPlaces(sku, found)))
 
     async def _set(self, levels: list[PlacedLevel], by: str) -> None:
-        """Set the levels, then record who did; a level that was set twice is the same level."""
+        """Set the levels and record who did.
+
+        Every level that the store confirmed has its record, also where the store goes away before the last one.
+
+        Raises:
+            Refusal: 503 if the store does not confirm one; of many it names the first to be sent again.
+        """
         now = time.time()
-        try:
-            for start in range(0, len(levels), TOGETHER):
-                part = levels[start : start + TOGETHER]
-                await asyncio.gather(*(self._claims.set_stock(one.sku, one.level, now, one.place) for one in part))
-        except StoreUnavailable:
-            raise refuse_for_now(AWAY) from None
-        if levels:
-            self._worker.recorder.append([_audit_record(one, by, now) for one in levels])
+        for start in range(0, len(levels), TOGETHER):
+            part = levels[start : start + TOGETHER]
+            changes = (self._claims.set_stock(one.sku, one.level, now, one.place) for one in part)
+            replies = await asyncio.gather(*changes, return_exceptions=True)
+            if done := [one for one, reply in zip(part, replies, strict=True) if reply is None]:
+                self._worker.recorder.append([_audit_record(one, by, now) for one in done])
+            errors = [reply for reply in replies if reply is not None]
+            if unforeseen := [error for error in errors if not isinstance(error, StoreUnavailable)]:
+                raise unforeseen[0]
+            if errors:
+                first = next(index for index, reply in enumerate(replies) if reply is not None)
+                raise refuse_for_now(_not_all_set(levels, start + first))
 
     def _named(self, call: Call) -> tuple[str, str | None]:
         """The SKU and the place of a path."""
@@ -209,6 +220,16 @@ def stock_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
         endpoint("/v1/stock/{sku:str}/places", {"GET": desk.get_places}, limit=limit, guard=guard),
         endpoint("/v1/stock/{sku:str}/places/{place:str}", one, limit=limit, guard=guard),
     ]
+
+
+def _not_all_set(levels: list[PlacedLevel], count: int) -> str:
+    """What became of levels of which only the first `count` are known to be set, and what to do."""
+    if len(levels) == 1:
+        return NOT_SET
+    first = levels[count]
+    at = "" if first.place is None else f" at {first.place}"
+    done = f"the {count} levels before {first.sku!r}{at} are set" if count else "no level is known to be set"
+    return f"the store went away: {done}; send the level of {first.sku!r}{at} and those after it again"
 
 
 def _level_problem(level: float) -> str:
