@@ -250,6 +250,15 @@ def test_two_offers_of_one_item_in_an_answer_are_reserved_at_two_places(open_sho
     seen = shop.decide("web", "hero", "row", user_id="ada", context=ALTONA)
     assert promised(seen, {}) == {("KETTLE", HAMBURG): 1, ("KETTLE", LUEBECK): 1}
     assert [left(shop, "KETTLE", place) for place in (HAMBURG, LUEBECK)] == [0, 0]
+    collect(shop.settings, LogErasures(), drain=True)
+    places = ["--data", str(shop.settings.data), "--redis", shop.settings.redis]
+    command = [sys.executable, "-m", "engine", "explain", "--json", *places, seen["decision_id"]]
+    replayed = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert replayed["same"], replayed["differences"]
+    for placement, offer in (("hero", "kettle"), ("row", "kettle_with_tea")):
+        shelves = replayed["explanation"]["placements"][placement]["places"][offer]
+        first = [one["place"] for one in shelves if one["status"] == "first"]
+        assert first == [seen["offers"][placement]["place"]["key"]]
     for offer in ("kettle", "kettle_with_tea"):
         sold = {"revenue": 40.0, "order_id": f"o-{offer}", "offer": offer}
         shop.tell("purchase", user_id="ada", decision_id=seen["decision_id"], channel="store", properties=sold)
