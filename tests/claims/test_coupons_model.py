@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redis import Redis
 
 from engine import keyspace
-from engine.claims.claims import Claim, Claims, PoolShare
+from engine.claims.claims import Claim, Claims, Denial, PoolShare
 from engine.claims.coupons import CouponCounts, count_codes, import_codes, redeem_code, return_code
 from engine.customers.redis.pipeline import RedisPipeline, connect_store
 from engine.customers.redis.stored_entry import Pointer, encode_entry
@@ -17,7 +17,7 @@ from engine.customers.redis.stored_entry import Pointer, encode_entry
 OFFER = "welcome"
 NOW = 1000.0
 KEYS = [str(n) * 24 for n in range(3)]
-CODES = [f"CODE-{n}" for n in range(4)]
+CODES = [f"CODE-{n}" for n in range(2)]
 SHARE = PoolShare(pool="coupon", name=OFFER, hold=600.0)
 
 
@@ -115,5 +115,27 @@ class CouponModel(RuleBasedStateMachine):
 def test_coupons_do_as_their_model(redis_url: str, seed: int) -> None:
     CouponModel.url = redis_url
     run_state_machine_as_test(
-        CouponModel, settings=settings(max_examples=40, stateful_step_count=25, deadline=None, derandomize=bool(seed))
+        CouponModel, settings=settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=bool(seed))
     )
+
+
+def test_a_code_that_moved_with_a_login_is_not_freed_by_a_decision_of_the_visitor(redis_url: str) -> None:
+    visitor, user, other = KEYS
+
+    def claim(name: str) -> Claim:
+        return Claim(id=f"{name}:{OFFER}", shares=[SHARE])
+
+    async def story() -> None:
+        pipeline = RedisPipeline(connect_store(redis_url, 10))
+        claims = Claims(pipeline)
+        await import_codes(pipeline, OFFER, CODES[:1], NOW)
+        assert await claims.claim(visitor, [claim("before")], NOW) == [None]
+        await pipeline.send("SET", keyspace.profile(visitor), encode_entry(Pointer(user)))
+        assert await claims.claim(user, [claim("after")], NOW, [visitor]) == [None]
+        await claims.release(user, claim("after"), NOW, is_unseen=True)
+        await claims.release(visitor, claim("before"), NOW, is_unseen=True)
+        assert await claims.claim(other, [claim("theirs")], NOW) == [Denial("coupon", OFFER)]
+        assert await claims.claim(user, [claim("again")], NOW) == [None]
+        await pipeline.close()
+
+    asyncio.run(story())
