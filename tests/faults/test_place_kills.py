@@ -2,12 +2,11 @@
 
 import os
 import random
-import signal
-import subprocess
-import sys
+import socket
 import threading
 import time
 from decimal import Decimal
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import duckdb
@@ -24,6 +23,7 @@ from engine.erasure.listener import LogErasures
 from engine.journal.log.collect import collect
 from engine.service.access.listener import listen
 from engine.settings import Settings
+from tests.verbs import start_server
 
 KILLS = 5
 LEVEL = 60
@@ -50,15 +50,13 @@ SHOP = {
 }
 
 
-def serve(fd: int, folder: Path, redis_url: str) -> subprocess.Popen[bytes]:
-    environment = {
-        **os.environ,
+def serve(listener: socket.socket, folder: Path, redis_url: str) -> ForkServerProcess:
+    places = {
         "COUNTERPOINT_EXPERIMENTS": str(folder / "experiments"),
         "COUNTERPOINT_DATA": str(folder / "data"),
         "COUNTERPOINT_REDIS": redis_url,
     }
-    command = [sys.executable, "-m", "engine", "serve", "--fd", str(fd)]
-    return subprocess.Popen(command, env=environment, pass_fds=(fd,), stderr=subprocess.DEVNULL)
+    return start_server(listener, os.environ | places)
 
 
 class Customers:
@@ -116,7 +114,7 @@ def test_no_item_of_a_place_is_reserved_twice_by_kills_under_load(redis_url: str
         path.write_text(yaml.safe_dump(content))
     with listen("127.0.0.1", 0) as listener:
         base = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = serve(listener.fileno(), tmp_path, redis_url)
+        server = serve(listener, tmp_path, redis_url)
         place = f"{base}/v1/stock/KETTLE/places/hamburg"
         httpx.post(place, json={"level": LEVEL}, timeout=120).raise_for_status()
         crowds = [Customers(base, number) for number in range(4)]
@@ -129,9 +127,9 @@ def test_no_item_of_a_place_is_reserved_twice_by_kills_under_load(redis_url: str
                     if httpx.get(place, timeout=120).json()["left"] == 0:
                         break
                 time.sleep(chance.uniform(0, 0.05))
-                server.send_signal(signal.SIGKILL)
-                server.wait()
-                server = serve(listener.fileno(), tmp_path, redis_url)
+                server.kill()
+                server.join()
+                server = serve(listener, tmp_path, redis_url)
             left = httpx.get(place, timeout=120).json()["left"]
         finally:
             for crowd in crowds:
@@ -152,6 +150,6 @@ def test_no_item_of_a_place_is_reserved_twice_by_kills_under_load(redis_url: str
             assert left + len(reserved) <= LEVEL
             assert time.monotonic() < deadline
             time.sleep(0.25)
-        server.send_signal(signal.SIGKILL)
-        server.wait()
+        server.kill()
+        server.join()
     check_ledger(tmp_path, redis_url, len(reserved))
