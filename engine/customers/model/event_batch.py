@@ -80,7 +80,10 @@ def _decode(item: bytes | msgspec.Raw) -> BatchItem:
     event = _decode_event(text)
     if isinstance(event, EventStatus):
         return BatchItem(event)
-    unknown = [name for name in _fields.decode(text) if name not in FIELDS]
+    try:
+        unknown = [name for name in _fields.decode(text) if name not in FIELDS]
+    except json_body.UNREADABLE_JSON as error:  # the name of a field that is skipped above need not be UTF-8
+        return BatchItem(EventStatus("rejected", event.message_id, json_body.describe(error, text)[1]))
     return BatchItem(event, unknown_field_warnings(unknown) if unknown else ())
 
 
