@@ -8,8 +8,8 @@
 | others              | counted                        | claimed, until it expires     |
 
 Invariants: a redemption is admitted before its batch is stored and applied after, so a rejected one changes no profile.
-An event counts once under its message id, however often it is delivered. The format in Redis is that of `claims.py`,
-and of `pending_exposures.py` for the offers of a decision.
+An event counts once under its message id, however often it is delivered, and an order under its order id. The format
+in Redis is that of `claims.py`, and of `pending_exposures.py` for the offers of a decision.
 """
 
 import asyncio
@@ -37,7 +37,8 @@ from engine.customers.model.events import EARLIEST, Event, EventStatus, customer
 from engine.customers.store import ProfileStore
 from engine.decision.moments import customer_zone
 from engine.errors import UnreadableValueError
-from engine.vocabulary import CONFIRMS, REDEMPTION, RELEASES, split_item
+from engine.orders import order_id
+from engine.vocabulary import CONFIRMS, PURCHASES, REDEMPTION, RELEASES, split_item
 
 TOGETHER = 32
 """Events whose offers are looked up in one round trip: more at once would keep decisions waiting."""
@@ -172,10 +173,11 @@ def _zone_of(profile: Profile, plan: Plan, now: float) -> str:
 
 
 def _event_claim(plan: Plan, offer: Offer, event: Event, zone: str) -> Claim:
-    """The claim that counts an event about an offer; it has no caps."""
+    """The claim that counts an event about an offer; it has no caps. All messages of one order are one purchase."""
     counters = offer.limits.counters(event.event or "", event.channel, plan.watched)
+    order = order_id(event.properties) if event.event in PURCHASES else ""
     return Claim(
-        id=f"{event.message_id}:{offer.key}",
+        id=f"order {order}:{offer.key}" if order else f"{event.message_id}:{offer.key}",
         counters=counters,
         keep_entries=entries_to_keep(plan, counters),
         zone=zone_to_mark(plan, counters, zone),

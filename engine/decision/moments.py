@@ -62,7 +62,7 @@ def next_window(moment: Moment, facts: Facts) -> TimeSpan | None:
     """The window of an event or a date that is open now, or else the next; None where none is known of."""
     trigger = moment.spec.trigger
     if trigger.event is not None:
-        window = _event_window(moment, trigger, facts)
+        window = _event_window(moment, facts)
         return window if window is not None and facts.now < window.end else None
     value = _value_at(facts.attributes, trigger.date) if trigger.date is not None else None
     if not isinstance(value, str):
@@ -89,7 +89,7 @@ def _triggered_at(moment: Moment, facts: Facts) -> float | None:
     """When the window that is open now began, whatever ended it since; None outside of any window."""
     trigger = moment.spec.trigger
     if trigger.event is not None:
-        return _event_window_start(moment, trigger, facts)
+        return _event_window_start(moment, facts)
     if trigger.date is not None:
         value = _value_at(facts.attributes, trigger.date)
         return _date_window_start(moment, trigger, value, facts) if isinstance(value, str) else None
@@ -98,17 +98,20 @@ def _triggered_at(moment: Moment, facts: Facts) -> float | None:
     return midnight(local_day(facts.now, facts.zone), facts.zone)  # a condition has no time: it holds from today on
 
 
-def _event_window_start(moment: Moment, trigger: TriggerSpec, facts: Facts) -> float | None:
+def _event_window_start(moment: Moment, facts: Facts) -> float | None:
     """The start of the window after the customer's last event of the trigger, if it is open now."""
-    window = _event_window(moment, trigger, facts)
+    window = _event_window(moment, facts)
     return window.start if window is not None and window.start <= facts.now < window.end else None
 
 
-def _event_window(moment: Moment, trigger: TriggerSpec, facts: Facts) -> TimeSpan | None:
+def _event_window(moment: Moment, facts: Facts) -> TimeSpan | None:
     """The window after the customer's last event of the trigger, unless a later one cancels it."""
     recent = facts.profile.recent
-    at = recent.get(trigger.event or "") if moment.occurred is None else moment.occurred.newest(facts.profile)
-    if at is None or any(recent.get(name, 0.0) > at for name in trigger.unless):
+    if moment.occurred is None:
+        at = max((recent[name] for name in moment.begun_by if name in recent), default=None)
+    else:
+        at = moment.occurred.newest(facts.profile)
+    if at is None or any(recent.get(name, 0.0) > at for name in moment.cancelled_by):
         return None
     start = at + moment.after
     end = start + moment.window

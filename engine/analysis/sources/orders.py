@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from engine.analysis.sources.log import event_number, json_kind, json_text
 from engine.metric_kinds import COUNTED
-from engine.orders import AMOUNT_FIELDS, CENTS, ORDER_ID_FIELDS
+from engine.orders import AMOUNT_FIELDS, CENTS, ORDER_ID_FIELDS, SPACES
 from engine.vocabulary import PURCHASES, REFUNDS
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def with_orders(events: ir.Table) -> ir.Table:
     for field in reversed(ORDER_ID_FIELDS):
         named = json_kind(events["properties"], field)
         is_id = named.isin(["VARCHAR", "BIGINT", "UBIGINT", "HUGEINT"])
-        text = is_id.ifelse(json_text(events["properties"], field).strip(), ibis.null("string"))
+        text = is_id.ifelse(_strip_spaces(json_text(events["properties"], field)), ibis.null("string"))
         order = named.notnull().ifelse(text, order)
     order = events["event"].isin(sorted(ORDER_EVENTS)).ifelse(order.nullif(""), ibis.null("string"))
     amount = order.isnull().ifelse(events["revenue"], ibis.null("float64"))
@@ -155,6 +155,18 @@ def _local_day(at: ir.IntegerValue, zone: str) -> ir.StringValue:
     def timezone(zone: str, at: datetime) -> datetime: ...  # type: ignore[empty-body] # DuckDB's own
 
     return timezone(zone, make_timestamptz(at)).date()
+
+
+def _strip_spaces(text: ir.StringValue) -> ir.StringValue:
+    """A text without the spaces around it that `engine.orders` strips."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types
+        signature=(("string", "string"), "string")
+    )
+    def trim(text: str, characters: str) -> str: ...  # type: ignore[empty-body] # DuckDB's own
+
+    return trim(text, SPACES)
 
 
 def _rank(events: ir.Table) -> ir.Value:

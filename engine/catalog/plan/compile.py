@@ -20,7 +20,7 @@ from engine.catalog.plan.compile_offers import (
     silencing_condition,
     to_timestamp,
 )
-from engine.catalog.plan.compile_traits import compile_traits
+from engine.catalog.plan.compile_traits import begins, cancels, compile_traits
 from engine.catalog.plan.features import Featurizer
 from engine.catalog.plan.limits import zoned_counters
 from engine.catalog.plan.offer_index import Layer
@@ -159,9 +159,7 @@ def _compile_rules(specs: Specs) -> ProfileRules:
         conversation_life=seconds(spec.conversation_life),
         campaign_life=seconds(spec.campaign_life),
         half_life=seconds(spec.affinity_half_life),
-        watched_events=frozenset(
-            name for trigger in triggers for name in (trigger.event, *trigger.unless) if name is not None
-        ),
+        watched_events=frozenset().union(*(begins(trigger) | cancels(trigger) for trigger in triggers)),
         currency=metrics.currency,
         rates=metrics.rates,
         amounts=usual.amounts

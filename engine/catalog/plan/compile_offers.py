@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from engine.catalog.conditions.compile import Predicate, compile_condition
 from engine.catalog.plan.arbitration import Arbitration, ContextWeight
 from engine.catalog.plan.compile_policies import build_features, build_logged_features, build_prior
-from engine.catalog.plan.compile_traits import compile_trigger
+from engine.catalog.plan.compile_traits import begins, cancels, compile_trigger
 from engine.catalog.plan.creatives import CREATIVES, compile_creatives, creative_arm, creatives_of
 from engine.catalog.plan.languages import Rendering, split_languages
 from engine.catalog.plan.limits import compile_limits, events_by_scope
@@ -241,6 +241,8 @@ def _compile_moment(specs: Specs, spec: MomentSpec, offers: list[Offer]) -> Mome
         index=index_offers(offers),
         counter=f"{spec.once.event}|moment:{spec.key}" if spec.once else None,
         occurred=compile_trigger(specs, spec.trigger),
+        begun_by=begins(spec.trigger),
+        cancelled_by=cancels(spec.trigger),
     )
 
 

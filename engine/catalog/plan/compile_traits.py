@@ -40,9 +40,19 @@ def compile_trigger(specs: Specs, trigger: TriggerSpec) -> TraitRule | None:
         name="",
         digest=series_digest({"trigger": trigger.event, "filter": _text_of(condition)}),
         series=SeriesRule(aggregate="time_since"),
-        events=frozenset((trigger.event,)),
+        events=begins(trigger),
         matches=compile_condition(condition),
     )
+
+
+def begins(trigger: TriggerSpec) -> frozenset[str]:
+    """Every name of the event that begins a moment; none where a date or a condition does."""
+    return frozenset() if trigger.event is None else names_of_same_event(trigger.event)
+
+
+def cancels(trigger: TriggerSpec) -> frozenset[str]:
+    """Every name of the events after which a moment does not begin."""
+    return frozenset(name for event in trigger.unless for name in names_of_same_event(event))
 
 
 def _compile_triggers(specs: Specs) -> Iterator[TraitRule]:

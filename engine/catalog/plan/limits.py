@@ -13,7 +13,7 @@ from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.limits.caps import CapSpec, SuppressSpec
 from engine.catalog.spec.limits.stock import BudgetSpec, CouponsSpec, StockSpec
 from engine.catalog.spec.offer import ChannelSpec, OfferSpec
-from engine.vocabulary import ANSWERED, ANSWERS, CONFIRMS, EXPOSURE, IGNORED, RELEASES
+from engine.vocabulary import ANSWERED, ANSWERS, CONFIRMS, EXPOSURE, IGNORED, RELEASES, names_of_same_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +96,10 @@ class Limits:
         return [near for near in reached if pools.get(f"shelf:{shelf_name(near.place.key, sku)}", least) >= least]
 
     def counters(self, event: str, channel: str | None, watched: Collection[str]) -> list[str]:
-        """The watched counters that an event about the offer adds to."""
-        names = (*self.names, f"channel:{channel}", "*")
-        counters = [f"{event}|{name}" for name in names if f"{event}|{name}" in watched]
+        """The watched counters that an event about the offer adds to, under any of the names that it has."""
+        scopes = (*self.names, f"channel:{channel}", "*")
+        named = (f"{name}|{scope}" for name in sorted(names_of_same_event(event)) for scope in scopes)
+        counters = [counter for counter in named if counter in watched]
         answered = f"{ANSWERED}|{self.names[0]}"
         return [*counters, answered] if event in ANSWERS and answered in watched else counters
 
@@ -178,7 +179,8 @@ def _feedback_events(
     offer: OfferSpec, names: Collection[str], by_scope: Mapping[str, frozenset[str]]
 ) -> frozenset[str]:
     """The events after an exposure that change a counter, the stock or the budget of the offer."""
-    events = by_scope["*"].union(*(by_scope[name] for name in names if name in by_scope)) - {EXPOSURE}
+    counted = by_scope["*"].union(*(by_scope[name] for name in names if name in by_scope)) - {EXPOSURE}
+    events = frozenset(name for event in counted for name in names_of_same_event(event))
     if ANSWERED in events:  # `answered` is no event of its own: any of these events is an answer
         events = (events - {ANSWERED}) | ANSWERS
     if offer.stock or offer.budget or offer.coupons:

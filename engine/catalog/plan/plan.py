@@ -69,6 +69,10 @@ class Moment:
     """The counter of a moment that ends after one event; None where it lasts for all of its window."""
     occurred: TraitRule | None = None
     """When the event of a trigger with a filter last was."""
+    begun_by: frozenset[str] = frozenset()
+    """Every name of the event of its trigger."""
+    cancelled_by: frozenset[str] = frozenset()
+    """Every name of the events of its `unless`."""
 
 
 @dataclass(frozen=True, slots=True)

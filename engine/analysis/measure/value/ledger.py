@@ -30,6 +30,7 @@ from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, P
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
 from engine.analysis.sources.engines import compile_sql
 from engine.analysis.sources.log import read_log_table
+from engine.analysis.sources.orders import with_orders
 from engine.analysis.stats.estimate import NotEstimable
 from engine.catalog.spec.fields import seconds
 from engine.errors import BadInput, CatalogError
@@ -54,9 +55,9 @@ _LIMITS = [
 ]
 _CONCERNED = """
 CREATE OR REPLACE TEMP TABLE ledger_events AS
-SELECT event, time, decision_id, customer, json_extract_string(properties, '$.order_id') AS order_id,
+SELECT event, time, decision_id, customer, order_id,
     json_extract_string(properties, '$.offer') AS offer, json_extract_string(properties, '$.placement') AS placement
-FROM {events} WHERE event IN ({names})
+FROM ({rows}) WHERE event IN ({names})
 """
 _PROMISED = """
 CREATE OR REPLACE TEMP TABLE ledger_promises AS
@@ -169,7 +170,8 @@ def measure_ledger(source: EventSource, offers_of: OffersOf, current: str) -> Le
     # Without a moment of its own, the report is of the last thing that happened: an exposure, or an event.
     last = source.rows(f"SELECT max(time) FROM ({tables['exposures']})")[0][0]
     until = str(source.until or max(source.last or 0, int(last) if isinstance(last, int) else 0))
-    source.rows(_CONCERNED, names=_texts(CONFIRMS | REFUNDS | RELEASES))
+    named_orders = compile_sql(with_orders(source.events), "duckdb")
+    source.rows(_CONCERNED, names=_texts(CONFIRMS | REFUNDS | RELEASES), rows=named_orders)
     source.rows(_PROMISED, until=until, **tables)
     names = {"confirms": _texts(CONFIRMS), "refunds": _texts(REFUNDS), "releases": _texts(RELEASES)}
     names["by_decision"] = _CONCERNS.format(otherwise="promise.position = 0")
