@@ -6,6 +6,8 @@
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from sys import stdout
 
@@ -38,6 +40,8 @@ POWER = [
 ]
 """Outcome, units a day and effect of the experiments whose days to a verdict are compared."""
 QUANTILE_RUNS = RUNS // 4
+Row = tuple[str, int]
+"""An outcome and its units a day."""
 MARK = "<!-- figures -->"
 
 
@@ -49,10 +53,12 @@ def run_row(name: str, daily: int, runs: int = RUNS, days: int = 30, splits: tup
     ]
 
 
-def run_families(name: str, runs: int = RUNS) -> list[float | None]:
-    """The false alarms of two adjusted variants by split, at 500 units a day."""
+def run_families(name: str, daily: int, runs: int = RUNS) -> list[float | None]:
+    """The false alarms of two adjusted variants by split."""
     return [
-        alarms_of_family(np.random.default_rng([20_261_130, round(100 * at)]), OUTCOMES[name], 500, at, runs, 30)
+        alarms_of_family(
+            np.random.default_rng([20_261_130, daily, round(100 * at)]), OUTCOMES[name], daily, at, runs, 30
+        )
         for at in SPLITS
     ]
 
@@ -70,12 +76,19 @@ def run_quantiles(level: float, daily: int, runs: int = QUANTILE_RUNS) -> list[Q
     ]
 
 
-def family_lines(families: dict[str, list[float | None]]) -> list[str]:
+def family_lines(families: dict[Row, list[float | None]]) -> list[str]:
     names = [f"{round(100 * at)} : {round(100 * (1 - at))}" for at in SPLITS]
-    lines = ["## False alarms of two variants together, adjusted, %", ""]
-    lines += ["500 units a day; the split is that of control against both variants, which have equal parts.", ""]
-    lines += [f"| outcome | {' | '.join(names)} |", f"|---|{'---|' * len(SPLITS)}"]
-    return [*lines, *(f"| {name} | {' | '.join(map(percent, row))} |" for name, row in families.items()), ""]
+    known = [rate for row in families.values() for rate in row if rate is not None]
+    lines = ["## False alarms of three variants, adjusted, %", ""]
+    lines += [
+        "Control and two variants, which have equal parts of the rest; any of the 30 looks at either of them.",
+        f"{len(known)} cells have estimates, the highest rate is {percent(max(known))} %.",
+        "",
+        f"| outcome | a day | {' | '.join(names)} |",
+        f"|---|---|{'---|' * len(SPLITS)}",
+    ]
+    rows = [f"| {name} | {daily} | {' | '.join(map(percent, row))} |" for (name, daily), row in families.items()]
+    return [*lines, *rows, ""]
 
 
 def power_lines(power: dict[tuple[str, int, float], tuple[float, float]]) -> list[str]:
@@ -125,7 +138,7 @@ def spread(cell: Cell) -> str:
     return f"{percent(min(cell.fixed))} to {percent(max(cell.fixed))}" if cell.fixed else "-"
 
 
-def table(title: str, rows: dict[tuple[str, int], list[Cell]], show: object) -> list[str]:
+def table(title: str, rows: dict[Row, list[Cell]], show: object) -> list[str]:
     """A Markdown table with a row per outcome and traffic and a column per split."""
     assert callable(show)
     names = [f"{round(100 * at)} : {round(100 * (1 - at))}" for at in SPLITS]
@@ -134,7 +147,7 @@ def table(title: str, rows: dict[tuple[str, int], list[Cell]], show: object) -> 
     return [*lines, ""]
 
 
-def summary(rows: dict[tuple[str, int], list[Cell]], seconds: float) -> list[str]:
+def summary(rows: dict[Row, list[Cell]], seconds: float) -> list[str]:
     cells = [cell for row in rows.values() for cell in row]
     alarms = [cell.alarms for cell in cells if cell.alarms is not None]
     anytime = [cell.anytime for cell in cells if cell.anytime is not None]
@@ -156,42 +169,62 @@ def summary(rows: dict[tuple[str, int], list[Cell]], seconds: float) -> list[str
     return [*lines, ""]
 
 
-def main() -> None:
-    started = time.monotonic()
-    rows: dict[tuple[str, int], list[Cell]] = {}
+@dataclass
+class Found:
+    """What was simulated, and how long it took."""
+
+    rows: dict[Row, list[Cell]]
+    months: list[Cell]
+    families: dict[Row, list[float | None]]
+    days: dict[tuple[str, int, float], tuple[float, float]]
+    quantiles: dict[tuple[float, int], list[QuantileCell]]
+    seconds: float
+
+
+def simulate() -> Found:
+    """Run all cells, `PROCESSES` at once (two without it), and show the false alarms of each row as it ends."""
+    started, grid = time.monotonic(), [(name, daily) for name in OUTCOMES for daily in TRAFFIC]
+    rows: dict[Row, list[Cell]] = {}
     with ProcessPoolExecutor(int(os.environ.get("PROCESSES", "2"))) as pool:
-        jobs = {(name, daily): pool.submit(run_row, name, daily) for name in OUTCOMES for daily in TRAFFIC}
+        jobs = {key: pool.submit(run_row, *key) for key in grid}
         long = [pool.submit(run_row, name, daily, RUNS, 180, (at,)) for name, daily, at in LONG]
+        families = {key: pool.submit(run_families, *key) for key in grid}
+        days = {key: pool.submit(run_power, *key) for key in POWER}
+        quantiles = {key: pool.submit(run_quantiles, *key) for key in product(LEVELS, QUANTILE_TRAFFIC)}
         for key, job in jobs.items():
             rows[key] = job.result()
             stdout.write(f"{key[0]}, {key[1]} a day: {' '.join(percent(cell.alarms) for cell in rows[key])}\n")
             stdout.flush()
-        months = [job.result()[0] for job in long]
-        families = {name: pool.submit(run_families, name) for name in OUTCOMES}
-        days = {key: pool.submit(run_power, *key) for key in POWER}
-        quantiles = {
-            (level, daily): pool.submit(run_quantiles, level, daily) for level in LEVELS for daily in QUANTILE_TRAFFIC
-        }
-        more = family_lines({name: job.result() for name, job in families.items()})
-        more += power_lines({key: job.result() for key, job in days.items()})
-        more += quantile_lines({key: job.result() for key, job in quantiles.items()})
-    lines = summary(rows, time.monotonic() - started)
+        return Found(
+            rows,
+            [job.result()[0] for job in long],
+            {key: job.result() for key, job in families.items()},
+            {key: job.result() for key, job in days.items()},
+            {key: job.result() for key, job in quantiles.items()},
+            time.monotonic() - started,
+        )
+
+
+def write_page(found: Found, page: Path = PAGE) -> None:
+    """Replace what follows the mark on the page by the figures."""
+    rows = found.rows
+    lines = summary(rows, found.seconds)
     lines += table("False alarms at any of 30 daily looks, %", rows, lambda cell: percent(cell.alarms))
     lines += ["Over 180 days:", ""]
     lines += [
         f"- {name}, {daily} a day, {round(100 * at)} : {round(100 * (1 - at))}: {percent(cell.alarms)} %, "
         f"coverage {percent(cell.anytime)} %"
-        for (name, daily, at), cell in zip(LONG, months, strict=True)
+        for (name, daily, at), cell in zip(LONG, found.months, strict=True)
     ]
     lines += [
         "",
         *table("Anytime intervals that contain the truth at all looks, %", rows, lambda c: percent(c.anytime)),
     ]
     lines += table("Coverage at a single look after 30 days, lowest and highest, %", rows, spread)
-    lines += more
-    head = PAGE.read_text().split(MARK)[0] if PAGE.exists() else ""
-    PAGE.write_text("\n".join([head + MARK, "", *lines]).rstrip() + "\n")
+    lines += family_lines(found.families) + power_lines(found.days) + quantile_lines(found.quantiles)
+    head = page.read_text().split(MARK)[0] if page.exists() else ""
+    page.write_text("\n".join([head + MARK, "", *lines]).rstrip() + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    write_page(simulate())
