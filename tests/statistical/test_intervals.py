@@ -18,6 +18,7 @@ from engine.analysis.stats.bayes import Prior, normal_posterior
 from engine.analysis.stats.effects import (
     IntervalScale,
     absolute_effect,
+    group_bound,
     interval_scale,
     linear_delta_effect,
     relative_effect,
@@ -26,7 +27,7 @@ from engine.analysis.stats.estimate import Effect
 from engine.analysis.stats.inference import Arm, estimate_arms
 from engine.analysis.stats.moments import Moments, sample_moments
 from engine.analysis.stats.multiplicity import benjamini_hochberg
-from engine.analysis.stats.sequential import asymptotic_multiplier, group_boundaries, spent_error
+from engine.analysis.stats.sequential import Spending, asymptotic_multiplier, group_boundaries, spent_error
 
 RUNS = 2000
 Floats = NDArray[np.float64]
@@ -136,6 +137,21 @@ def test_group_sequential_looks_spend_their_error(kind: str) -> None:
     bounds = np.array(group_boundaries(fractions, [spent_error(kind, at, 0.05) for at in fractions]))  # type: ignore[arg-type]
     paths = np.cumsum(rng.normal(size=(20_000, 5)), axis=1) / np.sqrt(np.arange(1, 6))
     assert np.mean((np.abs(paths) > bounds).any(axis=1)) == pytest.approx(0.05, abs=slack(0.05, 20_000))
+
+
+@pytest.mark.parametrize("kind", ["obrien_fleming", "pocock"])
+@pytest.mark.parametrize("looks", [1, 2, 5])
+def test_a_table_read_daily_and_beyond_its_plan_keeps_its_level(kind: Spending, looks: int) -> None:
+    runs, rng = 20_000, np.random.default_rng(14)
+    plan = Inference(method="group_sequential", planned=5000, looks=looks, spending=kind)
+    units = np.arange(100, 5000 * (1 + 0.5 / looks) + 1, 100)
+    paths = np.abs(np.cumsum(rng.normal(0, 10, (runs, units.size)), axis=1)) / np.sqrt(units)
+    rates = [
+        float(np.mean((paths > [group_bound(int(n), own) or np.inf for n in units]).any(axis=1)))
+        for own in (plan, msgspec.structs.replace(plan, between_looks=True))
+    ]
+    assert rates[1] <= 0.055 + slack(0.055, runs)
+    assert rates[1] < rates[0] - 0.005  # with the boundaries of the planned looks at every day
 
 
 @pytest.mark.parametrize("prior", [Prior(0.0, 0.05), Prior(0.02, 0.03)])

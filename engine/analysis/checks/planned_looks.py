@@ -5,8 +5,9 @@ also between the looks, they raise a false alarm in 6 % of experiments without a
 in 14 %. So a report between two looks is that of the look before, on the units that it had, in the order of their first
 exposure. Units after the last planned look do not count: the experiment is to be concluded.
 
-A table has no order of time. Up to half a step beyond the plan it is taken as the last look, once; beyond there is no
-error left to spend.
+A table has no order of time. Within 0.5 % of a step it is the planned look. Between looks, and up to half a step beyond
+the plan, its interval is wider and holds however often such a table is read (`sequential.unplanned_multiplier`); beyond
+there is no error left to spend.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from engine.analysis.design.log_times import SECOND
 from engine.analysis.stats.estimate import NotEstimable
 from engine.analysis.stats.inference import Arm
+from engine.analysis.stats.sequential import OVERRUN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from engine.analysis.design.question import ExperimentQuestion, MeasuredMetric
     from engine.analysis.report.compare import Evidence
     from engine.analysis.sources.engines import DuckDB
-
-OVERRUN = 0.5  # of the step between looks, up to which a table is the last look
 
 
 class PlannedLook(NamedTuple):

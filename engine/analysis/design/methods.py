@@ -41,6 +41,8 @@ class Inference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Looks of a group-sequential experiment, evenly spaced up to `planned`."""
     spending: Spending = "obrien_fleming"
     """The alpha-spending function of a group-sequential experiment over its looks."""
+    between_looks: bool = False
+    """Whether a group-sequential report may be of units between planned looks, as one of a table; no option."""
     tau: float | None = None
     """The expected relative effect: `sequential` is then the mixture SPRT, see `sequential.sprt_multiplier`."""
     rope: float = 0.01
@@ -84,7 +86,7 @@ def decode_inference(options: Mapping[str, object]) -> Inference:
     Raises:
         BadInput: if a name is unknown, or a value has the wrong type or is out of its range.
     """
-    known = Inference.__struct_fields__
+    known = [name for name in Inference.__struct_fields__ if name != "between_looks"]
     for name in options:
         if name not in known:
             raise BadInput(f"option {name!r} is unknown; the options are {', '.join(known)}")

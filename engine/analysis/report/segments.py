@@ -12,11 +12,12 @@ from engine.analysis.report.model import SegmentEffect, SegmentReport
 from engine.analysis.sources.aggregate import Group
 from engine.analysis.stats.bayes import pool_effects
 from engine.analysis.stats.distributions import chi_square_sf, normal_quantile
+from engine.analysis.stats.effects import group_bound
 from engine.analysis.stats.estimate import Effect, NotEstimable
 from engine.analysis.stats.moments import empty_moments
 from engine.analysis.stats.multiplicity import benjamini_hochberg
 from engine.analysis.stats.quadrature import gauss_legendre
-from engine.analysis.stats.sequential import asymptotic_multiplier, group_multiplier
+from engine.analysis.stats.sequential import asymptotic_multiplier
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _stretch(inference: Inference, units: int) -> float:
     if inference.method == "sequential":
         bound = asymptotic_multiplier(units, inference.planned, inference.alpha)
     if inference.method == "group_sequential":
-        bound = group_multiplier(units, inference.planned, inference.looks, inference.spending, inference.alpha)
+        bound = group_bound(units, inference)
     return bound / normal_quantile(1 - inference.alpha / 2) if bound else 1.0
 
 

@@ -154,7 +154,7 @@ def analyze_table(
         variant=variant,
         control=control,
         measures=measures,
-        inference=inference,
+        inference=msgspec.structs.replace(inference, between_looks=True),
         unit=unit,
         weights=None if weights is None else dict(weights),
         partials=None if partials is None else str(partials),

@@ -12,7 +12,7 @@ from engine.analysis.sources.clustered import LAST, OWN_ENDINGS, UNIT, WITH, cou
 from engine.analysis.sources.covariates import IMPUTED, MISSING_VALUE, count_missing, is_indicator
 from engine.analysis.sources.engines import DuckDB
 from engine.analysis.stats.inference import not_a_share
-from engine.analysis.stats.sequential import asymptotic_multiplier
+from engine.analysis.stats.sequential import asymptotic_multiplier, is_planned_look
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -170,11 +170,16 @@ def _describe_rows(measure: Measure, rows: int, units: int) -> str:
 
 
 def flag_unfit_plan(evidence: Evidence, inference: Inference) -> list[str]:
-    """A flag where far more units were seen than planned, so that sequential intervals are wider than they need be."""
-    if inference.method != "sequential" or inference.tau is not None:
-        return []
+    """A flag where the units are not those planned, so that intervals are wider than they need be.
+
+    Sequential ones are if far more units were seen, group-sequential ones between two planned looks.
+    """
     control = evidence.groups[evidence.control].units
     units = control + max((g.units for name, g in evidence.groups.items() if name != evidence.control), default=0)
+    if inference.method == "group_sequential":
+        return _flag_unplanned_look(units, inference)
+    if inference.method != "sequential" or inference.tau is not None:
+        return []
     wider = asymptotic_multiplier(units, inference.planned, inference.alpha) / asymptotic_multiplier(
         units, units, inference.alpha
     )
@@ -183,6 +188,15 @@ def flag_unfit_plan(evidence: Evidence, inference: Inference) -> list[str]:
     why = f"{units:,} units were compared where {inference.planned:,} were planned, so intervals are {wider - 1:.0%}"
     remedy = "name the units planned beforehand, or method fixed if this is the only look"
     return [f"{why} wider than with planned {units:,}; {remedy}"]
+
+
+def _flag_unplanned_look(units: int, inference: Inference) -> list[str]:
+    step = inference.planned / inference.looks
+    if units < step or is_planned_look(units, inference.planned, inference.looks):
+        return []
+    seen = f"{units:,} units are not one of the {inference.looks} looks planned every {step:,.0f} units"
+    wider = "intervals are wider and hold at any number of such looks"
+    return [f"{seen}, so {wider}; name planned {units:,} if this is the only look"]
 
 
 def _flag_covariates(measure: Measure, sides: Mapping[str, Moments], *, sequential: bool) -> list[str]:

@@ -9,7 +9,16 @@ import msgspec
 
 from engine.analysis.stats.distributions import normal_cdf, normal_quantile
 from engine.analysis.stats.estimate import Effect, NotEstimable
-from engine.analysis.stats.sequential import group_multiplier, group_p, mixture_multiplier, mixture_p, tuned_rho
+from engine.analysis.stats.sequential import (
+    group_multiplier,
+    group_p,
+    is_planned_look,
+    mixture_multiplier,
+    mixture_p,
+    tuned_rho,
+    unplanned_multiplier,
+    unplanned_p,
+)
 from engine.analysis.stats.small_arms import information
 
 if TYPE_CHECKING:
@@ -56,7 +65,9 @@ class IntervalScale(msgspec.Struct, frozen=True):
         if self.inference.method == "sequential":
             return mixture_p(z, self.grown)
         if self.inference.method == "group_sequential":
-            return group_p(z, self.units, self.inference.planned, self.inference.looks, self.inference.spending)
+            plan = (self.inference.planned, self.inference.looks, self.inference.spending)
+            find = unplanned_p if _is_unplanned(self.units, self.inference) else group_p
+            return find(z, self.units, *plan)
         return None
 
 
@@ -75,7 +86,7 @@ def interval_scale(control: Arm, treatment: Arm, inference: Inference) -> Interv
             )
         return IntervalScale(mixture_multiplier(grown, alpha), math.inf, units, inference, grown)
     if inference.method == "group_sequential":
-        bound = group_multiplier(units, planned, inference.looks, inference.spending, alpha)
+        bound = group_bound(units, inference)
         if bound is None:
             return NotEstimable(
                 f"the first planned look is at {planned / inference.looks:.0f} units; {units} were seen"
@@ -83,6 +94,16 @@ def interval_scale(control: Arm, treatment: Arm, inference: Inference) -> Interv
         return IntervalScale(bound, math.inf, units, inference)
     df = welch_df(control, treatment) if inference.method == "fixed" else math.inf
     return IntervalScale(critical_t(alpha, df), df, units, inference)
+
+
+def group_bound(units: int, inference: Inference) -> float | None:
+    """The half width of a group-sequential interval in standard errors; None before the first look."""
+    find = unplanned_multiplier if _is_unplanned(units, inference) else group_multiplier
+    return find(units, inference.planned, inference.looks, inference.spending, inference.alpha)
+
+
+def _is_unplanned(units: int, inference: Inference) -> bool:
+    return inference.between_looks and not is_planned_look(units, inference.planned, inference.looks)
 
 
 def absolute_effect(control: Arm, treatment: Arm, width: IntervalScale) -> Effect:

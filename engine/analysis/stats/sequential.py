@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Spending = Literal["obrien_fleming", "pocock"]
+OVERRUN = 0.5
+"""The share of the step between two looks up to which units beyond the plan are read."""
+NEAR_A_LOOK = 0.005
+"""The share of the step by which units may miss a planned look and still be that look."""
 
 
 def tuned_rho(planned: int, alpha: float) -> float:
@@ -134,3 +138,38 @@ def group_p(z: float, units: int, planned: int, looks: int, kind: Spending) -> f
         bound = group_multiplier(units, planned, looks, kind, math.exp(middle))
         low, high = (low, middle) if bound is not None and abs(z) > bound else (middle, high)
     return math.exp(high)
+
+
+def is_planned_look(units: int, planned: int, looks: int) -> bool:
+    """Whether so many units are one of `looks` even ones up to `planned`, give or take 0.5 % of a step."""
+    step = planned / looks
+    number = min(max(round(units / step), 1), looks)
+    return abs(units - number * step) <= max(NEAR_A_LOOK * step, 1.0)
+
+
+def unplanned_multiplier(units: int, planned: int, looks: int, kind: Spending, alpha: float) -> float | None:
+    """The boundary of a look between two planned ones, or up to half a step beyond the plan; None before the first.
+
+    It is a line for the sum of all values (Lan and DeMets 1983, alpha_1, in the limit of looks at every unit), so that
+    any number of such looks is one. By the reflection principle they add at most `unplanned_share` of alpha, but most
+    of it is spent at the planned looks too: all looks together stay near 1.1 alpha (`test_intervals`).
+    """
+    if units < planned / looks:
+        return None
+    at = units / (planned * (1 + OVERRUN / looks))
+    return -normal_quantile(unplanned_share(looks, kind) * alpha / 4) / math.sqrt(min(at, 1.0))
+
+
+def unplanned_p(z: float, units: int, planned: int, looks: int, kind: Spending) -> float:
+    """The least alpha at whose `unplanned_multiplier` this look would have ended."""
+    if units < planned / looks:
+        return 1.0
+    at = units / (planned * (1 + OVERRUN / looks))
+    return min(4 * normal_cdf(-abs(z) * math.sqrt(min(at, 1.0))) / unplanned_share(looks, kind), 1.0)
+
+
+def unplanned_share(looks: int, kind: Spending) -> float:
+    """The share of alpha of looks that are not planned: less where boundaries at planned looks lie farther apart."""
+    if looks == 1:
+        return 0.3
+    return 0.8 if kind == "obrien_fleming" and looks >= 5 else 0.5

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from engine.analysis import ExperimentQuestion, MeasuredMetric, analyze_experiment, analyze_table
 from engine.analysis.design.methods import Inference
@@ -71,25 +70,37 @@ def test_a_report_between_looks_is_that_of_the_look_before(write_log: Write) -> 
     assert beyond.units == {"control": 150, "new": 150}
 
 
-@pytest.mark.parametrize(("units", "has_estimate"), [(200, True), (240, True), (260, False)])
-def test_a_table_beyond_the_plan_has_no_error_left_to_spend(tmp_path: Path, units: int, has_estimate: bool) -> None:  # noqa: FBT001
+def read_table(folder: Path, units: int) -> Report:
     rng = np.random.default_rng(5)
     lines = [f"{('control', 'new')[at % 2]},{rng.gamma(2.0, 10.0)}" for at in range(units)]
-    file = tmp_path / "units.csv"
+    file = folder / "units.csv"
     file.write_text("variant,revenue\n" + "\n".join(lines))
-    found = (
-        analyze_table(
-            str(file),
-            variant="variant",
-            control="control",
-            metrics=["mean:revenue"],
-            method="group_sequential",
-            planned=200,
-            looks=2,
-        )
-        .metrics[0]
-        .absolute
+    return analyze_table(
+        str(file),
+        variant="variant",
+        control="control",
+        metrics=["mean:revenue"],
+        method="group_sequential",
+        planned=200,
+        looks=2,
     )
-    assert isinstance(found, Effect) is has_estimate
-    if isinstance(found, NotEstimable):
-        assert found.not_estimable.startswith("260 units are more than the 200 planned")
+
+
+def test_a_table_beyond_the_plan_has_no_error_left_to_spend(tmp_path: Path) -> None:
+    found = read_table(tmp_path, 260).metrics[0].absolute
+    assert isinstance(found, NotEstimable)
+    assert found.not_estimable.startswith("260 units are more than the 200 planned")
+
+
+def test_a_table_between_looks_has_a_wider_interval_and_says_so(tmp_path: Path) -> None:
+    reach = {}
+    for units in (100, 160, 200, 240):
+        report = read_table(tmp_path, units)
+        effect = report.metrics[0].absolute
+        assert isinstance(effect, Effect)
+        assert effect.p is not None
+        assert (effect.p < 0.05) == (not effect.low <= 0 <= effect.high)
+        reach[units] = (effect.high - effect.low) / 2 / effect.se
+        assert any("not one of the 2 looks" in flag for flag in report.quality.flags) == (units in {160, 240})
+    assert reach[240] > 1.2 * reach[200]
+    assert reach[160] > reach[240]
