@@ -36,6 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_keys: Path | None = None
     dashboard: Annotated[str, msgspec.Meta(pattern=r"^https?://")] | None = None
     """The address of the dashboard's process, to which decision servers pass requests for pages."""
+    logs: Literal["text", "json"] = "text"
+    """The style of log lines (`telemetry.log_lines`): for people, or one JSON object per line."""
     environment: str | None = None
     """The environment whose keys flags take from `environments`; read where the YAML is (`catalog.check.load`)."""
 
@@ -65,6 +67,7 @@ RULES = {
     "body_limit": "a whole number of bytes, 1000000 say",
     "fsync": "true or false",
     "full_disk": "refuse or answer",
+    "logs": "text or json",
     "dashboard": "an address: http://127.0.0.1:8081",
 }
 """What a setting must be, for messages; settings that are missing here accept any text."""

@@ -94,19 +94,10 @@ def format_count(number: int, noun: str) -> str:
 
 def log_to_stderr() -> None:
     """Write log lines to standard error, so that standard output is the answer alone."""
-    import structlog
-
     from engine.progress import ConsoleFile
+    from engine.telemetry.log_lines import configure_logs
 
-    structlog.configure(
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", ConsoleFile(err))),
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper("%Y-%m-%d %H:%M:%S"),
-            # Tracebacks without local variables, which may hold keys and customers.
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            ),
-        ],
-    )
+    if os.environ.get("COUNTERPOINT_LOGS") == "json":  # of `Settings`, which not every verb reads
+        configure_logs(sys.stderr, "json")
+    else:
+        configure_logs(cast("TextIO", ConsoleFile(err)), colors=sys.stderr.isatty())

@@ -209,7 +209,7 @@ class DecisionFlow:
         )
         for placement, choice in decision.choices.items():
             if choice.failures:  # those of a list's first position stand for all
-                self._report_failures(placement, choice)
+                self._report_failures(task.decision_id, placement, choice)
         return decision
 
     async def store_pending_exposure(self, decision: Decision, deadline: float | None = None) -> bool:
@@ -229,11 +229,12 @@ class DecisionFlow:
             return False
         return True
 
-    def _report_failures(self, placement: str, choice: Choice) -> None:
+    def _report_failures(self, decision_id: str, placement: str, choice: Choice) -> None:
         """Count and log the errors of the engine that closed an offer or a moment."""
         for gate, candidate, error in choice.failures:
             self._worker.metrics.count_gate_failure(gate)
-            log.error("gate failed", gate=gate, candidate=candidate, placement=placement, exc_info=error)
+            names = {"decision_id": decision_id, "placement": placement, "candidate": candidate}
+            log.error("gate failed", gate=gate, **names, exc_info=error)
 
     async def await_read(
         self,
@@ -366,7 +367,7 @@ class DecisionFlow:
     def _degrade_unreadable(self, task: DecisionTask, error: UnreadableValueError) -> Decided:
         """Decide a task without its customer, whose stored values cannot be read; they stay as they are."""
         log.error(
-            "a stored customer cannot be read; the decision is degraded", decision=task.decision_id, error=str(error)
+            "a stored customer cannot be read; the decision is degraded", decision_id=task.decision_id, error=str(error)
         )
         return attempt(self.decide_degraded, task)
 

@@ -21,6 +21,7 @@ from engine.service.access.parts import Parts, send_parts
 from engine.service.auth import ANYONE, Caller, RawHeaders, RequestGuard
 from engine.service.ids import new_request_id
 from engine.service.problems import DISK_RETRY_SECONDS, PROBLEM, Refusal, refuse_field, refuse_for_now
+from engine.telemetry.log_lines import current_request
 
 JSON = b"application/json"
 BODY_SECONDS, BODY_GAP_SECONDS = 10.0, 5.0
@@ -217,11 +218,12 @@ def endpoint(
     async def answer(scope: HTTPScope, receive: Receive, send: Send) -> None:
         headers = list(scope["headers"])
         request_id = request_id_of(headers)
+        current_request.set(request_id.decode())
         try:
             reply = await handle(scope, receive, headers)
         except Exception as error:  # noqa: BLE001 (every request gets an answer; an unexpected error is logged)
             own = format_refusal(error, scope["path_params"]) if format_refusal and type(error) is Refusal else None
-            reply = own or _problem_reply(_refusal_of(error, scope["path"], request_id), request_id)
+            reply = own or _problem_reply(_refusal_of(error, path, request_id), request_id)
         sent = _reply_headers(reply, headers, origins, request_id)
         await send({"type": "http.response.start", "status": reply.status, "headers": sent})
         await _send_body(reply, scope, receive, send)
@@ -253,7 +255,7 @@ def _reply_headers(reply: Reply, headers: Headers, origins: Collection[str], req
 
 
 def _refusal_of(error: Exception, path: str, request_id: bytes) -> Refusal:
-    """The refusal that an error of a handler is answered with; an unexpected one is logged with its traceback."""
+    """The refusal that an error of a handler is answered with; an unexpected one is logged with `path`, without ids."""
     match error:
         case Refusal():
             return error

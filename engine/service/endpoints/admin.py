@@ -21,7 +21,10 @@ log = structlog.get_logger(__name__)
 
 NOBODY = ""
 """The customer of a record that concerns no customer."""
-AWAY = "the store is away and nothing is changed; send it again, or set status: paused in the experiment's file"
+AWAY = (
+    "the store did not confirm it in time, so it may or may not hold; send it again, which is safe. A file needs no "
+    "store: set status: paused in the experiment's, or take a selection out"
+)
 
 
 class SwitchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,7 +87,7 @@ async def switch_experiment(worker: Worker, key: str, *, paused: bool, by: str, 
     except StoreUnavailable:
         raise refuse_for_now(AWAY) from None
     event = EXPERIMENT_PAUSED if paused else EXPERIMENT_RESUMED
-    log.warning(event, experiment=key, by=by, reason=reason)
+    log.warning(event, experiment=key, by=by)  # the reason, which a person wrote, is in the audit record alone
     record_audit(worker, event, {"experiment": key, "by": by, "reason": reason}, now)
     status = experiment.spec.status if experiment else "running"
     return SwitchAnswer(key, paused, by, now, status)
