@@ -224,20 +224,29 @@ def _is_held_out(experiment: Experiment, subject: Subject) -> bool:
 
 
 def _assign_by_rules(plan: Plan, flag: Experiment, subject: Subject, now: float) -> Assignment:
-    """The assignment by the first rule of the flag that gives a variant; `default` where none does."""
+    """The assignment by the first rule of the flag that gives a variant; `default` where none does.
+
+    A unit that a holdout keeps out of a rule's experiment gets what the flag gives without it, with the reason
+    `holdout` and that rule, so that the report of the holdout finds it as it finds those who have a variant.
+    """
     if flag.matches and not flag.matches(subject.attributes):
         return Assignment("audience")
     if not all(_is_met(plan, need, subject, now) for need in flag.prerequisites):
         return Assignment("prerequisite")
+    kept_out: Experiment | None = None
     for rule in flag.rules:
         found = _assign_by_rule(plan, rule, subject, now)
         if found.index >= 0 and _is_held_out(flag, subject):
             return Assignment("holdout")
+        if found.index >= 0 and kept_out is not None:
+            return Assignment("holdout", rule.indices[found.index], found.unit, kept_out)
         if found.index >= 0:
             return Assignment(found.reason, rule.indices[found.index], found.unit, rule.experiment)
         if found.reason == "degraded":
             return found
-    return Assignment("default")
+        if found.reason == "holdout" and kept_out is None:
+            kept_out = rule.experiment
+    return Assignment("default") if kept_out is None else Assignment("holdout", flag.default, rule=kept_out)
 
 
 def _assign_by_rule(plan: Plan, rule: Rule, subject: Subject, now: float) -> Assignment:
@@ -249,6 +258,10 @@ def _assign_by_rule(plan: Plan, rule: Rule, subject: Subject, now: float) -> Ass
         return Assignment("audience")
     if experiment.key in plan.paused:
         return Assignment("paused")
+    if experiment.shipped >= 0:
+        return _assign_shipped(plan, experiment, subject, now)
+    if experiment.spec.status == "stopped":
+        return Assignment("ended")
     if rule.is_plain:
         met = all(_is_met(plan, need, subject, now) for need in experiment.prerequisites)
         return Assignment("rule", 0) if met else Assignment("prerequisite")
@@ -266,10 +279,10 @@ def _is_met(plan: Plan, need: Requirement, subject: Subject, now: float) -> bool
         return need.is_off
     found = assign(plan, other, subject, now)
     if need.is_off:
-        by_experiment = found.rule is not None and found.reason != "rule"
+        by_experiment = found.rule is not None and found.reason not in {"rule", "holdout"}
         return found.index < 0 or (found.index == other.default and not by_experiment)
     if found.index < 0:
         return False
     if need.rules is not None:
-        return found.rule is not None and found.rule.key in need.rules
+        return found.rule is not None and found.reason != "holdout" and found.rule.key in need.rules
     return need.variants is not None and other.spec.variants[found.index].key in need.variants

@@ -154,7 +154,7 @@ def _next_steps(shop: _Inputs, spec: ExperimentSpec, state: str, report: Report 
         left = f" About {advice.days_left:,.0f} days more." if advice.days_left is not None else ""
         pause = "Paused. " if state == "paused" else ""
         yield f"{pause}{advice.verdict.capitalize()}: {advice.why}.{left}"
-        if advice.verdict in {"ship", "stop"} and spec.kind == "experiment" and RULE not in spec.key:
+        if advice.verdict in {"ship", "stop"} and spec.kind == "experiment":
             yield f"Then counterpoint conclude {spec.key}."
     elif state == "paused":
         yield f"Resume it or end it{f' ({why})' if why else ''}."

@@ -179,7 +179,13 @@ def test_a_paused_flag_gives_its_default_and_a_degraded_one_no_experiment() -> N
 
 def test_a_holdout_covers_the_rules_that_are_experiments() -> None:
     held = {"holdouts": [{"key": "h", "share": 1.0}]}
-    assert set(answers(plan(CHECKOUT, layers=held), country="DE")) == {("old", "default", "")}
+    of = plan(CHECKOUT, layers=held)
+    assert set(answers(of, country="DE")) == {("old", "default", ""), ("old", "holdout", "checkout.v2#de")}
+    german = answers(plan(CHECKOUT), country="DE")
+    assert [one[1] == "holdout" for one in answers(of, country="DE")] == [one[1] == "assigned" for one in german]
+    # What the flag gives without the experiment stays theirs: a rollout after it.
+    both, without = answers(of, country="DE", plan="pro"), answers(plan(CHECKOUT), plan="pro")
+    assert [one[0] for one in both] == [one[0] for one in without]
     assert set(answers(plan(CHECKOUT, layers=held), employee=True)) == {("new", "rule", "checkout.v2#employee")}
 
 

@@ -4,14 +4,18 @@ import io
 import json
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.catalog.check.load import load_specs
-from engine.catalog.conclude import drop_key, set_key
+from engine.catalog.conclude import drop_key, set_key, write_conclusion
+from engine.catalog.spec.conclusion import ConclusionSpec
 from engine.cli import app
 from engine.errors import CounterpointError
+from tests.stories.conftest import write_shop
 
 EXPERIMENT = {
     "variants": [{"key": "two", "payload": {"pages": 2}}, {"key": "one", "payload": {"pages": 1}}],
@@ -127,3 +131,39 @@ def test_a_key_is_dropped_with_all_its_lines() -> None:
     text = "a: 1\ndecided:\n  on: 2026-01-01\n\n  why: x\nb:\n- 1\n- 2\nc: 3\n"
     assert drop_key(text, "decided") == "a: 1\nb:\n- 1\n- 2\nc: 3\n"
     assert drop_key(text, "b") == "a: 1\ndecided:\n  on: 2026-01-01\n\n  why: x\nc: 3\n"
+
+
+RULES = """key: f
+kind: flag
+hypothesis: It helps.
+rules:
+  # the team's own note
+  - {key: a, status: running, variants: [{key: x}, {key: y}], metrics: {primary: click}}
+  - key: b  # of the south
+    # who lives there
+    audience: {country: IT}
+    variants: [{key: x}, {key: y}]
+    metrics: {primary: click}
+
+default: x
+"""
+END = 'decided: {on: 2026-03-02, by: "kim", why: "It won"}'
+ENDED = {
+    "a": ("{key: a, status: running, variants", f"{{key: a, status: shipped, ship: y, {END}, variants"),
+    "b": ("who lives there\n", f"who lives there\n    status: shipped\n    ship: y\n    {END}\n"),
+}
+
+
+@pytest.mark.parametrize("rule", ["a", "b"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_rule_of_a_flag_is_concluded_in_its_place(tmp_path: Path, rule: str, newline: str) -> None:
+    folder = write_shop(tmp_path / "shop", {"offers": {}, "placements": {}})
+    (folder / "f.yaml").write_bytes(RULES.replace("\n", newline).encode())
+    decided = ConclusionSpec(on=date(2026, 3, 2), by="kim", why="It won")
+    path = write_conclusion(folder, load_specs(folder), f"f#{rule}", ship="y", decided=decided)
+    before, after = (each.replace("\n", newline) for each in ENDED[rule])
+    assert path.read_bytes().decode() == RULES.replace("\n", newline).replace(before, after)
+    [ended] = [one for one in load_specs(folder).experiments["f"].rules if one.status == "shipped"]
+    assert (ended.key, ended.ship) == (rule, "y")
+    with pytest.raises(CounterpointError, match="'f#c' is no rule of the flag f; name one of a, b"):
+        write_conclusion(folder, load_specs(folder), "f#c", ship="y", decided=decided)

@@ -50,7 +50,7 @@ def find_period(source: DuckDB, units: ir.Table, as_of: int) -> ReportPeriod:
 def with_ramp_history(
     source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: datetime | None
 ) -> ExperimentQuestion:
-    """The question with the coverage that a ramp which holds itself had from each of its moves on."""
+    """The question with the coverage of a ramp that holds itself from each of its moves on, and why it stopped."""
     if not question.held_steps:
         return question
     events = read_log_table(source, log_dir, "events")
@@ -60,15 +60,22 @@ def with_ramp_history(
         moved = moved.filter(moved["time"] <= int(as_of.timestamp() * SECOND))
     coverage = json_text(moved["properties"], "coverage").try_cast("float64")
     status = json_text(moved["properties"], "status")
-    ramp = [(0.0, question.held_steps[0])]
-    for at, share, state in source.rows(moved.select(at="time", share=coverage, status=status).order_by("at")):
+    ramp, stop = [(0.0, question.held_steps[0])], ""
+    chosen = moved.select(at="time", share=coverage, status=status, reason=json_text(properties, "reason"))
+    for at, share, state, reason in source.rows(chosen.order_by("at")):
         if at is not None and share is not None:
+            stop = f"everyone is back at control since {iso_time(float(at) / SECOND)}: {reason}"
+            stop = stop if state == "stopped" else ""
             # Stopped, it is paused: everyone has control and nobody is let in.
             reached = 0.0 if state == "stopped" else _step_up_to(question.held_steps, float(share))
             if reached != ramp[-1][1]:  # it begins, and it is over, where it stands
                 ramp.append((float(at) / SECOND, reached))
     scale = question.coverage / question.held_steps[-1]  # its part of the layer, and what its filters let in
-    return msgspec.structs.replace(question, ramp=tuple((at, share * scale) for at, share in ramp))
+    return msgspec.structs.replace(
+        question,
+        ramp=tuple((at, share * scale) for at, share in ramp),
+        description=msgspec.structs.replace(question.description, ramp_stop=stop),
+    )
 
 
 def _step_up_to(steps: tuple[float, ...], coverage: float) -> float:

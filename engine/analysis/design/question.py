@@ -144,6 +144,7 @@ class ExperimentDescription(msgspec.Struct, frozen=True, kw_only=True):
     currency: str = ""
     design: str = ""
     conclusion: str = ""
+    ramp_stop: str = ""
 
 
 class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):

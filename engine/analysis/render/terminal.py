@@ -71,6 +71,7 @@ def describe_design(report: Report) -> list[str]:
         *([f"Design: {report.design}"] if report.design else []),
         *([f"Decided: {report.conclusion}"] if report.conclusion else []),
         *([f"Ramp: {describe_steps(report.ramp)}."] if report.ramp else []),
+        *([f"Ramp stopped: {report.ramp_stop}."] if report.ramp_stop else []),
         f"{method} Currency: {report.currency}.",
     ]
 

@@ -207,6 +207,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     audience: dict[str, object] = {}
     currency: str = ""
     conclusion: str = ""  # of an experiment that is over: the day, the person and the reason of its decision
+    ramp_stop: str = ""  # of a ramp that holds itself and returned everyone to control: since when, and why
     design: str = ""  # of a switchback: its periods, and what its effects rest on
     covers: list[str] = []
     ramp: list[RampPeriod] = []

@@ -95,6 +95,8 @@ def _compare_experiment(
         yield from _compare_schedule(one, two, now)
 
     def compare_rule(one: ExperimentSpec, two: ExperimentSpec) -> Iterator[FieldChange]:
+        if one.status != two.status and before.status == after.status:
+            yield "status", *_compare_status(one.status, two.status)
         yield from compare_alone(one, two)
         yield from _compare_variants(one, two)
 

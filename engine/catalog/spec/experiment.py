@@ -169,11 +169,17 @@ class RuleSpec(Hashed, frozen=True, kw_only=True):
     With `coverage` below 1 only that share of the audience does; the others go on to the next rule. Several variants
     make the rule an experiment, which `analyze FLAG#RULE` reports on. `key` names the rule; without one it is the value
     of the audience's only trait, such as `de`, or `rule1`, `rule2` by its place. The name is part of the default seed.
+
+    An experiment that is over has `status: shipped` with the variant `ship`, which all of its audience gets but the
+    units of its holdouts, or `status: stopped`, which leaves them to the next rule; `counterpoint conclude` writes it.
     """
 
     key: Key | None = None
     title: Text | None = None
     hypothesis: Text | None = None
+    status: Literal["running", "stopped", "shipped"] = "running"
+    ship: FlagKey | None = None
+    decided: ConclusionSpec | None = None
     audience: Condition = {}
     coverage: Share = 1.0
     variant: FlagKey | None = None
