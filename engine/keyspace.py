@@ -144,6 +144,11 @@ def idempotent_answer(digest: str) -> str:
     return f"cp:{{r:{digest}}}"
 
 
+def key_rate(name: str) -> str:
+    """The requests that each worker got under the API key of this name."""
+    return f"cp:{{rate:{name}}}"
+
+
 def partition(number: int) -> PartitionKeys:
     """The keys of one partition of the log's stream."""
     stream = f"cp:{{log{number}}}"
@@ -241,6 +246,7 @@ KEYSPACE: Final = (
     KeyPattern(
         PAUSED_EXPERIMENTS, "hash: experiment to the person who paused it, the time and the reason", "never", "service"
     ),
+    KeyPattern(key_rate("KEY"), "hash: worker to the requests that it got of an API key, and when", "60 s", "service"),
     KeyPattern(STORE_PROBE, "never written: read to see whether the store answers", "never", "service"),
 )
 

@@ -25,7 +25,7 @@ from engine.decision.offers import OfferReason
 from engine.errors import BadInput
 from engine.hashing import bucket, bucket_ranges, choose_variant
 from engine.journal.log.parquet import SCHEMAS
-from engine.service.auth import read_keys_file
+from engine.service.access.keys_file import read_keys_file
 from engine.settings import RULES, Settings, from_environment
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,6 +28,7 @@ MADE = {
     keyspace.due_capacity("CHANNEL"),
     keyspace.due_lease("ID"),
     keyspace.idempotent_answer("DIGEST"),
+    keyspace.key_rate("KEY"),
     *keyspace.partition(0),
     keyspace.snapshot("KEY"),
     keyspace.stored_snapshots("KEY"),

@@ -22,7 +22,7 @@ from engine.cli import (
 from engine.cli.app import app, print_error, print_problems
 from engine.cli.design import assertions, changes, interactions, starter_folder
 from engine.cli.encoding import adapt_streams
-from engine.cli.operations import backup, coupons, doctor, quarantine
+from engine.cli.operations import backup, coupons, doctor, keys, quarantine
 from engine.errors import CatalogError, CounterpointError, StoppedError, missing_extra
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "evaluate",
     "explain",
     "interactions",
+    "keys",
     "main",
     "measure",
     "quarantine",
@@ -53,7 +54,7 @@ __all__ = [
 
 for _name in app:
     app[_name].help_format = "markdown"
-GROUPS = ("measure", "policy", "quarantine", "traits", "coupons")
+GROUPS = ("measure", "policy", "quarantine", "traits", "coupons", "keys")
 """Verbs that have verbs of their own."""
 DESTRUCTIVE = ("erase",)
 """Verbs that a misspelled word must not suggest: what they delete does not come back."""

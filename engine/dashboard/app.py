@@ -19,7 +19,8 @@ from engine.dashboard.rendering import static_files
 from engine.dashboard.sessions import Sessions
 from engine.dashboard.views.routes import page_routes
 from engine.dashboard.web import SECURITY_HEADERS
-from engine.service.auth import load_keys_from_settings, read_access_file
+from engine.service.access.keys_file import read_access_file
+from engine.service.auth import load_keys_from_settings
 from engine.service.decision_flow import DecisionFlow
 from engine.service.worker import Worker
 from engine.settings import Settings

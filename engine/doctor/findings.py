@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPException, InvalidURL
 from typing import Literal
 from urllib.error import HTTPError
@@ -27,6 +28,7 @@ from engine.journal.log.commit import read_checkpoint
 from engine.journal.spool.ship import connect_shipper
 from engine.journal.spool.spool import START, bytes_after, claim_orphans
 from engine.journal.stream_lag import StreamLag, read_stream_lags
+from engine.service.access.keys_file import read_keys_file
 from engine.service.auth import load_keys_from_settings
 from engine.settings import Settings
 
@@ -104,6 +106,11 @@ def _check_keys(settings: Settings) -> Iterator[Diagnosis]:
         yield _problem("keys", f"{path}: every user of the machine may read or write it", f"chmod o= {path}")
     else:
         yield _ok("keys", f"{path}: readable by its owner and group alone")
+    soon = datetime.now(UTC) + timedelta(days=7)
+    for spec in () if path is None else read_keys_file(path):
+        if spec.expires is not None and spec.expires < soon:
+            detail = f"{spec.name} ends at {spec.expires.isoformat(timespec='seconds')}; then its callers get 401"
+            yield _warning("keys", detail, f"counterpoint keys rotate {spec.name}")
 
 
 def _check_disks(settings: Settings) -> Iterator[Diagnosis]:

@@ -1,5 +1,6 @@
 """The HTTP face as a Litestar application."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from engine.service.access.pages import Pages
+from engine.service.access.shared_rates import SharedRates
 from engine.service.auth import load_keys_from_settings
 from engine.service.decision_batches import DecisionBatches
 from engine.service.decision_flow import DecisionFlow
@@ -78,7 +80,9 @@ def create_app(settings: Settings, *, logs_changes: bool = True) -> Litestar:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with worker.running():
+            dividing = asyncio.create_task(SharedRates(worker.event_store.pipeline, keys.limited).run())
             yield
+            dividing.cancel()
             await batches.drain()
             if app.pages is not None:
                 await app.pages.close()

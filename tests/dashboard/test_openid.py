@@ -18,7 +18,7 @@ from litestar.testing import TestClient
 from engine.dashboard import openid as openid_login
 from engine.dashboard.app import create_dashboard
 from engine.errors import BadInput
-from engine.service.auth import read_keys_file
+from engine.service.access.keys_file import read_keys_file
 from engine.settings import Settings
 from tests.dashboard.openid_provider import CLIENT, SECRET
 

@@ -11,7 +11,8 @@ import pytest
 from engine.client import Client
 from engine.customer import CustomerIds, prove
 from engine.errors import BadInput
-from engine.service.auth import Caller, Keys, KeySpec, load_keys_from_settings, read_keys_file
+from engine.service.access.keys_file import KeySpec, read_keys_file
+from engine.service.auth import Caller, Keys, load_keys_from_settings
 from engine.service.problems import Refusal
 from engine.settings import Settings
 

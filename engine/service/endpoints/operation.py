@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from engine.customers.model.events import Event
-from engine.service.auth import KeyRole
+from engine.service.access.keys_file import KeyRole
 from engine.service.endpoints.flag_answers import ErrorCode, EvaluationReason
 
 HeaderDocs = Mapping[str, str]

@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from engine.errors import BadInput
-from engine.service.auth import read_access_file
+from engine.service.access.keys_file import read_access_file
 from engine.settings import Settings
 
 HEADER = b"x-counterpoint-preview"
