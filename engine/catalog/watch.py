@@ -27,8 +27,10 @@ from engine.catalog.check.load import build_specs, read_folder
 from engine.catalog.feeds.rows import FEEDS, SUFFIXES
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.plan.plan import Plan
+from engine.catalog.spec.fields import Spec, restricting_fields
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.notify import NotifyFile
+from engine.catalog.spec.offer import OffersSpec
 from engine.errors import BadInput, CatalogError, Problem
 
 Fingerprint = tuple[tuple[str, int, int], ...]
@@ -38,22 +40,6 @@ STILL_SECONDS = 1.0
 """Seconds without a change in the folder before a change is read."""
 LOOSENING_SECONDS = 5.0
 """The same seconds for a change that takes a restriction away."""
-_RESTRICTIONS = (
-    "audience",
-    "purpose",
-    "start",
-    "end",
-    "caps",
-    "suppress",
-    "stock",
-    "budget",
-    "coupons",
-    "exclusive",
-    "quiet",
-    "once",
-    "layer",
-)
-"""Fields of specs without which more customers are reached, or more often."""
 
 log = structlog.get_logger(__name__)
 
@@ -193,25 +179,35 @@ def find_loosened(before: Specs, after: Specs) -> Iterator[str]:
 
     A restriction is missing where a spec lost it, has fewer of it, or is new and has none.
     """
-    rooms: tuple[tuple[Mapping[str, object], Mapping[str, object]], ...] = (
-        (before.offers, after.offers),
-        (before.experiments, after.experiments),
-        (before.moments, after.moments),
-        ({one.key: one for one in before.channels.channels}, {one.key: one for one in after.channels.channels}),
-    )
-    for olds, news in rooms:
-        for key, new in news.items():
-            old = olds.get(key)
-            if old is None:
-                if not any(_count_restrictions(new, name) for name in _RESTRICTIONS):
-                    yield key
-            elif any(_count_restrictions(old, name) > _count_restrictions(new, name) for name in _RESTRICTIONS):
-                yield key
+    olds = _restricted_specs(before)
+    for place, new in _restricted_specs(after).items():
+        old = olds.get(place)
+        fields = restricting_fields(type(new))
+        if old is None:
+            if not any(_count_restrictions(new, name) for name in fields):
+                yield place[1]
+        elif any(_count_restrictions(old, name) > _count_restrictions(new, name) for name in fields):
+            yield place[1]
 
 
-def _count_restrictions(spec: object, name: str) -> int:
-    """The number of restrictions in a field; 0 where the spec has no such field."""
-    value = getattr(spec, name, None)
+def _restricted_specs(specs: Specs) -> dict[tuple[str, str], Spec]:
+    """Every spec that has restrictions of its own, by its kind and key."""
+    feeds = {key: one.offers for key, one in specs.selections.items() if isinstance(one.offers, OffersSpec)}
+    named: dict[str, Mapping[str, Spec]] = {
+        "offer": specs.offers,
+        "experiment": specs.experiments,
+        "moment": specs.moments,
+        "campaign": specs.campaigns,
+        "channel": {one.key: one for one in specs.channels.channels},
+        "feed": {key: entry for key, entry in feeds.items() if entry.feed},
+        "shop": {"channels.yaml": specs.channels},
+    }
+    return {(kind, key): spec for kind, rows in named.items() for key, spec in rows.items()}
+
+
+def _count_restrictions(spec: Spec, name: str) -> int:
+    """The number of restrictions in a field."""
+    value = getattr(spec, name)
     return len(value) if isinstance(value, list | dict) else int(value is not None)
 
 

@@ -5,6 +5,8 @@ import shutil
 import time
 from pathlib import Path
 
+import pytest
+
 from engine.catalog.check.load import load_specs
 from engine.catalog.watch import STILL_SECONDS, PlanWatch, find_loosened
 
@@ -69,12 +71,41 @@ def test_a_file_that_is_renamed_into_place_is_taken_after_two_looks(tmp_path: Pa
     assert polled(watch, STILL_SECONDS * 4)
 
 
-def test_what_loosens_a_shop_is_named(tmp_path: Path) -> None:
+PARTS = {
+    "offers/voucher.yaml": (OFFER, ("audience", "caps", "purpose"), "voucher"),
+    "campaigns.yaml": (
+        """\
+campaigns:
+- key: monday
+  schedule: {days: [monday], at: ["09:00"]}
+  channels: [{channel: push, placement: push_message}]
+  policy: {kind: uniform}
+  reward: {metric: conversion}
+  purpose: marketing
+  audience: {loyalty.tier: {$gte: 2}}
+""",
+        ("  audience", "  purpose"),
+        "monday",
+    ),
+}
+
+
+@pytest.mark.parametrize("file", sorted(PARTS))
+def test_each_restriction_that_a_file_loses_is_named(tmp_path: Path, file: str) -> None:
     folder = copied(tmp_path)
-    (folder / "offers/voucher.yaml").write_text(OFFER)
+    text, fields, key = PARTS[file]
+    (folder / file).write_text(text)
     before = load_specs(folder)
-    assert list(find_loosened(before, before)) == []
-    for lost in ("audience", "caps", "purpose"):
-        kept = [line for line in OFFER.splitlines(keepends=True) if not line.startswith(lost)]
-        (folder / "offers/voucher.yaml").write_text("".join(kept))
-        assert list(find_loosened(before, load_specs(folder))) == ["voucher"]
+    for lost in fields:
+        kept = [line for line in text.splitlines(keepends=True) if not line.startswith(lost)]
+        (folder / file).write_text("".join(kept))
+        assert list(find_loosened(before, load_specs(folder))) == [key]
+
+
+def test_a_shop_that_loses_its_rule_of_silence_is_named(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    channels = (folder / "channels.yaml").read_text()
+    (folder / "channels.yaml").write_text(channels + "suppress: {when: complaint_open}\n")
+    before = load_specs(folder)
+    (folder / "channels.yaml").write_text(channels)
+    assert list(find_loosened(before, load_specs(folder))) == ["channels.yaml"]

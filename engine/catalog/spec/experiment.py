@@ -6,6 +6,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from engine.catalog.spec.conclusion import ConclusionSpec
 from engine.catalog.spec.fields import (
+    RESTRICTS,
     Condition,
     Count,
     FlagKey,
@@ -227,25 +228,25 @@ class ExperimentSpec(Hashed, frozen=True, kw_only=True):
     unit: Unit = "customer"
     fallback_unit: Unit | None = None
     switchback: SwitchbackSpec | None = None
-    layer: Key | None = None
+    layer: Annotated[Key | None, RESTRICTS] = None
     seed: Text | None = None
     status: Status = "running"
     ship: FlagKey | None = None
     decided: ConclusionSpec | None = None
-    start: ZonedTime | None = None
-    end: ZonedTime | None = None
-    channels: list[Key] | None = None
+    start: Annotated[ZonedTime | None, RESTRICTS] = None
+    end: Annotated[ZonedTime | None, RESTRICTS] = None
+    channels: Annotated[list[Key] | None, RESTRICTS] = None
     placement: Key | None = None
-    audience: Condition = {}
+    audience: Annotated[Condition, RESTRICTS] = {}
     coverage: Share = 1.0
     ramp: list[RampStep] | HeldRamp = []
-    prerequisites: list[Prerequisite] = []
-    filters: list[FilterSpec] = []
+    prerequisites: Annotated[list[Prerequisite], RESTRICTS] = []
+    filters: Annotated[list[FilterSpec], RESTRICTS] = []
     sticky: bool = False
     bucket_version: Annotated[int, Meta(ge=0)] = 0
     min_bucket_version: Annotated[int, Meta(ge=0)] = 0
     tags: list[Key] = []
-    holdouts: list[Key] = []
+    holdouts: Annotated[list[Key], RESTRICTS] = []
     variants: Annotated[list[VariantSpec], Meta(min_length=1, max_length=200)] = []
     rules: Annotated[list[RuleSpec], Meta(max_length=200)] = []
     default: FlagKey | None = None

@@ -1,7 +1,8 @@
 """Types of the YAML's fields: which values are valid, and the remedy that `check` gives for any other."""
 
 from datetime import datetime, timedelta
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Final, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -73,6 +74,12 @@ TimeOfDay = Annotated[
     ),
 ]
 
+RESTRICTS: Final = "restricts"
+"""Marks a field without which more customers are reached, or more often: `caps: Annotated[list[CapSpec], RESTRICTS]`.
+
+A fallback has no such field, and the watcher waits longer before it takes a plan in which one is missing.
+"""
+
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -89,3 +96,10 @@ def count_and_seconds(rate: str) -> tuple[int, float]:
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every mapping in the YAML: decoding it is validating it, and an unknown key is an error."""
+
+
+@cache
+def restricting_fields(spec: type[Spec]) -> tuple[str, ...]:
+    """The fields of a kind of spec that `RESTRICTS` marks, in their order."""
+    hints = get_type_hints(spec, include_extras=True)
+    return tuple(name for name, hint in hints.items() if RESTRICTS in get_args(hint)[1:])

@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from engine.catalog.spec.experiment import PolicySpec
 from engine.catalog.spec.fields import (
+    RESTRICTS,
     Condition,
     HandOutRate,
     Key,
@@ -17,6 +18,7 @@ from engine.catalog.spec.fields import (
     Text,
     TimeOfDay,
     ZonedTime,
+    restricting_fields,
 )
 from engine.catalog.spec.limits.caps import CapSpec, SuppressSpec
 from engine.catalog.spec.limits.stock import BudgetSpec, CouponsSpec, StockSpec
@@ -132,20 +134,18 @@ class OffersSpec(Spec, frozen=True, kw_only=True):
     value: PropertyName | None = None
     tags: PropertyName | None = None
     attributes: dict[Key, PropertyName] = {}
-    purpose: Key | None = None
-    audience: Condition = {}
-    start: ZonedTime | None = None
-    end: ZonedTime | None = None
-    caps: list[CapSpec] = []
-    suppress: SuppressSpec | None = None
-    stock: StockSpec | None = None
+    purpose: Annotated[Key | None, RESTRICTS] = None
+    audience: Annotated[Condition, RESTRICTS] = {}
+    start: Annotated[ZonedTime | None, RESTRICTS] = None
+    end: Annotated[ZonedTime | None, RESTRICTS] = None
+    caps: Annotated[list[CapSpec], RESTRICTS] = []
+    suppress: Annotated[SuppressSpec | None, RESTRICTS] = None
+    stock: Annotated[StockSpec | None, RESTRICTS] = None
     rendering: Renderings = {}
 
 
 OWN_OF_CREATIVE = frozenset(("key", "attributes"))
 """The names in a creative that are the engine's, and not the storefront's."""
-NOT_RESTRICTING = frozenset(("key", "title", "tags", "attributes", "value", "lever", "renderings"))
-"""The fields of an offer that describe or weigh it; any other restricts who may see it, or when."""
 
 
 class OfferSpec(Spec, frozen=True, kw_only=True):
@@ -164,24 +164,24 @@ class OfferSpec(Spec, frozen=True, kw_only=True):
     title: Text | None = None
     tags: list[Key] = []
     attributes: dict[Key, str | float | bool] = {}
-    purpose: Key | None = None
+    purpose: Annotated[Key | None, RESTRICTS] = None
     value: float = 0.0
     lever: Positive = 1.0
-    audience: Condition = {}
-    start: ZonedTime | None = None
-    end: ZonedTime | None = None
-    caps: list[CapSpec] = []
-    suppress: SuppressSpec | None = None
-    stock: StockSpec | None = None
-    budget: BudgetSpec | None = None
-    coupons: CouponsSpec | None = None
-    exclusive: list[Key] = []
+    audience: Annotated[Condition, RESTRICTS] = {}
+    start: Annotated[ZonedTime | None, RESTRICTS] = None
+    end: Annotated[ZonedTime | None, RESTRICTS] = None
+    caps: Annotated[list[CapSpec], RESTRICTS] = []
+    suppress: Annotated[SuppressSpec | None, RESTRICTS] = None
+    stock: Annotated[StockSpec | None, RESTRICTS] = None
+    budget: Annotated[BudgetSpec | None, RESTRICTS] = None
+    coupons: Annotated[CouponsSpec | None, RESTRICTS] = None
+    exclusive: Annotated[list[Key], RESTRICTS] = []
     renderings: Annotated[Renderings, Meta(min_length=1)]
 
     @property
     def is_unrestricted(self) -> bool:
         """Whether the offer may be shown to anyone at any time, as a fallback must."""
-        return not any(getattr(self, name) for name in self.__struct_fields__ if name not in NOT_RESTRICTING)
+        return not any(getattr(self, name) for name in restricting_fields(OfferSpec))
 
 
 class QuietSpec(Spec, frozen=True, kw_only=True, rename={"start": "from", "end": "to"}):
@@ -204,10 +204,10 @@ class ChannelSpec(Spec, frozen=True, kw_only=True):
     key: Key
     title: Text | None = None
     outbound: bool = False
-    quiet: QuietSpec | None = None
-    capacity: HandOutRate | None = None
-    address: IdKind | None = None
-    caps: list[CapSpec] = []
+    quiet: Annotated[QuietSpec | None, RESTRICTS] = None
+    capacity: Annotated[HandOutRate | None, RESTRICTS] = None
+    address: Annotated[IdKind | None, RESTRICTS] = None
+    caps: Annotated[list[CapSpec], RESTRICTS] = []
 
 
 class PlacementSpec(Spec, frozen=True, kw_only=True):
@@ -242,7 +242,7 @@ class ChannelsFile(Spec, frozen=True, kw_only=True):
     placements: list[PlacementSpec] = []
     zone: Text = "UTC"
     language: Text | None = None
-    suppress: SilenceSpec | None = None
+    suppress: Annotated[SilenceSpec | None, RESTRICTS] = None
 
 
 class TriggerSpec(Spec, frozen=True, kw_only=True):
@@ -281,10 +281,10 @@ class MomentSpec(Spec, frozen=True, kw_only=True):
     trigger: TriggerSpec
     window: Span = "1d"
     placements: Annotated[list[Key], Meta(min_length=1)]
-    channels: list[Key] | None = None
-    audience: Condition = {}
+    channels: Annotated[list[Key] | None, RESTRICTS] = None
+    audience: Annotated[Condition, RESTRICTS] = {}
     offers: Annotated[list[Key], Meta(min_length=1)]
-    once: OnceSpec | None = None
+    once: Annotated[OnceSpec | None, RESTRICTS] = None
 
 
 class MomentsFile(Spec, frozen=True, kw_only=True):
@@ -328,10 +328,10 @@ class CampaignSpec(Spec, frozen=True, kw_only=True):
     title: Text | None = None
     schedule: ScheduleSpec
     channels: Annotated[list[CampaignChannelSpec], Meta(min_length=1)]
-    audience: Condition = {}
-    purpose: Key | None = None
-    start: ZonedTime | None = None
-    end: ZonedTime | None = None
+    audience: Annotated[Condition, RESTRICTS] = {}
+    purpose: Annotated[Key | None, RESTRICTS] = None
+    start: Annotated[ZonedTime | None, RESTRICTS] = None
+    end: Annotated[ZonedTime | None, RESTRICTS] = None
     policy: PolicySpec
     reward: RewardSpec
 
