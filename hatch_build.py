@@ -35,6 +35,8 @@ COMPILED = (
     "engine/journal/records.py",
     "engine/journal/spool/frames.py",
     "engine/journal/traces.py",
+    "engine/traits/attributes.py",
+    "engine/traits/stages.py",
     "policies/base.py",
     "policies/best_arms.pyx",
     "policies/joint_draws.py",

@@ -1,4 +1,4 @@
-"""The customer: their profile as it is stored, and the attributes that conditions and policies read from it.
+"""The customer: their identifiers and their profile as it is stored. Conditions read it by `engine.traits.attributes`.
 
 A customer is bucketed over their `unit`, not over their id. The unit is the id of their first decision and survives a
 login, so an experiment keeps its variant on every channel without a write in `decide`.
@@ -9,8 +9,8 @@ position: append a field with a default, and never reorder or remove one.
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Final, Literal, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -30,22 +30,10 @@ COMPLAINT_FIELD: Final = "complaint"
 
 Scalar = str | int | float | bool | None
 TraitValue = Scalar | list[Scalar]
-Stage = Literal["new", "engaged", "cart", "customer", "loyal", "lapsed"]
 Counts = Mapping[str, Sequence[float]]
 """Counter -> times (s since 1970) of what it counted for one customer, oldest first."""
 
 Identifier = Annotated[str, msgspec.Meta(max_length=200)]
-
-
-class StageRules(NamedTuple):
-    """Where the stages of the journey begin; `lapsed_after` is in seconds since the last order."""
-
-    engaged_visits: int = 2
-    loyal_orders: int = 5
-    lapsed_after: float = 180 * DAY
-
-
-STAGE_RULES: Final = StageRules()
 
 
 class CustomerIds(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -109,6 +97,10 @@ class Consent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     expires: float | None = None
     source: str = ""
     by: str = ""
+
+    def is_in_force(self, now: float) -> bool:
+        """Whether it is given and has not expired at `now` (s since 1970)."""
+        return self.granted and (self.expires is None or self.expires > now)
 
 
 class Link(NamedTuple):
@@ -272,57 +264,6 @@ class Profile(
         return any(kind not in ("anonymous_id", "device_id") for kind in self.ids)
 
 
-class ComputedTraits(Protocol):
-    """The traits and stages that the shop defines; see `engine.traits.rules`."""
-
-    @property
-    def stages(self) -> StageRules: ...  # noqa: D102
-    def read(self, profile: Profile, now: float) -> Iterable[tuple[str, Scalar]]: ...  # noqa: D102
-
-
-def derive_attributes(profile: Profile, now: float, computed: ComputedTraits | None = None) -> dict[str, object]:
-    """The customer as conditions and features read them at `now` (s since 1970).
-
-    A trait is at top level under its name; a dotted name nests (`loyalty.tier` is `{"loyalty": {"tier": …}}`). A trait
-    that the shop sent replaces one of the engine's of the same name. One that the shop defines (`computed`) replaces
-    what was sent, unless no event wrote the profile, as in a sample or a record. What was never seen is absent.
-    """
-    count = profile.order_count
-    visits = profile.past_visits + len(profile.visits)
-    tree: dict[str, object] = {
-        "loyalty": {"points": profile.points, "tier": profile.tier},
-        "visits": visits,
-        "frequency": count,
-        "monetary": profile.revenue,
-        "channels": list(profile.channels),
-        "complaint_open": has_open_complaint(profile),
-        "stage": derive_stage(profile, now, STAGE_RULES if computed is None else computed.stages),
-    }
-    orders: dict[str, object] = {"count": count, "revenue": profile.revenue}
-    if profile.last_order and count:  # an order that was refunded in full is none
-        orders["last_days"] = tree["recency_days"] = max(0.0, now - profile.last_order) / DAY
-    tree["orders"] = orders
-    if profile.affinities:
-        rate = -1.0 / profile.half_life
-        tree["affinity"] = {
-            name: affinity.value * 2.0 ** ((now - affinity.time) * rate)
-            for name, affinity in profile.affinities.items()
-        }
-    if profile.consents:
-        tree["consent"] = {name: _is_in_force(consent, now) for name, consent in profile.consents.items()}
-    if profile.answers:
-        tree["satisfaction"] = {name: answer.score for name, answer in profile.answers.items()}
-    for name, trait in profile.traits.items():
-        if "." in name:
-            _nest(tree, name, trait.value)
-        else:
-            tree[name] = trait.value
-    if computed is not None:
-        values = computed.read(profile, now)
-        tree |= {name: value for name, value in values if profile.version or name not in profile.traits}
-    return tree
-
-
 def complaint_statements(profile: Profile) -> list[ComplaintStatement]:
     """What was stated of the customer's complaints, oldest first, by this release and earlier ones."""
     if profile.complaint is None:
@@ -361,7 +302,7 @@ def has_open_complaint(profile: Profile) -> bool:
 def has_consented(profile: Profile, purpose: str, now: float) -> bool:
     """Whether the customer has consented to `purpose` and it has not expired at `now`."""
     consent = profile.consents.get(purpose)
-    return consent is not None and _is_in_force(consent, now)
+    return consent is not None and consent.is_in_force(now)
 
 
 def resumable_journey(profile: Profile, now: float) -> dict[str, object]:
@@ -370,31 +311,3 @@ def resumable_journey(profile: Profile, now: float) -> dict[str, object]:
         return {}
     items = (one for one in profile.journey.items() if one[0] != CAMPAIGN and one[1].until > now)
     return {name: item.value for name, item in items if item.value is not None}
-
-
-def derive_stage(profile: Profile, now: float, rules: StageRules = STAGE_RULES) -> Stage:
-    """The journey stage: lapsed and loyal customers by their orders, then an open cart, then their visits."""
-    if profile.order_count:
-        if now - profile.last_order > rules.lapsed_after:
-            return "lapsed"
-        return "loyal" if profile.order_count >= rules.loyal_orders else "customer"
-    cart = profile.journey.get("cart")
-    if cart is not None and cart.value is not None and cart.until > now:
-        return "cart"
-    return "engaged" if profile.past_visits + len(profile.visits) >= rules.engaged_visits else "new"
-
-
-def _is_in_force(consent: Consent, now: float) -> bool:
-    return consent.granted and (consent.expires is None or consent.expires > now)
-
-
-def _nest(tree: dict[str, object], name: str, value: TraitValue) -> None:
-    """Write a value under its dotted name; a plain value on the way gives way to a mapping."""
-    part, dot, rest = name.partition(".")
-    while dot:
-        child = tree.get(part)
-        if not isinstance(child, dict):
-            child = tree[part] = {}
-        tree = child
-        part, dot, rest = rest.partition(".")
-    tree[part] = value

@@ -18,12 +18,13 @@ import uvloop
 from engine import embedded, keyspace
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.claims.claims import CapCheck, Claim, Claims, PoolShare
-from engine.customer import CustomerIds, Profile, derive_attributes
+from engine.customer import CustomerIds, Profile
 from engine.customers.model.events import Accepted, Event
 from engine.customers.model.reducers import apply_event
 from engine.customers.redis import keys
 from engine.customers.redis.stored_entry import Pointer, encode_entry
 from engine.customers.store import ProfileStore
+from engine.traits.attributes import derive_attributes
 
 NOW = 1_790_000_000.0
 CONCURRENT = 64

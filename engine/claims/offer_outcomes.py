@@ -31,13 +31,14 @@ from engine.claims.requirements import (
     pool_shares,
     zone_to_mark,
 )
-from engine.customer import Profile, derive_attributes
+from engine.customer import Profile
 from engine.customers.ingest import UNREADABLE
 from engine.customers.model.events import EARLIEST, Event, EventStatus, customer_ids, event_time
 from engine.customers.store import ProfileStore
 from engine.decision.moments import customer_zone
 from engine.errors import UnreadableValueError
 from engine.orders import order_id
+from engine.traits.attributes import derive_attributes
 from engine.vocabulary import CONFIRMS, PURCHASES, REDEMPTION, RELEASES, split_item
 
 TOGETHER = 32

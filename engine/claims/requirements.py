@@ -14,9 +14,9 @@ from engine.catalog.plan.plan import Moment, Offer, Plan
 from engine.catalog.spec.fields import seconds
 from engine.claims.claims import COUNTER_ENTRIES, CapCheck, Claim, PoolShare
 from engine.customer import Counts
-from engine.decision.gates import cap_window_start
 from engine.decision.moments import once_window_start
 from engine.decision.offers import Choice
+from engine.decision.windows import cap_window_start
 from engine.vocabulary import split_item
 
 

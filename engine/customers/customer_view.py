@@ -5,12 +5,14 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from engine.customer import ComputedTraits, Counts, Profile, TraitSeries, derive_attributes, resumable_journey
+from engine.customer import Counts, Profile, TraitSeries, resumable_journey
 from engine.decision.windows import ZONE_MARK
+from engine.traits.attributes import derive_attributes
+from engine.traits.rules import TraitRules
 
 
 def customer_view(
-    profile: Profile, now: float, counts: Counts | None = None, computed: ComputedTraits | None = None
+    profile: Profile, now: float, counts: Counts | None = None, computed: TraitRules | None = None
 ) -> dict[str, object]:
     """Returns the whole profile as JSON data: the attributes that conditions read at `now`, and their inputs.
 

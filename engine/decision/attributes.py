@@ -11,8 +11,10 @@ from zoneinfo import ZoneInfo
 
 from engine.catalog.conditions.dates import NOW
 from engine.catalog.plan.plan import Plan
-from engine.customer import COMPLAINT_FIELD, ComputedTraits, Profile, derive_attributes, has_consented
+from engine.customer import COMPLAINT_FIELD, Profile, has_consented
 from engine.decision.moments import customer_zone
+from engine.traits.attributes import derive_attributes
+from engine.traits.rules import TraitRules
 
 QUARTER = 900
 DEPTH = 10
@@ -45,7 +47,7 @@ def build_attributes(
     now: float,
     default_zone: str,
     *,
-    computed: ComputedTraits,
+    computed: TraitRules,
 ) -> tuple[dict[str, object], str]:
     """The attributes of a decision at `now` (s since 1970), and the customer's time zone."""
     attributes = derive_attributes(profile, now, computed)

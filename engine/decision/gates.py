@@ -15,12 +15,11 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 from engine.catalog.plan.features import Context
-from engine.catalog.plan.limits import Cap, Suppression
 from engine.catalog.plan.offer_index import Bits, OfferIndex, set_places
 from engine.catalog.plan.places import NOWHERE, Vicinity
 from engine.catalog.plan.plan import Offer
 from engine.customer import Counts, Profile, has_consented
-from engine.decision.windows import calendar_start, ignored_exposures, suppressed_until, window_start
+from engine.decision.windows import is_cap_reached, is_suppressed
 from policies.batches import Floats
 
 Gate = Literal[
@@ -152,24 +151,9 @@ def closing_gates(collection: OfferCollection, facts: Facts, shown: Collection[s
 
 def is_capped(offer: Offer, facts: Facts) -> bool:
     """Whether a cap of the channel keeps the offer from this customer now."""
-    return any(_is_reached(cap, facts) for cap in offer.limits.caps.get(facts.channel, ()))
-
-
-def is_enough(offer: Offer, pool: str, left: float, channel: str) -> bool:
-    """Whether `left` of a stock or budget suffices to show the offer one more time on a channel."""
-    stock, budget = offer.limits.stock, offer.limits.budget
-    if pool.startswith("coupon:"):
-        return left >= 1
-    if pool.startswith("stock:"):
-        return stock is None or left >= max(1, stock.at_least)
-    return budget is None or left >= budget.cost_on(channel)
-
-
-def cap_window_start(cap: Cap, now: float, zone: str, counts: Counts) -> float:
-    """When the window of a cap began that `now` lies in (s since 1970); `zone` and `counts` are the customer's."""
-    if cap.calendar and cap.zone is None:
-        return calendar_start(now, cap.per, zone, counts)
-    return window_start(now, cap.per, "calendar" if cap.calendar else "rolling", cap.zone or zone)
+    return any(
+        is_cap_reached(cap, facts.now, facts.zone, facts.counts) for cap in offer.limits.caps.get(facts.channel, ())
+    )
 
 
 def _outside_dates(collection: OfferCollection, facts: Facts, _shown: Collection[str], passing: Bits) -> Bits:
@@ -200,7 +184,7 @@ def _suppressed(collection: OfferCollection, facts: Facts, _shown: Collection[st
     if limited := passing & _counted_offers(collection, facts):
         for place in set_places(limited):
             rule = collection.offers[place].limits.suppression
-            if rule is not None and _is_suppressed(rule, facts):
+            if rule is not None and is_suppressed(rule, facts.counts, facts.now):
                 closed |= 1 << place
     return closed
 
@@ -375,25 +359,6 @@ def _short_of(collection: OfferCollection, facts: Facts, kind: str, passing: Bit
     for pool, left in facts.pools.items():
         if pool.startswith(kind):
             for place in set_places(passing & needing.get(pool, 0)):
-                if not is_enough(collection.offers[place], pool, left, facts.channel):
+                if not collection.offers[place].limits.is_enough(pool, left, facts.channel):
                     closed |= 1 << place
     return closed
-
-
-def _is_reached(cap: Cap, facts: Facts) -> bool:
-    """Whether the cap's counter has reached its limit within its window."""
-    times = facts.counts.get(cap.counter)
-    if not times or len(times) < cap.count:
-        return False
-    start = cap_window_start(cap, facts.now, facts.zone, facts.counts)
-    return sum(time > start for time in times) >= cap.count
-
-
-def _is_suppressed(rule: Suppression, facts: Facts) -> bool:
-    """Whether the outcomes that the rule counts, with exposures nobody answered, suppress the offer now."""
-    counts = facts.counts
-    outcomes = counts.get(rule.outcome, ())
-    if rule.shown is not None and rule.answered is not None:
-        ignored = ignored_exposures(counts.get(rule.shown, ()), counts.get(rule.answered, ()), facts.now)
-        outcomes = [*outcomes, *ignored]
-    return suppressed_until(outcomes, rule.after, rule.within, rule.lasts) > facts.now

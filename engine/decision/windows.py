@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Literal
 from zoneinfo import ZoneInfo
 
+from engine.catalog.plan.limits import Cap, Suppression
 from engine.catalog.spec.offer import QuietSpec
 from engine.customer import Counts
 from engine.vocabulary import DAY
@@ -62,6 +63,31 @@ def calendar_start(now: float, per: float, zone: str, counts: Counts) -> float:
             if max(times, default=began) > began:
                 start = min(start, began)
     return start
+
+
+def cap_window_start(cap: Cap, now: float, zone: str, counts: Counts) -> float:
+    """When the window of a cap began that `now` lies in (s since 1970); `zone` and `counts` are the customer's."""
+    if cap.calendar and cap.zone is None:
+        return calendar_start(now, cap.per, zone, counts)
+    return window_start(now, cap.per, "calendar" if cap.calendar else "rolling", cap.zone or zone)
+
+
+def is_cap_reached(cap: Cap, now: float, zone: str, counts: Counts) -> bool:
+    """Whether the cap's counter has reached its limit within its window; `zone` and `counts` are the customer's."""
+    times = counts.get(cap.counter)
+    if not times or len(times) < cap.count:
+        return False
+    start = cap_window_start(cap, now, zone, counts)
+    return sum(time > start for time in times) >= cap.count
+
+
+def is_suppressed(rule: Suppression, counts: Counts, now: float) -> bool:
+    """Whether the outcomes that the rule counts, with exposures nobody answered, suppress an offer now."""
+    outcomes = counts.get(rule.outcome, ())
+    if rule.shown is not None and rule.answered is not None:
+        ignored = ignored_exposures(counts.get(rule.shown, ()), counts.get(rule.answered, ()), now)
+        outcomes = [*outcomes, *ignored]
+    return suppressed_until(outcomes, rule.after, rule.within, rule.lasts) > now
 
 
 @lru_cache(maxsize=1024)

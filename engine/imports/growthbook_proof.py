@@ -15,7 +15,7 @@ from engine.catalog.conditions.compile import Predicate, compile_condition
 from engine.catalog.plan.compile import compile_plan
 from engine.catalog.plan.plan import Experiment
 from engine.catalog.spec.flags import value_of
-from engine.customer import CustomerIds, derive_attributes
+from engine.customer import CustomerIds
 from engine.decision.decision import DecideRequest, decide
 from engine.hashing import bucket, bucket_ranges, choose_variant, in_namespace
 from engine.imports.growthbook import GrowthBookFeature, GrowthBookRule
@@ -23,6 +23,7 @@ from engine.imports.import_flags import to_yaml
 from engine.imports.model import Criteria, ImportResult, Json, Unsupported
 from engine.imports.source_values import read_source
 from engine.rehearse.generated_customers import make_customers
+from engine.traits.attributes import derive_attributes
 
 NOW = 1_790_000_000.0
 SHOWN = 20

@@ -10,10 +10,11 @@ from importlib.metadata import version
 import msgspec
 
 from engine.catalog.plan.plan import Plan
-from engine.customer import STAGE_RULES, Profile, Trait, TraitValue, derive_stage
+from engine.customer import Profile, Trait, TraitValue
 from engine.decision.attributes import usable_profile
 from engine.decision.decision import Availability, DecideRequest
 from engine.errors import BadInput
+from engine.traits.stages import STAGE_RULES, derive_stage
 from engine.vocabulary import CAMPAIGN
 
 FORMAT = 1

@@ -7,9 +7,10 @@ has may be long, a list, computed by `traits.yaml` since, or sent by nobody yet:
 from collections.abc import Iterable, Mapping
 
 from engine.catalog.plan.plan import Plan
-from engine.customer import STAGE_RULES, derive_attributes
 from engine.decision.attributes import overlay_context
 from engine.journal.traces import Trace
+from engine.traits.attributes import derive_attributes
+from engine.traits.stages import STAGE_RULES
 from engine.vocabulary import RESERVED_CONTEXT
 
 _KEPT = RESERVED_CONTEXT | {"frequency", "monetary", "channels", "complaint_open", "stage", "recency_days", "visits"}

@@ -10,10 +10,12 @@ from engine.catalog.conditions.compile import compile_condition
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.segments import expand_segments
-from engine.customer import CustomerIds, Stage, derive_attributes, derive_stage
+from engine.customer import CustomerIds
 from engine.decision.attributes import overlay_context
 from engine.decision.decision import DecideRequest, decide
 from engine.rehearse.customers import SampledCustomer
+from engine.traits.attributes import derive_attributes
+from engine.traits.stages import Stage, derive_stage
 
 EVERYONE = "(everyone)"
 STAGES: tuple[Stage, ...] = ("new", "engaged", "cart", "customer", "loyal", "lapsed")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import msgspec
 
-from engine.customer import STAGE_RULES, Consent, JourneyItem, Profile, Stage, StageRules, Trait
+from engine.customer import Consent, JourneyItem, Profile, Trait
 from engine.customers.model.traits import CONSENT
 from engine.errors import BadInput
 from engine.rehearse.sample_file import SampleRow, read_sample_file
+from engine.traits.stages import STAGE_RULES, Stage, StageRules
 from engine.vocabulary import DAY
 
 

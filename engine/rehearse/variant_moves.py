@@ -7,12 +7,13 @@ import msgspec
 
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.units import Unit
-from engine.customer import Profile, derive_attributes
+from engine.customer import Profile
 from engine.decision.assign import Subject, assign
 from engine.decision.attributes import local_clock, overlay_context
 from engine.decision.moments import customer_zone
 from engine.decision.units import read_units
 from engine.rehearse.generated_customers import STORES
+from engine.traits.attributes import derive_attributes
 
 
 class VariantMove(msgspec.Struct, frozen=True, rename={"source": "from", "target": "to"}):

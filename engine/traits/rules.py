@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from engine.customer import STAGE_RULES, Order, Profile, Scalar, StageRules, TraitSeries
+from engine.customer import Order, Profile, Scalar, TraitSeries
 from engine.orders import is_counted, net_revenue, order_id, refund_amount
 from engine.traits.series import EMPTY, Point, SeriesRule, extend_series, read_series
+from engine.traits.stages import STAGE_RULES, StageRules
 from engine.vocabulary import CAMPAIGN, PURCHASES, REFUNDS, VISIT_GAP
 
 REVENUE: Final = "revenue"

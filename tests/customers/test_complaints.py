@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.customer import ComplaintStatement, Profile, derive_attributes
+from engine.customer import ComplaintStatement, Profile
 from engine.customers.model.complaints import MOST_STATEMENTS
 from engine.customers.model.merge import merge_profiles
 from engine.customers.model.reducers import apply_event
+from engine.traits.attributes import derive_attributes
 from tests.customers.test_reducers import EMPTY, NOW, RULES, track
 
 Statement = tuple[str, str | int | None]

@@ -11,11 +11,12 @@ from msgspec.structs import replace
 
 from engine.catalog.plan.plan import Plan
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.customer import Profile, derive_attributes, resumable_journey
+from engine.customer import Profile, resumable_journey
 from engine.customers.model.archive import join_profile, split_profile
 from engine.customers.model.events import Event
 from engine.customers.model.merge import merge_profiles
 from engine.customers.model.reducers import apply_event
+from engine.traits.attributes import derive_attributes
 from engine.traits.rules import facts_order
 from engine.traits.series import DISTINCT, POINTS, STEPS
 from engine.vocabulary import DAY

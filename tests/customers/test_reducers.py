@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from engine.catalog.spec.profile_rules import ProfileRules
-from engine.customer import Profile, derive_attributes, has_consented, resumable_journey
+from engine.customer import Profile, has_consented, resumable_journey
 from engine.customers.customer_view import customer_view
 from engine.customers.model.events import Event
 from engine.customers.model.reducers import apply_event
+from engine.traits.attributes import derive_attributes
 from engine.vocabulary import DAY
 
 NOW = 1_790_000_000.0

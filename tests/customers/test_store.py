@@ -8,10 +8,11 @@ import pytest
 import redis
 
 from engine import embedded
-from engine.customer import CustomerIds, derive_attributes
+from engine.customer import CustomerIds
 from engine.customers.model.events import Accepted, Event
 from engine.customers.store import ProfileStore
 from engine.errors import StoreUnavailable
+from engine.traits.attributes import derive_attributes
 from tests.catalog.folder import plan
 
 NOW = 1_790_000_000.0

@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 from engine.catalog.conditions import dates
-from engine.customer import Consent, Decayed, Order, Profile, SurveyAnswer, derive_attributes
+from engine.customer import Consent, Decayed, Order, Profile, SurveyAnswer
 from engine.customers.model.reducers import COMPLAINTS, CONSENTS, PURCHASES, QUESTIONS
 from engine.decision.attributes import local_clock
+from engine.traits.attributes import derive_attributes
 from engine.vocabulary import ANSWERS, CONFIRMS, REFUNDS, RELEASES
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/customers.md").read_text()

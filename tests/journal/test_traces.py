@@ -5,11 +5,12 @@ import pytest
 
 from engine.catalog import load_plan
 from engine.catalog.check.load import load_specs
-from engine.customer import CustomerIds, Decayed, JourneyItem, Order, Profile, Trait, derive_attributes
+from engine.customer import CustomerIds, Decayed, JourneyItem, Order, Profile, Trait
 from engine.decision.decision import Availability, DecideRequest, decide
 from engine.errors import BadInput
 from engine.journal.traces import FORMAT, RELEASE, Trace, decode_trace, encode_trace, traced_profile
 from engine.rehearse.generated_customers import make_customers
+from engine.traits.attributes import derive_attributes
 
 REQUEST = DecideRequest(customer=CustomerIds(user_id="u"), channel="web", context={"intent": "buy"})
 TRACE = Trace(1.5, REQUEST, Profile("u", "u", points=3.0), Availability({"exposure|*": [1.0]}), tripped=["hero"])

@@ -5,9 +5,10 @@ from typing import Any
 
 from engine.catalog.check.load import build_specs
 from engine.catalog.plan.compile import compile_plan
-from engine.customer import Profile, Trait, derive_stage
+from engine.customer import Profile, Trait
 from engine.rehearse.coverage import STAGES, measure_coverage, unmet_segments
 from engine.rehearse.customers import SampledCustomer, make_one_per_stage
+from engine.traits.stages import derive_stage
 
 NOW = 1_790_000_000.0
 

@@ -4,11 +4,11 @@ from collections import Counter
 from typing import Any
 
 from engine.catalog.archive import Archive
-from engine.customer import derive_attributes
 from engine.journal import stream
 from engine.journal.records import DecisionRecord, ExposureRecord
 from engine.journal.traces import decode_trace
 from engine.rehearse.explain import explain_decision
+from engine.traits.attributes import derive_attributes
 from tests.stories.test_due import due, records
 
 SHARE = 0.25

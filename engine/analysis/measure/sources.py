@@ -24,8 +24,8 @@ from engine.analysis.sources.log import read_log_table
 from engine.analysis.sources.merged_customers import create_merged_customers
 from engine.analysis.sources.orders import ORDER_EVENTS, EventSum, with_orders
 from engine.catalog.spec.traits import RFM_SEGMENTS, RfmSpec
-from engine.customer import STAGE_RULES, StageRules
 from engine.errors import BadInput
+from engine.traits.stages import STAGE_RULES, StageRules
 from engine.vocabulary import PURCHASE, PURCHASES, REFUNDS
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.offer import TriggerSpec
 from engine.catalog.spec.segments import expand_segments
 from engine.catalog.spec.traits import TraitSpec
-from engine.customer import StageRules
 from engine.traits.rules import TraitRule, TraitRules, index_traits
 from engine.traits.series import Aggregate, SeriesRule, series_digest
+from engine.traits.stages import StageRules
 from engine.vocabulary import DAY, names_of_same_event
 
 DEFAULT_PER = "1d"

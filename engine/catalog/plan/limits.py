@@ -95,6 +95,14 @@ class Limits:
         reached = vicinity.reached(self.hand_over)
         return [near for near in reached if pools.get(f"shelf:{shelf_name(near.place.key, sku)}", least) >= least]
 
+    def is_enough(self, pool: str, left: float, channel: str) -> bool:
+        """Whether `left` of a stock, budget or pool of codes suffices to show the offer one more time on a channel."""
+        if pool.startswith("coupon:"):
+            return left >= 1
+        if pool.startswith("stock:"):
+            return self.stock is None or left >= max(1, self.stock.at_least)
+        return self.budget is None or left >= self.budget.cost_on(channel)
+
     def counters(self, event: str, channel: str | None, watched: Collection[str]) -> list[str]:
         """The watched counters that an event about the offer adds to, under any of the names that it has."""
         scopes = (*self.names, f"channel:{channel}", "*")

@@ -5,8 +5,8 @@ from typing import Annotated, Final, get_args
 from msgspec import Meta
 
 from engine.catalog.spec.fields import Condition, Count, Key, PropertyName, Span, Spec, Text
-from engine.customer import STAGE_RULES
 from engine.traits.series import Aggregate
+from engine.traits.stages import STAGE_RULES
 
 AGGREGATES: Final[tuple[Aggregate, ...]] = get_args(Aggregate)
 MOST_TRAITS: Final = 64

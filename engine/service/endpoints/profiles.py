@@ -10,7 +10,6 @@ import msgspec
 import structlog
 
 from engine.claims.coupons import CustomerCode
-from engine.customer import derive_attributes
 from engine.customers.customer_view import customer_view
 from engine.customers.redis.keys import identifier_spellings
 from engine.decision.attributes import local_clock
@@ -26,6 +25,7 @@ from engine.service.idempotency import delete_answers
 from engine.service.problems import DISK_RETRY_SECONDS, Refusal, refuse_for_now
 from engine.service.worker import Worker
 from engine.settings import Settings
+from engine.traits.attributes import derive_attributes
 from engine.vocabulary import CUSTOMER_ERASED, CUSTOMER_EXPORTED
 
 HISTORY_SECONDS = 1.0

@@ -18,7 +18,7 @@ from engine.vocabulary import SILENCE
 
 if TYPE_CHECKING:
     from engine.analysis.measure.sources import EventSource
-    from engine.customer import StageRules
+    from engine.traits.stages import StageRules
 
 PLACED: Final = """
 SELECT customer, time, sum(CASE WHEN is_order THEN 1 ELSE 0 END) OVER upto AS orders,
