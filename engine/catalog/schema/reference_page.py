@@ -138,6 +138,8 @@ def _describe_type(hint: object, meta: Meta | None = None) -> str:
             return name
     if get_origin(hint) is Annotated:
         inner, *metas = get_args(hint)
+        if metas[-1] == fields.RESTRICTS:
+            return _describe_type(Annotated[inner, *metas[:-1]] if metas[:-1] else inner, meta)
         meta = next((m for m in metas if isinstance(m, Meta)), meta)
         if meta is not None and meta.description:
             return meta.description
