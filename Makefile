@@ -14,7 +14,7 @@ SEED ?= 1
 ENGINE_TESTS := tests/analysis/sources/test_engines.py tests/analysis/sources/test_engine_tables.py
 COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
 
-.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-days bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak due fuzz skew bench-lists obd cdnow replay lock clean
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-days bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak audit sbom due fuzz skew bench-lists obd cdnow replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -46,6 +46,20 @@ help: ## show the verbs
 	@command -v cc >/dev/null || { echo "Compiling needs a C compiler; install gcc or clang. Nothing else needs one."; exit 1; }
 	@$(PIP) install --require-hashes -r requirements-fast.lock
 	@touch $@
+
+.audit/stamp: requirements-audit.lock | .venv/bin/python
+	@$(PYTHON) -m venv .audit
+	@.audit/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements-audit.lock
+	@touch $@
+
+audit: .audit/stamp ## bandit over the code, pip-audit over the locks
+	.audit/bin/bandit --quiet --recursive -ll engine policies
+	.audit/bin/pip-audit --disable-pip --require-hashes -r requirements.lock -r requirements-serve.lock
+
+sbom: .audit/stamp ## dist/sbom.json: what an installation and a server contain, as CycloneDX
+	@mkdir -p dist
+	.audit/bin/cyclonedx-py requirements --pyproject pyproject.toml --of JSON -o dist/sbom.json requirements.lock
+	.audit/bin/cyclonedx-py requirements --pyproject pyproject.toml --of JSON -o dist/sbom-serve.json requirements-serve.lock
 
 fast: .venv/fast.stamp ## compile the hot modules in place; needs a C compiler
 	@$(BIN)/python hatch_build.py
@@ -194,7 +208,8 @@ lock: .venv/dev.stamp ## resolve pyproject.toml into the locks
 	$(COMPILE) --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(RESOLVE) --group fast -c requirements-dev.lock -o requirements-fast.lock
 	$(RESOLVE) --group build -c requirements.lock pyproject.toml -o requirements-serve.lock
+	$(RESOLVE) --group audit -o requirements-audit.lock
 	$(COMPILE) --extra spark --extra clickhouse --group dev -c requirements-dev.lock pyproject.toml -o requirements-engines.lock
 
 clean: ## remove what was built, not what was logged
-	rm -rf .venv .cache build dist
+	rm -rf .venv .audit .cache build dist

@@ -71,7 +71,7 @@ SELECT day, channel, following, count(*) AS n FROM (
 # Most customers order nothing on most days: such a day is one stretch, which needs no sorting of its events.
 _STRETCHES = (
     _SEEN
-    + ", ordered AS (SELECT DISTINCT day, customer FROM seen WHERE orders)"
+    + ", ordered AS (SELECT DISTINCT day, customer FROM seen WHERE orders)"  # nosec B608 (statements consist of constants)
     + _NUMBERED.format(gap=_NO_GAP, found="seen SEMI JOIN ordered USING (day, customer)")
     + f"""
 SELECT day, customer, {_ENDS}, false AS orders, CAST(0 AS DOUBLE) AS revenue
@@ -81,7 +81,7 @@ UNION ALL {_OF_PARTS}
 )
 # A day without an order on a single channel has moves from that channel to itself only.
 _MOVES = (
-    _SEEN
+    _SEEN  # nosec B608 (statements consist of constants)
     + """
 , days AS (
     SELECT day, customer, min(channel) AS channel, count(*) AS n,
