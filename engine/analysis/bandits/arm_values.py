@@ -3,8 +3,10 @@
 The score of an offer in a choice is AIPW's (`adaptive.aipw_scores`): unbiased for its reward there, whatever the
 policies did, because the logged propensity is exact. An offer's value is the weighted mean of its scores.
 
-- *Policies.* Each policy's rows have the weight 1 / mean(1 / p) of that policy, p being the offer's probability. This
-  is the inverse of the score's variance, so that a uniform slice counts for what it tells, and not for its rows alone.
+- *Policies.* Each policy's rows have the weight 1 / mean(1 / p) of that policy in a twentieth of the rows, p being the
+  offer's probability. This is the inverse of the score's variance, so that a uniform slice counts for what it tells,
+  and not for its rows alone. Over the whole log p would depend on the rewards that it weighs: a policy whose first
+  rewards of an offer were lucky shows it more, and arms of two policies would be too large by a quarter of an error.
 - *Time.* In each twentieth of the rows the weights add up to the same. A value is therefore the mean over the time of
   the log, also where rewards drift. Weights that follow the policy through time ("constant allocation rate", Hadad et
   al. 2021) are about 7 % narrower, and estimate no mean over time at all where rewards drift.
@@ -153,14 +155,21 @@ class RowOwners:
 
 
 def weigh_policies(taken: Flags, propensity: Floats, policy: Ints) -> Floats:
-    """Each row's weight (m,): the harmonic mean of the offer's probability under the row's policy.
+    """Each row's weight (m,): the harmonic mean of the offer's probability under the row's policy at that time.
 
-    The log has the offer's probability where it was taken alone. There `taken / p^2` has the mean of `1 / p`.
+    The log has the offer's probability where it was taken alone. There `1 / p^2` over `1 / p` is the mean of `1 / p`,
+    without noise where p is the same in all rows of a time. A time in which it was not taken has the weight before.
     """
-    counts = np.bincount(policy)
-    inverse = np.where(taken, 1 / np.where(taken, propensity, 1.0) ** 2, 0.0)
-    cost = np.bincount(policy, weights=inverse) / np.maximum(counts, 1)
-    return np.asarray(np.where(cost > 0, 1 / np.maximum(cost, 1.0), 0.0)[policy])
+    bins = np.arange(len(taken)) * BINS // max(len(taken), 1)
+    place = policy * BINS + bins
+    inverse = np.where(taken, 1 / np.where(taken, propensity, 1.0), 0.0)
+    cells = (int(policy.max(initial=-1)) + 1) * BINS
+    once, twice = (np.bincount(place, weights=inverse**power, minlength=cells).reshape(-1, BINS) for power in (1, 2))
+    known = once > 0
+    last = np.maximum.accumulate(np.where(known, np.arange(BINS), -1), axis=1)
+    source = np.where(last >= 0, last, known.argmax(axis=1)[:, None])
+    cost = np.take_along_axis(twice / np.where(known, once, 1.0), source, axis=1)
+    return np.asarray(np.where(cost > 0, 1 / np.maximum(cost, 1.0), 0.0).ravel()[place])
 
 
 def even_out_time(weights: Floats) -> Floats:
