@@ -265,7 +265,7 @@ class Profile(
 
 
 def complaint_statements(profile: Profile) -> list[ComplaintStatement]:
-    """What was stated of the customer's complaints, oldest first, by this release and earlier ones."""
+    """The statements on the customer's complaints, oldest first, by this release and earlier ones."""
     if profile.complaint is None:
         return profile.complaints
     opens, time = profile.complaint

@@ -24,7 +24,7 @@ TOO_DEEP = f"the JSON is nested more than {MAX_DEPTH} deep; send it flatter"
 TOO_LONG = "a whole number has more than 64 bits; send it as text"
 
 UNREADABLE_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for a body that it cannot read, or that breaks a rule of its type."""
+"""The errors that msgspec raises for a body that it cannot read, or that breaks a rule of its type."""
 
 T = TypeVar("T")
 

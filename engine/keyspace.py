@@ -130,7 +130,7 @@ def due(channel: str) -> str:
 
 
 def due_capacity(channel: str) -> str:
-    """How many messages of a channel were handed out in each minute."""
+    """The number of messages of a channel that were handed out in each minute."""
     return f"{due(channel)}:taken"
 
 

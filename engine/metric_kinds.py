@@ -27,12 +27,12 @@ MetricKindName = Literal[
 ]
 """The names in `metrics.yaml`, in reports and on the command line."""
 EventAdds = Literal["amount", "one", "presence", "days"]
-"""What an event adds to its customer: the number it carries, or one.
+"""The amount that an event adds to its customer: the number it carries, or one.
 
 `presence` is one however many events there are, `days` one for each calendar day with an event.
 """
 COUNTED: frozenset[EventAdds] = frozenset(("one", "presence", "days"))
-"""What adds 1, whatever number the event carries."""
+"""The kinds whose events add 1, whatever number they carry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class MetricKind:
     default_value: str | None = None
     """The value of an event where the metric names none."""
     default_money: float | None = None
-    """What one more of it is worth, where the metric does not say, in the shop's currency."""
+    """The worth of one more of it in the shop's currency, where the metric states none."""
 
     event_adds: EventAdds = "amount"
     refund_leaves_rest: bool = False

@@ -23,7 +23,7 @@ SPACES: Final = (
     "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
-"""What is stripped from an order id: all that Python takes for space. SQL strips less unless it is given this text."""
+"""The characters stripped from an order id: all that Python takes for space. SQL strips fewer unless given these."""
 CENTS: Final = 4
 """Decimals to which sums of money are rounded, so that they do not depend on the order of their terms."""
 

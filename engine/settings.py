@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fsync: bool = False
     """Whether an append to the spool waits for the disk, so that records also survive the loss of the machine."""
     full_disk: Literal["refuse", "answer"] = "refuse"
-    """What a decision gets whose record the full disk does not take: a 503, or a degraded answer without a record."""
+    """The answer to a decision whose record the full disk does not take: a 503, or a degraded one without a record."""
     api_keys: Path | None = None
     dashboard: Annotated[str, msgspec.Meta(pattern=r"^https?://")] | None = None
     """The address of the dashboard's process, to which decision servers pass requests for pages."""
@@ -70,7 +70,7 @@ RULES = {
     "logs": "text or json",
     "dashboard": "an address: http://127.0.0.1:8081",
 }
-"""What a setting must be, for messages; settings that are missing here accept any text."""
+"""The rule of each setting, for messages; a setting without one accepts any text."""
 
 STORE_ADDRESS_FILE = "store.url"
 """The file in a data directory that has the address of its embedded store while that runs."""

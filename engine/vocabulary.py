@@ -152,7 +152,7 @@ LET_IN: Final = "let in"
 KEPT_MARK: Final = "~"
 """Separates the key of a kept plan's policy from the holdout that keeps the plan: `home_hero~q4`."""
 SILENCE: Final = "silence"
-"""What is logged in place of an offer where nothing is shown or sent, to learn what showing is worth."""
+"""The name that is logged in place of an offer where nothing is shown or sent, to learn the value of showing."""
 
 PERIOD: Final = "$period"
 """The name in a logged context of the begin of a switchback's period, in seconds since 1970."""

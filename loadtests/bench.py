@@ -62,7 +62,7 @@ class Run:
 
 
 class StoreUse(NamedTuple):
-    """What a store has done since it started."""
+    """The store's counters since it started."""
 
     cpu: float
     gets: int

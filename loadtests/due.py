@@ -101,7 +101,7 @@ class Shop:
             return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
 
     def run(self, verb: str, *words: str) -> bytes:
-        """What a verb prints, once it has ended."""
+        """The output of a verb, once it has ended."""
         process = self.start(verb, *words)
         printed, _ = process.communicate()
         if process.returncode != 0:

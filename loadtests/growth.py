@@ -1,4 +1,4 @@
-"""How the cost of a decision grows with the shop, the customer and the request.
+"""The growth of the cost of a decision with the shop, the customer and the request.
 
 `python -m loadtests.growth [--runs N] [--curve NAME]… [--json]`. CPU of one decision in process, without socket and
 store: decode the stored customer, decide, encode the trace, the records and the answer. Each large shop alternates

@@ -51,7 +51,7 @@ def judge(environment: Environment, **_: object) -> None:
 
 
 class Shopper(FastHttpUser):
-    """What every channel does: ask for a decision, confirm its exposure, send events."""
+    """The behaviour on every channel: ask for a decision, confirm its exposure, send events."""
 
     abstract = True
     wait_time = between(0.1, 0.5)

@@ -17,7 +17,7 @@ import duckdb
 from loadtests.analysis import CACHE, Run, cold, medians, report_budget, users
 
 BUDGET = 1.5
-"""Of the CPU of the bare SQL."""
+"""The budget as a multiple of the CPU of the bare SQL."""
 START = 1_790_000_000
 FILES = {
     "channels.yaml": "channels: [{key: web}]\n",

@@ -1,4 +1,4 @@
-"""What starting costs: CPU seconds of `counterpoint --help`, and of `counterpoint up` until it is ready.
+"""The cost of starting: CPU seconds of `counterpoint --help`, and of `counterpoint up` until it is ready.
 
     python -m loadtests.startup [--rounds N] [--experiments DIR]
 

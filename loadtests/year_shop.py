@@ -26,9 +26,9 @@ CHANNELS = np.array(["web", "app", "store"])
 PLACES = np.array(["home_hero", "till_prompt"])
 OFFERS = np.array(["free_delivery", "second_coffee", "tasting_set"])
 LIFT = np.array([0.0, 0.4, 0.15])
-"""What each offer adds to the revenue of the orders of the next week, as a share, until another one is seen."""
+"""The share that each offer adds to the revenue of the orders of the next week, until another one is seen."""
 GAINS = (0.0, 0.0, 0.12, 0.0, -0.08, 0.0, 0.05, 0.0, 0.2, 0.0, 0.0, 0.03)
-"""What the variant `new` of each experiment adds to the revenue of two weeks, as a share."""
+"""The share that the variant `new` of each experiment adds to the revenue of two weeks."""
 LET_IN = 0.06
 HELD_OUT = 0.1
 NPS = (0.5, 0.3)
@@ -156,7 +156,7 @@ def run_experiments(
 
 
 def lift_of_members(orders: Orders, members: tuple[Ids, Times, Values], span: int) -> Values:
-    """What an experiment adds to each order, as a share."""
+    """The share that an experiment adds to each order."""
     who, time, gain = members
     at = np.searchsorted(who, orders.customer).clip(0, who.size - 1)
     after = orders.time - time[at]

@@ -41,7 +41,7 @@ _BANDS = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arms:
-    """What the scores of the arms at one context are made of.
+    """The components of the arms' scores at one context.
 
     Attributes:
         mean: their expected scores (n,).

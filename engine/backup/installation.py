@@ -35,7 +35,7 @@ from engine.settings import STORE_ADDRESS_FILE, Settings
 MANIFEST = "manifest.json"
 _REWRITE_SECONDS = 60.0
 _LEFT_OUT = {"meters", "spool", "store", "learn", "log", STORE_ADDRESS_FILE}
-"""What is copied in a way of its own, or belongs to the running processes."""
+"""The files that are copied in a way of their own, or belong to the running processes."""
 
 
 class BackedUpFile(msgspec.Struct, frozen=True):
@@ -46,7 +46,7 @@ class BackedUpFile(msgspec.Struct, frozen=True):
 
 
 class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup holds: when it began (s since 1970), the version that made it, and every file by its path."""
+    """The contents of a backup: when it began (s since 1970), the version that made it, and every file by its path."""
 
     began: float
     version: str

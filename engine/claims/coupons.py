@@ -97,7 +97,7 @@ async def return_code(pipeline: RedisPipeline, offer: str, code: str, message_id
 
 
 async def count_codes(pipeline: RedisPipeline, offer: str, now: float) -> CouponCounts:
-    """How many codes of an offer are in each state."""
+    """The numbers of codes of an offer by state."""
     reply = await change_coupon(pipeline, offer, ["count", repr(now)])
     if not isinstance(reply, list):
         raise TypeError(f"coupon.lua answered {reply!r}")

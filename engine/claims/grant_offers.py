@@ -62,7 +62,7 @@ class OfferGrants:
         self._claims = claims
 
     async def read_low_pools(self, plan: Plan, now: float) -> dict[str, float]:
-        """What is left at `now` in each pool that was found empty: `stock:SKU`, `shelf:PLACE/SKU`, `budget:OFFER`.
+        """The rest at `now` of each pool that was found empty: `stock:SKU`, `shelf:PLACE/SKU`, `budget:OFFER`.
 
         Pools that were refilled are dropped from the list, and all of them under a new plan, which may allow more.
         """

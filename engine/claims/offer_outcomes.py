@@ -227,7 +227,7 @@ def _depends(offer: Offer) -> bool:
 
 
 async def _reserved(store: ProfileStore, event: Event) -> tuple[dict[str, str], str]:
-    """Of the decision of an event: the places that it reserved items at, by offer, and its channel."""
+    """The places at which the decision of an event reserved items, by offer, and its channel."""
     pending = await fetch_pending(store.pipeline, event.decision_id) if event.decision_id else None
     return ({}, "") if pending is None else (pending.places, pending.channel)
 
@@ -239,7 +239,7 @@ def _named_place(plan: Plan, event: Event) -> str | None:
 
 
 def _concerned(pending: PendingDecision, event: Event) -> list[PendingOffer]:
-    """What an event concerns of a decision's offers: of its placement if it names one, and of a list only a named item.
+    """The offers of a decision that an event is about: of a named placement, and of a list only a named item.
 
     An item is named by its offer, or by its place as in `home_row[2]`; the learner requires the same.
     """

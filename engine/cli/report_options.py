@@ -71,7 +71,7 @@ TraitValues = dict[str, Mapping[str, float | str]]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ValueOptions:
-    """Where the values of each customer are written."""
+    """The file to which the values of each customer are written."""
 
     csv: Annotated[Path | None, Parameter(help="Write each customer's values to this file.")] = None
     write_traits: Annotated[

@@ -243,7 +243,7 @@ def _print_report(report: "Report", html: Path | None, *, json: bool) -> None:
 
 
 def _split_of(plan: "Plan", segment: str | None) -> "ReportSplit | None":
-    """What the creatives of a placement are split by."""
+    """The trait by which the creatives of a placement are split."""
     from engine.analysis.sources.traced_traits import ReportSplit, parse_segment
 
     return None if segment is None else ReportSplit(parse_segment(segment, plan.segments), plan.zone)

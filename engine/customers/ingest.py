@@ -110,7 +110,7 @@ class IngestQueue:
         self.rules = rules
         self._hash = hash_
         self.bounded: Counter[str] = Counter()
-        """How often the series of a trait passed its bound since this was last read and cleared."""
+        """The number of times that the series of a trait passed its bound since the last read, which clears it."""
         self._waiting: list[_QueuedItems] = []
         self._running: asyncio.Task[None] | None = None
 

@@ -207,7 +207,7 @@ class ProfileStore:
         return await self._ingest.batch(batch, received, journal)
 
     def take_bounded(self) -> Counter[str]:
-        """How often the series of each trait passed its bound since the last call."""
+        """The number of times that the series of each trait passed its bound since the last call."""
         taken, self._ingest.bounded = self._ingest.bounded, Counter()
         return taken
 

@@ -94,7 +94,7 @@ def format_day(moment: float | str | None) -> str:
 
 
 def format_age(moment: float | None, now: float | None = None) -> str:
-    """How long ago a time (s since 1970) was."""
+    """Formats the time since a moment (s since 1970)."""
     if moment is None:
         return "never"
     age = (time.time() if now is None else now) - moment

@@ -41,7 +41,7 @@ LOGIN_SECONDS = 600.0
 DISCOVERY_SECONDS = 3_600.0
 """Seconds for which the discovery document is used."""
 LEEWAY_SECONDS = 30.0
-"""How far the provider's clock may be off."""
+"""The error that the provider's clock may have."""
 MOST_BYTES = 1_000_000
 TIMEOUT = httpx.Timeout(5.0)
 _ERROR = re.compile(r"[a-z_]{1,60}")
@@ -61,7 +61,7 @@ class PendingLogin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
-    """What is used of the discovery document, by OpenID Connect Discovery 1.0."""
+    """The used fields of the discovery document of OpenID Connect Discovery 1.0."""
 
     issuer: str
     authorization_endpoint: str
@@ -71,7 +71,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenAnswer(msgspec.Struct, frozen=True):
-    """What is used of the token endpoint's answer, of RFC 6749."""
+    """The used fields of the token endpoint's answer of RFC 6749."""
 
     id_token: str = ""
     error: str = ""

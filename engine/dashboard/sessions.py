@@ -1,4 +1,4 @@
-"""Who looks: signed cookies, roles, and tokens that prove that a form is ours.
+"""The viewer's identity: signed cookies, roles, and tokens that prove that a form is ours.
 
 The cookie is a `Session` as JSON with its HMAC under a secret of the data folder, so every dashboard on that folder
 accepts it and nothing has to be stored. It names the key that logged in by a digest: taking the key out of the file, or
@@ -165,7 +165,7 @@ class Sessions:
         )
 
     def _key_mark(self, name: str) -> str:
-        """What differs once another key has this name; empty for a name without a key."""
+        """The digest that changes once another key has this name; empty for a name without a key."""
         digest = self._keys.digest_of(name)
         return self._sign("key", digest.hex())[:16] if digest else ""
 
@@ -181,7 +181,7 @@ class Sessions:
         return has_same_role and _is_equal(self._key_mark(session.name), session.key)
 
     def _open(self, use: str, cookie: str, kind: type[Sealed]) -> Sealed | None:
-        """What a cookie has, signed for this use; None for any other cookie."""
+        """The value of a cookie that was signed for this use; None for any other cookie."""
         body, _, signature = cookie.partition(".")
         if not signature or not _is_equal(self._sign(use, body), signature):
             return None

@@ -33,7 +33,7 @@ class TableCell(msgspec.Struct, frozen=True):
 
     @property
     def shown(self) -> str:
-        """What people read."""
+        """The text that people read."""
         if self.text:
             return self.text
         if self.value is None:

@@ -103,7 +103,7 @@ def assign(plan: Plan, experiment: Experiment, subject: Subject, now: float) -> 
 
 
 def _assign_kept(kept: Plan, experiment: Experiment, subject: Subject, now: float) -> Assignment:
-    """What the archived plan gives a subject that a frozen holdout holds out; a flag that it does not have its default.
+    """The result of the archived plan for a subject of a frozen holdout; a flag that it does not have its default.
 
     The reason is `holdout` whatever it gives, so that no report of today's experiment counts the subject.
     """

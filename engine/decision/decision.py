@@ -315,7 +315,7 @@ def _assign_experiments(
 
 
 class _PlacementQuery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the choices of all placements depend on; `kept` is the archived plan of who is held out by it."""
+    """The input that the choices of all placements share; `kept` is the archived plan of who is held out by it."""
 
     plan: Plan
     kept: Plan | None

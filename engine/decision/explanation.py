@@ -55,7 +55,7 @@ class ExplainedPlacement(msgspec.Struct, frozen=True, kw_only=True):
     places: Mapping[str, list[ShelfReason]] | msgspec.UnsetType = msgspec.UNSET
     """By offer whose item places hand over: every place, the nearest first, with what it is to the item."""
     below: "list[ExplainedPlacement] | msgspec.UnsetType" = msgspec.UNSET
-    """Of a list, the positions after the first, each given those above it."""
+    """The positions of a list after the first, each given those above it."""
     creative: ExplainedCreative | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -43,7 +43,7 @@ Gate = Literal[
 """Why an offer is no candidate; `GATES` says what each one means."""
 
 Pools = Mapping[str, float]
-"""What is left of stocks and budgets that are low, by `stock:SKU`, `shelf:PLACE/SKU` and `budget:OFFER`."""
+"""The rest of stocks and budgets that are low, by `stock:SKU`, `shelf:PLACE/SKU` and `budget:OFFER`."""
 Prices = Mapping[str, float]
 """Shadow prices of scarce offers by the offer's key: the cost of one more showing to the other customers."""
 NOTHING: Counts = {}

@@ -60,7 +60,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one placement shows, and all that led to it.
+    """The choice of one placement, and all that led to it.
 
     `candidates` and `probabilities` are the arms that could be drawn, `context` the features as used, `policy` the
     policy and its version (`home_hero@17`). `closed` (the gate that closed each other offer) and `factors` (what made

@@ -175,7 +175,7 @@ def _is_reachable(plan: Plan, profile: Profile, channel: str) -> bool:
 
 
 def _span_of_day(campaign: Campaign, day: date) -> tuple[float, float]:
-    """From when to when a day is somewhere, or in the campaign's zone (s since 1970)."""
+    """The first and last moment of a day in any zone, or in the campaign's zone (s since 1970)."""
     zone = campaign.spec.schedule.zone
     if zone != "customer":
         return midnight(day, zone), midnight(day + timedelta(days=1), zone)

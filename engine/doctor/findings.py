@@ -42,7 +42,7 @@ LEAST_FILES = 4096
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
-    """What one check found: a `problem` breaks a promise now, a `warning` may later; where all is well, no `remedy`."""
+    """The result of one check: a `problem` breaks a promise now, a `warning` may later; else there is no `remedy`."""
 
     subject: str
     severity: Severity

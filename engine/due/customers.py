@@ -35,7 +35,7 @@ ReadCustomer = FoundCustomer | Gone | Unreadable
 
 
 async def read_customers(pipeline: RedisPipeline, keys: Iterable[ProfileKey]) -> dict[ProfileKey, ReadCustomer]:
-    """What each key leads to.
+    """The customer that each key leads to.
 
     Raises:
         StoreUnavailable: if Redis does not answer in time.

@@ -106,7 +106,7 @@ class DueIndex:
         return [key.decode() for key in _texts(reply)]
 
     async def read_progress(self, names: Sequence[str]) -> list[str]:
-        """How far each of these has come; empty where it has not begun."""
+        """The progress of each of these; empty where it has not begun."""
         if not names:
             return []
         reply = await self._pipeline.send("HMGET", keyspace.ROSTER_PROGRESS, *names)
@@ -169,7 +169,7 @@ class DueIndex:
         await self._pipeline.send("HINCRBY", keyspace.due_capacity(channel), int(taken // 60), -count)
 
     async def count_due(self, channel: str, now: float) -> int:
-        """How many messages of a channel are due."""
+        """The number of messages of a channel that are due."""
         reply = await self._pipeline.send("ZCOUNT", keyspace.due(channel), "-inf", repr(now))
         return reply if isinstance(reply, int) else 0
 

@@ -191,7 +191,7 @@ def _raise_if_stopped(stop: Event | None) -> None:
 def _rows_of_others(
     rows: pa.RecordBatch | pa.Table, table: LogTable, ids: Collection[str], decisions: Collection[str]
 ) -> pa.Array:
-    """For each row of `table` whether it belongs to other customers than `ids`, whose decisions are `decisions`."""
+    """Tests for each row of `table` whether it belongs to customers other than `ids`, who have `decisions`."""
     match table:
         case "rewards":
             return pc.invert(pc.is_in(rows["decision_id"], pa.array(sorted(decisions), pa.string())))
@@ -204,5 +204,5 @@ def _rows_of_others(
 
 
 def _made_on(rows: pa.RecordBatch | pa.Table, ids: Collection[str]) -> pa.Array:
-    """For each row whether it was decided on a device among `ids`."""
+    """Tests for each row whether it was decided on a device among `ids`."""
     return pc.is_in(rows["device"], pa.array(sorted(ids), pa.string()))

@@ -158,7 +158,7 @@ class _FlagdReader:
         self.draft.add(when, rest, f"{place}-no-unit")
 
     def _bucketing(self, arguments: list[object]) -> tuple[Hash, list[object]]:
-        """What a fractional hashes, and its other arguments."""
+        """The value that a fractional hashes, and its other arguments."""
         if not arguments:
             raise Unsupported("has a fractional without arguments")
         first, rest = arguments[0], arguments[1:]

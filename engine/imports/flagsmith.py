@@ -29,7 +29,7 @@ class FlagsmithOption(msgspec.Struct, frozen=True):
 
 
 class FlagsmithState(msgspec.Struct, frozen=True):
-    """What a feature is, for everyone or for a segment."""
+    """The state of a feature, for everyone or for a segment."""
 
     key: str
     name: str

@@ -43,7 +43,7 @@ class GrowthBookParent(msgspec.Struct, frozen=True):
 
 
 class GrowthBookMeta(msgspec.Struct, frozen=True):
-    """What an experiment says of one variation; with `passthrough` its units go on to the next rule."""
+    """An experiment's settings of one variation; with `passthrough` its units go on to the next rule."""
 
     key: str | None = None
     name: str | None = None

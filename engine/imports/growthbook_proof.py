@@ -42,7 +42,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """How many values of how many customers were compared, and those that differ (at most 20)."""
+    """The numbers of compared values and customers, and the values that differ (at most 20)."""
 
     customers: int
     compared: int

@@ -1,4 +1,4 @@
-"""What an import gives: the files of the new folder, and a note for everything that is not as it was."""
+"""The result of an import: the files of the new folder, and a note for everything that is not as it was."""
 
 from collections.abc import Mapping
 from typing import Literal

@@ -24,7 +24,7 @@ class TraitTest(msgspec.Struct, frozen=True):
 
 
 class Hash(msgspec.Struct, frozen=True):
-    """How a unit is hashed to its place in [0, 1): the `unit` is an attribute of the other system."""
+    """The hash that gives a unit its place in [0, 1); the `unit` is an attribute of the other system."""
 
     seed: str
     hash: HashName = "growthbook"
@@ -72,7 +72,7 @@ _Leaf = TraitTest | InRange | During
 
 
 class Alternative(msgspec.Struct, frozen=True):
-    """What one rule asks for."""
+    """The conditions of one rule."""
 
     audience: Criteria
     shares: tuple[InRange, ...] = ()

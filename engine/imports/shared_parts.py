@@ -14,7 +14,7 @@ FlagReader = Callable[[Json, "SharedParts"], Iterable[tuple[str, ReadFlag]]]
 
 
 class SharedParts:
-    """What the flags of one document share: their keys here, and the segments they name."""
+    """The parts that the flags of one document share: their keys here, and the segments they name."""
 
     def __init__(self) -> None:
         self.keys: dict[str, str] = {}

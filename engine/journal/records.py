@@ -188,12 +188,12 @@ def decode(payload: bytes) -> AnyRecord:
 
 
 def decode_for_log(payload: bytes) -> LoggedRecord:
-    """As `decode`, but the candidates of a decision stay encoded; `candidates_of` decodes them."""
+    """Decodes a record but for the candidates of a decision, which `candidates_of` decodes."""
     return _logged_decoder.decode(payload)
 
 
 def decode_for_learner(payload: bytes) -> LearnerRecord:
-    """As `decode`, but a decision's candidates stay encoded and its trace is skipped."""
+    """Decodes a record but for a decision's candidates, and skips its trace."""
     return _learner_decoder.decode(payload)
 
 

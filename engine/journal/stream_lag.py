@@ -1,4 +1,4 @@
-"""How far the readers of the streams are behind, by what the store says.
+"""The lag of the readers of the streams, as the store reports it.
 
 A reader commits the position of the last entry that it has stored. What comes after it is not in the log, or not
 learnt.

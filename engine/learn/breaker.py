@@ -94,7 +94,7 @@ class GuardrailTest:
         return metric_amount(self.metric, event, properties) if counts else 0.0
 
     def outcome(self, value: float) -> float:
-        """What a customer's value counts in the test."""
+        """The amount that a customer's value counts in the test."""
         least = self.metric.at_least if len(self.steps) == 1 else float(len(self.steps))
         return value if least is None else float(round(value, CENTS) >= least)
 

@@ -45,7 +45,7 @@ _INSERT_UNREWARDED = (
 )
 _UPDATE = f"UPDATE pending SET ({_COLUMNS}) = ({_MARKS}) WHERE rowid = ?"  # noqa: S608 # nosec B608
 _ADVANCE = "UPDATE pending SET status = ?, due = ?, exposed = ?, learnt = ? WHERE rowid = ?"
-"""Of the changes of a row's life all but a few are of these columns; the others stay as they are in the file."""
+"""The columns that almost all changes of a row's life are of; the others stay as they are in the file."""
 _CLOSE = "UPDATE pending SET status = ?, due = ?, exposed = ?, learnt = ?, context = x'' WHERE rowid = ?"
 _BY_DECISION = "SELECT pending.*, pending.rowid FROM json_each(?) asked JOIN pending ON decision_id = asked.value"
 _BY_ROWID = "SELECT pending.*, pending.rowid FROM json_each(?) asked JOIN pending ON pending.rowid = asked.value"

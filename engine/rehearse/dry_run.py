@@ -168,7 +168,7 @@ def dry_run(
 
 
 def _outcomes(key: str, decision: Decision) -> dict[str, float]:
-    """What the visit gets, with its value: a variant, an offer, or each offer of a list."""
+    """The results of the visit, each with its value: a variant, an offer, or each offer of a list."""
     if key in decision.assigned:
         answer = decision.answer.experiments[key]
         shown = (choice for _, choice in decision.items() if not choice.is_silent)

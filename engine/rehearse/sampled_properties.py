@@ -1,4 +1,4 @@
-"""What sampled customers see, on every channel: properties that hold for all of a group, or for nobody in it."""
+"""Properties of what sampled customers see, on every channel, that hold for all of a group, or for nobody in it."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -119,7 +119,7 @@ def _decide(plan: Plan, one: SampledCustomer, channel: str, number: int, now: fl
 
 
 def _sight(decision: Decision, name: str) -> str:
-    """Where a decision shows `name`, and why; empty where it does not."""
+    """The place where a decision shows `name`, and the reason; empty where it does not."""
     key, _, variant = name.partition("=")
     answer = decision.answer.experiments.get(key)
     if answer is not None and answer.reason in GIVEN and variant in {"", answer.variant}:

@@ -45,7 +45,7 @@ NO_ROUTE = {
 
 class _App(Litestar):
     pages: Pages | None = None
-    """Where requests for pages go; None where no dashboard is configured."""
+    """The handler of requests for pages; None where no dashboard is configured."""
     flag_changes: FlagChanges | None = None
     """The open streams of notices, which a server that stops has to end."""
 

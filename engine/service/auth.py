@@ -35,7 +35,7 @@ ExpiringSecret = tuple[bytes, float]
 
 RANK: dict[KeyRole, int] = {"client": 0, "server": 1, "admin": 2}
 DASHBOARD_ROLES: dict[KeyRole, DashboardRole | None] = {"client": None, "server": "view", "admin": "admin"}
-"""What a key of each role may do in the dashboard, unless the file says otherwise."""
+"""The rights of a key of each role in the dashboard, unless the file states others."""
 PROOF_HEADER = b"x-customer-proof"
 
 

@@ -219,7 +219,7 @@ class DecisionBatches:
     async def _read_with_pools(
         self, usual: Sequence[tuple[Arrival, DecisionTask]], tasks: Sequence[DecisionTask]
     ) -> None:
-        """As `_read`; the pools are read at the same time as the customers."""
+        """Reads as `_read` does, and the pools at the same time as the customers."""
         customers: asyncio.Future[list[BatchFetch]] = asyncio.get_running_loop().create_future()
         self._flow.read_batch(tasks, customers.set_result)
         left = await self._flow.read_pools(tasks)

@@ -65,7 +65,7 @@ from engine.service.store_health import BudgetSpent, StoreBudget
 from engine.service.worker import Worker
 
 LowPools = dict[str, float] | Exception
-"""What is left of the pools that were found empty, or why that could not be read."""
+"""The rest of the pools that were found empty, or the error of reading it."""
 
 
 log = structlog.get_logger(__name__)
@@ -148,7 +148,7 @@ class DecisionFlow:
         return bool(self._grants.low)
 
     async def read_pools(self, tasks: Sequence[DecisionTask]) -> LowPools:
-        """What is left of the pools that were found empty, if the tasks may show offers; or why they are not read.
+        """Reads the rest of the pools that were found empty, if the tasks may show offers; else the reason.
 
         An error is returned, not raised, since it concerns only the tasks with placements (`use_read`).
         """

@@ -139,7 +139,7 @@ def each(step: Callable[[In], Out], tasks: Sequence[In | FailedTask]) -> list[Ou
 
 
 async def each_async(step: Callable[[In], Awaitable[Out]], tasks: Sequence[In | FailedTask]) -> list[Out | FailedTask]:
-    """As `each`; several steps run concurrently, so that their writes share round trips."""
+    """Runs as `each` does, with several steps at a time, so that their writes share round trips."""
 
     async def attempt_async(task: In | FailedTask) -> Out | FailedTask:
         if isinstance(task, FailedTask):

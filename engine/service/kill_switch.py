@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """Who paused an experiment, when (s since 1970), and why."""
+    """The author of an experiment's pause, its time (s since 1970) and its reason."""
 
     by: str
     at: float

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 
 SLOW_SECONDS = 0.01
 _LOOK_SECONDS = 0.001
-"""For what arrived while this process waited for a CPU."""
+"""The seconds in which to look for a reply that arrived while this process waited for a CPU."""
 
 
 class StoreWaits:
@@ -24,12 +24,12 @@ class StoreWaits:
         self._asked: dict[Hashable, float] = {}
 
     def __len__(self) -> int:
-        """How many requests wait for the store's answer."""
+        """The number of requests that wait for the store's answer."""
         return len(self._asked)
 
     @property
     def reads(self) -> int:
-        """How many reads are in progress."""
+        """The number of reads in progress."""
         return len(self._timers)
 
     def asked_at(self, request: Hashable) -> float | None:

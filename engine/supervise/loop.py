@@ -54,7 +54,7 @@ from engine.vocabulary import DAY, RAMP_MOVED
 EVERY = 60.0
 """Seconds between two looks."""
 SUPERVISOR = "ramp"
-"""Who paused an experiment whose ramp returned everyone to control."""
+"""The author of the pause of an experiment whose ramp returned everyone to control."""
 WEEK = 7 * DAY
 _log = structlog.get_logger(__name__)
 
@@ -67,7 +67,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SupervisionState(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored between two looks: ramps by experiment, what was sent, what waits, and when it was first seen.
+    """The stored state between two looks: ramps by experiment, sent and waiting notices, and when each was first seen.
 
     `sent` has the ids of messages by receiver with their time; `seen` the first look at each experiment (s since 1970);
     `units` those of each variant at the last look; `moves` are notices of ramps that no receiver was asked to take yet.
@@ -201,7 +201,7 @@ class Supervision:
         _log.warning("ramp moved", experiment=key, coverage=after.coverage, status=after.status, reason=after.reason)
 
     def _read_pools(self, plan: Plan, now: float) -> dict[tuple[NoticeKind, str], tuple[float, float]]:
-        """What is left of each stock and budget of the offers, and the whole of it."""
+        """The rest of each stock and budget of the offers, and its whole."""
         found: dict[tuple[NoticeKind, str], tuple[float, float]] = {}
         for offer in plan.offers.values():
             for share in every_share(plan, offer):

@@ -1,4 +1,4 @@
-"""What of the running shop needs a person: notices from reports, pools and breakers, in words.
+"""Notices of what in the running shop needs a person, from reports, pools and breakers.
 
 A notice has an id of its kind, subject and day, under which a receiver can drop a repeated delivery.
 """

@@ -32,13 +32,13 @@ from engine.catalog.spec.ramp import HeldRamp
 LEAST_UNITS = 100
 """Units of each variant before a ramp advances."""
 LOSS_LEVEL = 0.1
-"""Of the two-sided interval whose lower limit is the one-sided 95 % limit of the loss."""
+"""The level of the two-sided interval whose lower limit is the one-sided 95 % limit of the loss."""
 
 RampStatus = Literal["running", "stopped", "done"]
 
 
 class RampState(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a ramp is: its coverage since a time (s since 1970), and why it moved there last.
+    """The position of a ramp: its coverage since a time (s since 1970), and why it moved there last.
 
     `judged_from` is when it was resumed after a stop: what came before does not count again.
     """
@@ -52,7 +52,7 @@ class RampState(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class RampLook:
-    """What one look at an experiment found: its report, and the report whose primary effect bounds the loss.
+    """The results of one look at an experiment: its report, and the report whose primary effect bounds the loss.
 
     `worth` is one of the primary metric in money, None without a budget. The loss report is at `LOSS_LEVEL`. `before`
     are the units of each variant at the look before.

@@ -32,7 +32,7 @@ class NotDelivered(CounterpointError):
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sent: an id that repeats with a repetition, a kind (or `digest`), a title, and a text in Markdown."""
+    """One message: an id that is the same for a repetition, a kind (or `digest`), a title, and a text in Markdown."""
 
     id: str
     kind: str

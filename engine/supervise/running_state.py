@@ -1,4 +1,4 @@
-"""What people and the supervisor changed while the shop runs: pauses, positions of ramps, open breakers.
+"""The changes that people and the supervisor make while the shop runs: pauses, positions of ramps, open breakers.
 
 The store has them. Where none is at hand, the audit events of the log say what they were when it was written.
 """

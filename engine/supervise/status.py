@@ -62,7 +62,7 @@ class ShopStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class _Inputs:
-    """What the lines are made from; `traffic` is None without a log."""
+    """The data of the lines; `traffic` is None without a log."""
 
     specs: Specs
     plan: Plan
@@ -181,7 +181,7 @@ def _next_of_state(spec: ExperimentSpec, state: str) -> Iterator[str]:
 
 
 def _ramp_step(shop: _Inputs, key: str, ramp: HeldRamp) -> str:
-    """Where a ramp that holds itself is."""
+    """Describes the position of a ramp that holds itself."""
     reached = shop.running.ramped.get(key)
     current = max((step for step in ramp.steps if step <= (reached or 0.0)), default=ramp.steps[0])
     place = f"Ramp at step {ramp.steps.index(current) + 1} of {len(ramp.steps)}, {current:.3g} of its audience"

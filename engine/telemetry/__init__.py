@@ -1,1 +1,1 @@
-"""What a process says of itself while it runs: log lines and spans."""
+"""The telemetry of a process: log lines and spans."""

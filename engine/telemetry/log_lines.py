@@ -111,7 +111,7 @@ def _add_request(_: object, __: str, fields: LineFields) -> LineFields:
 
 
 def _add_ids(logger: object, method: str, fields: LineFields) -> LineFields:
-    """As `_add_request`, and the process."""
+    """Adds the request, as `_add_request` does, and the process."""
     fields["process"] = fields.get("process", os.getpid())
     return _add_request(logger, method, fields)
 

@@ -31,7 +31,7 @@ MOST: Final = 1e9
 _SCALE: Final = 10_000
 _MOST_TOTAL: Final = 2**62
 _MOST_WHOLE: Final = 2**63
-"""Where whole numbers no longer fit in msgpack's 64 bits; a larger number stays the float that it came as."""
+"""The bound beyond which whole numbers do not fit in msgpack's 64 bits; a larger number stays a float."""
 
 Point = tuple[float, Scalar]
 """When an event was (s since 1970), and its value."""
@@ -42,7 +42,7 @@ EMPTY: Final = TraitSeries()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesRule:
-    """How a series aggregates. `window` and `per` are in seconds; a window of 0 has no end."""
+    """The aggregation of a series. `window` and `per` are in seconds; a window of 0 has no end."""
 
     aggregate: Aggregate
     window: float = 0.0
@@ -158,7 +158,7 @@ def newest_time(series: TraitSeries) -> float | None:
 
 
 def _insert(rule: SeriesRule, series: TraitSeries, point: Point) -> TraitSeries:
-    """As `_bounded` with one more point, without sorting what is sorted: events mostly arrive in order."""
+    """Adds a point and bounds the series as `_bounded` does; it sorts only if the point is not the newest."""
     points = series.points
     if rule.aggregate == "distinct":
         same = next((place for place, (_, value) in enumerate(points) if value == point[1]), None)

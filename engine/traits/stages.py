@@ -9,7 +9,7 @@ Stage = Literal["new", "engaged", "cart", "customer", "loyal", "lapsed"]
 
 
 class StageRules(NamedTuple):
-    """Where the stages of the journey begin; `lapsed_after` is in seconds since the last order."""
+    """The starts of the stages of the journey; `lapsed_after` is in seconds since the last order."""
 
     engaged_visits: int = 2
     loyal_orders: int = 5

@@ -364,7 +364,7 @@ class Linear(Bandit):
         return np.asarray(self.predict(x, among).mean + self.posterior.common[-1], np.float64)
 
     def with_arms(self, arms: tuple[str, ...], traits: Mapping[str, tuple[float, ...]] | None = None) -> Self:
-        """As in `Bandit.with_arms`; what arms that leave have taught of the common coefficients stays."""
+        """Changes the arms as `Bandit.with_arms` does; common coefficients keep what departed arms taught."""
         if traits is not None and any(len(own) != self._traits.shape[1] for own in traits.values()):
             raise ValueError("traits have another length than those learnt; make a new policy for them")
         known = self if traits is None else replace(self, traits={**self.traits, **traits})

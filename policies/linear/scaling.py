@@ -22,7 +22,7 @@ import numpy as np
 from policies.batches import Floats
 
 _LEAST_VARIANCE = 1e-10
-"""Of the mean square: below it a regressor is constant, and its variance would be rounding errors."""
+"""The least mean square: below it a regressor is constant, and its variance would be rounding errors."""
 _LEAST_ALIKE, _MOST_ALIKE = 1 / 400, 9.0
 """The variances, relative to the median, between which regressors may have one unit."""
 _LEAST_CHANGE = 1e-5

@@ -1,4 +1,4 @@
-"""How often each offer of a placement was chosen over time, by channel, from the log's decisions."""
+"""The counts of each offer's choices at a placement over time, by channel, from the log's decisions."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class OfferRow(msgspec.Struct, frozen=True, kw_only=True):
     naive_mean: float
     value: Effect | NotEstimable
     trend_p: float | None
-    """Of the hypothesis that its reward has no trend, adjusted for the number of offers by Holm's method."""
+    """The p-value of the hypothesis that its reward has no trend, adjusted for several offers by Holm's method."""
     periods: list[PeriodValue]
     """Its value in each quarter of the decisions."""
 
@@ -102,7 +102,7 @@ class OfferContrast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """What the values assume about time, and whether the log contradicts that they hold for later."""
+    """Describes what the values assume about time, and whether the log contradicts that they hold for later."""
 
     statement: str
     p: float | None
@@ -314,7 +314,7 @@ def _contrasts(arms: Mapping[str, ArmScores], alpha: float) -> list[OfferContras
 
 
 def _describe_drift(log: ExposedChoices, rows: Sequence[OfferRow], alpha: float) -> Drift:
-    """What the values are means over, and which offers' rewards changed meanwhile."""
+    """Describes the period of the means, and which offers' rewards changed meanwhile."""
     first, last = (_format_time(float(log.time[at]) / SECOND)[:16].replace("T", " ") for at in (0, -1))
     known = [row.trend_p for row in rows if row.trend_p is not None]
     drifting = [row.offer for row in rows if row.trend_p is not None and row.trend_p < alpha]

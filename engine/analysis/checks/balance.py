@@ -125,5 +125,5 @@ def flag_imbalance(found: Sequence[Balance]) -> list[str]:
 
 
 def _lacking(row: Balance) -> str:
-    """What a share of missing values is a share of, empty for a mean."""
+    """The denominator of a share of missing values, in words; empty for a mean."""
     return f", share without {row.covariate.removesuffix(LACKING)}" if row.covariate.endswith(LACKING) else ""

@@ -1,4 +1,4 @@
-"""What a change would do to the people who were exposed already, from the log: who drops out, and what that costs.
+"""The effect of a change on the people who were exposed already, from the log: who drops out, and its cost.
 
 Every exposed unit's last exposed decision is decided again, from its trace, by both plans at one time. Who has a
 variant by the running plan and none by the new one is dropped; who has another one is moved: neither can be compared
@@ -46,7 +46,7 @@ MOST_REQUESTS = 4_000
 
 
 class ChangeEvidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What a change does to one experiment, flag or rule.
+    """The effect of a change on one experiment, flag or rule.
 
     Of `exposed` customers it drops some and moves some to another variant. `rate` is how many enter per customer that
     enters by the running plan; `days_added` is None where nothing is measured, or nobody would come any more. All of

@@ -109,7 +109,7 @@ def _changes(
     question: ExperimentQuestion,
     metrics: Sequence[MeasuredMetric],
 ) -> Iterator[str]:
-    """What decides the verdict and is other now, each as `name: before → now`."""
+    """The changed settings that decide the verdict, each as `name: before → now`."""
     if began.primary != question.primary:
         yield f"metrics.primary: {began.primary} → {question.primary}"
     if set(began.guardrails) != set(question.guardrails):

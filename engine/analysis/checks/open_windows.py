@@ -106,7 +106,7 @@ def refuse_open_windows(found: Mapping[str, OpenWindows], control: str) -> dict[
 
 
 def describe_open_windows(found: Mapping[str, OpenWindows]) -> list[str]:
-    """What is not counted yet and when it will be, a sentence for the metrics that share a window."""
+    """Describes what is not counted yet and when it will be, a sentence for the metrics that share a window."""
     texts: dict[str, list[str]] = {}
     for name, part in found.items():
         waiting = sum(part.customers.values())

@@ -103,7 +103,7 @@ def _find_look(
 
 
 def flag_planned_looks(found: Mapping[str, PlannedLook], inference: Inference) -> list[str]:
-    """What the looks leave out, a sentence for the metrics that share a look."""
+    """Describes the units that the looks leave out, a sentence for the metrics that share a look."""
     texts: dict[str, list[str]] = {}
     for name, look in found.items():
         if not look.later:

@@ -103,7 +103,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     looks: int
     method: str
     note: str = ""
-    """What is left out of the units, such as those whose window is open."""
+    """The units that are left out, such as those whose window is open."""
 
     @property
     def ok(self) -> bool:

@@ -66,13 +66,13 @@ def _part(whole: Moments, measure: Measure, at: int) -> Moments:
 
 
 def parts_text(row: MetricReport) -> str:
-    """What a ratio's numerator and denominator did, for a report's sentences; empty where there is nothing to say."""
+    """Describes the effects on a ratio's numerator and denominator; empty where there is nothing to report."""
     shown = [f"{name} {_percents(effect)}" for name in PARTS if isinstance(effect := row.parts.get(name), Effect)]
     return f"per unit, its {' and its '.join(shown)}" if len(shown) == len(PARTS) else ""
 
 
 def moved_denominator(row: MetricReport) -> str:
-    """As `parts_text`, only where the denominator changed significantly."""
+    """Describes the parts as `parts_text` does, only where the denominator changed significantly."""
     below = row.parts.get("denominator")
     moved = isinstance(below, Effect) and not below.low <= 0 <= below.high
     return f". Its denominator moved: {parts_text(row)}" if moved and parts_text(row) else ""

@@ -92,7 +92,7 @@ def _read_values(log_dir: Path, now: float) -> list[tuple[str, str | None, float
 
 
 def _value(spec: ExperimentSpec, variant: str | None) -> bytes:
-    """What a variant gives, to compare with; a variant that the file no longer has is a value of its own."""
+    """The value of a variant, for comparisons; a variant that the file no longer has is a value of its own."""
     payload = next((one.payload for one in spec.variants if one.key == variant), None)
     return msgspec.json.encode([None, variant] if not payload else [payload], order="sorted")
 

@@ -83,7 +83,7 @@ def _end_of_day(day: date, zone: str) -> float:
 
 
 def _build_holdout_question(plan: Plan, holdout: Holdout) -> ExperimentQuestion:
-    """What all experiments that a holdout is kept out of come to together."""
+    """The question about the total effect of all experiments that a holdout is kept out of."""
     spec = holdout.spec
     covered = [
         one
@@ -148,7 +148,7 @@ def _describe(plan: Plan, experiment: Experiment) -> ExperimentDescription:
 
 
 def _describe_conclusion(spec: ExperimentSpec) -> str:
-    """How the experiment was decided, and what was learnt."""
+    """Describes how the experiment was decided, and what was learnt."""
     if spec.decided is None:
         return ""
     what = f"{spec.ship} was shipped" if spec.status == "shipped" else "it was stopped"

@@ -163,7 +163,7 @@ def _assign(experiment: Experiment, seed: str, ids: Sequence[str]) -> NDArray[np
 
 
 def _imbalance(scaled: Floats, variant: NDArray[np.intp], shares: Floats) -> float:
-    """How unlike the variants are; infinite where one has fewer than two units."""
+    """The difference between the variants; infinite where one has fewer than two units."""
     counts = np.array([(variant == index).sum() for index in range(len(shares))])
     if (counts[shares > 0] < 2).any():
         return float("inf")
@@ -177,6 +177,6 @@ def _imbalance(scaled: Floats, variant: NDArray[np.intp], shares: Floats) -> flo
 
 
 def _differences(scaled: Floats, variant: NDArray[np.intp], variants: int) -> Floats:
-    """For each covariate the largest difference between two variants, in standard deviations of a unit."""
+    """The largest difference of each covariate between two variants, in standard deviations of a unit."""
     means = [scaled[variant == index].mean(axis=0) for index in range(variants) if (variant == index).any()]
     return np.ptp(np.array(means), axis=0) if means else np.full(scaled.shape[1], np.nan)

@@ -156,7 +156,7 @@ def _others(question: ExperimentQuestion) -> list[str]:
 
 
 def _join_members(source: DuckDB, pair: tuple[_Running, _Running]) -> Members:
-    """Who saw both experiments, from the later of the two moments on."""
+    """The units that saw both experiments, from the later of the two moments on."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     schema = {"customer": "string", "variant": "string", "first": "int64", "plan": "string"}
@@ -222,7 +222,7 @@ def adjust(found: Sequence[Interaction], plan: Plan, alpha: float) -> list[Inter
 
 
 def _layer_for(plan: Plan, experiments: tuple[str, str]) -> str:
-    """How a layer would keep the two apart: the layer of the first that has one, else a new one."""
+    """Describes the layer that would separate the two: that of the first that has one, else a new one."""
     specs = [found.spec for key in experiments if (found := plan.find_reported(key)) is not None]
     layered = next((spec for spec in specs if spec.layer is not None), None)
     if layered is None:

@@ -1,4 +1,4 @@
-"""What the shop's log received over time, and what people did to the engine: the activity of the last days."""
+"""The activity of the last days: the records that the shop's log received, and the acts of people."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShownOffer(msgspec.Struct, frozen=True, kw_only=True):
-    """How many decisions of the last `DAYS` days chose an offer at a placement for a reason."""
+    """The number of decisions of the last `DAYS` days that chose an offer at a placement for a reason."""
 
     placement: str
     offer: str

@@ -1,4 +1,4 @@
-"""What every measurement report is: a sentence, a figure in money, a picture, the tables behind it, what it is not.
+"""The form of every measurement report: a sentence, a figure in money, a picture, the tables behind it, what it is not.
 
 A report is a frozen struct with its own typed fields; `tables` and `picture` show them, so that terminal, page and
 dashboard render every report alike and compute nothing.

@@ -93,7 +93,7 @@ class ProgrammeReport(MeasureReport, frozen=True, kw_only=True):
 
     experiments: int
     by_status: dict[str, int]
-    """How many experiments have a file of each status; `deleted` those that have none any more."""
+    """The numbers of experiments by the status in their file; `deleted` counts those without a file."""
     per_month: float | None
     decision_days: float | None
     """The median of days from first to last exposure of experiments that ended: shipped, stopped or deleted."""
@@ -330,7 +330,7 @@ def _shrink(effects: list[PastEffect]) -> list[PastEffect]:
 
 
 def _best(effects: list[PastEffect]) -> list[PastEffect]:
-    """Of each experiment the variant with the largest gain, of those that gained."""
+    """The variant with the largest gain of each experiment that gained."""
     best: dict[str, PastEffect] = {}
     for row in effects:
         if isinstance(row.measured, Effect) and row.measured.low > 0:

@@ -90,7 +90,7 @@ class SatisfactionScore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponseCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """How those who answered differ from the others who were asked, in one number, in standard deviations."""
+    """The difference of those who answered from the others who were asked, in standard deviations."""
 
     measure: str
     answered: float

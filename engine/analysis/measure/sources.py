@@ -112,7 +112,7 @@ class EventSource:
     rfm: tuple[RfmSpec, ...] = RFM_SEGMENTS
     engine: DuckDB = field(default_factory=_bounded_engine)
     found: dict[str, object] = field(default_factory=dict)
-    """What several reports of this source ask for, by what it is."""
+    """The results that several reports of this source share, by their name."""
 
     @cached_property
     def events(self) -> ir.Table:
@@ -173,11 +173,11 @@ class EventSource:
 
     @property
     def place(self) -> str:
-        """What the events were read from, for messages."""
+        """The source of the events, for messages."""
         return ", ".join(self.files) if self.files else str(self.log_dir)
 
     def once(self, name: str, build: Callable[[], _Found]) -> _Found:
-        """What `build` finds, which is found once per source."""
+        """Returns the result of `build`, which runs once per source."""
         if name not in self.found:
             self.found[name] = build()
         return cast("_Found", self.found[name])

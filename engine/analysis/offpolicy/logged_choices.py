@@ -44,7 +44,7 @@ FROM logged JOIN shown USING (decision_id, key) LEFT JOIN earned USING (decision
 WHERE kind = 'offer' AND policy IS NOT NULL AND variant IS NOT NULL AND key = {placement}
 ORDER BY time, decision_id, place
 """
-"""Of a list that was seen in part every item is a row: whether a position was looked at is part of its reward."""
+"""Every item of a list that was seen in part is a row: whether a position was looked at is part of its reward."""
 _ROUND_COLUMNS = ("timestamp", "item_id", "click", "propensity_score")
 """The columns of the Open Bandit Dataset that are not features."""
 _context_decoder = msgspec.json.Decoder(dict[str, Value])

@@ -88,12 +88,12 @@ class PolicyValue(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float | None
     """The weight above which SWITCH-DR uses the reward model alone."""
     warnings: list[str]
-    """What limits the result although every check passed."""
+    """The limits of the result although every check passed."""
     notes: list[str]
     """The way in which the policy was evaluated."""
     curve: LearningCurve | None = None
     positions: list[PositionValue] = []
-    """Of lists, the value at each position."""
+    """The value at each position of lists."""
 
 
 def evaluate_policy(target: TargetPolicy, predictions: Predictions, alpha: float, *, curve: bool) -> PolicyValue:

@@ -1,4 +1,4 @@
-"""What a metric came to for customers after a moment of each, from the log, as the baseline of an experiment."""
+"""The values of a metric of customers after a moment of each, from the log, as the baseline of an experiment."""
 
 from __future__ import annotations
 

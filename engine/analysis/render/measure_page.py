@@ -34,7 +34,7 @@ _FORMATS = {"money": ",.0f", "share": ".0%", "number": ",.3~r"}
 _STATES = {"validated": ("#1a7f4b", [1, 0]), "correlational": ("#c98a00", [6, 3]), "assumed": ("#9a9a9a", [2, 3])}
 """The colour and the dashes of a tree's links, by state."""
 _SPLIT = ": "
-"""In the name of a bar: the rest is on a second line."""
+"""The separator in a bar's name: the text after it is on a second line."""
 _SERIES = 12
 """Series of a picture that get a colour of their own and a place in its legend."""
 

@@ -192,7 +192,7 @@ def _estimate_effects(measure: Measure, control: Arm, treatment: Arm, inference:
 
 
 def _shape(measure: Measure) -> Shape:
-    """How the variance of one unit follows from the metric's mean."""
+    """The relation of the variance of one unit to the metric's mean."""
     return "share" if _is_plain_share(measure) else "scale"
 
 

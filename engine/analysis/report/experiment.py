@@ -309,7 +309,7 @@ def _count_periods(groups: Groups) -> dict[int, dict[str, int]]:
 def _poststratify_groups(
     groups: Groups, question: ExperimentQuestion, measures: Sequence[Measure], *, by_trait: bool
 ) -> dict[str, Group]:
-    """As `_total_groups`, weighted over the periods of the allocation, and over the values of the trait.
+    """Totals the groups as `_total_groups` does, weighted over the allocation's periods and the trait's values.
 
     Not weighted where some variant has no units at all.
     """

@@ -86,7 +86,7 @@ def _sequential_p(seen: Floats, total: Floats) -> float:
 
 
 def _tables(seen: Floats, total: Floats) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """For each variant and all others together, the exposed and the assigned units."""
+    """The exposed and the assigned units of each variant and of all others together."""
     return [
         ((int(own), int(seen.sum() - own)), (int(size), int(total.sum() - size)))
         for own, size in zip(seen, total, strict=True)

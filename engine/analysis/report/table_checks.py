@@ -156,7 +156,7 @@ def flag_missing_values(groups: Mapping[str, Group], measures: Sequence[Measure]
 
 
 def _describe_rows(measure: Measure, rows: int, units: int) -> str:
-    """What a metric of units with several rows means, and how to ask for another meaning."""
+    """Describes the meaning of a metric of units with several rows, and how to ask for another."""
     column = measure.name
     if measure.rules.is_share:
         return (

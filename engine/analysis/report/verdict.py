@@ -309,7 +309,7 @@ def _side(metric: MetricReport, inference: Inference) -> int:
 
 
 def _by_loss(metric: MetricReport, inference: Inference) -> int:
-    """As `_side`, by an expected loss below the tolerance (Stucchio 2015, "Bayesian A/B Testing at VWO")."""
+    """The side of an effect, by an expected loss below the tolerance (Stucchio 2015, "Bayesian A/B Testing at VWO")."""
     if isinstance(metric.bayes, NotEstimable):
         return 0
     against = metric.bayes.expected_loss if metric.loss_best is None else metric.loss_best

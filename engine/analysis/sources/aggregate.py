@@ -54,7 +54,7 @@ Groups = dict[tuple["Cell", ...], Group]
 
 
 class _Sums(msgspec.Struct, frozen=True, kw_only=True):
-    """How a pass sums: the centre of the columns, the terms whose outcomes it counts, those with values of each sign.
+    """The parameters of a pass: the columns' centre, the terms whose outcomes it counts, and those with both signs.
 
     Of others the size of all values is that of their sum. `is_masked`: a measure counts the units that have its values.
     """
@@ -182,7 +182,7 @@ def pilot_means(engine: Engine, frame: Frame, columns: Sequence[str]) -> dict[st
 
 
 def _read_pilot(engine: Engine, frame: Frame, terms: Sequence[Term]) -> tuple[dict[str, float], set[Term]]:
-    """Of the first rows: the means of the terms' columns, and the terms of which one row has a value below zero."""
+    """The means of the terms' columns in the first rows, and the terms of which one row has a value below zero."""
     if not terms:
         return {}, set()
     columns = sorted({column for term in terms for column in term.columns})

@@ -37,7 +37,7 @@ _LOGGED = """
 
 
 def create_merged_customers(source: DuckDB, log_dir: Path, rows: str, *values: str) -> str | None:
-    """As `merged_customers_table`, from SQL of merges `old, target, received` that were read already."""
+    """Builds the table of `merged_customers_table` from merges `old, target, received` that were read already."""
     name, table = f"{_TABLE}:{log_dir}", f"{_TABLE}_{len(source.made)}"
     source.run(f"CREATE TEMP TABLE {table} AS {_MERGES.replace('{rows}', rows)}", *values)
     source.made[name] = table if source.rows(Query(table).select(one=1.0).limit(1)) else None

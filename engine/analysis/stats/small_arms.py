@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Shape = Literal["share", "scale", "level"]
-"""How the variance of one unit follows from the mean: p (1 - p), the square of the mean, or not at all."""
+"""The relation of the variance of one unit to the mean: p (1 - p), the square of the mean, or none."""
 
 TOO_FEW = "too few outcomes"
 LEAST_OUTCOMES = 20.0
@@ -66,7 +66,7 @@ def information(a: int, b: int) -> int:
 
 
 def unevenness(a: int, b: int) -> float:
-    """How uneven arms of `a` and `b` units are: 0 up to 43 : 57, 1 from 30 : 70."""
+    """The unevenness of arms of `a` and `b` units: 0 up to 43 : 57, 1 from 30 : 70."""
     lost = 1 - 4 * a * b / (a + b) ** 2
     return min(max((lost - EVEN) / (UNEVEN - EVEN), 0.0), 1.0)
 
@@ -81,7 +81,7 @@ def pooled_squared_cv(arms: tuple[Arm, Arm]) -> float:
 
 
 def size_squared_cv(arms: tuple[Arm, Arm]) -> float:
-    """As `pooled_squared_cv`, of the sizes of the values."""
+    """The pooled squared coefficient of variation of the sizes of the values."""
     if all(arm.size is None for arm in arms):
         return pooled_squared_cv(arms)
     weights = [arm.mean_size * arm.n for arm in arms]

@@ -1,4 +1,4 @@
-"""What the rows of one table come to for each exposed customer: one query, which the table's own engine runs.
+"""The values of one table for each exposed customer, by one query that the table's own engine runs.
 
 The exposures are a table beside it (`EXPOSED`), a row for each identifier of a customer: the customer's number `n`, the
 `id`, and the moments between which each metric counts. So the query compares times and adds up, which every engine
@@ -110,7 +110,7 @@ def sum_rows(
 
 
 def _read_columns(rows: ir.Table, one: RowSum, table: MeasuredTable) -> dict[str, ir.Value]:
-    """What a sum reads of each row: whether it `is` counted, its value and the rate of its currency."""
+    """The parts of each row that a sum reads: whether it `is` counted, its value and the rate of its currency."""
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
     taken = ibis.literal(value=True)

@@ -43,7 +43,7 @@ PROMISED = {
     "price": re.compile(rf"(?:{_COINS})\s?({_NUMBER})(?![\d%])|(?<![\d.,])({_NUMBER})\s?(?:{_COINS})"),
     "day": re.compile(r"(?<!\d)(\d{4}-\d\d?-\d\d?|\d\d?\.\d\d?\.\d{4})(?!\d)"),
 }
-"""What the texts of a rendering promise, as `check` finds it."""
+"""The promises in the texts of a rendering, as `check` finds them."""
 COMPLAINT_OPEN = "complaint_open"
 """The attribute of a customer that `suppress` may name beside segments."""
 CALENDAR = ("1d", "7d", "30d", "365d")

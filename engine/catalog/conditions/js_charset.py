@@ -124,7 +124,7 @@ def make_alphabet(classes: Sequence[Intervals]) -> Alphabet | None:
 
 
 def _contains(units: Intervals, points: Sequence[int]) -> list[bool]:
-    """For each of the sorted `points` whether it is in `units`."""
+    """Tests for each of the sorted `points` whether it is in `units`."""
     found, at = [], 0
     for point in points:
         while at < len(units) and units[at][1] < point:

@@ -155,7 +155,7 @@ def _compare_selection(old: Specs, new: Specs, before: SelectionSpec, after: Sel
 
 
 def _learns_as(policy: PolicySpec) -> tuple[object, ...]:
-    """What a policy's learnt state depends on."""
+    """The fields on which a policy's learnt state depends."""
     return policy.kind, policy.features, policy.pool, policy.attributes
 
 

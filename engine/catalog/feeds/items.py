@@ -40,7 +40,7 @@ class FeedItems:
 
 
 def feed_name(spec: OffersSpec) -> str:
-    """What distinguishes the items of one entry from those of another: the whole entry."""
+    """The name by which the items of one entry differ from those of another: the whole entry as JSON."""
     return msgspec.json.encode(spec).decode()
 
 

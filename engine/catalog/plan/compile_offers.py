@@ -75,14 +75,14 @@ def _expanded(specs: Specs) -> Iterator[OfferSpec]:
 
 
 def compile_selection(specs: Specs, offers: Mapping[str, Offer], key: str) -> Selection:
-    """How the offers of one placement are chosen."""
+    """The choice of the offers of one placement."""
     return _compile_choice(specs, specs.selections[key], None, key, offers)
 
 
 def compile_variant_selection(
     specs: Specs, spec: ExperimentSpec, variant: VariantSpec, offers: Mapping[str, Offer]
 ) -> Selection | None:
-    """How a variant with a policy or offers of its own chooses; None where it has neither."""
+    """The choice of a variant that has a policy or offers of its own; None where it has neither."""
     if spec.placement is None or (variant.policy is None and variant.offers is None):
         return None
     base = next(selection for selection in specs.selections.values() if selection.placement == spec.placement)
@@ -131,7 +131,7 @@ def _compile_choice(
 
 
 def _compile_creatives(specs: Specs, policy: PolicySpec, selection: Selection) -> Selection | None:
-    """How the creatives of a selection's offers are chosen; None where no offer has any."""
+    """The choice of the creatives of a selection's offers; None where no offer has any."""
     arms = {
         creative_arm(offer.key, key): spec
         for offer in selection.offers

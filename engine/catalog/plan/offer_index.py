@@ -23,7 +23,7 @@ Bound = Literal["$gt", "$gte", "$lt", "$lte"]
 FEW_OFFERS = 4096
 """Offers up to which the bits of every name are stored."""
 STORED_NAMES = 4096
-"""Of more offers, the names with most offers whose bits are stored: 50 MB of 100,000 offers."""
+"""The number of names whose bits are stored, those with most offers first: 50 MB for 100,000 offers."""
 _NO_NAMES: Mapping[str, Bits] = {}
 
 

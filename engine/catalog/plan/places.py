@@ -16,7 +16,7 @@ from policies.batches import Floats
 
 EARTH_KM = 6_371.0088
 WITHIN_KM = 25.0
-"""How far a customer goes to collect an item, unless the offer says."""
+"""The distance that a customer travels to collect an item, unless the offer states one."""
 PLACE_NAMES = ("place", "latitude", "longitude")
 """The attributes that say where a request is."""
 

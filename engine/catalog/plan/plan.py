@@ -90,7 +90,7 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """How one placement's offers are chosen: its arms, the features its policy reads, its prior, its fallback.
+    """The compiled choice of one placement's offers: its arms, the features its policy reads, its prior, its fallback.
 
     `logged_features` are those of every policy of the placement: each decision logs them whichever policy chose, so
     that every policy can be evaluated on the choices of all.
@@ -117,7 +117,7 @@ class Selection:
     """The share of its decisions that are held out: nothing is shown."""
     creatives: "Selection | None" = None
     places: Mapping[tuple[str, str], Ints] = field(default_factory=dict)
-    """How the creatives of its offers are chosen: a selection whose `places` are its arms by offer and channel."""
+    """The choice of the creatives of its offers: a selection whose `places` are its arms by offer and channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,7 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What an experiment requires of another: one of its variants, one of its rules, or that it is off."""
+    """The requirement of one experiment on another: one of its variants, one of its rules, or that it is off."""
 
     experiment: str
     variants: frozenset[str] | None = None
@@ -324,7 +324,7 @@ class Plan:
     language: str | None = None
     """The language of customers whose own is not known, or that an offer does not speak."""
     silenced_when: Predicate | None = None
-    """Where it holds, every offer that is not spared is closed."""
+    """The condition under which every offer that is not spared is closed."""
     audience_names: frozenset[str] = frozenset()
     """The traits that conditions, dates and caps read."""
     read_names: frozenset[str] = frozenset()
@@ -342,7 +342,7 @@ class Plan:
     campaigns: Mapping[str, Campaign] = field(default_factory=dict)
     """The campaigns; their selections are among `policies`."""
     capacities: Mapping[str, tuple[int, float]] = field(default_factory=dict)
-    """How many messages of a channel are handed out in how many seconds, where that is limited."""
+    """The most messages of a channel that are handed out in a number of seconds; None without a limit."""
     addresses: Mapping[str, IdKind] = field(default_factory=dict)
     """The kind of identifier without which a channel does not reach a customer."""
     sources: Mapping[str, SourceSpec] = field(default_factory=dict)

@@ -68,7 +68,7 @@ class AssertionsFile(Spec, frozen=True, kw_only=True):
 
 
 class ExpectedVariant(Spec, frozen=True, kw_only=True):
-    """What is expected of an experiment or a flag; what is left out may be anything."""
+    """The expected results of an experiment or a flag; a field that is left out may be anything."""
 
     variant: FlagKey | list[FlagKey | None] | UnsetType | None = UNSET
     value: object | UnsetType = UNSET
@@ -77,7 +77,7 @@ class ExpectedVariant(Spec, frozen=True, kw_only=True):
 
 
 class ExpectedOffers(Spec, frozen=True, kw_only=True):
-    """What is expected of a placement: the offers that may be shown, those that have a chance, those that have none."""
+    """The expected results of a placement: offers that may be shown, that have a chance, and that have none."""
 
     only: list[Key] | None = None
     may: list[Key] = []

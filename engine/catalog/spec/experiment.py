@@ -52,7 +52,7 @@ NOT_LEARNING: PolicyKind = "uniform"
 
 
 class PolicySpec(Spec, frozen=True, kw_only=True):
-    """How an offer is chosen: the kind of policy, the features it reads, and how it learns.
+    """The choice of an offer: the kind of policy, the features it reads, and how it learns.
 
     `pool` names groups of customers that differ but resemble each other: `channel`, a segment, or a trait with
     `one_of`. Each combination of groups has its own estimate, shrunk towards the common one by an amount that the data
@@ -113,7 +113,7 @@ class ExperimentMetrics(Spec, frozen=True, kw_only=True):
 
 
 class AnalysisSpec(Spec, frozen=True, kw_only=True):
-    """How an experiment is analysed.
+    """The analysis of an experiment: its method, its plan and its corrections.
 
     `planned` is the number of units at which a sequential interval is narrowest, and at which a group-sequential
     experiment ends after `looks` looks. With `tau`, the expected relative effect, the sequential method is the mixture

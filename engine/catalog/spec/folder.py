@@ -79,7 +79,7 @@ class Specs:
     kept: "Mapping[str, Specs]" = field(default_factory=dict)
     """The archived plans that holdouts keep, by version."""
     policy_suffix: str = ""
-    """What follows the key of each policy, so that a kept plan's learns apart from today's."""
+    """The suffix of the key of each policy, so that a kept plan's policies learn apart from today's."""
 
     def all_experiments(self) -> Iterator[tuple[str, str, ExperimentSpec]]:
         """Yield each experiment and flag, then the experiments of its rules: the file, the path in it, the spec.

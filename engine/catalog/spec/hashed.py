@@ -1,4 +1,4 @@
-"""How a unit is hashed to its place in [0, 1): shared by experiments, rules of flags and filters."""
+"""The hash that gives a unit its place in [0, 1): shared by experiments, rules of flags and filters."""
 
 from typing import Literal
 

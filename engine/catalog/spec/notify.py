@@ -7,7 +7,7 @@ from msgspec import Meta
 from engine.catalog.spec.fields import Key, Spec, Text
 
 NoticeKind = Literal["verdict", "srm", "guardrail", "no_exposures", "ramp", "stock", "budget", "breaker"]
-"""What a notice is about: a verdict to ship or stop; a split that is not the planned one; a guardrail that is harmed;
+"""The subject of a notice: a verdict to ship or stop; a split that is not the planned one; a guardrail that is harmed;
 a running experiment that nobody saw for a day; a ramp that moved; a stock or a budget of which a tenth is left; a
 policy whose breaker opened."""
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]

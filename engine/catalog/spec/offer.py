@@ -80,7 +80,7 @@ class ContextWeightSpec(Spec, frozen=True, kw_only=True):
 
 
 class SelectionSpec(Spec, frozen=True, kw_only=True):
-    """How the offers of one placement are chosen.
+    """The choice of the offers of one placement.
 
     With `count` above 1, here or at the placement, it shows a list. The list is drawn without replacement, each
     position from the policy's probabilities over the offers that are left. Each item is claimed by itself. With
@@ -294,7 +294,7 @@ class MomentsFile(Spec, frozen=True, kw_only=True):
 
 
 WEEKDAYS: tuple[Weekday, ...] = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-"""As `date.weekday` counts them."""
+"""The weekdays in the order of `date.weekday`."""
 
 
 class ScheduleSpec(Spec, frozen=True, kw_only=True):

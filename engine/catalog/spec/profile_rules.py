@@ -1,4 +1,4 @@
-"""How this shop stores its customers: merge rules, limits per identifier kind, and the life of each stored part."""
+"""The rules for stored customers: merge rules, limits per identifier kind, and the life of each stored part."""
 
 from typing import Annotated, Literal
 

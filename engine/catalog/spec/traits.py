@@ -1,4 +1,4 @@
-"""What a shop computes of its customers: traits in `traits.yaml`, stages and RFM segments in `segments.yaml`."""
+"""The computed values of customers: traits in `traits.yaml`, stages and RFM segments in `segments.yaml`."""
 
 from typing import Annotated, Final, get_args
 
@@ -59,7 +59,7 @@ ScoreRange = Annotated[list[Score], Meta(min_length=2, max_length=2, description
 
 
 class StagesSpec(Spec, frozen=True, kw_only=True):
-    """Where the stages of the journey begin, which conditions read as `stage`.
+    """The starts of the stages of the journey, which conditions read as `stage`.
 
     A customer with `loyal_orders` orders is loyal, and one whose last order is older than `lapsed_after` has lapsed.
     Without an order, `engaged_visits` visits make a customer engaged.

@@ -18,7 +18,7 @@ Unit = Annotated[
         extra={"remedy": "name customer, device, store, or a unit of units.yaml"},
     ),
 ]
-"""What an experiment assigns its variants to."""
+"""The kind of unit to which an experiment assigns its variants."""
 
 
 class UnitSpec(Spec, frozen=True, kw_only=True):

@@ -51,12 +51,12 @@ class Tools:
             return await _run("check", str(folder), "--json")
 
     async def plan(self) -> str:
-        """What the drafts would change: each change safe or unsafe with its reason, and how many customers move."""
+        """Lists the changes of the drafts: each safe or unsafe with its reason, and how many customers move."""
         with self._shop(drafts=True) as folder:
             return await _run("plan", str(self.settings.experiments), str(folder), "--json")
 
     async def preview(self, key: str, *, drafts: bool = True) -> str:
-        """Who would get what of an experiment or a placement, and why, for a customer in each stage; no side effect."""
+        """Shows the variant or offer of a customer in each stage, and why; it has no side effect."""
         with self._shop(drafts=drafts) as folder:
             return await _run("preview", key, "--experiments", str(folder), *self.where, "--json")
 
@@ -155,7 +155,7 @@ def make_server(settings: Settings, drafts: Path, redis: str | None = None) -> M
 
 
 async def _run(verb: str, *words: str) -> str:
-    """What a verb prints: its JSON, or its errors where it has none."""
+    """The output of a verb: its JSON, or its errors where it has none."""
     command: Sequence[str] = (sys.executable, "-m", "engine", verb, *words)
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class PlannedChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a change does: its parts, who of the sample moves, what the log says, and the steps of ramps assumed."""
+    """The effects of a change: its parts, who of the sample moves, what the log shows, and the steps of ramps."""
 
     changes: "list[Change]"
     moves: "list[VariantMove]"
@@ -92,7 +92,7 @@ def _compare(
     is_named: bool,
     has_evidence: bool,
 ) -> PlannedChange:
-    """What the change from one folder to another does."""
+    """Computes the effects of the change from one folder to another."""
     from engine.catalog.check.load import load_specs
     from engine.catalog.diff.experiments import compare_specs
     from engine.catalog.plan.audience_names import experiment_names
@@ -158,7 +158,7 @@ def _evidence_lines(found: PlannedChange) -> Iterator[str]:
 
 
 def as_markdown(found: PlannedChange, old: str, new: str) -> str:
-    """What a change does, as a comment of a pull request: a verdict, a table of changes, and lists."""
+    """Renders the effects of a change as a comment of a pull request: a verdict, a table of changes, and lists."""
     unsafe = sum(change.verdict == "unsafe" for change in found.changes)
     if not found.changes:
         return f"### Counterpoint: `{old}` → `{new}`\n\nNo change has an effect on a customer."

@@ -125,7 +125,7 @@ def report_days(folder: Path, log: Path, key: str, *, metric: str | None, mde: f
 
 @dataclass(frozen=True, kw_only=True)
 class _Days:
-    """What the rows of one report are computed from; `arrived` has each customer's arrival by the way to run it."""
+    """The input of the rows of one report; `arrived` has each customer's arrival by the way to run it."""
 
     question: "ExperimentQuestion"
     spec: "MeasuredMetric"

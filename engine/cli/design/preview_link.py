@@ -73,7 +73,7 @@ def _find_forced(specs: "Specs", key: str, variant: str | None) -> str:
 
 
 def _forced_names(offer: "OfferSpec") -> list[str]:
-    """What forces an offer: its key, and that with each of its creatives."""
+    """The names that force an offer: its key, and its key with each of its creatives."""
     from engine.catalog.plan.creatives import creative_arm, creatives_of
 
     return [offer.key, *(creative_arm(offer.key, key) for key in creatives_of(offer))]

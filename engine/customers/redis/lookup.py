@@ -58,7 +58,7 @@ async def find_stored(pipeline: RedisPipeline, places: list[ProfileKey]) -> Stor
 
 
 async def find_damaged(pipeline: RedisPipeline, places: list[ProfileKey]) -> StoredCustomer | None:
-    """As `find_stored`, but a customer whose stored value cannot be read is found too.
+    """Finds a customer as `find_stored` does, and also one whose stored value cannot be read.
 
     Their profile is empty, but for the archived identifiers; `over` is the whole value.
     """

@@ -1,4 +1,4 @@
-"""What is stored beside the profiles that are merged into a customer; they are frozen, so what is read is final."""
+"""Reads the data beside the profiles that merge into a customer. The profiles are frozen, so a read is final."""
 
 import asyncio
 from collections.abc import Sequence

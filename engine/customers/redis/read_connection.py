@@ -153,7 +153,7 @@ class ReadConnection(asyncio.Protocol):
             self._timer = loop.call_at(deadline, self._look_once_more)
 
     def _end(self, error: Exception) -> None:
-        """Close, and end all reads that wait with an error."""
+        """Closes, and ends every waiting read with an error."""
         transport, self._transport, self.is_open = self._transport, None, False
         if transport is not None:
             transport.abort()

@@ -33,7 +33,7 @@ _watches: dict[str, PlanWatch] = {}
 
 
 class HistoryPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """What a report of a past time found: the units of each variant and the report's row of each metric and variant."""
+    """The figures of a report of a past time: the units of each variant, and the row of each metric and variant."""
 
     at: float
     report: Report

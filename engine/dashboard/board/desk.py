@@ -1,4 +1,4 @@
-"""What the views read: the worker of this process, the results, the sessions."""
+"""The state that the views read: the worker of this process, the results, the sessions."""
 
 import asyncio
 import time

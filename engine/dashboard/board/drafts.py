@@ -43,7 +43,7 @@ _writing = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class DraftCheck:
-    """What a draft is and does; `is_real` says whether its sample are customers of the log or made-up ones."""
+    """A draft and its effects; `is_real` says whether its sample are customers of the log or made-up ones."""
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)

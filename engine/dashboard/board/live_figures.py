@@ -1,4 +1,4 @@
-"""What the decision servers of this machine do now, from the counters that they share."""
+"""The present load of the decision servers of this machine, from the counters that they share."""
 
 import os
 import time

@@ -76,7 +76,7 @@ class PlanHistory:
 
 
 def _changes(before: PlanVersion | None, after: PlanVersion, key: str) -> list[Change]:
-    """What a change does to `key`; nothing for a plan that this release does not read, or the first."""
+    """The effects of a change on `key`; none for a plan that this release does not read, or the first."""
     if before is None:
         return []
     try:

@@ -42,7 +42,7 @@ WANTED_SECONDS = 300.0
 FORGET_SECONDS = 3_600.0
 """Seconds after which a result that no page asked for since is forgotten."""
 REST, STANDING_REST = 1.0, 10.0
-"""How many times the seconds of a computation it rests before the next: of asked for and of standing results."""
+"""The pause after a computation as a multiple of its seconds: for requested and for standing results."""
 LEAST_SECONDS, STANDING_SECONDS = 2.0, 60.0
 """The least seconds between two computations of one result: asked for, and standing."""
 MOST_POINTS = 16
@@ -62,7 +62,7 @@ class Refresher:
         self._pool: ProcessPoolExecutor | None = None
         self._thread = threading.Thread(target=self._run, name="refresher", daemon=True)
         self.running: Job | None = None
-        """What is computed now."""
+        """The computation in progress."""
 
     def start(self) -> None:
         """Start the thread; the process starts with the first computation."""
@@ -76,7 +76,7 @@ class Refresher:
         self._end_process()
 
     def source(self) -> str:
-        """What results are computed from now: the state of the log and the version of the plan."""
+        """The present input of results: the state of the log and the version of the plan."""
         return f"{log_state(self._settings.log)} {self._read_plan().version}"
 
     def _run(self) -> None:

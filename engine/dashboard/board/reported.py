@@ -1,4 +1,4 @@
-"""What has a page among the experiments: experiments, flags, and the rules of flags that are experiments."""
+"""The subjects of the experiments' pages: experiments, flags, and the rules of flags that are experiments."""
 
 from engine.catalog.spec.experiment import ExperimentSpec
 from engine.catalog.spec.flags import RULE, rule_experiments

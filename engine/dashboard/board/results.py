@@ -74,7 +74,7 @@ class Results:
             self._listed[job] = time.time()
 
     def peek(self, job: Job) -> Result | None:
-        """As `read`, without asking for the job."""
+        """Reads as `read` does, without a request for the job."""
         with self._lock:
             return self._found.get(job)
 
@@ -90,7 +90,7 @@ class Results:
             return dict(self._wanted)
 
     def listed(self, since: float) -> Mapping[Job, float]:
-        """As `wanted`, of the jobs that lists show."""
+        """The jobs that lists show, among those of `wanted`."""
         with self._lock:
             self._listed = {job: at for job, at in self._listed.items() if at >= since}
             return dict(self._listed)

@@ -44,7 +44,7 @@ class Scale:
         return cls(low - room if low < 0 else 0.0, high + room if high > 0 else 0.0, ticks=ticks)
 
     def place(self, value: float) -> float:
-        """Where a value lies, from 0 to 1."""
+        """The position of a value, from 0 to 1."""
         return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
 
     @property

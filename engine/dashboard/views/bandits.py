@@ -111,7 +111,7 @@ async def roll_back(visit: PageVisit) -> Redirect:
 
 
 def gain_lights(report: PolicyReport) -> list[Light]:
-    """What each policy earns against uniform choice, a sentence each."""
+    """Describes the gain of each policy over uniform choice, a sentence each."""
     found = []
     for policy, gain in report.against_uniform.items():
         if isinstance(gain, NotEstimable):
@@ -130,7 +130,7 @@ def _selections(visit: PageVisit, placement: str) -> list[Selection]:
 
 
 def _uniform_line(report: PolicyReport) -> str:
-    """What uniform choice would have earned on the same decisions."""
+    """The reward that uniform choice would have earned on the same decisions."""
     value = report.uniform_snips
     if isinstance(value, Estimate):
         span = f"{value.low:.4f} to {value.high:.4f}"

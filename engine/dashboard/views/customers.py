@@ -77,7 +77,7 @@ async def customer(visit: PageVisit) -> Page:
 
 
 async def timeline(visit: PageVisit) -> Page:
-    """What happened to a customer, newest first; a part of the customer's page that is loaded after it."""
+    """Shows a customer's history, newest first; a part of the customer's page that is loaded after it."""
     wanted, settings = visit.query.get("id", ""), visit.desk.settings
     view = await show_customer(visit.desk.worker, wanted)
     ids = {str(view["customer"]), *identifier_spellings(wanted)}
@@ -128,7 +128,7 @@ async def erase(visit: PageVisit) -> Page:
 async def _explain(
     visit: PageVisit, view: Mapping[str, object], wanted: str, channel: str
 ) -> tuple[Explanation | None, AgentView | None]:
-    """What the customer would get on a channel now, by `decide` itself with no effect; None without the store."""
+    """The customer's decision on a channel now, by `decide` itself with no effect; None without the store."""
     desk, now = visit.desk, time.time()
     known = {kind: values for kind, values in _mapping(view, "identifiers").items() if isinstance(values, list)}
     ids = {kind: str(known[kind][0]) for kind in CustomerIds.__struct_fields__ if known.get(kind)}

@@ -79,7 +79,7 @@ async def download(visit: PageVisit) -> Download:
 
 
 def draft_tables(checked: DraftCheck) -> tuple[DataTable, ...]:
-    """What a draft changes, and who would get what."""
+    """Shows the changes of a draft, and who would get what."""
     return _changes_table(checked), _moves_table(checked), _preview_table(checked)
 
 

@@ -75,7 +75,7 @@ async def set_theme(visit: PageVisit) -> Redirect:
 
 
 async def healthy(visit: PageVisit) -> Download:
-    """For a container's health check: the process answers."""
+    """Answers a container's health check."""
     del visit
     return Download(body=b'{"status":"live"}', media_type="application/json")
 

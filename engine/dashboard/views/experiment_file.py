@@ -11,7 +11,7 @@ from engine.dashboard.web import PageVisit
 
 
 def changes_table(changes: Sequence[FileChange]) -> DataTable:
-    """Who changed what in a file, the newest first."""
+    """The changes of a file with their authors, the newest first."""
     titles = {"time": "When", "author": "Who", "plan": "Plan", "safety": "Safety", "path": "What", "reason": "Effect"}
     rows = []
     for one in changes:
@@ -41,6 +41,6 @@ def read_file_changes(visit: PageVisit, key: str) -> list[FileChange]:
 
 
 def list_splits(visit: PageVisit) -> list[str]:
-    """What the effects can be split by: the channel, the shop's segments and the traits that audiences read."""
+    """The traits by which effects can be split: the channel, the shop's segments and the traits that audiences read."""
     plan = visit.desk.plan
     return ["channel", *sorted(plan.segments), *sorted(plan.audience_names - {"channel"})]

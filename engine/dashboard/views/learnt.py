@@ -1,4 +1,4 @@
-"""What policies have learnt: their stored snapshots, and what the current one believes of each arm."""
+"""The learnt state of policies: their stored snapshots, and the current estimate of each arm."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,7 @@ def versions_table(key: str, found: Sequence[Version]) -> DataTable:
 
 
 def posterior_tables(visit: PageVisit, selections: Sequence[Selection]) -> list[DataTable]:
-    """What each learnt policy now believes of its arms: the observations, and the reward that it expects."""
+    """The current estimates of each learnt policy: the observations of its arms, and their expected rewards."""
     found = []
     for one in selections:
         snapshot = visit.desk.worker.snapshots.get(one.key)

@@ -35,7 +35,7 @@ async def moments(visit: PageVisit) -> Page:
 
 
 def trigger_text(trigger: TriggerSpec) -> str:
-    """What starts a moment, as a sentence."""
+    """Describes the trigger of a moment in a sentence."""
     parts = []
     if trigger.event:
         parts.append(f"the event {trigger.event}")
@@ -56,7 +56,7 @@ def _counts(drawn: dict[str, int]) -> list[str]:
 
 
 def _times(spec: MomentSpec, counts: dict[tuple[str, str], int]) -> int:
-    """How often one of the moment's offers preceded the others at its placements."""
+    """The number of times that one of the moment's offers preceded the others at its placements."""
     return sum(counts.get((placement, offer), 0) for placement in spec.placements for offer in spec.offers)
 
 

@@ -76,7 +76,7 @@ async def placement_offers(visit: PageVisit) -> Page:
 
 
 async def read_left(visit: PageVisit, found: Sequence[Offer]) -> Left:
-    """What is left of the stock and budget of each offer."""
+    """The rest of the stock and budget of each offer."""
     shares = {f"{share.pool}:{share.name}": share for offer in found for share in every_share(visit.desk.plan, offer)}
     now, claims = time.time(), visit.desk.worker.claims
     try:
@@ -129,7 +129,7 @@ def _offer_row(offer: Offer, left: Left, counts: dict[str, int], currency: str) 
 
 
 def _stock_left(offer: Offer, left: Left) -> float | None:
-    """What is left of an offer's stock; where places hand its item over, at all of them together."""
+    """The rest of an offer's stock; where places hand its item over, at all of them together."""
     sku = offer.limits.shelf_sku
     if sku is None:
         return left.get(f"stock:{offer.spec.stock.sku}") if offer.spec.stock else None
@@ -159,7 +159,7 @@ def _shelves_table(visit: PageVisit, left: Left) -> DataTable:
 
 
 def _left_cell(left: float | None, least: float, currency: str = "") -> TableCell:
-    """What is left, red where it is not enough for one more showing."""
+    """Renders the rest, red where it does not suffice for one more showing."""
     if left is None:
         return TableCell(None, " ")
     tone: Tone = "bad" if left < least else ""
@@ -194,7 +194,7 @@ def _outcomes_chart(run: DryRun) -> BarChart | None:
 
 
 def _funnel_chart(run: DryRun) -> BarChart | None:
-    """For each gate, how often it closed an offer, added up over offers and visits, in the order of the gates."""
+    """The number of times that each gate closed an offer, over offers and visits, in the order of the gates."""
     closed: dict[str, int] = {}
     for row in run.kept:
         closed[row.gate] = closed.get(row.gate, 0) + row.visits

@@ -26,7 +26,7 @@ LOOKS: dict[Method, tuple[str, str]] = {
     "fixed": ("of a single look", "The band is of a single look, at the end: do not stop because it leaves 0 earlier."),
     "bayesian": ("of a single look", "The band is of a single look: do not stop because it leaves 0 once."),
 }
-"""What an interval over time holds for, by the method of its report: for a label, and as a sentence."""
+"""The coverage of an interval over time, by the method of its report: for a label, and as a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ class UncommittedRows:
         self._deduplicator = Deduplicator(log)
         self._broken: dict[str, None] = {}
         self.figures = Counter[str]()
-        """What was deduplicated and quarantined since the start, by name (`stream.publish_counts`)."""
+        """The counts of deduplicated and quarantined records since the start, by name (`stream.publish_counts`)."""
 
     def take(self, delivery: stream.Delivery) -> None:
         """Turn the records of a delivery into rows; a record that cannot be used is quarantined with the reason."""
@@ -311,7 +311,7 @@ class _Collector:
             self._published = now
 
     def _figures(self) -> dict[str, int]:
-        """What this collector counted since it started, by name."""
+        """The counts of this collector since it started, by name."""
         collected = {f"collected|{table}|collector": count for table, count in self._written.items()}
         return {**collected, **self._rows.figures, "lost|collector|collector": len(self._reader.lost)}
 

@@ -45,9 +45,9 @@ class RecentRows(NamedTuple):
 
 
 def recent_rows(log: Path, ids: set[str], redis: str, *, seconds: float, traced: bool = False) -> RecentRows:
-    """As `export_rows`, the newest days first, until all were read or `seconds` are over; a day is read whole.
+    """Exports as `export_rows` does, the newest days first, until all are read or `seconds` are over.
 
-    With `traced` the decisions have their traces, as bytes.
+    A day is read whole. With `traced` the decisions have their traces, as bytes.
 
     Raises:
         StoreUnavailable: if the store does not answer.

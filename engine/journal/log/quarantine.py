@@ -43,7 +43,7 @@ class QuarantinedRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplaySummary(msgspec.Struct, frozen=True):
-    """How many records were spooled again, and how many stay since they cannot be read."""
+    """The numbers of records that were spooled again, and of those that stay since they cannot be read."""
 
     replayed: int
     unreadable: int

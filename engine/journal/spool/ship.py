@@ -31,7 +31,7 @@ AsyncStreamClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
 _SCRIPT = Path(__file__).with_name("ship.lua").read_text(encoding="utf-8")
 _SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # Redis knows a script by this name
 _FINISH_SECONDS = 3.0
-"""For shipping what is left when the worker stops."""
+"""The seconds that a stopping worker has to ship its last records."""
 _TIMEOUT = 2.0
 """Seconds that one command may take."""
 _BUSY_SECONDS = 0.02
@@ -204,7 +204,7 @@ class Shipper:
 
     @property
     def adopted(self) -> int:
-        """How many spools of dead processes this one ships."""
+        """The number of spools of dead processes that this one ships."""
         return len(self._adopted)
 
     def lag(self) -> Lag:

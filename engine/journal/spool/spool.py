@@ -50,7 +50,7 @@ _SPACE_CHECK_SECONDS = 0.02
 """Between two checks of free space; less than `_LEAST_SPACE` is written in that time."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_OPEN = -1
-"""In the place of a file descriptor: the spool could not be created yet."""
+"""The value in place of a file descriptor while the spool could not be created."""
 _log = structlog.get_logger(__name__)
 
 

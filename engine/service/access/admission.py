@@ -1,4 +1,4 @@
-"""How many decisions may wait for the CPU: as many as are made within twice the budget of one.
+"""Limits the decisions that wait for the CPU to as many as are made within twice the budget of one.
 
 A queue that is longer answers everybody late. So a decision that comes while it is full is refused at once, with 503
 and `Retry-After`, for a tenth of the CPU of an answer. The time of a decision is measured, by the wall clock: on a busy
@@ -29,9 +29,9 @@ class Admission:
 
     def __init__(self, budget: float) -> None:
         self.waiting = 0
-        """For the CPU or for the store."""
+        """The number that wait for the CPU or for the store."""
         self.most = _LEAST
-        """How many may wait for the CPU."""
+        """The most that may wait for the CPU."""
         self._budget = budget * _BUDGETS
         self._cost = _FIRST_COST
         self._limit()

@@ -58,10 +58,10 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Between two bytes of a head."""
     head_seconds: float = 10.0
     linger_seconds: float = 5.0
-    """For the rest of a request that was answered before its end."""
+    """The seconds for the rest of a request that was answered before its end."""
     write_seconds: float = 30.0
     stop_seconds: float = 1.5
-    """For an upload in progress when the server stops."""
+    """The seconds for an upload in progress when the server stops."""
 
 
 class HeldFlow(FlowControl):
@@ -109,7 +109,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _active: RequestResponseCycle | None = None
     """The request that uvicorn answers now; `cycle` is the latest, which may wait in `pipeline`."""
     _ahead = b""
-    """What the client sent while the queue was full."""
+    """The bytes that the client sent while the queue was full."""
     _is_excess = False
     """Whether the process had too many connections when this one came."""
     _dropped = 0
@@ -255,7 +255,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._body_left = int(length) if _DIGITS.fullmatch(length) else None
 
     def on_body(self, body: bytes) -> None:
-        """Pass on a part of a body; chunks earn the framing that the next may have."""
+        """Passes a part of a body on; each chunk raises the allowance of framing bytes."""
         if self._in_head:
             return
         self._framing_left += len(body) * (_FRAMING_PER_BYTE + 1)

@@ -96,7 +96,7 @@ class FastPathProtocol(BoundedProtocol):
     endpoints: ClassVar[Mapping[bytes, HotRoute]] = {}
     """By request line."""
     prefixes: ClassVar[Sequence[tuple[bytes, str, AsgiEndpoint]]] = ()
-    """For paths that end in a parameter: the request line up to it, the parameter's name, and the handler."""
+    """The paths that end in a parameter: the request line up to it, the parameter's name, and the handler."""
     in_progress: ClassVar[set[asyncio.Task[None]]] = set()
     """The requests of all connections that the fast path has handlers answer."""
     _answered_at = 0.0

@@ -71,7 +71,7 @@ class KeySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     client_may_say: list[Annotated[str, Meta(min_length=1)]] = []
     origins: list[Annotated[str, _ORIGIN]] = []
     dashboard: DashboardRole | None = None
-    """What its holder may do in the dashboard; by default `view` for the role server and `admin` for admin."""
+    """The rights of its holder in the dashboard; by default `view` for the role server and `admin` for admin."""
     expires: datetime | None = None
     previous: PreviousKey | None = None
 

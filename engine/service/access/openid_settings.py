@@ -78,7 +78,7 @@ def read_claim(claims: Mapping[str, object], name: str) -> object:
 
 
 def openid_problems(spec: OpenIdSpec) -> list[FieldProblem]:
-    """What the types alone do not rule out, each with its place in the file."""
+    """The mistakes that the types alone do not rule out, each with its place in the file."""
     found = []
     for field in ("issuer", "address"):
         value = getattr(spec, field)

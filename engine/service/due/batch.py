@@ -52,7 +52,7 @@ SCHEMA = pa.schema(
 
 
 class BatchSummary(msgspec.Struct, frozen=True):
-    """What a run wrote: messages in the file, and how many the channel's capacity allows beyond (None: no limit)."""
+    """The result of a run: messages in the file, and how many the channel's capacity allows beyond (None: no limit)."""
 
     channel: str
     file: str
@@ -61,7 +61,7 @@ class BatchSummary(msgspec.Struct, frozen=True):
 
 
 class DueBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """What to write: a channel's messages, up to `limit`, so many a `part`, leased for `lease` seconds meanwhile."""
+    """The messages to write: a channel's, up to `limit`, so many a `part`, leased for `lease` seconds meanwhile."""
 
     channel: str
     file: Path

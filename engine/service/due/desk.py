@@ -266,7 +266,7 @@ class DueDesk:
         return _Leased(place, leased, value, customer, task)
 
     async def _settle(self, plan: Plan, leased: _Leased, outcome: Decided, now: float) -> DueItem | None:
-        """What becomes of a leased message by its decision: it is answered, waits, or is dropped."""
+        """The outcome of a leased message by its decision: it is answered, waits, or is dropped."""
         place, send, value = leased.place, leased.send, leased.value
         if isinstance(outcome, FailedTask) or outcome.decision.answer.degraded:
             # It may have claimed, though no answer came: as after a crash, the next lease releases that.

@@ -192,7 +192,7 @@ class Planner:
             await replace_send(self._pipeline, place, stored.value, replace(stored.send, closes=closes), now)
 
     async def _read_all(self, wanted: Sequence[tuple[FoundCustomer, str]]) -> list[list[tuple[SendKey, StoredSend]]]:
-        """For each customer and cause, the messages under all keys that are the customer's."""
+        """The messages of each customer and cause, under all keys that are the customer's."""
         hash_ = self._worker.event_store.hash_key
         places = [[SendKey(key, cause) for key in keys_of(customer, hash_)] for customer, cause in wanted]
         sends = iter(await read_sends(self._pipeline, [place for group in places for place in group]))

@@ -24,7 +24,7 @@ from engine.service.problems import Refusal
 from engine.service.worker import Worker
 
 PREVIEW_NAME = b'"preview"'
-"""What the body of a request with a preview has: those are not decided in batches."""
+"""The field that marks a request with a preview, which is not decided in a batch."""
 _encode = msgspec.json.Encoder().encode
 DEAD_SECONDS = 0.1
 """A request past its deadline by more has waited for another with its key, which died, and starts over."""

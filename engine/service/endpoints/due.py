@@ -20,7 +20,7 @@ DecisionIds = Annotated[list[Annotated[str, msgspec.Meta(max_length=200)]], msgs
 
 
 class ConfirmRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What became of messages, by decision id: `sent`, `released` to be due again, `dropped` never to be sent."""
+    """The outcomes of messages, by decision id: `sent`, `released` to be due again, `dropped` never to be sent."""
 
     sent: DecisionIds = []
     released: DecisionIds = []
@@ -28,7 +28,7 @@ class ConfirmRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class ConfirmAnswer(msgspec.Struct, frozen=True):
-    """What each message is now.
+    """The state of each message.
 
     `expired`: it was handed out again since. `unknown`: it never was, or days ago. `contradictory`: it stands under two
     outcomes and is as before; report one.

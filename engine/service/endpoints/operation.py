@@ -37,7 +37,7 @@ class StreamEndpoint(msgspec.Struct, frozen=True):
 
 
 class EventStream(msgspec.Struct, frozen=True):
-    """Where a page is notified that flags may have changed."""
+    """The address at which a page learns that flags may have changed."""
 
     type: Literal["sse"]
     endpoint: StreamEndpoint

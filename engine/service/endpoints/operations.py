@@ -23,7 +23,7 @@ ANNA = {"user_id": "u-42", "anonymous_id": "a-9"}
 CONTEXT = {"targetingKey": "u-42", "anonymousId": "a-9", "channel": "web", "country": "DE"}
 
 SOMEBODY = {"not": {"pattern": "^[\\W_0]*$"}}
-"""Of a text: it is more than marks and zeros, which name nobody."""
+"""The pattern of a text that is more than marks and zeros, which name nobody."""
 ANY_IDENTIFIER = {
     "anyOf": [{"required": [kind], "properties": {kind: {"type": "string", **SOMEBODY}}} for kind in KINDS]
 }
@@ -47,7 +47,7 @@ NAMES_A_TARGET = {
         }
     },
 }
-"""What a flag that depends on the customer needs; one that is the same for everyone is evaluated without."""
+"""The identifiers that a flag which depends on the customer needs; any other flag is evaluated without."""
 
 OPERATIONS = (
     Operation(

@@ -111,7 +111,7 @@ async def export_customer(worker: Worker, customer: str) -> CustomerExport:
 
 
 async def show_offers(worker: Worker, customer: str) -> OfferHistory:
-    """What a customer was offered. Errors as in `export_customer`."""
+    """Returns what a customer was offered. Errors as in `export_customer`."""
     stored = await _read_customer(worker, customer)
     if stored is None:
         raise _unknown_customer(customer)

@@ -57,7 +57,7 @@ class _LevelName(msgspec.Struct, frozen=True):
 
 
 class StockStatus(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one level; a rejected one says why."""
+    """The outcome of one level; a rejected one has its reason."""
 
     sku: str
     status: Literal["set", "rejected"]
@@ -80,7 +80,7 @@ class Stock(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PlaceStock(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What is left of a SKU at a place; `km` is its distance, where the query has a position."""
+    """The rest of a SKU at a place; `km` is its distance, where the query has a position."""
 
     place: str
     left: float
@@ -92,7 +92,7 @@ class PlaceStock(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class StockPlaces(msgspec.Struct, frozen=True):
-    """Where a SKU is, the nearest place first."""
+    """The places that have a SKU, the nearest first."""
 
     sku: str
     places: list[PlaceStock]
@@ -142,7 +142,7 @@ class StockDesk:
         return StockStatus(level.sku, "rejected", level.place, problem) if problem else level
 
     async def get_left(self, call: Call) -> Reply:
-        """What is left of one stock."""
+        """Returns the rest of one stock."""
         sku, place = self._named(call)
         try:
             left = await self._claims.read_remaining(stock_share(sku, place), time.time())
@@ -151,7 +151,7 @@ class StockDesk:
         return Reply(_encode(Stock(sku, left, place)))
 
     async def get_places(self, call: Call) -> Reply:
-        """What is left of a SKU at each place, the nearest first."""
+        """Returns the rest of a SKU at each place, the nearest first."""
         sku, places = str(call.path["sku"]), self._worker.plan.places
         near = () if places is None else places.around(_read_position(call.query, places)).places
         shares = [stock_share(sku, one.place.key) for one in near]
@@ -223,7 +223,7 @@ def stock_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
 
 
 def _not_all_set(levels: list[PlacedLevel], count: int) -> str:
-    """What became of levels of which only the first `count` are known to be set, and what to do."""
+    """Describes the outcome of levels of which only the first `count` are known to be set, and the remedy."""
     if len(levels) == 1:
         return NOT_SET
     first = levels[count]

@@ -77,7 +77,7 @@ class ServiceMetrics:
             "counterpoint_assignments", "Answered experiments and flags by reason", ["reason"], registry=registry
         )
         self.shared = registry
-        """Where metrics are registered that processes share; None where they do so by files."""
+        """The registry of metrics that processes share; None where they share files."""
         self._unflushed: list[tuple[Decision, float]] = []
         self._unflushed_refused = 0
 

@@ -56,7 +56,7 @@ class LearnerMetrics(Collector):
 
     @staticmethod
     def _collector_families(by_kind: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
-        """What the collector counted since it started."""
+        """The counts of the collector since it started."""
         for kind, meaning, label in (
             ("collected", "Rows written to the log", "table"),
             ("deduplicated", "Rows that were in the log already and were dropped", "table"),

@@ -12,7 +12,7 @@ from prometheus_client import values
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _BYTES = 1 << 18
-"""Of each file. A counter takes some hundred bytes, and labels are names of the plan or of the code."""
+"""The size of each file. A counter takes some hundred bytes; labels are names of the plan or of the code."""
 _KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax", "gauge_livemin")
 """The first parts of the names of files: every type of metric, a gauge with its mode, has one file per process."""
 _log = structlog.get_logger(__name__)

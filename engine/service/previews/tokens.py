@@ -37,7 +37,7 @@ _AGAIN = "make a new link: counterpoint preview KEY --variant VARIANT --link URL
 
 
 class PreviewPass(msgspec.Struct, frozen=True, kw_only=True):
-    """What a token forces until a time (s since 1970): a variant by experiment, an offer by placement."""
+    """The choices that a token forces until a time (s since 1970): a variant by experiment, an offer by placement."""
 
     force: dict[str, str]
     until: int

@@ -82,7 +82,7 @@ FROM people JOIN means USING (arm, channel) GROUP BY ALL ORDER BY 4 DESC, arm, c
 
 
 class CausalCredit(msgspec.Struct, frozen=True, kw_only=True):
-    """What showing an offer on a channel changed, per showing and for all of them, in orders and in revenue.
+    """The effect of showing an offer on a channel, per showing and for all of them, in orders and in revenue.
 
     The effect is over all decisions in which it could be shown; `credit` is it times the showings.
     """

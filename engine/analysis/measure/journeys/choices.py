@@ -25,7 +25,7 @@ SELECT customer, time, sum(CASE WHEN is_order THEN 1 ELSE 0 END) OVER upto AS or
     sum(revenue) OVER upto AS revenue, max(CASE WHEN is_order THEN time END) OVER upto AS last_order
 FROM {orders} WINDOW upto AS (PARTITION BY customer ORDER BY time RANGE UNBOUNDED PRECEDING)
 """
-"""What each customer had ordered up to each order."""
+"""The orders of each customer up to each order."""
 _CHOICES = """
 WITH seen AS (SELECT decision_id, key, position, min(time) AS time FROM {exposures} GROUP BY ALL),
 shown AS (

@@ -1,4 +1,4 @@
-"""What each experiment of the log did to the metrics of the KPI tree, with the covariance of the effects' errors."""
+"""The effects of the log's experiments on the metrics of the KPI tree, with the covariance of their errors."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class MeasuredTree:
 
     effects: list[VariantEffects] = field(default_factory=list)
     controls: dict[tuple[str, str], list[tuple[float, float, float, float]]] = field(default_factory=dict)
-    """For each pair of metrics, the weight, both variances and the covariance of each control."""
+    """The weight, both variances and the covariance of each control, for each pair of metrics."""
 
     def correlation(self, lead: str, lag: str) -> tuple[float, int] | None:
         """The correlation over customers within controls, and how many customers; None where there are too few."""

@@ -1,4 +1,4 @@
-"""Where the value is: what each offer would add if it were shown wherever it could be, by segment, placement, channel.
+"""What each offer would add if it were shown wherever it could be, by segment, placement, channel.
 
 For each decision a doubly robust score of the offer, less what was ordered after the offer that was shown, is what
 showing it instead of today's choice adds. Scores are averaged over the decisions of a cell with a standard error over
@@ -122,7 +122,7 @@ def measure_cells(source: EventSource, *, days: float, margin: float, alpha: flo
 
 
 def sum_best(cells: list[OpportunityCell], alpha: float) -> Effect | NotEstimable:
-    """What the best offer of each segment, placement and channel would add together in a month, in margin."""
+    """The total margin that the best offer of each segment, placement and channel would add in a month."""
     known = [one.value for one in cells if isinstance(one.value, Effect)]
     if not known:
         reason = next((one.value for one in cells if isinstance(one.uplift, Effect)), None)

@@ -24,7 +24,7 @@ MOST_GROUPS: Final = 6
 LEAST_SHARE: Final = 0.03
 """A group with a smaller share of the rows is not worth a name; such mixtures are not chosen."""
 LEAST_VARIANCE: Final = 0.1
-"""Of a standardized column in a group: a single value that many rows have is no group for that."""
+"""The least variance of a standardized column in a group: a value that many rows share is no group by itself."""
 _STARTS, _STEPS, _CLOSE = 3, 200, 1e-6
 
 

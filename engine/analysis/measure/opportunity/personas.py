@@ -119,7 +119,7 @@ def _encode(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _marks(means: Floats, levels: Sequence[np.ndarray], codes: Sequence[np.ndarray], inside: np.ndarray) -> list[str]:
-    """What sets a group apart, the most distinct first: a number half a deviation away, a level much more frequent."""
+    """The features that distinguish a group, most distinct first: numbers half a deviation away, frequent levels."""
     found = [(abs(float(mean)), _WORDS[name][int(mean < 0)]) for name, mean in zip(_NUMBERS, means, strict=True)]
     for level, code, words in zip(levels, codes, ("mostly {}", "comes to {}"), strict=True):
         shares = np.bincount(code[inside], minlength=len(level)) / inside.sum()
@@ -162,7 +162,7 @@ def _persona(
 
 
 def _driver(orders: float, spent: float, ordered: float, values: dict[str, Floats]) -> str:
-    """What makes most of the difference of the logarithm of revenue: the orders per customer, or an order's worth."""
+    """The factor with most of the difference of the logarithm of revenue: orders per customer, or an order's worth."""
     usual, total = float(values["orders"].mean()), float(values["revenue"].sum())
     if not ordered or spent <= 0 or not usual or total <= 0:
         return "has not ordered"

@@ -98,7 +98,7 @@ class OpportunityReport(MeasureReport, frozen=True, kw_only=True):
 def measure_opportunity(
     source: EventSource, options: OpportunityOptions | None = None, *, alpha: float = 0.05
 ) -> OpportunityReport:
-    """Where value is left: offers, holes and groups of customers.
+    """The opportunities: offers, holes and groups of customers with value that is left.
 
     Raises:
         BadInput: if the source is a table, or an option is out of range.

@@ -146,7 +146,7 @@ class CustomerValues:
 
 @dataclass(frozen=True, kw_only=True)
 class CustomerForecast:
-    """What the models expect of each customer (n,): the chance to be alive, orders and value in the horizon."""
+    """The models' predictions for each customer (n,): the chance to be alive, orders and value in the horizon."""
 
     alive: Floats
     orders: Floats

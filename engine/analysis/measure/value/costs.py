@@ -23,7 +23,7 @@ _OF_LOG = "SELECT customer, sum(cost) FROM {responses} WHERE cost IS NOT NULL GR
 
 
 class CostToServe(msgspec.Struct, frozen=True, kw_only=True):
-    """What customers cost until now: per customer with its interval, per order, and as a share of their revenue.
+    """The cost of customers until now: per customer with its interval, per order, and as a share of their revenue.
 
     `net` is the value in the horizon less the cost of the orders expected in it, at today's cost per order. Its
     interval is that of the value, moved.

@@ -143,7 +143,7 @@ class LedgerReport(MeasureReport, frozen=True, kw_only=True):
         return [ReportTable(title="Ledger", columns=columns, rows=[_cells(row) for row in rows], note=note)]
 
     def picture(self) -> Picture | None:
-        """What became of the promised money."""
+        """The outcomes of the promised money."""
         marks = [PictureMark(name=state, value=float(getattr(self.total, state))) for state in STATES]
         return Picture(shape="bars", title="Promised money", marks=marks, unit="money") if self.rows else None
 
@@ -215,7 +215,7 @@ def archived_offers(archive: Archive, plan: Plan) -> OffersOf:
 
 
 def offer_costs(offer: OfferSpec) -> Mapping[str, float]:
-    """What one showing of an offer costs on each of its channels; nothing of one without a budget."""
+    """The cost of one showing of an offer on each of its channels; empty for an offer without a budget."""
     budget = offer.budget
     return {} if budget is None else {channel: budget.cost_on(channel) for channel in offer.renderings}
 

@@ -48,7 +48,7 @@ class BudgetSpec(Spec, frozen=True, kw_only=True):
     pace: bool = False
 
     def cost_on(self, channel: str) -> float:
-        """What one showing on a channel reserves."""
+        """The amount that one showing on a channel reserves."""
         return self.costs.get(channel, self.cost)
 
 
