@@ -14,6 +14,7 @@ from engine.analysis.measure.programme import measure_programme, plan_files
 from engine.analysis.measure.satisfaction import measure_satisfaction
 from engine.analysis.measure.value.clv import measure_clv
 from engine.analysis.measure.value.cohorts import measure_cohorts
+from engine.analysis.measure.value.ledger import archived_offers, measure_ledger
 from engine.analysis.measure.value.rfm import measure_rfm
 from engine.vocabulary import CLICK, PURCHASE
 
@@ -36,7 +37,7 @@ def measure_all(
     Args:
         source: of a log.
         plan: of the shop.
-        archive: of the plans that ran, for experiments whose file was deleted.
+        archive: of the plans that ran, for experiments whose file was deleted, and what offers cost then.
         steps: of the funnel; a click and an order if left out.
 
     Raises:
@@ -54,6 +55,7 @@ def measure_all(
         "funnel": lambda: measure_funnel(source, list(steps or STEPS)),
         "journeys": lambda: measure_journeys(source),
         "attribution": lambda: measure_attribution(source, AttributionOptions(by="offer")),
+        "ledger": lambda: measure_ledger(source, archived_offers(archive, plan), plan.version),
         "satisfaction": lambda: source.once("satisfaction", lambda: measure_satisfaction(source)),
     }
     return {name: one() for name, one in build.items()}

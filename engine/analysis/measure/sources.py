@@ -6,7 +6,7 @@ events holds orders only. So orders, refunds, answers and steps mean the same, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from engine.analysis.design.log_times import SECOND
 from engine.analysis.measure.columns import check_numbers
-from engine.analysis.measure.daily.blocks import DailyStore, load_daily
-from engine.analysis.measure.daily.tables import EVENT_TABLES, WITHOUT_CUSTOMERS, daily_table
+from engine.analysis.measure.daily.blocks import DailyStore, DailyTable, load_daily
+from engine.analysis.measure.daily.ordered import OrderedDays
+from engine.analysis.measure.daily.tables import EVENT_TABLES, ORDERED, WITHOUT_CUSTOMERS, daily_table
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
 from engine.analysis.sources.engines import DuckDB, ibis_table
 from engine.analysis.sources.log import read_log_table
@@ -59,7 +60,7 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
 MEMORY: Final = "1200MB"
 STORED: Final = frozenset(("decisions", "exposures"))
 """Tables of the log of which only some columns are read, which are stored by day too."""
-ORDER_COLUMNS: Final = ("day", "customer", "time", "event", "channel", "revenue", "given_back", "row")
+ORDER_COLUMNS: Final = ("customer", "time", "event", "channel", "revenue", "given_back", "row")
 LOGGED_EVENT: Final[Mapping[str, str]] = {
     "day": "string",
     "message_id": "string",
@@ -131,7 +132,7 @@ class EventSource:
 
         A refund without an order is a row too, with a negative revenue and no `is_order` (see `engine.orders`).
         """
-        events = self._order_rows()
+        events = self.events_with_orders("order_rows", ORDER_EVENTS, ORDER_COLUMNS)
         events = events.mutate(at=events["time"])
         placed, refunded = (events["event"].isin(sorted(names)) for names in (PURCHASES, REFUNDS))
         net = EventSum(name="net", adds="amount", value="revenue", taken=placed, refunds=refunded)
@@ -220,19 +221,19 @@ class EventSource:
             self.engine.made["events"] = "measured"
         return "measured"
 
-    def _order_rows(self) -> ir.Table:
-        """The events of orders with `order_id`, `given_back` and `row` (see `sources.orders`)."""
+    def events_with_orders(self, name: str, names: Collection[str], columns: Sequence[str]) -> ir.Table:
+        """The events of these `names` with their orders (see `sources.orders`), under a name of the table's own."""
         import ibis  # noqa: PLC0415 # slow to import
 
         from engine.analysis.sources.engines import compile_sql  # noqa: PLC0415 # it imports Ibis
 
+        rows = self.events if self.daily is None else ibis.table(LOGGED_EVENT, name="logged_events")
+        own = columns if self.daily is None else ("day", *columns)
+        rows = with_orders(rows.filter(rows["event"].isin(sorted(names)))).select(*own)
         if self.daily is None:
-            return with_orders(self.events.filter(self.events["event"].isin(sorted(ORDER_EVENTS))))
-        rows = ibis.table(LOGGED_EVENT, name="logged_events")
-        rows = with_orders(rows.filter(rows["event"].isin(sorted(ORDER_EVENTS))))
-        rows = rows.select(*ORDER_COLUMNS)
-        self._daily_name("order_rows", compile_sql(rows, "duckdb").replace('"logged_events"', "{rows}"))
-        return ibis.table(rows.schema(), name="daily_order_rows")
+            return self.keep(name, rows)
+        self._daily_name(name, compile_sql(rows, "duckdb").replace('"logged_events"', "{rows}"))
+        return ibis.table(rows.schema(), name=f"daily_{name}")
 
     def _daily_name(self, name: str, order_sql: str = "") -> str:
         """The name of the temporary table of partial statistics, with merged customers as one."""
@@ -243,8 +244,10 @@ class EventSource:
         if store is None or self.log_dir is None:
             rows = self.fill("(SELECT CAST(time // 86400000000 AS VARCHAR) AS day, * FROM {events})")
             self.engine.run(f"CREATE OR REPLACE TEMP TABLE {place} AS {EVENT_TABLES[name].replace('{rows}', rows)}")
+        elif name in ORDERED:
+            self.load_ordered(daily_table(name), place)
         else:
-            select = "SELECT * FROM {rows}"
+            select, table = "SELECT * FROM {rows}", daily_table(name, order_sql)
             merges = None if name in WITHOUT_CUSTOMERS else self._merged_customers(store, self.log_dir)
             if merges is not None:
                 select = (
@@ -252,13 +255,25 @@ class EventSource:
                     f"FROM {{rows}} AS found LEFT JOIN {merges} AS became "
                     "ON found.customer = became.old AND found.time <= epoch_us(became.until)"  # nosec B608
                 )
-            load_daily(self.engine, store, daily_table(name, order_sql), select=select, place=place)
+            load_daily(self.engine, lambda: store.read(table), select=select, place=place)
         self.engine.made[place] = place
         return place
 
+    def load_ordered(self, table: DailyTable, place: str, select: str = "SELECT * FROM {rows}") -> None:
+        """Load a table that depends on the order of events into `place`; `select` is SQL with `{rows}`."""
+        store, log_dir = self.daily, self.log_dir
+        if store is None or log_dir is None:
+            return
+
+        def open_days() -> OrderedDays:
+            return OrderedDays(self.engine, store, self._merged_customers(store, log_dir))
+
+        load_daily(self.engine, lambda: self.once("ordered days", open_days).read(table), select=select, place=place)
+
     def _merged_customers(self, store: DailyStore, log_dir: Path) -> str | None:
         if "merge_rows" not in self.engine.made:
-            load_daily(self.engine, store, daily_table("merges"), select="SELECT * FROM {rows}", place="merge_rows")
+            merges = daily_table("merges")
+            load_daily(self.engine, lambda: store.read(merges), select="SELECT * FROM {rows}", place="merge_rows")
             self.engine.made["merge_rows"] = create_merged_customers(self.engine, log_dir, "merge_rows")
         return self.engine.made["merge_rows"]
 

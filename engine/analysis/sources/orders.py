@@ -32,10 +32,12 @@ ORDER_EVENTS = PURCHASES | REFUNDS
 def with_orders(events: ir.Table) -> ir.Table:
     """The events with `order_id` (null: none), the amount `given_back` (null: the whole), and their `row`.
 
-    `events` has `message_id, event, revenue, properties`.
+    `events` has `message_id, event, revenue, properties`; a table that was stored with these columns stays as it is.
     """
     import ibis  # noqa: PLC0415 # slow to import, and only reports need it
 
+    if {"order_id", "given_back", "row"} <= set(events.columns):
+        return events
     order = ibis.null("string")
     for field in reversed(ORDER_ID_FIELDS):
         named = json_kind(events["properties"], field)

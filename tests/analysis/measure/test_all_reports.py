@@ -45,7 +45,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_reports_together_say_what_each_says_alone(log: Path, tmp_path: Path) -> None:
     page = tmp_path / "all.html"
     together = measure(log, "all", "--step", "page_view", "--step", "purchase", "--html", str(page))
-    assert len(together) == 11
+    assert len(together) == 12
     for name, words in ALONE.items():
         alone = measure(log, name, *words)
         assert same(together[name], alone)

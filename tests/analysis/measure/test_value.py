@@ -12,6 +12,7 @@ import pytest
 from engine.analysis.measure.sources import EventSource
 from engine.analysis.measure.value.bg_nbd import OrderHistory, chance_alive, expected_orders, fit_bg_nbd
 from engine.analysis.measure.value.clv import ClvOptions, measure_clv
+from engine.analysis.measure.value.gamma_gamma import expected_order_worth, fit_gamma_gamma
 from engine.analysis.measure.value.rfm import measure_rfm
 from engine.analysis.measure.value.sbg import ContractRetention, fit_contracts
 from engine.analysis.stats.estimate import NotEstimable
@@ -65,6 +66,31 @@ def test_contracts_have_the_published_parameters() -> None:
         assert fit.low < fit.lifetime < fit.high
 
 
+def test_expectations_are_those_of_the_models_integrals() -> None:
+    """Fader, Hardie and Lee 2005, equation 10, and Fader and Hardie 2013, equation 5, against their definitions.
+
+    A customer's rate, chance to leave and worth are drawn from their prior, weighted by the likelihood of the history.
+    """
+    rng, draws = np.random.default_rng(11), 400_000
+    r, alpha, a, b, p, q, v = 0.6, 4.0, 1.5, 3.0, 6.0, 4.0, 15.0
+    rate, leaves = rng.gamma(r, 1 / alpha, draws), rng.beta(a, b, draws)
+    for x, t, observed, ahead in ((0, 0.0, 20.0, 10.0), (3, 12.0, 30.0, 25.0), (9, 38.0, 40.0, 52.0)):
+        one, last, age, many = (np.array([float(of)]) for of in (x, t, observed, 1))
+        history = OrderHistory(x=one, t=last, observed=age, weight=many)
+        alive = np.where(x > 0, (1 - leaves) ** x, 1.0) * rate**x * np.exp(-rate * observed)
+        left = np.where(x > 0, leaves * (1 - leaves) ** max(x - 1, 0) * rate**x * np.exp(-rate * t), 0.0)
+        each = (1 - np.exp(-leaves * rate * ahead)) / leaves  # orders of one who is alive
+        theta = np.log([r, alpha, a, b])
+        assert chance_alive(theta, history)[0] == pytest.approx(alive.sum() / (alive + left).sum(), rel=0.02)
+        expected = (alive * each).sum() / (alive + left).sum()
+        assert expected_orders(theta, history, ahead)[0] == pytest.approx(expected, rel=0.02)
+    scale = rng.gamma(q, 1 / v, draws)
+    for x, mean in ((1, 10.0), (4, 60.0)):
+        weight = scale ** (p * x) * np.exp(-scale * mean * x)
+        found = expected_order_worth(np.log([p, q, v]), np.array([float(x)]), np.array([mean]))[0]
+        assert found == pytest.approx((weight * p / scale).sum() / weight.sum(), rel=0.02)
+
+
 def simulate(rng: np.random.Generator, size: int) -> OrderHistory:
     """Customers of the model with r 0.6, alpha 3, a 1.2, b 3, observed for 40 to 60 weeks."""
     rate, leaves = rng.gamma(0.6, 1 / 3, size), rng.beta(1.2, 3.0, size)
@@ -103,6 +129,36 @@ def test_a_model_does_not_depend_on_the_order_or_the_unit_of_time() -> None:
     alive = chance_alive(one[1].theta, weeks)
     assert np.all((alive > 0) & (alive <= 1))
     assert np.all(expected_orders(one[1].theta, weeks, 20.0) >= expected_orders(one[1].theta, weeks, 10.0))
+
+
+def test_a_fit_and_its_refusal_do_not_depend_on_the_order_of_rows() -> None:
+    answers: set[bool] = set()
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        past = simulate(rng, 40 + 40 * seed)
+        worth = np.where(past.x > 0, rng.gamma(6, 1, past.x.size) / rng.gamma(4, 1 / 15, past.x.size), 0.0)
+        found = []
+        for _ in range(3):
+            at = rng.permutation(past.x.size)
+            order = OrderHistory(x=past.x[at], t=past.t[at], observed=past.observed[at], weight=past.weight[at])
+            orders, spending = fit_bg_nbd(order), fit_gamma_gamma(past.x[at], worth[at], past.weight[at])
+            found.append([one if isinstance(one, NotEstimable) else one[0] for one in (orders, spending)])
+        assert found[0] == found[1] == found[2]
+        answers.update(isinstance(one, NotEstimable) for one in found[0])
+    assert answers == {True, False}
+
+
+def test_a_value_report_does_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    past = simulate(rng, 5000)
+    numbers = np.column_stack([past.x, past.t, past.observed, np.where(past.x > 0, rng.gamma(6, 3, 5000), 0.0)])
+    rows = [[f"c{n}", "web" if n % 3 else "store", *row] for n, row in enumerate(numbers.tolist())]
+    header = ["id", "channel", "frequency", "recency", "age", "monetary"]
+    found = []
+    for name in ("one.csv", "other.csv"):
+        found.append(measure_clv(EventSource(files=(write_csv(tmp_path / name, header, rows),))))
+        rng.shuffle(rows)
+    assert found[0] == found[1]
 
 
 def test_nothing_is_invented_from_a_tiny_table(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from engine.settings import PARTIALS_FOLDER
 if TYPE_CHECKING:
     from engine.analysis.sources.engines import DuckDB
 
-LAYOUT: Final = 3
+LAYOUT: Final = 5
 """The version of the tables' meaning; tables of another one are not read."""
 ITEM_TABLES: Final = frozenset(("decisions", "exposures"))
 """Tables of the log with a row per item of a list."""
@@ -54,11 +54,15 @@ class Block(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, kw_only=True)
 class DailyTable:
-    """A table of partial statistics: which of the log's tables it reads, day by day, and how."""
+    """A table of partial statistics: which of the log's tables it reads, day by day, and how.
+
+    One that depends on the order of events has the days `ahead` that it reads beside each day (see `daily.ordered`).
+    """
 
     name: str
     reads: tuple[str, ...]
     sql: Fill
+    ahead: int = 0
 
 
 class DailyStore:
@@ -82,24 +86,33 @@ class DailyStore:
         Raises:
             BadInput: if the log cannot be read.
         """
-        wanted = self._digests(table)
-        blocks = [one for one in self._read_list(table.name) if (self._folder / one.file).exists()]
+        return self.read_days(
+            table.name, self._digests(table), lambda missing: table.sql(self._sources(table, missing))
+        )
+
+    def read_days(self, name: str, wanted: Mapping[str, str], make: Callable[[list[str]], str]) -> str:
+        """SQL of the rows of the days `wanted`, each of which is stored under this digest, or made by SQL of `make`.
+
+        Raises:
+            BadInput: if the log cannot be read.
+        """
+        blocks = [one for one in self._read_list(name) if (self._folder / one.file).exists()]
         kept = [(one, [day for day, digest in one.days.items() if wanted.get(day) == digest]) for one in blocks]
         stored = {day for _, days in kept for day in days}
         missing = [day for day in wanted if day not in stored]
         if missing:
-            fresh = self._write(table.name, table.sql(self._sources(table, missing)))
+            fresh = self._write(name, make(missing))
             kept.append((Block(fresh, {day: wanted[day] for day in missing}, len(missing)), missing))
         kept = [(one, days) for one, days in kept if days]
         if len(kept) > MOST_BLOCKS:
-            merged = self._write(table.name, self._union(kept))
-            kept = [(Block(merged, wanted, len(wanted)), list(wanted))]
+            merged = self._write(name, self._union(kept))
+            kept = [(Block(merged, dict(wanted), len(wanted)), list(wanted))]
         changed = [one.file for one, _ in kept] != [one.file for one in blocks]
         if changed:
             self._write_list(
-                table.name, [Block(one.file, {day: one.days[day] for day in days}, one.held) for one, days in kept]
+                name, [Block(one.file, {day: one.days[day] for day in days}, one.held) for one, days in kept]
             )
-            self._sweep(table.name, {one.file for one in blocks} - {one.file for one, _ in kept})
+            self._sweep(name, {one.file for one in blocks} - {one.file for one, _ in kept})
         return self._union(kept)
 
     def _sweep(self, name: str, dropped: set[str]) -> None:
@@ -126,34 +139,35 @@ class DailyStore:
     def _files(self, table: str, day: str) -> list[Path]:
         return sorted(self._log.joinpath(table, f"day={day}").glob("*.parquet"))
 
+    def states(self, table: str, day: str) -> list[tuple[str, int, int]]:
+        """The files of a day of the log with their sizes and times of change."""
+        return [
+            (str(path), stat.st_size, stat.st_mtime_ns) for path in self._files(table, day) for stat in (path.stat(),)
+        ]
+
     def _digests(self, table: DailyTable) -> dict[str, str]:
         """The digest of the files of each day: names, sizes, times of change."""
         found: dict[str, str] = {}
         for day in sorted({name.removeprefix("day=") for read in table.reads for name in self._list(read)}):
-            states = [
-                (str(path), stat.st_size, stat.st_mtime_ns)
-                for read in table.reads
-                for path in self._files(read, day)
-                for stat in (path.stat(),)
-            ]
+            states = [state for read in table.reads for state in self.states(read, day)]
             if states:
                 found[day] = hashlib.sha256(msgspec.json.encode(states)).hexdigest()[:24]
         return found
 
     def _sources(self, table: DailyTable, days: list[str]) -> dict[str, str]:
         """SQL of the rows of some days of each table that is read; times in microseconds."""
-        sources = {}
-        for read in table.reads:
-            files = [text_literal(str(path)) for day in days for path in self._files(read, day)]
-            if not files:
-                sources[read] = ""
-                continue
-            listed = f"read_parquet([{', '.join(files)}], union_by_name = true, hive_partitioning = true)"
-            sources[read] = (
-                "(SELECT * REPLACE (epoch_us(time) AS time, CAST(day AS VARCHAR) AS day) "
-                f"FROM {with_added_columns(listed, read) if read in ITEM_TABLES else listed})"  # nosec B608
-            )
-        return sources
+        return {read: self.source(read, days) for read in table.reads}
+
+    def source(self, read: str, days: list[str]) -> str:
+        """SQL of the rows of some days of a table of the log; times in microseconds, empty without a file."""
+        files = [text_literal(str(path)) for day in days for path in self._files(read, day)]
+        if not files:
+            return ""
+        listed = f"read_parquet([{', '.join(files)}], union_by_name = true, hive_partitioning = true)"
+        return (
+            "(SELECT * REPLACE (epoch_us(time) AS time, CAST(day AS VARCHAR) AS day) "
+            f"FROM {with_added_columns(listed, read) if read in ITEM_TABLES else listed})"  # nosec B608
+        )
 
     def _write(self, name: str, sql: str) -> str:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -175,13 +189,13 @@ class DailyStore:
         draft.replace(self._folder / f"{name}.json")
 
 
-def load_daily(engine: DuckDB, store: DailyStore, table: DailyTable, *, select: str, place: str) -> None:
-    """Load a table into the temporary table `place`; `select` is SQL with `{rows}`.
+def load_daily(engine: DuckDB, read: Callable[[], str], *, select: str, place: str) -> None:
+    """Load what `read` stores and has SQL of into the temporary table `place`; `select` is SQL with `{rows}`.
 
     A block that vanished meanwhile, since customers were erased, is made again.
     """
     statement = f"CREATE OR REPLACE TEMP TABLE {identifier(place)} AS "
     try:
-        engine.run(statement + select.replace("{rows}", f"({store.read(table)})"))
+        engine.run(statement + select.replace("{rows}", f"({read()})"))
     except BadInput:
-        engine.run(statement + select.replace("{rows}", f"({store.read(table)})"))
+        engine.run(statement + select.replace("{rows}", f"({read()})"))

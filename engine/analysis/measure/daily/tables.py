@@ -108,8 +108,8 @@ SELECT day, properties ->> '$.from' AS old, properties ->> '$.into' AS target, r
 WHERE event = {text_literal(MERGED)}
 """  # nosec B608
 _DECISIONS = f"""
-SELECT day, decision_id, time, customer, channel, kind, key, variant, reason, {OFFER_PROPENSITY} AS propensity,
-    candidates, context, plan, policy, version, coalesce(position, 0) AS position
+SELECT day, decision_id, time, customer, device, channel, kind, key, variant, reason, {OFFER_PROPENSITY} AS propensity,
+    candidates, context, plan, policy, crossover, version, coalesce(position, 0) AS position
 FROM {{rows}}
 """  # nosec B608
 _EXPOSURES = "SELECT day, decision_id, time, key, customer, coalesce(position, 0) AS position FROM {rows}"
@@ -123,8 +123,10 @@ EVENT_TABLES: Final[Mapping[str, str]] = {
     "demand": _DEMAND,
 }
 """Tables of events: SQL with `{rows}`."""
-WITHOUT_CUSTOMERS: Final = frozenset(("moves", "demand"))
+WITHOUT_CUSTOMERS: Final = frozenset(("demand",))
 """Counts that name no customer, so a merge of two customers does not change them."""
+ORDERED: Final = frozenset(("visits", "motives", "stretches", "moves"))
+"""Tables of days on which events happened, of one person together (see `daily.ordered`)."""
 
 
 def short_gap_tables(gap: str) -> Mapping[str, str]:
@@ -142,7 +144,7 @@ def daily_table(name: str, order_sql: str = "") -> DailyTable:
         return DailyTable(
             name=name, reads=("events",), sql=lambda sources: _MERGES.replace("{rows}", sources["events"])
         )
-    sql = order_sql if name == "order_rows" else EVENT_TABLES[name]
+    sql = EVENT_TABLES.get(name, order_sql)
     rows = "(SELECT * FROM {rows} WHERE customer IS NOT NULL AND customer <> '')"
     sql = sql.replace("{rows}", rows)
     return DailyTable(name=name, reads=("events",), sql=lambda sources: sql.replace("{rows}", sources["events"]))

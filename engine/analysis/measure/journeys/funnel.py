@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from engine.analysis.design.log_times import DAY
 from engine.analysis.measure.columns import describe_missing_event, to_microseconds
+from engine.analysis.measure.daily.blocks import DailyTable
 from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportCell, ReportTable
 from engine.analysis.measure.shares import ShareEstimate, wilson_share
 from engine.analysis.sources.duckdb_expressions import text_literal
@@ -28,13 +32,15 @@ _LIMITS = [
 ]
 # Read and numbered once for all steps. Events that are no step only matter where none may lie between the steps.
 _EVENTS = """
-SELECT customer, time, event, channel, row_number() OVER (PARTITION BY customer ORDER BY time, message_id) AS n
-FROM {events} WHERE {kept}
+WITH funnel_events AS MATERIALIZED (
+    SELECT day, customer, time, event, channel, row_number() OVER (PARTITION BY customer ORDER BY time, message_id) AS n
+    FROM {rows} WHERE {kept}
+)
 """
 # DuckDB 1.5 gives a null a match in an ASOF join, so a step that was not reached has a number that none is above.
 _NEVER: Final = (1 << 63) - 1
 # Every first step is a start; of a customer's starts the one that gets furthest counts, the earliest of these.
-_STARTS = "SELECT customer, channel, time AS t0, n AS n0 FROM funnel_events WHERE event IN ({names})"
+_STARTS = "SELECT day, customer, channel, time AS t0, n AS n0 FROM funnel_events WHERE event IN ({names}) {days}"
 _ORDERED = """
 SELECT so.*, step.time AS t{k}, step.n AS n{k} FROM ({before}) AS so
 ASOF LEFT JOIN (SELECT customer, time, n FROM funnel_events WHERE event IN ({names})) AS step
@@ -45,7 +51,8 @@ SELECT so.*, step.time AS t{k}, step.n AS n{k} FROM ({before}) AS so
 LEFT JOIN funnel_events AS step ON so.customer = step.customer AND step.n = so.n{j} + 1 AND step.event IN ({names})
 """
 _FURTHEST = """
-SELECT *, {depth} AS depth FROM ({walked}) QUALIFY row_number() OVER (PARTITION BY customer ORDER BY depth DESC, t0) = 1
+SELECT {by}, unnest(arg_max({{'channel': channel, 'depth': depth, {times}}}, {{'depth': depth, 'early': -t0}}))
+FROM ({found}) GROUP BY {by}
 """
 _COUNTS = """
 SELECT {group} AS channel, {counts}, {times} FROM funnel GROUP BY ALL ORDER BY 2 DESC, 1
@@ -125,15 +132,46 @@ def measure_funnel(
 
 
 def _create_funnel(source: EventSource, steps: list[str], window_days: float, order: FunnelOrder) -> None:
+    """Makes the table `funnel`: each customer's furthest start.
+
+    A start reaches no further than its window. So a log stores each day's furthest start of each customer, which reads
+    that day and those of the window after it.
+    """
+    window, times = to_microseconds("window", window_days), ", ".join(f"'t{k}': t{k}" for k in range(len(steps)))
+    sql = _day_sql(steps, window, order)
+    if source.daily is None:
+        rows = source.fill("(SELECT '' AS day, * FROM {events})")
+        found = sql.replace("{rows}", rows).replace("{days}", "")
+        source.engine.run(f"CREATE OR REPLACE TEMP TABLE funnel_days AS {found}")
+    else:
+        name = hashlib.sha256(msgspec.json.encode((steps, window, order))).hexdigest()[:12]
+        kept = sql.replace("{days}", "AND CAST(day AS BIGINT) IN (SELECT happened FROM {days})")
+        table = DailyTable(
+            name=f"funnel_{name}",
+            reads=("events",),
+            sql=lambda found: kept.replace("{rows}", found["events"]).replace("{days}", found["days"]),
+            ahead=math.ceil(window / DAY),
+        )
+        source.load_ordered(table, "funnel_days")
+    best = _FURTHEST.format(found="FROM funnel_days", times=times, by="customer")
+    source.engine.run(f"CREATE OR REPLACE TEMP TABLE funnel AS {best}")
+
+
+def _day_sql(steps: list[str], window: int, order: FunnelOrder) -> str:
+    """SQL of each day's furthest start of each customer, over `{rows}` and with the starts' condition at `{days}`."""
     names = [", ".join(text_literal(name) for name in sorted(names_of_same_event(step))) for step in steps]
-    source.create("funnel_events", _EVENTS, kept="true" if order == "strict" else f"event IN ({', '.join(names)})")
-    walked = _STARTS.format(names=names[0])
+    walked = _STARTS.replace("{names}", names[0])
     for k in range(1, len(steps)):
         template = _ORDERED if order == "ordered" else _STRICT
-        walked = template.format(before=walked, names=names[k], k=k, j=k - 1, never=_NEVER)
-    window = to_microseconds("window", window_days)
+        parts = {"before": walked, "names": names[k], "k": str(k), "j": str(k - 1), "never": str(_NEVER)}
+        for part, text in parts.items():
+            template = template.replace(f"{{{part}}}", text)
+        walked = template
     depth = " + ".join(["1", *(f"CASE WHEN t{k} <= t0 + {window} THEN 1 ELSE 0 END" for k in range(1, len(steps)))])
-    source.create("funnel", _FURTHEST, depth=depth, walked=walked)
+    kept = "true" if order == "strict" else f"event IN ({', '.join(names)})"
+    times = ", ".join(f"'t{k}': t{k}" for k in range(len(steps)))
+    found = f"SELECT *, {depth} AS depth FROM ({walked})"  # nosec B608
+    return _EVENTS.replace("{kept}", kept) + _FURTHEST.format(found=found, times=times, by="day, customer")
 
 
 def _read_steps(source: EventSource, steps: list[str], group: str) -> list[FunnelStep]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -21,7 +22,7 @@ from engine.errors import BadInput, CatalogError
 from engine.vocabulary import REFUNDS, names_of_same_event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from engine.analysis.design.metrics import Measure
     from engine.analysis.design.question import MeasuredMetric
@@ -94,29 +95,49 @@ def measure_effects(
     tree = MeasuredTree()
     if not metrics or source.log_dir is None:
         return tree
-    _load_events(source, metrics)
     specs = _specs_of(archive)
-    for key, version, variants in source.rows(_LAST_PLANS, decisions=source.log_rows("decisions")):
-        known = plan.find_reported(str(key))
-        design = specs(str(version)).get(str(key)) if known is None else known.spec
-        seen = msgspec.json.decode(str(variants), type=list[str])
-        question = _with_unit(plan, str(key), _question(str(key), design, seen, metrics))
-        if known is not None and known.start:
-            question = msgspec.structs.replace(question, start=known.start)
-        with contextlib.suppress(BadInput):  # an experiment that has nothing to say is none of the past ones
-            _add_experiment(source, question, metrics, tree)
+    with _loaded_log(source, metrics):
+        for key, version, variants in source.rows(_LAST_PLANS, decisions="experiment_decisions"):
+            known = plan.find_reported(str(key))
+            design = specs(str(version)).get(str(key)) if known is None else known.spec
+            seen = msgspec.json.decode(str(variants), type=list[str])
+            question = _with_unit(plan, str(key), _question(str(key), design, seen, metrics))
+            if known is not None and known.start:
+                question = msgspec.structs.replace(question, start=known.start)
+            with contextlib.suppress(BadInput):  # an experiment that has nothing to say is none of the past ones
+                _add_experiment(source, question, metrics, tree)
     return tree
 
 
-def _load_events(source: EventSource, metrics: Sequence[MeasuredMetric]) -> None:
-    """Loads the events that the metrics count, which every experiment reads, from the log once."""
+_EVENT_COLUMNS: Final = (
+    *("message_id", "time", "customer", "event", "decision_id", "revenue", "properties"),
+    *("order_id", "given_back", "row"),
+)
+
+
+@contextlib.contextmanager
+def _loaded_log(source: EventSource, metrics: Sequence[MeasuredMetric]) -> Iterator[None]:
+    """Loads the events that the metrics count and the decisions of experiments once; every experiment reads them."""
     if source.log_dir is None:
         return
     named = {name for one in metrics for name in (*one.events, one.denominator) if name is not None}
     names = {other for name in named for other in names_of_same_event(name)} | REFUNDS
-    events = source.events
-    source.keep("metric_events", events.filter(events["event"].isin(sorted(names))))
-    source.engine.made[loaded_rows(source.log_dir, "events")] = "metric_events"
+    digest = hashlib.sha256(msgspec.json.encode(sorted(names))).hexdigest()[:12]
+    events = source.events_with_orders(f"metric_rows_{digest}", names, _EVENT_COLUMNS)
+    tables = {name: source.log_rows(name) for name in ("decisions", "exposures")}
+    source.create("experiment_decisions", "SELECT * FROM {decisions} WHERE kind = 'experiment'", **tables)
+    loaded = {
+        "events": identifier(events.get_name()),
+        "decisions": "experiment_decisions",
+        "exposures": tables["exposures"],
+    }
+    keys = {loaded_rows(source.log_dir, name): table for name, table in loaded.items()}
+    source.engine.made.update(keys)
+    try:
+        yield
+    finally:
+        for key in keys:
+            del source.engine.made[key]
 
 
 def _specs_of(archive: Archive | None) -> Callable[[str], Mapping[str, ExperimentSpec]]:

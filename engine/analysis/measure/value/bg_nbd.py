@@ -14,7 +14,13 @@ import msgspec
 import numpy as np
 from scipy import special
 
-from engine.analysis.measure.value.likelihood import PART, LikelihoodFit, maximize_likelihood, narrow_starts
+from engine.analysis.measure.value.likelihood import (
+    PART,
+    LikelihoodFit,
+    group_observations,
+    maximize_likelihood,
+    narrow_starts,
+)
 from engine.analysis.stats.estimate import Effect, NotEstimable
 
 if TYPE_CHECKING:
@@ -68,8 +74,7 @@ def fit_bg_nbd(history: OrderHistory) -> tuple[BgNbd, LikelihoodFit] | NotEstima
     scale = float(history.observed.max())
     if not scale > 0:
         return NotEstimable("no time has passed since the first orders; wait for repeat orders")
-    distinct, which = np.unique(np.stack([history.x, history.t, history.observed]), axis=1, return_inverse=True)
-    counts = np.bincount(which.ravel(), weights=history.weight).astype(np.float64)
+    distinct, counts = group_observations(history.x, history.t, history.observed, weight=history.weight)
     scaled = OrderHistory(x=distinct[0], t=distinct[1] / scale, observed=distinct[2] / scale, weight=counts)
     starts = [np.log([0.5, 0.3, 1.0, 2.0]), np.log([1.0, 1.0, 0.3, 1.0])]
     if counts.size > 2 * PART:
@@ -80,7 +85,8 @@ def fit_bg_nbd(history: OrderHistory) -> tuple[BgNbd, LikelihoodFit] | NotEstima
     if isinstance(fit, NotEstimable):
         return fit
     fit = replace(fit, theta=fit.theta + np.array([0.0, np.log(scale), 0.0, 0.0]))
-    total = float(history.weight @ log_likelihoods(fit.theta, history))
+    plain = OrderHistory(x=distinct[0], t=distinct[1], observed=distinct[2], weight=counts)
+    total = float(counts @ log_likelihoods(fit.theta, plain))
     r, alpha, a, b = np.exp(fit.theta).tolist()
     return BgNbd(r=r, alpha=alpha, a=a, b=b, log_likelihood=total, customers=round(float(customers))), fit
 

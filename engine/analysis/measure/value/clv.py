@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
 
-from engine.analysis.measure.columns import check_numbers
 from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportCell, ReportTable
 from engine.analysis.measure.value.bg_nbd import (
     BgNbd,
@@ -23,6 +21,7 @@ from engine.analysis.measure.value.bg_nbd import (
 from engine.analysis.measure.value.clv_tables import value_tables
 from engine.analysis.measure.value.contracts import ContractSample, contract_sentence, read_contracts
 from engine.analysis.measure.value.costs import CostToServe, measure_costs, read_costs
+from engine.analysis.measure.value.customer_values import CustomerValues, read_customer_values
 from engine.analysis.measure.value.experiment_value import VariantValue, compare_values
 from engine.analysis.measure.value.gamma_gamma import GammaGamma, expected_order_worth, fit_gamma_gamma
 from engine.analysis.measure.value.sbg import ContractRetention
@@ -46,18 +45,6 @@ _LIMITS = [
     "A customer without a repeat order counts as alive with certainty, as the model (BG/NBD) has it.",
     "The model assumes that what customers spend per order does not depend on how often they order.",
 ]
-# The first day's orders are the start of a customer; orders of one day are one, as in the model's own data.
-_HISTORIES = """
-WITH days AS (
-    SELECT customer, time // 86400000000 AS day, sum(revenue) AS revenue, arg_min(channel, time) AS channel
-    FROM {orders} WHERE is_order GROUP BY ALL
-), starts AS (SELECT customer, min(day) AS first, arg_min(channel, day) AS channel FROM days GROUP BY ALL)
-SELECT customer, any_value(starts.channel) AS channel, count(*) - 1 AS x, max(day) - any_value(first) AS t,
-    {until} // 86400000000 - any_value(first) AS observed,
-    coalesce(avg(revenue) FILTER (day > first AND revenue > 0), 0) AS worth,
-    sum(revenue) AS spent
-FROM days JOIN starts USING (customer) GROUP BY customer ORDER BY customer
-"""
 
 
 class ClvOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,17 +121,6 @@ class ClvReport(MeasureReport, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CustomerValues:
-    """Customers (n,) with their histories, mean worth, first channels, and what they spent."""
-
-    names: list[str]
-    channels: list[str]
-    history: OrderHistory
-    worth: Floats
-    spent: Floats
-
-
-@dataclass(frozen=True, kw_only=True)
 class CustomerForecast:
     """The models' predictions for each customer (n,): the chance to be alive, orders and value in the horizon."""
 
@@ -171,7 +147,7 @@ def measure_clv(source: EventSource, options: ClvOptions | None = None) -> tuple
             f"--horizon {options.horizon:g}, --discount {options.discount:g}: give days and a share per year"
         )
     contracts = read_contracts(source, options.discount)
-    values = _read_customers(source, options, of_contracts=contracts is not None)
+    values = read_customer_values(source, DAYS[options.unit], of_contracts=contracts is not None)
     fitted, spending = fit_bg_nbd(values.history), _fit_worth(values)
     forecast = None
     if not isinstance(fitted, NotEstimable):
@@ -186,58 +162,6 @@ def measure_clv(source: EventSource, options: ClvOptions | None = None) -> tuple
         variants = compare_values(source, options.experiment, options.control, ahead)
         report = msgspec.structs.replace(report, variants=variants)
     return report, traits
-
-
-def _read_customers(source: EventSource, options: ClvOptions, *, of_contracts: bool) -> CustomerValues:
-    if _is_summary(source):
-        return _read_summary(source)
-    if of_contracts and source.column("time") is None:
-        return _customer_values([], scale=1.0)
-    return _read_orders(source, options)
-
-
-def _is_summary(source: EventSource) -> bool:
-    return source.log_dir is None and source.column("frequency") is not None and source.column("recency") is not None
-
-
-def _read_summary(source: EventSource) -> CustomerValues:
-    """A table with one row per customer: repeat orders, recency and age in the model's unit, mean repeat worth.
-
-    An empty worth is 0, as of a customer without a repeat order.
-    """
-    source.require("frequency", "recency", "age")
-    check_numbers(source, "frequency", "recency", "age", filled=True)
-    check_numbers(source, "monetary")
-    numbers = ", ".join(source.number_sql(role) for role in ("frequency", "recency", "age"))
-    sql = (
-        f"SELECT {source.optional('customer', 'row_number() OVER ()')}, {source.optional('channel')}, "
-        f"{numbers}, coalesce({source.number_sql('monetary', '0')}, 0) "
-        f"FROM {source.table.sql}"  # nosec B608
-    )
-    return _customer_values([(*row, 0.0) for row in source.engine.run(sql)], scale=1.0)
-
-
-def _read_orders(source: EventSource, options: ClvOptions) -> CustomerValues:
-    until = source.last
-    rows = source.rows(_HISTORIES, until=str(until)) if until is not None else []
-    return _customer_values(rows, scale=DAYS[options.unit])
-
-
-def _customer_values(rows: Sequence[tuple[object, ...]], scale: float) -> CustomerValues:
-    numbers = np.array([row[2:] for row in rows], dtype=np.float64).reshape(-1, 5)
-    x, t, observed, worth, spent = numbers.T
-    if np.any((x < 0) | (t < 0) | (observed < t)):
-        raise BadInput(
-            "a customer's repeat orders or times are negative, or its recency is above its age; correct them"
-        )
-    history = OrderHistory(x=x, t=t / scale, observed=observed / scale, weight=np.ones(len(x)))
-    return CustomerValues(
-        names=[str(row[0]) for row in rows],
-        channels=["unknown" if row[1] is None else str(row[1]) for row in rows],
-        history=history,
-        worth=worth,
-        spent=spent,
-    )
 
 
 def _fit_worth(values: CustomerValues) -> tuple[GammaGamma, LikelihoodFit] | NotEstimable:
@@ -275,7 +199,7 @@ def _interval(
     at = np.random.default_rng(1).choice(size, min(size, SAMPLE), replace=False)
     past = values.history
     part = OrderHistory(x=past.x[at], t=past.t[at], observed=past.observed[at], weight=past.weight[at])
-    some = CustomerValues(names=[], channels=[], history=part, worth=values.worth[at], spent=values.spent[at])
+    some = CustomerValues(names=[], rows=at, channels=[], history=part, worth=values.worth[at], spent=values.spent[at])
     plain = None if spending is None else _worth(spending.theta, some)
 
     def by_orders(theta: Floats) -> float:
@@ -396,4 +320,7 @@ def _traits(values: CustomerValues, forecast: CustomerForecast | None) -> Custom
     if forecast.value is not None:
         columns["clv"] = forecast.value
     rounded = {name: np.round(column, 4).tolist() for name, column in columns.items()}
-    return {name: {trait: cells[at] for trait, cells in rounded.items()} for at, name in enumerate(values.names)}
+    return {
+        values.names[at]: {trait: cells[at] for trait, cells in rounded.items()}
+        for at in np.argsort(values.rows).tolist()
+    }

@@ -28,9 +28,6 @@ import msgspec
 
 from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportCell, ReportTable
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
-from engine.analysis.sources.engines import compile_sql
-from engine.analysis.sources.log import read_log_table
-from engine.analysis.sources.orders import with_orders
 from engine.analysis.stats.estimate import NotEstimable
 from engine.catalog.spec.fields import seconds
 from engine.errors import BadInput, CatalogError
@@ -54,19 +51,18 @@ _LIMITS = [
     "A refund of a part of an order counts as a refund of its whole promise.",
 ]
 _CONCERNED = """
-CREATE OR REPLACE TEMP TABLE ledger_events AS
-SELECT event, time, decision_id, customer, order_id,
-    json_extract_string(properties, '$.offer') AS offer, json_extract_string(properties, '$.placement') AS placement
-FROM ({rows}) WHERE event IN ({names})
+SELECT event, time, decision_id, customer, order_id, json_extract_string(properties, '$.offer') AS offer,
+    json_extract_string(properties, '$.placement') AS placement
+FROM {found}
 """
 _PROMISED = """
 CREATE OR REPLACE TEMP TABLE ledger_promises AS
 WITH seen AS (
-    SELECT decision_id, key, coalesce(position, 0) AS position, min(time) AS time FROM ({exposures})
+    SELECT decision_id, key, coalesce(position, 0) AS position, min(time) AS time FROM {exposures}
     WHERE time <= {until} GROUP BY ALL
 ), shown AS (
     SELECT DISTINCT decision_id, key, coalesce(position, 0) AS position, variant AS offer, channel, plan
-    FROM ({decisions}) WHERE kind = 'offer' AND variant IS NOT NULL
+    FROM {decisions} WHERE kind = 'offer' AND variant IS NOT NULL
 )
 SELECT seen.decision_id, shown.key, shown.position, shown.offer, shown.channel, cost.amount,
     seen.time, seen.time + cost.hold AS ends
@@ -159,21 +155,17 @@ def measure_ledger(source: EventSource, offers_of: OffersOf, current: str) -> Le
     Raises:
         BadInput: if the source is no log, or cannot be read.
     """
-    log_dir = source.log_dir
-    if log_dir is None:
+    if source.log_dir is None:
         raise BadInput(f"{source.place}: a ledger needs decisions, which are in a log only; give --log DIR")
-    tables = {
-        name: compile_sql(read_log_table(source.engine, log_dir, name), "duckdb") for name in ("decisions", "exposures")
-    }
-    plans = f"SELECT DISTINCT plan FROM ({tables['decisions']}) ORDER BY 1"  # nosec B608 (compiled by our own code)
-    versions = [str(row[0]) for row in source.rows(plans)]
+    tables = {name: source.log_rows(name) for name in ("decisions", "exposures")}
+    versions = [str(row[0]) for row in source.rows("SELECT DISTINCT plan FROM {decisions} ORDER BY 1", **tables)]
     unpriced = _keep_costs(source, versions, offers_of, current)
     # Without a moment of its own, the report is of the last thing that happened: an exposure, or an event.
-    newest = f"SELECT max(time) FROM ({tables['exposures']})"  # nosec B608 (as above)
-    last = source.rows(newest)[0][0]
+    last = source.rows("SELECT max(time) FROM {exposures}", **tables)[0][0]
     until = str(source.until or max(source.last or 0, int(last) if isinstance(last, int) else 0))
-    named_orders = compile_sql(with_orders(source.events), "duckdb")
-    source.rows(_CONCERNED, names=_texts(CONFIRMS | REFUNDS | RELEASES), rows=named_orders)
+    columns = ("time", "customer", "event", "decision_id", "order_id", "properties")
+    found_events = source.events_with_orders("ledger_rows", CONFIRMS | REFUNDS | RELEASES, columns)
+    source.create("ledger_events", _CONCERNED, found=identifier(found_events.get_name()))
     source.rows(_PROMISED, until=until, **tables)
     names = {"confirms": _texts(CONFIRMS), "refunds": _texts(REFUNDS), "releases": _texts(RELEASES)}
     names["by_decision"] = _CONCERNS.format(otherwise="promise.position = 0")
@@ -203,12 +195,14 @@ def measure_ledger(source: EventSource, offers_of: OffersOf, current: str) -> Le
     )
 
 
-def archived_offers(archive: Archive, plan: Plan) -> OffersOf:
+def archived_offers(archive: Archive | None, plan: Plan) -> OffersOf:
     """The offers of a plan by its version, from the archive; those of the running plan from itself."""
 
     def offers_of(version: str) -> list[OfferSpec]:
         if version == plan.version:
             return [offer.spec for offer in plan.offers.values()]
+        if archive is None:
+            raise BadInput(f"plan {version}: no archive was given; name the folder of plans")
         return list(archive.read_specs(version).every_offer())
 
     return offers_of

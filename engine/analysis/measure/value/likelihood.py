@@ -38,6 +38,19 @@ class LikelihoodFit:
         return float(np.sqrt(max(gradient @ self.covariance @ gradient, 0.0)))
 
 
+def group_observations(*columns: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """The distinct observations of columns (n,), sorted, as rows of (columns, groups), and the weight of each.
+
+    A sum over them does not depend on the order of the observations, not in its last digit either.
+    """
+    stacked = np.stack([*columns, weight])
+    order = np.lexsort(stacked[::-1])
+    rows, counts = stacked[:-1, order], weight[order]
+    begins = np.ones(counts.size, dtype=bool)
+    begins[1:] = np.any(rows[:, 1:] != rows[:, :-1], axis=0)
+    return np.ascontiguousarray(rows[:, begins]), np.add.reduceat(counts, np.flatnonzero(begins)).astype(np.float64)
+
+
 def maximize_likelihood(
     log_likelihoods: LogLikelihoods, starts: Sequence[Floats], weight: Floats
 ) -> LikelihoodFit | NotEstimable:
