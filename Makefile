@@ -14,7 +14,7 @@ SEED ?= 1
 ENGINE_TESTS := tests/analysis/sources/test_engines.py tests/analysis/sources/test_engine_tables.py
 COMPILED_TESTS := tests/compiled tests/test_hashing.py tests/decision tests/policies/test_contract.py
 
-.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-days bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak audit sbom due fuzz skew bench-lists obd cdnow replay lock clean
+.PHONY: help demo fast pure wheels test test-fast test-engines lint types unit pictures calibrate calibrate-bandits calibrate-measure calibrate-verdicts calibrate-switchback calibrate-days calibrate-plan-value bench bench-policies bench-analysis bench-warehouse bench-parts bench-dashboard bench-overload bench-coverage soak audit sbom due fuzz skew bench-lists obd cdnow replay lock clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -122,6 +122,9 @@ calibrate-switchback: .venv/dev.stamp ## coverage of switchbacks' intervals, 2,0
 
 calibrate-days: .venv/dev.stamp ## days until a verdict, predicted and true, in 200 simulated worlds
 	$(BIN)/python -m tests.statistical.days_worlds
+
+calibrate-plan-value: .venv/dev.stamp ## coverage of `plan --value` in 300 simulated shops whose truth is known
+	$(BIN)/python -m tests.statistical.plan_value_worlds
 
 bench: .venv/dev.stamp ## decide beside an idiomatic Litestar handler; assignment beside GrowthBook's SDK; 1,000 experiments
 	$(BIN)/python -m loadtests.bench

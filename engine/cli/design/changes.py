@@ -30,6 +30,7 @@ from engine.settings import Settings, from_environment
 
 if TYPE_CHECKING:
     from engine.analysis.checks.change_evidence import ChangeEvidence
+    from engine.analysis.planvalue.line_values import PlanValue
     from engine.catalog.diff.offers import Change
     from engine.rehearse.variant_moves import VariantMove
 
@@ -42,6 +43,7 @@ class PlannedChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     sample: int
     evidence: "list[ChangeEvidence] | None" = None
     assumed: list[str] = []
+    value: "PlanValue | None" = None
 
 
 @app.command(group=DESIGN)
@@ -53,6 +55,10 @@ def plan(
     evidence: Annotated[
         bool, Parameter(negative="", show_default=False, help="Count in the log who drops out, and the days it adds.")
     ] = False,
+    value: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Value each changed line in money, on the log.")
+    ] = False,
+    alpha: Annotated[float, Parameter(help="With --value: one minus the coverage of the intervals.")] = 0.05,
     markdown: Annotated[
         bool, Parameter(negative="", show_default=False, help="Print Markdown, for a pull request.")
     ] = False,
@@ -67,12 +73,17 @@ def plan(
     """Show what a change does: each change safe or unsafe, and who of a sample moves from which variant to which.
 
     Ramps that hold themselves are at the step that the store of the data directory has; without one, the log.
+
+    With --value the log's decisions are made again under the old plan with each changed line: what it would have
+    earned less what it did, with its interval, or why the log cannot tell.
     """
     if json and markdown:
         raise BadInput("plan: --json and --markdown are two forms of one answer; leave one out")
     settings = from_environment(data=data, redis=redis)
     is_named, log_dir = is_store_named(redis), log or settings.log
     found = _compare(old, new, profiles, settings, log_dir, is_named=is_named, has_evidence=evidence)
+    if value:
+        found = msgspec.structs.replace(found, value=_value(old, new, log_dir, settings, alpha))
     if json:
         print_json(found)
     elif markdown:
@@ -124,6 +135,16 @@ def _compare(
     return msgspec.structs.replace(found, evidence=measure_change(plans[0], plans[1], names, log_dir, now))
 
 
+def _value(old: Path, new: Path, log_dir: Path, settings: Settings, alpha: float) -> "PlanValue":
+    """The value of each changed line on the log."""
+    require_extras("counterpoint plan --value", "analysis")
+    from engine.analysis.planvalue.line_values import value_plan
+
+    if not 0 < alpha < 1:
+        raise BadInput(f"--alpha {alpha}: is not between 0 and 1; 0.05 gives 95% intervals")
+    return value_plan(old, new, log_dir, plans=settings.plans, alpha=alpha)
+
+
 def _print_plan(found: PlannedChange, title: str) -> None:
     if not found.changes:
         print_line("No change has an effect on a customer.")
@@ -136,6 +157,11 @@ def _print_plan(found: PlannedChange, title: str) -> None:
     out.print(table)
     for line in (*_move_lines(found), *_evidence_lines(found), *found.assumed):
         print_line(line)
+    if found.value is not None:
+        from engine.analysis.render.plan_value import render_plan_value
+
+        print_line("")
+        out.print(render_plan_value(found.value))
 
 
 def _describe(change: "Change") -> str:
@@ -155,6 +181,16 @@ def _evidence_lines(found: PlannedChange) -> Iterator[str]:
         yield f"{one.key}: {one.text}."
     if found.evidence == []:
         yield "The log has nobody who was exposed to what changes."
+
+
+def _value_lines(found: PlannedChange) -> Iterator[str]:
+    from engine.analysis.render.plan_value import summarize_line
+
+    if found.value is not None:
+        for one in found.value.lines:
+            yield summarize_line(one, found.value.currency)
+        if found.value.together is not None:
+            yield f"all together: {summarize_line(found.value.together, found.value.currency, named=False)}"
 
 
 def as_markdown(found: PlannedChange, old: str, new: str) -> str:
@@ -177,6 +213,7 @@ def as_markdown(found: PlannedChange, old: str, new: str) -> str:
     for title, part in (
         ("Who moves", _move_lines(found)),
         ("What the log says", _evidence_lines(found)),
+        ("What it is worth on the log", _value_lines(found)),
         ("Assumed", found.assumed),
     ):
         items = [f"- {_cell(line)}" for line in part]
