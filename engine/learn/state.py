@@ -65,6 +65,7 @@ class State:
         self.path = path
         self.db = sqlite3.connect(path, isolation_level=None)
         self._set_pending_aside()
+        self._name_published()
         self.db.executescript(_SCHEMA)
         self._add_columns()
         self._take_pending_over()
@@ -200,6 +201,12 @@ class State:
             for index in ("pending_of_customer", "pending_by_customer", "pending_by_due"):
                 self.db.execute(f"DROP INDEX IF EXISTS {index}")
             self.db.execute(f"ALTER TABLE pending RENAME TO {_BEFORE}")
+
+    def _name_published(self) -> None:
+        """Rename the last column of `trips`, which earlier releases named by another word."""
+        columns = [name for _, name, *_ in self.db.execute("PRAGMA table_info(trips)")]
+        if columns and columns[-1] != "published":
+            self.db.execute(f"ALTER TABLE trips RENAME COLUMN {columns[-1]} TO published")
 
     def _take_pending_over(self) -> None:
         """Move the rows of a table that was set aside, also by a process that died then, into `pending`."""

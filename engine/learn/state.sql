@@ -123,15 +123,15 @@ CREATE TABLE IF NOT EXISTS evidence (
   evidence BLOB NOT NULL,
   PRIMARY KEY (experiment, metric, variant)
 ) WITHOUT ROWID;
--- Tripped selections; `told` once the decision servers know. Queries use the views.
+-- Tripped selections; `published` once the decision servers know. Queries use the views.
 CREATE TABLE IF NOT EXISTS trips (
   selection TEXT PRIMARY KEY,
   reason TEXT NOT NULL,
-  told INTEGER NOT NULL
+  published INTEGER NOT NULL
 ) WITHOUT ROWID;
 
-CREATE TEMP VIEW IF NOT EXISTS unpublished_trips AS SELECT selection, reason FROM trips WHERE NOT told;
-CREATE TEMP VIEW IF NOT EXISTS published_trips AS SELECT selection FROM trips WHERE told;
+CREATE TEMP VIEW IF NOT EXISTS unpublished_trips AS SELECT selection, reason FROM trips WHERE NOT published;
+CREATE TEMP VIEW IF NOT EXISTS published_trips AS SELECT selection FROM trips WHERE published;
 
 -- Digests of the ids of erased customers: their records that are still in flight are dropped.
 CREATE TABLE IF NOT EXISTS erased (digest TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
