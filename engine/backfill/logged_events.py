@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from engine.analysis.sources.engines import DuckDB
 from engine.analysis.sources.merged_customers import create_merged_customers
 from engine.errors import StoreUnavailable
-from engine.journal.log import commit, parquet
+from engine.journal.log import commit, locks, parquet
 from engine.journal.records import EventRecord
 from engine.journal.uncollected import uncollected_records
 from engine.vocabulary import MERGED
@@ -71,7 +71,7 @@ class EventLog:
             StoreUnavailable: if the store does not answer.
         """
         source = DuckDB()
-        with commit.log_read_lock(self.folder):
+        with locks.log_read_lock(self.folder):
             source.connection.register("uncollected", self._uncollected())
             source.connection.execute(_STREAMED)
             if next((self.folder / "events").glob("**/*.parquet"), None) is not None:

@@ -27,7 +27,7 @@ import redis
 
 from engine.embedded import is_in_use
 from engine.errors import BadInput, StoreUnavailable
-from engine.journal.log import commit
+from engine.journal.log import commit, locks
 from engine.journal.log.parquet import TABLES
 from engine.journal.stream import connect_stream
 from engine.settings import STORE_ADDRESS_FILE, Settings
@@ -184,7 +184,7 @@ def _copy_log(source: Path, target: Path) -> None:
     """Copy the log as of one commit; later commits may add files meanwhile, and nobody may remove one."""
     if not source.is_dir():
         return
-    with commit.log_read_lock(source):
+    with locks.log_read_lock(source):
         checkpoint, files = commit.committed_files(source, TABLES)
         target.mkdir()
         (target / commit.CHECKPOINT).write_bytes(checkpoint)

@@ -175,9 +175,9 @@ def _find_rows(log: Path, client: StreamClient, decision_id: str) -> list[_Found
 def _logged_rows(log: Path, folder: Path, decision_id: str) -> Iterator[_FoundRow]:
     import pyarrow.compute as pc  # noqa: PLC0415 # a decision of the last seconds is explained without the log
 
-    from engine.journal.log import commit, parquet  # noqa: PLC0415
+    from engine.journal.log import locks, parquet  # noqa: PLC0415
 
-    with commit.log_read_lock(log):
+    with locks.log_read_lock(log):
         for path in sorted(folder.glob("*.parquet")):
             table = parquet.read_table(path, COLUMNS, pc.field("decision_id") == decision_id)
             for row in table.to_pylist():

@@ -21,7 +21,7 @@ from engine.erasure.profiles import erase_profile
 from engine.errors import StoppedError
 from engine.hashing import identifier_digest
 from engine.journal import stream
-from engine.journal.log import commit
+from engine.journal.log import commit, locks
 from engine.journal.log.collect import collect
 from engine.journal.records import ExposureRecord, encode
 from engine.journal.spool.spool import Spool
@@ -178,7 +178,7 @@ def test_readers_delay_the_eraser_but_not_the_collector(redis_url: str, tmp_path
     stop = threading.Event()
     collecting = Thread(target=collect, args=(settings, LogErasures()), kwargs={"stop": stop, "flush_seconds": 0.05})
     with stream.connect_stream(redis_url) as client:
-        with commit.log_read_lock(settings.log):
+        with locks.log_read_lock(settings.log):
             announce(client, "gone")
             collecting.start()
             until(lambda: identifier_digest("gone") in commit.read_checkpoint(settings.log).erased)

@@ -9,7 +9,7 @@ import pytest
 
 from engine.erasure.listener import LogErasures
 from engine.erasure.log import erase_from_log
-from engine.journal.log import commit
+from engine.journal.log import commit, locks
 from engine.journal.log.collect import collect
 from engine.journal.log.compact import compact, compact_due
 from engine.journal.records import (
@@ -93,7 +93,7 @@ def test_only_closed_days_are_compacted_at_once(settings: Settings) -> None:
 def test_compaction_waits_for_readers(settings: Settings) -> None:
     for number in range(2):
         collected(settings, *of_customer(f"u-{number}"))
-    with commit.log_read_lock(settings.log), commit.log_read_lock(settings.log):
+    with locks.log_read_lock(settings.log), locks.log_read_lock(settings.log):
         assert not compact(settings.log, "events", "2026-11-01")
         collected(settings, *of_customer("u-2"))
     assert len(list(settings.log.glob("events/*/*"))) == 3

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from engine.errors import require_extras
+from engine.journal.log.locks import log_read_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +23,6 @@ def lock_log_for_reading(log_dir: Path) -> Iterator[None]:
     require_extras("a report from the log", "analysis")
     with ExitStack() as stack:
         if log_dir.is_dir():
-            from engine.journal.log.commit import log_read_lock  # noqa: PLC0415 # slow to import, and tables do not need it
-
             try:
                 stack.enter_context(log_read_lock(log_dir))
             except OSError:  # no lock can be taken in a folder that may not be written

@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import gammaln, ndtr, ndtri
 
 from engine.analysis.stats.estimate import Effect, NotEstimable
 
@@ -35,6 +34,8 @@ def fisher_p(successes: tuple[int, int], sizes: tuple[int, int]) -> float:
 
 def score_p(successes: tuple[int, int], sizes: tuple[int, int]) -> float:
     """Two-sided p-value of the score test of no difference, whose interval is `difference_interval`."""
+    from scipy.special import ndtr  # noqa: PLC0415 # see distributions
+
     pooled = sum(successes) / sum(sizes)
     distance = successes[1] / sizes[1] - successes[0] / sizes[0]
     return float(2 * ndtr(-abs(_score(distance, _spread(pooled, pooled, sizes, 1.0), sizes))))
@@ -42,11 +43,15 @@ def score_p(successes: tuple[int, int], sizes: tuple[int, int]) -> float:
 
 def _log_choose(n: int, k: np.ndarray | int) -> np.ndarray:
     """The logarithm of the binomial coefficient n over k."""
+    from scipy.special import gammaln  # noqa: PLC0415 # see distributions
+
     return np.asarray(gammaln(n + 1) - gammaln(np.asarray(k) + 1) - gammaln(n - np.asarray(k) + 1))
 
 
 def difference_interval(successes: tuple[int, int], sizes: tuple[int, int], alpha: float) -> tuple[float, float]:
     """Score interval of p2 - p1 (Miettinen and Nurminen 1985, eq. 8)."""
+    from scipy.special import ndtri  # noqa: PLC0415 # see distributions
+
     z = float(ndtri(1 - alpha / 2))
     middle = successes[1] / sizes[1] - successes[0] / sizes[0]
     return _crossings(lambda delta: difference_score(successes, sizes, delta), z, middle, (-1.0, 1.0))
@@ -73,6 +78,8 @@ def ratio_interval(
             remedy=f"{LEAST_IN_CONTROL / expected:.1f} times the units would.",
         )
     p1, p2 = successes[0] / sizes[0], successes[1] / sizes[1]
+    from scipy.special import ndtri  # noqa: PLC0415 # see distributions
+
     z = float(ndtri(1 - alpha / 2))
     middle = math.log(p2 / p1) if p2 > 0 else -30.0
     low, high = _crossings(lambda at: ratio_score(successes, sizes, math.exp(at)), z, middle, (-30.0, 30.0))

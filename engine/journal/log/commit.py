@@ -26,6 +26,7 @@ import msgspec
 import structlog
 
 from engine.errors import JournalError
+from engine.journal.log import locks
 from engine.journal.spool.spool import sync_directory
 from engine.journal.stream import Progress
 
@@ -59,14 +60,14 @@ class LogChange(msgspec.Struct, frozen=True):
 def commit_change(log: Path, change: Callable[[Checkpoint], LogChange], *, wait: bool = True) -> bool:
     """Change the log; `change` gets the checkpoint before. A None `progress` or `erased` leaves it as it is.
 
-    Replacing or removing files waits for readers (`log_read_lock`), or with `wait=False` gives up. Returns whether
+    Replacing or removing files waits for readers (`locks.log_read_lock`), or gives up with `wait=False`. Returns if
     anything changed.
 
     Raises:
         OSError: if the disk is full. The log is unchanged then.
     """
     log.mkdir(parents=True, exist_ok=True)
-    with _locked(log / ".commit.lock"):
+    with locks.hold_lock(log / ".commit.lock"):
         before = settle_log(log)
         changes = change(before)
         if changes == LogChange():
@@ -92,7 +93,7 @@ def commit_change(log: Path, change: Callable[[Checkpoint], LogChange], *, wait:
             prepared = log / f"{CHECKPOINT}.tmp"
             prepared.write_bytes(msgspec.json.encode(after))
             _sync(prepared)
-            with _locked(log / ".reading.lock", needed=replaced, wait=wait):
+            with locks.hold_lock(log / ".reading.lock", needed=replaced, wait=wait):
                 for temporary in hidden.values():
                     temporary.stat()  # raises if another process deleted it while cleaning up
                 prepared.replace(log / CHECKPOINT)
@@ -135,7 +136,7 @@ def settle_log(log: Path) -> Checkpoint:
 def recover_log(log: Path) -> Checkpoint:
     """Settle the log and delete hidden files that were never committed."""
     log.mkdir(parents=True, exist_ok=True)
-    with _locked(log / ".commit.lock"):
+    with locks.hold_lock(log / ".commit.lock"):
         checkpoint = settle_log(log)
         for temporary in log.glob("*/day=*/.*.tmp"):
             temporary.unlink()
@@ -143,8 +144,8 @@ def recover_log(log: Path) -> Checkpoint:
 
 
 def committed_files(log: Path, tables: Collection[str]) -> tuple[bytes, list[Path]]:
-    """The checkpoint's bytes and the files of the tables that belong to it. Call it within `log_read_lock`."""
-    with _locked(log / ".commit.lock"):
+    """The checkpoint's bytes and the files of the tables that belong to it. Call it within `locks.log_read_lock`."""
+    with locks.hold_lock(log / ".commit.lock"):
         settle_log(log)
         checkpoint = log / CHECKPOINT
         files = [path for table in tables for path in log.glob(f"{table}/day=*/*.parquet")]
@@ -164,14 +165,6 @@ def read_checkpoint(log: Path) -> Checkpoint:
         return Checkpoint()
     except msgspec.MsgspecError as error:
         raise JournalError(f"{error}; restore it from a backup of the log", path) from error
-
-
-@contextmanager
-def log_read_lock(log: Path) -> Iterator[None]:
-    """Locks the log for reading: no file is replaced or removed while the block runs; new files may appear."""
-    log.mkdir(parents=True, exist_ok=True)
-    with _locked(log / ".reading.lock", shared=True):
-        yield
 
 
 @contextmanager
@@ -196,15 +189,6 @@ def collector_lock(log: Path) -> Iterator[Callable[[], bool] | None]:
             yield None
         else:
             yield is_ours
-
-
-@contextmanager
-def _locked(path: Path, *, shared: bool = False, needed: bool = True, wait: bool = True) -> Iterator[None]:
-    """Hold an advisory lock on a file; without `wait` raises BlockingIOError if another process holds it."""
-    with path.open("ab") as lock:
-        if needed:
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        yield
 
 
 def _sync(path: Path) -> None:

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from engine.errors import StoreUnavailable
 from engine.journal import stream
-from engine.journal.log import commit, parquet
+from engine.journal.log import commit, locks, parquet
 from engine.journal.log.parquet import LogTable
 from engine.journal.uncollected import uncollected_records
 
@@ -29,7 +29,7 @@ def export_rows(log: Path, ids: set[str], redis: str = "") -> dict[str, list[dic
     found = _empty_tables()
     collected: dict[int, stream.Position] = {}
     if log.is_dir():
-        with commit.log_read_lock(log):
+        with locks.log_read_lock(log):
             collected = commit.read_checkpoint(log).progress.positions
             for table in CUSTOMER_TABLES:
                 found[table] += _rows_of_files((log / table).glob("day=*/*.parquet"), ids)
@@ -56,7 +56,7 @@ def recent_rows(log: Path, ids: set[str], redis: str, *, seconds: float, traced:
     collected: dict[int, stream.Position] = {}
     since, end = "", time.monotonic() + seconds
     if log.is_dir():
-        with commit.log_read_lock(log):
+        with locks.log_read_lock(log):
             collected = commit.read_checkpoint(log).progress.positions
             days = sorted({path.name for table in CUSTOMER_TABLES for path in (log / table).glob("day=*")})
             for day in reversed(days):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from engine.errors import BadInput
 from engine.journal import traces
-from engine.journal.log import commit
+from engine.journal.log import locks
 
 BATCH = 10_000
 """Rows that are decoded at a time."""
@@ -24,7 +24,7 @@ def logged_requests(log: Path) -> Iterator[traces.Trace]:
     """
     found = False
     if (log / "decisions").is_dir():
-        with commit.log_read_lock(log):
+        with locks.log_read_lock(log):
             for day in sorted((log / "decisions").glob("day=*")):
                 traced = [trace for path in sorted(day.glob("*.parquet")) for trace in _traces(path)]
                 found = found or bool(traced)
@@ -43,7 +43,7 @@ def latest_requests(log: Path, most: int) -> list[traces.Trace]:
     """
     found: list[traces.Trace] = []
     if (log / "decisions").is_dir():
-        with commit.log_read_lock(log):
+        with locks.log_read_lock(log):
             days = sorted((log / "decisions").glob("day=*"), reverse=True)
             files = (file for day in days for file in sorted(day.glob("*.parquet"), key=_written, reverse=True))
             for file in islice(files, MOST_FILES):

@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
-from engine.journal.log import commit, parquet
+from engine.journal.log import commit, locks, parquet
 from engine.journal.records import AnyRecord, decode
 from engine.journal.spool.frames import encode_frame
 from engine.journal.spool.spool import FIRST_SEGMENT, partition_of, root_lock, sync_directory
@@ -52,7 +52,7 @@ class ReplaySummary(msgspec.Struct, frozen=True):
 def list_quarantine(log: Path, reason: str = "") -> list[QuarantinedRecord]:
     """The records whose reason begins with `reason`, the oldest first."""
     found: list[QuarantinedRecord] = []
-    with commit.log_read_lock(log):
+    with locks.log_read_lock(log):
         for path in _files(log):
             for row in parquet.read_table(path).to_pylist():
                 if row["reason"].startswith(reason):
