@@ -75,19 +75,18 @@ def _named_events(
     Columns: `event, properties, since` (microseconds from the first exposure, null for others than members), `named`
     (whether they name a decision), `is_known` (one of the log), and `owner`, the customer of the experiment's decision.
     """
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
     first = members.group_by("customer").aggregate(first=members["first"].min())
     earliest = source.rows(first.aggregate(first=first["first"].min()))[0][0]
     events = read_log_table(source, log_dir, "events", None if earliest is None else int(earliest) - DAY)
     names = {name for spec in specs for name in _names(spec)}
     events = events.filter(events["event"].isin(sorted(names)) & (events["time"] <= as_of))
-    asked = events.filter(events["decision_id"].notnull()).select("decision_id").distinct()
-    # The few ids that events name select from the many decisions of the log, not the other way about.
-    known = read_log_table(source, log_dir, "decisions").select("decision_id").semi_join(asked, "decision_id")
-    known = source.keep("named_decisions", known.distinct().mutate(is_known=True))
-    own = randomized_decisions(source, log_dir, question, as_of)
-    own = own.semi_join(asked, "decision_id").select("decision_id", owner=own["customer"]).distinct()
-    joined = events.left_join(known, "decision_id").drop("decision_id_right")
-    joined = joined.left_join(own, "decision_id").drop("decision_id_right")
+    asked = events.filter(events["decision_id"].notnull()).select("decision_id")
+    if source.rows(asked.limit(1)):
+        joined = _with_decisions(source, log_dir, question, events=events, asked=asked.distinct(), as_of=as_of)
+    else:  # the decisions need not be read
+        joined = events.mutate(is_known=ibis.null("boolean"), owner=ibis.null("string"))
     joined = joined.left_join(first, "customer")
     return joined.select(
         "event",
@@ -98,6 +97,19 @@ def _named_events(
         is_known=joined["is_known"].notnull(),
         since=joined["time"] - joined["first"],
     )
+
+
+def _with_decisions(
+    source: DuckDB, log_dir: Path, question: ExperimentQuestion, *, events: ir.Table, asked: ir.Table, as_of: int
+) -> ir.Table:
+    """The events with `is_known`, true for a decision of the log, and the `owner` of one of the experiment."""
+    # The few ids that events name select from the many decisions of the log, not the other way about.
+    known = read_log_table(source, log_dir, "decisions").select("decision_id").semi_join(asked, "decision_id")
+    known = source.keep("named_decisions", known.distinct().mutate(is_known=True))
+    own = randomized_decisions(source, log_dir, question, as_of)
+    own = own.semi_join(asked, "decision_id").select("decision_id", owner=own["customer"]).distinct()
+    joined = events.left_join(known, "decision_id").drop("decision_id_right")
+    return joined.left_join(own, "decision_id").drop("decision_id_right")
 
 
 def _reasons(events: ir.Table, spec: MeasuredMetric) -> dict[str, ir.BooleanValue]:

@@ -61,7 +61,7 @@ MEMORY: Final = "1200MB"
 STORED: Final = frozenset(("decisions", "exposures"))
 """Tables of the log of which only some columns are read, which are stored by day too."""
 ORDER_COLUMNS: Final = ("customer", "time", "event", "channel", "revenue", "given_back", "row")
-LOGGED_EVENT: Final[Mapping[str, str]] = {
+EVENT_WITH_ORDER: Final[Mapping[str, str]] = {
     "day": "string",
     "message_id": "string",
     "time": "int64",
@@ -71,6 +71,9 @@ LOGGED_EVENT: Final[Mapping[str, str]] = {
     "channel": "string",
     "revenue": "float64",
     "properties": "string",
+    "order_id": "string",
+    "given_back": "float64",
+    "row": "string",
 }
 _TIME = """
 CASE
@@ -227,13 +230,16 @@ class EventSource:
 
         from engine.analysis.sources.engines import compile_sql  # noqa: PLC0415 # it imports Ibis
 
-        rows = self.events if self.daily is None else ibis.table(LOGGED_EVENT, name="logged_events")
         own = columns if self.daily is None else ("day", *columns)
-        rows = with_orders(rows.filter(rows["event"].isin(sorted(names)))).select(*own)
-        if self.daily is None:
-            return self.keep(name, rows)
-        self._daily_name(name, compile_sql(rows, "duckdb").replace('"logged_events"', "{rows}"))
-        return ibis.table(rows.schema(), name=f"daily_{name}")
+        listed = f"WHERE event IN ({', '.join(map(text_literal, sorted(names)))})"
+        read = "{rows}" if self.daily is not None else f"({compile_sql(self.events, 'duckdb')})"
+        rows = f"SELECT {', '.join(own)} FROM {with_orders(f'(FROM {read} {listed})')}"  # names of ours # nosec B608
+        if self.daily is not None:
+            place = self._daily_name(name, rows)
+        else:
+            place = name
+            self.engine.run(f"CREATE OR REPLACE TEMP TABLE {identifier(name)} AS {rows}")
+        return ibis.table({column: EVENT_WITH_ORDER[column] for column in own}, name=place)
 
     def _daily_name(self, name: str, order_sql: str = "") -> str:
         """The name of the temporary table of partial statistics, with merged customers as one."""

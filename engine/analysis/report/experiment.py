@@ -30,19 +30,14 @@ from engine.analysis.report.segments import NO_SEGMENT, compare_segments
 from engine.analysis.report.verdict import describe_cumulated, leading_variant, recommend
 from engine.analysis.sources.aggregate import Group, Groups, aggregate_groups
 from engine.analysis.sources.engines import DuckDB
-from engine.analysis.sources.log import (
-    count_assigned_customers,
-    count_channel_exposures,
-    count_exposure_faults,
-    find_end,
-    list_traits,
-)
+from engine.analysis.sources.log import find_end, list_traits
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
 from engine.analysis.sources.metric_sums import Members, metric_values
 from engine.analysis.sources.quantiles import estimate_quantiles
 from engine.analysis.sources.strata import join_thin_slots, poststratify
 from engine.analysis.sources.traced_traits import find_split
 from engine.analysis.stats.moments import empty_moments
+from engine.analysis.values.customer_cells import count_exposures
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -205,13 +200,14 @@ def _check_quality(source: DuckDB, found: _Statistics) -> Quality:
     """The sample ratio, the exposed shares, novelty, and the flags of the report."""
     question, data = found.question, found.data
     sequential = question.inference.has_repeated_looks
+    exposures = count_exposures(source, data.log_dir, question, data.as_of, has_cells=data.has_cells)
     exposure = exposure_check(
-        count_assigned_customers(source, data.log_dir, question, data.as_of),
+        exposures.assigned,
         found.units if question.unit == "customer" else _count_customers(source, data.members.table),
-        *count_exposure_faults(source, data.log_dir, question, data.as_of),
+        exposures.double,
+        exposures.orphans,
         sequential=sequential,
     )
-    channels = count_channel_exposures(source, data.log_dir, question, data.as_of)
     daily = count_daily_units(source, data.units)
     novelty = _novelty_windows(found)
     looks = [daily[day] for day in sorted(daily)]
@@ -236,7 +232,7 @@ def _check_quality(source: DuckDB, found: _Statistics) -> Quality:
             *flag_imbalance(balance),
             *data.notes,
             *flag_planned_looks(data.looks, question.inference),
-            *exposure_flags(exposure, channels),
+            *exposure_flags(exposure, exposures.channels),
             *novelty_flags(novelty),
         ],
         exposure=exposure,

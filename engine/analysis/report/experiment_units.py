@@ -18,6 +18,7 @@ from engine.analysis.report.novelty import novelty_specs
 from engine.analysis.sources.log import exposed_decisions, exposed_members, first_exposures
 from engine.analysis.sources.metric_sums import Members, flag_earlier_runs, measure_members
 from engine.analysis.sources.traced_traits import Segment
+from engine.analysis.values.customer_cells import has_customer_cells, read_customer_cells
 from engine.analysis.values.table_exposures import load_table_exposures
 from engine.errors import BadInput
 
@@ -38,7 +39,7 @@ class ExperimentUnits:
 
     `winsorized` are the caps and `open_windows` the units that do not count yet, by metric, `looks`
     the planned look that a group-sequential report is of, `notes` what else was corrected. `allocation` has the shares
-    that were served; `units` has their `period`.
+    that were served; `units` has their `period`. With `has_cells` the table `cells` has what `count_exposures` reads.
 
     `measures` are those of `specs` except quantiles, then those of `trend`; `as_of` is the report's date in
     microseconds.
@@ -56,6 +57,7 @@ class ExperimentUnits:
     looks: dict[str, PlannedLook]
     notes: list[str]
     allocation: Allocation
+    has_cells: bool
 
 
 def read_experiment_units(
@@ -70,13 +72,20 @@ def read_experiment_units(
     until = int((as_of.timestamp() if as_of else time.time()) * SECOND)
     specs = _named_metrics(question, metrics)
     load_table_exposures(source, log_dir, question)
-    decisions = source.keep("decided", exposed_decisions(source, log_dir, question, until, segment))
     earlier = first_exposures(source, log_dir, question, until) if any(s.covariate_window for s in specs) else None
-    members = Members(source.keep("members", exposed_members(decisions)), decisions, earlier)
+    has_cells = has_customer_cells(question, segment)
+    if has_cells:
+        cells = read_customer_cells(source, log_dir, question, until, segment)
+        drawn, table = cells.drawn, cells.members
+        decisions = exposed_decisions(source, log_dir, question, until, None)  # read only if an event names one
+    else:
+        drawn = decisions = source.keep("decided", exposed_decisions(source, log_dir, question, until, segment))
+        table = source.keep("members", exposed_members(decisions))
+    members = Members(table, decisions, earlier)
     summed = [spec for spec in specs if spec.rules.has_moments]
     trend = [] if question.switchback else novelty_specs(specs[0])  # a period is not days long
     frame, measures = measure_members(source, log_dir, members, [*summed, *trend], until)
-    allocation = read_allocation(source, decisions, question.weights)
+    allocation = read_allocation(source, drawn, question.weights)
     frame = frame.mutate(period=allocation.period(frame["plan"])).drop("plan")
     frame, measures = _sum_per_unit(frame, measures, question)
     frame = source.keep("units", frame)
@@ -95,6 +104,7 @@ def read_experiment_units(
         notes=flag_earlier_runs(source, members),
         open_windows=count_open_windows(source, members.table, specs, until),
         allocation=allocation,
+        has_cells=has_cells,
     )
 
 
@@ -126,7 +136,7 @@ def _sum_per_unit(
 ) -> tuple[ir.Table, list[Measure]]:
     """The sums over the customers of each unit (store, device), and measures whose means are per customer."""
     if question.unit == "customer":
-        return frame, measures
+        return frame.drop("unit", "customer"), measures
     columns = sorted({column for measure in measures for column in measure.columns})
     sums = {column: frame[column].sum() for column in columns}
     sizes = {f"{column}_of": frame[column].count().cast("float64") for column in columns}

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from glob import escape, glob
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -93,6 +93,7 @@ class DuckDB:
         self._views: dict[str, View] = {}
         self.made: dict[str, str | None] = {}
         """Names of the temporary tables, by what they contain."""
+        self._numbers = count()
         self.latest_versions: dict[str, str | None] = {}
         """The latest version of an experiment's decisions, by log, experiment and time."""
 
@@ -142,6 +143,10 @@ class DuckDB:
             columns = {column: ColumnType(ibis_type(kind)) for column, kind, *_ in described}
             self._views[name] = View(view, columns=columns)
         return self._views[name]
+
+    def number_view(self) -> int:
+        """A number for views or temporary tables that no other has."""
+        return next(self._numbers)
 
     def rows(self, query: Frame) -> list[ResultRow]:
         """The rows of a query, or of an expression of Ibis."""

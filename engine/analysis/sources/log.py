@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from engine.catalog.plan.switchback import Switchback
 
 ASSIGNED = ("assigned", "sticky")  # reasons of a randomized assignment; forced and held-out units are not randomized
+RANDOMIZED = "kind = 'experiment' AND key = {} AND variant IS NOT NULL AND reason IN ('assigned', 'sticky')"
 HOLDOUT = "holdout"
 SHIPPED = "shipped"
 
@@ -149,13 +150,20 @@ def randomized_decisions(source: DuckDB, log_dir: Path, question: ExperimentQues
         & decided["reason"].isin(ASSIGNED)
         & (decided["time"] <= as_of)
     )
+    last = latest_version(source, log_dir, question, as_of)
+    return decided.filter(decided["version"] == last) if last else decided
+
+
+def latest_version(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> str | None:
+    """The version of the experiment's latest randomized decision; None if it has none, or states no version."""
     asked = f"{log_dir} {question.key} {as_of}"
     if asked not in source.latest_versions:  # several checks of a report ask for the same decisions
-        latest = decided.aggregate(version=decided["version"].argmax(decided["time"]))
-        [[version]] = source.rows(latest)
+        view = read_log_table(source, log_dir, "decisions").get_name()
+        # The text consists of names and numbers of this module; the key is bound.
+        query = f"SELECT arg_max(version, time) FROM {view} WHERE {RANDOMIZED} AND time <= {as_of:d}"  # noqa: S608 # nosec B608
+        [[version]] = source.run(query, question.key)
         source.latest_versions[asked] = None if version is None else str(version)
-    last = source.latest_versions[asked]
-    return decided.filter(decided["version"] == last) if last else decided
+    return source.latest_versions[asked]
 
 
 def find_end(source: DuckDB, log_dir: Path, question: ExperimentQuestion) -> datetime | None:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from engine.analysis.design.log_times import SECOND
 from engine.analysis.design.metrics import Measure, Term
+from engine.analysis.sources.engines import compile_sql
 from engine.analysis.sources.filters import matches_filter, register_filter
 from engine.analysis.sources.log import event_number, read_log_table
-from engine.analysis.sources.orders import EventSum, with_orders
+from engine.analysis.sources.orders import ORDER_COLUMNS, EventSum, with_orders
 from engine.analysis.values.funnels import FunnelValue, passed_members
 from engine.analysis.values.table_values import TableMetric, measure_tables
 from engine.vocabulary import PURCHASES, REFUNDS, names_of_same_event
@@ -128,13 +129,10 @@ def _member_events(
     if any(_is_of_orders(event, value) for event, value in asked):
         names |= REFUNDS
     events = events.filter(events["event"].isin(sorted(names)) & (events["time"] <= as_of))
-    events = with_orders(events).rename(at="time")
-    ids = members.decisions["decision_id"]
-    # Few of the decisions are named by an event: without the first step all their ids would be made distinct.
-    named = members.decisions.filter(ids.isin(events["decision_id"])).select(named="decision_id").distinct()
-    events = events.left_join(named, events["decision_id"] == named["named"])
-    own = ("customer", "event", "revenue", "properties", "at", "row", "given_back", "named")
-    joined = own_members.join(events.select(*own), "customer")
+    own = ("message_id", "customer", "event", "revenue", "properties", "decision_id")
+    of_orders = ORDER_COLUMNS if "given_back" in events.columns else ()  # a table may be stored with them
+    events = events.select(*own, *of_orders, at="time")
+    joined = _order_events(source, own_members.join(events, "customer"), members.decisions)
     since, ahead = joined["at"] - joined["first"], joined["at"] - joined["ever"]
     is_named = joined["named"].notnull()
     joined = joined.mutate(
@@ -143,6 +141,31 @@ def _member_events(
     if "until" in joined.columns:
         joined = joined.filter(joined["until"].isnull() | (joined["at"] < joined["until"]))
     return joined.filter((joined["since"] >= 0) | (joined["ahead"] >= -int(longest * SECOND)))
+
+
+def _order_events(source: DuckDB, events: ir.Table, decisions: ir.Table) -> ir.Table:
+    """The events with the columns of orders, and `named`, the decision of the experiment that they name, as a view."""
+    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
+
+    number = source.number_view()
+    logged, named = f"(FROM logged_events_{number})", f"named_decisions_{number}"
+    # The texts consist of names of this module, and of what Ibis compiled.
+    source.run(f"CREATE TEMP VIEW logged_events_{number} AS {compile_sql(events, 'duckdb')}")
+    # Few of the decisions are named by an event, and often none: then the decisions are not read at all.
+    ids = f"SELECT decision_id FROM {logged} WHERE decision_id IS NOT NULL"  # noqa: S608 # nosec B608
+    orders = logged if "given_back" in events.columns else with_orders(logged)
+    if source.run(f"{ids} LIMIT 1"):
+        asked = f"(SELECT DISTINCT decision_id FROM ({ids}))"  # noqa: S608 # nosec B608
+        own = f"{asked} JOIN ({compile_sql(decisions, 'duckdb')}) USING (decision_id)"
+        source.run(f"CREATE TEMP TABLE {named} AS SELECT DISTINCT decision_id AS named FROM {own}")  # noqa: S608 # nosec B608
+        joined = f"{orders} AS event LEFT JOIN {named} ON event.decision_id = {named}.named"
+    else:
+        joined = f"(SELECT *, NULL::VARCHAR AS named FROM {orders})"  # noqa: S608 # nosec B608
+    source.run(f"CREATE TEMP VIEW order_events_{number} AS FROM {joined}")
+    return ibis.table(
+        {**events.schema(), "order_id": "string", "given_back": "float64", "row": "string", "named": "string"},
+        name=f"order_events_{number}",
+    )
 
 
 def _with_first_ever(members: Members) -> ir.Table:

@@ -14,12 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine.analysis.sources.log import event_number, json_kind, json_text
+from engine.analysis.sources.duckdb_expressions import text_literal
+from engine.analysis.sources.log import event_number
 from engine.metric_kinds import COUNTED
 from engine.orders import AMOUNT_FIELDS, CENTS, ORDER_ID_FIELDS, SPACES
 from engine.vocabulary import PURCHASES, REFUNDS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     import ibis.expr.types as ir
@@ -27,34 +29,55 @@ if TYPE_CHECKING:
     from engine.metric_kinds import EventAdds
 
 ORDER_EVENTS = PURCHASES | REFUNDS
+ORDER_COLUMNS = ("order_id", "given_back", "row")
+"""The columns of `with_orders`."""
+_IDS = ("VARCHAR", "BIGINT", "UBIGINT", "HUGEINT")
+_AMOUNTS = ("BIGINT", "UBIGINT", "HUGEINT", "DOUBLE")
+_STRIPPED = f"CASE WHEN regexp_full_match({{0}}, '[!-~]*') THEN {{0}} ELSE trim({{0}}, {text_literal(SPACES)}) END"
+"""A text without the spaces around it. DuckDB makes a set of them for each row, so most texts are recognized first."""
 
 
-def with_orders(events: ir.Table) -> ir.Table:
-    """The events with `order_id` (null: none), the amount `given_back` (null: the whole), and their `row`.
+def with_orders(rows: str) -> str:
+    """The events of `rows` with `order_id` (null: none), `given_back` and their `row`, after FROM in DuckDB's SQL.
 
-    `events` has `message_id, event, revenue, properties`; a table that was stored with these columns stays as it is.
+    `rows`, what may stand after FROM, has `message_id, event, revenue, properties`. `given_back` is the amount of a
+    refund, null if it is of the whole order, and null for other events. Each step is a subquery of its own, so that a
+    document is parsed in one of them alone, and once for all its fields.
     """
-    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
-
-    if {"order_id", "given_back", "row"} <= set(events.columns):
-        return events
-    order = ibis.null("string")
-    for field in reversed(ORDER_ID_FIELDS):
-        named = json_kind(events["properties"], field)
-        is_id = named.isin(["VARCHAR", "BIGINT", "UBIGINT", "HUGEINT"])
-        text = is_id.ifelse(_strip_spaces(json_text(events["properties"], field)), ibis.null("string"))
-        order = named.notnull().ifelse(text, order)
-    order = events["event"].isin(sorted(ORDER_EVENTS)).ifelse(order.nullif(""), ibis.null("string"))
-    amount = order.isnull().ifelse(events["revenue"], ibis.null("float64"))
-    for field in reversed(AMOUNT_FIELDS):
-        kind = json_kind(events["properties"], field)
-        is_number = kind.isin(["BIGINT", "UBIGINT", "HUGEINT", "DOUBLE"])
-        number = json_text(events["properties"], field).try_cast("float64")
-        amount = kind.notnull().ifelse(is_number.ifelse(number, ibis.null("float64")), amount)
+    orders, refunds = (f"event IN ({', '.join(map(text_literal, sorted(names)))})" for names in (ORDER_EVENTS, REFUNDS))
+    order = _first_stated("id", _IDS, _STRIPPED, ("NULL", len(ORDER_ID_FIELDS)))
+    unstated = "CASE WHEN order_id IS NULL THEN revenue END"
+    amount = _first_stated("amount", _AMOUNTS, "try_cast({} AS DOUBLE)", (unstated, len(AMOUNT_FIELDS)))
+    parsed = [*_parsed("id", "is_order", ORDER_ID_FIELDS), *_parsed("amount", "is_refund", AMOUNT_FIELDS)]
     # Any event with an amount is a row too: of the statements of one row only the last stands.
-    is_alone = events["event"].isin(sorted(ORDER_EVENTS)) | events["revenue"].notnull()
-    alone = is_alone.ifelse("m" + events["message_id"], "")
-    return events.mutate(order_id=order, given_back=amount.abs(), row=order.isnull().ifelse(alone, "o" + order))
+    alone = "CASE WHEN is_order OR revenue IS NOT NULL THEN 'm' || message_id ELSE '' END"
+    # The text consists of names and literals of this module.
+    marked = f"(SELECT *, {orders} AS is_order, {refunds} AS is_refund FROM {rows})"  # noqa: S608 # nosec B608
+    read = f"(SELECT *, {', '.join(parsed)} FROM {marked})"  # noqa: S608 # nosec B608
+    named = f"(SELECT *, nullif({order}, '') AS order_id FROM {read})"  # noqa: S608 # nosec B608
+    return (
+        "(SELECT * EXCLUDE (is_order, is_refund, id_kinds, id_texts, amount_kinds, amount_texts), "  # noqa: S608 # as above # nosec B608
+        f"CASE WHEN is_refund THEN abs({amount}) END AS given_back, "
+        f"CASE WHEN order_id IS NULL THEN {alone} ELSE 'o' || order_id END AS row FROM {named})"
+    )
+
+
+def _parsed(name: str, asked: str, fields: Sequence[str]) -> list[str]:
+    """The types and the texts of the properties `fields` of events that are `asked` for, as two columns of lists."""
+    places = [f"/{field}" for field in fields]
+    return [
+        f"CASE WHEN {asked} THEN json_type(properties, {places}) END AS {name}_kinds",
+        f"CASE WHEN {asked} THEN json_extract_string(properties, {places}) END AS {name}_texts",
+    ]
+
+
+def _first_stated(name: str, kinds: Sequence[str], value: str, rest: tuple[str, int]) -> str:
+    """The `value` of the first of `_parsed` that is there, null if its type is none of `kinds`; else the rest."""
+    known, (found, fields) = ", ".join(map(text_literal, kinds)), rest
+    for at in range(fields, 0, -1):
+        text = f"CASE WHEN {name}_kinds[{at}] IN ({known}) THEN {value.format(f'{name}_texts[{at}]')} END"
+        found = f"CASE WHEN {name}_kinds[{at}] IS NOT NULL THEN {text} ELSE {found} END"
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,18 +180,6 @@ def _local_day(at: ir.IntegerValue, zone: str) -> ir.StringValue:
     def timezone(zone: str, at: datetime) -> datetime: ...  # type: ignore[empty-body] # DuckDB's own
 
     return timezone(zone, make_timestamptz(at)).date()
-
-
-def _strip_spaces(text: ir.StringValue) -> ir.StringValue:
-    """A text without the spaces around it that `engine.orders` strips."""
-    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
-
-    @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types
-        signature=(("string", "string"), "string")
-    )
-    def trim(text: str, characters: str) -> str: ...  # type: ignore[empty-body] # DuckDB's own
-
-    return trim(text, SPACES)
 
 
 def _rank(events: ir.Table) -> ir.Value:
