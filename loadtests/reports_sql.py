@@ -45,7 +45,7 @@ TABLE = """
 import sys
 from engine.analysis import analyze_table
 report = analyze_table(sys.argv[1], variant="variant", control="control", metrics=["mean:revenue|pre_revenue"])
-print([report.metrics[0].mean["control"]])
+print([report.metrics[0].raw_mean["control"]])
 """
 BARE_TABLE = """
 import sys, duckdb
