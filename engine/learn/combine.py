@@ -1,7 +1,7 @@
-"""Adds up the policies of learners that have partitions of their own.
+"""What learners publish beside each other: versions, trips of breakers, and the sum of partitions' policies.
 
-Such a learner publishes a part, named SELECTION/PARTITIONS. Sufficient statistics are sums, so the policy of all
-partitions is prior + Σ (part - prior). Invariants:
+A learner of some partitions publishes a part, named SELECTION/PARTITIONS. Sufficient statistics are sums, so the policy
+of all partitions is prior + Σ (part - prior). Invariants:
 
 - Any learner may combine at any time; the same parts give the same sum, and a newer one wins by its version.
 - A combined snapshot is current as long as its `learnt` equals the sum of its parts' and no part is newer.
@@ -10,6 +10,7 @@ partitions is prior + Σ (part - prior). Invariants:
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 
 import structlog
@@ -17,8 +18,17 @@ import structlog
 from engine.errors import BadInput
 from engine.journal import stream
 from engine.learn.reward_rules import RewardRule, RewardRules
+from engine.learn.state import State
+from engine.learn.teach import Learnt
 from engine.snapshots.header import Header, StoredSnapshot, align_policy, load_usable_policy, prior_of
-from engine.snapshots.publish import current_headers, current_snapshot, publish_snapshot, report_altered
+from engine.snapshots.publish import (
+    current_headers,
+    current_snapshot,
+    open_breaker,
+    open_breakers,
+    publish_snapshot,
+    report_altered,
+)
 from policies import Bandit, dump_policy, merge_policies
 
 MARK = "/"
@@ -107,3 +117,42 @@ def _add_up(parts: Sequence[StoredSnapshot], rule: RewardRule) -> Bandit:
     prior = prior_of(rule.selection)
     policies = [align_policy(load_usable_policy(part.blob), rule.selection) for part in parts]
     return reduce(lambda total, policy: merge_policies(policy, total, prior), policies, prior)
+
+
+def is_own_snapshot(key: str, own: Learnt, header: Header, known: dict[str, Header | None]) -> bool:
+    """Whether a current snapshot is this learner's; others publish above it, or instead of the one it tried to.
+
+    One below it is of a store that lost the last. After a start, only the numbers in the learner's file (`own`) tell.
+    `known` has the header that was last published or adopted by key, None if the store had none; it is added to.
+    """
+    if key not in known:
+        is_own = header.version < own.version or (header.version, header.learnt) == (own.version, own.learnt)
+        if is_own:
+            known[key] = header
+        return is_own
+    last = known[key]
+    return last is not None and (header == last or header.version < last.version)
+
+
+def number_versions(
+    changed: Mapping[str, Learnt], published: Mapping[str, int], headers: Mapping[str, Header | None]
+) -> dict[str, Learnt]:
+    """Policies under the version after the current one, so that nobody's rollback can be below or beside it."""
+    numbered: dict[str, Learnt] = {}
+    for key, one in changed.items():
+        known = headers.get(key)
+        latest = max(published.get(key, 0), known.version if known else 0)
+        numbered[key] = replace(one, version=min(one.version, latest + 1)) if latest else one
+    return numbered
+
+
+def publish_trips(client: stream.StreamClient, state: State) -> None:
+    """Publish new trips of breakers, and drop those that were closed in the store."""
+    known = state.published_trips()
+    for selection in set(known).difference(open_breakers(client)) if known else ():
+        state.drop_trip(selection)
+        _log.info("circuit breaker closed by hand", selection=selection)
+    for selection, reason in state.unpublished_trips():
+        open_breaker(client, selection, reason)
+        state.mark_published(selection)
+        _log.error("circuit breaker open: the fallback is shown", selection=selection, reason=reason)

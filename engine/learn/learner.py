@@ -14,6 +14,7 @@ A learner with another file continues from the published snapshots at the commit
 for its second, the commit waits too: what was learnt since is read again and not forgotten.
 """
 
+import functools
 import math
 import time
 from collections import Counter
@@ -27,25 +28,31 @@ from engine.erasure import learner_files
 from engine.errors import BadInput
 from engine.journal import stream
 from engine.journal.spool.drain import Drain
+from engine.learn import combine
 from engine.learn.breaker import Breaker, guardrail_tests, trip_event
 from engine.learn.change_detection import ChangeDetector, change_event, change_figures
-from engine.learn.combine import MARK, combine_parts, publish_remainder
 from engine.learn.early_arrivals import EarlyArrivals, load_batch
 from engine.learn.join import Join
-from engine.learn.merge_streams import Stamped, StreamMerger, drop_erased, has_positions, report_lost, starting_progress
-from engine.learn.outbox import Outbox
+from engine.learn.merge_streams import (
+    Stamped,
+    StreamMerger,
+    Taken,
+    drop_erased,
+    has_positions,
+    report_lost,
+    starting_progress,
+)
+from engine.learn.outbox import FAILED, FailedRecord, Outbox, quarantine_failed
 from engine.learn.pending import Aliases, PendingStore
 from engine.learn.prices import PriceMover
 from engine.learn.reward_rules import NO_RULES, RewardRules, reward_rules
-from engine.learn.state import State, state_path
+from engine.learn.state import TRANSIENT, State, find_poisoned, state_path
 from engine.learn.teach import Learnt, fit_to_plan, restart_from_snapshot, teach
 from engine.settings import Settings
 from engine.snapshots.header import Header, align_policy
 from engine.snapshots.publish import (
     current_headers,
     current_snapshot,
-    open_breaker,
-    open_breakers,
     publish_figures,
     publish_snapshot,
     store_errors,
@@ -77,7 +84,7 @@ class Learner:
 
     def __init__(self, settings: Settings, owned: Sequence[int] | None = None, *, entries: int = ENTRIES) -> None:
         self._owned = None if owned is None else frozenset(owned)
-        self._suffix = "" if owned is None else MARK + "-".join(map(str, sorted(owned)))
+        self._suffix = "" if owned is None else combine.MARK + "-".join(map(str, sorted(owned)))
         self._state = State(state_path(settings.data, owned))
         self._data = settings.data
         self._client = stream.connect_stream(settings.redis)
@@ -163,16 +170,16 @@ class Learner:
         elif now is not None and not busy:
             self._process_due(now - SLACK, partial=True)
         if busy or aside:
-            self._process_batch(taken.records, aside, taken.progress)
+            self._process_taken(taken, aside)
         self._is_committed &= not busy
         with store_errors("publishing"):
             published = self._publish(force=not busy, hasty=now is None)
             self._commit(reader)
             if self._owned is not None:
-                combine_parts(self._client, self._rules)
+                combine.combine_parts(self._client, self._rules)
             if self._prices is not None:
                 self._prices.move(self._client, self._time if now is None else now)
-            self._publish_trips()
+            combine.publish_trips(self._client, self._state)
             self._publish_figures()
             shipped = self._outbox.ship(self._client)
             self._tidy()
@@ -190,7 +197,7 @@ class Learner:
             self._publish(force=True, hasty=True)
             self._commit(self._reader)
             if self._owned is not None:
-                combine_parts(self._client, self._rules)
+                combine.combine_parts(self._client, self._rules)
             self._outbox.ship(self._client)
 
     def _commit(self, reader: stream.Reader) -> None:
@@ -210,7 +217,7 @@ class Learner:
         stream.refuse_eviction(self._client)
         progress = starting_progress(self._client, self._state.progress(), self._own_partitions())
         if self._owned is not None:
-            publish_remainder(self._client, self._rules)
+            combine.publish_remainder(self._client, self._rules)
         progress = progress.without_spools_before(int(time.time() * 1000) - _MARK_MS)
         self._reader = stream.Reader(
             self._client, stream.LEARNER, progress, partitions=self._partitions, only=self._owned
@@ -232,7 +239,7 @@ class Learner:
             if header is None:
                 self._headers.setdefault(key, None)
                 continue
-            if self._is_own(key, header) or rule is None:
+            if combine.is_own_snapshot(key, own, header, self._headers) or rule is None:
                 continue
             try:
                 published = current_snapshot(self._client, key + self._suffix)
@@ -250,29 +257,6 @@ class Learner:
             with self._state.transaction():
                 self._state.put_policies({key: self._learnt[key]})
 
-    def _is_own(self, key: str, header: Header) -> bool:
-        """Whether a current snapshot is this learner's; others publish above it, or instead of the one it tried to.
-
-        One below it is of a store that lost the last. After a start, only the numbers in the learner's file tell.
-        """
-        own = self._learnt[key]
-        if key not in self._headers:
-            is_own = header.version < own.version or (header.version, header.learnt) == (own.version, own.learnt)
-            if is_own:
-                self._headers[key] = header
-            return is_own
-        known = self._headers[key]
-        return known is not None and (header == known or header.version < known.version)
-
-    def _number(self, changed: dict[str, Learnt]) -> dict[str, Learnt]:
-        """Policies under the version after the current one, so that nobody's rollback can be below or beside it."""
-        numbered: dict[str, Learnt] = {}
-        for key, one in changed.items():
-            known = self._headers.get(key)
-            latest = max(self._published.get(key, 0), known.version if known else 0)
-            numbered[key] = replace(one, version=min(one.version, latest + 1)) if latest else one
-        return numbered
-
     def _adopt_plan(self, plan: Plan) -> None:
         """Fit rules, guardrails, prices and policies to a new plan."""
         self._plan = plan
@@ -280,7 +264,9 @@ class Learner:
         share = len(self._own_partitions()) / self._partitions
         self._breaker = Breaker(self._state.db, guardrail_tests(plan), share)
         self._prices = PriceMover(self._state.db, plan) if FIRST in self._own_partitions() else None
-        self._learnt = self._learnt | self._number(fit_to_plan(self._learnt, self._rules))
+        self._learnt = self._learnt | combine.number_versions(
+            fit_to_plan(self._learnt, self._rules), self._published, self._headers
+        )
         with self._state.transaction():
             self._state.put_policies(self._learnt)
             self._breaker.drop_unguarded()
@@ -295,6 +281,21 @@ class Learner:
                 return
             self._process_batch([], Counter(), None, until=due[-1])
 
+    def _process_taken(self, taken: Taken, aside: Counter[str]) -> None:
+        """Learn from what was taken; a record with which that fails three times is quarantined, and the rest learnt."""
+        try:
+            self._process_batch(taken.records, aside, taken.progress)
+        except TRANSIENT:
+            raise
+        except Exception:
+            trial = functools.partial(self._process_batch, aside=aside, progress=None, keep=False)
+            poisoned = find_poisoned(taken.records, trial)
+            if not poisoned:
+                raise
+            left = [one for place, one in enumerate(taken.records) if place not in poisoned]
+            failed = [(*taken.records[place][1:], error) for place, error in poisoned.items()]
+            self._process_batch(left, aside, taken.progress, failed=failed)
+
     def _process_batch(
         self,
         records: Sequence[Stamped],
@@ -302,13 +303,15 @@ class Learner:
         progress: stream.Progress | None,
         *,
         until: float = 0.0,
+        failed: Sequence[FailedRecord] = (),
+        keep: bool = True,
     ) -> None:
-        """Learn from records and from time, in one transaction with the progress."""
+        """Learn from records and from time, in one transaction with the progress; without `keep` it only tries."""
         time_before = self._time
         time_after = max(time_before, until, records[-1][0] if records else until)
         clocks = {partition: at for at, partition, _ in records}
         pending = self._pending
-        with self._state.transaction(failed=pending.clear):
+        with self._state.transaction(undone=self._forget_batch, keep=keep):
             pending.begin()
             early, aliases = EarlyArrivals(self._state.db), Aliases(self._state.db)
             records = drop_erased(records, self._state.erased())
@@ -317,24 +320,32 @@ class Learner:
             join.process(records, time_before, time_after)
             trips = self._breaker.process(records, time_after)
             taught, unlearnt = teach(join.lessons, self._rules, self._learnt)
-            changed = self._number(taught)
+            changed = combine.number_versions(taught, self._published, self._headers)
             pending.write()  # after `teach`, which sets when each row was learnt
             early.write()
             aliases.write()
             self._outbox.put(join.log)
+            self._outbox.put(map(quarantine_failed, failed))
             self._outbox.put((FIRST, trip_event(trip)) for trip in trips)
             changes = self._detector.process(join.lessons, self._rules, time_after)
             self._outbox.put((FIRST, change_event(change, time_after)) for change in changes)
             self._state.put_time(time_after)
             self._state.put_clocks(clocks)
             self._state.put_policies(changed)
-            self._state.add_aside(join.aside + unlearnt + aside)
+            self._state.add_aside(join.aside + unlearnt + aside + Counter({FAILED: len(failed)} if failed else {}))
             if progress is not None:
                 self._state.put_progress(progress)
+        if not keep:
+            return
         self._time = time_after
         self._learnt |= changed
         if self._prices is not None:
             self._prices.observe((record for _, _, record in records), self._learnt)
+
+    def _forget_batch(self) -> None:
+        """Read again what a batch that was undone has changed in memory."""
+        self._pending.clear()
+        self._detector = ChangeDetector(self._state.db)
 
     def _publish(self, *, force: bool, hasty: bool) -> bool:
         """Publish the policies that changed: at the end of the streams (`force`), or when the last time is long ago.
@@ -366,17 +377,6 @@ class Learner:
         """Whether a policy that changed is published now (`time.monotonic`): it learnt much, or waited a second."""
         at, learnt = self._snapshots.get(key, (-math.inf, 0.0))
         return abs(one.learnt - learnt) > _SNAPSHOT_GROWTH * learnt or now >= at + _SNAPSHOT_SECONDS
-
-    def _publish_trips(self) -> None:
-        """Publish new trips, and drop those that were closed in the store."""
-        known = self._state.published_trips()
-        for selection in set(known).difference(open_breakers(self._client)) if known else ():
-            self._state.drop_trip(selection)
-            _log.info("circuit breaker closed by hand", selection=selection)
-        for selection, reason in self._state.unpublished_trips():
-            open_breaker(self._client, selection, reason)
-            self._state.mark_published(selection)
-            _log.error("circuit breaker open: the fallback is shown", selection=selection, reason=reason)
 
     def _publish_figures(self) -> None:
         """Publish the counters that changed, for the metrics of the decision servers."""

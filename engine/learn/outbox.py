@@ -10,19 +10,39 @@ The learner is one more spool of the stream, named by the `id` of its file:
 A record is in the file until it is in Parquet, so a store that loses its streams loses none of them.
 """
 
+import math
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
+
 from engine import keyspace
 from engine.journal import stream
-from engine.journal.records import AnyRecord, encode
+from engine.journal.records import AnyRecord, EventRecord, LearnerRecord, QuarantineRecord, encode
 from engine.journal.spool import ship
 from engine.journal.spool.frames import encode_frame
+from engine.journal.stream import LEARNER
 
 _SCRIPT = Path(ship.__file__).with_name("ship.lua").read_text(encoding="utf-8")
+_encode = msgspec.msgpack.Encoder().encode
 _MOST_RECORDS = 2000
 """Records in one call of the script, which blocks the store while it runs."""
+
+
+FAILED = "failed"
+"""What the reason of a record begins with that the learner cannot process."""
+FailedRecord = tuple[int, LearnerRecord, str]
+"""The partition of a record, itself, and the kind of the error that it causes."""
+
+
+def quarantine_failed(failed: FailedRecord) -> tuple[int, QuarantineRecord]:
+    """The quarantine of a record with which the learner fails whenever it tries, in its partition."""
+    partition, record, error = failed
+    time = record.received if isinstance(record, EventRecord) else record.time
+    is_time = math.isfinite(time) and time >= 0
+    body = _encode(record)
+    return partition, QuarantineRecord(time if is_time else 0.0, f"{FAILED}: {error}", LEARNER, body)
 
 
 class Outbox:

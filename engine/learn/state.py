@@ -17,10 +17,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import structlog
 
+from engine.errors import StoreUnavailable
 from engine.journal.stream import Progress
 from engine.learn.breaker import GRACE
 from engine.learn.teach import Learnt
@@ -57,6 +59,13 @@ _ADDED = {
 """Columns that tables of earlier releases lack, by table and in their order, each with its value in rows that exist."""
 
 
+TRIES = 3
+"""Attempts that fail with a record before it is quarantined."""
+TRANSIENT = (StoreUnavailable, OSError, sqlite3.OperationalError, MemoryError)
+"""Failures of the surroundings, for which no record is to blame."""
+T = TypeVar("T")
+
+
 class State:
     """The learner's file. `id` is its name among the spools of the stream."""
 
@@ -83,18 +92,21 @@ class State:
         self.db.close()
 
     @contextmanager
-    def transaction(self, failed: Callable[[], None] | None = None) -> Iterator[None]:
-        """Commit everything that the block writes, or nothing; then call `failed`."""
+    def transaction(self, undone: Callable[[], None] | None = None, *, keep: bool = True) -> Iterator[None]:
+        """Commit all that the block writes, or nothing: after a failure or without `keep`; then call `undone`."""
         self.db.execute("BEGIN IMMEDIATE")
+        is_kept = False
         try:
             yield
-            self.db.execute("COMMIT")
-        except BaseException:
-            if failed is not None:
-                failed()
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
-            raise
+            if keep:
+                self.db.execute("COMMIT")
+                is_kept = True
+        finally:
+            if not is_kept:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                if undone is not None:
+                    undone()
 
     def progress(self) -> Progress | None:
         """The position to which the streams are read; None if they never were."""
@@ -246,3 +258,38 @@ def _inode(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
+
+
+def find_poisoned(records: Sequence[T], attempt: Callable[[Sequence[T]], None]) -> dict[int, str]:
+    """The records with which an attempt fails `TRIES` times, by their place, with the error; empty if none is to blame.
+
+    Looks for the shortest failing beginning of the records by halves, takes its last one out, and repeats: as many
+    attempts as the logarithm of the records for each that is found.
+    """
+    poisoned: dict[int, str] = {}
+    left = list(range(len(records)))
+
+    def failure(places: Sequence[int]) -> str:
+        """The error of the last try; empty if one succeeded."""
+        found = ""
+        for _ in range(TRIES):
+            try:
+                attempt([records[place] for place in places])
+            except TRANSIENT:
+                raise
+            except Exception as error:  # noqa: BLE001 (whatever a record causes, the others must go on)
+                found = type(error).__name__
+            else:
+                return ""
+        return found
+
+    while (error := failure(left)) and not failure([]):
+        low, high = 0, len(left)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if failure(left[:middle]):
+                high = middle
+            else:
+                low = middle
+        poisoned[left.pop(high - 1)] = error
+    return {} if error else poisoned

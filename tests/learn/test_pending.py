@@ -135,7 +135,7 @@ def test_a_batch_that_failed_leaves_nothing_in_memory(state: State) -> None:
     with state.transaction():
         kept.add(new_row(random.Random(2), 1))
         kept.write()
-    with suppress(ZeroDivisionError), state.transaction(failed=kept.clear):
+    with suppress(ZeroDivisionError), state.transaction(undone=kept.clear):
         kept.begin()
         kept.load(["d1"], ())
         kept.remove(kept.of_decision("d1")[0])
