@@ -8,7 +8,7 @@ value to `METRIC_KINDS`. Write more only if it is computed in a new way. How eve
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 MetricKindName = Literal[
     "proportion",
@@ -26,6 +26,11 @@ MetricKindName = Literal[
     "active_days",
 ]
 """The names in `metrics.yaml`, in reports and on the command line."""
+MOST_VALUE: Final = 1e12
+"""The largest number of an event that a metric counts: sums of squares stay finite, and policies compute up to it.
+
+What is no JSON number up to this, `"NaN"` say, counts as missing to the learner, to a breaker and to reports alike.
+"""
 EventAdds = Literal["amount", "one", "presence", "days"]
 """The amount that an event adds to its customer: the number it carries, or one.
 

@@ -21,11 +21,10 @@ from engine.catalog.spec.metrics import MetricSpec
 from engine.customer import Order
 from engine.journal.records import EventRecord, QuarantineRecord, RewardRecord, encode
 from engine.learn.pending import CLOSED, OPEN, REFUNDED, REWARDED, UNSEEN, ZERO, Pending
-from engine.metric_kinds import METRIC_KINDS
+from engine.metric_kinds import METRIC_KINDS, MOST_VALUE
 from engine.orders import CENTS, is_counted, net_revenue, order_id, refund_amount
 from engine.snapshots.header import meaning_of, prior_of
 from engine.vocabulary import MERGED, PURCHASES, REFUNDS, names_of_same_event, split_item
-from policies.batches import LARGEST
 
 Properties = Mapping[str, object]
 SOURCE = "learner"
@@ -135,8 +134,8 @@ def metric_amount(metric: MetricSpec, event: EventRecord, properties: Properties
         raise ValueError(f"wrong type: {name} of {event.event!r} is {value!r}, not a number")  # noqa: TRY004
     if not math.isfinite(value):
         raise ValueError(f"not finite: {name} of {event.event!r} is {value}")
-    if abs(value) > LARGEST:
-        raise ValueError(f"out of range: {name} of {event.event!r} is {value:g}, beyond {LARGEST:.0e}")
+    if abs(value) > MOST_VALUE:
+        raise ValueError(f"out of range: {name} of {event.event!r} is {value:g}, beyond {MOST_VALUE:.0e}")
     return kind.score(float(value))
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from engine.analysis.bandits.settled import Unsettled, count_unsettled, leave_out_unsettled
 from engine.analysis.design.log_times import SECOND
 from engine.analysis.sources.engines import DuckDB
-from engine.analysis.sources.log import json_text, read_log_table
+from engine.analysis.sources.log import read_log_table
 from engine.analysis.sources.log_read_lock import lock_log_for_reading
 from engine.analysis.sources.traced_traits import ReportSplit, fill_from_traces
+from engine.analysis.values.json_fields import json_text
 
 if TYPE_CHECKING:
     from datetime import datetime

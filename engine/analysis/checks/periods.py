@@ -13,7 +13,8 @@ import msgspec
 
 from engine.analysis.design.log_times import DAY, SECOND, iso_time
 from engine.analysis.report.model import RampPeriod
-from engine.analysis.sources.log import json_text, read_log_table
+from engine.analysis.sources.log import read_log_table
+from engine.analysis.values.json_fields import json_text
 from engine.vocabulary import RAMP_MOVED
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, P
 from engine.analysis.measure.shares import ShareEstimate, net_promoter, wilson_share
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
 from engine.analysis.stats.estimate import NotEstimable
+from engine.analysis.values.json_fields import json_number_sql
 from engine.errors import BadInput
 from engine.vocabulary import QUESTIONS
 
@@ -32,16 +33,18 @@ _LIMITS = [
 ]
 # A question is named by a property, by the event's name up to an underscore, or by the property `survey`.
 _LOG_ANSWERS = """
-SELECT customer, time, channel, question, TRY_CAST(coalesce(
-    properties ->> ('$."' || question || '"'),
+SELECT customer, time, channel, question, coalesce(
+    {own},
     CASE WHEN question IN (split_part(event, '_', 1), properties ->> '$.survey')
-        THEN coalesce(properties ->> '$.score', properties ->> '$.value') END
-) AS DOUBLE) AS score {more}
+        THEN CASE WHEN json_exists(properties, '$.score') THEN {score} ELSE {value} END END
+) AS score {more}
 FROM {feedback} CROSS JOIN (SELECT unnest({questions}) AS question) AS questions
 WHERE contains(properties, question) OR starts_with(event, question)
 """
+# A customer can send the log any number: what is off every scale is no answer, and must not end the report.
+_ON_SCALE = "score BETWEEN CASE WHEN question = 'nps' THEN 0 ELSE 1 END AND 10"
 _NEWEST = """
-SELECT * FROM ({answers}) WHERE score IS NOT NULL AND isfinite(score)
+SELECT * FROM ({answers}) WHERE {kept}
 QUALIFY row_number() OVER (PARTITION BY customer, question ORDER BY time DESC, score DESC) = 1
 """
 _SCORES = """
@@ -162,7 +165,7 @@ def measure_satisfaction(source: EventSource, options: SatisfactionOptions | Non
         sentence=_sentence(scores, response, checks),
         money=_money(checks),
         standing="observational",
-        limits=_LIMITS,
+        limits=[*_LIMITS, *_count_off_scale(source)],
         currency=source.currency,
         scores=scores,
         response=response,
@@ -176,7 +179,7 @@ def _create_answers(source: EventSource, options: SatisfactionOptions) -> dict[s
         return _create_table_answers(source, options)
     by = {name: f"by_{at}" for at, name in enumerate(options.by)}
     more = "".join(f", properties ->> {text_literal(_pointer(name))} AS {column}" for name, column in by.items())
-    answers = source.fill(_LOG_ANSWERS, more=more, questions=str(list(QUESTIONS)))
+    answers = source.fill(_LOG_ANSWERS, **_answer_numbers(), more=more, questions=str(list(QUESTIONS)))
     if options.experiment is not None:
         by["variant"] = "variant"
         answers = (
@@ -185,8 +188,28 @@ def _create_answers(source: EventSource, options: SatisfactionOptions) -> dict[s
             f"AND key = {text_literal(options.experiment)} AND variant IS NOT NULL GROUP BY 1) AS assigned "
             "USING (customer)"  # nosec B608
         )
-    source.create("answers", _NEWEST, answers=answers)
+    source.create("answers", _NEWEST, answers=answers, kept=_ON_SCALE)
     return {"channel": "channel", **by}
+
+
+def _count_off_scale(source: EventSource) -> list[str]:
+    """A limit of the report if the log has answers that are off every scale."""
+    if source.log_dir is None:
+        return []
+    answers = source.fill(_LOG_ANSWERS, **_answer_numbers(), more="", questions=str(list(QUESTIONS)))
+    counted = source.rows(
+        "SELECT question, count(*) FROM ({answers}) WHERE NOT ({kept}) GROUP BY 1 ORDER BY 1",
+        answers=answers,
+        kept=_ON_SCALE,
+    )
+    found = ", ".join(f"{count:,} of {question}" for question, count in counted)
+    return [f"Answers off every scale were left out: {found}. {NPS} is 0 to 10, the others 1 to 10."] if found else []
+
+
+def _answer_numbers() -> dict[str, str]:
+    """The SQL of the numbers that an event may state its answer in."""
+    places = {"own": "'/' || question", "score": "'/score'", "value": "'/value'"}
+    return {name: json_number_sql("properties", place) for name, place in places.items()}
 
 
 def _pointer(name: str) -> str:
@@ -214,7 +237,7 @@ def _create_table_answers(source: EventSource, options: SatisfactionOptions) -> 
         f"{text_literal(question)} AS question, {column} AS score{more} FROM {source.table.sql}"  # nosec B608
         for question, column in scores.items()
     ]
-    source.create("answers", _NEWEST, answers=" UNION ALL ".join(parts))
+    source.create("answers", _NEWEST, answers=" UNION ALL ".join(parts), kept="score IS NOT NULL AND isfinite(score)")
     return {"channel": "channel", **by}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from glob import escape
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from engine.analysis.sources.engines import ibis_table
 from engine.analysis.sources.merged_customers import TABLES_OF_CUSTOMERS, merged_customers_table
 from engine.analysis.sources.strata import SLOT
 from engine.analysis.sources.traced_traits import Segment, fill_from_traces, unit_reader
-from engine.catalog.spec.fields import PROPERTY_NAME, PROPERTY_NAME_REMEDY, PROPERTY_NAME_RULE
+from engine.analysis.values.json_fields import json_kind, json_number, json_text
 from engine.errors import BadInput
 from engine.vocabulary import PERIOD
 
@@ -92,46 +91,6 @@ def read_log_table(source: DuckDB, log_dir: Path, name: str, since: int | None =
 def loaded_rows(log_dir: Path, name: str) -> str:
     """The key in `made` of a temporary table that a caller of several reports loaded: the rows of a table they need."""
     return f"{log_dir}: {name}"
-
-
-def json_text(column: ir.Value, name: str) -> ir.StringValue:
-    """The text of a field of a JSON column; the name may contain dots.
-
-    Raises:
-        BadInput: if the name is no name of a trait or property.
-    """
-    if not re.search(PROPERTY_NAME, name):
-        raise BadInput(f"{name!r} is not {PROPERTY_NAME_RULE}; {PROPERTY_NAME_REMEDY}")
-    return json_at(column, _pointer(name))
-
-
-def json_at(column: ir.Value, pointer: str) -> ir.StringValue:
-    """The text at a place of a JSON column, by RFC 6901."""
-    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
-
-    @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types
-        signature=(("string", "string"), "string")
-    )
-    def json_extract_string(document: str, path: str) -> str: ...  # type: ignore[empty-body] # DuckDB's own
-
-    return json_extract_string(column, pointer)
-
-
-def json_kind(column: ir.Value, name: str) -> ir.StringValue:
-    """DuckDB's name of the type of a field of a JSON column, null where there is no such field."""
-    import ibis  # noqa: PLC0415 # slow to import, and only reports need it
-
-    @ibis.udf.scalar.builtin(  # type: ignore[untyped-decorator] # Ibis ships no types
-        signature=(("string", "string"), "string")
-    )
-    def json_type(document: str, path: str) -> str: ...  # type: ignore[empty-body] # DuckDB's own
-
-    return json_type(column, _pointer(name))
-
-
-def _pointer(name: str) -> str:
-    """The place of a field by RFC 6901; a path in JSONPath would have wildcards."""
-    return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
 def randomized_decisions(source: DuckDB, log_dir: Path, question: ExperimentQuestion, as_of: int) -> ir.Table:
@@ -338,8 +297,8 @@ def _switched_members(seen: ir.Table) -> ir.Table:
 
 
 def event_number(events: ir.Table, value: str, missing: float | None) -> ir.Value:
-    """An event's number: its revenue, or a property; `missing` where it has none."""
-    number = events["revenue"] if value == "revenue" else json_text(events["properties"], value).try_cast("float64")
+    """An event's number: its revenue, or a property that is a JSON number; `missing` where it has none."""
+    number = events["revenue"] if value == "revenue" else json_number(events["properties"], value)
     return number if missing is None else number.fill_null(missing)
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.analysis.sources.log import json_at, read_log_table
+from engine.analysis.sources.log import read_log_table
 from engine.analysis.sources.merged_customers import merged_customers_table
+from engine.analysis.values.json_fields import json_at
 from engine.catalog.spec.identifiers import is_placeholder, normalize_identifier
 from engine.customer import KINDS, WEAK, CustomerIds
 from engine.journal.traces import FORMAT, UNMARKED

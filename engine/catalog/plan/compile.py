@@ -51,12 +51,14 @@ from engine.catalog.spec.flags import RULE, rule_experiments, value_of
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.hashed import Hashed
 from engine.catalog.spec.identifiers import compile_placeholders
+from engine.catalog.spec.metrics import MetricSpec
 from engine.catalog.spec.profile_rules import ProfileRules
 from engine.catalog.spec.ramp import HeldRamp
 from engine.catalog.spec.segments import expand_segments
 from engine.catalog.spec.traits import RFM_SEGMENTS
 from engine.hashing import bucket, bucket_ranges, seeded_bucket
 from engine.metric_kinds import METRIC_KINDS
+from engine.vocabulary import names_of_same_event
 
 
 def compile_plan(specs: Specs) -> Plan:
@@ -164,8 +166,22 @@ def _compile_rules(specs: Specs) -> ProfileRules:
         rates=metrics.rates,
         amounts=usual.amounts
         | {metric.value for metric in metrics.metrics if metric.value and METRIC_KINDS[metric.kind].is_money},
+        measured=_measured_properties(metrics.metrics),
         computed=compile_traits(specs),
     )
+
+
+def _measured_properties(metrics: Iterable[MetricSpec]) -> dict[str, frozenset[str]]:
+    """By event, the properties that metrics read as numbers, but those that the engine checks itself."""
+    found: dict[str, set[str]] = {}
+    for metric in metrics:
+        read = [(event, metric.value) for event in metric.events]
+        read.append((metric.denominator, metric.denominator_value))
+        for event, value in read if metric.source is None else ():
+            if event and value and value != "revenue":
+                for name in names_of_same_event(event):
+                    found.setdefault(name, set()).add(value)
+    return {event: frozenset(names) for event, names in found.items()}
 
 
 def _runs_on(experiment: Experiment, channel: str) -> bool:

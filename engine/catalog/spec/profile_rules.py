@@ -22,7 +22,8 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     merged by `source`, best first. `placeholders` are the shop's own values that name nobody, as
     `compile_placeholders` returns them. The last times of `watched_events`, which moments read, are
     stored however many other events a customer has, besides those of the `recent_limit` newest others. The properties
-    `amounts` are money; an event in a currency of `rates` is converted into the shop's `currency`. `computed` are the
+    `amounts` are money; an event in a currency of `rates` is converted into the shop's `currency`. `measured` are, by
+    event, the properties that metrics read as numbers. `computed` are the
     shop's own traits. Without the consent `profiling`, where it is set, decisions use no history.
     """
 
@@ -55,6 +56,7 @@ class ProfileRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     currency: str = "EUR"
     rates: dict[str, float] = {}
     amounts: frozenset[str] = frozenset(("revenue",))
+    measured: dict[str, frozenset[str]] = {}
     computed: TraitRules = NO_TRAITS
     profiling: str | None = None
 

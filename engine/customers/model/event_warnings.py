@@ -19,6 +19,7 @@ from engine.customers.model.identity import ResolvedIdentity
 from engine.customers.model.reducers import JOURNEY_BYTES, NAMES
 from engine.customers.model.traits import CONSENT, ITEMS, TEXT, flatten_traits
 from engine.json_body import similar_name
+from engine.metric_kinds import MOST_VALUE
 from engine.orders import AMOUNT_FIELDS, ORDER_ID_FIELDS, order_id
 from engine.vocabulary import (
     CART_UPDATED,
@@ -95,8 +96,13 @@ def unknown_field_warnings(names: Iterable[str]) -> list[str]:
     return [f"{name:.40}: is not a field of an event and was left out{_suggest(name)}" for name in names]
 
 
-def event_warnings(event: Event, channels: Collection[str]) -> list[str]:
-    """The warnings of an event's parts that are not read; `channels` are those of the plan."""
+def event_warnings(
+    event: Event, channels: Collection[str], measured: Mapping[str, Collection[str]] | None = None
+) -> list[str]:
+    """The warnings of an event's parts that are not read.
+
+    `channels` are those of the plan, `measured` the properties that its metrics read as numbers, by event.
+    """
     warnings = []
     if event.channel and event.channel not in channels:
         near = get_close_matches(event.channel, channels, 1)
@@ -111,7 +117,7 @@ def event_warnings(event: Event, channels: Collection[str]) -> list[str]:
         return warnings + _trait_warnings(event.traits)
     if event.traits:
         warnings.append("traits: only an identify has traits, so they were left out; send an identify beside it")
-    return warnings + _property_warnings(event)
+    return warnings + _property_warnings(event) + _measure_warnings(event, measured or {})
 
 
 def limit_warnings(found: ResolvedIdentity) -> list[str]:
@@ -165,13 +171,7 @@ def _property_warnings(event: Event) -> list[str]:
     warnings = []
     for key, value in properties.items():
         rule = PROPERTIES.get(key)
-        if (
-            rule is None
-            or value is None
-            or not (rule.events is None or name.split("_")[0] in rule.events or name in rule.events)
-        ):
-            continue
-        if not rule.fits(value):
+        if rule is not None and value is not None and _is_read(rule, name) and not rule.fits(value):
             warnings.append(f"properties.{key}: {value!r:.40} is not {rule.kind}, so it was not read; send {rule.kind}")
     if name in CONSENTS and properties.get("purpose") is None:
         warnings.append("properties.purpose: is missing, so the consent counts for nothing; send the purpose it is for")
@@ -190,6 +190,16 @@ def _property_warnings(event: Event) -> list[str]:
                 "stands in its place; send what another channel needs of it"
             )
     return warnings
+
+
+def _measure_warnings(event: Event, measured: Mapping[str, Collection[str]]) -> list[str]:
+    return [
+        f"properties.{name}: {value!r:.40} is no number up to {MOST_VALUE:.0e}, so no metric counts it; send a number"
+        for name in sorted(measured.get(event.event or "", ()))
+        if (value := event.properties.get(name)) is not None
+        if name not in PROPERTIES or not _is_read(PROPERTIES[name], event.event or "")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_VALUE
+    ]
 
 
 def _trait_warnings(traits: Mapping[str, object], prefix: str = "") -> list[str]:

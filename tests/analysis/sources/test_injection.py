@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from engine.analysis.report.table import analyze_table
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
 from engine.analysis.sources.engines import DuckDB, ibis_table
-from engine.analysis.sources.log import json_text
+from engine.analysis.values.json_fields import json_text
 from engine.errors import BadInput
 from tests.analysis.conftest import WriteLog
 from tests.verbs import run_verb

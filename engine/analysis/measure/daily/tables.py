@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.analysis.measure.daily.blocks import ITEM_TABLES, DailyTable
 from engine.analysis.sources.duckdb_expressions import OFFER_PROPENSITY, text_literal
+from engine.analysis.values.json_fields import json_number_sql
 from engine.vocabulary import MERGED, NOT_VISITS, PURCHASES, QUESTIONS
 
 if TYPE_CHECKING:
@@ -29,12 +30,13 @@ _ANSWERS = f"""
 SELECT day, customer, time, channel, event, properties FROM {{rows}}
 WHERE {" OR ".join(f"contains(properties, '{name}') OR starts_with(event, '{name}')" for name in QUESTIONS)}
 """  # nosec B608
-_RESPONSES = """
+_COST = json_number_sql("properties", "'/cost'")
+_RESPONSES = f"""
 SELECT day, customer, time, decision_id, event, channel,
-    CASE WHEN contains(properties, '"cost"') THEN TRY_CAST(properties ->> '$.cost' AS DOUBLE) END AS cost,
+    CASE WHEN contains(properties, '"cost"') THEN {_COST} END AS cost,
     CASE WHEN contains(properties, '"category"') THEN properties ->> '$.category' END AS category
-FROM {rows} WHERE decision_id IS NOT NULL OR contains(properties, '"cost"') OR contains(properties, '"category"')
-"""
+FROM {{rows}} WHERE decision_id IS NOT NULL OR contains(properties, '"cost"') OR contains(properties, '"category"')
+"""  # nosec B608
 # A stretch is a customer's events of a day up to an order or the day's end; readers join those of several days.
 # Events at one moment have the order of a hash, so that every reading of them gives the same stretches.
 _SEEN = f"""
