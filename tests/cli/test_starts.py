@@ -75,3 +75,10 @@ def test_yaml_with_problems_is_refused_where_no_plan_ran(tmp_path: Path) -> None
         assert "shop/channels.yaml" in done.stderr.splitlines()[0]
         assert done.stderr.endswith("Nothing was started or changed.\n")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("verb", ["list", "replay"])
+def test_a_misspelled_data_folder_has_no_quarantine_and_is_not_made(tmp_path: Path, verb: str) -> None:
+    done = run_verb("quarantine", verb, "--data", "nope", cwd=tmp_path, env={"PYTHONPATH": str(SHOP.parent)})
+    assert (done.returncode, done.stderr) == (2, "nope: no such folder; give the --data of `counterpoint up`\n")
+    assert not list(tmp_path.iterdir())

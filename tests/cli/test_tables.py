@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.analysis.stats.estimate import format_level
 from engine.cli.catalog import differences
 from tests.verbs import run_verb
 
@@ -76,3 +77,29 @@ def test_the_log_has_one_engine() -> None:
 def test_an_export_is_json_whether_it_is_asked_for_or_not(tmp_path: Path) -> None:
     for words in ((), ("--json",)):
         assert "no store ran here" in run("export", "u-1", "--data", str(tmp_path), *words, code=2)
+
+
+@pytest.mark.parametrize(("alpha", "level"), [("0.05", "95%"), ("0.004", "99.6%"), ("0.000001", "99.9999%")])
+def test_no_interval_is_called_one_of_a_hundred_percent(tmp_path: Path, alpha: str, level: str) -> None:
+    table, page = tmp_path / "units.csv", tmp_path / "page.html"
+    rows = [f"u{n},{'ab'[n % 2]},{n % 3}" for n in range(60)]
+    table.write_text("\n".join(["unit,variant,x", *rows]))
+    words = ("--variant", "variant", "--control", "a", "--unit", "unit", "--metric", "mean:x", "--alpha", alpha)
+    run("analyze", "--table", str(table), *words, "--html", str(page))
+    assert f"{level} interval<" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [
+        (0.5, "50%"),
+        (0.0004, "0.04%"),
+        (0.0025, "0.25%"),
+        (1 / 3, "33.3%"),
+        (0.9996, "99.96%"),
+        (1.0, "100%"),
+        (0.0, "0%"),
+    ],
+)
+def test_a_share_that_somebody_set_is_never_rounded_to_none_or_all(share: float, shown: str) -> None:
+    assert format_level(share) == shown

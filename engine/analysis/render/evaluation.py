@@ -7,12 +7,12 @@ from rich.text import Text
 from engine.analysis.offpolicy.evaluate import LOGGED_POLICY, EvaluationReport, PolicyDifference
 from engine.analysis.offpolicy.learning_curve import LearningCurve
 from engine.analysis.offpolicy.policy_value import BernsteinInterval, PolicyValue, ValueEstimate
-from engine.analysis.stats.estimate import Effect, NotEstimable
+from engine.analysis.stats.estimate import Effect, NotEstimable, format_level
 
 
 def render_evaluation(report: EvaluationReport) -> RenderableType:
     """The log's mean reward, a table of the policies' values, then each policy with its checks and estimators."""
-    level = f"{1 - report.alpha:.0%}"
+    level = f"{format_level(1 - report.alpha)}"
     head = (
         f"{report.placement}: {report.decisions:,} decisions of {report.customers:,} customers, {report.arms} offers, "
         f"{report.rewarded:,} rewarded"

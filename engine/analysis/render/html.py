@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from engine.analysis.render.tabular import import_library
 from engine.analysis.render.terminal import describe_design, describe_first_verdict, heading, money_text, notes
-from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance, format_percents
+from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance, format_level, format_percents
 from engine.errors import BadInput, MissingExtra
 from engine.metric_kinds import METRIC_KINDS
 
@@ -172,7 +172,14 @@ def _table(report: Report) -> str:
         cells = "".join(_cells(metric, report.control))
         rows.append(f"<tr{' class=first' if new else ''}><td>{name}{role}</td>{cells}</tr>")
         before = metric.metric
-    names = ("control's", "variant's", "effect", f"{1 - report.alpha:.0%} interval", "p, adjusted", "chance to win")
+    names = (
+        "control's",
+        "variant's",
+        "effect",
+        f"{format_level(1 - report.alpha)} interval",
+        "p, adjusted",
+        "chance to win",
+    )
     head = "<th>metric</th><th>variant</th>" + "".join(f'<th class="n">{name}</th>' for name in names)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from engine.analysis.measure.model import MeasureReport, MoneyFigure
 from engine.analysis.render.tabular import import_library
-from engine.analysis.stats.estimate import NotEstimable
+from engine.analysis.stats.estimate import NotEstimable, format_level
 from engine.errors import BadInput
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def figure_text(figure: MoneyFigure | NotEstimable, currency: str) -> str:
     unit = f" {currency}" if currency else ""
     span = ""
     if figure.low is not None and figure.high is not None:
-        span = f" ({figure.share:.0%} interval {figure.low:z,.2f} to {figure.high:z,.2f})"
+        span = f" ({format_level(figure.share)} interval {figure.low:z,.2f} to {figure.high:z,.2f})"
     return f"{figure.what.capitalize()}: {figure.estimate:z,.2f}{unit}{span}."
 
 

@@ -17,7 +17,7 @@ from engine.analysis.checks.uncounted import describe_uncounted_events
 from engine.analysis.design.methods import Method
 from engine.analysis.report.model import MetricReport, Money, RampPeriod, Report, SegmentReport
 from engine.analysis.report.money import NO_MONEY
-from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance, format_percents
+from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance, format_level, format_percents
 from engine.metric_kinds import METRIC_KINDS
 
 BEST_SHOWN = 5
@@ -181,22 +181,22 @@ def _relative_p(metric: MetricReport) -> float | None:
 
 
 _GUARDS = {
-    "passed": "shown to be no worse than its margin of {margin:.1%}.",
-    "harmed": "worse than its margin of {margin:.1%} allows.",
-    "open": "may still be worse than its margin of {margin:.1%}; more units narrow its interval.",
+    "passed": "shown to be no worse than its margin of {margin}.",
+    "harmed": "worse than its margin of {margin} allows.",
+    "open": "may still be worse than its margin of {margin}; more units narrow its interval.",
 }
 
 
 def _guard_text(metric: MetricReport) -> str:
     """Whether a guardrail holds its margin, and what an open one waits for."""
     if isinstance(metric.relative, NotEstimable):
-        return f"its margin of {metric.margin:.1%} cannot be tested: {metric.relative.not_estimable}."
+        return f"its margin of {format_level(metric.margin or 0.0)} cannot be tested: {metric.relative.not_estimable}."
     if metric.guard == "open" and isinstance(metric.joint, NotEstimable):
         return f"beyond its margin alone; for all guardrails together: {metric.joint.not_estimable}."
     if metric.guard == "open" and isinstance(metric.joint, Effect):
         _, low, high = format_percents((metric.joint.estimate, metric.joint.low, metric.joint.high))
         return f"beyond its margin alone, but not by the interval for all guardrails together: {low} to {high}."
-    return _GUARDS[metric.guard or "open"].format(margin=metric.margin)
+    return _GUARDS[metric.guard or "open"].format(margin=format_level(metric.margin or 0.0))
 
 
 def _segment_table(part: SegmentReport) -> Table:
@@ -226,7 +226,7 @@ def _metrics_table(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("metric\n  variant")
     table.add_column("control\nvariant", justify="right", no_wrap=True)
-    table.add_column(f"effect\n{1 - report.alpha:.0%} interval", justify="right")
+    table.add_column(f"effect\n{format_level(1 - report.alpha)} interval", justify="right")
     table.add_column("p\nadjusted", justify="right", no_wrap=True)
     table.add_column("chance\nto win", justify="right", no_wrap=True)
     for metric in report.metrics:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.analysis.report.model import Money
-from engine.analysis.stats.estimate import Effect, NotEstimable
+from engine.analysis.stats.estimate import Effect, NotEstimable, format_level
 from engine.metric_kinds import METRIC_KINDS
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def money_per_month(
         return NotEstimable(f"the denominator of {found.metric} has values that are NaN or infinite")
     scale = count / traffic.days * MONTH / traffic.coverage * worth[found.metric]
     low, high = sorted((effect.low * scale, effect.high * scale))
-    basis = f"{count / traffic.days:,.0f} a day over {traffic.days:.1f} days at {traffic.coverage:.0%} coverage"
+    basis = (
+        f"{count / traffic.days:,.0f} a day over {traffic.days:.1f} days at {format_level(traffic.coverage)} coverage"
+    )
     return Money(
         estimate=effect.estimate * scale,
         low=low,

@@ -14,7 +14,7 @@ from engine.analysis.report.money import NO_MONEY
 from engine.analysis.report.quality import exposure_request
 from engine.analysis.stats.bayes import normal_posterior
 from engine.analysis.stats.effects import critical_t
-from engine.analysis.stats.estimate import Effect, NotEstimable, format_percents
+from engine.analysis.stats.estimate import Effect, NotEstimable, format_level, format_percents
 from engine.analysis.stats.sequential import asymptotic_multiplier, sprt_multiplier
 from engine.analysis.stats.small_arms import information
 
@@ -154,8 +154,8 @@ def _primary_effect(metrics: Sequence[MetricReport], inference: Inference) -> _F
         return _not_judged(metrics, why) or _Finding("stop", why, "That interval reaching zero would.")
     if inference.rope and all(_equal(metric, inference) for metric in estimated):
         closest = max(estimated, key=_gain)
-        why = f"no variant differs from control on {closest.metric} by more than {inference.rope:.1%}"
-        change = f"Only if less than {inference.rope:.1%} is worth something: {interval_text(closest)}."
+        why = f"no variant differs from control on {closest.metric} by more than {format_level(inference.rope)}"
+        change = f"Only if less than {format_level(inference.rope)} is worth something: {interval_text(closest)}."
         why = f"{why}: {interval_text(closest)}"
         return _not_judged(metrics, why) or _Finding("stop", why, change)
     return None
@@ -185,11 +185,11 @@ def _winner(winners: Sequence[MetricReport], metrics: Sequence[MetricReport], in
                 why += f"; if it is not, the expected loss is {best.bayes.expected_loss:.3%} of control"
             else:
                 why += f"; if another is the best of all, the expected loss is {best.loss_best:.3%} of control"
-            change = change if names else f"An expected loss above {inference.tolerance:.3%} would."
+            change = change if names else f"An expected loss above {format_level(inference.tolerance)} would."
         return _Finding("ship", why, change)
     best = max(winners, key=_gain)
     open_guard = next(metric for metric in guards[best.variant] if not is_not_inferior(metric))
-    risk = f"may still be worse than its margin of {open_guard.margin:.1%}"
+    risk = f"may still be worse than its margin of {format_level(open_guard.margin or 0.0)}"
     change = f"More units narrow {open_guard.metric}'s interval."
     if not open_guard.margin:
         risk = "is worse by its own interval, though not by the one that all guardrails share"
@@ -212,7 +212,7 @@ def _undecided(metrics: Sequence[MetricReport], inference: Inference, days: floa
         return _Finding("keep running", why, "An interval clear of zero would.")
     if inference.method == "bayesian" and closest.loss_best is not None:
         change = (
-            f"An expected loss to the best of all below {inference.tolerance:.3%} of control would; "
+            f"An expected loss to the best of all below {format_level(inference.tolerance)} of control would; "
             f"that of {closest.variant} is {closest.loss_best:.2%} now."
         )
         return _Finding("keep running", why, change)

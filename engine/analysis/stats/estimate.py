@@ -57,6 +57,14 @@ def format_percents(values: Sequence[float], digits: int = 1) -> list[str]:
     return [f"{value:+z.{decimals}%}" for value in values]
 
 
+def format_level(share: float) -> str:
+    """A share that somebody set, such as 95% or 0.04%, with as many digits as tell it from 0% and 100%."""
+    digits = 3
+    while digits < 15 and 0 < share < 1 and float(f"{100 * share:.{digits}g}") in {0.0, 100.0}:
+        digits += 1
+    return f"{100 * share:.{digits}g}%"
+
+
 def format_chance(value: float) -> str:
     """A probability as text; beyond 0.1% and 99.9% a bound, because no estimate is certain."""
     return "> 99.9%" if value > 0.999 else "< 0.1%" if value < 0.001 else f"{value:.1%}"

@@ -175,8 +175,7 @@ def _measured_properties(metrics: Iterable[MetricSpec]) -> dict[str, frozenset[s
     """By event, the properties that metrics read as numbers, but those that the engine checks itself."""
     found: dict[str, set[str]] = {}
     for metric in metrics:
-        read = [(event, metric.value) for event in metric.events]
-        read.append((metric.denominator, metric.denominator_value))
+        read = [*((event, metric.value) for event in metric.events), (metric.denominator, metric.denominator_value)]
         for event, value in read if metric.source is None else ():
             if event and value and value != "revenue":
                 for name in names_of_same_event(event):

@@ -7,8 +7,8 @@ import cyclopts
 from cyclopts import Parameter
 
 from engine.cli.app import RUN, AsJson, Data, app, format_count, new_table, out, print_error, print_json
-from engine.errors import require_extras
-from engine.settings import from_environment, keep_files_private
+from engine.errors import BadInput, require_extras
+from engine.settings import Settings, from_environment, keep_files_private
 
 quarantine = cyclopts.App(
     name="quarantine", help="Records that could not be counted or learnt, with the reason.", group=RUN
@@ -23,7 +23,7 @@ def list_records(*, reason: Reason = "", data: Data = None, json: AsJson = False
     require_extras("counterpoint quarantine list", "analysis")
     from engine.journal.log.quarantine import QuarantinedRecord, list_quarantine
 
-    records = list_quarantine(from_environment(data=data).log, reason)
+    records = list_quarantine(_settings_of(data).log, reason)
     if json:
         print_json(records)
         return 0
@@ -45,7 +45,7 @@ def replay(*, reason: Reason = "", data: Data = None, json: AsJson = False) -> i
     from engine.journal.log.quarantine import replay_quarantine
 
     keep_files_private()
-    settings = from_environment(data=data)
+    settings = _settings_of(data)
     summary = replay_quarantine(settings.log, settings.spool, settings.partitions, reason)
     if json:
         print_json(summary)
@@ -57,3 +57,11 @@ def replay(*, reason: Reason = "", data: Data = None, json: AsJson = False) -> i
         if summary.unreadable:
             print_error(f"{format_count(summary.unreadable, 'record')} cannot be read by this version and stay.")
     return 1 if summary.unreadable else 0
+
+
+def _settings_of(data: Data) -> Settings:
+    """The settings of a data folder that exists: one that was mistyped has nothing in quarantine either."""
+    settings = from_environment(data=data)
+    if not settings.data.is_dir():
+        raise BadInput(f"{settings.data}: no such folder; give the --data of `counterpoint up`")
+    return settings

@@ -8,7 +8,7 @@ from datetime import datetime
 from engine.analysis.checks.lights import Tone
 from engine.analysis.render.terminal import describe_design, notes
 from engine.analysis.report.model import MetricReport, Report, SegmentReport
-from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance
+from engine.analysis.stats.estimate import Bayes, Effect, NotEstimable, format_chance, format_level
 from engine.dashboard.board.compute import HistoryPoint
 from engine.dashboard.board.refresh import read_history
 from engine.dashboard.board.reported import file_key, reported_specs
@@ -127,7 +127,12 @@ def forest(report: Report) -> IntervalChart:
                 margin=_margin(metric),
             )
         )
-    heads = ("Metric", "Effect, relative to control", f"Effect, {1 - report.alpha:.0%} interval", "Control → variant")
+    heads = (
+        "Metric",
+        "Effect, relative to control",
+        f"Effect, {format_level(1 - report.alpha)} interval",
+        "Control → variant",
+    )
     return interval_chart("Effects on every metric", rows, heads=heads, tick=TickFormat())
 
 
@@ -211,7 +216,7 @@ def _segment_chart(part: SegmentReport, report: Report) -> IntervalChart:
     is_share = METRIC_KINDS[metric.kind].is_share
 
     def form(value: float) -> str:
-        return f"{100 * value:+.2f} points" if is_share else f"{value:+.3g}"
+        return f"{100 * value:+z.2f} points" if is_share else f"{value:+z.3g}"
 
     rows = []
     for effect in part.effects:

@@ -145,7 +145,7 @@ class KpiReport(MeasureReport, frozen=True, kw_only=True):
                 start=edge.lead,
                 end=edge.lag,
                 state=edge.state,
-                label="" if isinstance(edge.slope, NotEstimable) else f"{edge.slope.slope:+.3g}",
+                label="" if isinstance(edge.slope, NotEstimable) else f"{edge.slope.slope:+z.3g}",
             )
             for edge in self.edges
         ]
