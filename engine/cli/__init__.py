@@ -20,15 +20,16 @@ from engine.cli import (
     traits,
 )
 from engine.cli.app import app, print_error, print_problems
-from engine.cli.design import assertions, changes, interactions, starter_folder
+from engine.cli.design import assertions, changes, interactions, rent, starter_folder
 from engine.cli.encoding import adapt_streams
-from engine.cli.operations import backup, coupons, doctor, keys, quarantine
+from engine.cli.operations import backup, bisect, coupons, doctor, keys, quarantine
 from engine.errors import CatalogError, CounterpointError, StoppedError, missing_extra
 
 __all__ = [
     "app",
     "assertions",
     "backup",
+    "bisect",
     "bridges",
     "catalog",
     "changes",
@@ -43,6 +44,7 @@ __all__ = [
     "main",
     "measure",
     "quarantine",
+    "rent",
     "reports",
     "roles",
     "simulate",

@@ -60,7 +60,7 @@ class LoggedRow(msgspec.Struct, frozen=True, kw_only=True):
         return item_name(self.key, self.position)
 
 
-_FoundRow = tuple[LoggedRow, str, bytes]
+FoundRow = tuple[LoggedRow, str, bytes]
 """A row, the version of its plan, and the trace of its decision."""
 
 
@@ -112,13 +112,13 @@ def explain_decision(log: Path, archive: Archive, client: StreamClient, decision
         MissingExtra: if the decision is not in the streams any more, and the libraries that read the log are missing.
         StoreUnavailable: if the store does not answer.
     """
-    found = _find_rows(log, client, decision_id)
+    found = find_logged_rows(log, client, decision_id)
     blob = next((trace for _, _, trace in found if trace), b"")
     trace = traces.decode_trace(blob)
     version = found[0][1]
     plan = replace(compile_plan(archive.read_specs(version)), paused=frozenset(trace.paused), ramped=trace.ramped)
     logged = [row for row, _, _ in found]
-    learnt = dict(_snapshots(plan, client, logged, trace.probabilities))
+    learnt = dict(read_snapshots_of(plan, client, logged, trace.probabilities))
     decision = decide(
         plan,
         learnt,
@@ -149,8 +149,13 @@ def explain_decision(log: Path, archive: Archive, client: StreamClient, decision
     )
 
 
-def _find_rows(log: Path, client: StreamClient, decision_id: str) -> list[_FoundRow]:
-    """The rows of a decision: from the log, or from the streams, where it is until the collector has taken it."""
+def find_logged_rows(log: Path, client: StreamClient, decision_id: str) -> list[FoundRow]:
+    """The rows of a decision: from the log, or from the streams, where it is until the collector has taken it.
+
+    Raises:
+        BadInput: if it is in neither.
+        MissingExtra: if it is not in the streams any more, and the libraries that read the log are missing.
+    """
     if decision_id[12:13] == PREVIEW_MARK:
         raise BadInput(
             f"{decision_id!r} was forced by a preview, so it is not logged; send its token to POST /v1/explain"
@@ -172,7 +177,7 @@ def _find_rows(log: Path, client: StreamClient, decision_id: str) -> list[_Found
     return found
 
 
-def _logged_rows(log: Path, folder: Path, decision_id: str) -> Iterator[_FoundRow]:
+def _logged_rows(log: Path, folder: Path, decision_id: str) -> Iterator[FoundRow]:
     import pyarrow.compute as pc  # noqa: PLC0415 # a decision of the last seconds is explained without the log
 
     from engine.journal.log import locks, parquet  # noqa: PLC0415
@@ -191,7 +196,7 @@ def _logged_rows(log: Path, folder: Path, decision_id: str) -> Iterator[_FoundRo
                 yield shown, row["plan"], row["trace"] or b""
 
 
-def _streamed_rows(client: StreamClient, decision_id: str, time: float) -> Iterator[_FoundRow]:
+def _streamed_rows(client: StreamClient, decision_id: str, time: float) -> Iterator[FoundRow]:
     record = find_streamed_decision(client, decision_id, time)
     if record is None:
         return
@@ -214,9 +219,10 @@ def _streamed_rows(client: StreamClient, decision_id: str, time: float) -> Itera
         yield shown, record.plan, record.trace
 
 
-def _snapshots(
+def read_snapshots_of(
     plan: Plan, client: StreamClient, logged: list[LoggedRow], chances: Mapping[str, Sequence[float]]
 ) -> Iterator[tuple[str, Snapshot]]:
+    """Yield the policies that a decision had, by selection of a plan: from the store, or as its record has them."""
     drawn, taught = [each for row in logged for each in _draws_of(row)], plan.taught
     for one in drawn:
         key, _, version = (one.policy or "@0").rpartition("@")

@@ -24,7 +24,19 @@ VERBS = {
         "simulate",
         "test",
     },
-    "Report": {"aa", "analyze", "evaluate", "explain", "interactions", "measure", "replay", "report", "status"},
+    "Report": {
+        "aa",
+        "analyze",
+        "evaluate",
+        "bisect",
+        "explain",
+        "rent",
+        "interactions",
+        "measure",
+        "replay",
+        "report",
+        "status",
+    },
     "Customers": {"erase", "export", "traits"},
 }
 

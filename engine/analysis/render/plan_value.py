@@ -1,4 +1,4 @@
-"""The value of a plan's changed lines, as a table for a terminal."""
+"""The value of a plan's changed lines, and the rent of a shop's rules, as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from engine.analysis.stats.estimate import Effect, NotEstimable
 
 if TYPE_CHECKING:
     from engine.analysis.planvalue.line_values import LineValue, LineVerdict, PlanValue
+    from engine.analysis.planvalue.rent import RentReport, RentVerdict, RuleRent
     from engine.catalog.diff.yaml_lines import ChangedLine
 
 LONGEST = 40
 """Characters of a value that a line shows."""
-STYLES: dict[LineVerdict, str] = {
+STYLES: dict[LineVerdict | RentVerdict, str] = {
     "earns": "bold green",
     "loses": "bold red",
+    "costs": "bold red",
+    "pays": "bold green",
     "open": "",
     "no effect": "dim",
     "cannot be judged": "yellow",
@@ -78,7 +81,27 @@ def _short(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
-def _cells(line: LineValue) -> tuple[str, Text, Text]:
+def render_rent(report: RentReport) -> RenderableType:
+    """What each rule costs."""
+    head = (
+        f"{report.decisions:,} decisions of {report.customers:,} customers, {report.days:.1f} days, {report.currency}"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("rule")
+    table.add_column("decisions\nchanged", justify="right")
+    table.add_column(f"costs per 1,000 decisions\n{1 - report.alpha:.0%} interval", justify="right")
+    table.add_column("per 30 days\ninterval", justify="right")
+    for rule in report.rules:
+        table.add_row(f"{rule.where} {rule.rule} {_short(rule.value)}", *_cells(rule))
+    parts: list[RenderableType] = [Text(f"{head}, {report.currency}", style="bold"), table]
+    for rule in report.rules:
+        parts += [Text(f"! {rule.where} {rule.rule}: {why}", style="yellow") for why in _reasons(rule)]
+    if not report.rules:
+        parts.append(Text("The shop has no rule that could be lifted."))
+    return Group(*parts)
+
+
+def _cells(line: LineValue | RuleRent) -> tuple[str, Text, Text]:
     style = STYLES[line.verdict]
     if isinstance(line.per_thousand, NotEstimable):
         return f"{line.changed:.1%}", Text(line.verdict, style=style), Text("")
@@ -95,7 +118,7 @@ def _figures(effect: Effect, style: str, spec: str) -> Text:
     return value
 
 
-def _reasons(line: LineValue) -> list[str]:
+def _reasons(line: LineValue | RuleRent) -> list[str]:
     """Why a line has no figures, and what would give some."""
     refused = (one for one in (line.per_thousand, line.per_month) if isinstance(one, NotEstimable))
     return list(dict.fromkeys(f"{one.not_estimable}. {one.remedy}".removesuffix(". ") for one in refused))

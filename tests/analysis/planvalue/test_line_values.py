@@ -107,6 +107,31 @@ def test_a_policy_of_another_kind_is_trained_on_earlier_customers(world: tuple[W
     assert 0.7 * found["decisions"] < together["decisions"] < found["decisions"]
 
 
+def test_rules_cost_what_the_log_can_tell(world: tuple[World, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["rent", "--experiments", str(world[1] / "old"), "--log", str(world[1] / "log")]
+    assert not app([*words, "--json"], result_action="return_value")
+    found = {f"{one['where']} {one['rule']}": one for one in json.loads(capsys.readouterr().out)["rules"]}
+    assert found["offers/b audience"]["verdict"] == "no effect"  # nobody's tier is below 0
+    floor = found["hero policy.floor"]
+    assert floor["verdict"] in ("costs", "open")
+    assert floor["per_thousand"]["low"] < floor["per_thousand"]["estimate"] < floor["per_thousand"]["high"]
+    assert not app(words, result_action="return_value")
+    assert "costs per 1,000 decisions" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_cost_of_a_rule_that_closed_offers_cannot_be_judged(
+    world: tuple[World, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = edited(world, "offers/b", audience={"tier": {"$gte": 1}})
+    old = write_folder(tmp_path / "closed", json.loads(json.dumps(dict(world[0].old))) | closed)
+    serve(world[0], load_plan(old), tmp_path / "log")
+    words = ["rent", "--experiments", str(old), "--log", str(tmp_path / "log"), "--json"]
+    assert not app(words, result_action="return_value")
+    found = {f"{one['where']} {one['rule']}": one for one in json.loads(capsys.readouterr().out)["rules"]}
+    assert found["offers/b audience"]["verdict"] == "cannot be judged"
+    assert "had no chance" in found["offers/b audience"]["per_thousand"]["not_estimable"]
+
+
 def test_a_text_names_lines_values_and_reasons(
     world: tuple[World, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,284 @@
+"""Finds what changed an answer to one customer: a line of YAML, or a snapshot of a policy.
+
+Two logged decisions of the customer are compared, an early and a late one. The late one is replayed as `explain` does,
+under the plans that ran between them in their order, then with the snapshots between them. A binary search finds two
+neighbours of which the later gives the late answer and the earlier another one. Between two plans, the changed lines
+are then tried one by one on the earlier plan.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from engine.catalog.archive import Archive
+from engine.catalog.archived_plan import ArchivedPlan, read_archived_files, read_archived_plan
+from engine.catalog.diff.yaml_lines import ChangedLine, changed_lines, valid_groups
+from engine.catalog.plan.compile import compile_plan
+from engine.catalog.plan.plan import Plan
+from engine.decision.decision import DecideOptions, decide
+from engine.decision.offers import Snapshot
+from engine.errors import BadInput
+from engine.journal import traces
+from engine.journal.from_decision import decision_record
+from engine.journal.log import locks, parquet
+from engine.journal.stream import StreamClient
+from engine.rehearse.explain import FoundRow, find_logged_rows, read_snapshots_of
+from engine.snapshots.header import align_policy
+from engine.snapshots.publish import stored_headers, stored_snapshot
+from engine.vocabulary import item_name
+from policies import load_policy
+
+Step = TypeVar("Step")
+ReplayOutcome = tuple[str | None, str]
+"""The variant or the offer that a decision gives, and the reason."""
+ChangeCause = Literal["plan", "snapshot", "other", "nothing"]
+"""`other`: the customer, the request or the draw. `nothing`: both decisions gave the same."""
+_COLUMNS = ["decision_id", "time", "customer", "key", "variant", "reason", "plan", "policy", "position"]
+
+
+class SeenAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What one logged decision gave under a key; `time` in seconds since 1970."""
+
+    decision_id: str
+    time: float
+    got: str | None
+    reason: str
+    plan: str
+    policy: str | None
+
+
+class FoundChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What changed an answer, and the decisions before and after it.
+
+    Of a plan, `lines` each change the answer alone; where none does, they are all that differ. `since` is when the plan
+    or the snapshot that changes it began to run, `author` who changed the plan's files last.
+    """
+
+    customer: str
+    key: str
+    before: SeenAnswer
+    after: SeenAnswer
+    cause: ChangeCause
+    text: str
+    plans: tuple[str, str] | None = None
+    since: float | None = None
+    author: str | None = None
+    lines: list[ChangedLine] = []
+    is_alone: bool = False
+    snapshots: tuple[str, str] | None = None
+
+
+class _Replay(NamedTuple):
+    """The late decision, to be made again."""
+
+    rows: Sequence[FoundRow]
+    trace: traces.Trace
+    decision_id: str
+    key: str
+    client: StreamClient
+
+    def outcome(self, plan: Plan, learnt: dict[str, Snapshot] | None = None) -> ReplayOutcome:
+        """What the decision would give under a plan; by default with the snapshots that it had."""
+        trace = self.trace
+        plan = replace(plan, paused=frozenset(trace.paused), ramped=trace.ramped)
+        if learnt is None:
+            logged = [row for row, _, _ in self.rows]
+            learnt = dict(read_snapshots_of(plan, self.client, logged, trace.probabilities))
+        options = DecideOptions(degraded=trace.degraded, tripped=trace.tripped, availability=trace.availability)
+        try:
+            decision = decide(
+                plan, learnt, trace.profile, trace.request, trace.now, decision_id=self.decision_id, options=options
+            )
+        except BadInput:  # a plan without the channel or a placement of the request
+            return None, "not in the plan"
+        for row in decision_record(decision, trace.now).rows:
+            if item_name(row.key, row.position) == self.key:
+                return row.variant, row.reason
+        return None, "not in the plan"
+
+
+def bisect_customer(
+    log: Path,
+    archive: Archive,
+    client: StreamClient,
+    customer: str,
+    *,
+    key: str | None = None,
+    first: str | None = None,
+    last: str | None = None,
+) -> FoundChange:
+    """Find what changed an answer to a customer.
+
+    Args:
+        log: the Parquet log's folder.
+        archive: the archived plans.
+        client: the store with the snapshots.
+        customer: the customer's id in the log.
+        key: the experiment or the placement; by default the first whose answer changed.
+        first: the id of the early decision; by default the last one that gave something else.
+        last: the id of the late decision; by default the newest.
+
+    Raises:
+        BadInput: if there are no two such decisions, or a plan between them is not archived.
+    """
+    seen = list(_answers_of(log, customer))
+    before, after, key = _choose_pair(seen, customer, key, first, last)
+    rows = find_logged_rows(log, client, after.decision_id)
+    blob = next((trace for _, _, trace in rows if trace), b"")
+    late = _Replay(rows, traces.decode_trace(blob), after.decision_id, key, client)
+    found = FoundChange(customer=customer, key=key, before=before, after=after, cause="nothing", text="")
+    if before.got == after.got and before.reason == after.reason:
+        return msgspec.structs.replace(found, text=f"both decisions gave {_named(before)}")
+    change = _find_plan(late, archive, found) or _find_snapshot(late, archive, found)
+    if change is not None:
+        return change
+    text = "no plan and no snapshot between them changed it: the customer, the request or the draw did"
+    return msgspec.structs.replace(found, cause="other", text=text)
+
+
+def _find_plan(late: _Replay, archive: Archive, found: FoundChange) -> FoundChange | None:
+    """The change between two plans, None where the early plan would give the late answer too."""
+    ran = _plans_between(archive, found.before.plan, found.after.plan)
+    if len(ran) < 2:
+        return None
+    wanted = late.outcome(compile_plan(archive.read_specs(ran[-1].version)))
+
+    def gives(plan: ArchivedPlan) -> bool:
+        return late.outcome(compile_plan(archive.read_specs(plan.version))) == wanted
+
+    pair = find_neighbours(ran, gives)
+    if pair is None:
+        return None
+    old, new = pair
+    files = [read_archived_files(archive.directory, plan) for plan in pair]
+    changes = changed_lines(files[0], files[1])
+    alone = [
+        change.shown
+        for group, specs in valid_groups(old.folder, files[0], files[1], changes)
+        if late.outcome(compile_plan(specs)) == wanted
+        for change in group
+    ]
+    return msgspec.structs.replace(
+        found,
+        cause="plan",
+        text=f"plan {new.version} changed it, which replaced plan {old.version}",
+        plans=(old.version, new.version),
+        since=new.time,
+        author=new.author,
+        lines=alone or [change.shown for change in changes],
+        is_alone=bool(alone),
+    )
+
+
+def _find_snapshot(late: _Replay, archive: Archive, found: FoundChange) -> FoundChange | None:
+    """The snapshot from which on the policy gives the late answer; None where the earliest stored one does."""
+    key, _, version = (found.after.policy or "").rpartition("@")
+    plan = compile_plan(archive.read_specs(found.after.plan))
+    selection = plan.taught.get(key)
+    if selection is None or version in ("", "0"):
+        return None
+    early, _, first = (found.before.policy or "").rpartition("@")
+    least = int(first) if early == key else 0
+    headers = [one for one in reversed(stored_headers(late.client, key)) if least <= one.version <= int(version)]
+    if not headers:
+        return None
+
+    def gives(at: int) -> bool:
+        if at == 0:  # before it learnt
+            return late.outcome(plan, {}) == wanted
+        header = next(one for one in headers if one.version == at)
+        policy = load_policy(stored_snapshot(late.client, key, header).blob)
+        return late.outcome(plan, {key: Snapshot(align_policy(policy, selection), at)}) == wanted
+
+    wanted = late.outcome(plan)
+    versions = [*([0] if least == 0 else []), *(one.version for one in headers)]
+    pair = find_neighbours(versions, gives)
+    if pair is None:
+        return None
+    time = next((one.time for one in headers if one.version == pair[1]), None)
+    names = f"{key}@{pair[0]}", f"{key}@{pair[1]}"
+    text = f"{names[1]} changed it: with {names[0]} the decision would not give {_named(found.after)}"
+    return msgspec.structs.replace(found, cause="snapshot", text=text, snapshots=names, since=time)
+
+
+def find_neighbours(steps: Sequence[Step], gives: Callable[[Step], bool]) -> tuple[Step, Step] | None:
+    """Two neighbours, the earlier of which does not give what the last step gives, and the later does.
+
+    None where the first step gives it already, or the last does not.
+    """
+    if len(steps) < 2 or not gives(steps[-1]) or gives(steps[0]):
+        return None
+    low, high = 0, len(steps) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if gives(steps[middle]):
+            high = middle
+        else:
+            low = middle
+    return steps[low], steps[high]
+
+
+def _plans_between(archive: Archive, first: str, last: str) -> list[ArchivedPlan]:
+    """The archived plans from one to another in the order in which they first ran; both are in it."""
+    ends = [read_archived_plan(archive.directory, version) for version in (first, last)]
+    if first == last:
+        return ends[:1]
+    found = [
+        plan
+        for path in archive.directory.glob("*.json")
+        if (plan := read_archived_plan(archive.directory, path.stem)).version not in (first, last)
+        and ends[0].time < plan.time < ends[1].time
+    ]
+    return [ends[0], *sorted(found, key=lambda plan: plan.time), ends[1]]
+
+
+def _answers_of(log: Path, customer: str) -> Iterator[tuple[str, SeenAnswer]]:
+    """Yield the key and the answer of each logged row of a customer, in the order of time."""
+    import pyarrow.compute as pc  # noqa: PLC0415 - slow to import
+
+    found: list[tuple[float, str, SeenAnswer]] = []
+    if (log / "decisions").is_dir():
+        with locks.log_read_lock(log):
+            for path in sorted((log / "decisions").glob("day=*/*.parquet")):
+                for row in parquet.read_table(path, _COLUMNS, pc.field("customer") == customer).to_pylist():
+                    time = row["time"].timestamp()
+                    answer = SeenAnswer(
+                        decision_id=row["decision_id"],
+                        time=time,
+                        got=row["variant"],
+                        reason=row["reason"],
+                        plan=row["plan"],
+                        policy=row["policy"],
+                    )
+                    found.append((time, item_name(row["key"], row["position"] or 0), answer))
+    found.sort(key=lambda one: one[0])
+    yield from ((key, answer) for _, key, answer in found)
+
+
+def _choose_pair(
+    seen: Sequence[tuple[str, SeenAnswer]], customer: str, key: str | None, first: str | None, last: str | None
+) -> tuple[SeenAnswer, SeenAnswer, str]:
+    """The early and the late answer, and their key."""
+    for name in [key] if key is not None else list(dict.fromkeys(one for one, _ in seen)):
+        own = [answer for one, answer in seen if one == name]
+        late = [one for one in own if last in (None, one.decision_id)]
+        if not late:
+            continue
+        after = late[-1]
+        early = [one for one in own if one.time < after.time and first in (None, one.decision_id)]
+        if first is None:
+            early = [one for one in early if (one.got, one.reason) != (after.got, after.reason)]
+        if early:
+            return early[-1], after, str(name)
+    what = f"under {key!r}" if key is not None else "under any key"
+    raise BadInput(
+        f"{customer!r} has no two decisions {what} with different answers in the log; check the id and the key, or run "
+        "'counterpoint collect --drain' first"
+    )
+
+
+def _named(answer: SeenAnswer) -> str:
+    return f"{answer.got or 'nothing'} ({answer.reason})"
