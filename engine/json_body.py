@@ -5,7 +5,7 @@ is read again; `MAX_DEPTH` is far below that. Its messages on half a surrogate p
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -18,6 +18,15 @@ MAX_DEPTH = 32
 
 MAX_BYTES = 64 * 1024
 """Most bytes of a body that is not a batch."""
+
+BATCH_ITEMS = 1000
+"""Most items of a batch."""
+
+BATCH_COMMAS = 50_000
+"""Commas from which the items of a batch are counted before they are read: half a million may be sent at once."""
+
+BATCH_LISTS = 200_000
+"""Most lists and objects in a batch whose items must be separated because one of them is no JSON."""
 
 TOO_DEEP = f"the JSON is nested more than {MAX_DEPTH} deep; send it flatter"
 
@@ -128,6 +137,43 @@ def find_half_surrogate(body: bytes) -> str | None:
 def replace_half_surrogates(body: bytes) -> bytes:
     """The body with U+FFFD for every half of a surrogate pair, so that the rest of it can be read."""
     return _SURROGATES.sub(lambda found: rb"\ufffd" if found[1] else found[0], body)
+
+
+def split_batch(
+    body: bytes, name: str, read: Callable[[bytes], Sequence[msgspec.Raw]], most: int = BATCH_ITEMS
+) -> Sequence[bytes | msgspec.Raw]:
+    """The items of a batch, unread, so that one which is no JSON is rejected alone.
+
+    Args:
+        body: a JSON object.
+        name: its field with the items.
+        read: gives the items of a body that is JSON, and raises what msgspec does for one that is no such batch.
+        most: the limit of items.
+
+    Raises:
+        BadInput: if the body is no such batch, or has more items.
+    """
+    error: Exception | None = None
+    if body.count(b",") <= BATCH_COMMAS:
+        try:
+            return _limited(read(body), name, most)
+        except UNREADABLE_JSON as found:
+            error = found
+    lists = body.count(b"[") + body.count(b"{")
+    separated = split_list(body, name, most) if lists <= BATCH_LISTS else None
+    rest, items = separated or (body, None)
+    try:
+        found_items = read(rest)  # in `rest` a null stands for each item
+    except UNREADABLE_JSON as found:
+        field, detail = describe(error or found, body)
+        raise BadInput(f'{field}: {detail}; send {{"{name}": […]}} as JSON') from found
+    return _limited(found_items if items is None else items, name, most)
+
+
+def _limited(items: Sequence[T], name: str, most: int) -> Sequence[T]:
+    if len(items) > most:
+        raise BadInput(f"{name}: {len(items)} items are over the limit of {most}; send them in several batches")
+    return items
 
 
 def split_list(body: bytes, name: str, most: int) -> tuple[bytes, list[bytes]] | None:

@@ -89,10 +89,12 @@ def _static_route() -> HTTPRouteHandler:
 
 
 def _no_page(request: Request[object, object, State], error: HTTPException) -> Response[bytes]:
-    """An address without a page, which Litestar answers: a plain line with the way back."""
+    """An address without a page, or not by this method, which Litestar answers: a plain line with the way back."""
     del request
+    line = "This address does not take the method" if error.status_code == 405 else "Nothing has this address"
     text = (
         f'<!doctype html><html lang="en"><title>{error.status_code}</title>'
-        '<p>Nothing has this address. <a href="/">Overview</a></p></html>'
+        f'<p>{line}. <a href="/">Overview</a></p></html>'
     )
-    return Response(text.encode(), status_code=error.status_code, media_type="text/html", headers=SECURITY_HEADERS)
+    headers = {**SECURITY_HEADERS, **(error.headers or {})}  # a 405 says which methods are allowed
+    return Response(text.encode(), status_code=error.status_code, media_type="text/html", headers=headers)

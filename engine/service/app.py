@@ -104,7 +104,7 @@ def create_app(settings: Settings, *, logs_changes: bool = True) -> Litestar:
             *script_routes(public),
             *shop_routes(public),
             *guide_routes(public),
-            *docs_routes(public, needs_keys=settings.api_keys is not None),
+            *docs_routes(worker, public, needs_keys=settings.api_keys is not None),
         ],
         lifespan=[lifespan],
         exception_handlers={HTTPException: _answer_without_route},

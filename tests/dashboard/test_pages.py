@@ -193,3 +193,11 @@ def test_only_an_admin_reads_the_addresses_of_webhooks(settings: Settings, key: 
         assert "only an admin may read it" in checked.text
         assert "kept-secret" not in checked.text
         assert client.post("/editor/check", data=form | {"name": "notify.yaml"}).status_code == 403
+
+
+def test_a_method_that_a_page_does_not_take_is_refused_with_those_that_it_takes(settings: Settings) -> None:
+    with open_as(settings) as client:
+        answer = client.request("TRACE", "/")
+    assert answer.status_code == 405
+    assert "GET" in answer.headers["allow"]
+    assert "does not take the method" in answer.text

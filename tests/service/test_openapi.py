@@ -1,12 +1,16 @@
 import html.parser
+import random
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import jsonschema
 import msgspec
 import pytest
 
+from engine.customer import KINDS
 from engine.service.app import create_app
 from engine.service.endpoints.openapi import openapi
 from engine.service.endpoints.operations import OPERATIONS, Operation
@@ -122,6 +126,15 @@ def test_the_document_asks_for_keys_where_the_server_does() -> None:
         ({"customer": {"user_id": "0"}}, 400),
         ({"customer": {"phone": " - "}}, 400),
         ({"customer": {}, "context": {"store": "--"}}, 400),
+        ({"customer": {"user_id": "null", "device_id": "Object undefined", "email": "n/a"}}, 400),
+        ({"customer": {"user_id": "{{user}}", "loyalty_card": "-1", "anonymous_id": "\U000e47c1\u00b7"}}, 400),
+        ({"customer": {"phone": "+49", "email": "null@example.org"}}, 400),
+        ({"customer": {"phone": "abc 1 000"}}, 400),
+        ({"customer": {"email": "anna@unknown.example"}}, 400),
+        ({"customer": {"phone": "+49 30 1"}}, 200),
+        ({"customer": {"user_id": "nullified", "phone": "+49"}}, 200),
+        ({"customer": {"anonymous_id": "\u0e01 \u0e33"}}, 200),
+        ({"customer": {"user_id": "\u674e\u660e"}}, 200),
         ({"customer": {}, "context": {"store": "S12"}}, 200),
         ({"customer": {"user_id": None, "email": "anna@example.org"}}, 200),
     ],
@@ -132,3 +145,77 @@ def test_who_is_no_customer_is_none_to_the_document_either(server: Any, body: An
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     assert server.post("/v1/decide", request).status_code == status
     assert validator(schema).is_valid(request) is (status == 200)
+
+
+TEXTS = [
+    "u-1",
+    "null",
+    "N/A",
+    "0",
+    "+49",
+    "+49 30 1234567",
+    "\u674e",
+    "\u00b7",
+    "",
+    "\ue000",
+    "a@b.example",
+    "@b.example",
+]
+
+
+def random_request(dice: random.Random, channels: dict[str, list[str]]) -> dict[str, Any]:
+    """A request that may break a rule: a channel or a placement of another, a placeholder, too many attributes."""
+    ids = dice.sample(KINDS, dice.randrange(4))
+    channel = dice.choice([*channels, "wbe"])
+    placements = dice.choices(channels.get(dice.choice([channel, *channels]), []) or ["nowhere"], k=dice.randrange(3))
+    context: dict[str, Any] = {"country": dice.choice(["DE", 7, None, 1e300, [True]])}
+    if dice.random() < 0.3:
+        context["store"] = dice.choice([*TEXTS, 12])
+    if dice.random() < 0.05:
+        context |= {f"a{n}": n for n in range(500)}
+    who = {kind: dice.choice([*TEXTS, None]) for kind in ids}
+    return {"customer": who, "channel": channel, "placements": placements, "context": context}
+
+
+@pytest.mark.parametrize("path", ["/v1/decide", "/v1/explain"])
+def test_a_request_is_valid_by_the_served_document_where_the_server_takes_it(server: Any, path: str) -> None:
+    document = server.get("/docs/openapi.json").json()
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    by_schema = jsonschema.Draft202012Validator({**schema, "components": document["components"]})
+    rules = schema["allOf"][1]["allOf"][1]["anyOf"]
+    channels = {
+        rule["properties"]["channel"]["const"]: rule["properties"]["placements"].get("items", {}).get("enum", [])
+        for rule in rules
+    }
+    assert channels["web"]
+    dice, statuses = random.Random(11), Counter[int]()
+    for _ in range(300):
+        body = random_request(dice, channels)
+        answer = server.post(path, body)
+        statuses[answer.status_code] += 1
+        assert by_schema.is_valid(body) is (answer.status_code == 200), (body, answer.text)
+    assert min(statuses[200], statuses[400]) > 50
+
+
+def test_a_parameter_is_valid_by_the_served_document_where_the_server_takes_it(server: Any) -> None:
+    parameters = server.get("/docs/openapi.json").json()["paths"]["/v1/due"]["get"]["parameters"]
+    schemas = {one["name"]: one["schema"] for one in parameters}
+    assert schemas["channel"]["enum"]
+    for name, value in [
+        *(("channel", name) for name in (*schemas["channel"]["enum"], "web", "")),
+        *(("limit", number) for number in (0, 1, 1000, 1001, -1, "x")),
+        *(("lease", number) for number in (0, 1, 86_400, 86_401, "")),
+    ]:
+        query = {"channel": schemas["channel"]["enum"][0], name: value}
+        is_valid = jsonschema.Draft202012Validator(schemas[name]).is_valid(value)
+        assert (server.get(f"/v1/due?{urlencode(query)}").status_code == 200) is is_valid, query
+
+
+@pytest.mark.parametrize(("path", "name"), [("/v1/events", "batch"), ("/v1/stock", "levels")])
+def test_an_item_that_is_answered_alone_breaks_no_rule_of_the_body(server: Any, path: str, name: str) -> None:
+    schema = openapi()["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]  # type: ignore[index]
+    body: dict[str, Any] = {name: [7, {}, {"sku": ""}]}
+    validator(schema).validate(body)
+    assert [one["status"] for one in server.post(path, body).json()["statuses"]] == ["rejected"] * 3
+    assert not validator(schema).is_valid({name: [{}] * 1001})
+    assert server.post(path, {name: [{}] * 1001}).status_code == 400

@@ -25,7 +25,7 @@ def test_an_exposure_of_an_unknown_name_counts_the_known_ones(server: Any) -> No
 def test_an_exposure_of_no_known_name_is_refused(server: Any) -> None:
     decision_id = decide(server, placements=["home_hero"])["decision_id"]
     answer = server.post("/v1/exposures", {"decision_id": decision_id, "placements": ["nowhere"]})
-    assert answer.status_code == 400
+    assert answer.status_code == 404
     assert "'nowhere' is not in that decision; it has hero_policy, home_hero" in answer.json()["detail"]
 
 
@@ -58,3 +58,36 @@ def test_a_level_that_breaks_a_rule_is_rejected_and_the_others_are_set(server: A
     ]
     assert found[1]["reason"].startswith("level: ")
     assert server.get("/v1/stock/good").json()["left"] == 3
+
+
+UNREADABLE = {
+    "half a surrogate pair": (b'{"sku": "caf\\ud83d", "level": 1}', "surrogate"),
+    "978 deep": (b'{"sku": "bad", "level": ' + b"[" * 978 + b"]" * 978 + b"}", "nested"),
+    "no JSON": (b'{"sku": "bad", "level": NaN}', "not JSON"),
+    "no comma": (b'{"sku": "bad" "level": 1}', "not JSON"),
+    "not UTF-8": (b'{"sku": "\xff", "level": 1}', "UTF-8"),
+    "a huge number": (b'{"sku": "bad", "level": ' + b"9" * 400 + b"}", "range"),
+    "too long": (b'{"sku": "' + b"x" * 70_000 + b'", "level": 1}', "over the limit"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_a_level_that_cannot_be_read_is_rejected_and_the_others_are_set(server: Any, kind: str) -> None:
+    bad, reason = UNREADABLE[kind]
+    skus = [f"{kind} before", f"{kind} after"]
+    levels = [b'{"sku": "%b", "level": 3}' % sku.encode() for sku in skus]
+    answer = server.post("/v1/stock", b'{"levels": [' + b", ".join((levels[0], bad, levels[1])) + b"]}")
+    assert answer.status_code == 200, answer.text
+    statuses = answer.json()["statuses"]
+    assert [one["status"] for one in statuses] == ["set", "rejected", "set"]
+    assert reason in statuses[1]["reason"]
+    assert [server.get(f"/v1/stock/{sku}").json()["left"] for sku in skus] == [3, 3]
+
+
+def test_a_body_without_levels_is_refused_with_its_rule(server: Any) -> None:
+    for body in (b"[]", b'{"levels": []}', b'{"levels": [{"sku": "a", "level": 1}', b'{"level": []}'):
+        answer = server.post("/v1/stock", body)
+        assert answer.status_code == 400, body
+        assert '{"levels": […]}' in answer.json()["detail"]
+    many = {"levels": [{"sku": f"s{n}", "level": 1} for n in range(1001)]}
+    assert server.post("/v1/stock", many).status_code == 400

@@ -6,8 +6,10 @@ identifier, all customers without one would be merged into one. So every identif
 characters without width, the width of letters, the script of zeros, and the encoding of a URL or of HTML.
 """
 
+import functools
 import html
 import re
+import sys
 import unicodedata
 from collections.abc import Collection, Iterable
 from urllib.parse import unquote
@@ -21,18 +23,45 @@ _WORD = (
     r"(?:undefined|null|nan|none|nil|void|n[/.]a|object(?: \w+)?|unknown|anonymous|guest|true|false|infinity"
     r"|not (?:set|available|applicable|provided|found))"
 )
-# Marks and zeros alone (``, `-`, `+`, `0`, `000000`, the zero UUID), words between marks, the UUID of ones, -1, or the
-# name of a variable that a template did not replace. Zero may be written as `0e0` or `0x0`.
-_NOBODY = re.compile(
-    rf"(?:{_MARK}|0)*|[-+]?0+(?:\.0*)?e[-+]?\d+|0[xob]0+|{_MARK}*{_WORD}(?:{_MARK}+{_WORD})*{_MARK}*|f{{8}}(?:-?f{{4}}){{3}}-?f{{12}}|-1(?:\.0)?"
-    r"|\{\{.*\}\}|[$%#@]?\{[^{}]*\}|<%.*%>|%[sd@]|\[\[.*\]\]",
-    re.IGNORECASE | re.DOTALL,
+# Words between marks, the UUID of ones, -1, or the name of a variable that a template did not replace. Zero may be
+# written as `0e0` or `0x0`.
+_PLACEHOLDER = (
+    rf"[-+]?0+(?:\.0*)?e[-+]?\d+|0[xob]0+|{_MARK}*{_WORD}(?:{_MARK}+{_WORD})*{_MARK}*"
+    r"|f{8}(?:-?f{4}){3}-?f{12}|-1(?:\.0)?"
+    r"|\{\{[\s\S]*\}\}|[$%#@]?\{[^{}]*\}|<%[\s\S]*%>|%[sd@]|\[\[[\s\S]*\]\]"
 )
+# Marks and zeros alone: ``, `-`, `+`, `0`, `000000`, the zero UUID.
+_NOBODY = re.compile(rf"(?:{_MARK}|0)*|{_PLACEHOLDER}", re.IGNORECASE)
+_SMALL = re.compile(r"\\u[0-9a-f]{4}|\\.|\[(?:\\u[0-9a-f]{4}|\\.|[^]\\])*\]|[a-z]")
+"""A small letter of a pattern, or a class or an escape, whose letters are none."""
 _NO_MAILBOX = re.compile(r"[\W_0]*|undefined|null", re.IGNORECASE)  # Nan and Nil are also names of people
 COUNTRY_CODE_DIGITS = 3
 """A phone with at most this many digits, zeros at its ends apart, is only a country code."""
 
 Placeholders = Collection[str]
+
+
+def placeholder_pattern() -> str:
+    """Returns the pattern of placeholders but marks alone, for JSON Schema, which has no flag for both cases."""
+
+    def both_cases(found: re.Match[str]) -> str:
+        text = found[0]
+        if text[0] == "[":
+            return f"[{_SMALL.sub(lambda one: one[0] + one[0].upper() if one[0].isalpha() else one[0], text[1:-1])}]"
+        return f"[{text}{text.upper()}]" if text.isalpha() else text
+
+    return _SMALL.sub(both_cases, _PLACEHOLDER)
+
+
+@functools.cache
+def name_characters() -> str:
+    """Returns the ranges of characters that are no mark and no zero, of which an identifier has one.
+
+    Written out, since the class of word characters in JSON Schema depends on who reads it.
+    """
+    every = "".join(map(chr, (*range(0xD800), *range(0xE000, sys.maxunicode + 1))))
+    runs = re.finditer(r"[^\W_0]+|[/\ue000-\uf8ff]+", every)
+    return "".join(found[0] if len(found[0]) < 3 else f"{found[0][0]}-{found[0][-1]}" for found in runs)
 
 
 def normalize_identifier(kind: IdKind, value: str) -> str:

@@ -9,14 +9,7 @@ from engine import json_body
 from engine.customers.model.event_rules import EVENT_BYTES, broken_rule
 from engine.customers.model.event_warnings import FIELDS, unknown_field_warnings
 from engine.customers.model.events import Event, EventStatus
-from engine.errors import BadInput
-
-BATCH_ITEMS = 1000
-"""Most events of a batch."""
-BATCH_COMMAS = 50_000
-"""Commas from which the items of a batch are counted before they are read: half a million may be sent at once."""
-BATCH_LISTS = 200_000
-"""Most lists and objects in a batch whose items must be separated because one of them is no JSON."""
+from engine.json_body import BATCH_ITEMS
 
 
 class _EventsBody(msgspec.Struct, frozen=True):
@@ -46,33 +39,7 @@ def decode_batch(body: bytes, limit: int = BATCH_ITEMS) -> Iterator[BatchItem]:
     Raises:
         BadInput: if the body is no JSON object with a list `batch` of at most `limit` items.
     """
-    items = _split(body, limit)
-    if len(items) > limit:
-        raise BadInput(f"batch: {len(items)} items are over the limit of {limit}; send them in several batches")
-    return map(_decode, items)
-
-
-def _split(body: bytes, limit: int) -> Sequence[bytes | msgspec.Raw]:
-    """The items of a batch, unread, so that one which is no JSON is rejected alone."""
-    error: Exception | None = None
-    if body.count(b",") <= BATCH_COMMAS:
-        try:
-            return _batch.decode(body).batch
-        except json_body.UNREADABLE_JSON as found:
-            error = found
-    lists = body.count(b"[") + body.count(b"{")
-    separated = json_body.split_list(body, "batch", limit) if lists <= BATCH_LISTS else None
-    rest, items = separated or (body, None)
-    try:
-        read = _batch.decode(rest).batch  # in `rest` a null stands for each item
-    except json_body.UNREADABLE_JSON as found:
-        raise _no_batch(error or found, body) from found
-    return read if items is None else items
-
-
-def _no_batch(error: Exception, body: bytes) -> BadInput:
-    _, detail = json_body.describe(error, body)
-    return BadInput(f'body: {detail}; send {{"batch": [event, …]}} as JSON')
+    return map(_decode, json_body.split_batch(body, "batch", lambda text: _batch.decode(text).batch, limit))
 
 
 def _decode(item: bytes | msgspec.Raw) -> BatchItem:

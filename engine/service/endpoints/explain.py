@@ -43,7 +43,7 @@ def explain_routes(worker: Worker, flow: DecisionFlow, guard: RequestGuard, limi
         token = preview_token(request, call.header(HEADER))
         if token:
             plain = replace(request, preview=msgspec.UNSET)
-            decision = await decide_preview(worker, plain, token, seconds=worker.settings.store_timeout)
+            decision = await decide_preview(worker, plain, token, seconds=worker.settings.event_timeout)
             return Reply(_encode(build_explanation(decision)))
         decided = await decide_with_trace(worker, flow, request, now=now, decision_id=new_id(now))
         return Reply(_encode(build_explanation(decided.decision)))
@@ -70,12 +70,14 @@ async def decide_with_trace(
 ) -> DecidedTask:
     """The decision with what closed each offer, at `now` (s since 1970); nothing is written.
 
+    It waits for the store as long as events do: staff would rather wait than ask again, and no page waits for it.
+
     Raises:
         Refusal: 503 if the store does not answer.
     """
     task = new_task(request, now, decision_id, worker.plan.rules.placeholders)
     try:
-        customer = await worker.store.fetch(task.request.customer, now, counts=True)
+        customer = await worker.event_store.fetch(task.request.customer, now, counts=True)
         pools = await _read_pools(worker, task.request, now, customer)
     except StoreUnavailable:
         raise refuse_for_now(AWAY) from None
@@ -102,11 +104,11 @@ async def _read_pools(
         )
     ]
     shares = {f"{share.pool}:{share.name}": share for offer in offers for share in every_share(plan, offer)}
-    left = await asyncio.gather(*(worker.claims.read_remaining(share, now) for share in shares.values()))
+    left = await asyncio.gather(*(worker.event_claims.read_remaining(share, now) for share in shares.values()))
     pools = dict(zip(shares, left, strict=True))
-    absorbed = absorbed_keys(customer.profile, worker.store.hash_key)
+    absorbed = absorbed_keys(customer.profile, worker.event_store.hash_key)
     for pool, share in shares.items():
         if share.pool == "coupon" and pools[pool] < 1:
-            codes = await read_codes(worker.store.pipeline, share.name, customer.key, absorbed)
+            codes = await read_codes(worker.event_store.pipeline, share.name, customer.key, absorbed)
             pools[pool] = float(any(one.state == "drawn" for one in codes))
     return pools

@@ -92,7 +92,7 @@ def _exposed_keys(request: ExposeRequest, pending: PendingDecision, plan: Plan) 
     Whoever sees a placement sees the experiments on it too: their variant chose its offer.
 
     Raises:
-        Refusal: 400 if the decision has none of the names.
+        Refusal: 404 if the decision has none of the names.
     """
     if request.placements is None and request.experiments is None:
         return pending.keys, []
@@ -105,7 +105,7 @@ def _exposed_keys(request: ExposeRequest, pending: PendingDecision, plan: Plan) 
     unknown = [name for name in names if name not in known]
     if unknown and len(unknown) == len(names):
         parts = ", ".join(pending.keys)
-        raise Refusal(400, f"{unknown[0]!r} is not in that decision; it has {parts}", "placements")
+        raise Refusal(404, f"{unknown[0]!r} is not in that decision; it has {parts}", "placements")
     placements = {split_item(name)[0] for name in request.placements or ()}
     on_placements = (
         key for key in pending.keys if key in plan.experiments and plan.experiments[key].spec.placement in placements

@@ -25,6 +25,7 @@ from engine.service.auth import PROOF_HEADER, Caller, RequestGuard
 from engine.service.decide_body import build_request, decode_context
 from engine.service.decision_flow import DecisionFlow
 from engine.service.decision_task import DecisionTask, new_task, result_of, unit_as_customer
+from engine.service.document.schemas import LONGEST_NAME
 from engine.service.endpoints.flag_answers import (
     ErrorCode,
     Failure,
@@ -249,7 +250,7 @@ def _read_context(call: Call, plan: Plan) -> FlagContext:
         raise BadInput(f"context.targetingKey: {key!r:.40} is not a string; send it as one")
     warnings: list[str] = []
     placeholders = plan.rules.placeholders
-    if key and is_placeholder(key, None, placeholders):
+    if key and len(key) <= LONGEST_NAME and is_placeholder(key, None, placeholders):
         warnings.append(absence_warning("context.targetingKey", key))
         key = None
     user = _read_identifier(context, warnings, placeholders, "userId", "user_id")
@@ -309,7 +310,8 @@ def _read_identifier(
         if isinstance(value, str | int) and not isinstance(value, bool):
             if value == "":
                 continue
-            if not is_placeholder(str(value), None, placeholders):
+            # A text that is too long is no identifier and no placeholder: the request is refused, as by `/v1/decide`.
+            if len(str(value)) > LONGEST_NAME or not is_placeholder(str(value), None, placeholders):
                 return str(value)
             warnings.append(absence_warning(f"context.{name}", value))
         elif value is not None:

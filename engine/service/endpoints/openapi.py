@@ -3,6 +3,7 @@
 The page loads nothing from other servers, so it also reads on a machine without internet access.
 """
 
+import asyncio
 import functools
 import html
 import re
@@ -14,10 +15,12 @@ from typing import cast
 import msgspec
 
 from engine.service.auth import RequestGuard
+from engine.service.document.schemas import JSON_VALUE, NO_NAMES, Node, ShopNames, any_item, components, names_of
 from engine.service.endpoints.operation import Operation
 from engine.service.endpoints.operations import OPERATIONS
 from engine.service.http import JSON, Call, Reply, Route, endpoint
 from engine.service.problems import ProblemDetails
+from engine.service.worker import Worker
 
 PAGE = Path(__file__).with_name("openapi.html")
 REFERENCE = "#/components/schemas/{name}"
@@ -40,11 +43,10 @@ PUBLISHED_NAMES = {
 }
 """Schema names by class name: clients are generated from the document, so a class that is renamed keeps its old one."""
 
-Node = dict[str, object]
 
-
-def docs_routes(guard: RequestGuard, *, needs_keys: bool = True) -> list[Route]:
+def docs_routes(worker: Worker, guard: RequestGuard, *, needs_keys: bool = True) -> list[Route]:
     """`/docs` and `/docs/openapi.json`; a server without keys documents operations that need none."""
+    newest: tuple[str, bytes] = ("", b"")
 
     async def page(_: Call) -> Reply:
         policy = b"default-src 'none'; style-src 'unsafe-inline'"
@@ -53,7 +55,12 @@ def docs_routes(guard: RequestGuard, *, needs_keys: bool = True) -> list[Route]:
         )
 
     async def document(_: Call) -> Reply:
-        return Reply(msgspec.json.encode(openapi(needs_keys=needs_keys)), headers=((b"content-type", JSON),))
+        nonlocal newest
+        plan = worker.plan
+        if newest[0] != plan.version:
+            # The first one takes long; a thread lets decisions go on.
+            newest = (plan.version, await asyncio.to_thread(_encoded, names_of(plan), needs_keys=needs_keys))
+        return Reply(newest[1], headers=((b"content-type", JSON),))
 
     return [
         endpoint("/docs", {"GET": page}, limit=0, guard=guard),
@@ -61,13 +68,22 @@ def docs_routes(guard: RequestGuard, *, needs_keys: bool = True) -> list[Route]:
     ]
 
 
-@functools.cache
-def openapi(*, needs_keys: bool = True) -> Node:
-    """The OpenAPI 3.1 document of all operations, of a server that has keys or of one that answers without."""
+def _encoded(shop: ShopNames, *, needs_keys: bool) -> bytes:
+    return msgspec.json.encode(openapi(shop, needs_keys=needs_keys))
+
+
+def openapi(shop: ShopNames = NO_NAMES, *, needs_keys: bool = True) -> Node:
+    """The OpenAPI 3.1 document of all operations.
+
+    Args:
+        shop: the names of the plan that the server runs.
+        needs_keys: whether it has keys; without them it answers everyone.
+    """
     types, schemas = _components()
     paths: dict[str, Node] = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, types, needs_keys=needs_keys)
+        document = _operation(operation, types, shop, needs_keys=needs_keys)
+        paths.setdefault(operation.path, {})[operation.method] = document
     return {
         "openapi": "3.1.0",
         "info": {
@@ -86,11 +102,30 @@ def openapi(*, needs_keys: bool = True) -> Node:
     }
 
 
+@functools.cache
 def _components() -> tuple[Mapping[type, object], Node]:
     """References by type, and the schemas they point to, under their published names."""
-    used = [kind for one in OPERATIONS for kind in (one.request, one.answer, one.failure) if kind is not None]
-    types = list(dict.fromkeys((*used, ProblemDetails)))
-    generated = msgspec.json.schema_components(types, ref_template=REFERENCE, schema_hook=_any_json)
+    requests = [one.request for one in OPERATIONS if one.request is not None]
+    answers = [kind for one in OPERATIONS for kind in (one.answer, one.failure) if kind is not None]
+    of_answers, schemas = _schemas([*answers, ProblemDetails], {"description": "any JSON value"})
+    of_requests, sent = _schemas(requests, {"$ref": JSON_VALUE})
+    for one in OPERATIONS:
+        if one.request is not None and one.items:
+            fields = cast("dict[str, Node]", cast("Node", sent[_schema_name(one.request)])["properties"])
+            fields[one.items]["items"] = any_item(cast("Node", fields[one.items]["items"]))
+    return {**of_answers, **of_requests}, {**components(), **schemas, **sent}
+
+
+def _schemas(kinds: Iterable[type], any_value: Node) -> tuple[dict[type, object], Node]:
+    """References by type and the schemas of types; `any_value` is that of `object`, which msgspec does not generate."""
+    types = list(dict.fromkeys(kinds))
+
+    def of_object(kind: type) -> Node:
+        if kind is object:
+            return any_value
+        raise NotImplementedError(f"{kind} has no JSON schema; annotate the field with a type that msgspec knows")
+
+    generated = msgspec.json.schema_components(types, ref_template=REFERENCE, schema_hook=of_object)
     text = msgspec.json.encode(generated).decode()
     for name, published in PUBLISHED_NAMES.items():  # as a key or a title, and at the end of a reference
         text = text.replace(f'"{name}"', f'"{published}"').replace(f'/{name}"', f'/{published}"')
@@ -98,14 +133,7 @@ def _components() -> tuple[Mapping[type, object], Node]:
     return dict(zip(types, references, strict=True)), schemas
 
 
-def _any_json(kind: type) -> Node:
-    """The schema of `object`, which msgspec does not generate."""
-    if kind is object:
-        return {"description": "any JSON value"}
-    raise NotImplementedError(f"{kind} has no JSON schema; annotate the field with a type that msgspec knows")
-
-
-def _operation(one: Operation, types: Mapping[type, object], *, needs_keys: bool) -> Node:
+def _operation(one: Operation, types: Mapping[type, object], shop: ShopNames, *, needs_keys: bool) -> Node:
     """One operation object of the document; `types` gives the schema reference of each type."""
     parameters: list[Node] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
@@ -116,28 +144,33 @@ def _operation(one: Operation, types: Mapping[type, object], *, needs_keys: bool
         for name, about in one.headers.items()
     ]
     parameters += [
-        {"name": name, "in": "query", "required": name == "channel", "description": about, "schema": {"type": "string"}}
-        for name, about in one.query.items()
+        {"name": name, "in": "query", "required": query.required, "description": query.about, "schema": schema}
+        for name, query in one.query.items()
+        if (schema := query.schema(shop)) is not None
     ]
-    schema = types[one.answer] if one.answer else {"type": "string"}
-    responses: Node = {str(one.status): {"description": "OK", "content": {one.media: {"schema": schema}}}}
+    content: Node = {one.media: {"schema": types[one.answer] if one.answer else {"type": "string"}}}
+    if one.pages:
+        content["text/html"] = {"schema": {"type": "string"}}
+    responses: Node = {str(one.status): {"description": "OK", "content": content}}
     failures = {**(BODY_FAILURES if one.request else {}), **(KEY_FAILURES if one.role else {}), **one.failures}
     for status, about in sorted(failures.items()):
         responses[str(status)] = _failure(one, status, about, types)
+    # Whether a value is free is no matter of a schema, so a client is not to make one up by it.
+    stateful = " ".join(f"Header {name}: {about}." for name, about in one.stateful_headers.items())
     document: Node = {
         "operationId": re.sub(r"\W+", "_", f"{one.method}{one.path}").rstrip("_"),
         "summary": one.summary,
-        "description": f"{one.about} Needs a key of role {one.role}." if one.role else one.about,
+        "description": " ".join(filter(None, (one.about, stateful, one.role and f"Needs a key of role {one.role}."))),
         "parameters": parameters,
         "responses": responses,
         "security": [{"bearer": []}, {"key": []}] if one.role and needs_keys else [],
     }
     if one.request:
-        schema = {"allOf": [types[one.request], one.rule]} if one.rule else types[one.request]
-        content: Node = {"schema": schema}
+        rule = one.rule(shop)
+        body: Node = {"schema": {"allOf": [types[one.request], rule]} if rule else types[one.request]}
         if one.example is not None:
-            content["example"] = one.example
-        document["requestBody"] = {"required": one.role != "admin", "content": {"application/json": content}}
+            body["example"] = one.example
+        document["requestBody"] = {"required": one.role != "admin", "content": {"application/json": body}}
     return document
 
 
@@ -170,7 +203,10 @@ def _section(one: Operation) -> str:
     if one.example is not None:
         body = msgspec.json.format(msgspec.json.encode(one.example), indent=2).decode()
         example = f"<p>Request</p><pre tabindex='0'>{_escape(body)}</pre>"
-    headers = _table((f"<code>{_escape(name)}</code>", _escape(about)) for name, about in one.headers.items())
+    headers = _table(
+        (f"<code>{_escape(name)}</code>", _escape(about))
+        for name, about in {**one.headers, **one.stateful_headers}.items()
+    )
     kinds = [(one.request, "takes"), (one.answer, f"answers {one.status} with")]
     links = ", ".join(
         f'{verb} <a href="#{_schema_name(kind)}">{_schema_name(kind)}</a>' for kind, verb in kinds if kind

@@ -1,12 +1,14 @@
 """One operation of the HTTP face as its documentation has it, and the bodies that only the documentation names."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from engine.customers.model.events import Event
+from engine.json_body import BATCH_ITEMS
 from engine.service.access.keys_file import KeyRole
+from engine.service.document.schemas import QueryParameter, RequestRule, no_rule
 from engine.service.endpoints.flag_answers import ErrorCode, EvaluationReason
 
 HeaderDocs = Mapping[str, str]
@@ -15,7 +17,7 @@ HeaderDocs = Mapping[str, str]
 class EventBatch(msgspec.Struct, frozen=True):
     """Up to 1,000 events; each gets a status of its own."""
 
-    batch: list[Event]
+    batch: Annotated[list[Event], msgspec.Meta(max_length=BATCH_ITEMS)]
 
 
 class BulkFlag(msgspec.Struct, frozen=True):
@@ -61,7 +63,9 @@ class Live(msgspec.Struct, frozen=True):
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One method at one path. `role` is the least that a key needs, None for no key; other answers are problems.
 
-    `rule` is a JSON schema of what the type of `request` does not say.
+    `rule` is a JSON schema of what the type of `request` does not say. `items` names the list of a request whose items
+    are answered one by one, and `pages` is whether a browser gets a page at the address. What a value of one of
+    `stateful_headers` does depends on the requests before.
     """
 
     method: Literal["get", "post", "delete"]
@@ -70,12 +74,15 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     about: str = ""
     role: KeyRole | None = None
     request: type | None = None
-    rule: Mapping[str, object] = {}
+    rule: RequestRule = no_rule
+    items: str = ""
     example: Mapping[str, object] | None = None
     headers: HeaderDocs = {}
-    query: HeaderDocs = {}
+    stateful_headers: HeaderDocs = {}
+    query: Mapping[str, QueryParameter] = {}
     answer: type | None = None
     status: int = 200
     media: str = "application/json"
+    pages: bool = False
     failures: Mapping[int, str] = {}
     failure: type | None = None

@@ -1,10 +1,19 @@
 """The operations of the HTTP face, for its documentation; the examples are answered by the shipped shop."""
 
-from engine.customer import KINDS
 from engine.decision.decision import Answer
 from engine.decision.explanation import Explanation
 from engine.decision.staff_view import AgentView
 from engine.service.decide_body import DecideBody, EvaluationRequest
+from engine.service.document.schemas import (
+    QueryParameter,
+    context_rule,
+    decide_rule,
+    degrees,
+    outbound_channel,
+    place,
+    target_rule,
+    whole_number,
+)
 from engine.service.due.desk import DueAnswer
 from engine.service.endpoints.admin import SwitchAnswer, SwitchRequest
 from engine.service.endpoints.due import ConfirmAnswer, ConfirmRequest
@@ -22,33 +31,6 @@ NO_CUSTOMER = "no customer has this id, or it is a placeholder, such as 0 or nul
 ANNA = {"user_id": "u-42", "anonymous_id": "a-9"}
 CONTEXT = {"targetingKey": "u-42", "anonymousId": "a-9", "channel": "web", "country": "DE"}
 
-SOMEBODY = {"not": {"pattern": "^[\\W_0]*$"}}
-"""The pattern of a text that is more than marks and zeros, which name nobody."""
-ANY_IDENTIFIER = {
-    "anyOf": [{"required": [kind], "properties": {kind: {"type": "string", **SOMEBODY}}} for kind in KINDS]
-}
-NAMES_A_CUSTOMER = {
-    "anyOf": [
-        {"properties": {"customer": ANY_IDENTIFIER}},
-        {
-            "required": ["context"],
-            "properties": {"context": {"required": ["store"], "properties": {"store": {"type": "string", **SOMEBODY}}}},
-        },
-    ]
-}
-NAMES_A_TARGET = {
-    "required": ["context"],
-    "properties": {
-        "context": {
-            "anyOf": [
-                {"required": [name], "properties": {name: {"type": "string", **SOMEBODY}}}
-                for name in ("targetingKey", "userId", "anonymousId", "deviceId")
-            ]
-        }
-    },
-}
-"""The identifiers that a flag which depends on the customer needs; any other flag is evaluated without."""
-
 OPERATIONS = (
     Operation(
         method="post",
@@ -60,7 +42,7 @@ OPERATIONS = (
         "stays empty, with the reason shown. With expose: false nothing counts as seen until /v1/exposures reports it.",
         role="client",
         request=DecideBody,
-        rule=NAMES_A_CUSTOMER,
+        rule=decide_rule,
         example={
             "customer": ANNA,
             "channel": "web",
@@ -69,9 +51,10 @@ OPERATIONS = (
             "context": {"store": "S12", "intent": "cancel"},
             "expose": True,
         },
-        headers=PROOF
-        | PREVIEW
-        | {"Idempotency-Key": "the same key with the same body has the same answer for a minute, logged once"},
+        headers=PROOF | PREVIEW,
+        stateful_headers={
+            "Idempotency-Key": "the same key with the same body has the same answer for a minute, logged once"
+        },
         answer=Answer,
         failures={
             422: "the Idempotency-Key was used for another request",
@@ -89,7 +72,10 @@ OPERATIONS = (
         request=ExposeRequest,
         answer=ExposureAnswer,
         status=202,
-        failures={404: "no such decision waits to be seen", 503: "the store is away; send it again"},
+        failures={
+            404: "no such decision waits to be seen, or it has none of the names",
+            503: "the store is away; send it again",
+        },
     ),
     Operation(
         method="post",
@@ -99,6 +85,7 @@ OPERATIONS = (
         "with the reason: of another customer, or of what the customer is worth.",
         role="client",
         request=EventBatch,
+        items="batch",
         example={
             "batch": [
                 {
@@ -124,7 +111,7 @@ OPERATIONS = (
         "Changes nothing, logs nothing, counts nothing.",
         role="server",
         request=DecideBody,
-        rule=NAMES_A_CUSTOMER,
+        rule=decide_rule,
         example={"customer": ANNA, "channel": "web", "placements": ["home_hero"]},
         headers=PREVIEW,
         answer=Explanation,
@@ -138,7 +125,7 @@ OPERATIONS = (
         "seen: report what was offered to `/v1/exposures`, and what came of it as events, with the `decision_id`.",
         role="server",
         request=DecideBody,
-        rule=NAMES_A_CUSTOMER,
+        rule=decide_rule,
         example={"customer": ANNA, "channel": "store", "placements": ["till_prompt"]},
         answer=AgentView,
         failures={503: "the store is away; ask again"},
@@ -171,6 +158,7 @@ OPERATIONS = (
         "Sending a batch again is harmless until something is sold in between.",
         role="server",
         request=StockLevels,
+        items="levels",
         example={"levels": [{"sku": "COFFEE-12", "level": 40}]},
         answer=StockStatuses,
         failures={503: "the store is away; send the batch again"},
@@ -182,9 +170,11 @@ OPERATIONS = (
         about="Every place with what is left there, the nearest to the query's position first.",
         role="server",
         query={
-            "place": "a place of places.yaml, from which distances are measured",
-            "latitude": "degrees, with longitude: the position from which distances are measured",
-            "longitude": "degrees",
+            "place": QueryParameter("a place of places.yaml, from which distances are measured", place),
+            "latitude": QueryParameter(
+                "degrees, with longitude: the position from which distances are measured", degrees(90)
+            ),
+            "longitude": QueryParameter("degrees", degrees(180)),
         },
         answer=StockPlaces,
         failures={400: "a parameter breaks its rule", 503: "the store is away; ask again"},
@@ -215,9 +205,9 @@ OPERATIONS = (
         "then confirm; what is not confirmed by `lease_until` is handed out again, with the same `message_id`.",
         role="server",
         query={
-            "channel": "a channel with `outbound: true`",
-            "limit": "how many at most: 100 unless given, up to 1000",
-            "lease": "seconds of the lease: 900 unless given, up to 86400",
+            "channel": QueryParameter("a channel with `outbound: true`", outbound_channel, required=True),
+            "limit": QueryParameter("how many at most: 100 unless given, up to 1000", whole_number(1, 1000)),
+            "lease": QueryParameter("seconds of the lease: 900 unless given, up to 86400", whole_number(1, 86_400)),
         },
         answer=DueAnswer,
         failures={400: "a parameter breaks its rule", 503: "the store is away; ask again"},
@@ -291,7 +281,7 @@ OPERATIONS = (
         "why stands in metadata.reason.",
         role="client",
         request=EvaluationRequest,
-        rule=NAMES_A_TARGET,
+        rule=target_rule,
         example={"context": CONTEXT},
         headers=PROOF | PREVIEW,
         answer=Evaluation,
@@ -305,6 +295,7 @@ OPERATIONS = (
         about="A prefetch, never an exposure: post metadata.decisionId to /v1/exposures when a flag is used.",
         role="client",
         request=EvaluationRequest,
+        rule=context_rule,
         example={"context": CONTEXT},
         headers=PROOF | PREVIEW | {"If-None-Match": "the ETag of the answer at hand: 304 if nothing changed"},
         answer=BulkEvaluation,
@@ -341,7 +332,14 @@ OPERATIONS = (
         answer=SwitchAnswer,
         failures={404: "no such experiment", 503: "the store is away and nothing is resumed"},
     ),
-    Operation(method="get", path="/", summary="Where to go from here", answer=Index),
+    Operation(
+        method="get",
+        path="/",
+        summary="Where to go from here",
+        about="A browser gets the dashboard, where one runs.",
+        answer=Index,
+        pages=True,
+    ),
     Operation(method="get", path="/healthz", summary="The process is alive", answer=Live),
     Operation(
         method="get",

@@ -3,26 +3,37 @@
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
 
 from engine.catalog.plan.places import PLACE_NAMES, Places
 from engine.claims.claims import Claims, stock_share
+from engine.customers.time_slice import TimeSlice
 from engine.errors import BadInput, StoreUnavailable
 from engine.journal.records import EventRecord
-from engine.json_body import UNREADABLE_JSON, decode_json
+from engine.json_body import (
+    BATCH_ITEMS,
+    MAX_BYTES,
+    UNREADABLE_JSON,
+    decode_json,
+    replace_half_surrogates,
+    split_batch,
+)
 from engine.service.auth import RequestGuard
 from engine.service.http import Call, Reply, Route, endpoint
 from engine.service.ids import new_id
-from engine.service.problems import Refusal, decode_body, refuse_for_now
+from engine.service.problems import Refusal, decode_body, refuse_field, refuse_for_now
 from engine.service.worker import Worker
 from engine.vocabulary import STOCK_LEVEL
 
 NOT_READ = "the store is away, so what is left is not known; ask again"
 NOT_SET = "the store is away, so whether the level is set is not known; send it again"
 HIGHEST = 1e9
-MOST_LEVELS = 1000
+LONGEST_SKU = 200
+LEVEL_BYTES = 4096
+"""Most bytes of one of many levels."""
 TOGETHER = 64
 """Levels that are set in one round trip: more at once would keep decisions waiting."""
 Level = Annotated[float, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum": HIGHEST})]
@@ -37,7 +48,7 @@ class StockLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PlacedLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One of many levels: of a SKU in all, or at a place."""
 
-    sku: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    sku: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_SKU)]
     level: Level
     place: str | None = None
 
@@ -45,11 +56,11 @@ class PlacedLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StockLevels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Many levels at once."""
 
-    levels: Annotated[list[PlacedLevel], msgspec.Meta(min_length=1, max_length=MOST_LEVELS)]
+    levels: Annotated[list[PlacedLevel], msgspec.Meta(min_length=1, max_length=BATCH_ITEMS)]
 
 
 class _LevelsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    levels: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=MOST_LEVELS)]
+    levels: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=BATCH_ITEMS)]
 
 
 class _LevelName(msgspec.Struct, frozen=True):
@@ -123,21 +134,29 @@ class StockDesk:
 
     async def set_levels(self, call: Call) -> Reply:
         """Set many stocks; those that break a rule are rejected by themselves."""
-        levels = [self._read_level(sent) for sent in decode_body(_bulk_decoder, call.body).levels]
+        levels: list[PlacedLevel | StockStatus] = []
+        time_slice = TimeSlice()
+        # To separate the levels of a large body in which one is no JSON takes long; a thread lets the others run.
+        split = asyncio.to_thread(_split_levels, call.body) if len(call.body) > MAX_BYTES else None
+        for sent in _split_levels(call.body) if split is None else await split:
+            levels.append(self._read_level(bytes(sent)))
+            await time_slice.give_way()
         await self._set([one for one in levels if isinstance(one, PlacedLevel)], call.caller.name)
         statuses = [StockStatus(one.sku, "set", one.place) if isinstance(one, PlacedLevel) else one for one in levels]
         return Reply(_encode(StockStatuses(statuses)))
 
-    def _read_level(self, sent: msgspec.Raw) -> PlacedLevel | StockStatus:
+    def _read_level(self, sent: bytes) -> PlacedLevel | StockStatus:
         """One of many levels, or why it is rejected."""
         try:
-            level = decode_json(_placed_decoder, bytes(sent))
+            if len(sent) > LEVEL_BYTES:
+                raise BadInput(f"body: {len(sent):,} bytes are over the limit of {LEVEL_BYTES:,} of a level")
+            level = decode_json(_placed_decoder, sent)
         except BadInput as error:
             try:
-                sku = _sku_decoder.decode(sent).sku
+                sku = _sku_decoder.decode(replace_half_surrogates(sent)).sku
             except UNREADABLE_JSON:
                 sku = ""
-            return StockStatus(sku, "rejected", reason=str(error))
+            return StockStatus(sku[:LONGEST_SKU], "rejected", reason=str(error).removeprefix("body: "))
         problem = _level_problem(level.level) or self._place_problem(level.place)
         return StockStatus(level.sku, "rejected", level.place, problem) if problem else level
 
@@ -220,6 +239,18 @@ def stock_routes(worker: Worker, guard: RequestGuard, limit: int) -> list[Route]
         endpoint("/v1/stock/{sku:str}/places", {"GET": desk.get_places}, limit=limit, guard=guard),
         endpoint("/v1/stock/{sku:str}/places/{place:str}", one, limit=limit, guard=guard),
     ]
+
+
+def _split_levels(body: bytes) -> Sequence[bytes | msgspec.Raw]:
+    """The levels of a body, unread.
+
+    Raises:
+        Refusal: 400 for a body that has none.
+    """
+    try:
+        return split_batch(body, "levels", lambda text: _bulk_decoder.decode(text).levels)
+    except BadInput as error:
+        raise refuse_field(str(error)) from None
 
 
 def _not_all_set(levels: list[PlacedLevel], count: int) -> str:
