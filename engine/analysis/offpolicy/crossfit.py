@@ -167,16 +167,17 @@ def _predict_stage(target: TargetPolicy, policy: Bandit, model: RewardModel, row
     log = target.log
     chosen, of_target, unlogged, likeliest, even = np.zeros((5, rows.size))
     vector_group = target.vector_groups[log.context[rows]] if policy.dim else np.zeros(rows.size, np.intp)
-    distinct, group = np.unique(np.column_stack([vector_group, log.which[rows]]), axis=0, return_inverse=True)
+    keys = np.column_stack([vector_group, log.which[rows], target.weight_groups[log.context[rows]]])
+    distinct, group = np.unique(keys, axis=0, return_inverse=True)
     parts = np.split(np.argsort(group.ravel(), kind="stable"), np.cumsum(np.bincount(group.ravel()))[:-1])
     never_logged = np.bincount(log.arm, minlength=len(target.arms)) == 0
     chance = np.zeros(len(target.arms))
-    for (_, which), part in zip(distinct.tolist(), parts, strict=True):
+    for (_, which, _), part in zip(distinct.tolist(), parts, strict=True):
         own, candidates = rows[part], target.candidates[which]
         if not candidates.size:  # none of its offers could be chosen here
             unlogged[part] = 1.0
             continue
-        p = policy.probabilities(target.vectors[log.context[own[0]]] if policy.dim else None, candidates=candidates)
+        p = target.probabilities(policy, int(log.context[own[0]]), candidates)
         chance[:] = 0.0
         chance[candidates] = p
         chosen[part] = chance[log.arm[own]]

@@ -57,18 +57,17 @@ def replay_learning_curve(target: TargetPolicy) -> LearningCurve:
     taken: list[int] = []
     counts: list[float] = []
     learnt, capped = 0, 0
-    probabilities: dict[tuple[int, int], Floats] = {}  # by context and candidates, valid until the next update
+    probabilities: dict[tuple[int, int, int], Floats] = {}  # by context and candidates, valid until the next update
     for row in range(len(log)):
         context, which = int(log.context[row]), int(log.which[row])
-        group = int(target.vector_groups[context]) if policy.dim else 0
+        key = (int(target.vector_groups[context]) if policy.dim else 0, which, int(target.weight_groups[context]))
         candidates = target.candidates[which]
         position = _find_sorted(candidates, int(log.arm[row]))
         if position is None or draws[row] * log.propensity[row] >= scale:
             continue  # rejected even with p = 1, so p is not computed
-        p = probabilities.get((group, which))
+        p = probabilities.get(key)
         if p is None:
-            p = policy.probabilities(target.vectors[context] if policy.dim else None, candidates=candidates)
-            probabilities[group, which] = p
+            p = probabilities[key] = target.probabilities(policy, context, candidates)
         chance = scale * float(p[position]) / float(log.propensity[row])
         capped += chance > 1
         if draws[row] >= chance:

@@ -242,9 +242,7 @@ def choose_switch_threshold(weights: Floats, errors: Floats, expected: Floats, l
 
 def _warn_ignored(target: TargetPolicy) -> list[str]:
     """A warning for each key of the file with which the placement would choose otherwise than the policy alone."""
-    return [
-        f"{name} of its file is not evaluated; the placement would choose otherwise" for name in target.file.ignored
-    ]
+    return [f"{name} of its file is not evaluated; the placement would choose otherwise" for name in target.ignored]
 
 
 def _note_lists(units: LoggedChoices) -> list[str]:

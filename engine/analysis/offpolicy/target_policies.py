@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from engine.analysis.offpolicy.arbitrated import PlacementRule, read_placement_rule
 from engine.analysis.offpolicy.logged_choices import LoggedChoices
 from engine.catalog.check.decode import find_problems
 from engine.catalog.check.yaml_text import MAX_BYTES, decode_yaml
@@ -39,6 +40,8 @@ class PolicyFile:
     """None means every logged candidate."""
     ignored: tuple[str, ...] = ()
     """Keys of the file that affect the placement's choice but not the evaluation."""
+    placed: PlacementRule | None = None
+    """How the placement changes the policy's probabilities, where the file lies among the shop's others."""
 
 
 def read_policy(path: Path) -> PolicyFile:
@@ -73,16 +76,21 @@ def read_policy(path: Path) -> PolicyFile:
     if not in_selection:
         return PolicyFile(name=path.stem, spec=spec, ignored=tuple(ignored))
     offers, placement = value.get("offers"), value.get("placement")
-    ignored += [key for key in ("arbitration", "weights") if value.get(key)]
+    placed = read_placement_rule(path, value)
     names = tuple(map(str, offers)) if isinstance(offers, list) else None
-    if offers is not None and names is None:
-        ignored.append("offers by tag")
+    if placed is not None:
+        names = placed.arms
+    else:
+        ignored += [key for key in ("arbitration", "weights") if value.get(key)]
+        if offers is not None and names is None:
+            ignored.append("offers by tag")
     return PolicyFile(
         name=path.stem,
         spec=spec,
         placement=None if placement is None else str(placement),
         offers=names,
         ignored=tuple(ignored),
+        placed=placed,
     )
 
 
@@ -141,6 +149,33 @@ class TargetPolicy:
     def vector_groups(self) -> Ints:
         """A group for each context (contexts,); contexts with equal vectors are in one group."""
         return np.unique(self.vectors, axis=0, return_inverse=True)[1].ravel()
+
+    @cached_property
+    def placed(self) -> PlacementRule | None:
+        """How the placement changes the policy's probabilities; None where it does not, or that is not known."""
+        rule = self.file.placed
+        return None if rule is None or rule.rule is None or rule.unlogged(self.log) else rule
+
+    @cached_property
+    def weight_groups(self) -> Ints:
+        """A group for each context (contexts,); the placement weighs the offers alike in those of one group."""
+        none = np.zeros(len(self.log.contexts), np.intp)
+        return none if self.placed is None else self.placed.groups(self.log.contexts)
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Why the placement would choose otherwise than it is evaluated: keys of its file."""
+        rule = self.file.placed
+        unlogged = [] if rule is None or rule.rule is None else rule.unlogged(self.log)
+        why = f"weights, which read {', '.join(unlogged)}: not logged (make it a feature of a policy of the placement),"
+        return (*self.file.ignored, *([why] if unlogged else []))
+
+    def probabilities(self, policy: Bandit, context: int, candidates: Ints) -> Floats:
+        """The probabilities (n,) with which the placement shows the `candidates` (n,) in a context, by its number."""
+        p = policy.probabilities(self.vectors[context] if policy.dim else None, candidates=candidates)
+        if self.placed is None:
+            return p
+        return self.placed.weigh(p, [self.arms[arm] for arm in candidates.tolist()], self.log.contexts[context])
 
     @property
     def features_read(self) -> list[str]:

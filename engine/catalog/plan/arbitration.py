@@ -25,3 +25,5 @@ class Arbitration:
     weights: tuple[ContextWeight, ...]
     value: np.ndarray | None
     lever: np.ndarray | None
+    reads: frozenset[str] = frozenset()
+    """The traits that the weights' conditions read, as dotted paths; every decision logs them."""

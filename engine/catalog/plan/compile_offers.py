@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from engine.catalog.conditions.compile import Predicate, compile_condition
 from engine.catalog.plan.arbitration import Arbitration, ContextWeight
-from engine.catalog.plan.compile_policies import build_features, build_logged_features, build_prior
+from engine.catalog.plan.compile_policies import build_features, build_logged_features, build_prior, weighed_traits
 from engine.catalog.plan.compile_traits import begins, cancels, compile_trigger
 from engine.catalog.plan.creatives import CREATIVES, compile_creatives, creative_arm, creatives_of
 from engine.catalog.plan.languages import Rendering, split_languages
@@ -263,7 +263,8 @@ def _compile_arbitration(specs: Specs, spec: SelectionSpec, offers: list[Offer])
         lever = None
     if factors.policy and not weights and value is None and lever is None:
         return None
-    return Arbitration(policy=factors.policy, weights=weights, value=value, lever=lever)
+    reads = weighed_traits(specs, spec) if weights else frozenset()
+    return Arbitration(policy=factors.policy, weights=weights, value=value, lever=lever, reads=reads)
 
 
 def _is_named(offer: Offer, named: list[str] | TaggedOffers) -> bool:

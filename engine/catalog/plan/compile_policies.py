@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
-from engine.catalog.conditions.compile import compile_condition
+from engine.catalog.conditions.compile import compile_condition, condition_fields
 from engine.catalog.plan.features import Featurizer, PoolGroup
 from engine.catalog.spec.experiment import FeatureSpec, PolicySpec
 from engine.catalog.spec.folder import Specs
-from engine.catalog.spec.offer import OfferSpec
+from engine.catalog.spec.offer import OfferSpec, SelectionSpec
 from engine.catalog.spec.segments import expand_segments
 from policies import KINDS, Bandit, make_policy
 from policies.state import Parameter
@@ -21,11 +21,24 @@ def build_features(specs: Specs, policy: PolicySpec, placement: str) -> Featuriz
 
 
 def build_logged_features(specs: Specs, placement: str) -> Featurizer:
-    """The features that any policy of a placement reads, including those of experiments' variants."""
+    """The features that any policy of a placement reads, and the traits of its context weights.
+
+    Policies of experiments' variants are among them. So each policy can be evaluated on the choices of all.
+    """
     each = [build_features(specs, policy, placement) for policy in _policies_at(specs, placement)]
-    traits = list(dict.fromkeys(spec.trait for features in each for spec in features.specs))
+    features_of = (spec.trait for features in each for spec in features.specs)
+    here = (spec for spec in specs.selections.values() if spec.placement == placement)
+    traits = list(
+        dict.fromkeys((*features_of, *(name for spec in here for name in sorted(weighed_traits(specs, spec)))))
+    )
     groups = {group.name: group for features in each for group in features.groups}
     return Featurizer(traits, list(groups.values()))
+
+
+def weighed_traits(specs: Specs, spec: SelectionSpec) -> frozenset[str]:
+    """The traits that the conditions of a selection's context weights read, as dotted paths."""
+    conditions = (expand_segments(weight.when, specs.segments) for weight in spec.weights if spec.arbitration.context)
+    return frozenset(name for condition in conditions for name in condition_fields(condition))
 
 
 def build_prior(policy: PolicySpec, features: Featurizer, offers: Mapping[str, OfferSpec]) -> Bandit:
