@@ -7,7 +7,7 @@ gives it. A moment with `once` ends as soon as its counter has counted within th
 import math
 from calendar import isleap
 from collections.abc import Mapping
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -15,7 +15,7 @@ from engine.catalog.plan.plan import Moment
 from engine.catalog.spec.offer import TriggerSpec
 from engine.customer import Counts
 from engine.decision.gates import Facts
-from engine.decision.windows import calendar_start, is_zone
+from engine.decision.windows import calendar_start, is_zone, wall_time
 from engine.vocabulary import DAY
 
 PERIODS = {"day": 1, "week": 7, "month": 30, "year": 365}
@@ -77,7 +77,7 @@ def next_window(moment: Moment, facts: Facts) -> TimeSpan | None:
 
 def midnight(day: date, zone: str) -> float:
     """The time (s since 1970) at which a day begins in a zone."""
-    return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).timestamp()
+    return wall_time(day, time(), zone)
 
 
 def local_day(time: float, zone: str) -> date:

@@ -9,13 +9,13 @@ day may run into the next: so each has its own cause, and a draw replaces no mes
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
 
 from engine.catalog.plan.plan import Campaign, CampaignArm, Moment, Plan
 from engine.customer import Profile
 from engine.decision.attributes import build_attributes, usable_profile
 from engine.decision.gates import Facts, Gate
 from engine.decision.moments import local_day, midnight, moment_start, next_window
+from engine.decision.windows import wall_time
 from engine.vocabulary import DAY, HOUR
 
 MOST_AHEAD = 14 * HOUR
@@ -164,8 +164,7 @@ def campaign_zone(plan: Plan, campaign: Campaign, profile: Profile, now: float) 
 def _on_the_wall(day: date, minute: int, zone: str) -> float:
     """When the clocks of a zone show a minute of a day (s since 1970), on days of 23 and 25 hours too."""
     days, minute = divmod(minute, 1440)
-    clock = datetime.combine(day + timedelta(days=days), time(minute // 60, minute % 60), ZoneInfo(zone))
-    return clock.timestamp()
+    return wall_time(day + timedelta(days=days), time(minute // 60, minute % 60), zone)
 
 
 def _is_reachable(plan: Plan, profile: Profile, channel: str) -> bool:

@@ -10,7 +10,7 @@ exactly while the clock on the wall shows a time from `start` up to `end`. So th
 
 import math
 from collections.abc import Sequence
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -51,6 +51,17 @@ def window_start(now: float, per: float, window: Window, zone: str = "UTC") -> f
         raise ValueError(f"{days:g} days are not a calendar window; use 1d, 7d, 30d, 365d or a rolling window")
     # Events count if they are later than the start, so one at midnight exactly must be later than this.
     return math.nextafter(start.timestamp(), -math.inf)
+
+
+def wall_time(day: date, at: time, zone: str) -> float:
+    """The first moment of a day (s since 1970) at which the clocks of a zone show `at`, or are put past it."""
+    place = ZoneInfo(zone)
+    clock = datetime.combine(day, at, place)
+    found = clock.timestamp()
+    if datetime.fromtimestamp(found, place).replace(tzinfo=None) == clock.replace(tzinfo=None):
+        return found
+    # The clocks skip `at`: with the offset of before it lies behind the change, with that of afterwards before it.
+    return _offset_change(clock.replace(fold=1).timestamp(), found, place) or found
 
 
 def calendar_start(now: float, per: float, zone: str, counts: Counts) -> float:

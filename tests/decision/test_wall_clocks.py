@@ -7,10 +7,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from engine.catalog.plan.plan import CampaignArm
 from engine.catalog.spec.offer import QuietSpec
 from engine.customer import CustomerIds, Profile, Trait
 from engine.decision.attributes import local_clock
 from engine.decision.decision import DecideRequest, decide
+from engine.decision.schedule import time_of_arm
 from engine.decision.windows import quiet_until, window_start
 from engine.vocabulary import DAY
 from tests.catalog.folder import plan
@@ -28,6 +30,7 @@ NIGHTS = {
     "Pacific/Apia": ("2011-12-30T10:00", "2012-03-31T14:00"),  # a whole day is skipped
     "Pacific/Chatham": ("2026-09-26T14:00", "2026-04-04T14:00"),
     "Africa/Casablanca": ("2026-02-15T02:00", "2026-03-22T02:00"),
+    "America/St_Johns": ("2026-03-08T05:30", "2026-11-01T04:30"),
 }
 zones = st.sampled_from(sorted(NIGHTS))
 clocks = st.times().map(lambda at: at.strftime("%H:%M"))
@@ -93,6 +96,21 @@ def test_a_calendar_window_begins_with_the_first_moment_of_its_first_day(when: t
     local = [datetime.fromtimestamp(at, ZoneInfo(zone)).date() for at in (start - 0.001, start + 0.001)]
     assert start < now
     assert local[0] < first <= local[1]  # later only where the date line takes the first day away
+
+
+@given(moments(), st.integers(0, 1439))
+@example(("Europe/Berlin", 1_774_742_400.0), 150)  # half past two is skipped, so it is past it at three
+@settings(max_examples=400, deadline=None)
+def test_a_campaigns_hour_begins_when_the_clock_on_the_wall_shows_it_or_is_put_past_it(
+    when: tuple[str, float], minute: int
+) -> None:
+    zone, now = when
+    day = datetime.fromtimestamp(now, ZoneInfo(zone)).date()
+    due = time_of_arm(CampaignArm("a", "app", "p", minute, minute + 60), day, zone)
+    noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC).timestamp()
+    scan = (datetime.fromtimestamp(noon + 60 * n, ZoneInfo(zone)) for n in range(-60 * 30, 60 * 30))
+    first = next(local for local in scan if (local.date(), 60 * local.hour + local.minute) >= (day, minute))
+    assert due == first.timestamp()
 
 
 PLAN = plan(
