@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportCell, ReportTable
+from engine.analysis.measure.model import (
+    MeasureReport,
+    MoneyFigure,
+    Picture,
+    PictureMark,
+    ReportCell,
+    ReportTable,
+    units_of,
+)
 from engine.analysis.sources.duckdb_expressions import text_literal
 from engine.analysis.stats.effects import critical_t
 from engine.analysis.stats.estimate import Effect, NotEstimable
@@ -117,19 +125,28 @@ class ChannelReport(MeasureReport, frozen=True, kw_only=True):
         ]
         columns = ["revenue per customer", "standing", "difference", "low", "high", "why not"]
         found = [
-            ReportTable(title="Several channels, and the holdout", columns=columns, rows=compared),
+            ReportTable(
+                title="Several channels, and the holdout",
+                columns=columns,
+                rows=compared,
+                units=units_of("money", 2, 3, 4),
+            ),
             ReportTable(
                 title="Customers by number of channels (observational)",
                 columns=["channels", "customers", "revenue per customer"],
                 rows=by_count,
+                units={2: "money"},
             ),
             ReportTable(
-                title="Channels", columns=["channel", "customers", "visits", "orders", "revenue"], rows=channels
+                title="Channels",
+                columns=["channel", "customers", "visits", "orders", "revenue"],
+                rows=channels,
+                units={4: "money"},
             ),
         ]
         if motives:
             names = ["channel", "motive", "customers", "orders in a week", "revenue in a week"]
-            found.append(ReportTable(title="Motives", columns=names, rows=motives))
+            found.append(ReportTable(title="Motives", columns=names, rows=motives, units={4: "money"}))
         return found
 
     def picture(self) -> Picture | None:
@@ -151,7 +168,9 @@ def measure_channels(source: EventSource, *, alpha: float = 0.05) -> ChannelRepo
     several = source.rows(
         "SELECT count(*), avg(revenue), coalesce(var_samp(revenue), 0) FROM people WHERE channels > 1"
     )
-    naive = _difference(_side(several[0]), one[0] if one else (0, 0.0, 0.0), alpha, "customers of several channels")
+    naive = _difference(
+        _side(several[0]), one[0] if one else (0, 0.0, 0.0), alpha, ("customers of several channels", "of one")
+    )
     channels = [
         _row(str(name), "", [float(str(cell)) for cell in cells])
         for name, *cells in source.rows(_BY_CHANNEL, not_visits=not_visits)
@@ -189,7 +208,7 @@ def holdout_difference(source: EventSource, alpha: float) -> Effect | NotEstimab
     rows = source.once("holdout", lambda: source.rows(_HOLDOUT, decisions=source.log_rows("decisions")))
     sides = {bool(held_out): _side(cells) for held_out, *cells in rows}
     empty = (0, 0.0, 0.0)
-    return _difference(sides.get(False, empty), sides.get(True, empty), alpha, "customers let in, and of the holdout")
+    return _difference(sides.get(False, empty), sides.get(True, empty), alpha, ("customers let in", "of the holdout"))
 
 
 def _side(cells: Sequence[Cell]) -> Side:
@@ -197,11 +216,11 @@ def _side(cells: Sequence[Cell]) -> Side:
     return int(count or 0), float(mean or 0), float(variance or 0)
 
 
-def _difference(one: Side, other: Side, alpha: float, who: str) -> Effect | NotEstimable:
+def _difference(one: Side, other: Side, alpha: float, who: tuple[str, str]) -> Effect | NotEstimable:
     """The difference of mean revenues with Welch's interval; the degrees of freedom are the smaller side's."""
     (n, mean, spread), (m, against, between) = one, other
     if min(n, m) < LEAST_OF_EACH:
-        return NotEstimable(f"{n:,} and {m:,} {who}; a difference needs {LEAST_OF_EACH} on each side")
+        return NotEstimable(f"{n:,} {who[0]} and {m:,} {who[1]}; a difference needs {LEAST_OF_EACH} on each side")
     se = (spread / n + between / m) ** 0.5
     if se == 0:
         return NotEstimable("all of them have the same revenue")
@@ -239,7 +258,9 @@ def _sentence(
     if isinstance(naive, Effect):
         text += f"; they spent {naive.estimate:+,.2f} each against those of one, which is no effect"
     if isinstance(holdout, Effect):
-        text += f"; the holdout says {holdout.estimate:+,.2f} ({holdout.low:+,.2f} to {holdout.high:+,.2f})"
+        ends = f"{holdout.estimate:+,.2f} each ({holdout.low:+,.2f} to {holdout.high:+,.2f})"
+        doubt = ", so whether they gain is open" if holdout.low <= 0 <= holdout.high else ""
+        text += f"; customers let into experiments spent {ends} against the holdout{doubt}"
     return f"{text}."
 
 

@@ -76,4 +76,7 @@ def describe_missing_event(source: EventSource, *groups: frozenset[str] | set[st
     """A sentence for the groups of event names of which none occurs in the source; empty without one, or any event."""
     known = sorted(str(name) for (name,) in source.rows("SELECT DISTINCT event FROM {visits} WHERE event IS NOT NULL"))
     missing = [] if not known else [sorted(names) for names in groups if names.isdisjoint(known)]
-    return " ".join(f"Event {names[0]!r} never occurs; {suggest_name(names[0], known)}" for names in missing)
+    remedies = [(names[0], suggest_name(names[0], known)) for names in missing]
+    return " ".join(
+        f"Event {name!r} never occurs; {remedy}{'' if remedy.endswith('?') else '.'}" for name, remedy in remedies
+    )

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from altair import LayerChart
 
 ReportCell: TypeAlias = str | int | float | None
+CellUnit = Literal["", "money", "cents", "share", "count", "score", "decimal", "row"]
+"""What a number of a table is, which says how people read it.
+
+Money has two decimals up to 10,000, `cents` always; a share is in percent; an expected `count` of customers or orders
+has none from 100 on; a `score` has one, a `decimal` two. A column of `row` has the unit of each row.
+"""
 Standing = Literal["causal", "observational", "not causal", "descriptive"]
 """Whether a report's figures are effects: randomized, compared without randomization, credited by rule, or counted."""
 
@@ -35,17 +41,33 @@ class MoneyFigure(msgspec.Struct, frozen=True, kw_only=True):
     share: float = 0.95
 
 
+def count_of(number: int, noun: str) -> str:
+    """A number of things in words, as `1 edge`, `2 edges`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def units_of(unit: CellUnit, *columns: int) -> dict[int, CellUnit]:
+    """The same unit for several columns of a table."""
+    return dict.fromkeys(columns, unit)
+
+
 class ReportTable(msgspec.Struct, frozen=True, kw_only=True):
     """A table behind a report. A column's numbers are flush right; None is a cell without a number.
 
-    The columns at `shares` hold shares from 0 to 1, which people read in percent.
+    `units` are those of the columns by their place, `row_units` those of the rows for columns of the unit `row`.
     """
 
     title: str
     columns: list[str]
     rows: list[list[ReportCell]]
     note: str = ""
-    shares: list[int] = []
+    units: dict[int, CellUnit] = {}
+    row_units: list[CellUnit] = []
+
+    def unit_of(self, row: int, column: int) -> CellUnit:
+        """The unit of a cell."""
+        unit = self.units.get(column, "")
+        return self.row_units[row] if unit == "row" else unit
 
 
 class PictureMark(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,16 @@ import msgspec
 
 from engine.analysis.measure.channels import holdout_difference
 from engine.analysis.measure.columns import to_microseconds
-from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportCell, ReportTable
+from engine.analysis.measure.model import (
+    MeasureReport,
+    MoneyFigure,
+    Picture,
+    PictureMark,
+    ReportCell,
+    ReportTable,
+    count_of,
+    units_of,
+)
 from engine.analysis.stats.bayes import estimate_prior
 from engine.analysis.stats.effects import critical_t
 from engine.analysis.stats.estimate import Effect, NotEstimable
@@ -127,6 +136,7 @@ class ProgrammeReport(MeasureReport, frozen=True, kw_only=True):
             )
         columns = ["experiment", "file", "variant", "control", "customers", "waiting", "days", "effect", "low", "high"]
         columns += ["shrunken", "outcome", "why"]
+        money, units = units_of("money", 1, 2, 3), units_of("score", 6) | units_of("money", 7, 8, 9, 10)
         pace: list[list[ReportCell]] = [[f"experiments: {name}", count] for name, count in self.by_status.items()]
         outcomes = dict.fromkeys((row.outcome for row in self.effects), 0)
         for row in self.effects:
@@ -134,9 +144,11 @@ class ProgrammeReport(MeasureReport, frozen=True, kw_only=True):
         pace += [[f"variants: {name}", count] for name, count in outcomes.items()]
         pace += [["experiments per month", self.per_month], ["median days to a decision", self.decision_days]]
         return [
-            ReportTable(title="All together, per customer", columns=["what", "effect", "low", "high"], rows=sums),
-            ReportTable(title="Pace", columns=["what", "number"], rows=pace),
-            ReportTable(title="Experiments", columns=columns, rows=rows, note=_NOTE),
+            ReportTable(
+                title="All together, per customer", columns=["what", "effect", "low", "high"], rows=sums, units=money
+            ),
+            ReportTable(title="Pace", columns=["what", "number"], rows=pace, units={1: "score"}),
+            ReportTable(title="Experiments", columns=columns, rows=rows, note=_NOTE, units=units),
         ]
 
     def picture(self) -> Picture | None:
@@ -356,6 +368,8 @@ def _sentence(keys: list[str], effects: list[PastEffect], holdout: Effect | NotE
         return "No experiment was seen by anyone yet."
     counts = {name: sum(row.outcome == name for row in effects) for name in ("gain", "loss", "nothing learnt")}
     text = ", ".join(f"{count} {name}" for name, count in counts.items())
-    answer = "" if isinstance(holdout, NotEstimable) else f"; the holdout says {holdout.estimate:+,.2f} per customer"
+    answer = ""
+    if isinstance(holdout, Effect):
+        answer = f"; customers let in spent {holdout.estimate:+,.2f} each against the holdout"
     left_out = f" {waiting:.1%} of the exposed customers wait for the end of their window." if waiting else ""
-    return f"{len(keys)} experiments; their variants: {text}{answer}.{left_out}"
+    return f"{count_of(len(keys), 'experiment')}; the variants: {text}{answer}.{left_out}"

@@ -9,7 +9,16 @@ import msgspec
 from scipy.special import ndtri
 
 from engine.analysis.measure.columns import check_flags, check_numbers, describe_missing_event
-from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportCell, ReportTable
+from engine.analysis.measure.model import (
+    CellUnit,
+    MeasureReport,
+    MoneyFigure,
+    Picture,
+    PictureMark,
+    ReportCell,
+    ReportTable,
+    units_of,
+)
 from engine.analysis.measure.shares import ShareEstimate, net_promoter, wilson_share
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
 from engine.analysis.stats.estimate import NotEstimable
@@ -27,7 +36,7 @@ SCALES: Final = {CSAT: (5, 7, 10), CES: (7, 5, 10)}
 NOTABLE: Final = 0.1
 """A standardized difference from which those who answer count as different."""
 _LIMITS = [
-    "Only those who answered are counted; the check below shows how they differ from those who did not.",
+    "Only those who answered are counted; 'Who answered' shows how they differ from those who did not.",
     "A customer who answered a question several times counts with the newest answer.",
     "Channels and segments are compared as they are: their customers differ. A variant's difference is in `analyze`.",
 ]
@@ -122,11 +131,15 @@ class SatisfactionReport(MeasureReport, frozen=True, kw_only=True):
             "Score: nps from -100 to 100, its interval by the adjusted Wald method, around the adjusted score; csat "
             "and ces the share of the best answers, Wilson."
         )
-        found = [ReportTable(title="Scores", columns=columns, rows=rows, note=note)]
+        units = units_of("row", 4, 5, 6) | units_of("decimal", 7, 8, 9)
+        kinds: list[CellUnit] = ["score" if row.question == NPS else "share" for row in self.scores]
+        found = [ReportTable(title="Scores", columns=columns, rows=rows, note=note, units=units, row_units=kinds)]
         if self.checks:
             names = ["per customer", "answered", "silent", "difference in sd", "p"]
             checks: list[list[ReportCell]] = [[c.measure, c.answered, c.silent, c.difference, c.p] for c in self.checks]
-            found.append(ReportTable(title="Who answered", columns=names, rows=checks))
+            of: list[CellUnit] = ["money" if c.measure == "revenue" else "decimal" for c in self.checks]
+            units = units_of("row", 1, 2) | {3: "decimal"}
+            found.append(ReportTable(title="Who answered", columns=names, rows=checks, units=units, row_units=of))
         return found
 
     def picture(self) -> Picture | None:
@@ -374,5 +387,5 @@ def _sentence(
 def _money(checks: list[ResponseCheck]) -> MoneyFigure | NotEstimable:
     worth = next((check for check in checks if check.measure == "revenue"), None)
     if worth is None:
-        return NotEstimable("the answers do not say what their customers spent")
+        return NotEstimable("there are too few answers, or they do not say what their customers spent")
     return MoneyFigure(what="revenue of a customer who answered", estimate=worth.answered)

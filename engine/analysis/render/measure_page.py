@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
+import re
 from typing import TYPE_CHECKING
 
 from engine.analysis.measure.model import MoneyFigure
 from engine.analysis.render.html import page, paragraphs
-from engine.analysis.render.measure_text import cell_text, figure_text, is_figure, title_of
+from engine.analysis.render.measure_text import figure_text, is_figure, shown_tables, table_names, table_texts, title_of
 from engine.analysis.render.tabular import import_library
 from engine.errors import BadInput
 
@@ -56,7 +57,7 @@ def measure_html(*reports: MeasureReport) -> str:
             picture = report.picture()
             if picture is not None and picture.marks:
                 yield place(_chart(alt, picture))
-            yield from (_table(table) for table in report.tables())
+            yield from (_table(table, report.currency) for table in shown_tables(report))
             yield _limits(report)
             yield "</section>"
 
@@ -75,7 +76,9 @@ def _contents(reports: Sequence[MeasureReport]) -> str:
 
 def measure_notebook(report: MeasureReport) -> str:
     """The report as a fragment of HTML without its picture and scripts, for notebooks."""
-    return "".join((_STYLE, _head(report), *(_table(table) for table in report.tables()), _limits(report)))
+    return "".join(
+        (_STYLE, _head(report), *(_table(table, report.currency) for table in shown_tables(report)), _limits(report))
+    )
 
 
 def measure_chart(report: MeasureReport) -> LayerChart:
@@ -105,26 +108,22 @@ def _head(report: MeasureReport) -> str:
 
 
 def _limits(report: MeasureReport) -> str:
-    items = "".join(f"<li>{html.escape(limit)}</li>" for limit in report.limits)
+    items = "".join(f"<li>{_escape(limit)}</li>" for limit in report.limits)
     return f"<h2>What this is not</h2><ul>{items}</ul>" if items else ""
 
 
-def _table(table: ReportTable) -> str:
+def _table(table: ReportTable, currency: str) -> str:
     figures = [is_figure(table, at) for at in range(len(table.columns))]
     widest = [_longest(table, at) for at in range(len(figures))]
     kinds = [
         ' class="n"' if figure else ' class="long"' if wide > LONG_TEXT else ""
         for figure, wide in zip(figures, widest, strict=True)
     ]
-    head = "".join(f"<th{kind}>{html.escape(name)}</th>" for kind, name in zip(kinds, table.columns, strict=True))
+    names = table_names(table, currency)
+    head = "".join(f"<th{kind}>{html.escape(name)}</th>" for kind, name in zip(kinds, names, strict=True))
     rows = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{kinds[at]}>{html.escape(cell_text(cell, is_share=at in table.shares))}</td>"
-            for at, cell in enumerate(row)
-        )
-        + "</tr>"
-        for row in table.rows[:MOST_PAGE_ROWS]
+        "<tr>" + "".join(f"<td{kind}>{_escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
+        for row in table_texts(table, currency)[:MOST_PAGE_ROWS]
     )
     more = len(table.rows) - MOST_PAGE_ROWS
     notes = [table.note, f"{more:,} more rows are in the JSON." if more > 0 else ""]
@@ -132,6 +131,11 @@ def _table(table: ReportTable) -> str:
         f'<h2>{html.escape(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>{''.join(paragraphs(notes, 'note'))}"
     )
+
+
+def _escape(text: str) -> str:
+    """A text as HTML, with what stands between backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _longest(table: ReportTable, column: int) -> int:

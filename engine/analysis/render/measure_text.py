@@ -32,14 +32,19 @@ def render_measure(report: MeasureReport) -> RenderableType:
         Text(figure_text(report.money, report.currency)),
         Text(f"({report.standing})", style="dim" if report.standing == "causal" else "yellow"),
     ]
-    for table in report.tables():
-        lines += [Text(""), Text(table.title, style="bold"), _table(table)]
+    for table in shown_tables(report):
+        lines += [Text(""), Text(table.title, style="bold"), _table(table, report.currency)]
         if len(table.rows) > MOST_ROWS:
             lines.append(Text(f"The first {MOST_ROWS} of {len(table.rows):,} rows; --json has all.", style="dim"))
         if table.note:
             lines.append(Text(table.note, style="dim"))
     lines += [Text(""), *(Text(f"- {limit}", style="dim") for limit in report.limits)]
     return Group(*lines)
+
+
+def shown_tables(report: MeasureReport) -> list[ReportTable]:
+    """The tables of a report that have a row."""
+    return [table for table in report.tables() if table.rows]
 
 
 def title_of(report: MeasureReport) -> str:
@@ -64,19 +69,58 @@ LEAST_SHOWN = 0.0001
 """Figures that are nearer to zero are shown as such: their digits say nothing."""
 
 
-def cell_text(cell: ReportCell, *, is_share: bool = False) -> str:
-    """A cell for people: shares in percent, large numbers without decimals, others with four significant digits."""
+def cell_text(cell: ReportCell) -> str:
+    """A cell without a unit for people: large numbers without decimals, others with four significant digits."""
     if cell is None:
         return "-"
     if isinstance(cell, str):
         return cell
-    if is_share:
-        return f"{cell:.1%}"
     if isinstance(cell, int) or float(cell).is_integer():
         return f"{cell:,.0f}"
     if abs(cell) < LEAST_SHOWN:
         return f"< {LEAST_SHOWN}" if cell > 0 else f"> -{LEAST_SHOWN}"
     return f"{cell:z,.0f}" if abs(cell) >= 10_000 else f"{cell:z,.2f}" if abs(cell) >= 100 else f"{cell:z.4g}"
+
+
+def table_texts(table: ReportTable, currency: str = "") -> list[list[str]]:
+    """The cells of a table for people: the numbers of a column have the same unit and digits."""
+    digits = [_digits(table, at) for at in range(len(table.columns))]
+    return [
+        [_unit_text(cell, table, (row, at), digits=digits[at], currency=currency) for at, cell in enumerate(cells)]
+        for row, cells in enumerate(table.rows)
+    ]
+
+
+def table_names(table: ReportTable, currency: str = "") -> list[str]:
+    """The names of a table's columns, with the currency of those that hold money."""
+    units = [table.units.get(at) if name not in {"low", "high"} else "" for at, name in enumerate(table.columns)]
+    return [
+        f"{name} ({currency})" if currency and unit in {"money", "cents"} else name
+        for name, unit in zip(table.columns, units, strict=True)
+    ]
+
+
+def _digits(table: ReportTable, column: int) -> int:
+    """The decimals of a column of money or counts, by its largest number."""
+    numbers = (row[column] for row in table.rows)
+    most = max((abs(cell) for cell in numbers if isinstance(cell, int | float)), default=0.0)
+    if table.units.get(column) == "count":
+        return 0 if most >= 100 else 1
+    return 0 if most >= 10_000 else 2
+
+
+def _unit_text(cell: ReportCell, table: ReportTable, place: tuple[int, int], *, digits: int, currency: str) -> str:
+    unit = table.unit_of(*place)
+    if not unit or not isinstance(cell, int | float):
+        return cell_text(cell)
+    if unit == "share":
+        return f"{cell:z.1%}"
+    is_own = table.units.get(place[1]) == "row"
+    if unit in {"money", "count"}:
+        text = f"{cell:z,.{2 if is_own and abs(cell) < 10_000 else 0 if is_own else digits}f}"
+        return f"{text} {currency}" if is_own and currency and unit == "money" else text
+    decimals = {"score": 1, "decimal": 2, "cents": 2}[unit]
+    return f"{cell:,}" if isinstance(cell, int) else f"{cell:z,.{decimals}f}"
 
 
 def is_figure(table: ReportTable, column: int) -> bool:
@@ -85,12 +129,12 @@ def is_figure(table: ReportTable, column: int) -> bool:
     return bool(cells) and all(isinstance(cell, int | float) for cell in cells)
 
 
-def _table(table: ReportTable) -> Table:
+def _table(table: ReportTable, currency: str) -> Table:
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for at, name in enumerate(table.columns):
+    for at, name in enumerate(table_names(table, currency)):
         shown.add_column(name, justify="right" if is_figure(table, at) else "left", overflow="fold")
-    for row in table.rows[:MOST_ROWS]:
-        shown.add_row(*(Text(cell_text(cell, is_share=at in table.shares)) for at, cell in enumerate(row)))
+    for row in table_texts(table, currency)[:MOST_ROWS]:
+        shown.add_row(*map(Text, row))
     return shown
 
 

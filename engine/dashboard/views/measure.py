@@ -1,7 +1,7 @@
 """Measurement reports: a sentence, a figure in money, a picture, the tables, and what they are not."""
 
-from engine.analysis.measure.model import MeasureReport, Picture, ReportCell, ReportTable
-from engine.analysis.render.measure_text import cell_text, figure_text, is_figure, title_of
+from engine.analysis.measure.model import MeasureReport, Picture, ReportTable
+from engine.analysis.render.measure_text import figure_text, is_figure, table_names, table_texts, title_of
 from engine.dashboard.board.measure_names import MEASURES
 from engine.dashboard.board.results import Job
 from engine.dashboard.charts.bars import Bar, BarChart, bar_chart
@@ -12,8 +12,6 @@ from engine.dashboard.tables import DataTable, TableCell, TableColumn
 from engine.dashboard.web import Page, PageVisit, link_to
 from engine.service.problems import Refusal
 
-SHARES = frozenset(("without offer", "of step before", "of first", "removal effect"))
-"""Columns of shares whose names do not begin with that word."""
 EMPTY = "Nothing is here yet. The sentence above says what is missing; it fills as customers see, click and order."
 
 
@@ -61,27 +59,24 @@ async def measure(visit: PageVisit) -> Page:
             else None,
             "picture_title": picture.title if picture else "",
         },
-        tables=tuple(data_table(at, table) for at, table in enumerate(report.tables())) if report else (),
+        tables=tuple(data_table(at, table, report.currency) for at, table in enumerate(report.tables()))
+        if report
+        else (),
     )
 
 
-def data_table(at: int, table: ReportTable) -> DataTable:
+def data_table(at: int, table: ReportTable, currency: str = "") -> DataTable:
     """A report's table as one of the pages."""
-    columns = [TableColumn(name, name, is_figure(table, place)) for place, name in enumerate(table.columns)]
+    names = table_names(table, currency)
+    columns = [
+        TableColumn(name, shown, is_figure(table, place))
+        for place, (name, shown) in enumerate(zip(table.columns, names, strict=True))
+    ]
     rows = [
-        [
-            _cell(cell, is_share=place in table.shares or name in SHARES or name.startswith("share"))
-            for place, (cell, name) in enumerate(zip(row, table.columns, strict=True))
-        ]
-        for row in table.rows
+        [TableCell(cell, text) for cell, text in zip(cells, texts, strict=True)]
+        for cells, texts in zip(table.rows, table_texts(table, currency), strict=True)
     ]
     return DataTable(name=f"t{at}", title=table.title, columns=columns, rows=rows, note=table.note, empty=EMPTY)
-
-
-def _cell(cell: ReportCell, *, is_share: bool) -> TableCell:
-    if is_share and isinstance(cell, int | float):
-        return TableCell(cell, format_share(cell))
-    return TableCell(cell, cell_text(cell))
 
 
 def _bars(picture: Picture, currency: str) -> BarChart | None:

@@ -10,7 +10,16 @@ from engine.analysis.measure.columns import to_microseconds
 from engine.analysis.measure.journeys.causal_credit import CausalCredit, causal_credits
 from engine.analysis.measure.journeys.credit import RULES, CreditRow, credit_names
 from engine.analysis.measure.journeys.touches import TouchName, create_steps
-from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportCell, ReportTable
+from engine.analysis.measure.model import (
+    CellUnit,
+    MeasureReport,
+    MoneyFigure,
+    Picture,
+    PictureMark,
+    ReportCell,
+    ReportTable,
+    units_of,
+)
 from engine.analysis.stats.estimate import Effect, NotEstimable
 
 if TYPE_CHECKING:
@@ -47,17 +56,19 @@ class AttributionReport(MeasureReport, frozen=True, kw_only=True):
 
     def tables(self) -> list[ReportTable]:
         """Credited conversions, credited value, and the causal credits."""
+        kinds: tuple[tuple[str, CellUnit, list[tuple[CreditRow, dict[str, float]]]], ...] = (
+            ("orders", "count", [(row, row.conversions) for row in self.credits]),
+            ("revenue", "money", [(row, row.value) for row in self.credits]),
+        )
         found = [
             ReportTable(
                 title=f"Credited {what} ({STAMP})",
                 columns=[self.options.by, "touches", *RULES, "removal effect"],
                 rows=[_cells(row, values) for row, values in pairs],
                 note=f"{STAMP.capitalize()}: each column shares out the same {what}.",
+                units=units_of(unit, *range(2, 2 + len(RULES))) | {2 + len(RULES): "share"},
             )
-            for what, pairs in (
-                ("orders", [(row, row.conversions) for row in self.credits]),
-                ("revenue", [(row, row.value) for row in self.credits]),
-            )
+            for what, unit, pairs in kinds
         ]
         if isinstance(self.causal, NotEstimable) or not self.causal:
             return found
@@ -70,7 +81,8 @@ class AttributionReport(MeasureReport, frozen=True, kw_only=True):
             "Causal: by the logged propensities, doubly robust, against silence where it was drawn too, else against "
             "what else could be shown; 95% intervals."
         )
-        return [*found, ReportTable(title="Causal credit (causal)", columns=columns, rows=rows, note=note)]
+        units = units_of("count", 3, 4, 5) | units_of("money", 6, 7, 8)
+        return [*found, ReportTable(title="Causal credit (causal)", columns=columns, rows=rows, note=note, units=units)]
 
     def picture(self) -> Picture | None:
         """The credited orders of the largest names by last touch, Shapley and Markov."""
@@ -127,7 +139,7 @@ def _money(causal: list[CausalCredit] | NotEstimable, value: float) -> MoneyFigu
     known = [] if isinstance(causal, NotEstimable) else [(r, e) for r in causal if isinstance(e := r.money, Effect)]
     if known:
         row, effect = max(known, key=lambda pair: pair[1].estimate)
-        what = f"revenue caused by {row.offer} on {row.channel}"
+        what = f"revenue caused by {row.offer} on {row.channel} (causal)"
         return MoneyFigure(what=what, estimate=effect.estimate, low=effect.low, high=effect.high)
     if not value:
         return NotEstimable("no order with revenue follows a touch")
@@ -137,6 +149,8 @@ def _money(causal: list[CausalCredit] | NotEstimable, value: float) -> MoneyFigu
 def _sentence(
     rows: list[CreditRow], causal: list[CausalCredit] | NotEstimable, conversions: float, attributed: float
 ) -> str:
+    if not conversions:
+        return "There is no order yet, so there is no credit."
     if not attributed:
         return f"None of {conversions:,.0f} orders follows a touch, so there is no credit."
     most = rows[0]
@@ -144,8 +158,8 @@ def _sentence(
     text = f"{attributed:,.0f} of {conversions:,.0f} orders follow a touch; the last was {most.name} in {share:.0%}"
     if isinstance(causal, NotEstimable):
         return f"{text}."
-    sure = [row for row in causal if isinstance(row.credit, Effect) and row.credit.low > 0]
-    return f"{text}. {len(sure)} of {len(causal)} offers by channel caused orders beyond doubt."
+    sure = [row for row in causal if isinstance(row.money, Effect) and row.money.low > 0]
+    return f"{text}. {len(sure)} of {len(causal)} offers by channel caused revenue beyond doubt."
 
 
 def _cells(row: CreditRow, values: dict[str, float]) -> list[ReportCell]:

@@ -12,7 +12,15 @@ import msgspec
 from engine.analysis.design.log_times import DAY
 from engine.analysis.measure.columns import describe_missing_event, to_microseconds
 from engine.analysis.measure.daily.blocks import DailyTable
-from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportCell, ReportTable
+from engine.analysis.measure.model import (
+    MeasureReport,
+    MoneyFigure,
+    Picture,
+    PictureMark,
+    ReportCell,
+    ReportTable,
+    units_of,
+)
 from engine.analysis.measure.shares import ShareEstimate, wilson_share
 from engine.analysis.sources.duckdb_expressions import text_literal
 from engine.analysis.stats.estimate import NotEstimable
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 FunnelOrder = Literal["ordered", "strict"]
 MOST_CHANNELS: Final = 20
 LEAST_ENTERED: Final = 10
+LEAST_REACHED: Final = 10
 _LIMITS = [
     "Customers who leave at a step differ from those who go on; the worth of a loss assumes they would not.",
     "That a change of a step brings them on is a question for an experiment.",
@@ -87,7 +96,13 @@ class FunnelReport(MeasureReport, frozen=True, kw_only=True):
             first = None if row.of_first is None else row.of_first.estimate
             rows.append([row.channel, row.step, row.customers, *ends, first, row.hours])
         return [
-            ReportTable(title="Steps", columns=columns, rows=rows, note="95% intervals by Wilson.", shares=[3, 4, 5, 6])
+            ReportTable(
+                title="Steps",
+                columns=columns,
+                rows=rows,
+                note="95% intervals by Wilson.",
+                units=units_of("share", 3, 4, 5, 6) | {7: "decimal"},
+            )
         ]
 
     def picture(self) -> Picture | None:
@@ -204,6 +219,8 @@ def _worth(source: EventSource, found: list[FunnelStep], steps: list[str]) -> tu
     }
     if not losses or not numbers[-1]:
         return NotEstimable("nobody reached the last step"), ""
+    if numbers[-1] < LEAST_REACHED:
+        return NotEstimable(f"{numbers[-1]} reached the last step; what a loss is worth needs {LEAST_REACHED}"), ""
     worst = max(losses, key=lambda at: losses[at])
     mean = source.rows(
         f"SELECT avg(revenue) FROM funnel JOIN {{orders}} AS placed USING (customer) "

@@ -134,19 +134,22 @@ class JourneyReport(MeasureReport, frozen=True, kw_only=True):
                 title="Where journeys stop, by money at stake",
                 columns=["event", "channel", "stopped", "share of its events", "money at stake"],
                 rows=stops,
-                shares=[3],
+                units={3: "share", 4: "money"},
             ),
             ReportTable(
                 title="Began here, ended there",
                 columns=["began on", "ended on", "journeys", "orders", "revenue"],
                 rows=ends,
+                units={4: "money"},
             ),
-            ReportTable(title="Moves", columns=["from", "to", "moves", "share of moves from"], rows=moves, shares=[3]),
+            ReportTable(
+                title="Moves", columns=["from", "to", "moves", "share of moves from"], rows=moves, units={3: "share"}
+            ),
             ReportTable(
                 title="Peak times of orders",
                 columns=["channel", "place", "orders", "weekday", "hour", "share of orders"],
                 rows=peaks,
-                shares=[5],
+                units={5: "share"},
                 note=f"Hours of {self.zone}.",
             ),
         ]

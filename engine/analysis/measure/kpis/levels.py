@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from engine.analysis.measure.model import CellUnit
 from engine.analysis.measure.satisfaction import measure_satisfaction
 from engine.analysis.measure.shares import ShareEstimate, wilson_share
 from engine.analysis.measure.value.clv import measure_clv
@@ -76,11 +77,11 @@ SELECT count(*), count(*) FILTER (categories > 1) FROM (
 
 
 class KpiLevel(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure of a tier as it stands, with its interval; `unit` is a share, money, a score or a number."""
+    """A figure of a tier as it stands, with its interval; `unit` is a share, money or a score."""
 
     tier: KpiTier
     name: str
-    unit: str
+    unit: CellUnit
     level: Effect | NotEstimable
 
 
@@ -104,7 +105,7 @@ def read_levels(source: EventSource, placed: str, alpha: float) -> list[KpiLevel
         cost = _ratio(price, price_error / views, int(people), alpha)
     cross = [int(str(one)) for one in source.rows(_CROSS, placed=placed)[0]]
     worth, up = (_mean([float(str(one or 0)) for one in source.rows(sql)[0]], alpha) for sql in (_WORTH, _UP))
-    found: list[tuple[KpiTier, str, str, Effect | NotEstimable]] = [
+    found: list[tuple[KpiTier, str, CellUnit, Effect | NotEstimable]] = [
         ("implementation", "reach", "share", _share(counts[1], counts[0], "customers were seen")),
         ("implementation", "click-through", "share", click),
         ("implementation", "cost per view", "money", cost),

@@ -18,6 +18,7 @@ from engine.analysis.measure.kpis.edge_fit import (
 from engine.analysis.measure.kpis.levels import KpiLevel, read_levels
 from engine.analysis.measure.kpis.variant_effects import MeasuredTree, VariantEffects, measure_effects
 from engine.analysis.measure.model import (
+    CellUnit,
     MeasureReport,
     MoneyFigure,
     Picture,
@@ -25,6 +26,8 @@ from engine.analysis.measure.model import (
     PictureMark,
     ReportCell,
     ReportTable,
+    count_of,
+    units_of,
 )
 from engine.analysis.sources.duckdb_expressions import text_literal
 from engine.analysis.stats.estimate import NotEstimable
@@ -102,7 +105,8 @@ class KpiReport(MeasureReport, frozen=True, kw_only=True):
                 known = [fit.slope, fit.low, fit.high, fit.experiments, fit.explained]
             rows.append([one.lead, one.lag, one.state, one.why, *known, one.assumed, one.correlation])
         note = "Slope: the lag's effect per unit of the lead's effect; errors in variables, 95% intervals."
-        found = [ReportTable(title="Edges", columns=[*columns, "correlation"], rows=rows, note=note)]
+        units: dict[int, CellUnit] = {8: "share", 10: "decimal"}
+        found = [ReportTable(title="Edges", columns=[*columns, "correlation"], rows=rows, note=note, units=units)]
         if self.carried:
             carried: list[list[ReportCell]] = []
             for row in self.carried:
@@ -125,9 +129,11 @@ class KpiReport(MeasureReport, frozen=True, kw_only=True):
                     cells[3] = value.not_estimable
                 else:
                     cells = [value.estimate, value.low, value.high, ""]
-                levels.append([level.tier, level.name, level.unit, *cells])
-            names_of = ["tier", "figure", "unit", "level", "low", "high", "why not"]
-            found.append(ReportTable(title="Figures of the three tiers", columns=names_of, rows=levels))
+                levels.append([level.tier, level.name, *cells])
+            names_of = ["tier", "figure", "level", "low", "high", "why not"]
+            kinds = [level.unit for level in self.levels]
+            title, units = "Figures of the three tiers", units_of("row", 2, 3, 4)
+            found.append(ReportTable(title=title, columns=names_of, rows=levels, units=units, row_units=kinds))
         return found
 
     def picture(self) -> Picture | None:
@@ -300,4 +306,4 @@ def _sentence(nodes: Sequence[KpiSpec], edges: list[KpiEdge], carried: list[Carr
     fails = "" if not failing else f"; {failing[0].lead} fails as a surrogate of {failing[0].lag}"
     waiting = sum(row.measured is None and isinstance(row.carried, CarriedEffect) for row in carried)
     more = f"; {waiting} effects are carried to a lag that is not measured yet" if waiting else ""
-    return f"{len(nodes)} KPIs with {len(edges)} edges: {text}{fails}{more}."
+    return f"{count_of(len(nodes), 'KPI')} with {count_of(len(edges), 'edge')}: {text}{fails}{more}."

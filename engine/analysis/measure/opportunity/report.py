@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from engine.analysis.measure.journeys.choices import create_choices
-from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportCell, ReportTable
+from engine.analysis.measure.model import (
+    MeasureReport,
+    MoneyFigure,
+    Picture,
+    PictureMark,
+    ReportCell,
+    ReportTable,
+    units_of,
+)
 from engine.analysis.measure.opportunity.cells import OpportunityCell, measure_cells, sum_best
 from engine.analysis.measure.opportunity.holes import CoverageHole, find_holes
 from engine.analysis.measure.opportunity.personas import Persona, find_personas
@@ -58,9 +66,10 @@ class OpportunityReport(MeasureReport, frozen=True, kw_only=True):
             place: list[ReportCell] = [*one.place, one.offer, one.eligible]
             return [*place, *_ends(one.uplift), *_ends(one.value)]
 
+        units = units_of("count", 4) | units_of("money", 5, 6, 7, 8, 9, 10)
         note = "Uplift: revenue after one decision if this offer is shown instead of today's choice, shrunken."
         best = [cell_row(one) for one in self.cells if one.best]
-        found = [ReportTable(title="Best offer of each place", columns=columns, rows=best, note=note)]
+        found = [ReportTable(title="Best offer of each place", columns=columns, rows=best, note=note, units=units)]
         if self.holes:
             names = ["segment", "stage", "channel", "placement", "decisions", "without offer", "low", "high"]
             rows: list[list[ReportCell]] = [
@@ -72,11 +81,18 @@ class OpportunityReport(MeasureReport, frozen=True, kw_only=True):
             ]
             note = "Revenue that these customers spend after such decisions (observational)."
             found.append(
-                ReportTable(title="Holes in the offers", columns=[*names, "at stake a month"], rows=rows, note=note)
+                ReportTable(
+                    title="Holes in the offers",
+                    columns=[*names, "at stake a month"],
+                    rows=rows,
+                    note=note,
+                    units=units_of("share", 5, 6, 7) | units_of("money", 8),
+                )
             )
         if not isinstance(self.personas, NotEstimable):
             found.append(_persona_table(self.personas))
-        return [*found, ReportTable(title="All offers", columns=columns, rows=[cell_row(one) for one in self.cells])]
+        every = [cell_row(one) for one in self.cells]
+        return [*found, ReportTable(title="All offers", columns=columns, rows=every, units=units)]
 
     def picture(self) -> Picture | None:
         """The value of the best offer of each place, with its interval."""
@@ -151,7 +167,10 @@ def _persona_table(personas: list[Persona]) -> ReportTable:
         known: list[ReportCell] = [one.name, one.customers, one.share, one.orders, one.worth, one.days]
         rows.append([*known, one.channels, one.visits, one.channel, one.motive or "-", *_ends(one.revenue), one.driver])
     note = "Groups of a mixture model, named by what sets them apart; days since the last visit."
-    return ReportTable(title="Personas", columns=columns, rows=rows, note=note)
+    units = (
+        units_of("share", 2) | units_of("decimal", 3, 6) | units_of("count", 5, 7) | units_of("money", 4, 10, 11, 12)
+    )
+    return ReportTable(title="Personas", columns=columns, rows=rows, note=note, units=units)
 
 
 def _ends(effect: Effect | NotEstimable) -> list[ReportCell]:
@@ -184,5 +203,6 @@ def _sentence(
         empty = sum(round(one.empty.estimate * one.decisions) for one in holes)
         text += f"; {empty:,} decisions had no offer of their own"
     if not isinstance(personas, NotEstimable):
-        text += f"; customers fall into {len(personas)} groups"
+        groups = "one group, so no traits set some apart" if len(personas) == 1 else f"{len(personas)} groups"
+        text += f"; customers fall into {groups}"
     return f"{text}."

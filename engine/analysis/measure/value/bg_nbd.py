@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from scipy import special
 
+from engine.analysis.measure.model import count_of
 from engine.analysis.measure.value.likelihood import (
     PART,
     LikelihoodFit,
@@ -68,7 +69,7 @@ def fit_bg_nbd(history: OrderHistory) -> tuple[BgNbd, LikelihoodFit] | NotEstima
     customers, repeats = history.weight.sum(), history.weight[history.x > 0].sum()
     if customers < LEAST_CUSTOMERS or repeats < LEAST_REPEATS:
         return NotEstimable(
-            f"{customers:.0f} customers, {repeats:.0f} with a repeat order; a model of orders needs "
+            f"{count_of(round(customers), 'customer')}, {repeats:.0f} with a repeat order; a model of orders needs "
             f"{LEAST_CUSTOMERS} and {LEAST_REPEATS}"
         )
     scale = float(history.observed.max())

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 
-from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportCell, ReportTable
+from engine.analysis.measure.model import (
+    MeasureReport,
+    MoneyFigure,
+    Picture,
+    PictureMark,
+    ReportCell,
+    ReportTable,
+    count_of,
+    units_of,
+)
 from engine.analysis.measure.value.bg_nbd import (
     BgNbd,
     OrderHistory,
@@ -94,19 +103,20 @@ class ClvReport(MeasureReport, frozen=True, kw_only=True):
         """Customers by first channel, the tenths, and the models' parameters."""
         rows: list[list[ReportCell]] = [[g.name, g.customers, g.alive, g.orders, g.value, g.spent] for g in self.groups]
         columns = ["first channel", "customers", "expected alive", "expected orders", "expected value", "spent so far"]
-        found = [ReportTable(title="Customers by first channel", columns=columns, rows=rows)]
+        units = units_of("count", 2, 3) | units_of("money", 4, 5)
+        found = [ReportTable(title="Customers by first channel", columns=columns, rows=rows, units=units)]
         for title, model in (("Orders: BG/NBD", self.orders_model), ("Worth: Gamma-Gamma", self.worth_model)):
             if isinstance(model, NotEstimable):
                 continue
             fields = msgspec.structs.asdict(model)
-            table: list[list[ReportCell]] = [[name, float(value)] for name, value in fields.items()]
+            table: list[list[ReportCell]] = [[name.replace("_", "-"), float(value)] for name, value in fields.items()]
             note = f"Times are in {self.options.unit}s." if isinstance(model, BgNbd) else ""
             found.append(ReportTable(title=title, columns=["parameter", "value"], rows=table, note=note))
         if isinstance(self.contracts, ContractRetention):
             kept = zip(self.contracts.survival, self.contracts.retention, strict=True)
             stays: list[list[ReportCell]] = [[at, stay, keep, 1 - keep] for at, (stay, keep) in enumerate(kept, 1)]
             names = ["period", "survival", "retention", "churn"]
-            found.append(ReportTable(title="Contracts", columns=names, rows=stays))
+            found.append(ReportTable(title="Contracts", columns=names, rows=stays, units=units_of("share", 1, 2, 3)))
         found += value_tables(self.churn, self.cost, self.variants)
         return found
 
@@ -115,7 +125,8 @@ class ClvReport(MeasureReport, frozen=True, kw_only=True):
         if not self.deciles:
             return None
         marks = [
-            PictureMark(name=f"{at * 10 - 10} to {at * 10} %", value=value) for at, value in enumerate(self.deciles, 1)
+            PictureMark(name=f"{'top' if at == 1 else f'{at * 10 - 10} to'} {at * 10} %", value=value)
+            for at, value in enumerate(self.deciles, 1)
         ]
         return Picture(shape="bars", title="Expected value of each tenth of the customers", marks=marks, unit="money")
 
@@ -276,7 +287,7 @@ def _customer_sentence(
     values: CustomerValues, forecast: CustomerForecast | None, options: ClvOptions, orders: MoneyFigure | NotEstimable
 ) -> str:
     if forecast is None or isinstance(orders, NotEstimable):
-        return f"The value of {len(values.names):,} customers cannot be estimated yet."
+        return f"The value of {count_of(len(values.names), 'customer')} cannot be estimated yet."
     alive = float(forecast.alive.sum())
     return (
         f"Of {len(values.names):,} customers, {alive:,.0f} are expected to be customers still, and to order "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.analysis.measure.model import ReportCell, ReportTable
+from engine.analysis.measure.model import CellUnit, ReportCell, ReportTable, units_of
 from engine.analysis.stats.estimate import Effect, NotEstimable
 
 if TYPE_CHECKING:
@@ -17,8 +17,10 @@ def value_tables(
 ) -> list[ReportTable]:
     """Churn and cost to serve, where either is known; the variants of an experiment, where asked."""
     rows: list[list[ReportCell]] = []
+    units: list[CellUnit] = []
     if isinstance(churn, Effect):
         rows.append(["share of customers who have left", churn.estimate, churn.low, churn.high])
+        units.append("share")
     if not isinstance(cost, NotEstimable):
         each = cost.per_customer
         rows += [
@@ -26,11 +28,16 @@ def value_tables(
             ["cost to serve per order", cost.per_order, None, None],
             ["cost to serve as a share of revenue", cost.share, None, None],
         ]
+        units += ["money", "money", "share"]
         if not isinstance(net := cost.net, NotEstimable):
             rows.append(["value ahead after cost to serve", net.estimate, net.low, net.high])
+            units.append("money")
     found = []
     if rows:
-        found.append(ReportTable(title="Churn and cost to serve", columns=["what", "value", "low", "high"], rows=rows))
+        columns = ["what", "value", "low", "high"]
+        by_row = units_of("row", 1, 2, 3)
+        title = "Churn and cost to serve"
+        found.append(ReportTable(title=title, columns=columns, rows=rows, units=by_row, row_units=units))
     if variants:
         compared: list[list[ReportCell]] = []
         for one in variants:
@@ -39,6 +46,7 @@ def value_tables(
                 ends = [one.effect.estimate, one.effect.low, one.effect.high]
             compared.append([one.variant, one.customers, one.value, one.expected, *ends])
         columns = ["variant", "customers", "value each", "of it expected", "effect", "low", "high"]
+        money = units_of("money", 2, 3, 4, 5, 6)
         note = f"Causal: revenue since the exposure and expected value, against {variants[0].control}; 95% intervals."
-        found.append(ReportTable(title="Value by variant", columns=columns, rows=compared, note=note))
+        found.append(ReportTable(title="Value by variant", columns=columns, rows=compared, note=note, units=money))
     return found

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportCell, ReportTable
+from engine.analysis.measure.model import (
+    CellUnit,
+    MeasureReport,
+    MoneyFigure,
+    Picture,
+    PictureMark,
+    ReportCell,
+    ReportTable,
+    units_of,
+)
 from engine.analysis.measure.shares import ShareEstimate, wilson_share
 from engine.analysis.sources.duckdb_expressions import text_literal
 from engine.analysis.stats.estimate import NotEstimable
@@ -94,8 +103,9 @@ class CohortReport(MeasureReport, frozen=True, kw_only=True):
                 found = [cells.get((cohort, later)) for later in offsets]
                 rows.append([cohort, *(None if one is None else _cell(one, value) for one in found)])
             columns = [self.by, *(f"+{later}" for later in offsets)]
-            shares = list(range(1, len(columns))) if value == "share" else []
-            return ReportTable(title=title, columns=columns, rows=rows, note=note, shares=shares)
+            unit: CellUnit = {"share": "share", "revenue": "money"}.get(value, "")  # type: ignore[assignment]
+            units = units_of(unit, *range(1, len(columns)))
+            return ReportTable(title=title, columns=columns, rows=rows, note=note, units=units)
 
         return [
             grid("Customers who ordered", "active", f"By {self.period}s after the {self.period} of the first order."),

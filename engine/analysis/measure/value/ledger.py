@@ -26,7 +26,15 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportCell, ReportTable
+from engine.analysis.measure.model import (
+    MeasureReport,
+    MoneyFigure,
+    Picture,
+    PictureMark,
+    ReportCell,
+    ReportTable,
+    units_of,
+)
 from engine.analysis.sources.duckdb_expressions import identifier, text_literal
 from engine.analysis.stats.estimate import NotEstimable
 from engine.catalog.spec.fields import seconds
@@ -135,8 +143,11 @@ class LedgerReport(MeasureReport, frozen=True, kw_only=True):
         """A row per offer and channel, and their sum."""
         columns = ["offer", "channel", "promises", "promised", *STATES]
         rows = [*self.rows, self.total] if self.rows else []
+        units = units_of("cents", *range(3, 4 + len(STATES)))
         note = "promised = redeemed + refunded + released + expired + open, to the last digit."
-        return [ReportTable(title="Ledger", columns=columns, rows=[_cells(row) for row in rows], note=note)]
+        return [
+            ReportTable(title="Ledger", columns=columns, rows=[_cells(row) for row in rows], note=note, units=units)
+        ]
 
     def picture(self) -> Picture | None:
         """The outcomes of the promised money."""

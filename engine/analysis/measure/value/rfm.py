@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engine.analysis.measure.model import MeasureReport, MoneyFigure, Picture, PictureMark, ReportTable
+from engine.analysis.measure.model import (
+    MeasureReport,
+    MoneyFigure,
+    Picture,
+    PictureMark,
+    ReportTable,
+    count_of,
+    units_of,
+)
 from engine.analysis.sources.duckdb_expressions import text_literal
 from engine.analysis.stats.estimate import NotEstimable
 
@@ -71,7 +79,7 @@ class RfmReport(MeasureReport, frozen=True, kw_only=True):
                 columns=columns,
                 rows=[list(msgspec.structs.astuple(segment)) for segment in self.segments],
                 note="R, F and M are mean scores from 1 to 5; days since the last order.",
-                shares=[7],
+                units=units_of("decimal", 2, 3, 4, 5) | {6: "money", 7: "share", 8: "count"},
             )
         ]
 
@@ -133,7 +141,7 @@ def _segment_sql(rules: Sequence[RfmSpec]) -> str:
 
 def _sentence(customers: int, segments: list[RfmSegment]) -> str:
     if not segments:
-        return f"{customers:,} customers have ordered; scores need {LEAST_SCORED}."
+        return f"{count_of(customers, 'customer')} with an order; scores need {LEAST_SCORED}."
     best = segments[0]
     share = "" if best.share is None else f" and {best.share:.0%} of the revenue"
     return f"Of {customers:,} customers, the segment '{best.name}' is {best.customers / customers:.0%}{share}."
@@ -141,7 +149,7 @@ def _sentence(customers: int, segments: list[RfmSegment]) -> str:
 
 def _money(customers: int, segments: list[RfmSegment], slipping: list[str]) -> MoneyFigure | NotEstimable:
     if not segments:
-        return NotEstimable(f"only {customers:,} customers have ordered")
+        return NotEstimable(f"there are {count_of(customers, 'customer')} with an order; scores need {LEAST_SCORED}")
     if not slipping:
         return NotEstimable("no segment of segments.yaml is 'slipping: true'")
     revenue = sum(segment.revenue for segment in segments if segment.name in slipping)
