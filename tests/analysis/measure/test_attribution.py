@@ -1,8 +1,8 @@
 """Attribution: known credits, conservation, and causal credit that holds where rules go wrong."""
 
 import importlib.util
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,23 @@ def test_removal_effects_are_those_of_a_walk(tmp_path: Path) -> None:
     whole = removed(paths, "")
     for row in report.credits:
         assert row.removal == pytest.approx(1 - removed(paths, row.name) / whole)
+
+
+def test_shapley_values_are_the_mean_gain_over_all_orders_of_joining(tmp_path: Path) -> None:
+    rng, names = np.random.default_rng(8), list("ABCDE")
+    paths = [(rng.choice(names, size=rng.integers(1, 6)).tolist(), int(rng.integers(0, 4))) for _ in range(40)]
+
+    def worth(joined: Sequence[str]) -> int:
+        return sum(converted for path, converted in paths if set(path) <= set(joined))
+
+    orders = list(permutations(names))
+    expected = {
+        name: sum(worth(one[: one.index(name) + 1]) - worth(one[: one.index(name)]) for one in orders) / len(orders)
+        for name in names
+    }
+    rows = [f"{'>'.join(path)},{converted},5" for path, converted in paths]
+    report = measure(tmp_path / "s.csv", "path,conversions,total", rows)
+    assert credit(report, "shapley") == pytest.approx(expected)
 
 
 def test_causal_credit_covers_the_truth_where_rules_are_wrong(tmp_path: Path) -> None:

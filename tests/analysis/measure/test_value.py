@@ -64,6 +64,12 @@ def test_contracts_have_the_published_parameters() -> None:
         assert (fit.alpha, fit.beta) == pytest.approx((alpha, beta), abs=1e-3)
         assert fit.retention == sorted(fit.retention)
         assert fit.low < fit.lifetime < fit.high
+        survival = np.cumprod((fit.beta + np.arange(20_000)) / (fit.alpha + fit.beta + np.arange(20_000)))
+        for discount in (0.1, 0.008):
+            valued = fit_contracts(-np.diff([1000.0, *left_over]), staying, discount=discount)
+            assert isinstance(valued, ContractRetention)
+            expected = 1 + float(survival @ (1 + discount) ** -np.arange(1.0, 20_001.0))
+            assert valued.lifetime == pytest.approx(expected, rel=1e-6)
 
 
 def test_expectations_are_those_of_the_models_integrals() -> None:

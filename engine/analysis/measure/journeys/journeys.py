@@ -29,15 +29,13 @@ _LIMITS = [
 # A stretch ends with an order or the day; a journey is the stretches up to an order or a longer pause than the gap.
 _JOURNEYS = """
 WITH begun AS (
-    SELECT *, coalesce(lag(orders) OVER moves OR first - lag(time) OVER moves > {gap}, true) AS begins
+    SELECT *, coalesce(lag(orders) OVER moves OR first - lag(time) OVER moves > {gap}, true) AS begins,
+        coalesce(orders OR lead(first) OVER moves - time > {gap}, true) AS ends, lead(started) OVER moves AS later
     FROM {found} WINDOW moves AS (PARTITION BY customer ORDER BY first, time)
-), numbered AS (
-    SELECT *, sum(CASE WHEN begins THEN 1 ELSE 0 END) OVER moves AS journey
-    FROM begun WINDOW moves AS (PARTITION BY customer ORDER BY first, time)
 )
-SELECT customer, journey, first, time, event, started, finished, orders, revenue, begins,
-    lead(started) OVER steps AS following, lead(time) OVER steps IS NULL AS ends
-FROM numbered WINDOW steps AS (PARTITION BY customer, journey ORDER BY first, time)
+SELECT customer, sum(CASE WHEN begins THEN 1 ELSE 0 END) OVER moves AS journey, first, time, event, started, finished,
+    orders, revenue, begins, CASE WHEN NOT ends THEN later END AS following, ends
+FROM begun WINDOW moves AS (PARTITION BY customer ORDER BY first, time)
 """
 _TRANSITIONS = """
 SELECT channel, following, sum(n) FROM (

@@ -59,14 +59,13 @@ class OpportunityReport(MeasureReport, frozen=True, kw_only=True):
     def tables(self) -> list[ReportTable]:
         """The best offer of each place, the holes, and the personas; then all cells."""
         worth = "margin" if self.options.margin < 1 else "revenue"
-        columns = ["segment", "placement", "channel", "offer", "eligible a month", "uplift", "low", "high"]
-        columns += [f"{worth} a month", "low", "high"]
+        columns = ["segment", "placement", "channel", "offer", f"{worth} a month", "low", "high"]
+        columns += ["eligible a month", "uplift", "low", "high"]
 
         def cell_row(one: OpportunityCell) -> list[ReportCell]:
-            place: list[ReportCell] = [*one.place, one.offer, one.eligible]
-            return [*place, *_ends(one.uplift), *_ends(one.value)]
+            return [*one.place, one.offer, *_ends(one.value), one.eligible, *_ends(one.uplift)]
 
-        units = units_of("count", 4) | units_of("money", 5, 6, 7, 8, 9, 10)
+        units = units_of("money", *range(4, 11)) | units_of("count", 7)
         note = "Uplift: revenue after one decision if this offer is shown instead of today's choice, shrunken."
         best = [cell_row(one) for one in self.cells if one.best]
         found = [ReportTable(title="Best offer of each place", columns=columns, rows=best, note=note, units=units)]

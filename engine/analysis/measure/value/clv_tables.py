@@ -46,7 +46,7 @@ def value_tables(
                 ends = [one.effect.estimate, one.effect.low, one.effect.high]
             compared.append([one.variant, one.customers, one.value, one.expected, *ends])
         columns = ["variant", "customers", "value each", "of it expected", "effect", "low", "high"]
-        money = units_of("money", 2, 3, 4, 5, 6)
+        money = units_of("money", *range(2, 7))
         note = f"Causal: revenue since the exposure and expected value, against {variants[0].control}; 95% intervals."
         found.append(ReportTable(title="Value by variant", columns=columns, rows=compared, note=note, units=money))
     return found

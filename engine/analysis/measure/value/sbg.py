@@ -91,9 +91,13 @@ def _survival(theta: Floats, periods: int) -> Floats:
 
 
 _FARTHEST = 600
-"""Periods after which a discounted survival no longer counts; without a discount the lifetime ends there."""
+"""Periods after which a lifetime without a discount ends."""
 
 
 def _lifetime(theta: Floats, discount: float) -> float:
+    """The sum of discounted survivals; Fader and Hardie 2010, "Customer-Base Valuation in a Contractual Setting"."""
+    a, b = np.exp(theta)
+    if discount > 0:
+        return float(special.hyp2f1(1.0, b, a + b, 1 / (1 + discount)))
     survival = np.concatenate([[1.0], _survival(theta, _FARTHEST)])
     return float(survival @ (1 + discount) ** -np.arange(_FARTHEST + 1))
