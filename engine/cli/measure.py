@@ -309,7 +309,7 @@ def ledger(*, options: MeasureOptions = DEFAULTS) -> int:
     from engine.catalog.archive import Archive
 
     settings = from_environment(experiments=options.experiments, data=options.data)
-    plan = load_plan(settings.experiments)
+    plan = load_plan(settings.experiments, settings.plans)
     offers_of = archived_offers(Archive(settings.plans), plan)
     run_report(options, lambda source: measure_ledger(source, offers_of, plan.version))
     return 0
@@ -379,10 +379,10 @@ def measure_everything(
 
 def _control_of(options: MeasureOptions, experiment: str | None) -> str | None:
     """The first variant of an experiment's file; None where it has none."""
-    folder = from_environment(experiments=options.experiments, data=options.data).experiments
-    if experiment is None or not folder.is_dir():
+    settings = from_environment(experiments=options.experiments, data=options.data)
+    if experiment is None or not settings.experiments.is_dir():
         return None
     from engine.catalog import load_plan
 
-    found = load_plan(folder).find_reported(experiment)
+    found = load_plan(settings.experiments, settings.plans).find_reported(experiment)
     return found.spec.variants[0].key if found is not None and found.spec.variants else None

@@ -39,6 +39,7 @@ from engine.settings import from_environment
 if TYPE_CHECKING:
     from engine.analysis.report.model import Report
     from engine.analysis.sources.traced_traits import ReportSplit
+    from engine.analysis.stats.power import Design
     from engine.catalog import Plan
     from engine.catalog.archive import Archive
 
@@ -335,7 +336,7 @@ def power(
     mde: Annotated[float | None, Parameter(help="The least relative effect to find, 0.02 for 2 %.")] = None,
     units: Annotated[int | None, Parameter(help="Units over control and one variant.")] = None,
     power: Annotated[float | None, Parameter(help="The chance to find it; 0.8 where it is not asked for.")] = None,
-    share: Annotated[float, Parameter(help="Control's share of these units.")] = 0.5,
+    share: Annotated[float | None, Parameter(help="Control's share; the experiment's by default, else 0.5.")] = None,
     alpha: Annotated[float, Parameter(help="The level of the test.")] = 0.05,
     method: IntervalMethod = "fixed",
     planned: Annotated[int | None, Parameter(help="As in analyze.")] = None,
@@ -348,36 +349,45 @@ def power(
 ) -> int:
     """Compute the sample size, the least effect or the power: whichever of the three is left out."""
     from engine.analysis.design.methods import decode_inference
-    from engine.analysis.report.past_experiments import baseline_of_plan, baseline_of_table, daily_units_of_plan
+    from engine.analysis.report.past_experiments import baseline_of_plan, baseline_of_table, pair_traffic
     from engine.analysis.stats.power import parse_baseline, solve_design
+    from engine.catalog import load_plan
 
-    daily = 0.0
+    daily, planned_share = 0.0, 0.5
     settings = from_environment(experiments=experiments, data=data)
     if days:
         from engine.cli.design.power_days import print_days
 
         given = {"--table": table, "--unit": unit, "--units": units, "--power": power}
-        return print_days(settings.experiments, log or settings.log, key, given, metric=metric, mde=mde, json=json)
+        return print_days(settings, log or settings.log, key, given, metric=metric, mde=mde, json=json)
     if key is not None:
         if table is not None or unit is not None:
             raise BadInput("power: name either an experiment of the log or a --table, not both")
-        baseline = baseline_of_plan(settings.experiments, key, metric, log or settings.log)
-        daily = daily_units_of_plan(settings.experiments, key, log or settings.log)
+        plan = load_plan(settings.experiments, settings.plans)
+        baseline = baseline_of_plan(plan, key, metric, log or settings.log)
+        daily, planned_share = pair_traffic(plan, key, log or settings.log)
     elif metric is None:
         raise BadInput("power: name an experiment of the log, or a baseline as in --metric proportion:0.1")
     else:
         baseline = baseline_of_table(table, metric, unit=unit) if table else parse_baseline(metric)
     inference = decode_inference({"method": method, "alpha": alpha, "planned": planned, "looks": looks})
-    result = solve_design(baseline, inference, mde=mde, units=units, power=power, share=share)
+    result = solve_design(
+        baseline, inference, mde=mde, units=units, power=power, share=planned_share if share is None else share
+    )
     if json:
         print_json(result)
         return 0
+    _print_power(result, daily)
+    return 0
+
+
+def _print_power(result: "Design", daily: float) -> None:
+    """Print a design, and the days that it takes with `daily` units a day; 0 is not known."""
     print_line(f"{result.kind} at {result.baseline:g}, alpha {result.alpha:g}, {result.formula}:")
     found = f"{result.mde:+.2%} with power {result.power:.1%}"
     print_line(f"{result.units:,} units over control and one variant find {found}.")
     if daily:  # of a switchback a unit is a store in a period
-        print_line(f"At {daily:,.4g} units a day, as in the log, that takes {result.units / daily:,.3g} days.")
-    return 0
+        print_line(f"At {daily:,.4g} of these units a day, as in the log, that takes {result.units / daily:,.3g} days.")
 
 
 def _parse_weights(text: str | None) -> dict[str, float] | None:

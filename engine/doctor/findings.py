@@ -167,7 +167,7 @@ def _check_store(settings: Settings) -> Iterator[Diagnosis]:
 
 def _check_shelves(settings: Settings) -> Iterator[Diagnosis]:
     try:
-        plan = load_plan(settings.experiments)
+        plan = load_plan(settings.experiments, settings.plans)
     except CatalogError:
         return  # the experiments have a finding of their own
     shelves = {

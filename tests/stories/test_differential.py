@@ -154,7 +154,7 @@ def assert_designed(shop: Any, requests: int) -> int:
         for holdout in experiment.holdouts:
             held *= 1 - holdout.share
         question, _ = build_question(plan, key)
-        share = question.mean_coverage(1.79e9, 1.79e9) * held  # in 2026, between the steps of a ramp
+        share = question.coverage_at(1.79e9) * held  # in 2026, between the steps of a ramp
         total = sum(count for (other, _), count in served.items() if other == key)
         assert is_share(total, requests, share), (key, spec.holdouts, total, share)
     return len(rows)

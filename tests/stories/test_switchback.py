@@ -12,7 +12,7 @@ import time_machine
 from engine.analysis import analyze_experiment
 from engine.analysis.design.question_from_plan import build_question
 from engine.analysis.report.aa import aa_experiment
-from engine.analysis.report.past_experiments import baseline_of_log, daily_units_of_plan
+from engine.analysis.report.past_experiments import baseline_of_log, pair_traffic
 from engine.catalog import load_plan
 from engine.catalog.check.load import load_specs
 from engine.catalog.plan.compile import compile_plan
@@ -68,7 +68,7 @@ def test_each_store_and_period_is_a_unit_and_an_event_counts_once(open_shop: Any
         question, metrics = build_question(load_plan(shop.settings.experiments), "fees")
         report = analyze_experiment(question, metrics, shop.settings.log)
         baseline = baseline_of_log(question, metrics, shop.settings.log)
-        daily = daily_units_of_plan(shop.settings.experiments, "fees", shop.settings.log)
+        daily = pair_traffic(load_plan(shop.settings.experiments), "fees", shop.settings.log).daily
         checks = aa_experiment(question, metrics, shop.settings.log, runs=20)
     for store in range(STORES):  # every time of day has each variant once within two days
         for period in range(0, 4 * DAYS, 8):

@@ -84,6 +84,27 @@ def _step_up_to(steps: tuple[float, ...], coverage: float) -> float:
     return max((step for step in steps if step <= coverage), default=steps[0])
 
 
+def share_let_in(source: DuckDB, decisions: ir.Table, question: ExperimentQuestion) -> float:
+    """The share of the eligible units of the report that were let in: the coverage, of a ramp that of its steps.
+
+    A unit that comes again is let in by the largest step that it met, so its chance was the coverage at its last visit,
+    c. Its inverse estimates the number of eligible units without bias (Horvitz and Thompson, 1952): the share is the
+    number of units by the sum of 1/c. A step of 0, where the ramp was stopped, counts as the one before.
+    """
+    if len(question.ramp) < 2:
+        return question.coverage
+    steps: list[tuple[float, float]] = []
+    for at, share in question.ramp:
+        steps.append((at, share if share > 0 or not steps else steps[-1][1]))
+    last = decisions.group_by("unit").aggregate(last=decisions["time"].max())["last"]
+    counts = {f"n{place}": (last >= int(at * SECOND)).sum() for place, (at, _) in enumerate(steps)}
+    since = [int(count or 0) for count in source.rows(last.as_table().aggregate(**counts))[0]]
+    eligible = 0.0
+    for (_, share), count, later in zip(steps, since, [*since[1:], 0], strict=True):
+        eligible += (count - later) / share if share > 0 else 0.0
+    return since[0] / eligible if eligible else question.ramp[-1][1]
+
+
 def describe_ramp(
     source: DuckDB, units: ir.Table, question: ExperimentQuestion, period: ReportPeriod
 ) -> list[RampPeriod]:

@@ -191,11 +191,6 @@ class ExperimentQuestion(msgspec.Struct, frozen=True, kw_only=True):
         """The trait in a decision's context with the unit's id; None of customers and devices."""
         return STORE_TRAIT if self.unit == STORE_TRAIT else self.unit_trait
 
-    def mean_coverage(self, begin: float, end: float) -> float:
-        """The coverage on average between two times (s since 1970); that of `end` if it is not after `begin`."""
-        if not self.ramp or end <= begin:
-            return next((share for at, share in reversed(self.ramp) if at <= end), self.coverage)
-        total = 0.0
-        for (at, share), until in zip(self.ramp, (*(at for at, _ in self.ramp[1:]), end), strict=True):
-            total += share * max(0.0, min(until, end) - max(at, begin))
-        return total / (end - begin)
+    def coverage_at(self, time: float) -> float:
+        """The coverage at a time (s since 1970)."""
+        return next((share for at, share in reversed(self.ramp) if at <= time), self.coverage)

@@ -13,7 +13,7 @@ import msgspec
 from engine.analysis.checks.balance import check_balance, flag_imbalance
 from engine.analysis.checks.count_uncounted import count_uncounted_events
 from engine.analysis.checks.open_windows import refuse_open_windows
-from engine.analysis.checks.periods import describe_ramp, find_period, with_ramp_history
+from engine.analysis.checks.periods import describe_ramp, find_period, share_let_in, with_ramp_history
 from engine.analysis.checks.planned_looks import flag_planned_looks
 from engine.analysis.checks.ratio_parts import add_ratio_parts
 from engine.analysis.design.log_times import DAY, SECOND, iso_time
@@ -164,7 +164,7 @@ def _report(source: DuckDB, found: _Statistics) -> Report:
         leading_variant(reports),
         evidence=found.evidence,
         measures=measures,
-        traffic=Traffic(period.days, question.mean_coverage(period.first / SECOND, period.end / SECOND)),
+        traffic=Traffic(period.days, share_let_in(source, data.members.decisions, question)),
         alpha=question.inference.alpha,
     )
     return Report(

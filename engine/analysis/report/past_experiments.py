@@ -6,7 +6,7 @@ import math
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -109,33 +109,45 @@ def _pool_within(strata: Sequence[Group], metric: str) -> Group:
     return Group(whole.units, {**whole.moments, metric: pooled}, whole.outcomes)
 
 
-def daily_units_of_plan(experiments: Path, key: str, log_dir: Path) -> float:
-    """The new units per day of the plan's experiment `key` in the log; 0 if there are none.
+class PairTraffic(NamedTuple):
+    """The new units per day in the control and in the smallest other variant, and the control's share of these."""
+
+    daily: float
+    share: float
+
+
+def pair_traffic(plan: Plan, key: str, log_dir: Path) -> PairTraffic:
+    """The traffic of the two variants of experiment `key` between which its report can tell the least.
 
     Raises:
         BadInput: as `baseline_of_plan`.
     """
     from engine.analysis.design.question_from_plan import build_question  # noqa: PLC0415 # as below
-    from engine.catalog import load_plan  # noqa: PLC0415
 
-    question, metrics = build_question(load_plan(experiments), key)
+    question, metrics = build_question(plan, key)
+    others = {name: weight for name, weight in question.weights.items() if name != question.control and weight > 0}
+    other = min(others, key=lambda name: others[name], default=question.control)
     with lock_log_for_reading(Path(log_dir)):
         source = DuckDB()
-        first = read_experiment_units(source, question, metrics, Path(log_dir), None).units["first"]
-        [[units, begin, end]] = source.rows(first.as_table().aggregate(n=first.count(), a=first.min(), b=first.max()))
-    return int(units or 0) / max(1.0, (int(end or 0) - int(begin or 0)) / DAY)
+        units = read_experiment_units(source, question, metrics, Path(log_dir), None).units
+        first = units["first"]
+        pair = units["variant"].isin([question.control, other])
+        found = units.aggregate(n=pair.sum(), a=first.min(), b=first.max())
+        [[count, begin, end]] = source.rows(found)
+    both = question.weights[question.control] + others.get(other, 0.0)
+    daily = int(count or 0) / max(1.0, (int(end or 0) - int(begin or 0)) / DAY)
+    return PairTraffic(daily, question.weights[question.control] / both if both else 0.5)
 
 
-def baseline_of_plan(experiments: Path, key: str, metric: str | None, log_dir: Path) -> Baseline:
+def baseline_of_plan(plan: Plan, key: str, metric: str | None, log_dir: Path) -> Baseline:
     """A metric of the plan's experiment `key`, its primary one by default, as `baseline_of_log`.
 
     Raises:
         BadInput: as `baseline_of_log`, and if the plan has no such experiment or metric.
     """
-    from engine.analysis.design.question_from_plan import build_question  # noqa: PLC0415 # the plan is read only where a report is of an experiment
-    from engine.catalog import load_plan  # noqa: PLC0415
+    from engine.analysis.design.question_from_plan import build_question  # noqa: PLC0415 # only where a report is of an experiment
 
-    question, metrics = build_question(load_plan(experiments), key)
+    question, metrics = build_question(plan, key)
     asked = msgspec.structs.replace(question, primary=metric or question.primary)
     return baseline_of_log(asked, metrics, log_dir)
 

@@ -14,6 +14,7 @@ from engine.catalog.check.reserved_names import find_reserved_names
 from engine.catalog.check.traits import find_unread_traits
 from engine.catalog.feeds.check import find_bad_rows
 from engine.catalog.spec.experiment import NOT_LEARNING, USUAL_FLOOR, ExperimentSpec, Prerequisite
+from engine.catalog.spec.flags import RULE, is_constant, rule_experiments
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.metrics import MetricSpec
 from engine.catalog.spec.ramp import final_coverage
@@ -145,6 +146,9 @@ def _check_power(specs: Specs, spec: ExperimentSpec) -> Iterator[FieldProblem]:
 def final_shares(specs: Specs, spec: ExperimentSpec) -> tuple[float, float]:
     """The shares of all units that the control and the smallest variant have at the end of the ramp."""
     admitted, sizes = _admitted_share(specs, spec), list(_variant_sizes(spec).values())
+    flag = specs.experiments.get(spec.key.partition(RULE)[0])
+    if flag is not None and RULE in spec.key:
+        admitted *= _share_left_by_rules(specs, flag, spec)
     return admitted * sizes[0], admitted * min(sizes[1:])
 
 
@@ -162,15 +166,41 @@ def _variant_sizes(spec: ExperimentSpec) -> dict[str, float]:
 
 def _admitted_share(specs: Specs, spec: ExperimentSpec) -> float:
     """The share of all units that its layer, filters, holdouts and prerequisites let in, whoever is in its audience."""
+    share = _share_asked(specs, spec)
+    for holdout in specs.layers.holdouts:
+        if holdout.covers(spec) or holdout.keeps is not None:
+            share *= 1 - holdout.share
+    return share
+
+
+def _share_asked(specs: Specs, spec: ExperimentSpec) -> float:
+    """The share of units that its layer, filters and prerequisites let in, of those that no holdout keeps out."""
     low, high = specs.layer_range(spec)
     share = high - low
     for each in spec.filters:
         share *= sum(upper - lower for lower, upper in each.ranges)
-    for holdout in specs.layers.holdouts:
-        if holdout.covers(spec):
-            share *= 1 - holdout.share
     for need in spec.prerequisites:
         share *= _met_share(specs, need)
+    return share
+
+
+def _share_left_by_rules(specs: Specs, flag: ExperimentSpec, spec: ExperimentSpec) -> float:
+    """The share of a rule's audience that its flag and the rules before it leave.
+
+    A rule before it takes its share of those in its own audience; with another audience traits decide.
+    """
+    share = 1.0
+    for need in flag.prerequisites:
+        share *= _met_share(specs, need)
+    for holdout in specs.layers.holdouts:
+        if holdout.covers(flag) and not holdout.covers(spec):
+            share *= 1 - holdout.share
+    rules = rule_experiments(flag)
+    before = [rule.key for rule in rules].index(spec.key) if spec.key in {rule.key for rule in rules} else 0
+    for rule in rules[:before]:
+        if rule.audience in ({}, spec.audience) and rule.status in {"running", "shipped"}:
+            taken = 1.0 if rule.status == "shipped" else sum(_variant_sizes(rule).values())
+            share *= 1 - _share_asked(specs, rule) * taken  # its holdouts are those of the rule
     return share
 
 
@@ -179,9 +209,13 @@ def _met_share(specs: Specs, need: Prerequisite) -> float:
     other = specs.experiments.get(need.experiment)
     if other is None or other.rules or not other.variants or not (need.variants or need.off):
         return 1.0
-    sizes = _variant_sizes(other)
-    assigned = _admitted_share(specs, other) * sum(sizes[key] for key in need.variants or sizes)
-    return 1 - assigned if need.off else assigned
+    admitted = _admitted_share(specs, other)
+    sizes = {} if is_constant(other) else _variant_sizes(other)
+    shares: dict[str | None, float] = {key: admitted * size for key, size in sizes.items()}
+    # Without a default, None stands for no variant.
+    shares[other.default] = shares.get(other.default, 0.0) + 1 - sum(shares.values())
+    wanted: list[str | None] = [*need.variants] if need.variants else [other.default]
+    return sum(shares.get(key, 0.0) for key in wanted)
 
 
 def _check_selections(specs: Specs) -> Iterator[Problem]:

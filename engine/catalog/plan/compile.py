@@ -47,7 +47,7 @@ from engine.catalog.spec.experiment import (
     Prerequisite,
 )
 from engine.catalog.spec.fields import seconds
-from engine.catalog.spec.flags import RULE, rule_experiments, value_of
+from engine.catalog.spec.flags import RULE, is_constant, rule_experiments, value_of
 from engine.catalog.spec.folder import Specs
 from engine.catalog.spec.hashed import Hashed
 from engine.catalog.spec.identifiers import compile_placeholders
@@ -260,7 +260,7 @@ def _compile_experiment(
             for rule in rule_experiments(spec)
         ),
         default=-1 if spec.default is None else indices[spec.default],
-        is_constant=spec.default is not None and not spec.rules and not _has_shares(spec),
+        is_constant=is_constant(spec),
         shipped=indices[spec.ship] if is_shipped and spec.ship is not None else -1,
     )
 
@@ -278,12 +278,6 @@ def _compile_switchback(spec: ExperimentSpec) -> Switchback | None:
         start=to_timestamp(spec.start, 0.0),
         weights=[equal if variant.weight is None else variant.weight for variant in spec.variants],
     )
-
-
-def _has_shares(spec: ExperimentSpec) -> bool:
-    """Whether the hash chooses among the variants of a flag without rules: one says for how many."""
-    is_whole = spec.coverage == 1 and not (spec.ramp or spec.filters or spec.layer or spec.sticky or spec.metrics)
-    return not is_whole or any(one.weight is not None or one.range is not None for one in spec.variants)
 
 
 def _compile_rule(experiment: Experiment, indices: Mapping[str, int]) -> Rule:

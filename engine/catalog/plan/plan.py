@@ -241,7 +241,7 @@ class Experiment:
 
         That is its own coverage, of its part of the layer, of what its filters let in.
         """
-        share = sum(high - low for low, high in self.ranges(now)) * (self.high - self.low if self.layer else 1.0)
+        share = sum(high - low for low, high in self.ranges(now)) * (self.high - self.low)
         for each in self.filters:
             share *= sum(high - low for low, high in each.ranges)
         return share

@@ -102,6 +102,13 @@ def variants_of_rule(rule: RuleSpec) -> list[VariantSpec]:
     return [VariantSpec(key=rule.variant)] if rule.variant is not None else rule.variants
 
 
+def is_constant(spec: ExperimentSpec) -> bool:
+    """Whether a flag gives its default to all of its audience: it has neither rules nor anything that asks the hash."""
+    is_whole = spec.coverage == 1 and not (spec.ramp or spec.filters or spec.layer or spec.sticky or spec.metrics)
+    has_shares = not is_whole or any(one.weight is not None or one.range is not None for one in spec.variants)
+    return spec.default is not None and not spec.rules and not has_shares
+
+
 def has_type(value: object, kind: FlagType) -> bool:
     """Whether a value is of the flag's type; true is no number. Null is of any: it leaves the default of the code."""
     if value is None:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from engine.cli.app import print_json, print_line
 from engine.errors import BadInput
+from engine.settings import Settings
 
 if TYPE_CHECKING:
     from engine.analysis.design.methods import Method
@@ -52,7 +53,7 @@ class DaysReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def print_days(
-    folder: Path,
+    settings: Settings,
     log: Path,
     key: str | None,
     given: Mapping[str, object],
@@ -68,7 +69,7 @@ def print_days(
     """
     if key is None or any(value is not None for value in given.values()):
         raise BadInput(f"power --days: name an experiment, and leave out {', '.join(given)}")
-    report = report_days(folder, log, key, metric=metric, mde=mde)
+    report = report_days(settings, log, key, metric=metric, mde=mde)
     if json:
         print_json(report)
         return 0
@@ -85,7 +86,7 @@ def print_days(
     return 0
 
 
-def report_days(folder: Path, log: Path, key: str, *, metric: str | None, mde: float | None) -> DaysReport:
+def report_days(settings: Settings, log: Path, key: str, *, metric: str | None, mde: float | None) -> DaysReport:
     """The report; arguments as of `power`.
 
     Raises:
@@ -100,7 +101,7 @@ def report_days(folder: Path, log: Path, key: str, *, metric: str | None, mde: f
     from engine.journal.untraced_names import find_untraced
     from engine.rehearse.arrivals import draft_plans, first_arrivals
 
-    specs = load_specs(folder)
+    specs = load_specs(settings.experiments, settings.plans)
     plans = draft_plans(specs, key)
     question, metrics = build_question(plans["as drafted"], key)
     spec = next((one for one in metrics if one.name == (metric or question.primary)), None)
